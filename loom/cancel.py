@@ -1,0 +1,62 @@
+"""The cancel flag: set once by `cli` on a signal, looked at by everything that waits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from loom.results import ExitCode
+
+
+class Cancel:
+    """Starts unset. `request` asks for a graceful end; a second one (`now`) for an immediate end.
+
+    Thread-safe. Callbacks registered with `on_request` run in the requesting thread, each once per request, also when
+    registered after the request.
+    """
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._now = threading.Event()
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+        self.exit_code: ExitCode | None = None
+
+    @property
+    def requested(self) -> bool:
+        return self._event.is_set()
+
+    @property
+    def now(self) -> bool:
+        """True once the user asked twice: no grace any more."""
+        return self._now.is_set()
+
+    def request(self, exit_code: ExitCode = ExitCode.INTERRUPTED) -> None:
+        with self._lock:
+            if self._event.is_set():
+                self._now.set()
+            else:
+                self.exit_code = exit_code
+            self._event.set()
+            callbacks = list(self._callbacks)
+        for callback in callbacks:
+            callback()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep up to `timeout_s`; True as soon as a cancel was requested."""
+        return self._event.wait(timeout_s)
+
+    def on_request(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` at each request; returns a function that unregisters it."""
+        with self._lock:
+            self._callbacks.append(callback)
+            already = self._event.is_set()
+        if already:
+            callback()
+
+        def unregister() -> None:
+            with self._lock:
+                if callback in self._callbacks:
+                    self._callbacks.remove(callback)
+
+        return unregister

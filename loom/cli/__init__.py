@@ -1,0 +1,1 @@
+"""Arguments, environment, signals and terminal in; exit code out."""

@@ -1,0 +1,116 @@
+"""Every way loom can fail, each with its exit code and the next move.
+
+    LoomError                 what the boundary in `cli` prints; everything else is a bug of ours (70)
+    ├── RequestError      2   the command line, the configuration or the repository asked for is wrong
+    │   └── WorkflowError 2   the workflow file is wrong; carries every problem found, in file order
+    └── InfrastructureError 3 the engine, an image or the snapshot could not be had
+        ├── SnapshotError
+        ├── ProviderError     the place a job runs in broke (caught at the engine's per-job seam)
+        │   └── EngineUnavailable
+        ├── ImageError
+        ├── ServiceError
+        ├── SecretError
+        ├── ArtifactError
+        ├── CacheError
+        └── RecordError       a run's record is missing, damaged or of another schema
+
+A failing step is none of these: it is a value (`results.Exit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class LoomError(Exception):
+    """An error whose message a user reads: the place, the reason, the next move.
+
+    `code` is a stable upper-case name for machines, `hint` the next move (one or more lines), `exit_code` what the
+    process ends with.
+    """
+
+    exit_code: ClassVar[int] = 70
+    default_code: ClassVar[str] = "LOOM_ERROR"
+
+    def __init__(self, message: str, *, hint: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.code = code or self.default_code
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\n{self.hint}"
+
+
+class RequestError(LoomError):
+    exit_code = 2
+    default_code = "REQUEST_INVALID"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing wrong (or doubtful) in a file a user wrote. Lines and columns count from 1."""
+
+    file: str
+    line: int
+    column: int
+    pointer: str
+    message: str
+    code: str = "WF_SCHEMA_V1"
+    severity: str = "error"
+    source_line: str | None = None
+    length: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.code} {self.pointer}: {self.message}"
+
+
+class WorkflowError(RequestError):
+    default_code = "WF_SCHEMA_V1"
+
+    def __init__(self, problems: Sequence[Problem], *, hint: str | None = None) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems), hint=hint)
+        self.problems = tuple(problems)
+
+
+class InfrastructureError(LoomError):
+    exit_code = 3
+    default_code = "INFRASTRUCTURE"
+
+
+class SnapshotError(InfrastructureError):
+    default_code = "SNAPSHOT_FAILED"
+
+
+class ProviderError(InfrastructureError):
+    default_code = "PROVIDER_FAILED"
+
+
+class EngineUnavailable(ProviderError):
+    default_code = "ENGINE_UNAVAILABLE"
+
+
+class ImageError(InfrastructureError):
+    default_code = "IMAGE_UNAVAILABLE"
+
+
+class ServiceError(InfrastructureError):
+    default_code = "SERVICE_FAILED"
+
+
+class SecretError(InfrastructureError):
+    default_code = "SECRETS_PROVIDER_UNAVAILABLE"
+
+
+class ArtifactError(InfrastructureError):
+    default_code = "ARTIFACT_FAILED"
+
+
+class CacheError(InfrastructureError):
+    default_code = "CACHE_FAILED"
+
+
+class RecordError(InfrastructureError):
+    default_code = "RECORD_UNREADABLE"

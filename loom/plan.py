@@ -1,0 +1,240 @@
+"""The plan: the resolved, frozen answer to "what will run".
+
+`resolve` turns a checked workflow and a selection into a `Plan`; nothing below looks at the workflow file again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+Phase = Literal["before_script", "script", "after_script"]
+PullPolicy = Literal["always", "missing", "never"]
+
+
+class ProviderName(StrEnum):
+    DOCKER = "docker"
+    HOST = "host"
+
+
+class MountMode(StrEnum):
+    """How a job's container sees the workspace (docs/reference/mounts.md)."""
+
+    BIND = "bind_mount"
+    OVERLAY = "overlay"
+    VOLUME = "ephemeral_volume"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One entry of `script` (or of `before_script`, `after_script`): a shell script of one or more lines."""
+
+    phase: Phase
+    number: int
+    """From 1, within its phase."""
+    script: str
+
+    @property
+    def id(self) -> str:
+        """Readable, unique in the job, and the step's place in the record below `user/`: `script/01`."""
+        return f"{self.phase}/{self.number:02d}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    context: str = "."
+    dockerfile: str = "Dockerfile"
+    target: str | None = None
+    args: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """`name` is a reference to pull, or the tag given to what `build` builds (None: a name is made from its inputs)."""
+
+    name: str | None = None
+    build: Build | None = None
+    pull: PullPolicy = "missing"
+    entrypoint: tuple[str, ...] | None = None
+    """None keeps loom's way (the image's entrypoint is not run); a list is run before loom's driver."""
+    user: str | None = None
+    platform: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    job: str
+    """A job id of this plan."""
+    optional: bool = False
+    artifacts: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllowFailure:
+    always: bool = False
+    exit_codes: frozenset[int] = frozenset()
+
+
+RetryWhen = Literal["always", "script_failure", "provider_failure", "timeout"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """Further attempts after the first one (0: none)."""
+
+    max: int = 0
+    when: frozenset[RetryWhen] = frozenset({"always"})
+    exit_codes: frozenset[int] = frozenset()
+    backoff_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ulimit:
+    name: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Limits of a job's container; None means none. Sizes in bytes."""
+
+    cpus: float | None = None
+    memory: int | None = None
+    pids: int | None = None
+    shm_size: int | None = None
+    ulimits: tuple[Ulimit, ...] = ()
+    tmpfs: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    gpus: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """`mode` is the engine's: `bridge`, `none`, `host`; None is the engine's default."""
+
+    mode: str | None = None
+    extra_hosts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """How to know that a service is ready; at most one probe, none: HEALTHCHECK, else the exposed port."""
+
+    tcp: int | None = None
+    command: tuple[str, ...] | None = None
+    http: str | None = None
+    log: str | None = None
+    interval_s: float = 1.0
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    name: str
+    aliases: tuple[str, ...]
+    image: Image
+    variables: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    user: str | None = None
+    ready: Ready = field(default_factory=Ready)
+
+
+When = Literal["on_success", "on_failure", "always"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifacts:
+    paths: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    when: When = "on_success"
+    name: str | None = None
+    expire_in_s: float | None = None
+    junit: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheKeyFiles:
+    """A key made of a prefix and the content of files of the workspace."""
+
+    files: tuple[str, ...]
+    prefix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    paths: tuple[str, ...]
+    key: str | CacheKeyFiles = "default"
+    fallback_keys: tuple[str, ...] = ()
+    policy: Literal["pull", "push", "pull-push"] = "pull-push"
+    when: When = "on_success"
+    name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Secret:
+    name: str
+    ref: str
+    file: bool = True
+    required: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One job, ready to run. `id` names it everywhere (record, `needs`, command line); `name` is what users wrote."""
+
+    id: str
+    name: str
+    stage: str
+    steps: tuple[Step, ...]
+    provider: ProviderName
+    image: Image | None = None
+    target: str = "linux"
+    shell: tuple[str, ...] = ("sh", "-e")
+    variables: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[Need, ...] | None = None
+    """None: gated by the stages before; a tuple (also empty): only by these."""
+    when: Literal["on_success", "on_failure", "always", "manual"] = "on_success"
+    allow_failure: AllowFailure = field(default_factory=AllowFailure)
+    retry: Retry = field(default_factory=Retry)
+    timeout_s: float | None = None
+    step_timeout_s: float | None = None
+    resources: Resources = field(default_factory=Resources)
+    network: Network = field(default_factory=Network)
+    privileged: bool = False
+    docker_socket: bool = False
+    services: tuple[Service, ...] = ()
+    artifacts: Artifacts | None = None
+    cache: tuple[Cache, ...] = ()
+    secrets: tuple[Secret, ...] = ()
+    matrix: Mapping[str, str] = field(default_factory=dict)
+    runner_pool: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotSelected:
+    """A job of the workflow that is not in the plan, and why (`rules`, `when: never`, the selection)."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Jobs in a stable topological order: by stage, then needs, then as written."""
+
+    workflow_path: str
+    """Relative to the repository root."""
+    stages: tuple[str, ...]
+    jobs: tuple[Job, ...]
+    left_out: tuple[NotSelected, ...] = ()
+
+    def job(self, job_id: str) -> Job:
+        """KeyError for an id that is not in the plan."""
+        for job in self.jobs:
+            if job.id == job_id:
+                return job
+        raise KeyError(job_id)

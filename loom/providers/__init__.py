@@ -1,0 +1,1 @@
+"""Where jobs run. `base` is the promise; `docker` and `host` keep it."""

@@ -1,0 +1,112 @@
+"""The promise every provider makes: `Provider.open` gives a `Session`, `Session.run` runs one step in it.
+
+What the caller may rely on, for every implementation (tests/providers holds them to it):
+
+- A command that fails is a value (`Exit`). `ProviderError` means the place itself broke.
+- When `run` returns, or the session is left, nothing that it started is still running, but for what the step itself put
+  in the background; that is gone when the session is left, and at once after a timeout or a cancel.
+- Every byte that a step prints reaches `on_output` before `run` returns, per stream in order; nothing else does.
+- `open` undoes itself on every way out: container, network, volume, process group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from loom.cancel import Cancel
+from loom.plan import Image, MountMode, Network, Resources
+from loom.results import Exit, OnOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOnlyMount:
+    """A host path that a session shows at the same path, read-only (git object stores that the workspace borrows from)."""
+
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionRequest:
+    """Everything a provider needs to open one job's place. Paths in it are host paths."""
+
+    run_id: str
+    job_id: str
+    workspace: Path
+    project_dir: str
+    """Where the job sees the workspace: `/workspace` in a container, the workspace itself on the host."""
+    environment: Mapping[str, str]
+    """Loom's and the plan's variables, in order; never the host's own environment."""
+    shell: tuple[str, ...]
+    image: Image | None = None
+    image_id: str | None = None
+    """What `images` resolved `image` to: the engine's id; the provider runs exactly this."""
+    mount_mode: MountMode = MountMode.BIND
+    read_only_mounts: tuple[ReadOnlyMount, ...] = ()
+    resources: Resources = field(default_factory=Resources)
+    network: Network = field(default_factory=Network)
+    network_id: str | None = None
+    """A network made for the job (services); wins over `network.mode`."""
+    privileged: bool = False
+    docker_socket: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One step. `environment` comes on top of the session's: what earlier steps handed on, and loom's per-step names."""
+
+    script: str
+    shell: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionFacts:
+    """What the record says about where a job ran. Empty strings where a provider has no such thing."""
+
+    provider: str
+    image: str = ""
+    image_id: str = ""
+    image_digest: str = ""
+    container_id: str = ""
+    container_name: str = ""
+    user: str = ""
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+class Session(Protocol):
+    """One job's open place."""
+
+    @property
+    def facts(self) -> SessionFacts: ...
+
+    def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
+        """Run one step to its end. ProviderError when the place is lost."""
+        ...
+
+    def handed_on(self) -> Mapping[str, str]:
+        """What the steps so far appended to `$LOOM_ENV`, last one wins."""
+        ...
+
+
+class Provider(Protocol):
+    """A kind of place. Thread-safe: several sessions are open at once."""
+
+    @property
+    def name(self) -> str: ...
+
+    def opens_before_snapshot(self, request: SessionRequest) -> bool:
+        """True when `open` may be called while the workspace is still being filled (no step runs before it is)."""
+        ...
+
+    def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> AbstractContextManager[Session]:
+        """A context manager around one job's place; its own work (not steps) is told to `on_output` as text lines.
+
+        Entering raises ProviderError (EngineUnavailable when no engine answers), ImageError when the image can't run.
+        """
+        ...

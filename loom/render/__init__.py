@@ -1,0 +1,1 @@
+"""Events, plans and errors to lines, or to JSON."""

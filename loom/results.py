@@ -1,0 +1,93 @@
+"""How things end: the vocabulary every layer shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Literal
+
+Stream = Literal["stdout", "stderr"]
+
+OnOutput = Callable[[Stream, bytes], None]
+"""Receives output as it arrives: any chunk of bytes, in order per stream; never called after what it was handed to returned."""
+
+
+class Status(StrEnum):
+    SUCCESS = "success"
+    FAILURE = "failure"
+    ERROR = "error"
+    """Loom or the engine could not do its part."""
+    TIMED_OUT = "timed_out"
+    CANCELED = "canceled"
+    SKIPPED = "skipped"
+
+    @property
+    def ok(self) -> bool:
+        return self in (Status.SUCCESS, Status.SKIPPED)
+
+
+class ExitCode(IntEnum):
+    """What the `loom` process ends with."""
+
+    OK = 0
+    JOB_FAILED = 1
+    REQUEST = 2
+    INFRASTRUCTURE = 3
+    TIMED_OUT = 4
+    BUG = 70
+    HANGUP = 129
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class Ended(StrEnum):
+    """Why a command in a session is over."""
+
+    EXITED = "exited"
+    TIMED_OUT = "timed_out"
+    CANCELED = "canceled"
+    OOM_KILLED = "oom_killed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exit:
+    """How a command ended. `code` is the shell's exit code (128+N when signal N killed it)."""
+
+    code: int
+    ended: Ended = Ended.EXITED
+
+    @property
+    def status(self) -> Status:
+        match self.ended:
+            case Ended.EXITED:
+                return Status.SUCCESS if self.code == 0 else Status.FAILURE
+            case Ended.OOM_KILLED:
+                return Status.FAILURE
+            case Ended.TIMED_OUT:
+                return Status.TIMED_OUT
+            case Ended.CANCELED:
+                return Status.CANCELED
+
+
+_WORST_FIRST = (Status.ERROR, Status.FAILURE, Status.TIMED_OUT, Status.CANCELED, Status.SUCCESS, Status.SKIPPED)
+
+
+def worst(statuses: Iterable[Status]) -> Status:
+    """The status that stands for all of them; `skipped` only when everything was, and for nothing at all `success`."""
+    present = set(statuses)
+    return next((status for status in _WORST_FIRST if status in present), Status.SUCCESS)
+
+
+def exit_code_of(status: Status) -> ExitCode:
+    match status:
+        case Status.SUCCESS | Status.SKIPPED:
+            return ExitCode.OK
+        case Status.FAILURE:
+            return ExitCode.JOB_FAILED
+        case Status.ERROR:
+            return ExitCode.INFRASTRUCTURE
+        case Status.TIMED_OUT:
+            return ExitCode.TIMED_OUT
+        case Status.CANCELED:
+            return ExitCode.INTERRUPTED

@@ -1,0 +1,1 @@
+"""Secrets: references in, values out, one module per kind of store."""

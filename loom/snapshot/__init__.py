@@ -1,0 +1,1 @@
+"""The isolated workspace: freeze the repository, lay it out, prove it."""
