@@ -1,1 +1,16 @@
-"""Arguments, environment, signals and terminal in; exit code out."""
+"""Arguments, environment, signals and terminal in; exit code out.
+
+One module per command group, each a thin call. Modules here import only typer and light parts of loom at the top: what a
+command needs is imported when it runs, so that `--help` and completion stay quick.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """The `loom` command."""
+    from loom.cli.boundary import run_app
+
+    sys.exit(run_app(sys.argv[1:]))

@@ -1,0 +1,86 @@
+"""The one place where an exception becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from loom import __version__
+from loom.errors import LoomError, WorkflowError
+from loom.results import ExitCode
+
+
+def run_app(arguments: list[str]) -> int:
+    """Run the command line; returns the exit code and never lets an exception out."""
+    from loom.cli.app import app
+
+    try:
+        outcome = app(args=arguments, prog_name="loom", standalone_mode=False)
+        code = int(outcome) if isinstance(outcome, int) else ExitCode.OK
+        sys.stdout.flush()
+        return code
+    except LoomError as error:
+        _say(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        _print("interrupted")
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output left (`loom logs | head`): nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else ExitCode.REQUEST
+    except Exception as error:  # noqa: BLE001  the outermost boundary: what is no LoomError is our bug
+        return _foreign(error)
+
+
+def _foreign(error: Exception) -> int:
+    from loom.cli.app import exit_code_of_usage_error
+
+    usage = exit_code_of_usage_error(error)
+    return usage if usage is not None else _bug(error)
+
+
+def _bug(error: Exception) -> int:
+    """Our own fault: one line on the screen, everything a report needs in a file."""
+    report = "\n".join(
+        [
+            f"loom {__version__} · Python {platform.python_version()} · {platform.platform()}",
+            f"command: {' '.join(sys.argv)}",
+            "",
+            "".join(traceback.format_exception(error)),
+        ]
+    )
+    where = "(the report could not be written)"
+    with contextlib.suppress(OSError):
+        handle, name = tempfile.mkstemp(prefix="loom-bug-", suffix=".txt")
+        with os.fdopen(handle, "w") as file:
+            file.write(report)
+        where = str(Path(name))
+    _print(f"loom: internal error: {type(error).__name__}: {error}")
+    _print(f"This is a bug in loom. The details are in {where}; please attach them to a report.")
+    return ExitCode.BUG
+
+
+def _say(error: LoomError) -> None:
+    if isinstance(error, WorkflowError):
+        from loom.render.problems import problem_lines
+
+        for line in problem_lines(error.problems):
+            _print(line)
+    else:
+        _print(f"loom: {error.message}")
+    if error.hint:
+        for line in error.hint.splitlines():
+            _print(f"  {line}")
+
+
+def _print(line: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
