@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 LAYERS = [
-    {"errors", "results", "cancel", "masking", "output", "config"},
+    {"errors", "results", "cancel", "masking", "output", "config", "units", "yamlfile"},
     {"workflow", "expressions", "events", "graph"},
     {"plan", "records", "journal"},
     {"providers", "snapshot", "store", "cache", "artifacts", "secrets", "images", "services", "render"},

@@ -1,0 +1,70 @@
+"""Durations and sizes as users write them, and the nearest name to a misspelling."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+_SECONDS = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|[wdhms])")
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([kmgt]?)(i?b)?", re.IGNORECASE)
+_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_LONGEST_S = 366 * 86400.0
+
+DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?w)?([0-9]+(\.[0-9]+)?d)?([0-9]+(\.[0-9]+)?h)?([0-9]+(\.[0-9]+)?m)?([0-9]+(\.[0-9]+)?s)?([0-9]+(\.[0-9]+)?ms)?$"
+SIZE_PATTERN = r"^[0-9]+(\.[0-9]+)?[kKmMgGtT]?([iI]?[bB])?$"
+
+
+def duration(text: str) -> float:
+    """Seconds of `90s`, `10m`, `1h30m`, `1.5h`, `2d`: each unit once, from large to small. ValueError says what to write."""
+    found: dict[str, float] = {}
+    position = 0
+    for match in _DURATION.finditer(text):
+        unit = match[2]
+        if match.start() != position or any(_SECONDS[earlier] <= _SECONDS[unit] for earlier in found):
+            break
+        found[unit] = float(match[1])
+        position = match.end()
+    if not found or position != len(text):
+        if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+            raise ValueError(f"expected a duration with its unit, such as {text}s or {text}m, found {text!r}")
+        raise ValueError(f"expected a duration such as 90s, 10m or 1h30m, found {text!r}")
+    seconds = sum(amount * _SECONDS[unit] for unit, amount in found.items())
+    if seconds > _LONGEST_S:
+        raise ValueError(f"expected a duration of at most a year, found {text!r}")
+    return seconds
+
+
+def size(text: str) -> int:
+    """Bytes of `512m`, `2g`, `1.5GiB`, `4096`: units count in 1024s, as container engines do. ValueError says what to write."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"expected a size such as 512m, 2g or 1.5GiB, found {text!r}")
+    return int(float(match[1]) * 1024 ** _POWER[match[2].lower()])
+
+
+def duration_text(seconds: float) -> str:
+    """The shortest text that `duration` reads as this many seconds, to the millisecond."""
+    left = round(seconds * 1000)
+    parts = []
+    for unit in ("h", "m", "s", "ms"):
+        amount, left = divmod(left, round(_SECONDS[unit] * 1000))
+        if amount:
+            parts.append(f"{amount}{unit}")
+    return "".join(parts) or "0s"
+
+
+def size_text(amount: int) -> str:
+    """The shortest text that `size` reads as exactly this many bytes."""
+    for unit in ("t", "g", "m", "k"):
+        step = 1024 ** _POWER[unit]
+        if amount and amount % step == 0:
+            return f"{amount // step}{unit}"
+    return str(amount)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was most likely meant."""
+    close = difflib.get_close_matches(name.lower().replace("-", "_"), list(known), n=1, cutoff=0.6)
+    return close[0] if close else None

@@ -1,0 +1,346 @@
+"""A user's YAML file as values that know their file, line and column.
+
+The subset is strict, so that a file means one thing to every reader: UTF-8, one document, text keys, each key once, no
+anchors, no aliases (hence no bombs), no tags. Plain scalars follow YAML 1.2 (`no` and `on` are text, `1.10` is a number).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from loom.errors import Problem
+
+MAX_BYTES = 4 * 1024 * 1024
+MAX_DEPTH = 32
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NULL = frozenset({"", "~", "null", "Null", "NULL"})
+_TRUE = frozenset({"true", "True", "TRUE"})
+_FALSE = frozenset({"false", "False", "FALSE"})
+_NUMBER_START = frozenset("0123456789+-.")
+_INT = re.compile(r"[-+]?[0-9]{1,300}|0o[0-7]{1,300}|0x[0-9a-fA-F]{1,300}")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+
+class Kind(Enum):
+    SCALAR = "scalar"
+    LIST = "list"
+    MAPPING = "mapping"
+    REFUSED = "refused"
+    """An alias or a tagged value: already reported, and not worth a second message."""
+
+
+class Node:
+    """One value and where it stands. Lines and columns count from 1.
+
+    `value` is a str, int, float, bool or None (SCALAR), a list of nodes, or a dict of nodes (MAPPING, whose `keys` hold
+    the keys' own nodes).
+    """
+
+    __slots__ = ("column", "file", "keys", "kind", "length", "line", "style", "text", "value")
+
+    def __init__(self, file: YamlFile, kind: Kind, value: Any, line: int, column: int, length: int) -> None:
+        self.file = file
+        self.kind = kind
+        self.value = value
+        self.line = line
+        self.column = column
+        self.length = length
+        self.keys: dict[str, Node] = {}
+        self.text = ""
+        self.style = ""
+
+    def plain(self) -> Any:
+        """The value as plain Python data."""
+        if self.kind is Kind.MAPPING:
+            return {key: child.plain() for key, child in self.value.items()}
+        if self.kind is Kind.LIST:
+            return [child.plain() for child in self.value]
+        return self.value
+
+    def get(self, key: str | int) -> Node | None:
+        """The child at a key or index; None where there is none."""
+        if self.kind is Kind.MAPPING and isinstance(key, str):
+            return self.value.get(key)  # type: ignore[no-any-return]
+        if self.kind is Kind.LIST and isinstance(key, int) and key < len(self.value):
+            return self.value[key]  # type: ignore[no-any-return]
+        return None
+
+    def key_node(self, key: str) -> Node | None:
+        return self.keys.get(key)
+
+    @property
+    def place(self) -> str:
+        return f"{self.file.name}:{self.line}:{self.column}"
+
+
+@dataclass(eq=False)
+class YamlFile:
+    """`name` is how messages call the file. `root` is None when the file is empty or no YAML at all."""
+
+    name: str
+    text: str = ""
+    root: Node | None = None
+    problems: list[Problem] = field(default_factory=list)
+    _lines: list[str] | None = None
+
+    def line(self, number: int) -> str | None:
+        if self._lines is None:
+            self._lines = _LINE_BREAK.split(self.text)
+        return self._lines[number - 1] if 0 < number <= len(self._lines) else None
+
+    def problem(
+        self,
+        node: Node | None,
+        pointer: str,
+        message: str,
+        *,
+        code: str = "WF_SCHEMA_V1",
+        severity: str = "error",
+        offset: int = 0,
+        length: int | None = None,
+    ) -> Problem:
+        """A problem at a node (None: at the start of the file); `offset` moves into a one-line scalar's text."""
+        line, column = (1, 1) if node is None else (node.line, node.column)
+        width = 1 if node is None else node.length
+        if node is not None and offset and "\n" not in node.text and node.style in ("", "'", '"'):
+            column += offset + (1 if node.style else 0)
+            width = 1
+        return Problem(
+            file=self.name,
+            line=line,
+            column=column,
+            pointer=pointer,
+            message=message,
+            code=code,
+            severity=severity,
+            source_line=self.line(line),
+            length=max(1, length if length is not None else width),
+        )
+
+
+def pointer(*parts: str | int) -> str:
+    """A JSON pointer (RFC 6901); the whole document is `/`, so that a message always shows one."""
+    return "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+def read(path: Path, name: str, *, code: str = "WF_SCHEMA_V1") -> YamlFile:
+    """Read and parse a file; what is wrong with it is in `problems`. OSError when it can't be read at all."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(21, "is a directory", str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(22, "is not a regular file", str(path))
+        data = file.read(MAX_BYTES + 1)
+    return parse(data, name, code=code)
+
+
+def parse(data: bytes, name: str, *, code: str = "WF_SCHEMA_V1") -> YamlFile:
+    """Parse a file's bytes; never raises for what is in them."""
+    file = YamlFile(name=name)
+    if len(data) > MAX_BYTES:
+        limit = MAX_BYTES // (1024 * 1024)
+        file.problems.append(
+            file.problem(None, "/", f"the file is larger than {limit} MiB; split it with include", code=code)
+        )
+        return file
+    try:
+        file.text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("utf-8-sig", "replace")
+        file.text = data.decode("utf-8", "replace")
+        node = _node_at(file, before)
+        file.problems.append(file.problem(node, "/", "the file is not UTF-8 here; save it as UTF-8", code=code))
+        return file
+    forbidden = _FORBIDDEN.search(file.text)
+    if forbidden:
+        node = _node_at(file, file.text[: forbidden.start()])
+        what = "a NUL byte" if forbidden[0] == "\0" else f"the control character U+{ord(forbidden[0]):04X}"
+        file.problems.append(file.problem(node, "/", f"{what} is not allowed in YAML; remove it", code=code))
+        return file
+    _Builder(file, code).build()
+    return file
+
+
+def _node_at(file: YamlFile, before: str) -> Node:
+    lines = _LINE_BREAK.split(before)
+    return Node(file, Kind.REFUSED, None, len(lines), len(lines[-1]) + 1, 1)
+
+
+class _Fatal(Exception):
+    """The rest of the file can't be understood."""
+
+
+class _Builder:
+    """Parser events to nodes, with a list as its stack: nesting can't exhaust Python's own."""
+
+    def __init__(self, file: YamlFile, code: str) -> None:
+        self.file = file
+        self.code = code
+
+    def build(self) -> None:
+        try:
+            self.file.root = self._document(iter(yaml.parse(self.file.text, Loader=_LOADER)))
+        except yaml.MarkedYAMLError as error:
+            self._syntax(error)
+        except yaml.YAMLError as error:
+            self._say(None, f"not valid YAML: {error}")
+        except _Fatal:
+            pass
+        self.file.problems.sort(key=lambda problem: (problem.line, problem.column))
+
+    def _say(self, node: Node | None, message: str, at: str = "/") -> None:
+        self.file.problems.append(self.file.problem(node, at, message, code=self.code))
+
+    def _document(self, events: Iterator[Any]) -> Node | None:
+        file = self.file
+        root: Node | None = None
+        stack: list[tuple[Node, list[Any]]] = []  # a collection, and [pending key node] for a mapping
+        documents = 0
+        for event in events:
+            kind = type(event)
+            if kind is yaml.ScalarEvent:
+                mark, end = event.start_mark, event.end_mark
+                length = end.column - mark.column if end.line == mark.line else len(file.line(mark.line + 1) or "") or 1
+                text = event.value
+                value = _resolve(text) if not event.style else text
+                node = Node(file, Kind.SCALAR, value, mark.line + 1, mark.column + 1, length)
+                node.text = text
+                node.style = event.style or ""
+                if event.anchor or event.tag:
+                    self._refuse(event, node)
+            elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
+                mark = event.start_mark
+                mapping = kind is yaml.MappingStartEvent
+                empty: Any = {} if mapping else []
+                node = Node(file, Kind.MAPPING if mapping else Kind.LIST, empty, mark.line + 1, mark.column + 1, 1)
+                if event.anchor or event.tag:
+                    self._refuse(event, node)
+                if len(stack) >= MAX_DEPTH:
+                    self._say(node, f"nested deeper than {MAX_DEPTH} levels; no workflow needs that")
+                    raise _Fatal
+                stack.append((node, []))
+                continue
+            elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
+                node, _ = stack.pop()
+            elif kind is yaml.AliasEvent:
+                mark, end = event.start_mark, event.end_mark
+                node = Node(file, Kind.REFUSED, None, mark.line + 1, mark.column + 1, end.column - mark.column)
+                self._say(
+                    node,
+                    f"aliases are not allowed (*{event.anchor}); share with extends, or quote the text if it is one",
+                )
+            elif kind is yaml.DocumentStartEvent:
+                documents += 1
+                if documents > 1:
+                    mark = event.start_mark
+                    self._say(
+                        Node(file, Kind.REFUSED, None, mark.line + 1, mark.column + 1, 3),
+                        "a second document starts here; keep one document per file",
+                    )
+                    return root
+                continue
+            else:
+                continue
+            if stack:
+                self._add(stack[-1], node)
+            else:
+                root = node
+        if root is not None and root.kind is Kind.SCALAR and root.value is None:
+            return None
+        return root
+
+    def _add(self, top: tuple[Node, list[Any]], node: Node) -> None:
+        parent, pending = top
+        if parent.kind is Kind.LIST or (parent.kind is Kind.REFUSED and isinstance(parent.value, list)):
+            parent.value.append(node)
+        elif not pending:
+            pending.append(node)
+        else:
+            key = pending.pop()
+            if key.kind is not Kind.SCALAR:
+                if key.kind is not Kind.REFUSED:
+                    self._say(key, "a key must be text")
+            elif not isinstance(key.value, str):
+                if key.text == "<<":
+                    return
+                self._say(key, f'a key must be text; write it in quotes: "{key.text}"')
+            elif key.value in parent.value:
+                first = parent.keys[key.value]
+                self._say(key, f"the key {key.value} stands here a second time (first on line {first.line}); keep one")
+            else:
+                parent.value[key.value] = node
+                parent.keys[key.value] = key
+
+    def _refuse(self, event: Any, node: Node) -> None:
+        if event.anchor:
+            node.length = len(event.anchor) + 1
+            self._say(node, f"anchors are not allowed (&{event.anchor}); share with extends, default or variables")
+        elif event.tag == "!reference":
+            node.length = len(event.tag)
+            self._say(node, "tags are not allowed (!reference); share steps with extends or a template")
+            node.kind = Kind.REFUSED
+        else:
+            short = event.tag.replace("tag:yaml.org,2002:", "!!")
+            node.length = len(short)
+            self._say(node, f"tags are not allowed ({short}); remove it, or quote the text if it starts with !")
+            node.kind = Kind.REFUSED
+
+    def _syntax(self, error: yaml.MarkedYAMLError) -> None:
+        mark = error.problem_mark or error.context_mark
+        node = None
+        if mark is not None:
+            node = Node(self.file, Kind.REFUSED, None, mark.line + 1, mark.column + 1, 1)
+        reason = error.problem or error.context or "the syntax"
+        self._say(node, f"not valid YAML: {reason}{self._advice(reason, error, node)}")
+
+    def _advice(self, reason: str, error: yaml.MarkedYAMLError, node: Node | None) -> str:
+        source = (self.file.line(node.line) or "") if node else ""
+        if node and "\t" in source[: max(0, node.column)] and source.lstrip(" ").startswith("\t"):
+            return "; a tab can't indent YAML, use spaces"
+        if "mapping values are not allowed" in reason:
+            return "; put the whole text in quotes if it holds a colon and a space"
+        if "alias" in (error.context or "") or "anchor" in (error.context or ""):
+            return "; text that starts with * or & needs quotes"
+        if "tag" in f"{error.context} {reason}":
+            return "; text that starts with ! needs quotes"
+        if "cannot start any token" in reason:
+            return "; text that starts with this character needs quotes"
+        if "did not find expected '-' indicator" in reason or "did not find expected key" in reason:
+            return "; check the indentation of this line and of the lines before it"
+        if error.context_mark is not None and node is not None and error.context_mark.line + 1 != node.line:
+            return f" ({error.context} that starts on line {error.context_mark.line + 1})"
+        return ""
+
+
+def _resolve(text: str) -> Any:
+    """A plain scalar's value by YAML 1.2's core schema."""
+    if text in _NULL:
+        return None
+    first = text[0]
+    if first in "tTfF":
+        if text in _TRUE:
+            return True
+        if text in _FALSE:
+            return False
+    elif first in _NUMBER_START:
+        if _INT.fullmatch(text):
+            base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+            return int(text[2:] if base != 10 else text, base)
+        if _FLOAT.fullmatch(text):
+            special = text[-3:].lower()
+            return float(text.replace(".", "") if special in ("inf", "nan") else text)
+    return text

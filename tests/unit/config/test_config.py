@@ -1,0 +1,109 @@
+"""Configuration: layers, origins, and mistakes that name their place."""
+
+from pathlib import Path
+
+import pytest
+
+from loom import config
+from loom.errors import RequestError, WorkflowError
+
+
+def load(
+    tmp_path: Path, project: str = "", user: str = "", environ: dict[str, str] | None = None, **flags: object
+) -> config.Config:
+    root, home = tmp_path / "repo", tmp_path / "home"
+    for path, text in ((root / ".loom/config.yml", project), (home / ".config/loom/config.yml", user)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if text:
+            path.write_text(text)
+    return config.load(root=root, environ={"HOME": str(home), **(environ or {})}, flags=flags)
+
+
+def test_built_in_values_and_folders_below_home(tmp_path: Path) -> None:
+    found = load(tmp_path)
+    assert found.default_image == "debian:trixie-slim"
+    assert found.jobs is None
+    assert found.state_dir == tmp_path / "home/.local/state/loom"
+    assert found.cache_dir == tmp_path / "home/.cache/loom"
+    assert found.tmp_dir == Path("/tmp")
+    assert {str(origin) for origin in found.origins.values()} == {"built-in"}
+
+
+@pytest.mark.parametrize(
+    ("flag", "environ", "project", "user", "jobs", "origin"),
+    [
+        (None, {}, "", "jobs: 2", 2, "user"),
+        (None, {}, "jobs: 3", "jobs: 2", 3, "project (.loom/config.yml:1:7)"),
+        (None, {"LOOM_JOBS": "4"}, "jobs: 3", "jobs: 2", 4, "environment (LOOM_JOBS)"),
+        (5, {"LOOM_JOBS": "4"}, "jobs: 3", "jobs: 2", 5, "flag (--jobs)"),
+        (None, {"LOOM_JOBS": ""}, "jobs: null", "jobs: 2", None, "project (.loom/config.yml:1:7)"),
+    ],
+)
+def test_a_higher_layer_wins(
+    tmp_path: Path, flag: object, environ: dict[str, str], project: str, user: str, jobs: int | None, origin: str
+) -> None:
+    found = load(tmp_path, project, user, environ, jobs=flag)
+    assert found.jobs == jobs
+    assert str(found.origins["jobs"]).startswith(origin)
+
+
+def test_values_are_read_in_their_units(tmp_path: Path) -> None:
+    found = load(
+        tmp_path,
+        "grace: 1m30s\ncache_max_size: 2g\ncpus: 1.5\nmemory: 512MiB\njob_timeout: null\ntmp_dir: scratch\nkeepass: {team: ~/team.kdbx}\n",
+    )
+    assert (found.grace, found.cache_max_size, found.cpus, found.memory) == (90.0, 2 * 1024**3, 1.5, 512 * 1024**2)
+    assert found.job_timeout is None
+    assert found.tmp_dir == tmp_path / "repo/scratch"
+    assert found.keepass["team"].path == tmp_path / "home/team.kdbx"
+
+
+def test_what_loom_sets_inside_jobs_is_no_configuration(tmp_path: Path) -> None:
+    environ = dict.fromkeys(sorted(config.SET_BY_LOOM), "x") | {
+        "LOOM_MATRIX_PYTHON": "3.11",
+        "LOOM_SOMETHING_ELSE": "x",
+    }
+    assert load(tmp_path, environ=environ) == load(tmp_path)
+
+
+def test_every_problem_of_the_files_at_once(tmp_path: Path) -> None:
+    with pytest.raises(WorkflowError) as caught:
+        load(tmp_path, "mount_mod: overlay\njobs: many\ngrace: 10\nkeep: allways\nstream: &x true\n")
+    assert [str(problem) for problem in caught.value.problems] == [
+        ".loom/config.yml:1:1: CONFIG_INVALID /mount_mod: there is no setting mount_mod; did you mean mount_mode?",
+        ".loom/config.yml:2:7: CONFIG_INVALID /jobs: expected a whole number from 1 up, found 'many'",
+        ".loom/config.yml:3:8: CONFIG_INVALID /grace: expected a duration with its unit, such as 10s or 10m, found '10'",
+        ".loom/config.yml:4:7: CONFIG_INVALID /keep: expected one of never, on-failure, always, auto, found 'allways'; did you mean always?",
+        ".loom/config.yml:5:9: CONFIG_INVALID /: anchors are not allowed (&x); share with extends, default or variables",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"LOOM_JOBS": "0"}, "LOOM_JOBS: expected a whole number from 1 up, found '0'"),
+        ({"LOOM_MOUNTMODE": "overlay"}, "LOOM_MOUNTMODE: there is no such setting; did you mean LOOM_MOUNT_MODE?"),
+        ({"LOOM_STREEM": "1"}, "LOOM_STREEM: there is no such setting; did you mean LOOM_STREAM?"),
+    ],
+)
+def test_a_wrong_variable_is_named(tmp_path: Path, environ: dict[str, str], message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        load(tmp_path, environ=environ)
+    assert caught.value.message == message
+
+
+def test_no_color_is_respected_and_a_flag_beats_it(tmp_path: Path) -> None:
+    assert load(tmp_path, environ={"NO_COLOR": "1"}).color == "never"
+    assert load(tmp_path, environ={"NO_COLOR": "1"}, color="always").color == "always"
+
+
+def test_the_template_is_a_configuration_file_with_every_key(tmp_path: Path) -> None:
+    assert load(tmp_path, config.template()) == load(tmp_path)
+    found = load(tmp_path / "other", config.template(commented=False))
+    assert all(found.origins[key].layer == "project" for key in config.KEYS)
+
+
+def test_a_directory_in_the_place_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / ".loom/config.yml").mkdir(parents=True)
+    with pytest.raises(RequestError, match=r"\.loom/config\.yml: can't be read: is a directory"):
+        config.load(root=tmp_path, environ={}, flags={})

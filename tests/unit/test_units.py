@@ -1,0 +1,37 @@
+import pytest
+
+from loom.units import duration, duration_text, nearest, size, size_text
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400), ("250ms", 0.25), ("2d", 172800)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert duration(text) == seconds
+    assert duration(duration_text(seconds)) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "10 m", "m", "1m1h", "1m1m", "-1s", "1e3s", "999999d", "٣s"])
+def test_no_durations(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a duration"):
+        duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"), [("512m", 512 << 20), ("2g", 2 << 30), ("1.5GiB", 3 << 29), ("4096", 4096), ("1KB", 1024)]
+)
+def test_sizes(text: str, amount: int) -> None:
+    assert size(text) == amount
+    assert size(size_text(amount)) == amount
+
+
+@pytest.mark.parametrize("text", ["", "m", "1x", "-1m", "1 g"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a size"):
+        size(text)
+
+
+def test_the_nearest_name() -> None:
+    assert nearest("scirpt", ["script", "stage"]) == "script"
+    assert nearest("Before-Script", ["before_script", "after_script"]) == "before_script"
+    assert nearest("zzz", ["script"]) is None
