@@ -6,8 +6,8 @@ from pathlib import Path
 LAYERS = [
     {"errors", "results", "cancel", "masking", "output", "config", "units", "yamlfile"},
     {"workflow", "expressions", "events", "graph"},
-    {"plan", "records", "journal"},
-    {"providers", "snapshot", "store", "cache", "artifacts", "secrets", "images", "services", "render"},
+    {"plan", "records", "journal", "dockerfile", "images"},
+    {"providers", "snapshot", "store", "cache", "artifacts", "secrets", "services", "render"},
     {"scheduler", "runner", "recorder"},
     {"engine"},
     {"cli"},

@@ -1,0 +1,336 @@
+"""What goes into an image's build, as far as files tell: the context after `.dockerignore`, and what a Dockerfile names.
+
+The rules of `.dockerignore` are those of Docker's own matcher (as documented, and tried against both of its builders):
+patterns are anchored at the context's root, `**` crosses directories, the last matching line wins, a directory that is
+left out takes its content along unless a later `!` line brings some of it back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_ALWAYS_OUT = ("/.git/loom", "/.loom/.runtime")
+"""Loom's own record in a workspace: it changes while the build runs, and no CI has it."""
+
+
+class Ignore:
+    """Which paths of a context stay out."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self._rules: list[tuple[bool, re.Pattern[str]]] = []
+        for line in [*lines, *_ALWAYS_OUT]:
+            bare = line.removeprefix("\ufeff")
+            if bare.startswith("#") or not bare.strip():
+                continue
+            pattern = bare.strip()
+            back_in = pattern.startswith("!")
+            pattern = posixpath.normpath(pattern.removeprefix("!").strip()).lstrip("/")
+            if pattern and pattern != ".":
+                self._rules.append((back_in, _compile(pattern)))
+        self.brings_back = any(back_in for back_in, _ in self._rules)
+
+    def leaves_out(self, path: str) -> bool:
+        """`path` is relative to the context, with slashes."""
+        out = False
+        for back_in, pattern in self._rules:
+            if back_in == out and pattern.fullmatch(path):
+                out = not back_in
+        return out
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    expression = ""
+    at = 0
+    while at < len(pattern):
+        character = pattern[at]
+        at += 1
+        if character == "*" and pattern.startswith("*", at):
+            at += 1
+            if pattern.startswith("/", at):
+                at += 1
+            expression += ".*" if at == len(pattern) else "(?:.*/)?"
+        elif character == "*":
+            expression += "[^/]*"
+        elif character == "?":
+            expression += "[^/]"
+        elif character == "\\" and at < len(pattern):
+            expression += re.escape(pattern[at])
+            at += 1
+        elif character == "[" and "]" in pattern[at + 1 :]:
+            end = pattern.index("]", at + 1)
+            inside = pattern[at:end].replace("\\", "\\\\")
+            expression += f"[^{inside[1:]}]" if inside[0] in "^!" else f"[{inside}]"
+            at = end + 1
+        else:
+            expression += re.escape(character)
+    return re.compile(f"(?:{expression})(?:/.*)?", re.DOTALL)
+
+
+def read_ignore(context: Path, dockerfile: Path) -> list[str]:
+    """The lines of `<Dockerfile>.dockerignore`, else of the context's `.dockerignore`, else none."""
+    for path in (dockerfile.with_name(dockerfile.name + ".dockerignore"), context / ".dockerignore"):
+        if path.is_file():
+            return path.read_text(errors="surrogateescape").splitlines()
+    return []
+
+
+def context_files(context: Path, ignore: Ignore) -> Iterator[tuple[str, os.stat_result]]:
+    """Every file, link and directory that goes in, sorted by path; sockets and devices never do. OSError when a
+    directory can't be read; what vanishes meanwhile is passed over."""
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        try:
+            with os.scandir(context / folder) as entries:
+                names = sorted(((entry.name, entry.stat(follow_symlinks=False)) for entry in entries), reverse=True)
+        except FileNotFoundError:
+            continue
+        folders = []
+        files = []
+        for name, info in names:
+            path = f"{folder}/{name}" if folder else name
+            out = ignore.leaves_out(path)
+            if stat.S_ISDIR(info.st_mode):
+                if not out or ignore.brings_back:
+                    folders.append(path)
+                if not out:
+                    files.append((path, info))
+            elif not out and (stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)):
+                files.append((path, info))
+        yield from reversed(files)
+        pending.extend(folders)
+
+
+def inputs_hash(
+    *,
+    context: Path,
+    dockerfile: bytes,
+    ignore: Ignore,
+    args: Mapping[str, str],
+    target: str | None,
+    platform: str,
+    bases: Mapping[str, str],
+) -> str:
+    """One hash over everything that decides what a build makes; 32 hex digits.
+
+    Times and owners are left out, as both builders do. Of a `.git` in the context only HEAD and the tags count: its
+    index and its bookkeeping differ from checkout to checkout of one and the same commit.
+    """
+    total = hashlib.sha256(b"loom-build-1\0")
+
+    def add(*parts: bytes | str) -> None:
+        for part in parts:
+            raw = part if isinstance(part, bytes) else part.encode(errors="surrogateescape")
+            total.update(b"%d:" % len(raw) + raw)
+
+    add(dockerfile, target or "", platform)
+    for mapping in (args, bases):
+        add(str(len(mapping)))
+        for key in sorted(mapping):
+            add(key, mapping[key])
+    for path, info in context_files(context, ignore):
+        if path.startswith(".git/") and not (
+            path == ".git/HEAD" or path.startswith((".git/refs/tags", ".git/packed-refs"))
+        ):
+            continue
+        try:
+            if stat.S_ISLNK(info.st_mode):
+                add("link", path, os.readlink(context / path))  # noqa: PTH115  the target as it is, not as a Path cleans it
+            elif stat.S_ISDIR(info.st_mode):
+                add("directory", path, str(info.st_mode & 0o777))
+            elif path == ".git/packed-refs":
+                lines = (context / path).read_bytes().splitlines()
+                add("tags", b"\n".join(line for line in lines if b" refs/tags/" in line))
+            else:
+                with (context / path).open("rb") as file:
+                    add("file", path, str(info.st_mode & 0o777), hashlib.file_digest(file, "sha256").digest())
+        except FileNotFoundError:
+            continue
+    return total.hexdigest()[:32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instruction:
+    """One instruction, continuation lines joined. `line` counts from 1; `heredoc` when `<<NAME` lines follow it."""
+
+    line: int
+    name: str
+    flags: Mapping[str, tuple[str, ...]]
+    words: str
+    heredoc: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    name: str
+    base: str
+    """After variables were filled in; another stage's name, `scratch` or an image."""
+    platform: str | None
+    instructions: list[Instruction] = field(default_factory=list)
+
+
+_FLAG = re.compile(r"--([a-z-]+)(?:=(\S+))?\s*")
+_HEREDOC = re.compile(r"(?<!<)<<-?\s*([\"']?)([A-Za-z_][A-Za-z0-9_]*)\1")
+_ESCAPE = re.compile(r"#\s*escape\s*=\s*(\S)\s*", re.IGNORECASE)
+_SYNTAX = re.compile(r"#\s*syntax\s*=\s*(\S+)\s*", re.IGNORECASE)
+
+
+def instructions_of(text: str) -> list[Instruction]:
+    """The instructions of a Dockerfile, as far as loom looks at them; what is malformed is left to the builder."""
+    lines = text.splitlines()
+    escape = "\\"
+    for line in lines:
+        if not line.lstrip().startswith("#"):
+            break
+        if found := _ESCAPE.fullmatch(line.strip()):
+            escape = found[1]
+    found_instructions = []
+    at = 0
+    while at < len(lines):
+        start = at
+        joined = ""
+        while at < len(lines):
+            line = lines[at].rstrip()
+            at += 1
+            if line.lstrip().startswith("#") or (joined and not line.strip()):
+                if not joined:
+                    break
+                continue
+            joined += line
+            if not joined.endswith(escape):
+                break
+            joined = joined[: -len(escape)] + " "
+        if not joined.strip():
+            continue
+        name, _, rest = joined.strip().partition(" ")
+        name, rest = name.upper(), rest.strip()
+        flags: dict[str, tuple[str, ...]] = {}
+        while match := _FLAG.match(rest):
+            flags[match[1]] = (*flags.get(match[1], ()), match[2] or "")
+            rest = rest[match.end() :]
+        ends = [match[2] for match in _HEREDOC.finditer(rest)] if name in ("RUN", "COPY", "ADD") else []
+        for end in list(ends):
+            while at < len(lines) and lines[at].strip() != end:
+                at += 1
+            at += 1
+        found_instructions.append(
+            Instruction(line=start + 1, name=name, flags=flags, words=rest, heredoc=bool(ends)),
+        )
+    return found_instructions
+
+
+def needs_buildkit(text: str) -> tuple[int, str] | None:
+    """The first line that only BuildKit understands, and what it is; None when the classic builder will do."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.startswith("#"):
+            break
+        if _SYNTAX.fullmatch(line.strip()):
+            return number, "a `# syntax=` line"
+    for instruction in instructions_of(text):
+        if instruction.heredoc:
+            return instruction.line, f"a heredoc in {instruction.name}"
+        modern = {"RUN": {"mount", "network", "security"}, "COPY": {"link", "chmod", "parents", "exclude"}}
+        modern["ADD"] = {"link", "chmod", "checksum", "keep-git-dir", "exclude"}
+        for flag in sorted(modern.get(instruction.name, set()) & set(instruction.flags)):
+            return instruction.line, f"`{instruction.name} --{flag}`"
+    return None
+
+
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?::([-+])([^}]*))?\})")
+
+
+def fill_in(text: str, values: Mapping[str, str]) -> str:
+    """`$NAME`, `${NAME}`, `${NAME:-default}` and `${NAME:+other}` as FROM and flags understand them."""
+
+    def value(match: re.Match[str]) -> str:
+        found = values.get(match[1] or match[2], "")
+        match match[3]:
+            case "-":
+                return found or match[4]
+            case "+":
+                return match[4] if found else ""
+            case _:
+                return found
+
+    return _VARIABLE.sub(value, text)
+
+
+def stages_of(text: str, *, args: Mapping[str, str], predefined: Mapping[str, str]) -> list[Stage]:
+    """The build stages with their bases; `predefined` holds what builders define themselves (`TARGETPLATFORM`...)."""
+    values = dict(predefined)
+    stages: list[Stage] = []
+    for instruction in instructions_of(text):
+        if instruction.name == "ARG" and not stages:
+            for word in instruction.words.split():
+                name, equals, default = word.partition("=")
+                if name in args or equals:
+                    values[name] = args.get(name, fill_in(default.strip("\"'"), values))
+        elif instruction.name == "FROM":
+            words = instruction.words.split()
+            base = fill_in(words[0].strip("\"'"), values) if words else ""
+            name = words[2].lower() if len(words) == 3 and words[1].upper() == "AS" else str(len(stages))
+            platform = fill_in(instruction.flags["platform"][0], values) if "platform" in instruction.flags else None
+            stages.append(Stage(name=name, base=base, platform=platform or None))
+        elif stages:
+            stages[-1].instructions.append(instruction)
+    return stages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """An image that a build starts from or copies from."""
+
+    name: str
+    platform: str | None = None
+
+
+def bases_of(stages: Sequence[Stage], *, target: str | None) -> tuple[Base, ...]:
+    """The images that building `target` (else the last stage) needs, in the order of the file."""
+    by_name = {stage.name: index for index, stage in enumerate(stages)}
+    by_name |= {str(index): index for index in range(len(stages))}
+    wanted = by_name.get((target or "").lower(), len(stages) - 1)
+    needed: set[int] = set()
+    images: dict[int, list[Base]] = {}
+    pending = [wanted] if stages else []
+    while pending:
+        index = pending.pop()
+        if index in needed:
+            continue
+        needed.add(index)
+        stage = stages[index]
+        sources = [(stage.base, stage.platform)]
+        for instruction in stage.instructions:
+            sources += [(source, None) for source in instruction.flags.get("from", ())]
+            for mount in instruction.flags.get("mount", ()):
+                sources += [(option[5:], None) for option in mount.split(",") if option.startswith("from=")]
+        for source, platform in sources:
+            earlier = by_name.get(source.lower())
+            if earlier is not None and earlier < index:
+                pending.append(earlier)
+            elif source and source != "scratch" and "$" not in source:
+                images.setdefault(index, []).append(Base(name=source, platform=platform))
+    ordered = [base for index in sorted(images) for base in images[index]]
+    return tuple(dict.fromkeys(ordered))
+
+
+def pin_bases(text: str, pins: Mapping[str, str], *, args: Mapping[str, str], predefined: Mapping[str, str]) -> str:
+    """The Dockerfile with FROM lines changed to exactly the images that `pins` (name to pinned name) says; every line
+    keeps its number, so that the builder's messages still point at the user's file."""
+    lines = text.splitlines(keepends=True)
+    bases = iter(stages_of(text, args=args, predefined=predefined))
+    for instruction in instructions_of(text):
+        if instruction.name != "FROM":
+            continue
+        base = next(bases).base
+        written = instruction.words.split()[0] if instruction.words else ""
+        at = instruction.line - 1
+        if base in pins and written in lines[at]:
+            lines[at] = lines[at].replace(written, pins[base], 1)
+    return "".join(lines)

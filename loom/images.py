@@ -1,0 +1,256 @@
+"""Images, as far as they can be reasoned about without an engine: references, the lock file, which jobs use what.
+
+`.loom/images.lock` pins every image of a workflow: for each name and platform the registry's digest and the engine's id
+of the image. Both are kept because either may be missing: an image that was imported from a file has no digest, and an
+engine with another kind of image store has other ids.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from loom.errors import ImageError, RequestError
+from loom.plan import Image, Plan
+
+LOCK_PATH = ".loom/images.lock"
+LOCK_SCHEMA = "loom.images.lock.v1"
+
+_DEFAULT_REGISTRY = "docker.io"
+_REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_REGISTRY = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_DIGEST = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-fA-F]{32,}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """An image's name taken apart, with Docker's defaults filled in. `tag` is "" when only a digest names the image."""
+
+    registry: str
+    repository: str
+    tag: str
+    digest: str = ""
+
+    @property
+    def repository_name(self) -> str:
+        """Registry and repository as Docker shows them: `debian`, `quay.io/fedora/fedora`."""
+        if self.registry != _DEFAULT_REGISTRY:
+            return f"{self.registry}/{self.repository}"
+        return self.repository.removeprefix("library/")
+
+    @property
+    def name(self) -> str:
+        """As Docker shows it, always with a tag or a digest: `debian:trixie-slim`."""
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"{self.repository_name}{tag}{digest}"
+
+    def pinned(self, digest: str) -> str:
+        """The name of exactly this digest."""
+        return f"{self.repository_name}@{digest}"
+
+
+def parse_reference(text: str) -> Reference:
+    """RequestError for what can't name an image."""
+    rest, _, digest = text.partition("@")
+    head, slash, tail = rest.partition("/")
+    if slash and ("." in head or ":" in head or head == "localhost" or head != head.lower()):
+        registry, path = head, tail
+    else:
+        registry, path = _DEFAULT_REGISTRY, rest
+    if registry in ("index.docker.io", "registry-1.docker.io"):
+        registry = _DEFAULT_REGISTRY
+    repository, colon, tag = path.partition(":")
+    if registry == _DEFAULT_REGISTRY and "/" not in repository:
+        repository = f"library/{repository}"
+    fine = (
+        _REGISTRY.fullmatch(registry)
+        and _REPOSITORY.fullmatch(repository)
+        and (not colon or _TAG.fullmatch(tag))
+        and ("@" not in text or _DIGEST.fullmatch(digest))
+    )
+    if not fine:
+        raise RequestError(
+            f"{text!r} is not an image's name",
+            hint="Write it as [REGISTRY/]NAME[:TAG][@DIGEST], the name in lower case: debian:trixie-slim",
+            code="IMAGE_REFERENCE_INVALID",
+        )
+    return Reference(registry=registry, repository=repository, tag=tag if colon or digest else "latest", digest=digest)
+
+
+_ARCHITECTURES = {
+    "x86_64": "amd64",
+    "x86-64": "amd64",
+    "aarch64": "arm64",
+    "armhf": "arm/v7",
+    "armel": "arm/v6",
+    "i386": "386",
+}
+
+
+def normal_platform(text: str) -> str:
+    """`os/architecture[/variant]` in the registry's spelling, so that two spellings of one platform compare equal."""
+    parts = text.lower().split("/")
+    if len(parts) == 1:
+        parts = ["linux", *parts]
+    system, architecture, *variant = parts
+    architecture, *implied = _ARCHITECTURES.get(architecture, architecture).split("/")
+    variant = [v for v in (variant or implied) if v and (architecture, v) not in (("arm64", "v8"), ("amd64", "v1"))]
+    return "/".join([system, architecture, *variant])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Locked:
+    """What one name stands for on one platform; at least one of the two is there."""
+
+    digest: str = ""
+    image_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLock:
+    """The content of a lock file: name (with its tag) to platform to what it stands for."""
+
+    images: Mapping[str, Mapping[str, Locked]] = field(default_factory=dict)
+
+    def get(self, name: str, platform: str) -> Locked | None:
+        """`name` in any spelling of the reference."""
+        return self.images.get(parse_reference(name).name, {}).get(normal_platform(platform))
+
+    def holding(self, name: str, platform: str, locked: Locked) -> ImageLock:
+        """The lock with one entry set."""
+        key = parse_reference(name).name
+        entries = {**self.images.get(key, {}), normal_platform(platform): locked}
+        return ImageLock(images={**self.images, key: entries})
+
+    def only(self, names: set[str]) -> ImageLock:
+        """The lock without entries that nothing uses any more."""
+        keep = {parse_reference(name).name for name in names}
+        return ImageLock(images={name: entries for name, entries in self.images.items() if name in keep})
+
+    def encode(self) -> bytes:
+        """Sorted and indented: made to be committed and reviewed."""
+        images = {
+            name: {
+                platform: {key: value for key, value in (("digest", to.digest), ("image_id", to.image_id)) if value}
+                for platform, to in entries.items()
+            }
+            for name, entries in self.images.items()
+        }
+        shape = {"schema_version": LOCK_SCHEMA, "images": images}
+        return orjson.dumps(shape, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+
+
+def decode_lock(data: bytes, *, path: str = LOCK_PATH) -> ImageLock:
+    """RequestError for anything but a lock file of this version; `path` names the file in it."""
+
+    def refuse(reason: str) -> RequestError:
+        return RequestError(
+            f"{path}: {reason}",
+            hint="Write it anew with `loom images lock`, or take the committed one back.",
+            code="IMAGES_LOCK_INVALID",
+        )
+
+    try:
+        shape = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise refuse(f"line {error.lineno} is not JSON: {error.msg}") from None
+    if not isinstance(shape, dict) or shape.get("schema_version") != LOCK_SCHEMA:
+        found = shape.get("schema_version") if isinstance(shape, dict) else None
+        raise refuse(f"expected schema_version {LOCK_SCHEMA}, found {found!r}")
+    images = shape.get("images")
+    if not isinstance(images, dict):
+        raise refuse("/images: expected an object")
+    locked: dict[str, dict[str, Locked]] = {}
+    for name, entries in images.items():
+        if not isinstance(entries, dict):
+            raise refuse(f"/images/{name}: expected an object of platforms")
+        try:
+            key = parse_reference(name).name
+        except RequestError as error:
+            raise refuse(f"/images: {error.message}") from None
+        for platform, entry in entries.items():
+            if not _is_locked(entry):
+                raise refuse(f"/images/{name}/{platform}: expected a digest, an image_id or both, each sha256:<hex>")
+            locked.setdefault(key, {})[normal_platform(platform)] = Locked(**entry)
+    return ImageLock(images=locked)
+
+
+def _is_locked(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and bool(entry)
+        and set(entry) <= {"digest", "image_id"}
+        and all(isinstance(value, str) and _DIGEST.fullmatch(value) for value in entry.values())
+    )
+
+
+def load_lock(path: Path) -> ImageLock | None:
+    """None when there is no lock file. RequestError when there is one that can't be read as such."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RequestError(f"{path}: {error.strerror}", code="IMAGES_LOCK_INVALID") from error
+    return decode_lock(data, path=str(path))
+
+
+def save_lock(path: Path, lock: ImageLock) -> None:
+    """Publish by rename: a reader finds the old lock or the new one, never half of one."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(lock.encode())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}: the lock file could not be written") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageUse:
+    """One image of a plan and what it is used for: job ids, and `job/service` for services."""
+
+    image: Image
+    used_by: tuple[str, ...]
+
+
+def images_of(plan: Plan) -> tuple[ImageUse, ...]:
+    """Every image of the plan once, in the order in which the plan meets them. Pull policy, entrypoint and user do not
+    make a different image."""
+    uses: dict[tuple[object, ...], tuple[Image, list[str]]] = {}
+    for job in plan.jobs:
+        wanted = [(job.id, job.image)] if job.image is not None else []
+        wanted += [(f"{job.id}/{service.name}", service.image) for service in job.services]
+        for user, image in wanted:
+            _, users = uses.setdefault(identity(image), (image, []))
+            users.append(user)
+    return tuple(ImageUse(image=image, used_by=tuple(users)) for image, users in uses.values())
+
+
+def identity(image: Image) -> tuple[object, ...]:
+    """Equal for two images that are the same thing to have (how they are then run does not matter)."""
+    build = image.build
+    inputs = build and (build.context, build.dockerfile, build.target, tuple(sorted(build.args.items())))
+    return (image.name, inputs, image.platform and normal_platform(image.platform))
+
+
+def shown(image: Image) -> str:
+    """What to call an image on the screen, also one that has no name yet."""
+    if image.name is not None:
+        return image.name
+    return f"build of {image.build.context}/{image.build.dockerfile}" if image.build else "unnamed image"

@@ -1,0 +1,413 @@
+"""Building an image from the snapshot: with BuildKit where it can be had, else with the engine's classic builder.
+
+The engine's API builds with the classic builder only; BuildKit is reached through the `buildx` program, which speaks to
+the same engine. A build whose inputs have not changed is not run: what it made is found again under the tag
+`loom-build:<hash of the inputs>`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import docker.errors
+
+from loom import plan
+from loom.cancel import Cancel
+from loom.dockerfile import (
+    Ignore,
+    bases_of,
+    context_files,
+    inputs_hash,
+    needs_buildkit,
+    pin_bases,
+    read_ignore,
+    stages_of,
+)
+from loom.errors import ImageError
+from loom.images import parse_reference, shown
+from loom.providers.docker.streams import engine_errors, in_background, say
+from loom.results import OnOutput
+
+if TYPE_CHECKING:
+    from loom.providers.docker.images import Images, ResolvedImage
+
+BUILD_REPOSITORY = "loom-build"
+_PLUGIN_FOLDERS = (
+    "/usr/local/lib/docker/cli-plugins",
+    "/usr/local/libexec/docker/cli-plugins",
+    "/usr/lib/docker/cli-plugins",
+    "/usr/libexec/docker/cli-plugins",
+)
+_TERMINATE_GRACE_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildInputs:
+    """Everything that decides what a build makes, settled before anything is built."""
+
+    context: Path
+    dockerfile: Path
+    text: str
+    """With its bases pinned as the lock says."""
+    ignore_lines: tuple[str, ...]
+    platform: str
+    tag: str
+
+
+def build_image(
+    images: Images,
+    image: plan.Image,
+    *,
+    environ: Mapping[str, str],
+    workspace: Path,
+    on_output: OnOutput,
+    cancel: Cancel,
+) -> ResolvedImage:
+    """The built image, from this build or an earlier one with the same inputs."""
+    build = image.build
+    assert build is not None
+    inputs = settle(images, image, workspace=workspace, on_output=on_output, cancel=cancel)
+    tag = parse_reference(inputs.tag)
+    had = images.local(tag, inputs.platform)
+    if had is not None:
+        say(on_output, f"nothing that goes into {shown(image)} has changed: using {tag.name}")
+    else:
+        say(on_output, f"building {shown(image)} as {tag.name}")
+        buildx = find_buildx(environ)
+        if buildx is not None:
+            _build_with_buildx(buildx, build, inputs, environ=environ, on_output=on_output, cancel=cancel)
+        else:
+            _build_classic(images, build, inputs, on_output=on_output, cancel=cancel)
+        had = images.local(tag, inputs.platform)
+        if had is None:
+            raise ImageError(f"{shown(image)} was built, and the engine does not have it as {tag.name}")
+    if image.name is not None:
+        named = parse_reference(image.name)
+        with engine_errors():
+            images.client.api.tag(had.image_id, named.repository_name, named.tag or "latest", force=True)
+        return replace(had, name=named.name, built=True)
+    return replace(had, built=True)
+
+
+def settle(images: Images, image: plan.Image, *, workspace: Path, on_output: OnOutput, cancel: Cancel) -> BuildInputs:
+    """Read the context and the Dockerfile, have the images that the build starts from, and name the result."""
+    build = image.build
+    assert build is not None
+    context = _inside(workspace, build.context, "context")
+    # Two customs are about: relative to the context, and (`docker build -f`) to where one stands. Both are understood.
+    candidates = [_inside(workspace, f"{build.context}/{build.dockerfile}", "dockerfile")]
+    if not candidates[0].is_file():
+        candidates.append(_inside(workspace, build.dockerfile, "dockerfile"))
+    dockerfile = candidates[-1]
+    if not context.is_dir():
+        raise ImageError(
+            f"the build's context {build.context} is not in the snapshot",
+            hint="Files that git ignores are not in it: `loom snapshot` lists what was left out.",
+            code="IMAGE_BUILD_INPUT",
+        )
+    try:
+        raw = dockerfile.read_bytes()
+        text = raw.decode()
+        ignore_lines = read_ignore(context, dockerfile)
+    except FileNotFoundError:
+        raise ImageError(
+            f"the Dockerfile {build.dockerfile} is not in the snapshot",
+            hint="Its path starts at the build's context or at the repository's root; "
+            "files that git ignores are not in the snapshot.",
+            code="IMAGE_BUILD_INPUT",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImageError(
+            f"the Dockerfile {build.dockerfile} can't be read: {error}", code="IMAGE_BUILD_INPUT"
+        ) from error
+    own = images.platform_of(plan.Image())
+    platform = images.platform_of(image)
+    predefined = _predefined(own, platform)
+    stages = stages_of(text, args=build.args, predefined=predefined)
+    if build.target is not None and build.target.lower() not in {stage.name for stage in stages}:
+        raise ImageError(
+            f"{build.dockerfile} has no stage named {build.target}",
+            hint=f"Its stages are: {', '.join(stage.name for stage in stages) or 'none'}",
+            code="IMAGE_BUILD_INPUT",
+        )
+    bases = {}
+    pins = {}
+    for base in bases_of(stages, target=build.target):
+        base_platform = base.platform or platform
+        had = images.have(base.name, image.pull, base_platform, on_output=on_output, cancel=cancel)
+        bases[f"{base.name} {base_platform}"] = had.image_id
+        reference = parse_reference(base.name)
+        pinned = images.locked(reference, base_platform)
+        if pinned is not None and pinned.digest and had.digest == pinned.digest and not reference.digest:
+            pins[base.name] = reference.pinned(pinned.digest)
+    try:
+        total = inputs_hash(
+            context=context,
+            dockerfile=raw,
+            ignore=Ignore(ignore_lines),
+            args=build.args,
+            target=build.target,
+            platform=platform,
+            bases=bases,
+        )
+    except OSError as error:
+        raise ImageError(
+            f"the build's context can't be read: {error.filename}: {error.strerror}",
+            hint="A job before may have left files there that only its own user can read; list them in .dockerignore.",
+            code="IMAGE_BUILD_INPUT",
+        ) from error
+    return BuildInputs(
+        context=context,
+        dockerfile=dockerfile,
+        text=pin_bases(text, pins, args=build.args, predefined=predefined) if pins else text,
+        ignore_lines=tuple(ignore_lines),
+        platform=platform,
+        tag=f"{BUILD_REPOSITORY}:{total}",
+    )
+
+
+def _inside(workspace: Path, relative: str, what: str) -> Path:
+    """A path of the snapshot, links followed; ImageError when it leads out of it."""
+    root = workspace.resolve()
+    path = (root / relative).resolve()
+    if path != root and root not in path.parents:
+        raise ImageError(
+            f"the build's {what} {relative} leads out of the workspace",
+            hint="Builds see the snapshot only: keep the path inside the repository.",
+            code="IMAGE_BUILD_INPUT",
+        )
+    return path
+
+
+def _predefined(own: str, target: str) -> dict[str, str]:
+    """The arguments that builders define themselves and that FROM lines may use."""
+    values: dict[str, str] = {}
+    for prefix, platform in (("BUILD", own), ("TARGET", target)):
+        system, architecture, *variant = platform.split("/")
+        values |= {f"{prefix}PLATFORM": platform, f"{prefix}OS": system, f"{prefix}ARCH": architecture}
+        values[f"{prefix}VARIANT"] = variant[0] if variant else ""
+    return values
+
+
+def find_buildx(environ: Mapping[str, str]) -> list[str] | None:
+    """The command that runs BuildKit builds, if this machine has one; `LOOM_BUILDKIT=0` or `DOCKER_BUILDKIT=0` hides it."""
+    if "0" in (environ.get("LOOM_BUILDKIT"), environ.get("DOCKER_BUILDKIT")):
+        return None
+    home = environ.get("DOCKER_CONFIG") or f"{environ.get('HOME', '')}/.docker"
+    for folder in (f"{home}/cli-plugins", *_PLUGIN_FOLDERS):
+        program = f"{folder}/docker-buildx"
+        if os.access(program, os.X_OK):
+            # The plugin runs on its own as well, so that no `docker` program is needed.
+            return [program]
+    program = shutil.which("docker-buildx", path=environ.get("PATH")) or ""
+    return [program] if program else None
+
+
+def _build_with_buildx(
+    buildx: list[str],
+    build: plan.Build,
+    inputs: BuildInputs,
+    *,
+    environ: Mapping[str, str],
+    on_output: OnOutput,
+    cancel: Cancel,
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="loom-build-") as folder:
+        # The Dockerfile goes in from here, beside ignore rules that also leave loom's own record out: the builder looks
+        # for `<Dockerfile>.dockerignore` first, and the workspace stays untouched.
+        dockerfile = Path(folder, "Dockerfile")
+        dockerfile.write_text(inputs.text)
+        ignore = [*inputs.ignore_lines, "/.git/loom", "/.loom/.runtime"]
+        Path(folder, "Dockerfile.dockerignore").write_text("\n".join(ignore) + "\n", errors="surrogateescape")
+        command = [*buildx, "build", "--builder", "default", "--progress", "plain", "--provenance", "false"]
+        command += ["--file", str(dockerfile), "--tag", inputs.tag, "--platform", inputs.platform]
+        if build.target is not None:
+            command += ["--target", build.target]
+        for name, value in build.args.items():
+            command += ["--build-arg", f"{name}={value}"]
+        tail = _Tail(on_output)
+        code = _run(
+            [*command, str(inputs.context)],
+            environ={**environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1", "NO_COLOR": "1"},
+            on_bytes=tail.feed,
+            cancel=cancel,
+        )
+    if cancel.requested:
+        raise ImageError(f"canceled while building {inputs.tag}", code="CANCELED")
+    if code != 0:
+        raise _build_failed(build, tail.last_error())
+
+
+def _run(command: list[str], *, environ: Mapping[str, str], on_bytes: Any, cancel: Cancel) -> int:
+    process = subprocess.Popen(
+        command,
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    ended = threading.Event()
+
+    def end() -> None:
+        # Runs in the thread that asks for the cancel, which must not wait for us.
+        def press() -> None:
+            for kind in (signal.SIGTERM, signal.SIGKILL):
+                if process.poll() is None:
+                    os.killpg(process.pid, kind)
+                    if ended.wait(_TERMINATE_GRACE_S):
+                        return
+
+        threading.Thread(target=press, name="loom-build-end", daemon=True).start()
+
+    unregister = cancel.on_request(end)
+    try:
+        assert process.stdout is not None
+        while chunk := os.read(process.stdout.fileno(), 65536):
+            on_bytes(chunk)
+        return process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    finally:
+        ended.set()
+        unregister()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+class _Tail:
+    """Hands a builder's output on and remembers its last lines, which say what went wrong."""
+
+    def __init__(self, on_output: OnOutput) -> None:
+        self._on_output = on_output
+        self._last = b""
+
+    def feed(self, chunk: bytes) -> None:
+        self._on_output("stdout", chunk)
+        self._last = (self._last + chunk)[-4096:]
+
+    def last_error(self) -> str:
+        lines = [line.strip() for line in self._last.decode(errors="replace").splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith(("ERROR: ", "error: "))]
+        return (errors or lines or ["it said nothing"])[-1]
+
+
+def _build_failed(build: plan.Build, said: str) -> ImageError:
+    return ImageError(
+        f"the build of {build.context}/{build.dockerfile} failed: {said.removeprefix('ERROR: ')}",
+        hint="Its whole output is in the section image_build.",
+        code="IMAGE_BUILD_FAILED",
+    )
+
+
+def _build_classic(
+    images: Images, build: plan.Build, inputs: BuildInputs, *, on_output: OnOutput, cancel: Cancel
+) -> None:
+    modern = needs_buildkit(inputs.text)
+    if modern is not None and not _is_podman(images):
+        line, feature = modern
+        raise ImageError(
+            f"{build.dockerfile}:{line}: {feature} needs BuildKit, and there is only the engine's classic builder",
+            hint="Install the buildx plugin (Debian: docker-buildx, Docker's own packages: docker-buildx-plugin).",
+            code="IMAGE_NEEDS_BUILDKIT",
+        )
+    say(on_output, "BuildKit (the buildx plugin) was not found: using the engine's classic builder")
+    with tempfile.TemporaryFile(prefix="loom-build-") as archive:
+        name = _write_context(archive, inputs)
+        archive.seek(0)
+
+        def lines() -> Iterator[dict[str, Any]]:
+            with engine_errors():
+                yield from images.client.api.build(
+                    fileobj=archive,
+                    custom_context=True,
+                    dockerfile=name,
+                    tag=inputs.tag,
+                    buildargs=dict(build.args),
+                    target=build.target,
+                    platform=inputs.platform,
+                    rm=True,
+                    forcerm=True,
+                    decode=True,
+                    timeout=None,
+                )
+
+        try:
+            for entry in in_background(lines(), cancel, what=f"building {inputs.tag}"):
+                if "error" in entry:
+                    raise _build_failed(build, str(entry["error"]))
+                if entry.get("stream"):
+                    on_output("stdout", str(entry["stream"]).encode())
+        except docker.errors.APIError as error:
+            raise _build_failed(build, str(error.explanation or error)) from error
+
+
+def _write_context(archive: IO[bytes], inputs: BuildInputs) -> str:
+    """The context as a tar file; returns the name of the Dockerfile in it.
+
+    The Dockerfile goes in under a name of its own when the context does not hold it as it is to be built. The engine
+    takes what `.dockerignore` names out again after it has read it, so that `COPY . .` sees what it would see anyway.
+    """
+    ignore = Ignore(inputs.ignore_lines)
+    own = inputs.dockerfile.relative_to(inputs.context).as_posix() if _holds(inputs, ignore) else None
+    added: dict[str, bytes] = {}
+    if own is None:
+        own = ".loom.Dockerfile"
+        while (inputs.context / own).exists():
+            own += "_"
+        theirs = inputs.context / ".dockerignore"
+        rules = theirs.read_bytes().rstrip(b"\n") + b"\n" if theirs.is_file() else b".dockerignore\n"
+        added = {own: inputs.text.encode(), ".dockerignore": rules + own.encode() + b"\n"}
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for path, content in added.items():
+            entry = tarfile.TarInfo(path)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+        for path, _ in context_files(inputs.context, ignore):
+            if path not in added:
+                _add(tar, inputs.context / path, path)
+    return own
+
+
+def _holds(inputs: BuildInputs, ignore: Ignore) -> bool:
+    if inputs.context not in inputs.dockerfile.parents:
+        return False
+    path = inputs.dockerfile.relative_to(inputs.context).as_posix()
+    return not ignore.leaves_out(path) and inputs.dockerfile.read_bytes() == inputs.text.encode()
+
+
+def _add(tar: tarfile.TarFile, source: Path, path: str) -> None:
+    try:
+        entry = tar.gettarinfo(source, arcname=path)
+        entry.uid = entry.gid = 0
+        entry.uname = entry.gname = ""
+        if entry.type == tarfile.LNKTYPE:
+            # The other name of a hard link may be left out: each name gets the bytes.
+            entry.type, entry.linkname, entry.size = tarfile.REGTYPE, "", source.stat().st_size
+        if entry.isreg():
+            with source.open("rb") as content:
+                tar.addfile(entry, content)
+        else:
+            tar.addfile(entry)
+    except FileNotFoundError:
+        pass  # it vanished since the folder was listed
+
+
+def _is_podman(images: Images) -> bool:
+    """Podman's build API understands everything that BuildKit does which needs no service of BuildKit's."""
+    with engine_errors():
+        components = images.client.version().get("Components") or ()
+    return any("podman" in str(component.get("Name", "")).lower() for component in components)

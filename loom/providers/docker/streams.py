@@ -1,0 +1,99 @@
+"""Talking to the engine for longer than a moment: streams that a cancel can end, and an engine that goes away."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import docker.errors
+import requests.exceptions
+
+from loom.cancel import Cancel
+from loom.errors import EngineUnavailable, ImageError
+from loom.results import OnOutput
+
+_STALLED_AFTER_S = 300.0
+
+
+def say(on_output: OnOutput, text: str) -> None:
+    """One line of loom's own about what it does for a job."""
+    on_output("stdout", f"{text}\n".encode())
+
+
+Item = TypeVar("Item")
+
+
+def in_background(items: Iterable[Item], cancel: Cancel, *, what: str) -> Iterator[Item]:
+    """The items of a blocking iterable, read in a thread of its own, so that a cancel and a stall end the wait.
+
+    The thread outlives a cancel until the next item comes; it is a daemon and holds nothing but its connection.
+    """
+    arrived: queue.Queue[tuple[Item | None, BaseException | None, bool]] = queue.Queue(maxsize=1000)
+    given_up = threading.Event()
+
+    def read() -> None:
+        try:
+            for item in items:
+                if given_up.is_set():
+                    return
+                arrived.put((item, None, False))
+            arrived.put((None, None, True))
+        except BaseException as error:  # noqa: BLE001  handed to the caller's thread, whatever it is
+            if not given_up.is_set():
+                arrived.put((None, error, True))
+        finally:
+            close = getattr(items, "close", None)
+            if close is not None:
+                close()
+
+    threading.Thread(target=read, name="loom-engine-stream", daemon=True).start()
+    heard_at = time.monotonic()
+    try:
+        while True:
+            if cancel.requested:
+                raise canceled(what)
+            try:
+                item, error, last = arrived.get(timeout=0.1)
+            except queue.Empty:
+                if time.monotonic() - heard_at > _STALLED_AFTER_S:
+                    raise ImageError(
+                        f"{what}: nothing was heard for {_STALLED_AFTER_S:.0f} s",
+                        hint="The registry or the network stalls. Try again later.",
+                        code="IMAGE_REGISTRY_DOWN",
+                    ) from None
+                continue
+            heard_at = time.monotonic()
+            if error is not None:
+                with engine_errors():
+                    raise error
+            if last:
+                return
+            yield item  # type: ignore[misc]  # only the last tuple carries no item
+    finally:
+        given_up.set()
+        while not arrived.empty():
+            arrived.get_nowait()
+
+
+def canceled(what: str) -> ImageError:
+    return ImageError(f"canceled while {what}", code="CANCELED")
+
+
+class engine_errors:
+    """Within it, an engine that does not answer is EngineUnavailable."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, requests.exceptions.RequestException) and not isinstance(error, docker.errors.APIError):
+            raise engine_lost(error) from error
+
+
+def engine_lost(error: BaseException) -> EngineUnavailable:
+    return EngineUnavailable(
+        f"the container engine does not answer: {error}", hint="Is it running? `loom doctor` looks at it."
+    )
