@@ -1,0 +1,29 @@
+# loom as an image, for use with the engine of the machine it runs on:
+#
+#   docker build -t loom .
+#   docker run --rm --init --pid=host -v /var/run/docker.sock:/var/run/docker.sock -v /tmp:/tmp -v "$PWD:$PWD" -w "$PWD" \
+#     loom run --local --container
+#
+# The jobs' containers are started by that engine beside this one, so what they mount must have the same path in both:
+# hence /tmp, where isolated workspaces are made, and "$PWD:$PWD". docs/guides/loom-in-a-container.md explains each part.
+FROM debian:trixie-slim AS build
+# Certificates that a private network adds (PEM, one or several); empty elsewhere.
+ARG EXTRA_CA=""
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv \
+ && printf '%s\n' "$EXTRA_CA" >> /etc/ssl/certs/ca-certificates.crt
+COPY . /src
+RUN python3 -m venv --without-pip /opt/loom \
+ && python3 -m venv /tmp/pip \
+ && PIP_CERT=/etc/ssl/certs/ca-certificates.crt /tmp/pip/bin/pip --python /opt/loom/bin/python install --no-cache-dir /src
+
+FROM debian:trixie-slim
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates git python3 \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb \
+ # The mounted repository belongs to whoever owns it outside.
+ && git config --system --add safe.directory '*'
+COPY --from=build /opt/loom /opt/loom
+# The record's own state beside the workspaces, on the mounted /tmp: it outlives this container.
+ENV PATH=/opt/loom/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    LOOM_STATE_DIR=/tmp/loom-state \
+    LANG=C.UTF-8
+ENTRYPOINT ["loom"]
