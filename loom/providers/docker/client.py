@@ -1,0 +1,347 @@
+"""The one door to the engine: which engine, how to reach it, and what its errors mean to a user.
+
+`connect` finds the engine the way the `docker` command does (`DOCKER_HOST`, else the current context, else the default
+socket). `translated` turns everything that the SDK can raise into loom's own errors, by one table. `retrying` repeats a
+call that failed on the engine's own account. The SDK takes 80 ms to import, so nothing here imports it before it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError, RequestError
+
+if TYPE_CHECKING:
+    import docker
+
+T = TypeVar("T")
+
+DEFAULT_SOCKET = "unix:///var/run/docker.sock"
+FIRST_ANSWER_S = 10
+"""How long an engine may take for its first answer; one that hangs is told from a slow one here."""
+ANSWER_S = 120
+"""How long any later call may take: a busy engine takes its time to create and to remove."""
+CONNECTIONS = 80
+"""Connections kept open: one per job that waits, and some for those that come and go."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Where an engine listens, and who said so (`DOCKER_HOST`, a context, nobody)."""
+
+    url: str
+    source: str
+    ca_cert: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    verify: bool = True
+
+    @property
+    def tls(self) -> bool:
+        return self.ca_cert is not None or self.client_cert is not None
+
+    @property
+    def local(self) -> bool:
+        """True when the engine most likely sees this machine's file system."""
+        return self.url.startswith(("unix://", "/"))
+
+    def __str__(self) -> str:
+        return f"{self.url} ({self.source})"
+
+
+def endpoint_of(environ: Mapping[str, str]) -> Endpoint:
+    """The engine that `environ` names. RequestError for a context that does not exist or cannot be read."""
+    if host := environ.get("DOCKER_HOST"):
+        return Endpoint(url=_with_scheme(host), source="DOCKER_HOST", **_tls_of(environ))
+    config_dir = _config_dir(environ)
+    if name := environ.get("DOCKER_CONTEXT"):
+        source = f"context {name}, from DOCKER_CONTEXT"
+    else:
+        name = _current_context(config_dir)
+        source = f"context {name}"
+    if name in ("", "default"):
+        return Endpoint(url=DEFAULT_SOCKET, source="the default", **_tls_of(environ))
+    return _context(config_dir, name, source)
+
+
+def _config_dir(environ: Mapping[str, str]) -> Path:
+    if directory := environ.get("DOCKER_CONFIG"):
+        return Path(directory)
+    return Path(environ.get("HOME") or Path("~").expanduser()) / ".docker"
+
+
+def _current_context(config_dir: Path) -> str:
+    try:
+        config = json.loads((config_dir / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return ""  # the docker command, too, goes on without it
+    return str(config.get("currentContext") or "") if isinstance(config, dict) else ""
+
+
+def _context(config_dir: Path, name: str, source: str) -> Endpoint:
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    meta = config_dir / "contexts" / "meta" / digest / "meta.json"
+    try:
+        endpoint = json.loads(meta.read_bytes())["Endpoints"]["docker"]
+        url = _with_scheme(endpoint["Host"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RequestError(
+            f"the Docker context {name!r} can't be read: {meta}: {error}",
+            hint="see `docker context ls`; choose one with `docker context use NAME`, or set DOCKER_HOST",
+        ) from error
+    tls = config_dir / "contexts" / "tls" / digest / "docker"
+    return Endpoint(
+        url=url,
+        source=source,
+        ca_cert=_existing(tls / "ca.pem"),
+        client_cert=_existing(tls / "cert.pem"),
+        client_key=_existing(tls / "key.pem"),
+        verify=not endpoint.get("SkipTLSVerify", False),
+    )
+
+
+def _tls_of(environ: Mapping[str, str]) -> dict[str, Any]:
+    if not environ.get("DOCKER_TLS_VERIFY") and not environ.get("DOCKER_TLS"):
+        return {}
+    directory = Path(environ.get("DOCKER_CERT_PATH") or _config_dir(environ))
+    return {
+        "ca_cert": _existing(directory / "ca.pem"),
+        "client_cert": _existing(directory / "cert.pem"),
+        "client_key": _existing(directory / "key.pem"),
+        "verify": bool(environ.get("DOCKER_TLS_VERIFY")),
+    }
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.exists() else None
+
+
+def _with_scheme(host: str) -> str:
+    return f"unix://{host}" if host.startswith("/") else host
+
+
+def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.DockerClient:
+    """A client of the engine that `environ` names, which has just answered. The caller closes it; threads may share it.
+
+    EngineUnavailable, with what to do about it, when none answers.
+    """
+    endpoint = endpoint_of(environ)
+    # A socket that is not there is told from one that hangs before the SDK is even imported.
+    _look_at_socket(endpoint, environ)
+    import docker
+    from docker.tls import TLSConfig
+
+    tls: TLSConfig | bool = False
+    try:
+        if endpoint.tls:
+            pair = (str(endpoint.client_cert), str(endpoint.client_key))
+            tls = TLSConfig(
+                client_cert=pair if endpoint.client_cert and endpoint.client_key else None,
+                ca_cert=str(endpoint.ca_cert) if endpoint.ca_cert else None,
+                verify=endpoint.verify,
+            )
+        client = docker.DockerClient(
+            base_url=endpoint.url,
+            tls=tls,
+            timeout=FIRST_ANSWER_S,
+            max_pool_size=CONNECTIONS,
+        )
+    except Exception as error:
+        raise unavailable(endpoint, environ, error) from error
+    client.api.timeout = answer_s
+    return client
+
+
+def _look_at_socket(endpoint: Endpoint, environ: Mapping[str, str]) -> None:
+    if not endpoint.url.startswith("unix://"):
+        return
+    path = Path(endpoint.url.removeprefix("unix://"))
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise unavailable(endpoint, environ, error) from error
+    if not stat.S_ISSOCK(mode):
+        raise unavailable(endpoint, environ, OSError(errno.ENOTSOCK, "is not a socket"))
+    if not os.access(path, os.W_OK):
+        raise unavailable(endpoint, environ, PermissionError(errno.EACCES, "permission denied"))
+
+
+def unavailable(endpoint: Endpoint, environ: Mapping[str, str], error: BaseException) -> LoomError:
+    """What to tell the user when no engine answers at `endpoint`."""
+    cause = _root_cause(error)
+    number = cause.errno if isinstance(cause, OSError) else None
+    if "paramiko" in str(error):
+        return EngineUnavailable(
+            f"the Docker engine at {endpoint} is reached by ssh, and the ssh support is not installed",
+            hint="pip install 'loom-ci[ssh]'",
+        )
+    match number:
+        case errno.ENOENT:
+            reason, move = "its socket is not there", "start Docker (`sudo systemctl start docker`)"
+        case errno.ECONNREFUSED:
+            reason, move = "nobody listens there", "start Docker (`sudo systemctl start docker`)"
+        case errno.EACCES | errno.EPERM:
+            reason = "permission denied"
+            move = "join the group that may use it (`sudo usermod -aG docker $USER`, then log in again)"
+        case _:
+            reason, move = _first_line(cause), "see `docker info` for what the engine says"
+    hints = [f"{move}, or name another engine with DOCKER_HOST or `docker context use`"]
+    hints += _other_engines(endpoint, environ)
+    return EngineUnavailable(f"no Docker engine answers at {endpoint}: {reason}", hint="\n".join(hints))
+
+
+def _other_engines(endpoint: Endpoint, environ: Mapping[str, str]) -> list[str]:
+    """Sockets of other engines on this machine, as the commands that would use them."""
+    runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    candidates = {
+        "Docker": (DEFAULT_SOCKET.removeprefix("unix://"),),
+        "rootless Docker": (f"{runtime}/docker.sock",),
+        "podman": (f"{runtime}/podman/podman.sock", "/run/podman/podman.sock"),
+    }
+    offers = [
+        f"{name} listens at {path}: DOCKER_HOST=unix://{path} loom ..."
+        for name, paths in candidates.items()
+        for path in paths
+        if f"unix://{path}" != endpoint.url and os.access(path, os.W_OK)
+    ]
+    if not any("podman listens" in offer for offer in offers) and shutil.which("podman", path=environ.get("PATH")):
+        offers.append(
+            "podman is installed and can stand in: `systemctl --user enable --now podman.socket`, "
+            f"then DOCKER_HOST=unix://{runtime}/podman/podman.sock loom ..."
+        )
+    return offers
+
+
+# Everything that the SDK can raise, and what it is to us; the most specific class of an error's ancestry counts. Names,
+# not classes, so that this table costs no import; a test holds it against the SDK's own list.
+OUR_ERROR: Mapping[str, type[LoomError]] = {
+    "docker.errors.APIError": ProviderError,
+    "docker.errors.BuildError": ImageError,
+    "docker.errors.ContainerError": ProviderError,
+    "docker.errors.ContextAlreadyExists": ProviderError,
+    "docker.errors.ContextException": ProviderError,
+    "docker.errors.ContextNotFound": EngineUnavailable,
+    "docker.errors.DeprecatedMethod": ProviderError,
+    "docker.errors.DockerException": ProviderError,
+    "docker.errors.ImageLoadError": ImageError,
+    "docker.errors.ImageNotFound": ImageError,
+    "docker.errors.InvalidArgument": ProviderError,
+    "docker.errors.InvalidConfigFile": ProviderError,
+    "docker.errors.InvalidRepository": ImageError,
+    "docker.errors.InvalidVersion": EngineUnavailable,
+    "docker.errors.MissingContextParameter": EngineUnavailable,
+    "docker.errors.NotFound": ProviderError,
+    "docker.errors.NullResource": ProviderError,
+    "docker.errors.StreamParseError": ProviderError,
+    "docker.errors.TLSParameterError": EngineUnavailable,
+    "docker.credentials.errors.StoreError": ImageError,
+    "requests.exceptions.RequestException": EngineUnavailable,
+    "urllib3.exceptions.HTTPError": EngineUnavailable,
+    "http.client.HTTPException": EngineUnavailable,
+    "builtins.OSError": EngineUnavailable,
+    # The SDK wants strings where the engine sent something else: the engine's answer is broken, not our call.
+    "json.decoder.JSONDecodeError": ProviderError,
+}
+
+
+def ours(error: BaseException, doing: str) -> LoomError | None:
+    """The error to raise instead of `error`, which happened while `doing` something; None when it is not the engine's."""
+    if isinstance(error, LoomError):
+        return error
+    for ancestor in type(error).__mro__:
+        if kind := OUR_ERROR.get(f"{ancestor.__module__}.{ancestor.__qualname__}"):
+            return kind(f"{doing}: {explanation(error)}")
+    return None
+
+
+def explanation(error: BaseException) -> str:
+    """The engine's own words, without the SDK's wrapping."""
+    said = getattr(error, "explanation", None)
+    if isinstance(said, bytes):
+        said = said.decode(errors="replace")
+    return str(said).strip() if said else _first_line(_root_cause(error))
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Raise the SDK's errors as ours; `doing` says what loom was at ("creating the container of job test")."""
+    try:
+        yield
+    except Exception as error:
+        mine = ours(error, doing)
+        if mine is None or mine is error:
+            raise
+        raise mine from error
+
+
+def is_transient(error: BaseException) -> bool:
+    """True for the engine's own hiccups: a broken connection, a gateway's 5xx, an engine that was too slow this time."""
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int):
+        return status in (429, 502, 503, 504) or (status == 500 and "deadline exceeded" in explanation(error))
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
+    return bool(
+        names
+        & {
+            "requests.exceptions.ConnectionError",
+            "requests.exceptions.Timeout",
+            "requests.exceptions.ChunkedEncodingError",
+            "urllib3.exceptions.ProtocolError",
+            "http.client.HTTPException",
+            "builtins.ConnectionError",
+            "builtins.TimeoutError",
+        }
+    )
+
+
+def retrying(call: Callable[[], T], *, attempts: int = 4, first_wait_s: float = 0.1) -> T:
+    """What `call` returns; it is repeated after the engine's own hiccups, so it must be safe to repeat. Never for a step."""
+    try:
+        return call()
+    except Exception as error:
+        if not is_transient(error):
+            raise
+    # Imported late: tenacity takes 50 ms, and nearly every call works the first time.
+    import tenacity
+
+    for attempt in tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_transient),
+        wait=tenacity.wait_random_exponential(multiplier=first_wait_s, max=5),
+        stop=tenacity.stop_after_attempt(attempts - 1),
+        reraise=True,
+    ):
+        with attempt:
+            return call()
+    raise AssertionError("unreachable: tenacity raises what the last attempt raised")
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """The error at the bottom: the SDK and its HTTP library each wrap it, as cause, as context or as an argument."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        inner = next(
+            (arg for arg in (*error.args, getattr(error, "reason", None)) if isinstance(arg, BaseException)), None
+        )
+        inner = inner or error.__cause__
+        if inner is None and len(error.args) > 1 and isinstance(error.args[1], BaseException):
+            inner = error.args[1]
+        if inner is None:
+            return error
+        error = inner
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

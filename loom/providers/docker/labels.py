@@ -1,0 +1,66 @@
+"""The labels and names that say what in the engine is loom's, and which loom's.
+
+Everything loom makes in an engine (containers, networks, volumes) carries them; whoever removes something looks at them
+first. `loom.pid`, `loom.pid_start` and `loom.boot_id` tell whether the loom that made it is still alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+RUN = "loom.run"
+JOB = "loom.job"
+PID = "loom.pid"
+PID_START = "loom.pid_start"
+"""When that process started, in the kernel's ticks since boot: a later process with the same number is not it."""
+BOOT_ID = "loom.boot_id"
+WORKSPACE = "loom.workspace"
+PROJECT_DIR = "loom.project_dir"
+ROLE = "loom.role"
+"""What the thing is for: `job`, `service`, `helper`, `overlay`, `volume`, `network`."""
+
+
+def boot_id() -> str:
+    """Names this boot of this machine (also of a container's host): process numbers mean nothing beyond it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+def started_at(pid: int) -> str:
+    """The kernel's start time of a living process, empty when there is none of that number."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def labels(
+    *, run_id: str, job_id: str, workspace: Path, pid: int, role: str, more: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """What to label a thing with that belongs to one job of the loom with process number `pid`."""
+    return {
+        RUN: run_id,
+        JOB: job_id,
+        PID: str(pid),
+        PID_START: started_at(pid),
+        BOOT_ID: boot_id(),
+        WORKSPACE: str(workspace),
+        ROLE: role,
+        **(more or {}),
+    }
+
+
+def maker_is_alive(labelled: Mapping[str, str]) -> bool:
+    """False only when the loom that made this is surely gone: another boot of the machine, or no such process any more."""
+    if labelled.get(BOOT_ID) != boot_id():
+        return False
+    try:
+        pid = int(labelled.get(PID, ""))
+    except ValueError:
+        return False
+    now = started_at(pid)
+    then = labelled.get(PID_START)
+    return bool(now) and (not then or now == then)
