@@ -36,6 +36,7 @@ from loom.dockerfile import (
 )
 from loom.errors import ImageError
 from loom.images import parse_reference, shown
+from loom.providers.docker.client import endpoint_of
 from loom.providers.docker.streams import engine_errors, in_background, say
 from loom.results import OnOutput
 
@@ -239,7 +240,7 @@ def _build_with_buildx(
         tail = _Tail(on_output)
         code = _run(
             [*command, str(inputs.context)],
-            environ={**environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1", "NO_COLOR": "1"},
+            environ=_buildx_environment(environ),
             on_bytes=tail.feed,
             cancel=cancel,
         )
@@ -247,6 +248,19 @@ def _build_with_buildx(
         raise ImageError(f"canceled while building {inputs.tag}", code="CANCELED")
     if code != 0:
         raise _build_failed(build, tail.last_error())
+
+
+def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The builder `default` is then the engine that loom talks to, also when a Docker context names it."""
+    endpoint = endpoint_of(environ)
+    values = {**environ, "DOCKER_HOST": endpoint.url, "NO_COLOR": "1", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+    values.pop("DOCKER_CONTEXT", None)
+    if endpoint.ca_cert is not None:
+        values |= {
+            "DOCKER_CERT_PATH": str(endpoint.ca_cert.parent),
+            "DOCKER_TLS_VERIFY": "1" if endpoint.verify else "",
+        }
+    return values
 
 
 def _run(command: list[str], *, environ: Mapping[str, str], on_bytes: Any, cancel: Cancel) -> int:

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import docker.errors
-import requests.exceptions
 
 from loom.cancel import Cancel
-from loom.errors import EngineUnavailable, ImageError
+from loom.errors import ImageError
+from loom.providers.docker.client import ours
 from loom.results import OnOutput
 
 _STALLED_AFTER_S = 300.0
@@ -83,17 +83,15 @@ def canceled(what: str) -> ImageError:
 
 
 class engine_errors:
-    """Within it, an engine that does not answer is EngineUnavailable."""
+    """Within it, an engine that does not answer is EngineUnavailable; what it answers (APIError) stays as it is."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, requests.exceptions.RequestException) and not isinstance(error, docker.errors.APIError):
-            raise engine_lost(error) from error
-
-
-def engine_lost(error: BaseException) -> EngineUnavailable:
-    return EngineUnavailable(
-        f"the container engine does not answer: {error}", hint="Is it running? `loom doctor` looks at it."
-    )
+        if error is None or isinstance(error, docker.errors.APIError):
+            return
+        mine = ours(error, "asking the container engine")
+        if mine is not None and mine is not error:
+            mine.hint = "Is it still running? `loom doctor` looks at it."
+            raise mine from error
