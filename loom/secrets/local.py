@@ -1,0 +1,72 @@
+"""`env://NAME` and `file://path`: the environment loom was started in, and files on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from loom.masking import LONGEST
+from loom.secrets.base import Surroundings, not_found, unavailable
+
+
+class EnvironmentVariables:
+    def check(self, reference: str) -> str | None:
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", reference):
+            return None
+        return "expected env://NAME, the name of a variable"
+
+    def read(self, reference: str, around: Surroundings) -> bytes:
+        value = around.environ.get(reference)
+        if value is None:
+            raise not_found(
+                f"the variable {reference} is not set in the environment loom was started in",
+                f"Set it and run again: `{reference}=... loom run`, or `export {reference}` in your shell.",
+            )
+        if not value:
+            raise not_found(f"the variable {reference} is set, but empty")
+        return os.fsencode(value)
+
+
+class Files:
+    """A path relative to the repository, from your home (`~/`), or absolute."""
+
+    def check(self, reference: str) -> str | None:
+        if not reference or reference.endswith("/") or "\0" in reference:
+            return "expected file://path/in/the/repository, file://~/path or file:///absolute/path"
+        if reference.startswith("~") and not reference.startswith("~/"):
+            return "only your own home can be named: file://~/path"
+        return None
+
+    def read(self, reference: str, around: Surroundings) -> bytes:
+        path = self._path(reference, around)
+        try:
+            # Not blocking: opening a FIFO would wait for a writer for ever.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise not_found(f"there is no file {path}") from error
+        except OSError as error:
+            raise unavailable(f"{path} can't be read: {error.strerror}") from error
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise not_found(f"{path} is not a file")
+        with os.fdopen(descriptor, "rb") as file:
+            if status.st_size > LONGEST:
+                raise unavailable(f"{path} has {status.st_size} bytes; a secret may have {LONGEST}")
+            try:
+                value = file.read(LONGEST + 1)
+            except OSError as error:
+                raise unavailable(f"{path} can't be read: {error.strerror}") from error
+        if not value.strip():
+            raise not_found(f"{path} is empty")
+        return value
+
+    def _path(self, reference: str, around: Surroundings) -> Path:
+        if not reference.startswith("~/"):
+            return around.root / reference
+        home = around.environ.get("HOME")
+        if not home:
+            raise unavailable("HOME is not set, so ~ names no folder", "Write the path in full: file:///absolute/path")
+        return Path(home) / reference[2:]

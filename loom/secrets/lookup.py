@@ -1,0 +1,147 @@
+"""From a job's declared secrets to their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from loom.config import Config
+from loom.errors import SecretError
+from loom.plan import Secret
+from loom.secrets.base import (
+    INVALID,
+    NOT_FOUND,
+    REQUIRED_MISSING,
+    SecretProvider,
+    Surroundings,
+    invalid,
+    unavailable,
+)
+from loom.secrets.keepass import Keepass
+from loom.secrets.local import EnvironmentVariables, Files
+from loom.secrets.onepassword import OnePassword
+from loom.secrets.system_keyring import SystemKeyring
+
+ENTRY_POINTS = "loom.secret_providers"
+
+_BUILT_IN: Mapping[str, Callable[[], SecretProvider]] = {
+    "env": EnvironmentVariables,
+    "file": Files,
+    "keyring": SystemKeyring,
+    "keepass": Keepass,
+    "op": OnePassword,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """A secret that is not required and could not be had; its variable stays unset."""
+
+    name: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolution:
+    """`values` by the secret's name, exactly as the store has them. Neither `repr` nor `str` shows a value."""
+
+    values: Mapping[str, bytes] = field(repr=False)
+    missing: tuple[Missing, ...] = ()
+
+
+def check_reference(reference: str) -> str | None:
+    """What is wrong with a reference as written, without asking any store; None when it is well-formed."""
+    try:
+        scheme, rest = _split(reference)
+        return _provider(scheme).check(rest)
+    except SecretError as error:
+        return error.message
+
+
+def resolve(refs: Iterable[Secret], *, environ: Mapping[str, str], root: Path, config: Config) -> Resolution:
+    """The values of a job's secrets.
+
+    Every secret is tried, then SecretError names all that are wrong at once: SECRETS_REF_INVALID for a reference that
+    is malformed (required or not), SECRETS_REQUIRED_MISSING where a store lacks a required one,
+    SECRETS_PROVIDER_UNAVAILABLE where a store could not be asked for a required one.
+    """
+    reader = _Reader(environ=environ, root=root, config=config)
+    values: dict[str, bytes] = {}
+    missing: list[Missing] = []
+    failed: list[tuple[Secret, SecretError]] = []
+    for secret in refs:
+        try:
+            values[secret.name] = reader.read(secret.ref)
+        except SecretError as error:
+            if secret.required or error.code == INVALID:
+                failed.append((secret, error))
+            else:
+                missing.append(Missing(name=secret.name, code=error.code, reason=error.message))
+    if failed:
+        raise _combined(failed)
+    return Resolution(values=values, missing=tuple(missing))
+
+
+class _Reader:
+    """Asks each store, each of them made once."""
+
+    def __init__(self, *, environ: Mapping[str, str], root: Path, config: Config) -> None:
+        self._around = Surroundings(environ=environ, root=root, config=config, read=self.read)
+        self._providers: dict[str, SecretProvider] = {}
+
+    def read(self, reference: str) -> bytes:
+        scheme, rest = _split(reference)
+        if scheme not in self._providers:
+            self._providers[scheme] = _provider(scheme)
+        provider = self._providers[scheme]
+        wrong = provider.check(rest)
+        if wrong is not None:
+            raise invalid(f"its reference is malformed: {wrong}")
+        return provider.read(rest, self._around)
+
+
+def _split(reference: str) -> tuple[str, str]:
+    scheme, separator, rest = reference.partition("://")
+    if not separator or not scheme:
+        raise invalid(
+            "its reference is malformed: expected scheme://...",
+            # What is written there is not repeated: it may well be the value itself.
+            "A secret's value is never written into the workflow; say where it is kept: env://NAME, file://path, "
+            "keyring://service/user, keepass://alias#entry:field, op://vault/item/field.",
+        )
+    return scheme, rest
+
+
+def _provider(scheme: str) -> SecretProvider:
+    if scheme in _BUILT_IN:
+        return _BUILT_IN[scheme]()
+    for point in entry_points(group=ENTRY_POINTS, name=scheme):
+        try:
+            provider: SecretProvider = point.load()()
+        except Exception as error:  # others' code: whatever it raises, the store can't be asked
+            raise unavailable(
+                f"the provider for {scheme}:// ({point.value}) can't be loaded: {type(error).__name__}: {error}"
+            ) from error
+        return provider
+    known = sorted({*_BUILT_IN, *(point.name for point in entry_points(group=ENTRY_POINTS))})
+    raise unavailable(
+        f"no provider for {scheme}:// is installed (there are: {', '.join(known)})",
+        f"A package can add one by an entry point in the group {ENTRY_POINTS}.",
+    )
+
+
+def _combined(failed: list[tuple[Secret, SecretError]]) -> SecretError:
+    """One error for all; the code is the first one's, a store's "no" to a required secret being SECRETS_REQUIRED_MISSING."""
+    first = failed[0][1].code
+    lines = [f"secret {secret.name}: {error.message}" for secret, error in failed]
+    hints = dict.fromkeys(error.hint for _, error in failed if error.hint)
+    if any(error.code == NOT_FOUND for _, error in failed):
+        hints["A job that can do without it says `required: false`."] = None
+    return SecretError(
+        "\n".join(lines),
+        hint="\n".join(hints) or None,
+        code=REQUIRED_MISSING if first == NOT_FOUND else first,
+    )

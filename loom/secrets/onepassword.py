@@ -1,0 +1,92 @@
+"""`op://vault/item/[section/]field`: 1Password, through its `op` command where there is one, else its Python SDK."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+
+from loom.errors import SecretError
+from loom.secrets.base import Surroundings, not_found, unavailable
+
+_TOKEN = "OP_SERVICE_ACCOUNT_TOKEN"
+_TIMEOUT_S = 60.0
+_MISSING = re.compile(
+    r"isn't an item|isn't a vault|isn't a field|no item|not found|could not find|couldn't find|does not have a field|"
+    r"doesn't exist|no (?:matching|such)|no vault|no section",
+    re.IGNORECASE,
+)
+
+
+class OnePassword:
+    def check(self, reference: str) -> str | None:
+        parts = reference.partition("?")[0].split("/")
+        if len(parts) in (3, 4) and all(parts):
+            return None
+        return "expected op://vault/item/field or op://vault/item/section/field"
+
+    def read(self, reference: str, around: Surroundings) -> bytes:
+        whole = f"op://{reference}"
+        command = shutil.which("op", path=around.environ.get("PATH", ""))
+        if command is not None:
+            value = _by_command(command, whole, around)
+        elif importlib.util.find_spec("onepassword") is not None and around.environ.get(_TOKEN):
+            value = _by_sdk(whole, around.environ[_TOKEN])
+        else:
+            raise unavailable(
+                "1Password can't be asked: there is no `op` command",
+                f"Install 1Password's command line and sign in (`op signin`),\n"
+                f"or `pip install onepassword-sdk` and set {_TOKEN}.",
+            )
+        if not value:
+            raise not_found(f"1Password has an empty value at {whole}")
+        return value
+
+
+def _by_command(command: str, reference: str, around: Surroundings) -> bytes:
+    try:
+        done = subprocess.run(
+            [command, "read", "--no-newline", reference],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=dict(around.environ),
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise unavailable(
+            f"`op read` gave no answer within {_TIMEOUT_S:.0f} seconds", "Unlock 1Password, or run `op signin` before."
+        ) from error
+    except OSError as error:
+        raise unavailable(f"{command} can't be started: {error.strerror}") from error
+    if done.returncode == 0:
+        return done.stdout
+    raise _refusal(
+        done.stderr.decode("utf-8", "replace").strip() or f"`op read` ended with {done.returncode}", reference
+    )
+
+
+def _by_sdk(reference: str, token: str) -> bytes:
+    import asyncio
+
+    from loom import __version__
+
+    async def ask() -> str:
+        from onepassword.client import Client
+
+        client = await Client.authenticate(auth=token, integration_name="loom", integration_version=__version__)
+        return str(await client.secrets.resolve(reference))
+
+    try:
+        return asyncio.run(asyncio.wait_for(ask(), _TIMEOUT_S)).encode()
+    except Exception as error:  # the SDK raises bare exceptions; their text is all there is
+        raise _refusal(str(error).replace(token, f"[{_TOKEN}]") or type(error).__name__, reference) from error
+
+
+def _refusal(said: str, reference: str) -> SecretError:
+    last = said.splitlines()[-1]
+    said = re.sub(r"^\[ERROR\] [\d/]+ [\d:]+ ", "", last)
+    if _MISSING.search(said):
+        return not_found(f"1Password has nothing at {reference}: {said}")
+    return unavailable(f"1Password can't be asked: {said}", f"Run `op signin`, or set {_TOKEN}.")

@@ -1,0 +1,36 @@
+"""`keyring://service/user`: the desktop's keyring (Secret Service, KWallet, macOS Keychain, ...) through `keyring`."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+from loom.secrets.base import Surroundings, not_found, unavailable
+
+
+class SystemKeyring:
+    def check(self, reference: str) -> str | None:
+        service, _, user = reference.rpartition("/")
+        return None if service and user else "expected keyring://service/user"
+
+    def read(self, reference: str, around: Surroundings) -> bytes:
+        try:
+            import keyring
+            from keyring.errors import KeyringError, NoKeyringError
+        except ImportError as error:
+            raise unavailable("the Python package keyring is not installed", "pip install keyring") from error
+        service, _, user = (unquote(part) for part in reference.rpartition("/"))
+        try:
+            value = keyring.get_password(service, user)
+        except NoKeyringError as error:
+            raise unavailable(
+                "this machine has no keyring that can be used (no desktop session?)",
+                "Unlock or start one, or keep the secret elsewhere: env://, file://, keepass://.",
+            ) from error
+        except (KeyringError, OSError) as error:
+            raise unavailable(f"the keyring can't be read: {str(error) or type(error).__name__}") from error
+        if not value:
+            raise not_found(
+                f"the keyring has no entry for service {service!r}, user {user!r}",
+                f"`keyring set {service} {user}` makes one.",
+            )
+        return value.encode()

@@ -1,0 +1,113 @@
+"""A job with secrets must not have its shell print every command it runs.
+
+The masker hides whole values in a trace; it can't hide what a script cuts out of one (`${TOKEN%%:*}`, `cut -c1-8`), and
+a trace prints exactly that. So tracing in such a job is refused before the job starts.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from loom.errors import SecretError
+from loom.plan import Job
+from loom.secrets.base import UNSAFE_DEBUG_TRACE
+
+_SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh"})
+_SWITCHES = ("CI_DEBUG_TRACE", "LOOM_DEBUG_TRACE")
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_BEGINS_COMMAND = re.compile(r"(?:^|[;&|({]|\b(?:then|do|else|exec|sudo|env|command|builtin)\b)\s*(?=\S)")
+_SHEBANG = re.compile(r"^#!\s*(\S+)\s*(.*)$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """One place of a job that turns tracing on: `where` for people, `line` as written."""
+
+    where: str
+    line: str
+
+
+def traces(job: Job) -> tuple[Trace, ...]:
+    """Every place of a job that turns a shell's tracing on; always empty for a job without secrets."""
+    return tuple(_traces(job)) if job.secrets else ()
+
+
+def check_debug_trace(job: Job) -> None:
+    """SecretError SECRETS_UNSAFE_DEBUG_TRACE when a job with secrets turns tracing on."""
+    found = traces(job)
+    if not found:
+        return
+    places = "\n".join(f"{trace.where}: {trace.line}" for trace in found)
+    names = ", ".join(secret.name for secret in job.secrets)
+    raise SecretError(
+        f"job {job.id} has secrets ({names}) and makes a shell print every command with its arguments; "
+        f"parts of a secret that a script cuts out could not be masked\n{places}",
+        hint="Take the tracing out (`set -x`, the shell's -x), or move what needs the secrets to a job without it.",
+        code=UNSAFE_DEBUG_TRACE,
+    )
+
+
+def _traces(job: Job) -> Iterator[Trace]:
+    if _options_trace(job.shell[1:]):
+        yield Trace(where="shell", line=" ".join(job.shell))
+    for name, value in job.variables.items():
+        switch = name in _SWITCHES and value.strip().lower() in _TRUE
+        if switch or (name == "SHELLOPTS" and "xtrace" in value.split(":")):
+            yield Trace(where=f"variable {name}", line=f"{name}={value}")
+    for step in job.steps:
+        for number, line in enumerate(step.script.splitlines(), 1):
+            if _line_traces(line, first=number == 1):
+                yield Trace(where=f"{step.id}, line {number}", line=line.strip())
+
+
+def _line_traces(line: str, *, first: bool) -> bool:
+    shebang = _SHEBANG.match(line) if first else None
+    if shebang is not None:
+        return _command_traces([shebang[1], *shebang[2].split()])
+    if line.lstrip().startswith("#"):
+        return False
+    return any(_command_traces(_words(line[match.end() :])) for match in _BEGINS_COMMAND.finditer(line))
+
+
+def _words(text: str) -> list[str]:
+    """The words of one command, as far as they can be told apart without being a shell."""
+    words = []
+    for word in re.split(r"\s+", re.split(r"[;&|(){}]|\s#", text, maxsplit=1)[0].strip()):
+        try:
+            words.append("".join(shlex.split(word)))
+        except ValueError:  # a quote that is closed in another word
+            words.append(word)
+    while words and re.match(r"[A-Za-z_][A-Za-z0-9_]*=", words[0]):
+        del words[0]
+    return words
+
+
+def _command_traces(words: Sequence[str]) -> bool:
+    if not words:
+        return False
+    name = words[0].rpartition("/")[2]
+    if name == "env":
+        return _command_traces(words[1:])
+    return (name == "set" or name in _SHELLS) and _options_trace(words[1:])
+
+
+def _options_trace(words: Sequence[str]) -> bool:
+    """Whether a shell's (or `set`'s) options turn tracing on; what comes after the options is not looked at."""
+    at = 0
+    while at < len(words) and re.match(r"[-+][A-Za-z]|--[a-z]", words[at]):
+        word = words[at]
+        if word.startswith("--"):
+            if word == "--xtrace":
+                return True
+        elif word.startswith("-"):
+            if "x" in word:
+                return True
+            if word.endswith("o") and at + 1 < len(words):
+                at += 1
+                if words[at] == "xtrace":
+                    return True
+        at += 1
+    return False

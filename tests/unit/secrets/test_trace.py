@@ -1,0 +1,85 @@
+import pytest
+
+from loom import secrets
+from loom.errors import SecretError
+from loom.plan import Job, ProviderName, Secret, Step
+
+
+def job(*scripts: str, shell: tuple[str, ...] = ("sh", "-e"), with_secret: bool = True, **variables: str) -> Job:
+    return Job(
+        id="deploy",
+        name="deploy",
+        stage="deploy",
+        steps=tuple(Step(phase="script", number=n, script=script) for n, script in enumerate(scripts, 1)),
+        provider=ProviderName.DOCKER,
+        shell=shell,
+        variables=variables,
+        secrets=(Secret(name="TOKEN", ref="env://TOKEN"),) if with_secret else (),
+    )
+
+
+TRACING = [
+    "set -x",
+    "set -ex",
+    "set -euxo pipefail",
+    "set -e -x",
+    "set -o xtrace",
+    "set -eo xtrace",
+    "  set -x",
+    "cd x && set -x",
+    "cd x; set -x; make",
+    "if true; then set -x; fi",
+    "(set -x; make)",
+    "{ set -x; make; }",
+    "make\nset -x\nmake",
+    "bash -x ./build.sh",
+    "sh -ex ./build.sh",
+    "/bin/bash -x build.sh",
+    "env A=b bash -x build.sh",
+    "A=b bash -x build.sh",
+    "sudo bash -x build.sh",
+    "bash -o xtrace -c 'make'",
+    "bash -exc 'make'",
+    "#!/bin/sh -x\nmake",
+    "set '-x'",
+]
+NOT_TRACING = [
+    "set -e",
+    "set +x",
+    "set -euo pipefail",
+    "echo set -x",
+    "# set -x",
+    "make # set -x",
+    "grep -x set file",
+    "set -- -x",
+    "bash build.sh -x",
+    "bash -c 'tar -x'",
+    "tar -xf a.tar",
+    "sh ./x -x",
+    "ssh -x host",
+    "reset -x",
+    "make",
+    "",
+]
+
+
+@pytest.mark.parametrize("script", TRACING)
+def test_tracing_is_refused_where_there_are_secrets(script: str) -> None:
+    with pytest.raises(SecretError, match=r"job deploy has secrets \(TOKEN\)") as refused:
+        secrets.check_debug_trace(job("make", script))
+    assert refused.value.code == "SECRETS_UNSAFE_DEBUG_TRACE"
+    assert "script/02, line " in refused.value.message
+    assert secrets.traces(job(script, with_secret=False)) == ()
+
+
+@pytest.mark.parametrize("script", NOT_TRACING)
+def test_what_only_looks_like_tracing_is_not(script: str) -> None:
+    assert secrets.traces(job(script)) == ()
+
+
+def test_the_shell_and_variables() -> None:
+    assert [trace.where for trace in secrets.traces(job("make", shell=("bash", "-ex")))] == ["shell"]
+    assert [trace.where for trace in secrets.traces(job("make", shell=("bash", "-o", "xtrace")))] == ["shell"]
+    assert [t.where for t in secrets.traces(job("make", CI_DEBUG_TRACE="true"))] == ["variable CI_DEBUG_TRACE"]
+    assert [t.where for t in secrets.traces(job("make", SHELLOPTS="braceexpand:xtrace"))] == ["variable SHELLOPTS"]
+    assert secrets.traces(job("make", CI_DEBUG_TRACE="false")) == ()
