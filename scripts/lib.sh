@@ -13,7 +13,7 @@ IMAGES=(base python node) # base first: the others are built on it
 
 # Debian and Ubuntu packages, each list in this one place.
 PACKAGES_RUN=(ca-certificates git)
-PACKAGES_TEST=(ca-certificates git)
+PACKAGES_TEST=(ca-certificates git docker-registry) # docker-registry: pulls are tested against a real one
 PACKAGES_ENGINE=(docker.io docker-cli docker-buildx iptables)
 PACKAGES_CLIENT=(docker-cli docker-buildx)
 if grep -qs '^ID=ubuntu$' /etc/os-release; then # there the client is part of docker.io
