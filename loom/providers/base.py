@@ -5,17 +5,19 @@ What the caller may rely on, for every implementation (tests/providers holds the
 - A command that fails is a value (`Exit`). `ProviderError` means the place itself broke.
 - When `run` returns, or the session is left, nothing that it started is still running, but for what the step itself put
   in the background; that is gone when the session is left, and at once after a timeout or a cancel.
-- Every byte that a step prints reaches `on_output` before `run` returns, per stream in order; nothing else does.
-- `open` undoes itself on every way out: container, network, volume, process group.
+- Every byte that a step prints reaches `on_output` before `run` returns, per stream in order; nothing else does. What a
+  background child prints later comes with the step that runs then; after the last one, to the `on_output` of `open`.
+- `open` undoes itself on every way out: container, network, volume, process group. Removal may go on after the session
+  is left, with nothing of it running any more; `Provider.close` waits for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from loom.cancel import Cancel
 from loom.plan import Image, MountMode, Network, Resources
@@ -53,6 +55,10 @@ class SessionRequest:
     privileged: bool = False
     docker_socket: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    hidden_paths: tuple[str, ...] = ()
+    """Directories of the workspace, relative to it, that a container shows empty and read-only (the run's own record)."""
+    grace_s: float = 10.0
+    """How long a step may take to end after TERM before it is killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +85,16 @@ class SessionFacts:
     details: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A path, relative to the workspace, that a job's own view of it differs in."""
+
+    path: str
+    kind: Literal["added", "modified", "deleted"]
+
+
 class Session(Protocol):
-    """One job's open place."""
+    """One job's open place. One command at a time; other methods between commands."""
 
     @property
     def facts(self) -> SessionFacts: ...
@@ -91,6 +105,39 @@ class Session(Protocol):
 
     def handed_on(self) -> Mapping[str, str]:
         """What the steps so far appended to `$LOOM_ENV`, last one wins."""
+        ...
+
+    def put_secret(self, name: str, content: bytes) -> str:
+        """Keep `content` out of the workspace in a file that only the job's user can read; the path to it as steps see it.
+
+        It is gone when the session is left. `name` is a file name.
+        """
+        ...
+
+    def workspace_view(self) -> Path | None:
+        """The job's view of the workspace as a directory that this process can read and write, where there is one."""
+        ...
+
+    def get_archive(self, paths: Iterable[str]) -> Iterator[bytes]:
+        """A tar stream of files and directories of the job's view, which also holds what lies below a directory.
+
+        Paths are relative to the workspace, there and in the tar; one that does not exist is left out; `.` is everything.
+        """
+        ...
+
+    def put_archive(self, archive: Iterable[bytes]) -> None:
+        """Unpack a tar stream over the job's view; what it holds belongs to the job's user afterwards."""
+        ...
+
+    def changes(self) -> Sequence[Change] | None:
+        """What the job changed in its view so far, sorted by path; None where the view is the workspace itself or unknown."""
+        ...
+
+    def keep(self, expires_at: float) -> None:
+        """Do not undo the place when the session is left: it stays, idle, until `expires_at` (seconds since the epoch).
+
+        It then outlives this process; a later loom removes it when the time has come. No command can be run afterwards.
+        """
         ...
 
 
@@ -109,4 +156,8 @@ class Provider(Protocol):
 
         Entering raises ProviderError (EngineUnavailable when no engine answers), ImageError when the image can't run.
         """
+        ...
+
+    def close(self) -> Sequence[str]:
+        """Wait until all that left sessions had is removed. What could not be, as lines of text; safe to call twice."""
         ...
