@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +160,20 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
     except Exception as error:
         raise unavailable(endpoint, environ, error) from error
     client.api.timeout = answer_s
+    return client
+
+
+def shared(environ: Mapping[str, str]) -> Callable[[], docker.DockerClient]:
+    """A function that gives one client to all that ask, connecting at the first call; safe from any thread."""
+    lock = threading.Lock()
+    made: list[docker.DockerClient] = []
+
+    def client() -> docker.DockerClient:
+        with lock:
+            if not made:
+                made.append(connect(environ))
+            return made[0]
+
     return client
 
 

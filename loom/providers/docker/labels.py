@@ -6,6 +6,7 @@ first. `loom.pid`, `loom.pid_start` and `loom.boot_id` tell whether the loom tha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -64,3 +65,14 @@ def maker_is_alive(labelled: Mapping[str, str]) -> bool:
     now = started_at(pid)
     then = labelled.get(PID_START)
     return bool(now) and (not then or now == then)
+
+
+def kept_name(name: str, expires_at: float) -> str:
+    """The name of a container that stays until `expires_at`. In the name, since labels can't be changed any more."""
+    return f"{name.partition('.kept-until-')[0]}.kept-until-{int(expires_at)}"
+
+
+def kept_until(name: str) -> float | None:
+    """When a container of that name may go; None for one that is not kept."""
+    match = re.search(r"\.kept-until-([0-9]+)\Z", name)
+    return float(match[1]) if match else None

@@ -1,0 +1,188 @@
+"""A container's standard input and its output as two connections to the engine, read without losing or copying much.
+
+They are apart because each means something: the input's end is the container's order to stop, while the output can be
+taken up again from the container's log when only its connection is lost.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from loom.errors import ProviderError
+from loom.providers.docker.client import retrying, translated
+from loom.results import Stream
+
+if TYPE_CHECKING:
+    import docker
+
+Chunk = tuple[Stream, bytes]
+
+_READ = 256 * 1024
+_SEND_TIMEOUT_S = 60.0
+_HEADER = struct.Struct(">BxxxL")
+_STREAMS: dict[int, Stream] = {1: "stdout", 2: "stderr"}
+
+
+class Demultiplexer:
+    """Takes the engine's eight-byte frame headers out of a byte stream; neighbours of one stream come out as one chunk."""
+
+    def __init__(self) -> None:
+        self._header = b""
+        self._stream: Stream | None = None
+        self._left = 0
+
+    def feed(self, data: bytes) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        pieces: list[bytes] = []
+        current: Stream | None = None
+        at, size = 0, len(data)
+        while at < size:
+            if self._left == 0:
+                if self._header or size - at < 8:
+                    take = 8 - len(self._header)
+                    self._header += data[at : at + take]
+                    at += take
+                    if len(self._header) < 8:
+                        break
+                    kind, self._left = _HEADER.unpack(self._header)
+                    self._header = b""
+                else:
+                    kind, self._left = _HEADER.unpack_from(data, at)
+                    at += 8
+                if kind not in _STREAMS:
+                    text = data[at:].decode("utf-8", "replace").strip()
+                    raise ProviderError(
+                        f"the engine could not go on with the container's output: {text or f'frame {kind}'}"
+                    )
+                self._stream = _STREAMS[kind]
+                continue
+            piece = data[at : at + self._left]
+            at += len(piece)
+            self._left -= len(piece)
+            if self._stream is not current and pieces:
+                assert current is not None
+                chunks.append((current, pieces[0] if len(pieces) == 1 else b"".join(pieces)))
+                pieces = []
+            current = self._stream
+            pieces.append(piece)
+        if pieces:
+            assert current is not None
+            chunks.append((current, pieces[0] if len(pieces) == 1 else b"".join(pieces)))
+        return chunks
+
+
+class Hijacked:
+    """One raw connection to the engine (what the SDK gives for an attach), as a blocking socket with a file number."""
+
+    def __init__(
+        self, client: docker.DockerClient, container_id: str, *what: Literal["stdin", "stdout", "stderr"]
+    ) -> None:
+        api: Any = client.api
+        params = {"stream": 1} | dict.fromkeys(what, 1)
+        with translated("attaching to the container"):
+            raw = retrying(lambda: api.attach_socket(container_id, params))
+        # The SDK's response object closes the socket when it is collected.
+        self._response = getattr(raw, "_response", None)
+        self._raw = raw
+        self.socket: socket.socket = raw if hasattr(raw, "recv") else raw._sock
+        self.socket.settimeout(None)
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def pending(self) -> bool:
+        """True when TLS has decrypted more than it gave out: polling the file number would not tell."""
+        pending = getattr(self.socket, "pending", None)
+        return bool(pending and pending())
+
+    def close(self) -> None:
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the engine was quicker
+        for part in (self._response, self._raw, self.socket):
+            if part is not None:
+                try:
+                    part.close()
+                except (OSError, ValueError):
+                    pass  # they share the socket, and each thinks it is its own
+
+
+class Attachment:
+    """What loom is connected to a container by: `send` to its input, `read` its output, until `at_end`."""
+
+    def __init__(self, client: docker.DockerClient, container_id: str) -> None:
+        """Attach before the container is started: what it prints before that is nobody's, and lost."""
+        self._input: Hijacked | None = Hijacked(client, container_id, "stdin")
+        try:
+            self._output = Hijacked(client, container_id, "stdout", "stderr")
+        except BaseException:
+            self._input.close()
+            raise
+        self._frames = Demultiplexer()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._output.fileno(), select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
+        self.at_end = False
+        self._closed = False
+
+    def send(self, data: bytes) -> None:
+        """OSError when the container's input is gone, with the container or with the engine."""
+        if self._input is None:
+            raise BrokenPipeError("the container's input is closed")
+        self._input.socket.settimeout(_SEND_TIMEOUT_S)
+        self._input.socket.sendall(data)
+
+    def wake(self) -> None:
+        """Make a `read` in another thread return at once. From any thread, also after `close`."""
+        if not self._closed:
+            try:
+                os.eventfd_write(self._wake, 1)
+            except OSError:
+                pass  # it was closed in this very moment: nobody reads any more
+
+    def read(self, timeout_s: float | None) -> list[Chunk]:
+        """What has arrived; waits for something up to `timeout_s` (None: for ever). Empty after that, a wake, and at the end.
+
+        OSError when the connection broke rather than ended.
+        """
+        if self.at_end:
+            return []
+        if not self._output.pending():
+            ready = dict(self._poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
+            if self._wake in ready:
+                os.eventfd_read(self._wake)
+            if self._output.fileno() not in ready:
+                return []
+        data = self._output.socket.recv(_READ)
+        if not data:
+            self.at_end = True
+            return []
+        return self._frames.feed(data)
+
+    def close_input(self) -> None:
+        """Order the driver to stop."""
+        if self._input is not None:
+            self._input.close()
+            self._input = None
+
+    def drain(self, timeout_s: float) -> list[Chunk]:
+        """Everything up to the end of the output, or what came within `timeout_s`."""
+        chunks: list[Chunk] = []
+        deadline = time.monotonic() + timeout_s
+        while not self.at_end and (left := deadline - time.monotonic()) > 0:
+            chunks += self.read(left)
+        return chunks
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.close_input()
+            self._output.close()
+            os.close(self._wake)

@@ -1,0 +1,127 @@
+"""What loom and the driver in a container say to each other: commands as lines of shell, answers as marks in the output.
+
+A mark is `<token> <text>` up to a line end, on both streams; the token is made for one command and used once, so nothing
+that a step prints can pass for one. `Cutter` takes marks out of a stream of bytes, wherever the chunks' borders fall.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from loom.providers.steps import arguments_of, checked
+
+DIRECTORY = "/run/loom"
+"""A tmpfs of the container, writable for every user of it, where steps' scripts, `$LOOM_ENV` and secrets are."""
+ENV_FILE = f"{DIRECTORY}/env"
+_FIRST = b"\x1e"
+
+# Reads the driver up to an empty line and becomes it. That it is not an argument keeps `ps` readable and the driver out of
+# the way of a step's `pkill -f`.
+BOOT = ("sh", "-c", 's=; while IFS= read -r l && [ -n "$l" ]; do s="$s$l\n"; done; eval "$s"', "loom")
+
+
+@cache
+def program() -> bytes:
+    """The driver as it is sent: no comments, no empty lines, and an empty line behind it."""
+    source = (Path(__file__).parent / "driver.sh").read_text().splitlines()
+    kept = [line for line in source if line.strip() and not line.lstrip().startswith("#")]
+    return ("\n".join(kept) + "\n\n").encode()
+
+
+def new_token() -> bytes:
+    return _FIRST + b"loom:" + secrets.token_hex(16).encode()
+
+
+def quoted(text: str | bytes) -> bytes:
+    """`text` as one word of a one-line shell command, whatever bytes it is made of (but NUL, which no shell holds)."""
+    raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+    # A line end would end the command: it comes out of a variable of the driver.
+    return b"'" + raw.replace(b"'", b"'\\''").replace(b"\n", b"'\"$loom_nl\"'") + b"'"
+
+
+def hello(token: bytes) -> bytes:
+    return b"loom_hello " + quoted(token) + b"\n"
+
+
+def step(token: bytes, *, script: str, environment: Mapping[str, str], shell: tuple[str, ...], number: int) -> bytes:
+    """Run `script` in `shell`. RequestError for what no shell can take."""
+    checked(script, environment)
+    file = f"{DIRECTORY}/step.{number}"
+    settings = b"\n".join(
+        b"export " + name.encode() + b"=" + _plainly_quoted(value) for name, value in environment.items()
+    )
+    words: list[bytes | str] = [token, script, settings, file, *arguments_of(shell, file)]
+    return b"loom_step " + b" ".join(quoted(word) for word in words) + b"\n"
+
+
+def _plainly_quoted(value: str) -> bytes:
+    return b"'" + value.encode("utf-8", "surrogateescape").replace(b"'", b"'\\''") + b"'"
+
+
+def put(token: bytes, path: str, content: bytes) -> bytes:
+    """Write `content`, any bytes, to `path` for the driver's user alone."""
+    escaped = content.replace(b"\\", b"\\\\").replace(b"\0", b"\\0000")
+    return b"loom_put " + b" ".join(quoted(word) for word in (token, path, escaped)) + b"\n"
+
+
+def keep(token: bytes) -> bytes:
+    return b"loom_keep " + quoted(token) + b"\n"
+
+
+OK = b"ok\n"
+TERM = b"term\n"
+KILL = b"kill\n"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What stood between a token and the line end: ` <answer>`, or `=<a line of $LOOM_ENV>`."""
+
+    text: bytes
+
+
+class Cutter:
+    """Takes the marks of one token out of one stream. What may be the beginning of a mark is held back until it is known."""
+
+    def __init__(self, token: bytes) -> None:
+        self._token = token
+        self._held = b""
+
+    def feed(self, chunk: bytes) -> list[bytes | Mark]:
+        """Output and marks in order."""
+        token = self._token
+        if self._held:
+            chunk = self._held + chunk
+            self._held = b""
+        at = chunk.find(token)
+        if at < 0 and chunk.rfind(_FIRST, -len(token)) < 0:
+            return [chunk] if chunk else []
+        parts: list[bytes | Mark] = []
+        done = 0
+        while at >= 0:
+            end = chunk.find(b"\n", at + len(token))
+            if end < 0:
+                break
+            if at > done:
+                parts.append(chunk[done:at])
+            parts.append(Mark(chunk[at + len(token) : end]))
+            done = end + 1
+            at = chunk.find(token, done)
+        if at < 0:
+            # The token holds its first byte once, so only the last one in the chunk can begin a token that is cut off.
+            at = chunk.rfind(_FIRST, max(done, len(chunk) - len(token) + 1))
+            if at < 0 or not token.startswith(chunk[at:]):
+                at = len(chunk)
+        if at > done:
+            parts.append(chunk[done:at])
+        self._held = chunk[at:]
+        return parts
+
+    def rest(self) -> bytes:
+        """What was held back and, the stream being over, was no mark."""
+        held, self._held = self._held, b""
+        return held

@@ -1,0 +1,117 @@
+# loom's driver: the main process of a job's container. Comments and blank lines are cut out before it is sent.
+#
+# It is told what to do over its standard input, one command a line, and runs one step at a time in a fresh shell. It
+# needs a POSIX shell and nothing else in the image: every command below is a builtin. What it says itself is marked with
+# a token that loom made for this one occasion and that no step has seen.
+#
+#   driver (this shell) -- reports how a step ended, and outlives it
+#     |- watcher        -- while a step runs: reads the input; its end means that loom is gone
+#     `- guard          -- the step's parent, there to be killed instead of the driver
+#          `- the step's shell
+unset loom_token loom_script loom_settings loom_n loom_code loom_watcher loom_line loom_me loom_p loom_uid loom_gid loom_rest
+exec 5<&0 </dev/null
+loom_nl='
+'
+loom_n=0
+loom_signals='HUP INT QUIT PIPE ALRM TERM USR1 USR2'
+# Ignored, so that neither a step's `kill 0` nor a signal to process 1 ends the job; a step's shell gets the defaults back.
+trap '' $loom_signals
+
+# A mark goes out in one write, so that nothing else that writes to the same pipe can get into it.
+loom_mark() {
+  printf '%s %s\n' "$1" "$2" >&2
+  printf '%s %s\n' "$1" "$2"
+}
+
+loom_hello() {
+  loom_uid=? loom_gid=?
+  while read -r loom_line loom_me loom_rest; do
+    case $loom_line in
+      Uid:) loom_uid=$loom_me ;;
+      Gid:) loom_gid=$loom_me ;;
+    esac
+  done 2>/dev/null </proc/self/status
+  loom_mark "$1" "$loom_uid $loom_gid $$"
+}
+
+# Everything in the container but process 1, the driver and the caller. Losing its guard is what tells the driver to go on.
+loom_kill_all() {
+  read -r loom_me loom_rest </proc/self/stat
+  for loom_p in /proc/[0-9]*; do
+    loom_p=${loom_p##*/}
+    case $loom_p in
+      1 | "$$" | "$loom_me") ;;
+      *) kill -KILL "$loom_p" ;;
+    esac
+  done 2>/dev/null
+}
+
+loom_watch() {
+  while IFS= read -r loom_line; do
+    case $loom_line in
+      ok) exit 0 ;;
+      term) kill -TERM -1 2>/dev/null ;;
+      kill) loom_kill_all ;;
+    esac
+  done
+  loom_kill_all
+  kill -KILL "$$"
+}
+
+# token, script, settings (shell text that exports the step's variables), file of the step, the shell and its arguments
+loom_step() {
+  loom_token=$1 loom_script=$2 loom_settings=$3
+  printf '%s' "$loom_script" >"$4"
+  : >/run/loom/env
+  shift 4
+  loom_watch <&5 >/dev/null 2>&1 &
+  loom_watcher=$!
+  # The shell says "Killed" on its standard error when a child is; the step's own goes round that by 4.
+  {
+    loom_code=$(
+      (
+        trap - $loom_signals
+        unset loom_token loom_script
+        eval "$loom_settings"
+        exec "$@"
+      ) </dev/null >&3 2>&4 3>&- 4>&- 5<&-
+      printf '%s' "$?"
+    )
+  } 3>&1 4>&2 2>/dev/null
+  if [ -z "$loom_code" ]; then
+    loom_code=137
+    kill -KILL -1 2>/dev/null
+  fi
+  printf '%s %s\n' "$loom_token" "$loom_code" >&2
+  if [ -s /run/loom/env ]; then
+    while IFS= read -r loom_line || [ -n "$loom_line" ]; do
+      printf '%s=%s\n' "$loom_token" "$loom_line"
+    done </run/loom/env
+  fi
+  printf '%s %s\n' "$loom_token" "$loom_code"
+  unset loom_token loom_script loom_settings
+  wait "$loom_watcher" 2>/dev/null
+}
+
+# token, path, content with \0 escapes
+loom_put() {
+  (umask 077 && printf '%b' "$3" >"$2") 2>/dev/null
+  loom_mark "$1" "$?"
+}
+
+# From here on the input may close; the container stays until it is removed.
+loom_keep() {
+  loom_mark "$1" 0
+  exec 5<&-
+  [ "$$" = 1 ] || kill -STOP "$$"
+  while :; do sleep 60; done
+}
+
+# Said when loom has seen a step's end: for the watcher, and for nobody when there is none any more.
+ok() { :; }
+term() { :; }
+
+while IFS= read -r loom_line <&5; do
+  eval "$loom_line"
+done
+exit 0

@@ -1,0 +1,287 @@
+"""Jobs in containers: makes a job's container, hands out its session, and takes everything back."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from loom.cancel import Cancel
+from loom.errors import ImageError, LoomError, ProviderError
+from loom.plan import MountMode
+from loom.providers.base import SessionFacts, SessionRequest
+from loom.providers.docker import driver, labels
+from loom.providers.docker.attach import Attachment
+from loom.providers.docker.client import explanation, ours, retrying, translated
+from loom.providers.docker.mounts import BindMount, Mount
+from loom.providers.docker.session import DockerSession
+from loom.results import OnOutput
+
+if TYPE_CHECKING:
+    import docker
+
+DRIVER_FILES_SIZE = 128 * 1024 * 1024
+
+
+class DockerProvider:
+    """Implements `providers.base.Provider` on the engine that `client` connects to, at the first `open`.
+
+    `pid` is the process that answers for what is made: when it is gone, the next loom removes it.
+    """
+
+    def __init__(self, client: Callable[[], docker.DockerClient], *, pid: int) -> None:
+        self._connect = client
+        self._pid = pid
+        self._lock = threading.Lock()
+        self._removals: list[threading.Thread] = []
+        self._left_behind: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return "docker"
+
+    def opens_before_snapshot(self, request: SessionRequest) -> bool:
+        # An overlay's lower directory must not change under it, and a volume is a copy.
+        return request.mount_mode is MountMode.BIND
+
+    @contextmanager
+    def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[DockerSession]:
+        with translated(f"preparing the container of job {request.job_id}"):
+            client = self._connect()
+        name = container_name(request)
+        mount = mount_of(request)
+        session: DockerSession | None = None
+        try:
+            facts, raw_environment = self._create(client, request, name, mount)
+            attachment = Attachment(client, facts.container_id)
+            session = DockerSession(
+                client=client,
+                request=request,
+                attachment=attachment,
+                facts=facts,
+                mount=mount,
+                raw_environment=raw_environment,
+                on_output=on_output,
+                before_first_step=lambda _: None,
+            )
+            mount.fill(facts.container_id)
+            session.start(cancel)
+            yield session
+        finally:
+            if session is not None:
+                session.leave()
+            if session is None or session.kept_until is None:
+                self._remove_later(client, name, mount)
+
+    def close(self) -> Sequence[str]:
+        with self._lock:
+            removals, self._removals = self._removals, []
+        for removal in removals:
+            removal.join()
+        with self._lock:
+            left, self._left_behind = self._left_behind, []
+        return left
+
+    def _create(
+        self, client: docker.DockerClient, request: SessionRequest, name: str, mount: Mount
+    ) -> tuple[SessionFacts, Mapping[str, str]]:
+        api: Any = client.api
+        image = request.image_id or (request.image.name if request.image else None)
+        if image is None:
+            raise ImageError(f"job {request.job_id} has no image to run in", hint="give the job an `image:`")
+        environment, raw_environment = environment_of(request)
+        config = api.create_container_config(
+            image=image,
+            command=None,
+            entrypoint=[*((request.image.entrypoint if request.image else None) or ()), *driver.BOOT],
+            environment=environment,
+            working_dir=request.project_dir,
+            user=request.image.user if request.image else None,
+            stdin_open=True,
+            stop_signal="SIGKILL",  # the driver ignores TERM, and a step's `kill 1` should not look like a stop
+            labels=labels.labels(
+                run_id=request.run_id,
+                job_id=request.job_id,
+                workspace=request.workspace,
+                pid=self._pid,
+                role="job",
+                more={labels.PROJECT_DIR: request.project_dir, **request.labels},
+            ),
+            host_config=api.create_host_config(**host_config(request, mount)),
+        )
+        # When the one client that is attached to the input goes away, and be it by `kill -9`, the input closes.
+        config["StdinOnce"] = True
+        platform = request.image.platform if request.image else None
+
+        def create() -> str:
+            try:
+                made = api.create_container_from_config(config, name, platform)
+            except Exception as error:
+                if getattr(error, "status_code", None) != 409:
+                    raise
+                made = api.inspect_container(name)  # an attempt before this one got through after all
+            return str(made["Id"])
+
+        try:
+            container_id = retrying(create)
+        except Exception as error:
+            raise _why_not_created(error, request, image) or error from error
+        facts = SessionFacts(
+            provider=self.name,
+            image=(request.image.name if request.image else None) or "",
+            image_id=request.image_id or "",
+            container_id=container_id,
+            container_name=name,
+            details={
+                "mount_mode": request.mount_mode.value,
+                "network": request.network_id or request.network.mode or "default",
+                "privileged": str(request.privileged).lower(),
+                "docker_socket": str(request.docker_socket).lower(),
+            },
+        )
+        return facts, raw_environment
+
+    def _remove_later(self, client: docker.DockerClient, name: str, mount: Mount) -> None:
+        """Off the way of whoever waits for the job; `close` waits, and so does the interpreter before it ends."""
+
+        def remove() -> None:
+            try:
+                remove_container(client, name)
+                mount.undo()
+            except LoomError as error:
+                with self._lock:
+                    self._left_behind.append(str(error))
+
+        thread = threading.Thread(target=remove, name=f"remove {name}")
+        with self._lock:
+            self._removals.append(thread)
+        thread.start()
+
+
+def mount_of(request: SessionRequest) -> Mount:
+    match request.mount_mode:
+        case MountMode.BIND:
+            return BindMount(request)
+        case _:
+            raise ProviderError(f"mount mode {request.mount_mode} is not there yet")
+
+
+def remove_container(client: docker.DockerClient, name: str) -> None:
+    """Remove a container with its anonymous volumes, running or not; one that is not there is no error."""
+    api: Any = client.api
+
+    def remove() -> None:
+        try:
+            api.remove_container(name, v=True, force=True)
+        except Exception as error:
+            status = getattr(error, "status_code", None)
+            if status != 404 and not (status == 409 and "already in progress" in explanation(error)):
+                raise
+
+    with translated(f"removing the container {name}"):
+        retrying(remove, attempts=6)
+
+
+def container_name(request: SessionRequest) -> str:
+    job = re.sub(r"[^A-Za-z0-9_.-]+", "-", request.job_id)[:60]
+    return f"loom-{request.run_id[-10:]}-{job}-{secrets.token_hex(3)}"
+
+
+def environment_of(request: SessionRequest) -> tuple[list[str], dict[str, str]]:
+    """The container's environment, and what of it has to be set in each step since the engine's JSON can't carry it."""
+    environment = dict(request.environment)
+    environment["LOOM_ENV"] = driver.ENV_FILE
+    # The workspace may belong to another user than the job's, which git would refuse as dubious.
+    try:
+        count = int(environment.get("GIT_CONFIG_COUNT", "0"))
+    except ValueError:
+        count = 0
+    environment[f"GIT_CONFIG_KEY_{count}"] = "safe.directory"
+    environment[f"GIT_CONFIG_VALUE_{count}"] = "*"
+    environment["GIT_CONFIG_COUNT"] = str(count + 1)
+    sent, raw = [], {}
+    for name, value in environment.items():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raw[name] = value
+        else:
+            sent.append(f"{name}={value}")
+    return sent, raw
+
+
+def host_config(request: SessionRequest, mount: Mount) -> dict[str, Any]:
+    """Arguments for the SDK's `create_host_config`. Nothing that gives a job more than CI does, unless it was asked for."""
+    resources = request.resources
+    mounts = [mount.spec()]
+    mounts += [
+        {"Type": "bind", "Source": str(shown.path), "Target": str(shown.path), "ReadOnly": True}
+        for shown in request.read_only_mounts
+    ]
+    mounts += [
+        {
+            "Type": "tmpfs",
+            "Target": f"{request.project_dir.rstrip('/')}/{hidden}",
+            "ReadOnly": True,
+            "TmpfsOptions": {"SizeBytes": 4096, "Mode": 0o555},
+        }
+        for hidden in request.hidden_paths
+    ]
+    if request.docker_socket:
+        mounts.append({"Type": "bind", "Source": "/var/run/docker.sock", "Target": "/var/run/docker.sock"})
+    tmpfs = {driver.DIRECTORY: f"mode=1777,size={DRIVER_FILES_SIZE}"}
+    for entry in resources.tmpfs:
+        path, _, options = entry.partition(":")
+        tmpfs[path] = options
+    config: dict[str, Any] = {
+        "init": True,
+        "mounts": mounts,
+        "tmpfs": tmpfs,
+        "network_mode": request.network_id or request.network.mode,
+        "extra_hosts": dict(request.network.extra_hosts) or None,
+        "privileged": request.privileged,
+        "nano_cpus": None if resources.cpus is None else int(resources.cpus * 1_000_000_000),
+        "mem_limit": resources.memory,
+        # Swap would only make the end slower, and hide it.
+        "memswap_limit": resources.memory,
+        "pids_limit": resources.pids,
+        "shm_size": resources.shm_size,
+        "ulimits": [{"Name": limit.name, "Soft": limit.soft, "Hard": limit.hard} for limit in resources.ulimits]
+        or None,
+        "devices": list(resources.devices) or None,
+        "device_requests": gpus_of(resources.gpus),
+    }
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def gpus_of(wanted: str | None) -> list[dict[str, Any]] | None:
+    """`all`, a number, or `device=0,1`, as the `docker` command takes it."""
+    if not wanted:
+        return None
+    shape: dict[str, Any] = {"Driver": "", "Capabilities": [["gpu"]], "Options": {}}
+    if wanted == "all":
+        shape["Count"] = -1
+    elif wanted.isdigit():
+        shape["Count"] = int(wanted)
+    elif wanted.startswith("device="):
+        shape["DeviceIDs"] = wanted.removeprefix("device=").split(",")
+    else:
+        raise ProviderError(f"`gpus: {wanted}` is not understood", hint="write all, a number, or device=ID,ID")
+    return [shape]
+
+
+def _why_not_created(error: Exception, request: SessionRequest, image: str) -> LoomError | None:
+    said = explanation(error)
+    if "bind source path does not exist" in said:
+        return ProviderError(
+            f"the engine does not see the workspace of job {request.job_id}: {said}",
+            hint="an engine on another machine needs the mount mode `ephemeral_volume`",
+        )
+    if getattr(error, "status_code", None) == 404 and "No such image" in said:
+        return ImageError(
+            f"the image {image} of job {request.job_id} is not on the engine", hint=f"docker pull {image}"
+        )
+    return ours(error, f"creating the container of job {request.job_id}")

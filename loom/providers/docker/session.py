@@ -1,0 +1,402 @@
+"""One job's container, from the first step to the last."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from loom.cancel import Cancel
+from loom.errors import EngineUnavailable, ImageError, ProviderError, RequestError
+from loom.providers.base import Change, Command, SessionFacts, SessionRequest
+from loom.providers.docker import driver
+from loom.providers.docker.attach import Attachment
+from loom.providers.docker.client import explanation, ours, retrying, translated
+from loom.providers.docker.labels import kept_name
+from loom.providers.docker.mounts import Mount
+from loom.providers.steps import handed_on
+from loom.results import Ended, Exit, OnOutput, Stream
+
+if TYPE_CHECKING:
+    import docker
+
+HELLO_S = 60.0
+"""How long a container may take from its start to the driver's first word, on a busy machine."""
+AFTER_KILL_S = 10.0
+"""How long the driver may take to report after KILL; then the container itself is killed."""
+LEAVE_S = 3.0
+"""How long the container's processes may take to be gone once the driver was ordered to stop."""
+ASK_ENGINE_S = 60.0
+"""How often a silent engine is asked whether it is still there."""
+
+
+class _Conversation:
+    """One command said to the driver: its output so far, cut free of marks, and its answer, once both streams brought it."""
+
+    def __init__(self, token: bytes) -> None:
+        self.token = token
+        self.answer: str | None = None
+        self.env_lines: list[bytes] = []
+        self._cutters: dict[Stream, driver.Cutter] = {"stdout": driver.Cutter(token), "stderr": driver.Cutter(token)}
+        self._unanswered: set[Stream] = {"stdout", "stderr"}
+
+    def is_over(self) -> bool:
+        return not self._unanswered
+
+    def hear(self, stream: Stream, data: bytes, on_output: OnOutput) -> None:
+        for part in self._cutters[stream].feed(data):
+            if isinstance(part, bytes):
+                on_output(stream, part)
+            elif part.text.startswith(b"="):
+                self.env_lines.append(part.text[1:])
+            else:
+                self._unanswered.discard(stream)
+                self.answer = part.text.decode("ascii", "replace").strip()
+
+    def let_go(self, on_output: OnOutput) -> None:
+        """Pass on what looked like the beginning of a mark and can't become one any more."""
+        for stream, cutter in self._cutters.items():
+            if rest := cutter.rest():
+                on_output(stream, rest)
+
+
+@dataclass
+class _Died(Exception):
+    """The driver is dead by the job's own doing, and the container with it."""
+
+    code: int
+    oom: bool
+
+
+class Lost(ProviderError):
+    """The container, or the way to it, is gone."""
+
+    default_code = "CONTAINER_LOST"
+
+
+def no_shell(image: str) -> ImageError:
+    return ImageError(
+        f"image {image} has no shell: loom needs `sh` in it to run a job's steps",
+        hint="use the image's variant with a shell (often called debug or slim), or build one from it",
+    )
+
+
+class DockerSession:
+    """Implements `providers.base.Session`; made by `DockerProvider.open` with an attached, started container."""
+
+    def __init__(
+        self,
+        *,
+        client: docker.DockerClient,
+        request: SessionRequest,
+        attachment: Attachment,
+        facts: SessionFacts,
+        mount: Mount,
+        raw_environment: Mapping[str, str],
+        on_output: OnOutput,
+        before_first_step: Callable[[DockerSession], None],
+    ) -> None:
+        self._client = client
+        self._api: Any = client.api
+        self._request = request
+        self._attachment = attachment
+        self._facts = facts
+        self._mount = mount
+        # What the engine's JSON can't carry (bytes that are not UTF-8) is set anew in each step.
+        self._raw_environment = raw_environment
+        self._on_session_output = on_output
+        self._before_first_step: Callable[[DockerSession], None] | None = before_first_step
+        self._handed_on: dict[str, str] = {}
+        self._number = 0
+        self._oom_seen = False
+        self.uid: int | None = None
+        self.gid: int | None = None
+        self.kept_until: float | None = None
+
+    @property
+    def facts(self) -> SessionFacts:
+        return self._facts
+
+    @property
+    def container_id(self) -> str:
+        return self._facts.container_id
+
+    def start(self, cancel: Cancel) -> None:
+        """Start the container and wait for the driver's first word. ImageError when the image can't run it."""
+        token = driver.new_token()
+        # Before the start: the engine keeps it until the driver reads, which saves the way there and back.
+        self._say(driver.program() + driver.hello(token))
+        job = self._request.job_id
+        try:
+            retrying(lambda: self._api.start(self.container_id))
+        except Exception as error:
+            if "executable file not found" in explanation(error) or "no such file or directory" in explanation(error):
+                raise no_shell(self._facts.image or self._facts.image_id) from error
+            mine = ours(error, f"starting the container of job {job}")
+            if mine is None:
+                raise
+            raise mine from error
+        said: list[bytes] = []
+
+        def listen(stream: Stream, data: bytes) -> None:
+            if sum(map(len, said)) < 10_000:
+                said.append(data)
+            self._on_session_output(stream, data)
+
+        talk = _Conversation(token)
+        unregister = cancel.on_request(self._attachment.wake)
+        try:
+            answered = self._converse(talk, listen, deadline=time.monotonic() + HELLO_S, cancel=cancel)
+        except (Lost, _Died) as lost:
+            self._why_it_did_not_start(b"".join(said).decode("utf-8", "replace"), lost)
+        finally:
+            unregister()
+        if not answered and cancel.requested:
+            return
+        if not answered:
+            raise ProviderError(
+                f"the container of job {self._request.job_id} started, but nothing in it answered within {HELLO_S:.0f} s",
+                hint='an image\'s own `entrypoint` must end by running the command that it is given: exec "$@"',
+            )
+        uid, gid, _ = str(talk.answer).split()
+        if uid.isdigit() and gid.isdigit():
+            self.uid, self.gid = int(uid), int(gid)
+            self._facts = replace(self._facts, user=f"{uid}:{gid}")
+
+    def _why_it_did_not_start(self, said: str, lost: Lost | _Died) -> NoReturn:
+        image = self._facts.image or self._facts.image_id
+        if "exec sh failed" in said:
+            if "Exec format error" in said:
+                raise ImageError(
+                    f"image {image} is built for another kind of processor than this machine's",
+                    hint="choose another `image:`, or set its `platform:` and install the emulation for it",
+                ) from lost
+            raise no_shell(image) from lost
+        if isinstance(lost, Lost) and not said.strip():
+            raise lost
+        reason = lost.message if isinstance(lost, Lost) else f"it ended with exit code {lost.code}"
+        raise ProviderError(
+            f"the container of job {self._request.job_id} did not start: {reason}"
+            + (f"; it said: {said.strip()[-2000:]}" if said.strip() else ""),
+        ) from lost
+
+    # Steps
+
+    def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
+        if cancel.wait(0):
+            return Exit(code=130, ended=Ended.CANCELED)
+        if self.kept_until is not None:
+            raise ProviderError("the container is kept for inspection and runs no further steps")
+        if self._before_first_step is not None:
+            prepare, self._before_first_step = self._before_first_step, None
+            prepare(self)
+        self._number += 1
+        talk = _Conversation(driver.new_token())
+        line = driver.step(
+            talk.token,
+            script=command.script,
+            environment={**self._raw_environment, **command.environment},
+            shell=command.shell or self._request.shell,
+            number=self._number,
+        )
+        deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
+        ended = Ended.EXITED
+        unregister = cancel.on_request(self._attachment.wake)
+        try:
+            self._say(line)
+            if not self._converse(talk, on_output, deadline=deadline, cancel=cancel):
+                ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
+                self._end_step(talk, on_output, cancel)
+            self._say(driver.OK)
+        except _Died as died:
+            if ended is Ended.EXITED and died.oom:
+                ended = Ended.OOM_KILLED
+            return Exit(code=died.code, ended=ended)
+        finally:
+            unregister()
+            talk.let_go(on_output)
+        self._handed_on.update(handed_on(talk.env_lines))
+        code = int(talk.answer or 137)
+        if ended is Ended.EXITED and code != 0 and self._ran_out_of_memory(code):
+            ended = Ended.OOM_KILLED
+        return Exit(code=code, ended=ended)
+
+    def handed_on(self) -> Mapping[str, str]:
+        return dict(self._handed_on)
+
+    def _end_step(self, talk: _Conversation, on_output: OnOutput, cancel: Cancel) -> None:
+        """TERM to everything the job started, time to end, KILL, and as the last resort the container's own end."""
+        if not cancel.now:
+            self._say(driver.TERM)
+            grace = time.monotonic() + self._request.grace_s
+            if self._converse(talk, on_output, deadline=grace, cancel=cancel, only_now=True):
+                self._say(driver.KILL)  # the step ended in time; what it left in the background goes too
+                return
+        self._say(driver.KILL)
+        if self._converse(talk, on_output, deadline=time.monotonic() + AFTER_KILL_S, cancel=None):
+            return
+        with translated("killing the container"):
+            self._api.kill(self.container_id)
+        raise _Died(code=137, oom=False)
+
+    def _say(self, line: bytes) -> None:
+        try:
+            self._attachment.send(line)
+        except OSError:
+            pass  # the output's end, which is read next, tells what happened
+
+    def _converse(
+        self,
+        talk: _Conversation,
+        on_output: OnOutput,
+        *,
+        deadline: float | None,
+        cancel: Cancel | None,
+        only_now: bool = False,
+    ) -> bool:
+        """Pass output on until the answer is there; False at the deadline or when a cancel is asked for.
+
+        `only_now`: only the second request counts. After False it can be taken up again.
+        """
+        while not talk.is_over():
+            if cancel is not None and (cancel.now if only_now else cancel.requested):
+                return False
+            left = ASK_ENGINE_S if deadline is None else min(ASK_ENGINE_S, deadline - time.monotonic())
+            if left <= 0:
+                return False
+            asked = time.monotonic()
+            try:
+                chunks = self._attachment.read(left)
+            except OSError as error:
+                self._lost(error)
+            for stream, data in chunks:
+                talk.hear(stream, data, on_output)
+            if self._attachment.at_end and not talk.is_over():
+                talk.let_go(on_output)
+                self._lost(None)
+            if not chunks and time.monotonic() - asked >= ASK_ENGINE_S:
+                self._ask_engine()
+        return True
+
+    def _ask_engine(self) -> None:
+        """A step may be silent for hours; an engine may not."""
+        with translated(f"asking the engine about job {self._request.job_id}, which has been silent"):
+            retrying(lambda: self._api.get(f"{self._api.base_url}/_ping", timeout=15))
+
+    def _lost(self, error: OSError | None) -> NoReturn:
+        """Find out why the output ended before its time. _Died when it was the job itself that ended the container."""
+        job = self._request.job_id
+        try:
+            state = retrying(lambda: self._api.inspect_container(self.container_id))["State"]
+        except Exception as broken:
+            mine = ours(broken, f"the engine was lost while job {job} ran")
+            if mine is None:
+                raise
+            if getattr(broken, "status_code", None) == 404:
+                raise Lost(f"the container of job {job} was removed by someone else while it ran") from broken
+            raise EngineUnavailable(
+                mine.message, hint="see `docker info`; the job's container is removed at the next start of loom"
+            ) from broken
+        if state.get("Running"):
+            reason = explanation(error) if error else "it was closed"
+            raise Lost(f"the connection to the running container of job {job} was lost: {reason}") from error
+        code = int(state.get("ExitCode") or 0)
+        if by := self._stopped_by_others():
+            raise Lost(f"the container of job {job} was stopped from outside ({by}) while it ran, exit code {code}")
+        if reason := state.get("Error"):
+            raise Lost(f"the container of job {job} ended while it ran: {reason}")
+        raise _Died(code=code or 137, oom=bool(state.get("OOMKilled")))
+
+    def _stopped_by_others(self) -> str:
+        try:
+            events = list(
+                self._api.events(
+                    since=1,
+                    until=int(time.time()) + 1,
+                    filters={"container": self.container_id, "event": ["kill", "stop"]},
+                    decode=True,
+                )
+            )
+        except Exception as error:
+            if ours(error, "") is None:
+                raise
+            return ""  # an engine that can't tell: the exit code has to do
+        if not events:
+            return ""
+        signal = events[0].get("Actor", {}).get("Attributes", {}).get("signal")
+        return f"{events[0].get('Action', 'kill')}, signal {signal}" if signal else str(events[0].get("Action"))
+
+    def _ran_out_of_memory(self, code: int) -> bool:
+        """True when the engine says that a process of the container was killed for want of memory since the last time."""
+        if code != 137 and self._request.resources.memory is None:
+            return False
+        # The kernel kills first and the engine hears of it a moment later.
+        for wait_s in (0.0, 0.05, 0.2) if self._request.resources.memory is not None else (0.0,):
+            time.sleep(wait_s)
+            with translated("asking why the step was killed"):
+                state = retrying(lambda: self._api.inspect_container(self.container_id))["State"]
+            if state.get("OOMKilled") and not self._oom_seen:
+                self._oom_seen = True
+                return True
+            if code != 137:
+                break
+        return False
+
+    # Files
+
+    def put_secret(self, name: str, content: bytes) -> str:
+        if not name or "/" in name or name in (".", ".."):
+            raise RequestError(f"{name!r} can't be the name of a secret's file")
+        path = f"{driver.DIRECTORY}/secret.{name}"
+        talk = _Conversation(driver.new_token())
+        self._say(driver.put(talk.token, path, content))
+        try:
+            answered = self._converse(talk, self._on_session_output, deadline=time.monotonic() + HELLO_S, cancel=None)
+        except _Died as died:
+            raise Lost(f"the container of job {self._request.job_id} has ended, exit code {died.code}") from died
+        if not answered or talk.answer != "0":
+            raise ProviderError(f"the secret {name} could not be put into the container of job {self._request.job_id}")
+        return path
+
+    def workspace_view(self) -> Path | None:
+        return self._mount.view()
+
+    def get_archive(self, paths: Iterable[str]) -> Iterator[bytes]:
+        return self._mount.get_archive(paths)
+
+    def put_archive(self, archive: Iterable[bytes]) -> None:
+        self._mount.put_archive(archive)
+
+    def changes(self) -> Sequence[Change] | None:
+        return self._mount.changes()
+
+    def keep(self, expires_at: float) -> None:
+        talk = _Conversation(driver.new_token())
+        self._say(driver.keep(talk.token))
+        try:
+            answered = self._converse(talk, self._on_session_output, deadline=time.monotonic() + HELLO_S, cancel=None)
+        except _Died as died:
+            raise Lost(f"the container of job {self._request.job_id} has ended, exit code {died.code}") from died
+        if not answered:
+            raise ProviderError(
+                f"the container of job {self._request.job_id} could not be kept: its driver does not answer"
+            )
+        with translated("keeping the container"):
+            self._api.rename(self.container_id, kept_name(self._facts.container_name, expires_at))
+        self._facts = replace(self._facts, container_name=kept_name(self._facts.container_name, expires_at))
+        self.kept_until = expires_at
+
+    # The end
+
+    def leave(self) -> None:
+        """End everything in the container; what it still prints goes to the session's `on_output`. Never raises."""
+        self._attachment.close_input()
+        if self.kept_until is None:
+            try:
+                for stream, data in self._attachment.drain(LEAVE_S):
+                    self._on_session_output(stream, data)
+            except (OSError, ProviderError):
+                pass  # the container is removed by force next
+        self._attachment.close()

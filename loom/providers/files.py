@@ -1,0 +1,111 @@
+"""Tar streams to and from a directory of this machine: how files go in and out of a view that is a plain directory."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, cast
+
+from loom.errors import ProviderError
+
+_CHUNK = 256 * 1024
+
+
+class _Out:
+    """What tarfile writes into; read out by the generator after each member and each piece of a file."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self.pieces.append(bytes(data))
+        return len(data)
+
+    def take(self) -> bytes:
+        data, self.pieces = b"".join(self.pieces), []
+        return data
+
+
+def archive_of(root: Path, paths: Iterable[str]) -> Iterator[bytes]:
+    """A tar stream of files and directories below `root`, directories with all they hold; what does not exist is left out."""
+    out = _Out()
+    with tarfile.open(mode="w|", fileobj=cast("IO[bytes]", out), format=tarfile.PAX_FORMAT, bufsize=_CHUNK) as archive:
+        for relative in paths:
+            for path in _below(root / relative):
+                name = path.relative_to(root).as_posix()
+                try:
+                    member = archive.gettarinfo(str(path), arcname=name)
+                    if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
+                        continue  # sockets and devices are no content
+                    if member.isfile():
+                        with path.open("rb") as file:
+                            archive.addfile(member, cast("IO[bytes]", _Exactly(file, member.size)))
+                    else:
+                        archive.addfile(member)
+                except FileNotFoundError:
+                    continue
+                if out.pieces:
+                    yield out.take()
+    yield out.take()
+
+
+class _Exactly:
+    """A file of exactly the size that its header says, whatever happens to it meanwhile."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file = file
+        self._left = size
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(min(size, self._left))
+        if len(data) < min(size, self._left):
+            data += b"\0" * (min(size, self._left) - len(data))
+        self._left -= len(data)
+        return data
+
+
+def _below(path: Path) -> Iterator[Path]:
+    if path.is_symlink() or not path.is_dir():
+        if path.is_symlink() or path.exists():
+            yield path
+        return
+    yield path
+    for child in sorted(path.iterdir()):
+        yield from _below(child)
+
+
+def unpack(archive: Iterable[bytes], root: Path) -> None:
+    """Unpack a tar stream over `root`. ProviderError for a member that would land outside of it."""
+    with tarfile.open(mode="r|*", fileobj=cast("IO[bytes]", reader(archive)), bufsize=_CHUNK) as members:
+        for member in members:
+            try:
+                members.extract(member, root, set_attrs=True, filter="data" if not member.issym() else "tar")
+            except tarfile.FilterError as error:
+                raise ProviderError(f"the archive may not be unpacked over the workspace: {error}") from error
+
+
+def reader(chunks: Iterable[bytes]) -> io.BufferedReader:
+    """An iterable of chunks as a file to read from."""
+    return io.BufferedReader(_Chunks(chunks), _CHUNK)
+
+
+class _Chunks(io.RawIOBase):
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        while not self._left:
+            try:
+                self._left = next(self._chunks)
+            except StopIteration:
+                return 0
+        size = min(len(buffer), len(self._left))
+        buffer[:size] = self._left[:size]
+        self._left = self._left[size:]
+        return size

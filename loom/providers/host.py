@@ -1,0 +1,328 @@
+"""Jobs as plain processes of this machine, with the semantics of a container's steps but none of its isolation.
+
+A job's processes are known by a mark in their environment, so that those which left their process group are found too.
+A small shell beside the session ends them when loom itself is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import tempfile
+import termios
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from loom.cancel import Cancel
+from loom.errors import ProviderError, RequestError
+from loom.providers.base import Change, Command, SessionFacts, SessionRequest
+from loom.providers.files import archive_of, unpack
+from loom.providers.steps import arguments_of, checked, handed_on
+from loom.results import Ended, Exit, OnOutput, Stream
+
+PASSED_ON = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+)
+"""What of the caller's environment a job gets: without these most tools can't work at all."""
+MARK = "LOOM_SESSION_MARK"
+_READ = 256 * 1024
+_PIPE = 1024 * 1024
+_KILL_ROUNDS = 50
+
+# Its input ends when loom does. $1: the mark, $2: the session's private directory.
+_WATCHER = """
+while IFS= read -r line; do [ "$line" = done ] && exit 0; done
+for round in 1 2 3 4 5; do
+  for file in $(grep -ls -e "$1" /proc/[0-9]*/environ 2>/dev/null); do
+    pid=${file#/proc/}
+    kill -KILL "${pid%/environ}" 2>/dev/null
+  done
+done
+rm -rf "$2"
+"""
+
+
+class HostProvider:
+    """Implements `providers.base.Provider`; `environ` is the caller's environment, of which jobs get only `PASSED_ON`."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    @property
+    def name(self) -> str:
+        return "host"
+
+    def opens_before_snapshot(self, request: SessionRequest) -> bool:
+        return True
+
+    @contextlib.contextmanager
+    def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[HostSession]:
+        session = HostSession(self._environ, request, on_output)
+        try:
+            yield session
+        finally:
+            session.leave()
+
+    def close(self) -> Sequence[str]:
+        return ()
+
+
+class HostSession:
+    """Implements `providers.base.Session`."""
+
+    def __init__(self, environ: Mapping[str, str], request: SessionRequest, on_output: OnOutput) -> None:
+        self._request = request
+        self._on_session_output = on_output
+        self._mark = f"{MARK}={secrets.token_hex(16)}"
+        try:
+            self._private = Path(tempfile.mkdtemp(prefix="loom-host-", dir=_memory_directory(environ)))
+        except OSError as error:
+            raise ProviderError(f"no private directory for job {request.job_id}: {error}") from error
+        name, _, value = self._mark.partition("=")
+        self._environment = {
+            **{name: environ[name] for name in PASSED_ON if name in environ},
+            **request.environment,
+            "LOOM_ENV": str(self._private / "env"),
+            name: value,
+        }
+        self._handed_on: dict[str, str] = {}
+        self._number = 0
+        # Pipes of earlier steps that a background child still holds.
+        self._lingering: dict[int, Stream] = {}
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._closed = False
+        self._watcher = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCHER, "loom", self._mark, str(self._private)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+        )
+
+    @property
+    def facts(self) -> SessionFacts:
+        return SessionFacts(
+            provider="host",
+            user=f"{os.getuid()}:{os.getgid()}",
+            details={"mount_mode": "none", "network": "host"},
+        )
+
+    def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
+        if cancel.wait(0):
+            return Exit(code=130, ended=Ended.CANCELED)
+        checked(command.script, command.environment)
+        self._number += 1
+        file = self._private / f"step.{self._number}"
+        file.write_bytes(command.script.encode("utf-8", "surrogateescape"))
+        (self._private / "env").write_bytes(b"")
+        deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
+        arguments = arguments_of(command.shell or self._request.shell, str(file))
+        try:
+            process = self._start(arguments, command.environment)
+        except OSError as error:
+            if not self._request.workspace.is_dir():
+                raise ProviderError(f"the workspace {self._request.workspace} is gone") from error
+            reason = "not found" if error.errno == errno.ENOENT else os.strerror(error.errno or 0)
+            on_output("stderr", f"loom: {arguments[0]}: {reason}\n".encode())
+            return Exit(code=127 if error.errno == errno.ENOENT else 126)
+        unregister = cancel.on_request(self._awake)
+        try:
+            ended = self._follow(process, on_output, deadline, cancel)
+        finally:
+            unregister()
+            if process.poll() is None:
+                self._kill_everything()
+                process.wait()
+        with contextlib.suppress(FileNotFoundError):
+            self._handed_on.update(handed_on(_lines((self._private / "env").read_bytes())))
+        code = process.returncode
+        return Exit(code=code if code >= 0 else 128 - code, ended=ended)
+
+    def _start(self, arguments: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
+        try:
+            process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=pipes[0][1],
+                stderr=pipes[1][1],
+                cwd=self._request.workspace,
+                env={**self._environment, **environment},
+                start_new_session=True,
+            )
+        except BaseException:
+            for reading, _ in pipes:
+                os.close(reading)
+            raise
+        finally:
+            for _, writing in pipes:
+                os.close(writing)
+        streams: tuple[Stream, Stream] = ("stdout", "stderr")
+        for (reading, _), stream in zip(pipes, streams, strict=True):
+            os.set_blocking(reading, False)
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIPE)  # fewer, larger reads; the user's limit may forbid it
+            self._lingering[reading] = stream
+        return process
+
+    def _follow(
+        self, process: subprocess.Popen[bytes], on_output: OnOutput, deadline: float | None, cancel: Cancel
+    ) -> Ended:
+        ended = Ended.EXITED
+        kill_at: float | None = None
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            while True:
+                now = time.monotonic()
+                if ended is Ended.EXITED and (cancel.requested or (deadline is not None and now >= deadline)):
+                    ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
+                    kill_at = now + self._request.grace_s
+                    self._signal_everything(signal.SIGTERM)
+                if kill_at is not None and (cancel.now or now >= kill_at):
+                    self._kill_everything()
+                    kill_at = None
+                until = kill_at if ended is not Ended.EXITED else deadline
+                poll = select.poll()
+                for descriptor in (pidfd, self._wake, *self._lingering):
+                    poll.register(descriptor, select.POLLIN)
+                ready = [
+                    descriptor for descriptor, _ in poll.poll(None if until is None else max(0.0, until - now) * 1000)
+                ]
+                if self._wake in ready:
+                    os.eventfd_read(self._wake)
+                for descriptor in ready:
+                    if descriptor in self._lingering:
+                        self._read(descriptor, _READ, on_output)
+                if pidfd in ready:
+                    process.wait()
+                    if ended is not Ended.EXITED:
+                        self._kill_everything()
+                    # What the step printed is in the pipes by now; what a background child adds comes later.
+                    for descriptor in list(self._lingering):
+                        self._read(descriptor, _waiting(descriptor), on_output)
+                    return ended
+        finally:
+            os.close(pidfd)
+
+    def _read(self, descriptor: int, size: int, on_output: OnOutput) -> None:
+        while size > 0:
+            try:
+                data = os.read(descriptor, min(size, _READ))
+            except BlockingIOError:
+                return
+            if not data:
+                del self._lingering[descriptor]
+                os.close(descriptor)
+                return
+            on_output(self._lingering[descriptor], data)
+            size -= len(data)
+
+    def _awake(self) -> None:
+        if not self._closed:
+            os.eventfd_write(self._wake, 1)
+
+    def _signal_everything(self, number: signal.Signals) -> int:
+        found = self._processes()
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+        return len(found)
+
+    def _kill_everything(self) -> None:
+        """KILL until none is left: what forks while it is looked for is found in the next round."""
+        for _ in range(_KILL_ROUNDS):
+            if self._signal_everything(signal.SIGKILL) == 0:
+                return
+            time.sleep(0.005)
+
+    def _processes(self) -> list[int]:
+        """All living processes that carry the session's mark."""
+        mark = self._mark.encode()
+        found = []
+        for entry in os.scandir("/proc"):
+            if entry.name.isdigit():
+                try:
+                    environ = Path(f"/proc/{entry.name}/environ").read_bytes()
+                except OSError:
+                    continue  # gone, or another user's
+                if mark in environ.split(b"\0"):
+                    found.append(int(entry.name))
+        return found
+
+    def handed_on(self) -> Mapping[str, str]:
+        return dict(self._handed_on)
+
+    def put_secret(self, name: str, content: bytes) -> str:
+        if not name or "/" in name or name in (".", ".."):
+            raise RequestError(f"{name!r} can't be the name of a secret's file")
+        path = self._private / f"secret.{name}"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        return str(path)
+
+    def workspace_view(self) -> Path | None:
+        return self._request.workspace
+
+    def get_archive(self, paths: Iterable[str]) -> Iterator[bytes]:
+        return archive_of(self._request.workspace, paths)
+
+    def put_archive(self, archive: Iterable[bytes]) -> None:
+        unpack(archive, self._request.workspace)
+
+    def changes(self) -> Sequence[Change] | None:
+        return None
+
+    def keep(self, expires_at: float) -> None:
+        """The workspace stays anyway, and a process of this machine can be started in it again at any time."""
+
+    def leave(self) -> None:
+        self._kill_everything()
+        for descriptor in list(self._lingering):
+            self._read(descriptor, _waiting(descriptor), self._on_session_output)
+        for descriptor in self._lingering:
+            os.close(descriptor)
+        self._lingering.clear()
+        self._closed = True
+        os.close(self._wake)
+        shutil.rmtree(self._private, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._watcher.communicate(b"done\n")
+
+
+def _waiting(descriptor: int) -> int:
+    """How many bytes a pipe holds, at least one so that its end is seen."""
+    size: int = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, b"\0\0\0\0"))[0]
+    return max(size, 1)
+
+
+def _lines(content: bytes) -> list[bytes]:
+    return content.replace(b"\0", b"").removesuffix(b"\n").split(b"\n") if content else []
+
+
+def _memory_directory(environ: Mapping[str, str]) -> str | None:
+    """A place that no disk keeps, for secrets; None where there is none and the usual temporary directory has to do."""
+    for candidate in (environ.get("XDG_RUNTIME_DIR"), "/dev/shm"):
+        if candidate and os.access(candidate, os.W_OK | os.X_OK):
+            return candidate
+    return None
