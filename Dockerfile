@@ -1,7 +1,7 @@
 # loom as an image, for use with the engine of the machine it runs on:
 #
 #   docker build -t loom .
-#   docker run --rm --init --pid=host -v /var/run/docker.sock:/var/run/docker.sock -v /tmp:/tmp -v "$PWD:$PWD" -w "$PWD" \
+#   docker run --rm --pid=host -v /var/run/docker.sock:/var/run/docker.sock -v /tmp:/tmp -v "$PWD:$PWD" -w "$PWD" \
 #     loom run --local --container
 #
 # The jobs' containers are started by that engine beside this one, so what they mount must have the same path in both:

@@ -12,6 +12,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -254,3 +255,59 @@ def shown(image: Image) -> str:
     if image.name is not None:
         return image.name
     return f"build of {image.build.context}/{image.build.dockerfile}" if image.build else "unnamed image"
+
+
+class Verdict(StrEnum):
+    """What `loom images verify` says of one image."""
+
+    SAME = "same"
+    DIFFERS = "differs"
+    ABSENT = "absent"
+    """Not on this engine: a run would have what the registry (or the lock) says."""
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the three places know of one image; "" for what a place does not know. `gone`: the registry says that it
+    has no such image."""
+
+    local_digest: str = ""
+    local_id: str = ""
+    served: str = ""
+    gone: bool = False
+    locked: Locked | None = None
+
+
+def verdict(facts: Facts) -> tuple[Verdict, str]:
+    """The verdict and its reason. Whatever is known must agree, and enough must be known to say so."""
+    locked = facts.locked or Locked()
+    local_digest = facts.local_digest
+    if not local_digest and facts.local_id and facts.local_id == locked.image_id:
+        # An imported image has lost its digest; the lock knows which one its content has.
+        local_digest = locked.digest
+    if facts.gone and (local_digest or locked.digest):
+        return Verdict.DIFFERS, "the registry has no such image any more"
+    if locked.digest and facts.served and locked.digest != facts.served:
+        return Verdict.DIFFERS, f"the registry serves {short(facts.served)}, the lock says {short(locked.digest)}"
+    if facts.local_id:
+        if locked.digest and local_digest and local_digest != locked.digest:
+            return Verdict.DIFFERS, f"here is {short(local_digest)}, the lock says {short(locked.digest)}"
+        if not locked.digest and locked.image_id and locked.image_id != facts.local_id:
+            return Verdict.DIFFERS, f"here is {short(facts.local_id)}, the lock says {short(locked.image_id)}"
+        if facts.served and local_digest and local_digest != facts.served:
+            return Verdict.DIFFERS, f"here is {short(local_digest)}, the registry serves {short(facts.served)}"
+    if not facts.served:
+        if facts.local_id and locked.image_id == facts.local_id and not locked.digest:
+            return Verdict.SAME, "as locked; it is from no registry"
+        return Verdict.UNKNOWN, "what the registry serves could not be had"
+    if not facts.local_id:
+        return Verdict.ABSENT, f"not here; the registry serves {short(facts.served)}"
+    if not local_digest:
+        return Verdict.UNKNOWN, "the image here is from no registry (built or imported), and the lock does not know it"
+    return Verdict.SAME, f"{short(facts.served)} everywhere"
+
+
+def short(digest: str) -> str:
+    """Enough of a digest for people."""
+    return digest.removeprefix("sha256:")[:12]

@@ -5,10 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from loom.config import Config
+
+if TYPE_CHECKING:
+    from loom.workflow import Workflow
 
 Phase = Literal["before_script", "script", "after_script"]
 PullPolicy = Literal["always", "missing", "never"]
@@ -238,3 +243,54 @@ class Plan:
             if job.id == job_id:
                 return job
         raise KeyError(job_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What of the workflow the user asked for; the default is everything that its rules let run."""
+
+    jobs: tuple[str, ...] = ()
+    """Names (`test`), ids (`test.3.12`) or globs (`test*`). A job that is named runs whatever its rules or `when` say."""
+    stages: tuple[str, ...] = ()
+    from_job: str | None = None
+    """This job and everything that comes after it."""
+    only_failed: tuple[str, ...] | None = None
+    """Ids of the jobs that failed in an earlier run; those that are still in the workflow are selected."""
+    with_needs: bool | None = None
+    """Whether what a selected job needs runs too; None: yes, but not with `from_job`."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Win over everything in the workflow, and are taken literally."""
+    matrix: Mapping[str, str] = field(default_factory=dict)
+    """Of the jobs that have these matrix variables, only the combinations with these values."""
+    container: bool = False
+    """Every job in a container: one without an image gets the configured default image."""
+
+    @property
+    def everything(self) -> bool:
+        return not self.jobs and not self.stages and self.from_job is None and self.only_failed is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolveContext:
+    """What `resolve` has to know about the outside world."""
+
+    config: Config = field(default_factory=Config)
+    predefined: Mapping[str, str] = field(default_factory=dict)
+    """Loom's own variables (`CI_COMMIT_BRANCH`, ...) as far as the caller knows them; one without a value is left out."""
+    changed: Callable[[str | None], Iterable[str] | None] = lambda _: None
+    """The files that differ from a commit (None: from HEAD), relative to the root; None when nobody can tell."""
+    files: Callable[[], Iterable[str]] = tuple
+    """Every file of the snapshot, relative to the root."""
+    host_project_dir: str | None = None
+    """Where jobs on the host see the project; `$CI_PROJECT_DIR` stays as written in their values when it is not known yet."""
+
+
+def resolve(workflow: Workflow, selection: Selection, context: ResolveContext) -> Plan:
+    """The plan for a checked workflow: matrix, rules, variables, needs, selection.
+
+    RequestError when the selection asks for what is not there, WorkflowError for what only shows now. Pure but for the
+    context's callables, which are asked at most once per question.
+    """
+    from loom.resolve import Resolver
+
+    return Resolver(workflow, selection, context).plan()

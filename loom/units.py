@@ -12,7 +12,8 @@ _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([kmgt]?)(i?b)?", re.IGNORECA
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _LONGEST_S = 366 * 86400.0
 
-DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?w)?([0-9]+(\.[0-9]+)?d)?([0-9]+(\.[0-9]+)?h)?([0-9]+(\.[0-9]+)?m)?([0-9]+(\.[0-9]+)?s)?([0-9]+(\.[0-9]+)?ms)?$"
+_NUMBER = r"[0-9]+(\.[0-9]+)?"
+DURATION_PATTERN = "^(?=.)" + "".join(f"({_NUMBER}{unit})?" for unit in _SECONDS) + "$"
 SIZE_PATTERN = r"^[0-9]+(\.[0-9]+)?[kKmMgGtT]?([iI]?[bB])?$"
 
 

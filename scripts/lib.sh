@@ -13,9 +13,15 @@ IMAGES=(base python node) # base first: the others are built on it
 
 # Debian and Ubuntu packages, each list in this one place.
 PACKAGES_RUN=(ca-certificates git)
-PACKAGES_TEST=(ca-certificates git)
-PACKAGES_ENGINE=(docker.io docker-cli docker-buildx iptables) # docker-cli: part of docker.io on Ubuntu
+PACKAGES_TEST=(ca-certificates git docker-registry) # docker-registry: pulls are tested against a real one
+PACKAGES_ENGINE=(docker.io docker-cli docker-buildx iptables)
 PACKAGES_CLIENT=(docker-cli docker-buildx)
+if grep -qs '^ID=ubuntu$' /etc/os-release; then # there the client is part of docker.io
+  PACKAGES_ENGINE=(docker.io docker-buildx iptables)
+  PACKAGES_CLIENT=(docker.io docker-buildx)
+fi
+# Where dockerd, iptables and mmdebstrap's helpers are, also for those whose PATH leaves it out.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 say() { printf '==> %s\n' "$*" >&2; }
 
@@ -33,7 +39,18 @@ is_root() { [ "$(id -u)" = 0 ]; }
 
 # --- packages -----------------------------------------------------------------------------------------------------
 
-is_installed() { [ "$(dpkg-query -W -f='${Status}' "$1" 2>/dev/null)" = "install ok installed" ]; }
+# What counts is that a thing is there, not that apt brought it: other distributions and hand-made machines work too.
+is_there() {
+  case $1 in
+    git | iptables | make | mmdebstrap) command -v "$1" >/dev/null ;;
+    ca-certificates) [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/ssl/cert.pem ] ;;
+    python3 | python3-venv) [ -n "$(find_python)" ] ;;
+    docker.io) command -v dockerd >/dev/null ;;
+    docker-cli) command -v docker >/dev/null ;;
+    docker-buildx) docker buildx version >/dev/null 2>&1 ;;
+    *) [ "$(dpkg-query -W -f='${Status}' "$1" 2>/dev/null)" = "install ok installed" ] ;;
+  esac
+}
 
 is_known_to_apt() { [ -n "$(apt-cache show --no-all-versions "$1" 2>/dev/null)" ]; }
 
@@ -43,35 +60,57 @@ apt_update() {
   APT_UPDATED=1
 }
 
-# packages NAME...: the named ones are installed afterwards. A name this release does not have is passed over.
+# packages NAME...: what the named ones bring is there afterwards. A name that this release does not have is passed over:
+# it is part of another package there (docker-cli), or what needs it says so itself.
 packages() {
-  local missing=() known=() name
+  local missing=() known=() name log
   for name in "$@"; do
-    is_installed "$name" || missing+=("$name")
+    is_there "$name" || missing+=("$name")
   done
   ((${#missing[@]})) || return 0
   if ! command -v apt-get >/dev/null; then
-    die 2 "these packages are needed, and this machine has no apt-get to install them with: ${missing[*]}" \
-      "Install what corresponds to them here, then run this again. Tried on Debian 13 and Ubuntu 24.04."
+    die 2 "missing on this machine, which has no apt-get to install it with: ${missing[*]}" \
+      "Install what corresponds to these Debian packages, then run this again."
   fi
-  if ! is_root; then
-    die 2 "these packages are needed, and only root may install them: ${missing[*]}" \
-      "Run:  sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}" \
-      "then run this again as yourself."
-  fi
+  is_root || die_for_packages "${missing[@]}"
   apt_update
   for name in "${missing[@]}"; do
     if is_known_to_apt "$name"; then known+=("$name"); fi
   done
   ((${#known[@]})) || return 0
   say "installing with apt-get: ${known[*]}"
-  local log
   log=$(mktemp)
   if ! DEBIAN_FRONTEND=noninteractive apt-get -y -q -o Acquire::Retries=3 install --no-install-recommends "${known[@]}" >"$log" 2>&1 </dev/null; then
     tail -n 20 "$log" >&2
-    die 2 "apt-get could not install ${known[*]} (whole output: $log)" "Look at the lines above; then run this again."
+    die 2 "apt-get could not install ${known[*]} (whole output: $log)" "Look at the lines above, then run this again."
   fi
   rm -f "$log"
+}
+
+die_for_packages() {
+  die 2 "missing on this machine, and only root may install it: $*" \
+    "Run:  sudo apt-get update && sudo apt-get install -y --no-install-recommends $*" \
+    "then run this again as yourself."
+}
+
+# all_that_needs_root PACKAGE...: without root, everything that the set-up will want from root, asked for at once.
+all_that_needs_root() {
+  local missing=() name
+  ! is_root && command -v apt-get >/dev/null || return 0
+  for name in "$@" python3 python3-venv; do
+    is_there "$name" || missing+=("$name")
+  done
+  if ! command -v docker >/dev/null; then
+    missing+=("${PACKAGES_ENGINE[@]}")
+  fi
+  ((${#missing[@]})) || return 0
+  if [[ " ${missing[*]} " == *" docker.io "* ]]; then
+    die 2 "missing on this machine, and only root may install it: ${missing[*]}" \
+      "Run:  sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}" \
+      "      sudo usermod -aG docker $(id -un)" \
+      "then log in again, and run this again as yourself."
+  fi
+  die_for_packages "${missing[@]}"
 }
 
 # --- the virtual environment --------------------------------------------------------------------------------------
@@ -117,7 +156,9 @@ venv() {
   "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || die 2 "$VENV has no pip" \
     "Add it with the tool that made the environment, or name another place:  LOOM_VENV=/some/where $0"
   say "installing loom and what it needs into $VENV${extra:+ (also for development)}"
-  (cd "$ROOT" && "$VENV/bin/python" -m pip install -q --disable-pip-version-check -e ".${extra:+[$extra]}")
+  (cd "$ROOT" && "$VENV/bin/python" -m pip install -q --disable-pip-version-check -e ".${extra:+[$extra]}" </dev/null) ||
+    die 2 "pip could not install loom into $VENV; its own words are above" \
+      "It needs PyPI or a mirror of it (PIP_INDEX_URL); a private network's certificates go into PIP_CERT."
   printf '%s\n' "$want${extra:+ $extra}" >"$stamp"
 }
 
@@ -139,14 +180,11 @@ socket_answers() {
 
 # engine: an engine answers afterwards. The one that answers is used; else the distribution's is installed and started.
 engine() {
-  if ! command -v docker >/dev/null && socket_answers && { is_root || ! command -v apt-get >/dev/null; }; then
+  if ! command -v docker >/dev/null && socket_answers; then
     packages "${PACKAGES_CLIENT[@]}"
-    # Ubuntu keeps the client in the engine's package.
-    command -v docker >/dev/null || packages "${PACKAGES_ENGINE[@]}"
   fi
   if engine_answers; then
     say "using the Docker engine that answers${DOCKER_HOST:+ at $DOCKER_HOST}: $(engine_name)"
-    has_buildx
     return
   fi
   if [ -n "${DOCKER_HOST:-}" ]; then
@@ -157,43 +195,46 @@ engine() {
       die 3 "a Docker engine's socket is there, but $(id -un) may not use it" \
         "Run:  sudo usermod -aG docker $(id -un)" "then log in again, and run this again."
     fi
-    die 3 "no Docker engine answers, and only root may install and start one" \
-      "Run:  sudo apt-get update && sudo apt-get install -y --no-install-recommends docker.io docker-buildx" \
-      "      sudo usermod -aG docker $(id -un) && sudo service docker start" \
-      "then log in again, and run this again. (Debian: also docker-cli. Or run this script with sudo.)"
+    die 3 "no Docker engine answers, and only root may start one" \
+      "Run:  sudo service docker start" "then run this again. (Or run this script with sudo: it installs and starts one.)"
   fi
-  if ! command -v dockerd >/dev/null || ! command -v docker >/dev/null; then
-    packages "${PACKAGES_ENGINE[@]}"
-  fi
+  packages "${PACKAGES_ENGINE[@]}"
+  command -v dockerd >/dev/null || die 3 "there is no dockerd on this machine" "Install a Docker engine, then run this again."
   start_engine
   say "the Docker engine answers: $(engine_name)"
 }
 
-# Without buildx the client falls back on the engine's old builder, slower and quieter about what it does.
-has_buildx() {
-  docker buildx version >/dev/null 2>&1 || ! is_root || ! command -v apt-get >/dev/null || packages docker-buildx
-}
-
 start_engine() {
+  local pid
   if [ -d /run/systemd/system ]; then
     say "starting the Docker engine with systemd (enabled for the next boot too)"
     systemctl enable --now docker.service >/dev/null 2>&1 || true
-    wait_for_engine 60 || die 3 "dockerd did not start; its last lines are above" "Look at:  journalctl -u docker.service" \
-      "$(journalctl -u docker.service -n 20 --no-pager 2>&1)"
-    return
+    wait_for_engine 60 && return
+    journalctl -u docker.service -n 20 --no-pager >&2 || true
+    die 3 "dockerd did not start; its last lines are above" "Look at:  journalctl -u docker.service"
   fi
+  forget_dead_engine
   say "starting the Docker engine: dockerd, output in $ENGINE_LOG"
   # Its own session and no inherited descriptors: it outlives this script and holds none of its pipes open.
   setsid dockerd >"$ENGINE_LOG" 2>&1 </dev/null &
-  local pid=$!
+  pid=$!
   printf '%s\n' "$pid" >"$ENGINE_PIDFILE"
   disown "$pid"
-  if ! wait_for_engine 60 "$pid"; then
-    tail -n 20 "$ENGINE_LOG" >&2
-    kill "$pid" 2>/dev/null || true
-    die 3 "dockerd did not start; its last lines are above, all of them in $ENGINE_LOG" \
-      "It needs root's full rights on a kernel with overlay file systems, cgroups and iptables (in a container: --privileged)."
+  wait_for_engine 60 "$pid" && return
+  grep -vE 'level=(info|debug)' "$ENGINE_LOG" | tail -n 10 >&2 || true
+  kill "$pid" 2>/dev/null || true
+  die 3 "dockerd did not start; its last lines are above, all of them in $ENGINE_LOG" \
+    "It needs root's full rights on a kernel with overlay file systems, cgroups and iptables (in a container: --privileged)."
+}
+
+# dockerd refuses to start while its pid file names a living process, which after a restart may be anything.
+forget_dead_engine() {
+  local pid
+  pid=$(cat /var/run/docker.pid 2>/dev/null) || return 0
+  if [[ "$(readlink "/proc/$pid/exe")" == */dockerd* ]]; then
+    die 3 "a dockerd is running (process $pid) but does not answer" "Look at its log; end it if it hangs, then run this again."
   fi
+  rm -f /var/run/docker.pid
 }
 
 wait_for_engine() {
@@ -215,25 +256,28 @@ base_image() {
   ! timeout "${LOOM_PULL_TIMEOUT:-120}" docker pull -q "$BASE_IMAGE" >/dev/null 2>&1 </dev/null || return 0
   say "no registry gave $BASE_IMAGE; making it from Debian's packages with mmdebstrap"
   packages mmdebstrap debian-archive-keyring
-  local mirror security log
+  local mirror security log tree
   mirror=$(debian_mirror)
   security=${LOOM_DEBIAN_SECURITY_MIRROR:-http://deb.debian.org/debian-security}
   log=$(mktemp)
+  tree=$(mktemp --suffix=.tar)
   # As small as the image it stands in for: no documentation, no translations, and apt leaves no archives behind.
   if ! mmdebstrap --variant=minbase --quiet \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
-    "$BASE_SUITE" - \
+    "$BASE_SUITE" "$tree" \
     "deb [signed-by=$DEBIAN_KEYRING] $mirror $BASE_SUITE main" \
     "deb [signed-by=$DEBIAN_KEYRING] $mirror $BASE_SUITE-updates main" \
     "deb [signed-by=$DEBIAN_KEYRING] $security $BASE_SUITE-security main" \
-    2>"$log" </dev/null | docker import --change 'CMD ["bash"]' --message "made with mmdebstrap from $mirror" - "$BASE_IMAGE" >/dev/null; then
+    >"$log" 2>&1 </dev/null; then
     tail -n 20 "$log" >&2
+    rm -f "$tree"
     die 3 "$BASE_IMAGE could neither be pulled nor made (output of mmdebstrap: $log)" \
       "Give this machine a registry or a Debian mirror (LOOM_DEBIAN_MIRROR=http://.../debian), then run this again."
   fi
-  rm -f "$log"
+  docker import --change 'CMD ["bash"]' --message "made with mmdebstrap from $mirror" "$tree" "$BASE_IMAGE" >/dev/null
+  rm -f "$log" "$tree"
 }
 
 DEBIAN_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -270,7 +314,11 @@ build_image() {
   local tag=$1 context=$2 log
   build_args
   log=$(mktemp)
-  say "building $tag from ${context#"$ROOT"/}"
+  if docker image inspect "$tag" >/dev/null 2>&1; then
+    say "building what changed in $tag"
+  else
+    say "building $tag from ${context#"$ROOT"/}"
+  fi
   if ! docker build "${BUILD_ARGS[@]}" -t "$tag" "$context" >"$log" 2>&1 </dev/null; then
     tail -n 40 "$log" >&2
     die 3 "$tag could not be built (whole output: $log)" "Look at the lines above; then run this again."

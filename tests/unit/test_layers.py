@@ -4,9 +4,9 @@ import ast
 from pathlib import Path
 
 LAYERS = [
-    {"errors", "results", "cancel", "masking", "output", "config", "units", "yamlfile"},
-    {"workflow", "expressions", "events", "graph"},
-    {"plan", "records", "journal", "dockerfile", "images"},
+    {"errors", "results", "cancel", "masking", "output", "config", "units", "globs", "yamlfile"},
+    {"workflow", "expressions", "expansion", "events", "graph"},
+    {"plan", "resolve", "records", "journal", "dockerfile", "images"},
     {"providers", "snapshot", "store", "cache", "artifacts", "secrets", "services", "render"},
     {"scheduler", "runner", "recorder"},
     {"engine"},

@@ -15,7 +15,7 @@ import subprocess
 import tarfile
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from loom import plan
 from loom.cancel import Cancel
 from loom.dockerfile import (
     Ignore,
+    Stage,
     bases_of,
     context_files,
     inputs_hash,
@@ -78,7 +79,11 @@ def build_image(
     """The built image, from this build or an earlier one with the same inputs."""
     build = image.build
     assert build is not None
-    inputs = settle(images, image, workspace=workspace, on_output=on_output, cancel=cancel)
+
+    def have(name: str, platform: str) -> ResolvedImage:
+        return images.have(name, image.pull, platform, on_output=on_output, cancel=cancel)
+
+    inputs = settle(images, image, workspace=workspace, have=have)
     tag = parse_reference(inputs.tag)
     had = images.local(tag, inputs.platform)
     if had is not None:
@@ -101,52 +106,18 @@ def build_image(
     return replace(had, built=True)
 
 
-def settle(images: Images, image: plan.Image, *, workspace: Path, on_output: OnOutput, cancel: Cancel) -> BuildInputs:
+def settle(
+    images: Images, image: plan.Image, *, workspace: Path, have: Callable[[str, str], ResolvedImage]
+) -> BuildInputs:
     """Read the context and the Dockerfile, have the images that the build starts from, and name the result."""
-    build = image.build
-    assert build is not None
-    context = _inside(workspace, build.context, "context")
-    # Two customs are about: relative to the context, and (`docker build -f`) to where one stands. Both are understood.
-    candidates = [_inside(workspace, f"{build.context}/{build.dockerfile}", "dockerfile")]
-    if not candidates[0].is_file():
-        candidates.append(_inside(workspace, build.dockerfile, "dockerfile"))
-    dockerfile = candidates[-1]
-    if not context.is_dir():
-        raise ImageError(
-            f"the build's context {build.context} is not in the snapshot",
-            hint="Files that git ignores are not in it: `loom snapshot` lists what was left out.",
-            code="IMAGE_BUILD_INPUT",
-        )
-    try:
-        raw = dockerfile.read_bytes()
-        text = raw.decode()
-        ignore_lines = read_ignore(context, dockerfile)
-    except FileNotFoundError:
-        raise ImageError(
-            f"the Dockerfile {build.dockerfile} is not in the snapshot",
-            hint="Its path starts at the build's context or at the repository's root; "
-            "files that git ignores are not in the snapshot.",
-            code="IMAGE_BUILD_INPUT",
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ImageError(
-            f"the Dockerfile {build.dockerfile} can't be read: {error}", code="IMAGE_BUILD_INPUT"
-        ) from error
-    own = images.platform_of(plan.Image())
+    build, context, dockerfile, raw, stages, predefined = _read(images, image, workspace)
     platform = images.platform_of(image)
-    predefined = _predefined(own, platform)
-    stages = stages_of(text, args=build.args, predefined=predefined)
-    if build.target is not None and build.target.lower() not in {stage.name for stage in stages}:
-        raise ImageError(
-            f"{build.dockerfile} has no stage named {build.target}",
-            hint=f"Its stages are: {', '.join(stage.name for stage in stages) or 'none'}",
-            code="IMAGE_BUILD_INPUT",
-        )
+    ignore_lines = read_ignore(context, dockerfile)
     bases = {}
     pins = {}
     for base in bases_of(stages, target=build.target):
         base_platform = base.platform or platform
-        had = images.have(base.name, image.pull, base_platform, on_output=on_output, cancel=cancel)
+        had = have(base.name, base_platform)
         bases[f"{base.name} {base_platform}"] = had.image_id
         reference = parse_reference(base.name)
         pinned = images.locked(reference, base_platform)
@@ -168,6 +139,7 @@ def settle(images: Images, image: plan.Image, *, workspace: Path, on_output: OnO
             hint="A job before may have left files there that only its own user can read; list them in .dockerignore.",
             code="IMAGE_BUILD_INPUT",
         ) from error
+    text = raw.decode()
     return BuildInputs(
         context=context,
         dockerfile=dockerfile,
@@ -176,6 +148,55 @@ def settle(images: Images, image: plan.Image, *, workspace: Path, on_output: OnO
         platform=platform,
         tag=f"{BUILD_REPOSITORY}:{total}",
     )
+
+
+def bases_for(images: Images, image: plan.Image, workspace: Path) -> tuple[tuple[str, str], ...]:
+    """Name and platform of every image that a build starts from or copies from."""
+    build, _, _, _, stages, _ = _read(images, image, workspace)
+    platform = images.platform_of(image)
+    return tuple((base.name, base.platform or platform) for base in bases_of(stages, target=build.target))
+
+
+def _read(
+    images: Images, image: plan.Image, workspace: Path
+) -> tuple[plan.Build, Path, Path, bytes, list[Stage], dict[str, str]]:
+    build = image.build
+    assert build is not None
+    context = _inside(workspace, build.context, "context")
+    # Two customs are about: relative to the context, and (`docker build -f`) to where one stands. Both are understood.
+    candidates = [_inside(workspace, f"{build.context}/{build.dockerfile}", "dockerfile")]
+    if not candidates[0].is_file():
+        candidates.append(_inside(workspace, build.dockerfile, "dockerfile"))
+    dockerfile = candidates[-1]
+    if not context.is_dir():
+        raise ImageError(
+            f"the build's context {build.context} is not in the snapshot",
+            hint="Files that git ignores are not in it: `loom snapshot` lists what was left out.",
+            code="IMAGE_BUILD_INPUT",
+        )
+    try:
+        raw = dockerfile.read_bytes()
+        text = raw.decode()
+    except FileNotFoundError:
+        raise ImageError(
+            f"the Dockerfile {build.dockerfile} is not in the snapshot",
+            hint="Its path starts at the build's context or at the repository's root; "
+            "files that git ignores are not in the snapshot.",
+            code="IMAGE_BUILD_INPUT",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImageError(
+            f"the Dockerfile {build.dockerfile} can't be read: {error}", code="IMAGE_BUILD_INPUT"
+        ) from error
+    predefined = _predefined(images.platform_of(plan.Image()), images.platform_of(image))
+    stages = stages_of(text, args=build.args, predefined=predefined)
+    if build.target is not None and build.target.lower() not in {stage.name for stage in stages}:
+        raise ImageError(
+            f"{build.dockerfile} has no stage named {build.target}",
+            hint=f"Its stages are: {', '.join(stage.name for stage in stages) or 'none'}",
+            code="IMAGE_BUILD_INPUT",
+        )
+    return build, context, dockerfile, raw, stages, predefined
 
 
 def _inside(workspace: Path, relative: str, what: str) -> Path:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ import docker.errors
 from loom import plan
 from loom.cancel import Cancel
 from loom.errors import ImageError
-from loom.images import ImageLock, Locked, Reference, identity, normal_platform, parse_reference, shown
-from loom.providers.docker.build import build_image
+from loom.images import ImageLock, Locked, Reference, identity, normal_platform, parse_reference, short, shown
+from loom.providers.docker.build import build_image, settle
 from loom.providers.docker.credentials import Credentials, credentials_for
 from loom.providers.docker.streams import canceled, engine_errors, in_background, say
 from loom.results import OnOutput
@@ -44,6 +44,8 @@ class ResolvedImage:
     user: str
     platform: str
     built: bool = False
+    created: str = ""
+    """When the image was made, as the engine says it (RFC 3339)."""
 
 
 class Images:
@@ -113,6 +115,36 @@ class Images:
             raise ImageError("the job's image has neither a name nor a build", hint="Give it one of the two.")
         return self.have(image.name, image.pull, self.platform_of(image), on_output=on_output, cancel=cancel)
 
+    def find(self, image: plan.Image, *, workspace: Path) -> ResolvedImage | None:
+        """What `resolve` would use without pulling or building anything; None when it would have to."""
+        platform = self.platform_of(image)
+        if image.build is None:
+            return self.present(image.name or "", platform)
+
+        tag = self.build_tag(image, workspace=workspace)
+        had = self.local(parse_reference(tag), platform) if tag is not None else None
+        return had and replace(had, name=parse_reference(image.name).name if image.name else had.name, built=True)
+
+    def build_tag(self, image: plan.Image, *, workspace: Path) -> str | None:
+        """What a build of these inputs is kept as; None when an image that it starts from is not here."""
+
+        def have(name: str, platform: str) -> ResolvedImage:
+            present = self.present(name, platform)
+            if present is None:
+                raise _NotHere(name)
+            return present
+
+        try:
+            return settle(self, image, workspace=workspace, have=have).tag
+        except _NotHere:
+            return None
+
+    def present(self, name: str, platform: str) -> ResolvedImage | None:
+        """The image that the lock, or else the name, says, if this engine has it."""
+        reference = parse_reference(name)
+        locked = self._lock.get(reference.name, platform) if self._lock is not None else None
+        return self.local(reference, platform) if locked is None else self._local_locked(reference, locked, platform)
+
     def have(
         self, name: str, policy: plan.PullPolicy, platform: str, *, on_output: OnOutput, cancel: Cancel
     ) -> ResolvedImage:
@@ -163,7 +195,7 @@ class Images:
         if pinned is None:
             raise ImageError(
                 f"{reference.name} ({platform}) on this engine is not the image that .loom/images.lock names "
-                f"({_short(locked.image_id)}), and that one is from no registry",
+                f"({short(locked.image_id)}), and that one is from no registry",
                 hint="Import it (`loom images import FILE`), or lock the present one with `loom images lock`.",
                 code="IMAGE_NOT_LOCKED",
             )
@@ -176,7 +208,15 @@ class Images:
             )
         self.pull(pinned, platform, on_output=on_output, cancel=cancel)
         had = self._must_have(pinned, platform)
-        return ResolvedImage(**{**vars(had), "name": reference.name, "digest": locked.digest})
+        return replace(had, name=reference.name, digest=locked.digest)
+
+    def _local_locked(self, reference: Reference, locked: Locked, platform: str) -> ResolvedImage | None:
+        pinned = parse_reference(reference.pinned(locked.digest)) if locked.digest else None
+        for candidate in (pinned, reference):
+            local = self.local(candidate, platform) if candidate is not None else None
+            if local is not None and (candidate is pinned or local.image_id == locked.image_id):
+                return replace(local, name=reference.name, digest=locked.digest or local.digest)
+        return None
 
     def local(self, reference: Reference, platform: str | None = None) -> ResolvedImage | None:
         """The image as the engine's store has it; None when it is absent or of another platform."""
@@ -266,7 +306,12 @@ class Images:
                 said_at = now
                 say(on_output, f"  {progress}")
         took = time.monotonic() - started
-        say(on_output, f"{progress.outcome or 'pulled'} {reference.name} in {took:.1f} s")
+        digest = f" {progress.digest}" if progress.digest and not reference.digest else ""
+        say(on_output, f"{progress.outcome or 'pulled'} {reference.name}{digest} in {took:.1f} s")
+
+
+class _NotHere(Exception):
+    """An image that a build starts from is not on this engine."""
 
 
 class _PullFailed(Exception):
@@ -345,6 +390,7 @@ def _resolved(name: str, reference: Reference, attributes: Mapping[str, Any]) ->
         digest=digest,
         size=int(attributes.get("Size", 0)),
         user=str(config.get("User") or ""),
+        created=str(attributes.get("Created") or ""),
         platform=normal_platform(
             "/".join(filter(None, (attributes.get("Os"), attributes.get("Architecture"), attributes.get("Variant"))))
         ),
@@ -354,10 +400,6 @@ def _resolved(name: str, reference: Reference, attributes: Mapping[str, Any]) ->
 def _same_platform(have: str, want: str) -> bool:
     """An image without a variant serves any variant of its architecture asked for, and the other way round."""
     return have.split("/")[:2] == want.split("/")[:2] and (have.count("/") < 2 or want.count("/") < 2 or have == want)
-
-
-def _short(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:12]
 
 
 def _said(error: docker.errors.APIError) -> str:

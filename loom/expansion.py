@@ -1,0 +1,77 @@
+"""`$NAME` and `${NAME}` in values of the workflow: one definition for all of them (docs/reference/workflow.md, "Variables").
+
+`$$` is a dollar sign. A name nobody defines stays as written, and so does every other use of `$` (`$(date)`, `${X:-y}`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+
+_REFERENCE = re.compile(r"\$(?:\$|([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
+MAX_LENGTH = 1024 * 1024
+
+
+class ExpansionCycle(ValueError):
+    """`names` starts and ends with the same name; each one's value refers to the next."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__(" -> ".join(names))
+        self.names = names
+
+
+class ExpansionTooLong(ValueError):
+    """A value that grows beyond all use (variables that double each other)."""
+
+
+def names(text: str) -> Iterator[str]:
+    """Every name that a text refers to, in order."""
+    if "$" in text:
+        for match in _REFERENCE.finditer(text):
+            if name := match[1] or match[2]:
+                yield name
+
+
+def expand(text: str, values: Mapping[str, str]) -> str:
+    """A text with what it refers to, once: the values themselves are not looked into."""
+    if "$" not in text:
+        return text
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        return "$" if name is None else values.get(name, match[0])
+
+    expanded = _REFERENCE.sub(value, text)
+    if len(expanded) > MAX_LENGTH:
+        raise ExpansionTooLong(f"the value grows beyond {MAX_LENGTH // 1024} KiB")
+    return expanded
+
+
+def expand_all(
+    variables: Mapping[str, str], known: Mapping[str, str], *, literal: Collection[str] = ()
+) -> dict[str, str]:
+    """Variables that may refer to each other, in any order, and to what is known. `literal` ones are taken as they are.
+
+    ExpansionCycle when they refer to each other in a circle.
+    """
+    if not any("$" in value for value in variables.values()):
+        return dict(variables)
+    done: dict[str, str] = {}
+    values = {**known}
+    for start in variables:
+        path: dict[str, None] = {start: None}
+        while path:
+            current = next(reversed(path))
+            text = variables[current]
+            if current not in literal:
+                pending = next((n for n in names(text) if n in variables and n not in done), None)
+                if pending is not None:
+                    if pending in path:
+                        trail = list(path)
+                        raise ExpansionCycle((*trail[trail.index(pending) :], pending))
+                    path[pending] = None
+                    continue
+                text = expand(text, values)
+            done[current] = values[current] = text
+            del path[current]
+    return {name: done[name] for name in variables}

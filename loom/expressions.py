@@ -1,0 +1,368 @@
+"""Conditions: the language of `if:` in rules.
+
+    expression = and { "||" and }        and = unary { "&&" unary }        unary = "!" { "!" } operand | comparison
+    comparison = operand [ ("==" | "!=") operand | ("=~" | "!~") (/pattern/flags | operand) ]
+    operand    = $NAME | ${NAME} | "text" | 'text' | null | "(" expression ")"
+
+A name without a value is null. Alone, an operand holds when it is neither null nor empty. `parse` and `holds` are pure.
+"""
+
+from __future__ import annotations
+
+import re
+import re._constants as regex_constants  # type: ignore[import-not-found]
+import re._parser as regex_parser  # type: ignore[import-not-found]
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+MAX_LENGTH = 4096
+MAX_DEPTH = 50
+_TOKEN = re.compile(
+    r"""\s*(?:
+      (?P<op>\|\||&&|==|!=|=~|!~|!|\(|\))
+    | \$(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)|\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*)\})
+    | (?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
+    | (?P<pattern>/(?:[^/\\]|\\.)+/[a-z]*)
+    | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
+    | (?P<end>$)
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class ExpressionError(ValueError):
+    """What is wrong, and where in the text it is (from 0)."""
+
+    def __init__(self, message: str, position: int) -> None:
+        super().__init__(message)
+        self.position = position
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variable:
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    value: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pattern:
+    source: str
+    regex: re.Pattern[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    operator: Literal["==", "!=", "=~", "!~"]
+    left: Expression
+    right: Expression | Pattern
+
+
+@dataclass(frozen=True, kw_only=True)
+class Not:
+    operand: Expression
+
+
+@dataclass(frozen=True, kw_only=True)
+class Both:
+    operator: Literal["&&", "||"]
+    operands: tuple[Expression, ...]
+
+
+Expression = Variable | Text | Compare | Not | Both
+
+
+def parse(text: str) -> Expression:
+    """The expression a text stands for. ExpressionError says what to write instead."""
+    if len(text) > MAX_LENGTH:
+        raise ExpressionError(f"the condition is longer than {MAX_LENGTH} characters", 0)
+    return _Parser(text).whole()
+
+
+def holds(expression: Expression, variables: Mapping[str, str]) -> bool:
+    """Whether the expression is true with these variables."""
+    match expression:
+        case Both(operator="&&"):
+            return all(holds(operand, variables) for operand in expression.operands)
+        case Both():
+            return any(holds(operand, variables) for operand in expression.operands)
+        case Not():
+            return not holds(expression.operand, variables)
+        case Compare():
+            return _compare(expression, variables)
+        case Variable() | Text():
+            return bool(_value(expression, variables))
+
+
+def names(expression: Expression | Pattern) -> Iterator[str]:
+    """Every variable that the expression looks at."""
+    match expression:
+        case Variable():
+            yield expression.name
+        case Compare():
+            yield from names(expression.left)
+            yield from names(expression.right)
+        case Not():
+            yield from names(expression.operand)
+        case Both():
+            for operand in expression.operands:
+                yield from names(operand)
+        case Text() | Pattern():
+            return
+
+
+def _value(expression: Expression, variables: Mapping[str, str]) -> str | None:
+    match expression:
+        case Variable():
+            return variables.get(expression.name)
+        case Text():
+            return expression.value
+        case _:
+            return "true" if holds(expression, variables) else None
+
+
+def _compare(expression: Compare, variables: Mapping[str, str]) -> bool:
+    left = _value(expression.left, variables)
+    if isinstance(expression.right, Pattern):
+        matches = left is not None and expression.right.regex.search(left) is not None
+        return matches if expression.operator == "=~" else not matches
+    right = _value(expression.right, variables)
+    match expression.operator:
+        case "==":
+            return left == right
+        case "!=":
+            return left != right
+        case "=~" | "!~":
+            matches = left is not None and right is not None and _pattern_of(right).search(left) is not None
+            return matches if expression.operator == "=~" else not matches
+
+
+def _pattern_of(text: str) -> re.Pattern[str]:
+    """A pattern that a variable holds: `/pattern/flags`, or the pattern alone. What is no pattern matches nothing."""
+    source = text if re.fullmatch(r"/.+/[a-z]*", text, re.DOTALL) else f"/{text}/"
+    try:
+        return _compile(source, 0)
+    except ExpressionError:
+        return re.compile(r"(?!)")
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.position = 0
+        self.start = 0
+        self.depth = 0
+        self.kind = ""
+        self.token = ""
+        self.advance()
+
+    def advance(self) -> None:
+        match = _TOKEN.match(self.text, self.position)
+        if match is None:
+            blank = re.compile(r"\s*").match(self.text, self.position)
+            at = blank.end() if blank else self.position
+            raise ExpressionError(self.unreadable(at), at)
+        self.kind = match.lastgroup or "end"
+        self.token = match[self.kind]
+        self.start = match.start(self.kind) - {"name": 1, "braced": 2}.get(self.kind, 0)
+        self.position = match.end()
+
+    def unreadable(self, at: int) -> str:
+        rest = self.text[at:]
+        if rest[0] in "\"'":
+            return f"the text that starts here has no closing {rest[0]}"
+        if rest[0] == "/":
+            return "the pattern that starts here has no closing /"
+        if rest[0] == "=":
+            return "compare with == (or =~ for a pattern)"
+        if rest[0] in "&|":
+            return f"write {rest[0] * 2}"
+        if rest[0] == "$":
+            return "a variable's name follows $: $NAME or ${NAME}"
+        if rest[0].isdigit() or rest[0] in "<>-+*":
+            return 'numbers and arithmetic are not part of conditions; values are text: "1"'
+        return f"{rest[0]!r} is not part of a condition"
+
+    def whole(self) -> Expression:
+        expression = self.either()
+        if self.kind != "end":
+            raise ExpressionError(self.unexpected("&& or || or the end"), self.start)
+        return expression
+
+    def unexpected(self, wanted: str) -> str:
+        if self.kind == "end":
+            return f"the condition ends where {wanted} is expected"
+        if self.kind == "word":
+            return f'expected {wanted}, found {self.token}; a variable is ${self.token}, a text "{self.token}"'
+        return f"expected {wanted}, found {self.token}"
+
+    def either(self) -> Expression:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise ExpressionError(f"nested deeper than {MAX_DEPTH} levels", self.start)
+        operands = [self.both()]
+        while self.kind == "op" and self.token == "||":
+            self.advance()
+            operands.append(self.both())
+        self.depth -= 1
+        return operands[0] if len(operands) == 1 else Both(operator="||", operands=tuple(operands))
+
+    def both(self) -> Expression:
+        operands = [self.unary()]
+        while self.kind == "op" and self.token == "&&":
+            self.advance()
+            operands.append(self.unary())
+        return operands[0] if len(operands) == 1 else Both(operator="&&", operands=tuple(operands))
+
+    def unary(self) -> Expression:
+        negations = 0
+        while self.kind == "op" and self.token == "!":
+            negations += 1
+            self.advance()
+        if not negations:
+            return self.comparison()
+        expression = self.operand()
+        if self.kind == "op" and self.token in ("==", "!=", "=~", "!~"):
+            raise ExpressionError(f"put what ! applies to in parentheses: !(... {self.token} ...)", self.start)
+        return Not(operand=expression) if negations % 2 else Not(operand=Not(operand=expression))
+
+    def comparison(self) -> Expression:
+        left = self.operand()
+        if self.kind != "op":
+            return left
+        match self.token:
+            case "==" | "!=" as operator:
+                self.advance()
+                if self.kind == "pattern":
+                    raise ExpressionError(f"a pattern is compared with {operator[0]}~", self.start)
+                return Compare(operator=operator, left=left, right=self.operand())
+            case "=~" | "!~" as operator:
+                self.advance()
+                if self.kind == "pattern":
+                    pattern = Pattern(source=self.token, regex=_compile(self.token, self.start))
+                    self.advance()
+                    return Compare(operator=operator, left=left, right=pattern)
+                if self.kind == "text":
+                    raise ExpressionError("a pattern stands between slashes: /^release/", self.start)
+                return Compare(operator=operator, left=left, right=self.operand())
+            case _:
+                return left
+
+    def operand(self) -> Expression:
+        kind, token, start = self.kind, self.token, self.start
+        if kind == "op" and token == "(":
+            self.advance()
+            inner = self.either()
+            if self.token != ")" or self.kind != "op":
+                raise ExpressionError(self.unexpected("a closing parenthesis"), self.start)
+            self.advance()
+            return inner
+        if kind in ("name", "braced"):
+            self.advance()
+            return Variable(name=token)
+        if kind == "text":
+            self.advance()
+            return Text(value=re.sub(r"\\(.)", r"\1", token[1:-1], flags=re.DOTALL))
+        if kind == "word" and token == "null":
+            self.advance()
+            return Text(value=None)
+        if kind == "pattern":
+            raise ExpressionError("a pattern needs =~ or !~ before it", start)
+        raise ExpressionError(self.unexpected("a variable, a text in quotes, null or ("), start)
+
+
+_FLAGS = {"i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL}
+
+
+def _compile(token: str, start: int) -> re.Pattern[str]:
+    source, _, letters = token[1:].rpartition("/")
+    flags = re.RegexFlag(0)
+    for letter in letters:
+        if letter not in _FLAGS:
+            raise ExpressionError(f"there is no pattern flag {letter}; the flags are i, m and s", start)
+        flags |= _FLAGS[letter]
+    source = source.replace("\\/", "/")
+    try:
+        if _may_explode(regex_parser.parse(source, flags)):
+            raise ExpressionError(
+                "repeats inside repeats, such as (a+)+, can take forever; write the pattern without", start
+            )
+        return re.compile(source, flags)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ExpressionError(f"not a pattern: {error}", start) from error
+
+
+_REPEATS = (regex_constants.MAX_REPEAT, regex_constants.MIN_REPEAT)
+
+
+def _may_explode(pattern: Any, *, inside_repeat: bool = False) -> bool:
+    """Whether matching may take exponential time: an open-ended repeat inside a repeat, or a back reference.
+
+    `(\\.[0-9]+)*` is fine: a literal that nothing else in the repeat can match marks where each round begins (or ends).
+    """
+    for operator, argument in pattern:
+        match operator:
+            case regex_constants.GROUPREF | regex_constants.GROUPREF_EXISTS:
+                return True
+            case regex_constants.MAX_REPEAT | regex_constants.MIN_REPEAT:
+                _, most, inner = argument
+                many = most > 8
+                if many and inside_repeat:
+                    return True
+                if _may_explode(inner, inside_repeat=(inside_repeat or many) and not _delimited(list(inner))):
+                    return True
+            case regex_constants.BRANCH:
+                if any(_may_explode(branch, inside_repeat=inside_repeat) for branch in argument[1]):
+                    return True
+            case regex_constants.SUBPATTERN | regex_constants.ASSERT | regex_constants.ASSERT_NOT:
+                if _may_explode(argument[-1], inside_repeat=inside_repeat):
+                    return True
+            case _:
+                pass
+    return False
+
+
+def _delimited(body: list[Any]) -> bool:
+    if len(body) == 1 and body[0][0] is regex_constants.SUBPATTERN:
+        return _delimited(list(body[0][1][-1]))
+    for edge, others in ((body[:1], body[1:]), (body[-1:], body[:-1])):
+        if edge and edge[0][0] is regex_constants.LITERAL and not any(_can_match(item, edge[0][1]) for item in others):
+            return True
+    return False
+
+
+def _can_match(item: Any, code: int) -> bool:
+    """Whether a part of a pattern may match a text that holds this character."""
+    operator, argument = item
+    match operator:
+        case regex_constants.LITERAL:
+            return bool(argument == code)
+        case regex_constants.NOT_LITERAL:
+            return bool(argument != code)
+        case regex_constants.RANGE:
+            return bool(argument[0] <= code <= argument[1])
+        case regex_constants.CATEGORY:
+            known = {
+                regex_constants.CATEGORY_DIGIT: chr(code).isdigit(),
+                regex_constants.CATEGORY_WORD: chr(code).isalnum() or code == ord("_"),
+                regex_constants.CATEGORY_SPACE: chr(code).isspace(),
+            }
+            return known.get(argument, True)
+        case regex_constants.IN:
+            if argument[0][0] is regex_constants.NEGATE:
+                return not any(_can_match(part, code) for part in argument[1:])
+            return any(_can_match(part, code) for part in argument)
+        case regex_constants.MAX_REPEAT | regex_constants.MIN_REPEAT:
+            return any(_can_match(part, code) for part in argument[2])
+        case regex_constants.SUBPATTERN:
+            return any(_can_match(part, code) for part in argument[-1])
+        case regex_constants.BRANCH:
+            return any(_can_match(part, code) for branch in argument[1] for part in branch)
+        case regex_constants.AT:
+            return False
+        case _:
+            return True

@@ -1,0 +1,59 @@
+"""Stable topological order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Name = TypeVar("Name", bound=str)
+
+
+class CycleError(Exception):
+    """`cycle` starts and ends with the same name; each depends on the next."""
+
+    def __init__(self, cycle: tuple[str, ...]) -> None:
+        super().__init__(" -> ".join(cycle))
+        self.cycle = cycle
+
+
+def order(names: Iterable[Name], needs: Mapping[Name, Iterable[Name]]) -> list[Name]:
+    """`names` with everything after what it needs, and otherwise as given.
+
+    Needs that are not among the names are ignored. CycleError names the first cycle met. Iterative, so that a chain of
+    thousands is no problem, and linear in names and needs.
+    """
+    listed = list(names)
+    wanted = set(listed)
+    done: dict[Name, None] = {}
+    for start in listed:
+        if start in done:
+            continue
+        path: dict[Name, None] = {start: None}
+        pending = [iter(needs.get(start, ()))]
+        while pending:
+            current = next(reversed(path))
+            for needed in pending[-1]:
+                if needed in path:
+                    trail = list(path)
+                    raise CycleError((*trail[trail.index(needed) :], needed))
+                if needed in wanted and needed not in done:
+                    path[needed] = None
+                    pending.append(iter(needs.get(needed, ())))
+                    break
+            else:
+                done[current] = None
+                del path[current]
+                pending.pop()
+    return list(done)
+
+
+def closure(starts: Iterable[Name], edges: Mapping[Name, Iterable[Name]]) -> set[Name]:
+    """Everything that can be reached from `starts`, these included."""
+    found = set(starts)
+    pending = list(found)
+    while pending:
+        for target in edges.get(pending.pop(), ()):
+            if target not in found:
+                found.add(target)
+                pending.append(target)
+    return found

@@ -1,0 +1,430 @@
+"""Copy files out of a work tree: fast, never through a symbolic link, and aware of what changes meanwhile.
+
+This file imports nothing but the standard library, because it is also a program: large trees are copied by several
+processes (`python -I -S copying.py`), since threads of one Python wait for each other between system calls.
+
+Paths are `str` with surrogate escapes, relative to the source's root.
+"""
+
+from __future__ import annotations
+
+import errno
+import marshal
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any
+
+ANY, REGULAR, EXECUTABLE, LINK, LINK_FROM_FILE, OBJECT = range(6)
+"""What a file is to become: as it is on disk (most likely a file), 0644, 0755, as it is (most likely a link), a link also
+where a plain file stands for one, or a read-only file."""
+
+ATTEMPTS = 3
+_SPARSE_FROM = 1 << 20
+_CHUNK = 1 << 26
+_NOT_SUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
+
+
+class Findings:
+    """What a copy has to say; everything else went as expected."""
+
+    def __init__(self) -> None:
+        self.files = 0
+        self.bytes = 0
+        self.absent: list[str] = []
+        """Not there, or no file any more: what git calls deleted."""
+        self.directories: list[str] = []
+        """A directory where a file was expected (absent as well)."""
+        self.recent: list[str] = []
+        """Copied, but changed (or possibly swapped) after the copy began: what was known of them no longer counts."""
+        self.unstable: list[str] = []
+        """Changed during each attempt; what is in the workspace is what the last one read."""
+        self.denied: list[tuple[str, int]] = []
+        """Could not be read."""
+        self.special: list[tuple[str, str]] = []
+        """Sockets, FIFOs and devices."""
+        self.subdirectories: list[str] = []
+        """Directories seen on the way."""
+
+    def add(self, other: dict[str, Any]) -> None:
+        for name, value in other.items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+class Stopped(Exception):
+    """`stop` said so, in the middle of a file."""
+
+
+class WriteFailed(Exception):
+    """The workspace could not be written: (path, error number)."""
+
+
+class _Directories:
+    """Open descriptors of one directory and its ancestors, kept while the copy stays nearby."""
+
+    def __init__(self, root: int, *, create: bool, since_ns: int) -> None:
+        self._stack: list[tuple[str, int, bool]] = [("", root, False)]
+        self._create = create
+        self._since = since_ns
+
+    def enter(self, path: str) -> tuple[int, bool]:
+        """(descriptor, whether it or an ancestor changed since the copy began). OSError when there is no such directory."""
+        while not (self._stack[-1][0] == "" or path == self._stack[-1][0] or path.startswith(self._stack[-1][0] + "/")):
+            os.close(self._stack.pop()[1])
+        here, descriptor, recent = self._stack[-1]
+        rest = path[len(here) :].lstrip("/")
+        for name in rest.split("/") if rest else ():
+            if self._create:
+                try:
+                    os.mkdir(name, 0o755, dir_fd=descriptor)
+                except FileExistsError:
+                    pass
+            descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+            if not self._create:
+                recent = recent or os.fstat(descriptor).st_ctime_ns >= self._since
+            here = f"{here}/{name}" if here else name
+            self._stack.append((here, descriptor, recent))
+        return descriptor, recent
+
+    def close(self) -> None:
+        while len(self._stack) > 1:
+            os.close(self._stack.pop()[1])
+
+
+class Copier:
+    """Copies groups of files of one directory each, from one root to another."""
+
+    def __init__(self, source: str, target: str, *, since_ns: int, stop: Callable[[], bool] | None = None) -> None:
+        self.stop = stop
+        self._source_root = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._target_root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._since = since_ns
+        self._source = _Directories(self._source_root, create=False, since_ns=since_ns)
+        self._target = _Directories(self._target_root, create=True, since_ns=since_ns)
+        self._exact_modes = _umask() & 0o755 == 0
+        self._move = _in_kernel
+        self.findings = Findings()
+
+    def check(self) -> None:
+        if self.stop is not None and self.stop():
+            raise Stopped
+
+    def close(self) -> None:
+        self._source.close()
+        self._target.close()
+        os.close(self._source_root)
+        os.close(self._target_root)
+
+    def copy(self, directory: str, files: Iterable[tuple[str, int]], *, look_around: bool) -> None:
+        """Copy `files` (name, what it is to become) of `directory`; `look_around` also reports what else is there."""
+        found = self.findings
+        prefix = f"{directory}/" if directory else ""
+        try:
+            source, recent = self._source.enter(directory)
+        except PermissionError as error:
+            found.denied += [(prefix + name, error.errno or errno.EACCES) for name, _ in files]
+            return
+        except OSError:
+            # Gone, or a file or a symbolic link now: what git calls deleted.
+            found.absent += [prefix + name for name, _ in files]
+            return
+        if look_around:
+            self._look_around(source, prefix)
+        target = -1
+        for name, become in files:
+            try:
+                if target < 0:
+                    target = self._target.enter(directory)[0]
+                self._one(source, target, prefix, name, become, recent)
+            except _Unreadable as error:
+                found.denied.append((prefix + name, error.args[0]))
+            except OSError as error:
+                raise WriteFailed(prefix + name, error.errno or errno.EIO) from error
+
+    def _look_around(self, source: int, prefix: str) -> None:
+        try:
+            with os.scandir(source) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        self.findings.subdirectories.append(prefix + entry.name)
+                    elif not entry.is_file(follow_symlinks=False) and not entry.is_symlink():
+                        mode = os.stat(entry.name, dir_fd=source, follow_symlinks=False).st_mode
+                        self.findings.special.append((prefix + entry.name, kind_of(mode)))
+        except OSError:
+            return  # a directory that can't be listed, or an entry that vanished: nothing to report
+
+    def _one(self, source: int, target: int, prefix: str, name: str, become: int, recent: bool) -> None:
+        found = self.findings
+        if become in (LINK, LINK_FROM_FILE):
+            try:
+                link = os.readlink(name, dir_fd=source)
+                status = os.stat(name, dir_fd=source, follow_symlinks=False)
+            except OSError:
+                pass  # no link (any more)
+            else:
+                self._link(target, name, link, status)
+                if recent or status.st_ctime_ns >= self._since:
+                    found.recent.append(prefix + name)
+                return
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                reading = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
+            except OSError as error:
+                self._not_opened(source, target, prefix, name, become, recent, error)
+                return
+            try:
+                before = os.fstat(reading)
+                if not stat.S_ISREG(before.st_mode):
+                    found.absent.append(prefix + name)
+                    if stat.S_ISDIR(before.st_mode):
+                        found.directories.append(prefix + name)
+                    else:
+                        found.special.append((prefix + name, kind_of(before.st_mode)))
+                    return
+                if become == LINK_FROM_FILE:
+                    # core.symlinks=false keeps links as plain files that hold their target.
+                    self._link(target, name, os.fsdecode(os.read(reading, 1 << 16)), before)
+                    found.recent.append(prefix + name)
+                    return
+                size = self._file(reading, target, name, _mode(become, before), before, attempt)
+                after = os.fstat(reading)
+            finally:
+                os.close(reading)
+            if (
+                size == after.st_size
+                and after.st_mtime_ns == before.st_mtime_ns
+                and after.st_ctime_ns == before.st_ctime_ns
+            ):
+                break
+            if attempt == ATTEMPTS:
+                found.unstable.append(prefix + name)
+                break
+            time.sleep(0.005 * attempt)
+        found.files += 1
+        found.bytes += size
+        if recent or after.st_ctime_ns >= self._since:
+            found.recent.append(prefix + name)
+
+    def _not_opened(
+        self, source: int, target: int, prefix: str, name: str, become: int, recent: bool, error: OSError
+    ) -> None:
+        """Why a file could not be opened decides what it counts as."""
+        found = self.findings
+        try:
+            status = os.stat(name, dir_fd=source, follow_symlinks=False)
+        except OSError:
+            found.absent.append(prefix + name)
+            return
+        if stat.S_ISLNK(status.st_mode) and become != LINK:
+            self._one(source, target, prefix, name, LINK, recent)  # a tracked file that became a link
+            return
+        if not stat.S_ISREG(status.st_mode):
+            found.absent.append(prefix + name)
+            found.special.append((prefix + name, kind_of(status.st_mode)))  # ENXIO: a socket
+            return
+        found.denied.append((prefix + name, error.errno or errno.EACCES))
+
+    def _link(self, target: int, name: str, link: str, status: os.stat_result) -> None:
+        try:
+            os.symlink(link, name, dir_fd=target)
+        except FileExistsError:
+            os.unlink(name, dir_fd=target)
+            os.symlink(link, name, dir_fd=target)
+        os.utime(name, ns=(status.st_mtime_ns, status.st_mtime_ns), dir_fd=target, follow_symlinks=False)
+        self.findings.files += 1
+        self.findings.bytes += len(link)
+
+    def _file(self, reading: int, target: int, name: str, mode: int, before: os.stat_result, attempt: int) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        writing = os.open(name, flags | (os.O_TRUNC if attempt > 1 else os.O_EXCL), mode, dir_fd=target)
+        try:
+            size = 0
+            if before.st_size:
+                if before.st_size >= _SPARSE_FROM and before.st_blocks * 512 < before.st_size:
+                    size = self._sparse(reading, writing, before.st_size)
+                else:
+                    size = self._move(self, reading, writing, before.st_size)
+            if not self._exact_modes:
+                os.fchmod(writing, mode)
+            os.utime(writing, ns=(before.st_mtime_ns, before.st_mtime_ns))
+        finally:
+            os.close(writing)
+        return size
+
+    def _sparse(self, reading: int, writing: int, size: int) -> int:
+        """Copy the parts that hold data; the holes stay holes."""
+        position = 0
+        while position < size:
+            try:
+                start = os.lseek(reading, position, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    break  # nothing but a hole up to the end
+                os.lseek(reading, position, os.SEEK_SET)
+                os.lseek(writing, position, os.SEEK_SET)
+                return position + self._move(self, reading, writing, size - position)
+            end = os.lseek(reading, start, os.SEEK_HOLE)
+            os.lseek(reading, start, os.SEEK_SET)
+            os.lseek(writing, start, os.SEEK_SET)
+            moved = self._move(self, reading, writing, end - start)
+            if moved < end - start:
+                return start + moved
+            position = end
+        os.ftruncate(writing, size)
+        return size
+
+
+def _mode(become: int, status: os.stat_result) -> int:
+    if become == OBJECT:
+        return 0o444
+    executable = become == EXECUTABLE or (become != REGULAR and status.st_mode & 0o100)
+    return 0o755 if executable else 0o644
+
+
+class _Unreadable(Exception):
+    """Reading failed after the file had been opened: (error number)."""
+
+
+def _in_kernel(copier: Copier, reading: int, writing: int, size: int) -> int:
+    """Move `size` bytes (fewer at the end of the file) without reading them here; btrfs and xfs share the blocks."""
+    moved = 0
+    try:
+        while moved < size:
+            got = os.copy_file_range(reading, writing, min(size - moved, _CHUNK))
+            if got == 0:
+                break
+            moved += got
+            copier.check()
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+    else:
+        if moved or not size:
+            return moved
+    # Between file systems, or on one that answers with nothing.
+    copier._move = _sendfile
+    return moved + _sendfile(copier, reading, writing, size - moved)
+
+
+def _sendfile(copier: Copier, reading: int, writing: int, size: int) -> int:
+    moved = 0
+    try:
+        while moved < size:
+            got = os.sendfile(writing, reading, None, min(size - moved, _CHUNK))
+            if got == 0:
+                break
+            moved += got
+            copier.check()
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+        copier._move = _read_write
+        return moved + _read_write(copier, reading, writing, size - moved)
+    return moved
+
+
+def _read_write(copier: Copier, reading: int, writing: int, size: int) -> int:
+    moved = 0
+    while moved < size:
+        try:
+            data = os.read(reading, min(1 << 20, size - moved))
+        except OSError as error:
+            raise _Unreadable(error.errno) from error
+        if not data:
+            break
+        copier.check()
+        view = memoryview(data)
+        while view:
+            view = view[os.write(writing, view) :]
+        moved += len(data)
+    return moved
+
+
+def kind_of(mode: int) -> str:
+    if stat.S_ISSOCK(mode):
+        return "socket"
+    if stat.S_ISFIFO(mode):
+        return "FIFO"
+    return "device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "no regular file"
+
+
+def _umask() -> int:
+    # Asking through os.umask() would change it for every thread for a moment.
+    try:
+        with open("/proc/self/status", "rb") as file:  # noqa: PTH123
+            for line in file:
+                if line.startswith(b"Umask:"):
+                    return int(line.split()[1], 8)
+    except (OSError, ValueError):
+        pass
+    return 0o777
+
+
+def send(stream: IO[bytes], value: Any) -> None:
+    data = marshal.dumps(value)
+    stream.write(len(data).to_bytes(4, "big") + data)
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> Any:
+    """The next value; None when the other side is gone."""
+    head = stream.read(4)
+    if len(head) < 4:
+        return None
+    data = stream.read(int.from_bytes(head, "big"))
+    return marshal.loads(data) if len(data) == int.from_bytes(head, "big") else None
+
+
+Portion = list[tuple[str, list[tuple[str, int]], bool]]
+"""Work for one copier: (directory, files of it, whether to look around there)."""
+
+
+def portions(files: Iterable[tuple[str, int]], size: int, *, look_around: bool) -> Iterator[Portion]:
+    """Cut a sorted list of paths into portions of `size` files; each directory is looked around in once at most."""
+    looked: set[str] | None = set() if look_around else None
+    portion: Portion = []
+    current: str | None = None
+    group: list[tuple[str, int]] = []
+    count = 0
+    for path, become in files:
+        directory, _, name = path.rpartition("/")
+        if directory != current or count >= size:
+            if count >= size:
+                yield portion
+                portion, count = [], 0
+            group = []
+            look = looked is not None and directory not in looked
+            if looked is not None:
+                looked.add(directory)
+            portion.append((directory, group, look))
+            current = directory
+        group.append((name, become))
+        count += 1
+    if portion:
+        yield portion
+
+
+def main() -> None:
+    """A helper process: portions in, findings out, until the input closes."""
+    first = receive(sys.stdin.buffer)
+    if first is None:
+        return
+    source, target, since = first
+    copier = Copier(source, target, since_ns=since)
+    while (portion := receive(sys.stdin.buffer)) is not None:
+        copier.findings = Findings()
+        try:
+            for directory, files, look_around in portion:
+                copier.copy(directory, files, look_around=look_around)
+        except WriteFailed as error:
+            send(sys.stdout.buffer, {"failed": error.args})
+            return
+        send(sys.stdout.buffer, vars(copier.findings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""git processes: the environment they run in, how they fail, and how several run at once.
+
+git itself, not libgit2, does the reading: a git process costs 3 ms, `import pygit2` alone 50 to 100, and on a large
+tree libgit2's status takes twice the time (docs/benchmarks.md). It is also the one authority on what git would do.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from loom.errors import SnapshotError
+
+# What points a git process at a repository; a workspace's git must never inherit it from the caller (`git rev-parse
+# --local-env-vars` prints this list).
+LOCAL_VARIABLES = frozenset(
+    {
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+        "GIT_ATTR_SOURCE",
+        "GIT_COMMON_DIR",
+        "GIT_CONFIG",
+        "GIT_CONFIG_COUNT",
+        "GIT_CONFIG_PARAMETERS",
+        "GIT_DIR",
+        "GIT_GRAFT_FILE",
+        "GIT_IMPLICIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_INTERNAL_SUPER_PREFIX",
+        "GIT_NAMESPACE",
+        "GIT_NO_REPLACE_OBJECTS",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_PREFIX",
+        "GIT_REPLACE_REF_BASE",
+        "GIT_SHALLOW_FILE",
+        "GIT_WORK_TREE",
+    }
+)
+
+# On the command line, so that they win over every file: no hook, no file system monitor (which may be a program of the
+# repository's choosing), no background work, and nothing that rewrites an index in passing.
+_ALWAYS = (
+    "-c",
+    "core.hooksPath=/dev/null",
+    "-c",
+    "core.fsmonitor=false",
+    "-c",
+    "core.untrackedCache=false",
+    "-c",
+    "gc.auto=0",
+    "-c",
+    "maintenance.auto=false",
+)
+
+_QUIET = {
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_LITERAL_PATHSPECS": "1",
+    "GIT_LFS_SKIP_SMUDGE": "1",
+    "LC_ALL": "C",
+    "LANGUAGE": "C",
+}
+
+
+class GitFailed(SnapshotError):
+    """A git command ended with an error; `stderr` is what it said."""
+
+    default_code = "GIT_FAILED"
+
+    def __init__(self, arguments: Sequence[str], exit_code: int, stderr: str) -> None:
+        said = stderr.strip() or f"exit code {exit_code}"
+        super().__init__(f"git {' '.join(arguments[:2])} failed: {said}")
+        self.stderr = stderr
+        self.returncode = exit_code
+
+
+def environment_for(
+    environ: Mapping[str, str],
+    *,
+    git_dir: Path | None = None,
+    work_tree: Path | None = None,
+    index: Path | None = None,
+    objects: Path | None = None,
+    alternates: Sequence[Path] = (),
+    config: Sequence[tuple[str, str]] = (),
+) -> dict[str, str]:
+    """`environ` for a git process that works on exactly what is named here.
+
+    `objects` is where anything that git writes goes, `alternates` where else it reads.
+    """
+    result = {
+        name: value
+        for name, value in as_inherited(environ).items()
+        if name not in LOCAL_VARIABLES and not name.startswith(("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_"))
+    }
+    named = {
+        "GIT_DIR": git_dir,
+        "GIT_WORK_TREE": work_tree,
+        "GIT_INDEX_FILE": index,
+        "GIT_OBJECT_DIRECTORY": objects,
+    }
+    result.update({name: str(path) for name, path in named.items() if path is not None})
+    if alternates:
+        result["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = ":".join(quoted_store(path) for path in alternates)
+    if config:
+        result["GIT_CONFIG_COUNT"] = str(len(config))
+        for number, (key, value) in enumerate(config):
+            result[f"GIT_CONFIG_KEY_{number}"] = key
+            result[f"GIT_CONFIG_VALUE_{number}"] = value
+    return result
+
+
+def as_inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` for the first look at a repository: git's own variables count, as they would for the user's git."""
+    # GIT_TRACE=1 would write into the standard error that is read here; the pathspec switches contradict ours.
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith("GIT_TRACE") and not name.endswith("_PATHSPECS")
+    } | _QUIET
+
+
+def quoted_store(path: Path) -> str:
+    """A path as git reads it in a list of object stores: in C quotes where a plain one would be misread."""
+    text = str(path)
+    if not (text.startswith(('"', "#")) or any(c in text for c in ':\n"\\')):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+class Running:
+    """A git process at work. Its output is collected in the background, so that several can run side by side."""
+
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], *, cwd: Path | None, given: bytes | None = None
+    ) -> None:
+        self._arguments = arguments
+        try:
+            self._process = subprocess.Popen(
+                ["git", *_ALWAYS, *arguments],
+                stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=cwd,
+                env=dict(environment),
+            )
+        except FileNotFoundError as error:
+            if cwd is not None and not cwd.is_dir():
+                raise SnapshotError(f"{cwd}: no such directory", code="SOURCE_MISSING") from error
+            raise SnapshotError(
+                "git is not installed, or not on PATH", hint="install git 2.31 or newer", code="GIT_MISSING"
+            ) from error
+        self._given = given
+        self._out = self._err = b""
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._collect, daemon=True)
+        self._thread.start()
+
+    def _collect(self) -> None:
+        try:
+            self._out, self._err = self._process.communicate(self._given)
+        except Exception as error:  # noqa: BLE001  raised again where the result is asked for
+            self._failure = error
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing; for a result that nobody will ask for."""
+        self._process.kill()
+        self._thread.join()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def result(self, *, check: bool = True) -> tuple[int, bytes, str]:
+        """(exit code, output, what it said on standard error). GitFailed when `check` and the code is not 0."""
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        code, said = self._process.returncode, self._err.decode("utf-8", "backslashreplace")
+        if check and code != 0:
+            raise GitFailed(self._arguments, code, said)
+        return code, self._out, said
+
+    def output(self) -> bytes:
+        return self.result()[1]
+
+
+def run(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    cwd: Path | None = None,
+    given: bytes | None = None,
+) -> bytes:
+    """The output of one git command; GitFailed when it fails."""
+    return Running(arguments, environment, cwd=cwd, given=given).output()
+
+
+def nul_list(data: bytes) -> list[bytes]:
+    """The items of a `-z` output."""
+    items = data.split(b"\0")
+    if items and not items[-1]:
+        items.pop()
+    return items

@@ -1,0 +1,226 @@
+"""A `.git` made by hand: what a fresh clone of the source would have, without cloning."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from loom.cancel import Cancel
+from loom.errors import SnapshotError
+from loom.snapshot import copying
+from loom.snapshot.git import quoted_store
+from loom.snapshot.model import Source
+from loom.snapshot.pool import Pool
+from loom.snapshot.source import object_stores, without_password
+
+RUNTIME_LINK = "/.loom/.runtime"
+"""Where the finished run's record is shown in the workspace; never part of what git sees there."""
+
+_FICLONE = 0x40049409
+_PACK_FILES = (".pack", ".idx", ".rev", ".mtimes", ".promisor")
+
+# Settings of the source that change what git sees in the same bytes.
+_CARRIED = ("core.autocrlf", "core.eol", "core.safecrlf", "core.ignorecase", "core.precomposeunicode", "core.quotepath")
+
+
+def lay_out(source: Source, git_dir: Path, *, work_tree: str | None, attributes: bytes, excludes: bytes) -> None:
+    """Everything but the index and the objects. `work_tree` is core.worktree of a submodule, relative to `git_dir`."""
+    for name in ("objects/pack", "objects/info", "refs/heads", "refs/tags", "info"):
+        (git_dir / name).mkdir(parents=True, exist_ok=True)
+    (git_dir / "HEAD").write_text(f"{source.head_sha}\n")
+    (git_dir / "config").write_bytes(os.fsencode(config_text(source, work_tree=work_tree, attributes=bool(attributes))))
+    _write_refs(source, git_dir)
+    if source.shallow:
+        try:
+            (git_dir / "shallow").write_bytes((source.common_dir / "shallow").read_bytes())
+        except FileNotFoundError:
+            pass  # unshallowed a moment ago
+    (git_dir / "info" / "exclude").write_bytes(excludes + RUNTIME_LINK.encode() + b"\n")
+    if attributes:
+        (git_dir / "info" / "attributes-below").write_bytes(attributes)
+    if own := _contents(source.common_dir / "info" / "attributes"):
+        (git_dir / "info" / "attributes").write_bytes(own)
+
+
+def config_text(source: Source, *, work_tree: str | None, attributes: bool) -> str:
+    partial = source.config.get("extensions.partialclone", ())
+    sha256 = source.object_format != "sha1"
+    core = {
+        "repositoryformatversion": "1" if partial or sha256 else "0",
+        "filemode": "true",
+        "bare": "false",
+        "logallrefupdates": "true",
+        # The index is the source's: its mtimes and sizes hold here too, the rest of its stat data does not.
+        "checkStat": "minimal",
+        "trustctime": "false",
+    }
+    for key in _CARRIED:
+        if values := source.config.get(key):
+            core[key.removeprefix("core.")] = values[-1]
+    if work_tree is not None:
+        core["worktree"] = work_tree
+    if attributes:
+        core["attributesFile"] = ".git/info/attributes-below"
+    sections: list[tuple[str, dict[str, str]]] = [("core", core)]
+    extensions = {}
+    if sha256:
+        extensions["objectformat"] = source.object_format
+    if partial:
+        extensions["partialclone"] = partial[-1]
+    sections.append(("extensions", extensions))
+    for key, values in source.config.items():
+        section, _, rest = key.partition(".")
+        name, _, variable = rest.rpartition(".")
+        if section == "remote" and name and (name == "origin" or name in partial):
+            if variable in ("url", "pushurl", "fetch", "promisor", "partialclonefilter"):
+                sections += [(f'remote "{_inside(name)}"', {variable: without_password(value)}) for value in values]
+        elif section == "submodule" and name and variable in ("url", "active", "update", "branch"):
+            sections.append((f'submodule "{_inside(name)}"', {variable: without_password(values[-1])}))
+    # A disposable repository: packing it in the background is work for nobody.
+    sections += [("gc", {"auto": "0"}), ("maintenance", {"auto": "false"})]
+    lines = []
+    for header, settings in sections:
+        if settings:
+            lines.append(f"[{header}]")
+            lines += [f'\t{key} = "{_inside(value)}"' for key, value in settings.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _inside(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _write_refs(source: Source, git_dir: Path) -> None:
+    packed = ["# pack-refs with: sorted \n"]
+    for name, sha, target in sorted(source.refs):
+        if target:
+            path = git_dir / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(os.fsencode(f"ref: {target}\n"))
+        else:
+            packed.append(f"{sha} {name}\n")
+    (git_dir / "packed-refs").write_bytes(os.fsencode("".join(packed)))
+
+
+def excludes_of(source: Source) -> bytes:
+    """The ignore rules that lie outside of the work tree, weakest first: the user's own, then the repository's."""
+    paths = (_user_file(source, "core.excludesfile", "ignore"), source.common_dir / "info" / "exclude")
+    return b"".join(data if data.endswith(b"\n") else data + b"\n" for path in paths if (data := _contents(path)))
+
+
+def attributes_of(source: Source) -> bytes:
+    """The user's own attributes, which count below those in the work tree."""
+    return _contents(_user_file(source, "core.attributesfile", "attributes"))
+
+
+def _contents(path: Path | None) -> bytes:
+    try:
+        return b"" if path is None else path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _user_file(source: Source, key: str, default: str) -> Path | None:
+    home = source.environment.get("HOME", "")
+    if values := source.config.get(key):
+        text = values[-1]
+        if text.startswith("~/") and home:
+            return Path(home, text[2:])
+        return source.root / text if text else None
+    base = source.environment.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
+    return Path(base, "git", default) if base else None
+
+
+def lay_out_objects(source: Source, git_dir: Path, *, cancel: Cancel) -> tuple[Path, ...]:
+    """Make the source's objects readable from `git_dir`; returns the stores that are borrowed for it.
+
+    Never by hard link: a `chown -R` in a job would reach the user's own objects through it.
+    """
+    objects = git_dir / "objects"
+    borrow = source.read_only_mounts
+    if borrow and not _shares_blocks(source.objects_dir, objects):
+        (objects / "info" / "alternates").write_bytes(os.fsencode(quoted_store(source.objects_dir) + "\n"))
+        return borrow
+    for store in object_stores(source.objects_dir):
+        _copy_store(store.path, objects, cancel)
+    return ()
+
+
+def _shares_blocks(source: Path, target: Path) -> bool:
+    """Whether the file system makes copies that share their blocks until one is written (btrfs, xfs): then copying is free."""
+    try:
+        sample = next(path for path in (source / "pack").iterdir() if path.suffix == ".idx")
+    except (OSError, StopIteration):
+        return False
+    probe = target / "probe"
+    try:
+        with sample.open("rb") as reading, probe.open("wb") as writing:
+            fcntl.ioctl(writing.fileno(), _FICLONE, reading.fileno())
+        return True
+    except OSError:
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _copy_store(store: Path, target: Path, cancel: Cancel) -> None:
+    """Copy packs and loose objects. What a `git gc` moves meanwhile is looked for again."""
+    done: set[str] = set()
+    for _ in range(4):
+        listed = [path for path in sorted(_object_files(store)) if path not in done]
+        if not listed:
+            return
+        with Pool(store, target, since_ns=1 << 62, cancel=cancel) as pool:
+            found = pool.copy(
+                ((path, copying.OBJECT) for path in listed if not (target / path).exists()),
+                about=len(listed),
+                look_around=False,
+            )
+        if found.denied:
+            raise SnapshotError(
+                f"{store / found.denied[0][0]}: {os.strerror(found.denied[0][1])}",
+                hint="git's objects must be readable",
+                code="OBJECTS_UNREADABLE",
+            )
+        missing = set(found.absent)
+        if not missing:
+            return
+        done.update(path for path in listed if path not in missing)
+
+
+def _object_files(store: Path) -> Iterator[str]:
+    for entry in os.scandir(store):
+        if entry.name == "pack":
+            for name in os.listdir(entry.path):  # noqa: PTH208
+                if name.startswith("pack-") and name.endswith(_PACK_FILES):
+                    yield f"pack/{name}"
+        elif len(entry.name) == 2:
+            try:
+                for name in os.listdir(entry.path):  # noqa: PTH208
+                    if not name.startswith("tmp_"):
+                        yield f"{entry.name}/{name}"
+            except OSError:
+                continue  # emptied and removed by a gc
+
+
+def copy_index(source: Source, git_dir: Path) -> bytes:
+    """The source's index, as it is at this moment, for everything that follows; returns its bytes ("" without one).
+
+    Its time comes along, to the second below: git reads files again that are younger than their index.
+    """
+    try:
+        with source.index_path.open("rb") as reading:
+            status = os.fstat(reading.fileno())
+            data = reading.read()
+    except FileNotFoundError:
+        return b""
+    target = git_dir / "index"
+    target.write_bytes(data)
+    second = status.st_mtime_ns // 1_000_000_000 * 1_000_000_000
+    os.utime(target, ns=(second, second))
+    if b"link" in data:
+        for shared in source.git_dir.glob("sharedindex.*"):
+            (git_dir / shared.name).write_bytes(shared.read_bytes())
+    return data

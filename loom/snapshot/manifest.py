@@ -1,0 +1,114 @@
+"""What `verify` needs to rebuild a snapshot's tree: the commit, and what differed from it. Kept in the workspace's `.git`.
+
+It need not be trusted: the tree rebuilt from it must have the id that the receipt names.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loom.errors import SnapshotError
+from loom.snapshot.model import Change, LeftOut, Submodule
+
+NAME = "loom-snapshot.json"
+KIND = "loom-snapshot"
+SCHEMA_VERSION = "loom.snapshot.v1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    source_root: str
+    object_format: str
+    head_sha: str
+    tree_sha: str
+    branch: str | None
+    changed: tuple[Change, ...]
+    excludes: bytes
+    config: tuple[tuple[str, str], ...]
+    stores: tuple[str, ...]
+    submodules: tuple[Submodule, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def _text(path: str) -> str:
+    return base64.b64encode(os.fsencode(path)).decode("ascii")
+
+
+def _path(text: str) -> str:
+    return os.fsdecode(base64.b64decode(text))
+
+
+def _change(change: Change) -> list[str]:
+    return [_text(change.path), change.kind, change.old_mode, change.mode, change.old_sha, change.sha]
+
+
+def _read_change(fields: list[str]) -> Change:
+    path, kind, old_mode, mode, old_sha, sha = fields
+    return Change(path=_path(path), kind=kind, old_mode=old_mode, mode=mode, old_sha=old_sha, sha=sha)
+
+
+def write_manifest(git_dir: Path, manifest: Manifest) -> None:
+    document = {
+        "kind": KIND,
+        "schema_version": SCHEMA_VERSION,
+        "source_root": _text(manifest.source_root),
+        "object_format": manifest.object_format,
+        "head_sha": manifest.head_sha,
+        "tree_sha": manifest.tree_sha,
+        "branch": manifest.branch and _text(manifest.branch),
+        "changed": [_change(change) for change in manifest.changed],
+        "excludes": base64.b64encode(manifest.excludes).decode("ascii"),
+        "config": [[key, _text(value)] for key, value in manifest.config],
+        "stores": [_text(store) for store in manifest.stores],
+        "submodules": [
+            [_text(sub.path), sub.head_sha, sub.tree_sha, [_change(change) for change in sub.changed]]
+            for sub in manifest.submodules
+        ],
+        "left_out": [[_text(left.path), left.reason] for left in manifest.left_out],
+    }
+    (git_dir / NAME).write_text(json.dumps(document, ensure_ascii=True))
+
+
+def read_manifest(workspace: Path) -> Manifest:
+    """SnapshotError when the workspace has none that can be read."""
+    file = workspace / ".git" / NAME
+    try:
+        document: dict[str, Any] = json.loads(file.read_bytes())
+        if document["kind"] != KIND:
+            raise ValueError(document["kind"])
+        return Manifest(
+            source_root=_path(document["source_root"]),
+            object_format=document["object_format"],
+            head_sha=document["head_sha"],
+            tree_sha=document["tree_sha"],
+            branch=document["branch"] and _path(document["branch"]),
+            changed=tuple(_read_change(fields) for fields in document["changed"]),
+            excludes=base64.b64decode(document["excludes"]),
+            config=tuple((key, _path(value)) for key, value in document["config"]),
+            stores=tuple(_path(store) for store in document["stores"]),
+            submodules=tuple(
+                Submodule(
+                    path=_path(path),
+                    head_sha=head,
+                    tree_sha=tree,
+                    changed=tuple(_read_change(fields) for fields in changed),
+                )
+                for path, head, tree, changed in document["submodules"]
+            ),
+            left_out=tuple(LeftOut(path=_path(path), reason=reason) for path, reason in document["left_out"]),
+        )
+    except FileNotFoundError as error:
+        raise SnapshotError(
+            f"{workspace}: not one of loom's workspaces, or a job removed its .git",
+            hint="name a workspace that `loom snapshot` or `loom run` made",
+            code="NOT_A_WORKSPACE",
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SnapshotError(
+            f"{file}: not a snapshot's manifest any more: {error}", code="MANIFEST_UNREADABLE"
+        ) from error

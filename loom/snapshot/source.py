@@ -1,0 +1,259 @@
+"""Find a repository and read what a snapshot of it needs, without writing a byte of it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from loom.errors import RequestError
+from loom.snapshot import git
+from loom.snapshot.model import Source
+
+# Object stores up to this size are copied (docs/benchmarks.md: copying 50 MB costs about what laying out 600 files
+# does); a bigger one is borrowed. Loose objects cost per file, so many of them count as big too.
+COPY_UP_TO_BYTES = 50_000_000
+COPY_UP_TO_FILES = 1_000
+
+# Where a job's container has the workspace: a store below it can't be shown at its own path.
+_TAKEN_IN_CONTAINERS = ("/workspace", "/proc", "/sys", "/dev")
+
+_ABOUT = (
+    "rev-parse",
+    "--path-format=absolute",
+    "--is-bare-repository",
+    "--is-inside-work-tree",
+    "--git-dir",
+    "--git-common-dir",
+    "--show-object-format",
+    "--is-shallow-repository",
+    "--git-path",
+    "objects",
+    "--git-path",
+    "index",
+    "--show-toplevel",
+    "HEAD^{commit}",
+    "HEAD^{tree}",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """One directory of git objects. `borrowable`: anyone may read it, so git in a container works whoever its user is."""
+
+    path: Path
+    bytes: int
+    files: int
+    borrowable: bool
+
+    @property
+    def small(self) -> bool:
+        return self.bytes <= COPY_UP_TO_BYTES and self.files <= COPY_UP_TO_FILES
+
+
+def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
+    """The repository whose checkout `start` lies in, as git itself would find it (also by `GIT_DIR` and its kind).
+
+    RequestError for a path without a checkout, a bare repository, one without a commit, or one that git refuses.
+    """
+    if not start.is_dir():
+        raise RequestError(f"{start}: no such directory", code="NO_REPOSITORY", hint="start loom inside a git checkout")
+    inherited = git.as_inherited(environ)
+    about = git.Running(_ABOUT, inherited, cwd=start)
+    config = git.Running(("config", "-z", "--list"), inherited, cwd=start)
+    refs = git.Running(
+        (
+            "for-each-ref",
+            "--format=%(objectname) %(refname) %(symref)",
+            "refs/heads",
+            "refs/remotes",
+            "refs/tags",
+        ),
+        inherited,
+        cwd=start,
+    )
+    tags = git.Running(("tag", "--points-at", "HEAD"), inherited, cwd=start)
+    branch = git.Running(("symbolic-ref", "-q", "HEAD"), inherited, cwd=start)
+    try:
+        code, out, said = about.result(check=False)
+        if code != 0:
+            _explain_refusal(start, out.decode("utf-8", "surrogateescape").splitlines(), said)
+        fields = os.fsdecode(out).rstrip("\n").split("\n")
+        if len(fields) != 11:
+            raise RequestError(
+                f"{start}: the repository's path holds a line break", hint="move the checkout to a path without one"
+            )
+    except BaseException:
+        for process in (config, refs, tags, branch):
+            process.stop()
+        raise
+    git_dir, common_dir, object_format, shallow, objects, index, root, head, tree = fields[2:]
+    settings = parse_config(config.result(check=False)[1])
+    checked_out = os.fsdecode(branch.result(check=False)[1]).strip()
+    origin = settings.get("remote.origin.url", ())
+    stores = object_stores(Path(objects))
+    return Source(
+        root=Path(root),
+        git_dir=Path(git_dir),
+        common_dir=Path(common_dir),
+        objects_dir=Path(objects),
+        index_path=Path(index),
+        head_sha=head,
+        head_tree_sha=tree,
+        branch=checked_out.removeprefix("refs/heads/") or None,
+        tags=tuple(os.fsdecode(line) for line in tags.result(check=False)[1].splitlines()),
+        origin_url=without_password(origin[-1]) if origin else None,
+        read_only_mounts=to_borrow(stores),
+        object_format=object_format,
+        shallow=shallow == "true",
+        refs=parse_refs(refs.result(check=False)[1]),
+        config=settings,
+        environment={name: value for name, value in environ.items() if name not in git.LOCAL_VARIABLES},
+    )
+
+
+def _explain_refusal(start: Path, fields: list[str], said: str) -> NoReturn:
+    """Turn git's refusal into the place, the reason and the next move."""
+    if "dubious ownership" in said:
+        raise RequestError(
+            f"{start}: the repository belongs to another user, and git does not trust it",
+            hint=f"if you do: git config --global --add safe.directory {start}",
+            code="REPOSITORY_NOT_TRUSTED",
+        )
+    if fields[:1] == ["true"]:
+        raise RequestError(
+            f"{start}: a bare repository has no files to run jobs on",
+            hint="make a checkout of it: git clone, or git worktree add",
+            code="REPOSITORY_BARE",
+        )
+    if fields[1:2] == ["false"]:
+        raise RequestError(
+            f"{start}: inside a git directory, not in a checkout",
+            hint="start loom in the checkout that belongs to it",
+            code="NO_REPOSITORY",
+        )
+    if len(fields) >= 9:
+        raise RequestError(
+            f"{fields[8]}: the repository has no commit yet",
+            hint='make the first one: git commit --allow-empty -m "Start"',
+            code="REPOSITORY_UNBORN",
+        )
+    if "not a git repository" in said:
+        raise RequestError(
+            f"{start}: not inside a git repository",
+            hint="go to a checkout, or make one here: git init && git add -A && git commit",
+            code="NO_REPOSITORY",
+        )
+    reason = said.strip().removeprefix("fatal: ") or "git can't read the repository"
+    raise RequestError(f"{start}: {reason}", hint="see what `git status` says there", code="REPOSITORY_UNREADABLE")
+
+
+def parse_config(data: bytes) -> dict[str, tuple[str, ...]]:
+    result: dict[str, tuple[str, ...]] = {}
+    for item in git.nul_list(data):
+        key, _, value = os.fsdecode(item).partition("\n")
+        result[key] = (*result.get(key, ()), value)
+    return result
+
+
+def parse_refs(data: bytes) -> tuple[tuple[str, str, str], ...]:
+    result = []
+    for line in os.fsdecode(data).splitlines():
+        sha, name, target = line.split(" ", 2)
+        result.append((name, sha, target))
+    return tuple(result)
+
+
+def without_password(url: str) -> str:
+    """`url` without the secret of its user part: jobs and records have no need of it."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    authority, slash, path = rest.partition("/")
+    user, at, host = authority.rpartition("@")
+    if not at or ":" not in user:
+        return url
+    return f"{scheme}://{user.partition(':')[0]}@{host}{slash}{path}"
+
+
+def truth(values: tuple[str, ...], default: bool) -> bool:
+    """A boolean of git's configuration."""
+    if not values:
+        return default
+    return values[-1].lower() in ("", "true", "yes", "on", "1")
+
+
+def object_stores(objects: Path) -> tuple[Store, ...]:
+    """`objects` and every store that it borrows from itself."""
+    seen: dict[Path, Store] = {}
+    waiting = [objects]
+    while waiting:
+        path = waiting.pop(0)
+        if path in seen or not path.is_dir():
+            continue
+        seen[path] = measure_store(path)
+        waiting += _alternates(path)
+    return tuple(seen.values())
+
+
+def _alternates(objects: Path) -> list[Path]:
+    try:
+        lines = (objects / "info" / "alternates").read_bytes().split(b"\n")
+    except OSError:
+        return []
+    result = []
+    for line in lines:
+        if not line or line.startswith(b"#"):
+            continue
+        text = os.fsdecode(line)
+        if text.startswith('"') and text.endswith('"') and len(text) > 1:
+            text = text[1:-1].encode("latin-1", "surrogateescape").decode("unicode_escape")
+        result.append(Path(os.path.normpath(objects / text)))
+    return result
+
+
+def measure_store(objects: Path) -> Store:
+    """Size, number of files, and whether everyone may read it. Loose objects are counted, not measured."""
+    size = files = 0
+    readable = True
+    for entry in os.scandir(objects):
+        name = entry.name
+        if name == "pack":
+            readable &= _others_may(entry.path, stat.S_IROTH | stat.S_IXOTH)
+            for pack in os.scandir(entry.path):
+                status = pack.stat(follow_symlinks=False)
+                size += status.st_size
+                files += 1
+                readable &= bool(status.st_mode & stat.S_IROTH)
+        elif len(name) == 2:
+            inside = os.listdir(entry.path)  # noqa: PTH208
+            files += len(inside)
+            size += 4096 * len(inside)
+            if inside:
+                readable &= _others_may(entry.path, stat.S_IROTH | stat.S_IXOTH)
+                # Which umask an object was written under shows in any of them; all would be thousands of look-ups.
+                readable &= _others_may(os.path.join(entry.path, inside[0]), stat.S_IROTH)  # noqa: PTH118
+    readable &= _others_may(str(objects), stat.S_IROTH | stat.S_IXOTH)
+    return Store(path=objects, bytes=size, files=files, borrowable=readable)
+
+
+def _others_may(path: str, bits: int) -> bool:
+    try:
+        return (os.stat(path).st_mode & bits) == bits  # noqa: PTH116
+    except OSError:
+        return True  # packed away meanwhile
+
+
+def to_borrow(stores: tuple[Store, ...]) -> tuple[Path, ...]:
+    """The stores to borrow from; none when the objects are to be copied."""
+    if all(store.small for store in stores) and len(stores) == 1:
+        return ()
+    for store in stores:
+        text = str(store.path)
+        taken = any(text == place or text.startswith(place + "/") for place in _TAKEN_IN_CONTAINERS)
+        if taken or not store.borrowable:
+            return ()
+    return tuple(store.path for store in stores)

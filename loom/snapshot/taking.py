@@ -1,0 +1,578 @@
+"""Fill a workspace from a source: copy, make its `.git`, prove what came out."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loom.cancel import Cancel
+from loom.errors import RequestError, SnapshotError
+from loom.snapshot import copying, git, layout, tree
+from loom.snapshot.manifest import Manifest, write_manifest
+from loom.snapshot.model import Change, LeftOut, Snapshot, SnapshotCanceled, Source, Submodule, readable
+from loom.snapshot.pool import Pool
+from loom.snapshot.source import discover, truth
+
+OnProgress = Callable[[int, int], None]
+"""Receives (files copied, files known of), often."""
+
+RUNTIME = ".loom/.runtime"
+_NAMED = 10
+# Kernel clocks that stamp files run up to one tick behind.
+_TICK_NS = 20_000_000
+
+
+def take(source: Source, workspace: Path, *, cancel: Cancel, on_progress: OnProgress | None = None) -> Snapshot:
+    """Fill `workspace`, an empty directory, with what CI would check out if the source's present work were committed.
+
+    The source is only read. SnapshotError when something could not be read or written, SnapshotCanceled when the flag
+    was set meanwhile; either leaves `workspace` as empty as it was.
+    """
+    started = time.perf_counter()
+    if any(workspace.iterdir()):
+        raise SnapshotError(f"{workspace}: not empty", hint="a workspace is filled once, in a new directory")
+    try:
+        filled = _Filling(source, workspace, workspace / ".git", None, cancel, on_progress).run()
+        write_manifest(
+            workspace / ".git",
+            Manifest(
+                source_root=str(source.root),
+                object_format=source.object_format,
+                head_sha=source.head_sha,
+                tree_sha=filled.tree_sha,
+                branch=source.branch,
+                changed=filled.changed,
+                excludes=filled.excludes,
+                config=tuple(filled.config),
+                stores=tuple(map(str, (source.objects_dir, *filled.borrowed))),
+                submodules=tuple(filled.submodules),
+                left_out=tuple(filled.left_out),
+            ),
+        )
+    except BaseException as error:
+        empty(workspace)
+        if isinstance(error, OSError):
+            place = error.filename if isinstance(error.filename, str) else str(workspace)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise SnapshotError(
+                f"{readable(place)}: {error.strerror or error}",
+                hint="free some space there, or point TMPDIR at another disk" if full else None,
+                code="WORKSPACE_NOT_WRITTEN" if full else None,
+            ) from error
+        raise
+    return Snapshot(
+        path=workspace,
+        source_root=source.root,
+        head_sha=source.head_sha,
+        tree_sha=filled.tree_sha,
+        branch=source.branch,
+        files=filled.files,
+        bytes=filled.bytes,
+        changed=filled.changed,
+        left_out=tuple(filled.left_out),
+        submodules=tuple(filled.submodules),
+        borrowed=filled.borrowed,
+        duration_ms=(time.perf_counter() - started) * 1000,
+    )
+
+
+def empty(workspace: Path) -> None:
+    """Remove what is inside `workspace`, not itself: it may be mounted already."""
+    for entry in os.scandir(workspace):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            Path(entry.path).unlink(missing_ok=True)
+
+
+@dataclass
+class _Index:
+    """What the walk over the index's listing noticed on its way."""
+
+    unmerged: set[str] = field(default_factory=set)
+    gitlinks: list[str] = field(default_factory=list)
+    pinned: list[tuple[str, str]] = field(default_factory=list)
+    """(path, tag): skip-worktree and assume-unchanged entries, whose files git does not look at."""
+
+
+@dataclass
+class _Filled:
+    tree_sha: str = ""
+    files: int = 0
+    bytes: int = 0
+    changed: tuple[Change, ...] = ()
+    left_out: list[LeftOut] = field(default_factory=list)
+    submodules: list[Submodule] = field(default_factory=list)
+    borrowed: tuple[Path, ...] = ()
+    excludes: builtins.bytes = b""
+    config: list[tuple[str, str]] = field(default_factory=list)
+
+
+class _Filling:
+    """One repository into one directory; submodules are fillings of their own."""
+
+    def __init__(
+        self,
+        source: Source,
+        target: Path,
+        git_dir: Path,
+        prefix: str | None,
+        cancel: Cancel,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._git_dir = git_dir
+        self._prefix = prefix
+        """The path of a submodule from the outermost root, with a slash; None for the outermost repository."""
+        self._cancel = cancel
+        self._on_progress = on_progress
+        self._zero = "0" * len(source.head_sha)
+        self._done = _Filled()
+        self._processes: list[git.Running] = []
+
+    def run(self) -> _Filled:
+        try:
+            return self._run()
+        except BaseException:
+            for process in self._processes:
+                process.stop()
+            raise
+
+    def _run(self) -> _Filled:
+        source, git_dir, done = self._source, self._git_dir, self._done
+        since_ns = time.time_ns() - _TICK_NS
+        (git_dir / "objects").mkdir(parents=True)
+        done.excludes = layout.excludes_of(source)
+        done.config = tree.hashing_config(source.config, source.environment)
+        self._make_index_plain(layout.copy_index(source, git_dir))
+        listing = self._start("ls-files", "-z", "--stage", "-v")
+        dirty = self._start("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=all")
+        others = self._start("ls-files", "-z", "--others", "--exclude-standard", *self._own_excludes())
+        layout.lay_out(
+            source,
+            git_dir,
+            work_tree=None if self._prefix is None else os.path.relpath(self._target, git_dir),
+            attributes=layout.attributes_of(source),
+            excludes=done.excludes,
+        )
+        done.borrowed = layout.lay_out_objects(source, git_dir, cancel=self._cancel)
+        if self._prefix is not None:
+            (self._target / ".git").write_bytes(os.fsencode(f"gitdir: {os.path.relpath(git_dir, self._target)}\n"))
+        index = _Index()
+        items = os.fsdecode(listing.output()).split("\0")
+        items.pop()
+        with Pool(source.root, self._target, since_ns=since_ns, cancel=self._cancel) as pool:
+            found = pool.copy(
+                self._tracked(items, index), about=len(items), look_around=True, on_portion=self._progress(len(items))
+            )
+            _, listed, said = others.result()
+            untracked, nested = self._untracked(listed)
+            first, absent = found.files, set(found.absent)
+            more = pool.copy(
+                ((path, copying.ANY if self._modes_count else copying.REGULAR) for path in untracked),
+                about=len(untracked),
+                look_around=True,
+                on_portion=self._progress(len(items) + len(untracked), first),
+            )
+        self._name_unlisted_directories(said)
+        vanished = set(more.absent)
+        found.add(vars(more))
+        self._refuse_unreadable(found)
+        modified = dict(_raw_status(dirty.output()))
+        for path in found.unstable:
+            self._leave_out(path, f"changed during each of {copying.ATTEMPTS} attempts to copy it; the last one counts")
+        for path in sorted(vanished - {special for special, _ in found.special}):
+            self._leave_out(path, "vanished while the workspace was being filled")
+        self._pin(index.pinned)
+        edits = tree.Edits()
+        nested += [path for path in found.directories if (source.root / path / ".git").exists()]
+        self._gitlinks(index.gitlinks, nested, edits)
+        self._name_special(found, items, untracked)
+        edits.removed += sorted(absent)
+        forced = (set(found.recent) | set(found.unstable) | set(modified) | index.unmerged) - absent
+        forced -= {path for path, _ in index.pinned} | set(index.gitlinks)
+        edits.present = sorted(forced | set(untracked) - vanished)
+        suspicious = {path for path in forced if path not in index.unmerged and self._stat_may_lie(path, found)}
+        if suspicious:
+            edits.reset = [
+                (path, mode, sha)
+                for path, mode, sha in _entries(items)
+                if path in suspicious and modified.get(path) != "A"
+            ]
+            self._reset_stat_data(edits.reset)
+        self._prove(edits)
+        done.files, done.bytes = found.files, found.bytes
+        return done
+
+    # What the source holds
+
+    def _start(self, *arguments: str) -> git.Running:
+        """A git command that reads the source through the index that was copied; anything it wrote would land here."""
+        source = self._source
+        process = git.Running(
+            arguments,
+            git.environment_for(
+                source.environment,
+                git_dir=source.git_dir,
+                work_tree=source.root,
+                index=self._git_dir / "index",
+                objects=self._git_dir / "objects",
+                alternates=(source.objects_dir,),
+            ),
+            cwd=source.root,
+        )
+        self._processes.append(process)
+        return process
+
+    def _own_excludes(self) -> tuple[str, ...]:
+        return ("--exclude", "/" + RUNTIME) if self._prefix is None else ()
+
+    @property
+    def _modes_count(self) -> bool:
+        return truth(self._source.config.get("core.filemode", ()), True)
+
+    def _make_index_plain(self, data: bytes) -> None:
+        """Rewrite an index that holds what is true of the source's place only: a shared part, monitors, a sparse form."""
+        if not any(mark in data for mark in (b"link", b"FSMN", b"UNTR", b"sdir")):
+            return
+        source = self._source
+        git.run(
+            ("update-index", "--no-split-index", "--no-untracked-cache", "--no-fsmonitor", "--force-write-index"),
+            git.environment_for(
+                source.environment,
+                git_dir=source.git_dir,
+                work_tree=source.root,
+                index=self._git_dir / "index",
+                objects=self._git_dir / "objects",
+                alternates=(source.objects_dir,),
+            ),
+            cwd=source.root,
+        )
+        for shared in self._git_dir.glob("sharedindex.*"):
+            shared.unlink()
+
+    def _tracked(self, items: list[str], index: _Index) -> Iterator[tuple[str, int]]:
+        """(path, what it is to become) of every tracked file, in the index's order."""
+        if self._modes_count:
+            become = {"100644": copying.ANY, "100755": copying.ANY}
+        else:
+            become = {"100644": copying.REGULAR, "100755": copying.EXECUTABLE}
+        links = truth(self._source.config.get("core.symlinks", ()), True)
+        become["120000"] = copying.LINK if links else copying.LINK_FROM_FILE
+        outermost = self._prefix is None
+        for item in items:
+            about, _, path = item.partition("\t")
+            if about[0] == "H" and about[-1] == "0" and (kind := become.get(about[2:8])) is not None:
+                if outermost and path.startswith(RUNTIME) and _is_runtime(path):
+                    continue
+                yield path, kind
+            elif about[-1] != "0":
+                if path not in index.unmerged:
+                    index.unmerged.add(path)
+                    yield path, copying.ANY
+            elif about[2:8] == "160000":
+                index.gitlinks.append(path)
+            else:
+                index.pinned.append((path, about[0]))
+
+    def _untracked(self, listed: bytes) -> tuple[list[str], list[str]]:
+        """Files, and repositories of their own, that git does not track and does not ignore."""
+        files, nested = [], []
+        for path in os.fsdecode(listed).split("\0")[:-1]:
+            if path.endswith("/"):
+                nested.append(path[:-1])
+            elif not (self._prefix is None and _is_runtime(path)):
+                files.append(path)
+        return files, nested
+
+    def _progress(self, total: int, before: int = 0) -> Callable[[int], None] | None:
+        told = self._on_progress
+        return None if told is None else lambda files: told(before + files, total)
+
+    # What needs a word
+
+    def _leave_out(self, path: str, reason: str) -> None:
+        self._done.left_out.append(LeftOut(path=(self._prefix or "") + path, reason=reason))
+
+    def _name_unlisted_directories(self, said: str) -> None:
+        for line in said.splitlines():
+            start, end = "warning: could not open directory '", "': Permission denied"
+            if line.startswith(start) and line.endswith(end):
+                self._leave_out(line[len(start) : -len(end)], "a directory that may not be read")
+
+    def _refuse_unreadable(self, found: copying.Findings) -> None:
+        if not found.denied:
+            return
+        paths = sorted({path for path, _ in found.denied})
+        named = [
+            f"{readable((self._prefix or '') + path)}: {os.strerror(number)}" for path, number in found.denied[:_NAMED]
+        ]
+        if len(paths) > _NAMED:
+            named.append(f"and {len(paths) - _NAMED} more")
+        raise SnapshotError(
+            f"{self._source.root}: {len(paths)} file(s) can't be read:\n" + "\n".join(f"  {line}" for line in named),
+            hint="make them readable (chmod u+r), or let .gitignore name them if CI does not need them",
+            code="SOURCE_UNREADABLE",
+        )
+
+    def _name_special(self, found: copying.Findings, items: list[str], untracked: list[str]) -> None:
+        """Name sockets, FIFOs and devices, also those in directories that hold nothing else. Git never lists them."""
+        special = dict(found.special)
+        known = _directories(item.partition("\t")[2] for item in items) | _directories(untracked)
+        unknown = [path for path in found.subdirectories if path not in known and not _is_git(path)]
+        if not special and not unknown:
+            return
+        asked = [*special, *unknown]
+        ignored = self._ignored(asked)
+        for path in unknown:
+            if path not in ignored:
+                special.update(_special_below(self._source.root, path))
+        for path, kind in sorted(special.items()):
+            if path not in ignored and not (self._prefix is None and _is_runtime(path)):
+                self._leave_out(path, f"a {kind}: git keeps only files and links")
+
+    def _ignored(self, paths: list[str]) -> set[str]:
+        source = self._source
+        here = git.environment_for(source.environment, git_dir=source.git_dir, work_tree=source.root)
+        # check-ignore knows no literal pathspecs; "./" in front keeps a name like ":(top)" a name.
+        del here["GIT_LITERAL_PATHSPECS"]
+        process = git.Running(
+            ("check-ignore", "-z", "--stdin", "--no-index"),
+            here,
+            cwd=source.root,
+            given=tree.nul_joined([f"./{path}" for path in paths]),
+        )
+        _, out, _ = process.result(check=False)  # 1: none of them
+        return {os.fsdecode(path)[2:] for path in git.nul_list(out)}
+
+    # The workspace's side
+
+    def _here(
+        self, *, index: Path, objects: Path | None = None, config: Iterable[tuple[str, str]] = ()
+    ) -> dict[str, str]:
+        source = self._source
+        alternates = (source.objects_dir, self._git_dir / "objects")
+        return git.environment_for(
+            source.environment,
+            git_dir=self._git_dir,
+            work_tree=self._target,
+            index=index,
+            objects=objects,
+            alternates=alternates if objects is not None else (),
+            config=tuple(config),
+        )
+
+    def _pin(self, pinned: list[tuple[str, str]]) -> None:
+        """Lay out what the index holds for files that git was told not to look at; in the workspace it may look."""
+        if not pinned:
+            return
+        paths = tree.nul_joined([path for path, _ in pinned])
+        config = [
+            *self._done.config,
+            ("filter.lfs.required", "false"),
+            ("filter.lfs.smudge", ""),
+            ("filter.lfs.process", ""),
+        ]
+        here = self._here(index=self._git_dir / "index", config=config)
+        for switch in ("--no-skip-worktree", "--no-assume-unchanged"):
+            git.run(("update-index", switch, "-z", "--stdin"), here, cwd=self._target, given=paths)
+        git.run(("checkout-index", "--force", "-u", "-z", "--stdin"), here, cwd=self._target, given=paths)
+        for path, tag in pinned:
+            status = _lstat(self._target / path)
+            self._done.files += 1
+            self._done.bytes += status.st_size if status else 0
+            if not _same_content(self._source.root / path, self._target / path):
+                why = "skip-worktree" if tag.upper() == "S" else "assume-unchanged"
+                self._leave_out(path, f"edits on disk ({why} hides them from git): the staged content is laid out")
+
+    def _gitlinks(self, tracked: list[str], nested: list[str], edits: tree.Edits) -> None:
+        """Submodules with their own work; other repositories inside this one as the empty directories CI would have."""
+        for path in tracked:
+            place = self._source.root / path
+            if not place.is_dir() or place.is_symlink():
+                edits.removed.append(path)
+                continue
+            target = self._target / path
+            inner = self._inner(path)
+            if inner is None:
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            edits.gitlinks.append((path, inner.head_sha))
+            name = self._submodule_name(path)
+            if name is None:
+                target.mkdir(parents=True, exist_ok=True)
+                self._leave_out(path, "a repository that .gitmodules does not name: CI has an empty directory there")
+                continue
+            target.mkdir(parents=True, exist_ok=True)
+            prefix = f"{self._prefix or ''}{path}/"
+            git_dir = self._git_dir / "modules" / name
+            filled = _Filling(inner, target, git_dir, prefix, self._cancel, self._on_progress).run()
+            self._done.submodules.append(
+                Submodule(path=prefix[:-1], head_sha=inner.head_sha, tree_sha=filled.tree_sha, changed=filled.changed)
+            )
+            self._done.submodules += filled.submodules
+            self._done.left_out += filled.left_out
+            self._done.files += filled.files
+            self._done.bytes += filled.bytes
+        for path in nested:
+            inner = self._inner(path)
+            if inner is None:
+                self._leave_out(path, "a repository of its own without a commit: git can't add it")
+                continue
+            edits.gitlinks.append((path, inner.head_sha))
+            (self._target / path).mkdir(parents=True, exist_ok=True)
+            self._leave_out(path, "a repository of its own, and no submodule: CI has an empty directory there")
+
+    def _inner(self, path: str) -> Source | None:
+        """The repository checked out at `path`, if there is one."""
+        place = self._source.root / path
+        if not (place / ".git").exists():
+            return None
+        try:
+            inner = discover(place, environ=self._source.environment)
+        except RequestError as error:
+            if error.code == "REPOSITORY_NOT_TRUSTED":
+                raise
+            return None
+        return inner if inner.root == place.resolve() or inner.root == place else None
+
+    def _submodule_name(self, path: str) -> str | None:
+        """Its name in .gitmodules as it is on disk."""
+        if not hasattr(self, "_names"):
+            names: dict[str, str] = {}
+            file = self._source.root / ".gitmodules"
+            if file.is_file() and not file.is_symlink():
+                _, out, _ = git.Running(
+                    ("config", "-z", "--file", str(file), "--get-regexp", r"^submodule\..*\.path$"),
+                    git.environment_for(self._source.environment),
+                    cwd=self._source.root,
+                ).result(check=False)
+                for item in git.nul_list(out):
+                    key, _, value = os.fsdecode(item).partition("\n")
+                    names[value] = key.removeprefix("submodule.").removesuffix(".path")
+            self._names = names
+        name = self._names.get(path)
+        # The name becomes a path below .git/modules: git refuses such names as well.
+        return None if name is None or ".." in name.split("/") or name.startswith("/") else name
+
+    def _stat_may_lie(self, path: str, found: copying.Findings) -> bool:
+        """Whether the time and size of the copy could equal the index's although the content does not.
+
+        The index also knew the source's change time and inode; in the workspace those mean nothing.
+        """
+        status = _lstat(self._source.root / path)
+        if status is None or path in self._swapped(found):
+            return True
+        return status.st_ctime_ns // 1_000_000_000 != status.st_mtime_ns // 1_000_000_000
+
+    def _swapped(self, found: copying.Findings) -> set[str]:
+        if not hasattr(self, "_recent"):
+            self._recent = set(found.recent) | set(found.unstable)
+        return self._recent
+
+    def _reset_stat_data(self, entries: list[tuple[str, str, str]]) -> None:
+        """Make git in the workspace look at these files itself."""
+        lines = tree.index_lines(tree.Edits(reset=entries), self._zero)
+        here = self._here(index=self._git_dir / "index")
+        if lines:
+            git.run(("update-index", "-z", "--index-info"), here, cwd=self._target, given=lines)
+
+    def _prove(self, edits: tree.Edits) -> None:
+        """Compute the tree from what is in the workspace, in an index and a store that are gone afterwards."""
+        scratch = self._git_dir / "loom-scratch"
+        (scratch / "objects").mkdir(parents=True)
+        index = scratch / "index"
+        own = self._git_dir / "index"
+        if own.exists():
+            status = own.stat()
+            index.write_bytes(own.read_bytes())
+            os.utime(index, ns=(status.st_mtime_ns, status.st_mtime_ns))
+        here = self._here(index=index, objects=scratch / "objects", config=self._done.config)
+        if self._cancel.requested:
+            raise SnapshotCanceled("interrupted while the workspace was being filled")
+        self._done.tree_sha = tree.write_tree(here, self._target, edits, zero_sha=self._zero)
+        if self._done.tree_sha != self._source.head_tree_sha:
+            self._done.changed = tree.compare(here, self._target, self._source.head_sha)
+        shutil.rmtree(scratch)
+
+
+def _is_runtime(path: str) -> bool:
+    return path == RUNTIME or path.startswith(RUNTIME + "/")
+
+
+def _is_git(path: str) -> bool:
+    return path == ".git" or path.endswith("/.git")
+
+
+def _raw_status(data: bytes) -> Iterator[tuple[str, str]]:
+    items = git.nul_list(data)
+    for meta, path in zip(items[::2], items[1::2], strict=True):
+        yield os.fsdecode(path), meta[-1:].decode()
+
+
+def _entries(items: list[str]) -> Iterator[tuple[str, str, str]]:
+    for item in items:
+        about, _, path = item.partition("\t")
+        _, mode, sha, _ = about.split(" ")
+        yield path, mode, sha
+
+
+def _directories(paths: Iterable[str]) -> set[str]:
+    result: set[str] = set()
+    for path in paths:
+        directory = path.rpartition("/")[0]
+        while directory and directory not in result:
+            result.add(directory)
+            directory = directory.rpartition("/")[0]
+    return result
+
+
+def _special_below(root: Path, path: str) -> Iterator[tuple[str, str]]:
+    waiting = [path]
+    while waiting:
+        here = waiting.pop()
+        try:
+            with os.scandir(root / here) as entries:
+                inside = list(entries)
+        except OSError:
+            continue
+        if any(entry.name == ".git" for entry in inside):
+            continue  # a repository of its own
+        for entry in inside:
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(f"{here}/{entry.name}")
+            elif not entry.is_file(follow_symlinks=False) and not entry.is_symlink():
+                status = _lstat(Path(entry.path))
+                if status is not None:
+                    yield f"{here}/{entry.name}", copying.kind_of(status.st_mode)
+
+
+def _lstat(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except OSError:
+        return None
+
+
+def _same_content(source: Path, target: Path) -> bool:
+    """Whether the source has the same bytes at this path, or nothing there at all."""
+    ours, theirs = _lstat(source), _lstat(target)
+    if ours is None or theirs is None:
+        return True
+    if stat.S_ISLNK(ours.st_mode) or stat.S_ISLNK(theirs.st_mode):
+        both = stat.S_ISLNK(ours.st_mode) and stat.S_ISLNK(theirs.st_mode)
+        return both and source.readlink() == target.readlink()
+    if not stat.S_ISREG(ours.st_mode):
+        return False
+    try:
+        return ours.st_size == theirs.st_size and source.read_bytes() == target.read_bytes()
+    except OSError:
+        return False

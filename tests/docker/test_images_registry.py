@@ -1,0 +1,463 @@
+"""Pulls against a real registry: credentials, digests, the lock, a registry that is down or changes its mind."""
+
+import base64
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+import pytest
+
+from loom.cancel import Cancel
+from loom.errors import ImageError
+from loom.images import ImageLock, Locked
+from loom.plan import Build, Image
+from loom.providers.docker import images as images_module
+from loom.providers.docker.client import connect
+from loom.providers.docker.images import Images, ResolvedImage
+
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.skipif(shutil.which("docker-registry") is None, reason="no docker-registry program (Debian's package)"),
+]
+
+# `htpasswd -Bbn loom open-sesame`
+HTPASSWD = "loom:$2y$05$dO2n.V.wlA8gz714YBu9L.14S6oBoJrpqnYiy/oci0YqVtMf8nCY6\n"
+BASIC = base64.b64encode(b"loom:open-sesame").decode()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+class Registry:
+    """A registry process of our own, on a free port, with its own storage."""
+
+    def __init__(self, folder: Path, *, password: bool = False) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.host = f"localhost:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        auth = ""
+        if password:
+            (folder / "htpasswd").write_text(HTPASSWD)
+            auth = f"auth: {{htpasswd: {{realm: test, path: {folder}/htpasswd}}}}\n"
+        (folder / "config.yml").write_text(
+            "version: 0.1\n"
+            "log: {level: error}\n"
+            f"storage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}\n"
+            f"http: {{addr: '127.0.0.1:{self.port}'}}\n" + auth
+        )
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            ["docker-registry", "serve", str(self.folder / "config.yml")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"},
+        )
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
+        raise AssertionError("the registry does not start")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[docker.DockerClient]:
+    client = connect(os.environ)
+    yield client
+    client.close()
+
+
+@contextmanager
+def serving(folder: Path, client: docker.DockerClient, **options: bool) -> Iterator[Registry]:
+    registry = Registry(folder, **options)
+    registry.start()
+    try:
+        yield registry
+    finally:
+        registry.stop()
+        for image in client.api.images(all=True):
+            for name in [*(image.get("RepoTags") or ()), *(image.get("RepoDigests") or ())]:
+                if name.startswith(registry.host):
+                    remove(client, name)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory, client: docker.DockerClient) -> Iterator[Registry]:
+    with serving(tmp_path_factory.mktemp("registry"), client) as registry:
+        yield registry
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, client: docker.DockerClient) -> Iterator[Registry]:
+    with serving(tmp_path_factory.mktemp("guarded"), client, password=True) as registry:
+        yield registry
+
+
+def remove(client: docker.DockerClient, name: str) -> None:
+    try:
+        client.api.remove_image(name, noprune=True)
+    except docker.errors.ImageNotFound:
+        pass
+
+
+@pytest.fixture
+def publish(client: docker.DockerClient) -> Callable[..., str]:
+    """Make a small image, push it under a name, and forget it here; returns its digest."""
+
+    def make(registry: Registry, name: str, *, content: str = "one", forget: bool = True) -> str:
+        full = f"{registry.host}/{name}"
+        made = client.api.import_image_from_data(_tar({"content": content + uuid.uuid4().hex}), *_split(full))
+        assert "error" not in made
+        auth = {"username": "loom", "password": "open-sesame"} if (registry.folder / "htpasswd").exists() else {}
+        digest = ""
+        for line in client.api.push(*_split(full), stream=True, decode=True, auth_config=auth):
+            assert "error" not in line, line
+            digest = line.get("aux", {}).get("Digest", digest)
+        if forget:
+            remove(client, full)
+        return digest
+
+    return make
+
+
+def _split(name: str) -> tuple[str, str]:
+    repository, _, tag = name.rpartition(":")
+    return repository, tag
+
+
+def _tar(files: dict[str, str]) -> bytes:
+    import io
+    import tarfile
+
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content.encode()))
+    return buffer.getvalue()
+
+
+class Run:
+    """One run's images, and what they said."""
+
+    def __init__(self, folder: Path, *, lock: ImageLock | None = None, frozen: bool = False, **environ: str) -> None:
+        (folder / "docker-config").mkdir(exist_ok=True)
+        self.folder = folder
+        self.said = b""
+        self.cancel = Cancel()
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "DOCKER_CONFIG": str(folder / "docker-config"),
+            **environ,
+        }
+        if "DOCKER_HOST" in os.environ:
+            environ.setdefault("DOCKER_HOST", os.environ["DOCKER_HOST"])
+        self.images = Images(lambda: connect(environ), environ=environ, lock=lock, frozen=frozen)
+
+    def config(self, **config: object) -> "Run":
+        (self.folder / "docker-config" / "config.json").write_text(json.dumps(config))
+        return self
+
+    def __call__(self, name: str, **options: object) -> ResolvedImage:
+        return self.resolve(Image(name=name, **options))  # type: ignore[arg-type]
+
+    def resolve(self, image: Image) -> ResolvedImage:
+        return self.images.resolve(image, workspace=self.folder, on_output=self._hear, cancel=self.cancel)
+
+    def _hear(self, stream: str, data: bytes) -> None:
+        self.said += data
+
+    @property
+    def pulls(self) -> int:
+        return self.said.count(b"pulling ")
+
+
+def test_a_missing_image_is_pulled_once_and_then_there(
+    tmp_path: Path, registry: Registry, publish: Callable[..., str]
+) -> None:
+    digest = publish(registry, "plain:1")
+    run = Run(tmp_path)
+    image = run(f"{registry.host}/plain:1")
+    assert (image.digest, image.platform, image.built) == (digest, "linux/amd64", False)
+    assert image.image_id.startswith("sha256:")
+    assert image.size > 0
+    assert digest.encode() in run.said
+    again = Run(tmp_path)
+    assert again(f"{registry.host}/plain:1") == image
+    assert again.pulls == 0
+
+
+def test_always_sees_what_the_registry_serves_now_but_one_run_sees_one_image(
+    tmp_path: Path, registry: Registry, publish: Callable[..., str]
+) -> None:
+    name = f"{registry.host}/moving:1"
+    publish(registry, "moving:1")
+    run = Run(tmp_path)
+    first = run(name, pull="always")
+    moved = publish(registry, "moving:1", content="two", forget=False)
+    assert run(name, pull="always") == first
+    assert Run(tmp_path)(name, pull="always").digest == moved
+
+
+def test_never_does_not_ask_the_registry(tmp_path: Path, registry: Registry, publish: Callable[..., str]) -> None:
+    publish(registry, "unpulled:1")
+    run = Run(tmp_path)
+    with pytest.raises(ImageError, match="pull policy is `never`") as refused:
+        run(f"{registry.host}/unpulled:1", pull="never")
+    assert (refused.value.code, refused.value.exit_code, run.said) == ("IMAGE_NOT_PRESENT", 3, b"")
+
+
+def test_what_is_not_there_is_said_without_further_tries(tmp_path: Path, registry: Registry) -> None:
+    run = Run(tmp_path)
+    with pytest.raises(ImageError, match=f"nothing:1 is not in {registry.host}") as refused:
+        run(f"{registry.host}/nothing:1")
+    assert refused.value.code == "IMAGE_NOT_FOUND"
+    assert b"trying again" not in run.said
+
+
+def test_another_platform_than_the_image_has(tmp_path: Path, registry: Registry, publish: Callable[..., str]) -> None:
+    publish(registry, "amd:1")
+    with pytest.raises(ImageError, match="not made for linux/s390x") as refused:
+        Run(tmp_path)(f"{registry.host}/amd:1", platform="linux/s390x")
+    assert refused.value.code == "IMAGE_PLATFORM"
+
+
+def test_two_jobs_at_once_pull_once(tmp_path: Path, registry: Registry, publish: Callable[..., str]) -> None:
+    publish(registry, "shared:1")
+    run = Run(tmp_path)
+    had: list[ResolvedImage] = []
+    threads = [threading.Thread(target=lambda: had.append(run(f"{registry.host}/shared:1"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(had) == 4
+    assert len(set(had)) == 1
+    assert run.pulls == 1
+
+
+def test_a_registry_that_is_down_gets_more_tries_and_then_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images_module, "_FIRST_PAUSE_S", 0.01)
+    run = Run(tmp_path)
+    with pytest.raises(ImageError, match="can't be reached") as refused:
+        run(f"localhost:{free_port()}/x:1")
+    assert refused.value.code == "IMAGE_REGISTRY_DOWN"
+    assert run.said.count(b"trying again") == 3
+    assert "Is the registry up" in (refused.value.hint or "")
+
+
+def test_a_registry_that_comes_back_is_pulled_from(
+    tmp_path: Path, client: docker.DockerClient, publish: Callable[..., str]
+) -> None:
+    with serving(tmp_path / "registry", client) as registry:
+        digest = publish(registry, "back:1")
+        registry.stop()
+        run = Run(tmp_path)
+        threading.Timer(1.0, registry.start).start()
+        assert run(f"{registry.host}/back:1").digest == digest
+        assert b"trying again" in run.said
+
+
+def test_a_cancel_ends_the_wait_for_a_registry(tmp_path: Path) -> None:
+    # A listener that never answers: what a firewall that drops packets looks like.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        run = Run(tmp_path)
+        threading.Timer(0.3, run.cancel.request).start()
+        started = time.monotonic()
+        with pytest.raises(ImageError, match="canceled while pulling") as ended:
+            run(f"localhost:{silent.getsockname()[1]}/x:1")
+        assert ended.value.code == "CANCELED"
+        assert time.monotonic() - started < 3
+
+
+def test_no_credentials_and_wrong_ones_are_told_apart(
+    tmp_path: Path, guarded: Registry, publish: Callable[..., str]
+) -> None:
+    publish(guarded, "secret:1")
+    name = f"{guarded.host}/secret:1"
+    with pytest.raises(ImageError, match="no credentials were used") as refused:
+        Run(tmp_path)(name)
+    assert refused.value.code == "IMAGE_DENIED"
+    assert f"docker login {guarded.host}" in (refused.value.hint or "")
+    wrong = base64.b64encode(b"loom:wrong").decode()
+    run = Run(tmp_path).config(auths={guarded.host: {"auth": wrong}})
+    with pytest.raises(ImageError, match=r"the credentials from .*config\.json were refused"):
+        run(name)
+    assert b"wrong" not in run.said
+
+
+@pytest.mark.parametrize("entry", [{"auth": BASIC}, {"username": "loom", "password": "open-sesame"}])
+@pytest.mark.parametrize("key", ["{host}", "http://{host}", "https://{host}/v1/"])
+def test_credentials_from_the_configuration(
+    tmp_path: Path, guarded: Registry, publish: Callable[..., str], key: str, entry: dict[str, str]
+) -> None:
+    digest = publish(guarded, "secret:2")
+    run = Run(tmp_path).config(auths={key.format(host=guarded.host): entry})
+    assert run(f"{guarded.host}/secret:2").digest == digest
+
+
+def helper(folder: Path, name: str, script: str) -> str:
+    """A credential helper; returns a PATH that finds it."""
+    path = folder / "bin" / f"docker-credential-{name}"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return f"{path.parent}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_credentials_from_a_helper(tmp_path: Path, guarded: Registry, publish: Callable[..., str], store: bool) -> None:
+    digest = publish(guarded, "secret:3")
+    answer = '{"ServerURL":"x","Username":"loom","Secret":"open-sesame"}'
+    path = helper(tmp_path, "test", f'read -r host; [ "$1 $host" = "get {guarded.host}" ] && echo \'{answer}\'')
+    config = {"credsStore": "test"} if store else {"credHelpers": {guarded.host: "test"}}
+    run = Run(tmp_path, PATH=path).config(**config)
+    assert run(f"{guarded.host}/secret:3").digest == digest
+
+
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [
+        ("echo 'the vault is sealed'; exit 1", "docker-credential-test failed: the vault is sealed"),
+        ("echo nonsense", "gave an answer that is no credential"),
+        (None, "docker-credential-test is not installed"),
+    ],
+)
+def test_a_broken_helper_is_named(
+    tmp_path: Path, guarded: Registry, publish: Callable[..., str], script: str | None, problem: str
+) -> None:
+    publish(guarded, "secret:4")
+    path = helper(tmp_path, "test", script) if script else os.environ["PATH"]
+    run = Run(tmp_path, PATH=path).config(credHelpers={guarded.host: "test"})
+    with pytest.raises(ImageError) as refused:
+        run(f"{guarded.host}/secret:4")
+    assert problem in refused.value.message
+
+
+def test_a_helper_that_knows_nothing_is_no_problem(
+    tmp_path: Path, registry: Registry, publish: Callable[..., str]
+) -> None:
+    digest = publish(registry, "open:1")
+    path = helper(tmp_path, "test", "echo 'credentials not found in native keychain'; exit 1")
+    run = Run(tmp_path, PATH=path).config(credsStore="test")
+    assert run(f"{registry.host}/open:1").digest == digest
+    assert b"without credentials" not in run.said
+
+
+def test_a_damaged_configuration_is_said_and_the_pull_goes_on(
+    tmp_path: Path, registry: Registry, publish: Callable[..., str]
+) -> None:
+    digest = publish(registry, "open:2")
+    run = Run(tmp_path)
+    (tmp_path / "docker-config" / "config.json").write_text("{")
+    assert run(f"{registry.host}/open:2").digest == digest
+    assert b"config.json can't be read" in run.said
+
+
+def locked(name: str, digest: str = "", image_id: str = "") -> ImageLock:
+    return ImageLock().holding(name, "linux/amd64", Locked(digest=digest, image_id=image_id))
+
+
+def test_a_locked_image_stays_what_it_was_when_the_tag_moves(
+    tmp_path: Path, registry: Registry, publish: Callable[..., str], client: docker.DockerClient
+) -> None:
+    name = f"{registry.host}/locked:1"
+    first = publish(registry, "locked:1")
+    second = publish(registry, "locked:1", content="two")
+    assert first != second
+    run = Run(tmp_path, lock=locked(name, first), frozen=True)
+    image = run(name, pull="always")
+    assert (image.name, image.digest) == (name, first)
+    # It is there now, so no policy needs the registry again; and the moved tag changes nothing.
+    assert Run(tmp_path)(name).digest == second
+    again = Run(tmp_path, lock=locked(name, first))
+    assert again(name, pull="never").image_id == image.image_id
+    assert again.pulls == 0
+
+
+def test_frozen_refuses_what_is_not_locked(tmp_path: Path, registry: Registry, publish: Callable[..., str]) -> None:
+    digest = publish(registry, "loose:1")
+    name = f"{registry.host}/loose:1"
+    for lock in (None, locked("other:1", digest)):
+        with pytest.raises(ImageError, match=r"is not in \.loom/images\.lock") as refused:
+            Run(tmp_path, lock=lock, frozen=True)(name)
+        assert refused.value.code == "IMAGE_NOT_LOCKED"
+    # A name with a digest is its own lock.
+    assert Run(tmp_path, frozen=True)(f"{registry.host}/loose@{digest}").digest == digest
+
+
+def test_a_locked_digest_that_the_registry_lost(
+    tmp_path: Path, registry: Registry, publish: Callable[..., str]
+) -> None:
+    publish(registry, "lost:1")
+    with pytest.raises(ImageError) as refused:
+        Run(tmp_path, lock=locked(f"{registry.host}/lost:1", "sha256:" + "0" * 64))(f"{registry.host}/lost:1")
+    assert refused.value.code == "IMAGE_NOT_FOUND"
+
+
+def test_a_lock_by_id_accepts_only_that_image(
+    tmp_path: Path, registry: Registry, publish: Callable[..., str], client: docker.DockerClient
+) -> None:
+    publish(registry, "byid:1")
+    name = f"{registry.host}/byid:1"
+    image = Run(tmp_path)(name)
+    assert Run(tmp_path, lock=locked(name, image_id=image.image_id), frozen=True)(name).image_id == image.image_id
+    with pytest.raises(ImageError, match=r"is not the image that \.loom/images\.lock names"):
+        Run(tmp_path, lock=locked(name, image_id="sha256:" + "0" * 64), frozen=True)(name)
+
+
+def test_a_locked_base_is_what_a_build_starts_from(
+    tmp_path: Path, registry: Registry, publish: Callable[..., str], client: docker.DockerClient
+) -> None:
+    name = f"{registry.host}/base:1"
+    first = publish(registry, "base:1")
+    publish(registry, "base:1", content="two", forget=False)
+    (tmp_path / "Dockerfile").write_text(f"ARG TAG=1\nFROM {registry.host}/base:$TAG\nENV X=1\n")
+    for environ in ({}, {"DOCKER_BUILDKIT": "0"}):
+        run = Run(tmp_path, lock=locked(name, first), frozen=True, **environ)
+        # The two builders name their results alike, since the inputs are the same.
+        built = run.resolve(Image(build=Build()))
+        base = run(name)
+        layers = client.api.inspect_image(built.image_id)["RootFS"]["Layers"]
+        assert layers == client.api.inspect_image(base.image_id)["RootFS"]["Layers"]
+        remove(client, built.name)
+    with pytest.raises(ImageError, match="is not in"):
+        Run(tmp_path, frozen=True).resolve(Image(build=Build()))
+
+
+def test_what_is_served_now(tmp_path: Path, registry: Registry, guarded: Registry, publish: Callable[..., str]) -> None:
+    from loom.images import parse_reference
+
+    digest = publish(registry, "served:1")
+    run = Run(tmp_path).config(auths={guarded.host: {"auth": BASIC}})
+    assert run.images.served_digest(parse_reference(f"{registry.host}/served:1")) == digest
+    secret = publish(guarded, "served:1")
+    assert run.images.served_digest(parse_reference(f"{guarded.host}/served:1")) == secret
+    with pytest.raises(ImageError) as refused:
+        run.images.served_digest(parse_reference(f"{registry.host}/served:2"))
+    assert refused.value.code == "IMAGE_NOT_FOUND"

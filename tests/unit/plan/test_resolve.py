@@ -1,0 +1,265 @@
+"""From a workflow to what will run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loom.errors import RequestError, WorkflowError
+from loom.plan import AllowFailure, Image, Need, Plan, ProviderName, Step
+
+MakePlan = Callable[..., Plan]
+
+CHAIN = """
+make: {stage: build, script: make, image: "gcc:14"}
+unit: {stage: test, script: make check, needs: [make]}
+lint: {stage: test, script: make lint, needs: []}
+docs: {stage: test, script: make docs}
+ship: {stage: deploy, script: make ship, when: manual}
+tell: {stage: deploy, script: echo told, needs: [ship]}
+"""
+
+
+def ids(found: Plan) -> list[str]:
+    return [job.id for job in found.jobs]
+
+
+def reasons(found: Plan) -> dict[str, str]:
+    return {item.id: item.reason for item in found.left_out}
+
+
+def test_a_job_with_everything_in_its_place(plan: MakePlan, tmp_path: Path) -> None:
+    found = plan(
+        tmp_path,
+        """
+variables: {GREETING: hello, WHOLE: "$GREETING $NAME"}
+default: {image: "python:3.12", before_script: [pip install .], timeout: 5m}
+test:
+  stage: test
+  script: [pytest, "echo\\ndone"]
+  after_script: rm -rf build
+  variables: {NAME: world, HOME_DIR: $HOME, PRICE: 5$$}
+  allow_failure: {exit_codes: 3}
+""",
+    )
+    (job,) = found.jobs
+    assert job.id == job.name == "test"
+    assert job.image == Image(name="python:3.12")
+    assert job.provider is ProviderName.DOCKER
+    assert [step.id for step in job.steps] == ["before_script/01", "script/01", "script/02", "after_script/01"]
+    assert job.steps[2] == Step(phase="script", number=2, script="echo\ndone")
+    assert job.variables == {
+        "GREETING": "hello",
+        "WHOLE": "hello world",
+        "NAME": "world",
+        "HOME_DIR": "$HOME",
+        "PRICE": "5$",
+    }
+    assert job.needs is None
+    assert job.timeout_s == 300
+    assert job.allow_failure == AllowFailure(exit_codes=frozenset({3}))
+
+
+def test_order_and_needs(plan: MakePlan, tmp_path: Path) -> None:
+    found = plan(tmp_path, CHAIN)
+    assert ids(found) == ["make", "unit", "lint", "docs"]
+    assert found.job("unit").needs == (Need(job="make"),)
+    assert found.job("lint").needs == ()
+    assert reasons(found) == {
+        "ship": "manual: name it to run it",
+        "tell": "needs ship, which is left out (manual: name it to run it)",
+    }
+
+
+def test_containers_for_all(plan: MakePlan, tmp_path: Path) -> None:
+    without, with_ = plan(tmp_path, CHAIN), plan(tmp_path, CHAIN, container=True)
+    assert [job.provider for job in without.jobs] == [ProviderName.DOCKER, *[ProviderName.HOST] * 3]
+    assert with_.job("lint").image == Image(name="debian:trixie-slim")
+    assert with_.job("make").image == Image(name="gcc:14")
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        ({"jobs": ("unit",)}, ["make", "unit"]),
+        ({"jobs": ("unit",), "with_needs": False}, ["unit"]),
+        ({"jobs": ("*i*t",)}, ["make", "unit", "lint"]),
+        ({"jobs": ("ship",)}, ["ship"]),
+        ({"jobs": ("ship", "tell")}, ["ship", "tell"]),
+        ({"stages": ("test",)}, ["make", "unit", "lint", "docs"]),
+        ({"stages": ("test",), "with_needs": False}, ["unit", "lint", "docs"]),
+        ({"from_job": "make"}, ["make", "unit", "docs"]),
+        ({"from_job": "ship"}, ["ship", "tell"]),
+        ({"only_failed": ("lint", "gone")}, ["lint"]),
+        ({"stages": ("test",), "jobs": ("d*",)}, ["docs"]),
+    ],
+)
+def test_selection(plan: MakePlan, tmp_path: Path, selection: dict[str, object], expected: list[str]) -> None:
+    assert ids(plan(tmp_path, CHAIN, **selection)) == expected
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ({"jobs": ("unti",)}, "there is no job unti; did you mean unit?"),
+        ({"jobs": ("x*",)}, "no job matches x*"),
+        ({"jobs": ("test",)}, "there is no job test, but a stage"),
+        ({"stages": ("tests",)}, "there is no stage tests; did you mean test?"),
+        ({"from_job": "unti"}, "there is no job unti; did you mean unit?"),
+        ({"jobs": ("tell",)}, "tell needs ship, which is left out (manual: name it to run it)"),
+        ({"matrix": {"OS": "x"}}, "--matrix OS=x: no job has a matrix variable OS"),
+        (
+            {"variables": {"a": "x"}},
+            "--var a: a variable's name has capital letters, digits and _, and no LOOM_ in front",
+        ),
+        ({"jobs": ("make",), "stages": ("test",)}, "no job is in everything that was asked for; ask for less at once"),
+    ],
+)
+def test_a_selection_of_what_is_not_there(
+    plan: MakePlan, tmp_path: Path, selection: dict[str, object], message: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        plan(tmp_path, CHAIN, **selection)
+    assert caught.value.message == message
+
+
+MATRIX = """
+test:
+  stage: test
+  image: python:$PYTHON-$OS
+  parallel: {matrix: [{PYTHON: ["3.11", "3.12"], OS: [alpine, slim]}, {PYTHON: "3.13", OS: slim}]}
+  script: pytest
+copy: {stage: test, script: echo, parallel: 2}
+join: {stage: deploy, script: echo, needs: [{job: test, matrix: {PYTHON: "3.12"}}, copy]}
+"""
+
+
+def test_a_matrix_becomes_jobs_of_their_own(plan: MakePlan, tmp_path: Path) -> None:
+    found = plan(tmp_path, MATRIX)
+    assert ids(found) == [
+        "test.3.11-alpine",
+        "test.3.11-slim",
+        "test.3.12-alpine",
+        "test.3.12-slim",
+        "test.3.13-slim",
+        "copy.1",
+        "copy.2",
+        "join",
+    ]
+    job = found.job("test.3.12-alpine")
+    assert job.name == "test"
+    assert job.matrix == {"PYTHON": "3.12", "OS": "alpine"}
+    assert job.image == Image(name="python:3.12-alpine")
+    assert job.variables == {"CI_NODE_INDEX": "3", "CI_NODE_TOTAL": "5", "PYTHON": "3.12", "OS": "alpine"}
+    needs = found.job("join").needs
+    assert needs is not None
+    assert [need.job for need in needs] == ["test.3.12-alpine", "test.3.12-slim", "copy.1", "copy.2"]
+
+
+def test_a_matrix_can_be_narrowed(plan: MakePlan, tmp_path: Path) -> None:
+    assert ids(plan(tmp_path, MATRIX, matrix={"OS": "slim", "PYTHON": "3.12"})) == [
+        "test.3.12-slim",
+        "copy.1",
+        "copy.2",
+        "join",
+    ]
+    assert ids(plan(tmp_path, MATRIX, jobs=("test.3.13-slim",))) == ["test.3.13-slim"]
+    with pytest.raises(RequestError, match=r"there are 3\.11, 3\.12, 3\.13"):
+        plan(tmp_path, MATRIX, matrix={"PYTHON": "3.1"})
+
+
+def test_ids_that_look_the_same_are_told_apart(plan: MakePlan, tmp_path: Path) -> None:
+    found = plan(tmp_path, 'a: {stage: test, script: x, parallel: {matrix: [{V: ["x y", x/y, "$", ü]}]}}')
+    assert ids(found) == ["a.x-y", "a.x-y-2", "a.x", "a.x-2"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "context", "expected"),
+    [
+        ("[{if: '$CI_COMMIT_BRANCH == \"main\"'}]", {"predefined": {"CI_COMMIT_BRANCH": "main"}}, "runs"),
+        (
+            "[{if: '$CI_COMMIT_BRANCH == \"main\"'}]",
+            {"predefined": {"CI_COMMIT_BRANCH": "x"}},
+            "none of its rules applies",
+        ),
+        ("[{if: $CI_COMMIT_TAG == null}]", {"predefined": {"CI_COMMIT_TAG": ""}}, "runs"),
+        ("[{changes: [docs/**]}]", {"changed": ["docs/a/b.md"]}, "runs"),
+        ("[{changes: docs/*}]", {"changed": ["docs/a/b.md"]}, "none of its rules applies"),
+        ("[{changes: docs/*}]", {"changed": None}, "runs"),
+        ("[{exists: ['**/Cargo.toml']}]", {"files": ["x/Cargo.toml"]}, "runs"),
+        ("[{exists: [Cargo.toml]}]", {"files": ["x/Cargo.toml"]}, "none of its rules applies"),
+        ("[{if: $SKIP, when: never}, {when: on_success}]", {"variables": {"SKIP": "1"}}, "rules[0] says never"),
+        ("[{if: $SKIP, when: never}, {when: on_success}]", {}, "runs"),
+        ("[{when: manual}]", {}, "manual: name it to run it"),
+    ],
+)
+def test_rules(plan: MakePlan, tmp_path: Path, rules: str, context: dict[str, object], expected: str) -> None:
+    found = plan(tmp_path, f"a: {{stage: test, script: x, rules: {rules}}}", **context)
+    assert reasons(found).get("a", "runs") == expected
+
+
+def test_a_named_job_runs_whatever_its_rules_say(plan: MakePlan, tmp_path: Path) -> None:
+    text = "a: {stage: test, script: x, rules: [{if: $NO}]}\nb: {stage: test, script: x, when: never}"
+    assert ids(plan(tmp_path, text)) == []
+    assert ids(plan(tmp_path, text, jobs=("a", "b"))) == ["a", "b"]
+    assert ids(plan(tmp_path, text, stages=("test",))) == []
+
+
+def test_a_rule_s_variables_and_allow_failure_hold(plan: MakePlan, tmp_path: Path) -> None:
+    text = "variables: {A: root}\na: {stage: test, script: x, variables: {A: job}, rules: [{variables: {A: rule}, allow_failure: true, when: always}]}"
+    (job,) = plan(tmp_path, text).jobs
+    assert (job.variables, job.allow_failure.always, job.when) == ({"A": "rule"}, True, "always")
+    (job,) = plan(tmp_path, text, variables={"A": "$A literally"}).jobs
+    assert job.variables == {"A": "$A literally"}
+
+
+def test_workflow_rules_hold_for_all(plan: MakePlan, tmp_path: Path) -> None:
+    text = "workflow: {rules: [{if: $CI_COMMIT_TAG, when: never}, {if: $GO, variables: {MODE: fast}}]}\na: {stage: test, script: x}"
+    assert reasons(plan(tmp_path, text)) == {"a": "no rule of workflow: rules applies"}
+    assert reasons(plan(tmp_path, text, predefined={"CI_COMMIT_TAG": "v1"})) == {"a": "workflow: rules[0] says never"}
+    (job,) = plan(tmp_path, text, variables={"GO": "1"}).jobs
+    assert job.variables == {"MODE": "fast", "GO": "1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            'a: {stage: test, script: x, variables: {A: "$B", B: "${A}"}}',
+            ".loom/workflow.yml:3:44: WF_SCHEMA_V1 /a/variables/A: the variables of a refer to each other in a circle: $A -> $B -> $A; write $$ for a plain $",
+        ),
+        (
+            'a: {stage: test, script: x, image: "python:$VERSION"}',
+            ".loom/workflow.yml:3:36: WF_SCHEMA_V1 /a/image/name: $VERSION has no value here; define it, or write $$ for a plain $",
+        ),
+        (
+            "a: {stage: build, script: x, rules: [{if: $NO}]}\nb: {stage: test, script: x, needs: [a]}",
+            ".loom/workflow.yml:4:37: WF_SCHEMA_V1 /b/needs/0: a is not part of this run (none of its rules applies); write {job: a, optional: true} if that is fine",
+        ),
+    ],
+)
+def test_what_only_the_plan_can_tell(plan: MakePlan, tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(WorkflowError) as caught:
+        plan(tmp_path, text)
+    assert [str(problem) for problem in caught.value.problems] == [message]
+
+
+def test_services(plan: MakePlan, tmp_path: Path) -> None:
+    (job,) = plan(
+        tmp_path,
+        """
+a:
+  stage: test
+  script: x
+  services:
+    - postgres:16
+    - {name: "registry.local:5000/team/redis:7", alias: cache, ready: {tcp: 6379, timeout: 10s}}
+    - {name: web, image: {build: {context: web}}, variables: {PORT: "80"}}
+""",
+    ).jobs
+    assert [(s.name, s.aliases, s.image.name) for s in job.services] == [
+        ("postgres", ("postgres",), "postgres:16"),
+        ("cache", ("cache",), "registry.local:5000/team/redis:7"),
+        ("web", ("web",), None),
+    ]
+    assert job.services[1].ready.tcp == 6379

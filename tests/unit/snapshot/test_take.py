@@ -1,0 +1,258 @@
+"""The table of docs/explanation/workspace.md, on real repositories, judged by git."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loom.snapshot import Snapshot
+
+from .conftest import Repo, check, contents
+
+Snap = Callable[..., Snapshot]
+
+
+@pytest.fixture
+def work(repo: Repo) -> Repo:
+    """A commit with a few files of every kind."""
+    repo.write("README", "hello\n")
+    repo.write("src/main.py", "print(1)\n")
+    repo.write("src/deep/er/file.txt", "deep\n")
+    repo.write("run.sh", "#!/bin/sh\n", 0o755)
+    repo.write("empty", "")
+    repo.link("link", "README")
+    repo.link("dangling", "nowhere")
+    repo.link("absolute", "/etc/hostname")
+    repo.link("to-dir", "src")
+    repo.write(".gitignore", "*.log\n/build/\n!keep.log\n")
+    repo.write("keep.log", "kept\n")
+    repo.commit("first")
+    return repo
+
+
+def test_clean(work: Repo, snap: Snap) -> None:
+    snapshot = snap(work)
+    check(work, snapshot)
+    assert snapshot.changed == ()
+    assert snapshot.left_out == ()
+    assert snapshot.tree_sha == work.git("rev-parse", "HEAD^{tree}").strip()
+
+
+def test_the_source_is_never_written(work: Repo, snap: Snap) -> None:
+    work.write("README", "changed\n")
+    work.write("new/file", "untracked\n")
+    work.write("staged", "staged\n")
+    work.git("add", "staged")
+    before = work.state()
+    snap(work)
+    assert work.state() == before
+
+
+def test_every_kind_of_uncommitted_work(work: Repo, snap: Snap) -> None:
+    work.write("README", "unstaged\n")
+    work.write("src/main.py", "staged\n")
+    work.git("add", "src/main.py")
+    work.write("src/main.py", "staged, then edited\n")
+    work.write("added", "a\n")
+    work.git("add", "added")
+    work.write("added-then-deleted", "a\n")
+    work.git("add", "added-then-deleted")
+    (work.root / "added-then-deleted").unlink()
+    (work.root / "empty").unlink()
+    work.git("rm", "-q", "dangling")
+    work.git("rm", "-q", "--cached", "absolute")
+    work.git("mv", "run.sh", "Run.sh")
+    work.write("intent", "i\n")
+    work.git("add", "--intent-to-add", "intent")
+    work.write("untracked dir/un tracked", "u\n")
+    work.write("ignored.log", "secret\n")
+    work.write("build/out", "secret\n")
+    snapshot = snap(work)
+    check(work, snapshot)
+    kinds = {change.path: change.kind for change in snapshot.changed}
+    assert kinds["README"] == "modified"
+    assert kinds["empty"] == "deleted"
+    assert kinds["Run.sh"] == "added"
+    assert kinds["untracked dir/un tracked"] == "added"
+    assert "ignored.log" not in contents(snapshot.path)
+
+
+def test_odd_names(work: Repo, snap: Snap) -> None:
+    for name in (
+        "with space",
+        "new\nline",
+        "-dash",
+        "--help",
+        'quo"te',
+        "back\\slash",
+        "tab\there",
+        "ünï",
+        " ",
+        ":(top)x",
+        "*",
+    ):
+        work.write(name, name)
+    odd = os.fsdecode(b"not-utf8-\xff\xfe")
+    work.write(odd, "bytes\n")
+    work.write("d\nir/ x", "x")
+    check(work, snap(work))
+    work.commit("odd")
+    work.write("new\nline", "edited")
+    work.write(odd, "edited")
+    snapshot = snap(work)
+    check(work, snapshot)
+    assert len(snapshot.changed) == 2
+    assert snapshot.document()["changed"][1]["path"] == "not-utf8-\\xff\\xfe"
+
+
+def test_what_takes_the_place_of_what(work: Repo, snap: Snap) -> None:
+    (work.root / "README").unlink()
+    work.write("README/now/a/dir", "d\n")
+    for path in ("src/deep/er/file.txt", "src/main.py"):
+        (work.root / path).unlink()
+    for path in ("src/deep/er", "src/deep", "src"):
+        (work.root / path).rmdir()
+    work.write("src", "a file now\n")
+    (work.root / "link").unlink()
+    work.write("link", "a plain file now\n")
+    (work.root / "empty").unlink()
+    work.link("empty", "run.sh")
+    snapshot = snap(work)
+    check(work, snapshot)
+    assert {change.path: change.kind for change in snapshot.changed}["link"] == "type_changed"
+
+
+def test_a_tracked_path_behind_a_link(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    (work.root / "src").rename(tmp_path / "elsewhere")
+    work.link("src", str(tmp_path / "elsewhere"))
+    snapshot = snap(work)
+    check(work, snapshot)
+    assert (snapshot.path / "src").is_symlink()
+
+
+def test_modes(work: Repo, snap: Snap) -> None:
+    (work.root / "README").chmod(0o600)
+    (work.root / "run.sh").chmod(0o644)
+    (work.root / "empty").chmod(0o777)
+    work.write("private", "p\n", 0o400)
+    snapshot = snap(work)
+    check(work, snapshot)
+    assert {c.path: c.kind for c in snapshot.changed}["run.sh"] == "mode_changed"
+
+
+def test_modes_that_git_was_told_to_ignore(work: Repo, snap: Snap) -> None:
+    work.git("config", "core.fileMode", "false")
+    (work.root / "run.sh").chmod(0o644)
+    (work.root / "README").chmod(0o755)
+    snapshot = snap(work)
+    assert snapshot.tree_sha == work.would_commit() == work.git("rev-parse", "HEAD^{tree}").strip()
+    assert contents(snapshot.path)["run.sh"][0] == "100755"
+    assert contents(snapshot.path)["README"][0] == "100644"
+    assert Repo(snapshot.path).git("status", "--porcelain") == ""
+
+
+def test_ignore_rules(repo: Repo, snap: Snap, tmp_path: Path) -> None:
+    repo.write(".gitignore", "*.tmp\n/out\n**/cache/\n")
+    repo.write("a/.gitignore", "!keep.tmp\nlocal\n")
+    repo.write("forced.tmp", "tracked although ignored\n")
+    repo.git("add", "-f", "forced.tmp", ".gitignore", "a/.gitignore")
+    repo.git("commit", "-q", "-m", "c")
+    (repo.root / ".git/info/exclude").write_text("mine\n!a/mine2\n")
+    home = tmp_path / "home"
+    (home / ".config/git").mkdir(parents=True)
+    (home / ".config/git/ignore").write_text("*.swp\nmine2\n")
+    repo.environ |= {"HOME": str(home)}
+    for path in (
+        "x.tmp",
+        "a/keep.tmp",
+        "a/other.tmp",
+        "a/local",
+        "local",
+        "out/x",
+        "a/out",
+        "b/cache/c",
+        "mine",
+        "y.swp",
+        "mine2",
+        "a/mine2",
+    ):
+        repo.write(path)
+    repo.write("forced.tmp", "edited\n")
+    snapshot = snap(repo)
+    check(repo, snapshot)
+    there = contents(snapshot.path)
+    assert {"a/keep.tmp", "local", "a/out", "a/mine2", "forced.tmp"} <= set(there)
+    assert not {"x.tmp", "out/x", "b/cache/c", "mine", "y.swp", "mine2"} & set(there)
+    # In a container the user's own rules are not at hand: the workspace has them.
+    inside = Repo(snapshot.path)
+    inside.write("later.swp")
+    assert "later.swp" not in inside.git("status", "--porcelain")
+
+
+def test_empty_directories_and_specials(work: Repo, snap: Snap, monkeypatch: pytest.MonkeyPatch) -> None:
+    (work.root / "nothing/in/here").mkdir(parents=True)
+    os.mkfifo(work.root / "fifo")
+    os.mkfifo(work.root / "ignored.log")
+    (work.root / "only").mkdir()
+    os.mkfifo(work.root / "only" / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        monkeypatch.chdir(work.root / "src")  # the path of a socket may have 108 bytes
+        server.bind("socket")
+        snapshot = snap(work)
+    check(work, snapshot)
+    assert not (snapshot.path / "nothing").exists()
+    named = {left.path: left.reason for left in snapshot.left_out}
+    assert set(named) == {"fifo", "only/pipe", "src/socket"}
+    assert "socket" in named["src/socket"]
+
+
+def test_a_tracked_file_that_became_a_fifo(work: Repo, snap: Snap) -> None:
+    # git add -A refuses it; for loom it is a deletion with a word about it.
+    (work.root / "run.sh").unlink()
+    os.mkfifo(work.root / "run.sh")
+    snapshot = snap(work)
+    assert [left.path for left in snapshot.left_out] == ["run.sh"]
+    assert [(change.path, change.kind) for change in snapshot.changed] == [("run.sh", "deleted")]
+
+
+def test_the_record_of_runs_is_never_copied(work: Repo, snap: Snap) -> None:
+    work.write(".loom/workflow.yml", "version: v1\n")
+    work.write(".loom/.runtime/logs/x", "old run\n")
+    snapshot = snap(work)
+    assert (snapshot.path / ".loom/workflow.yml").is_file()
+    assert not (snapshot.path / ".loom/.runtime").exists()
+    (snapshot.path / ".loom/.runtime").mkdir()
+    (snapshot.path / ".loom/.runtime/x").write_text("x")
+    assert ".runtime" not in Repo(snapshot.path).git("status", "--porcelain", "--untracked-files=all")
+
+
+def test_git_is_real(work: Repo, snap: Snap) -> None:
+    work.git("tag", "v1.0")
+    work.git("tag", "-a", "v1.1", "-m", "annotated")
+    work.git("branch", "other")
+    work.git("remote", "add", "origin", "https://user:secret@example.com/x.git")
+    work.write("README", "second\n")
+    work.commit("second")
+    work.git("update-ref", "refs/remotes/origin/main", "HEAD")
+    work.git("symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/main")
+    snapshot = snap(work)
+    check(work, snapshot)
+    inside = Repo(snapshot.path)
+    assert inside.git("describe", "--tags", "--long") == work.git("describe", "--tags", "--long")
+    assert inside.git("rev-list", "--count", "HEAD") == "2\n"
+    assert inside.git("log", "--format=%H %s") == work.git("log", "--format=%H %s")
+    assert inside.git("blame", "README") == work.git("blame", "README")
+    assert inside.git("remote", "get-url", "origin") == "https://user@example.com/x.git\n"
+    assert inside.git("for-each-ref") == work.git("for-each-ref")
+    assert inside.git("rev-parse", "--abbrev-ref", "HEAD") == "HEAD\n"
+    assert inside.git("rev-parse", "--abbrev-ref", "origin/HEAD") == "origin/main\n"
+    assert snapshot.branch == "main"
+
+
+def test_started_from_a_subdirectory(work: Repo, snap: Snap) -> None:
+    work.write("README", "edited\n")
+    check(work, snap(work, work.root / "src/deep"))

@@ -1,0 +1,220 @@
+"""What goes into a build: the ignore rules, the context's hash, and what a Dockerfile names."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from loom.dockerfile import (
+    Base,
+    Ignore,
+    bases_of,
+    context_files,
+    fill_in,
+    inputs_hash,
+    needs_buildkit,
+    pin_bases,
+    read_ignore,
+    stages_of,
+)
+
+
+@pytest.mark.parametrize(
+    ("rules", "out", "in_"),
+    [
+        (["*.log"], ["a.log"], ["d/a.log", "a.logs", "log"]),
+        (["**/*.log"], ["a.log", "d/a.log", "d/e/a.log"], ["a.txt"]),
+        (["node_modules"], ["node_modules", "node_modules/x", "node_modules/x/y"], ["d/node_modules", "node_modules2"]),
+        (["/build/"], ["build", "build/x"], ["d/build"]),
+        (["./build"], ["build"], []),
+        (["a/../b"], ["b"], ["a"]),
+        (["**"], ["a", "a/b"], []),
+        (["*"], ["a", "a/b"], []),
+        (["*", "!keep"], ["a", "a/b"], ["keep", "keep/x"]),
+        (["d", "!d/keep"], ["d", "d/x"], ["d/keep", "d/keep/y"]),
+        (["!a", "a"], ["a"], []),
+        (["temp?"], ["tempa", "temp1/x"], ["temp", "tempab", "temp/"[:-1]]),
+        (["[a-c].txt"], ["a.txt", "c.txt"], ["d.txt"]),
+        (["[^a-c].txt"], ["d.txt"], ["a.txt"]),
+        (["a/**"], ["a/b", "a/b/c"], ["b"]),
+        (["a/**/z"], ["a/z", "a/b/z", "a/b/c/z", "a/z/more"], ["z", "a/zz"]),
+        (["**/z"], ["z", "a/z", "a/b/z"], ["az", "zz"]),
+        (["# comment", "", "  x  ", "\ufeffy"], ["x", "y"], ["# comment"]),
+        ([r"\#x", r"a\*b"], ["#x", "a*b"], ["aXb"]),
+        (["."], [], ["a"]),
+        ([], [".git/loom/x", ".loom/.runtime"], [".git/HEAD", ".loom/workflow.yml"]),
+    ],
+)
+def test_ignore_rules(rules: list[str], out: list[str], in_: list[str]) -> None:
+    ignore = Ignore(rules)
+    assert [path for path in out if not ignore.leaves_out(path)] == []
+    assert [path for path in in_ if ignore.leaves_out(path)] == []
+
+
+def fill(folder: Path, files: Mapping[str, str]) -> Path:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return folder
+
+
+def test_context_holds_files_links_and_folders_and_no_sockets(tmp_path: Path) -> None:
+    fill(tmp_path, {"a/x": "", "a/skip/y": "", "b": "", "out/z": "", "out/keep/k": ""})
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    paths = [path for path, _ in context_files(tmp_path, Ignore(["a/skip", "out", "!out/keep"]))]
+    assert sorted(paths) == ["a", "a/x", "b", "empty", "link", "out/keep", "out/keep/k"]
+
+
+def test_the_dockerfiles_own_ignore_file_wins(tmp_path: Path) -> None:
+    fill(tmp_path, {".dockerignore": "a\n", "d/Dockerfile": "FROM scratch"})
+    assert read_ignore(tmp_path, tmp_path / "d/Dockerfile") == ["a"]
+    fill(tmp_path, {"d/Dockerfile.dockerignore": "b\n"})
+    assert read_ignore(tmp_path, tmp_path / "d/Dockerfile") == ["b"]
+
+
+def hash_of(context: Path, **changed: object) -> str:
+    inputs: dict[str, object] = {
+        "context": context,
+        "dockerfile": b"FROM x",
+        "ignore": Ignore(["*.log"]),
+        "args": {"A": "1"},
+        "target": None,
+        "platform": "linux/amd64",
+        "bases": {"x": "sha256:1"},
+    }
+    return inputs_hash(**{**inputs, **changed})  # type: ignore[arg-type]
+
+
+def test_the_hash_moves_with_every_input_and_with_nothing_else(tmp_path: Path) -> None:
+    fill(tmp_path, {"a": "1", "b/c": "2", "x.log": "", ".git/HEAD": "sha", ".git/index": "i", ".git/loom/r": ""})
+    before = hash_of(tmp_path)
+    (tmp_path / "x.log").write_text("left out")
+    (tmp_path / ".git/index").write_text("bookkeeping")
+    fill(tmp_path, {".git/loom/new": "the record", ".git/refs/heads/main": "x"})
+    os.utime(tmp_path / "a", (1, 1))
+    assert hash_of(tmp_path) == before
+    seen = {before}
+    changes: list[tuple[str, object]] = [
+        ("dockerfile", b"FROM y"),
+        ("args", {"A": "2"}),
+        ("args", {}),
+        ("target", "t"),
+        ("platform", "linux/arm64"),
+        ("bases", {"x": "sha256:2"}),
+    ]
+    seen |= {hash_of(tmp_path, **{name: value}) for name, value in changes}
+    assert len(seen) == len(changes) + 1
+    for change in (
+        lambda: (tmp_path / "a").write_text("3"),
+        lambda: (tmp_path / "a").chmod(0o755),
+        lambda: (tmp_path / "a").rename(tmp_path / "a2"),
+        lambda: (tmp_path / "l").symlink_to("a"),
+        lambda: (tmp_path / "folder").mkdir(),
+        lambda: (tmp_path / ".git/HEAD").write_text("other commit"),
+        lambda: fill(tmp_path, {".git/refs/tags/v1": "x"}),
+    ):
+        change()
+        now = hash_of(tmp_path)
+        assert now not in seen
+        seen.add(now)
+
+
+MULTI = """\
+# a comment
+ARG TAG=12
+ARG BASE="debian:${TAG}"
+FROM --platform=$BUILDPLATFORM golang:1.22 AS build
+COPY --from=tools:1 /t /t
+FROM ${BASE} as middle
+RUN --mount=type=bind,from=other/image,target=/o \\
+    # inside
+    --mount=type=cache,target=/c true
+FROM unused AS side
+FROM middle
+COPY --from=build /x /x
+COPY --from=0 /y /y
+FROM scratch AS nothing
+"""
+PREDEFINED = {"BUILDPLATFORM": "linux/amd64"}
+
+
+@pytest.mark.parametrize(
+    ("target", "args", "names"),
+    [
+        ("3", {}, ["golang:1.22", "tools:1", "debian:12", "other/image"]),
+        ("middle", {"TAG": "13"}, ["debian:13", "other/image"]),
+        ("MIDDLE", {"BASE": "mine"}, ["mine", "other/image"]),
+        ("side", {}, ["unused"]),
+        (None, {}, []),
+    ],
+)
+def test_bases_of_a_target(target: str | None, args: dict[str, str], names: list[str]) -> None:
+    stages = stages_of(MULTI, args=args, predefined=PREDEFINED)
+    assert [base.name for base in bases_of(stages, target=target)] == names
+
+
+def test_a_base_may_name_its_platform() -> None:
+    stages = stages_of(MULTI, args={}, predefined=PREDEFINED)
+    assert bases_of(stages, target="build")[0] == Base(name="golang:1.22", platform="linux/amd64")
+
+
+def test_pinning_changes_from_lines_and_no_line_number() -> None:
+    pins = {"debian:12": "debian@sha256:1", "golang:1.22": "golang@sha256:2"}
+    pinned = pin_bases(MULTI, pins, args={}, predefined=PREDEFINED)
+    assert len(pinned.splitlines()) == len(MULTI.splitlines())
+    assert "FROM --platform=$BUILDPLATFORM golang@sha256:2 AS build" in pinned
+    assert "FROM debian@sha256:1 as middle" in pinned
+    assert "FROM unused AS side" in pinned
+    assert [base.name for base in bases_of(stages_of(pinned, args={}, predefined=PREDEFINED), target="middle")] == [
+        "debian@sha256:1",
+        "other/image",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("FROM x\nRUN true\n", None),
+        ("# syntax=docker/dockerfile:1\nFROM x\n", (1, "a `# syntax=` line")),
+        ("FROM x\n# syntax=later is a comment\n", None),
+        ("FROM x\nRUN <<EOF\nFROM y\nEOF\nRUN true", (2, "a heredoc in RUN")),
+        ("FROM x\nCOPY <<-'A' <<B /t\na\nA\nb\nB\n", (2, "a heredoc in COPY")),
+        ("FROM x\nRUN cat <<<here\n", None),
+        ("FROM x\nRUN true \\\n  && true\nRUN --mount=type=cache,target=/c true\n", (4, "`RUN --mount`")),
+        ("FROM x\nCOPY --chmod=755 a b\n", (2, "`COPY --chmod`")),
+        ("FROM x\nCOPY --from=y --chown=1 a b\nADD --chown=1 a b\n", None),
+        ("FROM x\nADD --checksum=sha256:1 http://h/a b\n", (2, "`ADD --checksum`")),
+    ],
+)
+def test_what_only_buildkit_understands(text: str, found: tuple[int, str] | None) -> None:
+    assert needs_buildkit(text) == found
+
+
+def test_instructions_in_a_heredoc_are_not_instructions() -> None:
+    text = "FROM x\nRUN <<EOF\nFROM y\nEOF\nFROM z\n"
+    assert [stage.base for stage in stages_of(text, args={}, predefined={})] == ["x", "z"]
+
+
+def test_another_escape_character() -> None:
+    text = "# escape=`\nFROM x\nRUN a `\n  b\nFROM C:\\dir\n"
+    assert [stage.base for stage in stages_of(text, args={}, predefined={})] == ["x", "C:\\dir"]
+
+
+@pytest.mark.parametrize(
+    ("text", "filled"),
+    [
+        ("a$B-c", "aX-c"),
+        ("${B}c", "Xc"),
+        ("${N:-d}", "d"),
+        ("${B:-d}", "X"),
+        ("${B:+d}", "d"),
+        ("${N:+d}", ""),
+        ("$N", ""),
+    ],
+)
+def test_variables(text: str, filled: str) -> None:
+    assert fill_in(text, {"B": "X"}) == filled

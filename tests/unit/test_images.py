@@ -1,0 +1,179 @@
+"""References, the lock file, and what `images verify` says: tables."""
+
+from pathlib import Path
+
+import pytest
+
+from loom.errors import RequestError
+from loom.images import (
+    Facts,
+    ImageLock,
+    Locked,
+    Verdict,
+    decode_lock,
+    images_of,
+    load_lock,
+    normal_platform,
+    parse_reference,
+    save_lock,
+    verdict,
+)
+from loom.plan import Build, Image, Job, Plan, ProviderName, Service
+
+A = "sha256:" + "a" * 64
+B = "sha256:" + "b" * 64
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "registry", "repository"),
+    [
+        ("debian", "debian:latest", "docker.io", "library/debian"),
+        ("debian:trixie-slim", "debian:trixie-slim", "docker.io", "library/debian"),
+        ("docker.io/library/debian:12", "debian:12", "docker.io", "library/debian"),
+        ("index.docker.io/library/debian:12", "debian:12", "docker.io", "library/debian"),
+        ("owner/name", "owner/name:latest", "docker.io", "owner/name"),
+        ("localhost/name", "localhost/name:latest", "localhost", "name"),
+        ("localhost:5000/a/b:1", "localhost:5000/a/b:1", "localhost:5000", "a/b"),
+        ("quay.io/fedora/fedora:41", "quay.io/fedora/fedora:41", "quay.io", "fedora/fedora"),
+        (f"debian@{A}", f"debian@{A}", "docker.io", "library/debian"),
+        (f"debian:12@{A}", f"debian:12@{A}", "docker.io", "library/debian"),
+        ("[::1]:5000/x", "[::1]:5000/x:latest", "[::1]:5000", "x"),
+        ("a_b/c-d.e__f", "a_b/c-d.e__f:latest", "docker.io", "a_b/c-d.e__f"),
+    ],
+)
+def test_a_reference_is_read_as_docker_reads_it(text: str, name: str, registry: str, repository: str) -> None:
+    reference = parse_reference(text)
+    assert (reference.name, reference.registry, reference.repository) == (name, registry, repository)
+    assert parse_reference(reference.name) == reference
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "Debian", "debian:", "debian@", "debian:a b", "a//b", "debian@sha256:abc", "-x", "a/"]
+)
+def test_what_names_no_image_is_refused(text: str) -> None:
+    with pytest.raises(RequestError, match="is not an image's name") as refused:
+        parse_reference(text)
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("written", "platform"),
+    [
+        ("linux/amd64", "linux/amd64"),
+        ("linux/x86_64", "linux/amd64"),
+        ("arm64", "linux/arm64"),
+        ("linux/arm64/v8", "linux/arm64"),
+        ("linux/aarch64", "linux/arm64"),
+        ("linux/armhf", "linux/arm/v7"),
+        ("linux/arm/v6", "linux/arm/v6"),
+        ("Linux/AMD64", "linux/amd64"),
+    ],
+)
+def test_platforms_have_one_spelling(written: str, platform: str) -> None:
+    assert normal_platform(written) == platform
+
+
+def test_a_lock_survives_writing_and_reading(tmp_path: Path) -> None:
+    lock = (
+        ImageLock()
+        .holding("docker.io/library/debian:12", "linux/x86_64", Locked(digest=A, image_id=B))
+        .holding("debian:12", "linux/arm64", Locked(digest=A))
+        .holding("localhost/mine", "linux/amd64", Locked(image_id=B))
+    )
+    path = tmp_path / ".loom" / "images.lock"
+    save_lock(path, lock)
+    assert load_lock(path) == lock
+    assert [entry.name for entry in path.parent.iterdir()] == ["images.lock"]
+    assert lock.get("debian:12", "amd64") == Locked(digest=A, image_id=B)
+    assert lock.get("debian:13", "amd64") is None
+    assert lock.only({"debian:12"}).images.keys() == {"debian:12"}
+
+
+def test_a_lock_is_written_the_same_whatever_the_order_it_was_filled_in() -> None:
+    one = ImageLock().holding("a:1", "linux/amd64", Locked(digest=A)).holding("b:1", "linux/amd64", Locked(digest=B))
+    two = ImageLock().holding("b:1", "linux/amd64", Locked(digest=B)).holding("a:1", "linux/amd64", Locked(digest=A))
+    assert one.encode() == two.encode()
+    assert one.encode().endswith(b"}\n")
+
+
+def test_no_lock_file_is_no_lock(tmp_path: Path) -> None:
+    assert load_lock(tmp_path / "images.lock") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is not JSON"),
+        (b"<<<<<<< HEAD\n{", "line 1 is not JSON"),
+        (b"[]", "expected schema_version"),
+        (b'{"schema_version": "loom.images.lock.v9"}', "found 'loom.images.lock.v9'"),
+        (b'{"schema_version": "loom.images.lock.v1"}', "/images: expected an object"),
+        (b'{"schema_version": "loom.images.lock.v1", "images": {"a": []}}', "/images/a"),
+        (b'{"schema_version": "loom.images.lock.v1", "images": {"A B": {}}}', "'A B' is not an image's name"),
+        (b'{"schema_version": "loom.images.lock.v1", "images": {"a": {"linux/amd64": {}}}}', "/images/a/linux/amd64"),
+        (
+            b'{"schema_version": "loom.images.lock.v1", "images": {"a": {"linux/amd64": {"digest": "x"}}}}',
+            "expected a digest",
+        ),
+    ],
+)
+def test_a_damaged_lock_is_the_users_to_repair(content: bytes, reason: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        decode_lock(content, path="here/images.lock")
+    assert "here/images.lock" in refused.value.message
+    assert reason in refused.value.message
+
+
+def job(job_id: str, image: Image | None, *services: Service) -> Job:
+    return Job(
+        id=job_id, name=job_id, stage="test", steps=(), provider=ProviderName.DOCKER, image=image, services=services
+    )
+
+
+def test_images_of_a_plan_once_each_with_their_users() -> None:
+    db = Service(name="db", aliases=("db",), image=Image(name="postgres:17"))
+    plan = Plan(
+        workflow_path="w",
+        stages=("test",),
+        jobs=(
+            job("a", Image(name="debian:12"), db),
+            job("b", Image(name="debian:12", pull="always", user="nobody"), db),
+            job("c", Image(name="debian:12", platform="linux/arm64")),
+            job("d", Image(build=Build(args={"X": "1"}))),
+            job("e", Image(build=Build(args={"X": "2"}))),
+            job("f", None),
+        ),
+    )
+    assert [use.used_by for use in images_of(plan)] == [("a", "b"), ("a/db", "b/db"), ("c",), ("d",), ("e",)]
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected", "reason"),
+    [
+        (Facts(local_digest=A, local_id=B, served=A), Verdict.SAME, "everywhere"),
+        (Facts(local_digest=A, local_id=B, served=A, locked=Locked(digest=A)), Verdict.SAME, "everywhere"),
+        (Facts(local_digest=A, local_id=B, served=B), Verdict.DIFFERS, "the registry serves bbbbbbbbbbbb"),
+        (
+            Facts(local_digest=A, local_id=B, served=A, locked=Locked(digest=B)),
+            Verdict.DIFFERS,
+            "the lock says bbbbbbbbbbbb",
+        ),
+        (Facts(served=A, locked=Locked(digest=B)), Verdict.DIFFERS, "the lock says"),
+        (Facts(local_digest=A, local_id=B, gone=True), Verdict.DIFFERS, "no such image any more"),
+        (Facts(served=A), Verdict.ABSENT, "not here"),
+        (Facts(served=A, locked=Locked(digest=A)), Verdict.ABSENT, "not here"),
+        (Facts(local_digest=A, local_id=B), Verdict.UNKNOWN, "could not be had"),
+        (Facts(local_digest=A, local_id=B, locked=Locked(digest=B)), Verdict.DIFFERS, "the lock says"),
+        (Facts(local_id=B, served=A), Verdict.UNKNOWN, "from no registry"),
+        # Imported: the digest is lost, the content is the locked one.
+        (Facts(local_id=B, served=A, locked=Locked(digest=A, image_id=B)), Verdict.SAME, "everywhere"),
+        # Local only, locked by its id.
+        (Facts(local_id=B, locked=Locked(image_id=B)), Verdict.SAME, "from no registry"),
+        (Facts(local_id=A, locked=Locked(image_id=B)), Verdict.DIFFERS, "the lock says"),
+        (Facts(), Verdict.UNKNOWN, "could not be had"),
+    ],
+)
+def test_verdicts(facts: Facts, expected: Verdict, reason: str) -> None:
+    found, why = verdict(facts)
+    assert found is expected
+    assert reason in why

@@ -1,0 +1,33 @@
+"""The top level is fixed: what is new goes into one of these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+TOP = {"pyproject.toml", "loom", "images", "tests", "docs", "Dockerfile", "README.md", "scripts", ".ci", ".loom"}
+MADE_HERE = {"build", "dist"}
+"""By the scripts and by packaging tools; git ignores them."""
+
+
+def test_nothing_else_is_at_the_top() -> None:
+    here = {path.name for path in ROOT.iterdir()} - MADE_HERE
+    assert {name for name in here if not name.startswith(".") and not name.endswith(".egg-info")} <= TOP
+    assert here >= TOP
+
+
+@pytest.mark.parametrize("image", sorted(path.parent.name for path in ROOT.glob("images/*/Dockerfile")))
+def test_an_image_says_what_it_is_for(image: str) -> None:
+    first = (ROOT / "images" / image / "Dockerfile").read_text().splitlines()[0]
+    assert first.startswith(f"# loom/{image}: ")
+    assert f"[`loom/{image}`]({image}/Dockerfile)" in (ROOT / "images" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("workflow", [".loom/workflow.yml", "docs/sample/.loom/workflow.yml"])
+def test_our_own_workflows_use_images_that_are_built_here(workflow: str) -> None:
+    used = yaml.safe_load((ROOT / workflow).read_text())["default"]["image"]
+    assert used.removeprefix("loom/").removesuffix(":latest") in {path.name for path in (ROOT / "images").iterdir()}
