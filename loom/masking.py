@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import IO
 
 from loom.errors import SecretError
 
@@ -29,6 +30,7 @@ SHORTEST = 4
 LONGEST = 64 * 1024
 """Bytes. Beyond that a value is no secret to look for in every line."""
 
+_CHUNK = 1 << 20
 _BASE64_TAIL = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_")
 _NEVER_ESCAPED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _NAMED_ESCAPES = {"\n": b"n", "\t": b"t", "\r": b"r", "\b": b"b", "\f": b"f"}
@@ -314,6 +316,17 @@ class Masker:
 
     def stream(self) -> StreamMasker:
         return StreamMasker(self)
+
+    def found_in(self, file: IO[bytes]) -> str | None:
+        """The name of a secret that a file holds in any form, None when it holds none."""
+        rules, kept = self._rules, b""
+        while rules.forms and (chunk := file.read(_CHUNK)):
+            data = kept + chunk
+            for form in rules.forms:
+                if next(form.spans(data), None) is not None:
+                    return form.name
+            kept = data[max(len(data) - rules.longest + 1, 0) :]
+        return None
 
 
 class StreamMasker:

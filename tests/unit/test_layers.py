@@ -5,8 +5,8 @@ from pathlib import Path
 
 LAYERS = [
     {"errors", "results", "cancel", "masking", "output", "config", "units", "globs", "yamlfile"},
-    {"workflow", "expressions", "expansion", "events", "graph"},
-    {"plan", "resolve", "records", "journal", "dockerfile", "images"},
+    {"workflow", "expressions", "expansion", "events", "graph", "junit"},
+    {"plan", "resolve", "records", "journal", "view", "dockerfile", "images"},
     {"providers", "snapshot", "store", "cache", "artifacts", "secrets", "services", "render"},
     {"scheduler", "runner", "recorder"},
     {"engine"},

@@ -1,0 +1,314 @@
+"""What a job leaves for people and for later jobs: taken from its view of the workspace, kept in the record, put back.
+
+`collect` and `restore` are each other's mirror; the archive between them is also what people download. A job wrote what
+is collected, so its names and links are believed in nothing (`view` holds the rules).
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import os
+import shutil
+import tarfile
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, cast
+
+from loom import junit
+from loom.errors import ArtifactError
+from loom.junit import FailingTest
+from loom.masking import Masker
+from loom.plan import Artifacts, When
+from loom.results import OnOutput, Status
+from loom.view import (
+    FORMAT,
+    Item,
+    Selection,
+    Skipped,
+    TreeWriter,
+    UnsafeArchive,
+    UnsafePath,
+    WorkspaceView,
+    header_of,
+    leads_out,
+)
+
+PATH_INVALID = "ARTIFACT_PATH_INVALID"
+NO_SPACE = "ARTIFACT_NO_SPACE"
+UNREADABLE = "ARTIFACT_UNREADABLE"
+UNSAFE = "ARTIFACT_UNSAFE"
+
+_GZIP_LEVEL = 1  # a run waits for it; level 6 takes four times as long for a tenth less
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What was kept. `files` counts links too; `bytes` is what the files hold, `archive_bytes` what the archive takes."""
+
+    files: int
+    bytes: int
+    archive_bytes: int
+    sha256: str
+    missing: tuple[str, ...] = ()
+    """Patterns that nothing was found for."""
+    skipped: tuple[Skipped, ...] = ()
+    """What was asked for and not taken: sockets, unreadable files, files with a secret in them."""
+    links_out: tuple[str, ...] = ()
+    """Links that lead out of the workspace; kept as links."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestReports:
+    """All JUnit reports of a job together; `problems` says which could not be read, and why."""
+
+    reports: int = 0
+    tests: int = 0
+    failures: int = 0
+    errors: int = 0
+    skipped: int = 0
+    failing: tuple[FailingTest, ...] = ()
+    missing: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def wanted(when: When, status: Status) -> bool:
+    """Whether artifacts (or a cache) with this `when` are kept from a job that ended like this."""
+    match when:
+        case "always":
+            return True
+        case "on_success":
+            return status is Status.SUCCESS
+        case "on_failure":
+            return status is not Status.SUCCESS
+
+
+def collect(
+    spec: Artifacts,
+    view: WorkspaceView,
+    *,
+    folder: Path,
+    archive: Path,
+    on_output: OnOutput,
+    masker: Masker | None = None,
+) -> Collected:
+    """Keep what `spec` names under `folder` and in `archive` (tar, gzip), both replaced whole.
+
+    Nothing found is no error; what is missing or skipped is told to `on_output` and in the result. A file in which
+    `masker` finds a secret is left out. ArtifactError for a pattern that leads out of the workspace, and when the view
+    can't be read or the record not be written; nothing is left then.
+    """
+    selection = _selection(spec.paths, spec.exclude)
+    skipped: list[Skipped] = []
+    with _told("keep the artifacts"), _replacing(folder, archive) as (new_folder, file):
+        hashed = _Hashed(file)
+        kept = _Kept(new_folder, masker if masker is not None and masker.active else None, skipped)
+        with (
+            closing(kept),
+            gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=hashed, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=FORMAT) as tar,
+        ):
+            for item in view.read(selection, skipped.append):
+                kept.add(item, tar)
+            kept.finish()
+        archive_bytes, sha256 = hashed.size, hashed.digest.hexdigest()
+    result = Collected(
+        files=kept.files,
+        bytes=kept.bytes,
+        archive_bytes=archive_bytes,
+        sha256=sha256,
+        missing=selection.missing,
+        skipped=tuple(skipped),
+        links_out=tuple(kept.links_out),
+    )
+    for line in _told_of(result):
+        on_output("stdout", line.encode("utf-8", "surrogateescape") + b"\n")
+    return result
+
+
+def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) -> Restored:
+    """Put an archive's content into a job's view of the workspace.
+
+    With the `sha256` that `collect` gave, the archive is loom's own and links may lead out of the workspace, as they did
+    in the job that made them. Without, such links are refused like everything else that could do harm (ArtifactError).
+    """
+    with _told("restore the artifacts", archive):
+        if sha256 is not None and _sha256(archive) != sha256:
+            raise ArtifactError(
+                f"{archive} is not what the job left: its checksum differs from the record's",
+                hint="Run the job that makes it again.",
+                code=UNREADABLE,
+            )
+
+        def unpacked() -> IO[bytes]:
+            return cast(IO[bytes], gzip.open(archive, "rb"))
+
+        written = view.write(unpacked, links_out=sha256 is not None)
+    return Restored(files=written.files, bytes=written.bytes)
+
+
+def read_reports(patterns: Iterable[str], view: WorkspaceView, *, project_dir: str) -> TestReports:
+    """The JUnit reports that a job wrote. One that can't be read is a problem in the result, never an error."""
+    selection = _selection(patterns, ())
+    found: list[junit.Report] = []
+    skipped: list[Skipped] = []
+    problems: list[str] = []
+    with _told("read the test reports"):
+        for entry, file in view.read(selection, skipped.append):
+            if file is None:
+                continue
+            try:
+                found.append(junit.read(file, project_dir=project_dir, report=entry.path))
+            except junit.UnreadableReport as error:
+                problems.append(f"{entry.path}: {error}")
+    problems += [f"{item.path}: {item.reason}" for item in skipped]
+    failing = [test for report in found for test in report.failing]
+    return TestReports(
+        reports=len(found),
+        tests=sum(report.tests for report in found),
+        failures=sum(report.failures for report in found),
+        errors=sum(report.errors for report in found),
+        skipped=sum(report.skipped for report in found),
+        failing=tuple(failing[: junit.MAX_FAILING]),
+        missing=selection.missing,
+        problems=tuple(problems),
+    )
+
+
+def _selection(paths: Iterable[str], exclude: Iterable[str]) -> Selection:
+    try:
+        return Selection(paths, exclude)
+    except UnsafePath as error:
+        raise ArtifactError(
+            f"artifacts: {error}",
+            hint="Name paths inside of the workspace, such as `build/` or `**/*.xml`.",
+            code=PATH_INVALID,
+        ) from error
+
+
+class _Kept:
+    """Puts each item into the folder, and from there into the archive."""
+
+    def __init__(self, folder: Path, masker: Masker | None, skipped: list[Skipped]) -> None:
+        self._folder = folder
+        self._writer = TreeWriter(folder)
+        self._masker = masker
+        self._skipped = skipped
+        self.files = 0
+        self.bytes = 0
+        self.links_out: list[str] = []
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def finish(self) -> None:
+        self._writer.finish()
+
+    def add(self, item: Item, tar: tarfile.TarFile) -> None:
+        entry, file = item
+        # The record stays readable and deletable for its owner; the archive keeps the modes as they were.
+        own = replace(entry, mode=entry.mode | (0o700 if entry.kind == "directory" else 0o600))
+        if entry.kind == "hardlink" and not os.path.lexists(self._folder / entry.target):
+            self._skipped.append(
+                Skipped(path=entry.path, reason=f"the same file as {entry.target}, which was left out")
+            )
+            return
+        self._writer.put(own, file)
+        if entry.kind != "file":
+            self.files += entry.kind != "directory"
+            if leads_out(entry):
+                self.links_out.append(entry.path)
+            tar.addfile(header_of(entry))
+            return
+        with (self._folder / entry.path).open("rb") as copy:
+            secret = self._masker.found_in(copy) if self._masker is not None else None
+            if secret is not None:
+                (self._folder / entry.path).unlink()
+                self._skipped.append(Skipped(path=entry.path, reason=f"it holds the secret {secret}"))
+                return
+            copy.seek(0)
+            tar.addfile(header_of(entry), copy)
+        self.files += 1
+        self.bytes += entry.size
+
+
+class _Hashed:
+    """A file that knows the size and the checksum of what was written to it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+@contextmanager
+def _replacing(folder: Path, archive: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """A new folder and a new file that take the old ones' places at the end, or are gone on any other way out."""
+    new_folder, new_archive = folder.with_name(f".{folder.name}.new"), archive.with_name(f".{archive.name}.new")
+    shutil.rmtree(new_folder, ignore_errors=True)
+    try:
+        new_folder.mkdir(parents=True)
+        with new_archive.open("wb") as file:
+            yield new_folder, file
+        if folder.exists():
+            shutil.rmtree(folder)
+        new_folder.rename(folder)
+        new_archive.replace(archive)
+    except BaseException:
+        shutil.rmtree(new_folder, ignore_errors=True)
+        with suppress(OSError):
+            new_archive.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _told(what: str, place: Path | None = None) -> Iterator[None]:
+    """Foreign exceptions become ArtifactError here, and nowhere else."""
+    try:
+        yield
+    except UnsafeArchive as error:
+        where = f"{place}: " if place else ""
+        raise ArtifactError(
+            f"can't {what}: {where}{error}", hint="Nothing outside of the workspace was touched.", code=UNSAFE
+        ) from error
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile) as error:
+        raise ArtifactError(f"can't {what}: {place or 'the archive'} is damaged ({error})", code=UNREADABLE) from error
+    except OSError as error:
+        place_of = f"{error.filename}: " if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ArtifactError(
+                f"can't {what}: the disk is full", hint="`loom clean` removes old runs.", code=NO_SPACE
+            ) from error
+        raise ArtifactError(f"can't {what}: {place_of}{error.strerror or error}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _told_of(result: Collected) -> Iterator[str]:
+    yield f"{result.files} files, {result.bytes} bytes kept ({result.archive_bytes} packed)"
+    for pattern in result.missing:
+        yield f"warning: nothing found for {pattern}"
+    for item in result.skipped:
+        yield f"warning: {item.path} left out: {item.reason}"
+    for path in result.links_out:
+        yield f"warning: {path} is a link out of the workspace; kept as a link, what it points to is not"

@@ -1,0 +1,231 @@
+"""JUnit XML reports, as test runners of all languages write them: how many tests there were, and where each failing one failed.
+
+A report is a file that a job wrote: it is read as a stream, with no entities and no more than `MAX_BYTES`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Literal
+from xml.parsers import expat
+
+MAX_BYTES = 64 << 20
+MAX_FAILING = 1000
+_MAX_TEXT = 64 << 10
+_MAX_MESSAGE = 2000
+_MAX_DEPTH = 200
+_CHUNK = 1 << 16
+_Inside = Callable[[str], str]
+
+
+class UnreadableReport(ValueError):
+    """Not a JUnit report, or not one that loom is willing to read; says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailingTest:
+    """A test that failed. `file` is relative to the workspace where it lies in it, `line` counts from 1."""
+
+    name: str
+    classname: str | None = None
+    file: str | None = None
+    line: int | None = None
+    message: str | None = None
+    kind: Literal["failure", "error"] = "failure"
+    report: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """`failing` holds the first `MAX_FAILING` of the `failures + errors` tests that failed."""
+
+    tests: int = 0
+    failures: int = 0
+    errors: int = 0
+    skipped: int = 0
+    failing: tuple[FailingTest, ...] = ()
+
+
+def read(file: IO[bytes], *, project_dir: str = "/workspace", report: str | None = None) -> Report:
+    """One report. `project_dir` is where the job saw the workspace: paths in it come out relative.
+
+    UnreadableReport when the file is not XML, not JUnit's, too large, or defines entities.
+    """
+    reader = _Reader(project_dir, report)
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler = reader.start
+    parser.EndElementHandler = reader.end
+    parser.CharacterDataHandler = reader.text
+    parser.StartDoctypeDeclHandler = _refuse_doctype
+    size = 0
+    try:
+        while chunk := file.read(_CHUNK):
+            size += len(chunk)
+            if size > MAX_BYTES:
+                raise UnreadableReport(f"it is larger than {MAX_BYTES >> 20} MiB")
+            parser.Parse(chunk, False)
+        parser.Parse(b"", True)
+    except expat.ExpatError as error:
+        raise UnreadableReport(f"it is not well-formed XML: {error}") from error
+    except (LookupError, ValueError) as error:
+        if isinstance(error, UnreadableReport):
+            raise
+        raise UnreadableReport(f"it can't be read: {error}") from error
+    return reader.report()
+
+
+def _refuse_doctype(*_: object) -> None:
+    raise UnreadableReport("it has a document type declaration, which could define entities; JUnit reports have none")
+
+
+class _Reader:
+    """Follows the elements; keeps what is needed and nothing more."""
+
+    def __init__(self, project_dir: str, report: str | None) -> None:
+        self._project_dir = project_dir.rstrip("/") + "/"
+        self._report_path = report
+        self._suites: list[dict[str, str]] = []
+        self._case: dict[str, str] | None = None
+        self._outcome: tuple[Literal["failure", "error"], str, str] | None = None
+        self._skipped = False
+        self._text: list[str] | None = None
+        self._text_length = 0
+        self._root: str | None = None
+        self._depth = 0
+        self._counts = {"tests": 0, "failure": 0, "error": 0, "skipped": 0}
+        self._failing: list[FailingTest] = []
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        tag = tag.rpartition(":")[2]
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise UnreadableReport(f"its elements are nested more than {_MAX_DEPTH} deep")
+        if self._root is None:
+            self._root = tag
+            if tag not in ("testsuites", "testsuite", "testcase"):
+                raise UnreadableReport(
+                    f"it is XML, but begins with <{tag[:60]}> and not with <testsuites> or <testsuite>"
+                )
+        if tag == "testsuite":
+            self._suites.append(attributes)
+        elif tag == "testcase":
+            self._case, self._outcome, self._skipped, self._text = attributes, None, False, None
+        elif self._case is not None and tag in ("failure", "error") and self._outcome is None:
+            kind: Literal["failure", "error"] = "failure" if tag == "failure" else "error"
+            self._outcome = (kind, attributes.get("message") or "", attributes.get("type") or "")
+            self._text, self._text_length = [], 0
+        elif tag == "skipped":
+            self._skipped = True
+
+    def text(self, data: str) -> None:
+        if self._text is not None and self._text_length < _MAX_TEXT:
+            self._text.append(data[: _MAX_TEXT - self._text_length])
+            self._text_length += len(data)
+
+    def end(self, tag: str) -> None:
+        tag = tag.rpartition(":")[2]
+        self._depth -= 1
+        if tag == "testsuite" and self._suites:
+            self._suites.pop()
+        elif tag in ("failure", "error") and self._text is not None:
+            assert self._outcome is not None, "text is kept only within an outcome"
+            self._finish_outcome("".join(self._text))
+            self._text = None
+        elif tag == "testcase" and self._case is not None:
+            self._counts["tests"] += 1
+            if self._outcome is not None:
+                self._counts[self._outcome[0]] += 1
+            elif self._skipped:
+                self._counts["skipped"] += 1
+            self._case = None
+
+    def _finish_outcome(self, text: str) -> None:
+        if self._case is None or self._outcome is None or len(self._failing) >= MAX_FAILING:
+            return
+        kind, message, type_name = self._outcome
+        classname = self._case.get("classname") or None
+        suite = next((suite for suite in reversed(self._suites) if suite.get("file")), {})
+        named = self._case.get("file") or suite.get("file")
+        named = self._inside(named) if named else None
+        found = _place(f"{message}\n{text}", named, classname, self._inside)
+        file, line = found if found is not None else (named, self._line())
+        self._failing.append(
+            FailingTest(
+                name=_short(self._case.get("name") or "(no name)"),
+                classname=_short(classname) if classname else None,
+                file=file,
+                line=line,
+                message=_message(message, text) or type_name or None,
+                kind=kind,
+                report=self._report_path,
+            )
+        )
+
+    def _line(self) -> int | None:
+        assert self._case is not None, "asked for only within a test case"
+        written = self._case.get("line", "")
+        if not written.isdecimal() or len(written) > 9:
+            return None
+        # pytest counts lines from 0.
+        return int(written) + (bool(self._suites) and self._suites[-1].get("name") == "pytest")
+
+    def _inside(self, path: str) -> str:
+        path = path.replace("\\", "/").removeprefix("file://")
+        return path.removeprefix(self._project_dir).removeprefix("./")
+
+    def report(self) -> Report:
+        return Report(
+            tests=self._counts["tests"],
+            failures=self._counts["failure"],
+            errors=self._counts["error"],
+            skipped=self._counts["skipped"],
+            failing=tuple(self._failing),
+        )
+
+
+_PATH = r"(?:[A-Za-z]:)?[\w./\\@+~-]+\.[A-Za-z]\w{0,9}"
+_INNERMOST_LAST = re.compile(
+    rf'File "([^"\n]+)", line (\d+)|(?:^\s*|\bat )({_PATH}):(\d+)(?::\d+)?:(?: |$)', re.MULTILINE
+)
+_INNERMOST_FIRST = re.compile(
+    rf"\(((?:file://|webpack://)?{_PATH}):(\d+)(?::\d+)?\)|^\s*(?:at |# )?((?:file://)?{_PATH}):(\d+)(?::\d+)?(?::in .*)?\s*$",
+    re.MULTILINE,
+)
+_NOT_THEIRS = re.compile(r"node_modules|node:internal|site-packages|dist-packages|^(?:Native)?Method|^<|/usr/lib/")
+
+
+def _places(pattern: re.Pattern[str], text: str, inside: _Inside) -> Iterator[tuple[str, int]]:
+    for match in pattern.finditer(text):
+        path, line = (match[1], match[2]) if match[1] else (match[3], match[4])
+        if len(line) < 9 and not _NOT_THEIRS.search(path):
+            yield inside(path), int(line)
+
+
+def _place(text: str, named: str | None, classname: str | None, inside: _Inside) -> tuple[str, int] | None:
+    """Where in its own file a test failed: the innermost frame that lies in the test's file, else in the user's code."""
+    last = list(_places(_INNERMOST_LAST, text, inside))[::-1]
+    first = list(_places(_INNERMOST_FIRST, text, inside))
+    everything = last + first
+    for file, line in everything:
+        if named is not None and (file == named or file.endswith("/" + named) or named.endswith("/" + file)):
+            return named, line
+    if named is not None:
+        return None
+    words = set(re.split(r"[./\\$:]", classname)) if classname else set()
+    for file, line in everything:
+        if file.rpartition("/")[2].rpartition(".")[0] in words:
+            return file, line
+    return everything[0] if everything else None
+
+
+def _message(message: str, text: str) -> str | None:
+    message = message.strip() or next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return _short(message, _MAX_MESSAGE) or None
+
+
+def _short(text: str, most: int = 500) -> str:
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+    return text if len(text) <= most else text[: most - 1] + "…"

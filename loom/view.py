@@ -1,0 +1,647 @@
+"""A job's view of the workspace, for what loom itself takes out of it or puts into it (artifacts, caches).
+
+Two kinds: a directory this process can read and write (`DirectoryView`), and a place that only gives and takes tar
+streams (`TarView`: copy-on-write views, volumes, remote engines). Both promise:
+
+- Links are never followed, neither to read nor to write: nothing outside of the workspace is touched, whatever a job
+  left behind or an archive holds.
+- Loom's own record is never part of what is read, and `.git` only where a pattern names it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal, Protocol, cast
+
+from loom import globs
+
+Kind = Literal["file", "directory", "link", "hardlink"]
+
+FORMAT = tarfile.GNU_FORMAT  # names as bytes, of any length, and nothing that depends on a locale
+
+_OWN = (".git/loom", ".loom/.runtime")
+_GIT = ".git"
+_CHUNK = 1 << 20
+_META = re.compile(r"[*?\[{]")
+
+
+class UnsafePath(ValueError):
+    """A path or pattern that leads, or may lead, out of the workspace."""
+
+
+class UnsafeArchive(ValueError):
+    """An archive that holds something that is never unpacked; says which member and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing below the workspace. `target` is where a link points (as text), or the path a hard link shares."""
+
+    path: str
+    kind: Kind
+    mode: int
+    mtime: int
+    size: int = 0
+    target: str = ""
+
+
+Item = tuple[Entry, IO[bytes] | None]
+"""An entry, and for a file its content, to be read before the next one is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """Something that was asked for and can't be taken: a socket, a device, a file that may not be read."""
+
+    path: str
+    reason: str
+
+
+@dataclass(kw_only=True)
+class Written:
+    files: int = 0
+    bytes: int = 0
+
+
+# Patterns
+
+
+def pattern_problem(pattern: str) -> str | None:
+    """Why a path pattern can't be used, None when it can."""
+    if not pattern or not pattern.strip("/") or "\0" in pattern:
+        return "the path is empty"
+    if pattern.startswith(("/", "~")):
+        return "the path must be relative to the workspace"
+    if ".." in pattern.split("/"):
+        return "the path must not climb out of the workspace with `..`"
+    return None
+
+
+class Selection:
+    """Which paths are meant. UnsafePath for a pattern that is absolute or climbs out.
+
+    A pattern that matches a directory means all below it; `*` and `?` stay within a name, `**` spans directories,
+    `[abc]` and `{a,b}` work as in a shell; names that start with a dot are nothing special.
+    """
+
+    def __init__(self, paths: Iterable[str], exclude: Iterable[str] = ()) -> None:
+        self.paths = tuple(paths)
+        exclude = tuple(exclude)
+        for pattern in (*self.paths, *exclude):
+            problem = pattern_problem(pattern)
+            if problem:
+                raise UnsafePath(f"{pattern!r}: {problem}")
+        self._include = [(pattern, _compiled(pattern), _depth_patterns(pattern)) for pattern in self.paths]
+        self._exclude = [_compiled(pattern) for pattern in exclude]
+        self._with_git = any(_normal(pattern).split("/")[0] == _GIT for pattern in self.paths)
+        self.matched: set[str] = set()
+        """The patterns that something was found for so far."""
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The directories or files to start at, "" for the workspace itself; none of them lies in another."""
+        found: list[str] = []
+        for root in sorted({root for pattern in self.paths for root in _roots(pattern)}):
+            if not any(_below(root, other) for other in found):
+                found.append(root)
+        return tuple(found)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return tuple(pattern for pattern in self.paths if pattern not in self.matched)
+
+    def takes(self, path: str) -> bool:
+        """Whether this path itself is meant (by its own name, or because a directory above it is)."""
+        if self.never(path):
+            return False
+        taken = False
+        for pattern, compiled, _ in self._include:
+            if compiled.match(path):
+                self.matched.add(pattern)
+                taken = True
+        return taken
+
+    def never(self, path: str) -> bool:
+        """Whether this path and all below it are out, whatever else matches."""
+        if path == _GIT or path.startswith(".git/"):
+            if not self._with_git:
+                return True
+            if _below(path, _OWN[0]):
+                return True
+        elif path.startswith(".loom/") and _below(path, _OWN[1]):
+            return True
+        return any(compiled.match(path) for compiled in self._exclude)
+
+    def may_hold(self, directory: str) -> bool:
+        """Whether something below this directory may be meant."""
+        parts = directory.split("/")
+        return any(_reaches(levels, parts) for _, _, alternatives in self._include for levels in alternatives)
+
+
+def _normal(pattern: str) -> str:
+    parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    return "/".join(parts)
+
+
+def _braces(pattern: str) -> list[str]:
+    """`a{b,c}` as [`ab`, `ac`], from the inside out."""
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    return [whole for choice in match[1].split(",") for whole in _braces(before + choice + after)][:1000]
+
+
+def _roots(pattern: str) -> Iterator[str]:
+    for plain in _braces(pattern):
+        parts = _normal(plain).split("/")
+        fixed = 0
+        while fixed < len(parts) and not _META.search(parts[fixed]):
+            fixed += 1
+        yield "/".join(parts[:fixed])
+
+
+def _below(path: str, directory: str) -> bool:
+    return not directory or path == directory or path.startswith(directory + "/")
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """Matches what the pattern matches, and all below it."""
+    return re.compile(f"(?:{globs.compile(_normal(pattern) or '**').pattern})(?:/.*)?\\Z", re.DOTALL)
+
+
+def _depth_patterns(pattern: str) -> list[list[re.Pattern[str] | None]]:
+    """Per brace choice, each level of the pattern; None for `**`."""
+    return [
+        [None if part in ("**", "") else globs.compile(part) for part in _normal(plain).split("/")]
+        for plain in _braces(pattern)
+    ]
+
+
+def _reaches(levels: list[re.Pattern[str] | None], parts: list[str]) -> bool:
+    for level, part in zip(levels, parts, strict=False):
+        if level is None:
+            return True
+        if not level.fullmatch(part):
+            return False
+    return True
+
+
+# The views
+
+
+class WorkspaceView(Protocol):
+    def read(self, selection: Selection, on_skipped: Callable[[Skipped], None]) -> Iterator[Item]:
+        """What is meant by `selection`, directories before what they hold. OSError when the place can't be read."""
+        ...
+
+    def write(self, open_archive: Callable[[], IO[bytes]], *, links_out: bool) -> Written:
+        """Unpack an uncompressed tar archive over what is there; a file replaces a file.
+
+        `links_out` allows links that lead out of the workspace, which only an archive that loom wrote itself may hold.
+        UnsafeArchive, before or while unpacking, for what is never unpacked; OSError when the place can't be written.
+        """
+        ...
+
+
+class DirectoryView:
+    """A directory of this machine."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, selection: Selection, on_skipped: Callable[[Skipped], None]) -> Iterator[Item]:
+        seen: dict[tuple[int, int], str] = {}
+        root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for start in selection.roots:
+                yield from self._start(root, start, selection, seen, on_skipped)
+        finally:
+            os.close(root)
+
+    def _start(
+        self,
+        root: int,
+        start: str,
+        selection: Selection,
+        seen: dict[tuple[int, int], str],
+        on_skipped: Callable[[Skipped], None],
+    ) -> Iterator[Item]:
+        """From one of the selection's roots on; none when it is not there or lies behind a link."""
+        if not start:
+            yield from self._below(root, "", False, selection, seen, on_skipped)
+            return
+        above, _, name = start.rpartition("/")
+        held = os.dup(root)
+        try:
+            for part in above.split("/") if above else ():
+                try:
+                    deeper = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=held)
+                except OSError as error:
+                    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                        return
+                    raise
+                os.close(held)
+                held = deeper
+            yield from self._one(held, name, start, False, selection, seen, on_skipped)
+        finally:
+            os.close(held)
+
+    def _below(
+        self,
+        directory: int,
+        prefix: str,
+        inside: bool,
+        selection: Selection,
+        seen: dict[tuple[int, int], str],
+        on_skipped: Callable[[Skipped], None],
+    ) -> Iterator[Item]:
+        with os.scandir(directory) as listing:
+            names = sorted(entry.name for entry in listing)
+        for name in names:
+            path = f"{prefix}/{name}" if prefix else name
+            yield from self._one(directory, name, path, inside, selection, seen, on_skipped)
+
+    def _one(
+        self,
+        directory: int,
+        name: str,
+        path: str,
+        inside: bool,
+        selection: Selection,
+        seen: dict[tuple[int, int], str],
+        on_skipped: Callable[[Skipped], None],
+    ) -> Iterator[Item]:
+        # `inside`: a directory above is meant, so this is, unless it is excluded.
+        if selection.never(path):
+            return
+        try:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return  # a root that is not there, or gone since its directory was listed
+        taken = inside or selection.takes(path)
+        mode, mtime = status.st_mode & 0o777, int(status.st_mtime)
+        if stat.S_ISDIR(status.st_mode):
+            if not taken and not selection.may_hold(path):
+                return
+            try:
+                opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            except OSError as error:
+                on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
+                return
+            try:
+                if taken:
+                    yield Entry(path, "directory", mode, mtime), None
+                yield from self._below(opened, path, taken, selection, seen, on_skipped)
+            finally:
+                os.close(opened)
+        elif not taken:
+            return
+        elif stat.S_ISLNK(status.st_mode):
+            yield Entry(path, "link", 0o777, mtime, 0, os.readlink(name, dir_fd=directory)), None
+        elif stat.S_ISREG(status.st_mode):
+            same = (status.st_dev, status.st_ino)
+            if status.st_nlink > 1 and same in seen:
+                yield Entry(path, "hardlink", mode, mtime, 0, seen[same]), None
+                return
+            try:
+                # Not blocking: a FIFO that took the file's place meanwhile would wait for a writer for ever.
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                opened = os.open(name, flags, dir_fd=directory)
+            except OSError as error:
+                on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
+                return
+            with os.fdopen(opened, "rb", buffering=0) as file:
+                status = os.fstat(opened)
+                if not stat.S_ISREG(status.st_mode):
+                    return
+                if status.st_nlink > 1:
+                    seen[same] = path
+                yield Entry(path, "file", mode, mtime, status.st_size), file
+        else:
+            on_skipped(Skipped(path=path, reason=f"{_special(status.st_mode)}, not a file"))
+
+    def write(self, open_archive: Callable[[], IO[bytes]], *, links_out: bool) -> Written:
+        written = Written()
+        with (
+            open_archive() as stream,
+            tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive,
+            closing(TreeWriter(self.root)) as writer,
+        ):
+            for entry, file in _members(archive, links_out=links_out):
+                writer.put(entry, file)
+                written.files += entry.kind != "directory"
+                written.bytes += entry.size
+            writer.finish()
+        return written
+
+
+class Archiver(Protocol):
+    """What a session offers of its workspace as tar streams (`providers.base.Session`)."""
+
+    def get_archive(self, paths: Iterable[str]) -> Iterator[bytes]: ...
+
+    def put_archive(self, archive: Iterable[bytes]) -> None: ...
+
+
+class TarView:
+    """A place that gives and takes tar streams."""
+
+    def __init__(self, archiver: Archiver) -> None:
+        self._archiver = archiver
+
+    def read(self, selection: Selection, on_skipped: Callable[[Skipped], None]) -> Iterator[Item]:
+        roots = [root or "." for root in selection.roots]
+        taken: set[str] = set()
+        with _Chunks(self._archiver.get_archive(roots)) as stream:
+            if stream.empty:
+                return
+            with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=_CHUNK) as archive:
+                for member in archive:
+                    path = _normal(member.name)
+                    if not path or ".." in path.split("/") or not selection.takes(path):
+                        continue
+                    kind = _kind(member)
+                    target = _normal(member.linkname) if kind == "hardlink" else member.linkname
+                    if kind is None:
+                        on_skipped(Skipped(path=path, reason="a device or FIFO, not a file"))
+                        continue
+                    if kind == "hardlink" and target not in taken:
+                        on_skipped(Skipped(path=path, reason=f"a hard link to {target}, which is not taken"))
+                        continue
+                    taken.add(path)
+                    size = member.size if kind == "file" else 0
+                    entry = Entry(path, kind, member.mode & 0o777, int(member.mtime), size, target)
+                    yield entry, (archive.extractfile(member) if kind == "file" else None)
+
+    def write(self, open_archive: Callable[[], IO[bytes]], *, links_out: bool) -> Written:
+        written = Written()
+        # What unpacks it is not ours: the whole is looked at before anything is handed over.
+        with open_archive() as stream, tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive:
+            for entry, _ in _members(archive, links_out=links_out):
+                written.files += entry.kind != "directory"
+                written.bytes += entry.size
+        with open_archive() as stream:
+            self._archiver.put_archive(iter(lambda: stream.read(_CHUNK), b""))
+        return written
+
+
+class _Chunks:
+    """An iterator of bytes as a readable file."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = next(chunks, b"")
+        self.empty = not self._rest
+
+    def __enter__(self) -> _Chunks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        close = getattr(self._chunks, "close", None)
+        if close is not None:
+            close()
+
+    def read(self, size: int = -1) -> bytes:
+        parts, wanted = [], size if size >= 0 else 1 << 62
+        while wanted > 0:
+            if not self._rest:
+                self._rest = next(self._chunks, b"")
+                if not self._rest:
+                    break
+            parts.append(self._rest[:wanted])
+            self._rest = self._rest[len(parts[-1]) :]
+            wanted -= len(parts[-1])
+        return b"".join(parts)
+
+
+# Archives
+
+
+def header_of(entry: Entry) -> tarfile.TarInfo:
+    """An entry as a member of an archive: no owner, and for the same tree always the same bytes."""
+    member = tarfile.TarInfo(entry.path)
+    member.mode, member.mtime, member.size = entry.mode, entry.mtime, entry.size if entry.kind == "file" else 0
+    member.linkname = entry.target
+    match entry.kind:
+        case "file":
+            member.type = tarfile.REGTYPE
+        case "directory":
+            member.type = tarfile.DIRTYPE
+        case "link":
+            member.type = tarfile.SYMTYPE
+        case "hardlink":
+            member.type = tarfile.LNKTYPE
+    return member
+
+
+def leads_out(entry: Entry) -> bool:
+    """Whether a link points outside of the workspace, as text; what it may lead over on the way is not looked at."""
+    if entry.kind != "link":
+        return False
+    if entry.target.startswith("/"):
+        return True
+    depth = entry.path.count("/")
+    for part in entry.target.split("/"):
+        depth += -1 if part == ".." else part not in ("", ".")
+        if depth < 0:
+            return True
+    return False
+
+
+def _kind(member: tarfile.TarInfo) -> Kind | None:
+    if member.isreg():
+        return "file"
+    if member.isdir():
+        return "directory"
+    if member.issym():
+        return "link"
+    return "hardlink" if member.islnk() else None
+
+
+def _members(archive: tarfile.TarFile, *, links_out: bool) -> Iterator[Item]:
+    """What an archive holds, each member checked. The archive is foreign: its names and types are believed in nothing."""
+    files: set[str] = set()
+    for member in archive:
+        kind = _kind(member)
+        name = member.name
+        parts = name.split("/")
+        if kind is None:
+            raise UnsafeArchive(f"{name!r} is a device or FIFO")
+        if not name or name.startswith("/") or ".." in parts or "\0" in name:
+            raise UnsafeArchive(f"{name!r} leads out of the workspace")
+        path = _normal(name)
+        if not path:
+            continue  # the workspace itself
+        if any(_below(path, own) for own in _OWN):
+            raise UnsafeArchive(f"{name!r} is a place of loom's own record")
+        target = _normal(member.linkname) if kind == "hardlink" else member.linkname
+        entry = Entry(path, kind, member.mode & 0o777, int(member.mtime), member.size if kind == "file" else 0, target)
+        if kind == "hardlink" and (target not in files or member.linkname.startswith("/")):
+            raise UnsafeArchive(f"{name!r} is a hard link to {member.linkname!r}, which is not in the archive")
+        if kind == "link" and not target:
+            raise UnsafeArchive(f"{name!r} is a link to nothing")
+        if not links_out:
+            if leads_out(entry):
+                raise UnsafeArchive(f"{name!r} is a link to {target!r}, which leads out of the workspace")
+            _second_opinion(member)
+        if kind == "file":
+            files.add(path)
+        yield entry, (archive.extractfile(member) if kind == "file" else None)
+
+
+def _second_opinion(member: tarfile.TarInfo) -> None:
+    """The standard library's own filter; it needs a directory that exists only for the sake of real paths."""
+    try:
+        tarfile.data_filter(member, "/nonexistent/workspace")
+    except tarfile.FilterError as error:
+        raise UnsafeArchive(f"{member.name!r}: {error}") from error
+
+
+class TreeWriter:
+    """Writes entries below a directory, and through no link on the way. UnsafeArchive where one is in the way."""
+
+    def __init__(self, root: Path) -> None:
+        self._stack: list[tuple[str, int]] = [("", os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))]
+        self._directories: list[Entry] = []
+
+    def close(self) -> None:
+        while self._stack:
+            os.close(self._stack.pop()[1])
+
+    def put(self, entry: Entry, file: IO[bytes] | None) -> None:
+        if entry.kind == "directory":
+            self._enter(entry.path)
+            self._directories.append(entry)
+            return
+        above, _, name = entry.path.rpartition("/")
+        directory = self._enter(above)
+        match entry.kind:
+            case "file":
+                assert file is not None, "a file comes with its content"
+                if not _same(entry, name, directory):
+                    _write_file(entry, file, name, directory)
+            case "link":
+                _make_way(name, directory, entry.path)
+                os.symlink(entry.target, name, dir_fd=directory)
+                os.utime(name, (entry.mtime, entry.mtime), dir_fd=directory, follow_symlinks=False)
+            case "hardlink":
+                self._link(entry, name)
+
+    def _link(self, entry: Entry, name: str) -> None:
+        above, _, source_name = entry.target.rpartition("/")
+        source = os.dup(self._enter(above))
+        try:
+            directory = self._enter(entry.path.rpartition("/")[0])
+            _make_way(name, directory, entry.path)
+            os.link(source_name, name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
+        finally:
+            os.close(source)
+
+    def finish(self) -> None:
+        """Directories get their modes and times last: what is written into them would change both."""
+        for entry in reversed(self._directories):
+            descriptor = self._enter(entry.path)
+            os.fchmod(descriptor, entry.mode)
+            os.utime(descriptor, (entry.mtime, entry.mtime))
+
+    def _enter(self, path: str) -> int:
+        """The directory at `path`, made where it is missing."""
+        parts = path.split("/") if path else []
+        shared = 0
+        while shared < len(parts) and shared + 1 < len(self._stack) and self._stack[shared + 1][0] == parts[shared]:
+            shared += 1
+        while len(self._stack) > shared + 1:
+            os.close(self._stack.pop()[1])
+        for at in range(shared, len(parts)):
+            self._stack.append((parts[at], self._step("/".join(parts[: at + 1]), parts[at], self._stack[-1][1])))
+        return self._stack[-1][1]
+
+    @staticmethod
+    def _step(path: str, name: str, above: int) -> int:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(name, flags, dir_fd=above)
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=above)
+            return os.open(name, flags, dir_fd=above)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise UnsafeArchive(
+                    f"{path!r} is a link or a file in the workspace; nothing is written through it"
+                ) from error
+            raise
+
+
+def _same(entry: Entry, name: str, directory: int) -> bool:
+    """Whether a file is there already, by what a build tool goes by: size and time."""
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    return (
+        stat.S_ISREG(status.st_mode)
+        and status.st_size == entry.size
+        and int(status.st_mtime) == entry.mtime
+        and status.st_mode & 0o777 == entry.mode
+    )
+
+
+def _make_way(name: str, directory: int, path: str) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+    except (IsADirectoryError, PermissionError) as error:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISDIR(status.st_mode):
+            raise UnsafeArchive(f"{path!r} is a directory in the workspace; no file replaces it") from error
+        raise
+
+
+def _write_file(entry: Entry, file: IO[bytes], name: str, directory: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+    except FileExistsError:
+        _make_way(name, directory, entry.path)
+        descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+    try:
+        left = entry.size
+        while left > 0:
+            data = file.read(min(left, _CHUNK))
+            if not data:
+                raise tarfile.ReadError(f"the archive ends within {entry.path!r}")
+            left -= len(data)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        os.fchmod(descriptor, entry.mode)
+        os.utime(descriptor, (entry.mtime, entry.mtime))
+    finally:
+        os.close(descriptor)
+
+
+def _special(mode: int) -> str:
+    if stat.S_ISSOCK(mode):
+        return "a socket"
+    return "a FIFO" if stat.S_ISFIFO(mode) else "a device"
+
+
+def view_of(session: Session) -> WorkspaceView:
+    """How to reach a session's view of the workspace."""
+    directory = session.workspace_view()
+    return TarView(session) if directory is None else DirectoryView(directory)
+
+
+class Session(Archiver, Protocol):
+    def workspace_view(self) -> Path | None: ...

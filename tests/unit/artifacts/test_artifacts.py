@@ -1,0 +1,368 @@
+import base64
+import io
+import os
+import socket
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loom import artifacts
+from loom.errors import ArtifactError
+from loom.masking import Masker
+from loom.plan import Artifacts
+from loom.results import Status, Stream
+from loom.view import DirectoryView, TarView, WorkspaceView
+
+from .helpers import TarSession, tree
+
+
+class Kept:
+    """`collect` into a record of its own."""
+
+    def __init__(self, base: Path) -> None:
+        self.folder = base / "record" / "artifacts"
+        self.archive = base / "record" / "artifacts.tar.gz"
+        self.folder.parent.mkdir()
+        self.said = ""
+
+    def on_output(self, stream: Stream, data: bytes) -> None:
+        self.said += data.decode()
+
+    def collect(
+        self, view: WorkspaceView, *paths: str, masker: Masker | None = None, **more: object
+    ) -> artifacts.Collected:
+        spec = Artifacts(paths=paths, **more)  # type: ignore[arg-type]
+        return artifacts.collect(
+            spec, view, folder=self.folder, archive=self.archive, on_output=self.on_output, masker=masker
+        )
+
+    @property
+    def names(self) -> list[str]:
+        with tarfile.open(self.archive) as tar:
+            return [member.name for member in tar]
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    return Kept(tmp_path)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    root = tmp_path / "workspace"
+    for name in ("dist/app", "dist/lib/a.so", "dist/lib/deep/er/b.so", "src/main.py", "logs/one.log", "logs/.two.log"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    (root / "dist/app").chmod(0o750)
+    (root / "dist/empty").mkdir()
+    (root / "dist/current").symlink_to("lib")
+    (root / "dist/dangling").symlink_to("nowhere")
+    (root / "with space\nand line").write_text("odd")
+    (root / ".git/loom").mkdir(parents=True)
+    (root / ".git/loom/record").write_text("own")
+    (root / ".git/config").write_text("git")
+    (root / ".loom/.runtime").mkdir(parents=True)
+    (root / ".loom/.runtime/receipt").write_text("own")
+    (root / ".loom/workflow.yml").write_text("theirs")
+    return root
+
+
+@pytest.fixture(params=["directory", "tar"])
+def view_of(request: pytest.FixtureRequest) -> Callable[[Path], WorkspaceView]:
+    if request.param == "directory":
+        return DirectoryView
+    return lambda path: TarView(TarSession(path))
+
+
+ViewOf = Callable[[Path], WorkspaceView]
+
+
+def test_there_and_back(tmp_path: Path, workspace: Path, kept: Kept, view_of: ViewOf) -> None:
+    result = kept.collect(view_of(workspace), "dist/", "logs/*.log")
+    assert result.files == 7
+    assert result.missing == ()
+    (tmp_path / "next").mkdir()
+    restored = artifacts.restore(kept.archive, view_of(tmp_path / "next"), sha256=result.sha256)
+    assert restored.files == 7
+    expected = {name: what for name, what in tree(workspace).items() if name.startswith(("dist", "logs"))}
+    assert tree(tmp_path / "next") == expected
+    assert tree(kept.folder) == expected
+    assert (tmp_path / "next/dist/app").stat().st_mtime == int((workspace / "dist/app").stat().st_mtime)
+
+
+PATTERNS = [
+    (["dist/app"], [], ["dist/app"]),
+    (["./dist/app"], [], ["dist/app"]),
+    (["dist"], ["dist/lib"], ["dist", "dist/app", "dist/current", "dist/dangling", "dist/empty"]),
+    (["dist/*"], ["**/*.so", "dist/lib/deep"], ["dist/app", "dist/current", "dist/dangling", "dist/empty", "dist/lib"]),
+    (["**/*.so"], [], ["dist/lib/a.so", "dist/lib/deep/er/b.so"]),
+    (["dist/**/*.so"], ["**/er/**"], ["dist/lib/a.so"]),
+    (["dist/lib/*"], [], ["dist/lib/a.so", "dist/lib/deep", "dist/lib/deep/er", "dist/lib/deep/er/b.so"]),
+    (["*.py", "src/ma?n.p[xyz]"], [], ["src/main.py"]),
+    (["{src,logs}/*.{py,log}"], [], ["logs/.two.log", "logs/one.log", "src/main.py"]),
+    (["**/main.py", "src"], [], ["src", "src/main.py"]),
+    (["**/*.log"], ["logs/.*"], ["logs/one.log"]),
+    (["with*"], [], ["with space\nand line"]),
+    ([".loom"], [], [".loom", ".loom/workflow.yml"]),
+    ([".git/config", ".git/loom"], [], [".git/config"]),
+]
+
+
+@pytest.mark.parametrize(("paths", "exclude", "names"), PATTERNS, ids=lambda value: " ".join(value))
+def test_patterns(
+    workspace: Path, kept: Kept, view_of: ViewOf, paths: list[str], exclude: list[str], names: list[str]
+) -> None:
+    kept.collect(view_of(workspace), *paths, exclude=tuple(exclude))
+    assert sorted(kept.names) == names
+
+
+@pytest.mark.parametrize("everything", [".", "**", "**/*", "*"])
+def test_everything_is_without_git_and_looms_record(
+    workspace: Path, kept: Kept, view_of: ViewOf, everything: str
+) -> None:
+    kept.collect(view_of(workspace), everything)
+    assert ".loom/workflow.yml" in kept.names
+    assert "dist/lib/deep/er/b.so" in kept.names
+    assert not [name for name in kept.names if name.startswith((".git", ".loom/.runtime"))]
+
+
+def test_missing_paths_are_said(workspace: Path, kept: Kept, view_of: ViewOf) -> None:
+    result = kept.collect(view_of(workspace), "dist/app", "nope/", "*.zip")
+    assert result.missing == ("nope/", "*.zip")
+    assert "warning: nothing found for nope/\n" in kept.said
+    result = kept.collect(view_of(workspace), "nope")
+    assert (result.files, kept.names, result.missing) == (0, [], ("nope",))
+    assert list(kept.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("/etc/passwd", "relative to the workspace"),
+        ("../other", "must not climb out"),
+        ("a/../../b", "must not climb out"),
+        ("dist/**/../../..", "must not climb out"),
+        ("~/x", "relative to the workspace"),
+        ("", "is empty"),
+        ("/", "is empty"),
+        ("a\0b", "is empty"),
+    ],
+)
+def test_paths_that_lead_out_are_refused(workspace: Path, kept: Kept, pattern: str, said: str) -> None:
+    for more in ({}, {"exclude": (pattern,)}):
+        with pytest.raises(ArtifactError, match=said) as refused:
+            kept.collect(DirectoryView(workspace), *(("dist",) if more else (pattern,)), **more)
+        assert refused.value.code == "ARTIFACT_PATH_INVALID"
+        assert not kept.archive.exists()
+
+
+def test_links_are_never_followed(tmp_path: Path, workspace: Path, kept: Kept) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "private").write_text("private")
+    (workspace / "out").symlink_to(outside)
+    (workspace / "up").symlink_to("../outside/private")
+    (workspace / "dist/host").symlink_to("/etc/hostname")
+    result = kept.collect(
+        DirectoryView(workspace), "out/private", "out/*", "out", "up", "dist/host", "dist/current/a.so"
+    )
+    assert kept.names == ["dist/host", "out", "up"]
+    assert result.missing == ("out/private", "out/*", "dist/current/a.so")
+    assert result.links_out == ("dist/host", "out", "up")
+    assert os.readlink(kept.folder / "out") == str(outside)
+    assert "dist/host is a link out of the workspace" in kept.said
+
+
+def test_what_is_no_file_is_left_out_and_said(workspace: Path, kept: Kept) -> None:
+    os.mkfifo(workspace / "dist/pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(workspace / "dist/sock"))
+        result = kept.collect(DirectoryView(workspace), "dist")
+    assert [(item.path, item.reason) for item in result.skipped] == [
+        ("dist/pipe", "a FIFO, not a file"),
+        ("dist/sock", "a socket, not a file"),
+    ]
+    assert "dist/pipe" not in kept.names
+
+
+def test_hard_links_stay_one_file(tmp_path: Path, workspace: Path, kept: Kept, view_of: ViewOf) -> None:
+    (workspace / "dist/zapp").hardlink_to(workspace / "dist/app")
+    result = kept.collect(view_of(workspace), "dist")
+    (tmp_path / "next").mkdir()
+    artifacts.restore(kept.archive, view_of(tmp_path / "next"), sha256=result.sha256)
+    assert (tmp_path / "next/dist/app").samefile(tmp_path / "next/dist/zapp")
+    assert (kept.folder / "dist/zapp").read_text() == "dist/app"
+
+
+def test_a_file_with_a_secret_in_it_is_left_out(workspace: Path, kept: Kept) -> None:
+    (workspace / "dist/config").write_bytes(b"x" * 3_000_000 + base64.b64encode(b"a:hunter2-secret") + b"x" * 10)
+    (workspace / "dist/config-copy").hardlink_to(workspace / "dist/config")
+    result = kept.collect(DirectoryView(workspace), "dist", masker=Masker({"TOKEN": "hunter2-secret"}))
+    assert [item.path for item in result.skipped] == ["dist/config", "dist/config-copy"]
+    assert "dist/config left out: it holds the secret TOKEN" in kept.said
+    assert "dist/config" not in kept.names
+    assert not (kept.folder / "dist/config").exists()
+    assert "dist/app" in kept.names
+
+
+def test_a_second_attempt_replaces_the_first(workspace: Path, kept: Kept) -> None:
+    kept.collect(DirectoryView(workspace), "dist/app")
+    kept.collect(DirectoryView(workspace), "src")
+    assert list(tree(kept.folder)) == ["src", "src/main.py"]
+    assert sorted(path.name for path in kept.folder.parent.iterdir()) == ["artifacts", "artifacts.tar.gz"]
+
+
+def test_restoring_replaces_files_and_leaves_the_rest(workspace: Path, kept: Kept, tmp_path: Path) -> None:
+    result = kept.collect(DirectoryView(workspace), "dist")
+    later = tmp_path / "later"
+    (later / "dist").mkdir(parents=True)
+    (later / "dist/app").write_text("old")
+    (later / "dist/other").write_text("stays")
+    (later / "dist/current").write_text("was a file")
+    artifacts.restore(kept.archive, DirectoryView(later), sha256=result.sha256)
+    assert (later / "dist/app").read_text() == "dist/app"
+    assert (later / "dist/other").read_text() == "stays"
+    assert (later / "dist/current").is_symlink()
+
+
+def test_a_read_only_directory_can_be_restored(workspace: Path, kept: Kept, tmp_path: Path) -> None:
+    (workspace / "dist/lib").chmod(0o555)
+    result = kept.collect(DirectoryView(workspace), "dist/lib")
+    (tmp_path / "next").mkdir()
+    artifacts.restore(kept.archive, DirectoryView(tmp_path / "next"), sha256=result.sha256)
+    assert (tmp_path / "next/dist/lib").stat().st_mode & 0o777 == 0o555
+    assert (tmp_path / "next/dist/lib/a.so").exists()
+    for root in (workspace, tmp_path / "next"):
+        (root / "dist/lib").chmod(0o755)
+
+
+# Archives that loom did not make
+
+
+def hostile(path: Path, *members: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for member in members:
+            tar.addfile(member, io.BytesIO(b"x" * member.size))
+    return path
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", size: int = 0) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size, info.mode = kind, target, size, 0o7777
+    return info
+
+
+HOSTILE = {
+    "absolute": [member("/tmp/evil", size=1)],
+    "climbing": [member("../evil", size=1)],
+    "climbing inside": [member("a/../../evil", size=1)],
+    "device": [member("dev", tarfile.CHRTYPE)],
+    "block device": [member("dev", tarfile.BLKTYPE)],
+    "fifo": [member("pipe", tarfile.FIFOTYPE)],
+    "link out": [member("l", tarfile.SYMTYPE, "/etc")],
+    "link up": [member("a/l", tarfile.SYMTYPE, "../../x")],
+    "through its own link": [member("l", tarfile.SYMTYPE, "d"), member("d", tarfile.DIRTYPE), member("l/evil", size=1)],
+    "hard link out": [member("h", tarfile.LNKTYPE, "/etc/passwd")],
+    "hard link up": [member("h", tarfile.LNKTYPE, "../x")],
+    "hard link to a file of the workspace": [member("h", tarfile.LNKTYPE, "theirs")],
+    "hard link to a link": [member("l", tarfile.SYMTYPE, "theirs"), member("h", tarfile.LNKTYPE, "l")],
+    "loom's record": [member(".git/loom/receipt", size=1)],
+    "loom's record by its link": [member(".loom/.runtime", tarfile.SYMTYPE, "x")],
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_archive_is_refused(tmp_path: Path, case: str, view_of: ViewOf) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "theirs").write_text("theirs")
+    archive = hostile(tmp_path / "a.tar.gz", *HOSTILE[case])
+    if case == "through its own link" and isinstance(view_of(place), TarView):
+        pytest.skip("the engine unpacks within the container's own file system")
+    with pytest.raises(ArtifactError) as refused:
+        artifacts.restore(archive, view_of(place))
+    assert refused.value.code == "ARTIFACT_UNSAFE"
+    assert not (tmp_path / "evil").exists()
+    assert (place / "theirs").stat().st_nlink == 1
+
+
+def test_nothing_is_written_through_a_link_of_the_workspace(tmp_path: Path) -> None:
+    place, outside = tmp_path / "place", tmp_path / "outside"
+    place.mkdir()
+    outside.mkdir()
+    (outside / "f").write_text("theirs")
+    (place / "dist").symlink_to(outside)
+    (place / "file").symlink_to(outside / "f")
+    with pytest.raises(ArtifactError, match="'dist' is a link or a file"):
+        artifacts.restore(hostile(tmp_path / "a.tar.gz", member("dist/evil", size=1)), DirectoryView(place))
+    assert list(outside.iterdir()) == [outside / "f"]
+    artifacts.restore(hostile(tmp_path / "b.tar.gz", member("file", size=1)), DirectoryView(place))
+    assert (outside / "f").read_text() == "theirs"
+    assert (place / "file").read_text() == "x"
+
+
+def test_set_user_id_is_not_restored(tmp_path: Path) -> None:
+    artifacts.restore(hostile(tmp_path / "a.tar.gz", member("f", size=1)), DirectoryView(tmp_path))
+    assert (tmp_path / "f").stat().st_mode & 0o7777 == 0o777
+
+
+def test_a_damaged_or_changed_archive(workspace: Path, kept: Kept, tmp_path: Path) -> None:
+    result = kept.collect(DirectoryView(workspace), "dist")
+    whole = kept.archive.read_bytes()
+    kept.archive.write_bytes(whole[:-40])
+    with pytest.raises(ArtifactError, match="checksum differs"):
+        artifacts.restore(kept.archive, DirectoryView(tmp_path), sha256=result.sha256)
+    with pytest.raises(ArtifactError, match="is damaged") as refused:
+        artifacts.restore(kept.archive, DirectoryView(tmp_path / "workspace"))
+    assert refused.value.code == "ARTIFACT_UNREADABLE"
+    kept.archive.write_bytes(b"no gzip at all")
+    with pytest.raises(ArtifactError, match="is damaged"):
+        artifacts.restore(kept.archive, DirectoryView(tmp_path))
+    with pytest.raises(ArtifactError, match="No such file"):
+        artifacts.restore(tmp_path / "gone.tar.gz", DirectoryView(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a small file system")
+def test_a_full_disk_is_said_and_leaves_nothing(workspace: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)], check=False).returncode:
+        pytest.skip("may not mount")
+    try:
+        kept = Kept(small)
+        (workspace / "dist/large").write_bytes(os.urandom(300_000))
+        with pytest.raises(ArtifactError, match="the disk is full") as refused:
+            kept.collect(DirectoryView(workspace), "dist")
+        assert refused.value.code == "ARTIFACT_NO_SPACE"
+        assert list(kept.folder.parent.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("when", "success", "failure", "timed_out"),
+    [("on_success", True, False, False), ("on_failure", False, True, True), ("always", True, True, True)],
+)
+def test_when(when: str, success: bool, failure: bool, timed_out: bool) -> None:
+    statuses = (Status.SUCCESS, Status.FAILURE, Status.TIMED_OUT)
+    assert [artifacts.wanted(when, status) for status in statuses] == [success, failure, timed_out]  # type: ignore[arg-type]
+
+
+def test_reports(workspace: Path, view_of: ViewOf) -> None:
+    (workspace / "reports").mkdir()
+    (workspace / "reports/a.xml").write_text(
+        '<testsuite name="pytest"><testcase classname="t.test_a" name="x"/>'
+        '<testcase classname="t.test_a" name="y"><failure message="assert 1 == 2">t/test_a.py:7: AssertionError</failure>'
+        "</testcase></testsuite>"
+    )
+    (workspace / "reports/b.xml").write_text("<testsuites>")
+    found = artifacts.read_reports(["reports/*.xml", "gone.xml"], view_of(workspace), project_dir="/workspace")
+    assert (found.reports, found.tests, found.failures) == (1, 2, 1)
+    assert [(test.name, test.file, test.line, test.report) for test in found.failing] == [
+        ("y", "t/test_a.py", 7, "reports/a.xml")
+    ]
+    assert found.missing == ("gone.xml",)
+    assert found.problems[0].startswith("reports/b.xml: it is not well-formed XML")

@@ -1,0 +1,162 @@
+import io
+import time
+
+import pytest
+
+from loom import junit
+
+
+def read(text: str | bytes, **more: str) -> junit.Report:
+    return junit.read(io.BytesIO(text.encode() if isinstance(text, str) else text), **more)
+
+
+def one(text: str, **more: str) -> junit.FailingTest:
+    (test,) = read(text, **more).failing
+    return test
+
+
+PYTEST = """<?xml version="1.0" encoding="utf-8"?><testsuites name="pytest tests"><testsuite name="pytest" errors="0"
+failures="1" skipped="1" tests="3" time="0.1"><testcase classname="tests.test_math.TestAdd" name="test_add[1-2]" time="0.0">
+<failure message="AssertionError: assert 3 == 4&#10; +  where 3 = add(1, 2)">def test_add():
+        helper()
+
+tests/test_math.py:14:
+_ _ _ _ _ _ _
+/workspace/src/math.py:3: in add
+    check(a)
+tests/test_math.py:18: AssertionError</failure></testcase>
+<testcase classname="tests.test_math" name="test_ok"/>
+<testcase classname="tests.test_math" name="test_later"><skipped message="later">x</skipped></testcase>
+</testsuite></testsuites>"""
+
+UNITTEST = """<testsuite name="T"><testcase classname="tests.test_x.T" name="test_a" file="tests/test_x.py" line="9"><error
+type="KeyError" message="'k'">Traceback (most recent call last):
+  File "/usr/lib/python3.11/unittest/case.py", line 57, in testPartExecutor
+  File "/workspace/tests/test_x.py", line 12, in test_a
+    f()
+  File "/workspace/src/x.py", line 99, in f
+KeyError: 'k'</error></testcase></testsuite>"""
+
+JEST = """<testsuites><testsuite name="sum"><testcase classname="adds" name="adds numbers"><failure>Error: expected 4
+    at Object.toBe (/workspace/node_modules/expect/build/index.js:12:3)
+    at Object.&lt;anonymous&gt; (/workspace/src/sum.test.js:5:21)
+    at Promise.then (node:internal/process:1:1)</failure></testcase></testsuite></testsuites>"""
+
+JAVA = """<testsuite name="com.acme.CartTest"><testcase name="total" classname="com.acme.CartTest" time="0.01">
+<failure message="expected: &lt;3&gt; but was: &lt;4&gt;" type="org.opentest4j.AssertionFailedError">org.opentest4j...
+	at org.junit.jupiter.api.AssertionUtils.fail(AssertionUtils.java:55)
+	at com.acme.Cart.total(Cart.java:10)
+	at com.acme.CartTest.total(CartTest.java:42)</failure></testcase></testsuite>"""
+
+GO = """<testsuites><testsuite name="example/pkg"><testcase classname="example/pkg" name="TestX"><failure message="Failed"
+type="">    x_test.go:21: got 1, want 2</failure></testcase></testsuite></testsuites>"""
+
+RSPEC = """<testsuite name="rspec"><testcase classname="spec.cart" name="Cart adds" file="./spec/cart_spec.rb"><failure
+message="expected: 2" type="E">Failure/Error: expect(1).to eq 2
+./lib/cart.rb:3:in `add'
+./spec/cart_spec.rb:17:in `block (2 levels)'</failure></testcase></testsuite>"""
+
+PHPUNIT = """<testsuites><testsuite name="CartTest" file="/workspace/tests/CartTest.php"><testcase name="testTotal"
+class="CartTest" classname="CartTest" file="/workspace/tests/CartTest.php" line="12"><failure type="E">CartTest::testTotal
+Failed asserting that 1 matches expected 2.
+
+/workspace/tests/CartTest.php:15
+</failure></testcase></testsuite></testsuites>"""
+
+RUST = """<testsuites><testsuite name="crate"><testcase name="tests::adds" classname="crate"><failure type="test failure"
+message="thread 'tests::adds' panicked at src/lib.rs:8:9: assertion failed">thread 'tests::adds' panicked at
+src/lib.rs:8:9:
+assertion failed</failure></testcase></testsuite></testsuites>"""
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "file", "line", "message"),
+    [
+        (PYTEST, "test_add[1-2]", "tests/test_math.py", 18, "AssertionError: assert 3 == 4\n +  where 3 = add(1, 2)"),
+        (UNITTEST, "test_a", "tests/test_x.py", 12, "'k'"),
+        (JEST, "adds numbers", "src/sum.test.js", 5, "Error: expected 4"),
+        (JAVA, "total", "CartTest.java", 42, "expected: <3> but was: <4>"),
+        (GO, "TestX", "x_test.go", 21, "Failed"),
+        (RSPEC, "Cart adds", "spec/cart_spec.rb", 17, "expected: 2"),
+        (PHPUNIT, "testTotal", "tests/CartTest.php", 15, "CartTest::testTotal"),
+        (RUST, "tests::adds", "src/lib.rs", 8, "thread 'tests::adds' panicked at src/lib.rs:8:9: assertion failed"),
+    ],
+    ids=["pytest", "unittest", "jest", "java", "go", "rspec", "phpunit", "rust"],
+)
+def test_where_each_language_says_a_test_failed(text: str, name: str, file: str, line: int, message: str) -> None:
+    test = one(text)
+    assert (test.name, test.file, test.line, test.message) == (name, file, line, message)
+
+
+def test_counts() -> None:
+    report = read(PYTEST)
+    assert (report.tests, report.failures, report.errors, report.skipped) == (3, 1, 0, 1)
+    assert one(UNITTEST).kind == "error"
+
+
+def test_attributes_serve_where_the_text_says_nothing() -> None:
+    case = '<testcase name="a" classname="c" file="t/a.py" line="9"><failure/></testcase>'
+    assert (
+        one(f'<testsuite name="x">{case}</testsuite>').file,
+        one(f'<testsuite name="x">{case}</testsuite>').line,
+    ) == ("t/a.py", 9)
+    assert one(f'<testsuite name="pytest">{case}</testsuite>').line == 10
+    assert one('<testsuite file="s.js"><testcase name="a"><error/></testcase></testsuite>').file == "s.js"
+    bare = one("<testcase><failure/></testcase>")
+    assert (bare.name, bare.file, bare.line, bare.message) == ("(no name)", None, None, None)
+
+
+def test_the_project_dir_of_a_job_on_the_host() -> None:
+    text = '<testsuite><testcase name="a"><failure>File "/tmp/run x/t.py", line 3</failure></testcase></testsuite>'
+    assert one(text, project_dir="/tmp/run x").file == "t.py"
+
+
+BOMB = """<?xml version="1.0"?><!DOCTYPE lolz [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>
+<testsuite><testcase name="&b;"/></testsuite>"""
+EXTERNAL = '<!DOCTYPE t [<!ENTITY x SYSTEM "file:///etc/passwd">]><testsuite><testcase name="&x;"/></testsuite>'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOMB, "document type"),
+        (EXTERNAL, "document type"),
+        ("", "not well-formed"),
+        ("junk", "not well-formed"),
+        ("<testsuite><testcase", "not well-formed"),
+        ("<html></html>", "begins with <html>"),
+        ('<?xml version="1.0" encoding="klingon"?><testsuite/>', "unknown encoding|can't be read"),
+        (b"<testsuite>\xff\xfe</testsuite>", "not well-formed"),
+    ],
+    ids=["bomb", "external entity", "empty", "junk", "cut off", "html", "encoding", "not utf-8"],
+)
+def test_what_is_no_report_is_refused(text: str | bytes, said: str) -> None:
+    with pytest.raises(junit.UnreadableReport, match=said):
+        read(text)
+
+
+def test_large_reports_are_bounded() -> None:
+    case = '<testcase name="a"><failure message="{0}">{0}</failure></testcase>'.format("x" * 5000)
+    report = read("<testsuite>" + case * 3000 + "</testsuite>")
+    assert (report.failures, len(report.failing)) == (3000, junit.MAX_FAILING)
+    assert len(report.failing[0].message or "") == 2000
+
+    class Endless:
+        def read(self, size: int) -> bytes:
+            return b"<a>" * (size // 3) if self.started else self.start()
+
+        started = False
+
+        def start(self) -> bytes:
+            self.started = True
+            return b"<testsuite>"
+
+    with pytest.raises(junit.UnreadableReport):
+        junit.read(Endless())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["a" * 60000, "at " * 20000, "a.b:1\n" * 10000, "(" * 60000, 'File "' * 10000])
+def test_hostile_failure_texts_take_no_time(text: str) -> None:
+    started = time.monotonic()
+    one(f"<testsuite><testcase name='a'><failure>{text}</failure></testcase></testsuite>")
+    assert time.monotonic() - started < 3
