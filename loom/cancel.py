@@ -23,6 +23,18 @@ class Cancel:
         self.exit_code: ExitCode | None = None
 
     @property
+    def again(self) -> Cancel:
+        """The flag of the second request: for work that a first one lets finish (`after_script`, clean-up)."""
+        second = Cancel()
+
+        def pass_on() -> None:
+            if self.now:
+                second.request(self.exit_code)
+
+        self.on_request(pass_on)
+        return second
+
+    @property
     def requested(self) -> bool:
         return self._event.is_set()
 
@@ -31,12 +43,12 @@ class Cancel:
         """True once the user asked twice: no grace any more."""
         return self._now.is_set()
 
-    def request(self, exit_code: ExitCode = ExitCode.INTERRUPTED) -> None:
+    def request(self, exit_code: ExitCode | None = ExitCode.INTERRUPTED) -> None:
+        """Ask for the end; `exit_code` None when loom itself does (`--fail-fast`), not the user."""
         with self._lock:
-            if self._event.is_set():
+            if self._event.is_set() and exit_code is not None and self.exit_code is not None:
                 self._now.set()
-            else:
-                self.exit_code = exit_code
+            self.exit_code = self.exit_code or exit_code
             self._event.set()
             callbacks = list(self._callbacks)
         for callback in callbacks:

@@ -1,0 +1,308 @@
+"""Wires one run together and returns its receipt."""
+
+from __future__ import annotations
+
+import os
+import secrets as random_source
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loom import __version__, environment, snapshot
+from loom.cancel import Cancel
+from loom.errors import LoomError, SnapshotError
+from loom.events import PIPELINE, RUN, PhaseCode
+from loom.journal import Journal, Outcome, Sink
+from loom.masking import Masker
+from loom.plan import Job, MountMode, Plan
+from loom.providers.base import ReadOnlyMount
+from loom.recorder import Recorder
+from loom.records import Receipt, run_exit_code, run_status
+from loom.results import Status
+from loom.runner import JobRunner, PlaceOpener, Settings, Tools
+from loom.scheduler import JobResult, Skip, run_jobs
+from loom.snapshot import Snapshot, Source
+from loom.store import RUN_PREFIX, RunRecord, Store, boot_id, process_start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to run, and everything about the surroundings that varies."""
+
+    run_id: str
+    command: Sequence[str]
+    plan: Plan
+    source: Source
+    tools: Tools
+    store: Store
+    tmp_dir: Path
+    clock_ns: Callable[[], int]
+    cancel: Cancel
+    sinks: Sequence[Sink] = ()
+    jobs_at_once: int = 2
+    fail_fast: bool = False
+    mount_mode: MountMode = MountMode.BIND
+    preflight: Callable[[], None] | None = None
+    """Checked before any job starts (does an engine answer?); raises InfrastructureError."""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """A run that is over. `receipt_path` exists; `workspace` is None when no snapshot could be taken."""
+
+    receipt: Receipt
+    receipt_path: Path
+    workspace: Path | None
+
+
+def execute(request: Request) -> Ran:
+    """Run the plan. Every way to fail but a bug of loom's (and a record that can't be written) ends in a receipt."""
+    record = request.store.new(request.run_id)
+    recorder = Recorder(record)
+    workspace = request.tmp_dir / f"{RUN_PREFIX}{request.run_id}-{random_source.randbelow(10**6):06d}"
+    record.create(_identity(request, workspace))
+    journal = Journal(
+        run_id=request.run_id,
+        pipeline_id=request.run_id,
+        clock_ns=request.clock_ns,
+        masker=Masker(),
+        sinks=[recorder, *request.sinks],
+    )
+    return _Run(request, record, recorder, journal, workspace).execute()
+
+
+class _Run:
+    def __init__(
+        self, request: Request, record: RunRecord, recorder: Recorder, journal: Journal, workspace: Path
+    ) -> None:
+        self._request = request
+        self._record = record
+        self._recorder = recorder
+        self._journal = journal
+        self._workspace = workspace
+        self._cancel = request.cancel
+        self._opener = PlaceOpener(request.tools, self._settings(), request.cancel)
+        self._error: str | None = None
+        self._begun = 0
+
+    def execute(self) -> Ran:
+        snapshot_taken = self._bootstrap()
+        status = self._pipeline(started=snapshot_taken is not None)
+        self._finalize(status)
+        if snapshot_taken is not None:
+            self._record.link_into(self._workspace)
+        return Ran(
+            receipt=self._recorder.fold.receipt(),
+            receipt_path=self._record.paths.receipt,
+            workspace=self._workspace if snapshot_taken is not None else None,
+        )
+
+    # -- run.bootstrap --------------------------------------------------------------------------------------------
+
+    def _bootstrap(self) -> Snapshot | None:
+        """The snapshot, with the first jobs' containers starting meanwhile; None when the run can't go on."""
+        self._begun = self._journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, self._beginning())
+        self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "plan_resolved", plan_shape(self._request.plan))
+        outcome = Outcome()
+        taken: Snapshot | None = None
+        try:
+            self._make_workspace()
+            if self._request.preflight is not None:
+                self._request.preflight()
+            for job in self._first_jobs():
+                self._opener.open_ahead(job)
+            taken = snapshot.take(self._request.source, self._workspace, cancel=self._cancel)
+            self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "snapshot_taken", snapshot_shape(taken))
+        except LoomError as error:
+            outcome.status, outcome.error = Status.ERROR, str(error)
+            if self._cancel.requested:
+                outcome.status, outcome.error = Status.CANCELED, "interrupted"
+            self._error = outcome.error
+        finally:
+            if taken is None:
+                self._opener.close_unused()
+                with suppress(OSError):
+                    self._workspace.rmdir()
+            self._journal.finished(RUN, PhaseCode.RUN_BOOTSTRAP, self._begun, outcome)
+        return taken
+
+    def _make_workspace(self) -> None:
+        try:
+            self._workspace.mkdir(parents=True)
+        except OSError as error:
+            raise SnapshotError(
+                f"the isolated workspace can't be made at {self._workspace}: {error.strerror or error}",
+                hint="name another place with LOOM_TMP_DIR or TMPDIR",
+            ) from error
+
+    def _first_jobs(self) -> Iterable[Job]:
+        """Those that start as soon as the snapshot is there."""
+        plan = self._request.plan
+        first_stage = next((stage for stage in plan.stages if any(job.stage == stage for job in plan.jobs)), None)
+        ready = [
+            job
+            for job in plan.jobs
+            if job.when in ("on_success", "always") and (job.needs == () or (job.needs is None and job.stage == first_stage))
+        ]
+        return ready[: self._request.jobs_at_once]
+
+    # -- run.pipeline_execute -------------------------------------------------------------------------------------
+
+    def _pipeline(self, *, started: bool) -> Status:
+        with (
+            self._journal.span(RUN, PhaseCode.RUN_PIPELINE_EXECUTE) as run_outcome,
+            self._journal.span(PIPELINE, PhaseCode.PIPELINE_EXECUTE) as outcome,
+        ):
+            runner = JobRunner(journal=self._journal, opener=self._opener, cancel=self._cancel)
+            if started:
+                status = self._jobs(runner)
+            else:
+                reason = self._error or "the run could not start"
+                for job in self._request.plan.jobs:
+                    runner.skip(job, Skip(job_id=job.id, reason=reason.splitlines()[0]))
+                status = Status.CANCELED if self._cancel.requested else Status.ERROR
+            outcome.status = run_outcome.status = status
+        return status
+
+    def _jobs(self, runner: JobRunner) -> Status:
+        request = self._request
+        try:
+            results = run_jobs(
+                request.plan,
+                run_job=runner.run,
+                on_skip=runner.skip,
+                at_most=request.jobs_at_once,
+                cancel=self._cancel,
+                fail_fast=request.fail_fast,
+                stop=self._stop_others,
+            )
+        finally:
+            self._opener.close_unused()
+        if request.cancel.exit_code is not None:
+            return Status.CANCELED
+        return _status_of(results)
+
+    def _stop_others(self) -> None:
+        """End what runs, without the run counting as interrupted by the user."""
+        self._cancel.request(None)
+
+    # -- run.finalize ---------------------------------------------------------------------------------------------
+
+    def _finalize(self, status: Status) -> None:
+        code = run_exit_code(status, self._cancel.exit_code)
+        with self._journal.span(RUN, PhaseCode.RUN_FINALIZE):
+            failing = self._recorder.fold.failing_job()
+            error = self._error
+            if error is None and failing is not None and failing.result is not None:
+                error = f"{failing.id}: {failing.result.error or failing.result.status}"
+            self._journal.fact(
+                RUN,
+                PhaseCode.RUN_FINALIZE,
+                "run_finished",
+                {
+                    "status": status,
+                    "exit_code": int(code),
+                    "error": error,
+                    "duration_ms": round((self._journal.now_ns() - self._begun) / 1e6, 3),
+                },
+            )
+        self._recorder.finish()
+
+    # -- values ---------------------------------------------------------------------------------------------------
+
+    def _settings(self) -> Settings:
+        request = self._request
+        source = request.source
+        return Settings(
+            run_id=request.run_id,
+            workspace=self._workspace,
+            variables=run_variables(request.run_id, source, request.plan.workflow_path),
+            mount_mode=request.mount_mode,
+            read_only_mounts=tuple(ReadOnlyMount(path=path) for path in source.read_only_mounts),
+        )
+
+    def _beginning(self) -> dict[str, Any]:
+        request = self._request
+        return {
+            "loom_version": __version__,
+            "command": list(request.command),
+            "repo_root": str(request.source.root),
+            "workflow_path": request.plan.workflow_path,
+            "workspace": str(self._workspace),
+            "logs_dir": str(self._record.paths.logs),
+            "mount_mode": request.mount_mode.value,
+        }
+
+
+def run_variables(run_id: str, source: Source, workflow_path: str) -> dict[str, str]:
+    return environment.for_run(
+        run_id=run_id,
+        workflow_path=workflow_path,
+        head_sha=source.head_sha,
+        branch=source.branch,
+        tags=source.tags,
+        project_name=environment.project_name_of(source.root),
+        origin_url=source.origin_url,
+    )
+
+
+def _identity(request: Request, workspace: Path) -> dict[str, Any]:
+    return {
+        "schema_version": "loom.identity.v1",
+        "run_id": request.run_id,
+        "repo_root": str(request.source.root),
+        "workspace": str(workspace),
+        "workflow_path": request.plan.workflow_path,
+        "command": list(request.command),
+        "pid": os.getpid(),
+        "pid_started": process_start(os.getpid()),
+        "boot_id": boot_id(),
+        **request.identity,
+    }
+
+
+def _status_of(results: Mapping[str, JobResult]) -> Status:
+    return run_status({job_id: (result.status, result.allowed_failure) for job_id, result in results.items()})
+
+
+def plan_shape(plan: Plan) -> dict[str, Any]:
+    """The part of the plan that the record's documents and the screen need; no variables, no secrets."""
+    return {
+        "workflow_path": plan.workflow_path,
+        "stages": list(plan.stages),
+        "jobs": [_job_shape(job) for job in plan.jobs],
+        "left_out": [{"id": left.id, "reason": left.reason} for left in plan.left_out],
+    }
+
+
+def _job_shape(job: Job) -> dict[str, Any]:
+    image = job.image
+    return {
+        "id": job.id,
+        "name": job.name,
+        "stage": job.stage,
+        "target": job.target,
+        "provider": job.provider.value,
+        "image": None if image is None else image.name or f"built from {image.build.dockerfile if image.build else ''}",
+        "needs": None if job.needs is None else [need.job for need in job.needs],
+        "matrix": dict(job.matrix),
+        "services": [service.name for service in job.services],
+        "steps": [{"id": step.id, "command": step.script} for step in job.steps],
+    }
+
+
+def snapshot_shape(taken: Snapshot) -> dict[str, Any]:
+    return {
+        "path": str(taken.path),
+        "head_sha": taken.head_sha,
+        "tree_sha": taken.tree_sha,
+        "branch": taken.branch,
+        "files": taken.files,
+        "bytes": taken.bytes,
+        "changed": len(taken.changed),
+        "left_out": [{"path": left.path, "reason": left.reason} for left in taken.left_out],
+    }
+

@@ -1,0 +1,258 @@
+"""The run as lines for a person: a sink of the run's events, live or replayed.
+
+`Screen` keeps no more than the last lines of what runs now. It never asks what the time is, nor what the terminal can do:
+that is in `Look`. Feeding it a record's events again prints what the run printed (`loom show`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from loom.events import PhaseCode, PhaseEvent
+from loom.journal import OutputBatch
+from loom.results import Status
+
+TAIL_LINES = 20
+"""How much of a failing step's output is shown."""
+
+Paint = Callable[[str, str], str]
+"""`(text, style)`: style is one of ok, bad, warn, dim, bold, job."""
+
+
+class Detail(StrEnum):
+    QUIET = "quiet"
+    NORMAL = "normal"
+    VERBOSE = "verbose"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How the screen may look. `width` in columns, 0 for no limit (a pipe)."""
+
+    detail: Detail = Detail.NORMAL
+    stream: bool = False
+    unicode: bool = True
+    width: int = 0
+    paint: Paint | None = None
+
+    def styled(self, text: str, style: str) -> str:
+        return text if self.paint is None else self.paint(text, style)
+
+    @property
+    def marks(self) -> Mapping[str, str]:
+        return _MARKS if self.unicode else _ASCII_MARKS
+
+
+_MARKS = {"ok": "✓", "bad": "✗", "skip": "–", "start": "▸", "warn": "!", "bar": "│", "dots": "…", "dot": "·"}
+_ASCII_MARKS = {"ok": "+", "bad": "x", "skip": "-", "start": ">", "warn": "!", "bar": "|", "dots": "...", "dot": "-"}
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+_VERDICTS = {
+    Status.SUCCESS: ("ok", "ok", "passed"),
+    Status.FAILURE: ("bad", "bad", "failed"),
+    Status.ERROR: ("bad", "bad", "could not run"),
+    Status.TIMED_OUT: ("bad", "bad", "timed out"),
+    Status.CANCELED: ("warn", "warn", "interrupted"),
+    Status.SKIPPED: ("skip", "dim", "skipped"),
+}
+
+
+def duration_text(milliseconds: float | None) -> str:
+    """`87 ms`, `1.2 s`, `2 min 05 s`, `1 h 03 min`."""
+    if milliseconds is None:
+        return "?"
+    if milliseconds < 1000:
+        return f"{milliseconds:.0f} ms"
+    seconds = milliseconds / 1000
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size_text(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def visible(text: str) -> str:
+    """What a line of output would leave on a terminal: no escapes, and of a progress bar its last state."""
+    text = text.rstrip("\r")
+    text = text.rpartition("\r")[2] if "\r" in text else text
+    return _CONTROL.sub("", _ESCAPES.sub("", text))
+
+
+class Screen:
+    """Turns events into lines and hands each to `write` (without line end). An OSError from `write` ends the showing."""
+
+    def __init__(self, look: Look, write: Callable[[str], None]) -> None:
+        self._look = look
+        self._out = write
+        self._gone = False
+        self._planned: dict[str, dict[str, Any]] = {}
+        self._tails: dict[tuple[str, str], deque[str]] = {}
+        self._commands: dict[tuple[str, str], str] = {}
+        self._job_width = 8
+        self._logs_dir = ""
+
+    def phase(self, event: PhaseEvent) -> None:
+        for line in self._lines(event):
+            self._write(line)
+
+    def output(self, batch: OutputBatch) -> None:
+        job_id, place = batch.where.job_id or "", batch.where.step or batch.where.section or ""
+        tail = self._tails.get((job_id, place))
+        if tail is None:
+            tail = self._tails[job_id, place] = deque(maxlen=TAIL_LINES)
+        tail.extend(text for text, _ in batch.texts(TAIL_LINES))
+        if self._look.stream and self._look.detail is not Detail.QUIET:
+            prefix = self._look.styled(f"{job_id:<{self._job_width}} {self._look.marks['bar']} ", "job")
+            for text, _ in batch.texts():
+                self._write(prefix + (text if self._look.paint else visible(text)))
+
+    def _write(self, line: str) -> None:
+        if self._gone:
+            return
+        try:
+            self._out(line)
+        except (OSError, ValueError):
+            # The terminal or the pipe's reader went away. The run goes on, and its record is whole.
+            self._gone = True
+
+    def _lines(self, event: PhaseEvent) -> Iterator[str]:
+        if event.kind == "message":
+            yield from self._fact(event)
+        elif event.kind == "phase_started":
+            yield from self._started(event)
+        elif event.phase_code == PhaseCode.RUN_BOOTSTRAP and event.error and self._look.detail is not Detail.QUIET:
+            yield self._bad(event.error)
+
+    def _bad(self, text: str) -> str:
+        return "\n".join(self._look.styled(line, "bad") for line in text.splitlines())
+
+    def _started(self, event: PhaseEvent) -> Iterator[str]:
+        if event.phase_code == PhaseCode.RUN_BOOTSTRAP:
+            self._logs_dir = str(event.data.get("logs_dir", ""))
+        if event.step is not None and event.job_id is not None:
+            self._commands[event.job_id, event.step] = str(event.data.get("command", ""))
+            self._tails.pop((event.job_id, event.step), None)
+            if self._look.stream and self._look.detail is not Detail.QUIET:
+                first = self._commands[event.job_id, event.step].strip().splitlines() or [""]
+                more = f" {self._look.marks['dots']}" if len(first) > 1 else ""
+                yield self._look.styled(f"{event.job_id:<{self._job_width}} $ {first[0]}{more}", "dim")
+
+    def _fact(self, event: PhaseEvent) -> Iterator[str]:
+        data = event.data
+        match event.message:
+            case "plan_resolved":
+                self._planned = {job["id"]: job for job in data["jobs"]}
+                self._job_width = min(40, max([8, *(len(job_id) for job_id in self._planned)]))
+            case "snapshot_taken" if self._look.detail is not Detail.QUIET:
+                yield from self._snapshot(data)
+            case "session_opened" if self._look.detail is not Detail.QUIET:
+                yield from self._opened(event.job_id or "", data)
+            case "warning" if self._look.detail is not Detail.QUIET:
+                yield self._row("warn", "warn", event.job_id or "", data["text"])
+            case "attempt_failed" if self._look.detail is not Detail.QUIET:
+                yield self._row("warn", "warn", event.job_id or "", f"attempt {data['attempt']} failed, trying again")
+            case "job_finished" if self._look.detail is not Detail.QUIET:
+                yield from self._job_finished(event)
+            case "run_finished" if self._look.detail is not Detail.QUIET:
+                yield from self._run_finished(data)
+            case _:
+                pass
+
+    def _snapshot(self, data: Mapping[str, Any]) -> Iterator[str]:
+        yield f"isolated workspace: {data['path']}"
+        if self._look.detail is Detail.VERBOSE:
+            dirty = f" + {data['changed']} uncommitted changes" if data["changed"] else ""
+            yield self._look.styled(
+                f"  HEAD {str(data['head_sha'])[:12]}{dirty}, tree {str(data['tree_sha'])[:12]}, "
+                f"{data['files']} files, {size_text(data['bytes'])}",
+                "dim",
+            )
+        for left in data["left_out"][:5]:
+            yield self._look.styled(f"  left out: {left['path']} ({left['reason']})", "warn")
+        if len(data["left_out"]) > 5:
+            yield self._look.styled(f"  left out: {len(data['left_out']) - 5} more, named in the receipt", "warn")
+
+    def _opened(self, job_id: str, data: Mapping[str, Any]) -> Iterator[str]:
+        image = self._planned.get(job_id, {}).get("image")
+        where = f"in {image}" if image else "on the host"
+        more = ""
+        if self._look.detail is Detail.VERBOSE:
+            facts = [f"{key}={value}" for key, value in data.items() if value not in ("", None)]
+            more = f" ({', '.join(facts)})" if facts else ""
+        yield self._row("start", "dim", job_id, f"started {where}{more}")
+
+    def _row(self, mark: str, style: str, job_id: str, text: str) -> str:
+        look = self._look
+        return f"{look.styled(look.marks[mark], style)} {job_id:<{self._job_width}}  {look.styled(text, style)}"
+
+    def _job_finished(self, event: PhaseEvent) -> Iterator[str]:
+        job_id, data = event.job_id or "", event.data
+        mark, style, verdict = _VERDICTS[event.status or Status.ERROR]
+        if event.status is Status.SKIPPED:
+            yield self._row(mark, style, job_id, f"skipped: {event.error}")
+            return
+        text = f"{verdict} in {duration_text(event.duration_ms)}"
+        if data.get("allowed_failure"):
+            mark, style, text = "warn", "warn", f"{text} (allowed to fail)"
+        yield self._row(mark, style, job_id, text)
+        if event.status is not Status.SUCCESS:
+            yield from self._failure(event)
+        for key in [key for key in self._tails if key[0] == job_id]:
+            del self._tails[key]
+
+    def _failure(self, event: PhaseEvent) -> Iterator[str]:
+        """The failing job's step, command, exit code, last lines, and where the rest is."""
+        job_id = event.job_id or ""
+        step, section = event.data.get("failing_step"), event.data.get("failing_section")
+        place = str(step or section or "")
+        if step is not None:
+            code = "" if event.exit_code is None else f", exit code {event.exit_code}"
+            yield f"    step {step}{code}"
+            yield from self._command(self._commands.get((job_id, place), ""))
+            if event.error and (event.status is not Status.FAILURE or "memory" in event.error):
+                yield f"    {self._look.styled(event.error, 'bad')}"
+        elif event.error:
+            for line in event.error.splitlines():
+                yield f"    {self._look.styled(line, 'bad')}"
+        bar = self._look.styled(self._look.marks["bar"], "dim")
+        for text in self._tails.get((job_id, place), ()):
+            yield f"    {bar} {visible(text)}"
+        if place:
+            folder = f"user/{step}" if step else f"system/{section}"
+            yield f"    events: {self._logs_dir}/jobs/{job_id}/{folder}/events.jsonl"
+
+    def _command(self, script: str) -> Iterator[str]:
+        lines = script.strip().splitlines()
+        for number, line in enumerate(lines[:6]):
+            yield f"    {'$' if number == 0 else ' '} {line}"
+        if len(lines) > 6:
+            yield f"      {self._look.marks['dots']} {len(lines) - 6} more lines"
+
+    def _run_finished(self, data: Mapping[str, Any]) -> Iterator[str]:
+        _, style, verdict = _VERDICTS[Status(data["status"])]
+        yield self._look.styled(f"{verdict} in {duration_text(data['duration_ms'])}", style)
+
+
+def closing_lines(status: str, receipt_path: str, look: Look) -> list[str]:
+    """The last lines of a run, when its record is whole."""
+    lines = [f"receipt: {receipt_path}"]
+    if look.detail is Detail.QUIET:
+        lines.append(f"status: {status}")
+    return lines

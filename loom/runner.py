@@ -1,0 +1,471 @@
+"""One job: its sections and steps, in order, in a session.
+
+`JobRunner.run` turns one planned job into a result and tells everything that happens to the journal. A failing step is a
+value; a place that breaks (`InfrastructureError`) ends the job as `error` here, at this one seam, and other jobs go on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from loom import environment
+from loom.cancel import Cancel
+from loom.errors import InfrastructureError
+from loom.events import PhaseCode, Section, Where
+from loom.journal import Journal, Outcome, OutputWriter
+from loom.plan import Image, Job, MountMode, ProviderName, Step
+from loom.providers.base import Command, Provider, ReadOnlyMount, Session, SessionRequest
+from loom.results import Ended, Exit, OnOutput, Status, Stream
+from loom.scheduler import JobResult, Skip
+
+AFTER_SCRIPT_TIMEOUT_S = 300.0
+"""An `after_script` step gets its own time, as in GitLab: the job's own may be used up."""
+
+
+class Resolved(Protocol):
+    """What an image reference turned out to be on the engine."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def image_id(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+
+
+class ImageResolver(Protocol):
+    def resolve(self, image: Image, *, workspace: Path, on_output: OnOutput, cancel: Cancel) -> Resolved: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """The outside worlds a job needs, handed in by the engine."""
+
+    providers: Mapping[ProviderName, Provider]
+    images: ImageResolver | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is the same for every job of a run."""
+
+    run_id: str
+    workspace: Path
+    variables: Mapping[str, str]
+    mount_mode: MountMode = MountMode.BIND
+    read_only_mounts: tuple[ReadOnlyMount, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A job's open place, and what it runs in."""
+
+    session: Session
+    image: Resolved | None
+
+
+class _Buffered:
+    """An `OnOutput` that keeps what it gets until the section it belongs to is open."""
+
+    def __init__(self) -> None:
+        self.chunks: list[tuple[Stream, bytes]] = []
+
+    def __call__(self, stream: Stream, data: bytes) -> None:
+        self.chunks.append((stream, data))
+
+    def replay(self, on_output: OnOutput) -> None:
+        for stream, data in self.chunks:
+            on_output(stream, data)
+
+
+class PlaceOpener:
+    """Opens jobs' places, some of them ahead of time: a container starts while the snapshot is still being taken."""
+
+    def __init__(self, tools: Tools, settings: Settings, cancel: Cancel) -> None:
+        self._tools = tools
+        self._settings = settings
+        self._cancel = cancel
+        self._ahead: dict[str, _Ahead] = {}
+
+    def project_dir(self, job: Job) -> str:
+        return "/workspace" if job.provider is ProviderName.DOCKER else str(self._settings.workspace)
+
+    def environment(self, job: Job, image_name: str) -> dict[str, str]:
+        project_dir = self.project_dir(job)
+        return environment.job_environment(
+            job, self._settings.variables, project_dir=project_dir, image_name=image_name
+        )
+
+    def request(self, job: Job, image: Resolved | None) -> SessionRequest:
+        settings = self._settings
+        return SessionRequest(
+            run_id=settings.run_id,
+            job_id=job.id,
+            workspace=settings.workspace,
+            project_dir=self.project_dir(job),
+            environment=self.environment(job, image.name if image else ""),
+            shell=job.shell,
+            image=job.image,
+            image_id=image.image_id if image else None,
+            mount_mode=settings.mount_mode,
+            read_only_mounts=settings.read_only_mounts,
+            resources=job.resources,
+            network=job.network,
+            privileged=job.privileged,
+            docker_socket=job.docker_socket,
+            labels={**settings.labels, "loom.job": job.id},
+        )
+
+    def resolve(self, job: Job, on_output: OnOutput) -> Resolved | None:
+        if job.image is None or self._tools.images is None:
+            return None
+        return self._tools.images.resolve(
+            job.image, workspace=self._settings.workspace, on_output=on_output, cancel=self._cancel
+        )
+
+    def open(self, request: SessionRequest, job: Job, on_output: OnOutput) -> AbstractContextManager[Session]:
+        return self._tools.providers[job.provider].open(request, on_output, self._cancel)
+
+    def open_ahead(self, job: Job) -> None:
+        """Start opening a job's place in a thread, where its provider can before the workspace is filled.
+
+        Not for jobs whose image is built from the snapshot, or that have services.
+        """
+        provider = self._tools.providers[job.provider]
+        if job.services or (job.image is not None and job.image.build is not None):
+            return
+        if provider.opens_before_snapshot(self.request(job, None)):
+            self._ahead[job.id] = _Ahead(self, job)
+
+    def take_ahead(self, job: Job) -> _Ahead | None:
+        return self._ahead.pop(job.id, None)
+
+    def close_unused(self) -> None:
+        """Close what was opened ahead and never taken (the snapshot failed, the run was interrupted)."""
+        for ahead in list(self._ahead.values()):
+            ahead.discard()
+        self._ahead.clear()
+
+
+class _Ahead:
+    def __init__(self, opener: PlaceOpener, job: Job) -> None:
+        self.image_output = _Buffered()
+        self.provider_output = _Buffered()
+        self.resolved: Resolved | None = None
+        self._opener = opener
+        self._job = job
+        self._stack = ExitStack()
+        self._session: Session | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._open, name=f"open {job.id}", daemon=True)
+        self._thread.start()
+
+    def _open(self) -> None:
+        try:
+            self.resolved = self._opener.resolve(self._job, self.image_output)
+            request = self._opener.request(self._job, self.resolved)
+            self._session = self._stack.enter_context(self._opener.open(request, self._job, self.provider_output))
+        except BaseException as error:  # noqa: BLE001  raised again where the place is taken
+            self._error = error
+
+    def wait(self) -> tuple[Session, ExitStack]:
+        """The session and what closes it; raises what opening raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._session is not None
+        return self._session, self._stack
+
+    @property
+    def image_error(self) -> bool:
+        self._thread.join()
+        return self._error is not None and self.resolved is None
+
+    def discard(self) -> None:
+        self._thread.join()
+        self._stack.close()
+
+
+class _SectionOutput:
+    """A section that is there from the first thing it has to say, or from its failing: nothing said, no section."""
+
+    def __init__(self, runner: JobRunner, job_id: str, section: Section, code: PhaseCode) -> None:
+        self._journal = runner.journal
+        self._where = Where(scope="job", job_id=job_id, section=section)
+        self._code = code
+        self._writer: OutputWriter | None = None
+        self._started_ns = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, stream: Stream, data: bytes) -> None:
+        self.begin()(stream, data)
+
+    def begin(self) -> OutputWriter:
+        with self._lock:
+            if self._writer is None:
+                self._started_ns = self._journal.started(self._where, self._code)
+                self._writer = self._journal.writer(self._where)
+            return self._writer
+
+    def end(self, outcome: Outcome) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            outcome.data = {**(outcome.data or {}), "output": self._writer.counts}
+            self._journal.finished(self._where, self._code, self._started_ns, outcome)
+
+
+@dataclass(kw_only=True)
+class _Attempt:
+    """What one attempt at a job came to."""
+
+    number: int = 1
+    status: Status = Status.SUCCESS
+    exit_code: int | None = None
+    error: str | None = None
+    failing_step: str | None = None
+    failing_section: str | None = None
+
+
+class JobRunner:
+    """Runs jobs of one run; thread-safe, one call per job."""
+
+    def __init__(self, *, journal: Journal, opener: PlaceOpener, cancel: Cancel) -> None:
+        self.journal = journal
+        self._opener = opener
+        self._cancel = cancel
+
+    # -- a job, all its attempts ----------------------------------------------------------------------------------
+
+    def run(self, job: Job) -> JobResult:
+        begun = self.journal.now_ns()
+        number = 1
+        while True:
+            attempt = self._attempt(job, number)
+            if not _tries_again(job, attempt, number) or self._cancel.requested:
+                break
+            self._job_fact(job, "attempt_failed", {"attempt": number, "status": attempt.status, "error": attempt.error})
+            self._cancel.wait(job.retry.backoff_s * 2 ** (number - 1))
+            number += 1
+        allowed = attempt.status in (Status.FAILURE, Status.TIMED_OUT) and (
+            job.allow_failure.always or attempt.exit_code in job.allow_failure.exit_codes
+        )
+        result = JobResult(status=attempt.status, allowed_failure=allowed, exit_code=attempt.exit_code)
+        self._finish(job, result, begun, attempt)
+        return result
+
+    def skip(self, job: Job, skip: Skip) -> None:
+        """Record a job that never ran: its three phases are there all the same, each of them skipped."""
+        begun = self.journal.now_ns()
+        for code in (PhaseCode.JOB_PROVIDER_PREPARE, PhaseCode.JOB_EXECUTION, PhaseCode.JOB_CLEANUP):
+            with self._phase(job, code) as outcome:
+                outcome.status = Status.SKIPPED
+        attempt = _Attempt(status=Status.SKIPPED, error=skip.reason)
+        self._finish(job, JobResult(status=Status.SKIPPED), begun, attempt, blocked_by=skip.blocked_by)
+
+    def _finish(
+        self, job: Job, result: JobResult, begun: int, attempt: _Attempt, *, blocked_by: str | None = None
+    ) -> None:
+        data: dict[str, Any] = {"allowed_failure": result.allowed_failure}
+        for name in ("failing_step", "failing_section"):
+            if getattr(attempt, name) is not None:
+                data[name] = getattr(attempt, name)
+        if blocked_by is not None:
+            data["blocked_by"] = blocked_by
+        self._job_fact(
+            job,
+            "job_finished",
+            data,
+            status=result.status,
+            exit_code=result.exit_code,
+            error=attempt.error,
+            duration_ms=round((self.journal.now_ns() - begun) / 1e6, 3),
+        )
+
+    # -- one attempt ----------------------------------------------------------------------------------------------
+
+    def _attempt(self, job: Job, number: int) -> _Attempt:
+        attempt = _Attempt(number=number)
+        stack = ExitStack()
+        place: Place | None = None
+        with self._phase(job, PhaseCode.JOB_PROVIDER_PREPARE, {"attempt": number}) as outcome, self._seam(attempt, outcome):
+            place = self._prepare(job, attempt, stack)
+        with self._phase(job, PhaseCode.JOB_EXECUTION) as outcome, self._seam(attempt, outcome):
+            if place is None:
+                outcome.status = Status.SKIPPED
+            else:
+                self._execute(job, place.session, attempt)
+                outcome.status, outcome.exit_code = attempt.status, attempt.exit_code
+        with self._phase(job, PhaseCode.JOB_CLEANUP) as outcome, self._seam(attempt, outcome):
+            with self._section(job, Section.CLEANUP, PhaseCode.JOB_CLEANUP, attempt):
+                stack.close()
+        return attempt
+
+    def _prepare(self, job: Job, attempt: _Attempt, stack: ExitStack) -> Place:
+        ahead = self._opener.take_ahead(job)
+        with self._section(job, Section.IMAGE_BUILD, PhaseCode.JOB_PROVIDER_PREPARE, attempt) as image_output:
+            if ahead is None:
+                image = self._opener.resolve(job, image_output)
+            else:
+                ahead.image_output.replay(image_output)
+                if ahead.image_error:
+                    ahead.wait()
+                image = ahead.resolved
+        if image is not None:
+            facts = {"name": image.name, "id": image.image_id, "digest": image.digest}
+            self._job_fact(job, "image_resolved", facts, code=PhaseCode.JOB_PROVIDER_PREPARE)
+        with self._section(job, Section.PROVIDER, PhaseCode.JOB_PROVIDER_PREPARE, attempt) as provider_output:
+            provider_output.begin()
+            if ahead is None:
+                opened = self._opener.open(self._opener.request(job, image), job, provider_output)
+                session = stack.enter_context(opened)
+            else:
+                session, opened_ahead = ahead.wait()
+                stack.push(opened_ahead)
+                ahead.provider_output.replay(provider_output)
+        facts = session.facts
+        self._job_fact(
+            job,
+            "session_opened",
+            {
+                "provider": facts.provider,
+                "container_id": facts.container_id,
+                "container_name": facts.container_name,
+                "user": facts.user,
+                **facts.details,
+            },
+            code=PhaseCode.JOB_PROVIDER_PREPARE,
+        )
+        return Place(session=session, image=image)
+
+    def _execute(self, job: Job, session: Session, attempt: _Attempt) -> None:
+        deadline_ns = None if job.timeout_s is None else self.journal.now_ns() + int(job.timeout_s * 1e9)
+        for step in (step for step in job.steps if step.phase != "after_script"):
+            if self._cancel.requested:
+                attempt.status, attempt.error = Status.CANCELED, "interrupted"
+                break
+            exit_ = self._step(job, session, step, attempt, self._time_left(job, deadline_ns), self._cancel)
+            if exit_.status is not Status.SUCCESS:
+                attempt.status, attempt.exit_code = exit_.status, exit_.code
+                attempt.failing_step, attempt.error = step.id, _why(step, exit_)
+                break
+        after = [step for step in job.steps if step.phase == "after_script"]
+        extra = {"LOOM_JOB_STATUS": attempt.status.value, "CI_JOB_STATUS": attempt.status.value}
+        for step in after:
+            self._step(job, session, step, attempt, AFTER_SCRIPT_TIMEOUT_S, self._cancel.again, extra)
+
+    def _time_left(self, job: Job, deadline_ns: int | None) -> float | None:
+        left = None if deadline_ns is None else max(0.001, (deadline_ns - self.journal.now_ns()) / 1e9)
+        limits = [limit for limit in (left, job.step_timeout_s) if limit is not None]
+        return min(limits, default=None)
+
+    def _step(
+        self,
+        job: Job,
+        session: Session,
+        step: Step,
+        attempt: _Attempt,
+        timeout_s: float | None,
+        cancel: Cancel,
+        extra: Mapping[str, str] | None = None,
+    ) -> Exit:
+        where = Where(scope="step", job_id=job.id, step=step.id)
+        writer = self.journal.writer(where)
+        started = {"command": step.script, "phase": step.phase, "number": step.number, "attempt": attempt.number}
+        with self.journal.span(where, PhaseCode.STEP_EXECUTE, started) as outcome:
+            try:
+                handed_on = {**session.handed_on(), **(extra or {}), "LOOM_STEP": step.id, "LOOM_ATTEMPT": str(attempt.number)}
+                command = Command(script=step.script, shell=job.shell, environment=handed_on, timeout_s=timeout_s)
+                exit_ = session.run(command, writer, cancel)
+                outcome.status, outcome.exit_code, outcome.error = exit_.status, exit_.code, _why(step, exit_)
+            except InfrastructureError:
+                attempt.failing_step = step.id
+                raise
+            finally:
+                writer.close()
+                outcome.data = {"output": writer.counts}
+        return exit_
+
+    # -- small parts ----------------------------------------------------------------------------------------------
+
+    def _phase(
+        self, job: Job, code: PhaseCode, data: Mapping[str, Any] | None = None
+    ) -> AbstractContextManager[Outcome]:
+        return self.journal.span(Where(scope="job", job_id=job.id), code, data)
+
+    def _job_fact(
+        self,
+        job: Job,
+        name: str,
+        data: Mapping[str, Any],
+        *,
+        code: PhaseCode = PhaseCode.PIPELINE_EXECUTE,
+        **more: Any,
+    ) -> None:
+        self.journal.fact(Where(scope="job", job_id=job.id), code, name, data, **more)
+
+    @contextmanager
+    def _section(
+        self, job: Job, section: Section, code: PhaseCode, attempt: _Attempt
+    ) -> Iterator[_SectionOutput]:
+        output = _SectionOutput(self, job.id, section, code)
+        outcome = Outcome()
+        try:
+            yield output
+        except InfrastructureError as error:
+            output.begin()
+            outcome.status, outcome.error = Status.ERROR, str(error)
+            if attempt.failing_step is None and attempt.failing_section is None:
+                attempt.failing_section = section
+            raise
+        except BaseException as error:
+            output.begin()
+            outcome.status, outcome.error = Status.ERROR, f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            output.end(outcome)
+
+    @contextmanager
+    def _seam(self, attempt: _Attempt, outcome: Outcome) -> Iterator[None]:
+        """Where a broken place becomes a value: the phase and the attempt are `error` (`canceled` after a cancel)."""
+        try:
+            yield
+        except InfrastructureError as error:
+            status = Status.CANCELED if self._cancel.requested else Status.ERROR
+            outcome.status, outcome.error = status, str(error)
+            if attempt.status in (Status.SUCCESS, Status.CANCELED):
+                attempt.status, attempt.error = status, str(error)
+
+
+def _why(step: Step, exit_: Exit) -> str | None:
+    match exit_.ended:
+        case Ended.EXITED:
+            return None if exit_.code == 0 else f"{step.id} failed with exit code {exit_.code}"
+        case Ended.TIMED_OUT:
+            return f"{step.id} ran out of time"
+        case Ended.CANCELED:
+            return f"{step.id} was interrupted"
+        case Ended.OOM_KILLED:
+            return f"{step.id} was killed: the job's container ran out of memory (exit code {exit_.code})"
+
+
+def _tries_again(job: Job, attempt: _Attempt, number: int) -> bool:
+    retry = job.retry
+    if number > retry.max or attempt.status in (Status.SUCCESS, Status.SKIPPED, Status.CANCELED):
+        return False
+    if retry.exit_codes and attempt.exit_code in retry.exit_codes:
+        return True
+    kinds: Callable[[str], bool] = retry.when.__contains__
+    match attempt.status:
+        case Status.FAILURE:
+            reason = "script_failure"
+        case Status.TIMED_OUT:
+            reason = "timeout"
+        case _:
+            reason = "provider_failure"
+    return (kinds("always") and not retry.exit_codes) or kinds(reason)

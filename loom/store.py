@@ -1,0 +1,342 @@
+"""The only owner of names and writes in a run's record.
+
+A record lives in a directory of its own below the state directory, `runs/<run_id>/`, not inside the workspace: a job
+that cleans or deletes its checkout can neither lose nor see it. `<workspace>/.loom/.runtime` is a link to it, made when
+the jobs are over. Documents appear whole, by rename; events are appended, whole lines at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from loom.errors import InfrastructureError, RecordError, RequestError
+from loom.events import Event, PhaseEvent, decode
+
+RUN_PREFIX = "loom-run-local-"
+RUNTIME_LINK = Path(".loom") / ".runtime"
+_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This directory holds the record of a loom run; `loom clean` removes it.\n"
+_README = """\
+The record of one `loom run`. Start with receipts/*.json, then logs/*/pipeline/manifest.json, then the failing job's
+manifest, then the failing step's events.jsonl. `loom diagnose` follows these pointers for you, `loom clean` removes it.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPaths:
+    """Where everything of one run's record is. `root` is what `.loom/.runtime` points to."""
+
+    root: Path
+    run_id: str
+
+    @property
+    def receipt(self) -> Path:
+        return self.root / "receipts" / f"{RUN_PREFIX}{self.run_id}.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs" / self.run_id
+
+    @property
+    def events(self) -> Path:
+        return self.logs / "events.jsonl"
+
+    @property
+    def identity(self) -> Path:
+        """Written first: who runs (process, boot), for which repository, in which workspace."""
+        return self.root / "run.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    def job(self, job_id: str) -> Path:
+        return self.logs / "jobs" / job_id
+
+    def artifacts(self, job_id: str) -> Path:
+        return self.job(job_id) / "artifacts"
+
+    def artifacts_archive(self, job_id: str) -> Path:
+        return self.job(job_id) / "artifacts.tar.gz"
+
+
+class RunRecord:
+    """The writing side of one record. Not thread-safe: the recorder calls it under the journal's lock.
+
+    OSError from here means that the record can't be written (a full disk): the run has to stop.
+    """
+
+    def __init__(self, paths: RunPaths) -> None:
+        self.paths = paths
+        self._files: dict[str, BinaryIO] = {}
+
+    def create(self, identity: Mapping[str, Any]) -> None:
+        """Make the directories, private to the user, and say who runs."""
+        try:
+            self.paths.root.mkdir(parents=True, mode=0o700)
+            (self.paths.root / "CACHEDIR.TAG").write_text(_TAG)
+            (self.paths.root / "README").write_text(_README)
+            self.paths.receipt.parent.mkdir()
+            (self.paths.logs / "pipeline").mkdir(parents=True)
+            self.publish(self.paths.identity, _json(identity))
+        except OSError as error:
+            raise InfrastructureError(
+                f"the record can't be written at {self.paths.root}: {error.strerror or error}",
+                hint="free some space or give permission there, or name another place with LOOM_STATE_DIR",
+                code="RECORD_UNWRITABLE",
+            ) from error
+
+    def append(self, relative: str, data: bytes) -> None:
+        """Append whole lines to a file below `logs/<run_id>/`; they are visible to readers at once."""
+        file = self._files.get(relative)
+        if file is None:
+            path = self.paths.logs / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = self._files[relative] = path.open("ab", buffering=0)
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) or 0 :]
+
+    def close(self, relative: str) -> None:
+        file = self._files.pop(relative, None)
+        if file is not None:
+            file.close()
+
+    def close_all(self) -> None:
+        for relative in list(self._files):
+            self.close(relative)
+
+    def document(self, relative: str, data: bytes) -> None:
+        self.publish(self.paths.logs / relative, data)
+
+    def publish(self, path: Path, data: bytes) -> None:
+        """Write a file whole: readers see the old one or the new one, never a part."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            draft.write_bytes(data)
+            draft.replace(path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
+
+    def set_attempt_aside(self, job_id: str, attempt: int) -> None:
+        """Move a failed attempt's steps to `attempts/<n>/`, so that `user/` holds the attempt that counts."""
+        job = self.paths.job(job_id)
+        if (job / "user").exists():
+            for relative in [name for name in self._files if name.startswith(f"jobs/{job_id}/user/")]:
+                self.close(relative)
+            target = job / "attempts" / str(attempt)
+            target.mkdir(parents=True, exist_ok=True)
+            (job / "user").rename(target / "user")
+
+    def link_into(self, workspace: Path) -> None:
+        """Make `<workspace>/.loom/.runtime` lead here; whatever a job left in that place makes way."""
+        link = workspace / RUNTIME_LINK
+        with contextlib.suppress(OSError):
+            if link.parent.is_symlink() or (link.parent.exists() and not link.parent.is_dir()):
+                return
+            link.parent.mkdir(exist_ok=True)
+            if link.is_symlink() or link.is_file():
+                link.unlink()
+            elif link.is_dir():
+                shutil.rmtree(link)
+            link.symlink_to(self.paths.root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEntry:
+    """One run as the store lists it. `receipt` is None while it runs, or when loom was killed."""
+
+    paths: RunPaths
+    identity: Mapping[str, Any]
+    receipt: Mapping[str, Any] | None
+    alive: bool
+
+    @property
+    def run_id(self) -> str:
+        return self.paths.run_id
+
+
+class Store:
+    """All records of a user. Reading never changes anything."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.runs_dir = state_dir / "runs"
+
+    def new(self, run_id: str) -> RunRecord:
+        return RunRecord(RunPaths(root=self.runs_dir / run_id, run_id=run_id))
+
+    def run_ids(self) -> list[str]:
+        """Newest first: an id is the start time in nanoseconds."""
+        try:
+            names = [entry.name for entry in os.scandir(self.runs_dir) if entry.name.isdigit()]
+        except OSError:
+            return []
+        return sorted(names, key=int, reverse=True)
+
+    def entry(self, run_id: str) -> RunEntry:
+        """RecordError when there is no such record, or it can't be read."""
+        return entry_at(RunPaths(root=self.runs_dir / run_id, run_id=run_id))
+
+    def entries(self, repo_root: Path | None = None) -> Iterator[RunEntry]:
+        """Newest first; those of one checkout, or all. Damaged records are passed over."""
+        for run_id in self.run_ids():
+            try:
+                entry = self.entry(run_id)
+            except RecordError:
+                continue
+            if repo_root is None or _same_checkout(entry, repo_root):
+                yield entry
+
+    def find(self, wanted: str, *, repo_root: Path | None) -> RunEntry:
+        """The run that `wanted` names: an id, a unique prefix or suffix of one, a path, `last` or `last-failed`.
+
+        A path may be a workspace, a record, its `logs/<run_id>` or a receipt, also a copied one. RequestError when
+        nothing fits, or several do.
+        """
+        if wanted in ("last", "last-failed"):
+            return self._last(failed=wanted == "last-failed", repo_root=repo_root)
+        if "/" in wanted or Path(wanted).exists():
+            return entry_for_path(Path(wanted), self)
+        fitting = [run_id for run_id in self.run_ids() if run_id.startswith(wanted)]
+        fitting = fitting or [run_id for run_id in self.run_ids() if run_id.endswith(wanted)]
+        if len(fitting) == 1 or wanted in fitting:
+            return self.entry(wanted if wanted in fitting else fitting[0])
+        if not fitting:
+            raise RequestError(f"no run is named {wanted!r}", hint="`loom runs` lists them", code="RUN_UNKNOWN")
+        raise RequestError(
+            f"{wanted!r} could be any of {len(fitting)} runs: {', '.join(fitting[:4])}{' …' if len(fitting) > 4 else ''}",
+            hint="give more of the id",
+            code="RUN_AMBIGUOUS",
+        )
+
+    def _last(self, *, failed: bool, repo_root: Path | None) -> RunEntry:
+        for entry in self.entries(repo_root):
+            if not failed or (entry.receipt and entry.receipt.get("status") != "success"):
+                return entry
+        what = "failed run" if failed else "run"
+        place = f" of {repo_root}" if repo_root else ""
+        raise RequestError(f"there is no {what}{place} yet", hint="`loom runs --all` lists every run", code="RUN_UNKNOWN")
+
+
+def _same_checkout(entry: RunEntry, repo_root: Path) -> bool:
+    root = entry.identity.get("repo_root")
+    return root == str(repo_root) or entry.identity.get("workspace") == str(repo_root)
+
+
+def entry_at(paths: RunPaths) -> RunEntry:
+    """Read a record's identity and receipt. RecordError says what is missing or damaged."""
+    receipt = _read(paths.receipt)
+    identity = _read(paths.identity)
+    if identity is None and receipt is None and not paths.events.exists():
+        raise RecordError(f"{paths.root} holds no record of a loom run", hint="`loom runs` lists the runs there are")
+    identity = identity or {"run_id": paths.run_id, "repo_root": (receipt or {}).get("repo_root")}
+    return RunEntry(paths=paths, identity=identity, receipt=receipt, alive=receipt is None and is_alive(identity))
+
+
+def entry_for_path(path: Path, store: Store) -> RunEntry:
+    path = path.expanduser().absolute()
+    if not path.exists() and not path.is_symlink():
+        raise RequestError(f"{path} does not exist", hint="`loom runs` lists the runs there are", code="RUN_UNKNOWN")
+    if path.is_file():
+        return _entry_for_receipt(path, store)
+    if (path / RUNTIME_LINK).exists():
+        path = (path / RUNTIME_LINK).resolve()
+    for root in (path, *path.parents[:2]):
+        run_ids = [p.name for p in (root / "logs").glob("*") if p.name.isdigit()]
+        if len(run_ids) == 1:
+            return entry_at(RunPaths(root=root.resolve(), run_id=run_ids[0]))
+    for entry in store.entries():
+        if entry.identity.get("workspace") == str(path):
+            return entry
+    raise RequestError(f"{path} is neither a loom workspace nor a run's record", code="RUN_UNKNOWN")
+
+
+def _entry_for_receipt(path: Path, store: Store) -> RunEntry:
+    receipt = _read(path)
+    if receipt is None or receipt.get("kind") != "loom-run-local":
+        raise RecordError(f"{path} is not a receipt of a loom run")
+    run_id = str(receipt.get("run_id"))
+    logs = Path(str(receipt.get("logs_dir", "")))
+    root = logs.parent.parent if logs.is_dir() else path.resolve().parent.parent
+    if (root / "logs" / run_id).is_dir():
+        return entry_at(RunPaths(root=root, run_id=run_id))
+    with contextlib.suppress(RecordError):
+        return store.entry(run_id)
+    raise RecordError(
+        f"{path} tells of run {run_id}, but its record ({logs}) is not on this machine",
+        hint="copy the whole record (the directory above receipts/) along with the receipt",
+    )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        shape = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} can't be read: {error}") from error
+    if not isinstance(shape, dict):
+        raise RecordError(f"{path} is not a document of loom's")
+    return shape
+
+
+def _json(shape: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(dict(shape), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def boot_id() -> str:
+    """The kernel's name for this boot: a process id means nothing without it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def process_start(pid: int) -> str:
+    """When a process started, in the kernel's ticks: tells a process from a later one with the same id."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def is_alive(identity: Mapping[str, Any]) -> bool:
+    """Whether the loom that wrote `identity` still runs on this machine."""
+    pid = identity.get("pid")
+    if not isinstance(pid, int) or identity.get("boot_id") != boot_id():
+        return False
+    started = process_start(pid)
+    return started != "" and started == identity.get("pid_started")
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """Events of one file in order. A half-written last line (loom was killed) ends them quietly.
+
+    RecordError for a damaged line before that.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield decode(line)
+            except ValueError as error:
+                raise RecordError(f"{path}:{number}: {error}") from error
+
+
+def read_phases(paths: RunPaths) -> Iterator[PhaseEvent]:
+    """All phase events of a run; RecordError when its journal is gone."""
+    if not paths.events.exists():
+        raise RecordError(f"{paths.events} is missing: the record of run {paths.run_id} is not whole")
+    for event in read_events(paths.events):
+        if isinstance(event, PhaseEvent):
+            yield event

@@ -1,0 +1,155 @@
+"""`decide` as a table; the loop round it with real threads."""
+
+import threading
+import time
+
+import pytest
+
+from loom.cancel import Cancel
+from loom.plan import Job, Need, Plan, ProviderName, Step
+from loom.results import Status
+from loom.scheduler import JobResult, Skip, decide, run_jobs
+
+OK = JobResult(status=Status.SUCCESS)
+BAD = JobResult(status=Status.FAILURE, exit_code=1)
+ALLOWED = JobResult(status=Status.FAILURE, exit_code=1, allowed_failure=True)
+SKIPPED = JobResult(status=Status.SKIPPED)
+
+
+def job(name: str, stage: str, needs: list[str] | None = None, when: str = "on_success") -> Job:
+    return Job(
+        id=name,
+        name=name,
+        stage=stage,
+        steps=(Step(phase="script", number=1, script="true"),),
+        provider=ProviderName.HOST,
+        needs=None if needs is None else tuple(Need(job=need) for need in needs),
+        when=when,  # type: ignore[arg-type]
+    )
+
+
+def plan(*jobs: Job) -> Plan:
+    return Plan(workflow_path="w.yml", stages=("build", "test", "deploy"), jobs=jobs)
+
+
+TWO_STAGES = plan(job("a", "build"), job("b", "build"), job("t", "test"))
+
+
+@pytest.mark.parametrize(
+    ("the_plan", "results", "running", "start", "skipped"),
+    [
+        pytest.param(TWO_STAGES, {}, set(), ["a", "b"], [], id="first-stage-together"),
+        pytest.param(TWO_STAGES, {"a": OK}, {"b"}, [], [], id="a-stage-gates-the-next"),
+        pytest.param(TWO_STAGES, {"a": OK, "b": OK}, set(), ["t"], [], id="gate-opens"),
+        pytest.param(TWO_STAGES, {"a": BAD}, {"b"}, [], ["t"], id="a-failure-settles-the-next-stage-at-once"),
+        pytest.param(TWO_STAGES, {"a": ALLOWED, "b": OK}, set(), ["t"], [], id="an-allowed-failure-lets-go-on"),
+        pytest.param(
+            plan(job("a", "build"), job("t", "test", needs=[])), {}, set(), ["a", "t"], [], id="empty-needs-lift-the-gate"
+        ),
+        pytest.param(
+            plan(job("a", "build"), job("b", "build"), job("t", "test", needs=["a"])),
+            {"a": OK},
+            {"b"},
+            ["t"],
+            [],
+            id="needs-wait-for-these-alone",
+        ),
+        pytest.param(
+            plan(job("a", "build"), job("t", "test", needs=["a"]), job("d", "deploy", needs=["t"])),
+            {"a": BAD},
+            set(),
+            [],
+            ["t", "d"],
+            id="a-chain-of-skips-in-one-pass",
+        ),
+        pytest.param(
+            plan(job("a", "build"), job("f", "test", when="on_failure")), {"a": OK}, set(), [], ["f"], id="on_failure-unused"
+        ),
+        pytest.param(
+            plan(job("a", "build"), job("f", "test", when="on_failure")), {"a": BAD}, set(), ["f"], [], id="on_failure-used"
+        ),
+        pytest.param(
+            plan(job("a", "build"), job("f", "test", when="always")), {"a": BAD}, set(), ["f"], [], id="always"
+        ),
+        pytest.param(
+            plan(job("a", "build"), job("b", "test"), job("d", "deploy")),
+            {"a": OK, "b": SKIPPED},
+            set(),
+            ["d"],
+            [],
+            id="a-skipped-job-does-not-close-a-stage-gate",
+        ),
+    ],
+)
+def test_decide(the_plan: Plan, results: dict[str, JobResult], running: set[str], start: list[str], skipped: list[str]) -> None:
+    decision = decide(the_plan, results, frozenset(running))
+    assert (list(decision.start), [skip.job_id for skip in decision.skip]) == (start, skipped)
+
+
+def test_a_skip_names_what_blocked_it() -> None:
+    decision = decide(TWO_STAGES, {"a": BAD, "b": OK}, frozenset())
+    assert decision.skip == (Skip(job_id="t", reason="a did not succeed", blocked_by="a"),)
+
+
+def test_at_most_so_many_at_once_and_results_in_plan_order() -> None:
+    the_plan = plan(*[job(f"j{number}", "build") for number in range(6)])
+    lock, now, most = threading.Lock(), 0, 0
+
+    def work(_: Job) -> JobResult:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.02)
+        with lock:
+            now -= 1
+        return OK
+
+    results = run_jobs(the_plan, run_job=work, on_skip=lambda *_: None, at_most=2, cancel=Cancel())
+    assert list(results) == [f"j{number}" for number in range(6)]
+    assert most == 2
+
+
+def test_a_bug_in_one_job_comes_out_after_the_others_ended() -> None:
+    ended = []
+
+    def work(the_job: Job) -> JobResult:
+        if the_job.id == "a":
+            raise ZeroDivisionError
+        time.sleep(0.05)
+        ended.append(the_job.id)
+        return OK
+
+    with pytest.raises(ZeroDivisionError):
+        run_jobs(TWO_STAGES, run_job=work, on_skip=lambda *_: None, at_most=2, cancel=Cancel())
+    assert ended == ["b"]
+
+
+def test_fail_fast_stops_what_waits() -> None:
+    skipped: list[tuple[str, str]] = []
+    stopped = []
+    the_plan = plan(job("a", "build"), job("b", "build"), job("c", "build"))
+    run_jobs(
+        the_plan,
+        run_job=lambda _: BAD,
+        on_skip=lambda the_job, skip: skipped.append((the_job.id, skip.reason)),
+        at_most=1,
+        cancel=Cancel(),
+        fail_fast=True,
+        stop=lambda: stopped.append(True),
+    )
+    assert [name for name, _ in skipped] == ["b", "c"]
+    assert "a did not succeed" in skipped[0][1]
+    assert stopped
+
+
+def test_nothing_starts_after_a_cancel() -> None:
+    cancel = Cancel()
+    skipped: list[str] = []
+
+    def work(_: Job) -> JobResult:
+        cancel.request()
+        return JobResult(status=Status.CANCELED)
+
+    run_jobs(TWO_STAGES, run_job=work, on_skip=lambda the_job, _: skipped.append(the_job.id), at_most=1, cancel=cancel)
+    assert skipped == ["b", "t"]
