@@ -21,6 +21,8 @@ class Cancel:
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] = []
         self.exit_code: ExitCode | None = None
+        self.detach: Callable[[], None] = lambda: None
+        """Of a child: forget the parent, which may live longer."""
 
     @property
     def again(self) -> Cancel:
@@ -33,6 +35,18 @@ class Cancel:
 
         self.on_request(pass_on)
         return second
+
+    def child(self) -> Cancel:
+        """A flag that is set when this one is, and that can be set alone (one job of several)."""
+        child = Cancel()
+
+        def pass_on() -> None:
+            child.request(self.exit_code)
+            if self.now and not child.now:
+                child._now.set()
+
+        child.detach = self.on_request(pass_on)
+        return child
 
     @property
     def requested(self) -> bool:

@@ -145,7 +145,8 @@ class _Run:
         ready = [
             job
             for job in plan.jobs
-            if job.when in ("on_success", "always") and (job.needs == () or (job.needs is None and job.stage == first_stage))
+            if job.when in ("on_success", "always")
+            and (job.needs == () or (job.needs is None and job.stage == first_stage))
         ]
         return ready[: self._request.jobs_at_once]
 
@@ -305,4 +306,3 @@ def snapshot_shape(taken: Snapshot) -> dict[str, Any]:
         "changed": len(taken.changed),
         "left_out": [{"path": left.path, "reason": left.reason} for left in taken.left_out],
     }
-

@@ -18,6 +18,9 @@ from loom.masking import Masker, StreamMasker
 from loom.output import Line, LineSplitter
 from loom.results import Status, Stream
 
+Lines = Sequence[Line | str]
+"""Lines of output; a plain string is the quick form of a whole UTF-8 line."""
+
 
 @dataclass(frozen=True, slots=True)
 class OutputBatch:
@@ -27,7 +30,7 @@ class OutputBatch:
     ts: str
     stream: Stream
     first_seq: int
-    lines: Sequence[Line] | Sequence[str]
+    lines: Lines
     encoded: bytes
 
     def texts(self, last: int | None = None) -> list[tuple[str, bool]]:
@@ -96,7 +99,7 @@ class OutputWriter:
         plain, mixed = self._splitters[stream].feed(data)
         self._emit(stream, plain or mixed)
 
-    def _emit(self, stream: Stream, lines: Sequence[Line] | Sequence[str]) -> None:
+    def _emit(self, stream: Stream, lines: Lines) -> None:
         if lines:
             self.counts[f"{stream}_lines"] += len(lines)
             self._journal.lines(self._where, stream, lines)
@@ -139,7 +142,9 @@ class Journal:
             data=outcome.data,
         )
 
-    def fact(self, where: Where, code: PhaseCode, name: str, data: Mapping[str, Any] | None = None, **more: Any) -> None:
+    def fact(
+        self, where: Where, code: PhaseCode, name: str, data: Mapping[str, Any] | None = None, **more: Any
+    ) -> None:
         """State a fact; `name` is a stable lower-case word (docs/reference/record.md lists them)."""
         self._phase(where, code, kind="message", message=name, data=data, **more)
 
@@ -161,7 +166,7 @@ class Journal:
     def writer(self, where: Where) -> OutputWriter:
         return OutputWriter(self, where)
 
-    def lines(self, where: Where, stream: Stream, lines: Sequence[Line] | Sequence[str]) -> None:
+    def lines(self, where: Where, stream: Stream, lines: Lines) -> None:
         """Record lines that were masked already."""
         with self._lock:
             ts = timestamp(self._clock_ns())
@@ -224,7 +229,7 @@ class Journal:
         return value
 
 
-def _encode_lines(first: int, ts: str, stream: str, lines: Sequence[Line] | Sequence[str]) -> bytes:
+def _encode_lines(first: int, ts: str, stream: str, lines: Lines) -> bytes:
     """The same bytes as `events.encode` gives for each line, several times as quick."""
     dumps = orjson.dumps
     middle = b',"ts":"%b","kind":"output","stream":"%b","text":' % (ts.encode(), stream.encode())

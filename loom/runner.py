@@ -7,7 +7,7 @@ value; a place that breaks (`InfrastructureError`) ends the job as `error` here,
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from loom import environment
 from loom.cancel import Cancel
-from loom.errors import InfrastructureError
+from loom.errors import InfrastructureError, ServiceError
 from loom.events import PhaseCode, Section, Where
 from loom.journal import Journal, Outcome, OutputWriter
 from loom.plan import Image, Job, MountMode, ProviderName, Step
@@ -42,12 +42,28 @@ class ImageResolver(Protocol):
     def resolve(self, image: Image, *, workspace: Path, on_output: OnOutput, cancel: Cancel) -> Resolved: ...
 
 
+class OpenServices(Protocol):
+    """A job's services, ready when entered, gone when left; gives the id of the network they are on."""
+
+    def __call__(
+        self, job: Job, *, workspace: Path, on_output: OnOutput, cancel: Cancel, on_died: Callable[[str, str], None]
+    ) -> AbstractContextManager[str]: ...
+
+
+class ResolveSecrets(Protocol):
+    """The values of a job's secrets, and what is missing of those that need not be there (as text)."""
+
+    def __call__(self, job: Job) -> tuple[Mapping[str, bytes], Sequence[str]]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tools:
     """The outside worlds a job needs, handed in by the engine."""
 
     providers: Mapping[ProviderName, Provider]
     images: ImageResolver | None = None
+    services: OpenServices | None = None
+    secrets: ResolveSecrets | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +76,16 @@ class Settings:
     mount_mode: MountMode = MountMode.BIND
     read_only_mounts: tuple[ReadOnlyMount, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    grace_s: float = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A job's open place, and what it runs in."""
+    """A job's open place, and what it runs in. `environment` comes on top of every step's (secrets)."""
 
     session: Session
     image: Resolved | None
+    environment: Mapping[str, str]
 
 
 class _Buffered:
@@ -102,7 +120,7 @@ class PlaceOpener:
             job, self._settings.variables, project_dir=project_dir, image_name=image_name
         )
 
-    def request(self, job: Job, image: Resolved | None) -> SessionRequest:
+    def request(self, job: Job, image: Resolved | None, network_id: str | None = None) -> SessionRequest:
         settings = self._settings
         return SessionRequest(
             run_id=settings.run_id,
@@ -117,10 +135,24 @@ class PlaceOpener:
             read_only_mounts=settings.read_only_mounts,
             resources=job.resources,
             network=job.network,
+            network_id=network_id,
+            grace_s=settings.grace_s,
             privileged=job.privileged,
             docker_socket=job.docker_socket,
             labels={**settings.labels, "loom.job": job.id},
         )
+
+    def services(
+        self, job: Job, on_output: OnOutput, cancel: Cancel, on_died: Callable[[str, str], None]
+    ) -> AbstractContextManager[str]:
+        assert self._tools.services is not None
+        return self._tools.services(
+            job, workspace=self._settings.workspace, on_output=on_output, cancel=cancel, on_died=on_died
+        )
+
+    def secrets(self, job: Job) -> tuple[Mapping[str, bytes], Sequence[str]]:
+        assert self._tools.secrets is not None
+        return self._tools.secrets(job)
 
     def resolve(self, job: Job, on_output: OnOutput) -> Resolved | None:
         if job.image is None or self._tools.images is None:
@@ -201,6 +233,7 @@ class _SectionOutput:
         self._code = code
         self._writer: OutputWriter | None = None
         self._started_ns = 0
+        self.failed: str | None = None
         self._lock = threading.Lock()
 
     def __call__(self, stream: Stream, data: bytes) -> None:
@@ -230,6 +263,7 @@ class _Attempt:
     error: str | None = None
     failing_step: str | None = None
     failing_section: str | None = None
+    service_died: ServiceError | None = None
 
 
 class JobRunner:
@@ -292,21 +326,28 @@ class JobRunner:
     def _attempt(self, job: Job, number: int) -> _Attempt:
         attempt = _Attempt(number=number)
         stack = ExitStack()
+        cancel = self._cancel.child()
+        stack.callback(cancel.detach)
         place: Place | None = None
-        with self._phase(job, PhaseCode.JOB_PROVIDER_PREPARE, {"attempt": number}) as outcome, self._seam(attempt, outcome):
-            place = self._prepare(job, attempt, stack)
-        with self._phase(job, PhaseCode.JOB_EXECUTION) as outcome, self._seam(attempt, outcome):
+        phase = {"attempt": number}
+        with self._phase(job, PhaseCode.JOB_PROVIDER_PREPARE, phase) as outcome, self._seam(attempt, outcome):
+            place = self._prepare(job, attempt, stack, cancel)
+        with self._phase(job, PhaseCode.JOB_EXECUTION, phase) as outcome, self._seam(attempt, outcome):
             if place is None:
                 outcome.status = Status.SKIPPED
             else:
-                self._execute(job, place.session, attempt)
+                self._execute(job, place, attempt, cancel)
                 outcome.status, outcome.exit_code = attempt.status, attempt.exit_code
-        with self._phase(job, PhaseCode.JOB_CLEANUP) as outcome, self._seam(attempt, outcome):
-            with self._section(job, Section.CLEANUP, PhaseCode.JOB_CLEANUP, attempt):
-                stack.close()
+        with (
+            self._phase(job, PhaseCode.JOB_CLEANUP, phase) as outcome,
+            self._seam(attempt, outcome),
+            self._section(job, Section.CLEANUP, PhaseCode.JOB_CLEANUP, attempt),
+        ):
+            stack.close()
         return attempt
 
-    def _prepare(self, job: Job, attempt: _Attempt, stack: ExitStack) -> Place:
+    def _prepare(self, job: Job, attempt: _Attempt, stack: ExitStack, cancel: Cancel) -> Place:
+        secrets = self._secrets(job, attempt)
         ahead = self._opener.take_ahead(job)
         with self._section(job, Section.IMAGE_BUILD, PhaseCode.JOB_PROVIDER_PREPARE, attempt) as image_output:
             if ahead is None:
@@ -317,47 +358,90 @@ class JobRunner:
                     ahead.wait()
                 image = ahead.resolved
         if image is not None:
-            facts = {"name": image.name, "id": image.image_id, "digest": image.digest}
-            self._job_fact(job, "image_resolved", facts, code=PhaseCode.JOB_PROVIDER_PREPARE)
+            found = {"name": image.name, "id": image.image_id, "digest": image.digest}
+            self._job_fact(job, "image_resolved", found, code=PhaseCode.JOB_PROVIDER_PREPARE)
+        network_id = self._services(job, attempt, stack, cancel)
         with self._section(job, Section.PROVIDER, PhaseCode.JOB_PROVIDER_PREPARE, attempt) as provider_output:
             provider_output.begin()
             if ahead is None:
-                opened = self._opener.open(self._opener.request(job, image), job, provider_output)
-                session = stack.enter_context(opened)
+                request = self._opener.request(job, image, network_id)
+                session = stack.enter_context(self._opener.open(request, job, provider_output))
             else:
                 session, opened_ahead = ahead.wait()
                 stack.push(opened_ahead)
                 ahead.provider_output.replay(provider_output)
         facts = session.facts
-        self._job_fact(
-            job,
-            "session_opened",
-            {
-                "provider": facts.provider,
-                "container_id": facts.container_id,
-                "container_name": facts.container_name,
-                "user": facts.user,
-                **facts.details,
-            },
-            code=PhaseCode.JOB_PROVIDER_PREPARE,
-        )
-        return Place(session=session, image=image)
+        opened = {
+            "provider": facts.provider,
+            "container_id": facts.container_id,
+            "container_name": facts.container_name,
+            "user": facts.user,
+            **facts.details,
+        }
+        self._job_fact(job, "session_opened", opened, code=PhaseCode.JOB_PROVIDER_PREPARE)
+        return Place(session=session, image=image, environment=self._placed(job, session, secrets))
 
-    def _execute(self, job: Job, session: Session, attempt: _Attempt) -> None:
+    def _secrets(self, job: Job, attempt: _Attempt) -> Mapping[str, bytes]:
+        """The values, known to the masker before anything could print them."""
+        if not job.secrets:
+            return {}
+        with self._section(job, Section.SECRETS, PhaseCode.JOB_PROVIDER_PREPARE, attempt) as output:
+            values, missing = self._opener.secrets(job)
+            for name, value in values.items():
+                self.journal.masker.add(name, value)
+            writer = output.begin()
+            for name in values:
+                writer.line(f"{name}: found")
+            for text in missing:
+                writer.line(text)
+                self._job_fact(job, "warning", {"text": text}, code=PhaseCode.JOB_PROVIDER_PREPARE)
+        return values
+
+    def _placed(self, job: Job, session: Session, secrets: Mapping[str, bytes]) -> Mapping[str, str]:
+        """Secrets as steps see them: a file's path, or the value where the workflow says `file: false`."""
+        as_file = {secret.name for secret in job.secrets if secret.file}
+        return {
+            name: session.put_secret(name, value) if name in as_file else value.decode(errors="surrogateescape")
+            for name, value in secrets.items()
+        }
+
+    def _services(self, job: Job, attempt: _Attempt, stack: ExitStack, cancel: Cancel) -> str | None:
+        if not job.services:
+            return None
+
+        def on_died(name: str, how: str) -> None:
+            attempt.service_died = ServiceError(f"service {name} ended while the job ran: {how}")
+            cancel.request(None)
+
+        section = stack.enter_context(
+            self._section(job, Section.SERVICES, PhaseCode.JOB_PROVIDER_PREPARE, attempt, lasting=True)
+        )
+        section.begin()
+        try:
+            return stack.enter_context(self._opener.services(job, section, cancel, on_died))
+        except InfrastructureError as error:
+            attempt.failing_section = Section.SERVICES
+            section.failed = str(error)
+            raise
+
+    def _execute(self, job: Job, place: Place, attempt: _Attempt, cancel: Cancel) -> None:
         deadline_ns = None if job.timeout_s is None else self.journal.now_ns() + int(job.timeout_s * 1e9)
         for step in (step for step in job.steps if step.phase != "after_script"):
-            if self._cancel.requested:
+            if cancel.requested:
                 attempt.status, attempt.error = Status.CANCELED, "interrupted"
                 break
-            exit_ = self._step(job, session, step, attempt, self._time_left(job, deadline_ns), self._cancel)
+            exit_ = self._step(job, place, step, attempt, self._time_left(job, deadline_ns), cancel)
             if exit_.status is not Status.SUCCESS:
                 attempt.status, attempt.exit_code = exit_.status, exit_.code
                 attempt.failing_step, attempt.error = step.id, _why(step, exit_)
                 break
+        if attempt.service_died is not None and attempt.status is Status.CANCELED:
+            attempt.status, attempt.error = Status.ERROR, str(attempt.service_died)
+            attempt.failing_step, attempt.failing_section = None, Section.SERVICES
         after = [step for step in job.steps if step.phase == "after_script"]
         extra = {"LOOM_JOB_STATUS": attempt.status.value, "CI_JOB_STATUS": attempt.status.value}
         for step in after:
-            self._step(job, session, step, attempt, AFTER_SCRIPT_TIMEOUT_S, self._cancel.again, extra)
+            self._step(job, place, step, attempt, AFTER_SCRIPT_TIMEOUT_S, self._cancel.again, extra)
 
     def _time_left(self, job: Job, deadline_ns: int | None) -> float | None:
         left = None if deadline_ns is None else max(0.001, (deadline_ns - self.journal.now_ns()) / 1e9)
@@ -367,7 +451,7 @@ class JobRunner:
     def _step(
         self,
         job: Job,
-        session: Session,
+        place: Place,
         step: Step,
         attempt: _Attempt,
         timeout_s: float | None,
@@ -379,9 +463,15 @@ class JobRunner:
         started = {"command": step.script, "phase": step.phase, "number": step.number, "attempt": attempt.number}
         with self.journal.span(where, PhaseCode.STEP_EXECUTE, started) as outcome:
             try:
-                handed_on = {**session.handed_on(), **(extra or {}), "LOOM_STEP": step.id, "LOOM_ATTEMPT": str(attempt.number)}
-                command = Command(script=step.script, shell=job.shell, environment=handed_on, timeout_s=timeout_s)
-                exit_ = session.run(command, writer, cancel)
+                variables = {
+                    **place.session.handed_on(),
+                    **place.environment,
+                    **(extra or {}),
+                    "LOOM_STEP": step.id,
+                    "LOOM_ATTEMPT": str(attempt.number),
+                }
+                command = Command(script=step.script, shell=job.shell, environment=variables, timeout_s=timeout_s)
+                exit_ = place.session.run(command, writer, cancel)
                 outcome.status, outcome.exit_code, outcome.error = exit_.status, exit_.code, _why(step, exit_)
             except InfrastructureError:
                 attempt.failing_step = step.id
@@ -411,23 +501,25 @@ class JobRunner:
 
     @contextmanager
     def _section(
-        self, job: Job, section: Section, code: PhaseCode, attempt: _Attempt
+        self, job: Job, section: Section, code: PhaseCode, attempt: _Attempt, *, lasting: bool = False
     ) -> Iterator[_SectionOutput]:
+        """One section of the record. A `lasting` one stays open while steps run; what fails then is not its failure."""
         output = _SectionOutput(self, job.id, section, code)
         outcome = Outcome()
         try:
             yield output
-        except InfrastructureError as error:
-            output.begin()
-            outcome.status, outcome.error = Status.ERROR, str(error)
-            if attempt.failing_step is None and attempt.failing_section is None:
-                attempt.failing_section = section
-            raise
         except BaseException as error:
-            output.begin()
-            outcome.status, outcome.error = Status.ERROR, f"{type(error).__name__}: {error}"
+            if not lasting:
+                output.begin()
+                output.failed = str(error) if isinstance(error, InfrastructureError) else repr(error)
+                if attempt.failing_step is None and attempt.failing_section is None:
+                    attempt.failing_section = section
             raise
         finally:
+            if lasting and attempt.service_died is not None:
+                output.failed = str(attempt.service_died)
+            if output.failed is not None:
+                outcome.status, outcome.error = Status.ERROR, output.failed
             output.end(outcome)
 
     @contextmanager

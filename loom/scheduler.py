@@ -78,7 +78,9 @@ def _waits_for(plan: Plan, job: Job) -> list[str]:
 def _verdict(job: Job, waits_for: list[str], results: Mapping[str, JobResult]) -> Skip | bool:
     over = {job_id: results[job_id] for job_id in waits_for if job_id in results}
     all_over = len(over) == len(waits_for)
-    failed = [job_id for job_id, result in over.items() if not result.lets_go_on and result.status is not Status.SKIPPED]
+    failed = [
+        job_id for job_id, result in over.items() if not result.lets_go_on and result.status is not Status.SKIPPED
+    ]
     if job.when == "always":
         return all_over
     if job.when == "on_failure":

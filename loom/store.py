@@ -224,7 +224,9 @@ class Store:
                 return entry
         what = "failed run" if failed else "run"
         place = f" of {repo_root}" if repo_root else ""
-        raise RequestError(f"there is no {what}{place} yet", hint="`loom runs --all` lists every run", code="RUN_UNKNOWN")
+        raise RequestError(
+            f"there is no {what}{place} yet", hint="`loom runs --all` lists every run", code="RUN_UNKNOWN"
+        )
 
 
 def _same_checkout(entry: RunEntry, repo_root: Path) -> bool:

@@ -87,7 +87,7 @@ def run(options: Options) -> int:
         loaded,
         Selection(jobs=options.jobs, container=options.container),
         ResolveContext(
-            default_image=settings.default_image,
+            config=settings,
             predefined=engine.run_variables(run_id, source, ".loom/workflow.yml"),
         ),
     )

@@ -25,7 +25,10 @@ def joined(lines: list[Line]) -> bytes:
     return b"".join(parts)
 
 
-@given(st.lists(st.binary(max_size=40) | st.sampled_from([b"\n", "é€😀".encode(), b"\xff\n", b"abc\r"])), st.integers(4, 30))
+@given(
+    st.lists(st.binary(max_size=40) | st.sampled_from([b"\n", "é€😀".encode(), b"\xff\n", b"abc\r"])),
+    st.integers(4, 30),
+)
 def test_lines_give_back_the_bytes(chunks: list[bytes], limit: int) -> None:
     lines = all_lines(chunks, limit)
     assert joined(lines) == b"".join(chunks)

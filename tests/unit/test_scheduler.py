@@ -44,7 +44,12 @@ TWO_STAGES = plan(job("a", "build"), job("b", "build"), job("t", "test"))
         pytest.param(TWO_STAGES, {"a": BAD}, {"b"}, [], ["t"], id="a-failure-settles-the-next-stage-at-once"),
         pytest.param(TWO_STAGES, {"a": ALLOWED, "b": OK}, set(), ["t"], [], id="an-allowed-failure-lets-go-on"),
         pytest.param(
-            plan(job("a", "build"), job("t", "test", needs=[])), {}, set(), ["a", "t"], [], id="empty-needs-lift-the-gate"
+            plan(job("a", "build"), job("t", "test", needs=[])),
+            {},
+            set(),
+            ["a", "t"],
+            [],
+            id="empty-needs-lift-the-gate",
         ),
         pytest.param(
             plan(job("a", "build"), job("b", "build"), job("t", "test", needs=["a"])),
@@ -63,10 +68,20 @@ TWO_STAGES = plan(job("a", "build"), job("b", "build"), job("t", "test"))
             id="a-chain-of-skips-in-one-pass",
         ),
         pytest.param(
-            plan(job("a", "build"), job("f", "test", when="on_failure")), {"a": OK}, set(), [], ["f"], id="on_failure-unused"
+            plan(job("a", "build"), job("f", "test", when="on_failure")),
+            {"a": OK},
+            set(),
+            [],
+            ["f"],
+            id="on_failure-unused",
         ),
         pytest.param(
-            plan(job("a", "build"), job("f", "test", when="on_failure")), {"a": BAD}, set(), ["f"], [], id="on_failure-used"
+            plan(job("a", "build"), job("f", "test", when="on_failure")),
+            {"a": BAD},
+            set(),
+            ["f"],
+            [],
+            id="on_failure-used",
         ),
         pytest.param(
             plan(job("a", "build"), job("f", "test", when="always")), {"a": BAD}, set(), ["f"], [], id="always"
@@ -81,7 +96,9 @@ TWO_STAGES = plan(job("a", "build"), job("b", "build"), job("t", "test"))
         ),
     ],
 )
-def test_decide(the_plan: Plan, results: dict[str, JobResult], running: set[str], start: list[str], skipped: list[str]) -> None:
+def test_decide(
+    the_plan: Plan, results: dict[str, JobResult], running: set[str], start: list[str], skipped: list[str]
+) -> None:
     decision = decide(the_plan, results, frozenset(running))
     assert (list(decision.start), [skip.job_id for skip in decision.skip]) == (start, skipped)
 
