@@ -44,6 +44,7 @@ class Request:
     jobs_at_once: int = 2
     fail_fast: bool = False
     mount_mode: MountMode = MountMode.BIND
+    grace_s: float = 10.0
     preflight: Callable[[], None] | None = None
     """Checked before any job starts (does an engine answer?); raises InfrastructureError."""
     identity: Mapping[str, Any] = field(default_factory=dict)
@@ -115,7 +116,9 @@ class _Run:
             for job in self._first_jobs():
                 self._opener.open_ahead(job)
             taken = snapshot.take(self._request.source, self._workspace, cancel=self._cancel)
-            self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "snapshot_taken", snapshot_shape(taken))
+            self._journal.fact(
+                RUN, PhaseCode.RUN_BOOTSTRAP, "snapshot_taken", {**taken.document(), "path": str(taken.path)}
+            )
         except LoomError as error:
             outcome.status, outcome.error = Status.ERROR, str(error)
             if self._cancel.requested:
@@ -195,6 +198,9 @@ class _Run:
     def _finalize(self, status: Status) -> None:
         code = run_exit_code(status, self._cancel.exit_code)
         with self._journal.span(RUN, PhaseCode.RUN_FINALIZE):
+            for provider in self._request.tools.providers.values():
+                for text in provider.close():
+                    self._journal.fact(RUN, PhaseCode.RUN_FINALIZE, "warning", {"text": text})
             failing = self._recorder.fold.failing_job()
             error = self._error
             if error is None and failing is not None and failing.result is not None:
@@ -222,6 +228,7 @@ class _Run:
             workspace=self._workspace,
             variables=run_variables(request.run_id, source, request.plan.workflow_path),
             mount_mode=request.mount_mode,
+            grace_s=request.grace_s,
             read_only_mounts=tuple(ReadOnlyMount(path=path) for path in source.read_only_mounts),
         )
 
@@ -292,17 +299,4 @@ def _job_shape(job: Job) -> dict[str, Any]:
         "matrix": dict(job.matrix),
         "services": [service.name for service in job.services],
         "steps": [{"id": step.id, "command": step.script} for step in job.steps],
-    }
-
-
-def snapshot_shape(taken: Snapshot) -> dict[str, Any]:
-    return {
-        "path": str(taken.path),
-        "head_sha": taken.head_sha,
-        "tree_sha": taken.tree_sha,
-        "branch": taken.branch,
-        "files": taken.files,
-        "bytes": taken.bytes,
-        "changed": len(taken.changed),
-        "left_out": [{"path": left.path, "reason": left.reason} for left in taken.left_out],
     }

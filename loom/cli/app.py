@@ -35,7 +35,7 @@ def _root() -> None:
     pass
 
 
-from loom.cli import version  # noqa: E402
+from loom.cli import run, version  # noqa: E402
 
-for _group in (version,):
+for _group in (run, version):
     _group.register(app)

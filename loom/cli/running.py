@@ -62,7 +62,9 @@ def signals(cancel: Cancel) -> Iterator[None]:
 def run(options: Options) -> int:
     """Run the workflow; the exit code of the process."""
     from loom import config, engine, snapshot, workflow
+    from loom.cli import parts
     from loom.errors import RequestError
+    from loom.images import LOCK_PATH, load_lock
     from loom.plan import MountMode, ResolveContext, Selection, resolve
     from loom.store import Store
 
@@ -96,6 +98,11 @@ def run(options: Options) -> int:
     from loom.render.screen import Screen, closing_lines
 
     screen = Screen(look, write)
+    engine_ = parts.Engine(settings, environ)
+
+    def preflight() -> None:
+        engine_()
+
     with signals(cancel):
         ran = engine.execute(
             engine.Request(
@@ -103,7 +110,10 @@ def run(options: Options) -> int:
                 command=sys.argv,
                 plan=plan,
                 source=source,
-                tools=tools(settings, environ),
+                tools=parts.tools_for(
+                    plan, settings, environ, source.root, load_lock(source.root / LOCK_PATH), engine_
+                ),
+                preflight=preflight if parts.needs_engine(plan) else None,
                 store=Store(settings.state_dir),
                 tmp_dir=settings.tmp_dir,
                 clock_ns=time.time_ns,
@@ -112,15 +122,12 @@ def run(options: Options) -> int:
                 jobs_at_once=settings.jobs or os.cpu_count() or 2,
                 fail_fast=settings.fail_fast,
                 mount_mode=MountMode(settings.mount_mode),
+                grace_s=settings.grace,
             )
         )
     for line in closing_lines(ran.receipt.status.value, str(ran.receipt_path), look):
         write(line)
     return ran.receipt.exit_code
-
-
-def tools(settings: Any, environ: Mapping[str, str]) -> Any:
-    raise NotImplementedError
 
 
 def screen_parts(color: str, *, quiet: bool, verbose: bool, stream: bool) -> tuple[Any, Callable[[str], None]]:
