@@ -53,7 +53,7 @@ class OpenServices(Protocol):
 class ResolveSecrets(Protocol):
     """The values of a job's secrets, and what is missing of those that need not be there (as text)."""
 
-    def __call__(self, job: Job) -> tuple[Mapping[str, bytes], Sequence[str]]: ...
+    def __call__(self, job: Job, /) -> tuple[Mapping[str, bytes], Sequence[str]]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
