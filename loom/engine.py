@@ -20,9 +20,9 @@ from loom.plan import Job, MountMode, Plan
 from loom.providers.base import ReadOnlyMount
 from loom.recorder import Recorder
 from loom.records import Receipt, run_exit_code, run_status
-from loom.results import Status
+from loom.results import JobResult, Skip, Status
 from loom.runner import JobRunner, PlaceOpener, Settings, Tools
-from loom.scheduler import JobResult, Skip, run_jobs
+from loom.scheduler import run_jobs
 from loom.snapshot import Snapshot, Source
 from loom.store import RUN_PREFIX, RunRecord, Store, boot_id, process_start
 

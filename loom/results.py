@@ -70,6 +70,25 @@ class Exit:
                 return Status.CANCELED
 
 
+@dataclass(frozen=True, kw_only=True)
+class JobResult:
+    status: Status
+    allowed_failure: bool = False
+    exit_code: int | None = None
+
+    @property
+    def lets_go_on(self) -> bool:
+        """Whether jobs that wait for this one's success may start."""
+        return self.status is Status.SUCCESS or self.allowed_failure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skip:
+    job_id: str
+    reason: str
+    blocked_by: str | None = None
+
+
 _WORST_FIRST = (Status.ERROR, Status.FAILURE, Status.TIMED_OUT, Status.CANCELED, Status.SUCCESS, Status.SKIPPED)
 
 

@@ -20,8 +20,7 @@ from loom.events import PhaseCode, Section, Where
 from loom.journal import Journal, Outcome, OutputWriter
 from loom.plan import Image, Job, MountMode, ProviderName, Step
 from loom.providers.base import Command, Provider, ReadOnlyMount, Session, SessionRequest
-from loom.results import Ended, Exit, OnOutput, Status, Stream
-from loom.scheduler import JobResult, Skip
+from loom.results import Ended, Exit, JobResult, OnOutput, Skip, Status, Stream
 
 AFTER_SCRIPT_TIMEOUT_S = 300.0
 """An `after_script` step gets its own time, as in GitLab: the job's own may be used up."""

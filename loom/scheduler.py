@@ -6,36 +6,10 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from loom.cancel import Cancel
 from loom.plan import Job, Plan
-from loom.results import Status
-
-
-class JobState(StrEnum):
-    WAITING = "waiting"
-    RUNNING = "running"
-    DONE = "done"
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobResult:
-    status: Status
-    allowed_failure: bool = False
-    exit_code: int | None = None
-
-    @property
-    def lets_go_on(self) -> bool:
-        """Whether jobs that wait for this one's success may start."""
-        return self.status is Status.SUCCESS or self.allowed_failure
-
-
-@dataclass(frozen=True, kw_only=True)
-class Skip:
-    job_id: str
-    reason: str
-    blocked_by: str | None = None
+from loom.results import JobResult, Skip, Status
 
 
 @dataclass(frozen=True, kw_only=True)

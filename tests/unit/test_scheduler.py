@@ -7,8 +7,8 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.plan import Job, Need, Plan, ProviderName, Step
-from loom.results import Status
-from loom.scheduler import JobResult, Skip, decide, run_jobs
+from loom.results import JobResult, Skip, Status
+from loom.scheduler import decide, run_jobs
 
 OK = JobResult(status=Status.SUCCESS)
 BAD = JobResult(status=Status.FAILURE, exit_code=1)
