@@ -42,7 +42,7 @@ is_root() { [ "$(id -u)" = 0 ]; }
 # What counts is that a thing is there, not that apt brought it: other distributions and hand-made machines work too.
 is_there() {
   case $1 in
-    git | iptables | make | mmdebstrap) command -v "$1" >/dev/null ;;
+    docker-registry | git | iptables | mmdebstrap) command -v "$1" >/dev/null ;;
     ca-certificates) [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/ssl/cert.pem ] ;;
     python3 | python3-venv) [ -n "$(find_python)" ] ;;
     docker.io) command -v dockerd >/dev/null ;;
@@ -85,6 +85,22 @@ packages() {
     die 2 "apt-get could not install ${known[*]} (whole output: $log)" "Look at the lines above, then run this again."
   fi
   rm -f "$log"
+}
+
+# packages_for_tests NAME...: as packages, but a server among them is not started: the tests start their own.
+packages_for_tests() {
+  local policy=/usr/sbin/policy-rc.d ours=
+  if is_root && [ ! -e "$policy" ] && command -v apt-get >/dev/null; then
+    ours=1
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+  fi
+  packages "$@"
+  if [ -n "$ours" ]; then
+    rm -f "$policy"
+    trap - EXIT
+  fi
 }
 
 die_for_packages() {
