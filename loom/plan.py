@@ -217,6 +217,8 @@ class Job:
     secrets: tuple[Secret, ...] = ()
     matrix: Mapping[str, str] = field(default_factory=dict)
     runner_pool: str | None = None
+    rule: int | None = None
+    """Which of the job's rules let it run, from 0; None when it has none (or was named)."""
 
 
 @dataclass(frozen=True, kw_only=True)

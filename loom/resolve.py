@@ -10,6 +10,7 @@ from itertools import product
 
 from loom import expansion, expressions, globs
 from loom import plan as p
+from loom.config import Config
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.graph import closure, order
 from loom.units import nearest
@@ -520,6 +521,7 @@ class Resolver:
             ),
             matrix=candidate.matrix,
             runner_pool=fields.runner_pool,
+            rule=candidate.decision.rule,
         )
 
     def variables(self, candidate: Candidate, known: Mapping[str, str]) -> dict[str, str]:
@@ -737,3 +739,20 @@ def _aliases(reference: str) -> tuple[str, ...]:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def problems_of(workflow: Workflow, config: Config | None = None) -> list[Problem]:
+    """What would be wrong with any plan of this workflow: every job is built, whatever its rules say."""
+    placeholders = dict.fromkeys(PREDEFINED, "x")
+    context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")
+    resolver = Resolver(workflow, p.Selection(), context)
+    for entry in workflow.jobs.values():
+        given: dict[str, str] = {}
+        for rule in (*(workflow.rules or ()), *(entry.fields.rules or ())):
+            given |= rule.variables
+        for number, (job_id, matrix) in enumerate(job_ids(entry.name, entry.fields.parallel), start=1):
+            decision = Decision(runs=True, when="on_success", variables=given)
+            resolver.job(
+                Candidate(id=job_id, entry=entry, matrix=matrix, node_index=number, node_total=1, decision=decision)
+            )
+    return list(dict.fromkeys(resolver.problems))

@@ -35,7 +35,12 @@ def _root() -> None:
     pass
 
 
-from loom.cli import run, version  # noqa: E402
+from loom.cli import check, config, run, version  # noqa: E402
 
-for _group in (run, version):
+for _group in (
+    run,
+    check,
+    config,
+    version,
+):
     _group.register(app)

@@ -1,17 +1,122 @@
-"""Problems in a user's file as lines for a person: the place, the reason, and the source with a marker under it."""
+"""Problems in a user's files: as lines for a person, and in the formats that machines read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+from loom import __version__
 from loom.errors import Problem
+
+CHECK_SCHEMA_VERSION = "loom.check.v1"
+_WIDEST = 160
 
 
 def problem_lines(problems: Iterable[Problem]) -> Iterator[str]:
+    """The place, the reason, and the source with a marker under it."""
     for problem in problems:
         label = "" if problem.severity == "error" else f"{problem.severity}: "
         yield f"{problem.file}:{problem.line}:{problem.column}: {label}{problem.code} {problem.pointer}: {problem.message}"
-        if problem.source_line is not None:
+        if problem.source_line is not None and problem.source_line.strip():
             gutter = f"{problem.line:>5} | "
-            yield gutter + problem.source_line.replace("\t", " ")
-            yield " " * (len(gutter) - 2) + "| " + " " * (problem.column - 1) + "^" * max(1, problem.length)
+            source, column = _window(problem.source_line.replace("\t", " "), problem.column)
+            room = max(1, len(source) - column + 1)
+            yield gutter + source
+            yield " " * (len(gutter) - 2) + "| " + " " * (column - 1) + "^" * max(1, min(problem.length, room))
+
+
+def _window(source: str, column: int) -> tuple[str, int]:
+    """A long line cut to the part round the marker, and where the marker is in it."""
+    if len(source) <= _WIDEST:
+        return source, column
+    start = max(0, min(column - 1 - _WIDEST // 2, len(source) - _WIDEST))
+    cut = source[start : start + _WIDEST]
+    return ("…" + cut[1:] if start else cut), column - start
+
+
+def problem_document(problem: Problem) -> dict[str, Any]:
+    return {
+        "code": problem.code,
+        "severity": problem.severity,
+        "file": problem.file,
+        "line": problem.line,
+        "column": problem.column,
+        "length": problem.length,
+        "pointer": problem.pointer,
+        "message": problem.message,
+        "source": problem.source_line,
+    }
+
+
+def check_document(workflow_path: str, problems: Sequence[Problem], *, facts: dict[str, Any]) -> dict[str, Any]:
+    """What `loom check --format json` prints and the receipt holds."""
+    counts = {severity: sum(1 for p in problems if p.severity == severity) for severity in ("error", "warning")}
+    return {
+        "schema_version": CHECK_SCHEMA_VERSION,
+        "kind": "loom-check",
+        "loom_version": __version__,
+        "workflow_path": workflow_path,
+        **facts,
+        "errors": counts["error"],
+        "warnings": counts["warning"],
+        "problems": [problem_document(problem) for problem in problems],
+    }
+
+
+def github_lines(problems: Iterable[Problem]) -> Iterator[str]:
+    """GitHub's workflow commands: annotations on the lines of a pull request."""
+    for problem in problems:
+        end = problem.column + problem.length
+        place = f"file={_property(problem.file)},line={problem.line},col={problem.column},endColumn={end}"
+        text = f"{problem.pointer}: {problem.message}"
+        yield f"::{problem.severity} {place},title={_property(problem.code)}::{_data(text)}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def sarif_document(problems: Sequence[Problem]) -> dict[str, Any]:
+    """SARIF 2.1.0, as code scanning reads it."""
+    codes = list(dict.fromkeys(problem.code for problem in problems))
+    return {
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {
+                    "driver": {
+                        "name": "loom",
+                        "version": __version__,
+                        "rules": [{"id": code, "name": code.title().replace("_", "")} for code in codes],
+                    }
+                },
+                "columnKind": "unicodeCodePoints",
+                "results": [
+                    {
+                        "ruleId": problem.code,
+                        "ruleIndex": codes.index(problem.code),
+                        "level": problem.severity,
+                        "message": {"text": f"{problem.pointer}: {problem.message}"},
+                        "locations": [
+                            {
+                                "physicalLocation": {
+                                    "artifactLocation": {"uri": problem.file},
+                                    "region": {
+                                        "startLine": problem.line,
+                                        "startColumn": problem.column,
+                                        "endColumn": problem.column + problem.length,
+                                    },
+                                }
+                            }
+                        ],
+                    }
+                    for problem in problems
+                ],
+            }
+        ],
+    }

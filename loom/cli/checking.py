@@ -1,0 +1,143 @@
+"""What `loom check` and `loom compile` do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loom.cli.surroundings import find_root, resolve_context, workflow_path
+from loom.errors import Problem, WorkflowError
+from loom.results import ExitCode
+
+if TYPE_CHECKING:
+    from loom.plan import Plan, Selection
+    from loom.workflow import Workflow
+
+MAX_SHOWN = 200
+
+
+def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> int:
+    from loom import workflow
+    from loom.resolve import PREDEFINED, problems_of
+    from loom.workflow.lint import warnings
+
+    start = Path.cwd()
+    root = find_root(start)
+    path = workflow_path(root, named, start)
+    loaded: Workflow | None = None
+    problems: list[Problem] = []
+    hint: str | None = None
+    try:
+        loaded = workflow.load(path, root)
+        problems = problems_of(loaded)
+        problems += warnings(loaded, predefined=PREDEFINED)
+    except WorkflowError as error:
+        problems, hint = list(error.problems), error.hint
+    errors = sum(1 for problem in problems if problem.severity == "error")
+    failed = errors > 0 or (strict and bool(problems))
+    name = loaded.path if loaded is not None else (problems[0].file if problems else str(path))
+    _show(output, name, problems, loaded, hint)
+    if errors:
+        return ExitCode.REQUEST
+    return ExitCode.JOB_FAILED if failed else ExitCode.OK
+
+
+def _show(output: str, name: str, problems: Sequence[Problem], loaded: Workflow | None, hint: str | None) -> None:
+    import json
+
+    from loom.render.problems import check_document, github_lines, problem_lines, sarif_document
+
+    if output == "json":
+        print(json.dumps(check_document(name, problems, facts=_facts(loaded)), indent=2, ensure_ascii=False))
+    elif output == "sarif":
+        print(json.dumps(sarif_document(problems), indent=2, ensure_ascii=False))
+    elif output == "github":
+        for line in github_lines(problems):
+            print(line)
+    else:
+        for line in problem_lines(problems[:MAX_SHOWN]):
+            print(line)
+        if len(problems) > MAX_SHOWN:
+            print(f"... and {len(problems) - MAX_SHOWN} more; --format json has all of them")
+        if hint:
+            print(hint)
+        print(_verdict(name, problems, loaded))
+
+
+def _facts(loaded: Workflow | None) -> dict[str, Any]:
+    if loaded is None:
+        return {"files": [], "jobs": 0, "stages": []}
+    return {"files": [file.name for file in loaded.files], "jobs": len(loaded.jobs), "stages": list(loaded.stages)}
+
+
+def _verdict(name: str, problems: Sequence[Problem], loaded: Workflow | None) -> str:
+    errors = sum(1 for problem in problems if problem.severity == "error")
+    doubts = len(problems) - errors
+    found = [_count(errors, "error")] if errors else []
+    found += [_count(doubts, "warning")] if doubts else []
+    if errors or loaded is None:
+        return f"{name}: {', '.join(found)}"
+    size = f"{_count(len(loaded.jobs), 'job')} in {_count(len(loaded.stages), 'stage')}"
+    return f"{name}: ok, {size}" + (f", {', '.join(found)}" if found else "")
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def compile_(named: Path | None, output: str, selection: Selection, *, explain: str | None, base: str | None) -> int:
+    import sys
+
+    from loom import config, workflow
+    from loom.plan import resolve
+    from loom.render.plans import FORMATS
+
+    environ = dict(os.environ)
+    start = Path.cwd()
+    root = find_root(start)
+    settings = config.load(root=root, environ=environ, flags={})
+    loaded = workflow.load(workflow_path(root, named, start), root)
+    plan = resolve(loaded, selection, resolve_context(root, settings, environ, base))
+    if explain is not None:
+        return _explain(loaded, plan, explain, selection, settings, as_json=output == "json")
+    sys.stdout.write(FORMATS[output](plan))
+    if not plan.jobs:
+        sys.stderr.write("nothing would run; `left_out` in the plan says why\n")
+    return ExitCode.OK
+
+
+def _explain(loaded: Workflow, plan: Plan, wanted: str, selection: Selection, settings: Any, *, as_json: bool) -> int:
+    import json
+
+    from loom.errors import RequestError
+    from loom.explain import sources
+    from loom.units import nearest
+
+    jobs = [job for job in plan.jobs if wanted in (job.id, job.name)]
+    if not jobs:
+        reason = next((item.reason for item in plan.left_out if item.id == wanted), None)
+        if reason is not None:
+            raise RequestError(
+                f"{wanted} is not in the plan: {reason}",
+                hint=f"Name it to plan it anyway: loom compile {wanted} --explain {wanted}",
+            )
+        close = nearest(wanted, [job.id for job in plan.jobs])
+        raise RequestError(f"there is no job {wanted} in the plan" + (f"; did you mean {close}?" if close else ""))
+    documents = []
+    for job in jobs:
+        rows = sources(loaded, job, selection, settings)
+        documents.append(
+            {"id": job.id, "values": [{"key": r.key, "value": r.value, "by": r.by, "place": r.place} for r in rows]}
+        )
+        if not as_json:
+            width = min(40, max(len(row.key) for row in rows))
+            for row in rows:
+                value = row.value if isinstance(row.value, str) else json.dumps(row.value)
+                shown = value.replace("\n", "⏎ ")
+                shown = shown if len(shown) <= 60 else shown[:57] + "..."
+                print(f"{row.key:<{width}}  {shown:<30}  {row.by}" + (f" ({row.place})" if row.place else ""))
+    if as_json:
+        print(json.dumps(documents, indent=2, ensure_ascii=False))
+    return ExitCode.OK

@@ -1,0 +1,341 @@
+"""What is legal and almost surely wrong: the warnings of `loom check`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+
+from loom import expansion, expressions
+from loom.errors import Problem
+from loom.workflow.loading import Entry, Workflow
+from loom.yamlfile import Kind, Node, pointer
+
+_LOST = re.compile(
+    r"(cd|pushd|export|source|\.|alias|unset|set|shopt|umask|ulimit|trap)(\s+|$)|[A-Za-z_][A-Za-z0-9_]*=\S*$"
+)
+_HANDS_ON = "LOOM_ENV"
+_READ_BY_TOOLS = re.compile(
+    r"(PATH|HOME|USER|SHELL|TERM|TZ|LANG|LANGUAGE|EDITOR|PAGER|DISPLAY|CC|CXX|LD|AR|PREFIX|DESTDIR|COLUMNS|LINES|DEBUG|VERBOSE)$"
+    r"|(LC|XDG|CI|GIT|DOCKER|COMPOSE|BUILDKIT|BUILDAH|PIP|UV|POETRY|PDM|HATCH|TOX|NOX|PYTHON|PYTEST|COVERAGE|MYPY|RUFF|VIRTUALENV"
+    r"|CONDA|DJANGO|FLASK|NODE|NPM|YARN|PNPM|JEST|VITE|NEXT|CYPRESS|PLAYWRIGHT|PUPPETEER|GO|CGO|CARGO|RUST|RUSTUP|SCCACHE|CCACHE"
+    r"|JAVA|JDK|MAVEN|MVN|GRADLE|SBT|KOTLIN|DOTNET|NUGET|RUBY|BUNDLE|GEM|RAILS|RACK|COMPOSER|PHP|PERL|MIX|HEX|CMAKE|CTEST|MAKE|NINJA"
+    r"|MESON|CONAN|VCPKG|TERRAFORM|TF|ANSIBLE|AWS|AZURE|ARM|GCP|GOOGLE|GCLOUD|KUBE|HELM|POSTGRES|PG|MYSQL|MARIADB|REDIS|MONGO|RABBITMQ"
+    r"|DEBIAN|APT|SSL|REQUESTS|CURL|OPENSSL|OTEL|SENTRY|PRE|BAZEL|HOMEBREW|ELECTRON|ANDROID|GRADLE|FASTLANE|HUGO|SPHINX|LD|DYLD|MALLOC"
+    r"|OMP|MKL|CUDA|NVIDIA|TORCH|TF|HF)(_|[A-Z]*$)"
+    r"|.*(_PROXY|FLAGS|_URL|_DSN|_COLOR|_OPTS|_HOME|_CONFIG|_CACHE_DIR)$"
+)
+_PREDEFINED_ANYWAY = re.compile(r"(CI|LOOM)(_|$)")
+_BOOLEAN_ELSEWHERE = frozenset({"yes", "no", "on", "off", "y", "n", "Yes", "No", "On", "Off", "YES", "NO", "ON", "OFF"})
+
+
+def warnings(workflow: Workflow, *, predefined: Collection[str]) -> list[Problem]:
+    """Every doubtful thing, in file order. `predefined` are the names that loom gives a value to."""
+    found: list[Problem] = []
+    for check in (
+        _steps,
+        _templates,
+        _stages,
+        _unused_variables,
+        _unknown_names,
+        _texts,
+        _images,
+        _reach,
+        _artifacts,
+        _no_effect,
+    ):
+        found += check(workflow, frozenset(predefined))
+    rank = {file.name: number for number, file in enumerate(workflow.files)}
+    return sorted(dict.fromkeys(found), key=lambda p: (rank.get(p.file, 0), p.line, p.column, p.code))
+
+
+def _warn(node: Node, at: str, code: str, message: str) -> Problem:
+    return node.file.problem(node, at, message, code=code, severity="warning")
+
+
+def _steps(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+    for entry, key, number, node in _scripts(workflow):
+        lines = [
+            line.strip()
+            for line in re.split(r"\n|&&|;", node.text)
+            if line.strip() and not line.strip().startswith("#")
+        ]
+        if not lines or _HANDS_ON in node.text or not all(_LOST.match(line) for line in lines):
+            continue
+        word = lines[-1].split()[0].split("=")[0] if "=" in lines[-1].split()[0] else lines[-1].split()[0]
+        kind = "this variable" if "=" in lines[-1].split()[0] else word
+        advice = (
+            "write it in one step with the commands it is for (a step may have several lines)"
+            if word not in ("export",) and "=" not in lines[-1].split()[0]
+            else 'use `variables`, or hand it on: echo "NAME=value" >> "$LOOM_ENV"'
+        )
+        yield _warn(
+            node,
+            pointer(entry.name, key, number),
+            "WF_STEP_LOST",
+            f"each step is a fresh shell: {kind} ends with it; {advice}",
+        )
+
+
+def _scripts(workflow: Workflow) -> Iterator[tuple[Entry, str, int, Node]]:
+    for entry in workflow.entries.values():
+        for key in ("before_script", "script", "after_script"):
+            listed = entry.node.get(key)
+            nodes = [] if listed is None else listed.value if listed.kind is Kind.LIST else [listed]
+            for number, node in enumerate(nodes):
+                if isinstance(node.value, str):
+                    yield entry, key, number, node
+
+
+def _templates(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+    used = {name for entry in workflow.entries.values() for name in entry.fields.extends or ()}
+    for name, entry in workflow.templates.items():
+        if name not in used:
+            yield _warn(entry.key, pointer(name), "WF_TEMPLATE_UNUSED", f"no job extends {name}; use it or remove it")
+
+
+def _stages(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+    filled = {entry.fields.stage for entry in workflow.jobs.values()}
+    main = workflow.files[-1].root
+    listed = main.get("stages") if main is not None else None
+    for number, stage in enumerate(workflow.stages):
+        node = listed.get(number) if listed is not None else None
+        if stage not in filled and node is not None:
+            yield _warn(node, pointer("stages", number), "WF_STAGE_EMPTY", f"no job is in the stage {stage}; remove it")
+
+
+def _variable_nodes(workflow: Workflow) -> Iterator[tuple[str, str, Node, Node]]:
+    """Scope, name, key and value of every variable that is written somewhere."""
+    for name, node in workflow.variable_nodes.items():
+        holder = node.file.root.get("variables") if node.file.root is not None else None
+        yield "", name, (holder.key_node(name) if holder is not None else None) or node, node
+    if workflow.default is not None:
+        yield from _below("default", workflow.default)
+    for entry in workflow.entries.values():
+        yield from _below(entry.name, entry.node)
+
+
+def _below(scope: str, node: Node) -> Iterator[tuple[str, str, Node, Node]]:
+    variables = node.get("variables")
+    if variables is not None and variables.kind is Kind.MAPPING:
+        for name, value in variables.value.items():
+            yield scope, name, variables.keys[name], value
+
+
+def _unused_variables(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+    mentioned: set[str] = set()
+    word = re.compile(r"[A-Z_][A-Z0-9_]*")
+    for file in workflow.files:
+        if file.root is not None:
+            for text in _all_texts(file.root):
+                mentioned.update(word.findall(text))
+    for scope, name, key, _value in _variable_nodes(workflow):
+        if name not in mentioned and not _READ_BY_TOOLS.match(name):
+            at = pointer(scope, "variables", name) if scope else pointer("variables", name)
+            yield _warn(
+                key,
+                at,
+                "WF_VARIABLE_UNUSED",
+                f"nothing in the workflow mentions {name}; remove it if no program reads it",
+            )
+
+
+def _all_texts(node: Node) -> Iterator[str]:
+    """Every text value; keys are not among them."""
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        if current.kind is Kind.MAPPING:
+            pending += current.value.values()
+        elif current.kind is Kind.LIST:
+            pending += current.value
+        elif isinstance(current.value, str):
+            yield current.value
+
+
+def _unknown_names(workflow: Workflow, predefined: frozenset[str]) -> Iterator[Problem]:
+    everywhere = set(workflow.variables) | predefined
+    for setting in workflow.rules or ():
+        everywhere |= setting.variables.keys()
+    for node in _conditions(workflow.rules_node):
+        yield from _unknown_in_condition(node, everywhere, pointer("workflow", "rules"))
+    for entry in workflow.jobs.values():
+        fields = entry.fields
+        own = {*(fields.variables or {}), *(fields.secrets or {})}
+        for row in (fields.parallel.matrix if fields.parallel else None) or ():
+            own |= row.keys()
+        for rule in fields.rules or ():
+            own |= rule.variables.keys()
+        known = everywhere | own
+        for node in _conditions(entry.merged.get("rules")):
+            yield from _unknown_in_condition(node, known, pointer(entry.name, "rules"))
+        variables = entry.merged.get("variables")
+        for name, node in (variables.value if variables is not None and variables.kind is Kind.MAPPING else {}).items():
+            yield from _unknown_in_value(entry, name, node, known, set(fields.secrets or {}))
+
+
+def _conditions(rules: Node | None) -> Iterator[Node]:
+    for rule in rules.value if rules is not None and rules.kind is Kind.LIST else ():
+        condition = rule.get("if")
+        if condition is not None and isinstance(condition.value, str):
+            yield condition
+
+
+def _unknown_in_condition(node: Node, known: Collection[str], at: str) -> Iterator[Problem]:
+    try:
+        expression = expressions.parse(node.value)
+    except expressions.ExpressionError:
+        return
+    for name in dict.fromkeys(expressions.names(expression)):
+        if name not in known:
+            yield _warn(
+                node, at, "WF_NAME_UNKNOWN", f"${name} is not defined anywhere; it is null unless given with --var"
+            )
+
+
+def _unknown_in_value(
+    entry: Entry, name: str, node: Node, known: Collection[str], secrets: Collection[str]
+) -> Iterator[Problem]:
+    if not isinstance(node.value, str) or "$" not in node.value:
+        return
+    at = pointer(entry.name, "variables", name)
+    for other in dict.fromkeys(expansion.names(node.value)):
+        if other in secrets:
+            yield _warn(
+                node,
+                at,
+                "WF_NAME_UNKNOWN",
+                f"${other} is a secret, known to steps alone; ${other} stays as written here",
+            )
+        elif other == name:
+            continue  # a circle, which is an error of its own
+        elif other not in known:
+            yield _warn(
+                node,
+                at,
+                "WF_NAME_UNKNOWN",
+                f"${other} is not known when the plan is made and stays as written; set {name} in a step, or write $$ to mean it",
+            )
+
+
+def _texts(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+    for scope, name, _key, node in _variable_nodes(workflow):
+        if node.style == "" and node.value in _BOOLEAN_ELSEWHERE:
+            at = pointer(scope, "variables", name) if scope else pointer("variables", name)
+            yield _warn(
+                node,
+                at,
+                "WF_TEXT_AMBIGUOUS",
+                f'{node.text} is text here, but a boolean to many YAML readers; write "{node.text}"',
+            )
+
+
+def _images(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+    seen: set[int] = set()
+    for entry in workflow.entries.values():
+        for at, node in _image_nodes(entry):
+            if id(node) in seen or not isinstance(node.value, str) or "$" in node.value or "@" in node.value:
+                continue
+            seen.add(id(node))
+            name = node.value.rsplit("/", 1)[-1]
+            if name.endswith(":latest"):
+                yield _warn(
+                    node, at, "WF_IMAGE_LATEST", f"{node.value} changes without notice; name a version or a digest"
+                )
+            elif ":" not in name:
+                yield _warn(
+                    node,
+                    at,
+                    "WF_IMAGE_UNPINNED",
+                    f"{node.value} has no tag and means latest; name a version or a digest",
+                )
+
+
+def _image_nodes(entry: Entry) -> Iterator[tuple[str, Node]]:
+    image = entry.merged.get("image")
+    if image is not None:
+        built = image.get("build") is not None
+        name = image.get("name") if image.kind is Kind.MAPPING else image
+        if name is not None and not built:
+            yield pointer(entry.name, "image"), name
+    services = entry.merged.get("services")
+    for number, service in enumerate(services.value if services is not None and services.kind is Kind.LIST else ()):
+        written = service.get("image")
+        node = (written.get("name") or written) if written is not None else service.get("name") or service
+        if written is None or written.get("build") is None:
+            yield pointer(entry.name, "services", number), node
+
+
+def _reach(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+    """Jobs that never run by themselves and rules that are never looked at."""
+    never: set[str] = set()
+    for entry in workflow.jobs.values():
+        fields = entry.fields
+        listed = entry.merged.get("rules")
+        for number, rule in enumerate(fields.rules or ()):
+            last = number == len(fields.rules or ()) - 1
+            node = listed.get(number) if listed is not None else None
+            if rule.if_ is None and rule.changes is None and rule.exists is None and not last and node is not None:
+                message = "this rule always applies, so the rules after it are never looked at; put it last"
+                yield _warn(node, pointer(entry.name, "rules", number), "WF_RULE_UNREACHABLE", message)
+                break
+        whens = [rule.when or fields.when for rule in fields.rules] if fields.rules else [fields.when]
+        if all(when == "never" for when in whens):
+            never.add(entry.name)
+            yield _warn(
+                entry.key,
+                pointer(entry.name),
+                "WF_JOB_UNREACHABLE",
+                f"{entry.name} never runs unless it is named; remove it, or change `when`",
+            )
+    for entry in workflow.jobs.values():
+        for number, need in enumerate(entry.fields.needs or ()):
+            listed = entry.merged.get("needs")
+            node = (listed.get(number) if listed is not None else None) or entry.key
+            if need.job in never and not need.optional and entry.name not in never:
+                message = f"{need.job} never runs, so {entry.name} can't either; remove the need or make it optional"
+                yield _warn(node, pointer(entry.name, "needs", number), "WF_JOB_UNREACHABLE", message)
+
+
+def _artifacts(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+    """Artifacts that no later job gets. Those of the last jobs are for people."""
+    position = {stage: number for number, stage in enumerate(workflow.stages)}
+    jobs = workflow.jobs
+    taken = {need.job for entry in jobs.values() for need in entry.fields.needs or () if need.artifacts}
+    last_gated = max((position[str(e.fields.stage)] for e in jobs.values() if e.fields.needs is None), default=-1)
+    last = max((position[str(e.fields.stage)] for e in jobs.values()), default=-1)
+    for entry in jobs.values():
+        artifacts = entry.fields.artifacts
+        at = position[str(entry.fields.stage)]
+        if artifacts is None or not artifacts.paths or entry.name in taken or at < last_gated or at == last:
+            continue
+        node = entry.merged.get("artifacts") or entry.key
+        message = f"no later job gets the artifacts of {entry.name}: those after it have `needs` without it"
+        yield _warn(node, pointer(entry.name, "artifacts"), "WF_ARTIFACTS_UNUSED", message)
+
+
+def _no_effect(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+    seen: set[int] = set()
+    for entry in workflow.jobs.values():
+        fields = entry.fields
+        pool = entry.merged.get("runner_pool")
+        if pool is not None and id(pool) not in seen:
+            seen.add(id(pool))
+            yield _warn(
+                pool, pointer(entry.name, "runner_pool"), "WF_NO_EFFECT", "runner_pool has no effect on a local run"
+            )
+        step = entry.merged.get("step_timeout")
+        if (
+            step is not None
+            and fields.timeout is not None
+            and fields.step_timeout is not None
+            and fields.step_timeout > fields.timeout
+        ):
+            yield _warn(
+                step,
+                pointer(entry.name, "step_timeout"),
+                "WF_NO_EFFECT",
+                "step_timeout is longer than timeout, which ends the job first",
+            )
+        if fields.retry is not None and fields.retry.max == 0 and (fields.retry.exit_codes or fields.retry.backoff):
+            node = entry.merged.get("retry") or entry.key
+            yield _warn(node, pointer(entry.name, "retry"), "WF_NO_EFFECT", "max is 0, so nothing is tried again")
