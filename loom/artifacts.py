@@ -22,8 +22,8 @@ from loom import junit
 from loom.errors import ArtifactError
 from loom.junit import FailingTest
 from loom.masking import Masker
-from loom.plan import Artifacts, When
-from loom.results import OnOutput, Status
+from loom.plan import Artifacts
+from loom.results import OnOutput
 from loom.view import (
     FORMAT,
     Item,
@@ -79,17 +79,6 @@ class TestReports:
     failing: tuple[FailingTest, ...] = ()
     missing: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
-
-
-def wanted(when: When, status: Status) -> bool:
-    """Whether artifacts (or a cache) with this `when` are kept from a job that ended like this."""
-    match when:
-        case "always":
-            return True
-        case "on_success":
-            return status is Status.SUCCESS
-        case "on_failure":
-            return status is not Status.SUCCESS
 
 
 def collect(

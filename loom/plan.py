@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
 from loom.config import Config
+from loom.results import Status
 
 if TYPE_CHECKING:
     from loom.workflow import Workflow
@@ -149,6 +150,17 @@ class Service:
 
 
 When = Literal["on_success", "on_failure", "always"]
+
+
+def wanted(when: When, status: Status) -> bool:
+    """Whether artifacts or a cache with this `when` are kept from a job that ended like this."""
+    match when:
+        case "always":
+            return True
+        case "on_success":
+            return status is Status.SUCCESS
+        case "on_failure":
+            return status is not Status.SUCCESS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,8 @@ FORMAT = tarfile.GNU_FORMAT  # names as bytes, of any length, and nothing that d
 _OWN = (".git/loom", ".loom/.runtime")
 _GIT = ".git"
 _CHUNK = 1 << 20
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SECOND = 1_000_000_000
 _META = re.compile(r"[*?\[{]")
 
 
@@ -48,7 +50,7 @@ class Entry:
     path: str
     kind: Kind
     mode: int
-    mtime: int
+    mtime_ns: int
     size: int = 0
     target: str = ""
 
@@ -219,115 +221,12 @@ class DirectoryView:
         self.root = root
 
     def read(self, selection: Selection, on_skipped: Callable[[Skipped], None]) -> Iterator[Item]:
-        seen: dict[tuple[int, int], str] = {}
-        root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for start in selection.roots:
-                yield from self._start(root, start, selection, seen, on_skipped)
-        finally:
-            os.close(root)
+        yield from _Walk(selection, on_skipped, contents=True).from_root(self.root)
 
-    def _start(
-        self,
-        root: int,
-        start: str,
-        selection: Selection,
-        seen: dict[tuple[int, int], str],
-        on_skipped: Callable[[Skipped], None],
-    ) -> Iterator[Item]:
-        """From one of the selection's roots on; none when it is not there or lies behind a link."""
-        if not start:
-            yield from self._below(root, "", False, selection, seen, on_skipped)
-            return
-        above, _, name = start.rpartition("/")
-        held = os.dup(root)
-        try:
-            for part in above.split("/") if above else ():
-                try:
-                    deeper = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=held)
-                except OSError as error:
-                    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                        return
-                    raise
-                os.close(held)
-                held = deeper
-            yield from self._one(held, name, start, False, selection, seen, on_skipped)
-        finally:
-            os.close(held)
-
-    def _below(
-        self,
-        directory: int,
-        prefix: str,
-        inside: bool,
-        selection: Selection,
-        seen: dict[tuple[int, int], str],
-        on_skipped: Callable[[Skipped], None],
-    ) -> Iterator[Item]:
-        with os.scandir(directory) as listing:
-            names = sorted(entry.name for entry in listing)
-        for name in names:
-            path = f"{prefix}/{name}" if prefix else name
-            yield from self._one(directory, name, path, inside, selection, seen, on_skipped)
-
-    def _one(
-        self,
-        directory: int,
-        name: str,
-        path: str,
-        inside: bool,
-        selection: Selection,
-        seen: dict[tuple[int, int], str],
-        on_skipped: Callable[[Skipped], None],
-    ) -> Iterator[Item]:
-        # `inside`: a directory above is meant, so this is, unless it is excluded.
-        if selection.never(path):
-            return
-        try:
-            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        except FileNotFoundError:
-            return  # a root that is not there, or gone since its directory was listed
-        taken = inside or selection.takes(path)
-        mode, mtime = status.st_mode & 0o777, int(status.st_mtime)
-        if stat.S_ISDIR(status.st_mode):
-            if not taken and not selection.may_hold(path):
-                return
-            try:
-                opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-            except OSError as error:
-                on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
-                return
-            try:
-                if taken:
-                    yield Entry(path, "directory", mode, mtime), None
-                yield from self._below(opened, path, taken, selection, seen, on_skipped)
-            finally:
-                os.close(opened)
-        elif not taken:
-            return
-        elif stat.S_ISLNK(status.st_mode):
-            yield Entry(path, "link", 0o777, mtime, 0, os.readlink(name, dir_fd=directory)), None
-        elif stat.S_ISREG(status.st_mode):
-            same = (status.st_dev, status.st_ino)
-            if status.st_nlink > 1 and same in seen:
-                yield Entry(path, "hardlink", mode, mtime, 0, seen[same]), None
-                return
-            try:
-                # Not blocking: a FIFO that took the file's place meanwhile would wait for a writer for ever.
-                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-                opened = os.open(name, flags, dir_fd=directory)
-            except OSError as error:
-                on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
-                return
-            with os.fdopen(opened, "rb", buffering=0) as file:
-                status = os.fstat(opened)
-                if not stat.S_ISREG(status.st_mode):
-                    return
-                if status.st_nlink > 1:
-                    seen[same] = path
-                yield Entry(path, "file", mode, mtime, status.st_size), file
-        else:
-            on_skipped(Skipped(path=path, reason=f"{_special(status.st_mode)}, not a file"))
+    def entries(self, selection: Selection, on_skipped: Callable[[Skipped], None]) -> Iterator[Entry]:
+        """What `read` would give, without opening any file."""
+        for entry, _ in _Walk(selection, on_skipped, contents=False).from_root(self.root):
+            yield entry
 
     def write(self, open_archive: Callable[[], IO[bytes]], *, links_out: bool) -> Written:
         written = Written()
@@ -336,12 +235,123 @@ class DirectoryView:
             tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive,
             closing(TreeWriter(self.root)) as writer,
         ):
-            for entry, file in _members(archive, links_out=links_out):
-                writer.put(entry, file)
-                written.files += entry.kind != "directory"
-                written.bytes += entry.size
-            writer.finish()
+            try:
+                for entry, file in _members(archive, links_out=links_out):
+                    writer.put(entry, file)
+                    written.files += entry.kind != "directory"
+                    written.bytes += entry.size
+                writer.finish()
+            except BaseException:
+                writer.undo()
+                raise
         return written
+
+
+class _Walk:
+    """One walk below a directory, by directory descriptors: a directory that becomes a link meanwhile is not entered."""
+
+    def __init__(self, selection: Selection, on_skipped: Callable[[Skipped], None], *, contents: bool) -> None:
+        self._selection = selection
+        self._on_skipped = on_skipped
+        self._contents = contents
+        self._seen: dict[tuple[int, int], str] = {}
+
+    def from_root(self, path: Path) -> Iterator[Item]:
+        root = os.open(path, _DIRECTORY)
+        try:
+            for start in self._selection.roots:
+                yield from self._start(root, start)
+        finally:
+            os.close(root)
+
+    def _start(self, root: int, start: str) -> Iterator[Item]:
+        """From one of the selection's roots on; nothing when it is not there or lies behind a link."""
+        if not start:
+            yield from self._below(root, "", inside=False)
+            return
+        above, _, name = start.rpartition("/")
+        held = os.dup(root)
+        try:
+            for part in above.split("/") if above else ():
+                try:
+                    deeper = os.open(part, _DIRECTORY, dir_fd=held)
+                except OSError as error:
+                    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                        return
+                    raise
+                os.close(held)
+                held = deeper
+            yield from self._one(held, name, start, inside=False)
+        finally:
+            os.close(held)
+
+    def _below(self, directory: int, prefix: str, *, inside: bool) -> Iterator[Item]:
+        with os.scandir(directory) as listing:
+            names = sorted(entry.name for entry in listing)
+        for name in names:
+            yield from self._one(directory, name, f"{prefix}/{name}" if prefix else name, inside=inside)
+
+    def _one(self, directory: int, name: str, path: str, *, inside: bool) -> Iterator[Item]:
+        """`inside`: a directory above is meant, so this is too unless it is excluded."""
+        selection = self._selection
+        if selection.never(path):
+            return
+        try:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return  # a root that is not there, or gone since its directory was listed
+        taken = inside or selection.takes(path)
+        if stat.S_ISDIR(status.st_mode):
+            if taken or selection.may_hold(path):
+                yield from self._directory(directory, name, path, status, taken=taken)
+        elif not taken:
+            return
+        elif stat.S_ISLNK(status.st_mode):
+            yield _entry(path, "link", status, os.readlink(name, dir_fd=directory)), None
+        elif stat.S_ISREG(status.st_mode):
+            yield from self._file(directory, name, path, status)
+        else:
+            self._on_skipped(Skipped(path=path, reason=f"{_special(status.st_mode)}, not a file"))
+
+    def _directory(self, above: int, name: str, path: str, status: os.stat_result, *, taken: bool) -> Iterator[Item]:
+        try:
+            opened = os.open(name, _DIRECTORY, dir_fd=above)
+        except OSError as error:
+            self._on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
+            return
+        try:
+            if taken:
+                yield _entry(path, "directory", status), None
+            yield from self._below(opened, path, inside=taken)
+        finally:
+            os.close(opened)
+
+    def _file(self, directory: int, name: str, path: str, status: os.stat_result) -> Iterator[Item]:
+        if status.st_nlink > 1:
+            same = (status.st_dev, status.st_ino)
+            if same in self._seen:
+                yield _entry(path, "hardlink", status, self._seen[same]), None
+                return
+            self._seen[same] = path
+        if not self._contents:
+            yield _entry(path, "file", status), None
+            return
+        try:
+            # Not blocking: a FIFO that took the file's place meanwhile would wait for a writer for ever.
+            opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        except OSError as error:
+            self._on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
+            return
+        with os.fdopen(opened, "rb", buffering=0) as file:
+            status = os.fstat(opened)
+            if stat.S_ISREG(status.st_mode):
+                yield _entry(path, "file", status), file
+
+
+def _entry(path: str, kind: Kind, status: os.stat_result, target: str = "") -> Entry:
+    size = status.st_size if kind == "file" else 0
+    mode = 0o777 if kind == "link" else status.st_mode & 0o777
+    return Entry(path, kind, mode, status.st_mtime_ns, size, target)
 
 
 class Archiver(Protocol):
@@ -379,7 +389,7 @@ class TarView:
                         continue
                     taken.add(path)
                     size = member.size if kind == "file" else 0
-                    entry = Entry(path, kind, member.mode & 0o777, int(member.mtime), size, target)
+                    entry = Entry(path, kind, member.mode & 0o777, int(member.mtime) * _SECOND, size, target)
                     yield entry, (archive.extractfile(member) if kind == "file" else None)
 
     def write(self, open_archive: Callable[[], IO[bytes]], *, links_out: bool) -> Written:
@@ -429,7 +439,7 @@ class _Chunks:
 def header_of(entry: Entry) -> tarfile.TarInfo:
     """An entry as a member of an archive: no owner, and for the same tree always the same bytes."""
     member = tarfile.TarInfo(entry.path)
-    member.mode, member.mtime, member.size = entry.mode, entry.mtime, entry.size if entry.kind == "file" else 0
+    member.mode, member.mtime, member.size = entry.mode, entry.mtime_ns // _SECOND, entry.size
     member.linkname = entry.target
     match entry.kind:
         case "file":
@@ -484,7 +494,9 @@ def _members(archive: tarfile.TarFile, *, links_out: bool) -> Iterator[Item]:
         if any(_below(path, own) for own in _OWN):
             raise UnsafeArchive(f"{name!r} is a place of loom's own record")
         target = _normal(member.linkname) if kind == "hardlink" else member.linkname
-        entry = Entry(path, kind, member.mode & 0o777, int(member.mtime), member.size if kind == "file" else 0, target)
+        entry = Entry(
+            path, kind, member.mode & 0o777, int(member.mtime) * _SECOND, member.size if kind == "file" else 0, target
+        )
         if kind == "hardlink" and (target not in files or member.linkname.startswith("/")):
             raise UnsafeArchive(f"{name!r} is a hard link to {member.linkname!r}, which is not in the archive")
         if kind == "link" and not target:
@@ -512,6 +524,7 @@ class TreeWriter:
     def __init__(self, root: Path) -> None:
         self._stack: list[tuple[str, int]] = [("", os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))]
         self._directories: list[Entry] = []
+        self._made: list[str] = []
 
     def close(self) -> None:
         while self._stack:
@@ -528,11 +541,12 @@ class TreeWriter:
             case "file":
                 assert file is not None, "a file comes with its content"
                 if not _same(entry, name, directory):
+                    self._made.append(entry.path)
                     _write_file(entry, file, name, directory)
             case "link":
                 _make_way(name, directory, entry.path)
                 os.symlink(entry.target, name, dir_fd=directory)
-                os.utime(name, (entry.mtime, entry.mtime), dir_fd=directory, follow_symlinks=False)
+                os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
             case "hardlink":
                 self._link(entry, name)
 
@@ -546,12 +560,19 @@ class TreeWriter:
         finally:
             os.close(source)
 
+    def undo(self) -> None:
+        """Take away the files that were written, so that nobody takes a part for the whole."""
+        for path in self._made:
+            above, _, name = path.rpartition("/")
+            with suppress(OSError, UnsafeArchive):
+                os.unlink(name, dir_fd=self._enter(above))
+
     def finish(self) -> None:
         """Directories get their modes and times last: what is written into them would change both."""
         for entry in reversed(self._directories):
             descriptor = self._enter(entry.path)
             os.fchmod(descriptor, entry.mode)
-            os.utime(descriptor, (entry.mtime, entry.mtime))
+            os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
 
     def _enter(self, path: str) -> int:
         """The directory at `path`, made where it is missing."""
@@ -567,13 +588,12 @@ class TreeWriter:
 
     @staticmethod
     def _step(path: str, name: str, above: int) -> int:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            return os.open(name, flags, dir_fd=above)
+            return os.open(name, _DIRECTORY, dir_fd=above)
         except FileNotFoundError:
             with suppress(FileExistsError):
                 os.mkdir(name, 0o755, dir_fd=above)
-            return os.open(name, flags, dir_fd=above)
+            return os.open(name, _DIRECTORY, dir_fd=above)
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 raise UnsafeArchive(
@@ -591,7 +611,7 @@ def _same(entry: Entry, name: str, directory: int) -> bool:
     return (
         stat.S_ISREG(status.st_mode)
         and status.st_size == entry.size
-        and int(status.st_mtime) == entry.mtime
+        and status.st_mtime_ns == entry.mtime_ns
         and status.st_mode & 0o777 == entry.mode
     )
 
@@ -626,7 +646,7 @@ def _write_file(entry: Entry, file: IO[bytes], name: str, directory: int) -> Non
             while view:
                 view = view[os.write(descriptor, view) :]
         os.fchmod(descriptor, entry.mode)
-        os.utime(descriptor, (entry.mtime, entry.mtime))
+        os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
     finally:
         os.close(descriptor)
 

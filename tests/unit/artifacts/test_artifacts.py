@@ -12,7 +12,7 @@ import pytest
 from loom import artifacts
 from loom.errors import ArtifactError
 from loom.masking import Masker
-from loom.plan import Artifacts
+from loom.plan import Artifacts, wanted
 from loom.results import Status, Stream
 from loom.view import DirectoryView, TarView, WorkspaceView
 
@@ -348,7 +348,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(workspace: Path, tmp_path: Path)
 )
 def test_when(when: str, success: bool, failure: bool, timed_out: bool) -> None:
     statuses = (Status.SUCCESS, Status.FAILURE, Status.TIMED_OUT)
-    assert [artifacts.wanted(when, status) for status in statuses] == [success, failure, timed_out]  # type: ignore[arg-type]
+    assert [wanted(when, status) for status in statuses] == [success, failure, timed_out]  # type: ignore[arg-type]
 
 
 def test_reports(workspace: Path, view_of: ViewOf) -> None:
