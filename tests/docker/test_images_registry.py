@@ -455,9 +455,9 @@ def test_what_is_served_now(tmp_path: Path, registry: Registry, guarded: Registr
 
     digest = publish(registry, "served:1")
     run = Run(tmp_path).config(auths={guarded.host: {"auth": BASIC}})
-    assert run.images.served_digest(parse_reference(f"{registry.host}/served:1")) == digest
+    assert run.images.served(parse_reference(f"{registry.host}/served:1")).digest == digest
     secret = publish(guarded, "served:1")
-    assert run.images.served_digest(parse_reference(f"{guarded.host}/served:1")) == secret
+    assert run.images.served(parse_reference(f"{guarded.host}/served:1")).digest == secret
     with pytest.raises(ImageError) as refused:
-        run.images.served_digest(parse_reference(f"{registry.host}/served:2"))
+        run.images.served(parse_reference(f"{registry.host}/served:2"))
     assert refused.value.code == "IMAGE_NOT_FOUND"

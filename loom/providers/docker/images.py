@@ -48,6 +48,17 @@ class ResolvedImage:
     """When the image was made, as the engine says it (RFC 3339)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What a registry answers for a name. `platforms` is empty when it does not say."""
+
+    digest: str
+    platforms: tuple[str, ...] = ()
+
+    def made_for(self, platform: str) -> bool:
+        return any(_same_platform(one, platform) for one in self.platforms)
+
+
 class Images:
     """Thread-safe. Nothing is asked of the engine before the first `resolve`."""
 
@@ -74,6 +85,13 @@ class Images:
             if self._client is None:
                 self._client = self._client_factory()
             return self._client
+
+    def close(self) -> None:
+        """Let go of the engine, should it have been asked."""
+        with self._guard:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
 
     def platform_of(self, image: plan.Image) -> str:
         """The platform asked for, else the engine's own."""
@@ -244,8 +262,8 @@ class Images:
             )
         return had
 
-    def served_digest(self, reference: Reference) -> str:
-        """The digest that the registry serves for a name right now, without pulling. ImageError when it can't be known."""
+    def served(self, reference: Reference) -> Served:
+        """What the registry serves for a name right now, without pulling. ImageError when that can't be known."""
         credentials = credentials_for(reference.registry, self._environ)
         try:
             with engine_errors():
@@ -254,7 +272,12 @@ class Images:
                 )
         except docker.errors.APIError as error:
             raise explain(reference, _said(error), "", credentials) from error
-        return str(served["Descriptor"]["digest"])
+        platforms = (
+            normal_platform("/".join(filter(None, (entry.get("os"), entry.get("architecture"), entry.get("variant")))))
+            for entry in served.get("Platforms") or ()
+            if entry.get("os") not in (None, "", "unknown")
+        )
+        return Served(digest=str(served["Descriptor"]["digest"]), platforms=tuple(platforms))
 
     def pull(self, reference: Reference, platform: str, *, on_output: OnOutput, cancel: Cancel) -> None:
         """Pull with the user's credentials; a registry that does not answer gets a few more tries."""
