@@ -35,12 +35,13 @@ def _root() -> None:
     pass
 
 
-from loom.cli import check, config, run, version  # noqa: E402
+from loom.cli import check, config, images, run, version  # noqa: E402
 
 for _group in (
     run,
     check,
     config,
+    images,
     version,
 ):
     _group.register(app)

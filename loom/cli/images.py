@@ -44,7 +44,8 @@ def ls(
     from loom.providers.docker.inventory import as_json
 
     with _context(workflow, names) as context:
-        rows = context.inventory().rows()
+        with context.files() as root:
+            rows = context.inventory(root).rows()
         if json:
             _print_json([as_json(row) for row in rows])
         elif not rows:
@@ -95,6 +96,7 @@ def lock(
     platform: Annotated[
         list[str] | None, typer.Option("--platform", metavar="P", help="Lock for this platform too (linux/arm64).")
     ] = None,
+    local: Annotated[bool, typer.Option("--local", help="Lock what is on this engine, and ask no registry.")] = False,
     json: Annotated[bool, _JSON] = False,
     workflow: Annotated[Path | None, _WORKFLOW] = None,
 ) -> None:
@@ -103,12 +105,12 @@ def lock(
 
     with _context(workflow, names) as context:
         before = context.lock or ImageLock()
-        after, failed = context.inventory().lock(platform or ())
+        after, failed = context.inventory().lock(platform or (), local_only=local)
         if names:
             # Only some were asked for: what the lock says of the others stays.
             after = ImageLock(images={**before.images, **after.images})
         changes = _changes(before, after)
-        if changes or context.lock is None:
+        if changes or (context.lock is None and not failed):
             save_lock(context.lock_path, after)
         if json:
             problems = [{"name": named.name, "platform": named.platform, "problem": why} for named, why in failed]
@@ -120,7 +122,7 @@ def lock(
                 )
             for named, why in failed:
                 _err(f"{named.name} ({named.platform}) is not locked: {why}")
-            print(f"{context.lock_path}: {len(after.images)} images" + ("" if changes else ", as before"))
+            print(f"{context.lock_path}: {_count(len(after.images))}{'' if changes else ', as before'}")
         if failed:
             raise SystemExit(3)
 
@@ -199,7 +201,7 @@ def export(
         else:
             for image in chosen.values():
                 print(f"{image.name} {image.image_id}")
-            print(f"{file}: {len(chosen)} images, {size_text(size)}")
+            print(f"{file}: {_count(len(chosen))}, {size_text(size)}")
 
 
 def import_(
@@ -252,10 +254,19 @@ class _Context:
         self._source = source
         self._settings = settings
 
-    def inventory(self) -> Inventory:
+    def inventory(self, root: Path | None = None) -> Inventory:
         from loom.providers.docker.inventory import Inventory
 
-        return Inventory(self.images, self.uses, root=self.root, lock=self.lock)
+        return Inventory(self.images, self.uses, root=root or self.root, lock=self.lock)
+
+    @contextmanager
+    def files(self) -> Iterator[Path]:
+        """Where builds' files are: whether a build is up to date shows in a snapshot only, and only builds are worth one."""
+        if any(use.image.build is not None for use in self.uses):
+            with self.snapshot() as workspace:
+                yield workspace
+        else:
+            yield self.root
 
     def hear(self, quiet: bool) -> Callable[[Stream, bytes], None]:
         import sys
@@ -288,23 +299,22 @@ class _Context:
         from loom.images import shown
 
         builds = [use.image for use in self.uses if use.image.build is not None]
-        for named in self.inventory().named():
-            found = self.images.present(named.name, named.platform)
-            if found is None:
-                missing(named.name)
-            else:
-                yield found
-        if builds:
-            with self.snapshot() as workspace:
-                for image in builds:
-                    tag = self.images.build_tag(image, workspace=workspace)
-                    found = self.images.find(image, workspace=workspace)
-                    if found is None or tag is None:
-                        missing(shown(image))
-                        continue
-                    yield replace(found, name=tag)
-                    if image.name is not None:
-                        yield found
+        with self.files() as root:
+            for named in self.inventory(root).named():
+                found = self.images.present(named.name, named.platform)
+                if found is None:
+                    missing(named.name)
+                else:
+                    yield found
+            for image in builds:
+                tag = self.images.build_tag(image, workspace=root)
+                found = self.images.find(image, workspace=root)
+                if found is None or tag is None:
+                    missing(shown(image))
+                    continue
+                yield replace(found, name=tag)
+                if image.name is not None:
+                    yield found
 
 
 @contextmanager
@@ -324,9 +334,9 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     source = snapshot.discover(Path.cwd(), environ=environ)
     settings = config.load(root=source.root, environ=environ, flags={"frozen": frozen or None})
     path = (workflow or source.root / ".loom" / "workflow.yml").absolute()
-    # Every job, also one that its rules leave out today: the glob names them all.
-    selection = plans.Selection(jobs=("*",))
-    plan = plans.resolve(load(path, source.root), selection, plans.ResolveContext(config=settings))
+    written = load(path, source.root)
+    # Every job, also one that its rules leave out today: naming a job overrides them.
+    plan = plans.resolve(written, plans.Selection(jobs=tuple(written.jobs)), plans.ResolveContext(config=settings))
     environ = _environ(settings, environ)
     lock_path = source.root / LOCK_PATH
     lock = load_lock(lock_path)
@@ -486,6 +496,10 @@ def _report(had: Sequence[ResolvedImage], json: bool) -> None:
     else:
         for image in had:
             print(f"{image.name} {image.digest or image.image_id}")
+
+
+def _count(images: int) -> str:
+    return "1 image" if images == 1 else f"{images} images"
 
 
 def _print_json(value: Any) -> None:

@@ -148,10 +148,11 @@ class Inventory:
         """What the registry serves now; what the lock says, where it says something."""
         return self._images.have(named.name, "always", named.platform, on_output=on_output, cancel=cancel)
 
-    def lock(self, platforms: Sequence[str]) -> tuple[ImageLock, list[tuple[Named, str]]]:
+    def lock(self, platforms: Sequence[str], *, local_only: bool = False) -> tuple[ImageLock, list[tuple[Named, str]]]:
         """The lock for what the registries serve now, and what could not be locked, with the reason.
 
         `platforms` are locked besides each image's own. Entries for other platforms of an image that is still used stay.
+        `local_only`: no registry is asked; what this engine has is what gets locked.
         """
         lock = (self._lock or ImageLock()).only({named.name for named in self.named()})
         failed: list[tuple[Named, str]] = []
@@ -159,6 +160,13 @@ class Inventory:
             if named.reference.digest:
                 continue  # its name is its lock
             local = self._images.local(named.reference, named.platform)
+            if local_only:
+                if local is None:
+                    failed.append((named, "it is not on this engine"))
+                else:
+                    here = Locked(digest=local.digest, image_id=local.image_id)
+                    lock = lock.holding(named.name, named.platform, here)
+                continue
             try:
                 served = self._images.served(named.reference)
             except ImageError as error:
@@ -172,10 +180,10 @@ class Inventory:
                 if served.platforms and not served.made_for(platform):
                     failed.append((replace(named, platform=platform), f"it is not made for {platform}"))
                     continue
-                here = local is not None and platform == named.platform and local.digest == served.digest
-                image_id = (
-                    local.image_id if here and local is not None else self._known_id(named, platform, served.digest)
-                )
+                if local is not None and platform == named.platform and local.digest == served.digest:
+                    image_id = local.image_id
+                else:
+                    image_id = self._known_id(named, platform, served.digest)
                 lock = lock.holding(named.name, platform, Locked(digest=served.digest, image_id=image_id))
         return lock, failed
 
