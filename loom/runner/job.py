@@ -6,250 +6,23 @@ value; a place that breaks (`InfrastructureError`) ends the job as `error` here,
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
-from loom import environment
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError, ServiceError
 from loom.events import PhaseCode, Section, Where
-from loom.journal import Journal, Outcome, OutputWriter
-from loom.plan import Image, Job, MountMode, ProviderName, Step
-from loom.providers.base import Command, Provider, ReadOnlyMount, Session, SessionRequest
-from loom.results import Ended, Exit, JobResult, OnOutput, Skip, Status, Stream
+from loom.journal import Journal, Outcome
+from loom.plan import Job, Step
+from loom.providers.base import Command, Session
+from loom.results import Ended, Exit, JobResult, Skip, Status
+from loom.runner.place import Place, PlaceOpener
+from loom.runner.sections import SectionOutput
 
 AFTER_SCRIPT_TIMEOUT_S = 300.0
 """An `after_script` step gets its own time, as in GitLab: the job's own may be used up."""
-
-
-class Resolved(Protocol):
-    """What an image reference turned out to be on the engine."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def image_id(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-
-
-class ImageResolver(Protocol):
-    def resolve(self, image: Image, *, workspace: Path, on_output: OnOutput, cancel: Cancel) -> Resolved: ...
-
-
-class OpenServices(Protocol):
-    """A job's services, ready when entered, gone when left; gives the id of the network they are on."""
-
-    def __call__(
-        self, job: Job, *, workspace: Path, on_output: OnOutput, cancel: Cancel, on_died: Callable[[str, str], None]
-    ) -> AbstractContextManager[str]: ...
-
-
-class ResolveSecrets(Protocol):
-    """The values of a job's secrets, and what is missing of those that need not be there (as text)."""
-
-    def __call__(self, job: Job, /) -> tuple[Mapping[str, bytes], Sequence[str]]: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tools:
-    """The outside worlds a job needs, handed in by the engine."""
-
-    providers: Mapping[ProviderName, Provider]
-    images: ImageResolver | None = None
-    services: OpenServices | None = None
-    secrets: ResolveSecrets | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What is the same for every job of a run."""
-
-    run_id: str
-    workspace: Path
-    variables: Mapping[str, str]
-    mount_mode: MountMode = MountMode.BIND
-    read_only_mounts: tuple[ReadOnlyMount, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=dict)
-    grace_s: float = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """A job's open place, and what it runs in. `environment` comes on top of every step's (secrets)."""
-
-    session: Session
-    image: Resolved | None
-    environment: Mapping[str, str]
-
-
-class _Buffered:
-    """An `OnOutput` that keeps what it gets until the section it belongs to is open."""
-
-    def __init__(self) -> None:
-        self.chunks: list[tuple[Stream, bytes]] = []
-
-    def __call__(self, stream: Stream, data: bytes) -> None:
-        self.chunks.append((stream, data))
-
-    def replay(self, on_output: OnOutput) -> None:
-        for stream, data in self.chunks:
-            on_output(stream, data)
-
-
-class PlaceOpener:
-    """Opens jobs' places, some of them ahead of time: a container starts while the snapshot is still being taken."""
-
-    def __init__(self, tools: Tools, settings: Settings, cancel: Cancel) -> None:
-        self._tools = tools
-        self._settings = settings
-        self._cancel = cancel
-        self._ahead: dict[str, _Ahead] = {}
-
-    def project_dir(self, job: Job) -> str:
-        return "/workspace" if job.provider is ProviderName.DOCKER else str(self._settings.workspace)
-
-    def environment(self, job: Job, image_name: str) -> dict[str, str]:
-        project_dir = self.project_dir(job)
-        return environment.job_environment(
-            job, self._settings.variables, project_dir=project_dir, image_name=image_name
-        )
-
-    def request(self, job: Job, image: Resolved | None, network_id: str | None = None) -> SessionRequest:
-        settings = self._settings
-        return SessionRequest(
-            run_id=settings.run_id,
-            job_id=job.id,
-            workspace=settings.workspace,
-            project_dir=self.project_dir(job),
-            environment=self.environment(job, image.name if image else ""),
-            shell=job.shell,
-            image=job.image,
-            image_id=image.image_id if image else None,
-            mount_mode=settings.mount_mode,
-            read_only_mounts=settings.read_only_mounts,
-            resources=job.resources,
-            network=job.network,
-            network_id=network_id,
-            grace_s=settings.grace_s,
-            privileged=job.privileged,
-            docker_socket=job.docker_socket,
-            labels={**settings.labels, "loom.job": job.id},
-        )
-
-    def services(
-        self, job: Job, on_output: OnOutput, cancel: Cancel, on_died: Callable[[str, str], None]
-    ) -> AbstractContextManager[str]:
-        assert self._tools.services is not None
-        return self._tools.services(
-            job, workspace=self._settings.workspace, on_output=on_output, cancel=cancel, on_died=on_died
-        )
-
-    def secrets(self, job: Job) -> tuple[Mapping[str, bytes], Sequence[str]]:
-        assert self._tools.secrets is not None
-        return self._tools.secrets(job)
-
-    def resolve(self, job: Job, on_output: OnOutput) -> Resolved | None:
-        if job.image is None or self._tools.images is None:
-            return None
-        return self._tools.images.resolve(
-            job.image, workspace=self._settings.workspace, on_output=on_output, cancel=self._cancel
-        )
-
-    def open(self, request: SessionRequest, job: Job, on_output: OnOutput) -> AbstractContextManager[Session]:
-        return self._tools.providers[job.provider].open(request, on_output, self._cancel)
-
-    def open_ahead(self, job: Job) -> None:
-        """Start opening a job's place in a thread, where its provider can before the workspace is filled.
-
-        Not for jobs whose image is built from the snapshot, or that have services.
-        """
-        provider = self._tools.providers[job.provider]
-        if job.services or (job.image is not None and job.image.build is not None):
-            return
-        if provider.opens_before_snapshot(self.request(job, None)):
-            self._ahead[job.id] = _Ahead(self, job)
-
-    def take_ahead(self, job: Job) -> _Ahead | None:
-        return self._ahead.pop(job.id, None)
-
-    def close_unused(self) -> None:
-        """Close what was opened ahead and never taken (the snapshot failed, the run was interrupted)."""
-        for ahead in list(self._ahead.values()):
-            ahead.discard()
-        self._ahead.clear()
-
-
-class _Ahead:
-    def __init__(self, opener: PlaceOpener, job: Job) -> None:
-        self.image_output = _Buffered()
-        self.provider_output = _Buffered()
-        self.resolved: Resolved | None = None
-        self._opener = opener
-        self._job = job
-        self._stack = ExitStack()
-        self._session: Session | None = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._open, name=f"open {job.id}", daemon=True)
-        self._thread.start()
-
-    def _open(self) -> None:
-        try:
-            self.resolved = self._opener.resolve(self._job, self.image_output)
-            request = self._opener.request(self._job, self.resolved)
-            self._session = self._stack.enter_context(self._opener.open(request, self._job, self.provider_output))
-        except BaseException as error:  # noqa: BLE001  raised again where the place is taken
-            self._error = error
-
-    def wait(self) -> tuple[Session, ExitStack]:
-        """The session and what closes it; raises what opening raised."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        assert self._session is not None
-        return self._session, self._stack
-
-    @property
-    def image_error(self) -> bool:
-        self._thread.join()
-        return self._error is not None and self.resolved is None
-
-    def discard(self) -> None:
-        self._thread.join()
-        self._stack.close()
-
-
-class _SectionOutput:
-    """A section that is there from the first thing it has to say, or from its failing: nothing said, no section."""
-
-    def __init__(self, runner: JobRunner, job_id: str, section: Section, code: PhaseCode) -> None:
-        self._journal = runner.journal
-        self._where = Where(scope="job", job_id=job_id, section=section)
-        self._code = code
-        self._writer: OutputWriter | None = None
-        self._started_ns = 0
-        self.failed: str | None = None
-        self._lock = threading.Lock()
-
-    def __call__(self, stream: Stream, data: bytes) -> None:
-        self.begin()(stream, data)
-
-    def begin(self) -> OutputWriter:
-        with self._lock:
-            if self._writer is None:
-                self._started_ns = self._journal.started(self._where, self._code)
-                self._writer = self._journal.writer(self._where)
-            return self._writer
-
-    def end(self, outcome: Outcome) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            outcome.data = {**(outcome.data or {}), "output": self._writer.counts}
-            self._journal.finished(self._where, self._code, self._started_ns, outcome)
 
 
 @dataclass(kw_only=True)
@@ -501,9 +274,9 @@ class JobRunner:
     @contextmanager
     def _section(
         self, job: Job, section: Section, code: PhaseCode, attempt: _Attempt, *, lasting: bool = False
-    ) -> Iterator[_SectionOutput]:
+    ) -> Iterator[SectionOutput]:
         """One section of the record. A `lasting` one stays open while steps run; what fails then is not its failure."""
-        output = _SectionOutput(self, job.id, section, code)
+        output = SectionOutput(self.journal, job.id, section, code)
         outcome = Outcome()
         try:
             yield output
