@@ -6,7 +6,7 @@
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-VENV=${LOOM_VENV:-$ROOT/.venv}
+VENV=${VENV:-$ROOT/.venv}
 BASE_IMAGE=debian:trixie-slim
 BASE_SUITE=trixie
 IMAGES=(base python node) # base first: the others are built on it
@@ -157,7 +157,7 @@ venv() {
   if ! "$VENV/bin/python" -c '' 2>/dev/null; then
     if [ -e "$VENV" ] && [ ! -f "$stamp" ] && [ -n "$(ls -A "$VENV")" ]; then
       die 2 "$VENV is there but has no working Python, and this script did not make it" \
-        "Remove it, or name another place:  LOOM_VENV=/some/where $0"
+        "Remove it, or name another place:  VENV=/some/where $0"
     fi
     python=$(find_python)
     if [ -z "$python" ]; then
@@ -170,7 +170,7 @@ venv() {
     "$python" -m venv --clear "$VENV"
   fi
   "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || die 2 "$VENV has no pip" \
-    "Add it with the tool that made the environment, or name another place:  LOOM_VENV=/some/where $0"
+    "Add it with the tool that made the environment, or name another place:  VENV=/some/where $0"
   say "installing loom and what it needs into $VENV${extra:+ (also for development)}"
   (cd "$ROOT" && "$VENV/bin/python" -m pip install -q --disable-pip-version-check -e ".${extra:+[$extra]}" </dev/null) ||
     die 2 "pip could not install loom into $VENV; its own words are above" \
@@ -181,8 +181,8 @@ venv() {
 # --- the engine ---------------------------------------------------------------------------------------------------
 
 # Where dockerd's output and process id go when there is no service manager to start it.
-ENGINE_LOG=${LOOM_ENGINE_LOG:-/var/log/loom-dockerd.log}
-ENGINE_PIDFILE=${LOOM_ENGINE_PIDFILE:-/run/loom-dockerd.pid}
+ENGINE_LOG=${ENGINE_LOG:-/var/log/loom-dockerd.log}
+ENGINE_PIDFILE=${ENGINE_PIDFILE:-/run/loom-dockerd.pid}
 
 engine_answers() { command -v docker >/dev/null && timeout 20 docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
 
@@ -269,12 +269,12 @@ wait_for_engine() {
 base_image() {
   ! docker image inspect "$BASE_IMAGE" >/dev/null 2>&1 || return 0
   say "pulling $BASE_IMAGE"
-  ! timeout "${LOOM_PULL_TIMEOUT:-120}" docker pull -q "$BASE_IMAGE" >/dev/null 2>&1 </dev/null || return 0
+  ! timeout "${PULL_TIMEOUT:-120}" docker pull -q "$BASE_IMAGE" >/dev/null 2>&1 </dev/null || return 0
   say "no registry gave $BASE_IMAGE; making it from Debian's packages with mmdebstrap"
   packages mmdebstrap debian-archive-keyring
   local mirror security log tree
   mirror=$(debian_mirror)
-  security=${LOOM_DEBIAN_SECURITY_MIRROR:-http://deb.debian.org/debian-security}
+  security=${DEBIAN_SECURITY_MIRROR:-http://deb.debian.org/debian-security}
   log=$(mktemp)
   tree=$(mktemp --suffix=.tar)
   # As small as the image it stands in for: no documentation, no translations, and apt leaves no archives behind.
@@ -290,7 +290,7 @@ base_image() {
     tail -n 20 "$log" >&2
     rm -f "$tree"
     die 3 "$BASE_IMAGE could neither be pulled nor made (output of mmdebstrap: $log)" \
-      "Give this machine a registry or a Debian mirror (LOOM_DEBIAN_MIRROR=http://.../debian), then run this again."
+      "Give this machine a registry or a Debian mirror (DEBIAN_MIRROR=http://.../debian), then run this again."
   fi
   docker import --change 'CMD ["bash"]' --message "made with mmdebstrap from $mirror" "$tree" "$BASE_IMAGE" >/dev/null
   rm -f "$log" "$tree"
@@ -301,8 +301,8 @@ DEBIAN_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 # The mirror that this machine itself uses where it is a Debian, since a private network may have no other.
 debian_mirror() {
   local found=
-  if [ -n "${LOOM_DEBIAN_MIRROR:-}" ]; then
-    printf '%s\n' "$LOOM_DEBIAN_MIRROR"
+  if [ -n "${DEBIAN_MIRROR:-}" ]; then
+    printf '%s\n' "$DEBIAN_MIRROR"
     return
   fi
   if grep -qs '^ID=debian$' /etc/os-release; then

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from loom.workflow import load
+
 ROOT = Path(__file__).parents[2]
 
 TOP = {"pyproject.toml", "loom", "images", "tests", "docs", "Dockerfile", "README.md", "scripts", ".ci", ".loom"}
@@ -27,7 +29,9 @@ def test_an_image_says_what_it_is_for(image: str) -> None:
     assert f"[`loom/{image}`]({image}/Dockerfile)" in (ROOT / "images" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("workflow", [".loom/workflow.yml", "docs/sample/.loom/workflow.yml"])
-def test_our_own_workflows_use_images_that_are_built_here(workflow: str) -> None:
-    used = yaml.safe_load((ROOT / workflow).read_text())["default"]["image"]
-    assert used.removeprefix("loom/").removesuffix(":latest") in {path.name for path in (ROOT / "images").iterdir()}
+@pytest.mark.parametrize("project", [ROOT, ROOT / "docs" / "sample"], ids=["loom", "sample"])
+def test_our_own_workflows_are_right_and_use_images_that_are_built_here(project: Path) -> None:
+    path = project / ".loom" / "workflow.yml"
+    load(Path(".loom/workflow.yml"), project)
+    used = yaml.safe_load(path.read_text())["default"]["image"]
+    assert used.removeprefix("loom/").removesuffix(":latest") in {image.name for image in (ROOT / "images").iterdir()}
