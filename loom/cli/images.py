@@ -325,6 +325,7 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     from loom import config, snapshot
     from loom import plan as plans
     from loom.cancel import Cancel
+    from loom.cli import running, surroundings
     from loom.images import LOCK_PATH, images_of, load_lock
     from loom.providers.docker.client import connect
     from loom.providers.docker.images import Images
@@ -333,16 +334,16 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     environ = dict(os.environ)
     source = snapshot.discover(Path.cwd(), environ=environ)
     settings = config.load(root=source.root, environ=environ, flags={"frozen": frozen or None})
-    path = (workflow or source.root / ".loom" / "workflow.yml").absolute()
-    written = load(path, source.root)
+    written = load(surroundings.workflow_path(source.root, workflow, Path.cwd()), source.root)
     # Every job, also one that its rules leave out today: naming a job overrides them.
-    plan = plans.resolve(written, plans.Selection(jobs=tuple(written.jobs)), plans.ResolveContext(config=settings))
+    selection = plans.Selection(jobs=tuple(written.jobs))
+    plan = plans.resolve(written, selection, surroundings.resolve_context(source.root, settings, environ))
     environ = _environ(settings, environ)
     lock_path = source.root / LOCK_PATH
     lock = load_lock(lock_path)
     images = Images(lambda: connect(environ), environ=environ, lock=lock, frozen=settings.frozen)
     cancel = Cancel()
-    with _signals(cancel):
+    with running.signals(cancel):
         try:
             yield _Context(
                 uses=_chosen(images_of(plan), names),
@@ -361,29 +362,6 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
             raise
         finally:
             images.close()
-
-
-@contextmanager
-def _signals(cancel: Cancel) -> Iterator[None]:
-    """INT and TERM end a pull or a build in good order; a second one leaves at once."""
-    import os
-    import signal
-
-    from loom.results import ExitCode
-
-    codes = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
-
-    def ask(number: int, _frame: object) -> None:
-        if cancel.requested:
-            os._exit(codes[signal.Signals(number)])
-        cancel.request(codes[signal.Signals(number)])
-
-    before = {number: signal.signal(number, ask) for number in codes}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _environ(settings: Config | None, environ: Any) -> dict[str, str]:

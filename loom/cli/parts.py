@@ -25,9 +25,9 @@ class Engine:
     """One connection to the configured engine, made when first asked for."""
 
     def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
-        self._environ = dict(environ)
+        self.environ = dict(environ)
         if config.engine:
-            self._environ["DOCKER_HOST"] = config.engine
+            self.environ["DOCKER_HOST"] = config.engine
         self._lock = threading.Lock()
         self._client: docker.DockerClient | None = None
 
@@ -36,14 +36,14 @@ class Engine:
             if self._client is None:
                 from loom.providers.docker.client import connect
 
-                self._client = connect(self._environ)
+                self._client = connect(self.environ)
             return self._client
 
     def another(self) -> docker.DockerClient:
         """A connection of its own, for who closes it."""
         from loom.providers.docker.client import connect
 
-        return connect(self._environ)
+        return connect(self.environ)
 
     def close(self) -> None:
         with self._lock:
@@ -67,7 +67,7 @@ def tools_for(
     from loom.providers.docker.images import Images
     from loom.providers.docker.provider import DockerProvider
 
-    images = Images(engine.another, environ=environ, lock=lock, frozen=config.frozen)
+    images = Images(engine.another, environ=engine.environ, lock=lock, frozen=config.frozen)
 
     @contextmanager
     def services(
@@ -76,11 +76,12 @@ def tools_for(
         from loom.providers.docker import labels
         from loom.providers.docker.services import services as open_services
 
-        marks = labels.labels(run_id="", job_id=job.id, workspace=workspace, pid=os.getpid(), role="service")
+        run_id = str(workspace.name).removeprefix("loom-run-local-").partition("-")[0]
+        marks = labels.labels(run_id=run_id, job_id=job.id, workspace=workspace, pid=os.getpid(), role="service")
         with open_services(
             engine.another,
             job.services,
-            run_id=str(workspace.name).removeprefix("loom-run-local-").partition("-")[0],
+            run_id=run_id,
             job_id=job.id,
             images=images,
             workspace=workspace,
