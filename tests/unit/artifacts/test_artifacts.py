@@ -16,7 +16,7 @@ from loom.plan import Artifacts, wanted
 from loom.results import Status, Stream
 from loom.view import DirectoryView, TarView, WorkspaceView
 
-from .helpers import TarSession, tree
+from ..views import TarSession, tree
 
 
 class Kept:

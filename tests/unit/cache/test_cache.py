@@ -1,0 +1,497 @@
+import json
+import multiprocessing
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from loom import cache as caches
+from loom.cache import Cache, JobOutcome, Stored, compare, key_of, project_of
+from loom.errors import CacheError
+from loom.masking import Masker
+from loom.plan import Cache as Spec
+from loom.plan import CacheKeyFiles
+from loom.results import Stream
+from loom.view import DirectoryView, TarView, WorkspaceView
+
+from ..views import TarSession, tree
+
+SPEC = Spec(paths=("deps/", "more/*.idx"), key="k")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+class Said:
+    def __init__(self) -> None:
+        self.text = ""
+
+    def __call__(self, stream: Stream, data: bytes) -> None:
+        self.text += data.decode()
+
+
+@pytest.fixture
+def said() -> Said:
+    return Said()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock) -> Cache:
+    return Cache(tmp_path / "store", max_size=1 << 30, project="example.org/a", clock=clock)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    root = tmp_path / "workspace"
+    (root / "deps/pkg").mkdir(parents=True)
+    (root / "deps/pkg/mod.py").write_text("mod")
+    (root / "deps/pkg/tool").write_bytes(os.urandom(100_000))
+    (root / "deps/pkg/tool").chmod(0o755)
+    (root / "deps/python").symlink_to("/usr/bin/python3")
+    (root / "deps/zero").touch()
+    (root / "more").mkdir()
+    (root / "more/a.idx").write_text("index")
+    (root / "more/a.txt").write_text("not cached")
+    return root
+
+
+@pytest.fixture(params=["directory", "tar"])
+def view_of(request: pytest.FixtureRequest) -> Callable[[Path], WorkspaceView]:
+    if request.param == "directory":
+        return DirectoryView
+    return lambda path: TarView(TarSession(path))
+
+
+ViewOf = Callable[[Path], WorkspaceView]
+
+
+def empty(tmp_path: Path, name: str = "next") -> Path:
+    path = tmp_path / name
+    path.mkdir()
+    return path
+
+
+def save(store: Cache, workspace: Path, key: str = "k", spec: Spec = SPEC) -> caches.SaveResult:
+    return store.save(spec, key, DirectoryView(workspace), Said())
+
+
+def restore(store: Cache, place: Path, key: str = "k", spec: Spec = SPEC) -> caches.RestoreResult:
+    return store.restore(spec, key, DirectoryView(place), Said())
+
+
+def blobs(store: Cache) -> list[Path]:
+    return sorted((store.folder / "blobs").glob("*/*"))
+
+
+def test_there_and_back(tmp_path: Path, store: Cache, workspace: Path, view_of: ViewOf, said: Said) -> None:
+    assert store.restore(SPEC, "k", view_of(workspace), said).hit == "miss"
+    saved = store.save(SPEC, "k", view_of(workspace), said)
+    assert (saved.saved, saved.files, saved.warning) == (True, 5, None)
+    place = empty(tmp_path)
+    restored = store.restore(SPEC, "k", view_of(place), said)
+    assert (restored.hit, restored.key, restored.files, restored.warning) == ("exact", "k", 5, None)
+    expected = {name: what for name, what in tree(workspace).items() if name not in ("more/a.txt",)}
+    assert tree(place) == expected
+    assert "cache miss: k\ncache saved: k (5 files, 97.7 KiB" in said.text
+    assert "cache hit: k (5 files, 97.7 KiB)" in said.text
+
+
+def test_what_did_not_change_is_not_packed_again(tmp_path: Path, store: Cache, workspace: Path) -> None:
+    save(store, workspace)
+    assert save(store, workspace).unchanged
+    place = empty(tmp_path)
+    restore(store, place)
+    assert save(store, place).unchanged
+    (place / "deps/zero").write_text("x")
+    assert save(store, place).saved
+    assert len(blobs(store)) == 1, "the archive nobody names any more is gone"
+
+
+def test_the_same_size_in_the_same_second_is_a_change(tmp_path: Path, store: Cache, workspace: Path) -> None:
+    save(store, workspace)
+    place = empty(tmp_path)
+    restore(store, place)
+    before = (place / "deps/pkg/mod.py").stat().st_mtime_ns
+    (place / "deps/pkg/mod.py").write_text("MOD")
+    os.utime(place / "deps/pkg/mod.py", ns=(before, before + 5))
+    assert save(store, place).saved
+
+
+def test_equal_trees_share_one_archive(store: Cache, workspace: Path) -> None:
+    save(store, workspace, "a")
+    save(store, workspace, "b")
+    assert len(blobs(store)) == 1
+    store.remove([entry for entry in store.entries() if entry.key == "a"])
+    assert len(blobs(store)) == 1
+    store.remove(store.entries())
+    assert blobs(store) == []
+
+
+def test_fallback_keys_find_the_newest_that_begins_so(
+    tmp_path: Path, store: Cache, workspace: Path, said: Said
+) -> None:
+    for key in ("main-1", "main-2", "other-3"):
+        (workspace / "deps/zero").write_text(key)
+        save(store, workspace, key)
+    place = empty(tmp_path)
+    spec = Spec(paths=SPEC.paths, fallback_keys=("feature-", "main-", "other-"))
+    found = store.restore(spec, "main-9", DirectoryView(place), said)
+    assert (found.hit, found.key) == ("fallback", "main-2")
+    assert (place / "deps/zero").read_text() == "main-2"
+    assert "cache hit by fallback: main-2 for main-9" in said.text
+    assert restore(store, place, "main-9").hit == "miss", "without fallback keys nothing but the key itself counts"
+    other_paths = Spec(paths=("deps",), fallback_keys=("main-",))
+    assert restore(store, place, "main-9", other_paths).hit == "miss"
+
+
+def test_projects_do_not_see_each_other(tmp_path: Path, store: Cache, workspace: Path, clock: Clock) -> None:
+    save(store, workspace)
+    other = Cache(store.folder, max_size=1 << 30, project="example.org/b", clock=clock)
+    assert restore(other, empty(tmp_path)).hit == "miss"
+    assert [entry.project for entry in other.entries()] == ["example.org/a"]
+
+
+def test_nothing_to_save_is_said(tmp_path: Path, store: Cache) -> None:
+    result = save(store, empty(tmp_path))
+    assert result.warning == "nothing to save for 'k': none of deps/, more/*.idx is there"
+    assert store.entries() == []
+
+
+def test_a_damaged_entry_is_a_miss_with_a_warning_and_goes(
+    tmp_path: Path, store: Cache, workspace: Path, said: Said
+) -> None:
+    save(store, workspace)
+    (blob,) = blobs(store)
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 1
+    blob.write_bytes(data)
+    place = empty(tmp_path)
+    result = store.restore(SPEC, "k", DirectoryView(place), said)
+    assert result.hit == "miss"
+    assert result.warning == "the cache entry 'k' is damaged (its checksum is wrong) and was removed"
+    assert list(place.iterdir()) == []
+    assert store.entries() == []
+    assert blobs(store) == []
+    assert save(store, workspace).saved
+
+
+def test_entries_that_make_no_sense_are_misses(tmp_path: Path, store: Cache, workspace: Path) -> None:
+    save(store, workspace)
+    (path,) = (store.folder / "entries").glob("*/*.json")
+    whole = path.read_text()
+    place = empty(tmp_path)
+    for text in (
+        "",
+        "{",
+        "[]",
+        "{}",
+        whole.replace('"schema": 1', '"schema": 99'),
+        whole.replace('"blob": "', '"blob": "../'),
+    ):
+        path.write_text(text)
+        assert restore(store, place).hit == "miss"
+        assert save(store, workspace).saved
+
+
+def test_an_archive_that_vanished_is_a_miss(tmp_path: Path, store: Cache, workspace: Path) -> None:
+    save(store, workspace)
+    blobs(store)[0].unlink()
+    assert restore(store, empty(tmp_path)).hit == "miss"
+    assert save(store, workspace).saved
+
+
+def test_least_recently_used_go_first(tmp_path: Path, store: Cache, workspace: Path, clock: Clock) -> None:
+    small = Cache(store.folder, max_size=350_000, project="p", clock=clock)
+    for key in "abc":
+        (workspace / "deps/pkg/tool").write_bytes(os.urandom(100_000))
+        save(small, workspace, key)
+    restore(small, empty(tmp_path), "a")
+    (workspace / "deps/pkg/tool").write_bytes(os.urandom(100_000))
+    save(small, workspace, "d")
+    assert sorted(entry.key for entry in small.entries()) == ["a", "c", "d"]
+    assert sum(blob.stat().st_size for blob in blobs(small)) < 350_000
+    (workspace / "deps/pkg/tool").write_bytes(os.urandom(400_000))
+    result = save(small, workspace, "e")
+    assert "more than the limit of 341.8 KiB for all (cache_max_size)" in (result.warning or "")
+    assert sorted(entry.key for entry in small.entries()) == ["a", "c", "d"]
+
+
+def test_prune(tmp_path: Path, store: Cache, workspace: Path, clock: Clock) -> None:
+    for key in "abc":
+        (workspace / "deps/pkg/tool").write_bytes(os.urandom(100_000))
+        save(store, workspace, key)
+        clock.now += 1000
+    (store.folder / "blobs/00").mkdir(exist_ok=True)
+    (store.folder / "blobs/00" / ("0" * 64 + ".tar.zst")).write_bytes(b"stray")
+    left = store.folder / "tmp/left-behind"
+    left.write_bytes(b"x" * 1000)
+    os.utime(left, (clock.now - 100, clock.now - 100))
+    pruned = store.prune(unused_for_s=1500)
+    assert [entry.key for entry in pruned.entries] == ["b", "a"]
+    assert [entry.key for entry in store.entries()] == ["c"]
+    assert pruned.freed_bytes > 201_000
+    assert not left.exists()
+    assert len(blobs(store)) == 1
+    assert [entry.key for entry in store.prune(max_size=0).entries] == ["c"]
+    assert blobs(store) == []
+
+
+def test_verify(store: Cache, workspace: Path) -> None:
+    for key in "abcd":
+        (workspace / "deps/pkg/tool").write_bytes(os.urandom(10_000))
+        save(store, workspace, key)
+    assert store.verify() == []
+    by_key = {entry.key: entry for entry in store.entries()}
+
+    def blob(key: str) -> Path:
+        return next(path for path in blobs(store) if path.name.startswith(by_key[key].blob))
+
+    blob("a").write_bytes(b"x")
+    blob("b").unlink()
+    (path,) = (store.folder / "entries").glob(f"*/{by_key['c'].id}.json")
+    path.write_text("{")
+    found = {(damage.entry.key if damage.entry else None, damage.what) for damage in store.verify()}
+    assert found == {
+        ("a", "the archive is damaged"),
+        ("b", "the archive is missing"),
+        (None, "the entry can't be read"),
+        (None, "no entry knows this archive"),
+    }
+
+
+def test_a_secret_does_not_get_into_the_cache(
+    tmp_path: Path, store: Cache, workspace: Path, view_of: ViewOf, said: Said
+) -> None:
+    (workspace / "deps/.npmrc").write_text("//registry/:_authToken=hunter2-secret\n")
+    result = store.save(SPEC, "k", view_of(workspace), said, masker=Masker({"NPM": "hunter2-secret"}))
+    assert result.saved
+    assert [item.path for item in result.skipped] == ["deps/.npmrc"]
+    assert "warning: deps/.npmrc left out: it holds the secret NPM" in said.text
+    place = empty(tmp_path)
+    restore(store, place)
+    assert not (place / "deps/.npmrc").exists()
+    assert (place / "deps/pkg/tool").read_bytes() == (workspace / "deps/pkg/tool").read_bytes()
+
+
+def test_restoring_over_a_link_is_a_warning_and_writes_nothing(tmp_path: Path, store: Cache, workspace: Path) -> None:
+    save(store, workspace)
+    place, outside = empty(tmp_path), empty(tmp_path, "outside")
+    (place / "deps").symlink_to(outside)
+    result = restore(store, place)
+    assert result.hit == "miss"
+    assert "'deps' is a link or a file in the workspace; nothing is written through it" in (result.warning or "")
+    assert list(outside.iterdir()) == []
+    (place / "deps").unlink()
+    (place / "more").symlink_to(outside)
+    assert restore(store, place).hit == "miss"
+    assert [path for path in place.rglob("*") if path.is_file() and not path.is_symlink()] == [], "a part is taken back"
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    mounted: list[Path] = []
+
+    def mount(options: str) -> Path:
+        place = empty(tmp_path, f"mount{len(mounted)}")
+        if (
+            os.geteuid()
+            or subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(place)], check=False).returncode
+        ):
+            pytest.skip("may not mount")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk(tmp_path: Path, store: Cache, workspace: Path, tmpfs: Callable[[str], Path], clock: Clock) -> None:
+    full = Cache(tmpfs("size=64k") / "store", max_size=1 << 30, project="p", clock=clock)
+    result = save(full, workspace)
+    assert result.warning == "the cache 'k' can't be saved: the disk is full"
+    assert [
+        path for path in full.folder.rglob("*") if path.is_file() and path.name not in ("README", "CACHEDIR.TAG")
+    ] == []
+    save(store, workspace)
+    small = tmpfs("size=32k")
+    found = restore(store, small)
+    assert found.hit == "miss"
+    assert "the disk is full" in (found.warning or "")
+    assert [path for path in small.rglob("*") if path.is_file() and not path.is_symlink()] == []
+
+
+def test_a_folder_that_can_not_be_written(
+    tmp_path: Path, workspace: Path, tmpfs: Callable[[str], Path], clock: Clock
+) -> None:
+    place = tmpfs("size=10m")
+    shared = Cache(place / "store", max_size=1 << 30, project="p", clock=clock)
+    save(shared, workspace)
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    assert restore(shared, empty(tmp_path)).hit == "exact", "what can be read is of use"
+    result = save(shared, workspace, "other")
+    assert "can't be saved" in (result.warning or "")
+    assert "Read-only file system" in (result.warning or "")
+    with pytest.raises(CacheError, match="Read-only file system"):
+        shared.prune()
+    (tmp_path / "a-file").touch()
+    nowhere = Cache(tmp_path / "a-file" / "store", max_size=1 << 30, project="p", clock=clock)
+    assert restore(nowhere, tmp_path / "next").hit == "miss"
+    assert "Not a directory" in (save(nowhere, workspace).warning or "")
+    assert nowhere.entries() == []
+
+
+def test_paths_that_lead_out_are_refused(store: Cache, workspace: Path) -> None:
+    for path in ("/etc", "../x", "~/.cache"):
+        with pytest.raises(CacheError, match=r"cache: .*must") as refused:
+            save(store, workspace, spec=Spec(paths=(path,)))
+        assert refused.value.code == "CACHE_PATH_INVALID"
+
+
+# Many at once
+
+
+def _loom(folder: str, workspace: str, place: str, number: int) -> list[str]:
+    store = Cache(Path(folder), max_size=250_000, project="p", clock=time.time)
+    wrong = []
+    for turn in range(12):
+        key = f"key-{(number + turn) % 4}"
+        result = store.save(SPEC, key, DirectoryView(Path(workspace)), lambda stream, data: None)
+        if result.warning:
+            wrong.append(result.warning)
+        target = Path(place) / f"{number}-{turn}"
+        target.mkdir()
+        found = store.restore(SPEC, key, DirectoryView(target), lambda stream, data: None)
+        if found.warning:
+            wrong.append(found.warning)
+        if found.hit != "miss" and (target / "deps/pkg/tool").stat().st_size != 100_000:
+            wrong.append("half a file")
+    return wrong
+
+
+def test_many_looms_at_once(tmp_path: Path, store: Cache) -> None:
+    places = []
+    for number in range(4):
+        root = tmp_path / f"w{number}"
+        (root / "deps/pkg").mkdir(parents=True)
+        (root / "deps/pkg/tool").write_bytes(os.urandom(100_000))
+        places.append(root)
+    out = empty(tmp_path, "out")
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        found = pool.starmap(_loom, [(str(store.folder), str(root), str(out), n) for n, root in enumerate(places)])
+    assert found == [[]] * 4
+    assert store.verify() == []
+    assert sum(blob.stat().st_size for blob in blobs(store)) <= 250_000
+    assert list((store.folder / "tmp").iterdir()) == []
+
+
+# Keys
+
+
+def test_keys_of_files(workspace: Path) -> None:
+    (workspace / "package-lock.json").write_text("{}")
+    (workspace / "sub").mkdir()
+    (workspace / "sub/package-lock.json").write_text("{}")
+
+    def key(*files: str, prefix: str = "") -> str:
+        return key_of(Spec(paths=("x",), key=CacheKeyFiles(files=files, prefix=prefix)), workspace)
+
+    one = key("package-lock.json")
+    assert len(one) == 40
+    assert key("package-lock.json", prefix="npm-main") == f"npm-main-{one}"
+    assert key("**/package-lock.json") not in (one, key("sub/package-lock.json"))
+    assert key("nope", prefix="npm") == "npm-none"
+    (workspace / "package-lock.json").write_text("{ }")
+    assert key("package-lock.json") != one
+    assert key_of(Spec(paths=("x",), key="literal"), workspace) == "literal"
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("", "is empty"),
+        ("  ", "is empty"),
+        ("x" * 1001, "longer than 1000"),
+        (CacheKeyFiles(files=("../x",)), "climb out"),
+    ],
+)
+def test_keys_that_are_none(workspace: Path, key: str | CacheKeyFiles, said: str) -> None:
+    with pytest.raises(CacheError, match=said):
+        key_of(Spec(paths=("x",), key=key), workspace)
+
+
+@pytest.mark.parametrize(
+    ("origin", "project"),
+    [
+        ("https://github.com/Acme/App.git", "github.com/Acme/App"),
+        ("https://user:token@GitHub.com/Acme/App", "github.com/Acme/App"),
+        ("git@github.com:Acme/App.git", "github.com/Acme/App"),
+        ("ssh://git@github.com:22/Acme/App.git/", "github.com/Acme/App"),
+        ("/srv/git/app.git", "srv/git/app"),
+        ("file:///srv/git/app.git", "srv/git/app"),
+    ],
+)
+def test_projects(origin: str, project: str, tmp_path: Path) -> None:
+    assert project_of(origin, tmp_path) == project
+    assert project_of(None, tmp_path) == str(tmp_path.resolve())
+
+
+# --cache-diff
+
+
+def test_compare_names_the_keys_that_change_the_outcome() -> None:
+    keys = (("npm-1", "exact"), ("go-2", "miss"))
+    without = {
+        "build": JobOutcome(status="success", artifacts=frozenset({("app", "1"), ("lib", "2")})),
+        "test": JobOutcome(status="success", exit_code=0),
+        "later": JobOutcome(status="success"),
+        "same": JobOutcome(status="failure", exit_code=1, failing_step="script/01"),
+    }
+    with_cache = {
+        "build": JobOutcome(status="success", artifacts=frozenset({("app", "9")}), keys=keys),
+        "test": JobOutcome(
+            status="failure", exit_code=3, failing_step="script/02", failing_tests=frozenset({"t"}), keys=keys
+        ),
+        "same": JobOutcome(status="failure", exit_code=1, failing_step="script/01", keys=keys),
+    }
+    found = compare(without, with_cache)
+    assert [(difference.job_id, difference.keys) for difference in found] == [
+        ("build", ("npm-1",)),
+        ("test", ("npm-1",)),
+        ("later", ()),
+    ]
+    assert found[0].what == ("artifact app differs", "artifact lib differs")
+    assert found[1].what == (
+        "status: success without, failure with the cache",
+        "failing step: none without, script/02 with the cache",
+        "test t fails only with the cache",
+    )
+    assert compare(without, without) == []
+
+
+def test_entries_are_readable_by_others(store: Cache, workspace: Path) -> None:
+    save(store, workspace)
+    (path,) = (store.folder / "entries").glob("*/*.json")
+    shape = json.loads(path.read_text())
+    assert (shape["project"], shape["key"], shape["paths"]) == ("example.org/a", "k", ["deps/", "more/*.idx"])
+    (entry,) = store.entries()
+    assert isinstance(entry, Stored)
+    assert (store.folder / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
+    unpacked = subprocess.run(["zstd", "-dc", blobs(store)[0]], capture_output=True, check=False)
+    if unpacked.returncode == 0:
+        names = subprocess.run(["tar", "-t"], input=unpacked.stdout, capture_output=True, check=True).stdout.decode()
+        assert "deps/pkg/tool\n" in names
