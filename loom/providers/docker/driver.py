@@ -72,6 +72,10 @@ def keep(token: bytes) -> bytes:
     return b"loom_keep " + quoted(token) + b"\n"
 
 
+def end(token: bytes) -> bytes:
+    return b"loom_quit " + quoted(token) + b"\n"
+
+
 OK = b"ok\n"
 TERM = b"term\n"
 KILL = b"kill\n"

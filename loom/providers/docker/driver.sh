@@ -71,7 +71,7 @@ loom_step() {
     loom_code=$(
       (
         trap - $loom_signals
-        unset loom_token loom_script
+        unset loom_token loom_script SHLVL
         eval "$loom_settings"
         exec "$@"
       ) </dev/null >&3 2>&4 3>&- 4>&- 5<&-
@@ -105,6 +105,12 @@ loom_keep() {
   exec 5<&-
   [ "$$" = 1 ] || kill -STOP "$$"
   while :; do sleep 60; done
+}
+
+# The last command: when it is answered, nothing that the driver may signal runs any more. The input closes next.
+loom_quit() {
+  kill -KILL -1 2>/dev/null
+  loom_mark "$1" 0
 }
 
 # Said when loom has seen a step's end: for the watcher, and for nobody when there is none any more.

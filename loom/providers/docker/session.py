@@ -392,11 +392,21 @@ class DockerSession:
 
     def leave(self) -> None:
         """End everything in the container; what it still prints goes to the session's `on_output`. Never raises."""
-        self._attachment.close_input()
-        if self.kept_until is None:
-            try:
-                for stream, data in self._attachment.drain(LEAVE_S):
-                    self._on_session_output(stream, data)
-            except (OSError, ProviderError):
-                pass  # the container is removed by force next
+        try:
+            if self.kept_until is None and not self._attachment.at_end:
+                self._end_everything()
+        except (_Died, OSError, ProviderError):
+            pass  # it is over already, or is removed by force next
         self._attachment.close()
+
+    def _end_everything(self) -> None:
+        if self.uid == 0:
+            # Root's kill reaches everything, and is 30 ms quicker than waiting for the container's end.
+            talk = _Conversation(driver.new_token())
+            self._say(driver.end(talk.token))
+            if self._converse(talk, self._on_session_output, deadline=time.monotonic() + LEAVE_S, cancel=None):
+                talk.let_go(self._on_session_output)
+                return
+        self._attachment.close_input()
+        for stream, data in self._attachment.drain(LEAVE_S):
+            self._on_session_output(stream, data)

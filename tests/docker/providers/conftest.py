@@ -1,0 +1,213 @@
+"""Places to run steps in, and the images that torture them; everything made here is labelled and removed again."""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import shutil
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from loom.cancel import Cancel
+from loom.plan import Image, MountMode
+from loom.providers.base import Command, Provider, Session, SessionRequest
+from loom.providers.docker.client import connect
+from loom.providers.docker.provider import DockerProvider
+from loom.providers.host import HostProvider
+from loom.results import Exit, Stream
+
+DEBIAN = "debian:trixie-slim"
+TEST = "loom-test"
+RUN_ID = f"test{secrets.token_hex(4)}"
+
+
+@dataclass
+class Heard:
+    """What reached an `on_output`."""
+
+    pieces: list[tuple[Stream, bytes]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, stream: Stream, data: bytes) -> None:
+        with self.lock:
+            self.pieces.append((stream, data))
+
+    @property
+    def out(self) -> bytes:
+        return b"".join(data for stream, data in self.pieces if stream == "stdout")
+
+    @property
+    def err(self) -> bytes:
+        return b"".join(data for stream, data in self.pieces if stream == "stderr")
+
+
+@dataclass
+class Ran:
+    exit: Exit
+    heard: Heard
+    seconds: float
+
+    @property
+    def code(self) -> int:
+        return self.exit.code
+
+    @property
+    def out(self) -> bytes:
+        return self.heard.out
+
+    @property
+    def err(self) -> bytes:
+        return self.heard.err
+
+
+class Job:
+    """A session with a short way to say what a test wants of it."""
+
+    def __init__(self, session: Any, heard: Heard) -> None:
+        self.session = session
+        self.heard = heard
+
+    def run(
+        self,
+        script: str,
+        *,
+        shell: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+        cancel: Cancel | None = None,
+    ) -> Ran:
+        heard = Heard()
+        started = time.monotonic()
+        command = Command(script=script, shell=shell, environment=environment or {}, timeout_s=timeout_s)
+        ended = self.session.run(command, heard, cancel or Cancel())
+        return Ran(ended, heard, time.monotonic() - started)
+
+
+class Place:
+    """A provider with a workspace."""
+
+    def __init__(self, kind: str, provider: Provider, workspace: Path, image: str | None = None) -> None:
+        self.kind = kind
+        self.provider = provider
+        self.workspace = workspace
+        self.image = image
+
+    def request(self, **changes: Any) -> SessionRequest:
+        values: dict[str, Any] = {
+            "run_id": RUN_ID,
+            "job_id": "job",
+            "workspace": self.workspace,
+            "project_dir": "/workspace" if self.kind == "docker" else str(self.workspace),
+            "environment": {},
+            "shell": ("sh", "-e"),
+            "image": Image(name=self.image) if self.image else None,
+            "labels": {TEST: "1"},
+        }
+        return SessionRequest(**{**values, **changes})
+
+    @contextmanager
+    def job(self, **changes: Any) -> Iterator[Job]:
+        heard = Heard()
+        with self.provider.open(self.request(**changes), heard, Cancel()) as session:
+            yield Job(session, heard)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[docker.DockerClient]:
+    client = connect(os.environ)
+    yield client
+    for container in client.containers.list(all=True, filters={"label": [f"{TEST}=1", f"loom.run={RUN_ID}"]}):
+        container.remove(force=True, v=True)
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def build(engine: docker.DockerClient) -> Iterator[Callable[..., str]]:
+    """Builds an image from Dockerfile text and files; the images go when the tests are over."""
+    made: list[str] = []
+
+    def build(name: str, dockerfile: str, files: Mapping[str, bytes] | None = None) -> str:
+        tag = f"loom-test-{RUN_ID}-{name}"
+        context = io.BytesIO()
+        with tarfile.open(fileobj=context, mode="w") as archive:
+            for path, content in {"Dockerfile": dockerfile.encode(), **(files or {})}.items():
+                member = tarfile.TarInfo(path)
+                member.size, member.mode = len(content), 0o755
+                archive.addfile(member, io.BytesIO(content))
+        context.seek(0)
+        engine.images.build(fileobj=context, custom_context=True, tag=tag, labels={TEST: "1"}, rm=True)
+        made.append(tag)
+        return tag
+
+    yield build
+    for tag in made:
+        engine.images.remove(tag, force=True)
+
+
+@pytest.fixture(scope="session")
+def busybox() -> bytes:
+    found = shutil.which("busybox")
+    if (
+        found is None
+        or b"statically" not in os.popen(f"file -L {found} 2>/dev/null || echo statically").read().encode()
+    ):
+        pytest.skip("needs a statically linked busybox on this machine to make an image of")
+    return Path(found).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def shell_images(build: Callable[..., str], busybox: bytes) -> Mapping[str, str]:
+    """Images whose `sh` is dash, bash, and busybox' ash with nothing else beside it."""
+    return {
+        "dash": DEBIAN,
+        "bash": build("bash", f"FROM {DEBIAN}\nRUN ln -sf bash /bin/sh\n"),
+        "ash": build("ash", "FROM scratch\nCOPY sh /bin/sh\n", {"sh": busybox}),
+    }
+
+
+@pytest.fixture
+def docker_provider(engine: docker.DockerClient) -> Iterator[DockerProvider]:
+    provider = DockerProvider(lambda: engine, pid=os.getpid())
+    yield provider
+    assert list(provider.close()) == []
+    assert engine.containers.list(all=True, filters={"label": [f"{TEST}=1", f"loom.run={RUN_ID}"]}) == []
+
+
+@pytest.fixture
+def docker_place(docker_provider: DockerProvider, tmp_path: Path) -> Place:
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    return Place("docker", docker_provider, workspace, DEBIAN)
+
+
+@pytest.fixture(params=[pytest.param("docker", marks=pytest.mark.docker), "host"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """The same promise, kept by every provider."""
+    with ExitStack() as undo:
+        if request.param == "docker":
+            yield request.getfixturevalue("docker_place")
+        else:
+            workspace = tmp_path / "workspace"
+            workspace.mkdir()
+            provider = HostProvider(os.environ)
+            undo.callback(provider.close)
+            yield Place("host", provider, workspace)
+
+
+@pytest.fixture(params=["dash", "bash", "ash"])
+def any_sh(request: pytest.FixtureRequest, shell_images: Mapping[str, str], docker_place: Place) -> Place:
+    docker_place.image = shell_images[request.param]
+    return docker_place
+
+
+__all__ = ["Heard", "Job", "MountMode", "Place", "Ran", "Session"]

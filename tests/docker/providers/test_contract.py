@@ -1,0 +1,302 @@
+"""What every provider promises (loom/providers/base.py), held against each of them."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from loom.cancel import Cancel
+from loom.errors import RequestError
+from loom.results import Ended
+
+if TYPE_CHECKING:
+    from conftest import Place
+
+EVERY_BYTE = bytes(range(1, 256)).decode("utf-8", "surrogateescape")
+
+
+def after(seconds: float, call: object) -> threading.Timer:
+    timer = threading.Timer(seconds, call)  # type: ignore[arg-type]
+    timer.start()
+    return timer
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("true", 0),
+        ("false", 1),
+        ("exit 3", 3),
+        ("exit 255", 255),
+        ("exec sh -c 'exit 9'", 9),
+        ("kill -9 $$", 137),
+        ("kill -TERM $$", 143),
+        ("kill -INT $$", 130),
+        ("kill -PIPE $$", 141),
+        ("trap 'exit 7' EXIT; exit 1", 7),
+        ("trap 'exit 8' TERM; kill -TERM $$; exit 1", 8),
+        ("set +e; false; true", 0),
+        ("false; echo no", 1),
+        ("false | true", 0),
+        ("nosuchcommand", 127),
+        ("exec >&- 2>&-; exit 4", 4),
+        ("exec >/dev/null; echo no; exit 5", 5),
+        ("(exit 6)", 6),
+        ("if", 2),
+    ],
+)
+def test_a_step_ends_with_its_own_exit_code(place: Place, script: str, code: int) -> None:
+    with place.job() as job:
+        ran = job.run(script)
+        assert (ran.code, ran.exit.ended) == (code, Ended.EXITED)
+        assert b"no" not in ran.out
+        assert job.run("echo next").out == b"next\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"plain\n",
+        b"no newline",
+        b"\xff\xfe\x80\n",
+        b"a\r\nb\r\n",
+        b"10%\r20%\r\x1b[K",
+        b"\x1e",
+        b"\x1eloom:",
+        b"\x00\x01\x02",
+        b"\n\n",
+    ],
+    ids=repr,
+)
+def test_output_is_exact(place: Place, text: bytes) -> None:
+    (place.workspace / "text").write_bytes(text)
+    with place.job() as job:
+        ran = job.run("cat text; cat text >&2")
+    assert (ran.code, ran.out, ran.err) == (0, text, text)
+
+
+def test_every_byte_and_a_long_line_come_through(place: Place) -> None:
+    content = bytes(range(256)) * 4096 * 12 + b"x" * (50 * 1024 * 1024)
+    (place.workspace / "binary").write_bytes(content)
+    with place.job() as job:
+        ran = job.run("cat binary")
+    assert ran.out == content
+    assert ran.err == b""
+
+
+def test_both_streams_at_once(place: Place) -> None:
+    with place.job() as job:
+        ran = job.run("i=0; while [ $i -lt 20000 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done")
+    assert ran.out == b"".join(b"out %d\n" % i for i in range(20000))
+    assert ran.err == b"".join(b"err %d\n" % i for i in range(20000))
+
+
+def test_output_is_live(place: Place) -> None:
+    seen: list[float] = []
+    with place.job() as job:
+        job.run("true")
+        from loom.providers.base import Command
+
+        job.session.run(
+            Command(script="echo first; sleep 0.5; echo second", shell=()),
+            lambda stream, data: seen.append(time.monotonic()),
+            Cancel(),
+        )
+    assert seen[-1] - seen[0] > 0.4
+
+
+def test_a_step_starts_in_the_workspace_whatever_the_last_one_did(place: Place) -> None:
+    with place.job() as job:
+        where = job.run("pwd; cd /; export X=1; umask 000; Y=2").out
+        assert where.decode().strip() == place.request().project_dir
+        assert job.run('pwd; echo "[$X$Y]"').out == where + b"[]\n"
+
+
+def test_steps_share_the_workspaces_files(place: Place) -> None:
+    (place.workspace / "given").write_text("from outside\n")
+    with place.job() as job:
+        job.run("cat given; echo made >made")
+        assert job.run("cat given made").out == b"from outside\nmade\n"
+
+
+def test_standard_input_is_empty(place: Place) -> None:
+    with place.job() as job:
+        assert job.run("cat; read x || echo end").out == b"end\n"
+        assert job.run("echo next").out == b"next\n"
+
+
+def test_variables_hold_every_byte_but_nul(place: Place) -> None:
+    with place.job(environment={"SESSION": EVERY_BYTE, "BOTH": "session"}) as job:
+        ran = job.run(
+            'printf "%s" "$SESSION$STEP$BOTH"', environment={"STEP": EVERY_BYTE + "\n'\"$(echo no)`", "BOTH": "step"}
+        )
+        assert ran.out == bytes(range(1, 256)) * 2 + b"\n'\"$(echo no)`step"
+        assert job.run('printf "[%s]" "$STEP$BOTH"').out == b"[session]"
+
+
+def test_a_script_holds_every_byte_but_nul(place: Place) -> None:
+    with place.job() as job:
+        ran = job.run(f"cat <<'END'\n{EVERY_BYTE}\nEND\n")
+    assert ran.out == bytes(range(1, 256)) + b"\n"
+
+
+def test_a_script_of_200_kilobytes(place: Place) -> None:
+    script = "".join(f"x={i} # {'é' * 40}\n" for i in range(2300)) + "echo $x"
+    assert len(script.encode()) > 200_000
+    with place.job() as job:
+        assert job.run(script).out == b"2299\n"
+
+
+@pytest.mark.parametrize("environment", [{"A-B": "1"}, {"A": "nul\0"}, {"": "x"}, {"1A": "x"}])
+def test_what_no_shell_can_take_is_refused(place: Place, environment: dict[str, str]) -> None:
+    with place.job() as job:
+        with pytest.raises(RequestError):
+            job.run("true", environment=environment)
+        with pytest.raises(RequestError):
+            job.run("echo \0")
+        assert job.run("echo next").out == b"next\n"
+
+
+def test_variables_are_handed_on_through_a_file(place: Place) -> None:
+    with place.job() as job:
+        job.run('echo "A=1" >>"$LOOM_ENV"; printf "B=it\'s \\$x \\\\\\\\ =\\nnonsense\\n=\\nC=\\n" >>"$LOOM_ENV"')
+        assert job.session.handed_on() == {"A": "1", "B": "it's $x \\ =", "C": ""}
+        job.run('test ! -s "$LOOM_ENV"')
+        job.run('printf "A=2\\nD<<END\\none\\n\\n two\\nEND\\nE=last" >>"$LOOM_ENV"; exit 1')
+        assert job.session.handed_on() == {"A": "2", "B": "it's $x \\ =", "C": "", "D": "one\n\n two", "E": "last"}
+        ran = job.run('printf "%s" "$D"', environment=job.session.handed_on())
+        assert ran.out == b"one\n\n two"
+        value = "x" * 100_000
+        job.run(f'printf "F=%s\\n" {value} >>"$LOOM_ENV"')
+        assert job.session.handed_on()["F"] == value
+
+
+def test_the_shell_can_be_another(place: Place) -> None:
+    with place.job(shell=("bash", "-eo", "pipefail")) as job:
+        assert job.run("false | true").code == 1
+        assert job.run("[[ a == a ]] && echo yes").out == b"yes\n"
+        assert job.run("false | true; echo $0", shell=("sh", "{0}")).code == 0
+        missing = job.run("true", shell=("no-such-shell", "-x"))
+        assert missing.code == 127
+        assert b"no-such-shell" in missing.err
+        assert job.run("echo next").out == b"next\n"
+
+
+def test_a_background_child_does_not_hold_the_step_and_loses_nothing(place: Place) -> None:
+    with place.job() as job:
+        ran = job.run("(sleep 0.4; echo late) & echo now")
+        assert ran.seconds < 0.4
+        assert ran.out == b"now\n"
+        assert job.run("sleep 0.8; echo next").out == b"late\nnext\n"
+        job.run("(sleep 30; echo never; echo never >never) & ")
+    assert b"never" not in job.heard.out
+    assert not (place.workspace / "never").exists()
+
+
+def test_what_a_background_child_printed_before_the_end_is_kept(place: Place) -> None:
+    with place.job() as job:
+        job.run("(sleep 0.2; echo late; echo late >&2; sleep 30) &")
+        time.sleep(0.6)
+    assert (job.heard.out, job.heard.err) == (b"late\n", b"late\n")
+
+
+def test_a_timeout_ends_everything_that_the_step_started(place: Place) -> None:
+    with place.job(grace_s=5.0) as job:
+        job.run("(sleep 2; echo >earlier) &")
+        ran = job.run(
+            "(setsid sh -c 'sleep 2; echo >late' &) ; (sleep 2; echo >later) & echo now; sleep 20", timeout_s=0.5
+        )
+        assert ran.exit.ended is Ended.TIMED_OUT
+        assert ran.out == b"now\n"
+        assert 0.5 <= ran.seconds < 2
+        time.sleep(2.2)
+        assert sorted(path.name for path in place.workspace.iterdir()) == []
+        assert job.run("echo next").out == b"next\n"
+
+
+def test_a_step_has_time_to_clean_up_and_no_more(place: Place) -> None:
+    with place.job(grace_s=1.0) as job:
+        ran = job.run("trap 'echo cleaning; exit 3' TERM; sleep 20 & wait", timeout_s=0.3)
+        assert (ran.exit.ended, ran.code, ran.out) == (Ended.TIMED_OUT, 3, b"cleaning\n")
+        assert ran.seconds < 1.2
+        ran = job.run("trap '' TERM; while :; do sleep 0.1; done", timeout_s=0.3)
+        assert (ran.exit.ended, ran.code) == (Ended.TIMED_OUT, 137)
+        assert 1.2 < ran.seconds < 3
+        assert job.run("echo next").out == b"next\n"
+
+
+def test_a_cancel_ends_the_step_and_no_other_runs(place: Place) -> None:
+    cancel = Cancel()
+    with place.job() as job:
+        timer = after(0.3, cancel.request)
+        ran = job.run("trap 'echo cleaning; exit 3' TERM; sleep 20 & wait", cancel=cancel)
+        timer.join()
+        assert (ran.exit.ended, ran.code, ran.out) == (Ended.CANCELED, 3, b"cleaning\n")
+        assert ran.seconds < 1.5
+        assert job.run("echo no", cancel=cancel).exit.ended is Ended.CANCELED
+        # What has to run after all (after_script) brings a flag of its own.
+        assert job.run("echo after").out == b"after\n"
+
+
+def test_a_second_cancel_gives_no_time(place: Place) -> None:
+    cancel = Cancel()
+    with place.job(grace_s=30.0) as job:
+        timers = [after(0.3, cancel.request), after(0.6, cancel.request)]
+        ran = job.run("trap '' TERM; while :; do sleep 0.1; done", cancel=cancel)
+        for timer in timers:
+            timer.join()
+        assert (ran.exit.ended, ran.code) == (Ended.CANCELED, 137)
+        assert ran.seconds < 3
+
+
+def test_a_secret_is_a_file_outside_the_workspace_for_the_job_alone(place: Place) -> None:
+    content = bytes(range(256)) + b"\\n\\0%s%%"
+    with place.job() as job:
+        path = job.session.put_secret("KEY", content)
+        ran = job.run(f'cat "{path}"; ls -l "{path}" >&2')
+        assert ran.out == content
+        assert ran.err.startswith(b"-rw-------")
+        assert list(place.workspace.iterdir()) == []
+        for name in ("", "..", "a/b"):
+            with pytest.raises(RequestError):
+                job.session.put_secret(name, b"")
+    from pathlib import Path
+
+    assert not Path(path).exists()
+
+
+def test_archives_go_in_and_out_of_the_jobs_view(place: Place) -> None:
+    incoming = io.BytesIO()
+    with tarfile.open(fileobj=incoming, mode="w") as archive:
+        for name, mode in (("dist/tool", 0o755), ("dist/data", 0o644)):
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = 3, mode
+            archive.addfile(member, io.BytesIO(b"in\n"))
+    with place.job() as job:
+        job.session.put_archive([incoming.getvalue()])
+        assert job.run("cat dist/data; test -x dist/tool; test ! -x dist/data").out == b"in\n"
+        job.run("mkdir -p out/deep; echo deep >out/deep/file; ln -s deep/file out/link; echo alone >alone")
+        outgoing = b"".join(job.session.get_archive(["out", "alone", "missing"]))
+        with tarfile.open(fileobj=io.BytesIO(outgoing)) as archive:
+            assert sorted(archive.getnames()) == ["alone", "out", "out/deep", "out/deep/file", "out/link"]
+            assert archive.getmember("out/link").linkname == "deep/file"
+            file = archive.extractfile("out/deep/file")
+            assert file is not None
+            assert file.read() == b"deep\n"
+        everything = b"".join(job.session.get_archive(["."]))
+        with tarfile.open(fileobj=io.BytesIO(everything)) as archive:
+            assert {"./dist/tool", "dist/tool"} & set(archive.getnames())
+
+
+def test_many_steps(place: Place) -> None:
+    with place.job() as job:
+        job.run("true")
+        started = time.monotonic()
+        for number in range(300):
+            assert job.run(f"echo {number}; exit {number % 250}").code == number % 250
+        assert time.monotonic() - started < 15
