@@ -115,6 +115,8 @@ class Resources:
     tmpfs: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     gpus: str | None = None
+    read_only: bool = False
+    """The container's root file system can't be written to; the workspace and tmpfs mounts can."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@
 #     `- guard          -- the step's parent, there to be killed instead of the driver
 #          `- the step's shell
 unset loom_token loom_script loom_settings loom_n loom_code loom_watcher loom_line loom_me loom_p loom_uid loom_gid loom_rest
+unset loom_ooms
 exec 5<&0 </dev/null
 loom_nl='
 '
@@ -23,6 +24,18 @@ loom_mark() {
   printf '%s %s\n' "$1" "$2"
 }
 
+# How many processes the kernel has killed here for want of memory; the engine itself does not notice everywhere.
+loom_count_ooms() {
+  loom_ooms=0
+  for loom_p in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control; do
+    [ -r "$loom_p" ] || continue
+    while read -r loom_line loom_me; do
+      [ "$loom_line" = oom_kill ] && loom_ooms=$loom_me
+    done <"$loom_p"
+    return
+  done 2>/dev/null
+}
+
 loom_hello() {
   loom_uid=? loom_gid=?
   while read -r loom_line loom_me loom_rest; do
@@ -31,7 +44,8 @@ loom_hello() {
       Gid:) loom_gid=$loom_me ;;
     esac
   done 2>/dev/null </proc/self/status
-  loom_mark "$1" "$loom_uid $loom_gid $$"
+  loom_count_ooms
+  loom_mark "$1" "$loom_uid $loom_gid $loom_ooms"
 }
 
 # Everything in the container but process 1, the driver and the caller. Losing its guard is what tells the driver to go on.
@@ -88,7 +102,8 @@ loom_step() {
       printf '%s=%s\n' "$loom_token" "$loom_line"
     done </run/loom/env
   fi
-  printf '%s %s\n' "$loom_token" "$loom_code"
+  loom_count_ooms
+  printf '%s %s\n' "$loom_token" "$loom_code $loom_ooms"
   unset loom_token loom_script loom_settings
   wait "$loom_watcher" 2>/dev/null
 }

@@ -253,6 +253,7 @@ def host_config(request: SessionRequest, mount: Mount) -> dict[str, Any]:
         or None,
         "devices": list(resources.devices) or None,
         "device_requests": gpus_of(resources.gpus),
+        "read_only": resources.read_only or None,
     }
     return {key: value for key, value in config.items() if value is not None}
 

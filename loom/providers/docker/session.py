@@ -53,7 +53,8 @@ class _Conversation:
                 self.env_lines.append(part.text[1:])
             else:
                 self._unanswered.discard(stream)
-                self.answer = part.text.decode("ascii", "replace").strip()
+                if stream == "stdout":
+                    self.answer = part.text.decode("ascii", "replace").strip()
 
     def let_go(self, on_output: OnOutput) -> None:
         """Pass on what looked like the beginning of a mark and can't become one any more."""
@@ -110,7 +111,8 @@ class DockerSession:
         self._before_first_step: Callable[[DockerSession], None] | None = before_first_step
         self._handed_on: dict[str, str] = {}
         self._number = 0
-        self._oom_seen = False
+        self._ooms = 0
+        self._died = False
         self.uid: int | None = None
         self.gid: int | None = None
         self.kept_until: float | None = None
@@ -160,7 +162,8 @@ class DockerSession:
                 f"the container of job {self._request.job_id} started, but nothing in it answered within {HELLO_S:.0f} s",
                 hint='an image\'s own `entrypoint` must end by running the command that it is given: exec "$@"',
             )
-        uid, gid, _ = str(talk.answer).split()
+        uid, gid, ooms = str(talk.answer).split()
+        self._ooms = int(ooms)
         if uid.isdigit() and gid.isdigit():
             self.uid, self.gid = int(uid), int(gid)
             self._facts = replace(self._facts, user=f"{uid}:{gid}")
@@ -189,6 +192,8 @@ class DockerSession:
             return Exit(code=130, ended=Ended.CANCELED)
         if self.kept_until is not None:
             raise ProviderError("the container is kept for inspection and runs no further steps")
+        if self._died:
+            raise Lost(f"a step of job {self._request.job_id} has ended its container; no other can run in it")
         if self._before_first_step is not None:
             prepare, self._before_first_step = self._before_first_step, None
             prepare(self)
@@ -211,6 +216,7 @@ class DockerSession:
                 self._end_step(talk, on_output, cancel)
             self._say(driver.OK)
         except _Died as died:
+            self._died = True
             if ended is Ended.EXITED and died.oom:
                 ended = Ended.OOM_KILLED
             return Exit(code=died.code, ended=ended)
@@ -218,9 +224,10 @@ class DockerSession:
             unregister()
             talk.let_go(on_output)
         self._handed_on.update(handed_on(talk.env_lines))
-        code = int(talk.answer or 137)
-        if ended is Ended.EXITED and code != 0 and self._ran_out_of_memory(code):
+        code, ooms = (int(word) for word in str(talk.answer).split())
+        if ended is Ended.EXITED and code != 0 and ooms > self._ooms:
             ended = Ended.OOM_KILLED
+        self._ooms = ooms
         return Exit(code=code, ended=ended)
 
     def handed_on(self) -> Mapping[str, str]:
@@ -327,22 +334,6 @@ class DockerSession:
             return ""
         signal = events[0].get("Actor", {}).get("Attributes", {}).get("signal")
         return f"{events[0].get('Action', 'kill')}, signal {signal}" if signal else str(events[0].get("Action"))
-
-    def _ran_out_of_memory(self, code: int) -> bool:
-        """True when the engine says that a process of the container was killed for want of memory since the last time."""
-        if code != 137 and self._request.resources.memory is None:
-            return False
-        # The kernel kills first and the engine hears of it a moment later.
-        for wait_s in (0.0, 0.05, 0.2) if self._request.resources.memory is not None else (0.0,):
-            time.sleep(wait_s)
-            with translated("asking why the step was killed"):
-                state = retrying(lambda: self._api.inspect_container(self.container_id))["State"]
-            if state.get("OOMKilled") and not self._oom_seen:
-                self._oom_seen = True
-                return True
-            if code != 137:
-                break
-        return False
 
     # Files
 

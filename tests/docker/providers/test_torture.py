@@ -1,0 +1,331 @@
+"""What steps do to a container's driver, in each kind of `sh`, and what others do to the container."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import docker
+import pytest
+
+from loom.errors import ImageError, ProviderError
+from loom.plan import Image, Network, Resources, Ulimit
+from loom.results import Ended
+
+if TYPE_CHECKING:
+    from conftest import Place
+
+pytestmark = pytest.mark.docker
+
+SURVIVED = [
+    ("kill -9 $PPID; sleep 5", 137),  # the step's parent
+    ("kill 1; kill -9 1; kill -INT 1; kill -HUP 1; echo ok", 0),  # process 1
+    ("kill -TERM 0; sleep 5", 143),  # its whole group, the driver in it
+    ("kill -HUP 0; sleep 5", 129),
+    ("kill -TERM -1; exit 5", 5),  # everything but itself: dash and others differ, so no more than that it survives
+    ("set -e; false; echo no", 1),
+    ("echo out; exec >&- 2>&- <&-; exit 6", 6),
+]
+
+
+@pytest.mark.parametrize(("script", "code"), SURVIVED)
+def test_a_job_survives_what_a_step_does_to_its_processes(any_sh: Place, script: str, code: int) -> None:
+    with any_sh.job() as job:
+        assert job.run(script).code == code
+        ran = job.run("echo next")
+        assert (ran.code, ran.out) == (0, b"next\n")
+
+
+def test_a_step_that_kills_the_driver_ends_the_job_as_its_own_failure(any_sh: Place) -> None:
+    with any_sh.job() as job:
+        ran = job.run("echo before; kill -9 -1; kill -9 $$")
+        assert (ran.exit.code, ran.exit.ended) == (137, Ended.EXITED)
+        assert ran.out == b"before\n"
+        with pytest.raises(ProviderError):
+            job.run("echo next")
+
+
+def test_nothing_that_a_step_prints_is_a_boundary(any_sh: Place, engine: docker.DockerClient) -> None:
+    with any_sh.job() as job:
+        job.run("echo one")
+        job.run("echo two >&2")
+        printed = engine.containers.get(job.session.container_id).logs()
+        assert printed.count(b"\x1eloom:") >= 6, "the log shows where steps ended"
+        forged = printed + b"\x1eloom:" + b"0" * 32 + b" 0\n\x1eloom:\x1e\x1eloom:"
+        (any_sh.workspace / "forged").write_bytes(forged)
+        ran = job.run('while IFS= read -r line || [ -n "$line" ]; do printf \'%s\\n\' "$line"; done <forged; exit 4')
+        assert (ran.code, ran.out) == (4, forged + b"\n")
+
+
+def test_the_token_is_not_where_a_step_would_look(any_sh: Place) -> None:
+    with any_sh.job() as job:
+        ran = job.run(
+            'for f in /proc/[0-9]*/environ /proc/[0-9]*/cmdline; do while IFS= read -r l || [ -n "$l" ]; do echo "$l"; done <$f; done;'
+            "set"
+        )
+        assert b"\x1eloom" not in ran.out
+
+
+def test_three_hundred_steps_cost_little(any_sh: Place) -> None:
+    with any_sh.job() as job:
+        job.run("echo warm")
+        started = time.monotonic()
+        for number in range(300):
+            assert job.run(f"echo {number}").out == b"%d\n" % number
+        assert time.monotonic() - started < 300 * 0.015
+
+
+def test_a_million_lines(any_sh: Place) -> None:
+    with any_sh.job() as job:
+        ran = job.run("i=0; while [ $i -lt 1000000 ]; do echo $i; i=$((i+1)); done")
+    assert ran.out == b"".join(b"%d\n" % number for number in range(1_000_000))
+
+
+@pytest.mark.slow
+def test_200_megabytes_of_binary(docker_place: Place) -> None:
+    block = os.urandom(1024 * 1024)
+    (docker_place.workspace / "block").write_bytes(block)
+    with docker_place.job() as job:
+        ran = job.run("i=0; while [ $i -lt 200 ]; do cat block; i=$((i+1)); done")
+    assert ran.out == block * 200
+
+
+@pytest.mark.slow
+def test_memory_stays_bounded_for_a_gigabyte(docker_place: Place) -> None:
+    from pathlib import Path
+
+    from loom.cancel import Cancel
+    from loom.providers.base import Command
+
+    def peak() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0])
+
+    size = 0
+
+    def count(stream: str, data: bytes) -> None:
+        nonlocal size
+        size += len(data)
+
+    with docker_place.job() as job:
+        job.run("echo warm")
+        Path("/proc/self/clear_refs").write_text("5")
+        before = peak()
+        job.session.run(Command(script="head -c 1000000000 /dev/zero", shell=()), count, Cancel())
+        assert size == 1_000_000_000
+        assert peak() - before < 20_000, "kilobytes"
+
+
+# Images
+
+
+def test_an_image_without_a_shell_says_so(docker_place: Place, build: Callable[..., str]) -> None:
+    docker_place.image = build("no-shell", "FROM scratch\nCOPY hello /hello\n", {"hello": b"nothing"})
+    with pytest.raises(ImageError, match="no shell"), docker_place.job():
+        pass
+
+
+def test_an_image_for_another_processor_says_so(docker_place: Place, build: Callable[..., str]) -> None:
+    import platform
+
+    foreign = 183 if platform.machine() == "x86_64" else 62
+    elf = b"\x7fELF\x02\x01\x01" + b"\0" * 9 + (2).to_bytes(2, "little") + foreign.to_bytes(2, "little") + b"\0" * 200
+    docker_place.image = build("foreign", "FROM scratch\nCOPY sh /bin/sh\n", {"sh": elf})
+    with pytest.raises(ImageError, match="another kind of processor"), docker_place.job():
+        pass
+
+
+def test_an_image_that_is_not_there_says_so(docker_place: Place) -> None:
+    docker_place.image = "loom-test-no-such-image:1"
+    with pytest.raises(ImageError, match="loom-test-no-such-image"), docker_place.job():
+        pass
+
+
+def test_the_images_entrypoint_is_not_run_and_its_user_and_environment_are_kept(
+    docker_place: Place, build: Callable[..., str]
+) -> None:
+    docker_place.image = build(
+        "opinionated",
+        "FROM debian:trixie-slim\nRUN useradd -u 1234 -m joe\nUSER joe\nWORKDIR /srv\nENV FROM_IMAGE=yes\n"
+        'ENTRYPOINT ["/bin/false"]\nCMD ["nothing"]\n',
+    )
+    docker_place.workspace.chmod(0o777)
+    with docker_place.job() as job:
+        assert job.session.facts.user == "1234:1234"
+        assert (
+            job.run("id -u; pwd; echo $FROM_IMAGE $HOME; echo A=1 >>$LOOM_ENV").out
+            == b"1234\n/workspace\nyes /home/joe\n"
+        )
+        assert job.session.handed_on() == {"A": "1"}
+        path = job.session.put_secret("K", b"secret")
+        assert job.run(f"cat {path}").out == b"secret"
+    with docker_place.job(image=Image(name=docker_place.image, user="0")) as job:
+        assert job.run("id -u").out == b"0\n"
+
+
+def test_an_entrypoint_that_the_workflow_names_is_run_first(docker_place: Place, build: Callable[..., str]) -> None:
+    docker_place.image = build(
+        "entry",
+        "FROM debian:trixie-slim\nCOPY entry /entry\n",
+        {"entry": b'#!/bin/sh\necho prepared\nexport PREPARED=1\nexec "$@"\n'},
+    )
+    with docker_place.job(image=Image(name=docker_place.image, entrypoint=("/entry",))) as job:
+        assert job.run("echo $PREPARED").out == b"1\n"
+    assert job.heard.out == b"prepared\n"
+
+
+def test_a_root_file_system_that_is_read_only(any_sh: Place) -> None:
+    with any_sh.job(resources=Resources(read_only=True)) as job:
+        assert job.run("echo A=1 >>$LOOM_ENV; echo ok; (: >/x) 2>/dev/null || echo read-only").out == b"ok\nread-only\n"
+        assert job.session.handed_on() == {"A": "1"}
+
+
+# Limits and manners
+
+
+def test_running_out_of_memory_is_reported_as_such(docker_place: Place) -> None:
+    with docker_place.job(resources=Resources(memory=32 * 1024 * 1024)) as job:
+        assert job.run("echo fine; exit 1").exit.ended is Ended.EXITED
+        ran = job.run("x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}")
+        assert ran.exit.ended is Ended.OOM_KILLED
+        assert ran.code != 0
+        assert job.run("exit 1").exit.ended is Ended.EXITED
+
+
+def test_limits_reach_the_container(docker_place: Place, engine: docker.DockerClient) -> None:
+    resources = Resources(
+        cpus=0.5,
+        memory=64 * 1024 * 1024,
+        pids=77,
+        shm_size=8 * 1024 * 1024,
+        ulimits=(Ulimit(name="nofile", soft=123, hard=456),),
+        tmpfs=("/scratch:size=1m", "/plain"),
+    )
+    network = Network(mode="none", extra_hosts={"db.test": "10.1.2.3"})
+    with docker_place.job(resources=resources, network=network) as job:
+        host = engine.api.inspect_container(job.session.container_id)["HostConfig"]
+        assert (host["NanoCpus"], host["Memory"], host["PidsLimit"]) == (500_000_000, 64 << 20, 77)
+        assert host["ShmSize"] == 8 << 20
+        assert job.run("ulimit -Sn; ulimit -Hn").out == b"123\n456\n"
+        assert job.run("echo x >/scratch/a; echo x >/plain/a; grep db.test /etc/hosts").out == b"10.1.2.3\tdb.test\n"
+        assert job.run("ls /sys/class/net").out == b"lo\n"
+
+
+def test_nothing_is_granted_that_was_not_asked_for(docker_place: Place, engine: docker.DockerClient) -> None:
+    with docker_place.job(hidden_paths=(".git/loom",)) as job:
+        state = engine.api.inspect_container(job.session.container_id)
+        host = state["HostConfig"]
+        assert (host["Privileged"], host["NetworkMode"], host["Init"]) == (False, "bridge", True)
+        assert (
+            job.run("test ! -e /var/run/docker.sock; ls -A .git/loom; (: >.git/loom/x) 2>/dev/null || echo hidden").out
+            == b"hidden\n"
+        )
+        assert state["Config"]["Labels"]["loom.pid"] == str(os.getpid())
+
+
+def test_a_steps_secrets_are_not_in_the_containers_configuration(
+    docker_place: Place, engine: docker.DockerClient
+) -> None:
+    with docker_place.job() as job:
+        assert job.run("echo $TOKEN", environment={"TOKEN": "hunter2-in-env"}).out == b"hunter2-in-env\n"
+        job.session.put_secret("KEY", b"hunter2-in-file")
+        assert "hunter2" not in str(engine.api.inspect_container(job.session.container_id))
+
+
+def test_git_trusts_the_workspace(docker_place: Place) -> None:
+    with docker_place.job(
+        environment={"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "a.b", "GIT_CONFIG_VALUE_0": "c"}
+    ) as job:
+        ran = job.run(
+            'echo "$GIT_CONFIG_COUNT $GIT_CONFIG_KEY_0=$GIT_CONFIG_VALUE_0 $GIT_CONFIG_KEY_1=$GIT_CONFIG_VALUE_1"'
+        )
+        assert ran.out == b"2 a.b=c safe.directory=*\n"
+
+
+# Others
+
+
+def test_a_container_that_others_remove_is_an_error(docker_place: Place, engine: docker.DockerClient) -> None:
+    with docker_place.job() as job:
+        remove = subprocess.Popen(["sh", "-c", f"sleep 0.3; docker rm -f {job.session.container_id} >/dev/null"])
+        with pytest.raises(ProviderError, match=r"removed by someone else|stopped from outside"):
+            job.run("sleep 20")
+        remove.wait()
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_a_container_that_others_stop_is_an_error(docker_place: Place, engine: docker.DockerClient, how: str) -> None:
+    with docker_place.job() as job:
+        stop = subprocess.Popen(["sh", "-c", f"sleep 0.3; docker {how} {job.session.container_id} >/dev/null"])
+        with pytest.raises(ProviderError, match="stopped from outside"):
+            job.run("sleep 20")
+        stop.wait()
+
+
+HOLD = textwrap.dedent(
+    """
+    import os, sys
+    from pathlib import Path
+    from loom.cancel import Cancel
+    from loom.plan import Image
+    from loom.providers.base import Command, SessionRequest
+    from loom.providers.docker.client import shared
+    from loom.providers.docker.provider import DockerProvider
+
+    run_id, workspace, script = sys.argv[1:]
+    provider = DockerProvider(shared(os.environ), pid=os.getpid())
+    request = SessionRequest(run_id=run_id, job_id="job", workspace=Path(workspace), project_dir="/workspace",
+        environment={}, shell=("sh", "-e"), image=Image(name="debian:trixie-slim"), labels={"loom-test": "1"})
+    with provider.open(request, lambda *_: None, Cancel()) as session:
+        print(session.container_id, flush=True)
+        if script:
+            session.run(Command(script=script, shell=()), lambda s, d: print(d, flush=True), Cancel())
+        else:
+            sys.stdin.read()
+    """
+)
+
+
+@pytest.fixture
+def holder(docker_place: Place, engine: docker.DockerClient) -> Any:
+    """Starts another process that holds a container, as a loom of its own; its container is removed in the end."""
+    started: list[tuple[subprocess.Popen[str], str]] = []
+
+    def hold(script: str, run_id: str) -> tuple[subprocess.Popen[str], str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, run_id, str(docker_place.workspace), script],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        container = process.stdout.readline().strip()
+        started.append((process, container))
+        return process, container
+
+    yield hold
+    for process, container in started:
+        process.kill()
+        process.communicate()
+        try:
+            engine.api.remove_container(container, force=True)
+        except docker.errors.NotFound:
+            pass
+
+
+@pytest.mark.parametrize("script", ["echo up; while :; do sleep 0.1; done", ""], ids=["in a step", "between steps"])
+def test_a_killed_loom_leaves_no_container_running(holder: Any, engine: docker.DockerClient, script: str) -> None:
+    process, container = holder(script, "killed")
+    if script:
+        assert "up" in process.stdout.readline()
+    os.kill(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 3
+    while engine.api.inspect_container(container)["State"]["Running"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
