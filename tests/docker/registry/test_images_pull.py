@@ -3,15 +3,12 @@
 import base64
 import json
 import os
-import shutil
 import socket
-import subprocess
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -24,139 +21,9 @@ from loom.providers.docker import images as images_module
 from loom.providers.docker.client import connect
 from loom.providers.docker.images import Images, ResolvedImage
 
-pytestmark = [
-    pytest.mark.docker,
-    pytest.mark.skipif(shutil.which("docker-registry") is None, reason="no docker-registry program (Debian's package)"),
-]
+pytestmark = pytest.mark.docker
 
-# `htpasswd -Bbn loom open-sesame`
-HTPASSWD = "loom:$2y$05$dO2n.V.wlA8gz714YBu9L.14S6oBoJrpqnYiy/oci0YqVtMf8nCY6\n"
 BASIC = base64.b64encode(b"loom:open-sesame").decode()
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-class Registry:
-    """A registry process of our own, on a free port, with its own storage."""
-
-    def __init__(self, folder: Path, *, password: bool = False) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.host = f"localhost:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
-        folder.mkdir(parents=True, exist_ok=True)
-        auth = ""
-        if password:
-            (folder / "htpasswd").write_text(HTPASSWD)
-            auth = f"auth: {{htpasswd: {{realm: test, path: {folder}/htpasswd}}}}\n"
-        (folder / "config.yml").write_text(
-            "version: 0.1\n"
-            "log: {level: error}\n"
-            f"storage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}\n"
-            f"http: {{addr: '127.0.0.1:{self.port}'}}\n" + auth
-        )
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            ["docker-registry", "serve", str(self.folder / "config.yml")],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"},
-        )
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.05)
-        raise AssertionError("the registry does not start")
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[docker.DockerClient]:
-    client = connect(os.environ)
-    yield client
-    client.close()
-
-
-@contextmanager
-def serving(folder: Path, client: docker.DockerClient, **options: bool) -> Iterator[Registry]:
-    registry = Registry(folder, **options)
-    registry.start()
-    try:
-        yield registry
-    finally:
-        registry.stop()
-        for image in client.api.images(all=True):
-            for name in [*(image.get("RepoTags") or ()), *(image.get("RepoDigests") or ())]:
-                if name.startswith(registry.host):
-                    remove(client, name)
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory, client: docker.DockerClient) -> Iterator[Registry]:
-    with serving(tmp_path_factory.mktemp("registry"), client) as registry:
-        yield registry
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory, client: docker.DockerClient) -> Iterator[Registry]:
-    with serving(tmp_path_factory.mktemp("guarded"), client, password=True) as registry:
-        yield registry
-
-
-def remove(client: docker.DockerClient, name: str) -> None:
-    try:
-        client.api.remove_image(name, noprune=True)
-    except docker.errors.ImageNotFound:
-        pass
-
-
-@pytest.fixture
-def publish(client: docker.DockerClient) -> Callable[..., str]:
-    """Make a small image, push it under a name, and forget it here; returns its digest."""
-
-    def make(registry: Registry, name: str, *, content: str = "one", forget: bool = True) -> str:
-        full = f"{registry.host}/{name}"
-        made = client.api.import_image_from_data(_tar({"content": content + uuid.uuid4().hex}), *_split(full))
-        assert "error" not in made
-        auth = {"username": "loom", "password": "open-sesame"} if (registry.folder / "htpasswd").exists() else {}
-        digest = ""
-        for line in client.api.push(*_split(full), stream=True, decode=True, auth_config=auth):
-            assert "error" not in line, line
-            digest = line.get("aux", {}).get("Digest", digest)
-        if forget:
-            remove(client, full)
-        return digest
-
-    return make
-
-
-def _split(name: str) -> tuple[str, str]:
-    repository, _, tag = name.rpartition(":")
-    return repository, tag
-
-
-def _tar(files: dict[str, str]) -> bytes:
-    import io
-    import tarfile
-
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content.encode()))
-    return buffer.getvalue()
 
 
 class Run:
@@ -196,7 +63,7 @@ class Run:
 
 
 def test_a_missing_image_is_pulled_once_and_then_there(
-    tmp_path: Path, registry: Registry, publish: Callable[..., str]
+    tmp_path: Path, registry: Any, publish: Callable[..., str]
 ) -> None:
     digest = publish(registry, "plain:1")
     run = Run(tmp_path)
@@ -211,7 +78,7 @@ def test_a_missing_image_is_pulled_once_and_then_there(
 
 
 def test_always_sees_what_the_registry_serves_now_but_one_run_sees_one_image(
-    tmp_path: Path, registry: Registry, publish: Callable[..., str]
+    tmp_path: Path, registry: Any, publish: Callable[..., str]
 ) -> None:
     name = f"{registry.host}/moving:1"
     publish(registry, "moving:1")
@@ -222,7 +89,7 @@ def test_always_sees_what_the_registry_serves_now_but_one_run_sees_one_image(
     assert Run(tmp_path)(name, pull="always").digest == moved
 
 
-def test_never_does_not_ask_the_registry(tmp_path: Path, registry: Registry, publish: Callable[..., str]) -> None:
+def test_never_does_not_ask_the_registry(tmp_path: Path, registry: Any, publish: Callable[..., str]) -> None:
     publish(registry, "unpulled:1")
     run = Run(tmp_path)
     with pytest.raises(ImageError, match="pull policy is `never`") as refused:
@@ -230,7 +97,7 @@ def test_never_does_not_ask_the_registry(tmp_path: Path, registry: Registry, pub
     assert (refused.value.code, refused.value.exit_code, run.said) == ("IMAGE_NOT_PRESENT", 3, b"")
 
 
-def test_what_is_not_there_is_said_without_further_tries(tmp_path: Path, registry: Registry) -> None:
+def test_what_is_not_there_is_said_without_further_tries(tmp_path: Path, registry: Any) -> None:
     run = Run(tmp_path)
     with pytest.raises(ImageError, match=f"nothing:1 is not in {registry.host}") as refused:
         run(f"{registry.host}/nothing:1")
@@ -238,14 +105,14 @@ def test_what_is_not_there_is_said_without_further_tries(tmp_path: Path, registr
     assert b"trying again" not in run.said
 
 
-def test_another_platform_than_the_image_has(tmp_path: Path, registry: Registry, publish: Callable[..., str]) -> None:
+def test_another_platform_than_the_image_has(tmp_path: Path, registry: Any, publish: Callable[..., str]) -> None:
     publish(registry, "amd:1")
     with pytest.raises(ImageError, match="not made for linux/s390x") as refused:
         Run(tmp_path)(f"{registry.host}/amd:1", platform="linux/s390x")
     assert refused.value.code == "IMAGE_PLATFORM"
 
 
-def test_two_jobs_at_once_pull_once(tmp_path: Path, registry: Registry, publish: Callable[..., str]) -> None:
+def test_two_jobs_at_once_pull_once(tmp_path: Path, registry: Any, publish: Callable[..., str]) -> None:
     publish(registry, "shared:1")
     run = Run(tmp_path)
     had: list[ResolvedImage] = []
@@ -260,21 +127,21 @@ def test_two_jobs_at_once_pull_once(tmp_path: Path, registry: Registry, publish:
 
 
 def test_a_registry_that_is_down_gets_more_tries_and_then_a_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images_module, "_FIRST_PAUSE_S", 0.01)
     run = Run(tmp_path)
     with pytest.raises(ImageError, match="can't be reached") as refused:
-        run(f"localhost:{free_port()}/x:1")
+        run(f"localhost:{free_port}/x:1")
     assert refused.value.code == "IMAGE_REGISTRY_DOWN"
     assert run.said.count(b"trying again") == 3
     assert "Is the registry up" in (refused.value.hint or "")
 
 
 def test_a_registry_that_comes_back_is_pulled_from(
-    tmp_path: Path, client: docker.DockerClient, publish: Callable[..., str]
+    tmp_path: Path, serving: Callable[[Path], Any], publish: Callable[..., str]
 ) -> None:
-    with serving(tmp_path / "registry", client) as registry:
+    with serving(tmp_path / "registry") as registry:
         digest = publish(registry, "back:1")
         registry.stop()
         run = Run(tmp_path)
@@ -296,7 +163,7 @@ def test_a_cancel_ends_the_wait_for_a_registry(tmp_path: Path) -> None:
 
 
 def test_no_credentials_and_wrong_ones_are_told_apart(
-    tmp_path: Path, guarded: Registry, publish: Callable[..., str]
+    tmp_path: Path, guarded: Any, publish: Callable[..., str]
 ) -> None:
     publish(guarded, "secret:1")
     name = f"{guarded.host}/secret:1"
@@ -314,7 +181,7 @@ def test_no_credentials_and_wrong_ones_are_told_apart(
 @pytest.mark.parametrize("entry", [{"auth": BASIC}, {"username": "loom", "password": "open-sesame"}])
 @pytest.mark.parametrize("key", ["{host}", "http://{host}", "https://{host}/v1/"])
 def test_credentials_from_the_configuration(
-    tmp_path: Path, guarded: Registry, publish: Callable[..., str], key: str, entry: dict[str, str]
+    tmp_path: Path, guarded: Any, publish: Callable[..., str], key: str, entry: dict[str, str]
 ) -> None:
     digest = publish(guarded, "secret:2")
     run = Run(tmp_path).config(auths={key.format(host=guarded.host): entry})
@@ -331,7 +198,7 @@ def helper(folder: Path, name: str, script: str) -> str:
 
 
 @pytest.mark.parametrize("store", [True, False])
-def test_credentials_from_a_helper(tmp_path: Path, guarded: Registry, publish: Callable[..., str], store: bool) -> None:
+def test_credentials_from_a_helper(tmp_path: Path, guarded: Any, publish: Callable[..., str], store: bool) -> None:
     digest = publish(guarded, "secret:3")
     answer = '{"ServerURL":"x","Username":"loom","Secret":"open-sesame"}'
     path = helper(tmp_path, "test", f'read -r host; [ "$1 $host" = "get {guarded.host}" ] && echo \'{answer}\'')
@@ -349,7 +216,7 @@ def test_credentials_from_a_helper(tmp_path: Path, guarded: Registry, publish: C
     ],
 )
 def test_a_broken_helper_is_named(
-    tmp_path: Path, guarded: Registry, publish: Callable[..., str], script: str | None, problem: str
+    tmp_path: Path, guarded: Any, publish: Callable[..., str], script: str | None, problem: str
 ) -> None:
     publish(guarded, "secret:4")
     path = helper(tmp_path, "test", script) if script else os.environ["PATH"]
@@ -359,9 +226,7 @@ def test_a_broken_helper_is_named(
     assert problem in refused.value.message
 
 
-def test_a_helper_that_knows_nothing_is_no_problem(
-    tmp_path: Path, registry: Registry, publish: Callable[..., str]
-) -> None:
+def test_a_helper_that_knows_nothing_is_no_problem(tmp_path: Path, registry: Any, publish: Callable[..., str]) -> None:
     digest = publish(registry, "open:1")
     path = helper(tmp_path, "test", "echo 'credentials not found in native keychain'; exit 1")
     run = Run(tmp_path, PATH=path).config(credsStore="test")
@@ -370,7 +235,7 @@ def test_a_helper_that_knows_nothing_is_no_problem(
 
 
 def test_a_damaged_configuration_is_said_and_the_pull_goes_on(
-    tmp_path: Path, registry: Registry, publish: Callable[..., str]
+    tmp_path: Path, registry: Any, publish: Callable[..., str]
 ) -> None:
     digest = publish(registry, "open:2")
     run = Run(tmp_path)
@@ -384,7 +249,7 @@ def locked(name: str, digest: str = "", image_id: str = "") -> ImageLock:
 
 
 def test_a_locked_image_stays_what_it_was_when_the_tag_moves(
-    tmp_path: Path, registry: Registry, publish: Callable[..., str], client: docker.DockerClient
+    tmp_path: Path, registry: Any, publish: Callable[..., str]
 ) -> None:
     name = f"{registry.host}/locked:1"
     first = publish(registry, "locked:1")
@@ -400,7 +265,7 @@ def test_a_locked_image_stays_what_it_was_when_the_tag_moves(
     assert again.pulls == 0
 
 
-def test_frozen_refuses_what_is_not_locked(tmp_path: Path, registry: Registry, publish: Callable[..., str]) -> None:
+def test_frozen_refuses_what_is_not_locked(tmp_path: Path, registry: Any, publish: Callable[..., str]) -> None:
     digest = publish(registry, "loose:1")
     name = f"{registry.host}/loose:1"
     for lock in (None, locked("other:1", digest)):
@@ -411,18 +276,14 @@ def test_frozen_refuses_what_is_not_locked(tmp_path: Path, registry: Registry, p
     assert Run(tmp_path, frozen=True)(f"{registry.host}/loose@{digest}").digest == digest
 
 
-def test_a_locked_digest_that_the_registry_lost(
-    tmp_path: Path, registry: Registry, publish: Callable[..., str]
-) -> None:
+def test_a_locked_digest_that_the_registry_lost(tmp_path: Path, registry: Any, publish: Callable[..., str]) -> None:
     publish(registry, "lost:1")
     with pytest.raises(ImageError) as refused:
         Run(tmp_path, lock=locked(f"{registry.host}/lost:1", "sha256:" + "0" * 64))(f"{registry.host}/lost:1")
     assert refused.value.code == "IMAGE_NOT_FOUND"
 
 
-def test_a_lock_by_id_accepts_only_that_image(
-    tmp_path: Path, registry: Registry, publish: Callable[..., str], client: docker.DockerClient
-) -> None:
+def test_a_lock_by_id_accepts_only_that_image(tmp_path: Path, registry: Any, publish: Callable[..., str]) -> None:
     publish(registry, "byid:1")
     name = f"{registry.host}/byid:1"
     image = Run(tmp_path)(name)
@@ -432,7 +293,11 @@ def test_a_lock_by_id_accepts_only_that_image(
 
 
 def test_a_locked_base_is_what_a_build_starts_from(
-    tmp_path: Path, registry: Registry, publish: Callable[..., str], client: docker.DockerClient
+    tmp_path: Path,
+    registry: Any,
+    publish: Callable[..., str],
+    client: docker.DockerClient,
+    remove: Callable[[str], None],
 ) -> None:
     name = f"{registry.host}/base:1"
     first = publish(registry, "base:1")
@@ -445,12 +310,12 @@ def test_a_locked_base_is_what_a_build_starts_from(
         base = run(name)
         layers = client.api.inspect_image(built.image_id)["RootFS"]["Layers"]
         assert layers == client.api.inspect_image(base.image_id)["RootFS"]["Layers"]
-        remove(client, built.name)
+        remove(built.name)
     with pytest.raises(ImageError, match="is not in"):
         Run(tmp_path, frozen=True).resolve(Image(build=Build()))
 
 
-def test_what_is_served_now(tmp_path: Path, registry: Registry, guarded: Registry, publish: Callable[..., str]) -> None:
+def test_what_is_served_now(tmp_path: Path, registry: Any, guarded: Any, publish: Callable[..., str]) -> None:
     from loom.images import parse_reference
 
     digest = publish(registry, "served:1")

@@ -1,0 +1,241 @@
+"""`loom images` as users run it, against a real registry and a real engine."""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+pytestmark = pytest.mark.docker
+
+
+class Project:
+    """A repository with a workflow, and the `loom images` command in it."""
+
+    def __init__(self, folder: Path, workflow: str, files: dict[str, str] | None = None) -> None:
+        self.root = folder / "project"
+        self.home = folder / "home"
+        self.home.mkdir()
+        for name, content in {".loom/workflow.yml": workflow, **(files or {})}.items():
+            path = self.root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+        git = ["git", "-C", str(self.root), "-c", "user.name=t", "-c", "user.email=t@t"]
+        for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+            subprocess.run([*git, *command], check=True, env=self.environ)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "DOCKER_HOST") if name in os.environ}
+        return {**kept, "HOME": str(self.home), "GIT_CONFIG_GLOBAL": "/dev/null"}
+
+    def images(self, *arguments: str, code: int = 0) -> str:
+        done = self.run("images", *arguments)
+        assert done.returncode == code, done.stderr
+        return done.stdout
+
+    def images_json(self, *arguments: str, code: int = 0) -> Any:
+        return json.loads(self.images(*arguments, "--json", code=code))
+
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "loom", *arguments], cwd=self.root, env=self.environ, capture_output=True, text=True
+        )
+
+    @property
+    def lock(self) -> Any:
+        return json.loads((self.root / ".loom/images.lock").read_text())["images"]
+
+
+def workflow(image: str, extra: str = "") -> str:
+    return f"version: v1\nstages: [test]\na:\n  stage: test\n  image: {image}\n  script: ['true']\n{extra}"
+
+
+@pytest.fixture
+def named(registry: Any, publish: Callable[..., str]) -> tuple[str, str]:
+    """A name of this test's own in the registry, and the digest that it has at first."""
+    tag = f"test-{uuid.uuid4().hex[:12]}:1"
+    digest = publish(registry, tag)
+    return f"{registry.host}/{tag}", digest
+
+
+def test_from_nothing_here_to_locked_and_verified(
+    tmp_path: Path, registry: Any, named: tuple[str, str], publish: Callable[..., str]
+) -> None:
+    name, digest = named
+    project = Project(tmp_path, workflow(name))
+    assert project.images_json("ls")[0] | {"platform": ""} == {
+        "name": name,
+        "kind": "pull",
+        "platform": "",
+        "used_by": ["a"],
+        "present": False,
+        "locked": False,
+        "digest": None,
+        "image_id": None,
+        "size": None,
+        "created": None,
+        "problem": None,
+    }
+    assert [one["verdict"] for one in project.images_json("verify")] == ["absent"]
+    assert project.images("pull") == f"{name} {digest}\n"
+    here = project.images_json("ls")[0]
+    assert (here["present"], here["digest"], here["locked"]) == (True, digest, False)
+    project.images("lock")
+    assert project.lock == {name: {"linux/amd64": {"digest": digest, "image_id": here["image_id"]}}}
+    assert project.images("lock").endswith("1 image, as before\n")
+    assert "same" in project.images("verify")
+
+    # The tag moves on the server: that is a difference, and a run keeps to the lock.
+    moved = publish(registry, name.removeprefix(f"{registry.host}/"), content="moved")
+    [verified] = project.images_json("verify", code=1)
+    assert (verified["verdict"], verified["served_digest"]) == ("differs", moved)
+    assert (verified["local_digest"], verified["locked_digest"]) == (None, digest)
+    assert project.images("pull", "--frozen") == f"{name} {digest}\n"
+    changes = project.images_json("lock")["changes"]
+    assert [(change["before"], change["after"]) for change in changes] == [(digest, moved)]
+
+
+def test_verify_says_when_it_can_not_tell(tmp_path: Path, free_port: int, named: tuple[str, str]) -> None:
+    name, _ = named
+    down = f"localhost:{free_port}/x:1"
+    project = Project(tmp_path, workflow(name, f"b:\n  stage: test\n  image: {down}\n  script: ['true']\n"))
+    done = project.run("images", "verify")
+    assert done.returncode == 3
+    assert "can't be reached" in done.stdout
+    project.images("verify", "a")
+
+
+def test_lock_names_what_it_could_not_lock_and_keeps_the_rest(
+    tmp_path: Path, registry: Any, named: tuple[str, str]
+) -> None:
+    name, digest = named
+    missing = f"{registry.host}/not/there:1"
+    project = Project(tmp_path, workflow(name, f"b:\n  stage: test\n  image: {missing}\n  script: ['true']\n"))
+    done = project.run("images", "lock")
+    assert done.returncode == 3
+    assert f"{missing} (linux/amd64) is not locked" in done.stderr
+    assert project.lock == {name: {"linux/amd64": {"digest": digest}}}
+    assert "is not made for linux/s390x" in project.run("images", "lock", "a", "--platform", "linux/s390x").stderr
+
+
+def test_frozen_runs_only_what_is_locked(tmp_path: Path, named: tuple[str, str]) -> None:
+    name, _ = named
+    project = Project(tmp_path, workflow(name))
+    done = project.run("images", "pull", "--frozen")
+    assert done.returncode == 3
+    assert "loom images lock" in done.stderr
+    project.images("lock")
+    project.images("pull", "--frozen")
+
+
+def test_a_damaged_lock_is_the_users_to_repair(tmp_path: Path, named: tuple[str, str]) -> None:
+    project = Project(tmp_path, workflow(named[0]))
+    (project.root / ".loom/images.lock").write_text("<<<<<<< ours\n")
+    done = project.run("images", "ls")
+    assert done.returncode == 2
+    assert "images.lock: line 1 is not JSON" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.zst"])
+def test_export_and_import_for_a_machine_without_a_registry(
+    tmp_path: Path,
+    named: tuple[str, str],
+    suffix: str,
+    client: docker.DockerClient,
+    remove: Callable[[str], None],
+) -> None:
+    name, digest = named
+    image = f"{{name: {name.replace(':1', '')}-built, build: {{context: .}}}}"
+    build = f"b:\n  stage: test\n  image: {image}\n  script: ['true']\n"
+    project = Project(tmp_path, workflow(name, build), {"Dockerfile": f"FROM {name}\nCOPY data /\n", "data": suffix})
+    file = tmp_path / f"images.{suffix}"
+    done = project.run("images", "export", str(file))
+    assert done.returncode == 3
+    assert "not on this engine" in done.stderr
+    assert not file.exists()
+    project.images("pull")
+    # Before the build: the lock file is part of the repository, and so of what goes into this build.
+    project.images("lock", "a")
+    project.images("build")
+    exported = {one["name"]: one["image_id"] for one in project.images_json("export", str(file))["images"]}
+    built = f"{name.replace(':1', '')}-built:latest"
+    assert set(exported) >= {name, built}
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
+    for one in (*exported, name.rpartition(":")[0] + f"@{digest}"):
+        remove(one)
+    with pytest.raises(docker.errors.ImageNotFound):
+        client.images.get(exported[built])
+
+    imported = {one["name"]: one["image_id"] for one in project.images_json("import", str(file))}
+    assert imported == exported
+    rows = {row["name"]: row for row in project.images_json("ls")}
+    assert rows[name]["present"]
+    assert rows[built]["present"], "nothing has to be built again"
+    # The digest is not in an archive; the lock knows which one this content has.
+    assert rows[name]["digest"] == digest
+    assert project.images_json("verify", "a")[0]["verdict"] == "same"
+    for one in exported:
+        remove(one)
+
+
+def test_import_refuses_what_is_no_export(tmp_path: Path, named: tuple[str, str]) -> None:
+    project = Project(tmp_path, workflow(named[0]))
+    wrong = tmp_path / "wrong.tar"
+    for content in (b"", b"not a tar at all" * 100, b"\x1f\x8bbroken", b"\x28\xb5\x2f\xfdbroken"):
+        wrong.write_bytes(content)
+        done = project.run("images", "import", str(wrong))
+        assert done.returncode == 2, done.stderr
+        assert "export of loom's" in done.stderr
+    done = project.run("images", "import", str(tmp_path / "absent.tar"))
+    assert done.returncode == 2
+    assert "No such file" in done.stderr
+
+
+def test_a_cut_off_export_is_refused_and_changes_nothing(
+    tmp_path: Path, named: tuple[str, str], client: docker.DockerClient, remove: Callable[[str], None]
+) -> None:
+    name, _ = named
+    project = Project(tmp_path, workflow(name))
+    project.images("pull")
+    file = tmp_path / "images.tar.zst"
+    project.images("export", str(file))
+    remove(name)
+    file.write_bytes(file.read_bytes()[:-200])
+    done = project.run("images", "import", str(file))
+    assert done.returncode in (2, 3)
+    assert "Traceback" not in done.stderr
+    with pytest.raises(docker.errors.ImageNotFound):
+        client.images.get(name)
+
+
+def test_unknown_images_are_named_with_the_known_ones(tmp_path: Path, named: tuple[str, str]) -> None:
+    project = Project(tmp_path, workflow(named[0]))
+    done = project.run("images", "ls", "nothing*")
+    assert done.returncode == 2
+    assert named[0] in done.stderr
+
+
+def test_a_run_uses_the_locked_image_and_its_receipt_says_so(
+    tmp_path: Path, registry: Any, publish: Callable[..., str], client: docker.DockerClient
+) -> None:
+    # An image that has a shell, published under a name of ours.
+    name = f"{registry.host}/shell:1"
+    client.images.get("debian:trixie-slim").tag(name)
+    digest = ""
+    for line in client.api.push(f"{registry.host}/shell", tag="1", stream=True, decode=True):
+        digest = line.get("aux", {}).get("Digest", digest)
+    project = Project(tmp_path, workflow(name))
+    project.images("lock")
+    publish(registry, "shell:1")
+    done = project.run("run", "--local")
+    assert done.returncode == 0, done.stderr + done.stdout
+    receipt = Path(next(line for line in done.stdout.splitlines() if line.startswith("receipt: ")).split(": ", 1)[1])
+    assert digest in receipt.read_text()

@@ -1,0 +1,253 @@
+"""Builds: both builders, what goes in, what is skipped, what goes wrong."""
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from loom.cancel import Cancel
+from loom.dockerfile import Ignore, context_files
+from loom.errors import ImageError
+from loom.plan import Build, Image
+from loom.providers.docker.build import find_buildx
+from loom.providers.docker.client import connect
+from loom.providers.docker.images import Images, ResolvedImage
+
+pytestmark = pytest.mark.docker
+
+BASE = "debian:trixie-slim"
+BUILDERS = ["buildkit", "classic"]
+
+
+class Builder:
+    """Builds in a folder as one run after the other would, and forgets what it made at the end."""
+
+    def __init__(self, folder: Path, client: docker.DockerClient) -> None:
+        self.folder = folder
+        self.client = client
+        self.cancel = Cancel()
+        self.said = ""
+        self.made: list[str] = []
+
+    def write(self, **files: str) -> "Builder":
+        return self.write_all(files)
+
+    def write_all(self, files: dict[str, str]) -> "Builder":
+        for name, content in files.items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+        return self
+
+    def __call__(
+        self, build: Build | None = None, *, builder: str = "buildkit", name: str | None = None
+    ) -> ResolvedImage:
+        environ = {**os.environ, "DOCKER_BUILDKIT": "0" if builder == "classic" else "1"}
+        images = Images(lambda: connect(environ), environ=environ)
+        self.said = ""
+        try:
+            image = images.resolve(
+                Image(name=name, build=build or Build()),
+                workspace=self.folder,
+                on_output=self._hear,
+                cancel=self.cancel,
+            )
+        finally:
+            images.close()
+        self.made += self.client.api.inspect_image(image.image_id)["RepoTags"]
+        return image
+
+    def _hear(self, _stream: str, data: bytes) -> None:
+        self.said += data.decode()
+
+    @property
+    def skipped(self) -> bool:
+        return "nothing that goes into" in self.said
+
+    def shell(self, image: ResolvedImage, script: str) -> str:
+        out = self.client.containers.run(image.image_id, ["sh", "-c", script], remove=True, network_mode="none")
+        return bytes(out).decode()
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Iterator[Builder]:
+    client = connect(os.environ)
+    (tmp_path / "context").mkdir()
+    builder = Builder(tmp_path / "context", client)
+    yield builder
+    for name in set(builder.made):
+        try:
+            client.api.remove_image(name, force=True)
+        except docker.errors.ImageNotFound:
+            pass
+    client.close()
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_an_image_is_built_and_the_second_time_found(build: Builder, builder: str) -> None:
+    build.write(Dockerfile=f"FROM {BASE}\nARG WHO=nobody\nCOPY . /src\nRUN echo $WHO >/who\nUSER games\n", a="1")
+    who = uuid.uuid4().hex
+    image = build(Build(args={"WHO": who}), builder=builder)
+    assert not build.skipped
+    assert (image.built, image.user, image.digest) == (True, "games", "")
+    assert image.name.startswith("loom-build:")
+    assert build.shell(image, "cat /who /src/a") == f"{who}\n1"
+    assert build(Build(args={"WHO": who}), builder=builder).image_id == image.image_id
+    assert build.skipped
+    build.write(a="2")
+    changed = build(Build(args={"WHO": who}), builder=builder)
+    assert not build.skipped
+    assert changed.image_id != image.image_id
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_the_context_is_what_dockerignore_leaves_and_never_looms_record(build: Builder, builder: str) -> None:
+    rules = ["*.log", "!keep.log", "d/**/x", "out", "!out/back", "/top", "# no", "Dockerfile"]
+    files = {
+        "Dockerfile": f"# {uuid.uuid4()}\nFROM {BASE}\nCOPY . /ctx\n",
+        ".dockerignore": "\n".join(rules),
+        ".git/HEAD": "sha",
+        ".git/loom/record": "never",
+        ".loom/.runtime/r": "never",
+        ".loom/workflow.yml": "",
+    }
+    names = "a.log keep.log d/x d/e/x d/e/y out/a out/back out/back2/z top sub/top sub/a.log '# no' 'with space' naïve"
+    files |= {name.strip("'"): name for name in ("# no", "with space", *names.replace("'", "").split())}
+    build.write_all(files)
+    (build.folder / "link").symlink_to("/nowhere")
+    (build.folder / "d/tool").write_text("")
+    (build.folder / "d/tool").chmod(0o755)
+    image = build(builder=builder)
+    seen = build.shell(image, "cd /ctx && find . ! -type d -printf '%P\\n'").splitlines()
+    expected = [
+        path
+        for path, info in context_files(build.folder, Ignore(rules))
+        if not path.endswith("/") and info.st_mode & 0o170000 != 0o040000
+    ]
+    assert sorted(seen) == sorted(expected)
+    assert "keep.log" in seen
+    assert ".git/HEAD" in seen
+    assert not [path for path in seen if "record" in path or "runtime" in path]
+    assert build.shell(image, "stat -c %a /ctx/d/tool; readlink /ctx/link") == "755\n/nowhere\n"
+
+
+def test_buildkit_features_build(build: Builder) -> None:
+    build.write(
+        Dockerfile=f"FROM {BASE} AS one\n"
+        "RUN --mount=type=cache,target=/cache <<EOF\n"
+        "echo heredoc >/heredoc\n"
+        "EOF\n"
+        "COPY --chmod=600 <<EOF /inline\n"
+        "inline\n"
+        "EOF\n"
+        "FROM one AS unwanted\nRUN false\n"
+        "FROM one AS two\nCOPY --link data /data\n",
+        data=uuid.uuid4().hex,
+    )
+    image = build(Build(target="two"))
+    assert build.shell(image, "cat /heredoc /inline; stat -c %a /inline") == "heredoc\ninline\n600\n"
+
+
+def test_the_classic_builder_says_which_line_needs_buildkit(build: Builder) -> None:
+    build.write(Dockerfile=f"FROM {BASE}\nRUN true\nRUN --mount=type=cache,target=/c true\n")
+    with pytest.raises(ImageError, match="Dockerfile:3: `RUN --mount` needs BuildKit") as refused:
+        build(builder="classic")
+    assert refused.value.code == "IMAGE_NEEDS_BUILDKIT"
+    assert "buildx" in (refused.value.hint or "")
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_a_failing_build_is_an_image_error_with_its_last_words(build: Builder, builder: str) -> None:
+    build.write(Dockerfile=f"FROM {BASE}\nRUN echo about-to-fail; exit 7\n")
+    with pytest.raises(ImageError, match=r"the build of \./Dockerfile failed") as failed:
+        build(builder=builder)
+    assert failed.value.exit_code == 3
+    assert "7" in failed.value.message
+    assert "about-to-fail" in build.said
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_a_dockerfile_that_is_none(build: Builder, builder: str) -> None:
+    build.write(Dockerfile=f"FROM {BASE}\nNONSENSE\n")
+    with pytest.raises(ImageError, match=r"(?i)unknown instruction"):
+        build(builder=builder)
+
+
+@pytest.mark.parametrize(
+    ("build_of", "reason"),
+    [
+        (Build(context="../outside"), "leads out of the workspace"),
+        (Build(context="link"), "leads out of the workspace"),
+        (Build(context="absent"), "context absent is not in the snapshot"),
+        (Build(dockerfile="Absent"), "Dockerfile Absent is not in the snapshot"),
+        (Build(dockerfile="binary"), "can't be read"),
+        (Build(target="absent"), "has no stage named absent"),
+    ],
+)
+def test_inputs_that_are_not_there(build: Builder, build_of: Build, reason: str) -> None:
+    build.write(Dockerfile=f"FROM {BASE} AS only\n")
+    (build.folder / "binary").write_bytes(b"\xff\xfe")
+    (build.folder / "link").symlink_to("/etc")
+    with pytest.raises(ImageError, match=reason) as refused:
+        build(build_of)
+    assert (refused.value.code, build.made) == ("IMAGE_BUILD_INPUT", [])
+
+
+def test_a_dockerfile_beside_its_context_and_one_below_it(build: Builder) -> None:
+    build.write_all(
+        {
+            "docker/app/Dockerfile": f"FROM {BASE}\nCOPY x /x\n",
+            "docker/app/x": uuid.uuid4().hex,
+            "other/x": uuid.uuid4().hex,
+        }
+    )
+    image = build(Build(context="docker/app"))
+    assert build.shell(image, "cat /x") == (build.folder / "docker/app/x").read_text()
+    image = build(Build(context="other", dockerfile="docker/app/Dockerfile"))
+    assert build.shell(image, "cat /x") == (build.folder / "other/x").read_text()
+
+
+def test_a_built_image_gets_its_name_also_when_nothing_was_built(build: Builder) -> None:
+    build.write(Dockerfile=f"FROM {BASE}\nCOPY a /a\n", a=uuid.uuid4().hex)
+    name = f"loom-test-{uuid.uuid4().hex[:8]}"
+    image = build(name=name)
+    assert image.name == f"{name}:latest"
+    build.client.api.remove_image(name)
+    again = build(name=f"{name}:2")
+    assert build.skipped
+    assert build.client.api.inspect_image(f"{name}:2")["Id"] == again.image_id == image.image_id
+
+
+def test_a_base_that_changed_is_a_reason_to_build(build: Builder) -> None:
+    base = f"loom-test-{uuid.uuid4().hex[:8]}"
+    build.write_all(
+        {"base/Dockerfile": f"FROM {BASE}\nCOPY v /v\n", "base/v": "1", "Dockerfile": f"FROM {base}\nRUN true\n"}
+    )
+    first = build(Build(context="base"), name=base)
+    (build.folder / ".dockerignore").write_text("base\n")
+    assert build.shell(build(), "cat /v") == "1"
+    build.write_all({"base/v": "2"})
+    assert build(Build(context="base"), name=base).image_id != first.image_id
+    assert build.shell(build(), "cat /v") == "2"
+    assert not build.skipped
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_a_cancel_ends_a_build(build: Builder, builder: str) -> None:
+    build.write(Dockerfile=f"FROM {BASE}\nRUN echo {uuid.uuid4()}; sleep 60\n")
+    threading.Timer(1.5, build.cancel.request).start()
+    started = time.monotonic()
+    with pytest.raises(ImageError, match="canceled while building") as ended:
+        build(builder=builder)
+    assert ended.value.code == "CANCELED"
+    assert time.monotonic() - started < 15
+
+
+def test_buildx_is_found_where_dockers_packages_put_it_and_hidden_on_request() -> None:
+    assert find_buildx({**os.environ, "DOCKER_BUILDKIT": "0"}) is None
+    assert find_buildx(os.environ) is not None
