@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,18 +40,8 @@ def sources(workflow: Workflow, job: Job, selection: Selection, config: Config) 
 
 
 def owner(node: Node, entry: Entry) -> str:
-    """The top-level key below which a value is written: the job itself, `default`, or a template."""
-    name = top_key(node)
-    return "job" if name == entry.name else name
-
-
-def top_key(node: Node) -> str:
-    root = node.file.root
-    if root is None:
-        return ""
-    starts = sorted((key.line, name) for name, key in root.keys.items())
-    position = bisect_right(starts, (node.line, "\U0010ffff")) - 1
-    return starts[position][1] if position >= 0 else ""
+    """The root key below which a value is written: the job itself, `default`, or a template."""
+    return "job" if node.owner == entry.name else node.owner
 
 
 def _leaves(key: str, node: Node, entry: Entry, job: Job) -> Iterator[Source]:

@@ -14,6 +14,7 @@ import re._constants as regex_constants  # type: ignore[import-not-found]
 import re._parser as regex_parser  # type: ignore[import-not-found]
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 MAX_LENGTH = 4096
@@ -76,6 +77,7 @@ class Both:
 Expression = Variable | Text | Compare | Not | Both
 
 
+@lru_cache(maxsize=1024)  # a template's condition is met again in each job that extends it
 def parse(text: str) -> Expression:
     """The expression a text stands for. ExpressionError says what to write instead."""
     if len(text) > MAX_LENGTH:

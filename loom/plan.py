@@ -308,5 +308,7 @@ def resolve(workflow: Workflow, selection: Selection, context: ResolveContext) -
     context's callables, which are asked at most once per question.
     """
     from loom.resolve import Resolver
+    from loom.yamlfile import collector_paused
 
-    return Resolver(workflow, selection, context).plan()
+    with collector_paused():
+        return Resolver(workflow, selection, context).plan()

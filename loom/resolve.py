@@ -546,18 +546,23 @@ class Resolver:
             return expansion.expand_all(layered, known, literal=self.selection.variables.keys())
         except expansion.ExpansionCycle as error:
             cycle = " -> ".join(f"${name}" for name in error.names)
+            node, at = self.variable_node(entry, error.names[0])
             self.say(
-                self.variable_node(entry, error.names[0]),
-                pointer(entry.name, "variables", error.names[0]),
+                node,
+                at,
                 f"the variables of {candidate.id} refer to each other in a circle: {cycle}; write $$ for a plain $",
             )
         except expansion.ExpansionTooLong as error:
             self.say(entry.key, pointer(entry.name, "variables"), f"a variable of {candidate.id}: {error}")
         return layered
 
-    def variable_node(self, entry: Entry, name: str) -> Node:
+    def variable_node(self, entry: Entry, name: str) -> tuple[Node, str]:
+        """Where a variable of a job is written, and the pointer to it."""
         own = entry.merged.get("variables")
-        return (own.get(name) if own is not None else None) or self.workflow.variable_nodes.get(name) or entry.key
+        node = own.get(name) if own is not None else None
+        if node is None and name in self.workflow.variable_nodes:
+            return self.workflow.variable_nodes[name], pointer("variables", name)
+        return node or entry.key, pointer(entry.name, "variables", name)
 
     def image(self, entry: Entry, text: _Texts) -> p.Image | None:
         fields, config = entry.fields, self.context.config

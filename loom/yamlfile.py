@@ -6,10 +6,13 @@ anchors, no aliases (hence no bombs), no tags. Plain scalars follow YAML 1.2 (`n
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import stat
+from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -81,6 +84,11 @@ class Node:
         return self.keys.get(key)
 
     @property
+    def owner(self) -> str:
+        """The root key below which this value is written, whatever it was merged into since; empty for the root itself."""
+        return self.file.owner_of(self.line, self.column)
+
+    @property
     def place(self) -> str:
         return f"{self.file.name}:{self.line}:{self.column}"
 
@@ -93,7 +101,18 @@ class YamlFile:
     text: str = ""
     root: Node | None = None
     problems: list[Problem] = field(default_factory=list)
+    has_nulls: bool = False
+    """Whether any value is empty."""
     _lines: list[str] | None = None
+    _starts: list[tuple[int, int, str]] | None = None
+
+    def owner_of(self, line: int, column: int) -> str:
+        if self.root is None or self.root.kind is not Kind.MAPPING:
+            return ""
+        if self._starts is None:
+            self._starts = sorted((key.line, key.column, name) for name, key in self.root.keys.items())
+        position = bisect_right(self._starts, (line, column, "\U0010ffff")) - 1
+        return self._starts[position][2] if position >= 0 else ""
 
     def line(self, number: int) -> str | None:
         if self._lines is None:
@@ -111,7 +130,15 @@ class YamlFile:
         offset: int = 0,
         length: int | None = None,
     ) -> Problem:
-        """A problem at a node (None: at the start of the file); `offset` moves into a one-line scalar's text."""
+        """A problem at a node (None: at the start of the file); `offset` moves into a one-line scalar's text.
+
+        The pointer's first part becomes the root key that the node is really written below: a value may have come into a
+        job from a template or from `default`.
+        """
+        if node is not None and len(pointer) > 1 and (owner := node.owner):
+            parts = pointer.split("/")
+            parts[1] = owner.replace("~", "~0").replace("/", "~1")
+            pointer = "/".join(parts)
         line, column = (1, 1) if node is None else (node.line, node.column)
         width = 1 if node is None else node.length
         if node is not None and offset and "\n" not in node.text and node.style in ("", "'", '"'):
@@ -128,6 +155,21 @@ class YamlFile:
             source_line=self.line(line),
             length=max(1, length if length is not None else width),
         )
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Without the cyclic garbage collector: it would walk a large file's nodes, which all stay, again and again.
+
+    Measured with 5,000 jobs: 0.5 instead of 1.2 seconds to load them.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def pointer(*parts: str | int) -> str:
@@ -217,6 +259,8 @@ class _Builder:
                 length = end.column - mark.column if end.line == mark.line else len(file.line(mark.line + 1) or "") or 1
                 text = event.value
                 value = _resolve(text) if not event.style else text
+                if value is None:
+                    file.has_nulls = True
                 node = Node(file, Kind.SCALAR, value, mark.line + 1, mark.column + 1, length)
                 node.text = text
                 node.style = event.style or ""
@@ -305,6 +349,11 @@ class _Builder:
         if mark is not None:
             node = Node(self.file, Kind.REFUSED, None, mark.line + 1, mark.column + 1, 1)
         reason = error.problem or error.context or "the syntax"
+        if "quoted scalar" in (error.context or "") and "end of stream" in reason and error.context_mark is not None:
+            mark = error.context_mark
+            node = Node(self.file, Kind.REFUSED, None, mark.line + 1, mark.column + 1, 1)
+            self._say(node, "not valid YAML: the quote that opens here is never closed")
+            return
         self._say(node, f"not valid YAML: {reason}{self._advice(reason, error, node)}")
 
     def _advice(self, reason: str, error: yaml.MarkedYAMLError, node: Node | None) -> str:

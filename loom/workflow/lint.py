@@ -25,7 +25,7 @@ _READ_BY_TOOLS = re.compile(
     r"|.*(_PROXY|FLAGS|_URL|_DSN|_COLOR|_OPTS|_HOME|_CONFIG|_CACHE_DIR)$"
 )
 _PREDEFINED_ANYWAY = re.compile(r"(CI|LOOM)(_|$)")
-_BOOLEAN_ELSEWHERE = frozenset({"yes", "no", "on", "off", "y", "n", "Yes", "No", "On", "Off", "YES", "NO", "ON", "OFF"})
+_BOOLEAN_ELSEWHERE = frozenset({"yes", "no", "on", "off", "Yes", "No", "On", "Off", "YES", "NO", "ON", "OFF"})
 
 
 def warnings(workflow: Workflow, *, predefined: Collection[str]) -> list[Problem]:

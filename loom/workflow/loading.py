@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -20,7 +20,8 @@ from loom.errors import Problem, RequestError, WorkflowError
 from loom.expressions import ExpressionError
 from loom.graph import CycleError, order
 from loom.units import nearest
-from loom.workflow import models
+from loom.workflow import merging, models, wording
+from loom.workflow.references import References, View
 from loom.yamlfile import Kind, Node, YamlFile, pointer
 
 TEMPLATES = ".loom/templates"
@@ -70,7 +71,8 @@ class Workflow:
 
 def load(path: Path, root: Path) -> Workflow:
     """Read, merge and check. RequestError when there is no such file, WorkflowError with every problem otherwise."""
-    return _Loader(root).load(path)
+    with yamlfile.collector_paused():
+        return _Loader(root).load(path)
 
 
 @dataclass(kw_only=True)
@@ -145,13 +147,17 @@ class _Loader:
         if yaml.root.kind is not Kind.MAPPING:
             if yaml.root.kind is not Kind.REFUSED:
                 self.say(
-                    yaml.root, "/", f"expected a mapping with version, stages and jobs, found {describe(yaml.root)}"
+                    yaml.root,
+                    "/",
+                    f"expected a mapping with version, stages and jobs, found {wording.describe(yaml.root)}",
                 )
             return
         include = yaml.root.get("include")
         if include is not None:
             for node in include.value if include.kind is Kind.LIST else [include]:
-                self.include(node.get("local") or node, yaml, trail)
+                local = node.get("local")
+                if local is not None:
+                    self.include(local, yaml, trail)
         self.files.append(_File(yaml=yaml, root=yaml.root, main=main))
 
     def include(self, node: Node, yaml: YamlFile, trail: tuple[str, ...]) -> None:
@@ -160,7 +166,9 @@ class _Loader:
             return  # the shape is judged with the rest of the file
         folder = (self.root / TEMPLATES).resolve()
         text = node.value.strip()
-        if not text.startswith(f"{TEMPLATES}/") or ".." in text.split("/"):
+        if text.startswith(("/", "~")) or ".." in text.split("/"):
+            return  # said with the shape
+        if not text.startswith(f"{TEMPLATES}/"):
             self.say(node, at, f"expected a file below {TEMPLATES}/, found {text}; move it there")
             return
         if "*" in text or "?" in text:
@@ -221,7 +229,7 @@ class _Loader:
             if isinstance(shape, models.Root):
                 root_model = shape
             if (own := file.root.get("default")) is not None and own.kind is Kind.MAPPING:
-                default = own if default is None else merge(default, own)
+                default = own if default is None else merging.merge(default, own)
             if (own := file.root.get("variables")) is not None and own.kind is Kind.MAPPING:
                 variables |= own.value
             for name, node in file.root.value.items():
@@ -246,8 +254,20 @@ class _Loader:
             self.say(main.root, "/", "there is no job; add one: a name with `stage` and `script`")
         entries = self.entries(written, shapes, default)
         stages = main.root.get("stages")
-        declared = [node.value for node in stages.value] if stages is not None and stages.kind is Kind.LIST else None
-        self.references(entries, written, declared)
+        declared = None
+        if stages is not None and stages.kind is Kind.LIST:
+            declared = tuple(node.value for node in stages.value if isinstance(node.value, str))
+        views = {
+            name: View(
+                name=name,
+                key=key,
+                node=entries[name].merged if name in entries else node,
+                fields=entries[name].fields if name in entries else None,
+            )
+            for name, (key, node) in written.items()
+            if node.kind is Kind.MAPPING
+        }
+        self.problems += References(views, declared).check()
         if root_model is None:
             return None
         workflow_node = main.root.get("workflow")
@@ -275,7 +295,9 @@ class _Loader:
             self.validated(models.Common, default, ("default",), partial=True)
         elif default is not None and default.kind is not Kind.REFUSED:
             self.say(
-                default, pointer("default"), f"expected a mapping of keys for every job, found {describe(default)}"
+                default,
+                pointer("default"),
+                f"expected a mapping of keys for every job, found {wording.describe(default)}",
             )
         if not file.main:
             for key in ("stages", "workflow"):
@@ -329,12 +351,16 @@ class _Loader:
         return checked if len(self.problems) == before else None  # type: ignore[return-value]
 
     def no_job(self, name: str, node: Node) -> str:
-        found = describe(node)
+        found = wording.describe(node)
         if name in models.DEFAULT_KEYS:
             return f"{name} is not a root key; put it below `default`, or into a job"
-        if name in models.JOB_KEYS:
+        if name in models.JOB_KEYS and f"{name}s" not in models.ROOT_KEYS:
             return f"{name} is not a root key; put it into a job"
-        close = nearest(name, models.ROOT_KEYS)
+        close = (
+            wording.FOREIGN.get(name)
+            if wording.FOREIGN.get(name) in models.ROOT_KEYS
+            else nearest(name, models.ROOT_KEYS)
+        )
         if close:
             return f"there is no root key {name}; did you mean {close}? (a job would be a mapping, this is {found})"
         return f"expected a job, a mapping with stage and script, found {found}"
@@ -343,7 +369,7 @@ class _Loader:
         self, model: type[BaseModel], node: Node, at: tuple[str | int, ...], *, partial: bool = False
     ) -> BaseModel | None:
         """The model's view of a node; None after saying what is wrong. `partial`: what is missing may come by a merge."""
-        nulls = list(_nulls(node, at))
+        nulls = list(_nulls(node, at)) if any(file.yaml.has_nulls for file in self.files) else []
         for place, null in nulls:
             self.say(null, pointer(*place), "expected a value, found nothing; give one or remove the key")
         try:
@@ -385,7 +411,7 @@ class _Loader:
             return
         if kind == "extra_forbidden":
             name = str(location[-1])
-            self.say(key or found, pointer(*path), self.unknown_key(model, location, name))
+            self.say(key or found, pointer(*path), wording.unknown_key(model, location, name))
             return
         if kind == "missing":
             name = str(location[-1])
@@ -397,25 +423,7 @@ class _Loader:
         if kind == "value_error" and isinstance(error := detail["ctx"]["error"], ExpressionError):
             offset = error.position
         place = key if is_key and key is not None else found
-        self.say(place, pointer(*path), _words(kind, detail, found, place, is_key), offset=offset)
-
-    def unknown_key(self, model: type[BaseModel], location: tuple[str | int, ...], name: str) -> str:
-        known = _keys_at(model, location[:-1])
-        if (
-            model in (models.Root, models.Included)
-            and location[0] == "default"
-            and len(location) == 2
-            and name in models.JOB_KEYS
-        ):
-            return f"{name} can't be a default; put it into a template and extend that"
-        close = nearest(name, known) or _FOREIGN.get(name, "")
-        if close.startswith("("):
-            return f"there is no key {name} {close}"
-        return (
-            f"there is no key {name}; did you mean {close}?"
-            if close
-            else f"there is no key {name}; the keys are {', '.join(known)}"
-        )
+        self.say(place, pointer(*path), wording.words(kind, detail, found, place, is_key), offset=offset)
 
     # -- merging -----------------------------------------------------------------------------------------------------
 
@@ -449,7 +457,7 @@ class _Loader:
         bare: dict[str, Node] = {}
         levels: dict[str, int] = {}
         result: dict[str, Entry] = {}
-        inheritable = _without(default, ()) if default is not None else None
+        inheritable = merging.without(default, ()) if default is not None else None
         for name in in_order:
             if name not in shapes or name in self.broken or any(parent in self.broken for parent in parents[name]):
                 self.broken.add(name)
@@ -464,9 +472,11 @@ class _Loader:
                 continue
             inherited: Node | None = None
             for parent in parents[name]:
-                inherited = bare[parent] if inherited is None else merge(inherited, bare[parent])
-            bare[name] = own if inherited is None else merge(_without(inherited, ("extends",)), own)
-            merged = bare[name] if inheritable is None or name.startswith(".") else merge(inheritable, bare[name])
+                inherited = bare[parent] if inherited is None else merging.merge(inherited, bare[parent])
+            bare[name] = own if inherited is None else merging.merge(merging.without(inherited, ("extends",)), own)
+            merged = (
+                bare[name] if inheritable is None or name.startswith(".") else merging.merge(inheritable, bare[name])
+            )
             fields = shapes[name]
             if merged is not own:
                 before = len(self.problems)
@@ -481,161 +491,6 @@ class _Loader:
             result[name] = Entry(name=name, key=written[name][0], node=own, merged=merged, fields=fields)
         return {name: result[name] for name in written if name in result}
 
-    # -- references --------------------------------------------------------------------------------------------------
-
-    def references(
-        self, entries: Mapping[str, Entry], written: Mapping[str, tuple[Node, Node]], stages: list[Any] | None
-    ) -> None:
-        """What a job names must be there: its stage, its needs, its own required keys."""
-        position = {stage: number for number, stage in enumerate(stages or ())}
-        jobs = [name for name in written if not name.startswith(".")]
-        needs: dict[str, list[str]] = {}
-        for name, entry in entries.items():
-            fields = entry.fields
-            self.stage(entry, position, known=stages is not None)
-            if entry.is_template:
-                continue
-            if fields.script is None:
-                self.say(entry.key, pointer(name), "the job has no script; add the commands it runs")
-            self.clashes(entry)
-            needs[name] = []
-            listed = entry.merged.get("needs")
-            taken: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
-            for number, need in enumerate(fields.needs or ()):
-                node = listed.get(number) if listed is not None else None
-                node = (node.get("job") or node) if node is not None else entry.key
-                at = pointer(name, "needs", number)
-                identity = (need.job, tuple(sorted(need.matrix.items())))
-                other = written.get(need.job)
-                if need.job.startswith("."):
-                    self.say(node, at, f"{need.job} is a template and never runs; need a job")
-                elif other is None:
-                    if need.optional:
-                        continue
-                    close = nearest(need.job, jobs)
-                    meant = f"; did you mean {close}?" if close else ""
-                    self.say(node, at, f"there is no job {need.job}{meant}")
-                elif identity in taken:
-                    self.say(node, at, f"the job {need.job} stands here a second time; keep one")
-                else:
-                    needs[name].append(need.job)
-                    self.matrix_need(need, entries.get(need.job), node, at)
-                    needed = entries.get(need.job)
-                    if needed is not None and _later(needed.fields.stage, fields.stage, position):
-                        self.say(
-                            node,
-                            at,
-                            f"{need.job} is in a later stage ({needed.fields.stage}) than {name} ({fields.stage}); "
-                            "need a job of the same or an earlier stage",
-                        )
-                taken.add(identity)
-        try:
-            order(jobs, needs)
-        except CycleError as error:
-            entry = entries[error.cycle[0]]
-            edges = " -> ".join(error.cycle)
-            node = entry.merged.get("needs") or entry.key
-            self.say(node, pointer(entry.name, "needs"), f"needs go round in a circle: {edges}; remove one of them")
-
-    def stage(self, entry: Entry, position: Mapping[Any, int], *, known: bool) -> None:
-        stage = entry.fields.stage
-        if stage is None:
-            if not entry.is_template and known:
-                some = ", ".join(str(name) for name in position)
-                self.say(entry.key, pointer(entry.name), f"the job has no stage; add `stage:` with one of {some}")
-        elif known and stage not in position:
-            close = nearest(stage, [name for name in position if isinstance(name, str)])
-            meant = f"did you mean {close}?" if close else f"the stages are {', '.join(str(name) for name in position)}"
-            node = entry.merged.get("stage") or entry.key
-            self.say(node, pointer(entry.name, "stage"), f"there is no stage {stage}; {meant}")
-
-    def clashes(self, entry: Entry) -> None:
-        fields = entry.fields
-        for name in (fields.secrets or {}).keys() & (fields.variables or {}).keys():
-            secrets = entry.merged.get("secrets")
-            node = (secrets.key_node(name) if secrets is not None else None) or entry.key
-            self.say(node, pointer(entry.name, "secrets", name), f"{name} is a variable of this job too; rename one")
-        if fields.user is not None and fields.image is not None and fields.image.user not in (None, fields.user):
-            node = entry.merged.get("user") or entry.key
-            self.say(node, pointer(entry.name, "user"), f"image.user says {fields.image.user}; keep one of the two")
-
-    def matrix_need(self, need: models.NeedFields, needed: Entry | None, node: Node, at: str) -> None:
-        if not need.matrix or needed is None:
-            return
-        parallel = needed.fields.parallel
-        for key, value in need.matrix.items():
-            values = [v for row in (parallel.matrix if parallel else None) or () for v in row.get(key, ())]
-            if value not in values:
-                known = (
-                    f"its values are {', '.join(dict.fromkeys(values))}"
-                    if values
-                    else "its matrix has no such variable"
-                )
-                self.say(node, at, f"{need.job} has no combination with {key}={value}; {known}")
-
-
-_FOREIGN = {
-    "steps": "script",
-    "run": "script",
-    "env": "variables",
-    "environment": "(it would be a deployment target; there is none in a local run)",
-    "tags": "runner_pool",
-    "runs-on": "image",
-    "container": "image",
-    "depends_on": "needs",
-    "dependencies": "needs",
-    "only": "rules",
-    "except": "rules",
-    "if": "rules",
-    "trigger": "(a job can't start other pipelines)",
-    "matrix": "parallel",
-    "timeout-minutes": "timeout",
-    "continue-on-error": "allow_failure",
-    "interruptible": "(every job can be interrupted)",
-    "coverage": "(print it in a step instead)",
-}
-"""Keys of other CI systems, and what does their work here."""
-
-
-def merge(base: Node, over: Node) -> Node:
-    """`over` on top of `base`: mappings key by key, everything else is replaced.
-
-    An image that names `name` or `build` (or is just a name) replaces the inherited image whole: what is known about one
-    image is not true of another.
-    """
-    if base.kind is not Kind.MAPPING or over.kind is not Kind.MAPPING or base is over:
-        return over
-    merged = Node(over.file, Kind.MAPPING, dict(base.value), over.line, over.column, over.length)
-    merged.keys = base.keys | over.keys
-    for key, node in over.value.items():
-        below = base.value.get(key)
-        if below is None or (
-            key == "image" and ("name" in node.value or "build" in node.value if node.kind is Kind.MAPPING else True)
-        ):
-            merged.value[key] = node
-        elif key == "image" and below.kind is Kind.SCALAR and node.kind is Kind.MAPPING:
-            full = Node(below.file, Kind.MAPPING, {"name": below}, below.line, below.column, below.length)
-            full.keys = {"name": below}
-            merged.value[key] = merge(full, node)
-        else:
-            merged.value[key] = merge(below, node)
-    return merged
-
-
-def _without(node: Node, keys: Iterable[str]) -> Node:
-    if node.kind is not Kind.MAPPING or not any(key in node.value for key in keys):
-        return node
-    copy = Node(
-        node.file,
-        Kind.MAPPING,
-        {k: v for k, v in node.value.items() if k not in keys},
-        node.line,
-        node.column,
-        node.length,
-    )
-    copy.keys = node.keys
-    return copy
-
 
 def _may_come_later(detail: Any) -> bool:
     """Whether an error of a template or of `default` may be none after merging: something is not there yet."""
@@ -644,10 +499,6 @@ def _may_come_later(detail: Any) -> bool:
 
 def _is_mapping(node: Node | None) -> bool:
     return node is not None and node.kind is Kind.MAPPING
-
-
-def _later(stage: str | None, than: str | None, position: Mapping[Any, int]) -> bool:
-    return stage in position and than in position and position[stage] > position[than]
 
 
 def _nulls(node: Node, at: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Node]]:
@@ -661,110 +512,3 @@ def _nulls(node: Node, at: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | 
             pending += [((*place, number), child) for number, child in enumerate(current.value)]
         elif current.kind is Kind.SCALAR and current.value is None:
             yield place, current
-
-
-def describe(node: Node) -> str:
-    """What a value is, as a person would say it."""
-    if node.kind is Kind.MAPPING:
-        return "a mapping"
-    if node.kind is Kind.LIST:
-        return "a list"
-    if node.value is None:
-        return "nothing"
-    if isinstance(node.value, bool):
-        return node.text
-    if isinstance(node.value, int | float):
-        return f"the number {_short(node.text)}"
-    return f"the text {_short(node.text)!r}"
-
-
-def _short(text: str) -> str:
-    line = text.strip().split("\n", 1)[0]
-    return line if len(line) <= 40 else line[:37] + "..."
-
-
-_EXPECTED = {
-    "bool_type": "true or false",
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "string_type": "text",
-    "list_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-}
-
-
-def _words(kind: str, detail: Any, found: Node, place: Node, is_key: bool) -> str:
-    context = detail.get("ctx") or {}
-    error = context.get("error")
-    if isinstance(error, models.NotText) or kind == "string_type":
-        scalar = found.kind is Kind.SCALAR and not isinstance(found.value, str)
-        advice = f'; write it in quotes: "{found.text}"' if scalar else ""
-        return f"expected text, found {describe(found)}{advice}"
-    if kind in _EXPECTED:
-        advice = ""
-        if kind == "bool_type" and isinstance(found.value, str) and found.value.lower() in ("yes", "on", "no", "off"):
-            advice = f"; write {'true' if found.value.lower() in ('yes', 'on') else 'false'}"
-        elif kind == "bool_type" and isinstance(found.value, str) and found.value.lower() in ("true", "false"):
-            advice = f"; write {found.value.lower()} without quotes"
-        elif kind == "int_type" and isinstance(found.value, str) and found.value.isdecimal():
-            advice = f"; write {found.value} without quotes"
-        return f"expected {_EXPECTED[kind]}, found {describe(found)}{advice}"
-    if kind == "value_error":
-        words = str(error)
-        return words if "found" in words or not words.startswith("expected") else f"{words}, found {describe(found)}"
-    if kind == "literal_error":
-        allowed = re.findall(r"'([^']*)'", context["expected"])
-        close = nearest(found.value, allowed) if isinstance(found.value, str) else None
-        meant = f"; did you mean {close}?" if close and len(allowed) > 1 else ""
-        choice = f"one of {', '.join(allowed)}" if len(allowed) > 1 else allowed[0]
-        return f"expected {choice}, found {describe(found)}{meant}"
-    if kind == "string_pattern_mismatch":
-        return _pattern_words(context["pattern"], place.text if is_key else str(found.value))
-    if kind == "too_short":
-        return "expected at least one entry, found none; add one or remove the key"
-    limits = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le")}
-    if kind in limits:
-        word, bound = limits[kind]
-        return f"expected a number of {word} {context[bound]}, found {describe(found)}"
-    return f"{str(detail['msg']).removeprefix('Value error, ')} (found {describe(found)})"
-
-
-def _pattern_words(pattern: str, text: str) -> str:
-    if pattern == models.VARIABLE:
-        close = re.sub(r"[^A-Z0-9_]+", "_", text.upper())
-        meant = f", such as {close}" if re.fullmatch(models.VARIABLE, close) else ""
-        return f"{text!r} can't name a variable: capital letters, digits and _, no digit first{meant}"
-    if pattern == models.STAGE:
-        close = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")
-        meant = f", such as {close}" if re.fullmatch(models.STAGE, close) else ""
-        return (
-            f"{text!r} can't name a stage: lower-case letters, digits, _ and -, at most 32, and a letter first{meant}"
-        )
-    return f"expected text like {pattern}, found {text!r}"
-
-
-def _keys_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
-    """The keys that the mapping at a location may have."""
-    annotation: Any = model
-    for part in location:
-        annotation = _below(annotation, part)
-    found = models.models_in(annotation)
-    return [(info.alias or name) for name, info in found[0].model_fields.items()] if found else []
-
-
-def _below(annotation: Any, part: str | int) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        for name, info in annotation.model_fields.items():
-            if part in (name, info.alias):
-                return info.annotation
-        return None
-    if get_origin(annotation) is dict and isinstance(part, str):
-        return get_args(annotation)[1]
-    if get_origin(annotation) is list and isinstance(part, int):
-        return get_args(annotation)[0]
-    for argument in get_args(annotation):
-        below = _below(argument, part)
-        if below is not None:
-            return below
-    return None

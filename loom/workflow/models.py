@@ -161,7 +161,7 @@ def _pattern(value: Any) -> str:
 
 
 def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str | dict) else value
+    return value if isinstance(value, list) else [value]
 
 
 def _numbers(value: Any) -> Any:

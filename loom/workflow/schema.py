@@ -92,6 +92,8 @@ def _tidy(value: Any) -> Any:
             found[key] = {name: _tidy(shape) for name, shape in item.items()}
             continue
         found[key] = _tidy(item)
+    if "patternProperties" in found:
+        found.setdefault("additionalProperties", False)
     choices = found.get("anyOf")
     if isinstance(choices, list):
         choices = [choice for choice in choices if choice != {"type": "null"}]

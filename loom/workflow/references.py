@@ -1,0 +1,181 @@
+"""What a job names must be there: its stage, its needs, its own required keys.
+
+Works on nodes, so that it can judge what a job with mistakes of its own refers to as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from loom.errors import Problem
+from loom.graph import CycleError, order
+from loom.units import nearest
+from loom.workflow import models
+from loom.yamlfile import Kind, Node, pointer
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A job or template: its nodes, and its fields when its shape is sound."""
+
+    name: str
+    key: Node
+    node: Node
+    fields: models.Job | None
+
+    @property
+    def is_template(self) -> bool:
+        return self.name.startswith(".")
+
+    @property
+    def stage(self) -> str | None:
+        node = self.node.get("stage")
+        return node.value if node is not None and isinstance(node.value, str) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Need:
+    job: str
+    optional: bool
+    matrix: Mapping[str, str]
+    node: Node
+    number: int
+
+
+@dataclass
+class References:
+    views: Mapping[str, View]
+    stages: tuple[str, ...] | None
+    """None when the file's own list can't be read."""
+    problems: list[Problem] = field(default_factory=list)
+    said: set[int] = field(default_factory=set)
+
+    def check(self) -> list[Problem]:
+        position = {stage: number for number, stage in enumerate(self.stages or ())}
+        jobs = {name: view for name, view in self.views.items() if not view.is_template}
+        needs: dict[str, list[str]] = {}
+        for view in self.views.values():
+            self.stage(view, position)
+            if not view.is_template:
+                self.own_keys(view)
+                needs[view.name] = list(self.needs(view, jobs, position))
+        try:
+            order(jobs, needs)
+        except CycleError as error:
+            view = jobs[error.cycle[0]]
+            edges = " -> ".join(error.cycle)
+            node = view.node.get("needs") or view.key
+            self.say(node, pointer(view.name, "needs"), f"needs go round in a circle: {edges}; remove one of them")
+        return self.problems
+
+    def say(self, node: Node, at: str, message: str) -> None:
+        if id(node) not in self.said:  # what a template says is wrong once, not in each job that extends it
+            self.said.add(id(node))
+            self.problems.append(node.file.problem(node, at, message))
+
+    def stage(self, view: View, position: Mapping[str, int]) -> None:
+        if self.stages is None:
+            return
+        node = view.node.get("stage")
+        if node is None:
+            if view.fields is not None and not view.is_template:
+                some = ", ".join(self.stages)
+                self.problems.append(
+                    view.key.file.problem(
+                        view.key, pointer(view.name), f"the job has no stage; add `stage:` with one of {some}"
+                    )
+                )
+        elif isinstance(node.value, str) and node.value not in position:
+            close = nearest(node.value, self.stages)
+            meant = f"did you mean {close}?" if close else f"the stages are {', '.join(self.stages)}"
+            self.say(node, pointer(view.name, "stage"), f"there is no stage {node.value}; {meant}")
+
+    def own_keys(self, view: View) -> None:
+        fields = view.fields
+        if fields is None:
+            return
+        if fields.script is None:
+            message = "the job has no script; add the commands it runs"
+            self.problems.append(view.key.file.problem(view.key, pointer(view.name), message))
+        for name in (fields.secrets or {}).keys() & (fields.variables or {}).keys():
+            secrets = view.node.get("secrets")
+            node = (secrets.key_node(name) if secrets is not None else None) or view.key
+            self.say(node, pointer(view.name, "secrets", name), f"{name} is a variable of this job too; rename one")
+        image = fields.image
+        if image is not None and image.name is None and image.build is None:
+            node = view.node.get("image") or view.key
+            self.say(node, pointer(view.name, "image"), "the image has neither a name nor a build; add `name:`")
+        if fields.user is not None and image is not None and image.user not in (None, fields.user):
+            node = view.node.get("user") or view.key
+            self.say(node, pointer(view.name, "user"), f"image.user says {image.user}; keep one of the two")
+        names = [service.name for service in fields.services or ()]
+        for number, name in enumerate(names):
+            if name in names[:number] and not (fields.services or ())[number].alias:
+                listed = view.node.get("services")
+                node = (listed.get(number) if listed is not None else None) or view.key
+                self.say(
+                    node,
+                    pointer(view.name, "services", number),
+                    f"the service {name} stands here a second time; give one an alias",
+                )
+
+    def needs(self, view: View, jobs: Mapping[str, View], position: Mapping[str, int]) -> Iterator[str]:
+        """The jobs that this one waits for, as far as they are there; says what is wrong with the others."""
+        taken: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
+        for need in _needs_of(view):
+            at = pointer(view.name, "needs", need.number)
+            identity = (need.job, tuple(sorted(need.matrix.items())))
+            needed = jobs.get(need.job)
+            if need.job.startswith("."):
+                self.say(need.node, at, f"{need.job} is a template and never runs; need a job")
+            elif needed is None:
+                if not need.optional:
+                    close = nearest(need.job, jobs)
+                    meant = f"; did you mean {close}?" if close else ""
+                    self.say(need.node, at, f"there is no job {need.job}{meant}")
+            elif identity in taken:
+                self.say(need.node, at, f"the job {need.job} stands here a second time; keep one")
+            else:
+                yield need.job
+                self.combination(need, needed, at)
+                if position.get(needed.stage or "", -1) > position.get(view.stage or "", len(position)):
+                    self.say(
+                        need.node,
+                        at,
+                        f"{need.job} is in a later stage ({needed.stage}) than {view.name} ({view.stage}); "
+                        "need a job of the same or an earlier stage",
+                    )
+            taken.add(identity)
+
+    def combination(self, need: _Need, needed: View, at: str) -> None:
+        if needed.fields is None:
+            return
+        parallel = needed.fields.parallel
+        for key, value in need.matrix.items():
+            values = [v for row in (parallel.matrix if parallel else None) or () for v in row.get(key, ())]
+            if value not in values:
+                known = (
+                    f"its values are {', '.join(dict.fromkeys(values))}"
+                    if values
+                    else "its matrix has no such variable"
+                )
+                self.say(need.node, at, f"{need.job} has no combination with {key}={value}; {known}")
+
+
+def _needs_of(view: View) -> Iterator[_Need]:
+    listed = view.node.get("needs")
+    for number, node in enumerate(listed.value if listed is not None and listed.kind is Kind.LIST else ()):
+        if isinstance(node.value, str):
+            yield _Need(job=node.value.strip(), optional=False, matrix={}, node=node, number=number)
+        elif node.kind is Kind.MAPPING and (job := node.get("job")) is not None and isinstance(job.value, str):
+            optional, matrix = node.get("optional"), node.get("matrix")
+            yield _Need(
+                job=job.value.strip(),
+                optional=optional is not None and optional.value is True,
+                matrix={k: str(v.value) for k, v in matrix.value.items()}
+                if matrix and matrix.kind is Kind.MAPPING
+                else {},
+                node=job,
+                number=number,
+            )

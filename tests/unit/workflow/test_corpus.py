@@ -1,0 +1,71 @@
+"""tests/workflows: one small file per situation. Beside each broken or doubtful one, exactly what loom says about it.
+
+`LOOM_TEST_ACCEPT=1 pytest tests/unit/workflow/test_corpus.py` writes what is said now; read it before you commit it.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from loom import __version__, workflow
+from loom.errors import WorkflowError
+from loom.plan import ResolveContext, Selection, resolve
+from loom.render.plans import plan_yaml
+from loom.resolve import PREDEFINED, problems_of
+from loom.workflow.lint import warnings
+
+CORPUS = Path(__file__).parents[2] / "workflows"
+
+
+def situations(kind: str) -> list[Path]:
+    return sorted(path for path in (CORPUS / kind).iterdir() if path.suffix == ".yml" or path.is_dir())
+
+
+def named(path: Path) -> str:
+    return path.stem
+
+
+def laid_out(path: Path, project: Path) -> Path:
+    """The situation as a project's own files."""
+    if path.is_dir():
+        shutil.copytree(path, project, dirs_exist_ok=True)
+    else:
+        (project / ".loom").mkdir()
+        shutil.copy(path, project / ".loom/workflow.yml")
+    return project / ".loom/workflow.yml"
+
+
+def expect(path: Path, said: str) -> None:
+    beside = path.with_suffix(".expected")
+    if os.environ.get("LOOM_TEST_ACCEPT"):
+        beside.write_text(said)
+    assert said == beside.read_text()
+
+
+@pytest.mark.parametrize("path", situations("broken"), ids=named)
+def test_broken(path: Path, tmp_path: Path) -> None:
+    file = laid_out(path, tmp_path)
+    try:
+        problems = problems_of(workflow.load(file, tmp_path))
+    except WorkflowError as error:
+        problems = list(error.problems)
+    assert problems
+    assert all(problem.severity == "error" for problem in problems)
+    expect(path, "".join(f"{problem}\n" for problem in problems))
+
+
+@pytest.mark.parametrize("path", situations("doubtful"), ids=named)
+def test_doubtful(path: Path, tmp_path: Path) -> None:
+    loaded = workflow.load(laid_out(path, tmp_path), tmp_path)
+    assert problems_of(loaded) == []
+    expect(path, "".join(f"{problem}\n" for problem in warnings(loaded, predefined=PREDEFINED)))
+
+
+@pytest.mark.parametrize("path", situations("good"), ids=named)
+def test_good(path: Path, tmp_path: Path) -> None:
+    loaded = workflow.load(laid_out(path, tmp_path), tmp_path)
+    assert problems_of(loaded) == []
+    context = ResolveContext(predefined={"CI_COMMIT_BRANCH": "main"}, files=lambda: ["pyproject.toml"])
+    expect(path, plan_yaml(resolve(loaded, Selection(), context)).replace(f"loom_version: {__version__}\n", ""))
