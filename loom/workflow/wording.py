@@ -114,7 +114,13 @@ def words(kind: str, detail: Any, found: Node, place: Node, is_key: bool) -> str
     error = context.get("error")
     if isinstance(error, models.NotText) or kind == "string_type":
         scalar = found.kind is Kind.SCALAR and not isinstance(found.value, str)
-        advice = f'; write it in quotes: "{found.text}"' if scalar else ""
+        advice = (
+            f'; write it in quotes: "{found.text}"'
+            if scalar and len(found.text) <= 40
+            else "; write it in quotes"
+            if scalar
+            else ""
+        )
         return f"expected text, found {describe(found)}{advice}"
     if kind == "model_type" and context.get("class_name") in _FORMS:
         advice = _boolean_advice(found) if context["class_name"] == "AllowFailureFields" else ""
