@@ -6,10 +6,11 @@ wait for one pull, and a later job gets what the first one got, even if the regi
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -389,16 +390,16 @@ def size_text(size: int) -> str:
 
 
 def _wait_for(had: Future[ResolvedImage], image: plan.Image, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
-    if not had.done():
-        say(on_output, f"waiting for {shown(image)}, which another job is getting")
-    while True:
-        try:
-            return had.result(timeout=0.1)
-        except TimeoutError:
-            if had.done():
-                raise
-            if cancel.requested:
-                raise canceled(f"waiting for {shown(image)}") from None
+    # Most images are there, and had in a moment: only a wait that one would notice is worth a line.
+    worth_a_line_at = time.monotonic() + 0.5
+    while not had.done():
+        if cancel.requested:
+            raise canceled(f"waiting for {shown(image)}")
+        if time.monotonic() > worth_a_line_at:
+            say(on_output, f"waiting for {shown(image)}, which another job is getting")
+            worth_a_line_at = math.inf
+        wait([had], timeout=0.1)
+    return had.result()
 
 
 def _resolved(name: str, reference: Reference, attributes: Mapping[str, Any]) -> ResolvedImage:

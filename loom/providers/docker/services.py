@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
 
 import docker
 import docker.errors
@@ -25,6 +24,7 @@ import docker.errors
 from loom import plan
 from loom.cancel import Cancel
 from loom.errors import ServiceError
+from loom.providers.docker.attach import Demultiplexer, Hijacked
 from loom.providers.docker.images import ClientFactory, Images, ResolvedImage
 from loom.providers.docker.labels import ROLE
 from loom.providers.docker.ready import Inside, NotReady, Probe, probe_of
@@ -36,6 +36,7 @@ SERVICE = "loom.service"
 """The label that names a service's container among those of its job."""
 _LONGEST_LINE = 65536
 _LEAVE_WITHIN_S = 10.0
+_READ = 65536
 
 OnDied = Callable[[str, str], None]
 """Told the name of a service that ended after it was ready, and how; called once per service, from another thread."""
@@ -224,10 +225,10 @@ class _Group:
         container_id = self._create(service, image, container_name)
         lines = _Lines(service.name, self._output, probe.see_line)
         # Attached before it starts: what it says first is what tells why it ended.
-        stream = self._client.api.attach(container_id, stdout=True, stderr=True, stream=True, logs=True, demux=True)
+        output = Hijacked(self._client, container_id, "stdout", "stderr")
         follower = threading.Thread(
             target=self._follow,
-            args=(service, container_id, stream, lines),
+            args=(service, container_id, output, lines),
             name=f"loom-log-{service.name}",
             daemon=True,
         )
@@ -282,16 +283,17 @@ class _Group:
             raise ServiceError(f"service {service.name} could not be created: {error.explanation or error}") from error
         return str(created["Id"])
 
-    def _follow(self, service: plan.Service, container_id: str, stream: Any, lines: _Lines) -> None:
+    def _follow(self, service: plan.Service, container_id: str, output: Hijacked, lines: _Lines) -> None:
+        demultiplexer = Demultiplexer()
         try:
-            for stdout, stderr in stream:
-                if stdout:
-                    lines.feed("stdout", stdout)
-                if stderr:
-                    lines.feed("stderr", stderr)
+            while data := output.socket.recv(_READ):
+                for stream, chunk in demultiplexer.feed(data):
+                    lines.feed(stream, chunk)
         except Exception as error:  # noqa: BLE001  a lost stream must not take the job's thread down; it is said instead
             if not self._closing.is_set():
                 self._output.say(f"{service.name}: its output was lost: {error}")
+        finally:
+            output.close()
         lines.end()
         on_died = self.on_died
         if self._closing.is_set() or on_died is None:

@@ -1,0 +1,331 @@
+"""Services: real PostgreSQL and Redis, every kind of probe, and everything that goes wrong with them."""
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import docker
+import pytest
+
+from loom.cancel import Cancel
+from loom.errors import ImageError, ServiceError
+from loom.plan import Build, Image, Ready, Service
+from loom.providers.docker.client import connect
+from loom.providers.docker.images import Images
+from loom.providers.docker.ready import Inside
+from loom.providers.docker.services import ServiceNetwork, services
+
+pytestmark = pytest.mark.docker
+
+HERE = Path(__file__).parent
+SHELL = Image(name="debian:trixie-slim")
+POSTGRES = Image(name="loom-test-postgres", build=Build(context="images/postgres"))
+REDIS = Image(name="loom-test-redis", build=Build(context="images/redis"))
+
+
+class Bench:
+    """Opens services as a job would; knows what the engine still has of them."""
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self.client = client
+        self.run_id = f"test-{uuid.uuid4().hex[:8]}"
+        self.cancel = Cancel()
+        self.said = ""
+        self.died: list[tuple[str, str]] = []
+        self.images = Images(lambda: connect(os.environ), environ=os.environ)
+
+    def open(self, *wanted: Service) -> AbstractContextManager[ServiceNetwork]:
+        return services(
+            lambda: connect(os.environ),
+            wanted,
+            run_id=self.run_id,
+            job_id="job",
+            images=self.images,
+            workspace=HERE,
+            labels={"loom.run": self.run_id, "loom.test": "services"},
+            on_output=self._hear,
+            cancel=self.cancel,
+            on_died=lambda name, text: self.died.append((name, text)),
+        )
+
+    def _hear(self, _stream: str, data: bytes) -> None:
+        self.said += data.decode()
+
+    def lines(self, name: str) -> list[str]:
+        return [line.partition(" | ")[2] for line in self.said.splitlines() if line.startswith(f"{name} | ")]
+
+    def job(self, network: ServiceNetwork, image: str, *command: str) -> str:
+        """Run a command where the job would be."""
+        out = self.client.containers.run(image, list(command), entrypoint=[], network=network.network_id, remove=True)
+        return bytes(out).decode().strip()
+
+    @property
+    def left(self) -> list[str]:
+        mine = {"label": f"loom.run={self.run_id}"}
+        containers = [container.name for container in self.client.containers.list(all=True, filters=mine)]
+        return [*containers, *(network.name for network in self.client.networks.list(filters=mine))]
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    client = connect(os.environ)
+    bench = Bench(client)
+    yield bench
+    left = bench.left
+    bench.images.close()
+    client.close()
+    assert left == []
+
+
+def service(name: str, script: str, *aliases: str, ready: Ready | None = None, **options: object) -> Service:
+    """A service that runs a shell script."""
+    return Service(
+        name=name,
+        aliases=aliases or (name,),
+        image=SHELL,
+        command=("sh", "-c", script),
+        ready=ready or Ready(),
+        **options,  # type: ignore[arg-type]
+    )
+
+
+# Listens without any program of its own but the shell's: perl is in Debian's base.
+LISTEN = (
+    "perl -MIO::Socket -e '$s=IO::Socket::INET->new(Listen=>9,LocalAddr=>\"%s\",LocalPort=>%d,ReuseAddr=>1)||die;%s'"
+)
+HTTP = (
+    "while($c=$s->accept){while(($l=<$c>)=~/\\S/){$p=$1 if $l=~/^GET (\\S+)/}"
+    'print $c "HTTP/1.0 ".($p eq "/ok"?"204 Fine":"500 Broken")."\\r\\n\\r\\n";close $c}'
+)
+
+
+def listening(port: int, address: str = "0.0.0.0", then: str = "sleep") -> str:
+    return LISTEN % (address, port, then)
+
+
+@pytest.fixture
+def real_services(bench: Bench) -> Iterator[None]:
+    """The images stay while their layers are cached anyway; their names and tags go."""
+    yield
+    for image in (POSTGRES, REDIS):
+        found = bench.client.images.list(name=image.name)
+        for tag in {tag for one in found for tag in one.tags}:
+            bench.client.api.remove_image(tag)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("real_services")
+def test_postgres_and_redis_are_ready_and_reachable_by_alias(bench: Bench) -> None:
+    wanted = (
+        Service(name="postgres", aliases=("db", "database"), image=POSTGRES, variables={"POSTGRES_PASSWORD": "pw"}),
+        Service(name="redis", aliases=("redis",), image=REDIS, command=("redis-server", "--protected-mode", "no")),
+    )
+    volumes_before = {volume.name for volume in bench.client.volumes.list()}
+    with bench.open(*wanted) as network:
+        query = "PGPASSWORD=pw psql -h database -U postgres -tAc 'select 6*7'"
+        assert bench.job(network, "loom-test-postgres", "sh", "-c", query) == "42"
+        assert bench.job(network, "loom-test-redis", "redis-cli", "-h", "redis", "ping") == "PONG"
+        assert [one.name for one in network.services] == ["postgres", "redis"]
+        mounts = bench.client.api.inspect_container(network.services[0].container_id)["Mounts"]
+        [volume] = [mount["Name"] for mount in mounts]
+    assert any("database system is ready to accept connections" in line for line in bench.lines("postgres"))
+    assert "postgres: ready after" in bench.said
+    assert "(image's HEALTHCHECK)" in bench.said
+    assert "(port 6379 takes connections)" in bench.said
+    assert volume not in {volume.name for volume in bench.client.volumes.list()} - volumes_before
+    assert bench.died == []
+
+
+def test_a_port_is_waited_for_and_the_alias_leads_to_it(bench: Bench) -> None:
+    late = "sleep 1; exec " + listening(7000, then='while($c=$s->accept){print $c "hello"; close $c}')
+    started = time.monotonic()
+    with bench.open(service("late", late, "one", "two", ready=Ready(tcp=7000, interval_s=0.2))) as network:
+        assert time.monotonic() - started > 1
+        for host in ("one", "two", "late"):
+            ask = f"use IO::Socket; print IO::Socket::INET->new('{host}:7000')->getline"
+            assert bench.job(network, "debian:trixie-slim", "perl", "-e", ask) == "hello"
+
+
+def test_a_port_is_seen_from_inside_where_the_engine_is_elsewhere(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Inside, "from_outside", False)
+    with bench.open(service("far", listening(7001), ready=Ready(tcp=7001, interval_s=0.1))):
+        assert "port 7001 is listened on" in bench.said
+    hidden = service("hidden", listening(7002, "127.0.0.1"), ready=Ready(tcp=7002, timeout_s=1))
+    with pytest.raises(ServiceError, match="nothing listens on port 7002"), bench.open(hidden):
+        pass
+
+
+@pytest.mark.parametrize("http", [":7003/ok", "7003/ok", "http://localhost:7003/ok"])
+def test_an_http_answer_is_waited_for(bench: Bench, http: str) -> None:
+    with bench.open(service("web", listening(7003, then=HTTP), ready=Ready(http=http, interval_s=0.1))):
+        assert "answer to /ok on port 7003" in bench.said
+
+
+def test_an_http_answer_that_is_an_error_is_not_ready(bench: Bench) -> None:
+    web = service("web", listening(7004, then=HTTP), ready=Ready(http=":7004/broken", interval_s=0.1, timeout_s=1))
+    with pytest.raises(ServiceError, match="was 500"), bench.open(web):
+        pass
+
+
+def test_http_from_inside_says_what_the_image_lacks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Inside, "from_outside", False)
+    web = service("web", listening(7005, then=HTTP), ready=Ready(http=":7005/ok", interval_s=0.1, timeout_s=1))
+    with pytest.raises(ServiceError, match="has neither curl nor wget"), bench.open(web):
+        pass
+
+
+def test_a_command_and_a_log_line_are_waited_for(bench: Bench) -> None:
+    command = service(
+        "a", "sleep 0.5; touch /ready; sleep 60", ready=Ready(command=("test", "-e", "/ready"), interval_s=0.1)
+    )
+    log = service("b", "sleep 0.3; echo 'I am UP now' >&2; sleep 60", ready=Ready(log=r"am (UP|ready)", interval_s=0.1))
+    with bench.open(command, log):
+        assert bench.lines("b") == ["I am UP now"]
+    assert "a: ready after" in bench.said
+    assert "b: ready after" in bench.said
+
+
+def test_a_command_that_hangs_counts_as_not_ready(bench: Bench) -> None:
+    hangs = service("hangs", "sleep 60", ready=Ready(command=("sleep", "50"), timeout_s=1))
+    started = time.monotonic()
+    with pytest.raises(ServiceError, match="gave no answer within 1 s"), bench.open(hangs):
+        pass
+    assert time.monotonic() - started < 8
+
+
+def test_a_service_that_says_nothing_about_itself_just_has_to_run(bench: Bench) -> None:
+    with bench.open(service("quiet", "sleep 60")) as network:
+        state = bench.client.api.inspect_container(network.services[0].container_id)
+        assert state["State"]["Running"]
+        assert state["Config"]["Labels"]["loom.role"] == "service"
+        assert state["Config"]["Labels"]["loom.service"] == "quiet"
+
+
+def test_never_ready_is_an_error_with_the_last_lines(bench: Bench) -> None:
+    chatty = service(
+        "chatty",
+        "i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); done; sleep 60",
+        ready=Ready(tcp=9, timeout_s=1),
+    )
+    with (
+        pytest.raises(
+            ServiceError, match="service chatty was not ready within 1 s: nothing listens on port 9"
+        ) as failed,
+        bench.open(chatty),
+    ):
+        pass
+    hint = failed.value.hint or ""
+    assert "line 29" in hint
+    assert "line 9\n" not in hint
+    assert failed.value.exit_code == 3
+
+
+def test_a_service_that_ends_before_it_is_ready(bench: Bench) -> None:
+    broken = service("broken", "echo no config >&2; exit 42", ready=Ready(tcp=80))
+    started = time.monotonic()
+    with (
+        pytest.raises(ServiceError, match="service broken ended with exit code 42 before it was ready") as failed,
+        bench.open(broken),
+    ):
+        pass
+    assert "no config" in (failed.value.hint or "")
+    assert time.monotonic() - started < 10
+
+
+def test_a_service_that_dies_later_is_reported_once(bench: Bench) -> None:
+    with bench.open(service("dies", "sleep 0.7; echo goodbye; exit 3")):
+        time.sleep(1.5)
+        assert bench.died == [("dies", "service dies ended with exit code 3 while the job ran")]
+    assert bench.lines("dies") == ["goodbye"]
+    assert bench.said.count("ended with exit code 3") == 1
+
+
+def test_one_that_fails_ends_the_wait_for_the_others(bench: Bench) -> None:
+    waits = service("waits", "sleep 60", ready=Ready(tcp=1, timeout_s=60))
+    broken = service("broken", "exit 1", ready=Ready(tcp=1))
+    started = time.monotonic()
+    with pytest.raises(ServiceError, match="service broken ended"), bench.open(waits, broken):
+        pass
+    assert time.monotonic() - started < 10
+
+
+def test_a_command_that_is_not_in_the_image(bench: Bench) -> None:
+    wrong = Service(name="wrong", aliases=("wrong",), image=SHELL, command=("no-such-program",))
+    with pytest.raises(ServiceError, match=r"service wrong could not be started: .*no-such-program"), bench.open(wrong):
+        pass
+
+
+def test_an_image_that_is_not_there(bench: Bench) -> None:
+    absent = Service(name="absent", aliases=("absent",), image=Image(name="loom-test-absent:1", pull="never"))
+    with pytest.raises(ImageError, match="is not on this engine"), bench.open(absent):
+        pass
+
+
+def test_a_cancel_ends_the_wait(bench: Bench) -> None:
+    threading.Timer(0.7, bench.cancel.request).start()
+    started = time.monotonic()
+    with pytest.raises(ServiceError) as ended, bench.open(service("slow", "sleep 60", ready=Ready(tcp=1))):
+        pass
+    assert ended.value.code == "CANCELED"
+    assert time.monotonic() - started < 5
+
+
+def test_what_fails_in_the_block_passes_through_and_everything_goes(bench: Bench) -> None:
+    def interrupted() -> None:
+        with bench.open(service("up", "sleep 60")):
+            assert bench.left
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert bench.left == []
+
+
+def test_a_container_that_is_still_on_the_network_does_not_keep_it(bench: Bench) -> None:
+    with bench.open(service("up", "sleep 60")) as network:
+        container = bench.client.containers.run(
+            "debian:trixie-slim", ["sleep", "60"], network=network.network_id, detach=True
+        )
+    try:
+        assert bench.left == []
+    finally:
+        container.remove(force=True)
+
+
+def test_environment_user_and_entrypoint(bench: Bench) -> None:
+    wanted = Service(
+        name="who",
+        aliases=("who",),
+        image=SHELL,
+        variables={"GREETING": "hello world"},
+        entrypoint=("sh", "-c"),
+        command=('echo "$GREETING from $(id -un)"; sleep 60',),
+        user="games",
+        ready=Ready(log="from"),
+    )
+    with bench.open(wanted):
+        assert bench.lines("who") == ["hello world from games"]
+
+
+def test_output_is_whole_prefixed_and_nothing_comes_after_the_end(bench: Bench) -> None:
+    script = "printf 'a\\r\\nb'; sleep 0.2; printf 'c\\nno end'; while true; do echo spam >&2; sleep 0.01; done"
+    with bench.open(service("talks", script, ready=Ready(log="spam"))):
+        pass
+    said = bench.said
+    lines = [line for line in bench.lines("talks") if line != "spam"]
+    assert lines == ["a", "bc", "no end"]
+    time.sleep(0.3)
+    assert bench.said == said
+
+
+def test_two_jobs_have_networks_of_their_own(bench: Bench) -> None:
+    first = service("same", listening(7000), ready=Ready(tcp=7000))
+    with bench.open(first) as one, bench.open(first) as two:
+        assert one.network_id != two.network_id
+        assert one.services[0].container_name != two.services[0].container_name
