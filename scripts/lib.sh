@@ -353,14 +353,14 @@ build_images() {
 # --- tests --------------------------------------------------------------------------------------------------------
 
 unit_tests() {
-  say "unit tests"
-  pytest_in_venv "$@" -- -n "$(nproc)" tests/unit
+  say "tests that need no engine"
+  pytest_in_venv "$@" -- -m "not docker" -n "$(nproc)"
 }
 
 # One at a time: they measure, and what they do to the engine would show in each other's looks at it.
 docker_tests() {
   say "tests with the engine"
-  pytest_in_venv "$@" -- -m docker tests
+  pytest_in_venv "$@" -- -m docker
 }
 
 # pytest_in_venv ARGUMENT... -- OUR_ARGUMENT...
