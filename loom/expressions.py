@@ -311,13 +311,14 @@ def _may_explode(pattern: Any, *, inside_repeat: bool = False) -> bool:
             case regex_constants.GROUPREF | regex_constants.GROUPREF_EXISTS:
                 return True
             case regex_constants.MAX_REPEAT | regex_constants.MIN_REPEAT:
-                _, most, inner = argument
-                many = most > 8
-                if many and inside_repeat:
+                least, most, inner = argument
+                if inside_repeat and least != most:
                     return True
-                if _may_explode(inner, inside_repeat=(inside_repeat or many) and not _delimited(list(inner))):
+                if _may_explode(inner, inside_repeat=(inside_repeat or most > 8) and not _delimited(list(inner))):
                     return True
             case regex_constants.BRANCH:
+                if inside_repeat and not _distinct(argument[1]):
+                    return True
                 if any(_may_explode(branch, inside_repeat=inside_repeat) for branch in argument[1]):
                     return True
             case regex_constants.SUBPATTERN | regex_constants.ASSERT | regex_constants.ASSERT_NOT:
@@ -335,6 +336,15 @@ def _delimited(body: list[Any]) -> bool:
         if edge and edge[0][0] is regex_constants.LITERAL and not any(_can_match(item, edge[0][1]) for item in others):
             return True
     return False
+
+
+def _distinct(branches: Any) -> bool:
+    """Whether the first character tells which branch a text takes."""
+    firsts = [branch[0] if len(branch) else None for branch in branches]
+    literals = [first[1] for first in firsts if first is not None and first[0] is regex_constants.LITERAL]
+    if len(literals) < len(firsts) - 1 or any(first is None for first in firsts):
+        return False
+    return all(sum(_can_match(first, code) for first in firsts) == 1 for code in literals)
 
 
 def _can_match(item: Any, code: int) -> bool:

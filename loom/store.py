@@ -21,6 +21,7 @@ from loom.errors import InfrastructureError, RecordError, RequestError
 from loom.events import Event, PhaseEvent, decode
 
 RUN_PREFIX = "loom-run-local-"
+CHECK_PREFIX = "loom-check-"
 RUNTIME_LINK = Path(".loom") / ".runtime"
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This directory holds the record of a loom run; `loom clean` removes it.\n"
 _README = """\
@@ -170,9 +171,26 @@ class Store:
 
     def __init__(self, state_dir: Path) -> None:
         self.runs_dir = state_dir / "runs"
+        self.checks_dir = state_dir / "checks"
 
     def new(self, run_id: str) -> RunRecord:
         return RunRecord(RunPaths(root=self.runs_dir / run_id, run_id=run_id))
+
+    def add_check(self, check_id: str, document: Mapping[str, Any], *, keep: int) -> Path:
+        """Write a check's receipt, whole; only the newest `keep` of them stay. OSError when it can't be written."""
+        path = self.checks_dir / f"{CHECK_PREFIX}{check_id}.json"
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            draft.write_bytes(_json(document))
+            draft.replace(path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
+        older = sorted(self.checks_dir.glob(f"{CHECK_PREFIX}*.json"), reverse=True)[keep:]
+        for receipt in older:
+            receipt.unlink(missing_ok=True)
+        return path
 
     def run_ids(self) -> list[str]:
         """Newest first: an id is the start time in nanoseconds."""

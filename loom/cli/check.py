@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from loom.plan import Selection
 
 
 class CheckFormat(StrEnum):
@@ -81,34 +78,12 @@ def compile_(
 ) -> None:
     """Print the plan: exactly what `loom run` with the same arguments would run."""
     from loom.cli import checking
-    from loom.cli.surroundings import pairs
+    from loom.cli.surroundings import selection
 
-    selection = _selection(
-        jobs, stage, from_job, needs, pairs(var or (), "--var"), pairs(matrix or (), "--matrix"), container
+    chosen = selection(
+        jobs=jobs, stages=stage, from_job=from_job, needs=needs, variables=var, matrix=matrix, container=container
     )
-    raise SystemExit(checking.compile_(workflow, output.value, selection, explain=explain, base=changes_base))
-
-
-def _selection(
-    jobs: list[str] | None,
-    stages: list[str] | None,
-    from_job: str | None,
-    needs: bool | None,
-    variables: dict[str, str],
-    matrix: dict[str, str],
-    container: bool,
-) -> Selection:
-    from loom.plan import Selection
-
-    return Selection(
-        jobs=tuple(jobs or ()),
-        stages=tuple(stages or ()),
-        from_job=from_job,
-        with_needs=needs,
-        variables=variables,
-        matrix=matrix,
-        container=container,
-    )
+    raise SystemExit(checking.compile_(workflow, output.value, chosen, explain=explain, base=changes_base))
 
 
 def schema() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loom.cli.surroundings import find_root, resolve_context, workflow_path
+from loom.cli.surroundings import commit_variables, find_root, resolve_context, workflow_path
 from loom.errors import Problem, WorkflowError
 from loom.results import ExitCode
 
@@ -19,10 +19,13 @@ MAX_SHOWN = 200
 
 
 def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> int:
+    import time
+
     from loom import workflow
     from loom.resolve import PREDEFINED, problems_of
     from loom.workflow.lint import warnings
 
+    started = time.time_ns()
     start = Path.cwd()
     root = find_root(start)
     path = workflow_path(root, named, start)
@@ -36,12 +39,53 @@ def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> in
     except WorkflowError as error:
         problems, hint = list(error.problems), error.hint
     errors = sum(1 for problem in problems if problem.severity == "error")
-    failed = errors > 0 or (strict and bool(problems))
-    name = loaded.path if loaded is not None else (problems[0].file if problems else str(path))
+    code = ExitCode.REQUEST if errors else ExitCode.JOB_FAILED if strict and problems else ExitCode.OK
+    name = loaded.path if loaded is not None else _name(path, root)
     _show(output, name, problems, loaded, hint)
-    if errors:
-        return ExitCode.REQUEST
-    return ExitCode.JOB_FAILED if failed else ExitCode.OK
+    if receipt:
+        _leave_receipt(root, name, problems, loaded, code, started)
+    return code
+
+
+def _name(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _leave_receipt(
+    root: Path, name: str, problems: Sequence[Problem], loaded: Workflow | None, code: ExitCode, started: int
+) -> None:
+    """Say on standard error where the receipt is: standard output holds the result alone."""
+    import hashlib
+    import sys
+    import time
+
+    from loom import config
+    from loom.errors import LoomError
+    from loom.events import timestamp
+    from loom.render.problems import check_document
+    from loom.store import Store
+
+    finished = time.time_ns()
+    sums = {f.name: hashlib.sha256(f.text.encode()).hexdigest() for f in loaded.files} if loaded is not None else {}
+    facts = {
+        "command": sys.argv,
+        "repo_root": str(root),
+        "started_at": timestamp(started),
+        "finished_at": timestamp(finished),
+        "duration_ms": round((finished - started) / 1e6, 3),
+        "status": "success" if code is ExitCode.OK else "failure",
+        "exit_code": int(code),
+        **_facts(loaded),
+        "sha256": sums,
+    }
+    try:
+        settings = config.load(root=root, environ=dict(os.environ), flags={})
+        document = check_document(name, problems, facts=facts)
+        path = Store(settings.state_dir).add_check(str(started), document, keep=settings.keep_runs)
+    except (OSError, LoomError) as error:
+        print(f"the receipt could not be written: {error}", file=sys.stderr)
+        return
+    print(f"receipt: {path}", file=sys.stderr)
 
 
 def _show(output: str, name: str, problems: Sequence[Problem], loaded: Workflow | None, hint: str | None) -> None:
@@ -99,7 +143,8 @@ def compile_(named: Path | None, output: str, selection: Selection, *, explain: 
     root = find_root(start)
     settings = config.load(root=root, environ=environ, flags={})
     loaded = workflow.load(workflow_path(root, named, start), root)
-    plan = resolve(loaded, selection, resolve_context(root, settings, environ, base))
+    predefined = commit_variables(root, environ, loaded.path)
+    plan = resolve(loaded, selection, resolve_context(root, settings, environ, predefined=predefined, base=base))
     if explain is not None:
         return _explain(loaded, plan, explain, selection, settings, as_json=output == "json")
     sys.stdout.write(FORMATS[output](plan))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loom.config import Config
-    from loom.plan import ResolveContext
+    from loom.plan import ResolveContext, Selection
 
 WORKFLOW = Path(".loom/workflow.yml")
 
@@ -73,38 +73,76 @@ def files_of(root: Path, environ: Mapping[str, str]) -> Callable[[], list[str]]:
     return files
 
 
-def commit_variables(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """`CI_COMMIT_*` of the checkout, as far as there is one: for commands that make a plan without a run."""
+def commit_variables(root: Path, environ: Mapping[str, str], workflow_path: str) -> dict[str, str]:
+    """What `loom run` would say about the checkout, for commands that make a plan without a run (and without its id)."""
+    from loom.environment import for_run, project_name_of
+
     head = _git(root, environ, "rev-parse", "HEAD")
     branch = _git(root, environ, "symbolic-ref", "-q", "--short", "HEAD")
-    variables = {
-        "CI": "true",
-        "LOOM_CI": "true",
-        "CI_PIPELINE_SOURCE": "local",
-        "CI_PROJECT_NAME": root.name or "project",
-    }
-    if head is not None:
-        sha = head.decode().strip()
-        variables |= {"CI_COMMIT_SHA": sha, "CI_COMMIT_SHORT_SHA": sha[:8], "CI_COMMIT_REF_NAME": sha}
-    if branch is not None:
-        name = os.fsdecode(branch).strip()
-        variables |= {"CI_COMMIT_BRANCH": name, "CI_COMMIT_REF_NAME": name}
-    elif head is not None:
-        tags = _git(root, environ, "tag", "--points-at", "HEAD")
-        first = os.fsdecode(tags or b"").split("\n")[0]
-        if first:
-            variables |= {"CI_COMMIT_TAG": first, "CI_COMMIT_REF_NAME": first}
-    return variables
+    tags = _git(root, environ, "tag", "--points-at", "HEAD")
+    origin = _git(root, environ, "config", "--get", "remote.origin.url")
+    variables = for_run(
+        run_id="",
+        workflow_path=workflow_path,
+        head_sha=_first(head) or "",
+        branch=_first(branch),
+        tags=[os.fsdecode(tag) for tag in (tags or b"").splitlines()],
+        project_name=project_name_of(root),
+        origin_url=_first(origin),
+    )
+    return {name: value for name, value in variables.items() if value}
 
 
-def resolve_context(root: Path, config: Config, environ: Mapping[str, str], base: str | None = None) -> ResolveContext:
+def _first(answer: bytes | None) -> str | None:
+    return os.fsdecode(answer).split("\n")[0] or None if answer is not None else None
+
+
+def resolve_context(
+    root: Path,
+    config: Config,
+    environ: Mapping[str, str],
+    *,
+    predefined: Mapping[str, str] | None = None,
+    base: str | None = None,
+) -> ResolveContext:
+    """What a plan has to know about the checkout.
+
+    `predefined` are loom's own variables (None: what git says about the checkout); `base` is what `changes:` compares with
+    (None: HEAD).
+    """
     from loom.plan import ResolveContext
 
     return ResolveContext(
         config=config,
-        predefined=commit_variables(root, environ),
+        predefined=commit_variables(root, environ, str(WORKFLOW)) if predefined is None else predefined,
         changed=changed_since(root, environ, base),
         files=files_of(root, environ),
+    )
+
+
+def selection(
+    *,
+    jobs: Iterable[str] | None = None,
+    stages: Iterable[str] | None = None,
+    from_job: str | None = None,
+    only_failed: Iterable[str] | None = None,
+    needs: bool | None = None,
+    variables: Iterable[str] | None = None,
+    matrix: Iterable[str] | None = None,
+    container: bool = False,
+) -> Selection:
+    """The selection that the command line's options mean; `variables` and `matrix` as `NAME=value`."""
+    from loom.plan import Selection
+
+    return Selection(
+        jobs=tuple(jobs or ()),
+        stages=tuple(stages or ()),
+        from_job=from_job,
+        only_failed=None if only_failed is None else tuple(only_failed),
+        with_needs=needs,
+        variables=pairs(variables or (), "--var"),
+        matrix=pairs(matrix or (), "--matrix"),
+        container=container,
     )
 
 

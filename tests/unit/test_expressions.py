@@ -1,0 +1,145 @@
+"""Conditions, as a table."""
+
+import time
+
+import pytest
+
+from loom.expressions import ExpressionError, holds, names, parse
+
+VALUES = {
+    "A": "x",
+    "B": "",
+    "BRANCH": "release/1.2",
+    "TAG": "v1.2.3",
+    "PATTERN": "/^REL/i",
+    "PLAIN": "^rel",
+    "BROKEN": "/(/",
+    "N": "10",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("$A", True),
+        ("${A}", True),
+        ("$B", False),
+        ("$NONE", False),
+        ("null", False),
+        ('"text"', True),
+        ("''", False),
+        ('$A == "x"', True),
+        ("$A == 'y'", False),
+        ('$A != "x"', False),
+        ("$NONE == null", True),
+        ("null == $NONE", True),
+        ("$B == null", False),
+        ('$B == ""', True),
+        ("$A == $A", True),
+        ("$A == $NONE", False),
+        ('$N == "10"', True),
+        (r"$BRANCH =~ /^release\/\d/", True),
+        ("$BRANCH =~ /^RELEASE/", False),
+        ("$BRANCH =~ /^RELEASE/i", True),
+        ("$BRANCH !~ /^feature/", True),
+        ("$NONE =~ /x/", False),
+        ("$NONE !~ /x/", True),
+        (r"$TAG =~ /^v\d+(\.\d+)*$/", True),
+        ("$TAG =~ /^(v|V)[0-9.]+$/", True),
+        ("$BRANCH =~ $PATTERN", True),
+        ("$BRANCH =~ $PLAIN", True),
+        ("$BRANCH =~ $BROKEN", False),
+        ("$BRANCH =~ $NONE", False),
+        ("$A && $B", False),
+        ("$A || $B", True),
+        ("$B && $B || $A", True),
+        ("$B && ($B || $A)", False),
+        ("$A || $B && $B", True),
+        ("!$B", True),
+        ("!!$A", True),
+        ("!($A && $B)", True),
+        ("(($A))", True),
+        ('($A == "x") == ($N == "10")', True),
+        (r'"a\"b" == "a\"b"', True),
+        ("$A\n  && !$B", True),
+    ],
+)
+def test_holds(text: str, expected: bool) -> None:
+    assert holds(parse(text), VALUES) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "position", "message"),
+    [
+        ("$A = 'x'", 3, "compare with == (or =~ for a pattern)"),
+        ("$A == ", 6, "the condition ends where a variable, a text in quotes, null or ( is expected"),
+        ("$A $B", 3, "expected && or || or the end, found B"),
+        ("A", 0, 'expected a variable, a text in quotes, null or (, found A; a variable is $A, a text "A"'),
+        ("($A", 3, "the condition ends where a closing parenthesis is expected"),
+        ("$A)", 2, "expected && or || or the end, found )"),
+        ("/x/", 0, "a pattern needs =~ or !~ before it"),
+        ("$A != /x/", 6, "a pattern is compared with !~"),
+        ("$A =~ 'x'", 6, "a pattern stands between slashes: /^release/"),
+        ("$A =~ /x", 6, "the pattern that starts here has no closing /"),
+        ("$A =~ /[/", 6, "not a pattern: unterminated character set at position 0"),
+        ("$A =~ /x/g", 6, "there is no pattern flag g; the flags are i, m and s"),
+        ("!$A == 'x'", 4, "put what ! applies to in parentheses: !(... == ...)"),
+        ("$A | $B", 3, "write ||"),
+        ("$A == 1", 6, 'numbers and arithmetic are not part of conditions; values are text: "1"'),
+        ("$1", 0, "a variable's name follows $: $NAME or ${NAME}"),
+        ("`x`", 0, "'`' is not part of a condition"),
+        ("(" * 60 + "$A" + ")" * 60, 50, "nested deeper than 50 levels"),
+        ("$A || " * 1000 + "$A", 0, "the condition is longer than 4096 characters"),
+    ],
+)
+def test_mistakes(text: str, position: int, message: str) -> None:
+    with pytest.raises(ExpressionError) as caught:
+        parse(text)
+    assert (str(caught.value), caught.value.position) == (message, position)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(a+)+$",
+        "(a|a)*b+c*$|(x+x+)+y",
+        r"(\w+\s?)*$",
+        r"^(\d+|x)+$",
+        "(?:a*)*",
+        "(.*a){20}",
+        r"(a)\1",
+        "([a-z]+)*$",
+        "(.+)+",
+    ],
+)
+def test_patterns_that_can_take_forever_are_refused(pattern: str) -> None:
+    with pytest.raises(ExpressionError, match="can take forever"):
+        parse(f"$A =~ /{pattern}/")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"^v\d+(\.\d+)*$",
+        "(a|b)+",
+        "([a-z]+,)*",
+        r"^(feature|fix)-[0-9]+$",
+        "a{2,5}",
+        "(ab)+",
+        r"^[\w.]+$",
+        "(?:x/y)+",
+        "(ab?)*",
+        "(foo|bar|[0-9])+",
+        r"(v?\d+\.)+",
+    ],
+)
+def test_patterns_that_people_write_are_fine_and_quick(pattern: str) -> None:
+    expression = parse("$A =~ /" + pattern.replace("/", r"\/") + "/")
+    start = time.perf_counter()
+    holds(expression, {"A": "a" * 50_000 + "!"})
+    holds(expression, {"A": "v1" + ".1" * 20_000 + "!"})
+    assert time.perf_counter() - start < 2
+
+
+def test_names() -> None:
+    assert list(names(parse("$A && (!$B || ${C} =~ /x/) && $D == $A"))) == ["A", "B", "C", "D", "A"]
