@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_ALWAYS_OUT = ("/.git/loom", "/.loom/.runtime")
+ALWAYS_OUT = ("/.git/loom", "/.loom/.runtime")
 """Loom's own record in a workspace: it changes while the build runs, and no CI has it."""
 
 
@@ -25,7 +25,7 @@ class Ignore:
 
     def __init__(self, lines: Sequence[str]) -> None:
         self._rules: list[tuple[bool, re.Pattern[str]]] = []
-        for line in [*lines, *_ALWAYS_OUT]:
+        for line in [*lines, *ALWAYS_OUT]:
             bare = line.removeprefix("\ufeff")
             if bare.startswith("#") or not bare.strip():
                 continue

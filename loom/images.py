@@ -254,7 +254,7 @@ def shown(image: Image) -> str:
     """What to call an image on the screen, also one that has no name yet."""
     if image.name is not None:
         return image.name
-    return f"build of {image.build.context}/{image.build.dockerfile}" if image.build else "unnamed image"
+    return f"{image.build.context}/{image.build.dockerfile}" if image.build else "an image without a name"
 
 
 class Verdict(StrEnum):

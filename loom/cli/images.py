@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     group.command("verify")(verify)
     group.command("export")(export)
     group.command("import")(import_)
+    group.command("prune")(prune)
     app.add_typer(group, name="images")
 
 
@@ -226,6 +227,40 @@ def import_(
     else:
         for image in images:
             print(f"{image.name} {image.image_id}")
+
+
+def prune(
+    older_than: Annotated[
+        str, typer.Option("--older-than", metavar="TIME", help="Only what was not used for this long.")
+    ] = "30d",
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Remove images that loom built and that no run has used for a while."""
+    import os
+    import time
+
+    from loom.errors import RequestError
+    from loom.providers.docker.build import prune_builds
+    from loom.providers.docker.client import connect
+    from loom.providers.docker.images import size_text
+    from loom.units import duration
+
+    try:
+        age_s = duration(older_than)
+    except ValueError as error:
+        raise RequestError(f"--older-than {older_than}: {error}") from None
+    client = connect(_environ(None, os.environ))
+    try:
+        removed = prune_builds(client, before=time.time() - age_s)
+    finally:
+        client.close()
+    if json:
+        _print_json([{"name": one.name, "image_id": one.image_id, "size": one.size} for one in removed])
+    else:
+        for one in removed:
+            print(f"removed {one.name} ({size_text(one.size)}, with what it shares)")
+        if not removed:
+            print(f"nothing that loom built is older than {older_than}")
 
 
 class _Context:

@@ -241,7 +241,7 @@ def test_a_service_that_ends_before_it_is_ready(bench: Bench) -> None:
 def test_a_service_that_dies_later_is_reported_once(bench: Bench) -> None:
     with bench.open(service("dies", "sleep 0.7; echo goodbye; exit 3")):
         time.sleep(1.5)
-        assert bench.died == [("dies", "service dies ended with exit code 3 while the job ran")]
+        assert bench.died == [("dies", "exit code 3")]
     assert bench.lines("dies") == ["goodbye"]
     assert bench.said.count("ended with exit code 3") == 1
 

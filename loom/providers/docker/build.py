@@ -17,14 +17,17 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import docker
 import docker.errors
 
 from loom import plan
 from loom.cancel import Cancel
 from loom.dockerfile import (
+    ALWAYS_OUT,
     Ignore,
     Stage,
     bases_of,
@@ -88,6 +91,9 @@ def build_image(
     had = images.local(tag, inputs.platform)
     if had is not None:
         say(on_output, f"nothing that goes into {shown(image)} has changed: using {tag.name}")
+        with engine_errors():
+            # The engine notes when an image was last tagged: `prune` goes by that.
+            images.client.api.tag(had.image_id, BUILD_REPOSITORY, tag.tag, force=True)
     else:
         say(on_output, f"building {shown(image)} as {tag.name}")
         buildx = find_buildx(environ)
@@ -104,6 +110,33 @@ def build_image(
             images.client.api.tag(had.image_id, named.repository_name, named.tag or "latest", force=True)
         return replace(had, name=named.name, built=True)
     return replace(had, built=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    name: str
+    image_id: str
+    size: int
+
+
+def prune_builds(client: docker.DockerClient, *, before: float) -> tuple[Pruned, ...]:
+    """Remove what loom built and last used before that time (seconds since the epoch); what a container uses stays."""
+    removed = []
+    with engine_errors():
+        for listed in client.api.images(BUILD_REPOSITORY):
+            found = client.api.inspect_image(listed["Id"])  # type: ignore[no-untyped-call]
+            used = datetime.fromisoformat(str(found["Metadata"]["LastTagTime"]))
+            if used.timestamp() >= before:
+                continue
+            for name in found["RepoTags"]:
+                if not name.startswith(f"{BUILD_REPOSITORY}:"):
+                    continue
+                try:
+                    client.api.remove_image(name)
+                except docker.errors.APIError:
+                    continue  # in use, or gone already
+                removed.append(Pruned(name=name, image_id=str(found["Id"]), size=int(found["Size"])))
+    return tuple(removed)
 
 
 def settle(
@@ -248,10 +281,10 @@ def _build_with_buildx(
     with tempfile.TemporaryDirectory(prefix="loom-build-") as folder:
         # The Dockerfile goes in from here, beside ignore rules that also leave loom's own record out: the builder looks
         # for `<Dockerfile>.dockerignore` first, and the workspace stays untouched.
-        dockerfile = Path(folder, "Dockerfile")
+        dockerfile = Path(folder, inputs.dockerfile.name)
         dockerfile.write_text(inputs.text)
-        ignore = [*inputs.ignore_lines, "/.git/loom", "/.loom/.runtime"]
-        Path(folder, "Dockerfile.dockerignore").write_text("\n".join(ignore) + "\n", errors="surrogateescape")
+        rules = "\n".join([*inputs.ignore_lines, *ALWAYS_OUT]) + "\n"
+        dockerfile.with_name(f"{dockerfile.name}.dockerignore").write_text(rules, errors="surrogateescape")
         command = [*buildx, "build", "--builder", "default", "--progress", "plain", "--provenance", "false"]
         command += ["--file", str(dockerfile), "--tag", inputs.tag, "--platform", inputs.platform]
         if build.target is not None:
@@ -265,6 +298,7 @@ def _build_with_buildx(
             on_bytes=tail.feed,
             cancel=cancel,
         )
+        tail.end()
     if cancel.requested:
         raise ImageError(f"canceled while building {inputs.tag}", code="CANCELED")
     if code != 0:
@@ -328,11 +362,20 @@ class _Tail:
 
     def __init__(self, on_output: OnOutput) -> None:
         self._on_output = on_output
+        self._half = b""
         self._last = b""
 
     def feed(self, chunk: bytes) -> None:
-        self._on_output("stdout", chunk)
+        # Whole lines, without the empty ones between a builder's paragraphs.
+        *lines, self._half = (self._half + chunk).split(b"\n")
+        said = b"".join(line + b"\n" for line in lines if line.strip())
+        if said:
+            self._on_output("stdout", said)
         self._last = (self._last + chunk)[-4096:]
+
+    def end(self) -> None:
+        if self._half.strip():
+            self._on_output("stdout", self._half + b"\n")
 
     def last_error(self) -> str:
         lines = [line.strip() for line in self._last.decode(errors="replace").splitlines() if line.strip()]

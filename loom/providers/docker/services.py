@@ -39,7 +39,8 @@ _LEAVE_WITHIN_S = 10.0
 _READ = 65536
 
 OnDied = Callable[[str, str], None]
-"""Told the name of a service that ended after it was ready, and how; called once per service, from another thread."""
+"""Told the name of a service that ended after it was ready, and how ("exit code 3"); once per service, from a thread of
+its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,7 +302,7 @@ class _Group:
         ended = self._how_it_ended(container_id)
         if ended is not None and not self._closing.is_set():
             self._output.say(f"{service.name}: {ended}")
-            on_died(service.name, f"service {service.name} {ended} while the job ran")
+            on_died(service.name, ended.removeprefix("ended with "))
 
     def _how_it_ended(self, container_id: str) -> str | None:
         """None while it runs."""
