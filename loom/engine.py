@@ -21,7 +21,7 @@ from loom.providers.base import ReadOnlyMount
 from loom.recorder import Recorder
 from loom.records import Receipt, run_exit_code, run_status
 from loom.results import JobResult, Skip, Status
-from loom.runner import JobRunner, PlaceOpener, Settings, Tools
+from loom.runner import Handover, JobRunner, PlaceOpener, Settings, Tools
 from loom.scheduler import run_jobs
 from loom.snapshot import Snapshot, Source
 from loom.store import RUN_PREFIX, RunRecord, Store, boot_id, process_start
@@ -160,7 +160,11 @@ class _Run:
             self._journal.span(RUN, PhaseCode.RUN_PIPELINE_EXECUTE) as run_outcome,
             self._journal.span(PIPELINE, PhaseCode.PIPELINE_EXECUTE) as outcome,
         ):
-            runner = JobRunner(journal=self._journal, opener=self._opener, cancel=self._cancel)
+            paths = self._record.paths
+            handover = Handover(
+                self._request.plan, paths.artifacts, paths.artifacts_archive, paths.logs, self._journal.masker
+            )
+            runner = JobRunner(journal=self._journal, opener=self._opener, handover=handover, cancel=self._cancel)
             if started:
                 status = self._jobs(runner)
             else:

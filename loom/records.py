@@ -134,14 +134,20 @@ class FailingTest(Document):
     file: str | None = None
     line: int | None = None
     message: str | None = None
+    kind: Literal["failure", "error"] = "failure"
+    report: str | None = None
 
 
 class ManifestArtifacts(Document):
+    name: str | None = None
     path: str | None = None
     archive_path: str | None = None
     files: int = 0
     bytes: int = 0
     missing: list[str] = Field(default_factory=list)
+    sha256: str | None = None
+    skipped: list[dict[str, str]] = Field(default_factory=list)
+    expire_in_s: float | None = None
 
 
 class JobManifest(Document):
@@ -165,6 +171,7 @@ class JobManifest(Document):
     failing_section: str | None
     failing_section_events_path: str | None
     failing_tests: list[FailingTest]
+    test_reports: dict[str, Any] | None
     image: ManifestImage | None
     services: list[str]
     session: dict[str, Any]
@@ -582,6 +589,7 @@ class RunFold:
                 f"{section_dir(job_id, summary.failing_section)}/events.jsonl" if summary.failing_section else None
             ),
             failing_tests=[FailingTest(**test) for test in job.lists.get("failing_test", ())],
+            test_reports=job.facts.get("test_reports"),
             image=ManifestImage(name=image["name"], id=image["id"], digest=image.get("digest", "")) if image else None,
             services=list(job.planned.get("services", ())),
             session=job.facts.get("session_opened", {}),

@@ -18,8 +18,12 @@ from loom.journal import Journal, Outcome
 from loom.plan import Job, Step
 from loom.providers.base import Command, Session
 from loom.results import Ended, Exit, JobResult, Skip, Status
+from loom.runner.handover import Handover, report_facts
 from loom.runner.place import Place, PlaceOpener
 from loom.runner.sections import SectionOutput
+
+MAX_CHANGES = 1000
+"""How many changed paths a job's manifest names."""
 
 AFTER_SCRIPT_TIMEOUT_S = 300.0
 """An `after_script` step gets its own time, as in GitLab: the job's own may be used up."""
@@ -36,14 +40,16 @@ class _Attempt:
     failing_step: str | None = None
     failing_section: str | None = None
     service_died: ServiceError | None = None
+    place: Place | None = None
 
 
 class JobRunner:
     """Runs jobs of one run; thread-safe, one call per job."""
 
-    def __init__(self, *, journal: Journal, opener: PlaceOpener, cancel: Cancel) -> None:
+    def __init__(self, *, journal: Journal, opener: PlaceOpener, handover: Handover, cancel: Cancel) -> None:
         self.journal = journal
         self._opener = opener
+        self._handover = handover
         self._cancel = cancel
 
     # -- a job, all its attempts ----------------------------------------------------------------------------------
@@ -69,7 +75,7 @@ class JobRunner:
         """Record a job that never ran: its three phases are there all the same, each of them skipped."""
         begun = self.journal.now_ns()
         for code in (PhaseCode.JOB_PROVIDER_PREPARE, PhaseCode.JOB_EXECUTION, PhaseCode.JOB_CLEANUP):
-            with self._phase(job, code) as outcome:
+            with self._phase(job, code, attempt) as outcome:
                 outcome.status = Status.SKIPPED
         attempt = _Attempt(status=Status.SKIPPED, error=skip.reason)
         self._finish(job, JobResult(status=Status.SKIPPED), begun, attempt, blocked_by=skip.blocked_by)
@@ -97,25 +103,28 @@ class JobRunner:
 
     def _attempt(self, job: Job, number: int) -> _Attempt:
         attempt = _Attempt(number=number)
-        stack = ExitStack()
         cancel = self._cancel.child()
-        stack.callback(cancel.detach)
-        place: Place | None = None
-        phase = {"attempt": number}
-        with self._phase(job, PhaseCode.JOB_PROVIDER_PREPARE, phase) as outcome, self._seam(attempt, outcome):
-            place = self._prepare(job, attempt, stack, cancel)
-        with self._phase(job, PhaseCode.JOB_EXECUTION, phase) as outcome, self._seam(attempt, outcome):
-            if place is None:
-                outcome.status = Status.SKIPPED
-            else:
-                self._execute(job, place, attempt, cancel)
-                outcome.status, outcome.exit_code = attempt.status, attempt.exit_code
-        with (
-            self._phase(job, PhaseCode.JOB_CLEANUP, phase) as outcome,
-            self._seam(attempt, outcome),
-            self._section(job, Section.CLEANUP, PhaseCode.JOB_CLEANUP, attempt),
-        ):
-            stack.close()
+        with ExitStack() as last_resort:  # closes the place also when a bug of ours cuts the way through the phases
+            stack = last_resort.enter_context(ExitStack())
+            stack.callback(cancel.detach)
+            with self._phase(job, PhaseCode.JOB_PROVIDER_PREPARE, attempt) as outcome, self._seam(attempt, outcome):
+                attempt.place = self._prepare(job, attempt, stack, cancel)
+            if attempt.place is not None:
+                self._restore(job, attempt.place, attempt)
+            with self._phase(job, PhaseCode.JOB_EXECUTION, attempt) as outcome, self._seam(attempt, outcome):
+                if attempt.place is None or attempt.status is Status.ERROR:
+                    outcome.status = Status.SKIPPED
+                else:
+                    self._execute(job, attempt.place, attempt, cancel)
+                    outcome.status, outcome.exit_code = attempt.status, attempt.exit_code
+            if attempt.place is not None:
+                self._keep(job, attempt.place, attempt)
+            with (
+                self._phase(job, PhaseCode.JOB_CLEANUP, attempt) as outcome,
+                self._seam(attempt, outcome),
+                self._section(job, Section.CLEANUP, PhaseCode.JOB_CLEANUP, attempt),
+            ):
+                stack.close()
         return attempt
 
     def _prepare(self, job: Job, attempt: _Attempt, stack: ExitStack, cancel: Cancel) -> Place:
@@ -196,6 +205,53 @@ class JobRunner:
             section.failed = str(error)
             raise
 
+    def _restore(self, job: Job, place: Place, attempt: _Attempt) -> None:
+        """Before the first step: what earlier jobs left."""
+        if not self._handover.sources(job):
+            return
+        code = PhaseCode.JOB_ARTIFACT_RESTORE
+        with (
+            self._phase(job, code, attempt) as outcome,
+            self._seam(attempt, outcome),
+            self._section(job, Section.ARTIFACT_RESTORE, code, attempt) as output,
+        ):
+            self._handover.restore(job, place.session, self._opener.workspace, output)
+
+    def _keep(self, job: Job, place: Place, attempt: _Attempt) -> None:
+        """After the last step: artifacts, test reports, and what the job changed in a view of its own."""
+        code = PhaseCode.JOB_ARTIFACT_EXTRACT
+        if job.artifacts is not None:
+            with (
+                self._phase(job, code, attempt) as outcome,
+                self._seam(attempt, outcome),
+                self._section(job, Section.ARTIFACT_EXTRACT, code, attempt) as output,
+            ):
+                saved = self._handover.collect(job, place.session, attempt.status, output)
+                if saved is not None:
+                    self._job_fact(job, "artifacts_saved", saved, code=code)
+                    for pattern in saved["missing"]:
+                        self._job_fact(job, "warning", {"text": f"artifacts: nothing matches {pattern}"}, code=code)
+                reports = self._handover.reports(job, place.session, self._opener.project_dir(job))
+                if reports is not None:
+                    totals, failing = report_facts(reports)
+                    self._job_fact(job, "test_reports", totals, code=code)
+                    for test in failing:
+                        self._job_fact(job, "failing_test", test, code=code)
+        with self._listing_changes(job):
+            changes = place.session.changes()
+            if changes:
+                paths = [f"{change.kind} {change.path}" for change in changes]
+                self._job_fact(job, "workspace_changed", {"count": len(paths), "paths": paths[:MAX_CHANGES]}, code=code)
+
+    @contextmanager
+    def _listing_changes(self, job: Job) -> Iterator[None]:
+        """Listing changes is a service to the reader: that it failed is a warning, not the job's failure."""
+        try:
+            yield
+        except InfrastructureError as error:
+            text = f"what the job changed could not be listed: {error.message}"
+            self._job_fact(job, "warning", {"text": text}, code=PhaseCode.JOB_ARTIFACT_EXTRACT)
+
     def _execute(self, job: Job, place: Place, attempt: _Attempt, cancel: Cancel) -> None:
         deadline_ns = None if job.timeout_s is None else self.journal.now_ns() + int(job.timeout_s * 1e9)
         for step in (step for step in job.steps if step.phase != "after_script"):
@@ -255,9 +311,8 @@ class JobRunner:
 
     # -- small parts ----------------------------------------------------------------------------------------------
 
-    def _phase(
-        self, job: Job, code: PhaseCode, data: Mapping[str, Any] | None = None
-    ) -> AbstractContextManager[Outcome]:
+    def _phase(self, job: Job, code: PhaseCode, attempt: _Attempt | None = None) -> AbstractContextManager[Outcome]:
+        data = {} if attempt is None else {"attempt": attempt.number}
         return self.journal.span(Where(scope="job", job_id=job.id), code, data)
 
     def _job_fact(

@@ -100,6 +100,11 @@ class PlaceOpener:
         self._cancel = cancel
         self._ahead: dict[str, _Ahead] = {}
 
+    @property
+    def workspace(self) -> Path:
+        """The snapshot's directory, which jobs share where the mount mode gives them no view of their own."""
+        return self._settings.workspace
+
     def project_dir(self, job: Job) -> str:
         return "/workspace" if job.provider is ProviderName.DOCKER else str(self._settings.workspace)
 

@@ -1,0 +1,94 @@
+"""What passes from job to job: artifacts, and the test reports among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from loom import artifacts
+from loom.masking import Masker
+from loom.plan import Job, Plan, wanted
+from loom.providers.base import Session
+from loom.results import OnOutput, Status
+from loom.view import view_of
+
+MAX_NAMED = 20
+"""How many missing paths or failing tests are named one by one."""
+
+
+class Handover:
+    """Artifacts of one run's jobs. Thread-safe: each job has places of its own, and reads only those of ended jobs."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder_of: Callable[[str], Path],
+        archive_of: Callable[[str], Path],
+        logs: Path,
+        masker: Masker,
+    ) -> None:
+        self._plan = plan
+        self._folder_of = folder_of
+        self._archive_of = archive_of
+        self._logs = logs
+        self._masker = masker
+        self._checksums: dict[str, str] = {}
+
+    def sources(self, job: Job) -> list[str]:
+        """The jobs whose artifacts `job` gets, in plan order: what it needs, or without `needs` all stages before."""
+        if job.needs is not None:
+            named = {need.job for need in job.needs if need.artifacts}
+        else:
+            before = self._plan.stages[: self._plan.stages.index(job.stage)]
+            named = {other.id for other in self._plan.jobs if other.stage in before}
+        return [other.id for other in self._plan.jobs if other.id in named and self._archive_of(other.id).exists()]
+
+    def restore(self, job: Job, session: Session, shared_workspace: Path, on_output: OnOutput) -> None:
+        """Put earlier jobs' artifacts into this job's view. A workspace that all jobs share has them already."""
+        if session.workspace_view() == shared_workspace:
+            return
+        for source in self.sources(job):
+            restored = artifacts.restore(self._archive_of(source), view_of(session), sha256=self._checksums.get(source))
+            on_output("stdout", f"{source}: {restored.files} files, {restored.bytes} bytes\n".encode())
+
+    def collect(self, job: Job, session: Session, status: Status, on_output: OnOutput) -> Mapping[str, Any] | None:
+        """Keep what the job leaves; what the record says of it, or None when there is nothing to keep."""
+        spec = job.artifacts
+        if spec is None or not spec.paths or not wanted(spec.when, status):
+            return None
+        kept = artifacts.collect(
+            spec,
+            view_of(session),
+            folder=self._folder_of(job.id),
+            archive=self._archive_of(job.id),
+            on_output=on_output,
+            masker=self._masker,
+        )
+        self._checksums[job.id] = kept.sha256
+        there = self._archive_of(job.id).exists()
+        return {
+            "name": spec.name,
+            "path": str(self._folder_of(job.id).relative_to(self._logs)) if there else None,
+            "archive_path": str(self._archive_of(job.id).relative_to(self._logs)) if there else None,
+            "sha256": kept.sha256,
+            "files": kept.files,
+            "bytes": kept.bytes,
+            "missing": list(kept.missing),
+            "skipped": [{"path": item.path, "reason": item.reason} for item in kept.skipped[:MAX_NAMED]],
+            "expire_in_s": spec.expire_in_s,
+        }
+
+    def reports(self, job: Job, session: Session, project_dir: str) -> artifacts.TestReports | None:
+        """What the job's JUnit reports say, whatever became of the job."""
+        if job.artifacts is None or not job.artifacts.junit:
+            return None
+        return artifacts.read_reports(job.artifacts.junit, view_of(session), project_dir=project_dir)
+
+
+def report_facts(reports: artifacts.TestReports) -> tuple[Mapping[str, Any], Iterable[Mapping[str, Any]]]:
+    """The totals, and the failing tests one by one, as the record keeps them."""
+    totals = {name: getattr(reports, name) for name in ("reports", "tests", "failures", "errors", "skipped")}
+    totals["problems"] = [*reports.problems, *(f"{pattern}: no such file" for pattern in reports.missing)][:MAX_NAMED]
+    return totals, [asdict(test) for test in reports.failing[:MAX_NAMED]]
