@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loom import __version__, environment, snapshot
+from loom.cache import Cache
 from loom.cancel import Cancel
 from loom.errors import LoomError, SnapshotError
 from loom.events import PIPELINE, RUN, PhaseCode
@@ -45,6 +46,8 @@ class Request:
     fail_fast: bool = False
     mount_mode: MountMode = MountMode.BIND
     grace_s: float = 10.0
+    cache: Cache | None = None
+    """None: no job's `cache` is restored or saved."""
     preflight: Callable[[], None] | None = None
     """Checked before any job starts (does an engine answer?); raises InfrastructureError."""
     identity: Mapping[str, Any] = field(default_factory=dict)
@@ -162,7 +165,12 @@ class _Run:
         ):
             paths = self._record.paths
             handover = Handover(
-                self._request.plan, paths.artifacts, paths.artifacts_archive, paths.logs, self._journal.masker
+                self._request.plan,
+                folder_of=paths.artifacts,
+                archive_of=paths.artifacts_archive,
+                logs=paths.logs,
+                masker=self._journal.masker,
+                cache=self._request.cache,
             )
             runner = JobRunner(journal=self._journal, opener=self._opener, handover=handover, cancel=self._cancel)
             if started:

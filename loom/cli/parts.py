@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,9 @@ from loom.runner import Tools
 if TYPE_CHECKING:
     import docker
 
+    from loom.cache import Cache
     from loom.images import ImageLock
+    from loom.snapshot import Source
 
 
 class Engine:
@@ -98,6 +101,13 @@ def tools_for(
         services=services,
         secrets=_secrets(config, environ, root),
     )
+
+
+def cache_for(config: Config, source: Source) -> Cache:
+    from loom.cache import Cache, project_of
+
+    project = project_of(source.origin_url, source.root)
+    return Cache(config.cache_dir, max_size=config.cache_max_size, project=project, clock=time.time)
 
 
 def _secrets(

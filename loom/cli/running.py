@@ -34,6 +34,7 @@ class Options:
     jobs_at_once: int | None = None
     fail_fast: bool = False
     mount_mode: str | None = None
+    no_cache: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -123,6 +124,7 @@ def run(options: Options) -> int:
                 fail_fast=settings.fail_fast,
                 mount_mode=MountMode(settings.mount_mode),
                 grace_s=settings.grace,
+                cache=None if options.no_cache else parts.cache_for(settings, source),
             )
         )
     for line in closing_lines(ran.receipt.status.value, str(ran.receipt_path), look):

@@ -1,13 +1,14 @@
-"""What passes from job to job: artifacts, and the test reports among them."""
+"""What passes from job to job and from run to run: artifacts, the test reports among them, and caches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from loom import artifacts
+from loom.cache import Cache, key_of
 from loom.masking import Masker
 from loom.plan import Job, Plan, wanted
 from loom.providers.base import Session
@@ -24,17 +25,21 @@ class Handover:
     def __init__(
         self,
         plan: Plan,
+        *,
         folder_of: Callable[[str], Path],
         archive_of: Callable[[str], Path],
         logs: Path,
         masker: Masker,
+        cache: Cache | None = None,
     ) -> None:
         self._plan = plan
         self._folder_of = folder_of
         self._archive_of = archive_of
         self._logs = logs
         self._masker = masker
+        self._cache = cache
         self._checksums: dict[str, str] = {}
+        self._cache_keys: dict[str, list[str]] = {}
 
     def sources(self, job: Job) -> list[str]:
         """The jobs whose artifacts `job` gets, in plan order: what it needs, or without `needs` all stages before."""
@@ -85,6 +90,33 @@ class Handover:
         if job.artifacts is None or not job.artifacts.junit:
             return None
         return artifacts.read_reports(job.artifacts.junit, view_of(session), project_dir=project_dir)
+
+    # -- caches ---------------------------------------------------------------------------------------------------
+
+    def caches(self, job: Job) -> bool:
+        return self._cache is not None and bool(job.cache)
+
+    def restore_caches(
+        self, job: Job, session: Session, workspace: Path, on_output: OnOutput
+    ) -> Iterator[Mapping[str, Any]]:
+        """Unpack what fits; one fact per cache entry. Keys are settled here, before the job changes the files they hash."""
+        assert self._cache is not None
+        self._cache_keys[job.id] = [key_of(spec, workspace) for spec in job.cache]
+        for spec, key in zip(job.cache, self._cache_keys[job.id], strict=True):
+            if "pull" in spec.policy:
+                found = self._cache.restore(spec, key, view_of(session), on_output)
+                yield {"action": "restore", "name": spec.name, "wanted": key, **asdict(found)}
+
+    def save_caches(
+        self, job: Job, session: Session, status: Status, on_output: OnOutput
+    ) -> Iterator[Mapping[str, Any]]:
+        assert self._cache is not None
+        for spec, key in zip(job.cache, self._cache_keys.get(job.id, ()), strict=False):
+            if "push" in spec.policy and wanted(spec.when, status):
+                saved = self._cache.save(spec, key, view_of(session), on_output, masker=self._masker)
+                fact = asdict(saved)
+                fact["skipped"] = fact["skipped"][:MAX_NAMED]
+                yield {"action": "save", "name": spec.name, **fact}
 
 
 def report_facts(reports: artifacts.TestReports) -> tuple[Mapping[str, Any], Iterable[Mapping[str, Any]]]:

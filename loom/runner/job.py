@@ -75,7 +75,7 @@ class JobRunner:
         """Record a job that never ran: its three phases are there all the same, each of them skipped."""
         begun = self.journal.now_ns()
         for code in (PhaseCode.JOB_PROVIDER_PREPARE, PhaseCode.JOB_EXECUTION, PhaseCode.JOB_CLEANUP):
-            with self._phase(job, code, attempt) as outcome:
+            with self._phase(job, code) as outcome:
                 outcome.status = Status.SKIPPED
         attempt = _Attempt(status=Status.SKIPPED, error=skip.reason)
         self._finish(job, JobResult(status=Status.SKIPPED), begun, attempt, blocked_by=skip.blocked_by)
@@ -112,11 +112,11 @@ class JobRunner:
             if attempt.place is not None:
                 self._restore(job, attempt.place, attempt)
             with self._phase(job, PhaseCode.JOB_EXECUTION, attempt) as outcome, self._seam(attempt, outcome):
-                if attempt.place is None or attempt.status is Status.ERROR:
-                    outcome.status = Status.SKIPPED
-                else:
+                if attempt.status is Status.SUCCESS:
                     self._execute(job, attempt.place, attempt, cancel)
                     outcome.status, outcome.exit_code = attempt.status, attempt.exit_code
+                else:
+                    outcome.status = Status.SKIPPED
             if attempt.place is not None:
                 self._keep(job, attempt.place, attempt)
             with (
@@ -206,16 +206,30 @@ class JobRunner:
             raise
 
     def _restore(self, job: Job, place: Place, attempt: _Attempt) -> None:
-        """Before the first step: what earlier jobs left."""
-        if not self._handover.sources(job):
-            return
-        code = PhaseCode.JOB_ARTIFACT_RESTORE
-        with (
-            self._phase(job, code, attempt) as outcome,
-            self._seam(attempt, outcome),
-            self._section(job, Section.ARTIFACT_RESTORE, code, attempt) as output,
-        ):
-            self._handover.restore(job, place.session, self._opener.workspace, output)
+        """Before the first step: caches, then what earlier jobs left."""
+        if self._handover.caches(job):
+            code = PhaseCode.JOB_CACHE_RESTORE
+            with (
+                self._phase(job, code, attempt) as outcome,
+                self._seam(attempt, outcome),
+                self._section(job, Section.CACHE_RESTORE, code, attempt) as output,
+            ):
+                output.begin()
+                for fact in self._handover.restore_caches(job, place.session, self._opener.workspace, output):
+                    self._cache_fact(job, code, fact)
+        if self._handover.sources(job):
+            code = PhaseCode.JOB_ARTIFACT_RESTORE
+            with (
+                self._phase(job, code, attempt) as outcome,
+                self._seam(attempt, outcome),
+                self._section(job, Section.ARTIFACT_RESTORE, code, attempt) as output,
+            ):
+                self._handover.restore(job, place.session, self._opener.workspace, output)
+
+    def _cache_fact(self, job: Job, code: PhaseCode, fact: Mapping[str, Any]) -> None:
+        self._job_fact(job, "cache", fact, code=code)
+        if fact.get("warning"):
+            self._job_fact(job, "warning", {"text": f"cache: {fact['warning']}"}, code=code)
 
     def _keep(self, job: Job, place: Place, attempt: _Attempt) -> None:
         """After the last step: artifacts, test reports, and what the job changed in a view of its own."""
@@ -237,6 +251,16 @@ class JobRunner:
                     self._job_fact(job, "test_reports", totals, code=code)
                     for test in failing:
                         self._job_fact(job, "failing_test", test, code=code)
+        if self._handover.caches(job):
+            save = PhaseCode.JOB_CACHE_SAVE
+            with (
+                self._phase(job, save, attempt) as outcome,
+                self._seam(attempt, outcome),
+                self._section(job, Section.CACHE_SAVE, save, attempt) as output,
+            ):
+                output.begin()
+                for fact in self._handover.save_caches(job, place.session, attempt.status, output):
+                    self._cache_fact(job, save, fact)
         with self._listing_changes(job):
             changes = place.session.changes()
             if changes:
