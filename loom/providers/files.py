@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
@@ -28,17 +28,27 @@ class _Out:
         return data
 
 
-def archive_of(root: Path, paths: Iterable[str]) -> Iterator[bytes]:
-    """A tar stream of files and directories below `root`, directories with all they hold; what does not exist is left out."""
+Edit = Callable[[tarfile.TarInfo], tarfile.TarInfo]
+"""Changes a member of an archive on its way."""
+
+
+def archive_of(
+    root: Path, paths: Iterable[str], *, change: Edit | None = None, leave_out: frozenset[str] = frozenset()
+) -> Iterator[bytes]:
+    """A tar stream of files and directories below `root`, directories with all they hold; what does not exist is left out.
+
+    `leave_out`: paths relative to `root` that are not there, with all below them.
+    """
     out = _Out()
     with tarfile.open(mode="w|", fileobj=cast("IO[bytes]", out), format=tarfile.PAX_FORMAT, bufsize=_CHUNK) as archive:
         for relative in paths:
-            for path in _below(root / relative):
-                name = path.relative_to(root).as_posix()
+            for path, name in _below(root / relative, root, leave_out):
                 try:
                     member = archive.gettarinfo(str(path), arcname=name)
                     if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
                         continue  # sockets and devices are no content
+                    if change is not None:
+                        member = change(member)
                     if member.isfile():
                         with path.open("rb") as file:
                             archive.addfile(member, cast("IO[bytes]", _Exactly(file, member.size)))
@@ -66,14 +76,48 @@ class _Exactly:
         return data
 
 
-def _below(path: Path) -> Iterator[Path]:
+def _below(path: Path, root: Path, leave_out: frozenset[str]) -> Iterator[tuple[Path, str]]:
+    name = path.relative_to(root).as_posix()
+    if name in leave_out:
+        return
     if path.is_symlink() or not path.is_dir():
         if path.is_symlink() or path.exists():
-            yield path
+            yield path, name
         return
-    yield path
+    yield path, name
     for child in sorted(path.iterdir()):
-        yield from _below(child)
+        yield from _below(child, root, leave_out)
+
+
+def renamed(archives: Iterable[tuple[str, Iterable[bytes]]], *, change: Edit | None = None) -> Iterator[bytes]:
+    """Several tar streams as one. With each comes a path that stands for the first part of its members' names.
+
+    An empty path means: as they are, but for a leading `./`.
+    """
+    out = _Out()
+    with tarfile.open(mode="w|", fileobj=cast("IO[bytes]", out), format=tarfile.PAX_FORMAT, bufsize=_CHUNK) as whole:
+        for path, chunks in archives:
+            with tarfile.open(mode="r|*", fileobj=cast("IO[bytes]", reader(chunks)), bufsize=_CHUNK) as archive:
+                for member in archive:
+                    member.name = _under(path, member.name)
+                    if member.islnk():
+                        member.linkname = _under(path, member.linkname)
+                    # The names of the other archive would win over the new ones.
+                    kept = {key: value for key, value in member.pax_headers.items() if key not in ("path", "linkpath")}
+                    member.pax_headers = kept
+                    if change is not None:
+                        member = change(member)
+                    whole.addfile(member, archive.extractfile(member) if member.isfile() else None)
+                    if out.pieces:
+                        yield out.take()
+    yield out.take()
+
+
+def _under(path: str, name: str) -> str:
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if path:
+        parts = [path, *parts[1:]]
+    return "/".join(parts) or "."
 
 
 def unpack(archive: Iterable[bytes], root: Path) -> None:

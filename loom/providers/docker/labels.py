@@ -18,6 +18,10 @@ PID_START = "loom.pid_start"
 BOOT_ID = "loom.boot_id"
 WORKSPACE = "loom.workspace"
 PROJECT_DIR = "loom.project_dir"
+PID_NAMESPACE = "loom.pid_ns"
+"""Which process numbers these are: a loom in a container has its own."""
+LAYERS = "loom.layers"
+"""Where the layers of an overlay are."""
 ROLE = "loom.role"
 """What the thing is for: `job`, `service`, `helper`, `overlay`, `volume`, `network`."""
 
@@ -26,6 +30,14 @@ def boot_id() -> str:
     """Names this boot of this machine (also of a container's host): process numbers mean nothing beyond it."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+def pid_namespace() -> str:
+    """Names the set of process numbers that this process counts in."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return "unknown"
 
@@ -48,23 +60,26 @@ def labels(
         PID: str(pid),
         PID_START: started_at(pid),
         BOOT_ID: boot_id(),
+        PID_NAMESPACE: pid_namespace(),
         WORKSPACE: str(workspace),
         ROLE: role,
         **(more or {}),
     }
 
 
-def maker_is_alive(labelled: Mapping[str, str]) -> bool:
-    """False only when the loom that made this is surely gone: another boot of the machine, or no such process any more."""
+def maker_is_gone(labelled: Mapping[str, str]) -> bool | None:
+    """Whether the loom that made this has surely ended; None when that can't be known from here (it counts by other numbers)."""
     if labelled.get(BOOT_ID) != boot_id():
-        return False
+        return True
+    if labelled.get(PID_NAMESPACE, pid_namespace()) != pid_namespace():
+        return None
     try:
         pid = int(labelled.get(PID, ""))
     except ValueError:
-        return False
+        return None
     now = started_at(pid)
     then = labelled.get(PID_START)
-    return bool(now) and (not then or now == then)
+    return not now or bool(then and now != then)
 
 
 def kept_name(name: str, expires_at: float) -> str:

@@ -5,21 +5,52 @@ A `Mount` is made before the container, says what the container is created with,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import secrets
+import shutil
+import stat
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from loom.errors import ProviderError
+from loom.plan import MountMode
 from loom.providers.base import Change, SessionRequest
-from loom.providers.files import archive_of, unpack
+from loom.providers.docker import labels
+from loom.providers.docker.client import retrying, translated
+from loom.providers.docker.ownership import Owner, Workspaces, foreign, hand_over
+from loom.providers.docker.removal import remove_volume
+from loom.providers.files import archive_of, renamed, unpack
+
+if TYPE_CHECKING:
+    import docker
+
+AsRoot = Callable[[str], int]
+"""Runs a line of shell as root beside the job, with the workspace at its place; its exit code."""
 
 
 class Mount(Protocol):
-    def spec(self) -> dict[str, Any]:
-        """The engine's mount that shows the workspace at the project directory."""
+    """One job's view of the workspace."""
+
+    def make(self) -> None:
+        """Make what the container is created with."""
+        ...
+
+    def spec(self) -> list[dict[str, Any]]:
+        """The engine's mounts that show the workspace at the project directory, and what it borrows from."""
         ...
 
     def fill(self, container_id: str) -> None:
         """Whatever the view needs between the container's creation and its start."""
+        ...
+
+    def hand_over(self, user: Owner, as_root: AsRoot) -> None:
+        """Let the job's user write in the view; before the first step, when the workspace is complete."""
+        ...
+
+    def take_back(self, as_root: AsRoot) -> None:
+        """Let the caller read, change and delete everything; after the last step, the container may have ended."""
         ...
 
     def view(self) -> Path | None: ...
@@ -28,25 +59,59 @@ class Mount(Protocol):
 
     def put_archive(self, archive: Iterable[bytes]) -> None: ...
 
-    def changes(self) -> Sequence[Change] | None: ...
+    def changes(self, as_root: AsRoot) -> Sequence[Change] | None: ...
 
     def undo(self) -> None:
         """Remove what was made; the container is gone already."""
         ...
 
 
-class BindMount:
-    """The workspace itself."""
+def mount_of(client: docker.DockerClient, request: SessionRequest, workspaces: Workspaces, pid: int) -> Mount:
+    match request.mount_mode:
+        case MountMode.BIND:
+            return BindMount(request, workspaces)
+        case MountMode.OVERLAY:
+            return OverlayMount(client, request, pid)
+        case MountMode.VOLUME:
+            return VolumeMount(client, request, pid)
 
-    def __init__(self, request: SessionRequest) -> None:
+
+class BindMount:
+    """The workspace itself. What jobs write there is seen by all others and stays."""
+
+    def __init__(self, request: SessionRequest, workspaces: Workspaces) -> None:
         self._request = request
         self._workspace = request.workspace
+        self._workspaces = workspaces
+        self._user: Owner | None = None
 
-    def spec(self) -> dict[str, Any]:
-        return {"Type": "bind", "Source": str(self._workspace), "Target": self._request.project_dir, "ReadOnly": False}
+    def make(self) -> None:
+        pass
+
+    def spec(self) -> list[dict[str, Any]]:
+        return [_bind(self._workspace, self._request.project_dir), *_read_only(self._request)]
 
     def fill(self, container_id: str) -> None:
         pass
+
+    def hand_over(self, user: Owner, as_root: AsRoot) -> None:
+        self._user = user
+        if self._workspaces.enter(self._workspace, user):
+            hand_over(self._workspace, user, self._request.project_dir, as_root)
+
+    def take_back(self, as_root: AsRoot) -> None:
+        if self._user is None:
+            return
+        me = Owner.of_this_process()
+        handed_over = self._workspaces.leave(self._workspace, self._user)
+        # Root need not look: it may do everything with everybody's files.
+        if handed_over or (me.uid != 0 and foreign(self._workspace, me)):
+            hand_over(self._workspace, me, self._request.project_dir, as_root)
+            if me.uid != 0 and (path := foreign(self._workspace, me)):
+                raise ProviderError(
+                    f"job {self._request.job_id} left files in the workspace that belong to others, such as {path}",
+                    hint="its image has no `chown`; remove the workspace with: sudo rm -r " + str(self._workspace),
+                )
 
     def view(self) -> Path | None:
         return self._workspace
@@ -57,8 +122,308 @@ class BindMount:
     def put_archive(self, archive: Iterable[bytes]) -> None:
         unpack(archive, self._workspace)
 
-    def changes(self) -> Sequence[Change] | None:
+    def changes(self, as_root: AsRoot) -> Sequence[Change] | None:
         return None
 
     def undo(self) -> None:
         pass
+
+
+class _EngineVolume:
+    """What the two kinds of volume share: a name, files in and out through the engine, removal."""
+
+    role: str
+
+    def __init__(self, client: docker.DockerClient, request: SessionRequest, pid: int) -> None:
+        self._client = client
+        self._api: Any = client.api
+        self._request = request
+        self._pid = pid
+        self._name = f"loom-{request.run_id[-10:]}-{secrets.token_hex(6)}"
+        self._container_id = ""
+        self._user = Owner(0, 0)
+        self._made = False
+
+    def _create(self, options: Mapping[str, str], more: Mapping[str, str]) -> None:
+        request = self._request
+        marks = labels.labels(
+            run_id=request.run_id,
+            job_id=request.job_id,
+            workspace=request.workspace,
+            pid=self._pid,
+            role=self.role,
+            more={**request.labels, **more},
+        )
+        with translated(f"making the workspace's volume for job {request.job_id}"):
+            self._made = True
+            # Safe to repeat: a volume of that name and these options is given back as it is.
+            retrying(lambda: self._api.create_volume(self._name, "local", dict(options), marks))
+
+    def _mount(self) -> dict[str, Any]:
+        # What the image has at that path must not be copied into the view.
+        options = {"NoCopy": True}
+        return {"Type": "volume", "Source": self._name, "Target": self._request.project_dir, "VolumeOptions": options}
+
+    def fill(self, container_id: str) -> None:
+        self._container_id = container_id
+
+    def get_archive(self, paths: Iterable[str]) -> Iterator[bytes]:
+        wanted = list(paths)
+        return renamed(self._archives(wanted))
+
+    def _archives(self, paths: Sequence[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
+        root = self._request.project_dir.rstrip("/")
+        for path in paths:
+            plain = "/".join(part for part in path.split("/") if part not in ("", "."))
+            try:
+                with translated(f"reading {path} from job {self._request.job_id}"):
+                    # A slash behind it would follow a link.
+                    source = f"{root}/{plain}" if plain else f"{root}/."
+                    stream, _ = self._api.get_archive(self._container_id, source, chunk_size=1 << 20)
+            except ProviderError as error:
+                if getattr(error.__cause__, "status_code", None) == 404:
+                    continue
+                raise
+            yield plain, stream
+
+    def put_archive(self, archive: Iterable[bytes]) -> None:
+        user = self._user
+
+        def owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
+            member.uid, member.gid, member.uname, member.gname = user.uid, user.gid, "", ""
+            return member
+
+        self._put(self._request.project_dir, renamed([("", archive)], change=owned))
+
+    def _put(self, directory: str, archive: Iterable[bytes]) -> None:
+        with translated(f"writing to the workspace of job {self._request.job_id}"):
+            self._api.put_archive(self._container_id, directory, archive)
+
+    def hand_over(self, user: Owner, as_root: AsRoot) -> None:
+        self._user = user
+        if user.uid != 0:
+            as_root(_chown(user, self._request.project_dir))
+
+    def take_back(self, as_root: AsRoot) -> None:
+        pass
+
+    def undo(self) -> None:
+        if self._made:
+            remove_volume(self._client, self._name)
+
+
+class OverlayMount(_EngineVolume):
+    """A copy-on-write view: the workspace is its lower layer, what the job writes lies in a directory of its own.
+
+    The engine mounts it, with its own rights, so that nobody else needs any.
+    """
+
+    role = "overlay"
+
+    def __init__(self, client: docker.DockerClient, request: SessionRequest, pid: int) -> None:
+        super().__init__(client, request, pid)
+        # Beside the workspace: on the same file system, where the engine sees it if it sees the workspace at all.
+        self._layers = request.workspace.with_name(f"{request.workspace.name}.layers") / self._name
+        self._upper = self._layers / "upper"
+
+    def make(self) -> None:
+        lower, work = self._request.workspace, self._layers / "work"
+        try:
+            of_lower = lower.stat()
+            self._layers.mkdir(parents=True, mode=0o711)
+            work.mkdir()
+            # The upper directory is the view's root: it must look like the workspace.
+            self._upper.mkdir()
+            self._upper.chmod(stat.S_IMODE(of_lower.st_mode))
+            if os.geteuid() == 0:
+                os.chown(self._upper, of_lower.st_uid, of_lower.st_gid)
+        except OSError as error:
+            raise ProviderError(f"no place for the layers of job {self._request.job_id}: {error}") from error
+        for path in (lower, self._upper, work):
+            if set(str(path)) & set(",:\\\n"):
+                raise ProviderError(
+                    f"an overlay can't be made of {path}: overlayfs takes no path with a comma, colon or backslash",
+                    hint="use the mount mode `bind_mount`, or another temporary directory",
+                )
+        options = {
+            "type": "overlay",
+            "device": "overlay",
+            "o": f"lowerdir={lower},upperdir={self._upper},workdir={work}",
+        }
+        self._create(options, {labels.LAYERS: str(self._layers)})
+
+    def spec(self) -> list[dict[str, Any]]:
+        return [self._mount(), *_read_only(self._request)]
+
+    def view(self) -> Path | None:
+        """The engine's own mount of the view, where this process may go there: as quick as any directory."""
+        try:
+            mounted = Path(str(retrying(lambda: self._api.inspect_volume(self._name))["Mountpoint"]))
+            return mounted if mounted.is_mount() and os.access(mounted, os.R_OK | os.W_OK | os.X_OK) else None
+        except Exception as error:
+            if isinstance(error, PermissionError) or getattr(error, "status_code", None) is not None:
+                return None
+            raise
+
+    def changes(self, as_root: AsRoot) -> Sequence[Change] | None:
+        self.take_back(as_root)  # else the job's private directories could not be looked into
+        return sorted(differences(self._request.workspace, self._upper), key=lambda change: change.path)
+
+    def take_back(self, as_root: AsRoot) -> None:
+        # For a caller that is not root: only what is in the upper layer already, lest everything is copied up.
+        if os.geteuid() == 0:
+            return
+        me = Owner.of_this_process()
+        seen: set[str] = set()
+        # Directories open up one level at a time.
+        while paths := set(foreign_paths(self._upper, me)) - seen:
+            seen |= paths
+            inside = sorted(f"{self._request.project_dir}/{path}" for path in paths)
+            for start in range(0, len(inside), 200):
+                words = " ".join("'" + path.replace("'", "'\\''") + "'" for path in inside[start : start + 200])
+                as_root(f"chown -h {me.uid}:{me.gid} {words}")
+
+    def undo(self) -> None:
+        super().undo()
+        if left := remove_layers(self._layers):
+            raise ProviderError(f"the layers of job {self._request.job_id} could not be removed: {left}")
+
+
+class VolumeMount(_EngineVolume):
+    """A volume of the engine's, filled through its API: for an engine that does not see this machine's files."""
+
+    role = "volume"
+
+    def make(self) -> None:
+        self._create({}, {})
+
+    def spec(self) -> list[dict[str, Any]]:
+        return [self._mount()]
+
+    def fill(self, container_id: str) -> None:
+        super().fill(container_id)
+        workspace = self._request.workspace
+
+        def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+            member.uid, member.gid, member.uname, member.gname = 0, 0, "", ""
+            return member
+
+        leave_out = frozenset(self._request.hidden_paths)
+        self._put(self._request.project_dir, archive_of(workspace, ["."], change=plain, leave_out=leave_out))
+        for borrowed in self._request.read_only_mounts:
+            # What the workspace's git borrows objects from is looked for at the same path.
+            below = borrowed.path.as_posix().lstrip("/")
+            self._put("/", archive_of(Path("/"), [below], change=plain))
+
+    def view(self) -> Path | None:
+        return None
+
+    def changes(self, as_root: AsRoot) -> Sequence[Change] | None:
+        return None
+
+
+def _bind(source: Path, target: str, *, read_only: bool = False) -> dict[str, Any]:
+    return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": read_only}
+
+
+def _read_only(request: SessionRequest) -> list[dict[str, Any]]:
+    return [_bind(shown.path, str(shown.path), read_only=True) for shown in request.read_only_mounts]
+
+
+def _chown(user: Owner, directory: str) -> str:
+    return f"chown -Rh {user.uid}:{user.gid} '{directory}'"
+
+
+def remove_layers(layers: Path) -> str:
+    """Remove an overlay's directories; why it could not be, or nothing."""
+    problems: list[str] = []
+    try:
+        # The kernel's own, root's, empty, and closed to all others: it can be removed but not looked into.
+        (layers / "work" / "work").rmdir()
+    except OSError:
+        pass
+    shutil.rmtree(layers, onerror=lambda _, path, info: problems.append(f"{path}: {info[1]}"))
+    try:
+        layers.parent.rmdir()
+    except OSError:
+        pass  # another job's layers are still there, or it is gone already
+    return problems[0] if problems and layers.exists() else ""
+
+
+def foreign_paths(upper: Path, me: Owner) -> Iterator[str]:
+    """What in an upper layer belongs to others, relative to it; whiteouts belong to nobody."""
+    if upper.stat().st_uid != me.uid:
+        yield "."
+    for directory, names, files in os.walk(upper, onerror=None):
+        for name in (*names, *files):
+            path = Path(directory) / name
+            status = path.lstat()
+            if status.st_uid != me.uid and not stat.S_ISCHR(status.st_mode):
+                yield path.relative_to(upper).as_posix()
+
+
+def differences(lower: Path, upper: Path) -> Iterator[Change]:
+    """What an upper layer changes in its lower one, `.git` aside: files and links, and directories that hold nothing."""
+    pending = [""]
+    while pending:
+        directory = pending.pop()
+        try:
+            with os.scandir(upper / directory) as scanned:
+                entries = list(scanned)
+        except PermissionError:
+            continue
+        if _is_opaque(upper / directory):
+            yield from _deleted_below(lower, directory, {entry.name for entry in entries})
+        for entry in entries:
+            path = f"{directory}/{entry.name}" if directory else entry.name
+            if path == ".git":
+                continue
+            status = entry.stat(follow_symlinks=False)
+            below = _lstat(lower / path)
+            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+                yield Change(path=path, kind="deleted")
+            elif stat.S_ISDIR(status.st_mode):
+                pending.append(path)
+                if below is None and _is_empty(upper / path):
+                    yield Change(path=path, kind="added")
+            elif below is None:
+                yield Change(path=path, kind="added")
+            elif not _looks_the_same(status, below):
+                yield Change(path=path, kind="modified")
+
+
+def _looks_the_same(one: os.stat_result, other: os.stat_result) -> bool:
+    # A change of owner alone copies a file up with its times; that is loom's doing, not the job's.
+    return (one.st_mode, one.st_size, one.st_mtime_ns) == (other.st_mode, other.st_size, other.st_mtime_ns)
+
+
+def _lstat(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _is_empty(directory: Path) -> bool:
+    try:
+        with os.scandir(directory) as entries:
+            return next(entries, None) is None
+    except PermissionError:
+        return False
+
+
+def _is_opaque(directory: Path) -> bool:
+    """True for a directory that hides the lower one of its name. Only root can see the mark."""
+    try:
+        return os.getxattr(directory, "trusted.overlay.opaque", follow_symlinks=False) == b"y"
+    except OSError:
+        return False
+
+
+def _deleted_below(lower: Path, directory: str, kept: set[str]) -> Iterator[Change]:
+    try:
+        names = os.listdir(lower / directory)  # noqa: PTH208
+    except OSError:
+        return  # there is none below: the directory is new
+    for name in set(names) - kept:
+        yield Change(path=f"{directory}/{name}", kind="deleted")

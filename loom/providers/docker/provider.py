@@ -16,7 +16,10 @@ from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker import driver, labels
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.client import explanation, ours, retrying, translated
-from loom.providers.docker.mounts import BindMount, Mount
+from loom.providers.docker.mounts import Mount, mount_of
+from loom.providers.docker.ownership import Workspaces
+from loom.providers.docker.reap import reap
+from loom.providers.docker.removal import remove_container
 from loom.providers.docker.session import DockerSession
 from loom.results import OnOutput
 
@@ -36,8 +39,10 @@ class DockerProvider:
         self._connect = client
         self._pid = pid
         self._lock = threading.Lock()
+        self._workspaces = Workspaces()
         self._removals: list[threading.Thread] = []
         self._left_behind: list[str] = []
+        self._reaped = False
 
     @property
     def name(self) -> str:
@@ -52,9 +57,10 @@ class DockerProvider:
         with translated(f"preparing the container of job {request.job_id}"):
             client = self._connect()
         name = container_name(request)
-        mount = mount_of(request)
+        mount = mount_of(client, request, self._workspaces, self._pid)
         session: DockerSession | None = None
         try:
+            mount.make()
             facts, raw_environment = self._create(client, request, name, mount)
             attachment = Attachment(client, facts.container_id)
             session = DockerSession(
@@ -63,16 +69,17 @@ class DockerProvider:
                 attachment=attachment,
                 facts=facts,
                 mount=mount,
+                container_labels=self._labels(request),
                 raw_environment=raw_environment,
                 on_output=on_output,
-                before_first_step=lambda _: None,
             )
             mount.fill(facts.container_id)
             session.start(cancel)
+            self._reap_once(client)
             yield session
         finally:
             if session is not None:
-                session.leave()
+                self._left_behind += session.leave()
             if session is None or session.kept_until is None:
                 self._remove_later(client, name, mount)
 
@@ -102,14 +109,7 @@ class DockerProvider:
             user=request.image.user if request.image else None,
             stdin_open=True,
             stop_signal="SIGKILL",  # the driver ignores TERM, and a step's `kill 1` should not look like a stop
-            labels=labels.labels(
-                run_id=request.run_id,
-                job_id=request.job_id,
-                workspace=request.workspace,
-                pid=self._pid,
-                role="job",
-                more={labels.PROJECT_DIR: request.project_dir, **request.labels},
-            ),
+            labels=self._labels(request),
             host_config=api.create_host_config(**host_config(request, mount)),
         )
         # When the one client that is attached to the input goes away, and be it by `kill -9`, the input closes.
@@ -144,6 +144,36 @@ class DockerProvider:
         )
         return facts, raw_environment
 
+    def _labels(self, request: SessionRequest) -> dict[str, str]:
+        return labels.labels(
+            run_id=request.run_id,
+            job_id=request.job_id,
+            workspace=request.workspace,
+            pid=self._pid,
+            role="job",
+            more={labels.PROJECT_DIR: request.project_dir, **request.labels},
+        )
+
+    def _reap_once(self, client: docker.DockerClient) -> None:
+        """What dead looms left behind goes while the first job runs already."""
+        with self._lock:
+            if self._reaped:
+                return
+            self._reaped = True
+
+        def reap_them() -> None:
+            try:
+                problems = [found.problem for found in reap(client) if found.problem]
+            except LoomError as error:
+                problems = [str(error)]
+            with self._lock:
+                self._left_behind += problems
+
+        thread = threading.Thread(target=reap_them, name="reap")
+        with self._lock:
+            self._removals.append(thread)
+        thread.start()
+
     def _remove_later(self, client: docker.DockerClient, name: str, mount: Mount) -> None:
         """Off the way of whoever waits for the job; `close` waits, and so does the interpreter before it ends."""
 
@@ -159,30 +189,6 @@ class DockerProvider:
         with self._lock:
             self._removals.append(thread)
         thread.start()
-
-
-def mount_of(request: SessionRequest) -> Mount:
-    match request.mount_mode:
-        case MountMode.BIND:
-            return BindMount(request)
-        case _:
-            raise ProviderError(f"mount mode {request.mount_mode} is not there yet")
-
-
-def remove_container(client: docker.DockerClient, name: str) -> None:
-    """Remove a container with its anonymous volumes, running or not; one that is not there is no error."""
-    api: Any = client.api
-
-    def remove() -> None:
-        try:
-            api.remove_container(name, v=True, force=True)
-        except Exception as error:
-            status = getattr(error, "status_code", None)
-            if status != 404 and not (status == 409 and "already in progress" in explanation(error)):
-                raise
-
-    with translated(f"removing the container {name}"):
-        retrying(remove, attempts=6)
 
 
 def container_name(request: SessionRequest) -> str:
@@ -216,11 +222,7 @@ def environment_of(request: SessionRequest) -> tuple[list[str], dict[str, str]]:
 def host_config(request: SessionRequest, mount: Mount) -> dict[str, Any]:
     """Arguments for the SDK's `create_host_config`. Nothing that gives a job more than CI does, unless it was asked for."""
     resources = request.resources
-    mounts = [mount.spec()]
-    mounts += [
-        {"Type": "bind", "Source": str(shown.path), "Target": str(shown.path), "ReadOnly": True}
-        for shown in request.read_only_mounts
-    ]
+    mounts = mount.spec()
     mounts += [
         {
             "Type": "tmpfs",

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from loom.cancel import Cancel
-from loom.errors import EngineUnavailable, ImageError, ProviderError, RequestError
+from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError, RequestError
 from loom.providers.base import Change, Command, SessionFacts, SessionRequest
-from loom.providers.docker import driver
+from loom.providers.docker import driver, labels
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.client import explanation, ours, retrying, translated
 from loom.providers.docker.labels import kept_name
 from loom.providers.docker.mounts import Mount
+from loom.providers.docker.ownership import Owner
 from loom.providers.steps import handed_on
 from loom.results import Ended, Exit, OnOutput, Stream
 
@@ -95,9 +96,9 @@ class DockerSession:
         attachment: Attachment,
         facts: SessionFacts,
         mount: Mount,
+        container_labels: Mapping[str, str],
         raw_environment: Mapping[str, str],
         on_output: OnOutput,
-        before_first_step: Callable[[DockerSession], None],
     ) -> None:
         self._client = client
         self._api: Any = client.api
@@ -105,10 +106,11 @@ class DockerSession:
         self._attachment = attachment
         self._facts = facts
         self._mount = mount
+        self._labels = container_labels
         # What the engine's JSON can't carry (bytes that are not UTF-8) is set anew in each step.
         self._raw_environment = raw_environment
         self._on_session_output = on_output
-        self._before_first_step: Callable[[DockerSession], None] | None = before_first_step
+        self._handed_over = False
         self._handed_on: dict[str, str] = {}
         self._number = 0
         self._ooms = 0
@@ -194,9 +196,9 @@ class DockerSession:
             raise ProviderError("the container is kept for inspection and runs no further steps")
         if self._died:
             raise Lost(f"a step of job {self._request.job_id} has ended its container; no other can run in it")
-        if self._before_first_step is not None:
-            prepare, self._before_first_step = self._before_first_step, None
-            prepare(self)
+        if not self._handed_over:
+            self._handed_over = True
+            self._mount.hand_over(Owner(self.uid or 0, self.gid or 0), self._as_root)
         self._number += 1
         talk = _Conversation(driver.new_token())
         line = driver.step(
@@ -361,7 +363,7 @@ class DockerSession:
         self._mount.put_archive(archive)
 
     def changes(self) -> Sequence[Change] | None:
-        return self._mount.changes()
+        return self._mount.changes(self._as_root)
 
     def keep(self, expires_at: float) -> None:
         talk = _Conversation(driver.new_token())
@@ -381,23 +383,65 @@ class DockerSession:
 
     # The end
 
-    def leave(self) -> None:
-        """End everything in the container; what it still prints goes to the session's `on_output`. Never raises."""
-        try:
-            if self.kept_until is None and not self._attachment.at_end:
-                self._end_everything()
-        except (_Died, OSError, ProviderError):
-            pass  # it is over already, or is removed by force next
+    def leave(self) -> list[str]:
+        """End everything in the container; what it still prints goes to the session's `on_output`. What went wrong."""
+        problems = []
+        if self.kept_until is None:
+            self._end_everything()
+            if self._handed_over:
+                try:
+                    self._mount.take_back(self._as_root)
+                except LoomError as error:
+                    problems.append(str(error))
+            # Root's kill reaches everything; after another user's, the container's end has to be waited for (30 ms).
+            if self.uid != 0:
+                self._drain()
         self._attachment.close()
+        return problems
+
+    def _as_root(self, line: str) -> int:
+        """Run a line of shell as root with the workspace in its place: in the job's container, or beside it when it has ended."""
+        api = self._api
+        with translated(f"changing the owner of files for job {self._request.job_id}"):
+            try:
+                made = api.exec_create(self.container_id, ["sh", "-c", line], user="0:0", workdir="/")
+                api.exec_start(made["Id"])
+                return int(api.exec_inspect(made["Id"])["ExitCode"] or 0)
+            except Exception as error:
+                if getattr(error, "status_code", None) not in (404, 409):
+                    raise
+            image = self._facts.image_id or self._facts.image
+            config = api.create_container_config(
+                image=image,
+                command=None,
+                entrypoint=["sh", "-c", line],
+                user="0:0",
+                working_dir="/",
+                labels={**self._labels, labels.ROLE: "helper"},
+                host_config=api.create_host_config(mounts=self._mount.spec()[:1], network_mode="none"),
+            )
+            helper = api.create_container_from_config(config, f"{self._facts.container_name}-helper")["Id"]
+            try:
+                api.start(helper)
+                return int(api.wait(helper)["StatusCode"])
+            finally:
+                api.remove_container(helper, force=True, v=True)
 
     def _end_everything(self) -> None:
-        if self.uid == 0:
-            # Root's kill reaches everything, and is 30 ms quicker than waiting for the container's end.
-            talk = _Conversation(driver.new_token())
-            self._say(driver.end(talk.token))
-            if self._converse(talk, self._on_session_output, deadline=time.monotonic() + LEAVE_S, cancel=None):
-                talk.let_go(self._on_session_output)
-                return
+        if self._attachment.at_end or self._died:
+            return
+        talk = _Conversation(driver.new_token())
+        self._say(driver.end(talk.token))
+        try:
+            self._converse(talk, self._on_session_output, deadline=time.monotonic() + LEAVE_S, cancel=None)
+            talk.let_go(self._on_session_output)
+        except (_Died, LoomError):
+            pass  # it is over already, or is removed by force next
+
+    def _drain(self) -> None:
         self._attachment.close_input()
-        for stream, data in self._attachment.drain(LEAVE_S):
-            self._on_session_output(stream, data)
+        try:
+            for stream, data in self._attachment.drain(LEAVE_S):
+                self._on_session_output(stream, data)
+        except (OSError, LoomError):
+            pass

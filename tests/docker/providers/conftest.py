@@ -101,6 +101,7 @@ class Place:
         self.provider = provider
         self.workspace = workspace
         self.image = image
+        self.mount_mode = MountMode.BIND
 
     def request(self, **changes: Any) -> SessionRequest:
         values: dict[str, Any] = {
@@ -112,6 +113,7 @@ class Place:
             "shell": ("sh", "-e"),
             "image": Image(name=self.image) if self.image else None,
             "labels": {TEST: "1"},
+            "mount_mode": self.mount_mode,
         }
         return SessionRequest(**{**values, **changes})
 
@@ -151,7 +153,10 @@ def build(engine: docker.DockerClient) -> Iterator[Callable[..., str]]:
 
     yield build
     for tag in made:
-        engine.images.remove(tag, force=True)
+        try:
+            engine.images.remove(tag, force=True)
+        except docker.errors.ImageNotFound:
+            pass
 
 
 @pytest.fixture(scope="session")
@@ -190,12 +195,14 @@ def docker_place(docker_provider: DockerProvider, tmp_path: Path) -> Place:
     return Place("docker", docker_provider, workspace, DEBIAN)
 
 
-@pytest.fixture(params=[pytest.param("docker", marks=pytest.mark.docker), "host"])
+@pytest.fixture(params=["host", *(pytest.param(mode, marks=pytest.mark.docker) for mode in MountMode)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """The same promise, kept by every provider."""
     with ExitStack() as undo:
-        if request.param == "docker":
-            yield request.getfixturevalue("docker_place")
+        if request.param != "host":
+            docker_place: Place = request.getfixturevalue("docker_place")
+            docker_place.mount_mode = request.param
+            yield docker_place
         else:
             workspace = tmp_path / "workspace"
             workspace.mkdir()

@@ -1,0 +1,244 @@
+"""The three ways in which a job's container sees the workspace, and who owns the files afterwards."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import docker
+import pytest
+
+from loom.plan import MountMode
+from loom.providers.base import Change, ReadOnlyMount
+
+if TYPE_CHECKING:
+    from conftest import Place
+
+pytestmark = pytest.mark.docker
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="looks at files as root, or becomes another user")
+
+
+@pytest.fixture(params=list(MountMode))
+def mounted(request: pytest.FixtureRequest, docker_place: Place) -> Place:
+    docker_place.mount_mode = request.param
+    return docker_place
+
+
+def tree(root: Path) -> dict[str, str]:
+    return {
+        path.relative_to(root).as_posix(): (path.readlink().as_posix() if path.is_symlink() else path.read_text())
+        for path in sorted(root.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def fill(workspace: Path) -> None:
+    (workspace / "src" / "deep").mkdir(parents=True)
+    (workspace / "src" / "a.txt").write_text("a\n")
+    (workspace / "src" / "deep" / "b.txt").write_text("b\n")
+    (workspace / "tool").write_text("#!/bin/sh\necho tool\n")
+    (workspace / "tool").chmod(0o755)
+    (workspace / "link").symlink_to("src/a.txt")
+    (workspace / "dangling").symlink_to("/nowhere/at all")
+    (workspace / "with space\nand line").write_text("odd\n")
+    (workspace / os.fsdecode(b"not-utf8-\xff")).write_text("odder\n")
+    (workspace / "gone").write_text("")
+
+
+def test_a_job_sees_the_same_tree_in_each_mode(mounted: Place) -> None:
+    fill(mounted.workspace)
+    with mounted.job() as job:
+        listing = job.run(
+            "find . -printf '%P %y %m %l\\0' | sort -z; ./tool; cat link 'with space\nand line' not-utf8-*"
+        )
+        assert listing.code == 0
+    expected = subprocess.run(
+        ["sh", "-c", "find . -printf '%P %y %m %l\\0' | sort -z; ./tool; cat link 'with space\nand line' not-utf8-*"],
+        cwd=mounted.workspace,
+        capture_output=True,
+        check=True,
+    ).stdout
+    assert listing.out == expected
+
+
+def test_only_a_bind_mount_writes_into_the_workspace(mounted: Place) -> None:
+    fill(mounted.workspace)
+    before = tree(mounted.workspace)
+    with mounted.job() as job:
+        job.run(
+            "echo new >new; echo changed >src/a.txt; rm gone; rm -r src/deep; git_dir=.git; mkdir $git_dir; echo x >.git/x"
+        )
+        # All modes give out the same.
+        archive = b"".join(job.session.get_archive(["."]))
+    with tarfile.open(fileobj=io.BytesIO(archive)) as members:
+        names = {name.removeprefix("./") for name in members.getnames()}
+    assert {"new", "src/a.txt", ".git/x"} <= names
+    assert not {"gone", "src/deep/b.txt"} & names
+    if mounted.mount_mode is MountMode.BIND:
+        assert (mounted.workspace / "new").exists()
+    else:
+        assert tree(mounted.workspace) == before
+        mounted.provider.close()
+        assert not list(mounted.workspace.parent.glob("*.layers"))
+
+
+def test_two_jobs_do_not_see_each_others_work(mounted: Place) -> None:
+    if mounted.mount_mode is MountMode.BIND:
+        pytest.skip("they do, and are meant to")
+    with mounted.job() as one, mounted.job() as other:
+        one.run("echo one >mine")
+        other.run("echo other >mine")
+        assert (one.run("cat mine").out, other.run("cat mine").out) == (b"one\n", b"other\n")
+
+
+@as_root
+def test_an_overlay_lists_what_the_job_wrote(docker_place: Place) -> None:
+    docker_place.mount_mode = MountMode.OVERLAY
+    fill(docker_place.workspace)
+    (docker_place.workspace / "whole").mkdir()
+    (docker_place.workspace / "whole" / "old").write_text("")
+    with docker_place.job() as job:
+        assert job.session.changes() == []
+        job.run(
+            "echo new >new; echo changed >>src/a.txt; rm gone; rm -r src/deep; mkdir -p empty made/deep; echo x >made/deep/x;"
+            "rm -r whole; mkdir whole; echo y >whole/new; chmod 700 tool; cat link >/dev/null; mkdir .git; echo x >.git/x"
+        )
+        assert job.session.changes() == [
+            Change(path="empty", kind="added"),
+            Change(path="gone", kind="deleted"),
+            Change(path="made/deep/x", kind="added"),
+            Change(path="new", kind="added"),
+            Change(path="src/a.txt", kind="modified"),
+            Change(path="src/deep", kind="deleted"),
+            Change(path="tool", kind="modified"),
+            Change(path="whole/new", kind="added"),
+            Change(path="whole/old", kind="deleted"),
+        ]
+
+
+def test_what_the_workspace_borrows_is_at_the_same_path_and_read_only(mounted: Place, tmp_path: Path) -> None:
+    store = tmp_path / "objects"
+    store.mkdir()
+    (store / "object").write_text("borrowed\n")
+    with mounted.job(read_only_mounts=(ReadOnlyMount(path=store),)) as job:
+        assert job.run(f"cat '{store}/object'").out == b"borrowed\n"
+        job.run(f"rm -f '{store}/object'")
+    assert (store / "object").exists()
+
+
+def test_hidden_directories_are_empty_for_the_job(mounted: Place) -> None:
+    hidden = mounted.workspace / ".git" / "loom"
+    hidden.mkdir(parents=True)
+    (hidden / "record").write_text("the run's own")
+    with mounted.job(hidden_paths=(".git/loom",)) as job:
+        assert job.run("ls -A .git/loom; rm -rf .git/* 2>/dev/null || true").out == b""
+    assert (hidden / "record").read_text() == "the run's own"
+
+
+@pytest.fixture
+def joes_image(build: Callable[..., str]) -> str:
+    return build("joe", "FROM debian:trixie-slim\nRUN useradd -u 1234 -m joe\nUSER joe\n")
+
+
+def test_an_images_own_user_can_write_in_the_workspace(mounted: Place, joes_image: str) -> None:
+    fill(mounted.workspace)
+    owner = mounted.workspace.stat().st_uid
+    mounted.image = joes_image
+    with mounted.job() as job:
+        ran = job.run("id -u; echo more >>src/a.txt; mkdir made; echo x >made/x; rm gone")
+        assert (ran.code, ran.out, ran.err) == (0, b"1234\n", b"")
+        incoming = io.BytesIO()
+        with tarfile.open(fileobj=incoming, mode="w") as archive:
+            member = tarfile.TarInfo("given/file")
+            member.size = 1
+            archive.addfile(member, io.BytesIO(b"x"))
+        if mounted.mount_mode is not MountMode.BIND:
+            job.session.put_archive([incoming.getvalue()])
+            assert job.run("echo more >>given/file").code == 0
+        if mounted.mount_mode is MountMode.OVERLAY and os.geteuid() == 0:
+            changes = {change.path: change.kind for change in job.session.changes()}
+            assert changes == {"src/a.txt": "modified", "made/x": "added", "gone": "deleted", "given/file": "added"}
+    for path in (mounted.workspace, *mounted.workspace.rglob("*")):
+        assert path.lstat().st_uid == owner
+
+
+@as_root
+def test_two_jobs_of_one_user_share_the_workspace(docker_place: Place, joes_image: str) -> None:
+    docker_place.image = joes_image
+    with docker_place.job() as one:
+        one.run("echo x >one")
+        with docker_place.job() as other:
+            assert other.run("echo y >>one").code == 0
+        assert one.run("echo z >>one").code == 0
+    assert (docker_place.workspace / "one").lstat().st_uid == 0
+
+
+CALLER = textwrap.dedent(
+    """
+    import os, shutil, sys, time
+    from pathlib import Path
+    from loom.cancel import Cancel
+    from loom.plan import Image, MountMode
+    from loom.providers.base import Command, SessionRequest
+    from loom.providers.docker.client import shared
+    from loom.providers.docker.provider import DockerProvider
+
+    workspace, image, mode = Path(sys.argv[1]), sys.argv[2], MountMode(sys.argv[3])
+    provider = DockerProvider(shared(os.environ), pid=os.getpid())
+    request = SessionRequest(run_id="caller", job_id="job", workspace=workspace, project_dir="/workspace",
+        environment={}, shell=("sh", "-e"), image=Image(name=image), labels={"loom-test": "1"}, mount_mode=mode)
+    with provider.open(request, lambda *_: None, Cancel()) as session:
+        script = "echo more >>given; mkdir -p deep/er; echo x >deep/er/file; chmod 600 deep/er/file; chmod 700 deep"
+        ended = session.run(Command(script=script, shell=()), lambda s, d: print(d, flush=True), Cancel())
+        assert ended.code == 0, ended
+        if mode is MountMode.OVERLAY:
+            print(sorted(change.path for change in session.changes()))
+    problems = list(provider.close())
+    assert problems == [], problems
+    if mode is MountMode.BIND:
+        (workspace / "given").write_text((workspace / "given").read_text())
+        assert (workspace / "deep/er/file").read_text() == "x\\n"
+    shutil.rmtree(workspace)
+    assert not list(workspace.parent.glob("*.layers/*"))
+    """
+)
+
+
+@as_root
+@pytest.mark.parametrize("image", ["root", "joe"])
+@pytest.mark.parametrize("mode", list(MountMode))
+def test_a_caller_who_is_not_root_owns_everything_afterwards(
+    engine: docker.DockerClient, joes_image: str, tmp_path: Path, image: str, mode: MountMode
+) -> None:
+    if shutil.which("setpriv") is None or not Path("/var/run/docker.sock").exists():
+        pytest.skip("needs setpriv, and the engine's socket in its usual place")
+    group = Path("/var/run/docker.sock").stat().st_gid
+    base = Path(f"/tmp/loom-test-caller-{os.getpid()}-{image}-{mode}")
+    workspace = base / "workspace"
+    try:
+        workspace.mkdir(parents=True)
+        (workspace / "given").write_text("given\n")
+        for path in (base, workspace, workspace / "given"):
+            os.chown(path, 12345, 12345)
+        become = ["setpriv", "--reuid=12345", "--regid=12345", f"--groups={group}"]
+        image_name = joes_image if image == "joe" else "debian:trixie-slim"
+        ran = subprocess.run(
+            [*become, sys.executable, "-c", CALLER, str(workspace), image_name, mode.value],
+            capture_output=True,
+            text=True,
+            env={"PATH": os.environ["PATH"], "HOME": str(base), "PYTHONPATH": os.pathsep.join(sys.path)},
+            check=False,
+        )
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert not workspace.exists()
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
