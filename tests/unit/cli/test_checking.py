@@ -1,0 +1,241 @@
+"""`loom check`, `compile`, `schema` and `config`, from the command line to the exit code."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from loom.cli.boundary import run_app
+
+GOOD = """\
+version: v1
+stages: [build, test]
+variables: {LEVEL: "1"}
+build: {stage: build, script: make, image: "gcc:14"}
+test:
+  stage: test
+  needs: [build]
+  parallel: {matrix: [{PYTHON: ["3.11", "3.12"]}]}
+  image: python:$PYTHON
+  script: pytest
+docs:
+  stage: test
+  script: make docs
+  rules: [{changes: [docs/**]}]
+"""
+Loom = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with a workflow, and a home of its own; the current directory is a folder below."""
+    home, root = tmp_path / "home", tmp_path / "project"
+    (root / ".loom").mkdir(parents=True)
+    (root / "src").mkdir()
+    home.mkdir()
+    (root / ".loom/workflow.yml").write_text(GOOD)
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(root / "src")
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.invalid"]
+    subprocess.run([*git, "init", "-q", "-b", "main", str(root)], check=True)
+    subprocess.run([*git, "add", "-A"], check=True, cwd=root)
+    subprocess.run([*git, "commit", "-q", "-m", "first"], check=True, cwd=root)
+    return root
+
+
+@pytest.fixture
+def loom(capsys: pytest.CaptureFixture[str]) -> Loom:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = run_app(list(arguments))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_a_good_workflow(project: Path, loom: Loom) -> None:
+    code, out, err = loom("check")
+    assert code == 0
+    assert out.splitlines()[-1] == ".loom/workflow.yml: ok, 3 jobs in 2 stages, 1 warning"
+    receipt = Path(err.removeprefix("receipt: ").strip())
+    assert receipt.is_relative_to(project.parent / "home")
+    document = json.loads(receipt.read_text())
+    assert (document["kind"], document["status"], document["exit_code"], document["jobs"]) == (
+        "loom-check",
+        "success",
+        0,
+        3,
+    )
+    assert list(document["sha256"]) == [".loom/workflow.yml"]
+
+
+def test_a_broken_workflow_with_the_source_and_a_marker(project: Path, loom: Loom) -> None:
+    (project / ".loom/workflow.yml").write_text(
+        "version: v1\nstages: [test]\na:\n  stage: test\n  scirpt: x\n  timeout: 10\n"
+    )
+    code, out, err = loom("check", "--no-receipt")
+    assert (code, err) == (2, "")
+    assert out.splitlines() == [
+        ".loom/workflow.yml:5:3: WF_SCHEMA_V1 /a/scirpt: there is no key scirpt; did you mean script?",
+        "    5 |   scirpt: x",
+        "      |   ^^^^^^",
+        ".loom/workflow.yml:6:12: WF_SCHEMA_V1 /a/timeout: expected a duration with its unit, such as 10s or 10m, found the number 10",
+        "    6 |   timeout: 10",
+        "      |            ^^",
+        ".loom/workflow.yml: 2 errors",
+    ]
+
+
+def test_warnings_count_when_strict(project: Path, loom: Loom) -> None:
+    (project / "w.yml").write_text("version: v1\nstages: [test]\na: {stage: test, script: x, image: python}\n")
+    assert loom("check", "-f", "../w.yml", "--no-receipt")[0] == 0
+    code, out, _ = loom("check", "-f", "../w.yml", "--strict", "--no-receipt")
+    assert code == 1
+    assert out.startswith("w.yml:3:36: warning: WF_IMAGE_UNPINNED /a/image: ")
+
+
+def test_formats_for_machines(project: Path, loom: Loom) -> None:
+    (project / ".loom/workflow.yml").write_text("version: v1\nstages: [test]\na: {stage: test, script: x, image: 5}\n")
+    code, out, _ = loom("check", "--format", "json", "--no-receipt")
+    document = json.loads(out)
+    assert (code, document["errors"], document["warnings"]) == (2, 1, 0)
+    assert document["problems"][0] | {"message": ""} == {
+        "code": "WF_SCHEMA_V1",
+        "severity": "error",
+        "file": ".loom/workflow.yml",
+        "line": 3,
+        "column": 36,
+        "length": 1,
+        "pointer": "/a/image",
+        "message": "",
+        "source": "a: {stage: test, script: x, image: 5}",
+    }
+    _, out, _ = loom("check", "--format", "github", "--no-receipt")
+    assert out.startswith(
+        "::error file=.loom/workflow.yml,line=3,col=36,endColumn=37,title=WF_SCHEMA_V1::/a/image: expected an image's name"
+    )
+    _, out, _ = loom("check", "--format", "sarif", "--no-receipt")
+    run = json.loads(out)["runs"][0]
+    assert run["tool"]["driver"]["rules"] == [{"id": "WF_SCHEMA_V1", "name": "WfSchemaV1"}]
+    region = run["results"][0]["locations"][0]["physicalLocation"]["region"]
+    assert region == {"startLine": 3, "startColumn": 36, "endColumn": 37}
+
+
+def test_no_workflow(project: Path, loom: Loom) -> None:
+    code, out, err = loom("check", "-f", "gone.yml")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[0] == "loom: src/gone.yml: there is no such workflow file"
+
+
+def test_a_receipt_that_can_t_be_written_is_no_failure(
+    project: Path, loom: Loom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "file").write_text("")
+    monkeypatch.setenv("LOOM_STATE_DIR", str(project / "file"))
+    code, _, err = loom("check")
+    assert code == 0
+    assert err.startswith("the receipt could not be written: ")
+
+
+def test_only_the_newest_receipts_stay(project: Path, loom: Loom, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOM_KEEP_RUNS", "2")
+    receipts = [Path(loom("check")[2].removeprefix("receipt: ").strip()) for _ in range(4)]
+    assert [path.exists() for path in receipts] == [False, False, True, True]
+
+
+def test_the_plan_is_the_same_in_every_format(project: Path, loom: Loom) -> None:
+    as_yaml = yaml.safe_load(loom("compile")[1])
+    as_json = json.loads(loom("compile", "--format", "json")[1])
+    ids = ["build", "test.3.11", "test.3.12"]
+    assert [job["id"] for job in as_yaml["jobs"]] == [job["id"] for job in as_json["jobs"]] == ids
+    assert as_json["left_out"] == [{"id": "docs", "reason": "none of its rules applies"}]
+    assert as_json["jobs"][1]["image"]["name"] == "python:3.11"
+    assert as_json["jobs"][1]["needs"] == [{"job": "build", "optional": False, "artifacts": True}]
+    assert loom("compile", "--format", "mermaid")[1].splitlines()[:3] == [
+        "flowchart LR",
+        '  subgraph s0["build"]',
+        '    j0["build"]',
+    ]
+    dot = loom("compile", "--format", "dot")[1]
+    assert '"build" -> "test.3.12" [style=dashed];' in dot
+
+
+def test_changes_are_those_of_the_work_tree(project: Path, loom: Loom) -> None:
+    def left_out(*arguments: str) -> list[str]:
+        return [item["id"] for item in json.loads(loom("compile", "--format", "json", *arguments)[1])["left_out"]]
+
+    assert left_out() == ["docs"]
+    (project / "docs").mkdir()
+    (project / "docs/new.md").write_text("untracked")
+    assert left_out() == []
+    git = ["git", "-C", str(project), "-c", "user.name=t", "-c", "user.email=t@example.invalid"]
+    subprocess.run([*git, "checkout", "-q", "-b", "topic"], check=True)
+    subprocess.run([*git, "add", "-A"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "docs"], check=True)
+    assert left_out() == ["docs"]
+    assert left_out("--changes-base", "main") == []
+    assert left_out("--changes-base", "no-such-branch") == []
+
+
+def test_selection_and_explanation(project: Path, loom: Loom) -> None:
+    code, out, _ = loom("compile", "test", "--matrix", "PYTHON=3.12", "--var", "LEVEL=2", "--explain", "test")
+    assert code == 0
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
+    assert rows["id"] == ["test.3.12", "job", "(.loom/workflow.yml:5:1)"]
+    assert rows["image"] == ["python:3.12", "job", "(.loom/workflow.yml:9:10)"]
+    assert rows["variables.LEVEL"] == ["2", "--var"]
+    assert rows["variables.PYTHON"] == ["3.12", "matrix", "(.loom/workflow.yml:8:41)"]
+    assert rows["timeout"] == ["3600.0", "built-in", "job_timeout"]
+    code, _, err = loom("compile", "--explain", "docs")
+    assert (code, err.splitlines()[0]) == (2, "loom: docs is not in the plan: none of its rules applies")
+    code, _, err = loom("compile", "--var", "oops")
+    assert (code, err) == (2, "loom: --var oops: expected NAME=value\n")
+    code, _, err = loom("compile", "tset")
+    assert (code, err.splitlines()[0]) == (2, "loom: there is no job tset; did you mean test?")
+
+
+def test_the_branch_is_known_to_conditions(project: Path, loom: Loom) -> None:
+    (project / ".loom/workflow.yml").write_text(
+        'version: v1\nstages: [test]\na: {stage: test, script: x, image: "app:$CI_COMMIT_SHORT_SHA", rules: [{if: $CI_COMMIT_BRANCH == "main"}]}\n'
+    )
+    sha = subprocess.run(
+        ["git", "rev-parse", "HEAD"], check=True, cwd=project, capture_output=True, text=True
+    ).stdout.strip()
+    (job,) = json.loads(loom("compile", "--format", "json")[1])["jobs"]
+    assert job["image"]["name"] == f"app:{sha[:8]}"
+
+
+def test_the_schema_is_a_schema(loom: Loom) -> None:
+    code, out, _ = loom("schema")
+    assert code == 0
+    assert json.loads(out)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_configuration_is_shown_with_its_origin(project: Path, loom: Loom, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / ".loom/config.yml").write_text("jobs: 3\n")
+    monkeypatch.setenv("LOOM_GRACE", "3s")
+    _, out, _ = loom("config", "show", "--origin")
+    lines = {line.split(":")[0]: line.split("# ")[1] for line in out.splitlines()}
+    assert lines["jobs"] == "project (.loom/config.yml:1:7)"
+    assert lines["grace"] == "environment (LOOM_GRACE)"
+    assert lines["pull"] == "built-in"
+    assert loom("config", "show", "jobs")[1] == "3\n"
+    assert json.loads(loom("config", "show", "--format", "json")[1])["jobs"]["value"] == "3"
+    assert loom("config", "show", "job")[0] == 2
+
+
+def test_a_configuration_file_is_made_once(project: Path, loom: Loom) -> None:
+    for arguments, path in (
+        (["config", "init"], project / ".loom/config.yml"),
+        (["config", "init", "--user"], project.parent / "home/.config/loom/config.yml"),
+    ):
+        assert loom(*arguments) == (0, f"{path}\n", "")
+        assert "# jobs: null" in path.read_text()
+        code, _, err = loom(*arguments)
+        assert (code, err.splitlines()[0]) == (2, f"loom: {path} is already there")
+    assert loom("config", "show")[0] == 0
