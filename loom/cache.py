@@ -259,8 +259,8 @@ class Cache:
                 return SaveResult(
                     key=key,
                     saved=False,
-                    warning=f"the cache {key!r} takes {_about(packed.size)}, more than the limit of "
-                    f"{_about(self._max_size)} for all (cache_max_size)",
+                    warning=f"the cache {key!r} takes {about_size(packed.size)}, more than the limit of "
+                    f"{about_size(self._max_size)} for all (cache_max_size)",
                 )
             now = self._clock()
             entry = Stored(
@@ -639,7 +639,7 @@ def _temporary(folder: Path) -> Iterator[Any]:
 # What is said
 
 
-def _about(size: int) -> str:
+def about_size(size: int) -> str:
     amount, units = float(size), iter(("bytes", "KiB", "MiB", "GiB", "TiB"))
     unit = next(units)
     while amount >= 1024:
@@ -668,9 +668,9 @@ def _restored_lines(result: RestoreResult, key: str) -> Iterator[str]:
         case "miss":
             yield f"cache miss: {key}"
         case "exact":
-            yield f"cache hit: {key} ({result.files} files, {_about(result.bytes)})"
+            yield f"cache hit: {key} ({result.files} files, {about_size(result.bytes)})"
         case "fallback":
-            yield f"cache hit by fallback: {result.key} for {key} ({result.files} files, {_about(result.bytes)})"
+            yield f"cache hit by fallback: {result.key} for {key} ({result.files} files, {about_size(result.bytes)})"
 
 
 def _saved_lines(result: SaveResult) -> Iterator[str]:
@@ -681,8 +681,8 @@ def _saved_lines(result: SaveResult) -> Iterator[str]:
     elif result.unchanged:
         yield f"cache unchanged: {result.key}"
     elif result.saved:
-        packed = _about(result.packed_bytes)
-        yield f"cache saved: {result.key} ({result.files} files, {_about(result.bytes)}, packed {packed})"
+        packed = about_size(result.packed_bytes)
+        yield f"cache saved: {result.key} ({result.files} files, {about_size(result.bytes)}, packed {packed})"
 
 
 # Two runs, without and with the cache

@@ -35,13 +35,14 @@ def _root() -> None:
     pass
 
 
-from loom.cli import check, config, images, run, version  # noqa: E402
+from loom.cli import cache, check, config, images, run, version  # noqa: E402
 
 for _group in (
     run,
     check,
     config,
     images,
+    cache,
     version,
 ):
     _group.register(app)

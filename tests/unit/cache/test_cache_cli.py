@@ -1,0 +1,116 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from loom.cache import Cache
+from loom.plan import Cache as Spec
+from loom.view import DirectoryView
+
+SPEC = Spec(paths=("deps",))
+
+
+class Project:
+    """A repository with an origin, and a store of its own."""
+
+    def __init__(self, base: Path) -> None:
+        self.root = base / "repo"
+        self.root.mkdir()
+        subprocess.run(["git", "init", "-q", str(self.root)], check=True)
+        self.git("remote", "add", "origin", "git@example.org:team/app.git")
+        (self.root / "deps").mkdir()
+        self.folder = base / "store"
+        self.home = base / "home"
+        self.home.mkdir()
+
+    def git(self, *arguments: str) -> None:
+        subprocess.run(["git", *arguments], cwd=self.root, check=True)
+
+    def save(self, key: str, project: str = "example.org/team/app", used_at: float | None = None) -> None:
+        (self.root / "deps/file").write_bytes(os.urandom(20_000))
+        store = Cache(self.folder, max_size=1 << 30, project=project, clock=lambda: used_at or time.time())
+        assert store.save(SPEC, key, DirectoryView(self.root), lambda stream, data: None).saved
+
+    def loom(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "loom", "cache", *arguments],
+            cwd=self.root,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self.home),
+                "PYTHONPATH": str(Path(__file__).parents[3]),
+                "LOOM_CACHE_DIR": str(self.folder),
+                **environ,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def test_ls(project: Project) -> None:
+    assert project.loom("ls").stdout == "no cache entries of example.org/team/app\n"
+    project.save("npm-1", used_at=time.time() - 90_000)
+    project.save("npm-2")
+    project.save("theirs", project="example.org/other")
+    lines = project.loom("ls").stdout.splitlines()
+    assert lines[0].split() == ["KEY", "PATHS", "FILES", "SIZE", "PACKED", "USED"]
+    assert [line.split()[0] for line in lines[1:]] == ["npm-2", "npm-1", "2"]
+    assert lines[2].endswith("1 day ago")
+    assert "theirs" in project.loom("ls", "--all").stdout
+    shown = json.loads(project.loom("ls", "*-1", "--json").stdout)
+    assert [(entry["key"], entry["files"], entry["bytes"]) for entry in shown] == [("npm-1", 1, 20_000)]
+
+
+def test_rm(project: Project) -> None:
+    for key in ("npm-1", "npm-2", "go"):
+        project.save(key)
+    project.save("npm-3", project="example.org/other")
+    done = project.loom("rm", "npm-*")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1].startswith("2 entries removed, 39.")
+    assert [entry["key"] for entry in json.loads(project.loom("ls", "--all", "--json").stdout)] == ["npm-3", "go"]
+    done = project.loom("rm", "nope")
+    assert done.returncode == 2
+    assert done.stderr.startswith("loom: no cache entry has the key nope\n")
+
+
+def test_prune(project: Project) -> None:
+    project.save("old", used_at=time.time() - 40 * 86400)
+    project.save("new")
+    done = json.loads(project.loom("prune", "--unused-for", "30d", "--json").stdout)
+    assert [entry["key"] for entry in done["removed"]] == ["old"]
+    assert done["freed_bytes"] > 20_000
+    assert project.loom("prune", "--max-size", "0k").stdout.splitlines()[-1].startswith("1 entry removed")
+    wrong = project.loom("prune", "--max-size", "lots")
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr
+
+
+def test_verify(project: Project) -> None:
+    project.save("a")
+    project.save("b")
+    assert project.loom("verify").stdout == "2 entries read, 0 damaged\n"
+    next(iter(sorted((project.folder / "blobs").glob("*/*")))).write_bytes(b"x")
+    done = project.loom("verify")
+    assert done.returncode == 1
+    assert done.stdout.endswith("2 entries read, 1 damaged\n")
+    assert json.loads(project.loom("verify", "--json", "--remove").stdout)["removed"] is True
+    assert project.loom("verify").stdout == "1 entry read, 0 damaged\n"
+
+
+def test_a_store_that_can_not_be_had_is_an_error_with_its_place(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = project.loom("prune", LOOM_CACHE_DIR=str(tmp_path / "file" / "x"))
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"loom: the cache in {tmp_path}/file/x can't be used: ")
+    assert "Traceback" not in done.stderr
