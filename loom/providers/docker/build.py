@@ -40,7 +40,7 @@ from loom.dockerfile import (
 )
 from loom.errors import ImageError
 from loom.images import parse_reference, shown
-from loom.providers.docker.client import endpoint_of
+from loom.providers.docker.client import endpoint_of, explanation
 from loom.providers.docker.streams import engine_errors, in_background, say
 from loom.results import OnOutput
 
@@ -430,7 +430,7 @@ def _build_classic(
                 if entry.get("stream"):
                     on_output("stdout", str(entry["stream"]).encode())
         except docker.errors.APIError as error:
-            raise _build_failed(build, str(error.explanation or error)) from error
+            raise _build_failed(build, explanation(error)) from error
 
 
 def _write_context(archive: IO[bytes], inputs: BuildInputs) -> str:

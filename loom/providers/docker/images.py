@@ -23,6 +23,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images import ImageLock, Locked, Reference, identity, normal_platform, parse_reference, short, shown
 from loom.providers.docker.build import build_image, settle
+from loom.providers.docker.client import explanation
 from loom.providers.docker.credentials import Credentials, credentials_for
 from loom.providers.docker.streams import canceled, engine_errors, in_background, say
 from loom.results import OnOutput
@@ -272,7 +273,7 @@ class Images:
                     reference.name, auth_config=dict(credentials.auth)
                 )
         except docker.errors.APIError as error:
-            raise explain(reference, _said(error), "", credentials) from error
+            raise explain(reference, explanation(error), "", credentials) from error
         platforms = (
             normal_platform("/".join(filter(None, (entry.get("os"), entry.get("architecture"), entry.get("variant")))))
             for entry in served.get("Platforms") or ()
@@ -292,7 +293,7 @@ class Images:
                 self._pull_once(reference, platform, credentials, on_output, cancel)
                 return
             except docker.errors.APIError as error:
-                wrong = explain(reference, _said(error), platform, credentials)
+                wrong = explain(reference, explanation(error), platform, credentials)
             except _PullFailed as error:
                 wrong = explain(reference, str(error), platform, credentials)
             if wrong.code not in _WORTH_ANOTHER_TRY or attempt == _ATTEMPTS:
@@ -424,10 +425,6 @@ def _resolved(name: str, reference: Reference, attributes: Mapping[str, Any]) ->
 def _same_platform(have: str, want: str) -> bool:
     """An image without a variant serves any variant of its architecture asked for, and the other way round."""
     return have.split("/")[:2] == want.split("/")[:2] and (have.count("/") < 2 or want.count("/") < 2 or have == want)
-
-
-def _said(error: docker.errors.APIError) -> str:
-    return str(error.explanation or error)
 
 
 _WORTH_ANOTHER_TRY = frozenset({"IMAGE_REGISTRY_DOWN", "IMAGE_RATE_LIMITED"})

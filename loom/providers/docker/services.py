@@ -25,6 +25,7 @@ from loom import plan
 from loom.cancel import Cancel
 from loom.errors import ServiceError
 from loom.providers.docker.attach import Demultiplexer, Hijacked
+from loom.providers.docker.client import explanation
 from loom.providers.docker.images import ClientFactory, Images, ResolvedImage
 from loom.providers.docker.labels import ROLE
 from loom.providers.docker.ready import Inside, NotReady, Probe, probe_of
@@ -241,7 +242,7 @@ class _Group:
             self._client.api.start(container_id)
         except docker.errors.APIError as error:
             raise ServiceError(
-                f"service {service.name} could not be started: {error.explanation or error}",
+                f"service {service.name} could not be started: {explanation(error)}",
                 hint=f"Check its command, entrypoint and user against the image {image.name}.",
             ) from error
         self._wait_until_ready(service, container_id, probe, lines, follower)
@@ -281,7 +282,7 @@ class _Group:
                 )
                 self._containers.append(str(created["Id"]))
         except docker.errors.APIError as error:
-            raise ServiceError(f"service {service.name} could not be created: {error.explanation or error}") from error
+            raise ServiceError(f"service {service.name} could not be created: {explanation(error)}") from error
         return str(created["Id"])
 
     def _follow(self, service: plan.Service, container_id: str, output: Hijacked, lines: _Lines) -> None:
@@ -314,7 +315,7 @@ class _Group:
             except docker.errors.NotFound:
                 return "was removed by someone else"
             except Exception as error:  # noqa: BLE001  whatever keeps the engine from answering, the service is not there
-                return f"is lost: {error}"
+                return f"is lost with the engine: {explanation(error)}"
             if not state["Running"] and not state.get("Restarting"):
                 if state.get("OOMKilled"):
                     return f"ended with exit code {state['ExitCode']}: it was out of memory"
@@ -343,7 +344,7 @@ class _Group:
             except NotReady as reason:
                 why = str(reason)
             except docker.errors.APIError as error:
-                why = str(error.explanation or error)
+                why = explanation(error)
             waited = time.monotonic() - started
             if waited >= service.ready.timeout_s:
                 raise ServiceError(
@@ -375,7 +376,9 @@ class _Group:
             except docker.errors.NotFound:
                 pass
             except Exception as error:  # noqa: BLE001  removing goes on with the others
-                self._output.say(f"the service container {container_id[:12]} could not be removed: {_brief(error)}")
+                self._output.say(
+                    f"the service container {container_id[:12]} could not be removed: {explanation(error)}"
+                )
 
         threads = [
             threading.Thread(target=remove_one, args=(container,), daemon=True) for container in self._containers
@@ -396,10 +399,6 @@ def _last(lines: _Lines) -> str:
     return "Its last lines:\n" + "\n".join(f"  {line}" for line in lines.last)
 
 
-def _brief(error: BaseException) -> str:
-    return str(getattr(error, "explanation", None) or error)
-
-
 def _create_network(client: docker.DockerClient, name: str, labels: Mapping[str, str]) -> str:
     try:
         with engine_errors():
@@ -408,7 +407,7 @@ def _create_network(client: docker.DockerClient, name: str, labels: Mapping[str,
         hint = None
         if "address pool" in str(error):
             hint = "The engine has no more networks to give: `loom clean` removes loom's own, `docker network ls` shows all."
-        raise ServiceError(f"the services' network could not be made: {_brief(error)}", hint=hint) from error
+        raise ServiceError(f"the services' network could not be made: {explanation(error)}", hint=hint) from error
 
 
 def _remove_network(client: docker.DockerClient, network_id: str, output: _Output) -> None:
@@ -421,7 +420,7 @@ def _remove_network(client: docker.DockerClient, network_id: str, output: _Outpu
             return
         except Exception as error:  # noqa: BLE001  the run's result stands; the label lets the next clean-up find it
             if attempt == 3:
-                output.say(f"the services' network could not be removed: {_brief(error)}")
+                output.say(f"the services' network could not be removed: {explanation(error)}")
                 return
         try:
             attached = client.api.inspect_network(network_id).get("Containers") or {}

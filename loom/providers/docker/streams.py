@@ -91,7 +91,7 @@ class engine_errors:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is None or isinstance(error, docker.errors.APIError):
             return
-        mine = ours(error, "asking the container engine")
+        mine = ours(error, "the container engine does not answer")
         if mine is not None and mine is not error:
-            mine.hint = "Is it still running? `loom doctor` looks at it."
+            mine.hint = "Is it still running? `docker info` asks it."
             raise mine from error
