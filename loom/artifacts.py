@@ -24,16 +24,14 @@ from loom.junit import FailingTest
 from loom.masking import Masker
 from loom.plan import Artifacts
 from loom.results import OnOutput
+from loom.tarstream import DamagedArchive, Item, Writer
 from loom.view import (
-    FORMAT,
-    Item,
     Selection,
     Skipped,
     TreeWriter,
     UnsafeArchive,
     UnsafePath,
     WorkspaceView,
-    header_of,
     leads_out,
 )
 
@@ -104,10 +102,11 @@ def collect(
         with (
             closing(kept),
             gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=hashed, mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w", format=FORMAT) as tar,
         ):
+            archived = Writer(packed)
             for item in view.read(selection, skipped.append):
-                kept.add(item, tar)
+                kept.add(item, archived)
+            archived.finish()
             kept.finish()
         archive_bytes, sha256 = hashed.size, hashed.digest.hexdigest()
     result = Collected(
@@ -141,7 +140,7 @@ def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) ->
         def unpacked() -> IO[bytes]:
             return cast(IO[bytes], gzip.open(archive, "rb"))
 
-        written = view.write(unpacked, links_out=sha256 is not None)
+        written = view.write(unpacked, own=sha256 is not None)
     return Restored(files=written.files, bytes=written.bytes)
 
 
@@ -202,7 +201,7 @@ class _Kept:
     def finish(self) -> None:
         self._writer.finish()
 
-    def add(self, item: Item, tar: tarfile.TarFile) -> None:
+    def add(self, item: Item, archive: Writer) -> None:
         entry, file = item
         # The record stays readable and deletable for its owner; the archive keeps the modes as they were.
         own = replace(entry, mode=entry.mode | (0o700 if entry.kind == "directory" else 0o600))
@@ -216,7 +215,7 @@ class _Kept:
             self.files += entry.kind != "directory"
             if leads_out(entry):
                 self.links_out.append(entry.path)
-            tar.addfile(header_of(entry))
+            archive.add(entry, None)
             return
         with (self._folder / entry.path).open("rb") as copy:
             secret = self._masker.found_in(copy) if self._masker is not None else None
@@ -225,7 +224,7 @@ class _Kept:
                 self._skipped.append(Skipped(path=entry.path, reason=f"it holds the secret {secret}"))
                 return
             copy.seek(0)
-            tar.addfile(header_of(entry), copy)
+            archive.add(entry, copy)
         self.files += 1
         self.bytes += entry.size
 
@@ -277,7 +276,7 @@ def _told(what: str, place: Path | None = None) -> Iterator[None]:
         raise ArtifactError(
             f"can't {what}: {where}{error}", hint="Nothing outside of the workspace was touched.", code=UNSAFE
         ) from error
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile) as error:
+    except (tarfile.TarError, DamagedArchive, EOFError, gzip.BadGzipFile) as error:
         raise ArtifactError(f"can't {what}: {place or 'the archive'} is damaged ({error})", code=UNREADABLE) from error
     except OSError as error:
         place_of = f"{error.filename}: " if error.filename else ""

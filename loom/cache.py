@@ -35,17 +35,14 @@ from loom.masking import Masker
 from loom.plan import Cache as Spec
 from loom.plan import CacheKeyFiles
 from loom.results import OnOutput
+from loom.tarstream import DamagedArchive, Entry, Item, Writer
 from loom.view import (
-    FORMAT,
     DirectoryView,
-    Entry,
-    Item,
     Selection,
     Skipped,
     UnsafeArchive,
     UnsafePath,
     WorkspaceView,
-    header_of,
 )
 
 Hit = Literal["exact", "fallback", "miss"]
@@ -301,8 +298,8 @@ class Cache:
 
             try:
                 # What the checksum vouches for is loom's own: links out of the workspace are as the job made them.
-                written = view.write(unpacked, links_out=True)
-            except (tarfile.TarError, zstandard.ZstdError, EOFError) as error:
+                written = view.write(unpacked, own=True)
+            except (DamagedArchive, zstandard.ZstdError, EOFError) as error:
                 raise _Corrupt(str(error)) from error
         self._touch(entry)
         return RestoreResult(
@@ -567,36 +564,35 @@ def _pack(items: Iterator[Item], file: IO[bytes], skipped: list[Skipped], masker
     packed, hashed = _Packed(), _Hashed(file)
     left_out: set[str] = set()
     compressor = zstandard.ZstdCompressor(level=_LEVEL, threads=-1, write_checksum=True)
-    with (
-        compressor.stream_writer(hashed, write_size=_CHUNK, closefd=False) as stream,  # type: ignore[arg-type]
-        tarfile.open(fileobj=cast(IO[bytes], stream), mode="w|", bufsize=_CHUNK, format=FORMAT) as tar,
-    ):
+    with compressor.stream_writer(hashed, write_size=_CHUNK, closefd=False) as stream:  # type: ignore[arg-type]
+        archive = Writer(stream)
         for entry, content in items:
             if entry.kind == "hardlink" and entry.target in left_out:
                 skipped.append(Skipped(path=entry.path, reason=f"the same file as {entry.target}, which was left out"))
                 continue
-            secret = _add(tar, entry, content, masker)
+            secret = _add(archive, entry, content, masker)
             if secret is not None:
                 left_out.add(entry.path)
                 skipped.append(Skipped(path=entry.path, reason=f"it holds the secret {secret}"))
                 continue
             packed.files += entry.kind != "directory"
             packed.bytes += entry.size
+        archive.finish()
     file.flush()
     packed.size, packed.sha256 = hashed.size, hashed.digest.hexdigest()
     return packed
 
 
-def _add(tar: tarfile.TarFile, entry: Entry, content: IO[bytes] | None, masker: Masker | None) -> str | None:
+def _add(archive: Writer, entry: Entry, content: IO[bytes] | None, masker: Masker | None) -> str | None:
     """Add an entry, or else the name of the secret that its content holds."""
     if masker is None or content is None:
-        tar.addfile(header_of(entry), content)
+        archive.add(entry, content)
         return None
     with _rereadable(content) as twice:
         secret = masker.found_in(twice)
         if secret is None:
             twice.seek(0)
-            tar.addfile(header_of(entry), twice)
+            archive.add(entry, twice)
     return secret
 
 

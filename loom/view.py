@@ -19,13 +19,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, Protocol, cast
+from typing import IO, Protocol, cast
 
-from loom import globs
-
-Kind = Literal["file", "directory", "link", "hardlink"]
-
-FORMAT = tarfile.GNU_FORMAT  # names as bytes, of any length, and nothing that depends on a locale
+from loom import globs, tarstream
+from loom.tarstream import Content, Entry, Item, Kind
 
 _OWN = (".git/loom", ".loom/.runtime")
 _GIT = ".git"
@@ -41,22 +38,6 @@ class UnsafePath(ValueError):
 
 class UnsafeArchive(ValueError):
     """An archive that holds something that is never unpacked; says which member and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One thing below the workspace. `target` is where a link points (as text), or the path a hard link shares."""
-
-    path: str
-    kind: Kind
-    mode: int
-    mtime_ns: int
-    size: int = 0
-    target: str = ""
-
-
-Item = tuple[Entry, IO[bytes] | None]
-"""An entry, and for a file its content, to be read before the next one is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,11 +186,12 @@ class WorkspaceView(Protocol):
         """What is meant by `selection`, directories before what they hold. OSError when the place can't be read."""
         ...
 
-    def write(self, open_archive: Callable[[], IO[bytes]], *, links_out: bool) -> Written:
+    def write(self, open_archive: Callable[[], IO[bytes]], *, own: bool) -> Written:
         """Unpack an uncompressed tar archive over what is there; a file replaces a file.
 
-        `links_out` allows links that lead out of the workspace, which only an archive that loom wrote itself may hold.
-        UnsafeArchive, before or while unpacking, for what is never unpacked; OSError when the place can't be written.
+        `own`: a checksum vouches that loom packed it; only then may it hold links that lead out of the workspace.
+        UnsafeArchive, before or while unpacking, for what is never unpacked; OSError when the place can't be written;
+        `tarfile.TarError` or `tarstream.DamagedArchive` for what is no whole archive.
         """
         ...
 
@@ -228,15 +210,11 @@ class DirectoryView:
         for entry, _ in _Walk(selection, on_skipped, contents=False).from_root(self.root):
             yield entry
 
-    def write(self, open_archive: Callable[[], IO[bytes]], *, links_out: bool) -> Written:
+    def write(self, open_archive: Callable[[], IO[bytes]], *, own: bool) -> Written:
         written = Written()
-        with (
-            open_archive() as stream,
-            tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive,
-            closing(TreeWriter(self.root)) as writer,
-        ):
+        with open_archive() as stream, closing(TreeWriter(self.root)) as writer:
             try:
-                for entry, file in _members(archive, links_out=links_out):
+                for entry, file in tarstream.read(stream) if own else _members(stream):
                     writer.put(entry, file)
                     written.files += entry.kind != "directory"
                     written.bytes += entry.size
@@ -392,11 +370,11 @@ class TarView:
                     entry = Entry(path, kind, member.mode & 0o777, int(member.mtime) * _SECOND, size, target)
                     yield entry, (archive.extractfile(member) if kind == "file" else None)
 
-    def write(self, open_archive: Callable[[], IO[bytes]], *, links_out: bool) -> Written:
+    def write(self, open_archive: Callable[[], IO[bytes]], *, own: bool) -> Written:
         written = Written()
         # What unpacks it is not ours: the whole is looked at before anything is handed over.
-        with open_archive() as stream, tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive:
-            for entry, _ in _members(archive, links_out=links_out):
+        with open_archive() as stream:
+            for entry, _ in tarstream.read(stream) if own else _members(stream):
                 written.files += entry.kind != "directory"
                 written.bytes += entry.size
         with open_archive() as stream:
@@ -436,23 +414,6 @@ class _Chunks:
 # Archives
 
 
-def header_of(entry: Entry) -> tarfile.TarInfo:
-    """An entry as a member of an archive: no owner, and for the same tree always the same bytes."""
-    member = tarfile.TarInfo(entry.path)
-    member.mode, member.mtime, member.size = entry.mode, entry.mtime_ns // _SECOND, entry.size
-    member.linkname = entry.target
-    match entry.kind:
-        case "file":
-            member.type = tarfile.REGTYPE
-        case "directory":
-            member.type = tarfile.DIRTYPE
-        case "link":
-            member.type = tarfile.SYMTYPE
-        case "hardlink":
-            member.type = tarfile.LNKTYPE
-    return member
-
-
 def leads_out(entry: Entry) -> bool:
     """Whether a link points outside of the workspace, as text; what it may lead over on the way is not looked at."""
     if entry.kind != "link":
@@ -477,37 +438,32 @@ def _kind(member: tarfile.TarInfo) -> Kind | None:
     return "hardlink" if member.islnk() else None
 
 
-def _members(archive: tarfile.TarFile, *, links_out: bool) -> Iterator[Item]:
-    """What an archive holds, each member checked. The archive is foreign: its names and types are believed in nothing."""
+def _members(stream: IO[bytes]) -> Iterator[Item]:
+    """What a foreign archive holds, each member checked: its names, types and links are believed in nothing."""
     files: set[str] = set()
-    for member in archive:
-        kind = _kind(member)
-        name = member.name
-        parts = name.split("/")
-        if kind is None:
-            raise UnsafeArchive(f"{name!r} is a device or FIFO")
-        if not name or name.startswith("/") or ".." in parts or "\0" in name:
-            raise UnsafeArchive(f"{name!r} leads out of the workspace")
-        path = _normal(name)
-        if not path:
-            continue  # the workspace itself
-        if any(_below(path, own) for own in _OWN):
-            raise UnsafeArchive(f"{name!r} is a place of loom's own record")
-        target = _normal(member.linkname) if kind == "hardlink" else member.linkname
-        entry = Entry(
-            path, kind, member.mode & 0o777, int(member.mtime) * _SECOND, member.size if kind == "file" else 0, target
-        )
-        if kind == "hardlink" and (target not in files or member.linkname.startswith("/")):
-            raise UnsafeArchive(f"{name!r} is a hard link to {member.linkname!r}, which is not in the archive")
-        if kind == "link" and not target:
-            raise UnsafeArchive(f"{name!r} is a link to nothing")
-        if not links_out:
-            if leads_out(entry):
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive:
+        for member in archive:
+            kind, name = _kind(member), member.name
+            if kind is None:
+                raise UnsafeArchive(f"{name!r} is a device or FIFO")
+            if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
+                raise UnsafeArchive(f"{name!r} leads out of the workspace")
+            path = _normal(name)
+            if not path:
+                continue  # the workspace itself
+            if any(_below(path, own) for own in _OWN):
+                raise UnsafeArchive(f"{name!r} is a place of loom's own record")
+            target = _normal(member.linkname) if kind == "hardlink" else member.linkname
+            size = member.size if kind == "file" else 0
+            entry = Entry(path, kind, member.mode & 0o777, int(member.mtime) * _SECOND, size, target)
+            if kind == "hardlink" and (target not in files or member.linkname.startswith("/")):
+                raise UnsafeArchive(f"{name!r} is a hard link to {member.linkname!r}, which is not in the archive")
+            if kind == "link" and (not target or leads_out(entry)):
                 raise UnsafeArchive(f"{name!r} is a link to {target!r}, which leads out of the workspace")
             _second_opinion(member)
-        if kind == "file":
-            files.add(path)
-        yield entry, (archive.extractfile(member) if kind == "file" else None)
+            if kind == "file":
+                files.add(path)
+            yield entry, (archive.extractfile(member) if kind == "file" else None)
 
 
 def _second_opinion(member: tarfile.TarInfo) -> None:
@@ -530,7 +486,7 @@ class TreeWriter:
         while self._stack:
             os.close(self._stack.pop()[1])
 
-    def put(self, entry: Entry, file: IO[bytes] | None) -> None:
+    def put(self, entry: Entry, file: Content | None) -> None:
         if entry.kind == "directory":
             self._enter(entry.path)
             self._directories.append(entry)
@@ -628,7 +584,7 @@ def _make_way(name: str, directory: int, path: str) -> None:
         raise
 
 
-def _write_file(entry: Entry, file: IO[bytes], name: str, directory: int) -> None:
+def _write_file(entry: Entry, file: Content, name: str, directory: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         descriptor = os.open(name, flags, 0o600, dir_fd=directory)
@@ -640,7 +596,7 @@ def _write_file(entry: Entry, file: IO[bytes], name: str, directory: int) -> Non
         while left > 0:
             data = file.read(min(left, _CHUNK))
             if not data:
-                raise tarfile.ReadError(f"the archive ends within {entry.path!r}")
+                raise tarstream.DamagedArchive(f"it ends within {entry.path!r}")
             left -= len(data)
             view = memoryview(data)
             while view:

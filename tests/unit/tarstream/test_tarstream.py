@@ -1,0 +1,106 @@
+import io
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from loom.tarstream import DamagedArchive, Entry, Writer, read
+
+ENTRIES = [
+    Entry("dir", "directory", 0o755, 1_700_000_000 * 10**9),
+    Entry("dir/empty", "file", 0o644, 0),
+    Entry("dir/block", "file", 0o600, 1, 512),
+    Entry("dir/large", "file", 0o755, 1_700_000_001 * 10**9 + 999, 3_000_001),
+    Entry("dir/" + "n" * 99, "file", 0o644, -(10**9), 5),
+    Entry("dir/" + "long/" * 60 + "name", "file", 0o444, 2 * 10**9, 7),
+    Entry("dir/" + "d" * 150, "directory", 0o700, 0),
+    Entry("dir/link", "link", 0o777, 3 * 10**9, 0, "../" * 50 + "x"),
+    Entry("dir/same", "hardlink", 0o644, 0, 0, "dir/large"),
+    Entry("dir/" + "h" * 120, "hardlink", 0o644, 0, 0, "dir/" + "n" * 99),
+    Entry("späce and\nline", "file", 0o644, 0, 1),
+    Entry(os.fsdecode(b"dir/\xff\xfe"), "link", 0o777, 0, 0, os.fsdecode(b"\xfd")),
+    Entry("after 2242", "file", 0o644, 9_000_000_000 * 10**9, 0),
+]
+
+
+def content(entry: Entry) -> bytes:
+    return (entry.path.encode("utf-8", "surrogateescape") * (entry.size + 1))[: entry.size]
+
+
+def packed(entries: list[Entry]) -> bytes:
+    out = io.BytesIO()
+    writer = Writer(out)
+    for entry in entries:
+        writer.add(entry, io.BytesIO(content(entry)) if entry.kind == "file" else None)
+    writer.finish()
+    return out.getvalue()
+
+
+class Dribble:
+    """A stream that gives little at a time."""
+
+    def __init__(self, data: bytes) -> None:
+        self.file = io.BytesIO(data)
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self.file.read(min(size, 777))
+
+
+@pytest.mark.parametrize("source", [io.BytesIO, Dribble])
+def test_there_and_back(source: type) -> None:
+    found = []
+    for entry, file in read(source(packed(ENTRIES))):
+        assert (file.read() if file else b"") == content(entry)
+        found.append(entry)
+    seconds = [
+        (entry.path, entry.kind, entry.mode, entry.mtime_ns // 10**9, entry.size, entry.target) for entry in ENTRIES
+    ]
+    assert [(e.path, e.kind, e.mode, e.mtime_ns // 10**9, e.size, e.target) for e in found] == seconds
+
+
+def test_content_that_nobody_reads_is_passed_over() -> None:
+    assert [entry.path for entry, _ in read(io.BytesIO(packed(ENTRIES)))] == [entry.path for entry in ENTRIES]
+
+
+def test_the_standard_library_reads_the_same() -> None:
+    with tarfile.open(fileobj=io.BytesIO(packed(ENTRIES))) as tar:
+        for entry, member in zip(ENTRIES, tar, strict=True):
+            assert (member.name, member.mode, member.mtime) == (entry.path, entry.mode, entry.mtime_ns // 10**9)
+            assert member.linkname == entry.target
+            if entry.kind == "file":
+                file = tar.extractfile(member)
+                assert file is not None
+                assert file.read() == content(entry)
+
+
+def test_tar_unpacks_it(tmp_path: Path) -> None:
+    entries = [entry for entry in ENTRIES if entry.mtime_ns >= 0]
+    entries = [entry for entry in entries if entry.kind != "hardlink" or entry.target == "dir/large"]
+    subprocess.run(["tar", "-x", "-C", str(tmp_path)], input=packed(entries), check=True)
+    for entry in entries:
+        assert os.path.lexists(tmp_path / entry.path)
+    assert (tmp_path / "dir/large").samefile(tmp_path / "dir/same")
+    assert (tmp_path / "dir/large").read_bytes() == content(ENTRIES[3])
+
+
+def test_a_file_of_more_than_8_gib() -> None:
+    out = io.BytesIO()
+    with pytest.raises(OSError, match="became shorter"):
+        Writer(out).add(Entry("huge", "file", 0o644, 0, 10**10), io.BytesIO(b"x"))
+    assert tarfile.TarInfo.frombuf(out.getvalue()[:512], "utf-8", "strict").size == 10**10
+
+
+@pytest.mark.parametrize("cut", [0, 100, 512, 600, 3_000_000])
+def test_half_an_archive(cut: int) -> None:
+    with pytest.raises(DamagedArchive):
+        list(read(io.BytesIO(packed(ENTRIES)[:cut])))
+
+
+@pytest.mark.parametrize(
+    "junk", [b"junk" * 1000, os.urandom(4096), b"\0" + b"x" * 4096], ids=["text", "random", "zero"]
+)
+def test_junk(junk: bytes) -> None:
+    with pytest.raises(DamagedArchive):
+        list(read(io.BytesIO(junk)))
