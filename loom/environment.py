@@ -5,10 +5,13 @@ Pure. The plan expands `$NAME` against `for_run`; a job sees `for_job` below the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
-from loom.plan import Job
+from loom.plan import Job, ProviderName
+
+_PROJECT_DIR = re.compile(r"\$(?:(?:CI|LOOM)_PROJECT_DIR(?![A-Za-z0-9_])|\{(?:CI|LOOM)_PROJECT_DIR\})")
 
 
 def for_run(
@@ -62,8 +65,14 @@ def for_job(job: Job, *, project_dir: str, image_name: str) -> dict[str, str]:
 
 
 def job_environment(job: Job, run: Mapping[str, str], *, project_dir: str, image_name: str) -> dict[str, str]:
-    """Loom's variables, then the plan's; later ones win."""
-    return {**run, **for_job(job, project_dir=project_dir, image_name=image_name), **job.variables}
+    """Loom's variables, then the plan's; later ones win.
+
+    A plan does not know yet where a job on the host will see the project, so that its values may still name that place.
+    """
+    variables = dict(job.variables)
+    if job.provider is ProviderName.HOST:
+        variables = {name: _PROJECT_DIR.sub(lambda _: project_dir, value) for name, value in variables.items()}
+    return {**run, **for_job(job, project_dir=project_dir, image_name=image_name), **variables}
 
 
 def project_name_of(root: PurePath) -> str:

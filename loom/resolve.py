@@ -574,8 +574,8 @@ class Resolver:
         build = None
         if image.build is not None:
             build = p.Build(
-                context=text(image.build.context, "image", "build", "context"),
-                dockerfile=text(image.build.dockerfile, "image", "build", "dockerfile"),
+                context=text.path(image.build.context, "image", "build", "context"),
+                dockerfile=text.path(image.build.dockerfile, "image", "build", "dockerfile"),
                 target=text.maybe(image.build.target, "image", "build", "target"),
                 args={name: text(value, "image", "build", "args", name) for name, value in image.build.args.items()},
             )
@@ -646,22 +646,24 @@ class Resolver:
         if fields is None:
             return None
         return p.Artifacts(
-            paths=tuple(text(path, "artifacts", "paths", n) for n, path in enumerate(fields.paths)),
-            exclude=tuple(text(path, "artifacts", "exclude", n) for n, path in enumerate(fields.exclude)),
+            paths=tuple(text.path(path, "artifacts", "paths", n) for n, path in enumerate(fields.paths)),
+            exclude=tuple(text.path(path, "artifacts", "exclude", n) for n, path in enumerate(fields.exclude)),
             when=fields.when,
             name=text.maybe(fields.name, "artifacts", "name"),
             expire_in_s=fields.expire_in,
-            junit=tuple(text(path, "artifacts", "reports", "junit", n) for n, path in enumerate(fields.reports.junit)),
+            junit=tuple(
+                text.path(path, "artifacts", "reports", "junit", n) for n, path in enumerate(fields.reports.junit)
+            ),
         )
 
     def cache(self, fields: models.CacheFields, number: int, text: _Texts) -> p.Cache:
         at = ("cache", number)
         key: str | p.CacheKeyFiles = text(fields.key.prefix, *at, "key")
         if fields.key.files:
-            files = tuple(text(path, *at, "key", "files", n) for n, path in enumerate(fields.key.files))
+            files = tuple(text.path(path, *at, "key", "files", n) for n, path in enumerate(fields.key.files))
             key = p.CacheKeyFiles(files=files, prefix=str(key))
         return p.Cache(
-            paths=tuple(text(path, *at, "paths", n) for n, path in enumerate(fields.paths)),
+            paths=tuple(text.path(path, *at, "paths", n) for n, path in enumerate(fields.paths)),
             key=key,
             fallback_keys=tuple(text(other, *at, "fallback_keys", n) for n, other in enumerate(fields.fallback_keys)),
             policy=fields.policy,
@@ -695,6 +697,21 @@ class _Texts:
         except expansion.ExpansionTooLong as error:
             self.resolver.say(self.node(at), pointer(self.entry.name, *at), str(error))
             return text
+
+    def path(self, text: str, *at: str | int) -> str:
+        """A path below the project. `$CI_PROJECT_DIR` is the project itself, wherever the job will see it."""
+        if "$" not in text:
+            return text
+        here = _Texts(
+            self.resolver, self.entry, {**self.values, "CI_PROJECT_DIR": ".", "LOOM_PROJECT_DIR": "."}, self.secrets
+        )
+        expanded = here(text, *at)
+        expanded = expanded.removeprefix("./") or "."
+        if expanded.startswith(("/", "~")) or ".." in expanded.split("/"):
+            self.resolver.say(
+                self.node(at), pointer(self.entry.name, *at), f"{expanded} leads out of the project; stay inside it"
+            )
+        return expanded
 
     def maybe(self, text: str | None, *at: str | int) -> str | None:
         return None if text is None else self(text, *at)
@@ -746,18 +763,25 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
-def problems_of(workflow: Workflow, config: Config | None = None) -> list[Problem]:
-    """What would be wrong with any plan of this workflow: every job is built, whatever its rules say."""
+def rehearse(workflow: Workflow, config: Config | None = None) -> tuple[list[Problem], list[tuple[Entry, p.Job]]]:
+    """Every job built, whatever its rules say, and what would be wrong with any plan of this workflow."""
     placeholders = dict.fromkeys(PREDEFINED, "x")
     context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")
     resolver = Resolver(workflow, p.Selection(), context)
+    jobs: list[tuple[Entry, p.Job]] = []
     for entry in workflow.jobs.values():
         given: dict[str, str] = {}
         for rule in (*(workflow.rules or ()), *(entry.fields.rules or ())):
             given |= rule.variables
         for number, (job_id, matrix) in enumerate(job_ids(entry.name, entry.fields.parallel), start=1):
             decision = Decision(runs=True, when="on_success", variables=given)
-            resolver.job(
-                Candidate(id=job_id, entry=entry, matrix=matrix, node_index=number, node_total=1, decision=decision)
+            candidate = Candidate(
+                id=job_id, entry=entry, matrix=matrix, node_index=number, node_total=1, decision=decision
             )
-    return list(dict.fromkeys(resolver.problems))
+            jobs.append((entry, resolver.job(candidate)))
+    return list(dict.fromkeys(resolver.problems)), jobs
+
+
+def problems_of(workflow: Workflow, config: Config | None = None) -> list[Problem]:
+    """What would be wrong with any plan of this workflow."""
+    return rehearse(workflow, config)[0]

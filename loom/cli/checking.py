@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom.cli.surroundings import commit_variables, find_root, resolve_context, workflow_path
 from loom.errors import Problem, WorkflowError
 from loom.results import ExitCode
+from loom.yamlfile import pointer
 
 if TYPE_CHECKING:
-    from loom.plan import Plan, Selection
-    from loom.workflow import Workflow
+    from loom.plan import Job, Plan, Selection
+    from loom.workflow import Entry, Workflow
 
 MAX_SHOWN = 200
 
@@ -22,7 +24,7 @@ def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> in
     import time
 
     from loom import workflow
-    from loom.resolve import PREDEFINED, problems_of
+    from loom.resolve import PREDEFINED, rehearse
     from loom.workflow.lint import warnings
 
     started = time.time_ns()
@@ -34,7 +36,8 @@ def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> in
     hint: str | None = None
     try:
         loaded = workflow.load(path, root)
-        problems = problems_of(loaded)
+        problems, jobs = rehearse(loaded)
+        problems += _secrets(jobs)
         problems += warnings(loaded, predefined=PREDEFINED)
     except WorkflowError as error:
         problems, hint = list(error.problems), error.hint
@@ -45,6 +48,31 @@ def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> in
     if receipt:
         _leave_receipt(root, name, problems, loaded, code, started)
     return code
+
+
+def _secrets(jobs: Iterable[tuple[Entry, Job]]) -> list[Problem]:
+    """What the secrets' own part of loom would refuse when the job starts."""
+    found: dict[Problem, None] = {}
+    for entry, job in jobs:
+        if not job.secrets:
+            continue
+        from loom.secrets.lookup import check_reference
+        from loom.secrets.trace import traces
+
+        listed = entry.merged.get("secrets")
+        for secret in job.secrets:
+            wrong = check_reference(secret.ref)
+            node = (listed.get(secret.name) if listed is not None else None) or entry.key
+            if wrong is not None:
+                at = pointer(entry.name, "secrets", secret.name)
+                problem = node.file.problem(node.get("ref") or node, at, wrong, code="SECRETS_REF_INVALID")
+                found[replace(problem, source_line=None)] = None  # it may be the value itself that stands there
+        for trace in traces(job):
+            why = "parts of a secret could show"
+            message = f"a job with secrets must not print its commands ({trace.where}: {trace.line}); {why}"
+            at = pointer(entry.name)
+            found[entry.key.file.problem(entry.key, at, message, code="SECRETS_UNSAFE_DEBUG_TRACE")] = None
+    return list(found)
 
 
 def _name(path: Path, root: Path) -> str:
@@ -147,7 +175,7 @@ def compile_(named: Path | None, output: str, selection: Selection, *, explain: 
     plan = resolve(loaded, selection, resolve_context(root, settings, environ, predefined=predefined, base=base))
     if explain is not None:
         return _explain(loaded, plan, explain, selection, settings, as_json=output == "json")
-    sys.stdout.write(FORMATS[output](plan))
+    sys.stdout.write(FORMATS[output](plan, settings.mount_mode))
     if not plan.jobs:
         sys.stderr.write("nothing would run; `left_out` in the plan says why\n")
     return ExitCode.OK
@@ -158,7 +186,7 @@ def _explain(loaded: Workflow, plan: Plan, wanted: str, selection: Selection, se
 
     from loom.errors import RequestError
     from loom.explain import sources
-    from loom.units import nearest
+    from loom.units import duration_text, nearest
 
     jobs = [job for job in plan.jobs if wanted in (job.id, job.name)]
     if not jobs:
@@ -180,6 +208,8 @@ def _explain(loaded: Workflow, plan: Plan, wanted: str, selection: Selection, se
             width = min(40, max(len(row.key) for row in rows))
             for row in rows:
                 value = row.value if isinstance(row.value, str) else json.dumps(row.value)
+                if row.key in ("timeout", "step_timeout") and isinstance(row.value, float):
+                    value = duration_text(row.value)
                 shown = value.replace("\n", "⏎ ")
                 shown = shown if len(shown) <= 60 else shown[:57] + "..."
                 print(f"{row.key:<{width}}  {shown:<30}  {row.by}" + (f" ({row.place})" if row.place else ""))

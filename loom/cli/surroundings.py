@@ -30,8 +30,7 @@ def workflow_path(root: Path, named: Path | None, start: Path) -> Path:
     """The workflow file: as named (relative to where the command was started), else the project's."""
     if named is not None:
         return named if named.is_absolute() else start / named
-    other = root / ".loom/workflow.yaml"
-    return other if other.exists() and not (root / WORKFLOW).exists() else root / WORKFLOW
+    return root / WORKFLOW
 
 
 def changed_since(

@@ -13,38 +13,42 @@ import orjson
 import yaml
 
 from loom import __version__
-from loom.plan import Job, Plan
+from loom.plan import Job, Plan, ProviderName
 
 SCHEMA_VERSION = "loom.plan.v1"
 
 
-def plan_document(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON values, every key there, in the plan's order. Secrets have references in it, never values."""
+def plan_document(plan: Plan, mount_mode: str = "bind_mount") -> dict[str, Any]:
+    """The plan as JSON values, every key there, in the plan's order. Secrets have references in it, never values.
+
+    `mount_mode` is the configuration's: how containers see the workspace.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "loom-plan",
         "loom_version": __version__,
         "workflow_path": plan.workflow_path,
         "stages": list(plan.stages),
-        "jobs": [job_document(job) for job in plan.jobs],
+        "jobs": [job_document(job, mount_mode) for job in plan.jobs],
         "left_out": [{"id": item.id, "reason": item.reason} for item in plan.left_out],
     }
 
 
-def job_document(job: Job) -> dict[str, Any]:
+def job_document(job: Job, mount_mode: str) -> dict[str, Any]:
     shape: dict[str, Any] = _plain(job)
-    # A mount is not the workflow's to say; what every job has is said once, where people look for it.
-    shape["working_directory"] = "/workspace" if job.image is not None else "(the isolated workspace)"
+    in_container = job.provider is ProviderName.DOCKER
+    shape["working_directory"] = "/workspace" if in_container else None
+    shape["mounts"] = [{"source": "workspace", "target": "/workspace", "mode": mount_mode}] if in_container else []
     return shape
 
 
-def plan_json(plan: Plan) -> str:
-    return orjson.dumps(plan_document(plan), option=orjson.OPT_INDENT_2).decode() + "\n"
+def plan_json(plan: Plan, mount_mode: str = "bind_mount") -> str:
+    return orjson.dumps(plan_document(plan, mount_mode), option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
-def plan_yaml(plan: Plan) -> str:
+def plan_yaml(plan: Plan, mount_mode: str = "bind_mount") -> str:
     """The same without what is not set: for reading."""
-    document = plan_document(plan)
+    document = plan_document(plan, mount_mode)
     for job in document["jobs"]:
         if job["retry"]["max"] == 0:
             del job["retry"]
@@ -56,7 +60,7 @@ def to_yaml(document: Any) -> str:
     return str(yaml.dump(document, Dumper=dumper, sort_keys=False, allow_unicode=True, width=110))
 
 
-def plan_mermaid(plan: Plan) -> str:
+def plan_mermaid(plan: Plan, _: str = "") -> str:
     lines = ["flowchart LR"]
     names = {job.id: f"j{number}" for number, job in enumerate(plan.jobs)}
     filled = _stages_of(plan)
@@ -74,7 +78,7 @@ def plan_mermaid(plan: Plan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plan_dot(plan: Plan) -> str:
+def plan_dot(plan: Plan, _: str = "") -> str:
     lines = ["digraph loom {", "  rankdir=LR;", "  compound=true;", "  node [shape=box];"]
     filled = _stages_of(plan)
     for number, (stage, jobs) in enumerate(filled.items()):
@@ -90,7 +94,7 @@ def plan_dot(plan: Plan) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
-FORMATS: Mapping[str, Callable[[Plan], str]] = {
+FORMATS: Mapping[str, Callable[[Plan, str], str]] = {
     "yaml": plan_yaml,
     "json": plan_json,
     "mermaid": plan_mermaid,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +97,12 @@ class _Loader:
         try:
             yaml = yamlfile.read(absolute, name)
         except FileNotFoundError as error:
+            other = absolute.with_suffix(".yaml")
             raise RequestError(
                 f"{name}: there is no such workflow file",
-                hint="Write one (docs/quickstart.md), or name another with --workflow PATH.",
+                hint=f"There is {self.label(other)}; rename it."
+                if other.exists()
+                else "Write one (docs/quickstart.md), or name another with --workflow PATH.",
                 code="WF_NOT_FOUND",
             ) from error
         except OSError as error:
@@ -423,7 +426,12 @@ class _Loader:
         if kind == "value_error" and isinstance(error := detail["ctx"]["error"], ExpressionError):
             offset = error.position
         place = key if is_key and key is not None else found
-        self.say(place, pointer(*path), wording.words(kind, detail, found, place, is_key), offset=offset)
+        problem = place.file.problem(
+            place, pointer(*path), wording.words(kind, detail, found, place, is_key), offset=offset
+        )
+        if kind == "value_error" and isinstance(detail["ctx"]["error"], models.Unrepeated):
+            problem = replace(problem, source_line=None)
+        self.problems.append(problem)
 
     # -- merging -----------------------------------------------------------------------------------------------------
 

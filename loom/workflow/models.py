@@ -30,6 +30,7 @@ STAGE = r"^[a-z][a-z0-9_-]{0,31}$"
 JOB = r"^[a-z][a-z0-9_-]{0,63}$"
 TEMPLATE = r"^\.[a-z][a-z0-9_-]{0,63}$"
 VARIABLE = r"^[A-Z_][A-Z0-9_]*$"
+HOST_NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 ROOT_KEYS = ("version", "stages", "variables", "default", "include", "workflow")
 MAX_COMBINATIONS = 256
 
@@ -68,6 +69,10 @@ class NotText(ValueError):
     """A value of another kind where text is wanted; the loader words it, since it knows what was written."""
 
 
+class Unrepeated(ValueError):
+    """What was written is not to be shown again: it may be a secret that does not belong there."""
+
+
 class Incomplete(ValueError):
     """Something is not there (yet: in a template or in `default` it may come by a merge)."""
 
@@ -82,6 +87,20 @@ def _seconds(value: Any) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise ValueError(f"expected a duration with its unit, such as {value}s or {value}m")
     return duration(_text(value))
+
+
+def _limit(value: Any) -> float:
+    seconds = _seconds(value)
+    if seconds <= 0:
+        raise ValueError("expected a duration longer than nothing; remove the key for no limit")
+    return seconds
+
+
+def _host_name(value: Any) -> str:
+    text = _line(value)
+    if not re.fullmatch(HOST_NAME[1:-1], text):
+        raise ValueError("expected a host name: letters, digits, . _ and -")
+    return text
 
 
 def _bytes(value: Any) -> int:
@@ -180,6 +199,20 @@ Script = Annotated[str, Parsed(_script, _FILLED)]
 Seconds = Annotated[
     float, Parsed(_seconds, {"type": "string", "pattern": DURATION_PATTERN, "examples": ["90s", "10m", "1h30m"]})
 ]
+Limit = Annotated[
+    float,
+    Parsed(
+        _limit,
+        # What is all zeros and units is no time at all.
+        {
+            "type": "string",
+            "pattern": DURATION_PATTERN,
+            "not": {"pattern": "^[0.wdhms]*$"},
+            "examples": ["10m", "1h30m"],
+        },
+    ),
+]
+HostName = Annotated[str, Parsed(_host_name, {"type": "string", "pattern": HOST_NAME})]
 Bytes = Annotated[
     int,
     Parsed(
@@ -272,8 +305,8 @@ class Ready(Model):
     )
     http: Line | None = Field(default=None, description="Ready when this URL or :PORT/PATH answers with 2xx or 3xx.")
     log: RegularExpression | None = Field(default=None, description="Ready when a log line matches this pattern.")
-    interval: Seconds = Field(default=1.0, description="The time between two tries.")
-    timeout: Seconds = Field(default=60.0, description="How long to wait before the job fails.")
+    interval: Limit = Field(default=1.0, description="The time between two tries.")
+    timeout: Limit = Field(default=60.0, description="How long to wait before the job fails.")
 
     @field_validator("command", mode="before")
     @classmethod
@@ -291,7 +324,9 @@ class Ready(Model):
 class Service(Model):
     name: Line = Field(description="The service's name; it is the image too if `image` is not given.")
     image: Image | None = Field(default=None, description="The service's image.")
-    alias: Lines | None = Field(default=None, description="The host names under which steps reach the service.")
+    alias: Annotated[list[HostName], Form(_listed, None)] | None = Field(
+        default=None, description="The host names under which steps reach the service."
+    )
     variables: Variables = Field(default_factory=dict, description="Environment variables of the service.")
     command: Arguments | None = Field(default=None, description="Replaces the image's command.")
     entrypoint: Arguments | None = Field(default=None, description="Replaces the image's entrypoint.")
@@ -311,7 +346,9 @@ class SecretFields(Model):
     @classmethod
     def _scheme(cls, value: str) -> str:
         if not re.match(r"[a-z][a-z0-9+.-]*://.", value):
-            raise ValueError("expected a reference such as env://NAME or keyring://service/name")
+            raise Unrepeated(
+                "expected a reference such as env://NAME or keyring://service/name; a secret's value is never written here"
+            )
         return value
 
 
@@ -533,8 +570,8 @@ class Common(Model):
         default=None, description="Whether the pipeline goes on when the job fails."
     )
     retry: Retry | None = Field(default=None, description="Try again after a failure.")
-    timeout: Seconds | None = Field(default=None, description="How long the job may take.")
-    step_timeout: Seconds | None = Field(default=None, description="How long each step may take.")
+    timeout: Limit | None = Field(default=None, description="How long the job may take.")
+    step_timeout: Limit | None = Field(default=None, description="How long each step may take.")
     resources: Resources | None = Field(default=None, description="Limits of the job's container.")
     network: Network | None = Field(default=None, description="The network of the job's container.")
     privileged: bool | None = Field(default=None, description="Give the container all privileges.")

@@ -5,6 +5,7 @@ Works on nodes, so that it can judge what a job with mistakes of its own refers 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -109,6 +110,12 @@ class References:
         if fields.user is not None and image is not None and image.user not in (None, fields.user):
             node = view.node.get("user") or view.key
             self.say(node, pointer(view.name, "user"), f"image.user says {image.user}; keep one of the two")
+        for number, service in enumerate(fields.services or ()):
+            if service.image is not None and not service.alias and not re.fullmatch(models.HOST_NAME, service.name):
+                listed = view.node.get("services")
+                node = (listed.get(number) if listed is not None else None) or view.key
+                message = f"{service.name!r} can't be a host name: letters, digits, . _ and -; or add an alias"
+                self.say(node.get("name") or node, pointer(view.name, "services", number, "name"), message)
         names = [service.name for service in fields.services or ()]
         for number, name in enumerate(names):
             if name in names[:number] and not (fields.services or ())[number].alias:

@@ -134,6 +134,8 @@ def words(kind: str, detail: Any, found: Node, place: Node, is_key: bool) -> str
         return f"expected {_EXPECTED[kind]}, found {describe(found)}{advice}"
     if kind == "value_error":
         words = str(error)
+        if isinstance(error, models.Unrepeated):
+            return words
         return words if "found" in words or not words.startswith("expected") else f"{words}, found {describe(found)}"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", context["expected"])

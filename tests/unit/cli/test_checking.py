@@ -126,6 +126,33 @@ def test_formats_for_machines(project: Path, loom: Loom) -> None:
     assert region == {"startLine": 3, "startColumn": 36, "endColumn": 37}
 
 
+def test_secrets_are_judged_as_a_run_would(project: Path, loom: Loom) -> None:
+    (project / ".loom/workflow.yml").write_text(
+        "version: v1\nstages: [test]\na:\n  stage: test\n  script: [set -x; deploy]\n  secrets:\n    A: evn://hunter2\n    B: hunter2\n"
+    )
+    code, out, _ = loom("check", "--no-receipt")
+    assert code == 2
+    assert "hunter2" not in out
+    (project / ".loom/workflow.yml").write_text(
+        "version: v1\nstages: [test]\na:\n  stage: test\n  script: [set -x; deploy]\n  secrets:\n    A: evn://hunter2\n"
+    )
+    code, out, _ = loom("check", "--no-receipt")
+    assert code == 2
+    assert "hunter2" not in out
+    assert ".loom/workflow.yml:7:8: SECRETS_REF_INVALID /a/secrets/A: no provider for evn:// is installed" in out
+    assert (
+        ".loom/workflow.yml:3:1: SECRETS_UNSAFE_DEBUG_TRACE /a: a job with secrets must not print its commands" in out
+    )
+
+
+def test_a_workflow_with_another_suffix_is_pointed_out(project: Path, loom: Loom) -> None:
+    (project / ".loom/workflow.yml").rename(project / ".loom/workflow.yaml")
+    assert loom("check")[2].splitlines() == [
+        "loom: .loom/workflow.yml: there is no such workflow file",
+        "  There is .loom/workflow.yaml; rename it.",
+    ]
+
+
 def test_no_workflow(project: Path, loom: Loom) -> None:
     code, out, err = loom("check", "-f", "gone.yml")
     assert (code, out) == (2, "")
@@ -190,7 +217,7 @@ def test_selection_and_explanation(project: Path, loom: Loom) -> None:
     assert rows["image"] == ["python:3.12", "job", "(.loom/workflow.yml:9:10)"]
     assert rows["variables.LEVEL"] == ["2", "--var"]
     assert rows["variables.PYTHON"] == ["3.12", "matrix", "(.loom/workflow.yml:8:41)"]
-    assert rows["timeout"] == ["3600.0", "built-in", "job_timeout"]
+    assert rows["timeout"] == ["1h", "built-in", "job_timeout"]
     code, _, err = loom("compile", "--explain", "docs")
     assert (code, err.splitlines()[0]) == (2, "loom: docs is not in the plan: none of its rules applies")
     code, _, err = loom("compile", "--var", "oops")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from loom.environment import job_environment
 from loom.errors import RequestError, WorkflowError
 from loom.plan import AllowFailure, Image, Need, Plan, ProviderName, Step
 
@@ -263,3 +264,27 @@ a:
         ("web", ("web",), None),
     ]
     assert job.services[1].ready.tcp == 6379
+
+
+def test_the_project_s_folder_in_paths_and_variables(plan: MakePlan, tmp_path: Path) -> None:
+    text = """
+a:
+  stage: test
+  script: x
+  variables: {PIP_CACHE_DIR: $CI_PROJECT_DIR/.cache}
+  cache: {paths: [$CI_PROJECT_DIR/.cache, "${LOOM_PROJECT_DIR}"]}
+  artifacts: {paths: [out/$CI_JOB_NAME]}
+"""
+    for container, seen in ((True, "/workspace/.cache"), (False, "$CI_PROJECT_DIR/.cache")):
+        (job,) = plan(tmp_path, text, container=container).jobs
+        assert job.variables["PIP_CACHE_DIR"] == seen
+        assert job.cache[0].paths == (".cache", ".")
+        assert job.artifacts is not None
+        assert job.artifacts.paths == ("out/a",)
+    on_host = job_environment(job, {}, project_dir="/w/space", image_name="")
+    assert on_host["PIP_CACHE_DIR"] == "/w/space/.cache"
+
+
+def test_a_path_that_a_variable_leads_out(plan: MakePlan, tmp_path: Path) -> None:
+    with pytest.raises(WorkflowError, match=r"\.\./x leads out of the project; stay inside it"):
+        plan(tmp_path, "a: {stage: test, script: x, variables: {UP: ..}, artifacts: {paths: [$UP/x]}}")
