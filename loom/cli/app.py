@@ -35,14 +35,20 @@ def _root() -> None:
     pass
 
 
-from loom.cli import cache, check, config, images, run, version  # noqa: E402
+from loom.cli import cache, check, config, images, run, snapshot, version  # noqa: E402
 
 for _group in (
     run,
     check,
     config,
     images,
+    <<<<<<< HEAD
     cache,
+    =======
+    snapshot,
+    >>>>>>> 3b3c493 (Every kind of repository,
+    loom snapshot,
+    loom verify)
     version,
 ):
     _group.register(app)

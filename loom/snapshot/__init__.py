@@ -5,21 +5,29 @@ snapshot = take(source, workspace, cancel=cancel)         fills an empty directo
 remove(workspace)                                         deletes one of loom's own
 """
 
-from loom.snapshot.model import Change, LeftOut, Snapshot, SnapshotCanceled, Source, Submodule
+from loom.snapshot.explaining import Explanation, Rule, explain
+from loom.snapshot.model import Change, LeftOut, Snapshot, SnapshotCanceled, Source, Submodule, readable
 from loom.snapshot.removing import Removal, is_workspace, remove
 from loom.snapshot.source import discover
 from loom.snapshot.taking import take
+from loom.snapshot.verifying import Verification, verify
 
 __all__ = [
     "Change",
+    "Explanation",
     "LeftOut",
     "Removal",
+    "Rule",
     "Snapshot",
     "SnapshotCanceled",
     "Source",
     "Submodule",
+    "Verification",
     "discover",
+    "explain",
     "is_workspace",
+    "readable",
     "remove",
     "take",
+    "verify",
 ]

@@ -63,6 +63,9 @@ _QUIET = {
 }
 
 
+NO_USER_CONFIG = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null"}
+
+
 class GitFailed(SnapshotError):
     """A git command ended with an error; `stderr` is what it said."""
 

@@ -13,7 +13,7 @@ from loom.snapshot import copying
 from loom.snapshot.git import quoted_store
 from loom.snapshot.model import Source
 from loom.snapshot.pool import Pool
-from loom.snapshot.source import object_stores, without_password
+from loom.snapshot.source import object_stores, to_borrow, without_password
 
 RUNTIME_LINK = "/.loom/.runtime"
 """Where the finished run's record is shown in the workspace; never part of what git sees there."""
@@ -133,14 +133,14 @@ def _user_file(source: Source, key: str, default: str) -> Path | None:
     return Path(base, "git", default) if base else None
 
 
-def lay_out_objects(source: Source, git_dir: Path, *, cancel: Cancel) -> tuple[Path, ...]:
+def lay_out_objects(source: Source, git_dir: Path, *, may_borrow: tuple[Path, ...], cancel: Cancel) -> tuple[Path, ...]:
     """Make the source's objects readable from `git_dir`; returns the stores that are borrowed for it.
 
     Never by hard link: a `chown -R` in a job would reach the user's own objects through it.
     """
     objects = git_dir / "objects"
-    borrow = source.read_only_mounts
-    if borrow and not _shares_blocks(source.objects_dir, objects):
+    borrow = to_borrow(object_stores(source.objects_dir)) if may_borrow else ()
+    if borrow and set(borrow) <= set(may_borrow) and not _shares_blocks(source.objects_dir, objects):
         (objects / "info" / "alternates").write_bytes(os.fsencode(quoted_store(source.objects_dir) + "\n"))
         return borrow
     for store in object_stores(source.objects_dir):
@@ -220,7 +220,12 @@ def copy_index(source: Source, git_dir: Path) -> bytes:
     target.write_bytes(data)
     second = status.st_mtime_ns // 1_000_000_000 * 1_000_000_000
     os.utime(target, ns=(second, second))
-    if b"link" in data:
+    if not is_plain(data):
         for shared in source.git_dir.glob("sharedindex.*"):
             (git_dir / shared.name).write_bytes(shared.read_bytes())
     return data
+
+
+def is_plain(index: bytes) -> bool:
+    """Whether an index says nothing that is true of the source's place only; "no" may be a false alarm, "yes" never."""
+    return not any(mark in index for mark in (b"link", b"FSMN", b"UNTR", b"sdir"))

@@ -74,9 +74,9 @@ def write_manifest(git_dir: Path, manifest: Manifest) -> None:
     (git_dir / NAME).write_text(json.dumps(document, ensure_ascii=True))
 
 
-def read_manifest(workspace: Path) -> Manifest:
-    """SnapshotError when the workspace has none that can be read."""
-    file = workspace / ".git" / NAME
+def read_manifest(workspace: Path, file: Path | None = None) -> Manifest:
+    """From `file`, or the workspace's own. SnapshotError when there is none that can be read."""
+    file = file or workspace / ".git" / NAME
     try:
         document: dict[str, Any] = json.loads(file.read_bytes())
         if document["kind"] != KIND:

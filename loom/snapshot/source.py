@@ -94,7 +94,6 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
     settings = parse_config(config.result(check=False)[1])
     checked_out = os.fsdecode(branch.result(check=False)[1]).strip()
     origin = settings.get("remote.origin.url", ())
-    stores = object_stores(Path(objects))
     return Source(
         root=Path(root),
         git_dir=Path(git_dir),
@@ -106,7 +105,7 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
         branch=checked_out.removeprefix("refs/heads/") or None,
         tags=tuple(os.fsdecode(line) for line in tags.result(check=False)[1].splitlines()),
         origin_url=without_password(origin[-1]) if origin else None,
-        read_only_mounts=to_borrow(stores),
+        read_only_mounts=to_borrow(object_stores(Path(objects))) + _borrowed_by_modules(Path(git_dir)),
         object_format=object_format,
         shallow=shallow == "true",
         refs=parse_refs(refs.result(check=False)[1]),
@@ -197,6 +196,18 @@ def object_stores(objects: Path) -> tuple[Store, ...]:
         seen[path] = measure_store(path)
         waiting += _alternates(path)
     return tuple(seen.values())
+
+
+def _borrowed_by_modules(git_dir: Path) -> tuple[Path, ...]:
+    """What the workspaces of submodules, at any depth, will borrow from."""
+    if not (git_dir / "modules").is_dir():
+        return ()
+    result: list[Path] = []
+    for here, directories, files in os.walk(git_dir / "modules"):
+        if "HEAD" in files and "objects" in directories:
+            directories[:] = [name for name in directories if name == "modules"]
+            result += to_borrow(object_stores(Path(here, "objects")))
+    return tuple(dict.fromkeys(result))
 
 
 def _alternates(objects: Path) -> list[Path]:

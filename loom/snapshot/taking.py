@@ -25,6 +25,7 @@ OnProgress = Callable[[int, int], None]
 
 RUNTIME = ".loom/.runtime"
 _NAMED = 10
+_DIFF_FILES = ("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=all")
 # Kernel clocks that stamp files run up to one tick behind.
 _TICK_NS = 20_000_000
 
@@ -39,7 +40,9 @@ def take(source: Source, workspace: Path, *, cancel: Cancel, on_progress: OnProg
     if any(workspace.iterdir()):
         raise SnapshotError(f"{workspace}: not empty", hint="a workspace is filled once, in a new directory")
     try:
-        filled = _Filling(source, workspace, workspace / ".git", None, cancel, on_progress).run()
+        filled = _Filling(
+            source, workspace, workspace / ".git", None, cancel, on_progress, source.read_only_mounts
+        ).run()
         write_manifest(
             workspace / ".git",
             Manifest(
@@ -126,6 +129,7 @@ class _Filling:
         prefix: str | None,
         cancel: Cancel,
         on_progress: OnProgress | None,
+        may_borrow: tuple[Path, ...],
     ) -> None:
         self._source = source
         self._target = target
@@ -134,9 +138,13 @@ class _Filling:
         """The path of a submodule from the outermost root, with a slash; None for the outermost repository."""
         self._cancel = cancel
         self._on_progress = on_progress
+        self._may_borrow = may_borrow
+        """What containers are going to see: stores that the outermost source named."""
         self._zero = "0" * len(source.head_sha)
         self._done = _Filled()
         self._processes: list[git.Running] = []
+        self._filters_given_up = False
+        self._names: dict[str, str] | None = None
 
     def run(self) -> _Filled:
         try:
@@ -149,13 +157,10 @@ class _Filling:
     def _run(self) -> _Filled:
         source, git_dir, done = self._source, self._git_dir, self._done
         since_ns = time.time_ns() - _TICK_NS
-        (git_dir / "objects").mkdir(parents=True)
         done.excludes = layout.excludes_of(source)
         done.config = tree.hashing_config(source.config, source.environment)
-        self._make_index_plain(layout.copy_index(source, git_dir))
-        listing = self._start("ls-files", "-z", "--stage", "-v")
-        dirty = self._start("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=all")
-        others = self._start("ls-files", "-z", "--others", "--exclude-standard", *self._own_excludes())
+        (git_dir / "objects").mkdir(parents=True)
+        processes = self._ask() if layout.is_plain(layout.copy_index(source, git_dir)) else None
         layout.lay_out(
             source,
             git_dir,
@@ -163,7 +168,11 @@ class _Filling:
             attributes=layout.attributes_of(source),
             excludes=done.excludes,
         )
-        done.borrowed = layout.lay_out_objects(source, git_dir, cancel=self._cancel)
+        if processes is None:
+            self._make_index_plain()
+            processes = self._ask()
+        listing, dirty, others = processes
+        done.borrowed = layout.lay_out_objects(source, git_dir, may_borrow=self._may_borrow, cancel=self._cancel)
         if self._prefix is not None:
             (self._target / ".git").write_bytes(os.fsencode(f"gitdir: {os.path.relpath(git_dir, self._target)}\n"))
         index = _Index()
@@ -186,7 +195,7 @@ class _Filling:
         vanished = set(more.absent)
         found.add(vars(more))
         self._refuse_unreadable(found)
-        modified = dict(_raw_status(dirty.output()))
+        modified = dict(self._modified(dirty))
         for path in found.unstable:
             self._leave_out(path, f"changed during each of {copying.ATTEMPTS} attempts to copy it; the last one counts")
         for path in sorted(vanished - {special for special, _ in found.special}):
@@ -200,7 +209,8 @@ class _Filling:
         forced = (set(found.recent) | set(found.unstable) | set(modified) | index.unmerged) - absent
         forced -= {path for path, _ in index.pinned} | set(index.gitlinks)
         edits.present = sorted(forced | set(untracked) - vanished)
-        suspicious = {path for path in forced if path not in index.unmerged and self._stat_may_lie(path, found)}
+        swapped = set(found.recent) | set(found.unstable)
+        suspicious = {path for path in forced - index.unmerged if path in swapped or self._stat_may_lie(path)}
         if suspicious:
             edits.reset = [
                 (path, mode, sha)
@@ -209,12 +219,21 @@ class _Filling:
             ]
             self._reset_stat_data(edits.reset)
         self._prove(edits)
-        done.files, done.bytes = found.files, found.bytes
+        done.files += found.files
+        done.bytes += found.bytes
         return done
 
     # What the source holds
 
-    def _start(self, *arguments: str) -> git.Running:
+    def _ask(self) -> tuple[git.Running, git.Running, git.Running]:
+        """Start asking git what is tracked, what of it changed, and what else is there."""
+        return (
+            self._start("ls-files", "-z", "--stage", "-v"),
+            self._start(*_DIFF_FILES),
+            self._start("ls-files", "-z", "--others", "--exclude-standard", *self._own_excludes()),
+        )
+
+    def _start(self, *arguments: str, config: Iterable[tuple[str, str]] = ()) -> git.Running:
         """A git command that reads the source through the index that was copied; anything it wrote would land here."""
         source = self._source
         process = git.Running(
@@ -226,11 +245,30 @@ class _Filling:
                 index=self._git_dir / "index",
                 objects=self._git_dir / "objects",
                 alternates=(source.objects_dir,),
+                config=tuple(config),
             ),
             cwd=source.root,
         )
         self._processes.append(process)
         return process
+
+    def _modified(self, dirty: git.Running) -> Iterator[tuple[str, str]]:
+        try:
+            return _raw_status(dirty.output())
+        except git.GitFailed as error:
+            if "filter" not in error.stderr:
+                raise
+            # It could not be compared through its filter: as far as this answer goes, it changed.
+            return _raw_status(self._start(*_DIFF_FILES, config=tree.without_filters(self._source.config)).output())
+
+    def _give_up_filters(self, error: git.GitFailed) -> None:
+        """Go on without the filters of .gitattributes when one of them can't run; any other failure stays one."""
+        if "filter" not in error.stderr or self._filters_given_up:
+            raise error
+        self._filters_given_up = True
+        self._done.config += tree.without_filters(self._source.config)
+        last = error.stderr.strip().splitlines()[-1].removeprefix("fatal: ")
+        self._leave_out(".gitattributes", f"a filter that can't run ({last}): files count as they are on disk")
 
     def _own_excludes(self) -> tuple[str, ...]:
         return ("--exclude", "/" + RUNTIME) if self._prefix is None else ()
@@ -239,22 +277,18 @@ class _Filling:
     def _modes_count(self) -> bool:
         return truth(self._source.config.get("core.filemode", ()), True)
 
-    def _make_index_plain(self, data: bytes) -> None:
-        """Rewrite an index that holds what is true of the source's place only: a shared part, monitors, a sparse form."""
-        if not any(mark in data for mark in (b"link", b"FSMN", b"UNTR", b"sdir")):
-            return
-        source = self._source
+    def _make_index_plain(self) -> None:
+        """Rewrite an index that says what is true of the source's place only: a shared part, monitors, a sparse form."""
         git.run(
             ("update-index", "--no-split-index", "--no-untracked-cache", "--no-fsmonitor", "--force-write-index"),
             git.environment_for(
-                source.environment,
-                git_dir=source.git_dir,
-                work_tree=source.root,
+                self._source.environment,
+                git_dir=self._git_dir,
+                work_tree=self._source.root,
                 index=self._git_dir / "index",
-                objects=self._git_dir / "objects",
-                alternates=(source.objects_dir,),
+                alternates=(self._source.objects_dir,),
             ),
-            cwd=source.root,
+            cwd=self._source.root,
         )
         for shared in self._git_dir.glob("sharedindex.*"):
             shared.unlink()
@@ -300,7 +334,7 @@ class _Filling:
     # What needs a word
 
     def _leave_out(self, path: str, reason: str) -> None:
-        self._done.left_out.append(LeftOut(path=(self._prefix or "") + path, reason=reason))
+        self._done.left_out.append(LeftOut(path=readable((self._prefix or "") + path), reason=reason))
 
     def _name_unlisted_directories(self, said: str) -> None:
         for line in said.splitlines():
@@ -355,33 +389,27 @@ class _Filling:
 
     # The workspace's side
 
-    def _here(
-        self, *, index: Path, objects: Path | None = None, config: Iterable[tuple[str, str]] = ()
-    ) -> dict[str, str]:
-        source = self._source
-        alternates = (source.objects_dir, self._git_dir / "objects")
-        return git.environment_for(
-            source.environment,
-            git_dir=self._git_dir,
-            work_tree=self._target,
-            index=index,
-            objects=objects,
-            alternates=alternates if objects is not None else (),
-            config=tuple(config),
+    def _here(self, *, index: Path, config: Iterable[tuple[str, str]] = ()) -> dict[str, str]:
+        """For git in the workspace, reading and writing there only, configured by nothing but `config`."""
+        environment = git.environment_for(
+            self._source.environment, git_dir=self._git_dir, work_tree=self._target, index=index, config=tuple(config)
         )
+        return environment | git.NO_USER_CONFIG
 
     def _pin(self, pinned: list[tuple[str, str]]) -> None:
         """Lay out what the index holds for files that git was told not to look at; in the workspace it may look."""
         if not pinned:
             return
         paths = tree.nul_joined([path for path, _ in pinned])
-        config = [
-            *self._done.config,
-            ("filter.lfs.required", "false"),
-            ("filter.lfs.smudge", ""),
-            ("filter.lfs.process", ""),
-        ]
-        here = self._here(index=self._git_dir / "index", config=config)
+        # With the user's configuration: a partial clone may have to fetch, which takes addresses and credentials.
+        lfs = [("filter.lfs.required", "false"), ("filter.lfs.smudge", ""), ("filter.lfs.process", "")]
+        here = git.environment_for(
+            self._source.environment,
+            git_dir=self._git_dir,
+            work_tree=self._target,
+            index=self._git_dir / "index",
+            config=[*self._done.config, *lfs],
+        )
         for switch in ("--no-skip-worktree", "--no-assume-unchanged"):
             git.run(("update-index", switch, "-z", "--stdin"), here, cwd=self._target, given=paths)
         git.run(("checkout-index", "--force", "-u", "-z", "--stdin"), here, cwd=self._target, given=paths)
@@ -414,12 +442,13 @@ class _Filling:
             target.mkdir(parents=True, exist_ok=True)
             prefix = f"{self._prefix or ''}{path}/"
             git_dir = self._git_dir / "modules" / name
-            filled = _Filling(inner, target, git_dir, prefix, self._cancel, self._on_progress).run()
+            filled = _Filling(inner, target, git_dir, prefix, self._cancel, self._on_progress, self._may_borrow).run()
             self._done.submodules.append(
                 Submodule(path=prefix[:-1], head_sha=inner.head_sha, tree_sha=filled.tree_sha, changed=filled.changed)
             )
             self._done.submodules += filled.submodules
             self._done.left_out += filled.left_out
+            self._done.borrowed += filled.borrowed
             self._done.files += filled.files
             self._done.bytes += filled.bytes
         for path in nested:
@@ -446,7 +475,7 @@ class _Filling:
 
     def _submodule_name(self, path: str) -> str | None:
         """Its name in .gitmodules as it is on disk."""
-        if not hasattr(self, "_names"):
+        if self._names is None:
             names: dict[str, str] = {}
             file = self._source.root / ".gitmodules"
             if file.is_file() and not file.is_symlink():
@@ -463,20 +492,13 @@ class _Filling:
         # The name becomes a path below .git/modules: git refuses such names as well.
         return None if name is None or ".." in name.split("/") or name.startswith("/") else name
 
-    def _stat_may_lie(self, path: str, found: copying.Findings) -> bool:
+    def _stat_may_lie(self, path: str) -> bool:
         """Whether the time and size of the copy could equal the index's although the content does not.
 
         The index also knew the source's change time and inode; in the workspace those mean nothing.
         """
         status = _lstat(self._source.root / path)
-        if status is None or path in self._swapped(found):
-            return True
-        return status.st_ctime_ns // 1_000_000_000 != status.st_mtime_ns // 1_000_000_000
-
-    def _swapped(self, found: copying.Findings) -> set[str]:
-        if not hasattr(self, "_recent"):
-            self._recent = set(found.recent) | set(found.unstable)
-        return self._recent
+        return status is None or status.st_ctime_ns // 1_000_000_000 != status.st_mtime_ns // 1_000_000_000
 
     def _reset_stat_data(self, entries: list[tuple[str, str, str]]) -> None:
         """Make git in the workspace look at these files itself."""
@@ -486,22 +508,29 @@ class _Filling:
             git.run(("update-index", "-z", "--index-info"), here, cwd=self._target, given=lines)
 
     def _prove(self, edits: tree.Edits) -> None:
-        """Compute the tree from what is in the workspace, in an index and a store that are gone afterwards."""
-        scratch = self._git_dir / "loom-scratch"
-        (scratch / "objects").mkdir(parents=True)
-        index = scratch / "index"
-        own = self._git_dir / "index"
-        if own.exists():
-            status = own.stat()
-            index.write_bytes(own.read_bytes())
-            os.utime(index, ns=(status.st_mtime_ns, status.st_mtime_ns))
-        here = self._here(index=index, objects=scratch / "objects", config=self._done.config)
+        """Compute the tree from what is in the workspace, in an index that is gone afterwards."""
+        own = index = self._git_dir / "index"
         if self._cancel.requested:
             raise SnapshotCanceled("interrupted while the workspace was being filled")
-        self._done.tree_sha = tree.write_tree(here, self._target, edits, zero_sha=self._zero)
-        if self._done.tree_sha != self._source.head_tree_sha:
-            self._done.changed = tree.compare(here, self._target, self._source.head_sha)
-        shutil.rmtree(scratch)
+        if edits:
+            index = self._git_dir / "loom-index"
+            for _ in range(2):
+                if own.exists():
+                    status = own.stat()
+                    index.write_bytes(own.read_bytes())
+                    os.utime(index, ns=(status.st_mtime_ns, status.st_mtime_ns))
+                try:
+                    tree.apply(
+                        self._here(index=index, config=self._done.config), self._target, edits, zero_sha=self._zero
+                    )
+                    break
+                except git.GitFailed as error:
+                    self._give_up_filters(error)
+        here = self._here(index=index, config=self._done.config)
+        self._done.changed = tree.compare(here, self._target, self._source.head_sha)
+        self._done.tree_sha = tree.tree_of(here, self._source.head_tree_sha, self._done.changed)
+        if index != own:
+            index.unlink(missing_ok=True)
 
 
 def _is_runtime(path: str) -> bool:

@@ -1,17 +1,20 @@
 """Which tree a workspace is: `git add -A && git write-tree`, told only what may have changed.
 
 The files that the source's index vouches for keep the index's ids; every other file is hashed from the bytes in the
-workspace. Nothing is stored: blobs are only hashed, trees go into a scratch store.
+workspace. Nothing is stored anywhere.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loom.errors import SnapshotError
 from loom.snapshot import git
 from loom.snapshot.model import Change
 
@@ -51,15 +54,16 @@ def hashing_config(config: Mapping[str, tuple[str, ...]], environ: Mapping[str, 
     ]
     # Git would refuse to add what it could not restore byte for byte; here only the id is wanted.
     result.append(("core.safecrlf", "false"))
-    if "filter.lfs.clean" in config or "filter.lfs.process" in config:
-        result += lfs_config(environ)
+    uses_lfs = "filter.lfs.clean" in config or "filter.lfs.process" in config
+    if uses_lfs and shutil.which("git-lfs", path=environ.get("PATH", os.defpath)) is None:
+        result = [(key, value) for key, value in result if not key.startswith("filter.lfs.")]
+        result.append(("filter.lfs.clean", _LFS_CLEAN))
     return result
 
 
-def lfs_config(environ: Mapping[str, str]) -> list[tuple[str, str]]:
-    if shutil.which("git-lfs", path=environ.get("PATH", os.defpath)):
-        return []
-    return [("filter.lfs.process", ""), ("filter.lfs.clean", _LFS_CLEAN), ("filter.lfs.required", "false")]
+def without_filters(config: Mapping[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+    """Settings that make git take every file as it is on disk."""
+    return [(key, "false" if key.endswith(".required") else "") for key in config if key.startswith("filter.")]
 
 
 def index_lines(edits: Edits, zero_sha: str) -> bytes:
@@ -74,8 +78,8 @@ def nul_joined(paths: Sequence[str]) -> bytes:
     return b"".join(os.fsencode(path) + b"\0" for path in paths)
 
 
-def write_tree(environment: Mapping[str, str], workspace: Path, edits: Edits, *, zero_sha: str) -> str:
-    """The tree of the index that `environment` names, after `edits`; that index is rewritten."""
+def apply(environment: Mapping[str, str], workspace: Path, edits: Edits, *, zero_sha: str) -> None:
+    """Bring the index that `environment` names to where `git add -A` would. Contents are hashed, not stored."""
     if lines := index_lines(edits, zero_sha):
         git.run(("update-index", "-z", "--index-info"), environment, cwd=workspace, given=lines)
     if edits.present:
@@ -85,17 +89,129 @@ def write_tree(environment: Mapping[str, str], workspace: Path, edits: Edits, *,
             cwd=workspace,
             given=nul_joined(edits.present),
         )
-    return git.run(("write-tree", "--missing-ok"), environment, cwd=workspace).decode().strip()
 
 
-def compare(environment: Mapping[str, str], workspace: Path, old: str, new: str | None = None) -> tuple[Change, ...]:
-    """What differs between the tree `old` and the index that `environment` names, or the tree `new`, by path."""
-    command: tuple[str, ...]
-    if new is None:
-        command = ("diff-index", "--cached", "--raw", "-z", "--no-renames", "--ignore-submodules=none", old)
-    else:
-        command = ("diff-tree", "-r", "--raw", "-z", "--no-renames", "--ignore-submodules=none", old, new)
-    return parse_raw(git.run((*command, "--"), environment, cwd=workspace))
+def compare(environment: Mapping[str, str], workspace: Path, commit: str) -> tuple[Change, ...]:
+    """What differs between `commit` and the index that `environment` names, by path."""
+    command = ("diff-index", "--cached", "--raw", "-z", "--no-renames", "--ignore-submodules=none", commit, "--")
+    return parse_raw(git.run(command, environment, cwd=workspace))
+
+
+def between(old: Sequence[Change], new: Sequence[Change]) -> tuple[Change, ...]:
+    """From what two trees differ in from one commit to what they differ in from each other."""
+    before, after = {change.path: change for change in old}, {change.path: change for change in new}
+    result = []
+    for path in sorted(before.keys() | after.keys()):
+        one, other = before.get(path), after.get(path)
+        base = one or other
+        assert base is not None
+        old_mode, old_sha = (one.mode, one.sha) if one else (base.old_mode, base.old_sha)
+        mode, sha = (other.mode, other.sha) if other else (base.old_mode, base.old_sha)
+        if (old_mode, old_sha) != (mode, sha):
+            status = "T" if {old_mode[:2], mode[:2]} != {mode[:2]} else "M"
+            kind = _kind(status, old_mode, mode, old_sha, sha)
+            result.append(Change(path=path, kind=kind, old_mode=old_mode, mode=mode, old_sha=old_sha, sha=sha))
+    return tuple(result)
+
+
+def tree_of(environment: Mapping[str, str], head_tree: str, changes: Sequence[Change]) -> str:
+    """The id of the tree `head_tree` after `changes`.
+
+    git's own `write-tree` would store trees, and touch the time of those in the user's store that it finds there; this
+    reads the directories that something changed in, and stores nothing.
+    """
+    if not changes:
+        return head_tree
+    algorithm = "sha1" if len(head_tree) == 40 else "sha256"
+    with _Trees(environment, len(head_tree) // 2) as trees:
+        rebuilt = _rebuild(trees, head_tree, [(os.fsencode(change.path), change) for change in changes], algorithm)
+    return rebuilt or hashlib.new(algorithm, b"tree 0\0").hexdigest()
+
+
+def _rebuild(trees: _Trees, sha: str | None, changes: Sequence[tuple[bytes, Change]], algorithm: str) -> str | None:
+    """The id of one directory after `changes`, paths relative to it; None when nothing is left in it."""
+    entries = trees.read(sha) if sha is not None else {}
+    below: dict[bytes, list[tuple[bytes, Change]]] = {}
+    here: list[tuple[bytes, Change]] = []
+    for path, change in changes:
+        name, slash, rest = path.partition(b"/")
+        if slash:
+            below.setdefault(name, []).append((rest, change))
+        else:
+            here.append((name, change))
+    # A file that gives way to a directory is deleted first; the reverse comes out right in any order.
+    for name, change in here:
+        if change.kind == "deleted" and entries.get(name, ("", ""))[0] != "40000":
+            entries.pop(name, None)
+    for name, inside in below.items():
+        mode, old = entries.get(name, ("", None))
+        rebuilt = _rebuild(trees, old if mode == "40000" else None, inside, algorithm)
+        if rebuilt is None:
+            entries.pop(name, None)
+        else:
+            entries[name] = ("40000", rebuilt)
+    for name, change in here:
+        if change.kind != "deleted":
+            entries[name] = (change.mode, change.sha)
+    if not entries:
+        return None
+    data = b"".join(
+        b"%s %s\0%s" % (mode.encode(), name, bytes.fromhex(entry))
+        for name, (mode, entry) in sorted(
+            entries.items(), key=lambda item: item[0] + (b"/" if item[1][0] == "40000" else b"")
+        )
+    )
+    return hashlib.new(algorithm, b"tree %d\0" % len(data) + data).hexdigest()
+
+
+class _Trees:
+    """Reads trees, one question after the other, from one git process."""
+
+    def __init__(self, environment: Mapping[str, str], id_bytes: int) -> None:
+        self._id_bytes = id_bytes
+        self._process = subprocess.Popen(
+            ["git", "cat-file", "--batch"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=dict(environment),
+        )
+
+    def __enter__(self) -> _Trees:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except OSError:
+                    pass  # the process is gone already; `read` has said so
+        self._process.wait()
+
+    def read(self, sha: str) -> dict[bytes, tuple[str, str]]:
+        """name -> (mode, id). SnapshotError when there is no such tree."""
+        asking, answers = self._process.stdin, self._process.stdout
+        assert asking is not None
+        assert answers is not None
+        try:
+            asking.write(sha.encode() + b"\n")
+            asking.flush()
+            header = answers.readline().split()
+        except BrokenPipeError:
+            header = []
+        if len(header) != 3 or header[1] != b"tree":
+            raise SnapshotError(f"git has no tree {sha} here", hint="see what `git fsck` says", code="TREE_MISSING")
+        data = answers.read(int(header[2]) + 1)[:-1]
+        result: dict[bytes, tuple[str, str]] = {}
+        position = 0
+        while position < len(data):
+            space = data.index(b" ", position)
+            end = data.index(b"\0", space)
+            after = end + 1 + self._id_bytes
+            result[data[space + 1 : end]] = (data[position:space].decode(), data[end + 1 : after].hex())
+            position = after
+        return result
 
 
 def parse_raw(data: bytes) -> tuple[Change, ...]:

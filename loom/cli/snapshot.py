@@ -1,0 +1,201 @@
+"""`loom snapshot` and `loom verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from loom.snapshot import Snapshot, Source, Verification
+
+
+def register(app: typer.Typer) -> None:
+    app.command("snapshot")(snapshot)
+    app.command("verify")(verify)
+
+
+def snapshot(
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="With --explain: the paths to explain.", show_default=False)
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say whether CI would see PATHS, and what decides it.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Take the isolated workspace that jobs would get, without running anything.
+
+    Prints where it is, what it holds and what was left out, and why. `loom snapshot --explain PATH...` takes none; it
+    answers "would CI see this file?".
+    """
+    import os
+
+    from loom import snapshot as snapshots
+    from loom.errors import RequestError
+
+    source = snapshots.discover(Path.cwd(), environ=os.environ)
+    if explain:
+        if not paths:
+            raise RequestError("--explain needs at least one path", hint="loom snapshot --explain PATH...")
+        _explain(source, paths, as_json=as_json)
+        return
+    if paths:
+        raise RequestError(
+            f"unexpected argument {paths[0]!r}", hint="to ask about paths: loom snapshot --explain PATH..."
+        )
+    taken = _take(source, show_progress=not as_json)
+    if as_json:
+        _print_json({"kind": "loom-snapshot", "schema_version": "loom.snapshot.v1", **taken.document()})
+    else:
+        for line in _snapshot_lines(taken):
+            typer.echo(line)
+
+
+def _take(source: Source, *, show_progress: bool) -> Snapshot:
+    import os
+    import secrets
+    import signal
+    import sys
+    import tempfile
+    import time
+
+    from loom import snapshot as snapshots
+    from loom.cancel import Cancel
+    from loom.errors import SnapshotError
+    from loom.results import ExitCode
+
+    cancel = Cancel()
+    codes = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HANGUP}
+    before = {number: signal.signal(number, lambda n, _: cancel.request(codes[signal.Signals(n)])) for number in codes}
+    parent = Path(os.environ.get("LOOM_TMP_DIR") or tempfile.gettempdir())
+    workspace = parent / f"loom-run-local-{time.time_ns()}-{secrets.randbelow(10**8):08d}"
+    on_progress = _progress_line() if show_progress and sys.stderr.isatty() else None
+    try:
+        try:
+            # Only the person who asked: what is in the checkout may be private.
+            workspace.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise SnapshotError(
+                f"{workspace}: {error.strerror}", hint="name another place with LOOM_TMP_DIR or TMPDIR"
+            ) from error
+        try:
+            return snapshots.take(source, workspace, cancel=cancel, on_progress=on_progress)
+        except BaseException:
+            workspace.rmdir()
+            raise
+    except snapshots.SnapshotCanceled:
+        typer.echo("interrupted: no workspace was left behind", err=True)
+        raise typer.Exit(int(cancel.exit_code or ExitCode.INTERRUPTED)) from None
+    finally:
+        if on_progress is not None:
+            typer.echo("\r\033[K", err=True, nl=False)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _progress_line() -> Any:
+    import time
+
+    last = time.monotonic() + 0.3  # a small repository is done before anyone could read it
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 0.1:
+            last = time.monotonic()
+            typer.echo(f"\r\033[Kcopying: {done:,} of {max(done, total):,} files", err=True, nl=False)
+
+    return show
+
+
+def _snapshot_lines(taken: Snapshot) -> list[str]:
+    from loom.snapshot import readable
+
+    lines = [
+        f"isolated workspace: {taken.path}",
+        f"head: {taken.head_sha}" + (f" ({taken.branch})" if taken.branch else " (detached)"),
+        f"tree: {taken.tree_sha}",
+        f"files: {taken.files:,} ({size(taken.bytes)}), {taken.duration_ms:,.0f} ms",
+        f"changed since HEAD: {len(taken.changed):,}",
+    ]
+    shown = 20
+    lines += [f"  {change.kind:12} {readable(change.path)}" for change in taken.changed[:shown]]
+    if len(taken.changed) > shown:
+        lines.append(f"  and {len(taken.changed) - shown:,} more (--json lists all)")
+    lines += [f"submodule: {readable(sub.path)} at {sub.head_sha}" for sub in taken.submodules]
+    lines.append(f"left out: {len(taken.left_out):,}")
+    lines += [f"  {left.path}: {left.reason}" for left in taken.left_out]
+    return lines
+
+
+def size(count: float) -> str:
+    """Bytes for a reader."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _explain(source: Source, paths: list[str], *, as_json: bool) -> None:
+    from loom import snapshot as snapshots
+
+    answers = snapshots.explain(source, paths, start=Path.cwd())
+    if as_json:
+        _print_json({"kind": "loom-snapshot-explain", "paths": [answer.document() for answer in answers]})
+        return
+    for answer in answers:
+        typer.echo(
+            f"{'yes' if answer.included else 'no ':3}  {snapshots.readable(answer.path) or '.'}: {answer.reason}"
+        )
+        if answer.rule is not None:
+            typer.echo(f"     {snapshots.readable(str(answer.rule))}")
+
+
+def verify(
+    what: Annotated[str, typer.Argument(metavar="[RUN|WORKSPACE]", help="A run, or a workspace's path.")] = "last",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Compute a workspace's tree from its bytes again, and say, file by file, what its jobs changed.
+
+    Ends with 0 when nothing did, with 1 when something did.
+    """
+    import os
+
+    from loom import snapshot as snapshots
+
+    workspace, tree_sha = _workspace_of(what)
+    verified = snapshots.verify(workspace, environ=os.environ, tree_sha=tree_sha)
+    if as_json:
+        _print_json({"kind": "loom-verify", **verified.document()})
+    else:
+        for line in _verification_lines(verified):
+            typer.echo(line)
+    if not verified.same:
+        raise typer.Exit(1)
+
+
+def _workspace_of(what: str) -> tuple[Path, str | None]:
+    """The workspace, and the tree that its receipt names (None for a workspace that no run's record knows)."""
+    path = Path(what)
+    return path, None
+
+
+def _verification_lines(verified: Verification) -> list[str]:
+    from loom.snapshot import readable
+
+    lines = [f"isolated workspace: {verified.workspace}", f"snapshot tree: {verified.snapshot_tree_sha}"]
+    if verified.same:
+        return [*lines, "verified: the workspace holds exactly this tree"]
+    lines.append(f"tree now:      {verified.tree_sha}")
+    lines.append(f"changed since the snapshot: {len(verified.changes):,}")
+    lines += [f"  {change.kind:12} {readable(change.path)}" for change in verified.changes]
+    lines += [f"  unreadable   {readable(path)}" for path in verified.unreadable]
+    return lines
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps(document, indent=2))

@@ -1,0 +1,207 @@
+"""Prove a workspace again: from its bytes, by a git directory of our own.
+
+Nothing in the workspace's `.git` is believed but objects, which prove themselves: a job may have changed its index,
+configuration or refs, and may not make loom run anything through them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from loom.errors import SnapshotError
+from loom.snapshot import git, layout, tree
+from loom.snapshot.manifest import Manifest, read_manifest
+from loom.snapshot.model import Change, path_fields, readable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What a workspace holds now, against what the snapshot put there."""
+
+    workspace: Path
+    head_sha: str
+    snapshot_tree_sha: str
+    tree_sha: str
+    changes: tuple[Change, ...]
+    """Against the snapshot, submodules included. What git ignores is not part of a tree."""
+    unreadable: tuple[str, ...]
+    """Files that could not be read, and so are neither proved nor in `tree_sha`."""
+
+    @property
+    def same(self) -> bool:
+        return not self.changes and not self.unreadable and self.tree_sha == self.snapshot_tree_sha
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "workspace": readable(str(self.workspace)),
+            "same": self.same,
+            "head_sha": self.head_sha,
+            "snapshot_tree_sha": self.snapshot_tree_sha,
+            "tree_sha": self.tree_sha,
+            "changes": [change.document() for change in self.changes],
+            "unreadable": [path_fields(path) for path in self.unreadable],
+        }
+
+
+def verify(
+    workspace: Path, *, environ: Mapping[str, str], tree_sha: str | None = None, manifest_file: Path | None = None
+) -> Verification:
+    """Compute the workspace's tree from its bytes, and what differs from the snapshot that it was.
+
+    `tree_sha` is the proof to hold it to (a receipt's); without one, what the workspace says of itself. The user's
+    checkout, the workspace and its `.git` are only read. SnapshotError when there is not enough left to tell.
+    """
+    workspace = workspace.absolute()
+    if not workspace.is_dir():
+        raise SnapshotError(
+            f"{workspace}: the workspace is gone", hint="`loom clean` may have removed it", code="WORKSPACE_MISSING"
+        )
+    manifest = read_manifest(workspace, manifest_file)
+    if tree_sha is not None and manifest.tree_sha != tree_sha:
+        raise SnapshotError(
+            f"{workspace}: its manifest tells of tree {manifest.tree_sha}, the run's receipt of {tree_sha}",
+            hint="a job replaced the workspace's .git/loom-snapshot.json, or the receipt is another run's",
+            code="MANIFEST_OF_ANOTHER_TREE",
+        )
+    stores = [*_own_stores(workspace), *(Path(store) for store in manifest.stores)]
+    outer = _verify_one(workspace, "", manifest, stores, environ)
+    changes, unreadable = list(outer.changes), list(outer.unreadable)
+    for submodule in manifest.submodules:
+        place = workspace / submodule.path
+        if not place.is_dir() or place.is_symlink():
+            continue  # the change of its gitlink says so
+        inner = replace(
+            manifest, head_sha=submodule.head_sha, tree_sha=submodule.tree_sha, changed=submodule.changed, submodules=()
+        )
+        found = _verify_one(place, f"{submodule.path}/", inner, stores, environ)
+        changes += found.changes
+        unreadable += found.unreadable
+    return replace(outer, changes=tuple(changes), unreadable=tuple(unreadable))
+
+
+def _own_stores(workspace: Path) -> list[Path]:
+    result = []
+    for here, directories, _ in os.walk(workspace / ".git"):
+        if "objects" in directories:
+            result.append(Path(here, "objects"))
+        directories[:] = [
+            name for name in directories if name not in ("objects", "refs", "logs", "hooks", "info", "worktrees")
+        ]
+    return result
+
+
+def _verify_one(
+    root: Path, prefix: str, manifest: Manifest, stores: Sequence[Path], environ: Mapping[str, str]
+) -> Verification:
+    zero = "0" * len(manifest.head_sha)
+    with tempfile.TemporaryDirectory(prefix="loom-verify-") as scratch:
+        git_dir = Path(scratch, "git")
+        for name in ("objects/info", "refs", "info"):
+            (git_dir / name).mkdir(parents=True)
+        (git_dir / "HEAD").write_text(f"{manifest.head_sha}\n")
+        version = (
+            "0" if manifest.object_format == "sha1" else f"1\n[extensions]\n\tobjectformat = {manifest.object_format}"
+        )
+        (git_dir / "config").write_text(f"[core]\n\tbare = false\n\trepositoryformatversion = {version}\n")
+        (git_dir / "info/exclude").write_bytes(manifest.excludes + layout.RUNTIME_LINK.encode() + b"\n")
+        alternates = "".join(f"{git.quoted_store(store)}\n" for store in stores if store.is_dir())
+        (git_dir / "objects/info/alternates").write_bytes(os.fsencode(alternates))
+        here = git.environment_for(
+            environ,
+            git_dir=git_dir,
+            work_tree=root,
+            index=Path(scratch, "index"),
+            config=[*manifest.config, ("core.fileMode", "true")],
+        )
+        here |= git.NO_USER_CONFIG
+        head_tree = _restore_index(here, root, manifest, zero)
+        # Exit code 1: some differ. That is what the next two commands tell.
+        git.Running(("update-index", "-q", "--refresh"), here, cwd=root).result(check=False)
+        edits, unreadable = _edits(here, root)
+        tree.apply(here, root, edits, zero_sha=zero)
+        since_head = tree.compare(here, root, manifest.head_sha)
+        now = tree.tree_of(here, head_tree, since_head)
+        changes = tree.between(manifest.changed, since_head)
+    return Verification(
+        workspace=root,
+        head_sha=manifest.head_sha,
+        snapshot_tree_sha=manifest.tree_sha,
+        tree_sha=now,
+        changes=tuple(
+            replace(change, path=prefix + change.path) for change in changes if change.path not in unreadable
+        ),
+        unreadable=tuple(prefix + path for path in unreadable),
+    )
+
+
+def _restore_index(here: Mapping[str, str], root: Path, manifest: Manifest, zero: str) -> str:
+    """Make the index of the snapshot's tree, without any stat data, so that every file is read; returns HEAD's tree."""
+    base = tree.Edits()
+    for change in manifest.changed:
+        if change.kind == "deleted":
+            base.removed.append(change.path)
+        else:
+            base.reset.append((change.path, change.mode, change.sha))
+    try:
+        git.run(("read-tree", manifest.head_sha), here, cwd=root)
+        tree.apply(here, root, base, zero_sha=zero)
+        head_tree = git.run(("rev-parse", f"{manifest.head_sha}^{{tree}}"), here, cwd=root).decode().strip()
+        rebuilt = tree.tree_of(here, head_tree, manifest.changed)
+    except git.GitFailed as error:
+        raise SnapshotError(
+            f"{root}: the snapshot can't be rebuilt: {error.stderr.strip()}",
+            hint="its git objects are gone: a job removed .git, and the source repository is not there or was packed anew",
+            code="SNAPSHOT_NOT_REBUILT",
+        ) from error
+    if rebuilt != manifest.tree_sha:
+        raise SnapshotError(
+            f"{root}: its manifest does not describe the tree {manifest.tree_sha} that it names",
+            hint="a job changed .git/loom-snapshot.json; the workspace can't be verified",
+            code="MANIFEST_DAMAGED",
+        )
+    return head_tree
+
+
+def _edits(here: Mapping[str, str], root: Path) -> tuple[tree.Edits, list[str]]:
+    dirty = git.Running(("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=dirty"), here, cwd=root)
+    others = git.Running(("ls-files", "-z", "--others", "--exclude-standard"), here, cwd=root)
+    edits = tree.Edits()
+    unreadable: list[str] = []
+    for change in tree.parse_raw(dirty.output()):
+        if change.mode == "160000":
+            if commit := _checked_out(root / change.path, here):
+                edits.gitlinks.append((change.path, commit))
+        elif change.kind == "deleted":
+            edits.removed.append(change.path)
+        else:
+            edits.present.append(change.path)
+    for path in os.fsdecode(others.output()).split("\0")[:-1]:
+        if not path.endswith("/"):
+            edits.present.append(path)
+        elif commit := _checked_out(root / path, here):
+            edits.gitlinks.append((path[:-1], commit))
+    for path in list(edits.present):
+        if not _may_read(root / path):
+            edits.present.remove(path)
+            unreadable.append(path)
+    return edits, unreadable
+
+
+def _may_read(path: Path) -> bool:
+    try:
+        return not stat.S_ISREG(path.lstat().st_mode) or os.access(path, os.R_OK)
+    except OSError:
+        return True
+
+
+def _checked_out(place: Path, here: Mapping[str, str]) -> str | None:
+    """The commit of a repository that lies in a workspace."""
+    environment = git.environment_for(here)
+    code, out, _ = git.Running(("rev-parse", "--verify", "-q", "HEAD"), environment, cwd=place).result(check=False)
+    return out.decode().strip() if code == 0 else None

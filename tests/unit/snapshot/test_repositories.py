@@ -1,0 +1,474 @@
+"""Repositories that are not plain: worktrees, submodules, sparse, shallow, partial, in the middle of something."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loom.errors import RequestError
+from loom.snapshot import Snapshot, discover
+
+from .conftest import ENVIRONMENT, Repo, check, contents
+
+Snap = Callable[..., Snapshot]
+NewRepo = Callable[[str], Repo]
+
+
+@pytest.fixture
+def work(repo: Repo) -> Repo:
+    repo.write("README", "hello\n")
+    repo.write("src/main.py", "print(1)\n")
+    repo.write("docs/page.md", "page\n")
+    repo.commit("first")
+    return repo
+
+
+def clone(repo: Repo, path: Path, *arguments: str) -> Repo:
+    subprocess.run(["git", "clone", "-q", *arguments, str(path)], env=repo.environ, check=True, capture_output=True)
+    return Repo(path)
+
+
+def test_linked_worktree(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    work.git("worktree", "add", "-q", "-b", "side", str(tmp_path / "linked"))
+    linked = Repo(tmp_path / "linked")
+    linked.write("README", "edited there\n")
+    linked.write("new")
+    (work.root / ".git/info/exclude").write_text("hidden\n")
+    linked.write("hidden")
+    before = work.state(), linked.state()
+    snapshot = snap(linked)
+    assert (work.state(), linked.state()) == before
+    check(linked, snapshot)
+    assert snapshot.branch == "side"
+    assert Repo(snapshot.path).git("rev-parse", "refs/heads/main") == work.git("rev-parse", "main")
+
+
+def test_worktree_of_a_bare_repository(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    bare = clone(work, tmp_path / "bare.git", "--bare", str(work.root))
+    bare.git("worktree", "add", "-q", str(tmp_path / "tree"), "main")
+    tree = Repo(tmp_path / "tree")
+    tree.write("README", "edited\n")
+    check(tree, snap(tree))
+
+
+def test_detached_head(work: Repo, snap: Snap) -> None:
+    work.git("checkout", "-q", "--detach")
+    snapshot = snap(work)
+    check(work, snapshot)
+    assert snapshot.branch is None
+
+
+def test_submodules(work: Repo, snap: Snap, new_repo: NewRepo) -> None:
+    inner = new_repo("inner")
+    inner.write("inner.txt", "inner\n")
+    inner.commit()
+    middle = new_repo("middle")
+    middle.write("middle.txt", "middle\n")
+    middle.git("submodule", "add", "-q", str(inner.root), "deps/inner")
+    middle.commit()
+    work.git("submodule", "add", "-q", str(middle.root), "lib/middle")
+    work.git("submodule", "add", "-q", "--name", "odd name", str(inner.root), "not checked out")
+    work.git("submodule", "update", "-q", "--init", "--recursive")
+    work.commit("submodules")
+    work.git("submodule", "deinit", "-q", "-f", "not checked out")
+    check(work, snap(work))
+    sub = Repo(work.root / "lib/middle")
+    sub.write("middle.txt", "edited\n")
+    sub.write("untracked.txt")
+    sub.write(".gitignore", "*.log\n")
+    sub.write("secret.log")
+    subsub = Repo(work.root / "lib/middle/deps/inner")
+    subsub.write("inner.txt", "another commit\n")
+    subsub.commit("moved on")
+    before = work.state()
+    snapshot = snap(work)
+    assert work.state() == before
+    check(work, snapshot)
+    there = contents(snapshot.path)
+    assert there["lib/middle/middle.txt"][1] == b"edited\n"
+    assert there["lib/middle/deps/inner/inner.txt"][1] == b"another commit\n"
+    assert "lib/middle/untracked.txt" in there
+    assert "lib/middle/secret.log" not in there
+    assert (snapshot.path / "not checked out").is_dir()
+    assert [s.path for s in snapshot.submodules] == ["lib/middle", "lib/middle/deps/inner"]
+    assert snapshot.submodules[0].tree_sha == sub.would_commit()
+    for path in ("lib/middle", "lib/middle/deps/inner"):
+        inside, outside = Repo(snapshot.path / path), Repo(work.root / path)
+        assert inside.git("status", "--porcelain") == outside.git("status", "--porcelain")
+        assert inside.git("log", "--format=%H") == outside.git("log", "--format=%H")
+        inside.git("fsck")
+    assert Repo(snapshot.path).git("submodule", "status", "--recursive") == work.git(
+        "submodule", "status", "--recursive"
+    )
+
+
+def test_a_submodule_that_was_deleted(work: Repo, snap: Snap, new_repo: NewRepo) -> None:
+    inner = new_repo("inner")
+    inner.write("x")
+    inner.commit()
+    work.git("submodule", "add", "-q", str(inner.root), "sub")
+    work.commit()
+    subprocess.run(["rm", "-rf", str(work.root / "sub")], check=True)
+    check(work, snap(work))
+
+
+def test_a_repository_inside_that_is_no_submodule(work: Repo, snap: Snap) -> None:
+    nested = work.root / "vendor/nested"
+    nested.mkdir(parents=True)
+    inside = Repo(nested)
+    inside.git("init", "-q")
+    inside.write("file")
+    inside.commit()
+    (work.root / "unborn").mkdir()
+    snapshot = snap(work)
+    check(work, snapshot, status=False)
+    # What CI gets for it: an empty directory, and a word about it.
+    assert (snapshot.path / "vendor/nested").is_dir()
+    assert not any((snapshot.path / "vendor/nested").iterdir())
+    assert [left.path for left in snapshot.left_out] == ["vendor/nested"]
+    Repo(work.root / "unborn").git("init", "-q")
+    assert [left.path for left in snap(work).left_out] == ["unborn", "vendor/nested"]
+
+
+@pytest.mark.parametrize("cone", ["--cone", "--no-cone"])
+@pytest.mark.parametrize("index", ["--sparse-index", "--no-sparse-index"])
+def test_sparse_checkout_is_filled_in(work: Repo, snap: Snap, cone: str, index: str) -> None:
+    work.write("docs/more/x.md")
+    work.write("docs/run.sh", "#!/bin/sh\n", 0o755)
+    work.link("docs/link", "page.md")
+    work.commit()
+    if cone == "--cone":
+        work.git("sparse-checkout", "init", "--cone", index)
+        work.git("sparse-checkout", "set", "src")
+    else:
+        work.git("sparse-checkout", "set", "--no-cone", "/src/")
+    work.write("src/main.py", "edited\n")
+    assert not (work.root / "docs").exists()
+    snapshot = snap(work)
+    assert snapshot.tree_sha == work.would_commit()
+    there = contents(snapshot.path)
+    assert there["docs/page.md"] == ("100644", b"page\n")
+    assert there["docs/run.sh"][0] == "100755"
+    assert there["docs/link"] == ("120000", b"page.md")
+    assert Repo(snapshot.path).git("status", "--porcelain") == " M src/main.py\n"
+
+
+@pytest.mark.parametrize("mark", ["--skip-worktree", "--assume-unchanged"])
+def test_edits_that_git_was_told_not_to_see(work: Repo, snap: Snap, mark: str) -> None:
+    work.git("update-index", mark, "README", "docs/page.md")
+    work.write("README", "only on this machine\n")
+    snapshot = snap(work)
+    assert snapshot.tree_sha == work.would_commit() == work.git("rev-parse", "HEAD^{tree}").strip()
+    assert contents(snapshot.path)["README"][1] == b"hello\n"
+    assert [left.path for left in snapshot.left_out] == ["README"]
+    assert Repo(snapshot.path).git("status", "--porcelain") == ""
+
+
+def test_shallow_clone(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    for number in range(3):
+        work.write("README", f"{number}\n")
+        work.commit()
+    shallow = clone(work, tmp_path / "shallow", "--depth", "2", f"file://{work.root}")
+    snapshot = snap(shallow)
+    check(shallow, snapshot)
+    assert Repo(snapshot.path).git("rev-list", "--count", "HEAD") == "2\n"
+
+
+def test_partial_clone(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    for number in range(3):
+        work.write("README", f"{number}\n")
+        work.commit()
+    work.git("config", "uploadpack.allowFilter", "true")
+    partial = clone(work, tmp_path / "partial", "--filter=blob:none", f"file://{work.root}")
+    partial.write("README", "edited\n")
+    before = partial.state()
+    snapshot = snap(partial)
+    assert partial.state() == before
+    check(partial, snapshot)
+    # Old content arrives from the same place as in the source.
+    assert Repo(snapshot.path).git("show", "HEAD~2:README") == "0\n"
+
+
+def test_sparse_partial_clone_fetches_into_the_workspace(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    work.git("config", "uploadpack.allowFilter", "true")
+    partial = clone(work, tmp_path / "partial", "--filter=blob:none", "--sparse", f"file://{work.root}")
+    assert not (partial.root / "docs").exists()
+    before = partial.state()
+    snapshot = snap(partial)
+    assert contents(snapshot.path)["docs/page.md"][1] == b"page\n"
+    assert partial.state() == before
+
+
+def test_merge_with_conflicts(work: Repo, snap: Snap) -> None:
+    work.git("checkout", "-q", "-b", "side")
+    work.write("README", "side\n")
+    work.git("rm", "-q", "docs/page.md")
+    work.write("both", "side\n")
+    work.commit()
+    work.git("checkout", "-q", "main")
+    work.write("README", "main\n")
+    work.write("docs/page.md", "edited\n")
+    work.write("both", "main\n")
+    work.commit()
+    with pytest.raises(AssertionError, match="CONFLICT"):
+        work.git("merge", "side")
+    snapshot = snap(work)
+    check(work, snapshot)
+    assert b"<<<<<<<" in contents(snapshot.path)["README"][1]
+    with pytest.raises(AssertionError):
+        work.git("rebase", "side")
+    work.git("merge", "--abort")
+    with pytest.raises(AssertionError, match="CONFLICT"):
+        work.git("rebase", "side")
+    (work.root / "both").unlink()
+    check(work, snap(work))
+
+
+def test_sha256(tmp_path: Path, snap: Snap) -> None:
+    root = tmp_path / "sha256"
+    root.mkdir()
+    repo = Repo(root)
+    repo.git("init", "-q", "--object-format=sha256")
+    repo.write("a/b")
+    repo.commit()
+    repo.write("a/c")
+    (root / "a/b").unlink()
+    snapshot = snap(repo)
+    check(repo, snapshot)
+    assert len(snapshot.tree_sha) == 64
+
+
+def test_reftable(tmp_path: Path, snap: Snap) -> None:
+    root = tmp_path / "reftable"
+    root.mkdir()
+    repo = Repo(root)
+    done = subprocess.run(["git", "init", "-q", "--ref-format=reftable"], cwd=root, env=repo.environ, check=False)
+    if done.returncode != 0:
+        pytest.skip("this git has no reftable")
+    repo.write("a")
+    repo.commit()
+    repo.git("tag", "v1")
+    snapshot = snap(repo)
+    check(repo, snapshot)
+    assert snapshot.branch == "main"
+    assert Repo(snapshot.path).git("tag") == "v1\n"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"core.splitIndex": "true"},
+        {"core.untrackedCache": "true"},
+        {"index.version": "4"},
+        {"feature.manyFiles": "true"},
+        {"core.fsmonitor": "/bin/false"},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_indexes_of_every_make(work: Repo, snap: Snap, settings: dict[str, str]) -> None:
+    for key, value in settings.items():
+        work.git("config", key, value)
+    work.write("more")
+    work.git("add", "more")
+    work.git("status")
+    work.write("README", "edited\n")
+    before = work.state()
+    snapshot = snap(work)
+    assert work.state() == before
+    work.git("config", "--unset-all", "core.fsmonitor") if "core.fsmonitor" in settings else None
+    check(work, snapshot)
+
+
+def test_a_repository_that_borrows_its_objects(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    shared = clone(work, tmp_path / "shared", "--shared", str(work.root))
+    shared.write("new")
+    shared.commit()
+    source = discover(shared.root, environ=shared.environ)
+    assert source.read_only_mounts == (shared.root / ".git/objects", work.root / ".git/objects")
+    snapshot = snap(shared)
+    check(shared, snapshot)
+    assert snapshot.borrowed == source.read_only_mounts
+
+
+def test_a_big_store_is_borrowed_and_a_private_one_copied(
+    work: Repo, snap: Snap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loom.snapshot.source.COPY_UP_TO_BYTES", 1)
+    snapshot = snap(work)
+    assert snapshot.borrowed == (work.root / ".git/objects",)
+    check(work, snapshot)
+    (work.root / ".git/objects").chmod(0o700)
+    snapshot = snap(work)
+    assert snapshot.borrowed == ()
+    check(work, snapshot)
+
+
+def test_git_variables_in_the_environment(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    work.write("README", "edited\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    snapshot = snap(work, elsewhere, GIT_DIR=str(work.root / ".git"), GIT_WORK_TREE=str(work.root))
+    check(work, snapshot)
+    # As in a hook: relative, and with an index of git's own.
+    other = tmp_path / "index"
+    other.write_bytes((work.root / ".git/index").read_bytes())
+    snapshot = snap(work, work.root, GIT_DIR=".git", GIT_INDEX_FILE=str(other), GIT_PREFIX="", GIT_TRACE="1")
+    check(work, snapshot)
+    snapshot = snap(
+        work, GIT_LITERAL_PATHSPECS="0", GIT_ICASE_PATHSPECS="1", GIT_OBJECT_DIRECTORY=str(work.root / ".git/objects")
+    )
+    check(work, snapshot)
+
+
+def test_git_dir_elsewhere(tmp_path: Path, snap: Snap) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    repo = Repo(root)
+    repo.git("init", "-q", f"--separate-git-dir={tmp_path / 'repository'}")
+    repo.write("a")
+    repo.commit()
+    repo.write("b")
+    check(repo, snap(repo))
+
+
+def test_without_an_index(work: Repo, snap: Snap) -> None:
+    (work.root / ".git/index").unlink()
+    snapshot = snap(work)
+    assert snapshot.tree_sha == work.git("rev-parse", "HEAD^{tree}").strip()
+
+
+def test_hooks_never_run(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    hooks = tmp_path / "hooks"
+    hooks.mkdir()
+    for name in ("post-checkout", "post-index-change", "pre-commit", "reference-transaction", "fsmonitor-watchman"):
+        (hooks / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/ran-{name}\n")
+        (hooks / name).chmod(0o755)
+    work.write("README", "edited\n")
+    work.write("new")
+    work.git("update-index", "--skip-worktree", "src/main.py")
+    work.git("config", "core.fsmonitor", str(hooks / "fsmonitor-watchman"))
+    work.git("config", "core.hooksPath", str(hooks))
+    snap(work)
+    assert not list(tmp_path.glob("ran-*"))
+
+
+def test_line_endings(work: Repo, snap: Snap) -> None:
+    work.write(".gitattributes", "*.txt text eol=crlf\n*.auto text=auto\n*.bin -text\n")
+    work.write("a.txt", "one\r\ntwo\r\n")
+    work.write("b.auto", "one\r\n")
+    work.commit()
+    for autocrlf in ("false", "true", "input"):
+        work.git("config", "core.autocrlf", autocrlf)
+        work.write("a.txt", f"{autocrlf}\r\n")
+        work.write("new.txt", "new\r\n")
+        work.write("c.auto", "x\r\ny\r\n")
+        work.write("d.bin", "x\r\n")
+        work.write("plain", "x\r\ny\r\n")
+        work.write("README", "now with\r\nother endings\r\n")
+        check(work, snap(work))
+
+
+def test_filters(work: Repo, snap: Snap) -> None:
+    work.git("config", "filter.rot.clean", "tr a-z n-za-m")
+    work.git("config", "filter.rot.smudge", "tr n-za-m a-z")
+    work.write(".gitattributes", "*.rot filter=rot\n")
+    work.write("a.rot", "clear\n")
+    work.commit()
+    work.write("b.rot", "also clear\n")
+    work.write("a.rot", "edited\n")
+    snapshot = snap(work)
+    check(work, snapshot, status=False)
+    assert contents(snapshot.path)["a.rot"][1] == b"edited\n"
+
+
+def test_large_files_without_git_lfs(work: Repo, snap: Snap) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
+    known = pointer.format("5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03", 6)
+    work.write(".gitattributes", "*.big filter=lfs diff=lfs merge=lfs -text\n")
+    work.write("pointer.big", known)
+    work.write("smudged.big", known)
+    work.commit()
+    for key, value in {
+        "clean": "git-lfs clean -- %f",
+        "smudge": "git-lfs smudge -- %f",
+        "process": "git-lfs filter-process",
+        "required": "true",
+    }.items():
+        work.git("config", f"filter.lfs.{key}", value)
+    work.write("smudged.big", "hello\n")  # what the pointer stands for
+    work.write("new.big", "hello\n")
+    snapshot = snap(work)
+    assert contents(snapshot.path)["smudged.big"][1] == b"hello\n"
+    assert contents(snapshot.path)["pointer.big"][1] == known.encode()
+    assert [(change.path, change.kind) for change in snapshot.changed] == [("new.big", "added")]
+    assert snapshot.changed[0].sha == work.git("rev-parse", "HEAD:pointer.big").strip()
+
+
+def test_a_filter_that_can_not_run(work: Repo, snap: Snap) -> None:
+    work.write(".gitattributes", "*.enc filter=gone\n")
+    work.commit()
+    work.git("config", "filter.gone.clean", "no-such-program-anywhere")
+    work.git("config", "filter.gone.required", "true")
+    work.write("a.enc", "x\n")
+    snapshot = snap(work)
+    assert contents(snapshot.path)["a.enc"][1] == b"x\n"
+    assert any("filter" in left.reason for left in snapshot.left_out)
+
+
+# What is refused
+
+
+def refusal(start: Path, **environ: str) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        discover(start, environ=ENVIRONMENT | environ)
+    assert caught.value.hint
+    return caught.value
+
+
+def test_refused(repo: Repo, tmp_path: Path) -> None:
+    assert refusal(repo.root).code == "REPOSITORY_UNBORN"
+    assert refusal(tmp_path / "nowhere").code == "NO_REPOSITORY"
+    assert refusal(tmp_path, GIT_CEILING_DIRECTORIES=str(tmp_path.parent)).code == "NO_REPOSITORY"
+    repo.write("a")
+    repo.commit()
+    assert refusal(repo.root / ".git").code == "NO_REPOSITORY"
+    bare = clone(repo, tmp_path / "bare.git", "--bare", str(repo.root))
+    assert refusal(bare.root).code == "REPOSITORY_BARE"
+    repo.git("checkout", "-q", "--orphan", "fresh")
+    assert refusal(repo.root).code == "REPOSITORY_UNBORN"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to make a directory of another user")
+def test_another_owner(repo: Repo, snap: Snap, tmp_path: Path) -> None:
+    repo.write("a")
+    repo.commit()
+    subprocess.run(["chown", "-R", "12345:12345", str(repo.root)], check=True)
+    error = refusal(repo.root)
+    assert error.code == "REPOSITORY_NOT_TRUSTED"
+    assert "safe.directory" in (error.hint or "")
+    config = tmp_path / "gitconfig"
+    config.write_text(f"[safe]\n\tdirectory = {repo.root}\n")
+    repo.environ["GIT_CONFIG_GLOBAL"] = str(config)
+    repo.write("b")
+    check(repo, snap(repo))
+
+
+def test_without_git(repo: Repo) -> None:
+    program = (
+        "import os, sys; from pathlib import Path; from loom.snapshot import discover\n"
+        f"try: discover(Path({str(repo.root)!r}), environ={{'PATH': '/nonexistent'}})\n"
+        "except Exception as error: print(type(error).__name__, error.code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PATH": "/nonexistent", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "SnapshotError GIT_MISSING", done.stderr
