@@ -136,10 +136,15 @@ class Copier:
         for name, become in files:
             try:
                 if target < 0:
-                    target = self._target.enter(directory)[0]
+                    try:
+                        target = self._target.enter(directory)[0]
+                    except (NotADirectoryError, FileExistsError):
+                        raise _InTheWay from None
                 self._one(source, target, prefix, name, become, recent)
             except _Unreadable as error:
                 found.denied.append((prefix + name, error.args[0]))
+            except _InTheWay:
+                found.absent.append(prefix + name)
             except OSError as error:
                 raise WriteFailed(prefix + name, error.errno or errno.EIO) from error
 
@@ -174,11 +179,15 @@ class Copier:
             try:
                 reading = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
             except OSError as error:
+                if attempt > 1:
+                    os.unlink(name, dir_fd=target)
                 self._not_opened(source, target, prefix, name, become, recent, error)
                 return
             try:
                 before = os.fstat(reading)
                 if not stat.S_ISREG(before.st_mode):
+                    if attempt > 1:
+                        os.unlink(name, dir_fd=target)
                     found.absent.append(prefix + name)
                     if stat.S_ISDIR(before.st_mode):
                         found.directories.append(prefix + name)
@@ -232,15 +241,17 @@ class Copier:
         try:
             os.symlink(link, name, dir_fd=target)
         except FileExistsError:
-            os.unlink(name, dir_fd=target)
-            os.symlink(link, name, dir_fd=target)
+            raise _InTheWay from None
         os.utime(name, ns=(status.st_mtime_ns, status.st_mtime_ns), dir_fd=target, follow_symlinks=False)
         self.findings.files += 1
         self.findings.bytes += len(link)
 
     def _file(self, reading: int, target: int, name: str, mode: int, before: os.stat_result, attempt: int) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        writing = os.open(name, flags | (os.O_TRUNC if attempt > 1 else os.O_EXCL), mode, dir_fd=target)
+        try:
+            writing = os.open(name, flags | (os.O_TRUNC if attempt > 1 else os.O_EXCL), mode, dir_fd=target)
+        except (FileExistsError, IsADirectoryError):
+            raise _InTheWay from None
         try:
             size = 0
             if before.st_size:
@@ -283,6 +294,10 @@ def _mode(become: int, status: os.stat_result) -> int:
         return 0o444
     executable = become == EXECUTABLE or (become != REGULAR and status.st_mode & 0o100)
     return 0o755 if executable else 0o644
+
+
+class _InTheWay(Exception):
+    """A file and a directory of one name: the source changed from the one to the other between two looks at it."""
 
 
 class _Unreadable(Exception):

@@ -160,6 +160,8 @@ class _Explaining:
 
     def _entry(self, path: str) -> tuple[str, str] | None:
         """(tag, mode) of the index's entry for exactly this path."""
+        if not path:
+            return None
         out = git.run(("ls-files", "-z", "--stage", "-v", "--", path), self._here, cwd=self._source.root)
         for item in os.fsdecode(out).split("\0")[:-1]:
             about, _, name = item.partition("\t")
@@ -204,6 +206,8 @@ class _Explaining:
 
     def _rule(self, path: str, *, directory: bool) -> Rule | None:
         """The last ignore rule that speaks of `path` or a directory above it."""
+        if not path:
+            return None
         here = {name: value for name, value in self._here.items() if name != "GIT_LITERAL_PATHSPECS"}
         asked = f"./{path}" + ("/" if directory else "")
         process = git.Running(

@@ -1,0 +1,467 @@
+"""What jobs do to a workspace, and what `verify` says about it; workspaces that go away; explanations; races; failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loom.cancel import Cancel
+from loom.errors import RequestError, SnapshotError
+from loom.snapshot import Snapshot, SnapshotCanceled, discover, explain, is_workspace, remove, take, verify
+
+from .conftest import ENVIRONMENT, Repo, check, contents
+
+Snap = Callable[..., Snapshot]
+NewRepo = Callable[[str], Repo]
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def work(repo: Repo) -> Repo:
+    for number in range(20):
+        repo.write(f"d{number % 4}/f{number}", f"{number}\n")
+    repo.write("run.sh", "#!/bin/sh\n", 0o755)
+    repo.write(".gitignore", "*.log\n")
+    repo.commit()
+    repo.write("d0/f0", "uncommitted\n")
+    repo.write("new/file", "untracked\n")
+    (repo.root / "d1/f1").unlink()
+    return repo
+
+
+# Proof
+
+
+def test_verify_says_what_a_job_changed(work: Repo, snap: Snap) -> None:
+    snapshot = snap(work)
+    verified = verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha)
+    assert verified.same
+    assert verified.tree_sha == snapshot.tree_sha == work.would_commit()
+    job = Repo(snapshot.path)
+    job.write("d2/f2", "job\n")
+    job.write("out/result", "made\n")
+    job.write("out/ignored.log", "made\n")
+    (job.root / "new/file").unlink()
+    (job.root / "run.sh").chmod(0o644)
+    (job.root / "d3/f3").unlink()
+    job.link("d3/f3", "f7")
+    before = job.state()
+    verified = verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha)
+    assert {change.path: change.kind for change in verified.changes} == {
+        "d2/f2": "modified",
+        "out/result": "added",
+        "new/file": "deleted",
+        "run.sh": "mode_changed",
+        "d3/f3": "type_changed",
+    }
+    assert job.state() == before
+    assert verified.tree_sha == job.would_commit()
+
+
+def test_verify_is_not_fooled_by_the_workspaces_git(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    snapshot = snap(work)
+    job = Repo(snapshot.path)
+    status = (job.root / "d2/f2").stat()
+    job.write("d2/f2", "3\n")  # as long as before, and with the same time
+    os.utime(job.root / "d2/f2", ns=(status.st_atime_ns, status.st_mtime_ns))
+    job.git("update-index", "--assume-unchanged", "d0/f4")
+    job.write("d0/f4", "hidden\n")
+    job.git("config", "core.fsmonitor", f"touch {tmp_path}/ran")
+    job.git("config", "core.excludesFile", "/dev/null")
+    (job.root / ".git/info/exclude").write_text("*\n")
+    job.write("sneaked", "in\n")
+    verified = verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha)
+    assert {change.path for change in verified.changes} == {"d2/f2", "d0/f4", "sneaked"}
+    assert not (tmp_path / "ran").exists()
+
+
+def test_verify_after_commits_and_a_lost_index(work: Repo, snap: Snap) -> None:
+    snapshot = snap(work)
+    job = Repo(snapshot.path)
+    job.git("add", "-A")
+    job.git("commit", "-q", "-m", "by a job")
+    job.git("gc", "-q", "--prune=now")
+    (job.root / ".git/index").unlink()
+    assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
+
+
+def test_verify_submodules(work: Repo, snap: Snap, new_repo: NewRepo) -> None:
+    inner = new_repo("inner")
+    inner.write("inner.txt", "inner\n")
+    inner.commit()
+    work.git("submodule", "add", "-q", str(inner.root), "sub")
+    work.commit()
+    Repo(work.root / "sub").write("inner.txt", "uncommitted\n")
+    snapshot = snap(work)
+    assert verify(snapshot.path, environ=ENVIRONMENT).same
+    (snapshot.path / "sub/inner.txt").write_text("job\n")
+    verified = verify(snapshot.path, environ=ENVIRONMENT)
+    assert [change.path for change in verified.changes] == ["sub/inner.txt"]
+    assert not verified.same
+
+
+def test_verify_has_to_have_something_to_go_by(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    snapshot = snap(work)
+    manifest = snapshot.path / ".git/loom-snapshot.json"
+    kept = manifest.read_bytes()
+    with pytest.raises(SnapshotError, match="receipt"):
+        verify(snapshot.path, environ=ENVIRONMENT, tree_sha="0" * 40)
+    document = json.loads(kept)
+    document["changed"].pop()
+    manifest.write_text(json.dumps(document))
+    with pytest.raises(SnapshotError, match="does not describe"):
+        verify(snapshot.path, environ=ENVIRONMENT)
+    manifest.write_text("{}")
+    with pytest.raises(SnapshotError, match="manifest"):
+        verify(snapshot.path, environ=ENVIRONMENT)
+    # With a copy of the manifest, and the source's objects, even the whole .git may be gone.
+    copy = tmp_path / "manifest.json"
+    copy.write_bytes(kept)
+    subprocess.run(["rm", "-rf", str(snapshot.path / ".git")], check=True)
+    with pytest.raises(SnapshotError, match="not one of loom's"):
+        verify(snapshot.path, environ=ENVIRONMENT)
+    assert verify(snapshot.path, environ=ENVIRONMENT, manifest_file=copy, tree_sha=snapshot.tree_sha).same
+    with pytest.raises(SnapshotError, match="gone"):
+        verify(tmp_path / "never", environ=ENVIRONMENT)
+
+
+# The record, as the engine keeps it: a link that jobs never see
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "git clean -ffdx",
+        "git stash -u",
+        "rm -rf * .[!.]*",
+        "git add -A && git -c user.name=a -c user.email=a@b commit -qm x",
+    ],
+)
+def test_a_job_neither_sees_nor_loses_the_record(work: Repo, snap: Snap, tmp_path: Path, command: str) -> None:
+    record = tmp_path / "record"
+    record.mkdir()
+    (record / "receipt").write_text("kept")
+    snapshot = snap(work)
+    job = Repo(snapshot.path)
+    assert not (snapshot.path / ".loom/.runtime").exists()
+    subprocess.run(["sh", "-c", command], cwd=snapshot.path, env=ENVIRONMENT, check=True, capture_output=True)
+    (snapshot.path / ".loom").mkdir(exist_ok=True)
+    (snapshot.path / ".loom/.runtime").symlink_to(record)
+    if (snapshot.path / ".git").is_dir():
+        job.git("add", "-A")
+        assert ".loom" not in job.git("ls-files")
+        job.git("clean", "-ffdx")
+    assert (record / "receipt").read_text() == "kept"
+
+
+# Two at once, and edits meanwhile
+
+
+def test_two_at_once_from_one_checkout(work: Repo, snap: Snap) -> None:
+    taken: list[Snapshot] = []
+    threads = [threading.Thread(target=lambda: taken.append(snap(work))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({snapshot.path for snapshot in taken}) == 3
+    for snapshot in taken:
+        check(work, snapshot)
+
+
+EDITOR = """
+import os, sys, time
+root, until = sys.argv[1], time.time() + 20
+n = 0
+while time.time() < until and not os.path.exists(root + "/../stop"):
+    n += 1
+    for k in range(12):
+        path = f"{root}/d{k % 4}/f{k}"
+        kind = (n + k) % 6
+        try:
+            if os.path.isdir(path) and not os.path.islink(path):
+                os.rename(path, f"{path}.{n}.log")
+            if kind == 0: os.unlink(path)
+            elif kind == 1: open(path, "w").write("x" * (n % 5000))
+            elif kind == 2: open(path + ".tmp~", "w").write(str(n)); os.rename(path + ".tmp~", path)
+            elif kind == 3: os.unlink(path); os.symlink("f7", path)
+            elif kind == 4: os.unlink(path); os.mkdir(path); open(path + "/inside", "w").write("i")
+            else: open(f"{root}/extra-{n % 50}", "w").write("e"); os.unlink(f"{root}/extra-{(n + 25) % 50}")
+        except OSError:
+            pass
+"""
+
+
+def test_edits_during_the_copy_never_make_the_proof_lie(work: Repo, snap: Snap) -> None:
+    editor = subprocess.Popen([sys.executable, "-c", EDITOR, str(work.root)])
+    try:
+        for _ in range(8):
+            snapshot = snap(work)
+            verified = verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha)
+            assert verified.same, verified.changes
+    finally:
+        (work.root.parent / "stop").touch()
+        editor.wait()
+
+
+def test_an_edit_that_keeps_size_and_time_is_seen(work: Repo, snap: Snap) -> None:
+    old = time.time() - 1000
+    for name in ("d2/f2", "d2/f6"):
+        os.utime(work.root / name, (old, old))
+    work.git("status")
+    time.sleep(1.05)  # git tells change times apart by the second
+    work.write("d2/f2", "7\n")
+    os.utime(work.root / "d2/f2", (old, old))
+    snapshot = snap(work)
+    check(work, snapshot)
+    assert "d2/f2" in {change.path for change in snapshot.changed}
+
+
+# What fails leaves nothing
+
+
+def failing(repo: Repo, tmp_path: Path, *, cancel: Cancel | None = None) -> SnapshotError:
+    workspace = tmp_path / "failing"
+    workspace.mkdir(exist_ok=True)
+    with pytest.raises(SnapshotError) as caught:
+        take(discover(repo.root, environ=repo.environ), workspace, cancel=cancel or Cancel())
+    assert list(workspace.iterdir()) == []
+    return caught.value
+
+
+def test_interrupted(work: Repo, tmp_path: Path) -> None:
+    cancel = Cancel()
+    cancel.request()
+    error = failing(work, tmp_path, cancel=cancel)
+    assert isinstance(error, SnapshotCanceled)
+    assert error.exit_code == 130
+
+
+def test_interrupted_in_the_middle(work: Repo, tmp_path: Path) -> None:
+    for number in range(3000):
+        work.write(f"many/{number % 30}/{number}")
+    cancel = Cancel()
+    workspace = tmp_path / "w"
+    workspace.mkdir()
+    seen: list[int] = []
+
+    def stop(done: int, total: int) -> None:
+        seen.append(done)
+        if done > 500:
+            cancel.request()
+
+    with pytest.raises(SnapshotCanceled):
+        take(discover(work.root, environ=work.environ), workspace, cancel=cancel, on_progress=stop)
+    assert max(seen) < 3000
+    assert list(workspace.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount")
+def test_a_full_disk(work: Repo, tmp_path: Path) -> None:
+    workspace = tmp_path / "small"
+    workspace.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(workspace)], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("may not mount")
+    try:
+        work.write("big", b"x" * 1_000_000)
+        with pytest.raises(SnapshotError, match="No space left") as caught:
+            take(discover(work.root, environ=work.environ), workspace, cancel=Cancel())
+        assert caught.value.exit_code == 3
+        assert "TMPDIR" in (caught.value.hint or "")
+        assert list(workspace.iterdir()) == []
+        (work.root / "big").unlink()
+        # From one file system to another: copy_file_range can't, sendfile can.
+        check(work, take(discover(work.root, environ=work.environ), workspace, cancel=Cancel()))
+    finally:
+        subprocess.run(["umount", str(workspace)], check=True)
+
+
+def test_a_workspace_that_is_not_empty_is_refused(work: Repo, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/file").write_text("mine")
+    with pytest.raises(SnapshotError, match="not empty"):
+        take(discover(work.root, environ=work.environ), tmp_path / "mine", cancel=Cancel())
+    assert (tmp_path / "mine/file").read_text() == "mine"
+
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from loom.cancel import Cancel
+from loom.snapshot import discover, take
+os.setgid(65534); os.setuid(65534)
+try:
+    taken = take(discover(Path({source!r}), environ=dict(os.environ)), Path({workspace!r}), cancel=Cancel())
+    print("ok", [(left.path, left.reason) for left in taken.left_out])
+except Exception as error:
+    print(type(error).__name__, getattr(error, "exit_code", ""), error)
+print(os.listdir({workspace!r}))
+"""
+
+
+def as_nobody(repo: Repo, tmp_path: Path) -> str:
+    workspace = tmp_path / "nobodys"
+    workspace.mkdir(exist_ok=True)
+    os.chown(workspace, 65534, 65534)
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    config = tmp_path / "config"
+    config.write_text("[safe]\n\tdirectory = *\n")
+    program = AS_NOBODY.format(root=str(ROOT), source=str(repo.root), workspace=str(workspace))
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=repo.environ | {"GIT_CONFIG_GLOBAL": str(config), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+    )
+    return done.stdout + done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+def test_unreadable_files_are_named(work: Repo, tmp_path: Path) -> None:
+    work.write("d2/f2", "secret\n", 0o600)
+    work.write("locked/x", "x\n")
+    (work.root / "locked").chmod(0o700)
+    said = as_nobody(work, tmp_path)
+    assert "SnapshotError 3" in said, said
+    assert "d2/f2: Permission denied" in said
+    assert said.rstrip().endswith("[]")
+    (work.root / "d2/f2").chmod(0o644)
+    said = as_nobody(work, tmp_path)
+    assert "ok [('locked/', 'a directory that may not be read')]" in said, said
+
+
+# Removal
+
+
+def make_workspace(repo: Repo, parent: Path, name: str = "loom-run-local-1700000000000000000-1234") -> Path:
+    workspace = parent / name
+    workspace.mkdir()
+    take(discover(repo.root, environ=repo.environ), workspace, cancel=Cancel())
+    return workspace
+
+
+def test_removal(work: Repo, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    workspace = make_workspace(work, tmp_path)
+    (workspace / "link").symlink_to(outside)
+    (workspace / "d2").chmod(0)
+    (workspace / "d3").chmod(0o500)
+    assert remove(workspace).complete
+    assert not workspace.exists()
+    assert (outside / "kept").read_text() == "kept"
+    assert remove(workspace).complete
+
+
+def test_only_looms_own_directories_are_removed(work: Repo, tmp_path: Path) -> None:
+    other = make_workspace(work, tmp_path, "my-project")
+    lookalike = tmp_path / "loom-run-local-1-1"
+    lookalike.mkdir()
+    (lookalike / "mine").write_text("x")
+    real = make_workspace(work, tmp_path)
+    link = tmp_path / "loom-run-local-2-2"
+    link.symlink_to(real)
+    for path in (other, lookalike, link, work.root):
+        assert not is_workspace(path)
+        with pytest.raises(SnapshotError, match="not one of loom's"):
+            remove(path)
+        assert path.exists()
+    subprocess.run(["rm", "-rf", str(real / ".git")], check=True)
+    with pytest.raises(SnapshotError):
+        remove(real)
+    assert remove(real, recorded=True).complete
+
+
+# Explanations
+
+
+def test_explain(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    work.write("build/.gitignore", "*\n!keep\n")
+    work.write("build/keep")
+    work.write("build/gone")
+    work.write("x.log")
+    work.write("tracked.log")
+    work.git("add", "-f", "tracked.log")
+    work.write(":(top)odd.log")
+    os.mkfifo(work.root / "pipe")
+    (work.root / "nothing").mkdir()
+    work.link("link", "d0")
+    inner = Repo(work.root / "inner")
+    inner.root.mkdir()
+    inner.git("init", "-q")
+    inner.write("a")
+    inner.commit()
+    paths = [
+        "d0/f0", "d1/f1", "new/file", "x.log", "tracked.log", "build/keep", "build/gone", "pipe", "nothing", "link",
+        "link/f0", "inner/a", ".git/config", ".loom/.runtime/x", "missing", ":(top)odd.log", "d0", ".",
+    ]  # fmt: skip
+    source = discover(work.root, environ=work.environ)
+    answers = {answer.path: answer for answer in explain(source, paths, start=work.root)}
+    snapshot = snap(work)
+    there = set(contents(snapshot.path))
+    for path, answer in answers.items():
+        if path not in ("d0", ""):
+            assert answer.included == (path in there), answer
+    assert str(answers["x.log"].rule) == ".gitignore:1: *.log"
+    assert str(answers["tracked.log"].rule) == ".gitignore:1: *.log"
+    assert str(answers["build/keep"].rule) == "build/.gitignore:2: !keep"
+    assert answers[":(top)odd.log"].rule is not None
+    assert explain(source, ["f0"], start=work.root / "d0")[0].path == "d0/f0"
+    with pytest.raises(RequestError, match="outside"):
+        explain(source, [str(tmp_path)], start=work.root)
+
+
+# The commands
+
+
+def loom(repo: Repo, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "loom", *arguments],
+        cwd=repo.root,
+        env=repo.environ | {"PYTHONPATH": str(ROOT)} | environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_commands(work: Repo, tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    there = {"TMPDIR": str(tmp_path / "tmp"), "HOME": str(tmp_path)}
+    done = loom(work, "snapshot", "--json", **there)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["tree_sha"] == work.would_commit()
+    workspace = Path(document["path"])
+    assert is_workspace(workspace)
+    done = loom(work, "verify", str(workspace), **there)
+    assert done.returncode == 0, done.stderr
+    (workspace / "d2/f2").write_text("changed\n")
+    done = loom(work, "verify", "--json", str(workspace), **there)
+    assert done.returncode == 1, done.stderr
+    assert [change["path"] for change in json.loads(done.stdout)["changes"]] == ["d2/f2"]
+    done = loom(work, "snapshot", **there)
+    assert done.stdout.startswith("isolated workspace: ")
+    done = loom(work, "snapshot", "--explain", "d0/f0", "x.log", **there)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("yes  d0/f0: tracked")
+    assert loom(work, "snapshot", "--explain", **there).returncode == 2
+    done = loom(work, "snapshot", TMPDIR="/proc", HOME=str(tmp_path), LOOM_TMP_DIR="/proc/nowhere")
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
