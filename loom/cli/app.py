@@ -42,13 +42,8 @@ for _group in (
     check,
     config,
     images,
-    <<<<<<< HEAD
     cache,
-    =======
     snapshot,
-    >>>>>>> 3b3c493 (Every kind of repository,
-    loom snapshot,
-    loom verify)
     version,
 ):
     _group.register(app)
