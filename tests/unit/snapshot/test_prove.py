@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -315,8 +316,9 @@ def as_nobody(repo: Repo, tmp_path: Path) -> str:
     workspace = tmp_path / "nobodys"
     workspace.mkdir(exist_ok=True)
     os.chown(workspace, 65534, 65534)
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(parent.stat().st_mode | 0o055)
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.stat().st_mode & 0o055 != 0o055 and parent.is_relative_to(tempfile.gettempdir()):
+            parent.chmod(parent.stat().st_mode | 0o055)
     config = tmp_path / "config"
     config.write_text("[safe]\n\tdirectory = *\n")
     program = AS_NOBODY.format(root=str(ROOT), source=str(repo.root), workspace=str(workspace))
