@@ -10,7 +10,9 @@ import os
 import select
 import socket
 import struct
+import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from loom.errors import ProviderError
@@ -113,6 +115,76 @@ class Hijacked:
                     pass  # they share the socket, and each thinks it is its own
 
 
+@dataclass
+class _Position:
+    """How far one stream has been read: whole lines, and bytes after the last of them. The log counts lines as we do."""
+
+    lines: int = 0
+    partial: int = 0
+
+    def advance(self, data: bytes) -> None:
+        lines = data.count(b"\n")
+        if lines:
+            self.lines += lines
+            self.partial = len(data) - data.rfind(b"\n") - 1
+        else:
+            self.partial += len(data)
+
+
+class _Skip:
+    """Takes from a stream's beginning what had been read before."""
+
+    def __init__(self, position: _Position) -> None:
+        self._left = _Position(position.lines, position.partial)
+
+    def feed(self, data: bytes) -> bytes:
+        left = self._left
+        at = 0
+        while left.lines:
+            end = data.find(b"\n", at)
+            if end < 0:
+                return b""
+            at = end + 1
+            left.lines -= 1
+        take = min(left.partial, len(data) - at)
+        left.partial -= take
+        return data[at + take :]
+
+
+class LogFollower:
+    """A container's log from its beginning, followed, as a socket to poll: the engine gives no raw connection for logs."""
+
+    def __init__(self, client: docker.DockerClient, container_id: str) -> None:
+        api: Any = client.api
+        params = {"stdout": 1, "stderr": 1, "follow": 1, "tail": "all"}
+        with translated("reading the container's log again"):
+            url = f"{api.base_url}/v{api.api_version}/containers/{container_id}/logs"
+            self._response = retrying(lambda: api.get(url, params=params, stream=True, timeout=None))
+            self._response.raise_for_status()
+        self.socket, self._writer = socket.socketpair()
+        self._thread = threading.Thread(target=self._pump, name=f"log of {container_id[:12]}", daemon=True)
+        self._thread.start()
+
+    def _pump(self) -> None:
+        try:
+            for chunk in self._response.iter_content(chunk_size=None):
+                self._writer.sendall(chunk)
+        except Exception:  # noqa: BLE001  its end is all that the reader has to see; it asks the engine for the reason
+            pass
+        finally:
+            self._writer.close()
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def pending(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.socket.close()
+        self._response.close()
+
+
 class Attachment:
     """What loom is connected to a container by: `send` to its input, `read` its output, until `at_end`."""
 
@@ -120,11 +192,15 @@ class Attachment:
         """Attach before the container is started: what it prints before that is nobody's, and lost."""
         self._input: Hijacked | None = Hijacked(client, container_id, "stdin")
         try:
-            self._output = Hijacked(client, container_id, "stdout", "stderr")
+            self._output: Hijacked | LogFollower = Hijacked(client, container_id, "stdout", "stderr")
         except BaseException:
             self._input.close()
             raise
+        self._client = client
+        self._container_id = container_id
         self._frames = Demultiplexer()
+        self._read: dict[Stream, _Position] = {"stdout": _Position(), "stderr": _Position()}
+        self._skip: dict[Stream, _Skip] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._output.fileno(), select.POLLIN)
@@ -164,7 +240,23 @@ class Attachment:
         if not data:
             self.at_end = True
             return []
-        return self._frames.feed(data)
+        chunks = self._frames.feed(data)
+        if self._skip:
+            chunks = [(stream, rest) for stream, piece in chunks if (rest := self._skip[stream].feed(piece))]
+        for stream, piece in chunks:
+            self._read[stream].advance(piece)
+        return chunks
+
+    def resume(self) -> None:
+        """Take the output up again where it was lost, out of the container's log. ProviderError when there is none."""
+        follower = LogFollower(self._client, self._container_id)
+        self._poll.unregister(self._output.fileno())
+        self._output.close()
+        self._output = follower
+        self._poll.register(follower.fileno(), select.POLLIN)
+        self._frames = Demultiplexer()
+        self._skip = {stream: _Skip(position) for stream, position in self._read.items()}
+        self.at_end = False
 
     def close_input(self) -> None:
         """Order the driver to stop."""

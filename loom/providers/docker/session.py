@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,8 +29,12 @@ AFTER_KILL_S = 10.0
 """How long the driver may take to report after KILL; then the container itself is killed."""
 LEAVE_S = 3.0
 """How long the container's processes may take to be gone once the driver was ordered to stop."""
+RESUME_AT_MOST = 100
+"""How often a session's output is taken up again from the container's log after a lost connection."""
 ASK_ENGINE_S = 60.0
 """How often a silent engine is asked whether it is still there."""
+ANSWER_S = 15.0
+"""How long the engine may take to answer that."""
 
 
 class _Conversation:
@@ -115,6 +119,7 @@ class DockerSession:
         self._number = 0
         self._ooms = 0
         self._died = False
+        self._resumed = 0
         self.uid: int | None = None
         self.gid: int | None = None
         self.kept_until: float | None = None
@@ -279,12 +284,12 @@ class DockerSession:
             try:
                 chunks = self._attachment.read(left)
             except OSError as error:
-                self._lost(error)
+                self._resume_or_tell(error)
+                continue
             for stream, data in chunks:
                 talk.hear(stream, data, on_output)
             if self._attachment.at_end and not talk.is_over():
-                talk.let_go(on_output)
-                self._lost(None)
+                self._resume_or_tell(None, lambda: talk.let_go(on_output))
             if not chunks and time.monotonic() - asked >= ASK_ENGINE_S:
                 self._ask_engine()
         return True
@@ -292,10 +297,13 @@ class DockerSession:
     def _ask_engine(self) -> None:
         """A step may be silent for hours; an engine may not."""
         with translated(f"asking the engine about job {self._request.job_id}, which has been silent"):
-            retrying(lambda: self._api.get(f"{self._api.base_url}/_ping", timeout=15))
+            retrying(lambda: self._api.get(f"{self._api.base_url}/_ping", timeout=ANSWER_S))
 
-    def _lost(self, error: OSError | None) -> NoReturn:
-        """Find out why the output ended before its time. _Died when it was the job itself that ended the container."""
+    def _resume_or_tell(self, error: OSError | None, let_go: Callable[[], None] = lambda: None) -> None:
+        """The output ended before its time: go on reading it from the log when that is all that happened, or raise why.
+
+        _Died when it was the job itself that ended the container.
+        """
         job = self._request.job_id
         try:
             state = retrying(lambda: self._api.inspect_container(self.container_id))["State"]
@@ -309,8 +317,13 @@ class DockerSession:
                 mine.message, hint="see `docker info`; the job's container is removed at the next start of loom"
             ) from broken
         if state.get("Running"):
-            reason = explanation(error) if error else "it was closed"
-            raise Lost(f"the connection to the running container of job {job} was lost: {reason}") from error
+            self._resumed += 1
+            if self._resumed > RESUME_AT_MOST:
+                reason = explanation(error) if error else "it was closed"
+                raise Lost(f"the connection to the running container of job {job} is lost again and again: {reason}")
+            self._attachment.resume()
+            return
+        let_go()
         code = int(state.get("ExitCode") or 0)
         if by := self._stopped_by_others():
             raise Lost(f"the container of job {job} was stopped from outside ({by}) while it ran, exit code {code}")

@@ -1,0 +1,289 @@
+"""Connections that break, engines that are killed, restarted or hang, and an engine that sees none of our files.
+
+The engines are the tests' own, in a network and mount namespace of their own: the machine's is never touched.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import docker
+import pytest
+
+from loom.errors import EngineUnavailable, ProviderError
+from loom.plan import MountMode, Network
+from loom.providers.docker import session as session_module
+from loom.providers.docker.client import connect
+from loom.providers.docker.provider import DockerProvider
+from loom.providers.docker.reap import reap
+from loom.results import Ended
+
+if TYPE_CHECKING:
+    from conftest import Place
+
+pytestmark = pytest.mark.docker
+
+
+class Proxy:
+    """Passes an engine's socket on, and cuts connections on demand."""
+
+    def __init__(self, path: Path, to: str) -> None:
+        self.path = path
+        self._to = to
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._attached: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            engine = socket.socket(socket.AF_UNIX)
+            engine.connect(self._to)
+            threading.Thread(target=self._pump, args=(client, engine, True), daemon=True).start()
+            threading.Thread(target=self._pump, args=(engine, client, False), daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, look: bool) -> None:
+        try:
+            while data := source.recv(65536):
+                if look and (b"stdout=1" in data) and (b"/attach?" in data or b"/logs?" in data):
+                    self._attached.append(source)
+                target.sendall(data)
+        except OSError:
+            pass
+        for end in (source, target):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def cut_output(self) -> int:
+        cut, self._attached = self._attached, []
+        for connection in cut:
+            connection.shutdown(socket.SHUT_RDWR)
+        return len(cut)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def test_a_lost_connection_is_taken_up_without_losing_or_doubling_a_line(docker_place: Place, tmp_path: Path) -> None:
+    proxy = Proxy(tmp_path / "proxy.sock", "/var/run/docker.sock")
+    client = connect({"DOCKER_HOST": f"unix://{proxy.path}"})
+    docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
+    try:
+        with docker_place.job() as job:
+            job.run("echo before; printf partial; echo error >&2")
+            cuts = []
+            stop = threading.Event()
+
+            def cut() -> None:
+                while not stop.wait(0.4):
+                    cuts.append(proxy.cut_output())
+
+            thread = threading.Thread(target=cut)
+            thread.start()
+            ran = job.run(
+                "i=0; while [ $i -lt 600 ]; do printf 'out %s é' $i; sleep 0.003; echo; echo err $i >&2; i=$((i+1)); done; exit 7"
+            )
+            stop.set()
+            thread.join()
+            assert sum(cuts) >= 2
+            assert ran.code == 7
+            assert ran.out.decode().splitlines() == [f"out {number} é" for number in range(600)]
+            assert ran.err.decode().splitlines() == [f"err {number}" for number in range(600)]
+            assert job.run("echo next").out == b"next\n"
+    finally:
+        docker_place.provider.close()
+        client.close()
+        proxy.close()
+
+
+class OwnEngine:
+    """A dockerd of the test's own. It has no network, and sees nothing of `hidden`."""
+
+    def __init__(self, directory: Path, hidden: Path | None = None) -> None:
+        self.directory = directory
+        self.url = f"unix://{directory}/engine.sock"
+        self._hidden = hidden
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> docker.DockerClient:
+        directory = self.directory
+        hide = f"mount -t tmpfs none {self._hidden};" if self._hidden else ""
+        command = (
+            f"mount --make-rprivate /; {hide} exec dockerd --data-root {directory}/data --exec-root {directory}/exec "
+            f"--pidfile {directory}/pid -H {self.url} --bridge none --iptables=false --ip6tables=false"
+        )
+        with (directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                ["unshare", "--net", "--mount", "sh", "-c", command], stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return connect({"DOCKER_HOST": self.url})
+            except EngineUnavailable:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    pytest.skip(f"no engine of its own can be started here: {(directory / 'log').read_text()[-300:]}")
+                time.sleep(0.1)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self) -> None:
+        if self.process is None:
+            return
+        self.signal(signal.SIGCONT)
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        # A killed engine leaves its containerd, and that its shims.
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    command = (entry / "cmdline").read_bytes()
+                except OSError:
+                    continue
+                if f"{self.directory}/exec".encode() in command:
+                    os.kill(int(entry.name), signal.SIGKILL)
+        time.sleep(0.2)
+        for line in Path("/proc/mounts").read_text().splitlines():
+            if line.split()[1].startswith(str(self.directory)):
+                subprocess.run(["umount", "-l", line.split()[1]], check=False)
+
+
+@pytest.fixture
+def engine_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    if os.geteuid() != 0 or not shutil.which("dockerd") or not shutil.which("unshare"):
+        pytest.skip("needs root, dockerd and unshare for an engine of its own")
+    directory = Path(f"/tmp/loom-test-engine-{os.getpid()}-{time.monotonic_ns()}")  # short: a socket's path
+    directory.mkdir()
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def own_engine(
+    engine_directory: Path, busybox: bytes, docker_place: Place
+) -> Iterator[tuple[OwnEngine, docker.DockerClient]]:
+    own = OwnEngine(engine_directory)
+    try:
+        client = own.start()
+        load_busybox(client, busybox)
+        docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
+        docker_place.image = "ash:test"
+        yield own, client
+        client.close()
+    finally:
+        own.stop()
+
+
+def load_busybox(client: docker.DockerClient, busybox: bytes) -> None:
+    import io
+    import tarfile
+
+    root = io.BytesIO()
+    with tarfile.open(fileobj=root, mode="w") as archive:
+        for name in ("bin/sh", "bin/sleep", "bin/cat", "bin/chown"):
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(busybox), 0o755
+            archive.addfile(member, io.BytesIO(busybox))
+    client.api.import_image_from_data(root.getvalue(), repository="ash", tag="test")
+
+
+NO_NETWORK = Network(mode="none")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_an_engine_that_ends_in_mid_step(
+    own_engine: tuple[OwnEngine, docker.DockerClient], docker_place: Place, how: signal.Signals
+) -> None:
+    own, client = own_engine
+    with docker_place.job(network=NO_NETWORK) as job:
+        assert job.run("echo before").out == b"before\n"
+        timer = threading.Timer(0.3, own.signal, [how])
+        timer.start()
+        started = time.monotonic()
+        with pytest.raises(ProviderError) as caught:
+            job.run("echo up; sleep 60")
+    assert time.monotonic() - started < 30
+    assert caught.value.exit_code == 3
+    if how is signal.SIGKILL:
+        assert "engine" in str(caught.value)
+        left = docker_place.provider.close()
+        assert len(left) <= 1, "it says that the container could not be removed"
+        own.stop()
+        client = own.start()
+        assert client.api.containers() == [], "its input has ended, so the driver has too"
+        assert len(client.api.containers(all=True)) == 1
+        with pytest.MonkeyPatch.context() as patch:
+            # This process stands for the next loom.
+            patch.setattr("loom.providers.docker.labels.started_at", lambda pid: "")
+            assert [found.problem for found in reap(client)] == [""]
+        assert client.api.containers(all=True) == []
+
+
+@pytest.mark.slow
+def test_an_engine_that_hangs_is_given_up(
+    own_engine: tuple[OwnEngine, docker.DockerClient], docker_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, _ = own_engine
+    monkeypatch.setattr(session_module, "ASK_ENGINE_S", 0.5)
+    monkeypatch.setattr(session_module, "ANSWER_S", 0.5)
+    monkeypatch.setattr(session_module, "LEAVE_S", 0.5)
+    with docker_place.job(network=NO_NETWORK) as job:
+        # An engine that answers is asked and left in peace.
+        assert job.run("sleep 1.5; echo done").out == b"done\n"
+        own.signal(signal.SIGSTOP)
+        threading.Timer(6, own.signal, [signal.SIGCONT]).start()
+        with pytest.raises(EngineUnavailable, match="silent") as caught:
+            job.run("sleep 60")
+    assert caught.value.exit_code == 3
+    assert docker_place.provider.close() == []
+
+
+@pytest.mark.slow
+def test_an_engine_that_sees_none_of_our_files(
+    engine_directory: Path, busybox: bytes, docker_place: Place, tmp_path: Path
+) -> None:
+    own = OwnEngine(engine_directory, hidden=tmp_path)
+    try:
+        client = own.start()
+        load_busybox(client, busybox)
+        docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
+        docker_place.image = "ash:test"
+        (docker_place.workspace / "given").write_text("given\n")
+        unseen = docker_place.job(network=NO_NETWORK)
+        with pytest.raises(ProviderError, match="does not see the workspace") as caught:
+            unseen.__enter__()
+        assert "ephemeral_volume" in (caught.value.hint or "")
+        docker_place.mount_mode = MountMode.VOLUME
+        with docker_place.job(network=NO_NETWORK) as job:
+            assert job.run("cat given; echo made >made").out == b"given\n"
+            assert b"made\n" in b"".join(job.session.get_archive(["made"]))
+            assert job.run("sleep 20", timeout_s=0.2).exit.ended is Ended.TIMED_OUT
+        assert docker_place.provider.close() == []
+        assert client.api.containers(all=True) == []
+        assert not client.api.volumes()["Volumes"]
+        client.close()
+    finally:
+        own.stop()
