@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from loom.cancel import Cancel
 from loom.config import Config
+from loom.errors import LoomError
 from loom.plan import Job, Plan, ProviderName
 from loom.results import OnOutput
 from loom.runner import Tools
@@ -33,6 +34,8 @@ class Engine:
             self.environ["DOCKER_HOST"] = config.engine
         self._lock = threading.Lock()
         self._client: docker.DockerClient | None = None
+        self._tidying: threading.Thread | None = None
+        self.problems: list[str] = []
 
     def __call__(self) -> docker.DockerClient:
         with self._lock:
@@ -48,11 +51,33 @@ class Engine:
 
         return connect(self.environ)
 
-    def close(self) -> None:
+    def answers(self) -> None:
+        """EngineUnavailable when it does not. What dead looms left in it is removed meanwhile, out of the run's way."""
+        client = self()
+        self._tidying = threading.Thread(target=self._tidy, args=(client,), name="tidy", daemon=True)
+        self._tidying.start()
+
+    def _tidy(self, client: docker.DockerClient) -> None:
+        from loom.providers.docker.reap import reap
+
+        try:
+            self.problems = [
+                f"{left.kind} {left.name} of an earlier run could not be removed: {left.problem}"
+                for left in reap(client)
+                if left.problem
+            ]
+        except LoomError as error:
+            self.problems = [error.message]
+
+    def close(self, patience_s: float = 10.0) -> list[str]:
+        """End the connection; what could not be tidied, as lines of text."""
+        if self._tidying is not None:
+            self._tidying.join(patience_s)
         with self._lock:
             if self._client is not None:
                 with suppress(Exception):
                     self._client.close()
+        return self.problems
 
 
 def needs_engine(plan: Plan) -> bool:
@@ -60,8 +85,17 @@ def needs_engine(plan: Plan) -> bool:
 
 
 def tools_for(
-    plan: Plan, config: Config, environ: Mapping[str, str], root: Path, lock: ImageLock | None, engine: Engine
+    plan: Plan,
+    config: Config,
+    source: Source,
+    lock: ImageLock | None,
+    engine: Engine,
+    *,
+    run_id: str,
+    isolated: bool = False,
 ) -> Tools:
+    """`isolated`: the network of a job with services leads nowhere else."""
+    environ, root = engine.environ, source.root
     from loom.providers.host import HostProvider
 
     host = HostProvider(environ)
@@ -79,7 +113,6 @@ def tools_for(
         from loom.providers.docker import labels
         from loom.providers.docker.services import services as open_services
 
-        run_id = str(workspace.name).removeprefix("loom-run-local-").partition("-")[0]
         marks = labels.labels(run_id=run_id, job_id=job.id, workspace=workspace, pid=os.getpid(), role="service")
         with open_services(
             engine.another,
@@ -92,6 +125,7 @@ def tools_for(
             on_output=on_output,
             cancel=cancel,
             on_died=on_died,
+            isolated=isolated,
         ) as network:
             yield network.network_id
 

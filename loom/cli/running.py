@@ -11,13 +11,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loom.cancel import Cancel
 from loom.results import ExitCode
+
+if TYPE_CHECKING:
+    from loom.config import Config
+    from loom.plan import Plan
+    from loom.snapshot import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,17 +30,27 @@ class Options:
     """The run command's arguments, as given."""
 
     jobs: tuple[str, ...] = ()
-    local: bool = False
     container: bool = False
     workflow: Path | None = None
+    stages: tuple[str, ...] = ()
+    from_job: str | None = None
+    only_failed: bool = False
+    needs: bool | None = None
+    variables: tuple[str, ...] = ()
+    matrix: tuple[str, ...] = ()
+    changes_base: str | None = None
+    dry_run: bool = False
     stream: bool = False
     quiet: bool = False
     verbose: bool = False
+    color: str | None = None
     jobs_at_once: int | None = None
     fail_fast: bool = False
     mount_mode: str | None = None
+    strict: bool = False
+    frozen: bool = False
+    pull: str | None = None
     no_cache: bool = False
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -60,73 +75,139 @@ def signals(cancel: Cancel) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run(options: Options) -> int:
-    """Run the workflow; the exit code of the process."""
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Everything about a run that is settled before it starts."""
+
+    run_id: str
+    environ: Mapping[str, str]
+    source: Source
+    config: Config
+    plan: Plan
+
+
+def prepare(options: Options) -> Prepared:
+    """From options to a plan. RequestError, WorkflowError: nothing has begun, and there is no record."""
     from loom import config, engine, snapshot, workflow
-    from loom.cli import parts
-    from loom.errors import RequestError
-    from loom.images import LOCK_PATH, load_lock
-    from loom.plan import MountMode, ResolveContext, Selection, resolve
-    from loom.store import Store
+    from loom.cli import surroundings
+    from loom.plan import resolve
 
     environ = dict(os.environ)
     run_id = str(time.time_ns())
     source = snapshot.discover(Path.cwd(), environ=environ)
-    settings = config.load(
-        root=source.root,
-        environ=environ,
-        flags={
-            "stream": options.stream or None,
-            "jobs": options.jobs_at_once,
-            "fail_fast": options.fail_fast or None,
-            "mount_mode": options.mount_mode,
-        },
+    settings = config.load(root=source.root, environ=environ, flags=flags_of(options))
+    loaded = workflow.load(surroundings.workflow_path(source.root, options.workflow, Path.cwd()), source.root)
+    context = surroundings.resolve_context(
+        source.root,
+        settings,
+        environ,
+        predefined=engine.run_variables(run_id, source, loaded.path),
+        base=options.changes_base,
     )
-    path = options.workflow or source.root / ".loom" / "workflow.yml"
-    if options.workflow is not None and not path.exists():
-        raise RequestError(f"there is no workflow at {path}", code="WORKFLOW_MISSING")
-    loaded = workflow.load(path.absolute(), source.root)
-    plan = resolve(
-        loaded,
-        Selection(jobs=options.jobs, container=options.container),
-        ResolveContext(
-            config=settings,
-            predefined=engine.run_variables(run_id, source, ".loom/workflow.yml"),
-        ),
+    selection = surroundings.selection(
+        jobs=options.jobs,
+        stages=options.stages,
+        from_job=options.from_job,
+        only_failed=failed_before(settings, source) if options.only_failed else None,
+        needs=options.needs,
+        variables=options.variables,
+        matrix=options.matrix,
+        container=options.container,
     )
-    cancel = Cancel()
-    look, write = screen_parts(settings.color, quiet=options.quiet, verbose=options.verbose, stream=settings.stream)
+    return Prepared(
+        run_id=run_id, environ=environ, source=source, config=settings, plan=resolve(loaded, selection, context)
+    )
+
+
+def flags_of(options: Options) -> dict[str, object]:
+    """Options as settings. `--strict` is overlay views, no network but what the workflow declares, and locked images."""
+    flags: dict[str, object] = {
+        "stream": options.stream or None,
+        "jobs": options.jobs_at_once,
+        "fail_fast": options.fail_fast or None,
+        "mount_mode": options.mount_mode,
+        "frozen": options.frozen or None,
+        "pull": options.pull,
+        "color": options.color,
+    }
+    if options.strict:
+        flags |= {"mount_mode": options.mount_mode or "overlay", "network": "none", "frozen": True}
+    return flags
+
+
+def failed_before(config: Config, source: Source) -> list[str]:
+    """The jobs that did not succeed in this checkout's last run. RequestError when there is none, or all did."""
+    from loom.errors import RequestError
+    from loom.records import RunFold
+    from loom.store import Store, read_phases
+
+    entry = Store(config.state_dir).find("last", repo_root=source.root)
+    fold = RunFold()
+    for event in read_phases(entry.paths):
+        fold.apply(event)
+    failed = [job.id for job in fold.jobs.values() if job.status is None or not job.status.ok]
+    if not failed:
+        raise RequestError(
+            f"no job failed in the last run ({entry.run_id})", hint="Leave --only-failed out to run all."
+        )
+    return failed
+
+
+def run(options: Options) -> int:
+    """Run the workflow; the exit code of the process."""
+    prepared = prepare(options)
+    if options.dry_run:
+        from loom.render.plans import plan_yaml
+
+        sys.stdout.write(plan_yaml(prepared.plan))
+        return ExitCode.OK
+    if not prepared.plan.jobs:
+        from loom.errors import RequestError
+
+        reasons = "\n".join(f"{left.id}: {left.reason}" for left in prepared.plan.left_out[:10])
+        raise RequestError("no job of the workflow would run", hint=reasons or None, code="NOTHING_TO_RUN")
+    return execute(prepared, options)
+
+
+def execute(prepared: Prepared, options: Options) -> int:
+    """Run a prepared plan, with the terminal as its audience."""
+    from loom import engine
+    from loom.cli import parts
+    from loom.images import LOCK_PATH, load_lock
+    from loom.plan import MountMode
     from loom.render.screen import Screen, closing_lines
+    from loom.store import Store
 
-    screen = Screen(look, write)
-    engine_ = parts.Engine(settings, environ)
-
-    def preflight() -> None:
-        engine_()
-
+    config, source, plan = prepared.config, prepared.source, prepared.plan
+    cancel = Cancel()
+    look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
+    connection = parts.Engine(config, prepared.environ)
+    lock = load_lock(source.root / LOCK_PATH)
     with signals(cancel):
         ran = engine.execute(
             engine.Request(
-                run_id=run_id,
+                run_id=prepared.run_id,
                 command=sys.argv,
                 plan=plan,
                 source=source,
                 tools=parts.tools_for(
-                    plan, settings, environ, source.root, load_lock(source.root / LOCK_PATH), engine_
+                    plan, config, source, lock, connection, run_id=prepared.run_id, isolated=options.strict
                 ),
-                preflight=preflight if parts.needs_engine(plan) else None,
-                store=Store(settings.state_dir),
-                tmp_dir=settings.tmp_dir,
+                preflight=connection.answers if parts.needs_engine(plan) else None,
+                store=Store(config.state_dir),
+                tmp_dir=config.tmp_dir,
                 clock_ns=time.time_ns,
                 cancel=cancel,
-                sinks=[screen],
-                jobs_at_once=settings.jobs or os.cpu_count() or 2,
-                fail_fast=settings.fail_fast,
-                mount_mode=MountMode(settings.mount_mode),
-                grace_s=settings.grace,
-                cache=None if options.no_cache else parts.cache_for(settings, source),
+                sinks=[Screen(look, write)],
+                jobs_at_once=config.jobs or os.cpu_count() or 2,
+                fail_fast=config.fail_fast,
+                mount_mode=MountMode(config.mount_mode),
+                grace_s=config.grace,
+                cache=None if options.no_cache else parts.cache_for(config, source),
             )
         )
+    for problem in connection.close():
+        print(f"loom: {problem}", file=sys.stderr)
     for line in closing_lines(ran.receipt.status.value, str(ran.receipt_path), look):
         write(line)
     return ran.receipt.exit_code

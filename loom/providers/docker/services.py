@@ -75,15 +75,16 @@ def services(
     on_output: OnOutput,
     cancel: Cancel,
     on_died: OnDied | None = None,
+    isolated: bool = False,
 ) -> Iterator[ServiceNetwork]:
     """Yields when every service is ready. ServiceError (its hint holds the last lines) when one ends or does not get
     ready in its time, ImageError when an image can't be had. `on_output` gets the services' lines, each behind the
-    service's name, and is not called any more when the block has been left."""
+    service's name, and is not called any more when the block has been left. `isolated`: the network has no way out."""
     client = client_factory()
     name = f"loom-{run_id}-{job_id}-{token_hex(3)}"
     output = _Output(on_output)
     try:
-        network_id = _create_network(client, name, labels)
+        network_id = _create_network(client, name, labels, isolated=isolated)
         group = _Group(client, name, images=images, workspace=workspace, labels=labels, output=output, cancel=cancel)
         try:
             running = group.start(wanted)
@@ -399,10 +400,11 @@ def _last(lines: _Lines) -> str:
     return "Its last lines:\n" + "\n".join(f"  {line}" for line in lines.last)
 
 
-def _create_network(client: docker.DockerClient, name: str, labels: Mapping[str, str]) -> str:
+def _create_network(client: docker.DockerClient, name: str, labels: Mapping[str, str], *, isolated: bool) -> str:
     try:
         with engine_errors():
-            return str(client.api.create_network(name, driver="bridge", labels={**labels, ROLE: "network"})["Id"])
+            marks = {**labels, ROLE: "network"}
+            return str(client.api.create_network(name, driver="bridge", internal=isolated, labels=marks)["Id"])
     except docker.errors.APIError as error:
         hint = None
         if "address pool" in str(error):
