@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loom.cli.surroundings import commit_variables, find_root, resolve_context, workflow_path
+from loom.cli.surroundings import commit_variables, find_root, mentioned_in, resolve_context, workflow_path
 from loom.errors import Problem, WorkflowError
 from loom.results import ExitCode
 from loom.yamlfile import pointer
@@ -38,7 +38,7 @@ def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> in
         loaded = workflow.load(path, root)
         problems, jobs = rehearse(loaded)
         problems += _secrets(jobs)
-        problems += warnings(loaded, predefined=PREDEFINED)
+        problems += warnings(loaded, predefined=PREDEFINED, mentioned=mentioned_in(root, os.environ))
     except WorkflowError as error:
         problems, hint = list(error.problems), error.hint
     errors = sum(1 for problem in problems if problem.severity == "error")

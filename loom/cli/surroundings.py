@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,18 @@ def files_of(root: Path, environ: Mapping[str, str]) -> Callable[[], list[str]]:
         return [path for path in _paths(listed) if os.path.lexists(root / path)]
 
     return files
+
+
+def mentioned_in(root: Path, environ: Mapping[str, str]) -> Callable[[Collection[str]], set[str]]:
+    """Which names stand somewhere in the project's files, `.loom` aside. None of them when git can't tell."""
+
+    def mentioned(names: Collection[str]) -> set[str]:
+        wanted = "\n".join(sorted(names)).encode()
+        pathspec = ("--", ".", ":(exclude).loom")
+        found = _git(root, environ, "grep", "-hoIwF", "--untracked", "--no-color", "-f", "-", *pathspec, given=wanted)
+        return set(os.fsdecode(found or b"").split())
+
+    return mentioned
 
 
 def commit_variables(root: Path, environ: Mapping[str, str], workflow_path: str) -> dict[str, str]:
@@ -158,14 +170,14 @@ def pairs(given: Iterable[str], flag: str) -> dict[str, str]:
     return found
 
 
-def _git(root: Path, environ: Mapping[str, str], *arguments: str) -> bytes | None:
+def _git(root: Path, environ: Mapping[str, str], *arguments: str, given: bytes = b"") -> bytes | None:
     """Git's answer, or None when it has none (no git, no repository, no such commit)."""
     try:
         done = subprocess.run(
             ("git", "--no-optional-locks", *arguments),
             cwd=root,
             env=dict(environ),
-            stdin=subprocess.DEVNULL,
+            input=given,
             capture_output=True,
         )
     except OSError:

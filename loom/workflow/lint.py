@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from loom import expansion, expressions
 from loom.errors import Problem
@@ -28,14 +28,20 @@ _PREDEFINED_ANYWAY = re.compile(r"(CI|LOOM)(_|$)")
 _BOOLEAN_ELSEWHERE = frozenset({"yes", "no", "on", "off", "Yes", "No", "On", "Off", "YES", "NO", "ON", "OFF"})
 
 
-def warnings(workflow: Workflow, *, predefined: Collection[str]) -> list[Problem]:
-    """Every doubtful thing, in file order. `predefined` are the names that loom gives a value to."""
-    found: list[Problem] = []
+Mentioned = Callable[[Collection[str]], Collection[str]]
+
+
+def warnings(workflow: Workflow, *, predefined: Collection[str], mentioned: Mentioned = lambda _: ()) -> list[Problem]:
+    """Every doubtful thing, in file order.
+
+    `predefined` are the names that loom gives a value to; `mentioned` tells which of some names the project's own files
+    have in them (scripts that steps call read variables too).
+    """
+    found = list(_unused_variables(workflow, mentioned))
     for check in (
         _steps,
         _templates,
         _stages,
-        _unused_variables,
         _unknown_names,
         _texts,
         _images,
@@ -121,21 +127,27 @@ def _below(scope: str, node: Node) -> Iterator[tuple[str, str, Node, Node]]:
             yield scope, name, variables.keys[name], value
 
 
-def _unused_variables(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
-    mentioned: set[str] = set()
+def _unused_variables(workflow: Workflow, mentioned: Mentioned) -> Iterator[Problem]:
+    known: set[str] = set()
     word = re.compile(r"[A-Z_][A-Z0-9_]*")
     for file in workflow.files:
         if file.root is not None:
             for text in _all_texts(file.root):
-                mentioned.update(word.findall(text))
-    for scope, name, key, _value in _variable_nodes(workflow):
-        if name not in mentioned and not _READ_BY_TOOLS.match(name):
+                known.update(word.findall(text))
+    unused = [
+        (scope, name, key)
+        for scope, name, key, _ in _variable_nodes(workflow)
+        if name not in known and not _READ_BY_TOOLS.match(name)
+    ]
+    elsewhere = mentioned({name for _, name, _ in unused}) if unused else ()
+    for scope, name, key in unused:
+        if name not in elsewhere:
             at = pointer(scope, "variables", name) if scope else pointer("variables", name)
             yield _warn(
                 key,
                 at,
                 "WF_VARIABLE_UNUSED",
-                f"nothing in the workflow mentions {name}; remove it if no program reads it",
+                f"nothing in the project mentions {name}; remove it if no program reads it",
             )
 
 

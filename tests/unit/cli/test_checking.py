@@ -126,6 +126,12 @@ def test_formats_for_machines(project: Path, loom: Loom) -> None:
     assert region == {"startLine": 3, "startColumn": 36, "endColumn": 37}
 
 
+def test_a_variable_that_only_a_script_reads_is_used(project: Path, loom: Loom) -> None:
+    assert "/variables/LEVEL: nothing in the project mentions LEVEL" in loom("check", "--no-receipt")[1]
+    (project / "script").write_text("echo ${LEVEL:-2}\n")
+    assert "LEVEL" not in loom("check", "--no-receipt")[1]
+
+
 def test_secrets_are_judged_as_a_run_would(project: Path, loom: Loom) -> None:
     (project / ".loom/workflow.yml").write_text(
         "version: v1\nstages: [test]\na:\n  stage: test\n  script: [set -x; deploy]\n  secrets:\n    A: evn://hunter2\n    B: hunter2\n"

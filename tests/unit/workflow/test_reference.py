@@ -3,7 +3,10 @@
 import re
 from pathlib import Path
 
-from loom import config
+import pytest
+
+from loom import config, workflow
+from loom.resolve import problems_of
 from loom.workflow import models
 
 ROOT = Path(__file__).parents[3]
@@ -45,3 +48,20 @@ def test_every_setting_is_in_the_reference() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `(.*)` \| (.*) \|$", (PAGES / "config.md").read_text(), re.MULTILINE)
     defaults = config.Config()
     assert rows == [(name, defaults.text_of(name), config.about(name)) for name in config.KEYS]
+
+
+def examples() -> list[tuple[str, str]]:
+    """Every whole workflow that a page shows."""
+    found = []
+    for page in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]):
+        blocks = re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        whole = [block for block in blocks if re.search(r"^version: v1$", block, re.MULTILINE)]
+        found += [(f"{page.relative_to(ROOT)}-{number}", block) for number, block in enumerate(whole, start=1)]
+    return found
+
+
+@pytest.mark.parametrize("text", [text for _, text in examples()], ids=[name for name, _ in examples()])
+def test_workflows_in_the_pages_are_good(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "workflow.yml"
+    path.write_text(text)
+    assert problems_of(workflow.load(path, tmp_path)) == []
