@@ -329,3 +329,9 @@ def test_two_jobs_have_networks_of_their_own(bench: Bench) -> None:
     with bench.open(first) as one, bench.open(first) as two:
         assert one.network_id != two.network_id
         assert one.services[0].container_name != two.services[0].container_name
+
+
+def test_any_name_will_do_even_twice(bench: Bench) -> None:
+    odd = service("my data base/1", "sleep 60", "db")
+    with bench.open(odd, odd) as network:
+        assert len({one.container_name for one in network.services}) == 2

@@ -25,6 +25,7 @@ from loom.providers.docker.ready import (
     listening_ports,
     probe_of,
 )
+from loom.providers.docker.services import container_names
 from loom.providers.docker.streams import engine_errors, in_background
 
 
@@ -261,3 +262,8 @@ def test_a_lost_engine_is_told_from_an_answer_of_the_engine() -> None:
         raise docker.errors.APIError("an answer")
     with pytest.raises(ZeroDivisionError), engine_errors():
         _ = 1 / 0
+
+
+def test_container_names_are_fit_and_unique() -> None:
+    names = container_names(["db", "a b/c", "DB", "db", "...", "x" * 99])
+    assert names == ["db", "a-b-c", "DB-2", "db-3", "service", "x" * 40]

@@ -9,10 +9,11 @@ Whichever way the block is left, containers, their volumes and the network are g
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,12 +183,13 @@ class _Group:
 
     def start(self, wanted: tuple[plan.Service, ...]) -> tuple[RunningService, ...]:
         """All at once: a service may wait for another one before it gets ready."""
+        names = container_names([service.name for service in wanted])
         running: dict[int, RunningService] = {}
         failed: list[BaseException] = []
 
         def bring_up(index: int, service: plan.Service) -> None:
             try:
-                running[index] = self._bring_up(service)
+                running[index] = self._bring_up(service, f"{self._network}-{names[index]}")
             except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
                 with self._guard:
                     failed.append(error)
@@ -212,7 +214,7 @@ class _Group:
             raise next((error for error in failed if not isinstance(error, _GaveUp)), failed[0])
         return tuple(running[index] for index in sorted(running))
 
-    def _bring_up(self, service: plan.Service) -> RunningService:
+    def _bring_up(self, service: plan.Service, container_name: str) -> RunningService:
         # Several pulls and builds may go on at once: their lines, too, come behind the service's name.
         getting = _Lines(service.name, self._output, lambda line: None)
         try:
@@ -224,7 +226,6 @@ class _Group:
         self._go_on_or_leave(service)
         attributes = self._client.api.inspect_image(image.image_id)  # type: ignore[no-untyped-call]
         probe = probe_of(service, attributes.get("Config") or {})
-        container_name = f"{self._network}-{service.name}"
         container_id = self._create(service, image, container_name)
         lines = _Lines(service.name, self._output, probe.see_line)
         # Attached before it starts: what it says first is what tells why it ended.
@@ -388,6 +389,20 @@ class _Group:
             thread.start()
         for thread in (*threads, *self._followers):
             thread.join(_LEAVE_WITHIN_S)
+
+
+def container_names(names: Sequence[str]) -> list[str]:
+    """What the services are called in their containers' names: any text becomes fit for that, and each is unique."""
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:40] or "service"
+        unique, number = slug, 2
+        while unique.lower() in taken:
+            unique, number = f"{slug}-{number}", number + 1
+        taken.add(unique.lower())
+        result.append(unique)
+    return result
 
 
 class _GaveUp(ServiceError):
