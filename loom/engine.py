@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets as random_source
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,12 @@ from loom.events import PIPELINE, RUN, PhaseCode
 from loom.journal import Journal, Outcome, Sink
 from loom.masking import Masker
 from loom.plan import Job, MountMode, Plan
+from loom.planned import Planned, dump_planned
 from loom.providers.base import ReadOnlyMount
 from loom.recorder import Recorder
 from loom.records import Receipt, run_exit_code, run_status
 from loom.results import JobResult, Skip, Status
-from loom.runner import Handover, JobRunner, PlaceOpener, Settings, Tools
+from loom.runner import Handover, JobRunner, Keeping, PlaceOpener, Resumption, Settings, Tools
 from loom.scheduler import run_jobs
 from loom.snapshot import Snapshot, Source
 from loom.store import RUN_PREFIX, RunRecord, Store, boot_id, process_start
@@ -51,6 +52,32 @@ class Request:
     preflight: Callable[[], None] | None = None
     """Checked before any job starts (does an engine answer?); raises InfrastructureError."""
     identity: Mapping[str, Any] = field(default_factory=dict)
+    keeping: Keeping = field(default_factory=Keeping)
+    container: bool = False
+    """Whether every job was asked to run in a container; for the record."""
+    reuse: Reuse | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reuse:
+    """What a run takes over from an earlier one, its parent."""
+
+    parent_run_id: str
+    workspace: Path
+    """Filled already; nothing is copied."""
+    snapshot: Mapping[str, Any]
+    """What the record says of the snapshot that the workspace was."""
+    results: Mapping[str, JobResult] = field(default_factory=dict)
+    """Jobs of the plan that do not run again, and what they came to."""
+    resumed: Mapping[str, Resumption] = field(default_factory=dict)
+    archive_of: Callable[[str], Path] | None = None
+    """Where the artifacts of those jobs are."""
+    has_products: bool = True
+    """Whether the workspace holds what those jobs left; else their artifacts are put into it."""
+
+    @property
+    def reused(self) -> list[str]:
+        return [*self.results, *(f"{job_id}: up to {resumed.step}" for job_id, resumed in self.resumed.items())]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +87,15 @@ class Ran:
     receipt: Receipt
     receipt_path: Path
     workspace: Path | None
+    kept: tuple[str, ...] = ()
+    """Jobs whose places can still be entered, or gone on from."""
 
 
 def execute(request: Request) -> Ran:
     """Run the plan. Every way to fail but a bug of loom's (and a record that can't be written) ends in a receipt."""
     record = request.store.new(request.run_id)
     recorder = Recorder(record)
-    workspace = request.tmp_dir / f"{RUN_PREFIX}{request.run_id}-{random_source.randbelow(10**6):06d}"
+    workspace = request.reuse.workspace if request.reuse else new_workspace(request.tmp_dir, request.run_id)
     record.create(_identity(request, workspace))
     journal = Journal(
         run_id=request.run_id,
@@ -76,6 +105,10 @@ def execute(request: Request) -> Ran:
         sinks=[recorder, *request.sinks],
     )
     return _Run(request, record, recorder, journal, workspace).execute()
+
+
+def new_workspace(tmp_dir: Path, run_id: str) -> Path:
+    return tmp_dir / f"{RUN_PREFIX}{run_id}-{random_source.randbelow(10**6):06d}"
 
 
 class _Run:
@@ -88,52 +121,62 @@ class _Run:
         self._journal = journal
         self._workspace = workspace
         self._cancel = request.cancel
+        self._done = request.reuse.results if request.reuse else {}
         self._opener = PlaceOpener(request.tools, self._settings(), request.cancel)
         self._error: str | None = None
         self._begun = 0
 
     def execute(self) -> Ran:
-        snapshot_taken = self._bootstrap()
-        status = self._pipeline(started=snapshot_taken is not None)
+        filled = self._bootstrap()
+        status = self._pipeline(started=filled)
         self._finalize(status)
-        if snapshot_taken is not None:
+        if filled:
             self._record.link_into(self._workspace)
         return Ran(
             receipt=self._recorder.fold.receipt(),
             receipt_path=self._record.paths.receipt,
-            workspace=self._workspace if snapshot_taken is not None else None,
+            workspace=self._workspace if filled else None,
+            kept=tuple(job.id for job in self._recorder.fold.jobs.values() if "session_kept" in job.facts),
         )
 
     # -- run.bootstrap --------------------------------------------------------------------------------------------
 
-    def _bootstrap(self) -> Snapshot | None:
-        """The snapshot, with the first jobs' containers starting meanwhile; None when the run can't go on."""
+    def _bootstrap(self) -> bool:
+        """The workspace, with the first jobs' containers starting meanwhile; False when the run can't go on."""
+        request = self._request
         self._begun = self._journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, self._beginning())
-        self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "plan_resolved", plan_shape(self._request.plan))
+        shape = plan_shape(request.plan, without=self._done)
+        self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "plan_resolved", shape)
+        self._record.publish(self._record.paths.plan, dump_planned(self._planned()))
         outcome = Outcome()
-        taken: Snapshot | None = None
+        filled = False
         try:
-            self._make_workspace()
-            if self._request.preflight is not None:
-                self._request.preflight()
-            for job in self._first_jobs():
-                self._opener.open_ahead(job)
-            taken = snapshot.take(self._request.source, self._workspace, cancel=self._cancel)
+            if request.reuse is None:
+                self._make_workspace()
+            if request.preflight is not None:
+                request.preflight()
+            document = self._take_snapshot().document() if request.reuse is None else dict(request.reuse.snapshot)
             self._journal.fact(
-                RUN, PhaseCode.RUN_BOOTSTRAP, "snapshot_taken", {**taken.document(), "path": str(taken.path)}
+                RUN, PhaseCode.RUN_BOOTSTRAP, "snapshot_taken", {**document, "path": str(self._workspace)}
             )
+            filled = True
         except LoomError as error:
             outcome.status, outcome.error = Status.ERROR, str(error)
             if self._cancel.requested:
                 outcome.status, outcome.error = Status.CANCELED, "interrupted"
             self._error = outcome.error
         finally:
-            if taken is None:
+            if not filled:
                 self._opener.close_unused()
                 with suppress(OSError):
                     self._workspace.rmdir()
             self._journal.finished(RUN, PhaseCode.RUN_BOOTSTRAP, self._begun, outcome)
-        return taken
+        return filled
+
+    def _take_snapshot(self) -> Snapshot:
+        for job in self._first_jobs():
+            self._opener.open_ahead(job)
+        return snapshot.take(self._request.source, self._workspace, cancel=self._cancel)
 
     def _make_workspace(self) -> None:
         try:
@@ -163,11 +206,12 @@ class _Run:
             self._journal.span(RUN, PhaseCode.RUN_PIPELINE_EXECUTE) as run_outcome,
             self._journal.span(PIPELINE, PhaseCode.PIPELINE_EXECUTE) as outcome,
         ):
-            paths = self._record.paths
+            paths, reuse = self._record.paths, self._request.reuse
             handover = Handover(
                 self._request.plan,
                 folder_of=paths.artifacts,
-                archive_of=paths.artifacts_archive,
+                archive_of=self._archive_of,
+                missing_here=frozenset() if not reuse or reuse.has_products else frozenset(self._done),
                 logs=paths.logs,
                 masker=self._journal.masker,
                 cache=self._request.cache,
@@ -178,6 +222,8 @@ class _Run:
             else:
                 reason = self._error or "the run could not start"
                 for job in self._request.plan.jobs:
+                    if job.id in self._done:
+                        continue
                     runner.skip(job, Skip(job_id=job.id, reason=reason.splitlines()[0]))
                 status = Status.CANCELED if self._cancel.requested else Status.ERROR
             outcome.status = run_outcome.status = status
@@ -194,12 +240,19 @@ class _Run:
                 cancel=self._cancel,
                 fail_fast=request.fail_fast,
                 stop=self._stop_others,
+                done=self._done,
             )
         finally:
             self._opener.close_unused()
         if request.cancel.exit_code is not None:
             return Status.CANCELED
         return _status_of(results)
+
+    def _archive_of(self, job_id: str) -> Path:
+        reuse = self._request.reuse
+        if reuse is not None and reuse.archive_of is not None and job_id in self._done:
+            return reuse.archive_of(job_id)
+        return self._record.paths.artifacts_archive(job_id)
 
     def _stop_others(self) -> None:
         """End what runs, without the run counting as interrupted by the user."""
@@ -242,11 +295,30 @@ class _Run:
             mount_mode=request.mount_mode,
             grace_s=request.grace_s,
             read_only_mounts=tuple(ReadOnlyMount(path=path) for path in source.read_only_mounts),
+            keeping=request.keeping,
+            resumed=request.reuse.resumed if request.reuse else {},
+        )
+
+    def _planned(self) -> Planned:
+        request, settings = self._request, self._settings()
+        return Planned(
+            plan=request.plan,
+            variables=settings.variables,
+            mount_mode=request.mount_mode,
+            read_only_mounts=tuple(str(mount.path) for mount in settings.read_only_mounts),
+            container=request.container,
+            grace_s=request.grace_s,
         )
 
     def _beginning(self) -> dict[str, Any]:
-        request = self._request
+        request, reuse = self._request, self._request.reuse
+        parent = (
+            {"parent_run_id": reuse.parent_run_id, "full_run": not reuse.reused, "reused": reuse.reused}
+            if reuse
+            else {}
+        )
         return {
+            **parent,
             "loom_version": __version__,
             "command": list(request.command),
             "repo_root": str(request.source.root),
@@ -288,12 +360,12 @@ def _status_of(results: Mapping[str, JobResult]) -> Status:
     return run_status({job_id: (result.status, result.allowed_failure) for job_id, result in results.items()})
 
 
-def plan_shape(plan: Plan) -> dict[str, Any]:
+def plan_shape(plan: Plan, *, without: Container[str] = ()) -> dict[str, Any]:
     """The part of the plan that the record's documents and the screen need; no variables, no secrets."""
     return {
         "workflow_path": plan.workflow_path,
         "stages": list(plan.stages),
-        "jobs": [_job_shape(job) for job in plan.jobs],
+        "jobs": [_job_shape(job) for job in plan.jobs if job.id not in without],
         "left_out": [{"id": left.id, "reason": left.reason} for left in plan.left_out],
     }
 

@@ -78,13 +78,15 @@ def run_jobs(
     cancel: Cancel,
     fail_fast: bool = False,
     stop: Callable[[], None] | None = None,
+    done: Mapping[str, JobResult] | None = None,
 ) -> dict[str, JobResult]:
     """Run the plan's jobs in threads, at most `at_most` at once; results in plan order.
 
-    `stop` is called when `fail_fast` ends the rest. After a cancel nothing new starts: what waits is skipped. An
-    exception out of `run_job` (a bug, a record that can't be written) is raised here once the running jobs are over.
+    `done` are jobs that ran in an earlier run, and do not run again. `stop` is called when `fail_fast` ends the rest.
+    After a cancel nothing new starts: what waits is skipped. An exception out of `run_job` (a bug, a record that can't be
+    written) is raised here once the running jobs are over.
     """
-    results: dict[str, JobResult] = {}
+    results: dict[str, JobResult] = dict(done or {})
     running: set[str] = set()
     over: queue.SimpleQueue[tuple[str, JobResult | BaseException]] = queue.SimpleQueue()
     broken: BaseException | None = None

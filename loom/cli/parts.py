@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from loom.cache import Cache
     from loom.images import ImageLock
+    from loom.providers.docker.services import ServiceNetwork
     from loom.snapshot import Source
 
 
@@ -109,7 +110,7 @@ def tools_for(
     @contextmanager
     def services(
         job: Job, *, workspace: Path, on_output: OnOutput, cancel: Cancel, on_died: Callable[[str, str], None]
-    ) -> Iterator[str]:
+    ) -> Iterator[ServiceNetwork]:
         from loom.providers.docker import labels
         from loom.providers.docker.services import services as open_services
 
@@ -127,7 +128,7 @@ def tools_for(
             on_died=on_died,
             isolated=isolated,
         ) as network:
-            yield network.network_id
+            yield network
 
     return Tools(
         providers={ProviderName.HOST: host, ProviderName.DOCKER: DockerProvider(engine, pid=os.getpid())},

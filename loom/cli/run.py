@@ -62,6 +62,14 @@ def run(
     frozen: Annotated[bool, typer.Option("--frozen", help="Only images that .loom/images.lock names.")] = False,
     pull: Annotated[str | None, typer.Option("--pull", metavar="WHEN", help="always, missing or never.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither restore nor save caches.")] = False,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep",
+            metavar="WHEN",
+            help="Keep jobs' containers to look into: never, on-failure (what a terminal gets) or always.",
+        ),
+    ] = None,
 ) -> None:
     """Run the workflow's jobs on a snapshot of the repository.
 
@@ -96,6 +104,7 @@ def run(
                 frozen=frozen,
                 pull=pull,
                 no_cache=no_cache,
+                keep=keep,
             )
         )
     )

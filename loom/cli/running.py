@@ -22,6 +22,7 @@ from loom.results import ExitCode
 if TYPE_CHECKING:
     from loom.config import Config
     from loom.plan import Plan
+    from loom.runner import Keeping
     from loom.snapshot import Source
 
 
@@ -51,6 +52,7 @@ class Options:
     frozen: bool = False
     pull: str | None = None
     no_cache: bool = False
+    keep: str | None = None
 
 
 @contextmanager
@@ -129,6 +131,7 @@ def flags_of(options: Options) -> dict[str, object]:
         "frozen": options.frozen or None,
         "pull": options.pull,
         "color": options.color,
+        "keep": options.keep,
     }
     if options.strict:
         flags |= {"mount_mode": options.mount_mode or "overlay", "network": "none", "frozen": True}
@@ -204,13 +207,28 @@ def execute(prepared: Prepared, options: Options) -> int:
                 mount_mode=MountMode(config.mount_mode),
                 grace_s=config.grace,
                 cache=None if options.no_cache else parts.cache_for(config, source),
+                keeping=keeping_of(config),
+                container=options.container,
             )
         )
     for problem in connection.close():
         print(f"loom: {problem}", file=sys.stderr)
     for line in closing_lines(ran.receipt.status.value, str(ran.receipt_path), look):
         write(line)
+    if not options.quiet:
+        for job_id in ran.kept:
+            write(f"look inside: loom shell {ran.receipt.run_id} {job_id}")
     return ran.receipt.exit_code
+
+
+def keeping_of(config: Config) -> Keeping:
+    """Which jobs' places stay: as configured, and when nothing was, failed ones if a person is there to look into them."""
+    from loom.runner import Keeping
+
+    if config.keep != "auto":
+        return Keeping(when=config.keep, for_s=config.keep_for)
+    person = sys.stdin.isatty() and sys.stdout.isatty()
+    return Keeping(when="on-failure" if person else "never", for_s=config.keep_for)
 
 
 def screen_parts(color: str, *, quiet: bool, verbose: bool, stream: bool) -> tuple[Any, Callable[[str], None]]:

@@ -31,7 +31,10 @@ class Handover:
         logs: Path,
         masker: Masker,
         cache: Cache | None = None,
+        missing_here: frozenset[str] = frozenset(),
     ) -> None:
+        """`missing_here`: jobs whose products not even a shared workspace holds, since they ran elsewhere."""
+        self._missing_here = missing_here
         self._plan = plan
         self._folder_of = folder_of
         self._archive_of = archive_of
@@ -52,9 +55,10 @@ class Handover:
 
     def restore(self, job: Job, session: Session, shared_workspace: Path, on_output: OnOutput) -> None:
         """Put earlier jobs' artifacts into this job's view. A workspace that all jobs share has them already."""
-        if session.workspace_view() == shared_workspace:
-            return
+        shared = session.workspace_view() == shared_workspace
         for source in self.sources(job):
+            if shared and source not in self._missing_here:
+                continue
             restored = artifacts.restore(self._archive_of(source), view_of(session), sha256=self._checksums.get(source))
             on_output("stdout", f"{source}: {restored.files} files, {restored.bytes} bytes\n".encode())
 

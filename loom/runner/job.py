@@ -13,13 +13,15 @@ from typing import Any
 
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError, ServiceError
-from loom.events import PhaseCode, Section, Where
+from loom.events import PhaseCode, Section, Where, timestamp
 from loom.journal import Journal, Outcome
 from loom.plan import Job, Step
 from loom.providers.base import Command, Session
 from loom.results import Ended, Exit, JobResult, Skip, Status
+from loom.runner.handed_on import recorded
 from loom.runner.handover import Handover, report_facts
-from loom.runner.place import Place, PlaceOpener
+from loom.runner.hooks import AtStep, Verdict
+from loom.runner.place import OpenedServices, Place, PlaceOpener, Resolved
 from loom.runner.sections import SectionOutput
 
 MAX_CHANGES = 1000
@@ -124,14 +126,19 @@ class JobRunner:
                 self._seam(attempt, outcome),
                 self._section(job, Section.CLEANUP, PhaseCode.JOB_CLEANUP, attempt),
             ):
+                if attempt.place is not None:
+                    self._let_stay(job, attempt.place, attempt)
                 stack.close()
         return attempt
 
     def _prepare(self, job: Job, attempt: _Attempt, stack: ExitStack, cancel: Cancel) -> Place:
         secrets = self._secrets(job, attempt)
+        resumed = self._opener.resumed(job)
         ahead = self._opener.take_ahead(job)
         with self._section(job, Section.IMAGE_BUILD, PhaseCode.JOB_PROVIDER_PREPARE, attempt) as image_output:
-            if ahead is None:
+            if resumed is not None and resumed.image is not None:
+                image: Resolved | None = resumed.image
+            elif ahead is None:
                 image = self._opener.resolve(job, image_output)
             else:
                 ahead.image_output.replay(image_output)
@@ -141,14 +148,16 @@ class JobRunner:
         if image is not None:
             found = {"name": image.name, "id": image.image_id, "digest": image.digest}
             self._job_fact(job, "image_resolved", found, code=PhaseCode.JOB_PROVIDER_PREPARE)
-        network_id = self._services(job, attempt, stack, cancel)
+        kept = resumed.adopt if resumed is not None else None
+        services = None if kept else self._services(job, attempt, stack, cancel)
         with self._section(job, Section.PROVIDER, PhaseCode.JOB_PROVIDER_PREPARE, attempt) as provider_output:
             provider_output.begin()
             if ahead is None:
-                request = self._opener.request(job, image, network_id)
-                session = stack.enter_context(self._opener.open(request, job, provider_output))
+                request = self._opener.request(job, image, services.network_id if services else None)
+                opening = kept(request, provider_output, cancel) if kept else None
+                session = stack.enter_context(opening or self._opener.open(request, job, provider_output))
             else:
-                session, opened_ahead = ahead.wait()
+                session, request, opened_ahead = ahead.wait()
                 stack.push(opened_ahead)
                 ahead.provider_output.replay(provider_output)
         facts = session.facts
@@ -160,7 +169,15 @@ class JobRunner:
             **facts.details,
         }
         self._job_fact(job, "session_opened", opened, code=PhaseCode.JOB_PROVIDER_PREPARE)
-        return Place(session=session, image=image, environment=self._placed(job, session, secrets))
+        return Place(
+            session=session,
+            request=request,
+            image=image,
+            environment=self._placed(job, session, secrets),
+            secrets=secrets,
+            services=services,
+            resumed=resumed,
+        )
 
     def _secrets(self, job: Job, attempt: _Attempt) -> Mapping[str, bytes]:
         """The values, known to the masker before anything could print them."""
@@ -186,7 +203,7 @@ class JobRunner:
             for name, value in secrets.items()
         }
 
-    def _services(self, job: Job, attempt: _Attempt, stack: ExitStack, cancel: Cancel) -> str | None:
+    def _services(self, job: Job, attempt: _Attempt, stack: ExitStack, cancel: Cancel) -> OpenedServices | None:
         if not job.services:
             return None
 
@@ -206,7 +223,9 @@ class JobRunner:
             raise
 
     def _restore(self, job: Job, place: Place, attempt: _Attempt) -> None:
-        """Before the first step: caches, then what earlier jobs left."""
+        """Before the first step: caches, then what earlier jobs left. A job that goes on somewhere has them already."""
+        if place.resumed is not None:
+            return
         if self._handover.caches(job):
             code = PhaseCode.JOB_CACHE_RESTORE
             with (
@@ -278,15 +297,33 @@ class JobRunner:
 
     def _execute(self, job: Job, place: Place, attempt: _Attempt, cancel: Cancel) -> None:
         deadline_ns = None if job.timeout_s is None else self.journal.now_ns() + int(job.timeout_s * 1e9)
-        for step in (step for step in job.steps if step.phase != "after_script"):
+        steps = [step for step in job.steps if step.phase != "after_script"]
+        if place.resumed is not None:
+            steps = steps[[step.id for step in steps].index(place.resumed.step) :]
+        while steps:
+            step = steps[0]
+            asked_ns = self.journal.now_ns()
+            if self._opener.gate is not None and not cancel.requested:
+                self._opener.gate.before(self._at(job, place, step, attempt), cancel)
             if cancel.requested:
                 attempt.status, attempt.error = Status.CANCELED, "interrupted"
                 break
+            if deadline_ns is not None:
+                deadline_ns += self.journal.now_ns() - asked_ns
             exit_ = self._step(job, place, step, attempt, self._time_left(job, deadline_ns), cancel)
+            asked_ns = self.journal.now_ns()
+            verdict = Verdict.NEXT
             if exit_.status is not Status.SUCCESS:
-                attempt.status, attempt.exit_code = exit_.status, exit_.code
-                attempt.failing_step, attempt.error = step.id, _why(step, exit_)
+                verdict = self._verdict(job, place, step, attempt, exit_, cancel)
+                if verdict is not Verdict.RETRY and attempt.failing_step is None:
+                    attempt.status, attempt.exit_code = exit_.status, exit_.code
+                    attempt.failing_step, attempt.error = step.id, _why(step, exit_)
+            if verdict is Verdict.FAIL:
                 break
+            if verdict is Verdict.NEXT:
+                steps.pop(0)
+            if deadline_ns is not None:
+                deadline_ns += self.journal.now_ns() - asked_ns
         if attempt.service_died is not None and attempt.status is Status.CANCELED:
             attempt.status, attempt.error = Status.ERROR, str(attempt.service_died)
             attempt.failing_step, attempt.failing_section = None, Section.SERVICES
@@ -294,6 +331,55 @@ class JobRunner:
         extra = {"LOOM_JOB_STATUS": attempt.status.value, "CI_JOB_STATUS": attempt.status.value}
         for step in after:
             self._step(job, place, step, attempt, AFTER_SCRIPT_TIMEOUT_S, self._cancel.again, extra)
+
+    def _verdict(self, job: Job, place: Place, step: Step, attempt: _Attempt, exit_: Exit, cancel: Cancel) -> Verdict:
+        """What becomes of a failed step: it fails the job, unless somebody is there to decide otherwise."""
+        gate = self._opener.gate
+        if gate is None or exit_.status not in (Status.FAILURE, Status.TIMED_OUT) or cancel.requested:
+            return Verdict.FAIL
+        verdict = gate.failed(self._at(job, place, step, attempt), exit_, cancel)
+        self._job_fact(job, "step_decided", {"step": step.id, "verdict": verdict}, code=PhaseCode.JOB_EXECUTION)
+        return Verdict.FAIL if cancel.wait(0) else verdict
+
+    def _at(self, job: Job, place: Place, step: Step, attempt: _Attempt) -> AtStep:
+        return AtStep(
+            job=job,
+            step=step,
+            session=place.session,
+            request=place.request,
+            environment=self._step_environment(place, step, attempt),
+        )
+
+    def _step_environment(self, place: Place, step: Step, attempt: _Attempt) -> dict[str, str]:
+        return {
+            **place.handed_on(),
+            **place.environment,
+            "LOOM_STEP": step.id,
+            "LOOM_ATTEMPT": str(attempt.number),
+        }
+
+    def _let_stay(self, job: Job, place: Place, attempt: _Attempt) -> None:
+        """Keep the job's place for a person to look at. That it could not be kept is a warning: the job has its result."""
+        keeping = self._opener.keeping
+        if not keeping.keeps(attempt.status) or _tries_again(job, attempt, attempt.number):
+            return
+        expires_at = self.journal.now_ns() / 1e9 + keeping.for_s
+        kept: dict[str, Any] = {"expires_at": timestamp(int(expires_at * 1e9)), "step": attempt.failing_step}
+        try:
+            if self._opener.checkpoint is not None and attempt.status is not Status.SUCCESS:
+                kept["checkpoint"] = self._opener.checkpoint(job, place.session, expires_at=expires_at)
+        except InfrastructureError as error:
+            self._job_fact(job, "warning", {"text": f"no checkpoint: {error.message}"}, code=PhaseCode.JOB_CLEANUP)
+        try:
+            place.session.keep(expires_at)
+            if place.services is not None:
+                place.services.keep()
+            facts = place.session.facts
+            kept["container_id"], kept["container_name"] = facts.container_id, facts.container_name
+        except InfrastructureError as error:
+            self._job_fact(job, "warning", {"text": f"not kept: {error.message}"}, code=PhaseCode.JOB_CLEANUP)
+        if "container_id" in kept or "checkpoint" in kept:
+            self._job_fact(job, "session_kept", kept, code=PhaseCode.JOB_CLEANUP)
 
     def _time_left(self, job: Job, deadline_ns: int | None) -> float | None:
         left = None if deadline_ns is None else max(0.001, (deadline_ns - self.journal.now_ns()) / 1e9)
@@ -315,16 +401,14 @@ class JobRunner:
         started = {"command": step.script, "phase": step.phase, "number": step.number, "attempt": attempt.number}
         with self.journal.span(where, PhaseCode.STEP_EXECUTE, started) as outcome:
             try:
-                variables = {
-                    **place.session.handed_on(),
-                    **place.environment,
-                    **(extra or {}),
-                    "LOOM_STEP": step.id,
-                    "LOOM_ATTEMPT": str(attempt.number),
-                }
+                before = place.handed_on()
+                variables = {**self._step_environment(place, step, attempt), **(extra or {})}
                 command = Command(script=step.script, shell=job.shell, environment=variables, timeout_s=timeout_s)
                 exit_ = place.session.run(command, writer, cancel)
                 outcome.status, outcome.exit_code, outcome.error = exit_.status, exit_.code, _why(step, exit_)
+                if (after := place.handed_on()) != before:
+                    found = recorded(after, place.secrets, self.journal.masker)
+                    self._job_fact(job, "handed_on", {"step": step.id, **found}, code=PhaseCode.JOB_EXECUTION)
             except InfrastructureError:
                 attempt.failing_step = step.id
                 raise

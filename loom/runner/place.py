@@ -14,6 +14,7 @@ from loom.cancel import Cancel
 from loom.plan import Image, Job, MountMode, ProviderName
 from loom.providers.base import Provider, ReadOnlyMount, Session, SessionRequest
 from loom.results import OnOutput, Stream
+from loom.runner.hooks import Gate, Keeping, MakeCheckpoint, Resumption
 
 
 class Resolved(Protocol):
@@ -31,12 +32,20 @@ class ImageResolver(Protocol):
     def resolve(self, image: Image, *, workspace: Path, on_output: OnOutput, cancel: Cancel) -> Resolved: ...
 
 
+class OpenedServices(Protocol):
+    @property
+    def network_id(self) -> str: ...
+    def keep(self) -> None:
+        """Leave them and their network running when the block is left."""
+        ...
+
+
 class OpenServices(Protocol):
-    """A job's services, ready when entered, gone when left; gives the id of the network they are on."""
+    """A job's services, ready when entered, gone when left."""
 
     def __call__(
         self, job: Job, *, workspace: Path, on_output: OnOutput, cancel: Cancel, on_died: Callable[[str, str], None]
-    ) -> AbstractContextManager[str]: ...
+    ) -> AbstractContextManager[OpenedServices]: ...
 
 
 class ResolveSecrets(Protocol):
@@ -53,6 +62,8 @@ class Tools:
     images: ImageResolver | None = None
     services: OpenServices | None = None
     secrets: ResolveSecrets | None = None
+    gate: Gate | None = None
+    checkpoint: MakeCheckpoint | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +77,9 @@ class Settings:
     read_only_mounts: tuple[ReadOnlyMount, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     grace_s: float = 10.0
+    keeping: Keeping = field(default_factory=Keeping)
+    resumed: Mapping[str, Resumption] = field(default_factory=dict)
+    """Jobs that go on from a step of an earlier run, by their id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +87,17 @@ class Place:
     """A job's open place, and what it runs in. `environment` comes on top of every step's (secrets)."""
 
     session: Session
+    request: SessionRequest
     image: Resolved | None
     environment: Mapping[str, str]
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    services: OpenedServices | None = None
+    resumed: Resumption | None = None
+
+    def handed_on(self) -> dict[str, str]:
+        """What earlier steps handed on, those of an earlier run included."""
+        before = self.resumed.handed_on if self.resumed else {}
+        return {**before, **self.session.handed_on()}
 
 
 class _Buffered:
@@ -104,6 +127,21 @@ class PlaceOpener:
     def workspace(self) -> Path:
         """The snapshot's directory, which jobs share where the mount mode gives them no view of their own."""
         return self._settings.workspace
+
+    @property
+    def keeping(self) -> Keeping:
+        return self._settings.keeping
+
+    @property
+    def gate(self) -> Gate | None:
+        return self._tools.gate
+
+    @property
+    def checkpoint(self) -> MakeCheckpoint | None:
+        return self._tools.checkpoint
+
+    def resumed(self, job: Job) -> Resumption | None:
+        return self._settings.resumed.get(job.id)
 
     def project_dir(self, job: Job) -> str:
         return "/workspace" if job.provider is ProviderName.DOCKER else str(self._settings.workspace)
@@ -138,7 +176,7 @@ class PlaceOpener:
 
     def services(
         self, job: Job, on_output: OnOutput, cancel: Cancel, on_died: Callable[[str, str], None]
-    ) -> AbstractContextManager[str]:
+    ) -> AbstractContextManager[OpenedServices]:
         assert self._tools.services is not None
         return self._tools.services(
             job, workspace=self._settings.workspace, on_output=on_output, cancel=cancel, on_died=on_died
@@ -164,6 +202,8 @@ class PlaceOpener:
         Not for jobs whose image is built from the snapshot, or that have services.
         """
         provider = self._tools.providers[job.provider]
+        if self.resumed(job) is not None:
+            return
         if job.services or (job.image is not None and job.image.build is not None):
             return
         if provider.opens_before_snapshot(self.request(job, None)):
@@ -188,6 +228,7 @@ class _Ahead:
         self._job = job
         self._stack = ExitStack()
         self._session: Session | None = None
+        self._request: SessionRequest | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._open, name=f"open {job.id}", daemon=True)
         self._thread.start()
@@ -195,18 +236,19 @@ class _Ahead:
     def _open(self) -> None:
         try:
             self.resolved = self._opener.resolve(self._job, self.image_output)
-            request = self._opener.request(self._job, self.resolved)
+            request = self._request = self._opener.request(self._job, self.resolved)
             self._session = self._stack.enter_context(self._opener.open(request, self._job, self.provider_output))
         except BaseException as error:  # noqa: BLE001  raised again where the place is taken
             self._error = error
 
-    def wait(self) -> tuple[Session, ExitStack]:
-        """The session and what closes it; raises what opening raised."""
+    def wait(self) -> tuple[Session, SessionRequest, ExitStack]:
+        """The session, what was asked for, and what closes it; raises what opening raised."""
         self._thread.join()
         if self._error is not None:
             raise self._error
         assert self._session is not None
-        return self._session, self._stack
+        assert self._request is not None
+        return self._session, self._request, self._stack
 
     @property
     def image_error(self) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 LAYERS = [
     {"errors", "results", "cancel", "masking", "output", "config", "units", "globs", "yamlfile"},
     {"workflow", "expressions", "expansion", "events", "graph", "junit", "tarstream"},
-    {"plan", "resolve", "explain", "records", "journal", "environment", "view", "dockerfile", "images"},
+    {"plan", "planned", "resolve", "explain", "records", "journal", "environment", "view", "dockerfile", "images"},
     {"providers", "snapshot", "store", "cache", "artifacts", "secrets", "services", "render"},
     {"scheduler", "runner", "recorder"},
     {"engine"},

@@ -61,6 +61,8 @@ class ServiceNetwork:
     network_id: str
     network_name: str
     services: tuple[RunningService, ...] = ()
+    keep: Callable[[], None] = lambda: None
+    """Leave the services and the network running when the block is left; who removes the job's container removes them."""
 
 
 @contextmanager
@@ -90,10 +92,13 @@ def services(
         try:
             running = group.start(wanted)
             group.on_died = on_died
-            yield ServiceNetwork(network_id=network_id, network_name=name, services=running)
+            yield ServiceNetwork(network_id=network_id, network_name=name, services=running, keep=group.keep)
         finally:
-            group.remove()
-            _remove_network(client, network_id, output)
+            if group.kept:
+                group.let_go()
+            else:
+                group.remove()
+                _remove_network(client, network_id, output)
     finally:
         output.close()
         client.close()
@@ -179,7 +184,21 @@ class _Group:
         self._followers: list[threading.Thread] = []
         self._give_up = threading.Event()
         self._closing = threading.Event()
+        self._outputs: list[Hijacked] = []
         self.on_died: OnDied | None = None
+        self.kept = False
+
+    def keep(self) -> None:
+        self.kept = True
+
+    def let_go(self) -> None:
+        """Stop following what goes on running."""
+        self._closing.set()
+        self._give_up.set()
+        for output in self._outputs:
+            output.close()
+        for thread in self._followers:
+            thread.join(_LEAVE_WITHIN_S)
 
     def start(self, wanted: tuple[plan.Service, ...]) -> tuple[RunningService, ...]:
         """All at once: a service may wait for another one before it gets ready."""
@@ -238,6 +257,7 @@ class _Group:
         )
         with self._guard:
             self._followers.append(follower)
+            self._outputs.append(output)
         follower.start()
         self._output.say(f"{service.name}: starting {image.name} as {', '.join(service.aliases) or service.name}")
         try:

@@ -1,0 +1,43 @@
+"""What steps hand on to later ones, as the record keeps it: without secrets' values, and so that they can be put back."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from loom.masking import Masker
+
+
+def recorded(variables: Mapping[str, str], secrets: Mapping[str, bytes], masker: Masker) -> dict[str, Any]:
+    """`variables` for the record; `lost` names those that hold a secret in a form that `restored` can't put back."""
+    shown: dict[str, str] = {}
+    exact: dict[str, str] = {}
+    lost: list[str] = []
+    for name, value in variables.items():
+        raw = value.encode("utf-8", "surrogateescape")
+        masked = masker.mask_bytes(raw)
+        if _with_secrets(masked, secrets) != raw:
+            lost.append(name)
+        shown[name] = masked.decode("utf-8", "replace")
+        if shown[name].encode() != masked:
+            exact[name] = base64.b64encode(masked).decode("ascii")
+    return {"variables": shown, "exact_b64": exact, "lost": lost}
+
+
+def restored(fact: Mapping[str, Any], secrets: Mapping[str, bytes]) -> tuple[dict[str, str], list[str]]:
+    """The variables that a fact of `recorded` tells of, and the names of those that can't be had any more."""
+    exact = fact.get("exact_b64", {})
+    lost = set(fact.get("lost", ()))
+    variables = {}
+    for name, shown in fact.get("variables", {}).items():
+        masked = base64.b64decode(exact[name]) if name in exact else shown.encode()
+        if name not in lost:
+            variables[name] = _with_secrets(masked, secrets).decode("utf-8", "surrogateescape")
+    return variables, sorted(lost)
+
+
+def _with_secrets(masked: bytes, secrets: Mapping[str, bytes]) -> bytes:
+    for name, value in secrets.items():
+        masked = masked.replace(f"[REDACTED:SECRET_{name}]".encode(), value)
+    return masked

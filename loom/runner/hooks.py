@@ -1,0 +1,81 @@
+"""Where a person, or an earlier run, takes part in a job: what a run may be told to do around its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from loom.cancel import Cancel
+from loom.plan import Job, Step
+from loom.providers.base import Session, SessionRequest
+from loom.results import Exit, OnOutput, Status
+
+if TYPE_CHECKING:
+    from loom.runner.place import Resolved
+
+
+class Verdict(StrEnum):
+    """What becomes of a step that failed."""
+
+    FAIL = "fail"
+    RETRY = "retry"
+    NEXT = "next"
+    """Go on with the next step. The job still ends as failed: one of its steps did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtStep:
+    """A job that stands at a step, with nothing running: before it, or after it failed."""
+
+    job: Job
+    step: Step
+    session: Session
+    request: SessionRequest
+    environment: Mapping[str, str]
+    """What the step's shell gets on top of the session's own; secrets included."""
+
+
+class Gate(Protocol):
+    """Asked around steps, from the jobs' threads; may take as long as it likes, the job's timeout stands still meanwhile."""
+
+    def before(self, at: AtStep, cancel: Cancel) -> None: ...
+
+    def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """Which jobs' places stay after the run."""
+
+    when: Literal["never", "on-failure", "always"] = "never"
+    for_s: float = 86400.0
+
+    def keeps(self, status: Status) -> bool:
+        match self.when:
+            case "never":
+                return False
+            case "on-failure":
+                return status in (Status.FAILURE, Status.TIMED_OUT, Status.ERROR)
+            case "always":
+                return status in (Status.SUCCESS, Status.FAILURE, Status.TIMED_OUT, Status.ERROR)
+
+
+class MakeCheckpoint(Protocol):
+    """Save what a job can go on from when its container is gone; what the record says of it. InfrastructureError if it can't."""
+
+    def __call__(self, job: Job, session: Session, *, expires_at: float) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumption:
+    """How a job goes on from a step of an earlier run."""
+
+    step: str
+    handed_on: Mapping[str, str] = field(default_factory=dict)
+    image: Resolved | None = None
+    """The checkpoint's image, or the one that the kept container was made from."""
+    adopt: Callable[[SessionRequest, OnOutput, Cancel], AbstractContextManager[Session]] | None = None
+    """Opens the kept container, its services with it; None: a new container is made from `image`."""
