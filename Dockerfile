@@ -9,7 +9,7 @@
 FROM debian:trixie-slim AS build
 # Certificates that a private network adds (PEM, one or several); empty elsewhere.
 ARG EXTRA_CA=""
-RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv \
+RUN apt-get -o Acquire::Retries=3 -o APT::Update::Error-Mode=any update && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv \
  && printf '%s\n' "$EXTRA_CA" >> /etc/ssl/certs/ca-certificates.crt
 COPY . /src
 RUN python3 -m venv --without-pip /opt/loom \
@@ -17,7 +17,7 @@ RUN python3 -m venv --without-pip /opt/loom \
  && PIP_CERT=/etc/ssl/certs/ca-certificates.crt /tmp/pip/bin/pip --python /opt/loom/bin/python install --no-cache-dir /src
 
 FROM debian:trixie-slim
-RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates git python3 \
+RUN apt-get -o Acquire::Retries=3 -o APT::Update::Error-Mode=any update && apt-get install -y --no-install-recommends ca-certificates git python3 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb \
  # The mounted repository belongs to whoever owns it outside.
  && git config --system --add safe.directory '*'

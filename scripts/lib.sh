@@ -13,7 +13,8 @@ IMAGES=(base python node) # base first: the others are built on it
 
 # Debian and Ubuntu packages, each list in this one place.
 PACKAGES_RUN=(ca-certificates git)
-PACKAGES_TEST=(ca-certificates git docker-registry) # docker-registry: pulls are tested against a real one
+# For the tests: a registry to pull from, a static busybox to make tiny images of, zstd's own program to compare with.
+PACKAGES_TEST=(ca-certificates git docker-registry busybox-static zstd)
 PACKAGES_ENGINE=(docker.io docker-cli docker-buildx iptables)
 PACKAGES_CLIENT=(docker-cli docker-buildx)
 if grep -qs '^ID=ubuntu$' /etc/os-release; then # there the client is part of docker.io
@@ -42,7 +43,7 @@ is_root() { [ "$(id -u)" = 0 ]; }
 # What counts is that a thing is there, not that apt brought it: other distributions and hand-made machines work too.
 is_there() {
   case $1 in
-    docker-registry | git | iptables | mmdebstrap) command -v "$1" >/dev/null ;;
+    docker-registry | git | iptables | mmdebstrap | zstd) command -v "$1" >/dev/null ;;
     ca-certificates) [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/ssl/cert.pem ] ;;
     python3 | python3-venv) [ -n "$(find_python)" ] ;;
     docker.io) command -v dockerd >/dev/null ;;
@@ -335,7 +336,9 @@ build_image() {
   else
     say "building $tag from ${context#"$ROOT"/}"
   fi
-  if ! docker build "${BUILD_ARGS[@]}" -t "$tag" "$context" >"$log" 2>&1 </dev/null; then
+  # A mirror that hiccups is no reason to stop: what was built before it did is not built again.
+  if ! docker build "${BUILD_ARGS[@]}" -t "$tag" "$context" >"$log" 2>&1 </dev/null &&
+    ! docker build "${BUILD_ARGS[@]}" -t "$tag" "$context" >"$log" 2>&1 </dev/null; then
     tail -n 40 "$log" >&2
     die 3 "$tag could not be built (whole output: $log)" "Look at the lines above; then run this again."
   fi

@@ -221,7 +221,8 @@ def test_nothing_is_granted_that_was_not_asked_for(docker_place: Place, engine: 
     with docker_place.job(hidden_paths=(".git/loom",)) as job:
         state = engine.api.inspect_container(job.session.container_id)
         host = state["HostConfig"]
-        assert (host["Privileged"], host["NetworkMode"], host["Init"]) == (False, "bridge", True)
+        assert (host["Privileged"], host["Init"]) == (False, True)
+        assert host["NetworkMode"] in ("bridge", "default")  # one thing, in the words of newer and of older engines
         assert (
             job.run("test ! -e /var/run/docker.sock; ls -A .git/loom; (: >.git/loom/x) 2>/dev/null || echo hidden").out
             == b"hidden\n"
