@@ -12,6 +12,7 @@ from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ImageError, RequestError
 from loom.images import parse_reference
 from loom.plan import Image, Ready, Service
+from loom.providers.docker.build import what_failed
 from loom.providers.docker.credentials import DOCKER_HUB_KEY, Credentials, credentials_for
 from loom.providers.docker.images import Progress, explain, size_text
 from loom.providers.docker.ready import (
@@ -267,3 +268,34 @@ def test_a_lost_engine_is_told_from_an_answer_of_the_engine() -> None:
 def test_container_names_are_fit_and_unique() -> None:
     names = container_names(["db", "a b/c", "DB", "db", "...", "x" * 99])
     assert names == ["db", "a-b-c", "DB-2", "db-3", "service", "x" * 40]
+
+
+BUILDKIT_SAID = """\
+#6 ERROR: failed to calculate checksum: "/nothing": not found
+------
+ > [3/3] COPY nothing /x:
+------
+Dockerfile:3
+--------------------
+   1 |     FROM debian
+   2 |     RUN true
+   3 | >>> COPY nothing /x
+   4 |
+--------------------
+ERROR: failed to solve: failed to compute cache key: "/nothing": not found
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "failed"),
+    [
+        (BUILDKIT_SAID, (3, "COPY nothing /x", 'failed to compute cache key: "/nothing": not found')),
+        (
+            "Step 1/2 : FROM x\n ---> 1\nStep 2/2 : RUN false\n ---> Running in 2\n",
+            (None, "RUN false", "---> Running in 2"),
+        ),
+        ("", (None, None, "it said nothing")),
+    ],
+)
+def test_which_line_of_a_build_failed(said: str, failed: tuple[int | None, str | None, str]) -> None:
+    assert what_failed(said) == failed

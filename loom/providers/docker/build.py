@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -302,7 +303,7 @@ def _build_with_buildx(
     if cancel.requested:
         raise ImageError(f"canceled while building {inputs.tag}", code="CANCELED")
     if code != 0:
-        raise _build_failed(build, tail.last_error())
+        raise _build_failed(build, *tail.failure())
 
 
 def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -377,18 +378,30 @@ class _Tail:
         if self._half.strip():
             self._on_output("stdout", self._half + b"\n")
 
-    def last_error(self) -> str:
-        lines = [line.strip() for line in self._last.decode(errors="replace").splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith(("ERROR: ", "error: "))]
-        return (errors or lines or ["it said nothing"])[-1]
+    def failure(self) -> tuple[int | None, str | None, str]:
+        """The Dockerfile's line and instruction that failed, as far as the builder says, and its last words."""
+        return what_failed(self._last.decode(errors="replace"))
 
 
-def _build_failed(build: plan.Build, said: str) -> ImageError:
-    return ImageError(
-        f"the build of {build.context}/{build.dockerfile} failed: {said.removeprefix('ERROR: ')}",
-        hint="Its whole output is in the section image_build.",
-        code="IMAGE_BUILD_FAILED",
-    )
+def what_failed(said: str) -> tuple[int | None, str | None, str]:
+    """Line, instruction and last words in the end of what a builder printed (BuildKit's or the classic one's)."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("ERROR: ", "error: "))]
+    words = (errors or lines or ["it said nothing"])[-1].removeprefix("ERROR: ").removeprefix("failed to solve: ")
+    if marked := re.findall(r"^ *(\d+) \| >>> (.*)$", said, re.MULTILINE):
+        number, instruction = marked[0]
+        return int(number), instruction.strip(), words
+    steps = re.findall(r"^Step \d+/\d+ : (.*)$", said, re.MULTILINE)
+    return None, steps[-1].strip() if steps else None, words
+
+
+def _build_failed(build: plan.Build, line: int | None, instruction: str | None, words: str) -> ImageError:
+    place = f"{build.context}/{build.dockerfile}" + (f":{line}" if line is not None else "")
+    at = f" at `{instruction}`" if instruction else ""
+    hint = "Its whole output is in the section image_build."
+    if "docker/dockerfile" in words:
+        hint = "Its `# syntax=` line asks a registry for the builder's front end. Most builders' own will do: leave it out."
+    return ImageError(f"{place}: the build failed{at}: {words}", hint=hint, code="IMAGE_BUILD_FAILED")
 
 
 def _build_classic(
@@ -423,14 +436,18 @@ def _build_classic(
                     timeout=None,
                 )
 
+        tail = _Tail(on_output)
         try:
             for entry in in_background(lines(), cancel, what=f"building {inputs.tag}"):
                 if "error" in entry:
-                    raise _build_failed(build, str(entry["error"]))
+                    _, instruction, _ = tail.failure()
+                    raise _build_failed(build, None, instruction, str(entry["error"]))
                 if entry.get("stream"):
-                    on_output("stdout", str(entry["stream"]).encode())
+                    tail.feed(str(entry["stream"]).encode())
         except docker.errors.APIError as error:
-            raise _build_failed(build, explanation(error)) from error
+            raise _build_failed(build, None, None, explanation(error)) from error
+        finally:
+            tail.end()
 
 
 def _write_context(archive: IO[bytes], inputs: BuildInputs) -> str:
