@@ -347,6 +347,9 @@ class Resolver:
             chosen &= self.in_stages(pool)
         if selection.only_failed is not None:
             chosen &= set(selection.only_failed)
+            if selection.only_failed and not chosen:
+                names = ", ".join(selection.only_failed)
+                raise RequestError(f"none of the jobs that failed is in the workflow (any more): {names}")
         if selection.jobs and not chosen:
             raise RequestError("no job is in everything that was asked for; ask for less at once")
         return chosen

@@ -88,6 +88,7 @@ class _Loader:
     problems: list[Problem] = field(default_factory=list)
     files: list[_File] = field(default_factory=list)
     seen: dict[Path, str] = field(default_factory=dict)
+    suggest: wording.Suggestions = field(default_factory=wording.Suggestions)
     broken: set[str] = field(default_factory=set)
     """Entries with a problem of their own: what depends on them is not judged."""
 
@@ -157,14 +158,13 @@ class _Loader:
             return
         include = yaml.root.get("include")
         if include is not None:
-            for node in include.value if include.kind is Kind.LIST else [include]:
+            for number, node in enumerate(include.value if include.kind is Kind.LIST else [include]):
                 local = node.get("local")
                 if local is not None:
-                    self.include(local, yaml, trail)
+                    self.include(local, pointer("include", number, "local"), trail)
         self.files.append(_File(yaml=yaml, root=yaml.root, main=main))
 
-    def include(self, node: Node, yaml: YamlFile, trail: tuple[str, ...]) -> None:
-        at = pointer("include")
+    def include(self, node: Node, at: str, trail: tuple[str, ...]) -> None:
         if not isinstance(node.value, str):
             return  # the shape is judged with the rest of the file
         folder = (self.root / TEMPLATES).resolve()
@@ -270,7 +270,7 @@ class _Loader:
             for name, (key, node) in written.items()
             if node.kind is Kind.MAPPING
         }
-        self.problems += References(views, declared).check()
+        self.problems += References(views, declared, self.suggest).check()
         if root_model is None:
             return None
         workflow_node = main.root.get("workflow")
@@ -447,7 +447,7 @@ class _Loader:
             for number, parent in enumerate(parents[name]):
                 if parent not in written:
                     node = (listed.get(number) or listed) if listed is not None else own
-                    close = nearest(parent, written)
+                    close = self.suggest(parent, written)
                     meant = f"; did you mean {close}?" if close else ""
                     self.say(node, pointer(name, "extends"), f"there is no template or job {parent}{meant}")
                     self.broken.add(name)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from loom.errors import Problem
 from loom.graph import CycleError, order
-from loom.units import nearest
 from loom.workflow import models
+from loom.workflow.wording import Suggestions
 from loom.yamlfile import Kind, Node, pointer
 
 
@@ -49,6 +49,7 @@ class References:
     views: Mapping[str, View]
     stages: tuple[str, ...] | None
     """None when the file's own list can't be read."""
+    suggest: Suggestions = field(default_factory=Suggestions)
     problems: list[Problem] = field(default_factory=list)
     said: set[int] = field(default_factory=set)
 
@@ -88,7 +89,7 @@ class References:
                     )
                 )
         elif isinstance(node.value, str) and node.value not in position:
-            close = nearest(node.value, self.stages)
+            close = self.suggest(node.value, self.stages)
             meant = f"did you mean {close}?" if close else f"the stages are {', '.join(self.stages)}"
             self.say(node, pointer(view.name, "stage"), f"there is no stage {node.value}; {meant}")
 
@@ -138,7 +139,7 @@ class References:
                 self.say(need.node, at, f"{need.job} is a template and never runs; need a job")
             elif needed is None:
                 if not need.optional:
-                    close = nearest(need.job, jobs)
+                    close = self.suggest(need.job, jobs)
                     meant = f"; did you mean {close}?" if close else ""
                     self.say(need.node, at, f"there is no job {need.job}{meant}")
             elif identity in taken:

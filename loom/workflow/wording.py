@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -32,6 +33,17 @@ FOREIGN = {
     "coverage": "(print it in a step instead)",
 }
 """Keys of other CI systems, and what does their work here."""
+
+
+class Suggestions:
+    """Nearest names, as long as that is quick: with thousands of misspellings the later ones go without."""
+
+    def __init__(self, comparisons: int = 50_000) -> None:
+        self.left = comparisons
+
+    def __call__(self, name: str, known: Collection[str]) -> str | None:
+        self.left -= len(known)
+        return nearest(name, known) if self.left > 0 else None
 
 
 def unknown_key(model: type[BaseModel], location: tuple[str | int, ...], name: str) -> str:

@@ -75,6 +75,17 @@ def test_thousands_of_mistakes_are_told_in_part(tmp_path: Path) -> None:
     within(10, start)
 
 
+def test_thousands_of_misspelt_names_are_told_soon(tmp_path: Path) -> None:
+    path = tmp_path / "workflow.yml"
+    jobs = (f"job-{n}: {{stage: test, script: x, extends: .tpl-{n}x, needs: [jbo-{n}]}}\n" for n in range(2500))
+    path.write_text(HEAD + "".join(jobs) + "".join(f".tpl-{n}: {{script: x}}\n" for n in range(2500)))
+    start = time.perf_counter()
+    with pytest.raises(WorkflowError) as caught:
+        workflow.load(path, tmp_path)
+    assert len(caught.value.problems) == 200
+    within(15, start)
+
+
 def test_numbers_that_no_machine_holds(tmp_path: Path) -> None:
     digits = "9" * 5000
     assert "expected text, found" in said(tmp_path, HEAD + f"a: {{stage: test, script: {'9' * 300}}}\n")[0]
