@@ -293,7 +293,7 @@ def _sha256(path: Path) -> str:
 
 
 def _told_of(result: Collected) -> Iterator[str]:
-    yield f"{result.files} files, {result.bytes} bytes kept ({result.archive_bytes} packed)"
+    yield f"{result.files} {'file' if result.files == 1 else 'files'}, {result.bytes} bytes kept ({result.archive_bytes} packed)"
     for pattern in result.missing:
         yield f"warning: nothing found for {pattern}"
     for item in result.skipped:

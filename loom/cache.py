@@ -643,6 +643,10 @@ def about_size(size: int) -> str:
     return f"{size} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
 
 
+def _files(number: int) -> str:
+    return f"{number} file" if number == 1 else f"{number} files"
+
+
 def _reason(error: Exception) -> str:
     if not isinstance(error, OSError):
         return str(error)
@@ -664,9 +668,9 @@ def _restored_lines(result: RestoreResult, key: str) -> Iterator[str]:
         case "miss":
             yield f"cache miss: {key}"
         case "exact":
-            yield f"cache hit: {key} ({result.files} files, {about_size(result.bytes)})"
+            yield f"cache hit: {key} ({_files(result.files)}, {about_size(result.bytes)})"
         case "fallback":
-            yield f"cache hit by fallback: {result.key} for {key} ({result.files} files, {about_size(result.bytes)})"
+            yield f"cache hit by fallback: {result.key} for {key} ({_files(result.files)}, {about_size(result.bytes)})"
 
 
 def _saved_lines(result: SaveResult) -> Iterator[str]:
@@ -678,7 +682,7 @@ def _saved_lines(result: SaveResult) -> Iterator[str]:
         yield f"cache unchanged: {result.key}"
     elif result.saved:
         packed = about_size(result.packed_bytes)
-        yield f"cache saved: {result.key} ({result.files} files, {about_size(result.bytes)}, packed {packed})"
+        yield f"cache saved: {result.key} ({_files(result.files)}, {about_size(result.bytes)}, packed {packed})"
 
 
 # Two runs, without and with the cache

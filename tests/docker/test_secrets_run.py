@@ -1,0 +1,223 @@
+"""A whole run with secrets: afterwards their values, in no form a tool gives them, are in anything that the run left."""
+
+import base64
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import docker
+import pytest
+import zstandard
+
+pytestmark = pytest.mark.docker
+
+TOKEN = """p@ss/w+rd "x" hunter2"""
+KEY = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nYWJjZGVmZ2hpamtsbW5vcAxyz0123456789\n-----END KEY-----\n"
+
+WORKFLOW = """
+version: v1
+stages: [build, later]
+use:
+  stage: build
+  image: debian:trixie-slim
+  secrets:
+    TOKEN: {ref: env://MY_TOKEN, file: false}
+    KEY: {ref: file://~/key.pem}
+    MAYBE: {ref: env://NOT_SET, required: false}
+  cache: {paths: [deps], key: k, when: always}
+  artifacts: {paths: [dist], when: always}
+  script:
+    - |
+      echo "plain $TOKEN"; echo "$TOKEN" | base64; printf 'user:%s' "$TOKEN" | base64
+      cat "$KEY"; base64 "$KEY"; base64 -w0 "$KEY"; echo
+      printf '%s' "$TOKEN" | od -An -tx1 | tr -d ' \\n'; echo
+      env; echo "$TOKEN" >&2; printf '%s' "no line end: $TOKEN"
+    - |
+      [ "$(stat -c %a "$KEY")" = 600 ] && [ -z "${MAYBE+set}" ]
+      case $KEY in "$PWD"/*) echo "the secret lies in the workspace"; exit 9;; esac
+    - i=0; while [ $i -lt 3000 ]; do printf '%s' "$TOKEN"; i=$((i+1)); done; echo
+    - mkdir -p dist deps; echo ok > dist/ok; echo ok > deps/ok
+    - echo "$TOKEN" > dist/token.txt; cat "$KEY" > deps/key
+    - touch started; while [ ! -e seen ]; do sleep 0.1; done
+    - echo "::failing with $TOKEN"; rm dist/token.txt deps/key; exit 3
+other:
+  stage: later
+  when: always
+  image: debian:trixie-slim
+  script:
+    - '[ -z "${TOKEN+set}${KEY+set}" ]'
+"""
+
+
+def forms(value: str) -> list[bytes]:
+    """What must be nowhere: the value itself, its lines, and its encodings at every alignment."""
+    raw = value.strip().encode()
+    found = [line for line in raw.splitlines() if not line.startswith(b"-----")]
+    found += [raw.hex().encode(), quote(value.strip(), safe="").encode(), json.dumps(value.strip())[1:-1].encode()]
+    for before in range(3):
+        digits = base64.b64encode(bytes(before) + raw)
+        found.append(digits[4:24])
+    return found
+
+
+def contents(path: Path) -> Iterator[bytes]:
+    data = path.read_bytes()
+    yield data
+    if path.suffix == ".gz":
+        yield gzip.decompress(data)
+    if path.suffix == ".zst":
+        yield zstandard.ZstdDecompressor().decompressobj().decompress(data)
+
+
+class Place:
+    def __init__(self, base: Path) -> None:
+        self.home, self.repo, self.cache, self.tmp = (base / name for name in ("home", "repo", "cache", "tmp"))
+        self.screen = base / "screen"
+        for path in (self.home, self.repo / ".loom", self.tmp):
+            path.mkdir(parents=True)
+        (self.home / "key.pem").write_text(KEY)
+        self.git("init", "-q")
+
+    def git(self, *arguments: str) -> None:
+        identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        subprocess.run(["git", *identity, *arguments], cwd=self.repo, check=True)
+
+    def start(self, workflow: str, *arguments: str, token: str = TOKEN) -> subprocess.Popen[bytes]:
+        (self.repo / ".loom/workflow.yml").write_text(workflow)
+        self.git("add", "-A")
+        self.git("commit", "-qm", "x", "--allow-empty")
+        with self.screen.open("wb") as screen:
+            return subprocess.Popen(
+                [sys.executable, "-m", "loom", "run", "--local", "--stream", *arguments],
+                cwd=self.repo,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "HOME": str(self.home),
+                    "PYTHONPATH": str(Path(__file__).parents[2]),
+                    "LOOM_CACHE_DIR": str(self.cache),
+                    "LOOM_TMP_DIR": str(self.tmp),
+                    "MY_TOKEN": token,
+                },
+                stdout=screen,
+                stderr=subprocess.STDOUT,
+            )
+
+    def run(self, workflow: str, *, token: str = TOKEN) -> tuple[int, str]:
+        running = self.start(workflow, token=token)
+        return running.wait(timeout=120), self.screen.read_text()
+
+    def left(self) -> Iterator[Path]:
+        """Every file that was not there before: record, workspace, cache; not the key itself."""
+        for root in (self.home, self.repo, self.cache, self.tmp):
+            for path in root.rglob("*"):
+                if path.is_file() and not path.is_symlink() and path != self.home / "key.pem":
+                    yield path
+
+    def receipt(self) -> dict[str, object]:
+        (path,) = self.home.rglob("receipts/*.json")
+        return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def wait_for(place: Place, running: subprocess.Popen[bytes]) -> Path:
+    """The workspace, once the job has come to the step that waits."""
+    for _ in range(600):
+        found = list(place.tmp.glob("loom-run-local-*/started"))
+        if found:
+            return found[0].parent
+        if running.poll() is not None:
+            break
+        time.sleep(0.1)
+    running.terminate()
+    running.wait(timeout=30)
+    pytest.fail(f"the job did not get there: {place.screen.read_text()}")
+
+
+def test_nothing_that_a_run_leaves_holds_a_secret(place: Place) -> None:
+    running = place.start(WORKFLOW)
+    workspace = wait_for(place, running)
+
+    engine = docker.from_env()
+    try:
+        workspace_id = workspace.name.split("-")[3]
+        containers = engine.containers.list(filters={"label": f"loom.run={workspace_id}"})
+        assert containers
+        inspected = json.dumps([container.attrs for container in containers], ensure_ascii=False).encode()
+        logged = b"".join(container.logs() for container in containers)
+    finally:
+        engine.close()
+    (workspace / "seen").touch()
+    assert running.wait(timeout=120) == 1
+    screen = place.screen.read_bytes()
+    assert b"::failing with [REDACTED:SECRET_TOKEN]" in screen
+    assert b"dist/token.txt" not in screen.split(b"rm dist/token.txt")[-1]
+    assert place.receipt()["status"] == "failure"
+    files = list(place.left())
+    names = {path.name for path in files}
+    assert {"events.jsonl", "manifest.json", "artifacts.tar.gz", "phase-report.json"} <= names
+    assert any(path.suffix == ".zst" for path in files), "the cache was saved"
+    wanted = [form for value in (TOKEN, KEY) for form in forms(value)]
+    found = [(str(path), form) for path in files for data in contents(path) for form in wanted if form in data]
+    found += [("screen", form) for form in wanted if form in screen]
+    found += [("docker inspect", form) for form in wanted if form in inspected]
+    assert found == []
+    # The engine's own log of the container is what `docker logs` shows while it is there; it goes with the container.
+    assert b"plain " in logged
+    events = b"".join(path.read_bytes() for path in files if path.name == "events.jsonl")
+    assert events.count(b"[REDACTED:SECRET_TOKEN]") > 3000
+    assert b"[REDACTED:SECRET_KEY]" in events
+
+
+def test_files_with_a_secret_in_them_stay_out_of_artifacts_and_cache(place: Place) -> None:
+    workflow = (
+        WORKFLOW.replace("rm dist/token.txt deps/key; ", "").replace("exit 3", "true").replace("[ ! -e seen ]", "false")
+    )
+    _, text = place.run(workflow)
+    assert "dist/token.txt left out: it holds the secret TOKEN" in text
+    assert "deps/key left out: it holds the secret KEY" in text
+    wanted = [form for value in (TOKEN, KEY) for form in forms(value)]
+    kept = [path for path in place.left() if place.tmp not in path.parents]
+    assert [(str(path), form) for path in kept for data in contents(path) for form in wanted if form in data] == []
+
+
+def test_tracing_is_refused_before_the_job_starts(place: Place) -> None:
+    workflow = WORKFLOW.replace("    - mkdir -p dist", "    - set -x; mkdir -p dist")
+    code, screen = place.run(workflow)
+    assert code == 3
+    assert "makes a shell print every command" in screen
+    assert not list(place.tmp.glob("*/started"))
+
+
+@pytest.mark.parametrize(
+    ("ref", "said"),
+    [
+        ("env://NOT_SET", "the variable NOT_SET is not set"),
+        ("file://gone", "there is no file"),
+        ("vault://x", "no provider for vault://"),
+        ("keepass://team#x", "no KeePass database has the alias 'team'"),
+    ],
+)
+def test_a_secret_that_can_not_be_had_fails_the_job_in_its_section(place: Place, ref: str, said: str) -> None:
+    code, screen = place.run(WORKFLOW.replace("env://MY_TOKEN", ref))
+    assert code == 3
+    assert said in screen
+    (manifest,) = place.home.rglob("jobs/use/manifest.json")
+    shown = json.loads(manifest.read_text())
+    assert (shown["status"], shown["failing_section"]) == ("error", "secrets")
+    assert said in json.loads((manifest.parent / "system/secrets/summary.json").read_text())["error"]
+
+
+def test_a_short_value_is_refused_with_the_reason(place: Place) -> None:
+    code, screen = place.run(WORKFLOW, token="abc")
+    assert code == 3
+    assert "secret TOKEN: the value is shorter than 4 characters" in screen
