@@ -38,7 +38,7 @@ class Bench:
         self.died: list[tuple[str, str]] = []
         self.images = Images(lambda: connect(os.environ), environ=os.environ)
 
-    def open(self, *wanted: Service) -> AbstractContextManager[ServiceNetwork]:
+    def open(self, *wanted: Service, isolated: bool = False) -> AbstractContextManager[ServiceNetwork]:
         return services(
             lambda: connect(os.environ),
             wanted,
@@ -50,6 +50,7 @@ class Bench:
             on_output=self._hear,
             cancel=self.cancel,
             on_died=lambda name, text: self.died.append((name, text)),
+            isolated=isolated,
         )
 
     def _hear(self, _stream: str, data: bytes) -> None:
@@ -335,3 +336,27 @@ def test_any_name_will_do_even_twice(bench: Bench) -> None:
     odd = service("my data base/1", "sleep 60", "db")
     with bench.open(odd, odd) as network:
         assert len({one.container_name for one in network.services}) == 2
+
+
+def test_an_isolated_network_leads_to_the_services_and_nowhere_else(bench: Bench) -> None:
+    web = service("web", listening(7006, then=HTTP), ready=Ready(http=":7006/ok", interval_s=0.1))
+    with bench.open(web, isolated=True) as network:
+        ask = "use IO::Socket; print IO::Socket::INET->new(PeerAddr=>'%s',Timeout=>3) ? 'yes' : 'no'"
+        assert bench.job(network, "debian:trixie-slim", "perl", "-e", ask % "web:7006") == "yes"
+        routes = bench.job(network, "debian:trixie-slim", "cat", "/proc/net/route").splitlines()
+        assert [line for line in routes[1:] if line.split()[1] == "00000000"] == [], "no way out"
+
+
+def test_kept_services_go_on_running(bench: Bench) -> None:
+    with bench.open(service("up", "while true; do echo on; sleep 0.1; done", ready=Ready(log="on"))) as network:
+        network.keep()
+    kept = bench.left
+    said = bench.said
+    try:
+        assert len(kept) == 2
+        assert bench.client.containers.get(network.services[0].container_id).status == "running"
+        time.sleep(0.5)
+        assert bench.said == said, "nothing is said any more"
+    finally:
+        bench.client.containers.get(network.services[0].container_id).remove(force=True)
+        bench.client.networks.get(network.network_id).remove()
