@@ -307,8 +307,8 @@ def resolve(workflow: Workflow, selection: Selection, context: ResolveContext) -
     RequestError when the selection asks for what is not there, WorkflowError for what only shows now. Pure but for the
     context's callables, which are asked at most once per question.
     """
-    from loom.resolve import Resolver
+    from loom.resolve import plan_of
     from loom.yamlfile import collector_paused
 
     with collector_paused():
-        return Resolver(workflow, selection, context).plan()
+        return plan_of(workflow, selection, context)

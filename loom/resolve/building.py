@@ -1,0 +1,320 @@
+"""One candidate as a job of the plan: every value expanded, every default filled in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from loom import expansion
+from loom import plan as p
+from loom.errors import Problem
+from loom.resolve.candidates import Candidate, job_values
+from loom.workflow import Entry, Workflow, models
+from loom.yamlfile import Node, pointer
+
+_EMPTY_WHEN_UNSET = frozenset({"CI_COMMIT_BRANCH", "CI_COMMIT_TAG", "CI_COMMIT_DESCRIPTION", "CI_COMMIT_BEFORE_SHA"})
+
+
+class Builder:
+    """Builds jobs; what is wrong with their values is in `problems`."""
+
+    def __init__(
+        self,
+        workflow: Workflow,
+        selection: p.Selection,
+        context: p.ResolveContext,
+        workflow_variables: Mapping[str, str],
+    ) -> None:
+        self.workflow = workflow
+        self.selection = selection
+        self.context = context
+        self.workflow_variables = workflow_variables
+        self.problems: list[Problem] = []
+
+    def say(self, node: Node | None, at: str, message: str) -> None:
+        if node is not None:
+            self.problems.append(node.file.problem(node, at, message))
+
+    def job(self, candidate: Candidate) -> p.Job:
+        entry, fields, config = candidate.entry, candidate.entry.fields, self.context.config
+        known = {
+            **dict.fromkeys(_EMPTY_WHEN_UNSET, ""),
+            **self.context.predefined,
+            **job_values(self.workflow, self.selection, self.context, entry, candidate.id),
+        }
+        variables = self.variables(candidate, known)
+        text = _Texts(self, entry, {**known, **variables}, frozenset(fields.secrets or ()))
+        image = self.image(entry, text)
+        return p.Job(
+            id=candidate.id,
+            name=entry.name,
+            stage=candidate.stage,
+            steps=(
+                *_steps("before_script", fields.before_script),
+                *_steps("script", fields.script),
+                *_steps("after_script", fields.after_script),
+            ),
+            provider=p.ProviderName.HOST if image is None else p.ProviderName.DOCKER,
+            image=image,
+            shell=tuple(fields.shell or models.shell_words(config.default_shell)),
+            variables=variables,
+            needs=None if candidate.needs is None else tuple(candidate.needs),
+            when=_WHEN.get(candidate.decision.when, "on_success"),
+            allow_failure=_allow_failure(fields.allow_failure, candidate.decision.allow_failure),
+            retry=_retry(fields.retry),
+            timeout_s=fields.timeout if fields.timeout is not None else config.job_timeout,
+            step_timeout_s=fields.step_timeout if fields.step_timeout is not None else config.step_timeout,
+            resources=self.resources(fields.resources),
+            network=p.Network(
+                mode=(fields.network.mode if fields.network else None) or config.network,
+                extra_hosts=dict(fields.network.extra_hosts) if fields.network else {},
+            ),
+            privileged=bool(fields.privileged),
+            docker_socket=bool(fields.docker_socket),
+            services=tuple(self.service(service, number, text) for number, service in enumerate(fields.services or ())),
+            artifacts=self.artifacts(fields.artifacts, text),
+            cache=tuple(
+                self.cache(cache, number, text) for number, cache in enumerate(fields.cache or ()) if not cache.disabled
+            ),
+            secrets=tuple(
+                p.Secret(name=name, ref=secret.ref, file=secret.file, required=secret.required)
+                for name, secret in (fields.secrets or {}).items()
+            ),
+            matrix=candidate.matrix,
+            runner_pool=fields.runner_pool,
+            rule=candidate.decision.rule,
+        )
+
+    def variables(self, candidate: Candidate, known: Mapping[str, str]) -> dict[str, str]:
+        entry = candidate.entry
+        layered = {
+            **self.workflow.variables,
+            **self.workflow_variables,
+            **(entry.fields.variables or {}),
+            **candidate.matrix,
+            **candidate.decision.variables,
+        }
+        if candidate.node_index is not None:
+            layered = {
+                "CI_NODE_INDEX": str(candidate.node_index),
+                "CI_NODE_TOTAL": str(candidate.node_total),
+                **layered,
+            }
+        layered |= self.selection.variables
+        for secret in entry.fields.secrets or ():
+            layered.pop(secret, None)
+        try:
+            return expansion.expand_all(layered, known, literal=self.selection.variables.keys())
+        except expansion.ExpansionCycle as error:
+            cycle = " -> ".join(f"${name}" for name in error.names)
+            node, at = self.variable_node(entry, error.names[0])
+            self.say(
+                node,
+                at,
+                f"the variables of {candidate.id} refer to each other in a circle: {cycle}; write $$ for a plain $",
+            )
+        except expansion.ExpansionTooLong as error:
+            self.say(entry.key, pointer(entry.name, "variables"), f"a variable of {candidate.id}: {error}")
+        return layered
+
+    def variable_node(self, entry: Entry, name: str) -> tuple[Node, str]:
+        """Where a variable of a job is written, and the pointer to it."""
+        own = entry.merged.get("variables")
+        node = own.get(name) if own is not None else None
+        if node is None and name in self.workflow.variable_nodes:
+            return self.workflow.variable_nodes[name], pointer("variables", name)
+        return node or entry.key, pointer(entry.name, "variables", name)
+
+    def image(self, entry: Entry, text: _Texts) -> p.Image | None:
+        fields, config = entry.fields, self.context.config
+        image = fields.image
+        if image is None:
+            if not self.selection.container:
+                return None
+            return p.Image(name=config.default_image, pull=config.pull, user=fields.user, platform=config.platform)
+        build = None
+        if image.build is not None:
+            build = p.Build(
+                context=text.path(image.build.context, "image", "build", "context"),
+                dockerfile=text.path(image.build.dockerfile, "image", "build", "dockerfile"),
+                target=text.maybe(image.build.target, "image", "build", "target"),
+                args={name: text(value, "image", "build", "args", name) for name, value in image.build.args.items()},
+            )
+        return p.Image(
+            name=text.maybe(image.name, "image", "name"),
+            build=build,
+            pull=image.pull or config.pull,
+            entrypoint=None if image.entrypoint is None else tuple(image.entrypoint),
+            user=text.maybe(fields.user or image.user, "image", "user"),
+            platform=text.maybe(image.platform, "image", "platform") or config.platform,
+        )
+
+    def resources(self, fields: models.Resources | None) -> p.Resources:
+        config = self.context.config
+        if fields is None:
+            return p.Resources(cpus=config.cpus, memory=config.memory, pids=config.pids)
+        return p.Resources(
+            cpus=fields.cpus if fields.cpus is not None else config.cpus,
+            memory=fields.memory if fields.memory is not None else config.memory,
+            pids=fields.pids if fields.pids is not None else config.pids,
+            shm_size=fields.shm_size,
+            ulimits=tuple(
+                p.Ulimit(name=name, soft=limit.soft, hard=limit.hard) for name, limit in fields.ulimits.items()
+            ),
+            tmpfs=tuple(fields.tmpfs),
+            devices=tuple(fields.devices),
+            gpus=fields.gpus,
+        )
+
+    def service(self, service: models.Service, number: int, text: _Texts) -> p.Service:
+        config = self.context.config
+        at = ("services", number)
+        written = service.image
+        reference = text((written.name if written is not None else None) or service.name, *at, "name")
+        build = None
+        if written is not None and written.build is not None:
+            build = p.Build(
+                context=written.build.context,
+                dockerfile=written.build.dockerfile,
+                target=written.build.target,
+                args=dict(written.build.args),
+            )
+        aliases = tuple(service.alias or (_aliases(reference) if written is None else (service.name,)))
+        return p.Service(
+            name=aliases[0] if written is None else service.name,
+            aliases=aliases,
+            image=p.Image(
+                name=reference if build is None or (written is not None and written.name) else None,
+                build=build,
+                pull=(written.pull if written is not None else None) or config.pull,
+                platform=(written.platform if written is not None else None) or config.platform,
+            ),
+            variables={name: text(value, *at, "variables", name) for name, value in service.variables.items()},
+            command=None if service.command is None else tuple(service.command),
+            entrypoint=None if service.entrypoint is None else tuple(service.entrypoint),
+            user=service.user or (written.user if written is not None else None),
+            ready=p.Ready(
+                tcp=service.ready.tcp,
+                command=None if service.ready.command is None else tuple(service.ready.command),
+                http=service.ready.http,
+                log=service.ready.log,
+                interval_s=service.ready.interval,
+                timeout_s=service.ready.timeout,
+            ),
+        )
+
+    def artifacts(self, fields: models.ArtifactsFields | None, text: _Texts) -> p.Artifacts | None:
+        if fields is None:
+            return None
+        return p.Artifacts(
+            paths=tuple(text.path(path, "artifacts", "paths", n) for n, path in enumerate(fields.paths)),
+            exclude=tuple(text.path(path, "artifacts", "exclude", n) for n, path in enumerate(fields.exclude)),
+            when=fields.when,
+            name=text.maybe(fields.name, "artifacts", "name"),
+            expire_in_s=fields.expire_in,
+            junit=tuple(
+                text.path(path, "artifacts", "reports", "junit", n) for n, path in enumerate(fields.reports.junit)
+            ),
+        )
+
+    def cache(self, fields: models.CacheFields, number: int, text: _Texts) -> p.Cache:
+        at = ("cache", number)
+        key: str | p.CacheKeyFiles = text(fields.key.prefix, *at, "key")
+        if fields.key.files:
+            files = tuple(text.path(path, *at, "key", "files", n) for n, path in enumerate(fields.key.files))
+            key = p.CacheKeyFiles(files=files, prefix=str(key))
+        return p.Cache(
+            paths=tuple(text.path(path, *at, "paths", n) for n, path in enumerate(fields.paths)),
+            key=key,
+            fallback_keys=tuple(text(other, *at, "fallback_keys", n) for n, other in enumerate(fields.fallback_keys)),
+            policy=fields.policy,
+            when=fields.when,
+            name=fields.name,
+        )
+
+
+class _Texts:
+    """Expands one job's texts; a name without a value is a problem here, since nothing can fill it in later."""
+
+    def __init__(self, builder: Builder, entry: Entry, values: Mapping[str, str], secrets: frozenset[str]) -> None:
+        self.builder = builder
+        self.entry = entry
+        self.values = values
+        self.secrets = secrets
+
+    def __call__(self, text: str, *at: str | int) -> str:
+        if "$" not in text:
+            return text
+        for name in expansion.names(text):
+            if name not in self.values:
+                why = (
+                    "is a secret, and secrets are known to steps alone" if name in self.secrets else "has no value here"
+                )
+                self.builder.say(
+                    self.node(at), pointer(self.entry.name, *at), f"${name} {why}; define it, or write $$ for a plain $"
+                )
+        try:
+            return expansion.expand(text, self.values)
+        except expansion.ExpansionTooLong as error:
+            self.builder.say(self.node(at), pointer(self.entry.name, *at), str(error))
+            return text
+
+    def path(self, text: str, *at: str | int) -> str:
+        """A path below the project. `$CI_PROJECT_DIR` is the project itself, wherever the job will see it."""
+        if "$" not in text:
+            return text
+        here = _Texts(
+            self.builder, self.entry, {**self.values, "CI_PROJECT_DIR": ".", "LOOM_PROJECT_DIR": "."}, self.secrets
+        )
+        expanded = here(text, *at)
+        expanded = expanded.removeprefix("./") or "."
+        if expanded.startswith(("/", "~")) or ".." in expanded.split("/"):
+            self.builder.say(
+                self.node(at), pointer(self.entry.name, *at), f"{expanded} leads out of the project; stay inside it"
+            )
+        return expanded
+
+    def maybe(self, text: str | None, *at: str | int) -> str | None:
+        return None if text is None else self(text, *at)
+
+    def node(self, at: tuple[str | int, ...]) -> Node:
+        node = self.entry.merged
+        for part in at:
+            child = node.get(part)
+            if child is not None:
+                node = child
+        return self.entry.key if node is self.entry.merged else node
+
+
+_WHEN: Mapping[str, p.When] = {"on_failure": "on_failure", "always": "always"}
+
+
+def _steps(phase: p.Phase, scripts: list[str] | None) -> Iterator[p.Step]:
+    for number, script in enumerate(scripts or (), start=1):
+        yield p.Step(phase=phase, number=number, script=script)
+
+
+def _allow_failure(fields: models.AllowFailureFields | None, by_rule: bool | None) -> p.AllowFailure:
+    if by_rule is not None:
+        return p.AllowFailure(always=by_rule)
+    if fields is None:
+        return p.AllowFailure()
+    codes: list[int] | None = fields.exit_codes
+    return p.AllowFailure(always=codes is None, exit_codes=frozenset(codes or ()))
+
+
+def _retry(fields: models.RetryFields | None) -> p.Retry:
+    if fields is None:
+        return p.Retry()
+    return p.Retry(
+        max=fields.max, when=frozenset(fields.when), exit_codes=frozenset(fields.exit_codes), backoff_s=fields.backoff
+    )
+
+
+def _aliases(reference: str) -> tuple[str, ...]:
+    """The host names of a service from its image: `postgres:16` is postgres, `a/b:1` is a-b and a__b."""
+    path = re.sub(r"(@[^/]*)?$", "", reference)
+    path = re.sub(r":[^/:]*$", "", path)
+    parts = [part.split(":")[0] for part in path.split("/")]
+    names = ("-".join(parts), "__".join(parts)) if len(parts) > 1 else (parts[0],)
+    return tuple(dict.fromkeys(name.lower() for name in names))
