@@ -188,14 +188,23 @@ class LogFollower:
 class Attachment:
     """What loom is connected to a container by: `send` to its input, `read` its output, until `at_end`."""
 
-    def __init__(self, client: docker.DockerClient, container_id: str) -> None:
-        """Attach before the container is started: what it prints before that is nobody's, and lost."""
-        self._input: Hijacked | None = Hijacked(client, container_id, "stdin")
-        try:
-            self._output: Hijacked | LogFollower = Hijacked(client, container_id, "stdout", "stderr")
-        except BaseException:
-            self._input.close()
-            raise
+    def __init__(self, client: docker.DockerClient, container_id: str, *, apart: bool = True) -> None:
+        """Attach before the container is started: what it prints before that is nobody's, and lost.
+
+        `apart=False`: input and output in one connection. Podman sends the output to every connection, also to one for
+        the input alone, and stops when nobody reads it there.
+        """
+        self._input: Hijacked | None
+        self._output: Hijacked | LogFollower
+        if apart:
+            self._input = Hijacked(client, container_id, "stdin")
+            try:
+                self._output = Hijacked(client, container_id, "stdout", "stderr")
+            except BaseException:
+                self._input.close()
+                raise
+        else:
+            self._input = self._output = Hijacked(client, container_id, "stdin", "stdout", "stderr")
         self._client = client
         self._container_id = container_id
         self._frames = Demultiplexer()
@@ -213,7 +222,10 @@ class Attachment:
         if self._input is None:
             raise BrokenPipeError("the container's input is closed")
         self._input.socket.settimeout(_SEND_TIMEOUT_S)
-        self._input.socket.sendall(data)
+        try:
+            self._input.socket.sendall(data)
+        finally:
+            self._input.socket.settimeout(None)
 
     def wake(self) -> None:
         """Make a `read` in another thread return at once. From any thread, also after `close`."""
@@ -260,9 +272,16 @@ class Attachment:
 
     def close_input(self) -> None:
         """Order the driver to stop."""
-        if self._input is not None:
+        if self._input is None:
+            return
+        if self._input is self._output:
+            try:
+                self._input.socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # the engine was quicker
+        else:
             self._input.close()
-            self._input = None
+        self._input = None
 
     def drain(self, timeout_s: float) -> list[Chunk]:
         """Everything up to the end of the output, or what came within `timeout_s`."""

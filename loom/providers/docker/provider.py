@@ -43,6 +43,7 @@ class DockerProvider:
         self._removals: list[threading.Thread] = []
         self._left_behind: list[str] = []
         self._reaped = False
+        self._podman: bool | None = None
 
     @property
     def name(self) -> str:
@@ -62,7 +63,7 @@ class DockerProvider:
         try:
             mount.make()
             facts, raw_environment = self._create(client, request, name, mount)
-            attachment = Attachment(client, facts.container_id)
+            attachment = Attachment(client, facts.container_id, apart=not self._is_podman(client))
             session = DockerSession(
                 client=client,
                 request=request,
@@ -143,6 +144,16 @@ class DockerProvider:
             },
         )
         return facts, raw_environment
+
+    def _is_podman(self, client: docker.DockerClient) -> bool:
+        with self._lock:
+            if self._podman is None:
+                with translated("asking for the engine's version"):
+                    found: Any = retrying(lambda: client.api.version())
+                self._podman = any(
+                    "podman" in str(part.get("Name", "")).lower() for part in found.get("Components", ())
+                )
+            return self._podman
 
     def _labels(self, request: SessionRequest) -> dict[str, str]:
         return labels.labels(

@@ -6,6 +6,7 @@ import io
 import os
 import secrets
 import shutil
+import subprocess
 import tarfile
 import threading
 import time
@@ -19,7 +20,8 @@ import docker
 import pytest
 
 from loom.cancel import Cancel
-from loom.plan import Image, MountMode
+from loom.errors import EngineUnavailable
+from loom.plan import Image, MountMode, Network
 from loom.providers.base import Command, Provider, Session, SessionRequest
 from loom.providers.docker.client import connect
 from loom.providers.docker.provider import DockerProvider
@@ -102,6 +104,7 @@ class Place:
         self.workspace = workspace
         self.image = image
         self.mount_mode = MountMode.BIND
+        self.network = Network()
 
     def request(self, **changes: Any) -> SessionRequest:
         values: dict[str, Any] = {
@@ -114,6 +117,7 @@ class Place:
             "image": Image(name=self.image) if self.image else None,
             "labels": {TEST: "1"},
             "mount_mode": self.mount_mode,
+            "network": self.network,
         }
         return SessionRequest(**{**values, **changes})
 
@@ -195,11 +199,74 @@ def docker_place(docker_provider: DockerProvider, tmp_path: Path) -> Place:
     return Place("docker", docker_provider, workspace, DEBIAN)
 
 
-@pytest.fixture(params=["host", *(pytest.param(mode, marks=pytest.mark.docker) for mode in MountMode)])
+@pytest.fixture(scope="session")
+def podman(engine: docker.DockerClient) -> Iterator[docker.DockerClient]:
+    """A podman service of the tests' own, in namespaces of its own, that has the image they use."""
+    if shutil.which("podman") is None:
+        pytest.skip("podman is not installed")
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root and unshare for a podman of its own")
+    directory = Path(f"/tmp/loom-test-podman-{os.getpid()}")  # short: a socket's path
+    directory.mkdir()
+    # What podman needs of cgroups and netfilter is not what is tested here, and not every machine has it.
+    (directory / "containers.conf").write_text('[containers]\ncgroups = "disabled"\n[engine]\nevents_logger = "file"\n')
+    socket = f"unix://{directory}/podman.sock"
+    roots = [f"--root={directory}/root", f"--runroot={directory}/run", "--cgroup-manager=cgroupfs"]
+    with (directory / "log").open("wb") as log:
+        service = subprocess.Popen(
+            ["unshare", "--net", "--mount", "podman", *roots, "system", "service", "-t", "0", socket],
+            env={**os.environ, "CONTAINERS_CONF": str(directory / "containers.conf")},
+            stdout=log,
+            stderr=log,
+        )
+    client = None
+    try:
+        deadline = time.monotonic() + 20
+        while client is None:
+            try:
+                client = connect({"DOCKER_HOST": socket})
+            except EngineUnavailable:
+                if time.monotonic() > deadline or service.poll() is not None:
+                    pytest.skip(f"podman does not start here: {(directory / 'log').read_text()[-300:]}")
+                time.sleep(0.1)
+        client.images.load(b"".join(engine.images.get(DEBIAN).save(named=True)))
+        yield client
+    finally:
+        if client is not None:
+            for container in client.containers.list(all=True):
+                container.remove(force=True)
+            client.close()
+        service.terminate()
+        service.wait()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def podman_place(podman: docker.DockerClient, tmp_path: Path) -> Iterator[Place]:
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    provider = DockerProvider(lambda: podman, pid=os.getpid())
+    place = Place("docker", provider, workspace, DEBIAN)
+    place.network = Network(mode="none")
+    yield place
+    assert list(provider.close()) == []
+    assert podman.containers.list(all=True) == []
+
+
+PLACES = [
+    "host",
+    *(pytest.param(mode, marks=pytest.mark.docker) for mode in MountMode),
+    pytest.param("podman", marks=pytest.mark.docker),
+]
+
+
+@pytest.fixture(params=PLACES)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """The same promise, kept by every provider."""
     with ExitStack() as undo:
-        if request.param != "host":
+        if request.param == "podman":
+            yield request.getfixturevalue("podman_place")
+        elif request.param != "host":
             docker_place: Place = request.getfixturevalue("docker_place")
             docker_place.mount_mode = request.param
             yield docker_place

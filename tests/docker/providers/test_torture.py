@@ -16,6 +16,7 @@ import pytest
 
 from loom.errors import ImageError, ProviderError
 from loom.plan import Image, Network, Resources, Ulimit
+from loom.providers.docker.reap import reap
 from loom.results import Ended
 
 if TYPE_CHECKING:
@@ -330,3 +331,40 @@ def test_a_killed_loom_leaves_no_container_running(holder: Any, engine: docker.D
     while engine.api.inspect_container(container)["State"]["Running"]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+# Podman
+
+
+def test_podman_ends_a_killed_looms_container_too(podman_place: Place, podman: docker.DockerClient) -> None:
+    hold = HOLD.replace("labels=", 'network=Network(mode="none"), labels=').replace(
+        "import Image", "import Image, Network"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", hold, "killed", str(podman_place.workspace), "echo up; sleep 60"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "DOCKER_HOST": podman_url(podman)},
+    )
+    assert process.stdout is not None
+    container = process.stdout.readline().strip()
+    assert "up" in process.stdout.readline()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 3
+    while podman.api.inspect_container(container)["State"]["Running"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert [found.problem for found in reap(podman) if found.kind == "container"] == [""]
+
+
+def podman_url(client: docker.DockerClient) -> str:
+    return f"unix://{client.api._custom_adapter.socket_path}"
+
+
+@pytest.mark.parametrize(("script", "code"), SURVIVED)
+def test_a_job_in_podman_survives_what_a_step_does(podman_place: Place, script: str, code: int) -> None:
+    with podman_place.job() as job:
+        assert job.run(script).code == code
+        assert job.run("echo next").out == b"next\n"
