@@ -22,7 +22,8 @@ RUN_SCHEMA = "loom.run.v1"
 
 
 class Document(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Schemas are built when first used: by then a container is starting, and nobody waits for it.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 def dump(document: Document) -> bytes:

@@ -1,0 +1,173 @@
+"""Runs the real `loom` in real repositories, each test with a home, a state and a temporary directory of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+IMAGE = "debian:trixie-slim"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A `loom` that ended, and its record."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def receipt_path(self) -> Path:
+        lines = [line for line in self.out.splitlines() if line.startswith("receipt: ")]
+        assert lines, f"no receipt in\n{self.out}\n{self.err}"
+        return Path(lines[-1].removeprefix("receipt: "))
+
+    @property
+    def receipt(self) -> dict[str, Any]:
+        return load(self.receipt_path)
+
+    @property
+    def logs(self) -> Path:
+        return Path(self.receipt["logs_dir"])
+
+    @property
+    def workspace(self) -> Path:
+        (line,) = [line for line in self.out.splitlines() if line.startswith("isolated workspace: ")]
+        return Path(line.removeprefix("isolated workspace: "))
+
+    def manifest(self, job: str) -> dict[str, Any]:
+        return load(self.logs / "jobs" / job / "manifest.json")
+
+    def output(self, job: str, step: str = "script/01") -> list[str]:
+        return output_of(self.logs / "jobs" / job / "user" / step / "events.jsonl")
+
+
+def load(path: Path) -> dict[str, Any]:
+    shape: dict[str, Any] = json.loads(path.read_text())
+    return shape
+
+
+def events_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def output_of(path: Path) -> list[str]:
+    return [event["text"] for event in events_of(path) if event["kind"] == "output"]
+
+
+class Project:
+    """A repository with a workflow, and `loom` to run in it."""
+
+    def __init__(self, root: Path, home: Path) -> None:
+        self.root = root
+        self.home = home
+        self.tmp = home / "tmp"
+        self.tmp.mkdir(parents=True)
+
+    def write(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def git(self, *arguments: str) -> str:
+        return subprocess.run(
+            ("git", *arguments), cwd=self.root, env=self.environ, check=True, capture_output=True, text=True
+        ).stdout
+
+    def commit(self) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", "work")
+
+    def workflow(self, text: str) -> None:
+        self.write(".loom/workflow.yml", text)
+        self.commit()
+
+    @property
+    def environ(self) -> dict[str, str]:
+        kept = {
+            name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "PYTHONPATH", "DOCKER_HOST")
+        }
+        return {
+            **kept,
+            "HOME": str(self.home),
+            "TMPDIR": str(self.tmp),
+            "GIT_AUTHOR_NAME": "A",
+            "GIT_AUTHOR_EMAIL": "a@example.org",
+            "GIT_COMMITTER_NAME": "A",
+            "GIT_COMMITTER_EMAIL": "a@example.org",
+        }
+
+    def start(self, *arguments: str, cwd: Path | None = None, **environ: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "loom", *arguments],
+            cwd=cwd or self.root,
+            env={**self.environ, **environ},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+
+    def loom(self, *arguments: str, cwd: Path | None = None, **environ: str) -> Ran:
+        process = self.start(*arguments, cwd=cwd, **environ)
+        out, err = process.communicate(timeout=120)
+        return Ran(process.returncode, out, err)
+
+    def run(self, *arguments: str, **environ: str) -> Ran:
+        return self.loom("run", "--local", "--container", *arguments, **environ)
+
+    def stop_when(self, seen: Callable[[], bool], number: signal.Signals, *arguments: str) -> Ran:
+        """Start a run, wait until `seen`, send a signal, and wait for the end."""
+        process = self.start("run", "--local", "--container", *arguments)
+        deadline = time.monotonic() + 60
+        while not seen():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        return Ran(process.returncode, out, err)
+
+    def record_files(self, pattern: str) -> list[Path]:
+        return sorted((self.home / ".local/state/loom/runs").glob(f"*/{pattern}"))
+
+    def leftovers(self) -> list[str]:
+        """Containers of runs of this project that are still there."""
+        client = docker.from_env()
+        try:
+            found = client.containers.list(all=True, filters={"label": "loom.workspace"})
+            return [
+                container.name or ""
+                for container in found
+                if str(container.labels["loom.workspace"]).startswith(str(self.tmp))
+            ]
+        finally:
+            client.close()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    root = tmp_path / "project"
+    root.mkdir()
+    made = Project(root, tmp_path / "home")
+    made.git("init", "-q", "-b", "main")
+    made.write("README", "hello\n")
+    made.commit()
+    yield made
+    assert made.leftovers() == []
+
+
+def tree(folder: Path) -> Mapping[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,0 +1,320 @@
+"""`loom run`, end to end: what it prints, what it leaves, what it ends with."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from loom.events import PhaseEvent, decode
+from loom.records import RunFold, dump
+from tests.docker.run.conftest import Project, events_of, load, tree
+
+pytestmark = pytest.mark.docker
+
+WORKFLOW = """
+version: v1
+stages: [build, test]
+variables: {GREETING: hello}
+default:
+  image: debian:trixie-slim
+build:
+  stage: build
+  script:
+    - echo "$GREETING from $LOOM_JOB_NAME in $PWD"
+    - |
+      mkdir -p out
+      echo made > out/file
+  artifacts: {paths: [out/]}
+good:
+  stage: test
+  script: [cat out/file]
+bad:
+  stage: test
+  script:
+    - echo before
+    - |
+      echo "to stderr" >&2
+      exit 42
+    - echo never
+after:
+  stage: test
+  needs: [bad]
+  script: [echo no]
+"""
+
+
+def test_a_run_that_fails_leads_to_the_failing_line_in_three_reads(project: Project) -> None:
+    project.workflow(WORKFLOW)
+    ran = project.run()
+    assert ran.code == 1
+    receipt = ran.receipt
+    assert (receipt["status"], receipt["exit_code"], receipt["kind"]) == ("failure", 1, "loom-run-local")
+    pipeline = load(Path(receipt["pipeline_manifest_path"]))
+    assert pipeline["failing_job_id"] == "bad"
+    manifest = load(ran.logs / pipeline["failing_job_manifest_path"])
+    assert (manifest["failing_step"], manifest["exit_code"], manifest["failing_command"]) == (
+        "script/02",
+        42,
+        'echo "to stderr" >&2\nexit 42\n',
+    )
+    events = events_of(ran.logs / manifest["failing_step_events_path"])
+    assert events[0]["kind"] == "phase_started"
+    assert events[0]["job_id"] == "bad"
+    assert events[1]["text"] == "to stderr"
+    assert events[1]["stream"] == "stderr"
+    assert events[-1]["exit_code"] == 42
+    assert {job["job_id"]: job["status"] for job in pipeline["jobs"]} == {
+        "build": "success",
+        "good": "success",
+        "bad": "failure",
+        "after": "skipped",
+    }
+    assert ran.manifest("after")["blocked_by"] == "bad"
+    assert load(Path(receipt["phase_report_path"]))["complete"]
+
+
+def test_the_screen_tells_what_failed_where_and_how(project: Project) -> None:
+    project.workflow(WORKFLOW)
+    ran = project.run()
+    lines = ran.out.splitlines()
+    assert lines[0].startswith(f"isolated workspace: {project.tmp}/loom-run-local-")
+    at = next(number for number, line in enumerate(lines) if line.startswith("✗ bad"))
+    shown = "\n".join(lines[at : at + 7])
+    assert "step script/02, exit code 42" in shown
+    assert '$ echo "to stderr" >&2' in shown
+    assert "│ to stderr" in shown
+    events = next(line.split("events: ")[1] for line in lines if "events: " in line)
+    assert Path(events).exists()
+    assert lines[-1] == f"receipt: {ran.receipt_path}"
+    assert any(line.startswith("– after") and "bad did not succeed" in line for line in lines)
+
+
+def test_the_record_is_reached_from_the_workspace_and_is_not_part_of_it(project: Project) -> None:
+    project.workflow(WORKFLOW)
+    ran = project.run()
+    link = ran.workspace / ".loom" / ".runtime"
+    assert link.is_symlink()
+    assert (link / "receipts" / ran.receipt_path.name).samefile(ran.receipt_path)
+    status = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=ran.workspace, capture_output=True, text=True, check=True
+    ).stdout
+    assert ".runtime" not in status
+
+
+def test_a_run_from_inside_a_workspace_is_the_same_run_again(project: Project) -> None:
+    project.workflow(WORKFLOW.replace("mkdir -p out", "mkdir -p /tmp/out && cd /tmp").replace("[out/]", "[none/]"))
+    project.write("untracked", "work in progress\n")
+    first = project.run("build")
+    before = tree(first.receipt_path.parents[1])
+    second = project.loom(
+        "run", "--local", "--container", "--workflow", ".loom/workflow.yml", "build", cwd=first.workspace
+    )
+    assert second.code == 0
+    assert second.receipt["snapshot_tree_sha"] == first.receipt["snapshot_tree_sha"]
+    assert second.workspace != first.workspace
+    assert tree(first.receipt_path.parents[1]) == before
+    assert not (second.workspace / ".loom" / ".runtime" / "logs" / first.receipt["run_id"]).exists()
+
+
+@pytest.mark.parametrize("mode", ["bind_mount", "overlay", "ephemeral_volume"])
+def test_every_mount_mode_gives_the_same_results(project: Project, mode: str) -> None:
+    project.workflow(WORKFLOW)
+    ran = project.run("--mount-mode", mode)
+    assert ran.code == 1
+    assert ran.output("good") == ["made"]
+    assert ran.output("build") == ["hello from build in /workspace"]
+    artifacts = ran.manifest("build")["artifacts"]
+    assert (ran.logs / artifacts["path"] / "out/file").read_text() == "made\n"
+    assert (artifacts["files"], artifacts["missing"]) == (1, [])
+
+
+def test_jobs_without_an_image_run_on_the_host(project: Project) -> None:
+    project.workflow("version: v1\nstages: [a]\nhere:\n  stage: a\n  script: ['echo $LOOM_PROVIDER; pwd']\n")
+    ran = project.loom("run", "--local")
+    assert ran.code == 0
+    assert ran.output("here") == ["host", str(ran.workspace)]
+
+
+def test_a_job_that_cleans_everything_away_does_not_touch_the_record(project: Project) -> None:
+    project.workflow(
+        "version: v1\nstages: [a]\nwipe:\n  stage: a\n  script:\n    - ls -A .loom\n    - rm -rf * .[!.]*\n    - ls -A\n"
+    )
+    for arguments in (("run", "--local"), ("run", "--local", "--container")):
+        ran = project.loom(*arguments)
+        assert ran.code == 0, ran.out
+        assert ran.output("wipe") == ["workflow.yml"]
+        assert ran.output("wipe", "script/02") == []
+        assert ran.output("wipe", "script/03") == []
+        assert (ran.workspace / ".loom/.runtime/receipts").is_dir()
+
+
+def test_quiet_prints_the_receipt_and_the_status_only(project: Project) -> None:
+    project.workflow(WORKFLOW)
+    ran = project.run("-q", "build")
+    assert ran.out.splitlines() == [f"receipt: {ran.receipt_path}", "status: success"]
+    assert ran.err == ""
+
+
+def test_stream_shows_output_behind_the_jobs_name(project: Project) -> None:
+    project.workflow(WORKFLOW)
+    ran = project.run("--stream", "build")
+    assert "build    │ hello from build in /workspace" in ran.out.splitlines()
+
+
+def test_documents_are_what_the_events_say_byte_for_byte(project: Project) -> None:
+    project.workflow(WORKFLOW + "flaky:\n  stage: build\n  retry: 1\n  script: [exit 9]\n  allow_failure: true\n")
+    ran = project.run()
+    fold = RunFold()
+    for line in (ran.logs / "events.jsonl").read_bytes().splitlines():
+        event = decode(line)
+        assert isinstance(event, PhaseEvent)
+        fold.apply(event)
+    written = {
+        "summary.json": fold.run_summary(),
+        "phase-report.json": fold.phase_report(),
+        "pipeline/summary.json": fold.pipeline_summary(),
+        "pipeline/manifest.json": fold.pipeline_manifest(),
+    }
+    for job_id, job in fold.jobs.items():
+        written[f"jobs/{job_id}/summary.json"] = fold.job_summary(job_id)
+        written[f"jobs/{job_id}/manifest.json"] = fold.job_manifest(job_id)
+        for attempt, step in job.steps:
+            place = f"user/{step}" if attempt == job.attempts else f"attempts/{attempt}/user/{step}"
+            written[f"jobs/{job_id}/{place}/summary.json"] = fold.step_summary(job_id, attempt, step)
+        for section in job.sections:
+            written[f"jobs/{job_id}/system/{section}/summary.json"] = fold.section_summary(job_id, section)
+    for name, document in written.items():
+        assert (ran.logs / name).read_bytes() == dump(document), name
+    assert ran.receipt_path.read_bytes() == dump(fold.receipt())
+    assert {str(path.relative_to(ran.logs)) for path in ran.logs.rglob("*.json")} == set(written)
+    assert fold.jobs["flaky"].attempts == 2
+
+
+def test_before_and_after_scripts_variables_handed_on_and_an_allowed_failure(project: Project) -> None:
+    project.workflow(
+        """
+version: v1
+stages: [a]
+job:
+  stage: a
+  allow_failure: {exit_codes: [5]}
+  before_script: ['echo "WORD=passed on" >> "$LOOM_ENV"']
+  script:
+    - echo "$WORD"
+    - cd /; exit 5
+  after_script: ['echo "$LOOM_JOB_STATUS in $PWD"']
+"""
+    )
+    ran = project.run()
+    assert ran.code == 0
+    assert ran.output("job") == ["passed on"]
+    assert ran.output("job", "after_script/01") == ["failure in /workspace"]
+    assert ran.manifest("job")["allowed_failure"] is True
+
+
+def test_a_timeout_has_its_own_exit_code(project: Project) -> None:
+    project.workflow("version: v1\nstages: [a]\nslow:\n  stage: a\n  timeout: 1s\n  script: ['echo begun; sleep 60']\n")
+    ran = project.run()
+    assert ran.code == 4
+    assert ran.manifest("slow")["status"] == "timed_out"
+    assert ran.output("slow") == ["begun"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["INT", "TERM", "HUP"]
+)
+def test_an_interrupted_run_ends_gracefully_and_its_record_is_whole(
+    project: Project, number: signal.Signals, code: int
+) -> None:
+    project.workflow(
+        """
+version: v1
+stages: [a, b]
+long:
+  stage: a
+  script: ['echo begun; sleep 100']
+  after_script: ['echo cleaned up']
+later: {stage: b, script: [echo no]}
+"""
+    )
+
+    def begun() -> bool:
+        return any(
+            '"begun"' in path.read_text() for path in project.record_files("logs/*/jobs/long/user/script/01/*.jsonl")
+        )
+
+    ran = project.stop_when(begun, number)
+    assert ran.code == code
+    assert (ran.receipt["status"], ran.receipt["exit_code"]) == ("canceled", code)
+    assert load(Path(ran.receipt["phase_report_path"]))["complete"]
+    assert ran.manifest("long")["status"] == "canceled"
+    assert ran.output("long", "after_script/01") == ["cleaned up"]
+    assert ran.manifest("later")["status"] == "skipped"
+
+
+def test_an_image_that_cannot_be_had_is_an_error_with_a_receipt(project: Project) -> None:
+    project.workflow("version: v1\nstages: [a]\nx:\n  stage: a\n  image: localhost:1/no/such:image\n  script: [echo]\n")
+    ran = project.run()
+    assert ran.code == 3
+    manifest = ran.manifest("x")
+    assert (manifest["status"], manifest["failing_section"]) == ("error", "image_build")
+    assert "localhost:1 can't be reached" in manifest["error"]
+    assert (ran.logs / manifest["failing_section_events_path"]).exists()
+
+
+def test_no_engine_is_said_once_with_a_receipt_and_without_a_workspace(project: Project) -> None:
+    project.workflow(WORKFLOW)
+    ran = project.run(DOCKER_HOST="unix:///nowhere/docker.sock")
+    assert ran.code == 3
+    assert "/nowhere/docker.sock" in ran.out
+    assert ran.receipt["snapshot_path"] is None
+    assert {job["status"] for job in load(Path(ran.receipt["pipeline_manifest_path"]))["jobs"]} == {"skipped"}
+    assert load(Path(ran.receipt["phase_report_path"]))["complete"]
+    assert list(project.tmp.glob("loom-run-local-*")) == []
+
+
+BAD = {
+    "invalid-yaml": ("version: v1\nstages: [a\n", "workflow.yml:"),
+    "unknown-key": ("version: v1\nstages: [a]\nx: {stage: a, scirpt: [echo]}\n", "did you mean script"),
+    "unknown-stage": ("version: v1\nstages: [a]\nx: {stage: b, script: [echo]}\n", "b"),
+    "cycle": (
+        "version: v1\nstages: [a]\nx: {stage: a, needs: [y], script: [echo]}\ny: {stage: a, needs: [x], script: [echo]}\n",
+        "x",
+    ),
+    "no-job": ("version: v1\nstages: [a]\n", "job"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_workflow_is_one_clear_message(project: Project, name: str) -> None:
+    text, said = BAD[name]
+    project.workflow(text)
+    ran = project.run()
+    assert ran.code == 2
+    assert said in ran.err
+    assert "Traceback" not in ran.err
+    assert list(project.tmp.glob("loom-run-local-*")) == []
+
+
+def test_no_workflow_no_repository_no_commit(project: Project, tmp_path: Path) -> None:
+    missing = project.run()
+    assert (missing.code, ".loom/workflow.yml" in missing.err) == (2, True)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    nothing = project.loom("run", "--local", cwd=outside)
+    assert (nothing.code, "repository" in nothing.err) == (2, True)
+    project_git = ["git", "init", "-q", str(outside)]
+    subprocess.run(project_git, check=True, env=project.environ)
+    unborn = project.loom("run", "--local", cwd=outside)
+    assert (unborn.code, "commit" in unborn.err) == (2, True)
+
+
+def test_two_runs_at_once_do_not_meet(project: Project) -> None:
+    project.workflow(WORKFLOW)
+    processes = [project.start("run", "--local", "--container", "build", "good") for _ in range(2)]
+    outs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len({out.splitlines()[0] for out in outs}) == 2
