@@ -176,7 +176,10 @@ class _Run:
     def _take_snapshot(self) -> Snapshot:
         for job in self._first_jobs():
             self._opener.open_ahead(job)
-        return snapshot.take(self._request.source, self._workspace, cancel=self._cancel)
+        taken = snapshot.take(self._request.source, self._workspace, cancel=self._cancel)
+        # `loom verify` needs it, and a job may remove the workspace's own.
+        self._record.publish(self._record.paths.root / "snapshot.json", snapshot.manifest_bytes(self._workspace))
+        return taken
 
     def _make_workspace(self) -> None:
         try:

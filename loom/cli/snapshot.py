@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from loom.snapshot import Snapshot, Source, Verification
 
 
+MANIFEST = "snapshot.json"
+"""In a run's record: a copy of the workspace's manifest, for when a job removes `.git`."""
+
+
 def register(app: typer.Typer) -> None:
     app.command("snapshot")(snapshot)
     app.command("verify")(verify)
@@ -47,7 +51,7 @@ def snapshot(
         )
     taken = _take(source, show_progress=not as_json)
     if as_json:
-        _print_json({"kind": "loom-snapshot", "schema_version": "loom.snapshot.v1", **taken.document()})
+        _print_json({"kind": "loom-snapshot", "schema_version": "loom.snapshot.v1", **taken.document(changes=None)})
     else:
         for line in _snapshot_lines(taken):
             typer.echo(line)
@@ -165,8 +169,8 @@ def verify(
 
     from loom import snapshot as snapshots
 
-    workspace, tree_sha = _workspace_of(what)
-    verified = snapshots.verify(workspace, environ=os.environ, tree_sha=tree_sha)
+    workspace, tree_sha, manifest = _workspace_of(what)
+    verified = snapshots.verify(workspace, environ=os.environ, tree_sha=tree_sha, manifest_file=manifest)
     if as_json:
         _print_json({"kind": "loom-verify", **verified.document()})
     else:
@@ -176,10 +180,30 @@ def verify(
         raise typer.Exit(1)
 
 
-def _workspace_of(what: str) -> tuple[Path, str | None]:
-    """The workspace, and the tree that its receipt names (None for a workspace that no run's record knows)."""
-    path = Path(what)
-    return path, None
+def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
+    """The workspace, the tree that its receipt names and the record's copy of its manifest, where there are such."""
+    import os
+
+    from loom import config
+    from loom.cli.surroundings import find_root
+    from loom.errors import RecordError, RequestError
+    from loom.snapshot import is_workspace
+    from loom.store import Store
+
+    root = find_root(Path.cwd())
+    store = Store(config.load(root=root, environ=dict(os.environ), flags={}).state_dir)
+    try:
+        entry = store.find(what, repo_root=root)
+    except (RequestError, RecordError):
+        if is_workspace(Path(what)):
+            return Path(what), None, None  # `loom snapshot` made it, or its run's record is gone
+        raise
+    receipt = entry.receipt or {}
+    workspace = entry.identity.get("workspace") or receipt.get("snapshot_path")
+    if not workspace or (entry.receipt and not receipt.get("snapshot_tree_sha")):
+        raise RequestError(f"run {entry.run_id} ended before it had a workspace", hint="`loom show` tells why")
+    kept = entry.paths.root / MANIFEST
+    return Path(workspace), receipt.get("snapshot_tree_sha"), kept if kept.is_file() else None
 
 
 def _verification_lines(verified: Verification) -> list[str]:

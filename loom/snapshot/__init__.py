@@ -6,6 +6,7 @@ remove(workspace)                                         deletes one of loom's 
 """
 
 from loom.snapshot.explaining import Explanation, Rule, explain
+from loom.snapshot.manifest import manifest_bytes
 from loom.snapshot.model import Change, LeftOut, Snapshot, SnapshotCanceled, Source, Submodule, readable
 from loom.snapshot.removing import Removal, is_workspace, remove
 from loom.snapshot.source import discover
@@ -26,6 +27,7 @@ __all__ = [
     "discover",
     "explain",
     "is_workspace",
+    "manifest_bytes",
     "readable",
     "remove",
     "take",

@@ -124,7 +124,7 @@ class _Explaining:
         for count in range(1, len(parts) + 1):
             above = "/".join(parts[:count])
             place = self._source.root / above
-            if not above or not place.is_dir() or not (place / ".git").exists():
+            if not above or place.is_symlink() or not place.is_dir() or not (place / ".git").exists():
                 continue
             if self._submodule(above):
                 if count == len(parts):

@@ -74,6 +74,11 @@ def write_manifest(git_dir: Path, manifest: Manifest) -> None:
     (git_dir / NAME).write_text(json.dumps(document, ensure_ascii=True))
 
 
+def manifest_bytes(workspace: Path) -> bytes:
+    """A workspace's manifest as `take` wrote it, to be kept where jobs can't reach it."""
+    return (workspace / ".git" / NAME).read_bytes()
+
+
 def read_manifest(workspace: Path, file: Path | None = None) -> Manifest:
     """From `file`, or the workspace's own. SnapshotError when there is none that can be read."""
     file = file or workspace / ".git" / NAME

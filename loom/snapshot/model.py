@@ -129,8 +129,8 @@ class Snapshot:
     """Object stores of the source that the workspace's git reads."""
     duration_ms: float
 
-    def document(self) -> dict[str, Any]:
-        """The snapshot as JSON values: what the receipt and `loom snapshot --json` say."""
+    def document(self, *, changes: int | None = 100) -> dict[str, Any]:
+        """The snapshot as JSON values, with so many of its changes (None: all): a record need not repeat 100,000 paths."""
         return {
             "path": readable(str(self.path)),
             "source_root": readable(str(self.source_root)),
@@ -139,7 +139,8 @@ class Snapshot:
             "branch": self.branch,
             "files": self.files,
             "bytes": self.bytes,
-            "changed": [change.document() for change in self.changed],
+            "changed": len(self.changed),
+            "changes": [change.document() for change in self.changed[:changes]],
             "left_out": [left.document() for left in self.left_out],
             "submodules": [
                 {

@@ -106,7 +106,7 @@ def test_odd_names(work: Repo, snap: Snap) -> None:
     snapshot = snap(work)
     check(work, snapshot)
     assert len(snapshot.changed) == 2
-    assert snapshot.document()["changed"][1]["path"] == "not-utf8-\\xff\\xfe"
+    assert snapshot.document()["changes"][1]["path"] == "not-utf8-\\xff\\xfe"
 
 
 def test_what_takes_the_place_of_what(work: Repo, snap: Snap) -> None:

@@ -1,0 +1,163 @@
+"""Random repositories with random uncommitted work, judged by git, byte for byte.
+
+LOOM_HYPOTHESIS_EXAMPLES sets how many (default 12: the whole unit suite should stay quick; 2,000 were run for a release).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from loom.cancel import Cancel
+from loom.snapshot import discover, explain, take, verify
+
+from .conftest import ENVIRONMENT, Repo, check, contents
+
+EXAMPLES = int(os.environ.get("LOOM_HYPOTHESIS_EXAMPLES", "12"))
+
+# Few names, so that things collide: a file where another example step makes a directory, a link where a file was.
+NAMES = [
+    "a",
+    "b",
+    "A",
+    "dir",
+    "x.log",
+    "keep.log",
+    ".hidden",
+    "-d",
+    "with space",
+    "n\nl",
+    os.fsdecode(b"\xff\xe9"),
+    'q"uo',
+    "build",
+]
+paths = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map("/".join)
+contents_ = st.sampled_from([b"", b"x", b"y", b"one\r\ntwo\r\n", b"one\ntwo\n", b"\x00\xff" * 40, b"z" * 70_000])
+rules = st.sampled_from(["*.log", "!keep.log", "/build", "build/", "dir/*", "!dir/a", "a", "**/b", "# c", "", "-d"])
+
+steps = st.one_of(
+    st.tuples(st.just("write"), paths, contents_, st.booleans()),
+    st.tuples(st.just("write"), paths, contents_, st.booleans()),
+    st.tuples(st.just("link"), paths, st.sampled_from(["a", "dir", "nowhere", "/etc/passwd", "../.."])),
+    st.tuples(st.just("remove"), paths),
+    st.tuples(st.just("mkdir"), paths),
+    st.tuples(st.just("chmod"), paths, st.booleans()),
+    st.tuples(st.just("ignore"), st.sampled_from(["", "dir", "build"]), st.lists(rules, max_size=3)),
+    st.tuples(st.just("exclude"), st.lists(rules, max_size=2)),
+    st.tuples(st.just("attributes"), st.sampled_from(["* text=auto\n", "*.log text eol=crlf\n", "a -text\n", ""])),
+    st.tuples(st.just("add"), paths),
+    st.tuples(st.just("add_forced"), paths),
+    st.tuples(st.just("add_all")),
+    st.tuples(st.just("intent"), paths),
+    st.tuples(st.just("rm_cached"), paths),
+    st.tuples(st.just("mv"), paths, paths),
+    st.tuples(st.just("skip"), paths),
+    st.tuples(st.just("autocrlf"), st.sampled_from(["true", "false", "input"])),
+    st.tuples(st.just("commit")),
+    st.tuples(st.just("stash")),
+    st.tuples(st.just("touch"), paths),
+)
+
+
+def do(repo: Repo, step: tuple[Any, ...]) -> None:
+    """One thing a person may do; what the file system or git refuses is simply not done."""
+    try:
+        match step:
+            case ("write", path, data, executable):
+                repo.write(path, data, 0o755 if executable else 0o644)
+            case ("link", path, target):
+                repo.link(path, target)
+            case ("remove", path):
+                file = repo.root / path
+                shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
+            case ("mkdir", path):
+                (repo.root / path).mkdir(parents=True)
+            case ("chmod", path, executable):
+                if not (repo.root / path).is_symlink() and (repo.root / path).is_file():
+                    (repo.root / path).chmod(0o755 if executable else 0o644)
+            case ("ignore", directory, lines):
+                repo.write(f"{directory}/.gitignore" if directory else ".gitignore", "\n".join(lines) + "\n")
+            case ("exclude", lines):
+                (repo.root / ".git/info/exclude").write_text("\n".join(lines) + "\n")
+            case ("attributes", text):
+                repo.write(".gitattributes", text)
+            case ("touch", path):
+                os.utime(repo.root / path, (1_600_000_000, 1_600_000_000), follow_symlinks=False)
+            case ("add", path):
+                repo.git("add", "--", path)
+            case ("add_forced", path):
+                repo.git("add", "-f", "--", path)
+            case ("add_all",):
+                repo.git("add", "-A")
+            case ("intent", path):
+                repo.git("add", "--intent-to-add", "--", path)
+            case ("rm_cached", path):
+                repo.git("rm", "-r", "-q", "--cached", "--", path)
+            case ("mv", path, target):
+                repo.git("mv", "--", path, target)
+            case ("skip", path):
+                repo.git("update-index", "--skip-worktree", "--", path)
+            case ("autocrlf", value):
+                repo.git("config", "core.autocrlf", value)
+            case ("commit",):
+                repo.git("commit", "-q", "--allow-empty", "-m", "c")
+            case ("stash",):
+                repo.git("stash", "-q")
+            case _:
+                raise AssertionError(step)
+    except (OSError, AssertionError):
+        pass
+
+
+@contextmanager
+def place() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="loom-test-"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(before=st.lists(steps, max_size=8), after=st.lists(steps, max_size=10), borrow=st.booleans())
+def test_random_work(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]], borrow: bool) -> None:
+    with place() as top:
+        (top / "source").mkdir()
+        repo = Repo(top / "source")
+        repo.git("init", "-q")
+        for step in before:
+            do(repo, step)
+        repo.git("add", "-A")
+        repo.git("commit", "-q", "--allow-empty", "-m", "first")
+        for step in after:
+            do(repo, step)
+        hidden = any(line.startswith(("S", "h")) for line in repo.git("ls-files", "-v", "-z").split("\0"))
+        state = repo.state()
+        with mock.patch("loom.snapshot.source.COPY_UP_TO_BYTES", -1 if borrow else 50_000_000):
+            source = discover(repo.root, environ=repo.environ)
+            assert bool(source.read_only_mounts) == borrow
+        workspace = top / "workspace"
+        workspace.mkdir()
+        with mock.patch("loom.snapshot.source.COPY_UP_TO_BYTES", -1 if borrow else 50_000_000):
+            snapshot = take(source, workspace, cancel=Cancel())
+        assert repo.state() == state
+        verified = verify(workspace, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha)
+        there = contents(workspace)
+        assert verified.same, verified.changes
+        if hidden:
+            assert snapshot.tree_sha == repo.would_commit()
+        else:
+            check(repo, snapshot)
+        here = sorted(set(contents(repo.root)) - {""})
+        if not hidden:
+            for answer in explain(source, here, start=repo.root):
+                assert answer.included == (answer.path in there), answer
