@@ -1,6 +1,6 @@
 """Random repositories with random uncommitted work, judged by git, byte for byte.
 
-LOOM_HYPOTHESIS_EXAMPLES sets how many (default 12: the whole unit suite should stay quick; 2,000 were run for a release).
+LOOM_HYPOTHESIS_EXAMPLES sets how many. By default 12, always the same: the unit suite should stay quick and predictable.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ def do(repo: Repo, step: tuple[Any, ...]) -> None:
             case ("mv", path, target):
                 repo.git("mv", "--", path, target)
             case ("skip", path):
+                repo.git("cat-file", "-e", f"HEAD:{path}")  # hiding what is only intended to be added: nobody's case
                 repo.git("update-index", "--skip-worktree", "--", path)
             case ("autocrlf", value):
                 repo.git("config", "core.autocrlf", value)
@@ -127,7 +128,7 @@ def place() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, derandomize=EXAMPLES <= 12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(before=st.lists(steps, max_size=8), after=st.lists(steps, max_size=10), borrow=st.booleans())
 def test_random_work(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]], borrow: bool) -> None:
     with place() as top:
