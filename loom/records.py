@@ -444,11 +444,11 @@ class RunFold:
         job = self.job(event.job_id)
         if name == "job_finished":
             job.result = event
-        elif name in ("warning", "failing_test", "cache"):
+        elif name in ("warning", "failing_test", "cache", "image_used"):
             job.lists.setdefault(name, []).append(data)
         else:
             job.facts[name] = data
-        if name == "image_resolved" and data.get("name"):
+        if name in ("image_resolved", "image_used") and data.get("name"):
             self.images[data["name"], data["id"]] = ReceiptImage(
                 name=data["name"], id=data["id"], digest=data.get("digest", "")
             )

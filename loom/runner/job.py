@@ -6,7 +6,7 @@ value; a place that breaks (`InfrastructureError`) ends the job as `error` here,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -148,6 +148,7 @@ class JobRunner:
         if image is not None:
             found = {"name": image.name, "id": image.image_id, "digest": image.digest}
             self._job_fact(job, "image_resolved", found, code=PhaseCode.JOB_PROVIDER_PREPARE)
+            self._images_used(job, image.bases)
         kept = resumed.adopt if resumed is not None else None
         services = None if kept else self._services(job, attempt, stack, cancel)
         with self._section(job, Section.PROVIDER, PhaseCode.JOB_PROVIDER_PREPARE, attempt) as provider_output:
@@ -216,11 +217,20 @@ class JobRunner:
         )
         section.begin()
         try:
-            return stack.enter_context(self._opener.services(job, section, cancel, on_died))
+            opened = stack.enter_context(self._opener.services(job, section, cancel, on_died))
+            self._images_used(job, opened.images)
+            return opened
         except InfrastructureError as error:
             attempt.failing_section = Section.SERVICES
             section.failed = str(error)
             raise
+
+    def _images_used(self, job: Job, images: Sequence[Resolved]) -> None:
+        """Besides the job's own: of its services, and what was built from. The receipt names every one."""
+        for image in images:
+            fact = {"name": image.name, "id": image.image_id, "digest": image.digest}
+            self._job_fact(job, "image_used", fact, code=PhaseCode.JOB_PROVIDER_PREPARE)
+            self._images_used(job, image.bases)
 
     def _restore(self, job: Job, place: Place, attempt: _Attempt) -> None:
         """Before the first step: caches, then what earlier jobs left. A job that goes on somewhere has them already."""

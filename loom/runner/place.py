@@ -26,6 +26,10 @@ class Resolved(Protocol):
     def image_id(self) -> str: ...
     @property
     def digest(self) -> str: ...
+    @property
+    def bases(self) -> Sequence[Resolved]:
+        """What it was built from, where it was built."""
+        ...
 
 
 class ImageResolver(Protocol):
@@ -35,6 +39,8 @@ class ImageResolver(Protocol):
 class OpenedServices(Protocol):
     @property
     def network_id(self) -> str: ...
+    @property
+    def images(self) -> Sequence[Resolved]: ...
     def keep(self) -> None:
         """Leave them and their network running when the block is left."""
         ...

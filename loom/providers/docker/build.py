@@ -69,6 +69,7 @@ class BuildInputs:
     ignore_lines: tuple[str, ...]
     platform: str
     tag: str
+    bases: tuple[ResolvedImage, ...]
 
 
 def build_image(
@@ -109,8 +110,8 @@ def build_image(
         named = parse_reference(image.name)
         with engine_errors():
             images.client.api.tag(had.image_id, named.repository_name, named.tag or "latest", force=True)
-        return replace(had, name=named.name, built=True)
-    return replace(had, built=True)
+        had = replace(had, name=named.name)
+    return replace(had, built=True, bases=inputs.bases)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,12 +148,12 @@ def settle(
     build, context, dockerfile, raw, stages, predefined = _read(images, image, workspace)
     platform = images.platform_of(image)
     ignore_lines = read_ignore(context, dockerfile)
-    bases = {}
+    bases: dict[str, ResolvedImage] = {}
     pins = {}
     for base in bases_of(stages, target=build.target):
         base_platform = base.platform or platform
         had = have(base.name, base_platform)
-        bases[f"{base.name} {base_platform}"] = had.image_id
+        bases[f"{base.name} {base_platform}"] = had
         reference = parse_reference(base.name)
         pinned = images.locked(reference, base_platform)
         if pinned is not None and pinned.digest and had.digest == pinned.digest and not reference.digest:
@@ -165,7 +166,7 @@ def settle(
             args=build.args,
             target=build.target,
             platform=platform,
-            bases=bases,
+            bases={name: had.image_id for name, had in bases.items()},
         )
     except OSError as error:
         raise ImageError(
@@ -181,6 +182,7 @@ def settle(
         ignore_lines=tuple(ignore_lines),
         platform=platform,
         tag=f"{BUILD_REPOSITORY}:{total}",
+        bases=tuple(bases.values()),
     )
 
 

@@ -48,6 +48,8 @@ class ResolvedImage:
     built: bool = False
     created: str = ""
     """When the image was made, as the engine says it (RFC 3339)."""
+    bases: tuple[ResolvedImage, ...] = ()
+    """What it was built from, where this run built it or found it built."""
 
 
 @dataclass(frozen=True, kw_only=True)

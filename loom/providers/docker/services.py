@@ -61,8 +61,13 @@ class ServiceNetwork:
     network_id: str
     network_name: str
     services: tuple[RunningService, ...] = ()
+
     keep: Callable[[], None] = lambda: None
     """Leave the services and the network running when the block is left; who removes the job's container removes them."""
+
+    @property
+    def images(self) -> tuple[ResolvedImage, ...]:
+        return tuple(service.image for service in self.services)
 
 
 @contextmanager
