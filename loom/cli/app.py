@@ -35,10 +35,11 @@ def _root() -> None:
     pass
 
 
-from loom.cli import cache, check, config, images, run, snapshot, version  # noqa: E402
+from loom.cli import cache, check, config, images, record, run, snapshot, version  # noqa: E402
 
 for _group in (
     run,
+    record,
     check,
     config,
     images,

@@ -146,9 +146,10 @@ class Screen:
     def _started(self, event: PhaseEvent) -> Iterator[str]:
         if event.phase_code == PhaseCode.RUN_BOOTSTRAP:
             self._logs_dir = str(event.data.get("logs_dir", ""))
+        if event.job_id is not None:
+            self._tails.pop((event.job_id, event.step or event.section or ""), None)  # an earlier attempt's
         if event.step is not None and event.job_id is not None:
             self._commands[event.job_id, event.step] = str(event.data.get("command", ""))
-            self._tails.pop((event.job_id, event.step), None)
             if self._look.stream and self._look.detail is not Detail.QUIET:
                 first = self._commands[event.job_id, event.step].strip().splitlines() or [""]
                 more = f" {self._look.marks['dots']}" if len(first) > 1 else ""

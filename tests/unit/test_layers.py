@@ -6,9 +6,10 @@ from pathlib import Path
 LAYERS = [
     {"errors", "results", "cancel", "masking", "output", "config", "units", "globs", "yamlfile"},
     {"workflow", "expressions", "expansion", "events", "graph", "junit", "tarstream"},
-    {"plan", "planned", "resolve", "explain", "records", "journal", "environment", "view", "dockerfile", "images"},
+    {"plan", "planned", "resolve", "explain", "records", "journal", "environment", "view", "dockerfile", "images"}
+    | {"diagnosis", "rundiff"},
     {"providers", "snapshot", "store", "cache", "artifacts", "secrets", "services", "render"},
-    {"scheduler", "runner", "recorder"},
+    {"scheduler", "runner", "recorder", "reading"},
     {"engine"},
     {"cli"},
     {"__main__"},

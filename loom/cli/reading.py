@@ -1,0 +1,317 @@
+"""What the commands that read records do: find the run, read it, and hand the lines to the terminal."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loom.cli.surroundings import find_root
+from loom.errors import LoomError, RequestError
+
+if TYPE_CHECKING:
+    from loom.config import Config
+    from loom.events import Where
+    from loom.reading import Reading, Unit
+    from loom.render.screen import Look
+    from loom.store import Store
+
+FOLLOW_EVERY_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """The checkout that the command was started in, with what it needs to find runs."""
+
+    root: Path
+    config: Config
+    store: Store
+
+    def find(self, run: str) -> Reading:
+        """RequestError when no run is meant by `run`, or several are."""
+        from loom.reading import Reading
+
+        return Reading(self.store.find(run, repo_root=self.root))
+
+
+def here(color: str | None = None) -> Here:
+    from loom import config
+    from loom.store import Store
+
+    root = find_root(Path.cwd()).resolve()
+    settings = config.load(root=root, environ=os.environ, flags={"color": color})
+    return Here(root=root, config=settings, store=Store(settings.state_dir))
+
+
+def look_of(place: Here, **details: Any) -> tuple[Look, Callable[[str], None]]:
+    from loom.cli.running import screen_parts
+
+    look, write = screen_parts(
+        place.config.color,
+        quiet=details.get("quiet", False),
+        verbose=details.get("verbose", False),
+        stream=details.get("stream", False),
+    )
+    return look, write
+
+
+def print_json(document: Any) -> None:
+    import orjson
+
+    sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
+
+
+# -- loom runs ----------------------------------------------------------------------------------------------------
+
+
+def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> None:
+    from itertools import islice
+
+    from loom.reading import row_of
+    from loom.render.record import runs_lines
+
+    place = here(color)
+    entries = place.store.entries(None if everywhere else place.root)
+    rows = [row_of(entry) for entry in islice(entries, limit)]
+    if as_json:
+        print_json({"schema_version": "loom.runs.v1", "kind": "runs", "runs": rows})
+        return
+    look, write = look_of(place)
+    for line in runs_lines(rows, look, now_ns=time.time_ns(), with_place=everywhere):
+        write(line)
+    if not rows:
+        what = "no run yet" if everywhere else f"no run of {place.root} yet; --all lists those of every checkout"
+        print(what, file=sys.stderr)
+
+
+# -- loom show ----------------------------------------------------------------------------------------------------
+
+
+def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, color: str | None) -> None:
+    from loom.reading import INTERRUPTED, RUNNING, document_of, replay
+    from loom.render.record import unfinished_lines
+    from loom.render.screen import Screen, closing_lines
+
+    place = here(color)
+    reading = place.find(run)
+    if as_json:
+        print_json(document_of(reading))
+        return
+    look, write = look_of(place, quiet=quiet, verbose=verbose, stream=stream)
+    replay(reading, Screen(look, write), every_line=stream)
+    if reading.state in (RUNNING, INTERRUPTED):
+        for line in unfinished_lines(reading.state, reading.last_sign(), reading.running_units(), look):
+            write(line)
+    else:
+        for line in closing_lines(reading.state, str(reading.paths.receipt), look):
+            write(line)
+
+
+# -- loom logs ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    follow: bool = False
+    grep: str | None = None
+    tail: int | None = None
+    timestamps: bool = False
+    system: bool = False
+    as_json: bool = False
+    color: str | None = None
+
+
+def logs(run: str, job: str | None, step: str | None, options: LogOptions) -> None:
+    place = here(options.color)
+    reading, job, step = _run_or_job(place, run, job, step)
+    chosen = _Chosen(reading, job, step, system=options.system)
+    wanted = _wanted(options.grep)
+    printer = _printer(place, reading, options, many=chosen.many())
+    if options.follow:
+        for where, event in _followed(reading, chosen, options.tail):
+            if wanted(event.text):
+                printer(where, event)
+        return
+    lines: Iterable[tuple[Where, Any]] = chosen.lines(None if options.grep else options.tail)
+    lines = (line for line in lines if wanted(line[1].text))
+    if options.tail is not None:
+        lines = deque(lines, maxlen=options.tail)
+    for where, event in lines:
+        printer(where, event)
+
+
+def _run_or_job(place: Here, run: str, job: str | None, step: str | None) -> tuple[Reading, str | None, str | None]:
+    """`loom logs test` means the last run's job, where no run has that name."""
+    try:
+        return place.find(run), job, step
+    except RequestError as error:
+        if error.code != "RUN_UNKNOWN" or run in ("last", "last-failed") or step is not None:
+            raise
+        try:
+            last = place.find("last")
+        except LoomError:
+            raise error from None
+        if not fnmatch.filter(last.fold.jobs, run):
+            raise
+        return last, run, job
+
+
+def _wanted(grep: str | None) -> Callable[[str], bool]:
+    if grep is None:
+        return lambda _: True
+    try:
+        pattern = re.compile(grep)
+    except re.error as error:
+        raise RequestError(f"--grep {grep}: {error}", hint="it is a regular expression of Python's `re`") from error
+    return lambda text: pattern.search(text) is not None
+
+
+class _Chosen:
+    """The steps and sections of a run that a command line names."""
+
+    def __init__(self, reading: Reading, job: str | None, step: str | None, *, system: bool) -> None:
+        self._reading = reading
+        self._step = step
+        self._system = system
+        self.job_ids = self._jobs(job)
+        if step is not None and not reading.entry.alive and not self.units():
+            names = sorted({unit.name for job_id in self.job_ids for unit in reading.units(job_id)})
+            raise RequestError(f"{job} has no step or section {step!r}; it has {', '.join(names) or 'none'}")
+
+    def _jobs(self, job: str | None) -> list[str]:
+        known = list(self._reading.fold.jobs)
+        found = known if job is None else fnmatch.filter(known, job)
+        if not found and job is not None:
+            raise RequestError(
+                f"run {self._reading.run_id} has no job {job!r}; it has {', '.join(known) or 'none'}",
+                code="JOB_UNKNOWN",
+            )
+        return found
+
+    def many(self) -> bool:
+        return len(self.job_ids) > 1
+
+    def has(self, unit: Unit) -> bool:
+        if unit.job_id not in self.job_ids:
+            return False
+        if self._step is None:
+            return self._system or unit.step is not None
+        return _is_step(unit, self._step)
+
+    def units(self) -> list[Unit]:
+        return [unit for job_id in self.job_ids for unit in self._reading.units(job_id) if self.has(unit)]
+
+    def lines(self, tail: int | None) -> Iterator[tuple[Where, Any]]:
+        """Output in `seq` order; with `tail` only so much of each unit's end as can matter."""
+        from loom.reading import lines_in_order
+
+        return lines_in_order(self.units(), tail)
+
+
+def _is_step(unit: Unit, wanted: str) -> bool:
+    if wanted in (unit.step, unit.section):
+        return True
+    return wanted.isdigit() and unit.step == f"script/{int(wanted):02d}"
+
+
+def _followed(reading: Reading, chosen: _Chosen, tail: int | None) -> Iterator[tuple[Where, Any]]:
+    """Output as it is recorded, until the run is over (or its loom is dead); from the start, or from `tail` lines back."""
+    from loom.reading import Follower
+
+    follower = Follower(reading.paths, chosen.has)
+    behind: Iterable[tuple[Where, Any]] = follower.poll()
+    if tail is not None:
+        behind = deque(behind, maxlen=tail)
+    yield from behind
+    while True:
+        over = follower.over or not place_is_alive(reading)
+        yield from follower.poll()
+        if over:
+            return
+        sys.stdout.flush()
+        time.sleep(FOLLOW_EVERY_S)
+
+
+def place_is_alive(reading: Reading) -> bool:
+    from loom.store import is_alive
+
+    return is_alive(reading.entry.identity)
+
+
+def _printer(place: Here, reading: Reading, options: LogOptions, *, many: bool) -> Callable[[Where, Any], None]:
+    from loom.render.record import log_json, log_line
+
+    if options.as_json:
+        return lambda where, event: _raw(log_json(where, event))
+    look, _ = look_of(place)
+    width = min(40, max((len(job_id) for job_id in reading.fold.jobs), default=0)) if many else 0
+    return lambda where, event: _raw(
+        log_line(where, event, look, job_width=width, timestamps=options.timestamps).encode(errors="surrogateescape")
+        + b"\n"
+    )
+
+
+def _raw(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+
+
+# -- loom diagnose ------------------------------------------------------------------------------------------------
+
+
+def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None:
+    from loom.cli import diagnosing
+
+    place = here(color)
+    reading, job, _ = _run_or_job(place, run, job, None)
+    diagnosis = diagnosing.diagnosis_of(reading, job)
+    if form == "json":
+        print_json(diagnosis.model_dump(mode="json"))
+    elif form == "agent":
+        from loom.render.agent import agent_text
+
+        sys.stdout.write(agent_text(diagnosis))
+    else:
+        from loom.render.record import diagnosis_lines
+
+        look, write = look_of(place)
+        for line in diagnosis_lines(diagnosis, look):
+            write(line)
+
+
+# -- shell completion ---------------------------------------------------------------------------------------------
+
+
+def known_runs(incomplete: str) -> list[tuple[str, str]]:
+    """For the shell: never an error, at most a screenful."""
+    try:
+        place = here()
+        found = [("last", "the newest run"), ("last-failed", "the newest run that failed")]
+        for entry in place.store.entries(place.root):
+            found.append((entry.run_id, str((entry.receipt or {}).get("status", "no end"))))
+            if len(found) >= 40:
+                break
+    except (LoomError, OSError):
+        return []
+    return [run for run in found if run[0].startswith(incomplete)]
+
+
+def known_jobs(run: str | None, incomplete: str) -> list[str]:
+    try:
+        return [job_id for job_id in here().find(run or "last").job_ids() if job_id.startswith(incomplete)]
+    except (LoomError, OSError, KeyError):
+        return []
+
+
+def known_steps(run: str | None, job: str | None, incomplete: str) -> list[str]:
+    try:
+        units = here().find(run or "last").units(job or "")
+    except (LoomError, OSError, KeyError):
+        return []
+    return [unit.name for unit in units if unit.name.startswith(incomplete)]

@@ -1,0 +1,75 @@
+"""A diagnosis as plain text for a coding agent: what failed, where, why it may be, how to see it again; at most 2 KB."""
+
+from __future__ import annotations
+
+from loom.diagnosis import Diagnosis
+from loom.render.screen import duration_text
+
+MOST_BYTES = 2048
+_LINE = 160
+
+
+def agent_text(diagnosis: Diagnosis) -> str:
+    """Whole lines, never more than `MOST_BYTES`: output lines give way first, from the top, then all but the essentials."""
+    head, tail = _head(diagnosis), _tail(diagnosis)
+    output = [f"  {_short(line)}" for line in diagnosis.lines]
+    while output and _size([*head, "output:", *output, *tail]) > MOST_BYTES:
+        output.pop(0)
+    lines = [*head, *(["output:", *output] if output else []), *tail]
+    while _size(lines) > MOST_BYTES and len(lines) > 1:
+        lines.pop(max(range(len(lines)), key=lambda number: len(lines[number].encode())))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _size(lines: list[str]) -> int:
+    return sum(len(line.encode()) + 1 for line in lines)
+
+
+def _short(text: str, most: int = _LINE) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _head(diagnosis: Diagnosis) -> list[str]:
+    took = f" after {duration_text(diagnosis.duration_ms)}" if diagnosis.duration_ms is not None else ""
+    tree = f"; tree {diagnosis.tree_sha[:12]}" if diagnosis.tree_sha else ""
+    lines = [f"run {diagnosis.run_id}: {diagnosis.state}{took}{tree}"]
+    if diagnosis.last_event_at is not None:
+        lines.append(f"last event at {diagnosis.last_event_at}")
+    if diagnosis.job_id is not None:
+        unit = f", step {diagnosis.step} of {diagnosis.steps_total}" if diagnosis.step else ""
+        unit = f", section {diagnosis.section}" if diagnosis.section else unit
+        code = f", exit code {diagnosis.exit_code}" if diagnosis.exit_code is not None else ""
+        image = f", image {diagnosis.image}" if diagnosis.image else ", on the host" if diagnosis.step else ""
+        lines.append(f"failed: job {diagnosis.job_id}{unit}{code}{image}")
+    if diagnosis.command:
+        lines.append(f"command: {_short(' ⏎ '.join(diagnosis.command.strip().splitlines()), 300)}")
+    if diagnosis.error and diagnosis.failed and not diagnosis.step:
+        lines += [f"error: {_short(line, 300)}" for line in diagnosis.error.splitlines()[:3]]
+    for cause in diagnosis.causes:
+        lines.append(f"likely: {cause.summary}")
+        lines.append(f"  do: {cause.advice}")
+    for test in diagnosis.failing_tests[:5]:
+        place = f" ({test.file}{f':{test.line}' if test.line else ''})" if test.file else ""
+        message = f": {test.message.strip().splitlines()[0]}" if test.message and test.message.strip() else ""
+        lines.append(
+            f"failing test: {_short(f'{test.classname}.{test.name}' if test.classname else test.name)}{place}"
+            f"{_short(message)}"
+        )
+    if diagnosis.failing_tests_total > 5:
+        lines.append(f"  and {diagnosis.failing_tests_total - 5} more failing tests")
+    if diagnosis.places:
+        lines.append("places: " + ", ".join(f"{place.file}:{place.line}" for place in diagnosis.places))
+    return lines
+
+
+def _tail(diagnosis: Diagnosis) -> list[str]:
+    lines = []
+    if diagnosis.others:
+        lines.append("also failed: " + ", ".join(other.job_id for other in diagnosis.others[:8]))
+    if diagnosis.failed:
+        lines.append(f"reproduce: {_short(diagnosis.reproduce, 300)}")
+    if diagnosis.logs_command:
+        lines.append(f"more: {diagnosis.logs_command} [--grep RE]")
+    if diagnosis.events_path:
+        lines.append(f"events: {diagnosis.events_path}")
+    return lines

@@ -1,0 +1,127 @@
+"""Real runs of real repositories, on the host, each in places of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from loom.store import RunEntry, Store
+
+WORKFLOW = """\
+version: v1
+stages: [build, test]
+build:
+  stage: build
+  script: [echo building]
+test:
+  stage: test
+  script:
+    - for i in $(seq 30); do echo "line $i"; done
+    - |
+      for i in $(seq 30); do echo "before $i"; done
+      echo "tests/test_x.py:12: AssertionError: 1 != 2" >&2
+      cat config.local.json
+      frobnicate
+lint:
+  stage: build
+  allow_failure: true
+  retry: 1
+  script: [echo linting, exit 3]
+after:
+  stage: test
+  needs: [test]
+  script: [echo never]
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A repository, and loom's own places beside it."""
+
+    root: Path
+    places: Path
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.places),
+            "PYTHONPATH": str(Path(__file__).parents[3]),
+            "LOOM_STATE_DIR": str(self.places / "state"),
+            "LOOM_TMP_DIR": str(self.places / "workspaces"),
+            "LOOM_CACHE_DIR": str(self.places / "cache"),
+            "LANG": "C.UTF-8",
+            "COLUMNS": "200",
+        }
+
+    @property
+    def store(self) -> Store:
+        return Store(self.places / "state")
+
+    def loom(self, *arguments: str, code: int | None = 0, **environ: str) -> str:
+        """Standard output of a command that must end with `code` (None: whatever)."""
+        ran = subprocess.run(
+            [sys.executable, "-m", "loom", *arguments],
+            cwd=self.root,
+            env={**self.environ, **environ},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert code is None or ran.returncode == code, f"{ran.returncode}\n{ran.stdout}\n{ran.stderr}"
+        assert "Traceback" not in ran.stderr
+        return ran.stdout
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "loom", *arguments],
+            cwd=self.root,
+            env=self.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def last(self) -> RunEntry:
+        return self.store.find("last", repo_root=self.root)
+
+
+Make = Callable[..., Project]
+
+
+def _make(base: Path, workflow: str, **files: str) -> Project:
+    root = base / "project"
+    (root / ".loom").mkdir(parents=True)
+    (base / "places").mkdir()
+    (root / ".loom" / "workflow.yml").write_text(workflow)
+    for name, text in files.items():
+        (root / name).write_text(text)
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run([*git, "init", "-q", "-b", "main", "."], cwd=root, check=True)
+    subprocess.run([*git, "add", "-A"], cwd=root, check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "start"], cwd=root, check=True)
+    return Project(root=root.resolve(), places=(base / "places").resolve())
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    return lambda workflow, **files: _make(tmp_path, workflow, **files)
+
+
+@dataclass(frozen=True)
+class Ran:
+    project: Project
+    output: str
+
+
+@pytest.fixture(scope="session")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """One run that failed; tests only read it."""
+    base = tmp_path_factory.mktemp("failed")
+    project = _make(base, WORKFLOW, **{".gitignore": "config.local.json\n"})
+    (project.root / "config.local.json").write_text("{}")
+    return Ran(project=project, output=project.loom("run", "--local", code=1))

@@ -1,0 +1,254 @@
+"""runs, show, logs, diagnose on real runs."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import Make, Project, Ran
+
+
+def test_show_prints_what_the_run_printed(failed: Ran) -> None:
+    assert failed.project.loom("show") == failed.output
+    assert "before 30" in failed.output
+    assert "before 1\n" not in failed.output
+
+
+@pytest.mark.parametrize("flags", [["--verbose"], ["--quiet"], ["--color", "always"], ["--stream"], ["--stream", "-v"]])
+def test_show_with_the_runs_flags_prints_the_same(make: Make, flags: list[str]) -> None:
+    project = make("version: v1\nstages: [s]\na:\n  stage: s\n  retry: 1\n  script: [echo one, 'echo two; exit 3']\n")
+    output = project.loom("run", "--local", *flags, code=1)
+    assert project.loom("show", *flags) == output
+
+
+def test_show_a_run_that_never_began(make: Make) -> None:
+    project = make("version: v1\nstages: [s]\na:\n  stage: s\n  image: none\n  script: [echo one]\n")
+    environ = {"DOCKER_HOST": f"unix://{project.places}/none.sock"}
+    output = project.loom("run", "--local", code=3, **environ)
+    assert project.loom("show") == output
+    diagnosis = json.loads(project.loom("diagnose", "--json"))
+    assert diagnosis["state"] == "error"
+    assert diagnosis["causes"][0]["code"] == "engine_unavailable"
+    assert "could not run" in project.loom("diagnose")
+
+
+def test_runs_are_listed_newest_first(failed: Ran) -> None:
+    row = json.loads(failed.project.loom("runs", "--json"))["runs"][0]
+    assert (row["status"], row["failing_job_id"], row["exit_code"]) == ("failure", "test", 1)
+    text = failed.project.loom("runs")
+    assert "failure" in text
+    assert row["tree_sha"][:12] in text
+
+
+def test_logs_of_a_job_and_a_step(failed: Ran) -> None:
+    loom = failed.project.loom
+    assert loom("logs", "last", "build") == "building\n"
+    assert loom("logs", "build") == "building\n"
+    assert loom("logs", "last", "test", "1", "--tail", "2") == "line 29\nline 30\n"
+    assert (
+        loom("logs", "last", "test", "script/02", "--grep", "Assertion.*2")
+        == "tests/test_x.py:12: AssertionError: 1 != 2\n"
+    )
+    assert loom("logs", "last", "test", "1", "--grep", "line .*9", "--tail", "1") == "line 29\n"
+    assert loom("logs", "lint").splitlines() == ["linting", "linting"]  # of both attempts
+    assert loom("logs", "--tail", "1").startswith("test ")
+
+
+def test_logs_as_json_say_where(failed: Ran) -> None:
+    line = json.loads(failed.project.loom("logs", "last", "build", "--json"))
+    assert (line["kind"], line["text"], line["job_id"], line["step"]) == ("output", "building", "build", "script/01")
+
+
+def test_logs_say_what_there_is(failed: Ran) -> None:
+    assert failed.project.loom("logs", "nothing", code=2) == ""
+    assert failed.project.loom("logs", "last", "nothing", code=2) == ""
+    assert failed.project.loom("logs", "last", "test", "9", code=2) == ""
+    assert failed.project.loom("logs", "--grep", "(", code=2) == ""
+
+
+def test_diagnose_follows_the_pointers(failed: Ran) -> None:
+    found = json.loads(failed.project.loom("diagnose", "--json"))
+    assert (found["job_id"], found["step"], found["exit_code"]) == ("test", "script/02", 1)
+    assert found["causes"][0]["code"] == "ignored_file"
+    assert ".gitignore:1" in found["causes"][0]["summary"]
+    assert found["places"] == [{"file": "tests/test_x.py", "line": 12, "column": None}]
+    assert found["reproduce"] == "loom run --local test"
+    assert Path(found["events_path"]).exists()
+    text = failed.project.loom("diagnose")
+    assert "failed: job test, step script/02, exit code 1" in text
+
+
+def test_diagnose_for_an_agent_is_short(failed: Ran) -> None:
+    text = failed.project.loom("diagnose", "--format", "agent")
+    assert len(text.encode()) <= 2048
+    for part in ("job test, step script/02", "config.local.json", "AssertionError", "reproduce: loom run --local test"):
+        assert part in text
+
+
+def test_a_job_may_be_named(failed: Ran) -> None:
+    found = json.loads(failed.project.loom("diagnose", "last", "lint", "--json"))
+    assert (found["job_id"], found["exit_code"]) == ("lint", 3)
+
+
+def test_runs_are_named_by_path_and_by_parts(failed: Ran) -> None:
+    entry = failed.project.last()
+    names = [entry.run_id, entry.run_id[-9:], str(entry.paths.receipt), str(entry.paths.root), "last-failed"]
+    names.append(str(entry.identity["workspace"]))
+    for name in names:
+        assert failed.project.loom("show", name) == failed.output, name
+
+
+SLOW = """\
+version: v1
+stages: [s]
+slow:
+  stage: s
+  script:
+    - echo started; sleep 0.3; echo more; touch "$MARK/on"; sleep 60
+"""
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def killed(make: Make, tmp_path: Path) -> Project:
+    project = make(SLOW.replace("$MARK", str(tmp_path)))
+    process = project.start("run", "--local")
+    try:
+        wait_for(tmp_path / "on")
+        assert "running" in project.loom("runs")
+        assert "running, last event at" in project.loom("show")
+        assert project.loom("logs").splitlines() == ["started", "more"]
+        assert "still runs" in project.loom("diagnose")
+    finally:
+        process.kill()
+        process.communicate()
+    return project
+
+
+def test_a_killed_run_is_readable(killed: Project) -> None:
+    shown = killed.loom("show")
+    assert "interrupted, last event at 20" in shown
+    assert "interrupted" in killed.loom("runs")
+    found = json.loads(killed.loom("diagnose", "--json"))
+    assert (found["state"], found["job_id"], found["step"]) == ("interrupted", "slow", "script/01")
+    assert found["lines"] == ["started", "more"]
+    assert found["causes"][0]["code"] == "loom_killed"
+    assert json.loads(killed.loom("show", "--json"))["receipt"] is None
+
+
+def test_a_half_written_last_line_is_passed_over(killed: Project) -> None:
+    entry = killed.last()
+    for path in (entry.paths.events, entry.paths.job("slow") / "user" / "script" / "01" / "events.jsonl"):
+        with path.open("ab") as file:
+            file.write(b'{"seq":99,"ts":"20')
+    assert "interrupted, last event at 20" in killed.loom("show")
+    assert killed.loom("logs").splitlines() == ["started", "more"]
+    assert json.loads(killed.loom("diagnose", "--json"))["lines"] == ["started", "more"]
+
+
+FOLLOWED = """\
+version: v1
+stages: [s]
+a:
+  stage: s
+  retry: 1
+  script:
+    - echo first; touch "$MARK/on"; while [ ! -e "$MARK/go" ]; do sleep 0.05; done
+    - echo second $LOOM_ATTEMPT; [ "$LOOM_ATTEMPT" = 2 ]
+    - echo third
+"""
+
+
+def test_follow_shows_what_comes_and_ends_with_the_run(make: Make, tmp_path: Path) -> None:
+    project = make(FOLLOWED.replace("$MARK", str(tmp_path)))
+    run = project.start("run", "--local")
+    wait_for(tmp_path / "on")
+    follow = project.start("logs", "--follow")
+    assert follow.stdout is not None
+    assert follow.stdout.readline() == "first\n"
+    (tmp_path / "go").touch()
+    rest, _ = follow.communicate(timeout=20)
+    assert rest.splitlines() == ["second 1", "first", "second 2", "third"]
+    assert follow.returncode == 0
+    run.communicate(timeout=20)
+
+
+def test_an_interrupted_run_shows_the_same(make: Make, tmp_path: Path) -> None:
+    project = make(SLOW.replace("$MARK", str(tmp_path)))
+    run = project.start("run", "--local")
+    wait_for(tmp_path / "on")
+    run.send_signal(signal.SIGINT)
+    output, _ = run.communicate(timeout=30)
+    assert run.returncode == 130
+    assert project.loom("show") == output
+
+
+def test_records_that_are_not_whole(failed: Ran, tmp_path: Path) -> None:
+    entry = failed.project.last()
+    alone = tmp_path / "receipt.json"
+    copied = json.loads(entry.paths.receipt.read_text())
+    copied["logs_dir"], copied["run_id"] = "/nowhere/logs/1", "1"
+    alone.write_text(json.dumps(copied))
+    ran = failed_command(failed.project, "show", str(alone))
+    assert ran.returncode == 3
+    assert "is not on this machine" in ran.stderr
+    (tmp_path / "empty").mkdir()
+    ran = failed_command(failed.project, "show", str(tmp_path / "empty"))
+    assert ran.returncode == 2
+
+
+def test_a_copied_record_is_read(failed: Ran, tmp_path: Path) -> None:
+    entry = failed.project.last()
+    subprocess.run(["cp", "-r", str(entry.paths.root), str(tmp_path / "copy")], check=True)
+    receipt = next((tmp_path / "copy" / "receipts").iterdir())
+    assert "line 30" in failed.project.loom("logs", str(receipt), "test", LOOM_STATE_DIR=str(tmp_path / "other"))
+
+
+def test_an_older_schema_is_named(failed: Ran, tmp_path: Path) -> None:
+    entry = failed.project.last()
+    subprocess.run(["cp", "-r", str(entry.paths.root), str(tmp_path / "old")], check=True)
+    receipt = next((tmp_path / "old" / "receipts").iterdir())
+    shape = json.loads(receipt.read_text())
+    receipt.write_text(json.dumps({**shape, "schema_version": "loom.receipt.v0", "logs_dir": ""}))
+    ran = failed_command(failed.project, "diagnose", str(receipt))
+    assert ran.returncode == 3
+    assert "schema 'loom.receipt.v0', which this loom does not read" in ran.stderr
+
+
+def failed_command(project: Project, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    import sys
+
+    return subprocess.run(
+        [sys.executable, "-m", "loom", *arguments],
+        cwd=project.root,
+        env=project.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_completion_never_fails(failed: Ran, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from loom.cli import reading
+
+    for name, value in failed.project.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(failed.project.root)
+    entry = failed.project.last()
+    assert [name for name, _ in reading.known_runs("")] == ["last", "last-failed", entry.run_id]
+    assert reading.known_jobs("last", "l") == ["lint"]
+    assert "script/02" in reading.known_steps("last", "test", "")
+    assert reading.known_jobs("nothing", "") == []
+    monkeypatch.chdir(tmp_path)
+    assert reading.known_jobs(None, "") == []
+    assert os.getcwd() == str(tmp_path)
