@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,6 +22,7 @@ from loom.results import ExitCode
 if TYPE_CHECKING:
     from loom.config import Config
     from loom.plan import Plan
+    from loom.render.live import Live
     from loom.runner import Keeping
     from loom.snapshot import Source
 
@@ -184,9 +185,14 @@ def execute(prepared: Prepared, options: Options) -> int:
     config, source, plan = prepared.config, prepared.source, prepared.plan
     cancel = Cancel()
     look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
+    audience: Live | Screen = Screen(look, write)
+    if live_is_wanted(options, stream=config.stream):
+        from loom.render.live import Live
+
+        audience = Live(look, sys.stdout, time.monotonic)
     connection = parts.Engine(config, prepared.environ)
     lock = load_lock(source.root / LOCK_PATH)
-    with signals(cancel):
+    with signals(cancel), closing(audience):
         ran = engine.execute(
             engine.Request(
                 run_id=prepared.run_id,
@@ -201,7 +207,7 @@ def execute(prepared: Prepared, options: Options) -> int:
                 tmp_dir=config.tmp_dir,
                 clock_ns=time.time_ns,
                 cancel=cancel,
-                sinks=[Screen(look, write)],
+                sinks=[audience],
                 jobs_at_once=config.jobs or os.cpu_count() or 2,
                 fail_fast=config.fail_fast,
                 mount_mode=MountMode(config.mount_mode),
@@ -219,6 +225,12 @@ def execute(prepared: Prepared, options: Options) -> int:
         for job_id in ran.kept:
             write(f"look inside: loom shell {ran.receipt.run_id} {job_id}")
     return ran.receipt.exit_code
+
+
+def live_is_wanted(options: Options, *, stream: bool) -> bool:
+    """The moving area is for a terminal that can redraw, and for a person who sees no output pass by anyway."""
+    can = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return can and not (options.quiet or stream)
 
 
 def keeping_of(config: Config) -> Keeping:

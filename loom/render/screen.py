@@ -123,6 +123,9 @@ class Screen:
             for text, _ in batch.texts():
                 self._write(prefix + (text if self._look.paint else visible(text)))
 
+    def close(self) -> None:
+        """Nothing to give back; a live screen has."""
+
     def _write(self, line: str) -> None:
         if self._gone:
             return

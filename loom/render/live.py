@@ -1,0 +1,216 @@
+"""The moving part of the terminal: what runs now, below the lines that stay.
+
+`Live` is a sink around a `Screen`: every line the screen writes goes above a small area that shows stages and running jobs,
+and is gone when the run is over. What stays on the terminal is exactly what the screen wrote, as on a pipe.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+from loom.events import PhaseCode, PhaseEvent
+from loom.journal import OutputBatch
+from loom.render.screen import Look, Screen, duration_text, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live as RichLive
+
+PATIENCE_S = 0.4
+"""A run that is over sooner never shows the area, and never pays for what draws it."""
+
+REFRESH_PER_S = 8
+MOST_JOBS = 12
+
+
+@dataclass(kw_only=True)
+class _Running:
+    since: float
+    doing: str
+    last: str = ""
+
+
+class _Forgiving(io.TextIOBase):
+    """A stream whose reader may leave: what can no longer be written is dropped, and the run goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    def write(self, text: str, /) -> int:
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError):
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            return
+
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+
+class Live:
+    """`clock` gives seconds. `close` must be called on every way out: it gives the terminal back as it was."""
+
+    def __init__(self, look: Look, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._look = look
+        self._stream: Any = _Forgiving(stream)
+        self._clock = clock
+        self._screen = Screen(look, self._write)
+        self._lock = threading.RLock()
+        self._running: dict[str, _Running] = {}
+        self._done = 0
+        self._total = 0
+        self._stages: dict[str, list[str]] = {}
+        self._ended: set[str] = set()
+        self._begun = clock()
+        self._live: RichLive | None = None
+        self._console: Console | None = None
+        self._closed = False
+        self._timer = threading.Timer(PATIENCE_S, self._show)
+        self._timer.daemon = True
+        self._timer.start()
+
+    # -- a sink ---------------------------------------------------------------------------------------------------
+
+    def phase(self, event: PhaseEvent) -> None:
+        with self._lock:
+            self._follow(event)
+        if event.kind == "message" and event.message == "run_finished":
+            self.close()
+        self._screen.phase(event)
+
+    def output(self, batch: OutputBatch) -> None:
+        job = self._running.get(batch.where.job_id or "")
+        if job is not None and batch.lines:
+            job.last = visible(batch.texts(1)[0][0])
+        self._screen.output(batch)
+
+    def close(self) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._closed = True
+            live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    # -- what is known --------------------------------------------------------------------------------------------
+
+    def _follow(self, event: PhaseEvent) -> None:
+        if event.kind == "message" and event.message == "plan_resolved":
+            for job in event.data["jobs"]:
+                self._stages.setdefault(job["stage"], []).append(job["id"])
+            self._total = len(event.data["jobs"])
+        if event.job_id is None:
+            return
+        if event.kind == "message" and event.message == "job_finished":
+            self._running.pop(event.job_id, None)
+            self._ended.add(event.job_id)
+            self._done += 1
+        elif event.kind == "phase_started":
+            job = self._running.setdefault(event.job_id, _Running(since=self._clock(), doing=""))
+            job.doing, job.last = _doing(event), ""
+
+    # -- how it looks ---------------------------------------------------------------------------------------------
+
+    def _show(self) -> None:
+        from rich.console import Console
+        from rich.live import Live as RichLive
+
+        with self._lock:
+            if self._closed:
+                return
+            self._console = Console(
+                file=self._stream,
+                force_terminal=True,
+                no_color=self._look.paint is None,
+                highlight=False,
+                markup=False,
+                emoji=False,
+            )
+            self._live = RichLive(
+                get_renderable=self._area,
+                console=self._console,
+                refresh_per_second=REFRESH_PER_S,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+
+    def _write(self, line: str) -> None:
+        with self._lock:
+            live = self._live
+        if live is None:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        else:
+            from rich.text import Text
+
+            live.console.print(Text.from_ansi(line), soft_wrap=True)
+
+    def _area(self) -> RenderableType:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        with self._lock:
+            now = self._clock()
+            running = sorted(self._running.items(), key=lambda item: item[1].since)
+            table = Table.grid(padding=(0, 1), expand=True)
+            table.add_column(no_wrap=True)
+            table.add_column(no_wrap=True)
+            table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+            for job_id, job in running[:MOST_JOBS]:
+                doing = f"{job.doing}  {job.last}" if job.last else job.doing
+                table.add_row(
+                    Text(f"{self._look.marks['start']} {job_id}", style="cyan"),
+                    Text(duration_text((now - job.since) * 1000), style="bold"),
+                    Text(doing, style="dim"),
+                )
+            if len(running) > MOST_JOBS:
+                table.add_row(Text(f"  {len(running) - MOST_JOBS} more", style="dim"), "", "")
+            return Group(Text(""), table, self._bottom(now))
+
+    def _bottom(self, now: float) -> RenderableType:
+        from rich.text import Text
+
+        if not self._running and not self._done:
+            return Text(f"taking the snapshot  {duration_text((now - self._begun) * 1000)}", style="dim")
+        dot = f" {self._look.marks['dot']} "
+        stages = dot.join(
+            f"{stage} {sum(job in self._ended for job in jobs)}/{len(jobs)}" for stage, jobs in self._stages.items()
+        )
+        return Text(
+            f"{stages}{dot}{duration_text((now - self._begun) * 1000)}", style="dim", no_wrap=True, overflow="ellipsis"
+        )
+
+
+def _doing(event: PhaseEvent) -> str:
+    if event.step is not None:
+        lines = str(event.data.get("command", "")).strip().splitlines() or [""]
+        return f"{event.step}  $ {lines[0]}"
+    if event.section is not None:
+        return event.section.replace("_", " ")
+    return {
+        PhaseCode.JOB_PROVIDER_PREPARE.value: "preparing",
+        PhaseCode.JOB_CACHE_RESTORE.value: "restoring caches",
+        PhaseCode.JOB_ARTIFACT_RESTORE.value: "restoring artifacts",
+        PhaseCode.JOB_ARTIFACT_EXTRACT.value: "keeping artifacts",
+        PhaseCode.JOB_CACHE_SAVE.value: "saving caches",
+        PhaseCode.JOB_CLEANUP.value: "cleaning up",
+    }.get(event.phase_code, "")

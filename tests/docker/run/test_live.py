@@ -1,0 +1,63 @@
+"""The moving area of a real terminal, and what stays on it when the run is over."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from tests.docker.run.conftest import Project
+
+pytestmark = pytest.mark.docker
+
+WORKFLOW = """
+version: v1
+stages: [build, test]
+slow: {stage: build, script: [sleep 2]}
+bad: {stage: test, script: [echo why; exit 3]}
+"""
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def on_terminal(project: Project, columns: int, *arguments: str, **environ: str) -> str:
+    child = pexpect.spawn(
+        sys.executable,
+        ["-m", "loom", "run", "--local", "--container", "--keep", "never", *arguments],
+        cwd=str(project.root),
+        env={**project.environ, "TERM": "xterm", **environ},
+        dimensions=(24, columns),
+        encoding="utf-8",
+        timeout=60,
+    )
+    shown: str = child.read()
+    child.close()
+    assert child.exitstatus == 1, shown
+    return shown
+
+
+@pytest.mark.parametrize("columns", [100, 30])
+def test_running_jobs_are_shown_and_only_the_lines_stay(project: Project, columns: int) -> None:
+    project.workflow(WORKFLOW)
+    shown = on_terminal(project, columns)
+    assert "\x1b[2K" in shown  # the area was drawn, and taken away again
+    assert "▸ slow" in shown
+    text = ESCAPES.sub("", shown)
+    assert "✗ bad" in text
+    assert text.rstrip().splitlines()[-1].startswith("receipt: ")
+    assert Path(text.rstrip().splitlines()[-1].removeprefix("receipt: ")).exists()
+
+
+def test_no_colour_and_no_unicode_where_they_are_not_wanted(project: Project) -> None:
+    project.workflow(WORKFLOW)
+    shown = on_terminal(project, 80, NO_COLOR="1", PYTHONIOENCODING="ascii")
+    assert not re.search(r"\x1b\[3[0-9]m", shown)
+    assert "x bad" in shown
+    assert "✗" not in shown
+
+
+def test_a_dumb_terminal_gets_plain_lines(project: Project) -> None:
+    project.workflow(WORKFLOW)
+    assert "\x1b" not in on_terminal(project, 80, TERM="dumb")
