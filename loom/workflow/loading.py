@@ -404,8 +404,8 @@ class _Loader:
         for part in location:
             child = found.get(part)
             if child is None:
-                if found.kind is Kind.MAPPING and isinstance(part, int):
-                    continue  # the one item of a list that was written without the list
+                if found.kind is (Kind.MAPPING if isinstance(part, int) else Kind.LIST):
+                    continue  # a short form: an item without its list, or a list without its mapping
                 break
             key = found.key_node(part) if isinstance(part, str) else None
             found = child
@@ -429,7 +429,7 @@ class _Loader:
         problem = place.file.problem(
             place, pointer(*path), wording.words(kind, detail, found, place, is_key), offset=offset
         )
-        if kind == "value_error" and isinstance(detail["ctx"]["error"], models.Unrepeated):
+        if wording.may_be_secret(detail):
             problem = replace(problem, source_line=None)
         self.problems.append(problem)
 

@@ -123,6 +123,15 @@ def _script(value: Any) -> str:
     return text
 
 
+def _reference(value: Any) -> str:
+    text = value.strip() if isinstance(value, str) else ""
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://\S[^\n]*", text):
+        raise Unrepeated(
+            "expected a reference such as env://NAME or keyring://service/name; a secret's value is never written here"
+        )
+    return text
+
+
 def _relative(value: Any) -> str:
     text = _line(value)
     if text.startswith(("/", "~")):
@@ -193,8 +202,11 @@ def _named(key: str) -> Callable[[Any], Any]:
 
 _TEXT: dict[str, Any] = {"type": "string"}
 _FILLED: dict[str, Any] = {"type": "string", "pattern": r"\S"}
+_LINE: dict[str, Any] = {"type": "string", "pattern": r"^\s*\S[^\n]*\s*$"}
+_REFERENCE: dict[str, Any] = {"type": "string", "pattern": r"^\s*[a-z][a-z0-9+.-]*://\S[^\n]*\s*$"}
+_NETWORK = r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$"
 Text = Annotated[str, Parsed(_text, _TEXT)]
-Line = Annotated[str, Parsed(_line, {"type": "string", "pattern": r"^\s*\S[^\n]*\s*$"})]
+Line = Annotated[str, Parsed(_line, _LINE)]
 Script = Annotated[str, Parsed(_script, _FILLED)]
 Seconds = Annotated[
     float, Parsed(_seconds, {"type": "string", "pattern": DURATION_PATTERN, "examples": ["90s", "10m", "1h30m"]})
@@ -293,7 +305,7 @@ class ImageFields(Model):
     platform: Line | None = Field(default=None, description="The image's platform, such as linux/arm64.")
 
 
-Image = Annotated[ImageFields, Form(_named("name"), _FILLED)]
+Image = Annotated[ImageFields, Form(_named("name"), _LINE)]
 
 
 class Ready(Model):
@@ -335,24 +347,17 @@ class Service(Model):
 
 
 class SecretFields(Model):
-    ref: Line = Field(description="Where the value is: env://, file://, keyring://, keepass:// or op://.")
+    ref: Annotated[str, Parsed(_reference, _REFERENCE)] = Field(
+        description="Where the value is: env://, file://, keyring://, keepass:// or op://."
+    )
     file: bool = Field(
         default=True,
         description="Hand it over as a file, with its path in the variable; false: as the variable itself.",
     )
     required: bool = Field(default=True, description="Fail when the secret is not there.")
 
-    @field_validator("ref")
-    @classmethod
-    def _scheme(cls, value: str) -> str:
-        if not re.match(r"[a-z][a-z0-9+.-]*://.", value):
-            raise Unrepeated(
-                "expected a reference such as env://NAME or keyring://service/name; a secret's value is never written here"
-            )
-        return value
 
-
-Secret = Annotated[SecretFields, Form(_named("ref"), _FILLED)]
+Secret = Annotated[SecretFields, Form(_named("ref"), _REFERENCE)]
 
 
 class CacheKeyFields(Model):
@@ -412,7 +417,7 @@ def _paths(value: Any) -> Any:
     return {"paths": value} if isinstance(value, list | str) else value
 
 
-_GLOBS: dict[str, Any] = {"anyOf": [_FILLED, {"type": "array", "items": _FILLED, "minItems": 1}]}
+_GLOBS: dict[str, Any] = {"anyOf": [_LINE, {"type": "array", "items": _LINE, "minItems": 1}]}
 
 
 class RuleFields(Model):
@@ -456,7 +461,7 @@ class NeedFields(Model):
     )
 
 
-Need = Annotated[NeedFields, Form(_named("job"), _FILLED)]
+Need = Annotated[NeedFields, Form(_named("job"), _LINE)]
 RetryReason = Literal["always", "script_failure", "provider_failure", "timeout"]
 
 
@@ -535,13 +540,13 @@ class Resources(Model):
 
 
 class NetworkFields(Model):
-    mode: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")] | None = Field(
+    mode: Annotated[str, Field(pattern=_NETWORK)] | None = Field(
         default=None, description="bridge, none, host, or the name of a network."
     )
     extra_hosts: dict[Line, Line] = Field(default_factory=dict, description="Further host names and their addresses.")
 
 
-Network = Annotated[NetworkFields, Form(_named("mode"), _FILLED)]
+Network = Annotated[NetworkFields, Form(_named("mode"), {"type": "string", "pattern": _NETWORK})]
 
 
 class Common(Model):
@@ -559,7 +564,7 @@ class Common(Model):
     secrets: dict[VariableName, Secret] | None = Field(
         default=None, description="Secrets, by the variable that hands them over."
     )
-    services: list[Annotated[Service, Form(_named("name"), _FILLED)]] | None = Field(
+    services: list[Annotated[Service, Form(_named("name"), _LINE)]] | None = Field(
         default=None, description="Containers that run beside the job."
     )
     cache: Annotated[list[CacheFields], Form(_listed, None)] | None = Field(

@@ -113,6 +113,12 @@ _FORMS = {
 """What else a value may be than a mapping, by its model."""
 
 
+def may_be_secret(detail: Any) -> bool:
+    """Whether what was written may be a secret's value, which no message and no record may show again."""
+    context = detail.get("ctx") or {}
+    return isinstance(context.get("error"), models.Unrepeated) or context.get("class_name") == "SecretFields"
+
+
 def _boolean_advice(found: Node) -> str:
     text = found.value.lower() if isinstance(found.value, str) else ""
     meant = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(text)
@@ -134,6 +140,8 @@ def words(kind: str, detail: Any, found: Node, place: Node, is_key: bool) -> str
             else ""
         )
         return f"expected text, found {describe(found)}{advice}"
+    if may_be_secret(detail) and kind == "model_type":
+        return f"expected {_FORMS['SecretFields']}; a secret's value is never written here"
     if kind == "model_type" and context.get("class_name") in _FORMS:
         advice = _boolean_advice(found) if context["class_name"] == "AllowFailureFields" else ""
         return f"expected {_FORMS[context['class_name']]}, found {describe(found)}{advice}"
