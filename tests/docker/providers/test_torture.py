@@ -368,3 +368,24 @@ def test_a_job_in_podman_survives_what_a_step_does(podman_place: Place, script: 
     with podman_place.job() as job:
         assert job.run(script).code == code
         assert job.run("echo next").out == b"next\n"
+
+
+# In parallel
+
+
+@pytest.mark.slow
+def test_32_jobs_at_once_lose_and_mix_nothing(docker_place: Place) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def one(number: int) -> tuple[int, bytes, bytes]:
+        with docker_place.job(job_id=f"job-{number}") as job:
+            ran = job.run(
+                f"i=0; while [ $i -lt 2000 ]; do echo job {number} line $i; echo error {number} >&2; i=$((i+1)); done; exit {number}"
+            )
+            return ran.code, ran.out, ran.err
+
+    with ThreadPoolExecutor(32) as pool:
+        for number, (code, out, err) in enumerate(pool.map(one, range(32))):
+            assert code == number
+            assert out == b"".join(b"job %d line %d\n" % (number, line) for line in range(2000))
+            assert err == b"error %d\n" % number * 2000
