@@ -21,7 +21,7 @@ from loom.results import Ended, Exit, JobResult, Skip, Status
 from loom.runner.handed_on import recorded
 from loom.runner.handover import Handover, report_facts
 from loom.runner.hooks import AtStep, Verdict
-from loom.runner.place import OpenedServices, Place, PlaceOpener, Resolved
+from loom.runner.place import BuiltImage, OpenedServices, Place, PlaceOpener, Resolved
 from loom.runner.sections import SectionOutput
 
 MAX_CHANGES = 1000
@@ -148,7 +148,7 @@ class JobRunner:
         if image is not None:
             found = {"name": image.name, "id": image.image_id, "digest": image.digest}
             self._job_fact(job, "image_resolved", found, code=PhaseCode.JOB_PROVIDER_PREPARE)
-            self._images_used(job, image.bases)
+            self._images_used(job, image.bases if isinstance(image, BuiltImage) else ())
         kept = resumed.adopt if resumed is not None else None
         services = None if kept else self._services(job, attempt, stack, cancel)
         with self._section(job, Section.PROVIDER, PhaseCode.JOB_PROVIDER_PREPARE, attempt) as provider_output:
@@ -230,7 +230,7 @@ class JobRunner:
         for image in images:
             fact = {"name": image.name, "id": image.image_id, "digest": image.digest}
             self._job_fact(job, "image_used", fact, code=PhaseCode.JOB_PROVIDER_PREPARE)
-            self._images_used(job, image.bases)
+            self._images_used(job, image.bases if isinstance(image, BuiltImage) else ())
 
     def _restore(self, job: Job, place: Place, attempt: _Attempt) -> None:
         """Before the first step: caches, then what earlier jobs left. A job that goes on somewhere has them already."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from loom import environment
 from loom.cancel import Cancel
@@ -26,10 +26,14 @@ class Resolved(Protocol):
     def image_id(self) -> str: ...
     @property
     def digest(self) -> str: ...
+
+
+@runtime_checkable
+class BuiltImage(Protocol):
+    """A resolved image that knows what it was built from; one that a record names (a resumed job's) does not."""
+
     @property
-    def bases(self) -> Sequence[Resolved]:
-        """What it was built from, where it was built."""
-        ...
+    def bases(self) -> Sequence[Resolved]: ...
 
 
 class ImageResolver(Protocol):
