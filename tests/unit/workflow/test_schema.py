@@ -1,11 +1,14 @@
 """The JSON Schema says the same as the loader, as judged by a validator that knows neither."""
 
+import copy
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
 from loom import workflow, yamlfile
 from loom.errors import WorkflowError
@@ -183,3 +186,41 @@ def test_every_key_is_described() -> None:
 def test_the_schema_is_stable_json() -> None:
     assert json.dumps(workflow_schema()) == json.dumps(workflow_schema())
     assert set(models.ROOT_KEYS) == set(workflow_schema()["properties"])
+
+
+ODD: list[Any] = [
+    *("", " ", "x", "a b", "10m", "0s", "/abs", "../x", "$X", "a\nb", "always", "http://x", ".", "é"),
+    *(0, 1, -1, 1.5, 256, True, False, [], ["x"], [1], [""], [[]], [{}]),
+    *({}, {"a": "b"}, {"name": "x"}, {"paths": "x"}, {"exit_codes": []}, {"matrix": []}, {"mode": "none"}),
+]
+
+
+def places(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    found = [at] if at else []
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        found += places(item, (*at, key))
+    return found
+
+
+def test_the_schema_never_refuses_what_the_loader_accepts(validator: Any, tmp_path: Path) -> None:
+    root = yamlfile.read(CORPUS / "good/every_key.yml", "every_key.yml").root
+    assert root is not None
+    whole = root.plain()
+    chance = random.Random(7)
+    path = tmp_path / "workflow.yml"
+    accepted = 0
+    for _ in range(250):
+        changed = copy.deepcopy(whole)
+        *holders, last = chance.choice(places(whole))
+        holder: Any = changed
+        for key in holders:
+            holder = holder[key]
+        holder[last] = chance.choice(ODD)
+        path.write_text(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True))
+        try:
+            workflow.load(path, tmp_path)
+        except WorkflowError:
+            continue
+        accepted += 1
+        assert [error.message for error in validator.iter_errors(changed)] == []
+    assert accepted > 10
