@@ -13,8 +13,10 @@ IMAGES=(base python node) # base first: the others are built on it
 
 # Debian and Ubuntu packages, each list in this one place.
 PACKAGES_RUN=(ca-certificates git)
-# For the tests: a registry to pull from, a static busybox to make tiny images of, zstd's own program to compare with.
-PACKAGES_TEST=(ca-certificates git docker-registry busybox-static zstd)
+# For the tests that need no engine: zstd's own program to compare with.
+PACKAGES_UNIT=(ca-certificates git python3 python3-venv zstd)
+# For the others: a registry to pull from, a static busybox to make tiny images of.
+PACKAGES_TEST=("${PACKAGES_UNIT[@]}" docker-registry busybox-static)
 PACKAGES_ENGINE=(docker.io docker-cli docker-buildx iptables)
 PACKAGES_CLIENT=(docker-cli docker-buildx)
 if grep -qs '^ID=ubuntu$' /etc/os-release; then # there the client is part of docker.io

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def images() -> None:
 def test_base_has_what_most_jobs_need() -> None:
     out = in_image(
         "loom/base",
-        "git --version; curl --version; make --version; jq --version; ssh -V; zip -v; test -s /etc/ssl/certs/ca-certificates.crt;"
+        "git --version; curl --version; make --version; jq --version; ssh -V; zip -v; zstd --version; test -s /etc/ssl/certs/ca-certificates.crt;"
         "echo 'int main(void) { return 3; }' > /tmp/a.c; cc -o /tmp/a /tmp/a.c; /tmp/a || echo it says $?",
     )
     assert "git version 2" in out
@@ -132,3 +133,11 @@ def test_loom_as_an_image_shows_the_way_to_a_failure(loom_image: str, sample: Pa
         assert job["failing_step_events_path"] in output
     finally:
         shutil.rmtree(workspace)
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this copy of the project is no repository")
+@pytest.mark.usefixtures("images")
+def test_loom_lints_itself_in_its_own_image() -> None:
+    """The quicker job of the project's own workflow; the other one runs the unit tests once more."""
+    output = sh(sys.executable, "-m", "loom", "run", "--local", "--container", "lint")
+    shutil.rmtree(the_line(output, "isolated workspace"))
