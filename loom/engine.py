@@ -54,7 +54,8 @@ class Request:
     identity: Mapping[str, Any] = field(default_factory=dict)
     keeping: Keeping = field(default_factory=Keeping)
     container: bool = False
-    """Whether every job was asked to run in a container; for the record."""
+    isolated: bool = False
+    """Two things that a later run of the same jobs has to know: see `planned.Planned`."""
     reuse: Reuse | None = None
 
 
@@ -310,6 +311,7 @@ class _Run:
             mount_mode=request.mount_mode,
             read_only_mounts=tuple(str(mount.path) for mount in settings.read_only_mounts),
             container=request.container,
+            isolated=request.isolated,
             grace_s=request.grace_s,
         )
 

@@ -31,6 +31,8 @@ class Planned:
     read_only_mounts: tuple[str, ...] = ()
     container: bool = False
     """Whether every job was asked to run in a container."""
+    isolated: bool = False
+    """Whether services' networks led nowhere else (`--strict`)."""
     grace_s: float = 10.0
 
 

@@ -35,7 +35,7 @@ def _root() -> None:
     pass
 
 
-from loom.cli import cache, check, config, images, record, run, snapshot, version  # noqa: E402
+from loom.cli import cache, check, config, images, record, run, shell, snapshot, version  # noqa: E402
 
 for _group in (
     run,
@@ -45,6 +45,7 @@ for _group in (
     images,
     cache,
     snapshot,
+    shell,
     version,
 ):
     _group.register(app)

@@ -215,6 +215,7 @@ def execute(prepared: Prepared, options: Options) -> int:
                 cache=None if options.no_cache else parts.cache_for(config, source),
                 keeping=keeping_of(config),
                 container=options.container,
+                isolated=options.strict,
             )
         )
     for problem in connection.close():

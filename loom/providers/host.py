@@ -237,6 +237,39 @@ class HostSession:
             on_output(self._lingering[descriptor], data)
             size -= len(data)
 
+    def attached(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        timeout_s: float | None = None,
+        capture: bool = False,
+    ) -> tuple[Exit, bytes, bytes]:
+        """Run a command with the caller's own input, output and terminal; with `capture` its output comes back instead."""
+        pipe = subprocess.PIPE if capture else None
+        try:
+            process = subprocess.Popen(
+                list(arguments),
+                cwd=self._request.workspace,
+                env={**self._environment, **environment},
+                stdout=pipe,
+                stderr=pipe,
+            )
+        except OSError as error:
+            if not self._request.workspace.is_dir():
+                raise ProviderError(f"the workspace {self._request.workspace} is gone") from error
+            code = 127 if error.errno == errno.ENOENT else 126
+            return Exit(code=code), b"", f"loom: {arguments[0]}: {error.strerror}\n".encode()
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+            ended = Ended.EXITED
+        except subprocess.TimeoutExpired:
+            self._kill_everything()
+            out, err = process.communicate()
+            ended = Ended.TIMED_OUT
+        code = process.returncode
+        return Exit(code=code if code >= 0 else 128 - code, ended=ended), out or b"", err or b""
+
     def _awake(self) -> None:
         if not self._closed:
             os.eventfd_write(self._wake, 1)

@@ -310,6 +310,8 @@ class JobRunner:
         steps = [step for step in job.steps if step.phase != "after_script"]
         if place.resumed is not None:
             steps = steps[[step.id for step in steps].index(place.resumed.step) :]
+            found = recorded(place.handed_on(), place.secrets, self.journal.masker)
+            self._job_fact(job, "handed_on", {"step": "", "attempt": attempt.number, **found})
         while steps:
             step = steps[0]
             asked_ns = self.journal.now_ns()
@@ -418,7 +420,12 @@ class JobRunner:
                 outcome.status, outcome.exit_code, outcome.error = exit_.status, exit_.code, _why(step, exit_)
                 if (after := place.handed_on()) != before:
                     found = recorded(after, place.secrets, self.journal.masker)
-                    self._job_fact(job, "handed_on", {"step": step.id, **found}, code=PhaseCode.JOB_EXECUTION)
+                    self._job_fact(
+                        job,
+                        "handed_on",
+                        {"step": step.id, "attempt": attempt.number, **found},
+                        code=PhaseCode.JOB_EXECUTION,
+                    )
             except InfrastructureError:
                 attempt.failing_step = step.id
                 raise

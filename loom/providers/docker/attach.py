@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -81,6 +82,16 @@ class Demultiplexer:
 class Hijacked:
     """One raw connection to the engine (what the SDK gives for an attach), as a blocking socket with a file number."""
 
+    @classmethod
+    def of_exec(cls, client: docker.DockerClient, exec_id: str, *, tty: bool = False) -> Hijacked:
+        """Starts a command in a running container, connected to its input and its output."""
+        api: Any = client.api
+        with translated("starting a command in the container"):
+            raw = api.exec_start(exec_id, tty=tty, socket=True)
+        hijacked = cls.__new__(cls)
+        hijacked._take(raw)
+        return hijacked
+
     def __init__(
         self, client: docker.DockerClient, container_id: str, *what: Literal["stdin", "stdout", "stderr"]
     ) -> None:
@@ -88,6 +99,9 @@ class Hijacked:
         params = {"stream": 1} | dict.fromkeys(what, 1)
         with translated("attaching to the container"):
             raw = retrying(lambda: api.attach_socket(container_id, params))
+        self._take(raw)
+
+    def _take(self, raw: Any) -> None:
         # The SDK's response object closes the socket when it is collected.
         self._response = getattr(raw, "_response", None)
         self._raw = raw
@@ -194,17 +208,21 @@ class Attachment:
         `apart=False`: input and output in one connection. Podman sends the output to every connection, also to one for
         the input alone, and stops when nobody reads it there.
         """
-        self._input: Hijacked | None
-        self._output: Hijacked | LogFollower
-        if apart:
-            self._input = Hijacked(client, container_id, "stdin")
-            try:
-                self._output = Hijacked(client, container_id, "stdout", "stderr")
-            except BaseException:
-                self._input.close()
-                raise
-        else:
-            self._input = self._output = Hijacked(client, container_id, "stdin", "stdout", "stderr")
+        if not apart:
+            both = Hijacked(client, container_id, "stdin", "stdout", "stderr")
+            self._use(client, container_id, both, both)
+            return
+        input_ = Hijacked(client, container_id, "stdin")
+        try:
+            output = Hijacked(client, container_id, "stdout", "stderr")
+        except BaseException:
+            input_.close()
+            raise
+        self._use(client, container_id, input_, output)
+
+    def _use(self, client: docker.DockerClient, container_id: str, input_: Hijacked, output: Hijacked) -> None:
+        self._input: Hijacked | None = input_
+        self._output: Hijacked | LogFollower = output
         self._client = client
         self._container_id = container_id
         self._frames = Demultiplexer()
@@ -297,3 +315,16 @@ class Attachment:
             self.close_input()
             self._output.close()
             os.close(self._wake)
+
+
+class ExecAttachment(Attachment):
+    """The same for a driver that is started in a container that runs already (a kept one), by an exec."""
+
+    def __init__(self, client: docker.DockerClient, container_id: str, command: Sequence[str], workdir: str) -> None:
+        api: Any = client.api
+        with translated("starting a driver in the kept container"):
+            made = api.exec_create(container_id, list(command), stdin=True, workdir=workdir)
+        self._use(client, container_id, *[Hijacked.of_exec(client, made["Id"])] * 2)
+
+    def resume(self) -> None:
+        raise ProviderError("the connection to a kept container was lost: no log has what its steps print")

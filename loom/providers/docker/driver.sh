@@ -9,7 +9,7 @@
 #     `- guard          -- the step's parent, there to be killed instead of the driver
 #          `- the step's shell
 unset loom_token loom_script loom_settings loom_n loom_code loom_watcher loom_line loom_me loom_p loom_uid loom_gid loom_rest
-unset loom_ooms
+unset loom_ooms loom_spare
 exec 5<&0 </dev/null
 loom_nl='
 '
@@ -36,7 +36,10 @@ loom_count_ooms() {
   done 2>/dev/null
 }
 
+# Of a kept container: the driver before this one, which is stopped and holds the container alive.
 loom_hello() {
+  loom_spare=
+  { read -r loom_spare </run/loom/kept; } 2>/dev/null
   loom_uid=? loom_gid=?
   while read -r loom_line loom_me loom_rest; do
     case $loom_line in
@@ -54,10 +57,14 @@ loom_kill_all() {
   for loom_p in /proc/[0-9]*; do
     loom_p=${loom_p##*/}
     case $loom_p in
-      1 | "$$" | "$loom_me") ;;
+      1 | "$$" | "$loom_me" | "$loom_spare") ;;
       *) kill -KILL "$loom_p" ;;
     esac
   done 2>/dev/null
+}
+
+loom_kill_rest() {
+  if [ -n "$loom_spare" ]; then loom_kill_all; else kill -KILL -1 2>/dev/null; fi
 }
 
 loom_watch() {
@@ -94,7 +101,7 @@ loom_step() {
   } 3>&1 4>&2 2>/dev/null
   if [ -z "$loom_code" ]; then
     loom_code=137
-    kill -KILL -1 2>/dev/null
+    loom_kill_rest
   fi
   printf '%s %s\n' "$loom_token" "$loom_code" >&2
   if [ -s /run/loom/env ]; then
@@ -116,7 +123,9 @@ loom_put() {
 
 # From here on the input may close; the container stays until it is removed.
 loom_keep() {
+  [ -n "$loom_spare" ] || printf '%s\n' "$$" >/run/loom/kept
   loom_mark "$1" 0
+  [ -z "$loom_spare" ] || exit 0
   exec 5<&-
   [ "$$" = 1 ] || kill -STOP "$$"
   while :; do sleep 60; done
@@ -124,7 +133,7 @@ loom_keep() {
 
 # The last command: when it is answered, nothing that the driver may signal runs any more. The input closes next.
 loom_quit() {
-  kill -KILL -1 2>/dev/null
+  loom_kill_rest
   loom_mark "$1" 0
 }
 

@@ -144,6 +144,10 @@ class _EngineVolume:
         self._user = Owner(0, 0)
         self._made = False
 
+    def take_over(self, volume: str, container_id: str) -> None:
+        """Stand for a view that was made by an earlier loom, for a container that was kept."""
+        self._name, self._container_id, self._made = volume, container_id, True
+
     def _create(self, options: Mapping[str, str], more: Mapping[str, str]) -> None:
         request = self._request
         marks = labels.labels(
@@ -224,6 +228,11 @@ class OverlayMount(_EngineVolume):
         super().__init__(client, request, pid)
         # Beside the workspace: on the same file system, where the engine sees it if it sees the workspace at all.
         self._layers = request.workspace.with_name(f"{request.workspace.name}.layers") / self._name
+        self._upper = self._layers / "upper"
+
+    def take_over(self, volume: str, container_id: str) -> None:
+        super().take_over(volume, container_id)
+        self._layers = self._layers.with_name(volume)
         self._upper = self._layers / "upper"
 
     def make(self) -> None:

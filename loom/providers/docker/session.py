@@ -132,14 +132,15 @@ class DockerSession:
     def container_id(self) -> str:
         return self._facts.container_id
 
-    def start(self, cancel: Cancel) -> None:
-        """Start the container and wait for the driver's first word. ImageError when the image can't run it."""
+    def start(self, cancel: Cancel, *, running: bool = False) -> None:
+        """Start the container, unless it runs, and wait for the driver's first word. ImageError when the image can't run it."""
         token = driver.new_token()
         # Before the start: the engine keeps it until the driver reads, which saves the way there and back.
         self._say(driver.program() + driver.hello(token))
         job = self._request.job_id
         try:
-            retrying(lambda: self._api.start(self.container_id))
+            if not running:
+                retrying(lambda: self._api.start(self.container_id))
         except Exception as error:
             if "executable file not found" in explanation(error) or "no such file or directory" in explanation(error):
                 raise no_shell(self._facts.image or self._facts.image_id) from error

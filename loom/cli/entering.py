@@ -1,0 +1,377 @@
+"""Into a job of an earlier (or running) run: its kept container, else a new one with the same things around it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from loom.cancel import Cancel
+from loom.errors import RequestError
+from loom.results import Exit, OnOutput
+
+if TYPE_CHECKING:
+    from loom.cli.parts import Engine
+    from loom.config import Config
+    from loom.past import PastJob, PastRun
+    from loom.plan import Plan, Step
+    from loom.providers.docker.inside import Inside
+    from loom.providers.docker.kept import Found
+    from loom.providers.host import HostSession
+    from loom.runner import PlaceOpener, Tools
+    from loom.store import Store
+
+
+class Place(Protocol):
+    """Where commands can be run as a job's step would run them."""
+
+    def run(self, command: Sequence[str], on_output: OnOutput | None, cancel: Cancel, timeout_s: float | None) -> Exit:
+        """`on_output` None: the caller's own output. The caller's input is passed on."""
+        ...
+
+    def shell(self, step: Step, cancel: Cancel) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entered:
+    place: Place
+    about: str
+    """Where this is, as a sentence for the person who enters."""
+    fresh: bool
+    notes: tuple[str, ...] = ()
+    container_name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Around:
+    """What a command that goes back to an earlier run stands on."""
+
+    environ: Mapping[str, str]
+    root: Path | None
+    config: Config
+    store: Store
+    engine: Engine
+
+
+def around() -> Around:
+    from loom import config
+    from loom.cli import parts, surroundings
+    from loom.store import Store
+
+    environ = dict(os.environ)
+    here = surroundings.find_root(Path.cwd())
+    root = here if (here / ".git").exists() else None
+    settings = config.load(root=root, environ=environ, flags={})
+    return Around(
+        environ=environ,
+        root=root,
+        config=settings,
+        store=Store(settings.state_dir),
+        engine=parts.Engine(settings, environ),
+    )
+
+
+def find_run(here: Around, wanted: str | None, *, default: str = "last") -> PastRun:
+    from loom import past
+
+    entry = here.store.find(wanted or default, repo_root=here.root if wanted in (None, "last", "last-failed") else None)
+    return past.read(entry)
+
+
+def find_job(here: Around, names: Sequence[str], *, default: str = "last") -> PastJob:
+    """The job that `[RUN] [JOB]` mean; a single name that is a job of the default run is that job."""
+    from loom.errors import LoomError
+
+    if len(names) == 2:
+        return find_run(here, names[0]).job(names[1])
+    if not names:
+        return find_run(here, None, default=default).one_job()
+    try:
+        return find_run(here, None, default=default).job(names[0])
+    except LoomError as no_job:
+        try:
+            return find_run(here, names[0]).one_job()
+        except RequestError as no_run:
+            if no_run.code != "RUN_UNKNOWN":
+                raise
+            raise RequestError(
+                f"{names[0]!r} is neither a job of the last run nor a run",
+                hint=f"{no_job.hint or no_job.message}\n`loom runs` lists the runs",
+            ) from no_run
+
+
+def tools_of(here: Around, run: PastRun, plan: Plan, run_id: str) -> Tools:
+    from loom import snapshot
+    from loom.cli import parts
+    from loom.images import LOCK_PATH, load_lock
+
+    start = run.repo_root if run.repo_root.is_dir() else run.workspace
+    source = snapshot.discover(start, environ=here.environ)
+    lock = load_lock(source.root / LOCK_PATH)
+    return parts.tools_for(plan, here.config, source, lock, here.engine, run_id=run_id, isolated=run.planned.isolated)
+
+
+@contextmanager
+def entered(here: Around, job: PastJob, step: Step, *, as_root: bool = False, cancel: Cancel) -> Iterator[Entered]:
+    """The place of `job`, with everything that `step` has around it. Left, what was made for it is gone again."""
+    if job.in_container:
+        found = _find(here, job)
+        if found is not None:
+            yield _found(here, job, step, found, as_root=as_root)
+            return
+    if job.run.entry.alive:
+        raise RequestError(
+            f"job {job.job.id} of the running run {job.run.run_id} has no container now",
+            hint="it has not started yet, or is over and was not kept; `loom show` tells",
+        )
+    with _fresh(here, job, step, as_root=as_root, cancel=cancel) as made:
+        yield made
+
+
+def _find(here: Around, job: PastJob) -> Found | None:
+    from loom.providers.docker import kept
+
+    client = here.engine()
+    found = None
+    if container_id := job.kept.get("container_id"):
+        found = kept.find(client, job.run.run_id, job.job.id, str(container_id))
+    return found or kept.find(client, job.run.run_id, job.job.id)
+
+
+def _found(here: Around, job: PastJob, step: Step, found: Found, *, as_root: bool) -> Entered:
+    from loom.providers.docker import driver, kept
+    from loom.providers.docker.inside import Inside
+
+    client = here.engine()
+    woken = found.kept_until is not None and kept.wake(client, found)
+    secrets = resolve_secrets(here, job)
+    as_file = {secret.name for secret in job.job.secrets if secret.file}
+    placed = {
+        name: f"{driver.DIRECTORY}/secret.{name}" if name in as_file else value.decode(errors="surrogateescape")
+        for name, value in secrets.items()
+    }
+    environment, notes = _environment(job, step, secrets, placed)
+    if woken:
+        notes.append("the container had stopped and runs again: its files are as they were, its processes are gone")
+    inside = Inside(
+        client=client,
+        container_id=found.container_id,
+        workdir=found.project_dir,
+        environment=environment,
+        user="0:0" if as_root else None,
+    )
+    if woken and as_file & set(secrets):
+        plain = Inside(client=client, container_id=found.container_id, workdir="/", environment={})
+        plain.write({placed[name]: value for name, value in secrets.items() if name in as_file})
+    kind = "running" if found.kept_until is None else "kept"
+    return Entered(
+        place=_InContainer(inside, job),
+        about=f"in the {kind} container of {job.job.id} (run {job.run.run_id})",
+        fresh=False,
+        notes=tuple(notes),
+        container_name=found.name,
+    )
+
+
+@contextmanager
+def _fresh(here: Around, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[Entered]:
+    from loom.providers.base import Command
+    from loom.providers.docker.inside import Inside
+    from loom.providers.host import HostSession
+
+    with ExitStack() as stack:
+        opener, image_id, about = _opener(here, job, stack, cancel)
+        said = _Said()
+        image = job.image
+        if image is not None and image_id is None:
+            image_id = image.image_id if _engine_has(here, image.image_id) else None
+        resolved = opener.resolve(job.job, said) if image_id is None else None
+        network_id = None
+        if job.job.services:
+            services = stack.enter_context(opener.services(job.job, said, cancel, lambda name, how: None))
+            network_id = services.network_id
+        request = opener.request(job.job, resolved or image, network_id)
+        if image_id is not None:
+            from dataclasses import replace
+
+            request = replace(request, image_id=image_id)
+        session = stack.enter_context(opener.open(request, job.job, said))
+        secrets = resolve_secrets(here, job)
+        as_file = {secret.name for secret in job.job.secrets if secret.file}
+        placed = {
+            name: session.put_secret(name, value) if name in as_file else value.decode(errors="surrogateescape")
+            for name, value in secrets.items()
+        }
+        environment, notes = _environment(job, step, secrets, placed)
+        if isinstance(session, HostSession):
+            yield Entered(place=_OnHost(session, job, environment), about=about, fresh=True, notes=tuple(notes))
+            return
+        session.run(Command(script=":", shell=("sh",)), said, cancel)  # the first step is what gives the job its files
+        inside = Inside(
+            client=here.engine(),
+            container_id=session.facts.container_id,
+            workdir=request.project_dir,
+            environment=environment,
+            user="0:0" if as_root else None,
+        )
+        yield Entered(
+            place=_InContainer(inside, job),
+            about=about,
+            fresh=True,
+            notes=tuple(notes),
+            container_name=session.facts.container_name,
+        )
+
+
+def _opener(here: Around, job: PastJob, stack: ExitStack, cancel: Cancel) -> tuple[PlaceOpener, str | None, str]:
+    """What opens a new place for the job, the image of its checkpoint if it has one, and what to say of it."""
+    from loom.plan import MountMode
+    from loom.providers.base import ReadOnlyMount
+    from loom.runner import PlaceOpener, Settings
+
+    run, planned = job.run, job.run.planned
+    run_id = str(time.time_ns())
+    image_id, restored = None, None
+    if job.in_container:
+        image_id, restored = restore_checkpoint(here, job, run_id)
+    if restored is not None:
+        from loom import snapshot
+
+        stack.callback(snapshot.remove, restored, recorded=True)
+    workspace = restored or run.workspace
+    if not workspace.is_dir():
+        raise RequestError(
+            f"the workspace of run {run.run_id} ({workspace}) is gone, and job {job.job.id} has no checkpoint",
+            hint="run it again: loom rerun " + run.run_id,
+            code="NOTHING_KEPT",
+        )
+    settings = Settings(
+        run_id=run_id,
+        workspace=workspace,
+        variables=planned.variables,
+        mount_mode=MountMode.BIND if restored else planned.mount_mode,
+        read_only_mounts=tuple(
+            ReadOnlyMount(path=Path(path)) for path in planned.read_only_mounts if Path(path).is_dir()
+        ),
+        grace_s=planned.grace_s,
+    )
+    tools = tools_of(here, run, planned.plan, run_id)
+    stack.callback(lambda: [provider.close() for provider in tools.providers.values()])
+    if not job.in_container:
+        about = f"on this machine, in the workspace of run {run.run_id}"
+    elif image_id is not None:
+        about = f"in a new container from the checkpoint of {job.job.id} (run {run.run_id}): the kept one is gone"
+    else:
+        about = (
+            f"in a new container of {job.job.id}'s image, with the workspace of run {run.run_id}: nothing was kept, "
+            "so what its steps changed outside of the workspace is not here"
+        )
+    return PlaceOpener(tools, settings, cancel), image_id, about
+
+
+def restore_checkpoint(here: Around, job: PastJob, run_id: str) -> tuple[str | None, Path | None]:
+    """The image of the job's checkpoint, and a new workspace from it where the run's own can't serve; None, None without one.
+
+    A workspace that jobs share and that is still there serves as it is now, a person's edits included.
+    """
+    from loom import engine
+    from loom.plan import MountMode
+    from loom.providers.docker import checkpoint
+
+    image_id = job.checkpoint.get("image_id")
+    if not image_id or not checkpoint.image_is_there(here.engine(), image_id):
+        return None, None
+    if job.run.planned.mount_mode is MountMode.BIND and job.run.workspace.is_dir():
+        return image_id, None
+    if not job.checkpoint_archive.exists():
+        return None, None
+    workspace = engine.new_workspace(here.config.tmp_dir, run_id)
+    checkpoint.lay_out(job.checkpoint_archive, workspace)
+    return image_id, workspace
+
+
+def _engine_has(here: Around, image_id: str) -> bool:
+    from loom.providers.docker import checkpoint
+
+    return checkpoint.image_is_there(here.engine(), image_id)
+
+
+def resolve_secrets(here: Around, job: PastJob) -> Mapping[str, bytes]:
+    """Anew: their values are nowhere in the record."""
+    from loom.secrets import resolve
+
+    root = job.run.repo_root
+    return resolve(job.job.secrets, environ=here.environ, root=root, config=here.config).values
+
+
+def _environment(
+    job: PastJob, step: Step, secrets: Mapping[str, bytes], placed: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    handed_on, lost = job.handed_on(step, secrets)
+    notes = []
+    if lost:
+        notes.append(f"not set, since the record has them without the secret that they held: {', '.join(lost)}")
+    return {
+        **handed_on,
+        **placed,
+        "LOOM_STEP": step.id,
+        "LOOM_ATTEMPT": str(max(1, job.state.attempts)),
+    }, notes
+
+
+class _Said:
+    """Loom's own work around the place, told on standard error: standard output belongs to the command."""
+
+    def __call__(self, stream: str, data: bytes) -> None:
+        sys.stderr.write(data.decode("utf-8", "replace"))
+        sys.stderr.flush()
+
+
+class _InContainer:
+    def __init__(self, inside: Inside, job: PastJob) -> None:
+        self._inside = inside
+        self._job = job
+
+    def run(self, command: Sequence[str], on_output: OnOutput | None, cancel: Cancel, timeout_s: float | None) -> Exit:
+        from loom.providers.docker.inside import to_streams
+
+        return self._inside.run(
+            command,
+            on_output or to_streams(1, 2),
+            cancel,
+            stdin=0,
+            timeout_s=timeout_s,
+            grace_s=self._job.run.planned.grace_s,
+        )
+
+    def shell(self, step: Step, cancel: Cancel) -> int:
+        return self._inside.shell(
+            self._job.job.shell, script=step.script, name=self._job.job.id, terminal=(0, 1), cancel=cancel
+        )
+
+
+class _OnHost:
+    def __init__(self, session: HostSession, job: PastJob, environment: Mapping[str, str]) -> None:
+        self._session = session
+        self._job = job
+        self._environment = environment
+
+    def run(self, command: Sequence[str], on_output: OnOutput | None, cancel: Cancel, timeout_s: float | None) -> Exit:
+        ended, out, err = self._session.attached(
+            command, self._environment, timeout_s=timeout_s, capture=on_output is not None
+        )
+        if on_output is not None:
+            on_output("stdout", out)
+            on_output("stderr", err)
+        elif err:
+            sys.stderr.write(err.decode("utf-8", "replace"))
+        return ended
+
+    def shell(self, step: Step, cancel: Cancel) -> int:
+        shell = self._job.job.shell[0] if self._job.job.shell else "sh"
+        return self._session.attached([shell], self._environment)[0].code

@@ -1,0 +1,146 @@
+"""`loom shell` and `loom exec`: stand inside a job, or run one command there."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+
+class ExecCommand(TyperCommand):
+    """Everything behind `--` is the command, whatever it looks like."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            args, ctx.meta["loom.command"] = args[:at], args[at + 1 :]
+        return super().parse_args(ctx, args)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("shell")(shell)
+    app.command("exec", cls=ExecCommand)(exec_)
+
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[RUN] [JOB]", help="The last run and its failing job if not given.", show_default=False),
+]
+StepName = Annotated[
+    str | None, typer.Option("--step", metavar="N", help="The step to stand at; the failing one if not given.")
+]
+AsRoot = Annotated[bool, typer.Option("--root", help="As root, whatever user the job has.")]
+
+
+def shell(names: Names = None, step: StepName = None, root: AsRoot = False) -> None:
+    """Open a shell inside a job: where it failed, where it runs, or in a place made like it.
+
+    Same container, user, directory and variables as the step had. The step's commands are in the history, and `again`
+    runs the whole step as the job did.
+    """
+    from loom.cancel import Cancel
+    from loom.cli import entering
+    from loom.cli.running import signals
+    from loom.errors import RequestError
+
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise RequestError(
+            "a shell needs a terminal, and this is none", hint="loom exec [RUN] JOB -- COMMAND works without one"
+        )
+    here = entering.around()
+    job = entering.find_job(here, _at_most_two(names))
+    at, cancel = job.step(step), Cancel()
+    with signals(cancel), entering.entered(here, job, at, as_root=root, cancel=cancel) as entered:
+        for line in banner(entered.about, entered.notes, job.job.id, at.id, at.script):
+            print(line)
+        if entered.fresh:
+            print("  it goes when you leave")
+        sys.stdout.flush()
+        code = entered.place.shell(at, cancel)
+    raise SystemExit(cancel.exit_code or code)
+
+
+def banner(about: str, notes: tuple[str, ...], job_id: str, step_id: str, script: str) -> list[str]:
+    lines = script.strip().splitlines() or [""]
+    more = f"  (and {len(lines) - 1} more lines)" if len(lines) > 1 else ""
+    return [
+        about,
+        *(f"  {note}" for note in notes),
+        f"  at step {step_id} of {job_id}: {lines[0]}{more}",
+        "  `again` runs the step as the job did",
+    ]
+
+
+def exec_(
+    ctx: typer.Context,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN] JOB -- COMMAND...", help="Everything behind -- is run.")
+    ] = None,
+    step: StepName = None,
+    root: AsRoot = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Say what it printed and how it ended as one JSON document.")
+    ] = False,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="T", help="End it after this time: 30s, 5m. Exit code 4 then.")
+    ] = None,
+) -> None:
+    """Run one command inside a job, with its streams and its exit code passed through."""
+    from loom.cancel import Cancel
+    from loom.cli import entering
+    from loom.cli.running import signals
+    from loom.errors import RequestError
+    from loom.results import Ended, ExitCode
+    from loom.units import duration
+
+    command: list[str] = ctx.meta.get("loom.command", [])
+    if not command:
+        raise RequestError("there is no command to run", hint="loom exec [RUN] JOB -- COMMAND...")
+    try:
+        seconds = None if timeout is None else duration(timeout)
+    except ValueError as error:
+        raise RequestError(f"--timeout: {error}") from error
+    here = entering.around()
+    job = entering.find_job(here, _at_most_two(names))
+    at, cancel = job.step(step), Cancel()
+    heard: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+    begun = time.monotonic()
+    with signals(cancel), entering.entered(here, job, at, as_root=root, cancel=cancel) as entered:
+        for note in (*([entered.about] if entered.fresh else []), *entered.notes):
+            print(f"loom: {note}", file=sys.stderr)
+        sys.stderr.flush()
+        on_output = (lambda stream, data: heard[stream].append(data)) if as_json else None
+        ended = entered.place.run(command, on_output, cancel, seconds)
+        took_ms = round((time.monotonic() - begun) * 1000, 3)
+    if as_json:
+        texts = {name: b"".join(chunks).decode("utf-8", "replace") for name, chunks in heard.items()}
+        document = {
+            "schema_version": "loom.exec.v1",
+            "run_id": job.run.run_id,
+            "job_id": job.job.id,
+            "step": at.id,
+            "command": command,
+            "exit_code": ended.code,
+            "ended": ended.ended.value,
+            "fresh": entered.fresh,
+            "container_name": entered.container_name,
+            "duration_ms": took_ms,
+            **texts,
+        }
+        print(json.dumps(document))
+    if ended.ended is Ended.TIMED_OUT:
+        print(f"loom: {command[0]} was ended after {timeout}", file=sys.stderr)
+        raise SystemExit(ExitCode.TIMED_OUT)
+    raise SystemExit(ended.code)
+
+
+def _at_most_two(names: list[str] | None) -> list[str]:
+    from loom.errors import RequestError
+
+    if names and len(names) > 2:
+        raise RequestError(f"too many names: {' '.join(names)}", hint="give [RUN] [JOB], a command behind --")
+    return names or []

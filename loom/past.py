@@ -1,0 +1,195 @@
+"""An earlier run as something to go back into: its plan, what became of its jobs, and what their steps had around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from loom.errors import RecordError, RequestError
+from loom.plan import Job, ProviderName, Step
+from loom.planned import Planned, load_planned
+from loom.records import JobState, RunFold
+from loom.results import JobResult, Status
+from loom.runner.handed_on import restored
+from loom.store import RunEntry, read_phases
+
+
+@dataclass(frozen=True, kw_only=True)
+class PastImage:
+    """The image that a job ran in, as its record names it; `image_id` may be a checkpoint's instead."""
+
+    name: str
+    image_id: str
+    digest: str = ""
+    bases: tuple[PastImage, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PastRun:
+    entry: RunEntry
+    planned: Planned
+    fold: RunFold
+    handed_on: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """Each job's facts of what its steps handed on, in order."""
+
+    @property
+    def run_id(self) -> str:
+        return self.entry.run_id
+
+    @property
+    def workspace(self) -> Path:
+        return Path(str(self.fold.started.get("workspace", "")))
+
+    @property
+    def repo_root(self) -> Path:
+        return Path(str(self.fold.started.get("repo_root", "")))
+
+    @property
+    def snapshot(self) -> Mapping[str, Any] | None:
+        """What the record says of the run's snapshot; None when there was none."""
+        return self.fold.facts.get("snapshot_taken")
+
+    def job(self, job_id: str) -> PastJob:
+        """RequestError for a job that the run did not have."""
+        try:
+            return PastJob(run=self, job=self.planned.plan.job(job_id))
+        except KeyError:
+            ids = [job.id for job in self.planned.plan.jobs]
+            named = [job for job in self.planned.plan.jobs if job.name == job_id]
+            if len(named) == 1:
+                return PastJob(run=self, job=named[0])
+            raise RequestError(
+                f"run {self.run_id} has no job {job_id!r}", hint=f"its jobs: {', '.join(ids)}", code="JOB_UNKNOWN"
+            ) from None
+
+    def failed(self) -> list[str]:
+        """The jobs that did not succeed, or never came to run, in plan order."""
+        return [
+            job.id
+            for job in self.planned.plan.jobs
+            if (state := self.fold.jobs.get(job.id)) is not None
+            and (state.status is None or state.status not in (Status.SUCCESS,))
+            and not state.allowed_failure
+        ]
+
+    def one_job(self) -> PastJob:
+        """The job that a command means which names none: the failing one, or the only one. RequestError when there is none."""
+        failing = self.fold.failing_job()
+        if failing is not None:
+            return self.job(failing.id)
+        ran = [job.id for job in self.planned.plan.jobs if job.id in self.fold.jobs]
+        kept = [job_id for job_id in ran if "session_kept" in self.fold.jobs[job_id].facts]
+        going = [job_id for job_id in ran if self.fold.jobs[job_id].result is None and self.fold.jobs[job_id].phases]
+        for candidates in (kept, going, ran):
+            if len(candidates) == 1:
+                return self.job(candidates[0])
+        raise RequestError(
+            f"run {self.run_id} has no failed job: name the one that you mean", hint=f"its jobs: {', '.join(ran)}"
+        )
+
+    def result_of(self, job_id: str) -> JobResult | None:
+        """What a job of this run came to, None when it did not end."""
+        state = self.fold.jobs.get(job_id)
+        if state is None or state.result is None or state.status is None:
+            return None
+        return JobResult(status=state.status, allowed_failure=state.allowed_failure, exit_code=state.result.exit_code)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PastJob:
+    run: PastRun
+    job: Job
+
+    @property
+    def state(self) -> JobState:
+        return self.run.fold.jobs.get(self.job.id) or JobState(self.job.id, {})
+
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        """Empty when nothing was."""
+        return self.state.facts.get("session_kept", {})
+
+    @property
+    def checkpoint(self) -> Mapping[str, Any]:
+        return self.kept.get("checkpoint") or {}
+
+    @property
+    def checkpoint_archive(self) -> Path:
+        return checkpoint_archive(self.run.entry.paths.root, self.job.id)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        text = self.kept.get("expires_at")
+        return datetime.fromisoformat(text) if text else None
+
+    @property
+    def image(self) -> PastImage | None:
+        fact = self.state.facts.get("image_resolved")
+        if fact is None:
+            return None
+        return PastImage(name=fact["name"], image_id=fact["id"], digest=fact.get("digest", ""))
+
+    @property
+    def in_container(self) -> bool:
+        return self.job.provider is ProviderName.DOCKER
+
+    def step(self, wanted: str | None) -> Step:
+        """The step that `wanted` names (`2`, `script/2`, `script/02`); None: the failing one, else the last that ran.
+
+        RequestError for one that the job does not have.
+        """
+        steps = self.job.steps
+        if wanted is None:
+            result = self.state.result
+            failing = result.data.get("failing_step") if result else None
+            ran = [step for _, step in self.state.steps]
+            wanted = failing or (ran[-1] if ran else steps[0].id)
+        return step_named(self.job, wanted)
+
+    def handed_on(self, step: Step, secrets: Mapping[str, bytes]) -> tuple[dict[str, str], list[str]]:
+        """What the steps before `step` handed on, and the names of what the record could not keep."""
+        order = [item.id for item in self.job.steps]
+        latest: Mapping[str, Any] = {}
+        for fact in self.run.handed_on.get(self.job.id, ()):
+            said_by = fact.get("step") or ""
+            if fact.get("attempt", 1) != max(1, self.state.attempts):
+                continue
+            if said_by == "" or (said_by in order and order.index(said_by) < order.index(step.id)):
+                latest = fact
+        return restored(latest, secrets)
+
+
+def step_named(job: Job, wanted: str) -> Step:
+    phase, _, number = wanted.rpartition("/")
+    for step in job.steps:
+        if step.phase == (phase or "script") and number.isdigit() and step.number == int(number):
+            return step
+    raise RequestError(
+        f"job {job.id} has no step {wanted!r}",
+        hint=f"its steps: {', '.join(step.id for step in job.steps)}; a number alone means one of `script`",
+        code="STEP_UNKNOWN",
+    )
+
+
+def checkpoint_archive(record: Path, job_id: str) -> Path:
+    return record / "checkpoints" / f"{job_id}.tar.zst"
+
+
+def read(entry: RunEntry) -> PastRun:
+    """RecordError when the record is not whole enough to go back into."""
+    if not entry.paths.plan.exists():
+        raise RecordError(
+            f"run {entry.run_id} has no plan in its record ({entry.paths.plan})",
+            hint="it ended before it began, or an older loom ran it; start again with `loom run`",
+        )
+    planned = load_planned(entry.paths.plan.read_bytes(), str(entry.paths.plan))
+    fold = RunFold()
+    handed_on: dict[str, list[Mapping[str, Any]]] = {}
+    for event in read_phases(entry.paths):
+        fold.apply(event)
+        if event.message == "handed_on" and event.job_id is not None:
+            handed_on.setdefault(event.job_id, []).append(event.data)
+    return PastRun(entry=entry, planned=planned, fold=fold, handed_on=handed_on)

@@ -1,0 +1,140 @@
+"""What a failed job can go on from when its container is gone: an image of its file system, an archive of its workspace.
+
+Made only when a step failed and the job's place is kept. What it costs is in docs/guides/debug-a-failing-job.md.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loom.errors import LoomError, ProviderError
+from loom.providers.base import Session
+from loom.providers.docker import labels
+from loom.providers.docker.client import explanation, retrying, translated
+from loom.providers.files import unpack
+
+if TYPE_CHECKING:
+    import docker
+
+REPOSITORY = "loom-checkpoint"
+CHECKPOINT = "loom.checkpoint"
+EXPIRES = "loom.expires"
+_CHUNK = 1 << 20
+
+
+def make(
+    client: docker.DockerClient, session: Session, archive: Path, *, run_id: str, job_id: str, expires_at: float
+) -> dict[str, Any]:
+    """Commit the job's container and pack its view of the workspace into `archive`; what there is to say of both."""
+    begun = time.monotonic()
+    packing: dict[str, Any] = {}
+
+    def pack() -> None:
+        try:
+            packing["bytes"] = _pack(session, archive)
+        except (LoomError, OSError) as error:
+            packing["error"] = error
+
+    thread = threading.Thread(target=pack, name=f"checkpoint {job_id}")
+    thread.start()
+    try:
+        image_id = _commit(client, session.facts.container_id, run_id=run_id, job_id=job_id, expires_at=expires_at)
+    finally:
+        thread.join()
+    if error := packing.get("error"):
+        raise ProviderError(f"the workspace could not be saved in {archive}: {error}")
+    return {
+        "image_id": image_id,
+        "workspace": archive.name,
+        "workspace_bytes": packing["bytes"],
+        "duration_ms": round((time.monotonic() - begun) * 1000, 3),
+    }
+
+
+def _commit(client: docker.DockerClient, container_id: str, *, run_id: str, job_id: str, expires_at: float) -> str:
+    api: Any = client.api
+    marks = {
+        labels.RUN: run_id,
+        labels.JOB: job_id,
+        CHECKPOINT: "1",
+        EXPIRES: str(int(expires_at)),
+    }
+    changes = [f'LABEL "{name}"="{value}"' for name, value in marks.items()]
+    tag = "".join(character if character.isalnum() or character in "_.-" else "-" for character in job_id)[:80]
+    with translated(f"saving the file system of job {job_id}"):
+        # Not paused: nothing runs there but what a step left in the background.
+        made = api.commit(container_id, REPOSITORY, f"{run_id}-{tag}", changes=changes, conf=None, pause=False)
+    return str(made["Id"])
+
+
+def _pack(session: Session, archive: Path) -> int:
+    import zstandard
+
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    draft = archive.with_name(f".{archive.name}.tmp")
+    try:
+        with draft.open("wb") as file, zstandard.ZstdCompressor(level=1).stream_writer(file) as packed:
+            draft.chmod(0o600)
+            for chunk in session.get_archive(["."]):
+                packed.write(chunk)
+        draft.replace(archive)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    return archive.stat().st_size
+
+
+def chunks_of(archive: Path) -> Iterator[bytes]:
+    """The tar stream in a checkpoint's archive. ProviderError when it can't be read."""
+    import zstandard
+
+    try:
+        with archive.open("rb") as file:
+            yield from zstandard.ZstdDecompressor().read_to_iter(file, read_size=_CHUNK, write_size=_CHUNK)
+    except (OSError, zstandard.ZstdError) as error:
+        raise ProviderError(f"the checkpoint's workspace {archive} can't be read: {error}") from error
+
+
+def lay_out(archive: Path, workspace: Path) -> None:
+    """Fill `workspace`, which must not be there, from a checkpoint's archive."""
+    workspace.mkdir(parents=True, mode=0o755)
+    unpack(chunks_of(archive), workspace)
+
+
+def image_is_there(client: docker.DockerClient, image_id: str) -> bool:
+    api: Any = client.api
+    try:
+        with translated("looking for the checkpoint"):
+            retrying(lambda: api.inspect_image(image_id))
+    except LoomError as error:
+        if getattr(error.__cause__, "status_code", None) == 404:
+            return False
+        raise
+    return True
+
+
+def remove_images(
+    client: docker.DockerClient, run_id: str | None = None, *, now: Callable[[], float] | None = None
+) -> list[str]:
+    """Remove the checkpoints' images of one run (None: of all), with `now` only those that have expired; what could not be."""
+    api: Any = client.api
+    wanted = [f"{CHECKPOINT}=1", *([f"{labels.RUN}={run_id}"] if run_id else [])]
+    problems = []
+    with translated("looking for checkpoints"):
+        images = retrying(lambda: api.images(filters={"label": wanted}))
+    for image in images:
+        expires = str((image.get("Labels") or {}).get(EXPIRES, "0"))
+        if now is not None and (not expires.isdigit() or float(expires) > now()):
+            continue
+        try:
+            api.remove_image(image["Id"], force=True)
+        except Exception as error:
+            if getattr(error, "status_code", None) is None:
+                raise
+            if getattr(error, "status_code", None) != 404:
+                problems.append(f"the checkpoint {image['Id'][:19]} could not be removed: {explanation(error)}")
+    return problems

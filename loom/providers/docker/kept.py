@@ -1,0 +1,227 @@
+"""Containers that outlive their run: finding them, waking them, going on in them, removing them with all that is theirs.
+
+A kept container idles with its driver stopped. Whoever goes on in it starts a second driver there by an exec, so that
+what earlier steps left running goes on running. After a restart of the engine it is started anew: its file system and its
+view of the workspace are as they were, its processes are gone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loom.cancel import Cancel
+from loom.errors import LoomError, ProviderError
+from loom.plan import MountMode
+from loom.providers.base import SessionFacts, SessionRequest
+from loom.providers.docker import driver, labels
+from loom.providers.docker.attach import Attachment, ExecAttachment
+from loom.providers.docker.client import retrying, translated
+from loom.providers.docker.mounts import BindMount, Mount, OverlayMount, VolumeMount, remove_layers
+from loom.providers.docker.ownership import Workspaces
+from loom.providers.docker.provider import environment_of
+from loom.providers.docker.removal import remove_container, remove_network, remove_volume
+from loom.providers.docker.session import HELLO_S, DockerSession
+from loom.results import OnOutput
+
+if TYPE_CHECKING:
+    import docker
+
+_NOT_RUNNING = ("exited", "created", "dead")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A job's container that is there: running, or kept. `kept_until` None: its run is not over."""
+
+    container_id: str
+    name: str
+    running: bool
+    kept_until: float | None
+    labels: Mapping[str, str]
+
+    @property
+    def project_dir(self) -> str:
+        return self.labels.get(labels.PROJECT_DIR, "/workspace")
+
+
+def find(client: docker.DockerClient, run_id: str, job_id: str, container_id: str | None = None) -> Found | None:
+    """The container of a job: the one with this id, else the newest that is labelled as the job's; None when it is gone."""
+    api: Any = client.api
+    wanted = {"label": [f"{labels.RUN}={run_id}", f"{labels.JOB}={job_id}", f"{labels.ROLE}=job"]}
+    with translated(f"looking for the container of job {job_id}"):
+        if container_id:
+            listed = retrying(lambda: api.containers(all=True, filters={"id": container_id}))
+        else:
+            listed = retrying(lambda: api.containers(all=True, filters=wanted))
+    for container in sorted(listed, key=lambda item: -float(item["Created"])):
+        name = str((container.get("Names") or [""])[0]).lstrip("/")
+        kept_until = labels.kept_until(name)
+        running = container["State"] not in _NOT_RUNNING
+        if kept_until is None and (not running or container_id):
+            continue
+        return Found(
+            container_id=container["Id"],
+            name=name,
+            running=running,
+            kept_until=kept_until,
+            labels=container["Labels"],
+        )
+    return None
+
+
+def wake(client: docker.DockerClient, found: Found) -> bool:
+    """Make a kept container run again, its services first; True when it had stopped. ProviderError when it can't."""
+    api: Any = client.api
+    for service in _beside(client, found):
+        if service["State"] in _NOT_RUNNING:
+            with translated("starting a kept service again"):
+                retrying(lambda service=service: api.start(service["Id"]))  # type: ignore[misc]
+    if found.running:
+        return False
+    try:
+        attachment = Attachment(client, found.container_id, apart=False)
+        try:
+            token, kept = driver.new_token(), driver.new_token()
+            attachment.send(driver.program() + driver.hello(token) + driver.keep(kept))
+            with translated("starting the kept container again"):
+                retrying(lambda: api.start(found.container_id))
+            _until(attachment, kept)
+        finally:
+            attachment.close()
+    except OSError as error:
+        raise ProviderError(f"the kept container {found.name} could not be started again: {error}") from error
+    return True
+
+
+def _until(attachment: Attachment, token: bytes) -> None:
+    heard, deadline = b"", time.monotonic() + HELLO_S
+    while token not in heard:
+        left = deadline - time.monotonic()
+        if left <= 0 or attachment.at_end:
+            raise ProviderError("the kept container was started again, but ended at once or did not answer")
+        heard += b"".join(data for stream, data in attachment.read(left) if stream == "stdout")
+
+
+@contextmanager
+def adopted(
+    connect: Callable[[], docker.DockerClient],
+    found: Found,
+    request: SessionRequest,
+    on_output: OnOutput,
+    cancel: Cancel,
+) -> Iterator[DockerSession]:
+    """A session in a kept container. Left without being kept again, the container and all that is its own are removed."""
+    client = connect()
+    if wake(client, found):
+        on_output("stdout", b"the kept container had stopped; it runs again, without the processes it had\n")
+    _, raw_environment = environment_of(request)
+    attachment = ExecAttachment(client, found.container_id, driver.BOOT, found.project_dir)
+    session = DockerSession(
+        client=client,
+        request=request,
+        attachment=attachment,
+        facts=SessionFacts(
+            provider="docker",
+            image=(request.image.name if request.image else None) or "",
+            image_id=request.image_id or "",
+            container_id=found.container_id,
+            container_name=found.name,
+            details={"mount_mode": request.mount_mode.value, "kept": "adopted"},
+        ),
+        mount=_mount(client, found, request),
+        container_labels=found.labels,
+        raw_environment=raw_environment,
+        on_output=on_output,
+    )
+    try:
+        session.start(cancel, running=True)
+        yield session
+    except BaseException:
+        # Whatever went wrong, what was kept for a person to look at is not thrown away by it.
+        attachment.close()
+        raise
+    else:
+        for problem in session.leave():
+            on_output("stderr", f"{problem}\n".encode())
+        if session.kept_until is None:
+            for problem in remove(client, found):
+                on_output("stderr", f"{problem}\n".encode())
+
+
+def _mount(client: docker.DockerClient, found: Found, request: SessionRequest) -> Mount:
+    if request.mount_mode is MountMode.BIND:
+        return BindMount(request, Workspaces())
+    api: Any = client.api
+    with translated("looking at the kept container"):
+        mounts = retrying(lambda: api.inspect_container(found.container_id))["Mounts"]
+    volume = next((mount["Name"] for mount in mounts if mount["Destination"] == found.project_dir), None)
+    if volume is None:
+        raise ProviderError(f"the kept container {found.name} has no view of the workspace at {found.project_dir}")
+    kind = OverlayMount if request.mount_mode is MountMode.OVERLAY else VolumeMount
+    mount = kind(client, replace(request, workspace=Path(found.labels[labels.WORKSPACE])), os.getpid())
+    mount.take_over(volume, found.container_id)
+    return mount
+
+
+def _beside(client: docker.DockerClient, found: Found) -> list[Any]:
+    api: Any = client.api
+    wanted = [f"{name}={found.labels.get(name, '')}" for name in (labels.RUN, labels.JOB)]
+    with translated("looking for the kept services"):
+        listed: list[Any] = retrying(
+            lambda: api.containers(all=True, filters={"label": [*wanted, f"{labels.ROLE}=service"]})
+        )
+    return listed
+
+
+def remove(client: docker.DockerClient, found: Found) -> list[str]:
+    """Remove a kept container, its services, network and volumes; what could not be, as lines of text."""
+    marks = {name: found.labels.get(name, "") for name in (labels.RUN, labels.JOB)}
+    return _remove_labelled(client, [f"{name}={value}" for name, value in marks.items()])
+
+
+def remove_of_runs(client: docker.DockerClient, run_ids: Iterable[str]) -> list[str]:
+    """Remove all that runs keep in the engine: containers, services, networks, volumes, checkpoints' images.
+
+    The runs must be over. What could not be removed, as lines of text. ProviderError when the engine can't be asked.
+    """
+    from loom.providers.docker.checkpoint import remove_images
+
+    problems: list[str] = []
+    for run_id in run_ids:
+        problems += _remove_labelled(client, [f"{labels.RUN}={run_id}"])
+        problems += remove_images(client, run_id)
+    return problems
+
+
+def _remove_labelled(client: docker.DockerClient, wanted: list[str]) -> list[str]:
+    api: Any = client.api
+    filters = {"label": wanted}
+    with translated("looking for what a run keeps"):
+        containers = retrying(lambda: api.containers(all=True, filters=filters))
+        networks = retrying(lambda: api.networks(filters=filters))
+        volumes = retrying(lambda: api.volumes(filters=filters))["Volumes"] or []
+    problems: list[str] = []
+
+    def attempt(what: Callable[[], object]) -> None:
+        try:
+            what()
+        except LoomError as error:
+            problems.append(error.message)
+
+    for container in containers:
+        attempt(lambda container=container: remove_container(client, container["Id"]))  # type: ignore[misc]
+    for network in networks:
+        attempt(lambda network=network: remove_network(client, network["Id"]))  # type: ignore[misc]
+    for volume in volumes:
+        attempt(lambda volume=volume: remove_volume(client, volume["Name"]))  # type: ignore[misc]
+        layers = Path((volume.get("Labels") or {}).get(labels.LAYERS, ""))
+        # A label is only text: nothing is removed but a directory that has the volume's own name.
+        if layers.name == volume["Name"] and layers.parent.name.endswith(".layers"):
+            remove_layers(layers)
+    return problems
