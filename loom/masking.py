@@ -413,13 +413,14 @@ def _check(name: str, value: bytes) -> None:
     if longest_line < SHORTEST:
         raise SecretError(
             f"secret {name}: the value is shorter than {SHORTEST} characters and can't be masked: "
-            "every place where it happens to stand would be blacked out, which gives it away",
+            "every place where it happens to stand would be blacked out, which gives it away (SECRETS_VALUE_TOO_SHORT)",
             hint="Use a longer value, or a plain variable if it is no secret.",
             code="SECRETS_VALUE_TOO_SHORT",
         )
     if len(value) > LONGEST:
         raise SecretError(
-            f"secret {name}: the value has {len(value)} bytes, more than the {LONGEST} that loom looks for in all output",
+            f"secret {name}: the value has {len(value)} bytes, more than the {LONGEST} that loom looks for in all output "
+            "(SECRETS_VALUE_TOO_LONG)",
             hint="Keep the large file encrypted in the repository and make its key the secret.",
             code="SECRETS_VALUE_TOO_LONG",
         )

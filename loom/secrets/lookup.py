@@ -79,7 +79,7 @@ def resolve(refs: Iterable[Secret], *, environ: Mapping[str, str], root: Path, c
             if secret.required or error.code == INVALID:
                 failed.append((secret, error))
             else:
-                missing.append(Missing(name=secret.name, code=error.code, reason=error.message))
+                missing.append(Missing(name=secret.name, code=error.code, reason=f"{error.message} ({error.code})"))
     if failed:
         raise _combined(failed)
     return Resolution(values=values, missing=tuple(missing))
@@ -135,13 +135,16 @@ def _provider(scheme: str) -> SecretProvider:
 
 def _combined(failed: list[tuple[Secret, SecretError]]) -> SecretError:
     """One error for all; the code is the first one's, a store's "no" to a required secret being SECRETS_REQUIRED_MISSING."""
-    first = failed[0][1].code
-    lines = [f"secret {secret.name}: {error.message}" for secret, error in failed]
+    codes = [REQUIRED_MISSING if error.code == NOT_FOUND else error.code for _, error in failed]
+    # With the code in the text: the record keeps messages, and each secret may have one of its own.
+    lines = [
+        f"secret {secret.name}: {error.message} ({code})" for (secret, error), code in zip(failed, codes, strict=True)
+    ]
     hints = dict.fromkeys(error.hint for _, error in failed if error.hint)
     if any(error.code == NOT_FOUND for _, error in failed):
         hints["A job that can do without it says `required: false`."] = None
     return SecretError(
         "\n".join(lines),
         hint="\n".join(hints) or None,
-        code=REQUIRED_MISSING if first == NOT_FOUND else first,
+        code=codes[0],
     )

@@ -44,7 +44,7 @@ def check_debug_trace(job: Job) -> None:
     names = ", ".join(secret.name for secret in job.secrets)
     raise SecretError(
         f"job {job.id} has secrets ({names}) and makes a shell print every command with its arguments; "
-        f"parts of a secret that a script cuts out could not be masked\n{places}",
+        f"parts of a secret that a script cuts out could not be masked ({UNSAFE_DEBUG_TRACE})\n{places}",
         hint="Take the tracing out (`set -x`, the shell's -x), or move what needs the secrets to a job without it.",
         code=UNSAFE_DEBUG_TRACE,
     )

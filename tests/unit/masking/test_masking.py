@@ -229,7 +229,7 @@ def test_a_line_is_never_held_back() -> None:
         ("\\" * 16 + "x", "\\" * 20000),
         ("aaaaaaaaaaaaaaab", "a" * 200000),
         ("\"'\"'\"'\"'z", "\"'" * 50000),
-        ("%%%%%%%%%%", "%25" * 50000),
+        ("%%%%%%%%%%", "%25" * 20000),
     ],
 )
 def test_hostile_text_takes_no_time(value: str, text: str) -> None:

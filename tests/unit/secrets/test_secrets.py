@@ -49,6 +49,7 @@ def test_environment_without_it(tmp_path: Path, environ: dict[str, str]) -> None
     error = refusal("env://MY_TOKEN", tmp_path, environ=environ)
     assert error.code == "SECRETS_REQUIRED_MISSING"
     assert "secret TOKEN: the variable MY_TOKEN is" in error.message
+    assert error.message.endswith("(SECRETS_REQUIRED_MISSING)")
     assert error.hint is not None
     assert "required: false" in error.hint
 
