@@ -239,13 +239,32 @@ def test_a_base_that_changed_is_a_reason_to_build(build: Builder) -> None:
 
 @pytest.mark.parametrize("builder", BUILDERS)
 def test_a_cancel_ends_a_build(build: Builder, builder: str) -> None:
-    build.write(Dockerfile=f"FROM {BASE}\nRUN echo {uuid.uuid4()}; sleep 60\n")
+    mark = str(uuid.uuid4())
+    build.write(Dockerfile=f"FROM {BASE}\nRUN echo {mark}; sleep 61.5\n")
     threading.Timer(1.5, build.cancel.request).start()
     started = time.monotonic()
     with pytest.raises(ImageError, match="canceled while building") as ended:
         build(builder=builder)
     assert ended.value.code == "CANCELED"
     assert time.monotonic() - started < 15
+    assert mark in build.said
+    for _ in range(50):
+        if not running(mark):
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("the engine goes on with the build")
+
+
+def running(mark: str) -> bool:
+    """Whether a process on this machine has this in its command line; the engine's are, where it is local."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if mark.encode() in path.read_bytes() and b"sleep" in path.read_bytes():
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def test_buildx_is_found_where_dockers_packages_put_it_and_hidden_on_request() -> None:

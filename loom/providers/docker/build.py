@@ -411,20 +411,20 @@ def _build_classic(
 ) -> None:
     modern = needs_buildkit(inputs.text)
     if modern is not None and not _is_podman(images):
-        line, feature = modern
+        number, feature = modern
         raise ImageError(
-            f"{build.dockerfile}:{line}: {feature} needs BuildKit, and there is only the engine's classic builder",
+            f"{build.dockerfile}:{number}: {feature} needs BuildKit, and there is only the engine's classic builder",
             hint="Install the buildx plugin (Debian: docker-buildx, Docker's own packages: docker-buildx-plugin).",
             code="IMAGE_NEEDS_BUILDKIT",
         )
     say(on_output, "BuildKit (the buildx plugin) was not found: using the engine's classic builder")
-    with tempfile.TemporaryFile(prefix="loom-build-") as archive:
+    with tempfile.TemporaryFile(prefix="loom-build-") as archive, images.line() as line:
         name = _write_context(archive, inputs)
         archive.seek(0)
 
         def lines() -> Iterator[dict[str, Any]]:
             with engine_errors():
-                yield from images.client.api.build(
+                yield from line.client.api.build(
                     fileobj=archive,
                     custom_context=True,
                     dockerfile=name,
@@ -440,7 +440,7 @@ def _build_classic(
 
         tail = _Tail(on_output)
         try:
-            for entry in in_background(lines(), cancel, what=f"building {inputs.tag}"):
+            for entry in in_background(lines(), cancel, what=f"building {inputs.tag}", cut=line.cut):
                 if "error" in entry:
                     _, instruction, _ = tail.failure()
                     raise _build_failed(build, None, instruction, str(entry["error"]))

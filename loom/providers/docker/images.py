@@ -25,7 +25,7 @@ from loom.images import ImageLock, Locked, Reference, identity, normal_platform,
 from loom.providers.docker.build import build_image, settle
 from loom.providers.docker.client import explanation
 from loom.providers.docker.credentials import Credentials, credentials_for
-from loom.providers.docker.streams import canceled, engine_errors, in_background, say
+from loom.providers.docker.streams import Line, canceled, engine_errors, in_background, say
 from loom.results import OnOutput
 
 ClientFactory = Callable[[], "docker.DockerClient"]
@@ -96,6 +96,10 @@ class Images:
             if self._client is not None:
                 self._client.close()
                 self._client = None
+
+    def line(self) -> Line:
+        """A connection of its own for one long call."""
+        return Line(self._client_factory())
 
     def platform_of(self, image: plan.Image) -> str:
         """The platform asked for, else the engine's own."""
@@ -312,26 +316,28 @@ class Images:
         progress = Progress()
         said_at = started
 
-        def lines() -> Iterator[dict[str, Any]]:
-            # The request itself belongs in here: it blocks until the registry has answered the engine.
-            yield from self.client.api.pull(
-                reference.repository_name,
-                tag=reference.digest or reference.tag,
-                stream=True,
-                decode=True,
-                # An empty mapping, unlike None, keeps the SDK from looking for credentials of its own.
-                auth_config=dict(credentials.auth),
-                platform=platform,
-            )
+        with self.line() as line:
 
-        for line in in_background(lines(), cancel, what=f"pulling {reference.name}"):
-            if "error" in line:
-                raise _PullFailed(str(line["error"]))
-            progress.see(line)
-            now = time.monotonic()
-            if now - said_at >= _PROGRESS_EVERY_S and progress.layers:
-                said_at = now
-                say(on_output, f"  {progress}")
+            def lines() -> Iterator[dict[str, Any]]:
+                # The request itself belongs in here: it blocks until the registry has answered the engine.
+                yield from line.client.api.pull(
+                    reference.repository_name,
+                    tag=reference.digest or reference.tag,
+                    stream=True,
+                    decode=True,
+                    # An empty mapping, unlike None, keeps the SDK from looking for credentials of its own.
+                    auth_config=dict(credentials.auth),
+                    platform=platform,
+                )
+
+            for tick in in_background(lines(), cancel, what=f"pulling {reference.name}", cut=line.cut):
+                if "error" in tick:
+                    raise _PullFailed(str(tick["error"]))
+                progress.see(tick)
+                now = time.monotonic()
+                if now - said_at >= _PROGRESS_EVERY_S and progress.layers:
+                    said_at = now
+                    say(on_output, f"  {progress}")
         took = time.monotonic() - started
         digest = f" {progress.digest}" if progress.digest and not reference.digest else ""
         say(on_output, f"{progress.outcome or 'pulled'} {reference.name}{digest} in {took:.1f} s")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
+import docker
 import docker.errors
+from docker.types.daemon import CancellableStream
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
@@ -26,10 +28,38 @@ def say(on_output: OnOutput, text: str) -> None:
 Item = TypeVar("Item")
 
 
-def in_background(items: Iterable[Item], cancel: Cancel, *, what: str) -> Iterator[Item]:
+class Line:
+    """A client for one long call (a pull, a build), which `cut` ends at once: the engine stops working for who hung up."""
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self.client = client
+        self._response: Any = None
+        # The SDK hands out the decoded stream alone; requests' own hook shows the connection under it.
+        client.api.hooks["response"].append(self._see)
+
+    def _see(self, response: Any, *_: object, **__: object) -> None:
+        self._response = response
+
+    def cut(self) -> None:
+        try:
+            if self._response is not None:
+                CancellableStream(iter(()), self._response).close()
+        except Exception:  # noqa: BLE001  it had ended by itself, or the transport has no socket to close
+            pass
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+
+
+def in_background(
+    items: Iterable[Item], cancel: Cancel, *, what: str, cut: Callable[[], None] | None = None
+) -> Iterator[Item]:
     """The items of a blocking iterable, read in a thread of its own, so that a cancel and a stall end the wait.
 
-    The thread outlives a cancel until the next item comes; it is a daemon and holds nothing but its connection.
+    `cut` is called when the rest is not wanted. The thread may outlive that for a moment; it is a daemon.
     """
     arrived: queue.Queue[tuple[Item | None, BaseException | None, bool]] = queue.Queue(maxsize=1000)
     given_up = threading.Event()
@@ -70,10 +100,13 @@ def in_background(items: Iterable[Item], cancel: Cancel, *, what: str) -> Iterat
                 with engine_errors():
                     raise error
             if last:
+                cut = None
                 return
             yield item  # type: ignore[misc]  # only the last tuple carries no item
     finally:
         given_up.set()
+        if cut is not None:
+            cut()
         while not arrived.empty():
             arrived.get_nowait()
 
