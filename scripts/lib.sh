@@ -15,8 +15,10 @@ IMAGES=(base python node) # base first: the others are built on it
 PACKAGES_RUN=(ca-certificates git)
 # For the tests that need no engine: zstd's own program to compare with.
 PACKAGES_UNIT=(ca-certificates git python3 python3-venv zstd)
-# For the others: a registry to pull from, a static busybox to make tiny images of.
+# For the others: a registry to pull from, a static busybox to make tiny images of; on Debian also a browser for the report's
+# page (Ubuntu's is a snap: there the test skips, and says so).
 PACKAGES_TEST=("${PACKAGES_UNIT[@]}" docker-registry busybox-static)
+if grep -qs '^ID=debian$' /etc/os-release; then PACKAGES_TEST+=(chromium chromium-driver); fi
 PACKAGES_ENGINE=(docker.io docker-cli docker-buildx iptables)
 PACKAGES_CLIENT=(docker-cli docker-buildx)
 if grep -qs '^ID=ubuntu$' /etc/os-release; then # there the client is part of docker.io
@@ -45,7 +47,7 @@ is_root() { [ "$(id -u)" = 0 ]; }
 # What counts is that a thing is there, not that apt brought it: other distributions and hand-made machines work too.
 is_there() {
   case $1 in
-    docker-registry | git | iptables | mmdebstrap | zstd) command -v "$1" >/dev/null ;;
+    docker-registry | git | chromium | iptables | mmdebstrap | zstd) command -v "$1" >/dev/null ;;
     ca-certificates) [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/ssl/cert.pem ] ;;
     python3 | python3-venv) [ -n "$(find_python)" ] ;;
     docker.io) command -v dockerd >/dev/null ;;

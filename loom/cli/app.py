@@ -35,11 +35,12 @@ def _root() -> None:
     pass
 
 
-from loom.cli import cache, check, config, images, record, run, shell, snapshot, version  # noqa: E402
+from loom.cli import cache, check, config, images, record, report, run, shell, snapshot, version  # noqa: E402
 
 for _group in (
     run,
     record,
+    report,
     check,
     config,
     images,

@@ -182,7 +182,7 @@ class Screen:
     def _snapshot(self, data: Mapping[str, Any]) -> Iterator[str]:
         yield f"isolated workspace: {data['path']}"
         if self._look.detail is Detail.VERBOSE:
-            dirty = f" + {len(data['changed'])} uncommitted changes" if data["changed"] else ""
+            dirty = f" + {data['changed']} uncommitted changes" if data["changed"] else ""
             yield self._look.styled(
                 f"  HEAD {str(data['head_sha'])[:12]}{dirty}, tree {str(data['tree_sha'])[:12]}, "
                 f"{data['files']} files, {size_text(data['bytes'])}",

@@ -10,7 +10,7 @@ LAYERS = [
     | {"diagnosis", "rundiff"},
     {"providers", "snapshot", "store", "cache", "artifacts", "secrets", "services", "render"},
     {"scheduler", "runner", "recorder", "reading"},
-    {"engine", "past"},
+    {"engine", "past", "report"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,44 @@
+"""`loom report`: a run as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loom.cli.record import RunArgument
+
+
+def register(app: typer.Typer) -> None:
+    app.command("report")(report)
+
+
+def report(
+    run: RunArgument = "last",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; - is standard output.")
+    ] = None,
+) -> None:
+    """Write a run as one self-contained HTML page: graph, timeline, logs with search."""
+    import os
+    import sys
+
+    from loom.cli import reading
+    from loom.errors import RequestError
+    from loom.report import page
+
+    record = reading.here().find(run)
+    text = page(record)
+    if output is not None and str(output) == "-":
+        sys.stdout.write(text)
+        return
+    path = output or Path(f"loom-report-{record.run_id}.html")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise RequestError(f"the report can't be written to {path}: {error.strerror or error}") from error
+    print(f"report: {path.absolute()}")
