@@ -17,6 +17,8 @@ DIAGNOSIS_SCHEMA = "loom.diagnosis.v1"
 LINES_READ = 400
 """How many of the failing unit's last lines are looked at."""
 LINES_SHOWN = 14
+LINE_SHOWN = 400
+"""Of a longer line, its beginning and its end are looked at, and shown."""
 
 
 class Cause(Document):
@@ -116,9 +118,10 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     command = (job or {}).get("failing_command") or of_step.get("command")
     exit_code = (job or {}).get("exit_code") if job else evidence.receipt.get("exit_code")
     failed = evidence.state not in ("success", "running")
-    looked_at = list(evidence.lines)
+    printed = [_clipped(line) for line in evidence.lines]
+    looked_at = list(printed)
     if failed and not step and error:  # loom's own words about what it could not do
-        looked_at += [line for line in str(error).splitlines() if line not in looked_at]
+        looked_at += [_clipped(line) for line in str(error).splitlines() if line not in looked_at]
     image = (job or {}).get("image")
     tests = [FailingTest(**test) for test in (job or {}).get("failing_tests", ())]
     others = [other for other in evidence.pipeline["jobs"] if _is_failure(other) and other["job_id"] != _id(job)]
@@ -141,7 +144,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         command=command,
         exit_code=exit_code,
         image=image["name"] if image else None,
-        lines=lines_that_matter(evidence.lines) if failed else [],
+        lines=lines_that_matter(printed) if failed else [],
         lines_total=evidence.lines_total,
         places=places_in(looked_at) if failed else [],
         failing_tests=tests[:20],
@@ -163,6 +166,11 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         job_manifest_path=evidence.job_manifest_path,
         events_path=evidence.events_path,
     )
+
+
+def _clipped(line: str) -> str:
+    half = LINE_SHOWN // 2
+    return line if len(line) <= LINE_SHOWN else f"{line[:half]} … {line[-half:]}"
 
 
 def _id(job: Mapping[str, Any] | None) -> str | None:
@@ -220,29 +228,34 @@ def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN) -> list[str
     if len(lines) <= most:
         return list(lines)
     keep = set(range(len(lines) - 3, len(lines)))
+    room = most - 3  # for the marks of gaps
     for number in range(len(lines) - 1, -1, -1):
-        if len(keep) >= most - 1:
+        if len(keep) >= room:
             break
         if _TELLING.search(lines[number]) and not _NOT_TELLING.search(lines[number]):
             keep |= {around for around in (number, number + 1, number - 1) if 0 <= around < len(lines)}
     number = len(lines) - 1
-    while len(keep) < most - 1 and number >= 0:  # nothing telling: simply more of the end
+    while len(keep) < room and number >= 0:  # nothing telling: simply more of the end
         keep.add(number)
         number -= 1
     shown: list[str] = []
     before = -1
-    for number in sorted(keep)[-most:]:
+    for number in sorted(keep):
         if number != before + 1:
             shown.append("…")
         shown.append(lines[number])
         before = number
-    return shown
+    return shown if len(shown) <= most else ["…", *shown[len(shown) - most + 1 :]]
 
 
 _PLACES = (
     re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)'),
-    re.compile(r"(?P<file>(?:[\w.@+-]+/)*[\w.@+-]+\.[A-Za-z]\w{0,9}):(?P<line>\d+)(?::(?P<column>\d+))?\b"),
-    re.compile(r"(?P<file>(?:[\w.@+-]+/)*[\w.@+-]+\.[A-Za-z]\w{0,9})\((?P<line>\d+)(?:,(?P<column>\d+))?\)"),
+    re.compile(
+        r"(?<![\w.@+/-])(?P<file>/?(?:[\w.@+-]+/)*[\w.@+-]+\.[A-Za-z]\w{0,9}):(?P<line>\d+)(?::(?P<column>\d+))?\b"
+    ),
+    re.compile(
+        r"(?<![\w.@+/-])(?P<file>/?(?:[\w.@+-]+/)*[\w.@+-]+\.[A-Za-z]\w{0,9})\((?P<line>\d+)(?:,(?P<column>\d+))?\)"
+    ),
 )
 _FOREIGN = re.compile(r"(?:^|/)(?:site-packages|dist-packages|node_modules|lib/python[\d.]+|\.cargo|go/pkg)/|^<")
 
@@ -484,7 +497,7 @@ _MISSING = (
     ),
     re.compile(r"^(?:[^:]*: )*(?:line )?(?:\d+: )?(?P<path>[^\s:'\"]+): [Nn]o such file or directory"),
     re.compile(r"['\"‘](?P<path>[^'\"’]+)['\"’]:? [Nn]o such file"),
-    re.compile(r"(?P<path>[\w./@+-]+): not found\s*$"),
+    re.compile(r"(?<![\w./@+-])(?P<path>[\w./@+-]+): not found\s*$"),
 )
 _CHANGES_DIRECTORY = re.compile(r"(?:^|[;&|\n]\s*)cd\s+['\"]?(?P<path>[^'\";&|\n]+)", re.MULTILINE)
 

@@ -19,7 +19,7 @@ from loom.errors import RecordError
 from loom.events import SCHEMA_VERSION, Event, OutputEvent, PhaseEvent, Scope, Where, decode, encode, timestamp
 from loom.journal import OutputBatch, Sink
 from loom.output import Line
-from loom.records import RECEIPT_SCHEMA, RUN_SCHEMA, Document, RunFold
+from loom.records import RECEIPT_SCHEMA, RUN_SCHEMA, SHOW_SCHEMA, Document, RunFold
 from loom.render.screen import TAIL_LINES
 from loom.store import RunEntry, RunPaths, last_event, last_output, read_events, read_phases
 
@@ -357,7 +357,7 @@ def document_of(reading: Reading) -> dict[str, Any]:
     pipeline = reading.pipeline_manifest()
     unfinished = reading.state in (RUNNING, INTERRUPTED)
     return {
-        "schema_version": "loom.show.v1",
+        "schema_version": SHOW_SCHEMA,
         "kind": "show",
         "run_id": reading.run_id,
         "state": reading.state,

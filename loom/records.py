@@ -19,6 +19,8 @@ from loom.results import ExitCode, Status, exit_code_of, worst
 
 RECEIPT_SCHEMA = "loom.receipt.v1"
 RUN_SCHEMA = "loom.run.v1"
+RUNS_SCHEMA = "loom.runs.v1"
+SHOW_SCHEMA = "loom.show.v1"
 
 
 class Document(BaseModel):
@@ -303,6 +305,48 @@ class Receipt(Document):
     parent_run_id: str | None
     full_run: bool
     reused: list[str]
+
+
+class RunRow(Document):
+    """A run in the list of runs. `status` is a status, or `running`, or `interrupted` (loom was killed)."""
+
+    run_id: str
+    status: str
+    exit_code: int | None
+    started_at: str
+    duration_ms: float | None
+    last_event_at: str | None
+    head_sha: str | None
+    tree_sha: str | None
+    failing_job_id: str | None
+    error: str | None
+    command: list[str]
+    repo_root: str | None
+    workspace: str | None
+    receipt_path: str | None
+    logs_dir: str
+
+
+class Runs(Document):
+    """What `loom runs --json` prints, newest first."""
+
+    schema_version: str = RUNS_SCHEMA
+    kind: Literal["runs"] = "runs"
+    runs: list[RunRow]
+
+
+class Show(Document):
+    """What `loom show --json` prints: a run's documents in one. `receipt` is null for a run without an end."""
+
+    schema_version: str = SHOW_SCHEMA
+    kind: Literal["show"] = "show"
+    run_id: str
+    state: str
+    last_event_at: str | None
+    receipt: Receipt | None
+    summary: RunSummary
+    pipeline: PipelineManifest
+    jobs: list[JobManifest]
 
 
 _FIRST_PHASES = (PhaseCode.RUN_BOOTSTRAP, PhaseCode.RUN_PIPELINE_EXECUTE, PhaseCode.PIPELINE_EXECUTE)

@@ -86,10 +86,32 @@ def compile_(
     raise SystemExit(checking.compile_(workflow, output.value, chosen, explain=explain, base=changes_base))
 
 
-def schema() -> None:
-    """Print the JSON Schema of workflow files, for editors."""
+def schema(
+    record: Annotated[
+        str | None,
+        typer.Option("--record", metavar="NAME", help="Of a document of the record instead; `list` names them."),
+    ] = None,
+) -> None:
+    """Print the JSON Schema of workflow files, for editors; or that of a document in a run's record."""
     import json
 
+    if record is not None:
+        _record_schema(record)
+        return
     from loom.workflow.schema import workflow_schema
 
     print(json.dumps(workflow_schema(), indent=2, ensure_ascii=False))
+
+
+def _record_schema(name: str) -> None:
+    import json
+
+    from loom import schemas
+    from loom.errors import RequestError
+
+    if name == "list":
+        print("\n".join(schemas.NAMES))
+        return
+    if name not in schemas.NAMES:
+        raise RequestError(f"there is no schema {name!r}", hint=f"there are: {', '.join(schemas.NAMES)}")
+    print(json.dumps(schemas.record_schema(name), indent=2, ensure_ascii=False))

@@ -75,13 +75,14 @@ def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> N
     from itertools import islice
 
     from loom.reading import row_of
+    from loom.records import RUNS_SCHEMA
     from loom.render.record import runs_lines
 
     place = here(color)
     entries = place.store.entries(None if everywhere else place.root)
     rows = [row_of(entry) for entry in islice(entries, limit)]
     if as_json:
-        print_json({"schema_version": "loom.runs.v1", "kind": "runs", "runs": rows})
+        print_json({"schema_version": RUNS_SCHEMA, "kind": "runs", "runs": rows})
         return
     look, write = look_of(place)
     for line in runs_lines(rows, look, now_ns=time.time_ns(), with_place=everywhere):
@@ -112,6 +113,10 @@ def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, c
     else:
         for line in closing_lines(reading.state, str(reading.paths.receipt), look):
             write(line)
+        if not quiet:
+            for job in reading.fold.jobs.values():
+                if "session_kept" in job.facts:
+                    write(f"look inside: loom shell {reading.run_id} {job.id}")
 
 
 # -- loom logs ----------------------------------------------------------------------------------------------------
@@ -283,6 +288,23 @@ def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None
         look, write = look_of(place)
         for line in diagnosis_lines(diagnosis, look):
             write(line)
+
+
+# -- loom diff ----------------------------------------------------------------------------------------------------
+
+
+def diff(run_a: str, run_b: str, *, as_json: bool, color: str | None) -> None:
+    from loom.cli import comparing
+    from loom.render.difference import diff_lines
+
+    place = here(color)
+    found = comparing.diff_of(place.find(run_a), place.find(run_b))
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    look, write = look_of(place)
+    for line in diff_lines(found, look):
+        write(line)
 
 
 # -- shell completion ---------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ def register(app: typer.Typer) -> None:
     app.command("show")(show)
     app.command("logs")(logs)
     app.command("diagnose")(diagnose)
+    app.command("diff")(diff)
 
 
 def runs(
@@ -126,3 +127,20 @@ def diagnose(
     from loom.cli import reading
 
     reading.diagnose(run, job, "json" if as_json else output.value, color=color)
+
+
+def diff(
+    run_a: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP, autocompletion=complete_run)],
+    run_b: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="The other; the last run.", autocompletion=complete_run)
+    ] = "last",
+    as_json: JsonOption = False,
+    color: ColorOption = None,
+) -> None:
+    """Say what differs between two runs: tree, files, images, variables, outcomes, durations, and the first line of output.
+
+    Times, ids, temporary paths and the like count as the same.
+    """
+    from loom.cli import reading
+
+    reading.diff(run_a, run_b, as_json=as_json, color=color)

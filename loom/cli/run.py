@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class OutputFormat(StrEnum):
+    SCREEN = "screen"
+    JSON = "json"
+    GITHUB = "github"
+    GITLAB = "gitlab"
 
 
 def register(app: typer.Typer) -> None:
@@ -62,6 +70,10 @@ def run(
     frozen: Annotated[bool, typer.Option("--frozen", help="Only images that .loom/images.lock names.")] = False,
     pull: Annotated[str | None, typer.Option("--pull", metavar="WHEN", help="always, missing or never.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither restore nor save caches.")] = False,
+    output: Annotated[
+        OutputFormat, typer.Option("--format", help="For a CI system that loom itself runs in: groups, annotations.")
+    ] = OutputFormat.SCREEN,
+    as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines on standard output.")] = False,
     keep: Annotated[
         str | None,
         typer.Option(
@@ -104,6 +116,7 @@ def run(
                 frozen=frozen,
                 pull=pull,
                 no_cache=no_cache,
+                output="json" if as_json else output.value,
                 keep=keep,
             )
         )

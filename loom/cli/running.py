@@ -22,7 +22,10 @@ from loom.results import ExitCode
 if TYPE_CHECKING:
     from loom.config import Config
     from loom.plan import Plan
+    from loom.render.ci import GitHub, GitLab
     from loom.render.live import Live
+    from loom.render.machine import JsonLines
+    from loom.render.screen import Look
     from loom.runner import Keeping
     from loom.snapshot import Source
 
@@ -53,6 +56,8 @@ class Options:
     frozen: bool = False
     pull: str | None = None
     no_cache: bool = False
+    output: str = "screen"
+    """`screen`, `json`, `github` or `gitlab`."""
     keep: str | None = None
 
 
@@ -179,14 +184,17 @@ def execute(prepared: Prepared, options: Options) -> int:
     from loom.cli import parts
     from loom.images import LOCK_PATH, load_lock
     from loom.plan import MountMode
+    from loom.render.machine import JsonLines
     from loom.render.screen import Screen, closing_lines
     from loom.store import Store
 
     config, source, plan = prepared.config, prepared.source, prepared.plan
     cancel = Cancel()
     look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
-    audience: Live | Screen = Screen(look, write)
-    if live_is_wanted(options, stream=config.stream):
+    audience: Live | Screen | JsonLines | GitHub | GitLab = Screen(look, write)
+    if options.output != "screen":
+        audience = audience_in(options.output, look, write)
+    elif live_is_wanted(options, stream=config.stream):
         from loom.render.live import Live
 
         audience = Live(look, sys.stdout, time.monotonic)
@@ -220,12 +228,34 @@ def execute(prepared: Prepared, options: Options) -> int:
         )
     for problem in connection.close():
         print(f"loom: {problem}", file=sys.stderr)
+    if isinstance(audience, JsonLines):
+        audience.receipt(str(ran.receipt_path), ran.receipt.status.value, ran.receipt.exit_code)
+        return ran.receipt.exit_code
     for line in closing_lines(ran.receipt.status.value, str(ran.receipt_path), look):
         write(line)
     if not options.quiet:
         for job_id in ran.kept:
             write(f"look inside: loom shell {ran.receipt.run_id} {job_id}")
     return ran.receipt.exit_code
+
+
+def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLines | GitHub | GitLab:
+    """Who listens to a run whose output is for a machine."""
+    import secrets
+
+    from loom.render.ci import GitHub, GitLab
+    from loom.render.machine import JsonLines
+
+    if form == "json":
+
+        def write_bytes(data: bytes) -> None:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+
+        return JsonLines(write_bytes)
+    if form == "github":
+        return GitHub(write, unicode=look.unicode, token=secrets.token_hex(16))
+    return GitLab(write, unicode=look.unicode, clock_ns=time.time_ns)
 
 
 def live_is_wanted(options: Options, *, stream: bool) -> bool:

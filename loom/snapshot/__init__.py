@@ -5,8 +5,9 @@ snapshot = take(source, workspace, cancel=cancel)         fills an empty directo
 remove(workspace)                                         deletes one of loom's own
 """
 
+from loom.snapshot.comparing import differing
 from loom.snapshot.explaining import Explanation, Rule, explain
-from loom.snapshot.manifest import manifest_bytes
+from loom.snapshot.manifest import manifest_bytes, read_manifest
 from loom.snapshot.model import Change, LeftOut, Snapshot, SnapshotCanceled, Source, Submodule, readable
 from loom.snapshot.removing import Removal, is_workspace, remove
 from loom.snapshot.source import discover
@@ -24,10 +25,12 @@ __all__ = [
     "Source",
     "Submodule",
     "Verification",
+    "differing",
     "discover",
     "explain",
     "is_workspace",
     "manifest_bytes",
+    "read_manifest",
     "readable",
     "remove",
     "take",

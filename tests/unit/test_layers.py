@@ -7,7 +7,7 @@ LAYERS = [
     {"errors", "results", "cancel", "masking", "output", "config", "units", "globs", "yamlfile"},
     {"workflow", "expressions", "expansion", "events", "graph", "junit", "tarstream"},
     {"plan", "planned", "resolve", "explain", "records", "journal", "environment", "view", "dockerfile", "images"}
-    | {"diagnosis", "rundiff"},
+    | {"diagnosis", "rundiff", "schemas"},
     {"providers", "snapshot", "store", "cache", "artifacts", "secrets", "services", "render"},
     {"scheduler", "runner", "recorder", "reading"},
     {"engine", "past", "report"},

@@ -1,0 +1,136 @@
+"""The run in the words of the CI system that loom itself runs in: sinks of the run's events.
+
+GitHub and GitLab fold lines that follow each other, so a job's output is held back until the job is over and then printed as
+one group: jobs that run side by side do not mix. Only the last lines of a very long output are printed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from loom.diagnosis import places_in
+from loom.events import PhaseEvent
+from loom.journal import OutputBatch
+from loom.render.screen import Detail, Look, Screen, duration_text, visible
+from loom.results import Status
+
+MOST_LINES = 20_000
+"""Of a job's output, this many lines are kept in memory to be printed; the record has all of them."""
+
+Write = Callable[[str], None]
+
+
+class _Jobs:
+    """What jobs printed, until they are over; the rest of the run goes to a plain screen."""
+
+    def __init__(self, write: Write, *, unicode: bool) -> None:
+        self._write = write
+        self._plain = Screen(Look(detail=Detail.NORMAL, unicode=unicode), write)
+        self._lines: dict[str, deque[str]] = {}
+        self._dropped: dict[str, int] = {}
+        self._tests: dict[str, list[Mapping[str, Any]]] = {}
+
+    def phase(self, event: PhaseEvent) -> None:
+        job_id = event.job_id
+        if job_id is not None:
+            if event.kind == "phase_started" and event.step is not None:
+                command = str(event.data.get("command", "")).strip().splitlines() or [""]
+                self._add(job_id, f"$ {command[0]}{' …' if len(command) > 1 else ''}")
+            if event.message == "failing_test":
+                self._tests.setdefault(job_id, []).append(event.data)
+            if event.message == "job_finished" and event.status is not Status.SKIPPED:
+                lines = self._lines.pop(job_id, deque())
+                dropped = self._dropped.pop(job_id, 0)
+                if dropped:
+                    lines.appendleft(f"({dropped} lines before these are in the record)")
+                for line in self._group(event, list(lines)):
+                    self._write(line)
+                for line in self._annotations(event, list(lines), self._tests.pop(job_id, [])):
+                    self._write(line)
+        self._plain.phase(event)
+
+    def output(self, batch: OutputBatch) -> None:
+        for text, _ in batch.texts():
+            self._add(batch.where.job_id or "", text)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def _add(self, job_id: str, text: str) -> None:
+        lines = self._lines.setdefault(job_id, deque(maxlen=MOST_LINES))
+        if len(lines) == MOST_LINES:
+            self._dropped[job_id] = self._dropped.get(job_id, 0) + 1
+        lines.append(visible(text))
+
+    def _group(self, event: PhaseEvent, lines: list[str]) -> Iterator[str]:
+        raise NotImplementedError
+
+    def _annotations(self, event: PhaseEvent, lines: list[str], tests: list[Mapping[str, Any]]) -> Iterator[str]:
+        return iter(())
+
+
+def _title(event: PhaseEvent) -> str:
+    return f"{event.job_id}: {event.status} in {duration_text(event.duration_ms)}"
+
+
+class GitHub(_Jobs):
+    """Groups and annotations. `token` must be unguessable for jobs: what they print is no command to GitHub."""
+
+    def __init__(self, write: Write, *, unicode: bool = True, token: str) -> None:
+        super().__init__(write, unicode=unicode)
+        self._token = token
+
+    def _group(self, event: PhaseEvent, lines: list[str]) -> Iterator[str]:
+        yield f"::group::{_escaped(_title(event))}"
+        yield f"::stop-commands::{self._token}"
+        yield from lines
+        yield f"::{self._token}::"
+        yield "::endgroup::"
+
+    def _annotations(self, event: PhaseEvent, lines: list[str], tests: list[Mapping[str, Any]]) -> Iterator[str]:
+        if event.status is Status.SUCCESS:
+            return
+        level = "warning" if event.data.get("allowed_failure") else "error"
+        for test in tests[:10]:
+            place = {"file": test.get("file"), "line": test.get("line")}
+            name = f"{test['classname']}.{test['name']}" if test.get("classname") else test["name"]
+            yield _annotation(level, place, title=name, message=test.get("message") or "this test failed")
+        where = event.data.get("failing_step") or event.data.get("failing_section") or ""
+        title = f"{event.job_id}, {where}" if where else str(event.job_id)
+        places = [] if tests else places_in(lines[-50:], 1)
+        place = {"file": places[0].file, "line": places[0].line, "col": places[0].column} if places else {}
+        yield _annotation(level, place, title=title, message=str(event.error or event.status))
+
+
+def _annotation(level: str, place: Mapping[str, Any], *, title: str, message: str) -> str:
+    values = {**{name: value for name, value in place.items() if value is not None}, "title": title}
+    properties = ",".join(f"{name}={_property(str(value))}" for name, value in values.items())
+    return f"::{level} {properties}::{_escaped(message)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _escaped(text).replace(":", "%3A").replace(",", "%2C")
+
+
+class GitLab(_Jobs):
+    """Collapsible sections, those of jobs that passed closed."""
+
+    def __init__(self, write: Write, *, unicode: bool = True, clock_ns: Callable[[], int]) -> None:
+        super().__init__(write, unicode=unicode)
+        self._clock_ns = clock_ns
+
+    def _group(self, event: PhaseEvent, lines: list[str]) -> Iterator[str]:
+        name = "loom_" + re.sub(r"[^A-Za-z0-9_.]", "_", event.job_id or "")
+        end = self._clock_ns() // 1_000_000_000
+        start = end - int((event.duration_ms or 0) / 1000)
+        closed = "[collapsed=true]" if event.status is Status.SUCCESS else ""
+        yield f"\x1b[0Ksection_start:{start}:{name}{closed}\r\x1b[0K{_title(event)}"
+        yield from lines
+        yield f"\x1b[0Ksection_end:{end}:{name}\r\x1b[0K"

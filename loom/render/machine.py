@@ -1,0 +1,44 @@
+"""A run as JSONL on standard output: every event, each line of output with its place, and at the end where the receipt is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import orjson
+
+from loom.events import PhaseEvent, encode
+from loom.journal import OutputBatch
+
+RECEIPT_KIND = "receipt"
+
+
+class JsonLines:
+    """A sink. `write` gets whole lines; when its reader is gone, the run goes on without it."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._out = write
+        self._gone = False
+
+    def phase(self, event: PhaseEvent) -> None:
+        self._write(encode(event))
+
+    def output(self, batch: OutputBatch) -> None:
+        where = batch.where
+        place = orjson.dumps({"job_id": where.job_id, "step": where.step, "section": where.section})
+        tail = b"," + place[1:] + b"\n"
+        self._write(b"".join(line[:-1] + tail for line in batch.encoded.splitlines() if line))
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def receipt(self, path: str, status: str, exit_code: int) -> None:
+        line = {"kind": RECEIPT_KIND, "receipt_path": path, "status": status, "exit_code": exit_code}
+        self._write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+    def _write(self, data: bytes) -> None:
+        if self._gone:
+            return
+        try:
+            self._out(data)
+        except (OSError, ValueError):
+            self._gone = True

@@ -1,0 +1,148 @@
+"""Whole records of real runs of every kind, held to the published schemas and to the fold."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from loom import schemas
+from loom.records import Document, RunFold, dump, section_dir, step_dir
+from loom.store import RunPaths, read_phases
+
+from .conftest import Make, Ran
+
+PUBLISHED = Path(__file__).parents[3] / "docs" / "reference" / "schemas"
+_VALIDATORS: dict[str, jsonschema.Draft202012Validator] = {}
+
+
+def validate(name: str, value: object) -> None:
+    if name not in _VALIDATORS:
+        schema = json.loads((PUBLISHED / f"{name}.schema.json").read_text())
+        jsonschema.Draft202012Validator.check_schema(schema)
+        _VALIDATORS[name] = jsonschema.Draft202012Validator(schema)
+    _VALIDATORS[name].validate(value)
+
+
+@pytest.mark.parametrize("name", schemas.NAMES)
+def test_the_published_schema_is_current(name: str) -> None:
+    written = (PUBLISHED / f"{name}.schema.json").read_text()
+    assert json.loads(written) == schemas.record_schema(name), (
+        f"loom schema --record {name} > {PUBLISHED}/{name}.schema.json"
+    )
+
+
+def test_nothing_else_is_published() -> None:
+    assert {path.name for path in PUBLISHED.iterdir()} == {f"{name}.schema.json" for name in schemas.NAMES}
+
+
+def documents(fold: RunFold) -> Iterator[tuple[str, Document]]:
+    """Every document that a whole record has, with its place below `logs/<run_id>/`."""
+    yield "summary.json", fold.run_summary()
+    yield "phase-report.json", fold.phase_report()
+    yield "pipeline/summary.json", fold.pipeline_summary()
+    yield "pipeline/manifest.json", fold.pipeline_manifest()
+    for job in fold.jobs.values():
+        yield f"jobs/{job.id}/summary.json", fold.job_summary(job.id)
+        yield f"jobs/{job.id}/manifest.json", fold.job_manifest(job.id)
+        for attempt, step in job.steps:
+            place = step_dir(job.id, step, attempt, job.attempts)
+            yield f"{place}/summary.json", fold.step_summary(job.id, attempt, step)
+        for section in job.sections:
+            yield f"{section_dir(job.id, section)}/summary.json", fold.section_summary(job.id, section)
+
+
+def hold(paths: RunPaths, *, whole: bool = True) -> None:
+    """Every file is valid, every pointer leads somewhere, and the fold gives each document's bytes again."""
+    fold = RunFold()
+    for event in read_phases(paths):
+        fold.apply(event)
+    rebuilt = {place: dump(document) for place, document in documents(fold)}
+    if whole:
+        assert paths.receipt.read_bytes() == dump(fold.receipt())
+        validate("receipt", json.loads(paths.receipt.read_bytes()))
+        assert fold.phase_report().complete, fold.phase_report()
+    found = set()
+    for path in paths.logs.rglob("*.json"):
+        place = str(path.relative_to(paths.logs))
+        assert path.read_bytes() == rebuilt[place], place
+        shape = json.loads(path.read_bytes())
+        validate(shape["kind"], shape)
+        found.add(place)
+        for key, value in shape.items():
+            if key.endswith("_path") and value is not None and whole:
+                assert (paths.logs / value).exists(), (place, key)
+    if whole:
+        assert found == set(rebuilt)
+    seqs = []
+    for path in paths.logs.rglob("events.jsonl"):
+        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+        for line in lines:
+            validate("event", line)
+        own = [line["seq"] for line in lines]
+        assert own == sorted(own), path
+        if path.parent.parent.name in ("script", "system"):
+            assert lines[0]["kind"] == "phase_started"
+            assert lines[0]["job_id"] is not None
+            seqs += own
+    assert len(seqs) == len(set(seqs))
+
+
+def test_a_failed_run(failed: Ran) -> None:
+    hold(failed.project.last().paths)
+
+
+RUNS = {
+    "passed": ("script: ['echo \"é\"', 'printf \"no end\"']", 0),
+    "timed_out": ("script: [sleep 30]\n  timeout: 0.3s", 4),
+    "binary": ('script: [\'printf "\\\\377\\\\n"; head -c 200000 /dev/zero | tr "\\\\0" x; exit 9\']', 1),
+    "after": ("script: [exit 1]\n  after_script: [echo after]\n  before_script: [echo before]", 1),
+    "service": ("image: busybox-that-is-not-there\n  script: [echo hi]", 3),
+    "artifacts": ("script: [echo hi > out.txt]\n  artifacts: {paths: [out.txt, missing.txt]}", 0),
+    "allowed": ("script: [exit 3]\n  allow_failure: true\n  retry: 2", 0),
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_run_that(kind: str, make: Make) -> None:
+    body, code = RUNS[kind]
+    project = make(f"version: v1\nstages: [s]\na:\n  stage: s\n  {body}\n")
+    output = project.loom("run", "--local", code=code, DOCKER_HOST=f"unix://{project.places}/none.sock")
+    hold(project.last().paths)
+    assert project.loom("show") == output
+    shown = json.loads(project.loom("show", "--json"))
+    validate("show", shown)
+    validate("diagnosis", json.loads(project.loom("diagnose", "--json")))
+
+
+def test_what_commands_print_for_machines(failed: Ran) -> None:
+    loom = failed.project.loom
+    validate("runs", json.loads(loom("runs", "--json")))
+    validate("show", json.loads(loom("show", "--json")))
+    validate("diagnosis", json.loads(loom("diagnose", "--json")))
+    for line in loom("logs", "--system", "--json").splitlines():
+        validate("log-line", json.loads(line))
+    diff = json.loads(loom("diff", "last", "last", "--json"))
+    validate("diff", diff)
+    assert diff["same"]
+
+
+def test_a_run_streams_its_events(make: Make) -> None:
+    project = make("version: v1\nstages: [s]\na:\n  stage: s\n  script: [echo one, 'echo two >&2; exit 2']\n")
+    lines = [json.loads(line) for line in project.loom("run", "--local", "--json", code=1).splitlines()]
+    for line in lines:
+        validate("stream-line", line)
+    assert [line["seq"] for line in lines[:-1]] == list(range(1, len(lines)))
+    printed = [
+        (line["step"], line["stream"], line["text"]) for line in lines if line["kind"] == "output" and line["step"]
+    ]
+    assert printed == [("script/01", "stdout", "one"), ("script/02", "stderr", "two")]
+    assert lines[-1]["kind"] == "receipt"
+    assert Path(lines[-1]["receipt_path"]).exists()
+
+
+def test_schemas_are_printed(failed: Ran) -> None:
+    assert failed.project.loom("schema", "--record", "list").split() == list(schemas.NAMES)
+    assert json.loads(failed.project.loom("schema", "--record", "receipt")) == schemas.record_schema("receipt")
+    failed.project.loom("schema", "--record", "nothing", code=2)

@@ -1,0 +1,210 @@
+"""GitHub's and GitLab's formats, the agent's size, the diff: with plain values."""
+
+import re
+
+import pytest
+
+from loom.diagnosis import Evidence, Ignored, diagnose, lines_that_matter, missing_paths, places_in, reproduce_command
+from loom.render.agent import MOST_BYTES, agent_text
+from loom.render.ci import _annotation
+from loom.rundiff import first_line, normalised
+
+from .conftest import Make
+
+
+def evidence(**more: object) -> Evidence:
+    job = {
+        "job_id": "test",
+        "status": "failure",
+        "exit_code": 1,
+        "error": "script/01 failed with exit code 1",
+        "failing_step": "script/01",
+        "failing_section": None,
+        "failing_command": "make test",
+        "failing_tests": [],
+        "image": None,
+        "steps": [{"step": "script/01", "attempt": 1, "command": "make test"}],
+        **(more.pop("job", {}) or {}),  # type: ignore[dict-item]
+    }
+    shape = {
+        "run_id": "1",
+        "state": "failure",
+        "receipt": {"command": ["loom", "run", "--local", "--container", "-j", "2", "--var", "A=b c", "test"]},
+        "pipeline": {"jobs": []},
+        "job": job,
+        **more,
+    }
+    return Evidence(**shape)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("sh: 1: frobnicate: not found", "command_not_found"),
+        ("bash: line 3: jq: command not found", "command_not_found"),
+        ("OSError: [Errno 28] No space left on device", "disk_full"),
+        ("Error: listen EADDRINUSE: address already in use :::8080", "port_in_use"),
+        ("cat: a.txt: No such file or directory", "missing_file"),
+        ("fatal: detected dubious ownership in repository at '/workspace'", "dubious_ownership"),
+        ("./run.sh: /bin/sh^M: bad interpreter", "crlf"),
+        ("sh: 2: [[: not found", "bashism"),
+        ("exec /usr/bin/x: exec format error", "wrong_architecture"),
+        ("Error response from daemon: pull access denied for x, repository does not exist", "image_denied"),
+        ("ModuleNotFoundError: No module named 'requests'", "python_module"),
+        ("Error: Cannot find module 'express'", "node_module"),
+        ("curl: (6) Could not resolve host: example.org", "name_resolution"),
+        ("connect: connection refused", "connection_refused"),
+        ("sh: 1: TOKEN: parameter not set", "unset_variable"),
+        ("FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory", "out_of_memory"),
+        ("/lib/libc.so.6: version `GLIBC_2.38' not found", "glibc"),
+        ("the input device is not a TTY", "no_tty"),
+        ("./deploy.sh: Permission denied", "permission_denied"),
+    ],
+)
+def test_known_failures(line: str, code: str) -> None:
+    found = diagnose(evidence(lines=["something before", line, "make: *** [all] Error 1"]))
+    assert found.causes[0].code == code
+    assert "{" not in found.causes[0].summary
+
+
+@pytest.mark.parametrize(("code", "name"), [(137, "killed"), (139, "segfault"), (126, "not_executable")])
+def test_exit_codes_speak(code: int, name: str) -> None:
+    assert diagnose(evidence(job={"exit_code": code})).causes[0].code == name
+
+
+def test_a_file_that_git_ignores_is_named_first() -> None:
+    asked: list[str] = []
+
+    def ignored(paths: object) -> Ignored | None:
+        asked.extend(paths)  # type: ignore[arg-type]
+        return Ignored(path="app/.env", rule=".gitignore:3: .env")
+
+    found = diagnose(
+        evidence(
+            lines=["cat: .env: No such file or directory"],
+            job={"failing_command": "cd app && cat .env"},
+            ignored=ignored,
+        )
+    )
+    assert asked == [".env", "app/.env"]
+    assert [cause.code for cause in found.causes] == ["ignored_file"]
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ("cat: a/b.txt: No such file or directory", "a/b.txt"),
+        ("FileNotFoundError: [Errno 2] No such file or directory: 'data/x.json'", "data/x.json"),
+        ("Error: ENOENT: no such file or directory, open '/workspace/conf.js'", "conf.js"),
+        ("open config.yml: no such file or directory", "config.yml"),
+        ("sh: 1: ./gen.sh: not found", "./gen.sh"),
+        ("ls: cannot access 'dist': No such file or directory", "dist"),
+        ("python: can't open file '/workspace/tool.py': [Errno 2] No such file or directory", "tool.py"),
+        ("ModuleNotFoundError: No module named 'pkg._version'", "pkg/_version.py"),
+        ("sh: 1: cannot open in.txt: No such file", "in.txt"),
+    ],
+)
+def test_missing_paths(line: str, path: str) -> None:
+    assert path.removeprefix("./") in missing_paths([line], None)
+
+
+def test_lines_that_matter_keep_the_error_and_the_end() -> None:
+    lines = [f"ok {n}" for n in range(200)]
+    lines[100] = "AssertionError: 1 != 2"
+    shown = lines_that_matter(lines)
+    assert len(shown) <= 14
+    assert "AssertionError: 1 != 2" in shown
+    assert shown[-1] == "ok 199"
+    assert "…" in shown
+    assert lines_that_matter(["a", "b", ""]) == ["a", "b"]
+    assert lines_that_matter([]) == []
+
+
+def test_places_are_the_projects_own() -> None:
+    lines = [
+        '  File "/usr/lib/python3.11/unittest/case.py", line 57, in x',
+        '  File "/workspace/src/app.py", line 12, in y',
+        "src/main.c:3:7: error: expected ';'",
+        "node_modules/x/index.js:1:2",
+        "app/a.ts(4,5): error TS1005",
+    ]
+    assert [(p.file, p.line) for p in places_in(lines)] == [("app/a.ts", 4), ("src/main.c", 3), ("src/app.py", 12)]
+
+
+def test_the_command_that_reproduces_keeps_the_inputs() -> None:
+    assert diagnose(evidence()).reproduce == "loom run --local --container --var 'A=b c' test"
+    assert reproduce_command(["loom", "run", "-f", "x.yml", "a", "b"], "a") == "loom run --local -f x.yml a"
+    assert reproduce_command([], None) == "loom run --local"
+
+
+def test_the_agents_text_is_never_too_long() -> None:
+    huge = ["é" * 5000 + " error"] * 400
+    tests = [{"name": "n" * 900, "message": "m" * 9000, "file": "f" * 500, "line": 1}] * 30
+    found = diagnose(
+        evidence(lines=huge, job={"failing_tests": tests, "failing_command": "x\n" * 3000, "error": "e" * 5000})
+    )
+    text = agent_text(found)
+    assert len(text.encode()) <= MOST_BYTES
+    assert text.startswith("run 1: failure")
+    assert "failed: job test" in text
+    assert "reproduce: " in text
+
+
+def test_annotations_are_escaped() -> None:
+    line = _annotation("error", {"file": "a,b:c.py", "line": 3, "col": None}, title="x", message="100%\nnext")
+    assert line == "::error file=a%2Cb%3Ac.py,line=3,title=x::100%25%0Anext"
+
+
+def test_what_a_job_prints_is_no_command_to_github(make: Make) -> None:
+    project = make(
+        "version: v1\nstages: [s]\na:\n  stage: s\n  script: ['echo ::error::forged; echo src/x.py:7: bad; exit 1']\n"
+    )
+    lines = project.loom("run", "--local", "--format", "github", code=1).splitlines()
+    stop = next(line for line in lines if line.startswith("::stop-commands::"))
+    go_on = f"::{stop.removeprefix('::stop-commands::')}::"
+    assert lines.index(stop) < lines.index("::error::forged") < lines.index(go_on)
+    assert "::error file=src/x.py,line=7,title=a%2C script/01::script/01 failed with exit code 1" in lines
+    text = project.loom("run", "--local", "--format", "gitlab", code=1)
+    assert re.search(r"section_start:\d+:loom_a\s", text)
+    assert re.search(r"section_end:\d+:loom_a\s", text)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("2026-11-25T01:02:03.123Z done", "2026-11-26T01:02:04Z done"),
+        ("passed in 0.31s", "passed in 12.0s"),
+        ("/tmp/loom-run-local-123-456/a.py", "/tmp/loom-run-local-99-1/a.py"),
+        ("object at 0x7f00aa", "object at 0x7fffbb"),
+        ("commit 1a6d7387cff007e6", "commit aead9d2929aacff5"),
+        ("listening on localhost:43121", "listening on localhost:9"),
+    ],
+)
+def test_what_changes_by_itself_is_the_same(a: str, b: str) -> None:
+    assert normalised(a) == normalised(b)
+
+
+def test_the_first_line_that_differs() -> None:
+    assert first_line("s", ["a", "b"], ["a", "b"]) is None
+    found = first_line("s", ["a", "took 3 ms", "x"], ["a", "took 9 ms", "y"])
+    assert found is not None
+    assert (found.line, found.a, found.b) == (3, "x", "y")
+    short = first_line("s", ["a"], [])
+    assert short is not None
+    assert (short.line, short.a, short.b) == (1, "a", None)
+
+
+def test_diff_names_the_file_that_made_the_difference(make: Make) -> None:
+    project = make(
+        "version: v1\nstages: [s]\na:\n  stage: s\n  script: ['cat data; date; exit $(cat data)']\n", data="0\n"
+    )
+    project.loom("run", "--local")
+    first = project.last().run_id
+    (project.root / "data").write_text("3\n")
+    project.loom("run", "--local", code=1)
+    text = project.loom("diff", first)
+    assert "first difference: the tree: data" in text
+    assert "differs: data" in text
+    assert "a: success / failure (3)" in text
+    assert "script/01, line 1:" in text
+    project.loom("diff", first, "nothing", code=2)
