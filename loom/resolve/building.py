@@ -164,6 +164,7 @@ class Builder:
             tmpfs=tuple(fields.tmpfs),
             devices=tuple(fields.devices),
             gpus=fields.gpus,
+            read_only=fields.read_only,
         )
 
     def service(self, service: models.Service, number: int, text: _Texts) -> p.Service:

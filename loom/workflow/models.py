@@ -537,6 +537,7 @@ class Resources(Model):
     tmpfs: Lines = Field(default_factory=list, description="Paths to mount a tmpfs at, optionally with :options.")
     devices: Lines = Field(default_factory=list, description="Devices to hand in.")
     gpus: Gpus | None = Field(default=None, description="GPUs to hand in: a number, all, or device=ID.")
+    read_only: bool = Field(default=False, description="The container's root file system can't be written to.")
 
 
 class NetworkFields(Model):
