@@ -142,11 +142,18 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
     import docker
     from docker.tls import TLSConfig
 
+    class EnginesOwn(TLSConfig):
+        """The engine's certificates alone count: REQUESTS_CA_BUNDLE would silently take the place of its ca.pem."""
+
+        def configure_client(self, client: docker.APIClient) -> None:
+            super().configure_client(client)
+            client.trust_env = False
+
     tls: TLSConfig | bool = False
     try:
         if endpoint.tls:
             pair = (str(endpoint.client_cert), str(endpoint.client_key))
-            tls = TLSConfig(
+            tls = EnginesOwn(
                 client_cert=pair if endpoint.client_cert and endpoint.client_key else None,
                 ca_cert=str(endpoint.ca_cert) if endpoint.ca_cert else None,
                 verify=endpoint.verify,
@@ -194,7 +201,8 @@ def _look_at_socket(endpoint: Endpoint, environ: Mapping[str, str]) -> None:
 def unavailable(endpoint: Endpoint, environ: Mapping[str, str], error: BaseException) -> LoomError:
     """What to tell the user when no engine answers at `endpoint`."""
     cause = _root_cause(error)
-    number = cause.errno if isinstance(cause, OSError) else None
+    # The ssl module's errors are OSErrors with numbers of their own.
+    number = cause.errno if isinstance(cause, OSError) and type(cause).__module__ != "ssl" else None
     if "paramiko" in str(error):
         return EngineUnavailable(
             f"the Docker engine at {endpoint} is reached by ssh, and the ssh support is not installed",

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -287,3 +288,78 @@ def test_an_engine_that_sees_none_of_our_files(
         client.close()
     finally:
         own.stop()
+
+
+# Engines that are reached by TLS
+
+
+@pytest.fixture
+def tls_proxy(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The engine behind TLS, as the variables that name it: the client has to show a certificate, as Docker's own does."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl for certificates")
+    certificates = tmp_path / "certificates"
+    certificates.mkdir()
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run(command, cwd=certificates, check=True, capture_output=True)
+    shutil.copy(certificates / "cert.pem", certificates / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+    context.load_verify_locations(certificates / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        while True:
+            try:
+                raw, _ = listener.accept()
+                client = context.wrap_socket(raw, server_side=True)
+            except ssl.SSLError:
+                continue
+            except OSError:
+                return
+            engine = socket.socket(socket.AF_UNIX)
+            engine.connect("/var/run/docker.sock")
+            threading.Thread(target=pump, args=(client, engine), daemon=True).start()
+            threading.Thread(target=pump, args=(engine, client), daemon=True).start()
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                target.sendall(data)
+        except OSError:
+            pass
+        for end in (source, target):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield {
+        "DOCKER_HOST": f"tcp://127.0.0.1:{listener.getsockname()[1]}",
+        "DOCKER_TLS_VERIFY": "1",
+        "DOCKER_CERT_PATH": str(certificates),
+    }
+    listener.close()
+
+
+def test_an_engine_behind_tls(docker_place: Place, tls_proxy: dict[str, str]) -> None:
+    client = connect(tls_proxy)
+    docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
+    content = os.urandom(8 * 1024 * 1024)
+    (docker_place.workspace / "binary").write_bytes(content)
+    try:
+        with docker_place.job() as job:
+            ran = job.run("cat binary; echo error >&2; exit 3")
+            assert (ran.code, ran.out == content, ran.err) == (3, True, b"error\n")
+            assert job.run("sleep 20", timeout_s=0.3).exit.ended is Ended.TIMED_OUT
+        assert docker_place.provider.close() == []
+    finally:
+        client.close()
+
+
+def test_an_engine_behind_tls_that_does_not_know_us(tls_proxy: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="no Docker engine answers at tcp://"):
+        connect({**tls_proxy, "DOCKER_CERT_PATH": str(tmp_path)})
