@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loom import __version__, environment, snapshot
+from loom import __version__, environment, processes, snapshot
 from loom.cache import Cache
 from loom.cancel import Cancel
 from loom.errors import LoomError, SnapshotError
@@ -26,7 +26,7 @@ from loom.results import JobResult, Skip, Status
 from loom.runner import Handover, JobRunner, Keeping, PlaceOpener, Resumption, Settings, Tools
 from loom.scheduler import run_jobs
 from loom.snapshot import Snapshot, Source
-from loom.store import RUN_PREFIX, RunRecord, Store, boot_id, process_start
+from loom.store import RUN_PREFIX, RunRecord, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,8 +355,8 @@ def _identity(request: Request, workspace: Path) -> dict[str, Any]:
         "workflow_path": request.plan.workflow_path,
         "command": list(request.command),
         "pid": os.getpid(),
-        "pid_started": process_start(os.getpid()),
-        "boot_id": boot_id(),
+        "pid_started": processes.started_at(os.getpid()),
+        "boot_id": processes.boot_id(),
         **request.identity,
     }
 

@@ -15,8 +15,9 @@ from typing import Any
 from loom.events import OutputEvent
 from loom.reading import Reading, Unit
 from loom.records import JobState, Span
-from loom.render.screen import duration_text, size_text, visible
+from loom.render.screen import visible
 from loom.store import last_output, read_events
+from loom.units import rough_duration, rough_size
 
 MOST_LINES = 100_000
 """Lines of one step in the page; of a longer log the last ones, since these say how it ended."""
@@ -125,7 +126,7 @@ def values(reading: Reading) -> dict[str, Any]:
     facts = [
         ("run", reading.run_id),
         ("started", _when(str(receipt.get("started_at") or ""))),
-        ("took", duration_text(receipt.get("duration_ms"))),
+        ("took", rough_duration(receipt.get("duration_ms"))),
         ("repository", str(receipt.get("repo_root") or "")),
         ("workflow", str(receipt.get("workflow_path") or "")),
         ("commit", str(receipt.get("snapshot_head_sha") or "")[:12]),
@@ -159,13 +160,13 @@ def _job(reading: Reading, job: JobState, failing: bool, start: float, end: floa
     ]
     artifacts = job.facts.get("artifacts_saved")
     if artifacts:
-        facts.append(("artifacts", f"{artifacts['files']} files, {size_text(artifacts['bytes'])}"))
+        facts.append(("artifacts", f"{artifacts['files']} files, {rough_size(artifacts['bytes'])}"))
     failing_place = None if result is None else result.data.get("failing_step") or result.data.get("failing_section")
     return JobView(
         id=job.id,
         stage=str(job.planned.get("stage", "")),
         status=str(job.status or "unfinished"),
-        duration="" if result is None or result.status == "skipped" else duration_text(result.duration_ms),
+        duration="" if result is None or result.status == "skipped" else rough_duration(result.duration_ms),
         note=(result.error or "") if result is not None else "did not end",
         place=str(job.planned.get("provider", "")),
         facts=[(name, value) for name, value in facts if value],
@@ -187,7 +188,7 @@ def _log(unit: Unit, job: JobState, *, opened: bool) -> LogView:
         command=str(span.start.data.get("command", "")).strip(),
         status=str(span.status or "unfinished"),
         exit_code=span.end.exit_code if span.end else None,
-        duration=duration_text(span.duration_ms),
+        duration=rough_duration(span.duration_ms),
         error=span.end.error if span.end else "did not end",
         open=opened and last,
         lines=len(lines),
@@ -246,7 +247,7 @@ def _bars(job: JobState, start: float, end: float) -> Iterator[Bar]:
             kind=kind,
             left=round((since - start) * scale, 3),
             width=round(max(0.0, until - since) * scale, 3),
-            duration=duration_text((until - since) * 1000),
+            duration=rough_duration((until - since) * 1000),
         )
 
     if not job.phases or job.status == "skipped":
@@ -271,7 +272,7 @@ def _ticks(seconds: float) -> list[tuple[float, str]]:
     )
     count = int(seconds / step)
     return [
-        (round(number * step / seconds * 100, 2), duration_text(number * step * 1000)) for number in range(count + 1)
+        (round(number * step / seconds * 100, 2), rough_duration(number * step * 1000)) for number in range(count + 1)
     ]
 
 

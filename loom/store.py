@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from loom import processes
 from loom.errors import InfrastructureError, RecordError, RequestError
 from loom.events import Event, OutputEvent, PhaseEvent, decode
 
@@ -318,29 +319,12 @@ def _json(shape: Mapping[str, Any]) -> bytes:
     return orjson.dumps(dict(shape), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def boot_id() -> str:
-    """The kernel's name for this boot: a process id means nothing without it."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-def process_start(pid: int) -> str:
-    """When a process started, in the kernel's ticks: tells a process from a later one with the same id."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
 def is_alive(identity: Mapping[str, Any]) -> bool:
     """Whether the loom that wrote `identity` still runs on this machine."""
     pid = identity.get("pid")
-    if not isinstance(pid, int) or identity.get("boot_id") != boot_id():
-        return False
-    started = process_start(pid)
-    return started != "" and started == identity.get("pid_started")
+    return isinstance(pid, int) and processes.is_alive(
+        pid, began=str(identity.get("pid_started")), boot=str(identity.get("boot_id"))
+    )
 
 
 def read_events(path: Path) -> Iterator[Event]:

@@ -1,4 +1,4 @@
-"""Durations and sizes as users write them, and the nearest name to a misspelling."""
+"""Durations and sizes as users write them and as people read them, and the nearest name to a misspelling."""
 
 from __future__ import annotations
 
@@ -63,6 +63,31 @@ def size_text(amount: int) -> str:
         if amount and amount % step == 0:
             return f"{amount // step}{unit}"
     return str(amount)
+
+
+def rough_duration(milliseconds: float | None) -> str:
+    """A duration for people: `87 ms`, `1.2 s`, `2 min 05 s`, `1 h 03 min`; `?` for None."""
+    if milliseconds is None:
+        return "?"
+    if milliseconds < 1000:
+        return f"{milliseconds:.0f} ms"
+    seconds = milliseconds / 1000
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def rough_size(amount: int) -> str:
+    """Bytes for people, in powers of 1000 as registries count: `12 B`, `3.4 kB`, `120 MB`."""
+    rest = float(amount)
+    for unit in ("B", "kB", "MB"):
+        if rest < 999.5:
+            return f"{rest:.0f} {unit}" if unit == "B" or rest >= 99.5 else f"{rest:.1f} {unit}"
+        rest /= 1000
+    return f"{rest:.1f} GB"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -177,7 +177,7 @@ def export(
     from loom.errors import ImageError
     from loom.images import shown
     from loom.providers.docker.archive import export_images
-    from loom.providers.docker.images import size_text
+    from loom.units import rough_size
 
     with _context(workflow, names) as context:
         missing: list[str] = []
@@ -202,7 +202,7 @@ def export(
         else:
             for image in chosen.values():
                 print(f"{image.name} {image.image_id}")
-            print(f"{file}: {_count(len(chosen))}, {size_text(size)}")
+            print(f"{file}: {_count(len(chosen))}, {rough_size(size)}")
 
 
 def import_(
@@ -242,8 +242,7 @@ def prune(
     from loom.errors import RequestError
     from loom.providers.docker.build import prune_builds
     from loom.providers.docker.client import connect
-    from loom.providers.docker.images import size_text
-    from loom.units import duration
+    from loom.units import duration, rough_size
 
     try:
         age_s = duration(older_than)
@@ -258,7 +257,7 @@ def prune(
         _print_json([{"name": one.name, "image_id": one.image_id, "size": one.size} for one in removed])
     else:
         for one in removed:
-            print(f"removed {one.name} ({size_text(one.size)}, with what it shares)")
+            print(f"removed {one.name} ({rough_size(one.size)}, with what it shares)")
         if not removed:
             print(f"nothing that loom built is older than {older_than}")
 
@@ -430,7 +429,7 @@ def _chosen(uses: Sequence[ImageUse], names: Sequence[str] | None) -> list[Image
 
 def _table(rows: Sequence[Row], now: float) -> list[str]:
     from loom.images import short
-    from loom.providers.docker.images import size_text
+    from loom.units import rough_size
 
     head = ("IMAGE", "HERE", "DIGEST", "SIZE", "AGE", "LOCKED", "USED BY")
     cells = []
@@ -444,7 +443,7 @@ def _table(rows: Sequence[Row], now: float) -> list[str]:
                 row.name,
                 here,
                 (short(image.digest) if image.digest else "-") if image else "-",
-                size_text(image.size) if image else "-",
+                rough_size(image.size) if image else "-",
                 _age(image.created, now) if image else "-",
                 "yes" if row.locked else "-",
                 ", ".join(row.used_by) + (f" ({row.problem})" if row.problem else ""),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loom.diagnosis import Diagnosis
-from loom.render.screen import duration_text
+from loom.units import rough_duration
 
 MOST_BYTES = 2048
 _LINE = 160
@@ -30,7 +30,7 @@ def _short(text: str, most: int = _LINE) -> str:
 
 
 def _head(diagnosis: Diagnosis) -> list[str]:
-    took = f" after {duration_text(diagnosis.duration_ms)}" if diagnosis.duration_ms is not None else ""
+    took = f" after {rough_duration(diagnosis.duration_ms)}" if diagnosis.duration_ms is not None else ""
     tree = f"; tree {diagnosis.tree_sha[:12]}" if diagnosis.tree_sha else ""
     lines = [f"run {diagnosis.run_id}: {diagnosis.state}{took}{tree}"]
     if diagnosis.last_event_at is not None:

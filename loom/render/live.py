@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from loom.events import PhaseCode, PhaseEvent
 from loom.journal import OutputBatch
-from loom.render.screen import Look, Screen, duration_text, visible
+from loom.render.screen import Look, Screen, visible
+from loom.units import rough_duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -179,7 +180,7 @@ class Live:
                 doing = f"{job.doing}  {job.last}" if job.last else job.doing
                 table.add_row(
                     Text(f"{self._look.marks['start']} {job_id}", style="cyan"),
-                    Text(duration_text((now - job.since) * 1000), style="bold"),
+                    Text(rough_duration((now - job.since) * 1000), style="bold"),
                     Text(doing, style="dim"),
                 )
             if len(running) > MOST_JOBS:
@@ -190,13 +191,13 @@ class Live:
         from rich.text import Text
 
         if not self._running and not self._done:
-            return Text(f"taking the snapshot  {duration_text((now - self._begun) * 1000)}", style="dim")
+            return Text(f"taking the snapshot  {rough_duration((now - self._begun) * 1000)}", style="dim")
         dot = f" {self._look.marks['dot']} "
         stages = dot.join(
             f"{stage} {sum(job in self._ended for job in jobs)}/{len(jobs)}" for stage, jobs in self._stages.items()
         )
         return Text(
-            f"{stages}{dot}{duration_text((now - self._begun) * 1000)}", style="dim", no_wrap=True, overflow="ellipsis"
+            f"{stages}{dot}{rough_duration((now - self._begun) * 1000)}", style="dim", no_wrap=True, overflow="ellipsis"
         )
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from loom.events import OutputEvent, Where, to_dict
-from loom.render.screen import Look, duration_text, visible
+from loom.render.screen import Look, visible
+from loom.units import rough_duration
 
 if TYPE_CHECKING:
     from loom.diagnosis import Diagnosis
@@ -34,7 +35,7 @@ def runs_lines(rows: Sequence[Mapping[str, Any]], look: Look, *, now_ns: int, wi
     cells = [("RUN", "WHEN", "STATUS", "TREE", "TOOK", "FAILED" if not with_place else "CHECKOUT")]
     for row in rows:
         age = (now_ns - int(row["run_id"])) / 1e9
-        took = duration_text(row["duration_ms"]) if row["duration_ms"] is not None else ""
+        took = rough_duration(row["duration_ms"]) if row["duration_ms"] is not None else ""
         last = str(row["failing_job_id"] or "") if not with_place else str(row["repo_root"] or "")
         cells.append((row["run_id"], age_text(age), row["status"], str(row["tree_sha"] or "")[:12], took, last))
     widths = [max(len(cell[column]) for cell in cells) for column in range(len(cells[0]))]

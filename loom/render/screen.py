@@ -16,6 +16,7 @@ from typing import Any
 from loom.events import PhaseCode, PhaseEvent
 from loom.journal import OutputBatch
 from loom.results import Status
+from loom.units import rough_duration, rough_size
 
 TAIL_LINES = 20
 """How much of a failing step's output is shown."""
@@ -62,30 +63,6 @@ _VERDICTS = {
     Status.CANCELED: ("warn", "warn", "interrupted"),
     Status.SKIPPED: ("skip", "dim", "skipped"),
 }
-
-
-def duration_text(milliseconds: float | None) -> str:
-    """`87 ms`, `1.2 s`, `2 min 05 s`, `1 h 03 min`."""
-    if milliseconds is None:
-        return "?"
-    if milliseconds < 1000:
-        return f"{milliseconds:.0f} ms"
-    seconds = milliseconds / 1000
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def size_text(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
 
 
 def visible(text: str) -> str:
@@ -185,7 +162,7 @@ class Screen:
             dirty = f" + {data['changed']} uncommitted changes" if data["changed"] else ""
             yield self._look.styled(
                 f"  HEAD {str(data['head_sha'])[:12]}{dirty}, tree {str(data['tree_sha'])[:12]}, "
-                f"{data['files']} files, {size_text(data['bytes'])}",
+                f"{data['files']} files, {rough_size(data['bytes'])}",
                 "dim",
             )
         for left in data["left_out"][:5]:
@@ -212,7 +189,7 @@ class Screen:
         if event.status is Status.SKIPPED:
             yield self._row(mark, style, job_id, f"skipped: {event.error}")
             return
-        text = f"{verdict} in {duration_text(event.duration_ms)}"
+        text = f"{verdict} in {rough_duration(event.duration_ms)}"
         if data.get("allowed_failure"):
             mark, style, text = "warn", "warn", f"{text} (allowed to fail)"
         yield self._row(mark, style, job_id, text)
@@ -251,7 +228,7 @@ class Screen:
 
     def _run_finished(self, data: Mapping[str, Any]) -> Iterator[str]:
         _, style, verdict = _VERDICTS[Status(data["status"])]
-        yield self._look.styled(f"{verdict} in {duration_text(data['duration_ms'])}", style)
+        yield self._look.styled(f"{verdict} in {rough_duration(data['duration_ms'])}", style)
 
 
 def closing_lines(status: str, receipt_path: str, look: Look) -> list[str]:

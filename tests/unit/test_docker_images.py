@@ -14,7 +14,7 @@ from loom.images import parse_reference
 from loom.plan import Image, Ready, Service
 from loom.providers.docker.build import what_failed
 from loom.providers.docker.credentials import DOCKER_HUB_KEY, Credentials, credentials_for
-from loom.providers.docker.images import Progress, explain, size_text
+from loom.providers.docker.images import Progress, explain
 from loom.providers.docker.ready import (
     CommandProbe,
     HttpProbe,
@@ -28,6 +28,7 @@ from loom.providers.docker.ready import (
 )
 from loom.providers.docker.services import container_names
 from loom.providers.docker.streams import engine_errors, in_background
+from loom.units import rough_size
 
 
 def test_progress_sums_layers_and_never_goes_back() -> None:
@@ -61,7 +62,7 @@ def test_progress_sums_layers_and_never_goes_back() -> None:
     ],
 )
 def test_sizes(size: int, text: str) -> None:
-    assert size_text(size) == text
+    assert rough_size(size) == text
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from loom.providers.docker.client import explanation
 from loom.providers.docker.credentials import Credentials, credentials_for
 from loom.providers.docker.streams import Line, canceled, engine_errors, in_background, say
 from loom.results import OnOutput
+from loom.units import rough_size
 
 ClientFactory = Callable[[], "docker.DockerClient"]
 
@@ -385,17 +386,7 @@ class Progress:
     def __str__(self) -> str:
         have = sum(current for current, _ in self._layers.values())
         total = sum(total for _, total in self._layers.values())
-        return f"{len(self._done)} of {len(self._layers)} layers, {size_text(have)} of {size_text(total)}"
-
-
-def size_text(size: int) -> str:
-    """Bytes for people, in powers of 1000 as registries count."""
-    amount = float(size)
-    for unit in ("B", "kB", "MB"):
-        if amount < 999.5:
-            return f"{amount:.0f} {unit}" if unit == "B" or amount >= 99.5 else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} GB"
+        return f"{len(self._done)} of {len(self._layers)} layers, {rough_size(have)} of {rough_size(total)}"
 
 
 def _wait_for(had: Future[ResolvedImage], image: plan.Image, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:

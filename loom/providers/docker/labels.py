@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from loom.processes import boot_id, started_at
+
 RUN = "loom.run"
 JOB = "loom.job"
 PID = "loom.pid"
@@ -26,28 +28,12 @@ ROLE = "loom.role"
 """What the thing is for: `job`, `service`, `helper`, `overlay`, `volume`, `network`."""
 
 
-def boot_id() -> str:
-    """Names this boot of this machine (also of a container's host): process numbers mean nothing beyond it."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return "unknown"
-
-
 def pid_namespace() -> str:
     """Names the set of process numbers that this process counts in."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return "unknown"
-
-
-def started_at(pid: int) -> str:
-    """The kernel's start time of a living process, empty when there is none of that number."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
 
 
 def labels(
