@@ -14,8 +14,9 @@ from typing import Any
 from loom.diagnosis import places_in
 from loom.events import PhaseEvent
 from loom.journal import OutputBatch
-from loom.render.screen import Detail, Look, Screen, duration_text, visible
+from loom.render.screen import Detail, Look, Screen, visible
 from loom.results import Status
+from loom.units import rough_duration
 
 MOST_LINES = 20_000
 """Of a job's output, this many lines are kept in memory to be printed; the record has all of them."""
@@ -73,7 +74,7 @@ class _Jobs:
 
 
 def _title(event: PhaseEvent) -> str:
-    return f"{event.job_id}: {event.status} in {duration_text(event.duration_ms)}"
+    return f"{event.job_id}: {event.status} in {rough_duration(event.duration_ms)}"
 
 
 class GitHub(_Jobs):

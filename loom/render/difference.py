@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from loom.render.screen import Look, duration_text, visible
+from loom.render.screen import Look, visible
+from loom.units import rough_duration
 
 if TYPE_CHECKING:
     from loom.rundiff import Diff, Inputs, JobDiff, Pair
@@ -14,8 +15,8 @@ _MOST = 10
 
 
 def diff_lines(diff: Diff, look: Look) -> Iterator[str]:
-    yield f"a: {diff.run_a}  {diff.state_a}  {duration_text(diff.duration_ms_a)}"
-    yield f"b: {diff.run_b}  {diff.state_b}  {duration_text(diff.duration_ms_b)}"
+    yield f"a: {diff.run_a}  {diff.state_a}  {rough_duration(diff.duration_ms_a)}"
+    yield f"b: {diff.run_b}  {diff.state_b}  {rough_duration(diff.duration_ms_b)}"
     if diff.same:
         yield look.styled("same inputs, same outcome, same output", "ok")
         return
@@ -51,7 +52,7 @@ def _pairs(title: str, pairs: list[Pair]) -> Iterator[str]:
 
 
 def _job(job: JobDiff, look: Look) -> Iterator[str]:
-    took = f"{duration_text(job.duration_ms_a)} / {duration_text(job.duration_ms_b)}"
+    took = f"{rough_duration(job.duration_ms_a)} / {rough_duration(job.duration_ms_b)}"
     if job.same:
         yield look.styled(f"{job.job_id}: the same, {job.status_a} ({took})", "dim")
         return
