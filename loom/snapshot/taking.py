@@ -25,6 +25,8 @@ OnProgress = Callable[[int, int], None]
 
 RUNTIME = ".loom/.runtime"
 _NAMED = 10
+_LARGE_INDEX = 1_000_000
+_LIST = ("ls-files", "-z", "--stage", "-v")
 _DIFF_FILES = ("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=all")
 # Kernel clocks that stamp files run up to one tick behind.
 _TICK_NS = 20_000_000
@@ -160,7 +162,9 @@ class _Filling:
         done.excludes = layout.excludes_of(source)
         done.config = tree.hashing_config(source.config, source.environment)
         (git_dir / "objects").mkdir(parents=True)
-        processes = self._ask() if layout.is_plain(layout.copy_index(source, git_dir)) else None
+        data = layout.copy_index(source, git_dir)
+        plain = layout.is_plain(data)
+        listing = self._start(*_LIST) if plain else None
         layout.lay_out(
             source,
             git_dir,
@@ -168,16 +172,18 @@ class _Filling:
             attributes=layout.attributes_of(source),
             excludes=done.excludes,
         )
-        if processes is None:
+        if listing is None:
             self._make_index_plain()
-            processes = self._ask()
-        listing, dirty, others = processes
+            listing = self._start(*_LIST)
+        # In a large tree the copying waits for the listing, so nothing is to hold that up.
+        questions = None if len(data) > _LARGE_INDEX else self._ask()
         done.borrowed = layout.lay_out_objects(source, git_dir, may_borrow=self._may_borrow, cancel=self._cancel)
         if self._prefix is not None:
             (self._target / ".git").write_bytes(os.fsencode(f"gitdir: {os.path.relpath(git_dir, self._target)}\n"))
         index = _Index()
         items = os.fsdecode(listing.output()).split("\0")
         items.pop()
+        dirty, others = questions or self._ask()
         with Pool(source.root, self._target, since_ns=since_ns, cancel=self._cancel) as pool:
             found = pool.copy(
                 self._tracked(items, index), about=len(items), look_around=True, on_portion=self._progress(len(items))
@@ -225,10 +231,9 @@ class _Filling:
 
     # What the source holds
 
-    def _ask(self) -> tuple[git.Running, git.Running, git.Running]:
-        """Start asking git what is tracked, what of it changed, and what else is there."""
+    def _ask(self) -> tuple[git.Running, git.Running]:
+        """Start asking git what of the tracked files changed, and what else is there."""
         return (
-            self._start("ls-files", "-z", "--stage", "-v"),
             self._start(*_DIFF_FILES),
             self._start("ls-files", "-z", "--others", "--exclude-standard", *self._own_excludes()),
         )

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import pygit2
 import pytest
 
 from loom.snapshot import Snapshot
@@ -251,6 +252,22 @@ def test_git_is_real(work: Repo, snap: Snap) -> None:
     assert inside.git("rev-parse", "--abbrev-ref", "HEAD") == "HEAD\n"
     assert inside.git("rev-parse", "--abbrev-ref", "origin/HEAD") == "origin/main\n"
     assert snapshot.branch == "main"
+
+
+def test_libgit2_agrees(work: Repo, snap: Snap) -> None:
+    # Other programs than git read a workspace; libgit2 is the one that most of them use.
+    work.write("README", "edited\n")
+    work.write("new", "new\n")
+    (work.root / "empty").unlink()
+    snapshot = snap(work)
+    there = pygit2.Repository(str(snapshot.path))
+    flags = pygit2.enums.FileStatus
+    assert there.status() == {"README": flags.WT_MODIFIED, "new": flags.WT_NEW, "empty": flags.WT_DELETED}
+    assert str(there.head.target) == snapshot.head_sha
+    assert there.head_is_detached
+    there.index.add_all()
+    there.index.remove_all(["empty"])
+    assert str(there.index.write_tree()) == snapshot.tree_sha
 
 
 def test_started_from_a_subdirectory(work: Repo, snap: Snap) -> None:
