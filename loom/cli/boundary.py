@@ -17,10 +17,10 @@ from loom.results import ExitCode
 
 def run_app(arguments: list[str]) -> int:
     """Run the command line; returns the exit code and never lets an exception out."""
-    from loom.cli.app import app
+    from loom.cli.app import app_for
 
     try:
-        outcome = app(args=arguments, prog_name="loom", standalone_mode=False)
+        outcome = app_for(arguments)(args=arguments, prog_name="loom", standalone_mode=False)
         code = int(outcome) if isinstance(outcome, int) else ExitCode.OK
         sys.stdout.flush()
         return code

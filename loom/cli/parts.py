@@ -52,6 +52,10 @@ class Engine:
 
         return connect(self.environ)
 
+    def connect(self) -> None:
+        """EngineUnavailable when none answers."""
+        self()
+
     def answers(self) -> None:
         """EngineUnavailable when it does not. What dead looms left in it is removed meanwhile, out of the run's way."""
         client = self()
@@ -85,6 +89,13 @@ def needs_engine(plan: Plan) -> bool:
     return any(job.provider is ProviderName.DOCKER or job.services for job in plan.jobs)
 
 
+def preflight(plan: Plan, engine: Engine) -> Callable[[], None] | None:
+    """What has to be true of the engine before anything starts; None when the plan does without one."""
+    if any(job.provider is ProviderName.DOCKER for job in plan.jobs):
+        return engine.connect  # the provider removes what dead looms left, once its first container runs
+    return engine.answers if needs_engine(plan) else None
+
+
 def tools_for(
     plan: Plan,
     config: Config,
@@ -105,7 +116,7 @@ def tools_for(
     from loom.providers.docker.images import Images
     from loom.providers.docker.provider import DockerProvider
 
-    images = Images(engine.another, environ=engine.environ, lock=lock, frozen=config.frozen)
+    images = Images(engine.another, environ=engine.environ, lock=lock, frozen=config.frozen, shared=engine)
 
     @contextmanager
     def services(

@@ -210,7 +210,7 @@ def execute(prepared: Prepared, options: Options) -> int:
                 tools=parts.tools_for(
                     plan, config, source, lock, connection, run_id=prepared.run_id, isolated=options.strict
                 ),
-                preflight=connection.answers if parts.needs_engine(plan) else None,
+                preflight=parts.preflight(plan, connection),
                 store=Store(config.state_dir),
                 tmp_dir=config.tmp_dir,
                 clock_ns=time.time_ns,

@@ -149,6 +149,16 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
             super().configure_client(client)
             client.trust_env = False
 
+    class Client(docker.DockerClient):
+        """Asks the engine once what it is: jobs start in the time that asking again would take."""
+
+        _said: dict[str, Any] | None = None
+
+        def version(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            if self._said is None:
+                self._said = super().version(*args, **kwargs)
+            return self._said
+
     tls: TLSConfig | bool = False
     try:
         if endpoint.tls:
@@ -158,7 +168,7 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
                 ca_cert=str(endpoint.ca_cert) if endpoint.ca_cert else None,
                 verify=endpoint.verify,
             )
-        client = docker.DockerClient(
+        client = Client(
             base_url=endpoint.url,
             tls=tls,
             timeout=FIRST_ANSWER_S,

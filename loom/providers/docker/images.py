@@ -74,8 +74,11 @@ class Images:
         environ: Mapping[str, str],
         lock: ImageLock | None = None,
         frozen: bool = False,
+        shared: ClientFactory | None = None,
     ) -> None:
+        """`client_factory` connects anew; `shared` gives a connection that others use too, and close."""
         self._client_factory = client_factory
+        self._shared = shared
         self._environ = environ
         self._lock = lock
         self._frozen = frozen
@@ -86,6 +89,8 @@ class Images:
 
     @property
     def client(self) -> docker.DockerClient:
+        if self._shared is not None:
+            return self._shared()
         with self._guard:
             if self._client is None:
                 self._client = self._client_factory()

@@ -81,6 +81,7 @@ class DockerProvider:
         finally:
             if session is not None:
                 self._left_behind += session.leave()
+            self._reap_once(client)
             if session is None or session.kept_until is None:
                 self._remove_later(client, name, mount)
 
@@ -149,7 +150,7 @@ class DockerProvider:
         with self._lock:
             if self._podman is None:
                 with translated("asking for the engine's version"):
-                    found: Any = retrying(lambda: client.api.version())
+                    found: Any = retrying(lambda: client.version())
                 self._podman = any(
                     "podman" in str(part.get("Name", "")).lower() for part in found.get("Components", ())
                 )
