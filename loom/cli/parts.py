@@ -141,8 +141,9 @@ def tools_for(
         ) as network:
             yield network
 
+    docker_provider = DockerProvider(engine, pid=os.getpid(), log_driver=config.log_driver)
     return Tools(
-        providers={ProviderName.HOST: host, ProviderName.DOCKER: DockerProvider(engine, pid=os.getpid())},
+        providers={ProviderName.HOST: host, ProviderName.DOCKER: docker_provider},
         images=images,
         services=services,
         secrets=_secrets(config, environ, root),

@@ -70,6 +70,12 @@ def run(
     frozen: Annotated[bool, typer.Option("--frozen", help="Only images that .loom/images.lock names.")] = False,
     pull: Annotated[str | None, typer.Option("--pull", metavar="WHEN", help="always, missing or never.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither restore nor save caches.")] = False,
+    cache_diff: Annotated[
+        bool,
+        typer.Option(
+            "--cache-diff", help="Run twice, without caches and with them, and name the keys that change the outcome."
+        ),
+    ] = False,
     output: Annotated[
         OutputFormat, typer.Option("--format", help="For a CI system that loom itself runs in: groups, annotations.")
     ] = OutputFormat.SCREEN,
@@ -116,6 +122,7 @@ def run(
                 frozen=frozen,
                 pull=pull,
                 no_cache=no_cache,
+                cache_diff=cache_diff,
                 output="json" if as_json else output.value,
                 keep=keep,
             )

@@ -56,6 +56,7 @@ class Options:
     frozen: bool = False
     pull: str | None = None
     no_cache: bool = False
+    cache_diff: bool = False
     output: str = "screen"
     """`screen`, `json`, `github` or `gitlab`."""
     keep: str | None = None
@@ -164,6 +165,10 @@ def failed_before(config: Config, source: Source) -> list[str]:
 
 def run(options: Options) -> int:
     """Run the workflow; the exit code of the process."""
+    if options.cache_diff:
+        from loom.cli import cache_diff
+
+        return cache_diff.run(options)
     prepared = prepare(options)
     if options.dry_run:
         from loom.render.plans import plan_yaml

@@ -7,7 +7,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, ProviderError
@@ -35,9 +35,16 @@ class DockerProvider:
     `pid` is the process that answers for what is made: when it is gone, the next loom removes it.
     """
 
-    def __init__(self, client: Callable[[], docker.DockerClient], *, pid: int) -> None:
+    def __init__(
+        self,
+        client: Callable[[], docker.DockerClient],
+        *,
+        pid: int,
+        log_driver: Literal["json-file", "none"] = "json-file",
+    ) -> None:
         self._connect = client
         self._pid = pid
+        self._log_driver = log_driver
         self._lock = threading.Lock()
         self._workspaces = Workspaces()
         self._removals: list[threading.Thread] = []
@@ -85,6 +92,14 @@ class DockerProvider:
             if session is None or session.kept_until is None:
                 self._remove_later(client, name, mount)
 
+    def _log_config(self, client: docker.DockerClient) -> dict[str, Any]:
+        """Whole, whatever the engine does by default: a lost connection is taken up again from it, from its beginning.
+
+        A size that nobody reaches, since an engine whose own default has one puts that in where none is given.
+        """
+        rotates = self._log_driver == "json-file" and not self._is_podman(client)
+        return {"Type": self._log_driver, "Config": {"max-size": "1000t"} if rotates else {}}
+
     def close(self) -> Sequence[str]:
         with self._lock:
             removals, self._removals = self._removals, []
@@ -112,7 +127,7 @@ class DockerProvider:
             stdin_open=True,
             stop_signal="SIGKILL",  # the driver ignores TERM, and a step's `kill 1` should not look like a stop
             labels=self._labels(request),
-            host_config=api.create_host_config(**host_config(request, mount)),
+            host_config=api.create_host_config(**host_config(request, mount), log_config=self._log_config(client)),
         )
         # When the one client that is attached to the input goes away, and be it by `kill -9`, the input closes.
         config["StdinOnce"] = True
