@@ -16,19 +16,16 @@ from typing import Any, BinaryIO
 import orjson
 
 from loom.errors import RecordError
-from loom.events import SCHEMA_VERSION, Event, OutputEvent, PhaseEvent, Scope, Where, decode, encode, timestamp
+from loom.events import SCHEMA_VERSION, Event, OutputEvent, PhaseEvent, Scope, Where, decode, encode
 from loom.journal import OutputBatch, Sink
 from loom.output import Line
 from loom.records import RECEIPT_SCHEMA, RUN_SCHEMA, SHOW_SCHEMA, Document, RunFold
 from loom.render.screen import TAIL_LINES
-from loom.store import RunEntry, RunPaths, last_event, last_output, read_events, read_phases
+from loom.store import INTERRUPTED, RUNNING, RunEntry, RunPaths, last_event, last_output, read_events, read_phases
 
 _KNOWN_SCHEMAS = (SCHEMA_VERSION, RUN_SCHEMA, RECEIPT_SCHEMA)
 
-RUNNING = "running"
 _CHUNK = 1 << 20
-INTERRUPTED = "interrupted"
-"""Loom was killed, or the machine went down: nobody wrote the end of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +64,7 @@ class Reading:
     @property
     def state(self) -> str:
         """A status, or `running`, or `interrupted`."""
-        if self.entry.receipt is not None:
-            return str(self.entry.receipt.get("status"))
-        return RUNNING if self.entry.alive else INTERRUPTED
+        return self.entry.state
 
     @cached_property
     def fold(self) -> RunFold:
@@ -320,36 +315,6 @@ def _other_schema(version: object, path: Path) -> RecordError:
         hint="read it with the loom that wrote it (run.json and the receipt name its version)",
         code="RECORD_SCHEMA",
     )
-
-
-def row_of(entry: RunEntry) -> dict[str, Any]:
-    """One line of `loom runs`, from a few small files."""
-    receipt = entry.receipt or {}
-    status = str(receipt.get("status", RUNNING if entry.alive else INTERRUPTED))
-    failing = None
-    if status not in ("success", RUNNING, INTERRUPTED):
-        try:
-            failing = orjson.loads((entry.paths.logs / "summary.json").read_bytes()).get("failing_job_id")
-        except (OSError, ValueError, AttributeError):
-            failing = None  # a record that lost this file still has a row
-    last = None if entry.receipt else last_event(entry.paths.events)
-    return {
-        "run_id": entry.run_id,
-        "status": status,
-        "exit_code": receipt.get("exit_code"),
-        "started_at": receipt.get("started_at") or timestamp(int(entry.run_id)),
-        "duration_ms": receipt.get("duration_ms"),
-        "last_event_at": last.ts if last else None,
-        "head_sha": receipt.get("snapshot_head_sha"),
-        "tree_sha": receipt.get("snapshot_tree_sha"),
-        "failing_job_id": failing,
-        "error": receipt.get("error"),
-        "command": list(receipt.get("command") or entry.identity.get("command") or ()),
-        "repo_root": entry.identity.get("repo_root"),
-        "workspace": entry.identity.get("workspace"),
-        "receipt_path": str(entry.paths.receipt) if entry.receipt else None,
-        "logs_dir": str(entry.paths.logs),
-    }
 
 
 def document_of(reading: Reading) -> dict[str, Any]:

@@ -23,6 +23,9 @@ from loom.events import Event, OutputEvent, PhaseEvent, decode
 
 RUN_PREFIX = "loom-run-local-"
 CHECK_PREFIX = "loom-check-"
+RUNNING = "running"
+INTERRUPTED = "interrupted"
+"""Loom was killed, or the machine went down: nobody wrote the end of the run."""
 RUNTIME_LINK = Path(".loom") / ".runtime"
 TAIL_BYTES = 16_000_000
 """How much of a file's end is read at most, whatever the length of its lines."""
@@ -171,6 +174,13 @@ class RunEntry:
     def run_id(self) -> str:
         return self.paths.run_id
 
+    @property
+    def state(self) -> str:
+        """A status, or `running`, or `interrupted`."""
+        if self.receipt is not None:
+            return str(self.receipt.get("status"))
+        return RUNNING if self.alive else INTERRUPTED
+
 
 class Store:
     """All records of a user. Reading never changes anything."""
@@ -219,6 +229,27 @@ class Store:
                 continue
             if repo_root is None or _same_checkout(entry, repo_root):
                 yield entry
+
+    def remove(self, run_id: str) -> None:
+        """Delete a record. RecordError when its run is alive, when it is not loom's, or when a part can't be deleted."""
+        root = self.runs_dir / run_id
+        try:
+            ours = (root / "CACHEDIR.TAG").read_text() == _TAG
+        except OSError:
+            ours = False
+        if not ours or root.is_symlink():
+            raise RecordError(f"{root} has no mark of loom's (CACHEDIR.TAG): nothing was deleted")
+        identity = _read(root / "run.json")
+        if identity is not None and is_alive(identity):
+            raise RecordError(f"run {run_id} is still running: nothing was deleted")
+        going = root.with_name(f".{run_id}.removing")
+        try:
+            if going.exists():
+                shutil.rmtree(going)
+            root.rename(going)
+            shutil.rmtree(going)
+        except OSError as error:
+            raise RecordError(f"{error.filename or root} can't be deleted: {error.strerror or error}") from error
 
     def find(self, wanted: str, *, repo_root: Path | None) -> RunEntry:
         """The run that `wanted` names: an id, a unique prefix or suffix of one, a path, `last` or `last-failed`.

@@ -17,6 +17,7 @@ MODULES = {
     "config": ("config",),
     "images": ("images",),
     "cache": ("cache",),
+    "clean": ("clean", "doctor"),
     "snapshot": ("snapshot", "verify"),
     "shell": ("shell", "exec"),
     "version": ("version",),

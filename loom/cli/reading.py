@@ -74,8 +74,7 @@ def print_json(document: Any) -> None:
 def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> None:
     from itertools import islice
 
-    from loom.reading import row_of
-    from loom.records import RUNS_SCHEMA
+    from loom.listing import RUNS_SCHEMA, row_of
     from loom.render.record import runs_lines
 
     place = here(color)
@@ -96,9 +95,10 @@ def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> N
 
 
 def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, color: str | None) -> None:
-    from loom.reading import INTERRUPTED, RUNNING, document_of, replay
+    from loom.reading import document_of, replay
     from loom.render.record import unfinished_lines
     from loom.render.screen import Screen, closing_lines
+    from loom.store import INTERRUPTED, RUNNING
 
     place = here(color)
     reading = place.find(run)

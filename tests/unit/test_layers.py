@@ -9,7 +9,7 @@ LAYERS = [
     {"plan", "planned", "resolve", "explain", "records", "journal", "environment", "view", "dockerfile", "images"}
     | {"diagnosis", "rundiff", "schemas"},
     {"providers", "snapshot", "store", "cache", "artifacts", "secrets", "services", "render"},
-    {"scheduler", "runner", "recorder", "reading"},
+    {"scheduler", "runner", "recorder", "reading", "listing"},
     {"engine", "past", "report"},
     {"cli"},
     {"__main__"},

@@ -78,11 +78,12 @@ def reap(client: docker.DockerClient, *, now: Callable[[], float] = time.time) -
         if labels.maker_is_gone(marks) and _job(marks) not in kept:
             remove("volume", volume["Name"], marks, partial(remove_volume, client, volume["Name"]))
             if layers := marks.get(labels.LAYERS):
-                _remove_layers(Path(layers), volume["Name"])
+                remove_volume_layers(Path(layers), volume["Name"])
     return done
 
 
-def _remove_layers(layers: Path, volume: str) -> None:
+def remove_volume_layers(layers: Path, volume: str) -> None:
+    """The directories that an overlay volume was made of."""
     # A label is only text: nothing is removed but a directory that has the volume's own name.
     if layers.name == volume and layers.parent.name.endswith(".layers"):
         remove_layers(layers)

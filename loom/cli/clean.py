@@ -1,0 +1,59 @@
+"""`loom clean` and `loom doctor`: the user's own machine, tidied and looked at."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from loom.cli.record import RUN_HELP, complete_run
+
+
+def register(app: typer.Typer) -> None:
+    app.command("clean")(clean)
+    app.command("doctor")(doctor)
+
+
+def clean(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help=RUN_HELP, autocompletion=complete_run)
+    ] = None,
+    keep_last: Annotated[
+        int | None,
+        typer.Option("--keep-last", min=0, metavar="N", help="Keep the newest N; 10, if nothing else is said."),
+    ] = None,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", metavar="AGE", help="Only what is older: `12h`, `7d`.")
+    ] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", "-a", help="The runs of every checkout, and workspaces that no record knows.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would go, and delete nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Delete runs: their records, their isolated workspaces, and what they still have in the engine.
+
+    Never one that is still running.
+    """
+    from loom.cli import cleaning
+
+    raise SystemExit(
+        cleaning.clean(
+            tuple(runs or ()),
+            keep_last=keep_last,
+            older_than=older_than,
+            everywhere=all_,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
+    )
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+    """Look at what loom needs: git, the engine, disk space, its own directories, the default image; say what to do.
+
+    Ends with 0 when nothing is wrong, with 3 otherwise.
+    """
+    from loom.cli import cleaning
+
+    raise SystemExit(cleaning.doctor(as_json=as_json))

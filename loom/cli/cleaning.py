@@ -1,0 +1,314 @@
+"""What `loom clean` deletes, and what `loom doctor` looks at."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loom.cli.reading import Here, here, print_json
+from loom.errors import LoomError, RequestError
+from loom.results import ExitCode
+
+if TYPE_CHECKING:
+    from loom.cli.parts import Engine
+    from loom.store import RunEntry
+
+KEEP_LAST = 10
+_WORKSPACE = re.compile(r"loom-run-local-(\d+)-\d+")
+_LITTLE_SPACE = 2_000_000_000
+
+
+@dataclass(kw_only=True)
+class Item:
+    """One run (or a workspace without one) that goes. `bytes` counts files on this machine, not the engine's."""
+
+    run_id: str
+    record: str | None
+    workspace: str | None
+    in_engine: bool
+    bytes: int
+    removed: bool = False
+    problems: list[str] = field(default_factory=list)
+
+
+# -- loom clean ---------------------------------------------------------------------------------------------------
+
+
+def clean(
+    runs: Sequence[str],
+    *,
+    keep_last: int | None,
+    older_than: str | None,
+    everywhere: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    from loom.cli import parts
+    from loom.render.screen import size_text
+
+    place = here()
+    cutoff_ns = _cutoff(older_than)
+    if runs and (keep_last is not None or older_than is not None):
+        raise RequestError("name runs, or say which by --keep-last and --older-than; not both")
+    if runs:
+        chosen = [_named(place, run) for run in runs]
+    else:
+        default = KEEP_LAST if older_than is None else 0
+        chosen = _chosen(place, default if keep_last is None else keep_last, cutoff_ns, everywhere=everywhere)
+    items = [_item(entry) for entry in chosen]
+    if everywhere and not runs:
+        items += list(_orphans(place, cutoff_ns, {item.workspace for item in items}))
+    engine = parts.Engine(place.config, os.environ)
+    try:
+        for item in items:
+            if not dry_run:
+                _remove(place, item, engine)
+    finally:
+        engine.close()
+    if as_json:
+        print_json(
+            {"schema_version": "loom.clean.v1", "kind": "clean", "dry_run": dry_run, "runs": list(map(asdict, items))}
+        )
+    else:
+        for item in items:
+            what = "would remove" if dry_run else "removed" if item.removed else "could not remove"
+            print(f"{what} {item.run_id}  {size_text(item.bytes)}  {item.workspace or ''}".rstrip())
+            for problem in item.problems:
+                print(f"  {problem}")
+        done = [item for item in items if dry_run or item.removed]
+        print(f"{len(done)} {'would go' if dry_run else 'removed'}, {size_text(sum(item.bytes for item in done))}")
+    return ExitCode.INFRASTRUCTURE if any(item.problems for item in items) else ExitCode.OK
+
+
+def _cutoff(older_than: str | None) -> int:
+    """Runs that began before this go. RequestError for what is no duration."""
+    from loom.units import duration
+
+    if older_than is None:
+        return time.time_ns()
+    try:
+        return time.time_ns() - int(duration(older_than) * 1e9)
+    except ValueError as error:
+        raise RequestError(f"--older-than {older_than}: {error}", hint="such as 30m, 12h, 7d") from error
+
+
+def _named(place: Here, run: str) -> RunEntry:
+    entry = place.store.find(run, repo_root=place.root)
+    if entry.alive:
+        raise RequestError(f"run {entry.run_id} is still running: nothing was deleted")
+    if entry.paths.root.parent.resolve() != place.store.runs_dir.resolve():
+        raise RequestError(f"{entry.paths.root} is a copy of a record: delete it by hand")
+    return entry
+
+
+def _chosen(place: Here, keep_last: int, cutoff_ns: int, *, everywhere: bool) -> list[RunEntry]:
+    entries = list(place.store.entries(None if everywhere else place.root))
+    return [entry for entry in entries[keep_last:] if not entry.alive and int(entry.run_id) < cutoff_ns]
+
+
+def _item(entry: RunEntry) -> Item:
+    workspace = entry.identity.get("workspace")
+    there = isinstance(workspace, str) and Path(workspace).is_dir() and _WORKSPACE.fullmatch(Path(workspace).name)
+    return Item(
+        run_id=entry.run_id,
+        record=str(entry.paths.root),
+        workspace=str(workspace) if there else None,
+        in_engine=_used_engine(entry),
+        bytes=_size(entry.paths.root) + (_size(Path(str(workspace))) if there else 0),
+    )
+
+
+def _used_engine(entry: RunEntry) -> bool:
+    """Whether there may be something in the engine: a run that had images, or that was killed."""
+    return entry.receipt is None or bool(entry.receipt.get("images"))
+
+
+def _orphans(place: Here, cutoff_ns: int, known: set[str | None]) -> Iterator[Item]:
+    """Workspaces that no record knows: `loom snapshot` made them, or their record is gone."""
+    from loom.snapshot import is_workspace
+
+    recorded = {str(entry.identity.get("workspace")) for entry in place.store.entries()}
+    for path in sorted(place.config.tmp_dir.glob("loom-run-local-*")):
+        match = _WORKSPACE.fullmatch(path.name)
+        if match and str(path) not in recorded | known and int(match[1]) < cutoff_ns and is_workspace(path):
+            yield Item(run_id=match[1], record=None, workspace=str(path), in_engine=False, bytes=_size(path))
+
+
+def _remove(place: Here, item: Item, engine: Engine) -> None:
+    from loom import snapshot
+
+    try:
+        if item.in_engine:
+            item.problems += _remove_from_engine(engine, item.run_id)
+        if item.workspace is not None:
+            removal = snapshot.remove(Path(item.workspace), recorded=item.record is not None)
+            item.problems += [f"{path}: {why}" for path, why in removal.remaining[:5]]
+        if item.record is not None and not item.problems:
+            # Last, and only when nothing else is left: the record knows where the rest is.
+            place.store.remove(item.run_id)
+    except LoomError as error:
+        item.problems.append(error.message)
+    item.removed = not item.problems
+
+
+def _remove_from_engine(engine: Engine, run_id: str) -> list[str]:
+    """What could not be removed. Without an engine that answers there is nothing that could be: what was kept is gone with it."""
+    from loom.errors import EngineUnavailable
+    from loom.providers.docker.leftovers import remove_run
+
+    try:
+        client = engine()
+    except (EngineUnavailable, RequestError):
+        return []
+    return remove_run(client, run_id)[1]
+
+
+def _size(root: Path) -> int:
+    total = 0
+    folders = [str(root)]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_size
+        except OSError:
+            continue  # what can't be looked into is not counted
+    return total
+
+
+# -- loom doctor --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """`state` is ok, warn or bad."""
+
+    name: str
+    state: str
+    text: str
+    advice: str | None = None
+
+
+def doctor(*, as_json: bool) -> int:
+    from loom.cli.reading import look_of
+
+    place = here()
+    findings = list(_findings(place))
+    if as_json:
+        print_json(
+            {"schema_version": "loom.doctor.v1", "kind": "doctor", "checks": [asdict(found) for found in findings]}
+        )
+    else:
+        look, write = look_of(place)
+        for found in findings:
+            style = {"ok": "ok", "warn": "warn"}.get(found.state, "bad")
+            write(f"{look.styled(look.marks[style], style)} {found.name}: {found.text}")
+            for line in (found.advice or "").splitlines():
+                write(f"    {line}")
+    return ExitCode.INFRASTRUCTURE if any(found.state == "bad" for found in findings) else ExitCode.OK
+
+
+def _findings(place: Here) -> Iterator[Finding]:
+    yield _git()
+    yield _repository(place)
+    yield from _engine(place)
+    for name, path in (
+        ("state directory", place.config.state_dir),
+        ("workspaces", place.config.tmp_dir),
+        ("caches", place.config.cache_dir),
+    ):
+        yield _directory(name, path)
+
+
+def _git() -> Finding:
+    try:
+        version = subprocess.run(["git", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        return Finding(name="git", state="bad", text=f"can't be run: {error}", advice="install git 2.30 or newer")
+    return Finding(name="git", state="ok", text=version.removeprefix("git version "))
+
+
+def _repository(place: Here) -> Finding:
+    from loom import snapshot
+
+    try:
+        source = snapshot.discover(place.root, environ=os.environ)
+    except LoomError as error:
+        return Finding(name="repository", state="warn", text=error.message, advice=error.hint)
+    workflow = source.root / ".loom" / "workflow.yml"
+    if not workflow.exists():
+        return Finding(
+            name="repository", state="warn", text=f"{source.root} has no {workflow.relative_to(source.root)}",
+            advice="docs/quickstart.md writes a first one",
+        )  # fmt: skip
+    return Finding(name="repository", state="ok", text=str(source.root))
+
+
+def _engine(place: Here) -> Iterator[Finding]:
+    from loom.cli import parts
+
+    engine = parts.Engine(place.config, os.environ)
+    try:
+        client: Any = engine()
+        info = client.info()
+    except LoomError as error:
+        yield Finding(name="engine", state="bad", text=error.message, advice=error.hint)
+        return
+    except Exception as error:  # noqa: BLE001  whatever the engine's client raises is a finding
+        yield Finding(name="engine", state="bad", text=f"does not answer as it should: {error}")
+        return
+    try:
+        version, driver = info.get("ServerVersion"), info.get("Driver")
+        yield Finding(
+            name="engine", state="ok", text=f"{version}, {info.get('OperatingSystem')}, {driver}, {client.api.base_url}"
+        )
+        yield _image(client, place.config.default_image)
+        if info.get("DockerRootDir") and os.path.isdir(info["DockerRootDir"]):  # noqa: PTH112
+            yield _space("engine's disk", Path(info["DockerRootDir"]))
+    finally:
+        engine.close()
+
+
+def _image(client: Any, name: str) -> Finding:
+    try:
+        found = client.images.get(name)
+    except Exception:  # noqa: BLE001  not here, for whatever reason: the advice is the same
+        return Finding(
+            name="default image", state="warn", text=f"{name} is not on this machine",
+            advice=f"it is pulled when a job needs it; now: docker pull {name}",
+        )  # fmt: skip
+    return Finding(name="default image", state="ok", text=f"{name}, {str(found.id)[:19]}")
+
+
+def _directory(name: str, path: Path) -> Finding:
+    """Writable, with room; made if it is not there, as a run would."""
+    above = next((folder for folder in (path, *path.parents) if folder.exists()), path)
+    if not os.access(above, os.W_OK | os.X_OK):
+        return Finding(
+            name=name, state="bad", text=f"{path} can't be written",
+            advice="give permission there, or name another place (`loom config show --origin`)",
+        )  # fmt: skip
+    return _space(name, above, shown=path)
+
+
+def _space(
+    name: str, path: Path, *, shown: Path | None = None, usage: Callable[[Path], Any] = shutil.disk_usage
+) -> Finding:
+    from loom.render.screen import size_text
+
+    free = usage(path).free
+    text = f"{shown or path}, {size_text(free)} free"
+    if free < _LITTLE_SPACE:
+        advice = "make room: loom clean, loom cache prune, loom images prune"
+        return Finding(name=name, state="bad" if free < _LITTLE_SPACE / 10 else "warn", text=text, advice=advice)
+    return Finding(name=name, state="ok", text=text)

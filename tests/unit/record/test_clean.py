@@ -1,0 +1,93 @@
+"""Deleting runs, and looking at the machine."""
+
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from loom.cli.cleaning import _space
+
+from .conftest import Make, Project
+from .test_commands import SLOW, wait_for
+
+TINY = "version: v1\nstages: [s]\na:\n  stage: s\n  script: [echo one]\n"
+
+
+@pytest.fixture
+def three(make: Make) -> Project:
+    project = make(TINY)
+    for _ in range(3):
+        project.loom("run", "--local")
+    return project
+
+
+def ids(project: Project) -> list[str]:
+    return project.store.run_ids()
+
+
+def test_the_newest_stay(three: Project) -> None:
+    before = ids(three)
+    workspaces = [Path(str(three.store.entry(run_id).identity["workspace"])) for run_id in before]
+    assert "2 would go" in three.loom("clean", "--keep-last", "1", "--dry-run")
+    assert ids(three) == before
+    document = json.loads(three.loom("clean", "--keep-last", "1", "--json"))
+    assert [(item["run_id"], item["removed"]) for item in document["runs"]] == [(before[1], True), (before[2], True)]
+    assert ids(three) == before[:1]
+    assert [workspace.exists() for workspace in workspaces] == [True, False, False]
+    assert three.loom("clean").startswith("0 removed")
+    assert three.loom("clean", "--older-than", "1h").startswith("0 removed")
+    assert "1 removed" in three.loom("clean", "last")
+    assert ids(three) == []
+
+
+def test_workspaces_that_no_record_knows_go_with_all(three: Project) -> None:
+    newest, *_ = ids(three)
+    workspace = Path(str(three.store.entry(newest).identity["workspace"]))
+    shutil.rmtree(three.store.runs_dir / newest)
+    three.loom("clean", "--keep-last", "5")
+    assert workspace.exists()
+    assert str(workspace) in three.loom("clean", "--all", "--keep-last", "5")
+    assert not workspace.exists()
+    assert len(ids(three)) == 2
+
+
+def test_nothing_that_is_not_looms_is_deleted(three: Project) -> None:
+    newest, *_ = ids(three)
+    (three.store.runs_dir / newest / "CACHEDIR.TAG").unlink()
+    assert "could not remove" in three.loom("clean", "last", code=3)
+    assert newest in ids(three)
+    three.loom("clean", "last", "--keep-last", "1", code=2)
+    three.loom("clean", "--older-than", "soon", code=2)
+
+
+def test_a_running_run_is_never_deleted(make: Make, tmp_path: Path) -> None:
+    project = make(SLOW.replace("$MARK", str(tmp_path)))
+    run = project.start("run", "--local")
+    try:
+        wait_for(tmp_path / "on")
+        project.loom("clean", "last", code=2)
+        assert project.loom("clean", "--keep-last", "0", "--all").startswith("0 removed")
+        assert len(ids(project)) == 1
+    finally:
+        run.kill()
+        run.communicate()
+    assert "1 removed" in project.loom("clean", "--keep-last", "0")
+    assert ids(project) == []
+
+
+def test_doctor_says_what_is_wrong(make: Make) -> None:
+    project = make(TINY)
+    environ = {"DOCKER_HOST": f"unix://{project.places}/none.sock"}
+    checks = json.loads(project.loom("doctor", "--json", code=3, **environ))["checks"]
+    states = {check["name"]: check["state"] for check in checks}
+    assert (states["git"], states["repository"], states["engine"]) == ("ok", "ok", "bad")
+    text = project.loom("doctor", code=3, **environ)
+    assert "DOCKER_HOST" in text
+
+
+@pytest.mark.parametrize(("free", "state"), [(10**10, "ok"), (10**9, "warn"), (10**8, "bad")])
+def test_little_space_is_said(free: int, state: str, tmp_path: Path) -> None:
+    usage = namedtuple("usage", "free")
+    assert _space("disk", tmp_path, usage=lambda _: usage(free)).state == state
