@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from loom.cli.record import complete_workflow_job
+
 
 class CheckFormat(StrEnum):
     TEXT = "text"
@@ -52,7 +54,12 @@ def check(
 
 def compile_(
     jobs: Annotated[
-        list[str] | None, typer.Argument(metavar="[JOB]...", help="Only these jobs: names, ids or globs.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[JOB]...",
+            help="Only these jobs: names, ids or globs.",
+            autocompletion=complete_workflow_job,
+        ),
     ] = None,
     workflow: WorkflowOption = None,
     output: Annotated[PlanFormat, typer.Option("--format", help="How the plan is shown.")] = PlanFormat.YAML,

@@ -51,7 +51,7 @@ def clean(
     as_json: bool,
 ) -> int:
     from loom.cli import parts
-    from loom.render.screen import size_text
+    from loom.units import size_text
 
     place = here()
     cutoff_ns = _cutoff(older_than)
@@ -304,7 +304,7 @@ def _directory(name: str, path: Path) -> Finding:
 def _space(
     name: str, path: Path, *, shown: Path | None = None, usage: Callable[[Path], Any] = shutil.disk_usage
 ) -> Finding:
-    from loom.render.screen import size_text
+    from loom.units import size_text
 
     free = usage(path).free
     text = f"{shown or path}, {size_text(free)} free"

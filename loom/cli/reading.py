@@ -337,3 +337,19 @@ def known_steps(run: str | None, job: str | None, incomplete: str) -> list[str]:
     except (LoomError, OSError, KeyError):
         return []
     return [unit.name for unit in units if unit.name.startswith(incomplete)]
+
+
+def workflow_jobs(incomplete: str) -> list[str]:
+    """The ids of the jobs that the workflow would run here."""
+    from loom import config, workflow
+    from loom.cli import surroundings
+    from loom.plan import resolve
+
+    root = find_root(Path.cwd()).resolve()
+    try:
+        settings = config.load(root=root, environ=os.environ, flags={})
+        loaded = workflow.load(surroundings.workflow_path(root, None, root), root)
+        plan = resolve(loaded, surroundings.selection(), surroundings.resolve_context(root, settings, os.environ))
+    except (LoomError, OSError):
+        return []
+    return [job.id for job in plan.jobs if job.id.startswith(incomplete)]

@@ -36,6 +36,12 @@ def complete_step(context: typer.Context, incomplete: str) -> list[str]:
     return reading.known_steps(context.params.get("run"), context.params.get("job"), incomplete)
 
 
+def complete_workflow_job(incomplete: str) -> list[str]:
+    from loom.cli import reading
+
+    return reading.workflow_jobs(incomplete)
+
+
 RunArgument = Annotated[
     str, typer.Argument(metavar="[RUN]", help=RUN_HELP, show_default=False, autocompletion=complete_run)
 ]

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from loom.cli.record import complete_workflow_job
+
 
 class OutputFormat(StrEnum):
     SCREEN = "screen"
@@ -22,7 +24,12 @@ def register(app: typer.Typer) -> None:
 
 def run(
     jobs: Annotated[
-        list[str] | None, typer.Argument(metavar="[JOB]...", help="Only these jobs: names, ids or globs.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[JOB]...",
+            help="Only these jobs: names, ids or globs.",
+            autocompletion=complete_workflow_job,
+        ),
     ] = None,
     local: Annotated[
         bool, typer.Option("--local", help="Run on this machine, which is the only way there is.")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loom.cli.record import complete_run
+
 if TYPE_CHECKING:
     from loom.snapshot import Snapshot, Source, Verification
 
@@ -158,7 +160,10 @@ def _explain(source: Source, paths: list[str], *, as_json: bool) -> None:
 
 
 def verify(
-    what: Annotated[str, typer.Argument(metavar="[RUN|WORKSPACE]", help="A run, or a workspace's path.")] = "last",
+    what: Annotated[
+        str,
+        typer.Argument(metavar="[RUN|WORKSPACE]", help="A run, or a workspace's path.", autocompletion=complete_run),
+    ] = "last",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Compute a workspace's tree from its bytes again, and say, file by file, what its jobs changed.

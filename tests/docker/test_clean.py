@@ -33,7 +33,11 @@ def test_a_runs_things_go_and_anothers_stay(client: docker.DockerClient) -> None
         client.volumes.create(f"loom-test-{run_id}", labels=marks)
     gone, problems = remove_run(client, RUN_ID)
     assert problems == []
-    assert sorted(gone) == [f"container loom-test-{RUN_ID}", f"network loom-test-{RUN_ID}", f"volume loom-test-{RUN_ID}"]
+    assert sorted(gone) == [
+        f"container loom-test-{RUN_ID}",
+        f"network loom-test-{RUN_ID}",
+        f"volume loom-test-{RUN_ID}",
+    ]
     assert remove_run(client, RUN_ID) == ([], [])
     assert client.containers.get(f"loom-test-{OTHER}").labels[labels.RUN] == OTHER
     assert len(client.images.list("debian:trixie-slim")) == 1

@@ -249,6 +249,7 @@ def test_completion_never_fails(failed: Ran, monkeypatch: pytest.MonkeyPatch, tm
     assert reading.known_jobs("last", "l") == ["lint"]
     assert "script/02" in reading.known_steps("last", "test", "")
     assert reading.known_jobs("nothing", "") == []
+    assert reading.workflow_jobs("") == ["build", "lint", "test", "after"]
     monkeypatch.chdir(tmp_path)
     assert reading.known_jobs(None, "") == []
     assert os.getcwd() == str(tmp_path)
