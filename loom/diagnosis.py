@@ -114,10 +114,10 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     step = (job or {}).get("failing_step") or evidence.unit[0]
     section = None if step else (job or {}).get("failing_section") or evidence.unit[1]
     of_step = _step_of(job, step)
-    error = (job or {}).get("error") or evidence.receipt.get("error")
+    error = job.get("error") if job is not None else evidence.receipt.get("error")
     command = (job or {}).get("failing_command") or of_step.get("command")
     exit_code = (job or {}).get("exit_code") if job else evidence.receipt.get("exit_code")
-    failed = evidence.state not in ("success", "running")
+    failed = evidence.state not in ("success", "running") and (job or {}).get("status") not in ("success", "skipped")
     printed = [_clipped(line) for line in evidence.lines]
     looked_at = list(printed)
     if failed and not step and error:  # loom's own words about what it could not do
@@ -388,6 +388,12 @@ KNOWN: tuple[Known, ...] = (
         r"version https://git-lfs\.github\.com/spec",
         "a file is a Git LFS pointer, not its content",
         "run `git lfs pull` in your checkout: the snapshot takes LFS files as they are on disk",
+    ),
+    _known(
+        "registry_unreachable",
+        r"can't be reached: Get \"?https?://|(?:Get|Head) \"?https?://[^ ]*/v2/[^ ]*: (?:dial|net|context|EOF|TLS)",
+        "the image's registry can't be reached",
+        "check its name and the network; with the image on this machine, `--pull missing` needs no registry",
     ),
     _known(
         "name_resolution",

@@ -275,7 +275,7 @@ class Store:
 
     def _last(self, *, failed: bool, repo_root: Path | None) -> RunEntry:
         for entry in self.entries(repo_root):
-            if not failed or (entry.receipt and entry.receipt.get("status") != "success"):
+            if not failed or entry.state not in ("success", RUNNING):
                 return entry
         what = "failed run" if failed else "run"
         place = f" of {repo_root}" if repo_root else ""

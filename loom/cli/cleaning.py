@@ -51,7 +51,7 @@ def clean(
     as_json: bool,
 ) -> int:
     from loom.cli import parts
-    from loom.units import size_text
+    from loom.units import rough_size
 
     place = here()
     cutoff_ns = _cutoff(older_than)
@@ -79,11 +79,11 @@ def clean(
     else:
         for item in items:
             what = "would remove" if dry_run else "removed" if item.removed else "could not remove"
-            print(f"{what} {item.run_id}  {size_text(item.bytes)}  {item.workspace or ''}".rstrip())
+            print(f"{what} {item.run_id}  {rough_size(item.bytes)}  {item.workspace or ''}".rstrip())
             for problem in item.problems:
                 print(f"  {problem}")
         done = [item for item in items if dry_run or item.removed]
-        print(f"{len(done)} {'would go' if dry_run else 'removed'}, {size_text(sum(item.bytes for item in done))}")
+        print(f"{len(done)} {'would go' if dry_run else 'removed'}, {rough_size(sum(item.bytes for item in done))}")
     return ExitCode.INFRASTRUCTURE if any(item.problems for item in items) else ExitCode.OK
 
 
@@ -304,10 +304,10 @@ def _directory(name: str, path: Path) -> Finding:
 def _space(
     name: str, path: Path, *, shown: Path | None = None, usage: Callable[[Path], Any] = shutil.disk_usage
 ) -> Finding:
-    from loom.units import size_text
+    from loom.units import rough_size
 
     free = usage(path).free
-    text = f"{shown or path}, {size_text(free)} free"
+    text = f"{shown or path}, {rough_size(free)} free"
     if free < _LITTLE_SPACE:
         advice = "make room: loom clean, loom cache prune, loom images prune"
         return Finding(name=name, state="bad" if free < _LITTLE_SPACE / 10 else "warn", text=text, advice=advice)

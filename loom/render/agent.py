@@ -40,7 +40,8 @@ def _head(diagnosis: Diagnosis) -> list[str]:
         unit = f", section {diagnosis.section}" if diagnosis.section else unit
         code = f", exit code {diagnosis.exit_code}" if diagnosis.exit_code is not None else ""
         image = f", image {diagnosis.image}" if diagnosis.image else ", on the host" if diagnosis.step else ""
-        lines.append(f"failed: job {diagnosis.job_id}{unit}{code}{image}")
+        verdict = "failed" if diagnosis.failed else diagnosis.job_status or diagnosis.state
+        lines.append(f"{verdict}: job {diagnosis.job_id}{unit}{code}{image}")
     if diagnosis.command:
         lines.append(f"command: {_short(' ⏎ '.join(diagnosis.command.strip().splitlines()), 300)}")
     if diagnosis.error and diagnosis.failed and not diagnosis.step:

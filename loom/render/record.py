@@ -76,8 +76,7 @@ def log_json(where: Where, event: OutputEvent) -> bytes:
 def diagnosis_lines(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
     """For a person: what failed, the lines that matter, what it may be, what to do next."""
     if not diagnosis.failed:
-        what = "passed" if diagnosis.state == "success" else "still runs"
-        yield look.styled(f"run {diagnosis.run_id} {what}: nothing to diagnose", "ok")
+        yield look.styled(_nothing(diagnosis), "ok")
         return
     yield look.styled(_headline(diagnosis), "bad")
     if diagnosis.command and diagnosis.step:
@@ -110,12 +109,21 @@ def diagnosis_lines(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
         yield f"events:  {diagnosis.events_path}"
 
 
+def _nothing(diagnosis: Diagnosis) -> str:
+    if diagnosis.state == "running":
+        return f"run {diagnosis.run_id} still runs: nothing to diagnose"
+    if diagnosis.job_status == "skipped":
+        return f"job {diagnosis.job_id} was skipped: {diagnosis.error}"
+    what = f"run {diagnosis.run_id}" if diagnosis.job_id is None else f"job {diagnosis.job_id}"
+    return f"{what} passed: nothing to diagnose"
+
+
 def _headline(diagnosis: Diagnosis) -> str:
     if diagnosis.state == "interrupted":
         begin = f"interrupted, last event at {diagnosis.last_event_at}"
     else:
         begin = {"error": "could not run", "timed_out": "timed out", "canceled": "interrupted"}.get(
-            diagnosis.state, "failed"
+            diagnosis.job_status or diagnosis.state, "failed"
         )
     if diagnosis.job_id is None:
         return f"run {diagnosis.run_id} {begin}"

@@ -92,6 +92,9 @@ def test_diagnose_for_an_agent_is_short(failed: Ran) -> None:
 def test_a_job_may_be_named(failed: Ran) -> None:
     found = json.loads(failed.project.loom("diagnose", "last", "lint", "--json"))
     assert (found["job_id"], found["exit_code"]) == ("lint", 3)
+    assert failed.project.loom("diagnose", "last", "build") == "job build passed: nothing to diagnose\n"
+    assert failed.project.loom("diagnose", "after") == "job after was skipped: test did not succeed\n"
+    failed.project.loom("diagnose", "last", "nothing", code=2)
 
 
 def test_runs_are_named_by_path_and_by_parts(failed: Ran) -> None:

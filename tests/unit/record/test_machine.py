@@ -54,6 +54,10 @@ def evidence(**more: object) -> Evidence:
         ("Error: Cannot find module 'express'", "node_module"),
         ("curl: (6) Could not resolve host: example.org", "name_resolution"),
         ("connect: connection refused", "connection_refused"),
+        (
+            'localhost:1 can\'t be reached: Get "http://localhost:1/v2/": dial tcp: connect: connection refused',
+            "registry_unreachable",
+        ),
         ("sh: 1: TOKEN: parameter not set", "unset_variable"),
         ("FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory", "out_of_memory"),
         ("/lib/libc.so.6: version `GLIBC_2.38' not found", "glibc"),
