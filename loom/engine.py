@@ -57,6 +57,8 @@ class Request:
     isolated: bool = False
     """Two things that a later run of the same jobs has to know: see `planned.Planned`."""
     reuse: Reuse | None = None
+    variables: Mapping[str, str] | None = None
+    """What loom gives every job; None: what the source says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +150,8 @@ class _Run:
         self._begun = self._journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, self._beginning())
         shape = plan_shape(request.plan, without=self._done)
         self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "plan_resolved", shape)
+        if self._done:
+            self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "results_reused", self._results_reused())
         self._record.publish(self._record.paths.plan, dump_planned(self._planned()))
         outcome = Outcome()
         filled = False
@@ -156,7 +160,12 @@ class _Run:
                 self._make_workspace()
             if request.preflight is not None:
                 request.preflight()
-            document = self._take_snapshot().document() if request.reuse is None else dict(request.reuse.snapshot)
+            if request.reuse is None:
+                document = self._take_snapshot().document()
+            else:
+                document = dict(request.reuse.snapshot)
+                with suppress(OSError):  # a job of the earlier run removed it
+                    self._keep_manifest()
             self._journal.fact(
                 RUN, PhaseCode.RUN_BOOTSTRAP, "snapshot_taken", {**document, "path": str(self._workspace)}
             )
@@ -178,9 +187,12 @@ class _Run:
         for job in self._first_jobs():
             self._opener.open_ahead(job)
         taken = snapshot.take(self._request.source, self._workspace, cancel=self._cancel)
-        # `loom verify` needs it, and a job may remove the workspace's own.
-        self._record.publish(self._record.paths.root / "snapshot.json", snapshot.manifest_bytes(self._workspace))
+        self._keep_manifest()
         return taken
+
+    def _keep_manifest(self) -> None:
+        """`loom verify` needs it, and a job may remove the workspace's own."""
+        self._record.publish(self._record.paths.root / "snapshot.json", snapshot.manifest_bytes(self._workspace))
 
     def _make_workspace(self) -> None:
         try:
@@ -258,6 +270,19 @@ class _Run:
             return reuse.archive_of(job_id)
         return self._record.paths.artifacts_archive(job_id)
 
+    def _results_reused(self) -> dict[str, Any]:
+        return {
+            "jobs": {
+                job_id: {
+                    "status": result.status,
+                    "allowed_failure": result.allowed_failure,
+                    "exit_code": result.exit_code,
+                    "archive": str(self._archive_of(job_id)),
+                }
+                for job_id, result in self._done.items()
+            }
+        }
+
     def _stop_others(self) -> None:
         """End what runs, without the run counting as interrupted by the user."""
         self._cancel.request(None)
@@ -295,7 +320,7 @@ class _Run:
         return Settings(
             run_id=request.run_id,
             workspace=self._workspace,
-            variables=run_variables(request.run_id, source, request.plan.workflow_path),
+            variables=request.variables or run_variables(request.run_id, source, request.plan.workflow_path),
             mount_mode=request.mount_mode,
             grace_s=request.grace_s,
             read_only_mounts=tuple(ReadOnlyMount(path=path) for path in source.read_only_mounts),

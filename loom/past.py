@@ -90,9 +90,28 @@ class PastRun:
             f"run {self.run_id} has no failed job: name the one that you mean", hint=f"its jobs: {', '.join(ran)}"
         )
 
+    @property
+    def _taken_over(self) -> Mapping[str, Mapping[str, Any]]:
+        """The jobs that this run did not run itself: it had their results from its own parent."""
+        jobs: Mapping[str, Mapping[str, Any]] = self.fold.facts.get("results_reused", {}).get("jobs", {})
+        return jobs
+
+    def archive_of(self, job_id: str) -> Path:
+        """Where the artifacts of a job of this run are, whether it ran them or took them over."""
+        if job_id in self._taken_over:
+            return Path(str(self._taken_over[job_id]["archive"]))
+        return self.entry.paths.artifacts_archive(job_id)
+
     def result_of(self, job_id: str) -> JobResult | None:
         """What a job of this run came to, None when it did not end."""
         state = self.fold.jobs.get(job_id)
+        if state is None and job_id in self._taken_over:
+            before = self._taken_over[job_id]
+            return JobResult(
+                status=Status(before["status"]),
+                allowed_failure=before["allowed_failure"],
+                exit_code=before["exit_code"],
+            )
         if state is None or state.result is None or state.status is None:
             return None
         return JobResult(status=state.status, allowed_failure=state.allowed_failure, exit_code=state.result.exit_code)
@@ -106,6 +125,11 @@ class PastJob:
     @property
     def state(self) -> JobState:
         return self.run.fold.jobs.get(self.job.id) or JobState(self.job.id, {})
+
+    @property
+    def failing_step(self) -> str | None:
+        result = self.state.result
+        return result.data.get("failing_step") if result else None
 
     @property
     def kept(self) -> Mapping[str, Any]:
@@ -143,10 +167,8 @@ class PastJob:
         """
         steps = self.job.steps
         if wanted is None:
-            result = self.state.result
-            failing = result.data.get("failing_step") if result else None
             ran = [step for _, step in self.state.steps]
-            wanted = failing or (ran[-1] if ran else steps[0].id)
+            wanted = self.failing_step or (ran[-1] if ran else steps[0].id)
         return step_named(self.job, wanted)
 
     def handed_on(self, step: Step, secrets: Mapping[str, bytes]) -> tuple[dict[str, str], list[str]]:
@@ -176,6 +198,16 @@ def step_named(job: Job, wanted: str) -> Step:
 
 def checkpoint_archive(record: Path, job_id: str) -> Path:
     return record / "checkpoints" / f"{job_id}.tar.zst"
+
+
+def remove_expired_archives(runs_dir: Path, older_than: float) -> None:
+    """Remove checkpoints' archives that were written before this moment (seconds since the epoch); the records stay."""
+    for archive in runs_dir.glob("*/checkpoints/*.tar.zst"):
+        try:
+            if archive.stat().st_mtime < older_than:
+                archive.unlink()
+        except OSError:
+            continue  # it is gone already, or not ours to remove
 
 
 def read(entry: RunEntry) -> PastRun:

@@ -32,7 +32,7 @@ def decide(plan: Plan, results: Mapping[str, JobResult], running: frozenset[str]
     for job in plan.jobs:
         if job.id in known or job.id in running:
             continue
-        verdict = _verdict(job, _waits_for(plan, job), known)
+        verdict = _verdict(job, waits_for(plan, job), known)
         if isinstance(verdict, Skip):
             skip.append(verdict)
             known[job.id] = JobResult(status=Status.SKIPPED)
@@ -41,7 +41,8 @@ def decide(plan: Plan, results: Mapping[str, JobResult], running: frozenset[str]
     return Decision(start=tuple(start), skip=tuple(skip))
 
 
-def _waits_for(plan: Plan, job: Job) -> list[str]:
+def waits_for(plan: Plan, job: Job) -> list[str]:
+    """The jobs that must be over before this one can start."""
     if job.needs is not None:
         present = {other.id for other in plan.jobs}
         return [need.job for need in job.needs if need.job in present]

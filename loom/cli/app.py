@@ -20,6 +20,8 @@ MODULES = {
     "clean": ("clean", "doctor"),
     "snapshot": ("snapshot", "verify"),
     "shell": ("shell", "exec"),
+    "again": ("resume", "rerun"),
+    "pull": ("pull",),
     "version": ("version",),
 }
 """Modules of this package, and the commands that each of them registers."""

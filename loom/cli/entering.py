@@ -120,7 +120,7 @@ def tools_of(here: Around, run: PastRun, plan: Plan, run_id: str) -> Tools:
 def entered(here: Around, job: PastJob, step: Step, *, as_root: bool = False, cancel: Cancel) -> Iterator[Entered]:
     """The place of `job`, with everything that `step` has around it. Left, what was made for it is gone again."""
     if job.in_container:
-        found = _find(here, job)
+        found = find_container(here, job)
         if found is not None:
             yield _found(here, job, step, found, as_root=as_root)
             return
@@ -133,7 +133,8 @@ def entered(here: Around, job: PastJob, step: Step, *, as_root: bool = False, ca
         yield made
 
 
-def _find(here: Around, job: PastJob) -> Found | None:
+def find_container(here: Around, job: PastJob) -> Found | None:
+    """The job's container, if it runs or was kept."""
     from loom.providers.docker import kept
 
     client = here.engine()

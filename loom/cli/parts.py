@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loom.cancel import Cancel
 from loom.config import Config
 from loom.errors import LoomError
 from loom.plan import Job, Plan, ProviderName
+from loom.providers.base import Session
 from loom.results import OnOutput
 from loom.runner import Tools
+from loom.store import Store
 
 if TYPE_CHECKING:
     import docker
@@ -141,12 +143,22 @@ def tools_for(
         ) as network:
             yield network
 
+    def checkpoint(job: Job, session: Session, *, expires_at: float) -> Mapping[str, Any]:
+        from loom.past import checkpoint_archive
+        from loom.providers.docker import checkpoint as checkpoints
+
+        if job.provider is not ProviderName.DOCKER:
+            return {}
+        archive = checkpoint_archive(Store(config.state_dir).runs_dir / run_id, job.id)
+        return checkpoints.make(engine(), session, archive, run_id=run_id, job_id=job.id, expires_at=expires_at)
+
     docker_provider = DockerProvider(engine, pid=os.getpid(), log_driver=config.log_driver)
     return Tools(
         providers={ProviderName.HOST: host, ProviderName.DOCKER: docker_provider},
         images=images,
         services=services,
         secrets=_secrets(config, environ, root),
+        checkpoint=checkpoint,
     )
 
 

@@ -95,6 +95,12 @@ def run(
             help="Keep jobs' containers to look into: never, on-failure (what a terminal gets) or always.",
         ),
     ] = None,
+    shell_on_failure: Annotated[
+        bool, typer.Option("--shell-on-failure", help="Open a shell at a step that fails, then ask how to go on.")
+    ] = False,
+    break_before: Annotated[
+        str | None, typer.Option("--break-before", metavar="JOB[:STEP]", help="Open a shell before this step.")
+    ] = None,
 ) -> None:
     """Run the workflow's jobs on a snapshot of the repository.
 
@@ -132,6 +138,8 @@ def run(
                 cache_diff=cache_diff,
                 output="json" if as_json else output.value,
                 keep=keep,
+                shell_on_failure=shell_on_failure,
+                break_before=break_before,
             )
         )
     )

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from loom.results import ExitCode
 
 if TYPE_CHECKING:
     from loom.config import Config
+    from loom.engine import Reuse
     from loom.plan import Plan
     from loom.render.ci import GitHub, GitLab
     from loom.render.live import Live
@@ -60,6 +61,13 @@ class Options:
     output: str = "screen"
     """`screen`, `json`, `github` or `gitlab`."""
     keep: str | None = None
+    shell_on_failure: bool = False
+    break_before: str | None = None
+
+    @property
+    def attended(self) -> bool:
+        """Whether a person is asked around steps."""
+        return self.shell_on_failure or self.break_before is not None
 
 
 @contextmanager
@@ -183,17 +191,25 @@ def run(options: Options) -> int:
     return execute(prepared, options)
 
 
-def execute(prepared: Prepared, options: Options) -> int:
-    """Run a prepared plan, with the terminal as its audience."""
+def execute(
+    prepared: Prepared,
+    options: Options,
+    *,
+    reuse: Reuse | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> int:
+    """Run a prepared plan, with the terminal as its audience. `reuse`, `variables`: see `engine.Request`."""
     from loom import engine
     from loom.cli import parts
     from loom.images import LOCK_PATH, load_lock
+    from loom.past import remove_expired_archives
     from loom.plan import MountMode
     from loom.render.machine import JsonLines
     from loom.render.screen import Screen, closing_lines
     from loom.store import Store
 
     config, source, plan = prepared.config, prepared.source, prepared.plan
+    remove_expired_archives(Store(config.state_dir).runs_dir, time.time() - config.keep_for)
     cancel = Cancel()
     look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
     audience: Live | Screen | JsonLines | GitHub | GitLab = Screen(look, write)
@@ -205,6 +221,16 @@ def execute(prepared: Prepared, options: Options) -> int:
         audience = Live(look, sys.stdout, time.monotonic)
     connection = parts.Engine(config, prepared.environ)
     lock = load_lock(source.root / LOCK_PATH)
+    tools = parts.tools_for(plan, config, source, lock, connection, run_id=prepared.run_id, isolated=options.strict)
+    if options.attended:
+        from loom.cli import gate
+
+        gate.needs_terminal("--shell-on-failure" if options.shell_on_failure else "--break-before")
+        screen = gate.Held(write)
+        audience = Screen(look, screen)
+        before = gate.place_named(plan, options.break_before) if options.break_before is not None else None
+        person = gate.TerminalGate(connection, screen, on_failure=options.shell_on_failure, before=before)
+        tools = replace(tools, gate=person)
     with signals(cancel), closing(audience):
         ran = engine.execute(
             engine.Request(
@@ -212,9 +238,7 @@ def execute(prepared: Prepared, options: Options) -> int:
                 command=sys.argv,
                 plan=plan,
                 source=source,
-                tools=parts.tools_for(
-                    plan, config, source, lock, connection, run_id=prepared.run_id, isolated=options.strict
-                ),
+                tools=tools,
                 preflight=parts.preflight(plan, connection),
                 store=Store(config.state_dir),
                 tmp_dir=config.tmp_dir,
@@ -229,6 +253,8 @@ def execute(prepared: Prepared, options: Options) -> int:
                 keeping=keeping_of(config),
                 container=options.container,
                 isolated=options.strict,
+                reuse=reuse,
+                variables=variables,
             )
         )
     for problem in connection.close():
@@ -266,7 +292,7 @@ def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLine
 def live_is_wanted(options: Options, *, stream: bool) -> bool:
     """The moving area is for a terminal that can redraw, and for a person who sees no output pass by anyway."""
     can = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    return can and not (options.quiet or stream)
+    return can and not (options.quiet or stream or options.attended)
 
 
 def keeping_of(config: Config) -> Keeping:

@@ -6,6 +6,8 @@ remove(workspace)                                         deletes one of loom's 
 """
 
 from loom.snapshot.comparing import differing
+from loom.snapshot.exchange import Patch, bring, patch_of
+from loom.snapshot.exchange import apply as apply_patch
 from loom.snapshot.explaining import Explanation, Rule, explain
 from loom.snapshot.manifest import manifest_bytes, read_manifest
 from loom.snapshot.model import Change, LeftOut, Snapshot, SnapshotCanceled, Source, Submodule, readable
@@ -18,6 +20,7 @@ __all__ = [
     "Change",
     "Explanation",
     "LeftOut",
+    "Patch",
     "Removal",
     "Rule",
     "Snapshot",
@@ -25,11 +28,14 @@ __all__ = [
     "Source",
     "Submodule",
     "Verification",
+    "apply_patch",
+    "bring",
     "differing",
     "discover",
     "explain",
     "is_workspace",
     "manifest_bytes",
+    "patch_of",
     "read_manifest",
     "readable",
     "remove",

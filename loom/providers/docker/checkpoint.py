@@ -131,7 +131,9 @@ def remove_images(
         if now is not None and (not expires.isdigit() or float(expires) > now()):
             continue
         try:
-            api.remove_image(image["Id"], force=True)
+            # By its tag: one that a later checkpoint was made from goes when that one does.
+            for name in image.get("RepoTags") or [image["Id"]]:
+                api.remove_image(name, force=True)
         except Exception as error:
             if getattr(error, "status_code", None) is None:
                 raise

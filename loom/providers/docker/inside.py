@@ -20,7 +20,7 @@ import time
 import tty
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
@@ -37,6 +37,8 @@ _READ = 64 * 1024
 _SIZE_EVERY_S = 0.25
 """How often the terminal is asked for its size: its signal reaches the main thread only, and a shell may run in any."""
 _AFTER_HANGUP_S = 2.0
+_DETACH = b"\x10\x11"
+"""^P ^Q, on which the engine lets go of a terminal and the command runs on."""
 _SIGNALS: Mapping[ExitCode | None, str] = {ExitCode.INTERRUPTED: "INT", ExitCode.HANGUP: "HUP"}
 _SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "mksh")
 # Says which process it is (to be ended by), and becomes the command.
@@ -188,18 +190,22 @@ class Inside:
         with _raw(source):
             connection = Hijacked.of_exec(self.client, exec_id, tty=True)
             try:
-                if not self._pass_through(connection, exec_id, source, target, cancel):
+                how = self._pass_through(connection, exec_id, source, target, cancel)
+                if how == "gone":
                     self.end(pid_file, "HUP")
                     self._wait(exec_id, _AFTER_HANGUP_S)
                     self.end(pid_file, "KILL")
                     self._wait(exec_id, _AFTER_HANGUP_S)
             finally:
                 connection.close()
-        return self._code(exec_id)
+        return 0 if how == "detached" else self._code(exec_id)
 
-    def _pass_through(self, connection: Hijacked, exec_id: str, source: int, target: int, cancel: Cancel) -> bool:
-        """Until the command's output ends (True), or the terminal goes away or a cancel is asked for (False)."""
+    def _pass_through(
+        self, connection: Hijacked, exec_id: str, source: int, target: int, cancel: Cancel
+    ) -> Literal["over", "gone", "detached"]:
+        """Until the command's output ends, or the terminal goes away or a cancel is asked for (`gone`)."""
         size: tuple[int, int] | None = None
+        last = b""
         while not cancel.requested:
             if (now := _size(target)) != size:
                 size = now
@@ -209,20 +215,21 @@ class Inside:
                 if source in ready:
                     typed = os.read(source, _READ)
                     if not typed:
-                        return False
+                        return "gone"
+                    last = (last + typed)[-len(_DETACH) :]
                     connection.socket.sendall(typed)
                 if connection.fileno() in ready:
                     data = connection.socket.recv(_READ)
                     if not data:
-                        return True
+                        return "detached" if last == _DETACH else "over"
                     _write(target, data)
             except OSError as error:
                 if error.errno in (errno.EIO, errno.EBADF, errno.ENXIO):
-                    return False
+                    return "gone"
                 if error.errno in (errno.EPIPE, errno.ECONNRESET):
-                    return True
+                    return "over"
                 raise
-        return False
+        return "gone"
 
     def _create(self, command: Sequence[str], *, stdin: bool = False, tty: bool = False) -> str:
         api: Any = self.client.api

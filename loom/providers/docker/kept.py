@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +22,13 @@ from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker import driver, labels
 from loom.providers.docker.attach import Attachment, ExecAttachment
 from loom.providers.docker.client import retrying, translated
-from loom.providers.docker.mounts import BindMount, Mount, OverlayMount, VolumeMount, remove_layers
+from loom.providers.docker.mounts import BindMount, Mount, OverlayMount, VolumeMount
 from loom.providers.docker.ownership import Workspaces
 from loom.providers.docker.provider import environment_of
+from loom.providers.docker.reap import remove_volume_layers
 from loom.providers.docker.removal import remove_container, remove_network, remove_volume
 from loom.providers.docker.session import HELLO_S, DockerSession
+from loom.providers.files import unpack
 from loom.results import OnOutput
 
 if TYPE_CHECKING:
@@ -169,6 +171,15 @@ def _mount(client: docker.DockerClient, found: Found, request: SessionRequest) -
     return mount
 
 
+def copy_out(client: docker.DockerClient, found: Found, target: Path) -> None:
+    """Fill `target`, which must not be there, with the container's view of the workspace."""
+    api: Any = client.api
+    target.mkdir(parents=True)
+    with translated("reading the job's view of the workspace"):
+        stream, _ = api.get_archive(found.container_id, f"{found.project_dir}/.", chunk_size=1 << 20)
+        unpack(stream, target)
+
+
 def _beside(client: docker.DockerClient, found: Found) -> list[Any]:
     api: Any = client.api
     wanted = [f"{name}={found.labels.get(name, '')}" for name in (labels.RUN, labels.JOB)]
@@ -183,20 +194,6 @@ def remove(client: docker.DockerClient, found: Found) -> list[str]:
     """Remove a kept container, its services, network and volumes; what could not be, as lines of text."""
     marks = {name: found.labels.get(name, "") for name in (labels.RUN, labels.JOB)}
     return _remove_labelled(client, [f"{name}={value}" for name, value in marks.items()])
-
-
-def remove_of_runs(client: docker.DockerClient, run_ids: Iterable[str]) -> list[str]:
-    """Remove all that runs keep in the engine: containers, services, networks, volumes, checkpoints' images.
-
-    The runs must be over. What could not be removed, as lines of text. ProviderError when the engine can't be asked.
-    """
-    from loom.providers.docker.checkpoint import remove_images
-
-    problems: list[str] = []
-    for run_id in run_ids:
-        problems += _remove_labelled(client, [f"{labels.RUN}={run_id}"])
-        problems += remove_images(client, run_id)
-    return problems
 
 
 def _remove_labelled(client: docker.DockerClient, wanted: list[str]) -> list[str]:
@@ -220,8 +217,6 @@ def _remove_labelled(client: docker.DockerClient, wanted: list[str]) -> list[str
         attempt(lambda network=network: remove_network(client, network["Id"]))  # type: ignore[misc]
     for volume in volumes:
         attempt(lambda volume=volume: remove_volume(client, volume["Name"]))  # type: ignore[misc]
-        layers = Path((volume.get("Labels") or {}).get(labels.LAYERS, ""))
-        # A label is only text: nothing is removed but a directory that has the volume's own name.
-        if layers.name == volume["Name"] and layers.parent.name.endswith(".layers"):
-            remove_layers(layers)
+        if layers := (volume.get("Labels") or {}).get(labels.LAYERS):
+            remove_volume_layers(Path(layers), volume["Name"])
     return problems

@@ -49,7 +49,9 @@ def remove_run(client: docker.DockerClient, run_id: str) -> tuple[list[str], lis
         if layers := (volume["Labels"] or {}).get(labels.LAYERS):
             remove_volume_layers(Path(layers), volume["Name"])
     for image in images:
-        remove(f"image {image['Id'][:19]}", partial(_remove_image, client, image["Id"]))
+        # By its tag: a checkpoint that a later one was made from goes when that one does.
+        for name in image.get("RepoTags") or [image["Id"]]:
+            remove(f"image {name}", partial(_remove_image, client, name))
     return gone, problems
 
 
@@ -66,5 +68,5 @@ def _remove_image(client: docker.DockerClient, image_id: str) -> None:
                 raise LoomError(explanation(error)) from error
             raise
 
-    with translated(f"removing the image {image_id[:19]}"):
+    with translated(f"removing the image {image_id}"):
         call()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom.errors import LoomError
 from loom.providers.docker import labels
+from loom.providers.docker.checkpoint import remove_images
 from loom.providers.docker.client import retrying, translated
 from loom.providers.docker.mounts import remove_layers
 from loom.providers.docker.removal import remove_container, remove_network, remove_volume
@@ -79,6 +80,7 @@ def reap(client: docker.DockerClient, *, now: Callable[[], float] = time.time) -
             remove("volume", volume["Name"], marks, partial(remove_volume, client, volume["Name"]))
             if layers := marks.get(labels.LAYERS):
                 remove_volume_layers(Path(layers), volume["Name"])
+    done += [Reaped("image", "of a checkpoint", "", problem) for problem in remove_images(client, now=now)]
     return done
 
 

@@ -147,7 +147,7 @@ class Project:
         """Containers of runs of this project that are still there."""
         client = docker.from_env()
         try:
-            found = client.containers.list(all=True, filters={"label": "loom.workspace"})
+            found = client.containers.list(all=True, filters={"label": "loom.workspace"}, ignore_removed=True)
             return [
                 container.name or ""
                 for container in found

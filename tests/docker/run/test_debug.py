@@ -1,0 +1,455 @@
+"""Going back into a failed job: keep, exec, shell, resume, rerun, pull; on a real engine, and on a real terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pexpect
+import pytest
+
+from loom.providers.docker.leftovers import remove_run
+
+from .conftest import Project
+
+pytestmark = pytest.mark.docker
+
+MODES = ("bind_mount", "overlay", "ephemeral_volume")
+FAILING = """
+version: v1
+stages: [build, test]
+unit:
+  stage: build
+  image: debian:trixie-slim
+  variables: {COLOUR: green}
+  secrets:
+    TOKEN: {ref: "env://MY_TOKEN", file: false}
+    KEY: {ref: "env://MY_TOKEN"}
+  script:
+    - echo "GREETING=hello $TOKEN" >> $LOOM_ENV; echo made > made.txt; echo outside > /etc/outside; rm doomed
+    - |
+      echo "looking"
+      test -e fixed
+    - cat made.txt /etc/outside; echo "$GREETING" | wc -c
+after:
+  stage: test
+  image: debian:trixie-slim
+  script: ["echo after"]
+"""
+SECRET = "hunter2-correct-horse"
+PROMPT = r"\[unit\] [^\r\n]*[#$] "
+
+
+@pytest.fixture
+def failing(project: Project) -> Iterator[Project]:
+    project.write("doomed", "x\n")
+    project.workflow(FAILING)
+    yield project
+    clean(project)
+
+
+@pytest.fixture
+def debugged(project: Project) -> Iterator[Project]:
+    yield project
+    clean(project)
+
+
+def clean(project: Project) -> None:
+    client = docker.from_env()
+    try:
+        runs = [path.parent.name for path in project.record_files("run.json")]
+        for run in sorted(runs, reverse=True):
+            assert remove_run(client, run)[1] == []
+        for run in runs:
+            label = {"label": f"loom.run={run}"}
+            assert client.containers.list(all=True, filters=label) == []
+            assert client.volumes.list(filters=label) == []
+            assert client.networks.list(filters=label) == []
+            assert client.images.list(filters=label) == []
+    finally:
+        client.close()
+
+
+def loom(project: Project, *arguments: str) -> Any:
+    return project.loom(*arguments, MY_TOKEN=SECRET)
+
+
+def run(project: Project, *arguments: str) -> Any:
+    return project.run("--keep", "on-failure", *arguments, MY_TOKEN=SECRET)
+
+
+def on_terminal(project: Project, *arguments: str, **options: Any) -> pexpect.spawn[str]:
+    return pexpect.spawn(
+        sys.executable,
+        ["-m", "loom", *arguments],
+        cwd=str(project.root),
+        env={**project.environ, "MY_TOKEN": SECRET, "TERM": "xterm"},
+        encoding="utf-8",
+        timeout=60,
+        dimensions=(31, 97),
+        **options,
+    )
+
+
+def ended(child: pexpect.spawn[str]) -> int | None:
+    child.expect(pexpect.EOF)
+    child.close()
+    code: int | None = child.exitstatus
+    return code
+
+
+def containers_of(run_id: str) -> list[Any]:
+    client = docker.from_env()
+    try:
+        return client.containers.list(all=True, filters={"label": f"loom.run={run_id}"}, ignore_removed=True)
+    finally:
+        client.close()
+
+
+# -- keep and exec
+
+
+def test_nothing_is_kept_where_no_person_is(failing: Project) -> None:
+    ran = failing.run(MY_TOKEN=SECRET)
+    assert ran.code == 1
+    assert "look inside" not in ran.out
+    assert containers_of(ran.receipt["run_id"]) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_failed_job_is_kept_entered_and_gone_on_from(failing: Project, mode: str) -> None:
+    ran = run(failing, "--mount-mode", mode)
+    assert ran.code == 1
+    run_id = ran.receipt["run_id"]
+    assert f"look inside: loom shell {run_id} unit" in ran.out
+    assert ran.manifest("unit")["kept"]["step"] == "script/02"
+    inside = loom(
+        failing,
+        *("exec", "unit", "--", "sh", "-c"),
+        'echo "$GREETING|$TOKEN|$(cat $KEY)|$COLOUR|$LOOM_STEP|$PWD|$(umask)"; ls; cat /etc/outside; exit 9',
+    )
+    assert inside.code == 9, inside.err
+    first, *rest = inside.out.splitlines()
+    assert first == f"hello {SECRET}|{SECRET}|{SECRET}|green|script/02|/workspace|0022"
+    assert "made.txt" in rest
+    assert "doomed" not in rest
+    assert rest[-1] == "outside"
+
+    again = loom(failing, "resume")
+    assert again.code == 1, again.out + again.err
+    assert "goes on from script/02, in its kept container" in again.out
+    assert again.receipt["parent_run_id"] == run_id
+    assert again.receipt["full_run"] is False
+    assert again.receipt["reused"] == ["unit: up to script/02"]
+
+    assert loom(failing, "exec", "unit", "--", "touch", "fixed").code == 0
+    healed = loom(failing, "resume")
+    assert healed.code == 0, healed.out + healed.err
+    assert healed.output("unit", "script/03") == ["made", "outside", str(len(f"hello {SECRET}\n"))]
+    assert healed.output("after") == ["after"]
+    assert failing.leftovers() == []
+    for file in (failing.home / ".local/state/loom").rglob("*"):
+        assert not (file.is_file() and SECRET.encode() in file.read_bytes()), file
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_job_goes_on_from_its_checkpoint_when_all_else_is_gone(failing: Project, mode: str) -> None:
+    ran = run(failing, "--mount-mode", mode)
+    for container in containers_of(ran.receipt["run_id"]):
+        container.remove(force=True, v=True)
+    if mode == "bind_mount":
+        shutil.rmtree(ran.workspace)
+    again = loom(failing, "resume")
+    assert again.code == 1, again.out + again.err
+    assert "in a container restored from its checkpoint" in again.out
+    inside = loom(failing, "exec", "unit", "--", "sh", "-c", "cat made.txt /etc/outside; ls doomed; touch fixed")
+    assert inside.out == "made\noutside\n", inside.err
+    healed = loom(failing, "resume")
+    assert healed.code == 0, healed.out + healed.err
+    assert healed.output("unit", "script/03") == ["made", "outside", str(len(f"hello {SECRET}\n"))]
+
+
+def test_a_kept_container_that_was_stopped_wakes_with_its_services(debugged: Project) -> None:
+    debugged.workflow(
+        """
+version: v1
+stages: [test]
+unit:
+  stage: test
+  image: debian:trixie-slim
+  secrets: {KEY: {ref: "env://MY_TOKEN"}}
+  services:
+    - name: web
+      image: debian:trixie-slim
+      command: [bash, -c, "exec 3<>/dev/null; sleep 100000"]
+      ready: {command: ["true"]}
+  script: ["getent hosts web", "test -e fixed"]
+"""
+    )
+    ran = run(debugged)
+    assert ran.code == 1, ran.out + ran.err
+    kept = containers_of(ran.receipt["run_id"])
+    assert len(kept) == 2
+    for container in kept:
+        container.kill()
+    inside = loom(debugged, "exec", "unit", "--", "sh", "-c", "getent hosts web; cat $KEY; touch fixed")
+    assert inside.code == 0, inside.err
+    assert "web" in inside.out
+    assert SECRET in inside.out
+    assert "had stopped and runs again" in inside.err
+    healed = loom(debugged, "resume")
+    assert healed.code == 0, healed.out + healed.err
+    assert debugged.leftovers() == []
+
+
+def test_exec_passes_everything_through(failing: Project) -> None:
+    run(failing)
+    done = subprocess.run(
+        [sys.executable, "-m", "loom", "exec", "unit", "--", "sh", "-c", "cat; echo err >&2; kill -9 $$"],
+        cwd=failing.root,
+        env={**failing.environ, "MY_TOKEN": SECRET},
+        input=b"\x00\xffbytes",
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (137, b"\x00\xffbytes", b"err\n")
+    asked = loom(failing, "exec", "unit", "--json", "--step", "1", "--", "sh", "-c", "echo [$GREETING]; exit 4")
+    document = json.loads(asked.out)
+    assert (asked.code, document["exit_code"], document["stdout"], document["step"]) == (4, 4, "[]\n", "script/01")
+    late = loom(failing, "exec", "unit", "--timeout", "1s", "--", "sleep", "100")
+    assert late.code == 4
+    assert "ended after 1s" in late.err
+    missing = loom(failing, "exec", "unit", "--", "no-such-command")
+    assert missing.code == 127
+    assert loom(failing, "exec", "nope", "--", "true").code == 2
+    assert loom(failing, "exec", "unit", "--step", "9", "--", "true").code == 2
+    assert loom(failing, "exec", "unit").code == 2
+    assert loom(failing, "shell", "unit").code == 2  # no terminal
+
+
+def test_a_signal_ends_the_command_inside(failing: Project) -> None:
+    ran = run(failing)
+    process = failing.start(
+        *("exec", "unit", "--", "sh", "-c"),
+        'trap "echo bye; exit 5" INT; echo up; while :; do sleep 0.1; done',
+        MY_TOKEN=SECRET,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (5, "bye\n")
+    assert ran.code == 1
+
+
+def test_a_new_container_stands_in_when_nothing_was_kept(failing: Project) -> None:
+    failing.run(MY_TOKEN=SECRET)
+    inside = loom(failing, "exec", "unit", "--", "sh", "-c", "echo $GREETING; cat made.txt; ls /etc/outside")
+    assert inside.out == f"hello {SECRET}\nmade\n"
+    assert inside.code == 2
+    assert "nothing was kept" in inside.err
+    assert failing.leftovers() == []
+    resumed = loom(failing, "resume")
+    assert resumed.code == 2
+    assert "loom rerun" in resumed.err
+
+
+# -- on a terminal
+
+
+def test_the_shell_stands_where_the_step_failed(failing: Project) -> None:
+    run(failing)
+    shell = on_terminal(failing, "shell")
+    shell.expect("in the kept container of unit")
+    shell.expect(PROMPT)
+    shell.sendline("echo =$GREETING=$LOOM_STEP=; stty size")
+    shell.expect(f"=hello {SECRET}=script/02=\r\n31 97\r\n")
+    shell.expect(PROMPT)
+    shell.setwinsize(40, 120)
+    time.sleep(0.6)
+    shell.sendline("stty size")
+    shell.expect("40 120")
+    shell.expect(PROMPT)
+    shell.sendline("history 10")
+    shell.expect('1  echo "looking"\r\ntest -e fixed')
+    shell.expect(PROMPT)
+    shell.sendline("again; echo code=$?")
+    shell.expect("looking\r\ncode=1")
+    shell.sendline("sleep 100")
+    time.sleep(0.3)
+    shell.sendcontrol("c")
+    shell.expect(PROMPT)
+    shell.sendline("sleep 100")
+    time.sleep(0.3)
+    shell.sendcontrol("z")
+    shell.expect("Stopped")
+    shell.sendline("kill -9 %1; wait; touch fixed; again && exit 7")
+    assert ended(shell) == 7
+    assert loom(failing, "resume").code == 0
+
+
+def test_a_terminal_that_goes_away_takes_the_shell_with_it(failing: Project) -> None:
+    ran = run(failing)
+    shell = on_terminal(failing, "shell")
+    shell.expect(PROMPT)
+    shell.sendline("sleep 12345")
+    time.sleep(0.5)
+    shell.close(force=False)
+    (container,) = containers_of(ran.receipt["run_id"])
+    deadline = time.monotonic() + 20
+    while "sleep 12345" in str(container.top()["Processes"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_detaching_leaves_the_shell(failing: Project) -> None:
+    run(failing)
+    shell = on_terminal(failing, "shell", "unit")
+    shell.expect(PROMPT)
+    shell.send("\x10\x11")
+    assert ended(shell) == 0
+
+
+def test_a_shell_without_bash(debugged: Project) -> None:
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("needs a statically linked busybox to make an image of")
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as archive:
+        for name, content in {
+            "Dockerfile": b"FROM scratch\nCOPY sh /bin/sh\n",
+            "sh": Path(busybox).read_bytes(),
+        }.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), 0o755
+            archive.addfile(member, io.BytesIO(content))
+    context.seek(0)
+    client = docker.from_env()
+    tag = f"loom-test-ash-{os.getpid()}"
+    client.images.build(fileobj=context, custom_context=True, tag=tag, rm=True)
+    try:
+        debugged.workflow(
+            f"version: v1\nstages: [test]\nunit:\n  stage: test\n  image: {tag}\n"
+            "  script: ['echo N=two >> $LOOM_ENV', 'echo now; exit 3']\n"
+        )
+        assert run(debugged).code == 1
+        shell = on_terminal(debugged, "shell")
+        shell.expect(PROMPT)
+        shell.sendline("again; echo code=$? $N")
+        shell.expect("now\r\ncode=3 two")
+        shell.sendline("exit 6")
+        assert ended(shell) == 6
+    finally:
+        clean(debugged)
+        client.images.remove(tag, force=True)
+        client.close()
+
+
+def test_a_shell_opens_at_the_failure_and_asks_how_to_go_on(failing: Project) -> None:
+    running = on_terminal(failing, "run", "--local", "--container", "--shell-on-failure", "--break-before", "unit:3")
+    running.expect("failed with exit code 1")
+    running.expect(PROMPT)
+    running.sendline("echo =$GREETING=; exit")
+    running.expect(f"=hello {SECRET}=")
+    running.expect("etry")
+    running.sendline("r")
+    running.expect("failed with exit code 1")
+    running.expect(PROMPT)
+    running.sendline("touch fixed; exit")
+    running.expect("etry")
+    running.sendline("r")
+    running.expect("before step script/03 of unit")
+    running.expect(PROMPT)
+    running.sendline("exit")
+    running.expect("after +.*passed")
+    assert ended(running) == 0
+
+
+def test_two_jobs_fail_at_once_and_wait_for_the_person(debugged: Project) -> None:
+    job = "  stage: test\n  image: debian:trixie-slim\n  script: ['false', 'echo went on']\n"
+    debugged.workflow(f"version: v1\nstages: [test]\none:\n{job}two:\n{job}")
+    running = on_terminal(debugged, "run", "--local", "--container", "--shell-on-failure", "-j", "2", "--keep", "never")
+    prompt = r"\[(one|two)\] [^\r\n]*[#$] "
+    running.expect(prompt)
+    first = running.match.group(1)
+    running.sendline("exit")
+    running.expect("etry")
+    running.sendline("n")
+    running.expect(prompt)
+    assert running.match.group(1) != first
+    running.sendline("exit")
+    running.expect("etry")
+    running.sendline("f")
+    running.expect("receipt: ([^\r\n]+)")
+    receipt = json.loads(Path(running.match.group(1)).read_text())
+    assert ended(running) == 1
+    steps = Path(receipt["logs_dir"]) / "jobs"
+    assert (steps / first / "user/script/02").exists()
+    assert not (steps / ({"one", "two"} - {first}).pop() / "user/script/02").exists()
+
+
+# -- again, and back
+
+
+def test_sync_brings_the_checkout_and_names_the_files(failing: Project) -> None:
+    run(failing)
+    failing.write("fixed", "now\n")
+    failing.write("README", "changed\n")
+    again = loom(failing, "resume", "--sync")
+    assert again.code == 0, again.out + again.err
+    assert "brought README (modified)" in again.out
+    assert "brought fixed (added)" in again.out
+
+
+def test_rerun_proves_that_its_snapshot_is_the_same(failing: Project) -> None:
+    failing.write("README", "uncommitted\n")
+    first = failing.run(MY_TOKEN=SECRET)
+    again = loom(failing, "rerun", "--failed")
+    assert again.code == 1
+    assert again.receipt["snapshot_tree_sha"] == first.receipt["snapshot_tree_sha"]
+    assert again.receipt["parent_run_id"] == first.receipt["run_id"]
+    failing.write("README", "something else\n")
+    gone = loom(failing, "rerun")
+    assert gone.code == 2
+    assert "--fresh" in gone.err
+    failing.write("fixed", "")
+    fresh = loom(failing, "rerun", "--fresh")
+    assert fresh.code == 0, fresh.out + fresh.err
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pull_brings_changes_back_and_never_over_edits(failing: Project, mode: str) -> None:
+    failing.write(".gitignore", "*.log\n")
+    failing.write("src/a b.txt", "one\n")
+    failing.commit()
+    run(failing, "--mount-mode", mode)
+    change = "echo two >> 'src/a b.txt'; touch fixed x.log; chmod +x README; ln -s README link"
+    assert loom(failing, "exec", "unit", "--", "sh", "-c", change).code == 0
+    shown = loom(failing, "pull", "unit")
+    assert "x.log" not in shown.out
+    assert "+two" in shown.out
+    failing.write("src/a b.txt", "mine\n")
+    refused = loom(failing, "pull", "unit", "--apply")
+    assert refused.code == 2
+    assert "src/a b.txt" in refused.err
+    assert (failing.root / "src/a b.txt").read_text() == "mine\n"
+    assert not (failing.root / "fixed").exists()
+    failing.write("src/a b.txt", "one\n")
+    applied = loom(failing, "pull", "unit", "--apply")
+    assert applied.code == 0, applied.err
+    assert (failing.root / "src/a b.txt").read_text() == "one\ntwo\n"
+    assert os.access(failing.root / "README", os.X_OK)
+    assert (failing.root / "link").is_symlink()
+    assert not (failing.root / "doomed").exists()
+    assert failing.git("diff", "--cached") == ""

@@ -1,0 +1,164 @@
+"""The pure parts of going back into a run: what is recorded of variables and plans, and what is made of it again."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from loom.errors import RecordError, RequestError
+from loom.masking import Masker
+from loom.past import step_named
+from loom.plan import (
+    AllowFailure,
+    Artifacts,
+    Cache,
+    CacheKeyFiles,
+    Image,
+    Job,
+    MountMode,
+    Plan,
+    ProviderName,
+    Retry,
+    Secret,
+    Step,
+)
+from loom.planned import Planned, dump_planned, load_planned
+from loom.providers.docker.inside import options_of
+from loom.results import Status
+from loom.runner import Keeping
+from loom.runner.handed_on import recorded, restored
+from loom.snapshot.exchange import _both_sides
+
+JOB = Job(
+    id="unit.1",
+    name="unit",
+    stage="test",
+    steps=(
+        Step(phase="before_script", number=1, script="true"),
+        Step(phase="script", number=1, script="true"),
+        Step(phase="script", number=2, script="false"),
+    ),
+    provider=ProviderName.DOCKER,
+    image=Image(name="debian:trixie-slim"),
+    retry=Retry(max=2),
+    allow_failure=AllowFailure(exit_codes=frozenset({3, 1})),
+    artifacts=Artifacts(paths=("out",), junit=("r.xml",)),
+    cache=(Cache(paths=("deps",), key=CacheKeyFiles(files=("lock",))), Cache(paths=("x",), key="k")),
+    secrets=(Secret(name="TOKEN", ref="env://TOKEN"),),
+    matrix={"PY": "3.11"},
+)
+SECRETS = {"TOKEN": b"hunter2-correct"}
+
+
+def masker() -> Masker:
+    return Masker({"TOKEN": "hunter2-correct"})
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["plain", "", "a\nb", "x hunter2-correct y hunter2-correct", "caf\u00e9", "\udcff\udc80 hunter2-correct"],
+)
+def test_variables_come_back_as_they_were_and_no_secret_is_recorded(value: str) -> None:
+    fact = recorded({"NAME": value}, SECRETS, masker())
+    assert "hunter2" not in str(fact)
+    assert all(b"hunter2" not in base64.b64decode(text) for text in fact["exact_b64"].values())
+    assert restored(fact, SECRETS) == ({"NAME": value}, [])
+
+
+def test_a_secret_in_a_form_that_cannot_be_put_back_is_named_and_not_set() -> None:
+    encoded = base64.b64encode(b"user:hunter2-correct").decode()
+    fact = recorded({"AUTH": encoded, "OTHER": "fine"}, SECRETS, masker())
+    assert fact["lost"] == ["AUTH"]
+    assert restored(fact, SECRETS) == ({"OTHER": "fine"}, ["AUTH"])
+
+
+def test_a_plan_reads_back_as_it_was_written() -> None:
+    planned = Planned(
+        plan=Plan(workflow_path=".loom/workflow.yml", stages=("test",), jobs=(JOB,)),
+        variables={"CI": "true"},
+        mount_mode=MountMode.OVERLAY,
+        read_only_mounts=("/srv/objects",),
+        container=True,
+    )
+    assert load_planned(dump_planned(planned), "plan.json") == planned
+
+
+def test_a_damaged_plan_is_told_with_its_place() -> None:
+    with pytest.raises(RecordError, match=r"/x/plan\.json: this plan can't be read"):
+        load_planned(b'{"plan": 3}', "/x/plan.json")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "step"),
+    [
+        ("2", "script/02"),
+        ("script/2", "script/02"),
+        ("script/02", "script/02"),
+        ("before_script/1", "before_script/01"),
+    ],
+)
+def test_steps_are_named_by_number_or_id(wanted: str, step: str) -> None:
+    assert step_named(JOB, wanted).id == step
+
+
+@pytest.mark.parametrize("wanted", ["3", "0", "x", "after_script/1", "script/", "/"])
+def test_a_step_that_is_not_there_names_those_that_are(wanted: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        step_named(JOB, wanted)
+    assert "script/02" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("shell", "options"),
+    [
+        (("sh", "-e"), []),
+        (("bash", "-eo", "pipefail"), ["-o", "pipefail"]),
+        (("bash", "--noprofile", "--norc", "-euo", "pipefail", "{0}"), ["-u", "-o", "pipefail"]),
+        (("bash", "-o", "errexit", "-x"), ["-x"]),
+        (("sh", "+e", "-c", "x"), []),
+        (("python3",), []),
+    ],
+)
+def test_an_interactive_shell_has_the_options_of_the_step_but_not_errexit(
+    shell: tuple[str, ...], options: list[str]
+) -> None:
+    assert options_of(shell) == options
+
+
+def test_what_is_kept_by_policy() -> None:
+    assert not any(Keeping(when="never").keeps(status) for status in Status)
+    kept = [status for status in Status if Keeping(when="on-failure").keeps(status)]
+    assert kept == [Status.FAILURE, Status.ERROR, Status.TIMED_OUT]
+    assert Keeping(when="always").keeps(Status.SUCCESS)
+    assert not Keeping(when="always").keeps(Status.CANCELED)
+
+
+@pytest.mark.parametrize(
+    ("line", "both"),
+    [
+        (b"diff --git b/new b/new\n", b"diff --git a/new b/new\n"),
+        (b"diff --git a/old a/old\n", b"diff --git a/old b/old\n"),
+        (b"diff --git a/x b/x\n", b"diff --git a/x b/x\n"),
+        (b"diff --git b/a b b/a b\n", b"diff --git a/a b b/a b\n"),
+        (b'diff --git "b/\\303" "b/\\303"\n', b'diff --git "a/\\303" "b/\\303"\n'),
+        (b"+diff --git b/new b/new\n", b"+diff --git b/new b/new\n"),
+    ],
+)
+def test_patch_headers_name_both_sides(line: bytes, both: bytes) -> None:
+    assert _both_sides(line) == both
+
+
+def test_links_in_the_workspace_are_replaced_not_followed(tmp_path: Path) -> None:
+    from loom.snapshot.exchange import _make_way
+
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    (workspace / "dir").symlink_to(outside)
+    _make_way(workspace, "dir/below/file")
+    assert (workspace / "dir").is_dir()
+    assert not (workspace / "dir").is_symlink()
+    assert list(outside.iterdir()) == []
