@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
@@ -96,7 +97,8 @@ def other(docker_place: Place, engine: docker.DockerClient) -> Iterator[Any]:
         loom.kill()
         for name in loom.left(engine):
             remove = engine.api.remove_container if name.startswith("/") else engine.api.remove_volume
-            remove(name.lstrip("/"), force=True)
+            with contextlib.suppress(docker.errors.APIError):  # its own end, or another loom, may be at it already
+                remove(name.lstrip("/"), force=True)
 
 
 @pytest.mark.parametrize("mode", list(MountMode))
@@ -125,8 +127,12 @@ def test_a_loom_killed_at_any_time_leaves_nothing_that_lasts(
     loom.until("open" if delay_s < 0.2 else "ran")
     time.sleep(delay_s)
     loom.kill()
-    time.sleep(0.5)  # a request that was on its way may still be carried out
-    reap(engine)
+    deadline = time.monotonic() + 15
+    while True:  # a request that was on its way may still be carried out, on a busy machine after the first look
+        time.sleep(0.5)
+        reap(engine)
+        if not loom.left(engine) or time.monotonic() > deadline:
+            break
     assert loom.left(engine) == []
 
 

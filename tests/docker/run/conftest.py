@@ -147,11 +147,12 @@ class Project:
         """Containers of runs of this project that are still there."""
         client = docker.from_env()
         try:
-            found = client.containers.list(all=True, filters={"label": "loom.workspace"}, ignore_removed=True)
+            # The plain list, which no container that goes away meanwhile can break.
+            found = client.api.containers(all=True, filters={"label": "loom.workspace"})
             return [
-                container.name or ""
+                str(container["Names"][0])
                 for container in found
-                if str(container.labels["loom.workspace"]).startswith(str(self.tmp))
+                if str(container["Labels"]["loom.workspace"]).startswith(str(self.tmp))
             ]
         finally:
             client.close()
