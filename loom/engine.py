@@ -130,9 +130,12 @@ class _Run:
         self._begun = 0
 
     def execute(self) -> Ran:
-        filled = self._bootstrap()
-        status = self._pipeline(started=filled)
-        self._finalize(status)
+        try:
+            filled = self._bootstrap()
+            status = self._pipeline(started=filled)
+            self._finalize(status)
+        finally:
+            self._close_providers()  # also when the record can't be written any more, or a bug of ours ends the run
         if filled:
             self._record.link_into(self._workspace)
         return Ran(
@@ -292,9 +295,8 @@ class _Run:
     def _finalize(self, status: Status) -> None:
         code = run_exit_code(status, self._cancel.exit_code)
         with self._journal.span(RUN, PhaseCode.RUN_FINALIZE):
-            for provider in self._request.tools.providers.values():
-                for text in provider.close():
-                    self._journal.fact(RUN, PhaseCode.RUN_FINALIZE, "warning", {"text": text})
+            for text in self._close_providers():
+                self._journal.fact(RUN, PhaseCode.RUN_FINALIZE, "warning", {"text": text})
             failing = self._recorder.fold.failing_job()
             error = self._error
             if error is None and failing is not None and failing.result is not None:
@@ -311,6 +313,10 @@ class _Run:
                 },
             )
         self._recorder.finish()
+
+    def _close_providers(self) -> list[str]:
+        """Wait until all is removed; what could not be. Nothing is left to do the second time."""
+        return [text for provider in self._request.tools.providers.values() for text in provider.close()]
 
     # -- values ---------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ class Recorder:
     """Writes events where they belong as they happen, and each document as soon as what it tells is over.
 
     `events.jsonl` of the run holds every phase event; a job's and the pipeline's hold their own share; output lines are
-    only in their step's or section's file. OSError from here means the record can't be kept, and must end the run.
+    only in their step's or section's file. InfrastructureError RECORD_UNWRITABLE from here must end the run.
     """
 
     def __init__(self, record: RunRecord) -> None:

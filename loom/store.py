@@ -80,7 +80,7 @@ class RunPaths:
 class RunRecord:
     """The writing side of one record. Not thread-safe: the recorder calls it under the journal's lock.
 
-    OSError from here means that the record can't be written (a full disk): the run has to stop.
+    InfrastructureError RECORD_UNWRITABLE from here (a full disk) ends the run: what it did could not be told any more.
     """
 
     def __init__(self, paths: RunPaths) -> None:
@@ -89,13 +89,18 @@ class RunRecord:
 
     def create(self, identity: Mapping[str, Any]) -> None:
         """Make the directories, private to the user, and say who runs."""
-        try:
+        with self._told():
             self.paths.root.mkdir(parents=True, mode=0o700)
             (self.paths.root / "CACHEDIR.TAG").write_text(_TAG)
             (self.paths.root / "README").write_text(_README)
             self.paths.receipt.parent.mkdir()
             (self.paths.logs / "pipeline").mkdir(parents=True)
             self.publish(self.paths.identity, _json(identity))
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise InfrastructureError(
                 f"the record can't be written at {self.paths.root}: {error.strerror or error}",
@@ -105,14 +110,15 @@ class RunRecord:
 
     def append(self, relative: str, data: bytes) -> None:
         """Append whole lines to a file below `logs/<run_id>/`; they are visible to readers at once."""
-        file = self._files.get(relative)
-        if file is None:
-            path = self.paths.logs / relative
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = self._files[relative] = path.open("ab", buffering=0)
-        view = memoryview(data)
-        while view:
-            view = view[file.write(view) or 0 :]
+        with self._told():
+            file = self._files.get(relative)
+            if file is None:
+                path = self.paths.logs / relative
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = self._files[relative] = path.open("ab", buffering=0)
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) or 0 :]
 
     def close(self, relative: str) -> None:
         file = self._files.pop(relative, None)
@@ -128,14 +134,15 @@ class RunRecord:
 
     def publish(self, path: Path, data: bytes) -> None:
         """Write a file whole: readers see the old one or the new one, never a part."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            draft.write_bytes(data)
-            draft.replace(path)
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise
+        with self._told():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            try:
+                draft.write_bytes(data)
+                draft.replace(path)
+            except OSError:
+                draft.unlink(missing_ok=True)
+                raise
 
     def set_attempt_aside(self, job_id: str, attempt: int) -> None:
         """Move a failed attempt's steps to `attempts/<n>/`, so that `user/` holds the attempt that counts."""
@@ -144,8 +151,9 @@ class RunRecord:
             for relative in [name for name in self._files if name.startswith(f"jobs/{job_id}/user/")]:
                 self.close(relative)
             target = job / "attempts" / str(attempt)
-            target.mkdir(parents=True, exist_ok=True)
-            (job / "user").rename(target / "user")
+            with self._told():
+                target.mkdir(parents=True, exist_ok=True)
+                (job / "user").rename(target / "user")
 
     def link_into(self, workspace: Path) -> None:
         """Make `<workspace>/.loom/.runtime` lead here; whatever a job left in that place makes way."""

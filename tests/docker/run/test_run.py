@@ -318,3 +318,22 @@ def test_two_runs_at_once_do_not_meet(project: Project) -> None:
     outs = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert len({out.splitlines()[0] for out in outs}) == 2
+
+
+def test_a_record_that_can_no_longer_be_written_ends_the_run_and_leaves_nothing(
+    project: Project, tmp_path: Path
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", small], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        project.workflow("version: v1\nstages: [a]\nlong:\n  stage: a\n  script: ['seq 1 1000000; sleep 60']\n")
+        ran = project.run(LOOM_STATE_DIR=str(small / "state"))
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert ran.code == 3
+    assert "can't be written" in ran.err
+    assert "No space left" in ran.err
+    assert "Traceback" not in ran.err
