@@ -94,3 +94,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that was most likely meant."""
     close = difflib.get_close_matches(name.lower().replace("-", "_"), list(known), n=1, cutoff=0.6)
     return close[0] if close else None
+
+
+def counted(number: int, what: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

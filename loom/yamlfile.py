@@ -266,6 +266,8 @@ class _Builder:
                 node.style = event.style or ""
                 if event.anchor or event.tag:
                     self._refuse(event, node)
+                if "\0" in text:
+                    self._say(node, "a NUL byte: no name, variable or script can hold one; remove it")
             elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
                 mark = event.start_mark
                 mapping = kind is yaml.MappingStartEvent

@@ -69,16 +69,18 @@ def _bug(error: Exception) -> int:
 
 
 def _say(error: LoomError) -> None:
+    from loom.output import harmless
+
     if isinstance(error, WorkflowError):
         from loom.render.problems import problem_lines
 
         for line in problem_lines(error.problems):
             _print(line)
     else:
-        _print(f"loom: {error.message}")
+        _print(harmless(f"loom: {error.message}"))
     if error.hint:
         for line in error.hint.splitlines():
-            _print(f"  {line}")
+            _print(harmless(f"  {line}"))
 
 
 def _print(line: str) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 
 from loom.events import PhaseCode, PhaseEvent
 from loom.journal import OutputBatch
+from loom.output import harmless
 from loom.results import Status
-from loom.units import rough_duration, rough_size
+from loom.units import counted, rough_duration, rough_size
 
 TAIL_LINES = 20
 """How much of a failing step's output is shown."""
@@ -53,6 +54,7 @@ _MARKS = {"ok": "✓", "bad": "✗", "skip": "–", "start": "▸", "warn": "!",
 _ASCII_MARKS = {"ok": "+", "bad": "x", "skip": "-", "start": ">", "warn": "!", "bar": "|", "dots": "...", "dot": "-"}
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_COLOURS = re.compile(r"(\x1b\[[0-9;:]*m)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 _VERDICTS = {
@@ -70,6 +72,14 @@ def visible(text: str) -> str:
     text = text.rstrip("\r")
     text = text.rpartition("\r")[2] if "\r" in text else text
     return _CONTROL.sub("", _ESCAPES.sub("", text))
+
+
+def coloured(text: str) -> str:
+    """The same with its colours, which end with the line: output may not move the cursor, clear, or name the window."""
+    parts = _COLOURS.split(text.rstrip("\r").rpartition("\r")[2])
+    if len(parts) == 1:
+        return visible(parts[0])
+    return "".join(visible(part) if number % 2 == 0 else part for number, part in enumerate(parts)) + "\x1b[0m"
 
 
 class Screen:
@@ -98,7 +108,7 @@ class Screen:
         if self._look.stream and self._look.detail is not Detail.QUIET:
             prefix = self._look.styled(f"{job_id:<{self._job_width}} {self._look.marks['bar']} ", "job")
             for text, _ in batch.texts():
-                self._write(prefix + (text if self._look.paint else visible(text)))
+                self._write(prefix + (coloured(text) if self._look.paint else visible(text)))
 
     def close(self) -> None:
         """Nothing to give back; a live screen has."""
@@ -133,7 +143,7 @@ class Screen:
             if self._look.stream and self._look.detail is not Detail.QUIET:
                 first = self._commands[event.job_id, event.step].strip().splitlines() or [""]
                 more = f" {self._look.marks['dots']}" if len(first) > 1 else ""
-                yield self._look.styled(f"{event.job_id:<{self._job_width}} $ {first[0]}{more}", "dim")
+                yield self._look.styled(f"{event.job_id:<{self._job_width}} $ {harmless(first[0])}{more}", "dim")
 
     def _fact(self, event: PhaseEvent) -> Iterator[str]:
         data = event.data
@@ -146,7 +156,7 @@ class Screen:
             case "session_opened" if self._look.detail is not Detail.QUIET:
                 yield from self._opened(event.job_id or "", data)
             case "warning" if self._look.detail is not Detail.QUIET:
-                yield self._row("warn", "warn", event.job_id or "", data["text"])
+                yield self._row("warn", "warn", event.job_id or "", harmless(data["text"]))
             case "attempt_failed" if self._look.detail is not Detail.QUIET:
                 yield self._row("warn", "warn", event.job_id or "", f"attempt {data['attempt']} failed, trying again")
             case "job_finished" if self._look.detail is not Detail.QUIET:
@@ -159,14 +169,16 @@ class Screen:
     def _snapshot(self, data: Mapping[str, Any]) -> Iterator[str]:
         yield f"isolated workspace: {data['path']}"
         if self._look.detail is Detail.VERBOSE:
-            dirty = f" + {data['changed']} uncommitted changes" if data["changed"] else ""
+            dirty = f" + {counted(data['changed'], 'uncommitted change')}" if data["changed"] else ""
             yield self._look.styled(
                 f"  HEAD {str(data['head_sha'])[:12]}{dirty}, tree {str(data['tree_sha'])[:12]}, "
-                f"{data['files']} files, {rough_size(data['bytes'])}",
+                f"{counted(data['files'], 'file')}, {rough_size(data['bytes'])}",
                 "dim",
             )
         for left in data["left_out"][:5]:
-            yield self._look.styled(f"  left out: {left['path']} ({left['reason']})", "warn")
+            yield self._look.styled(
+                f"  left out: {harmless(left['path'].replace(chr(10), chr(0)))} ({left['reason']})", "warn"
+            )
         if len(data["left_out"]) > 5:
             yield self._look.styled(f"  left out: {len(data['left_out']) - 5} more, named in the receipt", "warn")
 
@@ -222,7 +234,7 @@ class Screen:
     def _command(self, script: str) -> Iterator[str]:
         lines = script.strip().splitlines()
         for number, line in enumerate(lines[:6]):
-            yield f"    {'$' if number == 0 else ' '} {line}"
+            yield f"    {'$' if number == 0 else ' '} {harmless(line)}"
         if len(lines) > 6:
             yield f"      {self._look.marks['dots']} {len(lines) - 6} more lines"
 
