@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -249,7 +250,7 @@ def execute(
                 fail_fast=config.fail_fast,
                 mount_mode=MountMode(config.mount_mode),
                 grace_s=config.grace,
-                cache=None if options.no_cache else parts.cache_for(config, source),
+                cache=None if options.no_cache else partial(parts.cache_for, config, source),
                 keeping=keeping_of(config),
                 container=options.container,
                 isolated=options.strict,

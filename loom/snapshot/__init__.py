@@ -5,16 +5,34 @@ snapshot = take(source, workspace, cancel=cancel)         fills an empty directo
 remove(workspace)                                         deletes one of loom's own
 """
 
-from loom.snapshot.comparing import differing
-from loom.snapshot.exchange import Patch, bring, patch_of
-from loom.snapshot.exchange import apply as apply_patch
-from loom.snapshot.explaining import Explanation, Rule, explain
-from loom.snapshot.manifest import manifest_bytes, read_manifest
+from typing import TYPE_CHECKING
+
+from loom import lazily
 from loom.snapshot.model import Change, LeftOut, Snapshot, SnapshotCanceled, Source, Submodule, readable
-from loom.snapshot.removing import Removal, is_workspace, remove
 from loom.snapshot.source import discover
-from loom.snapshot.taking import take
-from loom.snapshot.verifying import Verification, verify
+
+if TYPE_CHECKING:
+    from loom.snapshot.comparing import differing
+    from loom.snapshot.exchange import Patch, bring, patch_of
+    from loom.snapshot.exchange import apply as apply_patch
+    from loom.snapshot.explaining import Explanation, Rule, explain
+    from loom.snapshot.manifest import manifest_bytes, read_manifest
+    from loom.snapshot.removing import Removal, is_workspace, remove
+    from loom.snapshot.taking import take
+    from loom.snapshot.verifying import Verification, verify
+else:
+    __getattr__ = lazily.names_of(
+        __name__,
+        {
+            "comparing": "differing",
+            "exchange": "Patch bring patch_of apply_patch=apply",
+            "explaining": "Explanation Rule explain",
+            "manifest": "manifest_bytes read_manifest",
+            "removing": "Removal is_workspace remove",
+            "taking": "take",
+            "verifying": "Verification verify",
+        },
+    )
 
 __all__ = [
     "Change",

@@ -22,7 +22,6 @@ from loom import plan
 from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images import ImageLock, Locked, Reference, identity, normal_platform, parse_reference, short, shown
-from loom.providers.docker.build import build_image, settle
 from loom.providers.docker.client import explanation
 from loom.providers.docker.credentials import Credentials, credentials_for
 from loom.providers.docker.streams import Line, canceled, engine_errors, in_background, say
@@ -140,6 +139,9 @@ class Images:
 
     def _resolve(self, image: plan.Image, workspace: Path, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
         if image.build is not None:
+            # Imported for those who build: most jobs wait for a container to start, and would wait for this too.
+            from loom.providers.docker.build import build_image
+
             return build_image(
                 self, image, environ=self._environ, workspace=workspace, on_output=on_output, cancel=cancel
             )
@@ -165,6 +167,8 @@ class Images:
             if present is None:
                 raise _NotHere(name)
             return present
+
+        from loom.providers.docker.build import settle
 
         try:
             return settle(self, image, workspace=workspace, have=have).tag

@@ -1,131 +1,48 @@
-"""Wires one run together and returns its receipt."""
+"""A run from its first event to its receipt."""
 
 from __future__ import annotations
 
 import os
-import secrets as random_source
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loom import __version__, environment, processes, snapshot
-from loom.cache import Cache
-from loom.cancel import Cancel
-from loom.errors import LoomError, SnapshotError
+from loom import __version__, processes, snapshot
+from loom.engine import Beginning, Ran, Request
+from loom.errors import LoomError
 from loom.events import PIPELINE, RUN, PhaseCode
-from loom.journal import Journal, Outcome, Sink
+from loom.journal import Journal, Outcome
 from loom.masking import Masker
-from loom.plan import Job, MountMode, Plan
+from loom.plan import Job, Plan
 from loom.planned import Planned, dump_planned
-from loom.providers.base import ReadOnlyMount
 from loom.recorder import Recorder
-from loom.records import Receipt, run_exit_code, run_status
+from loom.records import run_exit_code, run_status
 from loom.results import JobResult, Skip, Status
-from loom.runner import Handover, JobRunner, Keeping, PlaceOpener, Resumption, Settings, Tools
+from loom.runner import Handover, JobRunner
 from loom.scheduler import run_jobs
-from loom.snapshot import Snapshot, Source
-from loom.store import RUN_PREFIX, RunRecord, Store
+from loom.snapshot import Snapshot
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to run, and everything about the surroundings that varies."""
-
-    run_id: str
-    command: Sequence[str]
-    plan: Plan
-    source: Source
-    tools: Tools
-    store: Store
-    tmp_dir: Path
-    clock_ns: Callable[[], int]
-    cancel: Cancel
-    sinks: Sequence[Sink] = ()
-    jobs_at_once: int = 2
-    fail_fast: bool = False
-    mount_mode: MountMode = MountMode.BIND
-    grace_s: float = 10.0
-    cache: Cache | None = None
-    """None: no job's `cache` is restored or saved."""
-    preflight: Callable[[], None] | None = None
-    """Checked before any job starts (does an engine answer?); raises InfrastructureError."""
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    keeping: Keeping = field(default_factory=Keeping)
-    container: bool = False
-    isolated: bool = False
-    """Two things that a later run of the same jobs has to know: see `planned.Planned`."""
-    reuse: Reuse | None = None
-    variables: Mapping[str, str] | None = None
-    """What loom gives every job; None: what the source says."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reuse:
-    """What a run takes over from an earlier one, its parent."""
-
-    parent_run_id: str
-    workspace: Path
-    """Filled already; nothing is copied."""
-    snapshot: Mapping[str, Any]
-    """What the record says of the snapshot that the workspace was."""
-    results: Mapping[str, JobResult] = field(default_factory=dict)
-    """Jobs of the plan that do not run again, and what they came to."""
-    resumed: Mapping[str, Resumption] = field(default_factory=dict)
-    archive_of: Callable[[str], Path] | None = None
-    """Where the artifacts of those jobs are."""
-    has_products: bool = True
-    """Whether the workspace holds what those jobs left; else their artifacts are put into it."""
-
-    @property
-    def reused(self) -> list[str]:
-        return [*self.results, *(f"{job_id}: up to {resumed.step}" for job_id, resumed in self.resumed.items())]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ran:
-    """A run that is over. `receipt_path` exists; `workspace` is None when no snapshot could be taken."""
-
-    receipt: Receipt
-    receipt_path: Path
-    workspace: Path | None
-    kept: tuple[str, ...] = ()
-    """Jobs whose places can still be entered, or gone on from."""
-
-
-def execute(request: Request) -> Ran:
-    """Run the plan. Every way to fail but a bug of loom's (and a record that can't be written) ends in a receipt."""
-    record = request.store.new(request.run_id)
-    recorder = Recorder(record)
-    workspace = request.reuse.workspace if request.reuse else new_workspace(request.tmp_dir, request.run_id)
-    record.create(_identity(request, workspace))
-    journal = Journal(
-        run_id=request.run_id,
-        pipeline_id=request.run_id,
-        clock_ns=request.clock_ns,
-        masker=Masker(),
-        sinks=[recorder, *request.sinks],
-    )
-    return _Run(request, record, recorder, journal, workspace).execute()
-
-
-def new_workspace(tmp_dir: Path, run_id: str) -> Path:
-    return tmp_dir / f"{RUN_PREFIX}{run_id}-{random_source.randbelow(10**6):06d}"
-
-
-class _Run:
-    def __init__(
-        self, request: Request, record: RunRecord, recorder: Recorder, journal: Journal, workspace: Path
-    ) -> None:
+class Run:
+    def __init__(self, request: Request, beginning: Beginning) -> None:
+        """InfrastructureError when the record can't be written."""
         self._request = request
-        self._record = record
-        self._recorder = recorder
-        self._journal = journal
-        self._workspace = workspace
+        self._beginning = beginning
+        self._workspace = beginning.workspace
+        self._record = request.store.new(request.run_id)
+        self._recorder = Recorder(self._record)
+        self._record.create(_identity(request, self._workspace))
+        self._journal = Journal(
+            run_id=request.run_id,
+            pipeline_id=request.run_id,
+            clock_ns=request.clock_ns,
+            masker=Masker(),
+            sinks=[self._recorder, *request.sinks],
+        )
         self._cancel = request.cancel
         self._done = request.reuse.results if request.reuse else {}
-        self._opener = PlaceOpener(request.tools, self._settings(), request.cancel)
+        self._opener = beginning.opener
         self._error: str | None = None
         self._begun = 0
 
@@ -148,9 +65,9 @@ class _Run:
     # -- run.bootstrap --------------------------------------------------------------------------------------------
 
     def _bootstrap(self) -> bool:
-        """The workspace, with the first jobs' containers starting meanwhile; False when the run can't go on."""
+        """Fill the workspace, beside the first jobs' containers that are starting; False when the run can't go on."""
         request = self._request
-        self._begun = self._journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, self._beginning())
+        self._begun = self._journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, self._what_begins())
         shape = plan_shape(request.plan, without=self._done)
         self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "plan_resolved", shape)
         if self._done:
@@ -159,10 +76,8 @@ class _Run:
         outcome = Outcome()
         filled = False
         try:
-            if request.reuse is None:
-                self._make_workspace()
-            if request.preflight is not None:
-                request.preflight()
+            if self._beginning.problem is not None:
+                raise self._beginning.problem
             if request.reuse is None:
                 document = self._take_snapshot().document()
             else:
@@ -180,15 +95,11 @@ class _Run:
             self._error = outcome.error
         finally:
             if not filled:
-                self._opener.close_unused()
-                with suppress(OSError):
-                    self._workspace.rmdir()
+                self._beginning.undo()
             self._journal.finished(RUN, PhaseCode.RUN_BOOTSTRAP, self._begun, outcome)
         return filled
 
     def _take_snapshot(self) -> Snapshot:
-        for job in self._first_jobs():
-            self._opener.open_ahead(job)
         taken = snapshot.take(self._request.source, self._workspace, cancel=self._cancel)
         self._keep_manifest()
         return taken
@@ -196,27 +107,6 @@ class _Run:
     def _keep_manifest(self) -> None:
         """`loom verify` needs it, and a job may remove the workspace's own."""
         self._record.publish(self._record.paths.root / "snapshot.json", snapshot.manifest_bytes(self._workspace))
-
-    def _make_workspace(self) -> None:
-        try:
-            self._workspace.mkdir(parents=True)
-        except OSError as error:
-            raise SnapshotError(
-                f"the isolated workspace can't be made at {self._workspace}: {error.strerror or error}",
-                hint="name another place with LOOM_TMP_DIR or TMPDIR",
-            ) from error
-
-    def _first_jobs(self) -> Iterable[Job]:
-        """Those that start as soon as the snapshot is there."""
-        plan = self._request.plan
-        first_stage = next((stage for stage in plan.stages if any(job.stage == stage for job in plan.jobs)), None)
-        ready = [
-            job
-            for job in plan.jobs
-            if job.when in ("on_success", "always")
-            and (job.needs == () or (job.needs is None and job.stage == first_stage))
-        ]
-        return ready[: self._request.jobs_at_once]
 
     # -- run.pipeline_execute -------------------------------------------------------------------------------------
 
@@ -233,7 +123,7 @@ class _Run:
                 missing_here=frozenset() if not reuse or reuse.has_products else frozenset(self._done),
                 logs=paths.logs,
                 masker=self._journal.masker,
-                cache=self._request.cache,
+                cache=self._request.cache() if self._request.cache else None,
             )
             runner = JobRunner(journal=self._journal, opener=self._opener, handover=handover, cancel=self._cancel)
             if started:
@@ -320,22 +210,8 @@ class _Run:
 
     # -- values ---------------------------------------------------------------------------------------------------
 
-    def _settings(self) -> Settings:
-        request = self._request
-        source = request.source
-        return Settings(
-            run_id=request.run_id,
-            workspace=self._workspace,
-            variables=request.variables or run_variables(request.run_id, source, request.plan.workflow_path),
-            mount_mode=request.mount_mode,
-            grace_s=request.grace_s,
-            read_only_mounts=tuple(ReadOnlyMount(path=path) for path in source.read_only_mounts),
-            keeping=request.keeping,
-            resumed=request.reuse.resumed if request.reuse else {},
-        )
-
     def _planned(self) -> Planned:
-        request, settings = self._request, self._settings()
+        request, settings = self._request, self._beginning.settings
         return Planned(
             plan=request.plan,
             variables=settings.variables,
@@ -346,7 +222,7 @@ class _Run:
             grace_s=request.grace_s,
         )
 
-    def _beginning(self) -> dict[str, Any]:
+    def _what_begins(self) -> dict[str, Any]:
         request, reuse = self._request, self._request.reuse
         parent = (
             {"parent_run_id": reuse.parent_run_id, "full_run": not reuse.reused, "reused": reuse.reused}
@@ -363,18 +239,6 @@ class _Run:
             "logs_dir": str(self._record.paths.logs),
             "mount_mode": request.mount_mode.value,
         }
-
-
-def run_variables(run_id: str, source: Source, workflow_path: str) -> dict[str, str]:
-    return environment.for_run(
-        run_id=run_id,
-        workflow_path=workflow_path,
-        head_sha=source.head_sha,
-        branch=source.branch,
-        tags=source.tags,
-        project_name=environment.project_name_of(source.root),
-        origin_url=source.origin_url,
-    )
 
 
 def _identity(request: Request, workspace: Path) -> dict[str, Any]:

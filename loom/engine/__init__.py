@@ -1,0 +1,195 @@
+"""Wires one run together and returns its receipt.
+
+Containers take longer to start than anything that loom does, so `execute` gets the first ones on their way before
+the rest of loom is even imported; what has to be told meanwhile is told by `run`, in the order of the phases.
+"""
+
+from __future__ import annotations
+
+import secrets as random_source
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loom import environment
+from loom.cancel import Cancel
+from loom.errors import LoomError, SnapshotError
+from loom.plan import Job, MountMode, Plan
+from loom.providers.base import ReadOnlyMount
+from loom.results import JobResult
+from loom.runner import Keeping, PlaceOpener, Resumption, Settings, Tools
+from loom.store import RUN_PREFIX, Store
+
+if TYPE_CHECKING:
+    from loom.cache import Cache
+    from loom.journal import Sink
+    from loom.records import Receipt
+    from loom.snapshot import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to run, and everything about the surroundings that varies."""
+
+    run_id: str
+    command: Sequence[str]
+    plan: Plan
+    source: Source
+    tools: Tools
+    store: Store
+    tmp_dir: Path
+    clock_ns: Callable[[], int]
+    cancel: Cancel
+    sinks: Sequence[Sink] = ()
+    jobs_at_once: int = 2
+    fail_fast: bool = False
+    mount_mode: MountMode = MountMode.BIND
+    grace_s: float = 10.0
+    cache: Callable[[], Cache] | None = None
+    """None: no job's `cache` is restored or saved."""
+    preflight: Callable[[], None] | None = None
+    """Checked before any job starts (does an engine answer?); raises InfrastructureError."""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    keeping: Keeping = field(default_factory=Keeping)
+    container: bool = False
+    isolated: bool = False
+    """Two things that a later run of the same jobs has to know: see `planned.Planned`."""
+    reuse: Reuse | None = None
+    variables: Mapping[str, str] | None = None
+    """What loom gives every job; None: what the source says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reuse:
+    """What a run takes over from an earlier one, its parent."""
+
+    parent_run_id: str
+    workspace: Path
+    """Filled already; nothing is copied."""
+    snapshot: Mapping[str, Any]
+    """What the record says of the snapshot that the workspace was."""
+    results: Mapping[str, JobResult] = field(default_factory=dict)
+    """Jobs of the plan that do not run again, and what they came to."""
+    resumed: Mapping[str, Resumption] = field(default_factory=dict)
+    archive_of: Callable[[str], Path] | None = None
+    """Where the artifacts of those jobs are."""
+    has_products: bool = True
+    """Whether the workspace holds what those jobs left; else their artifacts are put into it."""
+
+    @property
+    def reused(self) -> list[str]:
+        return [*self.results, *(f"{job_id}: up to {resumed.step}" for job_id, resumed in self.resumed.items())]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """A run that is over. `receipt_path` exists; `workspace` is None when no snapshot could be taken."""
+
+    receipt: Receipt
+    receipt_path: Path
+    workspace: Path | None
+    kept: tuple[str, ...] = ()
+    """Jobs whose places can still be entered, or gone on from."""
+
+
+@dataclass(kw_only=True)
+class Beginning:
+    """The workspace, still empty, and the first jobs' places, opening; or the `problem` that ends the run before that."""
+
+    workspace: Path
+    settings: Settings
+    opener: PlaceOpener
+    reused: bool
+    problem: LoomError | None = None
+
+    def undo(self) -> None:
+        """Close what no job took, and remove the workspace if nothing is in it. Safe to repeat."""
+        self.opener.close_unused()
+        if not self.reused:
+            with suppress(OSError):
+                self.workspace.rmdir()
+
+
+def execute(request: Request) -> Ran:
+    """Run the plan. Every way to fail but a bug of loom's (and a record that can't be written) ends in a receipt."""
+    beginning = _begin(request)
+    try:
+        from loom.engine.run import Run
+
+        return Run(request, beginning).execute()
+    except BaseException:
+        beginning.undo()
+        raise
+
+
+def new_workspace(tmp_dir: Path, run_id: str) -> Path:
+    return tmp_dir / f"{RUN_PREFIX}{run_id}-{random_source.randbelow(10**6):06d}"
+
+
+def _begin(request: Request) -> Beginning:
+    reuse = request.reuse
+    workspace = reuse.workspace if reuse else new_workspace(request.tmp_dir, request.run_id)
+    settings = _settings(request, workspace)
+    opener = PlaceOpener(request.tools, settings, request.cancel)
+    beginning = Beginning(workspace=workspace, settings=settings, opener=opener, reused=reuse is not None)
+    try:
+        if reuse is None:
+            _make(workspace)
+        if request.preflight is not None:
+            request.preflight()
+        if reuse is None:
+            for job in _first_jobs(request.plan, request.jobs_at_once):
+                opener.open_ahead(job)
+    except LoomError as error:
+        beginning.problem = error
+    return beginning
+
+
+def _make(workspace: Path) -> None:
+    try:
+        workspace.mkdir(parents=True)
+    except OSError as error:
+        raise SnapshotError(
+            f"the isolated workspace can't be made at {workspace}: {error.strerror or error}",
+            hint="name another place with LOOM_TMP_DIR or TMPDIR",
+        ) from error
+
+
+def _first_jobs(plan: Plan, at_most: int) -> Iterable[Job]:
+    """Those that start as soon as the snapshot is there."""
+    first_stage = next((stage for stage in plan.stages if any(job.stage == stage for job in plan.jobs)), None)
+    ready = [
+        job
+        for job in plan.jobs
+        if job.when in ("on_success", "always")
+        and (job.needs == () or (job.needs is None and job.stage == first_stage))
+    ]
+    return ready[:at_most]
+
+
+def _settings(request: Request, workspace: Path) -> Settings:
+    source = request.source
+    return Settings(
+        run_id=request.run_id,
+        workspace=workspace,
+        variables=request.variables or run_variables(request.run_id, source, request.plan.workflow_path),
+        mount_mode=request.mount_mode,
+        grace_s=request.grace_s,
+        read_only_mounts=tuple(ReadOnlyMount(path=path) for path in source.read_only_mounts),
+        keeping=request.keeping,
+        resumed=request.reuse.resumed if request.reuse else {},
+    )
+
+
+def run_variables(run_id: str, source: Source, workflow_path: str) -> dict[str, str]:
+    return environment.for_run(
+        run_id=run_id,
+        workflow_path=workflow_path,
+        head_sha=source.head_sha,
+        branch=source.branch,
+        tags=source.tags,
+        project_name=environment.project_name_of(source.root),
+        origin_url=source.origin_url,
+    )
