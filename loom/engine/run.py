@@ -17,7 +17,7 @@ from loom.masking import Masker
 from loom.plan import Job, Plan
 from loom.planned import Planned, dump_planned
 from loom.recorder import Recorder
-from loom.records import run_exit_code, run_status
+from loom.records import build_schemas, run_exit_code, run_status
 from loom.results import JobResult, Skip, Status
 from loom.runner import Handover, JobRunner
 from loom.scheduler import run_jobs
@@ -102,6 +102,7 @@ class Run:
     def _take_snapshot(self) -> Snapshot:
         taken = snapshot.take(self._request.source, self._workspace, cancel=self._cancel)
         self._keep_manifest()
+        build_schemas()  # the containers are still starting
         return taken
 
     def _keep_manifest(self) -> None:

@@ -26,6 +26,7 @@ from loom.results import OnOutput
 if TYPE_CHECKING:
     import docker
 
+REAP_AFTER_S = 1.0
 DRIVER_FILES_SIZE = 128 * 1024 * 1024
 
 
@@ -50,6 +51,7 @@ class DockerProvider:
         self._removals: list[threading.Thread] = []
         self._left_behind: list[str] = []
         self._reaped = False
+        self._idle = threading.Event()
         self._podman: bool | None = None
 
     @property
@@ -101,6 +103,7 @@ class DockerProvider:
         return {"Type": self._log_driver, "Config": {"max-size": "1000t"} if rotates else {}}
 
     def close(self) -> Sequence[str]:
+        self._idle.set()
         with self._lock:
             removals, self._removals = self._removals, []
         for removal in removals:
@@ -182,13 +185,14 @@ class DockerProvider:
         )
 
     def _reap_once(self, client: docker.DockerClient) -> None:
-        """What dead looms left behind goes while the first job runs already."""
+        """What dead looms left behind goes while jobs run already, and not in the moment when the first one starts."""
         with self._lock:
             if self._reaped:
                 return
             self._reaped = True
 
         def reap_them() -> None:
+            self._idle.wait(REAP_AFTER_S)
             try:
                 problems = [found.problem for found in reap(client) if found.problem]
             except LoomError as error:
