@@ -132,6 +132,11 @@ class PastJob:
         return result.data.get("failing_step") if result else None
 
     @property
+    def last_step(self) -> str | None:
+        """The last step that began, which is where a job stood when something else than a step ended it."""
+        return next((step for _, step in reversed(self.state.steps)), None)
+
+    @property
     def kept(self) -> Mapping[str, Any]:
         """Empty when nothing was."""
         return self.state.facts.get("session_kept", {})
@@ -167,8 +172,7 @@ class PastJob:
         """
         steps = self.job.steps
         if wanted is None:
-            ran = [step for _, step in self.state.steps]
-            wanted = self.failing_step or (ran[-1] if ran else steps[0].id)
+            wanted = self.failing_step or self.last_step or steps[0].id
         return step_named(self.job, wanted)
 
     def handed_on(self, step: Step, secrets: Mapping[str, bytes]) -> tuple[dict[str, str], list[str]]:

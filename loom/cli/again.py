@@ -138,7 +138,7 @@ class _Resuming:
             raise RequestError(
                 f"no job of run {past.run_id} failed", hint="say where to go on from: loom resume --from JOB:STEP"
             )
-        return [(job, job.failing_step) for job in failed]
+        return [(job, job.failing_step or job.last_step) for job in failed]
 
     def _resumption(self, job: PastJob, step_id: str | None, *, sync: bool) -> Resumption | None:
         """How the job goes on; None when it runs from its start, since it never came to a step."""
