@@ -215,7 +215,7 @@ class Config:
         "When a job's container is kept to be looked at; auto: a failed one, on a terminal.",
     )
     keep_for: float = _key(86400.0, _duration, "How long a kept container may stay.")
-    keep_runs: int = _key(50, _count(1), "How many runs `loom clean` leaves in the record.")
+    keep_runs: int = _key(10, _count(1), "How many of a checkout's runs `loom clean` leaves.")
     stream: bool = _key(False, _flag, "Show what steps print while they run.")
     color: Literal["auto", "always", "never"] = _key("auto", _choice("auto", "always", "never"), "When to use colours.")
     tmp_dir: Path = _key(Path("/tmp"), _path, "Where isolated workspaces are made.")

@@ -259,6 +259,16 @@ class Store:
         except OSError as error:
             raise RecordError(f"{error.filename or root} can't be deleted: {error.strerror or error}") from error
 
+    def remove_artifacts(self, run_id: str, job_id: str) -> None:
+        """Delete what a job of a run left; the manifest still says what it was. RecordError when it can't be deleted."""
+        paths = RunPaths(root=self.runs_dir / run_id, run_id=run_id)
+        try:
+            if paths.artifacts(job_id).exists():
+                shutil.rmtree(paths.artifacts(job_id))
+            paths.artifacts_archive(job_id).unlink(missing_ok=True)
+        except OSError as error:
+            raise RecordError(f"{error.filename} can't be deleted: {error.strerror or error}") from error
+
     def find(self, wanted: str, *, repo_root: Path | None) -> RunEntry:
         """The run that `wanted` names: an id, a unique prefix or suffix of one, a path, `last` or `last-failed`.
 

@@ -20,7 +20,12 @@ def clean(
     ] = None,
     keep_last: Annotated[
         int | None,
-        typer.Option("--keep-last", min=0, metavar="N", help="Keep the newest N; 10, if nothing else is said."),
+        typer.Option(
+            "--keep-last",
+            min=0,
+            metavar="N",
+            help="Keep the newest N; `keep_runs` of the configuration, if nothing else is said.",
+        ),
     ] = None,
     older_than: Annotated[
         str | None, typer.Option("--older-than", metavar="AGE", help="Only what is older: `12h`, `7d`.")
@@ -33,7 +38,7 @@ def clean(
 ) -> None:
     """Delete runs: their records, their isolated workspaces, and what they still have in the engine.
 
-    Never one that is still running.
+    Never one that is still running. Of those that stay it deletes the artifacts whose `expire_in` is over.
     """
     from loom.cli import cleaning
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from loom.cli.parts import Engine
     from loom.store import RunEntry
 
-KEEP_LAST = 10
 _WORKSPACE = re.compile(r"loom-run-local-(\d+)-\d+")
 _LITTLE_SPACE = 2_000_000_000
 
@@ -60,23 +61,37 @@ def clean(
     if runs:
         chosen = [_named(place, run) for run in runs]
     else:
-        default = KEEP_LAST if older_than is None else 0
+        default = place.config.keep_runs if older_than is None else 0
         chosen = _chosen(place, default if keep_last is None else keep_last, cutoff_ns, everywhere=everywhere)
     items = [_item(entry) for entry in chosen]
     if everywhere and not runs:
         items += list(_orphans(place, cutoff_ns, {item.workspace for item in items}))
+    gone = {item.run_id for item in items}
+    stay = [] if runs else list(place.store.entries(None if everywhere else place.root))
+    expired = [found for entry in stay if entry.run_id not in gone for found in _expired(entry, time.time())]
     engine = parts.Engine(place.config, os.environ)
     try:
         for item in items:
             if not dry_run:
                 _remove(place, item, engine)
+        for run_id, job_id in expired:
+            if not dry_run:
+                place.store.remove_artifacts(run_id, job_id)
     finally:
         engine.close()
     if as_json:
         print_json(
-            {"schema_version": "loom.clean.v1", "kind": "clean", "dry_run": dry_run, "runs": list(map(asdict, items))}
+            {
+                "schema_version": "loom.clean.v1",
+                "kind": "clean",
+                "dry_run": dry_run,
+                "runs": list(map(asdict, items)),
+                "expired_artifacts": [{"run_id": run_id, "job_id": job_id} for run_id, job_id in expired],
+            }
         )
     else:
+        for run_id, job_id in expired:
+            print(f"{'would remove' if dry_run else 'removed'} the expired artifacts of {job_id} in {run_id}")
         for item in items:
             what = "would remove" if dry_run else "removed" if item.removed else "could not remove"
             print(f"{what} {item.run_id}  {rough_size(item.bytes)}  {item.workspace or ''}".rstrip())
@@ -111,6 +126,22 @@ def _named(place: Here, run: str) -> RunEntry:
 def _chosen(place: Here, keep_last: int, cutoff_ns: int, *, everywhere: bool) -> list[RunEntry]:
     entries = list(place.store.entries(None if everywhere else place.root))
     return [entry for entry in entries[keep_last:] if not entry.alive and int(entry.run_id) < cutoff_ns]
+
+
+def _expired(entry: RunEntry, now: float) -> Iterator[tuple[str, str]]:
+    """(run, job) of artifacts that are there and were not meant to stay any longer."""
+    if entry.receipt is None or not entry.receipt.get("finished_at"):
+        return
+    ended = datetime.fromisoformat(str(entry.receipt["finished_at"])).timestamp()
+    for manifest_path in sorted(entry.paths.logs.glob("jobs/*/manifest.json")):
+        try:
+            manifest = json.loads(manifest_path.read_bytes())
+        except (OSError, ValueError):
+            continue  # a damaged record is not this command's matter
+        kept = manifest.get("artifacts") or {}
+        lifetime, job_id = kept.get("expire_in_s"), str(manifest.get("job_id"))
+        if lifetime is not None and ended + lifetime < now and entry.paths.artifacts_archive(job_id).exists():
+            yield entry.run_id, job_id
 
 
 def _item(entry: RunEntry) -> Item:

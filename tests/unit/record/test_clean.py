@@ -42,6 +42,35 @@ def test_the_newest_stay(three: Project) -> None:
     assert ids(three) == []
 
 
+def test_as_many_stay_as_configured(three: Project) -> None:
+    (three.root / ".loom/config.yml").write_text("keep_runs: 2\n")
+    before = ids(three)
+    assert "1 removed" in three.loom("clean")
+    assert ids(three) == before[:2]
+
+
+def test_artifacts_go_when_their_time_is_over(make: Make) -> None:
+    kept = "version: v1\nstages: [s]\n"
+    for name, lifetime in (("short", "1ms"), ("long", "1h"), ("forever", "")):
+        more = f", expire_in: {lifetime}" if lifetime else ""
+        kept += f"{name}: {{stage: s, script: [echo x > {name}.txt], artifacts: {{paths: [{name}.txt]{more}}}}}\n"
+    project = make(kept)
+    project.loom("run", "--local")
+    (run_id,) = ids(project)
+    paths = project.store.entry(run_id).paths
+    assert f"would remove the expired artifacts of short in {run_id}" in project.loom("clean", "--dry-run")
+    assert paths.artifacts_archive("short").exists()
+    document = json.loads(project.loom("clean", "--json"))
+    assert document["expired_artifacts"] == [{"run_id": run_id, "job_id": "short"}]
+    there = {
+        job: paths.artifacts_archive(job).exists() and paths.artifacts(job).exists()
+        for job in ("short", "long", "forever")
+    }
+    assert there == {"short": False, "long": True, "forever": True}
+    assert not paths.artifacts("short").exists()
+    assert project.loom("clean") == "0 removed, 0 B\n"
+
+
 def test_workspaces_that_no_record_knows_go_with_all(three: Project) -> None:
     newest, *_ = ids(three)
     workspace = Path(str(three.store.entry(newest).identity["workspace"]))
