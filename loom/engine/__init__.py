@@ -149,7 +149,7 @@ def _begin(request: Request) -> Beginning:
 
 def _make(workspace: Path) -> None:
     try:
-        workspace.mkdir(parents=True)
+        workspace.mkdir(mode=0o700, parents=True)
     except OSError as error:
         raise SnapshotError(
             f"the isolated workspace can't be made at {workspace}: {error.strerror or error}",

@@ -95,6 +95,7 @@ def test_the_screen_tells_what_failed_where_and_how(project: Project) -> None:
 def test_the_record_is_reached_from_the_workspace_and_is_not_part_of_it(project: Project) -> None:
     project.workflow(WORKFLOW)
     ran = project.run()
+    assert ran.workspace.stat().st_mode & 0o777 == 0o700  # what is not committed yet is nobody else's to read
     link = ran.workspace / ".loom" / ".runtime"
     assert link.is_symlink()
     assert (link / "receipts" / ran.receipt_path.name).samefile(ran.receipt_path)
