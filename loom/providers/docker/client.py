@@ -149,15 +149,19 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
             super().configure_client(client)
             client.trust_env = False
 
-    class Client(docker.DockerClient):
-        """Asks the engine once what it is: jobs start in the time that asking again would take."""
+    class Api(docker.APIClient):
+        """Asks the engine once what it is, when it connects: jobs start in the time that asking again would take."""
 
         _said: dict[str, Any] | None = None
 
-        def version(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        def version(self, api_version: bool = True) -> dict[str, Any]:
             if self._said is None:
-                self._said = super().version(*args, **kwargs)
+                self._said = super().version(api_version)
             return self._said
+
+    class Client(docker.DockerClient):
+        def __init__(self, **settings: Any) -> None:
+            self.api = Api(**settings)  # all that the SDK's own does, with its own class
 
     tls: TLSConfig | bool = False
     try:

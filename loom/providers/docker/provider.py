@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from loom.cancel import Cancel
-from loom.errors import ImageError, LoomError, ProviderError
+from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
 from loom.plan import MountMode
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker import driver, labels
@@ -195,6 +195,8 @@ class DockerProvider:
             self._idle.wait(REAP_AFTER_S)
             try:
                 problems = [found.problem for found in reap(client) if found.problem]
+            except EngineUnavailable:
+                return  # lost while the run went on, which is told elsewhere; the next loom looks again
             except LoomError as error:
                 problems = [str(error)]
             with self._lock:
