@@ -287,6 +287,7 @@ def _repository(place: Here) -> Finding:
 
 def _engine(place: Here) -> Iterator[Finding]:
     from loom.cli import parts
+    from loom.providers.docker.client import endpoint_of
 
     engine = parts.Engine(place.config, os.environ)
     try:
@@ -301,7 +302,9 @@ def _engine(place: Here) -> Iterator[Finding]:
     try:
         version, driver = info.get("ServerVersion"), info.get("Driver")
         yield Finding(
-            name="engine", state="ok", text=f"{version}, {info.get('OperatingSystem')}, {driver}, {client.api.base_url}"
+            name="engine",
+            state="ok",
+            text=f"{version}, {info.get('OperatingSystem')}, {driver}, at {endpoint_of(engine.environ)}",
         )
         yield _image(client, place.config.default_image)
         if info.get("DockerRootDir") and os.path.isdir(info["DockerRootDir"]):  # noqa: PTH112

@@ -58,6 +58,14 @@ class Engine:
         """EngineUnavailable when none answers."""
         self()
 
+    def described(self) -> str:
+        """Which engine it is, and where; EngineUnavailable when none answers."""
+        from loom.providers.docker.client import endpoint_of, translated
+
+        with translated("asking the engine for its version"):
+            version = self().version()
+        return f"{version.get('Version', 'of unknown version')} at {endpoint_of(self.environ)}"
+
     def answers(self) -> None:
         """EngineUnavailable when it does not. What dead looms left in it is removed meanwhile, out of the run's way."""
         client = self()

@@ -21,6 +21,7 @@ from loom.cancel import Cancel
 from loom.results import ExitCode
 
 if TYPE_CHECKING:
+    from loom.cli.parts import Engine
     from loom.config import Config
     from loom.engine import Reuse
     from loom.plan import Plan
@@ -232,6 +233,9 @@ def execute(
         before = gate.place_named(plan, options.break_before) if options.break_before is not None else None
         person = gate.TerminalGate(connection, screen, on_failure=options.shell_on_failure, before=before)
         tools = replace(tools, gate=person)
+    preflight = parts.preflight(plan, connection)
+    if preflight is not None and options.verbose and options.output == "screen":
+        preflight = _saying_which_engine(preflight, connection, write)
     with signals(cancel), closing(audience):
         ran = engine.execute(
             engine.Request(
@@ -240,7 +244,7 @@ def execute(
                 plan=plan,
                 source=source,
                 tools=tools,
-                preflight=parts.preflight(plan, connection),
+                preflight=preflight,
                 store=Store(config.state_dir),
                 tmp_dir=config.tmp_dir,
                 clock_ns=time.time_ns,
@@ -269,6 +273,16 @@ def execute(
         for job_id in ran.kept:
             write(f"look inside: loom shell {ran.receipt.run_id} {job_id}")
     return ran.receipt.exit_code
+
+
+def _saying_which_engine(
+    preflight: Callable[[], None], connection: Engine, write: Callable[[str], None]
+) -> Callable[[], None]:
+    def check() -> None:
+        preflight()
+        write(f"  engine {connection.described()}")
+
+    return check
 
 
 def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLines | GitHub | GitLab:

@@ -153,6 +153,9 @@ class Screen:
                 self._job_width = min(40, max([8, *(len(job_id) for job_id in self._planned)]))
             case "snapshot_taken" if self._look.detail is not Detail.QUIET:
                 yield from self._snapshot(data)
+            case "image_resolved" if self._look.detail is Detail.VERBOSE:
+                exact = data.get("digest") or data["id"]
+                yield self._row("start", "dim", event.job_id or "", f"image {data['name'] or ''} is {exact}")
             case "session_opened" if self._look.detail is not Detail.QUIET:
                 yield from self._opened(event.job_id or "", data)
             case "warning" if self._look.detail is not Detail.QUIET:

@@ -77,7 +77,7 @@ class Inventory:
     def rows(self) -> list[Row]:
         rows = [self._row(use) for use in self._uses]
         known = {(row.name, row.platform) for row in rows}
-        bases = [named for named in self.named() if (named.name, named.platform) not in known]
+        bases = [named for named in self.named(whole=False) if (named.name, named.platform) not in known]
         return [*rows, *(self._named_row(named, "base") for named in bases)]
 
     def _row(self, use: ImageUse) -> Row:
@@ -122,10 +122,10 @@ class Inventory:
     def _locked(self, named: Named) -> Locked | None:
         return self._lock.get(named.name, named.platform) if self._lock is not None else None
 
-    def named(self) -> list[Named]:
+    def named(self, *, whole: bool = True) -> list[Named]:
         """Every image that is had by its name, those that builds start from included, each once per platform.
 
-        ImageError when a build's Dockerfile can't be read.
+        ImageError when a build's Dockerfile can't be read; not `whole`: without what such builds start from.
         """
         found: dict[tuple[str, str], Named] = {}
 
@@ -139,7 +139,13 @@ class Inventory:
             if use.image.build is None:
                 add(self._direct(use))
                 continue
-            for name, platform in bases_for(self._images, use.image, self._root):
+            try:
+                bases = bases_for(self._images, use.image, self._root)
+            except ImageError:
+                if whole:
+                    raise
+                continue
+            for name, platform in bases:
                 users = tuple(f"build of {user}" for user in use.used_by)
                 add(Named(reference=parse_reference(name), platform=platform, used_by=users, pull=use.image.pull))
         return list(found.values())

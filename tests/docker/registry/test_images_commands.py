@@ -239,3 +239,13 @@ def test_a_run_uses_the_locked_image_and_its_receipt_says_so(
     assert done.returncode == 0, done.stderr + done.stdout
     receipt = Path(next(line for line in done.stdout.splitlines() if line.startswith("receipt: ")).split(": ", 1)[1])
     assert digest in receipt.read_text()
+
+
+def test_a_build_without_its_dockerfile_hides_no_other_image(tmp_path: Path, named: tuple[str, str]) -> None:
+    name, _ = named
+    broken = "b:\n  stage: test\n  image: {build: {context: ., dockerfile: nowhere/Dockerfile}}\n  script: ['true']\n"
+    project = Project(tmp_path, workflow(name, broken))
+    done = project.run("images", "ls")
+    assert done.returncode == 0, done.stderr
+    assert name in done.stdout
+    assert "the Dockerfile nowhere/Dockerfile is not in the snapshot" in done.stdout
