@@ -19,7 +19,7 @@ from loom.plan import MountMode
 from loom.providers.base import Change, SessionRequest
 from loom.providers.docker import labels
 from loom.providers.docker.client import retrying, translated
-from loom.providers.docker.ownership import Owner, Workspaces, foreign, hand_over
+from loom.providers.docker.ownership import Owner, Workspaces, foreign, hand_over, open_to_all
 from loom.providers.docker.removal import remove_volume
 from loom.providers.files import archive_of, renamed, unpack
 
@@ -98,6 +98,8 @@ class BindMount:
         self._user = user
         if self._workspaces.enter(self._workspace, user):
             hand_over(self._workspace, user, self._request.project_dir, as_root)
+        if self._workspaces.open(self._workspace):
+            open_to_all(self._workspace, self._request.project_dir, as_root)
 
     def take_back(self, as_root: AsRoot) -> None:
         if self._user is None:
@@ -112,6 +114,8 @@ class BindMount:
                     f"job {self._request.job_id} left files in the workspace that belong to others, such as {path}",
                     hint="its image has no `chown`; remove the workspace with: sudo rm -r " + str(self._workspace),
                 )
+        if handed_over and self._workspaces.close(self._workspace):
+            self._workspace.chmod(0o700)
 
     def view(self) -> Path | None:
         return self._workspace

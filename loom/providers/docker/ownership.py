@@ -29,6 +29,7 @@ class Workspaces:
         self._lock = threading.Lock()
         self._active: dict[Path, list[Owner]] = {}
         self._handed_over: dict[Path, Owner] = {}
+        self._opened: set[Path] = set()
 
     def enter(self, workspace: Path, user: Owner) -> bool:
         """True when the files have to be handed over to `user` first."""
@@ -40,6 +41,21 @@ class Workspaces:
                 return False
             self._handed_over[workspace] = user
             return True
+
+    def open(self, workspace: Path) -> bool:
+        """True when jobs of different users are at work there, and its directory has to be opened to all of them."""
+        with self._lock:
+            if len({user.uid for user in self._active.get(workspace, []) if user.uid != 0}) < 2:
+                return False
+            self._opened.add(workspace)
+            return True
+
+    def close(self, workspace: Path) -> bool:
+        """True when it was opened, and has to be its owner's alone again."""
+        with self._lock:
+            opened = workspace in self._opened
+            self._opened.discard(workspace)
+            return opened
 
     def leave(self, workspace: Path, user: Owner) -> bool:
         """True when nobody is left and the files, which were handed over, have to be taken back."""
@@ -59,6 +75,14 @@ def hand_over(workspace: Path, owner: Owner, project_dir: str, as_root: Callable
         _chown(workspace, owner)
     else:
         as_root(f"chown -Rh {owner.uid}:{owner.gid} '{project_dir}'")
+
+
+def open_to_all(workspace: Path, project_dir: str, as_root: Callable[[str], int]) -> None:
+    """Let every user enter: files can have one owner only, and the others would stand before a closed door."""
+    if os.geteuid() == 0:
+        workspace.chmod(0o755)
+    else:
+        as_root(f"chmod 755 '{project_dir}'")
 
 
 def _chown(directory: Path, owner: Owner) -> None:

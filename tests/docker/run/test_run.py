@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -90,6 +91,20 @@ def test_the_screen_tells_what_failed_where_and_how(project: Project) -> None:
     assert Path(events).exists()
     assert lines[-1] == f"receipt: {ran.receipt_path}"
     assert any(line.startswith("– after") and "bad did not succeed" in line for line in lines)
+
+
+def test_jobs_of_different_users_at_once_all_get_into_the_workspace(project: Project) -> None:
+    project.workflow("""
+version: v1
+stages: [test]
+default: {image: "debian:trixie-slim"}
+one: {stage: test, user: "1001:1001", script: ["id -u; sleep 1; ls -l . && cat .loom/workflow.yml"]}
+two: {stage: test, user: "1002:1002", script: ["id -u; sleep 1; ls -l . && cat .loom/workflow.yml"]}
+""")
+    ran = project.run("-j", "2")
+    assert ran.code == 0, ran.out
+    status = ran.workspace.stat()
+    assert (status.st_mode & 0o777, status.st_uid) == (0o700, os.geteuid())
 
 
 def test_the_record_is_reached_from_the_workspace_and_is_not_part_of_it(project: Project) -> None:
