@@ -164,17 +164,6 @@ def build(engine: docker.DockerClient) -> Iterator[Callable[..., str]]:
 
 
 @pytest.fixture(scope="session")
-def busybox() -> bytes:
-    found = shutil.which("busybox")
-    if (
-        found is None
-        or b"statically" not in os.popen(f"file -L {found} 2>/dev/null || echo statically").read().encode()
-    ):
-        pytest.skip("needs a statically linked busybox on this machine to make an image of")
-    return Path(found).read_bytes()
-
-
-@pytest.fixture(scope="session")
 def shell_images(build: Callable[..., str], busybox: bytes) -> Mapping[str, str]:
     """Images whose `sh` is dash, bash, and busybox' ash with nothing else beside it."""
     return {

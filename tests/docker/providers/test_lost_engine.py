@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import docker
 import pytest
@@ -30,6 +30,10 @@ from loom.results import Ended
 
 if TYPE_CHECKING:
     from conftest import Place
+
+OwnEngine = Any
+NewEngine = Any
+"""Of the directory's conftest above."""
 
 pytestmark = pytest.mark.docker
 
@@ -113,101 +117,20 @@ def test_a_lost_connection_is_taken_up_without_losing_or_doubling_a_line(docker_
         proxy.close()
 
 
-class OwnEngine:
-    """A dockerd of the test's own. It has no network, and sees nothing of `hidden`."""
-
-    def __init__(self, directory: Path, hidden: Path | None = None) -> None:
-        self.directory = directory
-        self.url = f"unix://{directory}/engine.sock"
-        self._hidden = hidden
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> docker.DockerClient:
-        directory = self.directory
-        hide = f"mount -t tmpfs none {self._hidden};" if self._hidden else ""
-        command = (
-            f"mount --make-rprivate /; {hide} exec dockerd --data-root {directory}/data --exec-root {directory}/exec "
-            f"--pidfile {directory}/pid -H {self.url} --bridge none --iptables=false --ip6tables=false"
-        )
-        with (directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                ["unshare", "--net", "--mount", "sh", "-c", command], stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                return connect({"DOCKER_HOST": self.url})
-            except EngineUnavailable:
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    pytest.skip(f"no engine of its own can be started here: {(directory / 'log').read_text()[-300:]}")
-                time.sleep(0.1)
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def stop(self) -> None:
-        if self.process is None:
-            return
-        self.signal(signal.SIGCONT)
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        # A killed engine leaves its containerd, and that its shims.
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    command = (entry / "cmdline").read_bytes()
-                except OSError:
-                    continue
-                if f"{self.directory}/exec".encode() in command:
-                    os.kill(int(entry.name), signal.SIGKILL)
-        time.sleep(0.2)
-        for line in Path("/proc/mounts").read_text().splitlines():
-            if line.split()[1].startswith(str(self.directory)):
-                subprocess.run(["umount", "-l", line.split()[1]], check=False)
-
-
-@pytest.fixture
-def engine_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    if os.geteuid() != 0 or not shutil.which("dockerd") or not shutil.which("unshare"):
-        pytest.skip("needs root, dockerd and unshare for an engine of its own")
-    directory = Path(f"/tmp/loom-test-engine-{os.getpid()}-{time.monotonic_ns()}")  # short: a socket's path
-    directory.mkdir()
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)
-
-
 @pytest.fixture
 def own_engine(
-    engine_directory: Path, busybox: bytes, docker_place: Place
+    new_engine: NewEngine, busybox: bytes, docker_place: Place
 ) -> Iterator[tuple[OwnEngine, docker.DockerClient]]:
-    own = OwnEngine(engine_directory)
+    own = new_engine()
     try:
         client = own.start()
-        load_busybox(client, busybox)
+        own.load_busybox(client, busybox)
         docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
         docker_place.image = "ash:test"
         yield own, client
         client.close()
     finally:
         own.stop()
-
-
-def load_busybox(client: docker.DockerClient, busybox: bytes) -> None:
-    import io
-    import tarfile
-
-    root = io.BytesIO()
-    with tarfile.open(fileobj=root, mode="w") as archive:
-        for name in ("bin/sh", "bin/sleep", "bin/cat", "bin/chown"):
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(busybox), 0o755
-            archive.addfile(member, io.BytesIO(busybox))
-    client.api.import_image_from_data(root.getvalue(), repository="ash", tag="test")
 
 
 NO_NETWORK = Network(mode="none")
@@ -264,12 +187,12 @@ def test_an_engine_that_hangs_is_given_up(
 
 @pytest.mark.slow
 def test_an_engine_that_sees_none_of_our_files(
-    engine_directory: Path, busybox: bytes, docker_place: Place, tmp_path: Path
+    new_engine: NewEngine, busybox: bytes, docker_place: Place, tmp_path: Path
 ) -> None:
-    own = OwnEngine(engine_directory, hidden=tmp_path)
+    own = new_engine(hidden=tmp_path)
     try:
         client = own.start()
-        load_busybox(client, busybox)
+        own.load_busybox(client, busybox)
         docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
         docker_place.image = "ash:test"
         (docker_place.workspace / "given").write_text("given\n")

@@ -1,0 +1,115 @@
+"""What several groups of tests stand on: an engine of a test's own, which may be killed and restarted, and a tiny image.
+
+Such an engine runs in a network and mount namespace of its own: the machine's is never touched.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from loom.errors import EngineUnavailable
+from loom.providers.docker.client import connect
+
+
+class OwnEngine:
+    """A dockerd of the test's own. It has no network, and sees nothing of `hidden`."""
+
+    def __init__(self, directory: Path, hidden: Path | None = None) -> None:
+        self.directory = directory
+        self.url = f"unix://{directory}/engine.sock"
+        self._hidden = hidden
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> docker.DockerClient:
+        directory = self.directory
+        hide = f"mount -t tmpfs none {self._hidden};" if self._hidden else ""
+        command = (
+            f"mount --make-rprivate /; {hide} exec dockerd --data-root {directory}/data --exec-root {directory}/exec "
+            f"--pidfile {directory}/pid -H {self.url} --bridge none --iptables=false --ip6tables=false"
+        )
+        with (directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                ["unshare", "--net", "--mount", "sh", "-c", command], stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return connect({"DOCKER_HOST": self.url})
+            except EngineUnavailable:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    pytest.skip(f"no engine of its own can be started here: {(directory / 'log').read_text()[-300:]}")
+                time.sleep(0.1)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self) -> None:
+        if self.process is None:
+            return
+        self.signal(signal.SIGCONT)
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        # A killed engine leaves its containerd, and that its shims.
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    command = (entry / "cmdline").read_bytes()
+                except OSError:
+                    continue
+                if f"{self.directory}/exec".encode() in command:
+                    os.kill(int(entry.name), signal.SIGKILL)
+        time.sleep(0.2)
+        for line in Path("/proc/mounts").read_text().splitlines():
+            if line.split()[1].startswith(str(self.directory)):
+                subprocess.run(["umount", "-l", line.split()[1]], check=False)
+
+    def load_busybox(self, client: docker.DockerClient, busybox: bytes) -> None:
+        """Make the image `ash:test`, which is a shell and what that brings with it."""
+        root = io.BytesIO()
+        with tarfile.open(fileobj=root, mode="w") as archive:
+            for name in ("bin/sh", "bin/sleep", "bin/cat", "bin/chown"):
+                member = tarfile.TarInfo(name)
+                member.size, member.mode = len(busybox), 0o755
+                archive.addfile(member, io.BytesIO(busybox))
+        client.api.import_image_from_data(root.getvalue(), repository="ash", tag="test")
+
+
+@pytest.fixture
+def new_engine() -> Iterator[Callable[..., OwnEngine]]:
+    if os.geteuid() != 0 or not shutil.which("dockerd") or not shutil.which("unshare"):
+        pytest.skip("needs root, dockerd and unshare for an engine of its own")
+    directory = Path(f"/tmp/loom-test-engine-{os.getpid()}-{time.monotonic_ns()}")  # short: a socket's path
+    directory.mkdir()
+
+    def new(hidden: Path | None = None) -> OwnEngine:
+        return OwnEngine(directory, hidden)
+
+    yield new
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def busybox() -> bytes:
+    found = shutil.which("busybox")
+    if (
+        found is None
+        or b"statically" not in os.popen(f"file -L {found} 2>/dev/null || echo statically").read().encode()
+    ):
+        pytest.skip("needs a statically linked busybox on this machine to make an image of")
+    return Path(found).read_bytes()
