@@ -124,7 +124,11 @@ def entered(here: Around, job: PastJob, step: Step, *, as_root: bool = False, ca
         if found is not None:
             yield _found(here, job, step, found, as_root=as_root)
             return
-    if job.run.entry.alive:
+    elif as_root and os.geteuid() != 0:
+        raise RequestError(
+            f"job {job.job.id} runs on this machine, as you", hint="--root is for jobs in containers; leave it out"
+        )
+    if job.run.entry.alive and job.in_container:
         raise RequestError(
             f"job {job.job.id} of the running run {job.run.run_id} has no container now",
             hint="it has not started yet, or is over and was not kept; `loom show` tells",
@@ -364,7 +368,7 @@ class _OnHost:
 
     def run(self, command: Sequence[str], on_output: OnOutput | None, cancel: Cancel, timeout_s: float | None) -> Exit:
         ended, out, err = self._session.attached(
-            command, self._environment, timeout_s=timeout_s, capture=on_output is not None
+            command, self._environment, cancel, timeout_s=timeout_s, capture=on_output is not None
         )
         if on_output is not None:
             on_output("stdout", out)
@@ -374,5 +378,6 @@ class _OnHost:
         return ended
 
     def shell(self, step: Step, cancel: Cancel) -> int:
-        shell = self._job.job.shell[0] if self._job.job.shell else "sh"
-        return self._session.attached([shell], self._environment)[0].code
+        return self._session.shell(
+            self._job.job.shell, self._environment, script=step.script, name=self._job.job.id, cancel=cancel
+        )

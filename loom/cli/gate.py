@@ -103,7 +103,7 @@ class TerminalGate:
         from loom.providers.host import HostSession
 
         if isinstance(at.session, HostSession):
-            at.session.attached([at.job.shell[0]], at.environment)
+            at.session.shell(at.job.shell, at.environment, script=at.step.script, name=at.job.id, cancel=cancel)
             return
         inside = Inside(
             client=self._engine(),

@@ -21,13 +21,15 @@ import termios
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError, RequestError
+from loom.providers import interactive
 from loom.providers.base import Change, Command, SessionFacts, SessionRequest
 from loom.providers.files import archive_of, unpack
 from loom.providers.steps import arguments_of, checked, handed_on
-from loom.results import Ended, Exit, OnOutput, Stream
+from loom.results import Ended, Exit, ExitCode, OnOutput, Stream
 
 PASSED_ON = (
     "PATH",
@@ -47,6 +49,13 @@ MARK = "LOOM_SESSION_MARK"
 _READ = 256 * 1024
 _PIPE = 1024 * 1024
 _KILL_ROUNDS = 50
+_LOOK_EVERY_S = 0.2
+"""How often a cancel is looked for while somebody else has the terminal."""
+_AFTER_HANGUP_S = 2.0
+_SIGNALS: Mapping[ExitCode | None, signal.Signals] = {
+    ExitCode.INTERRUPTED: signal.SIGINT,
+    ExitCode.HANGUP: signal.SIGHUP,
+}
 
 # Its input ends when loom does. $1: the mark, $2: the session's private directory.
 _WATCHER = """
@@ -104,6 +113,7 @@ class HostSession:
             "LOOM_ENV": str(self._private / "env"),
             name: value,
         }
+        self._terminal = environ.get("TERM", "dumb")
         self._handed_on: dict[str, str] = {}
         self._number = 0
         # Pipes of earlier steps that a background child still holds.
@@ -241,14 +251,81 @@ class HostSession:
         self,
         arguments: Sequence[str],
         environment: Mapping[str, str],
+        cancel: Cancel,
         *,
         timeout_s: float | None = None,
         capture: bool = False,
     ) -> tuple[Exit, bytes, bytes]:
-        """Run a command with the caller's own input, output and terminal; with `capture` its output comes back instead."""
+        """Run a command with the caller's own input, output and terminal; with `capture` its output comes back instead.
+
+        A cancel or the timeout ends it by a signal, and after the grace by KILL.
+        """
         pipe = subprocess.PIPE if capture else None
         try:
-            process = subprocess.Popen(
+            process = self._on_terminal(arguments, environment, pipe)
+        except OSError as error:
+            code = 127 if error.errno == errno.ENOENT else 126
+            return Exit(code=code), b"", f"loom: {arguments[0]}: {error.strerror}\n".encode()
+        ended = Ended.EXITED
+        kill_at: float | None = None
+        out, err = None, None
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            try:
+                out, err = process.communicate(timeout=_LOOK_EVERY_S)  # it loses nothing when it is asked again
+                break
+            except subprocess.TimeoutExpired:
+                now = time.monotonic()
+            if kill_at is not None and (now >= kill_at or cancel.now):
+                self._kill_everything()
+            elif kill_at is None and (cancel.requested or (deadline is not None and now >= deadline)):
+                ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
+                kill_at = now + self._request.grace_s
+                if not (cancel.exit_code is ExitCode.INTERRUPTED and _is_foreground()):  # the terminal told it already
+                    process.send_signal(_SIGNALS.get(cancel.exit_code, signal.SIGTERM))
+        code = process.returncode
+        return Exit(code=code if code >= 0 else 128 - code, ended=ended), out or b"", err or b""
+
+    def shell(
+        self, shell: Sequence[str], environment: Mapping[str, str], *, script: str, name: str, cancel: Cancel
+    ) -> int:
+        """A shell on the caller's terminal, its standard input: see `interactive.prepared`. Its exit code."""
+        prepared = interactive.prepared(
+            shell,
+            script=script,
+            name=name,
+            new_path=lambda what: str(self._private / f"{what}.{secrets.token_hex(6)}"),
+        )
+        for path, content in prepared.files.items():
+            _write_private(Path(path), content)
+        settings = termios.tcgetattr(0)
+        try:
+            process = self._on_terminal(prepared.command, {"TERM": self._terminal, **environment}, None)
+        except OSError as error:
+            raise ProviderError(f"no shell could be started: {error}") from error
+        try:
+            told_at: float | None = None
+            while True:
+                try:
+                    process.wait(_LOOK_EVERY_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    now = time.monotonic()
+                if told_at is None and cancel.requested:
+                    told_at = now
+                    process.send_signal(signal.SIGHUP)  # which it hands on to what it runs
+                elif told_at is not None and now - told_at > _AFTER_HANGUP_S:
+                    process.kill()
+        finally:
+            _take_terminal(settings)
+        code = process.returncode
+        return code if code >= 0 else 128 - code
+
+    def _on_terminal(
+        self, arguments: Sequence[str], environment: Mapping[str, str], pipe: int | None
+    ) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
                 list(arguments),
                 cwd=self._request.workspace,
                 env={**self._environment, **environment},
@@ -258,17 +335,7 @@ class HostSession:
         except OSError as error:
             if not self._request.workspace.is_dir():
                 raise ProviderError(f"the workspace {self._request.workspace} is gone") from error
-            code = 127 if error.errno == errno.ENOENT else 126
-            return Exit(code=code), b"", f"loom: {arguments[0]}: {error.strerror}\n".encode()
-        try:
-            out, err = process.communicate(timeout=timeout_s)
-            ended = Ended.EXITED
-        except subprocess.TimeoutExpired:
-            self._kill_everything()
-            out, err = process.communicate()
-            ended = Ended.TIMED_OUT
-        code = process.returncode
-        return Exit(code=code if code >= 0 else 128 - code, ended=ended), out or b"", err or b""
+            raise
 
     def _awake(self) -> None:
         if not self._closed:
@@ -309,9 +376,7 @@ class HostSession:
         if not name or "/" in name or name in (".", ".."):
             raise RequestError(f"{name!r} can't be the name of a secret's file")
         path = self._private / f"secret.{name}"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+        _write_private(path, content)
         return str(path)
 
     def workspace_view(self) -> Path | None:
@@ -347,6 +412,32 @@ def _waiting(descriptor: int) -> int:
     """How many bytes a pipe holds, at least one so that its end is seen."""
     size: int = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, b"\0\0\0\0"))[0]
     return max(size, 1)
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def _is_foreground() -> bool:
+    """Whether ^C on the caller's terminal reaches what the caller starts."""
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return False
+
+
+def _take_terminal(settings: list[Any]) -> None:
+    """Have the terminal again after a shell that had it, with its settings of before, however that shell ended."""
+    # A background process that does this is stopped, unless it does not listen.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+    try:
+        with contextlib.suppress(termios.error, OSError):  # the terminal is gone
+            os.tcsetpgrp(0, os.getpgrp())
+            termios.tcsetattr(0, termios.TCSADRAIN, settings)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _lines(content: bytes) -> list[bytes]:

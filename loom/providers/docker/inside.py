@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
+from loom.providers import interactive
 from loom.providers.docker import driver
 from loom.providers.docker.attach import Demultiplexer, Hijacked
 from loom.providers.docker.client import explanation, retrying, translated
-from loom.providers.steps import arguments_of
 from loom.results import Ended, Exit, ExitCode, OnOutput
 
 if TYPE_CHECKING:
@@ -40,22 +40,9 @@ _AFTER_HANGUP_S = 2.0
 _DETACH = b"\x10\x11"
 """^P ^Q, on which the engine lets go of a terminal and the command runs on."""
 _SIGNALS: Mapping[ExitCode | None, str] = {ExitCode.INTERRUPTED: "INT", ExitCode.HANGUP: "HUP"}
-_SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "mksh")
 # Says which process it is (to be ended by), and becomes the command.
 _BECOME = 'f=$1; shift; { printf "%s\\n" "$$" >"$f"; } 2>/dev/null; exec "$@"'
 _END = 'read -r p <"$1" && { kill -"$2" -- "-$p" || kill -"$2" "$p"; } 2>/dev/null'
-_INTERACTIVE = """
-f=$1 rc=$2; shift 2
-{ printf '%s\\n' "$$" >"$f"; } 2>/dev/null
-case ${1##*/} in
-  sh | ash | dash)
-    if command -v bash >/dev/null 2>&1; then shift; exec bash --rcfile "$rc" "$@" -i; fi
-    ENV=$rc; export ENV ;;
-  bash) p=$1; shift; exec "$p" --rcfile "$rc" "$@" -i ;;
-  *) ENV=$rc; export ENV ;;
-esac
-exec "$@" -i
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,18 +158,9 @@ class Inside:
         It is `shell` as the job has it, but for `-e`, which would end it at the first typing mistake; where that is a
         plain `sh` and the image has bash, it is bash, for its line editing. A detach gives 0.
         """
-        step, rc, pid_file, history = (_name(what) for what in ("step", "rc", "shell", "history"))
-        words = " ".join("'" + word.replace("'", "'\\''") + "'" for word in arguments_of(shell, step))
-        self.write(
-            {
-                step: _bytes(script.rstrip("\n") + "\n"),
-                history: _bytes("".join(f"{line}\n" for line in script.splitlines() if line.strip())),
-                rc: _bytes(_rc(words, step, history, name)),
-            }
-        )
-        program = shell[0] if shell and shell[0].rpartition("/")[2] in _SHELLS else "sh"
-        command = ["sh", "-c", _INTERACTIVE, "loom", pid_file, rc, program, *options_of(shell)]
-        return self.terminal(command, pid_file, terminal, cancel)
+        prepared = interactive.prepared(shell, script=script, name=name, new_path=_name)
+        self.write(prepared.files)
+        return self.terminal(prepared.command, prepared.pid_file, terminal, cancel)
 
     def terminal(self, command: Sequence[str], pid_file: str, terminal: tuple[int, int], cancel: Cancel) -> int:
         source, target = terminal
@@ -280,51 +258,6 @@ class Inside:
         while (found := self._inspect(exec_id))["Running"] and time.monotonic() < deadline:
             time.sleep(0.01)
         return int(found["ExitCode"] or 0)
-
-
-def options_of(shell: Sequence[str]) -> list[str]:
-    """A step shell's options for an interactive one: without `-e`, and without what stands for the script."""
-    options: list[str] = []
-    rest = list(shell[1:])
-    while rest:
-        option = rest.pop(0)
-        if "{0}" in option or option in ("-c", "--"):
-            break
-        if option.startswith("--"):
-            continue
-        if option[:1] in "+-" and len(option) > 1:
-            takes_name = "o" in option
-            letters = "".join(letter for letter in option[1:] if letter not in "eo")
-            if letters:
-                options.append(option[0] + letters)
-            if takes_name and rest:
-                name = rest.pop(0)
-                if name != "errexit":
-                    options += [option[0] + "o", name]
-    return options
-
-
-def _rc(words: str, step: str, history: str, name: str) -> str:
-    plain = name.replace("'", "").replace("\\", "")
-    return f"""\
-unset ENV
-HISTFILE={history}
-again() {{ {words}; }}
-if [ -n "$BASH_VERSION" ]; then
-  IFS= read -r -d '' loom_script <{step}
-  HISTFILE=/dev/null
-  history -c
-  history -s -- "${{loom_script%?}}"
-  unset loom_script
-  PS1='[{plain}] \\w \\$ '
-else
-  PS1='[{plain}] $ '
-fi
-"""
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
 
 
 def _name(what: str) -> str:

@@ -25,7 +25,7 @@ from loom.plan import (
     Step,
 )
 from loom.planned import Planned, dump_planned, load_planned
-from loom.providers.docker.inside import options_of
+from loom.providers.interactive import options_of
 from loom.results import Status
 from loom.runner import Keeping
 from loom.runner.handed_on import recorded, restored

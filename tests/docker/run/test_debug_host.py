@@ -1,0 +1,166 @@
+"""Going back into a failed job that ran on this machine: the same shell as in a container, on loom's own terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+
+from .conftest import Project
+
+pytestmark = pytest.mark.docker
+
+WORKFLOW = """
+version: v1
+stages: [test]
+unit:
+  stage: test
+  variables: {COLOUR: green}
+  secrets:
+    TOKEN: {ref: "env://MY_TOKEN", file: false}
+    KEY: {ref: "env://MY_TOKEN"}
+  script:
+    - echo "GREETING=hello $TOKEN" >> $LOOM_ENV; echo made > made.txt
+    - |
+      echo "looking"
+      test -e fixed
+    - cat made.txt; echo "$GREETING" | wc -c
+"""
+SECRET = "hunter2-correct-horse"
+PROMPT = r"\[unit\] [^\r\n]*[#$] "
+
+
+@pytest.fixture
+def failing(project: Project) -> Project:
+    project.workflow(WORKFLOW)
+    return project
+
+
+def loom(project: Project, *arguments: str) -> Any:
+    return project.loom(*arguments, MY_TOKEN=SECRET)
+
+
+def on_terminal(project: Project, *arguments: str) -> pexpect.spawn[str]:
+    return pexpect.spawn(
+        sys.executable,
+        ["-m", "loom", *arguments],
+        cwd=str(project.root),
+        env={**project.environ, "MY_TOKEN": SECRET, "TERM": "xterm"},
+        encoding="utf-8",
+        timeout=30,
+        dimensions=(31, 97),
+    )
+
+
+def ended(child: pexpect.spawn[str]) -> int | None:
+    child.expect(pexpect.EOF)
+    child.close()
+    code: int | None = child.exitstatus
+    return code
+
+
+def living(words: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if (entry / "cmdline").read_bytes().replace(b"\0", b" ").strip() == words.encode():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def test_the_shell_of_a_host_job_stands_where_its_step_failed(failing: Project) -> None:
+    ran = loom(failing, "run", "--local")
+    assert ran.code == 1, ran.out + ran.err
+    shell = on_terminal(failing, "shell")
+    shell.expect("on this machine, in the workspace of run")
+    shell.expect(PROMPT)
+    shell.sendline("echo =$GREETING=$TOKEN=$(cat $KEY)=$COLOUR=$LOOM_STEP=$TERM=; pwd; stty size")
+    shell.expect(f"=hello {SECRET}={SECRET}={SECRET}=green=script/02=xterm=\r\n{ran.workspace}\r\n31 97\r\n")
+    shell.expect(PROMPT)
+    shell.sendline("history 10")
+    shell.expect('1  echo "looking"\r\ntest -e fixed')
+    shell.expect(PROMPT)
+    shell.sendline("again; echo code=$?")
+    shell.expect("looking\r\ncode=1")
+    shell.expect(PROMPT)
+    shell.sendline("sleep 100")
+    time.sleep(0.3)
+    shell.sendcontrol("c")
+    shell.expect(PROMPT)
+    shell.sendline("sleep 100")
+    time.sleep(0.3)
+    shell.sendcontrol("z")
+    shell.expect("Stopped")
+    shell.sendline("kill -9 %1; wait; touch fixed; again && exit 7")
+    assert ended(shell) == 7
+    healed = loom(failing, "resume")
+    assert healed.code == 0, healed.out + healed.err
+    assert "goes on from script/02, on this machine" in healed.out
+    assert healed.output("unit", "script/03") == ["made", str(len(f"hello {SECRET}\n"))]
+
+
+def test_a_shell_opens_at_a_host_jobs_failure_and_asks_how_to_go_on(failing: Project) -> None:
+    running = on_terminal(failing, "run", "--local", "--shell-on-failure", "--break-before", "unit:3")
+    running.expect("failed with exit code 1")
+    running.expect(PROMPT)
+    running.sendline("echo =$GREETING=$(cat $KEY)=; again; echo code=$?; sleep 100")
+    running.expect(f"=hello {SECRET}={SECRET}=\r\nlooking\r\ncode=1\r\n")
+    time.sleep(0.3)
+    running.sendcontrol("c")  # ends the command in the shell, not the run
+    running.expect(PROMPT)
+    running.sendline("exit")
+    running.expect("etry")
+    running.sendline("r")
+    running.expect("failed with exit code 1")
+    running.expect(PROMPT)
+    running.sendline("touch fixed; exit")
+    running.expect("etry")
+    running.sendline("r")
+    running.expect("before step script/03 of unit")
+    running.expect(PROMPT)
+    running.sendline("exit")
+    running.expect("unit +.*passed")
+    assert ended(running) == 0
+
+
+def test_a_terminal_that_goes_away_takes_the_host_shell_with_it(failing: Project) -> None:
+    loom(failing, "run", "--local")
+    words = f"sleep {20000 + os.getpid()}"
+    shell = on_terminal(failing, "shell")
+    shell.expect(PROMPT)
+    shell.sendline(f"{words} & {words}")
+    deadline = time.monotonic() + 20
+    while len(living(words)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    shell.close(force=False)
+    while living(words):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_a_signal_and_a_timeout_end_the_command_on_the_host(failing: Project) -> None:
+    loom(failing, "run", "--local")
+    process = failing.start(
+        *("exec", "unit", "--", "sh", "-c"),
+        'trap "echo bye; exit 5" INT; echo up; while :; do sleep 0.1; done',
+        MY_TOKEN=SECRET,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (5, "bye\n")
+    late = loom(
+        failing, "exec", "unit", "--timeout", "1s", "--", "sh", "-c", 'trap "echo out; exit" TERM; sleep 1.5; sleep 9'
+    )
+    assert (late.code, late.out) == (4, "out\n")
