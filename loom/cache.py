@@ -247,10 +247,9 @@ class Cache:
         with _temporary(self.folder / "tmp") as file:
             packed = _pack(view.read(selection, skipped.append), file, skipped, masker)
             if not packed.files:
+                why = "all of it was left out" if skipped else f"none of {', '.join(spec.paths)} is there"
                 return SaveResult(
-                    key=key,
-                    saved=False,
-                    warning=f"nothing to save for {key!r}: none of {', '.join(spec.paths)} is there",
+                    key=key, saved=False, skipped=tuple(skipped), warning=f"nothing to save for {key!r}: {why}"
                 )
             if packed.size > self._max_size:
                 return SaveResult(

@@ -111,7 +111,9 @@ def _leave_receipt(
         document = check_document(name, problems, facts=facts)
         path = Store(settings.state_dir).add_check(str(started), document, keep=settings.keep_runs)
     except (OSError, LoomError) as error:
-        print(f"the receipt could not be written: {error}", file=sys.stderr)
+        why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        print(f"the receipt could not be written: {why}", file=sys.stderr)
+        print("  name another place with LOOM_STATE_DIR, or leave it out with --no-receipt", file=sys.stderr)
         return
     print(f"receipt: {path}", file=sys.stderr)
 

@@ -71,7 +71,8 @@ def run(
     strict: Annotated[
         bool,
         typer.Option(
-            "--strict", help="Nearest to CI: a view of its own for each job, no undeclared network, locked images."
+            "--strict",
+            help="Nearest to CI: a view of its own for each job, no undeclared network, locked images only (`loom images lock`).",
         ),
     ] = False,
     frozen: Annotated[bool, typer.Option("--frozen", help="Only images that .loom/images.lock names.")] = False,

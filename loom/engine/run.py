@@ -130,11 +130,11 @@ class Run:
             if started:
                 status = self._jobs(runner)
             else:
-                reason = self._error or "the run could not start"
+                reason = "the run could not start"
                 for job in self._request.plan.jobs:
                     if job.id in self._done:
                         continue
-                    runner.skip(job, Skip(job_id=job.id, reason=reason.splitlines()[0]))
+                    runner.skip(job, Skip(job_id=job.id, reason=reason))
                 status = Status.CANCELED if self._cancel.requested else Status.ERROR
             outcome.status = run_outcome.status = status
         return status

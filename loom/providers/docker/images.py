@@ -208,7 +208,8 @@ class Images:
             return Locked(digest=reference.digest)
         if locked is None and self._frozen:
             raise ImageError(
-                f"{reference.name} ({platform}) is not in .loom/images.lock, and --frozen allows nothing else",
+                f"{reference.name} ({platform}) is not in .loom/images.lock, "
+                "and a frozen run (--frozen, --strict) uses nothing else",
                 hint="Add it with `loom images lock`, review the change and commit it.",
                 code="IMAGE_NOT_LOCKED",
             )

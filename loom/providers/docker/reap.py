@@ -60,6 +60,8 @@ def reap(client: docker.DockerClient, *, now: Callable[[], float] = time.time) -
             how()
             problem = ""
         except LoomError as error:
+            if "in use" in error.message:
+                return  # what uses it is just being removed, by another loom too: the next one finds it free
             problem = str(error)
         done.append(Reaped(kind, name, labelled.get(labels.JOB, ""), problem))
 
