@@ -75,7 +75,7 @@ def rerun(
     here = entering.around()
     past = entering.find_run(here, run)
     options = running.Options(stream=stream, quiet=quiet, keep=keep)
-    raise SystemExit(_fresh(past, options, failed=failed) if fresh else _same(here, past, options, failed=failed))
+    raise SystemExit(_fresh(here, past, options, failed=failed) if fresh else _same(here, past, options, failed=failed))
 
 
 class _Resuming:
@@ -87,15 +87,28 @@ class _Resuming:
         self._options = options
         self._run_id = str(time.time_ns())
         self._workspace: Path | None = None
+        self._restored: list[tuple[PastJob, Path]] = []
 
     def run(self, from_: str | None, *, sync: bool) -> int:
-        from loom import engine
+        from loom import snapshot
         from loom.errors import RequestError
 
         past = self._past
         if past.entry.alive:
             raise RequestError(f"run {past.run_id} has not ended yet", hint="wait for it, or interrupt it first")
-        jobs = self._wanted(from_)
+        try:
+            reuse = self._reuse(from_, sync=sync)
+        except BaseException:
+            for _, workspace in self._restored:  # no run has them yet, so nothing else would ever remove them
+                snapshot.remove(workspace, recorded=True)
+            raise
+        return execute(self._here, past, reuse, self._options, self._run_id)
+
+    def _reuse(self, from_: str | None, *, sync: bool) -> Reuse:
+        from loom import engine
+        from loom.errors import RequestError
+
+        past, jobs = self._past, self._wanted(from_)
         resumed = {
             job.job.id: resumption for job, step in jobs if (resumption := self._resumption(job, step, sync=sync))
         }
@@ -110,7 +123,7 @@ class _Resuming:
         results = results_besides(past, again, also_unfinished=from_ is None)
         if sync:
             self._sync(workspace)
-        reuse = engine.Reuse(
+        return engine.Reuse(
             parent_run_id=past.run_id,
             workspace=workspace,
             snapshot=past.snapshot or {},
@@ -118,7 +131,6 @@ class _Resuming:
             resumed=resumed,
             archive_of=past.archive_of,
         )
-        return execute(self._here, past, reuse, self._options, self._run_id)
 
     def _wanted(self, from_: str | None) -> list[tuple[PastJob, str | None]]:
         from loom.errors import RequestError
@@ -176,10 +188,15 @@ class _Resuming:
                 code="NOTHING_KEPT",
             )
         if restored is not None:
+            self._restored.append((job, restored))
             if self._workspace is not None:
+                ids = [each.job.id for each, _ in self._restored]
                 raise RequestError(
-                    "two jobs would go on from workspaces of their own, which one run can't",
-                    hint="go on with one of them: loom resume --from JOB",
+                    f"jobs {' and '.join(ids)} would each go on in a workspace restored from its checkpoint, "
+                    "and a run has only one",
+                    hint="go on with one after the other:\n"
+                    + "\n".join(f"loom resume {job.run.run_id} --from {job_id}" for job_id in ids),
+                    code="TWO_WORKSPACES",
                 )
             self._workspace = restored
         self._say(f"{job.job.id} goes on from {step.id}, in a container restored from its checkpoint")
@@ -316,12 +333,17 @@ def _snapshot_again(here: Around, past: PastRun, workspace: Path) -> Mapping[str
     )
 
 
-def _fresh(past: PastRun, options: Options, *, failed: bool) -> int:
+def _fresh(here: Around, past: PastRun, options: Options, *, failed: bool) -> int:
     from dataclasses import replace
 
     from loom.cli import running
     from loom.errors import RequestError
 
+    if here.root is None or here.root.resolve() != past.repo_root.resolve():
+        raise RequestError(
+            f"run {past.run_id} is one of {past.repo_root}, which is not the checkout here",
+            hint=f"run it there: cd {past.repo_root}",
+        )
     ids = past.failed() if failed else [job.id for job in past.planned.plan.jobs]
     if not ids:
         raise RequestError(f"no job of run {past.run_id} failed", hint="leave --failed out to run all of them again")
@@ -329,6 +351,7 @@ def _fresh(past: PastRun, options: Options, *, failed: bool) -> int:
         replace(
             options,
             jobs=tuple(ids),
+            parent_run_id=past.run_id,
             container=past.planned.container,
             strict=past.planned.isolated,
             mount_mode=past.planned.mount_mode.value,

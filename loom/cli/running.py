@@ -65,6 +65,8 @@ class Options:
     keep: str | None = None
     shell_on_failure: bool = False
     break_before: str | None = None
+    parent_run_id: str | None = None
+    """The run that this one does again, if it takes nothing over from it."""
 
     @property
     def attended(self) -> bool:
@@ -259,6 +261,7 @@ def execute(
                 container=options.container,
                 isolated=options.strict,
                 reuse=reuse,
+                parent_run_id=options.parent_run_id,
                 variables=variables,
             )
         )

@@ -57,6 +57,8 @@ class Request:
     isolated: bool = False
     """Two things that a later run of the same jobs has to know: see `planned.Planned`."""
     reuse: Reuse | None = None
+    parent_run_id: str | None = None
+    """The run that this one does again without taking anything over; with `reuse`, that names it."""
     variables: Mapping[str, str] | None = None
     """What loom gives every job; None: what the source says."""
 

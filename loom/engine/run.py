@@ -228,7 +228,7 @@ class Run:
         parent = (
             {"parent_run_id": reuse.parent_run_id, "full_run": not reuse.reused, "reused": reuse.reused}
             if reuse
-            else {}
+            else {"parent_run_id": request.parent_run_id}
         )
         return {
             **parent,

@@ -426,6 +426,32 @@ def test_rerun_proves_that_its_snapshot_is_the_same(failing: Project) -> None:
     failing.write("fixed", "")
     fresh = loom(failing, "rerun", "--fresh")
     assert fresh.code == 0, fresh.out + fresh.err
+    assert fresh.receipt["parent_run_id"] == again.receipt["run_id"]
+    assert (fresh.receipt["full_run"], fresh.receipt["reused"]) == (True, [])
+    elsewhere = failing.loom("rerun", first.receipt["run_id"], "--fresh", cwd=failing.home, MY_TOKEN=SECRET)
+    assert elsewhere.code == 2
+    assert str(failing.root) in elsewhere.err
+
+
+def test_jobs_with_views_of_their_own_go_on_one_after_the_other(debugged: Project) -> None:
+    job = "  stage: test\n  image: debian:trixie-slim\n  script: ['echo {0} > own.txt', 'false', 'cat own.txt']\n"
+    debugged.workflow(
+        "version: v1\nstages: [test]\n" + "".join(f"{name}:\n{job.format(name)}" for name in ("one", "two"))
+    )
+    ran = run(debugged, "--mount-mode", "overlay")
+    run_id = ran.receipt["run_id"]
+    for container in containers_of(run_id):
+        container.remove(force=True, v=True)
+    before = sorted(debugged.tmp.iterdir())
+    both = loom(debugged, "resume")
+    assert both.code == 2, both.out
+    assert "jobs one and two would each go on in a workspace restored from its checkpoint" in both.err
+    assert sorted(debugged.tmp.iterdir()) == before, "and nothing stays of what was restored"
+    for name in ("one", "two"):
+        assert f"loom resume {run_id} --from {name}" in both.err
+        alone = loom(debugged, "resume", run_id, "--from", f"{name}:3")
+        assert alone.output(name, "script/03") == [name], alone.out + alone.err
+        assert alone.receipt["parent_run_id"] == run_id
 
 
 @pytest.mark.parametrize("mode", MODES)
