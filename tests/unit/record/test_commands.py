@@ -105,6 +105,12 @@ def test_runs_are_named_by_path_and_by_parts(failed: Ran) -> None:
         assert failed.project.loom("show", name) == failed.output, name
 
 
+def test_verify_finds_a_run_by_its_id(failed: Ran) -> None:
+    entry = failed.project.last()
+    for name in (entry.run_id, entry.run_id[-9:], "last"):
+        assert f"isolated workspace: {entry.identity['workspace']}" in failed.project.loom("verify", name), name
+
+
 SLOW = """\
 version: v1
 stages: [s]
