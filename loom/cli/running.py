@@ -21,7 +21,6 @@ from loom.cancel import Cancel
 from loom.results import ExitCode
 
 if TYPE_CHECKING:
-    from loom.cli.parts import Engine
     from loom.config import Config
     from loom.engine import Reuse
     from loom.plan import Plan
@@ -236,8 +235,6 @@ def execute(
         person = gate.TerminalGate(connection, screen, on_failure=options.shell_on_failure, before=before)
         tools = replace(tools, gate=person)
     preflight = parts.preflight(plan, connection)
-    if preflight is not None and options.verbose and options.output == "screen":
-        preflight = _saying_which_engine(preflight, connection, write)
     with signals(cancel), closing(audience):
         ran = engine.execute(
             engine.Request(
@@ -247,6 +244,7 @@ def execute(
                 source=source,
                 tools=tools,
                 preflight=preflight,
+                engine=connection.described if preflight is not None else None,
                 store=Store(config.state_dir),
                 tmp_dir=config.tmp_dir,
                 clock_ns=time.time_ns,
@@ -276,16 +274,6 @@ def execute(
         for job_id in ran.kept:
             write(f"look inside: loom shell {ran.receipt.run_id} {job_id}")
     return ran.receipt.exit_code
-
-
-def _saying_which_engine(
-    preflight: Callable[[], None], connection: Engine, write: Callable[[str], None]
-) -> Callable[[], None]:
-    def check() -> None:
-        preflight()
-        write(f"  engine {connection.described()}")
-
-    return check
 
 
 def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLines | GitHub | GitLab:

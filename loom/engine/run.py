@@ -87,6 +87,8 @@ class Run:
             self._journal.fact(
                 RUN, PhaseCode.RUN_BOOTSTRAP, "snapshot_taken", {**document, "path": str(self._workspace)}
             )
+            if request.engine is not None:  # asked while the first containers start
+                self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "engine_answered", {"engine": request.engine()})
             filled = True
         except LoomError as error:
             outcome.status, outcome.error = Status.ERROR, str(error)

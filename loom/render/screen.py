@@ -151,6 +151,8 @@ class Screen:
             case "plan_resolved":
                 self._planned = {job["id"]: job for job in data["jobs"]}
                 self._job_width = min(40, max([8, *(len(job_id) for job_id in self._planned)]))
+            case "engine_answered" if self._look.detail is Detail.VERBOSE:
+                yield self._look.styled(f"  engine {data['engine']}", "dim")
             case "snapshot_taken" if self._look.detail is not Detail.QUIET:
                 yield from self._snapshot(data)
             case "image_resolved" if self._look.detail is Detail.VERBOSE:

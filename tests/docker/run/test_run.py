@@ -353,3 +353,10 @@ def test_a_record_that_can_no_longer_be_written_ends_the_run_and_leaves_nothing(
     assert "can't be written" in ran.err
     assert "No space left" in ran.err
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("more", [(), ("-v",), ("--stream",)], ids=["plain", "verbose", "stream"])
+def test_show_prints_what_the_run_printed(project: Project, more: tuple[str, ...]) -> None:
+    project.workflow(WORKFLOW)
+    ran = project.run(*more)
+    assert project.loom("show", *more).out == ran.out
