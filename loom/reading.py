@@ -13,15 +13,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import orjson
-
 from loom.errors import RecordError
 from loom.events import SCHEMA_VERSION, Event, OutputEvent, PhaseEvent, Scope, Where, decode, encode
 from loom.journal import OutputBatch, Sink
 from loom.output import Line
 from loom.records import RECEIPT_SCHEMA, RUN_SCHEMA, SHOW_SCHEMA, Document, RunFold
 from loom.render.screen import TAIL_LINES
-from loom.store import INTERRUPTED, RUNNING, RunEntry, RunPaths, last_event, last_output, read_events, read_phases
+from loom.store import (
+    INTERRUPTED,
+    RUNNING,
+    RunEntry,
+    RunPaths,
+    last_event,
+    last_output,
+    read_document,
+    read_events,
+    read_phases,
+)
 
 _KNOWN_SCHEMAS = (SCHEMA_VERSION, RUN_SCHEMA, RECEIPT_SCHEMA)
 
@@ -138,15 +146,9 @@ class Reading:
 
     def _document(self, relative: str) -> Mapping[str, Any] | None:
         path = self.paths.logs / relative
-        try:
-            shape = orjson.loads(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise RecordError(f"{path} can't be read: {error}") from error
-        if not isinstance(shape, dict):
-            raise RecordError(f"{path} is not a document of loom's")
-        _check_schema(shape, path)
+        shape = read_document(path)
+        if shape is not None:
+            _check_schema(shape, path)
         return shape
 
 

@@ -247,7 +247,7 @@ class Store:
             ours = False
         if not ours or root.is_symlink():
             raise RecordError(f"{root} has no mark of loom's (CACHEDIR.TAG): nothing was deleted")
-        identity = _read(root / "run.json")
+        identity = read_document(root / "run.json")
         if identity is not None and is_alive(identity):
             raise RecordError(f"run {run_id} is still running: nothing was deleted")
         going = root.with_name(f".{run_id}.removing")
@@ -309,8 +309,8 @@ def _same_checkout(entry: RunEntry, repo_root: Path) -> bool:
 
 def entry_at(paths: RunPaths) -> RunEntry:
     """Read a record's identity and receipt. RecordError says what is missing or damaged."""
-    receipt = _read(paths.receipt)
-    identity = _read(paths.identity)
+    receipt = read_document(paths.receipt)
+    identity = read_document(paths.identity)
     if identity is None and receipt is None and not paths.events.exists():
         raise RecordError(f"{paths.root} holds no record of a loom run", hint="`loom runs` lists the runs there are")
     identity = identity or {"run_id": paths.run_id, "repo_root": (receipt or {}).get("repo_root")}
@@ -336,7 +336,7 @@ def entry_for_path(path: Path, store: Store) -> RunEntry:
 
 
 def _entry_for_receipt(path: Path, store: Store) -> RunEntry:
-    receipt = _read(path)
+    receipt = read_document(path)
     if receipt is None or receipt.get("kind") != "loom-run-local":
         raise RecordError(f"{path} is not a receipt of a loom run")
     run_id = str(receipt.get("run_id"))
@@ -352,7 +352,8 @@ def _entry_for_receipt(path: Path, store: Store) -> RunEntry:
     )
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_document(path: Path) -> dict[str, Any] | None:
+    """A record's document as JSON; None when there is no such file, RecordError when it can't be read."""
     try:
         shape = orjson.loads(path.read_bytes())
     except FileNotFoundError:

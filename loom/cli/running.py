@@ -159,14 +159,11 @@ def flags_of(options: Options) -> dict[str, object]:
 def failed_before(config: Config, source: Source) -> list[str]:
     """The jobs that did not succeed in this checkout's last run. RequestError when there is none, or all did."""
     from loom.errors import RequestError
-    from loom.records import RunFold
-    from loom.store import Store, read_phases
+    from loom.reading import Reading
+    from loom.store import Store
 
     entry = Store(config.state_dir).find("last", repo_root=source.root)
-    fold = RunFold()
-    for event in read_phases(entry.paths):
-        fold.apply(event)
-    failed = [job.id for job in fold.jobs.values() if job.status is None or not job.status.ok]
+    failed = [job.id for job in Reading(entry).fold.jobs.values() if job.status is None or not job.status.ok]
     if not failed:
         raise RequestError(
             f"no job failed in the last run ({entry.run_id})", hint="Leave --only-failed out to run all."
