@@ -183,6 +183,12 @@ class RunEntry:
         return self.paths.run_id
 
     @property
+    def workspaces(self) -> list[str]:
+        """The run's workspace first, then those of jobs that went on in one of their own; whether they are there or not."""
+        own = self.identity.get("job_workspaces") or {}
+        return [str(path) for path in dict.fromkeys((self.identity.get("workspace"), *own.values())) if path]
+
+    @property
     def state(self) -> str:
         """A status, or `running`, or `interrupted`."""
         if self.receipt is not None:
@@ -330,7 +336,7 @@ def entry_for_path(path: Path, store: Store) -> RunEntry:
         if len(run_ids) == 1:
             return entry_at(RunPaths(root=root.resolve(), run_id=run_ids[0]))
     for entry in store.entries():
-        if entry.identity.get("workspace") == str(path):
+        if str(path) in entry.workspaces:
             return entry
     raise RequestError(f"{path} is neither a loom workspace nor a run's record", code="RUN_UNKNOWN")
 

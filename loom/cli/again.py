@@ -86,8 +86,10 @@ class _Resuming:
         self._past = past
         self._options = options
         self._run_id = str(time.time_ns())
-        self._workspace: Path | None = None
-        self._restored: list[tuple[PastJob, Path]] = []
+        self._made: list[Path] = []
+        """Workspaces; while no run has them, nothing else would ever remove them."""
+        self._archives: list[Path] = []
+        """Checkpoints of a workspace that the jobs shared, and that is gone."""
 
     def run(self, from_: str | None, *, sync: bool) -> int:
         from loom import snapshot
@@ -99,30 +101,26 @@ class _Resuming:
         try:
             reuse = self._reuse(from_, sync=sync)
         except BaseException:
-            for _, workspace in self._restored:  # no run has them yet, so nothing else would ever remove them
+            for workspace in self._made:
                 snapshot.remove(workspace, recorded=True)
             raise
         return execute(self._here, past, reuse, self._options, self._run_id)
 
     def _reuse(self, from_: str | None, *, sync: bool) -> Reuse:
         from loom import engine
-        from loom.errors import RequestError
 
         past, jobs = self._past, self._wanted(from_)
         resumed = {
             job.job.id: resumption for job, step in jobs if (resumption := self._resumption(job, step, sync=sync))
         }
-        workspace = self._workspace or past.workspace
-        if not workspace.is_dir():
-            raise RequestError(
-                f"the workspace of run {past.run_id} ({workspace}) is gone, and no checkpoint has it",
-                hint=f"start again: loom rerun {past.run_id}",
-                code="NOTHING_KEPT",
-            )
+        own = [resumption.workspace for resumption in resumed.values() if resumption.workspace is not None]
+        # A workspace that a kept container's view lies over can't be changed from under it. A job on this machine has no other.
+        untouched = sync and bool(own) and all(job.in_container for job, _ in jobs)
+        workspace = self._shared_workspace(own, untouched=untouched)
         again = dependents(past, [job.job.id for job, _ in jobs])
         results = results_besides(past, again, also_unfinished=from_ is None)
         if sync:
-            self._sync(workspace)
+            self._sync([workspace, *(path for path in own if path != workspace)])
         return engine.Reuse(
             parent_run_id=past.run_id,
             workspace=workspace,
@@ -130,7 +128,47 @@ class _Resuming:
             results=results,
             resumed=resumed,
             archive_of=past.archive_of,
+            has_products=workspace == past.workspace or bool(self._archives),
         )
+
+    def _shared_workspace(self, own: list[Path], *, untouched: bool) -> Path:
+        """The run's: what jobs share, or what views of their own are made from. `own` are what single jobs go on in.
+
+        `untouched`: the earlier run's has to stay as it is, another one is needed.
+        """
+        from loom import engine
+        from loom.errors import RequestError
+        from loom.plan import MountMode
+
+        past = self._past
+        if past.workspace.is_dir() and not untouched:
+            return past.workspace
+        if self._archives:
+            # They are of one workspace at different moments: the last one has what was there at the others.
+            return self._lay_out(max(self._archives, key=lambda archive: archive.stat().st_mtime_ns))
+        if past.planned.mount_mode is not MountMode.BIND:
+            workspace = engine.new_workspace(self._here.config.tmp_dir, self._run_id)
+            try:
+                snapshot_again(self._here, past, workspace)
+            except RequestError:
+                if own:
+                    self._say("the run's snapshot can't be made again: later jobs get what the first of these had left")
+                    return own[0]
+            else:
+                self._made.append(workspace)
+                return workspace
+        raise RequestError(
+            f"the workspace of run {past.run_id} ({past.workspace}) is gone, and no checkpoint has it",
+            hint=f"start again: loom rerun {past.run_id}",
+            code="NOTHING_KEPT",
+        )
+
+    def _lay_out(self, archive: Path) -> Path:
+        from loom.cli import entering
+
+        workspace = entering.lay_out(self._here, archive, self._run_id)
+        self._made.append(workspace)
+        return workspace
 
     def _wanted(self, from_: str | None) -> list[tuple[PastJob, str | None]]:
         from loom.errors import RequestError
@@ -173,45 +211,45 @@ class _Resuming:
         from loom.plan import MountMode
         from loom.providers.docker import kept
 
+        shared = job.run.planned.mount_mode is MountMode.BIND
         found = entering.find_container(self._here, job)
-        if sync and job.run.planned.mount_mode is not MountMode.BIND:
+        if sync and not shared:
             found = None  # a view that is mounted can't be changed from under the container
-        if found is not None and (found.running or job.run.workspace.is_dir()):
+        if found is not None and kept.has_its_files(found, job.run.planned.mount_mode):
             self._say(f"{job.job.id} goes on from {step.id}, in its kept container")
             adopt = partial(kept.adopted, self._here.engine, found)
             return Resumption(step=step.id, handed_on=handed_on, image=job.image, adopt=adopt)
-        image_id, restored = entering.restore_checkpoint(self._here, job, self._run_id)
-        if image_id is None:
+        checkpoint = entering.checkpoint_of(self._here, job)
+        if checkpoint is None:
             raise RequestError(
                 f"nothing of job {job.job.id} was kept to go on from: neither its container nor a checkpoint",
                 hint=f"start again with `loom rerun {job.run.run_id} --failed`; `--keep on-failure` keeps both",
                 code="NOTHING_KEPT",
             )
-        if restored is not None:
-            self._restored.append((job, restored))
-            if self._workspace is not None:
-                ids = [each.job.id for each, _ in self._restored]
-                raise RequestError(
-                    f"jobs {' and '.join(ids)} would each go on in a workspace restored from its checkpoint, "
-                    "and a run has only one",
-                    hint="go on with one after the other:\n"
-                    + "\n".join(f"loom resume {job.run.run_id} --from {job_id}" for job_id in ids),
-                    code="TWO_WORKSPACES",
-                )
-            self._workspace = restored
+        workspace = None
+        if checkpoint.archive is not None and shared:
+            self._archives.append(checkpoint.archive)
+        elif checkpoint.archive is not None:
+            workspace = self._lay_out(checkpoint.archive)
         self._say(f"{job.job.id} goes on from {step.id}, in a container restored from its checkpoint")
         from dataclasses import replace
 
         image = job.image
         assert image is not None
-        return Resumption(step=step.id, handed_on=handed_on, image=replace(image, image_id=image_id))
+        resolved = replace(image, image_id=checkpoint.image_id)
+        return Resumption(step=step.id, handed_on=handed_on, image=resolved, workspace=workspace)
 
-    def _sync(self, workspace: Path) -> None:
+    def _sync(self, workspaces: list[Path]) -> None:
         from loom import snapshot
 
         manifest = self._past.entry.paths.root / "snapshot.json"
-        brought = snapshot.bring(self._past.repo_root, workspace, environ=self._here.environ, manifest_file=manifest)
-        for change in brought:
+        checkout, environ = self._past.repo_root, self._here.environ
+        brought = {
+            change.path: change
+            for workspace in workspaces
+            for change in snapshot.bring(checkout, workspace, environ=environ, manifest_file=manifest)
+        }
+        for change in brought.values():
             self._say(f"brought {change.path} ({change.kind.replace('_', ' ')})")
         if not brought:
             self._say("nothing to bring: the checkout is as the run's snapshot was")
@@ -282,7 +320,7 @@ def _same(here: Around, past: PastRun, options: Options, *, failed: bool) -> int
             )
         results = results_besides(past, dependents(past, ids), also_unfinished=True)
     workspace = engine.new_workspace(here.config.tmp_dir, run_id)
-    document = _snapshot_again(here, past, workspace)
+    document = snapshot_again(here, past, workspace)
     reuse = engine.Reuse(
         parent_run_id=past.run_id,
         workspace=workspace,
@@ -294,7 +332,7 @@ def _same(here: Around, past: PastRun, options: Options, *, failed: bool) -> int
     return execute(here, past, reuse, options, run_id)
 
 
-def _snapshot_again(here: Around, past: PastRun, workspace: Path) -> Mapping[str, object]:
+def snapshot_again(here: Around, past: PastRun, workspace: Path) -> Mapping[str, object]:
     """Fill `workspace` with the very tree that the earlier run had: from the checkout, else from that run's workspace."""
     from loom import snapshot
     from loom.cancel import Cancel

@@ -33,6 +33,8 @@ class Item:
     run_id: str
     record: str | None
     workspace: str | None
+    job_workspaces: list[str] = field(default_factory=list)
+    """Of jobs that went on in one of their own."""
     in_engine: bool
     bytes: int
     removed: bool = False
@@ -145,14 +147,15 @@ def _expired(entry: RunEntry, now: float) -> Iterator[tuple[str, str]]:
 
 
 def _item(entry: RunEntry) -> Item:
+    there = [path for path in entry.workspaces if Path(path).is_dir() and _WORKSPACE.fullmatch(Path(path).name)]
     workspace = entry.identity.get("workspace")
-    there = isinstance(workspace, str) and Path(workspace).is_dir() and _WORKSPACE.fullmatch(Path(workspace).name)
     return Item(
         run_id=entry.run_id,
         record=str(entry.paths.root),
-        workspace=str(workspace) if there else None,
+        workspace=str(workspace) if workspace in there else None,
+        job_workspaces=[path for path in there if path != workspace],
         in_engine=_used_engine(entry),
-        bytes=_size(entry.paths.root) + (_size(Path(str(workspace))) if there else 0),
+        bytes=_size(entry.paths.root) + sum(_size(Path(path)) for path in there),
     )
 
 
@@ -165,7 +168,7 @@ def _orphans(place: Here, cutoff_ns: int, known: set[str | None]) -> Iterator[It
     """Workspaces that no record knows: `loom snapshot` made them, or their record is gone."""
     from loom.snapshot import is_workspace
 
-    recorded = {str(entry.identity.get("workspace")) for entry in place.store.entries()}
+    recorded = {path for entry in place.store.entries() for path in entry.workspaces}
     for path in sorted(place.config.tmp_dir.glob("loom-run-local-*")):
         match = _WORKSPACE.fullmatch(path.name)
         if match and str(path) not in recorded | known and int(match[1]) < cutoff_ns and is_workspace(path):
@@ -178,8 +181,8 @@ def _remove(place: Here, item: Item, engine: Engine) -> None:
     try:
         if item.in_engine:
             item.problems += _remove_from_engine(engine, item.run_id)
-        if item.workspace is not None:
-            removal = snapshot.remove(Path(item.workspace), recorded=item.record is not None)
+        for workspace in filter(None, (item.workspace, *item.job_workspaces)):
+            removal = snapshot.remove(Path(workspace), recorded=item.record is not None)
             item.problems += [f"{path}: {why}" for path, why in removal.remaining[:5]]
         if item.record is not None and not item.problems:
             # Last, and only when nothing else is left: the record knows where the rest is.

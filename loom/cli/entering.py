@@ -241,9 +241,11 @@ def _opener(here: Around, job: PastJob, stack: ExitStack, cancel: Cancel) -> tup
 
     run, planned = job.run, job.run.planned
     run_id = str(time.time_ns())
-    image_id, restored = None, None
-    if job.in_container:
-        image_id, restored = restore_checkpoint(here, job, run_id)
+    checkpoint = checkpoint_of(here, job) if job.in_container else None
+    image_id = checkpoint.image_id if checkpoint is not None else None
+    restored = None
+    if checkpoint is not None and checkpoint.archive is not None:
+        restored = lay_out(here, checkpoint.archive, run_id)
     if restored is not None:
         from loom import snapshot
 
@@ -279,25 +281,38 @@ def _opener(here: Around, job: PastJob, stack: ExitStack, cancel: Cancel) -> tup
     return PlaceOpener(tools, settings, cancel), image_id, about
 
 
-def restore_checkpoint(here: Around, job: PastJob, run_id: str) -> tuple[str | None, Path | None]:
-    """The image of the job's checkpoint, and a new workspace from it where the run's own can't serve; None, None without one.
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a job can be restored from."""
 
-    A workspace that jobs share and that is still there serves as it is now, a person's edits included.
-    """
-    from loom import engine
+    image_id: str
+    archive: Path | None
+    """Of its workspace, where the run's own can't serve. One that jobs share and that is still there does, as it is now,
+    a person's edits included."""
+
+
+def checkpoint_of(here: Around, job: PastJob) -> Checkpoint | None:
     from loom.plan import MountMode
     from loom.providers.docker import checkpoint
 
     image_id = job.checkpoint.get("image_id")
     if not image_id or not checkpoint.image_is_there(here.engine(), image_id):
-        return None, None
+        return None
     if job.run.planned.mount_mode is MountMode.BIND and job.run.workspace.is_dir():
-        return image_id, None
+        return Checkpoint(image_id=image_id, archive=None)
     if not job.checkpoint_archive.exists():
-        return None, None
+        return None
+    return Checkpoint(image_id=image_id, archive=job.checkpoint_archive)
+
+
+def lay_out(here: Around, archive: Path, run_id: str) -> Path:
+    """A new workspace with what a checkpoint's archive has."""
+    from loom import engine
+    from loom.providers.docker import checkpoint
+
     workspace = engine.new_workspace(here.config.tmp_dir, run_id)
-    checkpoint.lay_out(job.checkpoint_archive, workspace)
-    return image_id, workspace
+    checkpoint.lay_out(archive, workspace)
+    return workspace
 
 
 def _engine_has(here: Around, image_id: str) -> bool:

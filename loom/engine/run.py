@@ -251,6 +251,11 @@ def _identity(request: Request, workspace: Path) -> dict[str, Any]:
         "repo_root": str(request.source.root),
         "workspace": str(workspace),
         "workflow_path": request.plan.workflow_path,
+        "job_workspaces": {
+            job_id: str(resumed.workspace)
+            for job_id, resumed in (request.reuse.resumed if request.reuse else {}).items()
+            if resumed.workspace is not None
+        },
         "command": list(request.command),
         "pid": os.getpid(),
         "pid_started": processes.started_at(os.getpid()),

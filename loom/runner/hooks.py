@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from loom.cancel import Cancel
@@ -79,3 +80,5 @@ class Resumption:
     """The checkpoint's image, or the one that the kept container was made from."""
     adopt: Callable[[SessionRequest, OnOutput, Cancel], AbstractContextManager[Session]] | None = None
     """Opens the kept container, its services with it; None: a new container is made from `image`."""
+    workspace: Path | None = None
+    """What the job's view is made from; None: the run's. As it left it then, for a job with a view of its own."""

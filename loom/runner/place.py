@@ -153,6 +153,11 @@ class PlaceOpener:
     def resumed(self, job: Job) -> Resumption | None:
         return self._settings.resumed.get(job.id)
 
+    def workspace_of(self, job: Job) -> Path:
+        """What the job's view of the files is, or is made from: the run's workspace, unless it goes on in one of its own."""
+        resumed = self.resumed(job)
+        return (resumed.workspace if resumed is not None else None) or self._settings.workspace
+
     def project_dir(self, job: Job) -> str:
         return "/workspace" if job.provider is ProviderName.DOCKER else str(self._settings.workspace)
 
@@ -167,7 +172,7 @@ class PlaceOpener:
         return SessionRequest(
             run_id=settings.run_id,
             job_id=job.id,
-            workspace=settings.workspace,
+            workspace=self.workspace_of(job),
             project_dir=self.project_dir(job),
             environment=self.environment(job, image.name if image else ""),
             shell=job.shell,

@@ -77,6 +77,13 @@ def find(client: docker.DockerClient, run_id: str, job_id: str, container_id: st
     return None
 
 
+def has_its_files(found: Found, mount_mode: MountMode) -> bool:
+    """Whether the container's view of the workspace is whole: nobody removed the directory that it shows or lies over."""
+    if mount_mode is MountMode.VOLUME and found.running:
+        return True
+    return Path(found.labels.get(labels.WORKSPACE, "")).is_dir()
+
+
 def wake(client: docker.DockerClient, found: Found) -> bool:
     """Make a kept container run again, its services first; True when it had stopped. ProviderError when it can't."""
     api: Any = client.api
