@@ -11,6 +11,7 @@ import hashlib
 import os
 import posixpath
 import re
+import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,6 +107,43 @@ def context_files(context: Path, ignore: Ignore) -> Iterator[tuple[str, os.stat_
                 files.append((path, info))
         yield from reversed(files)
         pending.extend(folders)
+
+
+def copy_inputs(root: Path, target: Path, *, context: str, dockerfile: str) -> None:
+    """Copy what a build below `root` reads to the same places below `target`, links as links; OSError when it can't be.
+
+    What is not there, or leads out of `root`, is left out: the build will say so.
+    """
+    root = root.resolve()
+    target.mkdir(parents=True, mode=0o700)
+    source, copy = (root / context).resolve(), target / posixpath.normpath(context)
+    if not _is_below(source, root) or not source.is_dir():
+        return
+    names = [posixpath.normpath(name) for name in (f"{context}/{dockerfile}", dockerfile)]
+    found = [name for name in names if _is_below((root / name).resolve(), root) and (root / name).is_file()]
+    copy.mkdir(parents=True, exist_ok=True)
+    for path, info in context_files(source, Ignore(read_ignore(source, root / found[0]) if found else ())):
+        if stat.S_ISDIR(info.st_mode):
+            (copy / path).mkdir(parents=True, exist_ok=True)
+            (copy / path).chmod(stat.S_IMODE(info.st_mode))
+            continue
+        try:
+            (copy / path).parent.mkdir(parents=True, exist_ok=True)  # an ignored folder, with something brought back
+            shutil.copy2(source / path, copy / path, follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+    ignores = [f"{context}/.dockerignore", *(f"{name}.dockerignore" for name in found)]
+    for name in (*found, *map(posixpath.normpath, ignores)):  # also where the rules keep them out of the image
+        place = target / name
+        real = (root / name).resolve()
+        if real.is_file() and _is_below(real, root) and not place.is_file():
+            place = target / real.relative_to(root) if place.is_symlink() else place
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, place)
+
+
+def _is_below(path: Path, root: Path) -> bool:
+    return path == root or root in path.parents
 
 
 def inputs_hash(

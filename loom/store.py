@@ -67,6 +67,11 @@ class RunPaths:
     def plan(self) -> Path:
         return self.root / "plan.json"
 
+    @property
+    def builds(self) -> Path:
+        """What images are built from, while the run lasts."""
+        return self.root / "builds"
+
     def job(self, job_id: str) -> Path:
         return self.logs / "jobs" / job_id
 
@@ -143,6 +148,10 @@ class RunRecord:
             except OSError:
                 draft.unlink(missing_ok=True)
                 raise
+
+    def drop_builds(self) -> None:
+        """Nothing is built any more. What can't be removed goes with the record."""
+        shutil.rmtree(self.paths.builds, ignore_errors=True)
 
     def set_attempt_aside(self, job_id: str, attempt: int) -> None:
         """Move a failed attempt's steps to `attempts/<n>/`, so that `user/` holds the attempt that counts."""

@@ -12,15 +12,16 @@ from loom import __version__, processes, snapshot
 from loom.engine import Beginning, Ran, Request
 from loom.errors import LoomError
 from loom.events import PIPELINE, RUN, PhaseCode
+from loom.images import identity
 from loom.journal import Journal, Outcome
 from loom.masking import Masker
-from loom.plan import Job, Plan
+from loom.plan import Build, Job, MountMode, Plan, ProviderName
 from loom.planned import Planned, dump_planned
 from loom.recorder import Recorder
 from loom.records import build_schemas, run_exit_code, run_status
 from loom.results import JobResult, Skip, Status
 from loom.runner import Handover, JobRunner
-from loom.scheduler import run_jobs
+from loom.scheduler import run_jobs, waits_for
 from loom.snapshot import Snapshot
 
 
@@ -52,6 +53,7 @@ class Run:
             status = self._pipeline(started=filled)
             self._finalize(status)
         finally:
+            self._record.drop_builds()
             self._close_providers()  # also when the record can't be written any more, or a bug of ours ends the run
         if filled:
             self._record.link_into(self._workspace)
@@ -87,6 +89,7 @@ class Run:
             self._journal.fact(
                 RUN, PhaseCode.RUN_BOOTSTRAP, "snapshot_taken", {**document, "path": str(self._workspace)}
             )
+            self._keep_build_inputs()
             if request.engine is not None:  # asked while the first containers start
                 self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "engine_answered", {"engine": request.engine()})
             filled = True
@@ -106,6 +109,14 @@ class Run:
         self._keep_manifest()
         build_schemas()  # the containers are still starting
         return taken
+
+    def _keep_build_inputs(self) -> None:
+        request, images = self._request, self._request.tools.images
+        shared = request.mount_mode is MountMode.BIND
+        writers = {job.id for job in request.plan.jobs if shared or job.provider is ProviderName.HOST}
+        builds = builds_after_writers(request.plan, writers, self._done)
+        if images is not None and builds:
+            images.keep_inputs(builds, workspace=self._workspace, folder=self._record.paths.builds)
 
     def _keep_manifest(self) -> None:
         """`loom verify` needs it, and a job may remove the workspace's own."""
@@ -262,6 +273,32 @@ def _identity(request: Request, workspace: Path) -> dict[str, Any]:
         "boot_id": processes.boot_id(),
         **request.identity,
     }
+
+
+def builds_after_writers(plan: Plan, writers: Container[str], done: Container[str]) -> list[Build]:
+    """What is built while jobs of `writers` may have written into the workspace: in CI, none of that would be there.
+
+    Not what every writer waits for, since its own image, or that of a job at the beginning, is that build: each is had
+    once in a run.
+    """
+    jobs = [job for job in plan.jobs if job.id not in done]
+    before = {job.id: {other for other in waits_for(plan, job) if other not in done} for job in jobs}
+    users: dict[tuple[object, ...], set[str]] = {}
+    builds: dict[tuple[object, ...], Build] = {}
+    for job in jobs:
+        for image in (job.image, *(service.image for service in job.services)):
+            if image is not None and image.build is not None:
+                users.setdefault(identity(image), set()).add(job.id)
+                builds[identity(image)] = image.build
+    late = []
+    for key, build in builds.items():
+        waiting = {job_id for job_id in users[key] if not before[job_id]}
+        for job in jobs:  # in topological order
+            if waiting & before[job.id]:
+                waiting.add(job.id)
+        if any(job.id in writers and job.id not in waiting | users[key] for job in jobs):
+            late.append(build)
+    return late
 
 
 def _status_of(results: Mapping[str, JobResult]) -> Status:

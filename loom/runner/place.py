@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from loom import environment
 from loom.cancel import Cancel
-from loom.plan import Image, Job, MountMode, ProviderName
+from loom.plan import Build, Image, Job, MountMode, ProviderName
 from loom.providers.base import Provider, ReadOnlyMount, Session, SessionRequest
 from loom.results import OnOutput, Stream
 from loom.runner.hooks import Gate, Keeping, MakeCheckpoint, Resumption
@@ -38,6 +38,9 @@ class BuiltImage(Protocol):
 
 class ImageResolver(Protocol):
     def resolve(self, image: Image, *, workspace: Path, on_output: OnOutput, cancel: Cancel) -> Resolved: ...
+    def keep_inputs(self, builds: Iterable[Build], *, workspace: Path, folder: Path) -> None:
+        """Build these from what `workspace` holds now, whatever is written there until then; `folder` keeps a copy."""
+        ...
 
 
 class OpenedServices(Protocol):

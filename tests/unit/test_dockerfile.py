@@ -11,6 +11,7 @@ from loom.dockerfile import (
     Ignore,
     bases_of,
     context_files,
+    copy_inputs,
     fill_in,
     inputs_hash,
     needs_buildkit,
@@ -74,6 +75,49 @@ def test_the_dockerfiles_own_ignore_file_wins(tmp_path: Path) -> None:
     assert read_ignore(tmp_path, tmp_path / "d/Dockerfile") == ["a"]
     fill(tmp_path, {"d/Dockerfile.dockerignore": "b\n"})
     assert read_ignore(tmp_path, tmp_path / "d/Dockerfile") == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("context", "dockerfile"),
+    [(".", "Dockerfile"), (".", "ci/Dockerfile"), ("app", "Dockerfile"), ("app", "ci/Dockerfile"), ("./", "linked")],
+)
+def test_a_copy_of_the_inputs_builds_the_same(tmp_path: Path, context: str, dockerfile: str) -> None:
+    root = fill(
+        tmp_path / "root",
+        {
+            ".dockerignore": "Dockerfile\n**/skip\n!app/skip/kept\nci\n",
+            "Dockerfile": "FROM a",
+            "ci/Dockerfile": "FROM b",
+            "ci/Dockerfile.dockerignore": "**/big\n",
+            "app/Dockerfile": "FROM c",
+            "app/run": "x",
+            "app/skip/kept": "y",
+            "app/skip/big": "z",
+        },
+    )
+    (root / "linked").symlink_to("ci/Dockerfile")
+    (root / "app/dangling").symlink_to("/nowhere")
+    (root / "app/run").chmod(0o755)
+    (root / "app/empty").mkdir(mode=0o700)
+    copy_inputs(root, tmp_path / "copy", context=context, dockerfile=dockerfile)
+
+    def built_from(place: Path) -> tuple[bytes, str]:
+        named = place / context / dockerfile
+        found = named if named.is_file() else place / dockerfile
+        ignore = Ignore(read_ignore(place / context, found))
+        return found.read_bytes(), hash_of(place / context, ignore=ignore)
+
+    assert built_from(tmp_path / "copy") == built_from(root)
+    assert (tmp_path / "copy/app/skip/big").exists() is (context == "app" and dockerfile == "Dockerfile")
+
+
+@pytest.mark.parametrize(("context", "dockerfile"), [("gone", "Dockerfile"), ("..", "D"), (".", "../D"), ("out", "D")])
+def test_what_is_not_there_or_leads_out_is_not_copied(tmp_path: Path, context: str, dockerfile: str) -> None:
+    fill(tmp_path, {"D": "FROM a", "root/.keep": ""})
+    (tmp_path / "root/out").symlink_to(tmp_path)
+    copy_inputs(tmp_path / "root", tmp_path / "copy", context=context, dockerfile=dockerfile)
+    assert {path.name for path in (tmp_path / "copy").rglob("*")} <= {".keep", "out"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["D", "copy", "root"]
 
 
 def hash_of(context: Path, **changed: object) -> str:

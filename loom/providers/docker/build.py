@@ -171,7 +171,7 @@ def settle(
     except OSError as error:
         raise ImageError(
             f"the build's context can't be read: {error.filename}: {error.strerror}",
-            hint="A job before may have left files there that only its own user can read; list them in .dockerignore.",
+            hint="Let it be read, or list it in .dockerignore.",
             code="IMAGE_BUILD_INPUT",
         ) from error
     text = raw.decode()

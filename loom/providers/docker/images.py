@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,6 +83,7 @@ class Images:
         self._frozen = frozen
         self._guard = threading.Lock()
         self._had: dict[object, Future[ResolvedImage]] = {}
+        self._inputs: dict[tuple[str, str], Path] = {}
         self._client: docker.DockerClient | None = None
         self._engine_platform: str | None = None
 
@@ -142,12 +143,27 @@ class Images:
             # Imported for those who build: most jobs wait for a container to start, and would wait for this too.
             from loom.providers.docker.build import build_image
 
-            return build_image(
-                self, image, environ=self._environ, workspace=workspace, on_output=on_output, cancel=cancel
-            )
+            root = self._inputs.get((image.build.context, image.build.dockerfile), workspace)
+            return build_image(self, image, environ=self._environ, workspace=root, on_output=on_output, cancel=cancel)
         if image.name is None:
             raise ImageError("the job's image has neither a name nor a build", hint="Give it one of the two.")
         return self.have(image.name, image.pull, self.platform_of(image), on_output=on_output, cancel=cancel)
+
+    def keep_inputs(self, builds: Iterable[plan.Build], *, workspace: Path, folder: Path) -> None:
+        """Build these from what `workspace` holds now, whatever jobs write there until then; `folder` keeps a copy."""
+        from loom.dockerfile import copy_inputs
+
+        for number, (context, dockerfile) in enumerate(dict.fromkeys((one.context, one.dockerfile) for one in builds)):
+            place = folder / str(number)
+            try:
+                copy_inputs(workspace, place, context=context, dockerfile=dockerfile)
+            except OSError as error:
+                raise ImageError(
+                    f"what {context}/{dockerfile} is built from can't be kept in {place}: {error.strerror or error}",
+                    hint="free some space or give permission there, or name another place with LOOM_STATE_DIR",
+                    code="IMAGE_BUILD_INPUT",
+                ) from error
+            self._inputs[context, dockerfile] = place
 
     def find(self, image: plan.Image, *, workspace: Path) -> ResolvedImage | None:
         """What `resolve` would use without pulling or building anything; None when it would have to."""

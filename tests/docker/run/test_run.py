@@ -7,6 +7,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import docker
 import pytest
 
 from loom.events import PhaseEvent, decode
@@ -360,3 +361,38 @@ def test_show_prints_what_the_run_printed(project: Project, more: tuple[str, ...
     project.workflow(WORKFLOW)
     ran = project.run(*more)
     assert project.loom("show", *more).out == ran.out
+
+
+BUILT = """
+version: v1
+stages: [one, two]
+default: {image: debian:trixie-slim}
+writer:
+  stage: one
+  script: ['echo written > left; echo changed > README; git tag made 2>/dev/null || true']
+built:
+  stage: two
+  image: {build: {dockerfile: ci/Dockerfile}}
+  script: ['ls /seen', 'cat /seen/README', 'cat README left']
+"""
+
+
+@pytest.mark.parametrize("mode", ["bind_mount", "overlay"])
+def test_a_build_after_other_jobs_sees_the_snapshot(project: Project, mode: str) -> None:
+    project.write("ci/Dockerfile", f"FROM debian:trixie-slim\nCOPY . /seen\nRUN echo {project.home}\n")
+    project.workflow(BUILT if mode == "bind_mount" else BUILT.replace(", 'cat README left'", ""))
+    ran = project.run("--mount-mode", mode)
+    client = docker.from_env()
+    try:
+        assert ran.code == 0, ran.out + ran.err
+        assert ran.output("built") == ["README", "ci"]
+        assert ran.output("built", "script/02") == ["hello"]
+        if mode == "bind_mount":
+            assert ran.output("built", "script/03") == ["changed", "written"]
+            again = project.run("--mount-mode", mode)
+            said = (again.logs / "jobs/built/system/image_build/events.jsonl").read_text()
+            assert "nothing that goes into" in said, said
+        assert project.record_files("builds") == []
+    finally:
+        client.images.remove(ran.manifest("built")["image"]["id"], force=True)
+        client.close()
