@@ -14,9 +14,11 @@ import shutil
 import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, cast
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loom import junit
 from loom.errors import ArtifactError
@@ -43,8 +45,7 @@ UNSAFE = "ARTIFACT_UNSAFE"
 _GZIP_LEVEL = 1  # a run waits for it; level 6 takes four times as long for a tenth less
 
 
-@dataclass(frozen=True, kw_only=True)
-class Collected:
+class Collected(Struct, frozen=True, kw_only=True):
     """What was kept. `files` counts links too; `bytes` is what the files hold, `archive_bytes` what the archive takes."""
 
     files: int
@@ -59,14 +60,12 @@ class Collected:
     """Links that lead out of the workspace; kept as links."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Restored:
+class Restored(Struct, frozen=True, kw_only=True):
     files: int
     bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class TestReports:
+class TestReports(Struct, frozen=True, kw_only=True):
     """All JUnit reports of a job together; `problems` says which could not be read, and why."""
 
     reports: int = 0

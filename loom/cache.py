@@ -23,12 +23,13 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 from urllib.parse import urlsplit
 
 import zstandard
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loom.errors import CacheError
 from loom.masking import Masker
@@ -58,8 +59,7 @@ _README = """This folder belongs to loom: caches that workflows' jobs asked for.
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds loom's caches; backups may leave it out.\n"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RestoreResult:
+class RestoreResult(Struct, frozen=True, kw_only=True):
     """`key` is the key that was found ("" for a miss), `bytes` what was unpacked."""
 
     hit: Hit
@@ -70,8 +70,7 @@ class RestoreResult:
     warning: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class SaveResult:
+class SaveResult(Struct, frozen=True, kw_only=True):
     """`saved` is False when the store had the very same already (`unchanged`), or could not take it (`warning`)."""
 
     key: str
@@ -84,8 +83,7 @@ class SaveResult:
     warning: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stored:
+class Stored(Struct, frozen=True, kw_only=True):
     """An entry of the store. Times in seconds since the epoch."""
 
     id: str
@@ -102,14 +100,12 @@ class Stored:
     """Fingerprints of the tree that was packed: as it was, and as it is after a restore."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pruned:
+class Pruned(Struct, frozen=True, kw_only=True):
     entries: tuple[Stored, ...]
     freed_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Damage:
+class Damage(Struct, frozen=True, kw_only=True):
     """Something wrong in the store: `what` is for people; `entry` is None for a file that no entry knows."""
 
     what: str
@@ -539,8 +535,7 @@ def _damage_of(blob: Path, sha256: str) -> str | None:
 # Packing
 
 
-@dataclass
-class _Packed:
+class _Packed(Struct):
     files: int = 0
     bytes: int = 0
     size: int = 0
@@ -687,8 +682,7 @@ def _saved_lines(result: SaveResult) -> Iterator[str]:
 # Two runs, without and with the cache
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobOutcome:
+class JobOutcome(Struct, frozen=True, kw_only=True):
     """What `compare` looks at: how a job of one run ended, and what it restored (key, hit)."""
 
     status: str
@@ -700,8 +694,7 @@ class JobOutcome:
     keys: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class CacheDifference:
+class CacheDifference(Struct, frozen=True, kw_only=True):
     """A job whose outcome differs; `keys` are the entries it restored, any of which may be why."""
 
     job_id: str

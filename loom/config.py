@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from msgspec import Struct
+
 from loom import yamlfile
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.units import duration, duration_text, nearest, size, size_text
@@ -43,8 +45,7 @@ _SET_BY_LOOM_PREFIXES = ("LOOM_MATRIX_", "LOOM_STEP_", "LOOM_SECRET_", "LOOM_TES
 Layer = Literal["built-in", "user", "project", "environment", "flag"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Origin:
+class Origin(Struct, frozen=True, kw_only=True):
     """Where a value came from: `place` is `file:line:column`, a variable's name, a flag, or empty for built-in."""
 
     layer: Layer
@@ -54,8 +55,7 @@ class Origin:
         return f"{self.layer} ({self.place})" if self.place else self.layer
 
 
-@dataclass(frozen=True, kw_only=True)
-class KeepassDatabase:
+class KeepassDatabase(Struct, frozen=True, kw_only=True):
     """A database that `keepass://alias#...` names. `password` is a reference to another secret provider, or None to ask."""
 
     path: Path
@@ -63,8 +63,7 @@ class KeepassDatabase:
     password: str | None = None
 
 
-@dataclass(frozen=True)
-class _Context:
+class _Context(Struct, frozen=True):
     """What a value's parser may need: where relative paths count from."""
 
     base: Path | None

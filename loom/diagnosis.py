@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 from loom.records import Document, FailingTest
 
@@ -80,16 +81,14 @@ class Diagnosis(Document):
     events_path: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ignored:
+class Ignored(Struct, frozen=True, kw_only=True):
     """A file of the source that a snapshot does not hold because git ignores it."""
 
     path: str
     rule: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
+class Evidence(Struct, frozen=True, kw_only=True):
     """What was read of a run. Paths absolute; `job` is the manifest of the job to explain, None when there is none."""
 
     run_id: str
@@ -287,8 +286,7 @@ def _from_root(path: str) -> str:
 # -- known failures -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Known:
+class Known(Struct, frozen=True, kw_only=True):
     """What a common failure looks like in the output, and what it means. `{x}` is the group named x."""
 
     code: str

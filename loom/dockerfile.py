@@ -14,8 +14,9 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 ALWAYS_OUT = ("/.git/loom", "/.loom/.runtime")
 """Loom's own record in a workspace: it changes while the build runs, and no CI has it."""
@@ -194,8 +195,7 @@ def inputs_hash(
     return total.hexdigest()[:32]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Instruction:
+class Instruction(Struct, frozen=True, kw_only=True):
     """One instruction, continuation lines joined. `line` counts from 1; `heredoc` when `<<NAME` lines follow it."""
 
     line: int
@@ -205,8 +205,7 @@ class Instruction:
     heredoc: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
+class Stage(Struct, frozen=True, kw_only=True):
     name: str
     base: str
     """After variables were filled in; another stage's name, `scratch` or an image."""
@@ -321,8 +320,7 @@ def stages_of(text: str, *, args: Mapping[str, str], predefined: Mapping[str, st
     return stages
 
 
-@dataclass(frozen=True, kw_only=True)
-class Base:
+class Base(Struct, frozen=True, kw_only=True):
     """An image that a build starts from or copies from."""
 
     name: str

@@ -20,8 +20,9 @@ A failing step is none of these: it is a value (`results.Exit`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
+
+from msgspec import Struct
 
 
 class LoomError(Exception):
@@ -49,8 +50,7 @@ class RequestError(LoomError):
     default_code = "REQUEST_INVALID"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Problem:
+class Problem(Struct, frozen=True, kw_only=True):
     """One thing wrong (or doubtful) in a file a user wrote. Lines and columns count from 1."""
 
     file: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from loom.config import Config
 from loom.plan import Job, Selection
@@ -12,8 +13,7 @@ from loom.workflow import Entry, Workflow
 from loom.yamlfile import Kind, Node
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(Struct, frozen=True, kw_only=True):
     """One value of a job, as planned, and who said so: `by` is `job`, `default`, a template's name, `rules[1]`, `matrix`,
     `root`, `--var`, a configuration layer, or `built-in`; `place` is file, line and column where there is one."""
 

@@ -13,9 +13,10 @@ import re
 import re._constants as regex_constants  # type: ignore[import-not-found]
 import re._parser as regex_parser  # type: ignore[import-not-found]
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
+
+from msgspec import Struct
 
 MAX_LENGTH = 4096
 MAX_DEPTH = 50
@@ -40,36 +41,30 @@ class ExpressionError(ValueError):
         self.position = position
 
 
-@dataclass(frozen=True, kw_only=True)
-class Variable:
+class Variable(Struct, frozen=True, kw_only=True):
     name: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Text:
+class Text(Struct, frozen=True, kw_only=True):
     value: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pattern:
+class Pattern(Struct, frozen=True, kw_only=True):
     source: str
     regex: re.Pattern[str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Compare:
+class Compare(Struct, frozen=True, kw_only=True):
     operator: Literal["==", "!=", "=~", "!~"]
     left: Expression
     right: Expression | Pattern
 
 
-@dataclass(frozen=True, kw_only=True)
-class Not:
+class Not(Struct, frozen=True, kw_only=True):
     operand: Expression
 
 
-@dataclass(frozen=True, kw_only=True)
-class Both:
+class Both(Struct, frozen=True, kw_only=True):
     operator: Literal["&&", "||"]
     operands: tuple[Expression, ...]
 

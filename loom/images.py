@@ -11,12 +11,12 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import orjson
+from msgspec import Struct, field
 
 from loom.errors import ImageError, RequestError
 from loom.plan import Image, Plan
@@ -31,8 +31,7 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGEST = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-fA-F]{32,}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reference:
+class Reference(Struct, frozen=True, kw_only=True):
     """An image's name taken apart, with Docker's defaults filled in. `tag` is "" when only a digest names the image."""
 
     registry: str
@@ -108,16 +107,14 @@ def normal_platform(text: str) -> str:
     return "/".join([system, architecture, *variant])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Locked:
+class Locked(Struct, frozen=True, kw_only=True):
     """What one name stands for on one platform; at least one of the two is there."""
 
     digest: str = ""
     image_id: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageLock:
+class ImageLock(Struct, frozen=True, kw_only=True):
     """The content of a lock file: name (with its tag) to platform to what it stands for."""
 
     images: Mapping[str, Mapping[str, Locked]] = field(default_factory=dict)
@@ -222,8 +219,7 @@ def save_lock(path: Path, lock: ImageLock) -> None:
         raise ImageError(f"{path}: {error.strerror}: the lock file could not be written") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageUse:
+class ImageUse(Struct, frozen=True, kw_only=True):
     """One image of a plan and what it is used for: job ids, and `job/service` for services."""
 
     image: Image
@@ -267,8 +263,7 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Facts:
+class Facts(Struct, frozen=True, kw_only=True):
     """What the three places know of one image; "" for what a place does not know. `gone`: the registry says that it
     has no such image."""
 

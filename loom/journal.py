@@ -8,10 +8,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
+from msgspec import Struct
 
 from loom.events import PhaseCode, PhaseEvent, Where, timestamp
 from loom.masking import Masker, StreamMasker
@@ -22,8 +22,7 @@ Lines = Sequence[Line | str]
 """Lines of output; a plain string is the quick form of a whole UTF-8 line."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutputBatch:
+class OutputBatch(Struct, frozen=True):
     """Lines that one step or section printed at one moment: as values, and as the file's bytes."""
 
     where: Where
@@ -47,8 +46,7 @@ class Sink(Protocol):
     def output(self, batch: OutputBatch) -> None: ...
 
 
-@dataclass(kw_only=True)
-class Outcome:
+class Outcome(Struct, kw_only=True):
     """How a phase ended; the code inside `Journal.span` fills it in."""
 
     status: Status = Status.SUCCESS

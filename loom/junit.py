@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import IO, Literal
 from xml.parsers import expat
+
+from msgspec import Struct
 
 MAX_BYTES = 64 << 20
 MAX_FAILING = 1000
@@ -24,8 +25,7 @@ class UnreadableReport(ValueError):
     """Not a JUnit report, or not one that loom is willing to read; says why."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FailingTest:
+class FailingTest(Struct, frozen=True, kw_only=True):
     """A test that failed. `file` is relative to the workspace where it lies in it, `line` counts from 1."""
 
     name: str
@@ -37,8 +37,7 @@ class FailingTest:
     report: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(Struct, frozen=True, kw_only=True):
     """`failing` holds the first `MAX_FAILING` of the `failures + errors` tests that failed."""
 
     tests: int = 0

@@ -18,9 +18,10 @@ import base64
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import IO
+
+from msgspec import Struct
 
 from loom.errors import SecretError
 
@@ -47,8 +48,7 @@ _BACKSLASHES = rb"\\{1,7}"  # JSON in JSON in JSON writes seven before a quote
 _MOST_BACKSLASHES = 7
 
 
-@dataclass(frozen=True)
-class _Spelling:
+class _Spelling(Struct, frozen=True):
     """One way to write one character: its parts one after the other; `escaped` puts one to seven backslashes before each."""
 
     parts: tuple[bytes, ...]
@@ -110,8 +110,7 @@ def _elements(value: bytes) -> list[_Element]:
     return [_spellings(character, encoded) for character, encoded in characters]
 
 
-@dataclass(frozen=True, eq=False)
-class _Literal:
+class _Literal(Struct, frozen=True, eq=False):
     """A form that has one spelling. `mixed`: its last base64 digit depends on what follows, and is taken along."""
 
     name: str
@@ -139,8 +138,7 @@ class _Literal:
         return _begins([(_Spelling((self.text[at : at + 1],)),) for at in range(SHORTEST)])
 
 
-@dataclass(frozen=True, eq=False)
-class _Spelled:
+class _Spelled(Struct, frozen=True, eq=False, dict=True):
     """A form whose characters each have several spellings; `anchor` is a part that has only one."""
 
     name: str
@@ -240,8 +238,7 @@ def _forms(name: str, value: bytes) -> tuple[_Form, ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Rules:
+class _Rules(Struct, frozen=True, kw_only=True, eq=False, dict=True):
     """All forms of all secrets; replaced whole when a secret is added, so that readers need no lock."""
 
     forms: tuple[_Form, ...] = ()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 LINE_LIMIT = 65536
 """A longer line is recorded in pieces (`partial`), so that memory stays bounded whatever a job prints. Bytes."""
@@ -18,8 +19,7 @@ def harmless(text: str) -> str:
     return _CONTROL.sub("\ufffd", text)
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """A line without its line end. `raw_b64` is set where the bytes are not UTF-8; `text` then shows them with U+FFFD."""
 
     text: str

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from loom.errors import RecordError, RequestError
 from loom.plan import Job, ProviderName, Step
@@ -17,8 +18,7 @@ from loom.runner.handed_on import restored
 from loom.store import RunEntry, read_phases
 
 
-@dataclass(frozen=True, kw_only=True)
-class PastImage:
+class PastImage(Struct, frozen=True, kw_only=True):
     """The image that a job ran in, as its record names it; `image_id` may be a checkpoint's instead."""
 
     name: str
@@ -27,8 +27,7 @@ class PastImage:
     bases: tuple[PastImage, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class PastRun:
+class PastRun(Struct, frozen=True, kw_only=True):
     entry: RunEntry
     planned: Planned
     fold: RunFold
@@ -117,8 +116,7 @@ class PastRun:
         return JobResult(status=state.status, allowed_failure=state.allowed_failure, exit_code=state.result.exit_code)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PastJob:
+class PastJob(Struct, frozen=True, kw_only=True):
     run: PastRun
     job: Job
 

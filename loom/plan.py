@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, field
 
 from loom.config import Config
 from loom.results import Status
@@ -33,8 +34,7 @@ class MountMode(StrEnum):
     VOLUME = "ephemeral_volume"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
+class Step(Struct, frozen=True, kw_only=True):
     """One entry of `script` (or of `before_script`, `after_script`): a shell script of one or more lines."""
 
     phase: Phase
@@ -48,16 +48,14 @@ class Step:
         return f"{self.phase}/{self.number:02d}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Build:
+class Build(Struct, frozen=True, kw_only=True):
     context: str = "."
     dockerfile: str = "Dockerfile"
     target: str | None = None
     args: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Image:
+class Image(Struct, frozen=True, kw_only=True):
     """`name` is a reference to pull, or the tag given to what `build` builds (None: a name is made from its inputs)."""
 
     name: str | None = None
@@ -69,16 +67,14 @@ class Image:
     platform: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Need:
+class Need(Struct, frozen=True, kw_only=True):
     job: str
     """A job id of this plan."""
     optional: bool = False
     artifacts: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
-class AllowFailure:
+class AllowFailure(Struct, frozen=True, kw_only=True):
     always: bool = False
     exit_codes: frozenset[int] = frozenset()
 
@@ -86,8 +82,7 @@ class AllowFailure:
 RetryWhen = Literal["always", "script_failure", "provider_failure", "timeout"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Retry:
+class Retry(Struct, frozen=True, kw_only=True):
     """Further attempts after the first one (0: none)."""
 
     max: int = 0
@@ -96,15 +91,13 @@ class Retry:
     backoff_s: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ulimit:
+class Ulimit(Struct, frozen=True, kw_only=True):
     name: str
     soft: int
     hard: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Resources:
+class Resources(Struct, frozen=True, kw_only=True):
     """Limits of a job's container; None means none. Sizes in bytes."""
 
     cpus: float | None = None
@@ -119,16 +112,14 @@ class Resources:
     """The container's root file system can't be written to; the workspace and tmpfs mounts can."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Network:
+class Network(Struct, frozen=True, kw_only=True):
     """`mode` is the engine's: `bridge`, `none`, `host`; None is the engine's default."""
 
     mode: str | None = None
     extra_hosts: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ready:
+class Ready(Struct, frozen=True, kw_only=True):
     """How to know that a service is ready; at most one probe, none: HEALTHCHECK, else the exposed port."""
 
     tcp: int | None = None
@@ -139,8 +130,7 @@ class Ready:
     timeout_s: float = 60.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Service:
+class Service(Struct, frozen=True, kw_only=True):
     name: str
     aliases: tuple[str, ...]
     image: Image
@@ -165,8 +155,7 @@ def wanted(when: When, status: Status) -> bool:
             return status is not Status.SUCCESS
 
 
-@dataclass(frozen=True, kw_only=True)
-class Artifacts:
+class Artifacts(Struct, frozen=True, kw_only=True):
     paths: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     when: When = "on_success"
@@ -175,16 +164,14 @@ class Artifacts:
     junit: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class CacheKeyFiles:
+class CacheKeyFiles(Struct, frozen=True, kw_only=True):
     """A key made of a prefix and the content of files of the workspace."""
 
     files: tuple[str, ...]
     prefix: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cache:
+class Cache(Struct, frozen=True, kw_only=True):
     paths: tuple[str, ...]
     key: str | CacheKeyFiles = "default"
     fallback_keys: tuple[str, ...] = ()
@@ -193,16 +180,14 @@ class Cache:
     name: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Secret:
+class Secret(Struct, frozen=True, kw_only=True):
     name: str
     ref: str
     file: bool = True
     required: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(Struct, frozen=True, kw_only=True):
     """One job, ready to run. `id` names it everywhere (record, `needs`, command line); `name` is what users wrote."""
 
     id: str
@@ -235,16 +220,14 @@ class Job:
     """Which of the job's rules let it run, from 0; None when it has none (or was named)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class NotSelected:
+class NotSelected(Struct, frozen=True, kw_only=True):
     """A job of the workflow that is not in the plan, and why (`rules`, `when: never`, the selection)."""
 
     id: str
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Struct, frozen=True, kw_only=True):
     """Jobs in a stable topological order: by stage, then needs, then as written."""
 
     workflow_path: str
@@ -261,8 +244,7 @@ class Plan:
         raise KeyError(job_id)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Selection:
+class Selection(Struct, frozen=True, kw_only=True):
     """What of the workflow the user asked for; the default is everything that its rules let run."""
 
     jobs: tuple[str, ...] = ()
@@ -286,8 +268,7 @@ class Selection:
         return not self.jobs and not self.stages and self.from_job is None and self.only_failed is None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResolveContext:
+class ResolveContext(Struct, frozen=True, kw_only=True):
     """What `resolve` has to know about the outside world."""
 
     config: Config = field(default_factory=Config)

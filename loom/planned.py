@@ -6,21 +6,16 @@ No secret is in it: a plan knows secrets by reference, and who makes a place aga
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-import orjson
+import msgspec
+from msgspec import Struct
 
 from loom.errors import RecordError
 from loom.plan import MountMode, Plan
 
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
-
-@dataclass(frozen=True, kw_only=True)
-class Planned:
+class Planned(Struct, frozen=True, kw_only=True):
     """What a run was asked to do."""
 
     schema_version: Literal["loom.plan.v1"] = "loom.plan.v1"
@@ -37,30 +32,15 @@ class Planned:
 
 
 def dump_planned(planned: Planned) -> bytes:
-    return orjson.dumps(planned, default=_plain, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return msgspec.json.format(msgspec.json.encode(planned, order="deterministic"), indent=2) + b"\n"
 
 
 def load_planned(data: bytes, place: str) -> Planned:
     """RecordError when it is not (or not any more) what `dump_planned` wrote; `place` names it for the message."""
     try:
-        return _adapter().validate_json(data)
-    except ValueError as error:
+        return msgspec.json.decode(data, type=Planned)
+    except msgspec.DecodeError as error:
         raise RecordError(
-            f"{place}: this plan can't be read: {str(error).splitlines()[0]}",
+            f"{place}: this plan can't be read: {error}",
             hint="it was written by another version of loom, or edited; run the workflow again with `loom run`",
         ) from error
-
-
-@cache
-def _adapter() -> TypeAdapter[Planned]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Planned)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, frozenset):
-        return sorted(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"a plan holds {type(value).__name__}, which has no JSON form")

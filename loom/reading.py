@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from msgspec import Struct
 
 from loom.errors import RecordError
 from loom.events import SCHEMA_VERSION, Event, OutputEvent, PhaseEvent, Scope, Where, decode, encode
@@ -36,8 +37,7 @@ _KNOWN_SCHEMAS = (SCHEMA_VERSION, RUN_SCHEMA, RECEIPT_SCHEMA)
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unit:
+class Unit(Struct, frozen=True, kw_only=True):
     """A step or a section of a job, with its place in the record."""
 
     job_id: str

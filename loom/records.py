@@ -8,10 +8,10 @@ Paths in documents are relative to `logs/<run_id>/`, those in the receipt absolu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
+from msgspec import Struct, field
 from pydantic import BaseModel, ConfigDict, Field
 
 from loom.events import SCHEMA_VERSION, PhaseCode, PhaseEvent
@@ -360,8 +360,7 @@ _EVERY_RUN = (*_FIRST_PHASES, PhaseCode.RUN_FINALIZE)
 _EVERY_JOB = (PhaseCode.JOB_PROVIDER_PREPARE, PhaseCode.JOB_EXECUTION, PhaseCode.JOB_CLEANUP)
 
 
-@dataclass
-class Span:
+class Span(Struct):
     """One phase that started, and its end if it came."""
 
     start: PhaseEvent
@@ -380,8 +379,7 @@ class Span:
         return {**self.start.data, **(self.end.data if self.end else {})}
 
 
-@dataclass
-class JobState:
+class JobState(Struct):
     id: str
     planned: dict[str, Any]
     steps: dict[tuple[int, str], Span] = field(default_factory=dict)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+
+from msgspec import Struct, field
 
 from loom.events import OutputEvent
 from loom.reading import Reading, Unit
@@ -33,8 +34,7 @@ _PHASE_LABELS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bar:
+class Bar(Struct, frozen=True, kw_only=True):
     """One piece of a job's row in the timeline; `left` and `width` in percent of the run."""
 
     label: str
@@ -44,8 +44,7 @@ class Bar:
     duration: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogView:
+class LogView(Struct, frozen=True, kw_only=True):
     """A step or a section with its log. `anchor` is its place in the page's address."""
 
     anchor: str
@@ -62,8 +61,7 @@ class LogView:
     """The log as JSON: a list of `[stream, text]`, where stream is 1 or 2."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobView:
+class JobView(Struct, frozen=True, kw_only=True):
     id: str
     stage: str
     status: str
@@ -77,8 +75,7 @@ class JobView:
     failing: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Node:
+class Node(Struct, frozen=True, kw_only=True):
     """A job's box in the graph; `x` and `y` are its upper left corner, in the picture's units."""
 
     id: str
@@ -88,8 +85,7 @@ class Node:
     stage: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Graph:
+class Graph(Struct, frozen=True, kw_only=True):
     width: int
     height: int
     nodes: list[Node]

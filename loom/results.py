@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Literal
+
+from msgspec import Struct
 
 Stream = Literal["stdout", "stderr"]
 
@@ -50,8 +51,7 @@ class Ended(StrEnum):
     OOM_KILLED = "oom_killed"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Exit:
+class Exit(Struct, frozen=True, kw_only=True):
     """How a command ended. `code` is the shell's exit code (128+N when signal N killed it)."""
 
     code: int
@@ -70,8 +70,7 @@ class Exit:
                 return Status.CANCELED
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobResult:
+class JobResult(Struct, frozen=True, kw_only=True):
     status: Status
     allowed_failure: bool = False
     exit_code: int | None = None
@@ -82,8 +81,7 @@ class JobResult:
         return self.status is Status.SUCCESS or self.allowed_failure
 
 
-@dataclass(frozen=True, kw_only=True)
-class Skip:
+class Skip(Struct, frozen=True, kw_only=True):
     job_id: str
     reason: str
     blocked_by: str | None = None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 from loom.records import Document
 
@@ -72,8 +73,7 @@ class Diff(Document):
     same: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Side:
+class Side(Struct, frozen=True, kw_only=True):
     """One run. `output(job, step)` gives a step's lines; `variables` of a job are those of its plan, where it was kept."""
 
     run_id: str

@@ -5,15 +5,15 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.plan import Job, Plan
 from loom.results import JobResult, Skip, Status
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decision:
+class Decision(Struct, frozen=True, kw_only=True):
     start: tuple[str, ...] = ()
     skip: tuple[Skip, ...] = field(default=())
 

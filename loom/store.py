@@ -11,11 +11,11 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
+from msgspec import Struct
 
 from loom import processes
 from loom.errors import InfrastructureError, RecordError, RequestError
@@ -39,8 +39,7 @@ manifest, then the failing step's events.jsonl. `loom diagnose` follows these po
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunPaths:
+class RunPaths(Struct, frozen=True, kw_only=True):
     """Where everything of one run's record is. `root` is what `.loom/.runtime` points to."""
 
     root: Path
@@ -178,8 +177,7 @@ class RunRecord:
             link.symlink_to(self.paths.root)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunEntry:
+class RunEntry(Struct, frozen=True, kw_only=True):
     """One run as the store lists it. `receipt` is None while it runs, or when loom was killed."""
 
     paths: RunPaths

@@ -8,8 +8,9 @@ checks in `view`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import IO, Literal, Protocol
+
+from msgspec import Struct
 
 Kind = Literal["file", "directory", "link", "hardlink"]
 
@@ -26,8 +27,7 @@ class DamagedArchive(ValueError):
     """It ends in the middle, or holds what `write` never writes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One thing below the workspace. `target` is where a link points (as text), or the path a hard link shares."""
 
     path: str

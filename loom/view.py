@@ -17,9 +17,10 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol, cast
+
+from msgspec import Struct
 
 from loom import globs, tarstream
 from loom.tarstream import Content, Entry, Item, Kind
@@ -40,16 +41,14 @@ class UnsafeArchive(ValueError):
     """An archive that holds something that is never unpacked; says which member and why."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Skipped:
+class Skipped(Struct, frozen=True, kw_only=True):
     """Something that was asked for and can't be taken: a socket, a device, a file that may not be read."""
 
     path: str
     reason: str
 
 
-@dataclass(kw_only=True)
-class Written:
+class Written(Struct, kw_only=True):
     files: int = 0
     bytes: int = 0
 

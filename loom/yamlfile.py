@@ -13,12 +13,12 @@ import stat
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import yaml
+from msgspec import Struct, field
 
 from loom.errors import Problem
 
@@ -93,8 +93,7 @@ class Node:
         return f"{self.file.name}:{self.line}:{self.column}"
 
 
-@dataclass(eq=False)
-class YamlFile:
+class YamlFile(Struct, eq=False):
     """`name` is how messages call the file. `root` is None when the file is empty or no YAML at all."""
 
     name: str

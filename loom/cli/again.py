@@ -232,7 +232,7 @@ class _Resuming:
         elif checkpoint.archive is not None:
             workspace = self._lay_out(checkpoint.archive)
         self._say(f"{job.job.id} goes on from {step.id}, in a container restored from its checkpoint")
-        from dataclasses import replace
+        from msgspec.structs import replace
 
         image = job.image
         assert image is not None
@@ -288,7 +288,7 @@ def results_besides(past: PastRun, again: set[str], *, also_unfinished: bool) ->
 
 
 def execute(here: Around, past: PastRun, reuse: Reuse, options: Options, run_id: str) -> int:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from loom import config, snapshot
     from loom.cli import running
@@ -372,7 +372,7 @@ def snapshot_again(here: Around, past: PastRun, workspace: Path) -> Mapping[str,
 
 
 def _fresh(here: Around, past: PastRun, options: Options, *, failed: bool) -> int:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from loom.cli import running
     from loom.errors import RequestError

@@ -205,7 +205,7 @@ def _count(number: int, one: str, many: str) -> str:
 
 
 def _fields(entry: Stored) -> dict[str, Any]:
-    from dataclasses import asdict
+    from msgspec.structs import asdict
 
     return {name: value for name, value in asdict(entry).items() if name != "trees"}
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from loom.cli.surroundings import commit_variables, find_root, mentioned_in, resolve_context, workflow_path
 from loom.errors import Problem, WorkflowError

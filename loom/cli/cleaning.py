@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from loom.cli.reading import Here, here, print_json
 from loom.errors import LoomError, RequestError
@@ -26,8 +28,7 @@ _WORKSPACE = re.compile(r"loom-run-local-(\d+)-\d+")
 _LITTLE_SPACE = 2_000_000_000
 
 
-@dataclass(kw_only=True)
-class Item:
+class Item(Struct, kw_only=True):
     """One run (or a workspace without one) that goes. `bytes` counts files on this machine, not the engine's."""
 
     run_id: str
@@ -223,8 +224,7 @@ def _size(root: Path) -> int:
 # -- loom doctor --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
+class Finding(Struct, frozen=True, kw_only=True):
     """`state` is ok, warn or bad."""
 
     name: str

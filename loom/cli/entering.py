@@ -7,9 +7,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.errors import RequestError
@@ -37,8 +38,7 @@ class Place(Protocol):
     def shell(self, step: Step, cancel: Cancel) -> int: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entered:
+class Entered(Struct, frozen=True, kw_only=True):
     place: Place
     about: str
     """Where this is, as a sentence for the person who enters."""
@@ -47,8 +47,7 @@ class Entered:
     container_name: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Around:
+class Around(Struct, frozen=True, kw_only=True):
     """What a command that goes back to an earlier run stands on."""
 
     environ: Mapping[str, str]
@@ -202,7 +201,7 @@ def _fresh(here: Around, job: PastJob, step: Step, *, as_root: bool, cancel: Can
             network_id = services.network_id
         request = opener.request(job.job, resolved or image, network_id)
         if image_id is not None:
-            from dataclasses import replace
+            from msgspec.structs import replace
 
             request = replace(request, image_id=image_id)
         session = stack.enter_context(opener.open(request, job.job, said))

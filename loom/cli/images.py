@@ -328,7 +328,7 @@ class _Context:
     def to_export(self, missing: Callable[[str], None]) -> Iterator[ResolvedImage]:
         """Direct images, what builds made under both of its names, and what builds start from: a machine that has all
         of them can run, and can see that nothing has to be built."""
-        from dataclasses import replace
+        from msgspec.structs import replace
 
         from loom.images import shown
 

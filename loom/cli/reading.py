@@ -9,9 +9,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from loom.cli.surroundings import find_root
 from loom.errors import LoomError, RequestError
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 FOLLOW_EVERY_S = 0.1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Here:
+class Here(Struct, frozen=True, kw_only=True):
     """The checkout that the command was started in, with what it needs to find runs."""
 
     root: Path
@@ -122,8 +122,7 @@ def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, c
 # -- loom logs ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogOptions:
+class LogOptions(Struct, frozen=True, kw_only=True):
     follow: bool = False
     grep: str | None = None
     tail: int | None = None

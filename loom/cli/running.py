@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.results import ExitCode
@@ -32,8 +34,7 @@ if TYPE_CHECKING:
     from loom.snapshot import Source
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Struct, frozen=True, kw_only=True):
     """The run command's arguments, as given."""
 
     jobs: tuple[str, ...] = ()
@@ -95,8 +96,7 @@ def signals(cancel: Cancel) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Prepared(Struct, frozen=True, kw_only=True):
     """Everything about a run that is settled before it starts."""
 
     run_id: str

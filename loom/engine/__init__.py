@@ -9,9 +9,10 @@ from __future__ import annotations
 import secrets as random_source
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from loom import environment
 from loom.cancel import Cancel
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from loom.snapshot import Source
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """What to run, and everything about the surroundings that varies."""
 
     run_id: str
@@ -65,8 +65,7 @@ class Request:
     """What loom gives every job; None: what the source says."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reuse:
+class Reuse(Struct, frozen=True, kw_only=True):
     """What a run takes over from an earlier one, its parent."""
 
     parent_run_id: str
@@ -87,8 +86,7 @@ class Reuse:
         return [*self.results, *(f"{job_id}: up to {resumed.step}" for job_id, resumed in self.resumed.items())]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ran:
+class Ran(Struct, frozen=True, kw_only=True):
     """A run that is over. `receipt_path` exists; `workspace` is None when no snapshot could be taken."""
 
     receipt: Receipt
@@ -98,8 +96,7 @@ class Ran:
     """Jobs whose places can still be entered, or gone on from."""
 
 
-@dataclass(kw_only=True)
-class Beginning:
+class Beginning(Struct, kw_only=True):
     """The workspace, still empty, and the first jobs' places, opening; or the `problem` that ends the run before that."""
 
     workspace: Path

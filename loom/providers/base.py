@@ -15,24 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
+
+from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.plan import Image, MountMode, Network, Resources
 from loom.results import Exit, OnOutput
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReadOnlyMount:
+class ReadOnlyMount(Struct, frozen=True, kw_only=True):
     """A host path that a session shows at the same path, read-only (git object stores that the workspace borrows from)."""
 
     path: Path
 
 
-@dataclass(frozen=True, kw_only=True)
-class SessionRequest:
+class SessionRequest(Struct, frozen=True, kw_only=True):
     """Everything a provider needs to open one job's place. Paths in it are host paths."""
 
     run_id: str
@@ -61,8 +60,7 @@ class SessionRequest:
     """How long a step may take to end after TERM before it is killed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Command:
+class Command(Struct, frozen=True, kw_only=True):
     """One step. `environment` comes on top of the session's: what earlier steps handed on, and loom's per-step names."""
 
     script: str
@@ -71,8 +69,7 @@ class Command:
     timeout_s: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class SessionFacts:
+class SessionFacts(Struct, frozen=True, kw_only=True):
     """What the record says about where a job ran. Empty strings where a provider has no such thing."""
 
     provider: str
@@ -85,8 +82,7 @@ class SessionFacts:
     details: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Change:
+class Change(Struct, frozen=True, kw_only=True):
     """A path, relative to the workspace, that a job's own view of it differs in."""
 
     path: str

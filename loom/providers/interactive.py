@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from loom.providers.steps import arguments_of
 
@@ -23,8 +24,7 @@ exec "$@" -i
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Prepared(Struct, frozen=True, kw_only=True):
     files: Mapping[str, bytes]
     """To be made first, each for the user alone."""
     command: Sequence[str]

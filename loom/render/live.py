@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
+
+from msgspec import Struct
 
 from loom.events import PhaseCode, PhaseEvent
 from loom.journal import OutputBatch
@@ -28,8 +29,7 @@ REFRESH_PER_S = 8
 MOST_JOBS = 12
 
 
-@dataclass(kw_only=True)
-class _Running:
+class _Running(Struct, kw_only=True):
     since: float
     doing: str
     last: str = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import cache
@@ -117,16 +116,6 @@ def _dot(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-_NAMES: dict[type, tuple[str, ...]] = {}
-
-
-def _fields(shape: Any) -> tuple[str, ...]:
-    names = _NAMES.get(shape)
-    if names is None:
-        names = _NAMES[shape] = tuple(item.name for item in dataclasses.fields(shape))
-    return names
-
-
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
@@ -138,7 +127,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, frozenset):
         return [_plain(item) for item in sorted(value)]
-    return {name: _plain(getattr(value, name)) for name in _fields(type(value))}
+    return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
 
 
 def _without_nothing(value: Any) -> Any:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct
 
 from loom.events import PhaseCode, PhaseEvent
 from loom.journal import OutputBatch
@@ -32,8 +33,7 @@ class Detail(StrEnum):
     VERBOSE = "verbose"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Look:
+class Look(Struct, frozen=True, kw_only=True):
     """How the screen may look. `width` in columns, 0 for no limit (a pipe)."""
 
     detail: Detail = Detail.NORMAL

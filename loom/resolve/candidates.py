@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import product
+
+from msgspec import Struct, field
 
 from loom import expansion, expressions, globs
 from loom import plan as p
@@ -55,8 +56,7 @@ PREDEFINED = (
 """Names that loom gives a value to, sooner or later."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decision:
+class Decision(Struct, frozen=True, kw_only=True):
     """What a job's rules say. `reason` is for people, where it does not run."""
 
     runs: bool
@@ -67,8 +67,7 @@ class Decision:
     rule: int | None = None
 
 
-@dataclass(kw_only=True)
-class Candidate:
+class Candidate(Struct, kw_only=True):
     """One job of the plan to be: a job of the workflow, or one combination of its matrix."""
 
     id: str

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.plan import Job, Step
@@ -27,8 +28,7 @@ class Verdict(StrEnum):
     """Go on with the next step. The job still ends as failed: one of its steps did."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AtStep:
+class AtStep(Struct, frozen=True, kw_only=True):
     """A job that stands at a step, with nothing running: before it, or after it failed."""
 
     job: Job
@@ -47,8 +47,7 @@ class Gate(Protocol):
     def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Keeping:
+class Keeping(Struct, frozen=True, kw_only=True):
     """Which jobs' places stay after the run."""
 
     when: Literal["never", "on-failure", "always"] = "never"
@@ -70,8 +69,7 @@ class MakeCheckpoint(Protocol):
     def __call__(self, job: Job, session: Session, *, expires_at: float) -> Mapping[str, Any]: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Resumption:
+class Resumption(Struct, frozen=True, kw_only=True):
     """How a job goes on from a step of an earlier run."""
 
     step: str

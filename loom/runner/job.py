@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError, ServiceError
@@ -31,8 +32,7 @@ AFTER_SCRIPT_TIMEOUT_S = 300.0
 """An `after_script` step gets its own time, as in GitLab: the job's own may be used up."""
 
 
-@dataclass(kw_only=True)
-class _Attempt:
+class _Attempt(Struct, kw_only=True):
     """What one attempt at a job came to."""
 
     number: int = 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+
+from msgspec import Struct, field
 
 from loom import environment
 from loom.cancel import Cancel
@@ -67,8 +69,7 @@ class ResolveSecrets(Protocol):
     def __call__(self, job: Job, /) -> tuple[Mapping[str, bytes], Sequence[str]]: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tools:
+class Tools(Struct, frozen=True, kw_only=True):
     """The outside worlds a job needs, handed in by the engine."""
 
     providers: Mapping[ProviderName, Provider]
@@ -79,8 +80,7 @@ class Tools:
     checkpoint: MakeCheckpoint | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """What is the same for every job of a run."""
 
     run_id: str
@@ -95,7 +95,7 @@ class Settings:
     """Jobs that go on from a step of an earlier run, by their id."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
     """A job's open place, and what it runs in. `environment` comes on top of every step's (secrets)."""
 
@@ -103,7 +103,7 @@ class Place:
     request: SessionRequest
     image: Resolved | None
     environment: Mapping[str, str]
-    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    secrets: Mapping[str, bytes] = dataclasses.field(default_factory=dict, repr=False)
     services: OpenedServices | None = None
     resumed: Resumption | None = None
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from loom.config import Config
 from loom.errors import SecretError
@@ -17,8 +18,7 @@ REQUIRED_MISSING = "SECRETS_REQUIRED_MISSING"
 UNSAFE_DEBUG_TRACE = "SECRETS_UNSAFE_DEBUG_TRACE"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True, kw_only=True):
     """Everything a provider may look at; nothing else (not `os.environ`, not the working directory)."""
 
     environ: Mapping[str, str]

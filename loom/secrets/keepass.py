@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from loom.config import KeepassDatabase
 from loom.secrets.base import Surroundings, not_found, unavailable
@@ -17,8 +18,7 @@ _ATTACHMENT = "attachment/"
 _FIELDS = {"password": "password", "username": "username", "url": "url", "notes": "notes", "title": "title"}
 
 
-@dataclass(frozen=True)
-class _Address:
+class _Address(Struct, frozen=True):
     alias: str
     path: tuple[str, ...]
     field: str

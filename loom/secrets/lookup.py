@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from msgspec import Struct
+
 from loom.config import Config
 from loom.errors import SecretError
 from loom.plan import Secret
@@ -35,8 +37,7 @@ _BUILT_IN: Mapping[str, Callable[[], SecretProvider]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Missing:
+class Missing(Struct, frozen=True, kw_only=True):
     """A secret that is not required and could not be had; its variable stays unset."""
 
     name: str

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from loom.errors import SecretError
 from loom.plan import Job
@@ -22,8 +23,7 @@ _BEGINS_COMMAND = re.compile(r"(?:^|[;&|({]|\b(?:then|do|else|exec|sudo|env|comm
 _SHEBANG = re.compile(r"^#!\s*(\S+)\s*(.*)$")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trace:
+class Trace(Struct, frozen=True, kw_only=True):
     """One place of a job that turns tracing on: `where` for people, `line` as written."""
 
     where: str

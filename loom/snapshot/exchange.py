@@ -9,8 +9,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from loom.errors import RequestError, SnapshotError
 from loom.snapshot import git
@@ -20,8 +21,7 @@ from loom.snapshot.verifying import verify
 _GITLINK = "160000"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Patch:
+class Patch(Struct, frozen=True, kw_only=True):
     """What a workspace has that its snapshot had not, as `git apply` takes it."""
 
     text: bytes

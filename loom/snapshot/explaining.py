@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from loom.errors import RequestError
 from loom.snapshot import copying, git
@@ -16,8 +17,7 @@ from loom.snapshot.source import discover
 from loom.snapshot.taking import RUNTIME
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rule:
+class Rule(Struct, frozen=True, kw_only=True):
     """A line of an ignore file. `file` is relative to the repository where it lies in it."""
 
     file: str
@@ -28,8 +28,7 @@ class Rule:
         return f"{self.file}:{self.line}: {self.pattern}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Explanation:
+class Explanation(Struct, frozen=True, kw_only=True):
     path: str
     included: bool
     reason: str

@@ -8,9 +8,10 @@ from __future__ import annotations
 import base64
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from loom.errors import SnapshotError
 from loom.snapshot.model import Change, LeftOut, Submodule
@@ -20,8 +21,7 @@ KIND = "loom-snapshot"
 SCHEMA_VERSION = "loom.snapshot.v1"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
+class Manifest(Struct, frozen=True, kw_only=True):
     source_root: str
     object_format: str
     head_sha: str

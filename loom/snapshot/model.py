@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from msgspec import Struct
+
 from loom.errors import SnapshotError
 from loom.results import ExitCode
 
@@ -39,8 +41,7 @@ def path_fields(path: str) -> dict[str, str]:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Submodule:
+class Submodule(Struct, frozen=True, kw_only=True):
     """A submodule that is laid out in the workspace, with the proof of its own content."""
 
     path: str
@@ -49,8 +50,7 @@ class Submodule:
     changed: tuple[Change, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Change:
+class Change(Struct, frozen=True, kw_only=True):
     """One path that differs between two trees. Paths are `os.fsdecode`d; ids are git's, all zeros where there is none.
 
     `kind` is `added`, `modified`, `deleted`, `type_changed` or `mode_changed`.
@@ -67,8 +67,7 @@ class Change:
         return {**path_fields(self.path), "kind": self.kind, "mode": self.mode, "sha": self.sha}
 
 
-@dataclass(frozen=True, kw_only=True)
-class LeftOut:
+class LeftOut(Struct, frozen=True, kw_only=True):
     """Something of the source that the workspace shows differently or not at all, and why."""
 
     path: str
@@ -108,8 +107,7 @@ class Source:
     """What git processes that read this source run with."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True, kw_only=True):
     """A filled workspace.
 
     `tree_sha` is what `git add -A && git write-tree` would have given in the source, computed from what was copied.

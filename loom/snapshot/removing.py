@@ -7,9 +7,10 @@ import re
 import shutil
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from loom.errors import SnapshotError
 from loom.snapshot.manifest import NAME
@@ -17,8 +18,7 @@ from loom.snapshot.manifest import NAME
 _NAMED = re.compile(r"loom-run-local-[0-9]+-[0-9]+")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Removal:
+class Removal(Struct, frozen=True, kw_only=True):
     """What became of a workspace. `remaining` are paths that could not be deleted, with the reason."""
 
     path: Path

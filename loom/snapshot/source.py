@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
+
+from msgspec import Struct
 
 from loom.errors import RequestError
 from loom.snapshot import git
@@ -40,8 +41,7 @@ _ABOUT = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Store:
+class Store(Struct, frozen=True, kw_only=True):
     """One directory of git objects. `borrowable`: anyone may read it, so git in a container works whoever its user is."""
 
     path: Path

@@ -9,8 +9,9 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.errors import RequestError, SnapshotError
@@ -97,8 +98,7 @@ def empty(workspace: Path) -> None:
             Path(entry.path).unlink(missing_ok=True)
 
 
-@dataclass
-class _Index:
+class _Index(Struct):
     """What the walk over the index's listing noticed on its way."""
 
     unmerged: set[str] = field(default_factory=set)
@@ -107,8 +107,7 @@ class _Index:
     """(path, tag): skip-worktree and assume-unchanged entries, whose files git does not look at."""
 
 
-@dataclass
-class _Filled:
+class _Filled(Struct):
     tree_sha: str = ""
     files: int = 0
     bytes: int = 0

@@ -11,8 +11,9 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from loom.errors import SnapshotError
 from loom.snapshot import git
@@ -29,8 +30,7 @@ _LFS_CLEAN = (
 )
 
 
-@dataclass
-class Edits:
+class Edits(Struct):
     """How a tree differs from what an index says."""
 
     removed: list[str] = field(default_factory=list)

@@ -10,9 +10,11 @@ import os
 import stat
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loom.errors import SnapshotError
 from loom.snapshot import git, layout, tree
@@ -20,8 +22,7 @@ from loom.snapshot.manifest import Manifest, read_manifest
 from loom.snapshot.model import Change, path_fields, readable
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verification:
+class Verification(Struct, frozen=True, kw_only=True):
     """What a workspace holds now, against what the snapshot put there."""
 
     workspace: Path

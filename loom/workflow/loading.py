@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct, field
+from msgspec.structs import replace
 from pydantic import BaseModel, ValidationError
 
 from loom import yamlfile
@@ -30,8 +31,7 @@ MAX_PROBLEMS = 200
 MAX_LEVELS = 32
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
+class Entry(Struct, frozen=True, kw_only=True):
     """One job or template as written: its own node, and the merged one after `default` and `extends`."""
 
     name: str
@@ -45,8 +45,7 @@ class Entry:
         return self.name.startswith(".")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workflow:
+class Workflow(Struct, frozen=True, kw_only=True):
     """A checked workflow. Jobs and templates as written, in file order (included files first)."""
 
     path: str
@@ -75,15 +74,13 @@ def load(path: Path, root: Path) -> Workflow:
         return _Loader(root).load(path)
 
 
-@dataclass(kw_only=True)
-class _File:
+class _File(Struct, kw_only=True):
     yaml: YamlFile
     root: Node
     main: bool
 
 
-@dataclass
-class _Loader:
+class _Loader(Struct):
     root: Path
     problems: list[Problem] = field(default_factory=list)
     files: list[_File] = field(default_factory=list)

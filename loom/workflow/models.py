@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
+from msgspec import Struct
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -35,8 +35,7 @@ ROOT_KEYS = ("version", "stages", "variables", "default", "include", "workflow")
 MAX_COMBINATIONS = 256
 
 
-@dataclass(frozen=True, eq=False)
-class Form:
+class Form(Struct, frozen=True, eq=False):
     """A second way to write a value: `expand` turns it into the full form (and leaves everything else alone)."""
 
     expand: Callable[[Any], Any]
@@ -51,8 +50,7 @@ class Form:
         return {"anyOf": [full["items"] if self.schema is None else self.schema, full]}
 
 
-@dataclass(frozen=True, eq=False)
-class Parsed:
+class Parsed(Struct, frozen=True, eq=False):
     """A value that users write as text (or a number) and loom reads as something else."""
 
     parse: Callable[[Any], Any]

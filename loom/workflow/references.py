@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from loom.errors import Problem
 from loom.graph import CycleError, order
@@ -16,8 +17,7 @@ from loom.workflow.wording import Suggestions
 from loom.yamlfile import Kind, Node, pointer
 
 
-@dataclass(frozen=True, kw_only=True)
-class View:
+class View(Struct, frozen=True, kw_only=True):
     """A job or template: its nodes, and its fields when its shape is sound."""
 
     name: str
@@ -35,8 +35,7 @@ class View:
         return node.value if node is not None and isinstance(node.value, str) else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Need:
+class _Need(Struct, frozen=True, kw_only=True):
     job: str
     optional: bool
     matrix: Mapping[str, str]
@@ -44,8 +43,7 @@ class _Need:
     number: int
 
 
-@dataclass
-class References:
+class References(Struct):
     views: Mapping[str, View]
     stages: tuple[str, ...] | None
     """None when the file's own list can't be read."""

@@ -11,7 +11,6 @@ import gzip
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -19,6 +18,7 @@ import docker
 import docker.errors
 import orjson
 import zstandard
+from msgspec import Struct
 
 from loom.errors import ImageError, RequestError
 from loom.images import parse_reference
@@ -32,8 +32,7 @@ _CHUNK = 1 << 20
 _LARGEST_INDEX = 1 << 24
 
 
-@dataclass(frozen=True, kw_only=True)
-class Exported:
+class Exported(Struct, frozen=True, kw_only=True):
     """One image of an export file."""
 
     name: str

@@ -13,8 +13,9 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct
 
 from loom.errors import ProviderError
 from loom.providers.docker.client import retrying, translated
@@ -129,8 +130,7 @@ class Hijacked:
                     pass  # they share the socket, and each thinks it is its own
 
 
-@dataclass
-class _Position:
+class _Position(Struct):
     """How far one stream has been read: whole lines, and bytes after the last of them. The log counts lines as we do."""
 
     lines: int = 0

@@ -17,13 +17,14 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import docker
 import docker.errors
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loom import plan
 from loom.cancel import Cancel
@@ -58,8 +59,7 @@ _PLUGIN_FOLDERS = (
 _TERMINATE_GRACE_S = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class BuildInputs:
+class BuildInputs(Struct, frozen=True, kw_only=True):
     """Everything that decides what a build makes, settled before anything is built."""
 
     context: Path
@@ -114,8 +114,7 @@ def build_image(
     return replace(had, built=True, bases=inputs.bases)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pruned:
+class Pruned(Struct, frozen=True, kw_only=True):
     name: str
     image_id: str
     size: int

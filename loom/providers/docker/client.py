@@ -16,9 +16,10 @@ import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec import Struct
 
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError, RequestError
 
@@ -36,8 +37,7 @@ CONNECTIONS = 80
 """Connections kept open: one per job that waits, and some for those that come and go."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True, kw_only=True):
     """Where an engine listens, and who said so (`DOCKER_HOST`, a context, nobody)."""
 
     url: str

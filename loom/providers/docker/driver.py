@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from msgspec import Struct
 
 from loom.providers.steps import arguments_of, checked
 
@@ -81,8 +82,7 @@ TERM = b"term\n"
 KILL = b"kill\n"
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """What stood between a token and the line end: ` <answer>`, or `=<a line of $LOOM_ENV>`."""
 
     text: bytes

@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import docker
 import docker.errors
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loom import plan
 from loom.cancel import Cancel
@@ -35,8 +36,7 @@ _FIRST_PAUSE_S = 0.5
 _PROGRESS_EVERY_S = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResolvedImage:
+class ResolvedImage(Struct, frozen=True, kw_only=True):
     """An image that is there. `digest` is the registry's ("" for an image that no registry knows), `user` the image's."""
 
     name: str
@@ -52,8 +52,7 @@ class ResolvedImage:
     """What it was built from, where this run built it or found it built."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Served:
+class Served(Struct, frozen=True, kw_only=True):
     """What a registry answers for a name. `platforms` is empty when it does not say."""
 
     digest: str
@@ -240,11 +239,9 @@ class Images:
         on_output: OnOutput,
         cancel: Cancel,
     ) -> ResolvedImage:
+        if (local := self._local_locked(reference, locked, platform)) is not None:
+            return local
         pinned = parse_reference(reference.pinned(locked.digest)) if locked.digest else None
-        for candidate in (pinned, reference):
-            local = self.local(candidate, platform) if candidate is not None else None
-            if local is not None and (candidate is pinned or local.image_id == locked.image_id):
-                return ResolvedImage(**{**vars(local), "name": reference.name, "digest": locked.digest or local.digest})
         if pinned is None:
             raise ImageError(
                 f"{reference.name} ({platform}) on this engine is not the image that .loom/images.lock names "

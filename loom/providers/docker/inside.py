@@ -19,8 +19,9 @@ import threading
 import time
 import tty
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
@@ -45,8 +46,7 @@ _BECOME = 'f=$1; shift; { printf "%s\\n" "$$" >"$f"; } 2>/dev/null; exec "$@"'
 _END = 'read -r p <"$1" && { kill -"$2" -- "-$p" || kill -"$2" "$p"; } 2>/dev/null'
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inside:
+class Inside(Struct, frozen=True, kw_only=True):
     """A running container, and what commands in it get."""
 
     client: docker.DockerClient

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loom import plan
 from loom.cancel import Cancel
@@ -26,8 +28,7 @@ from loom.providers.docker.images import Images, ResolvedImage
 from loom.results import OnOutput
 
 
-@dataclass(frozen=True, kw_only=True)
-class Named:
+class Named(Struct, frozen=True, kw_only=True):
     """An image that is had by its name: one that jobs or services name, or one that a build starts from."""
 
     reference: Reference
@@ -40,8 +41,7 @@ class Named:
         return self.reference.name
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Struct, frozen=True, kw_only=True):
     """One line of `images ls`. `kind` is `pull`, `build` or `base` (of a build); `problem` why more is not known."""
 
     name: str
@@ -54,8 +54,7 @@ class Row:
     problem: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verified:
+class Verified(Struct, frozen=True, kw_only=True):
     """One line of `images verify`."""
 
     name: str

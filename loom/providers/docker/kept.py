@@ -11,9 +11,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
@@ -37,8 +39,7 @@ if TYPE_CHECKING:
 _NOT_RUNNING = ("exited", "created", "dead")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Found:
+class Found(Struct, frozen=True, kw_only=True):
     """A job's container that is there: running, or kept. `kept_until` None: its run is not over."""
 
     container_id: str

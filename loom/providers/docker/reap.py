@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from loom.errors import LoomError
 from loom.providers.docker import labels
@@ -27,8 +28,7 @@ UNKNOWN_AFTER_S = 600.0
 """How old a container that has ended must be to be taken for left behind, when its loom can't be looked for from here."""
 
 
-@dataclass(frozen=True)
-class Reaped:
+class Reaped(Struct, frozen=True):
     """Something that was removed, or could not be (then `problem` says why)."""
 
     kind: str

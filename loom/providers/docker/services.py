@@ -15,12 +15,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 
 import docker
 import docker.errors
+from msgspec import Struct
 
 from loom import plan
 from loom.cancel import Cancel
@@ -45,8 +45,7 @@ OnDied = Callable[[str, str], None]
 its own."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunningService:
+class RunningService(Struct, frozen=True, kw_only=True):
     name: str
     aliases: tuple[str, ...]
     container_id: str
@@ -54,8 +53,7 @@ class RunningService:
     image: ResolvedImage
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServiceNetwork:
+class ServiceNetwork(Struct, frozen=True, kw_only=True):
     """The network that the job's container joins, and what is already on it."""
 
     network_id: str
