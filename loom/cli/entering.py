@@ -280,8 +280,7 @@ def _opener(here: Around, job: PastJob, stack: ExitStack, cancel: Cancel) -> tup
     return PlaceOpener(tools, settings, cancel), image_id, about
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True, kw_only=True):
     """What a job can be restored from."""
 
     image_id: str
