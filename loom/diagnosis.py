@@ -119,7 +119,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     failed = evidence.state not in ("success", "running") and (job or {}).get("status") not in ("success", "skipped")
     printed = [_clipped(line) for line in evidence.lines]
     looked_at = list(printed)
-    if failed and not step and error:  # loom's own words about what it could not do
+    own_words = not step or (job or {}).get("status") == "error"
+    if failed and own_words and error:  # loom's own words about what it could not do
         looked_at += [_clipped(line) for line in str(error).splitlines() if line not in looked_at]
     image = (job or {}).get("image")
     tests = [FailingTest(**test) for test in (job or {}).get("failing_tests", ())]
@@ -590,7 +591,7 @@ def _by_ending(evidence: Evidence, exit_code: int | None, error: str | None) -> 
         return [
             Cause(
                 code="loom_killed",
-                summary="loom itself was killed, or the machine went down: nobody wrote the end",
+                summary="loom itself was killed, the machine went down, or its disk was full: nobody wrote the end",
                 advice="run it again; `loom logs RUN` shows what was printed until then",
             )
         ]

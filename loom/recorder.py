@@ -12,7 +12,8 @@ class Recorder:
     """Writes events where they belong as they happen, and each document as soon as what it tells is over.
 
     `events.jsonl` of the run holds every phase event; a job's and the pipeline's hold their own share; output lines are
-    only in their step's or section's file. InfrastructureError RECORD_UNWRITABLE from here must end the run.
+    only in their step's or section's file. InfrastructureError RECORD_UNWRITABLE out of `output` ends the job, out of
+    `phase` the run.
     """
 
     def __init__(self, record: RunRecord) -> None:
@@ -31,7 +32,8 @@ class Recorder:
         self._documents(event)
 
     def output(self, batch: OutputBatch) -> None:
-        self._record.append(_output_file(batch.where.job_id, batch.where.step, batch.where.section), batch.encoded)
+        relative = _output_file(batch.where.job_id, batch.where.step, batch.where.section)
+        self._record.append_output(relative, batch.encoded)
 
     def _own_file(self, event: PhaseEvent, line: bytes) -> None:
         if event.step is None and event.section is None:

@@ -8,6 +8,7 @@ the jobs are over. Documents appear whole, by rename; events are appended, whole
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,8 @@ RUNTIME_LINK = Path(".loom") / ".runtime"
 TAIL_BYTES = 16_000_000
 """How much of a file's end is read at most, whatever the length of its lines."""
 _BLOCK = 65536
+_ROOM_BYTES = 1 << 20
+"""Kept back on the disk for a run's last events and documents."""
 _PHASES_AT_THE_END = 2
 """A step's file ends with its phase_finished; more than that never follows its output."""
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This directory holds the record of a loom run; `loom clean` removes it.\n"
@@ -84,22 +87,55 @@ class RunPaths(Struct, frozen=True, kw_only=True):
 class RunRecord:
     """The writing side of one record. Not thread-safe: the recorder calls it under the journal's lock.
 
-    InfrastructureError RECORD_UNWRITABLE from here (a full disk) ends the run: what it did could not be told any more.
+    InfrastructureError RECORD_UNWRITABLE from here (a full disk) ends the job whose output has no room, and the run when
+    what it did could not be told any more. For that, some room is kept back: a full disk ends with a receipt, too.
     """
 
     def __init__(self, paths: RunPaths) -> None:
         self.paths = paths
         self._files: dict[str, BinaryIO] = {}
+        self._room: BinaryIO | None = None
+        self._was_full = False
 
     def create(self, identity: Mapping[str, Any]) -> None:
-        """Make the directories, private to the user, and say who runs."""
+        """Make the directories, private to the user, and say who runs; or nothing at all."""
         with self._told():
             self.paths.root.mkdir(parents=True, mode=0o700)
-            (self.paths.root / "CACHEDIR.TAG").write_text(_TAG)
-            (self.paths.root / "README").write_text(_README)
-            self.paths.receipt.parent.mkdir()
-            (self.paths.logs / "pipeline").mkdir(parents=True)
-            self.publish(self.paths.identity, _json(identity))
+            try:
+                (self.paths.root / "CACHEDIR.TAG").write_text(_TAG)
+                (self.paths.root / "README").write_text(_README)
+                self.paths.receipt.parent.mkdir()
+                (self.paths.logs / "pipeline").mkdir(parents=True)
+                _publish(self.paths.identity, _json(identity))
+                self._keep_room()
+            except OSError:
+                shutil.rmtree(self.paths.root, ignore_errors=True)
+                raise
+
+    def _keep_room(self) -> None:
+        """A file without a name, so that its room is free again however this process ends."""
+        path = self.paths.root / ".room"
+        room = path.open("wb")
+        path.unlink()
+        self._room = room
+        with contextlib.suppress(OSError):  # a file system that can't promise any
+            os.posix_fallocate(room.fileno(), 0, _ROOM_BYTES)
+
+    def _give_room(self, error: OSError) -> bool:
+        """After a failed write: whether there is new room for the next try."""
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or self._room is None:
+            return False
+        self._room.close()
+        self._room = None
+        self._was_full = True
+        return True
+
+    def _has_room_for_output(self) -> bool:
+        """Once the disk has been full, output is refused until there is enough again for what ends the run, too."""
+        if not self._was_full:
+            return True
+        free = os.statvfs(self.paths.root)
+        return free.f_bavail * free.f_frsize > 2 * _ROOM_BYTES
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -115,14 +151,42 @@ class RunRecord:
     def append(self, relative: str, data: bytes) -> None:
         """Append whole lines to a file below `logs/<run_id>/`; they are visible to readers at once."""
         with self._told():
-            file = self._files.get(relative)
-            if file is None:
-                path = self.paths.logs / relative
-                path.parent.mkdir(parents=True, exist_ok=True)
-                file = self._files[relative] = path.open("ab", buffering=0)
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) or 0 :]
+            try:
+                self._append(relative, data)
+            except OSError as error:
+                if not self._give_room(error):
+                    raise
+                self._append(relative, data)
+
+    def append_output(self, relative: str, data: bytes) -> None:
+        """The same for what a step printed, which leaves alone the room that is kept back."""
+        with self._told():
+            if not self._has_room_for_output():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            try:
+                self._append(relative, data)
+            except OSError as error:
+                self._give_room(error)
+                raise
+
+    def _append(self, relative: str, data: bytes) -> None:
+        """What a failed write leaves behind are whole lines."""
+        file = self._files.get(relative)
+        if file is None:
+            path = self.paths.logs / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = self._files[relative] = path.open("ab", buffering=0)
+        view = memoryview(data)
+        written = 0
+        try:
+            while written < len(view):
+                written += file.write(view[written:]) or 0
+        except OSError:
+            half = written - (data.rfind(b"\n", 0, written) + 1)
+            if half:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file.fileno(), os.fstat(file.fileno()).st_size - half)
+            raise
 
     def close(self, relative: str) -> None:
         file = self._files.pop(relative, None)
@@ -132,6 +196,9 @@ class RunRecord:
     def close_all(self) -> None:
         for relative in list(self._files):
             self.close(relative)
+        if self._room is not None:
+            self._room.close()
+            self._room = None
 
     def document(self, relative: str, data: bytes) -> None:
         self.publish(self.paths.logs / relative, data)
@@ -139,14 +206,12 @@ class RunRecord:
     def publish(self, path: Path, data: bytes) -> None:
         """Write a file whole: readers see the old one or the new one, never a part."""
         with self._told():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             try:
-                draft.write_bytes(data)
-                draft.replace(path)
-            except OSError:
-                draft.unlink(missing_ok=True)
-                raise
+                _publish(path, data)
+            except OSError as error:
+                if not self._give_room(error):
+                    raise
+                _publish(path, data)
 
     def drop_builds(self) -> None:
         """Nothing is built any more. What can't be removed goes with the record."""
@@ -175,6 +240,17 @@ class RunRecord:
             elif link.is_dir():
                 shutil.rmtree(link)
             link.symlink_to(self.paths.root)
+
+
+def _publish(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_bytes(data)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 class RunEntry(Struct, frozen=True, kw_only=True):
@@ -217,13 +293,7 @@ class Store:
         """Write a check's receipt, whole; only the newest `keep` of them stay. OSError when it can't be written."""
         path = self.checks_dir / f"{CHECK_PREFIX}{check_id}.json"
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            draft.write_bytes(_json(document))
-            draft.replace(path)
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise
+        _publish(path, _json(document))
         older = sorted(self.checks_dir.glob(f"{CHECK_PREFIX}*.json"), reverse=True)[keep:]
         for receipt in older:
             receipt.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import sys
@@ -11,7 +12,7 @@ import traceback
 from pathlib import Path
 
 from loom import __version__
-from loom.errors import LoomError, WorkflowError
+from loom.errors import InfrastructureError, LoomError, WorkflowError
 from loom.results import ExitCode
 
 
@@ -25,8 +26,7 @@ def run_app(arguments: list[str]) -> int:
         sys.stdout.flush()
         return code
     except LoomError as error:
-        _say(error)
-        return error.exit_code
+        return _told(error)
     except KeyboardInterrupt:
         _print("interrupted")
         return ExitCode.INTERRUPTED
@@ -43,6 +43,9 @@ def run_app(arguments: list[str]) -> int:
 def _foreign(error: Exception) -> int:
     from loom.cli.app import exit_code_of_usage_error
 
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # whoever wrote, it is no bug
+        where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        return _told(InfrastructureError(f"{where}{error.strerror}", hint="free some space there"))
     usage = exit_code_of_usage_error(error)
     return usage if usage is not None else _bug(error)
 
@@ -68,7 +71,7 @@ def _bug(error: Exception) -> int:
     return ExitCode.BUG
 
 
-def _say(error: LoomError) -> None:
+def _told(error: LoomError) -> int:
     from loom.output import harmless
 
     if isinstance(error, WorkflowError):
@@ -81,6 +84,7 @@ def _say(error: LoomError) -> None:
     if error.hint:
         for line in error.hint.splitlines():
             _print(harmless(f"  {line}"))
+    return error.exit_code
 
 
 def _print(line: str) -> None:

@@ -64,9 +64,9 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
     import secrets
     import signal
     import sys
-    import tempfile
     import time
 
+    from loom import config
     from loom import snapshot as snapshots
     from loom.cancel import Cancel
     from loom.errors import SnapshotError
@@ -75,7 +75,7 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
     cancel = Cancel()
     codes = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HANGUP}
     before = {number: signal.signal(number, lambda n, _: cancel.request(codes[signal.Signals(n)])) for number in codes}
-    parent = Path(os.environ.get("LOOM_TMP_DIR") or tempfile.gettempdir())
+    parent = config.load(root=source.root, environ=dict(os.environ), flags={}).tmp_dir
     workspace = parent / f"loom-run-local-{time.time_ns()}-{secrets.randbelow(10**8):08d}"
     on_progress = _progress_line() if show_progress and sys.stderr.isatty() else None
     try:

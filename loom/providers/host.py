@@ -143,8 +143,11 @@ class HostSession:
         checked(command.script, command.environment)
         self._number += 1
         file = self._private / f"step.{self._number}"
-        file.write_bytes(command.script.encode("utf-8", "surrogateescape"))
-        (self._private / "env").write_bytes(b"")
+        try:
+            file.write_bytes(command.script.encode("utf-8", "surrogateescape"))
+            (self._private / "env").write_bytes(b"")
+        except OSError as error:
+            raise ProviderError(f"no place for the step of job {self._request.job_id}: {error}") from error
         deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
         arguments = arguments_of(command.shell or self._request.shell, str(file))
         try:

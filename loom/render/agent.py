@@ -44,7 +44,7 @@ def _head(diagnosis: Diagnosis) -> list[str]:
         lines.append(f"{verdict}: job {diagnosis.job_id}{unit}{code}{image}")
     if diagnosis.command:
         lines.append(f"command: {_short(' ⏎ '.join(diagnosis.command.strip().splitlines()), 300)}")
-    if diagnosis.error and diagnosis.failed and not diagnosis.step:
+    if diagnosis.error and diagnosis.failed and (not diagnosis.step or diagnosis.job_status == "error"):
         lines += [f"error: {_short(line, 300)}" for line in diagnosis.error.splitlines()[:3]]
     for cause in diagnosis.causes:
         lines.append(f"likely: {cause.summary}")

@@ -82,7 +82,7 @@ def diagnosis_lines(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
     if diagnosis.command and diagnosis.step:
         for number, line in enumerate(diagnosis.command.strip().splitlines()[:8]):
             yield f"  {'$' if number == 0 else ' '} {line}"
-    if diagnosis.error and not diagnosis.step:
+    if diagnosis.error and (not diagnosis.step or diagnosis.job_status == "error"):
         for line in diagnosis.error.splitlines():
             yield f"  {line}"
     if diagnosis.lines:

@@ -430,8 +430,8 @@ class JobRunner:
                 attempt.failing_step = step.id
                 raise
             finally:
+                outcome.data = {"output": writer.counts}  # the counts go on counting
                 writer.close()
-                outcome.data = {"output": writer.counts}
         return exit_
 
     # -- small parts ----------------------------------------------------------------------------------------------

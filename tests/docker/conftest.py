@@ -27,6 +27,7 @@ class OwnEngine:
 
     def __init__(self, directory: Path, hidden: Path | None = None) -> None:
         self.directory = directory
+        self.data = directory / "data"
         self.url = f"unix://{directory}/engine.sock"
         self._hidden = hidden
         self.process: subprocess.Popen[bytes] | None = None
@@ -35,7 +36,7 @@ class OwnEngine:
         directory = self.directory
         hide = f"mount -t tmpfs none {self._hidden};" if self._hidden else ""
         command = (
-            f"mount --make-rprivate /; {hide} exec dockerd --data-root {directory}/data --exec-root {directory}/exec "
+            f"mount --make-rprivate /; {hide} exec dockerd --data-root {self.data} --exec-root {directory}/exec "
             f"--pidfile {directory}/pid -H {self.url} --bridge none --iptables=false --ip6tables=false"
         )
         with (directory / "log").open("ab") as log:
@@ -107,9 +108,7 @@ def new_engine() -> Iterator[Callable[..., OwnEngine]]:
 @pytest.fixture(scope="session")
 def busybox() -> bytes:
     found = shutil.which("busybox")
-    if (
-        found is None
-        or b"statically" not in os.popen(f"file -L {found} 2>/dev/null || echo statically").read().encode()
-    ):
+    about = subprocess.run(["sh", "-c", f"file -L {found} 2>/dev/null || echo statically"], stdout=subprocess.PIPE)
+    if found is None or b"statically" not in about.stdout:
         pytest.skip("needs a statically linked busybox on this machine to make an image of")
     return Path(found).read_bytes()

@@ -151,6 +151,10 @@ class _Skip:
     def __init__(self, position: _Position) -> None:
         self._left = _Position(position.lines, position.partial)
 
+    @property
+    def done(self) -> bool:
+        return not self._left.lines and not self._left.partial
+
     def feed(self, data: bytes) -> bytes:
         left = self._left
         at = 0
@@ -228,6 +232,7 @@ class Attachment:
         self._frames = Demultiplexer()
         self._read: dict[Stream, _Position] = {"stdout": _Position(), "stderr": _Position()}
         self._skip: dict[Stream, _Skip] = {}
+        self._behind_since: float | None = None
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._output.fileno(), select.POLLIN)
@@ -273,6 +278,9 @@ class Attachment:
         chunks = self._frames.feed(data)
         if self._skip:
             chunks = [(stream, rest) for stream, piece in chunks if (rest := self._skip[stream].feed(piece))]
+            if self._behind_since is not None:
+                behind = not all(skip.done for skip in self._skip.values())
+                self._behind_since = time.monotonic() if behind else None
         for stream, piece in chunks:
             self._read[stream].advance(piece)
         return chunks
@@ -286,7 +294,16 @@ class Attachment:
         self._poll.register(follower.fileno(), select.POLLIN)
         self._frames = Demultiplexer()
         self._skip = {stream: _Skip(position) for stream, position in self._read.items()}
+        self._behind_since = None if all(skip.done for skip in self._skip.values()) else time.monotonic()
         self.at_end = False
+
+    @property
+    def behind_s(self) -> float | None:
+        """For how long the log has had nothing to say although it has not come to where the output was lost.
+
+        None when it has come there. An engine that could not write its log (a full disk) never does.
+        """
+        return None if self._behind_since is None else time.monotonic() - self._behind_since
 
     def close_input(self) -> None:
         """Order the driver to stop."""

@@ -33,6 +33,8 @@ FIRST_ANSWER_S = 10
 """How long an engine may take for its first answer; one that hangs is told from a slow one here."""
 ANSWER_S = 120
 """How long any later call may take: a busy engine takes its time to create and to remove."""
+DISK_FULL = "ENGINE_DISK_FULL"
+MAKE_ROOM = "the engine's disk is full; see what it holds with `docker system df`, and make room there"
 CONNECTIONS = 80
 """Connections kept open: one per job that waits, and some for those that come and go."""
 
@@ -297,7 +299,9 @@ def ours(error: BaseException, doing: str) -> LoomError | None:
         return error
     for ancestor in type(error).__mro__:
         if kind := OUR_ERROR.get(f"{ancestor.__module__}.{ancestor.__qualname__}"):
-            return kind(f"{doing}: {explanation(error)}")
+            said = explanation(error)
+            full = "no space left on device" in said.lower()
+            return kind(f"{doing}: {said}", hint=MAKE_ROOM if full else None, code=DISK_FULL if full else None)
     return None
 
 

@@ -82,8 +82,11 @@ loom_watch() {
 # token, script, settings (shell text that exports the step's variables), file of the step, the shell and its arguments
 loom_step() {
   loom_token=$1 loom_script=$2 loom_settings=$3
-  printf '%s' "$loom_script" >"$4"
-  : >/run/loom/env
+  if ! { printf '%s' "$loom_script" >"$4" && : >/run/loom/env; } 2>/dev/null; then
+    printf '%s %s\n' "$loom_token" -1 >&2
+    printf '%s %s\n' "$loom_token" '-1 0'
+    return
+  fi
   shift 4
   loom_watch <&5 >/dev/null 2>&1 &
   loom_watcher=$!

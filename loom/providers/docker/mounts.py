@@ -34,7 +34,7 @@ class Mount(Protocol):
     """One job's view of the workspace."""
 
     def make(self) -> None:
-        """Make what the container is created with."""
+        """Make what the container is created with; may be tried again."""
         ...
 
     def spec(self) -> list[dict[str, Any]]:
@@ -243,10 +243,10 @@ class OverlayMount(_EngineVolume):
         lower, work = self._request.workspace, self._layers / "work"
         try:
             of_lower = lower.stat()
-            self._layers.mkdir(parents=True, mode=0o711)
-            work.mkdir()
+            self._layers.mkdir(parents=True, mode=0o711, exist_ok=True)
+            work.mkdir(exist_ok=True)
             # The upper directory is the view's root: it must look like the workspace.
-            self._upper.mkdir()
+            self._upper.mkdir(exist_ok=True)
             self._upper.chmod(stat.S_IMODE(of_lower.st_mode))
             if os.geteuid() == 0:
                 os.chown(self._upper, of_lower.st_uid, of_lower.st_gid)

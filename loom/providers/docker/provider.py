@@ -15,7 +15,7 @@ from loom.plan import MountMode
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker import driver, labels
 from loom.providers.docker.attach import Attachment
-from loom.providers.docker.client import explanation, ours, retrying, translated
+from loom.providers.docker.client import DISK_FULL, explanation, ours, retrying, translated
 from loom.providers.docker.mounts import Mount, mount_of
 from loom.providers.docker.ownership import Workspaces
 from loom.providers.docker.reap import reap
@@ -70,8 +70,13 @@ class DockerProvider:
         mount = mount_of(client, request, self._workspaces, self._pid)
         session: DockerSession | None = None
         try:
-            mount.make()
-            facts, raw_environment = self._create(client, request, name, mount)
+            try:
+                facts, raw_environment = self._create(client, request, name, mount)
+            except ProviderError as error:
+                if error.code != DISK_FULL:
+                    raise
+                self._wait_for_removals()  # what this run's earlier jobs had filled may be free then
+                facts, raw_environment = self._create(client, request, name, mount)
             attachment = Attachment(client, facts.container_id, apart=not self._is_podman(client))
             session = DockerSession(
                 client=client,
@@ -104,13 +109,16 @@ class DockerProvider:
 
     def close(self) -> Sequence[str]:
         self._idle.set()
+        self._wait_for_removals()
+        with self._lock:
+            left, self._left_behind = self._left_behind, []
+        return left
+
+    def _wait_for_removals(self) -> None:
         with self._lock:
             removals, self._removals = self._removals, []
         for removal in removals:
             removal.join()
-        with self._lock:
-            left, self._left_behind = self._left_behind, []
-        return left
 
     def _create(
         self, client: docker.DockerClient, request: SessionRequest, name: str, mount: Mount
@@ -119,6 +127,7 @@ class DockerProvider:
         image = request.image_id or (request.image.name if request.image else None)
         if image is None:
             raise ImageError(f"job {request.job_id} has no image to run in", hint="give the job an `image:`")
+        mount.make()
         environment, raw_environment = environment_of(request)
         config = api.create_container_config(
             image=image,

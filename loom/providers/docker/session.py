@@ -33,6 +33,8 @@ LEAVE_S = 3.0
 """How long the container's processes may take to be gone once the driver was ordered to stop."""
 RESUME_AT_MOST = 100
 """How often a session's output is taken up again from the container's log after a lost connection."""
+BEHIND_S = 15.0
+"""How long a container's log may have nothing new while it has not come to where a lost connection had been."""
 ASK_ENGINE_S = 60.0
 """How often a silent engine is asked whether it is still there."""
 ANSWER_S = 15.0
@@ -120,6 +122,8 @@ class DockerSession:
         self._handed_on: dict[str, str] = {}
         self._number = 0
         self._ooms = 0
+        self._started = False
+        self._unfinished = False
         self._died = False
         self._resumed = 0
         self.uid: int | None = None
@@ -143,6 +147,7 @@ class DockerSession:
         try:
             if not running:
                 retrying(lambda: self._api.start(self.container_id))
+            self._started = True
         except Exception as error:
             if "executable file not found" in explanation(error) or "no such file or directory" in explanation(error):
                 raise no_shell(self._facts.image or self._facts.image_id) from error
@@ -219,12 +224,14 @@ class DockerSession:
         deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
         ended = Ended.EXITED
         unregister = cancel.on_request(self._attachment.wake)
+        self._unfinished = True
         try:
             self._say(line)
             if not self._converse(talk, on_output, deadline=deadline, cancel=cancel):
                 ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
                 self._end_step(talk, on_output, cancel)
             self._say(driver.OK)
+            self._unfinished = False
         except _Died as died:
             self._died = True
             if ended is Ended.EXITED and died.oom:
@@ -235,6 +242,12 @@ class DockerSession:
             talk.let_go(on_output)
         self._handed_on.update(handed_on(talk.env_lines))
         code, ooms = (int(word) for word in str(talk.answer).split())
+        if code < 0:
+            raise ProviderError(
+                f"the step could not be handed to the container of job {self._request.job_id}: no room is left in its"
+                f" {driver.DIRECTORY}, where steps, $LOOM_ENV and secrets are",
+                hint="an earlier step has filled it",
+            )
         if ended is Ended.EXITED and code != 0 and ooms > self._ooms:
             ended = Ended.OOM_KILLED
         self._ooms = ooms
@@ -283,6 +296,10 @@ class DockerSession:
             left = ASK_ENGINE_S if deadline is None else min(ASK_ENGINE_S, deadline - time.monotonic())
             if left <= 0:
                 return False
+            if (behind := self._attachment.behind_s) is not None:
+                if behind >= BEHIND_S:
+                    raise self._log_not_whole()
+                left = min(left, BEHIND_S - behind)
             asked = time.monotonic()
             try:
                 chunks = self._attachment.read(left)
@@ -296,6 +313,13 @@ class DockerSession:
             if not chunks and time.monotonic() - asked >= ASK_ENGINE_S:
                 self._ask_engine()
         return True
+
+    def _log_not_whole(self) -> Lost:
+        return Lost(
+            f"the connection to the container of job {self._request.job_id} was lost, and its log, out of which the"
+            " output would be taken up again, lacks what it had printed before",
+            hint="look for errors of the log in the engine's own log; a full disk of the engine is one",
+        )
 
     def _ask_engine(self) -> None:
         """A step may be silent for hours; an engine may not."""
@@ -444,11 +468,15 @@ class DockerSession:
                 api.remove_container(helper, force=True, v=True)
 
     def _end_everything(self) -> None:
-        if self._attachment.at_end or self._died:
+        if self._attachment.at_end or self._died or not self._started:
             return
         talk = _Conversation(driver.new_token())
-        self._say(driver.end(talk.token))
         try:
+            if self._unfinished:
+                # What it printed could not be recorded, say: the rest of that is nobody's.
+                self._on_session_output = lambda *_: None
+                self._say(driver.KILL + driver.OK)
+            self._say(driver.end(talk.token))
             self._converse(talk, self._on_session_output, deadline=time.monotonic() + LEAVE_S, cancel=None)
             talk.let_go(self._on_session_output)
         except (_Died, LoomError):
@@ -456,6 +484,8 @@ class DockerSession:
 
     def _drain(self) -> None:
         self._attachment.close_input()
+        if not self._started:
+            return
         try:
             for stream, data in self._attachment.drain(LEAVE_S):
                 self._on_session_output(stream, data)

@@ -5,6 +5,7 @@ The engines are the tests' own, in a network and mount namespace of their own: t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +59,14 @@ class Proxy:
                 return
             engine = socket.socket(socket.AF_UNIX)
             engine.connect(self._to)
-            threading.Thread(target=self._pump, args=(client, engine, True), daemon=True).start()
-            threading.Thread(target=self._pump, args=(engine, client, False), daemon=True).start()
+            threading.Thread(target=self._both_ways, args=(client, engine), daemon=True).start()
+
+    def _both_ways(self, client: socket.socket, engine: socket.socket) -> None:
+        with client, engine:
+            back = threading.Thread(target=self._pump, args=(engine, client, False), daemon=True)
+            back.start()
+            self._pump(client, engine, True)
+            back.join()
 
     def _pump(self, source: socket.socket, target: socket.socket, look: bool) -> None:
         try:
@@ -78,7 +85,8 @@ class Proxy:
     def cut_output(self) -> int:
         cut, self._attached = self._attached, []
         for connection in cut:
-            connection.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # it ended by itself
+                connection.shutdown(socket.SHUT_RDWR)
         return len(cut)
 
     def close(self) -> None:
@@ -183,6 +191,43 @@ def test_an_engine_that_hangs_is_given_up(
             job.run("sleep 60")
     assert caught.value.exit_code == 3
     assert docker_place.provider.close() == []
+
+
+def test_a_lost_connection_to_an_engine_that_can_not_write_its_log(
+    new_engine: NewEngine,
+    busybox: bytes,
+    docker_place: Place,
+    make_file_system: Callable[..., Path],
+    fill: Callable[[Path], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_module, "BEHIND_S", 1)
+    own = new_engine()
+    own.data = make_file_system("ext4", 96)
+    try:
+        client = own.start()
+        own.load_busybox(client, busybox)
+        client.close()
+        proxy = Proxy(tmp_path / "proxy.sock", own.url.removeprefix("unix://"))
+        client = connect({"DOCKER_HOST": f"unix://{proxy.path}"})
+        docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
+        docker_place.image = "ash:test"
+        with docker_place.job(network=NO_NETWORK) as job:
+            job.run("echo before")
+            fill(own.data)
+            lines = "i=0; while [ $i -lt 5000 ]; do echo line $i, which the log has no room for; i=$((i+1)); done"
+            assert job.run(lines).out.count(b"\n") == 5000, "all of it is there as long as the connection is"
+            threading.Timer(0.3, proxy.cut_output).start()
+            with pytest.raises(ProviderError, match=r"its log.* lacks what it had printed") as caught:
+                job.run("sleep 60")
+        assert "disk" in (caught.value.hint or "")
+        assert docker_place.provider.close() == []
+        assert client.api.containers(all=True) == []
+        client.close()
+        proxy.close()
+    finally:
+        own.stop()
 
 
 @pytest.mark.slow

@@ -1,0 +1,79 @@
+"""What tests of every kind stand on: file systems of their own, to be filled up, or to be of another kind than the machine's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+MakeFileSystem = Callable[..., Path]
+"""`make(kind, megabytes)`: an empty file system of that kind and size, mounted until the test is over."""
+Fill = Callable[..., Path]
+"""`fill(place, leave=0)`: leave no more than about that many bytes free; the file that takes the room."""
+
+
+@contextmanager
+def mounted(image: Path, place: Path, kind: str, megabytes: int) -> Iterator[Path]:
+    """A new file system in a sparse file, mounted at `place`. Skips the test where that is not possible."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root for a file system of its own")
+    place.mkdir(parents=True, exist_ok=True)
+    if kind == "tmpfs":
+        command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}M", "none", str(place)]
+    else:
+        _make(image, kind, megabytes)
+        command = ["mount", "-t", kind, "-o", "loop", str(image), str(place)]
+    mount = subprocess.run(command, check=False, capture_output=True, text=True)
+    if mount.returncode != 0:
+        image.unlink(missing_ok=True)
+        pytest.skip(f"no {kind} can be mounted here: {mount.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        if subprocess.run(["umount", str(place)], check=False, capture_output=True).returncode != 0:
+            subprocess.run(["umount", "-l", str(place)], check=False)  # something still has a file open there
+        image.unlink(missing_ok=True)
+
+
+def _make(image: Path, kind: str, megabytes: int) -> None:
+    program = shutil.which(f"mkfs.{kind}", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    if program is None:
+        pytest.skip(f"needs mkfs.{kind} for a file system of its own")
+    with image.open("wb") as file:
+        file.truncate(megabytes << 20)
+    # No room is kept back for root: full is to mean full.
+    options = {"ext4": ["-m", "0", "-F"]}.get(kind, [])
+    subprocess.run([program, "-q", *options, str(image)], check=True, stdin=subprocess.DEVNULL)
+
+
+def _fill(place: Path, *, leave: int = 0) -> Path:
+    filler = place / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096, 512):
+            with suppress(OSError):
+                while file.write(bytes(size)) == size:
+                    pass
+        if leave:
+            file.truncate(max(0, file.tell() - leave))
+    return filler
+
+
+@pytest.fixture
+def fill() -> Fill:
+    return _fill
+
+
+@pytest.fixture
+def make_file_system(tmp_path: Path) -> Iterator[MakeFileSystem]:
+    with ExitStack() as undo:
+
+        def make(kind: str, megabytes: int) -> Path:
+            place = tmp_path / f"{kind}-{megabytes}"
+            return undo.enter_context(mounted(place.with_suffix(".image"), place, kind, megabytes))
+
+        yield make
