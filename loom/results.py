@@ -56,6 +56,8 @@ class Exit(Struct, frozen=True, kw_only=True):
 
     code: int
     ended: Ended = Ended.EXITED
+    oom_kills: int = 0
+    """How many processes were killed for want of memory since the command before it, as far as the place can tell."""
 
     @property
     def status(self) -> Status:

@@ -418,6 +418,9 @@ class JobRunner:
                 command = Command(script=step.script, shell=job.shell, environment=variables, timeout_s=timeout_s)
                 exit_ = place.session.run(command, writer, cancel)
                 outcome.status, outcome.exit_code, outcome.error = exit_.status, exit_.code, _why(step, exit_)
+                if exit_.oom_kills and exit_.ended is not Ended.OOM_KILLED:
+                    text = _killed_unnoticed(step, exit_)
+                    self._job_fact(job, "warning", {"text": text}, code=PhaseCode.JOB_EXECUTION)
                 if (after := place.handed_on()) != before:
                     found = recorded(after, place.secrets, self.journal.masker)
                     self._job_fact(
@@ -496,6 +499,12 @@ def _why(step: Step, exit_: Exit) -> str | None:
             return f"{step.id} was interrupted"
         case Ended.OOM_KILLED:
             return f"{step.id} was killed: the job's container ran out of memory (exit code {exit_.code})"
+
+
+def _killed_unnoticed(step: Step, exit_: Exit) -> str:
+    how_many = "a process was" if exit_.oom_kills == 1 else f"{exit_.oom_kills} processes were"
+    went_on = "the step passed all the same" if exit_.status is Status.SUCCESS else "the step did not end by that"
+    return f"{step.id}: {how_many} killed because the job's container ran out of memory; {went_on}"
 
 
 def _tries_again(job: Job, attempt: _Attempt, number: int) -> bool:

@@ -248,10 +248,10 @@ class DockerSession:
                 f" {driver.DIRECTORY}, where steps, $LOOM_ENV and secrets are",
                 hint="an earlier step has filled it",
             )
-        if ended is Ended.EXITED and code != 0 and ooms > self._ooms:
+        killed, self._ooms = ooms - self._ooms, ooms
+        if ended is Ended.EXITED and code != 0 and killed > 0:
             ended = Ended.OOM_KILLED
-        self._ooms = ooms
-        return Exit(code=code, ended=ended)
+        return Exit(code=code, ended=ended, oom_kills=killed)
 
     def handed_on(self) -> Mapping[str, str]:
         return dict(self._handed_on)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import docker
 import pytest
 
-from loom.errors import ImageError, ProviderError
+from loom.cancel import Cancel
+from loom.errors import ImageError, InfrastructureError, ProviderError
 from loom.plan import Image, Network, Resources, Ulimit
+from loom.providers.base import Command
 from loom.providers.docker.reap import reap
-from loom.results import Ended
+from loom.results import Ended, Stream
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -197,6 +199,30 @@ def test_running_out_of_memory_is_reported_as_such(docker_place: Place) -> None:
         assert ran.exit.ended is Ended.OOM_KILLED
         assert ran.code != 0
         assert job.run("exit 1").exit.ended is Ended.EXITED
+        # What a pipe hides is counted all the same.
+        ran = job.run("(x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}) | cat; echo went on")
+        assert (ran.code, ran.exit.ended, ran.out) == (0, Ended.EXITED, b"went on\n")
+        assert ran.exit.oom_kills >= 1
+        assert job.run("true").exit.oom_kills == 0
+
+
+def test_a_step_that_leaves_no_room_for_the_next(docker_place: Place) -> None:
+    with docker_place.job() as job:
+        job.run("cat </dev/zero >/run/loom/rest 2>/dev/null || true")
+        with pytest.raises(ProviderError, match="no room is left in its /run/loom"):
+            job.run("echo half a script; " + "x" * 5000)
+
+
+def test_output_that_nobody_can_take_ends_the_job_at_once(docker_place: Place) -> None:
+    def refuse(stream: Stream, data: bytes) -> None:
+        raise InfrastructureError("no room")
+
+    started = time.monotonic()
+    with docker_place.job() as job:
+        job.run("sleep 60 & echo up")
+        with pytest.raises(InfrastructureError, match="no room"):
+            job.session.run(Command(script="echo much; sleep 60", shell=()), refuse, Cancel())
+    assert time.monotonic() - started < 2.9, "less than what a driver that does not answer is given"
 
 
 def test_limits_reach_the_container(docker_place: Place, engine: docker.DockerClient) -> None:

@@ -240,6 +240,26 @@ def test_a_timeout_has_its_own_exit_code(project: Project) -> None:
     assert ran.output("slow") == ["begun"]
 
 
+def test_a_process_killed_for_want_of_memory_is_told_also_when_its_step_passes(project: Project) -> None:
+    project.workflow("""
+version: v1
+stages: [test]
+eats:
+  stage: test
+  image: debian:trixie-slim
+  resources: {memory: 32m}
+  script:
+    - (x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}) | cat
+    - echo went on
+""")
+    ran = project.run()
+    assert ran.code == 0, ran.out + ran.err
+    (warning,) = ran.manifest("eats")["warnings"]
+    assert warning.startswith("script/01: ")
+    assert "ran out of memory; the step passed all the same" in warning
+    assert f"! eats      {warning}" in ran.out
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["INT", "TERM", "HUP"]
 )
