@@ -28,6 +28,9 @@ from loom.runner.sections import SectionOutput
 MAX_CHANGES = 1000
 """How many changed paths a job's manifest names."""
 
+MAX_LEFT_OUT = 5
+"""How many files that could not be kept are warned of one by one."""
+
 AFTER_SCRIPT_TIMEOUT_S = 300.0
 """An `after_script` step gets its own time, as in GitLab: the job's own may be used up."""
 
@@ -259,6 +262,15 @@ class JobRunner:
         self._job_fact(job, "cache", fact, code=code)
         if fact.get("warning"):
             self._job_fact(job, "warning", {"text": f"cache: {fact['warning']}"}, code=code)
+        self._left_out(job, code, "cache", fact.get("skipped", ()))
+
+    def _left_out(self, job: Job, code: PhaseCode, what: str, skipped: Sequence[Mapping[str, str]]) -> None:
+        """Files that were asked for and not kept, since they hold a secret, can't be read, or are none."""
+        texts = [f"{item['path']} left out: {item['reason']}" for item in skipped[:MAX_LEFT_OUT]]
+        if len(skipped) > MAX_LEFT_OUT:
+            texts.append(f"more was left out: `loom logs {job.id} --system` names it")
+        for text in texts:
+            self._job_fact(job, "warning", {"text": f"{what}: {text}"}, code=code)
 
     def _keep(self, job: Job, place: Place, attempt: _Attempt) -> None:
         """After the last step: artifacts, test reports, and what the job changed in a view of its own."""
@@ -274,6 +286,7 @@ class JobRunner:
                     self._job_fact(job, "artifacts_saved", saved, code=code)
                     for pattern in saved["missing"]:
                         self._job_fact(job, "warning", {"text": f"artifacts: nothing matches {pattern}"}, code=code)
+                    self._left_out(job, code, "artifacts", saved["skipped"])
                 reports = self._handover.reports(job, place.session, self._opener.project_dir(job))
                 if reports is not None:
                     totals, failing = report_facts(reports)

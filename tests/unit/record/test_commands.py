@@ -262,3 +262,25 @@ def test_completion_never_fails(failed: Ran, monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.chdir(tmp_path)
     assert reading.known_jobs(None, "") == []
     assert os.getcwd() == str(tmp_path)
+
+
+def test_what_artifacts_and_caches_leave_out_is_said_on_the_screen(make: Make) -> None:
+    project = make(
+        """\
+version: v1
+stages: [s]
+a:
+  stage: s
+  secrets: {TOKEN: {ref: "env://MY_TOKEN", file: false}}
+  script: ["mkdir out; for i in 1 2 3 4 5 6 7; do echo $TOKEN > out/$i; done; echo fine > out/fine"]
+  artifacts: {paths: [out/]}
+  cache: [{key: k, paths: [out/1, out/fine]}]
+"""
+    )
+    said = project.loom("run", "--local", MY_TOKEN="correct-horse-battery").splitlines()
+    assert [line for line in said if line.startswith("! a")] == [
+        *(f"! a         artifacts: out/{number} left out: it holds the secret TOKEN" for number in range(1, 6)),
+        "! a         artifacts: more was left out: `loom logs a --system` names it",
+        "! a         cache: out/1 left out: it holds the secret TOKEN",
+    ]
+    assert "out/7 left out" in project.loom("logs", "a", "--system")
