@@ -123,6 +123,8 @@ def lock(
                 )
             for named, why in failed:
                 _err(f"{named.name} ({named.platform}) is not locked: {why}")
+            if not local and any(context.images.local(named.reference, named.platform) for named, _ in failed):
+                _err("  Lock what this engine has, without asking a registry: loom images lock --local")
             print(f"{context.lock_path}: {_count(len(after.images))}{'' if changes else ', as before'}")
         if failed:
             raise SystemExit(3)

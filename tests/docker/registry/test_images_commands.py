@@ -125,6 +125,22 @@ def test_lock_names_what_it_could_not_lock_and_keeps_the_rest(
     assert "is not made for linux/s390x" in project.run("images", "lock", "a", "--platform", "linux/s390x").stderr
 
 
+def test_lock_without_a_registry_names_the_way_that_needs_none(tmp_path: Path, free_port: int) -> None:
+    name = f"localhost:{free_port}/test-{uuid.uuid4().hex[:12]}:1"
+    project = Project(tmp_path, workflow(name))
+    assert "--local" not in project.run("images", "lock").stderr, "it is not on this engine either"
+    client = docker.from_env()
+    client.images.get("debian:trixie-slim").tag(name)
+    try:
+        done = project.run("images", "lock")
+        assert (done.returncode, "loom images lock --local" in done.stderr) == (3, True), done.stderr
+        project.images("lock", "--local")
+        assert list(project.lock) == [name]
+    finally:
+        client.images.remove(name)
+        client.close()
+
+
 def test_frozen_runs_only_what_is_locked(tmp_path: Path, named: tuple[str, str]) -> None:
     name, _ = named
     project = Project(tmp_path, workflow(name))
