@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from loom import diagnosis, records, rundiff
+from loom import diagnosis, records, rundiff, upkeep
 from loom.events import OutputEvent, PhaseCode, PhaseEvent
 from loom.records import Document
 from loom.results import Status
@@ -94,6 +94,8 @@ _SCHEMAS: Mapping[str, Callable[[], Shape]] = {
     "stream-line": _stream_line,
     "diagnosis": _document(diagnosis.Diagnosis),
     "diff": _document(rundiff.Diff),
+    "clean": _document(upkeep.Clean),
+    "doctor": _document(upkeep.Doctor),
 }
 
 NAMES = tuple(_SCHEMAS)

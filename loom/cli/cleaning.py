@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, field
 from msgspec.structs import asdict
@@ -83,15 +83,14 @@ def clean(
     finally:
         engine.close()
     if as_json:
-        print_json(
-            {
-                "schema_version": "loom.clean.v1",
-                "kind": "clean",
-                "dry_run": dry_run,
-                "runs": list(map(asdict, items)),
-                "expired_artifacts": [{"run_id": run_id, "job_id": job_id} for run_id, job_id in expired],
-            }
+        from loom import upkeep
+
+        document = upkeep.Clean(
+            dry_run=dry_run,
+            runs=[upkeep.CleanedRun(**asdict(item)) for item in items],
+            expired_artifacts=[upkeep.ExpiredArtifacts(run_id=run_id, job_id=job_id) for run_id, job_id in expired],
         )
+        print_json(document.model_dump(mode="json"))
     else:
         for run_id, job_id in expired:
             print(f"{'would remove' if dry_run else 'removed'} the expired artifacts of {job_id} in {run_id}")
@@ -228,7 +227,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     """`state` is ok, warn or bad."""
 
     name: str
-    state: str
+    state: Literal["ok", "warn", "bad"]
     text: str
     advice: str | None = None
 
@@ -239,9 +238,10 @@ def doctor(*, as_json: bool) -> int:
     place = here()
     findings = list(_findings(place))
     if as_json:
-        print_json(
-            {"schema_version": "loom.doctor.v1", "kind": "doctor", "checks": [asdict(found) for found in findings]}
-        )
+        from loom import upkeep
+
+        document = upkeep.Doctor(checks=[upkeep.Check(**asdict(found)) for found in findings])
+        print_json(document.model_dump(mode="json"))
     else:
         look, write = look_of(place)
         for found in findings:

@@ -8,7 +8,7 @@ LAYERS = [
     | {"lazily"},
     {"workflow", "expressions", "expansion", "events", "graph", "junit", "tarstream"},
     {"plan", "planned", "resolve", "explain", "records", "journal", "environment", "view", "dockerfile", "images"}
-    | {"diagnosis", "rundiff", "schemas"},
+    | {"diagnosis", "rundiff", "schemas", "upkeep"},
     {"providers", "snapshot", "store", "cache", "artifacts", "secrets", "services", "render"},
     {"scheduler", "runner", "recorder", "reading", "listing"},
     {"engine", "past", "report"},

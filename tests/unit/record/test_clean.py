@@ -11,6 +11,7 @@ from loom.cli.cleaning import _space
 
 from .conftest import Make, Project
 from .test_commands import SLOW, wait_for
+from .test_contract import validate
 
 TINY = "version: v1\nstages: [s]\na:\n  stage: s\n  script: [echo one]\n"
 
@@ -33,6 +34,7 @@ def test_the_newest_stay(three: Project) -> None:
     assert "2 would go" in three.loom("clean", "--keep-last", "1", "--dry-run")
     assert ids(three) == before
     document = json.loads(three.loom("clean", "--keep-last", "1", "--json"))
+    validate("clean", document)
     assert [(item["run_id"], item["removed"]) for item in document["runs"]] == [(before[1], True), (before[2], True)]
     assert ids(three) == before[:1]
     assert [workspace.exists() for workspace in workspaces] == [True, False, False]
@@ -61,6 +63,7 @@ def test_artifacts_go_when_their_time_is_over(make: Make) -> None:
     assert f"would remove the expired artifacts of short in {run_id}" in project.loom("clean", "--dry-run")
     assert paths.artifacts_archive("short").exists()
     document = json.loads(project.loom("clean", "--json"))
+    validate("clean", document)
     assert document["expired_artifacts"] == [{"run_id": run_id, "job_id": "short"}]
     there = {
         job: paths.artifacts_archive(job).exists() and paths.artifacts(job).exists()
@@ -109,7 +112,9 @@ def test_a_running_run_is_never_deleted(make: Make, tmp_path: Path) -> None:
 def test_doctor_says_what_is_wrong(make: Make) -> None:
     project = make(TINY)
     environ = {"DOCKER_HOST": f"unix://{project.places}/none.sock"}
-    checks = json.loads(project.loom("doctor", "--json", code=3, **environ))["checks"]
+    document = json.loads(project.loom("doctor", "--json", code=3, **environ))
+    validate("doctor", document)
+    checks = document["checks"]
     states = {check["name"]: check["state"] for check in checks}
     assert (states["git"], states["repository"], states["engine"]) == ("ok", "ok", "bad")
     text = project.loom("doctor", code=3, **environ)

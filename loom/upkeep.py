@@ -1,0 +1,61 @@
+"""What `loom clean` and `loom doctor` print for machines."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from loom.records import Document
+
+CLEAN_SCHEMA = "loom.clean.v1"
+DOCTOR_SCHEMA = "loom.doctor.v1"
+
+
+class CleanedRun(Document):
+    """A run, or a workspace that no record knows. `bytes` counts files on this machine, not what the engine had."""
+
+    run_id: str
+    record: str | None
+    workspace: str | None
+    job_workspaces: list[str]
+    """Of jobs that went on in one of their own."""
+    in_engine: bool
+    """Whether there could be something of it in the engine."""
+    bytes: int
+    removed: bool
+    """False in a dry run, and where `problems` says why."""
+    problems: list[str]
+
+
+class ExpiredArtifacts(Document):
+    run_id: str
+    job_id: str
+
+
+class Clean(Document):
+    """What `loom clean --json` prints."""
+
+    schema_version: str = CLEAN_SCHEMA
+    kind: Literal["clean"] = "clean"
+    dry_run: bool
+    runs: list[CleanedRun]
+    expired_artifacts: list[ExpiredArtifacts] = Field(default_factory=list)
+
+
+class Check(Document):
+    """One thing that loom needs of the machine."""
+
+    name: str
+    state: Literal["ok", "warn", "bad"]
+    text: str
+    advice: str | None
+    """What to do about it; one or more lines."""
+
+
+class Doctor(Document):
+    """What `loom doctor --json` prints. The exit code is 3 when a check is `bad`."""
+
+    schema_version: str = DOCTOR_SCHEMA
+    kind: Literal["doctor"] = "doctor"
+    checks: list[Check]
