@@ -8,6 +8,16 @@ from collections.abc import Iterable
 
 _SECONDS = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|[wdhms])")
+_WORDS = {
+    "w": ("week", "weeks", "wk", "wks"),
+    "d": ("day", "days"),
+    "h": ("hour", "hours", "hr", "hrs"),
+    "m": ("minute", "minutes", "min", "mins"),
+    "s": ("second", "seconds", "sec", "secs"),
+    "ms": ("millisecond", "milliseconds", "msec", "msecs"),
+}
+_UNIT_OF = {word: unit for unit, words in _WORDS.items() for word in (unit, *words)}
+_IN_WORDS = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([a-z]{1,12})(?:\s*,?\s*(?:and\s)?\s*|$)")
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([kmgt]?)(i?b)?", re.IGNORECASE)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _LONGEST_S = 366 * 86400.0
@@ -30,18 +40,35 @@ def duration(text: str) -> float:
     if not found or position != len(text):
         if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
             raise ValueError(f"expected a duration with its unit, such as {text}s or {text}m, found {text!r}")
-        raise ValueError(f"expected a duration such as 90s, 10m or 1h30m, found {text!r}")
+        raise ValueError(f"expected a duration such as 90s, 10m or 1h30m, found {text!r}{_meant(text)}")
     seconds = sum(amount * _SECONDS[unit] for unit, amount in found.items())
     if seconds > _LONGEST_S:
         raise ValueError(f"expected a duration of at most a year, found {text!r}")
     return seconds
 
 
+def _meant(text: str) -> str:
+    """What a duration in words (`1 day`, `2 hours 30 min`) would be here."""
+    parts, position = [], 0
+    for match in _IN_WORDS.finditer(text.strip().lower()):
+        unit = _UNIT_OF.get(match[2])
+        if unit is None or match.start() != position:
+            return ""
+        parts.append(f"{match[1]}{unit}")
+        position = match.end()
+    short = "".join(parts)
+    if position != len(text.strip()) or not re.fullmatch(DURATION_PATTERN, short):
+        return ""
+    return f"; did you mean {short}?"
+
+
 def size(text: str) -> int:
     """Bytes of `512m`, `2g`, `1.5GiB`, `4096`: units count in 1024s, as container engines do. ValueError says what to write."""
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise ValueError(f"expected a size such as 512m, 2g or 1.5GiB, found {text!r}")
+        short = "".join(text.split())
+        meant = f"; did you mean {short}?" if short != text and _SIZE.fullmatch(short) else ""
+        raise ValueError(f"expected a size such as 512m, 2g or 1.5GiB, found {text!r}{meant}")
     return int(float(match[1]) * 1024 ** _POWER[match[2].lower()])
 
 

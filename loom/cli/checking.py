@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from loom.cli.surroundings import commit_variables, find_root, mentioned_in, resolve_context, workflow_path
-from loom.errors import Problem, WorkflowError
+from loom.errors import Problem
 from loom.results import ExitCode
-from loom.yamlfile import pointer
+from loom.yamlfile import Kind, pointer
 
 if TYPE_CHECKING:
     from loom.plan import Job, Plan, Selection
+    from loom.secrets.trace import Trace
     from loom.workflow import Entry, Workflow
+    from loom.yamlfile import Node
 
 MAX_SHOWN = 200
 
@@ -32,26 +34,26 @@ def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> in
     start = Path.cwd()
     root = find_root(start)
     path = workflow_path(root, named, start)
-    loaded: Workflow | None = None
-    problems: list[Problem] = []
-    hint: str | None = None
-    try:
-        loaded = workflow.load(path, root)
-        problems, jobs = rehearse(loaded)
-        problems += _secrets(jobs)
+    examined = workflow.examine(path, root)
+    loaded, problems = examined.workflow, list(examined.problems)
+    if loaded is not None:
+        planned, jobs = rehearse(loaded)
+        problems += planned
+        problems += _secrets(loaded, jobs)
+    if loaded is not None and not examined.problems:  # what a broken part would use, or be used by, can't be known
         problems += warnings(loaded, predefined=PREDEFINED, mentioned=mentioned_in(root, os.environ))
-    except WorkflowError as error:
-        problems, hint = list(error.problems), error.hint
+    problems = examined.in_order(problems)
+    sound = loaded if not examined.problems else None
     errors = sum(1 for problem in problems if problem.severity == "error")
     code = ExitCode.REQUEST if errors else ExitCode.JOB_FAILED if strict and problems else ExitCode.OK
     name = loaded.path if loaded is not None else _name(path, root)
-    _show(output, name, problems, loaded, hint)
+    _show(output, name, problems, sound)
     if receipt:
-        _leave_receipt(root, name, problems, loaded, code, started)
+        _leave_receipt(root, name, problems, sound, code, started)
     return code
 
 
-def _secrets(jobs: Iterable[tuple[Entry, Job]]) -> list[Problem]:
+def _secrets(loaded: Workflow, jobs: Iterable[tuple[Entry, Job]]) -> list[Problem]:
     """What the secrets' own part of loom would refuse when the job starts."""
     found: dict[Problem, None] = {}
     for entry, job in jobs:
@@ -69,11 +71,31 @@ def _secrets(jobs: Iterable[tuple[Entry, Job]]) -> list[Problem]:
                 problem = node.file.problem(node.get("ref") or node, at, wrong, code="SECRETS_REF_INVALID")
                 found[replace(problem, source_line=None)] = None  # it may be the value itself that stands there
         for trace in traces(job):
-            why = "parts of a secret could show"
-            message = f"a job with secrets must not print its commands ({trace.where}: {trace.line}); {why}"
-            at = pointer(entry.name)
-            found[entry.key.file.problem(entry.key, at, message, code="SECRETS_UNSAFE_DEBUG_TRACE")] = None
+            found[_traced(loaded, entry, trace)] = None
     return list(found)
+
+
+def _traced(loaded: Workflow, entry: Entry, trace: Trace) -> Problem:
+    """At the very line, where the job has it and a line of the value is one of the file."""
+    names = ", ".join(sorted(entry.fields.secrets or ()))
+    message = f"{trace.line!r} prints every command, and {entry.name} has secrets ({names}), parts of which could show"
+    message += "; take it out, or move what needs the secrets to a job without it"
+    node: Node | None = entry.merged
+    at = pointer(entry.name, *trace.key)
+    for part in trace.key:
+        if node is not None and node.kind is not Kind.SCALAR:  # `script` may be one text
+            node = node.get(part)
+    if node is None and trace.key[0] == "variables":
+        node, at = loaded.variable_nodes.get(str(trace.key[1])), pointer(*trace.key)
+    if node is None:
+        node, at = entry.key, pointer(entry.name)
+    problem = node.file.problem(node, at, message, code="SECRETS_UNSAFE_DEBUG_TRACE")
+    line = node.line + trace.number if node.style == "|" else node.line
+    text = node.file.line(line) or ""
+    if line == node.line or trace.line not in text:
+        return problem
+    column = text.index(trace.line) + 1
+    return replace(problem, line=line, column=column, source_line=text, length=len(trace.line))
 
 
 def _name(path: Path, root: Path) -> str:
@@ -119,7 +141,7 @@ def _leave_receipt(
     print(f"receipt: {path}", file=sys.stderr)
 
 
-def _show(output: str, name: str, problems: Sequence[Problem], loaded: Workflow | None, hint: str | None) -> None:
+def _show(output: str, name: str, problems: Sequence[Problem], loaded: Workflow | None) -> None:
     import json
 
     from loom.render.problems import check_document, github_lines, problem_lines, sarif_document
@@ -136,8 +158,6 @@ def _show(output: str, name: str, problems: Sequence[Problem], loaded: Workflow 
             print(line)
         if len(problems) > MAX_SHOWN:
             print(f"... and {len(problems) - MAX_SHOWN} more; --format json has all of them")
-        if hint:
-            print(hint)
         print(_verdict(name, problems, loaded))
 
 

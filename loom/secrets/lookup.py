@@ -25,6 +25,7 @@ from loom.secrets.keepass import Keepass
 from loom.secrets.local import EnvironmentVariables, Files
 from loom.secrets.onepassword import OnePassword
 from loom.secrets.system_keyring import SystemKeyring
+from loom.units import nearest
 
 ENTRY_POINTS = "loom.secret_providers"
 
@@ -128,8 +129,10 @@ def _provider(scheme: str) -> SecretProvider:
             ) from error
         return provider
     known = sorted({*_BUILT_IN, *(point.name for point in entry_points(group=ENTRY_POINTS))})
+    close = nearest(scheme, known)
+    meant = f"; did you mean {close}://?" if close else ""
     raise unavailable(
-        f"no provider for {scheme}:// is installed (there are: {', '.join(known)})",
+        f"no provider for {scheme}:// is installed{meant} (there are: {', '.join(known)})",
         f"A package can add one by an entry point in the group {ENTRY_POINTS}.",
     )
 

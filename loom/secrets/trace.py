@@ -24,10 +24,15 @@ _SHEBANG = re.compile(r"^#!\s*(\S+)\s*(.*)$")
 
 
 class Trace(Struct, frozen=True, kw_only=True):
-    """One place of a job that turns tracing on: `where` for people, `line` as written."""
+    """One place of a job that turns tracing on: `where` for people, `line` as written.
+
+    `key` leads to the value in the job as the workflow writes it; `number` is the line of that value, from 1.
+    """
 
     where: str
     line: str
+    key: tuple[str | int, ...]
+    number: int = 1
 
 
 def traces(job: Job) -> tuple[Trace, ...]:
@@ -52,15 +57,16 @@ def check_debug_trace(job: Job) -> None:
 
 def _traces(job: Job) -> Iterator[Trace]:
     if _options_trace(job.shell[1:]):
-        yield Trace(where="shell", line=" ".join(job.shell))
+        yield Trace(where="shell", line=" ".join(job.shell), key=("shell",))
     for name, value in job.variables.items():
         switch = name in _SWITCHES and value.strip().lower() in _TRUE
         if switch or (name == "SHELLOPTS" and "xtrace" in value.split(":")):
-            yield Trace(where=f"variable {name}", line=f"{name}={value}")
+            yield Trace(where=f"variable {name}", line=f"{name}={value}", key=("variables", name))
     for step in job.steps:
         for number, line in enumerate(step.script.splitlines(), 1):
             if _line_traces(line, first=number == 1):
-                yield Trace(where=f"{step.id}, line {number}", line=line.strip())
+                key = (step.phase, step.number - 1)
+                yield Trace(where=f"{step.id}, line {number}", line=line.strip(), key=key, number=number)
 
 
 def _line_traces(line: str, *, first: bool) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,34 @@ class Workflow(Struct, frozen=True, kw_only=True):
         return {name: entry for name, entry in self.entries.items() if entry.is_template}
 
 
+class Examined(Struct, frozen=True, kw_only=True):
+    """What became of a file: everything wrong with it, in order, and what of it is sound enough to be judged further."""
+
+    workflow: Workflow | None
+    problems: tuple[Problem, ...]
+    ranks: Mapping[str, int]
+    """The files in their order, as far as they could be read."""
+
+    def in_order(self, problems: Iterable[Problem]) -> list[Problem]:
+        """Each once, by file, line and column."""
+        unique = dict.fromkeys(problems)
+        return sorted(unique, key=lambda one: (self.ranks.get(one.file, 0), one.file, one.line, one.column))
+
+
 def load(path: Path, root: Path) -> Workflow:
     """Read, merge and check. RequestError when there is no such file, WorkflowError with every problem otherwise."""
+    examined = examine(path, root)
+    if examined.problems or examined.workflow is None:
+        more = len(examined.problems) - MAX_PROBLEMS
+        hint = f"{more} more problems are not shown." if more > 0 else None
+        raise WorkflowError(examined.problems[:MAX_PROBLEMS], hint=hint)
+    return examined.workflow
+
+
+def examine(path: Path, root: Path) -> Examined:
+    """The same for who wants to know more than that it is wrong: nothing but RequestError is raised."""
     with yamlfile.collector_paused():
-        return _Loader(root).load(path)
+        return _Loader(root).examine(path)
 
 
 class _File(Struct, kw_only=True):
@@ -89,7 +113,7 @@ class _Loader(Struct):
     broken: set[str] = field(default_factory=set)
     """Entries with a problem of their own: what depends on them is not judged."""
 
-    def load(self, path: Path) -> Workflow:
+    def examine(self, path: Path) -> Examined:
         absolute = path if path.is_absolute() else self.root / path
         name = self.label(absolute)
         try:
@@ -109,17 +133,10 @@ class _Loader(Struct):
         self.seen[absolute.resolve()] = name
         self.read(yaml, trail=(name,), main=True)
         workflow = self.assemble(name) if self.files else None
-        if self.problems or workflow is None:
-            rank = {file.yaml.name: number for number, file in enumerate(self.files)}
-            rank[name] = -1
-            unique = dict.fromkeys(self.problems)
-            ordered = sorted(
-                unique, key=lambda problem: (rank.get(problem.file, 0), problem.file, problem.line, problem.column)
-            )
-            more = len(ordered) - MAX_PROBLEMS
-            hint = f"{more} more problems are not shown." if more > 0 else None
-            raise WorkflowError(ordered[:MAX_PROBLEMS], hint=hint)
-        return workflow
+        ranks = {file.yaml.name: number for number, file in enumerate(self.files)}
+        ranks[name] = -1
+        examined = Examined(workflow=workflow, problems=(), ranks=ranks)
+        return replace(examined, problems=tuple(examined.in_order(self.problems)))
 
     def label(self, path: Path) -> str:
         absolute = Path(os.path.normpath(path))
@@ -268,16 +285,14 @@ class _Loader(Struct):
             if node.kind is Kind.MAPPING
         }
         self.problems += References(views, declared, self.suggest).check()
-        if root_model is None:
-            return None
         workflow_node = main.root.get("workflow")
         return Workflow(
             path=path,
             files=tuple(file.yaml for file in self.files),
-            stages=tuple(root_model.stages),
+            stages=(declared or ()) if root_model is None else tuple(root_model.stages),
             variables={name: str(node.value) for name, node in variables.items()},
             variable_nodes=variables,
-            rules=None if root_model.workflow is None else tuple(root_model.workflow.rules),
+            rules=None if root_model is None or root_model.workflow is None else tuple(root_model.workflow.rules),
             rules_node=None if workflow_node is None else workflow_node.get("rules"),
             entries=entries,
             default=default,

@@ -90,7 +90,7 @@ def _seconds(value: Any) -> float:
 def _limit(value: Any) -> float:
     seconds = _seconds(value)
     if seconds <= 0:
-        raise ValueError("expected a duration longer than nothing; remove the key for no limit")
+        raise ValueError(f"expected a duration longer than nothing, found {value!r}; remove the key for no limit")
     return seconds
 
 

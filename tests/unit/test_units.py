@@ -18,6 +18,29 @@ def test_no_durations(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("1 day", "1d"),
+        ("1day", "1d"),
+        ("10 m", "10m"),
+        ("2 hours 30 min", "2h30m"),
+        ("2 weeks, 1 day and 3 Hrs", "2w1d3h"),
+        ("1.5 hours", "1.5h"),
+        ("30 min 2 hours", None),
+        ("1 fortnight", None),
+        ("never", None),
+        ("1 day or so", None),
+    ],
+)
+def test_durations_in_words(text: str, meant: str | None) -> None:
+    with pytest.raises(ValueError, match="expected a duration") as error:
+        duration(text)
+    assert str(error.value).endswith(f"; did you mean {meant}?" if meant else f"found {text!r}")
+    if meant:
+        duration(meant)
+
+
+@pytest.mark.parametrize(
     ("text", "amount"), [("512m", 512 << 20), ("2g", 2 << 30), ("1.5GiB", 3 << 29), ("4096", 4096), ("1KB", 1024)]
 )
 def test_sizes(text: str, amount: int) -> None:

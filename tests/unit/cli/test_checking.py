@@ -146,9 +146,47 @@ def test_secrets_are_judged_as_a_run_would(project: Path, loom: Loom) -> None:
     assert code == 2
     assert "hunter2" not in out
     assert ".loom/workflow.yml:7:8: SECRETS_REF_INVALID /a/secrets/A: no provider for evn:// is installed" in out
-    assert (
-        ".loom/workflow.yml:3:1: SECRETS_UNSAFE_DEBUG_TRACE /a: a job with secrets must not print its commands" in out
+    assert ".loom/workflow.yml:5:12: SECRETS_UNSAFE_DEBUG_TRACE /a/script/0: 'set -x; deploy' prints every" in out
+
+
+def test_all_errors_are_told_at_once(project: Path, loom: Loom) -> None:
+    (project / ".loom/workflow.yml").write_text(
+        """\
+version: v1
+stages: [test]
+variables: {CI_DEBUG_TRACE: "1"}
+a: {stage: test, extends: .gone, script: [x]}
+b: {stage: test, secrets: {T: {ref: "keepas://x"}}, script: [x]}
+c:
+  stage: tset
+  variables: {CI_DEBUG_TRACE: "0"}
+  secrets: {T: {ref: "env://T"}}
+  before_script: set -x
+  script:
+    - |
+      echo one
+
+      bash -xe run
+d: {stage: test, script: [x], timeout: 1 day}
+e: {stage: test, script: [x], variables: {A: $B, B: $A}}
+"""
     )
+    code, out, _ = loom("check", "--no-receipt")
+    assert code == 2
+    trace = "SECRETS_UNSAFE_DEBUG_TRACE"
+    assert [line.split(": ")[:2] for line in out.splitlines() if line.startswith(".loom/workflow.yml:")][:-1] == [
+        [".loom/workflow.yml:3:29", f"{trace} /variables/CI_DEBUG_TRACE"],
+        [".loom/workflow.yml:4:27", "WF_SCHEMA_V1 /a/extends"],
+        [".loom/workflow.yml:5:37", "SECRETS_REF_INVALID /b/secrets/T"],
+        [".loom/workflow.yml:7:10", "WF_SCHEMA_V1 /c/stage"],
+        [".loom/workflow.yml:10:18", f"{trace} /c/before_script/0"],
+        [".loom/workflow.yml:15:7", f"{trace} /c/script/0"],
+        [".loom/workflow.yml:16:40", "WF_SCHEMA_V1 /d/timeout"],
+        [".loom/workflow.yml:17:46", "WF_SCHEMA_V1 /e/variables/A"],
+    ]
+    assert out.splitlines()[-1] == ".loom/workflow.yml: 8 errors"
+    assert "did you mean keepass://?" in out
+    assert "did you mean 1d?" in out
 
 
 def test_a_workflow_with_another_suffix_is_pointed_out(project: Path, loom: Loom) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from loom import __version__, workflow
-from loom.errors import WorkflowError
 from loom.plan import ResolveContext, Selection, resolve
 from loom.render.plans import plan_yaml
 from loom.resolve import PREDEFINED, problems_of
@@ -47,10 +46,10 @@ def expect(path: Path, said: str) -> None:
 @pytest.mark.parametrize("path", situations("broken"), ids=named)
 def test_broken(path: Path, tmp_path: Path) -> None:
     file = laid_out(path, tmp_path)
-    try:
-        problems = problems_of(workflow.load(file, tmp_path))
-    except WorkflowError as error:
-        problems = list(error.problems)
+    examined = workflow.examine(file, tmp_path)
+    problems = examined.in_order(
+        [*examined.problems, *(problems_of(examined.workflow) if examined.workflow is not None else ())]
+    )
     assert problems
     assert all(problem.severity == "error" for problem in problems)
     expect(path, "".join(f"{problem}\n" for problem in problems))
