@@ -8,6 +8,7 @@ engine with another kind of image store has other ids.
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import tempfile
 from collections.abc import Mapping
@@ -250,7 +251,11 @@ def shown(image: Image) -> str:
     """What to call an image on the screen, also one that has no name yet."""
     if image.name is not None:
         return image.name
-    return f"{image.build.context}/{image.build.dockerfile}" if image.build else "an image without a name"
+    return (
+        posixpath.normpath(f"{image.build.context}/{image.build.dockerfile}")
+        if image.build
+        else "an image without a name"
+    )
 
 
 class Verdict(StrEnum):

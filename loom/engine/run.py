@@ -12,7 +12,7 @@ from loom import __version__, processes, snapshot
 from loom.engine import Beginning, Ran, Request
 from loom.errors import LoomError
 from loom.events import PIPELINE, RUN, PhaseCode
-from loom.images import identity
+from loom.images import identity, shown
 from loom.journal import Journal, Outcome
 from loom.masking import Masker
 from loom.plan import Build, Job, MountMode, Plan, ProviderName
@@ -323,7 +323,7 @@ def _job_shape(job: Job) -> dict[str, Any]:
         "stage": job.stage,
         "target": job.target,
         "provider": job.provider.value,
-        "image": None if image is None else image.name or f"built from {image.build.dockerfile if image.build else ''}",
+        "image": None if image is None else image.name or f"an image built from {shown(image)}",
         "needs": None if job.needs is None else [need.job for need in job.needs],
         "matrix": dict(job.matrix),
         "services": [service.name for service in job.services],

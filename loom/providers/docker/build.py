@@ -70,6 +70,8 @@ class BuildInputs(Struct, frozen=True, kw_only=True):
     platform: str
     tag: str
     bases: tuple[ResolvedImage, ...]
+    place: str
+    """The Dockerfile, for people: from the repository's root."""
 
 
 def build_image(
@@ -182,6 +184,7 @@ def settle(
         platform=platform,
         tag=f"{BUILD_REPOSITORY}:{total}",
         bases=tuple(bases.values()),
+        place=dockerfile.relative_to(workspace.resolve()).as_posix(),
     )
 
 
@@ -304,7 +307,7 @@ def _build_with_buildx(
     if cancel.requested:
         raise ImageError(f"canceled while building {inputs.tag}", code="CANCELED")
     if code != 0:
-        raise _build_failed(build, *tail.failure())
+        raise _build_failed(inputs.place, *tail.failure())
 
 
 def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -396,8 +399,8 @@ def what_failed(said: str) -> tuple[int | None, str | None, str]:
     return None, steps[-1].strip() if steps else None, words
 
 
-def _build_failed(build: plan.Build, line: int | None, instruction: str | None, words: str) -> ImageError:
-    place = f"{build.context}/{build.dockerfile}" + (f":{line}" if line is not None else "")
+def _build_failed(place: str, line: int | None, instruction: str | None, words: str) -> ImageError:
+    place += f":{line}" if line is not None else ""
     at = f" at `{instruction}`" if instruction else ""
     hint = "Its whole output is in the section image_build."
     if "docker/dockerfile" in words:
@@ -412,7 +415,7 @@ def _build_classic(
     if modern is not None and not _is_podman(images):
         number, feature = modern
         raise ImageError(
-            f"{build.dockerfile}:{number}: {feature} needs BuildKit, and there is only the engine's classic builder",
+            f"{inputs.place}:{number}: {feature} needs BuildKit, and there is only the engine's classic builder",
             hint="Install the buildx plugin (Debian: docker-buildx, Docker's own packages: docker-buildx-plugin).",
             code="IMAGE_NEEDS_BUILDKIT",
         )
@@ -442,11 +445,11 @@ def _build_classic(
             for entry in in_background(lines(), cancel, what=f"building {inputs.tag}", cut=line.cut):
                 if "error" in entry:
                     _, instruction, _ = tail.failure()
-                    raise _build_failed(build, None, instruction, str(entry["error"]))
+                    raise _build_failed(inputs.place, None, instruction, str(entry["error"]))
                 if entry.get("stream"):
                     tail.feed(str(entry["stream"]).encode())
         except docker.errors.APIError as error:
-            raise _build_failed(build, None, None, explanation(error)) from error
+            raise _build_failed(inputs.place, None, None, explanation(error)) from error
         finally:
             tail.end()
 

@@ -152,17 +152,20 @@ class Images:
         """Build these from what `workspace` holds now, whatever jobs write there until then; `folder` keeps a copy."""
         from loom.dockerfile import copy_inputs
 
-        for number, (context, dockerfile) in enumerate(dict.fromkeys((one.context, one.dockerfile) for one in builds)):
-            place = folder / str(number)
+        for one in builds:
+            key = (one.context, one.dockerfile)
+            if key in self._inputs:
+                continue
+            place = folder / str(len(self._inputs))
             try:
-                copy_inputs(workspace, place, context=context, dockerfile=dockerfile)
+                copy_inputs(workspace, place, context=one.context, dockerfile=one.dockerfile)
             except OSError as error:
                 raise ImageError(
-                    f"what {context}/{dockerfile} is built from can't be kept in {place}: {error.strerror or error}",
+                    f"what {shown(plan.Image(build=one))} is built from can't be kept in {place}: {error.strerror or error}",
                     hint="free some space or give permission there, or name another place with LOOM_STATE_DIR",
                     code="IMAGE_BUILD_INPUT",
                 ) from error
-            self._inputs[context, dockerfile] = place
+            self._inputs[key] = place
 
     def find(self, image: plan.Image, *, workspace: Path) -> ResolvedImage | None:
         """What `resolve` would use without pulling or building anything; None when it would have to."""
