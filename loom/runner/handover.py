@@ -120,7 +120,7 @@ class Handover:
             if "push" in spec.policy and wanted(spec.when, status):
                 saved = self._cache.save(spec, key, view_of(session), on_output, masker=self._masker)
                 fact = asdict(saved)
-                fact["skipped"] = fact["skipped"][:MAX_NAMED]
+                fact["skipped"] = [asdict(item) for item in saved.skipped[:MAX_NAMED]]
                 yield {"action": "save", "name": spec.name, **fact}
 
 
