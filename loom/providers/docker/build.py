@@ -323,11 +323,25 @@ def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return values
 
 
+# Ends the command when its own input ends, which it does when loom is gone; a silent one would go on building else.
+_WITH_LOOM = """
+exec 3<&0
+"$@" </dev/null 3<&- &
+command=$!
+{ read -r line <&3; kill -TERM "$command"; } >/dev/null 2>&1 &
+watcher=$!
+wait "$command"
+code=$?
+kill "$watcher" 2>/dev/null
+exit "$code"
+"""
+
+
 def _run(command: list[str], *, environ: Mapping[str, str], on_bytes: Any, cancel: Cancel) -> int:
     process = subprocess.Popen(
-        command,
+        ["/bin/sh", "-c", _WITH_LOOM, "loom", *command],
         env=dict(environ),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -358,8 +372,9 @@ def _run(command: list[str], *, environ: Mapping[str, str], on_bytes: Any, cance
     finally:
         ended.set()
         unregister()
-        if process.stdout is not None:
-            process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 class _Tail:
