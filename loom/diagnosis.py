@@ -53,6 +53,7 @@ class Diagnosis(Document):
     state: str
     failed: bool
     error: str | None
+    error_code: str | None = None
     last_event_at: str | None
     duration_ms: float | None
     head_sha: str | None
@@ -131,6 +132,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         state=evidence.state,
         failed=failed,
         error=error,
+        error_code=(evidence.receipt if job is None else job).get("error_code"),
         last_event_at=evidence.last_event_at,
         duration_ms=evidence.receipt.get("duration_ms"),
         head_sha=evidence.receipt.get("snapshot_head_sha"),

@@ -94,6 +94,7 @@ class JobSummary(Document):
     allowed_failure: bool
     attempts: int
     error: str | None
+    error_code: str | None = None
     blocked_by: str | None
     started_at: str | None
     finished_at: str | None
@@ -173,6 +174,7 @@ class JobManifest(Document):
     exit_code: int | None
     allowed_failure: bool
     error: str | None
+    error_code: str | None = None
     blocked_by: str | None
     failing_step: str | None
     failing_step_events_path: str | None
@@ -242,6 +244,7 @@ class RunSummary(Document):
     status: Status | None
     exit_code: int | None
     error: str | None
+    error_code: str | None = None
     started_at: str
     finished_at: str | None
     duration_ms: float | None
@@ -297,6 +300,7 @@ class Receipt(Document):
     status: Status
     exit_code: int
     error: str | None
+    error_code: str | None = None
     logs_dir: str
     events_jsonl_path: str
     phase_report_path: str
@@ -515,6 +519,10 @@ class RunFold:
     def error(self) -> str | None:
         return (self.facts.get("run_finished") or {}).get("error")
 
+    def error_code(self) -> str | None:
+        """Which of loom's errors it was; None for a step that failed, and for no error at all."""
+        return (self.facts.get("run_finished") or {}).get("error_code")
+
     def pipeline_status(self) -> Status | None:
         span = self._span(PhaseCode.PIPELINE_EXECUTE)
         return span.status if span else None
@@ -598,6 +606,7 @@ class RunFold:
             allowed_failure=job.allowed_failure,
             attempts=job.attempts,
             error=result.error if result else None,
+            error_code=data.get("error_code"),
             blocked_by=job.blocked_by,
             started_at=job.started_at,
             finished_at=result.ts if result else None,
@@ -627,6 +636,7 @@ class RunFold:
             exit_code=summary.exit_code,
             allowed_failure=summary.allowed_failure,
             error=summary.error,
+            error_code=summary.error_code,
             blocked_by=summary.blocked_by,
             failing_step=summary.failing_step,
             failing_step_events_path=(
@@ -732,6 +742,7 @@ class RunFold:
             status=self.status(),
             exit_code=self.exit_code(),
             error=self.error(),
+            error_code=self.error_code(),
             started_at=first.ts,
             finished_at=last.ts if ended else None,
             duration_ms=ended.get("duration_ms") if ended else None,
@@ -797,6 +808,7 @@ class RunFold:
             status=self.status() or Status.ERROR,
             exit_code=int(ended.get("exit_code", ExitCode.BUG)),
             error=self.error(),
+            error_code=self.error_code(),
             logs_dir=logs,
             events_jsonl_path=f"{logs}/events.jsonl",
             phase_report_path=f"{logs}/phase-report.json",

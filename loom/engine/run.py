@@ -45,6 +45,7 @@ class Run:
         self._done = request.reuse.results if request.reuse else {}
         self._opener = beginning.opener
         self._error: str | None = None
+        self._error_code: str | None = None
         self._begun = 0
 
     def execute(self) -> Ran:
@@ -94,9 +95,9 @@ class Run:
                 self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "engine_answered", {"engine": request.engine()})
             filled = True
         except LoomError as error:
-            outcome.status, outcome.error = Status.ERROR, str(error)
+            outcome.status, outcome.error, self._error_code = Status.ERROR, str(error), error.code
             if self._cancel.requested:
-                outcome.status, outcome.error = Status.CANCELED, "interrupted"
+                outcome.status, outcome.error, self._error_code = Status.CANCELED, "interrupted", None
             self._error = outcome.error
         finally:
             if not filled:
@@ -202,9 +203,10 @@ class Run:
             for text in self._close_providers():
                 self._journal.fact(RUN, PhaseCode.RUN_FINALIZE, "warning", {"text": text})
             failing = self._recorder.fold.failing_job()
-            error = self._error
+            error, error_code = self._error, self._error_code
             if error is None and failing is not None and failing.result is not None:
                 error = f"{failing.id}: {failing.result.error or failing.result.status}"
+                error_code = failing.result.data.get("error_code")
             self._journal.fact(
                 RUN,
                 PhaseCode.RUN_FINALIZE,
@@ -213,6 +215,7 @@ class Run:
                     "status": status,
                     "exit_code": int(code),
                     "error": error,
+                    "error_code": error_code,
                     "duration_ms": round((self._journal.now_ns() - self._begun) / 1e6, 3),
                 },
             )

@@ -45,7 +45,8 @@ def _head(diagnosis: Diagnosis) -> list[str]:
     if diagnosis.command:
         lines.append(f"command: {_short(' ⏎ '.join(diagnosis.command.strip().splitlines()), 300)}")
     if diagnosis.error and diagnosis.failed and (not diagnosis.step or diagnosis.job_status == "error"):
-        lines += [f"error: {_short(line, 300)}" for line in diagnosis.error.splitlines()[:3]]
+        code = f" {diagnosis.error_code}" if diagnosis.error_code else ""
+        lines += [f"error{code}: {_short(line, 300)}" for line in diagnosis.error.splitlines()[:3]]
     for cause in diagnosis.causes:
         lines.append(f"likely: {cause.summary}")
         lines.append(f"  do: {cause.advice}")

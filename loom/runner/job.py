@@ -42,6 +42,7 @@ class _Attempt(Struct, kw_only=True):
     status: Status = Status.SUCCESS
     exit_code: int | None = None
     error: str | None = None
+    error_code: str | None = None
     failing_step: str | None = None
     failing_section: str | None = None
     service_died: ServiceError | None = None
@@ -89,7 +90,7 @@ class JobRunner:
         self, job: Job, result: JobResult, begun: int, attempt: _Attempt, *, blocked_by: str | None = None
     ) -> None:
         data: dict[str, Any] = {"allowed_failure": result.allowed_failure}
-        for name in ("failing_step", "failing_section"):
+        for name in ("failing_step", "failing_section", "error_code"):
             if getattr(attempt, name) is not None:
                 data[name] = getattr(attempt, name)
         if blocked_by is not None:
@@ -351,6 +352,7 @@ class JobRunner:
                 deadline_ns += self.journal.now_ns() - asked_ns
         if attempt.service_died is not None and attempt.status is Status.CANCELED:
             attempt.status, attempt.error = Status.ERROR, str(attempt.service_died)
+            attempt.error_code = attempt.service_died.code
             attempt.failing_step, attempt.failing_section = None, Section.SERVICES
         after = [step for step in job.steps if step.phase == "after_script"]
         extra = {"LOOM_JOB_STATUS": attempt.status.value, "CI_JOB_STATUS": attempt.status.value}
@@ -500,6 +502,7 @@ class JobRunner:
             outcome.status, outcome.error = status, str(error)
             if attempt.status in (Status.SUCCESS, Status.CANCELED):
                 attempt.status, attempt.error = status, str(error)
+                attempt.error_code = error.code if status is Status.ERROR else None
 
 
 def _why(step: Step, exit_: Exit) -> str | None:

@@ -146,3 +146,24 @@ def test_schemas_are_printed(failed: Ran) -> None:
     assert failed.project.loom("schema", "--record", "list").split() == list(schemas.NAMES)
     assert json.loads(failed.project.loom("schema", "--record", "receipt")) == schemas.record_schema("receipt")
     failed.project.loom("schema", "--record", "nothing", code=2)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "of_job"),
+    [
+        ("image: busybox\n  script: [x]", "ENGINE_UNAVAILABLE", None),
+        ('secrets: {T: {ref: "env://NOT_SET"}}\n  script: [x]', "SECRETS_REQUIRED_MISSING", "SECRETS_REQUIRED_MISSING"),
+        ("script: [exit 3]", None, None),
+    ],
+)
+def test_an_error_has_its_name(make: Make, body: str, code: str | None, of_job: str | None) -> None:
+    project = make(f"version: v1\nstages: [s]\na:\n  stage: s\n  {body}\n")
+    project.loom("run", "--local", code=None, DOCKER_HOST=f"unix://{project.places}/none.sock")
+    shown = json.loads(project.loom("show", "--json"))
+    validate("show", shown)
+    assert (shown["receipt"]["error_code"], shown["summary"]["error_code"]) == (code, code)
+    assert shown["jobs"][0]["error_code"] == of_job
+    diagnosis = json.loads(project.loom("diagnose", "--json"))
+    validate("diagnosis", diagnosis)
+    assert diagnosis["error_code"] == code
+    assert (f"error {code}: " in project.loom("diagnose", "--format", "agent")) is (code is not None)
