@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
+from loom.names import WORKSPACE
 from loom.records import Document, FailingTest
 
 DIAGNOSIS_SCHEMA = "loom.diagnosis.v1"
@@ -279,7 +280,7 @@ def places_in(lines: Sequence[str], most: int = 5) -> list[Place]:
     return list(found.values())
 
 
-_ROOTS = re.compile(r"^(?:/workspace|\S*/loom-run-local-\d+-\d+)/|^\./")
+_ROOTS = re.compile(rf"^(?:/workspace|\S*/{WORKSPACE})/|^\./")
 
 
 def _from_root(path: str) -> str:

@@ -21,8 +21,8 @@ from msgspec import Struct
 from loom import processes
 from loom.errors import InfrastructureError, RecordError, RequestError
 from loom.events import Event, OutputEvent, PhaseEvent, decode
+from loom.names import RUN_PREFIX
 
-RUN_PREFIX = "loom-run-local-"
 CHECK_PREFIX = "loom-check-"
 RUNNING = "running"
 INTERRUPTED = "interrupted"

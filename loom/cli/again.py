@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loom.cli.options import Keep, Quiet, Stream
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -24,11 +26,6 @@ def register(app: typer.Typer) -> None:
 
 
 RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="The last run if not given.")]
-Stream = Annotated[bool, typer.Option("--stream", help="Show output live, with the job's name in front.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the receipt's path and the final status only.")]
-Keep = Annotated[
-    str | None, typer.Option("--keep", metavar="WHEN", help="Keep jobs' containers: never, on-failure or always.")
-]
 
 
 def resume(
@@ -136,8 +133,8 @@ class _Resuming:
 
         `untouched`: the earlier run's has to stay as it is, another one is needed.
         """
-        from loom import engine
         from loom.errors import RequestError
+        from loom.names import new_workspace
         from loom.plan import MountMode
 
         past = self._past
@@ -147,7 +144,7 @@ class _Resuming:
             # They are of one workspace at different moments: the last one has what was there at the others.
             return self._lay_out(max(self._archives, key=lambda archive: archive.stat().st_mtime_ns))
         if past.planned.mount_mode is not MountMode.BIND:
-            workspace = engine.new_workspace(self._here.config.tmp_dir, self._run_id)
+            workspace = new_workspace(self._here.config.tmp_dir, self._run_id)
             try:
                 snapshot_again(self._here, past, workspace)
             except RequestError:
@@ -309,6 +306,7 @@ def _same(here: Around, past: PastRun, options: Options, *, failed: bool) -> int
 
     from loom import engine
     from loom.errors import RequestError
+    from loom.names import new_workspace
 
     run_id = str(time.time_ns())
     results: Mapping[str, JobResult] = {}
@@ -319,7 +317,7 @@ def _same(here: Around, past: PastRun, options: Options, *, failed: bool) -> int
                 f"no job of run {past.run_id} failed", hint="leave --failed out to run all of them again"
             )
         results = results_besides(past, dependents(past, ids), also_unfinished=True)
-    workspace = engine.new_workspace(here.config.tmp_dir, run_id)
+    workspace = new_workspace(here.config.tmp_dir, run_id)
     document = snapshot_again(here, past, workspace)
     reuse = engine.Reuse(
         parent_run_id=past.run_id,

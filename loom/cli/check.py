@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from loom.cli.record import complete_workflow_job
+from loom.cli import options
 
 
 class CheckFormat(StrEnum):
@@ -25,12 +24,6 @@ class PlanFormat(StrEnum):
     DOT = "dot"
 
 
-WorkflowOption = Annotated[
-    Path | None,
-    typer.Option("--workflow", "-f", metavar="PATH", help="The workflow file; .loom/workflow.yml if not given."),
-]
-
-
 def register(app: typer.Typer) -> None:
     app.command("check")(check)
     app.command("compile")(compile_)
@@ -38,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def check(
-    workflow: WorkflowOption = None,
+    workflow: options.WorkflowFile = None,
     output: Annotated[CheckFormat, typer.Option("--format", help="How problems are shown.")] = CheckFormat.TEXT,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings count: end with 1 if there are any.")] = False,
     receipt: Annotated[bool, typer.Option("--receipt/--no-receipt", help="Leave a receipt of the check.")] = True,
@@ -53,35 +46,19 @@ def check(
 
 
 def compile_(
-    jobs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[JOB]...",
-            help="Only these jobs: names, ids or globs.",
-            autocompletion=complete_workflow_job,
-        ),
-    ] = None,
-    workflow: WorkflowOption = None,
+    jobs: options.Jobs = None,
+    workflow: options.WorkflowFile = None,
     output: Annotated[PlanFormat, typer.Option("--format", help="How the plan is shown.")] = PlanFormat.YAML,
     explain: Annotated[
         str | None, typer.Option("--explain", metavar="JOB", help="Say where each value of this job came from.")
     ] = None,
-    container: Annotated[bool, typer.Option("--container", help="Every job in a container.")] = False,
-    stage: Annotated[list[str] | None, typer.Option("--stage", help="Only the jobs of this stage.")] = None,
-    from_job: Annotated[
-        str | None, typer.Option("--from", metavar="JOB", help="This job and what comes after it.")
-    ] = None,
-    needs: Annotated[
-        bool | None, typer.Option("--needs/--no-needs", help="Include what the selected jobs need.")
-    ] = None,
-    var: Annotated[list[str] | None, typer.Option("--var", metavar="NAME=value", help="Set a variable.")] = None,
-    matrix: Annotated[
-        list[str] | None, typer.Option("--matrix", metavar="KEY=value", help="Only this combination.")
-    ] = None,
-    changes_base: Annotated[
-        str | None,
-        typer.Option("--changes-base", metavar="REF", help="What `changes:` compares with; HEAD if not given."),
-    ] = None,
+    container: options.Container = False,
+    stage: options.Stages = None,
+    from_job: options.FromJob = None,
+    needs: options.Needs = None,
+    var: options.Variables = None,
+    matrix: options.Matrix = None,
+    changes_base: options.ChangesBase = None,
 ) -> None:
     """Print the plan: exactly what `loom run` with the same arguments would run."""
     from loom.cli import checking

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import time
@@ -18,13 +17,13 @@ from msgspec.structs import asdict
 
 from loom.cli.reading import Here, here, print_json
 from loom.errors import LoomError, RequestError
+from loom.names import RUN_PREFIX, run_of_workspace
 from loom.results import ExitCode
 
 if TYPE_CHECKING:
     from loom.cli.parts import Engine
     from loom.store import RunEntry
 
-_WORKSPACE = re.compile(r"loom-run-local-(\d+)-\d+")
 _LITTLE_SPACE = 2_000_000_000
 
 
@@ -147,7 +146,7 @@ def _expired(entry: RunEntry, now: float) -> Iterator[tuple[str, str]]:
 
 
 def _item(entry: RunEntry) -> Item:
-    there = [path for path in entry.workspaces if Path(path).is_dir() and _WORKSPACE.fullmatch(Path(path).name)]
+    there = [path for path in entry.workspaces if Path(path).is_dir() and run_of_workspace(Path(path).name)]
     workspace = entry.identity.get("workspace")
     return Item(
         run_id=entry.run_id,
@@ -169,10 +168,10 @@ def _orphans(place: Here, cutoff_ns: int, known: set[str | None]) -> Iterator[It
     from loom.snapshot import is_workspace
 
     recorded = {path for entry in place.store.entries() for path in entry.workspaces}
-    for path in sorted(place.config.tmp_dir.glob("loom-run-local-*")):
-        match = _WORKSPACE.fullmatch(path.name)
-        if match and str(path) not in recorded | known and int(match[1]) < cutoff_ns and is_workspace(path):
-            yield Item(run_id=match[1], record=None, workspace=str(path), in_engine=False, bytes=_size(path))
+    for path in sorted(place.config.tmp_dir.glob(f"{RUN_PREFIX}*")):
+        run_id = run_of_workspace(path.name)
+        if run_id and str(path) not in recorded | known and int(run_id) < cutoff_ns and is_workspace(path):
+            yield Item(run_id=run_id, record=None, workspace=str(path), in_engine=False, bytes=_size(path))
 
 
 def _remove(place: Here, item: Item, engine: Engine) -> None:

@@ -305,10 +305,10 @@ def checkpoint_of(here: Around, job: PastJob) -> Checkpoint | None:
 
 def lay_out(here: Around, archive: Path, run_id: str) -> Path:
     """A new workspace with what a checkpoint's archive has."""
-    from loom import engine
+    from loom.names import new_workspace
     from loom.providers.docker import checkpoint
 
-    workspace = engine.new_workspace(here.config.tmp_dir, run_id)
+    workspace = new_workspace(here.config.tmp_dir, run_id)
     checkpoint.lay_out(archive, workspace)
     return workspace
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loom.cli.options import WorkflowFile
+
 if TYPE_CHECKING:
     from loom.cancel import Cancel
     from loom.config import Config
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
 _NAMES = typer.Argument(metavar="[IMAGE]...", help="Only these images, or those of these jobs (names or globs).")
 _JSON = typer.Option("--json", help="Print JSON.")
-_WORKFLOW = typer.Option("--workflow", metavar="PATH", help="The workflow file.")
 _FROZEN = typer.Option("--frozen", help="Only what .loom/images.lock names.")
 
 
@@ -39,7 +40,7 @@ def register(app: typer.Typer) -> None:
 def ls(
     names: Annotated[list[str] | None, _NAMES] = None,
     json: Annotated[bool, _JSON] = False,
-    workflow: Annotated[Path | None, _WORKFLOW] = None,
+    workflow: WorkflowFile = None,
 ) -> None:
     """List every image of the workflow: where it is used, and what of it is here."""
     from loom.providers.docker.inventory import as_json
@@ -60,7 +61,7 @@ def pull(
     names: Annotated[list[str] | None, _NAMES] = None,
     frozen: Annotated[bool, _FROZEN] = False,
     json: Annotated[bool, _JSON] = False,
-    workflow: Annotated[Path | None, _WORKFLOW] = None,
+    workflow: WorkflowFile = None,
 ) -> None:
     """Pull what the registries serve now, or what the lock says; also what builds start from."""
     with _context(workflow, names, frozen=frozen) as context:
@@ -74,7 +75,7 @@ def build(
     names: Annotated[list[str] | None, _NAMES] = None,
     frozen: Annotated[bool, _FROZEN] = False,
     json: Annotated[bool, _JSON] = False,
-    workflow: Annotated[Path | None, _WORKFLOW] = None,
+    workflow: WorkflowFile = None,
 ) -> None:
     """Build the images that the workflow builds, from a snapshot as a run does."""
     with _context(workflow, names, frozen=frozen) as context:
@@ -99,7 +100,7 @@ def lock(
     ] = None,
     local: Annotated[bool, typer.Option("--local", help="Lock what is on this engine, and ask no registry.")] = False,
     json: Annotated[bool, _JSON] = False,
-    workflow: Annotated[Path | None, _WORKFLOW] = None,
+    workflow: WorkflowFile = None,
 ) -> None:
     """Write .loom/images.lock: what the registries serve now is what runs use from then on."""
     from loom.images import ImageLock, save_lock
@@ -133,7 +134,7 @@ def lock(
 def verify(
     names: Annotated[list[str] | None, _NAMES] = None,
     json: Annotated[bool, _JSON] = False,
-    workflow: Annotated[Path | None, _WORKFLOW] = None,
+    workflow: WorkflowFile = None,
 ) -> None:
     """Compare the images here with what the registries serve now and what the lock says.
 
@@ -173,7 +174,7 @@ def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Compressed where it ends in .gz or .zst.")],
     names: Annotated[list[str] | None, _NAMES] = None,
     json: Annotated[bool, _JSON] = False,
-    workflow: Annotated[Path | None, _WORKFLOW] = None,
+    workflow: WorkflowFile = None,
 ) -> None:
     """Write the workflow's images into one file, for a machine that reaches no registry."""
     from loom.errors import ImageError

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from loom.cli.record import complete_workflow_job
+from loom.cli import options
 
 
 class OutputFormat(StrEnum):
@@ -23,42 +22,22 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    jobs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[JOB]...",
-            help="Only these jobs: names, ids or globs.",
-            autocompletion=complete_workflow_job,
-        ),
-    ] = None,
+    jobs: options.Jobs = None,
     local: Annotated[
         bool, typer.Option("--local", help="Run on this machine, which is the only way there is.")
     ] = False,
-    container: Annotated[bool, typer.Option("--container", help="Run every job in a container.")] = False,
-    workflow: Annotated[
-        Path | None, typer.Option("--workflow", "-f", metavar="PATH", help="Another file than .loom/workflow.yml.")
-    ] = None,
-    stage: Annotated[list[str] | None, typer.Option("--stage", help="Only the jobs of this stage.")] = None,
-    from_job: Annotated[
-        str | None, typer.Option("--from", metavar="JOB", help="This job and what comes after it.")
-    ] = None,
+    container: options.Container = False,
+    workflow: options.WorkflowFile = None,
+    stage: options.Stages = None,
+    from_job: options.FromJob = None,
     only_failed: Annotated[bool, typer.Option("--only-failed", help="Only what failed in the last run.")] = False,
-    needs: Annotated[
-        bool | None, typer.Option("--needs/--no-needs", help="Include what the selected jobs need.")
-    ] = None,
-    var: Annotated[list[str] | None, typer.Option("--var", metavar="NAME=value", help="Set a variable.")] = None,
-    matrix: Annotated[
-        list[str] | None, typer.Option("--matrix", metavar="KEY=value", help="Only this combination.")
-    ] = None,
-    changes_base: Annotated[
-        str | None,
-        typer.Option("--changes-base", metavar="REF", help="What `changes:` compares with; HEAD if not given."),
-    ] = None,
+    needs: options.Needs = None,
+    var: options.Variables = None,
+    matrix: options.Matrix = None,
+    changes_base: options.ChangesBase = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and run nothing.")] = False,
-    stream: Annotated[bool, typer.Option("--stream", help="Show output live, with the job's name in front.")] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print the receipt's path and the final status only.")
-    ] = False,
+    stream: options.Stream = False,
+    quiet: options.Quiet = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what the run is made of.")] = False,
     color: Annotated[str | None, typer.Option("--color", metavar="WHEN", help="auto, always or never.")] = None,
     jobs_at_once: Annotated[
@@ -88,14 +67,7 @@ def run(
         OutputFormat, typer.Option("--format", help="For a CI system that loom itself runs in: groups, annotations.")
     ] = OutputFormat.SCREEN,
     as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines on standard output.")] = False,
-    keep: Annotated[
-        str | None,
-        typer.Option(
-            "--keep",
-            metavar="WHEN",
-            help="Keep jobs' containers to look into: never, on-failure (what a terminal gets) or always.",
-        ),
-    ] = None,
+    keep: options.Keep = None,
     shell_on_failure: Annotated[
         bool, typer.Option("--shell-on-failure", help="Open a shell at a step that fails, then ask how to go on.")
     ] = False,

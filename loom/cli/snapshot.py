@@ -61,7 +61,6 @@ def snapshot(
 
 def _take(source: Source, *, show_progress: bool) -> Snapshot:
     import os
-    import secrets
     import signal
     import sys
     import time
@@ -70,13 +69,14 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
     from loom import snapshot as snapshots
     from loom.cancel import Cancel
     from loom.errors import SnapshotError
+    from loom.names import new_workspace
     from loom.results import ExitCode
 
     cancel = Cancel()
     codes = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HANGUP}
     before = {number: signal.signal(number, lambda n, _: cancel.request(codes[signal.Signals(n)])) for number in codes}
     parent = config.load(root=source.root, environ=dict(os.environ), flags={}).tmp_dir
-    workspace = parent / f"loom-run-local-{time.time_ns()}-{secrets.randbelow(10**8):08d}"
+    workspace = new_workspace(parent, str(time.time_ns()))
     on_progress = _progress_line() if show_progress and sys.stderr.isatty() else None
     try:
         try:

@@ -6,7 +6,6 @@ the rest of loom is even imported; what has to be told meanwhile is told by `run
 
 from __future__ import annotations
 
-import secrets as random_source
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,11 +16,12 @@ from msgspec import Struct, field
 from loom import environment
 from loom.cancel import Cancel
 from loom.errors import LoomError, SnapshotError
+from loom.names import new_workspace
 from loom.plan import Job, MountMode, Plan
 from loom.providers.base import ReadOnlyMount
 from loom.results import JobResult
 from loom.runner import Keeping, PlaceOpener, Resumption, Settings, Tools
-from loom.store import RUN_PREFIX, Store
+from loom.store import Store
 
 if TYPE_CHECKING:
     from loom.cache import Cache
@@ -123,10 +123,6 @@ def execute(request: Request) -> Ran:
     except BaseException:
         beginning.undo()
         raise
-
-
-def new_workspace(tmp_dir: Path, run_id: str) -> Path:
-    return tmp_dir / f"{RUN_PREFIX}{run_id}-{random_source.randbelow(10**6):06d}"
 
 
 def _begin(request: Request) -> Beginning:

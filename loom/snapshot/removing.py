@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import stat
 from collections.abc import Callable
@@ -13,9 +12,8 @@ from typing import Any
 from msgspec import Struct
 
 from loom.errors import SnapshotError
+from loom.names import run_of_workspace
 from loom.snapshot.manifest import NAME
-
-_NAMED = re.compile(r"loom-run-local-[0-9]+-[0-9]+")
 
 
 class Removal(Struct, frozen=True, kw_only=True):
@@ -38,7 +36,7 @@ def is_workspace(path: Path, *, recorded: bool = False) -> bool:
         directory = stat.S_ISDIR(path.lstat().st_mode)
     except OSError:
         return False
-    return directory and _NAMED.fullmatch(path.name) is not None and (recorded or (path / ".git" / NAME).is_file())
+    return directory and run_of_workspace(path.name) is not None and (recorded or (path / ".git" / NAME).is_file())
 
 
 def remove(workspace: Path, *, recorded: bool = False) -> Removal:

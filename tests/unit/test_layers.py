@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 LAYERS = [
-    {"errors", "results", "cancel", "masking", "output", "config", "units", "globs", "yamlfile", "processes"}
+    {"errors", "results", "cancel", "masking", "output", "config", "units", "globs", "yamlfile", "processes", "names"}
     | {"lazily"},
     {"workflow", "expressions", "expansion", "events", "graph", "junit", "tarstream"},
     {"plan", "planned", "resolve", "explain", "records", "journal", "environment", "view", "dockerfile", "images"}

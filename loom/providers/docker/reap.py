@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def reap(client: docker.DockerClient, *, now: Callable[[], float] = time.time) -
             how()
             problem = ""
         except LoomError as error:
-            if "in use" in error.message:
+            if getattr(error.__cause__, "status_code", None) == HTTPStatus.CONFLICT:
                 return  # what uses it is just being removed, by another loom too: the next one finds it free
             problem = str(error)
         done.append(Reaped(kind, name, labelled.get(labels.JOB, ""), problem))

@@ -162,14 +162,34 @@ def test_a_kept_container_stays_until_it_expires(docker_place: Place, engine: do
             pass
 
 
-def test_a_dead_looms_kept_container_keeps_its_companions(engine: docker.DockerClient) -> None:
-    dead = {
+def marks_of_a_dead_loom() -> dict[str, str]:
+    return {
         "loom.run": "dead-run",
         "loom.pid": "4194303",
         "loom.boot_id": labels.boot_id(),
         "loom.pid_ns": labels.pid_namespace(),
         "loom-test": "1",
     }
+
+
+def test_a_volume_that_something_still_uses_is_left_to_the_next_start(engine: docker.DockerClient) -> None:
+    marks = marks_of_a_dead_loom()
+    volume = engine.volumes.create(f"loom-test-{secrets.token_hex(4)}", labels={**marks, "loom.job": "volume"})
+    user = engine.containers.create("debian:trixie-slim", "true", volumes=[f"{volume.name}:/v"])
+    try:
+        assert [left for left in reap(engine) if left.name == volume.name] == []
+        volume.reload()
+        user.remove(force=True)
+        assert [left.problem for left in reap(engine) if left.name == volume.name] == [""]
+    finally:
+        with contextlib.suppress(docker.errors.NotFound):
+            user.remove(force=True)
+        with contextlib.suppress(docker.errors.NotFound):
+            volume.remove(force=True)
+
+
+def test_a_dead_looms_kept_container_keeps_its_companions(engine: docker.DockerClient) -> None:
+    dead = marks_of_a_dead_loom()
     kept = engine.containers.create(
         "debian:trixie-slim",
         "true",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import pexpect
 import pytest
 
 IMAGE = "debian:trixie-slim"
@@ -128,6 +129,20 @@ class Project:
     def run(self, *arguments: str, **environ: str) -> Ran:
         return self.loom("run", "--local", "--container", *arguments, **environ)
 
+    def on_terminal(
+        self, *arguments: str, size: tuple[int, int] = (31, 97), timeout: int = 60, **environ: str
+    ) -> pexpect.spawn[str]:
+        """`loom` on a terminal of its own, of so many lines and columns."""
+        return pexpect.spawn(
+            sys.executable,
+            ["-m", "loom", *arguments],
+            cwd=str(self.root),
+            env={**self.environ, "TERM": "xterm", **environ},
+            encoding="utf-8",
+            timeout=timeout,
+            dimensions=size,
+        )
+
     def stop_when(self, seen: Callable[[], bool], number: signal.Signals, *arguments: str) -> Ran:
         """Start a run, wait until `seen`, send a signal, and wait for the end."""
         process = self.start("run", "--local", "--container", *arguments)
@@ -168,6 +183,14 @@ def project(tmp_path: Path) -> Iterator[Project]:
     made.commit()
     yield made
     assert made.leftovers() == []
+
+
+def ended(child: pexpect.spawn[str]) -> int | None:
+    """The exit code of what ran on a terminal, once it has ended."""
+    child.expect(pexpect.EOF)
+    child.close()
+    code: int | None = child.exitstatus
+    return code
 
 
 def tree(folder: Path) -> Mapping[str, bytes]:

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import docker
-import pexpect
 import pytest
 
 from loom.providers.docker.leftovers import remove_run
 
-from .conftest import Project
+from .conftest import Project, ended
 
 pytestmark = pytest.mark.docker
 
@@ -87,26 +86,6 @@ def loom(project: Project, *arguments: str) -> Any:
 
 def run(project: Project, *arguments: str) -> Any:
     return project.run("--keep", "on-failure", *arguments, MY_TOKEN=SECRET)
-
-
-def on_terminal(project: Project, *arguments: str, **options: Any) -> pexpect.spawn[str]:
-    return pexpect.spawn(
-        sys.executable,
-        ["-m", "loom", *arguments],
-        cwd=str(project.root),
-        env={**project.environ, "MY_TOKEN": SECRET, "TERM": "xterm"},
-        encoding="utf-8",
-        timeout=60,
-        dimensions=(31, 97),
-        **options,
-    )
-
-
-def ended(child: pexpect.spawn[str]) -> int | None:
-    child.expect(pexpect.EOF)
-    child.close()
-    code: int | None = child.exitstatus
-    return code
 
 
 def containers_of(run_id: str) -> list[Any]:
@@ -270,7 +249,7 @@ def test_a_new_container_stands_in_when_nothing_was_kept(failing: Project) -> No
 
 def test_the_shell_stands_where_the_step_failed(failing: Project) -> None:
     run(failing)
-    shell = on_terminal(failing, "shell")
+    shell = failing.on_terminal("shell", MY_TOKEN=SECRET)
     shell.expect("in the kept container of unit")
     shell.expect(PROMPT)
     shell.sendline("echo =$GREETING=$LOOM_STEP=; stty size")
@@ -301,7 +280,7 @@ def test_the_shell_stands_where_the_step_failed(failing: Project) -> None:
 
 def test_a_terminal_that_goes_away_takes_the_shell_with_it(failing: Project) -> None:
     ran = run(failing)
-    shell = on_terminal(failing, "shell")
+    shell = failing.on_terminal("shell", MY_TOKEN=SECRET)
     shell.expect(PROMPT)
     shell.sendline("sleep 12345")
     time.sleep(0.5)
@@ -315,7 +294,7 @@ def test_a_terminal_that_goes_away_takes_the_shell_with_it(failing: Project) -> 
 
 def test_detaching_leaves_the_shell(failing: Project) -> None:
     run(failing)
-    shell = on_terminal(failing, "shell", "unit")
+    shell = failing.on_terminal("shell", "unit", MY_TOKEN=SECRET)
     shell.expect(PROMPT)
     shell.send("\x10\x11")
     assert ended(shell) == 0
@@ -344,7 +323,7 @@ def test_a_shell_without_bash(debugged: Project) -> None:
             "  script: ['echo N=two >> $LOOM_ENV', 'echo now; exit 3']\n"
         )
         assert run(debugged).code == 1
-        shell = on_terminal(debugged, "shell")
+        shell = debugged.on_terminal("shell", MY_TOKEN=SECRET)
         shell.expect(PROMPT)
         shell.sendline("again; echo code=$? $N")
         shell.expect("now\r\ncode=3 two")
@@ -357,7 +336,9 @@ def test_a_shell_without_bash(debugged: Project) -> None:
 
 
 def test_a_shell_opens_at_the_failure_and_asks_how_to_go_on(failing: Project) -> None:
-    running = on_terminal(failing, "run", "--local", "--container", "--shell-on-failure", "--break-before", "unit:3")
+    running = failing.on_terminal(
+        "run", "--local", "--container", "--shell-on-failure", "--break-before", "unit:3", MY_TOKEN=SECRET
+    )
     running.expect("failed with exit code 1")
     running.expect(PROMPT)
     running.sendline("echo =$GREETING=; exit")
@@ -379,7 +360,9 @@ def test_a_shell_opens_at_the_failure_and_asks_how_to_go_on(failing: Project) ->
 def test_two_jobs_fail_at_once_and_wait_for_the_person(debugged: Project) -> None:
     job = "  stage: test\n  image: debian:trixie-slim\n  script: ['false', 'echo went on']\n"
     debugged.workflow(f"version: v1\nstages: [test]\none:\n{job}two:\n{job}")
-    running = on_terminal(debugged, "run", "--local", "--container", "--shell-on-failure", "-j", "2", "--keep", "never")
+    running = debugged.on_terminal(
+        "run", "--local", "--container", "--shell-on-failure", "-j", "2", "--keep", "never", MY_TOKEN=SECRET
+    )
     prompt = r"\[(one|two)\] [^\r\n]*[#$] "
     running.expect(prompt)
     first = running.match.group(1)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import pexpect
 import pytest
 
-from .conftest import Project
+from .conftest import Project, ended
 
 pytestmark = pytest.mark.docker
 
@@ -46,25 +44,6 @@ def loom(project: Project, *arguments: str) -> Any:
     return project.loom(*arguments, MY_TOKEN=SECRET)
 
 
-def on_terminal(project: Project, *arguments: str) -> pexpect.spawn[str]:
-    return pexpect.spawn(
-        sys.executable,
-        ["-m", "loom", *arguments],
-        cwd=str(project.root),
-        env={**project.environ, "MY_TOKEN": SECRET, "TERM": "xterm"},
-        encoding="utf-8",
-        timeout=30,
-        dimensions=(31, 97),
-    )
-
-
-def ended(child: pexpect.spawn[str]) -> int | None:
-    child.expect(pexpect.EOF)
-    child.close()
-    code: int | None = child.exitstatus
-    return code
-
-
 def living(words: str) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
@@ -80,7 +59,7 @@ def living(words: str) -> list[int]:
 def test_the_shell_of_a_host_job_stands_where_its_step_failed(failing: Project) -> None:
     ran = loom(failing, "run", "--local")
     assert ran.code == 1, ran.out + ran.err
-    shell = on_terminal(failing, "shell")
+    shell = failing.on_terminal("shell", MY_TOKEN=SECRET)
     shell.expect("on this machine, in the workspace of run")
     shell.expect(PROMPT)
     shell.sendline("echo =$GREETING=$TOKEN=$(cat $KEY)=$COLOUR=$LOOM_STEP=$TERM=; pwd; stty size")
@@ -109,7 +88,7 @@ def test_the_shell_of_a_host_job_stands_where_its_step_failed(failing: Project) 
 
 
 def test_a_shell_opens_at_a_host_jobs_failure_and_asks_how_to_go_on(failing: Project) -> None:
-    running = on_terminal(failing, "run", "--local", "--shell-on-failure", "--break-before", "unit:3")
+    running = failing.on_terminal("run", "--local", "--shell-on-failure", "--break-before", "unit:3", MY_TOKEN=SECRET)
     running.expect("failed with exit code 1")
     running.expect(PROMPT)
     running.sendline("echo =$GREETING=$(cat $KEY)=; again; echo code=$?; sleep 100")
@@ -135,7 +114,7 @@ def test_a_shell_opens_at_a_host_jobs_failure_and_asks_how_to_go_on(failing: Pro
 def test_a_terminal_that_goes_away_takes_the_host_shell_with_it(failing: Project) -> None:
     loom(failing, "run", "--local")
     words = f"sleep {20000 + os.getpid()}"
-    shell = on_terminal(failing, "shell")
+    shell = failing.on_terminal("shell", MY_TOKEN=SECRET)
     shell.expect(PROMPT)
     shell.sendline(f"{words} & {words}")
     deadline = time.monotonic() + 20

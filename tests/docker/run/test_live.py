@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
-import pexpect
 import pytest
 
-from tests.docker.run.conftest import Project
+from .conftest import Project, ended
 
 pytestmark = pytest.mark.docker
 
@@ -23,18 +21,10 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def on_terminal(project: Project, columns: int, *arguments: str, **environ: str) -> str:
-    child = pexpect.spawn(
-        sys.executable,
-        ["-m", "loom", "run", "--local", "--container", "--keep", "never", *arguments],
-        cwd=str(project.root),
-        env={**project.environ, "TERM": "xterm", **environ},
-        dimensions=(24, columns),
-        encoding="utf-8",
-        timeout=60,
-    )
+    command = ("run", "--local", "--container", "--keep", "never", *arguments)
+    child = project.on_terminal(*command, size=(24, columns), **environ)
     shown: str = child.read()
-    child.close()
-    assert child.exitstatus == 1, shown
+    assert ended(child) == 1, shown
     return shown
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import docker
-import pexpect
 import pytest
 
-from .conftest import Project
+from .conftest import Project, ended
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -72,23 +70,14 @@ def test_a_kept_job_survives_a_restart_of_its_engine(there: OnOwnEngine, mode: s
     try:
         (kept,) = client.api.containers(all=True)
         assert kept["State"] == "exited"
-        shell = pexpect.spawn(
-            sys.executable,
-            ["-m", "loom", "shell"],
-            cwd=str(there.project.root),
-            env={**there.project.environ, **there.environ, "TERM": "xterm"},
-            encoding="utf-8",
-            timeout=60,
-        )
+        shell = there.project.on_terminal("shell", **there.environ)
         shell.expect("in the kept container of unit")
         shell.expect("had stopped and runs again")
         shell.expect(r"\[unit\] [^\r\n]*[#$] ")
         shell.sendline("cat made.txt /outside; echo =$GREETING=$(cat $KEY)=; again; echo code=$?")
         shell.expect(f"made\r\noutside\r\n=hello={SECRET}=\r\ncode=1\r\n")
         shell.sendline("exit 3")
-        shell.expect(pexpect.EOF)
-        shell.close()
-        assert shell.exitstatus == 3
+        assert ended(shell) == 3
 
         client.close()
         client = there.restart()

@@ -1,0 +1,41 @@
+"""Options that several commands have, declared once: what to run, of which file, and how much to say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loom.cli.record import complete_workflow_job
+
+Jobs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[JOB]...", help="Only these jobs: names, ids or globs.", autocompletion=complete_workflow_job
+    ),
+]
+WorkflowFile = Annotated[
+    Path | None, typer.Option("--workflow", "-f", metavar="PATH", help="Another file than .loom/workflow.yml.")
+]
+Container = Annotated[bool, typer.Option("--container", help="Every job in a container, also one without an image.")]
+Stages = Annotated[list[str] | None, typer.Option("--stage", metavar="STAGE", help="Only the jobs of this stage.")]
+FromJob = Annotated[str | None, typer.Option("--from", metavar="JOB", help="This job and what comes after it.")]
+Needs = Annotated[bool | None, typer.Option("--needs/--no-needs", help="Include what the selected jobs need.")]
+Variables = Annotated[list[str] | None, typer.Option("--var", metavar="NAME=value", help="Set a variable.")]
+Matrix = Annotated[list[str] | None, typer.Option("--matrix", metavar="KEY=value", help="Only this combination.")]
+ChangesBase = Annotated[
+    str | None,
+    typer.Option("--changes-base", metavar="REF", help="What `changes:` compares with; HEAD if not given."),
+]
+
+Stream = Annotated[bool, typer.Option("--stream", help="Show output live, with the job's name in front.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the receipt's path and the final status only.")]
+Keep = Annotated[
+    str | None,
+    typer.Option(
+        "--keep",
+        metavar="WHEN",
+        help="Keep jobs' containers to look into: never, on-failure (what a terminal gets) or always.",
+    ),
+]

@@ -1,0 +1,24 @@
+"""How what loom makes outside of the repository is called: workspaces and receipts."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from pathlib import Path
+
+RUN_PREFIX = "loom-run-local-"
+"""Of a run's workspace and of its receipt; the run's id follows."""
+
+WORKSPACE = rf"{RUN_PREFIX}(?P<run_id>[0-9]+)-[0-9]+"
+"""As a pattern; `run_id` also of a workspace that was made without a run."""
+
+
+def new_workspace(tmp_dir: Path, run_id: str) -> Path:
+    """A path for one; nothing is made."""
+    return tmp_dir / f"{RUN_PREFIX}{run_id}-{secrets.randbelow(10**6):06d}"
+
+
+def run_of_workspace(name: str) -> str | None:
+    """The id in a workspace's name; None for what is not named like one."""
+    match = re.fullmatch(WORKSPACE, name)
+    return match["run_id"] if match else None
