@@ -14,7 +14,7 @@ from loom.cancel import Cancel
 from loom.config import Config
 from loom.errors import LoomError
 from loom.plan import Job, Plan, ProviderName
-from loom.providers.base import Session
+from loom.providers.base import Provider, Session
 from loom.results import OnOutput
 from loom.runner import Tools
 from loom.store import Store
@@ -118,11 +118,13 @@ def tools_for(
 ) -> Tools:
     """`isolated`: the network of a job with services leads nowhere else."""
     environ, root = engine.environ, source.root
-    from loom.providers.host import HostProvider
+    providers: dict[ProviderName, Provider] = {}
+    if any(job.provider is ProviderName.HOST for job in plan.jobs):
+        from loom.providers.host import HostProvider
 
-    host = HostProvider(environ)
+        providers[ProviderName.HOST] = HostProvider(environ)
     if not needs_engine(plan):
-        return Tools(providers={ProviderName.HOST: host}, secrets=_secrets(config, environ, root))
+        return Tools(providers=providers, secrets=_secrets(config, environ, root))
     from loom.providers.docker.images import Images
     from loom.providers.docker.provider import DockerProvider
 
@@ -160,9 +162,9 @@ def tools_for(
         archive = checkpoint_archive(Store(config.state_dir).runs_dir / run_id, job.id)
         return checkpoints.make(engine(), session, archive, run_id=run_id, job_id=job.id, expires_at=expires_at)
 
-    docker_provider = DockerProvider(engine, pid=os.getpid(), log_driver=config.log_driver)
+    providers[ProviderName.DOCKER] = DockerProvider(engine, pid=os.getpid(), log_driver=config.log_driver)
     return Tools(
-        providers={ProviderName.HOST: host, ProviderName.DOCKER: docker_provider},
+        providers=providers,
         images=images,
         services=services,
         secrets=_secrets(config, environ, root),

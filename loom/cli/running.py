@@ -202,14 +202,14 @@ def execute(
     from loom import engine
     from loom.cli import parts
     from loom.images import LOCK_PATH, load_lock
-    from loom.past import remove_expired_archives
     from loom.plan import MountMode
-    from loom.render.machine import JsonLines
     from loom.render.screen import Screen, closing_lines
     from loom.store import Store
 
     config, source, plan = prepared.config, prepared.source, prepared.plan
-    remove_expired_archives(Store(config.state_dir).runs_dir, time.time() - config.keep_for)
+    # The threads that open containers have little to do between two answers of the engine, and wait for the interpreter
+    # this long each time, as long as another thread computes; what is usual, 5 ms, is a long time there.
+    sys.setswitchinterval(0.0005)
     cancel = Cancel()
     look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
     audience: Live | Screen | JsonLines | GitHub | GitLab = Screen(look, write)
@@ -262,7 +262,11 @@ def execute(
         )
     for problem in connection.close():
         print(f"loom: {problem}", file=sys.stderr)
-    if isinstance(audience, JsonLines):
+    _remove_expired(config)
+    if options.output == "json":
+        from loom.render.machine import JsonLines
+
+        assert isinstance(audience, JsonLines)
         audience.receipt(str(ran.receipt_path), ran.receipt.status.value, ran.receipt.exit_code)
         return ran.receipt.exit_code
     for line in closing_lines(ran.receipt.status.value, str(ran.receipt_path), look):
@@ -271,6 +275,14 @@ def execute(
         for job_id in ran.kept:
             write(f"look inside: loom shell {ran.receipt.run_id} {job_id}")
     return ran.receipt.exit_code
+
+
+def _remove_expired(config: Config) -> None:
+    """What no earlier run's kept job can be restored from any more."""
+    from loom.past import remove_expired_archives
+    from loom.store import Store
+
+    remove_expired_archives(Store(config.state_dir).runs_dir, time.time() - config.keep_for)
 
 
 def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLines | GitHub | GitLab:
