@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import orjson
+import msgspec
 from msgspec import Struct
 
 from loom.events import PhaseCode, PhaseEvent, Where, timestamp
@@ -227,17 +227,28 @@ class Journal:
         return value
 
 
+class _OutputLine(Struct, omit_defaults=True, gc=False):
+    """A line in its file: `events.OutputEvent`, made and written several times as quickly."""
+
+    seq: int
+    ts: str
+    kind: str
+    stream: str
+    text: str
+    partial: bool = False
+    raw_b64: str | None = None
+
+
+_ENCODER = msgspec.json.Encoder()
+
+
 def _encode_lines(first: int, ts: str, stream: str, lines: Lines) -> bytes:
-    """The same bytes as `events.encode` gives for each line, several times as quick."""
-    dumps = orjson.dumps
-    middle = b',"ts":"%b","kind":"output","stream":"%b","text":' % (ts.encode(), stream.encode())
-    out = []
-    for seq, line in enumerate(lines, first):
-        if isinstance(line, str):
-            out.append(b'{"seq":%d%b%b}\n' % (seq, middle, dumps(line)))
-        else:
-            tail = b',"partial":true' if line.partial else b""
-            if line.raw_b64 is not None:
-                tail += b',"raw_b64":"%b"' % line.raw_b64.encode()
-            out.append(b'{"seq":%d%b%b%b}\n' % (seq, middle, dumps(line.text), tail))
-    return b"".join(out)
+    """The same bytes as `events.encode` gives for each line."""
+    return _ENCODER.encode_lines(
+        [
+            _OutputLine(seq, ts, "output", stream, line)
+            if isinstance(line, str)
+            else _OutputLine(seq, ts, "output", stream, line.text, line.partial, line.raw_b64)
+            for seq, line in enumerate(lines, first)
+        ]
+    )

@@ -56,13 +56,12 @@ class LineSplitter:
             return [], self._overlong()
         block = self._rest + data[:end]
         self._rest = data[end + 1 :]
-        if len(block) <= self._limit:
-            try:
-                lines = block.decode().split("\n")
-            except UnicodeDecodeError:
-                pass
-            else:
-                return (lines, []) if len(self._rest) <= self._limit else ([], [*map(Line, lines), *self._overlong()])
+        try:
+            lines = block.decode().split("\n")
+        except UnicodeDecodeError:
+            lines = []
+        if lines and (len(block) <= self._limit or self._all_short(lines)):
+            return (lines, []) if len(self._rest) <= self._limit else ([], [*map(Line, lines), *self._overlong()])
         pieces: list[Line] = []
         for raw in block.split(b"\n"):
             while len(raw) > self._limit:
@@ -71,6 +70,10 @@ class LineSplitter:
             pieces.append(line_of(raw))
         pieces += self._overlong()
         return [], pieces
+
+    def _all_short(self, lines: list[str]) -> bool:
+        """Whether none can be longer than the limit, whatever characters it is made of."""
+        return max(map(len, lines)) * 4 <= self._limit
 
     def _overlong(self) -> list[Line]:
         pieces = []

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Chunk = tuple[Stream, bytes]
 
 _READ = 256 * 1024
+_SOON_S = 0.001
+_GATHER_S = 0.0004
 _SEND_TIMEOUT_S = 60.0
 _HEADER = struct.Struct(">BxxxL")
 _STREAMS: dict[int, Stream] = {1: "stdout", 2: "stderr"}
@@ -37,46 +39,44 @@ class Demultiplexer:
 
     def __init__(self) -> None:
         self._header = b""
-        self._stream: Stream | None = None
+        """The beginning of a header whose rest has not come yet."""
+        self._stream: Stream = "stdout"
         self._left = 0
 
     def feed(self, data: bytes) -> list[Chunk]:
+        if self._header:
+            data, self._header = self._header + data, b""
         chunks: list[Chunk] = []
         pieces: list[bytes] = []
-        current: Stream | None = None
+        stream, left = self._stream, self._left
         at, size = 0, len(data)
         while at < size:
-            if self._left == 0:
-                if self._header or size - at < 8:
-                    take = 8 - len(self._header)
-                    self._header += data[at : at + take]
-                    at += take
-                    if len(self._header) < 8:
-                        break
-                    kind, self._left = _HEADER.unpack(self._header)
-                    self._header = b""
-                else:
-                    kind, self._left = _HEADER.unpack_from(data, at)
-                    at += 8
-                if kind not in _STREAMS:
+            if not left:
+                if size - at < _HEADER.size:
+                    self._header = data[at:]
+                    break
+                kind, left = _HEADER.unpack_from(data, at)
+                at += _HEADER.size
+                said = _STREAMS.get(kind)
+                if said is None:
                     text = data[at:].decode("utf-8", "replace").strip()
                     raise ProviderError(
                         f"the engine could not go on with the container's output: {text or f'frame {kind}'}"
                     )
-                self._stream = _STREAMS[kind]
-                continue
-            piece = data[at : at + self._left]
-            at += len(piece)
-            self._left -= len(piece)
-            if self._stream is not current and pieces:
-                assert current is not None
-                chunks.append((current, pieces[0] if len(pieces) == 1 else b"".join(pieces)))
-                pieces = []
-            current = self._stream
-            pieces.append(piece)
+                if said is not stream:
+                    if pieces:
+                        chunks.append((stream, b"".join(pieces)))
+                        pieces = []
+                    stream = said
+            end = at + left
+            if end > size:
+                end = size
+            pieces.append(data[at:end])
+            left -= end - at
+            at = end
+        self._stream, self._left = stream, left
         if pieces:
-            assert current is not None
-            chunks.append((current, pieces[0] if len(pieces) == 1 else b"".join(pieces)))
+            chunks.append((stream, b"".join(pieces)))
         return chunks
 
 
@@ -237,6 +237,7 @@ class Attachment:
         self._poll = select.poll()
         self._poll.register(self._output.fileno(), select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
+        self._read_at, self._read_size = 0.0, 0
         self.at_end = False
         self._closed = False
 
@@ -271,7 +272,10 @@ class Attachment:
                 os.eventfd_read(self._wake)
             if self._output.fileno() not in ready:
                 return []
+        if self._in_flood():
+            time.sleep(_GATHER_S)
         data = self._output.socket.recv(_READ)
+        self._read_at, self._read_size = time.monotonic(), len(data)
         if not data:
             self.at_end = True
             return []
@@ -284,6 +288,10 @@ class Attachment:
         for stream, piece in chunks:
             self._read[stream].advance(piece)
         return chunks
+
+    def _in_flood(self) -> bool:
+        """Whether output comes line by line without a pause: every read costs the same, whether for one line or for many."""
+        return self._read_size < _READ // 4 and time.monotonic() - self._read_at < _SOON_S
 
     def resume(self) -> None:
         """Take the output up again where it was lost, out of the container's log. ProviderError when there is none."""
