@@ -17,7 +17,8 @@ PACKAGES_RUN=(ca-certificates git)
 PACKAGES_UNIT=(ca-certificates git python3 python3-venv zstd)
 # For the others: a registry to pull from, a static busybox to make tiny images of; on Debian also a browser for the report's
 # page (Ubuntu's is a snap: there the test skips, and says so).
-PACKAGES_TEST=("${PACKAGES_UNIT[@]}" docker-registry busybox-static)
+# An sshd for engines behind ssh (3 MB), and what a rootless engine needs (24 MB).
+PACKAGES_TEST=("${PACKAGES_UNIT[@]}" docker-registry busybox-static openssh-client openssh-server rootlesskit slirp4netns uidmap)
 if grep -qs '^ID=debian$' /etc/os-release; then PACKAGES_TEST+=(chromium chromium-driver); fi
 PACKAGES_ENGINE=(docker.io docker-cli docker-buildx iptables)
 PACKAGES_CLIENT=(docker-cli docker-buildx)

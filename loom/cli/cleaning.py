@@ -290,11 +290,13 @@ def _repository(place: Here) -> Finding:
 def _engine(place: Here) -> Iterator[Finding]:
     from loom.cli import parts
     from loom.providers.docker.client import endpoint_of
+    from loom.providers.docker.traits import Traits
 
     engine = parts.Engine(place.config, os.environ)
     try:
         client: Any = engine()
         info = client.info()
+        traits = Traits(client, info)
     except LoomError as error:
         yield Finding(name="engine", state="bad", text=error.message, advice=error.hint)
         return
@@ -302,14 +304,21 @@ def _engine(place: Here) -> Iterator[Finding]:
         yield Finding(name="engine", state="bad", text=f"does not answer as it should: {error}")
         return
     try:
-        version, driver = info.get("ServerVersion"), info.get("Driver")
+        kind = f"rootless {traits.name}" if traits.rootless and "rootless" not in traits.name else traits.name
         yield Finding(
             name="engine",
             state="ok",
-            text=f"{version}, {info.get('OperatingSystem')}, {driver}, at {endpoint_of(engine.environ)}",
+            text=f"{kind} {traits.version}, {info.get('OperatingSystem')}, {info.get('Driver')}, "
+            f"at {endpoint_of(engine.environ)}",
         )
+        if unenforced := traits.unenforced():
+            yield Finding(
+                name="limits", state="warn", text=f"the engine does not enforce {', '.join(unenforced)}",
+                advice="a rootless engine needs cgroup v2 and the delegation of these controllers to its user",
+            )  # fmt: skip
         yield _image(client, place.config.default_image)
-        if info.get("DockerRootDir") and os.path.isdir(info["DockerRootDir"]):  # noqa: PTH112
+        endpoint = endpoint_of(engine.environ)
+        if endpoint.local and info.get("DockerRootDir") and os.path.isdir(info["DockerRootDir"]):  # noqa: PTH112
             yield _space("engine's disk", Path(info["DockerRootDir"]))
     finally:
         engine.close()

@@ -60,11 +60,11 @@ class Engine:
 
     def described(self) -> str:
         """Which engine it is, and where; EngineUnavailable when none answers."""
-        from loom.providers.docker.client import endpoint_of, translated
+        from loom.providers.docker.client import endpoint_of
+        from loom.providers.docker.traits import Traits
 
-        with translated("asking the engine for its version"):
-            version = self().version()
-        return f"{version.get('Version', 'of unknown version')} at {endpoint_of(self.environ)}"
+        traits = Traits(self())
+        return f"{traits.name} {traits.version} at {endpoint_of(self.environ)}"
 
     def answers(self) -> None:
         """EngineUnavailable when it does not. What dead looms left in it is removed meanwhile, out of the run's way."""

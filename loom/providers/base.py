@@ -80,6 +80,8 @@ class SessionFacts(Struct, frozen=True, kw_only=True):
     container_name: str = ""
     user: str = ""
     details: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    """What was asked for and is not so here (a limit that the engine can't enforce), for people."""
 
 
 class Change(Struct, frozen=True, kw_only=True):

@@ -174,6 +174,8 @@ class JobRunner:
             **facts.details,
         }
         self._job_fact(job, "session_opened", opened, code=PhaseCode.JOB_PROVIDER_PREPARE)
+        for text in facts.warnings:
+            self._job_fact(job, "warning", {"text": text}, code=PhaseCode.JOB_PROVIDER_PREPARE)
         return Place(
             session=session,
             request=request,

@@ -81,14 +81,22 @@ class OwnEngine:
                 subprocess.run(["umount", "-l", line.split()[1]], check=False)
 
     def load_busybox(self, client: docker.DockerClient, busybox: bytes) -> None:
-        """Make the image `ash:test`, which is a shell and what that brings with it."""
-        root = io.BytesIO()
-        with tarfile.open(fileobj=root, mode="w") as archive:
-            for name in ("bin/sh", "bin/sleep", "bin/cat", "bin/chown"):
-                member = tarfile.TarInfo(name)
+        load_busybox(client, busybox)
+
+
+def load_busybox(client: docker.DockerClient, busybox: bytes) -> None:
+    """Make the image `ash:test`, which is a shell and what that brings with it."""
+    root = io.BytesIO()
+    with tarfile.open(fileobj=root, mode="w") as archive:
+        for name in ("sh", "sleep", "cat", "chown", "id", "ls", "mkdir", "rm"):
+            member = tarfile.TarInfo(f"bin/{name}")
+            if name == "sh":
                 member.size, member.mode = len(busybox), 0o755
                 archive.addfile(member, io.BytesIO(busybox))
-        client.api.import_image_from_data(root.getvalue(), repository="ash", tag="test")
+            else:
+                member.type, member.linkname = tarfile.SYMTYPE, "sh"
+                archive.addfile(member)
+    client.api.import_image_from_data(root.getvalue(), repository="ash", tag="test")
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ from loom.errors import ImageError
 from loom.images import parse_reference, shown
 from loom.providers.docker.client import endpoint_of, explanation
 from loom.providers.docker.streams import engine_errors, in_background, say
+from loom.providers.docker.traits import Traits
 from loom.results import OnOutput
 
 if TYPE_CHECKING:
@@ -523,5 +524,4 @@ def _add(tar: tarfile.TarFile, source: Path, path: str) -> None:
 def _is_podman(images: Images) -> bool:
     """Podman's build API understands everything that BuildKit does which needs no service of BuildKit's."""
     with engine_errors():
-        components = images.client.version().get("Components") or ()
-    return any("podman" in str(component.get("Name", "")).lower() for component in components)
+        return Traits(images.client).podman

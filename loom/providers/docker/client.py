@@ -54,6 +54,10 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         return self.ca_cert is not None or self.client_cert is not None
 
     @property
+    def ssh(self) -> bool:
+        return self.url.startswith("ssh://")
+
+    @property
     def local(self) -> bool:
         """True when the engine most likely sees this machine's file system."""
         return self.url.startswith(("unix://", "/"))
@@ -156,14 +160,21 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
 
         _said: dict[str, Any] | None = None
 
+        def through(self, adapter: Any) -> Api:
+            """With every request carried by `adapter`; only now is the engine asked for its version."""
+            self.mount("http+docker://", adapter)
+            self._version = str(self.version(api_version=False)["ApiVersion"])
+            return self
+
         def version(self, api_version: bool = True) -> dict[str, Any]:
             if self._said is None:
                 self._said = super().version(api_version)
             return self._said
 
     class Client(docker.DockerClient):
-        def __init__(self, **settings: Any) -> None:
-            self.api = Api(**settings)  # all that the SDK's own does, with its own class
+        def __init__(self, api: Api) -> None:  # all that the SDK's own does, with its own class
+            self.api = api
+            self.endpoint = endpoint
 
     tls: TLSConfig | bool = False
     try:
@@ -174,16 +185,28 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
                 ca_cert=str(endpoint.ca_cert) if endpoint.ca_cert else None,
                 verify=endpoint.verify,
             )
-        client = Client(
-            base_url=endpoint.url,
-            tls=tls,
-            timeout=FIRST_ANSWER_S,
-            max_pool_size=CONNECTIONS,
-        )
+        if endpoint.ssh:
+            from docker.constants import DEFAULT_DOCKER_API_VERSION
+
+            from loom.providers.docker.ssh import Dialler, SshAdapter
+
+            adapter = SshAdapter(Dialler(endpoint.url, environ), timeout=FIRST_ANSWER_S, connections=CONNECTIONS)
+            # The version, which is asked for later, keeps the SDK from connecting by itself.
+            api = Api("unix://ssh", version=DEFAULT_DOCKER_API_VERSION, timeout=FIRST_ANSWER_S)
+            client = Client(api.through(adapter))
+        else:
+            client = Client(
+                Api(base_url=endpoint.url, tls=tls, timeout=FIRST_ANSWER_S, max_pool_size=CONNECTIONS),
+            )
     except Exception as error:
         raise unavailable(endpoint, environ, error) from error
     client.api.timeout = answer_s
     return client
+
+
+def endpoint_behind(client: docker.DockerClient) -> Endpoint | None:
+    """Which endpoint `connect` made this client for."""
+    return getattr(client, "endpoint", None)
 
 
 def shared(environ: Mapping[str, str]) -> Callable[[], docker.DockerClient]:
@@ -219,16 +242,13 @@ def unavailable(endpoint: Endpoint, environ: Mapping[str, str], error: BaseExcep
     cause = _root_cause(error)
     # The ssl module's errors are OSErrors with numbers of their own.
     number = cause.errno if isinstance(cause, OSError) and type(cause).__module__ != "ssl" else None
-    if "paramiko" in str(error):
-        return EngineUnavailable(
-            f"the Docker engine at {endpoint} is reached by ssh, and the ssh support is not installed",
-            hint="pip install 'loom-ci[ssh]'",
-        )
+    if endpoint.ssh:
+        return _unreachable_by_ssh(endpoint, cause)
     match number:
         case errno.ENOENT:
-            reason, move = "its socket is not there", "start Docker (`sudo systemctl start docker`)"
+            reason, move = "its socket is not there", _start(endpoint)
         case errno.ECONNREFUSED:
-            reason, move = "nobody listens there", "start Docker (`sudo systemctl start docker`)"
+            reason, move = "nobody listens there", _start(endpoint)
         case errno.EACCES | errno.EPERM:
             reason = "permission denied"
             move = "join the group that may use it (`sudo usermod -aG docker $USER`, then log in again)"
@@ -237,6 +257,35 @@ def unavailable(endpoint: Endpoint, environ: Mapping[str, str], error: BaseExcep
     hints = [f"{move}, or name another engine with DOCKER_HOST or `docker context use`"]
     hints += _other_engines(endpoint, environ)
     return EngineUnavailable(f"no Docker engine answers at {endpoint}: {reason}", hint="\n".join(hints))
+
+
+def _start(endpoint: Endpoint) -> str:
+    if "podman" in endpoint.url:
+        return "start podman's (`systemctl --user start podman.socket`; root's without --user)"
+    if endpoint.url.startswith(("unix:///run/user/", "unix:///home/")):
+        return "start Docker (`systemctl --user start docker`)"
+    return "start Docker (`sudo systemctl start docker`)"
+
+
+def _unreachable_by_ssh(endpoint: Endpoint, cause: BaseException) -> LoomError:
+    """The same for one behind ssh, whose own words say where it went wrong."""
+    said = _first_line(cause)
+    if isinstance(cause, ValueError):
+        return RequestError(f"{endpoint.source}: {said}")
+    by_hand = endpoint.url.rstrip("/").removeprefix("ssh://")
+    by_hand = f"ssh ssh://{by_hand.partition('/')[0]} docker version"
+    known: Mapping[str, str] = {
+        "can't be run": "install an ssh client (openssh-client)",
+        "key is not the one that is known": "find out which; then `ssh-keygen -R HOST` forgets the old key",
+        "Host key verification failed": f"connect once by hand and look at the key that it shows: {by_hand}",
+        "Permission denied (": "loom asks for no password: add your key to the agent (ssh-add), or name it in ~/.ssh/config",
+        "command not found": "the docker command must be there, in the PATH of a shell that is no login shell",
+        "connect: permission denied": "join the group that may use it there (`sudo usermod -aG docker USER`)",
+        "raw stream connection": "start Docker there, or name its socket: ssh://USER@HOST/path/to/docker.sock",
+        "onnect to the Docker daemon": "start Docker there, or name its socket: ssh://USER@HOST/path/to/docker.sock",
+    }
+    move = next((move for words, move in known.items() if words in said), f"try it by hand: {by_hand}")
+    return EngineUnavailable(f"no Docker engine answers at {endpoint}: {said}", hint=move)
 
 
 def _other_engines(endpoint: Endpoint, environ: Mapping[str, str]) -> list[str]:

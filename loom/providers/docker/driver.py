@@ -77,6 +77,8 @@ def end(token: bytes) -> bytes:
     return b"loom_quit " + quoted(token) + b"\n"
 
 
+INPUT_LOST_CODE = 154
+"""The driver's exit code when its input closed and nobody had said that it would: 128 and signal 26."""
 OK = b"ok\n"
 TERM = b"term\n"
 KILL = b"kill\n"

@@ -9,11 +9,12 @@
 #     `- guard          -- the step's parent, there to be killed instead of the driver
 #          `- the step's shell
 unset loom_token loom_script loom_settings loom_n loom_code loom_watcher loom_line loom_me loom_p loom_uid loom_gid loom_rest
-unset loom_ooms loom_spare
+unset loom_ooms loom_spare loom_users loom_groups loom_ids loom_over
 exec 5<&0 </dev/null
 loom_nl='
 '
 loom_n=0
+loom_over=
 loom_signals='HUP INT QUIT PIPE ALRM TERM USR1 USR2'
 # Ignored, so that neither a step's `kill 0` nor a signal to process 1 ends the job; a step's shell gets the defaults back.
 trap '' $loom_signals
@@ -36,6 +37,14 @@ loom_count_ooms() {
   done 2>/dev/null
 }
 
+# What the kernel says of a user namespace: which ids here are which outside.
+loom_read_ids() {
+  loom_ids=
+  while read -r loom_line loom_me loom_rest; do
+    loom_ids=$loom_ids$loom_line:$loom_me:$loom_rest,
+  done 2>/dev/null <"$1"
+}
+
 # Of a kept container: the driver before this one, which is stopped and holds the container alive.
 loom_hello() {
   loom_spare=
@@ -48,7 +57,11 @@ loom_hello() {
     esac
   done 2>/dev/null </proc/self/status
   loom_count_ooms
-  loom_mark "$1" "$loom_uid $loom_gid $loom_ooms"
+  loom_read_ids /proc/self/uid_map
+  loom_users=$loom_ids
+  loom_read_ids /proc/self/gid_map
+  loom_groups=$loom_ids
+  loom_mark "$1" "$loom_uid $loom_gid $loom_ooms ${loom_users:--} ${loom_groups:--}"
 }
 
 # Everything in the container but process 1, the driver and the caller. Losing its guard is what tells the driver to go on.
@@ -75,8 +88,10 @@ loom_watch() {
       kill) loom_kill_all ;;
     esac
   done
+  # By a signal that nothing else here ends by: whoever is still there learns that it was the connection, not the job. First,
+  # lest the driver reports its guard's death as the step's.
+  kill -26 "$$"
   loom_kill_all
-  kill -KILL "$$"
 }
 
 # token, script, settings (shell text that exports the step's variables), file of the step, the shell and its arguments
@@ -137,6 +152,7 @@ loom_keep() {
 # The last command: when it is answered, nothing that the driver may signal runs any more. The input closes next.
 loom_quit() {
   loom_kill_rest
+  loom_over=1
   loom_mark "$1" 0
 }
 
@@ -147,4 +163,5 @@ term() { :; }
 while IFS= read -r loom_line <&5; do
   eval "$loom_line"
 done
+[ -n "$loom_over" ] || exit 154
 exit 0

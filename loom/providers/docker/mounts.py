@@ -5,6 +5,7 @@ A `Mount` is made before the container, says what the container is created with,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -19,8 +20,9 @@ from loom.plan import MountMode
 from loom.providers.base import Change, SessionRequest
 from loom.providers.docker import labels
 from loom.providers.docker.client import retrying, translated
-from loom.providers.docker.ownership import Owner, Workspaces, foreign, hand_over, open_to_all
+from loom.providers.docker.ownership import Ids, Owner, Workspaces, foreign, hand_over, open_to_all
 from loom.providers.docker.removal import remove_volume
+from loom.providers.docker.traits import Traits
 from loom.providers.files import archive_of, renamed, unpack
 
 if TYPE_CHECKING:
@@ -45,8 +47,11 @@ class Mount(Protocol):
         """Whatever the view needs between the container's creation and its start."""
         ...
 
-    def hand_over(self, user: Owner, as_root: AsRoot) -> None:
-        """Let the job's user write in the view; before the first step, when the workspace is complete."""
+    def hand_over(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
+        """Let the job's user write in the view; before the first step, when the workspace is complete.
+
+        `user` is the container's own word for it, `ids` says who that is on this machine.
+        """
         ...
 
     def take_back(self, as_root: AsRoot) -> None:
@@ -66,12 +71,14 @@ class Mount(Protocol):
         ...
 
 
-def mount_of(client: docker.DockerClient, request: SessionRequest, workspaces: Workspaces, pid: int) -> Mount:
+def mount_of(
+    client: docker.DockerClient, request: SessionRequest, workspaces: Workspaces, pid: int, traits: Traits
+) -> Mount:
     match request.mount_mode:
         case MountMode.BIND:
             return BindMount(request, workspaces)
         case MountMode.OVERLAY:
-            return OverlayMount(client, request, pid)
+            return OverlayMount(client, request, pid, rootless=traits.rootless)
         case MountMode.VOLUME:
             return VolumeMount(client, request, pid)
 
@@ -84,6 +91,7 @@ class BindMount:
         self._workspace = request.workspace
         self._workspaces = workspaces
         self._user: Owner | None = None
+        self._ids = Ids()
 
     def make(self) -> None:
         pass
@@ -94,10 +102,11 @@ class BindMount:
     def fill(self, container_id: str) -> None:
         pass
 
-    def hand_over(self, user: Owner, as_root: AsRoot) -> None:
-        self._user = user
+    def hand_over(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
+        self._ids = ids
+        self._user = user = ids.outside(user) or user
         if self._workspaces.enter(self._workspace, user):
-            hand_over(self._workspace, user, self._request.project_dir, as_root)
+            hand_over(self._workspace, user, ids, self._request.project_dir, as_root)
         if self._workspaces.open(self._workspace):
             open_to_all(self._workspace, self._request.project_dir, as_root)
 
@@ -108,7 +117,7 @@ class BindMount:
         handed_over = self._workspaces.leave(self._workspace, self._user)
         # Root need not look: it may do everything with everybody's files.
         if handed_over or (me.uid != 0 and foreign(self._workspace, me)):
-            hand_over(self._workspace, me, self._request.project_dir, as_root)
+            hand_over(self._workspace, me, self._ids, self._request.project_dir, as_root)
             if me.uid != 0 and (path := foreign(self._workspace, me)):
                 raise ProviderError(
                     f"job {self._request.job_id} left files in the workspace that belong to others, such as {path}",
@@ -146,6 +155,7 @@ class _EngineVolume:
         self._name = f"loom-{request.run_id[-10:]}-{secrets.token_hex(6)}"
         self._container_id = ""
         self._user = Owner(0, 0)
+        self._ids = Ids()
         self._made = False
 
     def take_over(self, volume: str, container_id: str) -> None:
@@ -207,8 +217,8 @@ class _EngineVolume:
         with translated(f"writing to the workspace of job {self._request.job_id}"):
             self._api.put_archive(self._container_id, directory, archive)
 
-    def hand_over(self, user: Owner, as_root: AsRoot) -> None:
-        self._user = user
+    def hand_over(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
+        self._user, self._ids = user, ids
         if user.uid != 0:
             as_root(_chown(user, self._request.project_dir))
 
@@ -228,8 +238,11 @@ class OverlayMount(_EngineVolume):
 
     role = "overlay"
 
-    def __init__(self, client: docker.DockerClient, request: SessionRequest, pid: int) -> None:
+    def __init__(
+        self, client: docker.DockerClient, request: SessionRequest, pid: int, *, rootless: bool = False
+    ) -> None:
         super().__init__(client, request, pid)
+        self._rootless = rootless
         # Beside the workspace: on the same file system, where the engine sees it if it sees the workspace at all.
         self._layers = request.workspace.with_name(f"{request.workspace.name}.layers") / self._name
         self._upper = self._layers / "upper"
@@ -263,6 +276,9 @@ class OverlayMount(_EngineVolume):
             "device": "overlay",
             "o": f"lowerdir={lower},upperdir={self._upper},workdir={work}",
         }
+        if self._rootless:
+            # Its marks in the upper layer are root's alone; without these, a directory below can't be removed.
+            options["o"] += ",userxattr"
         self._create(options, {labels.LAYERS: str(self._layers)})
 
     def spec(self) -> list[dict[str, Any]]:
@@ -287,14 +303,17 @@ class OverlayMount(_EngineVolume):
         if os.geteuid() == 0:
             return
         me = Owner.of_this_process()
+        inside = self._ids.inside(me)
+        if inside is None:
+            return
         seen: set[str] = set()
         # Directories open up one level at a time.
         while paths := set(foreign_paths(self._upper, me)) - seen:
             seen |= paths
-            inside = sorted(f"{self._request.project_dir}/{path}" for path in paths)
-            for start in range(0, len(inside), 200):
-                words = " ".join("'" + path.replace("'", "'\\''") + "'" for path in inside[start : start + 200])
-                as_root(f"chown -h {me.uid}:{me.gid} {words}")
+            shown = sorted(f"{self._request.project_dir}/{path}" for path in paths)
+            for start in range(0, len(shown), 200):
+                words = " ".join("'" + path.replace("'", "'\\''") + "'" for path in shown[start : start + 200])
+                as_root(f"chown -h {inside.uid}:{inside.gid} {words}")
 
     def undo(self) -> None:
         super().undo()
@@ -350,11 +369,14 @@ def _chown(user: Owner, directory: str) -> str:
 def remove_layers(layers: Path) -> str:
     """Remove an overlay's directories; why it could not be, or nothing."""
     problems: list[str] = []
+    own = layers / "work" / "work"
     try:
         # The kernel's own, root's, empty, and closed to all others: it can be removed but not looked into.
-        (layers / "work" / "work").rmdir()
+        own.rmdir()
     except OSError:
-        pass
+        # Not empty, where a job was killed in the middle of something; a rootless engine's is the caller's to open.
+        with contextlib.suppress(OSError):
+            own.chmod(0o700)
     shutil.rmtree(layers, onerror=lambda _, path, info: problems.append(f"{path}: {info[1]}"))
     try:
         layers.parent.rmdir()
@@ -426,11 +448,12 @@ def _is_empty(directory: Path) -> bool:
 
 
 def _is_opaque(directory: Path) -> bool:
-    """True for a directory that hides the lower one of its name. Only root can see the mark."""
-    try:
-        return os.getxattr(directory, "trusted.overlay.opaque", follow_symlinks=False) == b"y"
-    except OSError:
-        return False
+    """True for a directory that hides the lower one of its name. Only root can see the mark, but for a rootless engine's."""
+    for mark in ("trusted.overlay.opaque", "user.overlay.opaque"):
+        with contextlib.suppress(OSError):
+            if os.getxattr(directory, mark, follow_symlinks=False) == b"y":
+                return True
+    return False
 
 
 def _deleted_below(lower: Path, directory: str, kept: set[str]) -> Iterator[Change]:

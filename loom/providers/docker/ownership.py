@@ -1,6 +1,7 @@
 """Who owns the workspace's files. A job's user must be able to write them, and afterwards the caller must be again.
 
-Most often nothing has to be done: the job runs as root, or as the caller; and a caller who is root need not care.
+Most often nothing has to be done: the job runs as root, or as the caller; and a caller who is root need not care. With a
+rootless engine the container's root is the caller.
 """
 
 from __future__ import annotations
@@ -22,8 +23,59 @@ class Owner(Struct, frozen=True):
         return cls(os.geteuid(), os.getegid())
 
 
+_SAME = ((0, 0, 1 << 32),)
+
+
+class Ids(Struct, frozen=True):
+    """Which user of this machine a container's user is: another one where the engine runs in a user namespace.
+
+    Spans of ids as the kernel writes them: first inside, first outside, how many.
+    """
+
+    users: tuple[tuple[int, int, int], ...] = _SAME
+    groups: tuple[tuple[int, int, int], ...] = _SAME
+
+    @classmethod
+    def read(cls, users: str, groups: str) -> Ids:
+        """What the container says of its namespace, `INSIDE:OUTSIDE:COUNT,` for each span."""
+        return cls(_spans(users, "/proc/self/uid_map"), _spans(groups, "/proc/self/gid_map"))
+
+    def outside(self, owner: Owner) -> Owner | None:
+        """The container's `owner` as this machine sees it; None when it is nobody here."""
+        uid = _looked_up(owner.uid, [(inside, outside, count) for inside, outside, count in self.users])
+        gid = _looked_up(owner.gid, [(inside, outside, count) for inside, outside, count in self.groups])
+        return None if uid is None or gid is None else Owner(uid, gid)
+
+    def inside(self, owner: Owner) -> Owner | None:
+        """This machine's `owner` as the container sees it; None when nobody there is."""
+        uid = _looked_up(owner.uid, [(outside, inside, count) for inside, outside, count in self.users])
+        gid = _looked_up(owner.gid, [(outside, inside, count) for inside, outside, count in self.groups])
+        return None if uid is None or gid is None else Owner(uid, gid)
+
+
+def _spans(said: str, own: str) -> tuple[tuple[int, int, int], ...]:
+    spans = []
+    for span in said.split(","):
+        words = span.split(":")
+        if len(words) == 3 and all(word.isdigit() for word in words):
+            spans.append((int(words[0]), int(words[1]), int(words[2])))
+    try:
+        ours = [tuple(map(int, line.split())) for line in Path(own).read_text().splitlines()]
+    except (OSError, ValueError):
+        ours = []
+    # In one namespace with us, whichever that is, ids mean the same.
+    return _SAME if not spans or spans == ours else tuple(spans)
+
+
+def _looked_up(number: int, spans: list[tuple[int, int, int]]) -> int | None:
+    return next((to + number - start for start, to, count in spans if start <= number < start + count), None)
+
+
 class Workspaces:
-    """Which users' jobs are at work in which workspace, so that one job's end does not take the files from another."""
+    """Which users' jobs are at work in which workspace, so that one job's end does not take the files from another.
+
+    Users as this machine sees them.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -69,12 +121,12 @@ class Workspaces:
             return self._handed_over.pop(workspace, None) is not None
 
 
-def hand_over(workspace: Path, owner: Owner, project_dir: str, as_root: Callable[[str], int]) -> None:
+def hand_over(workspace: Path, owner: Owner, ids: Ids, project_dir: str, as_root: Callable[[str], int]) -> None:
     """Make everything in `workspace` belong to `owner`: from here where this process may, else from inside the container."""
     if os.geteuid() == 0:
         _chown(workspace, owner)
-    else:
-        as_root(f"chown -Rh {owner.uid}:{owner.gid} '{project_dir}'")
+    elif (inside := ids.inside(owner)) is not None:
+        as_root(f"chown -Rh {inside.uid}:{inside.gid} '{project_dir}'")
 
 
 def open_to_all(workspace: Path, project_dir: str, as_root: Callable[[str], int]) -> None:

@@ -20,7 +20,8 @@ from loom.providers.docker.mounts import Mount, mount_of
 from loom.providers.docker.ownership import Workspaces
 from loom.providers.docker.reap import reap
 from loom.providers.docker.removal import remove_container
-from loom.providers.docker.session import DockerSession
+from loom.providers.docker.session import DockerSession, unseen_workspace
+from loom.providers.docker.traits import ENGINES_SOCKET, Traits
 from loom.results import OnOutput
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class DockerProvider:
         self._left_behind: list[str] = []
         self._reaped = False
         self._idle = threading.Event()
-        self._podman: bool | None = None
+        self._known_traits: Traits | None = None
 
     @property
     def name(self) -> str:
@@ -67,7 +68,7 @@ class DockerProvider:
         with translated(f"preparing the container of job {request.job_id}"):
             client = self._connect()
         name = container_name(request)
-        mount = mount_of(client, request, self._workspaces, self._pid)
+        mount = mount_of(client, request, self._workspaces, self._pid, self._traits(client))
         session: DockerSession | None = None
         try:
             try:
@@ -77,7 +78,7 @@ class DockerProvider:
                     raise
                 self._wait_for_removals()  # what this run's earlier jobs had filled may be free then
                 facts, raw_environment = self._create(client, request, name, mount)
-            attachment = Attachment(client, facts.container_id, apart=not self._is_podman(client))
+            attachment = Attachment(client, facts.container_id, apart=not self._traits(client).podman)
             session = DockerSession(
                 client=client,
                 request=request,
@@ -104,7 +105,7 @@ class DockerProvider:
 
         A size that nobody reaches, since an engine whose own default has one puts that in where none is given.
         """
-        rotates = self._log_driver == "json-file" and not self._is_podman(client)
+        rotates = self._log_driver == "json-file" and not self._traits(client).podman
         return {"Type": self._log_driver, "Config": {"max-size": "1000t"} if rotates else {}}
 
     def close(self) -> Sequence[str]:
@@ -129,6 +130,7 @@ class DockerProvider:
             raise ImageError(f"job {request.job_id} has no image to run in", hint="give the job an `image:`")
         mount.make()
         environment, raw_environment = environment_of(request)
+        traits = self._traits(client)
         config = api.create_container_config(
             image=image,
             command=None,
@@ -139,11 +141,15 @@ class DockerProvider:
             stdin_open=True,
             stop_signal="SIGKILL",  # the driver ignores TERM, and a step's `kill 1` should not look like a stop
             labels=self._labels(request),
-            host_config=api.create_host_config(**host_config(request, mount), log_config=self._log_config(client)),
+            host_config=api.create_host_config(
+                **host_config(request, mount, traits.socket), log_config=self._log_config(client)
+            ),
         )
         # When the one client that is attached to the input goes away, and be it by `kill -9`, the input closes.
         config["StdinOnce"] = True
         platform = request.image.platform if request.image else None
+
+        warnings: list[str] = []
 
         def create() -> str:
             try:
@@ -152,12 +158,15 @@ class DockerProvider:
                 if getattr(error, "status_code", None) != 409:
                     raise
                 made = api.inspect_container(name)  # an attempt before this one got through after all
+            warnings[:] = map(str, made.get("Warnings") or ())
             return str(made["Id"])
 
         try:
             container_id = retrying(create)
         except Exception as error:
             raise _why_not_created(error, request, image) or error from error
+        if unenforced := traits.unenforced(request.resources):
+            warnings.append(f"the engine does not enforce {', '.join(unenforced)}: it has no control groups for that")
         facts = SessionFacts(
             provider=self.name,
             image=(request.image.name if request.image else None) or "",
@@ -170,18 +179,15 @@ class DockerProvider:
                 "privileged": str(request.privileged).lower(),
                 "docker_socket": str(request.docker_socket).lower(),
             },
+            warnings=tuple(warnings),
         )
         return facts, raw_environment
 
-    def _is_podman(self, client: docker.DockerClient) -> bool:
+    def _traits(self, client: docker.DockerClient) -> Traits:
         with self._lock:
-            if self._podman is None:
-                with translated("asking for the engine's version"):
-                    found: Any = retrying(lambda: client.version())
-                self._podman = any(
-                    "podman" in str(part.get("Name", "")).lower() for part in found.get("Components", ())
-                )
-            return self._podman
+            if self._known_traits is None:
+                self._known_traits = Traits(client)
+            return self._known_traits
 
     def _labels(self, request: SessionRequest) -> dict[str, str]:
         return labels.labels(
@@ -261,8 +267,11 @@ def environment_of(request: SessionRequest) -> tuple[list[str], dict[str, str]]:
     return sent, raw
 
 
-def host_config(request: SessionRequest, mount: Mount) -> dict[str, Any]:
-    """Arguments for the SDK's `create_host_config`. Nothing that gives a job more than CI does, unless it was asked for."""
+def host_config(request: SessionRequest, mount: Mount, socket: str = ENGINES_SOCKET) -> dict[str, Any]:
+    """Arguments for the SDK's `create_host_config`. Nothing that gives a job more than CI does, unless it was asked for.
+
+    `socket` is what the engine is reached by where its containers are.
+    """
     resources = request.resources
     mounts = mount.spec()
     mounts += [
@@ -275,7 +284,7 @@ def host_config(request: SessionRequest, mount: Mount) -> dict[str, Any]:
         for hidden in request.hidden_paths
     ]
     if request.docker_socket:
-        mounts.append({"Type": "bind", "Source": "/var/run/docker.sock", "Target": "/var/run/docker.sock"})
+        mounts.append({"Type": "bind", "Source": socket, "Target": ENGINES_SOCKET})
     tmpfs = {driver.DIRECTORY: f"mode=1777,size={DRIVER_FILES_SIZE}"}
     for entry in resources.tmpfs:
         path, _, options = entry.partition(":")
@@ -320,11 +329,8 @@ def gpus_of(wanted: str | None) -> list[dict[str, Any]] | None:
 
 def _why_not_created(error: Exception, request: SessionRequest, image: str) -> LoomError | None:
     said = explanation(error)
-    if "bind source path does not exist" in said:
-        return ProviderError(
-            f"the engine does not see the workspace of job {request.job_id}: {said}",
-            hint="an engine on another machine needs the mount mode `ephemeral_volume`",
-        )
+    if unseen := unseen_workspace(request, said):
+        return unseen
     if getattr(error, "status_code", None) == 404 and "No such image" in said:
         return ImageError(
             f"the image {image} of job {request.job_id} is not on the engine", hint=f"docker pull {image}"

@@ -18,7 +18,7 @@ from loom.providers.docker.attach import Attachment
 from loom.providers.docker.client import explanation, ours, retrying, translated
 from loom.providers.docker.labels import kept_name
 from loom.providers.docker.mounts import Mount
-from loom.providers.docker.ownership import Owner
+from loom.providers.docker.ownership import Ids, Owner
 from loom.providers.steps import handed_on
 from loom.results import Ended, Exit, OnOutput, Stream
 
@@ -93,6 +93,23 @@ def no_shell(image: str) -> ImageError:
     )
 
 
+def unseen_workspace(request: SessionRequest, said: str) -> ProviderError | None:
+    """What to tell when an engine `said` this because the workspace is not there, or not open, where it runs."""
+    job, other_mode = request.job_id, "use --mount-mode ephemeral_volume"
+    of_volume = "failed to mount local volume" in said and "no such file or directory" in said
+    if of_volume or "bind source path does not exist" in said:
+        return ProviderError(
+            f"the engine does not see the workspace of job {job}: there is no {request.workspace} where it runs",
+            hint=f"it runs on another machine, or sees other files: {other_mode}",
+        )
+    if "chdir to cwd" in said and "permission denied" in said:
+        return ProviderError(
+            f"the engine may not look into the workspace of job {job}: root in its containers is another user here",
+            hint=f"run loom as the user whose engine it is, or {other_mode}",
+        )
+    return None
+
+
 class DockerSession:
     """Implements `providers.base.Session`; made by `DockerProvider.open` with an attached, started container."""
 
@@ -128,6 +145,7 @@ class DockerSession:
         self._resumed = 0
         self.uid: int | None = None
         self.gid: int | None = None
+        self._ids = Ids()
         self.kept_until: float | None = None
 
     @property
@@ -149,6 +167,8 @@ class DockerSession:
                 retrying(lambda: self._api.start(self.container_id))
             self._started = True
         except Exception as error:
+            if unseen := unseen_workspace(self._request, explanation(error)):
+                raise unseen from error
             if "executable file not found" in explanation(error) or "no such file or directory" in explanation(error):
                 raise no_shell(self._facts.image or self._facts.image_id) from error
             mine = ours(error, f"starting the container of job {job}")
@@ -177,10 +197,11 @@ class DockerSession:
                 f"the container of job {self._request.job_id} started, but nothing in it answered within {HELLO_S:.0f} s",
                 hint='an image\'s own `entrypoint` must end by running the command that it is given: exec "$@"',
             )
-        uid, gid, ooms = str(talk.answer).split()
+        uid, gid, ooms, users, groups = str(talk.answer).split()
         self._ooms = int(ooms)
         if uid.isdigit() and gid.isdigit():
             self.uid, self.gid = int(uid), int(gid)
+            self._ids = Ids.read(users, groups)
             self._facts = replace(self._facts, user=f"{uid}:{gid}")
 
     def _why_it_did_not_start(self, said: str, lost: Lost | _Died) -> NoReturn:
@@ -211,7 +232,7 @@ class DockerSession:
             raise Lost(f"a step of job {self._request.job_id} has ended its container; no other can run in it")
         if not self._handed_over:
             self._handed_over = True
-            self._mount.hand_over(Owner(self.uid or 0, self.gid or 0), self._as_root)
+            self._mount.hand_over(Owner(self.uid or 0, self.gid or 0), self._ids, self._as_root)
         self._number += 1
         talk = _Conversation(driver.new_token())
         line = driver.step(
@@ -354,6 +375,11 @@ class DockerSession:
         code = int(state.get("ExitCode") or 0)
         if by := self._stopped_by_others():
             raise Lost(f"the container of job {job} was stopped from outside ({by}) while it ran, exit code {code}")
+        if code == driver.INPUT_LOST_CODE:
+            raise Lost(
+                f"the connection to the container of job {job} was lost, and the container ended itself",
+                hint="run it again; if that happens often, see the network on the way to the engine, or the log of sshd there",
+            )
         if reason := state.get("Error"):
             raise Lost(f"the container of job {job} ended while it ran: {reason}")
         raise _Died(code=code or 137, oom=bool(state.get("OOMKilled")))

@@ -144,6 +144,16 @@ def own_engine(
 NO_NETWORK = Network(mode="none")
 
 
+def test_a_lost_connection_that_ends_the_container_is_not_the_jobs_failure(any_sh: Place) -> None:
+    with any_sh.job() as job:
+        assert job.run("true").code == 0
+        timer = threading.Timer(0.3, job.session._attachment.close_input)
+        timer.start()
+        with pytest.raises(ProviderError, match="the connection to the container of job job was lost"):
+            job.run("sleep 20")
+        timer.join()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_an_engine_that_ends_in_mid_step(
@@ -245,6 +255,9 @@ def test_an_engine_that_sees_none_of_our_files(
         with pytest.raises(ProviderError, match="does not see the workspace") as caught:
             unseen.__enter__()
         assert "ephemeral_volume" in (caught.value.hint or "")
+        docker_place.mount_mode = MountMode.OVERLAY
+        with pytest.raises(ProviderError, match="does not see the workspace"):
+            docker_place.job(network=NO_NETWORK).__enter__()
         docker_place.mount_mode = MountMode.VOLUME
         with docker_place.job(network=NO_NETWORK) as job:
             assert job.run("cat given; echo made >made").out == b"given\n"

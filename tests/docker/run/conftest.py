@@ -75,6 +75,8 @@ class Project:
         self.home = home
         self.tmp = home / "tmp"
         self.tmp.mkdir(parents=True)
+        self.become: tuple[str, ...] = ()
+        """A command in front of `loom` that makes it another user's."""
 
     def write(self, name: str, text: str) -> None:
         path = self.root / name
@@ -111,7 +113,7 @@ class Project:
 
     def start(self, *arguments: str, cwd: Path | None = None, **environ: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "loom", *arguments],
+            [*self.become, sys.executable, "-m", "loom", *arguments],
             cwd=cwd or self.root,
             env={**self.environ, **environ},
             stdin=subprocess.DEVNULL,

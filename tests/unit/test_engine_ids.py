@@ -1,0 +1,41 @@
+"""Which user of this machine a container's user is, read from what the kernel says of the container's namespace."""
+
+from pathlib import Path
+
+import pytest
+
+from loom.providers.docker.ownership import Ids, Owner
+
+ROOTLESS = "0:1000:1,1:100000:65536,"
+
+
+def own(name: str) -> str:
+    return "".join(":".join(line.split()) + "," for line in Path("/proc/self", name).read_text().splitlines())
+
+
+@pytest.mark.parametrize(("users", "groups"), [(own("uid_map"), own("gid_map")), ("-", "-"), ("", "nonsense:x:1,")])
+def test_in_one_namespace_with_us_ids_are_the_same(users: str, groups: str) -> None:
+    ids = Ids.read(users, groups)
+    assert ids.outside(Owner(1234, 5)) == ids.inside(Owner(1234, 5)) == Owner(1234, 5)
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [
+        (Owner(0, 0), Owner(1000, 1000)),
+        (Owner(1, 1), Owner(100000, 100000)),
+        (Owner(1234, 0), Owner(101233, 1000)),
+        (Owner(65536, 7), Owner(165535, 100006)),
+    ],
+)
+def test_a_rootless_engines_root_is_its_user(inside: Owner, outside: Owner) -> None:
+    ids = Ids.read(ROOTLESS, ROOTLESS)
+    assert ids.outside(inside) == outside
+    assert ids.inside(outside) == inside
+
+
+def test_who_is_nobody_on_the_other_side_is_told() -> None:
+    ids = Ids.read(ROOTLESS, ROOTLESS)
+    assert ids.outside(Owner(65537, 0)) is None
+    assert ids.inside(Owner(0, 0)) is None
+    assert ids.inside(Owner(1000, 1001)) is None
