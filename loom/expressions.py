@@ -10,13 +10,13 @@ A name without a value is null. Alone, an operand holds when it is neither null 
 from __future__ import annotations
 
 import re
-import re._constants as regex_constants  # type: ignore[import-not-found]
-import re._parser as regex_parser  # type: ignore[import-not-found]
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import Struct
+
+from loom.patterns import Pattern, PatternError, compile_pattern
 
 MAX_LENGTH = 4096
 MAX_DEPTH = 50
@@ -49,11 +49,6 @@ class Text(Struct, frozen=True, kw_only=True):
     value: str | None
 
 
-class Pattern(Struct, frozen=True, kw_only=True):
-    source: str
-    regex: re.Pattern[str]
-
-
 class Compare(Struct, frozen=True, kw_only=True):
     operator: Literal["==", "!=", "=~", "!~"]
     left: Expression
@@ -81,7 +76,7 @@ def parse(text: str) -> Expression:
 
 
 def holds(expression: Expression, variables: Mapping[str, str]) -> bool:
-    """Whether the expression is true with these variables."""
+    """Whether the expression is true with these variables. ValueTooLong when a pattern could take forever to tell."""
     match expression:
         case Both(operator="&&"):
             return all(holds(operand, variables) for operand in expression.operands)
@@ -125,7 +120,7 @@ def _value(expression: Expression, variables: Mapping[str, str]) -> str | None:
 def _compare(expression: Compare, variables: Mapping[str, str]) -> bool:
     left = _value(expression.left, variables)
     if isinstance(expression.right, Pattern):
-        matches = left is not None and expression.right.regex.search(left) is not None
+        matches = left is not None and expression.right.found_in(left)
         return matches if expression.operator == "=~" else not matches
     right = _value(expression.right, variables)
     match expression.operator:
@@ -134,17 +129,18 @@ def _compare(expression: Compare, variables: Mapping[str, str]) -> bool:
         case "!=":
             return left != right
         case "=~" | "!~":
-            matches = left is not None and right is not None and _pattern_of(right).search(left) is not None
+            matches = left is not None and right is not None and _pattern_in(right, left)
             return matches if expression.operator == "=~" else not matches
 
 
-def _pattern_of(text: str) -> re.Pattern[str]:
-    """A pattern that a variable holds: `/pattern/flags`, or the pattern alone. What is no pattern matches nothing."""
+def _pattern_in(text: str, value: str) -> bool:
+    """For a pattern that a variable holds: `/pattern/flags`, or the pattern alone. What is no pattern matches nothing."""
     source = text if re.fullmatch(r"/.+/[a-z]*", text, re.DOTALL) else f"/{text}/"
     try:
-        return _compile(source, 0)
-    except ExpressionError:
-        return re.compile(r"(?!)")
+        pattern = compile_pattern(source)
+    except PatternError:
+        return False
+    return pattern.found_in(value)
 
 
 class _Parser:
@@ -240,7 +236,10 @@ class _Parser:
             case "=~" | "!~" as operator:
                 self.advance()
                 if self.kind == "pattern":
-                    pattern = Pattern(source=self.token, regex=_compile(self.token, self.start))
+                    try:
+                        pattern = compile_pattern(self.token)
+                    except PatternError as error:
+                        raise ExpressionError(str(error), self.start) from error
                     self.advance()
                     return Compare(operator=operator, left=left, right=pattern)
                 if self.kind == "text":
@@ -270,106 +269,3 @@ class _Parser:
         if kind == "pattern":
             raise ExpressionError("a pattern needs =~ or !~ before it", start)
         raise ExpressionError(self.unexpected("a variable, a text in quotes, null or ("), start)
-
-
-_FLAGS = {"i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL}
-
-
-def _compile(token: str, start: int) -> re.Pattern[str]:
-    source, _, letters = token[1:].rpartition("/")
-    flags = re.RegexFlag(0)
-    for letter in letters:
-        if letter not in _FLAGS:
-            raise ExpressionError(f"there is no pattern flag {letter}; the flags are i, m and s", start)
-        flags |= _FLAGS[letter]
-    source = source.replace("\\/", "/")
-    try:
-        if _may_explode(regex_parser.parse(source, flags)):
-            raise ExpressionError(
-                "repeats inside repeats, such as (a+)+, can take forever; write the pattern without", start
-            )
-        return re.compile(source, flags)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ExpressionError(f"not a pattern: {error}", start) from error
-
-
-_REPEATS = (regex_constants.MAX_REPEAT, regex_constants.MIN_REPEAT)
-
-
-def _may_explode(pattern: Any, *, inside_repeat: bool = False) -> bool:
-    """Whether matching may take exponential time: an open-ended repeat inside a repeat, or a back reference.
-
-    `(\\.[0-9]+)*` is fine: a literal that nothing else in the repeat can match marks where each round begins (or ends).
-    """
-    for operator, argument in pattern:
-        match operator:
-            case regex_constants.GROUPREF | regex_constants.GROUPREF_EXISTS:
-                return True
-            case regex_constants.MAX_REPEAT | regex_constants.MIN_REPEAT:
-                least, most, inner = argument
-                if inside_repeat and least != most:
-                    return True
-                if _may_explode(inner, inside_repeat=(inside_repeat or most > 8) and not _delimited(list(inner))):
-                    return True
-            case regex_constants.BRANCH:
-                if inside_repeat and not _distinct(argument[1]):
-                    return True
-                if any(_may_explode(branch, inside_repeat=inside_repeat) for branch in argument[1]):
-                    return True
-            case regex_constants.SUBPATTERN | regex_constants.ASSERT | regex_constants.ASSERT_NOT:
-                if _may_explode(argument[-1], inside_repeat=inside_repeat):
-                    return True
-            case _:
-                pass
-    return False
-
-
-def _delimited(body: list[Any]) -> bool:
-    if len(body) == 1 and body[0][0] is regex_constants.SUBPATTERN:
-        return _delimited(list(body[0][1][-1]))
-    for edge, others in ((body[:1], body[1:]), (body[-1:], body[:-1])):
-        if edge and edge[0][0] is regex_constants.LITERAL and not any(_can_match(item, edge[0][1]) for item in others):
-            return True
-    return False
-
-
-def _distinct(branches: Any) -> bool:
-    """Whether the first character tells which branch a text takes."""
-    firsts = [branch[0] if len(branch) else None for branch in branches]
-    literals = [first[1] for first in firsts if first is not None and first[0] is regex_constants.LITERAL]
-    if len(literals) < len(firsts) - 1 or any(first is None for first in firsts):
-        return False
-    return all(sum(_can_match(first, code) for first in firsts) == 1 for code in literals)
-
-
-def _can_match(item: Any, code: int) -> bool:
-    """Whether a part of a pattern may match a text that holds this character."""
-    operator, argument = item
-    match operator:
-        case regex_constants.LITERAL:
-            return bool(argument == code)
-        case regex_constants.NOT_LITERAL:
-            return bool(argument != code)
-        case regex_constants.RANGE:
-            return bool(argument[0] <= code <= argument[1])
-        case regex_constants.CATEGORY:
-            known = {
-                regex_constants.CATEGORY_DIGIT: chr(code).isdigit(),
-                regex_constants.CATEGORY_WORD: chr(code).isalnum() or code == ord("_"),
-                regex_constants.CATEGORY_SPACE: chr(code).isspace(),
-            }
-            return known.get(argument, True)
-        case regex_constants.IN:
-            if argument[0][0] is regex_constants.NEGATE:
-                return not any(_can_match(part, code) for part in argument[1:])
-            return any(_can_match(part, code) for part in argument)
-        case regex_constants.MAX_REPEAT | regex_constants.MIN_REPEAT:
-            return any(_can_match(part, code) for part in argument[2])
-        case regex_constants.SUBPATTERN:
-            return any(_can_match(part, code) for part in argument[-1])
-        case regex_constants.BRANCH:
-            return any(_can_match(part, code) for branch in argument[1] for part in branch)
-        case regex_constants.AT:
-            return False
-        case _:
-            return True

@@ -10,8 +10,11 @@ from msgspec import Struct, field
 
 from loom import expansion, expressions, globs
 from loom import plan as p
+from loom.errors import WorkflowError
 from loom.graph import order
+from loom.patterns import ValueTooLong
 from loom.workflow import Entry, Workflow, models
+from loom.yamlfile import Node, pointer
 
 CONTAINER_PROJECT_DIR = "/workspace"
 
@@ -189,7 +192,7 @@ class Rules:
             return None
         values = self.rule_values({}, {}, {})
         for number, rule in enumerate(self.workflow.rules):
-            if self.applies(rule, values):
+            if self.applies(rule, values, self.workflow.rules_node, ("workflow", "rules", number)):
                 if rule.when == "never":
                     return Decision(runs=False, when="never", reason=f"workflow: rules[{number}] says never")
                 self.workflow_variables = rule.variables
@@ -208,7 +211,7 @@ class Rules:
                         matrix,
                         job_values(self.workflow, self.selection, self.context, entry, job_id),
                     )
-                if self.applies(rule, values):
+                if self.applies(rule, values, entry.merged.get("rules"), (entry.name, "rules", number)):
                     when = rule.when or base
                     return Decision(
                         runs=when not in ("never", "manual"),
@@ -233,9 +236,23 @@ class Rules:
         except ValueError:
             return {**known, **layered}  # reported with its place when the job is built
 
-    def applies(self, rule: models.RuleFields, values: Mapping[str, str]) -> bool:
-        if rule.if_ is not None and not expressions.holds(rule.if_, values):
-            return False
+    def applies(
+        self,
+        rule: models.RuleFields,
+        values: Mapping[str, str],
+        rules: Node | None,
+        place: tuple[str, str, int],
+    ) -> bool:
+        """`rules` are the rules as written, `place` leads to this one. WorkflowError when its condition can't be judged."""
+        try:
+            if rule.if_ is not None and not expressions.holds(rule.if_, values):
+                return False
+        except ValueTooLong as error:
+            at = pointer(*place, "if")
+            written = rules.get(place[2]) if rules is not None else None
+            node = (written.get("if") if written is not None else None) or rules
+            assert node is not None  # a rule was read from somewhere
+            raise WorkflowError([node.file.problem(node, at, str(error))]) from error
         if rule.changes is not None and not self.any_changed(rule.changes, values):
             return False
         return rule.exists is None or self.any_exists([expansion.expand(glob, values) for glob in rule.exists])

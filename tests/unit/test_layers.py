@@ -4,7 +4,20 @@ import ast
 from pathlib import Path
 
 LAYERS = [
-    {"errors", "results", "cancel", "masking", "output", "config", "units", "globs", "yamlfile", "processes", "names"}
+    {
+        "errors",
+        "results",
+        "cancel",
+        "masking",
+        "output",
+        "config",
+        "units",
+        "globs",
+        "yamlfile",
+        "processes",
+        "names",
+        "patterns",
+    }
     | {"lazily"},
     {"workflow", "expressions", "expansion", "events", "graph", "junit", "tarstream"},
     {"plan", "planned", "resolve", "explain", "records", "journal", "environment", "view", "dockerfile", "images"}
