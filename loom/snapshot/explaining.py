@@ -14,7 +14,7 @@ from loom.errors import RequestError
 from loom.snapshot import copying, git
 from loom.snapshot.model import Source, path_fields, readable
 from loom.snapshot.source import discover
-from loom.snapshot.taking import RUNTIME
+from loom.snapshot.taking import RUNTIME, pin_name
 
 
 class Rule(Struct, frozen=True, kw_only=True):
@@ -157,21 +157,23 @@ class _Explaining:
         ).result(check=False)
         return any(os.fsdecode(item).partition("\n")[2] == path for item in git.nul_list(out))
 
-    def _entry(self, path: str) -> tuple[str, str] | None:
-        """(tag, mode) of the index's entry for exactly this path."""
+    def _entry(self, path: str) -> tuple[str, str, str] | None:
+        """(tag, mode, id) of the index's entry for exactly this path."""
         if not path:
             return None
         out = git.run(("ls-files", "-z", "--stage", "-v", "--", path), self._here, cwd=self._source.root)
         for item in os.fsdecode(out).split("\0")[:-1]:
             about, _, name = item.partition("\t")
             if name == path:
-                return about[0], about[2:8]
+                return about[0], about[2:8], about[9:-2]
         return None
 
-    def _tracked(self, path: str, entry: tuple[str, str], status: os.stat_result | None) -> Explanation:
-        tag, mode = entry
+    def _tracked(self, path: str, entry: tuple[str, str, str], status: os.stat_result | None) -> Explanation:
+        tag, mode, sha = entry
         if tag.upper() == "S" or tag == "h":
-            why = "skip-worktree" if tag.upper() == "S" else "assume-unchanged"
+            why = pin_name(tag)
+            if sha in git.EMPTY_BLOBS and git.intended(self._here, path, cwd=self._source.root):
+                return _out(path, f"intended to be added, but {why} hides it from git")
             return Explanation(
                 path=path, included=True, reason=f"tracked and marked {why}: its staged content is laid out"
             )

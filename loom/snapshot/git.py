@@ -6,6 +6,7 @@ tree libgit2's status takes twice the time (docs/benchmarks.md). It is also the 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
@@ -206,3 +207,24 @@ def nul_list(data: bytes) -> list[bytes]:
     if items and not items[-1]:
         items.pop()
     return items
+
+
+EMPTY_BLOBS = (
+    "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
+    "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813",
+)
+"""What an entry that is only intended to be added (`git add -N`) has for its content."""
+_INTENT_TO_ADD = 1 << 29
+
+
+def intended(environment: Mapping[str, str], *paths: str, cwd: Path) -> set[str]:
+    """Which of these paths (none: of all) the index holds only as intended to be added: no tree has them yet."""
+    result = set()
+    path = b""
+    for item in run(("ls-files", "-z", "--debug", "--", *paths), environment, cwd=cwd).split(b"\0"):
+        # Behind each path's NUL five lines about it, then the next path.
+        *about, following = item.split(b"\n", 5) if path else [item]
+        if about and int(about[-1].rpartition(b" ")[2], 16) & _INTENT_TO_ADD:
+            result.add(os.fsdecode(path))
+        path = following
+    return result

@@ -105,6 +105,8 @@ class _Index(Struct):
     gitlinks: list[str] = field(default_factory=list)
     pinned: list[tuple[str, str]] = field(default_factory=list)
     """(path, tag): skip-worktree and assume-unchanged entries, whose files git does not look at."""
+    pinned_empty: bool = False
+    """One of them is empty, or only intended to be added."""
 
 
 class _Filled(Struct):
@@ -205,6 +207,9 @@ class _Filling:
             self._leave_out(path, f"changed during each of {copying.ATTEMPTS} attempts to copy it; the last one counts")
         for path in sorted(vanished - {special for special, _ in found.special}):
             self._leave_out(path, "vanished while the workspace was being filled")
+        hidden = {path for path, _ in index.pinned}
+        if index.pinned_empty:
+            self._leave_intended(index)
         self._pin(index.pinned)
         edits = tree.Edits()
         nested += [path for path in found.directories if (source.root / path / ".git").exists()]
@@ -212,7 +217,7 @@ class _Filling:
         self._name_special(found, items, untracked)
         edits.removed += sorted(absent)
         forced = (set(found.recent) | set(found.unstable) | set(modified) | index.unmerged) - absent
-        forced -= {path for path, _ in index.pinned} | set(index.gitlinks)
+        forced -= hidden | set(index.gitlinks)
         edits.present = sorted(forced | set(untracked) - vanished)
         swapped = set(found.recent) | set(found.unstable)
         suspicious = {path for path in forced - index.unmerged if path in swapped or self._stat_may_lie(path)}
@@ -320,6 +325,7 @@ class _Filling:
                 index.gitlinks.append(path)
             else:
                 index.pinned.append((path, about[0]))
+                index.pinned_empty = index.pinned_empty or about[9:-2] in git.EMPTY_BLOBS
 
     def _untracked(self, listed: bytes) -> tuple[list[str], list[str]]:
         """Files, and repositories of their own, that git does not track and does not ignore."""
@@ -400,6 +406,19 @@ class _Filling:
         )
         return environment | git.NO_USER_CONFIG
 
+    def _leave_intended(self, index: _Index) -> None:
+        """What `git add -N` only announced and git was then told not to look at: no `git add` would add it."""
+        here = self._here(index=self._git_dir / "index")
+        intended = git.intended(here, cwd=self._target) & {path for path, _ in index.pinned}
+        if not intended:
+            return
+        lines = tree.index_lines(tree.Edits(removed=sorted(intended)), self._zero)
+        git.run(("update-index", "-z", "--index-info"), here, cwd=self._target, given=lines)
+        for path, tag in index.pinned:
+            if path in intended:
+                self._leave_out(path, f"intended to be added, but {pin_name(tag)} hides it from git")
+        index.pinned = [(path, tag) for path, tag in index.pinned if path not in intended]
+
     def _pin(self, pinned: list[tuple[str, str]]) -> None:
         """Lay out what the index holds for files that git was told not to look at; in the workspace it may look."""
         if not pinned:
@@ -422,8 +441,8 @@ class _Filling:
             self._done.files += 1
             self._done.bytes += status.st_size if status else 0
             if not _same_content(self._source.root / path, self._target / path):
-                why = "skip-worktree" if tag.upper() == "S" else "assume-unchanged"
-                self._leave_out(path, f"edits on disk ({why} hides them from git): the staged content is laid out")
+                why = f"edits on disk ({pin_name(tag)} hides them from git): the staged content is laid out"
+                self._leave_out(path, why)
 
     def _gitlinks(self, tracked: list[str], nested: list[str], edits: tree.Edits) -> None:
         """Submodules with their own work; other repositories inside this one as the empty directories CI would have."""
@@ -535,6 +554,11 @@ class _Filling:
         self._done.tree_sha = tree.tree_of(here, self._source.head_tree_sha, self._done.changed)
         if index != own:
             index.unlink(missing_ok=True)
+
+
+def pin_name(tag: str) -> str:
+    """Of a tag in the listing of the index, what keeps git from looking at the file."""
+    return "skip-worktree" if tag.upper() == "S" else "assume-unchanged"
 
 
 def _is_runtime(path: str) -> bool:

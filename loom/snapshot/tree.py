@@ -52,8 +52,9 @@ def hashing_config(config: Mapping[str, tuple[str, ...]], environ: Mapping[str, 
         for key, values in config.items()
         if key.startswith("filter.") or key in ("core.autocrlf", "core.eol", "core.bigfilethreshold", "core.ignorecase")
     ]
-    # Git would refuse to add what it could not restore byte for byte; here only the id is wanted.
-    result.append(("core.safecrlf", "false"))
+    # Git would refuse to add what it could not restore byte for byte; here only the id is wanted. And it packs a large
+    # file even where it keeps nothing of it, which takes longer than hashing it.
+    result += [("core.safecrlf", "false"), ("pack.compression", "0")]
     uses_lfs = "filter.lfs.clean" in config or "filter.lfs.process" in config
     if uses_lfs and shutil.which("git-lfs", path=environ.get("PATH", os.defpath)) is None:
         result = [(key, value) for key, value in result if not key.startswith("filter.lfs.")]

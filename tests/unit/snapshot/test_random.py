@@ -61,6 +61,9 @@ steps = st.one_of(
     st.tuples(st.just("rm_cached"), paths),
     st.tuples(st.just("mv"), paths, paths),
     st.tuples(st.just("skip"), paths),
+    st.tuples(st.just("assume"), paths),
+    st.tuples(st.just("show"), paths),
+    st.tuples(st.just("reset"), paths),
     st.tuples(st.just("autocrlf"), st.sampled_from(["true", "false", "input"])),
     st.tuples(st.just("commit")),
     st.tuples(st.just("stash")),
@@ -105,8 +108,13 @@ def do(repo: Repo, step: tuple[Any, ...]) -> None:
             case ("mv", path, target):
                 repo.git("mv", "--", path, target)
             case ("skip", path):
-                repo.git("cat-file", "-e", f"HEAD:{path}")  # hiding what is only intended to be added: nobody's case
                 repo.git("update-index", "--skip-worktree", "--", path)
+            case ("assume", path):
+                repo.git("update-index", "--assume-unchanged", "--", path)
+            case ("show", path):
+                repo.git("update-index", "--no-skip-worktree", "--no-assume-unchanged", "--", path)
+            case ("reset", path):
+                repo.git("reset", "-q", "--", path)
             case ("autocrlf", value):
                 repo.git("config", "core.autocrlf", value)
             case ("commit",):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from loom.errors import RequestError
-from loom.snapshot import Snapshot, discover
+from loom.snapshot import Snapshot, discover, explain, verify
 
 from .conftest import ENVIRONMENT, Repo, check, contents
 
@@ -156,6 +156,30 @@ def test_sparse_checkout_is_filled_in(work: Repo, snap: Snap, cone: str, index: 
     assert there["docs/run.sh"][0] == "100755"
     assert there["docs/link"] == ("120000", b"page.md")
     assert Repo(snapshot.path).git("status", "--porcelain") == " M src/main.py\n"
+
+
+@pytest.mark.parametrize("mark", ["--skip-worktree", "--assume-unchanged"])
+def test_files_only_intended_to_be_added_and_hidden(work: Repo, snap: Snap, mark: str) -> None:
+    work.git("rm", "-q", "--cached", "src/main.py")
+    for path in ("new", "empty"):
+        work.write(path, "" if path == "empty" else "new\n")
+    work.git("add", "--intent-to-add", "new", "empty", "src/main.py")
+    work.write("really empty", "")
+    work.git("add", "really empty")
+    work.git("update-index", mark, "new", "empty", "src/main.py", "really empty")
+    snapshot = snap(work)
+    assert snapshot.tree_sha == work.would_commit()
+    assert "really empty" in work.listing
+    assert contents(snapshot.path)["really empty"] == ("100644", b"")
+    why = f"intended to be added, but {mark.removeprefix('--')} hides it from git"
+    for path in ("new", "empty", "src/main.py"):
+        assert not (snapshot.path / path).exists()
+        assert (path, why) in [(left.path, left.reason) for left in snapshot.left_out]
+        (answer,) = explain(discover(work.root, environ=work.environ), [path], start=work.root)
+        assert (answer.included, answer.reason) == (False, why)
+    inside = Repo(snapshot.path)
+    assert inside.git("status", "--porcelain") == work.git("status", "--porcelain")
+    assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
 
 
 @pytest.mark.parametrize("mark", ["--skip-worktree", "--assume-unchanged"])
