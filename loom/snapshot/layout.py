@@ -19,6 +19,8 @@ RUNTIME_LINK = "/.loom/.runtime"
 """Where the finished run's record is shown in the workspace; never part of what git sees there."""
 
 _FICLONE = 0x40049409
+_CHECKSUMS = (20, 32)
+"""Bytes at the end of an index, by object format."""
 _PACK_FILES = (".pack", ".idx", ".rev", ".mtimes", ".promisor")
 
 # Settings of the source that change what git sees in the same bytes.
@@ -228,4 +230,19 @@ def copy_index(source: Source, git_dir: Path) -> bytes:
 
 def is_plain(index: bytes) -> bool:
     """Whether an index says nothing that is true of the source's place only; "no" may be a false alarm, "yes" never."""
-    return not any(mark in index for mark in (b"link", b"FSMN", b"UNTR", b"sdir"))
+    return not any(_has_extension(index, name) for name in (b"link", b"FSMN", b"UNTR", b"sdir"))
+
+
+def _has_extension(index: bytes, name: bytes) -> bool:
+    """Whether such an extension may be there: its name and size, up to the next one or the checksum at the end.
+
+    The name alone may well be a part of some file's name.
+    """
+    at = index.find(name)
+    while at >= 0:
+        end = at + 8 + int.from_bytes(index[at + 4 : at + 8], "big")
+        left = len(index) - end
+        if left in _CHECKSUMS or (left > min(_CHECKSUMS) and index[end : end + 4].isalpha()):
+            return True
+        at = index.find(name, at + 1)
+    return False

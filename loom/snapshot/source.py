@@ -41,6 +41,28 @@ _ABOUT = (
 )
 
 
+_REF_FIELDS = ("objectname", "*objectname", "HEAD", "refname", "symref")
+
+
+class Ref(Struct, frozen=True):
+    """A ref as `git for-each-ref` tells it with `_REF_FIELDS`. `target` is another ref's name, or empty."""
+
+    sha: str
+    peeled: str
+    """What an annotated tag is of; else empty."""
+    head: str
+    name: str
+    target: str
+
+    @property
+    def checked_out(self) -> bool:
+        return self.head == "*" and not self.target
+
+    @property
+    def is_tag(self) -> bool:
+        return self.name.startswith("refs/tags/")
+
+
 class Store(Struct, frozen=True, kw_only=True):
     """One directory of git objects. `borrowable`: anyone may read it, so git in a container works whoever its user is."""
 
@@ -67,7 +89,7 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
     refs = git.Running(
         (
             "for-each-ref",
-            "--format=%(objectname) %(refname) %(symref)",
+            "--format=" + "%00".join(f"%({name})" for name in _REF_FIELDS),
             "refs/heads",
             "refs/remotes",
             "refs/tags",
@@ -75,8 +97,6 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
         inherited,
         cwd=start,
     )
-    tags = git.Running(("tag", "--points-at", "HEAD"), inherited, cwd=start)
-    branch = git.Running(("symbolic-ref", "-q", "HEAD"), inherited, cwd=start)
     try:
         code, out, said = about.result(check=False)
         if code != 0:
@@ -87,12 +107,13 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
                 f"{start}: the repository's path holds a line break", hint="move the checkout to a path without one"
             )
     except BaseException:
-        for process in (config, refs, tags, branch):
+        for process in (config, refs):
             process.stop()
         raise
     git_dir, common_dir, object_format, shallow, objects, index, root, head, tree = fields[2:]
     settings = parse_config(config.result(check=False)[1])
-    checked_out = os.fsdecode(branch.result(check=False)[1]).strip()
+    found = parse_refs(refs.result(check=False)[1])
+    branch = next((ref.name for ref in found if ref.checked_out), "")
     origin = settings.get("remote.origin.url", ())
     return Source(
         root=Path(root),
@@ -102,13 +123,13 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
         index_path=Path(index),
         head_sha=head,
         head_tree_sha=tree,
-        branch=checked_out.removeprefix("refs/heads/") or None,
-        tags=tuple(os.fsdecode(line) for line in tags.result(check=False)[1].splitlines()),
+        branch=branch.removeprefix("refs/heads/") or None,
+        tags=tuple(ref.name.removeprefix("refs/tags/") for ref in found if ref.is_tag and head in (ref.sha, ref.peeled)),
         origin_url=without_password(origin[-1]) if origin else None,
         read_only_mounts=to_borrow(object_stores(Path(objects))) + _borrowed_by_modules(Path(git_dir)),
         object_format=object_format,
         shallow=shallow == "true",
-        refs=parse_refs(refs.result(check=False)[1]),
+        refs=tuple((ref.name, ref.sha, ref.target) for ref in found),
         config=settings,
         environment={name: value for name, value in environ.items() if name not in git.LOCAL_VARIABLES},
     )
@@ -158,12 +179,8 @@ def parse_config(data: bytes) -> dict[str, tuple[str, ...]]:
     return result
 
 
-def parse_refs(data: bytes) -> tuple[tuple[str, str, str], ...]:
-    result = []
-    for line in os.fsdecode(data).splitlines():
-        sha, name, target = line.split(" ", 2)
-        result.append((name, sha, target))
-    return tuple(result)
+def parse_refs(data: bytes) -> list[Ref]:
+    return [Ref(*line.split("\0")) for line in os.fsdecode(data).split("\n") if line]
 
 
 def without_password(url: str) -> str:
