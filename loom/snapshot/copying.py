@@ -20,10 +20,16 @@ from typing import IO, Any
 ANY, REGULAR, EXECUTABLE, LINK, LINK_FROM_FILE, OBJECT = range(6)
 """What a file is to become: as it is on disk (most likely a file), 0644, 0755, as it is (most likely a link), a link also
 where a plain file stands for one, or a read-only file."""
+_LINKS = (LINK, LINK_FROM_FILE)
 
 ATTEMPTS = 3
 _SPARSE_FROM = 1 << 20
 _CHUNK = 1 << 26
+# Put together here, since they are used for every file.
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_MAKE_AGAIN = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 _NOT_SUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
 
 
@@ -81,7 +87,7 @@ class _Directories:
                     os.mkdir(name, 0o755, dir_fd=descriptor)
                 except FileExistsError:
                     pass
-            descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+            descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=descriptor)
             if not self._create:
                 recent = recent or os.fstat(descriptor).st_ctime_ns >= self._since
             here = f"{here}/{name}" if here else name
@@ -162,7 +168,7 @@ class Copier:
 
     def _one(self, source: int, target: int, prefix: str, name: str, become: int, recent: bool) -> None:
         found = self.findings
-        if become in (LINK, LINK_FROM_FILE):
+        if become in _LINKS:
             try:
                 link = os.readlink(name, dir_fd=source)
                 status = os.stat(name, dir_fd=source, follow_symlinks=False)
@@ -177,7 +183,7 @@ class Copier:
         while True:
             attempt += 1
             try:
-                reading = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
+                reading = os.open(name, _OPEN_TO_READ, dir_fd=source)
             except OSError as error:
                 if attempt > 1:
                     os.unlink(name, dir_fd=target)
@@ -247,9 +253,8 @@ class Copier:
         self.findings.bytes += len(link)
 
     def _file(self, reading: int, target: int, name: str, mode: int, before: os.stat_result, attempt: int) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            writing = os.open(name, flags | (os.O_TRUNC if attempt > 1 else os.O_EXCL), mode, dir_fd=target)
+            writing = os.open(name, _MAKE if attempt == 1 else _MAKE_AGAIN, mode, dir_fd=target)
         except (FileExistsError, IsADirectoryError):
             raise _InTheWay from None
         try:
@@ -310,9 +315,9 @@ def _in_kernel(copier: Copier, reading: int, writing: int, size: int) -> int:
     try:
         while moved < size:
             got = os.copy_file_range(reading, writing, min(size - moved, _CHUNK))
-            if got == 0:
-                break
             moved += got
+            if got == 0 or moved == size:
+                break
             copier.check()
     except OSError as error:
         if error.errno not in _NOT_SUPPORTED:

@@ -51,6 +51,11 @@ class Pool:
             helper.wait()
         self._own.close()
 
+    def prepare(self, about: int) -> None:
+        """About so many files are going to be copied: start the helpers, if that is worth it, while something else is done."""
+        if about >= HELPERS_FROM_FILES:
+            self._start_helpers()
+
     def copy(
         self,
         files: Iterable[tuple[str, int]],
@@ -60,8 +65,7 @@ class Pool:
         on_portion: Callable[[int], None] | None = None,
     ) -> copying.Findings:
         """Copy sorted `files` (path, what it is to become), about so many; SnapshotError when the target can't be written."""
-        if about >= HELPERS_FROM_FILES:
-            self._start_helpers()
+        self.prepare(about)
         found = copying.Findings()
         failures: list[BaseException] = []
         work = copying.portions(files, _PORTION, look_around=look_around)

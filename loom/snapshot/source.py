@@ -124,7 +124,9 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
         head_sha=head,
         head_tree_sha=tree,
         branch=branch.removeprefix("refs/heads/") or None,
-        tags=tuple(ref.name.removeprefix("refs/tags/") for ref in found if ref.is_tag and head in (ref.sha, ref.peeled)),
+        tags=tuple(
+            ref.name.removeprefix("refs/tags/") for ref in found if ref.is_tag and head in (ref.sha, ref.peeled)
+        ),
         origin_url=without_password(origin[-1]) if origin else None,
         read_only_mounts=to_borrow(object_stores(Path(objects))) + _borrowed_by_modules(Path(git_dir)),
         object_format=object_format,

@@ -27,6 +27,8 @@ OnProgress = Callable[[int, int], None]
 RUNTIME = ".loom/.runtime"
 _NAMED = 10
 _LARGE_INDEX = 1_000_000
+_INDEX_ENTRY = 120
+"""Bytes of an index per file, about."""
 _LIST = ("ls-files", "-z", "--stage", "-v")
 _DIFF_FILES = ("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=all")
 # Kernel clocks that stamp files run up to one tick behind.
@@ -182,10 +184,11 @@ class _Filling:
         if self._prefix is not None:
             (self._target / ".git").write_bytes(os.fsencode(f"gitdir: {os.path.relpath(git_dir, self._target)}\n"))
         index = _Index()
-        items = os.fsdecode(listing.output()).split("\0")
-        items.pop()
-        dirty, others = questions or self._ask()
         with Pool(source.root, self._target, since_ns=since_ns, cancel=self._cancel) as pool:
+            pool.prepare(len(data) // _INDEX_ENTRY)
+            items = os.fsdecode(listing.output()).split("\0")
+            items.pop()
+            dirty, others = questions or self._ask()
             found = pool.copy(
                 self._tracked(items, index), about=len(items), look_around=True, on_portion=self._progress(len(items))
             )
