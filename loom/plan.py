@@ -110,6 +110,8 @@ class Resources(Struct, frozen=True, kw_only=True):
     gpus: str | None = None
     read_only: bool = False
     """The container's root file system can't be written to; the workspace and tmpfs mounts can."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Where the workflow asks for what an engine may not have: `devices`, `gpus`."""
 
 
 class Network(Struct, frozen=True, kw_only=True):

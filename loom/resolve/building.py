@@ -64,7 +64,7 @@ class Builder:
             retry=_retry(fields.retry),
             timeout_s=fields.timeout if fields.timeout is not None else config.job_timeout,
             step_timeout_s=fields.step_timeout if fields.step_timeout is not None else config.step_timeout,
-            resources=self.resources(fields.resources),
+            resources=self.resources(fields.resources, entry),
             network=p.Network(
                 mode=(fields.network.mode if fields.network else None) or config.network,
                 extra_hosts=dict(fields.network.extra_hosts) if fields.network else {},
@@ -149,8 +149,9 @@ class Builder:
             platform=text.maybe(image.platform, "image", "platform") or config.platform,
         )
 
-    def resources(self, fields: models.Resources | None) -> p.Resources:
+    def resources(self, fields: models.Resources | None, entry: Entry) -> p.Resources:
         config = self.context.config
+        written = entry.merged.get("resources")
         if fields is None:
             return p.Resources(cpus=config.cpus, memory=config.memory, pids=config.pids)
         return p.Resources(
@@ -165,6 +166,9 @@ class Builder:
             devices=tuple(fields.devices),
             gpus=fields.gpus,
             read_only=fields.read_only,
+            places={
+                key: node.place for key in ("devices", "gpus") if written is not None and (node := written.get(key))
+            },
         )
 
     def service(self, service: models.Service, number: int, text: _Texts) -> p.Service:

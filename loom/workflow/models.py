@@ -75,6 +75,9 @@ class Incomplete(ValueError):
     """Something is not there (yet: in a template or in `default` it may come by a merge)."""
 
 
+_DEVICE = r"/[^:\s]+(:/[^:\s]+)?(:[rwm]{1,3})?|[A-Za-z][\w.-]*/[A-Za-z][\w.-]*=[\w.:-]+"
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise NotText
@@ -177,6 +180,13 @@ def _gpus(value: Any) -> str:
     return text
 
 
+def _device(value: Any) -> str:
+    text = _line(value)
+    if not re.fullmatch(_DEVICE, text):
+        raise ValueError("expected a device such as /dev/fuse, /dev/fuse:/dev/fuse:rw or vendor.com/class=name")
+    return text
+
+
 def _pattern(value: Any) -> str:
     text = _text(value)
     try:
@@ -266,7 +276,9 @@ Gpus = Annotated[
     ),
 ]
 RegularExpression = Annotated[str, Parsed(_pattern, _TEXT)]
+Device = Annotated[str, Parsed(_device, {"type": "string", "pattern": f"^({_DEVICE})$"})]
 Lines = Annotated[list[Line], Form(_listed, None)]
+Devices = Annotated[list[Device], Form(_listed, None)]
 Paths = Annotated[list[RelativePath], Form(_listed, None)]
 Scripts = Annotated[list[Script], Form(_listed, None)]
 Arguments = Annotated[list[Text], Form(_listed, None)]
@@ -533,7 +545,10 @@ class Resources(Model):
         default_factory=dict, description="Limits such as nofile."
     )
     tmpfs: Lines = Field(default_factory=list, description="Paths to mount a tmpfs at, optionally with :options.")
-    devices: Lines = Field(default_factory=list, description="Devices to hand in.")
+    devices: Devices = Field(
+        default_factory=list,
+        description="Devices to hand in: /dev/X, /dev/X:rw, /dev/X:/dev/Y:rw, or a vendor's CDI name.",
+    )
     gpus: Gpus | None = Field(default=None, description="GPUs to hand in: a number, all, or device=ID.")
     read_only: bool = Field(default=False, description="The container's root file system can't be written to.")
 

@@ -16,6 +16,7 @@ from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker import driver, labels
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.client import DISK_FULL, explanation, ours, retrying, translated
+from loom.providers.docker.devices import device_requests_of, devices_of, refused
 from loom.providers.docker.mounts import Mount, mount_of
 from loom.providers.docker.ownership import Workspaces
 from loom.providers.docker.reap import reap
@@ -78,7 +79,7 @@ class DockerProvider:
                     raise
                 self._wait_for_removals()  # what this run's earlier jobs had filled may be free then
                 facts, raw_environment = self._create(client, request, name, mount)
-            attachment = Attachment(client, facts.container_id, apart=not self._traits(client).podman)
+            attachment = self._attach(client, request, facts.container_id)
             session = DockerSession(
                 client=client,
                 request=request,
@@ -142,7 +143,7 @@ class DockerProvider:
             stop_signal="SIGKILL",  # the driver ignores TERM, and a step's `kill 1` should not look like a stop
             labels=self._labels(request),
             host_config=api.create_host_config(
-                **host_config(request, mount, traits.socket), log_config=self._log_config(client)
+                **host_config(request, mount, traits), log_config=self._log_config(client)
             ),
         )
         # When the one client that is attached to the input goes away, and be it by `kill -9`, the input closes.
@@ -182,6 +183,13 @@ class DockerProvider:
             warnings=tuple(warnings),
         )
         return facts, raw_environment
+
+    def _attach(self, client: docker.DockerClient, request: SessionRequest, container_id: str) -> Attachment:
+        try:
+            return Attachment(client, container_id, apart=not self._traits(client).podman)
+        except ProviderError as error:
+            # Podman makes the container's surroundings only now.
+            raise refused(request, error.message) or unseen_workspace(request, error.message) or error from error
 
     def _traits(self, client: docker.DockerClient) -> Traits:
         with self._lock:
@@ -267,11 +275,8 @@ def environment_of(request: SessionRequest) -> tuple[list[str], dict[str, str]]:
     return sent, raw
 
 
-def host_config(request: SessionRequest, mount: Mount, socket: str = ENGINES_SOCKET) -> dict[str, Any]:
-    """Arguments for the SDK's `create_host_config`. Nothing that gives a job more than CI does, unless it was asked for.
-
-    `socket` is what the engine is reached by where its containers are.
-    """
+def host_config(request: SessionRequest, mount: Mount, traits: Traits) -> dict[str, Any]:
+    """Arguments for the SDK's `create_host_config`. Nothing that gives a job more than CI does, unless it was asked for."""
     resources = request.resources
     mounts = mount.spec()
     mounts += [
@@ -284,7 +289,7 @@ def host_config(request: SessionRequest, mount: Mount, socket: str = ENGINES_SOC
         for hidden in request.hidden_paths
     ]
     if request.docker_socket:
-        mounts.append({"Type": "bind", "Source": socket, "Target": ENGINES_SOCKET})
+        mounts.append({"Type": "bind", "Source": traits.socket, "Target": ENGINES_SOCKET})
     tmpfs = {driver.DIRECTORY: f"mode=1777,size={DRIVER_FILES_SIZE}"}
     for entry in resources.tmpfs:
         path, _, options = entry.partition(":")
@@ -304,33 +309,17 @@ def host_config(request: SessionRequest, mount: Mount, socket: str = ENGINES_SOC
         "shm_size": resources.shm_size,
         "ulimits": [{"Name": limit.name, "Soft": limit.soft, "Hard": limit.hard} for limit in resources.ulimits]
         or None,
-        "devices": list(resources.devices) or None,
-        "device_requests": gpus_of(resources.gpus),
+        "devices": devices_of(resources),
+        "device_requests": device_requests_of(resources, podman=traits.podman),
         "read_only": resources.read_only or None,
     }
     return {key: value for key, value in config.items() if value is not None}
 
 
-def gpus_of(wanted: str | None) -> list[dict[str, Any]] | None:
-    """`all`, a number, or `device=0,1`, as the `docker` command takes it."""
-    if not wanted:
-        return None
-    shape: dict[str, Any] = {"Driver": "", "Capabilities": [["gpu"]], "Options": {}}
-    if wanted == "all":
-        shape["Count"] = -1
-    elif wanted.isdigit():
-        shape["Count"] = int(wanted)
-    elif wanted.startswith("device="):
-        shape["DeviceIDs"] = wanted.removeprefix("device=").split(",")
-    else:
-        raise ProviderError(f"`gpus: {wanted}` is not understood", hint="write all, a number, or device=ID,ID")
-    return [shape]
-
-
 def _why_not_created(error: Exception, request: SessionRequest, image: str) -> LoomError | None:
     said = explanation(error)
-    if unseen := unseen_workspace(request, said):
-        return unseen
+    if why := refused(request, said) or unseen_workspace(request, said):
+        return why
     if getattr(error, "status_code", None) == 404 and "No such image" in said:
         return ImageError(
             f"the image {image} of job {request.job_id} is not on the engine", hint=f"docker pull {image}"

@@ -16,6 +16,7 @@ from loom.providers.base import Change, Command, SessionFacts, SessionRequest
 from loom.providers.docker import driver, labels
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.client import explanation, ours, retrying, translated
+from loom.providers.docker.devices import refused
 from loom.providers.docker.labels import kept_name
 from loom.providers.docker.mounts import Mount
 from loom.providers.docker.ownership import Ids, Owner
@@ -167,19 +168,20 @@ class DockerSession:
                 retrying(lambda: self._api.start(self.container_id))
             self._started = True
         except Exception as error:
-            if unseen := unseen_workspace(self._request, explanation(error)):
-                raise unseen from error
-            if "executable file not found" in explanation(error) or "no such file or directory" in explanation(error):
+            said = explanation(error)
+            if why := refused(self._request, said) or unseen_workspace(self._request, said):
+                raise why from error
+            if "executable file" in said or ("exec: " in said and "no such file or directory" in said):
                 raise no_shell(self._facts.image or self._facts.image_id) from error
             mine = ours(error, f"starting the container of job {job}")
             if mine is None:
                 raise
             raise mine from error
-        said: list[bytes] = []
+        heard: list[bytes] = []
 
         def listen(stream: Stream, data: bytes) -> None:
-            if sum(map(len, said)) < 10_000:
-                said.append(data)
+            if sum(map(len, heard)) < 10_000:
+                heard.append(data)
             self._on_session_output(stream, data)
 
         talk = _Conversation(token)
@@ -187,7 +189,7 @@ class DockerSession:
         try:
             answered = self._converse(talk, listen, deadline=time.monotonic() + HELLO_S, cancel=cancel)
         except (Lost, _Died) as lost:
-            self._why_it_did_not_start(b"".join(said).decode("utf-8", "replace"), lost)
+            self._why_it_did_not_start(b"".join(heard).decode("utf-8", "replace"), lost)
         finally:
             unregister()
         if not answered and cancel.requested:

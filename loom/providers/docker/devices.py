@@ -1,0 +1,82 @@
+"""What of the engine's machine a job is handed: devices and GPUs, as the engine wants them told, and what it says without."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from loom.errors import ProviderError
+from loom.plan import Resources
+from loom.providers.base import SessionRequest
+
+NVIDIA = "nvidia.com/gpu"
+
+
+def devices_of(resources: Resources) -> list[dict[str, str]] | None:
+    """`/dev/X`, `/dev/X:rw` and `/dev/X:/dev/Y:rw`, as the `docker` command takes them."""
+    found = []
+    for device in resources.devices:
+        if is_cdi(device):
+            continue
+        path, _, rest = device.partition(":")
+        inside, _, rights = rest.rpartition(":") if rest.startswith("/") and ":" in rest else (rest, "", "")
+        if not inside.startswith("/"):
+            inside, rights = path, inside
+        found.append({"PathOnHost": path, "PathInContainer": inside, "CgroupPermissions": rights or "rwm"})
+    return found or None
+
+
+def device_requests_of(resources: Resources, *, podman: bool) -> list[dict[str, Any]] | None:
+    """GPUs (`all`, a number, `device=0,1`), and devices that a vendor's tool describes (CDI)."""
+    requests: list[dict[str, Any]] = []
+    described = [device for device in resources.devices if is_cdi(device)]
+    if (gpus := resources.gpus) and podman:
+        # It takes what Docker is told without a word, and hands in nothing; by their CDI names it knows them.
+        described += [f"{NVIDIA}={gpu}" for gpu in _gpu_names(gpus)]
+    elif gpus:
+        request: dict[str, Any] = {"Driver": "", "Capabilities": [["gpu"]], "Options": {}}
+        if gpus.startswith("device="):
+            request["DeviceIDs"] = _gpu_names(gpus)
+        else:
+            request["Count"] = -1 if gpus == "all" else int(gpus)
+        requests.append(request)
+    if described:
+        requests.append({"Driver": "cdi", "DeviceIDs": described})
+    return requests or None
+
+
+def is_cdi(device: str) -> bool:
+    """`vendor.com/class=name`."""
+    return re.fullmatch(r"[A-Za-z][\w.-]*/[A-Za-z][\w.-]*=[\w.:-]+", device) is not None
+
+
+def _gpu_names(gpus: str) -> list[str]:
+    if gpus.startswith("device="):
+        return gpus.removeprefix("device=").split(",")
+    return ["all"] if gpus == "all" else [str(number) for number in range(int(gpus))]
+
+
+def refused(request: SessionRequest, said: str) -> ProviderError | None:
+    """What to tell when an engine `said` this because it has not what the job is to be handed."""
+    resources, job = request.resources, request.job_id
+    no_driver = "could not select device driver" in said
+    if resources.gpus and (no_driver or NVIDIA in said):
+        place = resources.places.get("gpus", "the workflow")
+        return ProviderError(
+            f"{place}: the engine has no GPUs that it could hand to job {job} (`gpus: {resources.gpus}`): {said}",
+            hint="install the NVIDIA container toolkit where the engine runs (podman: `nvidia-ctk cdi generate`), "
+            "or run the job without `gpus`",
+            code="DEVICE_UNAVAILABLE",
+        )
+    for device in resources.devices:
+        name = device if is_cdi(device) else device.partition(":")[0]
+        inside = [word for word in device.split(":") if word.startswith("/")][-1:]
+        if any(word in said for word in (name, *inside)) or (is_cdi(device) and no_driver):
+            place = resources.places.get("devices", "the workflow")
+            return ProviderError(
+                f"{place}: the engine can't hand {name} to job {job}: {said}",
+                hint="it must be there on the machine where the engine runs; a rootless engine hands in what its user may open, "
+                "and rootless Docker only under its own name",
+                code="DEVICE_UNAVAILABLE",
+            )
+    return None

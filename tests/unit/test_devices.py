@@ -1,0 +1,83 @@
+"""Devices and GPUs as an engine wants them told, and what is said when it has none."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loom.plan import Resources
+from loom.providers.base import SessionRequest
+from loom.providers.docker.devices import device_requests_of, devices_of, refused
+
+
+@pytest.mark.parametrize(
+    ("written", "there", "inside", "rights"),
+    [
+        ("/dev/fuse", "/dev/fuse", "/dev/fuse", "rwm"),
+        ("/dev/fuse:r", "/dev/fuse", "/dev/fuse", "r"),
+        ("/dev/fuse:/dev/mine", "/dev/fuse", "/dev/mine", "rwm"),
+        ("/dev/fuse:/dev/mine:rw", "/dev/fuse", "/dev/mine", "rw"),
+    ],
+)
+def test_a_device_is_told_as_docker_takes_it(written: str, there: str, inside: str, rights: str) -> None:
+    assert devices_of(Resources(devices=(written,))) == [
+        {"PathOnHost": there, "PathInContainer": inside, "CgroupPermissions": rights}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "docker", "podman"),
+    [
+        ("all", {"Count": -1}, ["nvidia.com/gpu=all"]),
+        ("2", {"Count": 2}, ["nvidia.com/gpu=0", "nvidia.com/gpu=1"]),
+        ("device=1,3", {"DeviceIDs": ["1", "3"]}, ["nvidia.com/gpu=1", "nvidia.com/gpu=3"]),
+    ],
+)
+def test_gpus_are_told_to_each_engine_in_its_words(gpus: str, docker: dict[str, Any], podman: list[str]) -> None:
+    wanted = Resources(gpus=gpus)
+    assert device_requests_of(wanted, podman=False) == [
+        {"Driver": "", "Capabilities": [["gpu"]], "Options": {}, **docker}
+    ]
+    assert device_requests_of(wanted, podman=True) == [{"Driver": "cdi", "DeviceIDs": podman}]
+
+
+def test_what_a_vendor_describes_goes_by_its_name() -> None:
+    wanted = Resources(devices=("vendor.com/net=0", "/dev/fuse"))
+    assert device_requests_of(wanted, podman=False) == [{"Driver": "cdi", "DeviceIDs": ["vendor.com/net=0"]}]
+    assert [device["PathOnHost"] for device in devices_of(wanted) or ()] == ["/dev/fuse"]
+    assert devices_of(Resources()) is device_requests_of(Resources(), podman=True) is None
+
+
+@pytest.mark.parametrize(
+    ("resources", "said", "about"),
+    [
+        ({"gpus": "all"}, 'could not select device driver "" with capabilities: [[gpu]]', "`gpus: all`"),
+        ({"gpus": "1"}, "unresolvable CDI devices nvidia.com/gpu=0", "`gpus: 1`"),
+        (
+            {"devices": ("/dev/nope:r",)},
+            'custom device "/dev/nope": no such file or directory',
+            "hand /dev/nope to job a",
+        ),
+        ({"devices": ("v.com/x=1",)}, 'could not select device driver "cdi"', "hand v.com/x=1 to job a"),
+        ({"devices": ("/dev/a:/dev/b:rw",)}, "creating device nodes: mount /dev/b:/x", "hand /dev/a to job a"),
+    ],
+)
+def test_what_the_engine_has_not_is_named_with_the_workflows_line(
+    resources: dict[str, Any], said: str, about: str
+) -> None:
+    places = dict.fromkeys(("devices", "gpus"), "workflow.yml:7:5")
+    request = SessionRequest(
+        run_id="1",
+        job_id="a",
+        workspace=Path("/w"),
+        project_dir="/workspace",
+        environment={},
+        shell=("sh",),
+        resources=Resources(**resources, places=places),
+    )
+    error = refused(request, said)
+    assert error is not None
+    assert error.message.startswith("workflow.yml:7:5: ")
+    assert about in error.message
+    assert error.exit_code == 3
+    assert refused(request, "no space left on device") is None
