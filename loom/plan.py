@@ -257,7 +257,7 @@ class Selection(Struct, frozen=True, kw_only=True):
     only_failed: tuple[str, ...] | None = None
     """Ids of the jobs that failed in an earlier run; those that are still in the workflow are selected."""
     with_needs: bool | None = None
-    """Whether what a selected job needs runs too; None: yes, but not with `from_job`."""
+    """Whether what a selected job needs, or gets artifacts from, runs too; None: yes, but not with `from_job`."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """Win over everything in the workflow, and are taken literally."""
     matrix: Mapping[str, str] = field(default_factory=dict)

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command("rerun")(rerun)
 
 
-RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="The last run if not given.")]
+RunName = Annotated[str | None, typer.Argument(metavar="RUN", help="The last run if not given.")]
 
 
 def resume(
@@ -41,7 +41,7 @@ def resume(
     quiet: Quiet = False,
     keep: Keep = None,
 ) -> None:
-    """Go on with a failed run: its failed jobs from their failing steps, then what depends on them.
+    """Go on with a failed run, from the steps that failed. Then come the jobs that depend on these.
 
     A job goes on in its kept container, else in one restored from the checkpoint that was made when it failed.
     """
@@ -66,7 +66,7 @@ def rerun(
     quiet: Quiet = False,
     keep: Keep = None,
 ) -> None:
-    """Run an earlier run's jobs again from the start, on the same snapshot."""
+    """Run a run's jobs again from the start, on the same snapshot."""
     from loom.cli import entering, running
 
     here = entering.around()

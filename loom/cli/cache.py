@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def ls(
-    keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", help="Only these keys (globs).")] = None,
+    keys: Annotated[list[str] | None, typer.Argument(metavar="KEY", help="Only these keys (globs).")] = None,
     everything: Annotated[bool, _ALL] = False,
     json: Annotated[bool, _JSON] = False,
 ) -> None:

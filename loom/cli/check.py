@@ -36,7 +36,7 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="Warnings count: end with 1 if there are any.")] = False,
     receipt: Annotated[bool, typer.Option("--receipt/--no-receipt", help="Leave a receipt of the check.")] = True,
 ) -> None:
-    """Check the workflow: every error with its place, and what is legal but surely not meant.
+    """Check the workflow. Every error with its place, and what is legal but surely not meant.
 
     Ends with 0 when all is well, 1 for warnings with --strict, 2 for errors.
     """
@@ -60,7 +60,7 @@ def compile_(
     matrix: options.Matrix = None,
     changes_base: options.ChangesBase = None,
 ) -> None:
-    """Print the plan: exactly what `loom run` with the same arguments would run."""
+    """Print the plan. It is exactly what `loom run` with the same arguments would run."""
     from loom.cli import checking
     from loom.cli.surroundings import selection
 
@@ -76,7 +76,7 @@ def schema(
         typer.Option("--record", metavar="NAME", help="Of a document of the record instead; `list` names them."),
     ] = None,
 ) -> None:
-    """Print the JSON Schema of workflow files, for editors; or that of a document in a run's record."""
+    """Print the JSON Schema of workflow files, for editors. Or that of a document in a run's record."""
     import json
 
     if record is not None:

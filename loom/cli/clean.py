@@ -15,9 +15,7 @@ def register(app: typer.Typer) -> None:
 
 
 def clean(
-    runs: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help=RUN_HELP, autocompletion=complete_run)
-    ] = None,
+    runs: Annotated[list[str] | None, typer.Argument(metavar="RUN", help=RUN_HELP, autocompletion=complete_run)] = None,
     keep_last: Annotated[
         int | None,
         typer.Option(
@@ -36,7 +34,7 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would go, and delete nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Delete runs: their records, their isolated workspaces, and what they still have in the engine.
+    """Delete old runs. Records, isolated workspaces, and what they still have in the engine.
 
     Never one that is still running. Of those that stay it deletes the artifacts whose `expire_in` is over.
     """
@@ -55,7 +53,7 @@ def clean(
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
-    """Look at what loom needs: git, the engine, disk space, its own directories, the default image; say what to do.
+    """Look at what loom needs on this machine, and say what to do. Git, engine, default image, disk space, directories.
 
     Ends with 0 when nothing is wrong, with 3 otherwise.
     """

@@ -282,7 +282,7 @@ def _repository(place: Here) -> Finding:
     if not workflow.exists():
         return Finding(
             name="repository", state="warn", text=f"{source.root} has no {workflow.relative_to(source.root)}",
-            advice="docs/quickstart.md writes a first one",
+            advice="`loom check` shows what a first one looks like",
         )  # fmt: skip
     return Finding(name="repository", state="ok", text=str(source.root))
 

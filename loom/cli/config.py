@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def show(
-    key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="Only this setting's value.")] = None,
+    key: Annotated[str | None, typer.Argument(metavar="KEY", help="Only this setting's value.")] = None,
     origin: Annotated[bool, typer.Option("--origin", help="Say where each value came from.")] = False,
     output: Annotated[ShowFormat, typer.Option("--format", help="How the settings are shown.")] = ShowFormat.TEXT,
 ) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loom.providers.docker.inventory import Inventory, Row
     from loom.results import Stream
 
-_NAMES = typer.Argument(metavar="[IMAGE]...", help="Only these images, or those of these jobs (names or globs).")
+_NAMES = typer.Argument(metavar="IMAGE", help="Only these images, or those of these jobs (names or globs).")
 _JSON = typer.Option("--json", help="Print JSON.")
 _FROZEN = typer.Option("--frozen", help="Only what .loom/images.lock names.")
 

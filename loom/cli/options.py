@@ -11,9 +11,7 @@ from loom.cli.record import complete_workflow_job
 
 Jobs = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[JOB]...", help="Only these jobs: names, ids or globs.", autocompletion=complete_workflow_job
-    ),
+    typer.Argument(metavar="JOB", help="Only these jobs: names, ids or globs.", autocompletion=complete_workflow_job),
 ]
 WorkflowFile = Annotated[
     Path | None, typer.Option("--workflow", "-f", metavar="PATH", help="Another file than .loom/workflow.yml.")
@@ -21,7 +19,13 @@ WorkflowFile = Annotated[
 Container = Annotated[bool, typer.Option("--container", help="Every job in a container, also one without an image.")]
 Stages = Annotated[list[str] | None, typer.Option("--stage", metavar="STAGE", help="Only the jobs of this stage.")]
 FromJob = Annotated[str | None, typer.Option("--from", metavar="JOB", help="This job and what comes after it.")]
-Needs = Annotated[bool | None, typer.Option("--needs/--no-needs", help="Include what the selected jobs need.")]
+Needs = Annotated[
+    bool | None,
+    typer.Option(
+        "--needs/--no-needs",
+        help="Also run what the selected jobs need or get artifacts from (yes, but not with --from).",
+    ),
+]
 Variables = Annotated[list[str] | None, typer.Option("--var", metavar="NAME=value", help="Set a variable.")]
 Matrix = Annotated[list[str] | None, typer.Option("--matrix", metavar="KEY=value", help="Only this combination.")]
 ChangesBase = Annotated[

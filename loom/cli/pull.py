@@ -27,7 +27,7 @@ def pull(
     ] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Change the checkout, rather than show the patch.")] = False,
 ) -> None:
-    """Show what changed in a run's workspace since its snapshot, as a patch; or bring it into the checkout.
+    """Bring what changed in a run's workspace into the checkout. Shown as a patch first; --apply does it.
 
     Left out is what git ignores, and what the jobs declare as artifacts or caches. Files that you edited in the checkout
     since the run are never overwritten.

@@ -163,7 +163,12 @@ def _run_or_job(place: Here, run: str, job: str | None, step: str | None) -> tup
         except LoomError:
             raise error from None
         if not fnmatch.filter(last.fold.jobs, run):
-            raise
+            jobs = ", ".join(list(last.fold.jobs)[:20])
+            raise RequestError(
+                f"{run!r} is neither a run nor a job of the last run",
+                hint=f"its jobs: {jobs}\n`loom runs` lists the runs",
+                code="RUN_UNKNOWN",
+            ) from None
         return last, run, job
 
 
@@ -273,7 +278,9 @@ def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None
     from loom.cli import diagnosing
 
     place = here(color)
-    reading, job, _ = _run_or_job(place, run, job, None)
+    reading, job, more = _run_or_job(place, run, job, None)
+    if more is not None:
+        raise RequestError(f"{job} is a job, and {more} one name too many", hint="one job at a time: [RUN] [JOB]")
     diagnosis = diagnosing.diagnosis_of(reading, job)
     if form == "json":
         print_json(diagnosis.model_dump(mode="json"))

@@ -43,7 +43,7 @@ def complete_workflow_job(incomplete: str) -> list[str]:
 
 
 RunArgument = Annotated[
-    str, typer.Argument(metavar="[RUN]", help=RUN_HELP, show_default=False, autocompletion=complete_run)
+    str, typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False, autocompletion=complete_run)
 ]
 
 
@@ -61,7 +61,7 @@ def runs(
     as_json: JsonOption = False,
     color: ColorOption = None,
 ) -> None:
-    """List this repository's runs, newest first: when, how it ended, the tree, how long, what failed."""
+    """List this repository's runs, newest first. Each with its end, its tree, how long it took, what failed."""
     from loom.cli import reading
 
     reading.runs(everywhere=all_, limit=limit, as_json=as_json, color=color)
@@ -84,12 +84,12 @@ def show(
 def logs(
     run: RunArgument = "last",
     job: Annotated[
-        str | None, typer.Argument(metavar="[JOB]", help="One job (or a glob).", autocompletion=complete_job)
+        str | None, typer.Argument(metavar="JOB", help="One job (or a glob).", autocompletion=complete_job)
     ] = None,
     step: Annotated[
         str | None,
         typer.Argument(
-            metavar="[STEP]", help="One step (`2`, `script/02`) or section (`provider`).", autocompletion=complete_step
+            metavar="STEP", help="One step (`2`, `script/02`) or section (`provider`).", autocompletion=complete_step
         ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as long as the run does.")] = False,
@@ -120,13 +120,13 @@ def diagnose(
     run: RunArgument = "last",
     job: Annotated[
         str | None,
-        typer.Argument(metavar="[JOB]", help="This job instead of the first that failed.", autocompletion=complete_job),
+        typer.Argument(metavar="JOB", help="This job instead of the first that failed.", autocompletion=complete_job),
     ] = None,
     output: Annotated[DiagnoseFormat, typer.Option("--format", help="How it is said.")] = DiagnoseFormat.TEXT,
     as_json: JsonOption = False,
     color: ColorOption = None,
 ) -> None:
-    """Follow the pointers to the failure: what failed, the lines that matter, the likely cause, the next move.
+    """Say what failed, why it may be, and what to do next.
 
     `--format agent` is plain text of at most 2 KB.
     """
@@ -138,12 +138,12 @@ def diagnose(
 def diff(
     run_a: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP, autocompletion=complete_run)],
     run_b: Annotated[
-        str, typer.Argument(metavar="[RUN]", help="The other; the last run.", autocompletion=complete_run)
+        str, typer.Argument(metavar="RUN", help="The other; the last run.", autocompletion=complete_run)
     ] = "last",
     as_json: JsonOption = False,
     color: ColorOption = None,
 ) -> None:
-    """Say what differs between two runs: tree, files, images, variables, outcomes, durations, and the first line of output.
+    """Say what differs between two runs. Tree, files, images, variables, outcomes, durations, the first line of output.
 
     Times, ids, temporary paths and the like count as the same.
     """

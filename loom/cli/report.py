@@ -20,7 +20,7 @@ def report(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; - is standard output.")
     ] = None,
 ) -> None:
-    """Write a run as one self-contained HTML page: graph, timeline, logs with search."""
+    """Write a run as one HTML page. Self-contained: graph, timeline, logs with search."""
     import os
     import sys
 

@@ -37,7 +37,7 @@ AsRoot = Annotated[bool, typer.Option("--root", help="As root, whatever user the
 
 
 def shell(names: Names = None, step: StepName = None, root: AsRoot = False) -> None:
-    """Open a shell inside a job: where it failed, where it runs, or in a place made like it.
+    """Open a shell inside a job, where it failed or where it runs. Or in a place made like it, when nothing was kept.
 
     Same container, user, directory and variables as the step had. The step's commands are in the history, and `again`
     runs the whole step as the job did.
@@ -89,7 +89,7 @@ def exec_(
         str | None, typer.Option("--timeout", metavar="T", help="End it after this time: 30s, 5m. Exit code 4 then.")
     ] = None,
 ) -> None:
-    """Run one command inside a job, with its streams and its exit code passed through."""
+    """Run one command inside a job. Its streams and its exit code are passed through."""
     from loom.cancel import Cancel
     from loom.cli import entering
     from loom.cli.running import signals

@@ -31,7 +31,7 @@ def snapshot(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Take the isolated workspace that jobs would get, without running anything.
+    """Make the isolated workspace that jobs would get; run nothing.
 
     Prints where it is, what it holds and what was left out, and why. `loom snapshot --explain PATH...` takes none; it
     answers "would CI see this file?".
@@ -162,11 +162,11 @@ def _explain(source: Source, paths: list[str], *, as_json: bool) -> None:
 def verify(
     what: Annotated[
         str,
-        typer.Argument(metavar="[RUN|WORKSPACE]", help="A run, or a workspace's path.", autocompletion=complete_run),
+        typer.Argument(metavar="RUN|WORKSPACE", help="A run, or a workspace's path.", autocompletion=complete_run),
     ] = "last",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Compute a workspace's tree from its bytes again, and say, file by file, what its jobs changed.
+    """Prove a workspace's tree from its bytes. And say, file by file, what its jobs changed.
 
     Ends with 0 when nothing did, with 1 when something did.
     """

@@ -130,12 +130,12 @@ class Run:
             self._journal.span(RUN, PhaseCode.RUN_PIPELINE_EXECUTE) as run_outcome,
             self._journal.span(PIPELINE, PhaseCode.PIPELINE_EXECUTE) as outcome,
         ):
-            paths, reuse = self._record.paths, self._request.reuse
+            paths = self._record.paths
             handover = Handover(
                 self._request.plan,
                 folder_of=paths.artifacts,
                 archive_of=self._archive_of,
-                missing_here=frozenset() if not reuse or reuse.has_products else frozenset(self._done),
+                missing_here=self._made_elsewhere(),
                 logs=paths.logs,
                 masker=self._journal.masker,
                 cache=self._request.cache() if self._request.cache else None,
@@ -152,6 +152,14 @@ class Run:
                 status = Status.CANCELED if self._cancel.requested else Status.ERROR
             outcome.status = run_outcome.status = status
         return status
+
+    def _made_elsewhere(self) -> frozenset[str]:
+        """The jobs whose products are not in the run's workspace: they had views of their own, or ran in another one."""
+        request = self._request
+        elsewhere = set() if request.reuse is None or request.reuse.has_products else set(self._done)
+        if request.mount_mode is not MountMode.BIND:
+            elsewhere |= {job.id for job in request.plan.jobs if job.provider is ProviderName.DOCKER}
+        return frozenset(elsewhere)
 
     def _jobs(self, runner: JobRunner) -> Status:
         request = self._request

@@ -42,8 +42,7 @@ class Choice:
             self.selection.with_needs if self.selection.with_needs is not None else self.selection.from_job is None
         )
         if not self.selection.everything and wants_needs:
-            edges = {c.id: [target.id for _, target in self.need_targets(c, pool)] for c in pool}
-            chosen = closure(chosen, edges)
+            chosen = closure(chosen, {c.id: self.gets_from(c, pool) for c in pool})
         for candidate in pool:
             if candidate.id in exact and not candidate.decision.runs:
                 decision = candidate.decision
@@ -150,6 +149,13 @@ class Choice:
         meant = f"; did you mean {close}?" if close else ""
         return RequestError(f"there is no job {wanted}{meant}", hint=f"The jobs are {_some(known)}.")
 
+    def gets_from(self, candidate: Candidate, pool: list[Candidate]) -> list[str]:
+        """The jobs without which this one would not find what it finds in CI: its needs, else whose artifacts it gets."""
+        if candidate.entry.fields.needs is not None:
+            return [target.id for _, target in self.need_targets(candidate, pool)]
+        before = self.workflow.stages[: self.workflow.stages.index(candidate.stage)]
+        return [c.id for c in pool if c.stage in before and c.decision.runs and _leaves_something(c)]
+
     def need_targets(
         self, candidate: Candidate, pool: Iterable[Candidate]
     ) -> Iterator[tuple[models.NeedFields, Candidate]]:
@@ -212,6 +218,11 @@ class Choice:
             f"{target.id} is not part of this run ({reason}); write {{job: {need.job}, optional: true}} if that is fine"
         )
         self.problems.append(node.file.problem(node, pointer(entry.name, "needs", *numbers), message))
+
+
+def _leaves_something(candidate: Candidate) -> bool:
+    artifacts = candidate.entry.fields.artifacts
+    return artifacts is not None and bool(artifacts.paths)
 
 
 def _some(names: list[str]) -> str:

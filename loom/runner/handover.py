@@ -34,7 +34,7 @@ class Handover:
         cache: Cache | None = None,
         missing_here: frozenset[str] = frozenset(),
     ) -> None:
-        """`missing_here`: jobs whose products not even a shared workspace holds, since they ran elsewhere."""
+        """`missing_here`: jobs whose products the run's workspace does not hold, since they had another, or a view of it."""
         self._missing_here = missing_here
         self._plan = plan
         self._folder_of = folder_of

@@ -29,6 +29,15 @@ TEMPLATES = ".loom/templates"
 MAX_FILES = 200
 MAX_PROBLEMS = 200
 MAX_LEVELS = 32
+FIRST_ONE = """\
+Write one, or name another file with --workflow PATH. The smallest:
+    version: v1
+    stages: [test]
+    hello:
+      stage: test
+      image: debian:trixie-slim
+      script:
+        - echo hello"""
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -124,7 +133,9 @@ class _Loader(Struct):
                 f"{name}: there is no such workflow file",
                 hint=f"There is {self.label(other)}; rename it."
                 if other.exists()
-                else "Write one (docs/quickstart.md), or name another with --workflow PATH.",
+                else FIRST_ONE
+                if name == ".loom/workflow.yml"
+                else "Is it the right path? It starts where the command does.",
                 code="WF_NOT_FOUND",
             ) from error
         except OSError as error:

@@ -416,3 +416,15 @@ def test_a_build_after_other_jobs_sees_the_snapshot(project: Project, mode: str)
     finally:
         client.images.remove(ran.manifest("built")["image"]["id"], force=True)
         client.close()
+
+
+@pytest.mark.parametrize("mode", ["bind_mount", "overlay"])
+def test_a_job_on_this_machine_gets_what_a_container_made(project: Project, mode: str) -> None:
+    project.workflow(
+        "version: v1\nstages: [one, two]\n"
+        "made: {stage: one, image: debian:trixie-slim, script: ['echo hi > out.txt'], artifacts: {paths: [out.txt]}}\n"
+        "used: {stage: two, script: ['cat out.txt']}\n"
+    )
+    ran = project.loom("run", "--local", "--mount-mode", mode)
+    assert ran.code == 0, ran.out + ran.err
+    assert ran.output("used") == ["hi"]

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -195,6 +196,16 @@ def test_a_workflow_with_another_suffix_is_pointed_out(project: Path, loom: Loom
         "loom: .loom/workflow.yml: there is no such workflow file",
         "  There is .loom/workflow.yaml; rename it.",
     ]
+
+
+def test_the_workflow_that_a_first_use_is_told_to_write(project: Path, loom: Loom) -> None:
+    (project / ".loom/workflow.yml").unlink()
+    code, _, err = loom("check")
+    first, advice, *example = err.splitlines()
+    assert (code, first) == (2, "loom: .loom/workflow.yml: there is no such workflow file")
+    assert advice.strip().startswith("Write one")
+    (project / ".loom/workflow.yml").write_text(textwrap.dedent("\n".join(example)))
+    assert loom("check", "--no-receipt", "--strict")[0] == 0
 
 
 def test_no_workflow(project: Path, loom: Loom) -> None:

@@ -100,6 +100,32 @@ def test_selection(plan: MakePlan, tmp_path: Path, selection: dict[str, object],
 
 
 @pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        ({"jobs": ("unit",)}, ["build", "unit"]),
+        ({"jobs": ("unit",), "with_needs": False}, ["unit"]),
+        ({"jobs": ("free",)}, ["free"]),
+        ({"stages": ("deploy",)}, ["build", "unit", "ship"]),
+        ({"from_job": "unit"}, ["unit", "ship"]),
+        ({"from_job": "unit", "with_needs": True}, ["build", "unit", "ship"]),
+    ],
+)
+def test_a_selected_job_brings_those_whose_artifacts_it_gets(
+    plan: MakePlan, tmp_path: Path, selection: dict[str, object], expected: list[str]
+) -> None:
+    """Alone it would miss files that it has in CI."""
+    stages = """\
+build: {stage: build, script: [x], artifacts: {paths: [out]}}
+tidy: {stage: build, script: [x]}
+rare: {stage: build, script: [x], when: manual, artifacts: {paths: [out]}}
+unit: {stage: test, script: [x], artifacts: {paths: [report]}}
+free: {stage: test, script: [x], needs: []}
+ship: {stage: deploy, script: [x]}
+"""
+    assert ids(plan(tmp_path, stages, **selection)) == expected
+
+
+@pytest.mark.parametrize(
     ("selection", "message"),
     [
         ({"jobs": ("unti",)}, "there is no job unti; did you mean unit?"),

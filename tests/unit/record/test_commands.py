@@ -63,6 +63,15 @@ def test_logs_as_json_say_where(failed: Ran) -> None:
     assert (line["kind"], line["text"], line["job_id"], line["step"]) == ("output", "building", "build", "script/01")
 
 
+def test_a_name_that_is_neither_a_run_nor_a_job(failed: Ran) -> None:
+    for command in ("logs", "diagnose"):
+        ran = failed_command(failed.project, command, "tset")
+        assert ran.returncode == 2
+        assert "'tset' is neither a run nor a job of the last run\n  its jobs: build, lint, test, after\n" in ran.stderr
+    ran = failed_command(failed.project, "diagnose", "test", "lint")
+    assert (ran.returncode, "one name too many" in ran.stderr) == (2, True)
+
+
 def test_logs_say_what_there_is(failed: Ran) -> None:
     assert failed.project.loom("logs", "nothing", code=2) == ""
     assert failed.project.loom("logs", "last", "nothing", code=2) == ""
