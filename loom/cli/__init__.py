@@ -16,8 +16,8 @@ def main() -> None:
     """The `loom` command."""
     # Looking for pydantic plugins reads the metadata of every installed package: 25 ms that no one here needs.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    # What imports make stays for good; looking through it for garbage again and again takes 30 ms of a run's start.
-    gc.set_threshold(50_000, 20, 100)
+    # What imports make stays for good; looking through it for garbage takes 30 to 60 ms of a run's start.
+    gc.set_threshold(500_000, 20, 100)
     from loom.cli.boundary import run_app
 
     _leave(run_app(sys.argv[1:]))

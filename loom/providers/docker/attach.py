@@ -28,6 +28,7 @@ Chunk = tuple[Stream, bytes]
 
 _READ = 256 * 1024
 _SOON_S = 0.001
+_FLOOD_FROM = 20
 _GATHER_S = 0.0004
 _SEND_TIMEOUT_S = 60.0
 _HEADER = struct.Struct(">BxxxL")
@@ -237,7 +238,7 @@ class Attachment:
         self._poll = select.poll()
         self._poll.register(self._output.fileno(), select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
-        self._read_at, self._read_size = 0.0, 0
+        self._read_at, self._small_reads = 0.0, 0
         self.at_end = False
         self._closed = False
 
@@ -275,7 +276,7 @@ class Attachment:
         if self._in_flood():
             time.sleep(_GATHER_S)
         data = self._output.socket.recv(_READ)
-        self._read_at, self._read_size = time.monotonic(), len(data)
+        self._count(len(data))
         if not data:
             self.at_end = True
             return []
@@ -289,9 +290,16 @@ class Attachment:
             self._read[stream].advance(piece)
         return chunks
 
+    def _count(self, size: int) -> None:
+        """Small reads in a row, without a pause between them."""
+        now = time.monotonic()
+        small_and_soon = size < _READ // 4 and now - self._read_at < _SOON_S + _GATHER_S
+        self._small_reads = self._small_reads + 1 if small_and_soon else 0
+        self._read_at = now
+
     def _in_flood(self) -> bool:
-        """Whether output comes line by line without a pause: every read costs the same, whether for one line or for many."""
-        return self._read_size < _READ // 4 and time.monotonic() - self._read_at < _SOON_S
+        """Whether output comes line by line without a pause: a read costs the same, whether for one line or for many."""
+        return self._small_reads >= _FLOOD_FROM and time.monotonic() - self._read_at < _SOON_S
 
     def resume(self) -> None:
         """Take the output up again where it was lost, out of the container's log. ProviderError when there is none."""

@@ -1,0 +1,47 @@
+"""Which indexes can be copied as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loom.snapshot import layout
+from tests.unit.snapshot.conftest import Repo
+
+
+def index_of(repository: Path, *commands: tuple[str, ...], object_format: str = "sha1") -> bytes:
+    for command in (("init", "-q", f"--object-format={object_format}"), ("add", "-A"), *commands):
+        Repo(repository).git(*command)
+    return (repository / ".git" / "index").read_bytes()
+
+
+@pytest.mark.parametrize("object_format", ["sha1", "sha256"])
+def test_a_file_s_name_is_no_extension(tmp_path: Path, object_format: str) -> None:
+    for name in ("link", "a-link", "link-a.js", "FSMN", "UNTR", "x/sdir/link", "unlinked"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert layout.is_plain(index_of(tmp_path, object_format=object_format))
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        (("update-index", "--split-index"),),
+        (("update-index", "--force-untracked-cache"), ("status",)),
+        (("config", "core.fsmonitor", "/bin/false"), ("update-index", "--fsmonitor")),
+    ],
+    ids=["split", "untracked cache", "fsmonitor"],
+)
+def test_what_is_true_of_one_place_only_is_seen(tmp_path: Path, commands: tuple[tuple[str, ...], ...]) -> None:
+    (tmp_path / "a").write_text("a")
+    assert not layout.is_plain(index_of(tmp_path, *commands))
+
+
+def test_a_sparse_index_is_seen(tmp_path: Path) -> None:
+    for name in ("a/b", "c/d"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(name)
+    assert not layout.is_plain(
+        index_of(tmp_path, ("commit", "-qm", "x"), ("sparse-checkout", "set", "--cone", "--sparse-index", "a"))
+    )
