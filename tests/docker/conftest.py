@@ -120,3 +120,44 @@ def busybox() -> bytes:
     if found is None or b"statically" not in about.stdout:
         pytest.skip("needs a statically linked busybox on this machine to make an image of")
     return Path(found).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def podman_engine() -> Iterator[str]:
+    """The address of a podman service of the tests' own, in namespaces of its own."""
+    if shutil.which("podman") is None:
+        pytest.skip("podman is not installed")
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root and unshare for a podman of its own")
+    directory = Path(f"/tmp/loom-test-podman-{os.getpid()}")  # short: a socket's path
+    directory.mkdir()
+    # What podman needs of cgroups and netfilter is not what is tested here, and not every machine has it.
+    (directory / "containers.conf").write_text('[containers]\ncgroups = "disabled"\n[engine]\nevents_logger = "file"\n')
+    address = f"unix://{directory}/podman.sock"
+    roots = [f"--root={directory}/root", f"--runroot={directory}/run", "--cgroup-manager=cgroupfs"]
+    with (directory / "log").open("wb") as log:
+        service = subprocess.Popen(
+            ["unshare", "--net", "--mount", "podman", *roots, "system", "service", "-t", "0", address],
+            env={**os.environ, "CONTAINERS_CONF": str(directory / "containers.conf")},
+            stdout=log,
+            stderr=log,
+        )
+    client = None
+    try:
+        deadline = time.monotonic() + 20
+        while client is None:
+            try:
+                client = connect({"DOCKER_HOST": address})
+            except EngineUnavailable:
+                if time.monotonic() > deadline or service.poll() is not None:
+                    pytest.skip(f"podman does not start here: {(directory / 'log').read_text()[-300:]}")
+                time.sleep(0.1)
+        yield address
+    finally:
+        if client is not None:
+            for container in client.containers.list(all=True):
+                container.remove(force=True)
+            client.close()
+        service.terminate()
+        service.wait()
+        shutil.rmtree(directory, ignore_errors=True)

@@ -101,7 +101,8 @@ def build_image(
             images.client.api.tag(had.image_id, BUILD_REPOSITORY, tag.tag, force=True)
     else:
         say(on_output, f"building {shown(image)} as {tag.name}")
-        buildx = find_buildx(environ)
+        # Podman builds by itself what BuildKit does; buildx would first want a builder of its own in a container.
+        buildx = None if _is_podman(images) else find_buildx(environ)
         if buildx is not None:
             _build_with_buildx(buildx, build, inputs, environ=environ, on_output=on_output, cancel=cancel)
         else:
@@ -427,15 +428,17 @@ def _build_failed(place: str, line: int | None, instruction: str | None, words: 
 def _build_classic(
     images: Images, build: plan.Build, inputs: BuildInputs, *, on_output: OnOutput, cancel: Cancel
 ) -> None:
+    podman = _is_podman(images)
     modern = needs_buildkit(inputs.text)
-    if modern is not None and not _is_podman(images):
+    if modern is not None and not podman:
         number, feature = modern
         raise ImageError(
             f"{inputs.place}:{number}: {feature} needs BuildKit, and there is only the engine's classic builder",
             hint="Install the buildx plugin (Debian: docker-buildx, Docker's own packages: docker-buildx-plugin).",
             code="IMAGE_NEEDS_BUILDKIT",
         )
-    say(on_output, "BuildKit (the buildx plugin) was not found: using the engine's classic builder")
+    if not podman:
+        say(on_output, "BuildKit (the buildx plugin) was not found: using the engine's classic builder")
     with tempfile.TemporaryFile(prefix="loom-build-") as archive, images.line() as line:
         name = _write_context(archive, inputs)
         archive.seek(0)

@@ -115,8 +115,9 @@ class BindMount:
             return
         me = Owner.of_this_process()
         handed_over = self._workspaces.leave(self._workspace, self._user)
-        # Root need not look: it may do everything with everybody's files.
-        if handed_over or (me.uid != 0 and foreign(self._workspace, me)):
+        # Root need not look: it may do everything with everybody's files. And who is still at work there has them.
+        alone = self._workspaces.nobody_in(self._workspace)
+        if handed_over or (me.uid != 0 and alone and foreign(self._workspace, me)):
             hand_over(self._workspace, me, self._ids, self._request.project_dir, as_root)
             if me.uid != 0 and (path := foreign(self._workspace, me)):
                 raise ProviderError(

@@ -109,6 +109,10 @@ class Workspaces:
             self._opened.discard(workspace)
             return opened
 
+    def nobody_in(self, workspace: Path) -> bool:
+        with self._lock:
+            return not self._active.get(workspace)
+
     def leave(self, workspace: Path, user: Owner) -> bool:
         """True when nobody is left and the files, which were handed over, have to be taken back."""
         with self._lock:

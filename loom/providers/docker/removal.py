@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from loom.providers.docker.client import explanation, retrying, translated
+from loom.providers.docker.traits import Traits
 
 if TYPE_CHECKING:
     import docker
@@ -13,8 +14,20 @@ if TYPE_CHECKING:
 
 def remove_container(client: docker.DockerClient, name: str) -> None:
     """Running or not, with its anonymous volumes."""
+    _remove(f"the container {name}", lambda: end_and_remove(client, name))
+
+
+def end_and_remove(client: docker.DockerClient, name: str) -> None:
+    """The same once, with the engine's own errors."""
     api: Any = client.api
-    _remove(f"the container {name}", lambda: api.remove_container(name, v=True, force=True))
+    if Traits(client).podman:
+        # Docker kills what it is forced to remove; podman asks it to end, and waits ten seconds for that.
+        try:
+            api.kill(name)
+        except Exception as error:
+            if getattr(error, "status_code", None) not in (404, 409, 500):
+                raise  # those: it does not run
+    api.remove_container(name, v=True, force=True)
 
 
 def remove_network(client: docker.DockerClient, name: str) -> None:

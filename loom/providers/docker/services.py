@@ -30,6 +30,7 @@ from loom.providers.docker.client import explanation
 from loom.providers.docker.images import ClientFactory, Images, ResolvedImage
 from loom.providers.docker.labels import ROLE
 from loom.providers.docker.ready import Inside, NotReady, Probe, probe_of
+from loom.providers.docker.removal import end_and_remove
 from loom.providers.docker.streams import engine_errors
 from loom.results import OnOutput, Stream
 
@@ -397,7 +398,7 @@ class _Group:
 
         def remove_one(container_id: str) -> None:
             try:
-                self._client.api.remove_container(container_id, force=True, v=True)
+                end_and_remove(self._client, container_id)
             except docker.errors.NotFound:
                 pass
             except Exception as error:  # noqa: BLE001  removing goes on with the others

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import secrets
-import shutil
-import subprocess
 import tarfile
 import threading
 import time
@@ -20,7 +18,6 @@ import docker
 import pytest
 
 from loom.cancel import Cancel
-from loom.errors import EngineUnavailable
 from loom.plan import Image, MountMode, Network
 from loom.providers.base import Command, Provider, Session, SessionRequest
 from loom.providers.docker.client import connect
@@ -189,45 +186,12 @@ def docker_place(docker_provider: DockerProvider, tmp_path: Path) -> Place:
 
 
 @pytest.fixture(scope="session")
-def podman(engine: docker.DockerClient) -> Iterator[docker.DockerClient]:
-    """A podman service of the tests' own, in namespaces of its own, that has the image they use."""
-    if shutil.which("podman") is None:
-        pytest.skip("podman is not installed")
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("needs root and unshare for a podman of its own")
-    directory = Path(f"/tmp/loom-test-podman-{os.getpid()}")  # short: a socket's path
-    directory.mkdir()
-    # What podman needs of cgroups and netfilter is not what is tested here, and not every machine has it.
-    (directory / "containers.conf").write_text('[containers]\ncgroups = "disabled"\n[engine]\nevents_logger = "file"\n')
-    socket = f"unix://{directory}/podman.sock"
-    roots = [f"--root={directory}/root", f"--runroot={directory}/run", "--cgroup-manager=cgroupfs"]
-    with (directory / "log").open("wb") as log:
-        service = subprocess.Popen(
-            ["unshare", "--net", "--mount", "podman", *roots, "system", "service", "-t", "0", socket],
-            env={**os.environ, "CONTAINERS_CONF": str(directory / "containers.conf")},
-            stdout=log,
-            stderr=log,
-        )
-    client = None
-    try:
-        deadline = time.monotonic() + 20
-        while client is None:
-            try:
-                client = connect({"DOCKER_HOST": socket})
-            except EngineUnavailable:
-                if time.monotonic() > deadline or service.poll() is not None:
-                    pytest.skip(f"podman does not start here: {(directory / 'log').read_text()[-300:]}")
-                time.sleep(0.1)
-        client.images.load(b"".join(engine.images.get(DEBIAN).save(named=True)))
-        yield client
-    finally:
-        if client is not None:
-            for container in client.containers.list(all=True):
-                container.remove(force=True)
-            client.close()
-        service.terminate()
-        service.wait()
-        shutil.rmtree(directory, ignore_errors=True)
+def podman(engine: docker.DockerClient, podman_engine: str) -> Iterator[docker.DockerClient]:
+    """A podman service of the tests' own, which has the image they use."""
+    client = connect({"DOCKER_HOST": podman_engine})
+    client.images.load(b"".join(engine.images.get(DEBIAN).save(named=True)))
+    yield client
+    client.close()
 
 
 @pytest.fixture

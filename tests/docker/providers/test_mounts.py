@@ -186,6 +186,7 @@ CALLER = textwrap.dedent(
     """
     import os, shutil, sys, time
     from pathlib import Path
+    from msgspec.structs import replace
     from loom.cancel import Cancel
     from loom.plan import Image, MountMode
     from loom.providers.base import Command, SessionRequest
@@ -200,6 +201,12 @@ CALLER = textwrap.dedent(
         script = "echo more >>given; mkdir -p deep/er; echo x >deep/er/file; chmod 600 deep/er/file; chmod 700 deep"
         ended = session.run(Command(script=script, shell=()), lambda s, d: print(d, flush=True), Cancel())
         assert ended.code == 0, ended
+        if mode is MountMode.BIND:
+            # A job of root's that ends meanwhile does not take the files from this one.
+            with provider.open(replace(request, image=Image(name="debian:trixie-slim")), lambda *_: None, Cancel()) as other:
+                assert other.run(Command(script="echo x >roots", shell=()), lambda *_: None, Cancel()).code == 0
+            again = session.run(Command(script="echo x >later; rm later", shell=()), lambda *_: None, Cancel())
+            assert again.code == 0, again
         if mode is MountMode.OVERLAY:
             print(sorted(change.path for change in session.changes()))
     problems = list(provider.close())
