@@ -558,6 +558,8 @@ def _causes(
     found += _by_lines(lines, {cause.code for cause in found}, has_image=image is not None)
     if any(cause.code == "ignored_file" for cause in found):
         found = [cause for cause in found if cause.code not in ("missing_file", "python_module", "node_module")]
+    if any(cause.code == "registry_unreachable" for cause in found):  # the engine's words of why, not a step's
+        found = [cause for cause in found if cause.code not in ("connection_refused", "name_resolution")]
     return found[:3]
 
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from loom.cli.surroundings import commit_variables, find_root, mentioned_in, resolve_context, workflow_path
-from loom.errors import Problem
+from loom.errors import Problem, WorkflowError
 from loom.results import ExitCode
 from loom.yamlfile import Kind, pointer
 
 if TYPE_CHECKING:
+    from loom.config import Config
     from loom.plan import Job, Plan, Selection
     from loom.secrets.trace import Trace
     from loom.workflow import Entry, Workflow
@@ -26,7 +27,7 @@ MAX_SHOWN = 200
 def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> int:
     import time
 
-    from loom import workflow
+    from loom import config, workflow
     from loom.resolve import PREDEFINED, rehearse
     from loom.workflow.lint import warnings
 
@@ -36,8 +37,13 @@ def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> in
     path = workflow_path(root, named, start)
     examined = workflow.examine(path, root)
     loaded, problems = examined.workflow, list(examined.problems)
+    settings: Config | None = None
+    try:
+        settings = config.load(root=root, environ=dict(os.environ), flags={})
+    except WorkflowError as error:  # a run would refuse it too
+        problems += error.problems
     if loaded is not None:
-        planned, jobs = rehearse(loaded)
+        planned, jobs = rehearse(loaded, settings)
         problems += planned
         problems += _secrets(loaded, jobs)
     if loaded is not None and not examined.problems:  # what a broken part would use, or be used by, can't be known
@@ -48,8 +54,8 @@ def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> in
     code = ExitCode.REQUEST if errors else ExitCode.JOB_FAILED if strict and problems else ExitCode.OK
     name = loaded.path if loaded is not None else _name(path, root)
     _show(output, name, problems, sound)
-    if receipt:
-        _leave_receipt(root, name, problems, sound, code, started)
+    if receipt and settings is not None:
+        _leave_receipt(settings, root, name, problems, sound, code, started)
     return code
 
 
@@ -103,14 +109,19 @@ def _name(path: Path, root: Path) -> str:
 
 
 def _leave_receipt(
-    root: Path, name: str, problems: Sequence[Problem], loaded: Workflow | None, code: ExitCode, started: int
+    settings: Config,
+    root: Path,
+    name: str,
+    problems: Sequence[Problem],
+    loaded: Workflow | None,
+    code: ExitCode,
+    started: int,
 ) -> None:
     """Say on standard error where the receipt is: standard output holds the result alone."""
     import hashlib
     import sys
     import time
 
-    from loom import config
     from loom.errors import LoomError
     from loom.events import timestamp
     from loom.render.problems import check_document
@@ -130,7 +141,6 @@ def _leave_receipt(
         "sha256": sums,
     }
     try:
-        settings = config.load(root=root, environ=dict(os.environ), flags={})
         document = check_document(name, problems, facts=facts)
         path = Store(settings.state_dir).add_check(str(started), document, keep=settings.keep_runs)
     except (OSError, LoomError) as error:

@@ -46,7 +46,8 @@ def _head(diagnosis: Diagnosis) -> list[str]:
         lines.append(f"command: {_short(' ⏎ '.join(diagnosis.command.strip().splitlines()), 300)}")
     if diagnosis.error and diagnosis.failed and (not diagnosis.step or diagnosis.job_status == "error"):
         code = f" {diagnosis.error_code}" if diagnosis.error_code else ""
-        lines += [f"error{code}: {_short(line, 300)}" for line in diagnosis.error.splitlines()[:3]]
+        first, *more = diagnosis.error.splitlines()[:3]
+        lines += [f"error{code}: {_short(first, 300)}", *(f"  {_short(line, 300)}" for line in more)]
     for cause in diagnosis.causes:
         lines.append(f"likely: {cause.summary}")
         lines.append(f"  do: {cause.advice}")

@@ -190,6 +190,14 @@ e: {stage: test, script: [x], variables: {A: $B, B: $A}}
     assert "did you mean 1d?" in out
 
 
+def test_a_broken_configuration_is_an_error_of_the_check(project: Path, loom: Loom) -> None:
+    (project / ".loom/config.yml").write_text("bogus: 1\n")
+    code, out, err = loom("check")
+    assert code == 2
+    assert ".loom/config.yml:1:1: CONFIG_INVALID /bogus: there is no setting bogus" in out
+    assert "receipt" not in err
+
+
 def test_a_workflow_with_another_suffix_is_pointed_out(project: Path, loom: Loom) -> None:
     (project / ".loom/workflow.yml").rename(project / ".loom/workflow.yaml")
     assert loom("check")[2].splitlines() == [

@@ -76,6 +76,16 @@ def test_exit_codes_speak(code: int, name: str) -> None:
     assert diagnose(evidence(job={"exit_code": code})).causes[0].code == name
 
 
+def test_a_registry_that_is_down_is_no_service_of_the_job() -> None:
+    said = (
+        'localhost:1 can\'t be reached: Get "http://localhost:1/v2/": dial tcp 127.0.0.1:1: connect: connection refused'
+    )
+    refused = "curl: (7) Failed to connect to localhost port 80: Connection refused"
+    found = diagnose(evidence(lines=[refused, said.replace("refused", "Connection refused")]))
+    assert [cause.code for cause in found.causes] == ["registry_unreachable"]
+    assert [cause.code for cause in diagnose(evidence(lines=[refused])).causes] == ["connection_refused"]
+
+
 def test_a_file_that_git_ignores_is_named_first() -> None:
     asked: list[str] = []
 
