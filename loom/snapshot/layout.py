@@ -222,27 +222,52 @@ def copy_index(source: Source, git_dir: Path) -> bytes:
     target.write_bytes(data)
     second = status.st_mtime_ns // 1_000_000_000 * 1_000_000_000
     os.utime(target, ns=(second, second))
-    if not is_plain(data):
-        for shared in source.git_dir.glob("sharedindex.*"):
-            (git_dir / shared.name).write_bytes(shared.read_bytes())
     return data
+
+
+def copy_shared_indexes(source: Source, git_dir: Path) -> None:
+    """What a split index is completed from."""
+    for shared in source.git_dir.glob("sharedindex.*"):
+        (git_dir / shared.name).write_bytes(shared.read_bytes())
 
 
 def is_plain(index: bytes) -> bool:
     """Whether an index says nothing that is true of the source's place only; "no" may be a false alarm, "yes" never."""
-    return not any(_has_extension(index, name) for name in (b"link", b"FSMN", b"UNTR", b"sdir"))
+    return not is_split(index) and not any(_extension(index, name) for name in (b"FSMN", b"UNTR", b"sdir"))
 
 
-def _has_extension(index: bytes, name: bytes) -> bool:
-    """Whether such an extension may be there: its name and size, up to the next one or the checksum at the end.
+def is_split(index: bytes) -> bool:
+    """Whether a part of it is in another file (as sure as `is_plain`); to read it touches that file's time."""
+    return _extension(index, b"link")
+
+
+def _extension(index: bytes, name: bytes) -> bool:
+    return any(True for _ in _extensions(index, name))
+
+
+def tree_of_index(index: bytes, digest_size: int) -> str | None:
+    """The tree that `git write-tree` would make of an index, where git has noted it there; None when it is to be found out.
+
+    Git forgets the note with every change of an entry, and makes none of files that are only intended to be added.
+    """
+    for content in _extensions(index, b"TREE"):
+        counts, _, rest = content.partition(b"\n")  # of the root: its path (empty), NUL, entries, blank, subtrees
+        entries = counts.removeprefix(b"\0").split(b" ")[0]
+        if counts.startswith(b"\0") and entries.isdigit():
+            return rest[:digest_size].hex()
+    return None
+
+
+def _extensions(index: bytes, name: bytes) -> Iterator[bytes]:
+    """What may be the content of such an extension: after its name and size, up to the next one or the checksum.
 
     The name alone may well be a part of some file's name.
     """
     at = index.find(name)
     while at >= 0:
-        end = at + 8 + int.from_bytes(index[at + 4 : at + 8], "big")
+        start = at + 8
+        end = start + int.from_bytes(index[at + 4 : start], "big")
         left = len(index) - end
         if left in _CHECKSUMS or (left > min(_CHECKSUMS) and index[end : end + 4].isalpha()):
-            return True
+            yield index[start:end]
         at = index.find(name, at + 1)
-    return False

@@ -148,6 +148,7 @@ class _Filling:
         self._zero = "0" * len(source.head_sha)
         self._done = _Filled()
         self._processes: list[git.Running] = []
+        self._index_tree: str | None = None
         self._filters_given_up = False
         self._names: dict[str, str] | None = None
 
@@ -166,8 +167,10 @@ class _Filling:
         done.config = tree.hashing_config(source.config, source.environment)
         (git_dir / "objects").mkdir(parents=True)
         data = layout.copy_index(source, git_dir)
+        # Most indexes can be read as they are; git is at it while this one is looked at.
+        listing = None if layout.is_split(data) else self._start(*_LIST)
         plain = layout.is_plain(data)
-        listing = self._start(*_LIST) if plain else None
+        self._index_tree = layout.tree_of_index(data, len(self._zero) // 2) if plain else None
         layout.lay_out(
             source,
             git_dir,
@@ -175,7 +178,10 @@ class _Filling:
             attributes=layout.attributes_of(source),
             excludes=done.excludes,
         )
-        if listing is None:
+        if listing is None or not plain:
+            if listing is not None:
+                listing.stop()
+            layout.copy_shared_indexes(source, git_dir)
             self._make_index_plain()
             listing = self._start(*_LIST)
         # In a large tree the copying waits for the listing, so nothing is to hold that up.
@@ -552,6 +558,9 @@ class _Filling:
                     break
                 except git.GitFailed as error:
                     self._give_up_filters(error)
+        elif self._index_tree == self._source.head_tree_sha:
+            self._done.tree_sha = self._source.head_tree_sha
+            return  # nothing staged and nothing else: what git would find out by comparing the two
         here = self._here(index=index, config=self._done.config)
         self._done.changed = tree.compare(here, self._target, self._source.head_sha)
         self._done.tree_sha = tree.tree_of(here, self._source.head_tree_sha, self._done.changed)

@@ -45,3 +45,20 @@ def test_a_sparse_index_is_seen(tmp_path: Path) -> None:
     assert not layout.is_plain(
         index_of(tmp_path, ("commit", "-qm", "x"), ("sparse-checkout", "set", "--cone", "--sparse-index", "a"))
     )
+
+
+def test_the_tree_that_git_noted_in_an_index(tmp_path: Path) -> None:
+    repository = Repo(tmp_path)
+    for name in ("TREE", "a/TREE", "a/b/c", "TREE-TREE"):
+        repository.write(name)
+    assert layout.tree_of_index(index_of(tmp_path), 20) is None, "nothing was committed yet"
+    repository.git("commit", "-qm", "x")
+    index = tmp_path / ".git" / "index"
+    assert layout.tree_of_index(index.read_bytes(), 20) == repository.git("rev-parse", "HEAD^{tree}").strip()
+    repository.write("a/new")
+    repository.git("add", "-N", "a/new")
+    assert layout.tree_of_index(index.read_bytes(), 20) is None, "an entry is there that is in no tree"
+    repository.git("add", "a/new")
+    assert layout.tree_of_index(index.read_bytes(), 20) is None
+    tree = repository.git("write-tree").strip()
+    assert layout.tree_of_index(index.read_bytes(), 20) in (None, tree)
