@@ -22,23 +22,20 @@ COPY_UP_TO_FILES = 1_000
 # Where a job's container has the workspace: a store below it can't be shown at its own path.
 _TAKEN_IN_CONTAINERS = ("/workspace", "/proc", "/sys", "/dev")
 
-_ABOUT = (
-    "rev-parse",
-    "--path-format=absolute",
-    "--is-bare-repository",
-    "--is-inside-work-tree",
-    "--git-dir",
-    "--git-common-dir",
-    "--show-object-format",
-    "--is-shallow-repository",
-    "--git-path",
-    "objects",
-    "--git-path",
-    "index",
-    "--show-toplevel",
-    "HEAD^{commit}",
-    "HEAD^{tree}",
+_ONE_BY_ONE = (
+    ("--is-bare-repository",),
+    ("--is-inside-work-tree",),
+    ("--git-dir",),
+    ("--git-common-dir",),
+    ("--show-object-format",),
+    ("--is-shallow-repository",),
+    ("--git-path", "objects"),
+    ("--git-path", "index"),
+    ("--show-toplevel",),
+    ("HEAD^{commit}",),
+    ("HEAD^{tree}",),
 )
+_ABOUT = ("rev-parse", "--path-format=absolute", *(word for one in _ONE_BY_ONE for word in one))
 
 
 _REF_FIELDS = ("objectname", "*objectname", "HEAD", "refname", "symref")
@@ -102,10 +99,11 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
         if code != 0:
             _explain_refusal(start, out.decode("utf-8", "surrogateescape").splitlines(), said)
         fields = os.fsdecode(out).rstrip("\n").split("\n")
-        if len(fields) != 11:
-            raise RequestError(
-                f"{start}: the repository's path holds a line break", hint="move the checkout to a path without one"
-            )
+        if len(fields) != 11:  # a path with a line break: asked one by one, each answer is all that is printed
+            fields = [
+                os.fsdecode(git.run(("rev-parse", "--path-format=absolute", *one), inherited, cwd=start))[:-1]
+                for one in _ONE_BY_ONE
+            ]
     except BaseException:
         for process in (config, refs):
             process.stop()

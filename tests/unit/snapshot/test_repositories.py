@@ -117,6 +117,35 @@ def test_a_submodule_that_was_deleted(work: Repo, snap: Snap, new_repo: NewRepo)
     check(work, snap(work))
 
 
+@pytest.mark.parametrize("borrow", [False, True])
+def test_line_breaks_in_the_paths_of_repositories(
+    tmp_path: Path, snap: Snap, new_repo: NewRepo, monkeypatch: pytest.MonkeyPatch, borrow: bool
+) -> None:
+    inner = new_repo("in\nner")
+    inner.write("x")
+    inner.commit()
+    work = new_repo("so\nurce")
+    work.write("README")
+    work.commit()
+    work.git("submodule", "add", "-q", "--name", "sub", str(inner.root), "su\nb")
+    work.commit()
+    nested = Repo(work.root / "nes\nted")
+    nested.root.mkdir()
+    nested.git("init", "-q")
+    nested.write("y")
+    nested.commit()
+    work.write("README", "edited\n")
+    Repo(work.root / "su\nb").write("x", "edited\n")
+    if borrow:
+        monkeypatch.setattr("loom.snapshot.source.COPY_UP_TO_BYTES", -1)
+    snapshot = snap(work)
+    assert bool(snapshot.borrowed) == borrow
+    check(work, snapshot, status=False)
+    assert contents(snapshot.path)["su\nb/x"][1] == b"edited\n"
+    assert [left.path for left in snapshot.left_out] == ["nes\\nted"]
+    assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
+
+
 def test_a_repository_inside_that_is_no_submodule(work: Repo, snap: Snap) -> None:
     nested = work.root / "vendor/nested"
     nested.mkdir(parents=True)
