@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from loom.cli.record import complete_workflow_job
+from loom.cli.record import complete_job, complete_run, complete_workflow_job
 
 Jobs = Annotated[
     list[str] | None,
@@ -31,6 +31,17 @@ Matrix = Annotated[list[str] | None, typer.Option("--matrix", metavar="KEY=value
 ChangesBase = Annotated[
     str | None,
     typer.Option("--changes-base", metavar="REF", help="What `changes:` compares with; HEAD if not given."),
+]
+
+RunOrJob = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RUN", help="A run, or a job of the last one; the last run if not given.", autocompletion=complete_run
+    ),
+]
+JobOfRun = Annotated[
+    str | None,
+    typer.Argument(metavar="JOB", help="A job of it; the failing one if not given.", autocompletion=complete_job),
 ]
 
 Stream = Annotated[bool, typer.Option("--stream", help="Show output live, with the job's name in front.")]

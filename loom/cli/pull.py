@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loom.cli.options import JobOfRun, RunOrJob
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -22,9 +24,8 @@ def register(app: typer.Typer) -> None:
 
 
 def pull(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN] [JOB]", help="The last run and its failing job if not given.")
-    ] = None,
+    run: RunOrJob = None,
+    job: JobOfRun = None,
     apply: Annotated[bool, typer.Option("--apply", help="Change the checkout, rather than show the patch.")] = False,
 ) -> None:
     """Bring what changed in a run's workspace into the checkout. Shown as a patch first; --apply does it.
@@ -36,22 +37,18 @@ def pull(
 
     from loom import snapshot
     from loom.cli import entering
-    from loom.errors import RequestError
 
     here = entering.around()
-    names = names or []
-    if len(names) > 2:
-        raise RequestError(f"too many names: {' '.join(names)}", hint="give [RUN] [JOB]")
-    run, job = _which(here, names)
+    past, of_job = _which(here, [name for name in (run, job) if name])
     with ExitStack() as stack:
-        place = _place(here, run, job, stack)
-        manifest = run.entry.paths.root / "snapshot.json"
+        place = _place(here, past, of_job, stack)
+        manifest = past.entry.paths.root / "snapshot.json"
         patch = snapshot.patch_of(
             place,
-            run.repo_root,
+            past.repo_root,
             environ=os.environ,
             manifest_file=manifest if manifest.exists() else None,
-            leave_out=_generated(run),
+            leave_out=_generated(past),
         )
     for change in patch.left_out:
         print(f"left out: {snapshot.readable(change.path)} (made by the job)", file=sys.stderr)
@@ -63,7 +60,7 @@ def pull(
         if not patch.changes and not patch.conflicts:
             print("nothing changed in the workspace since the snapshot", file=sys.stderr)
         return
-    snapshot.apply_patch(patch, run.repo_root, environ=os.environ)
+    snapshot.apply_patch(patch, past.repo_root, environ=os.environ)
     for change in patch.changes:
         print(f"{change.kind.replace('_', ' ')}: {snapshot.readable(change.path)}")
     if not patch.changes:

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from loom.cli.options import JobOfRun, RunOrJob
+
 
 class ExecCommand(TyperCommand):
     """Everything behind `--` is the command, whatever it looks like."""
@@ -20,23 +22,22 @@ class ExecCommand(TyperCommand):
             args, ctx.meta["loom.command"] = args[:at], args[at + 1 :]
         return super().parse_args(ctx, args)
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return ["[OPTIONS] [RUN] JOB -- COMMAND..."]
+
 
 def register(app: typer.Typer) -> None:
     app.command("shell")(shell)
     app.command("exec", cls=ExecCommand)(exec_)
 
 
-Names = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[RUN] [JOB]", help="The last run and its failing job if not given.", show_default=False),
-]
 StepName = Annotated[
     str | None, typer.Option("--step", metavar="N", help="The step to stand at; the failing one if not given.")
 ]
 AsRoot = Annotated[bool, typer.Option("--root", help="As root, whatever user the job has.")]
 
 
-def shell(names: Names = None, step: StepName = None, root: AsRoot = False) -> None:
+def shell(run: RunOrJob = None, job: JobOfRun = None, step: StepName = None, root: AsRoot = False) -> None:
     """Open a shell inside a job, where it failed or where it runs. Or in a place made like it, when nothing was kept.
 
     Same container, user, directory and variables as the step had. The step's commands are in the history, and `again`
@@ -52,10 +53,10 @@ def shell(names: Names = None, step: StepName = None, root: AsRoot = False) -> N
             "a shell needs a terminal, and this is none", hint="loom exec [RUN] JOB -- COMMAND works without one"
         )
     here = entering.around()
-    job = entering.find_job(here, _at_most_two(names))
-    at, cancel = job.step(step), Cancel()
-    with signals(cancel), entering.entered(here, job, at, as_root=root, cancel=cancel) as entered:
-        for line in banner(entered.about, entered.notes, job.job.id, at.id, at.script):
+    past = entering.find_job(here, [name for name in (run, job) if name])
+    at, cancel = past.step(step), Cancel()
+    with signals(cancel), entering.entered(here, past, at, as_root=root, cancel=cancel) as entered:
+        for line in banner(entered.about, entered.notes, past.job.id, at.id, at.script):
             print(line)
         if entered.fresh:
             print("  it goes when you leave")
