@@ -52,7 +52,10 @@ is_root() { [ "$(id -u)" = 0 ]; }
 is_there() {
   case $1 in
     btrfs-progs) command -v mkfs.btrfs >/dev/null ;;
-    docker-registry | git | chromium | iptables | mmdebstrap | zstd) command -v "$1" >/dev/null ;;
+    docker-registry | git | chromium | iptables | mmdebstrap | rootlesskit | slirp4netns | zstd) command -v "$1" >/dev/null ;;
+    openssh-client) command -v ssh >/dev/null ;;
+    openssh-server) command -v sshd >/dev/null ;;
+    uidmap) command -v newuidmap >/dev/null ;;
     ca-certificates) [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/ssl/cert.pem ] ;;
     python3 | python3-venv) [ -n "$(find_python)" ] ;;
     docker.io) command -v dockerd >/dev/null ;;

@@ -303,9 +303,10 @@ def _other_engines(endpoint: Endpoint, environ: Mapping[str, str]) -> list[str]:
         if f"unix://{path}" != endpoint.url and os.access(path, os.W_OK)
     ]
     if not any("podman listens" in offer for offer in offers) and shutil.which("podman", path=environ.get("PATH")):
+        of_user, folder = ("", "/run") if os.getuid() == 0 else ("--user ", runtime)
         offers.append(
-            "podman is installed and can stand in: `systemctl --user enable --now podman.socket`, "
-            f"then DOCKER_HOST=unix://{runtime}/podman/podman.sock loom ..."
+            f"podman is installed and can stand in: `systemctl {of_user}enable --now podman.socket`, "
+            f"then DOCKER_HOST=unix://{folder}/podman/podman.sock loom ..."
         )
     return offers
 

@@ -106,7 +106,7 @@ def unseen_workspace(request: SessionRequest, said: str) -> ProviderError | None
     if "chdir to cwd" in said and "permission denied" in said:
         return ProviderError(
             f"the engine may not look into the workspace of job {job}: root in its containers is another user here",
-            hint=f"run loom as the user whose engine it is, or {other_mode}",
+            hint=f"{other_mode}; a rootless engine is best used by the user whose it is",
         )
     return None
 
