@@ -165,7 +165,7 @@ def test_random_work(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]
         repo.git("commit", "-q", "--allow-empty", "-m", "first")
         for step in after:
             do(repo, step)
-        hidden = any(line.startswith(("S", "h")) for line in repo.git("ls-files", "-v", "-z").split("\0"))
+        hidden = any(line.startswith(("S", "s", "h")) for line in repo.git("ls-files", "-v", "-z").split("\0"))
         state = repo.state()
         with mock.patch("loom.snapshot.source.COPY_UP_TO_BYTES", -1 if borrow else 50_000_000):
             source = discover(repo.root, environ=repo.environ)
