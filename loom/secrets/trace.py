@@ -20,6 +20,11 @@ _SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh"})
 _SWITCHES = ("CI_DEBUG_TRACE", "LOOM_DEBUG_TRACE")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _BEGINS_COMMAND = re.compile(r"(?:^|[;&|({]|\b(?:then|do|else|exec|sudo|env|command|builtin)\b)\s*(?=\S)")
+_ENDS_COMMAND = re.compile(r"[;&|(){}]|\s#")
+_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
+_TRACERS = _SHELLS | {"set"}
+_LONGEST = 2000
+"""How much of a command is looked at: every word of a line may begin one."""
 _SHEBANG = re.compile(r"^#!\s*(\S+)\s*(.*)$")
 
 
@@ -79,25 +84,35 @@ def _line_traces(line: str, *, first: bool) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    """The words of one command, as far as they can be told apart without being a shell."""
-    words = []
-    for word in re.split(r"\s+", re.split(r"[;&|(){}]|\s#", text, maxsplit=1)[0].strip()):
-        try:
-            words.append("".join(shlex.split(word)))
-        except ValueError:  # a quote that is closed in another word
-            words.append(word)
-    while words and re.match(r"[A-Za-z_][A-Za-z0-9_]*=", words[0]):
-        del words[0]
+    """A command and its options, as far as words can be told apart without being a shell; nothing of other commands."""
+    written = iter(_ENDS_COMMAND.split(text[:_LONGEST], maxsplit=1)[0].split())
+    first = next((word for word in written if not _ASSIGNMENT.match(word) and _name(word) != "env"), "")
+    words = [_unquoted(first)]
+    if _name(words[0]) not in _TRACERS:
+        return []
+    for word in written:
+        words.append(_unquoted(word))
+        if not words[-1].startswith(("-", "+")) and not words[-2].endswith("o"):
+            break
     return words
 
 
+def _unquoted(word: str) -> str:
+    try:
+        return "".join(shlex.split(word))
+    except ValueError:  # a quote that is closed in another word
+        return word
+
+
+def _name(word: str) -> str:
+    return word.rpartition("/")[2]
+
+
 def _command_traces(words: Sequence[str]) -> bool:
-    if not words:
-        return False
-    name = words[0].rpartition("/")[2]
-    if name == "env":
-        return _command_traces(words[1:])
-    return (name == "set" or name in _SHELLS) and _options_trace(words[1:])
+    at = 0
+    while at < len(words) and _name(words[at]) == "env":
+        at += 1
+    return at < len(words) and _name(words[at]) in _TRACERS and _options_trace(words[at + 1 :])
 
 
 def _options_trace(words: Sequence[str]) -> bool:

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from loom import secrets
@@ -83,3 +85,11 @@ def test_the_shell_and_variables() -> None:
     assert [t.where for t in secrets.traces(job("make", CI_DEBUG_TRACE="true"))] == ["variable CI_DEBUG_TRACE"]
     assert [t.where for t in secrets.traces(job("make", SHELLOPTS="braceexpand:xtrace"))] == ["variable SHELLOPTS"]
     assert secrets.traces(job("make", CI_DEBUG_TRACE="false")) == ()
+
+
+def test_a_long_line_is_looked_at_quickly() -> None:
+    start = time.perf_counter()
+    for unit in ("exec ", "env ", "a;", "{", "x=1 ", "set ", "exec set ", "sudo sh -e "):
+        assert not secrets.traces(job(unit * 2_000))
+    assert secrets.traces(job("exec " * 1000 + "bash -x run"))
+    assert time.perf_counter() - start < 5
