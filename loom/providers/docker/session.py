@@ -444,9 +444,13 @@ class DockerSession:
             raise ProviderError(
                 f"the container of job {self._request.job_id} could not be kept: its driver does not answer"
             )
-        with translated("keeping the container"):
-            self._api.rename(self.container_id, kept_name(self._facts.container_name, expires_at))
-        self._facts = replace(self._facts, container_name=kept_name(self._facts.container_name, expires_at))
+        name = kept_name(self._facts.container_name, expires_at)
+        if (
+            name != self._facts.container_name
+        ):  # kept again within the second: the engine refuses a container's own name
+            with translated("keeping the container"):
+                self._api.rename(self.container_id, name)
+        self._facts = replace(self._facts, container_name=name)
         self.kept_until = expires_at
 
     # The end
