@@ -72,7 +72,10 @@ class Repo:
         return self.git("rev-parse", "HEAD").strip()
 
     def would_commit(self) -> str:
-        """What `git add -A && git write-tree` gives, without touching the repository."""
+        """What `git add -A && git write-tree` gives, without touching the repository.
+
+        `--sparse`: else git refuses new files where a sparse checkout has none.
+        """
         with tempfile.TemporaryDirectory() as scratch:
             index = Path(scratch, "index")
             own = Path(self.git("rev-parse", "--path-format=absolute", "--git-path", "index").strip())
@@ -87,7 +90,7 @@ class Repo:
                 "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
             }
             Path(scratch, "objects").mkdir()
-            self.git("add", "-A", **there)
+            self.git("add", "-A", "--sparse", **there)
             self.listing = self.git("ls-files", "-z", "--stage", **there)
             return self.git("write-tree", **there).strip()
 
