@@ -22,6 +22,18 @@ from loom.errors import EngineUnavailable
 from loom.providers.docker.client import connect
 
 
+def end_processes_of(directory: Path) -> None:
+    """Kill what names a path below `directory` on its command line."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if f"{directory}/".encode() in command:
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
 class OwnEngine:
     """A dockerd of the test's own. It has no network, and sees nothing of `hidden`."""
 
@@ -66,15 +78,7 @@ class OwnEngine:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        # A killed engine leaves its containerd, and that its shims.
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    command = (entry / "cmdline").read_bytes()
-                except OSError:
-                    continue
-                if f"{self.directory}/exec".encode() in command:
-                    os.kill(int(entry.name), signal.SIGKILL)
+        end_processes_of(self.directory / "exec")  # a killed engine leaves its containerd, and that its shims
         time.sleep(0.2)
         for line in Path("/proc/mounts").read_text().splitlines():
             if line.split()[1].startswith(str(self.directory)):
@@ -160,4 +164,5 @@ def podman_engine() -> Iterator[str]:
             client.close()
         service.terminate()
         service.wait()
+        end_processes_of(directory)  # those that watched a command stay for five minutes
         shutil.rmtree(directory, ignore_errors=True)
