@@ -83,10 +83,12 @@ class _Explaining:
             return _out(
                 path, f"behind the symbolic link {readable(behind)}, which is itself part of the snapshot as a link"
             )
+        entry = self._entry(path)
+        if entry is not None and entry[1] != "160000":  # also in a directory that is another repository's by now
+            return self._tracked(path, entry, status)
         inner = self._repository_above(path)
         if inner is not None:
             return inner
-        entry = self._entry(path)
         if entry is not None:
             return self._tracked(path, entry, status)
         if status is None:

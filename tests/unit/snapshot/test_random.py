@@ -45,8 +45,6 @@ contents_ = st.sampled_from([b"", b"x", b"y", b"one\r\ntwo\r\n", b"one\ntwo\n", 
 rules = st.sampled_from(["*.log", "!keep.log", "/build", "build/", "dir/*", "!dir/a", "a", "**/b", "# c", "", "-d"])
 
 SETTINGS = [
-    ("core.filemode", "false"),
-    ("core.symlinks", "false"),
     ("core.ignorecase", "true"),
     ("core.untrackedCache", "true"),
     ("core.checkStat", "minimal"),

@@ -164,6 +164,16 @@ def test_a_repository_inside_that_is_no_submodule(work: Repo, snap: Snap) -> Non
     assert [left.path for left in snap(work).left_out] == ["unborn", "vendor/nested"]
 
 
+def test_a_tracked_file_in_a_directory_that_became_another_repository(work: Repo, snap: Snap) -> None:
+    Repo(work.root / "docs").git("init", "-q")
+    Repo(work.root / "docs").git("commit", "-q", "--allow-empty", "-m", "inner")
+    snapshot = snap(work)
+    check(work, snapshot, status=False)
+    paths = ["docs/page.md", "docs"]
+    answers = explain(discover(work.root, environ=work.environ), paths, start=work.root)
+    assert answers[0].included == (snapshot.path / "docs/page.md").exists()
+
+
 @pytest.mark.parametrize("cone", ["--cone", "--no-cone"])
 @pytest.mark.parametrize("index", ["--sparse-index", "--no-sparse-index"])
 def test_sparse_checkout_is_filled_in(work: Repo, snap: Snap, cone: str, index: str) -> None:
