@@ -1,7 +1,7 @@
 """Copy files out of a work tree: fast, never through a symbolic link, and aware of what changes meanwhile.
 
-This file imports nothing but the standard library, because it is also a program: large trees are copied by several
-processes (`python -I -S copying.py`), since threads of one Python wait for each other between system calls.
+This file imports nothing but light parts of the standard library, because it is also a program: large trees are copied by
+several processes (`pool` starts them), since threads of one Python wait for each other between system calls.
 
 Paths are `str` with surrogate escapes, relative to the source's root.
 """
@@ -14,8 +14,11 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import IO, Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` alone would double a helper's time to start
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import IO, Any
 
 ANY, REGULAR, EXECUTABLE, LINK, LINK_FROM_FILE, OBJECT = range(6)
 """What a file is to become: as it is on disk (most likely a file), 0644, 0755, as it is (most likely a link), a link also
@@ -444,7 +447,3 @@ def main() -> None:
             send(sys.stdout.buffer, {"failed": error.args})
             return
         send(sys.stdout.buffer, vars(copier.findings))
-
-
-if __name__ == "__main__":
-    main()

@@ -18,7 +18,11 @@ from loom.snapshot.model import SnapshotCanceled, readable
 
 # Below this a helper's start (10 to 20 ms) is not earned back. Measured, docs/benchmarks.md.
 HELPERS_FROM_FILES = 1_200
-_PORTION = 200
+# Files in one go: a copier waits for its next portion, and at the end one waits for the other.
+_PORTION = (200, 800)
+_PORTIONS = 16
+# As a module, not as a script, which Python would compile every time.
+_HELPER = "import sys; sys.path.append(sys.argv[1]); import copying; copying.main()"
 
 
 class Pool:
@@ -68,7 +72,8 @@ class Pool:
         self.prepare(about)
         found = copying.Findings()
         failures: list[BaseException] = []
-        work = copying.portions(files, _PORTION, look_around=look_around)
+        smallest, biggest = _PORTION
+        work = copying.portions(files, max(smallest, min(biggest, about // _PORTIONS)), look_around=look_around)
 
         def next_portion() -> copying.Portion | None:
             with self._lock:
@@ -131,7 +136,7 @@ class Pool:
             return  # loom runs from an archive: this thread does it all
         for _ in range(wanted):
             helper = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(program)],
+                [sys.executable, "-I", "-S", "-c", _HELPER, str(program.parent)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )

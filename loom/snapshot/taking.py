@@ -167,31 +167,10 @@ class _Filling:
         done.config = tree.hashing_config(source.config, source.environment)
         (git_dir / "objects").mkdir(parents=True)
         data = layout.copy_index(source, git_dir)
-        # Most indexes can be read as they are; git is at it while this one is looked at.
-        listing = None if layout.is_split(data) else self._start(*_LIST)
-        plain = layout.is_plain(data)
-        self._index_tree = layout.tree_of_index(data, len(self._zero) // 2) if plain else None
-        layout.lay_out(
-            source,
-            git_dir,
-            work_tree=None if self._prefix is None else os.path.relpath(self._target, git_dir),
-            attributes=layout.attributes_of(source),
-            excludes=done.excludes,
-        )
-        if listing is None or not plain:
-            if listing is not None:
-                listing.stop()
-            layout.copy_shared_indexes(source, git_dir)
-            self._make_index_plain()
-            listing = self._start(*_LIST)
-        # In a large tree the copying waits for the listing, so nothing is to hold that up.
-        questions = None if len(data) > _LARGE_INDEX else self._ask()
-        done.borrowed = layout.lay_out_objects(source, git_dir, may_borrow=self._may_borrow, cancel=self._cancel)
-        if self._prefix is not None:
-            (self._target / ".git").write_bytes(os.fsencode(f"gitdir: {os.path.relpath(git_dir, self._target)}\n"))
         index = _Index()
         with Pool(source.root, self._target, since_ns=since_ns, cancel=self._cancel) as pool:
             pool.prepare(len(data) // _INDEX_ENTRY)
+            listing, questions = self._lay_out(data)
             items = os.fsdecode(listing.output()).split("\0")
             items.pop()
             dirty, others = questions or self._ask()
@@ -241,6 +220,33 @@ class _Filling:
         done.files += found.files
         done.bytes += found.bytes
         return done
+
+    def _lay_out(self, data: bytes) -> tuple[git.Running, tuple[git.Running, git.Running] | None]:
+        """Make the `.git`, while git lists the index (`data`), and answers what `_ask` asks where there is time for it."""
+        source, git_dir = self._source, self._git_dir
+        # Most indexes can be read as they are; git is at it while this one is looked at.
+        listing = None if layout.is_split(data) else self._start(*_LIST)
+        plain = layout.is_plain(data)
+        self._index_tree = layout.tree_of_index(data, len(self._zero) // 2) if plain else None
+        layout.lay_out(
+            source,
+            git_dir,
+            work_tree=None if self._prefix is None else os.path.relpath(self._target, git_dir),
+            attributes=layout.attributes_of(source),
+            excludes=self._done.excludes,
+        )
+        if listing is None or not plain:
+            if listing is not None:
+                listing.stop()
+            layout.copy_shared_indexes(source, git_dir)
+            self._make_index_plain()
+            listing = self._start(*_LIST)
+        # In a large tree the copying waits for the listing, so nothing is to hold that up.
+        questions = None if len(data) > _LARGE_INDEX else self._ask()
+        self._done.borrowed = layout.lay_out_objects(source, git_dir, may_borrow=self._may_borrow, cancel=self._cancel)
+        if self._prefix is not None:
+            (self._target / ".git").write_bytes(os.fsencode(f"gitdir: {os.path.relpath(git_dir, self._target)}\n"))
+        return listing, questions
 
     # What the source holds
 
