@@ -41,7 +41,7 @@ class Demultiplexer:
     def __init__(self) -> None:
         self._header = b""
         """The beginning of a header whose rest has not come yet."""
-        self._stream: Stream = "stdout"
+        self._kind = 1
         self._left = 0
 
     def feed(self, data: bytes) -> list[Chunk]:
@@ -49,35 +49,40 @@ class Demultiplexer:
             data, self._header = self._header + data, b""
         chunks: list[Chunk] = []
         pieces: list[bytes] = []
-        stream, left = self._stream, self._left
-        at, size = 0, len(data)
-        while at < size:
-            if not left:
-                if size - at < _HEADER.size:
-                    self._header = data[at:]
-                    break
-                kind, left = _HEADER.unpack_from(data, at)
-                at += _HEADER.size
-                said = _STREAMS.get(kind)
-                if said is None:
+        take, header = pieces.append, _HEADER.unpack_from
+        current, left = self._kind, self._left
+        size = len(data)
+        at = min(left, size)
+        if at:
+            take(data[:at])
+            left -= at
+        # One turn for each frame, often a single line: every name and step in here counts.
+        last_header = size - _HEADER.size
+        while at <= last_header:
+            kind, left = header(data, at)
+            at += _HEADER.size
+            if kind != current:
+                if kind not in _STREAMS:
                     text = data[at:].decode("utf-8", "replace").strip()
                     raise ProviderError(
                         f"the engine could not go on with the container's output: {text or f'frame {kind}'}"
                     )
-                if said is not stream:
-                    if pieces:
-                        chunks.append((stream, b"".join(pieces)))
-                        pieces = []
-                    stream = said
+                if pieces:
+                    chunks.append((_STREAMS[current], b"".join(pieces)))
+                    pieces.clear()
+                current = kind
             end = at + left
+            take(data[at:end])
             if end > size:
-                end = size
-            pieces.append(data[at:end])
-            left -= end - at
-            at = end
-        self._stream, self._left = stream, left
+                left = end - size
+                at = size
+                break
+            at, left = end, 0
+        if at < size:
+            self._header = data[at:]
+        self._kind, self._left = current, left
         if pieces:
-            chunks.append((stream, b"".join(pieces)))
+            chunks.append((_STREAMS[current], b"".join(pieces)))
         return chunks
 
 

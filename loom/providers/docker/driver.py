@@ -103,9 +103,9 @@ class Cutter:
         if self._held:
             chunk = self._held + chunk
             self._held = b""
-        at = chunk.find(token)
-        if at < 0 and chunk.rfind(_FIRST, -len(token)) < 0:
+        if _FIRST not in chunk:  # one byte is looked for ten times as quickly as a token
             return [chunk] if chunk else []
+        at = chunk.find(token)
         parts: list[bytes | Mark] = []
         done = 0
         while at >= 0:
