@@ -18,6 +18,21 @@ def new_workspace(tmp_dir: Path, run_id: str) -> Path:
     return tmp_dir / f"{RUN_PREFIX}{run_id}-{secrets.randbelow(10**6):06d}"
 
 
+def layers_of(workspace: Path) -> Path:
+    """Where what jobs write into their views of a workspace lies: beside it, on the same file system."""
+    return workspace.with_name(f"{workspace.name}.layers")
+
+
+def half_removed(directory: Path) -> Path:
+    """What a directory is called while it is being deleted: what goes by its own name is whole, or not there."""
+    return directory.with_name(f".{directory.name}.removing")
+
+
+def workspace_beside(path: Path) -> Path:
+    """The workspace that `path` is, or whose layers or remains it is by its name."""
+    return path.with_name(path.name.removesuffix(".layers").removesuffix(".removing").removeprefix("."))
+
+
 def run_of_workspace(name: str) -> str | None:
     """The id in a workspace's name; None for what is not named like one."""
     match = re.fullmatch(WORKSPACE, name)

@@ -21,7 +21,7 @@ from msgspec import Struct
 from loom import processes
 from loom.errors import InfrastructureError, RecordError, RequestError
 from loom.events import Event, OutputEvent, PhaseEvent, decode
-from loom.names import RUN_PREFIX
+from loom.names import RUN_PREFIX, half_removed
 
 CHECK_PREFIX = "loom-check-"
 RUNNING = "running"
@@ -333,7 +333,7 @@ class Store:
         identity = read_document(root / "run.json")
         if identity is not None and is_alive(identity):
             raise RecordError(f"run {run_id} is still running: nothing was deleted")
-        going = root.with_name(f".{run_id}.removing")
+        going = half_removed(root)
         try:
             if going.exists():
                 shutil.rmtree(going)
@@ -341,6 +341,18 @@ class Store:
             shutil.rmtree(going)
         except OSError as error:
             raise RecordError(f"{error.filename or root} can't be deleted: {error.strerror or error}") from error
+
+    def remove_remains(self) -> None:
+        """Delete what removals that were killed have left. RecordError when a part can't be deleted."""
+        for going in self.runs_dir.glob(half_removed(Path("*")).name):
+            run_id = going.name.removeprefix(".").partition(".")[0]
+            if run_id.isdigit() and going.is_dir() and not going.is_symlink():
+                try:
+                    shutil.rmtree(going)
+                except FileNotFoundError:
+                    pass  # another loom deletes it too
+                except OSError as error:
+                    raise RecordError(f"{error.filename or going} can't be deleted: {error.strerror}") from error
 
     def remove_artifacts(self, run_id: str, job_id: str) -> None:
         """Delete what a job of a run left; the manifest still says what it was. RecordError when it can't be deleted."""

@@ -17,7 +17,7 @@ from msgspec.structs import asdict
 
 from loom.cli.reading import Here, here, print_json
 from loom.errors import LoomError, RequestError
-from loom.names import RUN_PREFIX, run_of_workspace
+from loom.names import RUN_PREFIX, run_of_workspace, workspace_beside
 from loom.results import ExitCode
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def clean(
                 print(f"  {problem}")
         done = [item for item in items if dry_run or item.removed]
         print(f"{len(done)} {'would go' if dry_run else 'removed'}, {rough_size(sum(item.bytes for item in done))}")
+    if not dry_run:
+        place.store.remove_remains()
     return ExitCode.INFRASTRUCTURE if any(item.problems for item in items) else ExitCode.OK
 
 
@@ -146,7 +148,9 @@ def _expired(entry: RunEntry, now: float) -> Iterator[tuple[str, str]]:
 
 
 def _item(entry: RunEntry) -> Item:
-    there = [path for path in entry.workspaces if Path(path).is_dir() and run_of_workspace(Path(path).name)]
+    from loom.snapshot import remains
+
+    there = [path for path in entry.workspaces if run_of_workspace(Path(path).name) and remains(Path(path))]
     workspace = entry.identity.get("workspace")
     return Item(
         run_id=entry.run_id,
@@ -154,7 +158,7 @@ def _item(entry: RunEntry) -> Item:
         workspace=str(workspace) if workspace in there else None,
         job_workspaces=[path for path in there if path != workspace],
         in_engine=_used_engine(entry),
-        bytes=_size(entry.paths.root) + sum(_size(Path(path)) for path in there),
+        bytes=_size(entry.paths.root, *(left for path in there for left in remains(Path(path)))),
     )
 
 
@@ -165,13 +169,17 @@ def _used_engine(entry: RunEntry) -> bool:
 
 def _orphans(place: Here, cutoff_ns: int, known: set[str | None]) -> Iterator[Item]:
     """Workspaces that no record knows: `loom snapshot` made them, or their record is gone."""
-    from loom.snapshot import is_workspace
+    from loom.snapshot import is_workspace, remains
 
     recorded = {path for entry in place.store.entries() for path in entry.workspaces}
-    for path in sorted(place.config.tmp_dir.glob(f"{RUN_PREFIX}*")):
+    named = {workspace_beside(path) for path in place.config.tmp_dir.glob(f"*{RUN_PREFIX}*")}
+    for path in sorted(named):
         run_id = run_of_workspace(path.name)
-        if run_id and str(path) not in recorded | known and int(run_id) < cutoff_ns and is_workspace(path):
-            yield Item(run_id=run_id, record=None, workspace=str(path), in_engine=False, bytes=_size(path))
+        if not run_id or str(path) in recorded | known or int(run_id) >= cutoff_ns:
+            continue
+        there = remains(path)
+        if there and (path not in there or is_workspace(path)):
+            yield Item(run_id=run_id, record=None, workspace=str(path), in_engine=False, bytes=_size(*there))
 
 
 def _remove(place: Here, item: Item, engine: Engine) -> None:
@@ -203,9 +211,9 @@ def _remove_from_engine(engine: Engine, run_id: str) -> list[str]:
     return remove_run(client, run_id)[1]
 
 
-def _size(root: Path) -> int:
+def _size(*roots: Path) -> int:
     total = 0
-    folders = [str(root)]
+    folders = [str(root) for root in roots]
     while folders:
         try:
             with os.scandir(folders.pop()) as entries:

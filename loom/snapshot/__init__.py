@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loom.snapshot.exchange import apply as apply_patch
     from loom.snapshot.explaining import Explanation, Rule, explain
     from loom.snapshot.manifest import manifest_bytes, read_manifest
-    from loom.snapshot.removing import Removal, is_workspace, remove
+    from loom.snapshot.removing import Removal, is_workspace, remains, remove
     from loom.snapshot.taking import take
     from loom.snapshot.verifying import Verification, verify
 else:
@@ -28,7 +28,7 @@ else:
             "exchange": "Patch bring patch_of apply_patch=apply",
             "explaining": "Explanation Rule explain",
             "manifest": "manifest_bytes read_manifest",
-            "removing": "Removal is_workspace remove",
+            "removing": "Removal is_workspace remains remove",
             "taking": "take",
             "verifying": "Verification verify",
         },
@@ -56,6 +56,7 @@ __all__ = [
     "patch_of",
     "read_manifest",
     "readable",
+    "remains",
     "remove",
     "take",
     "verify",

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct
 
 from loom.errors import SnapshotError
-from loom.names import run_of_workspace
+from loom.names import half_removed, layers_of, run_of_workspace
 from loom.snapshot.manifest import NAME
 
 
@@ -39,27 +37,68 @@ def is_workspace(path: Path, *, recorded: bool = False) -> bool:
     return directory and run_of_workspace(path.name) is not None and (recorded or (path / ".git" / NAME).is_file())
 
 
+def remains(workspace: Path) -> list[Path]:
+    """Directories that are there of a workspace: itself, its jobs' layers, what a removal that was killed has left."""
+    return [path for path in (half_removed(workspace), layers_of(workspace), workspace) if _is_our_directory(path)]
+
+
+def _is_our_directory(path: Path) -> bool:
+    """Not a link, and not another user's, for whom the directory of temporary files is as open."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and os.geteuid() in (0, status.st_uid)
+
+
 def remove(workspace: Path, *, recorded: bool = False) -> Removal:
-    """Delete a workspace with all that jobs left in it, as far as the rights go; gone already is fine.
+    """Delete a workspace, with all that jobs left in it and beside it, as far as the rights go; gone already is fine.
 
     SnapshotError for what is no workspace of loom's. Symbolic links are removed, never followed.
     """
-    if not workspace.is_symlink() and not workspace.exists():
-        return Removal(path=workspace)
-    if not is_workspace(workspace, recorded=recorded):
+    there = workspace.is_symlink() or workspace.exists()
+    named_like_one = run_of_workspace(workspace.name) is not None
+    if there and not is_workspace(workspace, recorded=recorded):
         raise SnapshotError(
             f"{workspace}: not one of loom's workspaces; nothing was deleted",
             hint="remove it by hand if you are sure",
             code="NOT_A_WORKSPACE",
         )
     remaining: dict[str, str] = {}
+    for beside in remains(workspace) if named_like_one else []:
+        if beside != workspace:
+            remaining |= _delete(beside)
+    if there:
+        # Out of the way first: what goes by this name is a whole workspace or none.
+        going = half_removed(workspace)
+        try:
+            workspace.rename(going)
+        except OSError:
+            going = workspace
+        left = _delete(going)
+        if going != workspace and going.exists():
+            try:
+                going.rename(workspace)
+            except OSError:
+                pass
+        if workspace.exists() and not left:
+            left = {str(workspace): "could not be deleted"}
+        remaining |= {path.replace(str(going), str(workspace), 1): why for path, why in left.items()}
+    return Removal(path=workspace, remaining=tuple(remaining.items()))
 
-    def failed(function: Callable[..., Any], path: str, error: BaseException) -> None:
+
+def _delete(tree: Path) -> dict[str, str]:
+    """What of it could not be deleted, each with the reason."""
+    remaining: dict[str, str] = {}
+
+    def failed(path: str, error: BaseException) -> None:
         """Directories without the rights to list or empty them get these, if they are ours; then once more."""
         if isinstance(error, FileNotFoundError):
             return
         parent = os.path.dirname(path)  # noqa: PTH120
         try:
+            if _removed_empty(path):
+                return
             for directory in {parent, path}:
                 status = os.lstat(directory)
                 if stat.S_ISDIR(status.st_mode) and status.st_mode & 0o700 != 0o700:
@@ -72,19 +111,14 @@ def remove(workspace: Path, *, recorded: bool = False) -> Removal:
             if not isinstance(again, FileNotFoundError):
                 remaining.setdefault(path, again.strerror or str(again))
 
-    # Out of the way first: what goes by this name is a whole workspace or none.
-    going = workspace.with_name(f".{workspace.name}.removing")
+    shutil.rmtree(tree, onerror=lambda _, path, info: failed(path, info[1]))
+    return remaining if tree.exists() else {}
+
+
+def _removed_empty(path: str) -> bool:
+    """Another's closed directory (overlayfs makes one) can't be looked into, and may be empty all the same."""
     try:
-        workspace.rename(going)
+        os.rmdir(path)  # noqa: PTH106
     except OSError:
-        going = workspace
-    shutil.rmtree(going, onerror=lambda function, path, info: failed(function, path, info[1]))
-    if going != workspace and going.exists():
-        try:
-            going.rename(workspace)
-        except OSError:
-            pass
-    if not workspace.exists():
-        return Removal(path=workspace)
-    left = {path.replace(str(going), str(workspace), 1): why for path, why in remaining.items()}
-    return Removal(path=workspace, remaining=tuple(left.items()) or ((str(workspace), "could not be deleted"),))
+        return False
+    return True

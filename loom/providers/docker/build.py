@@ -301,6 +301,7 @@ def _build_with_buildx(
         tail = _Tail(on_output)
         code = _run(
             [*command, str(inputs.context)],
+            scratch=folder,
             environ=_buildx_environment(environ),
             on_bytes=tail.feed,
             cancel=cancel,
@@ -325,7 +326,8 @@ def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return values
 
 
-# Ends the command when its own input ends, which it does when loom is gone; a silent one would go on building else.
+# Ends the command when its own input ends, which it does when loom is gone; a silent one would go on building else. Then
+# nobody else removes what loom had made for it ($0) either.
 _WITH_LOOM = """
 exec 3<&0
 "$@" </dev/null 3<&- &
@@ -335,13 +337,15 @@ watcher=$!
 wait "$command"
 code=$?
 kill "$watcher" 2>/dev/null
+rm -rf "$0"
 exit "$code"
 """
 
 
-def _run(command: list[str], *, environ: Mapping[str, str], on_bytes: Any, cancel: Cancel) -> int:
+def _run(command: list[str], *, scratch: str, environ: Mapping[str, str], on_bytes: Any, cancel: Cancel) -> int:
+    """The exit code. The directory `scratch` is gone afterwards, also when loom is killed meanwhile."""
     process = subprocess.Popen(
-        ["/bin/sh", "-c", _WITH_LOOM, "loom", *command],
+        ["/bin/sh", "-c", _WITH_LOOM, scratch, *command],
         env=dict(environ),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

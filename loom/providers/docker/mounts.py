@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from loom.errors import ProviderError
+from loom.names import layers_of
 from loom.plan import MountMode
 from loom.providers.base import Change, SessionRequest
 from loom.providers.docker import labels
@@ -245,7 +246,7 @@ class OverlayMount(_EngineVolume):
         super().__init__(client, request, pid)
         self._rootless = rootless
         # Beside the workspace: on the same file system, where the engine sees it if it sees the workspace at all.
-        self._layers = request.workspace.with_name(f"{request.workspace.name}.layers") / self._name
+        self._layers = layers_of(request.workspace) / self._name
         self._upper = self._layers / "upper"
 
     def take_over(self, volume: str, container_id: str) -> None:

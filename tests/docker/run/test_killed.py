@@ -246,7 +246,8 @@ def test_the_next_loom_leaves_nothing_of_one_that_was_killed_while(moment: str, 
 
 
 @pytest.mark.parametrize("where", ["a job on the host", "a build"])
-def test_no_process_remains_of(where: str, project: Project) -> None:
+def test_no_process_and_no_temporary_file_remains_of(where: str, project: Project, tmp_path: Path) -> None:
+    (scratch := tmp_path / "scratch").mkdir()
     mark = f"sleep 3{secrets.randbelow(10**9):09d}"
     if where == "a build":
         project.write("Dockerfile", f"FROM debian:trixie-slim\nRUN echo up; {mark}\n")
@@ -255,15 +256,15 @@ def test_no_process_remains_of(where: str, project: Project) -> None:
         )
     else:
         project.workflow(f"version: v1\nstages: [a]\nunit: {{stage: a, script: ['setsid {mark} & echo up; {mark}']}}\n")
-    process = project.start("run", "--local")
+    process = project.start("run", "--local", TMPDIR=str(scratch), LOOM_TMP_DIR=str(project.tmp))
     try:
         until(lambda: running(mark), process)
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
     deadline = time.monotonic() + 10
-    while running(mark) or running(str(project.tmp)):
-        assert time.monotonic() < deadline, running(mark) + running(str(project.tmp))
+    while left := [*running(mark), *running(str(project.tmp)), *scratch.iterdir()]:
+        assert time.monotonic() < deadline, left
         time.sleep(0.05)
 
 

@@ -85,6 +85,32 @@ def test_workspaces_that_no_record_knows_go_with_all(three: Project) -> None:
     assert len(ids(three)) == 2
 
 
+def test_what_killed_looms_have_left_goes_too(three: Project) -> None:
+    """A removal that was killed, of a workspace and of a record; the layers of a job whose engine forgot its volume."""
+    newest, second, oldest = ids(three)
+    workspace = {name: Path(str(three.store.entry(name).identity["workspace"])) for name in ids(three)}
+    beside = workspace[newest].parent
+    half = beside / f".{workspace[newest].name}.removing"
+    workspace[newest].rename(half)
+    layers = beside / f"{workspace[second].name}.layers"
+    (layers / "loom-view" / "upper").mkdir(parents=True)
+    unknown = beside / ".loom-run-local-17-000001.removing"
+    (unknown / "src").mkdir(parents=True)
+    elsewhere = beside / ".another-tool.removing"
+    elsewhere.mkdir()
+    record = three.store.runs_dir / f".{oldest}.removing"
+    (three.store.runs_dir / oldest).rename(record)
+    said = three.loom("clean", "--all", "--keep-last", "0", "--dry-run")
+    assert "4 would go" in said  # two runs, and two workspaces that no record knows
+    assert half.exists()
+    assert layers.exists()
+    assert unknown.exists()
+    assert record.exists()
+    assert "4 removed" in three.loom("clean", "--all", "--keep-last", "0")
+    assert sorted(beside.iterdir()) == [elsewhere]
+    assert not [path for path in three.store.runs_dir.iterdir() if path.is_dir()]
+
+
 def test_nothing_that_is_not_looms_is_deleted(three: Project) -> None:
     newest, *_ = ids(three)
     (three.store.runs_dir / newest / "CACHEDIR.TAG").unlink()
