@@ -145,7 +145,7 @@ class JobRunner:
             elif ahead is None:
                 image = self._opener.resolve(job, image_output)
             else:
-                ahead.image_output.replay(image_output)
+                ahead.image_output.pass_on(image_output)
                 if ahead.image_error:
                     ahead.wait()
                 image = ahead.resolved
@@ -156,15 +156,16 @@ class JobRunner:
         kept = resumed.adopt if resumed is not None else None
         services = None if kept else self._services(job, attempt, stack, cancel)
         with self._section(job, Section.PROVIDER, PhaseCode.JOB_PROVIDER_PREPARE, attempt) as provider_output:
-            provider_output.begin()
+            # Once more when the session has been left: background children may have said half a line last.
+            stack.callback(provider_output.begin().close)
             if ahead is None:
                 request = self._opener.request(job, image, services.network_id if services else None)
                 opening = kept(request, provider_output, cancel) if kept else None
                 session = stack.enter_context(opening or self._opener.open(request, job, provider_output))
             else:
+                ahead.provider_output.pass_on(provider_output)
                 session, request, opened_ahead = ahead.wait()
                 stack.push(opened_ahead)
-                ahead.provider_output.replay(provider_output)
         facts = session.facts
         opened = {
             "provider": facts.provider,

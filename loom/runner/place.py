@@ -114,17 +114,26 @@ class Place:
 
 
 class _Buffered:
-    """An `OnOutput` that keeps what it gets until the section it belongs to is open."""
+    """An `OnOutput` that keeps what it gets until the section it belongs to is open, and passes it on from then on."""
 
     def __init__(self) -> None:
-        self.chunks: list[tuple[Stream, bytes]] = []
+        self._lock = threading.Lock()
+        self._chunks: list[tuple[Stream, bytes]] = []
+        self._to: OnOutput | None = None
 
     def __call__(self, stream: Stream, data: bytes) -> None:
-        self.chunks.append((stream, data))
+        with self._lock:
+            if self._to is None:
+                self._chunks.append((stream, data))
+            else:
+                self._to(stream, data)
 
-    def replay(self, on_output: OnOutput) -> None:
-        for stream, data in self.chunks:
-            on_output(stream, data)
+    def pass_on(self, to: OnOutput) -> None:
+        with self._lock:
+            for stream, data in self._chunks:
+                to(stream, data)
+            self._chunks.clear()
+            self._to = to
 
 
 class PlaceOpener:

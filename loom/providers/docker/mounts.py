@@ -258,11 +258,12 @@ class OverlayMount(_EngineVolume):
         lower, work = self._request.workspace, self._layers / "work"
         try:
             of_lower = lower.stat()
-            self._layers.mkdir(parents=True, mode=0o711, exist_ok=True)
+            # Closed to all others on this machine, so that the view's root, which the upper directory is, can be open to
+            # whomever a step becomes (`su postgres`), as a checkout in CI is.
+            self._layers.mkdir(parents=True, mode=0o700, exist_ok=True)
             work.mkdir(exist_ok=True)
-            # The upper directory is the view's root: it must look like the workspace.
             self._upper.mkdir(exist_ok=True)
-            self._upper.chmod(stat.S_IMODE(of_lower.st_mode))
+            self._upper.chmod(0o755)
             if os.geteuid() == 0:
                 os.chown(self._upper, of_lower.st_uid, of_lower.st_gid)
         except OSError as error:

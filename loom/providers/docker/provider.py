@@ -16,12 +16,12 @@ from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker import driver, labels
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.client import DISK_FULL, explanation, ours, retrying, translated
-from loom.providers.docker.devices import device_requests_of, devices_of, refused
+from loom.providers.docker.devices import device_requests_of, devices_of
 from loom.providers.docker.mounts import Mount, mount_of
 from loom.providers.docker.ownership import Workspaces
 from loom.providers.docker.reap import reap
 from loom.providers.docker.removal import remove_container
-from loom.providers.docker.session import DockerSession, unseen_workspace
+from loom.providers.docker.session import DockerSession, why_refused
 from loom.providers.docker.traits import ENGINES_SOCKET, Traits
 from loom.results import OnOutput
 
@@ -189,7 +189,7 @@ class DockerProvider:
             return Attachment(client, container_id, apart=not self._traits(client).podman)
         except ProviderError as error:
             # Podman makes the container's surroundings only now.
-            raise refused(request, error.message) or unseen_workspace(request, error.message) or error from error
+            raise why_refused(request, error.message) or error from error
 
     def _traits(self, client: docker.DockerClient) -> Traits:
         with self._lock:
@@ -318,7 +318,7 @@ def host_config(request: SessionRequest, mount: Mount, traits: Traits) -> dict[s
 
 def _why_not_created(error: Exception, request: SessionRequest, image: str) -> LoomError | None:
     said = explanation(error)
-    if why := refused(request, said) or unseen_workspace(request, said):
+    if why := why_refused(request, said):
         return why
     if getattr(error, "status_code", None) == 404 and "No such image" in said:
         return ImageError(

@@ -94,7 +94,7 @@ def no_shell(image: str) -> ImageError:
     )
 
 
-def unseen_workspace(request: SessionRequest, said: str) -> ProviderError | None:
+def _unseen_workspace(request: SessionRequest, said: str) -> ProviderError | None:
     """What to tell when an engine `said` this because the workspace is not there, or not open, where it runs."""
     job, other_mode = request.job_id, "use --mount-mode ephemeral_volume"
     of_volume = "failed to mount local volume" in said and "no such file or directory" in said
@@ -109,6 +109,23 @@ def unseen_workspace(request: SessionRequest, said: str) -> ProviderError | None
             hint=f"{other_mode}; a rootless engine is best used by the user whose it is",
         )
     return None
+
+
+def _no_user(request: SessionRequest, said: str) -> ImageError | None:
+    """What to tell when an engine `said` this because the image does not know the user that the job is to run as."""
+    if "unable to find user" not in said and "unable to find group" not in said:
+        return None
+    image = request.image
+    name, asked = (image.name if image else None) or request.image_id, image.user if image else None
+    return ImageError(
+        f"image {name} can't run job {request.job_id} as {asked or 'the user that it names itself'}: {said}",
+        hint="name a user that the image knows, or a number such as 1000:1000, in `user:`",
+    )
+
+
+def why_refused(request: SessionRequest, said: str) -> LoomError | None:
+    """What to tell when an engine `said` that it can't make or start a job's container, where the reason is a known one."""
+    return refused(request, said) or _unseen_workspace(request, said) or _no_user(request, said)
 
 
 class DockerSession:
@@ -169,7 +186,7 @@ class DockerSession:
             self._started = True
         except Exception as error:
             said = explanation(error)
-            if why := refused(self._request, said) or unseen_workspace(self._request, said):
+            if why := why_refused(self._request, said):
                 raise why from error
             if "executable file" in said or ("exec: " in said and "no such file or directory" in said):
                 raise no_shell(self._facts.image or self._facts.image_id) from error

@@ -172,6 +172,18 @@ def test_an_images_own_user_can_write_in_the_workspace(mounted: Place, joes_imag
 
 
 @as_root
+@pytest.mark.parametrize("mode", [MountMode.OVERLAY, MountMode.VOLUME])
+def test_a_step_of_roots_can_become_another_user(docker_place: Place, mode: MountMode) -> None:
+    fill(docker_place.workspace)
+    docker_place.workspace.chmod(0o700)  # as a snapshot's is
+    docker_place.mount_mode = mode
+    with docker_place.job() as job:
+        ran = job.run("setpriv --reuid 4321 --regid 4321 --clear-groups cat src/deep/b.txt")
+        assert (ran.code, ran.out) == (0, b"b\n"), ran.err
+        for layers in docker_place.workspace.parent.glob("*.layers/*"):
+            assert layers.stat().st_mode & 0o077 == 0, "others on this machine must not get at it"
+
+
 def test_two_jobs_of_one_user_share_the_workspace(docker_place: Place, joes_image: str) -> None:
     docker_place.image = joes_image
     with docker_place.job() as one:

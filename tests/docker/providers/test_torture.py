@@ -150,6 +150,16 @@ def test_an_image_that_is_not_there_says_so(docker_place: Place) -> None:
         pass
 
 
+def test_a_user_that_the_image_does_not_know_is_named(docker_place: Place) -> None:
+    image = Image(name=docker_place.image, user="nosuch")
+    with (
+        pytest.raises(ImageError, match=r"debian.* can't run job job as nosuch: ") as told,
+        docker_place.job(image=image),
+    ):
+        pass
+    assert "`user:`" in (told.value.hint or "")
+
+
 def test_the_images_entrypoint_is_not_run_and_its_user_and_environment_are_kept(
     docker_place: Place, build: Callable[..., str]
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from loom.events import PhaseEvent, decode
 from loom.records import RunFold, dump
-from tests.docker.run.conftest import Project, events_of, load, tree
+from tests.docker.run.conftest import Project, events_of, load, output_of, tree
 
 pytestmark = pytest.mark.docker
 
@@ -230,6 +230,38 @@ job:
     assert ran.output("job") == ["passed on"]
     assert ran.output("job", "after_script/01") == ["failure in /workspace"]
     assert ran.manifest("job")["allowed_failure"] is True
+
+
+def test_what_a_background_child_says_after_the_last_step_is_kept(project: Project) -> None:
+    # `first` is opened while the snapshot is taken, `second` is not; `here` runs without a container.
+    job = """
+  script:
+    - |
+      head -c 20000000 /dev/urandom > big
+      (while kill -0 $$ 2>/dev/null; do sleep 0.01; done; printf 'last words'; sleep 100) &
+      echo said
+  artifacts: {paths: [big]}
+"""
+    image = "  image: debian:trixie-slim"
+    project.workflow(
+        "version: v1\nstages: [a, b, c]\n"
+        f"first:\n  stage: a\n{image}{job}second:\n  stage: b\n{image}{job}here:\n  stage: c{job}"
+    )
+    ran = project.loom("run", "--local")
+    assert ran.code == 0, ran.out + ran.err
+    for name in ("first", "second", "here"):
+        assert ran.output(name) == ["said"]
+        assert output_of(ran.logs / "jobs" / name / "system/provider/events.jsonl") == ["last words"], name
+
+
+def test_whatever_is_said_while_the_first_image_is_looked_for_is_told(project: Project) -> None:
+    project.workflow("version: v1\nstages: [a]\nx:\n  stage: a\n  image: localhost:1/no/such:image\n  script: [echo]\n")
+    ran = project.run("--stream")
+    assert ran.code == 3
+    said = output_of(ran.logs / "jobs/x/system/image_build/events.jsonl")
+    assert [line.rpartition("(")[2] for line in said if "trying again" in line] == ["1 of 3)", "2 of 3)", "3 of 3)"]
+    streamed = [line.partition("│ ")[2] for line in ran.out.splitlines() if line.startswith("x ") and "│" in line]
+    assert streamed == said
 
 
 def test_a_timeout_has_its_own_exit_code(project: Project) -> None:
