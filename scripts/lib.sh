@@ -23,6 +23,10 @@ if [ "$(id -u)" = 0 ]; then PACKAGES_UNIT+=(btrfs-progs); fi
 # An sshd for engines behind ssh (3 MB), and what a rootless engine needs (24 MB).
 PACKAGES_TEST=("${PACKAGES_UNIT[@]}" docker-registry busybox-static openssh-client openssh-server rootlesskit slirp4netns uidmap)
 if grep -qs '^ID=debian$' /etc/os-release; then PACKAGES_TEST+=(chromium chromium-driver); fi
+# Podman, the second engine (60 MB with what it recommends and a container needs): its tests want root and Debian's version.
+if grep -qs '^ID=debian$' /etc/os-release && [ "$(id -u)" = 0 ]; then
+  PACKAGES_TEST+=(podman runc catatonit netavark aardvark-dns nftables)
+fi
 PACKAGES_ENGINE=(docker.io docker-cli docker-buildx iptables)
 PACKAGES_CLIENT=(docker-cli docker-buildx)
 if grep -qs '^ID=ubuntu$' /etc/os-release; then # there the client is part of docker.io
@@ -52,7 +56,7 @@ is_root() { [ "$(id -u)" = 0 ]; }
 is_there() {
   case $1 in
     btrfs-progs) command -v mkfs.btrfs >/dev/null ;;
-    docker-registry | git | chromium | iptables | mmdebstrap | rootlesskit | slirp4netns | zstd) command -v "$1" >/dev/null ;;
+    catatonit | docker-registry | git | chromium | iptables | mmdebstrap | podman | rootlesskit | slirp4netns | zstd) command -v "$1" >/dev/null ;;
     openssh-client) command -v ssh >/dev/null ;;
     openssh-server) command -v sshd >/dev/null ;;
     uidmap) command -v newuidmap >/dev/null ;;

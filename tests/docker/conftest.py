@@ -135,8 +135,10 @@ def podman_engine() -> Iterator[str]:
         pytest.skip("needs root and unshare for a podman of its own")
     directory = Path(f"/tmp/loom-test-podman-{os.getpid()}")  # short: a socket's path
     directory.mkdir()
-    # What podman needs of cgroups and netfilter is not what is tested here, and not every machine has it.
-    (directory / "containers.conf").write_text('[containers]\ncgroups = "disabled"\n[engine]\nevents_logger = "file"\n')
+    # What podman needs of netfilter is not what is tested here. Of cgroups crun knows only kernels with all or none of v2.
+    settings = '[engine]\nevents_logger = "file"\n'
+    settings += 'runtime = "runc"\n' if shutil.which("runc") else '[containers]\ncgroups = "disabled"\n'
+    (directory / "containers.conf").write_text(settings)
     address = f"unix://{directory}/podman.sock"
     roots = [f"--root={directory}/root", f"--runroot={directory}/run", "--cgroup-manager=cgroupfs"]
     with (directory / "log").open("wb") as log:

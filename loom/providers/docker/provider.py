@@ -324,4 +324,9 @@ def _why_not_created(error: Exception, request: SessionRequest, image: str) -> L
         return ImageError(
             f"the image {image} of job {request.job_id} is not on the engine", hint=f"docker pull {image}"
         )
+    if "init binary" in said:  # podman's own recommends it, and may have been installed without
+        return ProviderError(
+            f"podman has no init for the container of job {request.job_id}: {said}",
+            hint="install catatonit where podman runs (Debian, Ubuntu and Fedora: the package catatonit)",
+        )
     return ours(error, f"creating the container of job {request.job_id}")
