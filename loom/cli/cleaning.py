@@ -121,6 +121,11 @@ def _named(place: Here, run: str) -> RunEntry:
     entry = place.store.find(run, repo_root=place.root)
     if entry.alive:
         raise RequestError(f"run {entry.run_id} is still running: nothing was deleted")
+    if _in_use(entry):
+        raise RequestError(
+            f"a shell, or a run that goes on from {entry.run_id}, is in its workspace: nothing was deleted",
+            hint="wait for it to end",
+        )
     if entry.paths.root.parent.resolve() != place.store.runs_dir.resolve():
         raise RequestError(f"{entry.paths.root} is a copy of a record: delete it by hand")
     return entry
@@ -128,7 +133,18 @@ def _named(place: Here, run: str) -> RunEntry:
 
 def _chosen(place: Here, keep_last: int, cutoff_ns: int, *, everywhere: bool) -> list[RunEntry]:
     entries = list(place.store.entries(None if everywhere else place.root))
-    return [entry for entry in entries[keep_last:] if not entry.alive and int(entry.run_id) < cutoff_ns]
+    return [
+        entry
+        for entry in entries[keep_last:]
+        if not entry.alive and int(entry.run_id) < cutoff_ns and not _in_use(entry)
+    ]
+
+
+def _in_use(entry: RunEntry) -> bool:
+    """By a run that goes on in one of its workspaces, or by somebody who stands in it."""
+    from loom.snapshot import is_occupied
+
+    return any(is_occupied(Path(path)) for path in entry.workspaces)
 
 
 def _expired(entry: RunEntry, now: float) -> Iterator[tuple[str, str]]:
@@ -169,7 +185,7 @@ def _used_engine(entry: RunEntry) -> bool:
 
 def _orphans(place: Here, cutoff_ns: int, known: set[str | None]) -> Iterator[Item]:
     """Workspaces that no record knows: `loom snapshot` made them, or their record is gone."""
-    from loom.snapshot import is_workspace, remains
+    from loom.snapshot import is_occupied, is_workspace, remains
 
     recorded = {path for entry in place.store.entries() for path in entry.workspaces}
     named = {workspace_beside(path) for path in place.config.tmp_dir.glob(f"*{RUN_PREFIX}*")}
@@ -178,7 +194,7 @@ def _orphans(place: Here, cutoff_ns: int, known: set[str | None]) -> Iterator[It
         if not run_id or str(path) in recorded | known or int(run_id) >= cutoff_ns:
             continue
         there = remains(path)
-        if there and (path not in there or is_workspace(path)):
+        if there and (path not in there or (is_workspace(path) and not is_occupied(path))):
             yield Item(run_id=run_id, record=None, workspace=str(path), in_engine=False, bytes=_size(*there))
 
 

@@ -118,6 +118,14 @@ def tools_of(here: Around, run: PastRun, plan: Plan, run_id: str) -> Tools:
 @contextmanager
 def entered(here: Around, job: PastJob, step: Step, *, as_root: bool = False, cancel: Cancel) -> Iterator[Entered]:
     """The place of `job`, with everything that `step` has around it. Left, what was made for it is gone again."""
+    from loom.snapshot import occupied
+
+    with occupied(job.run.workspace), _entered(here, job, step, as_root=as_root, cancel=cancel) as place:
+        yield place
+
+
+@contextmanager
+def _entered(here: Around, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[Entered]:
     if job.in_container:
         found = find_container(here, job)
         if found is not None:

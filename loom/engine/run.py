@@ -49,6 +49,11 @@ class Run:
         self._begun = 0
 
     def execute(self) -> Ran:
+        resumed = self._request.reuse.resumed.values() if self._request.reuse else ()
+        with snapshot.occupied(self._workspace, *(job.workspace for job in resumed if job.workspace is not None)):
+            return self._execute()
+
+    def _execute(self) -> Ran:
         try:
             filled = self._bootstrap()
             status = self._pipeline(started=filled)

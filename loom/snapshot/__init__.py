@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loom.snapshot.exchange import apply as apply_patch
     from loom.snapshot.explaining import Explanation, Rule, explain
     from loom.snapshot.manifest import manifest_bytes, read_manifest
-    from loom.snapshot.removing import Removal, is_workspace, remains, remove
+    from loom.snapshot.removing import Removal, is_occupied, is_workspace, occupied, remains, remove
     from loom.snapshot.taking import take
     from loom.snapshot.verifying import Verification, verify
 else:
@@ -28,7 +28,7 @@ else:
             "exchange": "Patch bring patch_of apply_patch=apply",
             "explaining": "Explanation Rule explain",
             "manifest": "manifest_bytes read_manifest",
-            "removing": "Removal is_workspace remains remove",
+            "removing": "Removal is_occupied is_workspace occupied remains remove",
             "taking": "take",
             "verifying": "Verification verify",
         },
@@ -51,8 +51,10 @@ __all__ = [
     "differing",
     "discover",
     "explain",
+    "is_occupied",
     "is_workspace",
     "manifest_bytes",
+    "occupied",
     "patch_of",
     "read_manifest",
     "readable",

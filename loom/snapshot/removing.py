@@ -1,10 +1,13 @@
-"""Delete workspaces; nothing else."""
+"""Delete workspaces, and nothing else; tell which ones are in use."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -37,6 +40,38 @@ def is_workspace(path: Path, *, recorded: bool = False) -> bool:
     return directory and run_of_workspace(path.name) is not None and (recorded or (path / ".git" / NAME).is_file())
 
 
+@contextmanager
+def occupied(*workspaces: Path) -> Iterator[None]:
+    """Meanwhile no loom removes these, whichever records it knows of. Ends with this process at the latest."""
+    held = []
+    try:
+        for workspace in workspaces:
+            with suppress(OSError):  # it is gone, or its file system knows no locks
+                held.append(os.open(workspace, os.O_RDONLY | os.O_DIRECTORY))
+                fcntl.flock(held[-1], fcntl.LOCK_SH)
+        yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def is_occupied(workspace: Path) -> bool:
+    """Whether a run, or somebody in a shell, is in it at this moment."""
+    try:
+        descriptor = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def remains(workspace: Path) -> list[Path]:
     """Directories that are there of a workspace: itself, its jobs' layers, what a removal that was killed has left."""
     return [path for path in (half_removed(workspace), layers_of(workspace), workspace) if _is_our_directory(path)]
@@ -54,7 +89,7 @@ def _is_our_directory(path: Path) -> bool:
 def remove(workspace: Path, *, recorded: bool = False) -> Removal:
     """Delete a workspace, with all that jobs left in it and beside it, as far as the rights go; gone already is fine.
 
-    SnapshotError for what is no workspace of loom's. Symbolic links are removed, never followed.
+    SnapshotError for what is no workspace of loom's, and for one that is in use. Symbolic links are removed, never followed.
     """
     there = workspace.is_symlink() or workspace.exists()
     named_like_one = run_of_workspace(workspace.name) is not None
@@ -63,6 +98,12 @@ def remove(workspace: Path, *, recorded: bool = False) -> Removal:
             f"{workspace}: not one of loom's workspaces; nothing was deleted",
             hint="remove it by hand if you are sure",
             code="NOT_A_WORKSPACE",
+        )
+    if is_occupied(workspace):
+        raise SnapshotError(
+            f"{workspace}: in use by a run or a shell; nothing was deleted",
+            hint="wait for it to end, then delete it again",
+            code="WORKSPACE_IN_USE",
         )
     remaining: dict[str, str] = {}
     for beside in remains(workspace) if named_like_one else []:

@@ -135,6 +135,40 @@ def test_a_running_run_is_never_deleted(make: Make, tmp_path: Path) -> None:
     assert ids(project) == []
 
 
+def test_a_running_run_is_not_deleted_by_a_loom_that_has_its_records_elsewhere(make: Make, tmp_path: Path) -> None:
+    project = make(SLOW.replace("$MARK", str(tmp_path)))
+    run = project.start("run", "--local")
+    try:
+        wait_for(tmp_path / "on")
+        elsewhere = str(tmp_path / "other-state")
+        (workspace,) = (project.places / "workspaces").iterdir()
+        assert project.loom("clean", "--all", LOOM_STATE_DIR=elsewhere).startswith("0 removed")
+        assert (workspace / ".loom/workflow.yml").exists()
+    finally:
+        run.kill()
+        run.communicate()
+    assert project.loom("clean", "--all", LOOM_STATE_DIR=elsewhere).startswith("removed")
+    assert not workspace.exists()
+
+
+def test_the_workspace_that_a_resumed_run_goes_on_in_is_not_deleted(make: Make, tmp_path: Path) -> None:
+    on, go = tmp_path / "on", tmp_path / "go"
+    project = make(f"version: v1\nstages: [s]\na: {{stage: s, script: ['test -e {go}', 'touch {on}; sleep 60']}}\n")
+    project.loom("run", "--local", code=1)
+    (earlier,) = ids(project)
+    go.touch()
+    run = project.start("resume", earlier)
+    try:
+        wait_for(on)
+        project.loom("clean", earlier, code=2)
+        assert project.loom("clean", "--keep-last", "0").startswith("0 removed")
+        assert earlier in ids(project)
+    finally:
+        run.kill()
+        run.communicate()
+    assert "2 removed" in project.loom("clean", "--keep-last", "0")
+
+
 def test_doctor_says_what_is_wrong(make: Make) -> None:
     project = make(TINY)
     environ = {"DOCKER_HOST": f"unix://{project.places}/none.sock"}
