@@ -153,7 +153,8 @@ def _path(value: Any, context: _Context) -> Path:
             raise ValueError(f"can't tell whose home ~ is: HOME is not set; write {text!r} as an absolute path")
         return context.home / text[2:]
     path = Path(text)
-    return path if path.is_absolute() or context.base is None else context.base / path
+    # From the command line and the environment: as seen from where loom was started.
+    return path.absolute() if context.base is None else context.base / path
 
 
 def _keepass(value: Any, context: _Context) -> Mapping[str, KeepassDatabase]:
@@ -315,7 +316,7 @@ def _built_in(environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, 
     values: dict[str, Any] = {name: getattr(Config(), name) for name in KEYS}
     origins = {name: Origin(layer="built-in") for name in KEYS}
     tmp = environ.get("TMPDIR") or "/tmp"
-    values["tmp_dir"] = Path(tmp) if Path(tmp).is_dir() else Path("/tmp")
+    values["tmp_dir"] = Path(tmp).absolute() if Path(tmp).is_dir() else Path("/tmp")
     if environ.get("TMPDIR") == tmp:
         origins["tmp_dir"] = Origin(layer="environment", place="TMPDIR")
     values["state_dir"] = (_xdg(environ, "XDG_STATE_HOME", ".local/state") or values["tmp_dir"]) / "loom"

@@ -107,3 +107,12 @@ def test_a_directory_in_the_place_of_the_file(tmp_path: Path) -> None:
     (tmp_path / ".loom/config.yml").mkdir(parents=True)
     with pytest.raises(RequestError, match=r"\.loom/config\.yml: can't be read: is a directory"):
         config.load(root=tmp_path, environ={}, flags={})
+
+
+def test_relative_paths_outside_of_files_are_seen_from_where_loom_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for environ in ({"TMPDIR": "tmp"}, {"LOOM_TMP_DIR": "tmp"}):
+        assert load(tmp_path, environ=environ).tmp_dir == tmp_path / "tmp"
