@@ -69,7 +69,11 @@ class _Explaining:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._here = git.environment_for(
-            source.environment, git_dir=source.git_dir, work_tree=source.root, index=source.index_path
+            source.environment,
+            keep_config=True,
+            git_dir=source.git_dir,
+            work_tree=source.root,
+            index=source.index_path,
         )
 
     def one(self, path: str) -> Explanation:
@@ -179,7 +183,7 @@ class _Explaining:
             return Explanation(
                 path=path, included=True, reason=f"tracked and marked {why}: its staged content is laid out"
             )
-        if mode == "160000":
+        if mode == "160000" and status is not None and stat.S_ISDIR(status.st_mode):
             return Explanation(
                 path=path, included=True, reason="a submodule that is not checked out: an empty directory"
             )

@@ -15,7 +15,7 @@ from pathlib import Path
 from loom.errors import SnapshotError
 
 # What points a git process at a repository; a workspace's git must never inherit it from the caller (`git rev-parse
-# --local-env-vars` prints this list).
+# --local-env-vars` prints this list, and GIT_NO_REPLACE_OBJECTS, which is set for all).
 LOCAL_VARIABLES = frozenset(
     {
         "GIT_ALTERNATE_OBJECT_DIRECTORIES",
@@ -30,7 +30,6 @@ LOCAL_VARIABLES = frozenset(
         "GIT_INDEX_FILE",
         "GIT_INTERNAL_SUPER_PREFIX",
         "GIT_NAMESPACE",
-        "GIT_NO_REPLACE_OBJECTS",
         "GIT_OBJECT_DIRECTORY",
         "GIT_PREFIX",
         "GIT_REPLACE_REF_BASE",
@@ -40,7 +39,7 @@ LOCAL_VARIABLES = frozenset(
 )
 
 # On the command line, so that they win over every file: no hook, no file system monitor (which may be a program of the
-# repository's choosing), no background work, and nothing that rewrites an index in passing.
+# repository's choosing), no background work, and nothing that rewrites an index in passing, or makes trees of it.
 _ALWAYS = (
     "-c",
     "core.hooksPath=/dev/null",
@@ -49,12 +48,16 @@ _ALWAYS = (
     "-c",
     "core.untrackedCache=false",
     "-c",
+    "index.sparse=false",
+    "-c",
     "gc.auto=0",
     "-c",
     "maintenance.auto=false",
 )
 
 _QUIET = {
+    # What `git replace` puts in an object's place is one repository's view; no clone has it, and no proof could use it.
+    "GIT_NO_REPLACE_OBJECTS": "1",
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_LITERAL_PATHSPECS": "1",
@@ -72,16 +75,26 @@ class GitFailed(SnapshotError):
 
     default_code = "GIT_FAILED"
 
-    def __init__(self, arguments: Sequence[str], exit_code: int, stderr: str) -> None:
+    def __init__(self, arguments: Sequence[str], exit_code: int, stderr: str, *, place: Path | None) -> None:
         said = stderr.strip() or f"exit code {exit_code}"
-        super().__init__(f"git {' '.join(arguments[:2])} failed: {said}")
+        super().__init__(
+            f"{f'{place}: ' if place else ''}git {arguments[0]} failed: {said}", hint="see what `git status` says there"
+        )
         self.stderr = stderr
         self.returncode = exit_code
+
+
+def is_config(name: str) -> bool:
+    """Whether a variable carries configuration, as `git -c` and `GIT_CONFIG_COUNT` do. It counts in submodules as well."""
+    return name in ("GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS") or name.startswith(
+        ("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_")
+    )
 
 
 def environment_for(
     environ: Mapping[str, str],
     *,
+    keep_config: bool = False,
     git_dir: Path | None = None,
     work_tree: Path | None = None,
     index: Path | None = None,
@@ -91,12 +104,13 @@ def environment_for(
 ) -> dict[str, str]:
     """`environ` for a git process that works on exactly what is named here.
 
-    `objects` is where anything that git writes goes, `alternates` where else it reads.
+    `objects` is where anything that git writes goes, `alternates` where else it reads. `keep_config`: configuration in
+    the environment counts, as it does for the user's git; `config` comes on top of it.
     """
     result = {
         name: value
         for name, value in as_inherited(environ).items()
-        if name not in LOCAL_VARIABLES and not name.startswith(("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_"))
+        if (keep_config if is_config(name) else name not in LOCAL_VARIABLES)
     }
     named = {
         "GIT_DIR": git_dir,
@@ -108,8 +122,9 @@ def environment_for(
     if alternates:
         result["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = ":".join(quoted_store(path) for path in alternates)
     if config:
-        result["GIT_CONFIG_COUNT"] = str(len(config))
-        for number, (key, value) in enumerate(config):
+        first = int(result.get("GIT_CONFIG_COUNT") or 0)
+        result["GIT_CONFIG_COUNT"] = str(first + len(config))
+        for number, (key, value) in enumerate(config, first):
             result[f"GIT_CONFIG_KEY_{number}"] = key
             result[f"GIT_CONFIG_VALUE_{number}"] = value
     return result
@@ -140,6 +155,7 @@ class Running:
         self, arguments: Sequence[str], environment: Mapping[str, str], *, cwd: Path | None, given: bytes | None = None
     ) -> None:
         self._arguments = arguments
+        self._place = cwd
         try:
             self._process = subprocess.Popen(
                 ["git", *_ALWAYS, *arguments],
@@ -183,7 +199,7 @@ class Running:
             raise self._failure
         code, said = self._process.returncode, self._err.decode("utf-8", "backslashreplace")
         if check and code != 0:
-            raise GitFailed(self._arguments, code, said)
+            raise GitFailed(self._arguments, code, said, place=self._place)
         return code, self._out, said
 
     def output(self) -> bytes:

@@ -18,6 +18,9 @@ from loom.snapshot.source import object_stores, to_borrow, without_password
 RUNTIME_LINK = "/.loom/.runtime"
 """Where the finished run's record is shown in the workspace; never part of what git sees there."""
 
+ATTRIBUTES_BELOW = "info/attributes-below"
+"""In a git directory: the user's own attributes."""
+
 _FICLONE = 0x40049409
 _CHECKSUMS = (20, 32)
 """Bytes at the end of an index, by object format."""
@@ -32,7 +35,10 @@ def lay_out(source: Source, git_dir: Path, *, work_tree: str | None, attributes:
     for name in ("objects/pack", "objects/info", "refs/heads", "refs/tags", "info"):
         (git_dir / name).mkdir(parents=True, exist_ok=True)
     (git_dir / "HEAD").write_text(f"{source.head_sha}\n")
-    (git_dir / "config").write_bytes(os.fsencode(config_text(source, work_tree=work_tree, attributes=bool(attributes))))
+    # Git reads a relative path from the top of the work tree, where a submodule's `.git` is a file.
+    way = ".git" if work_tree is None else os.path.relpath(git_dir, git_dir / work_tree)
+    below = f"{way}/{ATTRIBUTES_BELOW}" if attributes else None
+    (git_dir / "config").write_bytes(os.fsencode(config_text(source, work_tree=work_tree, attributes=below)))
     _write_refs(source, git_dir)
     if source.shallow:
         try:
@@ -41,12 +47,12 @@ def lay_out(source: Source, git_dir: Path, *, work_tree: str | None, attributes:
             pass  # unshallowed a moment ago
     (git_dir / "info" / "exclude").write_bytes(excludes + RUNTIME_LINK.encode() + b"\n")
     if attributes:
-        (git_dir / "info" / "attributes-below").write_bytes(attributes)
-    if own := _contents(source.common_dir / "info" / "attributes"):
+        (git_dir / ATTRIBUTES_BELOW).write_bytes(attributes)
+    if own := own_attributes_of(source):
         (git_dir / "info" / "attributes").write_bytes(own)
 
 
-def config_text(source: Source, *, work_tree: str | None, attributes: bool) -> str:
+def config_text(source: Source, *, work_tree: str | None, attributes: str | None) -> str:
     partial = source.config.get("extensions.partialclone", ())
     sha256 = source.object_format != "sha1"
     core = {
@@ -64,7 +70,7 @@ def config_text(source: Source, *, work_tree: str | None, attributes: bool) -> s
     if work_tree is not None:
         core["worktree"] = work_tree
     if attributes:
-        core["attributesFile"] = ".git/info/attributes-below"
+        core["attributesFile"] = attributes
     sections: list[tuple[str, dict[str, str]]] = [("core", core)]
     extensions = {}
     if sha256:
@@ -117,6 +123,11 @@ def attributes_of(source: Source) -> bytes:
     return _contents(_user_file(source, "core.attributesfile", "attributes"))
 
 
+def own_attributes_of(source: Source) -> bytes:
+    """The repository's attributes that lie outside of the work tree, and count above those in it."""
+    return _contents(source.common_dir / "info" / "attributes")
+
+
 def _contents(path: Path | None) -> bytes:
     try:
         return b"" if path is None else path.read_bytes()
@@ -130,7 +141,8 @@ def _user_file(source: Source, key: str, default: str) -> Path | None:
         text = values[-1]
         if text.startswith("~/") and home:
             return Path(home, text[2:])
-        return source.root / text if text else None
+        # "~name/": that user's. Where there is none, git has refused already.
+        return source.root / Path(text).expanduser() if text else None
     base = source.environment.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
     return Path(base, "git", default) if base else None
 
@@ -196,7 +208,8 @@ def _object_files(store: Path) -> Iterator[str]:
     for entry in os.scandir(store):
         if entry.name == "pack":
             for name in os.listdir(entry.path):  # noqa: PTH208
-                if name.startswith("pack-") and name.endswith(_PACK_FILES):
+                # Not all are called pack-...: `git maintenance` makes loose-... ones. Unfinished ones are hidden.
+                if not name.startswith((".", "tmp_")) and name.endswith(_PACK_FILES):
                     yield f"pack/{name}"
         elif len(entry.name) == 2:
             try:

@@ -6,10 +6,12 @@ It need not be trusted: the tree rebuilt from it must have the id that the recei
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from msgspec import Struct
 
@@ -17,6 +19,7 @@ from loom.errors import SnapshotError
 from loom.snapshot.model import Change, LeftOut, Submodule
 
 NAME = "loom-snapshot.json"
+FILLING = "loom-filling"
 KIND = "loom-snapshot"
 SCHEMA_VERSION = "loom.snapshot.v1"
 
@@ -29,6 +32,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
     branch: str | None
     changed: tuple[Change, ...]
     excludes: bytes
+    attributes: bytes
+    """The user's own, which count below those of the work tree."""
+    own_attributes: bytes
+    """The repository's own, which count above them."""
     config: tuple[tuple[str, str], ...]
     stores: tuple[str, ...]
     submodules: tuple[Submodule, ...]
@@ -52,7 +59,26 @@ def _read_change(fields: list[str]) -> Change:
     return Change(path=_path(path), kind=kind, old_mode=old_mode, mode=mode, old_sha=old_sha, sha=sha)
 
 
+def mark_filling(git_dir: Path) -> BinaryIO:
+    """Mark a workspace as loom's until it has its manifest; open for as long as somebody fills it."""
+    mark = (git_dir / FILLING).open("wb")
+    with contextlib.suppress(OSError):  # a file system without locks: then nobody takes it for abandoned, either
+        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return mark
+
+
+def is_abandoned(workspace: Path) -> bool:
+    """Whether whoever filled this workspace was killed before it was whole."""
+    try:
+        with (workspace / ".git" / FILLING).open("rb") as mark:
+            fcntl.flock(mark, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def write_manifest(git_dir: Path, manifest: Manifest) -> None:
+    """Also takes away the mark that the workspace is being filled."""
     document = {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
@@ -63,6 +89,8 @@ def write_manifest(git_dir: Path, manifest: Manifest) -> None:
         "branch": manifest.branch and _text(manifest.branch),
         "changed": [_change(change) for change in manifest.changed],
         "excludes": base64.b64encode(manifest.excludes).decode("ascii"),
+        "attributes": base64.b64encode(manifest.attributes).decode("ascii"),
+        "own_attributes": base64.b64encode(manifest.own_attributes).decode("ascii"),
         "config": [[key, _text(value)] for key, value in manifest.config],
         "stores": [_text(store) for store in manifest.stores],
         "submodules": [
@@ -72,6 +100,7 @@ def write_manifest(git_dir: Path, manifest: Manifest) -> None:
         "left_out": [[_text(left.path), left.reason] for left in manifest.left_out],
     }
     (git_dir / NAME).write_text(json.dumps(document, ensure_ascii=True))
+    (git_dir / FILLING).unlink()
 
 
 def manifest_bytes(workspace: Path) -> bytes:
@@ -94,6 +123,9 @@ def read_manifest(workspace: Path, file: Path | None = None) -> Manifest:
             branch=document["branch"] and _path(document["branch"]),
             changed=tuple(_read_change(fields) for fields in document["changed"]),
             excludes=base64.b64decode(document["excludes"]),
+            # Workspaces of earlier versions have none.
+            attributes=base64.b64decode(document.get("attributes", "")),
+            own_attributes=base64.b64decode(document.get("own_attributes", "")),
             config=tuple((key, _path(value)) for key, value in document["config"]),
             stores=tuple(_path(store) for store in document["stores"]),
             submodules=tuple(

@@ -139,6 +139,8 @@ class Pool:
                 [sys.executable, "-I", "-S", "-c", _HELPER, str(program.parent)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                # Of its own, so that Ctrl-C is this process's matter alone.
+                process_group=0,
             )
             self._helpers.append(helper)
             assert helper.stdin is not None

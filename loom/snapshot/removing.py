@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from loom.errors import SnapshotError
 from loom.names import half_removed, layers_of, run_of_workspace
-from loom.snapshot.manifest import NAME
+from loom.snapshot.manifest import NAME, is_abandoned
 
 
 class Removal(Struct, frozen=True, kw_only=True):
@@ -31,13 +31,16 @@ class Removal(Struct, frozen=True, kw_only=True):
 def is_workspace(path: Path, *, recorded: bool = False) -> bool:
     """Whether `path` is a directory that loom made: by its name, and by its mark or a run's record that names it.
 
+    Not one that is being filled at this moment.
     `recorded`: a run's record names it; a job may have removed the mark along with `.git`.
     """
     try:
         directory = stat.S_ISDIR(path.lstat().st_mode)
     except OSError:
         return False
-    return directory and run_of_workspace(path.name) is not None and (recorded or (path / ".git" / NAME).is_file())
+    if not directory or run_of_workspace(path.name) is None:
+        return False
+    return recorded or (path / ".git" / NAME).is_file() or is_abandoned(path)
 
 
 @contextmanager

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from msgspec import Struct
 
-from loom.errors import RequestError
+from loom.errors import RequestError, SnapshotError
 from loom.snapshot import git
 from loom.snapshot.model import Source
 
@@ -83,21 +83,11 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
     inherited = git.as_inherited(environ)
     about = git.Running(_ABOUT, inherited, cwd=start)
     config = git.Running(("config", "-z", "--list"), inherited, cwd=start)
-    refs = git.Running(
-        (
-            "for-each-ref",
-            "--format=" + "%00".join(f"%({name})" for name in _REF_FIELDS),
-            "refs/heads",
-            "refs/remotes",
-            "refs/tags",
-        ),
-        inherited,
-        cwd=start,
-    )
+    refs = git.Running(_refs_with(_REF_FIELDS), inherited, cwd=start)
     try:
         code, out, said = about.result(check=False)
         if code != 0:
-            _explain_refusal(start, out.decode("utf-8", "surrogateescape").splitlines(), said)
+            _explain_refusal(start, inherited, out.decode("utf-8", "surrogateescape").splitlines(), said)
         fields = os.fsdecode(out).rstrip("\n").split("\n")
         if len(fields) != 11:  # a path with a line break: asked one by one, each answer is all that is printed
             fields = [
@@ -110,7 +100,12 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
         raise
     git_dir, common_dir, object_format, shallow, objects, index, root, head, tree = fields[2:]
     settings = parse_config(config.result(check=False)[1])
-    found = parse_refs(refs.result(check=False)[1])
+    code, listed, _ = refs.result(check=False)
+    if code != 0:  # one ref of a missing object ends it, if objects are looked into
+        listed = git.run(
+            _refs_with(tuple("" if name.startswith("*") else name for name in _REF_FIELDS)), inherited, cwd=start
+        )
+    found = parse_refs(listed)
     branch = next((ref.name for ref in found if ref.checked_out), "")
     origin = settings.get("remote.origin.url", ())
     return Source(
@@ -131,11 +126,18 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
         shallow=shallow == "true",
         refs=tuple((ref.name, ref.sha, ref.target) for ref in found),
         config=settings,
-        environment={name: value for name, value in environ.items() if name not in git.LOCAL_VARIABLES},
+        environment={
+            name: value for name, value in environ.items() if git.is_config(name) or name not in git.LOCAL_VARIABLES
+        },
     )
 
 
-def _explain_refusal(start: Path, fields: list[str], said: str) -> NoReturn:
+def _refs_with(fields: Sequence[str]) -> tuple[str, ...]:
+    wanted = "%00".join(f"%({name})" if name else "" for name in fields)
+    return ("for-each-ref", f"--format={wanted}", "refs/heads", "refs/remotes", "refs/tags")
+
+
+def _explain_refusal(start: Path, inherited: Mapping[str, str], fields: list[str], said: str) -> NoReturn:
     """Turn git's refusal into the place, the reason and the next move."""
     if "dubious ownership" in said:
         raise RequestError(
@@ -156,6 +158,13 @@ def _explain_refusal(start: Path, fields: list[str], said: str) -> NoReturn:
             code="NO_REPOSITORY",
         )
     if len(fields) >= 9:
+        code, head, _ = git.Running(("rev-parse", "--verify", "-q", "HEAD"), inherited, cwd=start).result(check=False)
+        if code == 0:
+            raise RequestError(
+                f"{fields[8]}: HEAD is {os.fsdecode(head).strip()}, and git does not find this commit, or its tree",
+                hint="see what `git fsck` says; objects borrowed from another repository (objects/info/alternates) may be gone",
+                code="REPOSITORY_UNREADABLE",
+            )
         raise RequestError(
             f"{fields[8]}: the repository has no commit yet",
             hint='make the first one: git commit --allow-empty -m "Start"',
@@ -203,14 +212,21 @@ def truth(values: tuple[str, ...], default: bool) -> bool:
 
 
 def object_stores(objects: Path) -> tuple[Store, ...]:
-    """`objects` and every store that it borrows from itself."""
+    """`objects` and every store that it borrows from itself. SnapshotError when one can't be read."""
     seen: dict[Path, Store] = {}
     waiting = [objects]
     while waiting:
         path = waiting.pop(0)
         if path in seen or not path.is_dir():
             continue
-        seen[path] = measure_store(path)
+        try:
+            seen[path] = measure_store(path)
+        except PermissionError as error:
+            raise SnapshotError(
+                f"{error.filename}: {error.strerror}",
+                hint="git's objects must be readable; some may have been made by another user, as by `sudo git`",
+                code="OBJECTS_UNREADABLE",
+            ) from error
         waiting += _alternates(path)
     return tuple(seen.values())
 
@@ -257,7 +273,10 @@ def measure_store(objects: Path) -> Store:
                 files += 1
                 readable &= bool(status.st_mode & stat.S_IROTH)
         elif len(name) == 2:
-            inside = os.listdir(entry.path)  # noqa: PTH208
+            try:
+                inside = os.listdir(entry.path)  # noqa: PTH208
+            except FileNotFoundError:
+                continue  # emptied and removed by a gc
             files += len(inside)
             size += 4096 * len(inside)
             if inside:

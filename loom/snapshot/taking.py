@@ -15,8 +15,9 @@ from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.errors import RequestError, SnapshotError
+from loom.names import RUN_PREFIX
 from loom.snapshot import copying, git, layout, tree
-from loom.snapshot.manifest import Manifest, write_manifest
+from loom.snapshot.manifest import Manifest, mark_filling, write_manifest
 from loom.snapshot.model import Change, LeftOut, Snapshot, SnapshotCanceled, Source, Submodule, readable
 from loom.snapshot.pool import Pool
 from loom.snapshot.source import discover, truth
@@ -31,6 +32,8 @@ _INDEX_ENTRY = 120
 """Bytes of an index per file, about."""
 _LIST = ("ls-files", "-z", "--stage", "-v")
 _DIFF_FILES = ("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=all")
+_SPARSE = ("core.sparsecheckout", "sparse.expectfilesoutsideofpatterns")
+"""What makes git take away the mark of files that a sparse checkout should not have, and are there all the same."""
 # Kernel clocks that stamp files run up to one tick behind.
 _TICK_NS = 20_000_000
 
@@ -44,12 +47,14 @@ def take(source: Source, workspace: Path, *, cancel: Cancel, on_progress: OnProg
     started = time.perf_counter()
     if any(workspace.iterdir()):
         raise SnapshotError(f"{workspace}: not empty", hint="a workspace is filled once, in a new directory")
+    git_dir = workspace / ".git"
+    mark = None
     try:
-        filled = _Filling(
-            source, workspace, workspace / ".git", None, cancel, on_progress, source.read_only_mounts
-        ).run()
+        git_dir.mkdir()
+        mark = mark_filling(git_dir)
+        filled = _Filling(source, workspace, git_dir, None, cancel, on_progress, source.read_only_mounts).run()
         write_manifest(
-            workspace / ".git",
+            git_dir,
             Manifest(
                 source_root=str(source.root),
                 object_format=source.object_format,
@@ -58,6 +63,8 @@ def take(source: Source, workspace: Path, *, cancel: Cancel, on_progress: OnProg
                 branch=source.branch,
                 changed=filled.changed,
                 excludes=filled.excludes,
+                attributes=filled.attributes,
+                own_attributes=layout.own_attributes_of(source),
                 config=tuple(filled.config),
                 stores=tuple(map(str, (source.objects_dir, *filled.borrowed))),
                 submodules=tuple(filled.submodules),
@@ -66,15 +73,21 @@ def take(source: Source, workspace: Path, *, cancel: Cancel, on_progress: OnProg
         )
     except BaseException as error:
         empty(workspace)
+        if cancel.requested and isinstance(error, (SnapshotError, OSError)) and not isinstance(error, SnapshotCanceled):
+            # Ctrl-C reaches the git processes, too, and they may be the first to end.
+            raise SnapshotCanceled("interrupted while the workspace was being filled") from error
         if isinstance(error, OSError):
             place = error.filename if isinstance(error.filename, str) else str(workspace)
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise SnapshotError(
                 f"{readable(place)}: {error.strerror or error}",
-                hint="free some space there, or point TMPDIR at another disk" if full else None,
+                hint="free some space there, or point TMPDIR at another disk" if full else "check its permissions",
                 code="WORKSPACE_NOT_WRITTEN" if full else None,
             ) from error
         raise
+    finally:
+        if mark is not None:
+            mark.close()
     return Snapshot(
         path=workspace,
         source_root=source.root,
@@ -105,6 +118,8 @@ class _Index(Struct):
 
     unmerged: set[str] = field(default_factory=set)
     gitlinks: list[str] = field(default_factory=list)
+    replaced: set[str] = field(default_factory=set)
+    """Files and links where a submodule was."""
     pinned: list[tuple[str, str]] = field(default_factory=list)
     """(path, tag): skip-worktree and assume-unchanged entries, whose files git does not look at."""
     pinned_empty: bool = False
@@ -120,6 +135,7 @@ class _Filled(Struct):
     submodules: list[Submodule] = field(default_factory=list)
     borrowed: tuple[Path, ...] = ()
     excludes: builtins.bytes = b""
+    attributes: builtins.bytes = b""
     config: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -164,6 +180,7 @@ class _Filling:
         source, git_dir, done = self._source, self._git_dir, self._done
         since_ns = time.time_ns() - _TICK_NS
         done.excludes = layout.excludes_of(source)
+        done.attributes = layout.attributes_of(source)
         done.config = tree.hashing_config(source.config, source.environment)
         (git_dir / "objects").mkdir(parents=True)
         data = layout.copy_index(source, git_dir)
@@ -204,11 +221,13 @@ class _Filling:
         self._gitlinks(index.gitlinks, nested, edits)
         self._name_special(found, items, untracked)
         edits.removed += sorted(absent)
-        forced = (set(found.recent) | set(found.unstable) | set(modified) | index.unmerged) - absent
+        other = index.unmerged | index.replaced
+        """Entries that say nothing of a file."""
+        forced = (set(found.recent) | set(found.unstable) | set(modified) | other) - absent
         forced -= hidden | set(index.gitlinks)
         edits.present = sorted(forced | set(untracked) - vanished)
         swapped = set(found.recent) | set(found.unstable)
-        suspicious = {path for path in forced - index.unmerged if path in swapped or self._stat_may_lie(path)}
+        suspicious = {path for path in forced - other if path in swapped or self._stat_may_lie(path)}
         if suspicious:
             edits.reset = [
                 (path, mode, sha)
@@ -225,14 +244,15 @@ class _Filling:
         """Make the `.git`, while git lists the index (`data`), and answers what `_ask` asks where there is time for it."""
         source, git_dir = self._source, self._git_dir
         # Most indexes can be read as they are; git is at it while this one is looked at.
-        listing = None if layout.is_split(data) else self._start(*_LIST)
-        plain = layout.is_plain(data)
+        sparse = truth(source.config.get(_SPARSE[0], ()), False)
+        listing = None if sparse or layout.is_split(data) else self._start(*_LIST)
+        plain = not sparse and layout.is_plain(data)
         self._index_tree = layout.tree_of_index(data, len(self._zero) // 2) if plain else None
         layout.lay_out(
             source,
             git_dir,
             work_tree=None if self._prefix is None else os.path.relpath(self._target, git_dir),
-            attributes=layout.attributes_of(source),
+            attributes=self._done.attributes,
             excludes=self._done.excludes,
         )
         if listing is None or not plain:
@@ -264,6 +284,7 @@ class _Filling:
             arguments,
             git.environment_for(
                 source.environment,
+                keep_config=True,
                 git_dir=source.git_dir,
                 work_tree=source.root,
                 index=self._git_dir / "index",
@@ -295,22 +316,26 @@ class _Filling:
         self._leave_out(".gitattributes", f"a filter that can't run ({last}): files count as they are on disk")
 
     def _own_excludes(self) -> tuple[str, ...]:
-        return ("--exclude", "/" + RUNTIME) if self._prefix is None else ()
+        # Workspaces: the directory of temporary files may well be in the checkout.
+        return ("--exclude", f"{RUN_PREFIX}[0-9]*/", *(("--exclude", "/" + RUNTIME) if self._prefix is None else ()))
 
     @property
     def _modes_count(self) -> bool:
         return truth(self._source.config.get("core.filemode", ()), True)
 
     def _make_index_plain(self) -> None:
-        """Rewrite an index that says what is true of the source's place only: a shared part, monitors, a sparse form."""
+        """Rewrite an index that says what is true of the source's place only: a shared part, monitors, a sparse form, marks
+        that only the source's git knows to be out of date."""
         git.run(
             ("update-index", "--no-split-index", "--no-untracked-cache", "--no-fsmonitor", "--force-write-index"),
             git.environment_for(
                 self._source.environment,
+                keep_config=True,
                 git_dir=self._git_dir,
                 work_tree=self._source.root,
                 index=self._git_dir / "index",
                 alternates=(self._source.objects_dir,),
+                config=[(key, values[-1]) for key in _SPARSE if (values := self._source.config.get(key))],
             ),
             cwd=self._source.root,
         )
@@ -337,7 +362,12 @@ class _Filling:
                     index.unmerged.add(path)
                     yield path, copying.ANY
             elif about[2:8] == "160000":
-                index.gitlinks.append(path)
+                status = _lstat(self._source.root / path)
+                if status is None or stat.S_ISDIR(status.st_mode):
+                    index.gitlinks.append(path)
+                else:
+                    index.replaced.add(path)
+                    yield path, copying.ANY
             else:
                 index.pinned.append((path, about[0]))
                 index.pinned_empty = index.pinned_empty or about[9:-2] in git.EMPTY_BLOBS
@@ -400,7 +430,7 @@ class _Filling:
 
     def _ignored(self, paths: list[str]) -> set[str]:
         source = self._source
-        here = git.environment_for(source.environment, git_dir=source.git_dir, work_tree=source.root)
+        here = git.environment_for(source.environment, keep_config=True, git_dir=source.git_dir, work_tree=source.root)
         # check-ignore knows no literal pathspecs; "./" in front keeps a name like ":(top)" a name.
         del here["GIT_LITERAL_PATHSPECS"]
         process = git.Running(
@@ -443,6 +473,7 @@ class _Filling:
         lfs = [("filter.lfs.required", "false"), ("filter.lfs.smudge", ""), ("filter.lfs.process", "")]
         here = git.environment_for(
             self._source.environment,
+            keep_config=True,
             git_dir=self._git_dir,
             work_tree=self._target,
             index=self._git_dir / "index",
@@ -470,6 +501,8 @@ class _Filling:
             inner = self._inner(path)
             if inner is None:
                 target.mkdir(parents=True, exist_ok=True)
+                if (place / ".git").exists():
+                    self._leave_out(path, "a submodule in which git finds no commit: an empty directory")
                 continue
             edits.gitlinks.append((path, inner.head_sha))
             name = self._submodule_name(path)
@@ -558,9 +591,13 @@ class _Filling:
                     index.write_bytes(own.read_bytes())
                     os.utime(index, ns=(status.st_mtime_ns, status.st_mtime_ns))
                 try:
-                    tree.apply(
+                    said = tree.apply(
                         self._here(index=index, config=self._done.config), self._target, edits, zero_sha=self._zero
                     )
+                    # A filter that is not `required` may fail: git takes the file as it is.
+                    if failed := sorted({line for line in said.splitlines() if "external filter" in line}):
+                        why = "; ".join(line.removeprefix("error: ") for line in failed)
+                        self._leave_out(".gitattributes", f"{why}: files that go through it count as they are on disk")
                     break
                 except git.GitFailed as error:
                     self._give_up_filters(error)

@@ -79,17 +79,22 @@ def nul_joined(paths: Sequence[str]) -> bytes:
     return b"".join(os.fsencode(path) + b"\0" for path in paths)
 
 
-def apply(environment: Mapping[str, str], workspace: Path, edits: Edits, *, zero_sha: str) -> None:
-    """Bring the index that `environment` names to where `git add -A` would. Contents are hashed, not stored."""
+def apply(environment: Mapping[str, str], workspace: Path, edits: Edits, *, zero_sha: str) -> str:
+    """Bring the index that `environment` names to where `git add -A` would. Contents are hashed, not stored.
+
+    Returns what git had to say about it.
+    """
     if lines := index_lines(edits, zero_sha):
         git.run(("update-index", "-z", "--index-info"), environment, cwd=workspace, given=lines)
-    if edits.present:
-        git.run(
-            ("update-index", "--add", "--remove", "--info-only", "-z", "--stdin"),
-            environment,
-            cwd=workspace,
-            given=nul_joined(edits.present),
-        )
+    if not edits.present:
+        return ""
+    process = git.Running(
+        ("update-index", "--add", "--remove", "--info-only", "-z", "--stdin"),
+        environment,
+        cwd=workspace,
+        given=nul_joined(edits.present),
+    )
+    return process.result()[2]
 
 
 def compare(environment: Mapping[str, str], workspace: Path, commit: str) -> tuple[Change, ...]:

@@ -111,6 +111,8 @@ def _verify_one(
         )
         (git_dir / "config").write_text(f"[core]\n\tbare = false\n\trepositoryformatversion = {version}\n")
         (git_dir / "info/exclude").write_bytes(manifest.excludes + layout.RUNTIME_LINK.encode() + b"\n")
+        (git_dir / layout.ATTRIBUTES_BELOW).write_bytes(manifest.attributes)
+        (git_dir / "info/attributes").write_bytes(manifest.own_attributes)
         alternates = "".join(f"{git.quoted_store(store)}\n" for store in stores if store.is_dir())
         (git_dir / "objects/info/alternates").write_bytes(os.fsencode(alternates))
         here = git.environment_for(
@@ -118,14 +120,28 @@ def _verify_one(
             git_dir=git_dir,
             work_tree=root,
             index=Path(scratch, "index"),
-            config=[*manifest.config, ("core.fileMode", "true")],
+            config=[
+                *manifest.config,
+                ("core.fileMode", "true"),
+                ("core.attributesFile", str(git_dir / layout.ATTRIBUTES_BELOW)),
+            ],
         )
         here |= git.NO_USER_CONFIG
         head_tree = _restore_index(here, root, manifest, zero)
         # Exit code 1: some differ. That is what the next two commands tell.
         git.Running(("update-index", "-q", "--refresh"), here, cwd=root).result(check=False)
-        edits, unreadable = _edits(here, root)
-        tree.apply(here, root, edits, zero_sha=zero)
+        try:
+            edits, unreadable = _edits(here, root)
+            tree.apply(here, root, edits, zero_sha=zero)
+        except git.GitFailed as error:
+            if "filter" not in error.stderr:
+                raise
+            last = error.stderr.strip().splitlines()[-1].removeprefix("fatal: ")
+            raise SnapshotError(
+                f"{root}: not verified, since a filter of .gitattributes can't run here: {last}",
+                hint="it may need what only your checkout's .git has, such as a key",
+                code="FILTER_FAILED",
+            ) from error
         since_head = tree.compare(here, root, manifest.head_sha)
         now = tree.tree_of(here, head_tree, since_head)
         changes = tree.between(manifest.changed, since_head)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -265,6 +266,54 @@ def test_interrupted_in_the_middle(work: Repo, tmp_path: Path) -> None:
     assert list(workspace.iterdir()) == []
 
 
+def test_interrupted_by_the_terminal(work: Repo, tmp_path: Path) -> None:
+    """Ctrl-C reaches loom and what it started: one line, no traceback of a helper's, and nothing is left."""
+    for number in range(6000):
+        work.write(f"many/{number % 60}/{number}")
+    (tmp_path / "tmp").mkdir()
+    environ = work.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp"), "HOME": str(tmp_path)}
+    loom = subprocess.Popen(
+        [sys.executable, "-m", "loom", "snapshot"],
+        cwd=work.root,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    while loom.poll() is None and not list((tmp_path / "tmp").glob("loom-run-local-*/many")):
+        time.sleep(0.001)
+    os.killpg(loom.pid, signal.SIGINT)
+    _, said = loom.communicate()
+    assert (loom.returncode, said) == (130, "interrupted: no workspace was left behind\n")
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_killed_in_the_middle(work: Repo, tmp_path: Path) -> None:
+    """What is left is loom's to remove, and nobody's while it is being filled."""
+    workspace = tmp_path / "loom-run-local-1700000000000000000-1234"
+    workspace.mkdir()
+    program = f"""
+import os, signal
+from pathlib import Path
+from loom.cancel import Cancel
+from loom.snapshot import discover, is_workspace, take
+workspace = Path({str(workspace)!r})
+def killed(done, total):
+    print(is_workspace(workspace), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+take(discover(Path.cwd(), environ=os.environ), workspace, cancel=Cancel(), on_progress=killed)
+"""
+    environ = work.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=work.root, env=environ, capture_output=True, check=False, text=True
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "False\n"), done.stderr
+    assert is_workspace(workspace)
+    assert remove(workspace).complete
+    assert not workspace.exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount")
 def test_a_full_disk(work: Repo, tmp_path: Path) -> None:
     workspace = tmp_path / "small"
@@ -345,6 +394,10 @@ def test_unreadable_files_are_named(work: Repo, tmp_path: Path) -> None:
     (work.root / "d2/f2").chmod(0o644)
     said = as_nobody(work, tmp_path)
     assert "ok [('locked/', 'a directory that may not be read')]" in said, said
+    objects = next(path for path in (work.root / ".git/objects").iterdir() if len(path.name) == 2)
+    objects.chmod(0o700)
+    said = as_nobody(work, tmp_path)
+    assert f"SnapshotError 3 {objects}: Permission denied" in said, said
 
 
 # Removal

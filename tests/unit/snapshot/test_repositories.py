@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from loom.errors import RequestError
-from loom.snapshot import Snapshot, discover, explain, verify
+from loom.cancel import Cancel
+from loom.errors import RequestError, SnapshotError
+from loom.snapshot import Snapshot, discover, explain, take, verify
 
 from .conftest import ENVIRONMENT, Repo, check, contents
 
@@ -535,3 +538,176 @@ def test_without_git(repo: Repo) -> None:
         check=False,
     )
     assert done.stdout.strip() == "SnapshotError GIT_MISSING", done.stderr
+
+
+# What lies beside the files: objects, refs, configuration, attributes
+
+
+def test_packs_of_other_names(work: Repo, snap: Snap) -> None:
+    for _ in range(2):  # the first makes the pack, the second removes what is in it
+        work.git("maintenance", "run", "--task=loose-objects")
+    assert [path for path in (work.root / ".git/objects/pack").iterdir() if path.name.startswith("loose-")]
+    check(work, snap(work))
+
+
+@pytest.mark.parametrize("what", ["HEAD", "HEAD^{tree}"])
+def test_replaced_objects(work: Repo, snap: Snap, what: str) -> None:
+    first = work.git("rev-parse", what).strip()
+    work.write("README", "second\n")
+    work.commit("second")
+    work.git("replace", what, first)
+    work.write("new")
+    snapshot = snap(work)
+    assert snapshot.tree_sha == work.would_commit()
+    assert [change.path for change in snapshot.changed] == ["new"]
+    assert verify(snapshot.path, environ=work.environ, tree_sha=snapshot.tree_sha).same
+
+
+def test_a_ref_of_a_missing_object(work: Repo, snap: Snap) -> None:
+    work.git("tag", "fine")
+    (work.root / ".git/refs/heads/lost").write_text("deadbeef" * 5 + "\n")
+    source = discover(work.root, environ=work.environ)
+    assert (source.branch, source.tags) == ("main", ("fine",))
+    inside = Repo(snap(work).path)
+    assert inside.git("describe", "--tags").strip() == "fine"
+
+
+def test_a_head_without_its_objects(work: Repo) -> None:
+    head = work.git("rev-parse", "HEAD").strip()
+    (work.root / ".git/objects" / head[:2] / head[2:]).unlink()
+    error = refusal(work.root)
+    assert error.code == "REPOSITORY_UNREADABLE"
+    assert head in str(error)
+
+
+def test_configuration_in_the_environment(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    (tmp_path / "ignored").write_text("hidden\n")
+    work.write("hidden")
+    work.write("seen")
+    given = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "core.excludesFile",
+        "GIT_CONFIG_VALUE_0": str(tmp_path / "ignored"),
+    }
+    work.environ |= given
+    check(work, snap(work))
+    hidden, seen = explain(discover(work.root, environ=work.environ), ["hidden", "seen"], start=work.root)
+    assert (hidden.included, seen.included) == (False, True)
+    assert hidden.rule is not None
+    assert hidden.rule.pattern == "hidden"
+    work.environ = ENVIRONMENT | {"GIT_CONFIG_PARAMETERS": f"'core.excludesfile'='{tmp_path / 'ignored'}'"}
+    check(work, snap(work))
+
+
+def test_attributes_outside_of_the_work_tree(work: Repo, snap: Snap, new_repo: NewRepo, tmp_path: Path) -> None:
+    (tmp_path / "attributes").write_text("*.unix text eol=crlf\n*.loud filter=quiet\n")
+    (tmp_path / "config").write_text(
+        f'[core]\n\tattributesFile = {tmp_path / "attributes"}\n[filter "quiet"]\n\tclean = tr A-Z a-z\n'
+    )
+    work.environ["GIT_CONFIG_GLOBAL"] = str(tmp_path / "config")
+    inner = new_repo("inner")
+    inner.write("a")
+    inner.commit()
+    work.git("submodule", "add", "-q", str(inner.root), "inner")
+    work.commit("submodule")
+    (work.root / ".git/info/attributes").write_text("*.own text\n")
+    for directory in ("", "inner/"):
+        work.write(f"{directory}x.unix", "a\r\nb\r\n")
+        work.write(f"{directory}x.loud", "LOUD\n")
+    work.write("x.own", "a\r\nb\r\n")
+    snapshot = snap(work)
+    check(work, snapshot)
+    assert [sub.tree_sha for sub in snapshot.submodules] == [Repo(work.root / "inner", work.environ).would_commit()]
+    verified = verify(snapshot.path, environ=work.environ, tree_sha=snapshot.tree_sha)
+    assert verified.same, verified.changes
+
+
+def test_a_filter_that_need_not_work_and_does_not(work: Repo, snap: Snap) -> None:
+    work.git("config", "filter.broken.clean", "false")
+    work.write(".gitattributes", "*.b filter=broken\n")
+    work.write("x.b")
+    snapshot = snap(work)
+    assert snapshot.tree_sha == work.would_commit()
+    assert ["external filter 'false' failed" in left.reason for left in snapshot.left_out] == [True]
+
+
+def test_a_filter_that_no_longer_works_where_a_workspace_is_verified(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    script = work.write("../filter", "#!/bin/sh\ntr a-z A-Z\n", 0o755)
+    work.git("config", "filter.up.clean", str(script))
+    work.git("config", "filter.up.required", "true")
+    work.write(".gitattributes", "*.up filter=up\n")
+    work.write("x.up")
+    snapshot = snap(work)
+    check(work, snapshot, status=False)
+    script.unlink()
+    with pytest.raises(SnapshotError) as caught:
+        verify(snapshot.path, environ=work.environ)
+    assert caught.value.code == "FILTER_FAILED"
+
+
+# Sparse checkouts, submodules and workspaces in odd places
+
+
+@pytest.mark.parametrize("index", ["--no-sparse-index", "--sparse-index"])
+@pytest.mark.parametrize("age", [0, 100])
+def test_files_that_a_sparse_checkout_should_not_have(work: Repo, snap: Snap, index: str, age: int) -> None:
+    work.write("docs/other.md", "other\n")
+    work.commit("other")
+    work.git("sparse-checkout", "set", "--cone", index, "src")
+    changed = work.write("docs/page.md", "changed\n")
+    os.utime(changed, (time.time() - age, time.time() - age))
+    work.write("docs/new.md")
+    snapshot = snap(work)
+    assert snapshot.tree_sha == work.would_commit()
+    assert contents(snapshot.path)["docs/page.md"] == ("100644", b"changed\n")
+    inside = Repo(snapshot.path)
+    assert (
+        inside.git("status", "--porcelain") == work.git("status", "--porcelain") == " M docs/page.md\n?? docs/new.md\n"
+    )
+    assert verify(snapshot.path, environ=work.environ, tree_sha=snapshot.tree_sha).same
+    # Nothing of it is hidden from git there any more.
+    inside.write("docs/page.md", "by a job\n")
+    assert " M docs/page.md\n" in inside.git("status", "--porcelain")
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_submodule_that_became_a_file(work: Repo, snap: Snap, new_repo: NewRepo, kind: str) -> None:
+    inner = new_repo("inner")
+    inner.write("a")
+    inner.commit()
+    work.git("submodule", "add", "-q", str(inner.root), "inner")
+    work.commit("submodule")
+    shutil.rmtree(work.root / "inner")
+    if kind == "file":
+        work.write("inner", "a file\n")
+    else:
+        work.link("inner", "README")
+    check(work, snap(work), status=kind == "file")  # git's own status fails on the link, here and there
+    (answer,) = explain(discover(work.root, environ=work.environ), ["inner"], start=work.root)
+    assert answer.included
+    assert "submodule" not in answer.reason
+
+
+def test_a_submodule_without_a_commit_is_named(work: Repo, snap: Snap, new_repo: NewRepo) -> None:
+    inner = new_repo("inner")
+    inner.write("a")
+    inner.commit()
+    work.git("submodule", "add", "-q", str(inner.root), "inner")
+    work.commit("submodule")
+    Repo(work.root / "inner").git("checkout", "-q", "--orphan", "fresh")
+    snapshot = snap(work)
+    assert list((snapshot.path / "inner").iterdir()) == []
+    assert [left.path for left in snapshot.left_out] == ["inner"]
+
+
+def test_workspaces_in_the_checkout_are_no_part_of_it(work: Repo) -> None:
+    work.write("tmp/file")
+    trees = set()
+    for number in range(2):
+        workspace = work.root / f"tmp/loom-run-local-170000000000000000{number}-1234"
+        workspace.mkdir()
+        snapshot = take(discover(work.root, environ=work.environ), workspace, cancel=Cancel())
+        trees.add(snapshot.tree_sha)
+        assert (workspace / "tmp/file").is_file()
+        assert snapshot.left_out == ()
+    assert len(trees) == 1
