@@ -419,13 +419,16 @@ class _Filling:
         unknown = [path for path in found.subdirectories if path not in known and not _is_git(path)]
         if not special and not unknown:
             return
-        asked = [*special, *unknown]
-        ignored = self._ignored(asked)
-        for path in unknown:
-            if path not in ignored:
-                special.update(_special_below(self._source.root, path))
-        for path, kind in sorted(special.items()):
-            if path not in ignored and not (self._prefix is None and _is_runtime(path)):
+        # Level by level, so that nothing below an ignored directory (`node_modules/*`) is looked at.
+        named: dict[str, str] = {}
+        while special or unknown:
+            ignored = self._ignored([*special, *unknown])
+            named.update((path, kind) for path, kind in special.items() if path not in ignored)
+            below = [_look_into(self._source.root, path) for path in unknown if path not in ignored]
+            special = {path: kind for found_there, _ in below for path, kind in found_there}
+            unknown = [path for _, directories in below for path in directories]
+        for path, kind in sorted(named.items()):
+            if not (self._prefix is None and _is_runtime(path)):
                 self._leave_out(path, f"a {kind}: git keeps only files and links")
 
     def _ignored(self, paths: list[str]) -> set[str]:
@@ -647,24 +650,25 @@ def _directories(paths: Iterable[str]) -> set[str]:
     return result
 
 
-def _special_below(root: Path, path: str) -> Iterator[tuple[str, str]]:
-    waiting = [path]
-    while waiting:
-        here = waiting.pop()
-        try:
-            with os.scandir(root / here) as entries:
-                inside = list(entries)
-        except OSError:
-            continue
-        if any(entry.name == ".git" for entry in inside):
-            continue  # a repository of its own
-        for entry in inside:
-            if entry.is_dir(follow_symlinks=False):
-                waiting.append(f"{here}/{entry.name}")
-            elif not entry.is_file(follow_symlinks=False) and not entry.is_symlink():
-                status = _lstat(Path(entry.path))
-                if status is not None:
-                    yield f"{here}/{entry.name}", copying.kind_of(status.st_mode)
+def _look_into(root: Path, path: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """Sockets, FIFOs and devices (path, kind), and directories, in one that git lists nothing of."""
+    special: list[tuple[str, str]] = []
+    directories: list[str] = []
+    try:
+        with os.scandir(root / path) as entries:
+            inside = list(entries)
+    except OSError:
+        return [], []
+    if any(entry.name == ".git" for entry in inside):
+        return [], []  # a repository of its own
+    for entry in inside:
+        if entry.is_dir(follow_symlinks=False):
+            directories.append(f"{path}/{entry.name}")
+        elif not entry.is_file(follow_symlinks=False) and not entry.is_symlink():
+            status = _lstat(Path(entry.path))
+            if status is not None:
+                special.append((f"{path}/{entry.name}", copying.kind_of(status.st_mode)))
+    return special, directories
 
 
 def _lstat(path: Path) -> os.stat_result | None:

@@ -200,6 +200,9 @@ def test_empty_directories_and_specials(work: Repo, snap: Snap, monkeypatch: pyt
     os.mkfifo(work.root / "ignored.log")
     (work.root / "only").mkdir()
     os.mkfifo(work.root / "only" / "pipe")
+    (work.root / "logs/more").mkdir(parents=True)
+    for ignored in ("logs/pipe.log", "logs/more/pipe.log"):
+        os.mkfifo(work.root / ignored)
     with socket.socket(socket.AF_UNIX) as server:
         monkeypatch.chdir(work.root / "src")  # the path of a socket may have 108 bytes
         server.bind("socket")
