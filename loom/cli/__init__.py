@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import threading
 
@@ -18,8 +19,14 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # What imports make stays for good; looking through it for garbage takes 30 to 60 ms of a run's start.
     gc.set_threshold(500_000, 20, 100)
+    # ^C while nothing has begun just ends the process: out of the middle of an import comes a traceback, or a crash.
+    interrupt = signal.getsignal(signal.SIGINT)
+    if interrupt is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from loom.cli import app  # noqa: F401  what every command needs
     from loom.cli.boundary import run_app
 
+    signal.signal(signal.SIGINT, interrupt)
     _leave(run_app(sys.argv[1:]))
 
 

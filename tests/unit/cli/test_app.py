@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import signal
 import subprocess
 import sys
 
@@ -52,3 +53,16 @@ def test_a_thread_that_is_still_at_work_is_waited_for() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.endswith("done\n")
+
+
+def test_an_interrupt_while_loom_is_being_loaded_leaves_no_traceback() -> None:
+    code = (
+        "import os, signal, sys; sys.argv = ['loom', 'version']\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from loom.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
