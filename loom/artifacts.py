@@ -28,6 +28,8 @@ from loom.plan import Artifacts
 from loom.results import OnOutput
 from loom.tarstream import DamagedArchive, Item, Writer
 from loom.view import (
+    Check,
+    Checked,
     Selection,
     Skipped,
     TreeWriter,
@@ -97,7 +99,7 @@ def collect(
     skipped: list[Skipped] = []
     with _told("keep the artifacts"), _replacing(folder, archive) as (new_folder, file):
         hashed = _Hashed(file)
-        kept = _Kept(new_folder, masker if masker is not None and masker.active else None, skipped)
+        kept = _Kept(new_folder, masker if masker is not None and masker.active else None, skipped, view.check)
         with (
             closing(kept),
             gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=hashed, mtime=0) as packed,
@@ -185,11 +187,12 @@ def _selection(paths: Iterable[str], exclude: Iterable[str]) -> Selection:
 class _Kept:
     """Puts each item into the folder, and from there into the archive."""
 
-    def __init__(self, folder: Path, masker: Masker | None, skipped: list[Skipped]) -> None:
+    def __init__(self, folder: Path, masker: Masker | None, skipped: list[Skipped], check: Check) -> None:
         self._folder = folder
         self._writer = TreeWriter(folder)
         self._masker = masker
         self._skipped = skipped
+        self._check = check
         self.files = 0
         self.bytes = 0
         self.links_out: list[str] = []
@@ -209,7 +212,7 @@ class _Kept:
                 Skipped(path=entry.path, reason=f"the same file as {entry.target}, which was left out")
             )
             return
-        self._writer.put(own, file)
+        self._writer.put(own, None if file is None else Checked(file, self._check))
         if entry.kind != "file":
             self.files += entry.kind != "directory"
             if leads_out(entry):
@@ -223,7 +226,7 @@ class _Kept:
                 self._skipped.append(Skipped(path=entry.path, reason=f"it holds the secret {secret}"))
                 return
             copy.seek(0)
-            archive.add(entry, copy)
+            archive.add(entry, Checked(copy, self._check))
         self.files += 1
         self.bytes += entry.size
 

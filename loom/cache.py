@@ -36,8 +36,10 @@ from loom.masking import Masker
 from loom.plan import Cache as Spec
 from loom.plan import CacheKeyFiles
 from loom.results import OnOutput
-from loom.tarstream import DamagedArchive, Entry, Item, Writer
+from loom.tarstream import DamagedArchive, Entry, Writer
 from loom.view import (
+    Check,
+    Checked,
     DirectoryView,
     Selection,
     Skipped,
@@ -241,7 +243,7 @@ class Cache:
                 return SaveResult(key=key, saved=False, unchanged=True, files=before.files, bytes=before.bytes)
         self._prepare()
         with _temporary(self.folder / "tmp") as file:
-            packed = _pack(view.read(selection, skipped.append), file, skipped, masker)
+            packed = _pack(view, selection, file, skipped, masker)
             if not packed.files:
                 why = "all of it was left out" if skipped else f"none of {', '.join(spec.paths)} is there"
                 return SaveResult(
@@ -554,17 +556,19 @@ class _Hashed:
         return self._file.write(data)
 
 
-def _pack(items: Iterator[Item], file: IO[bytes], skipped: list[Skipped], masker: Masker | None) -> _Packed:
+def _pack(
+    view: WorkspaceView, selection: Selection, file: IO[bytes], skipped: list[Skipped], masker: Masker | None
+) -> _Packed:
     packed, hashed = _Packed(), _Hashed(file)
     left_out: set[str] = set()
     compressor = zstandard.ZstdCompressor(level=_LEVEL, threads=-1, write_checksum=True)
     with compressor.stream_writer(hashed, write_size=_CHUNK, closefd=False) as stream:  # type: ignore[arg-type]
         archive = Writer(stream)
-        for entry, content in items:
+        for entry, content in view.read(selection, skipped.append):
             if entry.kind == "hardlink" and entry.target in left_out:
                 skipped.append(Skipped(path=entry.path, reason=f"the same file as {entry.target}, which was left out"))
                 continue
-            secret = _add(archive, entry, content, masker)
+            secret = _add(archive, entry, content, masker, view.check)
             if secret is not None:
                 left_out.add(entry.path)
                 skipped.append(Skipped(path=entry.path, reason=f"it holds the secret {secret}"))
@@ -577,16 +581,16 @@ def _pack(items: Iterator[Item], file: IO[bytes], skipped: list[Skipped], masker
     return packed
 
 
-def _add(archive: Writer, entry: Entry, content: IO[bytes] | None, masker: Masker | None) -> str | None:
+def _add(archive: Writer, entry: Entry, content: IO[bytes] | None, masker: Masker | None, check: Check) -> str | None:
     """Add an entry, or else the name of the secret that its content holds."""
     if masker is None or content is None:
-        archive.add(entry, content)
+        archive.add(entry, None if content is None else Checked(content, check))
         return None
     with _rereadable(content) as twice:
         secret = masker.found_in(twice)
         if secret is None:
             twice.seek(0)
-            archive.add(entry, twice)
+            archive.add(entry, Checked(twice, check))
     return secret
 
 

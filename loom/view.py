@@ -28,6 +28,7 @@ from loom.tarstream import Content, Entry, Item, Kind
 _OWN = (".git/loom", ".loom/.runtime")
 _GIT = ".git"
 _CHUNK = 1 << 20
+_TAR_BUFFER = 1 << 16  # what is left of it is copied for each header
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SECOND = 1_000_000_000
 _META = re.compile(r"[*?\[{]")
@@ -180,7 +181,30 @@ def _reaches(levels: list[re.Pattern[str] | None], parts: list[str]) -> bool:
 # The views
 
 
+Check = Callable[[], None]
+"""Called between any two pieces of work, and may end it by an exception."""
+
+
+def _go_on() -> None:
+    """The check of who can't be interrupted."""
+
+
+class Checked:
+    """A stream that is checked at each read."""
+
+    def __init__(self, stream: Content, check: Check) -> None:
+        self._stream = stream
+        self._check = check
+
+    def read(self, size: int = -1, /) -> bytes:
+        self._check()
+        return self._stream.read(size)
+
+
 class WorkspaceView(Protocol):
+    @property
+    def check(self) -> Check: ...
+
     def read(self, selection: Selection, on_skipped: Callable[[Skipped], None]) -> Iterator[Item]:
         """What is meant by `selection`, directories before what they hold. OSError when the place can't be read."""
         ...
@@ -198,11 +222,14 @@ class WorkspaceView(Protocol):
 class DirectoryView:
     """A directory of this machine."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, check: Check = _go_on) -> None:
         self.root = root
+        self.check = check
 
     def read(self, selection: Selection, on_skipped: Callable[[Skipped], None]) -> Iterator[Item]:
-        yield from _Walk(selection, on_skipped, contents=True).from_root(self.root)
+        for item in _Walk(selection, on_skipped, contents=True).from_root(self.root):
+            self.check()
+            yield item
 
     def entries(self, selection: Selection, on_skipped: Callable[[Skipped], None]) -> Iterator[Entry]:
         """What `read` would give, without opening any file."""
@@ -211,7 +238,8 @@ class DirectoryView:
 
     def write(self, open_archive: Callable[[], IO[bytes]], *, own: bool) -> Written:
         written = Written()
-        with open_archive() as stream, closing(TreeWriter(self.root)) as writer:
+        with open_archive() as opened, closing(TreeWriter(self.root)) as writer:
+            stream = Checked(opened, self.check)
             try:
                 for entry, file in tarstream.read(stream) if own else _members(stream):
                     writer.put(entry, file)
@@ -342,16 +370,17 @@ class Archiver(Protocol):
 class TarView:
     """A place that gives and takes tar streams."""
 
-    def __init__(self, archiver: Archiver) -> None:
+    def __init__(self, archiver: Archiver, check: Check = _go_on) -> None:
         self._archiver = archiver
+        self.check = check
 
     def read(self, selection: Selection, on_skipped: Callable[[Skipped], None]) -> Iterator[Item]:
         roots = [root or "." for root in selection.roots]
         taken: set[str] = set()
-        with _Chunks(self._archiver.get_archive(roots)) as stream:
+        with _Chunks(self._archiver.get_archive(roots), self.check) as stream:
             if stream.empty:
                 return
-            with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=_CHUNK) as archive:
+            with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=_TAR_BUFFER) as archive:
                 for member in archive:
                     path = _normal(member.name)
                     if not path or ".." in path.split("/") or not selection.takes(path):
@@ -372,11 +401,13 @@ class TarView:
     def write(self, open_archive: Callable[[], IO[bytes]], *, own: bool) -> Written:
         written = Written()
         # What unpacks it is not ours: the whole is looked at before anything is handed over.
-        with open_archive() as stream:
+        with open_archive() as opened:
+            stream = Checked(opened, self.check)
             for entry, _ in tarstream.read(stream) if own else _members(stream):
                 written.files += entry.kind != "directory"
                 written.bytes += entry.size
-        with open_archive() as stream:
+        with open_archive() as opened:
+            stream = Checked(opened, self.check)
             self._archiver.put_archive(iter(lambda: stream.read(_CHUNK), b""))
         return written
 
@@ -384,8 +415,9 @@ class TarView:
 class _Chunks:
     """An iterator of bytes as a readable file."""
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    def __init__(self, chunks: Iterator[bytes], check: Check) -> None:
         self._chunks = chunks
+        self._check = check
         self._rest = next(chunks, b"")
         self.empty = not self._rest
 
@@ -401,6 +433,7 @@ class _Chunks:
         parts, wanted = [], size if size >= 0 else 1 << 62
         while wanted > 0:
             if not self._rest:
+                self._check()
                 self._rest = next(self._chunks, b"")
                 if not self._rest:
                     break
@@ -437,10 +470,10 @@ def _kind(member: tarfile.TarInfo) -> Kind | None:
     return "hardlink" if member.islnk() else None
 
 
-def _members(stream: IO[bytes]) -> Iterator[Item]:
+def _members(stream: Content) -> Iterator[Item]:
     """What a foreign archive holds, each member checked: its names, types and links are believed in nothing."""
     files: set[str] = set()
-    with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive:
+    with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=_TAR_BUFFER) as archive:
         for member in archive:
             kind, name = _kind(member), member.name
             if kind is None:
@@ -612,10 +645,10 @@ def _special(mode: int) -> str:
     return "a FIFO" if stat.S_ISFIFO(mode) else "a device"
 
 
-def view_of(session: Session) -> WorkspaceView:
+def view_of(session: Session, check: Check = _go_on) -> WorkspaceView:
     """How to reach a session's view of the workspace."""
     directory = session.workspace_view()
-    return TarView(session) if directory is None else DirectoryView(directory)
+    return TarView(session, check) if directory is None else DirectoryView(directory, check)
 
 
 class Session(Archiver, Protocol):

@@ -144,6 +144,7 @@ class Run:
                 logs=paths.logs,
                 masker=self._journal.masker,
                 cache=self._request.cache() if self._request.cache else None,
+                cancel=self._cancel,
             )
             runner = JobRunner(journal=self._journal, opener=self._opener, handover=handover, cancel=self._cancel)
             if started:

@@ -11,21 +11,7 @@ from typing import IO, cast
 from loom.errors import ProviderError
 
 _CHUNK = 256 * 1024
-
-
-class _Out:
-    """What tarfile writes into; read out by the generator after each member and each piece of a file."""
-
-    def __init__(self) -> None:
-        self.pieces: list[bytes] = []
-
-    def write(self, data: bytes) -> int:
-        self.pieces.append(bytes(data))
-        return len(data)
-
-    def take(self) -> bytes:
-        data, self.pieces = b"".join(self.pieces), []
-        return data
+_TAR_BUFFER = 64 * 1024  # what is left of it is copied for each header
 
 
 Edit = Callable[[tarfile.TarInfo], tarfile.TarInfo]
@@ -39,26 +25,60 @@ def archive_of(
 
     `leave_out`: paths relative to `root` that are not there, with all below them.
     """
-    out = _Out()
-    with tarfile.open(mode="w|", fileobj=cast("IO[bytes]", out), format=tarfile.PAX_FORMAT, bufsize=_CHUNK) as archive:
-        for relative in paths:
-            for path, name in _below(root / relative, root, leave_out):
-                try:
-                    member = archive.gettarinfo(str(path), arcname=name)
-                    if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
-                        continue  # sockets and devices are no content
-                    if change is not None:
-                        member = change(member)
-                    if member.isfile():
-                        with path.open("rb") as file:
-                            archive.addfile(member, cast("IO[bytes]", _Exactly(file, member.size)))
-                    else:
-                        archive.addfile(member)
-                except FileNotFoundError:
-                    continue
-                if out.pieces:
-                    yield out.take()
-    yield out.take()
+    return _packed(_members(root, paths, change, leave_out))
+
+
+def _packed(members: Iterable[tuple[tarfile.TarInfo, IO[bytes] | None]]) -> Iterator[bytes]:
+    """A tar stream in pieces of about one size, however large a file is. The module's own holds each file as a whole."""
+    piece = bytearray()
+    total = 0
+    for part in _parts(members):
+        piece += part
+        if len(piece) >= _CHUNK:
+            yield bytes(piece)
+            total += len(piece)
+            piece.clear()
+    piece += bytes(2 * tarfile.BLOCKSIZE)
+    piece += bytes(-(total + len(piece)) % tarfile.RECORDSIZE)
+    yield bytes(piece)
+
+
+def _parts(members: Iterable[tuple[tarfile.TarInfo, IO[bytes] | None]]) -> Iterator[bytes]:
+    for member, content in members:
+        yield member.tobuf(tarfile.PAX_FORMAT, tarfile.ENCODING, "surrogateescape")
+        if content is None:
+            continue
+        left = member.size
+        while left:
+            data = content.read(min(left, _CHUNK))
+            if not data:
+                raise OSError(f"{member.name} became shorter while it was read")
+            yield data
+            left -= len(data)
+        yield bytes(-member.size % tarfile.BLOCKSIZE)
+
+
+def _members(
+    root: Path, paths: Iterable[str], change: Edit | None, leave_out: frozenset[str]
+) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+    # It is asked for headers alone: it knows which files are the same one by several names.
+    headers = tarfile.TarFile(fileobj=io.BytesIO(), mode="w", format=tarfile.PAX_FORMAT)
+    for relative in paths:
+        for path, name in _below(root / relative, root, leave_out):
+            try:
+                member = headers.gettarinfo(str(path), arcname=name)
+                if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
+                    continue  # sockets and devices are no content
+                file = path.open("rb") if member.isfile() else None
+            except FileNotFoundError:
+                continue
+            if change is not None:
+                member = change(member)
+            if file is None:
+                yield member, None
+            else:
+                with file:
+                    yield member, cast("IO[bytes]", _Exactly(file, member.size))
 
 
 class _Exactly:
@@ -94,23 +114,24 @@ def renamed(archives: Iterable[tuple[str, Iterable[bytes]]], *, change: Edit | N
 
     An empty path means: as they are, but for a leading `./`.
     """
-    out = _Out()
-    with tarfile.open(mode="w|", fileobj=cast("IO[bytes]", out), format=tarfile.PAX_FORMAT, bufsize=_CHUNK) as whole:
-        for path, chunks in archives:
-            with tarfile.open(mode="r|*", fileobj=cast("IO[bytes]", reader(chunks)), bufsize=_CHUNK) as archive:
-                for member in archive:
-                    member.name = _under(path, member.name)
-                    if member.islnk():
-                        member.linkname = _under(path, member.linkname)
-                    # The names of the other archive would win over the new ones.
-                    kept = {key: value for key, value in member.pax_headers.items() if key not in ("path", "linkpath")}
-                    member.pax_headers = kept
-                    if change is not None:
-                        member = change(member)
-                    whole.addfile(member, archive.extractfile(member) if member.isfile() else None)
-                    if out.pieces:
-                        yield out.take()
-    yield out.take()
+    return _packed(_renamed(archives, change))
+
+
+def _renamed(
+    archives: Iterable[tuple[str, Iterable[bytes]]], change: Edit | None
+) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+    for path, chunks in archives:
+        with tarfile.open(mode="r|*", fileobj=cast("IO[bytes]", reader(chunks)), bufsize=_TAR_BUFFER) as archive:
+            for member in archive:
+                member.name = _under(path, member.name)
+                if member.islnk():
+                    member.linkname = _under(path, member.linkname)
+                # The names of the other archive would win over the new ones.
+                kept = {key: value for key, value in member.pax_headers.items() if key not in ("path", "linkpath")}
+                member.pax_headers = kept
+                if change is not None:
+                    member = change(member)
+                yield member, archive.extractfile(member) if member.isfile() else None
 
 
 def _under(path: str, name: str) -> str:
@@ -122,7 +143,7 @@ def _under(path: str, name: str) -> str:
 
 def unpack(archive: Iterable[bytes], root: Path) -> None:
     """Unpack a tar stream over `root`. ProviderError for a member that would land outside of it."""
-    with tarfile.open(mode="r|*", fileobj=cast("IO[bytes]", reader(archive)), bufsize=_CHUNK) as members:
+    with tarfile.open(mode="r|*", fileobj=cast("IO[bytes]", reader(archive)), bufsize=_TAR_BUFFER) as members:
         for member in members:
             try:
                 members.extract(member, root, set_attrs=True, filter="data" if not member.issym() else "tar")
@@ -138,7 +159,7 @@ def reader(chunks: Iterable[bytes]) -> io.BufferedReader:
 class _Chunks(io.RawIOBase):
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
-        self._left = b""
+        self._left = memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -146,7 +167,7 @@ class _Chunks(io.RawIOBase):
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         while not self._left:
             try:
-                self._left = next(self._chunks)
+                self._left = memoryview(next(self._chunks))
             except StopIteration:
                 return 0
         size = min(len(buffer), len(self._left))

@@ -10,6 +10,8 @@ from msgspec.structs import asdict
 
 from loom import artifacts
 from loom.cache import Cache, key_of
+from loom.cancel import Cancel
+from loom.errors import InfrastructureError
 from loom.masking import Masker
 from loom.plan import Job, Plan, wanted
 from loom.providers.base import Session
@@ -33,9 +35,11 @@ class Handover:
         masker: Masker,
         cache: Cache | None = None,
         missing_here: frozenset[str] = frozenset(),
+        cancel: Cancel | None = None,
     ) -> None:
         """`missing_here`: jobs whose products the run's workspace does not hold, since they had another, or a view of it."""
         self._missing_here = missing_here
+        self._cancel = cancel or Cancel()
         self._plan = plan
         self._folder_of = folder_of
         self._archive_of = archive_of
@@ -57,10 +61,11 @@ class Handover:
     def restore(self, job: Job, session: Session, shared_workspace: Path, on_output: OnOutput) -> None:
         """Put earlier jobs' artifacts into this job's view. A workspace that all jobs share has them already."""
         shared = session.workspace_view() == shared_workspace
+        view = view_of(session, self._not_if_canceled)
         for source in self.sources(job):
             if shared and source not in self._missing_here:
                 continue
-            restored = artifacts.restore(self._archive_of(source), view_of(session), sha256=self._checksums.get(source))
+            restored = artifacts.restore(self._archive_of(source), view, sha256=self._checksums.get(source))
             on_output("stdout", f"{source}: {restored.files} files, {restored.bytes} bytes\n".encode())
 
     def collect(self, job: Job, session: Session, status: Status, on_output: OnOutput) -> Mapping[str, Any] | None:
@@ -70,7 +75,7 @@ class Handover:
             return None
         kept = artifacts.collect(
             spec,
-            view_of(session),
+            view_of(session, self._not_if_twice),
             folder=self._folder_of(job.id),
             archive=self._archive_of(job.id),
             on_output=on_output,
@@ -94,7 +99,19 @@ class Handover:
         """What the job's JUnit reports say, whatever became of the job."""
         if job.artifacts is None or not job.artifacts.junit:
             return None
-        return artifacts.read_reports(job.artifacts.junit, view_of(session), project_dir=project_dir)
+        return artifacts.read_reports(
+            job.artifacts.junit, view_of(session, self._not_if_twice), project_dir=project_dir
+        )
+
+    # -- interrupts: what is for steps that will not run any more ends with the first, what a job leaves with the second ---
+
+    def _not_if_canceled(self) -> None:
+        if self._cancel.requested:
+            raise InfrastructureError("interrupted", code="CANCELED")
+
+    def _not_if_twice(self) -> None:
+        if self._cancel.now:
+            raise InfrastructureError("interrupted", code="CANCELED")
 
     # -- caches ---------------------------------------------------------------------------------------------------
 
@@ -109,7 +126,7 @@ class Handover:
         self._cache_keys[job.id] = [key_of(spec, workspace) for spec in job.cache]
         for spec, key in zip(job.cache, self._cache_keys[job.id], strict=True):
             if "pull" in spec.policy:
-                found = self._cache.restore(spec, key, view_of(session), on_output)
+                found = self._cache.restore(spec, key, view_of(session, self._not_if_canceled), on_output)
                 yield {"action": "restore", "name": spec.name, "wanted": key, **asdict(found)}
 
     def save_caches(
@@ -118,7 +135,8 @@ class Handover:
         assert self._cache is not None
         for spec, key in zip(job.cache, self._cache_keys.get(job.id, ()), strict=False):
             if "push" in spec.policy and wanted(spec.when, status):
-                saved = self._cache.save(spec, key, view_of(session), on_output, masker=self._masker)
+                view = view_of(session, self._not_if_twice)
+                saved = self._cache.save(spec, key, view, on_output, masker=self._masker)
                 fact = asdict(saved)
                 fact["skipped"] = [asdict(item) for item in saved.skipped[:MAX_NAMED]]
                 yield {"action": "save", "name": spec.name, **fact}

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from loom.cancel import Cancel
 from loom.errors import ProviderError
 from loom.names import layers_of
 from loom.plan import MountMode
@@ -44,7 +45,7 @@ class Mount(Protocol):
         """The engine's mounts that show the workspace at the project directory, and what it borrows from."""
         ...
 
-    def fill(self, container_id: str) -> None:
+    def fill(self, container_id: str, cancel: Cancel) -> None:
         """Whatever the view needs between the container's creation and its start."""
         ...
 
@@ -100,7 +101,7 @@ class BindMount:
     def spec(self) -> list[dict[str, Any]]:
         return [_bind(self._workspace, self._request.project_dir), *_read_only(self._request)]
 
-    def fill(self, container_id: str) -> None:
+    def fill(self, container_id: str, cancel: Cancel) -> None:
         pass
 
     def hand_over(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
@@ -184,7 +185,7 @@ class _EngineVolume:
         options = {"NoCopy": True}
         return {"Type": "volume", "Source": self._name, "Target": self._request.project_dir, "VolumeOptions": options}
 
-    def fill(self, container_id: str) -> None:
+    def fill(self, container_id: str, cancel: Cancel) -> None:
         self._container_id = container_id
 
     def get_archive(self, paths: Iterable[str]) -> Iterator[bytes]:
@@ -335,8 +336,8 @@ class VolumeMount(_EngineVolume):
     def spec(self) -> list[dict[str, Any]]:
         return [self._mount()]
 
-    def fill(self, container_id: str) -> None:
-        super().fill(container_id)
+    def fill(self, container_id: str, cancel: Cancel) -> None:
+        super().fill(container_id, cancel)
         workspace = self._request.workspace
 
         def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -344,11 +345,20 @@ class VolumeMount(_EngineVolume):
             return member
 
         leave_out = frozenset(self._request.hidden_paths)
-        self._put(self._request.project_dir, archive_of(workspace, ["."], change=plain, leave_out=leave_out))
+        whole = archive_of(workspace, ["."], change=plain, leave_out=leave_out)
+        self._put(self._request.project_dir, self._unless_canceled(whole, cancel))
         for borrowed in self._request.read_only_mounts:
             # What the workspace's git borrows objects from is looked for at the same path.
             below = borrowed.path.as_posix().lstrip("/")
-            self._put("/", archive_of(Path("/"), [below], change=plain))
+            self._put("/", self._unless_canceled(archive_of(Path("/"), [below], change=plain), cancel))
+
+    def _unless_canceled(self, archive: Iterable[bytes], cancel: Cancel) -> Iterator[bytes]:
+        for piece in archive:
+            if cancel.requested:
+                raise ProviderError(
+                    f"canceled while the workspace was sent to job {self._request.job_id}", code="CANCELED"
+                )
+            yield piece
 
     def view(self) -> Path | None:
         return None

@@ -90,7 +90,7 @@ class DockerProvider:
                 raw_environment=raw_environment,
                 on_output=on_output,
             )
-            mount.fill(facts.container_id)
+            mount.fill(facts.container_id, cancel)
             session.start(cancel)
             self._reap_once(client)
             yield session

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import docker
@@ -12,7 +13,7 @@ import pytest
 
 from loom.events import PhaseEvent, decode
 from loom.records import RunFold, dump
-from tests.docker.run.conftest import Project, events_of, load, output_of, tree
+from tests.docker.run.conftest import Project, Ran, events_of, load, output_of, tree
 
 pytestmark = pytest.mark.docker
 
@@ -322,6 +323,30 @@ later: {stage: b, script: [echo no]}
     assert ran.manifest("long")["status"] == "canceled"
     assert ran.output("long", "after_script/01") == ["cleaned up"]
     assert ran.manifest("later")["status"] == "skipped"
+
+
+@pytest.mark.parametrize("mode", ["bind_mount", "ephemeral_volume"])
+def test_a_second_interrupt_does_not_wait_for_artifacts(project: Project, mode: str) -> None:
+    # Packing that takes about ten seconds.
+    project.workflow(
+        "version: v1\nstages: [a]\nx:\n  stage: a\n  script: [truncate -s 3G large]\n  artifacts: {paths: [large]}\n"
+    )
+    process = project.start("run", "--local", "--container", "--mount-mode", mode)
+    deadline = time.monotonic() + 60
+    while not project.record_files("logs/*/jobs/x/.*.new"):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - asked < 4
+    ran = Ran(process.returncode, out, err)
+    assert ran.code == 130
+    assert (ran.manifest("x")["status"], ran.manifest("x")["failing_section"]) == ("canceled", "artifact_extract")
+    assert not project.record_files("logs/*/jobs/x/.*.new")
 
 
 def test_an_image_that_cannot_be_had_is_an_error_with_a_receipt(project: Project) -> None:
