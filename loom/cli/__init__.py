@@ -15,6 +15,7 @@ import threading
 
 def main() -> None:
     """The `loom` command."""
+    _complete_streams()
     # Looking for pydantic plugins reads the metadata of every installed package: 25 ms that no one here needs.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # What imports make stays for good; looking through it for garbage takes 30 to 60 ms of a run's start.
@@ -28,6 +29,17 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, interrupt)
     _leave(run_app(sys.argv[1:]))
+
+
+def _complete_streams() -> None:
+    """Whoever starts us may have closed some of them (`>&-`, a service manager); else a file of ours would take the place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115  as Python does
 
 
 def _leave(code: int) -> None:

@@ -23,18 +23,18 @@ def run_app(arguments: list[str]) -> int:
     try:
         outcome = app_for(arguments)(args=arguments, prog_name="loom", standalone_mode=False)
         code = int(outcome) if isinstance(outcome, int) else ExitCode.OK
-        sys.stdout.flush()
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
         return code
     except LoomError as error:
         return _told(error)
     except KeyboardInterrupt:
         _print("interrupted")
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output left (`loom logs | head`): nothing is wrong, and nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
     except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):  # typer makes a failure of it
+            # The reader of our output left (`loom logs | head`): nothing is wrong, and nothing more can be said.
+            return ExitCode.OK
         return leaving.code if isinstance(leaving.code, int) else ExitCode.REQUEST
     except Exception as error:  # noqa: BLE001  the outermost boundary: what is no LoomError is our bug
         return _foreign(error)

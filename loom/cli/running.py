@@ -269,11 +269,19 @@ def execute(
         assert isinstance(audience, JsonLines)
         audience.receipt(str(ran.receipt_path), ran.receipt.status.value, ran.receipt.exit_code)
         return ran.receipt.exit_code
-    for line in closing_lines(ran.receipt.status.value, str(ran.receipt_path), look):
-        write(line)
+    last = list(closing_lines(ran.receipt.status.value, str(ran.receipt_path), look))
     if not options.quiet:
-        for job_id in ran.kept:
-            write(f"look inside: loom shell {ran.receipt.run_id} {job_id}")
+        last += [f"look inside: loom shell {ran.receipt.run_id} {job_id}" for job_id in ran.kept]
+    try:
+        for line in last:
+            write(line)
+    except BrokenPipeError:
+        pass  # the reader left, which changes nothing about what the run came to
+    except OSError as error:
+        from loom.errors import InfrastructureError
+
+        hint = f"the run is over ({ran.receipt.status.value}), and its record whole: {ran.receipt_path}"
+        raise InfrastructureError(f"standard output can't be written: {error.strerror}", hint=hint) from error
     return ran.receipt.exit_code
 
 

@@ -1,0 +1,51 @@
+"""Nobody reads, nobody can be told, or there is no stream at all: a run comes to what it comes to all the same."""
+
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import Make, Project
+
+WORKFLOW = """\
+version: v1
+stages: [s]
+good: {stage: s, script: ['seq 30000']}
+bad: {stage: s, script: ['seq 30000', exit 5]}
+"""
+
+
+def shell(project: Project, line: str) -> "subprocess.CompletedProcess[str]":
+    """A line of bash in which `loom` is the program; the exit code is that of its first command."""
+    return subprocess.run(
+        ["bash", "-c", f'loom() {{ {sys.executable} -m loom "$@"; }}\n{line}\nexit ${{PIPESTATUS[0]}}'],
+        cwd=project.root,
+        env=project.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("end", ["| true", "--stream | head -1", "--json | head -1", ">&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("job", "code", "status"), [("good", 0, "success"), ("bad", 1, "failure")])
+def test_a_run_ends_with_its_own_code(make: Make, end: str, job: str, code: int, status: str) -> None:
+    project = make(WORKFLOW)
+    ran = shell(project, f"loom run --local {job} {end}")
+    assert (ran.returncode, ran.stderr) == (code, "")
+    assert (project.last().receipt or {})["status"] == status
+
+
+def test_reading_the_beginning_of_a_log_is_no_failure(make: Make) -> None:
+    project = make(WORKFLOW)
+    project.loom("run", "--local", "good")
+    read = shell(project, "loom logs good | head -1")
+    assert (read.returncode, read.stdout, read.stderr) == (0, "1\n", "")
+
+
+def test_output_that_has_no_room_is_said_and_where_the_record_is(make: Make) -> None:
+    project = make(WORKFLOW)
+    ran = shell(project, "loom run --local good > /dev/full")
+    assert ran.returncode == 3
+    assert "standard output can't be written: No space left on device" in ran.stderr
+    assert f"the run is over (success), and its record whole: {project.last().paths.receipt}" in ran.stderr
