@@ -448,7 +448,9 @@ class JobRunner:
                         code=PhaseCode.JOB_EXECUTION,
                     )
             except InfrastructureError:
-                attempt.failing_step = step.id
+                # Not what is left to run in a place that an earlier step has broken.
+                if attempt.failing_step is None and attempt.failing_section is None:
+                    attempt.failing_step = step.id
                 raise
             finally:
                 outcome.data = {"output": writer.counts}  # the counts go on counting

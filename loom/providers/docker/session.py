@@ -284,9 +284,9 @@ class DockerSession:
         code, ooms = (int(word) for word in str(talk.answer).split())
         if code < 0:
             raise ProviderError(
-                f"the step could not be handed to the container of job {self._request.job_id}: no room is left in its"
-                f" {driver.DIRECTORY}, where steps, $LOOM_ENV and secrets are",
-                hint="an earlier step has filled it",
+                f"the step could not be handed to the container of job {self._request.job_id}: its {driver.DIRECTORY},"
+                " where steps, $LOOM_ENV and secrets are, takes no more files",
+                hint="an earlier step has filled it, made it read-only, or put something else in the place of $LOOM_ENV",
             )
         killed, self._ooms = ooms - self._ooms, ooms
         if ended is Ended.EXITED and code != 0 and killed > 0:

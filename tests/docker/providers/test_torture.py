@@ -219,8 +219,15 @@ def test_running_out_of_memory_is_reported_as_such(docker_place: Place) -> None:
 def test_a_step_that_leaves_no_room_for_the_next(docker_place: Place) -> None:
     with docker_place.job() as job:
         job.run("cat </dev/zero >/run/loom/rest 2>/dev/null || true")
-        with pytest.raises(ProviderError, match="no room is left in its /run/loom"):
+        with pytest.raises(ProviderError, match="its /run/loom, .* takes no more files"):
             job.run("echo half a script; " + "x" * 5000)
+
+
+def test_a_step_that_puts_a_directory_in_the_place_of_loom_env(docker_place: Place) -> None:
+    with docker_place.job() as job:
+        assert job.run('rm "$LOOM_ENV"; mkdir "$LOOM_ENV"').code == 0
+        with pytest.raises(ProviderError, match="its /run/loom, .* takes no more files"):
+            job.run("true")
 
 
 def test_output_that_nobody_can_take_ends_the_job_at_once(docker_place: Place) -> None:

@@ -265,6 +265,23 @@ def test_whatever_is_said_while_the_first_image_is_looked_for_is_told(project: P
     assert streamed == said
 
 
+def test_an_after_script_in_a_container_that_is_gone_is_not_what_failed(project: Project) -> None:
+    project.workflow("""
+version: v1
+stages: [a]
+job:
+  stage: a
+  script: ['kill -9 -1; sleep 5']
+  after_script: [echo never]
+""")
+    ran = project.run()
+    assert ran.code == 1
+    manifest = ran.manifest("job")
+    assert (manifest["status"], manifest["exit_code"]) == ("failure", 137)
+    assert manifest["failing_step"] == "script/01"
+    assert "step script/01, exit code 137" in ran.out
+
+
 def test_a_timeout_has_its_own_exit_code(project: Project) -> None:
     project.workflow("version: v1\nstages: [a]\nslow:\n  stage: a\n  timeout: 1s\n  script: ['echo begun; sleep 60']\n")
     ran = project.run()
