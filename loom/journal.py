@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from loom.events import PhaseCode, PhaseEvent, Where, timestamp
 from loom.masking import Masker, StreamMasker
-from loom.output import Line, LineSplitter
+from loom.output import Line, LineSplitter, encodable
 from loom.results import Status, Stream
 
 Lines = Sequence[Line | str]
@@ -188,7 +188,7 @@ class Journal:
         message: str | None = None,
         data: Mapping[str, Any] | None = None,
     ) -> int:
-        masked = self._mask_values(data or {})
+        masked = encodable(self._mask_values(data or {}))
         with self._lock:
             now = self._clock_ns()
             self._seq += 1
@@ -207,7 +207,7 @@ class Journal:
                 status=status,
                 exit_code=exit_code,
                 duration_ms=duration_ms if started_ns is None else round((now - started_ns) / 1e6, 3),
-                error=None if error is None else self.masker.mask(error),
+                error=None if error is None else encodable(self.masker.mask(error)),
                 message=message,
                 data=masked,
             )

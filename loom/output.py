@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct
 
@@ -17,6 +19,22 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u20
 def harmless(text: str) -> str:
     """Text that others wrote (a name, a line of a file), fit for a terminal: what would steer it shows as U+FFFD."""
     return _CONTROL.sub("\ufffd", text)
+
+
+_NOT_UTF8 = re.compile("[\ud800-\udfff]")
+
+
+def encodable(value: Any) -> Any:
+    """`value`, of JSON's kinds, with U+FFFD for bytes of names that are not UTF-8: no document can hold those."""
+    if isinstance(value, str):
+        return value if value.isascii() else _NOT_UTF8.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        fit = {key: encodable(item) for key, item in value.items()}
+        return fit if any(fit[key] is not item for key, item in value.items()) else value
+    if isinstance(value, list | tuple):
+        items = [encodable(item) for item in value]
+        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+    return value
 
 
 class Line(Struct, frozen=True):

@@ -23,6 +23,16 @@ _KINDS: dict[int, Kind] = {text[0]: kind for kind, text in _TYPES.items()}
 _ZEROS = bytes(_RECORD)
 
 
+def climbs_out(path: str, target: str) -> bool:
+    """Whether a relative link at `path` leads out of the tree that both are in, as text."""
+    depth = path.count("/")
+    for part in target.split("/"):
+        depth += -1 if part == ".." else part not in ("", ".")
+        if depth < 0:
+            return True
+    return False
+
+
 class DamagedArchive(ValueError):
     """It ends in the middle, or holds what `write` never writes."""
 

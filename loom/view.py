@@ -450,14 +450,7 @@ def leads_out(entry: Entry) -> bool:
     """Whether a link points outside of the workspace, as text; what it may lead over on the way is not looked at."""
     if entry.kind != "link":
         return False
-    if entry.target.startswith("/"):
-        return True
-    depth = entry.path.count("/")
-    for part in entry.target.split("/"):
-        depth += -1 if part == ".." else part not in ("", ".")
-        if depth < 0:
-            return True
-    return False
+    return entry.target.startswith("/") or tarstream.climbs_out(entry.path, entry.target)
 
 
 def _kind(member: tarfile.TarInfo) -> Kind | None:

@@ -14,8 +14,8 @@ _CHUNK = 256 * 1024
 _TAR_BUFFER = 64 * 1024  # what is left of it is copied for each header
 
 
-Edit = Callable[[tarfile.TarInfo], tarfile.TarInfo]
-"""Changes a member of an archive on its way."""
+Edit = Callable[[tarfile.TarInfo], tarfile.TarInfo | None]
+"""Changes a member of an archive on its way; None: leaves it out."""
 
 
 def archive_of(
@@ -25,10 +25,10 @@ def archive_of(
 
     `leave_out`: paths relative to `root` that are not there, with all below them.
     """
-    return _packed(_members(root, paths, change, leave_out))
+    return packed(_members(root, paths, change, leave_out))
 
 
-def _packed(members: Iterable[tuple[tarfile.TarInfo, IO[bytes] | None]]) -> Iterator[bytes]:
+def packed(members: Iterable[tuple[tarfile.TarInfo, IO[bytes] | None]]) -> Iterator[bytes]:
     """A tar stream in pieces of about one size, however large a file is. The module's own holds each file as a whole."""
     piece = bytearray()
     total = 0
@@ -72,13 +72,14 @@ def _members(
                 file = path.open("rb") if member.isfile() else None
             except FileNotFoundError:
                 continue
-            if change is not None:
-                member = change(member)
+            changed = member if change is None else change(member)
             if file is None:
-                yield member, None
-            else:
-                with file:
-                    yield member, cast("IO[bytes]", _Exactly(file, member.size))
+                if changed is not None:
+                    yield changed, None
+                continue
+            with file:
+                if changed is not None:
+                    yield changed, cast("IO[bytes]", _Exactly(file, changed.size))
 
 
 class _Exactly:
@@ -114,7 +115,7 @@ def renamed(archives: Iterable[tuple[str, Iterable[bytes]]], *, change: Edit | N
 
     An empty path means: as they are, but for a leading `./`.
     """
-    return _packed(_renamed(archives, change))
+    return packed(_renamed(archives, change))
 
 
 def _renamed(
@@ -129,9 +130,9 @@ def _renamed(
                 # The names of the other archive would win over the new ones.
                 kept = {key: value for key, value in member.pax_headers.items() if key not in ("path", "linkpath")}
                 member.pax_headers = kept
-                if change is not None:
-                    member = change(member)
-                yield member, archive.extractfile(member) if member.isfile() else None
+                changed = member if change is None else change(member)
+                if changed is not None:
+                    yield changed, archive.extractfile(changed) if changed.isfile() else None
 
 
 def _under(path: str, name: str) -> str:

@@ -25,7 +25,8 @@ from loom.providers.docker.client import retrying, translated
 from loom.providers.docker.ownership import Ids, Owner, Workspaces, foreign, hand_over, open_to_all
 from loom.providers.docker.removal import remove_volume
 from loom.providers.docker.traits import Traits
-from loom.providers.files import archive_of, renamed, unpack
+from loom.providers.files import Edit, archive_of, packed, renamed, unpack
+from loom.tarstream import climbs_out
 
 if TYPE_CHECKING:
     import docker
@@ -210,11 +211,32 @@ class _EngineVolume:
     def put_archive(self, archive: Iterable[bytes]) -> None:
         user = self._user
 
-        def owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
-            member.uid, member.gid, member.uname, member.gname = user.uid, user.gid, "", ""
-            return member
+        with self._links_apart() as apart:
 
-        self._put(self._request.project_dir, renamed([("", archive)], change=owned))
+            def owned(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+                member.uid, member.gid, member.uname, member.gname = user.uid, user.gid, "", ""
+                return apart(member)
+
+            self._put(self._request.project_dir, renamed([("", archive)], change=owned))
+
+    @contextlib.contextmanager
+    def _links_apart(self) -> Iterator[Edit]:
+        """For what is put into the view: links that climb out of it come behind, from the root directory.
+
+        The engine refuses such links from anywhere below.
+        """
+        links: list[tuple[tarfile.TarInfo, None]] = []
+
+        def apart(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+            if not member.issym() or not climbs_out(member.name, member.linkname):
+                return member
+            member.name = f"{self._request.project_dir.strip('/')}/{member.name}"
+            links.append((member, None))
+            return None
+
+        yield apart
+        if links:
+            self._put("/", packed(links))
 
     def _put(self, directory: str, archive: Iterable[bytes]) -> None:
         with translated(f"writing to the workspace of job {self._request.job_id}"):
@@ -345,8 +367,9 @@ class VolumeMount(_EngineVolume):
             return member
 
         leave_out = frozenset(self._request.hidden_paths)
-        whole = archive_of(workspace, ["."], change=plain, leave_out=leave_out)
-        self._put(self._request.project_dir, self._unless_canceled(whole, cancel))
+        with self._links_apart() as apart:
+            whole = archive_of(workspace, ["."], change=lambda member: apart(plain(member)), leave_out=leave_out)
+            self._put(self._request.project_dir, self._unless_canceled(whole, cancel))
         for borrowed in self._request.read_only_mounts:
             # What the workspace's git borrows objects from is looked for at the same path.
             below = borrowed.path.as_posix().lstrip("/")

@@ -49,6 +49,7 @@ def fill(workspace: Path) -> None:
     (workspace / "tool").chmod(0o755)
     (workspace / "link").symlink_to("src/a.txt")
     (workspace / "dangling").symlink_to("/nowhere/at all")
+    (workspace / "src" / "up").symlink_to("../../../beside/it")
     (workspace / "with space\nand line").write_text("odd\n")
     (workspace / os.fsdecode(b"not-utf8-\xff")).write_text("odder\n")
     (workspace / "gone").write_text("")
@@ -89,6 +90,16 @@ def test_only_a_bind_mount_writes_into_the_workspace(mounted: Place) -> None:
         assert tree(mounted.workspace) == before
         mounted.provider.close()
         assert not list(mounted.workspace.parent.glob("*.layers"))
+
+
+def test_links_that_climb_out_come_and_go_as_links(mounted: Place) -> None:
+    with mounted.job() as job:
+        assert job.run("mkdir out; ln -s ../../x out/up; ln -s up out/same").code == 0
+        packed = list(job.session.get_archive(["out"]))
+    with mounted.job() as job:
+        job.run("rm -rf out")
+        job.session.put_archive(packed)
+        assert job.run("readlink out/up out/same").out == b"../../x\nup\n"
 
 
 def test_two_jobs_do_not_see_each_others_work(mounted: Place) -> None:

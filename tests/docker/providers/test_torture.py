@@ -219,14 +219,14 @@ def test_running_out_of_memory_is_reported_as_such(docker_place: Place) -> None:
 def test_a_step_that_leaves_no_room_for_the_next(docker_place: Place) -> None:
     with docker_place.job() as job:
         job.run("cat </dev/zero >/run/loom/rest 2>/dev/null || true")
-        with pytest.raises(ProviderError, match="its /run/loom, .* takes no more files"):
+        with pytest.raises(ProviderError, match=r"its /run/loom, .* takes no more files"):
             job.run("echo half a script; " + "x" * 5000)
 
 
 def test_a_step_that_puts_a_directory_in_the_place_of_loom_env(docker_place: Place) -> None:
     with docker_place.job() as job:
         assert job.run('rm "$LOOM_ENV"; mkdir "$LOOM_ENV"').code == 0
-        with pytest.raises(ProviderError, match="its /run/loom, .* takes no more files"):
+        with pytest.raises(ProviderError, match=r"its /run/loom, .* takes no more files"):
             job.run("true")
 
 

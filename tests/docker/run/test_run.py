@@ -282,6 +282,30 @@ job:
     assert "step script/01, exit code 137" in ran.out
 
 
+@pytest.mark.parametrize("mode", ["bind_mount", "overlay"])
+def test_names_that_are_not_utf8_are_told_as_well_as_they_can_be(project: Project, mode: str) -> None:
+    # What is left out, and what the job changed.
+    project.workflow("""
+version: v1
+stages: [a]
+job:
+  stage: a
+  script:
+    - |
+      mkdir out
+      mkfifo "$(printf 'out/a\\377')"
+      touch "$(printf 'out/b\\377')"
+  artifacts: {paths: [out]}
+""")
+    ran = project.run("--mount-mode", mode)
+    assert ran.code == 0, ran.out + ran.err
+    manifest = ran.manifest("job")
+    assert manifest["warnings"] == ["artifacts: out/a\ufffd left out: a FIFO, not a file"]
+    assert manifest["artifacts"]["files"] == 1
+    if mode == "overlay":
+        assert manifest["changes"]["paths"] == ["added out/a\ufffd", "added out/b\ufffd"]
+
+
 def test_a_timeout_has_its_own_exit_code(project: Project) -> None:
     project.workflow("version: v1\nstages: [a]\nslow:\n  stage: a\n  timeout: 1s\n  script: ['echo begun; sleep 60']\n")
     ran = project.run()
