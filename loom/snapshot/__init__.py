@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from loom.snapshot.exchange import apply as apply_patch
     from loom.snapshot.explaining import Explanation, Rule, explain
     from loom.snapshot.manifest import manifest_bytes, read_manifest
-    from loom.snapshot.removing import Removal, is_occupied, is_workspace, occupied, remains, remove
+    from loom.snapshot.occupancy import is_occupied, occupied
+    from loom.snapshot.removing import Removal, is_workspace, remains, remove
     from loom.snapshot.taking import take
     from loom.snapshot.verifying import Verification, verify
 else:
@@ -28,7 +29,8 @@ else:
             "exchange": "Patch bring patch_of apply_patch=apply",
             "explaining": "Explanation Rule explain",
             "manifest": "manifest_bytes read_manifest",
-            "removing": "Removal is_occupied is_workspace occupied remains remove",
+            "occupancy": "is_occupied occupied",
+            "removing": "Removal is_workspace remains remove",
             "taking": "take",
             "verifying": "Verification verify",
         },

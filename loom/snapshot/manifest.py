@@ -6,12 +6,10 @@ It need not be trusted: the tree rebuilt from it must have the id that the recei
 from __future__ import annotations
 
 import base64
-import contextlib
-import fcntl
 import json
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from msgspec import Struct
 
@@ -20,6 +18,7 @@ from loom.snapshot.model import Change, LeftOut, Submodule
 
 NAME = "loom-snapshot.json"
 FILLING = "loom-filling"
+"""Marks a workspace as loom's until it has its manifest."""
 KIND = "loom-snapshot"
 SCHEMA_VERSION = "loom.snapshot.v1"
 
@@ -57,24 +56,6 @@ def _change(change: Change) -> list[str]:
 def _read_change(fields: list[str]) -> Change:
     path, kind, old_mode, mode, old_sha, sha = fields
     return Change(path=_path(path), kind=kind, old_mode=old_mode, mode=mode, old_sha=old_sha, sha=sha)
-
-
-def mark_filling(git_dir: Path) -> BinaryIO:
-    """Mark a workspace as loom's until it has its manifest; open for as long as somebody fills it."""
-    mark = (git_dir / FILLING).open("wb")
-    with contextlib.suppress(OSError):  # a file system without locks: then nobody takes it for abandoned, either
-        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return mark
-
-
-def is_abandoned(workspace: Path) -> bool:
-    """Whether whoever filled this workspace was killed before it was whole."""
-    try:
-        with (workspace / ".git" / FILLING).open("rb") as mark:
-            fcntl.flock(mark, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def write_manifest(git_dir: Path, manifest: Manifest) -> None:

@@ -1,20 +1,18 @@
-"""Delete workspaces, and nothing else; tell which ones are in use."""
+"""Delete workspaces, and nothing else."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
 
 from loom.errors import SnapshotError
 from loom.names import half_removed, layers_of, run_of_workspace
-from loom.snapshot.manifest import NAME, is_abandoned
+from loom.snapshot.manifest import FILLING, NAME
+from loom.snapshot.occupancy import is_occupied
 
 
 class Removal(Struct, frozen=True, kw_only=True):
@@ -40,39 +38,10 @@ def is_workspace(path: Path, *, recorded: bool = False) -> bool:
         return False
     if not directory or run_of_workspace(path.name) is None:
         return False
-    return recorded or (path / ".git" / NAME).is_file() or is_abandoned(path)
-
-
-@contextmanager
-def occupied(*workspaces: Path) -> Iterator[None]:
-    """Meanwhile no loom removes these, whichever records it knows of. Ends with this process at the latest."""
-    held = []
-    try:
-        for workspace in workspaces:
-            with suppress(OSError):  # it is gone, or its file system knows no locks
-                held.append(os.open(workspace, os.O_RDONLY | os.O_DIRECTORY))
-                fcntl.flock(held[-1], fcntl.LOCK_SH)
-        yield
-    finally:
-        for descriptor in held:
-            os.close(descriptor)
-
-
-def is_occupied(workspace: Path) -> bool:
-    """Whether a run, or somebody in a shell, is in it at this moment."""
-    try:
-        descriptor = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if recorded or (path / ".git" / NAME).is_file():
         return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return False
+    # Whoever filled it was killed before it was whole.
+    return (path / ".git" / FILLING).is_file() and is_occupied(path) is False
 
 
 def remains(workspace: Path) -> list[Path]:

@@ -17,8 +17,9 @@ from loom.cancel import Cancel
 from loom.errors import RequestError, SnapshotError
 from loom.names import RUN_PREFIX
 from loom.snapshot import copying, git, layout, tree
-from loom.snapshot.manifest import Manifest, mark_filling, write_manifest
+from loom.snapshot.manifest import FILLING, Manifest, write_manifest
 from loom.snapshot.model import Change, LeftOut, Snapshot, SnapshotCanceled, Source, Submodule, readable
+from loom.snapshot.occupancy import occupied
 from loom.snapshot.pool import Pool
 from loom.snapshot.source import discover, truth
 
@@ -44,14 +45,18 @@ def take(source: Source, workspace: Path, *, cancel: Cancel, on_progress: OnProg
     The source is only read. SnapshotError when something could not be read or written, SnapshotCanceled when the flag
     was set meanwhile; either leaves `workspace` as empty as it was.
     """
-    started = time.perf_counter()
     if any(workspace.iterdir()):
         raise SnapshotError(f"{workspace}: not empty", hint="a workspace is filled once, in a new directory")
+    with occupied(workspace):
+        return _take(source, workspace, cancel, on_progress)
+
+
+def _take(source: Source, workspace: Path, cancel: Cancel, on_progress: OnProgress | None) -> Snapshot:
+    started = time.perf_counter()
     git_dir = workspace / ".git"
-    mark = None
     try:
         git_dir.mkdir()
-        mark = mark_filling(git_dir)
+        (git_dir / FILLING).touch()
         filled = _Filling(source, workspace, git_dir, None, cancel, on_progress, source.read_only_mounts).run()
         write_manifest(
             git_dir,
@@ -85,9 +90,6 @@ def take(source: Source, workspace: Path, *, cancel: Cancel, on_progress: OnProg
                 code="WORKSPACE_NOT_WRITTEN" if full else None,
             ) from error
         raise
-    finally:
-        if mark is not None:
-            mark.close()
     return Snapshot(
         path=workspace,
         source_root=source.root,
