@@ -33,6 +33,8 @@ _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _MAKE_AGAIN = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+# Why what is no regular file can't be opened: nothing there, a symbolic link, a socket.
+_NOT_A_FILE = (errno.ENOENT, errno.ELOOP, errno.ENXIO)
 _NOT_SUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
 
 
@@ -243,6 +245,9 @@ class Copier:
         if not stat.S_ISREG(status.st_mode):
             found.absent.append(prefix + name)
             found.special.append((prefix + name, kind_of(status.st_mode)))  # ENXIO: a socket
+            return
+        if error.errno in _NOT_A_FILE:
+            self._one(source, target, prefix, name, become, recent)  # put there between the two looks
             return
         found.denied.append((prefix + name, error.errno or errno.EACCES))
 

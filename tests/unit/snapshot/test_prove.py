@@ -214,6 +214,25 @@ def test_edits_during_the_copy_never_make_the_proof_lie(work: Repo, snap: Snap) 
         editor.wait()
 
 
+def test_a_file_that_comes_back_between_two_looks_is_copied(
+    work: Repo, snap: Snap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As an editor does that removes a file and writes it anew: too quick to be met on purpose.
+    really, away = os.open, ["f2"]
+
+    def missed_once(path: str, *arguments: int, **places: int) -> int:
+        if path in away:
+            away.remove(path)
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return really(path, *arguments, **places)
+
+    monkeypatch.setattr(os, "open", missed_once)
+    snapshot = snap(work)
+    assert away == []
+    assert (snapshot.path / "d2/f2").is_file()
+    check(work, snapshot)
+
+
 def test_an_edit_that_keeps_size_and_time_is_seen(work: Repo, snap: Snap) -> None:
     old = time.time() - 1000
     for name in ("d2/f2", "d2/f6"):
