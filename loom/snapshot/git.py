@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 from loom.errors import SnapshotError
 
@@ -149,44 +150,38 @@ def quoted_store(path: Path) -> str:
 
 
 class Running:
-    """A git process at work. Its output is collected in the background, so that several can run side by side."""
+    """A git process at work. What it prints goes into memory, so that several run side by side and none waits for a reader."""
 
     def __init__(
         self, arguments: Sequence[str], environment: Mapping[str, str], *, cwd: Path | None, given: bytes | None = None
     ) -> None:
         self._arguments = arguments
         self._place = cwd
-        try:
-            self._process = subprocess.Popen(
-                ["git", *_ALWAYS, *arguments],
-                stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=cwd,
-                env=dict(environment),
-            )
-        except FileNotFoundError as error:
-            if cwd is not None and not cwd.is_dir():
-                raise SnapshotError(f"{cwd}: no such directory", code="SOURCE_MISSING") from error
-            raise SnapshotError(
-                "git is not installed, or not on PATH", hint="install git 2.31 or newer", code="GIT_MISSING"
-            ) from error
-        self._given = given
-        self._out = self._err = b""
-        self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._collect, daemon=True)
-        self._thread.start()
-
-    def _collect(self) -> None:
-        try:
-            self._out, self._err = self._process.communicate(self._given)
-        except Exception as error:  # noqa: BLE001  raised again where the result is asked for
-            self._failure = error
+        self._out, self._err = _in_memory(), _in_memory()
+        with _in_memory(given) if given is not None else nullcontext() as stdin:
+            try:
+                self._process = subprocess.Popen(
+                    ["git", *_ALWAYS, *arguments],
+                    stdin=subprocess.DEVNULL if stdin is None else stdin,
+                    stdout=self._out,
+                    stderr=self._err,
+                    cwd=cwd,
+                    env=dict(environment),
+                )
+            except FileNotFoundError as error:
+                self._close()
+                if cwd is not None and not cwd.is_dir():
+                    raise SnapshotError(f"{cwd}: no such directory", code="SOURCE_MISSING") from error
+                raise SnapshotError(
+                    "git is not installed, or not on PATH", hint="install git 2.31 or newer", code="GIT_MISSING"
+                ) from error
+        self._result: tuple[int, bytes, str] | None = None
 
     def stop(self) -> None:
         """End the process, whatever it is doing; for a result that nobody will ask for."""
         self._process.kill()
-        self._thread.join()
+        self._process.wait()
+        self._close()
 
     @property
     def pid(self) -> int:
@@ -194,16 +189,33 @@ class Running:
 
     def result(self, *, check: bool = True) -> tuple[int, bytes, str]:
         """(exit code, output, what it said on standard error). GitFailed when `check` and the code is not 0."""
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
-        code, said = self._process.returncode, self._err.decode("utf-8", "backslashreplace")
+        if self._result is None:
+            code = self._process.wait()
+            self._result = code, _content(self._out), _content(self._err).decode("utf-8", "backslashreplace")
+        code, _, said = self._result
         if check and code != 0:
             raise GitFailed(self._arguments, code, said, place=self._place)
-        return code, self._out, said
+        return self._result
 
     def output(self) -> bytes:
         return self.result()[1]
+
+    def _close(self) -> None:
+        self._out.close()
+        self._err.close()
+
+
+def _in_memory(content: bytes = b"") -> BinaryIO:
+    file = os.fdopen(os.memfd_create("git"), "w+b")
+    file.write(content)
+    file.seek(0)
+    return file
+
+
+def _content(file: BinaryIO) -> bytes:
+    with file:
+        file.seek(0)
+        return file.read()
 
 
 def run(
