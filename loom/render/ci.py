@@ -14,7 +14,7 @@ from typing import Any
 from loom.diagnosis import places_in
 from loom.events import PhaseEvent
 from loom.journal import OutputBatch
-from loom.render.screen import Detail, Look, Screen, visible
+from loom.render.screen import Detail, Look, Screen, visible, while_heard
 from loom.results import Status
 from loom.units import rough_duration
 
@@ -28,8 +28,8 @@ class _Jobs:
     """What jobs printed, until they are over; the rest of the run goes to a plain screen."""
 
     def __init__(self, write: Write, *, unicode: bool) -> None:
-        self._write = write
-        self._plain = Screen(Look(detail=Detail.NORMAL, unicode=unicode), write)
+        self._write = while_heard(write)
+        self._plain = Screen(Look(detail=Detail.NORMAL, unicode=unicode), self._write)
         self._lines: dict[str, deque[str]] = {}
         self._dropped: dict[str, int] = {}
         self._tests: dict[str, list[Mapping[str, Any]]] = {}

@@ -82,13 +82,28 @@ def coloured(text: str) -> str:
     return "".join(visible(part) if number % 2 == 0 else part for number, part in enumerate(parts)) + "\x1b[0m"
 
 
+def while_heard(write: Callable[[str], None]) -> Callable[[str], None]:
+    """`write` until it fails once: the terminal or the pipe's reader went away. The run goes on, and its record is whole."""
+    gone = False
+
+    def heard(line: str) -> None:
+        nonlocal gone
+        if gone:
+            return
+        try:
+            write(line)
+        except (OSError, ValueError):
+            gone = True
+
+    return heard
+
+
 class Screen:
     """Turns events into lines and hands each to `write` (without line end). An OSError from `write` ends the showing."""
 
     def __init__(self, look: Look, write: Callable[[str], None]) -> None:
         self._look = look
-        self._out = write
-        self._gone = False
+        self._write = while_heard(write)
         self._planned: dict[str, dict[str, Any]] = {}
         self._tails: dict[tuple[str, str], deque[str]] = {}
         self._commands: dict[tuple[str, str], str] = {}
@@ -112,15 +127,6 @@ class Screen:
 
     def close(self) -> None:
         """Nothing to give back; a live screen has."""
-
-    def _write(self, line: str) -> None:
-        if self._gone:
-            return
-        try:
-            self._out(line)
-        except (OSError, ValueError):
-            # The terminal or the pipe's reader went away. The run goes on, and its record is whole.
-            self._gone = True
 
     def _lines(self, event: PhaseEvent) -> Iterator[str]:
         if event.kind == "message":

@@ -27,7 +27,19 @@ def shell(project: Project, line: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.mark.parametrize("end", ["| true", "--stream | head -1", "--json | head -1", ">&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "| true",
+        "--stream | head -1",
+        "--json | head -1",
+        "--format github | head -1",
+        "--format gitlab | head -1",
+        ">&-",
+        "<&-",
+        "<&- >&- 2>&-",
+    ],
+)
 @pytest.mark.parametrize(("job", "code", "status"), [("good", 0, "success"), ("bad", 1, "failure")])
 def test_a_run_ends_with_its_own_code(make: Make, end: str, job: str, code: int, status: str) -> None:
     project = make(WORKFLOW)
