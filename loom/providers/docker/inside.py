@@ -19,6 +19,7 @@ import threading
 import time
 import tty
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from signal import SIGPIPE
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
@@ -68,7 +69,8 @@ class Inside(Struct, frozen=True, kw_only=True):
     ) -> Exit:
         """Run `command` to its end; its own exit code. `stdin` is a file number, or what the command is to read.
 
-        A cancel or the timeout ends it by TERM, and after the grace by KILL; BrokenPipeError from `on_output` by PIPE.
+        A cancel or the timeout ends it by TERM, and after the grace by KILL; BrokenPipeError from `on_output` by PIPE, with
+        the exit code that a shell gives for that.
         """
         pid_file = _name("exec")
         exec_id = self._create(["sh", "-c", _BECOME, "loom", pid_file, *command], stdin=stdin is not None)
@@ -84,6 +86,11 @@ class Inside(Struct, frozen=True, kw_only=True):
             if stdin is not None:
                 threading.Thread(target=_feed, args=(stdin, connection.socket), daemon=True).start()
             ended = self._follow(connection, on_output, cancel, pid_file, wake_read, timeout_s, grace_s)
+        except BrokenPipeError:
+            # First: the engine answers nothing about a command whose output it can't get rid of.
+            connection.close()
+            self.end(pid_file, "PIPE")
+            return Exit(code=128 + SIGPIPE, ended=Ended.EXITED)
         finally:
             unregister()
             connection.close()
@@ -123,12 +130,8 @@ class Inside(Struct, frozen=True, kw_only=True):
                 data = connection.socket.recv(_READ)
                 if not data:
                     return ended
-                try:
-                    for stream, chunk in frames.feed(data):
-                        on_output(stream, chunk)
-                except BrokenPipeError:
-                    self.end(pid_file, "PIPE")
-                    return ended
+                for stream, chunk in frames.feed(data):
+                    on_output(stream, chunk)
 
     def end(self, pid_file: str, signal: str) -> None:
         """Send a signal to the command and the processes of its group. One that is over already is no error."""
