@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 
 from loom import expansion
 from loom import plan as p
-from loom.errors import Problem
+from loom.errors import Problem, RequestError
+from loom.images import parse_reference
 from loom.resolve.candidates import Candidate, job_values
 from loom.workflow import Entry, Workflow, models
 from loom.yamlfile import Node, pointer
@@ -141,7 +142,7 @@ class Builder:
                 args={name: text(value, "image", "build", "args", name) for name, value in image.build.args.items()},
             )
         return p.Image(
-            name=text.maybe(image.name, "image", "name"),
+            name=None if image.name is None else text.image_name(image.name, "image", "name"),
             build=build,
             pull=image.pull or config.pull,
             entrypoint=None if image.entrypoint is None else tuple(image.entrypoint),
@@ -175,7 +176,10 @@ class Builder:
         config = self.context.config
         at = ("services", number)
         written = service.image
-        reference = text((written.name if written is not None else None) or service.name, *at, "name")
+        name = (written.name if written is not None else None) or service.name
+        # The name of a service whose image is built is a host name only.
+        named = written is None or written.name is not None or written.build is None
+        reference = text.image_name(name, *at, "name") if named else text(name, *at, "name")
         build = None
         if written is not None and written.build is not None:
             build = p.Build(
@@ -277,6 +281,15 @@ class _Texts:
             self.builder.say(
                 self.node(at), pointer(self.entry.name, *at), f"{expanded} leads out of the project; stay inside it"
             )
+        return expanded
+
+    def image_name(self, text: str, *at: str | int) -> str:
+        expanded = self(text, *at)
+        try:
+            if "$" not in expanded:
+                parse_reference(expanded)
+        except RequestError as error:
+            self.builder.say(self.node(at), pointer(self.entry.name, *at), f"{error.message}. {error.hint}")
         return expanded
 
     def maybe(self, text: str | None, *at: str | int) -> str | None:

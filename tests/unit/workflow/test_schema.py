@@ -21,6 +21,7 @@ CORPUS = ROOT / "tests/workflows"
 BEYOND_SHAPES = {
     "duplicate_keys",
     "extends_cycle",
+    "image_names",
     "image_without_name",
     "image_without_value",
     "needs_a_later_stage",
