@@ -77,9 +77,11 @@ def around() -> Around:
 
 def find_run(here: Around, wanted: str | None, *, default: str = "last") -> PastRun:
     from loom import past
+    from loom.cli import surroundings
 
-    entry = here.store.find(wanted or default, repo_root=here.root if wanted in (None, "last", "last-failed") else None)
-    return past.read(entry)
+    # Of this project, also where it has no repository (any more): the last run may well be another's.
+    project = (here.root or surroundings.find_root(Path.cwd())) if wanted in (None, "last", "last-failed") else None
+    return past.read(here.store.find(wanted or default, repo_root=project))
 
 
 def find_job(here: Around, names: Sequence[str], *, default: str = "last") -> PastJob:

@@ -192,6 +192,32 @@ unit:
     assert debugged.leftovers() == []
 
 
+def test_outside_of_a_repository_no_other_ones_run_is_taken(failing: Project, tmp_path: Path) -> None:
+    run(failing)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for command in (["rerun"], ["resume"], ["pull", "--apply"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "loom", *command], cwd=outside, env=failing.environ, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"loom: there is no run of {outside} yet\n")
+
+
+def test_exec_ends_when_nobody_reads_any_more(failing: Project) -> None:
+    run(failing)
+    # Much more than the engine has room for in between.
+    command = f"{sys.executable} -m loom exec unit -- cat /dev/zero </dev/null"
+    done = subprocess.run(
+        ["bash", "-c", f"({command}; echo $? >&2) | head -c 10 | wc -c"],
+        cwd=failing.root,
+        env={**failing.environ, "MY_TOKEN": SECRET},
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == (b"10\n", b"141\n")
+
+
 def test_exec_passes_everything_through(failing: Project) -> None:
     run(failing)
     done = subprocess.run(
