@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,6 +16,10 @@ MakeFileSystem = Callable[..., Path]
 """`make(kind, megabytes)`: an empty file system of that kind and size, mounted until the test is over."""
 Fill = Callable[..., Path]
 """`fill(place, leave=0)`: leave no more than about that many bytes free; the file that takes the room."""
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As whatever is started in the background of a script has it. Tests send this signal, and mean it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager
