@@ -229,6 +229,12 @@ def run(
     return Running(arguments, environment, cwd=cwd, given=given).output()
 
 
+def unlisted_directories(said: str) -> list[str]:
+    """Of what `ls-files --others` said on standard error, the directories that it may not read."""
+    start, end = "warning: could not open directory '", "': Permission denied"
+    return [line[len(start) : -len(end)] for line in said.splitlines() if line.startswith(start) and line.endswith(end)]
+
+
 def nul_list(data: bytes) -> list[bytes]:
     """The items of a `-z` output."""
     items = data.split(b"\0")

@@ -205,7 +205,8 @@ class _Filling:
                 look_around=True,
                 on_portion=self._progress(len(items) + len(untracked), first),
             )
-        self._name_unlisted_directories(said)
+        for path in git.unlisted_directories(said):
+            self._leave_out(path, "a directory that may not be read")
         vanished = set(more.absent)
         found.add(vars(more))
         self._refuse_unreadable(found)
@@ -392,12 +393,6 @@ class _Filling:
 
     def _leave_out(self, path: str, reason: str) -> None:
         self._done.left_out.append(LeftOut(path=readable((self._prefix or "") + path), reason=reason))
-
-    def _name_unlisted_directories(self, said: str) -> None:
-        for line in said.splitlines():
-            start, end = "warning: could not open directory '", "': Permission denied"
-            if line.startswith(start) and line.endswith(end):
-                self._leave_out(line[len(start) : -len(end)], "a directory that may not be read")
 
     def _refuse_unreadable(self, found: copying.Findings) -> None:
         if not found.denied:

@@ -189,7 +189,8 @@ def _edits(here: Mapping[str, str], root: Path) -> tuple[tree.Edits, list[str]]:
     dirty = git.Running(("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=dirty"), here, cwd=root)
     others = git.Running(("ls-files", "-z", "--others", "--exclude-standard"), here, cwd=root)
     edits = tree.Edits()
-    unreadable: list[str] = []
+    _, listed, said = others.result()
+    unreadable = git.unlisted_directories(said)
     for change in tree.parse_raw(dirty.output()):
         if change.mode == "160000":
             if commit := _checked_out(root / change.path, here):
@@ -198,7 +199,7 @@ def _edits(here: Mapping[str, str], root: Path) -> tuple[tree.Edits, list[str]]:
             edits.removed.append(change.path)
         else:
             edits.present.append(change.path)
-    for path in os.fsdecode(others.output()).split("\0")[:-1]:
+    for path in os.fsdecode(listed).split("\0")[:-1]:
         if not path.endswith("/"):
             edits.present.append(path)
         elif commit := _checked_out(root / path, here):

@@ -369,11 +369,18 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from loom.cancel import Cancel
-from loom.snapshot import discover, take
+from loom.snapshot import discover, take, verify
 os.setgid(65534); os.setuid(65534)
 try:
     taken = take(discover(Path({source!r}), environ=dict(os.environ)), Path({workspace!r}), cancel=Cancel())
     print("ok", [(left.path, left.reason) for left in taken.left_out])
+    for name in ("d0", "closed"):
+        directory = taken.path / name
+        directory.mkdir(exist_ok=True)
+        (directory / "f").touch()
+        directory.chmod(0)
+    verified = verify(taken.path, environ=dict(os.environ), tree_sha=taken.tree_sha)
+    print("verified", verified.same, sorted(verified.unreadable))
 except Exception as error:
     print(type(error).__name__, getattr(error, "exit_code", ""), error)
 print(os.listdir({workspace!r}))
@@ -413,6 +420,7 @@ def test_unreadable_files_are_named(work: Repo, tmp_path: Path) -> None:
     (work.root / "d2/f2").chmod(0o644)
     said = as_nobody(work, tmp_path)
     assert "ok [('locked/', 'a directory that may not be read')]" in said, said
+    assert "verified False ['closed/', 'd0/']" in said, said
     objects = next(path for path in (work.root / ".git/objects").iterdir() if len(path.name) == 2)
     objects.chmod(0o700)
     said = as_nobody(work, tmp_path)
