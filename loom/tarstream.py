@@ -60,6 +60,20 @@ class Sink(Protocol):
     def write(self, data: bytes, /) -> int: ...
 
 
+def pieces(content: Content, size: int, path: str, *, most: int = _CHUNK) -> Iterator[bytes]:
+    """The `size` bytes of the file at `path`, at `most` so many at once.
+
+    OSError when it holds less: somebody changed it meanwhile.
+    """
+    left = size
+    while left:
+        data = content.read(min(left, most))
+        if not data:
+            raise OSError(f"{path} became shorter while it was read")
+        yield data
+        left -= len(data)
+
+
 class Writer:
     """Entries into a stream. The same entries always give the same bytes: no owner, no time but the entries' own."""
 
@@ -72,13 +86,8 @@ class Writer:
         self._write(b"".join(_header(entry)))
         if content is None or not entry.size:
             return
-        left = entry.size
-        while left:
-            data = content.read(min(left, _CHUNK))
-            if not data:
-                raise OSError(f"{entry.path} became shorter while it was read")
+        for data in pieces(content, entry.size, entry.path):
             self._write(data)
-            left -= len(data)
         self._write(_ZEROS[: -entry.size % _BLOCK])
 
     def finish(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from loom.errors import ProviderError
+from loom.tarstream import pieces
 
 _CHUNK = 256 * 1024
 _TAR_BUFFER = 64 * 1024  # what is left of it is copied for each header
@@ -48,13 +49,7 @@ def _parts(members: Iterable[tuple[tarfile.TarInfo, IO[bytes] | None]]) -> Itera
         yield member.tobuf(tarfile.PAX_FORMAT, tarfile.ENCODING, "surrogateescape")
         if content is None:
             continue
-        left = member.size
-        while left:
-            data = content.read(min(left, _CHUNK))
-            if not data:
-                raise OSError(f"{member.name} became shorter while it was read")
-            yield data
-            left -= len(data)
+        yield from pieces(content, member.size, member.name, most=_CHUNK)
         yield bytes(-member.size % tarfile.BLOCKSIZE)
 
 
