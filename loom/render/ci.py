@@ -14,7 +14,8 @@ from typing import Any
 from loom.diagnosis import places_in
 from loom.events import PhaseEvent
 from loom.journal import OutputBatch
-from loom.render.screen import Detail, Look, Screen, visible, while_heard
+from loom.render.listening import while_heard
+from loom.render.screen import Detail, Look, Screen, visible
 from loom.results import Status
 from loom.units import rough_duration
 

@@ -8,6 +8,7 @@ import orjson
 
 from loom.events import PhaseEvent, encode
 from loom.journal import OutputBatch
+from loom.render.listening import while_heard
 
 RECEIPT_KIND = "receipt"
 
@@ -16,8 +17,7 @@ class JsonLines:
     """A sink. `write` gets whole lines; when its reader is gone, the run goes on without it."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._out = write
-        self._gone = False
+        self._write = while_heard(write)
 
     def phase(self, event: PhaseEvent) -> None:
         self._write(encode(event))
@@ -34,11 +34,3 @@ class JsonLines:
     def receipt(self, path: str, status: str, exit_code: int) -> None:
         line = {"kind": RECEIPT_KIND, "receipt_path": path, "status": status, "exit_code": exit_code}
         self._write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-
-    def _write(self, data: bytes) -> None:
-        if self._gone:
-            return
-        try:
-            self._out(data)
-        except (OSError, ValueError):
-            self._gone = True

@@ -17,6 +17,7 @@ from msgspec import Struct
 from loom.events import PhaseCode, PhaseEvent
 from loom.journal import OutputBatch
 from loom.output import harmless
+from loom.render.listening import while_heard
 from loom.results import Status
 from loom.units import counted, rough_duration, rough_size
 
@@ -80,22 +81,6 @@ def coloured(text: str) -> str:
     if len(parts) == 1:
         return visible(parts[0])
     return "".join(visible(part) if number % 2 == 0 else part for number, part in enumerate(parts)) + "\x1b[0m"
-
-
-def while_heard(write: Callable[[str], None]) -> Callable[[str], None]:
-    """`write` until it fails once: the terminal or the pipe's reader went away. The run goes on, and its record is whole."""
-    gone = False
-
-    def heard(line: str) -> None:
-        nonlocal gone
-        if gone:
-            return
-        try:
-            write(line)
-        except (OSError, ValueError):
-            gone = True
-
-    return heard
 
 
 class Screen:
