@@ -316,7 +316,9 @@ def _built_in(environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, 
     values: dict[str, Any] = {name: getattr(Config(), name) for name in KEYS}
     origins = {name: Origin(layer="built-in") for name in KEYS}
     tmp = environ.get("TMPDIR") or "/tmp"
-    values["tmp_dir"] = Path(tmp).absolute() if Path(tmp).is_dir() else Path("/tmp")
+    values["tmp_dir"] = Path(
+        tmp
+    ).absolute()  # made if it is not there; what can't be is an error, no other place's turn
     if environ.get("TMPDIR") == tmp:
         origins["tmp_dir"] = Origin(layer="environment", place="TMPDIR")
     values["state_dir"] = (_xdg(environ, "XDG_STATE_HOME", ".local/state") or values["tmp_dir"]) / "loom"

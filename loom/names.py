@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from pathlib import Path
@@ -37,3 +38,16 @@ def run_of_workspace(name: str) -> str | None:
     """The id in a workspace's name; None for what is not named like one."""
     match = re.fullmatch(WORKSPACE, name)
     return match["run_id"] if match else None
+
+
+def own_directories(tmp_dir: Path, root: Path) -> list[str]:
+    """Where `tmp_dir` lies in the directory `root`: loom's own in it, by their names, as paths from there."""
+    place = Path(os.path.realpath(tmp_dir))
+    if not place.is_relative_to(root):
+        return []
+    try:
+        names = sorted(entry.name for entry in os.scandir(place) if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+    ours = (place / name for name in names if run_of_workspace(workspace_beside(Path(name)).name) is not None)
+    return [str(path.relative_to(root)) for path in ours]

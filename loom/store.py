@@ -21,7 +21,7 @@ from msgspec import Struct
 from loom import processes
 from loom.errors import InfrastructureError, RecordError, RequestError
 from loom.events import Event, OutputEvent, PhaseEvent, decode
-from loom.names import RUN_PREFIX, half_removed
+from loom.names import RUN_PREFIX, half_removed, run_of_workspace
 
 CHECK_PREFIX = "loom-check-"
 RUNNING = "running"
@@ -285,6 +285,7 @@ class Store:
     def __init__(self, state_dir: Path) -> None:
         self.runs_dir = state_dir / "runs"
         self.checks_dir = state_dir / "checks"
+        self.snapshots_dir = state_dir / "snapshots"
 
     def new(self, run_id: str) -> RunRecord:
         return RunRecord(RunPaths(root=self.runs_dir / run_id, run_id=run_id))
@@ -298,6 +299,20 @@ class Store:
         for receipt in older:
             receipt.unlink(missing_ok=True)
         return path
+
+    def add_snapshot(self, workspace: Path, manifest: bytes) -> None:
+        """Keep the manifest of a workspace without a run, where nobody who works in it writes. OSError when it can't be."""
+        self.snapshots_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        kept = orjson.loads(manifest) | {"workspace": os.fsencode(workspace).hex()}
+        _publish(self._kept_manifest(workspace), orjson.dumps(kept))
+
+    def manifest_of(self, workspace: Path) -> Path | None:
+        """What `add_snapshot` kept of it."""
+        kept = self._kept_manifest(workspace)
+        return kept if kept.is_file() else None
+
+    def _kept_manifest(self, workspace: Path) -> Path:
+        return self.snapshots_dir / f"{workspace.name}.json"
 
     def run_ids(self) -> list[str]:
         """Newest first: an id is the start time in nanoseconds."""
@@ -343,7 +358,10 @@ class Store:
             raise RecordError(f"{error.filename or root} can't be deleted: {error.strerror or error}") from error
 
     def remove_remains(self) -> None:
-        """Delete what removals that were killed have left. RecordError when a part can't be deleted."""
+        """Delete what removals that were killed have left, and what was kept of workspaces that are gone.
+
+        RecordError when a part can't be deleted.
+        """
         for going in self.runs_dir.glob(half_removed(Path("*")).name):
             run_id = going.name.removeprefix(".").partition(".")[0]
             if run_id.isdigit() and going.is_dir() and not going.is_symlink():
@@ -353,6 +371,13 @@ class Store:
                     pass  # another loom deletes it too
                 except OSError as error:
                     raise RecordError(f"{error.filename or going} can't be deleted: {error.strerror}") from error
+        for kept in self.snapshots_dir.glob("*.json"):
+            try:
+                workspace = os.fsdecode(bytes.fromhex(orjson.loads(kept.read_bytes())["workspace"]))
+                if not os.path.lexists(workspace):
+                    kept.unlink()
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # another loom deletes it too, or it is none of these
 
     def remove_artifacts(self, run_id: str, job_id: str) -> None:
         """Delete what a job of a run left; the manifest still says what it was. RecordError when it can't be deleted."""
@@ -372,7 +397,7 @@ class Store:
         """
         if wanted in ("last", "last-failed"):
             return self._last(failed=wanted == "last-failed", repo_root=repo_root)
-        if "/" in wanted or Path(wanted).exists():
+        if "/" in wanted or os.path.exists(wanted):  # noqa: PTH110  a name may be too long for Path.exists
             return entry_for_path(Path(wanted), self)
         fitting = [run_id for run_id in self.run_ids() if run_id.startswith(wanted)]
         fitting = fitting or [run_id for run_id in self.run_ids() if run_id.endswith(wanted)]
@@ -413,21 +438,41 @@ def entry_at(paths: RunPaths) -> RunEntry:
 
 
 def entry_for_path(path: Path, store: Store) -> RunEntry:
-    path = path.expanduser().absolute()
-    if not path.exists() and not path.is_symlink():
-        raise RequestError(f"{path} does not exist", hint="`loom runs` lists the runs there are", code="RUN_UNKNOWN")
+    shown, path = path, Path(os.path.realpath(path.expanduser()))
+    if not os.path.exists(path):  # noqa: PTH110
+        raise RequestError(f"{shown} does not exist", hint="`loom runs` lists the runs there are", code="RUN_UNKNOWN")
     if path.is_file():
         return _entry_for_receipt(path, store)
-    if (path / RUNTIME_LINK).exists():
-        path = (path / RUNTIME_LINK).resolve()
+    # A job can put anything into its workspace, such as a record: what the store says of it comes first.
+    if run_id := run_of_workspace(path.name):
+        with contextlib.suppress(RecordError):
+            entry = store.entry(run_id)
+            if _is_of(path, entry):
+                return entry
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise RequestError(
+            f"{shown}: you may not look into this directory",
+            hint="ask as the user who made it, or give yourself the rights: chmod u+rwx",
+        )
+    record = Path(os.path.realpath(path / RUNTIME_LINK))
+    if record.exists() and not record.is_relative_to(path):
+        path = record
     for root in (path, *path.parents[:2]):
         run_ids = [p.name for p in (root / "logs").glob("*") if p.name.isdigit()]
         if len(run_ids) == 1:
             return entry_at(RunPaths(root=root.resolve(), run_id=run_ids[0]))
     for entry in store.entries():
-        if str(path) in entry.workspaces:
+        if _is_of(path, entry):
             return entry
-    raise RequestError(f"{path} is neither a loom workspace nor a run's record", code="RUN_UNKNOWN")
+    raise RequestError(
+        f"{shown} is neither a loom workspace nor a run's record",
+        hint="`loom runs` lists the runs there are; a workspace is what `loom run` and `loom snapshot` print",
+        code="RUN_UNKNOWN",
+    )
+
+
+def _is_of(workspace: Path, entry: RunEntry) -> bool:
+    return any(os.path.realpath(path) == str(workspace) for path in entry.workspaces)
 
 
 def _entry_for_receipt(path: Path, store: Store) -> RunEntry:

@@ -74,7 +74,7 @@ def clean(
     engine = parts.Engine(place.config, os.environ)
     try:
         for item in items:
-            if not dry_run:
+            if not dry_run and not item.problems:
                 _remove(place, item, engine)
         for run_id, job_id in expired:
             if not dry_run:
@@ -94,7 +94,7 @@ def clean(
         for run_id, job_id in expired:
             print(f"{'would remove' if dry_run else 'removed'} the expired artifacts of {job_id} in {run_id}")
         for item in items:
-            what = "would remove" if dry_run else "removed" if item.removed else "could not remove"
+            what = "removed" if item.removed else "could not remove" if item.problems else "would remove"
             print(f"{what} {item.run_id}  {rough_size(item.bytes)}  {item.workspace or ''}".rstrip())
             for problem in item.problems:
                 print(f"  {problem}")
@@ -194,7 +194,10 @@ def _orphans(place: Here, cutoff_ns: int, known: set[str | None]) -> Iterator[It
         if not run_id or str(path) in recorded | known or int(run_id) >= cutoff_ns:
             continue
         there = remains(path)
-        if there and (path not in there or (is_workspace(path) and not is_occupied(path))):
+        if path in there and not os.access(path, os.R_OK | os.X_OK):
+            why = f"{path}: you may not look into it, so nothing was deleted (give yourself the rights: chmod u+rwx)"
+            yield Item(run_id=run_id, record=None, workspace=str(path), in_engine=False, bytes=0, problems=[why])
+        elif there and (path not in there or (is_workspace(path) and not is_occupied(path))):
             yield Item(run_id=run_id, record=None, workspace=str(path), in_engine=False, bytes=_size(*there))
 
 

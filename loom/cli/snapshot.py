@@ -10,7 +10,9 @@ import typer
 from loom.cli.record import complete_run
 
 if TYPE_CHECKING:
-    from loom.snapshot import Snapshot, Source, Verification
+    from collections.abc import Sequence
+
+    from loom.snapshot import Explanation, Snapshot, Source, Verification
 
 
 MANIFEST = "snapshot.json"
@@ -45,7 +47,11 @@ def snapshot(
     if explain:
         if not paths:
             raise RequestError("--explain needs at least one path", hint="loom snapshot --explain PATH...")
-        _explain(source, paths, as_json=as_json)
+        from loom import config
+
+        tmp_dir = config.load(root=source.root, environ=dict(os.environ), flags={}).tmp_dir
+        answers = snapshots.explain(source, paths, start=Path.cwd(), tmp_dir=tmp_dir)
+        _print_answers(answers, as_json=as_json)
         return
     if paths:
         raise RequestError(
@@ -71,12 +77,13 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
     from loom.errors import SnapshotError
     from loom.names import new_workspace
     from loom.results import ExitCode
+    from loom.store import Store
 
     cancel = Cancel()
     codes = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HANGUP}
     before = {number: signal.signal(number, lambda n, _: cancel.request(codes[signal.Signals(n)])) for number in codes}
-    parent = config.load(root=source.root, environ=dict(os.environ), flags={}).tmp_dir
-    workspace = new_workspace(parent, str(time.time_ns()))
+    settings = config.load(root=source.root, environ=dict(os.environ), flags={})
+    workspace = new_workspace(settings.tmp_dir, str(time.time_ns()))
     on_progress = _progress_line() if show_progress and sys.stderr.isatty() else None
     try:
         try:
@@ -87,10 +94,15 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
                 f"{workspace}: {error.strerror}", hint="name another place with LOOM_TMP_DIR or TMPDIR"
             ) from error
         try:
-            return snapshots.take(source, workspace, cancel=cancel, on_progress=on_progress)
+            taken = snapshots.take(source, workspace, cancel=cancel, on_progress=on_progress)
         except BaseException:
             workspace.rmdir()
             raise
+        try:
+            Store(settings.state_dir).add_snapshot(workspace, snapshots.manifest_bytes(workspace))
+        except OSError as error:
+            typer.echo(f"loom: `loom verify` will have to believe the workspace: {error}", err=True)
+        return taken
     except snapshots.SnapshotCanceled:
         typer.echo("interrupted: no workspace was left behind", err=True)
         raise typer.Exit(int(cancel.exit_code or ExitCode.INTERRUPTED)) from None
@@ -131,7 +143,7 @@ def _snapshot_lines(taken: Snapshot) -> list[str]:
         lines.append(f"  and {len(taken.changed) - shown:,} more (--json lists all)")
     lines += [f"submodule: {readable(sub.path)} at {sub.head_sha}" for sub in taken.submodules]
     lines.append(f"left out: {len(taken.left_out):,}")
-    lines += [f"  {left.path}: {left.reason}" for left in taken.left_out]
+    lines += [f"  {readable(left.path)}: {left.reason}" for left in taken.left_out]
     return lines
 
 
@@ -144,10 +156,9 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def _explain(source: Source, paths: list[str], *, as_json: bool) -> None:
+def _print_answers(answers: Sequence[Explanation], *, as_json: bool) -> None:
     from loom import snapshot as snapshots
 
-    answers = snapshots.explain(source, paths, start=Path.cwd())
     if as_json:
         _print_json({"kind": "loom-snapshot-explain", "paths": [answer.document() for answer in answers]})
         return
@@ -200,27 +211,31 @@ def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
     try:
         entry = store.find(what, repo_root=root)
     except (RequestError, RecordError):
-        if is_workspace(Path(what)):
-            return Path(what), None, None  # `loom snapshot` made it, or its run's record is gone
+        place = Path(os.path.realpath(what))
+        if is_workspace(place):
+            return place, None, store.manifest_of(place)  # `loom snapshot` made it, or its run's record is gone
         raise
     receipt = entry.receipt or {}
-    workspace = entry.identity.get("workspace") or receipt.get("snapshot_path")
-    if not workspace or (entry.receipt and not receipt.get("snapshot_tree_sha")):
+    recorded = entry.identity.get("workspace") or receipt.get("snapshot_path")
+    if not recorded or (entry.receipt and not receipt.get("snapshot_tree_sha")):
         raise RequestError(f"run {entry.run_id} ended before it had a workspace", hint="`loom show` tells why")
-    kept = entry.paths.root / MANIFEST
-    return Path(workspace), receipt.get("snapshot_tree_sha"), kept if kept.is_file() else None
+    workspace, kept = Path(recorded), entry.paths.root / MANIFEST
+    out_of_reach = kept.is_file() and not kept.is_relative_to(workspace)  # of the jobs
+    return workspace, receipt.get("snapshot_tree_sha"), kept if out_of_reach else None
 
 
 def _verification_lines(verified: Verification) -> list[str]:
     from loom.snapshot import readable
 
     lines = [f"isolated workspace: {verified.workspace}", f"snapshot tree: {verified.snapshot_tree_sha}"]
+    if not verified.believed:
+        lines.append("held to its own manifest, which jobs can write; filters of .gitattributes did not run")
     if verified.same:
         return [*lines, "verified: the workspace holds exactly this tree"]
     lines.append(f"tree now:      {verified.tree_sha}")
     lines.append(f"changed since the snapshot: {len(verified.changes):,}")
     lines += [f"  {change.kind:12} {readable(change.path)}" for change in verified.changes]
-    lines += [f"  unreadable   {readable(path)}" for path in verified.unreadable]
+    lines += [f"  unreadable   {readable(path)}: {why}" for path, why in verified.unreadable]
     return lines
 
 

@@ -26,6 +26,7 @@ where a plain file stands for one, or a read-only file."""
 _LINKS = (LINK, LINK_FROM_FILE)
 
 ATTEMPTS = 3
+_LONGEST_LINK = 4095
 _SPARSE_FROM = 1 << 20
 _CHUNK = 1 << 26
 # Put together here, since they are used for every file.
@@ -56,6 +57,8 @@ class Findings:
         """Could not be read."""
         self.special: list[tuple[str, str]] = []
         """Sockets, FIFOs and devices."""
+        self.no_links: list[str] = []
+        """Plain files that stand for links, and hold what no link can lead to."""
         self.subdirectories: list[str] = []
         """Directories seen on the way."""
 
@@ -207,7 +210,11 @@ class Copier:
                     return
                 if become == LINK_FROM_FILE:
                     # core.symlinks=false keeps links as plain files that hold their target.
-                    self._link(target, name, os.fsdecode(os.read(reading, 1 << 16)), before)
+                    where = os.read(reading, _LONGEST_LINK + 1)
+                    if not where or b"\0" in where or len(where) > _LONGEST_LINK:
+                        found.no_links.append(prefix + name)
+                        return
+                    self._link(target, name, os.fsdecode(where), before)
                     found.recent.append(prefix + name)
                     return
                 size = self._file(reading, target, name, _mode(become, before), before, attempt)
@@ -449,6 +456,10 @@ def main() -> None:
             for directory, files, look_around in portion:
                 copier.copy(directory, files, look_around=look_around)
         except WriteFailed as error:
-            send(sys.stdout.buffer, {"failed": error.args})
-            return
-        send(sys.stdout.buffer, vars(copier.findings))
+            answer = {"failed": error.args}
+        else:
+            answer = vars(copier.findings)
+        try:
+            send(sys.stdout.buffer, answer)
+        except BrokenPipeError:  # whoever asked was killed
+            os._exit(1)  # without Python's own attempt to write the rest

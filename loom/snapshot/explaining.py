@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
 from loom.errors import RequestError
+from loom.names import own_directories
 from loom.snapshot import copying, git
 from loom.snapshot.model import Source, path_fields, readable
-from loom.snapshot.source import discover
-from loom.snapshot.taking import RUNTIME, pin_name
+from loom.snapshot.nested import inner_repository, submodule_names
+from loom.snapshot.removing import is_workspace
+from loom.snapshot.taking import is_runtime, pin_name
 
 
 class Rule(Struct, frozen=True, kw_only=True):
@@ -23,6 +26,10 @@ class Rule(Struct, frozen=True, kw_only=True):
     file: str
     line: int
     pattern: str
+
+    @property
+    def ignores(self) -> bool:
+        return not self.pattern.startswith("!")
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.pattern}"
@@ -43,18 +50,21 @@ class Explanation(Struct, frozen=True, kw_only=True):
         return {**path_fields(self.path), "included": self.included, "reason": self.reason, "rule": rule}
 
 
-def explain(source: Source, paths: Sequence[str], *, start: Path) -> tuple[Explanation, ...]:
+def explain(
+    source: Source, paths: Sequence[str], *, start: Path, tmp_dir: Path | None = None
+) -> tuple[Explanation, ...]:
     """For each path (relative to `start`, or absolute): whether a snapshot holds it, and what decides that.
 
-    RequestError for a path outside of the checkout.
+    `tmp_dir` is where workspaces are made, in case that is in the checkout. RequestError for a path outside of the checkout.
     """
-    return tuple(_Explaining(source).one(_relative(source, path, start)) for path in paths)
+    explaining = _Explaining(source, tmp_dir)
+    return tuple(explaining.one(_relative(source, path, start)) for path in paths)
 
 
 def _relative(source: Source, path: str, start: Path) -> str:
     # Only the parents are resolved: the path itself may be a link, which is then the thing asked about.
     joined = Path(os.path.normpath(start / path))
-    parent = joined.parent.resolve() if joined != source.root else joined.parent
+    parent = Path(os.path.realpath(joined.parent)) if joined != source.root else joined.parent
     for candidate in (joined, parent / joined.name):
         if candidate == source.root:
             return ""
@@ -66,8 +76,10 @@ def _relative(source: Source, path: str, start: Path) -> str:
 
 
 class _Explaining:
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, tmp_dir: Path | None) -> None:
         self._source = source
+        self._tmp_dir = tmp_dir
+        self._own = own_directories(tmp_dir, source.root) if tmp_dir else []
         self._here = git.environment_for(
             source.environment,
             keep_config=True,
@@ -79,15 +91,15 @@ class _Explaining:
     def one(self, path: str) -> Explanation:
         if path == ".git" or path.startswith(".git/"):
             return _out(path, "git's own directory: the workspace gets one of its own")
-        if path == RUNTIME or path.startswith(RUNTIME + "/"):
+        if is_runtime(path):
             return _out(path, "loom's record of runs: never part of a snapshot")
         status = self._status(path)
+        entry = self._entry(path)
         behind = self._link_above(path)
         if behind is not None:
-            return _out(
-                path, f"behind the symbolic link {readable(behind)}, which is itself part of the snapshot as a link"
-            )
-        entry = self._entry(path)
+            of_link = self.one(behind)
+            if of_link.included or entry is None or not _is_hidden(entry):
+                return _behind(path, of_link)
         if entry is not None and entry[1] != "160000":  # also in a directory that is another repository's by now
             return self._tracked(path, entry, status)
         inner = self._repository_above(path)
@@ -95,13 +107,15 @@ class _Explaining:
             return inner
         if entry is not None:
             return self._tracked(path, entry, status)
+        if any(path == own or path.startswith(f"{own}/") for own in self._own):
+            return _out(path, "loom's own, a workspace or what is beside one: never part of a snapshot")
         if status is None:
             return _out(path, "does not exist, and git does not track it")
-        rule = self._rule(path, directory=stat.S_ISDIR(status.st_mode))
-        if rule is not None and not rule.pattern.startswith("!"):
-            return Explanation(path=path, included=False, reason="ignored, and not tracked", rule=rule)
         if stat.S_ISDIR(status.st_mode):
-            return self._directory(path, rule)
+            return self._directory(path)
+        rule = self._rule(path)
+        if rule is not None and rule.ignores:
+            return Explanation(path=path, included=False, reason="ignored, and not tracked", rule=rule)
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
             return _out(path, f"a {copying.kind_of(status.st_mode)}: git keeps only files and links")
         why = (
@@ -111,57 +125,68 @@ class _Explaining:
 
     def _status(self, path: str) -> os.stat_result | None:
         try:
-            return (self._source.root / path).lstat()
+            return os.lstat(self._source.root / path)
         except OSError:
             return None
 
+    def _is_directory(self, path: str) -> bool:
+        status = self._status(path)
+        return status is not None and stat.S_ISDIR(status.st_mode)
+
     def _link_above(self, path: str) -> str | None:
-        parts = path.split("/")
-        for count in range(1, len(parts)):
-            above = "/".join(parts[:count])
-            if (self._source.root / above).is_symlink():
+        for above in _ancestors(path):
+            status = self._status(above)
+            if status is not None and stat.S_ISLNK(status.st_mode):
                 return above
         return None
 
     def _repository_above(self, path: str) -> Explanation | None:
         """The answer for a path that a submodule, or another repository inside this one, has to do with."""
-        parts = path.split("/")
-        for count in range(1, len(parts) + 1):
-            above = "/".join(parts[:count])
-            place = self._source.root / above
-            if not above or place.is_symlink() or not place.is_dir() or not (place / ".git").exists():
+        for above in [*_ancestors(path), path] if path else ():
+            if not self._is_directory(above):
                 continue
-            if self._submodule(above):
-                if count == len(parts):
-                    return Explanation(
-                        path=path, included=True, reason="a submodule, laid out at its checked-out commit"
+            place = self._source.root / above
+            tracked = above in self._gitlinks
+            if not git.is_repository(place, self._source.environment):
+                if tracked and above != path:
+                    return _out(
+                        path, f"in the submodule {readable(above)}, which is not checked out: git does not look there"
                     )
-                inner = _Explaining(discover(place, environ=self._source.environment)).one("/".join(parts[count:]))
-                return Explanation(
-                    path=path,
-                    included=inner.included,
-                    reason=f"in the submodule {above}: {inner.reason}",
-                    rule=inner.rule,
-                )
-            rule = self._rule(above, directory=True)
-            if rule is not None and not rule.pattern.startswith("!"):
+                continue
+            if above in self._submodules:
+                inner = inner_repository(place, self._source)
+                if inner is not None:
+                    return self._in_submodule(path, above, inner)
+                if tracked:
+                    return _out(path, f"in the submodule {readable(above)}, in which git finds no commit")
+            rule = None if tracked else self._rule(above)
+            if rule is not None and rule.ignores:
                 return Explanation(path=path, included=False, reason="ignored, and not tracked", rule=rule)
+            if is_workspace(place):
+                return _out(path, f"{readable(above)} is one of loom's workspaces: never part of a snapshot")
             return _out(
                 path, f"{readable(above)} is a repository of its own and no submodule: CI has an empty directory there"
             )
         return None
 
-    def _submodule(self, path: str) -> bool:
-        entry = self._entry(path)
-        if entry is None or entry[1] != "160000":
-            return False
-        file = self._source.root / ".gitmodules"
-        _, out, _ = git.Running(
-            ("config", "-z", "--file", str(file), "--get-regexp", r"^submodule\..*\.path$"),
-            self._here,
-            cwd=self._source.root,
-        ).result(check=False)
-        return any(os.fsdecode(item).partition("\n")[2] == path for item in git.nul_list(out))
+    def _in_submodule(self, path: str, submodule: str, inner: Source) -> Explanation:
+        if path == submodule:
+            return Explanation(path=path, included=True, reason="a submodule, laid out at its checked-out commit")
+        found = _Explaining(inner, self._tmp_dir).one(path.removeprefix(f"{submodule}/"))
+        why = f"in the submodule {readable(submodule)}: {found.reason}"
+        return Explanation(path=path, included=found.included, reason=why, rule=found.rule)
+
+    @cached_property
+    def _gitlinks(self) -> frozenset[str]:
+        listed = git.run(("ls-files", "-z", "--stage"), self._here, cwd=self._source.root)
+        return frozenset(
+            os.fsdecode(item.partition(b"\t")[2]) for item in git.nul_list(listed) if item.startswith(b"160000 ")
+        )
+
+    @cached_property
+    def _submodules(self) -> frozenset[str]:
+        """The paths that .gitmodules names, as it is on disk."""
+        return frozenset(submodule_names(self._source))
 
     def _entry(self, path: str) -> tuple[str, str, str] | None:
         """(tag, mode, id) of the index's entry for exactly this path."""
@@ -176,8 +201,12 @@ class _Explaining:
 
     def _tracked(self, path: str, entry: tuple[str, str, str], status: os.stat_result | None) -> Explanation:
         tag, mode, sha = entry
-        if tag.upper() == "S" or tag == "h":
+        if _is_hidden(entry):
             why = pin_name(tag)
+            if self._gave_way(path):
+                if status is None:
+                    return _out(path, "something new has the name of its directory")
+                return self._repository_above(path) or self._directory(path)
             if sha in git.EMPTY_BLOBS and git.intended(self._here, path, cwd=self._source.root):
                 return _out(path, f"intended to be added, but {why} hides it from git")
             return Explanation(
@@ -190,38 +219,69 @@ class _Explaining:
         if status is None:
             return _out(path, "tracked, and deleted on disk")
         if stat.S_ISDIR(status.st_mode):
-            return _out(path, "tracked as a file, and a directory on disk: the file counts as deleted")
+            return self._directory(path)
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
             return _out(path, f"tracked, and a {copying.kind_of(status.st_mode)} on disk: counts as deleted")
-        rule = self._rule(path, directory=False)
-        if rule is not None and not rule.pattern.startswith("!"):
+        rule = self._rule(path)
+        if rule is not None and rule.ignores:
             return Explanation(
                 path=path, included=True, reason="tracked, so the rule that would ignore it has no say", rule=rule
             )
         return Explanation(path=path, included=True, reason="tracked: copied as it is on disk")
 
-    def _directory(self, path: str, rule: Rule | None) -> Explanation:
-        listed = git.run(
-            ("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", path or "."),
-            self._here,
-            cwd=self._source.root,
-        )
-        count = len(set(git.nul_list(listed)))
+    def _gave_way(self, path: str) -> bool:
+        """Whether something new has the name of this hidden entry, or that of a directory of it: git drops it then."""
+        for above in _ancestors(path):
+            if self._status(above) is not None and not self._is_directory(above):
+                return self.one(above).included
+        if not self._is_directory(path):
+            return False
+        return self._counting(path) > 0 or git.is_repository(self._source.root / path, self._source.environment)
+
+    def _directory(self, path: str) -> Explanation:
+        count = self._counting(path)
+        rule = self._rule(path)
+        if rule is not None and rule.ignores:
+            why = f"ignored, but {count} tracked path(s) in it count" if count else "ignored, and not tracked"
+            return Explanation(path=path, included=count > 0, reason=why, rule=rule)
         if count == 0:
             return _out(path, "a directory without a file that counts: git keeps no empty directories")
         return Explanation(path=path, included=True, reason=f"a directory: {count} path(s) in it count", rule=rule)
 
-    def _rule(self, path: str, *, directory: bool) -> Rule | None:
+    def _counting(self, directory: str) -> int:
+        """How many paths in a directory a snapshot holds."""
+        where = ("--", directory or ".")
+        tracked = git.run(("ls-files", "-z", "-v", "--deduplicate", *where), self._here, cwd=self._source.root)
+        others = git.run(
+            ("ls-files", "-z", "--others", "--exclude-standard", *where), self._here, cwd=self._source.root
+        )
+        new = [path for path in map(os.fsdecode, git.nul_list(others)) if not path.endswith("/")]
+        old = (os.fsdecode(item).partition(" ") for item in git.nul_list(tracked))
+        own = tuple(f"{path}/" for path in self._own)
+        return sum(path != directory and self._is_there(tag, path) for tag, _, path in old) + sum(
+            not path.startswith(own) and not is_runtime(path) for path in new
+        )
+
+    def _is_there(self, tag: str, path: str) -> bool:
+        if _is_hidden((tag, "", "")):
+            return True
+        status = self._status(path)
+        if status is None:
+            return False
+        if stat.S_ISDIR(status.st_mode):
+            return path in self._gitlinks
+        return stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)
+
+    def _rule(self, path: str) -> Rule | None:
         """The last ignore rule that speaks of `path` or a directory above it."""
         if not path:
             return None
         here = {name: value for name, value in self._here.items() if name != "GIT_LITERAL_PATHSPECS"}
-        asked = f"./{path}" + ("/" if directory else "")
         process = git.Running(
             ("check-ignore", "-z", "-v", "-n", "--no-index", "--stdin"),
             here,
             cwd=self._source.root,
-            given=os.fsencode(asked) + b"\0",
+            given=git.nul_joined([f"./{path}"]),
         )
         fields = git.nul_list(process.result(check=False)[1])
         if len(fields) < 3 or not fields[0]:
@@ -230,6 +290,24 @@ class _Explaining:
         if Path(file).is_absolute() and Path(file).is_relative_to(self._source.root):
             file = str(Path(file).relative_to(self._source.root))
         return Rule(file=file, line=int(fields[1]), pattern=os.fsdecode(fields[2]))
+
+
+def _ancestors(path: str) -> list[str]:
+    """The directories above it, the outermost first."""
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _is_hidden(entry: tuple[str, str, str]) -> bool:
+    """Whether git was told not to look at the file."""
+    return entry[0].upper() == "S" or entry[0] == "h"
+
+
+def _behind(path: str, link: Explanation) -> Explanation:
+    """The answer for a path that only exists through a symbolic link."""
+    there = "itself part of the snapshot as a link" if link.included else f"not part of the snapshot: {link.reason}"
+    why = f"behind the symbolic link {readable(link.path)}, which is {there}"
+    return Explanation(path=path, included=False, reason=why, rule=link.rule)
 
 
 def _out(path: str, reason: str) -> Explanation:

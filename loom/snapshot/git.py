@@ -6,9 +6,11 @@ tree libgit2's status takes twice the time (docs/benchmarks.md). It is also the 
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
@@ -122,12 +124,16 @@ def environment_for(
     result.update({name: str(path) for name, path in named.items() if path is not None})
     if alternates:
         result["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = ":".join(quoted_store(path) for path in alternates)
-    if config:
-        first = int(result.get("GIT_CONFIG_COUNT") or 0)
-        result["GIT_CONFIG_COUNT"] = str(first + len(config))
-        for number, (key, value) in enumerate(config, first):
-            result[f"GIT_CONFIG_KEY_{number}"] = key
-            result[f"GIT_CONFIG_VALUE_{number}"] = value
+    return with_config(result, config) if config else result
+
+
+def with_config(environment: Mapping[str, str], config: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The same environment with more configuration, which wins over what it had."""
+    first = int(environment.get("GIT_CONFIG_COUNT") or 0)
+    result = {**environment, "GIT_CONFIG_COUNT": str(first + len(config))}
+    for number, (key, value) in enumerate(config, first):
+        result[f"GIT_CONFIG_KEY_{number}"] = key
+        result[f"GIT_CONFIG_VALUE_{number}"] = value
     return result
 
 
@@ -153,12 +159,18 @@ class Running:
     """A git process at work. What it prints goes into memory, so that several run side by side and none waits for a reader."""
 
     def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str], *, cwd: Path | None, given: bytes | None = None
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        cwd: Path | None,
+        given: bytes | None = None,
+        stdin: BinaryIO | None = None,
     ) -> None:
         self._arguments = arguments
         self._place = cwd
         self._out, self._err = _in_memory(), _in_memory()
-        with _in_memory(given) if given is not None else nullcontext() as stdin:
+        with _in_memory(given) if given is not None else nullcontext(stdin) as stdin:
             try:
                 self._process = subprocess.Popen(
                     ["git", *_ALWAYS, *arguments],
@@ -229,10 +241,28 @@ def run(
     return Running(arguments, environment, cwd=cwd, given=given).output()
 
 
-def unlisted_directories(said: str) -> list[str]:
-    """Of what `ls-files --others` said on standard error, the directories that it may not read."""
-    start, end = "warning: could not open directory '", "': Permission denied"
-    return [line[len(start) : -len(end)] for line in said.splitlines() if line.startswith(start) and line.endswith(end)]
+def unlisted_directories(said: str) -> list[tuple[str, str]]:
+    """Of what `ls-files --others` said on standard error, the directories that it can't read, with the reason."""
+    start = "warning: could not open directory '"
+    result = []
+    for line in said.splitlines():
+        if line.startswith(start):
+            path, _, why = line.removeprefix(start).rpartition("': ")
+            if not path:  # git cuts its messages at 4,095 bytes
+                path, why = line.removeprefix(start), os.strerror(errno.ENAMETOOLONG)
+            if why != os.strerror(errno.ENOENT):  # else it is gone by now
+                result.append((path, why))
+    return result
+
+
+def literal_pattern(path: str) -> str:
+    """A pattern for ignore rules that means exactly this path."""
+    return re.sub(r"([\\*?\[])", r"\\\1", path)
+
+
+def nul_joined(paths: Iterable[str]) -> bytes:
+    """What git reads with `-z --stdin`."""
+    return b"".join(os.fsencode(path) + b"\0" for path in paths)
 
 
 def nul_list(data: bytes) -> list[bytes]:
@@ -262,3 +292,11 @@ def intended(environment: Mapping[str, str], *paths: str, cwd: Path) -> set[str]
             result.add(os.fsdecode(path))
         path = following
     return result
+
+
+def is_repository(place: Path, environment: Mapping[str, str]) -> bool:
+    """Whether git takes the directory for another repository: what it calls `.git` may be none."""
+    if not os.path.lexists(place / ".git"):
+        return False
+    asked = Running(("rev-parse", "--resolve-git-dir", str(place / ".git")), environment_for(environment), cwd=place)
+    return asked.result(check=False)[0] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import copying
 from loom.snapshot.git import quoted_store
-from loom.snapshot.model import Source
+from loom.snapshot.model import Rules, Source
 from loom.snapshot.pool import Pool
 from loom.snapshot.source import object_stores, to_borrow, without_password
 
@@ -30,14 +31,14 @@ _PACK_FILES = (".pack", ".idx", ".rev", ".mtimes", ".promisor")
 _CARRIED = ("core.autocrlf", "core.eol", "core.safecrlf", "core.ignorecase", "core.precomposeunicode", "core.quotepath")
 
 
-def lay_out(source: Source, git_dir: Path, *, work_tree: str | None, attributes: bytes, excludes: bytes) -> None:
+def lay_out(source: Source, git_dir: Path, *, work_tree: str | None, rules: Rules) -> None:
     """Everything but the index and the objects. `work_tree` is core.worktree of a submodule, relative to `git_dir`."""
     for name in ("objects/pack", "objects/info", "refs/heads", "refs/tags", "info"):
         (git_dir / name).mkdir(parents=True, exist_ok=True)
     (git_dir / "HEAD").write_text(f"{source.head_sha}\n")
     # Git reads a relative path from the top of the work tree, where a submodule's `.git` is a file.
     way = ".git" if work_tree is None else os.path.relpath(git_dir, git_dir / work_tree)
-    below = f"{way}/{ATTRIBUTES_BELOW}" if attributes else None
+    below = f"{way}/{ATTRIBUTES_BELOW}" if rules.attributes else None
     (git_dir / "config").write_bytes(os.fsencode(config_text(source, work_tree=work_tree, attributes=below)))
     _write_refs(source, git_dir)
     if source.shallow:
@@ -45,11 +46,11 @@ def lay_out(source: Source, git_dir: Path, *, work_tree: str | None, attributes:
             (git_dir / "shallow").write_bytes((source.common_dir / "shallow").read_bytes())
         except FileNotFoundError:
             pass  # unshallowed a moment ago
-    (git_dir / "info" / "exclude").write_bytes(excludes + RUNTIME_LINK.encode() + b"\n")
-    if attributes:
-        (git_dir / ATTRIBUTES_BELOW).write_bytes(attributes)
-    if own := own_attributes_of(source):
-        (git_dir / "info" / "attributes").write_bytes(own)
+    (git_dir / "info" / "exclude").write_bytes(rules.excludes + RUNTIME_LINK.encode() + b"\n")
+    if rules.attributes:
+        (git_dir / ATTRIBUTES_BELOW).write_bytes(rules.attributes)
+    if rules.own_attributes:
+        (git_dir / "info" / "attributes").write_bytes(rules.own_attributes)
 
 
 def config_text(source: Source, *, work_tree: str | None, attributes: str | None) -> str:
@@ -72,6 +73,10 @@ def config_text(source: Source, *, work_tree: str | None, attributes: str | None
     if attributes:
         core["attributesFile"] = attributes
     sections: list[tuple[str, dict[str, str]]] = [("core", core)]
+    if source.attributes_tree:
+        sections.append(("attr", {"tree": source.attributes_tree}))
+    if values := source.config.get("diff.ignoresubmodules"):
+        sections.append(("diff", {"ignoreSubmodules": values[-1]}))
     extensions = {}
     if sha256:
         extensions["objectformat"] = source.object_format
@@ -84,7 +89,7 @@ def config_text(source: Source, *, work_tree: str | None, attributes: str | None
         if section == "remote" and name and (name == "origin" or name in partial):
             if variable in ("url", "pushurl", "fetch", "promisor", "partialclonefilter"):
                 sections += [(f'remote "{_inside(name)}"', {variable: without_password(value)}) for value in values]
-        elif section == "submodule" and name and variable in ("url", "active", "update", "branch"):
+        elif section == "submodule" and name and variable in ("url", "active", "update", "branch", "ignore"):
             sections.append((f'submodule "{_inside(name)}"', {variable: without_password(values[-1])}))
     # A disposable repository: packing it in the background is work for nobody.
     sections += [("gc", {"auto": "0"}), ("maintenance", {"auto": "false"})]
@@ -115,7 +120,9 @@ def _write_refs(source: Source, git_dir: Path) -> None:
 def excludes_of(source: Source) -> bytes:
     """The ignore rules that lie outside of the work tree, weakest first: the user's own, then the repository's."""
     paths = (_user_file(source, "core.excludesfile", "ignore"), source.common_dir / "info" / "exclude")
-    return b"".join(data if data.endswith(b"\n") else data + b"\n" for path in paths if (data := _contents(path)))
+    # Git passes over a byte-order mark only where a file begins.
+    rules = (_contents(path).removeprefix(codecs.BOM_UTF8) for path in paths)
+    return b"".join(data if data.endswith(b"\n") else data + b"\n" for data in rules if data)
 
 
 def attributes_of(source: Source) -> bytes:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import base64
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
 from loom.errors import SnapshotError
-from loom.snapshot.model import Change, LeftOut, Submodule
+from loom.snapshot.model import Change, LeftOut, Rules, Submodule
 
 NAME = "loom-snapshot.json"
 FILLING = "loom-filling"
@@ -30,12 +31,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     tree_sha: str
     branch: str | None
     changed: tuple[Change, ...]
-    excludes: bytes
-    attributes: bytes
-    """The user's own, which count below those of the work tree."""
-    own_attributes: bytes
-    """The repository's own, which count above them."""
-    config: tuple[tuple[str, str], ...]
+    rules: Rules
     stores: tuple[str, ...]
     submodules: tuple[Submodule, ...]
     left_out: tuple[LeftOut, ...]
@@ -58,6 +54,25 @@ def _read_change(fields: list[str]) -> Change:
     return Change(path=_path(path), kind=kind, old_mode=old_mode, mode=mode, old_sha=old_sha, sha=sha)
 
 
+def _rules(rules: Rules) -> dict[str, Any]:
+    return {
+        "excludes": base64.b64encode(rules.excludes).decode("ascii"),
+        "attributes": base64.b64encode(rules.attributes).decode("ascii"),
+        "own_attributes": base64.b64encode(rules.own_attributes).decode("ascii"),
+        "config": [[key, _text(value)] for key, value in rules.config],
+    }
+
+
+def _read_rules(document: Mapping[str, Any]) -> Rules:
+    return Rules(
+        excludes=base64.b64decode(document["excludes"]),
+        # Workspaces of earlier versions have none.
+        attributes=base64.b64decode(document.get("attributes", "")),
+        own_attributes=base64.b64decode(document.get("own_attributes", "")),
+        config=tuple((key, _path(value)) for key, value in document["config"]),
+    )
+
+
 def write_manifest(git_dir: Path, manifest: Manifest) -> None:
     """Also takes away the mark that the workspace is being filled."""
     document = {
@@ -69,13 +84,16 @@ def write_manifest(git_dir: Path, manifest: Manifest) -> None:
         "tree_sha": manifest.tree_sha,
         "branch": manifest.branch and _text(manifest.branch),
         "changed": [_change(change) for change in manifest.changed],
-        "excludes": base64.b64encode(manifest.excludes).decode("ascii"),
-        "attributes": base64.b64encode(manifest.attributes).decode("ascii"),
-        "own_attributes": base64.b64encode(manifest.own_attributes).decode("ascii"),
-        "config": [[key, _text(value)] for key, value in manifest.config],
+        **_rules(manifest.rules),
         "stores": [_text(store) for store in manifest.stores],
         "submodules": [
-            [_text(sub.path), sub.head_sha, sub.tree_sha, [_change(change) for change in sub.changed]]
+            [
+                _text(sub.path),
+                sub.head_sha,
+                sub.tree_sha,
+                [_change(change) for change in sub.changed],
+                sub.rules and _rules(sub.rules),
+            ]
             for sub in manifest.submodules
         ],
         "left_out": [[_text(left.path), left.reason] for left in manifest.left_out],
@@ -103,11 +121,7 @@ def read_manifest(workspace: Path, file: Path | None = None) -> Manifest:
             tree_sha=document["tree_sha"],
             branch=document["branch"] and _path(document["branch"]),
             changed=tuple(_read_change(fields) for fields in document["changed"]),
-            excludes=base64.b64decode(document["excludes"]),
-            # Workspaces of earlier versions have none.
-            attributes=base64.b64decode(document.get("attributes", "")),
-            own_attributes=base64.b64decode(document.get("own_attributes", "")),
-            config=tuple((key, _path(value)) for key, value in document["config"]),
+            rules=_read_rules(document),
             stores=tuple(_path(store) for store in document["stores"]),
             submodules=tuple(
                 Submodule(
@@ -115,8 +129,9 @@ def read_manifest(workspace: Path, file: Path | None = None) -> Manifest:
                     head_sha=head,
                     tree_sha=tree,
                     changed=tuple(_read_change(fields) for fields in changed),
+                    rules=_read_rules(rules[0]) if rules and rules[0] else None,
                 )
-                for path, head, tree, changed in document["submodules"]
+                for path, head, tree, changed, *rules in document["submodules"]
             ),
             left_out=tuple(LeftOut(path=_path(path), reason=reason) for path, reason in document["left_out"]),
         )
@@ -125,6 +140,10 @@ def read_manifest(workspace: Path, file: Path | None = None) -> Manifest:
             f"{workspace}: not one of loom's workspaces, or a job removed its .git",
             hint="name a workspace that `loom snapshot` or `loom run` made",
             code="NOT_A_WORKSPACE",
+        ) from error
+    except PermissionError as error:
+        raise SnapshotError(
+            f"{file}: {error.strerror}", hint="its owner may read it", code="MANIFEST_UNREADABLE"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SnapshotError(

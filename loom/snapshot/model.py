@@ -32,13 +32,23 @@ def readable(path: str) -> str:
     )
 
 
-def path_fields(path: str) -> dict[str, str]:
-    """`path` for a JSON document; `path_b64` beside it where the text alone could not be turned back into the path."""
+def path_fields(path: str, name: str = "path") -> dict[str, str]:
+    """`path` for a JSON document; `<name>_b64` beside it where the text alone could not be turned back into the path."""
     shown = readable(path)
-    exact = shown.encode("utf-8", "surrogateescape") == os.fsencode(path)
-    return (
-        {"path": shown} if exact else {"path": shown, "path_b64": base64.b64encode(os.fsencode(path)).decode("ascii")}
-    )
+    if shown.encode("utf-8", "surrogateescape") == os.fsencode(path):
+        return {name: shown}
+    return {name: shown, f"{name}_b64": base64.b64encode(os.fsencode(path)).decode("ascii")}
+
+
+class Rules(Struct, frozen=True, kw_only=True):
+    """What decides, from outside of a work tree, which of its files count, and as which bytes."""
+
+    excludes: bytes = b""
+    attributes: bytes = b""
+    """The user's own, which count below those of the work tree."""
+    own_attributes: bytes = b""
+    """The repository's own, which count above them."""
+    config: tuple[tuple[str, str], ...] = ()
 
 
 class Submodule(Struct, frozen=True, kw_only=True):
@@ -48,6 +58,8 @@ class Submodule(Struct, frozen=True, kw_only=True):
     head_sha: str
     tree_sha: str
     changed: tuple[Change, ...]
+    rules: Rules | None = None
+    """None in what earlier versions of loom wrote: those of the outermost repository."""
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -105,6 +117,13 @@ class Source:
     """git's effective configuration, keys as git prints them."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False, compare=False)
     """What git processes that read this source run with."""
+    attributes_tree: str | None = None
+    """The tree that git reads .gitattributes from instead of the work tree (`GIT_ATTR_SOURCE`, `attr.tree`)."""
+
+    @property
+    def attributes_config(self) -> list[tuple[str, str]]:
+        """`attributes_tree` as git is told of it anywhere else."""
+        return [] if self.attributes_tree is None else [("attr.tree", self.attributes_tree)]
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -130,8 +149,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     def document(self, *, changes: int | None = 100) -> dict[str, Any]:
         """The snapshot as JSON values, with so many of its changes (None: all): a record need not repeat 100,000 paths."""
         return {
-            "path": readable(str(self.path)),
-            "source_root": readable(str(self.source_root)),
+            **path_fields(str(self.path)),
+            **path_fields(str(self.source_root), "source_root"),
             "head_sha": self.head_sha,
             "tree_sha": self.tree_sha,
             "branch": self.branch,

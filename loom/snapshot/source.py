@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -129,7 +130,30 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
         environment={
             name: value for name, value in environ.items() if git.is_config(name) or name not in git.LOCAL_VARIABLES
         },
+        attributes_tree=_attributes_tree(start, inherited, settings, object_format),
     )
+
+
+def _attributes_tree(
+    start: Path, inherited: Mapping[str, str], settings: Mapping[str, tuple[str, ...]], object_format: str
+) -> str | None:
+    """The id of the tree that attributes come from, if that is not the work tree. RequestError where git would refuse."""
+    variable = inherited.get("GIT_ATTR_SOURCE")
+    named = variable or settings.get("attr.tree", ("",))[-1]
+    if not named:
+        return None
+    quiet = {name: value for name, value in inherited.items() if name != "GIT_ATTR_SOURCE"}
+    asked = git.Running(("rev-parse", "--verify", "-q", f"{named}^{{tree}}"), quiet, cwd=start)
+    code, out, _ = asked.result(check=False)
+    if code == 0:
+        return out.decode().strip()
+    if variable:
+        raise RequestError(
+            f"GIT_ATTR_SOURCE={variable}: no tree or commit of this repository",
+            hint="unset it, or name one: git would refuse as well",
+            code="REQUEST_INVALID",
+        )
+    return hashlib.new(object_format, b"tree 0\0").hexdigest()  # git takes an empty one then
 
 
 def _refs_with(fields: Sequence[str]) -> tuple[str, ...]:

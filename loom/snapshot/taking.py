@@ -14,19 +14,21 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from loom.cancel import Cancel
-from loom.errors import RequestError, SnapshotError
-from loom.names import RUN_PREFIX
-from loom.snapshot import copying, git, layout, tree
+from loom.errors import SnapshotError
+from loom.names import own_directories
+from loom.snapshot import copying, filters, git, layout, nested, tree
 from loom.snapshot.manifest import FILLING, Manifest, write_manifest
-from loom.snapshot.model import Change, LeftOut, Snapshot, SnapshotCanceled, Source, Submodule, readable
+from loom.snapshot.model import Change, LeftOut, Rules, Snapshot, SnapshotCanceled, Source, Submodule, readable
 from loom.snapshot.occupancy import occupied
 from loom.snapshot.pool import Pool
-from loom.snapshot.source import discover, truth
+from loom.snapshot.removing import is_workspace
+from loom.snapshot.source import truth
 
 OnProgress = Callable[[int, int], None]
 """Receives (files copied, files known of), often."""
 
 RUNTIME = ".loom/.runtime"
+_OURS = "loom's own: never part of a snapshot"
 _NAMED = 10
 _LARGE_INDEX = 1_000_000
 _INDEX_ENTRY = 120
@@ -57,7 +59,9 @@ def _take(source: Source, workspace: Path, cancel: Cancel, on_progress: OnProgre
     try:
         git_dir.mkdir()
         (git_dir / FILLING).touch()
-        filled = _Filling(source, workspace, git_dir, None, cancel, on_progress, source.read_only_mounts).run()
+        filled = _Filling(
+            source, workspace, git_dir, None, workspace, cancel, on_progress, source.read_only_mounts
+        ).run()
         write_manifest(
             git_dir,
             Manifest(
@@ -67,10 +71,7 @@ def _take(source: Source, workspace: Path, cancel: Cancel, on_progress: OnProgre
                 tree_sha=filled.tree_sha,
                 branch=source.branch,
                 changed=filled.changed,
-                excludes=filled.excludes,
-                attributes=filled.attributes,
-                own_attributes=layout.own_attributes_of(source),
-                config=tuple(filled.config),
+                rules=filled.rules,
                 stores=tuple(map(str, (source.objects_dir, *filled.borrowed))),
                 submodules=tuple(filled.submodules),
                 left_out=tuple(filled.left_out),
@@ -118,7 +119,8 @@ def empty(workspace: Path) -> None:
 class _Index(Struct):
     """What the walk over the index's listing noticed on its way."""
 
-    unmerged: set[str] = field(default_factory=set)
+    unmerged: dict[str, str] = field(default_factory=dict)
+    """What is in conflict, with the mode that git goes by."""
     gitlinks: list[str] = field(default_factory=list)
     replaced: set[str] = field(default_factory=set)
     """Files and links where a submodule was."""
@@ -138,7 +140,17 @@ class _Filled(Struct):
     borrowed: tuple[Path, ...] = ()
     excludes: builtins.bytes = b""
     attributes: builtins.bytes = b""
+    own_attributes: builtins.bytes = b""
     config: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(
+            excludes=self.excludes,
+            attributes=self.attributes,
+            own_attributes=self.own_attributes,
+            config=tuple(self.config),
+        )
 
 
 class _Filling:
@@ -150,6 +162,7 @@ class _Filling:
         target: Path,
         git_dir: Path,
         prefix: str | None,
+        outermost: Path,
         cancel: Cancel,
         on_progress: OnProgress | None,
         may_borrow: tuple[Path, ...],
@@ -159,6 +172,8 @@ class _Filling:
         self._git_dir = git_dir
         self._prefix = prefix
         """The path of a submodule from the outermost root, with a slash; None for the outermost repository."""
+        self._outermost = outermost
+        """The workspace."""
         self._cancel = cancel
         self._on_progress = on_progress
         self._may_borrow = may_borrow
@@ -168,6 +183,7 @@ class _Filling:
         self._processes: list[git.Running] = []
         self._index_tree: str | None = None
         self._filters_given_up = False
+        self._own = self._own_directories()
         self._names: dict[str, str] | None = None
 
     def run(self) -> _Filled:
@@ -183,7 +199,8 @@ class _Filling:
         since_ns = time.time_ns() - _TICK_NS
         done.excludes = layout.excludes_of(source)
         done.attributes = layout.attributes_of(source)
-        done.config = tree.hashing_config(source.config, source.environment)
+        done.own_attributes = layout.own_attributes_of(source)
+        done.config = tree.hashing_config(source)
         (git_dir / "objects").mkdir(parents=True)
         data = layout.copy_index(source, git_dir)
         index = _Index()
@@ -197,7 +214,7 @@ class _Filling:
                 self._tracked(items, index), about=len(items), look_around=True, on_portion=self._progress(len(items))
             )
             _, listed, said = others.result()
-            untracked, nested = self._untracked(listed)
+            untracked, repositories = self._untracked(listed)
             first, absent = found.files, set(found.absent)
             more = pool.copy(
                 ((path, copying.ANY if self._modes_count else copying.REGULAR) for path in untracked),
@@ -205,26 +222,28 @@ class _Filling:
                 look_around=True,
                 on_portion=self._progress(len(items) + len(untracked), first),
             )
-        for path in git.unlisted_directories(said):
-            self._leave_out(path, "a directory that may not be read")
+        self._name_own()
+        for path, why in git.unlisted_directories(said):
+            self._leave_out(path, f"a directory that git can't read: {why}")
         vanished = set(more.absent)
         found.add(vars(more))
         self._refuse_unreadable(found)
+        self._refuse_links(found)
+        self._remove_empty(absent)
         modified = dict(self._modified(dirty))
         for path in found.unstable:
             self._leave_out(path, f"changed during each of {copying.ATTEMPTS} attempts to copy it; the last one counts")
         for path in sorted(vanished - {special for special, _ in found.special}):
             self._leave_out(path, "vanished while the workspace was being filled")
+        repositories += [path for path in found.directories if self._is_repository(path)]
+        edits = tree.Edits(removed=self._give_way(index, untracked, repositories) + sorted(absent))
         hidden = {path for path, _ in index.pinned}
         if index.pinned_empty:
             self._leave_intended(index)
         self._pin(index.pinned)
-        edits = tree.Edits()
-        nested += [path for path in found.directories if (source.root / path / ".git").exists()]
-        self._gitlinks(index.gitlinks, nested, edits)
+        self._gitlinks(index, repositories, edits)
         self._name_special(found, items, untracked)
-        edits.removed += sorted(absent)
-        other = index.unmerged | index.replaced
+        other = index.unmerged.keys() | index.replaced
         """Entries that say nothing of a file."""
         forced = (set(found.recent) | set(found.unstable) | set(modified) | other) - absent
         forced -= hidden | set(index.gitlinks)
@@ -255,8 +274,7 @@ class _Filling:
             source,
             git_dir,
             work_tree=None if self._prefix is None else os.path.relpath(self._target, git_dir),
-            attributes=self._done.attributes,
-            excludes=self._done.excludes,
+            rules=self._done.rules,
         )
         if listing is None or not plain:
             if listing is not None:
@@ -304,23 +322,43 @@ class _Filling:
         try:
             return _raw_status(dirty.output())
         except git.GitFailed as error:
-            if "filter" not in error.stderr:
+            if not filters.failed(error.stderr):
                 raise
             # It could not be compared through its filter: as far as this answer goes, it changed.
-            return _raw_status(self._start(*_DIFF_FILES, config=tree.without_filters(self._source.config)).output())
+            return _raw_status(self._start(*_DIFF_FILES, config=filters.without(self._source.config)).output())
 
     def _give_up_filters(self, error: git.GitFailed) -> None:
         """Go on without the filters of .gitattributes when one of them can't run; any other failure stays one."""
-        if "filter" not in error.stderr or self._filters_given_up:
+        if not filters.failed(error.stderr) or self._filters_given_up:
             raise error
         self._filters_given_up = True
-        self._done.config += tree.without_filters(self._source.config)
+        self._done.config += filters.without(self._source.config)
         last = error.stderr.strip().splitlines()[-1].removeprefix("fatal: ")
         self._leave_out(".gitattributes", f"a filter that can't run ({last}): files count as they are on disk")
 
+    def _own_directories(self) -> list[str]:
+        """Workspaces and what is beside them: the directory of temporary files may well be in the checkout."""
+        root, here = self._source.root, Path(os.path.realpath(self._outermost))
+        found = own_directories(here.parent, root)
+        if here.is_relative_to(root) and (own := str(here.relative_to(root))) not in found:
+            found.append(own)
+        return found
+
     def _own_excludes(self) -> tuple[str, ...]:
-        # Workspaces: the directory of temporary files may well be in the checkout.
-        return ("--exclude", f"{RUN_PREFIX}[0-9]*/", *(("--exclude", "/" + RUNTIME) if self._prefix is None else ()))
+        own = [f"/{git.literal_pattern(path)}/" for path in self._own]
+        if self._prefix is None:
+            own.append("/" + RUNTIME)
+        return tuple(word for pattern in own for word in ("--exclude", pattern))
+
+    def _name_own(self) -> None:
+        """Say which of loom's own directories are not there, but for those that the user's rules ignore anyway."""
+        if not self._own:
+            return
+        others = [path for path in self._own if self._source.root / path != Path(os.path.realpath(self._outermost))]
+        ignored = self._ignored(others)
+        for path in others:
+            if path not in ignored:
+                self._leave_out(path, _OURS)
 
     @property
     def _modes_count(self) -> bool:
@@ -347,43 +385,50 @@ class _Filling:
 
     def _tracked(self, items: list[str], index: _Index) -> Iterator[tuple[str, int]]:
         """(path, what it is to become) of every tracked file, in the index's order."""
+        # What a file of which the index knows no mode becomes, and one that took a link's place.
+        other = copying.ANY if self._modes_count else copying.REGULAR
         if self._modes_count:
-            become = {"100644": copying.ANY, "100755": copying.ANY}
+            become = {"100644": copying.ANY, "100755": copying.ANY, "120000": copying.LINK}
         else:
-            become = {"100644": copying.REGULAR, "100755": copying.EXECUTABLE}
-        links = truth(self._source.config.get("core.symlinks", ()), True)
-        become["120000"] = copying.LINK if links else copying.LINK_FROM_FILE
+            become = {"100644": copying.REGULAR, "100755": copying.EXECUTABLE, "120000": copying.REGULAR}
+        if not truth(self._source.config.get("core.symlinks", ()), True):
+            become["120000"] = copying.LINK_FROM_FILE
         outermost = self._prefix is None
-        for item in items:
+        for at, item in enumerate(items):
             about, _, path = item.partition("\t")
             if about[0] == "H" and about[-1] == "0" and (kind := become.get(about[2:8])) is not None:
-                if outermost and path.startswith(RUNTIME) and _is_runtime(path):
+                if outermost and path.startswith(RUNTIME) and is_runtime(path):
                     continue
                 yield path, kind
             elif about[-1] != "0":
                 if path not in index.unmerged:
-                    index.unmerged.add(path)
-                    yield path, copying.ANY
+                    mode = index.unmerged[path] = _mode_in_conflict(items, at)
+                    if mode == "160000" and self._is_directory(path):
+                        index.gitlinks.append(path)
+                    else:
+                        yield path, become.get(mode, other)
             elif about[2:8] == "160000":
-                status = _lstat(self._source.root / path)
-                if status is None or stat.S_ISDIR(status.st_mode):
+                if self._is_directory(path) or not os.path.lexists(self._source.root / path):
                     index.gitlinks.append(path)
                 else:
                     index.replaced.add(path)
-                    yield path, copying.ANY
+                    yield path, other
             else:
                 index.pinned.append((path, about[0]))
                 index.pinned_empty = index.pinned_empty or about[9:-2] in git.EMPTY_BLOBS
 
     def _untracked(self, listed: bytes) -> tuple[list[str], list[str]]:
         """Files, and repositories of their own, that git does not track and does not ignore."""
-        files, nested = [], []
+        files, repositories = [], []
         for path in os.fsdecode(listed).split("\0")[:-1]:
             if path.endswith("/"):
-                nested.append(path[:-1])
-            elif not (self._prefix is None and _is_runtime(path)):
+                if is_workspace(self._source.root / path):
+                    self._leave_out(path[:-1], _OURS)
+                else:
+                    repositories.append(path[:-1])
+            elif not (self._prefix is None and is_runtime(path)):
                 files.append(path)
-        return files, nested
+        return files, repositories
 
     def _progress(self, total: int, before: int = 0) -> Callable[[int], None] | None:
         told = self._on_progress
@@ -392,7 +437,7 @@ class _Filling:
     # What needs a word
 
     def _leave_out(self, path: str, reason: str) -> None:
-        self._done.left_out.append(LeftOut(path=readable((self._prefix or "") + path), reason=reason))
+        self._done.left_out.append(LeftOut(path=(self._prefix or "") + path, reason=reason))
 
     def _refuse_unreadable(self, found: copying.Findings) -> None:
         if not found.denied:
@@ -408,6 +453,24 @@ class _Filling:
             hint="make them readable (chmod u+r), or let .gitignore name them if CI does not need them",
             code="SOURCE_UNREADABLE",
         )
+
+    def _refuse_links(self, found: copying.Findings) -> None:
+        if found.no_links:
+            named = ", ".join(readable((self._prefix or "") + path) for path in found.no_links[:_NAMED])
+            raise SnapshotError(
+                f"{self._source.root}: tracked as a link, and the file that stands for it (core.symlinks=false) holds what "
+                f"no link can lead to: {named}",
+                hint="restore it (git checkout -- FILE), or commit it as a file; no checkout could lay this out",
+                code="SOURCE_LINK_INVALID",
+            )
+
+    def _remove_empty(self, absent: set[str]) -> None:
+        """Take away directories that were made for files which are not there."""
+        for directory in sorted(_directories(absent), reverse=True):
+            try:
+                (self._target / directory).rmdir()
+            except OSError:
+                continue  # it holds something, or is none
 
     def _name_special(self, found: copying.Findings, items: list[str], untracked: list[str]) -> None:
         """Name sockets, FIFOs and devices, also those in directories that hold nothing else. Git never lists them."""
@@ -425,7 +488,7 @@ class _Filling:
             special = {path: kind for found_there, _ in below for path, kind in found_there}
             unknown = [path for _, directories in below for path in directories]
         for path, kind in sorted(named.items()):
-            if not (self._prefix is None and _is_runtime(path)):
+            if not (self._prefix is None and is_runtime(path)):
                 self._leave_out(path, f"a {kind}: git keeps only files and links")
 
     def _ignored(self, paths: list[str]) -> set[str]:
@@ -437,7 +500,7 @@ class _Filling:
             ("check-ignore", "-z", "--stdin", "--no-index"),
             here,
             cwd=source.root,
-            given=tree.nul_joined([f"./{path}" for path in paths]),
+            given=git.nul_joined([f"./{path}" for path in paths]),
         )
         _, out, _ = process.result(check=False)  # 1: none of them
         return {os.fsdecode(path)[2:] for path in git.nul_list(out)}
@@ -450,6 +513,19 @@ class _Filling:
             self._source.environment, git_dir=self._git_dir, work_tree=self._target, index=index, config=tuple(config)
         )
         return environment | git.NO_USER_CONFIG
+
+    def _give_way(self, index: _Index, untracked: list[str], repositories: list[str]) -> list[str]:
+        """Hidden entries that git drops, since something new has their name, or that of a directory of theirs."""
+        if not index.pinned:
+            return []
+        repositories += [path for path, _ in index.pinned if self._is_repository(path)]
+        new = {*untracked, *repositories}
+        above = _directories(new)
+        gone = {
+            path for path, _ in index.pinned if path in above or path in new or not new.isdisjoint(_directories([path]))
+        }
+        index.pinned = [(path, tag) for path, tag in index.pinned if path not in gone]
+        return sorted(gone)
 
     def _leave_intended(self, index: _Index) -> None:
         """What `git add -N` only announced and git was then told not to look at: no `git add` would add it."""
@@ -468,7 +544,7 @@ class _Filling:
         """Lay out what the index holds for files that git was told not to look at; in the workspace it may look."""
         if not pinned:
             return
-        paths = tree.nul_joined([path for path, _ in pinned])
+        paths = git.nul_joined([path for path, _ in pinned])
         # With the user's configuration: a partial clone may have to fetch, which takes addresses and credentials.
         lfs = [("filter.lfs.required", "false"), ("filter.lfs.smudge", ""), ("filter.lfs.process", "")]
         here = git.environment_for(
@@ -481,7 +557,17 @@ class _Filling:
         )
         for switch in ("--no-skip-worktree", "--no-assume-unchanged"):
             git.run(("update-index", switch, "-z", "--stdin"), here, cwd=self._target, given=paths)
-        git.run(("checkout-index", "--force", "-u", "-z", "--stdin"), here, cwd=self._target, given=paths)
+        try:
+            git.run(("checkout-index", "--force", "-u", "-z", "--stdin"), here, cwd=self._target, given=paths)
+        except git.GitFailed as error:
+            if "promisor" not in error.stderr:
+                raise
+            raise SnapshotError(
+                f"{self._source.root}: files that are hidden from git, or outside of a sparse checkout, have to be fetched, "
+                f"and git can't: {error.stderr.strip()}",
+                hint="make the remote reachable and try again; loom needs them, as CI checks them out",
+                code="OBJECTS_NOT_FETCHED",
+            ) from error
         for path, tag in pinned:
             status = _lstat(self._target / path)
             self._done.files += 1
@@ -490,78 +576,75 @@ class _Filling:
                 why = f"edits on disk ({pin_name(tag)} hides them from git): the staged content is laid out"
                 self._leave_out(path, why)
 
-    def _gitlinks(self, tracked: list[str], nested: list[str], edits: tree.Edits) -> None:
+    def _gitlinks(self, index: _Index, repositories: list[str], edits: tree.Edits) -> None:
         """Submodules with their own work; other repositories inside this one as the empty directories CI would have."""
-        for path in tracked:
-            place = self._source.root / path
-            if not place.is_dir() or place.is_symlink():
+        for path in index.gitlinks:
+            if self._is_directory(path):
+                self._repository(path, edits, tracked=True, in_conflict=path in index.unmerged)
+            else:
                 edits.removed.append(path)
-                continue
-            target = self._target / path
-            inner = self._inner(path)
-            if inner is None:
-                target.mkdir(parents=True, exist_ok=True)
-                if (place / ".git").exists():
-                    self._leave_out(path, "a submodule in which git finds no commit: an empty directory")
-                continue
-            edits.gitlinks.append((path, inner.head_sha))
-            name = self._submodule_name(path)
-            if name is None:
-                target.mkdir(parents=True, exist_ok=True)
-                self._leave_out(path, "a repository that .gitmodules does not name: CI has an empty directory there")
-                continue
-            target.mkdir(parents=True, exist_ok=True)
-            prefix = f"{self._prefix or ''}{path}/"
-            git_dir = self._git_dir / "modules" / name
-            filled = _Filling(inner, target, git_dir, prefix, self._cancel, self._on_progress, self._may_borrow).run()
-            self._done.submodules.append(
-                Submodule(path=prefix[:-1], head_sha=inner.head_sha, tree_sha=filled.tree_sha, changed=filled.changed)
-            )
-            self._done.submodules += filled.submodules
-            self._done.left_out += filled.left_out
-            self._done.borrowed += filled.borrowed
-            self._done.files += filled.files
-            self._done.bytes += filled.bytes
-        for path in nested:
-            inner = self._inner(path)
-            if inner is None:
+        for path in repositories:
+            self._repository(path, edits, tracked=False, in_conflict=False)
+
+    def _repository(self, path: str, edits: tree.Edits, *, tracked: bool, in_conflict: bool) -> None:
+        place, target = self._source.root / path, self._target / path
+        inner = self._inner(path)
+        if inner is None:
+            if not tracked:
                 self._leave_out(path, "a repository of its own without a commit: git can't add it")
-                continue
-            edits.gitlinks.append((path, inner.head_sha))
-            (self._target / path).mkdir(parents=True, exist_ok=True)
-            self._leave_out(path, "a repository of its own, and no submodule: CI has an empty directory there")
+                return
+            target.mkdir(parents=True, exist_ok=True)
+            if os.path.lexists(place / ".git"):
+                self._leave_out(path, "a submodule in which git finds no commit: an empty directory")
+            elif any(place.iterdir()):
+                self._leave_out(path, "files in a submodule that is not checked out: git does not look at them")
+            if in_conflict:
+                self._leave_out(path, "a submodule in conflict that is not checked out: git can't add it")
+            return
+        edits.gitlinks.append((path, inner.head_sha))
+        target.mkdir(parents=True, exist_ok=True)
+        if self._names is None:
+            self._names = nested.submodule_names(self._source)
+        name = self._names.get(path)
+        if name is None:
+            why = (
+                "a repository that .gitmodules does not name: CI has an empty directory there"
+                if tracked
+                else "a repository of its own, and no submodule: CI has an empty directory there"
+            )
+            self._leave_out(path, why)
+            return
+        prefix = f"{self._prefix or ''}{path}/"
+        git_dir = self._git_dir / "modules" / name
+        filled = _Filling(
+            inner, target, git_dir, prefix, self._outermost, self._cancel, self._on_progress, self._may_borrow
+        ).run()
+        self._done.submodules.append(
+            Submodule(
+                path=prefix[:-1],
+                head_sha=inner.head_sha,
+                tree_sha=filled.tree_sha,
+                changed=filled.changed,
+                rules=filled.rules,
+            )
+        )
+        self._done.submodules += filled.submodules
+        self._done.left_out += filled.left_out
+        self._done.borrowed += filled.borrowed
+        self._done.files += filled.files
+        self._done.bytes += filled.bytes
+
+    def _is_directory(self, path: str) -> bool:
+        status = _lstat(self._source.root / path)
+        return status is not None and stat.S_ISDIR(status.st_mode)
+
+    def _is_repository(self, path: str) -> bool:
+        return self._is_directory(path) and git.is_repository(self._source.root / path, self._source.environment)
 
     def _inner(self, path: str) -> Source | None:
-        """The repository checked out at `path`, if there is one."""
+        """The repository checked out at `path`, if there is one with a commit."""
         place = self._source.root / path
-        if not (place / ".git").exists():
-            return None
-        try:
-            inner = discover(place, environ=self._source.environment)
-        except RequestError as error:
-            if error.code == "REPOSITORY_NOT_TRUSTED":
-                raise
-            return None
-        return inner if inner.root == place.resolve() or inner.root == place else None
-
-    def _submodule_name(self, path: str) -> str | None:
-        """Its name in .gitmodules as it is on disk."""
-        if self._names is None:
-            names: dict[str, str] = {}
-            file = self._source.root / ".gitmodules"
-            if file.is_file() and not file.is_symlink():
-                _, out, _ = git.Running(
-                    ("config", "-z", "--file", str(file), "--get-regexp", r"^submodule\..*\.path$"),
-                    git.environment_for(self._source.environment),
-                    cwd=self._source.root,
-                ).result(check=False)
-                for item in git.nul_list(out):
-                    key, _, value = os.fsdecode(item).partition("\n")
-                    names[value] = key.removeprefix("submodule.").removesuffix(".path")
-            self._names = names
-        name = self._names.get(path)
-        # The name becomes a path below .git/modules: git refuses such names as well.
-        return None if name is None or ".." in name.split("/") or name.startswith("/") else name
+        return nested.inner_repository(place, self._source) if self._is_repository(path) else None
 
     def _stat_may_lie(self, path: str) -> bool:
         """Whether the time and size of the copy could equal the index's although the content does not.
@@ -578,6 +661,24 @@ class _Filling:
         if lines:
             git.run(("update-index", "-z", "--index-info"), here, cwd=self._target, given=lines)
 
+    def _hash_at_home(self, edits: tree.Edits, index: Path) -> str:
+        """Have files hashed in the source whose filters have to run there; returns what git said about it."""
+        drivers = filters.at_home(() if self._filters_given_up else self._done.config)
+        here = self._here(index=index, config=self._done.config)
+        paths = filters.filtered(edits.present, drivers, here, self._target)
+        source = self._source
+        there = git.environment_for(
+            source.environment,
+            keep_config=True,
+            git_dir=source.git_dir,
+            work_tree=source.root,
+            config=self._done.config,
+        )
+        entries, said = filters.ids(paths, self._target, there, source.root)
+        edits.reset += entries
+        edits.present = sorted(set(edits.present) - set(paths))
+        return said
+
     def _prove(self, edits: tree.Edits) -> None:
         """Compute the tree from what is in the workspace, in an index that is gone afterwards."""
         own = index = self._git_dir / "index"
@@ -591,13 +692,15 @@ class _Filling:
                     index.write_bytes(own.read_bytes())
                     os.utime(index, ns=(status.st_mtime_ns, status.st_mtime_ns))
                 try:
-                    said = tree.apply(
+                    said = self._hash_at_home(edits, index)
+                    said += tree.apply(
                         self._here(index=index, config=self._done.config), self._target, edits, zero_sha=self._zero
                     )
                     # A filter that is not `required` may fail: git takes the file as it is.
-                    if failed := sorted({line for line in said.splitlines() if "external filter" in line}):
-                        why = "; ".join(line.removeprefix("error: ") for line in failed)
-                        self._leave_out(".gitattributes", f"{why}: files that go through it count as they are on disk")
+                    if failed := filters.complaints(said):
+                        why = "; ".join(failed)
+                        why = f"a filter that does not work ({why}): files count as they are on disk"
+                        self._leave_out(".gitattributes", why)
                     break
                 except git.GitFailed as error:
                     self._give_up_filters(error)
@@ -616,7 +719,17 @@ def pin_name(tag: str) -> str:
     return "skip-worktree" if tag.upper() == "S" else "assume-unchanged"
 
 
-def _is_runtime(path: str) -> bool:
+def _mode_in_conflict(items: list[str], at: int) -> str:
+    """Of the entries for one path in conflict, the first of which is at `at`: ours, else the common one, else theirs."""
+    about, _, path = items[at].partition("\t")
+    if about[-1] == "1" and at + 1 < len(items):
+        following, _, other = items[at + 1].partition("\t")
+        if other == path and following[-1] == "2":
+            about = following
+    return about[2:8]
+
+
+def is_runtime(path: str) -> bool:
     return path == RUNTIME or path.startswith(RUNTIME + "/")
 
 

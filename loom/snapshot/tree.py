@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,18 +15,10 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from loom.errors import SnapshotError
-from loom.snapshot import git
-from loom.snapshot.model import Change
+from loom.snapshot import filters, git
+from loom.snapshot.model import Change, Source
 
 _ZERO_MODE = "000000"
-
-# What git-lfs would store for a file, for users whose configuration names it but who have not installed it. A pointer
-# stays as it is; an empty file has none.
-_LFS_CLEAN = (
-    't=$(mktemp) && cat >"$t" && if [ ! -s "$t" ] || head -c 42 "$t" | grep -q "^version https://git-lfs.github.com/spec/"; '
-    'then cat "$t"; else printf "version https://git-lfs.github.com/spec/v1\\noid sha256:%s\\nsize %s\\n" '
-    '"$(sha256sum <"$t" | cut -c1-64)" "$(wc -c <"$t" | tr -d " ")"; fi; e=$?; rm -f "$t"; exit $e'
-)
 
 
 class Edits(Struct):
@@ -45,26 +36,15 @@ class Edits(Struct):
         return bool(self.removed or self.present or self.reset or self.gitlinks)
 
 
-def hashing_config(config: Mapping[str, tuple[str, ...]], environ: Mapping[str, str]) -> list[tuple[str, str]]:
+def hashing_config(source: Source) -> list[tuple[str, str]]:
     """The source's settings that decide which bytes git stores for a file."""
-    result = [
-        (key, values[-1])
-        for key, values in config.items()
-        if key.startswith("filter.") or key in ("core.autocrlf", "core.eol", "core.bigfilethreshold", "core.ignorecase")
-    ]
+    decides = ("core.autocrlf", "core.eol", "core.bigfilethreshold", "core.ignorecase")
+    result = [(key, values[-1]) for key in decides if (values := source.config.get(key))]
+    result += filters.settings(source.config, source.environment)
+    result += source.attributes_config
     # Git would refuse to add what it could not restore byte for byte; here only the id is wanted. And it packs a large
     # file even where it keeps nothing of it, which takes longer than hashing it.
-    result += [("core.safecrlf", "false"), ("pack.compression", "0")]
-    uses_lfs = "filter.lfs.clean" in config or "filter.lfs.process" in config
-    if uses_lfs and shutil.which("git-lfs", path=environ.get("PATH", os.defpath)) is None:
-        result = [(key, value) for key, value in result if not key.startswith("filter.lfs.")]
-        result.append(("filter.lfs.clean", _LFS_CLEAN))
-    return result
-
-
-def without_filters(config: Mapping[str, tuple[str, ...]]) -> list[tuple[str, str]]:
-    """Settings that make git take every file as it is on disk."""
-    return [(key, "false" if key.endswith(".required") else "") for key in config if key.startswith("filter.")]
+    return [*result, ("core.safecrlf", "false"), ("pack.compression", "0")]
 
 
 def index_lines(edits: Edits, zero_sha: str) -> bytes:
@@ -73,10 +53,6 @@ def index_lines(edits: Edits, zero_sha: str) -> bytes:
     lines += [f"{mode} {sha} 0\t{path}" for path, mode, sha in edits.reset]
     lines += [f"160000 {sha} 0\t{path}" for path, sha in edits.gitlinks]
     return b"".join(os.fsencode(line) + b"\0" for line in lines)
-
-
-def nul_joined(paths: Sequence[str]) -> bytes:
-    return b"".join(os.fsencode(path) + b"\0" for path in paths)
 
 
 def apply(environment: Mapping[str, str], workspace: Path, edits: Edits, *, zero_sha: str) -> str:
@@ -92,7 +68,7 @@ def apply(environment: Mapping[str, str], workspace: Path, edits: Edits, *, zero
         ("update-index", "--add", "--remove", "--info-only", "-z", "--stdin"),
         environment,
         cwd=workspace,
-        given=nul_joined(edits.present),
+        given=git.nul_joined(edits.present),
     )
     return process.result()[2]
 

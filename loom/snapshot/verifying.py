@@ -6,6 +6,7 @@ configuration or refs, and may not make loom run anything through them.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
@@ -17,9 +18,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import SnapshotError
-from loom.snapshot import git, layout, tree
+from loom.snapshot import filters, git, layout, tree
 from loom.snapshot.manifest import Manifest, read_manifest
-from loom.snapshot.model import Change, path_fields, readable
+from loom.snapshot.model import Change, path_fields
 
 
 class Verification(Struct, frozen=True, kw_only=True):
@@ -31,8 +32,10 @@ class Verification(Struct, frozen=True, kw_only=True):
     tree_sha: str
     changes: tuple[Change, ...]
     """Against the snapshot, submodules included. What git ignores is not part of a tree."""
-    unreadable: tuple[str, ...]
-    """Files that could not be read, and so are neither proved nor in `tree_sha`."""
+    unreadable: tuple[tuple[str, str], ...]
+    """(path, reason): what could not be read, and so is neither proved nor in `tree_sha`."""
+    believed: bool
+    """Held to a manifest that no job could write. Else to the workspace's own, and no filter of .gitattributes ran."""
 
     @property
     def same(self) -> bool:
@@ -40,13 +43,14 @@ class Verification(Struct, frozen=True, kw_only=True):
 
     def document(self) -> dict[str, Any]:
         return {
-            "workspace": readable(str(self.workspace)),
+            **path_fields(str(self.workspace), "workspace"),
+            "believed": self.believed,
             "same": self.same,
             "head_sha": self.head_sha,
             "snapshot_tree_sha": self.snapshot_tree_sha,
             "tree_sha": self.tree_sha,
             "changes": [change.document() for change in self.changes],
-            "unreadable": [path_fields(path) for path in self.unreadable],
+            "unreadable": [{**path_fields(path), "reason": why} for path, why in self.unreadable],
         }
 
 
@@ -55,13 +59,20 @@ def verify(
 ) -> Verification:
     """Compute the workspace's tree from its bytes, and what differs from the snapshot that it was.
 
-    `tree_sha` is the proof to hold it to (a receipt's); without one, what the workspace says of itself. The user's
-    checkout, the workspace and its `.git` are only read. SnapshotError when there is not enough left to tell.
+    `tree_sha` is the proof to hold it to (a receipt's), `manifest_file` what was written of it where no job could reach it;
+    without them, what the workspace says of itself. The user's checkout, the workspace and its `.git` are only read.
+    SnapshotError when there is not enough left to tell.
     """
     workspace = workspace.absolute()
     if not workspace.is_dir():
         raise SnapshotError(
             f"{workspace}: the workspace is gone", hint="`loom clean` may have removed it", code="WORKSPACE_MISSING"
+        )
+    if not os.access(workspace, os.R_OK | os.X_OK):
+        raise SnapshotError(
+            f"{workspace}: you may not look into this directory",
+            hint="verify it as the user who ran the job, or give yourself the rights: chmod u+rwx",
+            code="WORKSPACE_UNREADABLE",
         )
     manifest = read_manifest(workspace, manifest_file)
     if tree_sha is not None and manifest.tree_sha != tree_sha:
@@ -71,19 +82,42 @@ def verify(
             code="MANIFEST_OF_ANOTHER_TREE",
         )
     stores = [*_own_stores(workspace), *(Path(store) for store in manifest.stores)]
-    outer = _verify_one(workspace, "", manifest, stores, environ)
+    believed = manifest_file is not None
+    outer = _verify_one(_Part(manifest, workspace, "", stores, believed), environ)
     changes, unreadable = list(outer.changes), list(outer.unreadable)
     for submodule in manifest.submodules:
         place = workspace / submodule.path
         if not place.is_dir() or place.is_symlink():
             continue  # the change of its gitlink says so
         inner = replace(
-            manifest, head_sha=submodule.head_sha, tree_sha=submodule.tree_sha, changed=submodule.changed, submodules=()
+            manifest,
+            head_sha=submodule.head_sha,
+            tree_sha=submodule.tree_sha,
+            changed=submodule.changed,
+            rules=submodule.rules or manifest.rules,
+            submodules=(),
         )
-        found = _verify_one(place, f"{submodule.path}/", inner, stores, environ)
+        found = _verify_one(_Part(inner, place, f"{submodule.path}/", stores, believed), environ)
         changes += found.changes
         unreadable += found.unreadable
     return replace(outer, changes=tuple(changes), unreadable=tuple(unreadable))
+
+
+class _Part(Struct, frozen=True):
+    """The outermost repository of a workspace, or a submodule."""
+
+    manifest: Manifest
+    root: Path
+    prefix: str
+    """Its path from the outermost one, with a slash."""
+    stores: Sequence[Path]
+    believed: bool
+
+    @property
+    def config(self) -> tuple[tuple[str, str], ...]:
+        """Without filters where a job may have named them: they would run on the user's machine."""
+        settings = self.manifest.rules.config
+        return settings if self.believed else tuple(item for item in settings if not item[0].startswith("filter."))
 
 
 def _own_stores(workspace: Path) -> list[Path]:
@@ -97,9 +131,9 @@ def _own_stores(workspace: Path) -> list[Path]:
     return result
 
 
-def _verify_one(
-    root: Path, prefix: str, manifest: Manifest, stores: Sequence[Path], environ: Mapping[str, str]
-) -> Verification:
+def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
+    manifest, root = part.manifest, part.root
+    rules = manifest.rules
     zero = "0" * len(manifest.head_sha)
     with tempfile.TemporaryDirectory(prefix="loom-verify-") as scratch:
         git_dir = Path(scratch, "git")
@@ -110,10 +144,10 @@ def _verify_one(
             "0" if manifest.object_format == "sha1" else f"1\n[extensions]\n\tobjectformat = {manifest.object_format}"
         )
         (git_dir / "config").write_text(f"[core]\n\tbare = false\n\trepositoryformatversion = {version}\n")
-        (git_dir / "info/exclude").write_bytes(manifest.excludes + layout.RUNTIME_LINK.encode() + b"\n")
-        (git_dir / layout.ATTRIBUTES_BELOW).write_bytes(manifest.attributes)
-        (git_dir / "info/attributes").write_bytes(manifest.own_attributes)
-        alternates = "".join(f"{git.quoted_store(store)}\n" for store in stores if store.is_dir())
+        (git_dir / "info/exclude").write_bytes(rules.excludes + layout.RUNTIME_LINK.encode() + b"\n")
+        (git_dir / layout.ATTRIBUTES_BELOW).write_bytes(rules.attributes)
+        (git_dir / "info/attributes").write_bytes(rules.own_attributes)
+        alternates = "".join(f"{git.quoted_store(store)}\n" for store in part.stores if store.is_dir())
         (git_dir / "objects/info/alternates").write_bytes(os.fsencode(alternates))
         here = git.environment_for(
             environ,
@@ -121,40 +155,71 @@ def _verify_one(
             work_tree=root,
             index=Path(scratch, "index"),
             config=[
-                *manifest.config,
+                *part.config,
                 ("core.fileMode", "true"),
                 ("core.attributesFile", str(git_dir / layout.ATTRIBUTES_BELOW)),
             ],
         )
         here |= git.NO_USER_CONFIG
         head_tree = _restore_index(here, root, manifest, zero)
+        drivers = filters.at_home(part.config)
+        plain = here
+        if drivers:
+            away = filters.without(key for key, _ in part.config if filters.driver_of(key) in drivers)
+            plain = git.with_config(here, away)
         # Exit code 1: some differ. That is what the next two commands tell.
-        git.Running(("update-index", "-q", "--refresh"), here, cwd=root).result(check=False)
+        git.Running(("update-index", "-q", "--refresh"), plain, cwd=root).result(check=False)
         try:
-            edits, unreadable = _edits(here, root)
-            tree.apply(here, root, edits, zero_sha=zero)
+            edits, unreadable = _edits(plain, root)
+            if drivers:
+                _hash_filtered(edits, part, here, environ, drivers, {path for path, _ in unreadable})
+            tree.apply(plain, root, edits, zero_sha=zero)
         except git.GitFailed as error:
-            if "filter" not in error.stderr:
+            if not filters.failed(error.stderr):
                 raise
             last = error.stderr.strip().splitlines()[-1].removeprefix("fatal: ")
             raise SnapshotError(
                 f"{root}: not verified, since a filter of .gitattributes can't run here: {last}",
-                hint="it may need what only your checkout's .git has, such as a key",
+                hint="it may need what only your checkout has, such as a key; is that where it was?",
                 code="FILTER_FAILED",
             ) from error
         since_head = tree.compare(here, root, manifest.head_sha)
         now = tree.tree_of(here, head_tree, since_head)
         changes = tree.between(manifest.changed, since_head)
+    unproved = {path for path, _ in unreadable}
     return Verification(
         workspace=root,
         head_sha=manifest.head_sha,
         snapshot_tree_sha=manifest.tree_sha,
         tree_sha=now,
         changes=tuple(
-            replace(change, path=prefix + change.path) for change in changes if change.path not in unreadable
+            replace(change, path=part.prefix + change.path) for change in changes if change.path not in unproved
         ),
-        unreadable=tuple(prefix + path for path in unreadable),
+        unreadable=tuple((part.prefix + path, why) for path, why in unreadable),
+        believed=part.believed,
     )
+
+
+def _hash_filtered(
+    edits: tree.Edits,
+    part: _Part,
+    here: Mapping[str, str],
+    environ: Mapping[str, str],
+    drivers: frozenset[str],
+    unreadable: set[str],
+) -> None:
+    """Have the files of these filters hashed as `take` did: in the source, while it is there and treats them the same."""
+    tracked = map(os.fsdecode, git.nul_list(git.run(("ls-files", "-z"), here, cwd=part.root)))
+    asked = sorted({*edits.present, *tracked} - set(edits.removed) - unreadable)
+    found = filters.filtered(asked, drivers, here, part.root)
+    source = Path(part.manifest.source_root, part.prefix)
+    there = git.with_config(git.environment_for(environ, keep_config=True), part.config)
+    at_home: dict[str, tuple[str, ...]] = {}
+    if found and source.is_dir() and git.Running(("rev-parse", "HEAD"), there, cwd=source).result(check=False)[0] == 0:
+        at_home = {p: how for p, how in filters.conversions(found, there, source).items() if how == found[p]}
+    edits.reset += filters.ids(at_home, part.root, there, source)[0]
+    edits.reset += filters.ids(found.keys() - at_home.keys(), part.root, here, part.root)[0]
+    edits.present = sorted(set(edits.present) - found.keys())
 
 
 def _restore_index(here: Mapping[str, str], root: Path, manifest: Manifest, zero: str) -> str:
@@ -185,7 +250,8 @@ def _restore_index(here: Mapping[str, str], root: Path, manifest: Manifest, zero
     return head_tree
 
 
-def _edits(here: Mapping[str, str], root: Path) -> tuple[tree.Edits, list[str]]:
+def _edits(here: Mapping[str, str], root: Path) -> tuple[tree.Edits, list[tuple[str, str]]]:
+    """What differs from the index, and (path, reason) of what can't be told."""
     dirty = git.Running(("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=dirty"), here, cwd=root)
     others = git.Running(("ls-files", "-z", "--others", "--exclude-standard"), here, cwd=root)
     edits = tree.Edits()
@@ -195,7 +261,7 @@ def _edits(here: Mapping[str, str], root: Path) -> tuple[tree.Edits, list[str]]:
         if change.mode == "160000":
             if commit := _checked_out(root / change.path, here):
                 edits.gitlinks.append((change.path, commit))
-        elif change.kind == "deleted":
+        elif change.kind == "deleted" or _is_special(root / change.path):
             edits.removed.append(change.path)
         else:
             edits.present.append(change.path)
@@ -204,11 +270,22 @@ def _edits(here: Mapping[str, str], root: Path) -> tuple[tree.Edits, list[str]]:
             edits.present.append(path)
         elif commit := _checked_out(root / path, here):
             edits.gitlinks.append((path[:-1], commit))
+        else:
+            unreadable.append((path[:-1], "a repository without a commit, into which git does not look"))
     for path in list(edits.present):
         if not _may_read(root / path):
             edits.present.remove(path)
-            unreadable.append(path)
+            unreadable.append((path, os.strerror(errno.EACCES)))
     return edits, unreadable
+
+
+def _is_special(path: Path) -> bool:
+    """A socket, FIFO or device, which no tree can hold."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode))
 
 
 def _may_read(path: Path) -> bool:

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from loom.cancel import Cancel
-from loom.snapshot import Snapshot, discover, take
+from loom.snapshot import Snapshot, Verification, discover, manifest_bytes, take, verify
+
+Snap = Callable[..., Snapshot]
+NewRepo = Callable[[str], "Repo"]
 
 # Nothing of the machine that runs the tests: no user configuration, no system configuration, one author, fixed dates.
 ENVIRONMENT = {
@@ -106,6 +109,19 @@ class Repo:
         }
 
 
+def clone(repo: Repo, path: Path, *arguments: str) -> Repo:
+    subprocess.run(["git", "clone", "-q", *arguments, str(path)], env=repo.environ, check=True, capture_output=True)
+    return Repo(path)
+
+
+def proved(snapshot: Snapshot) -> Verification:
+    """Verified by a manifest that no job could write."""
+    manifest = snapshot.path.with_name(f"{snapshot.path.name}.json")
+    if not manifest.exists():
+        manifest.write_bytes(manifest_bytes(snapshot.path))
+    return verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha, manifest_file=manifest)
+
+
 def contents(root: Path) -> dict[str, tuple[str, bytes]]:
     """Every file and link below `root` but for `.git`: its mode as git has it, and its bytes."""
     result: dict[str, tuple[str, bytes]] = {}
@@ -159,6 +175,16 @@ def repo(tmp_path: Path) -> Repo:
     made = Repo(root)
     made.git("init", "-q")
     return made
+
+
+@pytest.fixture
+def work(repo: Repo) -> Repo:
+    """A repository with a commit."""
+    repo.write("README", "hello\n")
+    repo.write("src/main.py", "print(1)\n")
+    repo.write("docs/page.md", "page\n")
+    repo.commit("first")
+    return repo
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from loom.cancel import Cancel
-from loom.errors import RequestError, SnapshotError
-from loom.snapshot import Snapshot, SnapshotCanceled, discover, explain, is_workspace, remove, take, verify
+from loom.errors import SnapshotError
+from loom.snapshot import Snapshot, SnapshotCanceled, discover, is_workspace, remove, take, verify
 
-from .conftest import ENVIRONMENT, Repo, check, contents
+from .conftest import ENVIRONMENT, Repo, check
 
 Snap = Callable[..., Snapshot]
 NewRepo = Callable[[str], Repo]
@@ -83,6 +83,19 @@ def test_verify_is_not_fooled_by_the_workspaces_git(work: Repo, snap: Snap, tmp_
     verified = verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha)
     assert {change.path for change in verified.changes} == {"d2/f2", "d0/f4", "sneaked"}
     assert not (tmp_path / "ran").exists()
+
+
+def test_verify_names_what_took_the_place_of_files(work: Repo, snap: Snap) -> None:
+    snapshot = snap(work)
+    job = Repo(snapshot.path)
+    (job.root / "d2/f2").unlink()
+    os.mkfifo(job.root / "d2/f2")
+    Repo(job.root).git("init", "-q", "unborn")
+    job.write("unborn/hidden")
+    verified = verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha)
+    assert {change.path: change.kind for change in verified.changes} == {"d2/f2": "deleted"}
+    assert verified.unreadable == (("unborn", "a repository without a commit, into which git does not look"),)
+    assert not verified.same
 
 
 def test_verify_after_commits_and_a_lost_index(work: Repo, snap: Snap) -> None:
@@ -419,8 +432,8 @@ def test_unreadable_files_are_named(work: Repo, tmp_path: Path) -> None:
     assert said.rstrip().endswith("[]")
     (work.root / "d2/f2").chmod(0o644)
     said = as_nobody(work, tmp_path)
-    assert "ok [('locked/', 'a directory that may not be read')]" in said, said
-    assert "verified False ['closed/', 'd0/']" in said, said
+    assert "ok [('locked/', \"a directory that git can't read: Permission denied\")]" in said, said
+    assert "verified False [('closed/', 'Permission denied'), ('d0/', 'Permission denied')]" in said, said
     objects = next(path for path in (work.root / ".git/objects").iterdir() if len(path.name) == 2)
     objects.chmod(0o700)
     said = as_nobody(work, tmp_path)
@@ -473,42 +486,6 @@ def test_only_looms_own_directories_are_removed(work: Repo, tmp_path: Path) -> N
 # Explanations
 
 
-def test_explain(work: Repo, snap: Snap, tmp_path: Path) -> None:
-    work.write("build/.gitignore", "*\n!keep\n")
-    work.write("build/keep")
-    work.write("build/gone")
-    work.write("x.log")
-    work.write("tracked.log")
-    work.git("add", "-f", "tracked.log")
-    work.write(":(top)odd.log")
-    os.mkfifo(work.root / "pipe")
-    (work.root / "nothing").mkdir()
-    work.link("link", "d0")
-    inner = Repo(work.root / "inner")
-    inner.root.mkdir()
-    inner.git("init", "-q")
-    inner.write("a")
-    inner.commit()
-    paths = [
-        "d0/f0", "d1/f1", "new/file", "x.log", "tracked.log", "build/keep", "build/gone", "pipe", "nothing", "link",
-        "link/f0", "inner/a", ".git/config", ".loom/.runtime/x", "missing", ":(top)odd.log", "d0", ".",
-    ]  # fmt: skip
-    source = discover(work.root, environ=work.environ)
-    answers = {answer.path: answer for answer in explain(source, paths, start=work.root)}
-    snapshot = snap(work)
-    there = set(contents(snapshot.path))
-    for path, answer in answers.items():
-        if path not in ("d0", ""):
-            assert answer.included == (path in there), answer
-    assert str(answers["x.log"].rule) == ".gitignore:1: *.log"
-    assert str(answers["tracked.log"].rule) == ".gitignore:1: *.log"
-    assert str(answers["build/keep"].rule) == "build/.gitignore:2: !keep"
-    assert answers[":(top)odd.log"].rule is not None
-    assert explain(source, ["f0"], start=work.root / "d0")[0].path == "d0/f0"
-    with pytest.raises(RequestError, match="outside"):
-        explain(source, [str(tmp_path)], start=work.root)
-
-
 # The commands
 
 
@@ -544,6 +521,92 @@ def test_commands(work: Repo, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("yes  d0/f0: tracked")
     assert loom(work, "snapshot", "--explain", **there).returncode == 2
+    for path in ("x" * 300, "/".join(["d" * 100] * 60)):
+        done = loom(work, "snapshot", "--explain", path, **there)
+        assert done.returncode == 0, done.stderr
+        done = loom(work, "verify", path, **there)
+        assert done.returncode == 2, done.stderr
+    (tmp_path / "file").touch()
+    done = loom(work, "snapshot", **there | {"TMPDIR": str(tmp_path / "file")})
+    assert done.returncode == 3, done.stderr
+    assert str(tmp_path / "file") in done.stderr
     done = loom(work, "snapshot", TMPDIR="/proc", HOME=str(tmp_path), LOOM_TMP_DIR="/proc/nowhere")
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_verify_is_told_the_workspace_in_any_way(work: Repo, tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    there = {"TMPDIR": str(tmp_path / "tmp"), "HOME": str(tmp_path)}
+    workspace = Path(json.loads(loom(work, "snapshot", "--json", **there).stdout)["path"])
+    (tmp_path / "link").symlink_to(workspace)
+    inside = Repo(workspace, work.environ)
+    below = Repo(workspace / "d0", work.environ)
+    for place, said in ((inside, "."), (below, ".."), (work, str(tmp_path / "link")), (inside, str(workspace))):
+        done = loom(place, "verify", "--json", said, **there)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["believed"]
+    # A job that makes up a manifest is not believed, and one whose copy is gone is held to its own word.
+    manifest = workspace / ".git/loom-snapshot.json"
+    document = json.loads(manifest.read_bytes())
+    (workspace / "d0/f0").write_text("forged\n")
+    document["changed"] = [change for change in document["changed"] if change[1] != "added"]
+    manifest.write_text(json.dumps(document))
+    done = loom(work, "verify", str(workspace), **there)
+    assert (done.returncode, "modified     d0/f0" in done.stdout) == (1, True), done.stdout + done.stderr
+    done = loom(work, "clean", "--all", "--keep-last", "0", **there)
+    assert done.returncode == 0, done.stderr
+    assert not workspace.exists()
+    assert list((tmp_path / ".local/state/loom/snapshots").iterdir()) == []
+
+
+AS_OTHER = """
+import contextlib, io, os, sys
+from loom.cli.boundary import run_app
+with contextlib.redirect_stdout(io.StringIO()):
+    run_app({warm})  # whose modules the other user may have no right to read
+os.setgid(65534); os.setuid(65534)
+sys.exit(run_app(list({arguments})))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+def test_workspaces_that_may_not_be_entered(work: Repo, tmp_path: Path) -> None:
+    tmp = tmp_path / "tmp"
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory.stat().st_mode & 0o055 != 0o055 and directory.is_relative_to(tempfile.gettempdir()):
+            directory.chmod(directory.stat().st_mode | 0o055)
+    tmp.mkdir()
+    tmp.chmod(0o777)
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 65534, 65534)
+    theirs = make_workspace(work, tmp, "loom-run-local-1700000000000000000-1111")
+    theirs.chmod(0o700)
+    closed = make_workspace(work, tmp, "loom-run-local-1700000000000000000-2222")
+    for path in (closed, *closed.rglob("*")):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    closed.chmod(0)
+    environ = work.environ | {
+        "TMPDIR": str(tmp),
+        "HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+    def as_other(*arguments: str) -> subprocess.CompletedProcess[str]:
+        program = AS_OTHER.format(warm=["clean", "--all", "--dry-run"], arguments=arguments)
+        command = [sys.executable, "-c", program]
+        return subprocess.run(command, cwd="/", env=environ, capture_output=True, text=True, check=False)
+
+    for workspace in (theirs, closed):
+        done = as_other("verify", str(workspace))
+        assert done.returncode == 2, done.stderr
+        assert "internal error" not in done.stderr
+    done = as_other("clean", "--all", "--keep-last", "0")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert f"{closed}: you may not look into it" in done.stdout
+    assert str(theirs) not in done.stdout
+    closed.chmod(0o700)
+    done = as_other("clean", "--all", "--keep-last", "0")
+    assert (done.returncode, closed.exists(), theirs.exists()) == (0, False, True), done.stdout + done.stderr

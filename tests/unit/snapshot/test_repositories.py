@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from loom.cancel import Cancel
-from loom.errors import RequestError, SnapshotError
-from loom.snapshot import Snapshot, discover, explain, take, verify
+from loom.errors import RequestError
+from loom.snapshot import discover, explain, take, verify
 
-from .conftest import ENVIRONMENT, Repo, check, contents
-
-Snap = Callable[..., Snapshot]
-NewRepo = Callable[[str], Repo]
-
-
-@pytest.fixture
-def work(repo: Repo) -> Repo:
-    repo.write("README", "hello\n")
-    repo.write("src/main.py", "print(1)\n")
-    repo.write("docs/page.md", "page\n")
-    repo.commit("first")
-    return repo
-
-
-def clone(repo: Repo, path: Path, *arguments: str) -> Repo:
-    subprocess.run(["git", "clone", "-q", *arguments, str(path)], env=repo.environ, check=True, capture_output=True)
-    return Repo(path)
+from .conftest import ENVIRONMENT, Repo, Snap, check, clone, contents
 
 
 def test_linked_worktree(work: Repo, snap: Snap, tmp_path: Path) -> None:
@@ -66,175 +46,6 @@ def test_detached_head(work: Repo, snap: Snap) -> None:
     assert snapshot.branch is None
 
 
-def test_submodules(work: Repo, snap: Snap, new_repo: NewRepo) -> None:
-    inner = new_repo("inner")
-    inner.write("inner.txt", "inner\n")
-    inner.commit()
-    middle = new_repo("middle")
-    middle.write("middle.txt", "middle\n")
-    middle.git("submodule", "add", "-q", str(inner.root), "deps/inner")
-    middle.commit()
-    work.git("submodule", "add", "-q", str(middle.root), "lib/middle")
-    work.git("submodule", "add", "-q", "--name", "odd name", str(inner.root), "not checked out")
-    work.git("submodule", "update", "-q", "--init", "--recursive")
-    work.commit("submodules")
-    work.git("submodule", "deinit", "-q", "-f", "not checked out")
-    check(work, snap(work))
-    sub = Repo(work.root / "lib/middle")
-    sub.write("middle.txt", "edited\n")
-    sub.write("untracked.txt")
-    sub.write(".gitignore", "*.log\n")
-    sub.write("secret.log")
-    subsub = Repo(work.root / "lib/middle/deps/inner")
-    subsub.write("inner.txt", "another commit\n")
-    subsub.commit("moved on")
-    before = work.state()
-    snapshot = snap(work)
-    assert work.state() == before
-    check(work, snapshot)
-    there = contents(snapshot.path)
-    assert there["lib/middle/middle.txt"][1] == b"edited\n"
-    assert there["lib/middle/deps/inner/inner.txt"][1] == b"another commit\n"
-    assert "lib/middle/untracked.txt" in there
-    assert "lib/middle/secret.log" not in there
-    assert (snapshot.path / "not checked out").is_dir()
-    assert [s.path for s in snapshot.submodules] == ["lib/middle", "lib/middle/deps/inner"]
-    assert snapshot.submodules[0].tree_sha == sub.would_commit()
-    for path in ("lib/middle", "lib/middle/deps/inner"):
-        inside, outside = Repo(snapshot.path / path), Repo(work.root / path)
-        assert inside.git("status", "--porcelain") == outside.git("status", "--porcelain")
-        assert inside.git("log", "--format=%H") == outside.git("log", "--format=%H")
-        inside.git("fsck")
-    assert Repo(snapshot.path).git("submodule", "status", "--recursive") == work.git(
-        "submodule", "status", "--recursive"
-    )
-
-
-def test_a_submodule_that_was_deleted(work: Repo, snap: Snap, new_repo: NewRepo) -> None:
-    inner = new_repo("inner")
-    inner.write("x")
-    inner.commit()
-    work.git("submodule", "add", "-q", str(inner.root), "sub")
-    work.commit()
-    subprocess.run(["rm", "-rf", str(work.root / "sub")], check=True)
-    check(work, snap(work))
-
-
-@pytest.mark.parametrize("borrow", [False, True])
-def test_line_breaks_in_the_paths_of_repositories(
-    tmp_path: Path, snap: Snap, new_repo: NewRepo, monkeypatch: pytest.MonkeyPatch, borrow: bool
-) -> None:
-    inner = new_repo("in\nner")
-    inner.write("x")
-    inner.commit()
-    work = new_repo("so\nurce")
-    work.write("README")
-    work.commit()
-    work.git("submodule", "add", "-q", "--name", "sub", str(inner.root), "su\nb")
-    work.commit()
-    nested = Repo(work.root / "nes\nted")
-    nested.root.mkdir()
-    nested.git("init", "-q")
-    nested.write("y")
-    nested.commit()
-    work.write("README", "edited\n")
-    Repo(work.root / "su\nb").write("x", "edited\n")
-    if borrow:
-        monkeypatch.setattr("loom.snapshot.source.COPY_UP_TO_BYTES", -1)
-    snapshot = snap(work)
-    assert bool(snapshot.borrowed) == borrow
-    check(work, snapshot, status=False)
-    assert contents(snapshot.path)["su\nb/x"][1] == b"edited\n"
-    assert [left.path for left in snapshot.left_out] == ["nes\\nted"]
-    assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
-
-
-def test_a_repository_inside_that_is_no_submodule(work: Repo, snap: Snap) -> None:
-    nested = work.root / "vendor/nested"
-    nested.mkdir(parents=True)
-    inside = Repo(nested)
-    inside.git("init", "-q")
-    inside.write("file")
-    inside.commit()
-    (work.root / "unborn").mkdir()
-    snapshot = snap(work)
-    check(work, snapshot, status=False)
-    # What CI gets for it: an empty directory, and a word about it.
-    assert (snapshot.path / "vendor/nested").is_dir()
-    assert not any((snapshot.path / "vendor/nested").iterdir())
-    assert [left.path for left in snapshot.left_out] == ["vendor/nested"]
-    Repo(work.root / "unborn").git("init", "-q")
-    assert [left.path for left in snap(work).left_out] == ["unborn", "vendor/nested"]
-
-
-def test_a_tracked_file_in_a_directory_that_became_another_repository(work: Repo, snap: Snap) -> None:
-    Repo(work.root / "docs").git("init", "-q")
-    Repo(work.root / "docs").git("commit", "-q", "--allow-empty", "-m", "inner")
-    snapshot = snap(work)
-    check(work, snapshot, status=False)
-    paths = ["docs/page.md", "docs"]
-    answers = explain(discover(work.root, environ=work.environ), paths, start=work.root)
-    assert answers[0].included == (snapshot.path / "docs/page.md").exists()
-
-
-@pytest.mark.parametrize("cone", ["--cone", "--no-cone"])
-@pytest.mark.parametrize("index", ["--sparse-index", "--no-sparse-index"])
-def test_sparse_checkout_is_filled_in(work: Repo, snap: Snap, cone: str, index: str) -> None:
-    work.write("docs/more/x.md")
-    work.write("docs/run.sh", "#!/bin/sh\n", 0o755)
-    work.link("docs/link", "page.md")
-    work.commit()
-    if cone == "--cone":
-        work.git("sparse-checkout", "init", "--cone", index)
-        work.git("sparse-checkout", "set", "src")
-    else:
-        work.git("sparse-checkout", "set", "--no-cone", "/src/")
-    work.write("src/main.py", "edited\n")
-    assert not (work.root / "docs").exists()
-    snapshot = snap(work)
-    assert snapshot.tree_sha == work.would_commit()
-    there = contents(snapshot.path)
-    assert there["docs/page.md"] == ("100644", b"page\n")
-    assert there["docs/run.sh"][0] == "100755"
-    assert there["docs/link"] == ("120000", b"page.md")
-    assert Repo(snapshot.path).git("status", "--porcelain") == " M src/main.py\n"
-
-
-@pytest.mark.parametrize("mark", ["--skip-worktree", "--assume-unchanged"])
-def test_files_only_intended_to_be_added_and_hidden(work: Repo, snap: Snap, mark: str) -> None:
-    work.git("rm", "-q", "--cached", "src/main.py")
-    for path in ("new", "empty"):
-        work.write(path, "" if path == "empty" else "new\n")
-    work.git("add", "--intent-to-add", "new", "empty", "src/main.py")
-    work.write("really empty", "")
-    work.git("add", "really empty")
-    work.git("update-index", mark, "new", "empty", "src/main.py", "really empty")
-    snapshot = snap(work)
-    assert snapshot.tree_sha == work.would_commit()
-    assert "really empty" in work.listing
-    assert contents(snapshot.path)["really empty"] == ("100644", b"")
-    why = f"intended to be added, but {mark.removeprefix('--')} hides it from git"
-    for path in ("new", "empty", "src/main.py"):
-        assert not (snapshot.path / path).exists()
-        assert (path, why) in [(left.path, left.reason) for left in snapshot.left_out]
-        (answer,) = explain(discover(work.root, environ=work.environ), [path], start=work.root)
-        assert (answer.included, answer.reason) == (False, why)
-    inside = Repo(snapshot.path)
-    assert inside.git("status", "--porcelain") == work.git("status", "--porcelain")
-    assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
-
-
-@pytest.mark.parametrize("mark", ["--skip-worktree", "--assume-unchanged"])
-def test_edits_that_git_was_told_not_to_see(work: Repo, snap: Snap, mark: str) -> None:
-    work.git("update-index", mark, "README", "docs/page.md")
-    work.write("README", "only on this machine\n")
-    snapshot = snap(work)
-    assert snapshot.tree_sha == work.would_commit() == work.git("rev-parse", "HEAD^{tree}").strip()
-    assert contents(snapshot.path)["README"][1] == b"hello\n"
-    assert [left.path for left in snapshot.left_out] == ["README"]
-    assert Repo(snapshot.path).git("status", "--porcelain") == ""
-
-
 def test_shallow_clone(work: Repo, snap: Snap, tmp_path: Path) -> None:
     for number in range(3):
         work.write("README", f"{number}\n")
@@ -258,16 +69,6 @@ def test_partial_clone(work: Repo, snap: Snap, tmp_path: Path) -> None:
     check(partial, snapshot)
     # Old content arrives from the same place as in the source.
     assert Repo(snapshot.path).git("show", "HEAD~2:README") == "0\n"
-
-
-def test_sparse_partial_clone_fetches_into_the_workspace(work: Repo, snap: Snap, tmp_path: Path) -> None:
-    work.git("config", "uploadpack.allowFilter", "true")
-    partial = clone(work, tmp_path / "partial", "--filter=blob:none", "--sparse", f"file://{work.root}")
-    assert not (partial.root / "docs").exists()
-    before = partial.state()
-    snapshot = snap(partial)
-    assert contents(snapshot.path)["docs/page.md"][1] == b"page\n"
-    assert partial.state() == before
 
 
 def test_merge_with_conflicts(work: Repo, snap: Snap) -> None:
@@ -423,69 +224,6 @@ def test_hooks_never_run(work: Repo, snap: Snap, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("ran-*"))
 
 
-def test_line_endings(work: Repo, snap: Snap) -> None:
-    work.write(".gitattributes", "*.txt text eol=crlf\n*.auto text=auto\n*.bin -text\n")
-    work.write("a.txt", "one\r\ntwo\r\n")
-    work.write("b.auto", "one\r\n")
-    work.commit()
-    for autocrlf in ("false", "true", "input"):
-        work.git("config", "core.autocrlf", autocrlf)
-        work.write("a.txt", f"{autocrlf}\r\n")
-        work.write("new.txt", "new\r\n")
-        work.write("c.auto", "x\r\ny\r\n")
-        work.write("d.bin", "x\r\n")
-        work.write("plain", "x\r\ny\r\n")
-        work.write("README", "now with\r\nother endings\r\n")
-        check(work, snap(work))
-
-
-def test_filters(work: Repo, snap: Snap) -> None:
-    work.git("config", "filter.rot.clean", "tr a-z n-za-m")
-    work.git("config", "filter.rot.smudge", "tr n-za-m a-z")
-    work.write(".gitattributes", "*.rot filter=rot\n")
-    work.write("a.rot", "clear\n")
-    work.commit()
-    work.write("b.rot", "also clear\n")
-    work.write("a.rot", "edited\n")
-    snapshot = snap(work)
-    check(work, snapshot, status=False)
-    assert contents(snapshot.path)["a.rot"][1] == b"edited\n"
-
-
-def test_large_files_without_git_lfs(work: Repo, snap: Snap) -> None:
-    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
-    known = pointer.format("5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03", 6)
-    work.write(".gitattributes", "*.big filter=lfs diff=lfs merge=lfs -text\n")
-    work.write("pointer.big", known)
-    work.write("smudged.big", known)
-    work.commit()
-    for key, value in {
-        "clean": "git-lfs clean -- %f",
-        "smudge": "git-lfs smudge -- %f",
-        "process": "git-lfs filter-process",
-        "required": "true",
-    }.items():
-        work.git("config", f"filter.lfs.{key}", value)
-    work.write("smudged.big", "hello\n")  # what the pointer stands for
-    work.write("new.big", "hello\n")
-    snapshot = snap(work)
-    assert contents(snapshot.path)["smudged.big"][1] == b"hello\n"
-    assert contents(snapshot.path)["pointer.big"][1] == known.encode()
-    assert [(change.path, change.kind) for change in snapshot.changed] == [("new.big", "added")]
-    assert snapshot.changed[0].sha == work.git("rev-parse", "HEAD:pointer.big").strip()
-
-
-def test_a_filter_that_can_not_run(work: Repo, snap: Snap) -> None:
-    work.write(".gitattributes", "*.enc filter=gone\n")
-    work.commit()
-    work.git("config", "filter.gone.clean", "no-such-program-anywhere")
-    work.git("config", "filter.gone.required", "true")
-    work.write("a.enc", "x\n")
-    snapshot = snap(work)
-    assert contents(snapshot.path)["a.enc"][1] == b"x\n"
-    assert any("filter" in left.reason for left in snapshot.left_out)
-
-
 # What is refused
 
 
@@ -599,108 +337,10 @@ def test_configuration_in_the_environment(work: Repo, snap: Snap, tmp_path: Path
     check(work, snap(work))
 
 
-def test_attributes_outside_of_the_work_tree(work: Repo, snap: Snap, new_repo: NewRepo, tmp_path: Path) -> None:
-    (tmp_path / "attributes").write_text("*.unix text eol=crlf\n*.loud filter=quiet\n")
-    (tmp_path / "config").write_text(
-        f'[core]\n\tattributesFile = {tmp_path / "attributes"}\n[filter "quiet"]\n\tclean = tr A-Z a-z\n'
-    )
-    work.environ["GIT_CONFIG_GLOBAL"] = str(tmp_path / "config")
-    inner = new_repo("inner")
-    inner.write("a")
-    inner.commit()
-    work.git("submodule", "add", "-q", str(inner.root), "inner")
-    work.commit("submodule")
-    (work.root / ".git/info/attributes").write_text("*.own text\n")
-    for directory in ("", "inner/"):
-        work.write(f"{directory}x.unix", "a\r\nb\r\n")
-        work.write(f"{directory}x.loud", "LOUD\n")
-    work.write("x.own", "a\r\nb\r\n")
-    snapshot = snap(work)
-    check(work, snapshot)
-    assert [sub.tree_sha for sub in snapshot.submodules] == [Repo(work.root / "inner", work.environ).would_commit()]
-    verified = verify(snapshot.path, environ=work.environ, tree_sha=snapshot.tree_sha)
-    assert verified.same, verified.changes
-
-
-def test_a_filter_that_need_not_work_and_does_not(work: Repo, snap: Snap) -> None:
-    work.git("config", "filter.broken.clean", "false")
-    work.write(".gitattributes", "*.b filter=broken\n")
-    work.write("x.b")
-    snapshot = snap(work)
-    assert snapshot.tree_sha == work.would_commit()
-    assert ["external filter 'false' failed" in left.reason for left in snapshot.left_out] == [True]
-
-
-def test_a_filter_that_no_longer_works_where_a_workspace_is_verified(work: Repo, snap: Snap, tmp_path: Path) -> None:
-    script = work.write("../filter", "#!/bin/sh\ntr a-z A-Z\n", 0o755)
-    work.git("config", "filter.up.clean", str(script))
-    work.git("config", "filter.up.required", "true")
-    work.write(".gitattributes", "*.up filter=up\n")
-    work.write("x.up")
-    snapshot = snap(work)
-    check(work, snapshot, status=False)
-    script.unlink()
-    with pytest.raises(SnapshotError) as caught:
-        verify(snapshot.path, environ=work.environ)
-    assert caught.value.code == "FILTER_FAILED"
-
-
 # Sparse checkouts, submodules and workspaces in odd places
 
 
-@pytest.mark.parametrize("index", ["--no-sparse-index", "--sparse-index"])
-@pytest.mark.parametrize("age", [0, 100])
-def test_files_that_a_sparse_checkout_should_not_have(work: Repo, snap: Snap, index: str, age: int) -> None:
-    work.write("docs/other.md", "other\n")
-    work.commit("other")
-    work.git("sparse-checkout", "set", "--cone", index, "src")
-    changed = work.write("docs/page.md", "changed\n")
-    os.utime(changed, (time.time() - age, time.time() - age))
-    work.write("docs/new.md")
-    snapshot = snap(work)
-    assert snapshot.tree_sha == work.would_commit()
-    assert contents(snapshot.path)["docs/page.md"] == ("100644", b"changed\n")
-    inside = Repo(snapshot.path)
-    assert (
-        inside.git("status", "--porcelain") == work.git("status", "--porcelain") == " M docs/page.md\n?? docs/new.md\n"
-    )
-    assert verify(snapshot.path, environ=work.environ, tree_sha=snapshot.tree_sha).same
-    # Nothing of it is hidden from git there any more.
-    inside.write("docs/page.md", "by a job\n")
-    assert " M docs/page.md\n" in inside.git("status", "--porcelain")
-
-
-@pytest.mark.parametrize("kind", ["file", "link"])
-def test_a_submodule_that_became_a_file(work: Repo, snap: Snap, new_repo: NewRepo, kind: str) -> None:
-    inner = new_repo("inner")
-    inner.write("a")
-    inner.commit()
-    work.git("submodule", "add", "-q", str(inner.root), "inner")
-    work.commit("submodule")
-    shutil.rmtree(work.root / "inner")
-    if kind == "file":
-        work.write("inner", "a file\n")
-    else:
-        work.link("inner", "README")
-    check(work, snap(work), status=kind == "file")  # git's own status fails on the link, here and there
-    (answer,) = explain(discover(work.root, environ=work.environ), ["inner"], start=work.root)
-    assert answer.included
-    assert "submodule" not in answer.reason
-
-
-def test_a_submodule_without_a_commit_is_named(work: Repo, snap: Snap, new_repo: NewRepo) -> None:
-    inner = new_repo("inner")
-    inner.write("a")
-    inner.commit()
-    work.git("submodule", "add", "-q", str(inner.root), "inner")
-    work.commit("submodule")
-    Repo(work.root / "inner").git("checkout", "-q", "--orphan", "fresh")
-    snapshot = snap(work)
-    assert list((snapshot.path / "inner").iterdir()) == []
-    assert [left.path for left in snapshot.left_out] == ["inner"]
-
-
-def test_workspaces_in_the_checkout_are_no_part_of_it(work: Repo) -> None:
+def test_workspaces_in_the_checkout_are_no_part_of_it(work: Repo, snap: Snap) -> None:
     work.write("tmp/file")
     trees = set()
     for number in range(2):
@@ -709,5 +349,23 @@ def test_workspaces_in_the_checkout_are_no_part_of_it(work: Repo) -> None:
         snapshot = take(discover(work.root, environ=work.environ), workspace, cancel=Cancel())
         trees.add(snapshot.tree_sha)
         assert (workspace / "tmp/file").is_file()
-        assert snapshot.left_out == ()
+        assert len(snapshot.left_out) == number
+        assert all(left.reason.startswith("loom's own") for left in snapshot.left_out)
+        assert sorted(str(path.relative_to(workspace)) for path in workspace.glob("tmp/*")) == ["tmp/file"]
     assert len(trees) == 1
+    # From anywhere else they are known by their manifests; what is only called like one is the user's.
+    work.write("loom-run-local-1-2/file")
+    snapshot = snap(work)
+    assert len(snapshot.left_out) == 2
+    assert (snapshot.path / "loom-run-local-1-2/file").is_file()
+    source = discover(work.root, environ=work.environ)
+    asked = ["tmp/loom-run-local-1700000000000000000-1234/README", "tmp", "loom-run-local-1-2", "tmp/file"]
+    for tmp_dir in (None, work.root / "tmp"):
+        answers = explain(source, asked, start=work.root, tmp_dir=tmp_dir)
+        assert [answer.included for answer in answers] == [False, True, True, True]
+        assert "loom's" in answers[0].reason
+    # Ignored ones are as little worth a word as anything else that is ignored.
+    work.write(".gitignore", "/tmp/loom-*\n")
+    workspace = work.root / "tmp/loom-run-local-1700000000000000003-1234"
+    workspace.mkdir()
+    assert take(discover(work.root, environ=work.environ), workspace, cancel=Cancel()).left_out == ()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pygit2
 import pytest
 
-from loom.snapshot import Snapshot
+from loom.cancel import Cancel
+from loom.errors import SnapshotError
+from loom.snapshot import discover, take, verify
 
-from .conftest import Repo, check, contents
-
-Snap = Callable[..., Snapshot]
+from .conftest import ENVIRONMENT, Repo, Snap, check, contents
 
 
 @pytest.fixture
@@ -154,6 +153,97 @@ def test_modes_that_git_was_told_to_ignore(work: Repo, snap: Snap) -> None:
     assert contents(snapshot.path)["run.sh"][0] == "100755"
     assert contents(snapshot.path)["README"][0] == "100644"
     assert Repo(snapshot.path).git("status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize("modes", ["true", "false"])
+@pytest.mark.parametrize("links", ["true", "false"])
+def test_modes_of_what_took_the_place_of_what(work: Repo, snap: Snap, modes: str, links: str) -> None:
+    """Of a link, a submodule or a conflict git keeps a mode, or takes none from the disk."""
+    work.link("alias", "README")
+    work.link("other link", "README")
+    work.write("tool", "1\n", 0o755)
+    work.commit()
+    for side in ("one", "other"):
+        work.git("checkout", "-q", "-B", side, "main")
+        for path in ("plain", "tool"):
+            work.write(path, f"{side}\n", 0o755 if path == "tool" else 0o644)
+        (work.root / "alias").unlink()
+        work.link("alias", side)
+        work.commit(side)
+    with pytest.raises(AssertionError):
+        work.git("merge", "-q", "one")
+    work.git("config", "core.fileMode", modes)
+    work.git("config", "core.symlinks", links)
+    for path in ("alias", "other link"):
+        (work.root / path).unlink()
+        work.write(path, "README", 0o777)
+    (work.root / "plain").chmod(0o777)
+    (work.root / "tool").chmod(0o644)
+    work.write("new", "new\n", 0o777)
+    snapshot = snap(work)
+    assert snapshot.tree_sha == work.would_commit()
+    listed = [item.split("\t") for item in work.listing.split("\0")[:-1]]
+    expected = {path: about.split(" ")[0] for about, path in listed}
+    assert {path: mode for path, (mode, _) in contents(snapshot.path).items()} == expected
+    assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
+
+
+@pytest.mark.parametrize("content", [b"", b"a\0b", b"x" * 5000])
+def test_a_file_that_stands_for_a_link_and_can_not_be_one(work: Repo, tmp_path: Path, content: bytes) -> None:
+    work.link("alias", "README")
+    work.commit()
+    work.git("config", "core.symlinks", "false")
+    (work.root / "alias").unlink()
+    work.write("alias", content)
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    with pytest.raises(SnapshotError, match="no link can lead to: alias") as caught:
+        take(discover(work.root, environ=work.environ), workspace, cancel=Cancel())
+    assert caught.value.code == "SOURCE_LINK_INVALID"
+    assert list(workspace.iterdir()) == []
+
+
+def test_a_byte_order_mark_before_the_repositorys_rules(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    (tmp_path / "ignored").write_text("*.one\n")
+    work.git("config", "core.excludesFile", str(tmp_path / "ignored"))
+    (work.root / ".git/info/exclude").write_bytes(b"\xef\xbb\xbf*.other\n")
+    for name in ("x.one", "x.other", "x.seen"):
+        work.write(name)
+    snapshot = snap(work)
+    check(work, snapshot)
+    Repo(snapshot.path).write("y.other")
+    assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
+
+
+def test_directories_whose_files_are_gone(work: Repo, snap: Snap) -> None:
+    work.write("some/where/deep/x")
+    work.write("some/where/y")
+    work.commit()
+    work.write(".git/info/exclude", "ignored\n")
+    (work.root / "some/where/deep/x").unlink()
+    work.write("some/where/deep/ignored")
+    snapshot = snap(work)
+    check(work, snapshot)
+    assert not (snapshot.path / "some/where/deep").exists()
+    (work.root / "some/where/y").unlink()
+    assert not (snap(work).path / "some").exists()
+
+
+def test_a_path_that_is_too_long_for_git(work: Repo, snap: Snap) -> None:
+    descriptor = os.open(work.root, os.O_RDONLY)
+    try:
+        for _ in range(18):
+            os.mkdir("d" * 240, dir_fd=descriptor)
+            below = os.open("d" * 240, os.O_RDONLY, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+        os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
+    finally:
+        os.close(descriptor)
+    snapshot = snap(work)
+    check(work, snapshot)
+    assert len(snapshot.left_out) == 1
+    assert "File name too long" in snapshot.left_out[0].reason
 
 
 def test_ignore_rules(repo: Repo, snap: Snap, tmp_path: Path) -> None:

@@ -1,0 +1,237 @@
+"""Which bytes count: line endings, attributes, filters, large files."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from loom.errors import RequestError, SnapshotError
+from loom.snapshot import discover, verify
+
+from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, check, contents, proved
+
+
+def test_line_endings(work: Repo, snap: Snap) -> None:
+    work.write(".gitattributes", "*.txt text eol=crlf\n*.auto text=auto\n*.bin -text\n")
+    work.write("a.txt", "one\r\ntwo\r\n")
+    work.write("b.auto", "one\r\n")
+    work.commit()
+    for autocrlf in ("false", "true", "input"):
+        work.git("config", "core.autocrlf", autocrlf)
+        work.write("a.txt", f"{autocrlf}\r\n")
+        work.write("new.txt", "new\r\n")
+        work.write("c.auto", "x\r\ny\r\n")
+        work.write("d.bin", "x\r\n")
+        work.write("plain", "x\r\ny\r\n")
+        work.write("README", "now with\r\nother endings\r\n")
+        check(work, snap(work))
+
+
+def test_attributes_outside_of_the_work_tree(work: Repo, snap: Snap, new_repo: NewRepo, tmp_path: Path) -> None:
+    (tmp_path / "attributes").write_text("*.unix text eol=crlf\n*.loud filter=quiet\n")
+    (tmp_path / "config").write_text(
+        f'[core]\n\tattributesFile = {tmp_path / "attributes"}\n[filter "quiet"]\n\tclean = tr A-Z a-z\n'
+    )
+    work.environ["GIT_CONFIG_GLOBAL"] = str(tmp_path / "config")
+    inner = new_repo("inner")
+    inner.write("a")
+    inner.commit()
+    work.git("submodule", "add", "-q", str(inner.root), "inner")
+    work.commit("submodule")
+    (work.root / ".git/info/attributes").write_text("*.own text\n")
+    for directory in ("", "inner/"):
+        work.write(f"{directory}x.unix", "a\r\nb\r\n")
+        work.write(f"{directory}x.loud", "LOUD\n")
+    work.write("x.own", "a\r\nb\r\n")
+    snapshot = snap(work)
+    check(work, snapshot)
+    assert [sub.tree_sha for sub in snapshot.submodules] == [Repo(work.root / "inner", work.environ).would_commit()]
+    verified = proved(snapshot)
+    assert verified.same, verified.changes
+
+
+def test_large_files_without_git_lfs(work: Repo, snap: Snap) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
+    known = pointer.format("5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03", 6)
+    work.write(".gitattributes", "*.big filter=lfs diff=lfs merge=lfs -text\n")
+    work.write("pointer.big", known)
+    work.write("smudged.big", known)
+    work.commit()
+    for key, value in {
+        "clean": "git-lfs clean -- %f",
+        "smudge": "git-lfs smudge -- %f",
+        "process": "git-lfs filter-process",
+        "required": "true",
+    }.items():
+        work.git("config", f"filter.lfs.{key}", value)
+    work.write("smudged.big", "hello\n")  # what the pointer stands for
+    work.write("new.big", "hello\n")
+    snapshot = snap(work)
+    assert contents(snapshot.path)["smudged.big"][1] == b"hello\n"
+    assert contents(snapshot.path)["pointer.big"][1] == known.encode()
+    assert [(change.path, change.kind) for change in snapshot.changed] == [("new.big", "added")]
+    assert snapshot.changed[0].sha == work.git("rev-parse", "HEAD:pointer.big").strip()
+
+
+def test_filters(work: Repo, snap: Snap) -> None:
+    work.git("config", "filter.rot.clean", "tr a-z n-za-m")
+    work.git("config", "filter.rot.smudge", "tr n-za-m a-z")
+    work.write(".gitattributes", "*.rot filter=rot\n")
+    work.write("a.rot", "clear\n")
+    work.commit()
+    work.write("b.rot", "also clear\n")
+    work.write("a.rot", "edited\n")
+    snapshot = snap(work)
+    check(work, snapshot, status=False)
+    assert contents(snapshot.path)["a.rot"][1] == b"edited\n"
+
+
+def test_a_filter_that_can_not_run(work: Repo, snap: Snap) -> None:
+    work.write(".gitattributes", "*.enc filter=gone\n")
+    work.commit()
+    work.git("config", "filter.gone.clean", "no-such-program-anywhere")
+    work.git("config", "filter.gone.required", "true")
+    work.write("a.enc", "x\n")
+    snapshot = snap(work)
+    assert contents(snapshot.path)["a.enc"][1] == b"x\n"
+    assert any("filter" in left.reason for left in snapshot.left_out)
+
+
+def test_a_filter_that_need_not_work_and_does_not(work: Repo, snap: Snap) -> None:
+    work.git("config", "filter.broken.clean", "false")
+    work.write(".gitattributes", "*.b filter=broken\n")
+    work.write("x.b")
+    snapshot = snap(work)
+    assert snapshot.tree_sha == work.would_commit()
+    assert ["external filter 'false' failed" in left.reason for left in snapshot.left_out] == [True]
+
+
+def test_a_filter_that_no_longer_works_where_a_workspace_is_verified(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    script = work.write("../filter", "#!/bin/sh\ntr a-z A-Z\n", 0o755)
+    work.git("config", "filter.up.clean", str(script))
+    work.git("config", "filter.up.required", "true")
+    work.write(".gitattributes", "*.up filter=up\n")
+    work.write("x.up")
+    snapshot = snap(work)
+    check(work, snapshot, status=False)
+    script.unlink()
+    with pytest.raises(SnapshotError) as caught:
+        proved(snapshot)
+    assert caught.value.code == "FILTER_FAILED"
+
+
+NEEDS_ITS_PLACE = """#!/bin/sh
+# Nothing but what `git add` gives a filter: the configuration, the git directory, and the checkout it is started in.
+key=$(git config loom.key) && cat "$(git rev-parse --git-dir)/key" .ignored-key && echo "$key" && tr a-z A-Z
+"""
+
+
+@pytest.mark.parametrize("kind", ["plain", "submodule", "worktree"])
+def test_filters_that_need_the_checkout(work: Repo, snap: Snap, new_repo: NewRepo, tmp_path: Path, kind: str) -> None:
+    script = work.write("../filter", NEEDS_ITS_PLACE, 0o755)
+    work.write(".gitattributes", "*.key filter=key\n*.txt text\n")
+    work.write(".gitignore", ".ignored-key\n")
+    work.commit()
+    place = work
+    if kind == "worktree":
+        work.git("worktree", "add", "-q", str(tmp_path / "linked"))
+        place = Repo(tmp_path / "linked")
+    elif kind == "submodule":
+        outer = new_repo("outer")
+        outer.git("submodule", "add", "-q", str(work.root), "s")
+        outer.commit()
+        place = Repo(outer.root / "s")
+    place.git("config", "filter.key.clean", str(script))
+    place.git("config", "filter.key.required", "true")
+    place.git("config", "loom.key", "from the configuration")
+    Path(place.git("rev-parse", "--absolute-git-dir").strip(), "key").write_text("from the git directory\n")
+    place.write(".ignored-key", "ignored\n")
+    place.write("old.key", "old\n")
+    place.commit()
+    place.write("old.key", "edited\n")
+    place.write("with space/new.key", "new\n", 0o755)
+    place.write("plain.txt", "a\r\nb\r\n")
+    state = place.state()
+    snapshot = snap(outer if kind == "submodule" else place)
+    assert place.state() == state
+    tree = snapshot.submodules[0].tree_sha if kind == "submodule" else snapshot.tree_sha
+    assert tree == place.would_commit()
+    assert snapshot.left_out == ()
+    verified = proved(snapshot)
+    assert verified.same, verified.changes
+    inside = snapshot.path / ("s" if kind == "submodule" else "")
+    (inside / "old.key").write_text("a job\n")
+    # What the filter made of it before is another input, not the same one.
+    (inside / "with space/new.key").write_bytes(
+        subprocess.run(
+            [script], cwd=place.root, env=place.environ, input=b"new\n", capture_output=True, check=True
+        ).stdout
+    )
+    changed = {change.path.removeprefix("s/") for change in proved(snapshot).changes}
+    assert changed == {"old.key", "with space/new.key"}
+
+
+def test_a_filter_that_a_workspace_names_itself_is_not_run(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    work.write(".gitattributes", "* filter=evil\n")
+    work.commit()
+    snapshot = snap(work)
+    manifest = snapshot.path / ".git/loom-snapshot.json"
+    document = json.loads(manifest.read_bytes())
+    command = base64.b64encode(f"touch {tmp_path}/ran; cat".encode()).decode()
+    document["config"].append(["filter.evil.clean", command])
+    manifest.write_text(json.dumps(document))
+    (snapshot.path / "README").write_text("changed\n")
+    verified = verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha)
+    assert [change.path for change in verified.changes] == ["README"]
+    assert not verified.believed
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("required", ["true", "false"])
+@pytest.mark.parametrize("program", ["true", "false", "sleep 0.05", "no-such-program", "printf 0000"])
+def test_filters_that_speak_no_protocol_are_named(work: Repo, snap: Snap, required: str, program: str) -> None:
+    work.write(".gitattributes", "*.p filter=p\n")
+    work.git("config", "filter.p.process", program)
+    work.git("config", "filter.p.required", required)
+    for number in range(30):
+        work.write(f"{number}.p", f"{number}\n" * 5000)
+    snapshot = snap(work)
+    assert (snapshot.path / "7.p").read_text() == "7\n" * 5000
+    assert [left.path for left in snapshot.left_out] == [".gitattributes"]
+    assert "filter" in snapshot.left_out[0].reason
+
+
+@pytest.mark.parametrize("how", ["variable", "config", "nothing"])
+def test_attributes_from_a_tree(work: Repo, snap: Snap, new_repo: NewRepo, how: str) -> None:
+    work.write(".gitattributes", "*.txt text\n")
+    work.commit()
+    tree = work.git("rev-parse", "HEAD").strip()
+    work.write(".gitattributes", "*.txt -text\n")
+    inner = new_repo("inner")
+    inner.write(".gitattributes", "*.txt text\n")
+    inner.commit()
+    work.git("submodule", "add", "-q", str(inner.root), "s")
+    work.commit()
+    for directory in ("", "s/"):
+        work.write(f"{directory}x.txt", "a\r\nb\r\n")
+    if how == "variable":
+        work.environ |= {"GIT_ATTR_SOURCE": tree}
+    else:
+        work.git("config", "attr.tree", "HEAD~1" if how == "config" else "nothing")
+    snapshot = snap(work)
+    assert snapshot.tree_sha == work.would_commit()
+    assert snapshot.submodules[0].tree_sha == Repo(work.root / "s").would_commit()
+    verified = proved(snapshot)
+    assert verified.same, verified.changes
+    work.environ.pop("GIT_ATTR_SOURCE", None)
+    inside = Repo(snapshot.path)
+    assert inside.git("check-attr", "text", "x.txt").endswith({"nothing": "unspecified\n"}.get(how, ": set\n"))
+
+
+def test_attributes_from_a_tree_that_is_none(work: Repo) -> None:
+    with pytest.raises(RequestError, match="GIT_ATTR_SOURCE=nothing"):
+        discover(work.root, environ=work.environ | {"GIT_ATTR_SOURCE": "nothing"})
