@@ -153,6 +153,8 @@ class _Explaining:
                         path, f"in the submodule {readable(above)}, which is not checked out: git does not look there"
                     )
                 continue
+            if not tracked and self._holds_tracked(above):
+                continue  # to git a directory like any other
             if above in self._submodules:
                 inner = inner_repository(place, self._source)
                 if inner is not None:
@@ -170,11 +172,18 @@ class _Explaining:
         return None
 
     def _in_submodule(self, path: str, submodule: str, inner: Source) -> Explanation:
+        entry = self._entry(submodule)
+        if entry is not None and _is_hidden(entry) and entry[2] != inner.head_sha:
+            why = f"{readable(submodule)} is a submodule at another commit ({pin_name(entry[0])} hides that)"
+            return Explanation(path=path, included=path == submodule, reason=f"{why}: an empty directory")
         if path == submodule:
             return Explanation(path=path, included=True, reason="a submodule, laid out at its checked-out commit")
         found = _Explaining(inner, self._tmp_dir).one(path.removeprefix(f"{submodule}/"))
         why = f"in the submodule {readable(submodule)}: {found.reason}"
         return Explanation(path=path, included=found.included, reason=why, rule=found.rule)
+
+    def _holds_tracked(self, directory: str) -> bool:
+        return bool(git.run(("ls-files", "-z", "--", f"{directory}/"), self._here, cwd=self._source.root))
 
     @cached_property
     def _gitlinks(self) -> frozenset[str]:

@@ -122,6 +122,8 @@ class _Index(Struct):
     unmerged: dict[str, str] = field(default_factory=dict)
     """What is in conflict, with the mode that git goes by."""
     gitlinks: list[str] = field(default_factory=list)
+    pinned_gitlinks: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """path -> (tag, commit) of those whose submodules git does not look at."""
     replaced: set[str] = field(default_factory=set)
     """Files and links where a submodule was."""
     pinned: list[tuple[str, str]] = field(default_factory=list)
@@ -407,6 +409,9 @@ class _Filling:
                         index.gitlinks.append(path)
                     else:
                         yield path, become.get(mode, other)
+            elif about[2:8] == "160000" and about[0] != "H":
+                index.gitlinks.append(path)
+                index.pinned_gitlinks[path] = about[0], about[9:-2]
             elif about[2:8] == "160000":
                 if self._is_directory(path) or not os.path.lexists(self._source.root / path):
                     index.gitlinks.append(path)
@@ -579,12 +584,24 @@ class _Filling:
     def _gitlinks(self, index: _Index, repositories: list[str], edits: tree.Edits) -> None:
         """Submodules with their own work; other repositories inside this one as the empty directories CI would have."""
         for path in index.gitlinks:
+            if path in index.pinned_gitlinks and self._hide(path, *index.pinned_gitlinks[path]):
+                continue
             if self._is_directory(path):
                 self._repository(path, edits, tracked=True, in_conflict=path in index.unmerged)
             else:
                 edits.removed.append(path)
         for path in repositories:
             self._repository(path, edits, tracked=False, in_conflict=False)
+
+    def _hide(self, path: str, tag: str, commit: str) -> bool:
+        """Whether a submodule that git was told not to look at is another than the one of the index: its place is empty then."""
+        inner = self._inner(path)
+        if inner is not None and inner.head_sha == commit:
+            return False
+        (self._target / path).mkdir(parents=True, exist_ok=True)
+        if inner is not None:
+            self._leave_out(path, f"a submodule at another commit ({pin_name(tag)} hides that): an empty directory")
+        return True
 
     def _repository(self, path: str, edits: tree.Edits, *, tracked: bool, in_conflict: bool) -> None:
         place, target = self._source.root / path, self._target / path

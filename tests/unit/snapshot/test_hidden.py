@@ -13,7 +13,7 @@ from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import discover, explain, take, verify
 
-from .conftest import ENVIRONMENT, Repo, Snap, clone, contents
+from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, clone, contents
 
 
 @pytest.mark.parametrize("cone", ["--cone", "--no-cone"])
@@ -175,3 +175,29 @@ def test_hidden_files_that_can_not_be_fetched(work: Repo, tmp_path: Path) -> Non
     assert caught.value.code == "OBJECTS_NOT_FETCHED"
     assert str(partial.root) in caught.value.message
     assert list(workspace.iterdir()) == []
+
+
+@pytest.mark.parametrize("mark", ["--skip-worktree", "--assume-unchanged"])
+@pytest.mark.parametrize("what", ["as it was", "moved on", "deleted", "a file"])
+def test_a_hidden_submodule(work: Repo, snap: Snap, new_repo: NewRepo, mark: str, what: str) -> None:
+    inner = new_repo("inner")
+    inner.write("a")
+    inner.commit()
+    work.git("submodule", "add", "-q", str(inner.root), "s")
+    work.commit()
+    work.git("update-index", mark, "s")
+    if what == "moved on":
+        work.write("s/a", "later\n")
+        Repo(work.root / "s").commit()
+    elif what != "as it was":
+        shutil.rmtree(work.root / "s")
+        if what == "a file":
+            work.write("s", "a file\n")
+    snapshot = snap(work)
+    assert snapshot.tree_sha == work.would_commit()
+    assert (snapshot.path / "s/a").exists() == (what == "as it was")
+    assert (snapshot.path / "s").is_dir()
+    assert [left.path for left in snapshot.left_out] == (["s"] if what == "moved on" else [])
+    assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
+    answers = explain(discover(work.root, environ=work.environ), ["s", "s/a"], start=work.root)
+    assert [answer.included for answer in answers] == [True, what == "as it was"]

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from loom.cancel import Cancel
-from loom.snapshot import discover, explain, take, verify
+from loom.snapshot import discover, explain, take
 
-from .conftest import ENVIRONMENT, Repo, check, contents
+from .conftest import Repo, check, contents, proved
 
 EXAMPLES = int(os.environ.get("LOOM_HYPOTHESIS_EXAMPLES", "12"))
 
@@ -52,6 +52,9 @@ SETTINGS = [
     ("core.excludesFile", "a"),
     ("core.attributesFile", "a"),
     ("status.showUntrackedFiles", "no"),
+    ("core.fileMode", "false"),
+    ("core.symlinks", "false"),
+    ("filter.up.clean", "tr a-z A-Z"),
 ]
 
 steps = st.one_of(
@@ -59,13 +62,15 @@ steps = st.one_of(
     st.tuples(st.just("write"), paths, contents_, st.booleans()),
     st.tuples(st.just("link"), paths, st.sampled_from(["a", "dir", "nowhere", "/nowhere/at all", "../.."])),
     st.tuples(st.just("remove"), paths),
+    st.tuples(st.just("replace"), paths, st.sampled_from(["file", "link", "directory"])),
     st.tuples(st.just("mkdir"), paths),
+    st.tuples(st.just("move"), paths, paths),
     st.tuples(st.just("chmod"), paths, st.booleans()),
     st.tuples(st.just("ignore"), st.sampled_from(["", "dir", "build"]), st.lists(rules, max_size=3)),
     st.tuples(st.just("exclude"), st.lists(rules, max_size=2)),
     st.tuples(
         st.just("attributes"),
-        st.sampled_from(["* text=auto\n", "*.log text eol=crlf\n", "a -text\n", ""]),
+        st.sampled_from(["* text=auto\n", "*.log text eol=crlf\n", "a -text\n", "* filter=up\n", ""]),
     ),
     st.tuples(st.just("add"), paths),
     st.tuples(st.just("add_forced"), paths),
@@ -98,11 +103,17 @@ def inside(repo: Repo, step: tuple[Any, ...]) -> bool:
             touched = repo.root / path
         case ("ignore", directory, _):
             touched = repo.root / directory / ".gitignore"
-        case ("link" | "remove" | "mkdir" | "chmod" | "touch", path, *_):
+        case ("link" | "remove" | "replace" | "mkdir" | "chmod" | "touch", path, *_):
             touched = (repo.root / path).parent
+        case ("move", path, other):
+            return all(within(repo, (repo.root / name).parent) for name in (path, other))
         case _:
             return True
-    return touched.resolve().is_relative_to(repo.root.resolve())
+    return within(repo, touched)
+
+
+def within(repo: Repo, path: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(repo.root))
 
 
 def do(repo: Repo, step: tuple[Any, ...]) -> None:
@@ -118,6 +129,14 @@ def do(repo: Repo, step: tuple[Any, ...]) -> None:
             case ("remove", path):
                 file = repo.root / path
                 shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
+            case ("replace", path, kind):
+                do(repo, ("remove", path))
+                if kind == "directory":
+                    repo.write(f"{path}/inside")
+                else:
+                    repo.write(path) if kind == "file" else repo.link(path, "a")
+            case ("move", path, target):
+                (repo.root / path).rename(repo.root / target)
             case ("mkdir", path):
                 (repo.root / path).mkdir(parents=True)
             case ("chmod", path, executable):
@@ -187,6 +206,12 @@ def with_file(repo: Repo, path: str, data: bytes) -> str:
     return repo.git("commit-tree", "-p", "HEAD", "-m", "other", tree).strip()
 
 
+def modes(repo: Repo) -> dict[str, str]:
+    """Of the files and links that git would commit, as `would_commit` left them."""
+    listed = (item.partition("\t") for item in repo.listing.split("\0")[:-1])
+    return {path: about[:6] for about, _, path in listed if not about.startswith("160000")}
+
+
 @contextmanager
 def place() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="loom-test-"))
@@ -214,7 +239,11 @@ def test_random_work(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]
             repo.would_commit()
         except AssertionError:
             reject()  # nothing that git could say of it
-        hidden = any(line.startswith(("S", "s", "h")) for line in repo.git("ls-files", "-v", "-z").split("\0"))
+        # The disk then is not what git goes by.
+        untrue = {repo.git("config", "--default", "true", key).strip() for key in ("core.fileMode", "core.symlinks")}
+        hidden = "false" in untrue or any(
+            line.startswith(("S", "s", "h")) for line in repo.git("ls-files", "-v", "-z").split("\0")
+        )
         state = repo.state()
         with mock.patch("loom.snapshot.source.COPY_UP_TO_BYTES", -1 if borrow else 50_000_000):
             source = discover(repo.root, environ=repo.environ)
@@ -224,7 +253,7 @@ def test_random_work(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]
         with mock.patch("loom.snapshot.source.COPY_UP_TO_BYTES", -1 if borrow else 50_000_000):
             snapshot = take(source, workspace, cancel=Cancel())
         assert repo.state() == state
-        verified = verify(workspace, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha)
+        verified = proved(snapshot)
         there = contents(workspace)
         assert verified.same, verified.changes
         if hidden:
@@ -232,6 +261,11 @@ def test_random_work(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]
         else:
             # Another repository's directory is empty in the workspace, where git has nothing to say of it.
             check(repo, snapshot, status=not any(step[0] == "nested" for step in (*before, *after)))
+        assert {path: mode for path, (mode, _) in there.items()} == modes(repo)
         here = sorted(set(contents(repo.root)) - {""})
-        for answer in explain(source, here, start=repo.root):
-            assert answer.included == (answer.path in there), answer
+        directories = {str(parent) for path in here for parent in Path(path).parents}
+        gitlinks = {item.partition("\t")[2] for item in repo.listing.split("\0") if item.startswith("160000")}
+        for answer in explain(source, [*here, *(directories - gitlinks)], start=repo.root):
+            below = f"{answer.path}/" if answer.path else ""
+            found = any(path == answer.path or path.startswith(below) for path in there.keys() | gitlinks)
+            assert answer.included == found, answer
