@@ -189,6 +189,12 @@ def _explain_refusal(start: Path, inherited: Mapping[str, str], fields: list[str
                 hint="see what `git fsck` says; objects borrowed from another repository (objects/info/alternates) may be gone",
                 code="REPOSITORY_UNREADABLE",
             )
+        if closed := _closed_refs(Path(fields[2]), Path(fields[3])):
+            raise RequestError(
+                f"{closed}: you may not read it, so git finds no commit",
+                hint="give yourself the rights: some of it may have been made by another user, as by `sudo git`",
+                code="REPOSITORY_UNREADABLE",
+            )
         raise RequestError(
             f"{fields[8]}: the repository has no commit yet",
             hint='make the first one: git commit --allow-empty -m "Start"',
@@ -202,6 +208,21 @@ def _explain_refusal(start: Path, inherited: Mapping[str, str], fields: list[str
         )
     reason = said.strip().removeprefix("fatal: ") or "git can't read the repository"
     raise RequestError(f"{start}: {reason}", hint="see what `git status` says there", code="REPOSITORY_UNREADABLE")
+
+
+def _closed_refs(git_dir: Path, common_dir: Path) -> Path | None:
+    """What of the refs may not be read, if HEAD's branch may be there: git takes it for a branch without a commit."""
+    try:
+        branch = (git_dir / "HEAD").read_text().strip().removeprefix("ref: ")
+    except (OSError, ValueError):
+        return None
+    branch_file = common_dir / branch
+    for path in (common_dir / "packed-refs", *reversed(branch_file.parents), branch_file):
+        if path.is_relative_to(common_dir) and os.path.lexists(path):
+            needed = os.R_OK | os.X_OK if os.path.isdir(path) else os.R_OK  # noqa: PTH112
+            if not os.access(path, needed):
+                return path
+    return None
 
 
 def parse_config(data: bytes) -> dict[str, tuple[str, ...]]:

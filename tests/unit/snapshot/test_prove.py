@@ -438,6 +438,15 @@ def test_unreadable_files_are_named(work: Repo, tmp_path: Path) -> None:
     objects.chmod(0o700)
     said = as_nobody(work, tmp_path)
     assert f"SnapshotError 3 {objects}: Permission denied" in said, said
+    for closed in ("refs/heads/main", "refs/heads", "packed-refs"):
+        if closed == "packed-refs":
+            work.git("pack-refs", "--all")
+        path = work.root / ".git" / closed
+        mode = path.stat().st_mode
+        path.chmod(0o700)
+        said = as_nobody(work, tmp_path)
+        path.chmod(mode)
+        assert f"RequestError 2 {path}: you may not read it" in said, said
 
 
 # Removal
