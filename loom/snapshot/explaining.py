@@ -264,12 +264,18 @@ class _Explaining:
         others = git.run(
             ("ls-files", "-z", "--others", "--exclude-standard", *where), self._here, cwd=self._source.root
         )
-        new = [path for path in map(os.fsdecode, git.nul_list(others)) if not path.endswith("/")]
+        new = map(os.fsdecode, git.nul_list(others))
         old = (os.fsdecode(item).partition(" ") for item in git.nul_list(tracked))
-        own = tuple(f"{path}/" for path in self._own)
         return sum(path != directory and self._is_there(tag, path) for tag, _, path in old) + sum(
-            not path.startswith(own) and not is_runtime(path) for path in new
+            map(self._is_new, new)
         )
+
+    def _is_new(self, path: str) -> bool:
+        """Of a path that git lists as untracked, with a slash at the end if it is a repository of its own."""
+        if path.startswith(tuple(f"{own}/" for own in self._own)) or is_runtime(path):
+            return False
+        place = self._source.root / path
+        return not path.endswith("/") or (not is_workspace(place) and inner_repository(place, self._source) is not None)
 
     def _is_there(self, tag: str, path: str) -> bool:
         if _is_hidden((tag, "", "")):
