@@ -24,6 +24,7 @@ from loom.runner.handover import Handover, report_facts
 from loom.runner.hooks import AtStep, Verdict
 from loom.runner.place import BuiltImage, OpenedServices, Place, PlaceOpener, Resolved
 from loom.runner.sections import SectionOutput
+from loom.units import duration_text
 
 MAX_CHANGES = 1000
 """How many changed paths a job's manifest names."""
@@ -32,7 +33,8 @@ MAX_LEFT_OUT = 5
 """How many files that could not be kept are warned of one by one."""
 
 AFTER_SCRIPT_TIMEOUT_S = 300.0
-"""An `after_script` step gets its own time, as in GitLab: the job's own may be used up."""
+"""What all of `after_script` may take, as in GitLab, where no `step_timeout` says what each step of it may: the job's own
+time may be used up."""
 
 
 class _Attempt(Struct, kw_only=True):
@@ -357,10 +359,30 @@ class JobRunner:
             attempt.status, attempt.error = Status.ERROR, str(attempt.service_died)
             attempt.error_code = attempt.service_died.code
             attempt.failing_step, attempt.failing_section = None, Section.SERVICES
-        after = [step for step in job.steps if step.phase == "after_script"]
+        self._after_script(job, place, attempt)
+
+    def _after_script(self, job: Job, place: Place, attempt: _Attempt) -> None:
+        """What the job does whatever became of it. It has time of its own, and never changes the result."""
         extra = {"LOOM_JOB_STATUS": attempt.status.value, "CI_JOB_STATUS": attempt.status.value}
-        for step in after:
-            self._step(job, place, step, attempt, AFTER_SCRIPT_TIMEOUT_S, self._cancel.again, extra)
+        deadline_ns = self.journal.now_ns() + int(AFTER_SCRIPT_TIMEOUT_S * 1e9)
+        for step in job.steps:
+            if step.phase != "after_script":
+                continue
+            left_s = job.step_timeout_s or (deadline_ns - self.journal.now_ns()) / 1e9
+            if left_s <= 0:
+                self._after_script_warning(job, f"{step.id} was not run: those before it had used up the time")
+                continue
+            exit_ = self._step(job, place, step, attempt, left_s, self._cancel.again, extra)
+            if exit_.ended is Ended.TIMED_OUT:
+                self._after_script_warning(job, f"{step.id} ran out of time and was ended")
+
+    def _after_script_warning(self, job: Job, text: str) -> None:
+        limit = (
+            f"each of its steps may take {duration_text(job.step_timeout_s)} (`step_timeout`)"
+            if job.step_timeout_s
+            else f"all of it may take {duration_text(AFTER_SCRIPT_TIMEOUT_S)} where no `step_timeout` says otherwise"
+        )
+        self._job_fact(job, "warning", {"text": f"{text}; {limit}"}, code=PhaseCode.JOB_EXECUTION)
 
     def _verdict(self, job: Job, place: Place, step: Step, attempt: _Attempt, exit_: Exit, cancel: Cancel) -> Verdict:
         """What becomes of a failed step: it fails the job, unless somebody is there to decide otherwise."""

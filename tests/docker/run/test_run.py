@@ -319,6 +319,27 @@ def test_a_timeout_has_its_own_exit_code(project: Project) -> None:
     assert ran.output("slow") == ["begun"]
 
 
+def test_an_after_script_that_hangs_is_ended_and_the_result_stays(project: Project) -> None:
+    project.workflow("""
+version: v1
+stages: [a]
+job:
+  stage: a
+  step_timeout: 1s
+  script: [exit 7]
+  after_script: ['echo begun; sleep 60', 'echo cleaned up']
+""")
+    ran = project.run()
+    assert ran.code == 1
+    manifest = ran.manifest("job")
+    assert (manifest["status"], manifest["exit_code"], manifest["failing_step"]) == ("failure", 7, "script/01")
+    assert manifest["warnings"] == [
+        "after_script/01 ran out of time and was ended; each of its steps may take 1s (`step_timeout`)"
+    ]
+    assert ran.output("job", "after_script/01") == ["begun"]
+    assert ran.output("job", "after_script/02") == ["cleaned up"]
+
+
 def test_a_process_killed_for_want_of_memory_is_told_also_when_its_step_passes(project: Project) -> None:
     project.workflow("""
 version: v1

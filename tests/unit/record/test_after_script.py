@@ -1,0 +1,61 @@
+"""What `after_script` may take, and what is told of it: it never changes a job's result."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from .conftest import Make, Project
+
+WORKFLOW = """\
+version: v1
+stages: [s]
+a:
+  stage: s
+  {more}
+  script: [{script}]
+  after_script: {after}
+"""
+
+
+def manifest_of(project: Project) -> Any:
+    return json.loads((project.last().paths.logs / "jobs/a/manifest.json").read_bytes())
+
+
+@pytest.mark.parametrize(("script", "code", "status"), [("echo hi", 0, "success"), ("exit 3", 1, "failure")])
+def test_a_step_of_it_may_take_the_step_timeout(make: Make, script: str, code: int, status: str) -> None:
+    project = make(WORKFLOW.format(more="step_timeout: 0.5s", script=script, after='["sleep 60", "echo still"]'))
+    output = project.loom("run", "--local", code=code)
+    manifest = manifest_of(project)
+    text = "after_script/01 ran out of time and was ended; each of its steps may take 500ms (`step_timeout`)"
+    assert manifest["warnings"] == [text]
+    assert f"! a         {text}" in output
+    assert (manifest["status"], manifest["failing_step"]) == (status, "script/01" if code else None)
+    steps = {step["step"]: step["status"] for step in manifest["steps"]}
+    assert (steps["after_script/01"], steps["after_script/02"]) == ("timed_out", "success")
+
+
+def test_all_of_it_shares_a_time_where_no_step_timeout_is_set(make: Make) -> None:
+    project = make(WORKFLOW.format(more="timeout: 1h", script="echo hi", after='["echo quick", "sleep 60", "echo no"]'))
+    shorter = (
+        "import sys; from loom.runner import job; job.AFTER_SCRIPT_TIMEOUT_S = 0.5;"
+        "from loom.cli.boundary import run_app; sys.exit(run_app(sys.argv[1:]))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", shorter, "run", "--local"],
+        cwd=project.root,
+        env=project.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    limit = "all of it may take 500ms where no `step_timeout` says otherwise"
+    manifest = manifest_of(project)
+    assert manifest["warnings"] == [
+        f"after_script/02 ran out of time and was ended; {limit}",
+        f"after_script/03 was not run: those before it had used up the time; {limit}",
+    ]
+    assert [step["step"] for step in manifest["steps"]] == ["script/01", "after_script/01", "after_script/02"]
