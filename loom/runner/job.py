@@ -375,6 +375,9 @@ class JobRunner:
             exit_ = self._step(job, place, step, attempt, left_s, self._cancel.again, extra)
             if exit_.ended is Ended.TIMED_OUT:
                 self._after_script_warning(job, f"{step.id} ran out of time and was ended")
+            elif exit_.status is Status.FAILURE:
+                text = f"{_why(step, exit_)}; `after_script` does not change the job's result"
+                self._job_fact(job, "warning", {"text": text}, code=PhaseCode.JOB_EXECUTION)
 
     def _after_script_warning(self, job: Job, text: str) -> None:
         limit = (

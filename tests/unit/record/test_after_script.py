@@ -59,3 +59,18 @@ def test_all_of_it_shares_a_time_where_no_step_timeout_is_set(make: Make) -> Non
         f"after_script/03 was not run: those before it had used up the time; {limit}",
     ]
     assert [step["step"] for step in manifest["steps"]] == ["script/01", "after_script/01", "after_script/02"]
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "status", "exit_code"), [("echo hi", 0, "success", None), ("exit 3", 1, "failure", 3)]
+)
+def test_a_step_of_it_that_fails_is_told(
+    make: Make, script: str, code: int, status: str, exit_code: int | None
+) -> None:
+    project = make(WORKFLOW.format(more="retry: 0", script=script, after='["echo gone >&2; exit 9", "echo still"]'))
+    output = project.loom("run", "--local", code=code)
+    manifest = manifest_of(project)
+    text = "after_script/01 failed with exit code 9; `after_script` does not change the job's result"
+    assert (manifest["status"], manifest["exit_code"], manifest["warnings"]) == (status, exit_code, [text])
+    assert f"! a         {text}" in output
+    assert project.loom("show") == output
