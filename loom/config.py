@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from loom import yamlfile
 from loom.errors import Problem, RequestError, WorkflowError
-from loom.units import duration, duration_text, nearest, size, size_text
+from loom.units import duration, duration_text, memory, nearest, platform, size, size_text
 
 CODE = "CONFIG_INVALID"
 PROJECT_FILE = ".loom/config.yml"
@@ -140,6 +140,15 @@ def _size(value: Any, _: _Context) -> int:
     return size(str(value).strip())
 
 
+def _memory(value: Any, context: _Context) -> int:
+    _size(value, context)
+    return memory(str(value).strip())
+
+
+def _platform(value: Any, context: _Context) -> str:
+    return platform(_text(value, context))
+
+
 def _duration(value: Any, _: _Context) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"expected a duration such as 90s, 10m or 1h30m, found {_found(value)}")
@@ -193,7 +202,9 @@ class Config:
         "missing", _choice("always", "missing", "never"), "When images are pulled, where the workflow does not say."
     )
     frozen: bool = _key(False, _flag, "Run only images that `.loom/images.lock` names.")
-    platform: str | None = _key(None, _text, "The images' platform, such as linux/arm64; the engine's own if not set.")
+    platform: str | None = _key(
+        None, _platform, "The images' platform, such as linux/arm64; the engine's own if not set."
+    )
     engine: str | None = _key(
         None, _text, "The engine's address; DOCKER_HOST or the current Docker context if not set."
     )
@@ -206,7 +217,7 @@ class Config:
     job_timeout: float | None = _key(3600.0, _duration, "The timeout of jobs that name none.")
     step_timeout: float | None = _key(None, _duration, "The timeout of each step, where the workflow names none.")
     cpus: float | None = _key(None, _cpus, "How many processors a job's container may use.")
-    memory: int | None = _key(None, _size, "How much memory a job's container may use.")
+    memory: int | None = _key(None, _memory, "How much memory a job's container may use.")
     pids: int | None = _key(None, _count(1), "How many processes a job's container may have.")
     network: str | None = _key(None, _text, "The network mode of jobs that name none: bridge, none or host.")
     keep: Literal["never", "on-failure", "always", "auto"] = _key(
@@ -238,7 +249,7 @@ class Config:
 _FIELDS = {item.name: item for item in fields(Config) if "internal" not in item.metadata}
 KEYS = tuple(_FIELDS)
 _DURATIONS = frozenset(name for name, item in _FIELDS.items() if item.metadata["parse"] is _duration)
-_SIZES = frozenset(name for name, item in _FIELDS.items() if item.metadata["parse"] is _size)
+_SIZES = frozenset(name for name, item in _FIELDS.items() if item.metadata["parse"] in (_size, _memory))
 _CLEARABLE = frozenset(name for name, item in _FIELDS.items() if "None" in str(item.type))
 
 

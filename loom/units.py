@@ -1,4 +1,4 @@
-"""Durations and sizes as users write them and as people read them, and the nearest name to a misspelling."""
+"""Durations, sizes and platforms as users write them and as people read them, and the nearest name to a misspelling."""
 
 from __future__ import annotations
 
@@ -21,9 +21,17 @@ _IN_WORDS = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([a-z]{1,12})(?:\s*,?\
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([kmgt]?)(i?b)?", re.IGNORECASE)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _LONGEST_S = 366 * 86400.0
+_LEAST_MEMORY = 6 * 1024**2
+_ARCHITECTURES = frozenset(
+    (
+        *("386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le"),
+        *("riscv64", "s390x", "wasm", "x86_64", "x86-64", "aarch64", "armhf", "armel", "i386"),
+    )
+)
 
 _NUMBER = r"[0-9]+(\.[0-9]+)?"
 DURATION_PATTERN = "^(?=.)" + "".join(f"({_NUMBER}{unit})?" for unit in _SECONDS) + "$"
+PLATFORM_PATTERN = r"[A-Za-z0-9_]+/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?"
 SIZE_PATTERN = r"^[0-9]+(\.[0-9]+)?[kKmMgGtT]?([iI]?[bB])?$"
 
 
@@ -70,6 +78,21 @@ def size(text: str) -> int:
         meant = f"; did you mean {short}?" if short != text and _SIZE.fullmatch(short) else ""
         raise ValueError(f"expected a size such as 512m, 2g or 1.5GiB, found {text!r}{meant}")
     return int(float(match[1]) * 1024 ** _POWER[match[2].lower()])
+
+
+def memory(text: str) -> int:
+    """A `size` that an engine takes as a container's limit; 0 is none. ValueError says what to write."""
+    amount = size(text)
+    if 0 < amount < _LEAST_MEMORY:
+        raise ValueError(f"expected at least 6m, the least that an engine gives a container, found {text!r}")
+    return amount
+
+
+def platform(text: str) -> str:
+    """`text`, if it can be an image's platform. ValueError says what to write."""
+    if text.lower() not in _ARCHITECTURES and not re.fullmatch(PLATFORM_PATTERN, text):
+        raise ValueError(f"expected a platform such as linux/amd64, linux/arm64 or linux/arm/v7, found {text!r}")
+    return text
 
 
 def duration_text(seconds: float) -> str:

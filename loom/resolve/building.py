@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from loom import expansion
 from loom import plan as p
 from loom.errors import Problem, RequestError
 from loom.images import parse_reference
 from loom.resolve.candidates import Candidate, job_values
+from loom.units import platform
 from loom.workflow import Entry, Workflow, models
 from loom.yamlfile import Node, pointer
 
@@ -146,8 +147,10 @@ class Builder:
             build=build,
             pull=image.pull or config.pull,
             entrypoint=None if image.entrypoint is None else tuple(image.entrypoint),
-            user=text.maybe(fields.user or image.user, "image", "user"),
-            platform=text.maybe(image.platform, "image", "platform") or config.platform,
+            user=text.checked(
+                models.user, fields.user or image.user, *(("user",) if fields.user else ("image", "user"))
+            ),
+            platform=text.checked(platform, image.platform, "image", "platform") or config.platform,
         )
 
     def resources(self, fields: models.Resources | None, entry: Entry) -> p.Resources:
@@ -294,6 +297,15 @@ class _Texts:
 
     def maybe(self, text: str | None, *at: str | int) -> str | None:
         return None if text is None else self(text, *at)
+
+    def checked(self, check: Callable[[str], str], text: str | None, *at: str | int) -> str | None:
+        """`check` says by a ValueError what is wrong with a text whose variables are known."""
+        expanded = self.maybe(text, *at)
+        try:
+            return expanded if expanded is None or "$" in expanded else check(expanded)
+        except ValueError as error:
+            self.builder.say(self.node(at), pointer(self.entry.name, *at), str(error))
+            return expanded
 
     def node(self, at: tuple[str | int, ...]) -> Node:
         node = self.entry.merged

@@ -24,13 +24,19 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from loom import expressions
-from loom.units import DURATION_PATTERN, SIZE_PATTERN, duration, size
+from loom.units import DURATION_PATTERN, PLATFORM_PATTERN, SIZE_PATTERN, duration, memory, nearest, platform, size
 
 STAGE = r"^[a-z][a-z0-9_-]{0,31}$"
 JOB = r"^[a-z][a-z0-9_-]{0,63}$"
 TEMPLATE = r"^\.[a-z][a-z0-9_-]{0,63}$"
 VARIABLE = r"^[A-Z_][A-Z0-9_]*$"
 HOST_NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+EXTRA_HOST = r"^[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$"
+ULIMITS = (
+    *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue"),
+    *("nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
+)
+MAX_ID = 2**31 - 1
 ROOT_KEYS = ("version", "stages", "variables", "default", "include", "workflow")
 MAX_COMBINATIONS = 256
 
@@ -108,6 +114,11 @@ def _bytes(value: Any) -> int:
     return size(str(value)) if isinstance(value, int) and not isinstance(value, bool) else size(_text(value))
 
 
+def _memory(value: Any) -> int:
+    _bytes(value)
+    return memory(str(value))
+
+
 def _line(value: Any) -> str:
     text = _text(value)
     if not text.strip():
@@ -166,7 +177,7 @@ def shell_words(value: Any) -> list[str]:
 def _cpus(value: Any) -> float:
     if isinstance(value, str) and re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 4096:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.01 <= value <= 4096:
         raise ValueError("expected a number of processors such as 2 or 0.5")
     return float(value)
 
@@ -178,6 +189,61 @@ def _gpus(value: Any) -> str:
     if text != "all" and not re.fullmatch(r"[1-9][0-9]*|device=[\w,.:-]+", text):
         raise ValueError("expected a number of GPUs, all, or device=ID")
     return text
+
+
+def _ulimit_name(value: Any) -> str:
+    name = _text(value)
+    if name not in ULIMITS:
+        close = nearest(name, ULIMITS)
+        meant = f"did you mean {close}?" if close else f"the limits are {', '.join(ULIMITS)}"
+        raise ValueError(f"there is no limit {name}; {meant}")
+    return name
+
+
+def _tmpfs(value: Any) -> str:
+    text = _line(value)
+    path = text.partition(":")[0].rstrip("/")
+    if not path.startswith("/"):
+        raise ValueError("expected an absolute path below /, such as /cache or /cache:size=64m")
+    return text
+
+
+def _extra_host(value: Any) -> str:
+    text = _line(value)
+    if not re.fullmatch(EXTRA_HOST[1:-1], text):
+        raise ValueError(f"{text!r} can't be a host name: letters, digits, . _ and -")
+    return text
+
+
+def _address(value: Any) -> str:
+    import ipaddress
+
+    text = _line(value)
+    try:
+        if text != "host-gateway":
+            ipaddress.ip_address(text.replace("%", " "))  # no zone: it would be this machine's, not the container's
+    except ValueError:
+        raise ValueError("expected an address such as 10.0.0.1 or fd00::1, or host-gateway") from None
+    return text
+
+
+def user(text: str) -> str:
+    """`text`, if it can be a container's user. ValueError says what to write."""
+    for part in text.split(":", 1):
+        if re.fullmatch(r"[+-]?[0-9]+", part) and not 0 <= int(part) <= MAX_ID:
+            raise ValueError(
+                f"expected a user's name or a number from 0 to {MAX_ID}, such as 1000 or 1000:1000, found {text!r}"
+            )
+    return text
+
+
+def _user(value: Any) -> str:
+    return user(_line(value))
+
+
+def _platform(value: Any) -> str:
+    text = _line(value)
+    return text if "$" in text else platform(text)  # its variables are known later
 
 
 def _device(value: Any) -> str:
@@ -257,7 +323,7 @@ Cpus = Annotated[
         _cpus,
         {
             "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0, "maximum": 4096},
+                {"type": "number", "minimum": 0.01, "maximum": 4096},
                 {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"},
             ]
         },
@@ -275,9 +341,36 @@ Gpus = Annotated[
         },
     ),
 ]
+Memory = Annotated[
+    int,
+    Parsed(
+        _memory,
+        {
+            "anyOf": [
+                {"type": "string", "pattern": SIZE_PATTERN},
+                {"const": 0},
+                {"type": "integer", "minimum": 6291456},
+            ],
+            "examples": ["512m", "2g"],
+        },
+    ),
+]
+UlimitName = Annotated[str, Parsed(_ulimit_name, {"type": "string", "pattern": f"^({'|'.join(ULIMITS)})$"})]
+Tmpfs = Annotated[str, Parsed(_tmpfs, {"type": "string", "pattern": r"^\s*/+[^/:\s][^\n]*$"})]
+ExtraHost = Annotated[str, Parsed(_extra_host, {"type": "string", "pattern": EXTRA_HOST})]
+Address = Annotated[
+    str,
+    Parsed(_address, {"type": "string", "pattern": r"^\s*(host-gateway|[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\s*$"}),
+]
+User = Annotated[str, Parsed(_user, {"type": "string", "pattern": r"^\s*(?!-[0-9])(?![^:]*:-[0-9])\S[^\n]*\s*$"})]
+Platform = Annotated[
+    str,
+    Parsed(_platform, {"type": "string", "pattern": rf"^\s*({PLATFORM_PATTERN}|[A-Za-z0-9_-]+|[^\n]*\$[^\n]*)\s*$"}),
+]
 RegularExpression = Annotated[str, Parsed(_pattern, _TEXT)]
 Device = Annotated[str, Parsed(_device, {"type": "string", "pattern": f"^({_DEVICE})$"})]
 Lines = Annotated[list[Line], Form(_listed, None)]
+TmpfsMounts = Annotated[list[Tmpfs], Form(_listed, None)]
 Devices = Annotated[list[Device], Form(_listed, None)]
 Paths = Annotated[list[RelativePath], Form(_listed, None)]
 Scripts = Annotated[list[Script], Form(_listed, None)]
@@ -311,8 +404,8 @@ class ImageFields(Model):
     entrypoint: Arguments | None = Field(
         default=None, description="Run this before the steps' shell; the image's own is not run."
     )
-    user: Line | None = Field(default=None, description="The user that steps run as: name or uid, optionally :group.")
-    platform: Line | None = Field(default=None, description="The image's platform, such as linux/arm64.")
+    user: User | None = Field(default=None, description="The user that steps run as: name or uid, optionally :group.")
+    platform: Platform | None = Field(default=None, description="The image's platform, such as linux/arm64.")
 
 
 Image = Annotated[ImageFields, Form(_named("name"), _LINE)]
@@ -352,7 +445,7 @@ class Service(Model):
     variables: Variables = Field(default_factory=dict, description="Environment variables of the service.")
     command: Arguments | None = Field(default=None, description="Replaces the image's command.")
     entrypoint: Arguments | None = Field(default=None, description="Replaces the image's entrypoint.")
-    user: Line | None = Field(default=None, description="The user that the service runs as.")
+    user: User | None = Field(default=None, description="The user that the service runs as.")
     ready: Ready = Field(default_factory=lambda: Ready(), description="How to know that the service is ready.")
 
 
@@ -528,6 +621,12 @@ class UlimitFields(Model):
     soft: int = Field(description="The soft limit.")
     hard: int = Field(description="The hard limit.")
 
+    @model_validator(mode="after")
+    def _in_order(self) -> UlimitFields:
+        if self.soft % 2**64 > self.hard % 2**64:  # to the kernel -1 is the largest number: no limit
+            raise ValueError(f"the soft limit {self.soft} is above the hard limit {self.hard}")
+        return self
+
 
 def _ulimit(value: Any) -> Any:
     return {"soft": value, "hard": value} if isinstance(value, int) and not isinstance(value, bool) else value
@@ -538,13 +637,11 @@ Ulimit = Annotated[UlimitFields, Form(_ulimit, {"type": "integer"})]
 
 class Resources(Model):
     cpus: Cpus | None = Field(default=None, description="How many processors the job may use.")
-    memory: Bytes | None = Field(default=None, description="How much memory the job may use.")
+    memory: Memory | None = Field(default=None, description="How much memory the job may use.")
     pids: Annotated[int, Field(ge=1)] | None = Field(default=None, description="How many processes the job may have.")
     shm_size: Bytes | None = Field(default=None, description="The size of /dev/shm.")
-    ulimits: dict[Annotated[str, Field(pattern=r"^[a-z]+$")], Ulimit] = Field(
-        default_factory=dict, description="Limits such as nofile."
-    )
-    tmpfs: Lines = Field(default_factory=list, description="Paths to mount a tmpfs at, optionally with :options.")
+    ulimits: dict[UlimitName, Ulimit] = Field(default_factory=dict, description="Limits such as nofile.")
+    tmpfs: TmpfsMounts = Field(default_factory=list, description="Paths to mount a tmpfs at, optionally with :options.")
     devices: Devices = Field(
         default_factory=list,
         description="Devices to hand in: /dev/X, /dev/X:rw, /dev/X:/dev/Y:rw, or a vendor's CDI name.",
@@ -557,7 +654,9 @@ class NetworkFields(Model):
     mode: Annotated[str, Field(pattern=_NETWORK)] | None = Field(
         default=None, description="bridge, none, host, or the name of a network."
     )
-    extra_hosts: dict[Line, Line] = Field(default_factory=dict, description="Further host names and their addresses.")
+    extra_hosts: dict[ExtraHost, Address] = Field(
+        default_factory=dict, description="Further host names and their addresses."
+    )
 
 
 Network = Annotated[NetworkFields, Form(_named("mode"), {"type": "string", "pattern": _NETWORK})]
@@ -572,7 +671,7 @@ class Common(Model):
         default=None, description="Steps after `script`, also when it failed or timed out."
     )
     image: Image | None = Field(default=None, description="The image that the job runs in.")
-    user: Line | None = Field(default=None, description="The user that steps run as; the image's own if not given.")
+    user: User | None = Field(default=None, description="The user that steps run as; the image's own if not given.")
     shell: Shell | None = Field(default=None, description="The shell that runs each step: a name, or its command line.")
     variables: Variables | None = Field(default=None, description="Environment variables; values are text.")
     secrets: dict[VariableName, Secret] | None = Field(

@@ -81,6 +81,14 @@ def test_every_problem_of_the_files_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
+        (
+            {"LOOM_MEMORY": "1m"},
+            "LOOM_MEMORY: expected at least 6m, the least that an engine gives a container, found '1m'",
+        ),
+        (
+            {"LOOM_PLATFORM": "amiga"},
+            "LOOM_PLATFORM: expected a platform such as linux/amd64, linux/arm64 or linux/arm/v7, found 'amiga'",
+        ),
         ({"LOOM_JOBS": "0"}, "LOOM_JOBS: expected a whole number from 1 up, found '0'"),
         ({"LOOM_MOUNTMODE": "overlay"}, "LOOM_MOUNTMODE: there is no such setting; did you mean LOOM_MOUNT_MODE?"),
         ({"LOOM_STREEM": "1"}, "LOOM_STREEM: there is no such setting; did you mean LOOM_STREAM?"),
