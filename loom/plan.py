@@ -111,7 +111,7 @@ class Resources(Struct, frozen=True, kw_only=True):
     read_only: bool = False
     """The container's root file system can't be written to; the workspace and tmpfs mounts can."""
     places: Mapping[str, str] = field(default_factory=dict)
-    """Where the workflow asks for what an engine may not have: `devices`, `gpus`."""
+    """Where each key of these is written that an engine may refuse: a place in the workflow, or a setting's."""
 
 
 class Network(Struct, frozen=True, kw_only=True):

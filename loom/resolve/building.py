@@ -155,9 +155,14 @@ class Builder:
 
     def resources(self, fields: models.Resources | None, entry: Entry) -> p.Resources:
         config = self.context.config
+        fields = fields or models.Resources()
         written = entry.merged.get("resources")
-        if fields is None:
-            return p.Resources(cpus=config.cpus, memory=config.memory, pids=config.pids)
+        places = {}
+        for key in models.Resources.model_fields:
+            if written is not None and (node := written.get(key)):
+                places[key] = node.place
+            elif (origin := config.origins.get(key)) is not None and origin.place:
+                places[key] = origin.place
         return p.Resources(
             cpus=fields.cpus if fields.cpus is not None else config.cpus,
             memory=fields.memory if fields.memory is not None else config.memory,
@@ -170,9 +175,7 @@ class Builder:
             devices=tuple(fields.devices),
             gpus=fields.gpus,
             read_only=fields.read_only,
-            places={
-                key: node.place for key in ("devices", "gpus") if written is not None and (node := written.get(key))
-            },
+            places=places,
         )
 
     def service(self, service: models.Service, number: int, text: _Texts) -> p.Service:

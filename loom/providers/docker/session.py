@@ -13,10 +13,9 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError, RequestError
 from loom.providers.base import Change, Command, SessionFacts, SessionRequest
-from loom.providers.docker import driver, labels
+from loom.providers.docker import devices, driver, labels, limits
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.client import explanation, ours, retrying, translated
-from loom.providers.docker.devices import refused
 from loom.providers.docker.labels import kept_name
 from loom.providers.docker.mounts import Mount
 from loom.providers.docker.ownership import Ids, Owner
@@ -125,7 +124,8 @@ def _no_user(request: SessionRequest, said: str) -> ImageError | None:
 
 def why_refused(request: SessionRequest, said: str) -> LoomError | None:
     """What to tell when an engine `said` that it can't make or start a job's container, where the reason is a known one."""
-    return refused(request, said) or _unseen_workspace(request, said) or _no_user(request, said)
+    asked_too_much = devices.refused(request, said) or limits.refused(request, said)
+    return asked_too_much or _unseen_workspace(request, said) or _no_user(request, said)
 
 
 class DockerSession:

@@ -319,6 +319,43 @@ def test_a_timeout_has_its_own_exit_code(project: Project) -> None:
     assert ran.output("slow") == ["begun"]
 
 
+@pytest.mark.parametrize(
+    ("limits", "environ", "told"),
+    [
+        ("cpus: 4000", {}, ".loom/workflow.yml:6:21: the engine can't give job big its `cpus: 4000`: "),
+        ("pids: 50", {"LOOM_CPUS": "4000"}, "LOOM_CPUS: the engine can't give job big its `cpus: 4000`: "),
+        (
+            "tmpfs: ['/x:color=red']",
+            {},
+            ".loom/workflow.yml:6:22: the engine can't give job big its `tmpfs: /x:color=red`: ",
+        ),
+        (
+            "ulimits: {nofile: 99999999999}",
+            {},
+            ".loom/workflow.yml:6:24: the engine can't give job big its `ulimits: nofile 99999999999:99999999999`: ",
+        ),
+    ],
+    ids=["cpus", "setting", "tmpfs", "ulimits"],
+)
+def test_a_limit_that_only_the_engine_can_refuse_is_named(
+    project: Project, limits: str, environ: dict[str, str], told: str
+) -> None:
+    project.workflow(f"""
+version: v1
+stages: [a]
+big:
+  stage: a
+  resources: {{{limits}}}
+  script: [echo never]
+""")
+    ran = project.run(**environ)
+    assert ran.code == 3, ran.out + ran.err
+    manifest = ran.manifest("big")
+    assert (manifest["status"], manifest["error_code"]) == ("error", "LIMIT_REFUSED")
+    assert manifest["error"].startswith(told)
+    assert told in ran.out
+
+
 def test_an_after_script_that_hangs_is_ended_and_the_result_stays(project: Project) -> None:
     project.workflow("""
 version: v1
