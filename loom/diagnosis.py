@@ -616,6 +616,14 @@ def _by_ending(evidence: Evidence, exit_code: int | None, error: str | None) -> 
                 advice="raise `resources: {memory: ...}`, or let the step use less (fewer parallel workers)",
             )
         ]
+    if error and "as many processes as `pids` allows" in error:
+        return [
+            Cause(
+                code="out_of_processes",
+                summary="the container had as many processes as it may have, and could not start another one",
+                advice="raise `resources: {pids: ...}`, or let the step start fewer (fewer parallel workers)",
+            )
+        ]
     return [_SIGNALS[exit_code]] if exit_code in _SIGNALS else []
 
 

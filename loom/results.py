@@ -58,6 +58,8 @@ class Exit(Struct, frozen=True, kw_only=True):
     ended: Ended = Ended.EXITED
     oom_kills: int = 0
     """How many processes were killed for want of memory since the command before it, as far as the place can tell."""
+    refused_forks: int = 0
+    """How often no process could be made since then because there were as many as there may be (`pids`)."""
 
     @property
     def status(self) -> Status:

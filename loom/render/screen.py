@@ -215,7 +215,8 @@ class Screen:
             code = "" if event.exit_code is None else f", exit code {event.exit_code}"
             yield f"    step {step}{code}"
             yield from self._command(self._commands.get((job_id, place), ""))
-        if event.error and (step is None or event.status is not Status.FAILURE or "memory" in event.error):
+        # That it failed, and with what exit code, stands there already.
+        if event.error and (step is None or event.error != f"{step} failed with exit code {event.exit_code}"):
             for line in event.error.splitlines():
                 yield f"    {self._look.styled(line, 'bad')}"
         bar = self._look.styled(self._look.marks["bar"], "dim")

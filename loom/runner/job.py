@@ -24,7 +24,7 @@ from loom.runner.handover import Handover, report_facts
 from loom.runner.hooks import AtStep, Verdict
 from loom.runner.place import BuiltImage, OpenedServices, Place, PlaceOpener, Resolved
 from loom.runner.sections import SectionOutput
-from loom.units import duration_text
+from loom.units import counted, duration_text
 
 MAX_CHANGES = 1000
 """How many changed paths a job's manifest names."""
@@ -461,8 +461,7 @@ class JobRunner:
                 command = Command(script=step.script, shell=job.shell, environment=variables, timeout_s=timeout_s)
                 exit_ = place.session.run(command, writer, cancel)
                 outcome.status, outcome.exit_code, outcome.error = exit_.status, exit_.code, _why(step, exit_)
-                if exit_.oom_kills and exit_.ended is not Ended.OOM_KILLED:
-                    text = _killed_unnoticed(step, exit_)
+                for text in _unnoticed(step, exit_):
                     self._job_fact(job, "warning", {"text": text}, code=PhaseCode.JOB_EXECUTION)
                 if (after := place.handed_on()) != before:
                     found = recorded(after, place.secrets, self.journal.masker)
@@ -538,7 +537,9 @@ class JobRunner:
 def _why(step: Step, exit_: Exit) -> str | None:
     match exit_.ended:
         case Ended.EXITED:
-            return None if exit_.code == 0 else f"{step.id} failed with exit code {exit_.code}"
+            failed = f"{step.id} failed with exit code {exit_.code}"
+            why = f": the job's container had as many processes as `pids` allows{_how_often(exit_)}"
+            return None if exit_.code == 0 else f"{failed}{why if exit_.refused_forks else ''}"
         case Ended.TIMED_OUT:
             return f"{step.id} ran out of time"
         case Ended.CANCELED:
@@ -547,10 +548,18 @@ def _why(step: Step, exit_: Exit) -> str | None:
             return f"{step.id} was killed: the job's container ran out of memory (exit code {exit_.code})"
 
 
-def _killed_unnoticed(step: Step, exit_: Exit) -> str:
-    how_many = "a process was" if exit_.oom_kills == 1 else f"{exit_.oom_kills} processes were"
+def _how_often(exit_: Exit) -> str:
+    return f", and {counted(exit_.refused_forks, 'further one')} could not be started"
+
+
+def _unnoticed(step: Step, exit_: Exit) -> Iterator[str]:
+    """What went wrong with a step for want of memory or processes, where it is not what it ended by."""
     went_on = "the step passed all the same" if exit_.status is Status.SUCCESS else "the step did not end by that"
-    return f"{step.id}: {how_many} killed because the job's container ran out of memory; {went_on}"
+    if exit_.oom_kills and exit_.ended is not Ended.OOM_KILLED:
+        how_many = "a process was" if exit_.oom_kills == 1 else f"{exit_.oom_kills} processes were"
+        yield f"{step.id}: {how_many} killed because the job's container ran out of memory; {went_on}"
+    if exit_.refused_forks and (exit_.ended is not Ended.EXITED or exit_.code == 0):
+        yield f"{step.id}: the job's container had as many processes as `pids` allows{_how_often(exit_)}; {went_on}"
 
 
 def _tries_again(job: Job, attempt: _Attempt, number: int) -> bool:

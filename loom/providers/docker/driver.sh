@@ -9,7 +9,7 @@
 #     `- guard          -- the step's parent, there to be killed instead of the driver
 #          `- the step's shell
 unset loom_token loom_script loom_settings loom_n loom_code loom_watcher loom_line loom_me loom_p loom_uid loom_gid loom_rest
-unset loom_ooms loom_spare loom_users loom_groups loom_ids loom_over
+unset loom_ooms loom_forks loom_word loom_count loom_spare loom_users loom_groups loom_ids loom_over
 exec 5<&0 </dev/null
 loom_nl='
 '
@@ -25,16 +25,26 @@ loom_mark() {
   printf '%s %s\n' "$1" "$2"
 }
 
-# How many processes the kernel has killed here for want of memory; the engine itself does not notice everywhere.
-loom_count_ooms() {
-  loom_ooms=0
-  for loom_p in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control; do
+# What the kernel has counted here: the number behind a word, in the first of the files that is there.
+loom_counted() {
+  loom_word=$1 loom_count=0
+  shift
+  for loom_p in "$@"; do
     [ -r "$loom_p" ] || continue
     while read -r loom_line loom_me; do
-      [ "$loom_line" = oom_kill ] && loom_ooms=$loom_me
+      [ "$loom_line" = "$loom_word" ] && loom_count=$loom_me
     done <"$loom_p"
     return
   done 2>/dev/null
+}
+
+# How many processes it has killed for want of memory, which the engine itself does not notice everywhere, and how many it
+# has not let be made since there were as many as there may be.
+loom_count_refusals() {
+  loom_counted oom_kill /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control
+  loom_ooms=$loom_count
+  loom_counted max /sys/fs/cgroup/pids.events /sys/fs/cgroup/pids/pids.events
+  loom_forks=$loom_count
 }
 
 # What the kernel says of a user namespace: which ids here are which outside.
@@ -56,12 +66,12 @@ loom_hello() {
       Gid:) loom_gid=$loom_me ;;
     esac
   done 2>/dev/null </proc/self/status
-  loom_count_ooms
+  loom_count_refusals
   loom_read_ids /proc/self/uid_map
   loom_users=$loom_ids
   loom_read_ids /proc/self/gid_map
   loom_groups=$loom_ids
-  loom_mark "$1" "$loom_uid $loom_gid $loom_ooms ${loom_users:--} ${loom_groups:--}"
+  loom_mark "$1" "$loom_uid $loom_gid $loom_ooms $loom_forks ${loom_users:--} ${loom_groups:--}"
 }
 
 # Everything in the container but process 1, the driver and the caller. Losing its guard is what tells the driver to go on.
@@ -100,7 +110,7 @@ loom_step() {
   # Not by `:`, which is a special builtin: what it can't write to would end this shell.
   if ! { printf '%s' "$loom_script" >"$4" && printf '' >/run/loom/env; } 2>/dev/null; then
     printf '%s %s\n' "$loom_token" -1 >&2
-    printf '%s %s\n' "$loom_token" '-1 0'
+    printf '%s %s\n' "$loom_token" '-1 0 0'
     return
   fi
   shift 4
@@ -128,8 +138,8 @@ loom_step() {
       printf '%s=%s\n' "$loom_token" "$loom_line"
     done </run/loom/env
   fi
-  loom_count_ooms
-  printf '%s %s\n' "$loom_token" "$loom_code $loom_ooms"
+  loom_count_refusals
+  printf '%s %s\n' "$loom_token" "$loom_code $loom_ooms $loom_forks"
   unset loom_token loom_script loom_settings
   wait "$loom_watcher" 2>/dev/null
 }

@@ -156,7 +156,7 @@ class DockerSession:
         self._handed_over = False
         self._handed_on: dict[str, str] = {}
         self._number = 0
-        self._ooms = 0
+        self._ooms = self._refused_forks = 0
         self._started = False
         self._unfinished = False
         self._died = False
@@ -216,8 +216,8 @@ class DockerSession:
                 f"the container of job {self._request.job_id} started, but nothing in it answered within {HELLO_S:.0f} s",
                 hint='an image\'s own `entrypoint` must end by running the command that it is given: exec "$@"',
             )
-        uid, gid, ooms, users, groups = str(talk.answer).split()
-        self._ooms = int(ooms)
+        uid, gid, ooms, refused_forks, users, groups = str(talk.answer).split()
+        self._ooms, self._refused_forks = int(ooms), int(refused_forks)
         if uid.isdigit() and gid.isdigit():
             self.uid, self.gid = int(uid), int(gid)
             self._ids = Ids.read(users, groups)
@@ -281,7 +281,7 @@ class DockerSession:
             unregister()
             talk.let_go(on_output)
         self._handed_on.update(handed_on(talk.env_lines))
-        code, ooms = (int(word) for word in str(talk.answer).split())
+        code, ooms, refused_forks = (int(word) for word in str(talk.answer).split())
         if code < 0:
             raise ProviderError(
                 f"the step could not be handed to the container of job {self._request.job_id}: its {driver.DIRECTORY},"
@@ -289,9 +289,10 @@ class DockerSession:
                 hint="an earlier step has filled it, made it read-only, or put something else in the place of $LOOM_ENV",
             )
         killed, self._ooms = ooms - self._ooms, ooms
+        refused, self._refused_forks = refused_forks - self._refused_forks, refused_forks
         if ended is Ended.EXITED and code != 0 and killed > 0:
             ended = Ended.OOM_KILLED
-        return Exit(code=code, ended=ended, oom_kills=killed)
+        return Exit(code=code, ended=ended, oom_kills=killed, refused_forks=refused)
 
     def handed_on(self) -> Mapping[str, str]:
         return dict(self._handed_on)

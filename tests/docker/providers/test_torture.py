@@ -216,6 +216,18 @@ def test_running_out_of_memory_is_reported_as_such(docker_place: Place) -> None:
         assert job.run("true").exit.oom_kills == 0
 
 
+def test_having_as_many_processes_as_there_may_be_is_counted(any_sh: Place) -> None:
+    with any_sh.job(resources=Resources(pids=20)) as job:
+        assert job.run("exit 1").exit.refused_forks == 0
+        # In a shell of its own: some shells end when they can't fork.
+        ran = job.run(
+            "(for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 0.3 & done; wait) || exit 3"
+        )
+        assert ran.exit.refused_forks >= 1
+        time.sleep(0.4)
+        assert job.run("exit 1").exit.refused_forks == 0
+
+
 def test_a_step_that_leaves_no_room_for_the_next(docker_place: Place) -> None:
     with docker_place.job() as job:
         job.run("cat </dev/zero >/run/loom/rest 2>/dev/null || true")

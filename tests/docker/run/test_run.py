@@ -397,6 +397,30 @@ eats:
     assert f"! eats      {warning}" in ran.out
 
 
+@pytest.mark.parametrize(("end", "code"), [("exit 9", 1), ("true", 0)], ids=["fails", "passes"])
+def test_having_as_many_processes_as_pids_allows_is_told(project: Project, end: str, code: int) -> None:
+    project.workflow(f"""
+version: v1
+stages: [test]
+forks:
+  stage: test
+  image: debian:trixie-slim
+  resources: {{pids: 20}}
+  script: ['(for i in $(seq 30); do sleep 0.5 & done; wait) || {end}']
+""")
+    ran = project.run()
+    assert ran.code == code, ran.out + ran.err
+    manifest = ran.manifest("forks")
+    told = "the job's container had as many processes as `pids` allows, and 1 further one could not be started"
+    if code:
+        assert manifest["error"] == f"script/01 failed with exit code 9: {told}"
+        assert f"    {manifest['error']}" in ran.out
+        assert "resources: {pids: ...}" in project.loom("diagnose").out
+    else:
+        assert manifest["warnings"] == [f"script/01: {told}; the step passed all the same"]
+        assert f"! forks     {manifest['warnings'][0]}" in ran.out
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["INT", "TERM", "HUP"]
 )
