@@ -9,6 +9,9 @@ from typing import Any
 
 from msgspec import Struct
 
+STANDARD_OUTPUT = "standard output"
+"""As an error names it, in the place of a file."""
+
 LINE_LIMIT = 65536
 """A longer line is recorded in pieces (`partial`), so that memory stays bounded whatever a job prints. Bytes."""
 

@@ -15,7 +15,6 @@ import threading
 
 def main() -> None:
     """The `loom` command."""
-    _complete_streams()
     # Looking for pydantic plugins reads the metadata of every installed package: 25 ms that no one here needs.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # What imports make stays for good; looking through it for garbage takes 30 to 60 ms of a run's start.
@@ -24,22 +23,14 @@ def main() -> None:
     interrupt = signal.getsignal(signal.SIGINT)
     if interrupt is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from loom.cli import streams
+
+    streams.complete()
     from loom.cli import app  # noqa: F401  what every command needs
     from loom.cli.boundary import run_app
 
     signal.signal(signal.SIGINT, interrupt)
     _leave(run_app(sys.argv[1:]))
-
-
-def _complete_streams() -> None:
-    """Whoever starts us may have closed some of them (`>&-`, a service manager); else a file of ours would take the place."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
-            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115  as Python does
 
 
 def _leave(code: int) -> None:

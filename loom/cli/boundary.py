@@ -12,37 +12,45 @@ import traceback
 from pathlib import Path
 
 from loom import __version__
+from loom.cli import streams
 from loom.errors import InfrastructureError, LoomError, WorkflowError
+from loom.output import STANDARD_OUTPUT
 from loom.results import ExitCode
 
 
 def run_app(arguments: list[str]) -> int:
     """Run the command line; returns the exit code and never lets an exception out."""
-    from loom.cli.app import app_for
-
     try:
-        outcome = app_for(arguments)(args=arguments, prog_name="loom", standalone_mode=False)
-        code = int(outcome) if isinstance(outcome, int) else ExitCode.OK
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.flush()
+        code = _ended_with(arguments)
+        streams.written()
         return code
     except LoomError as error:
         return _told(error)
     except KeyboardInterrupt:
         _print("interrupted")
         return ExitCode.INTERRUPTED
+    except Exception as error:  # noqa: BLE001  the outermost boundary: what is no LoomError is our bug
+        return _foreign(error)
+
+
+def _ended_with(arguments: list[str]) -> int:
+    from loom.cli.app import app_for
+
+    try:
+        outcome = app_for(arguments)(args=arguments, prog_name="loom", standalone_mode=False)
+        return int(outcome) if isinstance(outcome, int) else ExitCode.OK
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):  # typer makes a failure of it
             # The reader of our output left (`loom logs | head`): nothing is wrong, and nothing more can be said.
             return ExitCode.OK
         return leaving.code if isinstance(leaving.code, int) else ExitCode.REQUEST
-    except Exception as error:  # noqa: BLE001  the outermost boundary: what is no LoomError is our bug
-        return _foreign(error)
 
 
 def _foreign(error: Exception) -> int:
     from loom.cli.app import exit_code_of_usage_error
 
+    if isinstance(error, OSError) and error.filename == STANDARD_OUTPUT:
+        return _told(streams.unwritable(error))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # whoever wrote, it is no bug
         where = f"{error.filename}: " if isinstance(error.filename, str) else ""
         return _told(InfrastructureError(f"{where}{error.strerror}", hint="free some space there"))

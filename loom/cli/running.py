@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -200,7 +200,7 @@ def execute(
 ) -> int:
     """Run a prepared plan, with the terminal as its audience. `reuse`, `variables`: see `engine.Request`."""
     from loom import engine
-    from loom.cli import parts
+    from loom.cli import parts, streams
     from loom.images import LOCK_PATH, load_lock
     from loom.plan import MountMode
     from loom.render.screen import Screen, closing_lines
@@ -268,20 +268,14 @@ def execute(
 
         assert isinstance(audience, JsonLines)
         audience.receipt(str(ran.receipt_path), ran.receipt.status.value, ran.receipt.exit_code)
-        return ran.receipt.exit_code
-    last = list(closing_lines(ran.receipt.status.value, str(ran.receipt_path), look))
-    if not options.quiet:
-        last += [f"look inside: loom shell {ran.receipt.run_id} {job_id}" for job_id in ran.kept]
-    try:
-        for line in last:
-            write(line)
-    except BrokenPipeError:
-        pass  # the reader left, which changes nothing about what the run came to
-    except OSError as error:
-        from loom.errors import InfrastructureError
-
-        hint = f"the run is over ({ran.receipt.status.value}), and its record whole: {ran.receipt_path}"
-        raise InfrastructureError(f"standard output can't be written: {error.strerror}", hint=hint) from error
+    else:
+        last = list(closing_lines(ran.receipt.status.value, str(ran.receipt_path), look))
+        if not options.quiet:
+            last += [f"look inside: loom shell {ran.receipt.run_id} {job_id}" for job_id in ran.kept]
+        with suppress(OSError):  # told next, unless it is only that the reader left
+            for line in last:
+                write(line)
+    streams.written(f"the run is over ({ran.receipt.status.value}), and its record whole: {ran.receipt_path}")
     return ran.receipt.exit_code
 
 

@@ -18,7 +18,7 @@ import termios
 import threading
 import time
 import tty
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from signal import SIGPIPE
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,11 +26,12 @@ from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
+from loom.output import STANDARD_OUTPUT
 from loom.providers import interactive
 from loom.providers.docker import driver
 from loom.providers.docker.attach import Demultiplexer, Hijacked
 from loom.providers.docker.client import explanation, retrying, translated
-from loom.results import Ended, Exit, ExitCode, OnOutput
+from loom.results import Ended, Exit, ExitCode, OnOutput, Stream
 
 if TYPE_CHECKING:
     import docker
@@ -91,6 +92,10 @@ class Inside(Struct, frozen=True, kw_only=True):
             connection.close()
             self.end(pid_file, "PIPE")
             return Exit(code=128 + SIGPIPE, ended=Ended.EXITED)
+        except OSError:
+            connection.close()
+            self.end(pid_file, "PIPE")
+            raise
         finally:
             unregister()
             connection.close()
@@ -307,7 +312,15 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def to_streams(out: int, err: int) -> OnOutput:
-    """An `on_output` that passes everything on to two file numbers."""
-    targets: Mapping[str, int] = {"stdout": out, "stderr": err}
-    write: Callable[[int, bytes], None] = _write
-    return lambda stream, data: write(targets[stream], data)
+    """An `on_output` that passes everything on to two file numbers: standard output's and standard error's."""
+    targets = {"stdout": (out, STANDARD_OUTPUT), "stderr": (err, "standard error")}
+
+    def write(stream: Stream, data: bytes) -> None:
+        descriptor, name = targets[stream]
+        try:
+            _write(descriptor, data)
+        except OSError as error:
+            error.filename = name
+            raise
+
+    return write

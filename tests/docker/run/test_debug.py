@@ -218,6 +218,25 @@ def test_exec_ends_when_nobody_reads_any_more(failing: Project) -> None:
     assert (done.stdout, done.stderr) == (b"10\n", b"141\n")
 
 
+def test_exec_ends_and_says_so_when_its_output_has_no_room(failing: Project) -> None:
+    run(failing)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "loom", "exec", "unit", "--", "cat", "/dev/zero"],
+            cwd=failing.root,
+            env={**failing.environ, "MY_TOKEN": SECRET},
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 3
+    assert done.stderr.startswith("loom: standard output can't be written: No space left on device\n")
+    names = "for f in /proc/[0-9]*/comm; do read -r name <$f && echo $name; done"
+    assert "cat" not in loom(failing, "exec", "unit", "--", "sh", "-c", names).out.split()
+
+
 def test_exec_passes_everything_through(failing: Project) -> None:
     run(failing)
     done = subprocess.run(

@@ -55,9 +55,43 @@ def test_reading_the_beginning_of_a_log_is_no_failure(make: Make) -> None:
     assert (read.returncode, read.stdout, read.stderr) == (0, "1\n", "")
 
 
-def test_output_that_has_no_room_is_said_and_where_the_record_is(make: Make) -> None:
+@pytest.mark.parametrize("form", ["", "--json", "--format github", "--stream"])
+def test_output_that_has_no_room_is_said_and_where_the_record_is(make: Make, form: str) -> None:
     project = make(WORKFLOW)
-    ran = shell(project, "loom run --local good > /dev/full")
+    ran = shell(project, f"loom run --local good {form} > /dev/full")
     assert ran.returncode == 3
-    assert "standard output can't be written: No space left on device" in ran.stderr
-    assert f"the run is over (success), and its record whole: {project.last().paths.receipt}" in ran.stderr
+    assert ran.stderr.splitlines() == [
+        "loom: standard output can't be written: No space left on device",
+        f"  the run is over (success), and its record whole: {project.last().paths.receipt}",
+    ]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "runs --json",
+        "show --json",
+        "logs good",
+        "logs good --json",
+        "diagnose --json",
+        "diagnose --format agent",
+        "diff last last --json",
+        "check --format json",
+        "compile --format json",
+        "config show",
+        "doctor --json",
+        "clean --dry-run --json",
+        "cache ls --json",
+        "snapshot --json",
+        "exec good --json -- echo hi",
+        "schema",
+        "--help",
+    ],
+)
+def test_no_command_loses_its_output_in_silence(make: Make, command: str) -> None:
+    project = make(WORKFLOW)
+    project.loom("run", "--local", "good")
+    ran = shell(project, f"loom {command} > /dev/full")
+    assert ran.returncode == 3, ran.stderr
+    assert "loom: standard output can't be written: No space left on device\n" in ran.stderr
+    assert "Traceback" not in ran.stderr
