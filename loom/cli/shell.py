@@ -95,6 +95,7 @@ def exec_(
     from loom.cli import entering
     from loom.cli.running import signals
     from loom.errors import RequestError
+    from loom.output import encodable
     from loom.results import Ended, ExitCode
     from loom.units import duration
 
@@ -118,25 +119,33 @@ def exec_(
         ended = entered.place.run(command, on_output, cancel, seconds)
         took_ms = round((time.monotonic() - begun) * 1000, 3)
     if as_json:
-        texts = {name: b"".join(chunks).decode("utf-8", "replace") for name, chunks in heard.items()}
         document = {
             "schema_version": "loom.exec.v1",
             "run_id": job.run.run_id,
             "job_id": job.job.id,
             "step": at.id,
-            "command": command,
+            "command": encodable(command),
             "exit_code": ended.code,
             "ended": ended.ended.value,
             "fresh": entered.fresh,
             "container_name": entered.container_name,
             "duration_ms": took_ms,
-            **texts,
+            **_heard_fields("stdout", heard["stdout"]),
+            **_heard_fields("stderr", heard["stderr"]),
         }
         print(json.dumps(document))
     if ended.ended is Ended.TIMED_OUT:
         print(f"loom: {command[0]} was ended after {timeout}", file=sys.stderr)
         raise SystemExit(ExitCode.TIMED_OUT)
     raise SystemExit(ended.code)
+
+
+def _heard_fields(name: str, chunks: list[bytes]) -> dict[str, str]:
+    """What a stream brought, for a JSON document: the exact bytes beside it where they are not UTF-8."""
+    from loom.output import line_of
+
+    heard = line_of(b"".join(chunks))
+    return {name: heard.text} if heard.raw_b64 is None else {name: heard.text, f"{name}_b64": heard.raw_b64}
 
 
 def _at_most_two(names: list[str] | None) -> list[str]:

@@ -1,5 +1,7 @@
 """Nobody reads, nobody can be told, or there is no stream at all: a run comes to what it comes to all the same."""
 
+import base64
+import json
 import subprocess
 import sys
 
@@ -95,3 +97,17 @@ def test_no_command_loses_its_output_in_silence(make: Make, command: str) -> Non
     assert ran.returncode == 3, ran.stderr
     assert "loom: standard output can't be written: No space left on device\n" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_exec_as_a_document_has_every_byte(make: Make) -> None:
+    project = make(WORKFLOW)
+    project.loom("run", "--local", "good")
+    ran = shell(
+        project, r"""loom exec good --json -- sh -c 'printf "a\377"; printf "\303\244" >&2; : "$1"' sh $'\377'"""
+    )
+    assert ran.returncode == 0, ran.stderr
+    document = json.loads(ran.stdout)
+    assert (document["stdout"], base64.b64decode(document["stdout_b64"])) == ("a\ufffd", b"a\377")
+    assert document["stderr"] == "\u00e4"
+    assert "stderr_b64" not in document
+    assert document["command"][-1] == "\ufffd"
