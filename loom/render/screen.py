@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -18,11 +18,13 @@ from loom.events import PhaseCode, PhaseEvent
 from loom.journal import OutputBatch
 from loom.output import harmless
 from loom.render.listening import while_heard
-from loom.results import Status
+from loom.results import Status, Stream
 from loom.units import counted, rough_duration, rough_size
 
 TAIL_LINES = 20
 """How much of a failing step's output is shown."""
+LONGEST_LINE = 2000
+"""How many characters of one of these lines are shown. A line may be of any length, and a terminal takes its time."""
 
 Paint = Callable[[str, str], str]
 """`(text, style)`: style is one of ok, bad, warn, dim, bold, job."""
@@ -83,6 +85,34 @@ def coloured(text: str) -> str:
     return "".join(visible(part) if number % 2 == 0 else part for number, part in enumerate(parts)) + "\x1b[0m"
 
 
+class _Piece(Struct, frozen=True, gc=False):
+    """A line, or the part of a very long one that was recorded at once."""
+
+    stream: Stream
+    text: str
+    partial: bool
+
+
+def _lines_of(pieces: Collection[_Piece], dots: str) -> Iterator[str]:
+    """The last lines of an output as they are shown: whole, but for the middle of very long ones."""
+    lines: list[list[str]] = []
+    unfinished: Stream | None = None
+    for piece in pieces:
+        if piece.stream != unfinished:
+            lines.append([])
+        lines[-1].append(piece.text)
+        unfinished = piece.stream if piece.partial else None
+    for number, parts in enumerate(lines):
+        text = visible("".join(parts))
+        if len(text) > LONGEST_LINE:
+            half = LONGEST_LINE // 2
+            # What came before the first of them may be the same line's beginning.
+            at_least = "at least " if number == 0 and len(pieces) >= TAIL_LINES else ""
+            left_out = f"{at_least}{len(text) - 2 * half:,} characters left out, which are in the events file"
+            text = f"{text[:half]}{dots} ({left_out}) {dots}{text[-half:]}"
+        yield text
+
+
 class Screen:
     """Turns events into lines and hands each to `write` (without line end). An OSError from `write` ends the showing."""
 
@@ -90,7 +120,7 @@ class Screen:
         self._look = look
         self._write = while_heard(write)
         self._planned: dict[str, dict[str, Any]] = {}
-        self._tails: dict[tuple[str, str], deque[str]] = {}
+        self._tails: dict[tuple[str, str], deque[_Piece]] = {}
         self._commands: dict[tuple[str, str], str] = {}
         self._job_width = 8
         self._logs_dir = ""
@@ -104,7 +134,7 @@ class Screen:
         tail = self._tails.get((job_id, place))
         if tail is None:
             tail = self._tails[job_id, place] = deque(maxlen=TAIL_LINES)
-        tail.extend(text for text, _ in batch.texts(TAIL_LINES))
+        tail.extend(_Piece(batch.stream, text, partial) for text, partial in batch.texts(TAIL_LINES))
         if self._look.stream and self._look.detail is not Detail.QUIET:
             prefix = self._look.styled(f"{job_id:<{self._job_width}} {self._look.marks['bar']} ", "job")
             for text, _ in batch.texts():
@@ -220,8 +250,8 @@ class Screen:
             for line in event.error.splitlines():
                 yield f"    {self._look.styled(line, 'bad')}"
         bar = self._look.styled(self._look.marks["bar"], "dim")
-        for text in self._tails.get((job_id, place), ()):
-            yield f"    {bar} {visible(text)}"
+        for text in _lines_of(self._tails.get((job_id, place), ()), self._look.marks["dots"]):
+            yield f"    {bar} {text}"
         if place:
             folder = f"user/{step}" if step else f"system/{section}"
             yield f"    events: {self._logs_dir}/jobs/{job_id}/{folder}/events.jsonl"

@@ -111,3 +111,27 @@ def test_exec_as_a_document_has_every_byte(make: Make) -> None:
     assert document["stderr"] == "\u00e4"
     assert "stderr_b64" not in document
     assert document["command"][-1] == "\ufffd"
+
+
+def test_a_very_long_last_line_is_cut_on_the_screen_and_whole_in_the_record(make: Make) -> None:
+    long = "head -c {size} /dev/zero | tr '\\0' {letter}"
+    steps = (
+        f"echo before; {long.format(size=5000, letter='a')}; echo; {long.format(size=3_000_000, letter='b')}; exit 5"
+    )
+    project = make(f"version: v1\nstages: [s]\nbad:\n  stage: s\n  script:\n    - |\n      {steps}\n")
+    output = project.loom("run", "--local", code=1)
+    assert len(output) < 10_000
+    assert "at least 1,294,064 characters left out, which are in the events file" in output
+    assert output == project.loom("show")
+    assert project.loom("logs", "bad").count("b") == 3_000_001
+
+
+def test_a_long_line_among_short_ones_is_cut_in_its_middle(make: Make) -> None:
+    steps = "echo before; head -c 200000 /dev/zero | tr '\\0' x; echo y; echo after; exit 5"
+    project = make(f"version: v1\nstages: [s]\nbad:\n  stage: s\n  script:\n    - |\n      {steps}\n")
+    output = project.loom("run", "--local", code=1)
+    at = output.index("│ before\n")
+    shown = [line.strip().removeprefix("│ ") for line in output[at - 4 :].splitlines()[:3]]
+    cut = f"{'x' * 1000}… (198,001 characters left out, which are in the events file) …{'x' * 999}y"
+    assert shown == ["before", cut, "after"]
+    assert output == project.loom("show")
