@@ -377,26 +377,40 @@ class TarView:
     def read(self, selection: Selection, on_skipped: Callable[[Skipped], None]) -> Iterator[Item]:
         roots = [root or "." for root in selection.roots]
         taken: set[str] = set()
-        with _Chunks(self._archiver.get_archive(roots), self.check) as stream:
+        # By a file that is not taken: the paths that share it. The stream has its content under that name only.
+        sharing: dict[str, list[str]] = {}
+        for member, content in self._members(roots):
+            path = _normal(member.name)
+            if not path or ".." in path.split("/") or not selection.takes(path):
+                continue
+            kind = _kind(member)
+            target = _normal(member.linkname) if kind == "hardlink" else member.linkname
+            if kind is None:
+                on_skipped(Skipped(path=path, reason="a device or FIFO, not a file"))
+            elif kind == "hardlink" and target not in taken:
+                sharing.setdefault(target, []).append(path)
+            else:
+                taken.add(path)
+                yield _member_entry(path, kind, member, target), content
+        # Asked for alone, each of them is a file.
+        others = {first: more for first, *more in sharing.values()}
+        for member, content in self._members(sorted(others)) if others else ():
+            path = _normal(member.name)
+            if path in others and _kind(member) == "file":
+                yield _member_entry(path, "file", member), content
+                for other in others.pop(path):
+                    yield _member_entry(other, "hardlink", member, path), None
+        for path, more in others.items():
+            for gone in (path, *more):
+                on_skipped(Skipped(path=gone, reason="a hard link whose content could not be had"))
+
+    def _members(self, paths: Iterable[str]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+        with _Chunks(self._archiver.get_archive(paths), self.check) as stream:
             if stream.empty:
                 return
             with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=_TAR_BUFFER) as archive:
                 for member in archive:
-                    path = _normal(member.name)
-                    if not path or ".." in path.split("/") or not selection.takes(path):
-                        continue
-                    kind = _kind(member)
-                    target = _normal(member.linkname) if kind == "hardlink" else member.linkname
-                    if kind is None:
-                        on_skipped(Skipped(path=path, reason="a device or FIFO, not a file"))
-                        continue
-                    if kind == "hardlink" and target not in taken:
-                        on_skipped(Skipped(path=path, reason=f"a hard link to {target}, which is not taken"))
-                        continue
-                    taken.add(path)
-                    size = member.size if kind == "file" else 0
-                    entry = Entry(path, kind, member.mode & 0o777, int(member.mtime) * _SECOND, size, target)
-                    yield entry, (archive.extractfile(member) if kind == "file" else None)
+                    yield member, archive.extractfile(member) if member.isreg() else None
 
     def write(self, open_archive: Callable[[], IO[bytes]], *, own: bool) -> Written:
         written = Written()
@@ -410,6 +424,11 @@ class TarView:
             stream = Checked(opened, self.check)
             self._archiver.put_archive(iter(lambda: stream.read(_CHUNK), b""))
         return written
+
+
+def _member_entry(path: str, kind: Kind, member: tarfile.TarInfo, target: str = "") -> Entry:
+    size = member.size if kind == "file" else 0
+    return Entry(path, kind, member.mode & 0o777, int(member.mtime) * _SECOND, size, target)
 
 
 class _Chunks:
@@ -479,8 +498,7 @@ def _members(stream: Content) -> Iterator[Item]:
             if any(_below(path, own) for own in _OWN):
                 raise UnsafeArchive(f"{name!r} is a place of loom's own record")
             target = _normal(member.linkname) if kind == "hardlink" else member.linkname
-            size = member.size if kind == "file" else 0
-            entry = Entry(path, kind, member.mode & 0o777, int(member.mtime) * _SECOND, size, target)
+            entry = _member_entry(path, kind, member, target)
             if kind == "hardlink" and (target not in files or member.linkname.startswith("/")):
                 raise UnsafeArchive(f"{name!r} is a hard link to {member.linkname!r}, which is not in the archive")
             if kind == "link" and (not target or leads_out(entry)):

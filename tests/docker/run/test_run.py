@@ -311,6 +311,26 @@ job:
         assert manifest["changes"] == ["added out/a\ufffd", "added out/b\ufffd"]
 
 
+@pytest.mark.parametrize("mode", ["bind_mount", "overlay", "ephemeral_volume"])
+def test_an_artifact_that_is_a_hard_link_to_a_file_that_is_none_is_kept(project: Project, mode: str) -> None:
+    project.workflow("""
+version: v1
+stages: [a, b]
+makes:
+  stage: a
+  script: ["mkdir a z; echo made > a/file; ln a/file z/one.out; ln a/file z/two.out"]
+  artifacts: {paths: ["**/*.out"]}
+takes:
+  stage: b
+  script: [cat z/one.out z/two.out]
+""")
+    ran = project.run("--mount-mode", mode)
+    assert ran.code == 0, ran.out + ran.err
+    manifest = ran.manifest("makes")
+    assert (manifest["artifacts"]["files"], manifest["warnings"]) == (2, [])
+    assert ran.output("takes") == ["made", "made"]
+
+
 def test_a_timeout_has_its_own_exit_code(project: Project) -> None:
     project.workflow("version: v1\nstages: [a]\nslow:\n  stage: a\n  timeout: 1s\n  script: ['echo begun; sleep 60']\n")
     ran = project.run()

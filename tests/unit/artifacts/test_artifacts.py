@@ -197,6 +197,25 @@ def test_hard_links_stay_one_file(tmp_path: Path, workspace: Path, kept: Kept, v
     assert (kept.folder / "dist/zapp").read_text() == "dist/app"
 
 
+def test_a_hard_link_to_a_file_that_is_not_taken_is_kept_with_its_content(
+    tmp_path: Path, workspace: Path, kept: Kept, view_of: ViewOf
+) -> None:
+    (workspace / "dist/main.py").hardlink_to(workspace / "src/main.py")
+    (workspace / "dist/other.py").hardlink_to(workspace / "src/main.py")
+    (workspace / "aaa").write_text("first in every listing")
+    (workspace / "dist/aaa").hardlink_to(workspace / "aaa")
+    result = kept.collect(view_of(workspace), "**/dist", exclude=("src", "aaa"))
+    assert result.skipped == ()
+    assert {"dist/aaa", "dist/main.py", "dist/other.py"} <= set(kept.names)
+    (tmp_path / "next").mkdir()
+    artifacts.restore(kept.archive, view_of(tmp_path / "next"), sha256=result.sha256)
+    there = tmp_path / "next/dist"
+    assert (there / "aaa").read_text() == "first in every listing"
+    assert (there / "main.py").read_bytes() == (workspace / "src/main.py").read_bytes()
+    assert (there / "main.py").samefile(there / "other.py")
+    assert not (there / "main.py").samefile(there / "aaa")
+
+
 def test_a_file_with_a_secret_in_it_is_left_out(workspace: Path, kept: Kept) -> None:
     (workspace / "dist/config").write_bytes(b"x" * 3_000_000 + base64.b64encode(b"a:hunter2-secret") + b"x" * 10)
     (workspace / "dist/config-copy").hardlink_to(workspace / "dist/config")
