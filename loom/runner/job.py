@@ -286,12 +286,14 @@ class JobRunner:
                 self._phase(job, code, attempt) as outcome,
                 self._seam(attempt, outcome),
                 self._section(job, Section.ARTIFACT_EXTRACT, code, attempt) as output,
+                self._not_kept(job, code, attempt, "artifacts"),
             ):
                 saved = self._handover.collect(job, place.session, attempt.status, output)
                 if saved is not None:
                     self._job_fact(job, "artifacts_saved", saved, code=code)
                     for pattern in saved["missing"]:
-                        self._job_fact(job, "warning", {"text": f"artifacts: nothing matches {pattern}"}, code=code)
+                        text = f"artifacts: nothing matches {pattern}{_broken_off(attempt)}"
+                        self._job_fact(job, "warning", {"text": text}, code=code)
                     self._left_out(job, code, "artifacts", saved["skipped"])
                 reports = self._handover.reports(job, place.session, self._opener.project_dir(job))
                 if reports is not None:
@@ -305,6 +307,7 @@ class JobRunner:
                 self._phase(job, save, attempt) as outcome,
                 self._seam(attempt, outcome),
                 self._section(job, Section.CACHE_SAVE, save, attempt) as output,
+                self._not_kept(job, save, attempt, "cache"),
             ):
                 output.begin()
                 for fact in self._handover.save_caches(job, place.session, attempt.status, output):
@@ -314,6 +317,16 @@ class JobRunner:
             if changes:
                 paths = [f"{change.kind} {change.path}" for change in changes]
                 self._job_fact(job, "workspace_changed", {"count": len(paths), "paths": paths[:MAX_CHANGES]}, code=code)
+
+    @contextmanager
+    def _not_kept(self, job: Job, code: PhaseCode, attempt: _Attempt, what: str) -> Iterator[None]:
+        """Of a job that has its result already, that something could not be kept is a warning; else it is the result."""
+        try:
+            yield
+        except InfrastructureError as error:
+            if attempt.status is not Status.SUCCESS and not self._cancel.requested:
+                self._job_fact(job, "warning", {"text": f"{what}: not kept: {error.message}"}, code=code)
+            raise
 
     @contextmanager
     def _listing_changes(self, job: Job) -> Iterator[None]:
@@ -560,6 +573,13 @@ def _unnoticed(step: Step, exit_: Exit) -> Iterator[str]:
         yield f"{step.id}: {how_many} killed because the job's container ran out of memory; {went_on}"
     if exit_.refused_forks and (exit_.ended is not Ended.EXITED or exit_.code == 0):
         yield f"{step.id}: the job's container had as many processes as `pids` allows{_how_often(exit_)}; {went_on}"
+
+
+def _broken_off(attempt: _Attempt) -> str:
+    """Why something is not there that the job would have made, where it did not come to its end."""
+    if attempt.status is not Status.ERROR or not attempt.error:
+        return ""
+    return f", since the job was broken off: {attempt.error.splitlines()[0]}"
 
 
 def _tries_again(job: Job, attempt: _Attempt, number: int) -> bool:

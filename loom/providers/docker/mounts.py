@@ -203,9 +203,14 @@ class _EngineVolume:
                     source = f"{root}/{plain}" if plain else f"{root}/."
                     stream, _ = self._api.get_archive(self._container_id, source, chunk_size=1 << 20)
             except ProviderError as error:
-                if getattr(error.__cause__, "status_code", None) == 404:
-                    continue
-                raise
+                if getattr(error.__cause__, "status_code", None) != 404:
+                    raise
+                if "no such container" in error.message.lower():
+                    raise ProviderError(
+                        f"the container of job {self._request.job_id} is gone, and its files can't be reached without it",
+                        code="CONTAINER_LOST",
+                    ) from error
+                continue
             yield plain, stream
 
     def put_archive(self, archive: Iterable[bytes]) -> None:

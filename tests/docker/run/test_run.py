@@ -331,6 +331,42 @@ takes:
     assert ran.output("takes") == ["made", "made"]
 
 
+@pytest.mark.parametrize("mode", ["bind_mount", "overlay", "ephemeral_volume"])
+def test_a_container_that_others_remove_is_why_artifacts_are_missing(project: Project, mode: str) -> None:
+    project.workflow("""
+version: v1
+stages: [a]
+x:
+  stage: a
+  script: ["echo begun; sleep 60"]
+  artifacts: {paths: [out], when: always}
+""")
+    process = project.start("run", "--local", "--container", "--mount-mode", mode)
+    deadline = time.monotonic() + 60
+    while not any(
+        '"begun"' in path.read_text() for path in project.record_files("logs/*/jobs/x/user/script/01/*.jsonl")
+    ):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (container,) = project.leftovers()
+    client = docker.from_env()
+    client.api.remove_container(container.removeprefix("/"), force=True)
+    client.close()
+    out, err = process.communicate(timeout=60)
+    ran = Ran(process.returncode, out, err)
+    assert ran.code == 3, out + err
+    manifest = ran.manifest("x")
+    assert manifest["error"].startswith("the container of job x was ")
+    (warning,) = manifest["warnings"]
+    if mode == "bind_mount":
+        assert warning == f"artifacts: nothing matches out, since the job was broken off: {manifest['error']}"
+    else:
+        gone = "the container of job x is gone, and its files can't be reached without it"
+        assert warning == f"artifacts: not kept: {gone}"
+    assert f"! x         {warning}" in out
+
+
 def test_a_timeout_has_its_own_exit_code(project: Project) -> None:
     project.workflow("version: v1\nstages: [a]\nslow:\n  stage: a\n  timeout: 1s\n  script: ['echo begun; sleep 60']\n")
     ran = project.run()
