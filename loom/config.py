@@ -285,7 +285,8 @@ def load(*, root: Path | None, environ: Mapping[str, str], flags: Mapping[str, o
             values[name], origins[name] = value, Origin(layer=layer, place=place)
     if problems:
         raise WorkflowError(
-            problems, hint="`loom config show --origin` lists the keys and where each value comes from."
+            problems,
+            hint="put these right, or comment them out; then `loom config show --origin` tells which values hold and why",
         )
     for name, value, place in _environment(environ, _Context(None, home)):
         values[name], origins[name] = value, Origin(layer="environment", place=place)
@@ -396,7 +397,7 @@ def _environment(environ: Mapping[str, str], context: _Context) -> Iterator[tupl
             if close is not None and _close(variable.removeprefix("LOOM_").lower(), close):
                 raise RequestError(
                     f"{variable}: there is no such setting; did you mean LOOM_{close.upper()}?",
-                    hint="`loom config show` lists the settings.",
+                    hint=f"if it is another program's: env -u {variable} loom ...",
                     code=CODE,
                 )
             continue
@@ -427,4 +428,4 @@ def _parsed(name: str, value: object, context: _Context, place: str) -> Any:
 
 def _meant(name: str) -> str:
     close = nearest(name, KEYS)
-    return f"; did you mean {close}?" if close else "; `loom config show` lists the settings"
+    return f"; did you mean {close}?" if close else f"; the settings are {', '.join(KEYS)}"

@@ -367,6 +367,23 @@ x:
     assert f"! x         {warning}" in out
 
 
+@pytest.mark.parametrize(("mode", "found"), [("bind_mount", "there"), ("overlay", ""), ("ephemeral_volume", "")])
+def test_what_a_failed_attempt_left_is_there_for_the_next_one_where_the_workspace_is_shared(
+    project: Project, mode: str, found: str
+) -> None:
+    project.workflow("""
+version: v1
+stages: [a]
+x:
+  stage: a
+  retry: 1
+  script: ['if [ "$LOOM_ATTEMPT" = 1 ]; then echo there > left; exit 1; fi; cat left 2>/dev/null || echo']
+""")
+    ran = project.run("--mount-mode", mode)
+    assert ran.code == 0, ran.out + ran.err
+    assert ran.output("x") == [found]
+
+
 def test_a_timeout_has_its_own_exit_code(project: Project) -> None:
     project.workflow("version: v1\nstages: [a]\nslow:\n  stage: a\n  timeout: 1s\n  script: ['echo begun; sleep 60']\n")
     ran = project.run()

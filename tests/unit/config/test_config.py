@@ -100,6 +100,14 @@ def test_a_wrong_variable_is_named(tmp_path: Path, environ: dict[str, str], mess
     assert caught.value.message == message
 
 
+def test_the_advice_for_a_broken_file_can_be_followed_while_it_is_broken(tmp_path: Path) -> None:
+    with pytest.raises(WorkflowError) as caught:
+        load(tmp_path, "qqqqqq: 1\n")
+    assert caught.value.problems[0].message == f"there is no setting qqqqqq; the settings are {', '.join(config.KEYS)}"
+    assert str(caught.value.hint).startswith("put these right, or comment them out; then `loom config show --origin`")
+    assert load(tmp_path, "# qqqqqq: 1\n").jobs is None
+
+
 def test_no_color_is_respected_and_a_flag_beats_it(tmp_path: Path) -> None:
     assert load(tmp_path, environ={"NO_COLOR": "1"}).color == "never"
     assert load(tmp_path, environ={"NO_COLOR": "1"}, color="always").color == "always"
