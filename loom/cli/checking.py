@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,13 +168,24 @@ def _show(output: str, name: str, problems: Sequence[Problem], loaded: Workflow 
             print(line)
         if len(problems) > MAX_SHOWN:
             print(f"... and {len(problems) - MAX_SHOWN} more; --format json has all of them")
-        print(_verdict(name, problems, loaded))
+        for line in _verdicts(name, problems, loaded):
+            print(line)
 
 
 def _facts(loaded: Workflow | None) -> dict[str, Any]:
     if loaded is None:
         return {"files": [], "jobs": 0, "stages": []}
     return {"files": [file.name for file in loaded.files], "jobs": len(loaded.jobs), "stages": list(loaded.stages)}
+
+
+def _verdicts(name: str, problems: Sequence[Problem], loaded: Workflow | None) -> Iterator[str]:
+    """One line for the workflow with all that it includes, and one for each configuration file that is wrong."""
+    from loom.config import CODE
+
+    files = dict.fromkeys(problem.file for problem in problems if problem.code == CODE)
+    yield _verdict(name, [problem for problem in problems if problem.code != CODE], loaded)
+    for file in files:
+        yield f"{file}: {_count(sum(1 for problem in problems if problem.file == file), 'error')}"
 
 
 def _verdict(name: str, problems: Sequence[Problem], loaded: Workflow | None) -> str:

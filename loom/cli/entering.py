@@ -100,6 +100,10 @@ def find_job(here: Around, names: Sequence[str], *, default: str = "last") -> Pa
         except RequestError as no_run:
             if no_run.code != "RUN_UNKNOWN":
                 raise
+            if no_job.code == "RUN_UNKNOWN":
+                raise RequestError(
+                    f"{names[0]!r} is no run, and {no_job.message} that could have such a job", hint=no_job.hint
+                ) from no_run
             raise RequestError(
                 f"{names[0]!r} is neither a job of the last run nor a run",
                 hint=f"{no_job.hint or no_job.message}\n`loom runs` lists the runs",

@@ -119,10 +119,21 @@ def resolve_context(
     """What a plan has to know about the checkout.
 
     `predefined` are loom's own variables (None: what git says about the checkout); `base` is what `changes:` compares with
-    (None: HEAD).
+    (None: HEAD). RequestError for a base that git does not know.
     """
     from loom.plan import ResolveContext
 
+    if (
+        base is not None
+        and _git(root, environ, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}") is None
+    ):
+        from loom.errors import RequestError
+
+        raise RequestError(
+            f"--changes-base {base}: git knows no such branch, tag or commit here",
+            hint="`git branch --all` lists the branches; one of another repository has to be fetched first",
+            code="CHANGES_BASE_UNKNOWN",
+        )
     return ResolveContext(
         config=config,
         predefined=commit_variables(root, environ, str(WORKFLOW)) if predefined is None else predefined,

@@ -188,7 +188,7 @@ class Screen:
             case "job_finished" if self._look.detail is not Detail.QUIET:
                 yield from self._job_finished(event)
             case "run_finished" if self._look.detail is not Detail.QUIET:
-                yield from self._run_finished(data)
+                yield from self._run_finished(event)
             case _:
                 pass
 
@@ -263,9 +263,11 @@ class Screen:
         if len(lines) > 6:
             yield f"      {self._look.marks['dots']} {len(lines) - 6} more lines"
 
-    def _run_finished(self, data: Mapping[str, Any]) -> Iterator[str]:
-        _, style, verdict = _VERDICTS[Status(data["status"])]
-        yield self._look.styled(f"{verdict} in {rough_duration(data['duration_ms'])}", style)
+    def _run_finished(self, event: PhaseEvent) -> Iterator[str]:
+        status = Status(event.data["status"])
+        _, style, verdict = _VERDICTS[status]
+        why = "" if status.ok or status is Status.CANCELED else f" (why: loom diagnose {event.run_id})"
+        yield self._look.styled(f"{verdict} in {rough_duration(event.data['duration_ms'])}{why}", style)
 
 
 def closing_lines(status: str, receipt_path: str, look: Look) -> list[str]:

@@ -190,6 +190,24 @@ e: {stage: test, script: [x], variables: {A: $B, B: $A}}
     assert "did you mean 1d?" in out
 
 
+def test_each_file_has_its_own_count(project: Path, loom: Loom) -> None:
+    (project / ".loom/config.yml").write_text("bogus: 1\njobs: many\n")
+    code, out, _ = loom("check")
+    assert code == 2
+    assert out.splitlines()[-2:] == [
+        ".loom/workflow.yml: ok, 3 jobs in 2 stages, 1 warning",
+        ".loom/config.yml: 2 errors",
+    ]
+
+
+@pytest.mark.parametrize("command", [["compile"], ["run", "--dry-run"]])
+def test_a_base_that_git_does_not_know_is_an_error(project: Path, loom: Loom, command: list[str]) -> None:
+    assert loom(*command, "--changes-base", "main")[0] == 0
+    code, out, err = loom(*command, "--changes-base", "no-such-branch")
+    assert (code, out) == (2, "")
+    assert err.startswith("loom: --changes-base no-such-branch: git knows no such branch, tag or commit here\n")
+
+
 def test_a_broken_configuration_is_an_error_of_the_check(project: Path, loom: Loom) -> None:
     (project / ".loom/config.yml").write_text("bogus: 1\n")
     code, out, err = loom("check")
@@ -269,7 +287,6 @@ def test_changes_are_those_of_the_work_tree(project: Path, loom: Loom) -> None:
     subprocess.run([*git, "commit", "-q", "-m", "docs"], check=True)
     assert left_out() == ["docs"]
     assert left_out("--changes-base", "main") == []
-    assert left_out("--changes-base", "no-such-branch") == []
 
 
 def test_selection_and_explanation(project: Path, loom: Loom) -> None:

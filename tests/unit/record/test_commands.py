@@ -72,6 +72,23 @@ def test_a_name_that_is_neither_a_run_nor_a_job(failed: Ran) -> None:
     assert (ran.returncode, "one name too many" in ran.stderr) == (2, True)
 
 
+def test_a_name_of_a_job_where_nothing_ran_yet(make: Make) -> None:
+    project = make("version: v1\nstages: [s]\na: {stage: s, script: x}\n")
+    asked = failed_command(project, "exec", "nosuch", "--", "true")
+    assert asked.returncode == 2
+    assert asked.stderr.splitlines() == [
+        f"loom: 'nosuch' is no run, and there is no run of {project.root} yet that could have such a job",
+        "  `loom runs --all` lists every run",
+    ]
+
+
+def test_the_end_of_a_failed_run_names_what_says_why(failed: Ran) -> None:
+    (line,) = [line for line in failed.output.splitlines() if line.startswith("failed in ")]
+    command = line.partition("(why: loom ")[2].removesuffix(")").split()
+    assert command == ["diagnose", failed.project.last().run_id]
+    assert "frobnicate" in failed.project.loom(*command)
+
+
 def test_logs_say_what_there_is(failed: Ran) -> None:
     assert failed.project.loom("logs", "nothing", code=2) == ""
     assert failed.project.loom("logs", "last", "nothing", code=2) == ""
