@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -18,6 +19,13 @@ class _Output(io.FileIO):
     """Standard output. Its errors name it, and the first is kept: whoever writes may go on, but the end must tell."""
 
     failed: OSError | None = None
+    terminal = False
+
+    @property
+    def left(self) -> bool:
+        """Whether it failed since nobody is there any more: a pipe's reader, or the window of a terminal."""
+        error = self.failed
+        return isinstance(error, BrokenPipeError) or (self.terminal and error is not None and error.errno == errno.EIO)
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
@@ -39,8 +47,10 @@ def complete() -> None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115  as Python does
     plain = sys.stdout
     assert isinstance(plain, io.TextIOWrapper)
+    output = _Output(1, "w", closefd=False)
+    output.terminal = output.isatty()
     sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(_Output(1, "w", closefd=False)),
+        io.BufferedWriter(output),
         encoding=plain.encoding,
         errors=plain.errors,
         line_buffering=plain.line_buffering,
@@ -58,9 +68,8 @@ def written(hint: str | None = None) -> None:
     except (OSError, ValueError):
         pass  # known below, where it is to be told
     output = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    error = output.failed if isinstance(output, _Output) else None
-    if error is not None and not isinstance(error, BrokenPipeError):
-        raise unwritable(error, hint)
+    if isinstance(output, _Output) and output.failed is not None and not output.left:
+        raise unwritable(output.failed, hint)
 
 
 def unwritable(error: OSError, hint: str | None = None) -> InfrastructureError:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from pathlib import Path
 
 import pytest
 
-from .conftest import Project, ended
+from .conftest import Project, ended, load
 
 pytestmark = pytest.mark.docker
 
@@ -51,3 +53,20 @@ def test_no_colour_and_no_unicode_where_they_are_not_wanted(project: Project) ->
 def test_a_dumb_terminal_gets_plain_lines(project: Project) -> None:
     project.workflow(WORKFLOW)
     assert "\x1b" not in on_terminal(project, 80, TERM="dumb")
+
+
+def test_a_terminal_that_is_closed_ends_the_run_as_a_hangup_does(project: Project) -> None:
+    project.workflow("version: v1\nstages: [a]\nlong:\n  stage: a\n  script: ['echo begun; sleep 60']\n")
+    child = project.on_terminal("run", "--local")
+    deadline = time.monotonic() + 60
+    while not any(
+        '"begun"' in path.read_text() for path in project.record_files("logs/*/jobs/long/user/script/01/*.jsonl")
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.close(child.child_fd)  # what a terminal's window does when it goes
+    child.child_fd, child.closed = -1, True
+    _, status = os.waitpid(child.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    (receipt,) = project.record_files("receipts/*.json")
+    assert (load(receipt)["status"], load(receipt)["exit_code"]) == ("canceled", 129)
