@@ -60,6 +60,8 @@ class Exit(Struct, frozen=True, kw_only=True):
     """How many processes were killed for want of memory since the command before it, as far as the place can tell."""
     refused_forks: int = 0
     """How often no process could be made since then because there were as many as there may be (`pids`)."""
+    ended_place: bool = False
+    """The command ended the place that it ran in: no other can run there."""
 
     @property
     def status(self) -> Status:

@@ -389,8 +389,12 @@ class JobRunner:
             if exit_.ended is Ended.TIMED_OUT:
                 self._after_script_warning(job, f"{step.id} ran out of time and was ended")
             elif exit_.status is Status.FAILURE:
-                text = f"{_why(step, exit_)}; `after_script` does not change the job's result"
+                not_run = exit_.ended_place and step is not job.steps[-1]
+                rest = ", and what comes after it was not run: it has ended the container" if not_run else ""
+                text = f"{_why(step, exit_)}{rest}; `after_script` does not change the job's result"
                 self._job_fact(job, "warning", {"text": text}, code=PhaseCode.JOB_EXECUTION)
+            if exit_.ended_place:
+                break
 
     def _after_script_warning(self, job: Job, text: str) -> None:
         limit = (

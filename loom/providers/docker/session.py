@@ -276,7 +276,7 @@ class DockerSession:
             self._died = True
             if ended is Ended.EXITED and died.oom:
                 ended = Ended.OOM_KILLED
-            return Exit(code=died.code, ended=ended)
+            return Exit(code=died.code, ended=ended, ended_place=True)
         finally:
             unregister()
             talk.let_go(on_output)

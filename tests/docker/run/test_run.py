@@ -287,6 +287,27 @@ job:
     assert "step script/01, exit code 137" in ran.out
 
 
+def test_an_after_script_that_ends_the_container_does_not_change_the_result(project: Project) -> None:
+    project.workflow("""
+version: v1
+stages: [a]
+job:
+  stage: a
+  script: [echo made > out]
+  after_script: ['kill -9 -1; sleep 5', echo never]
+  artifacts: {paths: [out]}
+""")
+    ran = project.run()
+    assert ran.code == 0, ran.out + ran.err
+    manifest = ran.manifest("job")
+    assert (manifest["status"], manifest["artifacts"]["files"]) == ("success", 1)
+    (warning,) = manifest["warnings"]
+    failed = (
+        "after_script/01 failed with exit code 137, and what comes after it was not run: it has ended the container"
+    )
+    assert warning == f"{failed}; `after_script` does not change the job's result"
+
+
 @pytest.mark.parametrize("mode", ["bind_mount", "overlay"])
 def test_names_that_are_not_utf8_are_told_as_well_as_they_can_be(project: Project, mode: str) -> None:
     # What is left out, and what the job changed.
