@@ -211,7 +211,8 @@ def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
     try:
         entry = store.find(what, repo_root=root)
     except (RequestError, RecordError):
-        place = Path(os.path.realpath(what))
+        # Whoever stands in a workspace means this one.
+        place = root if what == "last" and root is not None else Path(os.path.realpath(what))
         if is_workspace(place):
             return place, None, store.manifest_of(place)  # `loom snapshot` made it, or its run's record is gone
         raise

@@ -551,7 +551,7 @@ def test_verify_is_told_the_workspace_in_any_way(work: Repo, tmp_path: Path) -> 
     (tmp_path / "link").symlink_to(workspace)
     inside = Repo(workspace, work.environ)
     below = Repo(workspace / "d0", work.environ)
-    for place, said in ((inside, "."), (below, ".."), (work, str(tmp_path / "link")), (inside, str(workspace))):
+    for place, said in ((inside, "."), (below, ".."), (work, str(tmp_path / "link")), (below, "last")):
         done = loom(place, "verify", "--json", said, **there)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["believed"]
