@@ -14,7 +14,7 @@ from loom.snapshot import copying
 from loom.snapshot.git import quoted_store
 from loom.snapshot.model import Rules, Source
 from loom.snapshot.pool import Pool
-from loom.snapshot.source import object_stores, to_borrow, without_password
+from loom.snapshot.source import object_stores, store_paths, to_borrow, without_password
 
 RUNTIME_LINK = "/.loom/.runtime"
 """Where the finished run's record is shown in the workspace; never part of what git sees there."""
@@ -164,8 +164,9 @@ def lay_out_objects(source: Source, git_dir: Path, *, may_borrow: tuple[Path, ..
     if borrow and set(borrow) <= set(may_borrow) and not _shares_blocks(source.objects_dir, objects):
         (objects / "info" / "alternates").write_bytes(os.fsencode(quoted_store(source.objects_dir) + "\n"))
         return borrow
-    for store in object_stores(source.objects_dir):
-        _copy_store(store.path, objects, cancel)
+    there: set[str] = set()
+    for store in store_paths(source.objects_dir):
+        _copy_store(store, objects, there, cancel)
     return ()
 
 
@@ -186,19 +187,14 @@ def _shares_blocks(source: Path, target: Path) -> bool:
         probe.unlink(missing_ok=True)
 
 
-def _copy_store(store: Path, target: Path, cancel: Cancel) -> None:
-    """Copy packs and loose objects. What a `git gc` moves meanwhile is looked for again."""
-    done: set[str] = set()
+def _copy_store(store: Path, target: Path, there: set[str], cancel: Cancel) -> None:
+    """Copy packs and loose objects that are not `there` yet, and add them to it. What a `git gc` moves is looked for again."""
     for _ in range(4):
-        listed = [path for path in sorted(_object_files(store)) if path not in done]
+        listed = sorted(path for path in _object_files(store) if path not in there)
         if not listed:
             return
         with Pool(store, target, since_ns=1 << 62, cancel=cancel) as pool:
-            found = pool.copy(
-                ((path, copying.OBJECT) for path in listed if not (target / path).exists()),
-                about=len(listed),
-                look_around=False,
-            )
+            found = pool.copy(((path, copying.OBJECT) for path in listed), about=len(listed), look_around=False)
         if found.denied:
             raise SnapshotError(
                 f"{store / found.denied[0][0]}: {os.strerror(found.denied[0][1])}",
@@ -206,9 +202,9 @@ def _copy_store(store: Path, target: Path, cancel: Cancel) -> None:
                 code="OBJECTS_UNREADABLE",
             )
         missing = set(found.absent)
+        there.update(path for path in listed if path not in missing)
         if not missing:
             return
-        done.update(path for path in listed if path not in missing)
 
 
 def _object_files(store: Path) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -256,24 +256,28 @@ def truth(values: tuple[str, ...], default: bool) -> bool:
     return values[-1].lower() in ("", "true", "yes", "on", "1")
 
 
-def object_stores(objects: Path) -> tuple[Store, ...]:
-    """`objects` and every store that it borrows from itself. SnapshotError when one can't be read."""
-    seen: dict[Path, Store] = {}
+def store_paths(objects: Path) -> Iterator[Path]:
+    """`objects` and every store that it borrows from itself, each once."""
+    seen: set[Path] = set()
     waiting = [objects]
     while waiting:
         path = waiting.pop(0)
-        if path in seen or not path.is_dir():
-            continue
-        try:
-            seen[path] = measure_store(path)
-        except PermissionError as error:
-            raise SnapshotError(
-                f"{error.filename}: {error.strerror}",
-                hint="git's objects must be readable; some may have been made by another user, as by `sudo git`",
-                code="OBJECTS_UNREADABLE",
-            ) from error
-        waiting += _alternates(path)
-    return tuple(seen.values())
+        if path not in seen and path.is_dir():
+            seen.add(path)
+            yield path
+            waiting += _alternates(path)
+
+
+def object_stores(objects: Path) -> tuple[Store, ...]:
+    """All of `store_paths`, measured. SnapshotError when one can't be read."""
+    try:
+        return tuple(map(measure_store, store_paths(objects)))
+    except PermissionError as error:
+        raise SnapshotError(
+            f"{error.filename}: {error.strerror}",
+            hint="git's objects must be readable; some may have been made by another user, as by `sudo git`",
+            code="OBJECTS_UNREADABLE",
+        ) from error
 
 
 def _borrowed_by_modules(git_dir: Path) -> tuple[Path, ...]:
