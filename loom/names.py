@@ -10,6 +10,9 @@ from pathlib import Path
 RUN_PREFIX = "loom-run-local-"
 """Of a run's workspace and of its receipt; the run's id follows."""
 
+RUNTIME = ".loom/.runtime"
+"""In a workspace, the link to the record of its finished run."""
+
 WORKSPACE = rf"{RUN_PREFIX}(?P<run_id>[0-9]+)-[0-9]+"
 """As a pattern; `run_id` also of a workspace that was made without a run."""
 

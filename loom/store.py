@@ -21,13 +21,13 @@ from msgspec import Struct
 from loom import processes
 from loom.errors import InfrastructureError, RecordError, RequestError
 from loom.events import Event, OutputEvent, PhaseEvent, decode
-from loom.names import RUN_PREFIX, half_removed, run_of_workspace
+from loom.names import RUN_PREFIX, RUNTIME, half_removed, run_of_workspace
 
 CHECK_PREFIX = "loom-check-"
 RUNNING = "running"
 INTERRUPTED = "interrupted"
 """Loom was killed, or the machine went down: nobody wrote the end of the run."""
-RUNTIME_LINK = Path(".loom") / ".runtime"
+RUNTIME_LINK = Path(RUNTIME)
 TAIL_BYTES = 16_000_000
 """How much of a file's end is read at most, whatever the length of its lines."""
 _BLOCK = 65536

@@ -14,10 +14,10 @@ from msgspec import Struct
 from loom.errors import RequestError
 from loom.names import own_directories
 from loom.snapshot import copying, git
+from loom.snapshot.index import is_runtime, pin_name
 from loom.snapshot.model import Source, path_fields, readable
 from loom.snapshot.nested import inner_repository, submodule_names
 from loom.snapshot.removing import is_workspace
-from loom.snapshot.taking import is_runtime, pin_name
 
 
 class Rule(Struct, frozen=True, kw_only=True):

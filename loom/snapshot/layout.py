@@ -10,14 +10,15 @@ from pathlib import Path
 
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
+from loom.names import RUNTIME
 from loom.snapshot import copying
 from loom.snapshot.git import quoted_store
 from loom.snapshot.model import Rules, Source
 from loom.snapshot.pool import Pool
 from loom.snapshot.source import object_stores, store_paths, to_borrow, without_password
 
-RUNTIME_LINK = "/.loom/.runtime"
-"""Where the finished run's record is shown in the workspace; never part of what git sees there."""
+RUNTIME_RULE = f"/{RUNTIME}\n".encode()
+"""The record is never part of what git sees in a workspace."""
 
 ATTRIBUTES_BELOW = "info/attributes-below"
 """In a git directory: the user's own attributes."""
@@ -46,7 +47,7 @@ def lay_out(source: Source, git_dir: Path, *, work_tree: str | None, rules: Rule
             (git_dir / "shallow").write_bytes((source.common_dir / "shallow").read_bytes())
         except FileNotFoundError:
             pass  # unshallowed a moment ago
-    (git_dir / "info" / "exclude").write_bytes(rules.excludes + RUNTIME_LINK.encode() + b"\n")
+    (git_dir / "info" / "exclude").write_bytes(rules.excludes + RUNTIME_RULE)
     if rules.attributes:
         (git_dir / ATTRIBUTES_BELOW).write_bytes(rules.attributes)
     if rules.own_attributes:

@@ -6,34 +6,43 @@ import builtins
 import errno
 import os
 import shutil
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
-from loom.names import own_directories
-from loom.snapshot import copying, filters, git, layout, nested, tree
+from loom.names import RUNTIME, own_directories
+from loom.snapshot import copying, filters, git, hidden, layout, nested, tree
+from loom.snapshot.index import (
+    LIST,
+    Index,
+    directories,
+    is_directory,
+    is_runtime,
+    lstat,
+    modes_count,
+    pin_name,
+)
 from loom.snapshot.manifest import FILLING, Manifest, write_manifest
 from loom.snapshot.model import Change, LeftOut, Rules, Snapshot, SnapshotCanceled, Source, Submodule, readable
 from loom.snapshot.occupancy import occupied
 from loom.snapshot.pool import Pool
 from loom.snapshot.removing import is_workspace
 from loom.snapshot.source import truth
+from loom.snapshot.specials import ignored, specials
 
 OnProgress = Callable[[int, int], None]
 """Receives (files copied, files known of), often."""
 
-RUNTIME = ".loom/.runtime"
 _OURS = "loom's own: never part of a snapshot"
 _NAMED = 10
 _LARGE_INDEX = 1_000_000
 _INDEX_ENTRY = 120
 """Bytes of an index per file, about."""
-_LIST = ("ls-files", "-z", "--stage", "-v")
 _DIFF_FILES = ("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=all")
 _SPARSE = ("core.sparsecheckout", "sparse.expectfilesoutsideofpatterns")
 """What makes git take away the mark of files that a sparse checkout should not have, and are there all the same."""
@@ -116,22 +125,6 @@ def empty(workspace: Path) -> None:
             Path(entry.path).unlink(missing_ok=True)
 
 
-class _Index(Struct):
-    """What the walk over the index's listing noticed on its way."""
-
-    unmerged: dict[str, str] = field(default_factory=dict)
-    """What is in conflict, with the mode that git goes by."""
-    gitlinks: list[str] = field(default_factory=list)
-    pinned_gitlinks: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """path -> (tag, commit) of those whose submodules git does not look at."""
-    replaced: set[str] = field(default_factory=set)
-    """Files and links where a submodule was."""
-    pinned: list[tuple[str, str]] = field(default_factory=list)
-    """(path, tag): skip-worktree and assume-unchanged entries, whose files git does not look at."""
-    pinned_empty: bool = False
-    """One of them is empty, or only intended to be added."""
-
-
 class _Filled(Struct):
     tree_sha: str = ""
     files: int = 0
@@ -205,24 +198,26 @@ class _Filling:
         done.config = tree.hashing_config(source)
         (git_dir / "objects").mkdir(parents=True)
         data = layout.copy_index(source, git_dir)
-        index = _Index()
         with Pool(source.root, self._target, since_ns=since_ns, cancel=self._cancel) as pool:
             pool.prepare(len(data) // _INDEX_ENTRY)
             listing, questions = self._lay_out(data)
-            items = os.fsdecode(listing.output()).split("\0")
-            items.pop()
+            index = Index(os.fsdecode(listing.output()).split("\0")[:-1])
+            about = len(index.items)
             dirty, others = questions or self._ask()
             found = pool.copy(
-                self._tracked(items, index), about=len(items), look_around=True, on_portion=self._progress(len(items))
+                index.tracked(source, outermost=self._prefix is None),
+                about=about,
+                look_around=True,
+                on_portion=self._progress(about),
             )
             _, listed, said = others.result()
             untracked, repositories = self._untracked(listed)
             first, absent = found.files, set(found.absent)
             more = pool.copy(
-                ((path, copying.ANY if self._modes_count else copying.REGULAR) for path in untracked),
+                ((path, copying.ANY if modes_count(source) else copying.REGULAR) for path in untracked),
                 about=len(untracked),
                 look_around=True,
-                on_portion=self._progress(len(items) + len(untracked), first),
+                on_portion=self._progress(about + len(untracked), first),
             )
         self._name_own()
         for path, why in git.unlisted_directories(said):
@@ -238,24 +233,24 @@ class _Filling:
         for path in sorted(vanished - {special for special, _ in found.special}):
             self._leave_out(path, "vanished while the workspace was being filled")
         repositories += [path for path in found.directories if self._is_repository(path)]
-        edits = tree.Edits(removed=self._give_way(index, untracked, repositories) + sorted(absent))
-        hidden = {path for path, _ in index.pinned}
-        if index.pinned_empty:
-            self._leave_intended(index)
-        self._pin(index.pinned)
+        repositories += [path for path, _ in index.pinned if self._is_repository(path)]
+        edits = tree.Edits(removed=hidden.give_way(index, (*untracked, *repositories)) + sorted(absent))
+        unseen = {path for path, _ in index.pinned}
+        if index.pinned:
+            self._lay_out_hidden(index)
         self._gitlinks(index, repositories, edits)
-        self._name_special(found, items, untracked)
+        self._name_special(found, chain(index.paths(), untracked))
         other = index.unmerged.keys() | index.replaced
         """Entries that say nothing of a file."""
         forced = (set(found.recent) | set(found.unstable) | set(modified) | other) - absent
-        forced -= hidden | set(index.gitlinks)
+        forced -= unseen | set(index.gitlinks)
         edits.present = sorted(forced | set(untracked) - vanished)
         swapped = set(found.recent) | set(found.unstable)
         suspicious = {path for path in forced - other if path in swapped or self._stat_may_lie(path)}
         if suspicious:
             edits.reset = [
                 (path, mode, sha)
-                for path, mode, sha in _entries(items)
+                for path, mode, sha in index.entries()
                 if path in suspicious and modified.get(path) != "A"
             ]
             self._reset_stat_data(edits.reset)
@@ -269,7 +264,7 @@ class _Filling:
         source, git_dir = self._source, self._git_dir
         # Most indexes can be read as they are; git is at it while this one is looked at.
         sparse = truth(source.config.get(_SPARSE[0], ()), False)
-        listing = None if sparse or layout.is_split(data) else self._start(*_LIST)
+        listing = None if sparse or layout.is_split(data) else self._start(*LIST)
         plain = not sparse and layout.is_plain(data)
         self._index_tree = layout.tree_of_index(data, len(self._zero) // 2) if plain else None
         layout.lay_out(
@@ -283,7 +278,7 @@ class _Filling:
                 listing.stop()
             layout.copy_shared_indexes(source, git_dir)
             self._make_index_plain()
-            listing = self._start(*_LIST)
+            listing = self._start(*LIST)
         # In a large tree the copying waits for the listing, so nothing is to hold that up.
         questions = None if len(data) > _LARGE_INDEX else self._ask()
         self._done.borrowed = layout.lay_out_objects(source, git_dir, may_borrow=self._may_borrow, cancel=self._cancel)
@@ -357,14 +352,10 @@ class _Filling:
         if not self._own:
             return
         others = [path for path in self._own if self._source.root / path != Path(os.path.realpath(self._outermost))]
-        ignored = self._ignored(others)
+        passed_over = ignored(self._source, others)
         for path in others:
-            if path not in ignored:
+            if path not in passed_over:
                 self._leave_out(path, _OURS)
-
-    @property
-    def _modes_count(self) -> bool:
-        return truth(self._source.config.get("core.filemode", ()), True)
 
     def _make_index_plain(self) -> None:
         """Rewrite an index that says what is true of the source's place only: a shared part, monitors, a sparse form, marks
@@ -384,43 +375,6 @@ class _Filling:
         )
         for shared in self._git_dir.glob("sharedindex.*"):
             shared.unlink()
-
-    def _tracked(self, items: list[str], index: _Index) -> Iterator[tuple[str, int]]:
-        """(path, what it is to become) of every tracked file, in the index's order."""
-        # What a file of which the index knows no mode becomes, and one that took a link's place.
-        other = copying.ANY if self._modes_count else copying.REGULAR
-        if self._modes_count:
-            become = {"100644": copying.ANY, "100755": copying.ANY, "120000": copying.LINK}
-        else:
-            become = {"100644": copying.REGULAR, "100755": copying.EXECUTABLE, "120000": copying.REGULAR}
-        if not truth(self._source.config.get("core.symlinks", ()), True):
-            become["120000"] = copying.LINK_FROM_FILE
-        outermost = self._prefix is None
-        for at, item in enumerate(items):
-            about, _, path = item.partition("\t")
-            if about[0] == "H" and about[-1] == "0" and (kind := become.get(about[2:8])) is not None:
-                if outermost and path.startswith(RUNTIME) and is_runtime(path):
-                    continue
-                yield path, kind
-            elif about[-1] != "0":
-                if path not in index.unmerged:
-                    mode = index.unmerged[path] = _mode_in_conflict(items, at)
-                    if mode == "160000" and self._is_directory(path):
-                        index.gitlinks.append(path)
-                    else:
-                        yield path, become.get(mode, other)
-            elif about[2:8] == "160000" and about[0] != "H":
-                index.gitlinks.append(path)
-                index.pinned_gitlinks[path] = about[0], about[9:-2]
-            elif about[2:8] == "160000":
-                if self._is_directory(path) or not os.path.lexists(self._source.root / path):
-                    index.gitlinks.append(path)
-                else:
-                    index.replaced.add(path)
-                    yield path, other
-            else:
-                index.pinned.append((path, about[0]))
-                index.pinned_empty = index.pinned_empty or about[9:-2] in git.EMPTY_BLOBS
 
     def _untracked(self, listed: bytes) -> tuple[list[str], list[str]]:
         """Files, and repositories of their own, that git does not track and does not ignore."""
@@ -471,44 +425,16 @@ class _Filling:
 
     def _remove_empty(self, absent: set[str]) -> None:
         """Take away directories that were made for files which are not there."""
-        for directory in sorted(_directories(absent), reverse=True):
+        for directory in sorted(directories(absent), reverse=True):
             try:
                 (self._target / directory).rmdir()
             except OSError:
                 continue  # it holds something, or is none
 
-    def _name_special(self, found: copying.Findings, items: list[str], untracked: list[str]) -> None:
-        """Name sockets, FIFOs and devices, also those in directories that hold nothing else. Git never lists them."""
-        special = dict(found.special)
-        known = _directories(item.partition("\t")[2] for item in items) | _directories(untracked)
-        unknown = [path for path in found.subdirectories if path not in known and not _is_git(path)]
-        if not special and not unknown:
-            return
-        # Level by level, so that nothing below an ignored directory (`node_modules/*`) is looked at.
-        named: dict[str, str] = {}
-        while special or unknown:
-            ignored = self._ignored([*special, *unknown])
-            named.update((path, kind) for path, kind in special.items() if path not in ignored)
-            below = [_look_into(self._source.root, path) for path in unknown if path not in ignored]
-            special = {path: kind for found_there, _ in below for path, kind in found_there}
-            unknown = [path for _, directories in below for path in directories]
-        for path, kind in sorted(named.items()):
+    def _name_special(self, found: copying.Findings, known: Iterable[str]) -> None:
+        for path, kind in sorted(specials(self._source, found, known).items()):
             if not (self._prefix is None and is_runtime(path)):
                 self._leave_out(path, f"a {kind}: git keeps only files and links")
-
-    def _ignored(self, paths: list[str]) -> set[str]:
-        source = self._source
-        here = git.environment_for(source.environment, keep_config=True, git_dir=source.git_dir, work_tree=source.root)
-        # check-ignore knows no literal pathspecs; "./" in front keeps a name like ":(top)" a name.
-        del here["GIT_LITERAL_PATHSPECS"]
-        process = git.Running(
-            ("check-ignore", "-z", "--stdin", "--no-index"),
-            here,
-            cwd=source.root,
-            given=git.nul_joined([f"./{path}" for path in paths]),
-        )
-        _, out, _ = process.result(check=False)  # 1: none of them
-        return {os.fsdecode(path)[2:] for path in git.nul_list(out)}
 
     # The workspace's side
 
@@ -519,74 +445,36 @@ class _Filling:
         )
         return environment | git.NO_USER_CONFIG
 
-    def _give_way(self, index: _Index, untracked: list[str], repositories: list[str]) -> list[str]:
-        """Hidden entries that git drops, since something new has their name, or that of a directory of theirs."""
-        if not index.pinned:
-            return []
-        repositories += [path for path, _ in index.pinned if self._is_repository(path)]
-        new = {*untracked, *repositories}
-        above = _directories(new)
-        gone = {
-            path for path, _ in index.pinned if path in above or path in new or not new.isdisjoint(_directories([path]))
-        }
-        index.pinned = [(path, tag) for path, tag in index.pinned if path not in gone]
-        return sorted(gone)
-
-    def _leave_intended(self, index: _Index) -> None:
-        """What `git add -N` only announced and git was then told not to look at: no `git add` would add it."""
-        here = self._here(index=self._git_dir / "index")
-        intended = git.intended(here, cwd=self._target) & {path for path, _ in index.pinned}
-        if not intended:
-            return
-        lines = tree.index_lines(tree.Edits(removed=sorted(intended)), self._zero)
-        git.run(("update-index", "-z", "--index-info"), here, cwd=self._target, given=lines)
-        for path, tag in index.pinned:
-            if path in intended:
+    def _lay_out_hidden(self, index: Index) -> None:
+        source, own = self._source, self._git_dir / "index"
+        if index.pinned_empty:
+            here = self._here(index=own)
+            for path, tag in hidden.drop_intended(index, here, self._target, self._zero):
                 self._leave_out(path, f"intended to be added, but {pin_name(tag)} hides it from git")
-        index.pinned = [(path, tag) for path, tag in index.pinned if path not in intended]
-
-    def _pin(self, pinned: list[tuple[str, str]]) -> None:
-        """Lay out what the index holds for files that git was told not to look at; in the workspace it may look."""
-        if not pinned:
-            return
-        paths = git.nul_joined([path for path, _ in pinned])
-        # With the user's configuration: a partial clone may have to fetch, which takes addresses and credentials.
         lfs = [("filter.lfs.required", "false"), ("filter.lfs.smudge", ""), ("filter.lfs.process", "")]
-        here = git.environment_for(
-            self._source.environment,
+        there = git.environment_for(
+            source.environment,
             keep_config=True,
             git_dir=self._git_dir,
             work_tree=self._target,
-            index=self._git_dir / "index",
+            index=own,
             config=[*self._done.config, *lfs],
         )
-        for switch in ("--no-skip-worktree", "--no-assume-unchanged"):
-            git.run(("update-index", switch, "-z", "--stdin"), here, cwd=self._target, given=paths)
-        try:
-            git.run(("checkout-index", "--force", "-u", "-z", "--stdin"), here, cwd=self._target, given=paths)
-        except git.GitFailed as error:
-            if "promisor" not in error.stderr:
-                raise
-            raise SnapshotError(
-                f"{self._source.root}: files that are hidden from git, or outside of a sparse checkout, have to be fetched, "
-                f"and git can't: {error.stderr.strip()}",
-                hint="make the remote reachable and try again; loom needs them, as CI checks them out",
-                code="OBJECTS_NOT_FETCHED",
-            ) from error
-        for path, tag in pinned:
-            status = _lstat(self._target / path)
+        hidden.lay_out([path for path, _ in index.pinned], there, self._target, source.root)
+        for path, tag in index.pinned:
+            status = lstat(self._target / path)
             self._done.files += 1
             self._done.bytes += status.st_size if status else 0
-            if not _same_content(self._source.root / path, self._target / path):
+            if not hidden.same_content(source.root / path, self._target / path):
                 why = f"edits on disk ({pin_name(tag)} hides them from git): the staged content is laid out"
                 self._leave_out(path, why)
 
-    def _gitlinks(self, index: _Index, repositories: list[str], edits: tree.Edits) -> None:
+    def _gitlinks(self, index: Index, repositories: list[str], edits: tree.Edits) -> None:
         """Submodules with their own work; other repositories inside this one as the empty directories CI would have."""
         for path in index.gitlinks:
             if path in index.pinned_gitlinks and self._hide(path, *index.pinned_gitlinks[path]):
                 continue
-            if self._is_directory(path):
+            if is_directory(self._source.root / path):
                 self._repository(path, edits, tracked=True, in_conflict=path in index.unmerged)
             else:
                 edits.removed.append(path)
@@ -651,12 +539,10 @@ class _Filling:
         self._done.files += filled.files
         self._done.bytes += filled.bytes
 
-    def _is_directory(self, path: str) -> bool:
-        status = _lstat(self._source.root / path)
-        return status is not None and stat.S_ISDIR(status.st_mode)
-
     def _is_repository(self, path: str) -> bool:
-        return self._is_directory(path) and git.is_repository(self._source.root / path, self._source.environment)
+        return is_directory(self._source.root / path) and git.is_repository(
+            self._source.root / path, self._source.environment
+        )
 
     def _inner(self, path: str) -> Source | None:
         """The repository checked out at `path`, if there is one with a commit."""
@@ -668,7 +554,7 @@ class _Filling:
 
         The index also knew the source's change time and inode; in the workspace those mean nothing.
         """
-        status = _lstat(self._source.root / path)
+        status = lstat(self._source.root / path)
         return status is None or status.st_ctime_ns // 1_000_000_000 != status.st_mtime_ns // 1_000_000_000
 
     def _reset_stat_data(self, entries: list[tuple[str, str, str]]) -> None:
@@ -731,91 +617,7 @@ class _Filling:
             index.unlink(missing_ok=True)
 
 
-def pin_name(tag: str) -> str:
-    """Of a tag in the listing of the index, what keeps git from looking at the file."""
-    return "skip-worktree" if tag.upper() == "S" else "assume-unchanged"
-
-
-def _mode_in_conflict(items: list[str], at: int) -> str:
-    """Of the entries for one path in conflict, the first of which is at `at`: ours, else the common one, else theirs."""
-    about, _, path = items[at].partition("\t")
-    if about[-1] == "1" and at + 1 < len(items):
-        following, _, other = items[at + 1].partition("\t")
-        if other == path and following[-1] == "2":
-            about = following
-    return about[2:8]
-
-
-def is_runtime(path: str) -> bool:
-    return path == RUNTIME or path.startswith(RUNTIME + "/")
-
-
-def _is_git(path: str) -> bool:
-    return path == ".git" or path.endswith("/.git")
-
-
 def _raw_status(data: bytes) -> Iterator[tuple[str, str]]:
     items = git.nul_list(data)
     for meta, path in zip(items[::2], items[1::2], strict=True):
         yield os.fsdecode(path), meta[-1:].decode()
-
-
-def _entries(items: list[str]) -> Iterator[tuple[str, str, str]]:
-    for item in items:
-        about, _, path = item.partition("\t")
-        _, mode, sha, _ = about.split(" ")
-        yield path, mode, sha
-
-
-def _directories(paths: Iterable[str]) -> set[str]:
-    result: set[str] = set()
-    for path in paths:
-        directory = path.rpartition("/")[0]
-        while directory and directory not in result:
-            result.add(directory)
-            directory = directory.rpartition("/")[0]
-    return result
-
-
-def _look_into(root: Path, path: str) -> tuple[list[tuple[str, str]], list[str]]:
-    """Sockets, FIFOs and devices (path, kind), and directories, in one that git lists nothing of."""
-    special: list[tuple[str, str]] = []
-    directories: list[str] = []
-    try:
-        with os.scandir(root / path) as entries:
-            inside = list(entries)
-    except OSError:
-        return [], []
-    if any(entry.name == ".git" for entry in inside):
-        return [], []  # a repository of its own
-    for entry in inside:
-        if entry.is_dir(follow_symlinks=False):
-            directories.append(f"{path}/{entry.name}")
-        elif not entry.is_file(follow_symlinks=False) and not entry.is_symlink():
-            status = _lstat(Path(entry.path))
-            if status is not None:
-                special.append((f"{path}/{entry.name}", copying.kind_of(status.st_mode)))
-    return special, directories
-
-
-def _lstat(path: Path) -> os.stat_result | None:
-    try:
-        return path.lstat()
-    except OSError:
-        return None
-
-
-def _same_content(source: Path, target: Path) -> bool:
-    """Whether the source has the same bytes at this path, or nothing there at all."""
-    ours, theirs = _lstat(source), _lstat(target)
-    if ours is None or theirs is None:
-        return True
-    if stat.S_ISLNK(ours.st_mode) or stat.S_ISLNK(theirs.st_mode):
-        both = stat.S_ISLNK(ours.st_mode) and stat.S_ISLNK(theirs.st_mode)
-        return both and source.readlink() == target.readlink()
-    if not stat.S_ISREG(ours.st_mode):
-        return False
-    try:
-        return ours.st_size == theirs.st_size and source.read_bytes() == target.read_bytes()
-    except OSError:
-        return False

@@ -144,7 +144,7 @@ def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
             "0" if manifest.object_format == "sha1" else f"1\n[extensions]\n\tobjectformat = {manifest.object_format}"
         )
         (git_dir / "config").write_text(f"[core]\n\tbare = false\n\trepositoryformatversion = {version}\n")
-        (git_dir / "info/exclude").write_bytes(rules.excludes + layout.RUNTIME_LINK.encode() + b"\n")
+        (git_dir / "info/exclude").write_bytes(rules.excludes + layout.RUNTIME_RULE)
         (git_dir / layout.ATTRIBUTES_BELOW).write_bytes(rules.attributes)
         (git_dir / "info/attributes").write_bytes(rules.own_attributes)
         alternates = "".join(f"{git.quoted_store(store)}\n" for store in part.stores if store.is_dir())

@@ -1,0 +1,77 @@
+"""Files that git was told not to look at: skip-worktree, assume-unchanged, and what a sparse checkout leaves out."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from loom.errors import SnapshotError
+from loom.snapshot import git, tree
+from loom.snapshot.index import Index, directories, lstat
+
+
+def give_way(index: Index, new: Iterable[str]) -> list[str]:
+    """Take those from `index.pinned` that git drops, since something new has their name, or that of a directory of theirs."""
+    taken = set(new)
+    above = directories(taken)
+    gone = {
+        path for path, _ in index.pinned if path in above or path in taken or not taken.isdisjoint(directories([path]))
+    }
+    index.pinned = [(path, tag) for path, tag in index.pinned if path not in gone]
+    return sorted(gone)
+
+
+def drop_intended(
+    index: Index, environment: Mapping[str, str], workspace: Path, zero_sha: str
+) -> list[tuple[str, str]]:
+    """Take those from `index.pinned` that `git add -N` only announced: no `git add` would add them. Returns (path, tag).
+
+    `environment` names the workspace's index, which loses them as well.
+    """
+    intended = git.intended(environment, cwd=workspace) & {path for path, _ in index.pinned}
+    if not intended:
+        return []
+    lines = tree.index_lines(tree.Edits(removed=sorted(intended)), zero_sha)
+    git.run(("update-index", "-z", "--index-info"), environment, cwd=workspace, given=lines)
+    dropped = [(path, tag) for path, tag in index.pinned if path in intended]
+    index.pinned = [(path, tag) for path, tag in index.pinned if path not in intended]
+    return dropped
+
+
+def lay_out(paths: list[str], environment: Mapping[str, str], workspace: Path, source: Path) -> None:
+    """Write what the index holds for these files into the workspace, where git may look at them.
+
+    `environment` names the workspace's index, with the user's configuration: a partial clone may have to fetch, which
+    takes addresses and credentials.
+    """
+    given = git.nul_joined(paths)
+    for switch in ("--no-skip-worktree", "--no-assume-unchanged"):
+        git.run(("update-index", switch, "-z", "--stdin"), environment, cwd=workspace, given=given)
+    try:
+        git.run(("checkout-index", "--force", "-u", "-z", "--stdin"), environment, cwd=workspace, given=given)
+    except git.GitFailed as error:
+        if "promisor" not in error.stderr:
+            raise
+        raise SnapshotError(
+            f"{source}: files that are hidden from git, or outside of a sparse checkout, have to be fetched, "
+            f"and git can't: {error.stderr.strip()}",
+            hint="make the remote reachable and try again; loom needs them, as CI checks them out",
+            code="OBJECTS_NOT_FETCHED",
+        ) from error
+
+
+def same_content(source: Path, target: Path) -> bool:
+    """Whether the source has the same bytes at this path, or nothing there at all."""
+    ours, theirs = lstat(source), lstat(target)
+    if ours is None or theirs is None:
+        return True
+    if stat.S_ISLNK(ours.st_mode) or stat.S_ISLNK(theirs.st_mode):
+        both = stat.S_ISLNK(ours.st_mode) and stat.S_ISLNK(theirs.st_mode)
+        return both and source.readlink() == target.readlink()
+    if not stat.S_ISREG(ours.st_mode):
+        return False
+    try:
+        return ours.st_size == theirs.st_size and source.read_bytes() == target.read_bytes()
+    except OSError:
+        return False

@@ -1,0 +1,130 @@
+"""What a git index says of every file: what is to be copied, as what, and what needs another look."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from msgspec import Struct, field
+
+from loom.names import RUNTIME
+from loom.snapshot import copying, git
+from loom.snapshot.model import Source
+from loom.snapshot.source import truth
+
+LIST = ("ls-files", "-z", "--stage", "-v")
+
+
+class Index(Struct):
+    """What `git` listed with `LIST`, and what the walk over it noticed on its way."""
+
+    items: list[str]
+    unmerged: dict[str, str] = field(default_factory=dict)
+    """What is in conflict, with the mode that git goes by."""
+    gitlinks: list[str] = field(default_factory=list)
+    pinned_gitlinks: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """path -> (tag, commit) of those whose submodules git does not look at."""
+    replaced: set[str] = field(default_factory=set)
+    """Files and links where a submodule was."""
+    pinned: list[tuple[str, str]] = field(default_factory=list)
+    """(path, tag): skip-worktree and assume-unchanged entries, whose files git does not look at."""
+    pinned_empty: bool = False
+    """One of them is empty, or only intended to be added."""
+
+    def tracked(self, source: Source, *, outermost: bool) -> Iterator[tuple[str, int]]:
+        """(path, what it is to become) of every tracked file, in the index's order. All else about it ends up in the fields."""
+        # What a file of which the index knows no mode becomes, and one that took a link's place.
+        modes = modes_count(source)
+        other = copying.ANY if modes else copying.REGULAR
+        if modes:
+            become = {"100644": copying.ANY, "100755": copying.ANY, "120000": copying.LINK}
+        else:
+            become = {"100644": copying.REGULAR, "100755": copying.EXECUTABLE, "120000": copying.REGULAR}
+        if not truth(source.config.get("core.symlinks", ()), True):
+            become["120000"] = copying.LINK_FROM_FILE
+        for at, item in enumerate(self.items):
+            about, _, path = item.partition("\t")
+            if about[0] == "H" and about[-1] == "0" and (kind := become.get(about[2:8])) is not None:
+                if outermost and path.startswith(RUNTIME) and is_runtime(path):
+                    continue
+                yield path, kind
+            elif about[-1] != "0":
+                if path not in self.unmerged:
+                    mode = self.unmerged[path] = _mode_in_conflict(self.items, at)
+                    if mode == "160000" and is_directory(source.root / path):
+                        self.gitlinks.append(path)
+                    else:
+                        yield path, become.get(mode, other)
+            elif about[2:8] == "160000" and about[0] != "H":
+                self.gitlinks.append(path)
+                self.pinned_gitlinks[path] = about[0], about[9:-2]
+            elif about[2:8] == "160000":
+                if is_directory(source.root / path) or not os.path.lexists(source.root / path):
+                    self.gitlinks.append(path)
+                else:
+                    self.replaced.add(path)
+                    yield path, other
+            else:
+                self.pinned.append((path, about[0]))
+                self.pinned_empty = self.pinned_empty or about[9:-2] in git.EMPTY_BLOBS
+
+    def entries(self) -> Iterator[tuple[str, str, str]]:
+        """(path, mode, id) of each."""
+        for item in self.items:
+            about, _, path = item.partition("\t")
+            _, mode, sha, _ = about.split(" ")
+            yield path, mode, sha
+
+    def paths(self) -> Iterator[str]:
+        return (item.partition("\t")[2] for item in self.items)
+
+
+def modes_count(source: Source) -> bool:
+    """Whether git goes by executable bits on disk."""
+    return truth(source.config.get("core.filemode", ()), True)
+
+
+def pin_name(tag: str) -> str:
+    """Of a tag in the listing of the index, what keeps git from looking at the file."""
+    return "skip-worktree" if tag.upper() == "S" else "assume-unchanged"
+
+
+def _mode_in_conflict(items: list[str], at: int) -> str:
+    """Of the entries for one path in conflict, the first of which is at `at`: ours, else the common one, else theirs."""
+    about, _, path = items[at].partition("\t")
+    if about[-1] == "1" and at + 1 < len(items):
+        following, _, other = items[at + 1].partition("\t")
+        if other == path and following[-1] == "2":
+            about = following
+    return about[2:8]
+
+
+def is_runtime(path: str) -> bool:
+    return path == RUNTIME or path.startswith(RUNTIME + "/")
+
+
+def directories(paths: Iterable[str]) -> set[str]:
+    """All that is above them."""
+    result: set[str] = set()
+    for path in paths:
+        directory = path.rpartition("/")[0]
+        while directory and directory not in result:
+            result.add(directory)
+            directory = directory.rpartition("/")[0]
+    return result
+
+
+def is_directory(path: Path) -> bool:
+    """A real one: no link to one."""
+    status = lstat(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def lstat(path: Path) -> os.stat_result | None:
+    """None for what is not there, or may not be looked at."""
+    try:
+        return path.lstat()
+    except OSError:
+        return None
