@@ -153,7 +153,7 @@ class _Explaining:
                         path, f"in the submodule {readable(above)}, which is not checked out: git does not look there"
                     )
                 continue
-            if not tracked and self._holds_tracked(above):
+            if not tracked and self._in_index(above):
                 continue  # to git a directory like any other
             if above in self._submodules:
                 inner = inner_repository(place, self._source)
@@ -182,8 +182,9 @@ class _Explaining:
         why = f"in the submodule {readable(submodule)}: {found.reason}"
         return Explanation(path=path, included=found.included, reason=why, rule=found.rule)
 
-    def _holds_tracked(self, directory: str) -> bool:
-        return bool(git.run(("ls-files", "-z", "--", f"{directory}/"), self._here, cwd=self._source.root))
+    def _in_index(self, path: str) -> bool:
+        """Whether it is there, or something in it."""
+        return bool(git.run(("ls-files", "-z", "--", path), self._here, cwd=self._source.root))
 
     @cached_property
     def _gitlinks(self) -> frozenset[str]:
@@ -288,12 +289,17 @@ class _Explaining:
         return stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)
 
     def _rule(self, path: str) -> Rule | None:
-        """The last ignore rule that speaks of `path` or a directory above it."""
+        """The last ignore rule that speaks of `path` or a directory above it, tracked or not."""
         if not path:
             return None
+        # Git says nothing of what is in the index, or has something in it there, unless it is told to leave that aside.
+        # Then it does not see the rules of a .gitignore that a sparse checkout has in the index only, either.
+        return self._asked_rule(path) or (self._asked_rule(path, "--no-index") if self._in_index(path) else None)
+
+    def _asked_rule(self, path: str, *switches: str) -> Rule | None:
         here = {name: value for name, value in self._here.items() if name != "GIT_LITERAL_PATHSPECS"}
         process = git.Running(
-            ("check-ignore", "-z", "-v", "-n", "--no-index", "--stdin"),
+            ("check-ignore", "-z", "-v", "-n", *switches, "--stdin"),
             here,
             cwd=self._source.root,
             given=git.nul_joined([f"./{path}"]),

@@ -11,7 +11,7 @@ from loom.snapshot.index import directories, lstat
 from loom.snapshot.model import Source
 
 
-def specials(source: Source, found: copying.Findings, known: Iterable[str]) -> dict[str, str]:
+def specials(source: Source, found: copying.Findings, known: Iterable[str], *, rules_in_index: bool) -> dict[str, str]:
     """path -> kind of those that the copy met, and of those in directories that hold none of the `known` files."""
     special = dict(found.special)
     above = directories(known)
@@ -19,7 +19,7 @@ def specials(source: Source, found: copying.Findings, known: Iterable[str]) -> d
     # Level by level, so that nothing below an ignored directory (`node_modules/*`) is looked at.
     named: dict[str, str] = {}
     while special or unknown:
-        passed_over = ignored(source, [*special, *unknown])
+        passed_over = ignored(source, [*special, *unknown], rules_in_index=rules_in_index)
         named.update((path, kind) for path, kind in special.items() if path not in passed_over)
         below = [_look_into(source.root, path) for path in unknown if path not in passed_over]
         special = {path: kind for found_there, _ in below for path, kind in found_there}
@@ -27,13 +27,17 @@ def specials(source: Source, found: copying.Findings, known: Iterable[str]) -> d
     return named
 
 
-def ignored(source: Source, paths: list[str]) -> set[str]:
-    """Those of the paths that the user's rules ignore, tracked or not."""
+def ignored(source: Source, paths: list[str], *, rules_in_index: bool) -> set[str]:
+    """Those of the untracked paths that the user's rules ignore.
+
+    `rules_in_index`: a sparse checkout may have a .gitignore there only. Looking there, too, takes git a time that grows
+    with the paths and with the index.
+    """
     here = git.environment_for(source.environment, keep_config=True, git_dir=source.git_dir, work_tree=source.root)
     # check-ignore knows no literal pathspecs; "./" in front keeps a name like ":(top)" a name.
     del here["GIT_LITERAL_PATHSPECS"]
     process = git.Running(
-        ("check-ignore", "-z", "--stdin", "--no-index"),
+        ("check-ignore", "-z", "--stdin", *(() if rules_in_index else ("--no-index",))),
         here,
         cwd=source.root,
         given=git.nul_joined([f"./{path}" for path in paths]),

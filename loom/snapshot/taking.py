@@ -239,7 +239,7 @@ class _Filling:
         if index.pinned:
             self._lay_out_hidden(index)
         self._gitlinks(index, repositories, edits)
-        self._name_special(found, chain(index.paths(), untracked))
+        self._name_special(found, index, untracked)
         other = index.unmerged.keys() | index.replaced
         """Entries that say nothing of a file."""
         forced = (set(found.recent) | set(found.unstable) | set(modified) | other) - absent
@@ -352,7 +352,7 @@ class _Filling:
         if not self._own:
             return
         others = [path for path in self._own if self._source.root / path != Path(os.path.realpath(self._outermost))]
-        passed_over = ignored(self._source, others)
+        passed_over = ignored(self._source, others, rules_in_index=True)
         for path in others:
             if path not in passed_over:
                 self._leave_out(path, _OURS)
@@ -431,8 +431,9 @@ class _Filling:
             except OSError:
                 continue  # it holds something, or is none
 
-    def _name_special(self, found: copying.Findings, known: Iterable[str]) -> None:
-        for path, kind in sorted(specials(self._source, found, known).items()):
+    def _name_special(self, found: copying.Findings, index: Index, untracked: list[str]) -> None:
+        known = chain(index.paths(), untracked)
+        for path, kind in sorted(specials(self._source, found, known, rules_in_index=index.has_rules).items()):
             if not (self._prefix is None and is_runtime(path)):
                 self._leave_out(path, f"a {kind}: git keeps only files and links")
 

@@ -164,6 +164,28 @@ def test_a_directory_of_hidden_files_that_something_replaced(work: Repo, snap: S
     assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
 
 
+def test_ignore_rules_that_only_the_index_has(work: Repo, snap: Snap) -> None:
+    work.write("docs/.gitignore", "*.log\n/out/\n")
+    work.write(".gitignore", "*.tmp\n")
+    work.write("docs/kept.log")
+    work.git("add", "-f", "docs/kept.log")
+    work.commit()
+    work.git("sparse-checkout", "set", "--no-cone", "/src/")
+    for path in ("x.tmp", "docs/x.log", "docs/out/x", "docs/seen"):
+        work.write(path)
+    os.mkfifo(work.root / "docs/out/pipe")
+    os.mkfifo(work.root / "docs/pipe")
+    snapshot = snap(work)
+    assert snapshot.tree_sha == work.would_commit()
+    assert [left.path for left in snapshot.left_out] == ["docs/pipe"]
+    there = contents(snapshot.path)
+    asked = ["x.tmp", "docs/x.log", "docs/out/x", "docs/out", "docs/seen", "docs/kept.log", "docs"]
+    for answer in explain(discover(work.root, environ=work.environ), asked, start=work.root):
+        assert answer.included == any(path == answer.path or path.startswith(f"{answer.path}/") for path in there), (
+            answer
+        )
+
+
 def test_hidden_files_that_can_not_be_fetched(work: Repo, tmp_path: Path) -> None:
     work.git("config", "uploadpack.allowFilter", "true")
     partial = clone(work, tmp_path / "partial", "--filter=blob:none", "--sparse", f"file://{work.root}")
