@@ -13,8 +13,8 @@ RUN_PREFIX = "loom-run-local-"
 RUNTIME = ".loom/.runtime"
 """In a workspace, the link to the record of its finished run."""
 
-WORKSPACE = rf"{RUN_PREFIX}(?P<run_id>[0-9]+)-[0-9]+"
-"""As a pattern; `run_id` also of a workspace that was made without a run."""
+WORKSPACE = rf"{RUN_PREFIX}(?P<run_id>[0-9]{{16,}})-[0-9]+"
+"""As a pattern; `run_id` also of a workspace that was made without a run: a time in nanoseconds, as nobody else counts."""
 
 
 def new_workspace(tmp_dir: Path, run_id: str) -> Path:

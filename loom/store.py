@@ -303,13 +303,22 @@ class Store:
     def add_snapshot(self, workspace: Path, manifest: bytes) -> None:
         """Keep the manifest of a workspace without a run, where nobody who works in it writes. OSError when it can't be."""
         self.snapshots_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        kept = orjson.loads(manifest) | {"workspace": os.fsencode(workspace).hex()}
+        kept = orjson.loads(manifest) | {"workspace": os.fsencode(os.path.realpath(workspace)).hex()}
         _publish(self._kept_manifest(workspace), orjson.dumps(kept))
 
     def manifest_of(self, workspace: Path) -> Path | None:
         """What `add_snapshot` kept of it."""
         kept = self._kept_manifest(workspace)
-        return kept if kept.is_file() else None
+        return kept if _workspace_in(kept) == os.path.realpath(workspace) else None
+
+    def run_in(self, workspace: Path) -> RunEntry | None:
+        """The run whose record says that it had this workspace."""
+        run_id = run_of_workspace(workspace.name)
+        try:
+            entry = self.entry(run_id) if run_id else None
+        except RecordError:
+            return None
+        return entry if entry is not None and _is_of(Path(os.path.realpath(workspace)), entry) else None
 
     def _kept_manifest(self, workspace: Path) -> Path:
         return self.snapshots_dir / f"{workspace.name}.json"
@@ -372,12 +381,10 @@ class Store:
                 except OSError as error:
                     raise RecordError(f"{error.filename or going} can't be deleted: {error.strerror}") from error
         for kept in self.snapshots_dir.glob("*.json"):
-            try:
-                workspace = os.fsdecode(bytes.fromhex(orjson.loads(kept.read_bytes())["workspace"]))
-                if not os.path.lexists(workspace):
+            workspace = _workspace_in(kept)
+            if workspace is None or not os.path.lexists(workspace):
+                with contextlib.suppress(OSError):  # another loom deletes it too
                     kept.unlink()
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # another loom deletes it too, or it is none of these
 
     def remove_artifacts(self, run_id: str, job_id: str) -> None:
         """Delete what a job of a run left; the manifest still says what it was. RecordError when it can't be deleted."""
@@ -395,6 +402,8 @@ class Store:
         A path may be a workspace, a record, its `logs/<run_id>` or a receipt, also a copied one. RequestError when
         nothing fits, or several do.
         """
+        if not wanted:
+            raise RequestError("an empty name is no run's", hint="`loom runs` lists them", code="RUN_UNKNOWN")
         if wanted in ("last", "last-failed"):
             return self._last(failed=wanted == "last-failed", repo_root=repo_root)
         if "/" in wanted or os.path.exists(wanted):  # noqa: PTH110  a name may be too long for Path.exists
@@ -422,6 +431,16 @@ class Store:
         )
 
 
+def _workspace_in(kept: Path) -> str | None:
+    """Which workspace a kept manifest is of; None for what is none."""
+    try:
+        if not kept.is_file():
+            return None
+        return os.fsdecode(bytes.fromhex(orjson.loads(kept.read_bytes())["workspace"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _same_checkout(entry: RunEntry, repo_root: Path) -> bool:
     root = entry.identity.get("repo_root")
     return root == str(repo_root) or entry.identity.get("workspace") == str(repo_root)
@@ -444,11 +463,8 @@ def entry_for_path(path: Path, store: Store) -> RunEntry:
     if path.is_file():
         return _entry_for_receipt(path, store)
     # A job can put anything into its workspace, such as a record: what the store says of it comes first.
-    if run_id := run_of_workspace(path.name):
-        with contextlib.suppress(RecordError):
-            entry = store.entry(run_id)
-            if _is_of(path, entry):
-                return entry
+    if (entry := store.run_in(path)) is not None:
+        return entry
     if not os.access(path, os.R_OK | os.X_OK):
         raise RequestError(
             f"{shown}: you may not look into this directory",

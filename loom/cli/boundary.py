@@ -13,7 +13,7 @@ from pathlib import Path
 
 from loom import __version__
 from loom.cli import streams
-from loom.errors import InfrastructureError, LoomError, WorkflowError
+from loom.errors import InfrastructureError, LoomError, RequestError, WorkflowError
 from loom.output import STANDARD_OUTPUT
 from loom.results import ExitCode
 
@@ -49,6 +49,8 @@ def _ended_with(arguments: list[str]) -> int:
 def _foreign(error: Exception) -> int:
     from loom.cli.app import exit_code_of_usage_error
 
+    if isinstance(error, FileNotFoundError) and not _has_directory():
+        return _told(RequestError("the directory that you are in was removed", hint="go to another one: cd ~"))
     if isinstance(error, OSError) and error.filename == STANDARD_OUTPUT:
         return _told(streams.unwritable(error))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # whoever wrote, it is no bug
@@ -56,6 +58,14 @@ def _foreign(error: Exception) -> int:
         return _told(InfrastructureError(f"{where}{error.strerror}", hint="free some space there"))
     usage = exit_code_of_usage_error(error)
     return usage if usage is not None else _bug(error)
+
+
+def _has_directory() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _bug(error: Exception) -> int:

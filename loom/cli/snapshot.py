@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from loom.snapshot import Explanation, Snapshot, Source, Verification
+    from loom.store import RunEntry, Store
 
 
 MANIFEST = "snapshot.json"
@@ -38,8 +40,6 @@ def snapshot(
     Prints where it is, what it holds and what was left out, and why. `loom snapshot --explain PATH...` takes none; it
     answers "would CI see this file?".
     """
-    import os
-
     from loom import snapshot as snapshots
     from loom.errors import RequestError
 
@@ -66,7 +66,6 @@ def snapshot(
 
 
 def _take(source: Source, *, show_progress: bool) -> Snapshot:
-    import os
     import signal
     import sys
     import time
@@ -181,8 +180,6 @@ def verify(
 
     Ends with 0 when nothing did, with 1 when something did.
     """
-    import os
-
     from loom import snapshot as snapshots
 
     workspace, tree_sha, manifest = _workspace_of(what)
@@ -198,31 +195,36 @@ def verify(
 
 def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
     """The workspace, the tree that its receipt names and the record's copy of its manifest, where there are such."""
-    import os
-
     from loom import config
     from loom.cli.surroundings import find_root
-    from loom.errors import RecordError, RequestError
+    from loom.errors import RequestError
+    from loom.names import run_of_workspace
     from loom.snapshot import is_workspace
     from loom.store import Store
 
-    root = find_root(Path.cwd())
-    store = Store(config.load(root=root, environ=dict(os.environ), flags={}).state_dir)
-    try:
-        entry = store.find(what, repo_root=root)
-    except (RequestError, RecordError):
-        # Whoever stands in a workspace means this one.
-        place = root if what == "last" and root is not None else Path(os.path.realpath(what))
-        if is_workspace(place):
-            return place, None, store.manifest_of(place)  # `loom snapshot` made it, or its run's record is gone
-        raise
+    root, here = find_root(Path.cwd()), Path.cwd()
+    around = next((folder for folder in (here, *here.parents) if run_of_workspace(folder.name)), None)
+    # In a workspace, a job may have written what looks like a project's configuration, and name records of its own there.
+    store = Store(config.load(root=None if around else root, environ=dict(os.environ), flags={}).state_dir)
+    place = around if what == "last" else Path(os.path.realpath(what))
+    if what and place is not None and os.path.isdir(place):  # noqa: PTH112  a name may be too long for Path
+        if (found := store.run_in(place)) is not None:
+            return place, *_kept(found, store)
+        if (kept := store.manifest_of(place)) is not None or is_workspace(place):
+            return place, None, kept  # `loom snapshot` made it, or its run's record is gone
+    entry = store.find(what, repo_root=root)
     receipt = entry.receipt or {}
     recorded = entry.identity.get("workspace") or receipt.get("snapshot_path")
     if not recorded or (entry.receipt and not receipt.get("snapshot_tree_sha")):
         raise RequestError(f"run {entry.run_id} ended before it had a workspace", hint="`loom show` tells why")
-    workspace, kept = Path(recorded), entry.paths.root / MANIFEST
-    out_of_reach = kept.is_file() and not kept.is_relative_to(workspace)  # of the jobs
-    return workspace, receipt.get("snapshot_tree_sha"), kept if out_of_reach else None
+    return Path(recorded), *_kept(entry, store)
+
+
+def _kept(entry: RunEntry, store: Store) -> tuple[str | None, Path | None]:
+    """The tree that a run's receipt names, and the record's copy of the manifest, if it is in the store, out of jobs' reach."""
+    kept = entry.paths.root / MANIFEST
+    out_of_reach = kept.is_file() and Path(os.path.realpath(kept)).is_relative_to(os.path.realpath(store.runs_dir))
+    return (entry.receipt or {}).get("snapshot_tree_sha"), kept if out_of_reach else None
 
 
 def _verification_lines(verified: Verification) -> list[str]:
@@ -230,7 +232,9 @@ def _verification_lines(verified: Verification) -> list[str]:
 
     lines = [f"isolated workspace: {verified.workspace}", f"snapshot tree: {verified.snapshot_tree_sha}"]
     if not verified.believed:
-        lines.append("held to its own manifest, which jobs can write; filters of .gitattributes did not run")
+        lines.append(
+            "held to its own word, which whoever works in it can change; filters of .gitattributes did not run"
+        )
     if verified.same:
         return [*lines, "verified: the workspace holds exactly this tree"]
     lines.append(f"tree now:      {verified.tree_sha}")

@@ -16,7 +16,7 @@ from loom.names import own_directories
 from loom.snapshot import copying, git
 from loom.snapshot.index import is_runtime, pin_name
 from loom.snapshot.model import Source, path_fields, readable
-from loom.snapshot.nested import inner_repository, submodule_names
+from loom.snapshot.nested import inner_repository, submodule_names, submodule_names_in_index
 from loom.snapshot.removing import is_workspace
 
 
@@ -57,7 +57,7 @@ def explain(
 
     `tmp_dir` is where workspaces are made, in case that is in the checkout. RequestError for a path outside of the checkout.
     """
-    explaining = _Explaining(source, tmp_dir)
+    explaining = _Explaining(source, tmp_dir, outermost=True)
     return tuple(explaining.one(_relative(source, path, start)) for path in paths)
 
 
@@ -76,8 +76,9 @@ def _relative(source: Source, path: str, start: Path) -> str:
 
 
 class _Explaining:
-    def __init__(self, source: Source, tmp_dir: Path | None) -> None:
+    def __init__(self, source: Source, tmp_dir: Path | None, *, outermost: bool) -> None:
         self._source = source
+        self._outermost = outermost
         self._tmp_dir = tmp_dir
         self._own = own_directories(tmp_dir, source.root) if tmp_dir else []
         self._here = git.environment_for(
@@ -91,7 +92,9 @@ class _Explaining:
     def one(self, path: str) -> Explanation:
         if path == ".git" or path.startswith(".git/"):
             return _out(path, "git's own directory: the workspace gets one of its own")
-        if is_runtime(path):
+        if ".git" in path.split("/"):
+            return _out(path, "git never adds what is called .git")
+        if self._outermost and is_runtime(path):
             return _out(path, "loom's record of runs: never part of a snapshot")
         status = self._status(path)
         entry = self._entry(path)
@@ -110,7 +113,12 @@ class _Explaining:
         if any(path == own or path.startswith(f"{own}/") for own in self._own):
             return _out(path, "loom's own, a workspace or what is beside one: never part of a snapshot")
         if status is None:
-            return _out(path, "does not exist, and git does not track it")
+            # All that a sparse checkout leaves out of a directory is in the index.
+            return (
+                self._directory(path)
+                if self._in_index(path)
+                else _out(path, "does not exist, and git does not track it")
+            )
         if stat.S_ISDIR(status.st_mode):
             return self._directory(path)
         rule = self._rule(path)
@@ -155,15 +163,15 @@ class _Explaining:
                 continue
             if not tracked and self._in_index(above):
                 continue  # to git a directory like any other
+            rule = None if tracked else self._rule(above)
+            if rule is not None and rule.ignores:
+                return Explanation(path=path, included=False, reason="ignored, and not tracked", rule=rule)
             if above in self._submodules:
                 inner = inner_repository(place, self._source)
                 if inner is not None:
                     return self._in_submodule(path, above, inner)
                 if tracked:
                     return _out(path, f"in the submodule {readable(above)}, in which git finds no commit")
-            rule = None if tracked else self._rule(above)
-            if rule is not None and rule.ignores:
-                return Explanation(path=path, included=False, reason="ignored, and not tracked", rule=rule)
             if is_workspace(place):
                 return _out(path, f"{readable(above)} is one of loom's workspaces: never part of a snapshot")
             return _out(
@@ -178,7 +186,7 @@ class _Explaining:
             return Explanation(path=path, included=path == submodule, reason=f"{why}: an empty directory")
         if path == submodule:
             return Explanation(path=path, included=True, reason="a submodule, laid out at its checked-out commit")
-        found = _Explaining(inner, self._tmp_dir).one(path.removeprefix(f"{submodule}/"))
+        found = _Explaining(inner, self._tmp_dir, outermost=False).one(path.removeprefix(f"{submodule}/"))
         why = f"in the submodule {readable(submodule)}: {found.reason}"
         return Explanation(path=path, included=found.included, reason=why, rule=found.rule)
 
@@ -195,8 +203,13 @@ class _Explaining:
 
     @cached_property
     def _submodules(self) -> frozenset[str]:
-        """The paths that .gitmodules names, as it is on disk."""
-        return frozenset(submodule_names(self._source))
+        """The paths that .gitmodules names, as a snapshot has it."""
+        entry = self._entry(".gitmodules")
+        if entry is not None and _is_hidden(entry):
+            return frozenset(submodule_names_in_index(self._source))
+        if entry is None and (rule := self._rule(".gitmodules")) is not None and rule.ignores:
+            return frozenset()
+        return frozenset(submodule_names(self._source.root / ".gitmodules", self._source))
 
     def _entry(self, path: str) -> tuple[str, str, str] | None:
         """(tag, mode, id) of the index's entry for exactly this path."""
@@ -273,7 +286,7 @@ class _Explaining:
 
     def _is_new(self, path: str) -> bool:
         """Of a path that git lists as untracked, with a slash at the end if it is a repository of its own."""
-        if path.startswith(tuple(f"{own}/" for own in self._own)) or is_runtime(path):
+        if path.startswith(tuple(f"{own}/" for own in self._own)) or (self._outermost and is_runtime(path)):
             return False
         place = self._source.root / path
         return not path.endswith("/") or (not is_workspace(place) and inner_repository(place, self._source) is not None)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from loom.snapshot import git
+from loom.snapshot.index import same_content
+from loom.snapshot.model import Source
 
-_AT_ONCE = 8
 _RUNS = (".clean", ".process")
-_CONVERTING = ("filter", "text", "crlf", "eol", "ident", "working-tree-encoding")
 
 # What git-lfs would store for a file, for users whose configuration names it but who have not installed it. A pointer
 # stays as it is; an empty file has none.
@@ -26,10 +26,10 @@ _LFS_CLEAN = (
 def settings(config: Mapping[str, tuple[str, ...]], environ: Mapping[str, str]) -> list[tuple[str, str]]:
     """What git is to be told of filters where it does not read the source's configuration."""
     result = [(key, values[-1]) for key, values in config.items() if key.startswith("filter.")]
-    uses_lfs = "filter.lfs.clean" in config or "filter.lfs.process" in config
-    if uses_lfs and shutil.which("git-lfs", path=environ.get("PATH", os.defpath)) is None:
-        result = [(key, value) for key, value in result if not key.startswith("filter.lfs.")]
-        result.append(("filter.lfs.clean", _LFS_CLEAN))
+    lfs = {driver_of(key) for key, value in result if key.endswith(_RUNS) and _is_lfs(value)}
+    if lfs and shutil.which("git-lfs", path=environ.get("PATH", os.defpath)) is None:
+        result = [(key, value) for key, value in result if driver_of(key) not in lfs]
+        result += [(f"filter.{name}.clean", _LFS_CLEAN) for name in sorted(lfs)]
     return result
 
 
@@ -43,8 +43,14 @@ def at_home(config: Iterable[tuple[str, str]]) -> frozenset[str]:
 
     Not git-lfs, which needs nothing of the kind and would store the file in the source.
     """
-    names = {driver_of(key) for key, value in config if key.endswith(_RUNS) and value}
-    return frozenset(names - {"", "lfs"})
+    named = {key: value for key, value in config if key.endswith(_RUNS)}  # the last one counts
+    return frozenset(driver_of(key) for key, value in named.items() if driver_of(key) and value and not _is_lfs(value))
+
+
+def _is_lfs(command: str) -> bool:
+    return (
+        command == _LFS_CLEAN or command.split(" ")[0].rpartition("/")[2] == "git-lfs" or command.startswith("git lfs ")
+    )
 
 
 def driver_of(key: str) -> str:
@@ -59,66 +65,74 @@ def failed(said: str) -> bool:
 
 def complaints(said: str) -> list[str]:
     """Lines about filters that failed and need not work: git went on with the file as it is."""
-    lines = {line for line in said.splitlines() if "external filter" in line or "subprocess" in line}
-    return sorted(line.removeprefix("error: ") for line in lines)
+    lines = {line for line in said.splitlines() if line.startswith("error: ")}
+    return sorted(line.removeprefix("error: ") for line in lines if "external filter" in line or "subprocess" in line)
 
 
 def filtered(
     paths: Sequence[str], drivers: frozenset[str], environment: Mapping[str, str], workspace: Path
-) -> dict[str, tuple[str, ...]]:
-    """Those of the workspace's `paths` that are files and go through one of these filters, with all that converts them."""
+) -> list[str]:
+    """Those of the workspace's `paths` that are files and go through one of these filters."""
     if not paths or not drivers:
-        return {}
-    found = conversions(paths, environment, workspace)
-    return {path: how for path, how in found.items() if how[0] in drivers and _mode(workspace / path) is not None}
-
-
-def conversions(paths: Iterable[str], environment: Mapping[str, str], place: Path) -> dict[str, tuple[str, ...]]:
-    """The values of `_CONVERTING` for each path, as the attributes in `place` have them."""
+        return []
     given = git.nul_joined(paths)
-    fields = git.nul_list(git.run(("check-attr", "-z", "--stdin", *_CONVERTING), environment, cwd=place, given=given))
-    one = 3 * len(_CONVERTING)
-    return {
-        os.fsdecode(fields[at]): tuple(os.fsdecode(value) for value in fields[at + 2 : at + one : 3])
-        for at in range(0, len(fields), one)
-    }
+    fields = git.nul_list(git.run(("check-attr", "-z", "--stdin", "filter"), environment, cwd=workspace, given=given))
+    named = ((os.fsdecode(path), os.fsdecode(value)) for path, value in zip(fields[::3], fields[2::3], strict=True))
+    return [path for path, value in named if value in drivers and file_mode(workspace / path) is not None]
 
 
-def ids(
-    paths: Iterable[str], workspace: Path, environment: Mapping[str, str], source: Path
+def ids_at_home(
+    paths: Sequence[str], workspace: Path, source: Source, config: Sequence[tuple[str, str]]
 ) -> tuple[list[tuple[str, str, str]], str]:
-    """(path, mode, id) of what git in `source` would store for the workspace's files, and what it said meanwhile.
+    """(path, mode, id) of what git in the source would store for the workspace's files, and what it said meanwhile.
 
     Nothing is stored. GitFailed when a filter that is required fails.
     """
-    entries, said = [], ""
-    for path, process in _hashing(paths, workspace, environment, source):
-        _, out, complaint = process.result()
-        entries.append((path, _mode(workspace / path) or "100644", out.decode().strip()))
-        said += complaint
+    environment = git.with_config(source.home_environment, config)
+    there = [path for path in paths if file_mode(source.root / path) is not None]
+    try:
+        # In one process, as `git add` would: a filter may be slow to start, or not fit to run twice at once.
+        found, said = _ids(there, environment, source.root)
+    except git.GitFailed as error:
+        if failed(error.stderr):
+            raise
+        found, said = {}, ""  # one of them vanished
+    entries = []
+    for path in paths:
+        if path not in found or not same_content(source.root / path, workspace / path):
+            with (workspace / path).open("rb") as content:  # edited since: what was copied counts
+                arguments = ("hash-object", "--stdin", f"--path={path}")
+                _, out, more = git.Running(arguments, environment, cwd=source.root, stdin=content).result()
+            found[path] = out.decode().strip()
+            said += more
+        entries.append((path, file_mode(workspace / path) or "100644", found[path]))
     return entries, said
 
 
-def _hashing(
-    paths: Iterable[str], workspace: Path, environment: Mapping[str, str], source: Path
-) -> Iterator[tuple[str, git.Running]]:
-    """One process a file, since only its standard input can be other bytes than those in the source; a few side by side."""
-    running: list[tuple[str, git.Running]] = []
-    try:
-        for path in paths:
-            with (workspace / path).open("rb") as content:
-                arguments = ("hash-object", "--stdin", f"--path={path}")
-                running.append((path, git.Running(arguments, environment, cwd=source, stdin=content)))
-            if len(running) == _AT_ONCE:
-                yield running.pop(0)
-        while running:
-            yield running.pop(0)
-    finally:
-        for _, process in running:
-            process.stop()
+def raw_ids(paths: Sequence[str], environment: Mapping[str, str], workspace: Path) -> dict[str, str]:
+    """The ids that the files' bytes have as they are."""
+    return _ids(paths, environment, workspace, "--no-filters")[0]
 
 
-def _mode(path: Path) -> str | None:
+def _ids(
+    paths: Sequence[str], environment: Mapping[str, str], place: Path, *switches: str
+) -> tuple[dict[str, str], str]:
+    if not paths:
+        return {}, ""
+    given = b"".join(_quoted(os.fsencode(path)) + b"\n" for path in paths)
+    process = git.Running(("hash-object", "--stdin-paths", *switches), environment, cwd=place, given=given)
+    _, out, said = process.result()
+    return dict(zip(paths, out.decode().split(), strict=True)), said
+
+
+def _quoted(path: bytes) -> bytes:
+    """As git reads a path in a line."""
+    if not (path.startswith(b'"') or b"\n" in path):
+        return path
+    return b'"' + path.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n") + b'"'
+
+
+def file_mode(path: Path) -> str | None:
     """As git has it; None for what is no file."""
     try:
         mode = path.lstat().st_mode

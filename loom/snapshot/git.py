@@ -255,6 +255,11 @@ def unlisted_directories(said: str) -> list[tuple[str, str]]:
     return result
 
 
+def refused_names(said: str) -> list[str]:
+    """Of what `update-index` said on standard error, the paths that it passed over."""
+    return [line.removeprefix("Ignoring path ") for line in said.splitlines() if line.startswith("Ignoring path ")]
+
+
 def literal_pattern(path: str) -> str:
     """A pattern for ignore rules that means exactly this path."""
     return re.sub(r"([\\*?\[])", r"\\\1", path)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from loom.errors import SnapshotError
 from loom.snapshot import git, tree
-from loom.snapshot.index import Index, directories, lstat
+from loom.snapshot.index import Index, directories
 
 
 def give_way(index: Index, new: Iterable[str]) -> list[str]:
@@ -59,19 +58,3 @@ def lay_out(paths: list[str], environment: Mapping[str, str], workspace: Path, s
             hint="make the remote reachable and try again; loom needs them, as CI checks them out",
             code="OBJECTS_NOT_FETCHED",
         ) from error
-
-
-def same_content(source: Path, target: Path) -> bool:
-    """Whether the source has the same bytes at this path, or nothing there at all."""
-    ours, theirs = lstat(source), lstat(target)
-    if ours is None or theirs is None:
-        return True
-    if stat.S_ISLNK(ours.st_mode) or stat.S_ISLNK(theirs.st_mode):
-        both = stat.S_ISLNK(ours.st_mode) and stat.S_ISLNK(theirs.st_mode)
-        return both and source.readlink() == target.readlink()
-    if not stat.S_ISREG(ours.st_mode):
-        return False
-    try:
-        return ours.st_size == theirs.st_size and source.read_bytes() == target.read_bytes()
-    except OSError:
-        return False

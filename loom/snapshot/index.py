@@ -30,6 +30,8 @@ class Index(Struct):
     """Files and links where a submodule was."""
     pinned: list[tuple[str, str]] = field(default_factory=list)
     """(path, tag): skip-worktree and assume-unchanged entries, whose files git does not look at."""
+    runtime: list[str] = field(default_factory=list)
+    """What is tracked in the place of the record, and never part of a snapshot."""
     pinned_empty: bool = False
     """One of them is empty, or only intended to be added."""
 
@@ -48,6 +50,7 @@ class Index(Struct):
             about, _, path = item.partition("\t")
             if about[0] == "H" and about[-1] == "0" and (kind := become.get(about[2:8])) is not None:
                 if outermost and path.startswith(RUNTIME) and is_runtime(path):
+                    self.runtime.append(path)
                     continue
                 yield path, kind
             elif about[-1] != "0":
@@ -133,3 +136,19 @@ def lstat(path: Path) -> os.stat_result | None:
         return path.lstat()
     except OSError:
         return None
+
+
+def same_content(source: Path, target: Path) -> bool:
+    """Whether the source has the same bytes at this path, or nothing there at all."""
+    ours, theirs = lstat(source), lstat(target)
+    if ours is None or theirs is None:
+        return True
+    if stat.S_ISLNK(ours.st_mode) or stat.S_ISLNK(theirs.st_mode):
+        both = stat.S_ISLNK(ours.st_mode) and stat.S_ISLNK(theirs.st_mode)
+        return both and source.readlink() == target.readlink()
+    if not stat.S_ISREG(ours.st_mode):
+        return False
+    try:
+        return ours.st_size == theirs.st_size and source.read_bytes() == target.read_bytes()
+    except OSError:
+        return False

@@ -28,8 +28,27 @@ _CHECKSUMS = (20, 32)
 """Bytes at the end of an index, by object format."""
 _PACK_FILES = (".pack", ".idx", ".rev", ".mtimes", ".promisor")
 
+AS_LAID_OUT = (
+    ("core.fileMode", "true"),
+    ("core.symlinks", "true"),
+    ("core.checkStat", "minimal"),
+    ("core.trustctime", "false"),
+    ("core.splitIndex", "false"),
+    ("core.sparseCheckout", "false"),
+)
+"""What holds of a workspace, for git that otherwise is configured as the source."""
+
 # Settings of the source that change what git sees in the same bytes.
-_CARRIED = ("core.autocrlf", "core.eol", "core.safecrlf", "core.ignorecase", "core.precomposeunicode", "core.quotepath")
+_CARRIED = (
+    "core.autocrlf",
+    "core.eol",
+    "core.safecrlf",
+    "core.ignorecase",
+    "core.protectntfs",
+    "core.protecthfs",
+    "core.precomposeunicode",
+    "core.quotepath",
+)
 
 
 def lay_out(source: Source, git_dir: Path, *, work_tree: str | None, rules: Rules) -> None:

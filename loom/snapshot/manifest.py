@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,10 @@ def _text(path: str) -> str:
 
 
 def _path(text: str) -> str:
-    return os.fsdecode(base64.b64decode(text))
+    decoded = os.fsdecode(base64.b64decode(text))
+    if "\0" in decoded:
+        raise ValueError("a NUL in a path or a value")
+    return decoded
 
 
 def _change(change: Change) -> list[str]:
@@ -51,7 +55,14 @@ def _change(change: Change) -> list[str]:
 
 def _read_change(fields: list[str]) -> Change:
     path, kind, old_mode, mode, old_sha, sha = fields
-    return Change(path=_path(path), kind=kind, old_mode=old_mode, mode=mode, old_sha=old_sha, sha=sha)
+    return Change(
+        path=_inside(_path(path)),
+        kind=kind,
+        old_mode=_mode(old_mode),
+        mode=_mode(mode),
+        old_sha=_id(old_sha),
+        sha=_id(sha),
+    )
 
 
 def _rules(rules: Rules) -> dict[str, Any]:
@@ -60,6 +71,7 @@ def _rules(rules: Rules) -> dict[str, Any]:
         "attributes": base64.b64encode(rules.attributes).decode("ascii"),
         "own_attributes": base64.b64encode(rules.own_attributes).decode("ascii"),
         "config": [[key, _text(value)] for key, value in rules.config],
+        "raw": [[_text(path), sha] for path, sha in rules.raw],
     }
 
 
@@ -69,8 +81,40 @@ def _read_rules(document: Mapping[str, Any]) -> Rules:
         # Workspaces of earlier versions have none.
         attributes=base64.b64decode(document.get("attributes", "")),
         own_attributes=base64.b64decode(document.get("own_attributes", "")),
-        config=tuple((key, _path(value)) for key, value in document["config"]),
+        config=tuple((_key(key), _path(value)) for key, value in document["config"]),
+        raw=tuple((_path(path), _id(sha)) for path, sha in document.get("raw", ())),
     )
+
+
+def _id(text: str) -> str:
+    """What is no id could be a ref, or a switch, to the git that it is given to."""
+    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", text):
+        raise ValueError(f"{text!r} is no object's id")
+    return text
+
+
+def _mode(text: str) -> str:
+    if not re.fullmatch("[0-7]{6}", text):
+        raise ValueError(f"{text!r} is no mode of a file")
+    return text
+
+
+def _key(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*(\..*)?\.[A-Za-z][A-Za-z0-9-]*", text):
+        raise ValueError(f"{text!r} is no key of git's configuration")
+    return text
+
+
+def _inside(path: str) -> str:
+    if path.startswith("/") or not set(path.split("/")).isdisjoint(("", ".", "..")):
+        raise ValueError(f"{path!r} is no path in a workspace")
+    return path
+
+
+def _format(text: str) -> str:
+    if text not in ("sha1", "sha256"):
+        raise ValueError(f"{text!r} is no format of objects")
+    return text
 
 
 def write_manifest(git_dir: Path, manifest: Manifest) -> None:
@@ -116,18 +160,18 @@ def read_manifest(workspace: Path, file: Path | None = None) -> Manifest:
             raise ValueError(document["kind"])
         return Manifest(
             source_root=_path(document["source_root"]),
-            object_format=document["object_format"],
-            head_sha=document["head_sha"],
-            tree_sha=document["tree_sha"],
+            object_format=_format(document["object_format"]),
+            head_sha=_id(document["head_sha"]),
+            tree_sha=_id(document["tree_sha"]),
             branch=document["branch"] and _path(document["branch"]),
             changed=tuple(_read_change(fields) for fields in document["changed"]),
             rules=_read_rules(document),
             stores=tuple(_path(store) for store in document["stores"]),
             submodules=tuple(
                 Submodule(
-                    path=_path(path),
-                    head_sha=head,
-                    tree_sha=tree,
+                    path=_inside(_path(path)),
+                    head_sha=_id(head),
+                    tree_sha=_id(tree),
                     changed=tuple(_read_change(fields) for fields in changed),
                     rules=_read_rules(rules[0]) if rules and rules[0] else None,
                 )
@@ -145,7 +189,9 @@ def read_manifest(workspace: Path, file: Path | None = None) -> Manifest:
         raise SnapshotError(
             f"{file}: {error.strerror}", hint="its owner may read it", code="MANIFEST_UNREADABLE"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SnapshotError(
-            f"{file}: not a snapshot's manifest any more: {error}", code="MANIFEST_UNREADABLE"
+            f"{file}: not a snapshot's manifest any more: {error}",
+            hint="what the snapshot was can't be told without it; take a new one",
+            code="MANIFEST_UNREADABLE",
         ) from error

@@ -49,6 +49,8 @@ class Rules(Struct, frozen=True, kw_only=True):
     own_attributes: bytes = b""
     """The repository's own, which count above them."""
     config: tuple[tuple[str, str], ...] = ()
+    raw: tuple[tuple[str, str], ...] = ()
+    """(path, id of the bytes as they are) of files that went through a filter of the user's own."""
 
 
 class Submodule(Struct, frozen=True, kw_only=True):
@@ -117,8 +119,18 @@ class Source:
     """git's effective configuration, keys as git prints them."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False, compare=False)
     """What git processes that read this source run with."""
+    located: bool = False
+    """The environment said where it is (`GIT_DIR`, `GIT_WORK_TREE`)."""
     attributes_tree: str | None = None
     """The tree that git reads .gitattributes from instead of the work tree (`GIT_ATTR_SOURCE`, `attr.tree`)."""
+
+    @property
+    def home_environment(self) -> dict[str, str]:
+        """For a git process in `root` whose filters are to find what they would find under the user's own git."""
+        # What git says is read, so in English; "en" has no catalogue, and leaves the locale to the filter.
+        result = {name: value for name, value in self.environment.items() if not name.startswith("GIT_TRACE")}
+        result["LANGUAGE"] = "en"
+        return result | ({"GIT_DIR": str(self.git_dir), "GIT_WORK_TREE": str(self.root)} if self.located else {})
 
     @property
     def attributes_config(self) -> list[tuple[str, str]]:

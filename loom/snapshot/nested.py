@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from loom.errors import RequestError
@@ -29,17 +30,35 @@ def inner_repository(place: Path, outer: Source) -> Source | None:
     return None
 
 
-def submodule_names(source: Source) -> dict[str, str]:
-    """path -> name of the submodules that .gitmodules names, as that is on disk."""
-    file = source.root / ".gitmodules"
+def submodule_names(file: Path, source: Source) -> dict[str, str]:
+    """path -> name of the submodules that a .gitmodules names; none where it is no file."""
     if not file.is_file() or file.is_symlink():
         return {}
+    return _names(("--file", str(file)), source)
+
+
+def submodule_names_in_index(source: Source) -> dict[str, str]:
+    """The same of the .gitmodules that the index has."""
+    return _names(("--blob", ":.gitmodules"), source)
+
+
+def _names(where: tuple[str, str], source: Source) -> dict[str, str]:
     _, out, _ = git.Running(
-        ("config", "-z", "--file", str(file), "--get-regexp", r"^submodule\..*\.path$"),
-        git.environment_for(source.environment),
+        ("config", "-z", *where, "--get-regexp", r"^submodule\..*\.path$"),
+        git.environment_for(source.environment, git_dir=source.git_dir, index=source.index_path),
         cwd=source.root,
     ).result(check=False)
     pairs = (os.fsdecode(item).partition("\n") for item in git.nul_list(out))
     named = {path: key.removeprefix("submodule.").removesuffix(".path") for key, _, path in pairs}
-    # The name becomes a path below .git/modules: git refuses such names as well.
-    return {path: name for path, name in named.items() if ".." not in name.split("/") and not name.startswith("/")}
+    # The others git refuses as well: a name becomes a path below .git/modules.
+    return {path: name for path, name in named.items() if name and ".." not in re.split(r"[/\\]", name)}
+
+
+def own_place(name: str, taken: list[str]) -> str:
+    """Where below .git/modules a submodule of this name has its git directory. Names may be the same, or inside another."""
+    parts = name.split("/")
+    usual = all(parts) and max(map(len, map(os.fsencode, parts))) < 200
+    clashes = any(name == other or name.startswith(f"{other}/") or other.startswith(f"{name}/") for other in taken)
+    place = name if usual and not clashes else f"loom-{len(taken)}"
+    taken.append(place)
+    return place

@@ -130,6 +130,7 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
         environment={
             name: value for name, value in environ.items() if git.is_config(name) or name not in git.LOCAL_VARIABLES
         },
+        located="GIT_DIR" in inherited or "GIT_WORK_TREE" in inherited,
         attributes_tree=_attributes_tree(start, inherited, settings, object_format),
     )
 
@@ -228,8 +229,8 @@ def _closed_refs(git_dir: Path, common_dir: Path) -> Path | None:
 def parse_config(data: bytes) -> dict[str, tuple[str, ...]]:
     result: dict[str, tuple[str, ...]] = {}
     for item in git.nul_list(data):
-        key, _, value = os.fsdecode(item).partition("\n")
-        result[key] = (*result.get(key, ()), value)
+        key, given, value = os.fsdecode(item).partition("\n")
+        result[key] = (*result.get(key, ()), value if given else "true")  # as in "[core] autocrlf"
     return result
 
 
@@ -253,7 +254,9 @@ def truth(values: tuple[str, ...], default: bool) -> bool:
     """A boolean of git's configuration."""
     if not values:
         return default
-    return values[-1].lower() in ("", "true", "yes", "on", "1")
+    text = values[-1].lower()
+    number = text.rstrip("kmg")
+    return text in ("true", "yes", "on") or (number.lstrip("+-").isdigit() and int(number) != 0)
 
 
 def store_paths(objects: Path) -> Iterator[Path]:

@@ -26,6 +26,7 @@ from loom.snapshot.index import (
     lstat,
     modes_count,
     pin_name,
+    same_content,
 )
 from loom.snapshot.manifest import FILLING, Manifest, write_manifest
 from loom.snapshot.model import Change, LeftOut, Rules, Snapshot, SnapshotCanceled, Source, Submodule, readable
@@ -136,6 +137,7 @@ class _Filled(Struct):
     excludes: builtins.bytes = b""
     attributes: builtins.bytes = b""
     own_attributes: builtins.bytes = b""
+    raw: tuple[tuple[str, str], ...] = ()
     config: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -145,6 +147,7 @@ class _Filled(Struct):
             attributes=self.attributes,
             own_attributes=self.own_attributes,
             config=tuple(self.config),
+            raw=self.raw,
         )
 
 
@@ -178,8 +181,10 @@ class _Filling:
         self._processes: list[git.Running] = []
         self._index_tree: str | None = None
         self._filters_given_up = False
+        self._filters_named = False
         self._own = self._own_directories()
         self._names: dict[str, str] | None = None
+        self._places: list[str] = []
 
     def run(self) -> _Filled:
         try:
@@ -234,7 +239,9 @@ class _Filling:
             self._leave_out(path, "vanished while the workspace was being filled")
         repositories += [path for path in found.directories if self._is_repository(path)]
         repositories += [path for path, _ in index.pinned if self._is_repository(path)]
-        edits = tree.Edits(removed=hidden.give_way(index, (*untracked, *repositories)) + sorted(absent))
+        edits = tree.Edits(removed=hidden.give_way(index, (*untracked, *repositories)) + sorted(absent) + index.runtime)
+        for path in index.runtime:
+            self._leave_out(path, "tracked where the record of runs is shown: never part of a snapshot")
         unseen = {path for path, _ in index.pinned}
         if index.pinned:
             self._lay_out_hidden(index)
@@ -254,7 +261,10 @@ class _Filling:
                 if path in suspicious and modified.get(path) != "A"
             ]
             self._reset_stat_data(edits.reset)
+        every = [*index.paths(), *untracked]
+        self._filters_named = self._names_filters(every)
         self._prove(edits)
+        self._note_bytes(every)
         done.files += found.files
         done.bytes += found.bytes
         return done
@@ -323,6 +333,14 @@ class _Filling:
                 raise
             # It could not be compared through its filter: as far as this answer goes, it changed.
             return _raw_status(self._start(*_DIFF_FILES, config=filters.without(self._source.config)).output())
+
+    def _names_filters(self, paths: list[str]) -> bool:
+        """Whether any attributes may name a filter; asking git about every file takes it longer."""
+        done = self._done
+        if not filters.at_home(done.config) or done.attributes or done.own_attributes or self._source.attributes_tree:
+            return True
+        files = (self._target / path for path in paths if path.rpartition("/")[2] == ".gitattributes")
+        return any(b"filter" in file.read_bytes() for file in files if file.is_file())
 
     def _give_up_filters(self, error: git.GitFailed) -> None:
         """Go on without the filters of .gitattributes when one of them can't run; any other failure stays one."""
@@ -452,21 +470,32 @@ class _Filling:
             here = self._here(index=own)
             for path, tag in hidden.drop_intended(index, here, self._target, self._zero):
                 self._leave_out(path, f"intended to be added, but {pin_name(tag)} hides it from git")
-        lfs = [("filter.lfs.required", "false"), ("filter.lfs.smudge", ""), ("filter.lfs.process", "")]
+        # Files come through the user's filters, as in a checkout, and those may need the source's git directory. A partial
+        # clone may have to fetch them, which takes addresses and credentials.
+        kept = [(key, value) for key, value in self._done.config if not key.startswith("filter.")]
+        lfs = [("filter.lfs.required", "false"), *((f"filter.lfs.{key}", "") for key in ("clean", "smudge", "process"))]
         there = git.environment_for(
             source.environment,
             keep_config=True,
-            git_dir=self._git_dir,
+            git_dir=source.git_dir if filters.at_home(self._done.config) else self._git_dir,
             work_tree=self._target,
             index=own,
-            config=[*self._done.config, *lfs],
+            objects=self._git_dir / "objects",
+            alternates=(source.objects_dir,),
+            config=[*kept, *lfs, *layout.AS_LAID_OUT],
         )
-        hidden.lay_out([path for path, _ in index.pinned], there, self._target, source.root)
+        paths = [path for path, _ in index.pinned]
+        try:
+            hidden.lay_out(paths, there, self._target, source.root)
+        except git.GitFailed as error:
+            self._give_up_filters(error)
+            there = git.with_config(there, filters.without(source.config))
+            hidden.lay_out(paths, there, self._target, source.root)
         for path, tag in index.pinned:
             status = lstat(self._target / path)
             self._done.files += 1
             self._done.bytes += status.st_size if status else 0
-            if not hidden.same_content(source.root / path, self._target / path):
+            if not same_content(source.root / path, self._target / path):
                 why = f"edits on disk ({pin_name(tag)} hides them from git): the staged content is laid out"
                 self._leave_out(path, why)
 
@@ -510,7 +539,8 @@ class _Filling:
         edits.gitlinks.append((path, inner.head_sha))
         target.mkdir(parents=True, exist_ok=True)
         if self._names is None:
-            self._names = nested.submodule_names(self._source)
+            # As CI has it: a sparse checkout may hide the source's, and ignore rules may have left it out.
+            self._names = nested.submodule_names(self._target / ".gitmodules", self._source)
         name = self._names.get(path)
         if name is None:
             why = (
@@ -521,7 +551,7 @@ class _Filling:
             self._leave_out(path, why)
             return
         prefix = f"{self._prefix or ''}{path}/"
-        git_dir = self._git_dir / "modules" / name
+        git_dir = self._git_dir / "modules" / nested.own_place(name, self._places)
         filled = _Filling(
             inner, target, git_dir, prefix, self._outermost, self._cancel, self._on_progress, self._may_borrow
         ).run()
@@ -565,23 +595,31 @@ class _Filling:
         if lines:
             git.run(("update-index", "-z", "--index-info"), here, cwd=self._target, given=lines)
 
-    def _hash_at_home(self, edits: tree.Edits, index: Path) -> str:
-        """Have files hashed in the source whose filters have to run there; returns what git said about it."""
-        drivers = filters.at_home(() if self._filters_given_up else self._done.config)
+    def _hash_at_home(self, edits: tree.Edits, index: Path) -> tuple[tree.Edits, str]:
+        """Have files hashed in the source whose filters have to run there; returns what is left to do, and what git said."""
+        drivers = filters.at_home(self._done.config) if self._filters_named else frozenset()
         here = self._here(index=index, config=self._done.config)
         paths = filters.filtered(edits.present, drivers, here, self._target)
-        source = self._source
-        there = git.environment_for(
-            source.environment,
-            keep_config=True,
-            git_dir=source.git_dir,
-            work_tree=source.root,
-            config=self._done.config,
-        )
-        entries, said = filters.ids(paths, self._target, there, source.root)
-        edits.reset += entries
-        edits.present = sorted(set(edits.present) - set(paths))
-        return said
+        if not paths:
+            return edits, ""
+        entries, said = filters.ids_at_home(paths, self._target, self._source, self._done.config)
+        left = sorted(set(edits.present) - set(paths))
+        return tree.Edits(edits.removed, left, edits.reset + entries, edits.gitlinks), said
+
+    def _note_bytes(self, paths: Iterable[str]) -> None:
+        """For `verify`, which runs no filters of the user's: the bytes of all files that go through one."""
+        drivers = filters.at_home(self._done.config) if self._filters_named else frozenset()
+        if drivers:
+            here = self._here(index=self._git_dir / "index", config=self._done.config)
+            found = filters.filtered(sorted(set(paths)), drivers, here, self._target)
+            self._done.raw = tuple(filters.raw_ids(found, here, self._target).items())
+
+    def _take_back(self, refused: list[str]) -> None:
+        """Files that no tree may have: their names mean git's own directory somewhere."""
+        for path in refused:
+            (self._target / path).unlink(missing_ok=True)
+            self._done.files -= 1
+            self._leave_out(path, "a name that git refuses (it means .git on some file system)")
 
     def _prove(self, edits: tree.Edits) -> None:
         """Compute the tree from what is in the workspace, in an index that is gone afterwards."""
@@ -596,10 +634,11 @@ class _Filling:
                     index.write_bytes(own.read_bytes())
                     os.utime(index, ns=(status.st_mtime_ns, status.st_mtime_ns))
                 try:
-                    said = self._hash_at_home(edits, index)
+                    left, said = self._hash_at_home(edits, index)
                     said += tree.apply(
-                        self._here(index=index, config=self._done.config), self._target, edits, zero_sha=self._zero
+                        self._here(index=index, config=self._done.config), self._target, left, zero_sha=self._zero
                     )
+                    self._take_back(git.refused_names(said))
                     # A filter that is not `required` may fail: git takes the file as it is.
                     if failed := filters.complaints(said):
                         why = "; ".join(failed)

@@ -36,10 +36,15 @@ class Edits(Struct):
         return bool(self.removed or self.present or self.reset or self.gitlinks)
 
 
+DECIDES = (
+    *("core.autocrlf", "core.eol", "core.bigfilethreshold", "core.ignorecase"),
+    *("core.protectntfs", "core.protecthfs"),
+)
+
+
 def hashing_config(source: Source) -> list[tuple[str, str]]:
     """The source's settings that decide which bytes git stores for a file."""
-    decides = ("core.autocrlf", "core.eol", "core.bigfilethreshold", "core.ignorecase")
-    result = [(key, values[-1]) for key in decides if (values := source.config.get(key))]
+    result = [(key, values[-1]) for key in DECIDES if (values := source.config.get(key))]
     result += filters.settings(source.config, source.environment)
     result += source.attributes_config
     # Git would refuse to add what it could not restore byte for byte; here only the id is wanted. And it packs a large

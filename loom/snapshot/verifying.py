@@ -35,7 +35,7 @@ class Verification(Struct, frozen=True, kw_only=True):
     unreadable: tuple[tuple[str, str], ...]
     """(path, reason): what could not be read, and so is neither proved nor in `tree_sha`."""
     believed: bool
-    """Held to a manifest that no job could write. Else to the workspace's own, and no filter of .gitattributes ran."""
+    """Held to a manifest that no job could write; else to the workspace's own word, by nothing but what git has built in."""
 
     @property
     def same(self) -> bool:
@@ -81,6 +81,7 @@ def verify(
             hint="a job replaced the workspace's .git/loom-snapshot.json, or the receipt is another run's",
             code="MANIFEST_OF_ANOTHER_TREE",
         )
+    _refuse_traps(workspace)
     stores = [*_own_stores(workspace), *(Path(store) for store in manifest.stores)]
     believed = manifest_file is not None
     outer = _verify_one(_Part(manifest, workspace, "", stores, believed), environ)
@@ -115,9 +116,45 @@ class _Part(Struct, frozen=True):
 
     @property
     def config(self) -> tuple[tuple[str, str], ...]:
-        """Without filters where a job may have named them: they would run on the user's machine."""
-        settings = self.manifest.rules.config
-        return settings if self.believed else tuple(item for item in settings if not item[0].startswith("filter."))
+        """Without the user's own filters: their bytes are compared as they are. What a job may have named runs nothing."""
+        given = self.manifest.rules.config
+        if not self.believed:
+            harmless = (*tree.DECIDES, "core.safecrlf", "pack.compression", "attr.tree")
+            return tuple((key, value) for key, value in given if key in harmless)
+        drivers = filters.at_home(given)
+        return tuple((key, value) for key, value in given if filters.driver_of(key) not in drivers)
+
+
+def _rule_for(scratch: Path, root: Path) -> bytes:
+    """Temporary files may be in the workspace itself."""
+    place = Path(os.path.realpath(scratch))
+    inside = Path(os.path.realpath(root))
+    return (
+        os.fsencode(f"/{git.literal_pattern(str(place.relative_to(inside)))}/\n")
+        if place.is_relative_to(inside)
+        else b""
+    )
+
+
+def _refuse_traps(workspace: Path) -> None:
+    """A FIFO where git reads a file makes it wait for good."""
+    for here, folders, files in os.walk(workspace):
+        own = os.path.basename(here) == ".git" or f"{os.sep}.git{os.sep}" in here[len(str(workspace)) :]  # noqa: PTH119
+        names = (
+            files
+            if own
+            else [name for name in files if name in (".git", ".gitattributes", ".gitignore", ".gitmodules")]
+        )
+        for name in names:
+            place = Path(here, name)
+            if _is_special(place):
+                raise SnapshotError(
+                    f"{place}: no file, and git would wait for it",
+                    hint="a job has made it; remove it, then verify again",
+                    code="WORKSPACE_UNREADABLE",
+                )
+        if own:
+            folders[:] = [name for name in folders if name not in ("refs", "logs", "hooks")]
 
 
 def _own_stores(workspace: Path) -> list[Path]:
@@ -144,7 +181,7 @@ def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
             "0" if manifest.object_format == "sha1" else f"1\n[extensions]\n\tobjectformat = {manifest.object_format}"
         )
         (git_dir / "config").write_text(f"[core]\n\tbare = false\n\trepositoryformatversion = {version}\n")
-        (git_dir / "info/exclude").write_bytes(rules.excludes + layout.RUNTIME_RULE)
+        (git_dir / "info/exclude").write_bytes(rules.excludes + layout.RUNTIME_RULE + _rule_for(Path(scratch), root))
         (git_dir / layout.ATTRIBUTES_BELOW).write_bytes(rules.attributes)
         (git_dir / "info/attributes").write_bytes(rules.own_attributes)
         alternates = "".join(f"{git.quoted_store(store)}\n" for store in part.stores if store.is_dir())
@@ -156,31 +193,29 @@ def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
             index=Path(scratch, "index"),
             config=[
                 *part.config,
-                ("core.fileMode", "true"),
+                *layout.AS_LAID_OUT,
+                # A job may have made what git would refuse to add elsewhere.
+                ("core.protectNTFS", "false"),
+                ("core.protectHFS", "false"),
                 ("core.attributesFile", str(git_dir / layout.ATTRIBUTES_BELOW)),
             ],
         )
         here |= git.NO_USER_CONFIG
         head_tree = _restore_index(here, root, manifest, zero)
-        drivers = filters.at_home(part.config)
-        plain = here
-        if drivers:
-            away = filters.without(key for key, _ in part.config if filters.driver_of(key) in drivers)
-            plain = git.with_config(here, away)
         # Exit code 1: some differ. That is what the next two commands tell.
-        git.Running(("update-index", "-q", "--refresh"), plain, cwd=root).result(check=False)
+        git.Running(("update-index", "-q", "--refresh"), here, cwd=root).result(check=False)
         try:
-            edits, unreadable = _edits(plain, root)
-            if drivers:
-                _hash_filtered(edits, part, here, environ, drivers, {path for path, _ in unreadable})
-            tree.apply(plain, root, edits, zero_sha=zero)
+            edits, unreadable = _edits(here, root)
+            unreadable += _compare_bytes(edits, dict(rules.raw), here, root)
+            said = tree.apply(here, root, edits, zero_sha=zero)
+            unreadable += [(path, "a name that no tree can have") for path in git.refused_names(said)]
         except git.GitFailed as error:
             if not filters.failed(error.stderr):
                 raise
             last = error.stderr.strip().splitlines()[-1].removeprefix("fatal: ")
             raise SnapshotError(
                 f"{root}: not verified, since a filter of .gitattributes can't run here: {last}",
-                hint="it may need what only your checkout has, such as a key; is that where it was?",
+                hint="install it as it was when the snapshot was taken",
                 code="FILTER_FAILED",
             ) from error
         since_head = tree.compare(here, root, manifest.head_sha)
@@ -200,26 +235,35 @@ def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
     )
 
 
-def _hash_filtered(
-    edits: tree.Edits,
-    part: _Part,
-    here: Mapping[str, str],
-    environ: Mapping[str, str],
-    drivers: frozenset[str],
-    unreadable: set[str],
-) -> None:
-    """Have the files of these filters hashed as `take` did: in the source, while it is there and treats them the same."""
-    tracked = map(os.fsdecode, git.nul_list(git.run(("ls-files", "-z"), here, cwd=part.root)))
-    asked = sorted({*edits.present, *tracked} - set(edits.removed) - unreadable)
-    found = filters.filtered(asked, drivers, here, part.root)
-    source = Path(part.manifest.source_root, part.prefix)
-    there = git.with_config(git.environment_for(environ, keep_config=True), part.config)
-    at_home: dict[str, tuple[str, ...]] = {}
-    if found and source.is_dir() and git.Running(("rev-parse", "HEAD"), there, cwd=source).result(check=False)[0] == 0:
-        at_home = {p: how for p, how in filters.conversions(found, there, source).items() if how == found[p]}
-    edits.reset += filters.ids(at_home, part.root, there, source)[0]
-    edits.reset += filters.ids(found.keys() - at_home.keys(), part.root, here, part.root)[0]
-    edits.present = sorted(set(edits.present) - found.keys())
+def _compare_bytes(
+    edits: tree.Edits, raw: Mapping[str, str], here: Mapping[str, str], root: Path
+) -> list[tuple[str, str]]:
+    """Take those from `edits` whose bytes prove that they are as they were, whatever git would make of them now.
+
+    `raw` has the bytes' ids of files that went through the user's filters. For others git's rules are asked first; but it
+    keeps line endings that its index has, and leaves alone what it does not look at, so an id may be that of the bytes.
+    Returns (path, reason) of what can't be told.
+    """
+    gone = set(edits.removed)
+    through = [path for path in raw if path not in gone and filters.file_mode(root / path) and _may_read(root / path)]
+    suspects = [path for path in edits.present if path not in raw and filters.file_mode(root / path)]
+    if not through and not suspects:
+        return []
+    listed = git.nul_list(git.run(("ls-files", "-z", "--stage"), here, cwd=root))
+    known = {os.fsdecode(item.partition(b"\t")[2]): item[7 : item.index(b" ", 7)].decode() for item in listed}
+    ids = filters.raw_ids([*through, *(path for path in suspects if path in known)], here, root)
+    decided = set(through) | {path for path in ids if ids[path] == known.get(path)}
+    untold = []
+    for path in sorted(decided):
+        as_it_was = ids[path] == raw.get(path, known.get(path))
+        sha = known.get(path, ids[path]) if as_it_was else ids[path]
+        if sha == known.get(path) and not as_it_was:
+            untold.append(
+                (path, "changed into what its filter had made of it; what it would make of that is not known")
+            )
+        edits.reset.append((path, filters.file_mode(root / path) or "100644", sha))
+    edits.present = [path for path in edits.present if path not in decided]
+    return untold
 
 
 def _restore_index(here: Mapping[str, str], root: Path, manifest: Manifest, zero: str) -> str:

@@ -94,7 +94,7 @@ def test_what_killed_looms_have_left_goes_too(three: Project) -> None:
     workspace[newest].rename(half)
     layers = beside / f"{workspace[second].name}.layers"
     (layers / "loom-view" / "upper").mkdir(parents=True)
-    unknown = beside / ".loom-run-local-17-000001.removing"
+    unknown = beside / ".loom-run-local-1700000000000000000-000001.removing"
     (unknown / "src").mkdir(parents=True)
     elsewhere = beside / ".another-tool.removing"
     elsewhere.mkdir()

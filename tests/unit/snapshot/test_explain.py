@@ -124,3 +124,22 @@ def test_repositories_that_are_none(work: Repo, snap: Snap) -> None:
     check(work, snapshot)
     assert snapshot.left_out == ()
     agrees(work, snapshot, "bad/file", "empty/file", "docs/page.md", "bad", "empty")
+
+
+def test_directories_that_only_the_index_has(work: Repo, snap: Snap) -> None:
+    work.git("sparse-checkout", "set", "--cone", "src")
+    assert agrees(work, snap(work), "docs", "docs/page.md", "src", "nowhere") == [
+        "a directory: 1 path(s) in it count",
+        "tracked and marked skip-worktree: its staged content is laid out",
+        "a directory: 1 path(s) in it count",
+        "does not exist, and git does not track it",
+    ]
+
+
+def test_what_is_called_git(work: Repo, snap: Snap) -> None:
+    (work.root / "d/.git").mkdir(parents=True)
+    work.write("d/.git/x")
+    work.write("d/q")
+    work.write("n/.git")
+    work.write("n/q")
+    agrees(work, snap(work), "d/.git/x", "d/.git", "n/.git", "d/q", "n/q", "d", "n")

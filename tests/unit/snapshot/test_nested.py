@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.snapshot import discover, explain, verify
+from loom.snapshot import Snapshot, discover, explain, verify
 
 from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, check, contents, proved
 
@@ -273,3 +273,67 @@ def test_submodules_that_status_is_to_ignore(outer: Repo, snap: Snap, value: str
     sub.write("a", "dirty\n")
     inside = Repo(snap(outer).path)
     assert inside.git("status", "--porcelain") == outer.git("status", "--porcelain")
+
+
+@pytest.mark.parametrize("name", ["s", "s/objects", "s/config", "n" * 300, "/abs", "loom-0"])
+def test_names_of_submodules_that_are_in_each_others_way(outer: Repo, snap: Snap, name: str) -> None:
+    inner = Repo(outer.root.parent / "inner")
+    outer.git("submodule", "add", "-q", str(inner.root), "t")
+    outer.git("config", "--file", ".gitmodules", "--rename-section", "submodule.t", f"submodule.{name}")
+    outer.commit()
+    outer.write("t/a", "edited\n")
+    snapshot = snap(outer)
+    assert snapshot.tree_sha == outer.would_commit()
+    assert [sub.path for sub in snapshot.submodules] == ["s", "t"]
+    assert (snapshot.path / "t/a").read_text() == "edited\n"
+    assert proved(snapshot).same
+    assert Repo(snapshot.path / "t").git("status", "--porcelain") == " M a\n"
+
+
+@pytest.mark.parametrize("name", ["..", "a/../b", "a\\..\\b"])
+def test_names_of_submodules_that_git_refuses(outer: Repo, snap: Snap, name: str) -> None:
+    text = (outer.root / ".gitmodules").read_text()
+    outer.write(".gitmodules", text.replace('"s"', '"' + name.replace("\\", "\\\\") + '"'))
+    snapshot = snap(outer)
+    assert snapshot.tree_sha == outer.would_commit()
+    assert [left.path for left in snapshot.left_out] == ["s"]
+    assert list((snapshot.path / "s").iterdir()) == []
+
+
+def test_submodules_that_the_workspace_names(outer: Repo, snap: Snap) -> None:
+    """A sparse checkout may hide .gitmodules, and an ignored one is not there for CI."""
+    outer.write("d/d")
+    outer.commit()
+    outer.git("sparse-checkout", "set", "--no-cone", "/d/", "/s")
+    assert not (outer.root / ".gitmodules").exists()
+    lays_out(outer, snap(outer), named=True)
+    outer.git("sparse-checkout", "disable")
+    outer.git("rm", "-q", "--cached", ".gitmodules")
+    outer.write(".gitignore", ".gitmodules\n")
+    outer.commit()
+    lays_out(outer, snap(outer), named=False)
+
+
+def lays_out(outer: Repo, snapshot: Snapshot, *, named: bool) -> None:
+    assert snapshot.tree_sha == outer.would_commit()
+    assert (snapshot.path / "s/a").exists() == named
+    answers = explain(discover(outer.root, environ=outer.environ), ["s", "s/a"], start=outer.root)
+    assert [answer.included for answer in answers] == [named, named]
+
+
+def test_an_ignored_repository_that_is_named(outer: Repo, snap: Snap) -> None:
+    outer.git("rm", "-q", "--cached", "s")
+    outer.write(".gitignore", "s\n")
+    snapshot = snap(outer)
+    assert snapshot.tree_sha == outer.would_commit()
+    assert not (snapshot.path / "s").exists()
+    answers = explain(discover(outer.root, environ=outer.environ), ["s", "s/a"], start=outer.root)
+    assert [answer.included for answer in answers] == [False, False]
+
+
+def test_the_records_place_in_a_submodule_is_like_any_other(outer: Repo, snap: Snap) -> None:
+    outer.write("s/.loom/.runtime/x")
+    snapshot = snap(outer)
+    assert (snapshot.path / "s/.loom/.runtime/x").exists()
+    (answer,) = explain(discover(outer.root, environ=outer.environ), ["s/.loom/.runtime/x"], start=outer.root)
+    assert answer.included

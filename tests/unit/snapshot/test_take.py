@@ -366,3 +366,28 @@ def test_libgit2_agrees(work: Repo, snap: Snap) -> None:
 def test_started_from_a_subdirectory(work: Repo, snap: Snap) -> None:
     work.write("README", "edited\n")
     check(work, snap(work, work.root / "src/deep"))
+
+
+def test_what_is_tracked_where_the_record_is_shown(work: Repo, snap: Snap) -> None:
+    work.write(".loom/.runtime/x")
+    work.write(".loom/workflow.yml")
+    work.git("add", "-f", ".loom")
+    work.git("commit", "-q", "-m", "c")
+    snapshot = snap(work)
+    assert not (snapshot.path / ".loom/.runtime").exists()
+    assert [left.path for left in snapshot.left_out] == [".loom/.runtime/x"]
+    assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
+
+
+def test_names_that_mean_git_elsewhere(work: Repo, snap: Snap) -> None:
+    work.write("git~1")
+    with pytest.raises(AssertionError, match="invalid path"):
+        work.would_commit()
+    snapshot = snap(work)
+    assert not (snapshot.path / "git~1").exists()
+    assert [left.path for left in snapshot.left_out] == ["git~1"]
+    work.git("config", "core.protectNTFS", "false")
+    snapshot = snap(work)
+    check(work, snapshot)
+    assert (snapshot.path / "git~1").exists()
+    assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
