@@ -232,9 +232,7 @@ def _verification_lines(verified: Verification) -> list[str]:
 
     lines = [f"isolated workspace: {verified.workspace}", f"snapshot tree: {verified.snapshot_tree_sha}"]
     if not verified.believed:
-        lines.append(
-            "held to its own word, which whoever works in it can change; filters of .gitattributes did not run"
-        )
+        lines.append("held to its own word, which whoever works in it can change")
     if verified.same:
         return [*lines, "verified: the workspace holds exactly this tree"]
     lines.append(f"tree now:      {verified.tree_sha}")

@@ -26,11 +26,31 @@ _LFS_CLEAN = (
 def settings(config: Mapping[str, tuple[str, ...]], environ: Mapping[str, str]) -> list[tuple[str, str]]:
     """What git is to be told of filters where it does not read the source's configuration."""
     result = [(key, values[-1]) for key, values in config.items() if key.startswith("filter.")]
-    lfs = {driver_of(key) for key, value in result if key.endswith(_RUNS) and _is_lfs(value)}
-    if lfs and shutil.which("git-lfs", path=environ.get("PATH", os.defpath)) is None:
-        result = [(key, value) for key, value in result if driver_of(key) not in lfs]
-        result += [(f"filter.{name}.clean", _LFS_CLEAN) for name in sorted(lfs)]
+    drivers = _of_lfs(result)
+    if drivers and not _has_lfs(environ):
+        result = [(key, value) for key, value in result if driver_of(key) not in drivers]
+        result += [(f"filter.{name}.clean", _LFS_CLEAN) for name in drivers]
     return result
+
+
+def lfs_settings(given: Sequence[tuple[str, str]], environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """For the filters that are git-lfs in these settings, ones with nothing in them but what is known here."""
+    drivers = _of_lfs(given)
+    if not _has_lfs(environ):
+        return [(f"filter.{name}.clean", _LFS_CLEAN) for name in drivers]
+    return [
+        (f"filter.{name}.{key}", value)
+        for name in drivers
+        for key, value in (("clean", "git-lfs clean -- %f"), ("process", "git-lfs filter-process"))
+    ]
+
+
+def _of_lfs(given: Sequence[tuple[str, str]]) -> list[str]:
+    return sorted({driver_of(key) for key, value in given if key.endswith(_RUNS) and _is_lfs(value)} - {""})
+
+
+def _has_lfs(environ: Mapping[str, str]) -> bool:
+    return shutil.which("git-lfs", path=environ.get("PATH", os.defpath)) is not None
 
 
 def without(keys: Iterable[str]) -> list[tuple[str, str]]:

@@ -114,15 +114,11 @@ class _Part(Struct, frozen=True):
     stores: Sequence[Path]
     believed: bool
 
-    @property
-    def config(self) -> tuple[tuple[str, str], ...]:
-        """Without the user's own filters: their bytes are compared as they are. What a job may have named runs nothing."""
+    def config(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Nothing that runs what the manifest names, whoever wrote it: bytes are compared where other filters count."""
         given = self.manifest.rules.config
-        if not self.believed:
-            harmless = (*tree.DECIDES, "core.safecrlf", "pack.compression", "attr.tree")
-            return tuple((key, value) for key, value in given if key in harmless)
-        drivers = filters.at_home(given)
-        return tuple((key, value) for key, value in given if filters.driver_of(key) not in drivers)
+        harmless = (*tree.DECIDES, "core.safecrlf", "pack.compression", "attr.tree")
+        return [(key, value) for key, value in given if key in harmless] + filters.lfs_settings(given, environ)
 
 
 def _rule_for(scratch: Path, root: Path) -> bytes:
@@ -192,7 +188,7 @@ def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
             work_tree=root,
             index=Path(scratch, "index"),
             config=[
-                *part.config,
+                *part.config(environ),
                 *layout.AS_LAID_OUT,
                 # A job may have made what git would refuse to add elsewhere.
                 ("core.protectNTFS", "false"),

@@ -44,6 +44,11 @@ def included(document: dict[str, Any], place: Path) -> None:
     document["config"].append(["include.path", text(f"{place}/included")])
 
 
+def as_git_lfs(document: dict[str, Any], place: Path) -> None:
+    document["own_attributes"] = text("* filter=lfs\n")
+    document["config"].append(["filter.lfs.clean", text(f"git-lfs clean; touch {place}/ran; cat")])
+
+
 def in_the_format(document: dict[str, Any], place: Path) -> None:
     document["own_attributes"] = text("* filter=e\n")
     document["object_format"] = f'sha1\n[filter "e"]\n\tclean = "touch {place}/ran; cat"'
@@ -75,9 +80,11 @@ def a_nul(document: dict[str, Any], place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "forge", [evil, upper_case, included, in_the_format, fetched, outside, a_switch, no_number, a_nul]
+    "forge", [evil, upper_case, included, as_git_lfs, in_the_format, fetched, outside, a_switch, no_number, a_nul]
 )
-def test_a_manifest_in_the_workspace(work: Repo, snap: Snap, tmp_path: Path, forge: Forge) -> None:
+@pytest.mark.parametrize("believed", [False, True])
+def test_a_forged_manifest(work: Repo, snap: Snap, tmp_path: Path, forge: Forge, believed: bool) -> None:
+    """Also one that is believed: other commands are told their record by whoever asks."""
     snapshot = snap(work)
     manifest = snapshot.path / ".git/loom-snapshot.json"
     document = json.loads(manifest.read_bytes())
@@ -85,8 +92,8 @@ def test_a_manifest_in_the_workspace(work: Repo, snap: Snap, tmp_path: Path, for
     manifest.write_text(json.dumps(document))
     (snapshot.path / "README").write_text("changed\n")
     try:
-        verified = verify(snapshot.path, environ=ENVIRONMENT)
-        assert (verified.same, verified.believed) == (False, False)
+        verified = verify(snapshot.path, environ=ENVIRONMENT, manifest_file=manifest if believed else None)
+        assert (verified.same, verified.believed) == (False, believed)
     except SnapshotError as error:
         assert error.hint  # noqa: PT017  either is right
     assert not (tmp_path / "ran").exists()
