@@ -153,6 +153,35 @@ def test_hiccups_are_retried_and_nothing_else() -> None:
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize(
+    ("said", "again"),
+    [
+        (
+            "runc create failed: waiting for init preliminary setup: read init-p: connection reset by peer: unknown",
+            True,
+        ),
+        ("context deadline exceeded", True),
+        ("exec: no such file or directory", False),
+    ],
+)
+def test_a_failure_of_the_engines_own_is_tried_again(said: str, again: bool) -> None:
+    answer = requests.Response()
+    answer.status_code = 500
+    tries = []
+
+    def start() -> str:
+        tries.append(1)
+        if len(tries) == 1:
+            raise docker.errors.APIError("x", response=answer, explanation=said)
+        return "started"
+
+    if again:
+        assert retrying(start, first_wait_s=0.001) == "started"
+    else:
+        with pytest.raises(docker.errors.APIError):
+            retrying(start)
+
+
 def test_a_hiccup_that_stays_is_raised() -> None:
     def down() -> None:
         raise requests.exceptions.ConnectionError("reset")

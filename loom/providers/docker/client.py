@@ -375,11 +375,16 @@ def translated(doing: str) -> Iterator[None]:
         raise mine from error
 
 
+_HICCUPS = ("deadline exceeded", "read init-p: connection reset")
+"""In what an engine says to a request that failed (500) for no fault of the request's. The second is the runtime's, whose
+first process in a container was gone before anything of the image ran, as happens on a busy machine."""
+
+
 def is_transient(error: BaseException) -> bool:
     """True for the engine's own hiccups: a broken connection, a gateway's 5xx, an engine that was too slow this time."""
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
-        return status in (429, 502, 503, 504) or (status == 500 and "deadline exceeded" in explanation(error))
+        return status in (429, 502, 503, 504) or (status == 500 and any(map(explanation(error).__contains__, _HICCUPS)))
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
     return bool(
         names
