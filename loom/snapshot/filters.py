@@ -147,9 +147,11 @@ def _ids(
 
 def _quoted(path: bytes) -> bytes:
     """As git reads a path in a line."""
-    if not (path.startswith(b'"') or b"\n" in path):
+    if not (path.startswith(b'"') or b"\n" in path or b"\r" in path):
         return path
-    return b'"' + path.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n") + b'"'
+    for plain, escaped in ((b"\\", b"\\\\"), (b'"', b'\\"'), (b"\n", b"\\n"), (b"\r", b"\\r")):
+        path = path.replace(plain, escaped)
+    return b'"' + path + b'"'
 
 
 def file_mode(path: Path) -> str | None:

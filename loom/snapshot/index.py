@@ -152,3 +152,20 @@ def same_content(source: Path, target: Path) -> bool:
         return ours.st_size == theirs.st_size and source.read_bytes() == target.read_bytes()
     except OSError:
         return False
+
+
+def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk`, which ends at a thousand directories inside one another: a job may make more."""
+    waiting = [str(root)]
+    while waiting:
+        here = waiting.pop()
+        folders: list[str] = []
+        files: list[str] = []
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    (folders if entry.is_dir(follow_symlinks=False) else files).append(entry.name)
+        except OSError:
+            continue
+        yield here, folders, files
+        waiting += [os.path.join(here, name) for name in folders]  # noqa: PTH118

@@ -84,20 +84,47 @@ def compare(environment: Mapping[str, str], workspace: Path, commit: str) -> tup
     return parse_raw(git.run(command, environment, cwd=workspace))
 
 
-def between(old: Sequence[Change], new: Sequence[Change]) -> tuple[Change, ...]:
-    """From what two trees differ in from one commit to what they differ in from each other."""
-    before, after = {change.path: change for change in old}, {change.path: change for change in new}
+Entries = dict[str, tuple[str, str]]
+"""path -> (mode, id)."""
+
+
+def entries_of(environment: Mapping[str, str], workspace: Path) -> Entries:
+    """All that the index holds which `environment` names."""
+    result = {}
+    for item in git.nul_list(git.run(("ls-files", "-z", "--stage"), environment, cwd=workspace)):
+        about, _, path = item.partition(b"\t")
+        mode, sha, _ = about.decode().split(" ")
+        result[os.fsdecode(path)] = mode, sha
+    return result
+
+
+def tree_of_entries(entries: Entries, algorithm: str) -> str:
+    """The id of the tree of all these. Nothing but ids is believed: no object is read, and one may be forged."""
+    directories: dict[bytes, dict[bytes, tuple[str, str]]] = {b"": {}}
+    for path, entry in entries.items():
+        directory, _, name = os.fsencode(path).rpartition(b"/")
+        directories.setdefault(directory, {})[name] = entry
+        while directory and (above := directory.rpartition(b"/")[0]) not in directories:
+            directories[above] = {}
+            directory = above
+    for directory in sorted(directories, key=lambda path: path.count(b"/") + bool(path), reverse=True):
+        found = _tree_id(directories[directory], algorithm)
+        if not directory:
+            return found
+        above, _, name = directory.rpartition(b"/")
+        directories[above][name] = "40000", found
+    raise AssertionError("unreachable: the last one is the root")
+
+
+def differing(old: Entries, new: Entries) -> tuple[Change, ...]:
+    """What differs between two trees, by path."""
     result = []
-    for path in sorted(before.keys() | after.keys()):
-        one, other = before.get(path), after.get(path)
-        base = one or other
-        assert base is not None
-        old_mode, old_sha = (one.mode, one.sha) if one else (base.old_mode, base.old_sha)
-        mode, sha = (other.mode, other.sha) if other else (base.old_mode, base.old_sha)
-        if (old_mode, old_sha) != (mode, sha):
-            status = "T" if {old_mode[:2], mode[:2]} != {mode[:2]} else "M"
-            kind = _kind(status, old_mode, mode, old_sha, sha)
-            result.append(Change(path=path, kind=kind, old_mode=old_mode, mode=mode, old_sha=old_sha, sha=sha))
+    nothing = _ZERO_MODE, "0" * max((len(sha) for _, sha in (*old.values(), *new.values())), default=40)
+    for path in sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path)):
+        (old_mode, old_sha), (mode, sha) = old.get(path, nothing), new.get(path, nothing)
+        status = "T" if old_mode[:2] != mode[:2] else "M"
+        kind = _kind(status, old_mode, mode, old_sha, sha)
+        result.append(Change(path=path, kind=kind, old_mode=old_mode, mode=mode, old_sha=old_sha, sha=sha))
     return tuple(result)
 
 
@@ -142,6 +169,10 @@ def _rebuild(trees: _Trees, sha: str | None, changes: Sequence[tuple[bytes, Chan
             entries[name] = (change.mode, change.sha)
     if not entries:
         return None
+    return _tree_id(entries, algorithm)
+
+
+def _tree_id(entries: Mapping[bytes, tuple[str, str]], algorithm: str) -> str:
     data = b"".join(
         b"%s %s\0%s" % (mode.encode(), name, bytes.fromhex(entry))
         for name, (mode, entry) in sorted(

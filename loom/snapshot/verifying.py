@@ -1,7 +1,7 @@
 """Prove a workspace again: from its bytes, by a git directory of our own.
 
-Nothing in the workspace's `.git` is believed but objects, which prove themselves: a job may have changed its index,
-configuration or refs, and may not make loom run anything through them.
+Nothing in the workspace's `.git` is believed: a job may have changed its index, configuration, refs and objects, and may not
+make loom run anything through them. What its objects give has to come to the tree's id, computed here.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from msgspec.structs import replace
 
 from loom.errors import SnapshotError
 from loom.snapshot import filters, git, layout, tree
+from loom.snapshot.index import walk
 from loom.snapshot.manifest import Manifest, read_manifest
-from loom.snapshot.model import Change, path_fields
+from loom.snapshot.model import Change, path_fields, readable
 
 
 class Verification(Struct, frozen=True, kw_only=True):
@@ -83,8 +84,8 @@ def verify(
         )
     _refuse_traps(workspace)
     stores = [*_own_stores(workspace), *(Path(store) for store in manifest.stores)]
-    believed = manifest_file is not None
-    outer = _verify_one(_Part(manifest, workspace, "", stores, believed), environ)
+    believed, scratch = manifest_file is not None, _scratch_place(workspace)
+    outer = _verify_one(_Part(manifest, workspace, "", stores, believed, scratch), environ)
     changes, unreadable = list(outer.changes), list(outer.unreadable)
     for submodule in manifest.submodules:
         place = workspace / submodule.path
@@ -98,7 +99,7 @@ def verify(
             rules=submodule.rules or manifest.rules,
             submodules=(),
         )
-        found = _verify_one(_Part(inner, place, f"{submodule.path}/", stores, believed), environ)
+        found = _verify_one(_Part(inner, place, f"{submodule.path}/", stores, believed, scratch), environ)
         changes += found.changes
         unreadable += found.unreadable
     return replace(outer, changes=tuple(changes), unreadable=tuple(unreadable))
@@ -113,6 +114,8 @@ class _Part(Struct, frozen=True):
     """Its path from the outermost one, with a slash."""
     stores: Sequence[Path]
     believed: bool
+    scratch: str | None
+    """Where temporary files go; None: where they usually do."""
 
     def config(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
         """Nothing that runs what the manifest names, whoever wrote it: bytes are compared where other filters count."""
@@ -121,41 +124,32 @@ class _Part(Struct, frozen=True):
         return [(key, value) for key, value in given if key in harmless] + filters.lfs_settings(given, environ)
 
 
-def _rule_for(scratch: Path, root: Path) -> bytes:
-    """Temporary files may be in the workspace itself."""
-    place = Path(os.path.realpath(scratch))
-    inside = Path(os.path.realpath(root))
-    return (
-        os.fsencode(f"/{git.literal_pattern(str(place.relative_to(inside)))}/\n")
-        if place.is_relative_to(inside)
-        else b""
-    )
+def _scratch_place(workspace: Path) -> str | None:
+    """Where temporary files go: not into the workspace itself."""
+    inside = Path(os.path.realpath(tempfile.gettempdir())).is_relative_to(os.path.realpath(workspace))
+    return str(workspace.parent) if inside else None
 
 
 def _refuse_traps(workspace: Path) -> None:
-    """A FIFO where git reads a file makes it wait for good."""
-    for here, folders, files in os.walk(workspace):
-        own = os.path.basename(here) == ".git" or f"{os.sep}.git{os.sep}" in here[len(str(workspace)) :]  # noqa: PTH119
-        names = (
-            files
-            if own
-            else [name for name in files if name in (".git", ".gitattributes", ".gitignore", ".gitmodules")]
-        )
-        for name in names:
-            place = Path(here, name)
-            if _is_special(place):
-                raise SnapshotError(
-                    f"{place}: no file, and git would wait for it",
-                    hint="a job has made it; remove it, then verify again",
-                    code="WORKSPACE_UNREADABLE",
-                )
+    """A FIFO where git reads a file makes it wait for good, also behind a link."""
+    for here, folders, files in walk(workspace):
+        own = ".git" in Path(here).relative_to(workspace).parts
+        for name in files:
+            if own or name in (".git", ".gitattributes", ".gitignore", ".gitmodules"):
+                place = Path(here, name)
+                if _leads_to_special(place):
+                    raise SnapshotError(
+                        f"{readable(str(place))}: no file, and git would wait for it",
+                        hint="a job has made it; remove it, then verify again",
+                        code="WORKSPACE_UNREADABLE",
+                    )
         if own:
-            folders[:] = [name for name in folders if name not in ("refs", "logs", "hooks")]
+            folders[:] = [name for name in folders if name not in ("logs", "hooks")]
 
 
 def _own_stores(workspace: Path) -> list[Path]:
     result = []
-    for here, directories, _ in os.walk(workspace / ".git"):
+    for here, directories, _ in walk(workspace / ".git"):
         if "objects" in directories:
             result.append(Path(here, "objects"))
         directories[:] = [
@@ -168,7 +162,7 @@ def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
     manifest, root = part.manifest, part.root
     rules = manifest.rules
     zero = "0" * len(manifest.head_sha)
-    with tempfile.TemporaryDirectory(prefix="loom-verify-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="loom-verify-", dir=part.scratch) as scratch:
         git_dir = Path(scratch, "git")
         for name in ("objects/info", "refs", "info"):
             (git_dir / name).mkdir(parents=True)
@@ -177,7 +171,7 @@ def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
             "0" if manifest.object_format == "sha1" else f"1\n[extensions]\n\tobjectformat = {manifest.object_format}"
         )
         (git_dir / "config").write_text(f"[core]\n\tbare = false\n\trepositoryformatversion = {version}\n")
-        (git_dir / "info/exclude").write_bytes(rules.excludes + layout.RUNTIME_RULE + _rule_for(Path(scratch), root))
+        (git_dir / "info/exclude").write_bytes(rules.excludes + layout.RUNTIME_RULE)
         (git_dir / layout.ATTRIBUTES_BELOW).write_bytes(rules.attributes)
         (git_dir / "info/attributes").write_bytes(rules.own_attributes)
         alternates = "".join(f"{git.quoted_store(store)}\n" for store in part.stores if store.is_dir())
@@ -197,12 +191,12 @@ def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
             ],
         )
         here |= git.NO_USER_CONFIG
-        head_tree = _restore_index(here, root, manifest, zero)
+        before = _restore_index(here, root, manifest, zero)
         # Exit code 1: some differ. That is what the next two commands tell.
         git.Running(("update-index", "-q", "--refresh"), here, cwd=root).result(check=False)
         try:
-            edits, unreadable = _edits(here, root)
-            unreadable += _compare_bytes(edits, dict(rules.raw), here, root)
+            edits, unreadable = _edits(here, root, zero)
+            unreadable += _compare_bytes(edits, dict(rules.raw), before, here, root)
             said = tree.apply(here, root, edits, zero_sha=zero)
             unreadable += [(path, "a name that no tree can have") for path in git.refused_names(said)]
         except git.GitFailed as error:
@@ -214,9 +208,9 @@ def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
                 hint="install it as it was when the snapshot was taken",
                 code="FILTER_FAILED",
             ) from error
-        since_head = tree.compare(here, root, manifest.head_sha)
-        now = tree.tree_of(here, head_tree, since_head)
-        changes = tree.between(manifest.changed, since_head)
+        after = tree.entries_of(here, root)
+        now = tree.tree_of_entries(after, manifest.object_format)
+        changes = tree.differing(before, after)
     unproved = {path for path, _ in unreadable}
     return Verification(
         workspace=root,
@@ -232,7 +226,7 @@ def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
 
 
 def _compare_bytes(
-    edits: tree.Edits, raw: Mapping[str, str], here: Mapping[str, str], root: Path
+    edits: tree.Edits, raw: Mapping[str, str], before: tree.Entries, here: Mapping[str, str], root: Path
 ) -> list[tuple[str, str]]:
     """Take those from `edits` whose bytes prove that they are as they were, whatever git would make of them now.
 
@@ -245,8 +239,7 @@ def _compare_bytes(
     suspects = [path for path in edits.present if path not in raw and filters.file_mode(root / path)]
     if not through and not suspects:
         return []
-    listed = git.nul_list(git.run(("ls-files", "-z", "--stage"), here, cwd=root))
-    known = {os.fsdecode(item.partition(b"\t")[2]): item[7 : item.index(b" ", 7)].decode() for item in listed}
+    known = {path: sha for path, (_, sha) in before.items()}
     ids = filters.raw_ids([*through, *(path for path in suspects if path in known)], here, root)
     decided = set(through) | {path for path in ids if ids[path] == known.get(path)}
     untold = []
@@ -262,8 +255,8 @@ def _compare_bytes(
     return untold
 
 
-def _restore_index(here: Mapping[str, str], root: Path, manifest: Manifest, zero: str) -> str:
-    """Make the index of the snapshot's tree, without any stat data, so that every file is read; returns HEAD's tree."""
+def _restore_index(here: Mapping[str, str], root: Path, manifest: Manifest, zero: str) -> tree.Entries:
+    """Make the index of the snapshot's tree, without any stat data, so that every file is read; returns what it holds."""
     base = tree.Edits()
     for change in manifest.changed:
         if change.kind == "deleted":
@@ -273,24 +266,24 @@ def _restore_index(here: Mapping[str, str], root: Path, manifest: Manifest, zero
     try:
         git.run(("read-tree", manifest.head_sha), here, cwd=root)
         tree.apply(here, root, base, zero_sha=zero)
-        head_tree = git.run(("rev-parse", f"{manifest.head_sha}^{{tree}}"), here, cwd=root).decode().strip()
-        rebuilt = tree.tree_of(here, head_tree, manifest.changed)
+        entries = tree.entries_of(here, root)
     except git.GitFailed as error:
         raise SnapshotError(
             f"{root}: the snapshot can't be rebuilt: {error.stderr.strip()}",
             hint="its git objects are gone: a job removed .git, and the source repository is not there or was packed anew",
             code="SNAPSHOT_NOT_REBUILT",
         ) from error
-    if rebuilt != manifest.tree_sha:
+    # Git reads objects without a look at whether they are what their ids say, and a job may have put others in their place.
+    if tree.tree_of_entries(entries, manifest.object_format) != manifest.tree_sha:
         raise SnapshotError(
             f"{root}: its manifest does not describe the tree {manifest.tree_sha} that it names",
-            hint="a job changed .git/loom-snapshot.json; the workspace can't be verified",
+            hint="a job changed .git/loom-snapshot.json, or git's objects; the workspace can't be verified",
             code="MANIFEST_DAMAGED",
         )
-    return head_tree
+    return entries
 
 
-def _edits(here: Mapping[str, str], root: Path) -> tuple[tree.Edits, list[tuple[str, str]]]:
+def _edits(here: Mapping[str, str], root: Path, zero: str) -> tuple[tree.Edits, list[tuple[str, str]]]:
     """What differs from the index, and (path, reason) of what can't be told."""
     dirty = git.Running(("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=dirty"), here, cwd=root)
     others = git.Running(("ls-files", "-z", "--others", "--exclude-standard"), here, cwd=root)
@@ -299,7 +292,7 @@ def _edits(here: Mapping[str, str], root: Path) -> tuple[tree.Edits, list[tuple[
     unreadable = git.unlisted_directories(said)
     for change in tree.parse_raw(dirty.output()):
         if change.mode == "160000":
-            if commit := _checked_out(root / change.path, here):
+            if commit := _checked_out(root / change.path, here, zero):
                 edits.gitlinks.append((change.path, commit))
         elif change.kind == "deleted" or _is_special(root / change.path):
             edits.removed.append(change.path)
@@ -308,15 +301,25 @@ def _edits(here: Mapping[str, str], root: Path) -> tuple[tree.Edits, list[tuple[
     for path in os.fsdecode(listed).split("\0")[:-1]:
         if not path.endswith("/"):
             edits.present.append(path)
-        elif commit := _checked_out(root / path, here):
+        elif commit := _checked_out(root / path, here, zero):
             edits.gitlinks.append((path[:-1], commit))
         else:
-            unreadable.append((path[:-1], "a repository without a commit, into which git does not look"))
+            unreadable.append(
+                (path[:-1], "a repository without a commit that git could name here, into which it does not look")
+            )
     for path in list(edits.present):
         if not _may_read(root / path):
             edits.present.remove(path)
             unreadable.append((path, os.strerror(errno.EACCES)))
     return edits, unreadable
+
+
+def _leads_to_special(path: Path) -> bool:
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _is_special(path: Path) -> bool:
@@ -335,8 +338,9 @@ def _may_read(path: Path) -> bool:
         return True
 
 
-def _checked_out(place: Path, here: Mapping[str, str]) -> str | None:
-    """The commit of a repository that lies in a workspace."""
+def _checked_out(place: Path, here: Mapping[str, str], zero: str) -> str | None:
+    """The commit of a repository that lies in a workspace; None without one that the workspace's own could name."""
     environment = git.environment_for(here)
     code, out, _ = git.Running(("rev-parse", "--verify", "-q", "HEAD"), environment, cwd=place).result(check=False)
-    return out.decode().strip() if code == 0 else None
+    commit = out.decode().strip()
+    return commit if code == 0 and len(commit) == len(zero) and commit != zero else None

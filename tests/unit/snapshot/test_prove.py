@@ -94,7 +94,9 @@ def test_verify_names_what_took_the_place_of_files(work: Repo, snap: Snap) -> No
     job.write("unborn/hidden")
     verified = verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha)
     assert {change.path: change.kind for change in verified.changes} == {"d2/f2": "deleted"}
-    assert verified.unreadable == (("unborn", "a repository without a commit, into which git does not look"),)
+    assert verified.unreadable == (
+        ("unborn", "a repository without a commit that git could name here, into which it does not look"),
+    )
     assert not verified.same
 
 
