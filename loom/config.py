@@ -6,6 +6,7 @@ reader; the environment and the flags are handed in.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from msgspec import Struct
 
 from loom import yamlfile
 from loom.errors import Problem, RequestError, WorkflowError
+from loom.names import run_of_workspace
 from loom.units import duration, duration_text, memory, nearest, platform, size, size_text
 
 CODE = "CONFIG_INVALID"
@@ -248,6 +250,7 @@ class Config:
 
 _FIELDS = {item.name: item for item in fields(Config) if "internal" not in item.metadata}
 KEYS = tuple(_FIELDS)
+_PLACES = ("tmp_dir", "state_dir", "cache_dir")
 _DURATIONS = frozenset(name for name, item in _FIELDS.items() if item.metadata["parse"] is _duration)
 _SIZES = frozenset(name for name, item in _FIELDS.items() if item.metadata["parse"] in (_size, _memory))
 _CLEARABLE = frozenset(name for name, item in _FIELDS.items() if "None" in str(item.type))
@@ -281,8 +284,10 @@ def load(*, root: Path | None, environ: Mapping[str, str], flags: Mapping[str, o
     values, origins = _built_in(environ, home)
     problems: list[Problem] = []
     for layer, path, base in _files(root, environ, home):
+        names_places = layer == "user" or _is_trusted(path)
         for name, value, place in _read(path, _Context(base, home), problems):
-            values[name], origins[name] = value, Origin(layer=layer, place=place)
+            if names_places or name not in _PLACES:
+                values[name], origins[name] = value, Origin(layer=layer, place=place)
     if problems:
         raise WorkflowError(
             problems,
@@ -328,9 +333,8 @@ def _built_in(environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, 
     values: dict[str, Any] = {name: getattr(Config(), name) for name in KEYS}
     origins = {name: Origin(layer="built-in") for name in KEYS}
     tmp = environ.get("TMPDIR") or "/tmp"
-    values["tmp_dir"] = Path(
-        tmp
-    ).absolute()  # made if it is not there; what can't be is an error, no other place's turn
+    # Made if it is not there; what can't be is an error, no other place's turn.
+    values["tmp_dir"] = Path(tmp).absolute()
     if environ.get("TMPDIR") == tmp:
         origins["tmp_dir"] = Origin(layer="environment", place="TMPDIR")
     values["state_dir"] = (_xdg(environ, "XDG_STATE_HOME", ".local/state") or values["tmp_dir"]) / "loom"
@@ -348,6 +352,19 @@ def _files(
         yield "user", user, home
     if root is not None:
         yield "project", root / PROJECT_FILE, root
+
+
+def _is_trusted(project_file: Path) -> bool:
+    """Whether what it says of places may count, where loom reads what it believes and deletes what is old.
+
+    Not in a workspace, where a job may have written it, and not where another user did, as in a shared /tmp.
+    """
+    if any(run_of_workspace(folder.name) for folder in Path(os.path.realpath(project_file)).parents):
+        return False
+    try:
+        return project_file.stat().st_uid == os.geteuid()
+    except OSError:
+        return True  # it is not there, or reading it will say why not
 
 
 def _read(path: Path, context: _Context, problems: list[Problem]) -> Iterator[tuple[str, Any, str]]:

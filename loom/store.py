@@ -268,8 +268,9 @@ class RunEntry(Struct, frozen=True, kw_only=True):
     @property
     def workspaces(self) -> list[str]:
         """The run's workspace first, then those of jobs that went on in one of their own; whether they are there or not."""
-        own = self.identity.get("job_workspaces") or {}
-        return [str(path) for path in dict.fromkeys((self.identity.get("workspace"), *own.values())) if path]
+        own = self.identity.get("job_workspaces")
+        named = (self.identity.get("workspace"), *(own.values() if isinstance(own, dict) else ()))
+        return list(dict.fromkeys(path for path in named if isinstance(path, str) and path))
 
     @property
     def state(self) -> str:
@@ -286,6 +287,10 @@ class Store:
         self.runs_dir = state_dir / "runs"
         self.checks_dir = state_dir / "checks"
         self.snapshots_dir = state_dir / "snapshots"
+
+    def holds(self, entry: RunEntry) -> bool:
+        """Whether its record is one of these: a copy may say anything, and so may what a job leaves in its workspace."""
+        return Path(os.path.realpath(entry.paths.root)).parent == Path(os.path.realpath(self.runs_dir))
 
     def new(self, run_id: str) -> RunRecord:
         return RunRecord(RunPaths(root=self.runs_dir / run_id, run_id=run_id))
@@ -380,9 +385,9 @@ class Store:
                     pass  # another loom deletes it too
                 except OSError as error:
                     raise RecordError(f"{error.filename or going} can't be deleted: {error.strerror}") from error
-        for kept in self.snapshots_dir.glob("*.json"):
+        for kept in [] if self.snapshots_dir.is_symlink() else self.snapshots_dir.glob("*.json"):
             workspace = _workspace_in(kept)
-            if workspace is None or not os.path.lexists(workspace):
+            if workspace is not None and not os.path.lexists(workspace):
                 with contextlib.suppress(OSError):  # another loom deletes it too
                     kept.unlink()
 
@@ -436,7 +441,8 @@ def _workspace_in(kept: Path) -> str | None:
     try:
         if not kept.is_file():
             return None
-        return os.fsdecode(bytes.fromhex(orjson.loads(kept.read_bytes())["workspace"]))
+        document = orjson.loads(kept.read_bytes())
+        return os.fsdecode(bytes.fromhex(document["workspace"])) if document["kind"] == "loom-snapshot" else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -471,12 +477,14 @@ def entry_for_path(path: Path, store: Store) -> RunEntry:
             hint="ask as the user who made it, or give yourself the rights: chmod u+rwx",
         )
     record = Path(os.path.realpath(path / RUNTIME_LINK))
-    if record.exists() and not record.is_relative_to(path):
-        path = record
-    for root in (path, *path.parents[:2]):
-        run_ids = [p.name for p in (root / "logs").glob("*") if p.name.isdigit()]
-        if len(run_ids) == 1:
-            return entry_at(RunPaths(root=root.resolve(), run_id=run_ids[0]))
+    if record.exists() and not record.is_relative_to(path):  # of a run with another state directory
+        linked = _entry_in(record)
+        if linked is not None and _is_of(path, linked):
+            return linked
+    elif run_of_workspace(path.name) is None:
+        for root in (path, *path.parents[:2]):
+            if (found := _entry_in(root)) is not None:
+                return found
     for entry in store.entries():
         if _is_of(path, entry):
             return entry
@@ -485,6 +493,11 @@ def entry_for_path(path: Path, store: Store) -> RunEntry:
         hint="`loom runs` lists the runs there are; a workspace is what `loom run` and `loom snapshot` print",
         code="RUN_UNKNOWN",
     )
+
+
+def _entry_in(root: Path) -> RunEntry | None:
+    run_ids = [path.name for path in (root / "logs").glob("*") if path.name.isdigit()]
+    return entry_at(RunPaths(root=root.resolve(), run_id=run_ids[0])) if len(run_ids) == 1 else None
 
 
 def _is_of(workspace: Path, entry: RunEntry) -> bool:

@@ -126,7 +126,7 @@ def _named(place: Here, run: str) -> RunEntry:
             f"a shell, or a run that goes on from {entry.run_id}, is in its workspace: nothing was deleted",
             hint="wait for it to end",
         )
-    if entry.paths.root.parent.resolve() != place.store.runs_dir.resolve():
+    if not place.store.holds(entry):
         raise RequestError(f"{entry.paths.root} is a copy of a record: delete it by hand")
     return entry
 
@@ -158,7 +158,7 @@ def _expired(entry: RunEntry, now: float) -> Iterator[tuple[str, str]]:
         except (OSError, ValueError):
             continue  # a damaged record is not this command's matter
         kept = manifest.get("artifacts") or {}
-        lifetime, job_id = kept.get("expire_in_s"), str(manifest.get("job_id"))
+        lifetime, job_id = kept.get("expire_in_s"), manifest_path.parent.name
         if lifetime is not None and ended + lifetime < now and entry.paths.artifacts_archive(job_id).exists():
             yield entry.run_id, job_id
 

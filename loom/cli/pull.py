@@ -37,9 +37,15 @@ def pull(
 
     from loom import snapshot
     from loom.cli import entering
+    from loom.errors import RequestError
 
     here = entering.around()
     past, of_job = _which(here, [name for name in (run, job) if name])
+    if apply and not here.store.holds(past.entry):
+        raise RequestError(
+            f"{past.entry.paths.root} is no record of this user's runs: nothing was applied",
+            hint="look at the patch without --apply, and `git apply` it yourself",
+        )
     with ExitStack() as stack:
         place = _place(here, past, of_job, stack)
         manifest = past.entry.paths.root / "snapshot.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,7 +96,8 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
         try:
             taken = snapshots.take(source, workspace, cancel=cancel, on_progress=on_progress)
         except BaseException:
-            workspace.rmdir()
+            with suppress(OSError):  # the reason is what is to be told
+                workspace.rmdir()
             raise
         try:
             Store(settings.state_dir).add_snapshot(workspace, snapshots.manifest_bytes(workspace))
@@ -204,8 +206,7 @@ def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
 
     root, here = find_root(Path.cwd()), Path.cwd()
     around = next((folder for folder in (here, *here.parents) if run_of_workspace(folder.name)), None)
-    # In a workspace, a job may have written what looks like a project's configuration, and name records of its own there.
-    store = Store(config.load(root=None if around else root, environ=dict(os.environ), flags={}).state_dir)
+    store = Store(config.load(root=root, environ=dict(os.environ), flags={}).state_dir)
     place = around if what == "last" else Path(os.path.realpath(what))
     if what and place is not None and os.path.isdir(place):  # noqa: PTH112  a name may be too long for Path
         if (found := store.run_in(place)) is not None:
@@ -214,8 +215,8 @@ def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
             return place, None, kept  # `loom snapshot` made it, or its run's record is gone
     entry = store.find(what, repo_root=root)
     receipt = entry.receipt or {}
-    recorded = entry.identity.get("workspace") or receipt.get("snapshot_path")
-    if not recorded or (entry.receipt and not receipt.get("snapshot_tree_sha")):
+    recorded = next(iter(entry.workspaces), None) or receipt.get("snapshot_path")
+    if not isinstance(recorded, str) or (entry.receipt and not receipt.get("snapshot_tree_sha")):
         raise RequestError(f"run {entry.run_id} ended before it had a workspace", hint="`loom show` tells why")
     return Path(recorded), *_kept(entry, store)
 
@@ -223,8 +224,7 @@ def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
 def _kept(entry: RunEntry, store: Store) -> tuple[str | None, Path | None]:
     """The tree that a run's receipt names, and the record's copy of the manifest, if it is in the store, out of jobs' reach."""
     kept = entry.paths.root / MANIFEST
-    out_of_reach = kept.is_file() and Path(os.path.realpath(kept)).is_relative_to(os.path.realpath(store.runs_dir))
-    return (entry.receipt or {}).get("snapshot_tree_sha"), kept if out_of_reach else None
+    return (entry.receipt or {}).get("snapshot_tree_sha"), kept if store.holds(entry) and kept.is_file() else None
 
 
 def _verification_lines(verified: Verification) -> list[str]:

@@ -49,7 +49,7 @@ def bring(checkout: Path, workspace: Path, *, environ: Mapping[str, str], manife
                 _remove(target)
             else:
                 _remove(target)
-                shutil.copy2(source, target, follow_symlinks=False)
+                _copy(source, target)
         except OSError as error:
             raise SnapshotError(
                 f"{readable(change.path)} could not be brought into the workspace: {error.strerror}"
@@ -109,18 +109,21 @@ def _diff(workspace: Path, checkout: Path, changes: list[Change], environ: Mappi
     if not changes:
         return b""
     with tempfile.TemporaryDirectory(prefix="loom-patch-") as scratch:
-        before, after = Path(scratch, "a"), Path(scratch, "b")
-        before.mkdir()
+        sides = Path(os.path.realpath(scratch), "sides")  # below what git does not look up into
+        before, after = sides / "a", sides / "b"
+        before.mkdir(parents=True)
         after.mkdir()
         for change in changes:
             for root, side in ((checkout, before), (workspace, after)):
                 if os.path.lexists(root / change.path):
                     (side / change.path).parent.mkdir(parents=True, exist_ok=True)
                     try:
-                        shutil.copy2(root / change.path, side / change.path, follow_symlinks=False)
+                        _copy(root / change.path, side / change.path)
                     except OSError as error:
                         raise SnapshotError(f"{root / change.path} can't be read: {error.strerror}") from error
-        environment = git.environment_for(environ) | git.NO_USER_CONFIG
+        # No repository that is around it has a say, and no program that one names.
+        around = {"GIT_CEILING_DIRECTORIES": os.path.realpath(scratch)}
+        environment = git.environment_for(environ) | git.NO_USER_CONFIG | around
         command = (
             "-c",
             "core.autocrlf=false",
@@ -129,10 +132,11 @@ def _diff(workspace: Path, checkout: Path, changes: list[Change], environ: Mappi
             "--no-prefix",
             "--binary",
             "--no-ext-diff",
+            "--no-textconv",
             "a",
             "b",
         )
-        code, out, said = git.Running(command, environment, cwd=Path(scratch)).result(check=False)
+        code, out, said = git.Running(command, environment, cwd=sides).result(check=False)
         if code not in (0, 1):
             raise SnapshotError(f"the patch could not be made: {said.strip()}")
         return b"".join(_both_sides(line) for line in out.splitlines(keepends=True))
@@ -172,6 +176,13 @@ def _make_way(workspace: Path, path: str) -> None:
         if place.is_symlink() or (place.exists() and not place.is_dir()):
             place.unlink()
         place.mkdir(exist_ok=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_symlink():
+        target.symlink_to(source.readlink())  # wherever it leads; `shutil` would look
+    else:
+        shutil.copy2(source, target)
 
 
 def _remove(path: Path) -> None:

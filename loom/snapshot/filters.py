@@ -13,6 +13,9 @@ from loom.snapshot.index import same_content
 from loom.snapshot.model import Source
 
 _RUNS = (".clean", ".process")
+_HIDING = ("ident", "working-tree-encoding")
+NAMED_IN_ATTRIBUTES = (b"filter", b"ident", b"encoding")
+"""Without one of these words no attributes send a file through anything that hides its bytes."""
 
 # What git-lfs would store for a file, for users whose configuration names it but who have not installed it. A pointer
 # stays as it is; an empty file has none.
@@ -99,6 +102,24 @@ def filtered(
     fields = git.nul_list(git.run(("check-attr", "-z", "--stdin", "filter"), environment, cwd=workspace, given=given))
     named = ((os.fsdecode(path), os.fsdecode(value)) for path, value in zip(fields[::3], fields[2::3], strict=True))
     return [path for path, value in named if value in drivers and file_mode(workspace / path) is not None]
+
+
+def converted(
+    paths: Sequence[str], drivers: frozenset[str], environment: Mapping[str, str], workspace: Path
+) -> list[str]:
+    """Those whose id does not tell their bytes: through one of these filters, or git's own `ident` and encodings."""
+    if not paths:
+        return []
+    given = git.nul_joined(paths)
+    fields = git.nul_list(
+        git.run(("check-attr", "-z", "--stdin", "filter", *_HIDING), environment, cwd=workspace, given=given)
+    )
+    found = {
+        os.fsdecode(path)
+        for path, name, value in zip(fields[::3], fields[1::3], fields[2::3], strict=True)
+        if (os.fsdecode(value) in drivers if name == b"filter" else value not in (b"unspecified", b"unset"))
+    }
+    return [path for path in paths if path in found and file_mode(workspace / path) is not None]
 
 
 def ids_at_home(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 from msgspec import Struct
@@ -81,7 +82,7 @@ def remove(workspace: Path, *, recorded: bool = False) -> Removal:
     remaining: dict[str, str] = {}
     for beside in remains(workspace) if named_like_one else []:
         if beside != workspace:
-            remaining |= _delete(beside)
+            remaining |= delete(beside)
     if there:
         # Out of the way first: what goes by this name is a whole workspace or none.
         going = half_removed(workspace)
@@ -89,7 +90,7 @@ def remove(workspace: Path, *, recorded: bool = False) -> Removal:
             workspace.rename(going)
         except OSError:
             going = workspace
-        left = _delete(going)
+        left = delete(going)
         if going != workspace and going.exists():
             try:
                 going.rename(workspace)
@@ -101,7 +102,7 @@ def remove(workspace: Path, *, recorded: bool = False) -> Removal:
     return Removal(path=workspace, remaining=tuple(remaining.items()))
 
 
-def _delete(tree: Path) -> dict[str, str]:
+def delete(tree: Path) -> dict[str, str]:
     """What of it could not be deleted, each with the reason."""
     remaining: dict[str, str] = {}
 
@@ -125,7 +126,12 @@ def _delete(tree: Path) -> dict[str, str]:
             if not isinstance(again, FileNotFoundError):
                 remaining.setdefault(path, again.strerror or str(again))
 
-    shutil.rmtree(tree, onerror=lambda _, path, info: failed(path, info[1]))
+    try:
+        shutil.rmtree(tree, onerror=lambda _, path, info: failed(path, info[1]))
+    except RecursionError:  # a thousand directories inside one another
+        subprocess.run(["rm", "-rf", "--", str(tree)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        if tree.exists():
+            remaining.setdefault(str(tree), "directories too deep inside one another")
     return remaining if tree.exists() else {}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import errno
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
@@ -32,7 +31,7 @@ from loom.snapshot.manifest import FILLING, Manifest, write_manifest
 from loom.snapshot.model import Change, LeftOut, Rules, Snapshot, SnapshotCanceled, Source, Submodule, readable
 from loom.snapshot.occupancy import occupied
 from loom.snapshot.pool import Pool
-from loom.snapshot.removing import is_workspace
+from loom.snapshot.removing import delete, is_workspace
 from loom.snapshot.source import truth
 from loom.snapshot.specials import ignored, specials
 
@@ -121,7 +120,7 @@ def empty(workspace: Path) -> None:
     """Remove what is inside `workspace`, not itself: it may be mounted already."""
     for entry in os.scandir(workspace):
         if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path, ignore_errors=True)
+            delete(Path(entry.path))
         else:
             Path(entry.path).unlink(missing_ok=True)
 
@@ -335,12 +334,13 @@ class _Filling:
             return _raw_status(self._start(*_DIFF_FILES, config=filters.without(self._source.config)).output())
 
     def _names_filters(self, paths: list[str]) -> bool:
-        """Whether any attributes may name a filter; asking git about every file takes it longer."""
+        """Whether any attributes may hide a file's bytes; asking git about every file takes it longer."""
         done = self._done
-        if not filters.at_home(done.config) or done.attributes or done.own_attributes or self._source.attributes_tree:
+        if self._source.attributes_tree:
             return True
         files = (self._target / path for path in paths if path.rpartition("/")[2] == ".gitattributes")
-        return any(b"filter" in file.read_bytes() for file in files if file.is_file())
+        texts = (done.attributes, done.own_attributes, *(file.read_bytes() for file in files if file.is_file()))
+        return any(word in text for text in texts for word in filters.NAMED_IN_ATTRIBUTES)
 
     def _give_up_filters(self, error: git.GitFailed) -> None:
         """Go on without the filters of .gitattributes when one of them can't run; any other failure stays one."""
@@ -536,6 +536,12 @@ class _Filling:
             if in_conflict:
                 self._leave_out(path, "a submodule in conflict that is not checked out: git can't add it")
             return
+        if len(inner.head_sha) != len(self._zero):
+            target.mkdir(parents=True, exist_ok=True)
+            self._leave_out(
+                path, f"a repository of another format ({inner.object_format}): git can't name its commit here"
+            )
+            return
         edits.gitlinks.append((path, inner.head_sha))
         target.mkdir(parents=True, exist_ok=True)
         if self._names is None:
@@ -607,11 +613,11 @@ class _Filling:
         return tree.Edits(edits.removed, left, edits.reset + entries, edits.gitlinks), said
 
     def _note_bytes(self, paths: Iterable[str]) -> None:
-        """For `verify`, which runs no filters of the user's: the bytes of all files that go through one."""
-        drivers = filters.at_home(self._done.config) if self._filters_named else frozenset()
-        if drivers:
+        """For `verify`, which runs no filters of the user's: the bytes of all files whose ids do not tell them."""
+        if self._filters_named:
             here = self._here(index=self._git_dir / "index", config=self._done.config)
-            found = filters.filtered(sorted(set(paths)), drivers, here, self._target)
+            drivers = filters.at_home(self._done.config)
+            found = filters.converted(sorted(set(paths)), drivers, here, self._target)
             self._done.raw = tuple(filters.raw_ids(found, here, self._target).items())
 
     def _take_back(self, refused: list[str]) -> None:
