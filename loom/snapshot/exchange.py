@@ -5,6 +5,7 @@ What changed on either side is told by the same proof that `verify` gives: each 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -98,20 +99,65 @@ def apply(patch: Patch, checkout: Path, *, environ: Mapping[str, str]) -> None:
         )
     if not patch.text:
         return
-    environment = git.environment_for(environ) | git.NO_USER_CONFIG
-    process = git.Running(("apply", "--whitespace=nowarn", "-"), environment, cwd=checkout, given=patch.text)
-    code, _, said = process.result(check=False)
-    if code != 0:
-        raise RequestError(f"git could not apply the patch, and changed nothing: {said.strip()}")
+    with tempfile.TemporaryDirectory(prefix="loom-patch-") as scratch:
+        # Away from the repository, whose git compares what it would store: the patch is of the bytes on disk.
+        place, environment = _apart(scratch, environ)
+        for change in patch.changes:
+            if any(above.is_symlink() for above in _directories_of(checkout, change.path)):
+                raise RequestError(
+                    f"{readable(change.path)} lies behind a link in the checkout",
+                    hint="nothing was applied; take what you want by hand",
+                )
+            if os.path.lexists(checkout / change.path):
+                (place / change.path).parent.mkdir(parents=True, exist_ok=True)
+                _copy(checkout / change.path, place / change.path)
+        process = git.Running(("apply", "--whitespace=nowarn", "-"), environment, cwd=place, given=patch.text)
+        code, _, said = process.result(check=False)
+        if code != 0:
+            raise RequestError(
+                f"git could not apply the patch, and changed nothing: {said.strip()}",
+                hint="look at it without --apply, and take what you want by hand",
+            )
+        for change in sorted(patch.changes, key=lambda change: change.kind != "deleted"):
+            _put(place / change.path, checkout, change.path)
+
+
+def _put(made: Path, checkout: Path, path: str) -> None:
+    target = checkout / path
+    try:
+        _remove(target)
+        if os.path.lexists(made):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _copy(made, target)
+        else:
+            for directory in reversed(_directories_of(checkout, path)):
+                directory.rmdir()
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise SnapshotError(f"{readable(str(target))} could not be changed: {error.strerror}") from error
+
+
+def _directories_of(root: Path, path: str) -> list[Path]:
+    """The directories between `root` and a path below it, the outermost first."""
+    parts = path.split("/")
+    return [root.joinpath(*parts[:count]) for count in range(1, len(parts))]
+
+
+def _apart(scratch: str, environ: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
+    """A directory in `scratch`, and an environment for git there: no repository around it has a say, and no program of one."""
+    place = Path(os.path.realpath(scratch), "files")
+    place.mkdir()
+    around = {"GIT_CEILING_DIRECTORIES": str(place.parent)}
+    return place, git.environment_for(environ) | git.NO_USER_CONFIG | around
 
 
 def _diff(workspace: Path, checkout: Path, changes: list[Change], environ: Mapping[str, str]) -> bytes:
     if not changes:
         return b""
     with tempfile.TemporaryDirectory(prefix="loom-patch-") as scratch:
-        sides = Path(os.path.realpath(scratch), "sides")  # below what git does not look up into
+        sides, environment = _apart(scratch, environ)
         before, after = sides / "a", sides / "b"
-        before.mkdir(parents=True)
+        before.mkdir()
         after.mkdir()
         for change in changes:
             for root, side in ((checkout, before), (workspace, after)):
@@ -121,9 +167,6 @@ def _diff(workspace: Path, checkout: Path, changes: list[Change], environ: Mappi
                         _copy(root / change.path, side / change.path)
                     except OSError as error:
                         raise SnapshotError(f"{root / change.path} can't be read: {error.strerror}") from error
-        # No repository that is around it has a say, and no program that one names.
-        around = {"GIT_CEILING_DIRECTORIES": os.path.realpath(scratch)}
-        environment = git.environment_for(environ) | git.NO_USER_CONFIG | around
         command = (
             "-c",
             "core.autocrlf=false",

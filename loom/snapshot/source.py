@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -131,13 +130,11 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
             name: value for name, value in environ.items() if git.is_config(name) or name not in git.LOCAL_VARIABLES
         },
         located="GIT_DIR" in inherited or "GIT_WORK_TREE" in inherited,
-        attributes_tree=_attributes_tree(start, inherited, settings, object_format),
+        attributes_tree=_attributes_tree(start, inherited, settings),
     )
 
 
-def _attributes_tree(
-    start: Path, inherited: Mapping[str, str], settings: Mapping[str, tuple[str, ...]], object_format: str
-) -> str | None:
+def _attributes_tree(start: Path, inherited: Mapping[str, str], settings: Mapping[str, tuple[str, ...]]) -> str | None:
     """The id of the tree that attributes come from, if that is not the work tree. RequestError where git would refuse."""
     variable = inherited.get("GIT_ATTR_SOURCE")
     named = variable or settings.get("attr.tree", ("",))[-1]
@@ -154,7 +151,7 @@ def _attributes_tree(
             hint="unset it, or name one: git would refuse as well",
             code="REQUEST_INVALID",
         )
-    return hashlib.new(object_format, b"tree 0\0").hexdigest()  # git takes an empty one then
+    return None  # whatever its documentation says, git goes by the work tree then
 
 
 def _refs_with(fields: Sequence[str]) -> tuple[str, ...]:

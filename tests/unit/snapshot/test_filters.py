@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from loom.errors import RequestError
-from loom.snapshot import discover, verify
+from loom.snapshot import apply_patch, discover, manifest_bytes, patch_of, verify
 
 from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, check, contents, proved
 
@@ -221,10 +221,10 @@ def test_filters_that_speak_no_protocol_are_named(work: Repo, snap: Snap, requir
 
 @pytest.mark.parametrize("how", ["variable", "config", "nothing"])
 def test_attributes_from_a_tree(work: Repo, snap: Snap, new_repo: NewRepo, how: str) -> None:
-    work.write(".gitattributes", "*.txt text\n")
+    work.write(".gitattributes", "*.txt -text\n")
     work.commit()
     tree = work.git("rev-parse", "HEAD").strip()
-    work.write(".gitattributes", "*.txt -text\n")
+    work.write(".gitattributes", "*.txt text\n")
     inner = new_repo("inner")
     inner.write(".gitattributes", "*.txt text\n")
     inner.commit()
@@ -243,7 +243,7 @@ def test_attributes_from_a_tree(work: Repo, snap: Snap, new_repo: NewRepo, how: 
     assert verified.same, verified.changes
     work.environ.pop("GIT_ATTR_SOURCE", None)
     inside = Repo(snapshot.path)
-    assert inside.git("check-attr", "text", "x.txt").endswith({"nothing": "unspecified\n"}.get(how, ": set\n"))
+    assert inside.git("check-attr", "text", "x.txt").endswith({"nothing": ": set\n"}.get(how, ": unset\n"))
 
 
 def test_attributes_from_a_tree_that_is_none(work: Repo) -> None:
@@ -391,3 +391,37 @@ def test_settings_without_a_value_and_numbers(work: Repo, snap: Snap) -> None:
     check(work, snap(work))
     work.git("config", "--replace-all", "core.filemode", "")
     assert snap(work).tree_sha == work.would_commit()
+
+
+def test_changes_of_converted_files_are_pulled_as_bytes(work: Repo, snap: Snap, tmp_path: Path) -> None:
+    work.write(
+        ".gitattributes",
+        "*.id ident\n*.up filter=up\n*.lf text eol=lf\n*.crlf text eol=crlf\n*.16 working-tree-encoding=UTF-16LE\n",
+    )
+    work.git("config", "filter.up.clean", "tr a-z A-Z")
+    work.git("config", "filter.up.smudge", "tr A-Z a-z")
+    work.write("a.id", "$Id: 1 $\nx\n")
+    work.write("a.up", "lower\n")
+    work.write("a.lf", "a\n")
+    work.write("a.crlf", "a\r\nb\r\n")
+    work.write("a.16", "a\n".encode("utf-16-le"))
+    work.commit()
+    work.write("a.id", "$Id: 2 $\nx\n")
+    snapshot = snap(work)
+    manifest = tmp_path / "manifest.json"
+    manifest.write_bytes(manifest_bytes(snapshot.path))
+    job = Repo(snapshot.path)
+    changed = {
+        "a.id": b"$Id: 2 $\nx\nmore\n",
+        "a.up": b"lower\nmore\n",
+        "a.lf": b"a\r\nmore\n",
+        "a.crlf": b"a\r\nb\r\nmore\r\n",
+        "a.16": "a\nmore\n".encode("utf-16-le"),
+        "new.up": b"new\n",
+    }
+    for path, content in changed.items():
+        job.write(path, content)
+    patch = patch_of(snapshot.path, work.root, environ=work.environ, manifest_file=manifest, leave_out=lambda _: False)
+    assert patch.conflicts == ()
+    apply_patch(patch, work.root, environ=work.environ)
+    assert {path: (work.root / path).read_bytes() for path in changed} == changed
