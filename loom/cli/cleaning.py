@@ -185,7 +185,7 @@ def _used_engine(entry: RunEntry) -> bool:
 
 def _orphans(place: Here, cutoff_ns: int, known: set[str | None]) -> Iterator[Item]:
     """Workspaces that no record knows: `loom snapshot` made them, or their record is gone."""
-    from loom.snapshot import is_occupied, remains
+    from loom.snapshot import is_occupied, is_workspace, remains
 
     recorded = {path for entry in place.store.entries() for path in entry.workspaces}
     named = {workspace_beside(path) for path in place.config.tmp_dir.glob(f"*{RUN_PREFIX}*")}
@@ -197,15 +197,15 @@ def _orphans(place: Here, cutoff_ns: int, known: set[str | None]) -> Iterator[It
         if path in there and not os.access(path, os.R_OK | os.X_OK):
             why = f"{path}: you may not look into it, so nothing was deleted (give yourself the rights: chmod u+rwx)"
             yield Item(run_id=run_id, record=None, workspace=str(path), in_engine=False, bytes=0, problems=[why])
-        elif there and (path not in there or (_is_known(place, path) and not is_occupied(path))):
+        elif there and (
+            path not in there or (is_workspace(path, recorded=_was_kept(place, path)) and not is_occupied(path))
+        ):
             yield Item(run_id=run_id, record=None, workspace=str(path), in_engine=False, bytes=_size(*there))
 
 
-def _is_known(place: Here, workspace: Path) -> bool:
-    """By its mark, or by what was kept of it: whoever worked in it may have removed the mark."""
-    from loom.snapshot import is_workspace
-
-    return is_workspace(workspace, recorded=place.store.manifest_of(workspace) is not None)
+def _was_kept(place: Here, workspace: Path) -> bool:
+    """Whether the store kept its manifest: whoever worked in it may have removed its mark."""
+    return place.store.manifest_of(workspace) is not None
 
 
 def _remove(place: Here, item: Item, engine: Engine) -> None:
@@ -215,7 +215,7 @@ def _remove(place: Here, item: Item, engine: Engine) -> None:
         if item.in_engine:
             item.problems += _remove_from_engine(engine, item.run_id)
         for workspace in filter(None, (item.workspace, *item.job_workspaces)):
-            recorded = item.record is not None or place.store.manifest_of(Path(workspace)) is not None
+            recorded = item.record is not None or _was_kept(place, Path(workspace))
             removal = snapshot.remove(Path(workspace), recorded=recorded)
             item.problems += [f"{path}: {why}" for path, why in removal.remaining[:5]]
         if item.record is not None and not item.problems:

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from loom.errors import RequestError, SnapshotError
 from loom.snapshot import git
+from loom.snapshot.index import ancestors
 from loom.snapshot.model import Change, readable
 from loom.snapshot.verifying import verify
 
@@ -103,7 +104,7 @@ def apply(patch: Patch, checkout: Path, *, environ: Mapping[str, str]) -> None:
         # Away from the repository, whose git compares what it would store: the patch is of the bytes on disk.
         place, environment = _apart(scratch, environ)
         for change in patch.changes:
-            if any(above.is_symlink() for above in _directories_of(checkout, change.path)):
+            if any((checkout / above).is_symlink() for above in ancestors(change.path)):
                 raise RequestError(
                     f"{readable(change.path)} lies behind a link in the checkout",
                     hint="nothing was applied; take what you want by hand",
@@ -130,17 +131,11 @@ def _put(made: Path, checkout: Path, path: str) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             _copy(made, target)
         else:
-            for directory in reversed(_directories_of(checkout, path)):
-                directory.rmdir()
+            for above in reversed(ancestors(path)):
+                (checkout / above).rmdir()
     except OSError as error:
         if error.errno != errno.ENOTEMPTY:
             raise SnapshotError(f"{readable(str(target))} could not be changed: {error.strerror}") from error
-
-
-def _directories_of(root: Path, path: str) -> list[Path]:
-    """The directories between `root` and a path below it, the outermost first."""
-    parts = path.split("/")
-    return [root.joinpath(*parts[:count]) for count in range(1, len(parts))]
 
 
 def _apart(scratch: str, environ: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
@@ -213,9 +208,8 @@ def _same(one: Path, other: Path) -> bool:
 
 def _make_way(workspace: Path, path: str) -> None:
     """Directories down to `path`, real ones: a job may have put a link in their place that leads elsewhere."""
-    place = workspace
-    for part in path.split("/")[:-1]:
-        place = place / part
+    for above in ancestors(path):
+        place = workspace / above
         if place.is_symlink() or (place.exists() and not place.is_dir()):
             place.unlink()
         place.mkdir(exist_ok=True)

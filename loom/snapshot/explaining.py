@@ -14,7 +14,7 @@ from msgspec import Struct
 from loom.errors import RequestError
 from loom.names import own_directories
 from loom.snapshot import copying, git
-from loom.snapshot.index import is_runtime, pin_name
+from loom.snapshot.index import ancestors, is_directory, is_runtime, lstat, pin_name
 from loom.snapshot.model import Source, path_fields, readable
 from loom.snapshot.nested import inner_repository, submodule_names, submodule_names_in_index
 from loom.snapshot.removing import is_workspace
@@ -132,17 +132,13 @@ class _Explaining:
         return Explanation(path=path, included=True, reason=why, rule=rule)
 
     def _status(self, path: str) -> os.stat_result | None:
-        try:
-            return os.lstat(self._source.root / path)
-        except OSError:
-            return None
+        return lstat(self._source.root / path)
 
     def _is_directory(self, path: str) -> bool:
-        status = self._status(path)
-        return status is not None and stat.S_ISDIR(status.st_mode)
+        return is_directory(self._source.root / path)
 
     def _link_above(self, path: str) -> str | None:
-        for above in _ancestors(path):
+        for above in ancestors(path):
             status = self._status(above)
             if status is not None and stat.S_ISLNK(status.st_mode):
                 return above
@@ -150,7 +146,7 @@ class _Explaining:
 
     def _repository_above(self, path: str) -> Explanation | None:
         """The answer for a path that a submodule, or another repository inside this one, has to do with."""
-        for above in [*_ancestors(path), path] if path else ():
+        for above in [*ancestors(path), path] if path else ():
             if not self._is_directory(above):
                 continue
             place = self._source.root / above
@@ -254,7 +250,7 @@ class _Explaining:
 
     def _gave_way(self, path: str) -> bool:
         """Whether something new has the name of this hidden entry, or that of a directory of it: git drops it then."""
-        for above in _ancestors(path):
+        for above in ancestors(path):
             if self._status(above) is not None and not self._is_directory(above):
                 return self.one(above).included
         if not self._is_directory(path):
@@ -324,12 +320,6 @@ class _Explaining:
         if Path(file).is_absolute() and Path(file).is_relative_to(self._source.root):
             file = str(Path(file).relative_to(self._source.root))
         return Rule(file=file, line=int(fields[1]), pattern=os.fsdecode(fields[2]))
-
-
-def _ancestors(path: str) -> list[str]:
-    """The directories above it, the outermost first."""
-    parts = path.split("/")
-    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def _is_hidden(entry: tuple[str, str, str]) -> bool:

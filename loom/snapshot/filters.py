@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from loom.snapshot import git
-from loom.snapshot.index import same_content
+from loom.snapshot.index import lstat, same_content
 from loom.snapshot.model import Source
 
 _RUNS = (".clean", ".process")
-_HIDING = ("ident", "working-tree-encoding")
+HIDING = ("ident", "working-tree-encoding")
+"""Attributes by which git itself stores other bytes than those on disk, whatever the file's id."""
 NAMED_IN_ATTRIBUTES = (b"filter", b"ident", b"encoding")
 """Without one of these words no attributes send a file through anything that hides its bytes."""
 
@@ -93,26 +94,19 @@ def complaints(said: str) -> list[str]:
 
 
 def filtered(
-    paths: Sequence[str], drivers: frozenset[str], environment: Mapping[str, str], workspace: Path
+    paths: Sequence[str],
+    drivers: frozenset[str],
+    environment: Mapping[str, str],
+    workspace: Path,
+    *,
+    also: Sequence[str] = (),
 ) -> list[str]:
-    """Those of the workspace's `paths` that are files and go through one of these filters."""
-    if not paths or not drivers:
-        return []
-    given = git.nul_joined(paths)
-    fields = git.nul_list(git.run(("check-attr", "-z", "--stdin", "filter"), environment, cwd=workspace, given=given))
-    named = ((os.fsdecode(path), os.fsdecode(value)) for path, value in zip(fields[::3], fields[2::3], strict=True))
-    return [path for path, value in named if value in drivers and file_mode(workspace / path) is not None]
-
-
-def converted(
-    paths: Sequence[str], drivers: frozenset[str], environment: Mapping[str, str], workspace: Path
-) -> list[str]:
-    """Those whose id does not tell their bytes: through one of these filters, or git's own `ident` and encodings."""
-    if not paths:
+    """Those of the workspace's `paths` that are files and go through one of these filters, or have an attribute of `also`."""
+    if not paths or not (drivers or also):
         return []
     given = git.nul_joined(paths)
     fields = git.nul_list(
-        git.run(("check-attr", "-z", "--stdin", "filter", *_HIDING), environment, cwd=workspace, given=given)
+        git.run(("check-attr", "-z", "--stdin", "filter", *also), environment, cwd=workspace, given=given)
     )
     found = {
         os.fsdecode(path)
@@ -160,25 +154,17 @@ def _ids(
 ) -> tuple[dict[str, str], str]:
     if not paths:
         return {}, ""
-    given = b"".join(_quoted(os.fsencode(path)) + b"\n" for path in paths)
+    # In quotes, git reads what would be more than a line, or less.
+    lines = (git.c_quoted(path) if path.startswith('"') or "\n" in path or "\r" in path else path for path in paths)
+    given = b"".join(os.fsencode(line) + b"\n" for line in lines)
     process = git.Running(("hash-object", "--stdin-paths", *switches), environment, cwd=place, given=given)
     _, out, said = process.result()
     return dict(zip(paths, out.decode().split(), strict=True)), said
 
 
-def _quoted(path: bytes) -> bytes:
-    """As git reads a path in a line."""
-    if not (path.startswith(b'"') or b"\n" in path or b"\r" in path):
-        return path
-    for plain, escaped in ((b"\\", b"\\\\"), (b'"', b'\\"'), (b"\n", b"\\n"), (b"\r", b"\\r")):
-        path = path.replace(plain, escaped)
-    return b'"' + path + b'"'
-
-
 def file_mode(path: Path) -> str | None:
     """As git has it; None for what is no file."""
-    try:
-        mode = path.lstat().st_mode
-    except OSError:
+    status = lstat(path)
+    if status is None or not stat.S_ISREG(status.st_mode):
         return None
-    return ("100755" if mode & 0o100 else "100644") if stat.S_ISREG(mode) else None
+    return "100755" if status.st_mode & 0o100 else "100644"

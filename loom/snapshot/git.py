@@ -152,7 +152,14 @@ def quoted_store(path: Path) -> str:
     text = str(path)
     if not (text.startswith(('"', "#")) or any(c in text for c in ':\n"\\')):
         return text
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    return c_quoted(text)
+
+
+def c_quoted(text: str) -> str:
+    """As git reads a text in quotes: anything fits into a line then."""
+    for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r")):
+        text = text.replace(plain, escaped)
+    return f'"{text}"'
 
 
 class Running:

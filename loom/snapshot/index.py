@@ -124,6 +124,12 @@ def directories(paths: Iterable[str]) -> set[str]:
     return result
 
 
+def ancestors(path: str) -> list[str]:
+    """The directories above it, the outermost first."""
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
 def is_directory(path: Path) -> bool:
     """A real one: no link to one."""
     status = lstat(path)

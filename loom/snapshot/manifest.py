@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,35 +87,23 @@ def _read_rules(document: Mapping[str, Any]) -> Rules:
     )
 
 
-def _id(text: str) -> str:
-    """What is no id could be a ref, or a switch, to the git that it is given to."""
-    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", text):
-        raise ValueError(f"{text!r} is no object's id")
+def _matching(pattern: str, what: str, text: str) -> str:
+    if not re.fullmatch(pattern, text):
+        raise ValueError(f"{text!r} is no {what}")
     return text
 
 
-def _mode(text: str) -> str:
-    if not re.fullmatch("[0-7]{6}", text):
-        raise ValueError(f"{text!r} is no mode of a file")
-    return text
-
-
-def _key(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*(\..*)?\.[A-Za-z][A-Za-z0-9-]*", text):
-        raise ValueError(f"{text!r} is no key of git's configuration")
-    return text
+# What is no id could be a ref, or a switch, to the git that it is given to.
+_id = partial(_matching, "[0-9a-f]{40}|[0-9a-f]{64}", "object's id")
+_mode = partial(_matching, "[0-7]{6}", "mode of a file")
+_key = partial(_matching, r"[A-Za-z][A-Za-z0-9-]*(\..*)?\.[A-Za-z][A-Za-z0-9-]*", "key of git's configuration")
+_format = partial(_matching, "sha1|sha256", "format of objects")
 
 
 def _inside(path: str) -> str:
     if path.startswith("/") or not set(path.split("/")).isdisjoint(("", ".", "..")):
         raise ValueError(f"{path!r} is no path in a workspace")
     return path
-
-
-def _format(text: str) -> str:
-    if text not in ("sha1", "sha256"):
-        raise ValueError(f"{text!r} is no format of objects")
-    return text
 
 
 def write_manifest(git_dir: Path, manifest: Manifest) -> None:

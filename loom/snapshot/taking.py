@@ -7,7 +7,6 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -217,8 +216,9 @@ class _Filling:
             _, listed, said = others.result()
             untracked, repositories = self._untracked(listed)
             first, absent = found.files, set(found.absent)
+            become = copying.ANY if modes_count(source) else copying.REGULAR
             more = pool.copy(
-                ((path, copying.ANY if modes_count(source) else copying.REGULAR) for path in untracked),
+                ((path, become) for path in untracked),
                 about=len(untracked),
                 look_around=True,
                 on_portion=self._progress(about + len(untracked), first),
@@ -245,7 +245,8 @@ class _Filling:
         if index.pinned:
             self._lay_out_hidden(index)
         self._gitlinks(index, repositories, edits)
-        self._name_special(found, index, untracked)
+        every = [*index.paths(), *untracked]
+        self._name_special(found, index, every)
         other = index.unmerged.keys() | index.replaced
         """Entries that say nothing of a file."""
         forced = (set(found.recent) | set(found.unstable) | set(modified) | other) - absent
@@ -260,7 +261,6 @@ class _Filling:
                 if path in suspicious and modified.get(path) != "A"
             ]
             self._reset_stat_data(edits.reset)
-        every = [*index.paths(), *untracked]
         self._filters_named = self._names_filters(every)
         self._prove(edits)
         self._note_bytes(every)
@@ -369,7 +369,8 @@ class _Filling:
         """Say which of loom's own directories are not there, but for those that the user's rules ignore anyway."""
         if not self._own:
             return
-        others = [path for path in self._own if self._source.root / path != Path(os.path.realpath(self._outermost))]
+        here = Path(os.path.realpath(self._outermost))
+        others = [path for path in self._own if self._source.root / path != here]
         passed_over = ignored(self._source, others, rules_in_index=True)
         for path in others:
             if path not in passed_over:
@@ -449,8 +450,7 @@ class _Filling:
             except OSError:
                 continue  # it holds something, or is none
 
-    def _name_special(self, found: copying.Findings, index: Index, untracked: list[str]) -> None:
-        known = chain(index.paths(), untracked)
+    def _name_special(self, found: copying.Findings, index: Index, known: list[str]) -> None:
         for path, kind in sorted(specials(self._source, found, known, rules_in_index=index.has_rules).items()):
             if not (self._prefix is None and is_runtime(path)):
                 self._leave_out(path, f"a {kind}: git keeps only files and links")
@@ -584,7 +584,8 @@ class _Filling:
     def _inner(self, path: str) -> Source | None:
         """The repository checked out at `path`, if there is one with a commit."""
         place = self._source.root / path
-        return nested.inner_repository(place, self._source) if self._is_repository(path) else None
+        there = is_directory(place) and os.path.lexists(place / ".git")
+        return nested.inner_repository(place, self._source) if there else None
 
     def _stat_may_lie(self, path: str) -> bool:
         """Whether the time and size of the copy could equal the index's although the content does not.
@@ -617,7 +618,7 @@ class _Filling:
         if self._filters_named:
             here = self._here(index=self._git_dir / "index", config=self._done.config)
             drivers = filters.at_home(self._done.config)
-            found = filters.converted(sorted(set(paths)), drivers, here, self._target)
+            found = filters.filtered(sorted(set(paths)), drivers, here, self._target, also=filters.HIDING)
             self._done.raw = tuple(filters.raw_ids(found, here, self._target).items())
 
     def _take_back(self, refused: list[str]) -> None:

@@ -137,7 +137,7 @@ def _refuse_traps(workspace: Path) -> None:
         for name in files:
             if own or name in (".git", ".gitattributes", ".gitignore", ".gitmodules"):
                 place = Path(here, name)
-                if _leads_to_special(place):
+                if _is_special(place, follow=True):
                     raise SnapshotError(
                         f"{readable(str(place))}: no file, and git would wait for it",
                         hint="a job has made it; remove it, then verify again",
@@ -314,18 +314,10 @@ def _edits(here: Mapping[str, str], root: Path, zero: str) -> tuple[tree.Edits, 
     return edits, unreadable
 
 
-def _leads_to_special(path: Path) -> bool:
+def _is_special(path: Path, *, follow: bool = False) -> bool:
+    """A socket, FIFO or device, which no tree can hold; `follow`: also a link to one."""
     try:
-        mode = os.stat(path).st_mode  # noqa: PTH116
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-
-
-def _is_special(path: Path) -> bool:
-    """A socket, FIFO or device, which no tree can hold."""
-    try:
-        mode = path.lstat().st_mode
+        mode = path.stat(follow_symlinks=follow).st_mode
     except OSError:
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode))

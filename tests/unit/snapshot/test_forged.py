@@ -28,26 +28,28 @@ def text(value: str) -> str:
     return base64.b64encode(value.encode()).decode()
 
 
+def named(document: dict[str, Any], attributes: str, key: str, value: str) -> None:
+    """A setting, and attributes that send every file through what it names."""
+    document["own_attributes"] = text(attributes)
+    document["config"].append([key, text(value)])
+
+
 def evil(document: dict[str, Any], place: Path) -> None:
     """A filter for every file, as a manifest names it."""
-    document["own_attributes"] = text("* filter=e\n")
-    document["config"].append(["filter.e.clean", text(f"touch {place}/ran; cat")])
+    named(document, "* filter=e\n", "filter.e.clean", f"touch {place}/ran; cat")
 
 
 def upper_case(document: dict[str, Any], place: Path) -> None:
-    document["own_attributes"] = text("* filter=e\n")
-    document["config"].append(["Filter.e.clean", text(f"touch {place}/ran; cat")])
+    named(document, "* filter=e\n", "Filter.e.clean", f"touch {place}/ran; cat")
 
 
 def included(document: dict[str, Any], place: Path) -> None:
     (place / "included").write_text(f'[filter "e"]\n\tclean = "touch {place}/ran; cat"\n')
-    document["own_attributes"] = text("* filter=e\n")
-    document["config"].append(["include.path", text(f"{place}/included")])
+    named(document, "* filter=e\n", "include.path", f"{place}/included")
 
 
 def as_git_lfs(document: dict[str, Any], place: Path) -> None:
-    document["own_attributes"] = text("* filter=lfs\n")
-    document["config"].append(["filter.lfs.clean", text(f"git-lfs clean; touch {place}/ran; cat")])
+    named(document, "* filter=lfs\n", "filter.lfs.clean", f"git-lfs clean; touch {place}/ran; cat")
 
 
 def in_the_format(document: dict[str, Any], place: Path) -> None:
