@@ -147,6 +147,8 @@ def read(stream: Content) -> Iterator[tuple[Entry, Content | None]]:
                 raise DamagedArchive("an entry has no name")
             return
         size = _value(block[124:136])
+        if not 0 <= size < (_CHUNK if kind in b"LK" else 1 << 63):  # a name, or a file, that nothing could hold
+            raise DamagedArchive("a header makes no sense")
         if kind in b"LK":
             text = reader.take(size + -size % _BLOCK)[: size - 1]
             names[kind] = text.decode("utf-8", "surrogateescape")

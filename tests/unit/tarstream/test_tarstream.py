@@ -104,3 +104,11 @@ def test_half_an_archive(cut: int) -> None:
 def test_junk(junk: bytes) -> None:
     with pytest.raises(DamagedArchive):
         list(read(io.BytesIO(junk)))
+
+
+@pytest.mark.parametrize("kind", [b"L", b"K", b"0"])
+@pytest.mark.parametrize("size", [b"\x80" + b"\xff" * 11, b"\xff" * 12], ids=["huge", "negative"])
+def test_sizes_that_nothing_can_have(kind: bytes, size: bytes) -> None:
+    block = b"x".ljust(124, b"\0") + size + b"0".ljust(20, b"\0") + kind
+    with pytest.raises(DamagedArchive):
+        list(read(io.BytesIO(block.ljust(4096, b"\0"))))
