@@ -25,6 +25,7 @@ PROJECT_FILE = ".loom/config.yml"
 SET_BY_LOOM = frozenset(
     {
         "LOOM_CI",
+        "LOOM_EVENT",
         "LOOM_RUN_ID",
         "LOOM_PIPELINE_ID",
         "LOOM_WORKFLOW_PATH",

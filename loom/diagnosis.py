@@ -193,7 +193,7 @@ def _logs_command(run_id: str, job_id: str | None, unit: str | None) -> str | No
     return None if job_id is None else shlex.join(["loom", "logs", run_id, job_id, *([unit] if unit else [])])
 
 
-_TAKES_VALUE = {"--workflow", "-f", "--var", "--matrix", "--changes-base", "--mount-mode", "--pull"}
+_TAKES_VALUE = {"--workflow", "-f", "--var", "--matrix", "--changes-base", "--event", "--mount-mode", "--pull"}
 _KEPT = {"--container", "--strict", "--frozen"}
 
 

@@ -296,9 +296,16 @@ def execute(here: Around, past: PastRun, reuse: Reuse, options: Options, run_id:
         options, container=planned.container, strict=planned.isolated, mount_mode=planned.mount_mode.value
     )
     settings = config.load(root=source.root, environ=here.environ, flags=running.flags_of(options))
-    prepared = running.Prepared(run_id=run_id, environ=here.environ, source=source, config=settings, plan=planned.plan)
     ids = dict.fromkeys(("LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID"), run_id)
-    return running.execute(prepared, options, reuse=reuse, variables={**planned.variables, **ids})
+    prepared = running.Prepared(
+        run_id=run_id,
+        environ=here.environ,
+        source=source,
+        config=settings,
+        plan=planned.plan,
+        variables={**planned.variables, **ids},
+    )
+    return running.execute(prepared, options, reuse=reuse)
 
 
 def _same(here: Around, past: PastRun, options: Options, *, failed: bool) -> int:
@@ -391,5 +398,6 @@ def _fresh(here: Around, past: PastRun, options: Options, *, failed: bool) -> in
             container=past.planned.container,
             strict=past.planned.isolated,
             mount_mode=past.planned.mount_mode.value,
+            event=past.planned.variables.get("LOOM_EVENT", "push"),
         )
     )

@@ -59,6 +59,7 @@ def compile_(
     var: options.Variables = None,
     matrix: options.Matrix = None,
     changes_base: options.ChangesBase = None,
+    event: options.EventOption = options.Event.PUSH,
 ) -> None:
     """Print the plan. It is exactly what `loom run` with the same arguments would run."""
     from loom.cli import checking
@@ -67,7 +68,9 @@ def compile_(
     chosen = selection(
         jobs=jobs, stages=stage, from_job=from_job, needs=needs, variables=var, matrix=matrix, container=container
     )
-    raise SystemExit(checking.compile_(workflow, output.value, chosen, explain=explain, base=changes_base))
+    raise SystemExit(
+        checking.compile_(workflow, output.value, chosen, explain=explain, base=changes_base, event=event.value)
+    )
 
 
 def schema(

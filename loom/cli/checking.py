@@ -28,7 +28,8 @@ def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> in
     import time
 
     from loom import config, workflow
-    from loom.resolve import PREDEFINED, rehearse
+    from loom.environment import KNOWN_TO_PLANS
+    from loom.resolve import rehearse
     from loom.workflow.lint import warnings
 
     started = time.time_ns()
@@ -47,7 +48,7 @@ def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> in
         problems += planned
         problems += _secrets(loaded, jobs)
     if loaded is not None and not examined.problems:  # what a broken part would use, or be used by, can't be known
-        problems += warnings(loaded, predefined=PREDEFINED, mentioned=mentioned_in(root, os.environ))
+        problems += warnings(loaded, predefined=KNOWN_TO_PLANS, mentioned=mentioned_in(root, os.environ))
     problems = examined.in_order(problems)
     sound = loaded if not examined.problems else None
     errors = sum(1 for problem in problems if problem.severity == "error")
@@ -203,7 +204,9 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def compile_(named: Path | None, output: str, selection: Selection, *, explain: str | None, base: str | None) -> int:
+def compile_(
+    named: Path | None, output: str, selection: Selection, *, explain: str | None, base: str | None, event: str
+) -> int:
     import sys
 
     from loom import config, workflow
@@ -215,7 +218,7 @@ def compile_(named: Path | None, output: str, selection: Selection, *, explain: 
     root = find_root(start)
     settings = config.load(root=root, environ=environ, flags={})
     loaded = workflow.load(workflow_path(root, named, start), root)
-    predefined = commit_variables(root, environ, loaded.path)
+    predefined = commit_variables(root, environ, loaded.path, event)
     plan = resolve(loaded, selection, resolve_context(root, settings, environ, predefined=predefined, base=base))
     if explain is not None:
         return _explain(loaded, plan, explain, selection, settings, as_json=output == "json")

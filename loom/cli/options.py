@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,20 @@ Needs = Annotated[
     ),
 ]
 Variables = Annotated[list[str] | None, typer.Option("--var", metavar="NAME=value", help="Set a variable.")]
+
+
+class Event(StrEnum):
+    PUSH = "push"
+    MERGE_REQUEST = "merge_request"
+    SCHEDULE = "schedule"
+    TAG = "tag"
+    WEB = "web"
+    TRIGGER = "trigger"
+
+
+EventOption = Annotated[
+    Event, typer.Option("--event", help="What the run stands for: rules see CI_PIPELINE_SOURCE as CI would set it.")
+]
 Matrix = Annotated[list[str] | None, typer.Option("--matrix", metavar="KEY=value", help="Only this combination.")]
 ChangesBase = Annotated[
     str | None,

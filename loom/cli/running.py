@@ -47,6 +47,7 @@ class Options(Struct, frozen=True, kw_only=True):
     variables: tuple[str, ...] = ()
     matrix: tuple[str, ...] = ()
     changes_base: str | None = None
+    event: str = "push"
     dry_run: bool = False
     stream: bool = False
     quiet: bool = False
@@ -104,6 +105,8 @@ class Prepared(Struct, frozen=True, kw_only=True):
     source: Source
     config: Config
     plan: Plan
+    variables: Mapping[str, str]
+    """What loom gives every job."""
 
 
 def prepare(options: Options) -> Prepared:
@@ -117,11 +120,13 @@ def prepare(options: Options) -> Prepared:
     source = snapshot.discover(Path.cwd(), environ=environ)
     settings = config.load(root=source.root, environ=environ, flags=flags_of(options))
     loaded = workflow.load(surroundings.workflow_path(source.root, options.workflow, Path.cwd()), source.root)
+    message = surroundings.message_of_head(source.root, environ)
+    variables = engine.run_variables(run_id, source, loaded.path, event=options.event, message=message)
     context = surroundings.resolve_context(
         source.root,
         settings,
         environ,
-        predefined=engine.run_variables(run_id, source, loaded.path),
+        predefined=variables,
         base=options.changes_base,
     )
     selection = surroundings.selection(
@@ -135,7 +140,12 @@ def prepare(options: Options) -> Prepared:
         container=options.container,
     )
     return Prepared(
-        run_id=run_id, environ=environ, source=source, config=settings, plan=resolve(loaded, selection, context)
+        run_id=run_id,
+        environ=environ,
+        source=source,
+        config=settings,
+        plan=resolve(loaded, selection, context),
+        variables=variables,
     )
 
 
@@ -196,9 +206,8 @@ def execute(
     options: Options,
     *,
     reuse: Reuse | None = None,
-    variables: Mapping[str, str] | None = None,
 ) -> int:
-    """Run a prepared plan, with the terminal as its audience. `reuse`, `variables`: see `engine.Request`."""
+    """Run a prepared plan, with the terminal as its audience. `reuse`: see `engine.Request`."""
     from loom import engine
     from loom.cli import parts, streams
     from loom.images import LOCK_PATH, load_lock
@@ -257,7 +266,7 @@ def execute(
                 isolated=options.strict,
                 reuse=reuse,
                 parent_run_id=options.parent_run_id,
-                variables=variables,
+                variables=prepared.variables,
             )
         )
     for problem in connection.close():

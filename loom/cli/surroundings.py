@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loom.config import Config
+    from loom.environment import Message
     from loom.plan import ResolveContext, Selection
 
 WORKFLOW = Path(".loom/workflow.yml")
@@ -84,20 +85,37 @@ def mentioned_in(root: Path, environ: Mapping[str, str]) -> Callable[[Collection
     return mentioned
 
 
-def commit_variables(root: Path, environ: Mapping[str, str], workflow_path: str) -> dict[str, str]:
+def message_of_head(root: Path, environ: Mapping[str, str]) -> Message | None:
+    """What the commit that is checked out says of itself; None where there is none."""
+    from loom.environment import Message
+
+    said = _git(root, environ, "log", "-1", "--no-show-signature", "--format=%an <%ae>%x00%cI%x00%B", "HEAD")
+    if said is None:
+        return None
+    author, timestamp, text = said.decode("utf-8", "surrogateescape").replace("\0", "\n").split("\n", 2)
+    return Message(author=author, timestamp=timestamp, text=text.strip("\n"))
+
+
+def commit_variables(root: Path, environ: Mapping[str, str], workflow_path: str, event: str = "push") -> dict[str, str]:
     """What `loom run` would say about the checkout, for commands that make a plan without a run (and without its id)."""
-    from loom.environment import for_run, project_name_of
+    from loom.environment import Commit, for_run, project_name_of
 
     head = _git(root, environ, "rev-parse", "HEAD")
     branch = _git(root, environ, "symbolic-ref", "-q", "--short", "HEAD")
     tags = _git(root, environ, "tag", "--points-at", "HEAD")
     origin = _git(root, environ, "config", "--get", "remote.origin.url")
+    default = _first(_git(root, environ, "symbolic-ref", "-q", "refs/remotes/origin/HEAD")) or ""
     variables = for_run(
         run_id="",
+        event=event,
         workflow_path=workflow_path,
-        head_sha=_first(head) or "",
-        branch=_first(branch),
-        tags=[os.fsdecode(tag) for tag in (tags or b"").splitlines()],
+        commit=Commit(
+            sha=_first(head) or "",
+            branch=_first(branch),
+            tags=[os.fsdecode(tag) for tag in (tags or b"").splitlines()],
+            default_branch=default.removeprefix("refs/remotes/origin/") or None,
+            message=message_of_head(root, environ),
+        ),
         project_name=project_name_of(root),
         origin_url=_first(origin),
     )

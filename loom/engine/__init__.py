@@ -180,13 +180,27 @@ def _settings(request: Request, workspace: Path) -> Settings:
     )
 
 
-def run_variables(run_id: str, source: Source, workflow_path: str) -> dict[str, str]:
+def run_variables(
+    run_id: str,
+    source: Source,
+    workflow_path: str,
+    *,
+    event: str = environment.DEFAULT_EVENT,
+    message: environment.Message | None = None,
+) -> dict[str, str]:
+    """What loom gives every job of a run on `source`; `message` is that of its commit, where the caller has it."""
+    default = next((target for name, _, target in source.refs if name == "refs/remotes/origin/HEAD"), "")
     return environment.for_run(
         run_id=run_id,
+        event=event,
         workflow_path=workflow_path,
-        head_sha=source.head_sha,
-        branch=source.branch,
-        tags=source.tags,
+        commit=environment.Commit(
+            sha=source.head_sha,
+            branch=source.branch,
+            tags=source.tags,
+            default_branch=default.removeprefix("refs/remotes/origin/") or None,
+            message=message,
+        ),
         project_name=environment.project_name_of(source.root),
         origin_url=source.origin_url,
     )

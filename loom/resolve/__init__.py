@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from loom import plan as p
 from loom.config import Config
+from loom.environment import KNOWN_TO_PLANS
 from loom.errors import Problem, WorkflowError
 from loom.resolve.building import Builder
-from loom.resolve.candidates import PREDEFINED, Candidate, Decision, Rules, job_ids
+from loom.resolve.candidates import Candidate, Decision, Rules, job_ids
 from loom.resolve.choice import Choice
 from loom.workflow import Entry, Workflow
 
-__all__ = ["PREDEFINED", "plan_of", "problems_of", "rehearse"]
+__all__ = ["plan_of", "problems_of", "rehearse"]
 
 
 def plan_of(workflow: Workflow, selection: p.Selection, context: p.ResolveContext) -> p.Plan:
@@ -35,7 +36,7 @@ def plan_of(workflow: Workflow, selection: p.Selection, context: p.ResolveContex
 
 def rehearse(workflow: Workflow, config: Config | None = None) -> tuple[list[Problem], list[tuple[Entry, p.Job]]]:
     """Every job built, whatever its rules say, and what would be wrong with any plan of this workflow."""
-    placeholders = dict.fromkeys(PREDEFINED, "x")
+    placeholders = dict.fromkeys(KNOWN_TO_PLANS, "x")
     context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")
     builder = Builder(workflow, p.Selection(), context, {})
     jobs: list[tuple[Entry, p.Job]] = []

@@ -14,7 +14,7 @@ from loom.units import platform
 from loom.workflow import Entry, Workflow, models
 from loom.yamlfile import Node, pointer
 
-_EMPTY_WHEN_UNSET = frozenset({"CI_COMMIT_BRANCH", "CI_COMMIT_TAG", "CI_COMMIT_DESCRIPTION", "CI_COMMIT_BEFORE_SHA"})
+_EMPTY_WHEN_UNSET = frozenset({"CI_COMMIT_BRANCH", "CI_COMMIT_TAG", "CI_COMMIT_DESCRIPTION"})
 
 
 class Builder:

@@ -18,46 +18,6 @@ from loom.yamlfile import Node, pointer
 
 CONTAINER_PROJECT_DIR = "/workspace"
 
-PREDEFINED = (
-    "CI",
-    "CI_COMMIT_AUTHOR",
-    "CI_COMMIT_BEFORE_SHA",
-    "CI_COMMIT_BRANCH",
-    "CI_COMMIT_DESCRIPTION",
-    "CI_COMMIT_MESSAGE",
-    "CI_COMMIT_REF_NAME",
-    "CI_COMMIT_REF_SLUG",
-    "CI_COMMIT_SHA",
-    "CI_COMMIT_SHORT_SHA",
-    "CI_COMMIT_TAG",
-    "CI_COMMIT_TIMESTAMP",
-    "CI_COMMIT_TITLE",
-    "CI_DEFAULT_BRANCH",
-    "CI_JOB_ID",
-    "CI_JOB_IMAGE",
-    "CI_JOB_NAME",
-    "CI_JOB_STAGE",
-    "CI_NODE_INDEX",
-    "CI_NODE_TOTAL",
-    "CI_PIPELINE_ID",
-    "CI_PIPELINE_SOURCE",
-    "CI_PROJECT_DIR",
-    "CI_PROJECT_NAME",
-    "CI_REPOSITORY_URL",
-    "LOOM_CI",
-    "LOOM_JOB_ID",
-    "LOOM_JOB_IMAGE",
-    "LOOM_JOB_NAME",
-    "LOOM_JOB_STAGE",
-    "LOOM_JOB_TARGET",
-    "LOOM_PIPELINE_ID",
-    "LOOM_PROJECT_DIR",
-    "LOOM_PROVIDER",
-    "LOOM_RUN_ID",
-    "LOOM_WORKFLOW_PATH",
-)
-"""Names that loom gives a value to, sooner or later."""
-
 
 class Decision(Struct, frozen=True, kw_only=True):
     """What a job's rules say. `reason` is for people, where it does not run."""

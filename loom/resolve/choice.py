@@ -28,9 +28,9 @@ class Choice:
 
     def check_variables(self) -> None:
         for name in self.selection.variables:
-            if not re.fullmatch(models.VARIABLE, name) or name.startswith("LOOM_"):
+            if not re.fullmatch(models.VARIABLE, name) or name.upper().startswith("LOOM_"):
                 raise RequestError(
-                    f"--var {name}: a variable's name has capital letters, digits and _, and no LOOM_ in front"
+                    f"--var {name}: a variable's name has letters, digits and _, no digit first, and no LOOM_ in front"
                 )
 
     def select(self, candidates: list[Candidate]) -> dict[str, Candidate]:

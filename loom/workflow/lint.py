@@ -129,7 +129,7 @@ def _below(scope: str, node: Node) -> Iterator[tuple[str, str, Node, Node]]:
 
 def _unused_variables(workflow: Workflow, mentioned: Mentioned) -> Iterator[Problem]:
     known: set[str] = set()
-    word = re.compile(r"[A-Z_][A-Z0-9_]*")
+    word = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
     for file in workflow.files:
         if file.root is not None:
             for text in _all_texts(file.root):
@@ -137,7 +137,7 @@ def _unused_variables(workflow: Workflow, mentioned: Mentioned) -> Iterator[Prob
     unused = [
         (scope, name, key)
         for scope, name, key, _ in _variable_nodes(workflow)
-        if name not in known and not _READ_BY_TOOLS.match(name)
+        if name not in known and not _READ_BY_TOOLS.match(name.upper())
     ]
     elsewhere = mentioned({name for _, name, _ in unused}) if unused else ()
     for scope, name, key in unused:

@@ -349,8 +349,8 @@ class _Loader(Struct):
                 first[node.value] = node
 
     def reserved(self, key: Node, name: str, at: str, _: Node) -> None:
-        if name.startswith("LOOM_"):
-            self.say(key, at, f"{name} belongs to loom, which sets LOOM_ variables itself; choose another name")
+        if name.upper().startswith("LOOM_"):  # in lower case they are the driver's
+            self.say(key, at, f"{name} belongs to loom, which sets {name[:5]} variables itself; choose another name")
 
     def entry_shape(self, name: str, key: Node, node: Node, file: _File) -> models.Job | None:
         at = pointer(name)

@@ -29,7 +29,7 @@ from loom.units import DURATION_PATTERN, PLATFORM_PATTERN, SIZE_PATTERN, duratio
 STAGE = r"^[a-z][a-z0-9_-]{0,31}$"
 JOB = r"^[a-z][a-z0-9_-]{0,63}$"
 TEMPLATE = r"^\.[a-z][a-z0-9_-]{0,63}$"
-VARIABLE = r"^[A-Z_][A-Z0-9_]*$"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 HOST_NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 EXTRA_HOST = r"^[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$"
 ULIMITS = (

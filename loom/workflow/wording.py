@@ -176,9 +176,9 @@ def words(kind: str, detail: Any, found: Node, place: Node, is_key: bool) -> str
 
 def _pattern_words(pattern: str, text: str) -> str:
     if pattern == models.VARIABLE:
-        close = re.sub(r"[^A-Z0-9_]+", "_", text.upper())
+        close = re.sub(r"[^A-Za-z0-9_]+", "_", text)
         meant = f", such as {close}" if re.fullmatch(models.VARIABLE, close) else ""
-        return f"{text!r} can't name a variable: capital letters, digits and _, no digit first{meant}"
+        return f"{text!r} can't name a variable: letters, digits and _, no digit first{meant}"
     if pattern == models.STAGE:
         close = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")
         meant = f", such as {close}" if re.fullmatch(models.STAGE, close) else ""

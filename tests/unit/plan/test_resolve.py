@@ -136,8 +136,8 @@ ship: {stage: deploy, script: [x]}
         ({"jobs": ("tell",)}, "tell needs ship, which is left out (manual: name it to run it)"),
         ({"matrix": {"OS": "x"}}, "--matrix OS=x: no job has a matrix variable OS"),
         (
-            {"variables": {"a": "x"}},
-            "--var a: a variable's name has capital letters, digits and _, and no LOOM_ in front",
+            {"variables": {"a-b": "x"}},
+            "--var a-b: a variable's name has letters, digits and _, no digit first, and no LOOM_ in front",
         ),
         ({"jobs": ("make",), "stages": ("test",)}, "no job is in everything that was asked for; ask for less at once"),
     ],

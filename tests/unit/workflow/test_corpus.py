@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from loom import __version__, workflow
+from loom.environment import KNOWN_TO_PLANS
 from loom.plan import ResolveContext, Selection, resolve
 from loom.render.plans import plan_yaml
-from loom.resolve import PREDEFINED, problems_of
+from loom.resolve import problems_of
 from loom.workflow.lint import warnings
 
 CORPUS = Path(__file__).parents[2] / "workflows"
@@ -59,7 +60,7 @@ def test_broken(path: Path, tmp_path: Path) -> None:
 def test_doubtful(path: Path, tmp_path: Path) -> None:
     loaded = workflow.load(laid_out(path, tmp_path), tmp_path)
     assert problems_of(loaded) == []
-    expect(path, "".join(f"{problem}\n" for problem in warnings(loaded, predefined=PREDEFINED)))
+    expect(path, "".join(f"{problem}\n" for problem in warnings(loaded, predefined=KNOWN_TO_PLANS)))
 
 
 @pytest.mark.parametrize("path", situations("good"), ids=named)

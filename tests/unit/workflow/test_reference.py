@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from loom import config, workflow
+from loom import config, environment, plan, workflow
+from loom.cli import options
+from loom.errors import RequestError
 from loom.resolve import problems_of
 from loom.workflow import models
 
@@ -65,3 +67,88 @@ def test_workflows_in_the_pages_are_good(text: str, tmp_path: Path) -> None:
     path = tmp_path / "workflow.yml"
     path.write_text(text)
     assert problems_of(workflow.load(path, tmp_path)) == []
+
+
+def test_every_predefined_variable_is_in_the_reference() -> None:
+    rows = re.findall(
+        r"^\| `(CI\w*|LOOM\w*)` \| `(\w+)` \| (.*) \|$", (PAGES / "variables.md").read_text(), re.MULTILINE
+    )
+    assert rows == [(each.name, each.known, each.about) for each in environment.PREDEFINED]
+
+
+def test_every_event_is_in_the_reference() -> None:
+    rows = re.findall(r"^\| `([a-z_]+)`[^|]*\| `(\w+)` \|[^|]*\|$", (PAGES / "variables.md").read_text(), re.MULTILINE)
+    assert dict(rows) == environment.SOURCES
+    assert [event.value for event in options.Event] == list(environment.SOURCES)
+
+
+def test_loom_sets_the_predefined_variables_and_no_others() -> None:
+    commit = environment.Commit(
+        sha="a" * 40,
+        branch="topic",
+        tags=["v1"],
+        default_branch="main",
+        message=environment.Message(author="a", timestamp="b", text="title\n\nmore"),
+    )
+    given: set[str] = set()
+    for event in environment.SOURCES:
+        given |= environment.for_run(
+            run_id="1", workflow_path="w", commit=commit, project_name="p", origin_url="o", event=event
+        ).keys()
+    job = plan.Job(id="a", name="a", stage="s", steps=(), provider=plan.ProviderName.HOST)
+    given |= environment.for_job(job, project_dir="/p", image_name="").keys()
+    given |= {"CI_NODE_INDEX", "CI_NODE_TOTAL"}
+    assert given == {each.name for each in environment.PREDEFINED if each.known in ("plan", "job")}
+    assert {each.name for each in environment.PREDEFINED if each.name.startswith("LOOM_")} == config.SET_BY_LOOM
+
+
+@pytest.mark.parametrize(
+    ("event", "branch", "tags", "expected"),
+    [
+        (
+            "push",
+            "topic",
+            [],
+            {"CI_PIPELINE_SOURCE": "push", "CI_COMMIT_BRANCH": "topic", "CI_COMMIT_REF_NAME": "topic"},
+        ),
+        ("push", None, ["v1"], {"CI_PIPELINE_SOURCE": "push", "CI_COMMIT_TAG": "v1", "CI_COMMIT_REF_NAME": "v1"}),
+        (
+            "push",
+            "Fix/A b",
+            ["v1"],
+            {"CI_COMMIT_BRANCH": "Fix/A b", "CI_COMMIT_TAG": None, "CI_COMMIT_REF_SLUG": "fix-a-b"},
+        ),
+        ("tag", "topic", ["v1"], {"CI_PIPELINE_SOURCE": "push", "CI_COMMIT_TAG": "v1", "CI_COMMIT_BRANCH": None}),
+        ("schedule", "topic", [], {"CI_PIPELINE_SOURCE": "schedule", "CI_COMMIT_BRANCH": "topic"}),
+        (
+            "merge_request",
+            "topic",
+            ["v1"],
+            {
+                "CI_PIPELINE_SOURCE": "merge_request_event",
+                "CI_COMMIT_BRANCH": None,
+                "CI_COMMIT_TAG": None,
+                "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME": "topic",
+                "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "main",
+                "CI_COMMIT_REF_NAME": "topic",
+            },
+        ),
+    ],
+)
+def test_an_event_sets_what_ci_would_set(
+    event: str, branch: str | None, tags: list[str], expected: dict[str, str | None]
+) -> None:
+    commit = environment.Commit(sha="a" * 40, branch=branch, tags=tags, default_branch="main")
+    given = environment.for_run(
+        run_id="1", workflow_path="w", commit=commit, project_name="p", origin_url=None, event=event
+    )
+    assert {name: given.get(name) for name in expected} == expected
+    assert given["LOOM_EVENT"] == event
+
+
+def test_an_event_of_a_tag_wants_a_tag() -> None:
+    commit = environment.Commit(sha="a" * 40, branch="main")
+    with pytest.raises(RequestError, match="no tag points at the commit"):
+        environment.for_run(
+            run_id="1", workflow_path="w", commit=commit, project_name="p", origin_url=None, event="tag"
+        )
