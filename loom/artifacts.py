@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import os
 import shutil
-import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -26,18 +26,8 @@ from loom.junit import FailingTest
 from loom.masking import Masker
 from loom.plan import Artifacts
 from loom.results import OnOutput
-from loom.tarstream import DamagedArchive, Item, Writer
-from loom.view import (
-    Check,
-    Checked,
-    Selection,
-    Skipped,
-    TreeWriter,
-    UnsafeArchive,
-    UnsafePath,
-    WorkspaceView,
-    leads_out,
-)
+from loom.storage.tar import Check, Checked, DamagedArchive, Held, Item, TreeWriter, UnsafeArchive, Writer
+from loom.view import Selection, Skipped, UnsafePath, WorkspaceView, leads_out, without_secret_names
 
 PATH_INVALID = "ARTIFACT_PATH_INVALID"
 NO_SPACE = "ARTIFACT_NO_SPACE"
@@ -105,7 +95,7 @@ def collect(
             gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=hashed, mtime=0) as packed,
         ):
             archived = Writer(packed)
-            for item in view.read(selection, skipped.append):
+            for item in without_secret_names(view.read(selection, skipped.append), masker, skipped.append):
                 kept.add(item, archived)
             archived.finish()
             kept.finish()
@@ -127,8 +117,8 @@ def collect(
 def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) -> Restored:
     """Put an archive's content into a job's view of the workspace.
 
-    With the `sha256` that `collect` gave, the archive is loom's own and links may lead out of the workspace, as they did
-    in the job that made them. Without, such links are refused like everything else that could do harm (ArtifactError).
+    ArtifactError for one that is not what `collect` gave the `sha256` of, and for what is never unpacked, whoever
+    packed it (`storage.tar`).
     """
     with _told("restore the artifacts", archive):
         if sha256 is not None and _sha256(archive) != sha256:
@@ -141,7 +131,7 @@ def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) ->
         def unpacked() -> IO[bytes]:
             return cast(IO[bytes], gzip.open(archive, "rb"))
 
-        written = view.write(unpacked, own=sha256 is not None)
+        written = view.write(unpacked)
     return Restored(files=written.files, bytes=written.bytes)
 
 
@@ -196,6 +186,7 @@ class _Kept:
         self.files = 0
         self.bytes = 0
         self.links_out: list[str] = []
+        self._held = Held()
 
     def close(self) -> None:
         self._writer.close()
@@ -205,6 +196,7 @@ class _Kept:
 
     def add(self, item: Item, archive: Writer) -> None:
         entry, file = item
+        self._held.add(entry)
         # The record stays readable and deletable for its owner; the archive keeps the modes as they were.
         own = replace(entry, mode=entry.mode | (0o700 if entry.kind == "directory" else 0o600))
         if entry.kind == "hardlink" and not os.path.lexists(self._folder / entry.target):
@@ -278,7 +270,7 @@ def _told(what: str, place: Path | None = None) -> Iterator[None]:
         raise ArtifactError(
             f"can't {what}: {where}{error}", hint="Nothing outside of the workspace was touched.", code=UNSAFE
         ) from error
-    except (tarfile.TarError, DamagedArchive, EOFError, gzip.BadGzipFile) as error:
+    except (DamagedArchive, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ArtifactError(f"can't {what}: {place or 'the archive'} is damaged ({error})", code=UNREADABLE) from error
     except OSError as error:
         place_of = f"{error.filename}: " if error.filename else ""

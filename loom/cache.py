@@ -19,7 +19,6 @@ import json
 import os
 import re
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -36,17 +35,8 @@ from loom.masking import Masker
 from loom.plan import Cache as Spec
 from loom.plan import CacheKeyFiles
 from loom.results import OnOutput
-from loom.tarstream import DamagedArchive, Entry, Writer
-from loom.view import (
-    Check,
-    Checked,
-    DirectoryView,
-    Selection,
-    Skipped,
-    UnsafeArchive,
-    UnsafePath,
-    WorkspaceView,
-)
+from loom.storage.tar import Check, Checked, DamagedArchive, Entry, Held, UnsafeArchive, Writer
+from loom.view import DirectoryView, Selection, Skipped, UnsafePath, WorkspaceView, without_secret_names
 
 Hit = Literal["exact", "fallback", "miss"]
 
@@ -221,7 +211,7 @@ class Cache:
         masker = masker if masker is not None and masker.active else None
         try:
             result = self._save(spec, key, view, skipped, masker)
-        except (OSError, tarfile.TarError) as error:
+        except (OSError, DamagedArchive, UnsafeArchive) as error:
             result = SaveResult(key=key, saved=False, warning=f"the cache {key!r} can't be saved: {_reason(error)}")
         result = replace(result, skipped=tuple(skipped))
         _say(on_output, _saved_lines(result))
@@ -294,8 +284,7 @@ class Cache:
                 return cast(IO[bytes], zstandard.ZstdDecompressor().stream_reader(blob, _CHUNK, closefd=False))
 
             try:
-                # What the checksum vouches for is loom's own: links out of the workspace are as the job made them.
-                written = view.write(unpacked, own=True)
+                written = view.write(unpacked)
             except (DamagedArchive, zstandard.ZstdError, EOFError) as error:
                 raise _Corrupt(str(error)) from error
         self._touch(entry)
@@ -559,12 +548,13 @@ class _Hashed:
 def _pack(
     view: WorkspaceView, selection: Selection, file: IO[bytes], skipped: list[Skipped], masker: Masker | None
 ) -> _Packed:
-    packed, hashed = _Packed(), _Hashed(file)
+    packed, hashed, held = _Packed(), _Hashed(file), Held()
     left_out: set[str] = set()
     compressor = zstandard.ZstdCompressor(level=_LEVEL, threads=-1, write_checksum=True)
     with compressor.stream_writer(hashed, write_size=_CHUNK, closefd=False) as stream:  # type: ignore[arg-type]
         archive = Writer(stream)
-        for entry, content in view.read(selection, skipped.append):
+        for entry, content in without_secret_names(view.read(selection, skipped.append), masker, skipped.append):
+            held.add(entry)
             if entry.kind == "hardlink" and entry.target in left_out:
                 skipped.append(Skipped(path=entry.path, reason=f"the same file as {entry.target}, which was left out"))
                 continue

@@ -14,23 +14,33 @@ import errno
 import os
 import re
 import stat
-import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO, Protocol, cast
 
 from msgspec import Struct
 
-from loom import globs, tarstream
-from loom.tarstream import Content, Entry, Item, Kind
+from loom import globs
+from loom.masking import Masker
+from loom.storage.tar import (
+    Check,
+    Checked,
+    Entry,
+    Item,
+    Kind,
+    Written,
+    below,
+    checked,
+    climbs_out,
+    normal,
+    packed,
+    read,
+    unpack,
+)
 
 _OWN = (".git/loom", ".loom/.runtime")
 _GIT = ".git"
-_CHUNK = 1 << 20
-_TAR_BUFFER = 1 << 16  # what is left of it is copied for each header
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_SECOND = 1_000_000_000
 _META = re.compile(r"[*?\[{]")
 
 
@@ -38,20 +48,11 @@ class UnsafePath(ValueError):
     """A path or pattern that leads, or may lead, out of the workspace."""
 
 
-class UnsafeArchive(ValueError):
-    """An archive that holds something that is never unpacked; says which member and why."""
-
-
 class Skipped(Struct, frozen=True, kw_only=True):
     """Something that was asked for and can't be taken: a socket, a device, a file that may not be read."""
 
     path: str
     reason: str
-
-
-class Written(Struct, kw_only=True):
-    files: int = 0
-    bytes: int = 0
 
 
 # Patterns
@@ -84,7 +85,7 @@ class Selection:
                 raise UnsafePath(f"{pattern!r}: {problem}")
         self._include = [(pattern, _compiled(pattern), _depth_patterns(pattern)) for pattern in self.paths]
         self._exclude = [_compiled(pattern) for pattern in exclude]
-        self._with_git = any(_normal(pattern).split("/")[0] == _GIT for pattern in self.paths)
+        self._with_git = any(normal(pattern).split("/")[0] == _GIT for pattern in self.paths)
         self.matched: set[str] = set()
         """The patterns that something was found for so far."""
 
@@ -93,7 +94,7 @@ class Selection:
         """The directories or files to start at, "" for the workspace itself; none of them lies in another."""
         found: list[str] = []
         for root in sorted({root for pattern in self.paths for root in _roots(pattern)}):
-            if not any(_below(root, other) for other in found):
+            if not any(below(root, other) for other in found):
                 found.append(root)
         return tuple(found)
 
@@ -117,9 +118,9 @@ class Selection:
         if path == _GIT or path.startswith(".git/"):
             if not self._with_git:
                 return True
-            if _below(path, _OWN[0]):
+            if below(path, _OWN[0]):
                 return True
-        elif path.startswith(".loom/") and _below(path, _OWN[1]):
+        elif path.startswith(".loom/") and below(path, _OWN[1]):
             return True
         return any(compiled.match(path) for compiled in self._exclude)
 
@@ -127,11 +128,6 @@ class Selection:
         """Whether something below this directory may be meant."""
         parts = directory.split("/")
         return any(_reaches(levels, parts) for _, _, alternatives in self._include for levels in alternatives)
-
-
-def _normal(pattern: str) -> str:
-    parts = [part for part in pattern.split("/") if part not in ("", ".")]
-    return "/".join(parts)
 
 
 def _braces(pattern: str) -> list[str]:
@@ -145,26 +141,22 @@ def _braces(pattern: str) -> list[str]:
 
 def _roots(pattern: str) -> Iterator[str]:
     for plain in _braces(pattern):
-        parts = _normal(plain).split("/")
+        parts = normal(plain).split("/")
         fixed = 0
         while fixed < len(parts) and not _META.search(parts[fixed]):
             fixed += 1
         yield "/".join(parts[:fixed])
 
 
-def _below(path: str, directory: str) -> bool:
-    return not directory or path == directory or path.startswith(directory + "/")
-
-
 def _compiled(pattern: str) -> re.Pattern[str]:
     """Matches what the pattern matches, and all below it."""
-    return re.compile(f"(?:{globs.compile(_normal(pattern) or '**').pattern})(?:/.*)?\\Z", re.DOTALL)
+    return re.compile(f"(?:{globs.compile(normal(pattern) or '**').pattern})(?:/.*)?\\Z", re.DOTALL)
 
 
 def _depth_patterns(pattern: str) -> list[list[re.Pattern[str] | None]]:
     """Per brace choice, each level of the pattern; None for `**`."""
     return [
-        [None if part in ("**", "") else globs.compile(part) for part in _normal(plain).split("/")]
+        [None if part in ("**", "") else globs.compile(part) for part in normal(plain).split("/")]
         for plain in _braces(pattern)
     ]
 
@@ -181,24 +173,8 @@ def _reaches(levels: list[re.Pattern[str] | None], parts: list[str]) -> bool:
 # The views
 
 
-Check = Callable[[], None]
-"""Called between any two pieces of work, and may end it by an exception."""
-
-
 def _go_on() -> None:
     """The check of who can't be interrupted."""
-
-
-class Checked:
-    """A stream that is checked at each read."""
-
-    def __init__(self, stream: Content, check: Check) -> None:
-        self._stream = stream
-        self._check = check
-
-    def read(self, size: int = -1, /) -> bytes:
-        self._check()
-        return self._stream.read(size)
 
 
 class WorkspaceView(Protocol):
@@ -209,12 +185,11 @@ class WorkspaceView(Protocol):
         """What is meant by `selection`, directories before what they hold. OSError when the place can't be read."""
         ...
 
-    def write(self, open_archive: Callable[[], IO[bytes]], *, own: bool) -> Written:
-        """Unpack an uncompressed tar archive over what is there; a file replaces a file.
+    def write(self, open_archive: Callable[[], IO[bytes]]) -> Written:
+        """Unpack an uncompressed tar archive over what is there, by the rules of `storage.tar`; a file replaces a file.
 
-        `own`: a checksum vouches that loom packed it; only then may it hold links that lead out of the workspace.
         UnsafeArchive, before or while unpacking, for what is never unpacked; OSError when the place can't be written;
-        `tarfile.TarError` or `tarstream.DamagedArchive` for what is no whole archive.
+        DamagedArchive for what is no whole archive.
         """
         ...
 
@@ -236,20 +211,9 @@ class DirectoryView:
         for entry, _ in _Walk(selection, on_skipped, contents=False).from_root(self.root):
             yield entry
 
-    def write(self, open_archive: Callable[[], IO[bytes]], *, own: bool) -> Written:
-        written = Written()
-        with open_archive() as opened, closing(TreeWriter(self.root)) as writer:
-            stream = Checked(opened, self.check)
-            try:
-                for entry, file in tarstream.read(stream) if own else _members(stream):
-                    writer.put(entry, file)
-                    written.files += entry.kind != "directory"
-                    written.bytes += entry.size
-                writer.finish()
-            except BaseException:
-                writer.undo()
-                raise
-        return written
+    def write(self, open_archive: Callable[[], IO[bytes]]) -> Written:
+        with open_archive() as opened:
+            return unpack(opened, self.root, check=self.check, reserved=_OWN)
 
 
 class _Walk:
@@ -379,56 +343,49 @@ class TarView:
         taken: set[str] = set()
         # By a file that is not taken: the paths that share it. The stream has its content under that name only.
         sharing: dict[str, list[str]] = {}
-        for member, content in self._members(roots):
-            path = _normal(member.name)
+        for entry, content in self._members(roots):
+            path = normal(entry.path)
             if not path or ".." in path.split("/") or not selection.takes(path):
                 continue
-            kind = _kind(member)
-            target = _normal(member.linkname) if kind == "hardlink" else member.linkname
-            if kind is None:
+            target = normal(entry.target) if entry.kind == "hardlink" else entry.target
+            if entry.kind == "special":
                 on_skipped(Skipped(path=path, reason="a device or FIFO, not a file"))
-            elif kind == "hardlink" and target not in taken:
+            elif entry.kind == "hardlink" and target not in taken:
                 sharing.setdefault(target, []).append(path)
             else:
                 taken.add(path)
-                yield _member_entry(path, kind, member, target), content
+                yield _renamed(entry, path, target), content
         # Asked for alone, each of them is a file.
         others = {first: more for first, *more in sharing.values()}
-        for member, content in self._members(sorted(others)) if others else ():
-            path = _normal(member.name)
-            if path in others and _kind(member) == "file":
-                yield _member_entry(path, "file", member), content
+        for entry, content in self._members(sorted(others)) if others else ():
+            path = normal(entry.path)
+            if path in others and entry.kind == "file":
+                yield _renamed(entry, path, ""), content
                 for other in others.pop(path):
-                    yield _member_entry(other, "hardlink", member, path), None
+                    yield Entry(other, "hardlink", entry.mode & 0o777, entry.mtime_ns, 0, path), None
         for path, more in others.items():
             for gone in (path, *more):
                 on_skipped(Skipped(path=gone, reason="a hard link whose content could not be had"))
 
-    def _members(self, paths: Iterable[str]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+    def _members(self, paths: Iterable[str]) -> Iterator[Item]:
         with _Chunks(self._archiver.get_archive(paths), self.check) as stream:
-            if stream.empty:
-                return
-            with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=_TAR_BUFFER) as archive:
-                for member in archive:
-                    yield member, archive.extractfile(member) if member.isreg() else None
+            if not stream.empty:
+                yield from cast("Iterator[Item]", read(stream))
 
-    def write(self, open_archive: Callable[[], IO[bytes]], *, own: bool) -> Written:
+    def write(self, open_archive: Callable[[], IO[bytes]]) -> Written:
         written = Written()
         # What unpacks it is not ours: the whole is looked at before anything is handed over.
         with open_archive() as opened:
-            stream = Checked(opened, self.check)
-            for entry, _ in tarstream.read(stream) if own else _members(stream):
+            for entry, _ in checked(read(Checked(opened, self.check)), _OWN):
                 written.files += entry.kind != "directory"
                 written.bytes += entry.size
         with open_archive() as opened:
-            stream = Checked(opened, self.check)
-            self._archiver.put_archive(iter(lambda: stream.read(_CHUNK), b""))
+            self._archiver.put_archive(packed(checked(read(Checked(opened, self.check)), _OWN)))
         return written
 
 
-def _member_entry(path: str, kind: Kind, member: tarfile.TarInfo, target: str = "") -> Entry:
-    size = member.size if kind == "file" else 0
-    return Entry(path, kind, member.mode & 0o777, int(member.mtime) * _SECOND, size, target)
+def _renamed(entry: Entry, path: str, target: str) -> Entry:
+    return Entry(path, entry.kind, entry.mode & 0o777, entry.mtime_ns, entry.size, target)
 
 
 class _Chunks:
@@ -465,189 +422,33 @@ class _Chunks:
 # Archives
 
 
+def without_secret_names(
+    items: Iterable[Item], masker: Masker | None, on_skipped: Callable[[Skipped], None]
+) -> Iterator[Item]:
+    """Leave out what has a secret in its name or in the target of its link, and name it masked; contents are not looked at."""
+    if masker is None or not masker.active:
+        yield from items
+        return
+    left_out = ""
+    for entry, content in items:
+        if left_out and below(entry.path, left_out):
+            continue  # in a directory that is left out: to say it once is enough
+        path, target = os.fsencode(entry.path), os.fsencode(entry.target)
+        shown = masker.mask_bytes(path)
+        if shown != path:
+            left_out = entry.path
+            on_skipped(Skipped(path=os.fsdecode(shown), reason="a secret is in its name"))
+        elif masker.mask_bytes(target) != target:
+            on_skipped(Skipped(path=entry.path, reason="a secret is in the target of its link"))
+        else:
+            yield entry, content
+
+
 def leads_out(entry: Entry) -> bool:
     """Whether a link points outside of the workspace, as text; what it may lead over on the way is not looked at."""
     if entry.kind != "link":
         return False
-    return entry.target.startswith("/") or tarstream.climbs_out(entry.path, entry.target)
-
-
-def _kind(member: tarfile.TarInfo) -> Kind | None:
-    if member.isreg():
-        return "file"
-    if member.isdir():
-        return "directory"
-    if member.issym():
-        return "link"
-    return "hardlink" if member.islnk() else None
-
-
-def _members(stream: Content) -> Iterator[Item]:
-    """What a foreign archive holds, each member checked: its names, types and links are believed in nothing."""
-    files: set[str] = set()
-    with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=_TAR_BUFFER) as archive:
-        for member in archive:
-            kind, name = _kind(member), member.name
-            if kind is None:
-                raise UnsafeArchive(f"{name!r} is a device or FIFO")
-            if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
-                raise UnsafeArchive(f"{name!r} leads out of the workspace")
-            path = _normal(name)
-            if not path:
-                continue  # the workspace itself
-            if any(_below(path, own) for own in _OWN):
-                raise UnsafeArchive(f"{name!r} is a place of loom's own record")
-            target = _normal(member.linkname) if kind == "hardlink" else member.linkname
-            entry = _member_entry(path, kind, member, target)
-            if kind == "hardlink" and (target not in files or member.linkname.startswith("/")):
-                raise UnsafeArchive(f"{name!r} is a hard link to {member.linkname!r}, which is not in the archive")
-            if kind == "link" and (not target or leads_out(entry)):
-                raise UnsafeArchive(f"{name!r} is a link to {target!r}, which leads out of the workspace")
-            _second_opinion(member)
-            if kind == "file":
-                files.add(path)
-            yield entry, (archive.extractfile(member) if kind == "file" else None)
-
-
-def _second_opinion(member: tarfile.TarInfo) -> None:
-    """The standard library's own filter; it needs a directory that exists only for the sake of real paths."""
-    try:
-        tarfile.data_filter(member, "/nonexistent/workspace")
-    except tarfile.FilterError as error:
-        raise UnsafeArchive(f"{member.name!r}: {error}") from error
-
-
-class TreeWriter:
-    """Writes entries below a directory, and through no link on the way. UnsafeArchive where one is in the way."""
-
-    def __init__(self, root: Path) -> None:
-        self._stack: list[tuple[str, int]] = [("", os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))]
-        self._directories: list[Entry] = []
-        self._made: list[str] = []
-
-    def close(self) -> None:
-        while self._stack:
-            os.close(self._stack.pop()[1])
-
-    def put(self, entry: Entry, file: Content | None) -> None:
-        if entry.kind == "directory":
-            self._enter(entry.path)
-            self._directories.append(entry)
-            return
-        above, _, name = entry.path.rpartition("/")
-        directory = self._enter(above)
-        match entry.kind:
-            case "file":
-                assert file is not None, "a file comes with its content"
-                if not _same(entry, name, directory):
-                    self._made.append(entry.path)
-                    _write_file(entry, file, name, directory)
-            case "link":
-                _make_way(name, directory, entry.path)
-                os.symlink(entry.target, name, dir_fd=directory)
-                os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
-            case "hardlink":
-                self._link(entry, name)
-
-    def _link(self, entry: Entry, name: str) -> None:
-        above, _, source_name = entry.target.rpartition("/")
-        source = os.dup(self._enter(above))
-        try:
-            directory = self._enter(entry.path.rpartition("/")[0])
-            _make_way(name, directory, entry.path)
-            os.link(source_name, name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
-        finally:
-            os.close(source)
-
-    def undo(self) -> None:
-        """Take away the files that were written, so that nobody takes a part for the whole."""
-        for path in self._made:
-            above, _, name = path.rpartition("/")
-            with suppress(OSError, UnsafeArchive):
-                os.unlink(name, dir_fd=self._enter(above))
-
-    def finish(self) -> None:
-        """Directories get their modes and times last: what is written into them would change both."""
-        for entry in reversed(self._directories):
-            descriptor = self._enter(entry.path)
-            os.fchmod(descriptor, entry.mode)
-            os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
-
-    def _enter(self, path: str) -> int:
-        """The directory at `path`, made where it is missing."""
-        parts = path.split("/") if path else []
-        shared = 0
-        while shared < len(parts) and shared + 1 < len(self._stack) and self._stack[shared + 1][0] == parts[shared]:
-            shared += 1
-        while len(self._stack) > shared + 1:
-            os.close(self._stack.pop()[1])
-        for at in range(shared, len(parts)):
-            self._stack.append((parts[at], self._step("/".join(parts[: at + 1]), parts[at], self._stack[-1][1])))
-        return self._stack[-1][1]
-
-    @staticmethod
-    def _step(path: str, name: str, above: int) -> int:
-        try:
-            return os.open(name, _DIRECTORY, dir_fd=above)
-        except FileNotFoundError:
-            with suppress(FileExistsError):
-                os.mkdir(name, 0o755, dir_fd=above)
-            return os.open(name, _DIRECTORY, dir_fd=above)
-        except OSError as error:
-            if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise UnsafeArchive(
-                    f"{path!r} is a link or a file in the workspace; nothing is written through it"
-                ) from error
-            raise
-
-
-def _same(entry: Entry, name: str, directory: int) -> bool:
-    """Whether a file is there already, by what a build tool goes by: size and time."""
-    try:
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except OSError:
-        return False
-    return (
-        stat.S_ISREG(status.st_mode)
-        and status.st_size == entry.size
-        and status.st_mtime_ns == entry.mtime_ns
-        and status.st_mode & 0o777 == entry.mode
-    )
-
-
-def _make_way(name: str, directory: int, path: str) -> None:
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        pass
-    except (IsADirectoryError, PermissionError) as error:
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        if stat.S_ISDIR(status.st_mode):
-            raise UnsafeArchive(f"{path!r} is a directory in the workspace; no file replaces it") from error
-        raise
-
-
-def _write_file(entry: Entry, file: Content, name: str, directory: int) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        descriptor = os.open(name, flags, 0o600, dir_fd=directory)
-    except FileExistsError:
-        _make_way(name, directory, entry.path)
-        descriptor = os.open(name, flags, 0o600, dir_fd=directory)
-    try:
-        left = entry.size
-        while left > 0:
-            data = file.read(min(left, _CHUNK))
-            if not data:
-                raise tarstream.DamagedArchive(f"it ends within {entry.path!r}")
-            left -= len(data)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-        os.fchmod(descriptor, entry.mode)
-        os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
-    finally:
-        os.close(descriptor)
+    return entry.target.startswith("/") or climbs_out(entry.path, entry.target)
 
 
 def _special(mode: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from loom.errors import ProviderError
-from loom.tarstream import pieces
+from loom.storage import tar
 
 _CHUNK = 256 * 1024
 _TAR_BUFFER = 64 * 1024  # what is left of it is copied for each header
@@ -49,7 +49,7 @@ def _parts(members: Iterable[tuple[tarfile.TarInfo, IO[bytes] | None]]) -> Itera
         yield member.tobuf(tarfile.PAX_FORMAT, tarfile.ENCODING, "surrogateescape")
         if content is None:
             continue
-        yield from pieces(content, member.size, member.name, most=_CHUNK)
+        yield from tar.pieces(content, member.size, member.name, most=_CHUNK)
         yield bytes(-member.size % tarfile.BLOCKSIZE)
 
 
@@ -138,13 +138,11 @@ def _under(path: str, name: str) -> str:
 
 
 def unpack(archive: Iterable[bytes], root: Path) -> None:
-    """Unpack a tar stream over `root`. ProviderError for a member that would land outside of it."""
-    with tarfile.open(mode="r|*", fileobj=cast("IO[bytes]", reader(archive)), bufsize=_TAR_BUFFER) as members:
-        for member in members:
-            try:
-                members.extract(member, root, set_attrs=True, filter="data" if not member.issym() else "tar")
-            except tarfile.FilterError as error:
-                raise ProviderError(f"the archive may not be unpacked over the workspace: {error}") from error
+    """Unpack a tar stream over `root`, devices and FIFOs left out. ProviderError for one that may not be unpacked."""
+    try:
+        tar.unpack(cast("IO[bytes]", reader(archive)), root, on_special=lambda path: None)
+    except (tar.UnsafeArchive, tar.DamagedArchive) as error:
+        raise ProviderError(f"the archive may not be unpacked over the workspace: {error}") from error
 
 
 def reader(chunks: Iterable[bytes]) -> io.BufferedReader:

@@ -19,7 +19,7 @@ LAYERS = [
         "patterns",
     }
     | {"lazily"},
-    {"workflow", "expressions", "expansion", "events", "graph", "junit", "tarstream"},
+    {"workflow", "expressions", "expansion", "events", "graph", "junit", "storage"},
     {"plan", "planned", "resolve", "explain", "records", "journal", "environment", "view", "dockerfile", "images"}
     | {"diagnosis", "rundiff", "schemas", "upkeep"},
     {"providers", "snapshot", "store", "cache", "artifacts", "secrets", "services", "render"},

@@ -26,7 +26,7 @@ from loom.providers.docker.ownership import Ids, Owner, Workspaces, foreign, han
 from loom.providers.docker.removal import remove_volume
 from loom.providers.docker.traits import Traits
 from loom.providers.files import Edit, archive_of, packed, renamed, unpack
-from loom.tarstream import climbs_out
+from loom.storage.tar import climbs_out
 
 if TYPE_CHECKING:
     import docker

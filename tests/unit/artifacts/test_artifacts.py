@@ -281,8 +281,8 @@ HOSTILE = {
     "device": [member("dev", tarfile.CHRTYPE)],
     "block device": [member("dev", tarfile.BLKTYPE)],
     "fifo": [member("pipe", tarfile.FIFOTYPE)],
-    "link out": [member("l", tarfile.SYMTYPE, "/etc")],
-    "link up": [member("a/l", tarfile.SYMTYPE, "../../x")],
+    "through a link out": [member("l", tarfile.SYMTYPE, "/etc"), member("l/evil", size=1)],
+    "below a link up": [member("a/l", tarfile.SYMTYPE, "../../x"), member("a/l/b/evil", size=1)],
     "through its own link": [member("l", tarfile.SYMTYPE, "d"), member("d", tarfile.DIRTYPE), member("l/evil", size=1)],
     "hard link out": [member("h", tarfile.LNKTYPE, "/etc/passwd")],
     "hard link up": [member("h", tarfile.LNKTYPE, "../x")],
@@ -299,8 +299,6 @@ def test_a_hostile_archive_is_refused(tmp_path: Path, case: str, view_of: ViewOf
     place.mkdir()
     (place / "theirs").write_text("theirs")
     archive = hostile(tmp_path / "a.tar.gz", *HOSTILE[case])
-    if case == "through its own link" and isinstance(view_of(place), TarView):
-        pytest.skip("the engine unpacks within the container's own file system")
     with pytest.raises(ArtifactError) as refused:
         artifacts.restore(archive, view_of(place))
     assert refused.value.code == "ARTIFACT_UNSAFE"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.tarstream import DamagedArchive, Entry, Writer, read
+from loom.storage.tar import DamagedArchive, Entry, Writer, read
 
 ENTRIES = [
     Entry("dir", "directory", 0o755, 1_700_000_000 * 10**9),
