@@ -44,12 +44,13 @@ class OwnEngine:
         self._hidden = hidden
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> docker.DockerClient:
+    def start(self, *options: str) -> docker.DockerClient:
         directory = self.directory
         hide = f"mount -t tmpfs none {self._hidden};" if self._hidden else ""
         command = (
             f"mount --make-rprivate /; {hide} exec dockerd --data-root {self.data} --exec-root {directory}/exec "
-            f"--pidfile {directory}/pid -H {self.url} --bridge none --iptables=false --ip6tables=false"
+            f"--pidfile {directory}/pid -H {self.url} --bridge none --iptables=false --ip6tables=false "
+            + " ".join(options)
         )
         with (directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -58,11 +59,14 @@ class OwnEngine:
         deadline = time.monotonic() + 30
         while True:
             try:
-                return connect({"DOCKER_HOST": self.url})
+                return self.connect()
             except EngineUnavailable:
                 if time.monotonic() > deadline or self.process.poll() is not None:
                     pytest.skip(f"no engine of its own can be started here: {(directory / 'log').read_text()[-300:]}")
                 time.sleep(0.1)
+
+    def connect(self) -> docker.DockerClient:
+        return connect({"DOCKER_HOST": self.url})
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None

@@ -11,6 +11,7 @@ import docker.errors
 import pytest
 import requests
 
+from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError, RequestError
 from loom.providers.docker import client, ssh
 from loom.providers.docker.client import Endpoint, connect, endpoint_of, ours, retrying, translated
@@ -156,10 +157,8 @@ def test_hiccups_are_retried_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("said", "again"),
     [
-        (
-            "runc create failed: waiting for init preliminary setup: read init-p: connection reset by peer: unknown",
-            True,
-        ),
+        # A container's start, whose connections are dead then.
+        ("runc create failed: waiting for init preliminary setup: read init-p: connection reset by peer", False),
         ("context deadline exceeded", True),
         ("exec: no such file or directory", False),
     ],
@@ -180,6 +179,40 @@ def test_a_failure_of_the_engines_own_is_tried_again(said: str, again: bool) -> 
     else:
         with pytest.raises(docker.errors.APIError):
             retrying(start)
+
+
+def refusal(said: str) -> docker.errors.APIError:
+    answer = requests.Response()
+    answer.status_code = 500
+    return docker.errors.APIError("x", response=answer, explanation=said)
+
+
+@pytest.mark.parametrize(
+    ("error", "starts"),
+    [
+        (refusal("read init-p: connection reset by peer"), ["1", "1", "2", "2", "3", "3"]),
+        (requests.exceptions.ConnectionError("reset"), ["1", "2", "3"]),  # it may run: it is not started twice
+        (requests.exceptions.ReadTimeout("Read timed out."), ["1"]),
+        (refusal("no such file or directory"), ["1"]),
+    ],
+)
+def test_a_failed_start_means_a_new_container(error: Exception, starts: list[str]) -> None:
+    made: list[str] = []
+    started: list[str] = []
+    removed: list[str] = []
+
+    def make() -> str:
+        made.append(str(len(made) + 1))
+        return made[-1]
+
+    def start(container: str) -> None:
+        started.append(container)
+        raise client.start_failed(error, "starting") or error
+
+    with pytest.raises(type(client.start_failed(error, "starting") or error)):
+        client.starting(make, start, removed.append, Cancel())
+    assert started == starts
+    assert removed == (made if len(made) > 1 else [])
 
 
 def test_a_hiccup_that_stays_is_raised() -> None:

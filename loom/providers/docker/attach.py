@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
-from loom.errors import ProviderError
-from loom.providers.docker.client import retrying, translated
+from loom.errors import LoomError, ProviderError
+from loom.providers.docker.client import ANSWER_S, retrying, translated
 from loom.results import Stream
 
 if TYPE_CHECKING:
@@ -179,19 +179,23 @@ class LogFollower:
     """A container's log from its beginning, followed, as a socket to poll: the engine gives no raw connection for logs."""
 
     def __init__(self, client: docker.DockerClient, container_id: str) -> None:
-        api: Any = client.api
-        params = {"stdout": 1, "stderr": 1, "follow": 1, "tail": "all"}
-        with translated("reading the container's log again"):
-            url = f"{api.base_url}/v{api.api_version}/containers/{container_id}/logs"
-            self._response = retrying(lambda: api.get(url, params=params, stream=True, timeout=None))
-            self._response.raise_for_status()
+        self._api: Any = client.api
+        self._url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container_id}/logs"
+        self._response: Any = None
+        self.refused: LoomError | None = None
+        """Why the engine gives no log at all."""
         self.socket, self._writer = socket.socketpair()
         self._thread = threading.Thread(target=self._pump, name=f"log of {container_id[:12]}", daemon=True)
         self._thread.start()
 
     def _pump(self) -> None:
+        params = {"stdout": 1, "stderr": 1, "follow": 1, "tail": "all"}
         try:
-            for chunk in self._response.iter_content(chunk_size=None):
+            # Here and not in the reader's thread: the engine does not begin its answer before there is something in the log.
+            self._response = self._api.get(self._url, params=params, stream=True, timeout=(ANSWER_S, None))
+            if not self._response.ok:
+                self.refused = ProviderError(f"the container's log can't be read again: {self._response.text.strip()}")
+            for chunk in () if self.refused else self._response.iter_content(chunk_size=None):
                 self._writer.sendall(chunk)
         except Exception:  # noqa: BLE001  its end is all that the reader has to see; it asks the engine for the reason
             pass
@@ -206,7 +210,8 @@ class LogFollower:
 
     def close(self) -> None:
         self.socket.close()
-        self._response.close()
+        if self._response is not None:
+            self._response.close()
 
 
 class Attachment:
@@ -284,6 +289,8 @@ class Attachment:
         self._count(len(data))
         if not data:
             self.at_end = True
+            if isinstance(self._output, LogFollower) and self._output.refused is not None:
+                raise self._output.refused
             return []
         chunks = self._frames.feed(data)
         if self._skip:
@@ -307,7 +314,7 @@ class Attachment:
         return self._small_reads >= _FLOOD_FROM and time.monotonic() - self._read_at < _SOON_S
 
     def resume(self) -> None:
-        """Take the output up again where it was lost, out of the container's log. ProviderError when there is none."""
+        """Take the output up again where it was lost, out of the log. `read` raises ProviderError when there is none."""
         follower = LogFollower(self._client, self._container_id)
         self._poll.unregister(self._output.fileno())
         self._output.close()

@@ -21,18 +21,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
 
+from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError, RequestError
 
 if TYPE_CHECKING:
     import docker
 
 T = TypeVar("T")
+Made = TypeVar("Made")
 
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 FIRST_ANSWER_S = 10
 """How long an engine may take for its first answer; one that hangs is told from a slow one here."""
-ANSWER_S = 120
-"""How long any later call may take: a busy engine takes its time to create and to remove."""
+ANSWER_S = 60
+"""How long any later call may be silent: a busy engine takes its time to create and to remove, one that hangs more."""
 DISK_FULL = "ENGINE_DISK_FULL"
 MAKE_ROOM = "the engine's disk is full; see what it holds with `docker system df`, and make room there"
 CONNECTIONS = 80
@@ -375,43 +377,110 @@ def translated(doing: str) -> Iterator[None]:
         raise mine from error
 
 
-_HICCUPS = ("deadline exceeded", "read init-p: connection reset")
-"""In what an engine says to a request that failed (500) for no fault of the request's. The second is the runtime's, whose
-first process in a container was gone before anything of the image ran, as happens on a busy machine."""
+_TIMEOUTS = {"requests.exceptions.Timeout", "builtins.TimeoutError"}
+_BROKEN = {
+    "requests.exceptions.ConnectionError",
+    "requests.exceptions.ChunkedEncodingError",
+    "urllib3.exceptions.ProtocolError",
+    "http.client.HTTPException",
+    "builtins.ConnectionError",
+}
 
 
 def is_transient(error: BaseException) -> bool:
-    """True for the engine's own hiccups: a broken connection, a gateway's 5xx, an engine that was too slow this time."""
+    """True for the engine's own hiccups: a broken connection, a gateway's 5xx, an engine that was too slow this time.
+
+    Not for one that has been silent for as long as it may be: to ask it again would only double that time.
+    """
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
-        return status in (429, 502, 503, 504) or (status == 500 and any(map(explanation(error).__contains__, _HICCUPS)))
+        return status in (429, 502, 503, 504) or (status == 500 and "deadline exceeded" in explanation(error))
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
-    return bool(
-        names
-        & {
-            "requests.exceptions.ConnectionError",
-            "requests.exceptions.Timeout",
-            "requests.exceptions.ChunkedEncodingError",
-            "urllib3.exceptions.ProtocolError",
-            "http.client.HTTPException",
-            "builtins.ConnectionError",
-            "builtins.TimeoutError",
-        }
-    )
+    return bool(names & _BROKEN) and not names & _TIMEOUTS and not _is_timeout(_root_cause(error))
+
+
+def _is_timeout(error: BaseException) -> bool:
+    return isinstance(error, TimeoutError) or "Read timed out" in str(error)
+
+
+class StartFailed(ProviderError):
+    """A container was not started, for no fault of the request's. Nothing of its image has run, but it is spoilt.
+
+    `refused`: the engine itself says so; otherwise its answer was lost, and the container may run.
+    """
+
+    default_code = "CONTAINER_START_FAILED"
+    refused: bool = True
+
+
+def start_failed(error: BaseException, doing: str) -> StartFailed | None:
+    """The error for a container's failed start, if another start may well succeed; `doing` names container and owner."""
+    # The runtime's own: its first process in a container was gone at once, as happens on a busy machine.
+    refused = getattr(error, "status_code", None) == 500 and "read init-p" in explanation(error)
+    if not refused and not is_transient(error):
+        return None
+    failed = StartFailed(f"{doing}: {explanation(error)}", hint="the machine may be overloaded: run it again")
+    failed.refused = refused
+    return failed
 
 
 def retrying(call: Callable[[], T], *, attempts: int = 4, first_wait_s: float = 0.1) -> T:
-    """What `call` returns; it is repeated after the engine's own hiccups, so it must be safe to repeat. Never for a step."""
+    """What `call` returns; it is repeated as it is after the engine's own hiccups, so it must be safe to repeat.
+
+    Never for a step, and never for a container's start: the connections that were made for it are dead after a failed one.
+    """
+    return _repeated(call, is_transient, attempts, first_wait_s)
+
+
+def starting(make: Callable[[], Made], start: Callable[[Made], T], remove: Callable[[Made], None], cancel: Cancel) -> T:
+    """What `start` returns for a container that `make` has made; after StartFailed both are repeated.
+
+    `start` connects anew each time: an engine that fails a start drops the connections that were made for it. A container
+    is given a second start where the engine says that the first did not happen; then it is removed, and a new one is made.
+    """
+
+    def attempt() -> T:
+        made = make()
+        try:
+            try:
+                return start(made)
+            except StartFailed as failed:
+                if not failed.refused or cancel.requested:
+                    raise
+                return start(made)
+        except StartFailed:
+            remove(made)
+            raise
+
+    return _repeated(attempt, lambda error: isinstance(error, StartFailed) and not cancel.requested, 3, 0.1)
+
+
+def restarting(api: Any, container_id: str, doing: str, connect: Callable[[], None] = lambda: None) -> None:
+    """Start a container that can't be made anew, again after StartFailed; `connect` is called before each start."""
+
+    def start() -> None:
+        connect()
+        try:
+            api.start(container_id)
+        except Exception as error:
+            if failed := start_failed(error, doing):
+                raise failed from error
+            raise
+
+    _repeated(start, lambda error: isinstance(error, StartFailed), 4, 0.1)
+
+
+def _repeated(call: Callable[[], T], when: Callable[[BaseException], bool], attempts: int, first_wait_s: float) -> T:
     try:
         return call()
     except Exception as error:
-        if not is_transient(error):
+        if not when(error):
             raise
     # Imported late: tenacity takes 50 ms, and nearly every call works the first time.
     import tenacity
 
     for attempt in tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_transient),
+        retry=tenacity.retry_if_exception(when),
         wait=tenacity.wait_random_exponential(multiplier=first_wait_s, max=5),
         stop=tenacity.stop_after_attempt(attempts - 1),
         reraise=True,

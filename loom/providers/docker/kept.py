@@ -23,7 +23,7 @@ from loom.plan import MountMode
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker import driver, labels
 from loom.providers.docker.attach import Attachment, ExecAttachment
-from loom.providers.docker.client import retrying, translated
+from loom.providers.docker.client import restarting, retrying, translated
 from loom.providers.docker.mounts import BindMount, Mount, OverlayMount, VolumeMount
 from loom.providers.docker.ownership import Workspaces
 from loom.providers.docker.provider import environment_of
@@ -91,19 +91,26 @@ def wake(client: docker.DockerClient, found: Found) -> bool:
     for service in _beside(client, found):
         if service["State"] in _NOT_RUNNING:
             with translated("starting a kept service again"):
-                retrying(lambda service=service: api.start(service["Id"]))  # type: ignore[misc]
+                restarting(api, service["Id"], "starting a kept service again")
     if found.running:
         return False
+    token, kept = driver.new_token(), driver.new_token()
+    connections: list[Attachment] = []
+
+    def connect() -> None:
+        for dead in connections:
+            dead.close()
+        connections[:] = [Attachment(client, found.container_id, apart=False)]
+        connections[0].send(driver.program() + driver.hello(token) + driver.keep(kept))
+
     try:
-        attachment = Attachment(client, found.container_id, apart=False)
         try:
-            token, kept = driver.new_token(), driver.new_token()
-            attachment.send(driver.program() + driver.hello(token) + driver.keep(kept))
             with translated("starting the kept container again"):
-                retrying(lambda: api.start(found.container_id))
-            _until(attachment, kept)
+                restarting(api, found.container_id, "starting the kept container again", connect)
+            _until(connections[0], kept)
         finally:
-            attachment.close()
+            for connection in connections:
+                connection.close()
     except OSError as error:
         raise ProviderError(f"the kept container {found.name} could not be started again: {error}") from error
     return True

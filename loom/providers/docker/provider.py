@@ -15,7 +15,7 @@ from loom.plan import MountMode
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker import driver, labels
 from loom.providers.docker.attach import Attachment
-from loom.providers.docker.client import DISK_FULL, explanation, ours, retrying, translated
+from loom.providers.docker.client import DISK_FULL, StartFailed, explanation, ours, retrying, starting, translated
 from loom.providers.docker.devices import device_requests_of, devices_of
 from loom.providers.docker.mounts import Mount, mount_of
 from loom.providers.docker.ownership import Workspaces
@@ -72,26 +72,7 @@ class DockerProvider:
         mount = mount_of(client, request, self._workspaces, self._pid, self._traits(client))
         session: DockerSession | None = None
         try:
-            try:
-                facts, raw_environment = self._create(client, request, name, mount)
-            except ProviderError as error:
-                if error.code != DISK_FULL:
-                    raise
-                self._wait_for_removals()  # what this run's earlier jobs had filled may be free then
-                facts, raw_environment = self._create(client, request, name, mount)
-            attachment = self._attach(client, request, facts.container_id)
-            session = DockerSession(
-                client=client,
-                request=request,
-                attachment=attachment,
-                facts=facts,
-                mount=mount,
-                container_labels=self._labels(request),
-                raw_environment=raw_environment,
-                on_output=on_output,
-            )
-            mount.fill(facts.container_id, cancel)
-            session.start(cancel)
+            session = self._started(client, request, name, mount, on_output, cancel)
             self._reap_once(client)
             yield session
         finally:
@@ -100,6 +81,51 @@ class DockerProvider:
             self._reap_once(client)
             if session is None or session.kept_until is None:
                 self._remove_later(client, name, mount)
+
+    def _started(
+        self,
+        client: docker.DockerClient,
+        request: SessionRequest,
+        name: str,
+        mount: Mount,
+        on_output: OnOutput,
+        cancel: Cancel,
+    ) -> DockerSession:
+        """A session in a container that has just been made and started."""
+
+        def make() -> tuple[SessionFacts, Mapping[str, str]]:
+            try:
+                made = self._create(client, request, name, mount)
+            except ProviderError as error:
+                if error.code != DISK_FULL:
+                    raise
+                self._wait_for_removals()  # what this run's earlier jobs had filled may be free then
+                made = self._create(client, request, name, mount)
+            mount.fill(made[0].container_id, cancel)
+            return made
+
+        def start(made: tuple[SessionFacts, Mapping[str, str]]) -> DockerSession:
+            facts, raw_environment = made
+            session = DockerSession(
+                client=client,
+                request=request,
+                attachment=self._attach(client, request, facts.container_id),
+                facts=facts,
+                mount=mount,
+                container_labels=self._labels(request),
+                raw_environment=raw_environment,
+                on_output=on_output,
+            )
+            try:
+                session.start(cancel)
+            except BaseException as error:
+                session.disconnect()
+                if isinstance(error, StartFailed):
+                    on_output("stdout", f"{error.message}\n".encode())
+                raise
+            return session
+
+        return starting(make, start, lambda _: remove_container(client, name), cancel)
 
     def _log_config(self, client: docker.DockerClient) -> dict[str, Any]:
         """Whole, whatever the engine does by default: a lost connection is taken up again from it, from its beginning.

@@ -26,7 +26,7 @@ from loom import plan
 from loom.cancel import Cancel
 from loom.errors import ServiceError
 from loom.providers.docker.attach import Demultiplexer, Hijacked
-from loom.providers.docker.client import explanation
+from loom.providers.docker.client import explanation, start_failed, starting
 from loom.providers.docker.images import ClientFactory, Images, ResolvedImage
 from loom.providers.docker.labels import ROLE
 from loom.providers.docker.ready import Inside, NotReady, Probe, probe_of
@@ -249,8 +249,25 @@ class _Group:
         self._go_on_or_leave(service)
         attributes = self._client.api.inspect_image(image.image_id)  # type: ignore[no-untyped-call]
         probe = probe_of(service, attributes.get("Config") or {})
-        container_id = self._create(service, image, container_name)
         lines = _Lines(service.name, self._output, probe.see_line)
+        self._output.say(f"{service.name}: starting {image.name} as {', '.join(service.aliases) or service.name}")
+        container_id, follower = starting(
+            lambda: self._create(service, image, container_name),
+            lambda made: (made, self._start(service, made, image.name, lines)),
+            lambda made: end_and_remove(self._client, made),
+            self._cancel,
+        )
+        self._wait_until_ready(service, container_id, probe, lines, follower)
+        return RunningService(
+            name=service.name,
+            aliases=service.aliases,
+            container_id=container_id,
+            container_name=container_name,
+            image=image,
+        )
+
+    def _start(self, service: plan.Service, container_id: str, image: str, lines: _Lines) -> threading.Thread:
+        """The thread that follows its output."""
         # Attached before it starts: what it says first is what tells why it ended.
         output = Hijacked(self._client, container_id, "stdout", "stderr")
         follower = threading.Thread(
@@ -263,22 +280,21 @@ class _Group:
             self._followers.append(follower)
             self._outputs.append(output)
         follower.start()
-        self._output.say(f"{service.name}: starting {image.name} as {', '.join(service.aliases) or service.name}")
         try:
             self._client.api.start(container_id)
-        except docker.errors.APIError as error:
-            raise ServiceError(
-                f"service {service.name} could not be started: {explanation(error)}",
-                hint=f"Check its command, entrypoint and user against the image {image.name}.",
-            ) from error
-        self._wait_until_ready(service, container_id, probe, lines, follower)
-        return RunningService(
-            name=service.name,
-            aliases=service.aliases,
-            container_id=container_id,
-            container_name=container_name,
-            image=image,
-        )
+        except Exception as error:
+            if failed := start_failed(error, f"service {service.name} could not be started"):
+                output.close()
+                self._output.say(failed.message)
+                raise failed from error
+            if isinstance(error, docker.errors.APIError):
+                raise ServiceError(
+                    f"service {service.name} could not be started: {explanation(error)}",
+                    hint=f"Check its command, entrypoint and user against the image {image}.",
+                ) from error
+            with engine_errors():
+                raise
+        return follower
 
     def _go_on_or_leave(self, service: plan.Service) -> None:
         if self._cancel.requested:

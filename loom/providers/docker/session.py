@@ -15,7 +15,7 @@ from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError,
 from loom.providers.base import Change, Command, SessionFacts, SessionRequest
 from loom.providers.docker import devices, driver, labels, limits
 from loom.providers.docker.attach import Attachment
-from loom.providers.docker.client import explanation, ours, retrying, translated
+from loom.providers.docker.client import explanation, ours, retrying, start_failed, translated
 from loom.providers.docker.labels import kept_name
 from loom.providers.docker.mounts import Mount
 from loom.providers.docker.ownership import Ids, Owner
@@ -175,14 +175,17 @@ class DockerSession:
         return self._facts.container_id
 
     def start(self, cancel: Cancel, *, running: bool = False) -> None:
-        """Start the container, unless it runs, and wait for the driver's first word. ImageError when the image can't run it."""
+        """Start the container, unless it runs, and wait for the driver's first word. ImageError when the image can't run it.
+
+        After StartFailed both this session and its attachment are of no use any more.
+        """
         token = driver.new_token()
         # Before the start: the engine keeps it until the driver reads, which saves the way there and back.
         self._say(driver.program() + driver.hello(token))
         job = self._request.job_id
         try:
             if not running:
-                retrying(lambda: self._api.start(self.container_id))
+                self._api.start(self.container_id)
             self._started = True
         except Exception as error:
             said = explanation(error)
@@ -190,6 +193,8 @@ class DockerSession:
                 raise why from error
             if "executable file" in said or ("exec: " in said and "no such file or directory" in said):
                 raise no_shell(self._facts.image or self._facts.image_id) from error
+            if failed := start_failed(error, f"starting the container of job {job}"):
+                raise failed from error
             mine = ours(error, f"starting the container of job {job}")
             if mine is None:
                 raise
@@ -472,6 +477,10 @@ class DockerSession:
         self.kept_until = expires_at
 
     # The end
+
+    def disconnect(self) -> None:
+        """Let go of a container that did not start."""
+        self._attachment.close()
 
     def leave(self) -> list[str]:
         """End everything in the container; what it still prints goes to the session's `on_output`. What went wrong."""

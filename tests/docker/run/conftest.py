@@ -124,8 +124,12 @@ class Project:
         )
 
     def loom(self, *arguments: str, cwd: Path | None = None, **environ: str) -> Ran:
-        process = self.start(*arguments, cwd=cwd, **environ)
-        out, err = process.communicate(timeout=120)
+        with self.start(*arguments, cwd=cwd, **environ) as process:
+            try:
+                out, err = process.communicate(timeout=120)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
         return Ran(process.returncode, out, err)
 
     def run(self, *arguments: str, **environ: str) -> Ran:

@@ -1,0 +1,136 @@
+"""An engine that fails a container's start, as one on a busy machine does: loom starts it again, with new connections."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Project, events_of
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+
+# The engine has no network.
+WORKFLOW = """
+version: v1
+stages: [test]
+unit:
+  stage: test
+  image: ash:test
+  network: none
+  script:
+    - echo hello
+"""
+
+RUNTIME = """#!/bin/sh
+# runc, but for the first {failures} `create` of {what}.
+for word; do
+  [ "$before" = --log ] && log=$word
+  [ "$word" = create ] && creating=1
+  before=$word
+done
+if [ -n "$creating" ]; then
+  mkdir -p {directory}/created
+  echo >>{directory}/created/{key}
+  if [ "$(wc -l <{directory}/created/{key})" -le {failures} ]; then
+    echo '{{"level":"error","msg":"runc create failed: unable to start container process: can'"'"'t get final child'"'"'s PID from pipe: read init-p: connection reset by peer","time":"2026-01-01T00:00:00Z"}}' >>"$log"
+    exit 1
+  fi
+fi
+exec {runc} "$@"
+"""
+
+
+class Engine:
+    def __init__(self, own: Any, busybox: bytes) -> None:
+        self.own = own
+        self._busybox = busybox
+
+    def fail(self, failures: int, *, of_each: bool) -> str:
+        """Start the engine with a runtime that fails so often; its address."""
+        directory: Path = self.own.directory
+        what, key = ("each container", "$before") if of_each else ("all", "all")
+        script = directory / "runtime"
+        script.write_text(
+            RUNTIME.format(failures=failures, what=what, key=key, directory=directory, runc=shutil.which("runc"))
+        )
+        script.chmod(0o755)
+        client = self.own.start(f"--add-runtime=failing={script}", "--default-runtime=failing")
+        self.own.load_busybox(client, self._busybox)
+        client.close()
+        return str(self.own.url)
+
+    def containers(self) -> list[Any]:
+        client = self.own.connect()
+        try:
+            return list(client.api.containers(all=True))
+        finally:
+            client.close()
+
+
+@pytest.fixture
+def engine(new_engine: Callable[[], Any], busybox: bytes) -> Iterator[Engine]:
+    if not shutil.which("runc"):
+        pytest.skip("needs runc, to be wrapped")
+    own = new_engine()
+    try:
+        yield Engine(own, busybox)
+    finally:
+        own.stop()
+
+
+@pytest.mark.parametrize("mode", ["bind_mount", "ephemeral_volume"])
+@pytest.mark.parametrize(
+    ("failures", "of_each"), [(1, False), (1, True), (2, False)], ids=["once", "each container's first", "twice"]
+)
+def test_a_failed_start_is_repeated_with_new_connections(
+    project: Project, engine: Engine, failures: int, of_each: bool, mode: str
+) -> None:
+    project.workflow(WORKFLOW)
+    ran = project.run("--mount-mode", mode, DOCKER_HOST=engine.fail(failures, of_each=of_each))
+    assert ran.code == 0, ran.out + ran.err
+    assert ran.output("unit") == ["hello"]
+    said = [
+        event["text"] for event in events_of(ran.logs / "jobs/unit/system/provider/events.jsonl") if "text" in event
+    ]
+    assert any("read init-p" in text for text in said), said
+    assert engine.containers() == []
+
+
+def test_a_services_failed_start_is_repeated_too(project: Project, engine: Engine) -> None:
+    service = "  services: [{name: side, image: ash:test, command: [sleep, '60']}]\n  script:"
+    project.workflow(WORKFLOW.replace("  network: none\n", "").replace("  script:", service))
+    ran = project.run(DOCKER_HOST=engine.fail(1, of_each=True))
+    assert ran.code == 0, ran.out + ran.err
+    assert ran.output("unit") == ["hello"]
+    assert engine.containers() == []
+
+
+def test_a_kept_container_is_started_again_too(project: Project, engine: Engine) -> None:
+    project.workflow(WORKFLOW.replace("hello", "hello; exit 1"))
+    address = engine.fail(3, of_each=False)
+    ran = project.run("--keep", "on-failure", DOCKER_HOST=address)
+    assert ran.code == 1, ran.out + ran.err
+    client = engine.own.connect()
+    try:
+        (kept,) = engine.containers()
+        client.api.kill(kept["Id"])
+        (engine.own.directory / "created" / "all").unlink()
+        shell = project.loom("exec", "--", "echo", "in it", DOCKER_HOST=address)
+        assert (shell.code, shell.out) == (0, "in it\n"), shell.err
+    finally:
+        client.close()
+    assert project.loom("clean", "--all", "--keep-last", "0", DOCKER_HOST=address).code == 0
+    assert engine.containers() == []
+
+
+def test_a_start_that_fails_each_time_ends_the_job(project: Project, engine: Engine) -> None:
+    project.workflow(WORKFLOW)
+    ran = project.run(DOCKER_HOST=engine.fail(1000, of_each=False))
+    assert ran.code == 3, ran.out + ran.err
+    assert "read init-p" in ran.out
+    assert ran.receipt["status"] == "error"
+    assert engine.containers() == []
