@@ -1,6 +1,6 @@
 """Jobs' caches: a content-addressed store in the user's cache folder, shared by checkouts and by many looms at once.
 
-    <folder>/entries/<project>/<id>.json   what a key stands for; its mtime is when it was last used
+    <folder>/entries/<project>[-protected]/<id>.json   what a key stands for; its mtime is when it was last used
     <folder>/blobs/<ab>/<sha256>.tar.zst   the archives; several entries may share one
     <folder>/tmp/                          what is being written
     <folder>/lock                          held while entries and blobs change, never while anything is packed
@@ -26,25 +26,30 @@ from pathlib import Path
 from typing import IO, Any, Literal, cast
 from urllib.parse import urlsplit
 
+import msgspec
 import zstandard
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from loom.errors import CacheError
 from loom.masking import Masker
 from loom.plan import Cache as Spec
 from loom.plan import CacheKeyFiles
 from loom.results import OnOutput
+from loom.storage import files
+from loom.storage.private import check_private, make_private
 from loom.storage.tar import Check, Checked, DamagedArchive, Entry, Held, UnsafeArchive, Writer
 from loom.view import DirectoryView, Selection, Skipped, UnsafePath, WorkspaceView, without_secret_names
 
 Hit = Literal["exact", "fallback", "miss"]
 
 _SCHEMA = 1
+_LARGEST_ENTRY = 1 << 24
 _LEVEL = 1
 _CHUNK = 1 << 20
 _SECOND = 1_000_000_000
 _LONGEST_KEY = 1000
+_LONGEST_LINE = 1 << 14
 _README = """This folder belongs to loom: caches that workflows' jobs asked for. `loom cache ls` shows them, `loom cache rm` and
 `loom cache prune` remove some. The whole folder may be deleted at any time; jobs then take longer once.
 """
@@ -88,6 +93,8 @@ class Stored(Struct, frozen=True, kw_only=True):
     packed_bytes: int
     created_at: float
     used_at: float
+    protected: bool = False
+    """Saved by a run on a protected branch; only such runs write these."""
     trees: tuple[str, ...] = ()
     """Fingerprints of the tree that was packed: as it was, and as it is after a restore."""
 
@@ -109,12 +116,19 @@ class Damage(Struct, frozen=True, kw_only=True):
 
 
 def project_of(origin: str | None, root: Path) -> str:
-    """Whose cache it is: checkouts of one repository share theirs, others never see it.
+    """The identity of the repository at `root`, which caches belong to: where it lies, and its origin beside it.
 
-    The origin without scheme, user and `.git` (so that ssh and https are one), else the repository's path.
+    The place counts because nothing in a repository can choose it; the origin (without scheme, user and `.git`) because
+    another repository may take the place later. Linked worktrees count as their repository.
     """
+    place = os.fsencode(_repository(root.resolve())).decode("utf-8", "backslashreplace")
+    name = _name_of(origin)
+    return f"{place} ({name})" if name else place
+
+
+def _name_of(origin: str | None) -> str:
     if not origin:
-        return str(root.resolve())
+        return ""
     scp = re.fullmatch(r"(?:[^@/:]+@)?([^/:]+):(?!//)(.+)", origin)
     if scp is not None:
         host, path = scp[1], scp[2]
@@ -125,6 +139,30 @@ def project_of(origin: str | None, root: Path) -> str:
         except ValueError:
             host, path = "", origin
     return f"{host.lower()}/{path.strip('/').removesuffix('.git')}".lstrip("/")
+
+
+def _repository(root: Path) -> Path:
+    """The main checkout of the linked worktree at `root`, else `root`: both sides must name each other.
+
+    A `.git` that only points to another repository is what anybody can write.
+    """
+    link = root / ".git"
+    text = _line_of(link)
+    if not text.startswith("gitdir: "):
+        return root
+    git_dir = (root / text.removeprefix("gitdir: ")).resolve()
+    common = git_dir.parent.parent
+    if git_dir.parent.name != "worktrees" or common.name != ".git" or Path(_line_of(git_dir / "gitdir")) != link:
+        return root
+    return common.parent
+
+
+def _line_of(file: Path) -> str:
+    try:
+        with files.open_regular(file) as opened:
+            return os.fsdecode(opened.read(_LONGEST_LINE)).rstrip("\n")
+    except OSError:
+        return ""
 
 
 def key_of(spec: Spec, workspace: Path) -> str:
@@ -174,19 +212,26 @@ def _selection(paths: Iterable[str]) -> Selection:
 
 
 class Cache:
-    """One user's store, seen from one project. Thread-safe, and safe for several processes."""
+    """One user's store, seen from one project. Thread-safe, and safe for several processes.
 
-    def __init__(self, folder: Path, *, max_size: int, project: str, clock: Callable[[], float]) -> None:
+    `protected`: the run is on a protected branch. It reads and writes entries that only such runs write; any other run
+    writes entries of its own, and reads both.
+    """
+
+    def __init__(
+        self, folder: Path, *, max_size: int, project: str, clock: Callable[[], float], protected: bool = False
+    ) -> None:
         self.folder = folder
         self._max_size = max_size
         self._project = project
         self._clock = clock
+        self._protected = protected
 
     def restore(self, spec: Spec, key: str, view: WorkspaceView, on_output: OnOutput) -> RestoreResult:
         """Unpack what is stored under `key`, else the newest whose key begins with one of `spec.fallback_keys`."""
         warnings: list[str] = []
         result = RestoreResult(hit="miss")
-        for entry, hit in self._candidates(spec, key):
+        for entry, hit in self._candidates(spec, key, warnings):
             try:
                 result = self._unpack(entry, hit, view)
                 break
@@ -221,16 +266,16 @@ class Cache:
         self, spec: Spec, key: str, view: WorkspaceView, skipped: list[Skipped], masker: Masker | None
     ) -> SaveResult:
         selection = _selection(spec.paths)
+        check_private(self.folder)
         identity = _id(self._project, key, spec.paths)
-        before = self._read(self._entry_path(identity))
-        if before is not None and not self._blob_path(before.blob).exists():
-            before = None
+        before = [entry for entry in self._exact(identity) if self._blob_path(entry.blob).exists()]
         trees: tuple[str, ...] = ()
         if isinstance(view, DirectoryView):
             trees = _fingerprints(view.entries(selection, lambda _: None))
-            if before is not None and trees[0] in before.trees:
-                self._touch(before)
-                return SaveResult(key=key, saved=False, unchanged=True, files=before.files, bytes=before.bytes)
+            same = next((entry for entry in before if trees[0] in entry.trees), None)
+            if same is not None:
+                self._touch(same)
+                return SaveResult(key=key, saved=False, unchanged=True, files=same.files, bytes=same.bytes)
         self._prepare()
         with _temporary(self.folder / "tmp") as file:
             packed = _pack(view, selection, file, skipped, masker)
@@ -258,12 +303,13 @@ class Cache:
                 packed_bytes=packed.size,
                 created_at=now,
                 used_at=now,
+                protected=self._protected,
                 trees=trees if not skipped else (),
             )
             with self._locked():
                 self._publish(entry, file.name)
                 self._evict(keep=entry.id)
-        unchanged = before is not None and before.blob == entry.blob
+        unchanged = any(other.blob == entry.blob for other in before)
         return SaveResult(
             key=key,
             saved=not unchanged,
@@ -274,7 +320,7 @@ class Cache:
         )
 
     def _unpack(self, entry: Stored, hit: Hit, view: WorkspaceView) -> RestoreResult:
-        with self._blob_path(entry.blob).open("rb") as blob:
+        with files.open_regular(self._blob_path(entry.blob)) as blob:
             if hashlib.file_digest(blob, "sha256").hexdigest() != entry.blob:
                 raise _Corrupt("its checksum is wrong")
 
@@ -292,18 +338,31 @@ class Cache:
             hit=hit, key=entry.key, files=written.files, bytes=written.bytes, packed_bytes=entry.packed_bytes
         )
 
-    def _candidates(self, spec: Spec, key: str) -> Iterator[tuple[Stored, Hit]]:
-        exact = self._read(self._entry_path(_id(self._project, key, spec.paths)))
-        if exact is not None:
-            yield exact, "exact"
+    def _candidates(self, spec: Spec, key: str, warnings: list[str]) -> Iterator[tuple[Stored, Hit]]:
+        try:
+            check_private(self.folder)
+        except OSError as error:
+            warnings.append(f"the cache can't be used: {_reason(error)}")
+            return
+        exact = self._exact(_id(self._project, key, spec.paths))
+        yield from ((entry, "exact") for entry in exact)
         others: list[Stored] | None = None
         for prefix in spec.fallback_keys:
             if others is None:
-                others = [entry for entry in self._entries_of(self._project) if entry.paths == spec.paths]
+                others = [entry for entry in self._entries_of_project() if entry.paths == spec.paths]
                 others.sort(key=lambda entry: -entry.created_at)
             for entry in others:
-                if prefix and entry.key.startswith(prefix) and (exact is None or entry.id != exact.id):
+                if prefix and entry.key.startswith(prefix) and entry not in exact:
                     yield entry, "fallback"
+
+    def _exact(self, identity: str) -> list[Stored]:
+        paths = [self._entry_path(identity, protected) for protected in self._readable]
+        return [entry for path in paths if (entry := self._read(path)) is not None]
+
+    @property
+    def _readable(self) -> tuple[bool, ...]:
+        """Which entries this run may read, those of its own kind first."""
+        return (True,) if self._protected else (False, True)
 
     # For the command line
 
@@ -359,6 +418,7 @@ class Cache:
     @contextmanager
     def _as_subject(self) -> Iterator[None]:
         try:
+            check_private(self.folder)
             yield
         except OSError as error:
             raise CacheError(
@@ -368,14 +428,18 @@ class Cache:
 
     # Files
 
-    def _entry_path(self, identity: str) -> Path:
-        return self.folder / "entries" / _folder_name(self._project) / f"{identity}.json"
+    def _entry_path(self, identity: str, protected: bool) -> Path:
+        return self.folder / "entries" / _folder_name(self._project, protected) / f"{identity}.json"
+
+    def _path_of(self, entry: Stored) -> Path:
+        return self.folder / "entries" / _folder_name(entry.project, entry.protected) / f"{entry.id}.json"
 
     def _blob_path(self, sha256: str) -> Path:
         return self.folder / "blobs" / sha256[:2] / f"{sha256}.tar.zst"
 
-    def _entries_of(self, project: str) -> list[Stored]:
-        return self._entries_in(self.folder / "entries" / _folder_name(project))
+    def _entries_of_project(self) -> list[Stored]:
+        folders = [self.folder / "entries" / _folder_name(self._project, protected) for protected in self._readable]
+        return [entry for folder in folders for entry in self._entries_in(folder)]
 
     def _entries_in(self, folder: Path) -> list[Stored]:
         try:
@@ -385,19 +449,21 @@ class Cache:
         return [entry for path in paths if (entry := self._read(path)) is not None]
 
     def _read(self, path: Path) -> Stored | None:
-        """None for an entry that is not there, is half-written or belongs to another version of loom."""
+        """None for an entry that is not there, is damaged, lies where it does not belong, or is another version's."""
         try:
-            shape: dict[str, Any] = json.loads(path.read_bytes())
-            used_at = path.stat().st_mtime
-            if shape.pop("schema") != _SCHEMA or not re.fullmatch(r"[0-9a-f]{64}", shape["blob"]):
+            with files.open_regular(path) as file:
+                used_at = os.fstat(file.fileno()).st_mtime
+                written = _DECODER.decode(file.read(_LARGEST_ENTRY))
+            if written.schema != _SCHEMA or not re.fullmatch(r"[0-9a-f]{64}", written.blob):
                 return None
-            shape |= {name: tuple(shape[name]) for name in ("paths", "trees")}
-            return Stored(**shape, id=path.stem, used_at=used_at)
-        except (OSError, ValueError, KeyError, TypeError):
+            fields = {name: value for name, value in asdict(written).items() if name != "schema"}
+            entry = Stored(**fields, id=_id(written.project, written.key, written.paths), used_at=used_at)
+        except (OSError, ValueError, RecursionError):
             return None
+        return entry if self._path_of(entry) == path else None
 
     def _prepare(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(self.folder)
         (self.folder / "tmp").mkdir(exist_ok=True)
         for name, text in (("README", _README), ("CACHEDIR.TAG", _TAG)):
             if not (self.folder / name).exists():
@@ -405,8 +471,8 @@ class Cache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        make_private(self.folder)
+        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -418,21 +484,10 @@ class Cache:
         blob = self._blob_path(entry.blob)
         blob.parent.mkdir(parents=True, exist_ok=True)
         Path(written).replace(blob)
-        path = self.folder / "entries" / _folder_name(entry.project) / f"{entry.id}.json"
+        path = self._path_of(entry)
         path.parent.mkdir(parents=True, exist_ok=True)
         replaced = self._read(path)
-        shape = {
-            "schema": _SCHEMA,
-            "project": entry.project,
-            "key": entry.key,
-            "paths": entry.paths,
-            "blob": entry.blob,
-            "files": entry.files,
-            "bytes": entry.bytes,
-            "packed_bytes": entry.packed_bytes,
-            "created_at": entry.created_at,
-            "trees": entry.trees,
-        }
+        shape = {"schema": _SCHEMA} | {name: getattr(entry, name) for name in _Written.__struct_fields__[1:]}
         with _temporary(self.folder / "tmp") as file:
             file.write(json.dumps(shape, indent=1).encode())
             file.flush()
@@ -444,7 +499,7 @@ class Cache:
     def _touch(self, entry: Stored) -> None:
         now = self._clock()
         with suppress(OSError):  # a store that may only be read
-            os.utime(self.folder / "entries" / _folder_name(entry.project) / f"{entry.id}.json", (now, now))
+            os.utime(self._path_of(entry), (now, now))
 
     def _forget(self, entries: Sequence[Stored]) -> None:
         with suppress(OSError), self._locked():
@@ -453,8 +508,7 @@ class Cache:
     def _drop(self, entries: Sequence[Stored]) -> int:
         """Within the lock: remove entries, and archives that no other entry names; the bytes that this freed."""
         for entry in entries:
-            path = self.folder / "entries" / _folder_name(entry.project) / f"{entry.id}.json"
-            path.unlink(missing_ok=True)
+            self._path_of(entry).unlink(missing_ok=True)
         return self._drop_blobs({entry.blob for entry in entries})
 
     def _drop_blobs(self, candidates: set[str]) -> int:
@@ -462,7 +516,7 @@ class Cache:
         freed = 0
         for blob in candidates - still:
             path = self._blob_path(blob)
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, IsADirectoryError):
                 freed += path.stat().st_size
                 path.unlink()
         return freed
@@ -477,7 +531,7 @@ class Cache:
         blobs = {path.name.removesuffix(".tar.zst") for path in (self.folder / "blobs").glob("*/*")}
         freed = self._drop_blobs(blobs)
         for path in (self.folder / "tmp").glob("*"):
-            with suppress(OSError), path.open("rb") as file:
+            with suppress(OSError), files.open_regular(path) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer holds it as long as it lives
                 if path.stat().st_mtime > self._clock() - 60:
                     continue  # just made, and perhaps not held yet
@@ -490,8 +544,28 @@ class _Corrupt(Exception):
     pass
 
 
-def _folder_name(project: str) -> str:
-    return hashlib.sha256(project.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+class _Written(Struct, kw_only=True):
+    """An entry's file."""
+
+    schema: int
+    project: str
+    key: str
+    paths: tuple[str, ...]
+    blob: str
+    files: int
+    bytes: int
+    packed_bytes: int
+    created_at: float
+    protected: bool = False
+    trees: tuple[str, ...] = ()
+
+
+_DECODER = msgspec.json.Decoder(_Written)
+
+
+def _folder_name(project: str, protected: bool) -> str:
+    name = hashlib.sha256(project.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return f"{name}-protected" if protected else name
 
 
 def _id(project: str, key: str, paths: Sequence[str]) -> str:
@@ -515,7 +589,7 @@ def _over(entries: Sequence[Stored], max_size: int) -> list[Stored]:
 
 def _damage_of(blob: Path, sha256: str) -> str | None:
     try:
-        with blob.open("rb") as file:
+        with files.open_regular(blob) as file:
             return None if hashlib.file_digest(file, "sha256").hexdigest() == sha256 else "the archive is damaged"
     except FileNotFoundError:
         return "the archive is missing"

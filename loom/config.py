@@ -92,6 +92,13 @@ def _text(value: Any, _: _Context) -> str:
     return value.strip()
 
 
+def _names(value: Any, context: _Context) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list):
+        raise ValueError(f"expected a list of names, found {_found(value)}")
+    return tuple(_text(item, context) for item in items if item != "")
+
+
 def _choice(*allowed: str) -> _Parse:
     def parse(value: Any, _: _Context) -> str:
         if value not in allowed or not isinstance(value, str):
@@ -238,6 +245,11 @@ class Config:
     )
     cache_dir: Path = _key(Path("~/.cache/loom"), _path, "Where jobs' caches are kept.")
     cache_max_size: int = _key(10 * 1024**3, _size, "How large the cache may grow before old entries go.")
+    protected_branches: tuple[str, ...] | None = _key(
+        None,
+        _names,
+        "The branches (globs) that caches of other branches never reach; origin's default branch, main and master if not set.",
+    )
     keepass: Mapping[str, KeepassDatabase] = field(
         default_factory=dict,
         metadata={"parse": _keepass, "about": "KeePass databases by the alias that secrets use."},
@@ -252,6 +264,8 @@ class Config:
 _FIELDS = {item.name: item for item in fields(Config) if "internal" not in item.metadata}
 KEYS = tuple(_FIELDS)
 _PLACES = ("tmp_dir", "state_dir", "cache_dir")
+_OF_THE_USER = ("protected_branches",)
+"""Nothing in a repository decides these."""
 _DURATIONS = frozenset(name for name, item in _FIELDS.items() if item.metadata["parse"] is _duration)
 _SIZES = frozenset(name for name, item in _FIELDS.items() if item.metadata["parse"] in (_size, _memory))
 _CLEARABLE = frozenset(name for name, item in _FIELDS.items() if "None" in str(item.type))
@@ -270,6 +284,8 @@ def text_of(name: str, value: Any) -> str:
         return duration_text(value)
     if name in _SIZES:
         return size_text(value)
+    if isinstance(value, tuple):
+        return "[" + ", ".join(value) + "]"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{alias}: {database.path}" for alias, database in value.items()) + "}"
     return str(value)
@@ -287,6 +303,12 @@ def load(*, root: Path | None, environ: Mapping[str, str], flags: Mapping[str, o
     for layer, path, base in _files(root, environ, home):
         names_places = layer == "user" or _is_trusted(path)
         for name, value, place in _read(path, _Context(base, home), problems):
+            if layer == "project" and name in _OF_THE_USER and value is not None:
+                raise RequestError(
+                    f"{place}: {name} is for the user to decide, not for a repository",
+                    hint=f"put it into {user_file(environ) or 'your own configuration'}, or set LOOM_{name.upper()}",
+                    code=CODE,
+                )
             if names_places or name not in _PLACES:
                 values[name], origins[name] = value, Origin(layer=layer, place=place)
     if problems:

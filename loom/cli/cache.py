@@ -126,7 +126,8 @@ def _opened() -> tuple[Cache, str]:
     import time
 
     from loom import config
-    from loom.cache import Cache, project_of
+    from loom.cache import Cache
+    from loom.cli.parts import cache_project
     from loom.cli.surroundings import find_root
 
     root = find_root(Path.cwd())
@@ -142,7 +143,7 @@ def _opened() -> tuple[Cache, str]:
         origin = os.fsdecode(asked.stdout).strip()
     except OSError:
         origin = ""
-    project = project_of(origin or None, root)
+    project = cache_project(settings, root, origin or None)
     return Cache(settings.cache_dir, max_size=settings.cache_max_size, project=project, clock=time.time), project
 
 
@@ -174,7 +175,9 @@ def _table(entries: Sequence[Stored], *, with_project: bool) -> list[str]:
     from loom.cache import about_size
 
     now = time.time()
-    rows = [["KEY", "PATHS", "FILES", "SIZE", "PACKED", "USED", *(["PROJECT"] if with_project else [])]]
+    with_kind = any(entry.protected for entry in entries)
+    more = [*(["BRANCH"] if with_kind else []), *(["PROJECT"] if with_project else [])]
+    rows = [["KEY", "PATHS", "FILES", "SIZE", "PACKED", "USED", *more]]
     rows += [
         [
             entry.key,
@@ -183,6 +186,7 @@ def _table(entries: Sequence[Stored], *, with_project: bool) -> list[str]:
             about_size(entry.bytes),
             about_size(entry.packed_bytes),
             _ago(now - entry.used_at),
+            *(["protected" if entry.protected else "any"] if with_kind else []),
             *([entry.project] if with_project else []),
         ]
         for entry in entries

@@ -172,11 +172,45 @@ def tools_for(
     )
 
 
-def cache_for(config: Config, source: Source) -> Cache:
-    from loom.cache import Cache, project_of
+def cache_for(config: Config, source: Source, snapshot: Mapping[str, Any]) -> Cache:
+    """The caches for a run of a snapshot, by what its record says of it."""
+    from loom.cache import Cache
 
-    project = project_of(source.origin_url, source.root)
-    return Cache(config.cache_dir, max_size=config.cache_max_size, project=project, clock=time.time)
+    return Cache(
+        config.cache_dir,
+        max_size=config.cache_max_size,
+        project=cache_project(config, source.root, source.origin_url),
+        clock=time.time,
+        protected=_is_protected(config, source, snapshot),
+    )
+
+
+def cache_project(config: Config, root: Path, origin: str | None) -> str:
+    """The identity that the caches of a checkout belong to; a run's workspace counts as the checkout it was taken from."""
+    from loom.cache import project_of
+    from loom.store import Store
+
+    run = Store(config.state_dir).run_in(root)
+    checkout = run.identity.get("repo_root") if run is not None else None
+    return project_of(origin, Path(checkout) if isinstance(checkout, str) else root)
+
+
+def _is_protected(config: Config, source: Source, snapshot: Mapping[str, Any]) -> bool:
+    """Whether a snapshot is one of a protected branch, as it was committed: anybody's patch may be among changes."""
+    from loom import globs
+    from loom.names import run_of_workspace
+
+    if run_of_workspace(source.root.name) is not None:  # where a job may have moved the branch
+        return False
+    branch = snapshot.get("branch")
+    if not isinstance(branch, str) or any(part["changed"] for part in (snapshot, *snapshot["submodules"])):
+        return False
+    named = config.protected_branches
+    if named is None:
+        remote = "refs/remotes/origin/"
+        heads = [target.removeprefix(remote) for name, _, target in source.refs if name == f"{remote}HEAD"]
+        return branch in ("main", "master", *heads)
+    return any(globs.compile(pattern).fullmatch(branch) for pattern in named)
 
 
 def _secrets(

@@ -47,8 +47,11 @@ class Request(Struct, frozen=True, kw_only=True):
     fail_fast: bool = False
     mount_mode: MountMode = MountMode.BIND
     grace_s: float = 10.0
-    cache: Callable[[], Cache] | None = None
-    """None: no job's `cache` is restored or saved."""
+    cache: Callable[[Mapping[str, Any]], Cache] | None = None
+    """The caches for a run of a snapshot, by what the record says of it (empty for an earlier run's snapshot).
+
+    None: no job's `cache` is restored or saved.
+    """
     engine: Callable[[], str] | None = None
     """Which engine it is, asked once it is known to answer; None when the plan does without one."""
     preflight: Callable[[], None] | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loom import __version__, processes, snapshot
+from loom.cache import Cache
 from loom.engine import Beginning, Ran, Request
 from loom.errors import LoomError
 from loom.events import PIPELINE, RUN, PhaseCode
@@ -143,7 +144,7 @@ class Run:
                 missing_here=self._made_elsewhere(),
                 logs=paths.logs,
                 masker=self._journal.masker,
-                cache=self._request.cache() if self._request.cache else None,
+                cache=self._caches(),
                 cancel=self._cancel,
             )
             runner = JobRunner(journal=self._journal, opener=self._opener, handover=handover, cancel=self._cancel)
@@ -158,6 +159,11 @@ class Run:
                 status = Status.CANCELED if self._cancel.requested else Status.ERROR
             outcome.status = run_outcome.status = status
         return status
+
+    def _caches(self) -> Cache | None:
+        request = self._request
+        taken = self._recorder.fold.facts.get("snapshot_taken", {}) if request.reuse is None else {}
+        return None if request.cache is None else request.cache(taken)
 
     def _made_elsewhere(self) -> frozenset[str]:
         """The jobs whose products are not in the run's workspace: they had views of their own, or ran in another one."""

@@ -446,8 +446,8 @@ def test_keys_that_are_none(workspace: Path, key: str | CacheKeyFiles, said: str
     ],
 )
 def test_projects(origin: str, project: str, tmp_path: Path) -> None:
-    assert project_of(origin, tmp_path) == project
-    assert project_of(None, tmp_path) == str(tmp_path.resolve())
+    assert project_of(origin, tmp_path) == f"{tmp_path} ({project})"
+    assert project_of(None, tmp_path) == str(tmp_path)
 
 
 # --cache-diff

@@ -30,9 +30,13 @@ class Project:
     def git(self, *arguments: str) -> None:
         subprocess.run(["git", *arguments], cwd=self.root, check=True)
 
-    def save(self, key: str, project: str = "example.org/team/app", used_at: float | None = None) -> None:
+    @property
+    def name(self) -> str:
+        return f"{self.root} (example.org/team/app)"
+
+    def save(self, key: str, project: str | None = None, used_at: float | None = None) -> None:
         (self.root / "deps/file").write_bytes(os.urandom(20_000))
-        store = Cache(self.folder, max_size=1 << 30, project=project, clock=lambda: used_at or time.time())
+        store = Cache(self.folder, max_size=1 << 30, project=project or self.name, clock=lambda: used_at or time.time())
         assert store.save(SPEC, key, DirectoryView(self.root), lambda stream, data: None).saved
 
     def loom(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -58,7 +62,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def test_ls(project: Project) -> None:
-    assert project.loom("ls").stdout == "no cache entries of example.org/team/app\n"
+    assert project.loom("ls").stdout == f"no cache entries of {project.name}\n"
     project.save("npm-1", used_at=time.time() - 90_000)
     project.save("npm-2")
     project.save("theirs", project="example.org/other")
