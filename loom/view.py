@@ -37,6 +37,7 @@ from loom.storage.tar import (
     read,
     unpack,
 )
+from loom.util.special_files import special_kind
 
 _OWN = (".git/loom", ".loom/.runtime")
 _GIT = ".git"
@@ -53,6 +54,18 @@ class Skipped(Struct, frozen=True, kw_only=True):
 
     path: str
     reason: str
+
+    @classmethod
+    def special(cls, path: str, kind: str) -> Skipped:
+        """`kind` is what `special_kind` says."""
+        return cls(path=path, reason=f"a {kind}, not a file")
+
+    @property
+    def is_special(self) -> bool:
+        return self.reason.endswith(", not a file")
+
+
+OnSkipped = Callable[[Skipped], None]
 
 
 # Patterns
@@ -181,7 +194,7 @@ class WorkspaceView(Protocol):
     @property
     def check(self) -> Check: ...
 
-    def read(self, selection: Selection, on_skipped: Callable[[Skipped], None]) -> Iterator[Item]:
+    def read(self, selection: Selection, on_skipped: OnSkipped) -> Iterator[Item]:
         """What is meant by `selection`, directories before what they hold. OSError when the place can't be read."""
         ...
 
@@ -201,12 +214,12 @@ class DirectoryView:
         self.root = root
         self.check = check
 
-    def read(self, selection: Selection, on_skipped: Callable[[Skipped], None]) -> Iterator[Item]:
+    def read(self, selection: Chosen, on_skipped: OnSkipped) -> Iterator[Item]:
         for item in _Walk(selection, on_skipped, contents=True).from_root(self.root):
             self.check()
             yield item
 
-    def entries(self, selection: Selection, on_skipped: Callable[[Skipped], None]) -> Iterator[Entry]:
+    def entries(self, selection: Selection, on_skipped: OnSkipped) -> Iterator[Entry]:
         """What `read` would give, without opening any file."""
         for entry, _ in _Walk(selection, on_skipped, contents=False).from_root(self.root):
             yield entry
@@ -216,10 +229,20 @@ class DirectoryView:
             return unpack(opened, self.root, check=self.check, reserved=_OWN)
 
 
+class Chosen(Protocol):
+    """What a walk needs to know of which paths are meant; `Selection` is one."""
+
+    @property
+    def roots(self) -> tuple[str, ...]: ...
+    def never(self, path: str) -> bool: ...
+    def takes(self, path: str) -> bool: ...
+    def may_hold(self, directory: str) -> bool: ...
+
+
 class _Walk:
     """One walk below a directory, by directory descriptors: a directory that becomes a link meanwhile is not entered."""
 
-    def __init__(self, selection: Selection, on_skipped: Callable[[Skipped], None], *, contents: bool) -> None:
+    def __init__(self, selection: Chosen, on_skipped: OnSkipped, *, contents: bool) -> None:
         self._selection = selection
         self._on_skipped = on_skipped
         self._contents = contents
@@ -277,10 +300,10 @@ class _Walk:
             return
         elif stat.S_ISLNK(status.st_mode):
             yield _entry(path, "link", status, os.readlink(name, dir_fd=directory)), None
-        elif stat.S_ISREG(status.st_mode):
-            yield from self._file(directory, name, path, status)
+        elif kind := special_kind(status.st_mode):
+            self._on_skipped(Skipped.special(path, kind))
         else:
-            self._on_skipped(Skipped(path=path, reason=f"{_special(status.st_mode)}, not a file"))
+            yield from self._file(directory, name, path, status)
 
     def _directory(self, above: int, name: str, path: str, status: os.stat_result, *, taken: bool) -> Iterator[Item]:
         try:
@@ -313,7 +336,9 @@ class _Walk:
             return
         with os.fdopen(opened, "rb", buffering=0) as file:
             status = os.fstat(opened)
-            if stat.S_ISREG(status.st_mode):
+            if kind := special_kind(status.st_mode):  # it took the file's place meanwhile
+                self._on_skipped(Skipped.special(path, kind))
+            elif stat.S_ISREG(status.st_mode):
                 yield _entry(path, "file", status), file
 
 
@@ -326,7 +351,7 @@ def _entry(path: str, kind: Kind, status: os.stat_result, target: str = "") -> E
 class Archiver(Protocol):
     """What a session offers of its workspace as tar streams (`providers.base.Session`)."""
 
-    def get_archive(self, paths: Iterable[str]) -> Iterator[bytes]: ...
+    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = ...) -> Iterator[bytes]: ...
 
     def put_archive(self, archive: Iterable[bytes]) -> None: ...
 
@@ -338,26 +363,29 @@ class TarView:
         self._archiver = archiver
         self.check = check
 
-    def read(self, selection: Selection, on_skipped: Callable[[Skipped], None]) -> Iterator[Item]:
+    def read(self, selection: Selection, on_skipped: OnSkipped) -> Iterator[Item]:
         roots = [root or "." for root in selection.roots]
+
+        def skipped(item: Skipped) -> None:
+            if selection.takes(item.path):
+                on_skipped(item)
+
         taken: set[str] = set()
         # By a file that is not taken: the paths that share it. The stream has its content under that name only.
         sharing: dict[str, list[str]] = {}
-        for entry, content in self._members(roots):
+        for entry, content in self._members(roots, skipped):
             path = normal(entry.path)
-            if not path or ".." in path.split("/") or not selection.takes(path):
+            if not path or ".." in path.split("/") or entry.kind == "special" or not selection.takes(path):
                 continue
             target = normal(entry.target) if entry.kind == "hardlink" else entry.target
-            if entry.kind == "special":
-                on_skipped(Skipped(path=path, reason="a device or FIFO, not a file"))
-            elif entry.kind == "hardlink" and target not in taken:
+            if entry.kind == "hardlink" and target not in taken:
                 sharing.setdefault(target, []).append(path)
             else:
                 taken.add(path)
                 yield _renamed(entry, path, target), content
         # Asked for alone, each of them is a file.
         others = {first: more for first, *more in sharing.values()}
-        for entry, content in self._members(sorted(others)) if others else ():
+        for entry, content in self._members(sorted(others), skipped) if others else ():
             path = normal(entry.path)
             if path in others and entry.kind == "file":
                 yield _renamed(entry, path, ""), content
@@ -367,8 +395,8 @@ class TarView:
             for gone in (path, *more):
                 on_skipped(Skipped(path=gone, reason="a hard link whose content could not be had"))
 
-    def _members(self, paths: Iterable[str]) -> Iterator[Item]:
-        with _Chunks(self._archiver.get_archive(paths), self.check) as stream:
+    def _members(self, paths: Iterable[str], on_skipped: OnSkipped) -> Iterator[Item]:
+        with _Chunks(self._archiver.get_archive(paths, on_skipped), self.check) as stream:
             if not stream.empty:
                 yield from cast("Iterator[Item]", read(stream))
 
@@ -449,12 +477,6 @@ def leads_out(entry: Entry) -> bool:
     if entry.kind != "link":
         return False
     return entry.target.startswith("/") or climbs_out(entry.path, entry.target)
-
-
-def _special(mode: int) -> str:
-    if stat.S_ISSOCK(mode):
-        return "a socket"
-    return "a FIFO" if stat.S_ISFIFO(mode) else "a device"
 
 
 def view_of(session: Session, check: Check = _go_on) -> WorkspaceView:

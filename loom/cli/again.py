@@ -229,6 +229,12 @@ class _Resuming:
         elif checkpoint.archive is not None:
             workspace = self._lay_out(checkpoint.archive)
         self._say(f"{job.job.id} goes on from {step.id}, in a container restored from its checkpoint")
+        if checkpoint.archive is not None:
+            left_out, count = job.not_in_checkpoint()
+            for path, reason in left_out.items():
+                self._say(f"left out: {path} ({reason})")
+            if count > len(left_out):
+                self._say(f"left out: {count - len(left_out)} more")
         from msgspec.structs import replace
 
         image = job.image
@@ -356,7 +362,7 @@ def snapshot_again(here: Around, past: PastRun, workspace: Path) -> Mapping[str,
             if not place.is_dir():
                 reasons.append(f"{name} ({place}) is gone")
                 continue
-            workspace.mkdir(parents=True)
+            workspace.mkdir(parents=True, mode=0o700)
             try:
                 taken = snapshot.take(snapshot.discover(place, environ=here.environ), workspace, cancel=cancel)
             except LoomError as error:

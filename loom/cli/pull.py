@@ -46,8 +46,9 @@ def pull(
             f"{past.entry.paths.root} is no record of this user's runs: nothing was applied",
             hint="look at the patch without --apply, and `git apply` it yourself",
         )
+    left_out: dict[str, str] = {}
     with ExitStack() as stack:
-        place = _place(here, past, of_job, stack)
+        place = _place(here, past, of_job, stack, left_out)
         manifest = past.entry.paths.root / "snapshot.json"
         patch = snapshot.patch_of(
             place,
@@ -55,7 +56,10 @@ def pull(
             environ=os.environ,
             manifest_file=manifest if manifest.exists() else None,
             leave_out=_generated(past),
+            not_there=left_out,
         )
+    for path, reason in {**left_out, **{path: f"a {kind}, not a file" for path, kind in patch.special}}.items():
+        print(f"left out: {snapshot.readable(path)} ({reason})", file=sys.stderr)
     for change in patch.left_out:
         print(f"left out: {snapshot.readable(change.path)} (made by the job)", file=sys.stderr)
     for path in patch.conflicts:
@@ -95,8 +99,11 @@ def _which(here: Around, names: list[str]) -> tuple[PastRun, PastJob | None]:
     return job.run, job
 
 
-def _place(here: Around, run: PastRun, job: PastJob | None, stack: ExitStack) -> Path:
-    """A directory with the files as they are: the workspace, or a copy of the job's own view of it."""
+def _place(here: Around, run: PastRun, job: PastJob | None, stack: ExitStack, left_out: dict[str, str]) -> Path:
+    """A directory with the files as they are: the workspace, or a copy of the job's own view of it.
+
+    `left_out` gets the path and the reason of each special file that the copy does not have.
+    """
     import tempfile
     from pathlib import Path
 
@@ -114,9 +121,15 @@ def _place(here: Around, run: PastRun, job: PastJob | None, stack: ExitStack) ->
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loom-pull-", dir=here.config.tmp_dir)))
     found = entering.find_container(here, job) if job.in_container else None
     if found is not None and run.planned.mount_mode is not MountMode.BIND:
-        kept.copy_out(here.engine(), found, scratch / "view")
+        kept.copy_out(
+            here.engine(),
+            found,
+            scratch / "view",
+            lambda item: left_out.update({item.path: item.reason}),
+        )
     elif job.checkpoint_archive.exists():
         checkpoint.lay_out(job.checkpoint_archive, scratch / "view")
+        left_out |= job.not_in_checkpoint()[0]
     else:
         raise RequestError(
             f"nothing is left of what job {job.job.id} had in its workspace",

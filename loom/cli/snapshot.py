@@ -239,6 +239,7 @@ def _verification_lines(verified: Verification) -> list[str]:
     lines.append(f"changed since the snapshot: {len(verified.changes):,}")
     lines += [f"  {change.kind:12} {readable(change.path)}" for change in verified.changes]
     lines += [f"  unreadable   {readable(path)}: {why}" for path, why in verified.unreadable]
+    lines += [f"  left out     {readable(path)}: a {kind}, not a file" for path, kind in verified.special]
     return lines
 
 

@@ -16,13 +16,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.plan import Image, MountMode, Network, Resources
 from loom.results import Exit, OnOutput
+
+if TYPE_CHECKING:
+    from loom.view import OnSkipped
 
 
 class ReadOnlyMount(Struct, frozen=True, kw_only=True):
@@ -116,10 +119,11 @@ class Session(Protocol):
         """The job's view of the workspace as a directory that this process can read and write, where there is one."""
         ...
 
-    def get_archive(self, paths: Iterable[str]) -> Iterator[bytes]:
+    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = ...) -> Iterator[bytes]:
         """A tar stream of files and directories of the job's view, which also holds what lies below a directory.
 
         Paths are relative to the workspace, there and in the tar; one that does not exist is left out; `.` is everything.
+        Sockets, FIFOs and devices are left out and given to `on_skipped` (an engine's own archives have no sockets to name).
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
@@ -10,23 +11,41 @@ from typing import IO, cast
 
 from loom.errors import ProviderError
 from loom.storage import tar
+from loom.storage.tar import Entry, Kind
+from loom.view import Chosen, DirectoryView, OnSkipped, Skipped
 
 _CHUNK = 256 * 1024
 _TAR_BUFFER = 64 * 1024  # what is left of it is copied for each header
+_TYPES: dict[Kind, bytes] = {
+    "file": tarfile.REGTYPE,
+    "directory": tarfile.DIRTYPE,
+    "link": tarfile.SYMTYPE,
+    "hardlink": tarfile.LNKTYPE,
+}
 
 
 Edit = Callable[[tarfile.TarInfo], tarfile.TarInfo | None]
 """Changes a member of an archive on its way; None: leaves it out."""
 
 
+def unnoticed(_: Skipped) -> None:
+    """Where nobody has to know which special files were left out."""
+
+
 def archive_of(
-    root: Path, paths: Iterable[str], *, change: Edit | None = None, leave_out: frozenset[str] = frozenset()
+    root: Path,
+    paths: Iterable[str],
+    on_skipped: OnSkipped = unnoticed,
+    *,
+    change: Edit | None = None,
+    leave_out: frozenset[str] = frozenset(),
 ) -> Iterator[bytes]:
     """A tar stream of files and directories below `root`, directories with all they hold; what does not exist is left out.
 
-    `leave_out`: paths relative to `root` that are not there, with all below them.
+    Special files are left out and given to `on_skipped`; what may not be read is a PermissionError. Links are not
+    followed, above the paths either. `leave_out`: paths relative to `root` that are not there, with all below them.
     """
-    return packed(_members(root, paths, change, leave_out))
+    return packed(_members(root, _Whole(paths, leave_out), change, on_skipped))
 
 
 def packed(members: Iterable[tuple[tarfile.TarInfo, IO[bytes] | None]]) -> Iterator[bytes]:
@@ -54,27 +73,46 @@ def _parts(members: Iterable[tuple[tarfile.TarInfo, IO[bytes] | None]]) -> Itera
 
 
 def _members(
-    root: Path, paths: Iterable[str], change: Edit | None, leave_out: frozenset[str]
+    root: Path, chosen: Chosen, change: Edit | None, on_skipped: OnSkipped
 ) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
-    # It is asked for headers alone: it knows which files are the same one by several names.
-    headers = tarfile.TarFile(fileobj=io.BytesIO(), mode="w", format=tarfile.PAX_FORMAT)
-    for relative in paths:
-        for path, name in _below(root / relative, root, leave_out):
-            try:
-                member = headers.gettarinfo(str(path), arcname=name)
-                if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
-                    continue  # sockets and devices are no content
-                file = path.open("rb") if member.isfile() else None
-            except FileNotFoundError:
-                continue
-            changed = member if change is None else change(member)
-            if file is None:
-                if changed is not None:
-                    yield changed, None
-                continue
-            with file:
-                if changed is not None:
-                    yield changed, cast("IO[bytes]", _Exactly(file, changed.size))
+    def skipped(item: Skipped) -> None:
+        if not item.is_special:
+            raise PermissionError(errno.EACCES, item.reason, str(root / item.path))
+        on_skipped(item)
+
+    if "" in chosen.roots:
+        member = _member(Entry(".", "directory", root.stat().st_mode & 0o777, root.stat().st_mtime_ns))
+        if (changed := member if change is None else change(member)) is not None:
+            yield changed, None
+    for entry, file in DirectoryView(root).read(chosen, skipped):
+        member = _member(entry)
+        changed = member if change is None else change(member)
+        if changed is not None:
+            yield changed, None if file is None else cast("IO[bytes]", _Exactly(file, entry.size))
+
+
+class _Whole:
+    """Paths with all that is below them, whatever it is; `leave_out` is not there."""
+
+    def __init__(self, paths: Iterable[str], leave_out: frozenset[str]) -> None:
+        self.roots = tuple("" if path == "." else path for path in paths)
+        self._leave_out = leave_out
+
+    def never(self, path: str) -> bool:
+        return path in self._leave_out
+
+    def takes(self, path: str) -> bool:
+        return True
+
+    may_hold = takes
+
+
+def _member(entry: Entry) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(entry.path)
+    member.type = _TYPES[entry.kind]
+    member.mode, member.size, member.linkname = entry.mode, entry.size, entry.target
+    member.mtime = entry.mtime_ns / 1e9
+    return member
 
 
 class _Exactly:
@@ -92,34 +130,25 @@ class _Exactly:
         return data
 
 
-def _below(path: Path, root: Path, leave_out: frozenset[str]) -> Iterator[tuple[Path, str]]:
-    name = path.relative_to(root).as_posix()
-    if name in leave_out:
-        return
-    if path.is_symlink() or not path.is_dir():
-        if path.is_symlink() or path.exists():
-            yield path, name
-        return
-    yield path, name
-    for child in sorted(path.iterdir()):
-        yield from _below(child, root, leave_out)
-
-
-def renamed(archives: Iterable[tuple[str, Iterable[bytes]]], *, change: Edit | None = None) -> Iterator[bytes]:
+def renamed(
+    archives: Iterable[tuple[str, Iterable[bytes]]], on_skipped: OnSkipped = unnoticed, *, change: Edit | None = None
+) -> Iterator[bytes]:
     """Several tar streams as one. With each comes a path that stands for the first part of its members' names.
 
-    An empty path means: as they are, but for a leading `./`.
+    An empty path means: as they are, but for a leading `./`. Special files are left out and given to `on_skipped`.
     """
-    return packed(_renamed(archives, change))
+    return packed(_renamed(archives, change, on_skipped))
 
 
 def _renamed(
-    archives: Iterable[tuple[str, Iterable[bytes]]], change: Edit | None
+    archives: Iterable[tuple[str, Iterable[bytes]]], change: Edit | None, on_skipped: OnSkipped
 ) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
     for path, chunks in archives:
         with tarfile.open(mode="r|*", fileobj=cast("IO[bytes]", reader(chunks)), bufsize=_TAR_BUFFER) as archive:
             for member in archive:
                 member.name = _under(path, member.name)
+                if _is_special(member, on_skipped):
+                    continue
                 if member.islnk():
                     member.linkname = _under(path, member.linkname)
                 # The names of the other archive would win over the new ones.
@@ -137,10 +166,24 @@ def _under(path: str, name: str) -> str:
     return "/".join(parts) or "."
 
 
-def unpack(archive: Iterable[bytes], root: Path) -> None:
-    """Unpack a tar stream over `root`, devices and FIFOs left out. ProviderError for one that may not be unpacked."""
+def _is_special(member: tarfile.TarInfo, on_skipped: OnSkipped) -> bool:
+    if member.isreg() or member.isdir() or member.issym() or member.islnk():
+        return False
+    on_skipped(Skipped.special(_under("", member.name), "FIFO" if member.isfifo() else "device"))
+    return True
+
+
+def unpack(archive: Iterable[bytes], root: Path, on_skipped: OnSkipped = unnoticed) -> None:
+    """Unpack a tar stream over `root`. ProviderError for one that may not be unpacked.
+
+    Devices and FIFOs are left out and given to `on_skipped`.
+    """
+
+    def special(path: str) -> None:
+        on_skipped(Skipped.special(_under("", path), "device or FIFO"))
+
     try:
-        tar.unpack(cast("IO[bytes]", reader(archive)), root, on_special=lambda path: None)
+        tar.unpack(cast("IO[bytes]", reader(archive)), root, on_special=special)
     except (tar.UnsafeArchive, tar.DamagedArchive) as error:
         raise ProviderError(f"the archive may not be unpacked over the workspace: {error}") from error
 

@@ -21,15 +21,18 @@ import termios
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError, RequestError
 from loom.providers import interactive
 from loom.providers.base import Change, Command, SessionFacts, SessionRequest
-from loom.providers.files import archive_of, unpack
+from loom.providers.files import archive_of, unnoticed, unpack
 from loom.providers.steps import arguments_of, checked, handed_on
 from loom.results import Ended, Exit, ExitCode, OnOutput, Stream
+
+if TYPE_CHECKING:
+    from loom.view import OnSkipped
 
 PASSED_ON = (
     "PATH",
@@ -385,8 +388,8 @@ class HostSession:
     def workspace_view(self) -> Path | None:
         return self._request.workspace
 
-    def get_archive(self, paths: Iterable[str]) -> Iterator[bytes]:
-        return archive_of(self._request.workspace, paths)
+    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
+        return archive_of(self._request.workspace, paths, on_skipped)
 
     def put_archive(self, archive: Iterable[bytes]) -> None:
         unpack(archive, self._request.workspace)

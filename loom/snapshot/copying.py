@@ -55,8 +55,8 @@ class Findings:
         """Changed during each attempt; what is in the workspace is what the last one read."""
         self.denied: list[tuple[str, int]] = []
         """Could not be read."""
-        self.special: list[tuple[str, str]] = []
-        """Sockets, FIFOs and devices."""
+        self.special: list[tuple[str, int]] = []
+        """Sockets, FIFOs and devices, with their modes."""
         self.no_links: list[str] = []
         """Plain files that stand for links, and hold what no link can lead to."""
         self.subdirectories: list[str] = []
@@ -170,7 +170,7 @@ class Copier:
                         self.findings.subdirectories.append(prefix + entry.name)
                     elif not entry.is_file(follow_symlinks=False) and not entry.is_symlink():
                         mode = os.stat(entry.name, dir_fd=source, follow_symlinks=False).st_mode
-                        self.findings.special.append((prefix + entry.name, kind_of(mode)))
+                        self.findings.special.append((prefix + entry.name, mode))
         except OSError:
             return  # a directory that can't be listed, or an entry that vanished: nothing to report
 
@@ -206,7 +206,7 @@ class Copier:
                     if stat.S_ISDIR(before.st_mode):
                         found.directories.append(prefix + name)
                     else:
-                        found.special.append((prefix + name, kind_of(before.st_mode)))
+                        found.special.append((prefix + name, before.st_mode))
                     return
                 if become == LINK_FROM_FILE:
                     # core.symlinks=false keeps links as plain files that hold their target.
@@ -251,7 +251,7 @@ class Copier:
             return
         if not stat.S_ISREG(status.st_mode):
             found.absent.append(prefix + name)
-            found.special.append((prefix + name, kind_of(status.st_mode)))  # ENXIO: a socket
+            found.special.append((prefix + name, status.st_mode))  # ENXIO: a socket
             return
         if error.errno in _NOT_A_FILE:
             self._one(source, target, prefix, name, become, recent)  # put there between the two looks
@@ -377,14 +377,6 @@ def _read_write(copier: Copier, reading: int, writing: int, size: int) -> int:
             view = view[os.write(writing, view) :]
         moved += len(data)
     return moved
-
-
-def kind_of(mode: int) -> str:
-    if stat.S_ISSOCK(mode):
-        return "socket"
-    if stat.S_ISFIFO(mode):
-        return "FIFO"
-    return "device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "no regular file"
 
 
 def _umask() -> int:

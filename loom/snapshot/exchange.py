@@ -9,7 +9,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -33,6 +33,8 @@ class Patch(Struct, frozen=True, kw_only=True):
     """Paths that changed in the workspace and, otherwise, in the checkout since: they are not in the patch."""
     left_out: tuple[Change, ...]
     """What was made there and is no source: the caller's rule said so."""
+    special: tuple[tuple[str, str], ...] = ()
+    """(path, kind) of the workspace's sockets, FIFOs and devices, also where the snapshot has a file of that name."""
 
 
 def bring(checkout: Path, workspace: Path, *, environ: Mapping[str, str], manifest_file: Path) -> tuple[Change, ...]:
@@ -67,14 +69,21 @@ def patch_of(
     environ: Mapping[str, str],
     manifest_file: Path | None,
     leave_out: Callable[[Change], bool],
+    not_there: Container[str] = (),
 ) -> Patch:
-    """The workspace's changes since the snapshot, against the checkout as it is now."""
+    """The workspace's changes since the snapshot, against the checkout as it is now.
+
+    `not_there`: paths that `workspace`, a copy, was made without, and that are not deleted for that.
+    """
     here = verify(workspace, environ=environ, manifest_file=manifest_file)
     there = {change.path: change for change in verify(checkout, environ=environ, manifest_file=manifest_file).changes}
     wanted: list[Change] = []
     left_out: list[Change] = []
     conflicts: list[str] = []
+    special = dict(here.special)
     for change in here.changes:
+        if change.path in special or change.path in not_there:
+            continue
         if change.mode == _GITLINK or leave_out(change):
             left_out.append(change)
         elif change.path in there or (change.kind == "added" and os.path.lexists(checkout / change.path)):
@@ -87,6 +96,7 @@ def patch_of(
         changes=tuple(wanted),
         conflicts=tuple(conflicts),
         left_out=tuple(left_out),
+        special=here.special,
     )
 
 

@@ -13,11 +13,12 @@ from msgspec import Struct
 
 from loom.errors import RequestError
 from loom.names import own_directories
-from loom.snapshot import copying, git
+from loom.snapshot import git
 from loom.snapshot.index import ancestors, is_directory, is_runtime, lstat, pin_name
 from loom.snapshot.model import Source, path_fields, readable
 from loom.snapshot.nested import inner_repository, submodule_names, submodule_names_in_index
 from loom.snapshot.removing import is_workspace
+from loom.util.special_files import special_kind
 
 
 class Rule(Struct, frozen=True, kw_only=True):
@@ -124,8 +125,8 @@ class _Explaining:
         rule = self._rule(path)
         if rule is not None and rule.ignores:
             return Explanation(path=path, included=False, reason="ignored, and not tracked", rule=rule)
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
-            return _out(path, f"a {copying.kind_of(status.st_mode)}: git keeps only files and links")
+        if kind := special_kind(status.st_mode):
+            return _out(path, f"a {kind}: git keeps only files and links")
         why = (
             "untracked, and a rule takes it back from the ignored ones" if rule else "untracked, and no rule ignores it"
         )
@@ -239,8 +240,8 @@ class _Explaining:
             return _out(path, "tracked, and deleted on disk")
         if stat.S_ISDIR(status.st_mode):
             return self._directory(path)
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
-            return _out(path, f"tracked, and a {copying.kind_of(status.st_mode)} on disk: counts as deleted")
+        if kind := special_kind(status.st_mode):
+            return _out(path, f"tracked, and a {kind} on disk: counts as deleted")
         rule = self._rule(path)
         if rule is not None and rule.ignores:
             return Explanation(

@@ -160,17 +160,20 @@ def same_content(source: Path, target: Path) -> bool:
         return False
 
 
-def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+def walk(root: Path) -> Iterator[tuple[str, list[str], list[os.DirEntry[str]]]]:
     """As `os.walk`, which ends at a thousand directories inside one another: a job may make more."""
     waiting = [str(root)]
     while waiting:
         here = waiting.pop()
         folders: list[str] = []
-        files: list[str] = []
+        files: list[os.DirEntry[str]] = []
         try:
             with os.scandir(here) as entries:
                 for entry in entries:
-                    (folders if entry.is_dir(follow_symlinks=False) else files).append(entry.name)
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.name)
+                    else:
+                        files.append(entry)
         except OSError:
             continue
         yield here, folders, files

@@ -9,11 +9,12 @@ from pathlib import Path
 from loom.snapshot import copying, git
 from loom.snapshot.index import directories, lstat
 from loom.snapshot.model import Source
+from loom.util.special_files import special_kind
 
 
 def specials(source: Source, found: copying.Findings, known: Iterable[str], *, rules_in_index: bool) -> dict[str, str]:
     """path -> kind of those that the copy met, and of those in directories that hold none of the `known` files."""
-    special = dict(found.special)
+    special = {path: kind for path, mode in found.special if (kind := special_kind(mode))}
     above = directories(known)
     unknown = [path for path in found.subdirectories if path not in above and not _is_git(path)]
     # Level by level, so that nothing below an ignored directory (`node_modules/*`) is looked at.
@@ -66,6 +67,6 @@ def _look_into(root: Path, path: str) -> tuple[list[tuple[str, str]], list[str]]
             directories.append(f"{path}/{entry.name}")
         elif not entry.is_file(follow_symlinks=False) and not entry.is_symlink():
             status = lstat(Path(entry.path))
-            if status is not None:
-                special.append((f"{path}/{entry.name}", copying.kind_of(status.st_mode)))
+            if status is not None and (kind := special_kind(status.st_mode)):
+                special.append((f"{path}/{entry.name}", kind))
     return special, directories

@@ -19,9 +19,10 @@ from msgspec.structs import replace
 
 from loom.errors import SnapshotError
 from loom.snapshot import filters, git, layout, tree
-from loom.snapshot.index import walk
+from loom.snapshot.index import lstat, walk
 from loom.snapshot.manifest import Manifest, read_manifest
 from loom.snapshot.model import Change, path_fields, readable
+from loom.util.special_files import special_kind
 
 
 class Verification(Struct, frozen=True, kw_only=True):
@@ -35,6 +36,8 @@ class Verification(Struct, frozen=True, kw_only=True):
     """Against the snapshot, submodules included. What git ignores is not part of a tree."""
     unreadable: tuple[tuple[str, str], ...]
     """(path, reason): what could not be read, and so is neither proved nor in `tree_sha`."""
+    special: tuple[tuple[str, str], ...] = ()
+    """(path, kind) of sockets, FIFOs and devices, which no tree can hold: left out."""
     believed: bool
     """Held to a manifest that no job could write; else to the workspace's own word, by nothing but what git has built in."""
 
@@ -51,6 +54,7 @@ class Verification(Struct, frozen=True, kw_only=True):
             "snapshot_tree_sha": self.snapshot_tree_sha,
             "tree_sha": self.tree_sha,
             "changes": [change.document() for change in self.changes],
+            "special": [{**path_fields(path), "kind": kind} for path, kind in self.special],
             "unreadable": [{**path_fields(path), "reason": why} for path, why in self.unreadable],
         }
 
@@ -82,7 +86,7 @@ def verify(
             hint="a job replaced the workspace's .git/loom-snapshot.json, or the receipt is another run's",
             code="MANIFEST_OF_ANOTHER_TREE",
         )
-    _refuse_traps(workspace)
+    special = _special_files(workspace)
     stores = [*_own_stores(workspace), *(Path(store) for store in manifest.stores)]
     believed, scratch = manifest_file is not None, _scratch_place(workspace)
     outer = _verify_one(_Part(manifest, workspace, "", stores, believed, scratch), environ)
@@ -102,7 +106,7 @@ def verify(
         found = _verify_one(_Part(inner, place, f"{submodule.path}/", stores, believed, scratch), environ)
         changes += found.changes
         unreadable += found.unreadable
-    return replace(outer, changes=tuple(changes), unreadable=tuple(unreadable))
+    return replace(outer, changes=tuple(changes), unreadable=tuple(unreadable), special=special)
 
 
 class _Part(Struct, frozen=True):
@@ -130,21 +134,30 @@ def _scratch_place(workspace: Path) -> str | None:
     return str(workspace.parent) if inside else None
 
 
-def _refuse_traps(workspace: Path) -> None:
-    """A FIFO where git reads a file makes it wait for good, also behind a link."""
+def _special_files(workspace: Path) -> tuple[tuple[str, str], ...]:
+    """Sockets, FIFOs and devices (path, kind) outside of `.git`.
+
+    SnapshotError for one where git reads a file, also behind a link: a FIFO there makes it wait for good.
+    """
+    special: list[tuple[str, str]] = []
     for here, folders, files in walk(workspace):
-        own = ".git" in Path(here).relative_to(workspace).parts
-        for name in files:
-            if own or name in (".git", ".gitattributes", ".gitignore", ".gitmodules"):
-                place = Path(here, name)
-                if _is_special(place, follow=True):
+        below = Path(here).relative_to(workspace)
+        own = ".git" in below.parts
+        for entry in files:
+            if own or entry.name in (".git", ".gitattributes", ".gitignore", ".gitmodules"):
+                if _is_special(Path(entry.path), follow=True):
                     raise SnapshotError(
-                        f"{readable(str(place))}: no file, and git would wait for it",
+                        f"{readable(entry.path)}: no file, and git would wait for it",
                         hint="a job has made it; remove it, then verify again",
                         code="WORKSPACE_UNREADABLE",
                     )
+            elif not entry.is_file(follow_symlinks=False) and not entry.is_symlink():
+                status = lstat(Path(entry.path))
+                if status is not None and (kind := special_kind(status.st_mode)):
+                    special.append(((below / entry.name).as_posix(), kind))
         if own:
             folders[:] = [name for name in folders if name not in ("logs", "hooks")]
+    return tuple(sorted(special))
 
 
 def _own_stores(workspace: Path) -> list[Path]:
@@ -320,7 +333,7 @@ def _is_special(path: Path, *, follow: bool = False) -> bool:
         mode = path.stat(follow_symlinks=follow).st_mode
     except OSError:
         return False
-    return not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode))
+    return special_kind(mode) is not None
 
 
 def _may_read(path: Path) -> bool:

@@ -18,7 +18,7 @@ LAYERS = [
         "names",
         "patterns",
     }
-    | {"lazily"},
+    | {"lazily", "util"},
     {"workflow", "expressions", "expansion", "events", "graph", "junit", "storage"},
     {"plan", "planned", "resolve", "explain", "records", "journal", "environment", "view", "dockerfile", "images"}
     | {"diagnosis", "rundiff", "schemas", "upkeep"},

@@ -3,8 +3,10 @@
 import io
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+from loom.view import Skipped
 
 
 class TarSession:
@@ -13,12 +15,20 @@ class TarSession:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def get_archive(self, paths: Iterable[str]) -> Iterator[bytes]:
+    def get_archive(
+        self, paths: Iterable[str], on_skipped: Callable[[Skipped], None] = lambda _: None
+    ) -> Iterator[bytes]:
+        def told(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+            if not member.isfifo():
+                return member
+            on_skipped(Skipped.special(member.name, "FIFO"))
+            return None
+
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for path in paths:
                 if os.path.lexists(self.root / path):
-                    tar.add(self.root / path, arcname=path)
+                    tar.add(self.root / path, arcname=path, filter=told)
         data = buffer.getvalue()
         for at in range(0, len(data), 7000):
             yield data[at : at + 7000]

@@ -20,8 +20,12 @@ from loom.providers.files import unpack
 if TYPE_CHECKING:
     import docker
 
+    from loom.view import OnSkipped, Skipped
+
 REPOSITORY = "loom-checkpoint"
 CHECKPOINT = "loom.checkpoint"
+MAX_NAMED = 20
+"""How many of the special files that are left out are named one by one."""
 EXPIRES = "loom.expires"
 _CHUNK = 1 << 20
 
@@ -32,11 +36,12 @@ def make(
     """Commit the job's container and pack its view of the workspace into `archive`; what there is to say of both."""
     begun = time.monotonic()
     packing: dict[str, Any] = {}
+    left_out: list[Skipped] = []
 
     def pack() -> None:
         try:
-            packing["bytes"] = _pack(session, archive)
-        except (LoomError, OSError) as error:
+            packing["bytes"] = _pack(session, archive, left_out.append)
+        except BaseException as error:  # noqa: BLE001  raised again where it is waited for
             packing["error"] = error
 
     thread = threading.Thread(target=pack, name=f"checkpoint {job_id}")
@@ -45,12 +50,17 @@ def make(
         image_id = _commit(client, session.facts.container_id, run_id=run_id, job_id=job_id, expires_at=expires_at)
     finally:
         thread.join()
-    if error := packing.get("error"):
-        raise ProviderError(f"the workspace could not be saved in {archive}: {error}")
+    error = packing.get("error")
+    if isinstance(error, LoomError | OSError):
+        raise ProviderError(f"the workspace could not be saved in {archive}: {error}") from error
+    if error is not None:
+        raise error
     return {
         "image_id": image_id,
         "workspace": archive.name,
         "workspace_bytes": packing["bytes"],
+        "left_out": [{"path": item.path, "reason": item.reason} for item in left_out[:MAX_NAMED]],
+        "left_out_count": len(left_out),
         "duration_ms": round((time.monotonic() - begun) * 1000, 3),
     }
 
@@ -71,7 +81,7 @@ def _commit(client: docker.DockerClient, container_id: str, *, run_id: str, job_
     return str(made["Id"])
 
 
-def _pack(session: Session, archive: Path) -> int:
+def _pack(session: Session, archive: Path, on_skipped: OnSkipped) -> int:
     import zstandard
 
     archive.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +89,7 @@ def _pack(session: Session, archive: Path) -> int:
     try:
         with draft.open("wb") as file, zstandard.ZstdCompressor(level=1).stream_writer(file) as packed:
             draft.chmod(0o600)
-            for chunk in session.get_archive(["."]):
+            for chunk in session.get_archive(["."], on_skipped):
                 packed.write(chunk)
         draft.replace(archive)
     except BaseException:
@@ -101,7 +111,7 @@ def chunks_of(archive: Path) -> Iterator[bytes]:
 
 def lay_out(archive: Path, workspace: Path) -> None:
     """Fill `workspace`, which must not be there, from a checkpoint's archive."""
-    workspace.mkdir(parents=True, mode=0o755)
+    workspace.mkdir(parents=True, mode=0o700)
     unpack(chunks_of(archive), workspace)
 
 

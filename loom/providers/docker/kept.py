@@ -36,6 +36,8 @@ from loom.results import OnOutput
 if TYPE_CHECKING:
     import docker
 
+    from loom.view import OnSkipped
+
 _NOT_RUNNING = ("exited", "created", "dead")
 
 
@@ -186,13 +188,13 @@ def _mount(client: docker.DockerClient, found: Found, request: SessionRequest) -
     return mount
 
 
-def copy_out(client: docker.DockerClient, found: Found, target: Path) -> None:
-    """Fill `target`, which must not be there, with the container's view of the workspace."""
+def copy_out(client: docker.DockerClient, found: Found, target: Path, on_skipped: OnSkipped) -> None:
+    """Fill `target`, which must not be there, with the container's view of the workspace, but for special files."""
     api: Any = client.api
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, mode=0o700)
     with translated("reading the job's view of the workspace"):
         stream, _ = api.get_archive(found.container_id, f"{found.project_dir}/.", chunk_size=1 << 20)
-        unpack(stream, target)
+        unpack(stream, target, on_skipped)
 
 
 def _beside(client: docker.DockerClient, found: Found) -> list[Any]:

@@ -25,11 +25,13 @@ from loom.providers.docker.client import retrying, translated
 from loom.providers.docker.ownership import Ids, Owner, Workspaces, foreign, hand_over, open_to_all
 from loom.providers.docker.removal import remove_volume
 from loom.providers.docker.traits import Traits
-from loom.providers.files import Edit, archive_of, packed, renamed, unpack
+from loom.providers.files import Edit, archive_of, packed, renamed, unnoticed, unpack
 from loom.storage.tar import climbs_out
 
 if TYPE_CHECKING:
     import docker
+
+    from loom.view import OnSkipped
 
 AsRoot = Callable[[str], int]
 """Runs a line of shell as root beside the job, with the workspace at its place; its exit code."""
@@ -63,7 +65,7 @@ class Mount(Protocol):
 
     def view(self) -> Path | None: ...
 
-    def get_archive(self, paths: Iterable[str]) -> Iterator[bytes]: ...
+    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = ...) -> Iterator[bytes]: ...
 
     def put_archive(self, archive: Iterable[bytes]) -> None: ...
 
@@ -133,8 +135,8 @@ class BindMount:
     def view(self) -> Path | None:
         return self._workspace
 
-    def get_archive(self, paths: Iterable[str]) -> Iterator[bytes]:
-        return archive_of(self._workspace, paths)
+    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
+        return archive_of(self._workspace, paths, on_skipped)
 
     def put_archive(self, archive: Iterable[bytes]) -> None:
         unpack(archive, self._workspace)
@@ -189,9 +191,14 @@ class _EngineVolume:
     def fill(self, container_id: str, cancel: Cancel) -> None:
         self._container_id = container_id
 
-    def get_archive(self, paths: Iterable[str]) -> Iterator[bytes]:
-        wanted = list(paths)
-        return renamed(self._archives(wanted))
+    def view(self) -> Path | None:
+        return None
+
+    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
+        view = self.view()
+        if view is not None:
+            return archive_of(view, paths, on_skipped)
+        return renamed(self._archives(list(paths)), on_skipped)
 
     def _archives(self, paths: Sequence[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
         root = self._request.project_dir.rstrip("/")
@@ -377,8 +384,11 @@ class VolumeMount(_EngineVolume):
             self._put(self._request.project_dir, self._unless_canceled(whole, cancel))
         for borrowed in self._request.read_only_mounts:
             # What the workspace's git borrows objects from is looked for at the same path.
-            below = borrowed.path.as_posix().lstrip("/")
-            self._put("/", self._unless_canceled(archive_of(Path("/"), [below], change=plain), cancel))
+            # By its real path, since links on the way are not followed.
+            root = borrowed.path.resolve()
+            objects = archive_of(root.parent, [root.name], change=plain)
+            below = renamed([(borrowed.path.as_posix().lstrip("/"), objects)])
+            self._put("/", self._unless_canceled(below, cancel))
 
     def _unless_canceled(self, archive: Iterable[bytes], cancel: Cancel) -> Iterator[bytes]:
         for piece in archive:
@@ -387,9 +397,6 @@ class VolumeMount(_EngineVolume):
                     f"canceled while the workspace was sent to job {self._request.job_id}", code="CANCELED"
                 )
             yield piece
-
-    def view(self) -> Path | None:
-        return None
 
     def changes(self, as_root: AsRoot) -> Sequence[Change] | None:
         return None

@@ -19,11 +19,14 @@ from loom.providers.docker.client import explanation, ours, retrying, start_fail
 from loom.providers.docker.labels import kept_name
 from loom.providers.docker.mounts import Mount
 from loom.providers.docker.ownership import Ids, Owner
+from loom.providers.files import unnoticed
 from loom.providers.steps import handed_on
 from loom.results import Ended, Exit, OnOutput, Stream
 
 if TYPE_CHECKING:
     import docker
+
+    from loom.view import OnSkipped
 
 HELLO_S = 60.0
 """How long a container may take from its start to the driver's first word, on a busy machine."""
@@ -447,8 +450,8 @@ class DockerSession:
     def workspace_view(self) -> Path | None:
         return self._mount.view()
 
-    def get_archive(self, paths: Iterable[str]) -> Iterator[bytes]:
-        return self._mount.get_archive(paths)
+    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
+        return self._mount.get_archive(paths, on_skipped)
 
     def put_archive(self, archive: Iterable[bytes]) -> None:
         self._mount.put_archive(archive)

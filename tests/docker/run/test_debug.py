@@ -545,3 +545,55 @@ def test_pull_brings_changes_back_and_never_over_edits(failing: Project, mode: s
     assert (failing.root / "link").is_symlink()
     assert not (failing.root / "doomed").exists()
     assert failing.git("diff", "--cached") == ""
+
+
+SPECIAL = """
+version: v1
+stages: [test]
+unit:
+  stage: test
+  image: debian:trixie-slim
+  script:
+    - |
+      perl -MSocket -e 'socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, pack_sockaddr_un("a.sock")) or die'
+      mkfifo b.fifo; mkdir deep; mkfifo deep/fifo; rm tracked; mkfifo tracked; echo new > new.txt
+    - test -e fixed
+    - cat new.txt
+  artifacts: {paths: ["*.sock", "*.fifo", deep], when: always}
+"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_special_files_are_left_out_and_named_everywhere(debugged: Project, mode: str) -> None:
+    """A socket ended the run by a bug before the failure was shown; a FIFO made `pull` and `resume` refuse."""
+    debugged.write("tracked", "x\n")
+    debugged.workflow(SPECIAL)
+    ran = run(debugged, "--mount-mode", mode)
+    assert ran.code == 1, ran.out + ran.err
+    assert "step script/02, exit code 1" in ran.out
+    skipped = {item["path"] for item in ran.manifest("unit")["artifacts"]["skipped"]}
+    assert skipped >= {"b.fifo", "deep/fifo"}
+    pulled = loom(debugged, "pull", "unit")
+    assert pulled.code == 0, pulled.err
+    assert "+new" in pulled.out
+    assert "left out: b.fifo (a " in pulled.err
+    if mode == "bind_mount":
+        assert "left out: a.sock (a socket, not a file)" in pulled.err
+        assert "left out: tracked (a FIFO, not a file)" in pulled.err
+        assert "tracked" not in pulled.out
+        assert "deep/fifo: a FIFO, not a file" in loom(debugged, "verify").out
+        shutil.rmtree(ran.workspace)
+    for container in containers_of(ran.receipt["run_id"]):
+        container.remove(force=True, v=True)
+    resumed = loom(debugged, "resume")
+    assert resumed.code == 1, resumed.out + resumed.err
+    assert "in a container restored from its checkpoint" in resumed.out
+    assert "left out: deep/fifo (a " in resumed.out
+    assert ("left out: a.sock (a socket, not a file)" in resumed.out) == (mode != "ephemeral_volume")
+    inside = loom(debugged, "exec", "unit", "--", "sh", "-c", "ls; touch fixed")
+    assert inside.out.split() == ["README", "deep", "new.txt"], inside.err
+    healed = loom(debugged, "resume")
+    assert healed.code == 0, healed.out + healed.err
+    # What was restored is as private as a run's own workspace.
+    for workspace in debugged.tmp.glob("loom-run-local-*[0-9]"):
+        assert workspace.stat().st_mode & 0o777 == 0o700, workspace
