@@ -203,7 +203,9 @@ class Config:
 
     default_image: str = _key("debian:trixie-slim", _text, "The image of jobs that name none, with `--container`.")
     default_shell: str = _key(
-        "sh", _text, "The shell of steps where the workflow names none: sh, bash, or a command line."
+        "auto",
+        _text,
+        "The shell of steps where the workflow names none: auto (bash where there is one, else sh), or a command line.",
     )
     mount_mode: Literal["bind_mount", "overlay", "ephemeral_volume"] = _key(
         "bind_mount", _choice("bind_mount", "overlay", "ephemeral_volume"), "How a job's container sees the workspace."

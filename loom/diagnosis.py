@@ -19,6 +19,7 @@ DIAGNOSIS_SCHEMA = "loom.diagnosis.v1"
 LINES_READ = 400
 """How many of the failing unit's last lines are looked at."""
 LINES_SHOWN = 14
+MOST_PLACES = 5
 LINE_SHOWN = 400
 """Of a longer line, its beginning and its end are looked at, and shown."""
 
@@ -63,6 +64,8 @@ class Diagnosis(Document):
     job_status: str | None
     attempt: int | None
     step: str | None
+    step_place: str | None = None
+    """Where the step stands in the workflow: `file:line`."""
     section: str | None
     steps_total: int | None
     command: str | None
@@ -142,6 +145,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         job_status=(job or {}).get("status"),
         attempt=of_step.get("attempt"),
         step=step,
+        step_place=f"{of_step['file']}:{of_step['line']}" if of_step.get("file") else None,
         section=section,
         steps_total=len({s["step"] for s in job["steps"]}) if job else None,
         command=command,
@@ -149,7 +153,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         image=image["name"] if image else None,
         lines=lines_that_matter(printed) if failed else [],
         lines_total=evidence.lines_total,
-        places=places_in(looked_at) if failed else [],
+        places=[*places_in_step(looked_at, of_step), *places_in(looked_at)][:MOST_PLACES] if failed else [],
         failing_tests=tests[:20],
         failing_tests_total=len(tests),
         causes=_causes(evidence, looked_at, exit_code, error, command, image) if failed else [],
@@ -263,7 +267,22 @@ _PLACES = (
 _FOREIGN = re.compile(r"(?:^|/)(?:site-packages|dist-packages|node_modules|lib/python[\d.]+|\.cargo|go/pkg)/|^<")
 
 
-def places_in(lines: Sequence[str], most: int = 5) -> list[Place]:
+_BY_SHELL = re.compile(r"(?:^|\s)\S*/step\.\d+: (?:line )?(?P<line>\d+): ")
+
+
+def places_in_step(lines: Sequence[str], step: Mapping[str, Any]) -> list[Place]:
+    """The workflow's own lines that a shell means when it names a line of the step's script, the last one first."""
+    if not step.get("file"):
+        return []
+    found: dict[int, Place] = {}
+    for line in reversed(lines):
+        if match := _BY_SHELL.search(line):
+            number = int(step["line"]) + (int(match["line"]) - 1 if step.get("literal") else 0)
+            found.setdefault(number, Place(file=step["file"], line=number, column=None))
+    return list(found.values())
+
+
+def places_in(lines: Sequence[str], most: int = MOST_PLACES) -> list[Place]:
     """`file:line` mentions of the project's own files, the last ones first; libraries' files are passed over."""
     found: dict[tuple[str, int], Place] = {}
     for line in reversed(lines):

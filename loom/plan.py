@@ -21,6 +21,10 @@ Phase = Literal["before_script", "script", "after_script"]
 PullPolicy = Literal["always", "missing", "never"]
 
 
+AUTO_SHELL = ("auto",)
+"""A job's shell where nothing names one: bash where the place has it, as CI systems do, else sh (`providers.steps`)."""
+
+
 class ProviderName(StrEnum):
     DOCKER = "docker"
     HOST = "host"
@@ -41,11 +45,21 @@ class Step(Struct, frozen=True, kw_only=True):
     number: int
     """From 1, within its phase."""
     script: str
+    file: str = ""
+    line: int = 0
+    """Where its first line stands in the workflow."""
+    literal: bool = False
+    """Whether each further line of the script is a further line of the file."""
 
     @property
     def id(self) -> str:
         """Readable, unique in the job, and the step's place in the record below `user/`: `script/01`."""
         return f"{self.phase}/{self.number:02d}"
+
+    @property
+    def place(self) -> str:
+        """`file:line`, or nothing for a plan of an earlier loom."""
+        return f"{self.file}:{self.line}" if self.file else ""
 
 
 class Build(Struct, frozen=True, kw_only=True):
@@ -199,7 +213,7 @@ class Job(Struct, frozen=True, kw_only=True):
     provider: ProviderName
     image: Image | None = None
     target: str = "linux"
-    shell: tuple[str, ...] = ("sh", "-e")
+    shell: tuple[str, ...] = AUTO_SHELL
     variables: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[Need, ...] | None = None
     """None: gated by the stages before; a tuple (also empty): only by these."""

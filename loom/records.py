@@ -55,6 +55,8 @@ class StepSummary(Document):
     step: str
     attempt: int
     command: str
+    file: str | None = None
+    line: int | None = None
     status: Status | None
     exit_code: int | None
     error: str | None
@@ -110,6 +112,11 @@ class ManifestStep(Document):
     step: str
     attempt: int
     command: str
+    file: str | None = None
+    """Where the step is written; `line` is its first line."""
+    line: int | None = None
+    literal: bool = False
+    """Whether each further line of the command is a further line of the file."""
     status: Status | None
     exit_code: int | None
     duration_ms: float | None
@@ -557,6 +564,8 @@ class RunFold:
             step=step,
             attempt=attempt,
             command=data.get("command", ""),
+            file=data.get("file"),
+            line=data.get("line"),
             status=span.status,
             exit_code=span.end.exit_code if span.end else None,
             error=span.end.error if span.end else None,
@@ -683,6 +692,9 @@ class RunFold:
             step=step,
             attempt=attempt,
             command=span.start.data.get("command", ""),
+            file=span.start.data.get("file"),
+            line=span.start.data.get("line"),
+            literal=bool(span.start.data.get("literal")),
             status=span.status,
             exit_code=span.end.exit_code if span.end else None,
             duration_ms=span.duration_ms,

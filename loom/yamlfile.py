@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from loom.errors import Problem
 
@@ -93,6 +94,13 @@ class Node:
         return f"{self.file.name}:{self.line}:{self.column}"
 
 
+def line_in_file(node: Node, number: int) -> int:
+    """The file's line that line `number` (from 1) of a text stands on; the text's own, where lines do not match."""
+    if node.style == "|":
+        return node.line + number
+    return node.line + 1 if node.style == ">" else node.line
+
+
 class YamlFile(Struct, eq=False):
     """`name` is how messages call the file. `root` is None when the file is empty or no YAML at all."""
 
@@ -154,6 +162,17 @@ class YamlFile(Struct, eq=False):
             source_line=self.line(line),
             length=max(1, length if length is not None else width),
         )
+
+
+def problem_in_text(node: Node, at: str, message: str, *, number: int, found: str, code: str, severity: str) -> Problem:
+    """A problem at what was `found` in line `number` of a text; at the text where the file does not show it."""
+    problem = node.file.problem(node, at, message, code=code, severity=severity)
+    line = line_in_file(node, number)
+    source = node.file.line(line) or ""
+    column = source.find(found, node.column - 1 if line == node.line else 0) + 1
+    if not found or column == 0:
+        return problem
+    return replace(problem, line=line, column=column, source_line=source, length=len(found))
 
 
 @contextmanager

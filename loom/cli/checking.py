@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from loom.cli.surroundings import commit_variables, find_root, mentioned_in, resolve_context, workflow_path
 from loom.errors import Problem, WorkflowError
 from loom.results import ExitCode
-from loom.yamlfile import Kind, pointer
+from loom.yamlfile import Kind, pointer, problem_in_text
 
 if TYPE_CHECKING:
     from loom.config import Config
@@ -96,13 +96,9 @@ def _traced(loaded: Workflow, entry: Entry, trace: Trace) -> Problem:
         node, at = loaded.variable_nodes.get(str(trace.key[1])), pointer(*trace.key)
     if node is None:
         node, at = entry.key, pointer(entry.name)
-    problem = node.file.problem(node, at, message, code="SECRETS_UNSAFE_DEBUG_TRACE")
-    line = node.line + trace.number if node.style == "|" else node.line
-    text = node.file.line(line) or ""
-    if line == node.line or trace.line not in text:
-        return problem
-    column = text.index(trace.line) + 1
-    return replace(problem, line=line, column=column, source_line=text, length=len(trace.line))
+    return problem_in_text(
+        node, at, message, number=trace.number, found=trace.line, code="SECRETS_UNSAFE_DEBUG_TRACE", severity="error"
+    )
 
 
 def _name(path: Path, root: Path) -> str:

@@ -82,6 +82,7 @@ class SessionFacts(Struct, frozen=True, kw_only=True):
     container_id: str = ""
     container_name: str = ""
     user: str = ""
+    has_bash: bool = False
     details: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     """What was asked for and is not so here (a limit that the engine can't enforce), for people."""

@@ -28,7 +28,7 @@ from loom.errors import ProviderError, RequestError
 from loom.providers import interactive
 from loom.providers.base import Change, Command, SessionFacts, SessionRequest
 from loom.providers.files import archive_of, unnoticed, unpack
-from loom.providers.steps import arguments_of, checked, handed_on
+from loom.providers.steps import arguments_of, checked, chosen, handed_on
 from loom.results import Ended, Exit, ExitCode, OnOutput, Stream
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class HostSession:
             "LOOM_ENV": str(self._private / "env"),
             name: value,
         }
+        self._has_bash = shutil.which("bash", path=self._environment.get("PATH")) is not None
         self._terminal = environ.get("TERM", "dumb")
         self._handed_on: dict[str, str] = {}
         self._number = 0
@@ -137,6 +138,7 @@ class HostSession:
         return SessionFacts(
             provider="host",
             user=f"{os.getuid()}:{os.getgid()}",
+            has_bash=self._has_bash,
             details={"mount_mode": "none", "network": "host"},
         )
 
@@ -152,7 +154,8 @@ class HostSession:
         except OSError as error:
             raise ProviderError(f"no place for the step of job {self._request.job_id}: {error}") from error
         deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
-        arguments = arguments_of(command.shell or self._request.shell, str(file))
+        shell = chosen(command.shell or self._request.shell, has_bash=self._has_bash)
+        arguments = arguments_of(shell, str(file))
         try:
             process = self._start(arguments, command.environment)
         except OSError as error:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from loom.providers.steps import arguments_of
+from loom.plan import AUTO_SHELL
+from loom.providers.steps import BASH, SH, arguments_of
 
 _SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "mksh")
 # $1: the file for its process id, $2: what it reads first. Then the shell and its options.
@@ -39,7 +40,10 @@ def prepared(shell: Sequence[str], *, script: str, name: str, new_path: Callable
     `sh` and there is bash, it is bash, for its line editing. `new_path` names a new file by what it is for.
     """
     step, rc, pid_file, history = (new_path(what) for what in ("step", "rc", "shell", "history"))
-    words = " ".join("'" + word.replace("'", "'\\''") + "'" for word in arguments_of(shell, step))
+    words = " ".join(_quoted(word) for word in arguments_of(shell, step))
+    if tuple(shell) == AUTO_SHELL:
+        bash, sh = (" ".join(_quoted(word) for word in arguments_of(one, step)) for one in (BASH, SH))
+        words = f"if command -v bash >/dev/null 2>&1; then {bash}; else {sh}; fi"
     program = shell[0] if shell and shell[0].rpartition("/")[2] in _SHELLS else "sh"
     return Prepared(
         files={
@@ -50,6 +54,10 @@ def prepared(shell: Sequence[str], *, script: str, name: str, new_path: Callable
         command=("sh", "-c", _INTERACTIVE, "loom", pid_file, rc, program, *options_of(shell)),
         pid_file=pid_file,
     )
+
+
+def _quoted(word: str) -> str:
+    return "'" + word.replace("'", "'\\''") + "'"
 
 
 def options_of(shell: Sequence[str]) -> list[str]:

@@ -6,9 +6,19 @@ import re
 from collections.abc import Mapping, Sequence
 
 from loom.errors import RequestError
+from loom.plan import AUTO_SHELL
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _OPENER = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)<<(\S.*)\Z")
+
+
+BASH = ("bash", "-e", "-o", "pipefail")
+SH = ("sh", "-e")
+
+
+def chosen(shell: Sequence[str], *, has_bash: bool) -> Sequence[str]:
+    """A job's shell, known once its place is: what `AUTO_SHELL` means there."""
+    return shell if tuple(shell) != AUTO_SHELL else BASH if has_bash else SH
 
 
 def arguments_of(shell: Sequence[str], file: str) -> list[str]:

@@ -37,6 +37,7 @@ def _head(diagnosis: Diagnosis) -> list[str]:
         lines.append(f"last event at {diagnosis.last_event_at}")
     if diagnosis.job_id is not None:
         unit = f", step {diagnosis.step} of {diagnosis.steps_total}" if diagnosis.step else ""
+        unit += f" ({diagnosis.step_place})" if diagnosis.step_place else ""
         unit = f", section {diagnosis.section}" if diagnosis.section else unit
         code = f", exit code {diagnosis.exit_code}" if diagnosis.exit_code is not None else ""
         image = f", image {diagnosis.image}" if diagnosis.image else ", on the host" if diagnosis.step else ""

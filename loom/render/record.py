@@ -130,6 +130,7 @@ def _headline(diagnosis: Diagnosis) -> str:
     unit = (
         f", step {diagnosis.step}" if diagnosis.step else f", section {diagnosis.section}" if diagnosis.section else ""
     )
+    unit += f" ({diagnosis.step_place})" if diagnosis.step and diagnosis.step_place else ""
     code = f", exit code {diagnosis.exit_code}" if diagnosis.exit_code is not None and diagnosis.step else ""
     return f"{begin}: job {diagnosis.job_id}{unit}{code}"
 

@@ -122,6 +122,8 @@ class Screen:
         self._planned: dict[str, dict[str, Any]] = {}
         self._tails: dict[tuple[str, str], deque[_Piece]] = {}
         self._commands: dict[tuple[str, str], str] = {}
+        self._written: dict[tuple[str, str], str] = {}
+        """Where steps stand in the workflow."""
         self._job_width = 8
         self._logs_dir = ""
 
@@ -161,6 +163,8 @@ class Screen:
             self._tails.pop((event.job_id, event.step or event.section or ""), None)  # an earlier attempt's
         if event.step is not None and event.job_id is not None:
             self._commands[event.job_id, event.step] = str(event.data.get("command", ""))
+            if event.data.get("file"):
+                self._written[event.job_id, event.step] = f"{event.data['file']}:{event.data['line']}"
             if self._look.stream and self._look.detail is not Detail.QUIET:
                 first = self._commands[event.job_id, event.step].strip().splitlines() or [""]
                 more = f" {self._look.marks['dots']}" if len(first) > 1 else ""
@@ -243,7 +247,8 @@ class Screen:
         place = str(step or section or "")
         if step is not None:
             code = "" if event.exit_code is None else f", exit code {event.exit_code}"
-            yield f"    step {step}{code}"
+            written = self._written.get((job_id, place))
+            yield f"    step {step}{code}{f' ({harmless(written)})' if written else ''}"
             yield from self._command(self._commands.get((job_id, place), ""))
         # That it failed, and with what exit code, stands there already.
         if event.error and (step is None or event.error != f"{step} failed with exit code {event.exit_code}"):

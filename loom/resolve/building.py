@@ -12,7 +12,7 @@ from loom.images import parse_reference
 from loom.resolve.candidates import Candidate, job_values
 from loom.units import platform
 from loom.workflow import Entry, Workflow, models
-from loom.yamlfile import Node, pointer
+from loom.yamlfile import Node, line_in_file, pointer
 
 _EMPTY_WHEN_UNSET = frozenset({"CI_COMMIT_BRANCH", "CI_COMMIT_TAG", "CI_COMMIT_DESCRIPTION"})
 
@@ -52,9 +52,9 @@ class Builder:
             name=entry.name,
             stage=candidate.stage,
             steps=(
-                *_steps("before_script", fields.before_script),
-                *_steps("script", fields.script),
-                *_steps("after_script", fields.after_script),
+                *_steps("before_script", fields.before_script, entry),
+                *_steps("script", fields.script, entry),
+                *_steps("after_script", fields.after_script, entry),
             ),
             provider=p.ProviderName.HOST if image is None else p.ProviderName.DOCKER,
             image=image,
@@ -322,9 +322,18 @@ class _Texts:
 _WHEN: Mapping[str, p.When] = {"on_failure": "on_failure", "always": "always"}
 
 
-def _steps(phase: p.Phase, scripts: list[str] | None) -> Iterator[p.Step]:
+def _steps(phase: p.Phase, scripts: list[str] | None, entry: Entry) -> Iterator[p.Step]:
+    written = entry.merged.get(phase) or entry.key
     for number, script in enumerate(scripts or (), start=1):
-        yield p.Step(phase=phase, number=number, script=script)
+        node = written.get(number - 1) or written
+        yield p.Step(
+            phase=phase,
+            number=number,
+            script=script,
+            file=node.file.name,
+            line=line_in_file(node, 1),
+            literal=node.style == "|",
+        )
 
 
 def _allow_failure(fields: models.AllowFailureFields | None, by_rule: bool | None) -> p.AllowFailure:

@@ -18,6 +18,7 @@ from loom.events import PhaseCode, Section, Where, timestamp
 from loom.journal import Journal, Outcome
 from loom.plan import Job, Step
 from loom.providers.base import Command, Session
+from loom.providers.steps import chosen
 from loom.results import Ended, Exit, JobResult, Skip, Status
 from loom.runner.handed_on import recorded
 from loom.runner.handover import Handover, report_facts
@@ -174,6 +175,7 @@ class JobRunner:
             "container_id": facts.container_id,
             "container_name": facts.container_name,
             "user": facts.user,
+            "shell": " ".join(chosen(job.shell, has_bash=facts.has_bash)),
             **facts.details,
         }
         self._job_fact(job, "session_opened", opened, code=PhaseCode.JOB_PROVIDER_PREPARE)
@@ -471,6 +473,7 @@ class JobRunner:
         where = Where(scope="step", job_id=job.id, step=step.id)
         writer = self.journal.writer(where)
         started = {"command": step.script, "phase": step.phase, "number": step.number, "attempt": attempt.number}
+        started |= {"file": step.file, "line": step.line, "literal": step.literal} if step.file else {}
         with self.journal.span(where, PhaseCode.STEP_EXECUTE, started) as outcome:
             try:
                 before = place.handed_on()

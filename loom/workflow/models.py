@@ -167,8 +167,9 @@ def shell_words(value: Any) -> list[str]:
             if isinstance(error, NotText):
                 raise
             raise ValueError(f"not a command line: {error}") from error
-        if len(words) == 1 and words[0].rsplit("/", 1)[-1] in ("sh", "bash", "dash", "ash", "ksh", "zsh", "mksh"):
-            words.append("-e")
+        name = words[0].rsplit("/", 1)[-1] if len(words) == 1 else ""
+        if name in ("sh", "bash", "dash", "ash", "ksh", "zsh", "mksh"):
+            words += ["-e", "-o", "pipefail"] if name == "bash" else ["-e"]
     if not words or not words[0]:
         raise ValueError("expected a shell such as bash, or its command line as a list")
     return words
@@ -672,7 +673,9 @@ class Common(Model):
     )
     image: Image | None = Field(default=None, description="The image that the job runs in.")
     user: User | None = Field(default=None, description="The user that steps run as; the image's own if not given.")
-    shell: Shell | None = Field(default=None, description="The shell that runs each step: a name, or its command line.")
+    shell: Shell | None = Field(
+        default=None, description="The shell that runs each step: auto, a name, or its command line."
+    )
     variables: Variables | None = Field(default=None, description="Environment variables; values are text.")
     secrets: dict[VariableName, Secret] | None = Field(
         default=None, description="Secrets, by the variable that hands them over."

@@ -71,7 +71,9 @@ loom_hello() {
   loom_users=$loom_ids
   loom_read_ids /proc/self/gid_map
   loom_groups=$loom_ids
-  loom_mark "$1" "$loom_uid $loom_gid $loom_ooms $loom_forks ${loom_users:--} ${loom_groups:--}"
+  loom_word=-
+  command -v bash >/dev/null 2>&1 && loom_word=bash
+  loom_mark "$1" "$loom_uid $loom_gid $loom_ooms $loom_forks ${loom_users:--} ${loom_groups:--} $loom_word"
 }
 
 # Everything in the container but process 1, the driver and the caller. Losing its guard is what tells the driver to go on.

@@ -20,7 +20,7 @@ from loom.providers.docker.labels import kept_name
 from loom.providers.docker.mounts import Mount
 from loom.providers.docker.ownership import Ids, Owner
 from loom.providers.files import unnoticed
-from loom.providers.steps import handed_on
+from loom.providers.steps import chosen, handed_on
 from loom.results import Ended, Exit, OnOutput, Stream
 
 if TYPE_CHECKING:
@@ -224,7 +224,8 @@ class DockerSession:
                 f"the container of job {self._request.job_id} started, but nothing in it answered within {HELLO_S:.0f} s",
                 hint='an image\'s own `entrypoint` must end by running the command that it is given: exec "$@"',
             )
-        uid, gid, ooms, refused_forks, users, groups = str(talk.answer).split()
+        uid, gid, ooms, refused_forks, users, groups, bash = str(talk.answer).split()
+        self._facts = replace(self._facts, has_bash=bash == "bash")
         self._ooms, self._refused_forks = int(ooms), int(refused_forks)
         if uid.isdigit() and gid.isdigit():
             self.uid, self.gid = int(uid), int(gid)
@@ -266,7 +267,7 @@ class DockerSession:
             talk.token,
             script=command.script,
             environment={**self._raw_environment, **command.environment},
-            shell=command.shell or self._request.shell,
+            shell=tuple(chosen(command.shell or self._request.shell, has_bash=self._facts.has_bash)),
             number=self._number,
         )
         deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
