@@ -478,6 +478,7 @@ stages: [test]
 eats:
   stage: test
   image: debian:trixie-slim
+  shell: sh
   resources: {memory: 32m}
   script:
     - (x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}) | cat
@@ -499,6 +500,7 @@ stages: [test]
 forks:
   stage: test
   image: debian:trixie-slim
+  shell: sh
   resources: {{pids: 20}}
   script: ['(for i in $(seq 30); do sleep 0.5 & done; wait) || {end}']
 """)
