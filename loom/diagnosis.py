@@ -113,6 +113,11 @@ class Evidence(Struct, frozen=True, kw_only=True):
     """Whether one of these paths (from the project's root) is there in the source but ignored by git."""
 
 
+def failing_tests_total(named: Sequence[Any], reports: Mapping[str, Any] | None) -> int:
+    """How many tests failed by what the reports count: the record names the first ones only."""
+    return max(len(named), sum((reports or {}).get(kind) or 0 for kind in ("failures", "errors")))
+
+
 def diagnose(evidence: Evidence) -> Diagnosis:
     job = evidence.job
     step = (job or {}).get("failing_step") or evidence.unit[0]
@@ -155,7 +160,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         lines_total=evidence.lines_total,
         places=[*places_in_step(looked_at, of_step), *places_in(looked_at)][:MOST_PLACES] if failed else [],
         failing_tests=tests[:20],
-        failing_tests_total=len(tests),
+        failing_tests_total=failing_tests_total(tests, (job or {}).get("test_reports")),
         causes=_causes(evidence, looked_at, exit_code, error, command, image) if failed else [],
         others=[
             OtherFailure(

@@ -146,7 +146,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
     def not_in_checkpoint(self) -> tuple[dict[str, str], int]:
         """The special files of its workspace that its checkpoint was made without: the first ones, and how many in all."""
         left_out = self.checkpoint.get("left_out") or []
-        return {item["path"]: item["reason"] for item in left_out}, self.checkpoint.get("left_out_count", 0)
+        return {item["path"]: item["reason"] for item in left_out}, self.checkpoint.get("left_out_total", 0)
 
     @property
     def checkpoint_archive(self) -> Path:

@@ -164,6 +164,8 @@ class ManifestArtifacts(Document):
     missing: list[str] = Field(default_factory=list)
     sha256: str | None = None
     skipped: list[dict[str, str]] = Field(default_factory=list)
+    """The first ones of `skipped_total`."""
+    skipped_total: int = 0
     expire_in_s: float | None = None
 
 
@@ -189,6 +191,7 @@ class JobManifest(Document):
     failing_section: str | None
     failing_section_events_path: str | None
     failing_tests: list[FailingTest]
+    """The first ones; `test_reports` has the totals."""
     test_reports: dict[str, Any] | None
     image: ManifestImage | None
     services: list[str]
@@ -199,6 +202,8 @@ class JobManifest(Document):
     artifacts: ManifestArtifacts | None
     caches: list[dict[str, Any]]
     changes: list[str]
+    """The first ones of `changes_total`."""
+    changes_total: int = 0
     kept: dict[str, Any] | None
     warnings: list[str]
     summary_path: str
@@ -680,6 +685,7 @@ class RunFold:
             artifacts=ManifestArtifacts(**artifacts) if artifacts else None,
             caches=job.lists.get("cache", []),
             changes=job.facts.get("workspace_changed", {}).get("paths", []),
+            changes_total=job.facts.get("workspace_changed", {}).get("count", 0),
             kept=job.facts.get("session_kept"),
             warnings=[warning["text"] for warning in job.lists.get("warning", ())],
             summary_path=f"{job_dir(job_id)}/summary.json",

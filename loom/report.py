@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from loom.diagnosis import failing_tests_total
 from loom.events import OutputEvent
 from loom.reading import Reading, Unit
 from loom.records import JobState, Span
@@ -157,6 +158,9 @@ def _job(reading: Reading, job: JobState, failing: bool, start: float, end: floa
     artifacts = job.facts.get("artifacts_saved")
     if artifacts:
         facts.append(("artifacts", f"{artifacts['files']} files, {rough_size(artifacts['bytes'])}"))
+    tests = job.lists.get("failing_test", [])
+    if (count := failing_tests_total(tests, job.facts.get("test_reports"))) > len(tests):
+        facts.append(("failing tests", f"{count}, the first {len(tests)} below"))
     failing_place = None if result is None else result.data.get("failing_step") or result.data.get("failing_section")
     return JobView(
         id=job.id,
@@ -168,7 +172,7 @@ def _job(reading: Reading, job: JobState, failing: bool, start: float, end: floa
         facts=[(name, value) for name, value in facts if value],
         bars=list(_bars(job, start, end)),
         logs=[_log(unit, job, opened=failing and unit.name == failing_place) for unit in reading.units(job.id)],
-        tests=job.lists.get("failing_test", []),
+        tests=tests,
         failing=failing,
     )
 

@@ -54,6 +54,8 @@ class Inputs(Document):
     head: Pair | None
     files: list[Pair] | None
     """Files that differ, with the ids of their contents; null when a workspace is gone and the trees differ."""
+    files_total: int = 0
+    """How many there are; `files` has the first ones."""
     images: list[Pair]
     variables: list[Pair]
     other: list[Pair]
@@ -126,6 +128,7 @@ def _inputs(a: Side, b: Side, files: Sequence[tuple[str, str | None, str | None]
         tree=tree,
         head=_pair("head", a.receipt.get("snapshot_head_sha"), b.receipt.get("snapshot_head_sha")),
         files=[] if tree is None else changed,
+        files_total=0 if tree is None or files is None else len(files),
         images=images,
         variables=variables,
         other=other,
@@ -239,7 +242,7 @@ def _first(inputs: Inputs, jobs: Sequence[JobDiff]) -> str | None:
 def _differences(inputs: Inputs, jobs: Sequence[JobDiff]) -> Iterator[str]:
     if inputs.tree is not None:
         named = f": {inputs.files[0].name}" if inputs.files else ""
-        more = f" and {len(inputs.files) - 1} more" if inputs.files and len(inputs.files) > 1 else ""
+        more = f" and {inputs.files_total - 1} more" if inputs.files_total > 1 else ""
         yield f"the tree{named}{more}"
     for pair in inputs.images:
         yield f"the image of {pair.name}: {pair.a} / {pair.b}"

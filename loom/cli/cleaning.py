@@ -19,6 +19,7 @@ from loom.cli.reading import Here, here, print_json
 from loom.errors import LoomError, RequestError
 from loom.names import RUN_PREFIX, run_of_workspace, workspace_beside
 from loom.results import ExitCode
+from loom.util.bounded import listed
 
 if TYPE_CHECKING:
     from loom.cli.parts import Engine
@@ -217,7 +218,7 @@ def _remove(place: Here, item: Item, engine: Engine) -> None:
         for workspace in filter(None, (item.workspace, *item.job_workspaces)):
             recorded = item.record is not None or _was_kept(place, Path(workspace))
             removal = snapshot.remove(Path(workspace), recorded=recorded)
-            item.problems += [f"{path}: {why}" for path, why in removal.remaining[:5]]
+            item.problems += listed((f"{path}: {why}" for path, why in removal.remaining), 5)
         if item.record is not None and not item.problems:
             # Last, and only when nothing else is left: the record knows where the rest is.
             place.store.remove(item.run_id)

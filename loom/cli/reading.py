@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from loom.cli.surroundings import find_root
 from loom.errors import LoomError, RequestError
+from loom.util.bounded import listed
 
 if TYPE_CHECKING:
     from loom.config import Config
@@ -163,7 +164,7 @@ def _run_or_job(place: Here, run: str, job: str | None, step: str | None) -> tup
         except LoomError:
             raise error from None
         if not fnmatch.filter(last.fold.jobs, run):
-            jobs = ", ".join(list(last.fold.jobs)[:20])
+            jobs = ", ".join(listed(last.fold.jobs, 20))
             raise RequestError(
                 f"{run!r} is neither a run nor a job of the last run",
                 hint=f"its jobs: {jobs}\n`loom runs` lists the runs",

@@ -195,8 +195,9 @@ def run(options: Options) -> int:
         return ExitCode.OK
     if not prepared.plan.jobs:
         from loom.errors import RequestError
+        from loom.util.bounded import listed
 
-        reasons = "\n".join(f"{left.id}: {left.reason}" for left in prepared.plan.left_out[:10])
+        reasons = "\n".join(listed((f"{left.id}: {left.reason}" for left in prepared.plan.left_out), 10))
         raise RequestError("no job of the workflow would run", hint=reasons or None, code="NOTHING_TO_RUN")
     return execute(prepared, options)
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from loom.diagnosis import places_in
+from loom.diagnosis import failing_tests_total, places_in
 from loom.events import PhaseEvent
 from loom.journal import OutputBatch
 from loom.render.listening import while_heard
@@ -21,6 +21,9 @@ from loom.units import rough_duration
 
 MOST_LINES = 20_000
 """Of a job's output, this many lines are kept in memory to be printed; the record has all of them."""
+
+_ANNOTATED = 10
+"""GitHub shows so many of a step's annotations of one level."""
 
 Write = Callable[[str], None]
 
@@ -34,6 +37,7 @@ class _Jobs:
         self._lines: dict[str, deque[str]] = {}
         self._dropped: dict[str, int] = {}
         self._tests: dict[str, list[Mapping[str, Any]]] = {}
+        self._reports: dict[str, Mapping[str, Any]] = {}
 
     def phase(self, event: PhaseEvent) -> None:
         job_id = event.job_id
@@ -41,6 +45,8 @@ class _Jobs:
             if event.kind == "phase_started" and event.step is not None:
                 command = str(event.data.get("command", "")).strip().splitlines() or [""]
                 self._add(job_id, f"$ {command[0]}{' …' if len(command) > 1 else ''}")
+            if event.message == "test_reports":
+                self._reports[job_id] = event.data
             if event.message == "failing_test":
                 self._tests.setdefault(job_id, []).append(event.data)
             if event.message == "job_finished" and event.status is not Status.SKIPPED:
@@ -96,7 +102,7 @@ class GitHub(_Jobs):
         if event.status is Status.SUCCESS:
             return
         level = "warning" if event.data.get("allowed_failure") else "error"
-        for test in tests[:10]:
+        for test in tests[:_ANNOTATED]:
             place = {"file": test.get("file"), "line": test.get("line")}
             name = f"{test['classname']}.{test['name']}" if test.get("classname") else test["name"]
             yield _annotation(level, place, title=name, message=test.get("message") or "this test failed")
@@ -104,7 +110,10 @@ class GitHub(_Jobs):
         title = f"{event.job_id}, {where}" if where else str(event.job_id)
         places = [] if tests else places_in(lines[-50:], 1)
         place = {"file": places[0].file, "line": places[0].line, "col": places[0].column} if places else {}
-        yield _annotation(level, place, title=title, message=str(event.error or event.status))
+        message = str(event.error or event.status)
+        if (count := failing_tests_total(tests, self._reports.get(str(event.job_id)))) > _ANNOTATED:
+            message += f"; {count} tests failed, {min(len(tests), _ANNOTATED)} of them have annotations"
+        yield _annotation(level, place, title=title, message=message)
 
 
 def _annotation(level: str, place: Mapping[str, Any], *, title: str, message: str) -> str:

@@ -40,8 +40,8 @@ def _inputs(inputs: Inputs, look: Look) -> Iterator[str]:
     for file in (inputs.files or [])[:_MOST]:
         how = "only in b" if file.a is None else "only in a" if file.b is None else "differs"
         yield f"    {how}: {file.name}"
-    if inputs.files and len(inputs.files) > _MOST:
-        yield f"    {look.marks['dots']} {len(inputs.files) - _MOST} more"
+    if inputs.files_total > _MOST:
+        yield f"    {look.marks['dots']} {inputs.files_total - _MOST} more"
     for title, pairs in (("image", inputs.images), ("variable", inputs.variables), ("", inputs.other)):
         yield from _pairs(title, pairs)
 

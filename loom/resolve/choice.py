@@ -11,6 +11,7 @@ from loom.errors import Problem, RequestError
 from loom.graph import closure
 from loom.resolve.candidates import Candidate, Decision
 from loom.units import nearest
+from loom.util.bounded import listed
 from loom.workflow import Workflow, models
 from loom.yamlfile import pointer
 
@@ -226,4 +227,4 @@ def _leaves_something(candidate: Candidate) -> bool:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    return ", ".join(listed(names, 20))

@@ -16,6 +16,7 @@ from loom.masking import Masker
 from loom.plan import Job, Plan, wanted
 from loom.providers.base import Session
 from loom.results import OnOutput, Status
+from loom.util.bounded import bounded
 from loom.view import view_of
 
 MAX_NAMED = 20
@@ -91,7 +92,7 @@ class Handover:
             "files": kept.files,
             "bytes": kept.bytes,
             "missing": list(kept.missing),
-            "skipped": [{"path": item.path, "reason": item.reason} for item in kept.skipped[:MAX_NAMED]],
+            **bounded("skipped", [{"path": item.path, "reason": item.reason} for item in kept.skipped], MAX_NAMED),
             "expire_in_s": spec.expire_in_s,
         }
 
@@ -137,13 +138,13 @@ class Handover:
             if "push" in spec.policy and wanted(spec.when, status):
                 view = view_of(session, self._not_if_twice)
                 saved = self._cache.save(spec, key, view, on_output, masker=self._masker)
-                fact = asdict(saved)
-                fact["skipped"] = [asdict(item) for item in saved.skipped[:MAX_NAMED]]
+                fact = asdict(saved) | bounded("skipped", [asdict(item) for item in saved.skipped], MAX_NAMED)
                 yield {"action": "save", "name": spec.name, **fact}
 
 
 def report_facts(reports: artifacts.TestReports) -> tuple[Mapping[str, Any], Iterable[Mapping[str, Any]]]:
-    """The totals, and the failing tests one by one, as the record keeps them."""
+    """The totals, and the first failing tests one by one, as the record keeps them."""
     totals = {name: getattr(reports, name) for name in ("reports", "tests", "failures", "errors", "skipped")}
-    totals["problems"] = [*reports.problems, *(f"{pattern}: no such file" for pattern in reports.missing)][:MAX_NAMED]
+    problems = [*reports.problems, *(f"{pattern}: no such file" for pattern in reports.missing)]
+    totals |= bounded("problems", problems, MAX_NAMED)
     return totals, [asdict(test) for test in reports.failing[:MAX_NAMED]]

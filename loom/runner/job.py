@@ -270,13 +270,14 @@ class JobRunner:
         self._job_fact(job, "cache", fact, code=code)
         if fact.get("warning"):
             self._job_fact(job, "warning", {"text": f"cache: {fact['warning']}"}, code=code)
-        self._left_out(job, code, "cache", fact.get("skipped", ()))
+        self._left_out(job, code, "cache", fact)
 
-    def _left_out(self, job: Job, code: PhaseCode, what: str, skipped: Sequence[Mapping[str, str]]) -> None:
+    def _left_out(self, job: Job, code: PhaseCode, what: str, fact: Mapping[str, Any]) -> None:
         """Files that were asked for and not kept, since they hold a secret, can't be read, or are none."""
-        texts = [f"{item['path']} left out: {item['reason']}" for item in skipped[:MAX_LEFT_OUT]]
-        if len(skipped) > MAX_LEFT_OUT:
-            texts.append(f"more was left out: `loom logs {job.id} --system` names it")
+        texts = [f"{item['path']} left out: {item['reason']}" for item in fact.get("skipped", ())[:MAX_LEFT_OUT]]
+        more = fact.get("skipped_total", 0) - len(texts)
+        if more > 0:
+            texts.append(f"{more} more left out: `loom logs {job.id} --system` names them")
         for text in texts:
             self._job_fact(job, "warning", {"text": f"{what}: {text}"}, code=code)
 
@@ -296,7 +297,7 @@ class JobRunner:
                     for pattern in saved["missing"]:
                         text = f"artifacts: nothing matches {pattern}{_broken_off(attempt)}"
                         self._job_fact(job, "warning", {"text": text}, code=code)
-                    self._left_out(job, code, "artifacts", saved["skipped"])
+                    self._left_out(job, code, "artifacts", saved)
                 reports = self._handover.reports(job, place.session, self._opener.project_dir(job))
                 if reports is not None:
                     totals, failing = report_facts(reports)

@@ -33,6 +33,7 @@ from loom.snapshot.pool import Pool
 from loom.snapshot.removing import delete, is_workspace
 from loom.snapshot.source import truth
 from loom.snapshot.specials import ignored, specials
+from loom.util.bounded import listed
 
 OnProgress = Callable[[int, int], None]
 """Receives (files copied, files known of), often."""
@@ -420,21 +421,18 @@ class _Filling:
     def _refuse_unreadable(self, found: copying.Findings) -> None:
         if not found.denied:
             return
-        paths = sorted({path for path, _ in found.denied})
-        named = [
-            f"{readable((self._prefix or '') + path)}: {os.strerror(number)}" for path, number in found.denied[:_NAMED]
-        ]
-        if len(paths) > _NAMED:
-            named.append(f"and {len(paths) - _NAMED} more")
+        denied = dict(sorted(found.denied))
+        lines = (f"{readable((self._prefix or '') + path)}: {os.strerror(number)}" for path, number in denied.items())
         raise SnapshotError(
-            f"{self._source.root}: {len(paths)} file(s) can't be read:\n" + "\n".join(f"  {line}" for line in named),
+            f"{self._source.root}: {len(denied)} file(s) can't be read:\n"
+            + "\n".join(f"  {line}" for line in listed(lines, _NAMED)),
             hint="make them readable (chmod u+r), or let .gitignore name them if CI does not need them",
             code="SOURCE_UNREADABLE",
         )
 
     def _refuse_links(self, found: copying.Findings) -> None:
         if found.no_links:
-            named = ", ".join(readable((self._prefix or "") + path) for path in found.no_links[:_NAMED])
+            named = ", ".join(listed((readable((self._prefix or "") + path) for path in found.no_links), _NAMED))
             raise SnapshotError(
                 f"{self._source.root}: tracked as a link, and the file that stands for it (core.symlinks=false) holds what "
                 f"no link can lead to: {named}",

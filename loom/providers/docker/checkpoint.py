@@ -16,6 +16,7 @@ from loom.providers.base import Session
 from loom.providers.docker import labels
 from loom.providers.docker.client import explanation, retrying, translated
 from loom.providers.files import unpack
+from loom.util.bounded import bounded
 
 if TYPE_CHECKING:
     import docker
@@ -59,8 +60,7 @@ def make(
         "image_id": image_id,
         "workspace": archive.name,
         "workspace_bytes": packing["bytes"],
-        "left_out": [{"path": item.path, "reason": item.reason} for item in left_out[:MAX_NAMED]],
-        "left_out_count": len(left_out),
+        **bounded("left_out", [{"path": item.path, "reason": item.reason} for item in left_out], MAX_NAMED),
         "duration_ms": round((time.monotonic() - begun) * 1000, 3),
     }
 

@@ -1,0 +1,51 @@
+"""A list that is cut off says how many there are, wherever it is shown."""
+
+from __future__ import annotations
+
+import json
+
+from loom.util.bounded import bounded, listed
+
+from .conftest import Make
+
+CASES = "".join(f'<testcase classname="c" name="t{number}"><failure>no</failure></testcase>' for number in range(61))
+WORKFLOW = f"""
+version: v1
+stages: [test]
+unit:
+  stage: test
+  script:
+    - |
+      cat > report.xml <<'END'
+      <testsuite tests="61" failures="61">{CASES}</testsuite>
+      END
+      mkdir left; for number in $(seq 30); do mkfifo left/$number; done
+    - "false"
+  artifacts: {{paths: [left], reports: {{junit: [report.xml]}}, when: always}}
+"""
+
+
+def test_sixty_one_failing_tests_are_counted_as_such(make: Make) -> None:
+    """The twenty that a record names were given as the count: "failing tests: 20 ... and 10 more"."""
+    project = make(WORKFLOW)
+    ran = project.loom("run", "--local", code=1)
+    assert "25 more left out" in ran
+    diagnosis = json.loads(project.loom("diagnose", "--json"))
+    assert (len(diagnosis["failing_tests"]), diagnosis["failing_tests_total"]) == (20, 61)
+    shown = project.loom("diagnose")
+    assert "failing tests: 61" in shown
+    assert "and 51 more" in shown
+    assert "and 56 more failing tests" in project.loom("diagnose", "--format", "agent")
+    assert "61, the first 20 below" in project.loom("report", "-o", "-")
+    (manifest,) = [
+        json.loads(path.read_text()) for path in project.places.glob("state/runs/*/logs/*/jobs/unit/manifest.json")
+    ]
+    assert (len(manifest["artifacts"]["skipped"]), manifest["artifacts"]["skipped_total"]) == (20, 30)
+    annotated = project.loom("run", "--local", "--format", "github", code=1)
+    assert "61 tests failed, 10 of them have annotations" in annotated
+
+
+def test_lines_for_a_reader() -> None:
+    assert listed(map(str, range(3)), 3) == ["0", "1", "2"]
+    assert listed(map(str, range(5)), 3) == ["0", "1", "2", "and 2 more"]
+    assert bounded("x", [1, 2, 3], 2) == {"x": [1, 2], "x_total": 3}
