@@ -55,6 +55,8 @@ def clean(
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
     """Look at what loom needs on this machine, and say what to do. Git, engine, default image, disk space, directories.
 
+    Starts a container as a job's would be, of an image that is here, and removes it.
+
     Ends with 0 when nothing is wrong, with 3 otherwise.
     """
     from loom.cli import cleaning

@@ -353,6 +353,7 @@ def _engine(place: Here) -> Iterator[Finding]:
                 advice="a rootless engine needs cgroup v2 and the delegation of these controllers to its user",
             )  # fmt: skip
         yield _image(client, place.config.default_image)
+        yield _container(client, place)
         endpoint = endpoint_of(engine.environ)
         if endpoint.local and info.get("DockerRootDir") and os.path.isdir(info["DockerRootDir"]):  # noqa: PTH112
             yield _space("engine's disk", Path(info["DockerRootDir"]))
@@ -369,6 +370,23 @@ def _image(client: Any, name: str) -> Finding:
             advice=f"it is pulled when a job needs it; now: docker pull {name}",
         )  # fmt: skip
     return Finding(name="default image", state="ok", text=f"{name}, {str(found.id)[:19]}")
+
+
+def _container(client: Any, place: Here) -> Finding:
+    from loom.providers.docker.probe import probe
+
+    image = place.config.default_image
+    try:
+        started = probe(client, image, place.config.tmp_dir)
+    except (LoomError, OSError) as error:
+        return Finding(name="container", state="bad", text=str(error), advice=getattr(error, "hint", None))
+    if started is None:
+        return Finding(
+            name="container", state="warn", text="not tried: the engine has no image to start one from",
+            advice=f"get one, then ask again: docker pull {image}",
+        )  # fmt: skip
+    text = f"one of {started.image} started, wrote into a workspace and was removed, {started.duration_ms:.0f} ms"
+    return Finding(name="container", state="ok", text=text)
 
 
 def _directory(name: str, path: Path) -> Finding:
