@@ -1,8 +1,6 @@
-"""What goes into an image's build, as far as files tell: the context after `.dockerignore`, and what a Dockerfile names.
+"""What goes into an image's build, as far as files tell: the context's files, and what a Dockerfile names.
 
-The rules of `.dockerignore` are those of Docker's own matcher (as documented, and tried against both of its builders):
-patterns are anchored at the context's root, `**` crosses directories, the last matching line wins, a directory that is
-left out takes its content along unless a later `!` line brings some of it back.
+What `.dockerignore` means is the builder's to say; here its lines are only found and handed on.
 """
 
 from __future__ import annotations
@@ -22,59 +20,6 @@ ALWAYS_OUT = ("/.git/loom", "/.loom/.runtime")
 """Loom's own record in a workspace: it changes while the build runs, and no CI has it."""
 
 
-class Ignore:
-    """Which paths of a context stay out."""
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        self._rules: list[tuple[bool, re.Pattern[str]]] = []
-        for line in [*lines, *ALWAYS_OUT]:
-            bare = line.removeprefix("\ufeff")
-            if bare.startswith("#") or not bare.strip():
-                continue
-            pattern = bare.strip()
-            back_in = pattern.startswith("!")
-            pattern = posixpath.normpath(pattern.removeprefix("!").strip()).lstrip("/")
-            if pattern and pattern != ".":
-                self._rules.append((back_in, _compile(pattern)))
-        self.brings_back = any(back_in for back_in, _ in self._rules)
-
-    def leaves_out(self, path: str) -> bool:
-        """`path` is relative to the context, with slashes."""
-        out = False
-        for back_in, pattern in self._rules:
-            if back_in == out and pattern.fullmatch(path):
-                out = not back_in
-        return out
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    expression = ""
-    at = 0
-    while at < len(pattern):
-        character = pattern[at]
-        at += 1
-        if character == "*" and pattern.startswith("*", at):
-            at += 1
-            if pattern.startswith("/", at):
-                at += 1
-            expression += ".*" if at == len(pattern) else "(?:.*/)?"
-        elif character == "*":
-            expression += "[^/]*"
-        elif character == "?":
-            expression += "[^/]"
-        elif character == "\\" and at < len(pattern):
-            expression += re.escape(pattern[at])
-            at += 1
-        elif character == "[" and "]" in pattern[at + 1 :]:
-            end = pattern.index("]", at + 1)
-            inside = pattern[at:end].replace("\\", "\\\\")
-            expression += f"[^{inside[1:]}]" if inside[0] in "^!" else f"[{inside}]"
-            at = end + 1
-        else:
-            expression += re.escape(character)
-    return re.compile(f"(?:{expression})(?:/.*)?", re.DOTALL)
-
-
 def read_ignore(context: Path, dockerfile: Path) -> list[str]:
     """The lines of `<Dockerfile>.dockerignore`, else of the context's `.dockerignore`, else none."""
     for path in (dockerfile.with_name(dockerfile.name + ".dockerignore"), context / ".dockerignore"):
@@ -83,31 +28,25 @@ def read_ignore(context: Path, dockerfile: Path) -> list[str]:
     return []
 
 
-def context_files(context: Path, ignore: Ignore) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file, link and directory that goes in, sorted by path; sockets and devices never do. OSError when a
-    directory can't be read; what vanishes meanwhile is passed over."""
+def context_files(context: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Every file, link and directory of a folder, sorted by path; no sockets and devices, and nothing of loom's own record.
+
+    OSError when a directory can't be read; what vanishes meanwhile is passed over.
+    """
     pending = [""]
     while pending:
         folder = pending.pop()
         try:
             with os.scandir(context / folder) as entries:
-                names = sorted(((entry.name, entry.stat(follow_symlinks=False)) for entry in entries), reverse=True)
+                names = sorted((entry.name, entry.stat(follow_symlinks=False)) for entry in entries)
         except FileNotFoundError:
             continue
-        folders = []
-        files = []
-        for name, info in names:
-            path = f"{folder}/{name}" if folder else name
-            out = ignore.leaves_out(path)
-            if stat.S_ISDIR(info.st_mode):
-                if not out or ignore.brings_back:
-                    folders.append(path)
-                if not out:
-                    files.append((path, info))
-            elif not out and (stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)):
-                files.append((path, info))
-        yield from reversed(files)
-        pending.extend(folders)
+        found = [(f"{folder}/{name}" if folder else name, info) for name, info in names]
+        found = [(path, info) for path, info in found if f"/{path}" not in ALWAYS_OUT]
+        for path, info in found:
+            if stat.S_ISDIR(info.st_mode) or stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode):
+                yield path, info
+        pending.extend(reversed([path for path, info in found if stat.S_ISDIR(info.st_mode)]))
 
 
 def copy_inputs(root: Path, target: Path, *, context: str, dockerfile: str) -> None:
@@ -123,18 +62,16 @@ def copy_inputs(root: Path, target: Path, *, context: str, dockerfile: str) -> N
     names = [posixpath.normpath(name) for name in (f"{context}/{dockerfile}", dockerfile)]
     found = [name for name in names if _is_below((root / name).resolve(), root) and (root / name).is_file()]
     copy.mkdir(parents=True, exist_ok=True)
-    for path, info in context_files(source, Ignore(read_ignore(source, root / found[0]) if found else ())):
+    for path, info in context_files(source):
         if stat.S_ISDIR(info.st_mode):
             (copy / path).mkdir(parents=True, exist_ok=True)
             (copy / path).chmod(stat.S_IMODE(info.st_mode))
             continue
         try:
-            (copy / path).parent.mkdir(parents=True, exist_ok=True)  # an ignored folder, with something brought back
             shutil.copy2(source / path, copy / path, follow_symlinks=False)
         except FileNotFoundError:
             continue
-    ignores = [f"{context}/.dockerignore", *(f"{name}.dockerignore" for name in found)]
-    for name in (*found, *map(posixpath.normpath, ignores)):  # also where the rules keep them out of the image
+    for name in (*found, *(f"{name}.dockerignore" for name in found)):  # they may lie beside the context
         place = target / name
         real = (root / name).resolve()
         if real.is_file() and _is_below(real, root) and not place.is_file():
@@ -151,42 +88,38 @@ def inputs_hash(
     *,
     context: Path,
     dockerfile: bytes,
-    ignore: Ignore,
+    ignore: Sequence[str],
     args: Mapping[str, str],
     target: str | None,
     platform: str,
     bases: Mapping[str, str],
 ) -> str:
-    """One hash over everything that decides what a build makes; 32 hex digits.
+    """One hash over everything that decides what a build makes, and more: files that `.dockerignore` keeps out as well.
 
-    Times and owners are left out, as both builders do. Of a `.git` in the context only HEAD and the tags count: its
-    index and its bookkeeping differ from checkout to checkout of one and the same commit.
+    Equal means surely the same image; whether different ones make a difference, the builder knows. 32 hex digits.
+    Times and owners are left out, as both builders do. Of a `.git` in the context HEAD and the refs count: its index and
+    its bookkeeping differ from checkout to checkout of one and the same commit.
     """
-    total = hashlib.sha256(b"loom-build-1\0")
+    total = hashlib.sha256(b"loom-build-2\0")
 
     def add(*parts: bytes | str) -> None:
         for part in parts:
             raw = part if isinstance(part, bytes) else part.encode(errors="surrogateescape")
             total.update(b"%d:" % len(raw) + raw)
 
-    add(dockerfile, target or "", platform)
+    add(dockerfile, target or "", platform, "\n".join(ignore))
     for mapping in (args, bases):
         add(str(len(mapping)))
         for key in sorted(mapping):
             add(key, mapping[key])
-    for path, info in context_files(context, ignore):
-        if path.startswith(".git/") and not (
-            path == ".git/HEAD" or path.startswith((".git/refs/tags", ".git/packed-refs"))
-        ):
+    for path, info in context_files(context):
+        if path.startswith(".git/") and not path.startswith((".git/HEAD", ".git/refs/", ".git/packed-refs")):
             continue
         try:
             if stat.S_ISLNK(info.st_mode):
                 add("link", path, os.readlink(context / path))  # noqa: PTH115  the target as it is, not as a Path cleans it
             elif stat.S_ISDIR(info.st_mode):
                 add("directory", path, str(info.st_mode & 0o777))
-            elif path == ".git/packed-refs":
-                lines = (context / path).read_bytes().splitlines()
-                add("tags", b"\n".join(line for line in lines if b" refs/tags/" in line))
             else:
                 with (context / path).open("rb") as file:
                     add("file", path, str(info.st_mode & 0o777), hashlib.file_digest(file, "sha256").digest())

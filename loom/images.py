@@ -243,7 +243,13 @@ def images_of(plan: Plan) -> tuple[ImageUse, ...]:
 def identity(image: Image) -> tuple[object, ...]:
     """Equal for two images that are the same thing to have (how they are then run does not matter)."""
     build = image.build
-    inputs = build and (build.context, build.dockerfile, build.target, tuple(sorted(build.args.items())))
+    inputs = build and (
+        build.context,
+        build.dockerfile,
+        build.target,
+        tuple(sorted(build.args.items())),
+        tuple((secret.name, secret.ref) for secret in build.secrets),
+    )
     return (image.name, inputs, image.platform and normal_platform(image.platform))
 
 

@@ -62,11 +62,20 @@ class Step(Struct, frozen=True, kw_only=True):
         return f"{self.file}:{self.line}" if self.file else ""
 
 
+class Secret(Struct, frozen=True, kw_only=True):
+    name: str
+    ref: str
+    file: bool = True
+    required: bool = True
+
+
 class Build(Struct, frozen=True, kw_only=True):
     context: str = "."
     dockerfile: str = "Dockerfile"
     target: str | None = None
     args: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[Secret, ...] = ()
+    """What the build may mount; they are among the job's own."""
 
 
 class Image(Struct, frozen=True, kw_only=True):
@@ -155,6 +164,9 @@ class Service(Struct, frozen=True, kw_only=True):
     entrypoint: tuple[str, ...] | None = None
     user: str | None = None
     ready: Ready = field(default_factory=Ready)
+    secrets: tuple[Secret, ...] = ()
+    once: bool = False
+    """It does something and ends: ready when it ended with 0. Services that are listed later start then."""
 
 
 When = Literal["on_success", "on_failure", "always"]
@@ -196,13 +208,6 @@ class Cache(Struct, frozen=True, kw_only=True):
     name: str | None = None
 
 
-class Secret(Struct, frozen=True, kw_only=True):
-    name: str
-    ref: str
-    file: bool = True
-    required: bool = True
-
-
 class Job(Struct, frozen=True, kw_only=True):
     """One job, ready to run. `id` names it everywhere (record, `needs`, command line); `name` is what users wrote."""
 
@@ -234,6 +239,11 @@ class Job(Struct, frozen=True, kw_only=True):
     runner_pool: str | None = None
     rule: int | None = None
     """Which of the job's rules let it run, from 0; None when it has none (or was named)."""
+
+    @property
+    def all_secrets(self) -> tuple[Secret, ...]:
+        """Every secret that is looked up for this job: its own (builds use these) and those of its services."""
+        return (*self.secrets, *(secret for service in self.services for secret in service.secrets))
 
 
 class NotSelected(Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from loom.yamlfile import Kind, pointer, problem_in_text
 
 if TYPE_CHECKING:
     from loom.config import Config
-    from loom.plan import Job, Plan, Selection
+    from loom.plan import Job, Plan, Secret, Selection
     from loom.secrets.trace import Trace
     from loom.workflow import Entry, Workflow
     from loom.yamlfile import Node
@@ -64,22 +64,36 @@ def _secrets(loaded: Workflow, jobs: Iterable[tuple[Entry, Job]]) -> list[Proble
     """What the secrets' own part of loom would refuse when the job starts."""
     found: dict[Problem, None] = {}
     for entry, job in jobs:
-        if not job.secrets:
+        if not job.all_secrets:
             continue
         from loom.secrets.lookup import check_reference
         from loom.secrets.trace import traces
 
-        listed = entry.merged.get("secrets")
-        for secret in job.secrets:
+        for place, secret in _secret_places(job):
             wrong = check_reference(secret.ref)
-            node = (listed.get(secret.name) if listed is not None else None) or entry.key
             if wrong is not None:
-                at = pointer(entry.name, "secrets", secret.name)
+                node = _node_at(entry, place) or entry.key
+                at = pointer(entry.name, *place)
                 problem = node.file.problem(node.get("ref") or node, at, wrong, code="SECRETS_REF_INVALID")
                 found[replace(problem, source_line=None)] = None  # it may be the value itself that stands there
         for trace in traces(job):
             found[_traced(loaded, entry, trace)] = None
     return list(found)
+
+
+def _secret_places(job: Job) -> Iterator[tuple[tuple[str | int, ...], Secret]]:
+    for secret in job.secrets:
+        yield ("secrets", secret.name), secret
+    for number, service in enumerate(job.services):
+        for secret in service.secrets:
+            yield ("services", number, "secrets", secret.name), secret
+
+
+def _node_at(entry: Entry, place: Sequence[str | int]) -> Node | None:
+    node: Node | None = entry.merged
+    for part in place:
+        node = node.get(part) if node is not None else None
+    return node
 
 
 def _traced(loaded: Workflow, entry: Entry, trace: Trace) -> Problem:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from loom.config import Config
     from loom.past import PastJob, PastRun
     from loom.plan import Plan, Step
+    from loom.providers.base import SecretValues
     from loom.providers.docker.inside import Inside
     from loom.providers.docker.kept import Found
     from loom.providers.host import HostSession
@@ -208,18 +209,19 @@ def _fresh(here: Around, job: PastJob, step: Step, *, as_root: bool, cancel: Can
         image = job.image
         if image is not None and image_id is None:
             image_id = image.image_id if _engine_has(here, image.image_id) else None
-        resolved = opener.resolve(job.job, said) if image_id is None else None
-        network_id = None
+        values, _ = opener.secrets(job.job)
+        said.mask(values)
+        resolved = opener.resolve(job.job, said, values) if image_id is None else None
+        services = None
         if job.job.services:
-            services = stack.enter_context(opener.services(job.job, said, cancel, lambda name, how: None))
-            network_id = services.network_id
-        request = opener.request(job.job, resolved or image, network_id)
+            services = stack.enter_context(opener.services(job.job, said, cancel, lambda name, how: None, values))
+        request = opener.request(job.job, resolved or image, services)
         if image_id is not None:
             from msgspec.structs import replace
 
             request = replace(request, image_id=image_id)
         session = stack.enter_context(opener.open(request, job.job, said))
-        secrets = resolve_secrets(here, job)
+        secrets = values.own
         as_file = {secret.name for secret in job.job.secrets if secret.file}
         placed = {
             name: session.put_secret(name, value) if name in as_file else value.decode(errors="surrogateescape")
@@ -359,8 +361,19 @@ def _environment(
 class _Said:
     """Loom's own work around the place, told on standard error: standard output belongs to the command."""
 
+    def __init__(self) -> None:
+        from loom.masking import Masker
+
+        self._masker = Masker()
+
+    def mask(self, secrets: SecretValues) -> None:
+        """Hide these values in what is told from now on."""
+        for values in (secrets.own, *secrets.services):
+            for name, value in values.items():
+                self._masker.add(name, value)
+
     def __call__(self, stream: str, data: bytes) -> None:
-        sys.stderr.write(data.decode("utf-8", "replace"))
+        sys.stderr.write(self._masker.mask_bytes(data).decode("utf-8", "replace"))
         sys.stderr.flush()
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from loom.cancel import Cancel
 from loom.config import Config
 from loom.errors import LoomError
-from loom.plan import Job, Plan, ProviderName
-from loom.providers.base import Provider, Session
+from loom.plan import Job, Plan, ProviderName, Secret
+from loom.providers.base import Provider, SecretValues, Session
 from loom.results import OnOutput
 from loom.runner import Tools
 from loom.store import Store
@@ -132,7 +132,13 @@ def tools_for(
 
     @contextmanager
     def services(
-        job: Job, *, workspace: Path, on_output: OnOutput, cancel: Cancel, on_died: Callable[[str, str], None]
+        job: Job,
+        *,
+        workspace: Path,
+        on_output: OnOutput,
+        cancel: Cancel,
+        on_died: Callable[[str, str], None],
+        secrets: SecretValues,
     ) -> Iterator[ServiceNetwork]:
         from loom.providers.docker import labels
         from loom.providers.docker.services import services as open_services
@@ -149,7 +155,9 @@ def tools_for(
             on_output=on_output,
             cancel=cancel,
             on_died=on_died,
-            isolated=isolated,
+            isolated=isolated or job.network.mode == "none",
+            published=publishes_services(job, engine),
+            secrets=secrets,
         ) as network:
             yield network
 
@@ -170,6 +178,22 @@ def tools_for(
         secrets=_secrets(config, environ, root),
         checkpoint=checkpoint,
     )
+
+
+def publishes_services(job: Job, engine: Engine) -> bool:
+    """Whether the services' ports have to be had from this machine: the job runs on it. ServiceError where they can't be."""
+    if job.provider is not ProviderName.HOST:
+        return False
+    from loom.errors import ServiceError
+    from loom.providers.docker.client import endpoint_of
+
+    endpoint = endpoint_of(engine.environ)
+    if not endpoint.local:
+        raise ServiceError(
+            f"job {job.id} runs on this machine, and its services would run on another one ({endpoint})",
+            hint="give the job an `image:` (or run with --container), or use an engine of this machine",
+        )
+    return True
 
 
 def cache_for(config: Config, source: Source, snapshot: Mapping[str, Any]) -> Cache:
@@ -215,13 +239,28 @@ def _is_protected(config: Config, source: Source, snapshot: Mapping[str, Any]) -
 
 def _secrets(
     config: Config, environ: Mapping[str, str], root: Path
-) -> Callable[[Job], tuple[Mapping[str, bytes], Sequence[str]]]:
-    def resolve(job: Job) -> tuple[Mapping[str, bytes], Sequence[str]]:
-        from loom.secrets import check_debug_trace
-        from loom.secrets import resolve as resolve_secrets
-
-        check_debug_trace(job)
-        found = resolve_secrets(job.secrets, environ=environ, root=root, config=config)
-        return found.values, [f"{missing.name} is not set: {missing.reason}" for missing in found.missing]
+) -> Callable[[Job], tuple[SecretValues, Sequence[str]]]:
+    def resolve(job: Job) -> tuple[SecretValues, Sequence[str]]:
+        return secret_values(job, config=config, environ=environ, root=root)
 
     return resolve
+
+
+def secret_values(
+    job: Job, *, config: Config, environ: Mapping[str, str], root: Path
+) -> tuple[SecretValues, Sequence[str]]:
+    """What a job and its services get, and what is missing of what need not be there; SecretError as `secrets.resolve`."""
+    from loom.secrets import check_debug_trace
+    from loom.secrets import resolve as resolve_secrets
+
+    check_debug_trace(job)
+    missing: list[str] = []
+
+    def values_of(wanted: Sequence[Secret], whose: str = "") -> Mapping[str, bytes]:
+        found = resolve_secrets(wanted, environ=environ, root=root, config=config)
+        missing.extend(f"{whose}{one.name} is not set: {one.reason}" for one in found.missing)
+        return found.values
+
+    own = values_of(job.secrets)
+    services = tuple(values_of(service.secrets, f"service {service.name}: ") for service in job.services)
+    return SecretValues(own=own, services=services), missing

@@ -28,6 +28,19 @@ if TYPE_CHECKING:
     from loom.view import OnSkipped
 
 
+class SecretValues(Struct, frozen=True, kw_only=True):
+    """The values of a job's secrets, and for each of its services (in their order) those of that service."""
+
+    own: Mapping[str, bytes] = field(default_factory=dict)
+    services: tuple[Mapping[str, bytes], ...] = ()
+
+    def __repr__(self) -> str:
+        return "SecretValues()"
+
+
+NO_SECRETS = SecretValues()
+
+
 class ReadOnlyMount(Struct, frozen=True, kw_only=True):
     """A host path that a session shows at the same path, read-only (git object stores that the workspace borrows from)."""
 

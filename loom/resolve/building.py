@@ -67,21 +67,17 @@ class Builder:
             timeout_s=fields.timeout if fields.timeout is not None else config.job_timeout,
             step_timeout_s=fields.step_timeout if fields.step_timeout is not None else config.step_timeout,
             resources=self.resources(fields.resources, entry),
-            network=p.Network(
-                mode=(fields.network.mode if fields.network else None) or config.network,
-                extra_hosts=dict(fields.network.extra_hosts) if fields.network else {},
-            ),
+            network=self.network(fields, entry, text),
             privileged=bool(fields.privileged),
             docker_socket=bool(fields.docker_socket),
-            services=tuple(self.service(service, number, text) for number, service in enumerate(fields.services or ())),
+            services=tuple(
+                self.service(service, number, entry, text) for number, service in enumerate(fields.services or ())
+            ),
             artifacts=self.artifacts(fields.artifacts, text),
             cache=tuple(
                 self.cache(cache, number, text) for number, cache in enumerate(fields.cache or ()) if not cache.disabled
             ),
-            secrets=tuple(
-                p.Secret(name=name, ref=secret.ref, file=secret.file, required=secret.required)
-                for name, secret in (fields.secrets or {}).items()
-            ),
+            secrets=_secrets(fields.secrets or {}),
             matrix=candidate.matrix,
             runner_pool=fields.runner_pool,
             rule=candidate.decision.rule,
@@ -134,14 +130,7 @@ class Builder:
             if not self.selection.container:
                 return None
             return p.Image(name=config.default_image, pull=config.pull, user=fields.user, platform=config.platform)
-        build = None
-        if image.build is not None:
-            build = p.Build(
-                context=text.path(image.build.context, "image", "build", "context"),
-                dockerfile=text.path(image.build.dockerfile, "image", "build", "dockerfile"),
-                target=text.maybe(image.build.target, "image", "build", "target"),
-                args={name: text(value, "image", "build", "args", name) for name, value in image.build.args.items()},
-            )
+        build = None if image.build is None else self.build(image.build, entry, text, "image", "build")
         return p.Image(
             name=None if image.name is None else text.image_name(image.name, "image", "name"),
             build=build,
@@ -152,6 +141,39 @@ class Builder:
             ),
             platform=text.checked(platform, image.platform, "image", "platform") or config.platform,
         )
+
+    def build(self, build: models.Build, entry: Entry, text: _Texts, *at: str | int) -> p.Build:
+        own = entry.fields.secrets or {}
+        for number, name in enumerate(build.secrets):
+            if name not in own:
+                place = (*at, "secrets", number)
+                self.say(
+                    text.node(place),
+                    pointer(entry.name, *place),
+                    f"the job has no secret {name}; say where its value is kept, under the job's `secrets`",
+                )
+        return p.Build(
+            context=text.path(build.context, *at, "context"),
+            dockerfile=text.path(build.dockerfile, *at, "dockerfile"),
+            target=text.maybe(build.target, *at, "target"),
+            args={name: text(value, *at, "args", name) for name, value in build.args.items()},
+            secrets=_secrets({name: own[name] for name in build.secrets if name in own}),
+        )
+
+    def network(self, fields: models.Job, entry: Entry, text: _Texts) -> p.Network:
+        written = fields.network
+        mode = (written.mode if written else None) or self.context.config.network
+        if fields.services and mode not in (None, "default", "bridge", "none"):
+            own = written is not None and written.mode is not None
+            at = ("network",) if own else ("services",)
+            where = "" if own else ", which the configuration asks for,"
+            self.say(
+                text.node(at),
+                pointer(entry.name, *at),
+                f"a job with services is in a network of its own with them: `network: {mode}`{where} can't hold here; "
+                "remove it or the services (`none` is possible: that network then leads nowhere else)",
+            )
+        return p.Network(mode=mode, extra_hosts=dict(written.extra_hosts) if written else {})
 
     def resources(self, fields: models.Resources | None, entry: Entry) -> p.Resources:
         config = self.context.config
@@ -178,22 +200,18 @@ class Builder:
             places=places,
         )
 
-    def service(self, service: models.Service, number: int, text: _Texts) -> p.Service:
+    def service(self, service: models.Service, number: int, entry: Entry, text: _Texts) -> p.Service:
         config = self.context.config
         at = ("services", number)
         written = service.image
         name = (written.name if written is not None else None) or service.name
         # The name of a service whose image is built is a host name only.
         named = written is None or written.name is not None or written.build is None
-        reference = text.image_name(name, *at, "name") if named else text(name, *at, "name")
+        place = (*at, "image", "name") if written is not None and written.name is not None else (*at, "name")
+        reference = text.image_name(name, *place) if named else text(name, *place)
         build = None
         if written is not None and written.build is not None:
-            build = p.Build(
-                context=written.build.context,
-                dockerfile=written.build.dockerfile,
-                target=written.build.target,
-                args=dict(written.build.args),
-            )
+            build = self.build(written.build, entry, text, *at, "image", "build")
         aliases = tuple(service.alias or (_aliases(reference) if written is None else (service.name,)))
         return p.Service(
             name=aliases[0] if written is None else service.name,
@@ -202,8 +220,11 @@ class Builder:
                 name=reference if build is None or (written is not None and written.name) else None,
                 build=build,
                 pull=(written.pull if written is not None else None) or config.pull,
-                platform=(written.platform if written is not None else None) or config.platform,
+                platform=text.checked(platform, written.platform if written else None, *at, "image", "platform")
+                or config.platform,
             ),
+            secrets=self.service_secrets(service, number, text),
+            once=service.run == "once",
             variables={name: text(value, *at, "variables", name) for name, value in service.variables.items()},
             command=None if service.command is None else tuple(service.command),
             entrypoint=None if service.entrypoint is None else tuple(service.entrypoint),
@@ -217,6 +238,18 @@ class Builder:
                 timeout_s=service.ready.timeout,
             ),
         )
+
+    def service_secrets(self, service: models.Service, number: int, text: _Texts) -> tuple[p.Secret, ...]:
+        for name, secret in service.secrets.items():
+            variable = f"{name}_FILE" if secret.file else name
+            if variable in service.variables:
+                at = ("services", number, "variables", variable)
+                self.say(
+                    text.node(at),
+                    pointer(text.entry.name, *at),
+                    f"the secret {name} sets {variable} for this service; remove one of the two",
+                )
+        return _secrets(service.secrets)
 
     def artifacts(self, fields: models.ArtifactsFields | None, text: _Texts) -> p.Artifacts | None:
         if fields is None:
@@ -317,6 +350,13 @@ class _Texts:
             if child is not None:
                 node = child
         return self.entry.key if node is self.entry.merged else node
+
+
+def _secrets(written: Mapping[str, models.SecretFields]) -> tuple[p.Secret, ...]:
+    return tuple(
+        p.Secret(name=name, ref=secret.ref, file=secret.file, required=secret.required)
+        for name, secret in written.items()
+    )
 
 
 _WHEN: Mapping[str, p.When] = {"on_failure": "on_failure", "always": "always"}

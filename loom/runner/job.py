@@ -17,7 +17,7 @@ from loom.errors import InfrastructureError, ServiceError
 from loom.events import PhaseCode, Section, Where, timestamp
 from loom.journal import Journal, Outcome
 from loom.plan import Job, Step
-from loom.providers.base import Command, Session
+from loom.providers.base import NO_SECRETS, Command, SecretValues, Session
 from loom.providers.steps import chosen
 from loom.results import Ended, Exit, JobResult, Skip, Status
 from loom.runner.handed_on import recorded
@@ -146,7 +146,7 @@ class JobRunner:
             if resumed is not None and resumed.image is not None:
                 image: Resolved | None = resumed.image
             elif ahead is None:
-                image = self._opener.resolve(job, image_output)
+                image = self._opener.resolve(job, image_output, secrets)
             else:
                 ahead.image_output.pass_on(image_output)
                 if ahead.image_error:
@@ -157,12 +157,12 @@ class JobRunner:
             self._job_fact(job, "image_resolved", found, code=PhaseCode.JOB_PROVIDER_PREPARE)
             self._images_used(job, image.bases if isinstance(image, BuiltImage) else ())
         kept = resumed.adopt if resumed is not None else None
-        services = None if kept else self._services(job, attempt, stack, cancel)
+        services = None if kept else self._services(job, attempt, stack, cancel, secrets)
         with self._section(job, Section.PROVIDER, PhaseCode.JOB_PROVIDER_PREPARE, attempt) as provider_output:
             # Once more when the session has been left: background children may have said half a line last.
             stack.callback(provider_output.begin().close)
             if ahead is None:
-                request = self._opener.request(job, image, services.network_id if services else None)
+                request = self._opener.request(job, image, services)
                 opening = kept(request, provider_output, cancel) if kept else None
                 session = stack.enter_context(opening or self._opener.open(request, job, provider_output))
             else:
@@ -185,23 +185,27 @@ class JobRunner:
             session=session,
             request=request,
             image=image,
-            environment=self._placed(job, session, secrets),
-            secrets=secrets,
+            environment=self._placed(job, session, secrets.own),
+            secrets=secrets.own,
             services=services,
             resumed=resumed,
         )
 
-    def _secrets(self, job: Job, attempt: _Attempt) -> Mapping[str, bytes]:
+    def _secrets(self, job: Job, attempt: _Attempt) -> SecretValues:
         """The values, known to the masker before anything could print them."""
-        if not job.secrets:
-            return {}
+        if not job.all_secrets:
+            return NO_SECRETS
         with self._section(job, Section.SECRETS, PhaseCode.JOB_PROVIDER_PREPARE, attempt) as output:
             values, missing = self._opener.secrets(job)
-            for name, value in values.items():
-                self.journal.masker.add(name, value)
+            of_whom = [("", values.own)]
+            of_whom += [(f"{one.name}: ", found) for one, found in zip(job.services, values.services, strict=True)]
+            for _, found in of_whom:
+                for name, value in found.items():
+                    self.journal.masker.add(name, value)
             writer = output.begin()
-            for name in values:
-                writer.line(f"{name}: found")
+            for whose, found in of_whom:
+                for name in found:
+                    writer.line(f"{whose}{name}: found")
             for text in missing:
                 writer.line(text)
                 self._job_fact(job, "warning", {"text": text}, code=PhaseCode.JOB_PROVIDER_PREPARE)
@@ -215,7 +219,9 @@ class JobRunner:
             for name, value in secrets.items()
         }
 
-    def _services(self, job: Job, attempt: _Attempt, stack: ExitStack, cancel: Cancel) -> OpenedServices | None:
+    def _services(
+        self, job: Job, attempt: _Attempt, stack: ExitStack, cancel: Cancel, secrets: SecretValues
+    ) -> OpenedServices | None:
         if not job.services:
             return None
 
@@ -228,7 +234,7 @@ class JobRunner:
         )
         section.begin()
         try:
-            opened = stack.enter_context(self._opener.services(job, section, cancel, on_died))
+            opened = stack.enter_context(self._opener.services(job, section, cancel, on_died, secrets))
             self._images_used(job, opened.images)
             return opened
         except InfrastructureError as error:

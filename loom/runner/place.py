@@ -14,7 +14,7 @@ from msgspec import Struct, field
 from loom import environment
 from loom.cancel import Cancel
 from loom.plan import Build, Image, Job, MountMode, ProviderName
-from loom.providers.base import Provider, ReadOnlyMount, Session, SessionRequest
+from loom.providers.base import NO_SECRETS, Provider, ReadOnlyMount, SecretValues, Session, SessionRequest
 from loom.results import OnOutput, Stream
 from loom.runner.hooks import Gate, Keeping, MakeCheckpoint, Resumption
 
@@ -39,7 +39,18 @@ class BuiltImage(Protocol):
 
 
 class ImageResolver(Protocol):
-    def resolve(self, image: Image, *, workspace: Path, on_output: OnOutput, cancel: Cancel) -> Resolved: ...
+    def resolve(
+        self,
+        image: Image,
+        *,
+        workspace: Path,
+        on_output: OnOutput,
+        cancel: Cancel,
+        secrets: Mapping[str, bytes],
+    ) -> Resolved:
+        """`secrets`: the job's, of which a build may mount those that it names."""
+        ...
+
     def keep_inputs(self, builds: Iterable[Build], *, workspace: Path, folder: Path) -> None:
         """Build these from what `workspace` holds now, whatever is written there until then; `folder` keeps a copy."""
         ...
@@ -50,6 +61,11 @@ class OpenedServices(Protocol):
     def network_id(self) -> str: ...
     @property
     def images(self) -> Sequence[Resolved]: ...
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """Where the services are, for the job's steps."""
+        ...
+
     def keep(self) -> None:
         """Leave them and their network running when the block is left."""
         ...
@@ -59,14 +75,21 @@ class OpenServices(Protocol):
     """A job's services, ready when entered, gone when left."""
 
     def __call__(
-        self, job: Job, *, workspace: Path, on_output: OnOutput, cancel: Cancel, on_died: Callable[[str, str], None]
+        self,
+        job: Job,
+        *,
+        workspace: Path,
+        on_output: OnOutput,
+        cancel: Cancel,
+        on_died: Callable[[str, str], None],
+        secrets: SecretValues,
     ) -> AbstractContextManager[OpenedServices]: ...
 
 
 class ResolveSecrets(Protocol):
-    """The values of a job's secrets, and what is missing of those that need not be there (as text)."""
+    """The values of a job's secrets and its services', and what is missing of those that need not be there (as text)."""
 
-    def __call__(self, job: Job, /) -> tuple[Mapping[str, bytes], Sequence[str]]: ...
+    def __call__(self, job: Job, /) -> tuple[SecretValues, Sequence[str]]: ...
 
 
 class Tools(Struct, frozen=True, kw_only=True):
@@ -179,14 +202,15 @@ class PlaceOpener:
             job, self._settings.variables, project_dir=project_dir, image_name=image_name
         )
 
-    def request(self, job: Job, image: Resolved | None, network_id: str | None = None) -> SessionRequest:
+    def request(self, job: Job, image: Resolved | None, services: OpenedServices | None = None) -> SessionRequest:
         settings = self._settings
+        environment = self.environment(job, image.name if image else "")
         return SessionRequest(
             run_id=settings.run_id,
             job_id=job.id,
             workspace=self.workspace_of(job),
             project_dir=self.project_dir(job),
-            environment=self.environment(job, image.name if image else ""),
+            environment={**(services.variables if services else {}), **environment},
             shell=job.shell,
             image=job.image,
             image_id=image.image_id if image else None,
@@ -194,7 +218,7 @@ class PlaceOpener:
             read_only_mounts=settings.read_only_mounts,
             resources=job.resources,
             network=job.network,
-            network_id=network_id,
+            network_id=services.network_id if services else None,
             grace_s=settings.grace_s,
             privileged=job.privileged,
             docker_socket=job.docker_socket,
@@ -202,22 +226,36 @@ class PlaceOpener:
         )
 
     def services(
-        self, job: Job, on_output: OnOutput, cancel: Cancel, on_died: Callable[[str, str], None]
+        self,
+        job: Job,
+        on_output: OnOutput,
+        cancel: Cancel,
+        on_died: Callable[[str, str], None],
+        secrets: SecretValues,
     ) -> AbstractContextManager[OpenedServices]:
         assert self._tools.services is not None
         return self._tools.services(
-            job, workspace=self._settings.workspace, on_output=on_output, cancel=cancel, on_died=on_died
+            job,
+            workspace=self._settings.workspace,
+            on_output=on_output,
+            cancel=cancel,
+            on_died=on_died,
+            secrets=secrets,
         )
 
-    def secrets(self, job: Job) -> tuple[Mapping[str, bytes], Sequence[str]]:
+    def secrets(self, job: Job) -> tuple[SecretValues, Sequence[str]]:
         assert self._tools.secrets is not None
         return self._tools.secrets(job)
 
-    def resolve(self, job: Job, on_output: OnOutput) -> Resolved | None:
+    def resolve(self, job: Job, on_output: OnOutput, secrets: SecretValues = NO_SECRETS) -> Resolved | None:
         if job.image is None or self._tools.images is None:
             return None
         return self._tools.images.resolve(
-            job.image, workspace=self._settings.workspace, on_output=on_output, cancel=self._cancel
+            job.image,
+            workspace=self._settings.workspace,
+            on_output=on_output,
+            cancel=self._cancel,
+            secrets=secrets.own,
         )
 
     def open(self, request: SessionRequest, job: Job, on_output: OnOutput) -> AbstractContextManager[Session]:

@@ -389,12 +389,30 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class SecretFields(Model):
+    ref: Annotated[str, Parsed(_reference, _REFERENCE)] = Field(
+        description="Where the value is: env://, file://, keyring://, keepass:// or op://."
+    )
+    file: bool = Field(
+        default=True,
+        description="Hand it over as a file, with its path in the variable; false: as the variable itself.",
+    )
+    required: bool = Field(default=True, description="Fail when the secret is not there.")
+
+
+Secret = Annotated[SecretFields, Form(_named("ref"), _REFERENCE)]
+
+
 class Build(Model):
     context: RelativePath = Field(default=".", description="The build context: a folder of the project.")
     dockerfile: RelativePath = Field(default="Dockerfile", description="The Dockerfile, relative to the context.")
     target: Line | None = Field(default=None, description="The stage of the Dockerfile to build.")
     args: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Text] = Field(
         default_factory=dict, description="Build arguments."
+    )
+    secrets: Annotated[list[VariableName], Form(_listed, None)] = Field(
+        default_factory=list,
+        description="Secrets of the job that the build may mount: RUN --mount=type=secret,id=NAME.",
     )
 
 
@@ -444,24 +462,24 @@ class Service(Model):
         default=None, description="The host names under which steps reach the service."
     )
     variables: Variables = Field(default_factory=dict, description="Environment variables of the service.")
+    secrets: dict[VariableName, Secret] = Field(
+        default_factory=dict,
+        description="Secrets of the service: a file with its path in NAME_FILE; with file: false, the variable NAME.",
+    )
+    run: Literal["once"] | None = Field(
+        default=None, description="once: the service does something and ends, a migration for example."
+    )
     command: Arguments | None = Field(default=None, description="Replaces the image's command.")
     entrypoint: Arguments | None = Field(default=None, description="Replaces the image's entrypoint.")
     user: User | None = Field(default=None, description="The user that the service runs as.")
     ready: Ready = Field(default_factory=lambda: Ready(), description="How to know that the service is ready.")
 
-
-class SecretFields(Model):
-    ref: Annotated[str, Parsed(_reference, _REFERENCE)] = Field(
-        description="Where the value is: env://, file://, keyring://, keepass:// or op://."
-    )
-    file: bool = Field(
-        default=True,
-        description="Hand it over as a file, with its path in the variable; false: as the variable itself.",
-    )
-    required: bool = Field(default=True, description="Fail when the secret is not there.")
-
-
-Secret = Annotated[SecretFields, Form(_named("ref"), _REFERENCE)]
+    @model_validator(mode="after")
+    def _ready_when_it_ended(self) -> Service:
+        probes = [name for name in ("tcp", "command", "http", "log") if getattr(self.ready, name) is not None]
+        if self.run == "once" and probes:
+            raise ValueError(f"a service with `run: once` is ready when it ended with 0; remove ready: {probes[0]}")
+        return self
 
 
 class CacheKeyFields(Model):

@@ -1,5 +1,7 @@
 """Builds: both builders, what goes in, what is skipped, what goes wrong."""
 
+import hashlib
+import json
 import os
 import threading
 import time
@@ -11,9 +13,8 @@ import docker
 import pytest
 
 from loom.cancel import Cancel
-from loom.dockerfile import Ignore, context_files
 from loom.errors import ImageError
-from loom.plan import Build, Image
+from loom.plan import Build, Image, Secret
 from loom.providers.docker.build import find_buildx, prune_builds
 from loom.providers.docker.client import connect
 from loom.providers.docker.images import Images, ResolvedImage
@@ -45,7 +46,12 @@ class Builder:
         return self
 
     def __call__(
-        self, build: Build | None = None, *, builder: str = "buildkit", name: str | None = None
+        self,
+        build: Build | None = None,
+        *,
+        builder: str = "buildkit",
+        name: str | None = None,
+        secrets: dict[str, bytes] | None = None,
     ) -> ResolvedImage:
         environ = {**os.environ, "DOCKER_BUILDKIT": "0" if builder == "classic" else "1"}
         images = Images(lambda: connect(environ), environ=environ)
@@ -56,6 +62,7 @@ class Builder:
                 workspace=self.folder,
                 on_output=self._hear,
                 cancel=self.cancel,
+                secrets=secrets or {},
             )
         finally:
             images.close()
@@ -124,16 +131,75 @@ def test_the_context_is_what_dockerignore_leaves_and_never_looms_record(build: B
     (build.folder / "d/tool").chmod(0o755)
     image = build(builder=builder)
     seen = build.shell(image, "cd /ctx && find . ! -type d -printf '%P\\n'").splitlines()
-    expected = [
-        path
-        for path, info in context_files(build.folder, Ignore(rules))
-        if not path.endswith("/") and info.st_mode & 0o170000 != 0o040000
-    ]
-    assert sorted(seen) == sorted(expected)
+    out = ["a.log", "d/x", "d/e/x", "out/a", "out/back2/z", "top", "Dockerfile", ".git/loom/record", ".loom/.runtime/r"]
+    assert sorted(seen) == sorted({*files, "link", "d/tool"} - set(out))
     assert "keep.log" in seen
     assert ".git/HEAD" in seen
     assert not [path for path in seen if "record" in path or "runtime" in path]
     assert build.shell(image, "stat -c %a /ctx/d/tool; readlink /ctx/link") == "755\n/nowhere\n"
+
+
+@pytest.mark.parametrize(
+    ("rules", "path", "builder"),
+    [
+        (["**", "!x/y/**", "x/*.md"], "x/y/changed", "buildkit"),
+        (["**", "!x/y/**", "x/*.md"], "x/y/changed", "classic"),
+        (["*", "!src/**"], "src/d/changed", "buildkit"),
+        (["[!a]*"], "b-changed", "buildkit"),  # no negation to BuildKit, which has [^a] for that
+        (["\\!odd"], "changed", "buildkit"),
+    ],
+)
+def test_a_file_that_the_builder_sees_is_a_reason_to_build(
+    build: Builder, rules: list[str], path: str, builder: str
+) -> None:
+    """Whatever the rules are: there is no second reading of them that could differ from the builder's."""
+    dockerfile = f"FROM {BASE}\nCOPY . /ctx\nRUN find /ctx -name '*changed' -exec cat {{}} + >/seen\n"
+    build.write_all({"Dockerfile": dockerfile, ".dockerignore": "\n".join(rules), path: "1", "b": "", "x/n.md": ""})
+    assert build.shell(build(builder=builder), "cat /seen") == "1"
+    build.write_all({path: "2"})
+    assert build.shell(build(builder=builder), "cat /seen") == "2"
+
+
+def test_files_that_are_left_out_change_nothing_and_tags_do_not_pile_up(build: Builder) -> None:
+    build.write_all({"Dockerfile": f"FROM {BASE}\nCOPY a /a\n", "a": uuid.uuid4().hex, ".dockerignore": "noise\n"})
+    first = build()
+    for number in range(25):
+        build.write(noise=str(number))
+        assert build().image_id == first.image_id
+    assert not build.skipped
+    tags = build.client.api.inspect_image(first.image_id)["RepoTags"]
+    assert len(tags) <= 21
+
+
+SECRET = Secret(name="TOKEN", ref="env://TOKEN")
+
+
+def test_a_secret_is_there_while_the_image_is_built_and_nowhere_afterwards(build: Builder, tmp_path: Path) -> None:
+    value = f"s3cret-{uuid.uuid4().hex}\n\0\xff".encode("latin-1")
+    build.write(
+        Dockerfile=f"FROM {BASE}\nRUN --mount=type=secret,id=TOKEN cp /run/secrets/TOKEN /dev/shm/t && "
+        "od -An -c /dev/shm/t | wc -l >/lines && sha256sum </dev/shm/t >/sum\n"
+    )
+    image = build(Build(secrets=(SECRET,)), secrets={"TOKEN": value, "OTHER": b"not asked for"})
+    assert build.shell(image, "cut -c1-64 /sum").strip() == hashlib.sha256(value).hexdigest()
+    assert build.shell(image, "ls -A /run/secrets 2>/dev/null; true") == ""
+    needle = value[:20]
+    history = json.dumps(build.client.api.history(image.image_id)) + json.dumps(
+        build.client.api.inspect_image(image.image_id)
+    )
+    assert needle.decode() not in history
+    archive = b"".join(build.client.images.get(image.image_id).save())
+    assert needle not in archive
+    assert needle.decode() not in build.said
+    # Another value of the same secret is no other image: BuildKit says so too.
+    assert build(Build(secrets=(SECRET,)), secrets={"TOKEN": b"another"}).image_id == image.image_id
+
+
+def test_a_secret_of_a_build_needs_buildkit(build: Builder) -> None:
+    build.write(Dockerfile=f"FROM {BASE}\nRUN echo {uuid.uuid4()}\n")
+    with pytest.raises(ImageError, match=r"the secrets of a build \(TOKEN\) need BuildKit") as refused:
+        build(Build(secrets=(SECRET,)), builder="classic", secrets={"TOKEN": b"value"})
+    assert (refused.value.code, refused.value.exit_code) == ("IMAGE_NEEDS_BUILDKIT", 3)
 
 
 def test_buildkit_features_build(build: Builder) -> None:

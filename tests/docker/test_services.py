@@ -1,6 +1,9 @@
 """Services: real PostgreSQL and Redis, every kind of probe, and everything that goes wrong with them."""
 
+import hashlib
+import json
 import os
+import socket
 import threading
 import time
 import uuid
@@ -13,7 +16,8 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.errors import ImageError, ServiceError
-from loom.plan import Build, Image, Ready, Service
+from loom.plan import Build, Image, Ready, Secret, Service
+from loom.providers.base import SecretValues
 from loom.providers.docker.client import connect
 from loom.providers.docker.images import Images
 from loom.providers.docker.ready import Inside
@@ -38,7 +42,13 @@ class Bench:
         self.died: list[tuple[str, str]] = []
         self.images = Images(lambda: connect(os.environ), environ=os.environ)
 
-    def open(self, *wanted: Service, isolated: bool = False) -> AbstractContextManager[ServiceNetwork]:
+    def open(
+        self,
+        *wanted: Service,
+        isolated: bool = False,
+        published: bool = False,
+        secrets: SecretValues | None = None,
+    ) -> AbstractContextManager[ServiceNetwork]:
         return services(
             lambda: connect(os.environ),
             wanted,
@@ -51,6 +61,8 @@ class Bench:
             cancel=self.cancel,
             on_died=lambda name, text: self.died.append((name, text)),
             isolated=isolated,
+            published=published,
+            secrets=secrets,
         )
 
     def _hear(self, _stream: str, data: bytes) -> None:
@@ -360,3 +372,126 @@ def test_kept_services_go_on_running(bench: Bench) -> None:
     finally:
         bench.client.containers.get(network.services[0].container_id).remove(force=True)
         bench.client.networks.get(network.network_id).remove()
+
+
+def test_a_service_that_runs_once_comes_between_those_before_and_after_it(bench: Bench) -> None:
+    wait = "until perl -MIO::Socket::INET -e '%s' ; do sleep 0.1; done"
+    ask = wait % 'exit(!IO::Socket::INET->new("db:7000"))'
+    wanted = (
+        service("db", "exec " + listening(7000), ready=Ready(tcp=7000, interval_s=0.1)),
+        service("migration", f"{ask}; echo migrated; exit 0", once=True),
+        service("app", "echo app starts; exec sleep 600"),
+    )
+    with bench.open(*wanted):
+        said = [line for line in bench.said.splitlines() if " | " in line or ": " in line]
+        told = ["db: ready after", "migration | migrated", "migration: ended with 0", "app: starting"]
+        at = [next(number for number, line in enumerate(said) if line.startswith(text)) for text in told]
+        assert at == sorted(at)
+        assert bench.died == []
+
+
+def test_a_service_that_runs_once_and_fails_is_named_with_its_output(bench: Bench) -> None:
+    wanted = service("migration", "echo no such table; exit 3", once=True)
+    told = r"^service migration ended with exit code 3 \(`run: once`\)"
+    with pytest.raises(ServiceError, match=told) as failed, bench.open(wanted, service("app", "sleep 600")):
+        raise AssertionError("not ready")
+    assert "no such table" in (failed.value.hint or "")
+    assert "app: starting" not in bench.said
+
+
+def test_a_service_that_runs_once_has_its_time(bench: Bench) -> None:
+    wanted = service("migration", "echo working; exec sleep 600", once=True, ready=Ready(timeout_s=1.0))
+    with pytest.raises(ServiceError, match="service migration did not end within 1 s"), bench.open(wanted):
+        raise AssertionError("not ready")
+
+
+def test_services_of_a_job_on_this_machine_are_reached_at_a_port_of_its_own(bench: Bench) -> None:
+    hello = 'while($c=$s->accept){print $c "hello"; close $c}'
+    one = service("my-db", "exec " + listening(7000, then=hello), ready=Ready(tcp=7000, interval_s=0.1))
+    two = service("other", "exec " + listening(7000, then=hello), ready=Ready(tcp=7000, interval_s=0.1))
+    with bench.open(one, two, published=True, isolated=True) as network:
+        found = network.variables
+        assert found["LOOM_SERVICE_MY_DB_HOST"] == "127.0.0.1"
+        ports = [found["LOOM_SERVICE_MY_DB_PORT"], found["LOOM_SERVICE_OTHER_PORT"]]
+        assert found["LOOM_SERVICE_MY_DB_PORT_7000"] == ports[0] != ports[1]
+        for port in ports:
+            with socket.create_connection(("127.0.0.1", int(port)), timeout=10) as connection:
+                assert connection.recv(5) == b"hello"
+        bindings = bench.client.api.inspect_container(network.services[0].container_id)["NetworkSettings"]["Ports"]
+        assert {binding["HostIp"] for binding in bindings["7000/tcp"]} == {"127.0.0.1"}
+
+
+def test_in_a_container_the_same_variables_name_alias_and_port(bench: Bench) -> None:
+    wanted = service("db", "exec " + listening(7000), "database", "db2", ready=Ready(tcp=7000, interval_s=0.1))
+    with bench.open(wanted) as network:
+        assert network.variables == {
+            "LOOM_SERVICE_DB_HOST": "database",
+            "LOOM_SERVICE_DB_PORT": "7000",
+            "LOOM_SERVICE_DB_PORT_7000": "7000",
+        }
+        bindings = bench.client.api.inspect_container(network.services[0].container_id)["NetworkSettings"]["Ports"]
+        assert not any(bindings.values())
+
+
+VALUE = b"s3cret-of-a-service'\"\\\n%s $HOME \xff\n\n"
+SECRETS = (Secret(name="PASSWORD", ref="env://X"), Secret(name="TOKEN", ref="env://Y", file=False))
+SHOW = (
+    'echo "$PASSWORD_FILE"; [ -r "$PASSWORD_FILE" ] && sha256sum <"$PASSWORD_FILE"; printf %s "$TOKEN" | sha256sum; '
+    'stat -f -c %T /run/secrets; stat -c %a "$PASSWORD_FILE"; id -u; umask; tr "\\0" " " </proc/1/cmdline; echo; '
+    "[ -t 0 ] || readlink /proc/1/fd/0; exec sleep 600"
+)
+
+
+@pytest.mark.parametrize("user", [None, "1234:1234"])
+def test_a_service_has_its_secrets_and_nobody_else_sees_them(bench: Bench, user: str | None) -> None:
+    token = b"t0ken-of-a-service \n"
+    values = SecretValues(services=({"PASSWORD": VALUE, "TOKEN": token},))
+    wanted = service("db", SHOW, secrets=SECRETS, user=user, ready=Ready(log="^/dev/null$"))
+    with bench.open(wanted, secrets=values) as network:
+        where, password, variable, kind, mode, uid, umask, command, stdin = bench.lines("db")
+        assert where == "/run/secrets/PASSWORD"
+        assert password.split()[0] == hashlib.sha256(VALUE).hexdigest()
+        assert variable.split()[0] == hashlib.sha256(token).hexdigest()
+        assert (kind, mode, uid, umask, stdin) == ("tmpfs", "444", (user or "0").split(":")[0], "0022", "/dev/null")
+        assert command.startswith("sh -c ") or "sleep" in command
+        container = network.services[0].container_id
+        seen = json.dumps(bench.client.api.inspect_container(container))
+        seen += bench.client.api.logs(container).decode(errors="replace")
+        assert "s3cret" not in seen
+        assert "t0ken" not in seen
+        # Nothing of it is in what the engine keeps on disk of the container.
+        assert b"s3cret" not in b"".join(bench.client.containers.get(container).export())
+
+
+def test_the_image_s_own_entrypoint_and_command_come_after_the_secrets(bench: Bench) -> None:
+    name = f"loom-test-{bench.run_id}"
+    made = bench.client.containers.create("debian:trixie-slim")
+    try:
+        changes = ['ENTRYPOINT ["sh", "-c", "echo $0 $1 $PASSWORD_FILE; exec sleep 600"]', 'CMD ["one", "two"]']
+        made.commit(repository=name, tag="1", changes="\n".join(changes))
+        values = SecretValues(services=({"PASSWORD": b"value"},))
+        image = Image(name=f"{name}:1")
+        own = Service(name="own", aliases=("own",), image=image, secrets=SECRETS[:1], ready=Ready(log="^one two /run"))
+        with bench.open(own, secrets=values):
+            pass
+        other = Service(
+            name="own",
+            aliases=("own",),
+            image=image,
+            secrets=SECRETS[:1],
+            command=("three", "four"),
+            ready=Ready(log="^three four /run"),
+        )
+        with bench.open(other, secrets=values):
+            pass
+    finally:
+        made.remove()
+        bench.client.api.remove_image(f"{name}:1")
+
+
+def test_a_variable_can_t_hold_a_nul(bench: Bench) -> None:
+    values = SecretValues(services=({"TOKEN": b"a\0value"},))
+    wanted = service("db", "sleep 600", secrets=SECRETS[1:])
+    told = "the secret TOKEN of service db holds a NUL"
+    with pytest.raises(ServiceError, match=told), bench.open(wanted, secrets=values):
+        raise AssertionError("it was started")

@@ -1,8 +1,9 @@
 """Building an image from the snapshot: with BuildKit where it can be had, else with the engine's classic builder.
 
 The engine's API builds with the classic builder only; BuildKit is reached through the `buildx` program, which speaks to
-the same engine. A build whose inputs have not changed is not run: what it made is found again under the tag
-`loom-build:<hash of the inputs>`.
+the same engine. What a build made is found again under the tag `loom-build:<hash of all files and settings>`. Where that
+is not there, the builder is asked, and its own cache decides what has to be done: a build that only ignored files
+have changed for takes it about half a second.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import subprocess
 import tarfile
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import docker
 import docker.errors
+from docker.utils.build import exclude_paths
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -30,7 +33,6 @@ from loom import plan
 from loom.cancel import Cancel
 from loom.dockerfile import (
     ALWAYS_OUT,
-    Ignore,
     Stage,
     bases_of,
     context_files,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from loom.providers.docker.images import Images, ResolvedImage
 
 BUILD_REPOSITORY = "loom-build"
+_GET_BUILDX = "Install the buildx plugin (Debian: docker-buildx, Docker's own packages: docker-buildx-plugin)."
 _PLUGIN_FOLDERS = (
     "/usr/local/lib/docker/cli-plugins",
     "/usr/local/libexec/docker/cli-plugins",
@@ -58,6 +61,10 @@ _PLUGIN_FOLDERS = (
     "/usr/libexec/docker/cli-plugins",
 )
 _TERMINATE_GRACE_S = 5.0
+_NO_DOCKERFILE = ".loom/no/Dockerfile"
+# Docker's client keeps the Dockerfile in whatever the rules say; here that is done by name.
+_TAGS = 20
+"""How many states of a project's files one image is remembered for."""
 
 
 class BuildInputs(Struct, frozen=True, kw_only=True):
@@ -83,8 +90,10 @@ def build_image(
     workspace: Path,
     on_output: OnOutput,
     cancel: Cancel,
+    secrets: Mapping[str, bytes],
 ) -> ResolvedImage:
-    """The built image, from this build or an earlier one with the same inputs."""
+    """The built image, from this build or an earlier one with the same inputs. `secrets`: values, of which the build
+    mounts those that it names."""
     build = image.build
     assert build is not None
 
@@ -103,19 +112,40 @@ def build_image(
         say(on_output, f"building {shown(image)} as {tag.name}")
         # Podman builds by itself what BuildKit does; buildx would first want a builder of its own in a container.
         buildx = None if _is_podman(images) else find_buildx(environ)
+        values = {secret.name: secrets[secret.name] for secret in build.secrets if secret.name in secrets}
         if buildx is not None:
-            _build_with_buildx(buildx, build, inputs, environ=environ, on_output=on_output, cancel=cancel)
+            _build_with_buildx(
+                buildx, build, inputs, environ=environ, on_output=on_output, cancel=cancel, secrets=values
+            )
+        elif build.secrets:
+            raise ImageError(
+                f"{inputs.place}: the secrets of a build ({', '.join(secret.name for secret in build.secrets)}) need "
+                "BuildKit, which was not found",
+                hint=_GET_BUILDX,
+                code="IMAGE_NEEDS_BUILDKIT",
+            )
         else:
             _build_classic(images, build, inputs, on_output=on_output, cancel=cancel)
         had = images.local(tag, inputs.platform)
         if had is None:
             raise ImageError(f"{shown(image)} was built, and the engine does not have it as {tag.name}")
+        _forget_tags(images, had, tag.name)
     if image.name is not None:
         named = parse_reference(image.name)
         with engine_errors():
             images.client.api.tag(had.image_id, named.repository_name, named.tag or "latest", force=True)
         had = replace(had, name=named.name)
     return replace(had, built=True, bases=inputs.bases)
+
+
+def _forget_tags(images: Images, image: ResolvedImage, current: str) -> None:
+    """Each change of the project's files that makes no other image gives it one more tag: not without end."""
+    with engine_errors():
+        names = images.client.api.inspect_image(image.image_id)["RepoTags"] or ()  # type: ignore[no-untyped-call]
+    old = [name for name in names if name.startswith(f"{BUILD_REPOSITORY}:") and name != current]
+    for name in old if len(old) >= _TAGS else ():
+        with suppress(docker.errors.APIError):
+            images.client.api.remove_image(name)
 
 
 class Pruned(Struct, frozen=True, kw_only=True):
@@ -159,13 +189,15 @@ def settle(
         bases[f"{base.name} {base_platform}"] = had
         reference = parse_reference(base.name)
         pinned = images.locked(reference, base_platform)
-        if pinned is not None and pinned.digest and had.digest == pinned.digest and not reference.digest:
-            pins[base.name] = reference.pinned(pinned.digest)
+        # What came out of an archive has no digest by which a builder could find it here; its id is the locked one.
+        digest = pinned.digest if pinned is not None and not reference.digest else ""
+        if digest and images.local(parse_reference(reference.pinned(digest))) is not None:
+            pins[base.name] = reference.pinned(digest)
     try:
         total = inputs_hash(
             context=context,
             dockerfile=raw,
-            ignore=Ignore(ignore_lines),
+            ignore=ignore_lines,
             args=build.args,
             target=build.target,
             platform=platform,
@@ -174,7 +206,7 @@ def settle(
     except OSError as error:
         raise ImageError(
             f"the build's context can't be read: {error.filename}: {error.strerror}",
-            hint="Let it be read, or list it in .dockerignore.",
+            hint="Let it be read, or take it out of the project: `loom snapshot` shows what is in it.",
             code="IMAGE_BUILD_INPUT",
         ) from error
     text = raw.decode()
@@ -284,8 +316,9 @@ def _build_with_buildx(
     environ: Mapping[str, str],
     on_output: OnOutput,
     cancel: Cancel,
+    secrets: Mapping[str, bytes],
 ) -> None:
-    with tempfile.TemporaryDirectory(prefix="loom-build-") as folder:
+    with tempfile.TemporaryDirectory(prefix="loom-build-") as folder, _in_memory(secrets) as descriptors:
         # The Dockerfile goes in from here, beside ignore rules that also leave loom's own record out: the builder looks
         # for `<Dockerfile>.dockerignore` first, and the workspace stays untouched.
         dockerfile = Path(folder, inputs.dockerfile.name)
@@ -298,19 +331,37 @@ def _build_with_buildx(
             command += ["--target", build.target]
         for name, value in build.args.items():
             command += ["--build-arg", f"{name}={value}"]
+        for name, descriptor in descriptors.items():
+            command += ["--secret", f"id={name},src=/proc/self/fd/{descriptor}"]
         tail = _Tail(on_output)
         code = _run(
             [*command, str(inputs.context)],
             scratch=folder,
+            descriptors=tuple(descriptors.values()),
             environ=_buildx_environment(environ),
             on_bytes=tail.feed,
             cancel=cancel,
         )
         tail.end()
-    if cancel.requested:
-        raise ImageError(f"canceled while building {inputs.tag}", code="CANCELED")
-    if code != 0:
-        raise _build_failed(inputs.place, *tail.failure())
+        if cancel.requested:
+            raise ImageError(f"canceled while building {inputs.tag}", code="CANCELED")
+        if code != 0:
+            raise _build_failed(inputs.place, *tail.failure())
+
+
+@contextmanager
+def _in_memory(secrets: Mapping[str, bytes]) -> Iterator[dict[str, int]]:
+    """Each value as a file that no disk has, no other user can open, and that is gone with the last process that has it."""
+    descriptors: dict[str, int] = {}
+    try:
+        for name, value in secrets.items():
+            descriptors[name] = os.memfd_create("loom-secret", os.MFD_CLOEXEC)
+            with os.fdopen(descriptors[name], "wb", closefd=False) as file:
+                file.write(value)
+        yield descriptors
+    finally:
+        for descriptor in descriptors.values():
+            os.close(descriptor)
 
 
 def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -342,8 +393,17 @@ exit "$code"
 """
 
 
-def _run(command: list[str], *, scratch: str, environ: Mapping[str, str], on_bytes: Any, cancel: Cancel) -> int:
-    """The exit code. The directory `scratch` is gone afterwards, also when loom is killed meanwhile."""
+def _run(
+    command: list[str],
+    *,
+    scratch: str,
+    descriptors: tuple[int, ...],
+    environ: Mapping[str, str],
+    on_bytes: Any,
+    cancel: Cancel,
+) -> int:
+    """The exit code. The directory `scratch` is gone afterwards, also when loom is killed meanwhile; the command has
+    `descriptors` open."""
     process = subprocess.Popen(
         ["/bin/sh", "-c", _WITH_LOOM, scratch, *command],
         env=dict(environ),
@@ -351,6 +411,7 @@ def _run(command: list[str], *, scratch: str, environ: Mapping[str, str], on_byt
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        pass_fds=descriptors,
     )
     ended = threading.Event()
 
@@ -438,7 +499,7 @@ def _build_classic(
         number, feature = modern
         raise ImageError(
             f"{inputs.place}:{number}: {feature} needs BuildKit, and there is only the engine's classic builder",
-            hint="Install the buildx plugin (Debian: docker-buildx, Docker's own packages: docker-buildx-plugin).",
+            hint=_GET_BUILDX,
             code="IMAGE_NEEDS_BUILDKIT",
         )
     if not podman:
@@ -483,32 +544,35 @@ def _write_context(archive: IO[bytes], inputs: BuildInputs) -> str:
     The Dockerfile goes in under a name of its own when the context does not hold it as it is to be built. The engine
     takes what `.dockerignore` names out again after it has read it, so that `COPY . .` sees what it would see anyway.
     """
-    ignore = Ignore(inputs.ignore_lines)
-    own = inputs.dockerfile.relative_to(inputs.context).as_posix() if _holds(inputs, ignore) else None
+    # The engine takes what it is sent: leaving files out is the client's part here, and this is Docker's own client.
+    lines = [line.strip() for line in (*inputs.ignore_lines, *ALWAYS_OUT)]
+    rules = [line for line in lines if line and not line.startswith("#")]
+    kept = exclude_paths(str(inputs.context), rules, dockerfile=_NO_DOCKERFILE)
+    own = inputs.dockerfile.relative_to(inputs.context).as_posix() if _holds(inputs, kept) else None
     added: dict[str, bytes] = {}
     if own is None:
         own = ".loom.Dockerfile"
         while (inputs.context / own).exists():
             own += "_"
         theirs = inputs.context / ".dockerignore"
-        rules = theirs.read_bytes().rstrip(b"\n") + b"\n" if theirs.is_file() else b".dockerignore\n"
-        added = {own: inputs.text.encode(), ".dockerignore": rules + own.encode() + b"\n"}
+        before = theirs.read_bytes().rstrip(b"\n") + b"\n" if theirs.is_file() else b".dockerignore\n"
+        added = {own: inputs.text.encode(), ".dockerignore": before + own.encode() + b"\n"}
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for path, content in added.items():
             entry = tarfile.TarInfo(path)
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
-        for path, _ in context_files(inputs.context, ignore):
-            if path not in added:
+        for path, _ in context_files(inputs.context):
+            if path in kept and path not in added:
                 _add(tar, inputs.context / path, path)
     return own
 
 
-def _holds(inputs: BuildInputs, ignore: Ignore) -> bool:
+def _holds(inputs: BuildInputs, kept: Container[str]) -> bool:
     if inputs.context not in inputs.dockerfile.parents:
         return False
     path = inputs.dockerfile.relative_to(inputs.context).as_posix()
-    return not ignore.leaves_out(path) and inputs.dockerfile.read_bytes() == inputs.text.encode()
+    return path in kept and inputs.dockerfile.read_bytes() == inputs.text.encode()
 
 
 def _add(tar: tarfile.TarFile, source: Path, path: str) -> None:

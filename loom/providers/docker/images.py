@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import docker
@@ -116,8 +117,19 @@ class Images:
             self._engine_platform = normal_platform(f"{version['Os']}/{version['Arch']}")
         return self._engine_platform
 
-    def resolve(self, image: plan.Image, *, workspace: Path, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
-        """The image, had by its pull policy and the lock. ImageError says what was wrong and what to do about it."""
+    def resolve(
+        self,
+        image: plan.Image,
+        *,
+        workspace: Path,
+        on_output: OnOutput,
+        cancel: Cancel,
+        secrets: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> ResolvedImage:
+        """The image, had by its pull policy and the lock. ImageError says what was wrong and what to do about it.
+
+        `secrets`: values by name, of which a build mounts those that it asks for.
+        """
         key = (identity(image), image.pull)
         with self._guard:
             had = self._had.get(key)
@@ -127,7 +139,7 @@ class Images:
         if not mine:
             return _wait_for(had, image, on_output, cancel)
         try:
-            resolved = self._resolve(image, workspace, on_output, cancel)
+            resolved = self._resolve(image, workspace, on_output, cancel, secrets)
         except BaseException as error:
             # Those who wait now fail with us; whoever asks later (a retried job) starts anew.
             with self._guard:
@@ -137,13 +149,28 @@ class Images:
         had.set_result(resolved)
         return resolved
 
-    def _resolve(self, image: plan.Image, workspace: Path, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
+    def _resolve(
+        self,
+        image: plan.Image,
+        workspace: Path,
+        on_output: OnOutput,
+        cancel: Cancel,
+        secrets: Mapping[str, bytes],
+    ) -> ResolvedImage:
         if image.build is not None:
             # Imported for those who build: most jobs wait for a container to start, and would wait for this too.
             from loom.providers.docker.build import build_image
 
             root = self._inputs.get((image.build.context, image.build.dockerfile), workspace)
-            return build_image(self, image, environ=self._environ, workspace=root, on_output=on_output, cancel=cancel)
+            return build_image(
+                self,
+                image,
+                environ=self._environ,
+                workspace=root,
+                on_output=on_output,
+                cancel=cancel,
+                secrets=secrets,
+            )
         if image.name is None:
             raise ImageError("the job's image has neither a name nor a build", hint="Give it one of the two.")
         return self.have(image.name, image.pull, self.platform_of(image), on_output=on_output, cancel=cancel)

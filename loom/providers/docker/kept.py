@@ -91,7 +91,12 @@ def wake(client: docker.DockerClient, found: Found) -> bool:
     """Make a kept container run again, its services first; True when it had stopped. ProviderError when it can't."""
     api: Any = client.api
     for service in _beside(client, found):
-        if service["State"] in _NOT_RUNNING:
+        if service["State"] in _NOT_RUNNING and labels.ONCE not in service["Labels"]:
+            if labels.HANDED_OVER in service["Labels"]:
+                raise ProviderError(
+                    f"the kept service {service['Names'][0].lstrip('/')} has ended, and the secrets it had with it",
+                    hint="run the job again: `loom rerun`",
+                )
             with translated("starting a kept service again"):
                 restarting(api, service["Id"], "starting a kept service again")
     if found.running:

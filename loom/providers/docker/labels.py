@@ -26,6 +26,10 @@ LAYERS = "loom.layers"
 """Where the layers of an overlay are."""
 ROLE = "loom.role"
 """What the thing is for: `job`, `service`, `helper`, `overlay`, `volume`, `network`."""
+ONCE = "loom.once"
+"""A service that did what it is for: it is not started again."""
+HANDED_OVER = "loom.secrets"
+"""A service that was given secrets when it started: it can't be started again without them."""
 
 
 def pid_namespace() -> str:

@@ -303,6 +303,14 @@ def probe_of(service: Service, config: Mapping[str, Any]) -> Probe:
     return RunsProbe()
 
 
+def ports_of(service: Service, config: Mapping[str, Any]) -> list[int]:
+    """The ports of a service that are known: the one that its job names comes first, then those that its image exposes."""
+    named = [service.ready.tcp] if service.ready.tcp is not None else []
+    if service.ready.http is not None and service.ready.http.startswith(":"):
+        named = [int(number) for number in re.findall(r"^:(\d+)", service.ready.http)]
+    return list(dict.fromkeys([*named, *exposed_ports(config)]))
+
+
 def exposed_ports(config: Mapping[str, Any]) -> list[int]:
     ports = (str(port).partition("/") for port in config.get("ExposedPorts") or {})
     return sorted(int(number) for number, _, protocol in ports if protocol in ("tcp", "") and number.isdigit())

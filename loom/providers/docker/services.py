@@ -4,32 +4,38 @@
         ...the job runs with network.network_id; `db:5432` is the service with the alias `db`...
 
 Each service has a thread that gets its image, starts it and waits until it is ready, and one that follows its output.
+One that runs once waits for those that are listed before it, and those after it wait for it.
 Whichever way the block is left, containers, their volumes and the network are gone, and the threads have ended.
 """
 
 from __future__ import annotations
 
 import re
+import socket
+import struct
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 import docker
 import docker.errors
-from msgspec import Struct
+from msgspec import Struct, field
 
 from loom import plan
 from loom.cancel import Cancel
 from loom.errors import ServiceError
+from loom.providers.base import SecretValues
+from loom.providers.docker import labels as marks_of
 from loom.providers.docker.attach import Demultiplexer, Hijacked
 from loom.providers.docker.client import explanation, start_failed, starting
 from loom.providers.docker.images import ClientFactory, Images, ResolvedImage
 from loom.providers.docker.labels import ROLE
-from loom.providers.docker.ready import Inside, NotReady, Probe, probe_of
+from loom.providers.docker.ready import Inside, NotReady, Probe, ports_of, probe_of
 from loom.providers.docker.removal import end_and_remove
 from loom.providers.docker.streams import engine_errors
 from loom.results import OnOutput, Stream
@@ -37,6 +43,15 @@ from loom.results import OnOutput, Stream
 LAST_LINES = 20
 SERVICE = "loom.service"
 """The label that names a service's container among those of its job."""
+SECRETS_FOLDER = "/run/secrets"
+# Reads one line, which is shell code of loom's that puts the secrets into place, and becomes what the container is for.
+_TAKES_SECRETS = (
+    "/bin/sh",
+    "-c",
+    'IFS= read -r line && eval "$line" || { echo "loom: the secrets did not arrive" >&2; exit 125; }; exec "$@" </dev/null',
+    "loom",
+)
+_HAND_OVER_WITHIN_S = 60
 _LONGEST_LINE = 65536
 _LEAVE_WITHIN_S = 10.0
 _READ = 65536
@@ -52,6 +67,20 @@ class RunningService(Struct, frozen=True, kw_only=True):
     container_id: str
     container_name: str
     image: ResolvedImage
+    host: str = ""
+    """Where the job reaches it: its alias, or the address of this machine where its ports are published."""
+    ports: Mapping[int, int] = field(default_factory=dict)
+    """Its ports, and under which number each is reached there."""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What tells a job's steps where it is: the same names in a container and on the host."""
+        prefix = f"LOOM_SERVICE_{re.sub('[^A-Za-z0-9]', '_', self.name).upper()}"
+        variables = {f"{prefix}_HOST": self.host}
+        for number, (port, reached) in enumerate(self.ports.items()):
+            variables |= {f"{prefix}_PORT": str(reached)} if number == 0 else {}
+            variables[f"{prefix}_PORT_{port}"] = str(reached)
+        return variables
 
 
 class ServiceNetwork(Struct, frozen=True, kw_only=True):
@@ -68,6 +97,10 @@ class ServiceNetwork(Struct, frozen=True, kw_only=True):
     def images(self) -> tuple[ResolvedImage, ...]:
         return tuple(service.image for service in self.services)
 
+    @property
+    def variables(self) -> dict[str, str]:
+        return {name: value for service in self.services for name, value in service.variables.items()}
+
 
 @contextmanager
 def services(
@@ -83,16 +116,31 @@ def services(
     cancel: Cancel,
     on_died: OnDied | None = None,
     isolated: bool = False,
+    published: bool = False,
+    secrets: SecretValues | None = None,
 ) -> Iterator[ServiceNetwork]:
     """Yields when every service is ready. ServiceError (its hint holds the last lines) when one ends or does not get
     ready in its time, ImageError when an image can't be had. `on_output` gets the services' lines, each behind the
-    service's name, and is not called any more when the block has been left. `isolated`: the network has no way out."""
+    service's name, and is not called any more when the block has been left. `isolated`: the network has no way out.
+    `published`: the job runs on this machine, and reaches the services' ports at 127.0.0.1; their network then has a way
+    out."""
     client = client_factory()
     name = f"loom-{run_id}-{job_id}-{token_hex(3)}"
     output = _Output(on_output)
     try:
-        network_id = _create_network(client, name, labels, isolated=isolated)
-        group = _Group(client, name, images=images, workspace=workspace, labels=labels, output=output, cancel=cancel)
+        # The engine publishes no port of a network that leads nowhere.
+        network_id = _create_network(client, name, labels, isolated=isolated and not published)
+        group = _Group(
+            client,
+            name,
+            images=images,
+            workspace=workspace,
+            labels=labels,
+            output=output,
+            cancel=cancel,
+            published=published,
+            secrets=secrets or SecretValues(),
+        )
         try:
             running = group.start(wanted)
             group.on_died = on_died
@@ -162,6 +210,19 @@ class _Lines:
         self._on_line(text)
 
 
+class _Wanted(Struct, frozen=True, kw_only=True):
+    """A service's container, before it is made."""
+
+    service: plan.Service
+    image: ResolvedImage
+    name: str
+    config: Mapping[str, Any]
+    """Its image's."""
+    ports: list[int]
+    secrets: bytes = b""
+    """What puts them into place; empty where it has none."""
+
+
 class _Group:
     """The services of one job, while they are being started, watched and removed."""
 
@@ -175,8 +236,12 @@ class _Group:
         labels: Mapping[str, str],
         output: _Output,
         cancel: Cancel,
+        published: bool,
+        secrets: SecretValues,
     ) -> None:
         self._client = client
+        self._published = published
+        self._secrets = secrets
         self._network = network
         self._images = images
         self._workspace = workspace
@@ -205,22 +270,27 @@ class _Group:
             thread.join(_LEAVE_WITHIN_S)
 
     def start(self, wanted: tuple[plan.Service, ...]) -> tuple[RunningService, ...]:
-        """All at once: a service may wait for another one before it gets ready."""
         names = container_names([service.name for service in wanted])
         running: dict[int, RunningService] = {}
+        for group in _groups(wanted):
+            self._start_group([(index, wanted[index], f"{self._network}-{names[index]}") for index in group], running)
+        return tuple(running[index] for index in sorted(running))
+
+    def _start_group(self, group: list[tuple[int, plan.Service, str]], running: dict[int, RunningService]) -> None:
+        """All at once: a service may wait for another one before it gets ready."""
         failed: list[BaseException] = []
 
-        def bring_up(index: int, service: plan.Service) -> None:
+        def bring_up(index: int, service: plan.Service, name: str) -> None:
             try:
-                running[index] = self._bring_up(service, f"{self._network}-{names[index]}")
+                running[index] = self._bring_up(index, service, name)
             except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
                 with self._guard:
                     failed.append(error)
                 self._give_up.set()
 
         threads = [
-            threading.Thread(target=bring_up, args=(index, service), name=f"loom-service-{service.name}", daemon=True)
-            for index, service in enumerate(wanted)
+            threading.Thread(target=bring_up, args=one, name=f"loom-service-{one[1].name}", daemon=True)
+            for one in group
         ]
         for thread in threads:
             thread.start()
@@ -235,41 +305,58 @@ class _Group:
             raise
         if failed:
             raise next((error for error in failed if not isinstance(error, _GaveUp)), failed[0])
-        return tuple(running[index] for index in sorted(running))
 
-    def _bring_up(self, service: plan.Service, container_name: str) -> RunningService:
+    def _bring_up(self, index: int, service: plan.Service, container_name: str) -> RunningService:
         # Several pulls and builds may go on at once: their lines, too, come behind the service's name.
         getting = _Lines(service.name, self._output, lambda line: None)
         try:
             image = self._images.resolve(
-                service.image, workspace=self._workspace, on_output=getting.feed, cancel=self._cancel
+                service.image,
+                workspace=self._workspace,
+                on_output=getting.feed,
+                cancel=self._cancel,
+                secrets=self._secrets.own,
             )
         finally:
             getting.end()
         self._go_on_or_leave(service)
-        attributes = self._client.api.inspect_image(image.image_id)  # type: ignore[no-untyped-call]
-        probe = probe_of(service, attributes.get("Config") or {})
+        config = self._client.api.inspect_image(image.image_id).get("Config") or {}  # type: ignore[no-untyped-call]
+        probe = probe_of(service, config)
+        wanted = _Wanted(
+            service=service,
+            image=image,
+            name=container_name,
+            config=config,
+            ports=ports_of(service, config),
+            secrets=_handed_over(service, self._secrets.services[index] if self._secrets.services else {}),
+        )
         lines = _Lines(service.name, self._output, probe.see_line)
         self._output.say(f"{service.name}: starting {image.name} as {', '.join(service.aliases) or service.name}")
         container_id, follower = starting(
-            lambda: self._create(service, image, container_name),
-            lambda made: (made, self._start(service, made, image.name, lines)),
+            lambda: self._create(wanted),
+            lambda made: (made, self._start(wanted, made, lines)),
             lambda made: end_and_remove(self._client, made),
             self._cancel,
         )
-        self._wait_until_ready(service, container_id, probe, lines, follower)
+        if service.once:
+            self._wait_until_ended(service, container_id, lines, follower)
+        else:
+            self._wait_until_ready(service, container_id, probe, lines, follower)
         return RunningService(
             name=service.name,
             aliases=service.aliases,
             container_id=container_id,
             container_name=container_name,
             image=image,
+            host="127.0.0.1" if self._published else next(iter(service.aliases), service.name),
+            ports=self._reached(wanted, container_id),
         )
 
-    def _start(self, service: plan.Service, container_id: str, image: str, lines: _Lines) -> threading.Thread:
+    def _start(self, wanted: _Wanted, container_id: str, lines: _Lines) -> threading.Thread:
         """The thread that follows its output."""
+        service = wanted.service
         # Attached before it starts: what it says first is what tells why it ended.
-        output = Hijacked(self._client, container_id, "stdout", "stderr")
+        output = Hijacked(self._client, container_id, *(("stdin",) if wanted.secrets else ()), "stdout", "stderr")
         follower = threading.Thread(
             target=self._follow,
             args=(service, container_id, output, lines),
@@ -288,13 +375,27 @@ class _Group:
                 self._output.say(failed.message)
                 raise failed from error
             if isinstance(error, docker.errors.APIError):
+                shell = " Its secrets are handed over by the image's own /bin/sh, which it has to have."
                 raise ServiceError(
                     f"service {service.name} could not be started: {explanation(error)}",
-                    hint=f"Check its command, entrypoint and user against the image {image}.",
+                    hint=f"Check its command, entrypoint and user against the image {wanted.image.name}."
+                    + (shell if wanted.secrets else ""),
                 ) from error
             with engine_errors():
                 raise
+        if wanted.secrets:
+            _send(output, wanted.secrets)
         return follower
+
+    def _reached(self, wanted: _Wanted, container_id: str) -> dict[int, int]:
+        service, ports = wanted.service, wanted.ports
+        if not self._published or service.once:
+            return {port: port for port in ports}
+        if not ports:
+            self._output.say(f"{service.name}: no port of it is known; name it: `ready: {{tcp: PORT}}`")
+        with engine_errors():
+            bound = self._client.api.inspect_container(container_id)["NetworkSettings"]["Ports"]
+        return {port: int(bound[f"{port}/tcp"][0]["HostPort"]) for port in ports if bound.get(f"{port}/tcp")}
 
     def _go_on_or_leave(self, service: plan.Service) -> None:
         if self._cancel.requested:
@@ -302,21 +403,38 @@ class _Group:
         if self._give_up.is_set():
             raise _GaveUp(f"service {service.name} was given up, since another one failed")
 
-    def _create(self, service: plan.Service, image: ResolvedImage, name: str) -> str:
+    def _create(self, wanted: _Wanted) -> str:
+        service, image, ports = wanted.service, wanted.image, wanted.ports
         api = self._client.api
         aliases = list(dict.fromkeys((*service.aliases, service.name)))
-        entrypoint = service.entrypoint if service.entrypoint is not None else service.image.entrypoint
+        entrypoint: Sequence[str] | None = service.entrypoint
+        entrypoint = entrypoint if entrypoint is not None else service.image.entrypoint
+        command: Sequence[str] | None = service.command
+        variables = dict(service.variables)
+        marks = {ROLE: "service", SERVICE: service.name} | ({marks_of.ONCE: "true"} if service.once else {})
+        host: dict[str, Any] = {}
+        if self._published and ports:
+            host["port_bindings"] = dict.fromkeys(ports, ("127.0.0.1", None))
+        if wanted.secrets:
+            entrypoint, command = _wrapped(entrypoint, command, wanted.config)
+            host["tmpfs"] = {SECRETS_FOLDER: "mode=1777,size=4m"}
+            variables |= {
+                f"{secret.name}_FILE": f"{SECRETS_FOLDER}/{secret.name}" for secret in service.secrets if secret.file
+            }
+            marks[marks_of.HANDED_OVER] = "true"
         try:
             with engine_errors(), self._guard:
                 created = api.create_container(
                     image.image_id,
-                    command=list(service.command) if service.command is not None else None,
+                    command=list(command) if command is not None else None,
                     entrypoint=list(entrypoint) if entrypoint is not None else None,
                     user=service.user or service.image.user,
-                    environment=dict(service.variables),
-                    name=name,
-                    labels={**self._labels, ROLE: "service", SERVICE: service.name},
-                    host_config=api.create_host_config(),
+                    environment=variables,
+                    name=wanted.name,
+                    labels={**self._labels, **marks},
+                    ports=list(host.get("port_bindings", ())) or None,
+                    stdin_open=bool(wanted.secrets),
+                    host_config=api.create_host_config(**host),
                     networking_config=api.create_networking_config(
                         # The stubs have the parameter as one endpoint; the engine takes a mapping of them.
                         {self._network: api.create_endpoint_config(aliases=aliases)}  # type: ignore[arg-type]
@@ -340,7 +458,7 @@ class _Group:
             output.close()
         lines.end()
         on_died = self.on_died
-        if self._closing.is_set() or on_died is None:
+        if self._closing.is_set() or on_died is None or service.once:
             return
         ended = self._how_it_ended(container_id)
         if ended is not None and not self._closing.is_set():
@@ -399,6 +517,25 @@ class _Group:
             pause_s = min(pause_s * 2, service.ready.interval_s)
         self._output.say(f"{service.name}: ready after {time.monotonic() - started:.1f} s ({probe.what})")
 
+    def _wait_until_ended(
+        self, service: plan.Service, container_id: str, lines: _Lines, follower: threading.Thread
+    ) -> None:
+        started = time.monotonic()
+        while self._runs(container_id):
+            self._go_on_or_leave(service)
+            waited = time.monotonic() - started
+            if waited >= service.ready.timeout_s:
+                raise ServiceError(
+                    f"service {service.name} did not end within {service.ready.timeout_s:g} s (`run: once`)",
+                    hint=f"`ready: {{timeout: ...}}` gives it more.\n{_last(lines)}",
+                )
+            self._give_up.wait(min(0.1, service.ready.interval_s))
+        follower.join(2.0)
+        ended = self._how_it_ended(container_id) or "ended"
+        if ended != "ended with exit code 0":
+            raise ServiceError(f"service {service.name} {ended} (`run: once`)", hint=_last(lines))
+        self._output.say(f"{service.name}: ended with 0 after {time.monotonic() - started:.1f} s")
+
     def _runs(self, container_id: str) -> bool:
         try:
             with engine_errors():
@@ -429,6 +566,57 @@ class _Group:
             thread.start()
         for thread in (*threads, *self._followers):
             thread.join(_LEAVE_WITHIN_S)
+
+
+def _groups(wanted: Sequence[plan.Service]) -> Iterator[list[int]]:
+    """The services that start together, by their number: one that runs once is between those before and after it."""
+    group: list[int] = []
+    for index, service in enumerate(wanted):
+        if service.once:
+            yield group
+            yield [index]
+            group = []
+        else:
+            group.append(index)
+    yield group
+
+
+def _handed_over(service: plan.Service, values: Mapping[str, bytes]) -> bytes:
+    """One line of shell code that puts a service's secrets into place; nothing where it has none."""
+    commands = []
+    for secret in service.secrets:
+        value = values.get(secret.name)
+        if value is None:
+            continue
+        # Every byte but the harmless ones as printf's %b has it: no quoting, no line's end.
+        written = "".join(chr(byte) if chr(byte).isalnum() and byte < 128 else f"\\0{byte:03o}" for byte in value)
+        if secret.file:
+            commands.append(f"(umask 222 && printf %b '{written}' >{SECRETS_FOLDER}/{secret.name})")
+        elif b"\0" in value:
+            raise ServiceError(
+                f"the secret {secret.name} of service {service.name} holds a NUL, and no variable can",
+                hint="leave `file: false` out: the service then gets it as a file",
+            )
+        else:  # the command substitution takes line ends away from the end: the x keeps them
+            commands.append(f"{secret.name}=$(printf %b '{written}x') && export {secret.name}=\"${{{secret.name}%x}}\"")
+    return " && ".join(commands).encode() + b"\n" if commands else b""
+
+
+def _wrapped(
+    entrypoint: Sequence[str] | None, command: Sequence[str] | None, config: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """What takes the secrets first, and what would have run without it: an entrypoint cancels the image's command."""
+    if entrypoint is None:
+        command = command if command is not None else config.get("Cmd")
+        entrypoint = config.get("Entrypoint")
+    return [*_TAKES_SECRETS, *(entrypoint or ())], list(command or ())
+
+
+def _send(output: Hijacked, line: bytes) -> None:
+    """A service that ended already does not take it; its end is told elsewhere."""
+    output.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _HAND_OVER_WITHIN_S, 0))
+    with suppress(OSError):
+        output.socket.sendall(line)
 
 
 def container_names(names: Sequence[str]) -> list[str]:

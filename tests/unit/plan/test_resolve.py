@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from loom.config import Config
 from loom.environment import job_environment
 from loom.errors import RequestError, WorkflowError
-from loom.plan import AllowFailure, Image, Need, Plan, ProviderName, Step
+from loom.plan import AllowFailure, Build, Image, Need, Plan, ProviderName, Secret, Step
 
 MakePlan = Callable[..., Plan]
 
@@ -314,3 +315,80 @@ a:
 def test_a_path_that_a_variable_leads_out(plan: MakePlan, tmp_path: Path) -> None:
     with pytest.raises(WorkflowError, match=r"\.\./x leads out of the project; stay inside it"):
         plan(tmp_path, "a: {stage: test, script: x, variables: {UP: ..}, artifacts: {paths: [$UP/x]}}")
+
+
+def test_a_service_s_build_is_expanded_and_its_secrets_are_in_the_plan(plan: MakePlan, tmp_path: Path) -> None:
+    (job,) = plan(
+        tmp_path,
+        """
+a:
+  stage: test
+  script: x
+  image: {build: {args: {V: $V}, secrets: NPM}}
+  variables: {V: "3", DIR: db}
+  secrets: {NPM: env://NPM_TOKEN}
+  services:
+    - name: db
+      image: {build: {context: $DIR, dockerfile: $DIR.Dockerfile, target: v$V, args: {V: $V}, secrets: [NPM]}, platform: linux/$ARCH}
+      secrets: {PASSWORD: env://PW, TOKEN: {ref: env://T, file: false, required: false}}
+      run: once
+""",
+        predefined={"ARCH": "arm64"},
+    ).jobs
+    npm = Secret(name="NPM", ref="env://NPM_TOKEN")
+    assert job.image is not None
+    assert job.image.build == Build(args={"V": "3"}, secrets=(npm,))
+    (service,) = job.services
+    built = Build(context="db", dockerfile="db.Dockerfile", target="v3", args={"V": "3"}, secrets=(npm,))
+    assert service.image.build == built
+    assert service.image.platform == "linux/arm64"
+    assert service.once
+    of_service = (
+        Secret(name="PASSWORD", ref="env://PW"),
+        Secret(name="TOKEN", ref="env://T", file=False, required=False),
+    )
+    assert service.secrets == of_service
+    assert job.all_secrets == (npm, *of_service)
+
+
+SERVICE = "a:\n  stage: test\n  script: x\n  image: b:1\n  services:\n    - name: db\n      "
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SERVICE + "image: {build: {context: $DIR}}\n", ".loom/workflow.yml:9:32: $DIR has no value here"),
+        (SERVICE + "image: {build: {context: ../x}}\n", ".loom/workflow.yml:9:32: expected a path inside the project"),
+        (SERVICE + "image: {build: {secrets: [NPM]}}\n", ".loom/workflow.yml:9:33: the job has no secret NPM"),
+        (
+            "a: {stage: test, script: x, image: {build: {secrets: NPM}}}\n",
+            ".loom/workflow.yml:3:54: the job has no secret NPM",
+        ),
+        (
+            SERVICE + "variables: {P_FILE: x}\n      secrets: {P: env://P}\n",
+            ".loom/workflow.yml:9:27: the secret P sets P_FILE for this service",
+        ),
+        (SERVICE + "run: once\n      ready: {tcp: 1}\n", ".loom/workflow.yml:8:7: a service with `run: once` is ready"),
+        (
+            SERVICE + "run: once\n  network: host\n",
+            ".loom/workflow.yml:10:12: a job with services is in a network of its",
+        ),
+        (
+            SERVICE + "run: once\n  network: mine\n",
+            ".loom/workflow.yml:10:12: a job with services is in a network of its",
+        ),
+    ],
+)
+def test_services_that_can_t_be_as_written(plan: MakePlan, tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(WorkflowError) as caught:
+        plan(tmp_path, text)
+    place, _, said = message.partition(" ")
+    (problem,) = caught.value.problems
+    assert str(problem).startswith(f"{place} WF_SCHEMA_V1 /a")
+    assert problem.message.startswith(said)
+
+
+def test_the_configuration_s_host_network_is_none_for_a_job_with_services(plan: MakePlan, tmp_path: Path) -> None:
+    with pytest.raises(WorkflowError, match="`network: host`, which the configuration asks for, can't hold here"):
+        plan(tmp_path, SERVICE + "run: once\n", config=Config(network="host"))
+    assert plan(tmp_path, SERVICE + "run: once\n", config=Config(network="none")).jobs[0].network.mode == "none"
