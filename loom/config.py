@@ -2,6 +2,10 @@
 
 Low to high: built-in, `~/.config/loom/config.yml`, `.loom/config.yml`, `LOOM_*` variables, flags. `load` is the only
 reader; the environment and the flags are handed in.
+
+The project's file comes with the repository, so its author may be a stranger: it can make the user's own file stricter,
+never looser, and what it asks for (a place, an engine, another network) counts only once the user trusts it (`loom.trust`).
+Each key of `Config` states which of these it is.
 """
 
 from __future__ import annotations
@@ -9,14 +13,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from loom import yamlfile
 from loom.errors import Problem, RequestError, WorkflowError
-from loom.names import run_of_workspace
 from loom.units import duration, duration_text, memory, nearest, platform, size, size_text
 
 CODE = "CONFIG_INVALID"
@@ -56,6 +61,35 @@ class Origin(Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return f"{self.layer} ({self.place})" if self.place else self.layer
+
+
+class Overruled(Struct, frozen=True, kw_only=True):
+    """A line of the project's file that would have made the user's own looser, and so does not count."""
+
+    name: str
+    text: str
+    place: str
+    by: str
+    """The value that holds, and its place."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.place}: `{self.name}: {self.text}` does not count: your own configuration is stricter ({self.by})"
+        )
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """What the project's file asks for, and only counts once the user trusts it."""
+
+    name: str
+    text: str
+    """The value as people read it; a relative path stays relative, so that it means the same in each checkout."""
+    place: str
+    allowed: bool = False
+
+
+Allows = Callable[[Asked, Path], bool]
+"""Whether the user trusts it; the path is the user's own state directory, whatever the project's file says of that."""
 
 
 class KeepassDatabase(Struct, frozen=True, kw_only=True):
@@ -193,70 +227,125 @@ def _keepass(value: Any, context: _Context) -> Mapping[str, KeepassDatabase]:
     return found
 
 
-def _key(default: Any, parse: _Parse, about: str) -> Any:
-    return field(default=default, metadata={"parse": parse, "about": about})
+class Rule(Struct, frozen=True):
+    """What a key of the project's file counts for. `rank`: a higher one is looser, and can't beat the user's own file."""
+
+    refused: bool = False
+    """No repository decides this, trusted or not."""
+    asks: Callable[[Any], bool] = lambda _: False
+    rank: Callable[[Any], float] = lambda _: 0
+
+
+FREE = Rule()
+"""Neither looser nor stricter."""
+THE_USERS = Rule(refused=True)
+ASKED = Rule(asks=lambda _: True)
+"""Counts only once the user trusts it."""
+LESS_IS_STRICTER = Rule(rank=lambda value: inf if value is None else float(value))
+TRUE_IS_STRICTER = Rule(rank=lambda value: 0 if value else 1)
+PLAIN_NETWORKS = (None, "none", "bridge", "default")
+"""Network modes that reach no further than a container of its own does; others join the host, or other containers."""
+_NETWORK = Rule(
+    asks=lambda mode: mode not in PLAIN_NETWORKS,
+    rank=lambda mode: 0 if mode == "none" else 1 if mode in PLAIN_NETWORKS else 2,
+)
+
+
+def _from_strict_to_loose(*values: str) -> Rule:
+    return Rule(rank=values.index)
+
+
+def _key(default: Any, parse: _Parse, about: str, project: Rule) -> Any:
+    return field(default=default, metadata={"parse": parse, "about": about, "project": project})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Every setting, ready to use. `origins` says where each value came from; durations in seconds, sizes in bytes."""
 
-    default_image: str = _key("debian:trixie-slim", _text, "The image of jobs that name none, with `--container`.")
+    default_image: str = _key(
+        "debian:trixie-slim", _text, "The image of jobs that name none, with `--container`.", FREE
+    )
     default_shell: str = _key(
         "auto",
         _text,
         "The shell of steps where the workflow names none: auto (bash where there is one, else sh), or a command line.",
+        FREE,
     )
     mount_mode: Literal["bind_mount", "overlay", "ephemeral_volume"] = _key(
-        "bind_mount", _choice("bind_mount", "overlay", "ephemeral_volume"), "How a job's container sees the workspace."
+        "bind_mount",
+        _choice("bind_mount", "overlay", "ephemeral_volume"),
+        "How a job's container sees the workspace.",
+        _from_strict_to_loose("ephemeral_volume", "overlay", "bind_mount"),
     )
     pull: Literal["always", "missing", "never"] = _key(
-        "missing", _choice("always", "missing", "never"), "When images are pulled, where the workflow does not say."
+        "missing",
+        _choice("always", "missing", "never"),
+        "When images are pulled, where the workflow does not say.",
+        _from_strict_to_loose("never", "missing", "always"),
     )
-    frozen: bool = _key(False, _flag, "Run only images that `.loom/images.lock` names.")
+    frozen: bool = _key(False, _flag, "Run only images that `.loom/images.lock` names.", TRUE_IS_STRICTER)
     platform: str | None = _key(
-        None, _platform, "The images' platform, such as linux/arm64; the engine's own if not set."
+        None, _platform, "The images' platform, such as linux/arm64; the engine's own if not set.", FREE
     )
     engine: str | None = _key(
-        None, _text, "The engine's address; DOCKER_HOST or the current Docker context if not set."
+        None, _text, "The engine's address; DOCKER_HOST or the current Docker context if not set.", ASKED
     )
     log_driver: Literal["json-file", "none"] = _key(
-        "json-file", _choice("json-file", "none"), "The containers' log; none is faster, and `docker logs` stays empty."
+        "json-file",
+        _choice("json-file", "none"),
+        "The containers' log; none is faster, and `docker logs` stays empty.",
+        FREE,
     )
-    jobs: int | None = _key(None, _count(1), "How many jobs run at once; the number of processors if not set.")
-    fail_fast: bool = _key(False, _flag, "Stop everything at the first job that fails.")
-    grace: float = _key(10.0, _duration, "How long a canceled step may take to end itself before it is killed.")
-    job_timeout: float | None = _key(3600.0, _duration, "The timeout of jobs that name none.")
-    step_timeout: float | None = _key(None, _duration, "The timeout of each step, where the workflow names none.")
-    cpus: float | None = _key(None, _cpus, "How many processors a job's container may use.")
-    memory: int | None = _key(None, _memory, "How much memory a job's container may use.")
-    pids: int | None = _key(None, _count(1), "How many processes a job's container may have.")
-    network: str | None = _key(None, _text, "The network mode of jobs that name none: bridge, none or host.")
+    jobs: int | None = _key(
+        None, _count(1), "How many jobs run at once; the number of processors if not set.", LESS_IS_STRICTER
+    )
+    fail_fast: bool = _key(False, _flag, "Stop everything at the first job that fails.", FREE)
+    grace: float = _key(
+        10.0, _duration, "How long a canceled step may take to end itself before it is killed.", LESS_IS_STRICTER
+    )
+    job_timeout: float | None = _key(3600.0, _duration, "The timeout of jobs that name none.", LESS_IS_STRICTER)
+    step_timeout: float | None = _key(
+        None, _duration, "The timeout of each step, where the workflow names none.", LESS_IS_STRICTER
+    )
+    cpus: float | None = _key(None, _cpus, "How many processors a job's container may use.", LESS_IS_STRICTER)
+    memory: int | None = _key(None, _memory, "How much memory a job's container may use.", LESS_IS_STRICTER)
+    pids: int | None = _key(None, _count(1), "How many processes a job's container may have.", LESS_IS_STRICTER)
+    network: str | None = _key(None, _text, "The network mode of jobs that name none: bridge, none or host.", _NETWORK)
     keep: Literal["never", "on-failure", "always", "auto"] = _key(
         "auto",
         _choice("never", "on-failure", "always", "auto"),
         "When a job's container is kept to be looked at; auto: a failed one, on a terminal.",
+        _from_strict_to_loose("never", "auto", "on-failure", "always"),
     )
-    keep_for: float = _key(86400.0, _duration, "How long a kept container may stay.")
-    keep_runs: int = _key(10, _count(1), "How many of a checkout's runs `loom clean` leaves.")
-    stream: bool = _key(False, _flag, "Show what steps print while they run.")
-    color: Literal["auto", "always", "never"] = _key("auto", _choice("auto", "always", "never"), "When to use colours.")
-    tmp_dir: Path = _key(Path("/tmp"), _path, "Where isolated workspaces are made.")
+    keep_for: float = _key(86400.0, _duration, "How long a kept container may stay.", LESS_IS_STRICTER)
+    keep_runs: int = _key(10, _count(1), "How many of a checkout's runs `loom clean` leaves.", LESS_IS_STRICTER)
+    stream: bool = _key(False, _flag, "Show what steps print while they run.", FREE)
+    color: Literal["auto", "always", "never"] = _key(
+        "auto", _choice("auto", "always", "never"), "When to use colours.", FREE
+    )
+    tmp_dir: Path = _key(Path("/tmp"), _path, "Where isolated workspaces are made.", ASKED)
     state_dir: Path = _key(
-        Path("~/.local/state/loom"), _path, "Where loom keeps what belongs to you and not to one repository."
+        Path("~/.local/state/loom"), _path, "Where loom keeps what belongs to you and not to one repository.", ASKED
     )
-    cache_dir: Path = _key(Path("~/.cache/loom"), _path, "Where jobs' caches are kept.")
-    cache_max_size: int = _key(10 * 1024**3, _size, "How large the cache may grow before old entries go.")
+    cache_dir: Path = _key(Path("~/.cache/loom"), _path, "Where jobs' caches are kept.", ASKED)
+    cache_max_size: int = _key(10 * 1024**3, _size, "How large the cache may grow before old entries go.", ASKED)
     protected_branches: tuple[str, ...] | None = _key(
         None,
         _names,
         "The branches (globs) that caches of other branches never reach; origin's default branch, main and master if not set.",
+        THE_USERS,
     )
     keepass: Mapping[str, KeepassDatabase] = field(
         default_factory=dict,
-        metadata={"parse": _keepass, "about": "KeePass databases by the alias that secrets use."},
+        metadata={"parse": _keepass, "about": "KeePass databases by the alias that secrets use.", "project": ASKED},
     )
     origins: Mapping[str, Origin] = field(default_factory=dict, compare=False, metadata={"internal": True})
+    overruled: tuple[Overruled, ...] = field(default=(), compare=False, metadata={"internal": True})
+    asked: tuple[Asked, ...] = field(default=(), compare=False, metadata={"internal": True})
+    """What the project's file asks for, trusted or not."""
+    own_state_dir: Path = field(default=Path(), compare=False, metadata={"internal": True})
+    """`state_dir` as the user has it, where decisions on the project are: the project can't move them."""
 
     def text_of(self, name: str) -> str:
         """A value as one would write it in a configuration file (without quotes)."""
@@ -265,9 +354,6 @@ class Config:
 
 _FIELDS = {item.name: item for item in fields(Config) if "internal" not in item.metadata}
 KEYS = tuple(_FIELDS)
-_PLACES = ("tmp_dir", "state_dir", "cache_dir")
-_OF_THE_USER = ("protected_branches",)
-"""Nothing in a repository decides these."""
 _DURATIONS = frozenset(name for name, item in _FIELDS.items() if item.metadata["parse"] is _duration)
 _SIZES = frozenset(name for name, item in _FIELDS.items() if item.metadata["parse"] in (_size, _memory))
 _CLEARABLE = frozenset(name for name, item in _FIELDS.items() if "None" in str(item.type))
@@ -293,42 +379,116 @@ def text_of(name: str, value: Any) -> str:
     return str(value)
 
 
-def load(*, root: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
+def load(
+    *,
+    root: Path | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+    allows: Allows = lambda asked, state_dir: False,
+) -> Config:
     """The configuration for the repository at `root` (None: outside of one).
 
-    `flags` uses the keys' names; a None there means "not given". WorkflowError with every problem of the files,
-    RequestError for a variable or a flag; both name the place and the nearest key.
+    `flags` uses the keys' names; a None there means "not given". `allows` decides on what the project's file asks for;
+    without it, none of that counts. WorkflowError with every problem of the files, RequestError for a variable or a flag;
+    both name the place and the nearest key.
     """
     home = Path(environ["HOME"]) if environ.get("HOME") else None
-    values, origins = _built_in(environ, home)
+    layers = _Layers(*_built_in(environ, home), root or Path())
     problems: list[Problem] = []
-    for layer, path, base in _files(root, environ, home):
-        names_places = layer == "user" or _is_trusted(path)
-        for name, value, place in _read(path, _Context(base, home), problems):
-            if layer == "project" and name in _OF_THE_USER and value is not None:
-                raise RequestError(
-                    f"{place}: {name} is for the user to decide, not for a repository",
-                    hint=f"put it into {user_file(environ) or 'your own configuration'}, or set LOOM_{name.upper()}",
-                    code=CODE,
-                )
-            if names_places or name not in _PLACES:
-                values[name], origins[name] = value, Origin(layer=layer, place=place)
+    if (user := user_file(environ)) is not None:
+        for name, value, node in _read(user, _Context(home, home), problems):
+            layers.set(name, value, Origin(layer="user", place=node.place))
+    given = [*_environment(environ, _Context(None, home)), *_flags(flags, _Context(None, home))]
+    own_places = {name: value for name, value, _ in given if name == "state_dir"}
+    own_state_dir = own_places.get("state_dir", layers.values["state_dir"])
+    if root is not None:
+        for name, value, node in _read(root / PROJECT_FILE, _Context(root, home), problems):
+            layers.propose(name, value, node, lambda asked: allows(asked, own_state_dir))
     if problems:
         raise WorkflowError(
             problems,
             hint="put these right, or comment them out; then `loom config show --origin` tells which values hold and why",
         )
-    for name, value, place in _environment(environ, _Context(None, home)):
-        values[name], origins[name] = value, Origin(layer="environment", place=place)
+    for name, value, origin in given:
+        layers.set(name, value, origin)
+    return layers.config(own_state_dir)
+
+
+class _Layers:
+    """Values with their origins, set one layer after the other."""
+
+    def __init__(self, values: dict[str, Any], origins: dict[str, Origin], root: Path) -> None:
+        self.values = values
+        self._root = root
+        self._origins = origins
+        self._overruled: dict[str, Overruled] = {}
+        self._asked: dict[str, Asked] = {}
+
+    def set(self, name: str, value: Any, origin: Origin) -> None:
+        self.values[name], self._origins[name] = value, origin
+        if origin.layer != "project":  # whatever the project's file says of it then changes nothing
+            self._overruled.pop(name, None)
+            self._asked.pop(name, None)
+
+    def propose(self, name: str, value: Any, node: yamlfile.Node, allows: Callable[[Asked], bool]) -> None:
+        """A line of the project's file."""
+        rule: Rule = _FIELDS[name].metadata["project"]
+        if rule.refused and value is not None:
+            raise RequestError(
+                f"{node.place}: {name} is for the user to decide, not for a repository",
+                hint=f"put it into your own configuration (`loom config init --user`), or set LOOM_{name.upper()}",
+                code=CODE,
+            )
+        before, origin, text = self.values[name], self._origins[name], _as_written(node, value, self._root)
+        if origin.layer == "user" and rule.rank(value) > rule.rank(before):
+            by = f"{text_of(name, before)}, {origin.place}"
+            self._overruled[name] = Overruled(name=name, text=text, place=node.place, by=by)
+            return
+        if rule.asks(value):
+            asked = Asked(name=name, text=text, place=node.place)
+            self._asked[name] = replace(asked, allowed=allows(asked))
+            if not self._asked[name].allowed:
+                return
+        self.set(name, value, Origin(layer="project", place=node.place))
+
+    def config(self, own_state_dir: Path) -> Config:
+        return Config(
+            **self.values,
+            origins=self._origins,
+            overruled=tuple(self._overruled.values()),
+            asked=tuple(self._asked.values()),
+            own_state_dir=own_state_dir,
+        )
+
+
+def _as_written(node: yamlfile.Node, value: Any, root: Path) -> str:
+    """The value as the file has it; a path with where it leads, if that is not where it says, or not in the repository."""
+    import json
+
+    written = node.plain()
+    text = written if isinstance(written, str) else json.dumps(written, ensure_ascii=False, sort_keys=True)
+    paths = [value] if isinstance(value, Path) else []
+    if isinstance(value, Mapping):
+        paths = [path for database in value.values() for path in (database.path, database.key_file) if path is not None]
+    real = [leads for path in paths if (leads := _elsewhere(path, root)) is not None and leads != text]
+    return f"{text} (leads to {', '.join(real)})" if real else text
+
+
+def _elsewhere(path: Path, root: Path) -> str | None:
+    """Where a path leads; None for one that stays in the repository, without a link on its way."""
+    real, plain = os.path.realpath(path), Path(os.path.normpath(path))
+    stays = plain.is_relative_to(root) and real == os.path.normpath(os.path.realpath(root) / plain.relative_to(root))
+    return None if stays else real
+
+
+def _flags(flags: Mapping[str, object], context: _Context) -> Iterator[tuple[str, Any, Origin]]:
     for name, value in flags.items():
         if value is None:
             continue
         if name not in _FIELDS:
             raise RequestError(f"there is no setting {name}{_meant(name)}", code=CODE)
         flag = "--" + name.replace("_", "-")
-        values[name] = _parsed(name, value, _Context(None, home), flag)
-        origins[name] = Origin(layer="flag", place=flag)
-    return Config(**values, origins=origins)
+        yield name, _parsed(name, value, context, flag), Origin(layer="flag", place=flag)
 
 
 def user_file(environ: Mapping[str, str]) -> Path | None:
@@ -369,30 +529,7 @@ def _built_in(environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, 
     return values, origins
 
 
-def _files(
-    root: Path | None, environ: Mapping[str, str], home: Path | None
-) -> Iterator[tuple[Layer, Path, Path | None]]:
-    user = user_file(environ)
-    if user is not None:
-        yield "user", user, home
-    if root is not None:
-        yield "project", root / PROJECT_FILE, root
-
-
-def _is_trusted(project_file: Path) -> bool:
-    """Whether what it says of places may count, where loom reads what it believes and deletes what is old.
-
-    Not in a workspace, where a job may have written it, and not where another user did, as in a shared /tmp.
-    """
-    if any(run_of_workspace(folder.name) for folder in Path(os.path.realpath(project_file)).parents):
-        return False
-    try:
-        return project_file.stat().st_uid == os.geteuid()
-    except OSError:
-        return True  # it is not there, or reading it will say why not
-
-
-def _read(path: Path, context: _Context, problems: list[Problem]) -> Iterator[tuple[str, Any, str]]:
+def _read(path: Path, context: _Context, problems: list[Problem]) -> Iterator[tuple[str, Any, yamlfile.Node]]:
     """Each key of one file, parsed; adds to `problems`."""
     name = PROJECT_FILE if path.parts[-2:] == (".loom", "config.yml") else str(path)
     try:
@@ -416,18 +553,18 @@ def _read(path: Path, context: _Context, problems: list[Problem]) -> Iterator[tu
             continue
         value = node.plain()
         if value is None and key in _CLEARABLE:
-            yield key, None, node.place
+            yield key, None, node
             continue
         if isinstance(value, int | float) and not isinstance(value, bool) and key in _DURATIONS | _SIZES:
             value = node.text
         try:
-            yield key, _FIELDS[key].metadata["parse"](value, context), node.place
+            yield key, _FIELDS[key].metadata["parse"](value, context), node
         except ValueError as error:
             file.problems.append(file.problem(node, at, str(error), code=CODE))
     problems += sorted(file.problems, key=lambda problem: (problem.line, problem.column))
 
 
-def _environment(environ: Mapping[str, str], context: _Context) -> Iterator[tuple[str, Any, str]]:
+def _environment(environ: Mapping[str, str], context: _Context) -> Iterator[tuple[str, Any, Origin]]:
     known = {f"LOOM_{name.upper()}": name for name in KEYS if name != "keepass"}
     for variable, text in environ.items():
         if not variable.startswith("LOOM_") or variable in SET_BY_LOOM or variable.startswith(_SET_BY_LOOM_PREFIXES):
@@ -445,7 +582,7 @@ def _environment(environ: Mapping[str, str], context: _Context) -> Iterator[tupl
             continue
         if text == "":
             continue
-        yield name, _parsed(name, text, context, variable), variable
+        yield name, _parsed(name, text, context, variable), Origin(layer="environment", place=variable)
 
 
 def _close(name: str, key: str) -> bool:

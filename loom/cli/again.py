@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loom.cli.options import Keep, Quiet, Stream
+from loom.cli.options import Keep, Quiet, Stream, Trust
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +40,7 @@ def resume(
     stream: Stream = False,
     quiet: Quiet = False,
     keep: Keep = None,
+    trust: Trust = False,
 ) -> None:
     """Go on with a failed run, from the steps that failed. Then come the jobs that depend on these.
 
@@ -47,10 +48,11 @@ def resume(
     """
     from loom.cli import entering, running
 
-    here = entering.around()
+    here = entering.around(trust)
     past = entering.find_run(here, run)
+    entering.permit(here, past, trust)
     # What was kept once is kept again, also where there is no terminal.
-    options = running.Options(stream=stream, quiet=quiet, keep=keep or "on-failure")
+    options = running.Options(stream=stream, quiet=quiet, keep=keep or "on-failure", trust=trust)
     raise SystemExit(_Resuming(here, past, options).run(from_, sync=sync))
 
 
@@ -65,13 +67,16 @@ def rerun(
     stream: Stream = False,
     quiet: Quiet = False,
     keep: Keep = None,
+    trust: Trust = False,
 ) -> None:
     """Run a run's jobs again from the start, on the same snapshot."""
     from loom.cli import entering, running
 
-    here = entering.around()
+    here = entering.around(trust)
     past = entering.find_run(here, run)
-    options = running.Options(stream=stream, quiet=quiet, keep=keep)
+    if not fresh:
+        entering.permit(here, past, trust)
+    options = running.Options(stream=stream, quiet=quiet, keep=keep, trust=trust)
     raise SystemExit(_fresh(here, past, options, failed=failed) if fresh else _same(here, past, options, failed=failed))
 
 
@@ -293,15 +298,15 @@ def results_besides(past: PastRun, again: set[str], *, also_unfinished: bool) ->
 def execute(here: Around, past: PastRun, reuse: Reuse, options: Options, run_id: str) -> int:
     from msgspec.structs import replace
 
-    from loom import config, snapshot
-    from loom.cli import running
+    from loom import snapshot
+    from loom.cli import running, surroundings
 
     planned = past.planned
     source = snapshot.discover(past.repo_root, environ=here.environ)
     options = replace(
         options, container=planned.container, strict=planned.isolated, mount_mode=planned.mount_mode.value
     )
-    settings = config.load(root=source.root, environ=here.environ, flags=running.flags_of(options))
+    settings = surroundings.configured(source.root, here.environ, running.flags_of(options), trusting=options.trust)
     ids = dict.fromkeys(("LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID"), run_id)
     prepared = running.Prepared(
         run_id=run_id,

@@ -15,6 +15,7 @@ MODULES = {
     "report": ("report",),
     "check": ("check", "compile", "schema"),
     "config": ("config",),
+    "trust": ("trust",),
     "images": ("images",),
     "cache": ("cache",),
     "clean": ("clean", "doctor"),

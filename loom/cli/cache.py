@@ -125,13 +125,12 @@ def _opened() -> tuple[Cache, str]:
     import subprocess
     import time
 
-    from loom import config
     from loom.cache import Cache
     from loom.cli.parts import cache_project
-    from loom.cli.surroundings import find_root
+    from loom.cli.surroundings import configured, find_root
 
     root = find_root(Path.cwd())
-    settings = config.load(root=root, environ=dict(os.environ), flags={})
+    settings = configured(root, dict(os.environ))
     try:
         asked = subprocess.run(
             ["git", "config", "--get", "remote.origin.url"],

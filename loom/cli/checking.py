@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from loom.cli.surroundings import commit_variables, find_root, mentioned_in, resolve_context, workflow_path
+from loom.cli.surroundings import commit_variables, configured, find_root, mentioned_in, resolve_context, workflow_path
 from loom.errors import Problem, WorkflowError
 from loom.results import ExitCode
 from loom.yamlfile import Kind, pointer, problem_in_text
@@ -27,7 +27,7 @@ MAX_SHOWN = 200
 def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> int:
     import time
 
-    from loom import config, workflow
+    from loom import workflow
     from loom.environment import KNOWN_TO_PLANS
     from loom.resolve import rehearse
     from loom.workflow.lint import warnings
@@ -39,8 +39,9 @@ def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> in
     examined = workflow.examine(path, root)
     loaded, problems = examined.workflow, list(examined.problems)
     settings: Config | None = None
+    jobs: list[tuple[Entry, Job]] = []
     try:
-        settings = config.load(root=root, environ=dict(os.environ), flags={})
+        settings = configured(root, dict(os.environ))
     except WorkflowError as error:  # a run would refuse it too
         problems += error.problems
     if loaded is not None:
@@ -49,15 +50,41 @@ def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> in
         problems += _secrets(loaded, jobs)
     if loaded is not None and not examined.problems:  # what a broken part would use, or be used by, can't be known
         problems += warnings(loaded, predefined=KNOWN_TO_PLANS, mentioned=mentioned_in(root, os.environ))
+    if settings is not None:
+        problems += _notices(loaded, [job for _, job in jobs], settings, root)
     problems = examined.in_order(problems)
     sound = loaded if not examined.problems else None
     errors = sum(1 for problem in problems if problem.severity == "error")
-    code = ExitCode.REQUEST if errors else ExitCode.JOB_FAILED if strict and problems else ExitCode.OK
+    doubts = any(problem.severity == "warning" for problem in problems)
+    code = ExitCode.REQUEST if errors else ExitCode.JOB_FAILED if strict and doubts else ExitCode.OK
     name = loaded.path if loaded is not None else _name(path, root)
     _show(output, name, problems, sound)
     if receipt and settings is not None:
         _leave_receipt(settings, root, name, problems, sound, code, started)
     return code
+
+
+def _notices(loaded: Workflow | None, jobs: Sequence[Job], settings: Config, root: Path) -> Iterator[Problem]:
+    """What a run would ask the user for, and what of the project's configuration does not count."""
+    from loom.cli import trusting
+
+    requests = trusting.requests_of(jobs, settings, root, os.environ, loaded)
+    if requests:
+        from loom.trust import Trust
+
+        trust = Trust(settings.own_state_dir, root, os.environ)
+        for request in requests:
+            state = "you have allowed it" if trust.holds(request) else "a run asks you first; so does `loom trust`"
+            yield _notice(request.place, f"{request} ({state})", trusting.CODE)
+    for overruled in settings.overruled:
+        yield _notice(overruled.place, str(overruled).partition(": ")[2], "CONFIG_OVERRULED")
+
+
+def _notice(place: str, message: str, code: str) -> Problem:
+    file, line, column = place.rsplit(":", 2)
+    return Problem(
+        file=file, line=int(line), column=int(column), pointer="/", message=message, code=code, severity="notice"
+    )
 
 
 def _secrets(loaded: Workflow, jobs: Iterable[tuple[Entry, Job]]) -> list[Problem]:
@@ -201,9 +228,10 @@ def _verdicts(name: str, problems: Sequence[Problem], loaded: Workflow | None) -
 
 def _verdict(name: str, problems: Sequence[Problem], loaded: Workflow | None) -> str:
     errors = sum(1 for problem in problems if problem.severity == "error")
-    doubts = len(problems) - errors
     found = [_count(errors, "error")] if errors else []
-    found += [_count(doubts, "warning")] if doubts else []
+    for severity in ("warning", "notice"):
+        number = sum(1 for problem in problems if problem.severity == severity)
+        found += [_count(number, severity)] if number else []
     if errors or loaded is None:
         return f"{name}: {', '.join(found)}"
     size = f"{_count(len(loaded.jobs), 'job')} in {_count(len(loaded.stages), 'stage')}"
@@ -219,14 +247,14 @@ def compile_(
 ) -> int:
     import sys
 
-    from loom import config, workflow
+    from loom import workflow
     from loom.plan import resolve
     from loom.render.plans import FORMATS
 
     environ = dict(os.environ)
     start = Path.cwd()
     root = find_root(start)
-    settings = config.load(root=root, environ=environ, flags={})
+    settings = configured(root, environ)
     loaded = workflow.load(workflow_path(root, named, start), root)
     predefined = commit_variables(root, environ, loaded.path, event)
     plan = resolve(loaded, selection, resolve_context(root, settings, environ, predefined=predefined, base=base))

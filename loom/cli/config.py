@@ -31,17 +31,23 @@ def show(
     from pathlib import Path
 
     from loom import config
-    from loom.cli.surroundings import find_root
+    from loom.cli.surroundings import configured, find_root
     from loom.errors import RequestError
+    from loom.output import harmless
     from loom.units import nearest
 
-    settings = config.load(root=find_root(Path.cwd()), environ=dict(os.environ), flags={})
+    settings = configured(find_root(Path.cwd()), dict(os.environ))
     if key is not None and key not in config.KEYS:
         close = nearest(key, config.KEYS)
         raise RequestError(
             f"there is no setting {key}" + (f"; did you mean {close}?" if close else ""), code=config.CODE
         )
     keys = config.KEYS if key is None else (key,)
+    not_counted = {item.name: str(item) for item in settings.overruled} | {
+        item.name: f"{item.place}: `{item.name}: {item.text}` does not count until you allow it: loom trust"
+        for item in settings.asked
+        if not item.allowed
+    }
     if output is ShowFormat.JSON:
         document = {
             name: {
@@ -49,6 +55,7 @@ def show(
                 "origin": settings.origins[name].layer,
                 "place": settings.origins[name].place,
                 "about": config.about(name),
+                **({"not_counted": not_counted[name]} if name in not_counted else {}),
             }
             for name in keys
         }
@@ -61,6 +68,9 @@ def show(
     width = max(len(line) for line, _ in lines)
     for line, place in lines:
         print(f"{line:<{width}}  # {place}" if origin else line)
+    for name in keys:
+        if name in not_counted:
+            print(f"# {harmless(not_counted[name])}")
 
 
 def init(

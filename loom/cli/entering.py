@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -58,15 +59,20 @@ class Around(Struct, frozen=True, kw_only=True):
     engine: Engine
 
 
-def around() -> Around:
-    from loom import config
+def around(trust: bool | None = None) -> Around:
+    """`trust`: whether all is allowed on the command line; None for a command that starts nothing, and so never asks."""
     from loom.cli import parts, surroundings
     from loom.store import Store
 
     environ = dict(os.environ)
     here = surroundings.find_root(Path.cwd())
     root = here if (here / ".git").exists() else None
-    settings = config.load(root=root, environ=environ, flags={})
+    settings = surroundings.configured(root, environ, trusting=bool(trust))
+    if trust is not None and root is not None and settings.asked:
+        from loom.cli import trusting
+
+        trusting.settle(trusting.requests_of((), settings, root, environ), settings, root, environ, flag=trust)
+        settings = surroundings.configured(root, environ, trusting=trust)
     return Around(
         environ=environ,
         root=root,
@@ -74,6 +80,18 @@ def around() -> Around:
         store=Store(settings.state_dir),
         engine=parts.Engine(settings, environ),
     )
+
+
+def permit(here: Around, past: PastRun, trust: bool, job: PastJob | None = None) -> None:
+    """Ask for what the jobs of a run (or this one) ask for, before any of it is given again."""
+    from loom.cli import trusting
+
+    # A record that was brought from elsewhere may name any checkout as its own.
+    root = past.repo_root if here.store.holds(past.entry) else past.entry.paths.root
+    jobs = past.planned.plan.jobs if job is None else (job.job,)
+    settings = replace(here.config, asked=())
+    requests = trusting.requests_of(jobs, settings, root, here.environ)
+    trusting.settle(requests, settings, root, here.environ, flag=trust)
 
 
 def find_run(here: Around, wanted: str | None, *, default: str = "last") -> PastRun:

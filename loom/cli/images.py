@@ -359,8 +359,8 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     import os
     import time
 
-    from loom import config, snapshot
     from loom import plan as plans
+    from loom import snapshot
     from loom.cancel import Cancel
     from loom.cli import running, surroundings
     from loom.images import LOCK_PATH, images_of, load_lock
@@ -370,7 +370,7 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
 
     environ = dict(os.environ)
     source = snapshot.discover(Path.cwd(), environ=environ)
-    settings = config.load(root=source.root, environ=environ, flags={"frozen": frozen or None})
+    settings = surroundings.configured(source.root, environ, {"frozen": frozen or None})
     written = load(surroundings.workflow_path(source.root, workflow, Path.cwd()), source.root)
     # Every job, also one that its rules leave out today: naming a job overrides them.
     selection = plans.Selection(jobs=tuple(written.jobs))

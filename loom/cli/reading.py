@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from loom.cli.surroundings import find_root
+from loom.cli.surroundings import configured, find_root
 from loom.errors import LoomError, RequestError
 from loom.util.bounded import listed
 
@@ -43,11 +43,10 @@ class Here(Struct, frozen=True, kw_only=True):
 
 
 def here(color: str | None = None) -> Here:
-    from loom import config
     from loom.store import Store
 
     root = find_root(Path.cwd()).resolve()
-    settings = config.load(root=root, environ=os.environ, flags={"color": color})
+    settings = configured(root, os.environ, {"color": color})
     return Here(root=root, config=settings, store=Store(settings.state_dir))
 
 
@@ -348,13 +347,13 @@ def known_steps(run: str | None, job: str | None, incomplete: str) -> list[str]:
 
 def workflow_jobs(incomplete: str) -> list[str]:
     """The ids of the jobs that the workflow would run here."""
-    from loom import config, workflow
+    from loom import workflow
     from loom.cli import surroundings
     from loom.plan import resolve
 
     root = find_root(Path.cwd()).resolve()
     try:
-        settings = config.load(root=root, environ=os.environ, flags={})
+        settings = configured(root, os.environ)
         loaded = workflow.load(surroundings.workflow_path(root, None, root), root)
         plan = resolve(loaded, surroundings.selection(), surroundings.resolve_context(root, settings, os.environ))
     except (LoomError, OSError):

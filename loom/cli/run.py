@@ -72,6 +72,7 @@ def run(
     shell_on_failure: Annotated[
         bool, typer.Option("--shell-on-failure", help="Open a shell at a step that fails, then ask how to go on.")
     ] = False,
+    trust: options.Trust = False,
     break_before: Annotated[
         str | None, typer.Option("--break-before", metavar="JOB[:STEP]", help="Open a shell before this step.")
     ] = None,
@@ -115,6 +116,7 @@ def run(
                 keep=keep,
                 shell_on_failure=shell_on_failure,
                 break_before=break_before,
+                trust=trust,
             )
         )
     )

@@ -66,6 +66,8 @@ class Options(Struct, frozen=True, kw_only=True):
     keep: str | None = None
     shell_on_failure: bool = False
     break_before: str | None = None
+    trust: bool = False
+    """Whether all that the workflow asks for is allowed, this once."""
     parent_run_id: str | None = None
     """The run that this one does again, if it takes nothing over from it."""
 
@@ -111,14 +113,14 @@ class Prepared(Struct, frozen=True, kw_only=True):
 
 def prepare(options: Options) -> Prepared:
     """From options to a plan. RequestError, WorkflowError: nothing has begun, and there is no record."""
-    from loom import config, engine, snapshot, workflow
-    from loom.cli import surroundings
+    from loom import engine, snapshot, workflow
+    from loom.cli import surroundings, trusting
     from loom.plan import resolve
 
     environ = dict(os.environ)
     run_id = str(time.time_ns())
     source = snapshot.discover(Path.cwd(), environ=environ)
-    settings = config.load(root=source.root, environ=environ, flags=flags_of(options))
+    settings = surroundings.configured(source.root, environ, flags_of(options), trusting=options.trust)
     loaded = workflow.load(surroundings.workflow_path(source.root, options.workflow, Path.cwd()), source.root)
     message = surroundings.message_of_head(source.root, environ)
     variables = engine.run_variables(run_id, source, loaded.path, event=options.event, message=message)
@@ -139,12 +141,19 @@ def prepare(options: Options) -> Prepared:
         matrix=options.matrix,
         container=options.container,
     )
+    plan = resolve(loaded, selection, context)
+    if not options.dry_run:
+        requests = trusting.requests_of(plan.jobs, settings, source.root, environ, loaded)
+        can_ask = options.output == "screen"
+        if trusting.settle(requests, settings, source.root, environ, flag=options.trust, can_ask=can_ask):
+            return prepare(options)  # now with the settings that were allowed
+        trusting.say_overruled(settings)
     return Prepared(
         run_id=run_id,
         environ=environ,
         source=source,
         config=settings,
-        plan=resolve(loaded, selection, context),
+        plan=plan,
         variables=variables,
     )
 

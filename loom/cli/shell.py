@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from loom.cli.options import JobOfRun, RunOrJob
+from loom.cli.options import JobOfRun, RunOrJob, Trust
 
 
 class ExecCommand(TyperCommand):
@@ -37,7 +37,9 @@ StepName = Annotated[
 AsRoot = Annotated[bool, typer.Option("--root", help="As root, whatever user the job has.")]
 
 
-def shell(run: RunOrJob = None, job: JobOfRun = None, step: StepName = None, root: AsRoot = False) -> None:
+def shell(
+    run: RunOrJob = None, job: JobOfRun = None, step: StepName = None, root: AsRoot = False, trust: Trust = False
+) -> None:
     """Open a shell inside a job, where it failed or where it runs. Or in a place made like it, when nothing was kept.
 
     Same container, user, directory and variables as the step had. The step's commands are in the history, and `again`
@@ -52,8 +54,9 @@ def shell(run: RunOrJob = None, job: JobOfRun = None, step: StepName = None, roo
         raise RequestError(
             "a shell needs a terminal, and this is none", hint="loom exec [RUN] JOB -- COMMAND works without one"
         )
-    here = entering.around()
+    here = entering.around(trust)
     past = entering.find_job(here, [name for name in (run, job) if name])
+    entering.permit(here, past.run, trust, past)
     at, cancel = past.step(step), Cancel()
     with signals(cancel), entering.entered(here, past, at, as_root=root, cancel=cancel) as entered:
         for line in banner(entered.about, entered.notes, past.job.id, at.id, at.script):
@@ -89,6 +92,7 @@ def exec_(
     timeout: Annotated[
         str | None, typer.Option("--timeout", metavar="T", help="End it after this time: 30s, 5m. Exit code 4 then.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Run one command inside a job. Its streams and its exit code are passed through."""
     from loom.cancel import Cancel
@@ -106,8 +110,9 @@ def exec_(
         seconds = None if timeout is None else duration(timeout)
     except ValueError as error:
         raise RequestError(f"--timeout: {error}") from error
-    here = entering.around()
+    here = entering.around(trust)
     job = entering.find_job(here, _at_most_two(names))
+    entering.permit(here, job.run, trust, job)
     at, cancel = job.step(step), Cancel()
     heard: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
     begun = time.monotonic()

@@ -48,9 +48,9 @@ def snapshot(
     if explain:
         if not paths:
             raise RequestError("--explain needs at least one path", hint="loom snapshot --explain PATH...")
-        from loom import config
+        from loom.cli.surroundings import configured
 
-        tmp_dir = config.load(root=source.root, environ=dict(os.environ), flags={}).tmp_dir
+        tmp_dir = configured(source.root, dict(os.environ)).tmp_dir
         answers = snapshots.explain(source, paths, start=Path.cwd(), tmp_dir=tmp_dir)
         _print_answers(answers, as_json=as_json)
         return
@@ -71,9 +71,9 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
     import sys
     import time
 
-    from loom import config
     from loom import snapshot as snapshots
     from loom.cancel import Cancel
+    from loom.cli.surroundings import configured
     from loom.errors import SnapshotError
     from loom.names import new_workspace
     from loom.results import ExitCode
@@ -82,7 +82,7 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
     cancel = Cancel()
     codes = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HANGUP}
     before = {number: signal.signal(number, lambda n, _: cancel.request(codes[signal.Signals(n)])) for number in codes}
-    settings = config.load(root=source.root, environ=dict(os.environ), flags={})
+    settings = configured(source.root, dict(os.environ))
     workspace = new_workspace(settings.tmp_dir, str(time.time_ns()))
     on_progress = _progress_line() if show_progress and sys.stderr.isatty() else None
     try:
@@ -197,8 +197,7 @@ def verify(
 
 def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
     """The workspace, the tree that its receipt names and the record's copy of its manifest, where there are such."""
-    from loom import config
-    from loom.cli.surroundings import find_root
+    from loom.cli.surroundings import configured, find_root
     from loom.errors import RequestError
     from loom.names import run_of_workspace
     from loom.snapshot import is_workspace
@@ -206,7 +205,7 @@ def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
 
     root, here = find_root(Path.cwd()), Path.cwd()
     around = next((folder for folder in (here, *here.parents) if run_of_workspace(folder.name)), None)
-    store = Store(config.load(root=root, environ=dict(os.environ), flags={}).state_dir)
+    store = Store(configured(root, dict(os.environ)).state_dir)
     place = around if what == "last" else Path(os.path.realpath(what))
     if what and place is not None and os.path.isdir(place):  # noqa: PTH112  a name may be too long for Path
         if (found := store.run_in(place)) is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from loom.config import Config
+    from loom.config import Asked, Config
     from loom.environment import Message
     from loom.plan import ResolveContext, Selection
 
@@ -25,6 +25,34 @@ def find_root(start: Path) -> Path:
         if (folder / ".git").exists() or (folder / ".loom").is_dir():
             return folder
     return start
+
+
+def configured(
+    root: Path | None, environ: Mapping[str, str], flags: Mapping[str, object] | None = None, *, trusting: bool = False
+) -> Config:
+    """The configuration that holds at `root`: of what the project's file asks for, what the user has allowed.
+
+    `trusting`: everything is allowed, this once.
+    """
+    from loom import config
+
+    def allows(asked: Asked, state_dir: Path) -> bool:
+        from loom.permissions import of_setting
+        from loom.trust import Trust
+
+        return trusts_all(environ, trusting) or Trust(state_dir, root or Path(), environ).holds(of_setting(asked))
+
+    return config.load(root=root, environ=environ, flags=flags or {}, allows=allows)
+
+
+def trusts_all(environ: Mapping[str, str], flag: bool) -> bool:
+    """Whether `--trust` or `LOOM_TRUST=1` allows all that is asked for. RequestError for another value of the variable."""
+    from loom.errors import RequestError
+
+    given = environ.get("LOOM_TRUST", "").lower()
+    if given not in ("", "0", "1", "false", "true", "no", "yes", "off", "on"):
+        raise RequestError(f"LOOM_TRUST: expected 1 or nothing, found {given!r}", code="CONFIG_INVALID")
+    return flag or given in ("1", "true", "yes", "on")
 
 
 def workflow_path(root: Path, named: Path | None, start: Path) -> Path:

@@ -102,7 +102,7 @@ def sarif_document(problems: Sequence[Problem]) -> dict[str, Any]:
                     {
                         "ruleId": problem.code,
                         "ruleIndex": codes.index(problem.code),
-                        "level": problem.severity,
+                        "level": "note" if problem.severity == "notice" else problem.severity,
                         "message": {"text": f"{problem.pointer}: {problem.message}"},
                         "locations": [
                             {

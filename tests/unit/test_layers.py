@@ -21,9 +21,9 @@ LAYERS = [
     | {"lazily", "util"},
     {"workflow", "expressions", "expansion", "events", "graph", "junit", "storage"},
     {"plan", "planned", "resolve", "explain", "records", "journal", "environment", "view", "dockerfile", "images"}
-    | {"diagnosis", "rundiff", "schemas", "upkeep"},
+    | {"diagnosis", "rundiff", "schemas", "upkeep", "permissions"},
     {"providers", "snapshot", "store", "cache", "artifacts", "secrets", "services", "render"},
-    {"scheduler", "runner", "recorder", "reading", "listing"},
+    {"scheduler", "runner", "recorder", "reading", "listing", "trust"},
     {"engine", "past", "report"},
     {"cli"},
     {"__main__"},

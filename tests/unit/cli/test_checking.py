@@ -175,7 +175,11 @@ e: {stage: test, script: [x], variables: {A: $B, B: $A}}
     code, out, _ = loom("check", "--no-receipt")
     assert code == 2
     trace = "SECRETS_UNSAFE_DEBUG_TRACE"
-    assert [line.split(": ")[:2] for line in out.splitlines() if line.startswith(".loom/workflow.yml:")][:-1] == [
+    assert [
+        line.split(": ")[:2]
+        for line in out.splitlines()
+        if line.startswith(".loom/workflow.yml:") and "notice: " not in line
+    ][:-1] == [
         [".loom/workflow.yml:3:29", f"{trace} /variables/CI_DEBUG_TRACE"],
         [".loom/workflow.yml:4:27", "WF_SCHEMA_V1 /a/extends"],
         [".loom/workflow.yml:5:37", "SECRETS_REF_INVALID /b/secrets/T"],
@@ -185,7 +189,7 @@ e: {stage: test, script: [x], variables: {A: $B, B: $A}}
         [".loom/workflow.yml:16:40", "WF_SCHEMA_V1 /d/timeout"],
         [".loom/workflow.yml:17:46", "WF_SCHEMA_V1 /e/variables/A"],
     ]
-    assert out.splitlines()[-1] == ".loom/workflow.yml: 8 errors"
+    assert out.splitlines()[-1] == ".loom/workflow.yml: 8 errors, 1 notice"
     assert "did you mean keepass://?" in out
     assert "did you mean 1d?" in out
 

@@ -9,14 +9,22 @@ from loom.errors import RequestError, WorkflowError
 
 
 def load(
-    tmp_path: Path, project: str = "", user: str = "", environ: dict[str, str] | None = None, **flags: object
+    tmp_path: Path,
+    project: str = "",
+    user: str = "",
+    environ: dict[str, str] | None = None,
+    *,
+    trusted: bool = False,
+    **flags: object,
 ) -> config.Config:
     root, home = tmp_path / "repo", tmp_path / "home"
     for path, text in ((root / ".loom/config.yml", project), (home / ".config/loom/config.yml", user)):
         path.parent.mkdir(parents=True, exist_ok=True)
         if text:
             path.write_text(text)
-    return config.load(root=root, environ={"HOME": str(home), **(environ or {})}, flags=flags)
+    return config.load(
+        root=root, environ={"HOME": str(home), **(environ or {})}, flags=flags, allows=lambda asked, state_dir: trusted
+    )
 
 
 def test_built_in_values_and_folders_below_home(tmp_path: Path) -> None:
@@ -33,10 +41,10 @@ def test_built_in_values_and_folders_below_home(tmp_path: Path) -> None:
     ("flag", "environ", "project", "user", "jobs", "origin"),
     [
         (None, {}, "", "jobs: 2", 2, "user"),
-        (None, {}, "jobs: 3", "jobs: 2", 3, "project (.loom/config.yml:1:7)"),
+        (None, {}, "jobs: 1", "jobs: 2", 1, "project (.loom/config.yml:1:7)"),
         (None, {"LOOM_JOBS": "4"}, "jobs: 3", "jobs: 2", 4, "environment (LOOM_JOBS)"),
         (5, {"LOOM_JOBS": "4"}, "jobs: 3", "jobs: 2", 5, "flag (--jobs)"),
-        (None, {"LOOM_JOBS": ""}, "jobs: null", "jobs: 2", None, "project (.loom/config.yml:1:7)"),
+        (None, {"LOOM_JOBS": ""}, "jobs: 1", "jobs: 2", 1, "project (.loom/config.yml:1:7)"),
     ],
 )
 def test_a_higher_layer_wins(
@@ -51,6 +59,7 @@ def test_values_are_read_in_their_units(tmp_path: Path) -> None:
     found = load(
         tmp_path,
         "grace: 1m30s\ncache_max_size: 2g\ncpus: 1.5\nmemory: 512MiB\njob_timeout: null\ntmp_dir: scratch\nkeepass: {team: ~/team.kdbx}\n",
+        trusted=True,
     )
     assert (found.grace, found.cache_max_size, found.cpus, found.memory) == (90.0, 2 * 1024**3, 1.5, 512 * 1024**2)
     assert found.job_timeout is None
@@ -115,7 +124,7 @@ def test_no_color_is_respected_and_a_flag_beats_it(tmp_path: Path) -> None:
 
 def test_the_template_is_a_configuration_file_with_every_key(tmp_path: Path) -> None:
     assert load(tmp_path, config.template()) == load(tmp_path)
-    found = load(tmp_path / "other", config.template(commented=False))
+    found = load(tmp_path / "other", config.template(commented=False), trusted=True)
     assert all(found.origins[key].layer == "project" for key in config.KEYS)
 
 

@@ -303,7 +303,7 @@ a:
   cache: [{key: k, paths: [out/1, out/fine]}]
 """
     )
-    said = project.loom("run", "--local", MY_TOKEN="correct-horse-battery").splitlines()
+    said = project.loom("run", "--local", "--trust", MY_TOKEN="correct-horse-battery").splitlines()
     assert [line for line in said if line.startswith("! a")] == [
         *(f"! a         artifacts: out/{number} left out: it holds the secret TOKEN" for number in range(1, 6)),
         "! a         artifacts: more was left out: `loom logs a --system` names it",

@@ -158,7 +158,7 @@ def test_schemas_are_printed(failed: Ran) -> None:
 )
 def test_an_error_has_its_name(make: Make, body: str, code: str | None, of_job: str | None) -> None:
     project = make(f"version: v1\nstages: [s]\na:\n  stage: s\n  {body}\n")
-    project.loom("run", "--local", code=None, DOCKER_HOST=f"unix://{project.places}/none.sock")
+    project.loom("run", "--local", "--trust", code=None, DOCKER_HOST=f"unix://{project.places}/none.sock")
     shown = json.loads(project.loom("show", "--json"))
     validate("show", shown)
     assert (shown["receipt"]["error_code"], shown["summary"]["error_code"]) == (code, code)

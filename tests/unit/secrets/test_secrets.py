@@ -190,7 +190,7 @@ def test_keepass_from_the_configuration_file(tmp_path: Path, vault: Path) -> Non
     (tmp_path / ".loom" / "config.yml").write_text(
         f"keepass:\n  team:\n    path: {vault}/vault.kdbx\n    password: env://MASTER\n"
     )
-    config = load(root=tmp_path, environ={}, flags={})
+    config = load(root=tmp_path, environ={}, flags={}, allows=lambda asked, state_dir: True)
     assert read("keepass://team#top", tmp_path, MASTER, config) == b"top-level-value"
 
 

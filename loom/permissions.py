@@ -1,0 +1,204 @@
+"""What a plan, and the project's configuration, ask for that a plain container does not get.
+
+Each is a request, and only the user can allow it (`loom.trust`). The two tables name every field of a job: `_ASKS` those
+that a request comes from, `PLAIN` the others. A field in neither fails a test, so that a new one has to be judged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from loom import config, plan
+
+PlaceOf = Callable[[str, tuple[str | int, ...]], str]
+"""Where a job's value is written (`file:line:column`), by the job's name and the keys that lead to it."""
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """One thing that is asked for. Two with the same `id` are the same, wherever they are written."""
+
+    kind: str
+    subject: str
+    """The value that was written, and where it leads if that is elsewhere."""
+    gives: str
+    """What is given away with it, for people."""
+    job: str = ""
+    """The name of the job that asks; empty for the project's configuration."""
+    place: str = ""
+
+    @property
+    def id(self) -> str:
+        import hashlib
+
+        return hashlib.sha256(
+            "\0".join((self.kind, self.job, self.subject)).encode(errors="surrogateescape")
+        ).hexdigest()
+
+    def __str__(self) -> str:
+        return f"{f'job {self.job}' if self.job else 'the configuration'} asks for {self.subject}: {self.gives}"
+
+
+class Around(Struct, frozen=True, kw_only=True):
+    """What decides whether a value leaves the repository."""
+
+    root: Path
+    home: str | None = None
+    is_reference: Callable[[str], bool] = lambda _: True
+    """Whether a secret's reference is well-formed; another one gets nothing, and may be the value itself: it is not shown."""
+    network: str | None = None
+    """The configured network mode, which the user has allowed already."""
+
+
+_Asked = tuple[str, str, str]
+"""Kind, subject, what it gives."""
+
+
+def _privileged(value: bool, _: Around) -> Iterator[_Asked]:
+    if value:
+        yield "privileged", "privileged", "the job can take over the machine that the engine runs on"
+
+
+def _engine_socket(value: bool, _: Around) -> Iterator[_Asked]:
+    if value:
+        yield "docker_socket", "docker_socket", "the job commands the engine, and so can take over its machine"
+
+
+def _network(mode: str | None, around: Around) -> Iterator[_Asked]:
+    if mode == around.network or mode in config.PLAIN_NETWORKS:
+        return
+    if mode == "host":
+        yield "network", "network host", "the job reaches what listens on this machine alone"
+    else:
+        yield "network", f"network {mode}", "the job reaches the containers in it"
+
+
+def _hosts(hosts: Mapping[str, str], _: Around) -> Iterator[_Asked]:
+    for name, address in hosts.items():
+        yield "extra_hosts", f"host {name}={address}", "the name leads to that address"
+
+
+def _devices(devices: Iterable[str], _: Around) -> Iterator[_Asked]:
+    for device in devices:
+        yield "devices", f"device {device}", "the job uses this device of the engine's machine"
+
+
+def _gpus(gpus: str | None, _: Around) -> Iterator[_Asked]:
+    if gpus:
+        yield "gpus", f"gpus {gpus}", "the job uses the GPUs of the engine's machine"
+
+
+def _secret(reference: str, around: Around) -> Iterator[_Asked]:
+    scheme, _, rest = reference.partition("://")
+    if not around.is_reference(reference):
+        return
+    if scheme == "env":
+        yield "secret", reference, f"the job gets the variable {rest} of your environment"
+    elif scheme != "file":
+        yield "secret", reference, "the job gets this value of your secrets"
+    elif (elsewhere := _elsewhere(rest, around)) is not None:
+        subject = reference if elsewhere == rest else f"{reference} (leads to {elsewhere})"
+        yield "secret", subject, "the job gets the content of this file of yours"
+
+
+def _elsewhere(path: str, around: Around) -> str | None:
+    """Where a path leads that leaves the repository's files (git's own are none of them); None for one that stays."""
+    home = f"{around.home or ''}{path[1:]}"
+    place = home if path.startswith("~") else os.path.join(around.root, path)  # noqa: PTH118  may be absolute
+    real, root = Path(os.path.realpath(place)), Path(os.path.realpath(around.root))
+    if real.is_relative_to(root) and ".git" not in (part.lower() for part in real.relative_to(root).parts):
+        return None
+    return path if str(real) == os.path.normpath(place) else str(real)
+
+
+_ASKS: Mapping[tuple[type, str], Callable[[Any, Around], Iterator[_Asked]]] = {
+    (plan.Job, "privileged"): _privileged,
+    (plan.Job, "docker_socket"): _engine_socket,
+    (plan.Network, "mode"): _network,
+    (plan.Network, "extra_hosts"): _hosts,
+    (plan.Resources, "devices"): _devices,
+    (plan.Resources, "gpus"): _gpus,
+    (plan.Secret, "ref"): _secret,
+}
+
+PLAIN: Mapping[type, frozenset[str]] = {
+    plan.Job: frozenset(
+        {
+            *("id", "name", "stage", "steps", "provider", "image", "target", "shell", "variables", "needs", "when"),
+            *("allow_failure", "retry", "timeout_s", "step_timeout_s", "resources", "network", "services", "artifacts"),
+            *("cache", "secrets", "matrix", "runner_pool", "rule"),
+        }
+    ),
+    plan.Step: frozenset({"phase", "number", "script"}),
+    # The build context stays in the workspace: docker/build.py refuses one that leads out of it.
+    plan.Build: frozenset({"context", "dockerfile", "target", "args"}),
+    plan.Image: frozenset({"name", "build", "pull", "entrypoint", "user", "platform"}),
+    plan.Need: frozenset({"job", "optional", "artifacts"}),
+    plan.AllowFailure: frozenset({"always", "exit_codes"}),
+    plan.Retry: frozenset({"max", "when", "exit_codes", "backoff_s"}),
+    plan.Ulimit: frozenset({"name", "soft", "hard"}),
+    plan.Resources: frozenset({"cpus", "memory", "pids", "shm_size", "ulimits", "tmpfs", "read_only", "places"}),
+    plan.Network: frozenset(),
+    plan.Ready: frozenset({"tcp", "command", "http", "log", "interval_s", "timeout_s"}),
+    plan.Service: frozenset({"name", "aliases", "image", "variables", "command", "entrypoint", "user", "ready"}),
+    plan.Artifacts: frozenset({"paths", "exclude", "when", "name", "expire_in_s", "junit"}),
+    plan.CacheKeyFiles: frozenset({"files", "prefix"}),
+    plan.Cache: frozenset({"paths", "key", "fallback_keys", "policy", "when", "name"}),
+    plan.Secret: frozenset({"name", "file", "required"}),
+}
+"""Fields that give a job no more than a container of its own and the repository's files."""
+
+
+def classified() -> Mapping[type, frozenset[str]]:
+    """Every field that the tables know, by its type."""
+    return {kind: plain | {name for asking, name in _ASKS if asking is kind} for kind, plain in PLAIN.items()}
+
+
+def of_jobs(jobs: Iterable[plan.Job], around: Around, place_of: PlaceOf | None = None) -> tuple[Request, ...]:
+    """What these jobs ask for, each once: the copies of a matrix ask for the same."""
+    found: dict[tuple[str, str, str], Request] = {}
+    for job in jobs:
+        for path, (kind, subject, gives) in _asked(job, (), around):
+            if (kind, job.name, subject) not in found:
+                place = place_of(job.name, path) if place_of is not None else ""
+                request = Request(kind=kind, subject=subject, gives=gives, job=job.name, place=place)
+                found[kind, job.name, subject] = request
+    return tuple(found.values())
+
+
+def _asked(
+    value: Struct, path: tuple[str | int, ...], around: Around
+) -> Iterator[tuple[tuple[str | int, ...], _Asked]]:
+    kind = type(value)
+    for name in value.__struct_fields__:
+        inner = getattr(value, name)
+        if (asks := _ASKS.get((kind, name))) is not None:
+            for asked in asks(inner, around):
+                yield (*path, name), asked
+        elif isinstance(inner, Struct):
+            yield from _asked(inner, (*path, name), around)
+        elif type(inner) is tuple and inner and isinstance(inner[0], Struct) and name != "steps":
+            for number, item in enumerate(inner):
+                key = item.name if isinstance(item, plan.Secret) else number
+                yield from _asked(item, (*path, name, key), around)
+
+
+_SETTING_GIVES = {
+    "engine": "jobs, with the workspace and their secrets, go to this engine",
+    "network": "jobs reach what listens on this machine, or in that network",
+    "state_dir": "loom keeps its records there, and believes what it finds",
+    "tmp_dir": "loom makes workspaces there, and removes old ones",
+    "cache_dir": "loom keeps caches there, and restores what it finds",
+    "cache_max_size": "caches of all your repositories go when they are larger",
+    "keepass": "loom opens these databases for secrets",
+}
+
+
+def of_setting(asked: config.Asked) -> Request:
+    """A line of the project's configuration as a request."""
+    subject = f"{asked.name}: {asked.text}"
+    return Request(kind="setting", subject=subject, gives=_SETTING_GIVES[asked.name], place=asked.place)

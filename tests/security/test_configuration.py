@@ -1,0 +1,188 @@
+"""A stranger's `.loom/config.yml`: it names no place and no engine, and undoes nothing that the user forbids."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+
+from loom import config
+from loom.config import Config, Rule
+
+from .conftest import Listener, Victim
+
+
+def load(
+    tmp_path: Path, project: str, user: str = "", environ: dict[str, str] | None = None, *, trusted: bool = False
+) -> Config:
+    root, home = tmp_path / "repo", tmp_path / "home"
+    for path, text in ((root / ".loom/config.yml", project), (home / ".config/loom/config.yml", user)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    environ = {"HOME": str(home), **(environ or {})}
+    return config.load(root=root, environ=environ, flags={}, allows=lambda asked, state_dir: trusted)
+
+
+ASKED = {
+    "engine": "tcp://10.0.0.1:2375",
+    "state_dir": "state",
+    "tmp_dir": "/var/tmp/theirs",
+    "cache_dir": "ci-cache",
+    "cache_max_size": "1k",
+    "keepass": "{team: ~/passwords.kdbx}",
+    "network": "host",
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_a_place_or_an_engine_counts_only_once_it_is_trusted(tmp_path: Path, name: str) -> None:
+    line = f"{name}: {ASKED[name]}"
+    stranger, plain = load(tmp_path, line), load(tmp_path, "")
+    assert getattr(stranger, name) == getattr(plain, name)
+    assert stranger.origins[name].layer == "built-in"
+    assert [(asked.name, asked.place, asked.allowed) for asked in stranger.asked] == [
+        (name, f".loom/config.yml:1:{len(name) + 3}", False)
+    ]
+    trusted = load(tmp_path, line, trusted=True)
+    assert getattr(trusted, name) != getattr(plain, name)
+    assert trusted.asked[0].allowed
+
+
+LOOSER = [
+    ("frozen", "true", "false"),
+    ("network", "none", "bridge"),
+    ("network", "none", "host"),
+    ("network", "bridge", "host"),
+    ("network", "none", "container:database"),
+    ("pull", "never", "always"),
+    ("mount_mode", "overlay", "bind_mount"),
+    ("memory", "512m", "2g"),
+    ("memory", "512m", "null"),
+    ("cpus", "1.5", "64.0"),
+    ("pids", "100", "null"),
+    ("jobs", "2", "64"),
+    ("job_timeout", "10m", "null"),
+    ("step_timeout", "10m", "20m"),
+    ("grace", "3s", "100h"),
+    ("keep", "never", "always"),
+    ("keep_for", "1h", "1000h"),
+]
+
+
+@pytest.mark.parametrize(("name", "own", "theirs"), LOOSER)
+def test_it_makes_nothing_looser_than_the_users_own_file(tmp_path: Path, name: str, own: str, theirs: str) -> None:
+    # Trusted or not: trust is for what is listed, and this never is.
+    found = load(tmp_path, f"{name}: {theirs}", f"{name}: {own}", trusted=True)
+    assert found.text_of(name) == own
+    assert found.origins[name].layer == "user"
+    (overruled,) = found.overruled
+    assert (overruled.name, overruled.text, overruled.place) == (name, theirs, f".loom/config.yml:1:{len(name) + 3}")
+    assert found.asked == ()
+
+
+@pytest.mark.parametrize(("name", "theirs", "own"), LOOSER)
+def test_it_may_make_it_stricter(tmp_path: Path, name: str, theirs: str, own: str) -> None:
+    found = load(tmp_path, f"{name}: {theirs}", f"{name}: {own}")
+    assert found.text_of(name) == theirs
+    assert found.origins[name].layer == "project"
+    assert found.overruled == ()
+
+
+def test_the_users_own_variables_and_flags_win_and_then_nothing_is_asked(tmp_path: Path) -> None:
+    found = load(tmp_path, "engine: tcp://10.0.0.1:1\nfrozen: false", "frozen: true", {"LOOM_ENGINE": "ssh://me@mine"})
+    assert found.engine == "ssh://me@mine"
+    assert found.asked == ()
+    found = load(tmp_path, "frozen: false", "frozen: true", {"LOOM_FROZEN": "0"})
+    assert not found.frozen
+    assert found.overruled == ()
+
+
+def test_a_link_in_the_repository_is_shown_with_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo/cache").symlink_to("/etc")
+    assert [asked.text for asked in load(tmp_path, "cache_dir: cache").asked] == ["cache (leads to /etc)"]
+    assert [asked.text for asked in load(tmp_path, "cache_dir: plain").asked] == ["plain"]
+
+
+def test_every_key_says_what_the_project_may_do_with_it() -> None:
+    hints: dict[str, Any] = get_type_hints(Config)
+    for item in fields(Config):
+        if "internal" in item.metadata:
+            continue
+        rule: Rule = item.metadata["project"]
+        assert isinstance(rule, Rule), item.name
+        if get_origin(hints[item.name]) is Literal:  # each of its values has its rank
+            for value in get_args(hints[item.name]):
+                rule.rank(value)
+
+
+EVIL = """\
+engine: {engine}
+state_dir: planted/state
+cache_dir: planted/cache
+tmp_dir: planted/tmp
+keepass: {{team: planted/vault.kdbx}}
+"""
+
+COMMANDS = [
+    ["run", "--local", "--container"],
+    ["run", "--local", "--container", "hello"],
+    ["run", "--local", "--dry-run"],
+    ["check"],
+    ["compile"],
+    ["runs"],
+    ["show"],
+    ["logs"],
+    ["diagnose"],
+    ["doctor"],
+    ["clean", "--all", "--dry-run"],
+    ["cache", "ls"],
+    ["config", "show"],
+    ["snapshot"],
+    ["verify"],
+    ["shell"],
+    ["exec", "hello", "--", "true"],
+    ["resume"],
+    ["rerun"],
+    ["rerun", "--fresh"],
+    ["pull"],
+    ["trust"],
+    ["images", "ls"],
+]
+
+
+def test_no_command_contacts_the_engine_of_a_fresh_clone_or_uses_its_places(victim: Victim, listener: Listener) -> None:
+    victim.write(config=EVIL.format(engine=listener.address))
+    nowhere = "unix:///nonexistent/docker.sock"  # the user's own engine, so that no command finds another
+    for command in COMMANDS:
+        ran = victim.loom(*command, DOCKER_HOST=nowhere)
+        assert ran.returncode in (0, 1, 2, 3), (command, ran.stdout, ran.stderr)
+    assert listener.connections == []
+    assert not (victim.root / "planted").exists()
+    # And it is the engine, not the address, that was refused: once the user allows it, it is contacted.
+    assert victim.loom("trust", "--yes").returncode == 0
+    victim.loom("run", "--local", "--container", DOCKER_HOST=nowhere)
+    assert listener.connections != []
+
+
+def test_config_show_tells_what_does_not_count_and_why(victim: Victim) -> None:
+    victim.configure("frozen: true\n")
+    victim.write(config="frozen: false\nengine: tcp://10.0.0.1:1\n")
+    shown = victim.loom("config", "show").stdout
+    assert "frozen: true\n" in shown
+    assert "# .loom/config.yml:1:9: `frozen: false` does not count: your own configuration is stricter" in shown
+    assert "# .loom/config.yml:2:9: `engine: tcp://10.0.0.1:1` does not count until you allow it: loom trust" in shown
+    document = json.loads(victim.loom("config", "show", "--format", "json").stdout)
+    assert document["frozen"]["value"] == "true"
+    assert document["frozen"]["not_counted"].startswith(".loom/config.yml:1:9: `frozen: false` does not count")
+
+
+def test_a_run_says_once_what_is_overruled(victim: Victim) -> None:
+    victim.configure("grace: 1s\n")
+    victim.write(config="grace: 100h\n")
+    ran = victim.loom("run", "--local")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count(".loom/config.yml:1:8: `grace: 100h` does not count") == 1

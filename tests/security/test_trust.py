@@ -1,0 +1,373 @@
+"""What a workflow asks for beyond a plain container, and whose decision that is: the user's, kept outside of the repository."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import stat
+import subprocess
+import sys
+import typing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from loom import permissions, plan
+from loom.permissions import Around, Request
+from loom.trust import Trust
+from loom.workflow import models
+
+from .conftest import PLAIN, Victim
+
+GREEDY = """\
+version: v1
+stages: [test]
+greedy:
+  stage: test
+  image: debian:trixie-slim
+  privileged: true
+  docker_socket: true
+  network: {mode: host, extra_hosts: {registry.npmjs.org: 10.0.0.1}}
+  resources: {devices: [/dev/kmsg], gpus: all}
+  secrets:
+    SHADOW: file:///etc/shadow
+    SSH: file://~/.ssh/id_ed25519
+    UP: file://../outside
+    LINK: file://innocent.txt
+    GIT: file://.git/config
+    OWN: file://inside.txt
+    TOKEN: env://NPM_TOKEN
+    KEYRING: keyring://login/me
+    VAULT: keepass://team#a/b
+    OP: op://vault/item/field
+  script: [echo hello]
+"""
+SUBJECTS = [
+    "device /dev/kmsg",
+    "gpus all",
+    "network host",
+    "host registry.npmjs.org=10.0.0.1",
+    "privileged",
+    "docker_socket",
+    "file:///etc/shadow",
+    "file://~/.ssh/id_ed25519",
+    "file://../outside",
+    "file://innocent.txt (leads to /etc/passwd)",
+    "file://.git/config",
+    "env://NPM_TOKEN",
+    "keyring://login/me",
+    "keepass://team#a/b",
+    "op://vault/item/field",
+]
+
+
+@pytest.fixture
+def greedy(victim: Victim) -> Victim:
+    (victim.root / "innocent.txt").symlink_to("/etc/passwd")
+    (victim.root / "inside.txt").write_text("not the user's own")
+    victim.write(workflow=GREEDY)
+    return victim
+
+
+def listed(victim: Victim) -> dict[str, bool]:
+    document = json.loads(victim.loom("trust", "--json").stdout)
+    return {request["subject"]: request["allowed"] for request in document["requests"]}
+
+
+def test_every_field_of_a_job_is_judged() -> None:
+    """A new field of the plan is in `permissions._ASKS`, or deliberately in `permissions.PLAIN`."""
+    found: dict[type, frozenset[str]] = {}
+    waiting: list[type] = [plan.Job]
+    while waiting:
+        kind = waiting.pop()
+        hints = typing.get_type_hints(kind)
+        found[kind] = frozenset(hints)
+        waiting += [inner for hint in hints.values() for inner in structs_in(hint) if inner not in found]
+    assert permissions.classified() == found
+
+
+def structs_in(hint: Any) -> list[type]:
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return [hint]
+    return [inner for argument in typing.get_args(hint) for inner in structs_in(argument)]
+
+
+def test_nothing_but_jobs_and_local_files_is_in_the_language() -> None:
+    """What reaches no plan is read from the repository alone; a key that brings something from elsewhere has to be judged."""
+    assert set(models.Include.model_fields) == {"local"}
+    assert set(models.Root.model_fields) == {"version", "stages", "variables", "default", "include", "workflow"}
+    assert set(models.Included.model_fields) == {"version", "variables", "default", "include"}
+
+
+def test_run_refuses_with_the_whole_list_and_reads_nothing(greedy: Victim) -> None:
+    ran = greedy.loom("run", "--local", NPM_TOKEN="s3cr3t", DOCKER_HOST="unix:///nonexistent.sock")
+    assert ran.returncode == 2
+    assert "TRUST_REQUIRED" in ran.stderr
+    for subject in SUBJECTS:
+        assert f"job greedy asks for {subject}: " in ran.stderr, subject
+    assert ".loom/workflow.yml:6:15: job greedy asks for privileged" in ran.stderr
+    assert ".loom/workflow.yml:11:13: job greedy asks for file:///etc/shadow" in ran.stderr
+    assert "`loom trust`" in ran.stderr
+    assert "--trust" in ran.stderr
+    assert "inside.txt" not in ran.stderr
+    assert not (greedy.state / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [["run", "--local"], ["rerun"], ["resume"], ["shell"], ["exec", "greedy", "--", "id"]]
+)
+def test_whatever_starts_a_job_asks(victim: Victim, command: list[str]) -> None:
+    victim.write(workflow=PLAIN.replace("echo hello", "exit 1"))
+    assert victim.loom("run", "--local").returncode == 1
+    wanted = PLAIN.replace("script: [echo hello]", "secrets: {T: 'env://NPM_TOKEN'}, script: [exit 1]")
+    victim.write(workflow=wanted.replace("hello", "greedy"))
+    assert victim.loom("run", "--local", "--trust", NPM_TOKEN="s3cr3t").returncode == 1
+    ran = victim.loom(*command, NPM_TOKEN="s3cr3t")
+    assert ran.returncode == 2
+    if command[0] != "shell":  # that wants a terminal before anything else
+        assert "TRUST_REQUIRED" in ran.stderr
+        assert "env://NPM_TOKEN" in ran.stderr
+
+
+def test_check_shows_it_and_ends_as_before(greedy: Victim) -> None:
+    checked = greedy.loom("check", "--strict", "--no-receipt", "--format", "json")
+    assert checked.returncode == 0, checked.stdout
+    document = json.loads(checked.stdout)
+    assert (document["errors"], document["warnings"]) == (0, 0)
+    notices = [problem for problem in document["problems"] if problem["severity"] == "notice"]
+    assert {notice["code"] for notice in notices} == {"TRUST_REQUIRED"}
+    assert len(notices) == len(SUBJECTS)
+    assert "::notice file=.loom/workflow.yml" in greedy.loom("check", "--no-receipt", "--format", "github").stdout
+    sarif = json.loads(greedy.loom("check", "--no-receipt", "--format", "sarif").stdout)
+    assert {result["level"] for result in sarif["runs"][0]["results"]} == {"note"}
+
+
+def test_what_is_allowed_runs_and_what_changes_later_is_asked_again_alone(victim: Victim) -> None:
+    asking = PLAIN.replace("{", "{{").replace("}", "}}").replace("script:", "secrets: {{T: 'env://{0}'}}, script:")
+    victim.write(workflow=asking.format("FIRST"))
+    assert victim.loom("trust").returncode == 2  # it shows the list, and has nobody to ask
+    assert listed(victim) == {"env://FIRST": False}
+    assert victim.loom("trust", "--yes").returncode == 0
+    assert victim.loom("run", "--local", FIRST="tokentoken").returncode == 0
+    # The same request elsewhere in the file, and another step, are nothing new.
+    victim.write(workflow="# moved\n\n" + asking.format("FIRST").replace("echo hello", "echo good bye"))
+    assert victim.loom("run", "--local", FIRST="tokentoken").returncode == 0
+    victim.write(workflow=asking.format("FIRST").replace("FIRST'", "FIRST', U: 'env://SECOND'"))
+    ran = victim.loom("run", "--local", FIRST="tokentoken", SECOND="tokentoken")
+    assert ran.returncode == 2
+    assert "env://SECOND" in ran.stderr
+    assert "env://FIRST" not in ran.stderr
+    # Another job gets nothing of what the first one was allowed.
+    victim.write(workflow=asking.format("FIRST").replace("hello:", "stranger:"))
+    assert "job stranger asks for env://FIRST" in victim.loom("run", "--local", FIRST="tokentoken").stderr
+    assert victim.loom("trust", "--revoke").returncode == 0
+    victim.write(workflow=asking.format("FIRST"))
+    assert victim.loom("run", "--local", FIRST="tokentoken").returncode == 2
+
+
+def test_a_link_that_is_pointed_elsewhere_later_is_asked_again(victim: Victim) -> None:
+    (victim.home / "harmless").write_text("harmless")
+    (victim.home / "private").write_text("private")
+    (victim.root / "token").symlink_to(victim.home / "harmless")
+    victim.write(workflow=PLAIN.replace("script:", "secrets: {T: 'file://token'}, script:"))
+    assert victim.loom("trust", "--yes").returncode == 0
+    assert victim.loom("run", "--local").returncode == 0
+    (victim.root / "token").unlink()
+    (victim.root / "token").symlink_to(victim.home / "private")
+    victim.write()
+    assert str(victim.home / "private") in victim.loom("run", "--local").stderr
+
+
+@pytest.mark.parametrize("once", [{"flag": "--trust"}, {"variable": "1"}])
+def test_once_for_ci(victim: Victim, once: dict[str, str]) -> None:
+    victim.write(workflow=PLAIN.replace("script:", "secrets: {T: 'env://TOKEN'}, script:"))
+    flags = [once["flag"]] if "flag" in once else []
+    environ = {"LOOM_TRUST": once["variable"]} if "variable" in once else {}
+    ran = victim.loom("run", "--local", *flags, TOKEN="tokentoken", **environ)
+    assert ran.returncode == 0, ran.stderr
+    assert listed(victim) == {"env://TOKEN": False}  # nothing was recorded
+    assert victim.loom("run", "--local", TOKEN="tokentoken", LOOM_TRUST="maybe").returncode == 2
+
+
+def on_terminal(victim: Victim, answer: str, *arguments: str, **environ: str) -> tuple[int, str]:
+    """`loom` with a person in front of it, who types `answer`."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(victim.root)
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(victim.home),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "TMPDIR": str(victim.home / "tmp"),
+            "TERM": "dumb",
+            **environ,
+        }
+        os.execve(sys.executable, [sys.executable, "-m", "loom", *arguments], environ)
+    os.write(terminal, answer.encode())
+    shown = b""
+    while True:
+        try:
+            data = os.read(terminal, 65536)
+        except OSError:
+            break
+        if not data:
+            break
+        shown += data
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(status), shown.decode(errors="replace")
+
+
+def test_on_a_terminal_a_run_asks_once(victim: Victim) -> None:
+    victim.write(workflow=PLAIN.replace("script:", "secrets: {T: 'env://TOKEN'}, script:"), config="grace: 3s\n")
+    code, shown = on_terminal(victim, "n\n", "run", "--local", TOKEN="tokentoken")
+    assert code == 2
+    assert "env://TOKEN" in shown
+    assert listed(victim) == {"env://TOKEN": False}
+    code, shown = on_terminal(victim, "y\n", "run", "--local", TOKEN="tokentoken")
+    assert code == 0, shown
+    assert listed(victim) == {"env://TOKEN": True}
+    code, shown = on_terminal(victim, "", "run", "--local", TOKEN="tokentoken")
+    assert code == 0
+    assert "env://TOKEN" not in shown
+
+
+def test_places_that_were_agreed_to_are_used_by_the_same_run(victim: Victim) -> None:
+    victim.write(config="state_dir: records\n")
+    code, shown = on_terminal(victim, "y\n", "run", "--local")
+    assert code == 0, shown
+    assert list((victim.root / "records/runs").iterdir())
+    # The decision itself is where the user has it, not where the project would.
+    assert list((victim.state / "trust").iterdir())
+    assert not (victim.root / "records/trust").exists()
+
+
+def test_decisions_are_the_users_alone(victim: Victim) -> None:
+    victim.write(workflow=PLAIN.replace("script:", "secrets: {T: 'env://TOKEN'}, script:"))
+    assert victim.loom("trust", "--yes").returncode == 0
+    (kept,) = (victim.state / "trust").iterdir()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+    assert listed(victim) == {"env://TOKEN": True}
+    kept.chmod(0o666)  # anybody could have written it
+    assert listed(victim) == {"env://TOKEN": False}
+    kept.chmod(0o600)
+    if os.geteuid() == 0:
+        os.chown(kept, 12345, 12345)  # and here somebody has
+        assert listed(victim) == {"env://TOKEN": False}
+        os.chown(kept, 0, 0)
+    for damage in (b"", b"[]", b"{", b'{"schema_version": 1}', b"\xff" * 10):
+        whole = kept.read_bytes()
+        kept.write_bytes(damage)
+        assert listed(victim) == {"env://TOKEN": False}
+        kept.write_bytes(whole)
+    kept.unlink()
+    os.mkfifo(kept)
+    assert listed(victim) == {"env://TOKEN": False}
+
+
+def test_nothing_in_the_repository_can_say_that_it_is_trusted(victim: Victim, tmp_path: Path) -> None:
+    """The file of decisions, brought along: as the state directory, by git's configuration, as a copy in the repository."""
+    victim.write(workflow=PLAIN.replace("script:", "secrets: {T: 'env://TOKEN'}, script:"))
+    assert victim.loom("trust", "--yes").returncode == 0
+    (kept,) = (victim.state / "trust").iterdir()
+    planted = victim.root / "planted/trust"
+    planted.mkdir(parents=True)
+    (planted / kept.name).write_bytes(kept.read_bytes())
+    (victim.root / ".loom/trust").mkdir()
+    (victim.root / ".loom/trust" / kept.name).write_bytes(kept.read_bytes())
+    kept.unlink()
+    victim.write(config="state_dir: planted\n")
+    ran = victim.loom("run", "--local", TOKEN="tokentoken")
+    assert ran.returncode == 2
+    assert "env://TOKEN" in ran.stderr
+
+
+def test_another_checkout_and_another_origin_are_asked_for_themselves(victim: Victim, tmp_path: Path) -> None:
+    victim.write(workflow=PLAIN.replace("script:", "secrets: {T: 'env://TOKEN'}, script:"))
+    assert victim.loom("trust", "--yes").returncode == 0
+    other = Victim(root=tmp_path / "other", home=victim.home)
+    subprocess.run(["git", "clone", "-q", str(victim.root), str(other.root)], check=True)
+    assert listed(other) == {"env://TOKEN": False}
+    link = Victim(root=tmp_path / "link", home=victim.home)
+    link.root.symlink_to(victim.root)
+    assert listed(link) == {"env://TOKEN": True}  # the same checkout, by another name
+    victim.git("remote", "set-url", "origin", "https://user:password@elsewhere.example/x.git")
+    assert listed(victim) == {"env://TOKEN": False}
+    assert "password@" not in victim.loom("trust", "--json").stdout
+
+
+def test_a_workspace_has_the_trust_of_its_checkout_by_the_record_alone(victim: Victim, tmp_path: Path) -> None:
+    victim.write(workflow=PLAIN.replace("script:", "secrets: {T: 'env://TOKEN'}, script:"))
+    assert victim.loom("trust", "--yes").returncode == 0
+    made = victim.loom("run", "--local", TOKEN="tokentoken")
+    line = next(line for line in made.stdout.splitlines() if line.startswith("isolated workspace: "))
+    workspace = Victim(root=Path(line.removeprefix("isolated workspace: ")), home=victim.home)
+    assert listed(workspace) == {"env://TOKEN": True}
+    taken = json.loads(victim.loom("snapshot", "--json").stdout)
+    assert listed(Victim(root=Path(taken["path"]), home=victim.home)) == {"env://TOKEN": True}
+    # A copy of it under a workspace's name, as somebody hands one over: no record knows it.
+    copy = Victim(root=tmp_path / workspace.root.name, home=victim.home)
+    subprocess.run(["cp", "-a", str(workspace.root), str(copy.root)], check=True)
+    assert listed(copy) == {"env://TOKEN": False}
+    # A repository that a job put into the workspace is none of the checkout's.
+    inner = Victim(root=workspace.root / "cloned", home=victim.home)
+    subprocess.run(["git", "clone", "-q", str(victim.root), str(inner.root)], check=True)
+    assert listed(inner) == {"env://TOKEN": False}
+
+
+def test_a_record_that_was_brought_along_has_no_trust(victim: Victim, tmp_path: Path) -> None:
+    victim.write(workflow=PLAIN.replace("script: [echo hello]", "secrets: {T: 'env://TOKEN'}, script: [exit 1]"))
+    assert victim.loom("trust", "--yes").returncode == 0
+    victim.loom("run", "--local", TOKEN="tokentoken")
+    (record,) = (victim.state / "runs").iterdir()
+    copy = tmp_path / record.name
+    subprocess.run(["cp", "-a", str(record), str(copy)], check=True)
+    assert victim.loom("exec", record.name, "hello", "--", "true", TOKEN="tokentoken").returncode == 0
+    ran = victim.loom("exec", str(copy), "hello", "--", "true", TOKEN="tokentoken")
+    assert ran.returncode == 2
+    assert "TRUST_REQUIRED" in ran.stderr
+
+
+def test_a_plain_repository_never_meets_it(victim: Victim) -> None:
+    """No question, no file, not even the module: `-X importtime` lists what a run imports."""
+    ran = victim.loom("run", "--local", PYTHONPROFILEIMPORTTIME="1")
+    assert ran.returncode == 0
+    assert "loom.permissions" in ran.stderr
+    assert "loom.trust" not in ran.stderr.replace("loom.trusting", "")
+    assert not (victim.state / "trust").exists()
+    assert "trust" not in victim.loom("check", "--no-receipt").stdout
+
+
+def test_copies_of_a_matrix_ask_once_and_a_service_or_a_build_asks_for_its_job() -> None:
+    secret = plan.Secret(name="T", ref="env://TOKEN")
+    jobs = [
+        plan.Job(id=f"t.{n}", name="t", stage="s", steps=(), provider=plan.ProviderName.HOST, secrets=(secret,))
+        for n in range(3)
+    ]
+    (request,) = permissions.of_jobs(jobs, Around(root=Path("/nowhere")))
+    assert (request.job, request.subject) == ("t", "env://TOKEN")
+
+
+def test_a_request_is_its_kind_its_job_and_its_subject() -> None:
+    def identity(**changes: str) -> str:
+        return Request(**{"kind": "secret", "subject": "env://A", "gives": "x", "job": "j", "place": "p", **changes}).id
+
+    assert identity() == identity(place="q", gives="y")
+    assert len({identity(), identity(kind="k"), identity(job="i"), identity(subject="env://B")}) == 4
+
+
+def test_trust_survives_what_it_did_not_write(tmp_path: Path) -> None:
+    root = tmp_path / "repo"
+    root.mkdir()
+    request = Request(kind="secret", subject="env://A", gives="x", job="j")
+    trust = Trust(tmp_path / "state", root, {"PATH": os.environ["PATH"]})
+    trust.allow([request])
+    assert Trust(tmp_path / "state", root, {"PATH": os.environ["PATH"]}).holds(request)
+    trust.allow([Request(kind="secret", subject="env://B", gives="x", job="j")])
+    assert Trust(tmp_path / "state", root, {"PATH": os.environ["PATH"]}).holds(request)
+    assert trust.revoke() == 2
+    assert not Trust(tmp_path / "state", root, {"PATH": os.environ["PATH"]}).holds(request)
