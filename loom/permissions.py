@@ -133,7 +133,7 @@ PLAIN: Mapping[type, frozenset[str]] = {
             *("cache", "secrets", "matrix", "runner_pool", "rule"),
         }
     ),
-    plan.Step: frozenset({"phase", "number", "script"}),
+    plan.Step: frozenset({"phase", "number", "script", "file", "line", "literal"}),
     # The build context stays in the workspace: docker/build.py refuses one that leads out of it.
     plan.Build: frozenset({"context", "dockerfile", "target", "args"}),
     plan.Image: frozenset({"name", "build", "pull", "entrypoint", "user", "platform"}),
