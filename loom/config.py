@@ -27,6 +27,9 @@ from loom.units import duration, duration_text, memory, nearest, platform, size,
 CODE = "CONFIG_INVALID"
 PROJECT_FILE = ".loom/config.yml"
 
+AUTO_SHELL = ("auto",)
+"""A job's shell where nothing names one: bash where the place has it, as CI systems do, else sh (`providers.steps`)."""
+
 SET_BY_LOOM = frozenset(
     {
         "LOOM_CI",
@@ -243,6 +246,7 @@ ASKED = Rule(asks=lambda _: True)
 """Counts only once the user trusts it."""
 LESS_IS_STRICTER = Rule(rank=lambda value: inf if value is None else float(value))
 TRUE_IS_STRICTER = Rule(rank=lambda value: 0 if value else 1)
+_CONTAINER = Rule(asks=lambda value: not value, rank=TRUE_IS_STRICTER.rank)
 PLAIN_NETWORKS = (None, "none", "bridge", "default")
 """Network modes that reach no further than a container of its own does; others join the host, or other containers."""
 _NETWORK = Rule(
@@ -263,9 +267,13 @@ def _key(default: Any, parse: _Parse, about: str, project: Rule) -> Any:
 class Config:
     """Every setting, ready to use. `origins` says where each value came from; durations in seconds, sizes in bytes."""
 
-    default_image: str = _key(
-        "debian:trixie-slim", _text, "The image of jobs that name none, with `--container`.", FREE
+    container: bool = _key(
+        True,
+        _flag,
+        "Run jobs that name no image in a container too; false: on this machine, without isolation.",
+        _CONTAINER,
     )
+    default_image: str = _key("debian:trixie-slim", _text, "The image of jobs that name none.", FREE)
     default_shell: str = _key(
         "auto",
         _text,
@@ -487,7 +495,7 @@ def _flags(flags: Mapping[str, object], context: _Context) -> Iterator[tuple[str
             continue
         if name not in _FIELDS:
             raise RequestError(f"there is no setting {name}{_meant(name)}", code=CODE)
-        flag = "--" + name.replace("_", "-")
+        flag = ("--no-" if value is False else "--") + name.replace("_", "-")
         yield name, _parsed(name, value, context, flag), Origin(layer="flag", place=flag)
 
 

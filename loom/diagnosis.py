@@ -203,7 +203,7 @@ def _logs_command(run_id: str, job_id: str | None, unit: str | None) -> str | No
 
 
 _TAKES_VALUE = {"--workflow", "-f", "--var", "--matrix", "--changes-base", "--event", "--mount-mode", "--pull"}
-_KEPT = {"--container", "--strict", "--frozen"}
+_KEPT = {"--container", "--no-container", "--strict", "--frozen"}
 
 
 def reproduce_command(command: Sequence[str], job_id: str | None) -> str:

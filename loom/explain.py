@@ -132,8 +132,10 @@ def _from_configuration(entry: Entry, job: Job, selection: Selection, config: Co
             origin = config.origins.get(setting)
             by = f"{origin.layer} {setting}" if origin is not None else f"built-in {setting}"
             yield Source(key=key, value=value, by=by, place=origin.place if origin is not None else "")
-    reason = "image" if "image" in written else "--container" if selection.container else "no image"
-    yield Source(key="provider", value=job.provider.value, by=reason)
+    origin = config.origins.get("container")
+    by = "image" if "image" in written else f"{origin.layer} container" if origin is not None else "built-in container"
+    place = origin.place if origin is not None and "image" not in written else ""
+    yield Source(key="provider", value=job.provider.value, by=by, place=place)
 
 
 def _lacks(node: Node | None, key: str) -> bool:

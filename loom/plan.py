@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, field
 
-from loom.config import Config
+from loom.config import AUTO_SHELL, Config
 from loom.results import Status
 
 if TYPE_CHECKING:
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
 Phase = Literal["before_script", "script", "after_script"]
 PullPolicy = Literal["always", "missing", "never"]
-
-
-AUTO_SHELL = ("auto",)
-"""A job's shell where nothing names one: bash where the place has it, as CI systems do, else sh (`providers.steps`)."""
 
 
 class ProviderName(StrEnum):

@@ -25,7 +25,7 @@ class Planned(Struct, frozen=True, kw_only=True):
     mount_mode: MountMode = MountMode.BIND
     read_only_mounts: tuple[str, ...] = ()
     container: bool = False
-    """Whether every job was asked to run in a container."""
+    """Whether jobs that name no image ran in a container."""
     isolated: bool = False
     """Whether services' networks led nowhere else (`--strict`)."""
     grace_s: float = 10.0

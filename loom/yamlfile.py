@@ -169,6 +169,7 @@ def problem_in_text(node: Node, at: str, message: str, *, number: int, found: st
     problem = node.file.problem(node, at, message, code=code, severity=severity)
     line = line_in_file(node, number)
     source = node.file.line(line) or ""
+    found = found or source.strip()
     column = source.find(found, node.column - 1 if line == node.line else 0) + 1
     if not found or column == 0:
         return problem

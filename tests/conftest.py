@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ["LOOM_CONTAINER"] = "0"  # tests' jobs without an image run on this machine, unless a test says otherwise
+
 MakeFileSystem = Callable[..., Path]
 """`make(kind, megabytes)`: an empty file system of that kind and size, mounted until the test is over."""
 Fill = Callable[..., Path]

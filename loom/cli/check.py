@@ -52,7 +52,7 @@ def compile_(
     explain: Annotated[
         str | None, typer.Option("--explain", metavar="JOB", help="Say where each value of this job came from.")
     ] = None,
-    container: options.Container = False,
+    container: options.Container = None,
     stage: options.Stages = None,
     from_job: options.FromJob = None,
     needs: options.Needs = None,
@@ -65,11 +65,17 @@ def compile_(
     from loom.cli import checking
     from loom.cli.surroundings import selection
 
-    chosen = selection(
-        jobs=jobs, stages=stage, from_job=from_job, needs=needs, variables=var, matrix=matrix, container=container
-    )
+    chosen = selection(jobs=jobs, stages=stage, from_job=from_job, needs=needs, variables=var, matrix=matrix)
     raise SystemExit(
-        checking.compile_(workflow, output.value, chosen, explain=explain, base=changes_base, event=event.value)
+        checking.compile_(
+            workflow,
+            output.value,
+            chosen,
+            explain=explain,
+            base=changes_base,
+            event=event.value,
+            container=container,
+        )
     )
 
 

@@ -28,9 +28,11 @@ def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> in
     import time
 
     from loom import workflow
+    from loom.config import AUTO_SHELL
     from loom.environment import KNOWN_TO_PLANS
     from loom.resolve import rehearse
     from loom.workflow.lint import warnings
+    from loom.workflow.models import shell_words
 
     started = time.time_ns()
     start = Path.cwd()
@@ -44,12 +46,16 @@ def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> in
         settings = configured(root, dict(os.environ))
     except WorkflowError as error:  # a run would refuse it too
         problems += error.problems
+    shell = shell_words(settings.default_shell) if settings is not None else AUTO_SHELL
     if loaded is not None:
         planned, jobs = rehearse(loaded, settings)
         problems += planned
         problems += _secrets(loaded, jobs)
+        problems += _syntax(loaded, shell)
     if loaded is not None and not examined.problems:  # what a broken part would use, or be used by, can't be known
-        problems += warnings(loaded, predefined=KNOWN_TO_PLANS, mentioned=mentioned_in(root, os.environ))
+        problems += warnings(
+            loaded, predefined=KNOWN_TO_PLANS, mentioned=mentioned_in(root, os.environ), default_shell=shell
+        )
     if settings is not None:
         problems += _notices(loaded, [job for _, job in jobs], settings, root)
     problems = examined.in_order(problems)
@@ -85,6 +91,25 @@ def _notice(place: str, message: str, code: str) -> Problem:
     return Problem(
         file=file, line=int(line), column=int(column), pointer="/", message=message, code=code, severity="notice"
     )
+
+
+def _syntax(loaded: Workflow, default_shell: Sequence[str]) -> Iterator[Problem]:
+    """Steps that a shell of this machine can't read; each once, however many jobs inherit it."""
+    from loom.cli.syntax import syntax_errors
+    from loom.workflow import lint
+
+    steps = {
+        (id(node), *(entry.fields.shell or default_shell)): (entry, key, number, node)
+        for entry, key, number, node in lint.scripts_of(loaded.jobs.values())
+    }
+    read = [(entry.fields.shell or default_shell, node.text) for entry, _, _, node in steps.values()]
+    places = list(steps.values())
+    for position, found in syntax_errors(read):
+        entry, key, number, node = places[position]
+        at = pointer(entry.name, key, number)
+        yield problem_in_text(
+            node, at, found.message, number=found.number, found=found.text, code="WF_SHELL_SYNTAX", severity="error"
+        )
 
 
 def _secrets(loaded: Workflow, jobs: Iterable[tuple[Entry, Job]]) -> list[Problem]:
@@ -243,7 +268,14 @@ def _count(number: int, word: str) -> str:
 
 
 def compile_(
-    named: Path | None, output: str, selection: Selection, *, explain: str | None, base: str | None, event: str
+    named: Path | None,
+    output: str,
+    selection: Selection,
+    *,
+    explain: str | None,
+    base: str | None,
+    event: str,
+    container: bool | None,
 ) -> int:
     import sys
 
@@ -254,7 +286,8 @@ def compile_(
     environ = dict(os.environ)
     start = Path.cwd()
     root = find_root(start)
-    settings = configured(root, environ)
+    settings = configured(root, environ, {"container": container})
+    selection = replace(selection, container=settings.container)
     loaded = workflow.load(workflow_path(root, named, start), root)
     predefined = commit_variables(root, environ, loaded.path, event)
     plan = resolve(loaded, selection, resolve_context(root, settings, environ, predefined=predefined, base=base))

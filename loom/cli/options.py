@@ -17,7 +17,13 @@ Jobs = Annotated[
 WorkflowFile = Annotated[
     Path | None, typer.Option("--workflow", "-f", metavar="PATH", help="Another file than .loom/workflow.yml.")
 ]
-Container = Annotated[bool, typer.Option("--container", help="Every job in a container, also one without an image.")]
+Container = Annotated[
+    bool | None,
+    typer.Option(
+        "--container/--no-container",
+        help="Jobs without an image: in a container of the default image, or on this machine, without isolation.",
+    ),
+]
 Stages = Annotated[list[str] | None, typer.Option("--stage", metavar="STAGE", help="Only the jobs of this stage.")]
 FromJob = Annotated[str | None, typer.Option("--from", metavar="JOB", help="This job and what comes after it.")]
 Needs = Annotated[

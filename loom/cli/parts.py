@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom.cancel import Cancel
 from loom.config import Config
-from loom.errors import LoomError
+from loom.errors import EngineUnavailable, LoomError
 from loom.plan import Job, Plan, ProviderName, Secret
 from loom.providers.base import Provider, SecretValues, Session
 from loom.results import OnOutput
@@ -99,11 +100,23 @@ def needs_engine(plan: Plan) -> bool:
     return any(job.provider is ProviderName.DOCKER or job.services for job in plan.jobs)
 
 
-def preflight(plan: Plan, engine: Engine) -> Callable[[], None] | None:
+def preflight(plan: Plan, engine: Engine, config: Config) -> Callable[[], None] | None:
     """What has to be true of the engine before anything starts; None when the plan does without one."""
-    if any(job.provider is ProviderName.DOCKER for job in plan.jobs):
-        return engine.connect  # the provider removes what dead looms left, once its first container runs
+    images = [job.image for job in plan.jobs if job.image is not None]
+    if images:
+        optional = all(image.build is None and image.name == config.default_image for image in images)
+        # The provider removes what dead looms left, once its first container runs.
+        return partial(_connect_for_default_image, engine) if optional else engine.connect
     return engine.answers if needs_engine(plan) else None
+
+
+def _connect_for_default_image(engine: Engine) -> None:
+    """For jobs that name no image: where no engine answers, they could run without one."""
+    try:
+        engine.connect()
+    except EngineUnavailable as error:
+        way = "or run jobs that name no image on this machine, without isolation: loom run --no-container"
+        raise EngineUnavailable(error.message, hint=f"{error.hint}\n{way}" if error.hint else way) from error
 
 
 def tools_for(

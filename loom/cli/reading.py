@@ -355,7 +355,11 @@ def workflow_jobs(incomplete: str) -> list[str]:
     try:
         settings = configured(root, os.environ)
         loaded = workflow.load(surroundings.workflow_path(root, None, root), root)
-        plan = resolve(loaded, surroundings.selection(), surroundings.resolve_context(root, settings, os.environ))
+        plan = resolve(
+            loaded,
+            surroundings.selection(container=settings.container),
+            surroundings.resolve_context(root, settings, os.environ),
+        )
     except (LoomError, OSError):
         return []
     return [job.id for job in plan.jobs if job.id.startswith(incomplete)]

@@ -26,7 +26,7 @@ def run(
     local: Annotated[
         bool, typer.Option("--local", help="Run on this machine, which is the only way there is.")
     ] = False,
-    container: options.Container = False,
+    container: options.Container = None,
     workflow: options.WorkflowFile = None,
     stage: options.Stages = None,
     from_job: options.FromJob = None,

@@ -25,20 +25,24 @@ from loom.results import ExitCode
 if TYPE_CHECKING:
     from loom.config import Config
     from loom.engine import Reuse
-    from loom.plan import Plan
+    from loom.plan import Plan, Selection
     from loom.render.ci import GitHub, GitLab
     from loom.render.live import Live
     from loom.render.machine import JsonLines
     from loom.render.screen import Look
     from loom.runner import Keeping
     from loom.snapshot import Source
+    from loom.workflow import Workflow
+
+
+MAX_NOTICES = 5
 
 
 class Options(Struct, frozen=True, kw_only=True):
     """The run command's arguments, as given."""
 
     jobs: tuple[str, ...] = ()
-    container: bool = False
+    container: bool | None = None
     workflow: Path | None = None
     stages: tuple[str, ...] = ()
     from_job: str | None = None
@@ -109,6 +113,8 @@ class Prepared(Struct, frozen=True, kw_only=True):
     plan: Plan
     variables: Mapping[str, str]
     """What loom gives every job."""
+    notices: tuple[str, ...] = ()
+    """What `loom check` would warn of, as far as it makes these jobs do something else than they say."""
 
 
 def prepare(options: Options) -> Prepared:
@@ -139,7 +145,7 @@ def prepare(options: Options) -> Prepared:
         needs=options.needs,
         variables=options.variables,
         matrix=options.matrix,
-        container=options.container,
+        container=settings.container,
     )
     plan = resolve(loaded, selection, context)
     if not options.dry_run:
@@ -155,12 +161,43 @@ def prepare(options: Options) -> Prepared:
         config=settings,
         plan=plan,
         variables=variables,
+        notices=_doubts(loaded, plan, selection, settings),
     )
+
+
+def _doubts(workflow: Workflow, plan: Plan, selection: Selection, config: Config) -> tuple[str, ...]:
+    from loom.environment import KNOWN_TO_PLANS
+    from loom.workflow.lint import of_run
+    from loom.workflow.models import shell_words
+
+    found = of_run(
+        workflow,
+        {job.name for job in plan.jobs},
+        defined=(*KNOWN_TO_PLANS, *selection.variables),
+        default_shell=shell_words(config.default_shell),
+    )
+    shown = [f"{problem.file}:{problem.line}: {problem.message}" for problem in found[:MAX_NOTICES]]
+    more = len(found) - len(shown)
+    return (*shown, f"and {more} more: loom check") if more else tuple(shown)
+
+
+def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
+    """That jobs run on this machine, and how to change it."""
+    from loom.plan import ProviderName
+
+    jobs = [job.id for job in plan.jobs if job.provider is ProviderName.HOST]
+    if not jobs:
+        return ()
+    names = ", ".join(jobs[:MAX_NOTICES]) + (f" and {len(jobs) - MAX_NOTICES} more" if len(jobs) > MAX_NOTICES else "")
+    by = config.origins.get("container")
+    why = f" ({by.place})" if by is not None and by.place and not config.container else ""
+    return (f"on this machine, not isolated{why}: {names}; in a container: loom run --container",)
 
 
 def flags_of(options: Options) -> dict[str, object]:
     """Options as settings. `--strict` is overlay views, no network but what the workflow declares, and locked images."""
     flags: dict[str, object] = {
+        "container": options.container,
         "stream": options.stream or None,
         "jobs": options.jobs_at_once,
         "fail_fast": options.fail_fast or None,
@@ -250,7 +287,7 @@ def execute(
         before = gate.place_named(plan, options.break_before) if options.break_before is not None else None
         person = gate.TerminalGate(connection, screen, on_failure=options.shell_on_failure, before=before)
         tools = replace(tools, gate=person)
-    preflight = parts.preflight(plan, connection)
+    preflight = parts.preflight(plan, connection, config)
     with signals(cancel), closing(audience):
         ran = engine.execute(
             engine.Request(
@@ -272,11 +309,12 @@ def execute(
                 grace_s=config.grace,
                 cache=None if options.no_cache else partial(parts.cache_for, config, source),
                 keeping=keeping_of(config),
-                container=options.container,
+                container=config.container,
                 isolated=options.strict,
                 reuse=reuse,
                 parent_run_id=options.parent_run_id,
                 variables=prepared.variables,
+                notices=(*_not_isolated(plan, config), *prepared.notices),
             )
         )
     for problem in connection.close():

@@ -66,6 +66,8 @@ class Request(Struct, frozen=True, kw_only=True):
     """The run that this one does again without taking anything over; with `reuse`, that names it."""
     variables: Mapping[str, str] | None = None
     """What loom gives every job; None: what the source says."""
+    notices: Sequence[str] = ()
+    """What a person should know before the first job runs."""
 
 
 class Reuse(Struct, frozen=True, kw_only=True):

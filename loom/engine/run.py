@@ -96,6 +96,8 @@ class Run:
             self._journal.fact(
                 RUN, PhaseCode.RUN_BOOTSTRAP, "snapshot_taken", {**document, "path": str(self._workspace)}
             )
+            for text in request.notices:
+                self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "notice", {"text": text})
             self._keep_build_inputs()
             if request.engine is not None:  # asked while the first containers start
                 self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "engine_answered", {"engine": request.engine()})

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from loom.plan import AUTO_SHELL
+from loom.config import AUTO_SHELL
 from loom.providers.steps import BASH, SH, arguments_of
 
 _SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "mksh")

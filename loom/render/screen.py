@@ -180,6 +180,8 @@ class Screen:
                 yield self._look.styled(f"  engine {data['engine']}", "dim")
             case "snapshot_taken" if self._look.detail is not Detail.QUIET:
                 yield from self._snapshot(data)
+            case "notice" if self._look.detail is not Detail.QUIET:
+                yield self._look.styled(f"{self._look.marks['warn']} {harmless(data['text'])}", "warn")
             case "image_resolved" if self._look.detail is Detail.VERBOSE:
                 exact = data.get("digest") or data["id"]
                 yield self._row("start", "dim", event.job_id or "", f"image {data['name'] or ''} is {exact}")

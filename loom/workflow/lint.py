@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from loom import expansion, expressions
+from loom.config import AUTO_SHELL
 from loom.errors import Problem
+from loom.workflow import scripts
 from loom.workflow.loading import Entry, Workflow
-from loom.yamlfile import Kind, Node, pointer
+from loom.yamlfile import Kind, Node, pointer, problem_in_text
 
 _LOST = re.compile(
     r"(cd|pushd|export|source|\.|alias|unset|set|shopt|umask|ulimit|trap)(\s+|$)|[A-Za-z_][A-Za-z0-9_]*=\S*$"
@@ -31,15 +33,21 @@ _BOOLEAN_ELSEWHERE = frozenset({"yes", "no", "on", "off", "Yes", "No", "On", "Of
 Mentioned = Callable[[Collection[str]], Collection[str]]
 
 
-def warnings(workflow: Workflow, *, predefined: Collection[str], mentioned: Mentioned = lambda _: ()) -> list[Problem]:
+def warnings(
+    workflow: Workflow,
+    *,
+    predefined: Collection[str],
+    mentioned: Mentioned = lambda _: (),
+    default_shell: Sequence[str] = AUTO_SHELL,
+) -> list[Problem]:
     """Every doubtful thing, in file order.
 
-    `predefined` are the names that loom gives a value to; `mentioned` tells which of some names the project's own files
-    have in them (scripts that steps call read variables too).
+    `default_shell` runs the steps of jobs that name none; `predefined` are the names that loom gives a value to; `mentioned`
+    tells which of some names the project's own files have in them (scripts that steps call read variables too).
     """
     found = list(_unused_variables(workflow, mentioned))
+    found += _steps(workflow.entries.values(), default_shell)
     for check in (
-        _steps,
         _templates,
         _stages,
         _unknown_names,
@@ -50,6 +58,20 @@ def warnings(workflow: Workflow, *, predefined: Collection[str], mentioned: Ment
         _no_effect,
     ):
         found += check(workflow, frozenset(predefined))
+    return _in_order(workflow, found)
+
+
+def of_run(
+    workflow: Workflow, jobs: Collection[str], *, defined: Collection[str], default_shell: Sequence[str]
+) -> list[Problem]:
+    """What of it makes jobs of these names do something else than they say, for who runs them now."""
+    entries = [entry for name, entry in workflow.jobs.items() if name in jobs]
+    return _in_order(
+        workflow, [*_steps(entries, default_shell), *_unknown_names(workflow, frozenset(defined), entries)]
+    )
+
+
+def _in_order(workflow: Workflow, found: Iterable[Problem]) -> list[Problem]:
     rank = {file.name: number for number, file in enumerate(workflow.files)}
     return sorted(dict.fromkeys(found), key=lambda p: (rank.get(p.file, 0), p.line, p.column, p.code))
 
@@ -58,8 +80,17 @@ def _warn(node: Node, at: str, code: str, message: str) -> Problem:
     return node.file.problem(node, at, message, code=code, severity="warning")
 
 
-def _steps(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
-    for entry, key, number, node in _scripts(workflow):
+def _steps(entries: Iterable[Entry], default_shell: Sequence[str]) -> Iterator[Problem]:
+    for entry, key, number, node in scripts_of(entries):
+        if not entry.is_template and scripts.is_posix(entry.fields.shell or default_shell):
+            for found in scripts.bashisms(node.text):
+                at, message = (
+                    pointer(entry.name, key, number),
+                    f"{found.message}; or run the job in bash (`shell: bash`)",
+                )
+                yield problem_in_text(
+                    node, at, message, number=found.number, found=found.text, code="WF_BASHISM", severity="warning"
+                )
         lines = [
             line.strip()
             for line in re.split(r"\n|&&|;", node.text)
@@ -82,10 +113,11 @@ def _steps(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
         )
 
 
-def _scripts(workflow: Workflow) -> Iterator[tuple[Entry, str, int, Node]]:
-    for entry in workflow.entries.values():
+def scripts_of(entries: Iterable[Entry]) -> Iterator[tuple[Entry, str, int, Node]]:
+    """Every step, with what it inherits: the job, the key, its number there, and the text."""
+    for entry in entries:
         for key in ("before_script", "script", "after_script"):
-            listed = entry.node.get(key)
+            listed = entry.merged.get(key)
             nodes = [] if listed is None else listed.value if listed.kind is Kind.LIST else [listed]
             for number, node in enumerate(nodes):
                 if isinstance(node.value, str):
@@ -164,13 +196,15 @@ def _all_texts(node: Node) -> Iterator[str]:
             yield current.value
 
 
-def _unknown_names(workflow: Workflow, predefined: frozenset[str]) -> Iterator[Problem]:
+def _unknown_names(
+    workflow: Workflow, predefined: frozenset[str], entries: Iterable[Entry] | None = None
+) -> Iterator[Problem]:
     everywhere = set(workflow.variables) | predefined
     for setting in workflow.rules or ():
         everywhere |= setting.variables.keys()
     for node in _conditions(workflow.rules_node):
         yield from _unknown_in_condition(node, everywhere, pointer("workflow", "rules"))
-    for entry in workflow.jobs.values():
+    for entry in workflow.jobs.values() if entries is None else entries:
         fields = entry.fields
         own = {*(fields.variables or {}), *(fields.secrets or {})}
         for row in (fields.parallel.matrix if fields.parallel else None) or ():

@@ -61,6 +61,7 @@ class Place:
                 "HOME": str(self.base / "home"),
                 "PYTHONPATH": str(Path(__file__).parents[2]),
                 "LOOM_CACHE_DIR": str(self.base / "cache"),
+                "LOOM_CONTAINER": "0",
                 "LOOM_TMP_DIR": str(self.base / "tmp"),
             },
             capture_output=True,

@@ -102,6 +102,7 @@ class Place:
                     "PYTHONPATH": str(Path(__file__).parents[2]),
                     "LOOM_CACHE_DIR": str(self.cache),
                     "LOOM_TRUST": "1",
+                    "LOOM_CONTAINER": "0",
                     "LOOM_TMP_DIR": str(self.tmp),
                     "MY_TOKEN": token,
                 },

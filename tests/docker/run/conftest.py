@@ -103,6 +103,7 @@ class Project:
         }
         return {
             **kept,
+            "LOOM_CONTAINER": "0",
             "HOME": str(self.home),
             "TMPDIR": str(self.tmp),
             "LOOM_TRUST": "1",  # secrets from the environment; tests/security has what happens without

@@ -350,3 +350,33 @@ def test_a_configuration_file_is_made_once(project: Path, loom: Loom) -> None:
         code, _, err = loom(*arguments)
         assert (code, err.splitlines()[0]) == (2, f"loom: {path} is already there")
     assert loom("config", "show")[0] == 0
+
+
+def test_what_a_shell_cannot_read_is_an_error_at_its_line(project: Path, loom: Loom) -> None:
+    (project / ".loom/workflow.yml").write_text("""\
+version: v1
+stages: [test]
+.shared:
+  before_script:
+    - |
+      echo fine
+      if true; then
+        echo a
+      done
+a: {extends: .shared, stage: test, script: ['echo "open']}
+b: {extends: .shared, stage: test, script: ['shopt -s extglob; ls !(x)', 'a=(1 2); [[ x =~ (a|b) ]]']}
+c: {stage: test, shell: sh, script: ['a=(1 2)']}
+d: {stage: test, shell: python3, script: ['for x in y: pass']}
+""")
+    code, said, _ = loom("check", "--no-receipt")
+    assert code == 2
+    assert (
+        ".loom/workflow.yml:9:7: WF_SHELL_SYNTAX /.shared/before_script/0: bash can't read it: syntax error near"
+        in said
+    )
+    assert said.count("before_script") == 1
+    assert ".loom/workflow.yml:10:" in said
+    assert "unexpected EOF while looking for matching" in said
+    assert "/b/" not in said
+    assert "/c/script/0: sh can't read it: Syntax error" in said
+    assert "/d/" not in said

@@ -54,6 +54,7 @@ class Project:
             "LOOM_STATE_DIR": str(self.places / "state"),
             "LOOM_TMP_DIR": str(self.places / "workspaces"),
             "LOOM_CACHE_DIR": str(self.places / "cache"),
+            "LOOM_CONTAINER": "0",
             "LANG": "C.UTF-8",
             "COLUMNS": "200",
         }
