@@ -49,7 +49,7 @@ test:
     assert job.image == Image(name="python:3.12")
     assert job.provider is ProviderName.DOCKER
     assert [step.id for step in job.steps] == ["before_script/01", "script/01", "script/02", "after_script/01"]
-    assert job.steps[2] == Step(phase="script", number=2, script="echo\ndone")
+    assert job.steps[2] == Step(phase="script", number=2, script="echo\ndone", file=".loom/workflow.yml", line=8)
     assert job.variables == {
         "GREETING": "hello",
         "WHOLE": "hello world",
