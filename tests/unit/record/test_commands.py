@@ -105,7 +105,7 @@ def test_diagnose_follows_the_pointers(failed: Ran) -> None:
     assert found["reproduce"] == "loom run --local test"
     assert Path(found["events_path"]).exists()
     text = failed.project.loom("diagnose")
-    assert "failed: job test, step script/02, exit code 1" in text
+    assert "failed: job test, step script/02 (.loom/workflow.yml:11), exit code 1" in text
 
 
 def test_diagnose_for_an_agent_is_short(failed: Ran) -> None:
