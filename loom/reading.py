@@ -83,7 +83,10 @@ class Reading:
                 raise _other_schema(event.schema_version, self.paths.events)
             fold.apply(event)
         if fold.first is None:
-            raise RecordError(f"{self.paths.events} holds no event: the run ended before it began")
+            raise RecordError(
+                f"{self.paths.events} holds no event: run {self.run_id} ended before it began",
+                hint=f"`loom clean {self.run_id}` removes it, and what it left",
+            )
         return fold
 
     def run_summary(self) -> Mapping[str, Any]:

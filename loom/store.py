@@ -103,10 +103,10 @@ class RunRecord:
             self.paths.root.mkdir(parents=True, mode=0o700)
             try:
                 (self.paths.root / "CACHEDIR.TAG").write_text(_TAG)
+                _publish(self.paths.identity, _json(identity))
                 (self.paths.root / "README").write_text(_README)
                 self.paths.receipt.parent.mkdir()
                 (self.paths.logs / "pipeline").mkdir(parents=True)
-                _publish(self.paths.identity, _json(identity))
                 self._keep_room()
             except OSError:
                 shutil.rmtree(self.paths.root, ignore_errors=True)
@@ -611,8 +611,10 @@ def last_event(path: Path) -> Event | None:
 
 
 def read_phases(paths: RunPaths) -> Iterator[PhaseEvent]:
-    """All phase events of a run; RecordError when its journal is gone."""
+    """All phase events of a run, none of one that was killed before the first; RecordError when its journal is gone."""
     if not paths.events.exists():
+        if paths.identity.exists() and not paths.receipt.exists():
+            return
         raise RecordError(f"{paths.events} is missing: the record of run {paths.run_id} is not whole")
     for event in read_events(paths.events):
         if isinstance(event, PhaseEvent):

@@ -1,11 +1,12 @@
 """Wires one run together and returns its receipt.
 
-Containers take longer to start than anything that loom does, so `execute` gets the first ones on their way before
-the rest of loom is even imported; what has to be told meanwhile is told by `run`, in the order of the phases.
+The record comes first. Containers take longer to start than anything that loom does, so `execute` gets the first ones
+on their way before the rest of loom is even imported; `run` records all of it, in the order of the phases.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
-from loom import environment
+from loom import environment, processes
 from loom.cancel import Cancel
 from loom.errors import LoomError, SnapshotError
 from loom.names import new_workspace
@@ -21,7 +22,7 @@ from loom.plan import Job, MountMode, Plan
 from loom.providers.base import ReadOnlyMount
 from loom.results import JobResult
 from loom.runner import Keeping, PlaceOpener, Resumption, Settings, Tools
-from loom.store import Store
+from loom.store import RunRecord, Store
 
 if TYPE_CHECKING:
     from loom.cache import Cache
@@ -102,8 +103,10 @@ class Ran(Struct, frozen=True, kw_only=True):
 
 
 class Beginning(Struct, kw_only=True):
-    """The workspace, still empty, and the first jobs' places, opening; or the `problem` that ends the run before that."""
+    """The record, which is there first; the workspace, still empty, and the first jobs' places, opening; or the `problem`
+    that ends the run before that."""
 
+    record: RunRecord
     workspace: Path
     settings: Settings
     opener: PlaceOpener
@@ -131,11 +134,17 @@ def execute(request: Request) -> Ran:
 
 
 def _begin(request: Request) -> Beginning:
+    """InfrastructureError when the record can't be written."""
     reuse = request.reuse
     workspace = reuse.workspace if reuse else new_workspace(request.tmp_dir, request.run_id)
+    record = request.store.new(request.run_id)
+    # Before anything else is made: however this process ends, there is a record of what it may have left.
+    record.create(_identity(request, workspace))
     settings = _settings(request, workspace)
     opener = PlaceOpener(request.tools, settings, request.cancel)
-    beginning = Beginning(workspace=workspace, settings=settings, opener=opener, reused=reuse is not None)
+    beginning = Beginning(
+        record=record, workspace=workspace, settings=settings, opener=opener, reused=reuse is not None
+    )
     try:
         if reuse is None:
             _make(workspace)
@@ -147,6 +156,26 @@ def _begin(request: Request) -> Beginning:
     except LoomError as error:
         beginning.problem = error
     return beginning
+
+
+def _identity(request: Request, workspace: Path) -> dict[str, Any]:
+    return {
+        "schema_version": "loom.identity.v1",
+        "run_id": request.run_id,
+        "repo_root": str(request.source.root),
+        "workspace": str(workspace),
+        "workflow_path": request.plan.workflow_path,
+        "job_workspaces": {
+            job_id: str(resumed.workspace)
+            for job_id, resumed in (request.reuse.resumed if request.reuse else {}).items()
+            if resumed.workspace is not None
+        },
+        "command": list(request.command),
+        "pid": os.getpid(),
+        "pid_started": processes.started_at(os.getpid()),
+        "boot_id": processes.boot_id(),
+        **request.identity,
+    }
 
 
 def _make(workspace: Path) -> None:

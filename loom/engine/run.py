@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Container, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from loom import __version__, processes, snapshot
+from loom import __version__, snapshot
 from loom.cache import Cache
 from loom.engine import Beginning, Ran, Request
 from loom.errors import LoomError
@@ -28,13 +27,11 @@ from loom.snapshot import Snapshot
 
 class Run:
     def __init__(self, request: Request, beginning: Beginning) -> None:
-        """InfrastructureError when the record can't be written."""
         self._request = request
         self._beginning = beginning
         self._workspace = beginning.workspace
-        self._record = request.store.new(request.run_id)
+        self._record = beginning.record
         self._recorder = Recorder(self._record)
-        self._record.create(_identity(request, self._workspace))
         self._journal = Journal(
             run_id=request.run_id,
             pipeline_id=request.run_id,
@@ -278,26 +275,6 @@ class Run:
             "logs_dir": str(self._record.paths.logs),
             "mount_mode": request.mount_mode.value,
         }
-
-
-def _identity(request: Request, workspace: Path) -> dict[str, Any]:
-    return {
-        "schema_version": "loom.identity.v1",
-        "run_id": request.run_id,
-        "repo_root": str(request.source.root),
-        "workspace": str(workspace),
-        "workflow_path": request.plan.workflow_path,
-        "job_workspaces": {
-            job_id: str(resumed.workspace)
-            for job_id, resumed in (request.reuse.resumed if request.reuse else {}).items()
-            if resumed.workspace is not None
-        },
-        "command": list(request.command),
-        "pid": os.getpid(),
-        "pid_started": processes.started_at(os.getpid()),
-        "boot_id": processes.boot_id(),
-        **request.identity,
-    }
 
 
 def builds_after_writers(plan: Plan, writers: Container[str], done: Container[str]) -> list[Build]:

@@ -1,0 +1,71 @@
+"""`kill -9` in a run's first moments: whatever it had made by then, there is a record that says so."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import Make, Project
+
+TINY = "version: v1\nstages: [s]\na:\n  stage: s\n  script: [echo one]\n"
+
+# Runs loom, and kills it when it changes the world outside of git for the n-th time.
+KILLED = """
+import os, signal, sys
+
+left = int(sys.argv.pop(1))
+CHANGES = {"os.mkdir", "os.rename", "os.symlink", "subprocess.Popen", "socket.connect"}
+
+def look(event, arguments):
+    global left
+    changes = event in CHANGES or (event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_WRONLY)
+    if not changes or "pyc" in str(arguments[0]):
+        return
+    left -= 1
+    if left == 0:
+        os.write(2, f"killed at {event} {arguments}".encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(look)
+sys.argv[0] = "loom"
+from loom.cli import main
+main()
+"""
+
+
+def killed_at(project: Project, number: int, tmp_path: Path) -> str:
+    """What it was about to do."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    ran = subprocess.run(
+        [sys.executable, str(script), str(number), "run", "--local"],
+        cwd=project.root,
+        env=project.environ,
+        capture_output=True,
+        timeout=120,
+    )
+    assert ran.returncode == -9, ran.stderr.decode()
+    return ran.stderr.decode()
+
+
+def listed(project: Project) -> list[str]:
+    return [run["run_id"] for run in json.loads(project.loom("runs", "--json"))["runs"]]
+
+
+@pytest.mark.parametrize("number", [6, 14, 18, 21, 24, 33])
+def test_a_run_that_left_something_is_listed_and_cleaned(make: Make, tmp_path: Path, number: int) -> None:
+    project = make(TINY)
+    workspaces = project.places / "workspaces"
+    moment = killed_at(project, number, tmp_path)
+    runs = listed(project)
+    if workspaces.exists() and list(workspaces.iterdir()):
+        assert len(runs) == 1, moment
+    if runs:
+        assert "interrupted" in project.loom("runs")
+        assert "1 removed" in project.loom("clean", "--keep-last", "0")
+    assert not workspaces.exists() or list(workspaces.iterdir()) == []
+    assert listed(project) == []
