@@ -2,6 +2,9 @@
 
 `Live` is a sink around a `Screen`: every line the screen writes goes above a small area that shows stages and running jobs,
 and is gone when the run is over. What stays on the terminal is exactly what the screen wrote, as on a pipe.
+
+One lock owns the terminal. Lines come from the threads of jobs, the area from a thread of its own: each goes up by the
+height of the area that is there and draws the next one, which a second writer in between would make another height.
 """
 
 from __future__ import annotations
@@ -72,7 +75,8 @@ class Live:
         self._stream: Any = _Forgiving(stream)
         self._clock = clock
         self._screen = Screen(look, self._write)
-        self._lock = threading.RLock()
+        self._terminal = threading.RLock()
+        """Held by whoever writes, from where the cursor is to where it is left, and by whoever changes what the area shows."""
         self._running: dict[str, _Running] = {}
         self._done = 0
         self._total = 0
@@ -80,20 +84,17 @@ class Live:
         self._ended: set[str] = set()
         self._begun = clock()
         self._live: RichLive | None = None
-        self._console: Console | None = None
-        self._closed = False
-        self._timer = threading.Timer(PATIENCE_S, self._show)
-        self._timer.daemon = True
-        self._timer.start()
+        self._closed = threading.Event()
+        threading.Thread(target=self._draw, name="live", daemon=True).start()
 
     # -- a sink ---------------------------------------------------------------------------------------------------
 
     def phase(self, event: PhaseEvent) -> None:
-        with self._lock:
+        with self._terminal:
             self._follow(event)
-        if event.kind == "message" and event.message == "run_finished":
-            self.close()
-        self._screen.phase(event)
+            if event.kind == "message" and event.message == "run_finished":
+                self.close()
+            self._screen.phase(event)
 
     def output(self, batch: OutputBatch) -> None:
         job = self._running.get(batch.where.job_id or "")
@@ -102,12 +103,11 @@ class Live:
         self._screen.output(batch)
 
     def close(self) -> None:
-        self._timer.cancel()
-        with self._lock:
-            self._closed = True
+        self._closed.set()
+        with self._terminal:
             live, self._live = self._live, None
-        if live is not None:
-            live.stop()
+            if live is not None:
+                live.stop()
 
     # -- what is known --------------------------------------------------------------------------------------------
 
@@ -128,64 +128,73 @@ class Live:
 
     # -- how it looks ---------------------------------------------------------------------------------------------
 
-    def _show(self) -> None:
-        from rich.console import Console
+    def _draw(self) -> None:
+        """The area, from when the run has gone on for a while to its end."""
+        if self._closed.wait(PATIENCE_S):
+            return
         from rich.live import Live as RichLive
 
-        with self._lock:
-            if self._closed:
+        live = RichLive(
+            get_renderable=self._area,
+            console=self._console(),
+            auto_refresh=False,  # which would be a second writer
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        with self._terminal:
+            if self._closed.is_set():
                 return
-            self._console = Console(
-                file=self._stream,
-                force_terminal=True,
-                no_color=self._look.paint is None,
-                highlight=False,
-                markup=False,
-                emoji=False,
-            )
-            self._live = RichLive(
-                get_renderable=self._area,
-                console=self._console,
-                refresh_per_second=REFRESH_PER_S,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self._live.start()
+            self._live = live
+            live.start(refresh=True)
+        while not self._closed.wait(1 / REFRESH_PER_S):
+            with self._terminal:
+                if self._live is not None:
+                    live.refresh()
+
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        return Console(
+            file=self._stream,
+            force_terminal=True,
+            no_color=self._look.paint is None,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
 
     def _write(self, line: str) -> None:
-        with self._lock:
-            live = self._live
-        if live is None:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        else:
-            from rich.text import Text
+        with self._terminal:
+            if self._live is None:
+                self._stream.write(line + "\n")
+                self._stream.flush()
+            else:
+                from rich.text import Text
 
-            live.console.print(Text.from_ansi(line), soft_wrap=True)
+                self._live.console.print(Text.from_ansi(line), soft_wrap=True)
 
     def _area(self) -> RenderableType:
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
-        with self._lock:
-            now = self._clock()
-            running = sorted(self._running.items(), key=lambda item: item[1].since)
-            table = Table.grid(padding=(0, 1), expand=True)
-            table.add_column(no_wrap=True)
-            table.add_column(no_wrap=True)
-            table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-            for job_id, job in running[:MOST_JOBS]:
-                doing = f"{job.doing}  {job.last}" if job.last else job.doing
-                table.add_row(
-                    Text(f"{self._look.marks['start']} {job_id}", style="cyan"),
-                    Text(rough_duration((now - job.since) * 1000), style="bold"),
-                    Text(doing, style="dim"),
-                )
-            if len(running) > MOST_JOBS:
-                table.add_row(Text(f"  {len(running) - MOST_JOBS} more", style="dim"), "", "")
-            return Group(Text(""), table, self._bottom(now))
+        now = self._clock()
+        running = sorted(self._running.items(), key=lambda item: item[1].since)
+        table = Table.grid(padding=(0, 1), expand=True)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        for job_id, job in running[:MOST_JOBS]:
+            doing = f"{job.doing}  {job.last}" if job.last else job.doing
+            table.add_row(
+                Text(f"{self._look.marks['start']} {job_id}", style="cyan"),
+                Text(rough_duration((now - job.since) * 1000), style="bold"),
+                Text(doing, style="dim"),
+            )
+        if len(running) > MOST_JOBS:
+            table.add_row(Text(f"  {len(running) - MOST_JOBS} more", style="dim"), "", "")
+        return Group(Text(""), table, self._bottom(now))
 
     def _bottom(self, now: float) -> RenderableType:
         from rich.text import Text
