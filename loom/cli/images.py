@@ -183,6 +183,7 @@ def export(
     from loom.units import rough_size
 
     with _context(workflow, names) as context:
+        context.refuse_in_snapshot(file)
         missing: list[str] = []
         chosen: dict[tuple[str, str], ResolvedImage] = {}
         for image in context.to_export(missing.append):
@@ -305,6 +306,22 @@ class _Context:
         else:
             yield self.root
 
+    def refuse_in_snapshot(self, file: Path) -> None:
+        """RequestError for a file that every later snapshot would hold, and that builds would see as a change."""
+        from loom import snapshot
+        from loom.errors import RequestError
+
+        place, root = file.parent.resolve() / file.name, self.root.resolve()
+        if root not in place.parents:
+            return
+        path = place.relative_to(root).as_posix()
+        if not path.startswith(".git/") and not snapshot.ignored(self._source, [path], rules_in_index=True):
+            raise RequestError(
+                f"{file} would be part of every snapshot of this repository: git does not ignore it",
+                hint=f"write it beside the repository ({Path('..', file.name)}), or to a place that .gitignore names",
+                code="IMAGE_EXPORT_IN_SNAPSHOT",
+            )
+
     def hear(self, quiet: bool) -> Callable[[Stream, bytes], None]:
         import sys
 
@@ -373,7 +390,8 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     settings = surroundings.configured(source.root, environ, {"frozen": frozen or None})
     written = load(surroundings.workflow_path(source.root, workflow, Path.cwd()), source.root)
     # Every job, also one that its rules leave out today: naming a job overrides them.
-    selection = plans.Selection(jobs=tuple(written.jobs))
+    # In containers, also those that name no image: the default one is theirs then, and has to be locked for `--frozen`.
+    selection = plans.Selection(jobs=tuple(written.jobs), container=True)
     plan = plans.resolve(written, selection, surroundings.resolve_context(source.root, settings, environ))
     environ = _environ(settings, environ)
     lock_path = source.root / LOCK_PATH

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from loom.snapshot.manifest import manifest_bytes, read_manifest
     from loom.snapshot.occupancy import is_occupied, occupied
     from loom.snapshot.removing import Removal, is_workspace, remains, remove
+    from loom.snapshot.specials import ignored
     from loom.snapshot.taking import take
     from loom.snapshot.verifying import Verification, verify
 else:
@@ -31,6 +32,7 @@ else:
             "manifest": "manifest_bytes read_manifest",
             "occupancy": "is_occupied occupied",
             "removing": "Removal is_workspace remains remove",
+            "specials": "ignored",
             "taking": "take",
             "verifying": "Verification verify",
         },
@@ -53,6 +55,7 @@ __all__ = [
     "differing",
     "discover",
     "explain",
+    "ignored",
     "is_occupied",
     "is_workspace",
     "manifest_bytes",

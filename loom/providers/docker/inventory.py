@@ -25,6 +25,7 @@ from loom.images import (
 )
 from loom.providers.docker.build import bases_for
 from loom.providers.docker.images import Images, ResolvedImage
+from loom.providers.docker.streams import say
 from loom.results import OnOutput
 
 
@@ -150,8 +151,16 @@ class Inventory:
         return list(found.values())
 
     def pull(self, named: Named, *, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
-        """What the registry serves now; what the lock says, where it says something."""
-        return self._images.have(named.name, "always", named.platform, on_output=on_output, cancel=cancel)
+        """What the registry serves now; what the lock says, where it says something. What was made here and published
+        nowhere is what it is."""
+        try:
+            return self._images.have(named.name, "always", named.platform, on_output=on_output, cancel=cancel)
+        except ImageError as error:
+            local = self._images.local(named.reference, named.platform)
+            if local is None or local.digest or error.code not in ("IMAGE_NOT_FOUND", "IMAGE_DENIED"):
+                raise
+            say(on_output, f"{named.name} is from no registry: using the one that is here")
+            return local
 
     def lock(self, platforms: Sequence[str], *, local_only: bool = False) -> tuple[ImageLock, list[tuple[Named, str]]]:
         """The lock for what the registries serve now, and what could not be locked, with the reason.

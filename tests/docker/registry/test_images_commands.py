@@ -202,6 +202,59 @@ def test_export_and_import_for_a_machine_without_a_registry(
         remove(one)
 
 
+def test_what_was_imported_can_be_built_from_without_a_registry(
+    tmp_path: Path, named: tuple[str, str], remove: Callable[[str], None], registry: Any
+) -> None:
+    name, digest = named
+    built = f"{name.replace(':1', '')}-built"
+    job = (
+        f"version: v1\nstages: [test]\nb:\n  stage: test\n  image: {{name: {built}, build: {{}}}}\n  script: ['true']\n"
+    )
+    project = Project(tmp_path, job, {"Dockerfile": f"FROM {name}\nCOPY data /\n", "data": "1"})
+    for command in ("pull", "lock", "build"):
+        project.images(command)
+    exported = project.images_json("export", "../images.tar.zst")["images"]
+    for one in (*(image["name"] for image in exported), f"{name.rpartition(':')[0]}@{digest}"):
+        remove(one)
+    project.images("import", "../images.tar.zst")
+    (project.root / "data").write_text("2")
+    registry.stop()
+    try:
+        done = project.run("images", "build", "--frozen", "--json")
+    finally:
+        registry.start()
+    assert done.returncode == 0, done.stderr
+    for image in (*exported, *json.loads(done.stdout)):
+        remove(image["name"])
+
+
+def test_an_export_into_the_snapshot_is_refused(tmp_path: Path, named: tuple[str, str]) -> None:
+    project = Project(tmp_path, workflow(named[0]), {".gitignore": "/kept/\n"})
+    project.images("pull")
+    done = project.run("images", "export", "images.tar.zst")
+    assert done.returncode == 2
+    assert "would be part of every snapshot" in done.stderr
+    assert "../images.tar.zst" in done.stderr
+    assert not (project.root / "images.tar.zst").exists()
+    (project.root / "kept").mkdir()
+    for fine in ("kept/images.tar", "../images.tar", str(tmp_path / "other.tar")):
+        project.images("export", fine)
+
+
+def test_a_job_without_an_image_is_locked_to_the_default_one(tmp_path: Path) -> None:
+    # An image that is from no registry, as the engine here has it.
+    project = Project(
+        tmp_path,
+        "version: v1\nstages: [test]\na:\n  stage: test\n  script: ['true']\n",
+        {".loom/config.yml": "default_image: debian:trixie-slim\n"},
+    )
+    assert [(row["name"], row["used_by"]) for row in project.images_json("ls")] == [("debian:trixie-slim", ["a"])]
+    project.images("lock", "--local")
+    assert "debian:trixie-slim" in project.lock
+    done = project.run("run", "--local", "--container", "--frozen")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_import_refuses_what_is_no_export(tmp_path: Path, named: tuple[str, str]) -> None:
     project = Project(tmp_path, workflow(named[0]))
     wrong = tmp_path / "wrong.tar"
