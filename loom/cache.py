@@ -2,7 +2,7 @@
 
     <folder>/entries/<project>[-protected]/<id>.json   what a key stands for; its mtime is when it was last used
     <folder>/blobs/<ab>/<sha256>.tar.zst   the archives; several entries may share one
-    <folder>/tmp/                          what is being written
+    <folder>/tmp/                          what is being written; what a killed loom left there goes at the next restore
     <folder>/lock                          held while entries and blobs change, never while anything is packed
 
 A cache is help, not input: nothing here raises because the store is broken. What went wrong is a warning in the result,
@@ -231,6 +231,7 @@ class Cache:
         """Unpack what is stored under `key`, else the newest whose key begins with one of `spec.fallback_keys`."""
         warnings: list[str] = []
         result = RestoreResult(hit="miss")
+        self._sweep_unfinished()
         for entry, hit in self._candidates(spec, key, warnings):
             try:
                 result = self._unpack(entry, hit, view)
@@ -527,9 +528,14 @@ class Cache:
         self._drop(_over(newest + [entry for entry in entries if entry.id != keep], self._max_size))
 
     def _sweep(self) -> int:
-        """Within the lock: archives that no entry names, and what a dead loom left in tmp."""
+        """Within the lock: archives that no entry names, and what a killed loom left in tmp."""
         blobs = {path.name.removesuffix(".tar.zst") for path in (self.folder / "blobs").glob("*/*")}
         freed = self._drop_blobs(blobs)
+        return freed + self._sweep_unfinished()
+
+    def _sweep_unfinished(self) -> int:
+        """Remove what a killed loom was writing; the bytes that this freed."""
+        freed = 0
         for path in (self.folder / "tmp").glob("*"):
             with suppress(OSError), files.open_regular(path) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer holds it as long as it lives

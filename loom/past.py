@@ -165,6 +165,11 @@ class PastJob(Struct, frozen=True, kw_only=True):
         return PastImage(name=fact["name"], image_id=fact["id"], digest=fact.get("digest", ""))
 
     @property
+    def cache_keys(self) -> tuple[str, ...]:
+        """The keys of its caches, as they were when it began; none where it did not come so far."""
+        return tuple(self.state.facts.get("cache_keys", {}).get("keys", ()))
+
+    @property
     def in_container(self) -> bool:
         return self.job.provider is ProviderName.DOCKER
 

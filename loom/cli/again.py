@@ -209,7 +209,7 @@ class _Resuming:
             self._say(f"{job.job.id}: not set, since the record has them without their secret: {', '.join(lost)}")
         if not job.in_container:
             self._say(f"{job.job.id} goes on from {step.id}, on this machine")
-            return Resumption(step=step.id, handed_on=handed_on)
+            return Resumption(step=step.id, handed_on=handed_on, cache_keys=job.cache_keys)
         from loom.plan import MountMode
         from loom.providers.docker import kept
 
@@ -220,7 +220,9 @@ class _Resuming:
         if found is not None and kept.has_its_files(found, job.run.planned.mount_mode):
             self._say(f"{job.job.id} goes on from {step.id}, in its kept container")
             adopt = partial(kept.adopted, self._here.engine, found)
-            return Resumption(step=step.id, handed_on=handed_on, image=job.image, adopt=adopt)
+            return Resumption(
+                step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, image=job.image, adopt=adopt
+            )
         checkpoint = entering.checkpoint_of(self._here, job)
         if checkpoint is None:
             raise RequestError(
@@ -245,7 +247,9 @@ class _Resuming:
         image = job.image
         assert image is not None
         resolved = replace(image, image_id=checkpoint.image_id)
-        return Resumption(step=step.id, handed_on=handed_on, image=resolved, workspace=workspace)
+        return Resumption(
+            step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, image=resolved, workspace=workspace
+        )
 
     def _sync(self, workspaces: list[Path]) -> None:
         from loom import snapshot

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +119,16 @@ class Handover:
     def caches(self, job: Job) -> bool:
         return self._cache is not None and bool(job.cache)
 
-    def restore_caches(
-        self, job: Job, session: Session, workspace: Path, on_output: OnOutput
-    ) -> Iterator[Mapping[str, Any]]:
-        """Unpack what fits; one fact per cache entry. Keys are settled here, before the job changes the files they hash."""
+    def settle_caches(self, job: Job, workspace: Path, resumed: Sequence[str] | None) -> Sequence[str]:
+        """The keys of a job's caches, before it changes the files that they hash. A `resumed` job has changed them: its
+        keys are those of the run that it goes on from."""
+        keys = [key_of(spec, workspace) for spec in job.cache] if resumed is None else list(resumed)
+        self._cache_keys[job.id] = keys
+        return keys
+
+    def restore_caches(self, job: Job, session: Session, on_output: OnOutput) -> Iterator[Mapping[str, Any]]:
+        """Unpack what fits; one fact per cache entry."""
         assert self._cache is not None
-        self._cache_keys[job.id] = [key_of(spec, workspace) for spec in job.cache]
         for spec, key in zip(job.cache, self._cache_keys[job.id], strict=True):
             if "pull" in spec.policy:
                 found = self._cache.restore(spec, key, view_of(session, self._not_if_canceled), on_output)

@@ -74,6 +74,8 @@ class Resumption(Struct, frozen=True, kw_only=True):
 
     step: str
     handed_on: Mapping[str, str] = field(default_factory=dict)
+    cache_keys: tuple[str, ...] = ()
+    """Of the job's caches, as they were when it began."""
     image: Resolved | None = None
     """The checkpoint's image, or the one that the kept container was made from."""
     adopt: Callable[[SessionRequest, OnOutput, Cancel], AbstractContextManager[Session]] | None = None

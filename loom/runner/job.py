@@ -252,6 +252,8 @@ class JobRunner:
     def _restore(self, job: Job, place: Place, attempt: _Attempt) -> None:
         """Before the first step: caches, then what earlier jobs left. A job that goes on somewhere has them already."""
         if place.resumed is not None:
+            if self._handover.caches(job):
+                self._settle_caches(job, place.resumed.cache_keys)
             return
         if self._handover.caches(job):
             code = PhaseCode.JOB_CACHE_RESTORE
@@ -261,7 +263,8 @@ class JobRunner:
                 self._section(job, Section.CACHE_RESTORE, code, attempt) as output,
             ):
                 output.begin()
-                for fact in self._handover.restore_caches(job, place.session, self._opener.workspace, output):
+                self._settle_caches(job, None)
+                for fact in self._handover.restore_caches(job, place.session, output):
                     self._cache_fact(job, code, fact)
         if self._handover.sources(job):
             code = PhaseCode.JOB_ARTIFACT_RESTORE
@@ -271,6 +274,11 @@ class JobRunner:
                 self._section(job, Section.ARTIFACT_RESTORE, code, attempt) as output,
             ):
                 self._handover.restore(job, place.session, self._opener.workspace, output)
+
+    def _settle_caches(self, job: Job, resumed: Sequence[str] | None) -> None:
+        """The record keeps the keys, so that a job that goes on from here saves under the same ones."""
+        keys = self._handover.settle_caches(job, self._opener.workspace, resumed)
+        self._job_fact(job, "cache_keys", {"keys": list(keys)}, code=PhaseCode.JOB_CACHE_RESTORE)
 
     def _cache_fact(self, job: Job, code: PhaseCode, fact: Mapping[str, Any]) -> None:
         self._job_fact(job, "cache", fact, code=code)

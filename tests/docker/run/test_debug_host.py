@@ -143,3 +143,33 @@ def test_a_signal_and_a_timeout_end_the_command_on_the_host(failing: Project) ->
         failing, "exec", "unit", "--timeout", "1s", "--", "sh", "-c", 'trap "echo out; exit" TERM; sleep 1.5; sleep 9'
     )
     assert (late.code, late.out) == (4, "out\n")
+
+
+def test_a_job_that_passes_after_going_on_saves_its_cache_under_the_key_it_began_with(project: Project) -> None:
+    project.git("checkout", "-q", "-b", "work")  # a person may have touched what a protected branch's cache would get
+    project.write("lock.txt", "1")
+    project.workflow(
+        """
+version: v1
+stages: [test]
+unit:
+  stage: test
+  cache: {paths: [deps], key: {files: [lock.txt]}}
+  script:
+    - mkdir -p deps; echo one >> deps/made; echo changed > lock.txt
+    - test -e fixed
+    - test -e fixed2
+    - cat deps/made
+"""
+    )
+    ran = project.loom("run", "--local")
+    assert ran.code == 1, ran.out
+    for fixed in ("fixed", "fixed2"):
+        assert project.loom("exec", "unit", "--", "touch", fixed).code == 0
+        resumed = project.loom("resume")
+    assert resumed.code == 0, resumed.out
+    caches = resumed.manifest("unit")["caches"]
+    assert [(fact["action"], fact["saved"]) for fact in caches] == [("save", True)]
+    again = project.loom("run", "--local")
+    (restored, *_) = again.manifest("unit")["caches"]
+    assert (restored["action"], restored["hit"], restored["key"]) == ("restore", "exact", caches[0]["key"])

@@ -495,3 +495,30 @@ def test_entries_are_readable_by_others(store: Cache, workspace: Path) -> None:
     if unpacked.returncode == 0:
         names = subprocess.run(["tar", "-t"], input=unpacked.stdout, capture_output=True, check=True).stdout.decode()
         assert "deps/pkg/tool\n" in names
+
+
+def test_what_a_killed_save_left_goes_at_the_next_restore(tmp_path: Path, clock: Clock, workspace: Path) -> None:
+    store = Cache(tmp_path / "store", max_size=1 << 30, project="example.org/a", clock=time.time)
+    reading, writing = os.pipe()
+    saving = os.fork()
+    if saving == 0:  # a save that stops in the middle of its archive, until it is killed
+
+        class Stuck(DirectoryView):
+            def read(self, *arguments: object) -> Iterator[object]:  # type: ignore[override]
+                yield from super().read(*arguments)  # type: ignore[arg-type]
+                os.write(writing, b"!")
+                time.sleep(600)
+
+        store.save(SPEC, "k", Stuck(workspace), Said())
+        os._exit(0)
+    try:
+        assert os.read(reading, 1) == b"!"
+        (left,) = (store.folder / "tmp").iterdir()
+        os.utime(left, (1, 1))
+        store.restore(SPEC, "k", DirectoryView(empty(tmp_path, "one")), Said())
+        assert left.exists(), "its writer is alive"
+    finally:
+        os.kill(saving, 9)
+        os.waitpid(saving, 0)
+    store.restore(SPEC, "k", DirectoryView(empty(tmp_path, "two")), Said())
+    assert not left.exists()
