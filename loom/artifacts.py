@@ -23,9 +23,9 @@ from msgspec.structs import replace
 from loom import junit
 from loom.errors import ArtifactError
 from loom.junit import FailingTest
-from loom.masking import Masker
 from loom.plan import Artifacts
 from loom.results import OnOutput
+from loom.secrets.masking import Masker
 from loom.storage.tar import Check, Checked, DamagedArchive, Held, Item, TreeWriter, UnsafeArchive, Writer
 from loom.view import Selection, Skipped, UnsafePath, WorkspaceView, leads_out, without_secret_names
 

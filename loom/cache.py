@@ -32,10 +32,10 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from loom.errors import CacheError
-from loom.masking import Masker
 from loom.plan import Cache as Spec
 from loom.plan import CacheKeyFiles
 from loom.results import OnOutput
+from loom.secrets.masking import Masker
 from loom.storage import files
 from loom.storage.private import check_private, make_private
 from loom.storage.tar import Check, Checked, DamagedArchive, Entry, Held, UnsafeArchive, Writer

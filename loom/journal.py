@@ -14,9 +14,9 @@ import msgspec
 from msgspec import Struct
 
 from loom.events import PhaseCode, PhaseEvent, Where, timestamp
-from loom.masking import Masker, StreamMasker
 from loom.output import Line, LineSplitter, encodable
 from loom.results import Status, Stream
+from loom.secrets.masking import Masker, StreamMasker
 
 Lines = Sequence[Line | str]
 """Lines of output; a plain string is the quick form of a whole UTF-8 line."""

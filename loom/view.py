@@ -21,7 +21,7 @@ from typing import IO, Protocol, cast
 from msgspec import Struct
 
 from loom import globs
-from loom.masking import Masker
+from loom.secrets.masking import Masker
 from loom.storage.tar import (
     Check,
     Checked,

@@ -380,7 +380,7 @@ class _Said:
     """Loom's own work around the place, told on standard error: standard output belongs to the command."""
 
     def __init__(self) -> None:
-        from loom.masking import Masker
+        from loom.secrets.masking import Masker
 
         self._masker = Masker()
 

@@ -14,7 +14,6 @@ from loom.errors import LoomError
 from loom.events import PIPELINE, RUN, PhaseCode
 from loom.images import identity, shown
 from loom.journal import Journal, Outcome
-from loom.masking import Masker
 from loom.plan import Build, Job, MountMode, Plan, ProviderName
 from loom.planned import Planned, dump_planned
 from loom.recorder import Recorder
@@ -22,6 +21,7 @@ from loom.records import build_schemas, run_exit_code, run_status
 from loom.results import JobResult, Skip, Status
 from loom.runner import Handover, JobRunner
 from loom.scheduler import run_jobs, waits_for
+from loom.secrets.masking import Masker
 from loom.snapshot import Snapshot
 
 

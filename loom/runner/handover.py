@@ -12,10 +12,10 @@ from loom import artifacts
 from loom.cache import Cache, key_of
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError
-from loom.masking import Masker
 from loom.plan import Job, Plan, wanted
 from loom.providers.base import Session
 from loom.results import OnOutput, Status
+from loom.secrets.masking import Masker
 from loom.util.bounded import bounded
 from loom.view import view_of
 

@@ -7,8 +7,8 @@ import re
 import stat
 from pathlib import Path
 
-from loom.masking import LONGEST
 from loom.secrets.base import Surroundings, not_found, unavailable
+from loom.secrets.masking import LONGEST
 
 
 class EnvironmentVariables:

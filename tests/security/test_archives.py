@@ -23,10 +23,10 @@ import zstandard
 from loom import artifacts
 from loom.cache import Cache
 from loom.errors import LoomError
-from loom.masking import Masker
 from loom.plan import Artifacts
 from loom.plan import Cache as Spec
 from loom.providers.docker import checkpoint
+from loom.secrets.masking import Masker
 from loom.storage import tar
 from loom.view import DirectoryView, Selection, TarView
 

@@ -8,7 +8,6 @@ LAYERS = [
         "errors",
         "results",
         "cancel",
-        "masking",
         "output",
         "config",
         "units",
@@ -21,8 +20,8 @@ LAYERS = [
     | {"lazily", "util"},
     {"workflow", "expressions", "expansion", "events", "graph", "junit", "storage"},
     {"plan", "planned", "resolve", "explain", "records", "journal", "environment", "view", "dockerfile", "images"}
-    | {"diagnosis", "rundiff", "schemas", "upkeep", "permissions"},
-    {"providers", "snapshot", "store", "cache", "artifacts", "secrets", "services", "render"},
+    | {"diagnosis", "rundiff", "schemas", "upkeep", "permissions", "secrets"},
+    {"providers", "snapshot", "store", "cache", "artifacts", "services", "render"},
     {"scheduler", "runner", "recorder", "reading", "listing", "trust"},
     {"engine", "past", "report"},
     {"cli"},

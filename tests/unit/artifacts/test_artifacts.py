@@ -11,9 +11,9 @@ import pytest
 
 from loom import artifacts
 from loom.errors import ArtifactError
-from loom.masking import Masker
 from loom.plan import Artifacts, wanted
 from loom.results import Status, Stream
+from loom.secrets.masking import Masker
 from loom.view import DirectoryView, TarView, WorkspaceView
 
 from ..views import TarSession, tree

@@ -11,10 +11,10 @@ import pytest
 from loom import cache as caches
 from loom.cache import Cache, JobOutcome, Stored, compare, key_of, project_of
 from loom.errors import CacheError
-from loom.masking import Masker
 from loom.plan import Cache as Spec
 from loom.plan import CacheKeyFiles
 from loom.results import Stream
+from loom.secrets.masking import Masker
 from loom.view import DirectoryView, TarView, WorkspaceView
 
 from ..views import TarSession, tree

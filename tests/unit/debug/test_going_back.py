@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from loom.errors import RecordError, RequestError
-from loom.masking import Masker
 from loom.past import step_named
 from loom.plan import (
     AllowFailure,
@@ -29,6 +28,7 @@ from loom.providers.interactive import options_of
 from loom.results import Status
 from loom.runner import Keeping
 from loom.runner.handed_on import recorded, restored
+from loom.secrets.masking import Masker
 from loom.snapshot.exchange import _both_sides
 
 JOB = Job(

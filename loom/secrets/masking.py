@@ -1,0 +1,428 @@
+"""Secrets never reach disk or screen: their values, and what common tools make of them, become `[REDACTED:SECRET_<NAME>]`.
+
+What is found for a value is in docs/guides/secrets.md. It is found in one pass, by an automaton of literal *pieces*: the value's
+lines, its base64 and hexadecimal forms in rows. What tools do to single characters is taken back in the text instead of
+being spelled out in the pieces: the text is looked at without controls, quotes and backslashes, and, where it holds escapes,
+decoded too (`_views`). Views keep line ends, and no piece holds one, so a whole line can always be decided on its own. Only
+lines with something in them pay for knowing where each byte of a view came from (`_origins`).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import IO, TYPE_CHECKING
+
+from msgspec import Struct
+
+from loom.errors import SecretError
+from loom.util.controls import IGNORED, IGNORED_BUT_STRINGS, STRING
+
+if TYPE_CHECKING:
+    from ahocorasick_rs import BytesAhoCorasick
+
+SHORTEST = 4
+"""Characters. Anything shorter would turn ordinary words into noise, and the noise would give the value away."""
+
+LONGEST = 64 * 1024
+"""Bytes. Beyond that a value is no secret to look for in every line."""
+
+_ANCHOR = 8
+"""So much of each piece is in the automaton at least, and more while all have fewer than `_STATES` bytes; the rest of a piece is
+looked up. A bundle of certificates would take twenty megabytes else."""
+_STATES = 1 << 16
+_WIDEST = 256
+_BLOCK = 1 << 17
+_REACH = 1 << 14
+"""How far apart a piece's ends may be: of a line that does not end, so much is held back."""
+
+_CONTROLS = bytes({*range(0x20), 0x7F} - {0x0A})
+_DROPPED = _CONTROLS + b"\\\"'"
+# Each alternative begins with a literal character, so that `re` looks for these alone, ten times as quickly.
+_ESCAPES = re.compile(
+    rb"%(?:25)*([0-9A-Fa-f]{2})"
+    rb"|\\x([0-9A-Fa-f]{2})"
+    rb"|\\([0-3][0-7]{2})"
+    rb"|\\u([dD][89abAB][0-9A-Fa-f]{2}\\{1,8}u[dD][c-fC-F][0-9A-Fa-f]{2})"
+    rb"|\\(?:u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}|U([0-9A-Fa-f]{8}))"
+    rb"|&(?:amp;)*(?:#([0-9]{1,7})|#[xX]([0-9A-Fa-f]{1,6})|(amp|lt|gt|quot|apos));"
+)
+_LEADS = (b"%", b"&", *(b"\\" + bytes([digit]) for digit in b"xuU0123"))
+_IGNORED = re.compile(IGNORED)
+_IGNORED_BUT_STRINGS = re.compile(IGNORED_BUT_STRINGS)
+_STRING = re.compile(STRING)
+_NAMED = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
+_LETTERS = (b"\tt\nn\rr", b"\tt\nn\rr\bb\ff", b"\tt\nn\rr\bb\ff\aa\vv\x1bE")
+"""Escapes with a letter (`\\n`): what Python, JSON and a shell write so, as pairs."""
+_TO_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+_MIXED_END = re.compile(rb"[A-Za-z0-9+/_-]?={0,2}")
+
+_Span = tuple[int, int, str]
+
+
+def _decoded(match: re.Match[bytes]) -> bytes:
+    group = match.lastindex or 0
+    return _character(group, match[group])
+
+
+@lru_cache(4096)
+def _character(group: int, text: bytes) -> bytes:
+    """What is written so. A line end would change which line something is in; it is ignored, as controls are."""
+    if group <= 3:
+        found = bytes([int(text, 8 if group == 3 else 16)])
+    elif group == 4:
+        found = bytes.fromhex((text[:4] + text[-4:]).decode()).decode("utf-16-be").encode()
+    elif group == 10:
+        found = _NAMED[text]
+    else:
+        code = int(text, 10 if group == 8 else 16)
+        found = chr(code).encode("utf-8", "surrogatepass") if code <= 0x10FFFF else b""
+    return b"" if found == b"\n" else found
+
+
+_How = tuple[re.Pattern[bytes] | None, re.Pattern[bytes] | None]
+"""How a view is made: which sequences are taken out, together with controls; then what is decoded, if anything is."""
+
+
+def _views(data: bytes) -> Iterator[tuple[bytes, _How]]:
+    """Each way in which a text is looked at, in the order in which `shown` and a reader take things back.
+
+    As it is too where there are sequences: these may take the first character of a value with them.
+    """
+    bases: list[tuple[bytes, re.Pattern[bytes] | None]] = []
+    if b"\x1b" in data or not data.isascii():
+        cleaned, count = _IGNORED.subn(b"", data)
+        if count:
+            yield data.translate(None, _DROPPED), (None, None)
+            bases.append((cleaned, _IGNORED))
+            if _STRING.search(data):
+                bases.append((_IGNORED_BUT_STRINGS.sub(b"", data), _IGNORED_BUT_STRINGS))
+    for text, ignored in bases or [(data, None)]:
+        cleaned = text.translate(None, _CONTROLS)
+        yield cleaned.translate(None, _DROPPED), (ignored, None)
+        if any(lead in cleaned for lead in _LEADS):
+            decoded, count = _ESCAPES.subn(_decoded, cleaned)
+            if count:
+                yield decoded.translate(None, _DROPPED), (ignored, _ESCAPES)
+
+
+def _origins(data: bytes, how: _How) -> tuple[list[int], list[int]]:
+    """For each byte of a view, where in `data` what it was made from starts and ends."""
+    ignored, decoding = how
+    text, starts, ends = _step(data, ignored, lambda _: b"", _CONTROLS)
+    _, inner_starts, inner_ends = _step(text, decoding, _decoded, _DROPPED)
+    return [starts[at] for at in inner_starts], [ends[at - 1] for at in inner_ends]
+
+
+def _step(
+    data: bytes, pattern: re.Pattern[bytes] | None, instead: Callable[[re.Match[bytes]], bytes], dropped: bytes
+) -> tuple[bytes, list[int], list[int]]:
+    """`data` with what matches replaced and some bytes dropped, and for each byte of it where in `data` it comes from."""
+    starts: list[int] = []
+    ends: list[int] = []
+    parts: list[bytes] = []
+    at = 0
+
+    def copy(until: int) -> None:
+        kept = [place for place, byte in zip(range(at, until), data[at:until], strict=True) if byte not in dropped]
+        parts.append(data[at:until].translate(None, dropped))
+        starts.extend(kept)
+        ends.extend(place + 1 for place in kept)
+
+    for match in pattern.finditer(data) if pattern else ():
+        copy(match.start())
+        found = instead(match).translate(None, dropped)
+        parts.append(found)
+        starts.extend([match.start()] * len(found))
+        ends.extend([match.end()] * len(found))
+        at = match.end()
+    copy(len(data))
+    return b"".join(parts), starts, ends
+
+
+def _rows(text: bytes, width: int = _WIDEST) -> Iterator[bytes]:
+    """`text` in rows, and its end as a whole row, so that a short last one is hidden also where rows run together."""
+    for at in range(0, len(text), width):
+        yield text[at : at + width]
+    if len(text) > width:
+        yield text[-width:]
+
+
+def _spelled(text: bytes) -> Iterator[bytes]:
+    """A line (or a value of several, on one) as the views show it, whatever wrote it."""
+    written = [text, text.replace(b" ", b"+")]
+    for pairs in _LETTERS:
+        for control, letter in zip(pairs[::2], pairs[1::2], strict=True):
+            text = text.replace(bytes([control]), bytes([letter]))
+        written.append(text)
+    for form in dict.fromkeys(written):
+        for view, _ in _views(form.replace(b"\n", b"")):
+            yield view
+
+
+def _pieces(value: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Each piece of a value, and whether the base64 digit behind it belongs to it in part."""
+    bare = value.strip()
+    lines = [line.strip() for line in bare.split(b"\n")]
+    for line in [*lines, *([bare] if len(lines) > 1 else [])]:
+        for text in dict.fromkeys(_spelled(line)):
+            yield from ((row, False) for row in _rows(text))
+    digits = bare.hex().encode()
+    for text in (digits, digits.upper()):
+        yield from ((row, False) for row in _rows(text, 60))  # as `xxd -p` breaks them
+    for before in range(3):
+        # At each alignment the digits that the value alone decides; those at its ends share bits with their neighbours.
+        mixed = (before + len(bare)) % 3 != 0
+        digits = b64encode(bytes(before) + bare).rstrip(b"=")
+        digits = digits[(0, 2, 3)[before] : len(digits) - mixed]
+        for text in dict.fromkeys((digits, digits.translate(_TO_URL_SAFE))):
+            for width in (64, 76) if before == 0 else (64,):
+                yield from ((row, mixed and text.endswith(row)) for row in _rows(text, width))
+
+
+class _Rules(Struct, frozen=True, eq=False):
+    """All pieces of all secrets; replaced whole when a secret was added, so that readers need no lock."""
+
+    pieces: Mapping[bytes, tuple[str, bool]]
+    lengths: list[list[int]]
+    """Of the pieces that begin with each anchor."""
+    anchors: BytesAhoCorasick
+
+    def found(self, view: bytes) -> Iterator[_Span]:
+        """Where pieces are; those that overlap come as one."""
+        first, last, owner = 0, 0, ""
+        for anchor, start, _ in self.anchors.find_matches_as_indexes(view, overlapping=True):
+            for length in self.lengths[anchor]:
+                end = start + length
+                if end <= last and start >= first:
+                    continue
+                piece = self.pieces.get(view[start:end])
+                if piece is None or end > len(view):
+                    continue
+                name, mixed = piece
+                if mixed and (more := _MIXED_END.match(view, end)):
+                    end = more.end()
+                if owner and (start > last or (start == last and name != owner)):
+                    yield first, last, owner
+                    first, last, owner = start, end, name
+                elif not owner or start <= first:
+                    first, last, owner = start, max(last, end), name
+                else:
+                    last = max(last, end)
+        if owner:
+            yield first, last, owner
+
+    def lines_in(self, data: bytes) -> set[int]:
+        """The numbers of the lines that hold something."""
+        numbers = set()
+        for view, _ in _views(data):
+            number = at = end = 0
+            for anchor, start, _ in self.anchors.find_matches_as_indexes(view, overlapping=True):
+                if start >= end and any(view[start : start + length] in self.pieces for length in self.lengths[anchor]):
+                    number += view.count(b"\n", at, start)
+                    numbers.add(number)
+                    at = start
+                    end = view.find(b"\n", start)
+                    if end < 0:
+                        break
+        return numbers
+
+    def spans(self, line: bytes) -> list[_Span]:
+        """Where something is to be hidden: in order, apart from each other; what overlaps goes as one."""
+        found: list[_Span] = []
+        for view, how in _views(line):
+            here = list(self.found(view))
+            if here:
+                starts, ends = _origins(line, how)
+                found += [(starts[start], ends[end - 1], name) for start, end, name in here]
+        found.sort(key=lambda span: (span[0], -span[1]))
+        merged: list[_Span] = []
+        for start, end, name in found:
+            if merged and (start < merged[-1][1] or (start == merged[-1][1] and name == merged[-1][2])):
+                merged[-1] = (merged[-1][0], max(end, merged[-1][1]), merged[-1][2])
+            else:
+                merged.append((start, end, name))
+        return merged
+
+
+def _rules_of(values: Mapping[tuple[str, bytes], None]) -> _Rules:
+    from ahocorasick_rs import BytesAhoCorasick, Implementation
+
+    pieces: dict[bytes, tuple[str, bool]] = {}
+    for name, value in values:
+        for piece, mixed in _pieces(value):
+            if len(piece) >= SHORTEST:
+                pieces.setdefault(piece, (name, mixed))
+    anchor = max(_ANCHOR, _STATES // len(pieces))
+    lengths: dict[bytes, set[int]] = {}
+    for piece in pieces:
+        lengths.setdefault(piece[:anchor], set()).add(len(piece))
+    kind = Implementation.ContiguousNFA if len(lengths) > 1000 else None  # the library's own choice takes more memory
+    return _Rules(
+        pieces, [sorted(some) for some in lengths.values()], BytesAhoCorasick(list(lengths), implementation=kind)
+    )
+
+
+class Masker:
+    """Hides secrets in text. Thread-safe; secrets may be added at any time and hold for what is masked afterwards."""
+
+    def __init__(self, secrets: Mapping[str, str | bytes] | None = None) -> None:
+        self._lock = threading.Lock()
+        self._values: dict[tuple[str, bytes], None] = {}
+        self._built: _Rules | None = None
+        for name, value in (secrets or {}).items():
+            self.add(name, value)
+
+    def add(self, name: str, value: str | bytes) -> None:
+        """SecretError for a value that can't be hidden (too few characters, over 64 KiB)."""
+        data = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+        _check(name, data)
+        with self._lock:
+            self._values[(name, data)] = None
+            self._built = None
+
+    @property
+    def active(self) -> bool:
+        """False when there is nothing to hide: callers may then skip masking altogether."""
+        return bool(self._values)
+
+    @property
+    def rules(self) -> _Rules | None:
+        """None when there is nothing to hide."""
+        built = self._built
+        if built is None and self._values:
+            with self._lock:
+                built = self._built = self._built or _rules_of(self._values)
+        return built
+
+    def mask_bytes(self, data: bytes) -> bytes:
+        """A whole text (a line, a document); `data` itself when there is nothing to hide in it."""
+        if not self.active:
+            return data
+        stream = self.stream()
+        masked = stream.feed(data) + stream.flush()
+        return data if masked == data else masked
+
+    def mask(self, text: str) -> str:
+        if not self.active:
+            return text
+        data = text.encode("utf-8", "surrogatepass")
+        masked = self.mask_bytes(data)
+        if masked is data:
+            return text
+        try:
+            return masked.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:  # a secret that is not text was cut out of a character's bytes
+            return masked.decode("utf-8", "replace")
+
+    def stream(self) -> StreamMasker:
+        return StreamMasker(self)
+
+    def found_in(self, file: IO[bytes]) -> str | None:
+        """The name of a secret that a file holds in any form, None when it holds none."""
+        rules, kept = self.rules, b""
+        while rules is not None and (chunk := file.read(_BLOCK)):
+            data = kept + chunk
+            for view, _ in _views(data):
+                for _, _, name in rules.found(view):
+                    return name
+            kept = data[-_REACH:]
+        return None
+
+
+class StreamMasker:
+    """Masks one stream that arrives in chunks cut anywhere; the outcome is that of masking the whole at once.
+
+    A line is held back until its end arrives; of a line that is longer than 128 KiB, its last 16 KiB. `flush` at the end.
+    """
+
+    def __init__(self, masker: Masker) -> None:
+        self._masker = masker
+        self._held: list[bytes] = []
+        self._size = 0
+        self._hidden = 0  # so many bytes at the start of what is held were replaced already, as part of the last secret
+
+    @property
+    def pending(self) -> bool:
+        return self._size > 0
+
+    def feed(self, data: bytes) -> bytes:
+        """What may be shown now."""
+        if not self._size and not self._masker.active:
+            return data
+        return b"".join(self._fed(data[at : at + _BLOCK]) for at in range(0, len(data), _BLOCK))
+
+    def flush(self) -> bytes:
+        """The rest, masked as far as it came."""
+        return self._released(0)
+
+    def _fed(self, data: bytes) -> bytes:
+        end = data.rfind(b"\n") + 1
+        out = b""
+        if end:
+            self._hold(data[:end])
+            out = self._released(0)
+        self._hold(data[end:])
+        return out + self._released(_REACH) if self._size >= _BLOCK + _REACH else out
+
+    def _hold(self, data: bytes) -> None:
+        if data:
+            self._held.append(data)
+            self._size += len(data)
+
+    def _released(self, reach: int) -> bytes:
+        """What is held, masked; `reach` bytes stay, and what a secret covers that goes on there."""
+        data = b"".join(self._held)
+        self._held, self._size = [], 0
+        rules = self._masker.rules
+        if rules is None:
+            return data
+        if reach:
+            return self._line(data, rules, len(data) - reach)
+        numbers = rules.lines_in(data)
+        if not numbers and not self._hidden:
+            return data
+        lines = data.split(b"\n")
+        for number in sorted(numbers | {0} if self._hidden else numbers):
+            lines[number] = self._line(lines[number], rules, len(lines[number]))
+        return b"\n".join(lines)
+
+    def _line(self, line: bytes, rules: _Rules, until: int) -> bytes:
+        """`line`, masked up to `until`; the rest is held. What an earlier label stands for already gets no other."""
+        out: list[bytes] = []
+        hidden = at = self._hidden
+        self._hidden = 0
+        for start, end, name in rules.spans(line):
+            if start >= until:
+                break
+            if start > hidden or not hidden:
+                out += (line[at:start], f"[REDACTED:SECRET_{name}]".encode())
+            at = max(at, end)
+        if at < until:
+            out.append(line[at:until])
+        elif at > until:
+            self._hidden = at - until
+        self._hold(line[until:])
+        return b"".join(out)
+
+
+def _check(name: str, value: bytes) -> None:
+    lines = (next(_views(line.strip()))[0] for line in value.split(b"\n"))
+    if max((len(line.decode("utf-8", "replace")) for line in lines), default=0) < SHORTEST:
+        raise SecretError(
+            f"secret {name}: the value is shorter than {SHORTEST} characters (quotes, backslashes and controls do not count) "
+            "and can't be masked: every place where it happens to stand would be blacked out, which gives it away "
+            "(SECRETS_VALUE_TOO_SHORT)",
+            hint="Use a longer value, or a plain variable if it is no secret.",
+            code="SECRETS_VALUE_TOO_SHORT",
+        )
+    if len(value) > LONGEST:
+        raise SecretError(
+            f"secret {name}: the value has {len(value)} bytes, more than the {LONGEST} that loom looks for in all output "
+            "(SECRETS_VALUE_TOO_LONG)",
+            hint="Keep the large file encrypted in the repository and make its key the secret.",
+            code="SECRETS_VALUE_TOO_LONG",
+        )
