@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, cast
@@ -26,7 +26,19 @@ from loom.junit import FailingTest
 from loom.plan import Artifacts
 from loom.results import OnOutput
 from loom.secrets.masking import Masker
-from loom.storage.tar import Check, Checked, DamagedArchive, Held, Item, TreeWriter, UnsafeArchive, Writer
+from loom.storage import tar
+from loom.storage.tar import (
+    Check,
+    Checked,
+    DamagedArchive,
+    Item,
+    TreeWriter,
+    UnsafeArchive,
+    Writer,
+    checked,
+    read,
+    unpack,
+)
 from loom.view import Selection, Skipped, UnsafePath, WorkspaceView, leads_out, without_secret_names
 
 PATH_INVALID = "ARTIFACT_PATH_INVALID"
@@ -34,6 +46,7 @@ NO_SPACE = "ARTIFACT_NO_SPACE"
 UNREADABLE = "ARTIFACT_UNREADABLE"
 UNSAFE = "ARTIFACT_UNSAFE"
 
+_CHUNK = 1 << 20
 _GZIP_LEVEL = 1  # a run waits for it; level 6 takes four times as long for a tenth less
 
 
@@ -135,6 +148,46 @@ def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) ->
     return Restored(files=written.files, bytes=written.bytes)
 
 
+class ArtifactFile(Struct, frozen=True):
+    """A file or link in an archive. `content` tells it apart from another one of that name."""
+
+    path: str
+    kind: str
+    size: int
+    target: str = ""
+    content: int = 0
+
+
+def index_of(archive: Path) -> list[ArtifactFile]:
+    """What an archive holds besides directories. ArtifactError for one that is damaged, or would not be unpacked."""
+    held = []
+    with _told("read the artifacts", archive), gzip.open(archive, "rb") as packed:
+        for entry, content in checked(read(packed)):
+            total = 0
+            while content is not None and (data := content.read(_CHUNK)):
+                total = zlib.crc32(data, total)
+            if entry.kind != "directory":
+                held.append(ArtifactFile(entry.path, entry.kind, entry.size, entry.target, total))
+    return sorted(held, key=lambda file: file.path)
+
+
+def overlaps(indexes: Mapping[str, Iterable[ArtifactFile]]) -> dict[str, list[str]]:
+    """The paths that several jobs leave differently, each with these jobs in their order: what the last one left stays."""
+    holders: dict[str, dict[str, ArtifactFile]] = {}
+    for name, index in indexes.items():
+        for held in index:
+            holders.setdefault(held.path, {})[name] = held
+    return {path: list(by) for path, by in holders.items() if len(set(by.values())) > 1}
+
+
+def fetch(archive: Path, folder: Path) -> Restored:
+    """Unpack an archive below `folder`, which is made if need be. ArtifactError as for `restore`."""
+    with _told("fetch the artifacts", archive), gzip.open(archive, "rb") as packed:
+        folder.mkdir(parents=True, exist_ok=True)
+        written = unpack(packed, folder)
+    return Restored(files=written.files, bytes=written.bytes)
+
+
 def read_reports(patterns: Iterable[str], view: WorkspaceView, *, project_dir: str) -> TestReports:
     """The JUnit reports that a job wrote. One that can't be read is a problem in the result, never an error."""
     selection = _selection(patterns, ())
@@ -186,7 +239,7 @@ class _Kept:
         self.files = 0
         self.bytes = 0
         self.links_out: list[str] = []
-        self._held = Held()
+        self._held = tar.Held()
 
     def close(self) -> None:
         self._writer.close()

@@ -13,6 +13,7 @@ MODULES = {
     "run": ("run",),
     "record": ("runs", "show", "logs", "diagnose", "diff"),
     "report": ("report",),
+    "artifacts": ("artifacts",),
     "check": ("check", "compile", "schema"),
     "config": ("config",),
     "trust": ("trust",),

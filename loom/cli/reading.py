@@ -134,7 +134,7 @@ class LogOptions(Struct, frozen=True, kw_only=True):
 
 def logs(run: str, job: str | None, step: str | None, options: LogOptions) -> None:
     place = here(options.color)
-    reading, job, step = _run_or_job(place, run, job, step)
+    reading, job, step = run_or_job(place, run, job, step)
     chosen = _Chosen(reading, job, step, system=options.system)
     wanted = _wanted(options.grep)
     printer = _printer(place, reading, options, many=chosen.many())
@@ -151,7 +151,7 @@ def logs(run: str, job: str | None, step: str | None, options: LogOptions) -> No
         printer(where, event)
 
 
-def _run_or_job(place: Here, run: str, job: str | None, step: str | None) -> tuple[Reading, str | None, str | None]:
+def run_or_job(place: Here, run: str, job: str | None, step: str | None) -> tuple[Reading, str | None, str | None]:
     """`loom logs test` means the last run's job, where no run has that name."""
     try:
         return place.find(run), job, step
@@ -172,6 +172,17 @@ def _run_or_job(place: Here, run: str, job: str | None, step: str | None) -> tup
         return last, run, job
 
 
+def jobs_of(reading: Reading, job: str | None) -> list[str]:
+    """The ids of the jobs that a name or glob means, all of them without one; RequestError when there is none."""
+    known = list(reading.fold.jobs)
+    found = known if job is None else fnmatch.filter(known, job)
+    if not found and job is not None:
+        raise RequestError(
+            f"run {reading.run_id} has no job {job!r}; it has {', '.join(known) or 'none'}", code="JOB_UNKNOWN"
+        )
+    return found
+
+
 def _wanted(grep: str | None) -> Callable[[str], bool]:
     if grep is None:
         return lambda _: True
@@ -189,20 +200,10 @@ class _Chosen:
         self._reading = reading
         self._step = step
         self._system = system
-        self.job_ids = self._jobs(job)
+        self.job_ids = jobs_of(reading, job)
         if step is not None and not reading.entry.alive and not self.units():
             names = sorted({unit.name for job_id in self.job_ids for unit in reading.units(job_id)})
             raise RequestError(f"{job} has no step or section {step!r}; it has {', '.join(names) or 'none'}")
-
-    def _jobs(self, job: str | None) -> list[str]:
-        known = list(self._reading.fold.jobs)
-        found = known if job is None else fnmatch.filter(known, job)
-        if not found and job is not None:
-            raise RequestError(
-                f"run {self._reading.run_id} has no job {job!r}; it has {', '.join(known) or 'none'}",
-                code="JOB_UNKNOWN",
-            )
-        return found
 
     def many(self) -> bool:
         return len(self.job_ids) > 1
@@ -278,7 +279,7 @@ def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None
     from loom.cli import diagnosing
 
     place = here(color)
-    reading, job, more = _run_or_job(place, run, job, None)
+    reading, job, more = run_or_job(place, run, job, None)
     if more is not None:
         raise RequestError(f"{job} is a job, and {more} one name too many", hint="one job at a time: [RUN] [JOB]")
     diagnosis = diagnosing.diagnosis_of(reading, job)

@@ -48,6 +48,7 @@ class Handover:
         self._masker = masker
         self._cache = cache
         self._checksums: dict[str, str] = {}
+        self._indexes: dict[str, Sequence[artifacts.ArtifactFile]] = {}
         self._cache_keys: dict[str, list[str]] = {}
 
     def sources(self, job: Job) -> list[str]:
@@ -59,15 +60,23 @@ class Handover:
             named = {other.id for other in self._plan.jobs if other.stage in before}
         return [other.id for other in self._plan.jobs if other.id in named and self._archive_of(other.id).exists()]
 
-    def restore(self, job: Job, session: Session, shared_workspace: Path, on_output: OnOutput) -> None:
-        """Put earlier jobs' artifacts into this job's view. A workspace that all jobs share has them already."""
+    def restore(self, job: Job, session: Session, shared_workspace: Path, on_output: OnOutput) -> dict[str, list[str]]:
+        """Put earlier jobs' artifacts into this job's view. A workspace that all jobs share has them already.
+
+        They come in plan order, a file over a file; the paths that several jobs left differently, and which ones.
+        """
         shared = session.workspace_view() == shared_workspace
         view = view_of(session, self._not_if_canceled)
-        for source in self.sources(job):
-            if shared and source not in self._missing_here:
-                continue
+        sources = [source for source in self.sources(job) if not shared or source in self._missing_here]
+        for source in sources:
             restored = artifacts.restore(self._archive_of(source), view, sha256=self._checksums.get(source))
             on_output("stdout", f"{source}: {restored.files} files, {restored.bytes} bytes\n".encode())
+        return artifacts.overlaps({source: self._index_of(source) for source in sources}) if len(sources) > 1 else {}
+
+    def _index_of(self, source: str) -> Sequence[artifacts.ArtifactFile]:
+        if source not in self._indexes:  # two jobs at once may both read it: nothing is lost by that
+            self._indexes[source] = artifacts.index_of(self._archive_of(source))
+        return self._indexes[source]
 
     def collect(self, job: Job, session: Session, status: Status, on_output: OnOutput) -> Mapping[str, Any] | None:
         """Keep what the job leaves; what the record says of it, or None when there is nothing to keep."""

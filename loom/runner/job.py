@@ -26,12 +26,16 @@ from loom.runner.hooks import AtStep, Verdict
 from loom.runner.place import BuiltImage, OpenedServices, Place, PlaceOpener, Resolved
 from loom.runner.sections import SectionOutput
 from loom.units import counted, duration_text
+from loom.util.bounded import listed
 
 MAX_CHANGES = 1000
 """How many changed paths a job's manifest names."""
 
 MAX_LEFT_OUT = 5
 """How many files that could not be kept are warned of one by one."""
+
+MAX_OVERLAPS = 5
+"""How many paths that several jobs left differently are warned of one by one."""
 
 AFTER_SCRIPT_TIMEOUT_S = 300.0
 """What all of `after_script` may take, as in GitLab, where no `step_timeout` says what each step of it may: the job's own
@@ -273,7 +277,13 @@ class JobRunner:
                 self._seam(attempt, outcome),
                 self._section(job, Section.ARTIFACT_RESTORE, code, attempt) as output,
             ):
-                self._handover.restore(job, place.session, self._opener.workspace, output)
+                overlaps = self._handover.restore(job, place.session, self._opener.workspace, output)
+                texts = [
+                    f"{path} is left differently by {', '.join(jobs)}; here it is that of {jobs[-1]}, the last in the plan"
+                    for path, jobs in overlaps.items()
+                ]
+                for text in listed(texts, MAX_OVERLAPS):
+                    self._job_fact(job, "warning", {"text": f"artifacts: {text}"}, code=code)
 
     def _settle_caches(self, job: Job, resumed: Sequence[str] | None) -> None:
         """The record keeps the keys, so that a job that goes on from here saves under the same ones."""
