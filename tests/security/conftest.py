@@ -33,6 +33,7 @@ class Victim:
             env={
                 "PATH": os.environ["PATH"],
                 "HOME": str(self.home),
+                "LOOM_CONTAINER": "0",
                 "PYTHONPATH": str(Path(__file__).parents[2]),
                 "LANG": "C.UTF-8",
                 "TMPDIR": str(self.home / "tmp"),

@@ -263,6 +263,7 @@ class Checkout:
             "HOME": str(self.base / "home"),
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "TMPDIR": str(self.base),
+            "LOOM_CONTAINER": "0",
         }
 
     def cached(self, **environ: str) -> str:
