@@ -233,6 +233,8 @@ class Job(Struct, frozen=True, kw_only=True):
     secrets: tuple[Secret, ...] = ()
     matrix: Mapping[str, str] = field(default_factory=dict)
     runner_pool: str | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Where its `image`, `timeout` and `step_timeout` are written: a place in the workflow, or a setting and its origin."""
     rule: int | None = None
     """Which of the job's rules let it run, from 0; None when it has none (or was named)."""
 

@@ -36,6 +36,7 @@ def plan_document(plan: Plan, mount_mode: str = "bind_mount") -> dict[str, Any]:
 def job_document(job: Job, mount_mode: str) -> dict[str, Any]:
     shape: dict[str, Any] = _plain(job)
     del shape["resources"]["places"]  # where something is written is no part of what will run; `--explain` tells it
+    del shape["places"]
     for step in shape["steps"]:
         del step["literal"]
     in_container = job.provider is ProviderName.DOCKER

@@ -122,7 +122,7 @@ class Screen:
         self._planned: dict[str, dict[str, Any]] = {}
         self._tails: dict[tuple[str, str], deque[_Piece]] = {}
         self._commands: dict[tuple[str, str], str] = {}
-        self._written: dict[tuple[str, str], str] = {}
+        self._written: dict[tuple[str, str], Mapping[str, Any]] = {}
         """Where steps stand in the workflow."""
         self._job_width = 8
         self._logs_dir = ""
@@ -164,7 +164,7 @@ class Screen:
         if event.step is not None and event.job_id is not None:
             self._commands[event.job_id, event.step] = str(event.data.get("command", ""))
             if event.data.get("file"):
-                self._written[event.job_id, event.step] = f"{event.data['file']}:{event.data['line']}"
+                self._written[event.job_id, event.step] = event.data
             if self._look.stream and self._look.detail is not Detail.QUIET:
                 first = self._commands[event.job_id, event.step].strip().splitlines() or [""]
                 more = f" {self._look.marks['dots']}" if len(first) > 1 else ""
@@ -250,7 +250,8 @@ class Screen:
         if step is not None:
             code = "" if event.exit_code is None else f", exit code {event.exit_code}"
             written = self._written.get((job_id, place))
-            yield f"    step {step}{code}{f' ({harmless(written)})' if written else ''}"
+            at = f" ({harmless(written['file'])}:{written['line']})" if written else ""
+            yield f"    step {step}{code}{at}"
             yield from self._command(self._commands.get((job_id, place), ""))
         # That it failed, and with what exit code, stands there already.
         if event.error and (step is None or event.error != f"{step} failed with exit code {event.exit_code}"):
@@ -259,9 +260,19 @@ class Screen:
         bar = self._look.styled(self._look.marks["bar"], "dim")
         for text in _lines_of(self._tails.get((job_id, place), ()), self._look.marks["dots"]):
             yield f"    {bar} {text}"
+        if step is not None and (named := self._named_by_shell(job_id, place)):
+            yield f"    that is {', '.join(named)}"
         if place:
             folder = f"user/{step}" if step else f"system/{section}"
             yield f"    events: {self._logs_dir}/jobs/{job_id}/{folder}/events.jsonl"
+
+    def _named_by_shell(self, job_id: str, step: str) -> list[str]:
+        """The lines of the workflow that the shell means by lines of its script."""
+        from loom.diagnosis import places_in_step
+
+        lines = [piece.text for piece in self._tails.get((job_id, step), ())]
+        places = places_in_step(lines, self._written.get((job_id, step), {}))
+        return [harmless(f"{place.file}:{place.line}") for place in places[:3]]
 
     def _command(self, script: str) -> Iterator[str]:
         lines = script.strip().splitlines()

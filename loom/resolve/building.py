@@ -80,6 +80,7 @@ class Builder:
             secrets=_secrets(fields.secrets or {}),
             matrix=candidate.matrix,
             runner_pool=fields.runner_pool,
+            places=self.places(entry),
             rule=candidate.decision.rule,
         )
 
@@ -174,6 +175,17 @@ class Builder:
                 "remove it or the services (`none` is possible: that network then leads nowhere else)",
             )
         return p.Network(mode=mode, extra_hosts=dict(written.extra_hosts) if written else {})
+
+    def places(self, entry: Entry) -> dict[str, str]:
+        found = {}
+        for key, setting in (("image", "default_image"), ("timeout", "job_timeout"), ("step_timeout", "step_timeout")):
+            if node := entry.merged.get(key):
+                node = node.get("name") or node
+                found[key] = f"{node.file.name}:{node.line}"
+            else:
+                origin = self.context.config.origins.get(setting)
+                found[key] = f"`{setting}`, {origin or 'built-in'}"
+        return found
 
     def resources(self, fields: models.Resources | None, entry: Entry) -> p.Resources:
         config = self.context.config

@@ -381,14 +381,15 @@ class JobRunner:
                 break
             if deadline_ns is not None:
                 deadline_ns += self.journal.now_ns() - asked_ns
-            exit_ = self._step(job, place, step, attempt, self._time_left(job, deadline_ns), cancel)
+            limit_s = self._time_left(job, deadline_ns)
+            exit_ = self._step(job, place, step, attempt, limit_s, cancel)
             asked_ns = self.journal.now_ns()
             verdict = Verdict.NEXT
             if exit_.status is not Status.SUCCESS:
                 verdict = self._verdict(job, place, step, attempt, exit_, cancel)
                 if verdict is not Verdict.RETRY and attempt.failing_step is None:
                     attempt.status, attempt.exit_code = exit_.status, exit_.code
-                    attempt.failing_step, attempt.error = step.id, _why(step, exit_)
+                    attempt.failing_step, attempt.error = step.id, _why(job, step, exit_, limit_s)
             if verdict is Verdict.FAIL:
                 break
             if verdict is Verdict.NEXT:
@@ -418,7 +419,7 @@ class JobRunner:
             elif exit_.status is Status.FAILURE:
                 not_run = exit_.ended_place and step is not job.steps[-1]
                 rest = ", and what comes after it was not run: it has ended the container" if not_run else ""
-                text = f"{_why(step, exit_)}{rest}; `after_script` does not change the job's result"
+                text = f"{_why(job, step, exit_, left_s)}{rest}; `after_script` does not change the job's result"
                 self._job_fact(job, "warning", {"text": text}, code=PhaseCode.JOB_EXECUTION)
             if exit_.ended_place:
                 break
@@ -505,7 +506,8 @@ class JobRunner:
                 variables = {**self._step_environment(place, step, attempt), **(extra or {})}
                 command = Command(script=step.script, shell=job.shell, environment=variables, timeout_s=timeout_s)
                 exit_ = place.session.run(command, writer, cancel)
-                outcome.status, outcome.exit_code, outcome.error = exit_.status, exit_.code, _why(step, exit_)
+                outcome.status, outcome.exit_code = exit_.status, exit_.code
+                outcome.error = _why(job, step, exit_, timeout_s)
                 for text in _unnoticed(step, exit_):
                     self._job_fact(job, "warning", {"text": text}, code=PhaseCode.JOB_EXECUTION)
                 if (after := place.handed_on()) != before:
@@ -579,14 +581,25 @@ class JobRunner:
                 attempt.error_code = error.code if status is Status.ERROR else None
 
 
-def _why(step: Step, exit_: Exit) -> str | None:
+def _limit_reached(job: Job, step: Step, limit_s: float | None) -> str:
+    """Which of the job's limits a step ran into that might take `limit_s`, and where that is set."""
+    of_step = limit_s == job.step_timeout_s
+    key, seconds = ("step_timeout", job.step_timeout_s) if of_step else ("timeout", job.timeout_s)
+    if seconds is None or step.phase == "after_script":  # that has time of its own
+        return ""
+    place = job.places.get(key, "")
+    written = place if place.startswith("`") else f"`{key}`, {place}".removesuffix(", ")
+    return f": {'a step' if of_step else 'the job'} may take {duration_text(seconds)} ({written})"
+
+
+def _why(job: Job, step: Step, exit_: Exit, limit_s: float | None) -> str | None:
     match exit_.ended:
         case Ended.EXITED:
             failed = f"{step.id} failed with exit code {exit_.code}"
             why = f": the job's container had as many processes as `pids` allows{_how_often(exit_)}"
             return None if exit_.code == 0 else f"{failed}{why if exit_.refused_forks else ''}"
         case Ended.TIMED_OUT:
-            return f"{step.id} ran out of time"
+            return f"{step.id} ran out of time{_limit_reached(job, step, limit_s)}"
         case Ended.CANCELED:
             return f"{step.id} was interrupted"
         case Ended.OOM_KILLED:

@@ -13,6 +13,7 @@ from msgspec import Struct, field
 
 from loom import environment
 from loom.cancel import Cancel
+from loom.errors import ImageError
 from loom.plan import Build, Image, Job, MountMode, ProviderName
 from loom.providers.base import NO_SECRETS, Provider, ReadOnlyMount, SecretValues, Session, SessionRequest
 from loom.results import OnOutput, Stream
@@ -250,13 +251,18 @@ class PlaceOpener:
     def resolve(self, job: Job, on_output: OnOutput, secrets: SecretValues = NO_SECRETS) -> Resolved | None:
         if job.image is None or self._tools.images is None:
             return None
-        return self._tools.images.resolve(
-            job.image,
-            workspace=self._settings.workspace,
-            on_output=on_output,
-            cancel=self._cancel,
-            secrets=secrets.own,
-        )
+        try:
+            return self._tools.images.resolve(
+                job.image,
+                workspace=self._settings.workspace,
+                on_output=on_output,
+                cancel=self._cancel,
+                secrets=secrets.own,
+            )
+        except ImageError as error:
+            if (place := job.places.get("image")) is None:
+                raise
+            raise ImageError(f"{error.message} (image: {place})", hint=error.hint, code=error.code) from error
 
     def open(self, request: SessionRequest, job: Job, on_output: OnOutput) -> AbstractContextManager[Session]:
         return self._tools.providers[job.provider].open(request, on_output, self._cancel)

@@ -30,6 +30,18 @@ _PREDEFINED_ANYWAY = re.compile(r"(CI|LOOM)(_|$)")
 _BOOLEAN_ELSEWHERE = frozenset({"yes", "no", "on", "off", "Yes", "No", "On", "Off", "YES", "NO", "ON", "OFF"})
 
 
+_GITHUB = re.compile(r"'[^'\n]*'|\$\{\{(.*?)\}\}", re.DOTALL)
+_GITHUB_NAMES = {
+    "github.sha": "CI_COMMIT_SHA",
+    "github.ref_name": "CI_COMMIT_REF_NAME",
+    "github.head_ref": "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME",
+    "github.base_ref": "CI_MERGE_REQUEST_TARGET_BRANCH_NAME",
+    "github.event_name": "CI_PIPELINE_SOURCE",
+    "github.workspace": "CI_PROJECT_DIR",
+    "github.run_id": "CI_PIPELINE_ID",
+    "github.job": "CI_JOB_NAME",
+}
+
 Mentioned = Callable[[Collection[str]], Collection[str]]
 
 
@@ -52,6 +64,7 @@ def warnings(
         _stages,
         _unknown_names,
         _texts,
+        _of_github,
         _images,
         _reach,
         _artifacts,
@@ -67,7 +80,12 @@ def of_run(
     """What of it makes jobs of these names do something else than they say, for who runs them now."""
     entries = [entry for name, entry in workflow.jobs.items() if name in jobs]
     return _in_order(
-        workflow, [*_steps(entries, default_shell), *_unknown_names(workflow, frozenset(defined), entries)]
+        workflow,
+        [
+            *_steps(entries, default_shell),
+            *_unknown_names(workflow, frozenset(defined), entries),
+            *_of_github(workflow, frozenset()),
+        ],
     )
 
 
@@ -273,6 +291,46 @@ def _texts(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
                 "WF_TEXT_AMBIGUOUS",
                 f'{node.text} is text here, but a boolean to many YAML readers; write "{node.text}"',
             )
+
+
+def _of_github(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+    """`${{ }}` in any value: no shell knows it, and loom neither."""
+    for file in workflow.files:
+        for at, node in _text_nodes(file.root):
+            for match in _GITHUB.finditer(node.value):
+                if match[1] is None:  # quoted: no shell looks into it
+                    continue
+                yield problem_in_text(
+                    node,
+                    at,
+                    f"{match[0]} is GitHub's language{_instead(match[1])}",
+                    number=node.value.count("\n", 0, match.start()) + 1,
+                    found=match[0],
+                    code="WF_GITHUB_EXPRESSION",
+                    severity="warning",
+                )
+
+
+def _instead(expression: str) -> str:
+    kind, _, name = expression.strip().partition(".")
+    if kind in ("env", "matrix", "vars"):
+        return f"; a variable is ${re.sub(r'[^A-Za-z0-9_]', '_', name)} here"
+    if kind == "secrets":
+        return f"; declare `secrets: {{{name}: {{ref: env://{name}, file: false}}}}` and read ${name}"
+    meant = _GITHUB_NAMES.get(expression.strip())
+    return f"; here that is ${meant}" if meant else "; variables are $NAME, conditions are `rules`"
+
+
+def _text_nodes(root: Node | None) -> Iterator[tuple[str, Node]]:
+    pending: list[tuple[tuple[str | int, ...], Node]] = [] if root is None else [((), root)]
+    while pending:
+        at, node = pending.pop()
+        if node.kind is Kind.MAPPING:
+            pending += [((*at, key), child) for key, child in node.value.items()]
+        elif node.kind is Kind.LIST:
+            pending += [((*at, number), child) for number, child in enumerate(node.value)]
+        elif isinstance(node.value, str) and "${{" in node.value:
+            yield pointer(*at), node
 
 
 def _images(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:

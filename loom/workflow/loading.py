@@ -181,6 +181,9 @@ class _Loader(Struct):
                     f"expected a mapping with version, stages and jobs, found {wording.describe(yaml.root)}",
                 )
             return
+        if main and (foreign := wording.foreign_file(yaml.root, yaml.name)):
+            self.say(yaml.root, "/", foreign)
+            return
         include = yaml.root.get("include")
         if include is not None:
             for number, node in enumerate(include.value if include.kind is Kind.LIST else [include]):

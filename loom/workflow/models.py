@@ -728,7 +728,9 @@ class Job(Common):
         default=None, description="The job's stage; one of `stages`."
     )
     script: Scripts | None = Field(default=None, description="The job's steps, each a shell script.", min_length=1)
-    needs: list[Need] | None = Field(default=None, description="Jobs to wait for, instead of the stages before.")
+    needs: Annotated[list[Need], Form(_listed, None)] | None = Field(
+        default=None, description="Jobs to wait for, instead of the stages before."
+    )
     rules: list[Rule] | None = Field(
         default=None, description="Whether and how the job runs; the first rule that matches counts."
     )

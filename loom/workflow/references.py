@@ -171,7 +171,8 @@ class References(Struct):
 
 def _needs_of(view: View) -> Iterator[_Need]:
     listed = view.node.get("needs")
-    for number, node in enumerate(listed.value if listed is not None and listed.kind is Kind.LIST else ()):
+    nodes = () if listed is None else listed.value if listed.kind is Kind.LIST else (listed,)
+    for number, node in enumerate(nodes):
         if isinstance(node.value, str):
             yield _Need(job=node.value.strip(), optional=False, matrix={}, node=node, number=number)
         elif node.kind is Kind.MAPPING and (job := node.get("job")) is not None and isinstance(job.value, str):

@@ -35,6 +35,28 @@ FOREIGN = {
 """Keys of other CI systems, and what does their work here."""
 
 
+_GUIDE = "docs/guides/coming-from-other-ci.md has loom's word for each of its keys"
+
+
+def foreign_file(root: Node, name: str) -> str | None:
+    """What to say of another system's file that is given as a workflow; None for one that may be loom's."""
+    if root.get("version") is not None and root.get("stages") is not None:
+        return None
+    jobs = root.get("jobs")
+    if (
+        jobs is not None
+        and jobs.kind is Kind.MAPPING
+        and (root.get("on") is not None or root.get("runs-on") is not None)
+    ):
+        return f"this is a workflow of GitHub Actions, and loom has a language of its own; write .loom/workflow.yml: {_GUIDE}"
+    if name.rpartition("/")[2] in (".gitlab-ci.yml", ".gitlab-ci.yaml"):
+        return (
+            "this is a file of GitLab CI, and loom's language is close to it: copy it to .loom/workflow.yml, begin that "
+            f"with `version: v1`, and follow what `loom check` says; {_GUIDE}"
+        )
+    return None
+
+
 class Suggestions:
     """Nearest names, as long as that is quick: with thousands of misspellings the later ones go without."""
 
@@ -139,6 +161,14 @@ def words(kind: str, detail: Any, found: Node, place: Node, is_key: bool) -> str
             if scalar
             else ""
         )
+        if found.kind is Kind.MAPPING and len(found.value) == 1:
+            key, value = next(iter(found.value.items()))
+            if key == "run":
+                return "a step is the command alone; write it without `run:`"
+            text = f"{key}: {value.text}" if value.kind is Kind.SCALAR else f"{key}: ..."
+            return (
+                f"YAML takes {_short(text)!r} for a key and its value; put the whole text into quotes, or below a `|`"
+            )
         return f"expected text, found {describe(found)}{advice}"
     if may_be_secret(detail) and kind == "model_type":
         return f"expected {_FORMS['SecretFields']}; a secret's value is never written here"

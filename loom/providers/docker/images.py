@@ -173,7 +173,26 @@ class Images:
             )
         if image.name is None:
             raise ImageError("the job's image has neither a name nor a build", hint="Give it one of the two.")
-        return self.have(image.name, image.pull, self.platform_of(image), on_output=on_output, cancel=cancel)
+        try:
+            return self.have(image.name, image.pull, self.platform_of(image), on_output=on_output, cancel=cancel)
+        except ImageError as error:
+            near = self._near(image.name) if error.code in _MAY_BE_MISSPELT else []
+            if not near:
+                raise
+            hint = f"on this engine: {', '.join(near)}"
+            raise ImageError(
+                error.message, hint=f"{error.hint}\n{hint}" if error.hint else hint, code=error.code
+            ) from error
+
+    def _near(self, name: str) -> list[str]:
+        """Images of this engine with names like this one."""
+        import difflib
+
+        with engine_errors():
+            tags = [tag for found in self.client.api.images() for tag in found.get("RepoTags") or ()]
+        base = {tag: tag.rpartition("/")[2] for tag in tags}
+        close = difflib.get_close_matches(name.rpartition("/")[2], set(base.values()), n=3, cutoff=0.6)
+        return sorted((tag for tag in tags if base[tag] in close), key=lambda tag: close.index(base[tag]))[:3]
 
     def keep_inputs(self, builds: Iterable[plan.Build], *, workspace: Path, folder: Path) -> None:
         """Build these from what `workspace` holds now, whatever jobs write there until then; `folder` keeps a copy."""
@@ -480,6 +499,7 @@ def _same_platform(have: str, want: str) -> bool:
 
 
 _WORTH_ANOTHER_TRY = frozenset({"IMAGE_REGISTRY_DOWN", "IMAGE_RATE_LIMITED"})
+_MAY_BE_MISSPELT = frozenset({"IMAGE_NOT_FOUND", "IMAGE_DENIED", "IMAGE_NOT_PRESENT", "IMAGE_REGISTRY_DOWN"})
 
 
 def explain(reference: Reference, said: str, platform: str, credentials: Credentials) -> ImageError:

@@ -22,6 +22,7 @@ BEYOND_SHAPES = {
     "duplicate_keys",
     "extends_cycle",
     "image_names",
+    "condition_of_github",
     "image_without_name",
     "image_without_value",
     "needs_a_later_stage",

@@ -1,0 +1,27 @@
+"""An image that can't be had: the line that names it, and what is here under names like it."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import Project
+
+pytestmark = pytest.mark.docker
+
+
+def test_a_misspelt_image_is_named_with_its_line_and_what_is_near(project: Project) -> None:
+    project.workflow("""\
+version: v1
+stages: [test]
+a:
+  stage: test
+  image:
+    name: debian:trixie-slin
+    pull: never
+  script: [exit 0]
+""")
+    ran = project.run()
+    assert ran.code == 3
+    assert "debian:trixie-slin" in ran.out
+    assert "(image: .loom/workflow.yml:6)" in ran.out
+    assert "on this engine: debian:trixie-slim" in ran.out
