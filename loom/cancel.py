@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from loom.results import ExitCode
+
+AT_ONCE_S = 15.0
+"""How long after the second request anything is still waited for: what has not ended by then is left behind, and named."""
+_LOOK_EVERY_S = 0.2
 
 
 class Cancel:
     """Starts unset. `request` asks for a graceful end; a second one (`now`) for an immediate end.
 
-    Thread-safe. Callbacks registered with `on_request` run in the requesting thread, each once per request, also when
+    Thread-safe, but not for a signal's handler: that may interrupt the very thread that holds the lock.
+    Callbacks registered with `on_request` run in the requesting thread, each once per request, also when
     registered after the request.
     """
 
     def __init__(self) -> None:
         self._event = threading.Event()
         self._now = threading.Event()
+        self._now_at = 0.0
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] = []
         self.exit_code: ExitCode | None = None
@@ -43,6 +50,7 @@ class Cancel:
         def pass_on() -> None:
             child.request(self.exit_code)
             if self.now and not child.now:
+                child._now_at = self._now_at
                 child._now.set()
 
         child.detach = self.on_request(pass_on)
@@ -61,6 +69,7 @@ class Cancel:
         """Ask for the end; `exit_code` None when loom itself does (`--fail-fast`), not the user."""
         with self._lock:
             if self._event.is_set() and exit_code is not None and self.exit_code is not None:
+                self._now_at = self._now_at or time.monotonic()
                 self._now.set()
             self.exit_code = self.exit_code or exit_code
             self._event.set()
@@ -71,6 +80,19 @@ class Cancel:
     def wait(self, timeout_s: float) -> bool:
         """Sleep up to `timeout_s`; True as soon as a cancel was requested."""
         return self._event.wait(timeout_s)
+
+    @property
+    def at_once_s(self) -> float | None:
+        """How long may still be waited for anything; None before the second request."""
+        return max(0.0, self._now_at + AT_ONCE_S - time.monotonic()) if self.now else None
+
+    def join(self, thread: threading.Thread) -> bool:
+        """Wait for a thread, each wait of which has a limit of its own; False when the second request ended the waiting."""
+        while thread.is_alive():
+            thread.join(_LOOK_EVERY_S)
+            if self.at_once_s == 0.0:
+                return not thread.is_alive()
+        return True
 
     def on_request(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` at each request; returns a function that unregisters it."""

@@ -161,6 +161,11 @@ class Journal:
         finally:
             self.finished(where, code, started_ns, outcome)
 
+    def close(self) -> None:
+        """Hear nothing any more, of threads that were left behind."""
+        with self._lock:
+            self._sinks.clear()
+
     def writer(self, where: Where) -> OutputWriter:
         return OutputWriter(self, where)
 

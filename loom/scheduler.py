@@ -79,17 +79,19 @@ def run_jobs(
     cancel: Cancel,
     fail_fast: bool = False,
     stop: Callable[[], None] | None = None,
+    on_stuck: Callable[[Job], JobResult] = lambda job: JobResult(status=Status.CANCELED),
     done: Mapping[str, JobResult] | None = None,
 ) -> dict[str, JobResult]:
     """Run the plan's jobs in threads, at most `at_most` at once; results in plan order.
 
     `done` are jobs that ran in an earlier run, and do not run again. `stop` is called when `fail_fast` ends the rest.
-    After a cancel nothing new starts: what waits is skipped. An exception out of `run_job` (a bug, a record that can't be
+    After a cancel nothing new starts: what waits is skipped. A job that has not ended `cancel.AT_ONCE_S` after the second
+    request is left behind with the result that `on_stuck` gives it. An exception out of `run_job` (a bug, a record that can't be
     written) is raised here once the running jobs are over.
     """
     results: dict[str, JobResult] = dict(done or {})
     running: set[str] = set()
-    over: queue.SimpleQueue[tuple[str, JobResult | BaseException]] = queue.SimpleQueue()
+    over: queue.SimpleQueue[tuple[str, JobResult | BaseException] | None] = queue.SimpleQueue()
     broken: BaseException | None = None
     stopping: str | None = None
 
@@ -99,6 +101,7 @@ def run_jobs(
         except BaseException as error:  # noqa: BLE001  carried to the loop, which raises it
             over.put((job.id, error))
 
+    unregister = cancel.on_request(lambda: over.put(None))
     while len(results) < len(plan.jobs):
         if stopping is None and cancel.requested:
             stopping = "the run was interrupted"
@@ -123,7 +126,17 @@ def run_jobs(
                 if not decision.start and not decision.skip:
                     raise AssertionError("no job can start: the plan has a cycle")
             continue
-        job_id, outcome = over.get()
+        try:
+            # No limit before the second request: each job has its own, and a request puts something in.
+            ended = over.get(timeout=cancel.at_once_s)
+        except queue.Empty:
+            for job_id in sorted(running):
+                results[job_id] = on_stuck(plan.job(job_id))
+            running.clear()
+            continue
+        if ended is None:
+            continue
+        job_id, outcome = ended
         running.discard(job_id)
         if isinstance(outcome, BaseException):
             broken = broken or outcome
@@ -136,6 +149,7 @@ def run_jobs(
                 stopping = f"{job_id} did not succeed, and --fail-fast ends the run"
                 if stop is not None:
                     stop()
+    unregister()
     if broken is not None:
         raise broken
     return {job.id: results[job.id] for job in plan.jobs}

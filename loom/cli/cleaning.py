@@ -180,8 +180,9 @@ def _item(entry: RunEntry) -> Item:
 
 
 def _used_engine(entry: RunEntry) -> bool:
-    """Whether there may be something in the engine: a run that had images, or that was killed."""
-    return entry.receipt is None or bool(entry.receipt.get("images"))
+    """Whether there may be something in the engine: a run that had images, or that did not come to its own end."""
+    receipt = entry.receipt
+    return receipt is None or bool(receipt.get("images")) or receipt.get("status") in ("canceled", "error")
 
 
 def _orphans(place: Here, cutoff_ns: int, known: set[str | None]) -> Iterator[Item]:

@@ -301,7 +301,7 @@ def _opener(here: Around, job: PastJob, stack: ExitStack, cancel: Cancel) -> tup
         grace_s=planned.grace_s,
     )
     tools = tools_of(here, run, planned.plan, run_id)
-    stack.callback(lambda: [provider.close() for provider in tools.providers.values()])
+    stack.callback(lambda: [provider.close(cancel) for provider in tools.providers.values()])
     if not job.in_container:
         about = f"on this machine, in the workspace of run {run.run_id}"
     elif image_id is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+import threading
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ class Run:
         self._error: str | None = None
         self._error_code: str | None = None
         self._begun = 0
+        self._deaf: Callable[[], None] = lambda: None
+        self._stating: list[threading.Thread] = []
 
     def execute(self) -> Ran:
         resumed = self._request.reuse.resumed.values() if self._request.reuse else ()
@@ -74,6 +77,7 @@ class Run:
         """Fill the workspace, beside the first jobs' containers that are starting; False when the run can't go on."""
         request = self._request
         self._begun = self._journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, self._what_begins())
+        self._deaf = self._cancel.on_request(self._interrupted)
         shape = plan_shape(request.plan, without=self._done)
         self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "plan_resolved", shape)
         if self._done:
@@ -179,6 +183,7 @@ class Run:
                 request.plan,
                 run_job=runner.run,
                 on_skip=runner.skip,
+                on_stuck=runner.leave_behind,
                 at_most=request.jobs_at_once,
                 cancel=self._cancel,
                 fail_fast=request.fail_fast,
@@ -214,12 +219,27 @@ class Run:
         """End what runs, without the run counting as interrupted by the user."""
         self._cancel.request(None)
 
+    def _interrupted(self) -> None:
+        """State it while jobs still end, in a thread of its own: who asked may ask again before all listeners have it."""
+        if (code := self._cancel.exit_code) is not None:
+            grace_s = 0.0 if self._cancel.now else self._beginning.settings.grace_s
+            data = {"by": code.name.lower(), "at_once": self._cancel.now, "grace_s": grace_s}
+            thread = threading.Thread(target=self._state_interrupt, args=(data,), name="interrupted", daemon=True)
+            self._stating.append(thread)
+            thread.start()
+
+    def _state_interrupt(self, data: Mapping[str, Any]) -> None:
+        self._journal.fact(RUN, PhaseCode.RUN_PIPELINE_EXECUTE, "interrupted", data)
+
     # -- run.finalize ---------------------------------------------------------------------------------------------
 
     def _finalize(self, status: Status) -> None:
+        self._deaf()
+        for thread in self._stating:
+            self._cancel.join(thread)
         code = run_exit_code(status, self._cancel.exit_code)
         with self._journal.span(RUN, PhaseCode.RUN_FINALIZE):
-            for text in self._close_providers():
+            for text in (*self._opener.left_behind, *self._close_providers()):
                 self._journal.fact(RUN, PhaseCode.RUN_FINALIZE, "warning", {"text": text})
             failing = self._recorder.fold.failing_job()
             error, error_code = self._error, self._error_code
@@ -239,10 +259,11 @@ class Run:
                 },
             )
         self._recorder.finish()
+        self._journal.close()
 
     def _close_providers(self) -> list[str]:
         """Wait until all is removed; what could not be. Nothing is left to do the second time."""
-        return [text for provider in self._request.tools.providers.values() for text in provider.close()]
+        return [text for provider in self._request.tools.providers.values() for text in provider.close(self._cancel)]
 
     # -- values ---------------------------------------------------------------------------------------------------
 

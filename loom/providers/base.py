@@ -174,6 +174,9 @@ class Provider(Protocol):
         """
         ...
 
-    def close(self) -> Sequence[str]:
-        """Wait until all that left sessions had is removed. What could not be, as lines of text; safe to call twice."""
+    def close(self, cancel: Cancel | None = None) -> Sequence[str]:
+        """Wait until all that left sessions had is removed. What could not be, as lines of text; safe to call twice.
+
+        From the second request of `cancel` on it waits for no longer than `cancel.AT_ONCE_S`.
+        """
         ...

@@ -94,7 +94,7 @@ class HostProvider:
         finally:
             session.leave()
 
-    def close(self) -> Sequence[str]:
+    def close(self, cancel: Cancel | None = None) -> Sequence[str]:
         return ()
 
 

@@ -187,6 +187,8 @@ class Screen:
                 yield self._row("start", "dim", event.job_id or "", f"image {data['name'] or ''} is {exact}")
             case "session_opened" if self._look.detail is not Detail.QUIET:
                 yield from self._opened(event.job_id or "", data)
+            case "interrupted" if self._look.detail is not Detail.QUIET:
+                yield self._look.styled(_interrupted(data), "warn")
             case "warning" if self._look.detail is not Detail.QUIET:
                 yield self._row("warn", "warn", event.job_id or "", harmless(data["text"]))
             case "attempt_failed" if self._look.detail is not Detail.QUIET:
@@ -286,6 +288,13 @@ class Screen:
         _, style, verdict = _VERDICTS[status]
         why = "" if status.ok or status is Status.CANCELED else f" (why: loom diagnose {event.run_id})"
         yield self._look.styled(f"{verdict} in {rough_duration(event.data['duration_ms'])}{why}", style)
+
+
+def _interrupted(data: Mapping[str, Any]) -> str:
+    if data["at_once"]:
+        return "interrupted again: everything is ended at once"
+    again = "a second ^C ends them" if data["by"] == "interrupted" else "a second signal ends them"
+    return f"interrupted: running jobs have {data['grace_s']:g} s to end; {again} at once"
 
 
 def closing_lines(status: str, receipt_path: str, look: Look) -> list[str]:

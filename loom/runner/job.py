@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from loom.cancel import Cancel
+from loom.cancel import AT_ONCE_S, Cancel
 from loom.errors import InfrastructureError, ServiceError
 from loom.events import PhaseCode, Section, Where, timestamp
 from loom.journal import Journal, Outcome
@@ -64,11 +64,12 @@ class JobRunner:
         self._opener = opener
         self._handover = handover
         self._cancel = cancel
+        self._begun: dict[str, int] = {}
 
     # -- a job, all its attempts ----------------------------------------------------------------------------------
 
     def run(self, job: Job) -> JobResult:
-        begun = self.journal.now_ns()
+        begun = self._begun[job.id] = self.journal.now_ns()
         number = 1
         while True:
             attempt = self._attempt(job, number)
@@ -92,6 +93,14 @@ class JobRunner:
                 outcome.status = Status.SKIPPED
         attempt = _Attempt(status=Status.SKIPPED, error=skip.reason)
         self._finish(job, JobResult(status=Status.SKIPPED), begun, attempt, blocked_by=skip.blocked_by)
+
+    def leave_behind(self, job: Job) -> JobResult:
+        """Record a job whose thread does not come back."""
+        why = f"not ended {AT_ONCE_S:.0f} s after the second interrupt; the next loom removes what it has in the engine"
+        attempt = _Attempt(status=Status.CANCELED, error=why)
+        result = JobResult(status=Status.CANCELED)
+        self._finish(job, result, self._begun[job.id], attempt)
+        return result
 
     def _finish(
         self, job: Job, result: JobResult, begun: int, attempt: _Attempt, *, blocked_by: str | None = None

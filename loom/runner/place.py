@@ -12,8 +12,8 @@ from typing import Protocol, runtime_checkable
 from msgspec import Struct, field
 
 from loom import environment
-from loom.cancel import Cancel
-from loom.errors import ImageError
+from loom.cancel import AT_ONCE_S, Cancel
+from loom.errors import ImageError, ProviderError
 from loom.plan import Build, Image, Job, MountMode, ProviderName
 from loom.providers.base import NO_SECRETS, Provider, ReadOnlyMount, SecretValues, Session, SessionRequest
 from loom.results import OnOutput, Stream
@@ -168,11 +168,17 @@ class PlaceOpener:
         self._settings = settings
         self._cancel = cancel
         self._ahead: dict[str, _Ahead] = {}
+        self.left_behind: list[str] = []
+        """What was still being opened when nothing could be waited for any more, as lines of text."""
 
     @property
     def workspace(self) -> Path:
         """The snapshot's directory, which jobs share where the mount mode gives them no view of their own."""
         return self._settings.workspace
+
+    @property
+    def cancel(self) -> Cancel:
+        return self._cancel
 
     @property
     def keeping(self) -> Keeping:
@@ -314,18 +320,30 @@ class _Ahead:
 
     def wait(self) -> tuple[Session, SessionRequest, ExitStack]:
         """The session, what was asked for, and what closes it; raises what opening raised."""
-        self._thread.join()
+        self._join()
         if self._error is not None:
             raise self._error
         assert self._session is not None
         assert self._request is not None
         return self._session, self._request, self._stack
 
+    def _join(self) -> None:
+        if not self._opener.cancel.join(self._thread):
+            raise ProviderError(self._left_behind())
+
     @property
     def image_error(self) -> bool:
-        self._thread.join()
+        self._join()
         return self._error is not None and self.resolved is None
 
     def discard(self) -> None:
-        self._thread.join()
-        self._stack.close()
+        if self._opener.cancel.join(self._thread):
+            self._stack.close()
+        else:
+            self._opener.left_behind.append(self._left_behind())
+
+    def _left_behind(self) -> str:
+        return (
+            f"the place of job {self._job.id} was still being opened {AT_ONCE_S:.0f} s after the second interrupt;"
+            " the next loom removes what is there of it"
+        )

@@ -170,3 +170,40 @@ def test_nothing_starts_after_a_cancel() -> None:
 
     run_jobs(TWO_STAGES, run_job=work, on_skip=lambda the_job, _: skipped.append(the_job.id), at_most=1, cancel=cancel)
     assert skipped == ["b", "t"]
+
+
+def test_a_job_that_does_not_end_is_left_behind_after_the_second_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loom.cancel.AT_ONCE_S", 0.1)
+    cancel, going_on, left = Cancel(), threading.Event(), []
+
+    def work(the_job: Job) -> JobResult:
+        if the_job.id == "a":
+            cancel.request()
+            cancel.request()
+            going_on.wait(60)
+        return OK
+
+    def on_stuck(the_job: Job) -> JobResult:
+        left.append(the_job.id)
+        return BAD
+
+    try:
+        results = run_jobs(
+            TWO_STAGES, run_job=work, on_skip=lambda *_: None, on_stuck=on_stuck, at_most=2, cancel=cancel
+        )
+    finally:
+        going_on.set()
+    assert left == ["a"]
+    assert results["a"] is BAD
+    assert results["t"] == SKIPPED
+
+
+def test_what_waits_is_skipped_at_the_moment_of_the_request() -> None:
+    cancel, skipped = Cancel(), threading.Event()
+
+    def work(the_job: Job) -> JobResult:
+        cancel.request()
+        assert skipped.wait(60), "only told when the running job had ended"
+        return OK
+
+    run_jobs(TWO_STAGES, run_job=work, on_skip=lambda *_: skipped.set(), at_most=1, cancel=cancel)

@@ -118,7 +118,7 @@ def _start(client: docker.DockerClient, name: str, image_id: str, tmp_dir: Path,
                     Command(script="echo loom > written", shell=_SHELL), lambda _, data: printed.append(data), cancel
                 )
         finally:
-            left = provider.close()
+            left = provider.close(cancel)
         if ended.code != 0 or not Path(folder, "written").exists():
             said = b"".join(printed).decode("utf-8", "replace").strip()
             raise ProviderError(

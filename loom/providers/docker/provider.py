@@ -99,7 +99,7 @@ class DockerProvider:
             except ProviderError as error:
                 if error.code != DISK_FULL:
                     raise
-                self._wait_for_removals()  # what this run's earlier jobs had filled may be free then
+                self._wait_for_removals(cancel)  # what this run's earlier jobs had filled may be free then
                 made = self._create(client, request, name, mount)
             mount.fill(made[0].container_id, cancel)
             return made
@@ -135,18 +135,19 @@ class DockerProvider:
         rotates = self._log_driver == "json-file" and not self._traits(client).podman
         return {"Type": self._log_driver, "Config": {"max-size": "1000t"} if rotates else {}}
 
-    def close(self) -> Sequence[str]:
+    def close(self, cancel: Cancel | None = None) -> Sequence[str]:
         self._idle.set()
-        self._wait_for_removals()
+        self._wait_for_removals(cancel or Cancel())
         with self._lock:
             left, self._left_behind = self._left_behind, []
         return left
 
-    def _wait_for_removals(self) -> None:
+    def _wait_for_removals(self, cancel: Cancel) -> None:
         with self._lock:
             removals, self._removals = self._removals, []
         for removal in removals:
-            removal.join()
+            if not cancel.join(removal):
+                self._left_behind.append(f"not waited for any longer: {removal.name}; the next loom removes it")
 
     def _create(
         self, client: docker.DockerClient, request: SessionRequest, name: str, mount: Mount
@@ -251,13 +252,13 @@ class DockerProvider:
             with self._lock:
                 self._left_behind += problems
 
-        thread = threading.Thread(target=reap_them, name="reap")
+        thread = threading.Thread(target=reap_them, name="reap", daemon=True)
         with self._lock:
             self._removals.append(thread)
         thread.start()
 
     def _remove_later(self, client: docker.DockerClient, name: str, mount: Mount) -> None:
-        """Off the way of whoever waits for the job; `close` waits, and so does the interpreter before it ends."""
+        """Off the way of whoever waits for the job; `close` waits."""
 
         def remove() -> None:
             try:
@@ -267,7 +268,7 @@ class DockerProvider:
                 with self._lock:
                     self._left_behind.append(str(error))
 
-        thread = threading.Thread(target=remove, name=f"remove {name}")
+        thread = threading.Thread(target=remove, name=f"remove {name}", daemon=True)
         with self._lock:
             self._removals.append(thread)
         thread.start()

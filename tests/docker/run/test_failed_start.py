@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import Project, events_of
+from .conftest import Project, events_of, load
+from .test_killed import Holding, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -134,3 +136,33 @@ def test_a_start_that_fails_each_time_ends_the_job(project: Project, engine: Eng
     assert "read init-p" in ran.out
     assert ran.receipt["status"] == "error"
     assert engine.containers() == []
+
+
+def test_a_start_without_an_answer_is_ended_by_two_interrupts(project: Project, tmp_path_factory: Any) -> None:
+    project.workflow(WORKFLOW.replace("ash:test", "debian:trixie-slim"))
+    proxy = Holding(tmp_path_factory.mktemp("p") / "engine.sock", r"POST \S*/start ", answered=False)
+    process = project.start("run", "--local", "--container", DOCKER_HOST=proxy.url)
+    try:
+        until(proxy.held.is_set, process)
+        process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        assert "a second ^C ends them at once" in "".join(iter_until(process.stdout, "interrupted: "))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+        proxy.close()
+    assert process.returncode == 130, out + err
+    (receipt,) = project.record_files("receipts/*.json")
+    assert load(receipt)["status"] == "canceled"
+    assert "the next loom removes" in out
+    assert project.loom("clean", "--keep-last", "0").code == 0
+    assert project.leftovers() == []
+
+
+def iter_until(stream: Iterable[str], start: str) -> Iterator[str]:
+    for line in stream:
+        yield line
+        if line.startswith(start):
+            return

@@ -6,6 +6,7 @@ import codecs
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import termios
@@ -120,3 +121,41 @@ def test_no_line_of_a_failure_is_lost(make: Make, turn: int) -> None:
         assert sum(f"/job{number}/user/script/01/" in line for line in lines) == 1, "\n".join(lines)
     assert sum(line.startswith("receipt: ") for line in lines) == 1
     assert "" not in lines[:-1], "the area left something"
+
+
+LONG = "version: v1\nstages: [s]\nlong:\n  stage: s\n  script: [\"trap '' TERM; echo begun; while :; do sleep 0.1; done\"]\n"
+
+
+def test_an_interrupt_is_answered_on_the_terminal_at_once(make: Make) -> None:
+    on = OnTerminal(make(LONG), "run", "--local", "--keep", "never")
+    try:
+        on.read_until(lambda lines: any("begun" in line for line in lines))
+        on.process.send_signal(signal.SIGINT)
+        on.read_until(
+            lambda lines: any(line.startswith("interrupted: running jobs have 10 s to end") for line in lines)
+        )
+        assert on.process.poll() is None, "it was told when the jobs had ended"
+        assert any("a second ^C ends them at once" in line for line in on.terminal.lines)
+        on.process.send_signal(signal.SIGINT)
+        lines = on.read_until()
+        assert on.process.wait(60) == 130
+    finally:
+        on.close()
+    assert sum(line.startswith("interrupted again: everything is ended at once") for line in lines) == 1
+    assert lines[-2].startswith("receipt: ") or lines[-3].startswith("receipt: ")
+
+
+def test_an_interrupt_is_answered_in_plain_output_and_recorded(make: Make) -> None:
+    project = make(LONG)
+    command = [sys.executable, "-m", "loom", "run", "--local", "--stream"]
+    with subprocess.Popen(command, cwd=project.root, env=project.environ, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        shown = iter(process.stdout.readline, "")
+        while "begun" not in next(shown) and process.poll() is None:
+            pass
+        process.terminate()
+        assert "interrupted: running jobs have 10 s to end; a second signal ends them at once\n" in shown
+        process.terminate()
+        assert "interrupted again: everything is ended at once\n" in shown
+        assert process.wait(60) == 143
+    assert "interrupted: running jobs have 10 s to end" in project.loom("show")
