@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from loom import yamlfile
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.units import duration, duration_text, memory, nearest, platform, size, size_text
+from loom.util.file_systems import in_memory
 
 CODE = "CONFIG_INVALID"
 PROJECT_FILE = ".loom/config.yml"
@@ -327,7 +328,14 @@ class Config:
         _from_strict_to_loose("never", "auto", "on-failure", "always"),
     )
     keep_for: float = _key(86400.0, _duration, "How long a kept container may stay.", LESS_IS_STRICTER)
-    keep_runs: int = _key(10, _count(1), "How many of a checkout's runs `loom clean` leaves.", LESS_IS_STRICTER)
+    keep_runs: int = _key(100, _count(1), "How many records of a checkout's runs stay.", LESS_IS_STRICTER)
+    keep_workspaces: int = _key(3, _count(1), "How many workspaces of a checkout's last runs stay.", LESS_IS_STRICTER)
+    workspaces_max_size: int = _key(
+        10 * 1024**3, _size, "How much room all workspaces may take, before the oldest ones go.", ASKED
+    )
+    auto_clean: bool = _key(
+        True, _flag, "Whether the end of a run removes, in the background, what `loom clean` would.", ASKED
+    )
     stream: bool = _key(False, _flag, "Show what steps print while they run.", FREE)
     color: Literal["auto", "always", "never"] = _key(
         "auto", _choice("auto", "always", "never"), "When to use colours.", FREE
@@ -525,7 +533,7 @@ def _xdg(environ: Mapping[str, str], variable: str, below_home: str) -> Path | N
 def _built_in(environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, Any], dict[str, Origin]]:
     values: dict[str, Any] = {name: getattr(Config(), name) for name in KEYS}
     origins = {name: Origin(layer="built-in") for name in KEYS}
-    tmp = environ.get("TMPDIR") or "/tmp"
+    tmp = environ.get("TMPDIR") or ("/var/tmp" if _tmp_is_memory() else "/tmp")
     # Made if it is not there; what can't be is an error, no other place's turn.
     values["tmp_dir"] = Path(tmp).absolute()
     if environ.get("TMPDIR") == tmp:
@@ -535,6 +543,11 @@ def _built_in(environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, 
     if environ.get("NO_COLOR"):
         values["color"], origins["color"] = "never", Origin(layer="environment", place="NO_COLOR")
     return values, origins
+
+
+def _tmp_is_memory() -> bool:
+    """Where /tmp takes the machine's memory, large files belong into /var/tmp."""
+    return in_memory(Path("/tmp")) and os.access("/var/tmp", os.W_OK | os.X_OK) and not in_memory(Path("/var/tmp"))
 
 
 def _read(path: Path, context: _Context, problems: list[Problem]) -> Iterator[tuple[str, Any, yamlfile.Node]]:

@@ -22,6 +22,7 @@ from loom import processes
 from loom.errors import InfrastructureError, RecordError, RequestError
 from loom.events import Event, OutputEvent, PhaseEvent, decode
 from loom.names import RUN_PREFIX, RUNTIME, half_removed, run_of_workspace
+from loom.storage.claims import Claims
 
 CHECK_PREFIX = "loom-check-"
 RUNNING = "running"
@@ -287,6 +288,7 @@ class Store:
         self.runs_dir = state_dir / "runs"
         self.checks_dir = state_dir / "checks"
         self.snapshots_dir = state_dir / "snapshots"
+        self.claims = Claims(state_dir)
 
     def holds(self, entry: RunEntry) -> bool:
         """Whether its record is one of these: a copy may say anything, and so may what a job leaves in its workspace."""
@@ -353,6 +355,8 @@ class Store:
     def remove(self, run_id: str) -> None:
         """Delete a record. RecordError when its run is alive, when it is not loom's, or when a part can't be deleted."""
         root = self.runs_dir / run_id
+        if not os.path.lexists(root):
+            return  # another loom has deleted it
         try:
             ours = (root / "CACHEDIR.TAG").read_text() == _TAG
         except OSError:
@@ -368,11 +372,13 @@ class Store:
                 shutil.rmtree(going)
             root.rename(going)
             shutil.rmtree(going)
+        except FileNotFoundError:
+            pass  # another loom deletes it too
         except OSError as error:
             raise RecordError(f"{error.filename or root} can't be deleted: {error.strerror or error}") from error
 
     def remove_remains(self) -> None:
-        """Delete what removals that were killed have left, and what was kept of workspaces that are gone.
+        """Delete what removals that were killed have left, and what was kept of snapshots' workspaces that are gone.
 
         RecordError when a part can't be deleted.
         """

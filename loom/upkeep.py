@@ -33,6 +33,20 @@ class ExpiredArtifacts(Document):
     job_id: str
 
 
+class CleanedWorkspace(Document):
+    """A workspace beyond the limits; the records of its runs stay."""
+
+    path: str
+    run_ids: list[str]
+    """None for one that `loom snapshot` made."""
+    repo_root: str
+    bytes: int
+    reason: str
+    """Which limit it is beyond."""
+    removed: bool
+    problems: list[str]
+
+
 class Clean(Document):
     """What `loom clean --json` prints."""
 
@@ -41,6 +55,9 @@ class Clean(Document):
     dry_run: bool
     runs: list[CleanedRun]
     expired_artifacts: list[ExpiredArtifacts] = Field(default_factory=list)
+    workspaces: list[CleanedWorkspace] = Field(default_factory=list)
+    not_ours: list[str] = Field(default_factory=list)
+    """With --all: what is named like a workspace, and was not made by a loom with this state directory. It is left alone."""
 
 
 class Check(Document):

@@ -168,7 +168,7 @@ class _Resuming:
     def _lay_out(self, archive: Path) -> Path:
         from loom.cli import entering
 
-        workspace = entering.lay_out(self._here, archive, self._run_id)
+        workspace = entering.lay_out(self._here, self._past, archive, self._run_id)
         self._made.append(workspace)
         return workspace
 
@@ -358,6 +358,7 @@ def snapshot_again(here: Around, past: PastRun, workspace: Path) -> Mapping[str,
     from loom.cancel import Cancel
     from loom.cli.running import signals
     from loom.errors import LoomError, RequestError
+    from loom.names import run_of_workspace
 
     wanted = (past.snapshot or {}).get("tree_sha")
     if wanted is None:
@@ -371,7 +372,7 @@ def snapshot_again(here: Around, past: PastRun, workspace: Path) -> Mapping[str,
             if not place.is_dir():
                 reasons.append(f"{name} ({place}) is gone")
                 continue
-            workspace.mkdir(parents=True, mode=0o700)
+            here.store.claims.make(workspace, run_id=run_of_workspace(workspace.name) or "", repo_root=past.repo_root)
             try:
                 taken = snapshot.take(snapshot.discover(place, environ=here.environ), workspace, cancel=cancel)
             except LoomError as error:

@@ -33,10 +33,14 @@ def clean(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would go, and delete nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    in_background: Annotated[bool, typer.Option("--in-background", hidden=True)] = False,
 ) -> None:
     """Delete old runs. Records, isolated workspaces, and what they still have in the engine.
 
-    Never one that is still running. Of those that stay it deletes the artifacts whose `expire_in` is over.
+    Without arguments: the workspaces beyond `keep_workspaces` and `workspaces_max_size`, the records beyond `keep_runs`,
+    and artifacts whose `expire_in` is over. The end of each run does the same in the background.
+
+    Never what is in use.
     """
     from loom.cli import cleaning
 
@@ -48,6 +52,7 @@ def clean(
             everywhere=all_,
             dry_run=dry_run,
             as_json=as_json,
+            in_background=in_background,
         )
     )
 

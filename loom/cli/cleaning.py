@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,19 +18,20 @@ from msgspec.structs import asdict
 
 from loom.cli.reading import Here, here, print_json
 from loom.errors import LoomError, RequestError
-from loom.names import RUN_PREFIX, run_of_workspace, workspace_beside
+from loom.names import RUN_PREFIX, run_of_workspace
 from loom.results import ExitCode
 from loom.util.bounded import listed
+from loom.util.file_systems import file_system_of, in_memory
 
 if TYPE_CHECKING:
     from loom.cli.parts import Engine
-    from loom.store import RunEntry
+    from loom.store import RunEntry, Store
 
 _LITTLE_SPACE = 2_000_000_000
 
 
 class Item(Struct, kw_only=True):
-    """One run (or a workspace without one) that goes. `bytes` counts files on this machine, not the engine's."""
+    """One run (or a workspace without one) that goes. `bytes` is what files take on this machine, not in the engine."""
 
     run_id: str
     record: str | None
@@ -38,6 +40,18 @@ class Item(Struct, kw_only=True):
     """Of jobs that went on in one of their own."""
     in_engine: bool
     bytes: int
+    removed: bool = False
+    problems: list[str] = field(default_factory=list)
+
+
+class Space(Struct, kw_only=True):
+    """A workspace that goes, while the records of its runs stay."""
+
+    path: str
+    run_ids: list[str]
+    repo_root: str
+    bytes: int
+    reason: str
     removed: bool = False
     problems: list[str] = field(default_factory=list)
 
@@ -53,11 +67,14 @@ def clean(
     everywhere: bool,
     dry_run: bool,
     as_json: bool,
+    in_background: bool = False,
 ) -> int:
+    from loom import retention
     from loom.cli import parts
-    from loom.units import rough_size
 
     place = here()
+    if in_background and not retention.into_background(place.store):
+        return ExitCode.OK
     cutoff_ns = _cutoff(older_than)
     if runs and (keep_last is not None or older_than is not None):
         raise RequestError("name runs, or say which by --keep-last and --older-than; not both")
@@ -66,9 +83,14 @@ def clean(
     else:
         default = place.config.keep_runs if older_than is None else 0
         chosen = _chosen(place, default if keep_last is None else keep_last, cutoff_ns, everywhere=everywhere)
-    items = [_item(entry) for entry in chosen]
+    by_limits = not runs and keep_last is None and older_than is None
+    if by_limits:
+        chosen = list(_not_needed(place, chosen))
+    items = [_item(place, entry) for entry in chosen]
     if everywhere and not runs:
-        items += list(_orphans(place, cutoff_ns, {item.workspace for item in items}))
+        items += list(_without_record(place, cutoff_ns, {item.workspace for item in items}))
+    spaces = list(_beyond(place, items, everywhere=everywhere)) if by_limits else []
+    unknown = list(_unknown(place)) if everywhere and not runs else []
     gone = {item.run_id for item in items}
     stay = [] if runs else list(place.store.entries(None if everywhere else place.root))
     expired = [found for entry in stay if entry.run_id not in gone for found in _expired(entry, time.time())]
@@ -77,6 +99,9 @@ def clean(
         for item in items:
             if not dry_run and not item.problems:
                 _remove(place, item, engine)
+        for space in spaces:
+            if not dry_run:
+                _remove_space(place, space)
         for run_id, job_id in expired:
             if not dry_run:
                 place.store.remove_artifacts(run_id, job_id)
@@ -89,21 +114,79 @@ def clean(
             dry_run=dry_run,
             runs=[upkeep.CleanedRun(**asdict(item)) for item in items],
             expired_artifacts=[upkeep.ExpiredArtifacts(run_id=run_id, job_id=job_id) for run_id, job_id in expired],
+            workspaces=[upkeep.CleanedWorkspace(**asdict(space)) for space in spaces],
+            not_ours=unknown,
         )
         print_json(document.model_dump(mode="json"))
     else:
         for run_id, job_id in expired:
             print(f"{'would remove' if dry_run else 'removed'} the expired artifacts of {job_id} in {run_id}")
-        for item in items:
-            what = "removed" if item.removed else "could not remove" if item.problems else "would remove"
-            print(f"{what} {item.run_id}  {rough_size(item.bytes)}  {item.workspace or ''}".rstrip())
-            for problem in item.problems:
-                print(f"  {problem}")
-        done = [item for item in items if dry_run or item.removed]
-        print(f"{len(done)} {'would go' if dry_run else 'removed'}, {rough_size(sum(item.bytes for item in done))}")
+        for line in _lines(items, spaces, dry_run=dry_run):
+            print(line)
+        for path in unknown:
+            print(f"left alone: {path}: no record of this state directory has made it (if it is yours: rm -rf)")
     if not dry_run:
         place.store.remove_remains()
-    return ExitCode.INFRASTRUCTURE if any(item.problems for item in items) else ExitCode.OK
+        retention.forget_gone(place.store)
+    failed = any(item.problems for item in items) or any(space.problems for space in spaces)
+    return ExitCode.INFRASTRUCTURE if failed else ExitCode.OK
+
+
+def _lines(items: Sequence[Item], spaces: Sequence[Space], *, dry_run: bool) -> Iterator[str]:
+    from loom.units import rough_size
+
+    def what(one: Item | Space) -> str:
+        return "removed" if one.removed else "could not remove" if one.problems else "would remove"
+
+    for item in items:
+        yield f"{what(item)} {item.run_id}  {rough_size(item.bytes)}  {item.workspace or ''}".rstrip()
+        yield from (f"  {problem}" for problem in item.problems)
+    for space in spaces:
+        yield f"{what(space)} {space.path}  {rough_size(space.bytes)}: {space.reason}"
+        yield from (f"  {problem}" for problem in space.problems)
+    verb = "would go" if dry_run else "removed"
+    done = [item for item in items if dry_run or item.removed]
+    yield f"{len(done)} {verb}, {rough_size(sum(item.bytes for item in done))}"
+    if freed := [space for space in spaces if dry_run or space.removed]:
+        number = f"{len(freed)} {'workspace' if len(freed) == 1 else 'workspaces'}"
+        yield f"{number} {verb}, {rough_size(sum(space.bytes for space in freed))}; their records stay"
+
+
+def _not_needed(place: Here, chosen: Sequence[RunEntry]) -> Iterator[RunEntry]:
+    """Without those that somebody may still want to go back into: a kept job's, and each checkout's newest failed one."""
+    from loom import retention
+
+    failed = retention.newest_failed(place.store.entries())
+    for entry in chosen:
+        if entry.run_id not in failed and not retention.is_kept(entry, now=time.time()):
+            yield entry
+
+
+def _beyond(place: Here, items: Sequence[Item], *, everywhere: bool) -> Iterator[Space]:
+    """The workspaces beyond the limits, of runs whose records stay."""
+    from loom import retention
+
+    with_runs = {path for item in items for path in (item.workspace, *item.job_workspaces)}
+    root = None if everywhere else place.root
+    for one in retention.judged(place.store, place.config, root, now=time.time()):
+        if one.goes is not None and str(one.path) not in with_runs:
+            yield Space(
+                path=str(one.path), run_ids=one.run_ids, repo_root=one.repo_root, bytes=one.bytes, reason=one.goes
+            )
+
+
+def _remove_space(place: Here, space: Space) -> None:
+    from loom import snapshot
+
+    try:
+        removal = snapshot.remove(Path(space.path), recorded=True)
+    except LoomError as error:
+        space.problems.append(error.message)
+        return
+    space.problems += listed((f"{path}: {why}" for path, why in removal.remaining), 5)
+    space.removed = removal.complete
+    if space.removed:
+        place.store.claims.forget(Path(space.path))
 
 
 def _cutoff(older_than: str | None) -> int:
@@ -164,10 +247,12 @@ def _expired(entry: RunEntry, now: float) -> Iterator[tuple[str, str]]:
             yield entry.run_id, job_id
 
 
-def _item(entry: RunEntry) -> Item:
+def _item(place: Here, entry: RunEntry) -> Item:
+    from loom import retention
     from loom.snapshot import remains
+    from loom.util.file_systems import allocated
 
-    there = [path for path in entry.workspaces if run_of_workspace(Path(path).name) and remains(Path(path))]
+    there = [path for path in entry.workspaces if remains(Path(path)) and retention.vouched(place.store, Path(path))]
     workspace = entry.identity.get("workspace")
     return Item(
         run_id=entry.run_id,
@@ -175,7 +260,7 @@ def _item(entry: RunEntry) -> Item:
         workspace=str(workspace) if workspace in there else None,
         job_workspaces=[path for path in there if path != workspace],
         in_engine=_used_engine(entry),
-        bytes=_size(entry.paths.root, *(left for path in there for left in remains(Path(path)))),
+        bytes=allocated(entry.paths.root, *(left for path in there for left in remains(Path(path)))),
     )
 
 
@@ -185,29 +270,33 @@ def _used_engine(entry: RunEntry) -> bool:
     return receipt is None or bool(receipt.get("images")) or receipt.get("status") in ("canceled", "error")
 
 
-def _orphans(place: Here, cutoff_ns: int, known: set[str | None]) -> Iterator[Item]:
-    """Workspaces that no record knows: `loom snapshot` made them, or their record is gone."""
-    from loom.snapshot import is_occupied, is_workspace, remains
+def _without_record(place: Here, cutoff_ns: int, known: set[str | None]) -> Iterator[Item]:
+    """Workspaces that this state directory has claimed, and that no record names: `loom snapshot`'s, or the record is gone."""
+    from loom import retention
+    from loom.snapshot import is_occupied, remains
+    from loom.util.file_systems import allocated
 
-    recorded = {path for entry in place.store.entries() for path in entry.workspaces}
-    named = {workspace_beside(path) for path in place.config.tmp_dir.glob(f"*{RUN_PREFIX}*")}
-    for path in sorted(named):
-        run_id = run_of_workspace(path.name)
-        if not run_id or str(path) in recorded | known or int(run_id) >= cutoff_ns:
-            continue
-        there = remains(path)
-        if path in there and not os.access(path, os.R_OK | os.X_OK):
-            why = f"{path}: you may not look into it, so nothing was deleted (give yourself the rights: chmod u+rwx)"
-            yield Item(run_id=run_id, record=None, workspace=str(path), in_engine=False, bytes=0, problems=[why])
-        elif there and (
-            path not in there or (is_workspace(path, recorded=_was_kept(place, path)) and not is_occupied(path))
-        ):
-            yield Item(run_id=run_id, record=None, workspace=str(path), in_engine=False, bytes=_size(*there))
+    recorded = {entry.run_id for entry in place.store.entries()}
+    for one in retention.held(place.store):
+        old = recorded.isdisjoint(one.run_ids) and str(one.path) not in known and one.made_at < cutoff_ns
+        if old and not is_occupied(one.path):
+            yield Item(
+                run_id=run_of_workspace(one.path.name) or "",
+                record=None,
+                workspace=str(one.path),
+                in_engine=False,
+                bytes=allocated(*remains(one.path)),
+            )
 
 
-def _was_kept(place: Here, workspace: Path) -> bool:
-    """Whether the store kept its manifest: whoever worked in it may have removed its mark."""
-    return place.store.manifest_of(workspace) is not None
+def _unknown(place: Here) -> Iterator[str]:
+    """What is named like a workspace, where they are made, and was not made by a loom with this state directory."""
+    from loom import retention
+    from loom.snapshot import is_workspace
+
+    for path in sorted(place.config.tmp_dir.glob(f"{RUN_PREFIX}*")):
+        if is_workspace(path) and not retention.vouched(place.store, path):
+            yield str(path)
 
 
 def _remove(place: Here, item: Item, engine: Engine) -> None:
@@ -217,9 +306,10 @@ def _remove(place: Here, item: Item, engine: Engine) -> None:
         if item.in_engine:
             item.problems += _remove_from_engine(engine, item.run_id)
         for workspace in filter(None, (item.workspace, *item.job_workspaces)):
-            recorded = item.record is not None or _was_kept(place, Path(workspace))
-            removal = snapshot.remove(Path(workspace), recorded=recorded)
+            removal = snapshot.remove(Path(workspace), recorded=True)  # `vouched` for
             item.problems += listed((f"{path}: {why}" for path, why in removal.remaining), 5)
+            if removal.complete:
+                place.store.claims.forget(Path(workspace))
         if item.record is not None and not item.problems:
             # Last, and only when nothing else is left: the record knows where the rest is.
             place.store.remove(item.run_id)
@@ -240,20 +330,19 @@ def _remove_from_engine(engine: Engine, run_id: str) -> list[str]:
     return remove_run(client, run_id)[1]
 
 
-def _size(*roots: Path) -> int:
-    total = 0
-    folders = [str(root) for root in roots]
-    while folders:
-        try:
-            with os.scandir(folders.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                    else:
-                        total += entry.stat(follow_symlinks=False).st_size
-        except OSError:
-            continue  # what can't be looked into is not counted
-    return total
+def clean_later(store: Store, environ: Mapping[str, str], root: Path) -> None:
+    """Do what `loom clean` does in a process of its own that nobody waits for: a run's end is not the moment to delete files."""
+    if len(store.claims.all()) < 2:
+        return
+    subprocess.Popen(
+        [sys.executable, "-m", "loom", "clean", "--in-background"],
+        cwd=root,
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 # -- loom doctor --------------------------------------------------------------------------------------------------
@@ -298,6 +387,35 @@ def _findings(place: Here) -> Iterator[Finding]:
         ("caches", place.config.cache_dir),
     ):
         yield _directory(name, path)
+    yield _kept_workspaces(place)
+    yield _records(place)
+
+
+def _kept_workspaces(place: Here) -> Finding:
+    """How much they hold, and what would go."""
+    from loom import retention
+    from loom.units import rough_size
+
+    found = retention.judged(place.store, place.config, place.root, now=time.time())
+    total, most = sum(one.bytes for one in found), retention.size_limit(place.config)
+    number = "1 workspace" if len(found) == 1 else f"{len(found)} workspaces"
+    text = f"{number}, {rough_size(total)} of at most {rough_size(most)}"
+    places = sorted({str(one.path.parent) for one in found})
+    text += f", in {', '.join(places)}" if places else ""
+    if going := [one for one in found if one.goes is not None]:
+        text += f"; {len(going)} of them, {rough_size(sum(one.bytes for one in going))}, go when the next run ends"
+        return Finding(name="kept workspaces", state="ok", text=text, advice="which, and why: loom clean --dry-run")
+    return Finding(name="kept workspaces", state="ok", text=text)
+
+
+def _records(place: Here) -> Finding:
+    from loom.units import rough_size
+    from loom.util.file_systems import allocated
+
+    number = len(place.store.run_ids())
+    size = rough_size(allocated(place.store.runs_dir))
+    text = f"{number} {'run' if number == 1 else 'runs'}, {size}, with their artifacts and checkpoints"
+    return Finding(name="records", state="ok", text=f"{text}; {place.config.keep_runs} of each checkout stay")
 
 
 def _git() -> Finding:
@@ -355,6 +473,7 @@ def _engine(place: Here) -> Iterator[Finding]:
             )  # fmt: skip
         yield _image(client, place.config.default_image)
         yield _container(client, place)
+        yield _made_images(client)
         endpoint = endpoint_of(engine.environ)
         if endpoint.local and info.get("DockerRootDir") and os.path.isdir(info["DockerRootDir"]):  # noqa: PTH112
             yield _space("engine's disk", Path(info["DockerRootDir"]))
@@ -371,6 +490,21 @@ def _image(client: Any, name: str) -> Finding:
             advice=f"it is pulled when a job needs it; now: docker pull {name}",
         )  # fmt: skip
     return Finding(name="default image", state="ok", text=f"{name}, {str(found.id)[:19]}")
+
+
+def _made_images(client: Any) -> Finding:
+    """What loom itself has put on the engine's disk."""
+    from loom.providers.docker import build, checkpoint
+    from loom.units import rough_size
+
+    try:
+        made = client.api.images(build.BUILD_REPOSITORY)
+        checkpoints = client.api.images(checkpoint.REPOSITORY)
+    except Exception as error:  # noqa: BLE001  whatever the engine's client raises is a finding
+        return Finding(name="images", state="warn", text=f"the engine does not list them: {error}")
+    size = sum(int(image["Size"]) for image in {image["Id"]: image for image in (*made, *checkpoints)}.values())
+    text = f"{len(made)} built, {len(checkpoints)} of checkpoints, up to {rough_size(size)} (layers are shared)"
+    return Finding(name="images", state="ok", text=f"{text}; loom images prune removes old built ones")
 
 
 def _container(client: Any, place: Here) -> Finding:
@@ -398,7 +532,13 @@ def _directory(name: str, path: Path) -> Finding:
             name=name, state="bad", text=f"{path} can't be written",
             advice="give permission there, or name another place (`loom config show --origin`)",
         )  # fmt: skip
-    return _space(name, above, shown=path)
+    found = _space(name, above, shown=path)
+    if name == "workspaces" and found.state == "ok" and in_memory(above):
+        return Finding(
+            name=name, state="warn", text=f"{found.text}; it is in memory ({file_system_of(above)})",
+            advice="for workspaces on disk: `tmp_dir: /var/tmp` in ~/.config/loom/config.yml",
+        )  # fmt: skip
+    return found
 
 
 def _space(

@@ -278,7 +278,7 @@ def _opener(here: Around, job: PastJob, stack: ExitStack, cancel: Cancel) -> tup
     image_id = checkpoint.image_id if checkpoint is not None else None
     restored = None
     if checkpoint is not None and checkpoint.archive is not None:
-        restored = lay_out(here, checkpoint.archive, run_id)
+        restored = lay_out(here, run, checkpoint.archive, run_id)
     if restored is not None:
         from loom import snapshot
 
@@ -337,12 +337,13 @@ def checkpoint_of(here: Around, job: PastJob) -> Checkpoint | None:
     return Checkpoint(image_id=image_id, archive=job.checkpoint_archive)
 
 
-def lay_out(here: Around, archive: Path, run_id: str) -> Path:
+def lay_out(here: Around, past: PastRun, archive: Path, run_id: str) -> Path:
     """A new workspace with what a checkpoint's archive has."""
     from loom.names import new_workspace
     from loom.providers.docker import checkpoint
 
     workspace = new_workspace(here.config.tmp_dir, run_id)
+    here.store.claims.make(workspace, run_id=run_id, repo_root=past.repo_root)
     checkpoint.lay_out(archive, workspace)
     return workspace
 

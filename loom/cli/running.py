@@ -347,6 +347,10 @@ def execute(
         with suppress(OSError):  # told next, unless it is only that the reader left
             for line in last:
                 write(line)
+    if config.auto_clean:
+        from loom.cli.cleaning import clean_later
+
+        clean_later(Store(config.state_dir), prepared.environ, source.root)
     streams.written(f"the run is over ({ran.receipt.status.value}), and its record whole: {ran.receipt_path}")
     return ran.receipt.exit_code
 

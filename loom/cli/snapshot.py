@@ -83,12 +83,13 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
     codes = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HANGUP}
     before = {number: signal.signal(number, lambda n, _: cancel.request(codes[signal.Signals(n)])) for number in codes}
     settings = configured(source.root, dict(os.environ))
-    workspace = new_workspace(settings.tmp_dir, str(time.time_ns()))
+    run_id = str(time.time_ns())
+    store, workspace = Store(settings.state_dir), new_workspace(settings.tmp_dir, run_id)
     on_progress = _progress_line() if show_progress and sys.stderr.isatty() else None
     try:
         try:
             # Only the person who asked: what is in the checkout may be private.
-            workspace.mkdir(mode=0o700, parents=True)
+            store.claims.make(workspace, run_id=run_id, repo_root=source.root, kind="snapshot")
         except OSError as error:
             raise SnapshotError(
                 f"{workspace}: {error.strerror}", hint="name another place with LOOM_TMP_DIR or TMPDIR"
@@ -100,7 +101,7 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
                 workspace.rmdir()
             raise
         try:
-            Store(settings.state_dir).add_snapshot(workspace, snapshots.manifest_bytes(workspace))
+            store.add_snapshot(workspace, snapshots.manifest_bytes(workspace))
         except OSError as error:
             typer.echo(f"loom: `loom verify` will have to believe the workspace: {error}", err=True)
         return taken

@@ -147,7 +147,7 @@ def _begin(request: Request) -> Beginning:
     )
     try:
         if reuse is None:
-            _make(workspace)
+            _make(request, workspace)
         if request.preflight is not None:
             request.preflight()
         if reuse is None:
@@ -178,9 +178,9 @@ def _identity(request: Request, workspace: Path) -> dict[str, Any]:
     }
 
 
-def _make(workspace: Path) -> None:
+def _make(request: Request, workspace: Path) -> None:
     try:
-        workspace.mkdir(mode=0o700, parents=True)
+        request.store.claims.make(workspace, run_id=request.run_id, repo_root=request.source.root)
     except OSError as error:
         raise SnapshotError(
             f"the isolated workspace can't be made at {workspace}: {error.strerror or error}",

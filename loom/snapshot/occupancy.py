@@ -24,6 +24,27 @@ def occupied(*workspaces: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+@contextmanager
+def alone_in(workspace: Path) -> Iterator[bool]:
+    """Keep others from `occupied` in the block; False where somebody is there already. True where nobody can tell."""
+    try:
+        descriptor = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        yield True
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
+    except BlockingIOError:
+        alone = False
+    except OSError:
+        alone = True
+    try:
+        yield alone
+    finally:
+        os.close(descriptor)
+
+
 def is_occupied(workspace: Path) -> bool | None:
     """Whether `occupied` holds for it in any process; None when nobody can tell: no directory, or one without locks."""
     try:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from loom.errors import SnapshotError
 from loom.names import half_removed, layers_of, run_of_workspace
 from loom.snapshot.manifest import FILLING, NAME
-from loom.snapshot.occupancy import is_occupied
+from loom.snapshot.occupancy import alone_in, is_occupied
 
 
 class Removal(Struct, frozen=True, kw_only=True):
@@ -73,23 +73,26 @@ def remove(workspace: Path, *, recorded: bool = False) -> Removal:
             hint="remove it by hand if you are sure",
             code="NOT_A_WORKSPACE",
         )
-    if is_occupied(workspace):
-        raise SnapshotError(
-            f"{workspace}: in use by a run or a shell; nothing was deleted",
-            hint="wait for it to end, then delete it again",
-            code="WORKSPACE_IN_USE",
-        )
     remaining: dict[str, str] = {}
-    for beside in remains(workspace) if named_like_one else []:
-        if beside != workspace:
-            remaining |= delete(beside)
-    if there:
+    with alone_in(workspace) as alone:
+        if not alone:
+            raise SnapshotError(
+                f"{workspace}: in use by a run or a shell; nothing was deleted",
+                hint="wait for it to end, then delete it again",
+                code="WORKSPACE_IN_USE",
+            )
+        if half_removed(workspace) in remains(workspace) and named_like_one:
+            remaining |= delete(half_removed(workspace))
         # Out of the way first: what goes by this name is a whole workspace or none.
         going = half_removed(workspace)
         try:
             workspace.rename(going)
         except OSError:
             going = workspace
+    for beside in remains(workspace) if named_like_one else []:
+        if beside not in (workspace, going):
+            remaining |= delete(beside)
+    if there:
         left = delete(going)
         if going != workspace and going.exists():
             try:

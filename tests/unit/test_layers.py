@@ -22,7 +22,7 @@ LAYERS = [
     {"plan", "planned", "resolve", "explain", "records", "journal", "environment", "view", "dockerfile", "images"}
     | {"diagnosis", "rundiff", "schemas", "upkeep", "permissions", "secrets"},
     {"providers", "snapshot", "store", "cache", "artifacts", "services", "render"},
-    {"scheduler", "runner", "recorder", "reading", "listing", "trust"},
+    {"scheduler", "runner", "recorder", "reading", "listing", "retention", "trust"},
     {"engine", "past", "report"},
     {"cli"},
     {"__main__"},

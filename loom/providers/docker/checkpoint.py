@@ -110,8 +110,8 @@ def chunks_of(archive: Path) -> Iterator[bytes]:
 
 
 def lay_out(archive: Path, workspace: Path) -> None:
-    """Fill `workspace`, which must not be there, from a checkpoint's archive."""
-    workspace.mkdir(parents=True, mode=0o700)
+    """Fill `workspace`, which is empty or not there, from a checkpoint's archive."""
+    workspace.mkdir(parents=True, mode=0o700, exist_ok=True)
     unpack(chunks_of(archive), workspace)
 
 

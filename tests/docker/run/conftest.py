@@ -107,6 +107,7 @@ class Project:
             "HOME": str(self.home),
             "TMPDIR": str(self.tmp),
             "LOOM_TRUST": "1",  # secrets from the environment; tests/security has what happens without
+            "LOOM_AUTO_CLEAN": "no",
             "GIT_AUTHOR_NAME": "A",
             "GIT_AUTHOR_EMAIL": "a@example.org",
             "GIT_COMMITTER_NAME": "A",

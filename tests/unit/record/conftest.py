@@ -55,6 +55,7 @@ class Project:
             "LOOM_TMP_DIR": str(self.places / "workspaces"),
             "LOOM_CACHE_DIR": str(self.places / "cache"),
             "LOOM_CONTAINER": "0",
+            "LOOM_AUTO_CLEAN": "no",
             "LANG": "C.UTF-8",
             "COLUMNS": "200",
         }

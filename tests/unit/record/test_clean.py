@@ -74,7 +74,7 @@ def test_artifacts_go_when_their_time_is_over(make: Make) -> None:
     assert project.loom("clean") == "0 removed, 0 B\n"
 
 
-def test_workspaces_that_no_record_knows_go_with_all(three: Project) -> None:
+def test_a_workspace_of_a_record_that_is_gone_goes_with_all(three: Project) -> None:
     newest, *_ = ids(three)
     workspace = Path(str(three.store.entry(newest).identity["workspace"]))
     shutil.rmtree(three.store.runs_dir / newest)
@@ -94,20 +94,19 @@ def test_what_killed_looms_have_left_goes_too(three: Project) -> None:
     workspace[newest].rename(half)
     layers = beside / f"{workspace[second].name}.layers"
     (layers / "loom-view" / "upper").mkdir(parents=True)
-    unknown = beside / ".loom-run-local-1700000000000000000-000001.removing"
-    (unknown / "src").mkdir(parents=True)
+    theirs = beside / ".loom-run-local-1700000000000000000-000001.removing"
+    (theirs / "src").mkdir(parents=True)
     elsewhere = beside / ".another-tool.removing"
     elsewhere.mkdir()
     record = three.store.runs_dir / f".{oldest}.removing"
     (three.store.runs_dir / oldest).rename(record)
     said = three.loom("clean", "--all", "--keep-last", "0", "--dry-run")
-    assert "4 would go" in said  # two runs, and two workspaces that no record knows
+    assert "3 would go" in said  # two runs, and a workspace without a record
     assert half.exists()
     assert layers.exists()
-    assert unknown.exists()
     assert record.exists()
-    assert "4 removed" in three.loom("clean", "--all", "--keep-last", "0")
-    assert sorted(beside.iterdir()) == [elsewhere]
+    assert "3 removed" in three.loom("clean", "--all", "--keep-last", "0")
+    assert sorted(beside.iterdir()) == sorted([elsewhere, theirs])
     assert not [path for path in three.store.runs_dir.iterdir() if path.is_dir()]
 
 
@@ -147,7 +146,10 @@ def test_a_running_run_is_not_deleted_by_a_loom_that_has_its_records_elsewhere(m
     finally:
         run.kill()
         run.communicate()
-    assert project.loom("clean", "--all", LOOM_STATE_DIR=elsewhere).startswith("removed")
+    said = project.loom("clean", "--all", LOOM_STATE_DIR=elsewhere)
+    assert f"left alone: {workspace}: no record of this state directory" in said
+    assert workspace.exists()
+    assert "1 removed" in project.loom("clean", "--all", "--keep-last", "0")
     assert not workspace.exists()
 
 

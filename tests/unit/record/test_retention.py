@@ -1,0 +1,157 @@
+"""Workspaces go by themselves: the last few of each checkout stay, and never more than so much together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from loom.cli.cleaning import Finding, _directory
+from loom.retention import held, vouched
+from loom.snapshot import occupied
+
+from .conftest import Make, Project
+from .test_contract import validate
+
+FILLS = """
+version: v1
+stages: [s]
+a:
+  stage: s
+  script:
+    - head -c 3000000 /dev/urandom > filling
+    - test ! -e "$HOME/fail"
+"""
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def workspaces(project: Project) -> list[Path]:
+    """Oldest first."""
+    return sorted((project.places / "workspaces").glob("loom-run-local-*[0-9]"))
+
+
+def run(project: Project, *, fails: bool = False) -> Path:
+    before = set(workspaces(project))
+    mark = project.places / "fail"
+    if fails:
+        mark.touch()
+    project.loom("run", "--local", code=1 if fails else 0)
+    mark.unlink(missing_ok=True)
+    (made,) = set(workspaces(project)) - before
+    return made
+
+
+def test_a_run_leaves_the_last_few_and_all_records(make: Make) -> None:
+    project = make(FILLS)
+    for _ in range(4):
+        project.loom("run", "--local", LOOM_KEEP_WORKSPACES="2", LOOM_AUTO_CLEAN="yes")
+    last = sorted(project.store.run_ids())[-2:]
+    wait_until(lambda: [path.name.split("-")[3] for path in workspaces(project)] == last)
+    assert len(project.store.run_ids()) == 4
+    wait_until(lambda: len(project.store.claims.all()) == 2)
+
+
+def test_what_somebody_needs_stays(make: Make) -> None:
+    project = make(FILLS)
+    older = run(project, fails=True)
+    failed, used, old, plain, newest = run(project, fails=True), *(run(project) for _ in range(4))
+    job = next(project.store.entry(failed.name.split("-")[3]).paths.logs.glob("jobs/*/manifest.json"))
+    dry = project.loom("clean", "--dry-run", LOOM_KEEP_WORKSPACES="1")
+    assert len(workspaces(project)) == 6
+    assert f"would remove {plain}  " in dry
+    assert "older than the last 1 of" in dry
+    with occupied(used):
+        document = json.loads(project.loom("clean", "--json", LOOM_KEEP_WORKSPACES="1"))
+    validate("clean", document)
+    assert job.exists()
+    assert {space["path"] for space in document["workspaces"] if space["removed"]} == {
+        str(path) for path in (older, old, plain)
+    }
+    assert workspaces(project) == sorted([failed, used, newest])
+
+
+def test_a_directory_that_somebody_stands_in_stays(make: Make) -> None:
+    project = make(FILLS)
+    stood_in, _ = run(project), run(project)
+    person = subprocess.Popen(["sleep", "60"], cwd=stood_in / ".loom")
+    try:
+        assert project.loom("clean", LOOM_KEEP_WORKSPACES="1") == "0 removed, 0 B\n"
+    finally:
+        person.kill()
+        person.wait()
+    assert "1 workspace removed" in project.loom("clean", LOOM_KEEP_WORKSPACES="1")
+
+
+def test_a_kept_job_keeps_its_workspace(make: Make) -> None:
+    project = make(FILLS)
+    kept, _ = run(project), run(project)
+    path = next(project.store.entry(kept.name.split("-")[3]).paths.logs.glob("jobs/*/manifest.json"))
+    manifest = json.loads(path.read_bytes())
+    path.write_text(json.dumps(manifest | {"kept": {"expires_at": "2999-01-01T00:00:00Z"}}))
+    assert project.loom("clean", LOOM_KEEP_WORKSPACES="1") == "0 removed, 0 B\n"
+    path.write_text(json.dumps(manifest | {"kept": {"expires_at": "2001-01-01T00:00:00Z"}}))
+    assert "1 workspace removed" in project.loom("clean", LOOM_KEEP_WORKSPACES="1")
+
+
+def test_all_together_are_bounded(make: Make) -> None:
+    project = make(FILLS)
+    failed, *rest = run(project, fails=True), run(project), run(project), run(project)
+    environ = {"LOOM_WORKSPACES_MAX_SIZE": "7m", "LOOM_KEEP_WORKSPACES": "99"}
+    doctor = project.loom("doctor", code=None, **environ)
+    assert "kept workspaces: 4 workspaces, 1" in doctor
+    assert "2 of them, " in doctor
+    said = project.loom("clean", **environ)
+    assert "all together take more than 7.3 MB (workspaces_max_size)" in said
+    assert "2 workspaces removed" in said
+    assert workspaces(project) == sorted([failed, rest[-1]])
+
+
+def test_another_checkout_has_its_own_last_few(make: Make, tmp_path: Path) -> None:
+    project = make(FILLS)
+    run(project)
+    other = tmp_path / "other"
+    shutil.copytree(project.root, other, symlinks=True)
+    second = Project(other, project.places)
+    run(second)
+    run(second)
+    assert "1 workspace removed" in second.loom("clean", LOOM_KEEP_WORKSPACES="1")
+    assert len(workspaces(project)) == 2
+
+
+def test_only_the_very_directory_that_was_made_is_removed(make: Make) -> None:
+    """Another one of its name, with its mark, is left alone: a job or another user may have made it."""
+    project = make(FILLS)
+    replaced, _ = run(project), run(project)
+    aside = replaced.with_name("aside")
+    replaced.rename(aside)
+    shutil.copytree(aside, replaced, symlinks=True)
+    assert not vouched(project.store, replaced)
+    assert [one.path for one in held(project.store)] == workspaces(project)[1:]
+    project.loom("clean", "--all", "--keep-last", "0")
+    assert replaced.exists()
+    assert f"left alone: {replaced}" in project.loom("clean", "--all")
+
+
+def test_nothing_is_removed_by_a_loom_with_another_state_directory(make: Make, tmp_path: Path) -> None:
+    project = make(FILLS)
+    made = run(project)
+    said = project.loom("clean", "--all", "--keep-last", "0", LOOM_STATE_DIR=str(tmp_path / "other"))
+    assert f"left alone: {made}" in said
+    assert made.exists()
+
+
+def test_doctor_names_a_place_in_memory(tmp_path: Path) -> None:
+    shared_memory = Path("/dev/shm")
+    found: Finding = _directory("workspaces", shared_memory)
+    assert "it is in memory (tmpfs)" in found.text
+    assert "/var/tmp" in (found.advice or "")
+    assert "in memory" not in _directory("caches", shared_memory).text
