@@ -135,7 +135,7 @@ PLAIN: Mapping[type, frozenset[str]] = {
     ),
     plan.Step: frozenset({"phase", "number", "script", "file", "line", "literal"}),
     # The build context stays in the workspace: docker/build.py refuses one that leads out of it.
-    plan.Build: frozenset({"context", "dockerfile", "target", "args"}),
+    plan.Build: frozenset({"context", "dockerfile", "target", "args", "secrets"}),
     plan.Image: frozenset({"name", "build", "pull", "entrypoint", "user", "platform"}),
     plan.Need: frozenset({"job", "optional", "artifacts"}),
     plan.AllowFailure: frozenset({"always", "exit_codes"}),
@@ -144,7 +144,9 @@ PLAIN: Mapping[type, frozenset[str]] = {
     plan.Resources: frozenset({"cpus", "memory", "pids", "shm_size", "ulimits", "tmpfs", "read_only", "places"}),
     plan.Network: frozenset(),
     plan.Ready: frozenset({"tcp", "command", "http", "log", "interval_s", "timeout_s"}),
-    plan.Service: frozenset({"name", "aliases", "image", "variables", "command", "entrypoint", "user", "ready"}),
+    plan.Service: frozenset(
+        {"name", "aliases", "image", "variables", "command", "entrypoint", "user", "ready", "secrets", "once"}
+    ),
     plan.Artifacts: frozenset({"paths", "exclude", "when", "name", "expire_in_s", "junit"}),
     plan.CacheKeyFiles: frozenset({"files", "prefix"}),
     plan.Cache: frozenset({"paths", "key", "fallback_keys", "policy", "when", "name"}),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from loom.providers.docker.images import Images, ResolvedImage
     from loom.providers.docker.inventory import Inventory, Row
     from loom.results import Stream
+    from loom.workflow import Workflow
 
 _NAMES = typer.Argument(metavar="IMAGE", help="Only these images, or those of these jobs (names or globs).")
 _JSON = typer.Option("--json", help="Print JSON.")
@@ -79,14 +81,17 @@ def build(
 ) -> None:
     """Build the images that the workflow builds, from a snapshot as a run does."""
     with _context(workflow, names, frozen=frozen) as context:
-        wanted = [use.image for use in context.uses if use.image.build is not None]
+        wanted = [use for use in context.uses if use.image.build is not None]
         had = []
         if wanted:
+            values = context.secrets_of(wanted)
             with context.snapshot() as workspace:
-                for image in wanted:
-                    hear = context.hear(json)
+                for use, secrets in zip(wanted, values, strict=True):
+                    hear = context.hear(json, hidden=secrets)
                     had.append(
-                        context.images.resolve(image, workspace=workspace, on_output=hear, cancel=context.cancel)
+                        context.images.resolve(
+                            use.image, workspace=workspace, on_output=hear, cancel=context.cancel, secrets=secrets
+                        )
                     )
         elif not json:
             print("the workflow builds no image")
@@ -279,6 +284,8 @@ class _Context:
         root: Path,
         source: Any,
         settings: Config,
+        written: Workflow,
+        job_names: Mapping[str, str],
         cancel: Cancel,
         now: float,
     ) -> None:
@@ -291,6 +298,8 @@ class _Context:
         self.now = now
         self._source = source
         self._settings = settings
+        self._written = written
+        self._job_names = job_names
 
     def inventory(self, root: Path | None = None) -> Inventory:
         from loom.providers.docker.inventory import Inventory
@@ -322,16 +331,41 @@ class _Context:
                 code="IMAGE_EXPORT_IN_SNAPSHOT",
             )
 
-    def hear(self, quiet: bool) -> Callable[[Stream, bytes], None]:
+    def hear(self, quiet: bool, hidden: Mapping[str, bytes] = MappingProxyType({})) -> Callable[[Stream, bytes], None]:
         import sys
+
+        from loom.secrets.masking import Masker
+
+        masker = Masker(hidden)
 
         def on_output(_stream: Stream, data: bytes) -> None:
             # Progress goes to standard error, so that a pipe reads the result alone.
             if not quiet:
-                sys.stderr.buffer.write(data)
+                sys.stderr.buffer.write(masker.mask_bytes(data))
                 sys.stderr.buffer.flush()
 
         return on_output
+
+    def secrets_of(self, uses: Sequence[ImageUse]) -> list[Mapping[str, bytes]]:
+        """For each image the values that its build may mount, once the user allows that the jobs have them."""
+        import os
+
+        from loom.cli import trusting
+        from loom.plan import Job, ProviderName
+        from loom.secrets import resolve
+
+        wanted = [use.image.build.secrets if use.image.build is not None else () for use in uses]
+        asking = [
+            Job(id=name, name=name, stage="", steps=(), provider=ProviderName.DOCKER, secrets=secrets)
+            for use, secrets in zip(uses, wanted, strict=True)
+            for name in dict.fromkeys(self._job_names[user.partition("/")[0]] for user in use.used_by)
+        ]
+        requests = trusting.requests_of(asking, self._settings, self.root, os.environ, self._written)
+        requests = tuple(request for request in requests if request.job)
+        trusting.settle(requests, self._settings, self.root, os.environ, flag=False)
+        return [
+            resolve(secrets, environ=os.environ, root=self.root, config=self._settings).values for secrets in wanted
+        ]
 
     @contextmanager
     def snapshot(self) -> Iterator[Path]:
@@ -408,6 +442,8 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
                 root=source.root,
                 source=source,
                 settings=settings,
+                written=written,
+                job_names={job.id: job.name for job in plan.jobs},
                 cancel=cancel,
                 now=time.time(),
             )

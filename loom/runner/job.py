@@ -481,7 +481,7 @@ class JobRunner:
             self._job_fact(job, "warning", {"text": f"no checkpoint: {error.message}"}, code=PhaseCode.JOB_CLEANUP)
         try:
             place.session.keep(expires_at)
-            if place.services is not None:
+            if place.services is not None and place.session.facts.container_id:  # a job of this machine opens them anew
                 place.services.keep()
             facts = place.session.facts
             kept["container_id"], kept["container_name"] = facts.container_id, facts.container_name

@@ -371,3 +371,15 @@ def test_trust_survives_what_it_did_not_write(tmp_path: Path) -> None:
     assert Trust(tmp_path / "state", root, {"PATH": os.environ["PATH"]}).holds(request)
     assert trust.revoke() == 2
     assert not Trust(tmp_path / "state", root, {"PATH": os.environ["PATH"]}).holds(request)
+
+
+def test_secrets_of_services_and_of_builds_are_asked_for_like_a_jobs(victim: Victim) -> None:
+    victim.write(
+        workflow="version: v1\nstages: [test]\na:\n  stage: test\n  secrets: {NPM: env://NPM_TOKEN}\n"
+        "  image: {build: {secrets: [NPM]}}\n  services:\n    - name: db\n      image: debian:trixie-slim\n"
+        "      secrets: {PASSWORD: file://~/.pgpass}\n  script: [echo hello]\n"
+    )
+    assert listed(victim) == {"env://NPM_TOKEN": False, "file://~/.pgpass": False}
+    ran = victim.loom("run", "--local", NPM_TOKEN="s3cr3t")
+    assert ran.returncode == 2
+    assert ".loom/workflow.yml:10:27: job a asks for file://~/.pgpass" in ran.stderr

@@ -120,8 +120,8 @@ def build_image(
         elif build.secrets:
             raise ImageError(
                 f"{inputs.place}: the secrets of a build ({', '.join(secret.name for secret in build.secrets)}) need "
-                "BuildKit, which was not found",
-                hint=_GET_BUILDX,
+                f"BuildKit, which {'podman has not' if _is_podman(images) else 'was not found'}",
+                hint=None if _is_podman(images) else _GET_BUILDX,
                 code="IMAGE_NEEDS_BUILDKIT",
             )
         else:

@@ -43,9 +43,13 @@ class Project:
     def images_json(self, *arguments: str, code: int = 0) -> Any:
         return json.loads(self.images(*arguments, "--json", code=code))
 
-    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, *arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", "loom", *arguments], cwd=self.root, env=self.environ, capture_output=True, text=True
+            [sys.executable, "-m", "loom", *arguments],
+            cwd=self.root,
+            env={**self.environ, **environ},
+            capture_output=True,
+            text=True,
         )
 
     @property
@@ -318,3 +322,27 @@ def test_a_build_without_its_dockerfile_hides_no_other_image(tmp_path: Path, nam
     assert done.returncode == 0, done.stderr
     assert name in done.stdout
     assert "the Dockerfile nowhere/Dockerfile is not in the snapshot" in done.stdout
+
+
+def test_the_images_command_builds_with_secrets_that_are_allowed_and_masks_them(
+    tmp_path: Path, remove: Callable[[str], None]
+) -> None:
+    name = f"loom-test-{uuid.uuid4().hex[:12]}"
+    token = f"t0ken-{uuid.uuid4().hex}"
+    project = Project(
+        tmp_path,
+        "version: v1\nstages: [test]\n"
+        "a:\n  stage: test\n  secrets: {TOKEN: env://BUILD_TOKEN}\n  privileged: true\n"
+        f"  image: {{name: {name}, build: {{secrets: [TOKEN]}}}}\n  script: ['true']\n",
+        {"Dockerfile": f"FROM debian:trixie-slim\nRUN --mount=type=secret,id=TOKEN cat /run/secrets/TOKEN; : {name}\n"},
+    )
+    refused = project.run("images", "build")
+    assert refused.returncode == 2, refused.stderr
+    assert "job a asks for env://BUILD_TOKEN" in refused.stderr
+    assert "privileged" not in refused.stderr, "building gives the job nothing of that"
+    built = project.run("images", "build", LOOM_TRUST="1", BUILD_TOKEN=token)
+    assert built.returncode == 0, built.stderr
+    assert "[REDACTED:SECRET_TOKEN]" in built.stderr
+    assert token not in built.stderr + built.stdout
+    for tag in docker.from_env().images.get(name).tags:
+        remove(tag)
