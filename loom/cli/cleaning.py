@@ -292,10 +292,10 @@ def _without_record(place: Here, cutoff_ns: int, known: set[str | None]) -> Iter
 def _unknown(place: Here) -> Iterator[str]:
     """What is named like a workspace, where they are made, and was not made by a loom with this state directory."""
     from loom import retention
-    from loom.snapshot import is_workspace
+    from loom.snapshot import remains
 
     for path in sorted(place.config.tmp_dir.glob(f"{RUN_PREFIX}*")):
-        if is_workspace(path) and not retention.vouched(place.store, path):
+        if run_of_workspace(path.name) and path in remains(path) and not retention.vouched(place.store, path):
             yield str(path)
 
 
