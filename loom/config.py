@@ -145,6 +145,7 @@ def _choice(*allowed: str) -> _Parse:
             raise ValueError(f"expected one of {', '.join(allowed)}, found {_found(value)}{meant}")
         return value
 
+    parse.allowed = allowed  # type: ignore[attr-defined]
     return parse
 
 
@@ -373,6 +374,11 @@ KEYS = tuple(_FIELDS)
 _DURATIONS = frozenset(name for name, item in _FIELDS.items() if item.metadata["parse"] is _duration)
 _SIZES = frozenset(name for name, item in _FIELDS.items() if item.metadata["parse"] in (_size, _memory))
 _CLEARABLE = frozenset(name for name, item in _FIELDS.items() if "None" in str(item.type))
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """The values that a setting may have, where they can be told; else nothing."""
+    return getattr(_FIELDS[name].metadata["parse"], "allowed", ())
 
 
 def about(name: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loom.cli.options import Keep, Quiet, Stream, Trust
+from loom.cli.record import complete_job, complete_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,14 +26,21 @@ def register(app: typer.Typer) -> None:
     app.command("rerun")(rerun)
 
 
-RunName = Annotated[str | None, typer.Argument(metavar="RUN", help="The last run if not given.")]
+RunName = Annotated[
+    str | None, typer.Argument(metavar="RUN", help="The last run if not given.", autocompletion=complete_run)
+]
 
 
 def resume(
     run: RunName = None,
     from_: Annotated[
         str | None,
-        typer.Option("--from", metavar="JOB[:STEP]", help="The job, and where in it; where it failed if not given."),
+        typer.Option(
+            "--from",
+            metavar="JOB[:STEP]",
+            help="The job, and where in it; where it failed if not given.",
+            autocompletion=complete_job,
+        ),
     ] = None,
     sync: Annotated[
         bool, typer.Option("--sync", help="First bring the checkout's present changes into the workspace.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Annotated
 
 import typer
 
@@ -31,6 +32,19 @@ MODULES = {
 HELP = "Run your CI workflow on your own machine: same input, same place, and a short way to the failure."
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from loom.cli.version import show
+
+        show()
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Print loom's version.", callback=_show_version, is_eager=True)
+]
+
+
 def app_for(arguments: Sequence[str]) -> typer.Typer:
     """The command tree, or as much of it as `arguments` need: describing every command to the parser takes 30 ms."""
     wanted = [name for name, commands in MODULES.items() if arguments and arguments[0] in commands]
@@ -45,7 +59,7 @@ def app_for(arguments: Sequence[str]) -> typer.Typer:
     )
 
     @app.callback(help=HELP)
-    def root() -> None:
+    def root(version: Version = False) -> None:
         # A callback keeps `loom COMMAND` a command group, however many commands there are.
         pass
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from loom.cli import options
+from loom.cli.record import complete_document, complete_workflow_job
 
 
 class CheckFormat(StrEnum):
@@ -50,7 +51,13 @@ def compile_(
     workflow: options.WorkflowFile = None,
     output: Annotated[PlanFormat, typer.Option("--format", help="How the plan is shown.")] = PlanFormat.YAML,
     explain: Annotated[
-        str | None, typer.Option("--explain", metavar="JOB", help="Say where each value of this job came from.")
+        str | None,
+        typer.Option(
+            "--explain",
+            metavar="JOB",
+            help="Say where each value of this job came from.",
+            autocompletion=complete_workflow_job,
+        ),
     ] = None,
     container: options.Container = None,
     stage: options.Stages = None,
@@ -82,7 +89,12 @@ def compile_(
 def schema(
     record: Annotated[
         str | None,
-        typer.Option("--record", metavar="NAME", help="Of a document of the record instead; `list` names them."),
+        typer.Option(
+            "--record",
+            metavar="NAME",
+            help="Of a document of the record instead; `list` names them.",
+            autocompletion=complete_document,
+        ),
     ] = None,
 ) -> None:
     """Print the JSON Schema of workflow files, for editors. Or that of a document in a run's record."""

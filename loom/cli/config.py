@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from loom.cli.record import complete_setting
+
 
 class ShowFormat(StrEnum):
     TEXT = "text"
@@ -21,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 
 def show(
-    key: Annotated[str | None, typer.Argument(metavar="KEY", help="Only this setting's value.")] = None,
+    key: Annotated[
+        str | None, typer.Argument(metavar="KEY", help="Only this setting's value.", autocompletion=complete_setting)
+    ] = None,
     origin: Annotated[bool, typer.Option("--origin", help="Say where each value came from.")] = False,
     output: Annotated[ShowFormat, typer.Option("--format", help="How the settings are shown.")] = ShowFormat.TEXT,
 ) -> None:

@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from loom.cli.record import complete_job, complete_run, complete_workflow_job
+from loom.cli.record import (
+    complete_job,
+    complete_matrix,
+    complete_run,
+    complete_stage,
+    complete_workflow_job,
+    values_of,
+)
 
 Jobs = Annotated[
     list[str] | None,
@@ -24,8 +31,16 @@ Container = Annotated[
         help="Jobs without an image: in a container of the default image, or on this machine, without isolation.",
     ),
 ]
-Stages = Annotated[list[str] | None, typer.Option("--stage", metavar="STAGE", help="Only the jobs of this stage.")]
-FromJob = Annotated[str | None, typer.Option("--from", metavar="JOB", help="This job and what comes after it.")]
+Stages = Annotated[
+    list[str] | None,
+    typer.Option("--stage", metavar="STAGE", help="Only the jobs of this stage.", autocompletion=complete_stage),
+]
+FromJob = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="JOB", help="This job and what comes after it.", autocompletion=complete_workflow_job
+    ),
+]
 Needs = Annotated[
     bool | None,
     typer.Option(
@@ -48,7 +63,10 @@ class Event(StrEnum):
 EventOption = Annotated[
     Event, typer.Option("--event", help="What the run stands for: rules see CI_PIPELINE_SOURCE as CI would set it.")
 ]
-Matrix = Annotated[list[str] | None, typer.Option("--matrix", metavar="KEY=value", help="Only this combination.")]
+Matrix = Annotated[
+    list[str] | None,
+    typer.Option("--matrix", metavar="KEY=value", help="Only this combination.", autocompletion=complete_matrix),
+]
 ChangesBase = Annotated[
     str | None,
     typer.Option("--changes-base", metavar="REF", help="What `changes:` compares with; HEAD if not given."),
@@ -77,5 +95,6 @@ Keep = Annotated[
         "--keep",
         metavar="WHEN",
         help="Keep jobs' containers to look into: never, on-failure (what a terminal gets) or always.",
+        autocompletion=values_of("keep"),
     ),
 ]

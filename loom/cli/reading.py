@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from loom.reading import Reading, Unit
     from loom.render.screen import Look
     from loom.store import Store
+    from loom.workflow import Workflow
 
 FOLLOW_EVERY_S = 0.1
 
@@ -344,6 +345,32 @@ def known_steps(run: str | None, job: str | None, incomplete: str) -> list[str]:
     except (LoomError, OSError, KeyError):
         return []
     return [unit.name for unit in units if unit.name.startswith(incomplete)]
+
+
+def workflow_stages(incomplete: str) -> list[str]:
+    loaded = _workflow_here()
+    return [] if loaded is None else [stage for stage in loaded.stages if stage.startswith(incomplete)]
+
+
+def workflow_matrix(incomplete: str) -> list[str]:
+    """`KEY=value` of every matrix of the workflow."""
+    loaded = _workflow_here()
+    found: dict[str, None] = {}
+    for entry in loaded.jobs.values() if loaded is not None else ():
+        for row in (entry.fields.parallel.matrix if entry.fields.parallel else None) or ():
+            found |= {f"{key}={value}": None for key, values in row.items() for value in values}
+    return [pair for pair in found if pair.startswith(incomplete)]
+
+
+def _workflow_here() -> Workflow | None:
+    from loom import workflow
+    from loom.cli import surroundings
+
+    root = find_root(Path.cwd()).resolve()
+    try:
+        return workflow.load(surroundings.workflow_path(root, None, root), root)
+    except (LoomError, OSError):
+        return None
 
 
 def workflow_jobs(incomplete: str) -> list[str]:

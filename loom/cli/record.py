@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated
 
@@ -9,7 +10,6 @@ import typer
 
 RUN_HELP = "A run: its id, a unique part of its beginning or end, a path, `last` or `last-failed`."
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
-ColorOption = Annotated[str | None, typer.Option("--color", metavar="WHEN", help="auto, always or never.")]
 
 
 class DiagnoseFormat(StrEnum):
@@ -42,6 +42,45 @@ def complete_workflow_job(incomplete: str) -> list[str]:
     return reading.workflow_jobs(incomplete)
 
 
+def complete_stage(incomplete: str) -> list[str]:
+    from loom.cli import reading
+
+    return reading.workflow_stages(incomplete)
+
+
+def complete_matrix(incomplete: str) -> list[str]:
+    from loom.cli import reading
+
+    return reading.workflow_matrix(incomplete)
+
+
+def complete_setting(incomplete: str) -> list[str]:
+    from loom import config
+
+    return [key for key in config.KEYS if key.startswith(incomplete)]
+
+
+def complete_document(incomplete: str) -> list[str]:
+    from loom import schemas
+
+    return [name for name in ("list", *schemas.NAMES) if name.startswith(incomplete)]
+
+
+def values_of(setting: str) -> Callable[[str], list[str]]:
+    """Completion of a flag that takes the values of a setting."""
+
+    def complete(incomplete: str) -> list[str]:
+        from loom import config
+
+        return [value for value in config.choices(setting) if value.startswith(incomplete)]
+
+    return complete
+
+
+ColorOption = Annotated[
+    str | None,
+    typer.Option("--color", metavar="WHEN", help="auto, always or never.", autocompletion=values_of("color")),
+]
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False, autocompletion=complete_run)
 ]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from loom.cli import options
+from loom.cli.record import ColorOption, complete_workflow_job, values_of
 
 
 class OutputFormat(StrEnum):
@@ -40,13 +41,19 @@ def run(
     stream: options.Stream = False,
     quiet: options.Quiet = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what the run is made of.")] = False,
-    color: Annotated[str | None, typer.Option("--color", metavar="WHEN", help="auto, always or never.")] = None,
+    color: ColorOption = None,
     jobs_at_once: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help="At most N jobs at once.")
     ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop everything at the first failure.")] = False,
     mount_mode: Annotated[
-        str | None, typer.Option("--mount-mode", metavar="MODE", help="bind_mount, overlay or ephemeral_volume.")
+        str | None,
+        typer.Option(
+            "--mount-mode",
+            metavar="MODE",
+            help="bind_mount, overlay or ephemeral_volume.",
+            autocompletion=values_of("mount_mode"),
+        ),
     ] = None,
     strict: Annotated[
         bool,
@@ -56,7 +63,10 @@ def run(
         ),
     ] = False,
     frozen: Annotated[bool, typer.Option("--frozen", help="Only images that .loom/images.lock names.")] = False,
-    pull: Annotated[str | None, typer.Option("--pull", metavar="WHEN", help="always, missing or never.")] = None,
+    pull: Annotated[
+        str | None,
+        typer.Option("--pull", metavar="WHEN", help="always, missing or never.", autocompletion=values_of("pull")),
+    ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither restore nor save caches.")] = False,
     cache_diff: Annotated[
         bool,
@@ -74,7 +84,13 @@ def run(
     ] = False,
     trust: options.Trust = False,
     break_before: Annotated[
-        str | None, typer.Option("--break-before", metavar="JOB[:STEP]", help="Open a shell before this step.")
+        str | None,
+        typer.Option(
+            "--break-before",
+            metavar="JOB[:STEP]",
+            help="Open a shell before this step.",
+            autocompletion=complete_workflow_job,
+        ),
     ] = None,
 ) -> None:
     """Run the workflow's jobs on a snapshot of the repository.

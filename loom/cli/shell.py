@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from loom.cli.options import JobOfRun, RunOrJob, Trust
+from loom.cli.record import complete_step
 
 
 class ExecCommand(TyperCommand):
@@ -32,7 +33,13 @@ def register(app: typer.Typer) -> None:
 
 
 StepName = Annotated[
-    str | None, typer.Option("--step", metavar="N", help="The step to stand at; the failing one if not given.")
+    str | None,
+    typer.Option(
+        "--step",
+        metavar="N",
+        help="The step to stand at; the failing one if not given.",
+        autocompletion=complete_step,
+    ),
 ]
 AsRoot = Annotated[bool, typer.Option("--root", help="As root, whatever user the job has.")]
 

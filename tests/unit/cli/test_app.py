@@ -66,3 +66,12 @@ def test_an_interrupt_while_loom_is_being_loaded_leaves_no_traceback() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_the_version_is_a_flag_too() -> None:
+    command = [sys.executable, "-m", "loom"]
+    told = [
+        subprocess.run([*command, word], capture_output=True, text=True, check=True).stdout
+        for word in ("version", "--version")
+    ]
+    assert told[0] == told[1] != ""
