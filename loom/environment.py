@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Literal
 
 from msgspec import Struct
@@ -15,6 +16,7 @@ from msgspec import Struct
 from loom.errors import RequestError
 from loom.plan import Job, ProviderName
 
+_SERVICE = re.compile(r"\$(?:(LOOM_SERVICE_[A-Za-z0-9_]+)|\{(LOOM_SERVICE_[A-Za-z0-9_]+)\})")
 _PROJECT_DIR = re.compile(r"\$(?:(?:CI|LOOM)_PROJECT_DIR(?![A-Za-z0-9_])|\{(?:CI|LOOM)_PROJECT_DIR\})")
 
 SOURCES = {
@@ -187,15 +189,29 @@ def for_job(job: Job, *, project_dir: str, image_name: str) -> dict[str, str]:
     }
 
 
-def job_environment(job: Job, run: Mapping[str, str], *, project_dir: str, image_name: str) -> dict[str, str]:
-    """Loom's variables, then the plan's; later ones win.
+def job_environment(
+    job: Job,
+    run: Mapping[str, str],
+    *,
+    project_dir: str,
+    image_name: str,
+    services: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, str]:
+    """Loom's variables, then the plan's; later ones win. `services`: those that say where the job's services are.
 
-    A plan does not know yet where a job on the host will see the project, so that its values may still name that place.
+    A plan does not know yet where a job on the host will see the project, nor where services are reached, so that its
+    values may still name both.
     """
     variables = dict(job.variables)
     if job.provider is ProviderName.HOST:
         variables = {name: _PROJECT_DIR.sub(lambda _: project_dir, value) for name, value in variables.items()}
-    return {**run, **for_job(job, project_dir=project_dir, image_name=image_name), **variables}
+    if services:
+        variables = {
+            name: _SERVICE.sub(lambda found: services.get(found[1] or found[2], found[0]), value)
+            for name, value in variables.items()
+        }
+    own = for_job(job, project_dir=project_dir, image_name=image_name)
+    return {**run, **own, **services, **variables}
 
 
 def project_name_of(root: PurePath) -> str:

@@ -203,21 +203,23 @@ class PlaceOpener:
     def project_dir(self, job: Job) -> str:
         return "/workspace" if job.provider is ProviderName.DOCKER else str(self._settings.workspace)
 
-    def environment(self, job: Job, image_name: str) -> dict[str, str]:
-        project_dir = self.project_dir(job)
+    def environment(self, job: Job, image_name: str, services: OpenedServices | None = None) -> dict[str, str]:
         return environment.job_environment(
-            job, self._settings.variables, project_dir=project_dir, image_name=image_name
+            job,
+            self._settings.variables,
+            project_dir=self.project_dir(job),
+            image_name=image_name,
+            services=services.variables if services is not None else {},
         )
 
     def request(self, job: Job, image: Resolved | None, services: OpenedServices | None = None) -> SessionRequest:
         settings = self._settings
-        environment = self.environment(job, image.name if image else "")
         return SessionRequest(
             run_id=settings.run_id,
             job_id=job.id,
             workspace=self.workspace_of(job),
             project_dir=self.project_dir(job),
-            environment={**(services.variables if services else {}), **environment},
+            environment=self.environment(job, image.name if image else "", services),
             shell=job.shell,
             image=job.image,
             image_id=image.image_id if image else None,

@@ -272,6 +272,8 @@ def _unknown_in_value(
             )
         elif other == name:
             continue  # a circle, which is an error of its own
+        elif other.startswith("LOOM_SERVICE_") and entry.fields.services:
+            continue  # replaced when the service runs
         elif other not in known:
             yield _warn(
                 node,

@@ -173,22 +173,58 @@ unit:
       image: debian:trixie-slim
       command: [bash, -c, "exec 3<>/dev/null; sleep 100000"]
       ready: {command: ["true"]}
+    - {name: migration, image: debian:trixie-slim, command: [sh, -c, exit], run: once}
   script: ["getent hosts web", "test -e fixed"]
 """
     )
     ran = run(debugged)
     assert ran.code == 1, ran.out + ran.err
     kept = containers_of(ran.receipt["run_id"])
-    assert len(kept) == 2
+    assert len(kept) == 3
+    (once,) = [container for container in kept if "migration" in container.name]
     for container in kept:
-        container.kill()
+        if container is not once:
+            container.kill()
     inside = loom(debugged, "exec", "unit", "--", "sh", "-c", "getent hosts web; cat $KEY; touch fixed")
     assert inside.code == 0, inside.err
     assert "web" in inside.out
     assert SECRET in inside.out
     assert "had stopped and runs again" in inside.err
+    started = once.attrs["State"]["StartedAt"]
+    once.reload()
+    assert once.attrs["State"]["StartedAt"] == started, "what runs once ran again"
     healed = loom(debugged, "resume")
     assert healed.code == 0, healed.out + healed.err
+    assert debugged.leftovers() == []
+
+
+def test_a_kept_service_does_not_start_again_without_its_secrets(debugged: Project) -> None:
+    debugged.workflow(
+        """
+version: v1
+stages: [test]
+unit:
+  stage: test
+  image: debian:trixie-slim
+  services:
+    - name: web
+      image: debian:trixie-slim
+      secrets: {KEY: {ref: "env://MY_TOKEN"}}
+      command: [sh, -c, "cat $KEY_FILE; echo; echo up; exec sleep 100000"]
+      ready: {log: ^up$}
+  script: ["test -e fixed"]
+"""
+    )
+    ran = run(debugged)
+    assert ran.code == 1, ran.out + ran.err
+    kept = containers_of(ran.receipt["run_id"])
+    assert loom(debugged, "exec", "unit", "--", "getent", "hosts", "web").code == 0
+    for container in kept:
+        container.kill()
+    inside = loom(debugged, "exec", "unit", "--", "true")
+    assert inside.code == 3
+    assert "has ended, and the secrets it had with it" in inside.err
+    assert loom(debugged, "clean", "--all", "--yes").code == 0
     assert debugged.leftovers() == []
 
 

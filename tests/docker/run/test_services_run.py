@@ -34,15 +34,18 @@ SERVICE = """
           $s = IO::Socket::INET->new(Listen => 9, LocalAddr => "0.0.0.0", LocalPort => 7000) || die;
           while ($c = $s->accept) { print $c "hello\\n"; close $c }
       ready: {tcp: 7000, interval: 100ms}
+  variables: {WHERE: "$LOOM_SERVICE_DB_HOST:${LOOM_SERVICE_DB_PORT_7000}", OTHER: "$LOOM_SERVICE_NONE_HOST"}
   script:
     - |
       perl -MIO::Socket -e 'print IO::Socket::INET->new("$ENV{LOOM_SERVICE_DB_HOST}:$ENV{LOOM_SERVICE_DB_PORT}")->getline'
+    - '[ "$WHERE" = "$LOOM_SERVICE_DB_HOST:$LOOM_SERVICE_DB_PORT" ] && [ "$OTHER" = \\$LOOM_SERVICE_NONE_HOST ]'
 """
 
 
 def test_one_script_reaches_a_service_on_this_machine_and_in_a_container(project: Any) -> None:
     boxed = f"boxed:\n  stage: test\n  image: debian:trixie-slim{SERVICE}"
     project.workflow(f"version: v1\nstages: [test]\nhost:\n  stage: test{SERVICE}{boxed}")
+    assert "WF_NAME_UNKNOWN" not in project.loom("check").out
     ran = project.loom("run", "--local")
     assert ran.code == 0, ran.out
     assert ran.output("host") == ran.output("boxed") == ["hello"]
