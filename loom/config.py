@@ -321,6 +321,12 @@ class Config:
     cpus: float | None = _key(None, _cpus, "How many processors a job's container may use.", LESS_IS_STRICTER)
     memory: int | None = _key(None, _memory, "How much memory a job's container may use.", LESS_IS_STRICTER)
     pids: int | None = _key(None, _count(1), "How many processes a job's container may have.", LESS_IS_STRICTER)
+    hardened: bool = _key(
+        False,
+        _flag,
+        "Give jobs less than containers usually get: no capabilities, no network but what they name, nothing to write to.",
+        TRUE_IS_STRICTER,
+    )
     network: str | None = _key(None, _text, "The network mode of jobs that name none: bridge, none or host.", _NETWORK)
     keep: Literal["never", "on-failure", "always", "auto"] = _key(
         "auto",

@@ -130,7 +130,7 @@ PLAIN: Mapping[type, frozenset[str]] = {
         {
             *("id", "name", "stage", "steps", "provider", "image", "target", "shell", "variables", "needs", "when"),
             *("allow_failure", "retry", "timeout_s", "step_timeout_s", "resources", "network", "services", "artifacts"),
-            *("cache", "secrets", "matrix", "runner_pool", "places", "rule"),
+            *("cache", "secrets", "matrix", "runner_pool", "places", "rule", "hardened"),
         }
     ),
     plan.Step: frozenset({"phase", "number", "script", "file", "line", "literal"}),

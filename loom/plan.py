@@ -227,6 +227,8 @@ class Job(Struct, frozen=True, kw_only=True):
     network: Network = field(default_factory=Network)
     privileged: bool = False
     docker_socket: bool = False
+    hardened: bool = False
+    """Whether it is held to the hardened profile (`resolve.hardening`)."""
     services: tuple[Service, ...] = ()
     artifacts: Artifacts | None = None
     cache: tuple[Cache, ...] = ()

@@ -89,6 +89,12 @@ def permit(here: Around, past: PastRun, trust: bool, job: PastJob | None = None)
     # A record that was brought from elsewhere may name any checkout as its own.
     root = past.repo_root if here.store.holds(past.entry) else past.entry.paths.root
     jobs = past.planned.plan.jobs if job is None else (job.job,)
+    if here.config.hardened and not all(job.hardened for job in jobs):
+        raise RequestError(
+            f"run {past.run_id} was made without the hardened profile ({here.config.origins['hardened'].place})",
+            hint=f"run it again with it: loom rerun {past.run_id} --fresh",
+            code="NOT_HARDENED",
+        )
     settings = replace(here.config, asked=())
     requests = trusting.requests_of(jobs, settings, root, here.environ)
     trusting.settle(requests, settings, root, here.environ, flag=trust)

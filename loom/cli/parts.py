@@ -169,6 +169,7 @@ def tools_for(
             cancel=cancel,
             on_died=on_died,
             isolated=isolated or job.network.mode == "none",
+            hardened=job.hardened,
             published=publishes_services(job, engine),
             secrets=secrets,
         ) as network:

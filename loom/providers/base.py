@@ -69,6 +69,8 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     """A network made for the job (services); wins over `network.mode`."""
     privileged: bool = False
     docker_socket: bool = False
+    hardened: bool = False
+    """Fewer capabilities than a container usually has, and no way to gain others."""
     labels: Mapping[str, str] = field(default_factory=dict)
     hidden_paths: tuple[str, ...] = ()
     """Directories of the workspace, relative to it, that a container shows empty and read-only (the run's own record)."""

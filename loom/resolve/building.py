@@ -47,7 +47,7 @@ class Builder:
         variables = self.variables(candidate, known)
         text = _Texts(self, entry, {**known, **variables}, frozenset(fields.secrets or ()))
         image = self.image(entry, text)
-        return p.Job(
+        job = p.Job(
             id=candidate.id,
             name=entry.name,
             stage=candidate.stage,
@@ -83,6 +83,11 @@ class Builder:
             places=self.places(entry),
             rule=candidate.decision.rule,
         )
+        if not config.hardened:
+            return job
+        from loom.resolve.hardening import hardened
+
+        return hardened(job, config, lambda at, why: self.say(text.node(at), pointer(entry.name, *at), why))
 
     def variables(self, candidate: Candidate, known: Mapping[str, str]) -> dict[str, str]:
         entry = candidate.entry
@@ -128,7 +133,7 @@ class Builder:
         fields, config = entry.fields, self.context.config
         image = fields.image
         if image is None:
-            if not self.selection.container:
+            if not (self.selection.container or config.hardened):
                 return None
             return p.Image(name=config.default_image, pull=config.pull, user=fields.user, platform=config.platform)
         build = None if image.build is None else self.build(image.build, entry, text, "image", "build")

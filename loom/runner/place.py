@@ -231,6 +231,7 @@ class PlaceOpener:
             grace_s=settings.grace_s,
             privileged=job.privileged,
             docker_socket=job.docker_socket,
+            hardened=job.hardened,
             labels={**settings.labels, "loom.job": job.id},
         )
 

@@ -13,7 +13,7 @@ from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
 from loom.plan import MountMode
 from loom.providers.base import SessionFacts, SessionRequest
-from loom.providers.docker import driver, labels
+from loom.providers.docker import driver, hardening, labels
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.client import DISK_FULL, StartFailed, explanation, ours, retrying, starting, translated
 from loom.providers.docker.devices import device_requests_of, devices_of
@@ -339,6 +339,7 @@ def host_config(request: SessionRequest, mount: Mount, traits: Traits) -> dict[s
         "devices": devices_of(resources),
         "device_requests": device_requests_of(resources, podman=traits.podman),
         "read_only": resources.read_only or None,
+        **(hardening.JOB if request.hardened else {}),
     }
     return {key: value for key, value in config.items() if value is not None}
 

@@ -30,6 +30,7 @@ from loom import plan
 from loom.cancel import Cancel
 from loom.errors import ServiceError
 from loom.providers.base import SecretValues
+from loom.providers.docker import hardening
 from loom.providers.docker import labels as marks_of
 from loom.providers.docker.attach import Demultiplexer, Hijacked
 from loom.providers.docker.client import explanation, start_failed, starting
@@ -117,6 +118,7 @@ def services(
     on_died: OnDied | None = None,
     isolated: bool = False,
     published: bool = False,
+    hardened: bool = False,
     secrets: SecretValues | None = None,
 ) -> Iterator[ServiceNetwork]:
     """Yields when every service is ready. ServiceError (its hint holds the last lines) when one ends or does not get
@@ -139,6 +141,7 @@ def services(
             output=output,
             cancel=cancel,
             published=published,
+            hardened=hardened,
             secrets=secrets or SecretValues(),
         )
         try:
@@ -237,10 +240,12 @@ class _Group:
         output: _Output,
         cancel: Cancel,
         published: bool,
+        hardened: bool,
         secrets: SecretValues,
     ) -> None:
         self._client = client
         self._published = published
+        self._hardened = hardened
         self._secrets = secrets
         self._network = network
         self._images = images
@@ -412,7 +417,7 @@ class _Group:
         command: Sequence[str] | None = service.command
         variables = dict(service.variables)
         marks = {ROLE: "service", SERVICE: service.name} | ({marks_of.ONCE: "true"} if service.once else {})
-        host: dict[str, Any] = {}
+        host: dict[str, Any] = dict(hardening.SERVICE) if self._hardened else {}
         if self._published and ports:
             host["port_bindings"] = dict.fromkeys(ports, ("127.0.0.1", None))
         if wanted.secrets:
