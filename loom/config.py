@@ -237,24 +237,34 @@ class Rule(Struct, frozen=True):
 
     refused: bool = False
     """No repository decides this, trusted or not."""
-    asks: Callable[[Any], bool] = lambda _: False
+    asks: Callable[[Any], bool] | None = None
+    """Whether a value counts only once the user trusts it."""
+    gives: str = ""
+    """What is given away with such a value, for people."""
     rank: Callable[[Any], float] = lambda _: 0
 
 
 FREE = Rule()
 """Neither looser nor stricter."""
 THE_USERS = Rule(refused=True)
-ASKED = Rule(asks=lambda _: True)
-"""Counts only once the user trusts it."""
 LESS_IS_STRICTER = Rule(rank=lambda value: inf if value is None else float(value))
 TRUE_IS_STRICTER = Rule(rank=lambda value: 0 if value else 1)
-_CONTAINER = Rule(asks=lambda value: not value, rank=TRUE_IS_STRICTER.rank)
+_CONTAINER = Rule(
+    asks=lambda value: not value,
+    gives="jobs without an image run on this machine, as you",
+    rank=TRUE_IS_STRICTER.rank,
+)
 PLAIN_NETWORKS = (None, "none", "bridge", "default")
 """Network modes that reach no further than a container of its own does; others join the host, or other containers."""
 _NETWORK = Rule(
     asks=lambda mode: mode not in PLAIN_NETWORKS,
+    gives="jobs reach what listens on this machine, or in that network",
     rank=lambda mode: 0 if mode == "none" else 1 if mode in PLAIN_NETWORKS else 2,
 )
+
+
+def _asked(gives: str) -> Rule:
+    return Rule(asks=lambda _: True, gives=gives)
 
 
 def _from_strict_to_loose(*values: str) -> Rule:
@@ -299,7 +309,10 @@ class Config:
         None, _platform, "The images' platform, such as linux/arm64; the engine's own if not set.", FREE
     )
     engine: str | None = _key(
-        None, _text, "The engine's address; DOCKER_HOST or the current Docker context if not set.", ASKED
+        None,
+        _text,
+        "The engine's address; DOCKER_HOST or the current Docker context if not set.",
+        _asked("jobs, with the workspace and their secrets, go to this engine"),
     )
     log_driver: Literal["json-file", "none"] = _key(
         "json-file",
@@ -347,12 +360,30 @@ class Config:
     color: Literal["auto", "always", "never"] = _key(
         "auto", _choice("auto", "always", "never"), "When to use colours.", FREE
     )
-    tmp_dir: Path = _key(Path("/tmp"), _path, "Where isolated workspaces are made.", ASKED)
-    state_dir: Path = _key(
-        Path("~/.local/state/loom"), _path, "Where loom keeps what belongs to you and not to one repository.", ASKED
+    tmp_dir: Path = _key(
+        Path("/tmp"),
+        _path,
+        "Where isolated workspaces are made.",
+        _asked("loom makes workspaces there, and removes old ones"),
     )
-    cache_dir: Path = _key(Path("~/.cache/loom"), _path, "Where jobs' caches are kept.", ASKED)
-    cache_max_size: int = _key(10 * 1024**3, _size, "How large the cache may grow before old entries go.", ASKED)
+    state_dir: Path = _key(
+        Path("~/.local/state/loom"),
+        _path,
+        "Where loom keeps what belongs to you and not to one repository.",
+        _asked("loom keeps its records there, and believes what it finds"),
+    )
+    cache_dir: Path = _key(
+        Path("~/.cache/loom"),
+        _path,
+        "Where jobs' caches are kept.",
+        _asked("loom keeps caches there, and restores what it finds"),
+    )
+    cache_max_size: int = _key(
+        10 * 1024**3,
+        _size,
+        "How large the cache may grow before old entries go.",
+        _asked("caches of all your repositories go when they are larger"),
+    )
     protected_branches: tuple[str, ...] | None = _key(
         None,
         _names,
@@ -361,7 +392,11 @@ class Config:
     )
     keepass: Mapping[str, KeepassDatabase] = field(
         default_factory=dict,
-        metadata={"parse": _keepass, "about": "KeePass databases by the alias that secrets use.", "project": ASKED},
+        metadata={
+            "parse": _keepass,
+            "about": "KeePass databases by the alias that secrets use.",
+            "project": _asked("loom opens these databases for secrets"),
+        },
     )
     origins: Mapping[str, Origin] = field(default_factory=dict, compare=False, metadata={"internal": True})
     overruled: tuple[Overruled, ...] = field(default=(), compare=False, metadata={"internal": True})
@@ -389,6 +424,11 @@ def choices(name: str) -> tuple[str, ...]:
 
 def about(name: str) -> str:
     return str(_FIELDS[name].metadata["about"])
+
+
+def gives(name: str) -> str:
+    """What is given away with a value of the project's file that the user has to trust."""
+    return str(_FIELDS[name].metadata["project"].gives)
 
 
 def text_of(name: str, value: Any) -> str:
@@ -439,6 +479,7 @@ def load(
         )
     for name, value, origin in given:
         layers.set(name, value, origin)
+    layers.agree()
     return layers.config(own_state_dir)
 
 
@@ -472,12 +513,22 @@ class _Layers:
             by = f"{text_of(name, before)}, {origin.place}"
             self._overruled[name] = Overruled(name=name, text=text, place=node.place, by=by)
             return
-        if rule.asks(value):
+        if rule.asks is not None and rule.asks(value):
             asked = Asked(name=name, text=text, place=node.place)
             self._asked[name] = replace(asked, allowed=allows(asked))
             if not self._asked[name].allowed:
                 return
         self.set(name, value, Origin(layer="project", place=node.place))
+
+    def agree(self) -> None:
+        """RequestError for settings that contradict each other."""
+        if self.values["hardened"] and not self.values["container"]:
+            raise RequestError(
+                f"{self._origins['container']}: a job on this machine can't be held to the hardened profile "
+                f"({self._origins['hardened']})",
+                hint="leave one of them out; LOOM_HARDENED=0 turns the profile off for this one time",
+                code=CODE,
+            )
 
     def config(self, own_state_dir: Path) -> Config:
         return Config(

@@ -189,18 +189,7 @@ def _asked(
                 yield from _asked(item, (*path, name, key), around)
 
 
-_SETTING_GIVES = {
-    "engine": "jobs, with the workspace and their secrets, go to this engine",
-    "network": "jobs reach what listens on this machine, or in that network",
-    "state_dir": "loom keeps its records there, and believes what it finds",
-    "tmp_dir": "loom makes workspaces there, and removes old ones",
-    "cache_dir": "loom keeps caches there, and restores what it finds",
-    "cache_max_size": "caches of all your repositories go when they are larger",
-    "keepass": "loom opens these databases for secrets",
-}
-
-
 def of_setting(asked: config.Asked) -> Request:
     """A line of the project's configuration as a request."""
     subject = f"{asked.name}: {asked.text}"
-    return Request(kind="setting", subject=subject, gives=_SETTING_GIVES[asked.name], place=asked.place)
+    return Request(kind="setting", subject=subject, gives=config.gives(asked.name), place=asked.place)

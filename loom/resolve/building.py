@@ -133,7 +133,7 @@ class Builder:
         fields, config = entry.fields, self.context.config
         image = fields.image
         if image is None:
-            if not (self.selection.container or config.hardened):
+            if not self.selection.container:
                 return None
             return p.Image(name=config.default_image, pull=config.pull, user=fields.user, platform=config.platform)
         build = None if image.build is None else self.build(image.build, entry, text, "image", "build")

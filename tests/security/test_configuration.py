@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from loom import config
+from loom import config, permissions
 from loom.config import Config, Rule
 
 from .conftest import Listener, Victim
@@ -34,6 +34,7 @@ ASKED = {
     "cache_max_size": "1k",
     "keepass": "{team: ~/passwords.kdbx}",
     "network": "host",
+    "container": "false",
 }
 
 
@@ -46,6 +47,7 @@ def test_a_place_or_an_engine_counts_only_once_it_is_trusted(tmp_path: Path, nam
     assert [(asked.name, asked.place, asked.allowed) for asked in stranger.asked] == [
         (name, f".loom/config.yml:1:{len(name) + 3}", False)
     ]
+    assert permissions.of_setting(stranger.asked[0]).gives
     trusted = load(tmp_path, line, trusted=True)
     assert getattr(trusted, name) != getattr(plain, name)
     assert trusted.asked[0].allowed
@@ -69,6 +71,7 @@ LOOSER = [
     ("grace", "3s", "100h"),
     ("keep", "never", "always"),
     ("keep_for", "1h", "1000h"),
+    ("container", "true", "false"),
 ]
 
 
@@ -83,7 +86,7 @@ def test_it_makes_nothing_looser_than_the_users_own_file(tmp_path: Path, name: s
     assert found.asked == ()
 
 
-@pytest.mark.parametrize(("name", "theirs", "own"), LOOSER)
+@pytest.mark.parametrize(("name", "theirs", "own"), [row for row in LOOSER if row[2] not in ASKED.values()])
 def test_it_may_make_it_stricter(tmp_path: Path, name: str, theirs: str, own: str) -> None:
     found = load(tmp_path, f"{name}: {theirs}", f"{name}: {own}")
     assert found.text_of(name) == theirs
@@ -114,6 +117,7 @@ def test_every_key_says_what_the_project_may_do_with_it() -> None:
             continue
         rule: Rule = item.metadata["project"]
         assert isinstance(rule, Rule), item.name
+        assert (rule.asks is not None) == bool(rule.gives) == (item.name in ASKED), item.name
         if get_origin(hints[item.name]) is Literal:  # each of its values has its rank
             for value in get_args(hints[item.name]):
                 rule.rank(value)
@@ -129,6 +133,7 @@ keepass: {{team: planted/vault.kdbx}}
 
 COMMANDS = [
     ["run", "--local", "--container"],
+    ["run", "--no-container"],
     ["run", "--local", "--container", "hello"],
     ["run", "--local", "--dry-run"],
     ["check"],
@@ -183,6 +188,6 @@ def test_config_show_tells_what_does_not_count_and_why(victim: Victim) -> None:
 def test_a_run_says_once_what_is_overruled(victim: Victim) -> None:
     victim.configure("grace: 1s\n")
     victim.write(config="grace: 100h\n")
-    ran = victim.loom("run", "--local")
+    ran = victim.loom("run", "--no-container")
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr.count(".loom/config.yml:1:8: `grace: 100h` does not count") == 1

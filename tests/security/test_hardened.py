@@ -25,7 +25,9 @@ def planned(tmp_path: Path, job: str, **settings: Any) -> plan.Job:
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"version: v1\nstages: [s]\na:\n  stage: s\n  script: [x]\n{job}")
     held = config.load(root=None, environ={"LOOM_HARDENED": "1"}, flags=settings)
-    return plan.resolve(workflow.load(path, tmp_path), Selection(), ResolveContext(config=held)).jobs[0]
+    return plan.resolve(
+        workflow.load(path, tmp_path), Selection(container=held.container), ResolveContext(config=held)
+    ).jobs[0]
 
 
 BEYOND = [
@@ -72,9 +74,15 @@ def test_the_repository_can_turn_it_on_and_not_off(victim: Victim) -> None:
     assert "`hardened: false` does not count" in shown
 
 
+def test_it_and_jobs_on_this_machine_contradict_each_other(victim: Victim) -> None:
+    ran = victim.loom("run", "--local", "--no-container", LOOM_HARDENED="1")
+    assert ran.returncode == 2
+    assert "flag (--no-container): a job on this machine can't be held to the hardened profile" in ran.stderr
+
+
 def test_a_run_without_it_is_not_gone_on_with(victim: Victim) -> None:
     victim.write(workflow="version: v1\nstages: [s]\na: {stage: s, script: [exit 1]}\n")
-    assert victim.loom("run", "--local").returncode == 1
+    assert victim.loom("run", "--no-container").returncode == 1
     for command in (["rerun"], ["resume"], ["exec", "a", "--", "true"]):
         ran = victim.loom(*command, LOOM_HARDENED="1")
         assert ran.returncode == 2

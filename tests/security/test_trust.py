@@ -103,7 +103,7 @@ def test_nothing_but_jobs_and_local_files_is_in_the_language() -> None:
 
 
 def test_run_refuses_with_the_whole_list_and_reads_nothing(greedy: Victim) -> None:
-    ran = greedy.loom("run", "--local", NPM_TOKEN="s3cr3t", DOCKER_HOST="unix:///nonexistent.sock")
+    ran = greedy.loom("run", "--no-container", NPM_TOKEN="s3cr3t", DOCKER_HOST="unix:///nonexistent.sock")
     assert ran.returncode == 2
     assert "TRUST_REQUIRED" in ran.stderr
     for subject in SUBJECTS:
@@ -117,14 +117,14 @@ def test_run_refuses_with_the_whole_list_and_reads_nothing(greedy: Victim) -> No
 
 
 @pytest.mark.parametrize(
-    "command", [["run", "--local"], ["rerun"], ["resume"], ["shell"], ["exec", "greedy", "--", "id"]]
+    "command", [["run", "--no-container"], ["rerun"], ["resume"], ["shell"], ["exec", "greedy", "--", "id"]]
 )
 def test_whatever_starts_a_job_asks(victim: Victim, command: list[str]) -> None:
     victim.write(workflow=PLAIN.replace("echo hello", "exit 1"))
-    assert victim.loom("run", "--local").returncode == 1
+    assert victim.loom("run", "--no-container").returncode == 1
     wanted = PLAIN.replace("script: [echo hello]", "secrets: {T: 'env://NPM_TOKEN'}, script: [exit 1]")
     victim.write(workflow=wanted.replace("hello", "greedy"))
-    assert victim.loom("run", "--local", "--trust", NPM_TOKEN="s3cr3t").returncode == 1
+    assert victim.loom("run", "--no-container", "--trust", NPM_TOKEN="s3cr3t").returncode == 1
     ran = victim.loom(*command, NPM_TOKEN="s3cr3t")
     assert ran.returncode == 2
     if command[0] != "shell":  # that wants a terminal before anything else
@@ -151,21 +151,21 @@ def test_what_is_allowed_runs_and_what_changes_later_is_asked_again_alone(victim
     assert victim.loom("trust").returncode == 2  # it shows the list, and has nobody to ask
     assert listed(victim) == {"env://FIRST": False}
     assert victim.loom("trust", "--yes").returncode == 0
-    assert victim.loom("run", "--local", FIRST="tokentoken").returncode == 0
+    assert victim.loom("run", "--no-container", FIRST="tokentoken").returncode == 0
     # The same request elsewhere in the file, and another step, are nothing new.
     victim.write(workflow="# moved\n\n" + asking.format("FIRST").replace("echo hello", "echo good bye"))
-    assert victim.loom("run", "--local", FIRST="tokentoken").returncode == 0
+    assert victim.loom("run", "--no-container", FIRST="tokentoken").returncode == 0
     victim.write(workflow=asking.format("FIRST").replace("FIRST'", "FIRST', U: 'env://SECOND'"))
-    ran = victim.loom("run", "--local", FIRST="tokentoken", SECOND="tokentoken")
+    ran = victim.loom("run", "--no-container", FIRST="tokentoken", SECOND="tokentoken")
     assert ran.returncode == 2
     assert "env://SECOND" in ran.stderr
     assert "env://FIRST" not in ran.stderr
     # Another job gets nothing of what the first one was allowed.
     victim.write(workflow=asking.format("FIRST").replace("hello:", "stranger:"))
-    assert "job stranger asks for env://FIRST" in victim.loom("run", "--local", FIRST="tokentoken").stderr
+    assert "job stranger asks for env://FIRST" in victim.loom("run", "--no-container", FIRST="tokentoken").stderr
     assert victim.loom("trust", "--revoke").returncode == 0
     victim.write(workflow=asking.format("FIRST"))
-    assert victim.loom("run", "--local", FIRST="tokentoken").returncode == 2
+    assert victim.loom("run", "--no-container", FIRST="tokentoken").returncode == 2
 
 
 def test_a_link_that_is_pointed_elsewhere_later_is_asked_again(victim: Victim) -> None:
@@ -174,11 +174,11 @@ def test_a_link_that_is_pointed_elsewhere_later_is_asked_again(victim: Victim) -
     (victim.root / "token").symlink_to(victim.home / "harmless")
     victim.write(workflow=PLAIN.replace("script:", "secrets: {T: 'file://token'}, script:"))
     assert victim.loom("trust", "--yes").returncode == 0
-    assert victim.loom("run", "--local").returncode == 0
+    assert victim.loom("run", "--no-container").returncode == 0
     (victim.root / "token").unlink()
     (victim.root / "token").symlink_to(victim.home / "private")
     victim.write()
-    assert str(victim.home / "private") in victim.loom("run", "--local").stderr
+    assert str(victim.home / "private") in victim.loom("run", "--no-container").stderr
 
 
 @pytest.mark.parametrize("once", [{"flag": "--trust"}, {"variable": "1"}])
@@ -186,10 +186,10 @@ def test_once_for_ci(victim: Victim, once: dict[str, str]) -> None:
     victim.write(workflow=PLAIN.replace("script:", "secrets: {T: 'env://TOKEN'}, script:"))
     flags = [once["flag"]] if "flag" in once else []
     environ = {"LOOM_TRUST": once["variable"]} if "variable" in once else {}
-    ran = victim.loom("run", "--local", *flags, TOKEN="tokentoken", **environ)
+    ran = victim.loom("run", "--no-container", *flags, TOKEN="tokentoken", **environ)
     assert ran.returncode == 0, ran.stderr
     assert listed(victim) == {"env://TOKEN": False}  # nothing was recorded
-    assert victim.loom("run", "--local", TOKEN="tokentoken", LOOM_TRUST="maybe").returncode == 2
+    assert victim.loom("run", "--no-container", TOKEN="tokentoken", LOOM_TRUST="maybe").returncode == 2
 
 
 def on_terminal(victim: Victim, answer: str, *arguments: str, **environ: str) -> tuple[int, str]:
@@ -223,21 +223,21 @@ def on_terminal(victim: Victim, answer: str, *arguments: str, **environ: str) ->
 
 def test_on_a_terminal_a_run_asks_once(victim: Victim) -> None:
     victim.write(workflow=PLAIN.replace("script:", "secrets: {T: 'env://TOKEN'}, script:"), config="grace: 3s\n")
-    code, shown = on_terminal(victim, "n\n", "run", "--local", TOKEN="tokentoken")
+    code, shown = on_terminal(victim, "n\n", "run", "--no-container", TOKEN="tokentoken")
     assert code == 2
     assert "env://TOKEN" in shown
     assert listed(victim) == {"env://TOKEN": False}
-    code, shown = on_terminal(victim, "y\n", "run", "--local", TOKEN="tokentoken")
+    code, shown = on_terminal(victim, "y\n", "run", "--no-container", TOKEN="tokentoken")
     assert code == 0, shown
     assert listed(victim) == {"env://TOKEN": True}
-    code, shown = on_terminal(victim, "", "run", "--local", TOKEN="tokentoken")
+    code, shown = on_terminal(victim, "", "run", "--no-container", TOKEN="tokentoken")
     assert code == 0
     assert "env://TOKEN" not in shown
 
 
 def test_places_that_were_agreed_to_are_used_by_the_same_run(victim: Victim) -> None:
     victim.write(config="state_dir: records\n")
-    code, shown = on_terminal(victim, "y\n", "run", "--local")
+    code, shown = on_terminal(victim, "y\n", "run", "--no-container")
     assert code == 0, shown
     assert list((victim.root / "records/runs").iterdir())
     # The decision itself is where the user has it, not where the project would.
@@ -281,7 +281,7 @@ def test_nothing_in_the_repository_can_say_that_it_is_trusted(victim: Victim, tm
     (victim.root / ".loom/trust" / kept.name).write_bytes(kept.read_bytes())
     kept.unlink()
     victim.write(config="state_dir: planted\n")
-    ran = victim.loom("run", "--local", TOKEN="tokentoken")
+    ran = victim.loom("run", "--no-container", TOKEN="tokentoken")
     assert ran.returncode == 2
     assert "env://TOKEN" in ran.stderr
 
@@ -303,7 +303,7 @@ def test_another_checkout_and_another_origin_are_asked_for_themselves(victim: Vi
 def test_a_workspace_has_the_trust_of_its_checkout_by_the_record_alone(victim: Victim, tmp_path: Path) -> None:
     victim.write(workflow=PLAIN.replace("script:", "secrets: {T: 'env://TOKEN'}, script:"))
     assert victim.loom("trust", "--yes").returncode == 0
-    made = victim.loom("run", "--local", TOKEN="tokentoken")
+    made = victim.loom("run", "--no-container", TOKEN="tokentoken")
     line = next(line for line in made.stdout.splitlines() if line.startswith("isolated workspace: "))
     workspace = Victim(root=Path(line.removeprefix("isolated workspace: ")), home=victim.home)
     assert listed(workspace) == {"env://TOKEN": True}
@@ -322,7 +322,7 @@ def test_a_workspace_has_the_trust_of_its_checkout_by_the_record_alone(victim: V
 def test_a_record_that_was_brought_along_has_no_trust(victim: Victim, tmp_path: Path) -> None:
     victim.write(workflow=PLAIN.replace("script: [echo hello]", "secrets: {T: 'env://TOKEN'}, script: [exit 1]"))
     assert victim.loom("trust", "--yes").returncode == 0
-    victim.loom("run", "--local", TOKEN="tokentoken")
+    victim.loom("run", "--no-container", TOKEN="tokentoken")
     (record,) = (victim.state / "runs").iterdir()
     copy = tmp_path / record.name
     subprocess.run(["cp", "-a", str(record), str(copy)], check=True)
@@ -334,7 +334,7 @@ def test_a_record_that_was_brought_along_has_no_trust(victim: Victim, tmp_path: 
 
 def test_a_plain_repository_never_meets_it(victim: Victim) -> None:
     """No question, no file, not even the module: `-X importtime` lists what a run imports."""
-    ran = victim.loom("run", "--local", PYTHONPROFILEIMPORTTIME="1")
+    ran = victim.loom("run", "--no-container", PYTHONPROFILEIMPORTTIME="1")
     assert ran.returncode == 0
     assert "loom.permissions" in ran.stderr
     assert "loom.trust" not in ran.stderr.replace("loom.trusting", "")
