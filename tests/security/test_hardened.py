@@ -20,6 +20,11 @@ from .conftest import Victim
 IMAGE = "debian:trixie-slim"
 
 
+@pytest.fixture(autouse=True)
+def in_containers(victim: Victim) -> None:
+    victim.environ["LOOM_CONTAINER"] = ""  # as it is unless a test says otherwise
+
+
 def planned(tmp_path: Path, job: str, **settings: Any) -> plan.Job:
     path = tmp_path / ".loom/workflow.yml"
     path.parent.mkdir(exist_ok=True)
