@@ -351,10 +351,16 @@ class Config:
     keep_runs: int = _key(100, _count(1), "How many records of a checkout's runs stay.", LESS_IS_STRICTER)
     keep_workspaces: int = _key(3, _count(1), "How many workspaces of a checkout's last runs stay.", LESS_IS_STRICTER)
     workspaces_max_size: int = _key(
-        10 * 1024**3, _size, "How much room all workspaces may take, before the oldest ones go.", ASKED
+        10 * 1024**3,
+        _size,
+        "How much room all workspaces may take, before the oldest ones go.",
+        _asked("workspaces of all your repositories go when they are larger"),
     )
     auto_clean: bool = _key(
-        True, _flag, "Whether the end of a run removes, in the background, what `loom clean` would.", ASKED
+        True,
+        _flag,
+        "Whether the end of a run removes, in the background, what `loom clean` would.",
+        _asked("whether old runs of yours are removed"),
     )
     stream: bool = _key(False, _flag, "Show what steps print while they run.", FREE)
     color: Literal["auto", "always", "never"] = _key(

@@ -32,6 +32,8 @@ ASKED = {
     "tmp_dir": "/var/tmp/theirs",
     "cache_dir": "ci-cache",
     "cache_max_size": "1k",
+    "workspaces_max_size": "1k",
+    "auto_clean": "false",
     "keepass": "{team: ~/passwords.kdbx}",
     "network": "host",
     "container": "false",
