@@ -51,6 +51,8 @@ class LogView(Struct, frozen=True, kw_only=True):
     anchor: str
     name: str
     command: str
+    place: str
+    """Where a step stands in the workflow."""
     status: str
     exit_code: int | None
     duration: str
@@ -186,6 +188,7 @@ def _log(unit: Unit, job: JobState, *, opened: bool) -> LogView:
         anchor=f"{unit.job_id}/{unit.name}" + ("" if last else f"/attempt-{unit.attempt}"),
         name=unit.name + attempt,
         command=str(span.start.data.get("command", "")).strip(),
+        place=f"{span.start.data['file']}:{span.start.data['line']}" if span.start.data.get("file") else "",
         status=str(span.status or "unfinished"),
         exit_code=span.end.exit_code if span.end else None,
         duration=rough_duration(span.duration_ms),

@@ -109,7 +109,9 @@ class GitHub(_Jobs):
         where = event.data.get("failing_step") or event.data.get("failing_section") or ""
         title = f"{event.job_id}, {where}" if where else str(event.job_id)
         places = [] if tests else places_in(lines[-50:], 1)
-        place = {"file": places[0].file, "line": places[0].line, "col": places[0].column} if places else {}
+        place = event.data.get("failing_place", {})
+        if places:
+            place = {"file": places[0].file, "line": places[0].line, "col": places[0].column}
         message = str(event.error or event.status)
         if (count := failing_tests_total(tests, self._reports.get(str(event.job_id)))) > _ANNOTATED:
             message += f"; {count} tests failed, {min(len(tests), _ANNOTATED)} of them have annotations"

@@ -133,7 +133,7 @@ class _Loader(Struct):
                 f"{name}: there is no such workflow file",
                 hint=f"There is {self.label(other)}; rename it."
                 if other.exists()
-                else FIRST_ONE
+                else FIRST_ONE + wording.of_others(self.root)
                 if name == ".loom/workflow.yml"
                 else "Is it the right path? It starts where the command does.",
                 code="WF_NOT_FOUND",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -36,6 +37,12 @@ FOREIGN = {
 
 
 _GUIDE = "docs/guides/coming-from-other-ci.md has loom's word for each of its keys"
+
+
+def of_others(root: Path) -> str:
+    """What to say of another system's workflow in a project that has none of loom's."""
+    found = [name for name in (".gitlab-ci.yml", ".github/workflows") if (root / name).exists()]
+    return f"\nThere is {' and '.join(found)}: {_GUIDE}" if found else ""
 
 
 def foreign_file(root: Node, name: str) -> str | None:

@@ -380,3 +380,15 @@ d: {stage: test, shell: python3, script: ['for x in y: pass']}
     assert "/b/" not in said
     assert "/c/script/0: sh can't read it: Syntax error" in said
     assert "/d/" not in said
+
+
+def test_another_systems_workflow_is_pointed_at_where_there_is_none_of_looms(project: Path, loom: Loom) -> None:
+    (project / ".loom/workflow.yml").unlink()
+    (project / ".gitlab-ci.yml").write_text("test: {script: x}\n")
+    code, _, said = loom("check")
+    assert code == 2
+    assert "There is .gitlab-ci.yml: docs/guides/coming-from-other-ci.md" in said
+    code, out, _ = loom("check", "--workflow", str(project / ".gitlab-ci.yml"))
+    assert code == 2
+    assert "this is a file of GitLab CI" in out
+    assert len(out.splitlines()) < 6

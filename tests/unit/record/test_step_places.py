@@ -73,3 +73,11 @@ def test_a_line_that_a_shell_names_is_the_workflows(make: Make) -> None:
     diagnosis = json.loads(project.loom("diagnose", "--json"))
     assert diagnosis["step_place"] == ".loom/workflow.yml:7"
     assert diagnosis["places"][0] == {"file": ".loom/workflow.yml", "line": 9, "column": None}
+
+
+def test_github_and_the_report_name_the_line_too(make: Make) -> None:
+    project = make("version: v1\nstages: [t]\na:\n  stage: t\n  script:\n    - exit 3\n")
+    shown = project.loom("run", "--local", "--format", "github", code=1)
+    assert "::error file=.loom/workflow.yml,line=6,title=a%2C script/01::" in shown
+    project.loom("report", "-o", "report.html")
+    assert ".loom/workflow.yml:6" in (project.root / "report.html").read_text()
