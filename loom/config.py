@@ -292,11 +292,11 @@ class Config:
         "The shell of steps where the workflow names none: auto (bash where there is one, else sh), or a command line.",
         FREE,
     )
-    mount_mode: Literal["bind_mount", "overlay", "ephemeral_volume"] = _key(
-        "bind_mount",
-        _choice("bind_mount", "overlay", "ephemeral_volume"),
-        "How a job's container sees the workspace.",
-        _from_strict_to_loose("ephemeral_volume", "overlay", "bind_mount"),
+    mount_mode: Literal["auto", "bind_mount", "overlay", "copy", "ephemeral_volume"] = _key(
+        "auto",
+        _choice("auto", "bind_mount", "overlay", "copy", "ephemeral_volume"),
+        "How each job gets its files; with bind_mount all jobs share one directory.",
+        _from_strict_to_loose("ephemeral_volume", "copy", "overlay", "auto", "bind_mount"),
     )
     pull: Literal["always", "missing", "never"] = _key(
         "missing",

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from loom.names import WORKSPACE
+from loom.names import JOB_PLACE
 from loom.records import Document, FailingTest
 
 DIAGNOSIS_SCHEMA = "loom.diagnosis.v1"
@@ -304,7 +304,7 @@ def places_in(lines: Sequence[str], most: int = MOST_PLACES) -> list[Place]:
     return list(found.values())
 
 
-_ROOTS = re.compile(rf"^(?:/workspace|\S*/{WORKSPACE})/|^\./")
+_ROOTS = re.compile(rf"^(?:/workspace|\S*/{JOB_PLACE})/|^\./")
 
 
 def _from_root(path: str) -> str:

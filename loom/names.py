@@ -17,14 +17,28 @@ WORKSPACE = rf"{RUN_PREFIX}(?P<run_id>[0-9]{{16,}})-[0-9]+"
 """As a pattern; `run_id` also of a workspace that was made without a run: a time in nanoseconds, as nobody else counts."""
 
 
+JOB_PLACE = rf"{WORKSPACE}(?:\.jobs/[^/\s]+/workspace)?"
+"""As a pattern: a run's workspace, or the directory of one of its jobs."""
+
+
 def new_workspace(tmp_dir: Path, run_id: str) -> Path:
     """A path for one; nothing is made."""
     return tmp_dir / f"{RUN_PREFIX}{run_id}-{secrets.randbelow(10**6):06d}"
 
 
-def layers_of(workspace: Path) -> Path:
-    """Where what jobs write into their views of a workspace lies: beside it, on the same file system."""
-    return workspace.with_name(f"{workspace.name}.layers")
+def jobs_of(workspace: Path) -> Path:
+    """Where the jobs' own directories are: beside the run's workspace, on the same file system."""
+    return workspace.with_name(f"{workspace.name}.jobs")
+
+
+def job_directory_name(job_id: str) -> str:
+    """A job's id as a directory's name that every file system and overlayfs's options take."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", job_id).lstrip(".-")[:80] or "job"
+
+
+def is_of_job(place: Path) -> bool:
+    """Whether this is one job's own place, and not the run's workspace."""
+    return place.parent.parent.name.endswith(".jobs")
 
 
 def half_removed(directory: Path) -> Path:
@@ -33,8 +47,8 @@ def half_removed(directory: Path) -> Path:
 
 
 def workspace_beside(path: Path) -> Path:
-    """The workspace that `path` is, or whose layers or remains it is by its name."""
-    return path.with_name(path.name.removesuffix(".layers").removesuffix(".removing").removeprefix("."))
+    """The workspace that `path` is by its name, or belongs to: as its jobs' directories, or as remains of either."""
+    return path.with_name(path.name.removesuffix(".removing").removeprefix(".").removesuffix(".jobs"))
 
 
 def run_of_workspace(name: str) -> str | None:

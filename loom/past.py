@@ -10,11 +10,13 @@ from typing import Any
 from msgspec import Struct, field
 
 from loom.errors import RecordError, RequestError
-from loom.plan import Job, ProviderName, Step
+from loom.names import is_of_job
+from loom.plan import Job, MountMode, ProviderName, Step
 from loom.planned import Planned, load_planned
 from loom.records import JobState, RunFold
 from loom.results import JobResult, Status
 from loom.runner.handed_on import restored
+from loom.runner.views import View
 from loom.store import RunEntry, read_phases
 
 
@@ -151,6 +153,25 @@ class PastJob(Struct, frozen=True, kw_only=True):
     @property
     def checkpoint_archive(self) -> Path:
         return checkpoint_archive(self.run.entry.paths.root, self.job.id)
+
+    @property
+    def view(self) -> View | None:
+        """Which view of the workspace the job had; None when it never came to have one."""
+        opened = self.state.facts.get("session_opened")
+        if opened is None:
+            return None
+        place = Path(opened.get("workspace") or self.run.workspace)
+        of_container = opened.get("mount_mode", "none") if self.in_container else "none"
+        return View(
+            mode=MountMode.BIND if of_container == "none" else MountMode(of_container),
+            workspace=Path(opened.get("view_of") or place),
+            directory=place.parent if is_of_job(place) else None,
+        )
+
+    @property
+    def shares_workspace(self) -> bool:
+        """Whether it ran in the run's workspace itself."""
+        return (view := self.view) is not None and view.place == self.run.workspace
 
     @property
     def expires_at(self) -> datetime | None:

@@ -26,8 +26,19 @@ class ProviderName(StrEnum):
     HOST = "host"
 
 
+class WorkspaceMode(StrEnum):
+    """How the jobs of a run get their files (docs/reference/mounts.md)."""
+
+    AUTO = "auto"
+    """A place of its own for each job, of the cheapest kind that works here."""
+    SHARED = "bind_mount"
+    OVERLAY = "overlay"
+    COPY = "copy"
+    VOLUME = "ephemeral_volume"
+
+
 class MountMode(StrEnum):
-    """How a job's container sees the workspace (docs/reference/mounts.md)."""
+    """How a provider shows one job a directory: itself, a copy-on-write view of it, or a volume filled from it."""
 
     BIND = "bind_mount"
     OVERLAY = "overlay"

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from loom.errors import RecordError
-from loom.plan import MountMode, Plan
+from loom.plan import Plan, WorkspaceMode
 
 
 class Planned(Struct, frozen=True, kw_only=True):
@@ -22,7 +22,7 @@ class Planned(Struct, frozen=True, kw_only=True):
     plan: Plan
     variables: Mapping[str, str]
     """What loom gave every job (`LOOM_RUN_ID`, `CI_COMMIT_SHA`, ...)."""
-    mount_mode: MountMode = MountMode.BIND
+    mount_mode: WorkspaceMode = WorkspaceMode.SHARED
     read_only_mounts: tuple[str, ...] = ()
     container: bool = False
     """Whether jobs that name no image ran in a container."""

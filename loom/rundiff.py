@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from loom.names import WORKSPACE
+from loom.names import JOB_PLACE
 from loom.records import Document
 
 DIFF_SCHEMA = "loom.diff.v1"
@@ -209,7 +209,7 @@ def first_line(step: str, a: Iterable[str], b: Iterable[str]) -> FirstLine | Non
 
 _CHANGING: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]"), ""),
-    (re.compile(rf"(?:/[\w.+-]+)*/{WORKSPACE}"), "<workspace>"),
+    (re.compile(rf"(?:/[\w.+-]+)*/{JOB_PLACE}"), "<workspace>"),
     (re.compile(r"\b\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(?:[.,]\d+)?(?:Z|[+-]\d{2}:?\d{2})?"), "<time>"),
     (re.compile(r"\b\d{1,2}:\d{2}(?::\d{2})?(?:\.\d+)?\b"), "<time>"),
     (re.compile(r"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\w* (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\w* +\d+\b"), "<date>"),

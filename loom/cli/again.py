@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from loom.engine import Reuse
     from loom.past import PastJob, PastRun
     from loom.results import JobResult
-    from loom.runner import Resumption
+    from loom.runner import Resumption, View
 
 
 def register(app: typer.Typer) -> None:
@@ -123,10 +123,13 @@ class _Resuming:
         resumed = {
             job.job.id: resumption for job, step in jobs if (resumption := self._resumption(job, step, sync=sync))
         }
-        own = [resumption.workspace for resumption in resumed.values() if resumption.workspace is not None]
-        # A workspace that a kept container's view lies over can't be changed from under it. A job on this machine has no other.
-        untouched = sync and bool(own) and all(job.in_container for job, _ in jobs)
-        workspace = self._shared_workspace(own, untouched=untouched)
+        own = [
+            resumption.view.workspace
+            for resumption in resumed.values()
+            if resumption.view is not None and resumption.view.workspace != past.workspace
+        ]
+        shared = any(job.shares_workspace for job, _ in jobs)
+        workspace = self._workspace(own, shared=shared, untouched=sync and not shared)
         again = dependents(past, [job.job.id for job, _ in jobs])
         results = results_besides(past, again, also_unfinished=from_ is None)
         if sync:
@@ -141,14 +144,13 @@ class _Resuming:
             has_products=workspace == past.workspace or bool(self._archives),
         )
 
-    def _shared_workspace(self, own: list[Path], *, untouched: bool) -> Path:
+    def _workspace(self, own: list[Path], *, shared: bool, untouched: bool) -> Path:
         """The run's: what jobs share, or what views of their own are made from. `own` are what single jobs go on in.
 
-        `untouched`: the earlier run's has to stay as it is, another one is needed.
+        `untouched`: the earlier run's has to stay as it is, since views of other jobs lie over it.
         """
         from loom.errors import RequestError
         from loom.names import new_workspace
-        from loom.plan import MountMode
 
         past = self._past
         if past.workspace.is_dir() and not untouched:
@@ -156,7 +158,7 @@ class _Resuming:
         if self._archives:
             # They are of one workspace at different moments: the last one has what was there at the others.
             return self._lay_out(max(self._archives, key=lambda archive: archive.stat().st_mtime_ns))
-        if past.planned.mount_mode is not MountMode.BIND:
+        if not shared:
             workspace = new_workspace(self._here.config.tmp_dir, self._run_id)
             try:
                 snapshot_again(self._here, past, workspace)
@@ -217,47 +219,49 @@ class _Resuming:
             self._say(f"{job.job.id}: not set, since the record has them without their secret: {', '.join(lost)}")
         if not job.in_container:
             self._say(f"{job.job.id} goes on from {step.id}, on this machine")
-            return Resumption(step=step.id, handed_on=handed_on, cache_keys=job.cache_keys)
+            return Resumption(step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, view=self._files(job))
         from loom.plan import MountMode
         from loom.providers.docker import kept
 
-        shared = job.run.planned.mount_mode is MountMode.BIND
-        found = entering.find_container(self._here, job)
-        if sync and not shared:
+        found, view = entering.find_container(self._here, job), job.view
+        if sync and view is not None and view.mode is not MountMode.BIND:
             found = None  # a view that is mounted can't be changed from under the container
-        if found is not None and kept.has_its_files(found, job.run.planned.mount_mode):
+        if found is not None and view is not None and kept.has_its_files(found, view.mode):
             self._say(f"{job.job.id} goes on from {step.id}, in its kept container")
             adopt = partial(kept.adopted, self._here.engine, found)
             return Resumption(
-                step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, image=job.image, adopt=adopt
+                step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, image=job.image, adopt=adopt, view=view
             )
-        checkpoint = entering.checkpoint_of(self._here, job)
-        if checkpoint is None:
+        image_id = entering.checkpoint_of(self._here, job)
+        if image_id is None:
             raise RequestError(
                 f"nothing of job {job.job.id} was kept to go on from: neither its container nor a checkpoint",
                 hint=f"start again with `loom rerun {job.run.run_id} --failed`; `--keep on-failure` keeps both",
                 code="NOTHING_KEPT",
             )
-        workspace = None
-        if checkpoint.archive is not None and shared:
-            self._archives.append(checkpoint.archive)
-        elif checkpoint.archive is not None:
-            workspace = self._lay_out(checkpoint.archive)
+        files = self._files(job)
         self._say(f"{job.job.id} goes on from {step.id}, in a container restored from its checkpoint")
-        if checkpoint.archive is not None:
-            left_out, count = job.not_in_checkpoint()
-            for path, reason in left_out.items():
-                self._say(f"left out: {path} ({reason})")
-            if count > len(left_out):
-                self._say(f"left out: {count - len(left_out)} more")
         from msgspec.structs import replace
 
         image = job.image
         assert image is not None
-        resolved = replace(image, image_id=checkpoint.image_id)
-        return Resumption(
-            step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, image=resolved, workspace=workspace
-        )
+        resolved = replace(image, image_id=image_id)
+        return Resumption(step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, image=resolved, view=files)
+
+    def _files(self, job: PastJob) -> View | None:
+        """What a new place for the job shows; None: the workspace that this run's jobs share."""
+        from loom.cli import entering
+
+        left_out: dict[str, str] = {}
+        view: View | None = None
+        if not job.shares_workspace:
+            view = entering.view_of_files(self._here, job, left_out)
+        elif not job.run.workspace.is_dir() and job.checkpoint_archive.exists():
+            self._archives.append(job.checkpoint_archive)
+            left_out |= job.not_in_checkpoint()[0]
+        for path, reason in left_out.items():
+            self._say(f"left out: {path} ({reason})")
+        return view
 
     def _sync(self, workspaces: list[Path]) -> None:
         from loom import snapshot

@@ -25,6 +25,7 @@ MODULES = {
     "shell": ("shell", "exec"),
     "again": ("resume", "rerun"),
     "pull": ("pull",),
+    "workspace": ("workspace",),
     "version": ("version",),
 }
 """Modules of this package, and the commands that each of them registers."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from loom.providers.docker.inside import Inside
     from loom.providers.docker.kept import Found
     from loom.providers.host import HostSession
-    from loom.runner import PlaceOpener, Tools
+    from loom.runner import PlaceOpener, Resolved, Tools, View
     from loom.store import Store
+    from loom.view import Skipped
 
 
 class Place(Protocol):
@@ -228,23 +230,16 @@ def _fresh(here: Around, job: PastJob, step: Step, *, as_root: bool, cancel: Can
     from loom.providers.host import HostSession
 
     with ExitStack() as stack:
-        opener, image_id, about = _opener(here, job, stack, cancel)
+        opener, image, about = _opener(here, job, step, stack, cancel)
         said = _Said()
-        image = job.image
-        if image is not None and image_id is None:
-            image_id = image.image_id if _engine_has(here, image.image_id) else None
         values, _ = opener.secrets(job.job)
         said.mask(values)
-        resolved = opener.resolve(job.job, said, values) if image_id is None else None
+        image = image or opener.resolve(job.job, said, values)
         services = None
         if job.job.services:
             services = stack.enter_context(opener.services(job.job, said, cancel, lambda name, how: None, values))
-        request = opener.request(job.job, resolved or image, services)
-        if image_id is not None:
-            from msgspec.structs import replace
-
-            request = replace(request, image_id=image_id)
-        session = stack.enter_context(opener.open(request, job.job, said))
+        opened = stack.enter_context(opener.open(job.job, image, said, services))
+        session, request = opened.session, opened.request
         secrets = values.own
         as_file = {secret.name for secret in job.job.secrets if secret.file}
         placed = {
@@ -272,35 +267,31 @@ def _fresh(here: Around, job: PastJob, step: Step, *, as_root: bool, cancel: Can
         )
 
 
-def _opener(here: Around, job: PastJob, stack: ExitStack, cancel: Cancel) -> tuple[PlaceOpener, str | None, str]:
-    """What opens a new place for the job, the image of its checkpoint if it has one, and what to say of it."""
-    from loom.plan import MountMode
+def _opener(
+    here: Around, job: PastJob, step: Step, stack: ExitStack, cancel: Cancel
+) -> tuple[PlaceOpener, Resolved | None, str]:
+    """What opens a new place for the job over its files, the image to use if it is there, and what to say of it."""
+    from msgspec import structs
+
     from loom.providers.base import ReadOnlyMount
-    from loom.runner import PlaceOpener, Settings
+    from loom.runner import PlaceOpener, Resumption, Settings
 
     run, planned = job.run, job.run.planned
     run_id = str(time.time_ns())
-    checkpoint = checkpoint_of(here, job) if job.in_container else None
-    image_id = checkpoint.image_id if checkpoint is not None else None
-    restored = None
-    if checkpoint is not None and checkpoint.archive is not None:
-        restored = lay_out(here, run, checkpoint.archive, run_id)
-    if restored is not None:
-        from loom import snapshot
-
-        stack.callback(snapshot.remove, restored, recorded=True)
-    workspace = restored or run.workspace
-    if not workspace.is_dir():
-        raise RequestError(
-            f"the workspace of run {run.run_id} ({workspace}) is gone, and job {job.job.id} has no checkpoint",
-            hint="run it again: loom rerun " + run.run_id,
-            code="NOTHING_KEPT",
-        )
+    image = job.image if job.in_container else None
+    checkpoint_id = checkpoint_of(here, job) if image is not None else None
+    if image is not None:
+        image_id = checkpoint_id or (image.image_id if _engine_has(here, image.image_id) else None)
+        image = None if image_id is None else structs.replace(image, image_id=image_id)
+    view = None if job.view is None else view_of_files(here, job)
+    if view is None and not run.workspace.is_dir():
+        raise _gone(job)
     settings = Settings(
         run_id=run_id,
-        workspace=workspace,
+        workspace=run.workspace,
         variables=planned.variables,
-        mount_mode=MountMode.BIND if restored else planned.mount_mode,
+        mount_mode=planned.mount_mode,
+        resumed={} if view is None else {job.job.id: Resumption(step=step.id, view=view)},
         read_only_mounts=tuple(
             ReadOnlyMount(path=Path(path)) for path in planned.read_only_mounts if Path(path).is_dir()
         ),
@@ -309,48 +300,118 @@ def _opener(here: Around, job: PastJob, stack: ExitStack, cancel: Cancel) -> tup
     tools = tools_of(here, run, planned.plan, run_id)
     stack.callback(lambda: [provider.close(cancel) for provider in tools.providers.values()])
     if not job.in_container:
-        about = f"on this machine, in the workspace of run {run.run_id}"
-    elif image_id is not None:
+        about = f"on this machine, in the files of {job.job.id} (run {run.run_id})"
+    elif checkpoint_id is not None:
         about = f"in a new container from the checkpoint of {job.job.id} (run {run.run_id}): the kept one is gone"
     else:
         about = (
-            f"in a new container of {job.job.id}'s image, with the workspace of run {run.run_id}: nothing was kept, "
+            f"in a new container of {job.job.id}'s image, with its files of run {run.run_id}: nothing was kept, "
             "so what its steps changed outside of the workspace is not here"
         )
-    return PlaceOpener(tools, settings, cancel), image_id, about
+    return PlaceOpener(tools, settings, cancel), image, about
 
 
-class Checkpoint(Struct, frozen=True, kw_only=True):
-    """What a job can be restored from."""
-
-    image_id: str
-    archive: Path | None
-    """Of its workspace, where the run's own can't serve. One that jobs share and that is still there does, as it is now,
-    a person's edits included."""
-
-
-def checkpoint_of(here: Around, job: PastJob) -> Checkpoint | None:
-    from loom.plan import MountMode
+def checkpoint_of(here: Around, job: PastJob) -> str | None:
+    """The image of the job's checkpoint, if it has one that is still there."""
     from loom.providers.docker import checkpoint
 
     image_id = job.checkpoint.get("image_id")
-    if not image_id or not checkpoint.image_is_there(here.engine(), image_id):
-        return None
-    if job.run.planned.mount_mode is MountMode.BIND and job.run.workspace.is_dir():
-        return Checkpoint(image_id=image_id, archive=None)
-    if not job.checkpoint_archive.exists():
-        return None
-    return Checkpoint(image_id=image_id, archive=job.checkpoint_archive)
+    return image_id if image_id and checkpoint.image_is_there(here.engine(), image_id) else None
+
+
+def view_of_files(here: Around, job: PastJob, left_out: dict[str, str] | None = None) -> View:
+    """What a new place for the job shows: its files as a plain directory, sent where the engine does not see them."""
+    from loom.plan import MountMode
+    from loom.runner import View
+
+    files, view = files_of(here, job, left_out), job.view
+    sent = view is not None and view.mode is MountMode.VOLUME
+    return View(
+        mode=MountMode.VOLUME if sent else MountMode.BIND,
+        workspace=files,
+        directory=view.directory if view is not None else None,
+    )
+
+
+def files_of(here: Around, job: PastJob, left_out: dict[str, str] | None = None) -> Path:
+    """A plain directory with the job's files as it left them, laid out first where its view has none.
+
+    Of a job whose container is kept: as they are now. RequestError when nothing is left of them.
+    `left_out` gets the path and the reason of each special file that was not laid out.
+    """
+    from loom.plan import MountMode
+    from loom.providers.base import SessionRequest
+    from loom.providers.docker import checkpoint, kept
+
+    def on_skipped(item: Skipped) -> None:
+        if left_out is not None:
+            left_out[item.path] = item.reason
+
+    view = job.view
+    if view is None:
+        raise RequestError(
+            f"job {job.job.id} of run {job.run.run_id} never came to have files", hint="`loom show` tells why"
+        )
+    if view.mode is MountMode.BIND:
+        if view.place.is_dir():
+            return view.place
+    elif (found := find_container(here, job)) is not None:
+        return _laid_out(view.place, partial(kept.copy_out, here.engine(), found, on_skipped=on_skipped))
+    elif view.place.is_dir():
+        return view.place
+    elif view.mode is MountMode.OVERLAY and view.workspace.is_dir() and (view.place.parent / "upper").is_dir():
+        request = SessionRequest(
+            run_id=job.run.run_id,
+            job_id=job.job.id,
+            workspace=view.workspace,
+            directory=view.directory,
+            project_dir="/workspace",
+            environment={},
+            shell=(),
+            image_id=job.image.image_id if job.image is not None else None,
+        )
+        return _laid_out(view.place, partial(kept.lay_out, here.engine(), request, on_skipped=on_skipped))
+    if job.checkpoint_archive.exists() and not job.shares_workspace:
+        if left_out is not None:
+            left_out |= job.not_in_checkpoint()[0]
+        return _laid_out(view.place, partial(checkpoint.lay_out, job.checkpoint_archive))
+    raise _gone(job)
+
+
+def _gone(job: PastJob) -> RequestError:
+    return RequestError(
+        f"nothing is left of the files of job {job.job.id} of run {job.run.run_id}",
+        hint=f"run it again: loom rerun {job.run.run_id}; `loom run --keep on-failure` keeps what it takes to go on",
+        code="NOTHING_KEPT",
+    )
+
+
+def _laid_out(place: Path, fill: Callable[[Path], None]) -> Path:
+    """`place`, filled: whole, or as it was before."""
+    import shutil
+
+    place.parent.parent.mkdir(mode=0o700, exist_ok=True)
+    place.parent.mkdir(mode=0o700, exist_ok=True)
+    new, old = place.with_name("workspace.new"), place.with_name("workspace.old")
+    for rest in (new, old):
+        shutil.rmtree(rest, ignore_errors=True)
+    fill(new)
+    if place.exists():
+        place.rename(old)
+    new.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+    return place
 
 
 def lay_out(here: Around, past: PastRun, archive: Path, run_id: str) -> Path:
-    """A new workspace with what a checkpoint's archive has."""
+    """A new workspace for jobs that share one, with what a checkpoint's archive has."""
     from loom.names import new_workspace
     from loom.providers.docker import checkpoint
 
     workspace = new_workspace(here.config.tmp_dir, run_id)
     here.store.claims.make(workspace, run_id=run_id, repo_root=past.repo_root)
     checkpoint.lay_out(archive, workspace)
+    workspace.chmod(0o700)  # the archive has that of the job's time
     return workspace
 
 

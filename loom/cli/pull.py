@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from loom.cli.entering import Around
-    from loom.past import PastJob, PastRun
+    from loom.past import PastRun
     from loom.snapshot import Change
 
 
@@ -28,7 +27,7 @@ def pull(
     job: JobOfRun = None,
     apply: Annotated[bool, typer.Option("--apply", help="Change the checkout, rather than show the patch.")] = False,
 ) -> None:
-    """Bring what changed in a run's workspace into the checkout. Shown as a patch first; --apply does it.
+    """Bring what a job changed in its files into the checkout. Shown as a patch first; --apply does it.
 
     Left out is what git ignores, and what the jobs declare as artifacts or caches. Files that you edited in the checkout
     since the run are never overwritten.
@@ -40,24 +39,22 @@ def pull(
     from loom.errors import RequestError
 
     here = entering.around()
-    past, of_job = _which(here, [name for name in (run, job) if name])
+    left_out: dict[str, str] = {}
+    past, files = _files(here, [name for name in (run, job) if name], left_out)
     if apply and not here.store.holds(past.entry):
         raise RequestError(
             f"{past.entry.paths.root} is no record of this user's runs: nothing was applied",
             hint="look at the patch without --apply, and `git apply` it yourself",
         )
-    left_out: dict[str, str] = {}
-    with ExitStack() as stack:
-        place = _place(here, past, of_job, stack, left_out)
-        manifest = past.entry.paths.root / "snapshot.json"
-        patch = snapshot.patch_of(
-            place,
-            past.repo_root,
-            environ=os.environ,
-            manifest_file=manifest if manifest.exists() else None,
-            leave_out=_generated(past),
-            not_there=left_out,
-        )
+    manifest = past.entry.paths.root / "snapshot.json"
+    patch = snapshot.patch_of(
+        files,
+        past.repo_root,
+        environ=os.environ,
+        manifest_file=manifest if manifest.exists() else None,
+        leave_out=_generated(past),
+        not_there=left_out,
+    )
     for path, reason in {**left_out, **{path: f"a {kind}, not a file" for path, kind in patch.special}}.items():
         print(f"left out: {snapshot.readable(path)} ({reason})", file=sys.stderr)
     for change in patch.left_out:
@@ -77,66 +74,24 @@ def pull(
         print("nothing to apply: the workspace is as the snapshot was")
 
 
-def _which(here: Around, names: list[str]) -> tuple[PastRun, PastJob | None]:
-    """The run, and the job whose view of the workspace is meant where jobs have their own."""
+def _files(here: Around, names: list[str], left_out: dict[str, str]) -> tuple[PastRun, Path]:
+    """The run, and the directory with what its job left: the failing one's or the only one's, where none is named."""
     from loom.cli import entering
     from loom.errors import RequestError
-    from loom.plan import MountMode
 
     if len(names) == 2:
         job = entering.find_job(here, names)
-        return job.run, job
-    if not names:
-        run = entering.find_run(here, None)
-        return run, None if run.planned.mount_mode is MountMode.BIND else run.one_job()
+        return job.run, entering.files_of(here, job, left_out)
     try:
         job = entering.find_job(here, names)
     except RequestError as error:
         if error.code in ("RUN_UNKNOWN", "JOB_UNKNOWN", "RUN_AMBIGUOUS"):
             raise
-        run = entering.find_run(here, names[0])
-        return run, None if run.planned.mount_mode is MountMode.BIND else run.one_job()
-    return job.run, job
-
-
-def _place(here: Around, run: PastRun, job: PastJob | None, stack: ExitStack, left_out: dict[str, str]) -> Path:
-    """A directory with the files as they are: the workspace, or a copy of the job's own view of it.
-
-    `left_out` gets the path and the reason of each special file that the copy does not have.
-    """
-    import tempfile
-    from pathlib import Path
-
-    from loom.cli import entering
-    from loom.errors import RequestError
-    from loom.plan import MountMode
-
-    if run.planned.mount_mode is MountMode.BIND and run.workspace.is_dir():
-        return run.workspace
-    job = job or run.one_job()
-    if not job.in_container and run.workspace.is_dir():
-        return run.workspace
-    from loom.providers.docker import checkpoint, kept
-
-    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loom-pull-", dir=here.config.tmp_dir)))
-    found = entering.find_container(here, job) if job.in_container else None
-    if found is not None and run.planned.mount_mode is not MountMode.BIND:
-        kept.copy_out(
-            here.engine(),
-            found,
-            scratch / "view",
-            lambda item: left_out.update({item.path: item.reason}),
-        )
-    elif job.checkpoint_archive.exists():
-        checkpoint.lay_out(job.checkpoint_archive, scratch / "view")
-        left_out |= job.not_in_checkpoint()[0]
-    else:
-        raise RequestError(
-            f"nothing is left of what job {job.job.id} had in its workspace",
-            hint="keep it the next time: loom run --keep on-failure",
-            code="NOTHING_KEPT",
-        )
-    return scratch / "view"
+        run = entering.find_run(here, names[0] if names else None)
+        if not any(run.job(job_id).shares_workspace for job_id in run.fold.jobs) or not run.workspace.is_dir():
+            raise
+        return run, run.workspace  # whichever job is meant, they all had this one
+    return job.run, entering.files_of(here, job, left_out)
 
 
 def _generated(run: PastRun) -> Callable[[Change], bool]:

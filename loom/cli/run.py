@@ -51,7 +51,7 @@ def run(
         typer.Option(
             "--mount-mode",
             metavar="MODE",
-            help="bind_mount, overlay or ephemeral_volume.",
+            help="auto, bind_mount, overlay, copy or ephemeral_volume.",
             autocompletion=values_of("mount_mode"),
         ),
     ] = None,
@@ -59,7 +59,7 @@ def run(
         bool,
         typer.Option(
             "--strict",
-            help="Nearest to CI: a view of its own for each job, no undeclared network, locked images only (`loom images lock`).",
+            help="Nearest to CI: files of its own for each job, no undeclared network, locked images only (`loom images lock`).",
         ),
     ] = False,
     frozen: Annotated[bool, typer.Option("--frozen", help="Only images that .loom/images.lock names.")] = False,

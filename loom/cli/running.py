@@ -210,7 +210,7 @@ def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
 
 
 def flags_of(options: Options) -> dict[str, object]:
-    """Options as settings. `--strict` is overlay views, no network but what the workflow declares, and locked images."""
+    """Options as settings. `--strict`: no network but what the workflow declares, and locked images only."""
     flags: dict[str, object] = {
         "container": options.container,
         "stream": options.stream or None,
@@ -223,7 +223,7 @@ def flags_of(options: Options) -> dict[str, object]:
         "keep": options.keep,
     }
     if options.strict:
-        flags |= {"mount_mode": options.mount_mode or "overlay", "network": "none", "frozen": True}
+        flags |= {"mount_mode": options.mount_mode or "auto", "network": "none", "frozen": True}
     return flags
 
 
@@ -273,7 +273,7 @@ def execute(
     from loom import engine
     from loom.cli import parts, streams
     from loom.images import LOCK_PATH, load_lock
-    from loom.plan import MountMode
+    from loom.plan import WorkspaceMode
     from loom.render.screen import Screen, closing_lines
     from loom.store import Store
 
@@ -320,7 +320,7 @@ def execute(
                 sinks=[audience],
                 jobs_at_once=config.jobs or os.cpu_count() or 2,
                 fail_fast=config.fail_fast,
-                mount_mode=MountMode(config.mount_mode),
+                mount_mode=WorkspaceMode(config.mount_mode),
                 grace_s=config.grace,
                 cache=None if options.no_cache else partial(parts.cache_for, config, source),
                 keeping=keeping_of(config),

@@ -69,7 +69,7 @@ def shell(
         for line in banner(entered.about, entered.notes, past.job.id, at.id, at.script):
             print(line)
         if entered.fresh:
-            print("  it goes when you leave")
+            print("  the container is removed when you leave; the files stay")
         sys.stdout.flush()
         code = entered.place.shell(at, cancel)
     raise SystemExit(cancel.exit_code or code)

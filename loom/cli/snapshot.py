@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loom.cli.options import JobOfRun
 from loom.cli.record import complete_run
 
 if TYPE_CHECKING:
@@ -177,15 +178,16 @@ def verify(
         str,
         typer.Argument(metavar="RUN|WORKSPACE", help="A run, or a workspace's path.", autocompletion=complete_run),
     ] = "last",
+    job: JobOfRun = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Prove a workspace's tree from its bytes. And say, file by file, what its jobs changed.
+    """Prove a workspace's tree from its bytes. And say, file by file, what jobs changed in it. With JOB, in that job's files.
 
     Ends with 0 when nothing did, with 1 when something did.
     """
     from loom import snapshot as snapshots
 
-    workspace, tree_sha, manifest = _workspace_of(what)
+    workspace, tree_sha, manifest = _workspace_of(what) if job is None else _files_of(what, job)
     verified = snapshots.verify(workspace, environ=os.environ, tree_sha=tree_sha, manifest_file=manifest)
     if as_json:
         _print_json({"kind": "loom-verify", **verified.document()})
@@ -219,6 +221,14 @@ def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
     if not isinstance(recorded, str) or (entry.receipt and not receipt.get("snapshot_tree_sha")):
         raise RequestError(f"run {entry.run_id} ended before it had a workspace", hint="`loom show` tells why")
     return Path(recorded), *_kept(entry, store)
+
+
+def _files_of(run: str, job: str) -> tuple[Path, str | None, Path | None]:
+    from loom.cli import entering
+
+    here = entering.around()
+    past = entering.find_job(here, [run, job])
+    return entering.files_of(here, past), *_kept(past.run.entry, here.store)
 
 
 def _kept(entry: RunEntry, store: Store) -> tuple[str | None, Path | None]:

@@ -18,7 +18,7 @@ from loom import environment, processes
 from loom.cancel import Cancel
 from loom.errors import LoomError, SnapshotError
 from loom.names import new_workspace
-from loom.plan import Job, MountMode, Plan
+from loom.plan import Job, Plan, WorkspaceMode
 from loom.providers.base import ReadOnlyMount
 from loom.results import JobResult
 from loom.runner import Keeping, PlaceOpener, Resumption, Settings, Tools
@@ -46,7 +46,7 @@ class Request(Struct, frozen=True, kw_only=True):
     sinks: Sequence[Sink] = ()
     jobs_at_once: int = 2
     fail_fast: bool = False
-    mount_mode: MountMode = MountMode.BIND
+    mount_mode: WorkspaceMode = WorkspaceMode.AUTO
     grace_s: float = 10.0
     cache: Callable[[Mapping[str, Any]], Cache] | None = None
     """The caches for a run of a snapshot, by what the record says of it (empty for an earlier run's snapshot).
@@ -166,9 +166,9 @@ def _identity(request: Request, workspace: Path) -> dict[str, Any]:
         "workspace": str(workspace),
         "workflow_path": request.plan.workflow_path,
         "job_workspaces": {
-            job_id: str(resumed.workspace)
+            job_id: str(resumed.view.workspace)
             for job_id, resumed in (request.reuse.resumed if request.reuse else {}).items()
-            if resumed.workspace is not None
+            if resumed.view is not None and resumed.view.workspace != workspace
         },
         "command": list(request.command),
         "pid": os.getpid(),
@@ -201,16 +201,19 @@ def _first_jobs(plan: Plan, at_most: int) -> Iterable[Job]:
 
 
 def _settings(request: Request, workspace: Path) -> Settings:
-    source = request.source
+    source, reuse = request.source, request.reuse
+    done = reuse.results if reuse else {}
+    untouched = reuse is None or not (reuse.has_products or reuse.resumed)
     return Settings(
         run_id=request.run_id,
         workspace=workspace,
         variables=request.variables or run_variables(request.run_id, source, request.plan.workflow_path),
         mount_mode=request.mount_mode,
+        alone=untouched and len([job for job in request.plan.jobs if job.id not in done]) == 1,
         grace_s=request.grace_s,
         read_only_mounts=tuple(ReadOnlyMount(path=path) for path in source.read_only_mounts),
         keeping=request.keeping,
-        resumed=request.reuse.resumed if request.reuse else {},
+        resumed=reuse.resumed if reuse else {},
     )
 
 

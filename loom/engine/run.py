@@ -15,7 +15,7 @@ from loom.errors import LoomError
 from loom.events import PIPELINE, RUN, PhaseCode
 from loom.images import identity, shown
 from loom.journal import Journal, Outcome
-from loom.plan import Build, Job, MountMode, Plan, ProviderName
+from loom.plan import Build, Job, Plan, WorkspaceMode
 from loom.planned import Planned, dump_planned
 from loom.recorder import Recorder
 from loom.records import build_schemas, run_exit_code, run_status
@@ -51,7 +51,7 @@ class Run:
 
     def execute(self) -> Ran:
         resumed = self._request.reuse.resumed.values() if self._request.reuse else ()
-        with snapshot.occupied(self._workspace, *(job.workspace for job in resumed if job.workspace is not None)):
+        with snapshot.occupied(self._workspace, *(job.view.workspace for job in resumed if job.view is not None)):
             return self._execute()
 
     def _execute(self) -> Ran:
@@ -122,10 +122,10 @@ class Run:
 
     def _keep_build_inputs(self) -> None:
         request, images = self._request, self._request.tools.images
-        shared = request.mount_mode is MountMode.BIND
-        writers = {job.id for job in request.plan.jobs if shared or job.provider is ProviderName.HOST}
-        builds = builds_after_writers(request.plan, writers, self._done)
-        if images is not None and builds:
+        if images is None or request.mount_mode is not WorkspaceMode.SHARED:
+            return  # no job can write where images are built from before they are
+        writers = {job.id for job in request.plan.jobs}
+        if builds := builds_after_writers(request.plan, writers, self._done):
             images.keep_inputs(builds, workspace=self._workspace, folder=self._record.paths.builds)
 
     def _keep_manifest(self) -> None:
@@ -169,12 +169,9 @@ class Run:
         return None if request.cache is None else request.cache(taken)
 
     def _made_elsewhere(self) -> frozenset[str]:
-        """The jobs whose products are not in the run's workspace: they had views of their own, or ran in another one."""
-        request = self._request
-        elsewhere = set() if request.reuse is None or request.reuse.has_products else set(self._done)
-        if request.mount_mode is not MountMode.BIND:
-            elsewhere |= {job.id for job in request.plan.jobs if job.provider is ProviderName.DOCKER}
-        return frozenset(elsewhere)
+        """The jobs whose products are not in the workspace that jobs share, where they share one: an earlier run had another."""
+        reuse = self._request.reuse
+        return frozenset(() if reuse is None or reuse.has_products else self._done)
 
     def _jobs(self, runner: JobRunner) -> Status:
         request = self._request

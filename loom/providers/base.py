@@ -61,6 +61,8 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     image: Image | None = None
     image_id: str | None = None
     """What `images` resolved `image` to: the engine's id; the provider runs exactly this."""
+    directory: Path | None = None
+    """The job's own, beside the workspace, for what a view of it is made of; it stays, with what the job wrote."""
     mount_mode: MountMode = MountMode.BIND
     read_only_mounts: tuple[ReadOnlyMount, ...] = ()
     resources: Resources = field(default_factory=Resources)
@@ -131,6 +133,10 @@ class Session(Protocol):
         """
         ...
 
+    def settle(self) -> None:
+        """No more steps are to come: give the caller what it takes to read the files. Safe to repeat."""
+        ...
+
     def workspace_view(self) -> Path | None:
         """The job's view of the workspace as a directory that this process can read and write, where there is one."""
         ...
@@ -165,8 +171,11 @@ class Provider(Protocol):
     @property
     def name(self) -> str: ...
 
-    def opens_before_snapshot(self, request: SessionRequest) -> bool:
-        """True when `open` may be called while the workspace is still being filled (no step runs before it is)."""
+    def overlays(self, workspace: Path) -> bool:
+        """Whether copy-on-write views of `workspace` can be expected here, and are as good as the directory itself.
+
+        Opening one may still fail, with the code `VIEW_UNAVAILABLE` or `WORKSPACE_UNSEEN`.
+        """
         ...
 
     def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> AbstractContextManager[Session]:

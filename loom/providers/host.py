@@ -83,8 +83,8 @@ class HostProvider:
     def name(self) -> str:
         return "host"
 
-    def opens_before_snapshot(self, request: SessionRequest) -> bool:
-        return True
+    def overlays(self, workspace: Path) -> bool:
+        return False
 
     @contextlib.contextmanager
     def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[HostSession]:
@@ -387,6 +387,9 @@ class HostSession:
         path = self._private / f"secret.{name}"
         _write_private(path, content)
         return str(path)
+
+    def settle(self) -> None:
+        """They are the caller's."""
 
     def workspace_view(self) -> Path | None:
         return self._request.workspace

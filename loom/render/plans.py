@@ -17,7 +17,7 @@ from loom.plan import Job, Plan, ProviderName
 SCHEMA_VERSION = "loom.plan.v1"
 
 
-def plan_document(plan: Plan, mount_mode: str = "bind_mount") -> dict[str, Any]:
+def plan_document(plan: Plan, mount_mode: str = "auto") -> dict[str, Any]:
     """The plan as JSON values, every key there, in the plan's order. Secrets have references in it, never values.
 
     `mount_mode` is the configuration's: how containers see the workspace.
@@ -45,11 +45,11 @@ def job_document(job: Job, mount_mode: str) -> dict[str, Any]:
     return shape
 
 
-def plan_json(plan: Plan, mount_mode: str = "bind_mount") -> str:
+def plan_json(plan: Plan, mount_mode: str = "auto") -> str:
     return orjson.dumps(plan_document(plan, mount_mode), option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
-def plan_yaml(plan: Plan, mount_mode: str = "bind_mount") -> str:
+def plan_yaml(plan: Plan, mount_mode: str = "auto") -> str:
     """The same without what is not set: for reading."""
     document = plan_document(plan, mount_mode)
     for job in document["jobs"]:

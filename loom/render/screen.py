@@ -126,6 +126,7 @@ class Screen:
         """Where steps stand in the workflow."""
         self._job_width = 8
         self._logs_dir = ""
+        self._opened_by: dict[str, Mapping[str, Any]] = {}
 
     def phase(self, event: PhaseEvent) -> None:
         for line in self._lines(event):
@@ -186,6 +187,7 @@ class Screen:
                 exact = data.get("digest") or data["id"]
                 yield self._row("start", "dim", event.job_id or "", f"image {data['name'] or ''} is {exact}")
             case "session_opened" if self._look.detail is not Detail.QUIET:
+                self._opened_by[event.job_id or ""] = data
                 yield from self._opened(event.job_id or "", data)
             case "interrupted" if self._look.detail is not Detail.QUIET:
                 yield self._look.styled(_interrupted(data), "warn")
@@ -267,6 +269,9 @@ class Screen:
         if place:
             folder = f"user/{step}" if step else f"system/{section}"
             yield f"    events: {self._logs_dir}/jobs/{job_id}/{folder}/events.jsonl"
+        if opened := self._opened_by.pop(job_id, None):
+            laid_out = opened.get("mount_mode") in ("bind_mount", "none")
+            yield f"    files: {opened.get('workspace') if laid_out else f'loom workspace {event.run_id} {job_id}'}"
 
     def _named_by_shell(self, job_id: str, step: str) -> list[str]:
         """The lines of the workflow that the shell means by lines of its script."""

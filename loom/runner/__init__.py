@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from loom import lazily
 from loom.runner.hooks import AtStep, Gate, Keeping, MakeCheckpoint, Resumption, Verdict
 from loom.runner.place import ImageResolver, PlaceOpener, Resolved, Settings, Tools
+from loom.runner.views import View
 
 if TYPE_CHECKING:
     from loom.runner.handover import Handover
@@ -26,4 +27,5 @@ __all__ = [
     "Settings",
     "Tools",
     "Verdict",
+    "View",
 ]

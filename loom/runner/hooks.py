@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec import Struct, field
@@ -17,6 +16,7 @@ from loom.results import Exit, OnOutput, Status
 
 if TYPE_CHECKING:
     from loom.runner.place import Resolved
+    from loom.runner.views import View
 
 
 class Verdict(StrEnum):
@@ -69,6 +69,9 @@ class MakeCheckpoint(Protocol):
     def __call__(self, job: Job, session: Session, *, expires_at: float) -> Mapping[str, Any]: ...
 
 
+Adopt = Callable[[SessionRequest, OnOutput, Cancel], AbstractContextManager[Session]]
+
+
 class Resumption(Struct, frozen=True, kw_only=True):
     """How a job goes on from a step of an earlier run."""
 
@@ -78,7 +81,7 @@ class Resumption(Struct, frozen=True, kw_only=True):
     """Of the job's caches, as they were when it began."""
     image: Resolved | None = None
     """The checkpoint's image, or the one that the kept container was made from."""
-    adopt: Callable[[SessionRequest, OnOutput, Cancel], AbstractContextManager[Session]] | None = None
+    adopt: Adopt | None = None
     """Opens the kept container, its services with it; None: a new container is made from `image`."""
-    workspace: Path | None = None
-    """What the job's view is made from; None: the run's. As it left it then, for a job with a view of its own."""
+    view: View | None = None
+    """The job's files as it left them then; None: it gets a view as at the start of a job."""

@@ -13,18 +13,19 @@ from typing import Any
 from msgspec import Struct
 
 from loom.cancel import AT_ONCE_S, Cancel
-from loom.errors import InfrastructureError, ServiceError
+from loom.errors import InfrastructureError, ProviderError, ServiceError
 from loom.events import PhaseCode, Section, Where, timestamp
 from loom.journal import Journal, Outcome
-from loom.plan import Job, Step
+from loom.plan import Job, MountMode, Step
 from loom.providers.base import NO_SECRETS, Command, SecretValues, Session
 from loom.providers.steps import chosen
 from loom.results import Ended, Exit, JobResult, Skip, Status
 from loom.runner.handed_on import recorded
 from loom.runner.handover import Handover, report_facts
-from loom.runner.hooks import AtStep, Verdict
-from loom.runner.place import BuiltImage, OpenedServices, Place, PlaceOpener, Resolved
+from loom.runner.hooks import Adopt, AtStep, Verdict
+from loom.runner.place import Ahead, BuiltImage, Opened, OpenedServices, Place, PlaceOpener, Resolved
 from loom.runner.sections import SectionOutput
+from loom.runner.views import save_files
 from loom.units import counted, duration_text
 from loom.util.bounded import listed
 
@@ -178,34 +179,59 @@ class JobRunner:
             # Once more when the session has been left: background children may have said half a line last.
             stack.callback(provider_output.begin().close)
             if ahead is None:
-                request = self._opener.request(job, image, services)
-                opening = kept(request, provider_output, cancel) if kept else None
-                session = stack.enter_context(opening or self._opener.open(request, job, provider_output))
+                opened = stack.enter_context(
+                    self._adopted(job, kept, image, provider_output, cancel)
+                    if kept
+                    else self._opener.open(job, image, provider_output, services)
+                )
             else:
-                ahead.provider_output.pass_on(provider_output)
-                session, request, opened_ahead = ahead.wait()
-                stack.push(opened_ahead)
-        facts = session.facts
-        opened = {
+                opened = self._take(job, ahead, image, provider_output, stack)
+        session, facts = opened.session, opened.session.facts
+        fact = {
             "provider": facts.provider,
             "container_id": facts.container_id,
             "container_name": facts.container_name,
             "user": facts.user,
             "shell": " ".join(chosen(job.shell, has_bash=facts.has_bash)),
+            "workspace": str(opened.view.place),
+            "view_of": str(opened.view.workspace),
             **facts.details,
         }
-        self._job_fact(job, "session_opened", opened, code=PhaseCode.JOB_PROVIDER_PREPARE)
+        self._job_fact(job, "session_opened", fact, code=PhaseCode.JOB_PROVIDER_PREPARE)
         for text in facts.warnings:
             self._job_fact(job, "warning", {"text": text}, code=PhaseCode.JOB_PROVIDER_PREPARE)
         return Place(
             session=session,
-            request=request,
+            request=opened.request,
             image=image,
             environment=self._placed(job, session, secrets.own),
             secrets=secrets.own,
             services=services,
             resumed=resumed,
         )
+
+    @contextmanager
+    def _adopted(
+        self, job: Job, kept: Adopt, image: Resolved | None, on_output: SectionOutput, cancel: Cancel
+    ) -> Iterator[Opened]:
+        view = self._opener.view(job)
+        request = self._opener.request(job, view, image)
+        with kept(request, on_output, cancel) as session:
+            yield Opened(session=session, request=request, view=view)
+
+    def _take(
+        self, job: Job, ahead: Ahead, image: Resolved | None, on_output: SectionOutput, stack: ExitStack
+    ) -> Opened:
+        """What was opened ahead, or where that could not show the workspace, the place opened in another way."""
+        ahead.provider_output.pass_on(on_output)
+        try:
+            opened, opened_ahead = ahead.wait()
+        except ProviderError as error:
+            if not self._opener.another_view(job, ahead.view, error, on_output):
+                raise
+            return stack.enter_context(self._opener.open(job, image, on_output))
+        stack.push(opened_ahead)
+        return opened
 
     def _secrets(self, job: Job, attempt: _Attempt) -> SecretValues:
         """The values, known to the masker before anything could print them."""
@@ -320,6 +346,10 @@ class JobRunner:
     def _keep(self, job: Job, place: Place, attempt: _Attempt) -> None:
         """After the last step: artifacts, test reports, and what the job changed in a view of its own."""
         code = PhaseCode.JOB_ARTIFACT_EXTRACT
+        try:
+            place.session.settle()
+        except InfrastructureError as error:
+            self._job_fact(job, "warning", {"text": error.message}, code=code)
         if job.artifacts is not None:
             with (
                 self._phase(job, code, attempt) as outcome,
@@ -334,7 +364,7 @@ class JobRunner:
                         text = f"artifacts: nothing matches {pattern}{_broken_off(attempt)}"
                         self._job_fact(job, "warning", {"text": text}, code=code)
                     self._left_out(job, code, "artifacts", saved)
-                reports = self._handover.reports(job, place.session, self._opener.project_dir(job))
+                reports = self._handover.reports(job, place.session, place.request.project_dir)
                 if reports is not None:
                     totals, failing = report_facts(reports)
                     self._job_fact(job, "test_reports", totals, code=code)
@@ -471,10 +501,15 @@ class JobRunner:
         }
 
     def _let_stay(self, job: Job, place: Place, attempt: _Attempt) -> None:
+        """What stays of the job's place: all of it, as `--keep` says, else its files."""
+        if not self._keep_place(job, place, attempt):
+            self._save_files(job, place, attempt)
+
+    def _keep_place(self, job: Job, place: Place, attempt: _Attempt) -> bool:
         """Keep the job's place for a person to look at. That it could not be kept is a warning: the job has its result."""
         keeping = self._opener.keeping
         if not keeping.keeps(attempt.status) or _tries_again(job, attempt, attempt.number):
-            return
+            return False
         expires_at = self.journal.now_ns() / 1e9 + keeping.for_s
         kept: dict[str, Any] = {"expires_at": timestamp(int(expires_at * 1e9)), "step": attempt.failing_step}
         try:
@@ -490,8 +525,22 @@ class JobRunner:
             kept["container_id"], kept["container_name"] = facts.container_id, facts.container_name
         except InfrastructureError as error:
             self._job_fact(job, "warning", {"text": f"not kept: {error.message}"}, code=PhaseCode.JOB_CLEANUP)
-        if "container_id" in kept or "checkpoint" in kept:
+        stays = "container_id" in kept or "checkpoint" in kept
+        if stays:
             self._job_fact(job, "session_kept", kept, code=PhaseCode.JOB_CLEANUP)
+        return stays
+
+    def _save_files(self, job: Job, place: Place, attempt: _Attempt) -> None:
+        """Lay out what a job leaves in a volume, which goes: of a job that failed, or that goes on where somebody was at work."""
+        directory = place.request.directory
+        wanted = attempt.status in (Status.FAILURE, Status.TIMED_OUT) or place.resumed is not None
+        if place.request.mount_mode is not MountMode.VOLUME or directory is None or not wanted:
+            return
+        try:
+            save_files(place.session, directory / "workspace")
+        except InfrastructureError as error:
+            text = f"what the job left could not be saved: {error}"
+            self._job_fact(job, "warning", {"text": text}, code=PhaseCode.JOB_CLEANUP)
 
     def _time_left(self, job: Job, deadline_ns: int | None) -> float | None:
         left = None if deadline_ns is None else max(0.001, (deadline_ns - self.journal.now_ns()) / 1e9)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -14,10 +15,11 @@ from msgspec import Struct, field
 from loom import environment
 from loom.cancel import AT_ONCE_S, Cancel
 from loom.errors import ImageError, ProviderError
-from loom.plan import Build, Image, Job, MountMode, ProviderName
+from loom.plan import Build, Image, Job, ProviderName, WorkspaceMode
 from loom.providers.base import NO_SECRETS, Provider, ReadOnlyMount, SecretValues, Session, SessionRequest
 from loom.results import OnOutput, Stream
 from loom.runner.hooks import Gate, Keeping, MakeCheckpoint, Resumption
+from loom.runner.views import View, Views
 
 
 class Resolved(Protocol):
@@ -110,7 +112,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     run_id: str
     workspace: Path
     variables: Mapping[str, str]
-    mount_mode: MountMode = MountMode.BIND
+    mount_mode: WorkspaceMode = WorkspaceMode.AUTO
+    alone: bool = False
+    """Only one job runs, so it may have the run's workspace itself."""
     read_only_mounts: tuple[ReadOnlyMount, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     grace_s: float = 10.0
@@ -135,6 +139,47 @@ class Place:
         """What earlier steps handed on, those of an earlier run included."""
         before = self.resumed.handed_on if self.resumed else {}
         return {**before, **self.session.handed_on()}
+
+
+class Opened(Struct, frozen=True, kw_only=True):
+    """A session, and what was asked for to have it."""
+
+    session: Session
+    request: SessionRequest
+    view: View
+
+
+class _Filling:
+    """Copies the run's workspace into a job's own, beside the container that starts meanwhile."""
+
+    def __init__(self, workspace: Path, target: Path, cancel: Cancel) -> None:
+        self._workspace = workspace
+        self._target = target
+        self._of_run = cancel
+        self._cancel = cancel.child()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._fill, name=f"fill {target}", daemon=True)
+        self._thread.start()
+
+    def _fill(self) -> None:
+        from loom import snapshot
+
+        try:
+            snapshot.duplicate(self._workspace, self._target, cancel=self._cancel)
+        except BaseException as error:  # noqa: BLE001  raised again where somebody waits for it
+            self._error = error
+
+    def wait(self) -> None:
+        """Until it is done; raises what went wrong."""
+        if not self._of_run.join(self._thread):
+            raise ProviderError(f"interrupted while {self._target} was filled", code="CANCELED")
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        self._cancel.request(None)
+        self._of_run.join(self._thread)
+        self._cancel.detach()
 
 
 class _Buffered:
@@ -167,13 +212,14 @@ class PlaceOpener:
         self._tools = tools
         self._settings = settings
         self._cancel = cancel
-        self._ahead: dict[str, _Ahead] = {}
+        self._ahead: dict[str, Ahead] = {}
+        self._views = Views(settings.workspace, settings.mount_mode, alone=settings.alone, overlays=self._overlays)
         self.left_behind: list[str] = []
         """What was still being opened when nothing could be waited for any more, as lines of text."""
 
     @property
     def workspace(self) -> Path:
-        """The snapshot's directory, which jobs share where the mount mode gives them no view of their own."""
+        """The snapshot's directory; jobs run in it only where they are to share one, or there is only one job."""
         return self._settings.workspace
 
     @property
@@ -195,35 +241,33 @@ class PlaceOpener:
     def resumed(self, job: Job) -> Resumption | None:
         return self._settings.resumed.get(job.id)
 
-    def workspace_of(self, job: Job) -> Path:
-        """What the job's view of the files is, or is made from: the run's workspace, unless it goes on in one of its own."""
+    def view(self, job: Job) -> View:
+        """The job's view of the files: a new one, unless it goes on in that of an earlier run."""
         resumed = self.resumed(job)
-        return (resumed.workspace if resumed is not None else None) or self._settings.workspace
+        return (resumed.view if resumed is not None else None) or self._views.of(job)
 
-    def project_dir(self, job: Job) -> str:
-        return "/workspace" if job.provider is ProviderName.DOCKER else str(self._settings.workspace)
-
-    def environment(self, job: Job, image_name: str, services: OpenedServices | None = None) -> dict[str, str]:
-        return environment.job_environment(
-            job,
-            self._settings.variables,
-            project_dir=self.project_dir(job),
-            image_name=image_name,
-            services=services.variables if services is not None else {},
-        )
-
-    def request(self, job: Job, image: Resolved | None, services: OpenedServices | None = None) -> SessionRequest:
+    def request(
+        self, job: Job, view: View, image: Resolved | None, services: OpenedServices | None = None
+    ) -> SessionRequest:
         settings = self._settings
+        project_dir = "/workspace" if job.provider is ProviderName.DOCKER else str(view.workspace)
         return SessionRequest(
             run_id=settings.run_id,
             job_id=job.id,
-            workspace=self.workspace_of(job),
-            project_dir=self.project_dir(job),
-            environment=self.environment(job, image.name if image else "", services),
+            workspace=view.workspace,
+            directory=view.directory,
+            project_dir=project_dir,
+            environment=environment.job_environment(
+                job,
+                settings.variables,
+                project_dir=project_dir,
+                image_name=image.name if image else "",
+                services=services.variables if services is not None else {},
+            ),
             shell=job.shell,
             image=job.image,
             image_id=image.image_id if image else None,
-            mount_mode=settings.mount_mode,
+            mount_mode=view.mode,
             read_only_mounts=settings.read_only_mounts,
             resources=job.resources,
             network=job.network,
@@ -273,23 +317,65 @@ class PlaceOpener:
                 raise
             raise ImageError(f"{error.message} (image: {place})", hint=error.hint, code=error.code) from error
 
-    def open(self, request: SessionRequest, job: Job, on_output: OnOutput) -> AbstractContextManager[Session]:
-        return self._tools.providers[job.provider].open(request, on_output, self._cancel)
+    @contextmanager
+    def open(
+        self, job: Job, image: Resolved | None, on_output: OnOutput, services: OpenedServices | None = None
+    ) -> Iterator[Opened]:
+        """A job's session, with the first kind of view that can be had here."""
+        with ExitStack() as stack:
+            opened = None
+            while opened is None:
+                view = self.view(job)
+                request = self.request(job, view, image, services)
+                try:
+                    session = stack.enter_context(self._opened(request, job, view, on_output))
+                    opened = Opened(session=session, request=request, view=view)
+                except ProviderError as error:
+                    if not self.another_view(job, view, error, on_output):
+                        raise
+            yield opened
+
+    def another_view(self, job: Job, view: View, error: ProviderError, on_output: OnOutput) -> bool:
+        """Whether opening the job's place once more may work, with another kind of view than this one, which failed."""
+        if self.resumed(job) is not None or not self._views.another(job, view, error):
+            return False
+        if view.directory is not None:
+            shutil.rmtree(view.directory, ignore_errors=True)
+        on_output("stdout", f"not here: {error.message}; the job gets its files in another way\n".encode())
+        return True
+
+    @contextmanager
+    def _opened(self, request: SessionRequest, job: Job, view: View, on_output: OnOutput) -> Iterator[Session]:
+        with ExitStack() as stack:
+            filling = _Filling(self.workspace, view.workspace, self._cancel) if view.copied else None
+            if filling is not None:
+                stack.callback(filling.stop)
+            provider = self._tools.providers[job.provider]
+            session = stack.enter_context(provider.open(request, on_output, self._cancel))
+            if filling is not None:
+                filling.wait()
+            yield session
+
+    def _overlays(self, workspace: Path) -> bool:
+        provider = self._tools.providers.get(ProviderName.DOCKER)
+        return provider is not None and provider.overlays(workspace)
 
     def open_ahead(self, job: Job) -> None:
-        """Start opening a job's place in a thread, where its provider can before the workspace is filled.
+        """Start opening a job's place in a thread, where it shows the workspace itself, which may still be filled then.
 
         Not for jobs whose image is built from the snapshot, or that have services.
         """
-        provider = self._tools.providers[job.provider]
-        if self.resumed(job) is not None:
+        if self.resumed(job) is not None or not self._views.shares(job):
             return
         if job.services or (job.image is not None and job.image.build is not None):
             return
-        if provider.opens_before_snapshot(self.request(job, None)):
-            self._ahead[job.id] = _Ahead(self, job)
+        self._ahead[job.id] = Ahead(self, job)
 
-    def take_ahead(self, job: Job) -> _Ahead | None:
+    def opened_now(self, request: SessionRequest, job: Job, on_output: OnOutput) -> AbstractContextManager[Session]:
+        """A session as `request` says, and no other: what is opened ahead can't be sent or copied yet."""
+        return self._tools.providers[job.provider].open(request, on_output, self._cancel)
+
+    def take_ahead(self, job: Job) -> Ahead | None:
         return self._ahead.pop(job.id, None)
 
     def close_unused(self) -> None:
@@ -299,7 +385,9 @@ class PlaceOpener:
         self._ahead.clear()
 
 
-class _Ahead:
+class Ahead:
+    """A place that is being opened in a thread of its own, for the job that takes it."""
+
     def __init__(self, opener: PlaceOpener, job: Job) -> None:
         self.image_output = _Buffered()
         self.provider_output = _Buffered()
@@ -307,8 +395,8 @@ class _Ahead:
         self._opener = opener
         self._job = job
         self._stack = ExitStack()
-        self._session: Session | None = None
-        self._request: SessionRequest | None = None
+        self.view = opener.view(job)
+        self._opened: Opened | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._open, name=f"open {job.id}", daemon=True)
         self._thread.start()
@@ -316,19 +404,20 @@ class _Ahead:
     def _open(self) -> None:
         try:
             self.resolved = self._opener.resolve(self._job, self.image_output)
-            request = self._request = self._opener.request(self._job, self.resolved)
-            self._session = self._stack.enter_context(self._opener.open(request, self._job, self.provider_output))
+            request = self._opener.request(self._job, self.view, self.resolved)
+            opening = self._opener.opened_now(request, self._job, self.provider_output)
+            session = self._stack.enter_context(opening)
+            self._opened = Opened(session=session, request=request, view=self.view)
         except BaseException as error:  # noqa: BLE001  raised again where the place is taken
             self._error = error
 
-    def wait(self) -> tuple[Session, SessionRequest, ExitStack]:
-        """The session, what was asked for, and what closes it; raises what opening raised."""
+    def wait(self) -> tuple[Opened, ExitStack]:
+        """What was opened, and what closes it; raises what opening raised."""
         self._join()
         if self._error is not None:
             raise self._error
-        assert self._session is not None
-        assert self._request is not None
-        return self._session, self._request, self._stack
+        assert self._opened is not None
+        return self._opened, self._stack
 
     def _join(self) -> None:
         if not self._opener.cancel.join(self._thread):

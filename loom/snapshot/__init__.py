@@ -13,6 +13,7 @@ from loom.snapshot.source import discover
 
 if TYPE_CHECKING:
     from loom.snapshot.comparing import differing
+    from loom.snapshot.duplicating import duplicate
     from loom.snapshot.exchange import Patch, bring, patch_of
     from loom.snapshot.exchange import apply as apply_patch
     from loom.snapshot.explaining import Explanation, Rule, explain
@@ -27,6 +28,7 @@ else:
         __name__,
         {
             "comparing": "differing",
+            "duplicating": "duplicate",
             "exchange": "Patch bring patch_of apply_patch=apply",
             "explaining": "Explanation Rule explain",
             "manifest": "manifest_bytes read_manifest",
@@ -54,6 +56,7 @@ __all__ = [
     "bring",
     "differing",
     "discover",
+    "duplicate",
     "explain",
     "ignored",
     "is_occupied",

@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from loom.errors import SnapshotError
-from loom.names import half_removed, layers_of, run_of_workspace
+from loom.names import half_removed, jobs_of, run_of_workspace
 from loom.snapshot.manifest import FILLING, NAME
 from loom.snapshot.occupancy import alone_in, is_occupied
 
@@ -47,8 +47,8 @@ def is_workspace(path: Path, *, recorded: bool = False) -> bool:
 
 
 def remains(workspace: Path) -> list[Path]:
-    """Directories that are there of a workspace: itself, its jobs' layers, what a removal that was killed has left."""
-    return [path for path in (half_removed(workspace), layers_of(workspace), workspace) if _is_our_directory(path)]
+    """Directories that are there of a workspace: itself, its jobs' own, what a removal that was killed has left."""
+    return [path for path in (half_removed(workspace), jobs_of(workspace), workspace) if _is_our_directory(path)]
 
 
 def _is_our_directory(path: Path) -> bool:

@@ -23,13 +23,14 @@ from loom.plan import MountMode
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker import driver, labels
 from loom.providers.docker.attach import Attachment, ExecAttachment
+from loom.providers.docker.checkpoint import image_is_there
 from loom.providers.docker.client import restarting, retrying, translated
 from loom.providers.docker.mounts import BindMount, Mount, OverlayMount, VolumeMount
 from loom.providers.docker.ownership import Workspaces
-from loom.providers.docker.provider import environment_of
-from loom.providers.docker.reap import remove_volume_layers
+from loom.providers.docker.provider import container_name, environment_of
 from loom.providers.docker.removal import remove_container, remove_network, remove_volume
 from loom.providers.docker.session import HELLO_S, DockerSession
+from loom.providers.docker.traits import Traits
 from loom.providers.files import unpack
 from loom.results import OnOutput
 
@@ -202,6 +203,50 @@ def copy_out(client: docker.DockerClient, found: Found, target: Path, on_skipped
         unpack(stream, target, on_skipped)
 
 
+def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
+    """Fill `target`, which must not be there, with what a job left in an overlay; its container is gone, its layers are there.
+
+    The engine puts the layers together, since it alone can read all of their marks. Nothing is run.
+    """
+    api: Any = client.api
+    mount = OverlayMount(client, request, os.getpid(), rootless=Traits(client).rootless)
+    marks = labels.labels(
+        run_id=request.run_id, job_id=request.job_id, workspace=request.workspace, pid=os.getpid(), role="helper"
+    )
+    name = f"{container_name(request)}-files"
+    try:
+        mount.make()
+        with translated(f"reading what job {request.job_id} left"):
+            config = api.create_container_config(
+                image=_some_image(client, request),
+                command=["sh"],
+                labels=marks,
+                host_config=api.create_host_config(mounts=mount.spec()[:1], network_mode="none"),
+            )
+            made = retrying(lambda: api.create_container_from_config(config, name))
+        found = Found(
+            container_id=made["Id"],
+            name=name,
+            running=False,
+            kept_until=None,
+            labels={**marks, labels.PROJECT_DIR: request.project_dir},
+        )
+        copy_out(client, found, target, on_skipped)
+    finally:
+        remove_container(client, name)
+        mount.undo()
+
+
+def _some_image(client: docker.DockerClient, request: SessionRequest) -> str:
+    """The job's, or when that is gone, any: a container that never starts needs nothing of it."""
+    if request.image_id and image_is_there(client, request.image_id):
+        return request.image_id
+    api: Any = client.api
+    for image in retrying(lambda: api.images()):
+        return str(image["Id"])
+    raise ProviderError("the engine has no image at all to make a container from", hint="docker pull an image")
+
+
 def _beside(client: docker.DockerClient, found: Found) -> list[Any]:
     api: Any = client.api
     wanted = [f"{name}={found.labels.get(name, '')}" for name in (labels.RUN, labels.JOB)]
@@ -239,6 +284,4 @@ def _remove_labelled(client: docker.DockerClient, wanted: list[str]) -> list[str
         attempt(lambda network=network: remove_network(client, network["Id"]))  # type: ignore[misc]
     for volume in volumes:
         attempt(lambda volume=volume: remove_volume(client, volume["Name"]))  # type: ignore[misc]
-        if layers := (volume.get("Labels") or {}).get(labels.LAYERS):
-            remove_volume_layers(Path(layers), volume["Name"])
     return problems

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom.errors import LoomError
 from loom.providers.docker import labels
 from loom.providers.docker.client import explanation, retrying, translated
-from loom.providers.docker.reap import remove_volume_layers
 from loom.providers.docker.removal import remove_container, remove_network, remove_volume
 
 if TYPE_CHECKING:
@@ -46,8 +44,6 @@ def remove_run(client: docker.DockerClient, run_id: str) -> tuple[list[str], lis
         remove(f"network {network['Name']}", partial(remove_network, client, network["Id"]))
     for volume in volumes:
         remove(f"volume {volume['Name']}", partial(remove_volume, client, volume["Name"]))
-        if layers := (volume["Labels"] or {}).get(labels.LAYERS):
-            remove_volume_layers(Path(layers), volume["Name"])
     for image in images:
         # By its tag: a checkpoint that a later one was made from goes when that one does.
         for name in image.get("RepoTags") or [image["Id"]]:

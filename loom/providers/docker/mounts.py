@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
-from loom.names import layers_of
+from loom.names import jobs_of
 from loom.plan import MountMode
 from loom.providers.base import Change, SessionRequest
 from loom.providers.docker import labels
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     import docker
 
     from loom.view import OnSkipped
+UNAVAILABLE = "VIEW_UNAVAILABLE"
+"""The code of an error that says: there can be no such view here."""
+_UPPER_FILE_SYSTEMS = ("ext4", "xfs", "btrfs", "tmpfs", "f2fs", "bcachefs")
+"""Those that an overlay's upper layer can be on: they have room for its marks."""
 
 AsRoot = Callable[[str], int]
 """Runs a line of shell as root beside the job, with the workspace at its place; its exit code."""
@@ -129,7 +133,16 @@ class BindMount:
                     f"job {self._request.job_id} left files in the workspace that belong to others, such as {path}",
                     hint="its image has no `chown`; remove the workspace with: sudo rm -r " + str(self._workspace),
                 )
-        if handed_over and self._workspaces.close(self._workspace):
+        if alone:
+            self._workspaces.close(self._workspace)
+            self._close(me)
+
+    def _close(self, me: Owner) -> None:
+        """A run's workspace is its owner's, and closed to others, whatever the job made of it."""
+        status = self._workspace.lstat()
+        if me.uid == 0 and (status.st_uid, status.st_gid) != (me.uid, me.gid):
+            os.chown(self._workspace, me.uid, me.gid, follow_symlinks=False)
+        if self._request.directory is None and stat.S_IMODE(status.st_mode) != 0o700:
             self._workspace.chmod(0o700)
 
     def view(self) -> Path | None:
@@ -281,12 +294,7 @@ class OverlayMount(_EngineVolume):
         super().__init__(client, request, pid)
         self._rootless = rootless
         # Beside the workspace: on the same file system, where the engine sees it if it sees the workspace at all.
-        self._layers = layers_of(request.workspace) / self._name
-        self._upper = self._layers / "upper"
-
-    def take_over(self, volume: str, container_id: str) -> None:
-        super().take_over(volume, container_id)
-        self._layers = self._layers.with_name(volume)
+        self._layers = request.directory or jobs_of(request.workspace) / self._name
         self._upper = self._layers / "upper"
 
     def make(self) -> None:
@@ -304,19 +312,20 @@ class OverlayMount(_EngineVolume):
         except OSError as error:
             raise ProviderError(f"no place for the layers of job {self._request.job_id}: {error}") from error
         for path in (lower, self._upper, work):
-            if set(str(path)) & set(",:\\\n"):
+            if not _can_be_named(path):
                 raise ProviderError(
                     f"an overlay can't be made of {path}: overlayfs takes no path with a comma, colon or backslash",
-                    hint="use the mount mode `bind_mount`, or another temporary directory",
+                    hint="use the mount mode `auto`, or another temporary directory",
+                    code=UNAVAILABLE,
                 )
         options = {
             "type": "overlay",
             "device": "overlay",
             "o": f"lowerdir={lower},upperdir={self._upper},workdir={work}",
         }
-        if self._rootless:
-            # Its marks in the upper layer are root's alone; without these, a directory below can't be removed.
-            options["o"] += ",userxattr"
+        # Without the marks of a user's own a rootless engine can't remove a directory below, since the others are root's alone;
+        # and these can't say where a directory was moved from, so that `mv` copies it and a plain rename fails (EXDEV).
+        options["o"] += ",userxattr" if self._rootless else ",redirect_dir=on"
         self._create(options, {labels.LAYERS: str(self._layers)})
 
     def spec(self) -> list[dict[str, Any]]:
@@ -355,8 +364,7 @@ class OverlayMount(_EngineVolume):
 
     def undo(self) -> None:
         super().undo()
-        if left := remove_layers(self._layers):
-            raise ProviderError(f"the layers of job {self._request.job_id} could not be removed: {left}")
+        remove_work(self._layers)
 
 
 class VolumeMount(_EngineVolume):
@@ -414,9 +422,34 @@ def _chown(user: Owner, directory: str) -> str:
     return f"chown -Rh {user.uid}:{user.gid} '{directory}'"
 
 
-def remove_layers(layers: Path) -> str:
-    """Remove an overlay's directories; why it could not be, or nothing."""
-    problems: list[str] = []
+def can_lie_over(workspace: Path) -> bool:
+    """Whether an overlay over `workspace`, with its upper layer beside it, can be named, and would be complete."""
+    return _can_be_named(workspace) and _file_system_of(workspace) in _UPPER_FILE_SYSTEMS
+
+
+def _can_be_named(path: Path) -> bool:
+    return not set(str(path)) & set(",:\\\n")
+
+
+def _file_system_of(path: Path) -> str:
+    """The type of the file system at `path`, as the kernel calls it; nothing where it does not tell."""
+    place = os.path.realpath(path)
+    found = ("", "")
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        point = before.split(" ")[4].encode().decode("unicode_escape")
+        # Of several on one another the last one counts.
+        if (place == point or place.startswith(point.rstrip("/") + "/")) and len(point) >= len(found[0]):
+            found = (point, after.split(" ")[0])
+    return found[1]
+
+
+def remove_work(layers: Path) -> None:
+    """Remove what only a mounted overlay needs; the layer that holds what the job wrote stays with the run's workspace."""
     own = layers / "work" / "work"
     try:
         # The kernel's own, root's, empty, and closed to all others: it can be removed but not looked into.
@@ -425,12 +458,7 @@ def remove_layers(layers: Path) -> str:
         # Not empty, where a job was killed in the middle of something; a rootless engine's is the caller's to open.
         with contextlib.suppress(OSError):
             own.chmod(0o700)
-    shutil.rmtree(layers, onerror=lambda _, path, info: problems.append(f"{path}: {info[1]}"))
-    try:
-        layers.parent.rmdir()
-    except OSError:
-        pass  # another job's layers are still there, or it is gone already
-    return problems[0] if problems and layers.exists() else ""
+    shutil.rmtree(layers / "work", ignore_errors=True)
 
 
 def foreign_paths(upper: Path, me: Owner) -> Iterator[str]:
@@ -447,32 +475,68 @@ def foreign_paths(upper: Path, me: Owner) -> Iterator[str]:
 
 def differences(lower: Path, upper: Path) -> Iterator[Change]:
     """What an upper layer changes in its lower one, `.git` aside: files and links, and directories that hold nothing."""
-    pending = [""]
+    pending: list[tuple[str, str | None, bool]] = [("", "", False)]
     while pending:
-        directory = pending.pop()
+        path, below, moved = pending.pop()
         try:
-            with os.scandir(upper / directory) as scanned:
+            with os.scandir(upper / path) as scanned:
                 entries = list(scanned)
         except PermissionError:
             continue
-        if _is_opaque(upper / directory):
-            yield from _deleted_below(lower, directory, {entry.name for entry in entries})
+        names = {entry.name for entry in entries}
+        if moved and below is not None:
+            yield from _moved_here(lower / below, path, names)
+        elif _is_opaque(upper / path):
+            yield from _deleted_below(lower, path, names)
         for entry in entries:
-            path = f"{directory}/{entry.name}" if directory else entry.name
-            if path == ".git":
-                continue
-            status = entry.stat(follow_symlinks=False)
-            below = _lstat(lower / path)
-            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-                yield Change(path=path, kind="deleted")
-            elif stat.S_ISDIR(status.st_mode):
-                pending.append(path)
-                if below is None and _is_empty(upper / path):
-                    yield Change(path=path, kind="added")
-            elif below is None:
-                yield Change(path=path, kind="added")
-            elif not _looks_the_same(status, below):
-                yield Change(path=path, kind="modified")
+            here = f"{path}/{entry.name}" if path else entry.name
+            if here != ".git":
+                yield from _difference(lower, entry, here, below, moved, pending)
+
+
+def _difference(
+    lower: Path,
+    entry: os.DirEntry[str],
+    path: str,
+    below: str | None,
+    moved: bool,
+    pending: list[tuple[str, str | None, bool]],
+) -> Iterator[Change]:
+    """`below`: the lower layer's directory that this one's directory lies over, which was `moved` here or not."""
+    status = entry.stat(follow_symlinks=False)
+    under = None if below is None else f"{below}/{entry.name}" if below else entry.name
+    before = None if under is None else _lstat(lower / under)
+    if stat.S_ISDIR(status.st_mode):
+        source = _redirect(Path(entry.path), below or "")
+        pending.append((path, source or (under if before else None), moved or source is not None))
+        if before is None and source is None and _is_empty(Path(entry.path)):
+            yield Change(path=path, kind="added")
+    elif stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+        if not moved:
+            yield Change(path=path, kind="deleted")
+    elif before is None or moved:
+        yield Change(path=path, kind="added")
+    elif not _looks_the_same(status, before):
+        yield Change(path=path, kind="modified")
+
+
+def _redirect(directory: Path, below: str) -> str | None:
+    """Where in the lower layer a directory was, which the job has moved. Only root can see the mark."""
+    with contextlib.suppress(OSError):
+        mark = os.fsdecode(os.getxattr(directory, "trusted.overlay.redirect", follow_symlinks=False))
+        return mark.lstrip("/") if mark.startswith("/") else f"{below}/{mark}".lstrip("/")
+    return None
+
+
+def _moved_here(source: Path, path: str, changed: set[str]) -> Iterator[Change]:
+    """What a directory that was moved to `path` holds, and nobody has touched since."""
+    for directory, _, files in os.walk(source):
+        relative = Path(directory).relative_to(source)
+        if relative.parts[:1] and relative.parts[0] in changed:
+            continue
+        for name in files:
+            if relative.parts or name not in changed:
+                yield Change(path=(Path(path) / relative / name).as_posix(), kind="added")
 
 
 def _looks_the_same(one: os.stat_result, other: os.stat_result) -> bool:

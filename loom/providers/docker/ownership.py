@@ -162,6 +162,8 @@ def _chown(directory: Path, owner: Owner) -> None:
 
 def foreign(workspace: Path, me: Owner) -> str:
     """Something in `workspace` that belongs to somebody else, or nothing. About 3 µs a file."""
+    if workspace.stat().st_uid != me.uid:
+        return str(workspace)
     pending = [str(workspace)]
     while pending:
         directory = pending.pop()

@@ -7,17 +7,17 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
-from loom.plan import MountMode
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker import driver, hardening, labels
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.client import DISK_FULL, StartFailed, explanation, ours, retrying, starting, translated
 from loom.providers.docker.devices import device_requests_of, devices_of
-from loom.providers.docker.mounts import Mount, mount_of
+from loom.providers.docker.mounts import Mount, can_lie_over, mount_of
 from loom.providers.docker.ownership import Workspaces
 from loom.providers.docker.reap import reap
 from loom.providers.docker.removal import remove_container
@@ -60,9 +60,9 @@ class DockerProvider:
     def name(self) -> str:
         return "docker"
 
-    def opens_before_snapshot(self, request: SessionRequest) -> bool:
-        # An overlay's lower directory must not change under it, and a volume is a copy.
-        return request.mount_mode is MountMode.BIND
+    def overlays(self, workspace: Path) -> bool:
+        # A rootless engine's overlays can't rename a directory of the snapshot.
+        return can_lie_over(workspace) and not self._traits(self._connect()).rootless
 
     @contextmanager
     def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[DockerSession]:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -19,7 +18,6 @@ from loom.errors import LoomError
 from loom.providers.docker import labels
 from loom.providers.docker.checkpoint import remove_images
 from loom.providers.docker.client import retrying, translated
-from loom.providers.docker.mounts import remove_layers
 from loom.providers.docker.removal import remove_container, remove_network, remove_volume
 
 if TYPE_CHECKING:
@@ -81,17 +79,8 @@ def reap(client: docker.DockerClient, *, now: Callable[[], float] = time.time) -
         marks = volume["Labels"] or {}
         if labels.maker_is_gone(marks) and _job(marks) not in kept:
             remove("volume", volume["Name"], marks, partial(remove_volume, client, volume["Name"]))
-            if layers := marks.get(labels.LAYERS):
-                remove_volume_layers(Path(layers), volume["Name"])
     done += [Reaped("image", "of a checkpoint", "", problem) for problem in remove_images(client, now=now)]
     return done
-
-
-def remove_volume_layers(layers: Path, volume: str) -> None:
-    """The directories that an overlay volume was made of."""
-    # A label is only text: nothing is removed but a directory that has the volume's own name.
-    if layers.name == volume and layers.parent.name.endswith(".layers"):
-        remove_layers(layers)
 
 
 def _name(container: Mapping[str, Any]) -> str:

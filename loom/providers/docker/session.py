@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError, RequestError
+from loom.plan import MountMode
 from loom.providers.base import Change, Command, SessionFacts, SessionRequest
-from loom.providers.docker import devices, driver, labels, limits
+from loom.providers.docker import devices, driver, labels, limits, mounts
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.client import explanation, ours, retrying, start_failed, translated
 from loom.providers.docker.labels import kept_name
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from loom.view import OnSkipped
 
+UNSEEN = "WORKSPACE_UNSEEN"
+"""The code of an error that says: the engine does not see the workspace, or may not look into it."""
 HELLO_S = 60.0
 """How long a container may take from its start to the driver's first word, on a busy machine."""
 AFTER_KILL_S = 10.0
@@ -104,13 +107,28 @@ def _unseen_workspace(request: SessionRequest, said: str) -> ProviderError | Non
         return ProviderError(
             f"the engine does not see the workspace of job {job}: there is no {request.workspace} where it runs",
             hint=f"it runs on another machine, or sees other files: {other_mode}",
+            code=UNSEEN,
         )
     if "chdir to cwd" in said and "permission denied" in said:
         return ProviderError(
             f"the engine may not look into the workspace of job {job}: root in its containers is another user here",
             hint=f"{other_mode}; a rootless engine is best used by the user whose it is",
+            code=UNSEEN,
         )
     return None
+
+
+def _no_overlay(request: SessionRequest, said: str) -> ProviderError | None:
+    """What to tell when an engine `said` this because an overlay of the workspace can't be mounted where it runs."""
+    if request.mount_mode is not MountMode.OVERLAY or "mount" not in said:
+        return None
+    if "overlay" not in said and "volume" not in said:
+        return None
+    return ProviderError(
+        f"the engine can't mount an overlay of the workspace of job {request.job_id}: {said}",
+        hint="use another `mount_mode`: auto and copy work everywhere where the engine sees this machine's files",
+        code=mounts.UNAVAILABLE,
+    )
 
 
 def _no_user(request: SessionRequest, said: str) -> ImageError | None:
@@ -128,7 +146,8 @@ def _no_user(request: SessionRequest, said: str) -> ImageError | None:
 def why_refused(request: SessionRequest, said: str) -> LoomError | None:
     """What to tell when an engine `said` that it can't make or start a job's container, where the reason is a known one."""
     asked_too_much = devices.refused(request, said) or limits.refused(request, said)
-    return asked_too_much or _unseen_workspace(request, said) or _no_user(request, said)
+    no_view = _unseen_workspace(request, said) or _no_overlay(request, said)
+    return asked_too_much or no_view or _no_user(request, said)
 
 
 class DockerSession:
@@ -260,7 +279,7 @@ class DockerSession:
             raise Lost(f"a step of job {self._request.job_id} has ended its container; no other can run in it")
         if not self._handed_over:
             self._handed_over = True
-            self._mount.hand_over(Owner(self.uid or 0, self.gid or 0), self._ids, self._as_root)
+            self._hand_over()
         self._number += 1
         talk = _Conversation(driver.new_token())
         line = driver.step(
@@ -302,6 +321,9 @@ class DockerSession:
         if ended is Ended.EXITED and code != 0 and killed > 0:
             ended = Ended.OOM_KILLED
         return Exit(code=code, ended=ended, oom_kills=killed, refused_forks=refused)
+
+    def _hand_over(self) -> None:
+        self._mount.hand_over(Owner(self.uid or 0, self.gid or 0), self._ids, self._as_root)
 
     def handed_on(self) -> Mapping[str, str]:
         return dict(self._handed_on)
@@ -448,6 +470,10 @@ class DockerSession:
             raise ProviderError(f"the secret {name} could not be put into the container of job {self._request.job_id}")
         return path
 
+    def settle(self) -> None:
+        if self._handed_over:
+            self._mount.take_back(self._as_root)
+
     def workspace_view(self) -> Path | None:
         return self._mount.view()
 
@@ -471,6 +497,8 @@ class DockerSession:
             raise ProviderError(
                 f"the container of job {self._request.job_id} could not be kept: its driver does not answer"
             )
+        if self._handed_over:  # it was taken back for what was read; whoever goes on here goes on as the job's user
+            self._hand_over()
         name = kept_name(self._facts.container_name, expires_at)
         if (
             name != self._facts.container_name

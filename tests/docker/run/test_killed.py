@@ -104,10 +104,8 @@ PRODUCTS = "script: ['echo made >made; mkdir kept; echo x >kept/x']\n  artifacts
 
 MOMENTS = {
     "asking the engine what it is": Moment(request=r"GET \S*/version "),
-    "making a volume": Moment(request=r"POST \S*/volumes/create ", mode="overlay", leaves=("volume", "layers")),
-    "creating": Moment(
-        request=r"POST \S*/containers/create\?", mode="overlay", leaves=("container", "volume", "layers")
-    ),
+    "making a volume": Moment(request=r"POST \S*/volumes/create ", mode="overlay", leaves=("volume",)),
+    "creating": Moment(request=r"POST \S*/containers/create\?", mode="overlay", leaves=("container", "volume")),
     "attaching": Moment(request=r"POST \S*/attach\?", leaves=("container",)),
     "filling a volume": Moment(
         request=r"PUT \S*/archive\?", answered=False, mode="ephemeral_volume", leaves=("container", "volume")
@@ -116,7 +114,7 @@ MOMENTS = {
     "making a network": Moment(request=r"POST \S*/networks/create ", job=SERVICE, leaves=("network",)),
     "starting a service": Moment(request=r"POST \S*/start ", job=SERVICE, leaves=("container", "network")),
     "in a step": Moment(
-        mode="overlay", job="script: ['sleep 300 & echo up; sleep 300']", leaves=("container", "volume", "layers")
+        mode="overlay", job="script: ['sleep 300 & echo up; sleep 300']", leaves=("container", "volume")
     ),
     "in a step beside a service": Moment(
         job=SERVICE.replace("echo hi", "'echo up; sleep 300'"), leaves=("container", "network")
@@ -131,11 +129,9 @@ MOMENTS = {
         request=r"POST \S*/rename\?", answered=False, job=FAILS, more=("--keep", "on-failure"), leaves=("container",)
     ),
     "removing": Moment(
-        request=r"DELETE \S*/containers/", answered=False, mode="overlay", leaves=("container", "volume", "layers")
+        request=r"DELETE \S*/containers/", answered=False, mode="overlay", leaves=("container", "volume")
     ),
-    "removing a volume": Moment(
-        request=r"DELETE \S*/volumes/", answered=False, mode="overlay", leaves=("volume", "layers")
-    ),
+    "removing a volume": Moment(request=r"DELETE \S*/volumes/", answered=False, mode="overlay", leaves=("volume",)),
 }
 
 
@@ -158,7 +154,6 @@ def left_of(project: Project, run_id: str) -> tuple[str, ...]:
             "container": client.api.containers(all=True, filters=ours),
             "volume": client.api.volumes(filters=ours)["Volumes"],
             "network": client.api.networks(filters=ours),
-            "layers": list(project.tmp.glob("*.layers/*")),
         }
     finally:
         client.close()

@@ -92,8 +92,8 @@ def test_what_killed_looms_have_left_goes_too(three: Project) -> None:
     beside = workspace[newest].parent
     half = beside / f".{workspace[newest].name}.removing"
     workspace[newest].rename(half)
-    layers = beside / f"{workspace[second].name}.layers"
-    (layers / "loom-view" / "upper").mkdir(parents=True)
+    layers = beside / f"{workspace[second].name}.jobs"
+    (layers / "test" / "upper").mkdir(parents=True)
     theirs = beside / ".loom-run-local-1700000000000000000-000001.removing"
     (theirs / "src").mkdir(parents=True)
     elsewhere = beside / ".another-tool.removing"
