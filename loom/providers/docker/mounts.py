@@ -101,9 +101,11 @@ class BindMount:
         self._workspaces = workspaces
         self._user: Owner | None = None
         self._ids = Ids()
+        self._mode = 0o700
 
     def make(self) -> None:
-        pass
+        if (status := _lstat(self._workspace)) is not None:  # else the engine tells what is wrong
+            self._mode = stat.S_IMODE(status.st_mode)
 
     def spec(self) -> list[dict[str, Any]]:
         return [_bind(self._workspace, self._request.project_dir), *_read_only(self._request)]
@@ -134,16 +136,17 @@ class BindMount:
                     hint="its image has no `chown`; remove the workspace with: sudo rm -r " + str(self._workspace),
                 )
         if alone:
-            self._workspaces.close(self._workspace)
-            self._close(me)
+            self._close(me, 0o700 if self._workspaces.close(self._workspace) else self._mode)
 
-    def _close(self, me: Owner) -> None:
+    def _close(self, me: Owner, mode: int) -> None:
         """A run's workspace is its owner's, and closed to others, whatever the job made of it."""
-        status = self._workspace.lstat()
+        status = _lstat(self._workspace)
+        if status is None:
+            return
         if me.uid == 0 and (status.st_uid, status.st_gid) != (me.uid, me.gid):
             os.chown(self._workspace, me.uid, me.gid, follow_symlinks=False)
-        if self._request.directory is None and stat.S_IMODE(status.st_mode) != 0o700:
-            self._workspace.chmod(0o700)
+        if stat.S_IMODE(status.st_mode) != mode:
+            self._workspace.chmod(mode)
 
     def view(self) -> Path | None:
         return self._workspace

@@ -162,8 +162,11 @@ def _chown(directory: Path, owner: Owner) -> None:
 
 def foreign(workspace: Path, me: Owner) -> str:
     """Something in `workspace` that belongs to somebody else, or nothing. About 3 µs a file."""
-    if workspace.stat().st_uid != me.uid:
-        return str(workspace)
+    try:
+        if workspace.stat().st_uid != me.uid:
+            return str(workspace)
+    except FileNotFoundError:
+        return ""
     pending = [str(workspace)]
     while pending:
         directory = pending.pop()
