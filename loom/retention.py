@@ -143,7 +143,7 @@ def _groups(found: Iterable[Held]) -> Iterator[list[Held]]:
 
 def _why_it_stays(one: Held, entries: Mapping[str, RunEntry], failed: set[str], now: float) -> str | None:
     runs = [entries[run_id] for run_id in one.run_ids if run_id in entries]
-    if any(entry.alive for entry in runs) or is_occupied(one.path) or somebody_stands_in(one.path):
+    if any(entry.alive for entry in runs) or is_occupied(one.path) or any(map(somebody_stands_in, remains(one.path))):
         return "in use"
     if any(is_kept(entry, now=now) for entry in runs):
         return "a job of it is kept"

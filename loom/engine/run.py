@@ -15,6 +15,7 @@ from loom.errors import LoomError
 from loom.events import PIPELINE, RUN, PhaseCode
 from loom.images import identity, shown
 from loom.journal import Journal, Outcome
+from loom.names import workspace_beside
 from loom.plan import Build, Job, Plan, WorkspaceMode
 from loom.planned import Planned, dump_planned
 from loom.recorder import Recorder
@@ -51,7 +52,10 @@ class Run:
 
     def execute(self) -> Ran:
         resumed = self._request.reuse.resumed.values() if self._request.reuse else ()
-        with snapshot.occupied(self._workspace, *(job.view.workspace for job in resumed if job.view is not None)):
+        theirs = [job.view for job in resumed if job.view is not None]
+        # Jobs' own directories go with the workspace that they are beside.
+        beside = [workspace_beside(view.directory.parent) for view in theirs if view.directory is not None]
+        with snapshot.occupied(self._workspace, *(view.workspace for view in theirs), *beside):
             return self._execute()
 
     def _execute(self) -> Ran:

@@ -27,6 +27,7 @@ from loom.providers.docker.removal import remove_volume
 from loom.providers.docker.traits import Traits
 from loom.providers.files import Edit, archive_of, packed, renamed, unnoticed, unpack
 from loom.storage.tar import climbs_out
+from loom.util.file_systems import file_system_of
 
 if TYPE_CHECKING:
     import docker
@@ -427,28 +428,11 @@ def _chown(user: Owner, directory: str) -> str:
 
 def can_lie_over(workspace: Path) -> bool:
     """Whether an overlay over `workspace`, with its upper layer beside it, can be named, and would be complete."""
-    return _can_be_named(workspace) and _file_system_of(workspace) in _UPPER_FILE_SYSTEMS
+    return _can_be_named(workspace) and file_system_of(workspace) in _UPPER_FILE_SYSTEMS
 
 
 def _can_be_named(path: Path) -> bool:
     return not set(str(path)) & set(",:\\\n")
-
-
-def _file_system_of(path: Path) -> str:
-    """The type of the file system at `path`, as the kernel calls it; nothing where it does not tell."""
-    place = os.path.realpath(path)
-    found = ("", "")
-    try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        point = before.split(" ")[4].encode().decode("unicode_escape")
-        # Of several on one another the last one counts.
-        if (place == point or place.startswith(point.rstrip("/") + "/")) and len(point) >= len(found[0]):
-            found = (point, after.split(" ")[0])
-    return found[1]
 
 
 def remove_work(layers: Path) -> None:
