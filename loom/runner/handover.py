@@ -60,18 +60,29 @@ class Handover:
             named = {other.id for other in self._plan.jobs if other.stage in before}
         return [other.id for other in self._plan.jobs if other.id in named and self._archive_of(other.id).exists()]
 
-    def restore(self, job: Job, session: Session, shared_workspace: Path, on_output: OnOutput) -> dict[str, list[str]]:
+    def restore(self, job: Job, session: Session, shared_workspace: Path, on_output: OnOutput) -> list[str]:
         """Put earlier jobs' artifacts into this job's view. A workspace that all jobs share has them already.
 
-        They come in plan order, a file over a file; the paths that several jobs left differently, and which ones.
+        They come in plan order, a file over a file. One line for each path that several jobs left differently.
         """
         shared = session.workspace_view() == shared_workspace
         view = view_of(session, self._not_if_canceled)
-        sources = [source for source in self.sources(job) if not shared or source in self._missing_here]
+        sources = self.sources(job)
         for source in sources:
+            if shared and source not in self._missing_here:
+                continue
             restored = artifacts.restore(self._archive_of(source), view, sha256=self._checksums.get(source))
             on_output("stdout", f"{source}: {restored.files} files, {restored.bytes} bytes\n".encode())
-        return artifacts.overlaps({source: self._index_of(source) for source in sources}) if len(sources) > 1 else {}
+        found = artifacts.overlaps({source: self._index_of(source) for source in sources}) if len(sources) > 1 else {}
+        return [
+            f"{path} is left differently by {', '.join(jobs)}; "
+            + (
+                "they share a workspace: the last one to write it counts"
+                if shared
+                else f"here it is that of {jobs[-1]}, the last in the plan"
+            )
+            for path, jobs in found.items()
+        ]
 
     def _index_of(self, source: str) -> Sequence[artifacts.ArtifactFile]:
         if source not in self._indexes:  # two jobs at once may both read it: nothing is lost by that

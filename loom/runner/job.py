@@ -315,11 +315,7 @@ class JobRunner:
                 self._seam(attempt, outcome),
                 self._section(job, Section.ARTIFACT_RESTORE, code, attempt) as output,
             ):
-                overlaps = self._handover.restore(job, place.session, self._opener.workspace, output)
-                texts = [
-                    f"{path} is left differently by {', '.join(jobs)}; here it is that of {jobs[-1]}, the last in the plan"
-                    for path, jobs in overlaps.items()
-                ]
+                texts = self._handover.restore(job, place.session, self._opener.workspace, output)
                 for text in listed(texts, MAX_OVERLAPS):
                     self._job_fact(job, "warning", {"text": f"artifacts: {text}"}, code=code)
 

@@ -207,7 +207,11 @@ def test_export_and_import_for_a_machine_without_a_registry(
 
 
 def test_what_was_imported_can_be_built_from_without_a_registry(
-    tmp_path: Path, named: tuple[str, str], remove: Callable[[str], None], registry: Any
+    tmp_path: Path,
+    named: tuple[str, str],
+    remove: Callable[[str], None],
+    registry: Any,
+    client: docker.DockerClient,
 ) -> None:
     name, digest = named
     built = f"{name.replace(':1', '')}-built"
@@ -229,7 +233,8 @@ def test_what_was_imported_can_be_built_from_without_a_registry(
         registry.start()
     assert done.returncode == 0, done.stderr
     for image in (*exported, *json.loads(done.stdout)):
-        remove(image["name"])
+        for tag in client.images.get(image["image_id"]).tags:
+            remove(tag)
 
 
 def test_an_export_into_the_snapshot_is_refused(tmp_path: Path, named: tuple[str, str]) -> None:

@@ -47,6 +47,15 @@ def test_copies_of_a_job_that_leave_one_path_differently_are_named(ran: Any) -> 
     assert text in ran.out
 
 
+def test_copies_in_one_workspace_are_named_too(project: Any) -> None:
+    project.workflow(MATRIX)
+    ran = project.run("--mount-mode", "bind_mount", "-j", "1")
+    assert ran.code == 0, ran.out
+    assert ran.output("test") == ["three"]
+    (text,) = [text for text in ran.manifest("test")["warnings"] if "artifacts: dist/shared" in text]
+    assert text.endswith("they share a workspace: the last one to write it counts")
+
+
 def test_a_run_s_artifacts_are_listed(project: Any, ran: Any) -> None:
     listed = project.loom("artifacts")
     assert listed.out.splitlines() == [f"{job}: 4 files, {size} B" for job, size in zip(ALL, (13, 13, 17), strict=True)]
