@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING
 from msgspec import Struct
 
 from loom.errors import SecretError
-from loom.util.controls import IGNORED, IGNORED_BUT_STRINGS, STRING
+from loom.util import controls
 
 if TYPE_CHECKING:
     from ahocorasick_rs import BytesAhoCorasick
@@ -50,10 +50,8 @@ _ESCAPES = re.compile(
     rb"|\\(?:u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}|U([0-9A-Fa-f]{8}))"
     rb"|&(?:amp;)*(?:#([0-9]{1,7})|#[xX]([0-9A-Fa-f]{1,6})|(amp|lt|gt|quot|apos));"
 )
-_LEADS = (b"%", b"&", *(b"\\" + bytes([digit]) for digit in b"xuU0123"))
-_IGNORED = re.compile(IGNORED)
-_IGNORED_BUT_STRINGS = re.compile(IGNORED_BUT_STRINGS)
-_STRING = re.compile(STRING)
+# Each of these begins with one literal character, which is found at the speed of memory.
+_LEADS = tuple(map(re.compile, (rb"%[0-9A-Fa-f]{2}", rb"\\[xuU0-3]", rb"&(?:#|amp;|lt;|gt;|quot;|apos;)")))
 _NAMED = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
 _LETTERS = (b"\tt\nn\rr", b"\tt\nn\rr\bb\ff", b"\tt\nn\rr\bb\ff\aa\vv\x1bE")
 """Escapes with a letter (`\\n`): what Python, JSON and a shell write so, as pairs."""
@@ -93,20 +91,24 @@ def _views(data: bytes) -> Iterator[tuple[bytes, _How]]:
     As it is too where there are sequences: these may take the first character of a value with them.
     """
     bases: list[tuple[bytes, re.Pattern[bytes] | None]] = []
-    if b"\x1b" in data or not data.isascii():
-        cleaned, count = _IGNORED.subn(b"", data)
+    in_ascii = data.isascii()
+    if b"\x1b" in data or not in_ascii:
+        ignored = controls.ignored(in_ascii=in_ascii)
+        cleaned, count = ignored.subn(b"", data)
         if count:
             yield data.translate(None, _DROPPED), (None, None)
-            bases.append((cleaned, _IGNORED))
-            if _STRING.search(data):
-                bases.append((_IGNORED_BUT_STRINGS.sub(b"", data), _IGNORED_BUT_STRINGS))
-    for text, ignored in bases or [(data, None)]:
+            bases.append((cleaned, ignored))
+            ignored = controls.ignored(in_ascii=in_ascii, strings=False)
+            with_strings = ignored.sub(b"", data)
+            if len(with_strings) != len(cleaned):
+                bases.append((with_strings, ignored))
+    for text, how in bases or [(data, None)]:
         cleaned = text.translate(None, _CONTROLS)
-        yield cleaned.translate(None, _DROPPED), (ignored, None)
-        if any(lead in cleaned for lead in _LEADS):
+        yield cleaned.translate(None, _DROPPED), (how, None)
+        if any(lead.search(cleaned) for lead in _LEADS):
             decoded, count = _ESCAPES.subn(_decoded, cleaned)
             if count:
-                yield decoded.translate(None, _DROPPED), (ignored, _ESCAPES)
+                yield decoded.translate(None, _DROPPED), (how, _ESCAPES)
 
 
 def _origins(data: bytes, how: _How) -> tuple[list[int], list[int]]:
@@ -179,7 +181,7 @@ def _pieces(value: bytes) -> Iterator[tuple[bytes, bool]]:
         digits = b64encode(bytes(before) + bare).rstrip(b"=")
         digits = digits[(0, 2, 3)[before] : len(digits) - mixed]
         for text in dict.fromkeys((digits, digits.translate(_TO_URL_SAFE))):
-            for width in (64, 76) if before == 0 else (64,):
+            for width in (64, 76) if before == 0 else (_WIDEST,):
                 yield from ((row, mixed and text.endswith(row)) for row in _rows(text, width))
 
 
@@ -187,7 +189,7 @@ class _Rules(Struct, frozen=True, eq=False):
     """All pieces of all secrets; replaced whole when a secret was added, so that readers need no lock."""
 
     pieces: Mapping[bytes, tuple[str, bool]]
-    lengths: list[list[int]]
+    lengths: list[tuple[int, ...]]
     """Of the pieces that begin with each anchor."""
     anchors: BytesAhoCorasick
 
@@ -253,16 +255,20 @@ def _rules_of(values: Mapping[tuple[str, bytes], None]) -> _Rules:
 
     pieces: dict[bytes, tuple[str, bool]] = {}
     for name, value in values:
+        owners = ((name, False), (name, True))  # shared, as the lengths are below: there may be ten thousand pieces
         for piece, mixed in _pieces(value):
             if len(piece) >= SHORTEST:
-                pieces.setdefault(piece, (name, mixed))
+                pieces.setdefault(piece, owners[mixed])
     anchor = max(_ANCHOR, _STATES // len(pieces))
     lengths: dict[bytes, set[int]] = {}
+    shared: dict[tuple[int, ...], tuple[int, ...]] = {}
     for piece in pieces:
         lengths.setdefault(piece[:anchor], set()).add(len(piece))
     kind = Implementation.ContiguousNFA if len(lengths) > 1000 else None  # the library's own choice takes more memory
     return _Rules(
-        pieces, [sorted(some) for some in lengths.values()], BytesAhoCorasick(list(lengths), implementation=kind)
+        pieces,
+        [shared.setdefault(tuple(some), tuple(some)) for some in lengths.values()],
+        BytesAhoCorasick(list(lengths), implementation=kind),
     )
 
 
