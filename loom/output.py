@@ -16,14 +16,6 @@ LINE_LIMIT = 65536
 """A longer line is recorded in pieces (`partial`), so that memory stays bounded whatever a job prints. Bytes."""
 
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
-
-def harmless(text: str) -> str:
-    """Text that others wrote (a name, a line of a file), fit for a terminal: what would steer it shows as U+FFFD."""
-    return _CONTROL.sub("\ufffd", text)
-
-
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")
 
 

@@ -17,9 +17,9 @@ from loom.diagnosis import failing_tests_total
 from loom.events import OutputEvent
 from loom.reading import Reading, Unit
 from loom.records import JobState, Span
-from loom.render.screen import visible
 from loom.store import last_output, read_events
 from loom.units import rough_duration, rough_size
+from loom.util.controls import cleaned, visible
 
 MOST_LINES = 100_000
 """Lines of one step in the page; of a longer log the last ones, since these say how it ended."""
@@ -107,6 +107,7 @@ def page(reading: Reading) -> str:
     environment = Environment(
         loader=PackageLoader("loom", "render"),
         autoescape=True,
+        finalize=lambda value: cleaned(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -222,7 +223,7 @@ def _lines(unit: Unit) -> tuple[list[list[Any]], int]:
 
 def _embedded(value: Any) -> str:
     """JSON that can stand in a script element: nothing in it can end that element or begin a comment."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = cleaned(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").replace("\u2028", "\\u2028")
 
 

@@ -75,8 +75,8 @@ def _fetched(archives: Mapping[str, Path], to: Path, *, alone: bool) -> dict[str
 
 
 def _lines(held: Mapping[str, Sequence[ArtifactFile]], folders: Mapping[str, Path], *, whole: bool) -> list[str]:
-    from loom.output import harmless
     from loom.units import counted, rough_size
+    from loom.util.controls import shown
 
     lines = []
     for job_id, files in held.items():
@@ -85,7 +85,7 @@ def _lines(held: Mapping[str, Sequence[ArtifactFile]], folders: Mapping[str, Pat
         if whole and not folders:
             for one in files:
                 target = f" -> {one.target}" if one.target else ""
-                lines.append(f"  {rough_size(one.size):>8}  {harmless(one.path + target)}")
+                lines.append(f"  {rough_size(one.size):>8}  {shown(one.path + target)}")
     return lines
 
 

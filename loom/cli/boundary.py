@@ -16,6 +16,7 @@ from loom.cli import streams
 from loom.errors import InfrastructureError, LoomError, RequestError, WorkflowError
 from loom.output import STANDARD_OUTPUT
 from loom.results import ExitCode
+from loom.util.controls import without_commands
 
 
 def run_app(arguments: list[str]) -> int:
@@ -90,7 +91,7 @@ def _bug(error: Exception) -> int:
 
 
 def _told(error: LoomError) -> int:
-    from loom.output import harmless
+    from loom.util.controls import shown
 
     if isinstance(error, WorkflowError):
         from loom.render.problems import problem_lines
@@ -98,13 +99,13 @@ def _told(error: LoomError) -> int:
         for line in problem_lines(error.problems):
             _print(line)
     else:
-        _print(harmless(f"loom: {error.message}"))
+        _print(shown(f"loom: {error.message}"))
     if error.hint:
         for line in error.hint.splitlines():
-            _print(harmless(f"  {line}"))
+            _print(shown(f"  {line}"))
     return error.exit_code
 
 
 def _print(line: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+        print(without_commands(line), file=sys.stderr, flush=True)

@@ -37,8 +37,8 @@ def show(
     from loom import config
     from loom.cli.surroundings import configured, find_root
     from loom.errors import RequestError
-    from loom.output import harmless
     from loom.units import nearest
+    from loom.util.controls import shown
 
     settings = configured(find_root(Path.cwd()), dict(os.environ))
     if key is not None and key not in config.KEYS:
@@ -74,7 +74,7 @@ def show(
         print(f"{line:<{width}}  # {place}" if origin else line)
     for name in keys:
         if name in not_counted:
-            print(f"# {harmless(not_counted[name])}")
+            print(f"# {shown(not_counted[name])}")
 
 
 def init(

@@ -10,8 +10,8 @@ from typing import Any
 from loom.diagnosis import LINES_READ, Diagnosis, Evidence, Ignored, diagnose
 from loom.errors import LoomError, RequestError
 from loom.reading import Reading
-from loom.render.screen import visible
 from loom.store import INTERRUPTED, RUNNING
+from loom.util.controls import visible
 
 
 def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:

@@ -66,7 +66,10 @@ def look_of(place: Here, **details: Any) -> tuple[Look, Callable[[str], None]]:
 def print_json(document: Any) -> None:
     import orjson
 
-    sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
+    from loom.util.controls import json_shown
+
+    text = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+    sys.stdout.write(json_shown(text))
 
 
 # -- loom runs ----------------------------------------------------------------------------------------------------
@@ -288,8 +291,9 @@ def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None
         print_json(diagnosis.model_dump(mode="json"))
     elif form == "agent":
         from loom.render.agent import agent_text
+        from loom.util.controls import cleaned
 
-        sys.stdout.write(agent_text(diagnosis))
+        sys.stdout.write(cleaned(agent_text(diagnosis)))
     else:
         from loom.render.record import diagnosis_lines
 

@@ -289,7 +289,7 @@ def execute(
     elif live_is_wanted(options, stream=config.stream):
         from loom.render.live import Live
 
-        audience = Live(look, sys.stdout, time.monotonic)
+        audience = Live(look, streams.exact(), time.monotonic)
     connection = parts.Engine(config, prepared.environ)
     lock = load_lock(source.root / LOCK_PATH)
     tools = parts.tools_for(plan, config, source, lock, connection, run_id=prepared.run_id, isolated=options.strict)
@@ -367,6 +367,7 @@ def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLine
     """Who listens to a run whose output is for a machine."""
     import secrets
 
+    from loom.cli import streams
     from loom.render.ci import GitHub, GitLab
     from loom.render.machine import JsonLines
 
@@ -379,7 +380,13 @@ def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLine
         return JsonLines(write_bytes)
     if form == "github":
         return GitHub(write, unicode=look.unicode, token=secrets.token_hex(16))
-    return GitLab(write, unicode=look.unicode, clock_ns=time.time_ns)
+    out = streams.exact()
+
+    def write_exactly(line: str) -> None:
+        out.write(line + "\n")
+        out.flush()
+
+    return GitLab(write_exactly, unicode=look.unicode, clock_ns=time.time_ns)
 
 
 def live_is_wanted(options: Options, *, stream: bool) -> bool:
@@ -401,6 +408,7 @@ def keeping_of(config: Config) -> Keeping:
 def screen_parts(color: str, *, quiet: bool, verbose: bool, stream: bool) -> tuple[Any, Callable[[str], None]]:
     """The look of standard output, and a function that writes a line there."""
     from loom.render.screen import Detail, Look
+    from loom.util.controls import cleaned
 
     out = sys.stdout
     on_terminal = out.isatty()
@@ -414,6 +422,7 @@ def screen_parts(color: str, *, quiet: bool, verbose: bool, stream: bool) -> tup
     )
 
     def write(line: str) -> None:
+        line = cleaned(line, colours=coloured)
         out.write(line.encode(out.encoding or "utf-8", "replace").decode(out.encoding or "utf-8") + "\n")
         out.flush()
 

@@ -6,10 +6,12 @@ import errno
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from loom.errors import InfrastructureError
 from loom.output import STANDARD_OUTPUT
+from loom.util import controls
+from loom.util.controls import cleaned
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -36,6 +38,42 @@ class _Output(io.FileIO):
             raise
 
 
+class _Shown(io.TextIOWrapper):
+    """A standard stream as text: whatever is printed there, no sequence but a colour reaches the terminal."""
+
+    def write(self, text: str, /) -> int:
+        return super().write(cleaned(text, colours=True))
+
+    def write_exactly(self, text: str, /) -> int:
+        return super().write(text)
+
+
+class _ShownMasked(_Shown):
+    """Standard error: what loom itself has to say, which was not recorded and masked before."""
+
+    def write(self, text: str, /) -> int:
+        return super().write(controls.hide(text))
+
+
+class _Exact(io.TextIOBase):
+    """Standard output for what moves the cursor on purpose; the caller cleans what it shows there."""
+
+    def __init__(self, stream: _Shown) -> None:
+        self._stream = stream
+        self.write = stream.write_exactly  # type: ignore[method-assign]
+        self.flush = stream.flush  # type: ignore[method-assign]
+        self.fileno = stream.fileno  # type: ignore[method-assign]
+        self.isatty = stream.isatty  # type: ignore[method-assign]
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+
+def exact() -> TextIO:
+    return cast("TextIO", _Exact(sys.stdout)) if isinstance(sys.stdout, _Shown) else sys.stdout
+
+
 def complete() -> None:
     """Whoever starts us may have closed some of them (`>&-`, a service manager); else a file of ours would take the place."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
@@ -45,16 +83,20 @@ def complete() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115  as Python does
-    plain = sys.stdout
-    assert isinstance(plain, io.TextIOWrapper)
     output = _Output(1, "w", closefd=False)
     output.terminal = output.isatty()
-    sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(output),
-        encoding=plain.encoding,
-        errors=plain.errors,
-        line_buffering=plain.line_buffering,
-        write_through=plain.write_through,
+    sys.stdout = _as_text(_Shown, output, sys.stdout)
+    sys.stderr = _as_text(_ShownMasked, io.FileIO(2, "w", closefd=False), sys.stderr)
+
+
+def _as_text(kind: type[_Shown], file: io.FileIO, like: TextIO) -> _Shown:
+    assert isinstance(like, io.TextIOWrapper)
+    return kind(
+        io.BufferedWriter(file),
+        encoding=like.encoding,
+        errors=like.errors,
+        line_buffering=like.line_buffering,
+        write_through=like.write_through,
     )
 
 

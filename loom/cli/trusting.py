@@ -81,10 +81,10 @@ def settle(
 
 def say_overruled(settings: Config) -> None:
     """What of the project's file does not count, on standard error."""
-    from loom.output import harmless
+    from loom.util.controls import shown
 
     for overruled in settings.overruled:
-        print(harmless(f"loom: {overruled}"), file=sys.stderr)
+        print(shown(f"loom: {overruled}"), file=sys.stderr)
 
 
 def _attended() -> bool:
@@ -101,9 +101,9 @@ def _agreed(requests: Sequence[Request]) -> bool:
 
 
 def _lines(requests: Sequence[Request], mark: Callable[[Request], str] = lambda _: "") -> list[str]:
-    from loom.output import harmless
+    from loom.util.controls import shown
 
-    return [harmless(f"{mark(item)}{f'{item.place}: ' if item.place else ''}{item}") for item in requests]
+    return [shown(f"{mark(item)}{f'{item.place}: ' if item.place else ''}{item}") for item in requests]
 
 
 def _count(requests: Sequence[Request]) -> str:

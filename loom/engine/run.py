@@ -25,6 +25,7 @@ from loom.runner import Handover, JobRunner
 from loom.scheduler import run_jobs, waits_for
 from loom.secrets.masking import Masker
 from loom.snapshot import Snapshot
+from loom.util import controls
 
 
 class Run:
@@ -38,7 +39,7 @@ class Run:
             run_id=request.run_id,
             pipeline_id=request.run_id,
             clock_ns=request.clock_ns,
-            masker=Masker(),
+            masker=_known_secrets(),
             sinks=[self._recorder, *request.sinks],
         )
         self._cancel = request.cancel
@@ -353,3 +354,10 @@ def _job_shape(job: Job) -> dict[str, Any]:
         "services": [service.name for service in job.services],
         "steps": [{"id": step.id, "command": step.script} for step in job.steps],
     }
+
+
+def _known_secrets() -> Masker:
+    """The run's masker; errors that are printed after the run go through it too."""
+    masker = Masker()
+    controls.hide = masker.mask
+    return masker

@@ -15,9 +15,10 @@ from loom.diagnosis import failing_tests_total, places_in
 from loom.events import PhaseEvent
 from loom.journal import OutputBatch
 from loom.render.listening import while_heard
-from loom.render.screen import Detail, Look, Screen, visible
+from loom.render.screen import Detail, Look, Screen
 from loom.results import Status
 from loom.units import rough_duration
+from loom.util.controls import visible, without_commands
 
 MOST_LINES = 20_000
 """Of a job's output, this many lines are kept in memory to be printed; the record has all of them."""
@@ -33,7 +34,10 @@ class _Jobs:
 
     def __init__(self, write: Write, *, unicode: bool) -> None:
         self._write = while_heard(write)
-        self._plain = Screen(Look(detail=Detail.NORMAL, unicode=unicode), self._write)
+        # Nothing of the screen's lines is a command, whoever's words are in them.
+        self._plain = Screen(
+            Look(detail=Detail.NORMAL, unicode=unicode), lambda line: self._write(without_commands(line))
+        )
         self._lines: dict[str, deque[str]] = {}
         self._dropped: dict[str, int] = {}
         self._tests: dict[str, list[Mapping[str, Any]]] = {}
@@ -81,7 +85,7 @@ class _Jobs:
 
 
 def _title(event: PhaseEvent) -> str:
-    return f"{event.job_id}: {event.status} in {rough_duration(event.duration_ms)}"
+    return visible(f"{event.job_id}: {event.status} in {rough_duration(event.duration_ms)}")
 
 
 class GitHub(_Jobs):
@@ -133,7 +137,7 @@ def _property(text: str) -> str:
 
 
 class GitLab(_Jobs):
-    """Collapsible sections, those of jobs that passed closed."""
+    """Collapsible sections, those of jobs that passed closed. `write` must leave the sequences in their marks as they are."""
 
     def __init__(self, write: Write, *, unicode: bool = True, clock_ns: Callable[[], int]) -> None:
         super().__init__(write, unicode=unicode)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from loom.render.screen import Look, visible
+from loom.render.screen import Look
 from loom.units import rough_duration
+from loom.util.controls import visible
 
 if TYPE_CHECKING:
     from loom.rundiff import Diff, Inputs, JobDiff, Pair

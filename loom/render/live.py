@@ -18,8 +18,9 @@ from msgspec import Struct
 
 from loom.events import PhaseCode, PhaseEvent
 from loom.journal import OutputBatch
-from loom.render.screen import Look, Screen, visible
+from loom.render.screen import Look, Screen
 from loom.units import rough_duration
+from loom.util.controls import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -124,7 +125,7 @@ class Live:
             self._done += 1
         elif event.kind == "phase_started":
             job = self._running.setdefault(event.job_id, _Running(since=self._clock(), doing=""))
-            job.doing, job.last = _doing(event), ""
+            job.doing, job.last = visible(_doing(event)), ""
 
     # -- how it looks ---------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import orjson
 from loom.events import PhaseEvent, encode
 from loom.journal import OutputBatch
 from loom.render.listening import while_heard
+from loom.util.controls import json_shown
 
 RECEIPT_KIND = "receipt"
 
@@ -17,7 +18,10 @@ class JsonLines:
     """A sink. `write` gets whole lines; when its reader is gone, the run goes on without it."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._write = while_heard(write)
+        def write_shown(data: bytes) -> None:
+            write(data if data.isascii() else json_shown(data.decode()).encode())
+
+        self._write = while_heard(write_shown)
 
     def phase(self, event: PhaseEvent) -> None:
         self._write(encode(event))

@@ -7,7 +7,7 @@ from typing import Any
 
 from loom import __version__
 from loom.errors import Problem
-from loom.output import harmless
+from loom.util.controls import shown
 
 CHECK_SCHEMA_VERSION = "loom.check.v1"
 _WIDEST = 160
@@ -18,12 +18,12 @@ def problem_lines(problems: Iterable[Problem]) -> Iterator[str]:
     for problem in problems:
         label = "" if problem.severity == "error" else f"{problem.severity}: "
         what = f"{problem.code} {problem.pointer}: {problem.message}"
-        yield harmless(f"{problem.file}:{problem.line}:{problem.column}: {label}{what}")
+        yield shown(f"{problem.file}:{problem.line}:{problem.column}: {label}{what}")
         if problem.source_line is not None and problem.source_line.strip():
             gutter = f"{problem.line:>5} | "
             source, column = _window(problem.source_line.replace("\t", " "), problem.column)
             room = max(1, len(source) - column + 1)
-            yield gutter + harmless(source)
+            yield gutter + shown(source)
             yield " " * (len(gutter) - 2) + "| " + " " * (column - 1) + "^" * max(1, min(problem.length, room))
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from loom.events import OutputEvent, Where, to_dict
-from loom.render.screen import Look, visible
+from loom.render.screen import Look
 from loom.units import rough_duration
+from loom.util.controls import json_shown, visible
 
 if TYPE_CHECKING:
     from loom.diagnosis import Diagnosis
@@ -60,17 +61,17 @@ def unfinished_lines(state: str, last_sign: str | None, units: Iterable[Any], lo
 
 
 def log_line(where: Where, event: OutputEvent, look: Look, *, job_width: int, timestamps: bool) -> str:
-    text = event.text if look.paint else visible(event.text)
+    text = visible(event.text, colours=look.paint is not None)
     front = look.styled(f"{event.ts} ", "dim") if timestamps else ""
     if job_width:
         front += look.styled(f"{where.job_id or '':<{job_width}} {look.marks['bar']} ", "job")
-    return front + text
+    return visible(front, colours=True) + text
 
 
 def log_json(where: Where, event: OutputEvent) -> bytes:
     """An output event with its place."""
     shape = {**to_dict(event), "job_id": where.job_id, "step": where.step, "section": where.section}
-    return orjson.dumps(shape, option=orjson.OPT_APPEND_NEWLINE)
+    return json_shown(orjson.dumps(shape, option=orjson.OPT_APPEND_NEWLINE).decode()).encode()
 
 
 def diagnosis_lines(diagnosis: Diagnosis, look: Look) -> Iterator[str]:

@@ -6,7 +6,6 @@ that is in `Look`. Feeding it a record's events again prints what the run printe
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import StrEnum
@@ -16,10 +15,10 @@ from msgspec import Struct
 
 from loom.events import PhaseCode, PhaseEvent
 from loom.journal import OutputBatch
-from loom.output import harmless
 from loom.render.listening import while_heard
 from loom.results import Status, Stream
 from loom.units import counted, rough_duration, rough_size
+from loom.util.controls import cleaned, shown, visible
 
 TAIL_LINES = 20
 """How much of a failing step's output is shown."""
@@ -56,10 +55,6 @@ class Look(Struct, frozen=True, kw_only=True):
 _MARKS = {"ok": "✓", "bad": "✗", "skip": "–", "start": "▸", "warn": "!", "bar": "│", "dots": "…", "dot": "·"}
 _ASCII_MARKS = {"ok": "+", "bad": "x", "skip": "-", "start": ">", "warn": "!", "bar": "|", "dots": "...", "dot": "-"}
 
-_ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-_COLOURS = re.compile(r"(\x1b\[[0-9;:]*m)")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-
 _VERDICTS = {
     Status.SUCCESS: ("ok", "ok", "passed"),
     Status.FAILURE: ("bad", "bad", "failed"),
@@ -68,21 +63,6 @@ _VERDICTS = {
     Status.CANCELED: ("warn", "warn", "interrupted"),
     Status.SKIPPED: ("skip", "dim", "skipped"),
 }
-
-
-def visible(text: str) -> str:
-    """What a line of output would leave on a terminal: no escapes, and of a progress bar its last state."""
-    text = text.rstrip("\r")
-    text = text.rpartition("\r")[2] if "\r" in text else text
-    return _CONTROL.sub("", _ESCAPES.sub("", text))
-
-
-def coloured(text: str) -> str:
-    """The same with its colours, which end with the line: output may not move the cursor, clear, or name the window."""
-    parts = _COLOURS.split(text.rstrip("\r").rpartition("\r")[2])
-    if len(parts) == 1:
-        return visible(parts[0])
-    return "".join(visible(part) if number % 2 == 0 else part for number, part in enumerate(parts)) + "\x1b[0m"
 
 
 class _Piece(Struct, frozen=True, gc=False):
@@ -118,7 +98,11 @@ class Screen:
 
     def __init__(self, look: Look, write: Callable[[str], None]) -> None:
         self._look = look
-        self._write = while_heard(write)
+
+        def write_cleaned(line: str) -> None:
+            write(cleaned(line, colours=look.paint is not None))
+
+        self._write = while_heard(write_cleaned)
         self._planned: dict[str, dict[str, Any]] = {}
         self._tails: dict[tuple[str, str], deque[_Piece]] = {}
         self._commands: dict[tuple[str, str], str] = {}
@@ -141,7 +125,7 @@ class Screen:
         if self._look.stream and self._look.detail is not Detail.QUIET:
             prefix = self._look.styled(f"{job_id:<{self._job_width}} {self._look.marks['bar']} ", "job")
             for text, _ in batch.texts():
-                self._write(prefix + (coloured(text) if self._look.paint else visible(text)))
+                self._write(prefix + (visible(text, colours=self._look.paint is not None)))
 
     def close(self) -> None:
         """Nothing to give back; a live screen has."""
@@ -169,7 +153,7 @@ class Screen:
             if self._look.stream and self._look.detail is not Detail.QUIET:
                 first = self._commands[event.job_id, event.step].strip().splitlines() or [""]
                 more = f" {self._look.marks['dots']}" if len(first) > 1 else ""
-                yield self._look.styled(f"{event.job_id:<{self._job_width}} $ {harmless(first[0])}{more}", "dim")
+                yield self._look.styled(f"{event.job_id:<{self._job_width}} $ {shown(first[0])}{more}", "dim")
 
     def _fact(self, event: PhaseEvent) -> Iterator[str]:
         data = event.data
@@ -182,7 +166,7 @@ class Screen:
             case "snapshot_taken" if self._look.detail is not Detail.QUIET:
                 yield from self._snapshot(data)
             case "notice" if self._look.detail is not Detail.QUIET:
-                yield self._look.styled(f"{self._look.marks['warn']} {harmless(data['text'])}", "warn")
+                yield self._look.styled(f"{self._look.marks['warn']} {shown(data['text'])}", "warn")
             case "image_resolved" if self._look.detail is Detail.VERBOSE:
                 exact = data.get("digest") or data["id"]
                 yield self._row("start", "dim", event.job_id or "", f"image {data['name'] or ''} is {exact}")
@@ -192,7 +176,7 @@ class Screen:
             case "interrupted" if self._look.detail is not Detail.QUIET:
                 yield self._look.styled(_interrupted(data), "warn")
             case "warning" if self._look.detail is not Detail.QUIET:
-                yield self._row("warn", "warn", event.job_id or "", harmless(data["text"]))
+                yield self._row("warn", "warn", event.job_id or "", shown(data["text"]))
             case "attempt_failed" if self._look.detail is not Detail.QUIET:
                 yield self._row("warn", "warn", event.job_id or "", f"attempt {data['attempt']} failed, trying again")
             case "job_finished" if self._look.detail is not Detail.QUIET:
@@ -213,7 +197,7 @@ class Screen:
             )
         for left in data["left_out"][:5]:
             yield self._look.styled(
-                f"  left out: {harmless(left['path'].replace(chr(10), chr(0)))} ({left['reason']})", "warn"
+                f"  left out: {shown(left['path'].replace(chr(10), chr(0)))} ({left['reason']})", "warn"
             )
         if len(data["left_out"]) > 5:
             yield self._look.styled(f"  left out: {len(data['left_out']) - 5} more, named in the receipt", "warn")
@@ -254,7 +238,7 @@ class Screen:
         if step is not None:
             code = "" if event.exit_code is None else f", exit code {event.exit_code}"
             written = self._written.get((job_id, place))
-            at = f" ({harmless(written['file'])}:{written['line']})" if written else ""
+            at = f" ({shown(written['file'])}:{written['line']})" if written else ""
             yield f"    step {step}{code}{at}"
             yield from self._command(self._commands.get((job_id, place), ""))
         # That it failed, and with what exit code, stands there already.
@@ -279,12 +263,12 @@ class Screen:
 
         lines = [piece.text for piece in self._tails.get((job_id, step), ())]
         places = places_in_step(lines, self._written.get((job_id, step), {}))
-        return [harmless(f"{place.file}:{place.line}") for place in places[:3]]
+        return [shown(f"{place.file}:{place.line}") for place in places[:3]]
 
     def _command(self, script: str) -> Iterator[str]:
         lines = script.strip().splitlines()
         for number, line in enumerate(lines[:6]):
-            yield f"    {'$' if number == 0 else ' '} {harmless(line)}"
+            yield f"    {'$' if number == 0 else ' '} {shown(line)}"
         if len(lines) > 6:
             yield f"      {self._look.marks['dots']} {len(lines) - 6} more lines"
 

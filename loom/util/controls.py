@@ -46,8 +46,16 @@ def ignored(*, in_ascii: bool, strings: bool = True) -> re.Pattern[bytes]:
     return re.compile((escape if in_ascii else f"{escape}|{c1}|{_INVISIBLE}").encode("ascii"))
 
 
-hide: Callable[[str], str] = str
+def _unmasked(text: str) -> str:
+    return text
+
+
+hide: Callable[[str], str] = _unmasked
 """Masks the secrets that this process knows; a run sets it."""
+
+_RESETS = ("\x1b[0m", "\x1b[m")
+_NOT_IN_JSON = re.compile(rf"[\x7f-\x9f{_DIRECTIONS}{_SEPARATORS}]")
+_COMMAND = re.compile(r"^(\s*)(?=::)|(?<=##)(?=\[)", re.MULTILINE)
 
 
 def cleaned(text: str, *, colours: bool = False, mark: str = "") -> str:
@@ -58,25 +66,37 @@ def cleaned(text: str, *, colours: bool = False, mark: str = "") -> str:
     """
     if text.isprintable():
         return text
-    coloured = False
+    last = ""
 
     def instead(match: re.Match[str]) -> str:
-        nonlocal coloured
+        nonlocal last
         found = match[0]
         if colours and _COLOUR.fullmatch(found):
-            coloured = True
+            last = found
             return found
         return f"<U+{ord(found):04X}>" if len(found) == 1 and ord(found) > 0x9F else mark
 
     result = _UNWANTED.sub(instead, text)
-    return f"{result}\x1b[0m" if coloured else result
+    return f"{result}\x1b[0m" if last and last not in _RESETS else result
 
 
 def visible(text: str, *, colours: bool = False) -> str:
     """The same for a line of output: of a progress bar its last state."""
+    if text.isprintable():
+        return text
     return cleaned(text.rstrip("\r").rpartition("\r")[2], colours=colours)
 
 
-def shown(text: str, *, colours: bool = False, mark: str = "") -> str:
-    """What is no part of a record (where it was masked already) as it may be shown: cleaned, then masked."""
-    return hide(cleaned(text, colours=colours, mark=mark))
+def shown(text: str) -> str:
+    """A name or a message as it may be shown: cleaned, with U+FFFD where something was, then masked."""
+    return hide(cleaned(text, mark="\ufffd"))
+
+
+def json_shown(text: str) -> str:
+    """A JSON document with the same content, without characters that steer a terminal."""
+    return text if text.isascii() else _NOT_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def without_commands(text: str) -> str:
+    """`text` in which no line is a command to the CI system that reads it (`::error::`, `##[group]`)."""
+    return _COMMAND.sub(lambda match: f"{match[0]}| " if match[1] is not None else " ", text)

@@ -6,20 +6,43 @@ import pytest
 
 from loom import workflow
 from loom.errors import WorkflowError
-from loom.output import harmless
 from loom.render.problems import problem_lines
-from loom.render.screen import coloured, visible
+from loom.util.controls import cleaned, json_shown, shown, visible, without_commands
 
 
 def test_what_steers_a_terminal_is_replaced() -> None:
-    assert harmless("a\x1b[2Jb\x07\x9bc\x00\td\u202e\n") == "a\ufffd[2Jb\ufffd\ufffdc\ufffd\td\ufffd\n"
-    assert harmless("ünïcode, 日本語 ✓") == "ünïcode, 日本語 ✓"
+    assert shown("a\x1b[2Jb\x07\x9b1mc\x00\td\u202e\n") == "a\ufffdb\ufffd\ufffdc\ufffd\td<U+202E>\n"
+    assert shown("ünïcode, 日本語 ✓") == "ünïcode, 日本語 ✓"
+
+
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        "\x1b]52;c;aGk=\x07", "\x1b]0;title\x1b\\", "\x1b[2J", "\x1bPq#0\x1b\\", "\x1b_apc\x1b\\", "\x1bc", "\x1b(0", "\x9b2J",
+        "\x9d0;t\x9c", "\x90q\x9c", "\x85", "\x1b[?1049h", "\x1b[6n", "\b", "\r", "\x7f", "\0", "\x1b", "\x1b]", "\x1b[31m",
+    ],
+)  # fmt: skip
+def test_no_sequence_is_shown(sequence: str) -> None:
+    assert cleaned(f"a{sequence}b") in (
+        "ab",
+        "a",
+    )  # the last, where a sequence without an end takes a character with it
+    assert cleaned(f"{sequence}") == ""
+
+
+def test_json_keeps_its_content_and_steers_nothing() -> None:
+    assert json_shown('{"a": "\x9b2J\u202e✓"}') == '{"a": "\\u009b2J\\u202e✓"}'
+
+
+def test_no_line_is_a_command_to_a_ci_system() -> None:
+    text = "one\n::error::x\n  ::set-output name=a::b\nsee ##[group]x\na::b"
+    assert without_commands(text) == "one\n| ::error::x\n  | ::set-output name=a::b\nsee ## [group]x\na::b"
 
 
 def test_colours_stay_and_end_with_the_line() -> None:
-    assert coloured("plain") == "plain"
-    assert coloured("\x1b[31mred\x1b[2J\x1b]0;title\x07 on\x1b[0m") == "\x1b[31mred on\x1b[0m\x1b[0m"
-    assert coloured("10%\r50%\r\x1b[32m100%\r") == "\x1b[32m100%\x1b[0m"
+    assert visible("plain", colours=True) == "plain"
+    assert visible("\x1b[31mred\x1b[2J\x1b]0;title\x07 on\x1b[0m", colours=True) == "\x1b[31mred on\x1b[0m"
+    assert visible("10%\r50%\r\x1b[32m100%\r", colours=True) == "\x1b[32m100%\x1b[0m"
     assert visible("\x1b[31mred\x1b[0m") == "red"
 
 
