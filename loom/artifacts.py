@@ -9,16 +9,13 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
-import os
-import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, cast
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from loom import junit
 from loom.errors import ArtifactError
@@ -26,20 +23,15 @@ from loom.junit import FailingTest
 from loom.plan import Artifacts
 from loom.results import OnOutput
 from loom.secrets.masking import Masker
-from loom.storage import tar
 from loom.storage.tar import (
-    Check,
-    Checked,
     DamagedArchive,
-    Item,
-    TreeWriter,
     UnsafeArchive,
     Writer,
     checked,
     read,
     unpack,
 )
-from loom.view import Selection, Skipped, UnsafePath, WorkspaceView, leads_out, without_secret_names
+from loom.view import Selection, Skipped, UnsafePath, WorkspaceView, leads_out, packing
 
 PATH_INVALID = "ARTIFACT_PATH_INVALID"
 NO_SPACE = "ARTIFACT_NO_SPACE"
@@ -87,12 +79,11 @@ def collect(
     spec: Artifacts,
     view: WorkspaceView,
     *,
-    folder: Path,
     archive: Path,
     on_output: OnOutput,
     masker: Masker | None = None,
 ) -> Collected:
-    """Keep what `spec` names under `folder` and in `archive` (tar, gzip), both replaced whole.
+    """Keep what `spec` names in `archive` (tar, gzip), which is replaced whole.
 
     Nothing found is no error; what is missing or skipped is told to `on_output` and in the result. A file in which
     `masker` finds a secret is left out. ArtifactError for a pattern that leads out of the workspace, and when the view
@@ -100,27 +91,26 @@ def collect(
     """
     selection = _selection(spec.paths, spec.exclude)
     skipped: list[Skipped] = []
-    with _told("keep the artifacts"), _replacing(folder, archive) as (new_folder, file):
+    files = size = 0
+    links_out = []
+    with _told("keep the artifacts"), _replacing(archive) as file:
         hashed = _Hashed(file)
-        kept = _Kept(new_folder, masker if masker is not None and masker.active else None, skipped, view.check)
-        with (
-            closing(kept),
-            gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=hashed, mtime=0) as packed,
-        ):
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=hashed, mtime=0) as packed:
             archived = Writer(packed)
-            for item in without_secret_names(view.read(selection, skipped.append), masker, skipped.append):
-                kept.add(item, archived)
+            for entry in packing(archived, view, selection, skipped, masker):
+                files += entry.kind != "directory"
+                size += entry.size
+                if leads_out(entry):
+                    links_out.append(entry.path)
             archived.finish()
-            kept.finish()
-        archive_bytes, sha256 = hashed.size, hashed.digest.hexdigest()
     result = Collected(
-        files=kept.files,
-        bytes=kept.bytes,
-        archive_bytes=archive_bytes,
-        sha256=sha256,
+        files=files,
+        bytes=size,
+        archive_bytes=hashed.size,
+        sha256=hashed.digest.hexdigest(),
         missing=selection.missing,
         skipped=tuple(skipped),
-        links_out=tuple(kept.links_out),
+        links_out=tuple(links_out),
     )
     for line in _told_of(result):
         on_output("stdout", line.encode("utf-8", "surrogateescape") + b"\n")
@@ -227,55 +217,6 @@ def _selection(paths: Iterable[str], exclude: Iterable[str]) -> Selection:
         ) from error
 
 
-class _Kept:
-    """Puts each item into the folder, and from there into the archive."""
-
-    def __init__(self, folder: Path, masker: Masker | None, skipped: list[Skipped], check: Check) -> None:
-        self._folder = folder
-        self._writer = TreeWriter(folder)
-        self._masker = masker
-        self._skipped = skipped
-        self._check = check
-        self.files = 0
-        self.bytes = 0
-        self.links_out: list[str] = []
-        self._held = tar.Held()
-
-    def close(self) -> None:
-        self._writer.close()
-
-    def finish(self) -> None:
-        self._writer.finish()
-
-    def add(self, item: Item, archive: Writer) -> None:
-        entry, file = item
-        self._held.add(entry)
-        # The record stays readable and deletable for its owner; the archive keeps the modes as they were.
-        own = replace(entry, mode=entry.mode | (0o700 if entry.kind == "directory" else 0o600))
-        if entry.kind == "hardlink" and not os.path.lexists(self._folder / entry.target):
-            self._skipped.append(
-                Skipped(path=entry.path, reason=f"the same file as {entry.target}, which was left out")
-            )
-            return
-        self._writer.put(own, None if file is None else Checked(file, self._check))
-        if entry.kind != "file":
-            self.files += entry.kind != "directory"
-            if leads_out(entry):
-                self.links_out.append(entry.path)
-            archive.add(entry, None)
-            return
-        with (self._folder / entry.path).open("rb") as copy:
-            secret = self._masker.found_in(copy) if self._masker is not None else None
-            if secret is not None:
-                (self._folder / entry.path).unlink()
-                self._skipped.append(Skipped(path=entry.path, reason=f"it holds the secret {secret}"))
-                return
-            copy.seek(0)
-            archive.add(entry, Checked(copy, self._check))
-        self.files += 1
-        self.bytes += entry.size
-
-
 class _Hashed:
     """A file that knows the size and the checksum of what was written to it."""
 
@@ -294,22 +235,17 @@ class _Hashed:
 
 
 @contextmanager
-def _replacing(folder: Path, archive: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """A new folder and a new file that take the old ones' places at the end, or are gone on any other way out."""
-    new_folder, new_archive = folder.with_name(f".{folder.name}.new"), archive.with_name(f".{archive.name}.new")
-    shutil.rmtree(new_folder, ignore_errors=True)
+def _replacing(archive: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the old one's place at the end, or is gone on any other way out."""
+    new = archive.with_name(f".{archive.name}.new")
+    new.parent.mkdir(parents=True, exist_ok=True)
     try:
-        new_folder.mkdir(parents=True)
-        with new_archive.open("wb") as file:
-            yield new_folder, file
-        if folder.exists():
-            shutil.rmtree(folder)
-        new_folder.rename(folder)
-        new_archive.replace(archive)
+        with new.open("wb") as file:
+            yield file
+        new.replace(archive)
     except BaseException:
-        shutil.rmtree(new_folder, ignore_errors=True)
         with suppress(OSError):
-            new_archive.unlink(missing_ok=True)
+            new.unlink(missing_ok=True)
         raise
 
 

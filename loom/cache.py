@@ -14,11 +14,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import io
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -38,8 +36,8 @@ from loom.results import OnOutput
 from loom.secrets.masking import Masker
 from loom.storage import files
 from loom.storage.private import check_private, make_private
-from loom.storage.tar import Check, Checked, DamagedArchive, Entry, Held, UnsafeArchive, Writer
-from loom.view import DirectoryView, Selection, Skipped, UnsafePath, WorkspaceView, without_secret_names
+from loom.storage.tar import DamagedArchive, Entry, UnsafeArchive, Writer
+from loom.view import DirectoryView, Selection, Skipped, UnsafePath, WorkspaceView, packing
 
 Hit = Literal["exact", "fallback", "miss"]
 
@@ -628,52 +626,17 @@ class _Hashed:
 def _pack(
     view: WorkspaceView, selection: Selection, file: IO[bytes], skipped: list[Skipped], masker: Masker | None
 ) -> _Packed:
-    packed, hashed, held = _Packed(), _Hashed(file), Held()
-    left_out: set[str] = set()
+    packed, hashed = _Packed(), _Hashed(file)
     compressor = zstandard.ZstdCompressor(level=_LEVEL, threads=-1, write_checksum=True)
     with compressor.stream_writer(hashed, write_size=_CHUNK, closefd=False) as stream:  # type: ignore[arg-type]
         archive = Writer(stream)
-        for entry, content in without_secret_names(view.read(selection, skipped.append), masker, skipped.append):
-            held.add(entry)
-            if entry.kind == "hardlink" and entry.target in left_out:
-                skipped.append(Skipped(path=entry.path, reason=f"the same file as {entry.target}, which was left out"))
-                continue
-            secret = _add(archive, entry, content, masker, view.check)
-            if secret is not None:
-                left_out.add(entry.path)
-                skipped.append(Skipped(path=entry.path, reason=f"it holds the secret {secret}"))
-                continue
+        for entry in packing(archive, view, selection, skipped, masker):
             packed.files += entry.kind != "directory"
             packed.bytes += entry.size
         archive.finish()
     file.flush()
     packed.size, packed.sha256 = hashed.size, hashed.digest.hexdigest()
     return packed
-
-
-def _add(archive: Writer, entry: Entry, content: IO[bytes] | None, masker: Masker | None, check: Check) -> str | None:
-    """Add an entry, or else the name of the secret that its content holds."""
-    if masker is None or content is None:
-        archive.add(entry, None if content is None else Checked(content, check))
-        return None
-    with _rereadable(content) as twice:
-        secret = masker.found_in(twice)
-        if secret is None:
-            twice.seek(0)
-            archive.add(entry, Checked(twice, check))
-    return secret
-
-
-@contextmanager
-def _rereadable(content: IO[bytes]) -> Iterator[IO[bytes]]:
-    """The same content to be read twice: what comes out of a tar stream can be read once."""
-    if isinstance(content, io.FileIO):
-        yield content
-        return
-    with tempfile.SpooledTemporaryFile(max_size=8 * _CHUNK) as copy:
-        shutil.copyfileobj(content, copy, _CHUNK)
-        copy.seek(0)
-        yield cast(IO[bytes], copy)
 
 
 def _fingerprints(entries: Iterable[Entry]) -> tuple[str, str]:

@@ -158,6 +158,7 @@ class FailingTest(Document):
 class ManifestArtifacts(Document):
     name: str | None = None
     path: str | None = None
+    """A folder with the same files, in records of older looms."""
     archive_path: str | None = None
     files: int = 0
     bytes: int = 0

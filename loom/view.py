@@ -11,10 +11,14 @@ streams (`TarView`: copy-on-write views, volumes, remote engines). Both promise:
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
+import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol, cast
 
@@ -26,8 +30,10 @@ from loom.storage.tar import (
     Check,
     Checked,
     Entry,
+    Held,
     Item,
     Kind,
+    Writer,
     Written,
     below,
     checked,
@@ -470,6 +476,53 @@ def without_secret_names(
             on_skipped(Skipped(path=entry.path, reason="a secret is in the target of its link"))
         else:
             yield entry, content
+
+
+def packing(
+    archive: Writer, view: WorkspaceView, selection: Selection, skipped: list[Skipped], masker: Masker | None
+) -> Iterator[Entry]:
+    """Put what is meant by `selection` into an archive, each entry given when it is in; what is left out goes to `skipped`.
+
+    Left out is what can't be read, and what holds a secret of `masker`'s in its name, its link or its content.
+    """
+    masker = masker if masker is not None and masker.active else None
+    held, left_out = Held(), set[str]()
+    for entry, content in without_secret_names(view.read(selection, skipped.append), masker, skipped.append):
+        held.add(entry)
+        if entry.kind == "hardlink" and entry.target in left_out:
+            skipped.append(Skipped(path=entry.path, reason=f"the same file as {entry.target}, which was left out"))
+            continue
+        secret = _add(archive, entry, content, masker, view.check)
+        if secret is not None:
+            left_out.add(entry.path)
+            skipped.append(Skipped(path=entry.path, reason=f"it holds the secret {secret}"))
+            continue
+        yield entry
+
+
+def _add(archive: Writer, entry: Entry, content: IO[bytes] | None, masker: Masker | None, check: Check) -> str | None:
+    """Add an entry, or else the name of the secret that its content holds."""
+    if masker is None or content is None:
+        archive.add(entry, None if content is None else Checked(content, check))
+        return None
+    with _rereadable(content, check) as twice:
+        secret = masker.found_in(twice)
+        if secret is None:
+            twice.seek(0)
+            archive.add(entry, Checked(twice, check))
+    return secret
+
+
+@contextmanager
+def _rereadable(content: IO[bytes], check: Check) -> Iterator[IO[bytes]]:
+    """The same content to be read twice: what comes out of a tar stream can be read once."""
+    if isinstance(content, io.FileIO):
+        yield content
+        return
+    with tempfile.SpooledTemporaryFile(max_size=8 << 20) as copy:
+        shutil.copyfileobj(Checked(content, check), copy, 1 << 20)
+        copy.seek(0)
+        yield cast("IO[bytes]", copy)
 
 
 def leads_out(entry: Entry) -> bool:

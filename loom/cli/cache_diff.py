@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +89,7 @@ def _outcomes(run: Reading) -> dict[str, JobOutcome]:
                 f"{test.get('classname') or ''}::{test['name']}".removeprefix("::")
                 for test in manifest["failing_tests"]
             ),
-            artifacts=frozenset(_checksums(run.paths.artifacts(job_id))),
+            artifacts=frozenset(_left(run.paths.artifacts_archive(job_id))),
             keys=tuple(
                 (str(cache.get("key") or cache.get("wanted")), str(cache["hit"]))
                 for cache in manifest["caches"]
@@ -101,15 +99,9 @@ def _outcomes(run: Reading) -> dict[str, JobOutcome]:
     return found
 
 
-def _checksums(folder: Path) -> list[tuple[str, str]]:
-    found = []
-    for base, _, names in os.walk(folder):
-        for name in names:
-            path = Path(base, name)
-            if path.is_symlink():
-                checksum = f"link to {path.readlink()}"
-            else:
-                with path.open("rb") as file:
-                    checksum = hashlib.file_digest(file, "sha256").hexdigest()
-            found.append((str(path.relative_to(folder)), checksum))
-    return found
+def _left(archive: Path) -> list[tuple[str, str]]:
+    """What a job left as artifacts: paths, with what tells one content from another."""
+    from loom.artifacts import index_of
+
+    index = index_of(archive) if archive.exists() else []
+    return [(file.path, f"link to {file.target}" if file.target else f"{file.size} {file.content}") for file in index]

@@ -147,7 +147,6 @@ class Run:
             paths = self._record.paths
             handover = Handover(
                 self._request.plan,
-                folder_of=paths.artifacts,
                 archive_of=self._archive_of,
                 missing_here=self._made_elsewhere(),
                 logs=paths.logs,

@@ -30,7 +30,6 @@ class Handover:
         self,
         plan: Plan,
         *,
-        folder_of: Callable[[str], Path],
         archive_of: Callable[[str], Path],
         logs: Path,
         masker: Masker,
@@ -42,7 +41,6 @@ class Handover:
         self._missing_here = missing_here
         self._cancel = cancel or Cancel()
         self._plan = plan
-        self._folder_of = folder_of
         self._archive_of = archive_of
         self._logs = logs
         self._masker = masker
@@ -97,7 +95,6 @@ class Handover:
         kept = artifacts.collect(
             spec,
             view_of(session, self._not_if_twice),
-            folder=self._folder_of(job.id),
             archive=self._archive_of(job.id),
             on_output=on_output,
             masker=self._masker,
@@ -106,7 +103,6 @@ class Handover:
         there = self._archive_of(job.id).exists()
         return {
             "name": spec.name,
-            "path": str(self._folder_of(job.id).relative_to(self._logs)) if there else None,
             "archive_path": str(self._archive_of(job.id).relative_to(self._logs)) if there else None,
             "sha256": kept.sha256,
             "files": kept.files,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from loom.artifacts import fetch, index_of
+
 pytestmark = pytest.mark.docker
 
 WORKFLOW = """
@@ -79,7 +81,7 @@ def place(tmp_path: Path) -> Place:
 
 
 @pytest.mark.parametrize("mount_mode", ["bind_mount", "overlay", "ephemeral_volume"])
-def test_artifacts_reports_and_caches(place: Place, mount_mode: str) -> None:
+def test_artifacts_reports_and_caches(place: Place, mount_mode: str, tmp_path: Path) -> None:
     workflow = place.repo / ".loom/workflow.yml"
     if mount_mode != "bind_mount":
         workflow.write_text(WORKFLOW.replace("test:\n  stage", "test:\n  variables: {SHARED: 'no'}\n  stage"))
@@ -91,7 +93,8 @@ def test_artifacts_reports_and_caches(place: Place, mount_mode: str) -> None:
     build, test = (json.loads((logs / f"jobs/{job}/manifest.json").read_text()) for job in ("build", "test"))
     assert build["status"] == "success", screen
     assert test["failing_step"] == "script/05", screen
-    kept = logs / "jobs/build/artifacts"
+    kept = tmp_path / "fetched"
+    fetch(logs / "jobs/build/artifacts.tar.gz", kept)
     assert sorted(str(path.relative_to(kept)) for path in kept.rglob("*")) == [
         "out", "out/app", "out/current", "out/empty", "out/host",
     ]  # fmt: skip
@@ -100,7 +103,7 @@ def test_artifacts_reports_and_caches(place: Place, mount_mode: str) -> None:
     assert build["artifacts"]["files"] == 3
     (failing,) = test["failing_tests"]
     assert (failing["name"], failing["file"], failing["line"]) == ("test_b", "t/test_a.py", 7)
-    assert (logs / "jobs/test/artifacts/reports/r.xml").exists()
+    assert [file.path for file in index_of(logs / "jobs/test/artifacts.tar.gz")] == ["reports/r.xml"]
 
     screen, _ = place.run(mount_mode)
     assert "cache hit: deps-" in screen
