@@ -109,6 +109,10 @@ def _steps(entries: Iterable[Entry], default_shell: Sequence[str]) -> Iterator[P
                 yield problem_in_text(
                     node, at, message, number=found.number, found=found.text, code="WF_BASHISM", severity="warning"
                 )
+        below = node.file.line(node.line + 1) or ""
+        if node.style == "" and " - " in node.text and re.match(rf"\s{{{node.column - 2},}}- ", below):
+            message = "YAML takes this line and the next, indented more, for one command: align the two dashes"
+            yield _warn(node, pointer(entry.name, key, number), "WF_STEP_JOINED", message)
         lines = [
             line.strip()
             for line in re.split(r"\n|&&|;", node.text)

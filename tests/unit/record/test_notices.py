@@ -53,6 +53,9 @@ def test_a_container_is_the_rule_and_a_users_setting_changes_it(make: Make) -> N
     shown = project.loom("run", "--local", "--no-container", LOOM_CONTAINER="", **nowhere)
     assert "not isolated (--no-container): a" in shown
     project.loom("run", "--local", "--container", code=3, **nowhere)
+    (project.root / ".loom/config.yml").write_text("container: false\n")  # not for a project to decide
+    project.loom("run", "--local", code=2, LOOM_CONTAINER="", **nowhere)
+    (project.root / ".loom/config.yml").unlink()
     config = project.places / ".config/loom/config.yml"
     config.parent.mkdir(parents=True)
     config.write_text("container: false\n")
