@@ -50,7 +50,8 @@ def test_every_setting_is_in_the_reference() -> None:
     row = r"^\| `(\w+)` \| `([^`]*)`[^|]*\| (?:any|lower|stricter|trusted|never|`true`) \| (.*) \|$"
     rows = re.findall(row, (PAGES / "config.md").read_text(), re.MULTILINE)
     defaults = config.Config()
-    assert rows == [(name, defaults.text_of(name), config.about(name)) for name in config.KEYS]
+    assert [(name, value) for name, value, _ in rows] == [(name, defaults.text_of(name)) for name in config.KEYS]
+    assert [name for name, _, text in rows if not text.startswith(config.about(name))] == []  # a page may say more
 
 
 def examples() -> list[tuple[str, str]]:
