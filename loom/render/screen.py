@@ -262,7 +262,8 @@ class Screen:
         from loom.diagnosis import places_in_step
 
         lines = [piece.text for piece in self._tails.get((job_id, step), ())]
-        places = places_in_step(lines, self._written.get((job_id, step), {}))
+        written = self._written.get((job_id, step), {})
+        places = [place for place in places_in_step(lines, written) if place.line != written["line"]]
         return [shown(f"{place.file}:{place.line}") for place in places[:3]]
 
     def _command(self, script: str) -> Iterator[str]:
