@@ -29,6 +29,7 @@ import zstandard
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
+from loom import processes
 from loom.errors import CacheError
 from loom.plan import Cache as Spec
 from loom.plan import CacheKeyFiles
@@ -473,7 +474,7 @@ class Cache:
         make_private(self.folder)
         descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            processes.lock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
@@ -656,7 +657,7 @@ def _temporary(folder: Path) -> Iterator[Any]:
     """A new file that is gone at the end unless it was renamed; locked, so that a sweep knows its writer lives."""
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            processes.lock(file, fcntl.LOCK_EX)
             yield file
         finally:
             with suppress(OSError):

@@ -1,8 +1,29 @@
-"""Which process is which: a process id means nothing without the boot it belongs to and the moment it began."""
+"""Which process is which, and what they hold.
+
+A process id means nothing without the boot it belongs to and the moment it began.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import time
 from pathlib import Path
+from typing import IO
+
+LOCK_S = 60.0
+"""How long another process may hold a lock that is waited for: each is held for moments only."""
+
+
+def lock(file: int | IO[bytes], kind: int, limit_s: float = LOCK_S) -> None:
+    """`flock`, tried again while another process holds it. TimeoutError when that takes longer than `limit_s`."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            return fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"another process has held its lock for {limit_s:.0f} s") from None
+        time.sleep(0.02)
 
 
 def boot_id() -> str:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -57,6 +58,9 @@ def _foreign(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # whoever wrote, it is no bug
         where = f"{error.filename}: " if isinstance(error.filename, str) else ""
         return _told(InfrastructureError(f"{where}{error.strerror}", hint="free some space there"))
+    if isinstance(error, subprocess.TimeoutExpired):
+        words = error.cmd if isinstance(error.cmd, str) else " ".join(map(str, error.cmd[:3]))
+        return _told(InfrastructureError(f"{words} has not ended within {error.timeout:.0f} s"))
     usage = exit_code_of_usage_error(error)
     return usage if usage is not None else _bug(error)
 

@@ -138,6 +138,7 @@ def _opened() -> tuple[Cache, str]:
             capture_output=True,
             check=False,
             stdin=subprocess.DEVNULL,
+            timeout=60,
         )
         origin = os.fsdecode(asked.stdout).strip()
     except OSError:

@@ -420,7 +420,9 @@ def _records(place: Here) -> Finding:
 
 def _git() -> Finding:
     try:
-        version = subprocess.run(["git", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+        version = subprocess.run(
+            ["git", "--version"], capture_output=True, text=True, check=True, timeout=60
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError) as error:
         return Finding(name="git", state="bad", text=f"can't be run: {error}", advice="install git 2.30 or newer")
     return Finding(name="git", state="ok", text=version.removeprefix("git version "))

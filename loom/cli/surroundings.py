@@ -236,6 +236,7 @@ def _git(root: Path, environ: Mapping[str, str], *arguments: str, given: bytes =
             env=dict(environ),
             input=given,
             capture_output=True,
+            timeout=1800,
         )
     except OSError:
         return None

@@ -56,5 +56,5 @@ def _said_by(name: str, scripts: Sequence[str]) -> list[str]:
         option = "extglob" if name == "bash" else ""
         environ = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
         command = ("sh", "-c", _READ_ALL, "sh", folder, name, option)
-        subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, check=False)
+        subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, check=False, timeout=60)
         return [(Path(folder) / f"{number}.said").read_text("utf-8", "replace") for number in range(len(scripts))]

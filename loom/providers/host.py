@@ -52,6 +52,7 @@ MARK = "LOOM_SESSION_MARK"
 _READ = 256 * 1024
 _PIPE = 1024 * 1024
 _KILL_ROUNDS = 50
+_WATCHER_S = 10.0
 _LOOK_EVERY_S = 0.2
 """How often a cancel is looked for while somebody else has the terminal."""
 _AFTER_HANGUP_S = 2.0
@@ -171,7 +172,7 @@ class HostSession:
             unregister()
             if process.poll() is None:
                 self._kill_everything()
-                process.wait()
+                process.wait()  # no limit: it is killed
         with contextlib.suppress(FileNotFoundError):
             self._handed_on.update(handed_on(_lines((self._private / "env").read_bytes())))
         code = process.returncode
@@ -233,7 +234,7 @@ class HostSession:
                     if descriptor in self._lingering:
                         self._read(descriptor, _READ, on_output)
                 if pidfd in ready:
-                    process.wait()
+                    process.wait()  # no limit: it has ended
                     if ended is not Ended.EXITED:
                         self._kill_everything()
                     # What the step printed is in the pipes by now; what a background child adds comes later.
@@ -416,8 +417,8 @@ class HostSession:
         self._closed = True
         os.close(self._wake)
         shutil.rmtree(self._private, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self._watcher.communicate(b"done\n")
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # it ends by itself
+            self._watcher.communicate(b"done\n", timeout=_WATCHER_S)
 
 
 def _waiting(descriptor: int) -> int:

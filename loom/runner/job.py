@@ -167,7 +167,7 @@ class JobRunner:
             else:
                 ahead.image_output.pass_on(image_output)
                 if ahead.image_error:
-                    ahead.wait()
+                    ahead.opened()
                 image = ahead.resolved
         if image is not None:
             found = {"name": image.name, "id": image.image_id, "digest": image.digest}
@@ -225,7 +225,7 @@ class JobRunner:
         """What was opened ahead, or where that could not show the workspace, the place opened in another way."""
         ahead.provider_output.pass_on(on_output)
         try:
-            opened, opened_ahead = ahead.wait()
+            opened, opened_ahead = ahead.opened()
         except ProviderError as error:
             if not self._opener.another_view(job, ahead.view, error, on_output):
                 raise

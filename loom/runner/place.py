@@ -169,8 +169,8 @@ class _Filling:
         except BaseException as error:  # noqa: BLE001  raised again where somebody waits for it
             self._error = error
 
-    def wait(self) -> None:
-        """Until it is done; raises what went wrong."""
+    def filled(self) -> None:
+        """Wait until it is done; raises what went wrong."""
         if not self._of_run.join(self._thread):
             raise ProviderError(f"interrupted while {self._target} was filled", code="CANCELED")
         if self._error is not None:
@@ -353,7 +353,7 @@ class PlaceOpener:
             provider = self._tools.providers[job.provider]
             session = stack.enter_context(provider.open(request, on_output, self._cancel))
             if filling is not None:
-                filling.wait()
+                filling.filled()
             yield session
 
     def _overlays(self, workspace: Path) -> bool:
@@ -411,7 +411,7 @@ class Ahead:
         except BaseException as error:  # noqa: BLE001  raised again where the place is taken
             self._error = error
 
-    def wait(self) -> tuple[Opened, ExitStack]:
+    def opened(self) -> tuple[Opened, ExitStack]:
         """What was opened, and what closes it; raises what opening raised."""
         self._join()
         if self._error is not None:

@@ -10,12 +10,14 @@ import errno
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
+from loom.cancel import Cancel
 from loom.errors import SnapshotError
+from loom.snapshot.model import SnapshotCanceled
 
 # What points a git process at a repository; a workspace's git must never inherit it from the caller (`git rev-parse
 # --local-env-vars` prints this list, and GIT_NO_REPLACE_OBJECTS, which is set for all).
@@ -162,6 +164,29 @@ def c_quoted(text: str) -> str:
     return f'"{text}"'
 
 
+PATIENCE_S = 1800.0
+"""How long one git command may take. A filter, a hook of a file system monitor or a network under it may hang."""
+_at_work: set[subprocess.Popen[bytes]] = set()
+_heeded: list[Cancel] = []
+
+
+@contextmanager
+def ended_by(cancel: Cancel) -> Iterator[None]:
+    """Within the block, a cancel ends the git commands of this process, and no other is started: SnapshotCanceled."""
+
+    def stop_all() -> None:
+        for process in list(_at_work):
+            process.kill()  # a TERM leaves git waiting for the filter that it runs
+
+    _heeded.append(cancel)
+    unregister = cancel.on_request(stop_all)
+    try:
+        yield
+    finally:
+        unregister()
+        _heeded.remove(cancel)
+
+
 class Running:
     """A git process at work. What it prints goes into memory, so that several run side by side and none waits for a reader."""
 
@@ -174,6 +199,8 @@ class Running:
         given: bytes | None = None,
         stdin: BinaryIO | None = None,
     ) -> None:
+        if any(cancel.requested for cancel in _heeded):
+            raise SnapshotCanceled("interrupted while git was at work")
         self._arguments = arguments
         self._place = cwd
         self._out, self._err = _in_memory(), _in_memory()
@@ -194,12 +221,14 @@ class Running:
                 raise SnapshotError(
                     "git is not installed, or not on PATH", hint="install git 2.31 or newer", code="GIT_MISSING"
                 ) from error
+        _at_work.add(self._process)
         self._result: tuple[int, bytes, str] | None = None
 
     def stop(self) -> None:
         """End the process, whatever it is doing; for a result that nobody will ask for."""
         self._process.kill()
-        self._process.wait()
+        self._process.wait()  # no limit: it is killed
+        _at_work.discard(self._process)
         self._close()
 
     @property
@@ -209,12 +238,26 @@ class Running:
     def result(self, *, check: bool = True) -> tuple[int, bytes, str]:
         """(exit code, output, what it said on standard error). GitFailed when `check` and the code is not 0."""
         if self._result is None:
-            code = self._process.wait()
+            code = self._ended()
             self._result = code, _content(self._out), _content(self._err).decode("utf-8", "backslashreplace")
         code, _, said = self._result
         if check and code != 0:
             raise GitFailed(self._arguments, code, said, place=self._place)
         return self._result
+
+    def _ended(self) -> int:
+        try:
+            return self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.stop()
+            words = " ".join(("git", *self._arguments[:3]))
+            raise SnapshotError(
+                f"{words} has not ended within {PATIENCE_S / 60:.0f} minutes",
+                hint="look for a filter (.gitattributes) or a file system that hangs",
+                code="GIT_HANGS",
+            ) from None
+        finally:
+            _at_work.discard(self._process)
 
     def output(self) -> bytes:
         return self.result()[1]

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from loom import processes
+
 
 @contextmanager
 def occupied(*workspaces: Path) -> Iterator[None]:
@@ -17,7 +19,7 @@ def occupied(*workspaces: Path) -> Iterator[None]:
         for workspace in workspaces:
             with suppress(OSError):  # it is gone, or its file system knows no locks
                 held.append(os.open(workspace, os.O_RDONLY | os.O_DIRECTORY))
-                fcntl.flock(held[-1], fcntl.LOCK_SH)
+                processes.lock(held[-1], fcntl.LOCK_SH)
         yield
     finally:
         for descriptor in held:

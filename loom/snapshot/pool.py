@@ -52,7 +52,7 @@ class Pool:
                         pipe.close()
                     except OSError:
                         pass  # the helper is gone; what it had to say has been said
-            helper.wait()
+            helper.wait()  # no limit: its input is closed, or it is killed
         self._own.close()
 
     def prepare(self, about: int) -> None:
@@ -115,7 +115,7 @@ class Pool:
             for helper in self._helpers:
                 helper.kill()
         for thread in threads:
-            thread.join()
+            thread.join()  # no limit: after a failure or a cancel a helper ends with its portion
         if self._cancel.requested:
             raise SnapshotCanceled("interrupted while the workspace was being filled")
         for failure in failures:

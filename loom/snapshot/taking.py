@@ -58,7 +58,7 @@ def take(source: Source, workspace: Path, *, cancel: Cancel, on_progress: OnProg
     """
     if any(workspace.iterdir()):
         raise SnapshotError(f"{workspace}: not empty", hint="a workspace is filled once, in a new directory")
-    with occupied(workspace):
+    with occupied(workspace), git.ended_by(cancel):
         return _take(source, workspace, cancel, on_progress)
 
 

@@ -205,7 +205,7 @@ class _Trees:
                     pipe.close()
                 except OSError:
                     pass  # the process is gone already; `read` has said so
-        self._process.wait()
+        self._process.wait()  # no limit: its input is closed
 
     def read(self, sha: str) -> dict[bytes, tuple[str, str]]:
         """name -> (mode, id). SnapshotError when there is no such tree."""

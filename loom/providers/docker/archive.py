@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from loom.errors import ImageError, RequestError
 from loom.images import parse_reference
-from loom.providers.docker.client import explanation
+from loom.providers.docker.client import explanation, taking_long
 from loom.providers.docker.images import ResolvedImage
 from loom.providers.docker.streams import engine_errors
 
@@ -156,7 +156,7 @@ def import_images(client: docker.DockerClient, path: Path) -> tuple[Exported, ..
     """Load a file's images and name them. ImageError when one that it announces did not arrive as announced."""
     announced = read_index(path)
     try:
-        with engine_errors(), _reading(path) as file:
+        with engine_errors(), taking_long(), _reading(path) as file:
             for line in client.api.load_image(_chunks(file)):  # type: ignore[no-untyped-call]
                 if "error" in line:
                     raise ImageError(f"{path}: the engine could not load it: {line['error']}")

@@ -118,6 +118,15 @@ class Hijacked:
     def fileno(self) -> int:
         return self.socket.fileno()
 
+    def ends_within(self, limit_s: float) -> bool:
+        """Read and drop what comes; whether its end came in time."""
+        poll, deadline = select.poll(), time.monotonic() + limit_s
+        poll.register(self.fileno(), select.POLLIN)
+        while (left := deadline - time.monotonic()) > 0:
+            if (self.pending() or poll.poll(left * 1000)) and not self.socket.recv(_READ):  # no limit: it is there
+                return True
+        return False
+
     def pending(self) -> bool:
         """True when TLS has decrypted more than it gave out: polling the file number would not tell."""
         pending = getattr(self.socket, "pending", None)
@@ -196,7 +205,7 @@ class LogFollower:
             if not self._response.ok:
                 self.refused = ProviderError(f"the container's log can't be read again: {self._response.text.strip()}")
             for chunk in () if self.refused else self._response.iter_content(chunk_size=None):
-                self._writer.sendall(chunk)
+                self._writer.sendall(chunk)  # no limit: as long as nobody reads; the reader closes it
         except Exception:  # noqa: BLE001  its end is all that the reader has to see; it asks the engine for the reason
             pass
         finally:
@@ -258,7 +267,7 @@ class Attachment:
             raise BrokenPipeError("the container's input is closed")
         self._input.socket.settimeout(_SEND_TIMEOUT_S)
         try:
-            self._input.socket.sendall(data)
+            self._input.socket.sendall(data)  # no limit: the line before sets it
         finally:
             self._input.socket.settimeout(None)
 
@@ -270,22 +279,22 @@ class Attachment:
             except OSError:
                 pass  # it was closed in this very moment: nobody reads any more
 
-    def read(self, timeout_s: float | None) -> list[Chunk]:
-        """What has arrived; waits for something up to `timeout_s` (None: for ever). Empty after that, a wake, and at the end.
+    def read(self, timeout_s: float) -> list[Chunk]:
+        """What has arrived; waits for something up to `timeout_s`. Empty after that, a wake, and at the end.
 
         OSError when the connection broke rather than ended.
         """
         if self.at_end:
             return []
         if not self._output.pending():
-            ready = dict(self._poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
+            ready = dict(self._poll.poll(max(0.0, timeout_s) * 1000))
             if self._wake in ready:
                 os.eventfd_read(self._wake)
             if self._output.fileno() not in ready:
                 return []
         if self._in_flood():
             time.sleep(_GATHER_S)
-        data = self._output.socket.recv(_READ)
+        data = self._output.socket.recv(_READ)  # no limit: it is there
         self._count(len(data))
         if not data:
             self.at_end = True

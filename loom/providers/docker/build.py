@@ -431,10 +431,10 @@ def _run(
         assert process.stdout is not None
         while chunk := os.read(process.stdout.fileno(), 65536):
             on_bytes(chunk)
-        return process.wait()
+        return process.wait()  # no limit: a cancel kills it
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.wait()  # no limit: it is killed
         raise
     finally:
         ended.set()
@@ -521,7 +521,7 @@ def _build_classic(
                     rm=True,
                     forcerm=True,
                     decode=True,
-                    timeout=None,
+                    timeout=None,  # no limit: the reader of the stream has one
                 )
 
         tail = _Tail(on_output)

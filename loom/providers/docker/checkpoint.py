@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from loom.errors import LoomError, ProviderError
 from loom.providers.base import Session
 from loom.providers.docker import labels
-from loom.providers.docker.client import explanation, retrying, translated
+from loom.providers.docker.client import explanation, retrying, taking_long, translated
 from loom.providers.files import unpack
 from loom.util.bounded import bounded
 
@@ -50,7 +50,7 @@ def make(
     try:
         image_id = _commit(client, session.facts.container_id, run_id=run_id, job_id=job_id, expires_at=expires_at)
     finally:
-        thread.join()
+        thread.join()  # no limit: the engine may not be silent while it sends the archive
     error = packing.get("error")
     if isinstance(error, LoomError | OSError):
         raise ProviderError(f"the workspace could not be saved in {archive}: {error}") from error
@@ -75,7 +75,7 @@ def _commit(client: docker.DockerClient, container_id: str, *, run_id: str, job_
     }
     changes = [f'LABEL "{name}"="{value}"' for name, value in marks.items()]
     tag = "".join(character if character.isalnum() or character in "_.-" else "-" for character in job_id)[:80]
-    with translated(f"saving the file system of job {job_id}"):
+    with translated(f"saving the file system of job {job_id}"), taking_long():
         # Not paused: nothing runs there but what a step left in the background.
         made = api.commit(container_id, REPOSITORY, f"{run_id}-{tag}", changes=changes, conf=None, pause=False)
     return str(made["Id"])

@@ -37,6 +37,8 @@ ANSWER_S = 60
 """How long any later call may be silent: a busy engine takes its time to create and to remove, one that hangs more."""
 DISK_FULL = "ENGINE_DISK_FULL"
 MAKE_ROOM = "the engine's disk is full; see what it holds with `docker system df`, and make room there"
+LONG_S = 600
+"""How long a call may be silent for which the engine moves much data before it says a word (`taking_long`)."""
 CONNECTIONS = 80
 """Connections kept open: one per job that waits, and some for those that come and go."""
 
@@ -162,6 +164,9 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
 
         _said: dict[str, Any] | None = None
 
+        def _set_request_timeout(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+            return {"timeout": getattr(_of_thread, "limit_s", self.timeout), **kwargs}
+
         def through(self, adapter: Any) -> Api:
             """With every request carried by `adapter`; only now is the engine asked for its version."""
             self.mount("http+docker://", adapter)
@@ -204,6 +209,19 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
         raise unavailable(endpoint, environ, error) from error
     client.api.timeout = answer_s
     return client
+
+
+_of_thread = threading.local()
+
+
+@contextlib.contextmanager
+def taking_long() -> Iterator[None]:
+    """Calls of this thread, within the block, may be silent for LONG_S: saving or loading a file system, changing owners."""
+    _of_thread.limit_s = LONG_S
+    try:
+        yield
+    finally:
+        del _of_thread.limit_s
 
 
 def endpoint_behind(client: docker.DockerClient) -> Endpoint | None:

@@ -471,7 +471,7 @@ def _wait_for(had: Future[ResolvedImage], image: plan.Image, on_output: OnOutput
             say(on_output, f"waiting for {shown(image)}, which another job is getting")
             worth_a_line_at = math.inf
         wait([had], timeout=0.1)
-    return had.result()
+    return had.result()  # no limit: it is done
 
 
 def _resolved(name: str, reference: Reference, attributes: Mapping[str, Any]) -> ResolvedImage:

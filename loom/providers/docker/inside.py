@@ -40,6 +40,10 @@ _READ = 64 * 1024
 _SIZE_EVERY_S = 0.25
 """How often the terminal is asked for its size: its signal reaches the main thread only, and a shell may run in any."""
 _AFTER_HANGUP_S = 2.0
+_SIGNAL_WITHIN_S = 10.0
+"""How long a command in the container may take to send a signal to another."""
+_TYPED_WITHIN_S = 60.0
+"""How long the container may take no input from the terminal."""
 _DETACH = b"\x10\x11"
 """^P ^Q, on which the engine lets go of a terminal and the command runs on."""
 _SIGNALS: Mapping[ExitCode | None, str] = {ExitCode.INTERRUPTED: "INT", ExitCode.HANGUP: "HUP"}
@@ -132,7 +136,7 @@ class Inside(Struct, frozen=True, kw_only=True):
             if wake in ready:
                 os.read(wake, 100)
             if connection.fileno() in ready:
-                data = connection.socket.recv(_READ)
+                data = connection.socket.recv(_READ)  # no limit: it is there
                 if not data:
                     return ended
                 for stream, chunk in frames.feed(data):
@@ -145,7 +149,9 @@ class Inside(Struct, frozen=True, kw_only=True):
             made = api.exec_create(
                 self.container_id, ["sh", "-c", _END, "loom", pid_file, signal], user=self.user or ""
             )
-            api.exec_start(made["Id"])
+            command = Hijacked.of_exec(self.client, made["Id"])
+            command.ends_within(_SIGNAL_WITHIN_S)
+            command.close()
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Make small files, each for the user alone."""
@@ -192,6 +198,7 @@ class Inside(Struct, frozen=True, kw_only=True):
         """Until the command's output ends, or the terminal goes away or a cancel is asked for (`gone`)."""
         size: tuple[int, int] | None = None
         last = b""
+        connection.socket.settimeout(_TYPED_WITHIN_S)
         while not cancel.requested:
             if (now := _size(target)) != size:
                 size = now
@@ -203,12 +210,14 @@ class Inside(Struct, frozen=True, kw_only=True):
                     if not typed:
                         return "gone"
                     last = (last + typed)[-len(_DETACH) :]
-                    connection.socket.sendall(typed)
+                    connection.socket.sendall(typed)  # no limit: the socket has one
                 if connection.fileno() in ready:
-                    data = connection.socket.recv(_READ)
+                    data = connection.socket.recv(_READ)  # no limit: it is there
                     if not data:
                         return "detached" if last == _DETACH else "over"
                     _write(target, data)
+            except TimeoutError as error:
+                raise ProviderError(f"the container has taken no input for {_TYPED_WITHIN_S:.0f} s") from error
             except OSError as error:
                 if error.errno in (errno.EIO, errno.EBADF, errno.ENXIO):
                     return "gone"
@@ -276,10 +285,10 @@ def _feed(source: int | bytes, target: socket.socket) -> None:
     """What the command reads, until there is no more or it is over."""
     try:
         if isinstance(source, bytes):
-            target.sendall(source)
+            target.sendall(source)  # no limit: as long as the command reads nothing; in a thread that ends with it
         else:
             while data := os.read(source, _READ):
-                target.sendall(data)
+                target.sendall(data)  # no limit: the same
         target.shutdown(socket.SHUT_WR)
     except OSError:
         pass  # nobody reads it any more

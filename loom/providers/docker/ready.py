@@ -89,7 +89,7 @@ class Inside:
         def ask() -> None:
             try:
                 made = self._client.api.exec_create(self._container_id, list(command))
-                said = self._client.api.exec_start(made["Id"])
+                said = self._client.api.exec_start(made["Id"])  # no limit: the thread is given up in time
                 code = self._client.api.exec_inspect(made["Id"])["ExitCode"]
                 answer.append((127 if code is None else int(code), bytes(said).decode(errors="replace").strip()))
             except Exception as error:  # noqa: BLE001  raised again below

@@ -301,7 +301,8 @@ class _Group:
             thread.start()
         try:
             for thread in threads:
-                thread.join()
+                if not self._cancel.join(thread):
+                    raise ServiceError("services were still starting after the second interrupt", code="CANCELED")
         except BaseException:
             # An interrupt in this thread: nothing may be created behind our back while we remove.
             self._give_up.set()
@@ -453,7 +454,7 @@ class _Group:
     def _follow(self, service: plan.Service, container_id: str, output: Hijacked, lines: _Lines) -> None:
         demultiplexer = Demultiplexer()
         try:
-            while data := output.socket.recv(_READ):
+            while data := output.socket.recv(_READ):  # no limit: a service may be silent; it ends with the connection
                 for stream, chunk in demultiplexer.feed(data):
                     lines.feed(stream, chunk)
         except Exception as error:  # noqa: BLE001  a lost stream must not take the job's thread down; it is said instead
@@ -621,7 +622,7 @@ def _send(output: Hijacked, line: bytes) -> None:
     """A service that ended already does not take it; its end is told elsewhere."""
     output.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _HAND_OVER_WITHIN_S, 0))
     with suppress(OSError):
-        output.socket.sendall(line)
+        output.socket.sendall(line)  # no limit: the line before sets it
 
 
 def container_names(names: Sequence[str]) -> list[str]:

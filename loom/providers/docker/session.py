@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError, RequestError
 from loom.plan import MountMode
 from loom.providers.base import Change, Command, SessionFacts, SessionRequest
-from loom.providers.docker import devices, driver, labels, limits, mounts
-from loom.providers.docker.attach import Attachment
-from loom.providers.docker.client import explanation, ours, retrying, start_failed, translated
+from loom.providers.docker import client, devices, driver, labels, limits, mounts
+from loom.providers.docker.attach import Attachment, Hijacked
+from loom.providers.docker.client import LONG_S, explanation, ours, retrying, start_failed, translated
 from loom.providers.docker.labels import kept_name
 from loom.providers.docker.mounts import Mount
 from loom.providers.docker.ownership import Ids, Owner
@@ -437,14 +438,15 @@ class DockerSession:
 
     def _stopped_by_others(self) -> str:
         try:
-            events = list(
-                self._api.events(
-                    since=1,
-                    until=int(time.time()) + 1,
-                    filters={"container": self.container_id, "event": ["kill", "stop"]},
-                    decode=True,
-                )
+            filters = json.dumps({"container": [self.container_id], "event": ["kill", "stop"]})
+            # Not by the SDK's own call, which waits for as long as the engine likes.
+            answer = self._api.get(
+                f"{self._api.base_url}/v{self._api.api_version}/events",
+                params={"since": 1, "until": int(time.time()) + 1, "filters": filters},
+                timeout=client.ANSWER_S,
             )
+            answer.raise_for_status()
+            events = [json.loads(line) for line in answer.text.splitlines() if line.strip()]
         except Exception as error:
             if ours(error, "") is None:
                 raise
@@ -536,10 +538,18 @@ class DockerSession:
         with translated(f"changing the owner of files for job {self._request.job_id}"):
             try:
                 made = api.exec_create(self.container_id, ["sh", "-c", line], user="0:0", workdir="/")
-                api.exec_start(made["Id"])
+                command = Hijacked.of_exec(self._client, made["Id"])
+                try:
+                    ended = command.ends_within(LONG_S)
+                finally:
+                    command.close()
+                if not ended:
+                    raise ProviderError(
+                        f"the owner of files of job {self._request.job_id} was not changed in {LONG_S} s"
+                    )
                 return int(api.exec_inspect(made["Id"])["ExitCode"] or 0)
             except Exception as error:
-                if getattr(error, "status_code", None) not in (404, 409):
+                if getattr(error.__cause__ or error, "status_code", None) not in (404, 409):
                     raise
             image = self._facts.image_id or self._facts.image
             config = api.create_container_config(
@@ -554,7 +564,7 @@ class DockerSession:
             helper = api.create_container_from_config(config, f"{self._facts.container_name}-helper")["Id"]
             try:
                 api.start(helper)
-                return int(api.wait(helper)["StatusCode"])
+                return int(api.wait(helper, timeout=LONG_S)["StatusCode"])
             finally:
                 api.remove_container(helper, force=True, v=True)
 

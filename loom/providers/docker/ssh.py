@@ -25,6 +25,7 @@ from urllib3.connectionpool import HTTPConnectionPool
 _AT_ONCE = 4
 """How many connections are made at the same time: servers drop some of those who have not yet shown who they are."""
 _CONNECT_S = 10
+_ANSWER_S = 60.0
 _OPTIONS = (
     "-T",
     # Nobody is asked anything: not for a password, not whether an unknown host may be trusted.
@@ -69,7 +70,7 @@ class Dialler:
         self._lock = threading.Lock()
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def dial(self, timeout_s: float | None) -> socket.socket:
+    def dial(self, timeout_s: float) -> socket.socket:
         """A connection to the engine, which has just answered over it. SshFailed when none comes about."""
         with self._turn, tempfile.TemporaryFile() as said:
             ours, theirs = socket.socketpair()
@@ -99,7 +100,7 @@ class Dialler:
                     process.wait(1)
                 except subprocess.TimeoutExpired:
                     process.kill()
-                    process.wait()
+                    process.wait()  # no limit: it is killed
                 said.seek(0)
                 if isinstance(error, (OSError, http.client.HTTPException)):
                     # ssh's words are the cause; that the connection then ended is not.
@@ -117,12 +118,12 @@ class Dialler:
                 process.wait(2)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
+                process.wait()  # no limit: it is killed
 
 
 def _ask(connection: socket.socket) -> None:
     """Whether an engine is at the other end: only now has ssh had its say."""
-    connection.sendall(b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n")
+    connection.sendall(b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n")  # no limit: the caller has set it
     response = http.client.HTTPResponse(connection)
     try:
         response.begin()
@@ -150,8 +151,8 @@ class _Connection(HTTPConnection):
         self._dialler = dialler
 
     def connect(self) -> None:
-        timeout = self.timeout
-        self.sock = self._dialler.dial(timeout if isinstance(timeout, (int, float)) else None)
+        timeout = self.timeout  # none for what may be silent later: a log that is followed
+        self.sock = self._dialler.dial(timeout if isinstance(timeout, (int, float)) else _ANSWER_S)
 
 
 class _Pool(HTTPConnectionPool):

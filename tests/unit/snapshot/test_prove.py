@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
-from loom.snapshot import Snapshot, SnapshotCanceled, discover, is_workspace, remove, take, verify
+from loom.snapshot import Snapshot, SnapshotCanceled, discover, git, is_workspace, remove, take, verify
 
 from .conftest import ENVIRONMENT, Repo, check
 
@@ -298,6 +299,37 @@ def test_interrupted_in_the_middle(work: Repo, tmp_path: Path) -> None:
         take(discover(work.root, environ=work.environ), workspace, cancel=cancel, on_progress=stop)
     assert max(seen) < 3000
     assert list(workspace.iterdir()) == []
+
+
+def test_interrupted_while_a_filter_hangs(work: Repo, tmp_path: Path) -> None:
+    work.write(".gitattributes", "*.slow filter=slow\n")
+    started = tmp_path / "started"
+    work.git("config", "filter.slow.clean", f"echo $$ >{started}; exec sleep 60")
+    work.write("a.slow", "x")
+    workspace = tmp_path / "w"
+    workspace.mkdir()
+    cancel = Cancel()
+
+    def ask() -> None:
+        while not started.exists() or not started.read_text():
+            time.sleep(0.01)
+        cancel.request()
+
+    threading.Thread(target=ask, daemon=True).start()
+    begun = time.monotonic()
+    with pytest.raises(SnapshotCanceled):
+        take(discover(work.root, environ=work.environ), workspace, cancel=cancel)
+    assert time.monotonic() - begun < 50, "it waited for the filter"
+    assert list(workspace.iterdir()) == []
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(started.read_text()), signal.SIGKILL)
+
+
+def test_a_git_command_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(git, "PATIENCE_S", 0.2)
+    hanging = git.Running(("-c", "alias.hang=!exec sleep 60", "hang"), dict(os.environ), cwd=tmp_path)
+    with pytest.raises(SnapshotError, match="has not ended within"):
+        hanging.result()
 
 
 def test_interrupted_by_the_terminal(work: Repo, tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""No wait without a limit: each call that may wait for ever names, on its own line, why it may (`# no limit: ...`)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2] / "loom"
+ALLOWED = "# no limit: "
+
+# By the name of what is called: these wait for ever when they are called without any argument.
+BARE = {"join", "wait", "get", "acquire", "communicate", "select", "accept"}
+# These know no limit as an argument, or the socket's own; `recv` and `sendall` are bounded by `settimeout` alone.
+ALWAYS = {"flock", "lockf", "recv", "sendall", "exec_start", "events"}
+# These wait for ever unless a limit is among their arguments, by name or at this place.
+BOUNDED = {
+    "subprocess.run": 99,
+    "subprocess.call": 99,
+    "subprocess.check_call": 99,
+    "subprocess.check_output": 99,
+    "select.select": 3,
+    "futures.wait": 1,
+    "api.wait": 1,
+    "urlopen": 2,
+    "requests.get": 99,
+    "create_connection": 1,
+}
+
+
+def called(node: ast.Call) -> str:
+    return ast.unparse(node.func)
+
+
+def limit_of(node: ast.Call, place: int) -> ast.expr | None:
+    named = next((keyword.value for keyword in node.keywords if keyword.arg == "timeout"), None)
+    return named or (node.args[place] if len(node.args) > place else None)
+
+
+def may_wait_for_ever(node: ast.Call, imported: set[str]) -> bool:
+    name = called(node)
+    last = name.rpartition(".")[2]
+    named = {keyword.arg: keyword.value for keyword in node.keywords}
+    if isinstance(named.get("timeout"), ast.Constant) and named["timeout"].value is None:  # type: ignore[union-attr]
+        return True
+    for ending, place in BOUNDED.items():
+        if name == ending or name.endswith(f".{ending}"):
+            limit = limit_of(node, place)
+            return limit is None or (isinstance(limit, ast.Constant) and limit.value is None)
+    if last in ALWAYS and "." in name:
+        # The raw connection that the SDK gives comes back with the answer's first line, for which the client has a limit.
+        return "LOCK_NB" not in ast.unparse(node) and "socket" not in named
+    if last == "result" and "concurrent" in imported:
+        return not node.args and "timeout" not in named
+    return last in BARE and "." in name and not node.args and not named
+
+
+def unbounded(path: Path) -> list[str]:
+    source = path.read_text()
+    tree = ast.parse(source)
+    lines = source.splitlines()
+    imported = {(node.module or "").partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and may_wait_for_ever(node, imported):
+            of_call = lines[node.lineno - 1 : (node.end_lineno or node.lineno)]
+            if not any(line.partition(ALLOWED)[2].strip() for line in of_call):
+                found.append(f"{path.relative_to(ROOT.parent)}:{node.lineno}: {ast.unparse(node)[:100]}")
+    return found
+
+
+def test_every_wait_has_a_limit_or_a_reason() -> None:
+    assert [line for path in sorted(ROOT.rglob("*.py")) for line in unbounded(path)] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "finds"),
+    [
+        ("thread.join()", True),
+        ("thread.join(3)", False),
+        ("', '.join(names)", False),
+        ("lock.acquire()", True),
+        ("lock.acquire(timeout=2)", False),
+        ("queue.get(timeout=None)", True),
+        ("settings.get('a')", False),
+        ("process.wait()  # no limit: it was killed", False),
+        ("process.wait()  # no limit: ", True),
+        ("fcntl.flock(file, fcntl.LOCK_EX)", True),
+        ("fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", False),
+        ("subprocess.run(['git'])", True),
+        ("subprocess.run(['git'], timeout=3)", False),
+        ("select.select([a], [], [])", True),
+        ("select.select([a], [], [], 3)", False),
+        ("from concurrent.futures import Future\nfuture.result()", True),
+        ("api.wait(container)", True),
+    ],
+)
+def test_the_kinds_are_told_apart(line: str, finds: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    (tmp_path / "a.py").write_text(f"{line}\n")
+    assert bool(unbounded(tmp_path / "a.py")) is finds
