@@ -47,6 +47,7 @@ SET_BY_LOOM = frozenset(
         "LOOM_PROVIDER",
         "LOOM_PROJECT_DIR",
         "LOOM_ENV",
+        "LOOM_MASK",
         "LOOM_STEP",
         "LOOM_ATTEMPT",
     }

@@ -90,6 +90,7 @@ PREDEFINED = (
     Predefined("LOOM_JOB_TARGET", "job", "The job's `target`: `linux`."),
     Predefined("LOOM_PROVIDER", "job", "`docker`, or `host` for a job on this machine."),
     Predefined("LOOM_ENV", "step", "A file: a line `NAME=value` in it is a variable of the job's later steps."),
+    Predefined("LOOM_MASK", "step", "A file: each line in it is a value that no later output of the run shows."),
     Predefined("LOOM_STEP", "step", "The step's id, such as `script/01`."),
     Predefined("LOOM_ATTEMPT", "step", "Which attempt at the job this is, from 1."),
     Predefined("LOOM_JOB_STATUS", "after_script", "As `CI_JOB_STATUS`."),

@@ -341,8 +341,8 @@ class _Context:
         def on_output(_stream: Stream, data: bytes) -> None:
             # Progress goes to standard error, so that a pipe reads the result alone.
             if not quiet:
-                sys.stderr.buffer.write(masker.mask_bytes(data))
-                sys.stderr.buffer.flush()
+                sys.stderr.write(masker.mask_bytes(data).decode("utf-8", "replace"))
+                sys.stderr.flush()
 
         return on_output
 

@@ -126,6 +126,10 @@ class Session(Protocol):
         """What the steps so far appended to `$LOOM_ENV`, last one wins."""
         ...
 
+    def to_mask(self) -> list[bytes]:
+        """The lines that steps appended to `$LOOM_MASK` since the last call."""
+        ...
+
     def put_secret(self, name: str, content: bytes) -> str:
         """Keep `content` out of the workspace in a file that only the job's user can read; the path to it as steps see it.
 

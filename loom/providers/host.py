@@ -115,11 +115,13 @@ class HostSession:
             **{name: environ[name] for name in PASSED_ON if name in environ},
             **request.environment,
             "LOOM_ENV": str(self._private / "env"),
+            "LOOM_MASK": str(self._private / "mask"),
             name: value,
         }
         self._has_bash = shutil.which("bash", path=self._environment.get("PATH")) is not None
         self._terminal = environ.get("TERM", "dumb")
         self._handed_on: dict[str, str] = {}
+        self._to_mask: list[bytes] = []
         self._number = 0
         # Pipes of earlier steps that a background child still holds.
         self._lingering: dict[int, Stream] = {}
@@ -152,6 +154,7 @@ class HostSession:
         try:
             file.write_bytes(command.script.encode("utf-8", "surrogateescape"))
             (self._private / "env").write_bytes(b"")
+            (self._private / "mask").write_bytes(b"")
         except OSError as error:
             raise ProviderError(f"no place for the step of job {self._request.job_id}: {error}") from error
         deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
@@ -175,6 +178,8 @@ class HostSession:
                 process.wait()  # no limit: it is killed
         with contextlib.suppress(FileNotFoundError):
             self._handed_on.update(handed_on(_lines((self._private / "env").read_bytes())))
+        with contextlib.suppress(FileNotFoundError):
+            self._to_mask += [line for line in _lines((self._private / "mask").read_bytes()) if line.strip()]
         code = process.returncode
         return Exit(code=code if code >= 0 else 128 - code, ended=ended)
 
@@ -381,6 +386,10 @@ class HostSession:
 
     def handed_on(self) -> Mapping[str, str]:
         return dict(self._handed_on)
+
+    def to_mask(self) -> list[bytes]:
+        found, self._to_mask = self._to_mask, []
+        return found
 
     def put_secret(self, name: str, content: bytes) -> str:
         if not name or "/" in name or name in (".", ".."):

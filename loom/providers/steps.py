@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from loom.config import AUTO_SHELL
-from loom.errors import RequestError
+from loom.errors import ProviderError
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _OPENER = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)<<(\S.*)\Z")
@@ -28,14 +28,14 @@ def arguments_of(shell: Sequence[str], file: str) -> list[str]:
 
 
 def checked(script: str, environment: Mapping[str, str]) -> None:
-    """RequestError for what no shell can take."""
+    """ProviderError for what no shell can take."""
     for name, value in environment.items():
         if not _IDENTIFIER.match(name):
-            raise RequestError(f"{name!r} can't be a step's variable: use letters, digits and _")
+            raise ProviderError(f"{name!r} can't be a step's variable: use letters, digits and _")
         if "\0" in value:
-            raise RequestError(f"the variable {name} holds a NUL byte, which no process can be given")
+            raise ProviderError(f"the variable {name} holds a NUL byte, which no process can be given")
     if "\0" in script:
-        raise RequestError("a step's script holds a NUL byte, which no shell can take")
+        raise ProviderError("a step's script holds a NUL byte, which no shell can take")
 
 
 def handed_on(lines: Sequence[bytes]) -> dict[str, str]:

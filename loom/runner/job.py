@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Struct
 
 from loom.cancel import AT_ONCE_S, Cancel
-from loom.errors import InfrastructureError, ProviderError, ServiceError
+from loom.errors import InfrastructureError, ProviderError, SecretError, ServiceError
 from loom.events import PhaseCode, Section, Where, timestamp
 from loom.journal import Journal, Outcome
 from loom.plan import Job, MountMode, Step
@@ -244,6 +244,9 @@ class JobRunner:
             for _, found in of_whom:
                 for name, value in found.items():
                     self.journal.masker.add(name, value)
+            for secret in job.secrets:
+                if not secret.file and b"\0" in values.own.get(secret.name, b""):
+                    raise _no_variable(job, secret.name)
             writer = output.begin()
             for whose, found in of_whom:
                 for name in found:
@@ -563,6 +566,7 @@ class JobRunner:
                 variables = {**self._step_environment(place, step, attempt), **(extra or {})}
                 command = Command(script=step.script, shell=job.shell, environment=variables, timeout_s=timeout_s)
                 exit_ = place.session.run(command, writer, cancel)
+                self._mask_values(job, place.session, step)
                 outcome.status, outcome.exit_code = exit_.status, exit_.code
                 outcome.error = _why(job, step, exit_, timeout_s)
                 for text in _unnoticed(step, exit_):
@@ -584,6 +588,15 @@ class JobRunner:
                 outcome.data = {"output": writer.counts}  # the counts go on counting
                 writer.close()
         return exit_
+
+    def _mask_values(self, job: Job, session: Session, step: Step) -> None:
+        """Hide from here on what the step appended to `$LOOM_MASK`."""
+        for value in session.to_mask():
+            try:
+                self.journal.masker.add("LOOM_MASK", value)
+            except SecretError as error:
+                text = f"{step.id}: a line of $LOOM_MASK is not masked: {error.message.partition(': ')[2]}"
+                self._job_fact(job, "warning", {"text": text}, code=PhaseCode.JOB_EXECUTION)
 
     # -- small parts ----------------------------------------------------------------------------------------------
 
@@ -699,3 +712,11 @@ def _tries_again(job: Job, attempt: _Attempt, number: int) -> bool:
         case _:
             reason = "provider_failure"
     return (kinds("always") and not retry.exit_codes) or kinds(reason)
+
+
+def _no_variable(job: Job, name: str) -> SecretError:
+    return SecretError(
+        f"secret {name} of job {job.id}: the value holds a NUL byte, which no variable can hold (SECRETS_VALUE_NOT_TEXT)",
+        hint=f"Leave `file: false` out: ${name} is then the path of a file with the value.",
+        code="SECRETS_VALUE_NOT_TEXT",
+    )

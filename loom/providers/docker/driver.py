@@ -18,6 +18,7 @@ from loom.providers.steps import arguments_of, checked
 DIRECTORY = "/run/loom"
 """A tmpfs of the container, writable for every user of it, where steps' scripts, `$LOOM_ENV` and secrets are."""
 ENV_FILE = f"{DIRECTORY}/env"
+MASK_FILE = f"{DIRECTORY}/mask"
 _FIRST = b"\x1e"
 
 # Reads the driver up to an empty line and becomes it. That it is not an argument keeps `ps` readable and the driver out of
@@ -49,7 +50,7 @@ def hello(token: bytes) -> bytes:
 
 
 def step(token: bytes, *, script: str, environment: Mapping[str, str], shell: tuple[str, ...], number: int) -> bytes:
-    """Run `script` in `shell`. RequestError for what no shell can take."""
+    """Run `script` in `shell`. ProviderError for what no shell can take."""
     checked(script, environment)
     file = f"{DIRECTORY}/step.{number}"
     settings = b"\n".join(
@@ -85,7 +86,7 @@ KILL = b"kill\n"
 
 
 class Mark(Struct, frozen=True):
-    """What stood between a token and the line end: ` <answer>`, or `=<a line of $LOOM_ENV>`."""
+    """What stood between a token and the line end: ` <answer>`, `=<a line of $LOOM_ENV>` or `-<a line of $LOOM_MASK>`."""
 
     text: bytes
 

@@ -110,7 +110,7 @@ loom_watch() {
 loom_step() {
   loom_token=$1 loom_script=$2 loom_settings=$3
   # Not by `:`, which is a special builtin: what it can't write to would end this shell.
-  if ! { printf '%s' "$loom_script" >"$4" && printf '' >/run/loom/env; } 2>/dev/null; then
+  if ! { printf '%s' "$loom_script" >"$4" && printf '' >/run/loom/env && printf '' >/run/loom/mask; } 2>/dev/null; then
     printf '%s %s\n' "$loom_token" -1 >&2
     printf '%s %s\n' "$loom_token" '-1 0 0'
     return
@@ -135,6 +135,11 @@ loom_step() {
     loom_kill_rest
   fi
   printf '%s %s\n' "$loom_token" "$loom_code" >&2
+  if [ -s /run/loom/mask ]; then
+    while IFS= read -r loom_line || [ -n "$loom_line" ]; do
+      printf '%s-%s\n' "$loom_token" "$loom_line"
+    done </run/loom/mask
+  fi
   if [ -s /run/loom/env ]; then
     while IFS= read -r loom_line || [ -n "$loom_line" ]; do
       printf '%s=%s\n' "$loom_token" "$loom_line"

@@ -283,6 +283,7 @@ def environment_of(request: SessionRequest) -> tuple[list[str], dict[str, str]]:
     """The container's environment, and what of it has to be set in each step since the engine's JSON can't carry it."""
     environment = dict(request.environment)
     environment["LOOM_ENV"] = driver.ENV_FILE
+    environment["LOOM_MASK"] = driver.MASK_FILE
     # The workspace may belong to another user than the job's, which git would refuse as dubious.
     try:
         count = int(environment.get("GIT_CONFIG_COUNT", "0"))

@@ -55,6 +55,7 @@ class _Conversation:
         self.token = token
         self.answer: str | None = None
         self.env_lines: list[bytes] = []
+        self.mask_lines: list[bytes] = []
         self._cutters: dict[Stream, driver.Cutter] = {"stdout": driver.Cutter(token), "stderr": driver.Cutter(token)}
         self._unanswered: set[Stream] = {"stdout", "stderr"}
 
@@ -67,6 +68,8 @@ class _Conversation:
                 on_output(stream, part)
             elif part.text.startswith(b"="):
                 self.env_lines.append(part.text[1:])
+            elif part.text.startswith(b"-"):
+                self.mask_lines.append(part.text[1:])
             else:
                 self._unanswered.discard(stream)
                 if stream == "stdout":
@@ -178,6 +181,7 @@ class DockerSession:
         self._on_session_output = on_output
         self._handed_over = False
         self._handed_on: dict[str, str] = {}
+        self._to_mask: list[bytes] = []
         self._number = 0
         self._ooms = self._refused_forks = 0
         self._started = False
@@ -310,6 +314,7 @@ class DockerSession:
             unregister()
             talk.let_go(on_output)
         self._handed_on.update(handed_on(talk.env_lines))
+        self._to_mask += [line for line in talk.mask_lines if line.strip()]
         code, ooms, refused_forks = (int(word) for word in str(talk.answer).split())
         if code < 0:
             raise ProviderError(
@@ -328,6 +333,10 @@ class DockerSession:
 
     def handed_on(self) -> Mapping[str, str]:
         return dict(self._handed_on)
+
+    def to_mask(self) -> list[bytes]:
+        found, self._to_mask = self._to_mask, []
+        return found
 
     def _end_step(self, talk: _Conversation, on_output: OnOutput, cancel: Cancel) -> None:
         """TERM to everything the job started, time to end, KILL, and as the last resort the container's own end."""
