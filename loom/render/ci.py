@@ -18,7 +18,7 @@ from loom.render.listening import while_heard
 from loom.render.screen import Detail, Look, Screen
 from loom.results import Status
 from loom.units import rough_duration
-from loom.util.controls import visible, without_commands
+from loom.util.controls import cleaned, visible, without_commands
 
 MOST_LINES = 20_000
 """Of a job's output, this many lines are kept in memory to be printed; the record has all of them."""
@@ -98,7 +98,9 @@ class GitHub(_Jobs):
     def _group(self, event: PhaseEvent, lines: list[str]) -> Iterator[str]:
         yield f"::group::{_escaped(_title(event))}"
         yield f"::stop-commands::{self._token}"
-        yield from lines
+        yield from map(
+            without_commands, lines
+        )  # the page of a log folds at `##[group]` also where commands are stopped
         yield f"::{self._token}::"
         yield "::endgroup::"
 
@@ -125,7 +127,7 @@ class GitHub(_Jobs):
 def _annotation(level: str, place: Mapping[str, Any], *, title: str, message: str) -> str:
     values = {**{name: value for name, value in place.items() if value is not None}, "title": title}
     properties = ",".join(f"{name}={_property(str(value))}" for name, value in values.items())
-    return f"::{level} {properties}::{_escaped(message)}"
+    return f"::{level} {properties}::{_escaped(without_commands(cleaned(message)))}"
 
 
 def _escaped(text: str) -> str:

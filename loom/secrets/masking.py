@@ -90,19 +90,18 @@ def _views(data: bytes) -> Iterator[tuple[bytes, _How]]:
 
     As it is too where there are sequences: these may take the first character of a value with them.
     """
-    bases: list[tuple[bytes, re.Pattern[bytes] | None]] = []
+    bases: list[tuple[bytes, re.Pattern[bytes] | None]] = [(data, None)]
     in_ascii = data.isascii()
     if b"\x1b" in data or not in_ascii:
         ignored = controls.ignored(in_ascii=in_ascii)
         cleaned, count = ignored.subn(b"", data)
         if count:
-            yield data.translate(None, _DROPPED), (None, None)
             bases.append((cleaned, ignored))
             ignored = controls.ignored(in_ascii=in_ascii, strings=False)
             with_strings = ignored.sub(b"", data)
             if len(with_strings) != len(cleaned):
                 bases.append((with_strings, ignored))
-    for text, how in bases or [(data, None)]:
+    for text, how in bases:
         cleaned = text.translate(None, _CONTROLS)
         yield cleaned.translate(None, _DROPPED), (how, None)
         if any(lead.search(cleaned) for lead in _LEADS):
