@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from loom import yamlfile
 from loom.errors import Problem, RequestError, WorkflowError
+from loom.names import leads_out
 from loom.units import duration, duration_text, memory, nearest, platform, size, size_text
 from loom.util.file_systems import in_memory
 
@@ -477,6 +478,12 @@ def load(
     own_places = {name: value for name, value, _ in given if name == "state_dir"}
     own_state_dir = own_places.get("state_dir", layers.values["state_dir"])
     if root is not None:
+        if (elsewhere := leads_out(root / PROJECT_FILE, root)) is not None:
+            raise RequestError(
+                f"{PROJECT_FILE} is a link that leads out of the repository, to {elsewhere}",
+                hint="put a file there, or remove it",
+                code="LEADS_OUT",
+            )
         for name, value, node in _read(root / PROJECT_FILE, _Context(root, home), problems):
             layers.propose(name, value, node, lambda asked: allows(asked, own_state_dir))
     if problems:

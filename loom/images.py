@@ -20,6 +20,7 @@ import orjson
 from msgspec import Struct, field
 
 from loom.errors import ImageError, RequestError
+from loom.names import leads_out
 from loom.plan import Image, Plan
 
 LOCK_PATH = ".loom/images.lock"
@@ -194,6 +195,8 @@ def _is_locked(entry: Any) -> bool:
 
 def load_lock(path: Path) -> ImageLock | None:
     """None when there is no lock file. RequestError when there is one that can't be read as such."""
+    if (elsewhere := leads_out(path, path.parents[1])) is not None:
+        raise RequestError(f"{path} leads out of the repository, to {elsewhere}", code="IMAGES_LOCK_INVALID")
     try:
         data = path.read_bytes()
     except FileNotFoundError:

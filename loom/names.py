@@ -57,6 +57,12 @@ def run_of_workspace(name: str) -> str | None:
     return match["run_id"] if match else None
 
 
+def leads_out(path: Path, root: Path) -> str | None:
+    """Where `path`, of the repository at `root`, leads by a link if that is outside; None when it stays inside."""
+    real = os.path.realpath(path)
+    return None if Path(real).is_relative_to(os.path.realpath(root)) else real
+
+
 def own_directories(tmp_dir: Path, root: Path) -> list[str]:
     """Where `tmp_dir` lies in the directory `root`: loom's own in it, by their names, as paths from there."""
     place = Path(os.path.realpath(tmp_dir))

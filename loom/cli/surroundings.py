@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loom.names import leads_out
+
 if TYPE_CHECKING:
     from loom.config import Asked, Config
     from loom.environment import Message
@@ -59,6 +61,15 @@ def workflow_path(root: Path, named: Path | None, start: Path) -> Path:
     """The workflow file: as named (relative to where the command was started), else the project's."""
     if named is not None:
         return named if named.is_absolute() else start / named
+    if (elsewhere := leads_out(root / WORKFLOW, root)) is not None:
+        from loom.errors import RequestError
+
+        # Its lines would be shown, and whoever committed the link may not read them.
+        raise RequestError(
+            f"{WORKFLOW} is a link that leads out of the repository, to {elsewhere}",
+            hint=f"if you mean that file: --workflow {elsewhere}",
+            code="LEADS_OUT",
+        )
     return root / WORKFLOW
 
 

@@ -193,3 +193,18 @@ def test_a_run_says_once_what_is_overruled(victim: Victim) -> None:
     ran = victim.loom("run", "--no-container")
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr.count(".loom/config.yml:1:8: `grace: 100h` does not count") == 1
+
+
+@pytest.mark.parametrize("name", ["workflow.yml", "config.yml", "images.lock"])
+@pytest.mark.parametrize("command", [["check"], ["run", "--no-container"], ["compile"], ["trust"]])
+def test_a_link_to_a_file_of_the_users_shows_none_of_its_lines(victim: Victim, name: str, command: list[str]) -> None:
+    """On a CI machine that checks what strangers push, error messages would publish it."""
+    (victim.home / "credentials").write_text("aws_secret_access_key = wJalrXUtnFEMI\n")
+    (victim.root / ".loom" / name).unlink(missing_ok=True)
+    (victim.root / ".loom" / name).symlink_to(victim.home / "credentials")
+    victim.write()
+    ran = victim.loom(*command)
+    assert "wJalrXUtnFEMI" not in ran.stdout + ran.stderr
+    if name != "images.lock" or command[0] == "run":
+        assert ran.returncode == 2
+        assert f"out of the repository, to {victim.home}/credentials" in ran.stderr
