@@ -378,6 +378,7 @@ def doctor(*, as_json: bool) -> int:
 
 
 def _findings(place: Here) -> Iterator[Finding]:
+    yield from _configuration(place)
     yield _git()
     yield _repository(place)
     yield from _engine(place)
@@ -416,6 +417,13 @@ def _records(place: Here) -> Finding:
     size = rough_size(allocated(place.store.runs_dir))
     text = f"{number} {'run' if number == 1 else 'runs'}, {size}, with their artifacts and checkpoints"
     return Finding(name="records", state="ok", text=f"{text}; {place.config.keep_runs} of each checkout stay")
+
+
+def _configuration(place: Here) -> Iterator[Finding]:
+    from loom.cli.trusting import not_counted
+
+    for name, line in not_counted(place.config).items():
+        yield Finding(name=f"setting {name}", state="warn", text=line)
 
 
 def _git() -> Finding:

@@ -35,6 +35,7 @@ def show(
     from pathlib import Path
 
     from loom import config
+    from loom.cli import trusting
     from loom.cli.surroundings import configured, find_root
     from loom.errors import RequestError
     from loom.units import nearest
@@ -47,11 +48,7 @@ def show(
             f"there is no setting {key}" + (f"; did you mean {close}?" if close else ""), code=config.CODE
         )
     keys = config.KEYS if key is None else (key,)
-    not_counted = {item.name: str(item) for item in settings.overruled} | {
-        item.name: f"{item.place}: `{item.name}: {item.text}` does not count until you allow it: loom trust"
-        for item in settings.asked
-        if not item.allowed
-    }
+    not_counted = trusting.not_counted(settings)
     if output is ShowFormat.JSON:
         document = {
             name: {

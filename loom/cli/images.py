@@ -413,7 +413,7 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     from loom import plan as plans
     from loom import snapshot
     from loom.cancel import Cancel
-    from loom.cli import running, surroundings
+    from loom.cli import running, surroundings, trusting
     from loom.images import LOCK_PATH, images_of, load_lock
     from loom.providers.docker.client import connect
     from loom.providers.docker.images import Images
@@ -422,6 +422,7 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     environ = dict(os.environ)
     source = snapshot.discover(Path.cwd(), environ=environ)
     settings = surroundings.configured(source.root, environ, {"frozen": frozen or None})
+    trusting.say_not_counted(settings)
     written = load(surroundings.workflow_path(source.root, workflow, Path.cwd()), source.root)
     # Every job, also one that its rules leave out today: naming a job overrides them.
     # In containers, also those that name no image: the default one is theirs then, and has to be locked for `--frozen`.

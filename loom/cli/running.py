@@ -168,7 +168,7 @@ def prepare(options: Options) -> Prepared:
         can_ask = options.output == "screen"
         if trusting.settle(requests, settings, source.root, environ, flag=options.trust, can_ask=can_ask):
             return prepare(options)  # now with the settings that were allowed
-        trusting.say_overruled(settings)
+        trusting.say_not_counted(settings)
     return Prepared(
         run_id=run_id,
         environ=environ,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,12 +80,21 @@ def settle(
     )
 
 
-def say_overruled(settings: Config) -> None:
-    """What of the project's file does not count, on standard error."""
+def not_counted(settings: Config) -> dict[str, str]:
+    """What of the project's file does not count, and why, by the setting's name."""
+    return {item.name: str(item) for item in settings.overruled} | {
+        item.name: f"{item.place}: `{item.name}: {item.text}` does not count until you allow it: loom trust"
+        for item in settings.asked
+        if not item.allowed
+    }
+
+
+def say_not_counted(settings: Config) -> None:
+    """The same on standard error, for commands that act."""
     from loom.util.controls import shown
 
-    for overruled in settings.overruled:
-        print(shown(f"loom: {overruled}"), file=sys.stderr)
+    for line in not_counted(settings).values():
+        print(shown(f"loom: {line}"), file=sys.stderr)
 
 
 def _attended() -> bool:
@@ -158,7 +168,7 @@ def trust(named: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> int:
             decisions.allow(new)
         _print_json(decisions, requests)
         return ExitCode.OK
-    say_overruled(settings)
+    say_not_counted(replace(settings, asked=()))  # those are what is listed
     if not requests:
         print("nothing here needs your trust")
         return ExitCode.OK

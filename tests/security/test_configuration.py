@@ -182,6 +182,9 @@ def test_config_show_tells_what_does_not_count_and_why(victim: Victim) -> None:
     assert "frozen: true\n" in shown
     assert "# .loom/config.yml:1:9: `frozen: false` does not count: your own configuration is stricter" in shown
     assert "# .loom/config.yml:2:9: `engine: tcp://10.0.0.1:1` does not count until you allow it: loom trust" in shown
+    nowhere = "unix:///nonexistent/docker.sock"
+    assert "setting engine: .loom/config.yml:2:9: " in victim.loom("doctor", DOCKER_HOST=nowhere).stdout
+    assert "`engine: tcp://10.0.0.1:1` does not count" in victim.loom("images", "ls", DOCKER_HOST=nowhere).stderr
     document = json.loads(victim.loom("config", "show", "--format", "json").stdout)
     assert document["frozen"]["value"] == "true"
     assert document["frozen"]["not_counted"].startswith(".loom/config.yml:1:9: `frozen: false` does not count")
