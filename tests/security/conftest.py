@@ -72,16 +72,21 @@ class Victim:
         return self.home / ".local/state/loom"
 
 
-@pytest.fixture
-def victim(tmp_path: Path) -> Victim:
-    origin = tmp_path / "origin"
+def victim_in(place: Path) -> Victim:
+    """A user whose things are below `place`."""
+    origin = place / "origin"
     origin.mkdir()
-    made = Victim(root=tmp_path / "clone", home=tmp_path / "home")
+    made = Victim(root=place / "clone", home=place / "home")
     (made.home / "tmp").mkdir(parents=True)
     subprocess.run(["git", "init", "-q", "-b", "main", str(origin)], check=True)
     Victim(root=origin, home=made.home).write(workflow=PLAIN)
     subprocess.run(["git", "clone", "-q", str(origin), str(made.root)], check=True)
     return made
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Victim:
+    return victim_in(tmp_path)
 
 
 @dataclass

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from loom import config, plan, workflow
 from loom.errors import WorkflowError
 from loom.plan import ResolveContext, Selection
 
-from .conftest import Victim
+from .conftest import Victim, victim_in
 
 IMAGE = "debian:trixie-slim"
 
@@ -120,23 +122,23 @@ other:
 CAPABILITIES = "000000000000000b"  # CHOWN, DAC_OVERRIDE, FOWNER
 
 
-def as_plain_user(victim: Victim) -> list[str]:
-    """A command in front of loom that makes it an ordinary user's, with the victim's things theirs."""
-    if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        pytest.skip("needs root and setpriv to become somebody else")
-    for folder in (victim.root, victim.home):
-        subprocess.run(["chown", "-R", "1000:1000", str(folder)], check=True)
-    for folder in victim.root.parents:
-        if folder.stat().st_uid == 0 and folder != Path("/") and str(folder) not in ("/tmp", "/var", "/var/tmp"):
-            folder.chmod(folder.stat().st_mode | 0o011)
+@pytest.fixture
+def plain_user() -> Iterator[tuple[Victim, list[str]]]:
+    """An ordinary user's clone, and the command in front of loom that makes it theirs."""
     socket = Path("/var/run/docker.sock")
-    if not socket.exists():
-        pytest.skip("needs the engine's socket")
-    return ["setpriv", "--reuid=1000", "--regid=1000", f"--groups={socket.stat().st_gid}"]
+    if os.geteuid() != 0 or shutil.which("setpriv") is None or not socket.exists():
+        pytest.skip("needs root, setpriv and the engine's socket to become somebody else")
+    # Not below pytest's own folder, which each session closes to others again.
+    with tempfile.TemporaryDirectory(prefix="loom-test-") as folder:
+        place = Path(folder)
+        victim = victim_in(place)
+        victim.write(workflow=PROBES)
+        subprocess.run(["chown", "-R", "1000:1000", folder], check=True)
+        yield victim, ["setpriv", "--reuid=1000", "--regid=1000", f"--groups={socket.stat().st_gid}"]
 
 
 @pytest.mark.docker
-@pytest.mark.parametrize("mode", ["bind_mount", "overlay", "ephemeral_volume"])
+@pytest.mark.parametrize("mode", ["bind_mount", "overlay", "copy", "ephemeral_volume"])
 def test_what_a_job_has_in_it(victim: Victim, mode: str) -> None:
     victim.write(workflow=PROBES)
     ran = victim.loom("run", "--local", "--stream", "--mount-mode", mode, LOOM_HARDENED="1")
@@ -151,11 +153,12 @@ def test_what_a_job_has_in_it(victim: Victim, mode: str) -> None:
 
 
 @pytest.mark.docker
-@pytest.mark.parametrize("mode", ["bind_mount", "overlay", "ephemeral_volume"])
-def test_it_works_for_a_plain_user_and_images_with_another_user(victim: Victim, mode: str) -> None:
+@pytest.mark.parametrize("mode", ["bind_mount", "overlay", "copy", "ephemeral_volume"])
+def test_it_works_for_a_plain_user_and_images_with_another_user(
+    plain_user: tuple[Victim, list[str]], mode: str
+) -> None:
     """Loom's own changes of owner go through the container then, with the few capabilities that are left."""
-    victim.write(workflow=PROBES)
-    become = as_plain_user(victim)
+    victim, become = plain_user
     ran = subprocess.run(
         [*become, sys.executable, "-m", "loom", "run", "--local", "--stream", "-j", "1", "--mount-mode", mode],
         cwd=victim.root,
