@@ -12,13 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
+import msgspec
 import orjson
+from msgspec import Meta
 
+from loom import facts
 from loom.results import Status, Stream
 
-SCHEMA_VERSION = "loom.runtime.logs.v2"
+SCHEMA_VERSION: Final = "loom.runtime.logs.v2"
+
+_DEEPEST = 100
+"""Levels of JSON in an event or document; loom's own have about ten."""
 
 Scope = Literal["run", "pipeline", "job", "step"]
 Kind = Literal["phase_started", "phase_finished", "message"]
@@ -75,7 +81,7 @@ class PhaseEvent:
     nested mapping of JSON values, and the only source of what the documents derive.
     """
 
-    seq: int
+    seq: Annotated[int, Meta(ge=1, le=1 << 53)]
     ts: str
     run_id: str
     pipeline_id: str
@@ -87,8 +93,8 @@ class PhaseEvent:
     step: str | None = None
     section: str | None = None
     status: Status | None = None
-    exit_code: int | None = None
-    duration_ms: float | None = None
+    exit_code: facts.Code | None = None
+    duration_ms: facts.Milliseconds | None = None
     error: str | None = None
     message: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -106,7 +112,7 @@ class OutputEvent:
     `raw_b64` holds the exact bytes where they are not UTF-8; `text` then shows them with U+FFFD.
     """
 
-    seq: int
+    seq: Annotated[int, Meta(ge=1, le=1 << 53)]
     ts: str
     stream: Stream
     text: str
@@ -159,16 +165,50 @@ def to_dict(event: Event) -> dict[str, Any]:
 
 
 def decode(line: bytes | str) -> Event:
-    """ValueError for a line that is not a whole event (a half-written last line, a foreign file)."""
+    """ValueError for a line that is not a whole event (a half-written last line, a foreign file).
+
+    An event that comes out holds what its types and `facts` promise, whoever wrote the line.
+    """
     shape = orjson.loads(line)
-    if not isinstance(shape, dict):
-        raise ValueError("an event is a JSON object")
     try:
-        if shape.get("kind") == "output":
-            return OutputEvent(**{key: value for key, value in shape.items() if key != "kind"})
-        known = {key: value for key, value in shape.items() if key in _PHASE_FIELDS}
-        if known.get("status") is not None:
-            known["status"] = Status(known["status"])
-        return PhaseEvent(**known)
-    except (TypeError, ValueError) as error:
+        if isinstance(shape, dict) and shape.get("kind") == "output":
+            output = msgspec.convert(shape, OutputEvent)
+            if output.raw_b64 is not None:
+                base64.b64decode(output.raw_b64)
+            return output
+        event = msgspec.convert(parsed(line), PhaseEvent)
+    except msgspec.ValidationError as error:
         raise ValueError(f"not a loom event: {error}") from error
+    if not event.ts.endswith("Z"):
+        raise ValueError(f"not a loom event: {event.ts!r} is no time")
+    datetime.fromisoformat(event.ts)
+    for name in (event.job_id, event.step, event.section):
+        if name is not None:
+            facts.check_place(name)
+    facts.check(event.kind, event.phase_code, event.message, event.data)
+    return event
+
+
+def parsed(data: bytes | str) -> dict[str, Any]:
+    """A JSON object. ValueError for anything else, and for one that is nested deeper than it can be written again."""
+    shape = orjson.loads(data)
+    if not isinstance(shape, dict):
+        raise ValueError("not a JSON object")
+    openings = data.count("{") + data.count("[") if isinstance(data, str) else data.count(b"{") + data.count(b"[")
+    if openings > _DEEPEST and _is_deep(shape):
+        raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
+    return shape
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            item
+            for each in level
+            for item in (each.values() if isinstance(each, dict) else each)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return False
+    return True

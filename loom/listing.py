@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
-import orjson
-
+from loom.errors import RecordError
 from loom.events import timestamp
-from loom.store import INTERRUPTED, RUNNING, RunEntry, last_event
+from loom.records import RunSummary
+from loom.store import INTERRUPTED, RUNNING, RunEntry, last_event, read_document
 
 RUNS_SCHEMA = "loom.runs.v1"
 
@@ -18,10 +19,8 @@ def row_of(entry: RunEntry) -> dict[str, Any]:
     status = entry.state
     failing = None
     if status not in ("success", RUNNING, INTERRUPTED):
-        try:
-            failing = orjson.loads((entry.paths.logs / "summary.json").read_bytes()).get("failing_job_id")
-        except (OSError, ValueError, AttributeError):
-            failing = None  # a record that lost this file still has a row
+        with suppress(RecordError):  # a record that lost this file still has a row
+            failing = (read_document(entry.paths.logs / "summary.json", RunSummary) or {}).get("failing_job_id")
     last = None if entry.receipt else last_event(entry.paths.events)
     return {
         "run_id": entry.run_id,

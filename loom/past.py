@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from loom.errors import RecordError, RequestError
+from loom.errors import RequestError
 from loom.names import is_of_job
 from loom.plan import Job, MountMode, ProviderName, Step
 from loom.planned import Planned, load_planned
@@ -245,12 +245,7 @@ def remove_expired_archives(runs_dir: Path, older_than: float) -> None:
 
 def read(entry: RunEntry) -> PastRun:
     """RecordError when the record is not whole enough to go back into."""
-    if not entry.paths.plan.exists():
-        raise RecordError(
-            f"run {entry.run_id} has no plan in its record ({entry.paths.plan})",
-            hint="it ended before it began, or an older loom ran it; start again with `loom run`",
-        )
-    planned = load_planned(entry.paths.plan.read_bytes(), str(entry.paths.plan))
+    planned = load_planned(entry.paths.plan)
     fold = RunFold()
     handed_on: dict[str, list[Mapping[str, Any]]] = {}
     for event in read_phases(entry.paths):

@@ -18,21 +18,22 @@ from loom.errors import RecordError
 from loom.events import SCHEMA_VERSION, Event, OutputEvent, PhaseEvent, Scope, Where, decode, encode
 from loom.journal import OutputBatch, Sink
 from loom.output import Line
-from loom.records import RECEIPT_SCHEMA, RUN_SCHEMA, SHOW_SCHEMA, Document, RunFold
+from loom.records import SHOW_SCHEMA, Document, JobManifest, PipelineManifest, RunFold, RunSummary
 from loom.render.screen import TAIL_LINES
+from loom.storage.files import open_regular
 from loom.store import (
     INTERRUPTED,
+    LONGEST_LINE,
     RUNNING,
     RunEntry,
     RunPaths,
     last_event,
     last_output,
+    other_schema,
     read_document,
     read_events,
     read_phases,
 )
-
-_KNOWN_SCHEMAS = (SCHEMA_VERSION, RUN_SCHEMA, RECEIPT_SCHEMA)
 
 _CHUNK = 1 << 20
 
@@ -62,8 +63,6 @@ class Reading:
     def __init__(self, entry: RunEntry) -> None:
         self.entry = entry
         self.paths = entry.paths
-        if entry.receipt is not None:
-            _check_schema(entry.receipt, entry.paths.receipt)
 
     @property
     def run_id(self) -> str:
@@ -80,7 +79,7 @@ class Reading:
         fold = RunFold()
         for event in read_phases(self.paths):
             if event.schema_version != SCHEMA_VERSION:
-                raise _other_schema(event.schema_version, self.paths.events)
+                raise other_schema(event.schema_version, self.paths.events)
             fold.apply(event)
         if fold.first is None:
             raise RecordError(
@@ -90,17 +89,18 @@ class Reading:
         return fold
 
     def run_summary(self) -> Mapping[str, Any]:
-        return self._document("summary.json") or _shape(self.fold.run_summary())
+        return self._document("summary.json", RunSummary, RunFold.run_summary)
 
     def pipeline_manifest(self) -> Mapping[str, Any]:
-        return self._document("pipeline/manifest.json") or _shape(self.fold.pipeline_manifest())
+        return self._document("pipeline/manifest.json", PipelineManifest, RunFold.pipeline_manifest)
 
     def job_manifest(self, job_id: str) -> Mapping[str, Any]:
-        return self._document(f"jobs/{job_id}/manifest.json") or _shape(self.fold.job_manifest(job_id))
+        """RecordError for a job that the record does not have."""
+        return self._document(f"jobs/{job_id}/manifest.json", JobManifest, lambda fold: fold.job_manifest(job_id))
 
     def receipt(self) -> Mapping[str, Any]:
         """As written; for a run without an end, what it would say by now."""
-        return self.entry.receipt or _shape(self.fold.receipt())
+        return self.entry.receipt or self._folded(RunFold.receipt)
 
     def job_ids(self) -> list[str]:
         return [str(job["job_id"]) for job in self.pipeline_manifest()["jobs"]]
@@ -147,12 +147,18 @@ class Reading:
         latest += [last_event(unit.events) for unit in self.running_units()]
         return max((event.ts for event in latest if event is not None), default=None)
 
-    def _document(self, relative: str) -> Mapping[str, Any] | None:
-        path = self.paths.logs / relative
-        shape = read_document(path)
-        if shape is not None:
-            _check_schema(shape, path)
-        return shape
+    def _document(
+        self, relative: str, kind: type[Document], folded: Callable[[RunFold], Document]
+    ) -> Mapping[str, Any]:
+        """As written; from the events where it was not, or is damaged."""
+        return read_document(self.paths.logs / relative, kind) or self._folded(folded)
+
+    def _folded(self, folded: Callable[[RunFold], Document]) -> Mapping[str, Any]:
+        try:
+            return folded(self.fold).model_dump(mode="json", by_alias=True)
+        except (ValueError, KeyError) as error:
+            why = "; ".join(line.strip() for line in str(error).splitlines()[:3])
+            raise RecordError(f"{self.paths.events} is damaged: {why}") from error
 
 
 def replay(reading: Reading, sink: Sink, *, every_line: bool = False) -> None:
@@ -280,11 +286,15 @@ class _Tailed:
         if self._file is None:
             moved = self._moved_to is not None and self._moved_to.exists()
             try:
-                self._file = (self._moved_to if moved and self._moved_to else self._path).open("rb")
+                self._file = open_regular(self._moved_to if moved and self._moved_to else self._path)
             except FileNotFoundError:
                 return
+            except OSError as error:
+                raise RecordError(f"{self._path} can't be read: {error.strerror or error}") from error
         while chunk := self._file.read(_CHUNK):
             *lines, self._rest = (self._rest + chunk).split(b"\n")
+            if len(self._rest) > LONGEST_LINE:
+                raise RecordError(f"{self._path}: a line is longer than {LONGEST_LINE >> 20} MiB")
             for line in lines:
                 try:
                     yield decode(line)
@@ -302,24 +312,6 @@ def _batch(where: Where, event: OutputEvent) -> OutputBatch:
         line = Line(text=event.text, partial=event.partial, raw_b64=event.raw_b64)
     lines: Sequence[Line | str] = (line,)
     return OutputBatch(where, event.ts, event.stream, event.seq, lines, encode(event))
-
-
-def _shape(document: Document) -> Mapping[str, Any]:
-    return document.model_dump(mode="json", by_alias=True)
-
-
-def _check_schema(shape: Mapping[str, Any], path: Path) -> None:
-    version = shape.get("schema_version")
-    if version not in _KNOWN_SCHEMAS:
-        raise _other_schema(version, path)
-
-
-def _other_schema(version: object, path: Path) -> RecordError:
-    return RecordError(
-        f"{path} is of the schema {version!r}, which this loom does not read ({', '.join(_KNOWN_SCHEMAS)})",
-        hint="read it with the loom that wrote it (run.json and the receipt name its version)",
-        code="RECORD_SCHEMA",
-    )
 
 
 def document_of(reading: Reading) -> dict[str, Any]:

@@ -8,24 +8,50 @@ Paths in documents are relative to `logs/<run_id>/`, those in the receipt absolu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
 
 import orjson
 from msgspec import Struct, field
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from loom.events import SCHEMA_VERSION, PhaseCode, PhaseEvent
+from loom.facts import check_place
 from loom.results import ExitCode, Status, exit_code_of, worst
 
-RECEIPT_SCHEMA = "loom.receipt.v1"
-RUN_SCHEMA = "loom.run.v1"
-RUNS_SCHEMA = "loom.runs.v1"
-SHOW_SCHEMA = "loom.show.v1"
+RECEIPT_SCHEMA: Final = "loom.receipt.v1"
+RUN_SCHEMA: Final = "loom.run.v1"
+RUNS_SCHEMA: Final = "loom.runs.v1"
+SHOW_SCHEMA: Final = "loom.show.v1"
+
+
+def _moment(text: str) -> str:
+    if not text.endswith("Z"):
+        raise ValueError("no time in UTC")
+    datetime.fromisoformat(text)
+    return text
+
+
+def _inside(text: str) -> str:
+    check_place(text)
+    return text
+
+
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
+Code = Annotated[int, Field(ge=-(1 << 31), le=1 << 53)]
+Milliseconds = Annotated[float, Field(ge=-1e15, le=1e15)]
+Moment = Annotated[str, AfterValidator(_moment), Field(json_schema_extra={"format": "date-time"})]
+Place = Annotated[str, AfterValidator(_inside), Field(min_length=1, json_schema_extra={"pattern": "^[^/]"})]
+"""A path below `logs/<run_id>/`, or the name of a job, step or section, which is a part of one."""
+Sha = Annotated[str, Field(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
+RunId = Annotated[str, Field(pattern="^[0-9]{1,20}$")]
 
 
 class Document(BaseModel):
     # Schemas are built when first used: by then a container is starting, and nobody waits for it.
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, defer_build=True, json_schema_serialization_defaults_required=True
+    )
 
 
 def build_schemas() -> None:
@@ -41,96 +67,96 @@ def dump(document: Document) -> bytes:
 
 
 class OutputCounts(Document):
-    stdout_lines: int = 0
-    stderr_lines: int = 0
-    stdout_bytes: int = 0
-    stderr_bytes: int = 0
+    stdout_lines: Count = 0
+    stderr_lines: Count = 0
+    stdout_bytes: Count = 0
+    stderr_bytes: Count = 0
 
 
 class StepSummary(Document):
-    schema_version: str = SCHEMA_VERSION
+    schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
     kind: Literal["step-summary"] = "step-summary"
-    run_id: str
-    job_id: str
-    step: str
-    attempt: int
+    run_id: RunId
+    job_id: Place
+    step: Place
+    attempt: Count
     command: str
     file: str | None = None
-    line: int | None = None
+    line: Code | None = None
     status: Status | None
-    exit_code: int | None
+    exit_code: Code | None
     error: str | None
-    started_at: str
-    finished_at: str | None
-    duration_ms: float | None
+    started_at: Moment
+    finished_at: Moment | None
+    duration_ms: Milliseconds | None
     output: OutputCounts
-    events_path: str
+    events_path: Place
 
 
 class SectionSummary(Document):
-    schema_version: str = SCHEMA_VERSION
+    schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
     kind: Literal["section-summary"] = "section-summary"
-    run_id: str
-    job_id: str
-    section: str
+    run_id: RunId
+    job_id: Place
+    section: Place
     phase_code: str
     status: Status | None
     error: str | None
-    started_at: str
-    finished_at: str | None
-    duration_ms: float | None
+    started_at: Moment
+    finished_at: Moment | None
+    duration_ms: Milliseconds | None
     output: OutputCounts
     data: dict[str, Any] = Field(default_factory=dict)
-    events_path: str
+    events_path: Place
 
 
 class JobSummary(Document):
-    schema_version: str = SCHEMA_VERSION
+    schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
     kind: Literal["job-summary"] = "job-summary"
-    run_id: str
-    job_id: str
+    run_id: RunId
+    job_id: Place
     name: str
     stage: str
     status: Status | None
-    exit_code: int | None
+    exit_code: Code | None
     allowed_failure: bool
-    attempts: int
+    attempts: Count
     error: str | None
     error_code: str | None = None
     blocked_by: str | None
-    started_at: str | None
-    finished_at: str | None
-    duration_ms: float | None
-    steps_total: int
-    steps_run: int
-    failing_step: str | None
-    failing_section: str | None
-    manifest_path: str
+    started_at: Moment | None
+    finished_at: Moment | None
+    duration_ms: Milliseconds | None
+    steps_total: Count
+    steps_run: Count
+    failing_step: Place | None
+    failing_section: Place | None
+    manifest_path: Place
 
 
 class ManifestStep(Document):
-    step: str
-    attempt: int
+    step: Place
+    attempt: Count
     command: str
     file: str | None = None
     """Where the step is written; `line` is its first line."""
-    line: int | None = None
+    line: Code | None = None
     literal: bool = False
     """Whether each further line of the command is a further line of the file."""
     status: Status | None
-    exit_code: int | None
-    duration_ms: float | None
-    summary_path: str
-    events_path: str
+    exit_code: Code | None
+    duration_ms: Milliseconds | None
+    summary_path: Place
+    events_path: Place
 
 
 class ManifestSection(Document):
-    section: str
+    section: Place
     status: Status | None
-    duration_ms: float | None
+    duration_ms: Milliseconds | None
     error: str | None
-    summary_path: str
-    events_path: str
+    summary_path: Place
+    events_path: Place
 
 
 class ManifestImage(Document):
@@ -142,14 +168,14 @@ class ManifestImage(Document):
 class ManifestPhase(Document):
     phase_code: str
     status: Status | None
-    duration_ms: float | None
+    duration_ms: Milliseconds | None
 
 
 class FailingTest(Document):
     name: str
     classname: str | None = None
     file: str | None = None
-    line: int | None = None
+    line: Code | None = None
     message: str | None = None
     kind: Literal["failure", "error"] = "failure"
     report: str | None = None
@@ -157,40 +183,40 @@ class FailingTest(Document):
 
 class ManifestArtifacts(Document):
     name: str | None = None
-    path: str | None = None
+    path: Place | None = None
     """A folder with the same files, in records of older looms."""
-    archive_path: str | None = None
-    files: int = 0
-    bytes: int = 0
+    archive_path: Place | None = None
+    files: Count = 0
+    bytes: Count = 0
     missing: list[str] = Field(default_factory=list)
     sha256: str | None = None
     skipped: list[dict[str, str]] = Field(default_factory=list)
     """The first ones of `skipped_total`."""
-    skipped_total: int = 0
-    expire_in_s: float | None = None
+    skipped_total: Count = 0
+    expire_in_s: Annotated[float, Field(ge=0, le=1e15)] | None = None
 
 
 class JobManifest(Document):
-    schema_version: str = SCHEMA_VERSION
+    schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
     kind: Literal["job-manifest"] = "job-manifest"
-    run_id: str
-    job_id: str
+    run_id: RunId
+    job_id: Place
     name: str
     stage: str
     target: str
     provider: str
     matrix: dict[str, str]
     status: Status | None
-    exit_code: int | None
+    exit_code: Code | None
     allowed_failure: bool
     error: str | None
     error_code: str | None = None
     blocked_by: str | None
-    failing_step: str | None
-    failing_step_events_path: str | None
+    failing_step: Place | None
+    failing_step_events_path: Place | None
     failing_command: str | None
-    failing_section: str | None
-    failing_section_events_path: str | None
+    failing_section: Place | None
+    failing_section_events_path: Place | None
     failing_tests: list[FailingTest]
     """The first ones; `test_reports` has the totals."""
     test_reports: dict[str, Any] | None
@@ -204,88 +230,88 @@ class JobManifest(Document):
     caches: list[dict[str, Any]]
     changes: list[str]
     """The first ones of `changes_total`."""
-    changes_total: int = 0
+    changes_total: Count = 0
     kept: dict[str, Any] | None
     warnings: list[str]
-    summary_path: str
-    events_path: str
+    summary_path: Place
+    events_path: Place
 
 
 class PipelineJob(Document):
-    job_id: str
+    job_id: Place
     stage: str
     status: Status | None
-    exit_code: int | None
+    exit_code: Code | None
     allowed_failure: bool
     blocked_by: str | None
-    duration_ms: float | None
-    summary_path: str
-    manifest_path: str
+    duration_ms: Milliseconds | None
+    summary_path: Place
+    manifest_path: Place
 
 
 class PipelineSummary(Document):
-    schema_version: str = SCHEMA_VERSION
+    schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
     kind: Literal["pipeline-summary"] = "pipeline-summary"
-    run_id: str
+    run_id: RunId
     pipeline_id: str
     status: Status | None
-    started_at: str | None
-    finished_at: str | None
-    duration_ms: float | None
-    jobs_total: int
-    jobs_by_status: dict[str, int]
+    started_at: Moment | None
+    finished_at: Moment | None
+    duration_ms: Milliseconds | None
+    jobs_total: Count
+    jobs_by_status: dict[str, Count]
 
 
 class PipelineManifest(Document):
-    schema_version: str = SCHEMA_VERSION
+    schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
     kind: Literal["pipeline-manifest"] = "pipeline-manifest"
-    run_id: str
+    run_id: RunId
     pipeline_id: str
     status: Status | None
     stages: list[str]
-    failing_job_id: str | None
-    failing_job_manifest_path: str | None
+    failing_job_id: Place | None
+    failing_job_manifest_path: Place | None
     jobs: list[PipelineJob]
     left_out: list[dict[str, Any]]
 
 
 class RunSummary(Document):
-    schema_version: str = RUN_SCHEMA
+    schema_version: Literal["loom.run.v1"] = RUN_SCHEMA
     kind: Literal["run-summary"] = "run-summary"
-    run_id: str
+    run_id: RunId
     pipeline_id: str
     status: Status | None
-    exit_code: int | None
+    exit_code: Code | None
     error: str | None
     error_code: str | None = None
-    started_at: str
-    finished_at: str | None
-    duration_ms: float | None
-    jobs_total: int
-    jobs_by_status: dict[str, int]
-    failing_job_id: str | None
-    pipeline_summary_path: str
-    pipeline_manifest_path: str
+    started_at: Moment
+    finished_at: Moment | None
+    duration_ms: Milliseconds | None
+    jobs_total: Count
+    jobs_by_status: dict[str, Count]
+    failing_job_id: Place | None
+    pipeline_summary_path: Place
+    pipeline_manifest_path: Place
 
 
 class ReportPhase(Document):
     phase_code: str
     scope: str
-    job_id: str | None
-    step: str | None
-    section: str | None
-    seq_started: int
-    seq_finished: int | None
+    job_id: Place | None
+    step: Place | None
+    section: Place | None
+    seq_started: Annotated[int, Field(ge=1, le=1 << 53)]
+    seq_finished: Annotated[int, Field(ge=1, le=1 << 53)] | None
     status: Status | None
-    duration_ms: float | None
+    duration_ms: Milliseconds | None
 
 
 class PhaseReport(Document):
     """Whether the record is whole: every phase that must be there is, each one finished, and in order."""
 
-    schema_version: str = RUN_SCHEMA
+    schema_version: Literal["loom.run.v1"] = RUN_SCHEMA
     kind: Literal["phase-report"] = "phase-report"
-    run_id: str
+    run_id: RunId
     complete: bool
     missing: list[str]
     unfinished: list[str]
@@ -300,18 +326,18 @@ class ReceiptImage(Document):
 
 
 class Receipt(Document):
-    schema_version: str = RECEIPT_SCHEMA
+    schema_version: Literal["loom.receipt.v1"] = RECEIPT_SCHEMA
     kind: Literal["loom-run-local"] = "loom-run-local"
     loom_version: str
-    run_id: str
+    run_id: RunId
     command: list[str]
     repo_root: str | None
     workflow_path: str | None
-    started_at: str
-    finished_at: str | None
-    duration_ms: float | None
+    started_at: Moment
+    finished_at: Moment | None
+    duration_ms: Milliseconds | None
     status: Status
-    exit_code: int
+    exit_code: Code
     error: str | None
     error_code: str | None = None
     logs_dir: str
@@ -321,8 +347,8 @@ class Receipt(Document):
     pipeline_summary_path: str
     pipeline_manifest_path: str
     snapshot_path: str | None
-    snapshot_head_sha: str | None
-    snapshot_tree_sha: str | None
+    snapshot_head_sha: Sha | None
+    snapshot_tree_sha: Sha | None
     snapshot: dict[str, Any] | None
     images: list[ReceiptImage]
     parent_run_id: str | None
@@ -333,15 +359,15 @@ class Receipt(Document):
 class RunRow(Document):
     """A run in the list of runs. `status` is a status, or `running`, or `interrupted` (loom was killed)."""
 
-    run_id: str
+    run_id: RunId
     status: str
-    exit_code: int | None
-    started_at: str
-    duration_ms: float | None
-    last_event_at: str | None
-    head_sha: str | None
-    tree_sha: str | None
-    failing_job_id: str | None
+    exit_code: Code | None
+    started_at: Moment
+    duration_ms: Milliseconds | None
+    last_event_at: Moment | None
+    head_sha: Sha | None
+    tree_sha: Sha | None
+    failing_job_id: Place | None
     error: str | None
     command: list[str]
     repo_root: str | None
@@ -353,7 +379,7 @@ class RunRow(Document):
 class Runs(Document):
     """What `loom runs --json` prints, newest first."""
 
-    schema_version: str = RUNS_SCHEMA
+    schema_version: Literal["loom.runs.v1"] = RUNS_SCHEMA
     kind: Literal["runs"] = "runs"
     runs: list[RunRow]
 
@@ -361,11 +387,11 @@ class Runs(Document):
 class Show(Document):
     """What `loom show --json` prints: a run's documents in one. `receipt` is null for a run without an end."""
 
-    schema_version: str = SHOW_SCHEMA
+    schema_version: Literal["loom.show.v1"] = SHOW_SCHEMA
     kind: Literal["show"] = "show"
-    run_id: str
+    run_id: RunId
     state: str
-    last_event_at: str | None
+    last_event_at: Moment | None
     receipt: Receipt | None
     summary: RunSummary
     pipeline: PipelineManifest
@@ -463,7 +489,8 @@ class RunFold:
         if self.first is None:
             self.first = event
             self.run_id, self.pipeline_id = event.run_id, event.pipeline_id
-            self.started = dict(event.data)
+            if event.phase_code == PhaseCode.RUN_BOOTSTRAP and event.kind == "phase_started":
+                self.started = dict(event.data)
         self.last = event
         match event.kind:
             case "phase_started":

@@ -272,7 +272,7 @@ def _ticks(seconds: float) -> list[tuple[float, str]]:
     """About five round times for the timeline's scale, as `(percent, label)`."""
     step = next(
         (step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600) if seconds / step <= 6),
-        7200,
+        seconds / 5,
     )
     count = int(seconds / step)
     return [

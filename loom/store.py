@@ -13,22 +13,28 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
+import msgspec
 import orjson
 from msgspec import Struct
 
 from loom import processes
 from loom.errors import InfrastructureError, RecordError, RequestError
-from loom.events import Event, OutputEvent, PhaseEvent, decode
+from loom.events import SCHEMA_VERSION, Event, OutputEvent, PhaseEvent, decode, parsed
 from loom.names import RUN_PREFIX, RUNTIME, half_removed, run_of_workspace
+from loom.records import RECEIPT_SCHEMA, RUN_SCHEMA, Document, Receipt, RunFold
 from loom.storage.claims import Claims
+from loom.storage.files import open_regular, read_regular
 
 CHECK_PREFIX = "loom-check-"
 RUNNING = "running"
 INTERRUPTED = "interrupted"
 """Loom was killed, or the machine went down: nobody wrote the end of the run."""
 RUNTIME_LINK = Path(RUNTIME)
+KNOWN_SCHEMAS = (SCHEMA_VERSION, RUN_SCHEMA, RECEIPT_SCHEMA)
+LONGEST_LINE = 32 << 20
+"""Of an event; a sparse file would be a line that fills the memory."""
 TAIL_BYTES = 16_000_000
 """How much of a file's end is read at most, whatever the length of its lines."""
 _BLOCK = 65536
@@ -310,7 +316,7 @@ class Store:
     def add_snapshot(self, workspace: Path, manifest: bytes) -> None:
         """Keep the manifest of a workspace without a run, where nobody who works in it writes. OSError when it can't be."""
         self.snapshots_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        kept = orjson.loads(manifest) | {"workspace": os.fsencode(os.path.realpath(workspace)).hex()}
+        kept = parsed(manifest) | {"workspace": os.fsencode(os.path.realpath(workspace)).hex()}
         _publish(self._kept_manifest(workspace), orjson.dumps(kept))
 
     def manifest_of(self, workspace: Path) -> Path | None:
@@ -333,7 +339,7 @@ class Store:
     def run_ids(self) -> list[str]:
         """Newest first: an id is the start time in nanoseconds."""
         try:
-            names = [entry.name for entry in os.scandir(self.runs_dir) if entry.name.isdigit()]
+            names = [entry.name for entry in os.scandir(self.runs_dir) if is_run_id(entry.name)]
         except OSError:
             return []
         return sorted(names, key=int, reverse=True)
@@ -358,12 +364,12 @@ class Store:
         if not os.path.lexists(root):
             return  # another loom has deleted it
         try:
-            ours = (root / "CACHEDIR.TAG").read_text() == _TAG
+            ours = read_regular(root / "CACHEDIR.TAG") == _TAG.encode()
         except OSError:
             ours = False
         if not ours or root.is_symlink():
             raise RecordError(f"{root} has no mark of loom's (CACHEDIR.TAG): nothing was deleted")
-        identity = read_document(root / "run.json")
+        identity = _identity_at(root / "run.json")
         if identity is not None and is_alive(identity):
             raise RecordError(f"run {run_id} is still running: nothing was deleted")
         going = half_removed(root)
@@ -384,7 +390,7 @@ class Store:
         """
         for going in self.runs_dir.glob(half_removed(Path("*")).name):
             run_id = going.name.removeprefix(".").partition(".")[0]
-            if run_id.isdigit() and going.is_dir() and not going.is_symlink():
+            if is_run_id(run_id) and going.is_dir() and not going.is_symlink():
                 try:
                     shutil.rmtree(going)
                 except FileNotFoundError:
@@ -445,9 +451,7 @@ class Store:
 def _workspace_in(kept: Path) -> str | None:
     """Which workspace a kept manifest is of; None for what is none."""
     try:
-        if not kept.is_file():
-            return None
-        document = orjson.loads(kept.read_bytes())
+        document = parsed(read_regular(kept))
         return os.fsdecode(bytes.fromhex(document["workspace"])) if document["kind"] == "loom-snapshot" else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -458,18 +462,39 @@ def _same_checkout(entry: RunEntry, repo_root: Path) -> bool:
     return root == str(repo_root) or entry.identity.get("workspace") == str(repo_root)
 
 
+def is_run_id(name: str) -> bool:
+    """A time in nanoseconds, which also has to fit into what a calendar knows."""
+    return name.isascii() and name.isdigit() and len(name) <= 20
+
+
 def entry_at(paths: RunPaths) -> RunEntry:
-    """Read a record's identity and receipt. RecordError says what is missing or damaged."""
-    receipt = read_document(paths.receipt)
-    identity = read_document(paths.identity)
+    """Read a record's identity and receipt. RecordError says that there is none, or that it is of another schema.
+
+    A damaged identity counts as missing; in the place of a damaged receipt comes what the events say, if they are whole.
+    """
+    identity = _identity_at(paths.identity)
+    receipt = read_document(paths.receipt, Receipt)
+    if receipt is None and os.path.lexists(paths.receipt):
+        receipt = _folded_receipt(paths)
     if identity is None and receipt is None and not paths.events.exists():
         raise RecordError(f"{paths.root} holds no record of a loom run", hint="`loom runs` lists the runs there are")
     identity = identity or {"run_id": paths.run_id, "repo_root": (receipt or {}).get("repo_root")}
     return RunEntry(paths=paths, identity=identity, receipt=receipt, alive=receipt is None and is_alive(identity))
 
 
+def _folded_receipt(paths: RunPaths) -> dict[str, Any] | None:
+    """The receipt of a run that ended, from its events; None when they do not tell of an end."""
+    try:
+        fold = RunFold()
+        for event in read_phases(paths):
+            fold.apply(event)
+        return None if fold.status() is None else fold.receipt().model_dump(mode="json")
+    except (RecordError, ValueError):
+        return None
+
+
 def entry_for_path(path: Path, store: Store) -> RunEntry:
-    shown, path = path, Path(os.path.realpath(path.expanduser()))
+    shown, path = path, Path(os.path.realpath(os.path.expanduser(path)))  # noqa: PTH111  which raises for no user's name
     if not os.path.exists(path):  # noqa: PTH110
         raise RequestError(f"{shown} does not exist", hint="`loom runs` lists the runs there are", code="RUN_UNKNOWN")
     if path.is_file():
@@ -502,7 +527,7 @@ def entry_for_path(path: Path, store: Store) -> RunEntry:
 
 
 def _entry_in(root: Path) -> RunEntry | None:
-    run_ids = [path.name for path in (root / "logs").glob("*") if path.name.isdigit()]
+    run_ids = [path.name for path in (root / "logs").glob("*") if is_run_id(path.name)]
     return entry_at(RunPaths(root=root.resolve(), run_id=run_ids[0])) if len(run_ids) == 1 else None
 
 
@@ -511,11 +536,10 @@ def _is_of(workspace: Path, entry: RunEntry) -> bool:
 
 
 def _entry_for_receipt(path: Path, store: Store) -> RunEntry:
-    receipt = read_document(path)
-    if receipt is None or receipt.get("kind") != "loom-run-local":
+    receipt = read_document(path, Receipt)
+    if receipt is None or not is_run_id(receipt["run_id"]):
         raise RecordError(f"{path} is not a receipt of a loom run")
-    run_id = str(receipt.get("run_id"))
-    logs = Path(str(receipt.get("logs_dir", "")))
+    run_id, logs = receipt["run_id"], Path(receipt["logs_dir"])
     for root in (path.resolve().parent.parent, logs.parent.parent):  # a copied record is read where it was copied to
         if (root / "logs" / run_id).is_dir():
             return entry_at(RunPaths(root=root, run_id=run_id))
@@ -527,17 +551,54 @@ def _entry_for_receipt(path: Path, store: Store) -> RunEntry:
     )
 
 
-def read_document(path: Path) -> dict[str, Any] | None:
-    """A record's document as JSON; None when there is no such file, RecordError when it can't be read."""
+def read_document(path: Path, kind: type[Document]) -> dict[str, Any] | None:
+    """A record's document, with every value of the type that its shape names. None when there is none, or it is damaged.
+
+    RecordError for a document of a schema that this loom does not know.
+    """
     try:
-        shape = orjson.loads(path.read_bytes())
-    except FileNotFoundError:
+        shape = parsed(read_regular(path))
+    except (OSError, ValueError):
         return None
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{path} can't be read: {error}") from error
-    if not isinstance(shape, dict):
-        raise RecordError(f"{path} is not a document of loom's")
-    return shape
+    version = shape.get("schema_version")
+    if isinstance(version, str) and version.startswith("loom.") and version not in KNOWN_SCHEMAS:
+        raise other_schema(version, path)
+    try:
+        return kind.model_validate(shape).model_dump(mode="json", by_alias=True)
+    except ValueError:
+        return None
+
+
+def other_schema(version: str, path: Path) -> RecordError:
+    return RecordError(
+        f"{path} is of the schema {version[:100]!r}, which this loom does not read ({', '.join(KNOWN_SCHEMAS)})",
+        hint="read it with the loom that wrote it (run.json and the receipt name its version)",
+        code="RECORD_SCHEMA",
+    )
+
+
+class _Identity(TypedDict, total=False):
+    """What readers rely on in `run.json`; it may hold more."""
+
+    run_id: str
+    repo_root: str | None
+    workspace: str | None
+    command: list[str]
+    job_workspaces: dict[str, str]
+    pid: int
+    pid_started: str
+    boot_id: str
+
+
+def _identity_at(path: Path) -> dict[str, Any] | None:
+    """None when there is none, or it is damaged."""
+    try:
+        identity = parsed(read_regular(path))
+        msgspec.convert(identity, _Identity)
+    except (OSError, ValueError, msgspec.ValidationError):
+        return None
+    texts = [identity.get("repo_root"), identity.get("workspace"), *identity.get("job_workspaces", {}).values()]
+    return None if any("\0" in text for text in texts if text) else identity
 
 
 def _json(shape: Mapping[str, Any]) -> bytes:
@@ -555,11 +616,15 @@ def is_alive(identity: Mapping[str, Any]) -> bool:
 def read_events(path: Path) -> Iterator[Event]:
     """Events of one file in order. A half-written last line (loom was killed) ends them quietly.
 
-    RecordError for a damaged line before that.
+    RecordError for a damaged line before that, and for what is no file of events.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+    with _opened(path) as file:
+        number = 0
+        while line := file.readline(LONGEST_LINE):
+            number += 1
             if not line.endswith(b"\n"):
+                if len(line) == LONGEST_LINE:
+                    raise RecordError(f"{path}:{number}: the line is longer than {LONGEST_LINE >> 20} MiB")
                 return
             try:
                 yield decode(line)
@@ -567,12 +632,22 @@ def read_events(path: Path) -> Iterator[Event]:
                 raise RecordError(f"{path}:{number}: {error}") from error
 
 
+def _opened(path: Path) -> BinaryIO:
+    """RecordError for what is there and is no file that can be read; FileNotFoundError when nothing is."""
+    try:
+        return open_regular(path)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+
+
 def last_lines(path: Path, count: int, *, most_bytes: int = TAIL_BYTES) -> list[bytes]:
     """The last `count` whole lines of a file, read from its end: as quick for five million lines as for five.
 
     A half-written last line is none. Fewer lines come when `count` of them are longer than `most_bytes` together.
     """
-    with path.open("rb") as file:
+    with _opened(path) as file:
         end = start = file.seek(0, os.SEEK_END)
         blocks: list[bytes] = []
         newlines = 0
@@ -612,7 +687,7 @@ def last_event(path: Path) -> Event | None:
     try:
         lines = last_lines(path, 1)
         return decode(lines[0]) if lines else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecordError):
         return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -233,14 +232,17 @@ def _in_use(entry: RunEntry) -> bool:
 
 def _expired(entry: RunEntry, now: float) -> Iterator[tuple[str, str]]:
     """(run, job) of artifacts that are there and were not meant to stay any longer."""
+    from loom.records import JobManifest
+    from loom.store import read_document
+
     if entry.receipt is None or not entry.receipt.get("finished_at"):
         return
     ended = datetime.fromisoformat(str(entry.receipt["finished_at"])).timestamp()
     for manifest_path in sorted(entry.paths.logs.glob("jobs/*/manifest.json")):
         try:
-            manifest = json.loads(manifest_path.read_bytes())
-        except (OSError, ValueError):
-            continue  # a damaged record is not this command's matter
+            manifest = read_document(manifest_path, JobManifest) or {}
+        except LoomError:
+            continue  # another version's record is not this command's matter
         kept = manifest.get("artifacts") or {}
         lifetime, job_id = kept.get("expire_in_s"), manifest_path.parent.name
         if lifetime is not None and ended + lifetime < now and entry.paths.artifacts_archive(job_id).exists():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from loom.errors import LoomError
+from loom.errors import LoomError, RecordError
 from loom.reading import Reading
 from loom.rundiff import Diff, Side, compare
 
@@ -34,22 +34,21 @@ def _output(reading: Reading, job_id: str, step: str) -> Iterable[str]:
     from loom.store import read_events
 
     path = reading.paths.job(job_id) / "user" / step / "events.jsonl"
-    if not path.exists():
-        return
-    for event in read_events(path):
-        if isinstance(event, OutputEvent):
-            yield event.text
+    with suppress(FileNotFoundError):
+        for event in read_events(path):
+            if isinstance(event, OutputEvent):
+                yield event.text
 
 
 def _variables(reading: Reading) -> Mapping[str, Mapping[str, str]]:
     """Each job's variables from the plan that the run kept; nothing where it kept none."""
-    import orjson
+    from loom.planned import load_planned
 
     try:
-        plan: Any = orjson.loads(reading.paths.plan.read_bytes())["plan"]
-        return {str(job["id"]): dict(job.get("variables") or {}) for job in plan["jobs"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        planned = load_planned(reading.paths.plan)
+    except RecordError:
         return {}
+    return {job.id: dict(job.variables) for job in planned.plan.jobs}
 
 
 def _files(a: Reading, b: Reading) -> list[tuple[str, str | None, str | None]] | None:

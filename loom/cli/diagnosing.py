@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from loom.diagnosis import LINES_READ, Diagnosis, Evidence, Ignored, diagnose
-from loom.errors import LoomError, RequestError
+from loom.errors import LoomError, RecordError, RequestError
 from loom.reading import Reading
-from loom.store import INTERRUPTED, RUNNING
+from loom.records import SectionSummary, StepSummary
+from loom.store import INTERRUPTED, RUNNING, read_document
 from loom.util.controls import visible
 
 
@@ -59,15 +60,15 @@ def _failing_file(manifest: Mapping[str, Any] | None) -> tuple[str | None, tuple
 
 
 def _lines_total(reading: Reading, events_path: str | None) -> int | None:
-    import orjson
-
     if events_path is None:
         return None
+    path = (reading.paths.logs / events_path).with_name("summary.json")
     try:
-        summary = orjson.loads((reading.paths.logs / events_path).with_name("summary.json").read_bytes())
-        return int(summary["output"]["stdout_lines"]) + int(summary["output"]["stderr_lines"])
-    except (OSError, ValueError, KeyError, TypeError):
+        kind = SectionSummary if "/system/" in events_path else StepSummary
+        output = (read_document(path, kind) or {}).get("output")
+    except RecordError:
         return None
+    return None if output is None else int(output["stdout_lines"] + output["stderr_lines"])
 
 
 def _ignored(root: Path, paths: Sequence[str]) -> Ignored | None:

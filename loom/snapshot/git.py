@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import subprocess
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -59,6 +61,9 @@ _ALWAYS = (
     "-c",
     "maintenance.auto=false",
 )
+
+IDLE_S = 30.0
+"""How long git may sleep without having started anything that it could wait for."""
 
 _QUIET = {
     # What `git replace` puts in an object's place is one repository's view; no clone has it, and no proof could use it.
@@ -199,6 +204,7 @@ class Running:
         given: bytes | None = None,
         stdin: BinaryIO | None = None,
     ) -> None:
+        self._result: tuple[int, bytes, str] | None = (0, b"", "")
         if any(cancel.requested for cancel in _heeded):
             raise SnapshotCanceled("interrupted while git was at work")
         self._arguments = arguments
@@ -222,12 +228,17 @@ class Running:
                     "git is not installed, or not on PATH", hint="install git 2.31 or newer", code="GIT_MISSING"
                 ) from error
         _at_work.add(self._process)
-        self._result: tuple[int, bytes, str] | None = None
+        self._result = None
+
+    def __del__(self) -> None:
+        # The other of two that were started side by side, when waiting for the first one failed.
+        if self._result is None:
+            self.stop()
 
     def stop(self) -> None:
         """End the process, whatever it is doing; for a result that nobody will ask for."""
         self._process.kill()
-        self._process.wait()  # no limit: it is killed
+        self._result = self._process.wait(), b"", ""  # no limit: it is killed
         _at_work.discard(self._process)
         self._close()
 
@@ -246,8 +257,10 @@ class Running:
         return self._result
 
     def _ended(self) -> int:
+        deadline = time.monotonic() + PATIENCE_S
         try:
-            return self._process.wait(PATIENCE_S)
+            self._not_idle(deadline)
+            return self._process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.stop()
             words = " ".join(("git", *self._arguments[:3]))
@@ -262,9 +275,43 @@ class Running:
     def output(self) -> bytes:
         return self.result()[1]
 
+    def _not_idle(self, deadline: float) -> None:
+        """Wait for the end, at most until then. SnapshotError when git sleeps without doing anything: for a FIFO where it expects a file."""
+        if not hasattr(os, "pidfd_open"):  # not Linux
+            return
+        descriptor = os.pidfd_open(self._process.pid)
+        try:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            since, before = time.monotonic(), _activity(self._process.pid)
+            while not poll.poll(1000) and time.monotonic() < deadline:
+                now = _activity(self._process.pid)
+                if now is None or now != before:
+                    since, before = time.monotonic(), now
+                elif time.monotonic() - since > IDLE_S:
+                    self.stop()
+                    raise SnapshotError(
+                        f"{self._place or Path.cwd()}: git {self._arguments[0]} waits for something that does not come, "
+                        "such as a FIFO in the place of a file",
+                        hint="look behind .git and the .git of repositories below, also outside: find PLACE -type p",
+                        code="GIT_WAITS",
+                    )
+        finally:
+            os.close(descriptor)
+
     def _close(self) -> None:
         self._out.close()
         self._err.close()
+
+
+def _activity(pid: int) -> tuple[str, ...] | None:
+    """What a process that sleeps, and waits for no process of its own, has done so far; None for one that is at work."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        children = any(task.joinpath("children").read_text() for task in Path(f"/proc/{pid}/task").iterdir())
+    except (OSError, ValueError):
+        return None
+    return None if fields[0] != "S" or children else tuple(fields[11:13])
 
 
 def _in_memory(content: bytes = b"") -> BinaryIO:

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from loom.errors import SnapshotError
 from loom.snapshot.model import Change, LeftOut, Rules, Submodule
+from loom.storage.files import read_regular
 
 NAME = "loom-snapshot.json"
 FILLING = "loom-filling"
@@ -137,14 +138,14 @@ def write_manifest(git_dir: Path, manifest: Manifest) -> None:
 
 def manifest_bytes(workspace: Path) -> bytes:
     """A workspace's manifest as `take` wrote it, to be kept where jobs can't reach it."""
-    return (workspace / ".git" / NAME).read_bytes()
+    return read_regular(workspace / ".git" / NAME)
 
 
 def read_manifest(workspace: Path, file: Path | None = None) -> Manifest:
     """From `file`, or the workspace's own. SnapshotError when there is none that can be read."""
     file = file or workspace / ".git" / NAME
     try:
-        document: dict[str, Any] = json.loads(file.read_bytes())
+        document: dict[str, Any] = json.loads(read_regular(file))
         if document["kind"] != KIND:
             raise ValueError(document["kind"])
         return Manifest(

@@ -18,7 +18,7 @@ LAYERS = [
         "patterns",
     }
     | {"lazily", "util"},
-    {"workflow", "expressions", "expansion", "events", "graph", "junit", "storage"},
+    {"workflow", "expressions", "expansion", "events", "facts", "graph", "junit", "storage"},
     {"plan", "planned", "resolve", "explain", "records", "journal", "environment", "view", "dockerfile", "images"}
     | {"diagnosis", "rundiff", "schemas", "upkeep", "permissions", "secrets"},
     {"providers", "snapshot", "store", "cache", "artifacts", "services", "render"},

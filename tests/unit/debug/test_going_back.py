@@ -74,7 +74,7 @@ def test_a_secret_in_a_form_that_cannot_be_put_back_is_named_and_not_set() -> No
     assert restored(fact, SECRETS) == ({"OTHER": "fine"}, ["AUTH"])
 
 
-def test_a_plan_reads_back_as_it_was_written() -> None:
+def test_a_plan_reads_back_as_it_was_written(tmp_path: Path) -> None:
     planned = Planned(
         plan=Plan(workflow_path=".loom/workflow.yml", stages=("test",), jobs=(JOB,)),
         variables={"CI": "true"},
@@ -82,12 +82,14 @@ def test_a_plan_reads_back_as_it_was_written() -> None:
         read_only_mounts=("/srv/objects",),
         container=True,
     )
-    assert load_planned(dump_planned(planned), "plan.json") == planned
+    (tmp_path / "plan.json").write_bytes(dump_planned(planned))
+    assert load_planned(tmp_path / "plan.json") == planned
 
 
-def test_a_damaged_plan_is_told_with_its_place() -> None:
-    with pytest.raises(RecordError, match=r"/x/plan\.json: this plan can't be read"):
-        load_planned(b'{"plan": 3}', "/x/plan.json")
+def test_a_damaged_plan_is_told_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"plan": 3}')
+    with pytest.raises(RecordError, match=r"/plan\.json: this plan can't be read"):
+        load_planned(tmp_path / "plan.json")
 
 
 @pytest.mark.parametrize(
