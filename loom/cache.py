@@ -230,7 +230,6 @@ class Cache:
         """Unpack what is stored under `key`, else the newest whose key begins with one of `spec.fallback_keys`."""
         warnings: list[str] = []
         result = RestoreResult(hit="miss")
-        self._sweep_unfinished()
         for entry, hit in self._candidates(spec, key, warnings):
             try:
                 result = self._unpack(entry, hit, view)
@@ -344,6 +343,7 @@ class Cache:
         except OSError as error:
             warnings.append(f"the cache can't be used: {_reason(error)}")
             return
+        self._sweep_unfinished()
         exact = self._exact(_id(self._project, key, spec.paths))
         yield from ((entry, "exact") for entry in exact)
         others: list[Stored] | None = None

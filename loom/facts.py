@@ -248,6 +248,8 @@ def check(kind: str, phase_code: str, message: str | None, data: Mapping[str, An
         msgspec.convert(data, shape)
     except msgspec.ValidationError as error:
         raise ValueError(f"{message or phase_code}: {error}") from error
+    if kind != "message" and data.get("file") is not None and not isinstance(data.get("line"), int):
+        raise ValueError(f"{phase_code}: a file without a line")
     for name in _PATHS:
         if data.get(name) is not None:
             check_place(data[name])

@@ -166,6 +166,23 @@ def test_a_new_folder_is_closed_to_others(tmp_path: Path) -> None:
     assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
 
 
+@as_root
+def test_nothing_is_deleted_by_way_of_a_planted_folder(tmp_path: Path) -> None:
+    (tmp_path / "documents").mkdir()
+    letter = tmp_path / "documents/letter"
+    letter.write_text("mine")
+    os.utime(letter, (1_000_000_000, 1_000_000_000))
+    planted = tmp_path / "cache"
+    planted.mkdir()
+    (planted / "tmp").symlink_to(letter.parent)
+    os.chown(planted, SOMEBODY, SOMEBODY)
+    restored(store(planted), tmp_path / "next")
+    save(store(planted), tmp_path / "w", "mine")
+    with pytest.raises(CacheError):
+        store(planted).prune()
+    assert letter.exists()
+
+
 def a_fifo(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)

@@ -306,7 +306,7 @@ a:
     said = project.loom("run", "--local", "--trust", MY_TOKEN="correct-horse-battery").splitlines()
     assert [line for line in said if line.startswith("! a")] == [
         *(f"! a         artifacts: out/{number} left out: it holds the secret TOKEN" for number in range(1, 6)),
-        "! a         artifacts: more was left out: `loom logs a --system` names it",
+        "! a         artifacts: 2 more left out: `loom logs a --system` names them",
         "! a         cache: out/1 left out: it holds the secret TOKEN",
     ]
     assert "out/7 left out" in project.loom("logs", "a", "--system")
