@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Required, TypedDict
+from typing import Annotated, Any, Literal, Required, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -146,6 +146,22 @@ class _Image(TypedDict, total=False):
     digest: str
 
 
+class _Session(TypedDict, total=False):
+    mount_mode: Literal["bind_mount", "overlay", "ephemeral_volume", "none"]
+    workspace: str | None
+    view_of: str | None
+
+
+class _Interrupted(TypedDict, total=False):
+    by: Required[str]
+    at_once: Required[bool]
+    grace_s: Required[float]
+
+
+class _CacheKeys(TypedDict):
+    keys: list[str]
+
+
 class _Warning(TypedDict):
     text: str
 
@@ -220,6 +236,9 @@ _FACTS: Mapping[str, Any] = {
     "results_reused": _ReusedJobs,
     "run_finished": _RunFinished,
     "job_finished": _JobFinished,
+    "session_opened": _Session,
+    "interrupted": _Interrupted,
+    "cache_keys": _CacheKeys,
     "image_resolved": _Image,
     "image_used": _Image,
     "warning": _Warning,
