@@ -276,7 +276,7 @@ class Running:
         return self.result()[1]
 
     def _not_idle(self, deadline: float) -> None:
-        """Wait for the end, at most until then. SnapshotError when git sleeps without doing anything: for a FIFO where it expects a file."""
+        """Wait for the end, at most until then. SnapshotError when git only sleeps, as it does for a FIFO in place of a file."""
         if not hasattr(os, "pidfd_open"):  # not Linux
             return
         descriptor = os.pidfd_open(self._process.pid)
