@@ -21,9 +21,24 @@ ENV_FILE = f"{DIRECTORY}/env"
 MASK_FILE = f"{DIRECTORY}/mask"
 _FIRST = b"\x1e"
 
-# Reads the driver up to an empty line and becomes it. That it is not an argument keeps `ps` readable and the driver out of
-# the way of a step's `pkill -f`.
-BOOT = ("sh", "-c", 's=; while IFS= read -r l && [ -n "$l" ]; do s="$s$l\n"; done; eval "$s"', "loom")
+NOBODY_CAME_S = 120
+"""How long a container waits for the driver. It ends then: whoever started it can't reach it, and does not know that it runs."""
+NOBODY_CAME_CODE = 155
+
+
+def boot(limit_s: int = NOBODY_CAME_S) -> tuple[str, ...]:
+    """The container's command: reads the driver up to an empty line and becomes it.
+
+    That the driver is not an argument keeps `ps` readable and the driver out of the way of a step's `pkill -f`. No `read`
+    has a limit in every shell, so a guard ends this shell, where the image has `sleep`; the driver ends the guard.
+    """
+    guard = f"(trap 'kill $loom_n; exit' TERM; sleep {limit_s} & loom_n=$!; wait $loom_n && kill $$) >/dev/null 2>&1 &"
+    ended = f"loom_boot=$!; trap 'exit {NOBODY_CAME_CODE}' TERM; loom_s="
+    read = 'while IFS= read -r loom_line && [ -n "$loom_line" ]; do loom_s="$loom_s$loom_line\n"; done; eval "$loom_s"'
+    return ("sh", "-c", f"{guard} {ended}; {read}", "loom")
+
+
+BOOT = boot()
 
 
 @cache

@@ -18,6 +18,9 @@ loom_over=
 loom_signals='HUP INT QUIT PIPE ALRM TERM USR1 USR2'
 # Ignored, so that neither a step's `kill 0` nor a signal to process 1 ends the job; a step's shell gets the defaults back.
 trap '' $loom_signals
+# What would have ended this container if nobody had come.
+{ kill "$loom_boot" && wait "$loom_boot"; } 2>/dev/null
+unset loom_boot loom_s
 
 # A mark goes out in one write, so that nothing else that writes to the same pipe can get into it.
 loom_mark() {

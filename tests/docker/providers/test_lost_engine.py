@@ -203,6 +203,27 @@ def test_an_engine_that_hangs_is_given_up(
     assert docker_place.provider.close() == []
 
 
+def test_an_engine_that_hangs_while_a_job_starts_is_given_up(
+    own_engine: tuple[OwnEngine, docker.DockerClient], docker_place: Place
+) -> None:
+    own, _ = own_engine
+    client = connect({"DOCKER_HOST": own.url}, answer_s=1)
+    docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
+    own.signal(signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        with pytest.raises(EngineUnavailable), docker_place.job(network=NO_NETWORK):
+            pass
+        assert time.monotonic() - begun < 50, "it was asked again and again"
+    finally:
+        own.signal(signal.SIGCONT)
+    docker_place.provider.close()
+    with docker_place.job(network=NO_NETWORK) as job:
+        assert job.run("echo alive").out == b"alive\n"
+    docker_place.provider.close()
+    client.close()
+
+
 def test_a_lost_connection_to_an_engine_that_can_not_write_its_log(
     new_engine: NewEngine,
     busybox: bytes,

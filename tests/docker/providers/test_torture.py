@@ -18,6 +18,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError, InfrastructureError, ProviderError
 from loom.plan import Image, Network, Resources, Ulimit
 from loom.providers.base import Command
+from loom.providers.docker import driver
 from loom.providers.docker.reap import reap
 from loom.results import Ended, Stream
 
@@ -197,6 +198,20 @@ def test_a_root_file_system_that_is_read_only(any_sh: Place) -> None:
     with any_sh.job(resources=Resources(read_only=True)) as job:
         assert job.run("echo A=1 >>$LOOM_ENV; echo ok; (: >/x) 2>/dev/null || echo read-only").out == b"ok\nread-only\n"
         assert job.session.handed_on() == {"A": "1"}
+
+
+def test_a_container_that_nobody_comes_to_ends_by_itself(any_sh: Place, engine: docker.DockerClient) -> None:
+    container = engine.containers.create(any_sh.image, entrypoint=list(driver.boot(1)), init=True, stdin_open=True)
+    try:
+        container.start()
+        assert container.wait(timeout=60)["StatusCode"] == driver.NOBODY_CAME_CODE
+    finally:
+        container.remove(force=True)
+
+
+def test_the_guard_of_an_empty_container_is_gone_before_the_first_step(any_sh: Place) -> None:
+    with any_sh.job() as job:
+        assert b"sleep\x00120" not in job.run("cat /proc/[0-9]*/cmdline 2>/dev/null; true").out
 
 
 # Limits and manners
