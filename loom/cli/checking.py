@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from loom.cli.surroundings import commit_variables, configured, find_root, mentioned_in, resolve_context, workflow_path
 from loom.errors import Problem, WorkflowError
 from loom.results import ExitCode
+from loom.util.controls import json_shown
 from loom.yamlfile import Kind, pointer, problem_in_text
 
 if TYPE_CHECKING:
@@ -220,9 +221,11 @@ def _show(output: str, name: str, problems: Sequence[Problem], loaded: Workflow 
     from loom.render.problems import check_document, github_lines, problem_lines, sarif_document
 
     if output == "json":
-        print(json.dumps(check_document(name, problems, facts=_facts(loaded)), indent=2, ensure_ascii=False))
+        print(
+            json_shown(json.dumps(check_document(name, problems, facts=_facts(loaded)), indent=2, ensure_ascii=False))
+        )
     elif output == "sarif":
-        print(json.dumps(sarif_document(problems), indent=2, ensure_ascii=False))
+        print(json_shown(json.dumps(sarif_document(problems), indent=2, ensure_ascii=False)))
     elif output == "github":
         for line in github_lines(problems):
             print(line)
@@ -332,5 +335,5 @@ def _explain(loaded: Workflow, plan: Plan, wanted: str, selection: Selection, se
                 shown = shown if len(shown) <= 60 else shown[:57] + "..."
                 print(f"{row.key:<{width}}  {shown:<30}  {row.by}" + (f" ({row.place})" if row.place else ""))
     if as_json:
-        print(json.dumps(documents, indent=2, ensure_ascii=False))
+        print(json_shown(json.dumps(documents, indent=2, ensure_ascii=False)))
     return ExitCode.OK

@@ -60,7 +60,9 @@ def show(
             }
             for name in keys
         }
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        from loom.util.controls import json_shown
+
+        print(json_shown(json.dumps(document, indent=2, ensure_ascii=False)))
         return
     if key is not None and not origin:
         print(settings.text_of(key))

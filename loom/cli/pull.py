@@ -63,7 +63,10 @@ def pull(
         print(f"conflict: {snapshot.readable(path)} was changed in the checkout since the run", file=sys.stderr)
     if not apply:
         sys.stdout.flush()
-        sys.stdout.buffer.write(patch.text)
+        if sys.stdout.isatty():
+            print(patch.text.decode("utf-8", "replace"), end="")  # for reading; a pipe or a file gets the exact bytes
+        else:
+            sys.stdout.buffer.write(patch.text)
         if not patch.changes and not patch.conflicts:
             print("nothing changed in the workspace since the snapshot", file=sys.stderr)
         return

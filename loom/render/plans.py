@@ -13,6 +13,7 @@ import yaml
 
 from loom import __version__
 from loom.plan import Job, Plan, ProviderName
+from loom.util.controls import json_shown
 
 SCHEMA_VERSION = "loom.plan.v1"
 
@@ -46,7 +47,7 @@ def job_document(job: Job, mount_mode: str) -> dict[str, Any]:
 
 
 def plan_json(plan: Plan, mount_mode: str = "auto") -> str:
-    return orjson.dumps(plan_document(plan, mount_mode), option=orjson.OPT_INDENT_2).decode() + "\n"
+    return json_shown(orjson.dumps(plan_document(plan, mount_mode), option=orjson.OPT_INDENT_2).decode()) + "\n"
 
 
 def plan_yaml(plan: Plan, mount_mode: str = "auto") -> str:

@@ -13,7 +13,7 @@ import re
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import IO, TYPE_CHECKING
 
 from msgspec import Struct
@@ -41,17 +41,6 @@ _REACH = 1 << 14
 
 _CONTROLS = bytes({*range(0x20), 0x7F} - {0x0A})
 _DROPPED = _CONTROLS + b"\\\"'"
-# Each alternative begins with a literal character, so that `re` looks for these alone, ten times as quickly.
-_ESCAPES = re.compile(
-    rb"%(?:25)*([0-9A-Fa-f]{2})"
-    rb"|\\x([0-9A-Fa-f]{2})"
-    rb"|\\([0-3][0-7]{2})"
-    rb"|\\u([dD][89abAB][0-9A-Fa-f]{2}\\{1,8}u[dD][c-fC-F][0-9A-Fa-f]{2})"
-    rb"|\\(?:u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}|U([0-9A-Fa-f]{8}))"
-    rb"|&(?:amp;)*(?:#([0-9]{1,7})|#[xX]([0-9A-Fa-f]{1,6})|(amp|lt|gt|quot|apos));"
-)
-# Each of these begins with one literal character, which is found at the speed of memory.
-_LEADS = tuple(map(re.compile, (rb"%[0-9A-Fa-f]{2}", rb"\\[xuU0-3]", rb"&(?:#|amp;|lt;|gt;|quot;|apos;)")))
 _NAMED = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
 _LETTERS = (b"\tt\nn\rr", b"\tt\nn\rr\bb\ff", b"\tt\nn\rr\bb\ff\aa\vv\x1bE")
 """Escapes with a letter (`\\n`): what Python, JSON and a shell write so, as pairs."""
@@ -59,6 +48,25 @@ _TO_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _MIXED_END = re.compile(rb"[A-Za-z0-9+/_-]?={0,2}")
 
 _Span = tuple[int, int, str]
+
+
+@cache
+def _escapes() -> re.Pattern[bytes]:
+    """What tools write instead of a character. Each alternative begins with a literal one: `re` looks for these alone."""
+    return re.compile(
+        rb"%(?:25)*([0-9A-Fa-f]{2})"
+        rb"|\\x([0-9A-Fa-f]{2})"
+        rb"|\\([0-3][0-7]{2})"
+        rb"|\\u([dD][89abAB][0-9A-Fa-f]{2}\\{1,8}u[dD][c-fC-F][0-9A-Fa-f]{2})"
+        rb"|\\(?:u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}|U([0-9A-Fa-f]{8}))"
+        rb"|&(?:amp;)*(?:#([0-9]{1,7})|#[xX]([0-9A-Fa-f]{1,6})|(amp|lt|gt|quot|apos));"
+    )
+
+
+@cache
+def _leads() -> tuple[re.Pattern[bytes], ...]:
+    """One of these is in a text that holds an escape. Each is found at the speed of memory, since it begins with one literal."""
+    return tuple(map(re.compile, (rb"%[0-9A-Fa-f]{2}", rb"\\[xuU0-3]", rb"&(?:#|amp;|lt;|gt;|quot;|apos;)")))
 
 
 def _decoded(match: re.Match[bytes]) -> bytes:
@@ -104,10 +112,10 @@ def _views(data: bytes) -> Iterator[tuple[bytes, _How]]:
     for text, how in bases:
         cleaned = text.translate(None, _CONTROLS)
         yield cleaned.translate(None, _DROPPED), (how, None)
-        if any(lead.search(cleaned) for lead in _LEADS):
-            decoded, count = _ESCAPES.subn(_decoded, cleaned)
+        if any(lead.search(cleaned) for lead in _leads()):
+            decoded, count = _escapes().subn(_decoded, cleaned)
             if count:
-                yield decoded.translate(None, _DROPPED), (how, _ESCAPES)
+                yield decoded.translate(None, _DROPPED), (how, _escapes())
 
 
 def _origins(data: bytes, how: _How) -> tuple[list[int], list[int]]:

@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import hashlib
 import json
 import os
 import subprocess
@@ -41,7 +42,7 @@ use:
     - |
       [ "$(stat -c %a "$KEY")" = 600 ] && [ -z "${MAYBE+set}" ]
       case $KEY in "$PWD"/*) echo "the secret lies in the workspace"; exit 9;; esac
-    - i=0; while [ $i -lt 3000 ]; do printf '%s' "$TOKEN"; i=$((i+1)); done; echo
+    - i=0; while [ $i -lt 3000 ]; do printf '%s ' "$TOKEN"; i=$((i+1)); done; echo
     - mkdir -p dist deps; echo ok > dist/ok; echo ok > deps/ok
     - echo "$TOKEN" > dist/token.txt; cat "$KEY" > deps/key
     - touch started; while [ ! -e seen ]; do sleep 0.1; done
@@ -225,3 +226,65 @@ def test_a_short_value_is_refused_with_the_reason(place: Place) -> None:
     code, screen = place.run(WORKFLOW, token="abc")
     assert code == 3
     assert "secret TOKEN: the value is shorter than 4 characters" in screen
+
+
+MADE = """
+version: v1
+stages: [s]
+default: {image: debian:trixie-slim}
+makes:
+  stage: s
+  script:
+    - made=$(printf 'made-%s' here-4711); echo "$made" >> "$LOOM_MASK"; echo abc >> "$LOOM_MASK"; echo "MADE=$made" >> "$LOOM_ENV"
+    - echo "it is $MADE"; printf '%s' "$MADE" | base64 >&2
+    - rm "$LOOM_MASK" "$LOOM_ENV"; echo "still $MADE"
+other:
+  stage: s
+  needs: [makes]
+  script: ['printf "made-%s\\n" here-4711']
+"""
+
+
+def test_values_that_a_job_makes_are_hidden_from_then_on(place: Place) -> None:
+    code, screen = place.run(MADE)
+    assert code == 0, screen
+    assert "it is [REDACTED:SECRET_LOOM_MASK]" in screen
+    assert "still [REDACTED:SECRET_LOOM_MASK]" in screen
+    assert screen.count("[REDACTED:SECRET_LOOM_MASK]") == 4, screen
+    assert "script/01: a line of $LOOM_MASK is not masked: the value is shorter than 4 characters" in screen
+    made = [b"made-here-4711", base64.b64encode(b"made-here-4711")[:16]]
+    assert [path for path in place.left() for data in contents(path) for form in made if form in data] == []
+
+
+NO_VARIABLE = """
+version: v1
+stages: [s]
+default: {image: debian:trixie-slim}
+nul:
+  stage: s
+  secrets: {NUL: {ref: "file://~/nul", file: false}}
+  script: [echo never]
+bytes:
+  stage: s
+  secrets: {BYTES: {ref: "file://~/bytes", file: false}, FILE: {ref: "file://~/nul"}}
+  script:
+    - printf '%s' "$BYTES" | md5sum; md5sum < "$FILE"
+    - echo fine
+"""
+
+
+def test_a_secret_that_no_variable_can_hold_fails_its_job_alone(place: Place) -> None:
+    values = {"nul": b"abc\0defgh", "bytes": b"\xff\x1eloom:\r\n'\"$x\\ `two\nlines\t\x1b[2J"}
+    for name, value in values.items():
+        (place.home / name).write_bytes(value)
+    code, screen = place.run(NO_VARIABLE)
+    assert code == 3
+    assert (
+        "secret NUL of job nul: the value holds a NUL byte, which no variable can hold (SECRETS_VALUE_NOT_TEXT)"
+        in screen
+    )
+    assert "Leave `file: false` out" in screen
+    assert "fine" in screen
+    for value in values.values():
+        assert hashlib.md5(value).hexdigest() in screen
+    assert "loom_" not in screen

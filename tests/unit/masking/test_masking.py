@@ -1,5 +1,6 @@
 import base64
 import json
+import re
 import shlex
 import subprocess
 import threading
@@ -72,7 +73,6 @@ def forms_of(value: str) -> dict[str, str]:
 
 
 def _percents(text: str) -> list[str]:
-    import re
 
     return re.split(r"(%[0-9A-F]{2})", text)
 
@@ -292,3 +292,31 @@ def test_what_stands_in_a_hyperlink_is_hidden_too() -> None:
 def test_colours_around_a_secret_stay() -> None:
     masker = Masker({"S": PLAIN})
     assert masker.mask("\x1b[31mkey: \x1b[1mhun\x1b[0mter2secret\x1b[0m!") == f"\x1b[31mkey: \x1b[1m{TOKEN}\x1b[0m!"
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    values=st.lists(st.text("abc", min_size=4, max_size=7), min_size=1, max_size=4, unique=True),
+    text=st.text("abc \n", max_size=200),
+    data=st.data(),
+)
+def test_a_model_that_looks_everywhere_hides_the_same(values: list[str], text: str, data) -> None:
+    hidden = [False] * len(text)
+    for value in values:
+        for at in range(len(text)):
+            if text.startswith(value, at):
+                hidden[at : at + len(value)] = [True] * len(value)
+    masker = Masker({str(number): value for number, value in enumerate(values)})
+    cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=5))
+    masked = streamed(masker, text.encode(), cuts).decode()
+    assert re.sub(r"\[REDACTED:SECRET_\d\]", "", masked) == "".join(
+        character for character, gone in zip(text, hidden, strict=True) if not gone
+    )
+    assert masker.mask(text) == masked
+
+
+@given(st.binary(max_size=400), st.lists(st.integers(0, 400), max_size=5))
+def test_any_bytes_without_a_secret_stay_as_they_are(data: bytes, cuts: list[int]) -> None:
+    masker = Masker({"S": "no-such-thing-in-there"})
+    assert masker.mask_bytes(data) is data
+    assert streamed(masker, data, [min(cut, len(data)) for cut in cuts]) == data
