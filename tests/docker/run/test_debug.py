@@ -629,12 +629,18 @@ def test_special_files_are_left_out_and_named_everywhere(debugged: Project, mode
     resumed = loom(debugged, "resume")
     assert resumed.code == 1, resumed.out + resumed.err
     assert "in a container restored from its checkpoint" in resumed.out
-    assert "left out: deep/fifo (a " in resumed.out
-    assert ("left out: a.sock (a socket, not a file)" in resumed.out) == (mode != "ephemeral_volume")
     inside = loom(debugged, "exec", "unit", "--", "sh", "-c", "ls; touch fixed")
     assert inside.out.split() == ["README", "deep", "new.txt"], inside.err
+    if mode == "bind_mount":  # else `pull` has laid the files out, and named what it left out
+        assert "left out: deep/fifo (a FIFO, not a file)" in resumed.out
+        assert "left out: a.sock (a socket, not a file)" in resumed.out
     healed = loom(debugged, "resume")
     assert healed.code == 0, healed.out + healed.err
     # What was restored is as private as a run's own workspace.
     for workspace in debugged.tmp.glob("loom-run-local-*[0-9]"):
         assert workspace.stat().st_mode & 0o777 == 0o700, workspace
+    # And goes with its run, with all that is beside it.
+    cleaned = loom(debugged, "clean", "--keep-last", "0")
+    assert cleaned.code == 0, cleaned.out + cleaned.err
+    assert list(debugged.tmp.iterdir()) == []
+    assert list((debugged.home / ".local/state/loom/workspaces").iterdir()) == []
