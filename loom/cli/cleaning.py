@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -85,7 +85,9 @@ def clean(
     by_limits = not runs and keep_last is None and older_than is None
     if by_limits:
         chosen = list(_not_needed(place, chosen))
-    items = [_item(place, entry) for entry in chosen]
+    going = {entry.run_id for entry in chosen}
+    needed = {path for entry in place.store.entries() if entry.run_id not in going for path in entry.workspaces}
+    items = [_item(place, entry, needed) for entry in chosen]
     if everywhere and not runs:
         items += list(_without_record(place, cutoff_ns, {item.workspace for item in items}))
     spaces = list(_beyond(place, items, everywhere=everywhere)) if by_limits else []
@@ -249,12 +251,17 @@ def _expired(entry: RunEntry, now: float) -> Iterator[tuple[str, str]]:
             yield entry.run_id, job_id
 
 
-def _item(place: Here, entry: RunEntry) -> Item:
+def _item(place: Here, entry: RunEntry, needed: Container[str]) -> Item:
+    """`needed`: workspaces of runs that stay, such as one that went on in this one's."""
     from loom import retention
     from loom.snapshot import remains
     from loom.util.file_systems import allocated
 
-    there = [path for path in entry.workspaces if remains(Path(path)) and retention.vouched(place.store, Path(path))]
+    there = [
+        path
+        for path in entry.workspaces
+        if path not in needed and remains(Path(path)) and retention.vouched(place.store, Path(path))
+    ]
     workspace = entry.identity.get("workspace")
     return Item(
         run_id=entry.run_id,

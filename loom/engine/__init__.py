@@ -166,9 +166,9 @@ def _identity(request: Request, workspace: Path) -> dict[str, Any]:
         "workspace": str(workspace),
         "workflow_path": request.plan.workflow_path,
         "job_workspaces": {
-            job_id: str(resumed.view.workspace)
+            job_id: str(resumed.view.run_workspace)
             for job_id, resumed in (request.reuse.resumed if request.reuse else {}).items()
-            if resumed.view is not None and resumed.view.workspace != workspace
+            if resumed.view is not None and resumed.view.run_workspace != workspace
         },
         "command": list(request.command),
         "pid": os.getpid(),

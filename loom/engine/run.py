@@ -15,7 +15,6 @@ from loom.errors import LoomError
 from loom.events import PIPELINE, RUN, PhaseCode
 from loom.images import identity, shown
 from loom.journal import Journal, Outcome
-from loom.names import workspace_beside
 from loom.plan import Build, Job, Plan, WorkspaceMode
 from loom.planned import Planned, dump_planned
 from loom.recorder import Recorder
@@ -54,9 +53,9 @@ class Run:
     def execute(self) -> Ran:
         resumed = self._request.reuse.resumed.values() if self._request.reuse else ()
         theirs = [job.view for job in resumed if job.view is not None]
-        # Jobs' own directories go with the workspace that they are beside.
-        beside = [workspace_beside(view.directory.parent) for view in theirs if view.directory is not None]
-        with snapshot.occupied(self._workspace, *(view.workspace for view in theirs), *beside):
+        with snapshot.occupied(
+            self._workspace, *(place for view in theirs for place in (view.workspace, view.run_workspace))
+        ):
             return self._execute()
 
     def _execute(self) -> Ran:

@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from loom.errors import LoomError, ProviderError, SnapshotError
-from loom.names import job_directory_name, jobs_of
+from loom.names import job_directory_name, jobs_of, workspace_beside
 from loom.plan import Job, MountMode, ProviderName, WorkspaceMode
 from loom.providers.base import Session
 from loom.providers.files import unpack
@@ -43,6 +43,11 @@ class View(Struct, frozen=True, kw_only=True):
     """The job's own beside the run's workspace; None where the job runs in `workspace` itself."""
     copied: bool = False
     """`workspace` is empty yet, and is filled with a copy of the run's."""
+
+    @property
+    def run_workspace(self) -> Path:
+        """The workspace that this view goes with when that is removed: the directory lies beside it."""
+        return self.workspace if self.directory is None else workspace_beside(self.directory.parent)
 
     @property
     def place(self) -> Path:

@@ -183,3 +183,17 @@ def test_doctor_says_what_is_wrong(make: Make) -> None:
 def test_little_space_is_said(free: int, state: str, tmp_path: Path) -> None:
     usage = namedtuple("usage", "free")
     assert _space("disk", tmp_path, usage=lambda _: usage(free)).state == state
+
+
+def test_a_workspace_goes_with_the_last_run_that_had_it(make: Make, tmp_path: Path) -> None:
+    project = make(f"version: v1\nstages: [s]\na: {{stage: s, script: ['test -e {tmp_path}/go']}}\n")
+    project.loom("run", "--local", code=1)
+    (tmp_path / "go").touch()
+    project.loom("resume")
+    later, earlier = ids(project)
+    workspace = Path(str(project.store.entry(earlier).identity["workspace"]))
+    assert workspace.exists()
+    assert "1 removed" in project.loom("clean", later)
+    assert workspace.exists()
+    assert "1 removed" in project.loom("clean", earlier)
+    assert not workspace.exists()
