@@ -86,7 +86,7 @@ def _is_below(path: Path, root: Path) -> bool:
 
 def inputs_hash(
     *,
-    context: Path,
+    files: str,
     dockerfile: bytes,
     ignore: Sequence[str],
     args: Mapping[str, str],
@@ -94,38 +94,11 @@ def inputs_hash(
     platform: str,
     bases: Mapping[str, str],
 ) -> str:
-    """One hash over everything that decides what a build makes, and more: files that `.dockerignore` keeps out as well.
-
-    Equal means surely the same image; whether different ones make a difference, the builder knows. 32 hex digits.
-    Times and owners are left out, as both builders do. Of a `.git` in the context HEAD and the refs count: its index and
-    its bookkeeping differ from checkout to checkout of one and the same commit.
+    """One hash over all that decides what a build makes; 32 hex digits. `files` names what the context holds, the files
+    that `.dockerignore` keeps out included: equal means surely the same image, and what a difference means, the builder knows.
     """
-    total = hashlib.sha256(b"loom-build-2\0")
-
-    def add(*parts: bytes | str) -> None:
-        for part in parts:
-            raw = part if isinstance(part, bytes) else part.encode(errors="surrogateescape")
-            total.update(b"%d:" % len(raw) + raw)
-
-    add(dockerfile, target or "", platform, "\n".join(ignore))
-    for mapping in (args, bases):
-        add(str(len(mapping)))
-        for key in sorted(mapping):
-            add(key, mapping[key])
-    for path, info in context_files(context):
-        if path.startswith(".git/") and not path.startswith((".git/HEAD", ".git/refs/", ".git/packed-refs")):
-            continue
-        try:
-            if stat.S_ISLNK(info.st_mode):
-                add("link", path, os.readlink(context / path))  # noqa: PTH115  the target as it is, not as a Path cleans it
-            elif stat.S_ISDIR(info.st_mode):
-                add("directory", path, str(info.st_mode & 0o777))
-            else:
-                with (context / path).open("rb") as file:
-                    add("file", path, str(info.st_mode & 0o777), hashlib.file_digest(file, "sha256").digest())
-        except FileNotFoundError:
-            continue
-    return total.hexdigest()[:32]
+    settings = (files, dockerfile, tuple(ignore), sorted(args.items()), target, platform, sorted(bases.items()))
+    return hashlib.sha256(repr(settings).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 class Instruction(Struct, frozen=True, kw_only=True):

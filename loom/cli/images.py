@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -377,6 +378,7 @@ class _Context:
             workspace = Path(folder, "workspace")
             workspace.mkdir()
             snapshot.take(self._source, workspace, cancel=self.cancel)
+            self.images.identity_of = partial(snapshot.identity_of, self._source, workspace)
             yield workspace
 
     def to_export(self, missing: Callable[[str], None]) -> Iterator[ResolvedImage]:

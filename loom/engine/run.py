@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,9 @@ class Run:
 
     def _keep_build_inputs(self) -> None:
         request, images = self._request, self._request.tools.images
+        if images is not None and request.reuse is None:  # what is gone on from may have been changed since
+            manifest = self._record.paths.root / "snapshot.json"
+            images.identity_of = partial(snapshot.identity_of, request.source, self._workspace, manifest_file=manifest)
         if images is None or request.mount_mode is not WorkspaceMode.SHARED:
             return  # no job can write where images are built from before they are
         writers = {job.id for job in request.plan.jobs}

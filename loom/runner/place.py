@@ -54,6 +54,9 @@ class ImageResolver(Protocol):
         """`secrets`: the job's, of which a build may mount those that it names."""
         ...
 
+    identity_of: Callable[[str], str | None]
+    """To be set: names what a folder of the snapshot holds, if builds get what it held; None where that is not known."""
+
     def keep_inputs(self, builds: Iterable[Build], *, workspace: Path, folder: Path) -> None:
         """Build these from what `workspace` holds now, whatever is written there until then; `folder` keeps a copy."""
         ...

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from loom.snapshot.exchange import Patch, bring, patch_of
     from loom.snapshot.exchange import apply as apply_patch
     from loom.snapshot.explaining import Explanation, Rule, explain
+    from loom.snapshot.identity import identity_of
     from loom.snapshot.manifest import manifest_bytes, read_manifest
     from loom.snapshot.occupancy import is_occupied, occupied
     from loom.snapshot.removing import Removal, is_workspace, remains, remove
@@ -31,6 +32,7 @@ else:
             "duplicating": "duplicate",
             "exchange": "Patch bring patch_of apply_patch=apply",
             "explaining": "Explanation Rule explain",
+            "identity": "identity_of",
             "manifest": "manifest_bytes read_manifest",
             "occupancy": "is_occupied occupied",
             "removing": "Removal is_workspace remains remove",
@@ -58,6 +60,7 @@ __all__ = [
     "discover",
     "duplicate",
     "explain",
+    "identity_of",
     "ignored",
     "is_occupied",
     "is_workspace",

@@ -1,9 +1,8 @@
 """Building an image from the snapshot: with BuildKit where it can be had, else with the engine's classic builder.
 
 The engine's API builds with the classic builder only; BuildKit is reached through the `buildx` program, which speaks to
-the same engine. What a build made is found again under the tag `loom-build:<hash of all files and settings>`. Where that
-is not there, the builder is asked, and its own cache decides what has to be done: a build that only ignored files
-have changed for takes it about half a second.
+the same engine. What a build made is found again under the tag `loom-build:<hash of all files and settings>`, the files by
+what git calls them. Where that is not there, the builder is asked, and its own cache decides what has to be done.
 """
 
 from __future__ import annotations
@@ -78,6 +77,8 @@ class BuildInputs(Struct, frozen=True, kw_only=True):
     platform: str
     tag: str
     bases: tuple[ResolvedImage, ...]
+    known: bool
+    """Whether `tag` says what files go in: else the builder alone knows whether anything has changed."""
     place: str
     """The Dockerfile, for people: from the repository's root."""
 
@@ -102,7 +103,7 @@ def build_image(
 
     inputs = settle(images, image, workspace=workspace, have=have)
     tag = parse_reference(inputs.tag)
-    had = images.local(tag, inputs.platform)
+    had = images.local(tag, inputs.platform) if inputs.known else None
     if had is not None:
         say(on_output, f"nothing that goes into {shown(image)} has changed: using {tag.name}")
         with engine_errors():
@@ -193,22 +194,16 @@ def settle(
         digest = pinned.digest if pinned is not None and not reference.digest else ""
         if digest and images.local(parse_reference(reference.pinned(digest))) is not None:
             pins[base.name] = reference.pinned(digest)
-    try:
-        total = inputs_hash(
-            context=context,
-            dockerfile=raw,
-            ignore=ignore_lines,
-            args=build.args,
-            target=build.target,
-            platform=platform,
-            bases={name: had.image_id for name, had in bases.items()},
-        )
-    except OSError as error:
-        raise ImageError(
-            f"the build's context can't be read: {error.filename}: {error.strerror}",
-            hint="Let it be read, or take it out of the project: `loom snapshot` shows what is in it.",
-            code="IMAGE_BUILD_INPUT",
-        ) from error
+    files = images.identity_of(context.relative_to(workspace.resolve()).as_posix())
+    total = inputs_hash(
+        files=files or "",
+        dockerfile=raw,
+        ignore=ignore_lines,
+        args=build.args,
+        target=build.target,
+        platform=platform,
+        bases={name: had.image_id for name, had in bases.items()},
+    )
     text = raw.decode()
     return BuildInputs(
         context=context,
@@ -218,6 +213,7 @@ def settle(
         platform=platform,
         tag=f"{BUILD_REPOSITORY}:{total}",
         bases=tuple(bases.values()),
+        known=files is not None,
         place=dockerfile.relative_to(workspace.resolve()).as_posix(),
     )
 
@@ -505,7 +501,14 @@ def _build_classic(
     if not podman:
         say(on_output, "BuildKit (the buildx plugin) was not found: using the engine's classic builder")
     with tempfile.TemporaryFile(prefix="loom-build-") as archive, images.line() as line:
-        name = _write_context(archive, inputs)
+        try:
+            name = _write_context(archive, inputs)
+        except OSError as error:
+            raise ImageError(
+                f"the build's context can't be read: {error.filename}: {error.strerror}",
+                hint="Let it be read, or list it in .dockerignore.",
+                code="IMAGE_BUILD_INPUT",
+            ) from error
         archive.seek(0)
 
         def lines() -> Iterator[dict[str, Any]]:

@@ -84,6 +84,8 @@ class Images:
         self._guard = threading.Lock()
         self._had: dict[object, Future[ResolvedImage]] = {}
         self._inputs: dict[tuple[str, str], Path] = {}
+        self.identity_of: Callable[[str], str | None] = lambda folder: None
+        """Names what a folder of the workspace holds, for builds; None where nobody can tell without reading it."""
         self._client: docker.DockerClient | None = None
         self._engine_platform: str | None = None
 
@@ -224,7 +226,8 @@ class Images:
         return had and replace(had, name=parse_reference(image.name).name if image.name else had.name, built=True)
 
     def build_tag(self, image: plan.Image, *, workspace: Path) -> str | None:
-        """What a build of these inputs is kept as; None when an image that it starts from is not here."""
+        """What a build of these inputs is kept as; None when an image that it starts from is not here, or what the files
+        are is not known."""
 
         def have(name: str, platform: str) -> ResolvedImage:
             present = self.present(name, platform)
@@ -235,7 +238,8 @@ class Images:
         from loom.providers.docker.build import settle
 
         try:
-            return settle(self, image, workspace=workspace, have=have).tag
+            inputs = settle(self, image, workspace=workspace, have=have)
+            return inputs.tag if inputs.known else None
         except _NotHere:
             return None
 

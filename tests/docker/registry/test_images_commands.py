@@ -232,9 +232,9 @@ def test_what_was_imported_can_be_built_from_without_a_registry(
     finally:
         registry.start()
     assert done.returncode == 0, done.stderr
-    for image in (*exported, *json.loads(done.stdout)):
-        for tag in client.images.get(image["image_id"]).tags:
-            remove(tag)
+    made = {image["image_id"] for image in (*exported, *json.loads(done.stdout))}
+    for tag in [tag for image_id in made for tag in client.images.get(image_id).tags]:
+        remove(tag)
 
 
 def test_an_export_into_the_snapshot_is_refused(tmp_path: Path, named: tuple[str, str]) -> None:

@@ -1,0 +1,38 @@
+"""What a folder of a snapshot holds, as a name: equal names are equal files, and no file has to be read for it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from loom.snapshot import git
+from loom.snapshot.manifest import Manifest, read_manifest
+from loom.snapshot.model import Source
+
+
+def identity_of(source: Source, workspace: Path, folder: str, *, manifest_file: Path | None = None) -> str | None:
+    """The name of what `folder` (relative, without links; `.` is all) held when the snapshot was taken.
+
+    None where git can't tell. For `.` the commit, its branch and all tags count too: the snapshot's own `.git` is there.
+    """
+    manifest = read_manifest(workspace, manifest_file)
+    inside = f"{folder}/"
+    if folder == "." or any(inside.startswith(f"{sub.path}/") for sub in manifest.submodules):
+        tags = [ref for ref in source.refs if ref[0].startswith("refs/tags/")]
+        found: object = (manifest.tree_sha, manifest.head_sha, manifest.branch, tags, manifest.submodules)
+    else:
+        try:
+            tree = _tree_of(source, manifest, folder)
+        except git.GitFailed:
+            return None
+        changed = [change for change in manifest.changed if change.path.startswith(inside)]
+        found = (tree, changed, [sub for sub in manifest.submodules if sub.path.startswith(inside)])
+    # The rules decide with which bytes a file is laid out, and what is left out is not there.
+    whole = repr((found, manifest.rules, manifest.left_out))
+    return hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _tree_of(source: Source, manifest: Manifest, folder: str) -> bytes:
+    """What the commit has there; empty where it has nothing."""
+    here = git.environment_for(source.environment, git_dir=source.git_dir, work_tree=source.root)
+    return git.run(("ls-tree", "--full-tree", "-z", manifest.head_sha, "--", folder), here, cwd=source.root)
