@@ -132,8 +132,16 @@ class _RunFinished(TypedDict, total=False):
     error_code: str | None
 
 
+class _Written(TypedDict):
+    """A place in the workflow."""
+
+    file: str
+    line: Count
+
+
 class _JobFinished(TypedDict, total=False):
     allowed_failure: bool
+    failing_place: _Written
     blocked_by: str | None
     failing_step: str | None
     failing_section: str | None
