@@ -358,6 +358,8 @@ def files_of(here: Around, job: PastJob, left_out: dict[str, str] | None = None)
     elif (found := find_container(here, job)) is not None:
         return _laid_out(view.place, partial(kept.copy_out, here.engine(), found, on_skipped=on_skipped))
     elif view.place.is_dir():
+        if left_out is not None:
+            left_out |= job.not_in_checkpoint()[0]
         return view.place
     elif view.mode is MountMode.OVERLAY and view.workspace.is_dir() and (view.place.parent / "upper").is_dir():
         request = SessionRequest(

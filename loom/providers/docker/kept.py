@@ -206,10 +206,11 @@ def copy_out(client: docker.DockerClient, found: Found, target: Path, on_skipped
 def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
     """Fill `target`, which must not be there, with what a job left in an overlay; its container is gone, its layers are there.
 
-    The engine puts the layers together, since it alone can read all of their marks. Nothing is run.
+    The engine puts the layers together, since it alone can read all of their marks; nothing of the job runs.
     """
     api: Any = client.api
-    mount = OverlayMount(client, request, os.getpid(), rootless=Traits(client).rootless)
+    traits = Traits(client)
+    mount = OverlayMount(client, request, os.getpid(), rootless=traits.rootless)
     marks = labels.labels(
         run_id=request.run_id, job_id=request.job_id, workspace=request.workspace, pid=os.getpid(), role="helper"
     )
@@ -219,11 +220,15 @@ def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, 
         with translated(f"reading what job {request.job_id} left"):
             config = api.create_container_config(
                 image=_some_image(client, request),
-                command=["sh"],
+                entrypoint=["sh"],
+                command=None,
+                stdin_open=True,
                 labels=marks,
                 host_config=api.create_host_config(mounts=mount.spec()[:1], network_mode="none"),
             )
             made = retrying(lambda: api.create_container_from_config(config, name))
+            if traits.podman:
+                api.start(made["Id"])  # it mounts a volume no sooner; the shell waits for its input, and none comes
         found = Found(
             container_id=made["Id"],
             name=name,

@@ -198,7 +198,8 @@ def test_doctor_says_that_the_engine_is_rootless(theirs: Project, rootless: Root
 def test_an_engine_of_another_user_says_so(theirs: Project, rootless: Rootless) -> None:
     theirs.become = ()
     give_to(0, theirs.root.parent)
-    ran = theirs.run("root", DOCKER_HOST=rootless.url)
+    ran = theirs.run("root", "--mount-mode", "bind_mount", DOCKER_HOST=rootless.url)
     assert ran.code == 3
     assert "root in its containers is another user here" in ran.out
     assert "--mount-mode ephemeral_volume" in ran.out
+    assert theirs.run("root", DOCKER_HOST=rootless.url).code == 0, "unless nobody asks for it: the files are sent"
