@@ -18,6 +18,7 @@ from loom.store import RUNNING, RunEntry, Store
 from loom.units import rough_size
 from loom.util.file_systems import allocated
 
+IN_USE = "in use"
 BACKGROUND_S = 600
 """How long a removal in the background may take; the next run's goes on with it."""
 
@@ -83,9 +84,12 @@ def judged(store: Store, config: Config, repo_root: Path | None, *, now: float) 
     for one in found:
         one.bytes = allocated(*remains(one.path))
         one.stays = _why_it_stays(one, entries, protected, now)
-    if found and found[-1].stays is None:
-        found[-1].stays = "the newest one"
-    for group in _groups(found):
+        if not os.path.lexists(one.path) and one.stays != IN_USE:
+            one.stays, one.goes = None, "the rest of one that is gone"
+    whole = [one for one in found if one.goes is None]
+    if whole and whole[-1].stays is None:
+        whole[-1].stays = "the newest one"
+    for group in _groups(whole):
         if repo_root is None or group[0].repo_root == str(repo_root):
             for one in group[: max(len(group) - config.keep_workspaces, 0)]:
                 if one.stays is None:
@@ -144,7 +148,7 @@ def _groups(found: Iterable[Held]) -> Iterator[list[Held]]:
 def _why_it_stays(one: Held, entries: Mapping[str, RunEntry], failed: set[str], now: float) -> str | None:
     runs = [entries[run_id] for run_id in one.run_ids if run_id in entries]
     if any(entry.alive for entry in runs) or is_occupied(one.path) or any(map(somebody_stands_in, remains(one.path))):
-        return "in use"
+        return IN_USE
     if any(is_kept(entry, now=now) for entry in runs):
         return "a job of it is kept"
     if failed.intersection(one.run_ids):

@@ -115,6 +115,15 @@ def test_all_together_are_bounded(make: Make) -> None:
     assert workspaces(project) == sorted([failed, rest[-1]])
 
 
+def test_a_removal_that_was_killed_is_brought_to_its_end(make: Make) -> None:
+    project = make(FILLS)
+    newest = run(project, fails=True)
+    newest.rename(newest.with_name(f".{newest.name}.removing"))
+    assert "the rest of one that is gone" in project.loom("clean")
+    assert list(newest.parent.iterdir()) == []
+    assert project.store.claims.all() == []
+
+
 def test_another_checkout_has_its_own_last_few(make: Make, tmp_path: Path) -> None:
     project = make(FILLS)
     run(project)
