@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
 import sys
 from typing import TYPE_CHECKING, TextIO, cast
 
@@ -31,7 +32,10 @@ class _Output(io.FileIO):
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
-            return super().write(data)
+            # None: whoever else has the terminal or the pipe has made it non-blocking, and it is full.
+            while (written := cast("int | None", super().write(data))) is None:
+                select.select([], [self.fileno()], [])  # no limit: the reader's pace is ours
+            return written
         except OSError as error:
             error.filename = STANDARD_OUTPUT
             self.failed = self.failed or error

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct
 
 from loom.errors import LoomError, ProviderError
-from loom.providers.docker.client import ANSWER_S, retrying, translated
+from loom.providers.docker.client import ANSWER_S, ours, start_failed, translated
 from loom.results import Stream
 
 if TYPE_CHECKING:
@@ -104,8 +104,12 @@ class Hijacked:
     ) -> None:
         api: Any = client.api
         params = {"stream": 1} | dict.fromkeys(what, 1)
-        with translated("attaching to the container"):
-            raw = retrying(lambda: api.attach_socket(container_id, params))
+        doing = "attaching to the container"
+        try:
+            raw = api.attach_socket(container_id, params)
+        except Exception as error:
+            # Not repeated as it is: an input that the engine has lost again is closed for good.
+            raise start_failed(error, doing) or ours(error, doing) or error from error
         self._take(raw)
 
     def _take(self, raw: Any) -> None:

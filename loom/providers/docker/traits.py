@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ class Traits:
     def __init__(self, client: docker.DockerClient, info: Mapping[str, Any] | None = None) -> None:
         """`info`: the engine's own answer to that question, where it is at hand."""
         self._client = client
-        self._lock = threading.Lock()
         self._info = info
 
     @property
@@ -74,9 +72,9 @@ class Traits:
             return said
 
     def _asked(self) -> Mapping[str, Any]:
-        # Podman takes a tenth of a second for its answer.
-        with self._lock:
-            if self._info is None:
-                with translated("asking what the engine can do"):
-                    self._info = retrying(lambda: self._client.info())
-            return self._info
+        # Podman takes a tenth of a second for its answer. Not within the lock, where others would wait for a silent engine.
+        if (info := self._info) is None:
+            with translated("asking what the engine can do"):
+                info = retrying(lambda: self._client.info())
+            self._info = info
+        return info

@@ -42,8 +42,10 @@ pytestmark = pytest.mark.docker
 class Proxy:
     """Passes an engine's socket on, and cuts connections on demand."""
 
-    def __init__(self, path: Path, to: str) -> None:
+    def __init__(self, path: Path, to: str, *, lose: bytes = b"") -> None:
+        """`lose`: a request with this in it is sent on, and its connection cut before the answer; once."""
         self.path = path
+        self.lose = lose
         self._to = to
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
@@ -74,6 +76,9 @@ class Proxy:
                 if look and (b"stdout=1" in data) and (b"/attach?" in data or b"/logs?" in data):
                     self._attached.append(source)
                 target.sendall(data)
+                if look and self.lose and self.lose in data:
+                    self.lose = b""
+                    break
         except OSError:
             pass
         for end in (source, target):
@@ -182,6 +187,21 @@ def test_an_engine_that_ends_in_mid_step(
             patch.setattr("loom.providers.docker.labels.started_at", lambda pid: "")
             assert [found.problem for found in reap(client)] == [""]
         assert client.api.containers(all=True) == []
+
+
+@pytest.mark.parametrize("request_", [b"/create?", b"/attach?", b"/start"])
+def test_a_job_starts_although_an_answer_is_lost(docker_place: Place, tmp_path: Path, request_: bytes) -> None:
+    proxy = Proxy(tmp_path / "proxy.sock", "/var/run/docker.sock", lose=request_)
+    client = connect({"DOCKER_HOST": f"unix://{proxy.path}"})
+    docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
+    try:
+        with docker_place.job() as job:
+            assert not proxy.lose
+            assert job.run("echo alive").out == b"alive\n"
+        assert docker_place.provider.close() == []
+    finally:
+        client.close()
+        proxy.close()
 
 
 @pytest.mark.slow

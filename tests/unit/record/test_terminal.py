@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import fcntl
 import os
 import pty
 import re
@@ -159,3 +160,20 @@ def test_an_interrupt_is_answered_in_plain_output_and_recorded(make: Make) -> No
         assert "interrupted again: everything is ended at once\n" in shown
         assert process.wait(60) == 143
     assert "interrupted: running jobs have 10 s to end" in project.loom("show")
+
+
+def test_no_line_is_lost_where_another_made_the_output_non_blocking(make: Make) -> None:
+    project = make("version: v1\nstages: [s]\nmany: {stage: s, script: ['seq 20000']}\n")
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    command = [sys.executable, "-m", "loom", "run", "--local", "--stream"]
+    with subprocess.Popen(command, cwd=project.root, env=project.environ, stdout=writing) as process:
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            deadline = time.monotonic() + 60
+            while int.from_bytes(fcntl.ioctl(reading, termios.FIONREAD, bytes(4)), sys.byteorder) < 60000:
+                assert time.monotonic() < deadline, "the pipe was never full"
+                time.sleep(0.02)
+            shown = [line.rpartition(b" ")[2] for line in pipe.read().splitlines() if line.startswith(b"many")]
+    assert process.returncode == 0
+    assert [int(word) for word in shown if word.isdigit()][-20000:] == list(range(1, 20001))
