@@ -105,16 +105,22 @@ class Trust:
 
 def _checkout_of(root: Path, state_dir: Path) -> Path:
     """The real path of a checkout; for a place in a workspace, that of the same place in the recorded checkout."""
-    from loom.names import run_of_workspace
-
     real = Path(os.path.realpath(root))
     for _ in range(10):  # a run inside of a workspace has a workspace of its own
-        folder = next((place for place in (real, *real.parents) if run_of_workspace(place.name)), None)
-        source = _source_of(folder, state_dir) if folder is not None else None
-        if folder is None or source is None:
+        found = next(((place, ws) for place in (real, *real.parents) if (ws := _workspace_of(place))), None)
+        source = _source_of(found[1], state_dir) if found is not None else None
+        if found is None or source is None:
             break
-        real = Path(os.path.realpath(source / real.relative_to(folder)))
+        real = Path(os.path.realpath(source / real.relative_to(found[0])))
     return real
+
+
+def _workspace_of(place: Path) -> Path | None:
+    """The run's workspace that `place` is by its name, or that the job has whose own files these are."""
+    from loom.names import is_of_job, run_of_workspace, workspace_beside
+
+    workspace = workspace_beside(place.parent.parent) if place.name == "workspace" and is_of_job(place) else place
+    return workspace if run_of_workspace(workspace.name) else None
 
 
 def _source_of(workspace: Path, state_dir: Path) -> Path | None:

@@ -307,6 +307,9 @@ def test_a_workspace_has_the_trust_of_its_checkout_by_the_record_alone(victim: V
     line = next(line for line in made.stdout.splitlines() if line.startswith("isolated workspace: "))
     workspace = Victim(root=Path(line.removeprefix("isolated workspace: ")), home=victim.home)
     assert listed(workspace) == {"env://TOKEN": True}
+    victim.loom("run", "--no-container", "--mount-mode", "copy", TOKEN="tokentoken")
+    jobs_own = Path(victim.loom("workspace", "last", "hello").stdout.strip())
+    assert listed(Victim(root=jobs_own, home=victim.home)) == {"env://TOKEN": True}
     taken = json.loads(victim.loom("snapshot", "--json").stdout)
     assert listed(Victim(root=Path(taken["path"]), home=victim.home)) == {"env://TOKEN": True}
     # A copy of it under a workspace's name, as somebody hands one over: no record knows it.
