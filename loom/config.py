@@ -535,7 +535,13 @@ class _Layers:
         self.set(name, value, Origin(layer="project", place=node.place))
 
     def agree(self) -> None:
-        """RequestError for settings that contradict each other."""
+        """RequestError for settings that contradict each other; a network for every job is none that a job names."""
+        by = self._origins["hardened"]
+        network = self._origins["network"]
+        if self.values["hardened"] and network.layer == "project" and self.values["network"] != "none":
+            text, self.values["network"] = str(self.values["network"]), None
+            self._overruled["network"] = Overruled(name="network", text=text, place=network.place, by=f"hardened, {by}")
+            self._origins["network"] = Origin(layer="built-in")
         if self.values["hardened"] and not self.values["container"]:
             raise RequestError(
                 f"{self._origins['container']}: a job on this machine can't be held to the hardened profile "

@@ -7,7 +7,9 @@ that a request comes from, `PLAIN` the others. A field in neither fails a test, 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -175,18 +177,43 @@ def of_jobs(jobs: Iterable[plan.Job], around: Around, place_of: PlaceOf | None =
 def _asked(
     value: Struct, path: tuple[str | int, ...], around: Around
 ) -> Iterator[tuple[tuple[str | int, ...], _Asked]]:
-    kind = type(value)
-    for name in value.__struct_fields__:
+    for name, asks in looked_at()[type(value)]:
         inner = getattr(value, name)
-        if (asks := _ASKS.get((kind, name))) is not None:
+        if asks is not None:
             for asked in asks(inner, around):
                 yield (*path, name), asked
         elif isinstance(inner, Struct):
             yield from _asked(inner, (*path, name), around)
-        elif type(inner) is tuple and inner and isinstance(inner[0], Struct) and name != "steps":
+        elif inner:
             for number, item in enumerate(inner):
                 key = item.name if isinstance(item, plan.Secret) else number
                 yield from _asked(item, (*path, name, key), around)
+
+
+@cache
+def looked_at() -> Mapping[type, Sequence[tuple[str, Callable[[Any, Around], Iterator[_Asked]] | None]]]:
+    """Of each type, the fields that ask, and those that lead to some that do."""
+    leading = {kind for kind, _ in _ASKS}
+    while more := {kind for kind in PLAIN if kind not in leading and any(map(_names(leading), _types(kind).values()))}:
+        leading |= more
+    names = _names(leading)
+    return {
+        kind: [
+            (name, _ASKS.get((kind, name)))
+            for name, written in _types(kind).items()
+            if (kind, name) in _ASKS or names(written)
+        ]
+        for kind in leading
+    }
+
+
+def _names(kinds: Iterable[type]) -> Callable[[str], Any]:
+    return re.compile(rf"\b({'|'.join(kind.__name__ for kind in kinds)})\b").search
+
+
+def _types(kind: type) -> Mapping[str, str]:
+    """The types of a struct's fields, as they are written."""
+    return kind.__annotations__
 
 
 def of_setting(asked: config.Asked) -> Request:

@@ -87,6 +87,11 @@ def test_every_field_of_a_job_is_judged() -> None:
         found[kind] = frozenset(hints)
         waiting += [inner for hint in hints.values() for inner in structs_in(hint) if inner not in found]
     assert permissions.classified() == found
+    looked_at = permissions.looked_at()
+    for kind, names in looked_at.items():
+        hints = typing.get_type_hints(kind)
+        leading = {name for name in hints if any(inner in looked_at for inner in structs_in(hints[name]))}
+        assert leading <= {name for name, _ in names}, kind
 
 
 def structs_in(hint: Any) -> list[type]:
