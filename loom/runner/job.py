@@ -271,7 +271,8 @@ class JobRunner:
             return None
 
         def on_died(name: str, how: str) -> None:
-            attempt.service_died = ServiceError(f"service {name} ended while the job ran: {how}")
+            hint = "write `run: once` for a service that does something and ends" if how == "exit code 0" else None
+            attempt.service_died = ServiceError(f"service {name} ended while the job ran: {how}", hint=hint)
             cancel.request(None)
 
         section = stack.enter_context(

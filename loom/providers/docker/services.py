@@ -502,7 +502,8 @@ class _Group:
             if not self._runs(container_id):
                 follower.join(2.0)
                 ended = self._how_it_ended(container_id) or "ended"
-                raise ServiceError(f"service {service.name} {ended} before it was ready", hint=_last(lines))
+                once = "Write `run: once` for one that does something and ends.\n" * ended.endswith("exit code 0")
+                raise ServiceError(f"service {service.name} {ended} before it was ready", hint=once + _last(lines))
             try:
                 with engine_errors():
                     probe.check(inside)

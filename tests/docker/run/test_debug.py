@@ -224,7 +224,7 @@ unit:
     inside = loom(debugged, "exec", "unit", "--", "true")
     assert inside.code == 3
     assert "has ended, and the secrets it had with it" in inside.err
-    assert loom(debugged, "clean", "--all", "--yes").code == 0
+    assert loom(debugged, "clean", "--keep-last", "0").code == 0
     assert debugged.leftovers() == []
 
 

@@ -104,3 +104,27 @@ def test_a_service_s_secret_that_is_not_there_ends_the_job_with_its_name(project
     ran = project.run()
     assert ran.code == 3
     assert "SECRETS_REQUIRED_MISSING" in ran.out
+
+
+@pytest.mark.parametrize("ready", ["", "ready: {log: never}"])
+def test_a_service_that_ends_with_0_where_it_should_run_is_told_how_to_say_that_it_may(
+    project: Any, ready: str
+) -> None:
+    project.workflow(
+        f"""
+version: v1
+stages: [test]
+test:
+  stage: test
+  image: debian:trixie-slim
+  services:
+    - name: migration
+      image: debian:trixie-slim
+      command: [sh, -c, sleep 0.5]
+      {ready}
+  script: [sleep 60]
+"""
+    )
+    ran = project.run()
+    assert ran.code == 3, ran.out
+    assert "rite `run: once` for" in ran.out
