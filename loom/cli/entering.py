@@ -451,8 +451,10 @@ class _Said:
 
     def __init__(self) -> None:
         from loom.secrets.masking import Masker
+        from loom.util import controls
 
         self._masker = Masker()
+        controls.hide = self._masker.mask  # errors come after it
 
     def mask(self, secrets: SecretValues) -> None:
         """Hide these values in what is told from now on."""

@@ -336,8 +336,10 @@ class _Context:
         import sys
 
         from loom.secrets.masking import Masker
+        from loom.util import controls
 
         masker = Masker(hidden)
+        controls.hide = masker.mask  # errors come after it
 
         def on_output(_stream: Stream, data: bytes) -> None:
             # Progress goes to standard error, so that a pipe reads the result alone.

@@ -41,7 +41,6 @@ _REACH = 1 << 14
 
 _CONTROLS = bytes({*range(0x20), 0x7F} - {0x0A})
 _DROPPED = _CONTROLS + b"\\\"'"
-_NAMED = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
 _LETTERS = (b"\tt\nn\rr", b"\tt\nn\rr\bb\ff", b"\tt\nn\rr\bb\ff\aa\vv\x1bE")
 """Escapes with a letter (`\\n`): what Python, JSON and a shell write so, as pairs."""
 _TO_URL_SAFE = bytes.maketrans(b"+/", b"-_")
@@ -59,14 +58,14 @@ def _escapes() -> re.Pattern[bytes]:
         rb"|\\([0-3][0-7]{2})"
         rb"|\\u([dD][89abAB][0-9A-Fa-f]{2}\\{1,8}u[dD][c-fC-F][0-9A-Fa-f]{2})"
         rb"|\\(?:u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}|U([0-9A-Fa-f]{8}))"
-        rb"|&(?:amp;)*(?:#([0-9]{1,7})|#[xX]([0-9A-Fa-f]{1,6})|(amp|lt|gt|quot|apos));"
+        rb"|&(?:amp;)*(#[0-9]{1,7};|#[xX][0-9A-Fa-f]{1,6};|[A-Za-z]{2,31};)"
     )
 
 
 @cache
 def _leads() -> tuple[re.Pattern[bytes], ...]:
     """One of these is in a text that holds an escape. Each is found at the speed of memory, since it begins with one literal."""
-    return tuple(map(re.compile, (rb"%[0-9A-Fa-f]{2}", rb"\\[xuU0-3]", rb"&(?:#|amp;|lt;|gt;|quot;|apos;)")))
+    return tuple(map(re.compile, (rb"%[0-9A-Fa-f]{2}", rb"\\[xuU0-3]", rb"&(?:#|[A-Za-z]{2,31};)")))
 
 
 def _decoded(match: re.Match[bytes]) -> bytes:
@@ -77,16 +76,18 @@ def _decoded(match: re.Match[bytes]) -> bytes:
 @lru_cache(4096)
 def _character(group: int, text: bytes) -> bytes:
     """What is written so. A line end would change which line something is in; it is ignored, as controls are."""
+    import html
+
     if group <= 3:
         found = bytes([int(text, 8 if group == 3 else 16)])
     elif group == 4:
         found = bytes.fromhex((text[:4] + text[-4:]).decode()).decode("utf-16-be").encode()
-    elif group == 10:
-        found = _NAMED[text]
+    elif group == 8:
+        found = html.unescape(f"&{text.decode()}").encode("utf-8", "surrogatepass")
     else:
-        code = int(text, 10 if group == 8 else 16)
+        code = int(text, 16)
         found = chr(code).encode("utf-8", "surrogatepass") if code <= 0x10FFFF else b""
-    return b"" if found == b"\n" else found
+    return found.replace(b"\n", b"")
 
 
 _How = tuple[re.Pattern[bytes] | None, re.Pattern[bytes] | None]

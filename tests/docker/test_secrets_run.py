@@ -147,7 +147,7 @@ def wait_for(place: Place, running: subprocess.Popen[bytes]) -> Path:
 
 
 def test_nothing_that_a_run_leaves_holds_a_secret(place: Place) -> None:
-    running = place.start(WORKFLOW)
+    running = place.start(WORKFLOW, "--mount-mode", "bind_mount")  # to see in the workspace how far the job is
     workspace = wait_for(place, running)
 
     engine = docker.from_env()

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import quote, unquote_to_bytes
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ from loom.render.machine import JsonLines
 from loom.render.screen import Look, Screen
 from loom.results import Status
 from loom.secrets.masking import Masker
-from tests.security.conftest import Victim
+from tests.security.conftest import PLAIN, Victim
 
 INSERTED = [
     "", "\x1b[01;31m", "\x1b[m\x1b[K", "\0", "\x07", "\x1b]0;title\x07", "\x1b]52;c;aGk=\x1b\\", "\x1bPq\x1b\\", "\x1b(B", "\x7f",
@@ -206,3 +207,34 @@ def test_no_command_and_no_file_shows_a_secret(victim: Victim) -> None:
     for path in (path for path in state.rglob("*") if path.is_file()):
         kept = path.read_bytes().decode(errors="replace").replace("\\u0000", "").replace("\\u001b", "\x1b")
         assert not any(form in CONTROLS.sub("", kept) for form in forms), path
+
+
+@pytest.mark.parametrize("arguments", [["logs"], ["show"], ["check", "--workflow"], ["run", "--local"], ["cache"], []])
+def test_errors_do_not_repeat_what_steers_a_terminal(victim: Victim, arguments: list[str]) -> None:
+    hostile = "x\x1b]52;c;aGk=\x07\x1b[2J\u202e\x9b2J\n::error::y\n ##[group]z"
+    ended = victim.loom(*arguments, hostile)
+    assert ended.returncode != 0
+    assert not STEERS.search(ended.stdout + ended.stderr), ended.stderr
+    assert "x" in ended.stderr
+
+
+def test_what_others_named_is_shown_and_steers_nothing(victim: Victim) -> None:
+    (victim.root / "a\x1b]0;t\x07\u202eb.txt").write_text("x\x1b[2J\n")
+    victim.write(workflow=PLAIN)
+    victim.git("commit", "-q", "--allow-empty", "-m", "subject \x1b]52;c;aGk=\x07\u202e")
+    (victim.root / "a\x1b]0;t\x07\u202eb.txt").write_text("y\x1b[2J\n")
+    (victim.root / "\x1b[2Jnew\u2066").write_text("new")
+    for arguments in (
+        ["run", "--local", "--verbose"],
+        ["show", "--verbose"],
+        ["snapshot", "explain"],
+        ["runs"],
+        ["pull"],
+        ["plan"],
+    ):
+        ended = victim.loom(*arguments)
+        assert not STEERS.search(ended.stdout + ended.stderr) or arguments == ["pull"], (
+            arguments,
+            ended.stdout,
+            ended.stderr,
+        )
