@@ -338,7 +338,7 @@ KNOWN: tuple[Known, ...] = (
         "bashism",
         r"Bad substitution|Syntax error: \"\(\" unexpected|(?:\[\[|source|pushd|shopt|declare): (?:command )?not found",
         "the step uses bash's language, and its shell is sh",
-        "say `shell: bash` for the job (the image must have bash), or write it in plain sh",
+        "take an image that has bash (loom uses it where the workflow names no other shell), or write it in plain sh",
     ),
     _known(
         "wrong_architecture",

@@ -26,7 +26,6 @@ _READ_BY_TOOLS = re.compile(
     r"|OMP|MKL|CUDA|NVIDIA|TORCH|TF|HF)(_|[A-Z]*$)"
     r"|.*(_PROXY|FLAGS|_URL|_DSN|_COLOR|_OPTS|_HOME|_CONFIG|_CACHE_DIR)$"
 )
-_PREDEFINED_ANYWAY = re.compile(r"(CI|LOOM)(_|$)")
 _BOOLEAN_ELSEWHERE = frozenset({"yes", "no", "on", "off", "Yes", "No", "On", "Off", "YES", "NO", "ON", "OFF"})
 
 
