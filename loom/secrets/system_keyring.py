@@ -5,6 +5,10 @@ from __future__ import annotations
 from urllib.parse import unquote
 
 from loom.secrets.base import Surroundings, not_found, unavailable
+from loom.util.within import within
+
+_ANSWER_S = 120.0
+"""Time for a person to unlock it."""
 
 
 class SystemKeyring:
@@ -20,7 +24,12 @@ class SystemKeyring:
             raise unavailable("the Python package keyring is not installed", "pip install keyring") from error
         service, _, user = (unquote(part) for part in reference.rpartition("/"))
         try:
-            value = keyring.get_password(service, user)
+            value = within(_ANSWER_S, lambda: keyring.get_password(service, user))
+        except TimeoutError as error:
+            raise unavailable(
+                f"the keyring gave no answer within {_ANSWER_S:.0f} s",
+                "Unlock it first: it may be asking for its password.",
+            ) from error
         except NoKeyringError as error:
             raise unavailable(
                 "this machine has no keyring that can be used (no desktop session?)",

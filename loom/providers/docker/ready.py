@@ -21,6 +21,7 @@ import docker.errors
 
 from loom.errors import RequestError
 from loom.plan import Service
+from loom.util.within import within
 
 _CONNECT_TIMEOUT_S = 1.0
 _LISTENING = "0A"
@@ -83,27 +84,18 @@ class Inside:
 
     def run(self, command: Sequence[str], *, timeout_s: float) -> tuple[int, str]:
         """Run a command in the container: its exit code and what it printed. NotReady when it does not end in time."""
-        answer: list[tuple[int, str]] = []
-        wrong: list[Exception] = []
 
-        def ask() -> None:
-            try:
-                made = self._client.api.exec_create(self._container_id, list(command))
-                said = self._client.api.exec_start(made["Id"])  # no limit: the thread is given up in time
-                code = self._client.api.exec_inspect(made["Id"])["ExitCode"]
-                answer.append((127 if code is None else int(code), bytes(said).decode(errors="replace").strip()))
-            except Exception as error:  # noqa: BLE001  raised again below
-                wrong.append(error)
+        def ask() -> tuple[int, str]:
+            made = self._client.api.exec_create(self._container_id, list(command))
+            said = self._client.api.exec_start(made["Id"])  # no limit: the thread is given up in time
+            code = self._client.api.exec_inspect(made["Id"])["ExitCode"]
+            return (127 if code is None else int(code), bytes(said).decode(errors="replace").strip())
 
-        # The engine's API has no call that ends an exec: the thread is left behind, and goes with the container.
-        thread = threading.Thread(target=ask, name="loom-probe", daemon=True)
-        thread.start()
-        thread.join(timeout_s)
-        if thread.is_alive():
-            raise NotReady(f"`{' '.join(command)}` gave no answer within {timeout_s:g} s")
-        if wrong:
-            raise wrong[0]
-        return answer[0]
+        try:
+            # The engine's API has no call that ends an exec: the thread is left behind, and goes with the container.
+            return within(timeout_s, ask)
+        except TimeoutError:
+            raise NotReady(f"`{' '.join(command)}` gave no answer within {timeout_s:g} s") from None
 
 
 class _Quiet:

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -368,3 +369,13 @@ def test_a_provider_added_by_an_installed_package(tmp_path: Path) -> None:
     first, second = done.stdout.splitlines()
     assert first == "{'T': b'name-value'}"
     assert second.startswith("SECRETS_PROVIDER_UNAVAILABLE secret T: the provider for broken://")
+
+
+def test_a_keyring_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlocked = threading.Event()
+    monkeypatch.setattr("loom.secrets.system_keyring._ANSWER_S", 0.1)
+    monkeypatch.setattr(keyring, "get_password", lambda *_: unlocked.wait(60))
+    try:
+        assert "the keyring gave no answer within" in str(refusal("keyring://service/user", tmp_path))
+    finally:
+        unlocked.set()
