@@ -237,6 +237,7 @@ class Builder:
                 name=reference if build is None or (written is not None and written.name) else None,
                 build=build,
                 pull=(written.pull if written is not None else None) or config.pull,
+                entrypoint=None if written is None or written.entrypoint is None else tuple(written.entrypoint),
                 platform=text.checked(platform, written.platform if written else None, *at, "image", "platform")
                 or config.platform,
             ),
@@ -245,7 +246,8 @@ class Builder:
             variables={name: text(value, *at, "variables", name) for name, value in service.variables.items()},
             command=None if service.command is None else tuple(service.command),
             entrypoint=None if service.entrypoint is None else tuple(service.entrypoint),
-            user=service.user or (written.user if written is not None else None),
+            user=text.checked(models.user, service.user, *at, "user")
+            or text.checked(models.user, written.user if written else None, *at, "image", "user"),
             ready=p.Ready(
                 tcp=service.ready.tcp,
                 command=None if service.ready.command is None else tuple(service.ready.command),

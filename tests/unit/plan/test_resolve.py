@@ -329,7 +329,11 @@ a:
   secrets: {NPM: env://NPM_TOKEN}
   services:
     - name: db
-      image: {build: {context: $DIR, dockerfile: $DIR.Dockerfile, target: v$V, args: {V: $V}, secrets: [NPM]}, platform: linux/$ARCH}
+      image:
+        build: {context: $DIR, dockerfile: $DIR.Dockerfile, target: v$V, args: {V: $V}, secrets: [NPM]}
+        platform: linux/$ARCH
+        user: u$V
+        entrypoint: [run]
       secrets: {PASSWORD: env://PW, TOKEN: {ref: env://T, file: false, required: false}}
       run: once
 """,
@@ -341,7 +345,7 @@ a:
     (service,) = job.services
     built = Build(context="db", dockerfile="db.Dockerfile", target="v3", args={"V": "3"}, secrets=(npm,))
     assert service.image.build == built
-    assert service.image.platform == "linux/arm64"
+    assert (service.image.platform, service.image.entrypoint, service.user) == ("linux/arm64", ("run",), "u3")
     assert service.once
     of_service = (
         Secret(name="PASSWORD", ref="env://PW"),
