@@ -185,7 +185,7 @@ class _EngineVolume:
         """Stand for a view that was made by an earlier loom, for a container that was kept."""
         self._name, self._container_id, self._made = volume, container_id, True
 
-    def _create(self, options: Mapping[str, str], more: Mapping[str, str]) -> None:
+    def _create(self, options: Mapping[str, str]) -> None:
         request = self._request
         marks = labels.labels(
             run_id=request.run_id,
@@ -193,7 +193,7 @@ class _EngineVolume:
             workspace=request.workspace,
             pid=self._pid,
             role=self.role,
-            more={**request.labels, **more},
+            more=request.labels,
         )
         with translated(f"making the workspace's volume for job {request.job_id}"):
             self._made = True
@@ -330,7 +330,7 @@ class OverlayMount(_EngineVolume):
         # Without the marks of a user's own a rootless engine can't remove a directory below, since the others are root's alone;
         # and these can't say where a directory was moved from, so that `mv` copies it and a plain rename fails (EXDEV).
         options["o"] += ",userxattr" if self._rootless else ",redirect_dir=on"
-        self._create(options, {labels.LAYERS: str(self._layers)})
+        self._create(options)
 
     def spec(self) -> list[dict[str, Any]]:
         return [self._mount(), *_read_only(self._request)]
@@ -377,7 +377,7 @@ class VolumeMount(_EngineVolume):
     role = "volume"
 
     def make(self) -> None:
-        self._create({}, {})
+        self._create({})
 
     def spec(self) -> list[dict[str, Any]]:
         return [self._mount()]

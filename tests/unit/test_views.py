@@ -1,0 +1,85 @@
+"""Which view of the workspace a job gets, and the second layout of a snapshot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from loom.cancel import Cancel
+from loom.errors import ProviderError
+from loom.plan import Job, MountMode, ProviderName, Retry, WorkspaceMode
+from loom.runner.views import Views
+from loom.snapshot import duplicate
+
+
+def job(name: str = "a b,c", *, retries: int = 0, provider: ProviderName = ProviderName.DOCKER) -> Job:
+    return Job(
+        id=name,
+        name=name,
+        stage="s",
+        target="linux",
+        provider=provider,
+        shell=("sh",),
+        steps=(),
+        retry=Retry(max=retries),
+    )
+
+
+def views(tmp_path: Path, mode: WorkspaceMode = WorkspaceMode.AUTO, *, alone: bool = False) -> Views:
+    (tmp_path / "run").mkdir(exist_ok=True)
+    return Views(tmp_path / "run", mode, alone=alone, overlays=lambda _: True)
+
+
+def test_a_job_that_is_alone_has_the_workspace_unless_it_may_need_another(tmp_path: Path) -> None:
+    assert views(tmp_path, alone=True).of(job()).workspace == tmp_path / "run"
+    assert views(tmp_path, alone=True).of(job(retries=1)).mode is MountMode.OVERLAY
+    host = views(tmp_path).of(job(provider=ProviderName.HOST))
+    assert (host.mode, host.copied, host.place) == (MountMode.BIND, True, host.workspace)
+
+
+@pytest.mark.parametrize("code", ["VIEW_UNAVAILABLE", "WORKSPACE_UNSEEN"])
+def test_what_can_not_be_had_is_not_tried_again(tmp_path: Path, code: str) -> None:
+    several = views(tmp_path)
+    kinds = []
+    for _ in range(3):
+        view = several.of(job())
+        kinds.append((view.mode, view.copied))
+        last = not several.another(job(), view, ProviderError("no", code=code))
+    assert kinds == [(MountMode.OVERLAY, False), (MountMode.BIND, True), (MountMode.VOLUME, False)]
+    assert last
+    assert not several.another(job(), several.of(job()), ProviderError("a broken engine"))
+
+
+def test_what_was_asked_for_by_name_is_had_or_nothing(tmp_path: Path) -> None:
+    overlay = views(tmp_path, WorkspaceMode.OVERLAY)
+    assert not overlay.another(job(), overlay.of(job()), ProviderError("no", code="VIEW_UNAVAILABLE"))
+
+
+def test_a_jobs_directories_are_its_own_and_closed(tmp_path: Path) -> None:
+    several = views(tmp_path)
+    first, second = several.of(job()).directory, several.of(job()).directory
+    assert first is not None
+    assert second is not None
+    assert (first.name, second.name) == ("a-b-c", "a-b-c.2")
+    assert first.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_second_layout_is_the_first_ones_twin(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "sub" / "empty").mkdir(parents=True)
+    (source / ".loom").mkdir()
+    (source / ".loom" / ".runtime").symlink_to(tmp_path)
+    (source / "sub" / "tool").write_text("#!/bin/sh\n")
+    (source / "sub" / "tool").chmod(0o755)
+    (source / "link").symlink_to("sub/tool")
+    os.utime(source / "sub" / "tool", ns=(1, 1))
+    target.mkdir()
+    duplicate(source, target, cancel=Cancel())
+    assert (target / "sub" / "empty").is_dir()
+    assert (target / "link").readlink() == Path("sub/tool")
+    tool = (target / "sub" / "tool").stat()
+    assert (tool.st_mode & 0o777, tool.st_mtime_ns) == (0o755, 1)
+    assert tool.st_ino != (source / "sub" / "tool").stat().st_ino
+    assert not (target / ".loom" / ".runtime").is_symlink()
