@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from loom import config, permissions
+from loom.cli.app import MODULES
 from loom.config import Config, Rule
 
 from .conftest import Listener, Victim
@@ -158,7 +159,18 @@ COMMANDS = [
     ["pull"],
     ["trust"],
     ["images", "ls"],
+    ["images", "pull"],
+    ["artifacts"],
+    ["workspace"],
+    ["diff", "last", "last"],
+    ["report"],
+    ["schema"],
+    ["version"],
 ]
+
+
+def test_every_command_is_among_those_that_are_tried() -> None:
+    assert {command[0] for command in COMMANDS} == {name for names in MODULES.values() for name in names}
 
 
 def test_no_command_contacts_the_engine_of_a_fresh_clone_or_uses_its_places(victim: Victim, listener: Listener) -> None:
