@@ -7,6 +7,7 @@ what git calls them. Where that is not there, the builder is asked, and its own 
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import re
@@ -351,8 +352,10 @@ def _in_memory(secrets: Mapping[str, bytes]) -> Iterator[dict[str, int]]:
     descriptors: dict[str, int] = {}
     try:
         for name, value in secrets.items():
-            descriptors[name] = os.memfd_create("loom-secret", os.MFD_CLOEXEC)
-            with os.fdopen(descriptors[name], "wb", closefd=False) as file:
+            made = os.memfd_create("loom-secret", os.MFD_CLOEXEC)
+            # Above the numbers that a shell may use for itself.
+            descriptors[name] = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 10)
+            with os.fdopen(made, "wb") as file:
                 file.write(value)
         yield descriptors
     finally:

@@ -69,6 +69,10 @@ def test_a_run_s_artifacts_are_listed(project: Any, ran: Any) -> None:
     assert document["jobs"][0]["files"][0] == {"path": "dist/one/link", "kind": "link", "size": 0, "target": "own"}
     assert Path(document["jobs"][0]["archive_path"]).is_file()
 
+    none = project.loom("artifacts", "test")
+    assert (none.code, none.out) == (0, "")
+    assert f"job test of run {ran.receipt['run_id']} left no artifacts" in none.err
+
 
 def test_artifacts_are_fetched_into_a_directory(project: Any, ran: Any, tmp_path: Path) -> None:
     assert project.loom("artifacts", "--to", "out").code == 0
@@ -81,15 +85,7 @@ def test_artifacts_are_fetched_into_a_directory(project: Any, ran: Any, tmp_path
     again = project.loom("artifacts", "build.one", "--to", str(tmp_path / "one"))
     assert again.code == 2
     assert "is not an empty directory: nothing was unpacked" in again.err
-
-
-def test_a_job_without_artifacts_says_so(project: Any, ran: Any) -> None:
-    none = project.loom("artifacts", "test")
-    assert (none.code, none.out) == (0, "")
-    assert f"job test of run {ran.receipt['run_id']} left no artifacts" in none.err
-
-
-def test_a_planted_archive_is_not_unpacked(project: Any, ran: Any, tmp_path: Path) -> None:
+    # What somebody has put into the record is not unpacked.
     archive = ran.logs / "jobs/build.one/artifacts.tar.gz"
     with tarfile.open(archive, "w:gz") as planted:
         planted.addfile(tarfile.TarInfo("../../outside"))
