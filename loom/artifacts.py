@@ -23,6 +23,7 @@ from loom.junit import FailingTest
 from loom.plan import Artifacts
 from loom.results import OnOutput
 from loom.secrets.masking import Masker
+from loom.storage.files import open_regular
 from loom.storage.tar import (
     DamagedArchive,
     UnsafeArchive,
@@ -131,10 +132,7 @@ def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) ->
                 code=UNREADABLE,
             )
 
-        def unpacked() -> IO[bytes]:
-            return cast(IO[bytes], gzip.open(archive, "rb"))
-
-        written = view.write(unpacked)
+        written = view.write(lambda: _opened(archive))
     return Restored(files=written.files, bytes=written.bytes)
 
 
@@ -151,7 +149,7 @@ class ArtifactFile(Struct, frozen=True):
 def index_of(archive: Path) -> list[ArtifactFile]:
     """What an archive holds besides directories. ArtifactError for one that is damaged, or would not be unpacked."""
     held = []
-    with _told("read the artifacts", archive), gzip.open(archive, "rb") as packed:
+    with _told("read the artifacts", archive), _opened(archive) as packed:
         for entry, content in checked(read(packed)):
             total = 0
             while content is not None and (data := content.read(_CHUNK)):
@@ -172,7 +170,7 @@ def overlaps(indexes: Mapping[str, Iterable[ArtifactFile]]) -> dict[str, list[st
 
 def fetch(archive: Path, folder: Path) -> Restored:
     """Unpack an archive below `folder`, which is made if need be. ArtifactError as for `restore`."""
-    with _told("fetch the artifacts", archive), gzip.open(archive, "rb") as packed:
+    with _told("fetch the artifacts", archive), _opened(archive) as packed:
         folder.mkdir(parents=True, exist_ok=True)
         written = unpack(packed, folder)
     return Restored(files=written.files, bytes=written.bytes)
@@ -270,8 +268,15 @@ def _told(what: str, place: Path | None = None) -> Iterator[None]:
         raise ArtifactError(f"can't {what}: {place_of}{error.strerror or error}") from error
 
 
+@contextmanager
+def _opened(archive: Path) -> Iterator[IO[bytes]]:
+    """OSError for what is no file: a FIFO in its place would be waited for."""
+    with open_regular(archive) as file, gzip.GzipFile(fileobj=file, mode="rb") as packed:
+        yield cast(IO[bytes], packed)
+
+
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct, field
 
 from loom.names import JOB_PLACE
-from loom.records import Document, FailingTest
+from loom.records import Code, Count, Document, FailingTest, Milliseconds, Moment, Sha
 
-DIAGNOSIS_SCHEMA = "loom.diagnosis.v1"
+DIAGNOSIS_SCHEMA: Final = "loom.diagnosis.v1"
 LINES_READ = 400
 """How many of the failing unit's last lines are looked at."""
 LINES_SHOWN = 14
@@ -37,8 +37,8 @@ class Place(Document):
     """A place in the source that the output names."""
 
     file: str
-    line: int
-    column: int | None = None
+    line: Code
+    column: Code | None = None
 
 
 class OtherFailure(Document):
@@ -49,36 +49,36 @@ class OtherFailure(Document):
 
 
 class Diagnosis(Document):
-    schema_version: str = DIAGNOSIS_SCHEMA
+    schema_version: Literal["loom.diagnosis.v1"] = DIAGNOSIS_SCHEMA
     kind: Literal["diagnosis"] = "diagnosis"
     run_id: str
     state: str
     failed: bool
     error: str | None
     error_code: str | None = None
-    last_event_at: str | None
-    duration_ms: float | None
-    head_sha: str | None
-    tree_sha: str | None
+    last_event_at: Moment | None
+    duration_ms: Milliseconds | None
+    head_sha: Sha | None
+    tree_sha: Sha | None
     job_id: str | None
     job_status: str | None
-    attempt: int | None
+    attempt: Count | None
     step: str | None
     step_place: str | None = None
     """Where the step stands in the workflow: `file:line`."""
     section: str | None
-    steps_total: int | None
+    steps_total: Count | None
     command: str | None
-    exit_code: int | None
+    exit_code: Code | None
     image: str | None
     lines: list[str]
-    lines_total: int | None
+    lines_total: Count | None
     places: list[Place]
     failing_tests: list[FailingTest]
-    failing_tests_total: int
+    failing_tests_total: Count
     causes: list[Cause]
     others: list[OtherFailure]
-    skipped: int
+    skipped: Count
     reproduce: str
     logs_command: str | None
     receipt_path: str | None

@@ -211,7 +211,7 @@ class Journal:
                 kind=kind,
                 status=status,
                 exit_code=exit_code,
-                duration_ms=duration_ms if started_ns is None else round((now - started_ns) / 1e6, 3),
+                duration_ms=duration_ms if started_ns is None else round(max(0, now - started_ns) / 1e6, 3),
                 error=None if error is None else encodable(self.masker.mask(error)),
                 message=message,
                 data=masked,

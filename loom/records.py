@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 import orjson
 from msgspec import Struct, field
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from loom.events import SCHEMA_VERSION, PhaseCode, PhaseEvent
 from loom.facts import check_place
@@ -32,6 +32,11 @@ def _moment(text: str) -> str:
     return text
 
 
+def _not_negative(value: Any) -> Any:
+    """A clock that was set back while a phase went on."""
+    return max(0.0, value) if isinstance(value, float) else value
+
+
 def _inside(text: str) -> str:
     check_place(text)
     return text
@@ -39,7 +44,7 @@ def _inside(text: str) -> str:
 
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
 Code = Annotated[int, Field(ge=-(1 << 31), le=1 << 53)]
-Milliseconds = Annotated[float, Field(ge=-1e15, le=1e15)]
+Milliseconds = Annotated[float, Field(ge=0, le=1e15), BeforeValidator(_not_negative)]
 Moment = Annotated[str, AfterValidator(_moment), Field(json_schema_extra={"format": "date-time"})]
 Place = Annotated[str, AfterValidator(_inside), Field(min_length=1, json_schema_extra={"pattern": "^[^/]"})]
 """A path below `logs/<run_id>/`, or the name of a job, step or section, which is a part of one."""

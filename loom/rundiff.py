@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct, field
 
 from loom.names import JOB_PLACE
-from loom.records import Document
+from loom.records import Code, Count, Document
 
-DIFF_SCHEMA = "loom.diff.v1"
+DIFF_SCHEMA: Final = "loom.diff.v1"
 FILES_SHOWN = 200
 LINE_COMPARED = 4000
 """A longer line is compared as it is."""
@@ -30,7 +30,7 @@ class FirstLine(Document):
     """The first line of a step's output that differs after normalising; `line` counts from 1."""
 
     step: str
-    line: int
+    line: Count
     a: str | None
     b: str | None
 
@@ -39,8 +39,8 @@ class JobDiff(Document):
     job_id: str
     status_a: str | None
     status_b: str | None
-    exit_code_a: int | None
-    exit_code_b: int | None
+    exit_code_a: Code | None
+    exit_code_b: Code | None
     duration_ms_a: float | None
     duration_ms_b: float | None
     steps: list[Pair]
@@ -54,7 +54,7 @@ class Inputs(Document):
     head: Pair | None
     files: list[Pair] | None
     """Files that differ, with the ids of their contents; null when a workspace is gone and the trees differ."""
-    files_total: int = 0
+    files_total: Count = 0
     """How many there are; `files` has the first ones."""
     images: list[Pair]
     variables: list[Pair]
@@ -62,7 +62,7 @@ class Inputs(Document):
 
 
 class Diff(Document):
-    schema_version: str = DIFF_SCHEMA
+    schema_version: Literal["loom.diff.v1"] = DIFF_SCHEMA
     kind: Literal["diff"] = "diff"
     run_a: str
     run_b: str

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from loom import diagnosis, records, rundiff, upkeep
-from loom.events import OutputEvent, PhaseCode, PhaseEvent
+from loom.events import SCHEMA_VERSION, OutputEvent, PhaseCode, PhaseEvent
 from loom.records import Document
 from loom.results import Status
 
@@ -23,6 +23,8 @@ def _document(kind: type[Document]) -> Callable[[], Shape]:
 def _phase_event() -> Shape:
     shape = TypeAdapter(PhaseEvent).json_schema(mode="serialization")
     shape["properties"]["phase_code"]["enum"] = [code.value for code in PhaseCode]
+    shape["properties"]["schema_version"] = {"const": SCHEMA_VERSION, "type": "string"}
+    _event_fields(shape)
     shape["required"] = [name for name in shape["properties"] if name not in ("message", "data")]
     return {**shape, "additionalProperties": False}
 
@@ -30,8 +32,14 @@ def _phase_event() -> Shape:
 def _output_event() -> Shape:
     shape = TypeAdapter(OutputEvent).json_schema(mode="serialization")
     shape["properties"] = {"kind": {"const": "output", "type": "string"}, **shape["properties"]}
+    _event_fields(shape)
     shape["required"] = ["seq", "ts", "kind", "stream", "text"]
     return {**shape, "additionalProperties": False}
+
+
+def _event_fields(shape: Shape) -> None:
+    shape["properties"]["seq"]["minimum"] = 1
+    shape["properties"]["ts"]["format"] = "date-time"
 
 
 def _log_line() -> Shape:

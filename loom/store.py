@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
@@ -686,9 +687,12 @@ def last_event(path: Path) -> Event | None:
     """The last whole event of a file; None when there is none."""
     try:
         lines = last_lines(path, 1)
-        return decode(lines[0]) if lines else None
+        event = decode(lines[0]) if lines else None
+        if event is not None:
+            datetime.fromisoformat(event.ts)
     except (OSError, ValueError, RecordError):
         return None
+    return event
 
 
 def read_phases(paths: RunPaths) -> Iterator[PhaseEvent]:

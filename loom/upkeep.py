@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
-from loom.records import Document
+from loom.records import Count, Document
 
-CLEAN_SCHEMA = "loom.clean.v1"
-DOCTOR_SCHEMA = "loom.doctor.v1"
+CLEAN_SCHEMA: Final = "loom.clean.v1"
+DOCTOR_SCHEMA: Final = "loom.doctor.v1"
 
 
 class CleanedRun(Document):
@@ -22,7 +22,7 @@ class CleanedRun(Document):
     """Of jobs that went on in one of their own."""
     in_engine: bool
     """Whether there could be something of it in the engine."""
-    bytes: int
+    bytes: Count
     removed: bool
     """False in a dry run, and where `problems` says why."""
     problems: list[str]
@@ -40,7 +40,7 @@ class CleanedWorkspace(Document):
     run_ids: list[str]
     """None for one that `loom snapshot` made."""
     repo_root: str
-    bytes: int
+    bytes: Count
     reason: str
     """Which limit it is beyond."""
     removed: bool
@@ -50,7 +50,7 @@ class CleanedWorkspace(Document):
 class Clean(Document):
     """What `loom clean --json` prints."""
 
-    schema_version: str = CLEAN_SCHEMA
+    schema_version: Literal["loom.clean.v1"] = CLEAN_SCHEMA
     kind: Literal["clean"] = "clean"
     dry_run: bool
     runs: list[CleanedRun]
@@ -73,6 +73,6 @@ class Check(Document):
 class Doctor(Document):
     """What `loom doctor --json` prints. The exit code is 3 when a check is `bad`."""
 
-    schema_version: str = DOCTOR_SCHEMA
+    schema_version: Literal["loom.doctor.v1"] = DOCTOR_SCHEMA
     kind: Literal["doctor"] = "doctor"
     checks: list[Check]

@@ -18,7 +18,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Protocol, cast
 
@@ -204,7 +204,7 @@ class WorkspaceView(Protocol):
         """What is meant by `selection`, directories before what they hold. OSError when the place can't be read."""
         ...
 
-    def write(self, open_archive: Callable[[], IO[bytes]]) -> Written:
+    def write(self, open_archive: Callable[[], AbstractContextManager[IO[bytes]]]) -> Written:
         """Unpack an uncompressed tar archive over what is there, by the rules of `storage.tar`; a file replaces a file.
 
         UnsafeArchive, before or while unpacking, for what is never unpacked; OSError when the place can't be written;
@@ -230,7 +230,7 @@ class DirectoryView:
         for entry, _ in _Walk(selection, on_skipped, contents=False).from_root(self.root):
             yield entry
 
-    def write(self, open_archive: Callable[[], IO[bytes]]) -> Written:
+    def write(self, open_archive: Callable[[], AbstractContextManager[IO[bytes]]]) -> Written:
         with open_archive() as opened:
             return unpack(opened, self.root, check=self.check, reserved=_OWN)
 
@@ -406,7 +406,7 @@ class TarView:
             if not stream.empty:
                 yield from cast("Iterator[Item]", read(stream))
 
-    def write(self, open_archive: Callable[[], IO[bytes]]) -> Written:
+    def write(self, open_archive: Callable[[], AbstractContextManager[IO[bytes]]]) -> Written:
         written = Written()
         # What unpacks it is not ours: the whole is looked at before anything is handed over.
         with open_archive() as opened:

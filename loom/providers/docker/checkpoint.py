@@ -16,6 +16,7 @@ from loom.providers.base import Session
 from loom.providers.docker import labels
 from loom.providers.docker.client import explanation, retrying, taking_long, translated
 from loom.providers.files import unpack
+from loom.storage.files import open_regular
 from loom.util.bounded import bounded
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def chunks_of(archive: Path) -> Iterator[bytes]:
     import zstandard
 
     try:
-        with archive.open("rb") as file:
+        with open_regular(archive) as file:
             yield from zstandard.ZstdDecompressor().read_to_iter(file, read_size=_CHUNK, write_size=_CHUNK)
     except (OSError, zstandard.ZstdError) as error:
         raise ProviderError(f"the checkpoint's workspace {archive} can't be read: {error}") from error

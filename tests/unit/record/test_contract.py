@@ -167,3 +167,43 @@ def test_an_error_has_its_name(make: Make, body: str, code: str | None, of_job: 
     validate("diagnosis", diagnosis)
     assert diagnosis["error_code"] == code
     assert (f"error {code}: " in project.loom("diagnose", "--format", "agent")) is (code is not None)
+
+
+@pytest.mark.parametrize("name", [name for name in schemas.NAMES if "properties" in schemas.record_schema(name)])
+def test_a_published_schema_is_strict(name: str) -> None:
+    """Its version and kind are constants that must be there, nothing else may be, and numbers that count begin at 0."""
+    schema = schemas.record_schema(name)
+    assert schema["additionalProperties"] is False
+    assert "kind" in schema["required"]
+    assert "const" in schema["properties"]["kind"]
+    if name != "log-line":
+        assert "schema_version" in schema["required"]
+        assert "const" in schema["properties"]["schema_version"]
+    for field, shape in schema["properties"].items():
+        kinds = [shape, *shape.get("anyOf", ())]
+        if field.endswith("_at") or field == "ts":
+            assert any(kind.get("format") == "date-time" for kind in kinds), field
+        if field.endswith("_sha"):
+            assert any("pattern" in kind for kind in kinds), field
+        if field.endswith(("_total", "duration_ms")) or field == "seq":
+            assert any("minimum" in kind for kind in kinds), field
+
+
+def test_a_published_schema_refuses_what_is_no_such_document(failed: Ran) -> None:
+    receipt = json.loads(failed.project.last().paths.receipt.read_bytes())
+    validate("receipt", receipt)
+    for change in (
+        {"schema_version": "loom.receipt.v2"},
+        {"kind": "receipt"},
+        {"started_at": 7},
+        {"duration_ms": -1},
+        {"snapshot_head_sha": "main"},
+        {"run_id": "last"},
+        {"exit_code": "1"},
+        {"unknown": True},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            validate("receipt", {**receipt, **change})
+    for name in receipt:
+        with pytest.raises(jsonschema.ValidationError):
+            validate("receipt", {key: value for key, value in receipt.items() if key != name})
