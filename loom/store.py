@@ -27,6 +27,7 @@ from loom.names import RUN_PREFIX, RUNTIME, half_removed, run_of_workspace
 from loom.records import RECEIPT_SCHEMA, RUN_SCHEMA, Document, Receipt, RunFold
 from loom.storage.claims import Claims
 from loom.storage.files import open_regular, read_regular
+from loom.storage.private import make_private, own_state
 
 CHECK_PREFIX = "loom-check-"
 RUNNING = "running"
@@ -292,6 +293,7 @@ class Store:
     """All records of a user. Reading never changes anything."""
 
     def __init__(self, state_dir: Path) -> None:
+        self._state_dir = own_state(state_dir)
         self.runs_dir = state_dir / "runs"
         self.checks_dir = state_dir / "checks"
         self.snapshots_dir = state_dir / "snapshots"
@@ -301,12 +303,18 @@ class Store:
         """Whether its record is one of these: a copy may say anything, and so may what a job leaves in its workspace."""
         return Path(os.path.realpath(entry.paths.root)).parent == Path(os.path.realpath(self.runs_dir))
 
+    def _make(self) -> None:
+        with contextlib.suppress(OSError):  # who makes something in it learns why that can't be done
+            make_private(self._state_dir)
+
     def new(self, run_id: str) -> RunRecord:
+        self._make()
         return RunRecord(RunPaths(root=self.runs_dir / run_id, run_id=run_id))
 
     def add_check(self, check_id: str, document: Mapping[str, Any], *, keep: int) -> Path:
         """Write a check's receipt, whole; only the newest `keep` of them stay. OSError when it can't be written."""
         path = self.checks_dir / f"{CHECK_PREFIX}{check_id}.json"
+        self._make()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _publish(path, _json(document))
         older = sorted(self.checks_dir.glob(f"{CHECK_PREFIX}*.json"), reverse=True)[keep:]
@@ -316,6 +324,7 @@ class Store:
 
     def add_snapshot(self, workspace: Path, manifest: bytes) -> None:
         """Keep the manifest of a workspace without a run, where nobody who works in it writes. OSError when it can't be."""
+        self._make()
         self.snapshots_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         kept = parsed(manifest) | {"workspace": os.fsencode(os.path.realpath(workspace)).hex()}
         _publish(self._kept_manifest(workspace), orjson.dumps(kept))

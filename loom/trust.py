@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from loom.errors import InfrastructureError
 from loom.permissions import Request
+from loom.storage.private import make_private, own_state
 
 _MAX_BYTES = 4 << 20
 
@@ -40,7 +41,7 @@ class Trust:
     def __init__(self, state_dir: Path, root: Path, environ: Mapping[str, str]) -> None:
         self.root = _checkout_of(root, state_dir)
         self.origin = _origin_of(self.root, environ)
-        self._folder = state_dir / "trust"
+        self._folder = own_state(state_dir) / "trust"
         self._allowed = self._read()
 
     @property
@@ -62,7 +63,8 @@ class Trust:
             "allowed": self._allowed,
         }
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(self._folder.parent)
+            self._folder.mkdir(exist_ok=True, mode=0o700)
             draft, name = tempfile.mkstemp(dir=self._folder, suffix=".tmp")  # 0600
             try:
                 with os.fdopen(draft, "wb") as file:

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from loom import processes
 from loom.names import half_removed
+from loom.storage.private import make_private
 
 
 class Claim(Struct, frozen=True, kw_only=True):
@@ -70,7 +71,8 @@ class Claims:
                 inode=status.st_ino,
                 boot_id=processes.boot_id(),
             )
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(self.folder.parent)
+            self.folder.mkdir(exist_ok=True, mode=0o700)
             draft = self.folder / f".{workspace.name}.{os.getpid()}.tmp"
             draft.write_bytes(msgspec.json.encode(claim))
             draft.replace(self._file(workspace))

@@ -1,4 +1,4 @@
-"""Directories that hold what loom believes later (caches, records): the user's own, and written by nobody else."""
+"""Directories that hold what loom believes later (caches, records, decisions of trust): the user's own and written by no other."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import os
 import stat
 from pathlib import Path
 
+from loom.errors import InfrastructureError
+
 
 def make_private(directory: Path) -> None:
     """Make a directory with mode 0700 where there is none. OSError when that can't be done, or when it is not private."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for missing in reversed([place for place in (directory, *directory.parents) if not os.path.lexists(place)]):
+        missing.mkdir(mode=0o700 if missing == directory else 0o755, exist_ok=True)
     check_private(directory)
 
 
 def check_private(directory: Path) -> None:
-    """OSError for a directory that is there and that another user made, may write to, or may replace.
+    """OSError for a directory that is there and that another user made or may write to, or that lies in such a user's directory.
 
     A link to such a directory counts when the user (or root) made it.
     """
@@ -34,14 +37,25 @@ def check_private(directory: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
     if status.st_uid != me:
         raise _refused(directory, f"belongs to another user (uid {status.st_uid})")
-    if status.st_mode & 0o022:
+    if status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != os.getegid()):
         raise _refused(
             directory, f"may be written by others (mode {status.st_mode & 0o777:o}; remove it, or chmod 700)"
         )
     if above.st_uid not in (me, 0):
         raise _refused(directory, f"lies in a directory of another user (uid {above.st_uid})")
-    if above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX:
-        raise _refused(directory, "lies in a directory where anybody may replace it")
+
+
+def own_state(directory: Path) -> Path:
+    """The state directory, if it is the user's own. InfrastructureError for one that somebody else may have filled."""
+    try:
+        check_private(directory)
+    except OSError as error:
+        raise InfrastructureError(
+            f"the state directory {directory} can't be used: {error.strerror or error}",
+            hint="remove it if you do not know it, or name another place with LOOM_STATE_DIR",
+            code="STATE_DIR_NOT_PRIVATE",
+        ) from error
+    return directory
 
 
 def _refused(directory: Path, why: str) -> PermissionError:

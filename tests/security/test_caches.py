@@ -135,10 +135,12 @@ def test_a_folder_in_a_directory_of_another_user_is_refused(tmp_path: Path) -> N
     assert "lies in a directory of another user" in (warning or "")
 
 
+@as_root
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777])
 def test_a_folder_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
     folder = tmp_path / "cache"
     save(store(folder), tmp_path / "w", "mine")
+    os.chown(folder, -1, SOMEBODY)
     folder.chmod(mode)
     content, warning = restored(store(folder), tmp_path / "next")
     assert content is None
@@ -160,10 +162,25 @@ def test_a_link_that_another_user_made_is_refused_and_ones_own_is_followed(tmp_p
 def test_a_new_folder_is_closed_to_others(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        save(store(tmp_path / "cache"), tmp_path / "w", "mine")
+        save(store(tmp_path / "dot-cache/loom"), tmp_path / "w", "mine")
     finally:
         os.umask(before)
-    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "dot-cache/loom").stat().st_mode & 0o777 == 0o700
+    assert not (tmp_path / "dot-cache").stat().st_mode & 0o022
+    assert restored(store(tmp_path / "dot-cache/loom"), tmp_path / "next")[0] == "mine"
+
+
+@as_root
+@pytest.mark.parametrize("command", [("run", "--local"), ("runs", "--all"), ("clean", "--all"), ("trust",)])
+def test_a_state_directory_of_another_user_is_refused(checkout: Checkout, command: tuple[str, ...]) -> None:
+    """Its records and decisions of trust would be somebody else's."""
+    planted = checkout.base / "planted"
+    (planted / "runs").mkdir(parents=True)
+    os.chown(planted, SOMEBODY, SOMEBODY)
+    done = checkout.loom(*command, LOOM_STATE_DIR=str(planted))
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert f"{planted} can't be used: it belongs to another user" in done.stderr
+    assert "LOOM_STATE_DIR" in done.stderr
 
 
 @as_root
