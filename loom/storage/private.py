@@ -1,4 +1,4 @@
-"""Directories that hold what loom believes later (caches, records, decisions of trust): the user's own and written by no other."""
+"""Directories that hold what loom believes later (caches, records, trust): the user's own, and written by no other."""
 
 from __future__ import annotations
 
