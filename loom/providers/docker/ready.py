@@ -7,6 +7,7 @@ work as well.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import re
 import socket
@@ -220,6 +221,10 @@ class HttpProbe(_Quiet):
         else:
             connection = http.client.HTTPConnection(address, self._port, timeout=5)
         try:
+            try:
+                connection.connect()
+            except TimeoutError as error:  # packets that are dropped: loom is in a container on another network
+                raise OSError(errno.EHOSTUNREACH, "its address can't be reached") from error
             connection.request("GET", self._path, headers={"Host": f"{self._host}:{self._port}"})
             return connection.getresponse().status
         finally:
