@@ -303,8 +303,8 @@ def probe_of(service: Service, config: Mapping[str, Any]) -> Probe:
 def ports_of(service: Service, config: Mapping[str, Any]) -> list[int]:
     """The ports of a service that are known: the one that its job names comes first, then those that its image exposes."""
     named = [service.ready.tcp] if service.ready.tcp is not None else []
-    if service.ready.http is not None and service.ready.http.startswith(":"):
-        named = [int(number) for number in re.findall(r"^:(\d+)", service.ready.http)]
+    if service.ready.http is not None:
+        named = [int(number) for number in re.findall(r"^(?:https?://[^/:]*)?:(\d+)", service.ready.http)]
     return list(dict.fromkeys([*named, *exposed_ports(config)]))
 
 
