@@ -97,12 +97,13 @@ def signals(cancel: Cancel) -> Iterator[None]:
     }
 
     def ask() -> None:
-        while came := told.recv(1):  # no limit: it ends with the block
-            code = codes.get(came[0])
-            if code is not None and cancel.now:
-                os._exit(code)
-            if code is not None:
-                cancel.request(code)
+        with told:
+            while came := told.recv(1):  # no limit: it ends with the block
+                code = codes.get(came[0])
+                if code is not None and cancel.now:
+                    os._exit(code)
+                if code is not None:
+                    cancel.request(code)
 
     told, tells = socket.socketpair()
     tells.setblocking(False)
