@@ -22,6 +22,7 @@ class Planned(Struct, frozen=True, kw_only=True):
     """What a run was asked to do."""
 
     schema_version: Literal["loom.plan.v1"] = "loom.plan.v1"
+    kind: Literal["run-plan"] = "run-plan"
     plan: Plan
     variables: Mapping[str, str]
     """What loom gave every job (`LOOM_RUN_ID`, `CI_COMMIT_SHA`, ...)."""

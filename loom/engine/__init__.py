@@ -161,6 +161,7 @@ def _begin(request: Request) -> Beginning:
 def _identity(request: Request, workspace: Path) -> dict[str, Any]:
     return {
         "schema_version": "loom.identity.v1",
+        "kind": "run-identity",
         "run_id": request.run_id,
         "repo_root": str(request.source.root),
         "workspace": str(workspace),

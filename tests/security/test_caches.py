@@ -219,7 +219,7 @@ def deep(path: Path) -> None:
     path.write_text("[" * 100_000)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("damage", [a_fifo, a_directory, a_link, deep])
 @pytest.mark.parametrize("which", ["entries/*/*.json", "blobs/*/*"])
 def test_files_of_any_kind_are_misses_and_nothing_waits(

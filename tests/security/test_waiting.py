@@ -90,7 +90,7 @@ def own_alternates(workspace: Path) -> None:
     (workspace / ".git/objects/info/alternates").write_text(f"{store}\n")
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "trap",
     [
@@ -114,9 +114,9 @@ def test_verify_ends(workspace: Path, trap: Callable[[Path], None]) -> None:
 
 def test_git_that_works_is_not_taken_for_one_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A filter that takes its time is a process of git's, for which git may wait."""
-    monkeypatch.setattr(git_processes, "IDLE_S", 0.5)
+    monkeypatch.setattr(git_processes, "IDLE_S", 1.5)
     root = repository(tmp_path / "repo")
-    git(root, "config", "filter.slow.clean", "sleep 3; cat")
+    git(root, "config", "filter.slow.clean", "sleep 4; cat")
     (root / ".gitattributes").write_text("*.slow filter=slow\n")
     (root / "a.slow").write_text("content")
     environment = git_processes.environment_for(os.environ)
