@@ -95,9 +95,32 @@ def pathological() -> None:
         print(f"{value[:8]!r} x {len(value):,} against {text[:6]!r} x 1 MB: {time.thread_time() - begun:.2f} s")
 
 
+def ratios() -> None:
+    """What twice as much costs: 2 where the time is proportional."""
+
+    def seconds(value: bytes, text: bytes) -> float:
+        masker = Masker({"S": value})
+        begun = time.thread_time()
+        masker.mask_bytes(text)
+        return time.thread_time() - begun
+
+    for value, text in (
+        (b"aaaa", b"a"),
+        (b'a"' * 2000, b'a"'),
+        (b"%" * 10, b"%25"),
+        (b"wxyz", b"\x1b]"),
+        (b"wxyz", b"\\"),
+    ):
+        once, twice = (min(seconds(value, text * count) for _ in range(3)) for count in (200_000, 400_000))
+        print(f"{value[:6]!r}: twice the text takes {twice / once:.1f} times as long")
+    once, twice = (min(seconds(b'a"' * count, b'a"' * 100_000) for _ in range(3)) for count in (5_000, 10_000))
+    print(f"twice the value takes {twice / once:.1f} times as long")
+
+
 if __name__ == "__main__":
     random.seed(1)
     Masker({"S": "warm-up-value"}).mask("x")
     measure("ten tokens", tokens())
     measure("58 KB of certificates", bundle())
     pathological()
+    ratios()
