@@ -122,6 +122,11 @@ other:
     - id -u; grep -E 'Cap(Eff|Bnd)|NoNewPrivs' /proc/self/status
     - touch mine; cat .loom/workflow.yml > /dev/null
     - printf hello > "$LOOM_ENV" 2>/dev/null || true
+gone:
+  stage: s
+  image: {{name: "{IMAGE}", user: "4321:4321"}}
+  allow_failure: true
+  script: ["touch theirs; kill -9 -1; sleep 60"]
 """
 CAPABILITIES = "000000000000000b"  # CHOWN, DAC_OVERRIDE, FOWNER
 

@@ -15,7 +15,7 @@ from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError, RequestError
 from loom.plan import MountMode
 from loom.providers.base import Change, Command, SessionFacts, SessionRequest
-from loom.providers.docker import client, devices, driver, labels, limits, mounts
+from loom.providers.docker import client, devices, driver, hardening, labels, limits, mounts
 from loom.providers.docker.attach import Attachment, Hijacked
 from loom.providers.docker.client import LONG_S, explanation, ours, retrying, start_failed, translated
 from loom.providers.docker.labels import kept_name
@@ -558,7 +558,8 @@ class DockerSession:
                     )
                 return int(api.exec_inspect(made["Id"])["ExitCode"] or 0)
             except Exception as error:
-                if getattr(error.__cause__ or error, "status_code", None) not in (404, 409):
+                # The engine's own error, or one of ours that was made of it.
+                if not {getattr(one, "status_code", None) for one in (error, error.__cause__)} & {404, 409}:
                     raise
             image = self._facts.image_id or self._facts.image
             config = api.create_container_config(
@@ -568,7 +569,9 @@ class DockerSession:
                 user="0:0",
                 working_dir="/",
                 labels={**self._labels, labels.ROLE: "helper"},
-                host_config=api.create_host_config(mounts=self._mount.spec()[:1], network_mode="none"),
+                host_config=api.create_host_config(  # the image's own programs, with no more than this takes
+                    mounts=self._mount.spec()[:1], network_mode="none", read_only=True, **hardening.JOB
+                ),
             )
             helper = api.create_container_from_config(config, f"{self._facts.container_name}-helper")["Id"]
             try:
