@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -343,15 +344,17 @@ def clean_later(store: Store, environ: Mapping[str, str], root: Path) -> None:
     """Do what `loom clean` does in a process of its own that nobody waits for: a run's end is not the moment to delete files."""
     if len(store.claims.all()) < 2:
         return
-    subprocess.Popen(
-        [sys.executable, "-m", "loom", "clean", "--in-background"],
-        cwd=root,
-        env=dict(environ),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    with suppress(OSError):  # the next run's end tries again
+        subprocess.Popen(
+            # -P: a folder `loom` of the repository is not what is run.
+            [sys.executable, "-P", "-m", "loom", "clean", "--in-background"],
+            cwd=root,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
 
 # -- loom doctor --------------------------------------------------------------------------------------------------

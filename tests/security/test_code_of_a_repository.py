@@ -1,0 +1,36 @@
+"""Nothing in a repository is run as a part of loom."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from .conftest import Victim
+
+
+def test_a_package_named_like_loom_is_not_what_cleans_up_after_a_run(victim: Victim) -> None:
+    """The end of a run starts loom again, in the repository: Python would look for the module there first."""
+    marker = victim.home / "taken over"
+    evil = f"open({str(marker)!r}, 'w').write('x')\n"
+    for name in ("loom/__init__.py", "loom/__main__.py", "msgspec.py", "typing_extensions.py", "sitecustomize.py"):
+        (victim.root / name).parent.mkdir(exist_ok=True)
+        (victim.root / name).write_text(evil)
+    victim.write()
+    victim.configure("keep_workspaces: 1\n")
+    program = str(Path(sys.executable).with_name("loom"))
+    environ = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(victim.home),
+        "TMPDIR": str(victim.home / "tmp"),
+        "LOOM_CONTAINER": "0",
+    }
+    for _ in range(3):
+        subprocess.run([program, "run"], cwd=victim.root, env=environ, check=True, capture_output=True, timeout=120)
+    until = time.monotonic() + 120
+    while len(list((victim.home / "tmp").glob("loom-run-local-*"))) > 1:  # until what cleans has done so
+        assert not marker.exists()
+        assert time.monotonic() < until, "nothing was cleaned"
+        time.sleep(0.1)
+    assert not marker.exists()
