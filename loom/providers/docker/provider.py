@@ -15,7 +15,7 @@ from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker import driver, hardening, labels
 from loom.providers.docker.attach import Attachment
-from loom.providers.docker.client import DISK_FULL, StartFailed, explanation, ours, retrying, starting, translated
+from loom.providers.docker.client import DISK_FULL, StartFailed, explanation, ours, start_failed, starting, translated
 from loom.providers.docker.devices import device_requests_of, devices_of
 from loom.providers.docker.mounts import Mount, can_lie_over, mount_of
 from loom.providers.docker.ownership import Workspaces
@@ -68,11 +68,11 @@ class DockerProvider:
     def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[DockerSession]:
         with translated(f"preparing the container of job {request.job_id}"):
             client = self._connect()
-        name = container_name(request)
+        names: list[str] = []
         mount = mount_of(client, request, self._workspaces, self._pid, self._traits(client))
         session: DockerSession | None = None
         try:
-            session = self._started(client, request, name, mount, on_output, cancel)
+            session = self._started(client, request, names, mount, on_output, cancel)
             self._reap_once(client)
             yield session
         finally:
@@ -80,20 +80,22 @@ class DockerProvider:
                 self._left_behind += session.leave()
             self._reap_once(client)
             if session is None or session.kept_until is None:
-                self._remove_later(client, name, mount)
+                self._remove_later(client, names, mount)
 
     def _started(
         self,
         client: docker.DockerClient,
         request: SessionRequest,
-        name: str,
+        names: list[str],
         mount: Mount,
         on_output: OnOutput,
         cancel: Cancel,
     ) -> DockerSession:
-        """A session in a container that has just been made and started."""
+        """A session in a container that has just been made and started; `names` get those of all that were tried."""
 
         def make() -> tuple[SessionFacts, Mapping[str, str]]:
+            # A new name each time: an engine whose answer was lost may still be making, or taking back, the one before.
+            names.append(name := container_name(request))
             try:
                 made = self._create(client, request, name, mount)
             except ProviderError as error:
@@ -125,7 +127,7 @@ class DockerProvider:
                 raise
             return session
 
-        return starting(make, start, lambda _: remove_container(client, name), cancel)
+        return starting(make, start, lambda made: remove_container(client, made[0].container_id), cancel)
 
     def _log_config(self, client: docker.DockerClient) -> dict[str, Any]:
         """Whole, whatever the engine does by default: a lost connection is taken up again from it, from its beginning.
@@ -177,29 +179,18 @@ class DockerProvider:
         config["StdinOnce"] = True
         platform = request.image.platform if request.image else None
 
-        warnings: list[str] = []
-
-        def create() -> str:
-            try:
-                made = api.create_container_from_config(config, name, platform)
-            except Exception as error:
-                if getattr(error, "status_code", None) != 409:
-                    raise
-                made = api.inspect_container(name)  # an attempt before this one got through after all
-            warnings[:] = map(str, made.get("Warnings") or ())
-            return str(made["Id"])
-
         try:
-            container_id = retrying(create)
+            made = api.create_container_from_config(config, name, platform)
         except Exception as error:
             raise _why_not_created(error, request, image) or error from error
+        warnings = [*map(str, made.get("Warnings") or ())]
         if unenforced := traits.unenforced(request.resources):
             warnings.append(f"the engine does not enforce {', '.join(unenforced)}: it has no control groups for that")
         facts = SessionFacts(
             provider=self.name,
             image=(request.image.name if request.image else None) or "",
             image_id=request.image_id or "",
-            container_id=container_id,
+            container_id=str(made["Id"]),
             container_name=name,
             details={
                 "mount_mode": request.mount_mode.value,
@@ -257,18 +248,19 @@ class DockerProvider:
             self._removals.append(thread)
         thread.start()
 
-    def _remove_later(self, client: docker.DockerClient, name: str, mount: Mount) -> None:
+    def _remove_later(self, client: docker.DockerClient, names: Sequence[str], mount: Mount) -> None:
         """Off the way of whoever waits for the job; `close` waits."""
 
         def remove() -> None:
             try:
-                remove_container(client, name)
+                for name in names:
+                    remove_container(client, name)
                 mount.undo()
             except LoomError as error:
                 with self._lock:
                     self._left_behind.append(str(error))
 
-        thread = threading.Thread(target=remove, name=f"remove {name}", daemon=True)
+        thread = threading.Thread(target=remove, name=f"remove {' '.join(names)}", daemon=True)
         with self._lock:
             self._removals.append(thread)
         thread.start()
@@ -358,4 +350,5 @@ def _why_not_created(error: Exception, request: SessionRequest, image: str) -> L
             f"podman has no init for the container of job {request.job_id}: {said}",
             hint="install catatonit where podman runs (Debian, Ubuntu and Fedora: the package catatonit)",
         )
-    return ours(error, f"creating the container of job {request.job_id}")
+    doing = f"creating the container of job {request.job_id}"
+    return start_failed(error, doing) or ours(error, doing)
