@@ -176,7 +176,7 @@ def test_what_a_job_prints_is_no_command_to_github(make: Make) -> None:
     lines = project.loom("run", "--local", "--format", "github", code=1).splitlines()
     stop = next(line for line in lines if line.startswith("::stop-commands::"))
     go_on = f"::{stop.removeprefix('::stop-commands::')}::"
-    assert lines.index(stop) < lines.index("::error::forged") < lines.index(go_on)
+    assert lines.index(stop) < lines.index("| ::error::forged") < lines.index(go_on)
     assert "::error file=src/x.py,line=7,title=a%2C script/01::script/01 failed with exit code 1" in lines
     text = project.loom("run", "--local", "--format", "gitlab", code=1)
     assert re.search(r"section_start:\d+:loom_a\s", text)
