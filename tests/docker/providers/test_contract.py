@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loom.cancel import Cancel
-from loom.errors import RequestError
+from loom.errors import ProviderError, RequestError
 from loom.results import Ended
 
 if TYPE_CHECKING:
@@ -152,12 +152,13 @@ def test_a_script_of_200_kilobytes(place: Place) -> None:
         assert job.run(script).out == b"2299\n"
 
 
+# Of the job, not of the run: the others go on.
 @pytest.mark.parametrize("environment", [{"A-B": "1"}, {"A": "nul\0"}, {"": "x"}, {"1A": "x"}])
 def test_what_no_shell_can_take_is_refused(place: Place, environment: dict[str, str]) -> None:
     with place.job() as job:
-        with pytest.raises(RequestError):
+        with pytest.raises(ProviderError):
             job.run("true", environment=environment)
-        with pytest.raises(RequestError):
+        with pytest.raises(ProviderError):
             job.run("echo \0")
         assert job.run("echo next").out == b"next\n"
 
