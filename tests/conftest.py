@@ -31,7 +31,7 @@ def mounted(image: Path, place: Path, kind: str, megabytes: int) -> Iterator[Pat
         pytest.skip("needs root for a file system of its own")
     place.mkdir(parents=True, exist_ok=True)
     if kind == "tmpfs":
-        command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}M", "none", str(place)]
+        command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}M,mode=700", "none", str(place)]
     else:
         _make(image, kind, megabytes)
         command = ["mount", "-t", kind, "-o", "loop", str(image), str(place)]

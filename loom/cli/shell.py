@@ -68,7 +68,7 @@ def shell(
     with signals(cancel), entering.entered(here, past, at, as_root=root, cancel=cancel) as entered:
         for line in banner(entered.about, entered.notes, past.job.id, at.id, at.script):
             print(line)
-        if entered.fresh:
+        if entered.fresh and entered.container_name:
             print("  the container is removed when you leave; the files stay")
         sys.stdout.flush()
         code = entered.place.shell(at, cancel)

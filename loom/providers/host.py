@@ -30,6 +30,7 @@ from loom.providers.base import Change, Command, SessionFacts, SessionRequest
 from loom.providers.files import archive_of, unnoticed, unpack
 from loom.providers.steps import arguments_of, checked, chosen, handed_on
 from loom.results import Ended, Exit, ExitCode, OnOutput, Stream
+from loom.storage.files import read_regular
 
 if TYPE_CHECKING:
     from loom.view import OnSkipped
@@ -153,10 +154,13 @@ class HostSession:
         file = self._private / f"step.{self._number}"
         try:
             file.write_bytes(command.script.encode("utf-8", "surrogateescape"))
-            (self._private / "env").write_bytes(b"")
-            (self._private / "mask").write_bytes(b"")
+            _write_private(self._private / "env", b"")
+            _write_private(self._private / "mask", b"")
         except OSError as error:
-            raise ProviderError(f"no place for the step of job {self._request.job_id}: {error}") from error
+            raise ProviderError(
+                f"no place for the step of job {self._request.job_id}: {error}",
+                hint="an earlier step has put something else in the place of $LOOM_ENV or $LOOM_MASK, or the disk is full",
+            ) from error
         deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
         shell = chosen(command.shell or self._request.shell, has_bash=self._has_bash)
         arguments = arguments_of(shell, str(file))
@@ -176,12 +180,17 @@ class HostSession:
             if process.poll() is None:
                 self._kill_everything()
                 process.wait()  # no limit: it is killed
-        with contextlib.suppress(FileNotFoundError):
-            self._handed_on.update(handed_on(_lines((self._private / "env").read_bytes())))
-        with contextlib.suppress(FileNotFoundError):
-            self._to_mask += [line for line in _lines((self._private / "mask").read_bytes()) if line.strip()]
+        self._handed_on.update(handed_on(self._appended("env")))
+        self._to_mask += [line for line in self._appended("mask") if line.strip()]
         code = process.returncode
         return Exit(code=code if code >= 0 else 128 - code, ended=ended)
+
+    def _appended(self, name: str) -> list[bytes]:
+        """The lines in the step's file; none where the step put something else in its place."""
+        try:
+            return _lines(read_regular(self._private / name))
+        except OSError:
+            return []
 
     def _start(self, arguments: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
@@ -437,7 +446,8 @@ def _waiting(descriptor: int) -> int:
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    """OSError also for a link or a FIFO: it would not be private, or for ever wait for a reader."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
 

@@ -112,8 +112,8 @@ loom_watch() {
 # token, script, settings (shell text that exports the step's variables), file of the step, the shell and its arguments
 loom_step() {
   loom_token=$1 loom_script=$2 loom_settings=$3
-  # Not by `:`, which is a special builtin: what it can't write to would end this shell.
-  if ! { printf '%s' "$loom_script" >"$4" && printf '' >/run/loom/env && printf '' >/run/loom/mask; } 2>/dev/null; then
+  # Not by `:`, which is a special builtin: what it can't write to would end this shell. A FIFO would stop it.
+  if [ -p /run/loom/env ] || [ -p /run/loom/mask ] || ! { printf '%s' "$loom_script" >"$4" && printf '' >/run/loom/env && printf '' >/run/loom/mask; } 2>/dev/null; then
     printf '%s %s\n' "$loom_token" -1 >&2
     printf '%s %s\n' "$loom_token" '-1 0 0'
     return

@@ -320,7 +320,8 @@ class DockerSession:
             raise ProviderError(
                 f"the step could not be handed to the container of job {self._request.job_id}: its {driver.DIRECTORY},"
                 " where steps, $LOOM_ENV and secrets are, takes no more files",
-                hint="an earlier step has filled it, made it read-only, or put something else in the place of $LOOM_ENV",
+                hint="an earlier step has filled it, or made it read-only, or put something else in the place of"
+                " $LOOM_ENV or $LOOM_MASK",
             )
         killed, self._ooms = ooms - self._ooms, ooms
         refused, self._refused_forks = refused_forks - self._refused_forks, refused_forks

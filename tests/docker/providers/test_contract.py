@@ -301,3 +301,13 @@ def test_many_steps(place: Place) -> None:
         for number in range(300):
             assert job.run(f"echo {number}; exit {number % 250}").code == number % 250
         assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize("name", ["LOOM_ENV", "LOOM_MASK"])
+@pytest.mark.parametrize("make", ["mkfifo", "mkdir"])
+def test_a_steps_file_that_became_something_else_is_no_hang(place: Place, name: str, make: str) -> None:
+    with place.job() as job:
+        assert job.run(f"rm ${name}; {make} ${name}", timeout_s=30).code == 0
+        with pytest.raises(ProviderError) as refused:
+            job.run("echo next", timeout_s=30)
+        assert "in the place of $LOOM_ENV or $LOOM_MASK" in str(refused.value.hint)

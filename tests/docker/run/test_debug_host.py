@@ -60,7 +60,7 @@ def test_the_shell_of_a_host_job_stands_where_its_step_failed(failing: Project) 
     ran = loom(failing, "run", "--local")
     assert ran.code == 1, ran.out + ran.err
     shell = failing.on_terminal("shell", MY_TOKEN=SECRET)
-    shell.expect("on this machine, in the workspace of run")
+    shell.expect("on this machine, in the files of unit")
     shell.expect(PROMPT)
     shell.sendline("echo =$GREETING=$TOKEN=$(cat $KEY)=$COLOUR=$LOOM_STEP=$TERM=; pwd; stty size")
     shell.expect(f"=hello {SECRET}={SECRET}={SECRET}=green=script/02=xterm=\r\n{ran.workspace}\r\n31 97\r\n")
