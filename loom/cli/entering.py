@@ -392,8 +392,10 @@ def _laid_out(place: Path, fill: Callable[[Path], None]) -> Path:
     """`place`, filled: whole, or as it was before."""
     import shutil
 
-    place.parent.parent.mkdir(mode=0o700, exist_ok=True)
-    place.parent.mkdir(mode=0o700, exist_ok=True)
+    from loom.storage.private import make_own
+
+    make_own(place.parent.parent)
+    make_own(place.parent)
     new, old = place.with_name("workspace.new"), place.with_name("workspace.old")
     for rest in (new, old):
         shutil.rmtree(rest, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -239,19 +238,21 @@ def pairs(given: Iterable[str], flag: str) -> dict[str, str]:
 
 
 def _git(root: Path, environ: Mapping[str, str], *arguments: str, given: bytes = b"") -> bytes | None:
-    """Git's answer, or None when it has none (no git, no repository, no such commit)."""
+    """Git's answer, or None when it has none (no git, no repository, no such commit).
+
+    As everywhere: no program that the repository's configuration names, such as a file system monitor. A job wrote that
+    file where this is its workspace.
+    """
+    from loom.errors import SnapshotError
+    from loom.snapshot.git import Running, as_inherited
+
     try:
-        done = subprocess.run(
-            ("git", "--no-optional-locks", *arguments),
-            cwd=root,
-            env=dict(environ),
-            input=given,
-            capture_output=True,
-            timeout=1800,
-        )
-    except OSError:
+        code, out, _ = Running(
+            arguments, as_inherited(environ) | {"GIT_LITERAL_PATHSPECS": "0"}, cwd=root, given=given
+        ).result(check=False)
+    except SnapshotError:
         return None
-    return done.stdout if done.returncode == 0 else None
+    return out if code == 0 else None
 
 
 def _paths(listed: bytes) -> list[str]:

@@ -18,6 +18,7 @@ from loom.names import job_directory_name, jobs_of, workspace_beside
 from loom.plan import Job, MountMode, ProviderName, WorkspaceMode
 from loom.providers.base import Session
 from loom.providers.files import unpack
+from loom.storage.private import make_own
 from loom.units import rough_size
 
 CANNOT = ("VIEW_UNAVAILABLE", "WORKSPACE_UNSEEN")
@@ -155,7 +156,7 @@ class Views:
         """Of a name that tells the job's; a second attempt has another one."""
         above, name = jobs_of(self._workspace), job_directory_name(job.id)
         try:
-            above.mkdir(mode=0o700, exist_ok=True)
+            make_own(above)
             for number in range(1, 10_000):
                 directory = above / (name if number == 1 else f"{name}.{number}")
                 try:

@@ -1,4 +1,4 @@
-"""Directories that hold what loom believes later (caches, records, trust): the user's own, and written by no other."""
+"""Directories that the user alone writes: what loom believes later (caches, records, trust), and jobs' files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ def make_private(directory: Path) -> None:
     for missing in reversed([place for place in (directory, *directory.parents) if not os.path.lexists(place)]):
         missing.mkdir(mode=0o700 if missing == directory else 0o755, exist_ok=True)
     check_private(directory)
+
+
+def make_own(directory: Path) -> None:
+    """Make a directory with mode 0700, in a place where anybody may make one (/tmp). OSError for one that another user made."""
+    try:
+        directory.mkdir(mode=0o700)
+    except FileExistsError:
+        status = directory.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise _refused(directory, "is a link, a file or another user's directory") from None
 
 
 def check_private(directory: Path) -> None:

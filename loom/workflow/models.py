@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from loom import expressions
+from loom.patterns import compile_pattern
 from loom.units import DURATION_PATTERN, PLATFORM_PATTERN, SIZE_PATTERN, duration, memory, nearest, platform, size
 
 STAGE = r"^[a-z][a-z0-9_-]{0,31}$"
@@ -256,10 +257,7 @@ def _device(value: Any) -> str:
 
 def _pattern(value: Any) -> str:
     text = _text(value)
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"not a pattern: {error}") from error
+    compile_pattern(f"/{text}/")  # PatternError is a ValueError
     return text
 
 

@@ -34,3 +34,21 @@ def test_a_package_named_like_loom_is_not_what_cleans_up_after_a_run(victim: Vic
         assert time.monotonic() < until, "nothing was cleaned"
         time.sleep(0.1)
     assert not marker.exists()
+
+
+def test_no_command_starts_a_program_that_a_jobs_workspace_names(victim: Victim) -> None:
+    """A job can write its workspace's .git/config, and a user looks around there."""
+    marker = victim.home / "taken over"
+    monitor = victim.root / "monitor"
+    monitor.write_text(f"#!/bin/sh\ntouch '{marker}'\n")
+    monitor.chmod(0o755)
+    victim.write(
+        workflow="version: v1\nstages: [t]\na: {stage: t, script: [echo $A], rules: [{changes: [x]}, {exists: [y]}]}\n"
+    )
+    victim.git("config", "core.fsmonitor", str(monitor))
+    (victim.root / "new").touch()
+    for command in (("check",), ("compile",), ("trust",), ("run", "--dry-run"), ("cache", "ls"), ("snapshot",)):
+        done = victim.loom(*command)
+        assert not marker.exists(), (command, done.stderr)
+    subprocess.run(["git", "status"], cwd=victim.root, check=True, capture_output=True)
+    assert marker.exists()

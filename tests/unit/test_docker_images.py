@@ -19,6 +19,7 @@ from loom.providers.docker.ready import (
     CommandProbe,
     HttpProbe,
     LogProbe,
+    NotReady,
     PortProbe,
     RunsProbe,
     exposed_ports,
@@ -222,7 +223,7 @@ def test_http_addresses(http: str, what: str) -> None:
 def test_what_is_no_address_and_no_pattern() -> None:
     with pytest.raises(RequestError, match="is no address"):
         HttpProbe("db:x/y", [])
-    with pytest.raises(RequestError, match="is no regular expression"):
+    with pytest.raises(RequestError, match="not a pattern"):
         LogProbe("(")
 
 
@@ -300,3 +301,14 @@ ERROR: failed to solve: failed to compute cache key: "/nothing": not found
 )
 def test_which_line_of_a_build_failed(said: str, failed: tuple[int | None, str | None, str]) -> None:
     assert what_failed(said) == failed
+
+
+def test_no_line_of_a_service_keeps_the_matcher_for_ever() -> None:
+    with pytest.raises(RequestError, match="forever"):
+        LogProbe("(a+)+$")
+    probe = LogProbe("x.*.*.*ready")
+    probe.see_line("x" * 100_000)
+    with pytest.raises(NotReady):
+        probe.check(None)  # type: ignore[arg-type]
+    probe.see_line("x is ready" + " " * 100_000)
+    probe.check(None)  # type: ignore[arg-type]

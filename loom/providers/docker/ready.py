@@ -15,17 +15,20 @@ import ssl
 import threading
 import urllib.parse
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import docker
 import docker.errors
 
 from loom.errors import RequestError
+from loom.patterns import PatternError, ValueTooLong, compile_pattern
 from loom.plan import Service
 from loom.util.within import within
 
 _CONNECT_TIMEOUT_S = 1.0
 _LISTENING = "0A"
+_BEGINNING = 500
 
 
 class NotReady(Exception):
@@ -254,15 +257,22 @@ class LogProbe:
 
     def __init__(self, pattern: str) -> None:
         try:
-            self._pattern = re.compile(pattern)
-        except re.error as error:
-            raise RequestError(f"ready: log: {pattern!r} is no regular expression: {error}") from error
+            self._pattern = compile_pattern(f"/{pattern}/")
+        except PatternError as error:
+            raise RequestError(f"ready: log: {pattern!r}: {error}") from error
         self._seen = threading.Event()
         self.what = f"line that matches {pattern!r}"
 
     def see_line(self, line: str) -> None:
-        if not self._seen.is_set() and self._pattern.search(line):
+        if not self._seen.is_set() and self._is_in(line):
             self._seen.set()
+
+    def _is_in(self, line: str) -> bool:
+        """Where a whole line could keep the matcher, and all of loom with it, for very long, the line's beginning counts."""
+        for length in (len(line), _BEGINNING):
+            with suppress(ValueTooLong):
+                return self._pattern.found_in(line[:length])
+        return False
 
     def check(self, inside: Inside) -> None:
         if not self._seen.is_set():
