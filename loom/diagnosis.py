@@ -158,7 +158,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         image=image["name"] if image else None,
         lines=lines_that_matter(printed) if failed else [],
         lines_total=evidence.lines_total,
-        places=[*places_in_step(looked_at, of_step), *places_in(looked_at)][:MOST_PLACES] if failed else [],
+        places=_places(looked_at, of_step, tests) if failed else [],
         failing_tests=tests[:20],
         failing_tests_total=failing_tests_total(tests, (job or {}).get("test_reports")),
         causes=_causes(evidence, looked_at, exit_code, error, command, image) if failed else [],
@@ -270,6 +270,15 @@ _PLACES = (
     ),
 )
 _FOREIGN = re.compile(r"(?:^|/)(?:site-packages|dist-packages|node_modules|lib/python[\d.]+|\.cargo|go/pkg)/|^<")
+
+
+def _places(lines: Sequence[str], step: Mapping[str, Any], tests: Sequence[FailingTest]) -> list[Place]:
+    """The most certain ones first: the step's own line, those of failing tests' reports, those that the output mentions."""
+    of_tests = [Place(file=t.file, line=t.line, column=None) for t in tests if t.file and t.line]
+    found: dict[tuple[str, int], Place] = {}
+    for place in (*places_in_step(lines, step), *of_tests, *places_in(lines)):
+        found.setdefault((place.file, place.line), place)
+    return list(found.values())[:MOST_PLACES]
 
 
 _BY_SHELL = re.compile(r"(?:^|\s)\S*/step\.\d+: (?:line )?(?P<line>\d+): ")

@@ -49,3 +49,26 @@ def test_lines_for_a_reader() -> None:
     assert listed(map(str, range(3)), 3) == ["0", "1", "2"]
     assert listed(map(str, range(5)), 3) == ["0", "1", "2", "and 2 more"]
     assert bounded("x", [1, 2, 3], 2) == {"x": [1, 2], "x_total": 3}
+
+
+def test_a_failing_tests_place_comes_before_what_the_output_mentions(make: Make) -> None:
+    """A line about a skipped test and lines of a library's log were named first, the failing test's own last or not at all."""
+    project = make("""
+version: v1
+stages: [test]
+unit:
+  stage: test
+  script:
+    - |
+      cat > report.xml <<'END'
+      <testsuite tests="1" failures="1"><testcase classname="c" name="t" file="tests/test_b.py" line="7"><failure>no</failure></testcase></testsuite>
+      END
+      for line in 1 2 3 4 5 6; do echo "INFO server.py:$line GET /"; done
+      echo "SKIPPED [1] tests/test_a.py:273: not here"
+      exit 1
+  artifacts: {reports: {junit: report.xml}}
+""")
+    project.loom("run", "--local", code=1)
+    diagnosis = json.loads(project.loom("diagnose", "--json"))
+    assert diagnosis["places"][0] == {"file": "tests/test_b.py", "line": 7, "column": None}
+    assert len(diagnosis["places"]) == 5
