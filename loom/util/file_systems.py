@@ -33,14 +33,20 @@ def in_memory(path: Path) -> bool:
 def allocated(*roots: Path) -> int:
     """The bytes that files and directories below take on the disk. What can't be looked into is not counted."""
     total = 0
+    linked: set[tuple[int, int]] = set()  # files with several names that are counted already
     folders = [str(root) for root in roots]
     while folders:
         try:
             with os.scandir(folders.pop()) as entries:
                 for entry in entries:
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    status = entry.stat(follow_symlinks=False)
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
+                    elif status.st_nlink > 1:
+                        if (status.st_dev, status.st_ino) in linked:
+                            continue
+                        linked.add((status.st_dev, status.st_ino))
+                    total += status.st_blocks * 512
         except OSError:
             continue
     return total
