@@ -95,6 +95,11 @@ class EngineUnavailable(ProviderError):
 class ImageError(InfrastructureError):
     default_code = "IMAGE_UNAVAILABLE"
 
+    def named_at(self, place: str) -> ImageError:
+        """The same with the place that names the image, where it is known."""
+        message = f"{self.message} (image: {place})" if place else self.message
+        return ImageError(message, hint=self.hint, code=self.code)
+
 
 class ServiceError(InfrastructureError):
     default_code = "SERVICE_FAILED"

@@ -147,7 +147,7 @@ PLAIN: Mapping[type, frozenset[str]] = {
     plan.Network: frozenset(),
     plan.Ready: frozenset({"tcp", "command", "http", "log", "interval_s", "timeout_s"}),
     plan.Service: frozenset(
-        {"name", "aliases", "image", "variables", "command", "entrypoint", "user", "ready", "secrets", "once"}
+        {"name", "aliases", "image", "variables", "command", "entrypoint", "user", "ready", "secrets", "once", "place"}
     ),
     plan.Artifacts: frozenset({"paths", "exclude", "when", "name", "expire_in_s", "junit"}),
     plan.CacheKeyFiles: frozenset({"files", "prefix"}),

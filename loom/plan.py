@@ -172,6 +172,8 @@ class Service(Struct, frozen=True, kw_only=True):
     user: str | None = None
     ready: Ready = field(default_factory=Ready)
     secrets: tuple[Secret, ...] = ()
+    place: str = ""
+    """Where the workflow names its image."""
     once: bool = False
     """It does something and ends: ready when it ended with 0. Services that are listed later start then."""
 

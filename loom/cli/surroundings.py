@@ -18,14 +18,13 @@ WORKFLOW = Path(".loom/workflow.yml")
 
 
 def find_root(start: Path) -> Path:
-    """The project that `start` lies in: the nearest folder upwards with a checkout or a `.loom`; else `start` itself.
+    """The project that `start` lies in: the checkout, which is what runs take; without one, the nearest folder with `.loom`.
 
-    For commands that only read files; no repository is needed for them.
+    For commands that only read files; no repository is needed for them. `start` itself where there is nothing of both.
     """
-    for folder in (start, *start.parents):
-        if (folder / ".git").exists() or (folder / ".loom").is_dir():
-            return folder
-    return start
+    folders = (start, *start.parents)
+    checkout = next((folder for folder in folders if (folder / ".git").exists()), None)
+    return checkout or next((folder for folder in folders if (folder / ".loom").is_dir()), start)
 
 
 def configured(

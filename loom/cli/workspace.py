@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from loom.cli.options import JobOfRun, RunOrJob
@@ -19,6 +21,7 @@ def workspace(run: RunOrJob = None, job: JobOfRun = None) -> None:
     """
     from loom.cli import entering
     from loom.errors import RequestError
+    from loom.snapshot import readable
 
     here = entering.around()
     names = [name for name in (run, job) if name]
@@ -29,7 +32,10 @@ def workspace(run: RunOrJob = None, job: JobOfRun = None) -> None:
             raise
         found = None  # a run without one job that could be meant
     if found is not None and found.job.id in names[-1:] + [found.job.name for _ in names[-1:] if found.job.name]:
-        print(entering.files_of(here, found))
+        left_out: dict[str, str] = {}
+        print(entering.files_of(here, found, left_out))
+        for path, reason in left_out.items():
+            print(f"left out: {readable(path)} ({reason})", file=sys.stderr)
         return
     past = entering.find_run(here, names[0] if names else None)
     if not past.workspace.is_dir():

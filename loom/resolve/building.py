@@ -229,6 +229,7 @@ class Builder:
         build = None
         if written is not None and written.build is not None:
             build = self.build(written.build, entry, text, *at, "image", "build")
+        node = text.node(place)
         aliases = tuple(service.alias or (_aliases(reference) if written is None else (service.name,)))
         return p.Service(
             name=aliases[0] if written is None else service.name,
@@ -243,6 +244,7 @@ class Builder:
             ),
             secrets=self.service_secrets(service, number, text),
             once=service.run == "once",
+            place=f"{node.file.name}:{node.line}",
             variables={name: text(value, *at, "variables", name) for name, value in service.variables.items()},
             command=None if service.command is None else tuple(service.command),
             entrypoint=None if service.entrypoint is None else tuple(service.entrypoint),

@@ -316,9 +316,7 @@ class PlaceOpener:
                 secrets=secrets.own,
             )
         except ImageError as error:
-            if (place := job.places.get("image")) is None:
-                raise
-            raise ImageError(f"{error.message} (image: {place})", hint=error.hint, code=error.code) from error
+            raise error.named_at(job.places.get("image", "")) from error
 
     @contextmanager
     def open(

@@ -391,3 +391,14 @@ def test_secrets_of_services_and_of_builds_are_asked_for_like_a_jobs(victim: Vic
     ran = victim.loom("run", "--local", NPM_TOKEN="s3cr3t")
     assert ran.returncode == 2
     assert ".loom/workflow.yml:10:27: job a asks for file://~/.pgpass" in ran.stderr
+
+
+def test_what_a_subfolder_holds_is_not_the_project_in_place_of_the_checkout(victim: Victim) -> None:
+    victim.write(workflow=GREEDY)
+    folder = victim.root / "sub"
+    (folder / ".loom").mkdir(parents=True)
+    (folder / ".loom/workflow.yml").write_text(PLAIN)
+    asked = victim.loom("trust", "--json", cwd=folder)
+    assert asked.stdout == victim.loom("trust", "--json").stdout
+    assert "privileged" in asked.stdout
+    assert victim.loom("check", cwd=folder).stdout == victim.loom("check").stdout

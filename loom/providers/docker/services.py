@@ -28,7 +28,7 @@ from msgspec import Struct, field
 
 from loom import plan
 from loom.cancel import Cancel
-from loom.errors import ServiceError
+from loom.errors import ImageError, ServiceError
 from loom.providers.base import SecretValues
 from loom.providers.docker import hardening
 from loom.providers.docker import labels as marks_of
@@ -323,6 +323,8 @@ class _Group:
                 cancel=self._cancel,
                 secrets=self._secrets.own,
             )
+        except ImageError as error:
+            raise error.named_at(service.place) from error
         finally:
             getting.end()
         self._go_on_or_leave(service)

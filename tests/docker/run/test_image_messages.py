@@ -25,3 +25,22 @@ a:
     assert "debian:trixie-slin" in ran.out
     assert "(image: .loom/workflow.yml:6)" in ran.out
     assert "on this engine: debian:trixie-slim" in ran.out
+
+
+def test_a_services_image_that_is_not_there_is_named_with_its_line(project: Project) -> None:
+    project.workflow("""\
+version: v1
+stages: [test]
+a:
+  stage: test
+  image: {name: "debian:trixie-slim", pull: never}
+  services:
+    - name: other
+      image:
+        name: debian:trixie-slin
+        pull: never
+  script: [exit 0]
+""")
+    ran = project.run()
+    assert ran.code == 3
+    assert "(image: .loom/workflow.yml:9)" in ran.out
