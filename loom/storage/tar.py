@@ -473,9 +473,8 @@ class TreeWriter:
         match entry.kind:
             case "file":
                 assert file is not None, "a file comes with its content"
-                if not _same(entry, name, directory):
-                    self._made.append(entry.path)
-                    _write_file(entry, file, name, directory)
+                self._made.append(entry.path)
+                _write_file(entry, file, name, directory)
             case "link":
                 _make_way(name, directory, entry.path)
                 os.symlink(entry.target, name, dir_fd=directory)
@@ -535,20 +534,6 @@ class TreeWriter:
                     f"{path!r} is a link or a file in the workspace; nothing is written through it"
                 ) from error
             raise
-
-
-def _same(entry: Entry, name: str, directory: int) -> bool:
-    """Whether a file is there already, by what a build tool goes by: size and time."""
-    try:
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except OSError:
-        return False
-    return (
-        stat.S_ISREG(status.st_mode)
-        and status.st_size == entry.size
-        and status.st_mtime_ns == entry.mtime_ns
-        and status.st_mode & 0o777 == entry.mode
-    )
 
 
 def _make_way(name: str, directory: int, path: str) -> None:

@@ -1,6 +1,7 @@
 import base64
 import io
 import os
+import shutil
 import socket
 import subprocess
 import tarfile
@@ -240,6 +241,21 @@ def test_restoring_replaces_files_and_leaves_the_rest(workspace: Path, kept: Kep
     assert (later / "dist/app").read_text() == "dist/app"
     assert (later / "dist/other").read_text() == "stays"
     assert (later / "dist/current").is_symlink()
+
+
+def test_a_file_of_the_same_size_and_time_is_replaced_too(
+    tmp_path: Path, workspace: Path, kept: Kept, view_of: ViewOf
+) -> None:
+    """Times from an engine are whole seconds: two jobs of a matrix write within one."""
+    (workspace / "version").write_text("2")
+    os.utime(workspace / "version", (1_700_000_000, 1_700_000_000))
+    kept.collect(DirectoryView(workspace), "version")
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "version").write_text("1")
+    shutil.copystat(workspace / "version", target / "version")
+    artifacts.restore(kept.archive, view_of(target))
+    assert (target / "version").read_text() == "2"
 
 
 def test_a_read_only_directory_can_be_restored(workspace: Path, kept: Kept, tmp_path: Path) -> None:
