@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
@@ -302,9 +303,12 @@ WAYS: dict[str, Callable[[Path], None]] = {
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("way", WAYS)
 def test_every_command_reads_a_damaged_record(checkout: Checkout, way: str) -> None:
-    for name, kind in kinds_of(checkout.record).items():
+    for number, (name, kind) in enumerate(kinds_of(checkout.record).items()):
         WAYS[way](checkout.record / name)
-        for command in READ_BY[kind].split(","):
+        commands = READ_BY[kind].split(",")
+        if kind != "events.jsonl":  # one decoder reads each of the others: every third command, other ones for each way
+            commands = commands[(number + list(WAYS).index(way)) % min(3, len(commands)) :: 3]
+        for command in commands:
             words = {
                 "RUN": checkout.run_id,
                 "OTHER": checkout.whole,
@@ -357,6 +361,10 @@ def read_all(reading: Reading, events: list[PhaseEvent]) -> None:
         assert (before.failing_step, before.kept, before.expires_at, past.result_of(job)) is not None
 
 
+def of_kind(event: PhaseEvent) -> tuple[str, ...]:
+    return event.phase_code, event.kind, *sorted(event.data)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_value_of_every_event(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,9 +375,13 @@ def test_every_value_of_every_event(checkout: Checkout, monkeypatch: pytest.Monk
     lines = entry.paths.events.read_bytes().splitlines()
     whole = [event for line in lines if isinstance(event := decode(line), PhaseEvent)]
     reading = Reading(msgspec.structs.replace(entry, receipt=None))
+    kinds = Counter(map(of_kind, whole))
     tried = 0
     with soon(600):
         for number, line in enumerate(lines):
+            kinds[of_kind(whole[number])] -= 1
+            if kinds[of_kind(whole[number])] > 1:  # of each kind the last two, which are the failed job's
+                continue
             for variant in variants(json.loads(line)):
                 try:
                     event = decode(json.dumps(variant))
