@@ -46,8 +46,11 @@ LOCAL_VARIABLES = frozenset(
 )
 
 # On the command line, so that they win over every file: no hook, no file system monitor (which may be a program of the
-# repository's choosing), no background work, and nothing that rewrites an index in passing, or makes trees of it.
+# repository's choosing), no background work, and nothing that rewrites an index in passing, or makes trees of it. A bare
+# repository that is found, and not named, may be files of a commit: its configuration would be a stranger's.
 _ALWAYS = (
+    "-c",
+    "safe.bareRepository=explicit",
     "-c",
     "core.hooksPath=/dev/null",
     "-c",

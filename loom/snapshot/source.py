@@ -167,7 +167,7 @@ def _explain_refusal(start: Path, inherited: Mapping[str, str], fields: list[str
             hint=f"if you do: git config --global --add safe.directory {start}",
             code="REPOSITORY_NOT_TRUSTED",
         )
-    if fields[:1] == ["true"]:
+    if fields[:1] == ["true"] or "safe.bareRepository" in said:
         raise RequestError(
             f"{start}: a bare repository has no files to run jobs on",
             hint="make a checkout of it: git clone, or git worktree add",

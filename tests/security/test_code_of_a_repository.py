@@ -52,3 +52,20 @@ def test_no_command_starts_a_program_that_a_jobs_workspace_names(victim: Victim)
         assert not marker.exists(), (command, done.stderr)
     subprocess.run(["git", "status"], cwd=victim.root, check=True, capture_output=True)
     assert marker.exists()
+
+
+def test_files_of_a_commit_that_are_a_repository_are_none(victim: Victim) -> None:
+    """Git takes a directory for a bare repository by the files in it, and its configuration names programs and places."""
+    marker = victim.home / "taken over"
+    trap = victim.root / "trap"
+    subprocess.run(["git", "clone", "-q", "--bare", str(victim.root), str(trap)], check=True)
+    (trap / "config").write_text(
+        f"[core]\nrepositoryformatversion = 0\nworktree = {victim.root}\n[filter \"x\"]\nclean = touch '{marker}'; cat\n"
+    )
+    (victim.root / ".gitattributes").write_text("* filter=x\n")
+    (victim.root / "new").touch()
+    for command in (("snapshot",), ("run",), ("check",), ("compile",)):
+        victim.loom(*command, cwd=trap)
+        assert not marker.exists(), command
+    subprocess.run(["git", "add", ".."], cwd=trap, check=True, capture_output=True)
+    assert marker.exists()
