@@ -54,6 +54,8 @@ class Around(Struct, frozen=True, kw_only=True):
     """Whether a secret's reference is well-formed; another one gets nothing, and may be the value itself: it is not shown."""
     network: str | None = None
     """The configured network mode, which the user has allowed already."""
+    is_ignored: Callable[[Path], bool] = lambda _: False
+    """Whether git ignores a file below `root`: it is the user's then, and in no snapshot."""
 
 
 _Asked = tuple[str, str, str]
@@ -108,11 +110,12 @@ def _secret(reference: str, around: Around) -> Iterator[_Asked]:
 
 
 def _elsewhere(path: str, around: Around) -> str | None:
-    """Where a path leads that leaves the repository's files (git's own are none of them); None for one that stays."""
+    """Where a path leads that is none of the repository's files, as git's own are and those that it ignores; None for one that is."""
     home = f"{around.home or ''}{path[1:]}"
     place = home if path.startswith("~") else os.path.join(around.root, path)  # noqa: PTH118  may be absolute
     real, root = Path(os.path.realpath(place)), Path(os.path.realpath(around.root))
-    if real.is_relative_to(root) and ".git" not in (part.lower() for part in real.relative_to(root).parts):
+    inside = real.relative_to(root) if real.is_relative_to(root) else None
+    if inside is not None and ".git" not in map(str.lower, inside.parts) and not around.is_ignored(inside):
         return None
     return path if str(real) == os.path.normpath(place) else str(real)
 

@@ -110,6 +110,16 @@ def files_of(root: Path, environ: Mapping[str, str]) -> Callable[[], list[str]]:
     return files
 
 
+def ignored_in(root: Path, environ: Mapping[str, str]) -> Callable[[Path], bool]:
+    """Whether a path below `root` is there and neither tracked nor to be added, so that no snapshot has it."""
+
+    def ignored(path: Path) -> bool:
+        listed = ("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", f":(literal){path}")
+        return (root / path).exists() and _git(root, environ, *listed) == b""
+
+    return ignored
+
+
 def mentioned_in(root: Path, environ: Mapping[str, str]) -> Callable[[Collection[str]], set[str]]:
     """Which names stand somewhere in the project's files, `.loom` aside. None of them when git can't tell."""
 

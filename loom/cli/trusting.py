@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loom import permissions
-from loom.cli.surroundings import configured, find_root, trusts_all, workflow_path
+from loom.cli.surroundings import configured, find_root, ignored_in, trusts_all, workflow_path
 from loom.errors import RequestError
 from loom.permissions import Request
 from loom.results import ExitCode
@@ -29,7 +29,11 @@ def requests_of(
 ) -> tuple[Request, ...]:
     """What these jobs and the project's configuration ask for; `loaded` is where the places are from."""
     around = permissions.Around(
-        root=root, home=environ.get("HOME"), network=settings.network, is_reference=_is_reference
+        root=root,
+        home=environ.get("HOME"),
+        network=settings.network,
+        is_reference=_is_reference,
+        is_ignored=ignored_in(root, environ),
     )
     place_of = _places_in(loaded) if loaded is not None else None
     return (

@@ -38,6 +38,7 @@ greedy:
     UP: file://../outside
     LINK: file://innocent.txt
     GIT: file://.git/config
+    IGNORED: file://.env
     OWN: file://inside.txt
     TOKEN: env://NPM_TOKEN
     KEYRING: keyring://login/me
@@ -57,6 +58,7 @@ SUBJECTS = [
     "file://../outside",
     "file://innocent.txt (leads to /etc/passwd)",
     "file://.git/config",
+    "file://.env",
     "env://NPM_TOKEN",
     "keyring://login/me",
     "keepass://team#a/b",
@@ -68,6 +70,8 @@ SUBJECTS = [
 def greedy(victim: Victim) -> Victim:
     (victim.root / "innocent.txt").symlink_to("/etc/passwd")
     (victim.root / "inside.txt").write_text("not the user's own")
+    (victim.root / ".gitignore").write_text(".env\n")
+    (victim.root / ".env").write_text("the user's own")
     victim.write(workflow=GREEDY)
     return victim
 
