@@ -110,7 +110,7 @@ def _secret(reference: str, around: Around) -> Iterator[_Asked]:
 
 
 def _elsewhere(path: str, around: Around) -> str | None:
-    """Where a path leads that is none of the repository's files, as git's own are and those that it ignores; None for one that is."""
+    """Where a path leads that is not in the snapshot, being elsewhere, of git itself or ignored by git; None for one that is."""
     home = f"{around.home or ''}{path[1:]}"
     place = home if path.startswith("~") else os.path.join(around.root, path)  # noqa: PTH118  may be absolute
     real, root = Path(os.path.realpath(place)), Path(os.path.realpath(around.root))
