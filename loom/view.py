@@ -298,6 +298,9 @@ class _Walk:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
             return  # a root that is not there, or gone since its directory was listed
+        except PermissionError as error:
+            self._on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
+            return
         taken = inside or selection.takes(path)
         if stat.S_ISDIR(status.st_mode):
             if taken or selection.may_hold(path):
@@ -336,7 +339,7 @@ class _Walk:
             return
         try:
             # Not blocking: a FIFO that took the file's place meanwhile would wait for a writer for ever.
-            opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+            opened = _opened(name, directory)
         except OSError as error:
             self._on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
             return
@@ -346,6 +349,29 @@ class _Walk:
                 self._on_skipped(Skipped.special(path, kind))
             elif stat.S_ISREG(status.st_mode):
                 yield _entry(path, "file", status), file
+
+
+def _opened(name: str, directory: int) -> int:
+    """Open a file, also one whose mode keeps out its owner, if that is us: the engine, as root, would give it too."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
+    except PermissionError:
+        held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            status, place = (
+                os.fstat(held),
+                Path(f"/proc/self/fd/{held}"),
+            )  # the entry itself, whatever has its name meanwhile
+            if status.st_uid != os.geteuid() or stat.S_ISLNK(status.st_mode):
+                raise
+            place.chmod(stat.S_IMODE(status.st_mode) | 0o400)
+            try:
+                return os.open(place, flags)
+            finally:
+                place.chmod(stat.S_IMODE(status.st_mode))
+        finally:
+            os.close(held)
 
 
 def _entry(path: str, kind: Kind, status: os.stat_result, target: str = "") -> Entry:

@@ -55,7 +55,8 @@ def pull(
         leave_out=_generated(past),
         not_there=left_out,
     )
-    for path, reason in {**left_out, **{path: f"a {kind}, not a file" for path, kind in patch.special}}.items():
+    special = {path: f"a {kind}, not a file" for path, kind in patch.special}
+    for path, reason in {**left_out, **special, **dict(patch.unreadable)}.items():
         print(f"left out: {snapshot.readable(path)} ({reason})", file=sys.stderr)
     for change in patch.left_out:
         print(f"left out: {snapshot.readable(change.path)} (made by the job)", file=sys.stderr)

@@ -35,6 +35,8 @@ class Patch(Struct, frozen=True, kw_only=True):
     """What was made there and is no source: the caller's rule said so."""
     special: tuple[tuple[str, str], ...] = ()
     """(path, kind) of the workspace's sockets, FIFOs and devices, also where the snapshot has a file of that name."""
+    unreadable: tuple[tuple[str, str], ...] = ()
+    """(path, reason) of what may not be read there: whether it changed is not known."""
 
 
 def bring(checkout: Path, workspace: Path, *, environ: Mapping[str, str], manifest_file: Path) -> tuple[Change, ...]:
@@ -80,9 +82,9 @@ def patch_of(
     wanted: list[Change] = []
     left_out: list[Change] = []
     conflicts: list[str] = []
-    special = dict(here.special)
+    passed_over = {path for path, _ in (*here.special, *here.unreadable)}
     for change in here.changes:
-        if change.path in special or change.path in not_there:
+        if change.path in passed_over or change.path in not_there:
             continue
         if change.mode == _GITLINK or leave_out(change):
             left_out.append(change)
@@ -97,6 +99,7 @@ def patch_of(
         conflicts=tuple(conflicts),
         left_out=tuple(left_out),
         special=here.special,
+        unreadable=here.unreadable,
     )
 
 

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from loom.errors import ArtifactError
 from loom.plan import Artifacts, wanted
 from loom.results import Status, Stream
 from loom.secrets.masking import Masker
-from loom.view import DirectoryView, TarView, WorkspaceView
+from loom.view import DirectoryView, Selection, TarView, WorkspaceView
 
 from ..views import TarSession, tree
 
@@ -184,6 +185,31 @@ def test_what_is_no_file_is_left_out_and_said(workspace: Path, kept: Kept) -> No
         ("dist/sock", "a socket, not a file"),
     ]
     assert "dist/pipe" not in kept.names
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user")
+def test_a_plain_users_file_without_permission_is_kept_as_the_engine_would() -> None:
+    root = Path(tempfile.mkdtemp())
+    skipped: list[str] = []
+    try:
+        (root / "out/shut").mkdir(parents=True)
+        (root / "out/none").write_text("none")
+        (root / "out/shut/file").write_text("file")
+        for name, mode in (("out", 0o755), ("out/none", 0), ("out/shut", 0o400)):
+            os.chown(root / name, 1500, 1500)
+            (root / name).chmod(mode)
+        root.chmod(0o755)
+        os.seteuid(1500)
+        try:
+            view = DirectoryView(root).read(Selection(("out",)), lambda item: skipped.append(item.path))
+            found = {entry.path: (entry.mode, content and content.read()) for entry, content in view}
+        finally:
+            os.seteuid(0)
+        assert found == {"out": (0o755, None), "out/none": (0, b"none"), "out/shut": (0o400, None)}
+        assert skipped == ["out/shut/file"]
+        assert (root / "out/none").stat().st_mode & 0o777 == 0
+    finally:
+        shutil.rmtree(root)
 
 
 def test_hard_links_stay_one_file(tmp_path: Path, workspace: Path, kept: Kept, view_of: ViewOf) -> None:
