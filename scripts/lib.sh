@@ -9,7 +9,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=${VENV:-$ROOT/.venv}
 BASE_IMAGE=debian:trixie-slim
 BASE_SUITE=trixie
-IMAGES=(base python node) # base first: the others are built on it
+IMAGES=(base:13 python:3.13 node:20) # base first: the others are built on it; the tag is the version of what is in it
 
 # Debian and Ubuntu packages, each list in this one place.
 PACKAGES_RUN=(ca-certificates git)
@@ -362,10 +362,12 @@ build_image() {
 }
 
 build_images() {
-  local name
+  local image name
   base_image
-  for name in "${IMAGES[@]}"; do
+  for image in "${IMAGES[@]}"; do
+    name=${image%:*}
     build_image "loom/$name:latest" "$ROOT/images/$name"
+    docker tag "loom/$name:latest" "loom/$image"
   done
 }
 
