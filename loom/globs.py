@@ -5,37 +5,37 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+_STARS = {"*": "[^/]*", "**": ".*", "**/": "(?:[^/]+/)*"}
+_TOKEN = re.compile(r"(?P<star>(?:\*\*/)+|\*\*|\*)|\\(?P<escaped>.)|(?P<set>\[.[^]]*\])|(?P<other>.)", re.DOTALL)
+
 
 @lru_cache(maxsize=4096)
 def compile(glob: str) -> re.Pattern[str]:
     """The pattern that matches a whole relative path."""
     text = glob.removeprefix("./")
-    if text.endswith("/"):
-        text += "**"
+    try:
+        return re.compile(_written(_parts(f"{text}**" if text.endswith("/") else text)), re.DOTALL)
+    except re.error:
+        return re.compile(re.escape(glob))
+
+
+def _parts(text: str) -> list[str]:
+    """A glob in parts: stars by their names in `_STARS`, all else as an expression."""
     parts: list[str] = []
-    position = 0
     braces = 0
-    while position < len(text):
-        char = text[position]
-        if text.startswith("**/", position):
-            parts.append("(?:[^/]+/)*")
-            position += 3
-            continue
-        if text.startswith("**", position):
-            parts.append(".*")
-            position += 2
-            continue
-        if char == "*":
-            parts.append("[^/]*")
+    for match in _TOKEN.finditer(text):
+        char = match["other"]
+        if match["star"]:
+            star = "**/" if match["star"].endswith("/") else match["star"]
+            if parts[-1:] != ["**"] or star == "**/":  # `****` is `**`
+                parts.append(star)
+        elif match["escaped"]:
+            parts.append(re.escape(match["escaped"]))
+        elif match["set"]:
+            parts.append(_set(match["set"][1:-1]))
         elif char == "?":
             parts.append("[^/]")
-        elif char == "[" and (end := text.find("]", position + 2)) > 0:
-            inside = text[position + 1 : end]
-            negated = inside[0] in "!^"
-            members = re.sub(r"([\\\[\]^&~|])", r"\\\1", inside[1:] if negated else inside)
-            parts.append(f"[{'^/' if negated else ''}{members}]")
-            position = end
-        elif char == "{" and "}" in text[position:]:
+        elif char == "{" and "}" in text[match.start() :]:
             parts.append("(?:")
             braces += 1
         elif char == "}" and braces:
@@ -43,17 +43,51 @@ def compile(glob: str) -> re.Pattern[str]:
             braces -= 1
         elif char == "," and braces:
             parts.append("|")
-        elif char == "\\" and position + 1 < len(text):
-            position += 1
-            parts.append(re.escape(text[position]))
         else:
             parts.append(re.escape(char))
-        position += 1
-    parts.append(")" * braces)
-    try:
-        return re.compile("".join(parts), re.DOTALL)
-    except re.error:
-        return re.compile(re.escape(glob))
+    return parts + [")"] * braces
+
+
+def _set(inside: str) -> str:
+    negated = inside[0] in "!^"
+    members = re.sub(r"([\\\[\]^&~|])", r"\\\1", inside[1:] if negated else inside)
+    return f"[{'^/' if negated else ''}{members}]"
+
+
+def _written(parts: list[str]) -> str:
+    """The parts as one expression, which takes no time that grows with a power of how many stars there are.
+
+    Between two stars of one kind the first place that fits is as good as any later one: what is skipped, the second star
+    can take. So the first star never goes back (`(?>...)`). Not across braces, where the next star may be of another kind.
+    """
+    result = ""
+    at = 0
+    while at < len(parts):
+        star = parts[at]
+        end = _same_star(parts, at) if star in _STARS else None
+        if end is None:
+            result += _STARS.get(star, star)
+            at += 1
+        else:
+            result += f"(?>{_STARS[star]}?{_written(parts[at + 1 : end])})"
+            at = end
+    return result
+
+
+def _same_star(parts: list[str], at: int) -> int | None:
+    """Where the next star of the same kind is, if nothing between the two speaks against it."""
+    star = parts[at]
+    for end in range(at + 1, len(parts)):
+        part = parts[end]
+        if part == star:
+            whole = star != "**/" or ((at == 0 or parts[at - 1] == "/") and parts[end - 1] == "/")
+            return end if whole else None
+        crosses = part != "/" and part[0] == "[" and re.fullmatch(part, "/")
+        if part in ("(?:", ")", "|") or (part in _STARS and (star, part) != ("**/", "*")) or crosses:
+            return None
+        if star == "*" and part == "/":
+            return None
+    return None
 
 
 def matches(glob: str, path: str) -> bool:

@@ -1,5 +1,11 @@
+import random
+import re
+import time
+import warnings
+
 import pytest
 
+from loom import globs
 from loom.globs import matches
 
 
@@ -30,3 +36,36 @@ from loom.globs import matches
 )
 def test_matches(glob: str, path: str, expected: bool) -> None:
     assert matches(glob, path) is expected
+
+
+@pytest.mark.parametrize(
+    ("glob", "path"),
+    [
+        ("**/" * 12 + "zz", "/".join("abcdefghij" * 6)),
+        ("**/a/" * 12 + "zz", "a/" * 60 + "f"),
+        ("*a" * 12 + "b", "a" * 200),
+        ("**a" * 12 + "b", "a" * 200),
+        ("**/*a*a*a*a*a*/" * 3 + "zz", ("a" * 30 + "/") * 10 + "f"),
+    ],
+)
+def test_many_stars_take_no_time(glob: str, path: str) -> None:
+    """A matcher that goes back would take years, and no signal ends it."""
+    start = time.process_time()
+    assert not matches(glob, path)
+    assert time.process_time() - start < 1
+
+
+def test_stars_that_never_go_back_find_what_others_find() -> None:
+    chosen = random.Random(1)
+    tokens = ["*", "**", "**/", "/", "a", "b", "?", "[ab]", "[!a]", "[+-b]", "{a,", "}", ",", "a/", "*a", "b*", "***"]
+    found = 0
+    for _ in range(4000):
+        glob = "".join(chosen.choice(tokens) for _ in range(chosen.randint(1, 9))).rstrip("/")
+        with warnings.catch_warnings(action="ignore"):
+            plain = re.compile("".join(globs._STARS.get(part, part) for part in globs._parts(glob)), re.DOTALL)
+            for _ in range(8):
+                path = re.sub("/+", "/", "".join(chosen.choice(["a", "b", "/", "ab"]) for _ in range(8))).strip("/")
+                expected = plain.fullmatch(path) is not None
+                found += expected
+                assert (globs.compile(glob).fullmatch(path) is not None) is expected, (glob, path)
+    assert found > 500
