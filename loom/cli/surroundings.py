@@ -111,11 +111,11 @@ def files_of(root: Path, environ: Mapping[str, str]) -> Callable[[], list[str]]:
 
 
 def ignored_in(root: Path, environ: Mapping[str, str]) -> Callable[[Path], bool]:
-    """Whether a path below `root` is there and neither tracked nor to be added, so that no snapshot has it."""
+    """Whether a path below `root` is there, and nothing says that a snapshot has it: neither tracked nor to be added."""
 
     def ignored(path: Path) -> bool:
         listed = ("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", f":(literal){path}")
-        return (root / path).exists() and _git(root, environ, *listed) == b""
+        return (root / path).exists() and not _git(root, environ, *listed)
 
     return ignored
 

@@ -39,6 +39,7 @@ greedy:
     LINK: file://innocent.txt
     GIT: file://.git/config
     IGNORED: file://.env
+    NESTED: file://nested/.env
     OWN: file://inside.txt
     TOKEN: env://NPM_TOKEN
     KEYRING: keyring://login/me
@@ -59,6 +60,7 @@ SUBJECTS = [
     "file://innocent.txt (leads to /etc/passwd)",
     "file://.git/config",
     "file://.env",
+    "file://nested/.env",
     "env://NPM_TOKEN",
     "keyring://login/me",
     "keepass://team#a/b",
@@ -72,6 +74,10 @@ def greedy(victim: Victim) -> Victim:
     (victim.root / "inside.txt").write_text("not the user's own")
     (victim.root / ".gitignore").write_text(".env\n")
     (victim.root / ".env").write_text("the user's own")
+    nested = Victim(root=victim.root / "nested", home=victim.home)
+    subprocess.run(["git", "init", "-q", str(nested.root)], check=True)
+    nested.write()
+    (nested.root / ".env").write_text("the user's own")
     victim.write(workflow=GREEDY)
     return victim
 
