@@ -179,8 +179,8 @@ def unpack(archive: Iterable[bytes], root: Path, on_skipped: OnSkipped = unnotic
     Devices and FIFOs are left out and given to `on_skipped`.
     """
 
-    def special(path: str) -> None:
-        on_skipped(Skipped.special(_under("", path), "device or FIFO"))
+    def special(path: str, kind: str) -> None:
+        on_skipped(Skipped.special(_under("", path), kind))
 
     try:
         tar.unpack(cast("IO[bytes]", reader(archive)), root, on_special=special)

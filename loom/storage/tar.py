@@ -67,7 +67,10 @@ class UnsafeArchive(ValueError):
 
 
 class Entry(Struct, frozen=True):
-    """One thing below the workspace. `target` is where a link points (as text), or the path a hard link shares."""
+    """One thing below the workspace. `target` is where a link points (as text), or the path a hard link shares.
+
+    Of a special file it is the kind: `FIFO` or `device`.
+    """
 
     path: str
     kind: Kind
@@ -234,6 +237,8 @@ def _entry(block: bytes, kind: Kind, size: int, more: dict[str, str]) -> Entry:
     if block[156] == 0 and path.endswith("/"):
         kind = "directory"
     target = more.get("linkpath") or _text(block[157:257])
+    if kind == "special":
+        target = "FIFO" if block[156:157] == b"6" else "device"
     mode = _value(block[100:108]) & 0o7777
     return Entry(path.removesuffix("/"), kind, mode, mtime_ns, size if kind == "file" else 0, target)
 
@@ -405,7 +410,7 @@ def unpack(
     *,
     check: Check = lambda: None,
     reserved: Iterable[str] = (),
-    on_special: Callable[[str], None] | None = None,
+    on_special: Callable[[str, str], None] | None = None,
 ) -> Written:
     """Unpack a tar archive over the directory `root`; a file replaces a file. What was written goes when that fails.
 
@@ -430,11 +435,11 @@ def unpack(
 
 
 def _without_special(
-    items: Iterable[tuple[Entry, Content | None]], on_special: Callable[[str], None]
+    items: Iterable[tuple[Entry, Content | None]], on_special: Callable[[str, str], None]
 ) -> Iterator[tuple[Entry, Content | None]]:
     for entry, content in items:
         if entry.kind == "special":
-            on_special(entry.path)
+            on_special(entry.path, entry.target)
         else:
             yield entry, content
 

@@ -617,7 +617,7 @@ def test_special_files_are_left_out_and_named_everywhere(debugged: Project, mode
     pulled = loom(debugged, "pull", "unit")
     assert pulled.code == 0, pulled.err
     assert "+new" in pulled.out
-    assert "left out: b.fifo (a " in pulled.err
+    assert "left out: b.fifo (a FIFO, not a file)" in pulled.err
     if mode == "bind_mount":
         assert "left out: a.sock (a socket, not a file)" in pulled.err
         assert "left out: tracked (a FIFO, not a file)" in pulled.err
