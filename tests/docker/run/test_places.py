@@ -10,6 +10,8 @@ import pytest
 
 from tests.docker.run.conftest import Project, Ran
 
+pytestmark = pytest.mark.docker
+
 OWN = ["auto", "copy", "ephemeral_volume"]
 """`auto` is an overlay where the tests run; a test below sees to that."""
 IMAGE = "image: debian:trixie-slim"
