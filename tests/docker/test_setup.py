@@ -111,10 +111,11 @@ def test_loom_as_an_image_runs_the_sample(loom_image: str, sample: Path) -> None
     receipt, workspace = the_line(output, "receipt"), the_line(output, "isolated workspace")
     try:
         assert json.loads(receipt.read_text())["status"] == "success"
-        assert list(workspace.glob("dist/wordstat-*.tar.gz"))
+        assert "dist/wordstat-" in loom_in_a_container(loom_image, sample, "artifacts", "last", "package", status=0)
         assert sh("git", "status", "--porcelain", cwd=sample) == ""
     finally:
         shutil.rmtree(workspace)
+        shutil.rmtree(f"{workspace}.jobs")
 
 
 def test_loom_as_an_image_shows_the_way_to_a_failure(loom_image: str, sample: Path) -> None:
