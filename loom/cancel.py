@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from loom.results import ExitCode
+from loom.status import ExitCode
 
 AT_ONCE_S = 15.0
 """How long after the second request anything is still waited for: what has not ended by then is left behind, and named."""

@@ -4,7 +4,7 @@ Low to high: built-in, `~/.config/loom/config.yml`, `.loom/config.yml`, `LOOM_*`
 reader; the environment and the flags are handed in.
 
 The project's file comes with the repository, so its author may be a stranger: it can make the user's own file stricter,
-never looser, and what it asks for (a place, an engine, another network) counts only once the user trusts it (`loom.trust`).
+never looser, and what it asks for (a place, an engine, another network) counts only once the user trusts it (`trust_store`).
 Each key of `Config` states which of these it is.
 """
 
@@ -20,11 +20,11 @@ from typing import Any, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from loom import yamlfile
 from loom.errors import Problem, RequestError, WorkflowError
-from loom.names import leads_out
-from loom.units import duration, duration_text, memory, nearest, platform, size, size_text
+from loom.util import yaml_file
 from loom.util.file_systems import in_memory
+from loom.util.paths import leads_out
+from loom.util.units import duration, duration_text, memory, nearest, platform, size, size_text
 
 CODE = "CONFIG_INVALID"
 PROJECT_FILE = ".loom/config.yml"
@@ -513,7 +513,7 @@ class _Layers:
             self._overruled.pop(name, None)
             self._asked.pop(name, None)
 
-    def propose(self, name: str, value: Any, node: yamlfile.Node, allows: Callable[[Asked], bool]) -> None:
+    def propose(self, name: str, value: Any, node: yaml_file.Node, allows: Callable[[Asked], bool]) -> None:
         """A line of the project's file."""
         rule: Rule = _FIELDS[name].metadata["project"]
         if rule.refused and value is not None:
@@ -560,7 +560,7 @@ class _Layers:
         )
 
 
-def _as_written(node: yamlfile.Node, value: Any, root: Path) -> str:
+def _as_written(node: yaml_file.Node, value: Any, root: Path) -> str:
     """The value as the file has it; a path with where it leads, if that is not where it says, or not in the repository."""
     import json
 
@@ -633,27 +633,27 @@ def _tmp_is_memory() -> bool:
     return in_memory(Path("/tmp")) and os.access("/var/tmp", os.W_OK | os.X_OK) and not in_memory(Path("/var/tmp"))
 
 
-def _read(path: Path, context: _Context, problems: list[Problem]) -> Iterator[tuple[str, Any, yamlfile.Node]]:
+def _read(path: Path, context: _Context, problems: list[Problem]) -> Iterator[tuple[str, Any, yaml_file.Node]]:
     """Each key of one file, parsed; adds to `problems`."""
     name = PROJECT_FILE if path.parts[-2:] == (".loom", "config.yml") else str(path)
     try:
-        file = yamlfile.read(path, name, code=CODE)
+        file = yaml_file.read(path, name, code=CODE)
     except FileNotFoundError:
         return
     except OSError as error:
         raise RequestError(f"{name}: can't be read: {(error.strerror or str(error)).lower()}", code=CODE) from error
-    if file.root is not None and file.root.kind is not yamlfile.Kind.MAPPING:
+    if file.root is not None and file.root.kind is not yaml_file.Kind.MAPPING:
         file.problems.append(file.problem(file.root, "/", "expected a mapping of settings", code=CODE))
-    if file.root is None or file.root.kind is not yamlfile.Kind.MAPPING:
+    if file.root is None or file.root.kind is not yaml_file.Kind.MAPPING:
         problems += file.problems
         return
     for key, node in file.root.value.items():
-        at = yamlfile.pointer(key)
+        at = yaml_file.pointer(key)
         if key not in _FIELDS:
             message = f"there is no setting {key}{_meant(key)}"
             file.problems.append(file.problem(file.root.key_node(key), at, message, code=CODE))
             continue
-        if node.kind is yamlfile.Kind.REFUSED:
+        if node.kind is yaml_file.Kind.REFUSED:
             continue
         value = node.plain()
         if value is None and key in _CLEARABLE:

@@ -23,9 +23,9 @@ def main() -> None:
     interrupt = signal.getsignal(signal.SIGINT)
     if interrupt is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from loom.cli import streams
+    from loom.commands import terminal
 
-    streams.complete()
+    terminal.complete()
     from loom.cli import app  # noqa: F401  what every command needs
     from loom.cli.boundary import run_app
 

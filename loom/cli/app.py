@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from loom.results import ExitCode
+from loom.status import ExitCode
 
 MODULES = {
     "run": ("run",),
@@ -23,7 +23,7 @@ MODULES = {
     "clean": ("clean", "doctor"),
     "snapshot": ("snapshot", "verify"),
     "shell": ("shell", "exec"),
-    "again": ("resume", "rerun"),
+    "resume": ("resume", "rerun"),
     "pull": ("pull",),
     "workspace": ("workspace",),
     "version": ("version",),

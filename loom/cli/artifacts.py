@@ -13,7 +13,7 @@ from loom.cli.record import complete_job
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from loom.artifacts import ArtifactFile
+    from loom.storage.artifacts import ArtifactFile
 
 
 def register(app: typer.Typer) -> None:
@@ -38,20 +38,20 @@ def artifacts(
 
     `--to DIR` unpacks a named job's files into DIR, and those of several jobs into a directory for each.
     """
-    from loom.artifacts import index_of
-    from loom.cli import reading
-    from loom.past import read
+    from loom.commands import records
+    from loom.runner.previous_run import read
+    from loom.storage.artifacts import index_of
 
-    place = reading.here()
-    found, wanted, _ = reading.run_or_job(place, run or "last", job, None)
+    place = records.here()
+    found, wanted, _ = records.run_or_job(place, run or "last", job, None)
     past = read(found.entry)
-    ids = reading.jobs_of(found, wanted) if wanted else [one.id for one in past.planned.plan.jobs]
+    ids = records.jobs_of(found, wanted) if wanted else [one.id for one in past.planned.plan.jobs]
     archives = {job_id: archive for job_id in ids if (archive := past.archive_of(job_id)).is_file()}
     held = {job_id: index_of(archive) for job_id, archive in archives.items()}
     folders = _fetched(archives, to, alone=len(ids) == 1) if to is not None else {}
     if json:
         jobs = [_document(job_id, archives[job_id], files, folders) for job_id, files in held.items()]
-        reading.print_json({"kind": "artifacts", "run_id": past.run_id, "jobs": jobs})
+        records.print_json({"kind": "artifacts", "run_id": past.run_id, "jobs": jobs})
         return
     for line in _lines(held, folders, whole=wanted is not None):
         print(line)
@@ -61,8 +61,8 @@ def artifacts(
 
 
 def _fetched(archives: Mapping[str, Path], to: Path, *, alone: bool) -> dict[str, Path]:
-    from loom.artifacts import fetch
     from loom.errors import RequestError
+    from loom.storage.artifacts import fetch
 
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise RequestError(
@@ -75,8 +75,8 @@ def _fetched(archives: Mapping[str, Path], to: Path, *, alone: bool) -> dict[str
 
 
 def _lines(held: Mapping[str, Sequence[ArtifactFile]], folders: Mapping[str, Path], *, whole: bool) -> list[str]:
-    from loom.units import counted, rough_size
     from loom.util.controls import shown
+    from loom.util.units import counted, rough_size
 
     lines = []
     for job_id, files in held.items():

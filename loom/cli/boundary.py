@@ -13,10 +13,10 @@ import traceback
 from pathlib import Path
 
 from loom import __version__
-from loom.cli import streams
+from loom.commands import terminal
 from loom.errors import InfrastructureError, LoomError, RequestError, WorkflowError
-from loom.output import STANDARD_OUTPUT
-from loom.results import ExitCode
+from loom.record.lines import STANDARD_OUTPUT
+from loom.status import ExitCode
 from loom.util.controls import without_commands
 
 
@@ -24,7 +24,7 @@ def run_app(arguments: list[str]) -> int:
     """Run the command line; returns the exit code and never lets an exception out."""
     try:
         code = _ended_with(arguments)
-        streams.written()
+        terminal.written()
         return code
     except LoomError as error:
         return _told(error)
@@ -54,7 +54,7 @@ def _foreign(error: Exception) -> int:
     if isinstance(error, FileNotFoundError) and not _has_directory():
         return _told(RequestError("the directory that you are in was removed", hint="go to another one: cd ~"))
     if isinstance(error, OSError) and error.filename == STANDARD_OUTPUT:
-        return _told(streams.unwritable(error))
+        return _told(terminal.unwritable(error))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # whoever wrote, it is no bug
         where = f"{error.filename}: " if isinstance(error.filename, str) else ""
         return _told(InfrastructureError(f"{where}{error.strerror}", hint="free some space there"))

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loom.cache import Cache, Pruned, Stored
+    from loom.storage.cache import Cache, Pruned, Stored
 
 _JSON = typer.Option("--json", help="Print JSON.")
 _ALL = typer.Option("--all", "-a", help="Every repository's caches, not only this one's.")
@@ -75,7 +75,7 @@ def prune(
 ) -> None:
     """Remove least recently used entries of all repositories, and what interrupted runs left."""
     from loom.errors import RequestError
-    from loom.units import duration, size
+    from loom.util.units import duration, size
 
     cache, _ = _opened()
     try:
@@ -125,9 +125,9 @@ def _opened() -> tuple[Cache, str]:
     import subprocess
     import time
 
-    from loom.cache import Cache
-    from loom.cli.parts import cache_project
-    from loom.cli.surroundings import configured, find_root
+    from loom.commands.project import configured, find_root
+    from loom.commands.wiring import cache_project
+    from loom.storage.cache import Cache
 
     root = find_root(Path.cwd())
     settings = configured(root, dict(os.environ))
@@ -159,7 +159,7 @@ def _chosen(cache: Cache, project: str, keys: list[str] | None, *, everything: b
 
 
 def _told(pruned: Pruned, *, json: bool) -> None:
-    from loom.cache import about_size
+    from loom.storage.cache import about_size
 
     if json:
         _print_json({"removed": [_fields(entry) for entry in pruned.entries], "freed_bytes": pruned.freed_bytes})
@@ -172,7 +172,7 @@ def _told(pruned: Pruned, *, json: bool) -> None:
 def _table(entries: Sequence[Stored], *, with_project: bool) -> list[str]:
     import time
 
-    from loom.cache import about_size
+    from loom.storage.cache import about_size
 
     now = time.time()
     with_kind = any(entry.protected for entry in entries)

@@ -41,7 +41,7 @@ def check(
 
     Ends with 0 when all is well, 1 for warnings with --strict, 2 for errors.
     """
-    from loom.cli import checking
+    from loom.commands import check as checking
 
     raise SystemExit(checking.check(workflow, output.value, strict=strict, receipt=receipt))
 
@@ -69,8 +69,8 @@ def compile_(
     event: options.EventOption = options.Event.PUSH,
 ) -> None:
     """Print the plan. It is exactly what `loom run` with the same arguments would run."""
-    from loom.cli import checking
-    from loom.cli.surroundings import selection
+    from loom.commands import check as checking
+    from loom.commands.project import selection
 
     chosen = selection(jobs=jobs, stages=stage, from_job=from_job, needs=needs, variables=var, matrix=matrix)
     raise SystemExit(
@@ -111,7 +111,7 @@ def schema(
 def _record_schema(name: str) -> None:
     import json
 
-    from loom import schemas
+    from loom.analysis import schemas
     from loom.errors import RequestError
 
     if name == "list":

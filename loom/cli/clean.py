@@ -42,7 +42,7 @@ def clean(
 
     Never what is in use.
     """
-    from loom.cli import cleaning
+    from loom.commands import clean as cleaning
 
     raise SystemExit(
         cleaning.clean(
@@ -64,6 +64,6 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 
     Ends with 0 when nothing is wrong, with 3 otherwise.
     """
-    from loom.cli import cleaning
+    from loom.commands import clean as cleaning
 
     raise SystemExit(cleaning.doctor(as_json=as_json))

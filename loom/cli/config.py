@@ -35,11 +35,11 @@ def show(
     from pathlib import Path
 
     from loom import config
-    from loom.cli import trusting
-    from loom.cli.surroundings import configured, find_root
+    from loom.commands import trust
+    from loom.commands.project import configured, find_root
     from loom.errors import RequestError
-    from loom.units import nearest
     from loom.util.controls import shown
+    from loom.util.units import nearest
 
     settings = configured(find_root(Path.cwd()), dict(os.environ))
     if key is not None and key not in config.KEYS:
@@ -48,7 +48,7 @@ def show(
             f"there is no setting {key}" + (f"; did you mean {close}?" if close else ""), code=config.CODE
         )
     keys = config.KEYS if key is None else (key,)
-    not_counted = trusting.not_counted(settings)
+    not_counted = trust.not_counted(settings)
     if output is ShowFormat.JSON:
         document = {
             name: {
@@ -84,7 +84,7 @@ def init(
     from pathlib import Path
 
     from loom import config
-    from loom.cli.surroundings import find_root
+    from loom.commands.project import find_root
     from loom.errors import RequestError
 
     path = config.user_file(os.environ) if user else find_root(Path.cwd()) / config.PROJECT_FILE

@@ -16,10 +16,10 @@ from loom.cli.options import WorkflowFile
 if TYPE_CHECKING:
     from loom.cancel import Cancel
     from loom.config import Config
-    from loom.images import ImageLock, ImageUse
+    from loom.plan.image_lock import ImageLock, ImageUse
+    from loom.providers.docker.image_status import Inventory, Row
     from loom.providers.docker.images import Images, ResolvedImage
-    from loom.providers.docker.inventory import Inventory, Row
-    from loom.results import Stream
+    from loom.status import Stream
     from loom.workflow import Workflow
 
 _NAMES = typer.Argument(metavar="IMAGE", help="Only these images, or those of these jobs (names or globs).")
@@ -46,7 +46,7 @@ def ls(
     workflow: WorkflowFile = None,
 ) -> None:
     """List every image of the workflow: where it is used, and what of it is here."""
-    from loom.providers.docker.inventory import as_json
+    from loom.providers.docker.image_status import as_json
 
     with _context(workflow, names) as context:
         with context.files() as root:
@@ -109,7 +109,7 @@ def lock(
     workflow: WorkflowFile = None,
 ) -> None:
     """Write .loom/images.lock: what the registries serve now is what runs use from then on."""
-    from loom.images import ImageLock, save_lock
+    from loom.plan.image_lock import ImageLock, save_lock
 
     with _context(workflow, names) as context:
         before = context.lock or ImageLock()
@@ -146,7 +146,7 @@ def verify(
 
     Ends with 0 when all are the same, 1 when one differs, 3 when it can't be told.
     """
-    from loom.providers.docker.inventory import exit_code_of
+    from loom.providers.docker.image_status import exit_code_of
 
     with _context(workflow, names) as context:
         verified = context.inventory().verify()
@@ -184,9 +184,9 @@ def export(
 ) -> None:
     """Write the workflow's images into one file, for a machine that reaches no registry."""
     from loom.errors import ImageError
-    from loom.images import shown
+    from loom.plan.image_lock import shown
     from loom.providers.docker.archive import export_images
-    from loom.units import rough_size
+    from loom.util.units import rough_size
 
     with _context(workflow, names) as context:
         context.refuse_in_snapshot(file)
@@ -252,7 +252,7 @@ def prune(
     from loom.errors import RequestError
     from loom.providers.docker.build import prune_builds
     from loom.providers.docker.client import connect
-    from loom.units import duration, rough_size
+    from loom.util.units import duration, rough_size
 
     try:
         age_s = duration(older_than)
@@ -303,7 +303,7 @@ class _Context:
         self._job_names = job_names
 
     def inventory(self, root: Path | None = None) -> Inventory:
-        from loom.providers.docker.inventory import Inventory
+        from loom.providers.docker.image_status import Inventory
 
         return Inventory(self.images, self.uses, root=root or self.root, lock=self.lock)
 
@@ -353,8 +353,8 @@ class _Context:
         """For each image the values that its build may mount, once the user allows that the jobs have them."""
         import os
 
-        from loom.cli import trusting
-        from loom.plan import Job, ProviderName
+        from loom.commands import trust
+        from loom.plan.model import Job, ProviderName
         from loom.secrets import resolve
 
         wanted = [use.image.build.secrets if use.image.build is not None else () for use in uses]
@@ -363,9 +363,9 @@ class _Context:
             for use, secrets in zip(uses, wanted, strict=True)
             for name in dict.fromkeys(self._job_names[user.partition("/")[0]] for user in use.used_by)
         ]
-        requests = trusting.requests_of(asking, self._settings, self.root, os.environ, self._written)
+        requests = trust.requests_of(asking, self._settings, self.root, os.environ, self._written)
         requests = tuple(request for request in requests if request.job)
-        trusting.settle(requests, self._settings, self.root, os.environ, flag=False)
+        trust.settle(requests, self._settings, self.root, os.environ, flag=False)
         return [
             resolve(secrets, environ=os.environ, root=self.root, config=self._settings).values for secrets in wanted
         ]
@@ -388,7 +388,7 @@ class _Context:
         of them can run, and can see that nothing has to be built."""
         from msgspec.structs import replace
 
-        from loom.images import shown
+        from loom.plan.image_lock import shown
 
         builds = [use.image for use in self.uses if use.image.build is not None]
         with self.files() as root:
@@ -414,30 +414,30 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     import os
     import time
 
-    from loom import plan as plans
     from loom import snapshot
     from loom.cancel import Cancel
-    from loom.cli import running, surroundings, trusting
-    from loom.images import LOCK_PATH, images_of, load_lock
+    from loom.commands import project, run, trust
+    from loom.plan import model as plans
+    from loom.plan.image_lock import LOCK_PATH, images_of, load_lock
     from loom.providers.docker.client import connect
     from loom.providers.docker.images import Images
     from loom.workflow import load
 
     environ = dict(os.environ)
     source = snapshot.discover(Path.cwd(), environ=environ)
-    settings = surroundings.configured(source.root, environ, {"frozen": frozen or None})
-    trusting.say_not_counted(settings)
-    written = load(surroundings.workflow_path(source.root, workflow, Path.cwd()), source.root)
+    settings = project.configured(source.root, environ, {"frozen": frozen or None})
+    trust.say_not_counted(settings)
+    written = load(project.workflow_path(source.root, workflow, Path.cwd()), source.root)
     # Every job, also one that its rules leave out today: naming a job overrides them.
     # In containers, also those that name no image: the default one is theirs then, and has to be locked for `--frozen`.
     selection = plans.Selection(jobs=tuple(written.jobs), container=True)
-    plan = plans.resolve(written, selection, surroundings.resolve_context(source.root, settings, environ))
+    plan = plans.resolve(written, selection, project.resolve_context(source.root, settings, environ))
     environ = _environ(settings, environ)
     lock_path = source.root / LOCK_PATH
     lock = load_lock(lock_path)
     images = Images(lambda: connect(environ), environ=environ, lock=lock, frozen=settings.frozen)
     cancel = Cancel()
-    with running.signals(cancel):
+    with run.signals(cancel):
         try:
             yield _Context(
                 uses=_chosen(images_of(plan), names),
@@ -470,7 +470,8 @@ def _chosen(uses: Sequence[ImageUse], names: Sequence[str] | None) -> list[Image
     from fnmatch import fnmatchcase
 
     from loom.errors import RequestError
-    from loom.images import parse_reference, shown
+    from loom.images.reference import parse_reference
+    from loom.plan.image_lock import shown
 
     if not names:
         return list(uses)
@@ -490,8 +491,8 @@ def _chosen(uses: Sequence[ImageUse], names: Sequence[str] | None) -> list[Image
 
 
 def _table(rows: Sequence[Row], now: float) -> list[str]:
-    from loom.images import short
-    from loom.units import rough_size
+    from loom.images.reference import short
+    from loom.util.units import rough_size
 
     head = ("IMAGE", "HERE", "DIGEST", "SIZE", "AGE", "LOCKED", "USED BY")
     cells = []

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from loom.cli.entering import Around
-    from loom.past import PastRun
+    from loom.commands.session import Around
+    from loom.runner.previous_run import PastRun
     from loom.snapshot import Change
 
 
@@ -35,10 +35,10 @@ def pull(
     import os
 
     from loom import snapshot
-    from loom.cli import entering
+    from loom.commands import session
     from loom.errors import RequestError
 
-    here = entering.around()
+    here = session.around()
     left_out: dict[str, str] = {}
     past, files = _files(here, [name for name in (run, job) if name], left_out)
     if apply and not here.store.holds(past.entry):
@@ -80,27 +80,27 @@ def pull(
 
 def _files(here: Around, names: list[str], left_out: dict[str, str]) -> tuple[PastRun, Path]:
     """The run, and the directory with what its job left: the failing one's or the only one's, where none is named."""
-    from loom.cli import entering
+    from loom.commands import session
     from loom.errors import RequestError
 
     if len(names) == 2:
-        job = entering.find_job(here, names)
-        return job.run, entering.files_of(here, job, left_out)
+        job = session.find_job(here, names)
+        return job.run, session.files_of(here, job, left_out)
     try:
-        job = entering.find_job(here, names)
+        job = session.find_job(here, names)
     except RequestError as error:
         if error.code in ("RUN_UNKNOWN", "JOB_UNKNOWN", "RUN_AMBIGUOUS"):
             raise
-        run = entering.find_run(here, names[0] if names else None)
+        run = session.find_run(here, names[0] if names else None)
         if not any(run.job(job_id).shares_workspace for job_id in run.fold.jobs) or not run.workspace.is_dir():
             raise
         return run, run.workspace  # whichever job is meant, they all had this one
-    return job.run, entering.files_of(here, job, left_out)
+    return job.run, session.files_of(here, job, left_out)
 
 
 def _generated(run: PastRun) -> Callable[[Change], bool]:
     """Whether a change is a file that the run's jobs make: one of their artifacts, reports or caches."""
-    from loom.view import Selection
+    from loom.storage.workspace import Selection
 
     patterns: list[str] = []
     for job in run.planned.plan.jobs:

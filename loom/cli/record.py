@@ -19,39 +19,39 @@ class DiagnoseFormat(StrEnum):
 
 
 def complete_run(incomplete: str) -> list[tuple[str, str]]:
-    from loom.cli import reading
+    from loom.commands import records
 
-    return reading.known_runs(incomplete)
+    return records.known_runs(incomplete)
 
 
 def complete_job(context: typer.Context, incomplete: str) -> list[str]:
-    from loom.cli import reading
+    from loom.commands import records
 
-    return reading.known_jobs(context.params.get("run"), incomplete)
+    return records.known_jobs(context.params.get("run"), incomplete)
 
 
 def complete_step(context: typer.Context, incomplete: str) -> list[str]:
-    from loom.cli import reading
+    from loom.commands import records
 
-    return reading.known_steps(context.params.get("run"), context.params.get("job"), incomplete)
+    return records.known_steps(context.params.get("run"), context.params.get("job"), incomplete)
 
 
 def complete_workflow_job(incomplete: str) -> list[str]:
-    from loom.cli import reading
+    from loom.commands import records
 
-    return reading.workflow_jobs(incomplete)
+    return records.workflow_jobs(incomplete)
 
 
 def complete_stage(incomplete: str) -> list[str]:
-    from loom.cli import reading
+    from loom.commands import records
 
-    return reading.workflow_stages(incomplete)
+    return records.workflow_stages(incomplete)
 
 
 def complete_matrix(incomplete: str) -> list[str]:
-    from loom.cli import reading
+    from loom.commands import records
 
-    return reading.workflow_matrix(incomplete)
+    return records.workflow_matrix(incomplete)
 
 
 def complete_setting(incomplete: str) -> list[str]:
@@ -61,7 +61,7 @@ def complete_setting(incomplete: str) -> list[str]:
 
 
 def complete_document(incomplete: str) -> list[str]:
-    from loom import schemas
+    from loom.analysis import schemas
 
     return [name for name in ("list", *schemas.NAMES) if name.startswith(incomplete)]
 
@@ -101,9 +101,9 @@ def runs(
     color: ColorOption = None,
 ) -> None:
     """List this repository's runs, newest first. Each with its end, its tree, how long it took, what failed."""
-    from loom.cli import reading
+    from loom.commands import records
 
-    reading.runs(everywhere=all_, limit=limit, as_json=as_json, color=color)
+    records.runs(everywhere=all_, limit=limit, as_json=as_json, color=color)
 
 
 def show(
@@ -115,9 +115,9 @@ def show(
     color: ColorOption = None,
 ) -> None:
     """Show a run as it was on the screen."""
-    from loom.cli import reading
+    from loom.commands import records
 
-    reading.show(run, stream=stream, quiet=quiet, verbose=verbose, as_json=as_json, color=color)
+    records.show(run, stream=stream, quiet=quiet, verbose=verbose, as_json=as_json, color=color)
 
 
 def logs(
@@ -143,13 +143,13 @@ def logs(
 
     `loom logs JOB` is the last run's job of that name.
     """
-    from loom.cli import reading
+    from loom.commands import records
 
-    reading.logs(
+    records.logs(
         run,
         job,
         step,
-        reading.LogOptions(
+        records.LogOptions(
             follow=follow, grep=grep, tail=tail, timestamps=timestamps, system=system, as_json=as_json, color=color
         ),
     )
@@ -169,9 +169,9 @@ def diagnose(
 
     `--format agent` is plain text of at most 2 KB.
     """
-    from loom.cli import reading
+    from loom.commands import records
 
-    reading.diagnose(run, job, "json" if as_json else output.value, color=color)
+    records.diagnose(run, job, "json" if as_json else output.value, color=color)
 
 
 def diff(
@@ -186,6 +186,6 @@ def diff(
 
     Times, ids, temporary paths and the like count as the same.
     """
-    from loom.cli import reading
+    from loom.commands import records
 
-    reading.diff(run_a, run_b, as_json=as_json, color=color)
+    records.diff(run_a, run_b, as_json=as_json, color=color)

@@ -24,11 +24,11 @@ def report(
     import os
     import sys
 
-    from loom.cli import reading
+    from loom.analysis.html_report import page
+    from loom.commands import records
     from loom.errors import RequestError
-    from loom.report import page
 
-    record = reading.here().find(run)
+    record = records.here().find(run)
     text = page(record)
     if output is not None and str(output) == "-":
         sys.stdout.write(text)

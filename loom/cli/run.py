@@ -98,7 +98,7 @@ def run(
     Ends with 0 when all passed, 1 when a job failed, 2 when the request or the workflow is wrong, 3 when the engine, an
     image or the snapshot could not be had, 4 when a job ran out of time, 130, 143 or 129 when interrupted (INT, TERM, HUP).
     """
-    from loom.cli import running
+    from loom.commands import run as running
 
     _ = local  # said for clarity, and for the day when there is another way
     raise SystemExit(

@@ -53,19 +53,21 @@ def shell(
     runs the whole step as the job did.
     """
     from loom.cancel import Cancel
-    from loom.cli import entering
-    from loom.cli.running import signals
+    from loom.commands import session
+    from loom.commands.run import signals
     from loom.errors import RequestError
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise RequestError(
             "a shell needs a terminal, and this is none", hint="loom exec [RUN] JOB -- COMMAND works without one"
         )
-    here = entering.around(trust)
-    past = entering.find_job(here, [name for name in (run, job) if name])
-    entering.permit(here, past.run, trust, past)
+    here = session.around(trust)
+    past = session.find_job(here, [name for name in (run, job) if name])
+    session.permit(here, past.run, trust, past)
     at, cancel = past.step(step), Cancel()
-    with signals(cancel), entering.entered(here, past, at, as_root=root, cancel=cancel) as entered:
+    with signals(cancel), session.entered(here, past, at, as_root=root, cancel=cancel) as entered:
+        from loom.commands.breakpoints import banner
+
         for line in banner(entered.about, entered.notes, past.job.id, at.id, at.script):
             print(line)
         if entered.fresh and entered.container_name:
@@ -73,17 +75,6 @@ def shell(
         sys.stdout.flush()
         code = entered.place.shell(at, cancel)
     raise SystemExit(cancel.exit_code or code)
-
-
-def banner(about: str, notes: tuple[str, ...], job_id: str, step_id: str, script: str) -> list[str]:
-    lines = script.strip().splitlines() or [""]
-    more = f"  (and {len(lines) - 1} more lines)" if len(lines) > 1 else ""
-    return [
-        about,
-        *(f"  {note}" for note in notes),
-        f"  at step {step_id} of {job_id}: {lines[0]}{more}",
-        "  `again` runs the step as the job did",
-    ]
 
 
 def exec_(
@@ -103,12 +94,12 @@ def exec_(
 ) -> None:
     """Run one command inside a job. Its streams and its exit code are passed through."""
     from loom.cancel import Cancel
-    from loom.cli import entering
-    from loom.cli.running import signals
+    from loom.commands import session
+    from loom.commands.run import signals
     from loom.errors import RequestError
-    from loom.output import encodable
-    from loom.results import Ended, ExitCode
-    from loom.units import duration
+    from loom.record.lines import encodable
+    from loom.status import Ended, ExitCode
+    from loom.util.units import duration
 
     command: list[str] = ctx.meta.get("loom.command", [])
     if not command:
@@ -117,13 +108,13 @@ def exec_(
         seconds = None if timeout is None else duration(timeout)
     except ValueError as error:
         raise RequestError(f"--timeout: {error}") from error
-    here = entering.around(trust)
-    job = entering.find_job(here, _at_most_two(names))
-    entering.permit(here, job.run, trust, job)
+    here = session.around(trust)
+    job = session.find_job(here, _at_most_two(names))
+    session.permit(here, job.run, trust, job)
     at, cancel = job.step(step), Cancel()
     heard: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
     begun = time.monotonic()
-    with signals(cancel), entering.entered(here, job, at, as_root=root, cancel=cancel) as entered:
+    with signals(cancel), session.entered(here, job, at, as_root=root, cancel=cancel) as entered:
         for note in (*([entered.about] if entered.fresh else []), *entered.notes):
             print(f"loom: {note}", file=sys.stderr)
         sys.stderr.flush()
@@ -154,7 +145,7 @@ def exec_(
 
 def _heard_fields(name: str, chunks: list[bytes]) -> dict[str, str]:
     """What a stream brought, for a JSON document: the exact bytes beside it where they are not UTF-8."""
-    from loom.output import line_of
+    from loom.record.lines import line_of
 
     heard = line_of(b"".join(chunks))
     return {name: heard.text} if heard.raw_b64 is None else {name: heard.text, f"{name}_b64": heard.raw_b64}

@@ -15,8 +15,8 @@ from loom.cli.record import complete_run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from loom.record.store import RunEntry, Store
     from loom.snapshot import Explanation, Snapshot, Source, Verification
-    from loom.store import RunEntry, Store
 
 
 MANIFEST = "snapshot.json"
@@ -49,7 +49,7 @@ def snapshot(
     if explain:
         if not paths:
             raise RequestError("--explain needs at least one path", hint="loom snapshot --explain PATH...")
-        from loom.cli.surroundings import configured
+        from loom.commands.project import configured
 
         tmp_dir = configured(source.root, dict(os.environ)).tmp_dir
         answers = snapshots.explain(source, paths, start=Path.cwd(), tmp_dir=tmp_dir)
@@ -74,11 +74,11 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
 
     from loom import snapshot as snapshots
     from loom.cancel import Cancel
-    from loom.cli.surroundings import configured
+    from loom.commands.project import configured
     from loom.errors import SnapshotError
-    from loom.names import new_workspace
-    from loom.results import ExitCode
-    from loom.store import Store
+    from loom.record.store import Store
+    from loom.status import ExitCode
+    from loom.util.paths import new_workspace
 
     cancel = Cancel()
     codes = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HANGUP}
@@ -200,11 +200,11 @@ def verify(
 
 def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
     """The workspace, the tree that its receipt names and the record's copy of its manifest, where there are such."""
-    from loom.cli.surroundings import configured, find_root
+    from loom.commands.project import configured, find_root
     from loom.errors import RequestError
-    from loom.names import run_of_workspace
+    from loom.record.store import Store
     from loom.snapshot import is_workspace
-    from loom.store import Store
+    from loom.util.paths import run_of_workspace
 
     root, here = find_root(Path.cwd()), Path.cwd()
     around = next((folder for folder in (here, *here.parents) if run_of_workspace(folder.name)), None)
@@ -224,11 +224,11 @@ def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
 
 
 def _files_of(run: str, job: str) -> tuple[Path, str | None, Path | None]:
-    from loom.cli import entering
+    from loom.commands import session
 
-    here = entering.around()
-    past = entering.find_job(here, [run, job])
-    return entering.files_of(here, past), *_kept(past.run.entry, here.store)
+    here = session.around()
+    past = session.find_job(here, [run, job])
+    return session.files_of(here, past), *_kept(past.run.entry, here.store)
 
 
 def _kept(entry: RunEntry, store: Store) -> tuple[str | None, Path | None]:

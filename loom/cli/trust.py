@@ -23,6 +23,6 @@ def trust(
 
     Your decision is kept outside of the repository. It covers exactly what is listed; what changes later is asked again.
     """
-    from loom.cli import trusting
+    from loom.commands import trust as trusting
 
     raise SystemExit(trusting.trust(workflow, yes=yes, revoke=revoke, as_json=as_json))

@@ -19,25 +19,25 @@ def workspace(run: RunOrJob = None, job: JobOfRun = None) -> None:
     A job's files are laid out there first where they are layers of an overlay, or in a volume of the engine's. While
     the job's container is kept, each call lays them out as they are now.
     """
-    from loom.cli import entering
+    from loom.commands import session
     from loom.errors import RequestError
     from loom.snapshot import readable
 
-    here = entering.around()
+    here = session.around()
     names = [name for name in (run, job) if name]
     try:
-        found = entering.find_job(here, names) if names else None
+        found = session.find_job(here, names) if names else None
     except RequestError as error:
         if len(names) == 2 or error.code in ("RUN_UNKNOWN", "JOB_UNKNOWN", "RUN_AMBIGUOUS"):
             raise
         found = None  # a run without one job that could be meant
     if found is not None and found.job.id in names[-1:] + [found.job.name for _ in names[-1:] if found.job.name]:
         left_out: dict[str, str] = {}
-        print(entering.files_of(here, found, left_out))
+        print(session.files_of(here, found, left_out))
         for path, reason in left_out.items():
             print(f"left out: {readable(path)} ({reason})", file=sys.stderr)
         return
-    past = entering.find_run(here, names[0] if names else None)
+    past = session.find_run(here, names[0] if names else None)
     if not past.workspace.is_dir():
         raise RequestError(
             f"the workspace of run {past.run_id} ({past.workspace}) is gone",

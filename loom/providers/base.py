@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from msgspec import Struct, field
 
 from loom.cancel import Cancel
-from loom.plan import Image, MountMode, Network, Resources
-from loom.results import Exit, OnOutput
+from loom.plan.model import Image, MountMode, Network, Resources
+from loom.status import Exit, OnOutput
 
 if TYPE_CHECKING:
-    from loom.view import OnSkipped
+    from loom.storage.workspace import OnSkipped
 
 
 class SecretValues(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from typing import IO, cast
 from loom.errors import ProviderError
 from loom.storage import tar
 from loom.storage.tar import Entry, Kind
-from loom.view import Chosen, DirectoryView, OnSkipped, Skipped
+from loom.storage.workspace import Chosen, DirectoryView, OnSkipped, Skipped
 
 _CHUNK = 256 * 1024
 _TAR_BUFFER = 64 * 1024  # what is left of it is copied for each header

@@ -29,11 +29,11 @@ from loom.providers import interactive
 from loom.providers.base import Change, Command, SessionFacts, SessionRequest
 from loom.providers.files import archive_of, unnoticed, unpack
 from loom.providers.steps import arguments_of, checked, chosen, handed_on
-from loom.results import Ended, Exit, ExitCode, OnOutput, Stream
+from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
 from loom.storage.files import read_regular
 
 if TYPE_CHECKING:
-    from loom.view import OnSkipped
+    from loom.storage.workspace import OnSkipped
 
 PASSED_ON = (
     "PATH",

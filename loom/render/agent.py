@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from loom.diagnosis import Diagnosis
-from loom.units import rough_duration
+from loom.analysis.diagnosis import Diagnosis
+from loom.util.units import rough_duration
 
 MOST_BYTES = 2048
 _LINE = 160

@@ -11,14 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from loom.diagnosis import failing_tests_total, places_in
-from loom.events import PhaseEvent
-from loom.journal import OutputBatch
-from loom.render.listening import while_heard
+from loom.analysis.diagnosis import failing_tests_total, places_in
+from loom.record.events import PhaseEvent
+from loom.record.journal import OutputBatch
 from loom.render.screen import Detail, Look, Screen
-from loom.results import Status
-from loom.units import rough_duration
+from loom.render.sinks import while_heard
+from loom.status import Status
 from loom.util.controls import cleaned, visible, without_commands
+from loom.util.units import rough_duration
 
 MOST_LINES = 20_000
 """Of a job's output, this many lines are kept in memory to be printed; the record has all of them."""

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from msgspec import Struct
 
-from loom.events import PhaseCode, PhaseEvent
-from loom.journal import OutputBatch
+from loom.record.events import PhaseCode, PhaseEvent
+from loom.record.journal import OutputBatch
 from loom.render.screen import Look, Screen
-from loom.units import rough_duration
 from loom.util.controls import visible
+from loom.util.units import rough_duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -13,14 +13,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from loom.events import PhaseCode, PhaseEvent
-from loom.journal import OutputBatch
-from loom.render.listening import while_heard
-from loom.results import Status, Stream
-from loom.units import counted, rough_duration, rough_size
+from loom.record.events import PhaseCode, PhaseEvent
+from loom.record.journal import OutputBatch
+from loom.record.lines import TAIL_LINES
+from loom.render.sinks import while_heard
+from loom.status import Status, Stream
 from loom.util.controls import cleaned, shown, visible
+from loom.util.units import counted, rough_duration, rough_size
 
-TAIL_LINES = 20
 """How much of a failing step's output is shown."""
 LONGEST_LINE = 2000
 """How many characters of one of these lines are shown. A line may be of any length, and a terminal takes its time."""
@@ -259,7 +259,7 @@ class Screen:
 
     def _named_by_shell(self, job_id: str, step: str) -> list[str]:
         """The lines of the workflow that the shell means by lines of its script."""
-        from loom.diagnosis import places_in_step
+        from loom.analysis.diagnosis import places_in_step
 
         lines = [piece.text for piece in self._tails.get((job_id, step), ())]
         written = self._written.get((job_id, step), {})

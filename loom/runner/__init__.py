@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from loom import lazily
 from loom.runner.hooks import AtStep, Gate, Keeping, MakeCheckpoint, Resumption, Verdict
-from loom.runner.place import ImageResolver, PlaceOpener, Resolved, Settings, Tools
+from loom.runner.session import ImageResolver, PlaceOpener, Resolved, Settings, Tools
 from loom.runner.views import View
+from loom.util import lazy
 
 if TYPE_CHECKING:
-    from loom.runner.handover import Handover
     from loom.runner.job import JobRunner
+    from loom.runner.products import Handover
 else:
-    __getattr__ = lazily.names_of(__name__, {"handover": "Handover", "job": "JobRunner"})
+    __getattr__ = lazy.names_of(__name__, {"products": "Handover", "job": "JobRunner"})
 
 __all__ = [
     "AtStep",

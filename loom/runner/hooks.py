@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from msgspec import Struct, field
 
 from loom.cancel import Cancel
-from loom.plan import Job, Step
+from loom.plan.model import Job, Step
 from loom.providers.base import Session, SessionRequest
-from loom.results import Exit, OnOutput, Status
+from loom.status import Exit, OnOutput, Status
 
 if TYPE_CHECKING:
-    from loom.runner.place import Resolved
+    from loom.runner.session import Resolved
     from loom.runner.views import View
 
 

@@ -14,20 +14,20 @@ from msgspec import Struct
 
 from loom.cancel import AT_ONCE_S, Cancel
 from loom.errors import InfrastructureError, ProviderError, SecretError, ServiceError
-from loom.events import PhaseCode, Section, Where, timestamp
-from loom.journal import Journal, Outcome
-from loom.plan import Job, MountMode, Step
+from loom.plan.model import Job, MountMode, Step
 from loom.providers.base import NO_SECRETS, Command, SecretValues, Session
 from loom.providers.steps import chosen
-from loom.results import Ended, Exit, JobResult, Skip, Status
-from loom.runner.handed_on import recorded
-from loom.runner.handover import Handover, report_facts
+from loom.record.events import PhaseCode, Section, Where, timestamp
+from loom.record.journal import Journal, Outcome
+from loom.record.step_outputs import recorded
 from loom.runner.hooks import Adopt, AtStep, Verdict
-from loom.runner.place import Ahead, BuiltImage, Opened, OpenedServices, Place, PlaceOpener, Resolved
+from loom.runner.products import Handover, report_facts
 from loom.runner.sections import SectionOutput
+from loom.runner.session import Ahead, BuiltImage, Opened, OpenedServices, Place, PlaceOpener, Resolved
 from loom.runner.views import save_files
-from loom.units import counted, duration_text
+from loom.status import Ended, Exit, JobResult, Skip, Status
 from loom.util.bounded import listed
+from loom.util.units import counted, duration_text
 
 MAX_CHANGES = 1000
 """How many changed paths a job's manifest names."""

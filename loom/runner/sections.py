@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from loom.events import PhaseCode, Section, Where
-from loom.journal import Journal, Outcome, OutputWriter
-from loom.results import Stream
+from loom.record.events import PhaseCode, Section, Where
+from loom.record.journal import Journal, Outcome, OutputWriter
+from loom.status import Stream
 
 
 class SectionOutput:

@@ -14,12 +14,12 @@ from pathlib import Path
 from msgspec import Struct
 
 from loom.errors import LoomError, ProviderError, SnapshotError
-from loom.names import job_directory_name, jobs_of, workspace_beside
-from loom.plan import Job, MountMode, ProviderName, WorkspaceMode
+from loom.plan.model import Job, MountMode, ProviderName, WorkspaceMode
 from loom.providers.base import Session
 from loom.providers.files import unpack
 from loom.storage.private import make_own
-from loom.units import rough_size
+from loom.util.paths import job_directory_name, jobs_of, workspace_beside
+from loom.util.units import rough_size
 
 CANNOT = ("VIEW_UNAVAILABLE", "WORKSPACE_UNSEEN")
 """Codes of errors that say: this kind of view can't be had here. Another kind may work."""

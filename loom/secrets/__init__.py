@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from loom.lazily import names_of
+from loom.util.lazy import names_of
 
 if TYPE_CHECKING:
     from loom.secrets.base import SecretProvider, Surroundings

@@ -11,21 +11,13 @@ from msgspec import Struct
 
 from loom.config import Config
 from loom.errors import SecretError
-from loom.plan import Secret
-from loom.secrets.base import (
-    INVALID,
-    NOT_FOUND,
-    REQUIRED_MISSING,
-    SecretProvider,
-    Surroundings,
-    invalid,
-    unavailable,
-)
+from loom.plan.model import Secret
+from loom.secrets.base import INVALID, NOT_FOUND, REQUIRED_MISSING, SecretProvider, Surroundings, invalid, unavailable
 from loom.secrets.keepass import Keepass
 from loom.secrets.local import EnvironmentVariables, Files
 from loom.secrets.onepassword import OnePassword
 from loom.secrets.system_keyring import SystemKeyring
-from loom.units import nearest
+from loom.util.units import nearest
 
 ENTRY_POINTS = "loom.secret_providers"
 

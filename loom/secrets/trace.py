@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from loom.errors import SecretError
-from loom.plan import Job
+from loom.plan.model import Job
 from loom.secrets.base import UNSAFE_DEBUG_TRACE
 
 _SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh"})

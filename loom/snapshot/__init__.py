@@ -7,38 +7,38 @@ remove(workspace)                                         deletes one of loom's 
 
 from typing import TYPE_CHECKING
 
-from loom import lazily
 from loom.snapshot.model import Change, LeftOut, Snapshot, SnapshotCanceled, Source, Submodule, readable
 from loom.snapshot.source import discover
+from loom.util import lazy
 
 if TYPE_CHECKING:
-    from loom.snapshot.comparing import differing
-    from loom.snapshot.duplicating import duplicate
-    from loom.snapshot.exchange import Patch, bring, patch_of
-    from loom.snapshot.exchange import apply as apply_patch
-    from loom.snapshot.explaining import Explanation, Rule, explain
+    from loom.snapshot.capture import take
+    from loom.snapshot.comparison import differing
+    from loom.snapshot.duplication import duplicate
+    from loom.snapshot.explanation import Explanation, Rule, explain
     from loom.snapshot.identity import identity_of
+    from loom.snapshot.lock import is_occupied, occupied
     from loom.snapshot.manifest import manifest_bytes, read_manifest
-    from loom.snapshot.occupancy import is_occupied, occupied
-    from loom.snapshot.removing import Removal, is_workspace, remains, remove
-    from loom.snapshot.specials import ignored
-    from loom.snapshot.taking import take
-    from loom.snapshot.verifying import Verification, verify
+    from loom.snapshot.removal import Removal, is_workspace, remains, remove
+    from loom.snapshot.special_files import ignored
+    from loom.snapshot.sync import Patch, bring, patch_of
+    from loom.snapshot.sync import apply as apply_patch
+    from loom.snapshot.verification import Verification, verify
 else:
-    __getattr__ = lazily.names_of(
+    __getattr__ = lazy.names_of(
         __name__,
         {
-            "comparing": "differing",
-            "duplicating": "duplicate",
-            "exchange": "Patch bring patch_of apply_patch=apply",
-            "explaining": "Explanation Rule explain",
+            "comparison": "differing",
+            "duplication": "duplicate",
+            "sync": "Patch bring patch_of apply_patch=apply",
+            "explanation": "Explanation Rule explain",
             "identity": "identity_of",
             "manifest": "manifest_bytes read_manifest",
-            "occupancy": "is_occupied occupied",
-            "removing": "Removal is_workspace remains remove",
-            "specials": "ignored",
-            "taking": "take",
-            "verifying": "Verification verify",
+            "lock": "is_occupied occupied",
+            "removal": "Removal is_workspace remains remove",
+            "special_files": "ignored",
+            "capture": "take",
+            "verification": "Verification verify",
         },
     )
 

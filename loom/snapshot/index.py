@@ -9,10 +9,10 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from loom.names import RUNTIME
-from loom.snapshot import copying, git
+from loom.snapshot import copy_files, git
 from loom.snapshot.model import Source
 from loom.snapshot.source import truth
+from loom.util.paths import RUNTIME
 
 LIST = ("ls-files", "-z", "--stage", "-v")
 
@@ -39,13 +39,13 @@ class Index(Struct):
         """(path, what it is to become) of every tracked file, in the index's order. All else about it ends up in the fields."""
         # What a file of which the index knows no mode becomes, and one that took a link's place.
         modes = modes_count(source)
-        other = copying.ANY if modes else copying.REGULAR
+        other = copy_files.ANY if modes else copy_files.REGULAR
         if modes:
-            become = {"100644": copying.ANY, "100755": copying.ANY, "120000": copying.LINK}
+            become = {"100644": copy_files.ANY, "100755": copy_files.ANY, "120000": copy_files.LINK}
         else:
-            become = {"100644": copying.REGULAR, "100755": copying.EXECUTABLE, "120000": copying.REGULAR}
+            become = {"100644": copy_files.REGULAR, "100755": copy_files.EXECUTABLE, "120000": copy_files.REGULAR}
         if not truth(source.config.get("core.symlinks", ()), True):
-            become["120000"] = copying.LINK_FROM_FILE
+            become["120000"] = copy_files.LINK_FROM_FILE
         for at, item in enumerate(self.items):
             about, _, path = item.partition("\t")
             if about[0] == "H" and about[-1] == "0" and (kind := become.get(about[2:8])) is not None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from msgspec import Struct
 
 from loom.errors import SnapshotError
-from loom.results import ExitCode
+from loom.status import ExitCode
 
 
 class SnapshotCanceled(SnapshotError):

@@ -14,9 +14,9 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from loom import processes
-from loom.names import half_removed
 from loom.storage.private import make_private
+from loom.util import processes
+from loom.util.paths import half_removed
 
 
 class Claim(Struct, frozen=True, kw_only=True):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from loom import expansion, expressions
 from loom.config import AUTO_SHELL
 from loom.errors import Problem
-from loom.workflow import scripts
-from loom.workflow.loading import Entry, Workflow
-from loom.yamlfile import Kind, Node, pointer, problem_in_text
+from loom.util.yaml_file import Kind, Node, pointer, problem_in_text
+from loom.workflow import expressions, interpolation, scripts
+from loom.workflow.loader import Entry, Workflow
 
 _LOST = re.compile(
     r"(cd|pushd|export|source|\.|alias|unset|set|shopt|umask|ulimit|trap)(\s+|$)|[A-Za-z_][A-Za-z0-9_]*=\S*$"
@@ -265,7 +264,7 @@ def _unknown_in_value(
     if not isinstance(node.value, str) or "$" not in node.value:
         return
     at = pointer(entry.name, "variables", name)
-    for other in dict.fromkeys(expansion.names(node.value)):
+    for other in dict.fromkeys(interpolation.names(node.value)):
         if other in secrets:
             yield _warn(
                 node,

@@ -23,9 +23,9 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from loom import expressions
-from loom.patterns import compile_pattern
-from loom.units import DURATION_PATTERN, PLATFORM_PATTERN, SIZE_PATTERN, duration, memory, nearest, platform, size
+from loom.util.units import DURATION_PATTERN, PLATFORM_PATTERN, SIZE_PATTERN, duration, memory, nearest, platform, size
+from loom.workflow import expressions
+from loom.workflow.patterns import compile_pattern
 
 STAGE = r"^[a-z][a-z0-9_-]{0,31}$"
 JOB = r"^[a-z][a-z0-9_-]{0,63}$"

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct, field
 
 from loom.errors import Problem
-from loom.graph import CycleError, order
+from loom.util.toposort import CycleError, order
+from loom.util.yaml_file import Kind, Node, pointer
 from loom.workflow import models
-from loom.workflow.wording import Suggestions
-from loom.yamlfile import Kind, Node, pointer
+from loom.workflow.messages import Suggestions
 
 
 class View(Struct, frozen=True, kw_only=True):

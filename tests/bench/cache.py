@@ -12,10 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from loom.cache import Cache
-from loom.plan import Cache as Spec
-from loom.results import Stream
-from loom.view import DirectoryView
+from loom.plan.model import Cache as Spec
+from loom.status import Stream
+from loom.storage.cache import Cache
+from loom.storage.workspace import DirectoryView
 
 
 def quiet(stream: Stream, data: bytes) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.artifacts import fetch, index_of
+from loom.storage.artifacts import fetch, index_of
 
 pytestmark = pytest.mark.docker
 

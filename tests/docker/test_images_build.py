@@ -14,9 +14,9 @@ import docker
 import pytest
 
 from loom.cancel import Cancel
-from loom.dockerfile import context_files
 from loom.errors import ImageError
-from loom.plan import Build, Image, Secret
+from loom.images.dockerfile import context_files
+from loom.plan.model import Build, Image, Secret
 from loom.providers.docker.build import find_buildx, prune_builds
 from loom.providers.docker.client import connect
 from loom.providers.docker.images import Images, ResolvedImage

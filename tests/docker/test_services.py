@@ -16,11 +16,11 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.errors import ImageError, ServiceError
-from loom.plan import Build, Image, Ready, Secret, Service
+from loom.plan.model import Build, Image, Ready, Secret, Service
 from loom.providers.base import SecretValues
 from loom.providers.docker.client import connect
 from loom.providers.docker.images import Images
-from loom.providers.docker.ready import Inside
+from loom.providers.docker.readiness import Inside
 from loom.providers.docker.services import ServiceNetwork, services
 
 pytestmark = pytest.mark.docker

@@ -20,15 +20,14 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from loom import artifacts
-from loom.cache import Cache
 from loom.errors import LoomError
-from loom.plan import Artifacts
-from loom.plan import Cache as Spec
+from loom.plan.model import Artifacts
+from loom.plan.model import Cache as Spec
 from loom.providers.docker import checkpoint
 from loom.secrets.masking import Masker
-from loom.storage import tar
-from loom.view import DirectoryView, Selection, TarView
+from loom.storage import artifacts, tar
+from loom.storage.cache import Cache
+from loom.storage.workspace import DirectoryView, Selection, TarView
 
 from ..unit.views import TarSession
 

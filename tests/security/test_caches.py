@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from loom.cache import Cache, project_of
 from loom.errors import CacheError
-from loom.plan import Cache as Spec
-from loom.view import DirectoryView
+from loom.plan.model import Cache as Spec
+from loom.storage.cache import Cache, project_of
+from loom.storage.workspace import DirectoryView
 
 SPEC = Spec(paths=("deps/",), key="k", fallback_keys=("k",))
 ORIGIN = "git@example.org:victim/app.git"

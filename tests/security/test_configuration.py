@@ -9,9 +9,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from loom import config, permissions
+from loom import config
 from loom.cli.app import MODULES
 from loom.config import Config, Rule
+from loom.plan import permissions
 
 from .conftest import Listener, Victim
 

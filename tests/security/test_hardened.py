@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from loom import config, plan, workflow
+from loom import config, workflow
 from loom.errors import WorkflowError
-from loom.plan import ResolveContext, Selection
+from loom.plan import model
+from loom.plan.model import ResolveContext, Selection
 
 from .conftest import Victim, victim_in
 
@@ -27,12 +28,12 @@ def in_containers(victim: Victim) -> None:
     victim.environ["LOOM_CONTAINER"] = ""  # as it is unless a test says otherwise
 
 
-def planned(tmp_path: Path, job: str, **settings: Any) -> plan.Job:
+def planned(tmp_path: Path, job: str, **settings: Any) -> model.Job:
     path = tmp_path / ".loom/workflow.yml"
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"version: v1\nstages: [s]\na:\n  stage: s\n  script: [x]\n{job}")
     held = config.load(root=None, environ={"LOOM_HARDENED": "1"}, flags=settings)
-    return plan.resolve(
+    return model.resolve(
         workflow.load(path, tmp_path), Selection(container=held.container), ResolveContext(config=held)
     ).jobs[0]
 
@@ -63,7 +64,7 @@ def test_what_contradicts_it_is_refused_with_its_place(tmp_path: Path, job: str,
 def test_every_job_is_in_a_container_without_network_and_within_the_users_limits(tmp_path: Path) -> None:
     job = planned(tmp_path, "  resources: {tmpfs: ['/tmp:size=1m']}\n", memory="1g")
     assert job.hardened
-    assert job.provider is plan.ProviderName.DOCKER
+    assert job.provider is model.ProviderName.DOCKER
     assert (job.network.mode, job.resources.read_only, job.resources.pids) == ("none", True, 1024)
     assert job.resources.memory == 1 << 30
     assert [entry.partition(":")[0] for entry in job.resources.tmpfs] == ["/tmp", "/var/tmp", "/run"]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from loom.errors import SnapshotError
-from loom.names import jobs_of
-from loom.plan import Job, ProviderName, WorkspaceMode
+from loom.plan.model import Job, ProviderName, WorkspaceMode
 from loom.runner.views import Views
 from loom.storage.private import make_own
+from loom.util.paths import jobs_of
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes directories of another user")
 

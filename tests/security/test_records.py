@@ -21,17 +21,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from loom.analysis.html_report import values as page_values
 from loom.cli.boundary import run_app
-from loom.cli.diagnosing import diagnosis_of
+from loom.commands.diagnose import diagnosis_of
 from loom.errors import RecordError
-from loom.events import PhaseEvent, decode
-from loom.past import PastRun
-from loom.planned import load_planned
-from loom.reading import Reading, document_of
-from loom.records import RunFold
+from loom.record.documents import RunFold
+from loom.record.events import PhaseEvent, decode
+from loom.record.reader import Reading, document_of
+from loom.record.saved_plan import load_planned
+from loom.record.store import Store
 from loom.render.screen import Detail, Look, Screen
-from loom.report import values as page_values
-from loom.store import Store
+from loom.runner.previous_run import PastRun
 
 WORKFLOW = """\
 version: v1
@@ -371,7 +371,7 @@ def test_every_value_of_every_event(checkout: Checkout, monkeypatch: pytest.Monk
     """What `decode` lets through, every reader can read."""
     entry = Store(checkout.base / "state").entry(checkout.run_id)
     # Without documents, so that all of them are folded.
-    monkeypatch.setattr("loom.reading.read_document", lambda path, kind: None)
+    monkeypatch.setattr("loom.record.reader.read_document", lambda path, kind: None)
     lines = entry.paths.events.read_bytes().splitlines()
     whole = [event for line in lines if isinstance(event := decode(line), PhaseEvent)]
     reading = Reading(msgspec.structs.replace(entry, receipt=None))

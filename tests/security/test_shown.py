@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loom.errors import SecretError
-from loom.events import PhaseCode, Where
-from loom.journal import Journal, Outcome
+from loom.record.events import PhaseCode, Where
+from loom.record.journal import Journal, Outcome
 from loom.render.ci import GitHub, GitLab
-from loom.render.machine import JsonLines
+from loom.render.json_lines import JsonLines
 from loom.render.screen import Look, Screen
-from loom.results import Status
 from loom.secrets.masking import Masker
+from loom.status import Status
 from tests.security.conftest import PLAIN, Victim
 
 INSERTED = [

@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from loom import permissions, plan
-from loom.permissions import Around, Request
-from loom.trust import Trust
+from loom.commands.trust_store import Trust
+from loom.plan import model, permissions
+from loom.plan.permissions import Around, Request
 from loom.workflow import models
 
 from .conftest import PLAIN, Victim
@@ -90,7 +90,7 @@ def listed(victim: Victim) -> dict[str, bool]:
 def test_every_field_of_a_job_is_judged() -> None:
     """A new field of the plan is in `permissions._ASKS`, or deliberately in `permissions.PLAIN`."""
     found: dict[type, frozenset[str]] = {}
-    waiting: list[type] = [plan.Job]
+    waiting: list[type] = [model.Job]
     while waiting:
         kind = waiting.pop()
         hints = typing.get_type_hints(kind)
@@ -359,16 +359,16 @@ def test_a_plain_repository_never_meets_it(victim: Victim) -> None:
     """No question, no file, not even the module: `-X importtime` lists what a run imports."""
     ran = victim.loom("run", "--no-container", PYTHONPROFILEIMPORTTIME="1")
     assert ran.returncode == 0
-    assert "loom.permissions" in ran.stderr
-    assert "loom.trust" not in ran.stderr.replace("loom.trusting", "")
+    assert "loom.plan.permissions" in ran.stderr
+    assert "loom.commands.trust_store" not in ran.stderr.replace("loom.trusting", "")
     assert not (victim.state / "trust").exists()
     assert "trust" not in victim.loom("check", "--no-receipt").stdout
 
 
 def test_copies_of_a_matrix_ask_once_and_a_service_or_a_build_asks_for_its_job() -> None:
-    secret = plan.Secret(name="T", ref="env://TOKEN")
+    secret = model.Secret(name="T", ref="env://TOKEN")
     jobs = [
-        plan.Job(id=f"t.{n}", name="t", stage="s", steps=(), provider=plan.ProviderName.HOST, secrets=(secret,))
+        model.Job(id=f"t.{n}", name="t", stage="s", steps=(), provider=model.ProviderName.HOST, secrets=(secret,))
         for n in range(3)
     ]
     (request,) = permissions.of_jobs(jobs, Around(root=Path("/nowhere")))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from loom.engine.run import builds_after_writers
-from loom.plan import Build, Image, Job, Need, Plan, ProviderName, Service, Step
+from loom.plan.model import Build, Image, Job, Need, Plan, ProviderName, Service, Step
+from loom.runner.pipeline import builds_after_writers
 
 BUILD = Build()
 

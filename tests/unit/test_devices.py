@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from loom.plan import Resources
+from loom.plan.model import Resources
 from loom.providers.base import SessionRequest
 from loom.providers.docker.devices import device_requests_of, devices_of, refused
 

@@ -10,12 +10,13 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ImageError, RequestError
-from loom.images import parse_reference
-from loom.plan import Image, Ready, Service
+from loom.images.reference import parse_reference
+from loom.plan.model import Image, Ready, Service
 from loom.providers.docker.build import what_failed
 from loom.providers.docker.credentials import DOCKER_HUB_KEY, Credentials, credentials_for
 from loom.providers.docker.images import Progress, explain
-from loom.providers.docker.ready import (
+from loom.providers.docker.long_calls import engine_errors, in_background
+from loom.providers.docker.readiness import (
     CommandProbe,
     HttpProbe,
     LogProbe,
@@ -28,8 +29,7 @@ from loom.providers.docker.ready import (
     probe_of,
 )
 from loom.providers.docker.services import container_names
-from loom.providers.docker.streams import engine_errors, in_background
-from loom.units import rough_size
+from loom.util.units import rough_size
 
 
 def test_progress_sums_layers_and_never_goes_back() -> None:

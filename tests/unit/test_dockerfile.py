@@ -7,7 +7,7 @@ from stat import S_ISREG
 
 import pytest
 
-from loom.dockerfile import (
+from loom.images.dockerfile import (
     Base,
     bases_of,
     context_files,

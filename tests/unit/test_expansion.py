@@ -1,6 +1,6 @@
 import pytest
 
-from loom.expansion import ExpansionCycle, expand, expand_all, names
+from loom.workflow.interpolation import ExpansionCycle, expand, expand_all, names
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from loom.expressions import ExpressionError, holds, names, parse
-from loom.patterns import ValueTooLong
+from loom.workflow.expressions import ExpressionError, holds, names, parse
+from loom.workflow.patterns import ValueTooLong
 
 VALUES = {
     "A": "x",

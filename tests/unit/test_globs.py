@@ -5,8 +5,8 @@ import warnings
 
 import pytest
 
-from loom import globs
-from loom.globs import matches
+from loom.util import globs
+from loom.util.globs import matches
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from loom.graph import CycleError, closure, order
+from loom.util.toposort import CycleError, closure, order
 
 
 def test_order_is_stable() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from loom.errors import RequestError
-from loom.images import (
+from loom.images.reference import normal_platform, parse_reference
+from loom.plan.image_lock import (
     Facts,
     ImageLock,
     Locked,
@@ -13,12 +14,10 @@ from loom.images import (
     decode_lock,
     images_of,
     load_lock,
-    normal_platform,
-    parse_reference,
     save_lock,
     verdict,
 )
-from loom.plan import Build, Image, Job, Plan, ProviderName, Service
+from loom.plan.model import Build, Image, Job, Plan, ProviderName, Service
 
 A = "sha256:" + "a" * 64
 B = "sha256:" + "b" * 64

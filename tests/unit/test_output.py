@@ -5,7 +5,7 @@ import base64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loom.output import Line, LineSplitter
+from loom.record.lines import Line, LineSplitter
 
 
 def all_lines(chunks: list[bytes], limit: int = 65536) -> list[Line]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loom import processes
+from loom.util import processes
 
 HOLDS = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
 

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from loom.cancel import Cancel
-from loom.plan import Job, Need, Plan, ProviderName, Step
-from loom.results import JobResult, Skip, Status
-from loom.scheduler import decide, run_jobs
+from loom.plan.model import Job, Need, Plan, ProviderName, Step
+from loom.runner.scheduler import decide, run_jobs
+from loom.status import JobResult, Skip, Status
 
 OK = JobResult(status=Status.SUCCESS)
 BAD = JobResult(status=Status.FAILURE, exit_code=1)

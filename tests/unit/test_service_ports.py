@@ -2,9 +2,9 @@
 
 import pytest
 
-from loom.plan import Image, Ready, Service
+from loom.plan.model import Image, Ready, Service
 from loom.providers.docker.images import ResolvedImage
-from loom.providers.docker.ready import ports_of
+from loom.providers.docker.readiness import ports_of
 from loom.providers.docker.services import RunningService
 
 EXPOSES = {"ExposedPorts": {"9000/tcp": {}, "5432/tcp": {}, "53/udp": {}}}

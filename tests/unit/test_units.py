@@ -1,6 +1,6 @@
 import pytest
 
-from loom.units import duration, duration_text, nearest, size, size_text
+from loom.util.units import duration, duration_text, nearest, size, size_text
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
-from loom.plan import Job, MountMode, ProviderName, Retry, WorkspaceMode
+from loom.plan.model import Job, MountMode, ProviderName, Retry, WorkspaceMode
 from loom.runner.views import Views
 from loom.snapshot import duplicate
 

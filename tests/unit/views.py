@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from loom.view import Skipped
+from loom.storage.workspace import Skipped
 
 
 class TarSession:

@@ -21,10 +21,10 @@ import zstandard
 from msgspec import Struct
 
 from loom.errors import ImageError, RequestError
-from loom.images import parse_reference
+from loom.images.reference import parse_reference
 from loom.providers.docker.client import explanation, taking_long
 from loom.providers.docker.images import ResolvedImage
-from loom.providers.docker.streams import engine_errors
+from loom.providers.docker.long_calls import engine_errors
 
 INDEX = "loom-images.json"
 SCHEMA = "loom.images.export.v1"

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from loom.errors import LoomError, ProviderError
 from loom.providers.docker.client import ANSWER_S, ours, start_failed, translated
-from loom.results import Stream
+from loom.status import Stream
 
 if TYPE_CHECKING:
     import docker

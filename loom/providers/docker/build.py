@@ -29,9 +29,9 @@ from docker.utils.build import exclude_paths
 from msgspec import Struct
 from msgspec.structs import replace
 
-from loom import plan
 from loom.cancel import Cancel
-from loom.dockerfile import (
+from loom.errors import ImageError
+from loom.images.dockerfile import (
     ALWAYS_OUT,
     Stage,
     bases_of,
@@ -42,12 +42,13 @@ from loom.dockerfile import (
     read_ignore,
     stages_of,
 )
-from loom.errors import ImageError
-from loom.images import parse_reference, shown
+from loom.images.reference import parse_reference
+from loom.plan import model
+from loom.plan.image_lock import shown
+from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.client import endpoint_of, explanation
-from loom.providers.docker.streams import engine_errors, in_background, say
-from loom.providers.docker.traits import Traits
-from loom.results import OnOutput
+from loom.providers.docker.long_calls import engine_errors, in_background, say
+from loom.status import OnOutput
 
 if TYPE_CHECKING:
     from loom.providers.docker.images import Images, ResolvedImage
@@ -86,7 +87,7 @@ class BuildInputs(Struct, frozen=True, kw_only=True):
 
 def build_image(
     images: Images,
-    image: plan.Image,
+    image: model.Image,
     *,
     environ: Mapping[str, str],
     workspace: Path,
@@ -177,7 +178,7 @@ def prune_builds(client: docker.DockerClient, *, before: float) -> tuple[Pruned,
 
 
 def settle(
-    images: Images, image: plan.Image, *, workspace: Path, have: Callable[[str, str], ResolvedImage]
+    images: Images, image: model.Image, *, workspace: Path, have: Callable[[str, str], ResolvedImage]
 ) -> BuildInputs:
     """Read the context and the Dockerfile, have the images that the build starts from, and name the result."""
     build, context, dockerfile, raw, stages, predefined = _read(images, image, workspace)
@@ -219,7 +220,7 @@ def settle(
     )
 
 
-def bases_for(images: Images, image: plan.Image, workspace: Path) -> tuple[tuple[str, str], ...]:
+def bases_for(images: Images, image: model.Image, workspace: Path) -> tuple[tuple[str, str], ...]:
     """Name and platform of every image that a build starts from or copies from."""
     build, _, _, _, stages, _ = _read(images, image, workspace)
     platform = images.platform_of(image)
@@ -227,8 +228,8 @@ def bases_for(images: Images, image: plan.Image, workspace: Path) -> tuple[tuple
 
 
 def _read(
-    images: Images, image: plan.Image, workspace: Path
-) -> tuple[plan.Build, Path, Path, bytes, list[Stage], dict[str, str]]:
+    images: Images, image: model.Image, workspace: Path
+) -> tuple[model.Build, Path, Path, bytes, list[Stage], dict[str, str]]:
     build = image.build
     assert build is not None
     context = _inside(workspace, build.context, "context")
@@ -257,7 +258,7 @@ def _read(
         raise ImageError(
             f"the Dockerfile {build.dockerfile} can't be read: {error}", code="IMAGE_BUILD_INPUT"
         ) from error
-    predefined = _predefined(images.platform_of(plan.Image()), images.platform_of(image))
+    predefined = _predefined(images.platform_of(model.Image()), images.platform_of(image))
     stages = stages_of(text, args=build.args, predefined=predefined)
     if build.target is not None and build.target.lower() not in {stage.name for stage in stages}:
         raise ImageError(
@@ -307,7 +308,7 @@ def find_buildx(environ: Mapping[str, str]) -> list[str] | None:
 
 def _build_with_buildx(
     buildx: list[str],
-    build: plan.Build,
+    build: model.Build,
     inputs: BuildInputs,
     *,
     environ: Mapping[str, str],
@@ -490,7 +491,7 @@ def _build_failed(place: str, line: int | None, instruction: str | None, words: 
 
 
 def _build_classic(
-    images: Images, build: plan.Build, inputs: BuildInputs, *, on_output: OnOutput, cancel: Cancel
+    images: Images, build: model.Build, inputs: BuildInputs, *, on_output: OnOutput, cancel: Cancel
 ) -> None:
     podman = _is_podman(images)
     modern = needs_buildkit(inputs.text)

@@ -22,7 +22,7 @@ from loom.util.bounded import bounded
 if TYPE_CHECKING:
     import docker
 
-    from loom.view import OnSkipped, Skipped
+    from loom.storage.workspace import OnSkipped, Skipped
 
 REPOSITORY = "loom-checkpoint"
 CHECKPOINT = "loom.checkpoint"

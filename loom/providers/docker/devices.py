@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from loom.errors import ProviderError
-from loom.plan import Resources
+from loom.plan.model import Resources
 from loom.providers.base import SessionRequest
 
 NVIDIA = "nvidia.com/gpu"

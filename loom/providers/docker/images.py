@@ -20,15 +20,16 @@ import docker.errors
 from msgspec import Struct
 from msgspec.structs import replace
 
-from loom import plan
 from loom.cancel import Cancel
 from loom.errors import ImageError
-from loom.images import ImageLock, Locked, Reference, identity, normal_platform, parse_reference, short, shown
+from loom.images.reference import Reference, normal_platform, parse_reference, short
+from loom.plan import model
+from loom.plan.image_lock import ImageLock, Locked, identity, shown
 from loom.providers.docker.client import explanation
 from loom.providers.docker.credentials import Credentials, credentials_for
-from loom.providers.docker.streams import Line, canceled, engine_errors, in_background, say
-from loom.results import OnOutput
-from loom.units import rough_size
+from loom.providers.docker.long_calls import Line, canceled, engine_errors, in_background, say
+from loom.status import OnOutput
+from loom.util.units import rough_size
 
 ClientFactory = Callable[[], "docker.DockerClient"]
 
@@ -109,7 +110,7 @@ class Images:
         """A connection of its own for one long call."""
         return Line(self._client_factory())
 
-    def platform_of(self, image: plan.Image) -> str:
+    def platform_of(self, image: model.Image) -> str:
         """The platform asked for, else the engine's own."""
         if image.platform:
             return normal_platform(image.platform)
@@ -121,7 +122,7 @@ class Images:
 
     def resolve(
         self,
-        image: plan.Image,
+        image: model.Image,
         *,
         workspace: Path,
         on_output: OnOutput,
@@ -153,7 +154,7 @@ class Images:
 
     def _resolve(
         self,
-        image: plan.Image,
+        image: model.Image,
         workspace: Path,
         on_output: OnOutput,
         cancel: Cancel,
@@ -196,9 +197,9 @@ class Images:
         close = difflib.get_close_matches(name.rpartition("/")[2], set(base.values()), n=3, cutoff=0.6)
         return sorted((tag for tag in tags if base[tag] in close), key=lambda tag: close.index(base[tag]))[:3]
 
-    def keep_inputs(self, builds: Iterable[plan.Build], *, workspace: Path, folder: Path) -> None:
+    def keep_inputs(self, builds: Iterable[model.Build], *, workspace: Path, folder: Path) -> None:
         """Build these from what `workspace` holds now, whatever jobs write there until then; `folder` keeps a copy."""
-        from loom.dockerfile import copy_inputs
+        from loom.images.dockerfile import copy_inputs
 
         for one in builds:
             key = (one.context, one.dockerfile)
@@ -209,13 +210,13 @@ class Images:
                 copy_inputs(workspace, place, context=one.context, dockerfile=one.dockerfile)
             except OSError as error:
                 raise ImageError(
-                    f"what {shown(plan.Image(build=one))} is built from can't be kept in {place}: {error.strerror or error}",
+                    f"what {shown(model.Image(build=one))} is built from can't be kept in {place}: {error.strerror or error}",
                     hint="free some space or give permission there, or name another place with LOOM_STATE_DIR",
                     code="IMAGE_BUILD_INPUT",
                 ) from error
             self._inputs[key] = place
 
-    def find(self, image: plan.Image, *, workspace: Path) -> ResolvedImage | None:
+    def find(self, image: model.Image, *, workspace: Path) -> ResolvedImage | None:
         """What `resolve` would use without pulling or building anything; None when it would have to."""
         platform = self.platform_of(image)
         if image.build is None:
@@ -225,7 +226,7 @@ class Images:
         had = self.local(parse_reference(tag), platform) if tag is not None else None
         return had and replace(had, name=parse_reference(image.name).name if image.name else had.name, built=True)
 
-    def build_tag(self, image: plan.Image, *, workspace: Path) -> str | None:
+    def build_tag(self, image: model.Image, *, workspace: Path) -> str | None:
         """What a build of these inputs is kept as; None when an image that it starts from is not here, or what the files
         are is not known."""
 
@@ -250,7 +251,7 @@ class Images:
         return self.local(reference, platform) if locked is None else self._local_locked(reference, locked, platform)
 
     def have(
-        self, name: str, policy: plan.PullPolicy, platform: str, *, on_output: OnOutput, cancel: Cancel
+        self, name: str, policy: model.PullPolicy, platform: str, *, on_output: OnOutput, cancel: Cancel
     ) -> ResolvedImage:
         """An image by name, as the lock and the policy say."""
         reference = parse_reference(name)
@@ -287,7 +288,7 @@ class Images:
         self,
         reference: Reference,
         locked: Locked,
-        policy: plan.PullPolicy,
+        policy: model.PullPolicy,
         platform: str,
         on_output: OnOutput,
         cancel: Cancel,
@@ -465,7 +466,7 @@ class Progress:
         return f"{len(self._done)} of {len(self._layers)} layers, {rough_size(have)} of {rough_size(total)}"
 
 
-def _wait_for(had: Future[ResolvedImage], image: plan.Image, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
+def _wait_for(had: Future[ResolvedImage], image: model.Image, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
     # Most images are there, and had in a moment: only a wait that one would notice is worth a line.
     worth_a_line_at = time.monotonic() + 0.5
     while not had.done():

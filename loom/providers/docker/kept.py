@@ -19,10 +19,11 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
-from loom.plan import MountMode
+from loom.plan.model import MountMode
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker import driver, labels
 from loom.providers.docker.attach import Attachment, ExecAttachment
+from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.checkpoint import image_is_there
 from loom.providers.docker.client import restarting, retrying, translated
 from loom.providers.docker.mounts import BindMount, Mount, OverlayMount, VolumeMount
@@ -30,14 +31,13 @@ from loom.providers.docker.ownership import Workspaces
 from loom.providers.docker.provider import container_name, environment_of
 from loom.providers.docker.removal import remove_container, remove_network, remove_volume
 from loom.providers.docker.session import HELLO_S, DockerSession
-from loom.providers.docker.traits import Traits
 from loom.providers.files import unpack
-from loom.results import OnOutput
+from loom.status import OnOutput
 
 if TYPE_CHECKING:
     import docker
 
-    from loom.view import OnSkipped
+    from loom.storage.workspace import OnSkipped
 
 _NOT_RUNNING = ("exited", "created", "dead")
 

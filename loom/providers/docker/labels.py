@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from loom.processes import boot_id, started_at
+from loom.util.processes import boot_id, started_at
 
 RUN = "loom.run"
 JOB = "loom.job"

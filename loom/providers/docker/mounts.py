@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
-from loom.names import jobs_of
-from loom.plan import MountMode
+from loom.plan.model import MountMode
 from loom.providers.base import Change, SessionRequest
 from loom.providers.docker import labels
+from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.client import retrying, translated
 from loom.providers.docker.ownership import Ids, Owner, Workspaces, foreign, hand_over, open_to_all
 from loom.providers.docker.removal import remove_volume
-from loom.providers.docker.traits import Traits
 from loom.providers.files import Edit, archive_of, packed, renamed, unnoticed, unpack
 from loom.storage.tar import climbs_out
 from loom.util.file_systems import file_system_of
+from loom.util.paths import jobs_of
 
 if TYPE_CHECKING:
     import docker
 
-    from loom.view import OnSkipped
+    from loom.storage.workspace import OnSkipped
 UNAVAILABLE = "VIEW_UNAVAILABLE"
 """The code of an error that says: there can be no such view here."""
 _UPPER_FILE_SYSTEMS = ("ext4", "xfs", "btrfs", "tmpfs", "f2fs", "bcachefs")

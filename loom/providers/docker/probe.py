@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, ProviderError
-from loom.plan import Image
+from loom.plan.model import Image
 from loom.providers.base import Command, SessionRequest
 from loom.providers.docker.checkpoint import CHECKPOINT
 from loom.providers.docker.client import retrying, translated

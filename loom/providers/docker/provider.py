@@ -15,6 +15,7 @@ from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker import driver, hardening, labels
 from loom.providers.docker.attach import Attachment
+from loom.providers.docker.capabilities import ENGINES_SOCKET, Traits
 from loom.providers.docker.client import DISK_FULL, StartFailed, explanation, ours, start_failed, starting, translated
 from loom.providers.docker.devices import device_requests_of, devices_of
 from loom.providers.docker.mounts import Mount, can_lie_over, mount_of
@@ -22,8 +23,7 @@ from loom.providers.docker.ownership import Workspaces
 from loom.providers.docker.reap import reap
 from loom.providers.docker.removal import remove_container
 from loom.providers.docker.session import DockerSession, why_refused
-from loom.providers.docker.traits import ENGINES_SOCKET, Traits
-from loom.results import OnOutput
+from loom.status import OnOutput
 
 if TYPE_CHECKING:
     import docker

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.client import explanation, retrying, translated
-from loom.providers.docker.traits import Traits
 
 if TYPE_CHECKING:
     import docker

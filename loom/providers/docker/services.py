@@ -26,9 +26,9 @@ import docker
 import docker.errors
 from msgspec import Struct, field
 
-from loom import plan
 from loom.cancel import Cancel
 from loom.errors import ImageError, ServiceError
+from loom.plan import model
 from loom.providers.base import SecretValues
 from loom.providers.docker import hardening
 from loom.providers.docker import labels as marks_of
@@ -36,10 +36,10 @@ from loom.providers.docker.attach import Demultiplexer, Hijacked
 from loom.providers.docker.client import explanation, start_failed, starting
 from loom.providers.docker.images import ClientFactory, Images, ResolvedImage
 from loom.providers.docker.labels import ROLE
-from loom.providers.docker.ready import Inside, NotReady, Probe, ports_of, probe_of
+from loom.providers.docker.long_calls import engine_errors
+from loom.providers.docker.readiness import Inside, NotReady, Probe, ports_of, probe_of
 from loom.providers.docker.removal import end_and_remove
-from loom.providers.docker.streams import engine_errors
-from loom.results import OnOutput, Stream
+from loom.status import OnOutput, Stream
 
 LAST_LINES = 20
 SERVICE = "loom.service"
@@ -106,7 +106,7 @@ class ServiceNetwork(Struct, frozen=True, kw_only=True):
 @contextmanager
 def services(
     client_factory: ClientFactory,
-    wanted: tuple[plan.Service, ...],
+    wanted: tuple[model.Service, ...],
     *,
     run_id: str,
     job_id: str,
@@ -216,7 +216,7 @@ class _Lines:
 class _Wanted(Struct, frozen=True, kw_only=True):
     """A service's container, before it is made."""
 
-    service: plan.Service
+    service: model.Service
     image: ResolvedImage
     name: str
     config: Mapping[str, Any]
@@ -274,18 +274,18 @@ class _Group:
         for thread in self._followers:
             thread.join(_LEAVE_WITHIN_S)
 
-    def start(self, wanted: tuple[plan.Service, ...]) -> tuple[RunningService, ...]:
+    def start(self, wanted: tuple[model.Service, ...]) -> tuple[RunningService, ...]:
         names = container_names([service.name for service in wanted])
         running: dict[int, RunningService] = {}
         for group in _groups(wanted):
             self._start_group([(index, wanted[index], f"{self._network}-{names[index]}") for index in group], running)
         return tuple(running[index] for index in sorted(running))
 
-    def _start_group(self, group: list[tuple[int, plan.Service, str]], running: dict[int, RunningService]) -> None:
+    def _start_group(self, group: list[tuple[int, model.Service, str]], running: dict[int, RunningService]) -> None:
         """All at once: a service may wait for another one before it gets ready."""
         failed: list[BaseException] = []
 
-        def bring_up(index: int, service: plan.Service, name: str) -> None:
+        def bring_up(index: int, service: model.Service, name: str) -> None:
             try:
                 running[index] = self._bring_up(index, service, name)
             except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
@@ -312,7 +312,7 @@ class _Group:
         if failed:
             raise next((error for error in failed if not isinstance(error, _GaveUp)), failed[0])
 
-    def _bring_up(self, index: int, service: plan.Service, container_name: str) -> RunningService:
+    def _bring_up(self, index: int, service: model.Service, container_name: str) -> RunningService:
         # Several pulls and builds may go on at once: their lines, too, come behind the service's name.
         getting = _Lines(service.name, self._output, lambda line: None)
         try:
@@ -405,7 +405,7 @@ class _Group:
             bound = self._client.api.inspect_container(container_id)["NetworkSettings"]["Ports"]
         return {port: int(bound[f"{port}/tcp"][0]["HostPort"]) for port in ports if bound.get(f"{port}/tcp")}
 
-    def _go_on_or_leave(self, service: plan.Service) -> None:
+    def _go_on_or_leave(self, service: model.Service) -> None:
         if self._cancel.requested:
             raise ServiceError(f"canceled while service {service.name} was starting", code="CANCELED")
         if self._give_up.is_set():
@@ -453,7 +453,7 @@ class _Group:
             raise ServiceError(f"service {service.name} could not be created: {explanation(error)}") from error
         return str(created["Id"])
 
-    def _follow(self, service: plan.Service, container_id: str, output: Hijacked, lines: _Lines) -> None:
+    def _follow(self, service: model.Service, container_id: str, output: Hijacked, lines: _Lines) -> None:
         demultiplexer = Demultiplexer()
         try:
             while data := output.socket.recv(_READ):  # no limit: a service may be silent; it ends with the connection
@@ -493,7 +493,7 @@ class _Group:
             time.sleep(0.05)
 
     def _wait_until_ready(
-        self, service: plan.Service, container_id: str, probe: Probe, lines: _Lines, follower: threading.Thread
+        self, service: model.Service, container_id: str, probe: Probe, lines: _Lines, follower: threading.Thread
     ) -> None:
         started = time.monotonic()
         inside = Inside(self._client, container_id, self._network)
@@ -527,7 +527,7 @@ class _Group:
         self._output.say(f"{service.name}: ready after {time.monotonic() - started:.1f} s ({probe.what})")
 
     def _wait_until_ended(
-        self, service: plan.Service, container_id: str, lines: _Lines, follower: threading.Thread
+        self, service: model.Service, container_id: str, lines: _Lines, follower: threading.Thread
     ) -> None:
         started = time.monotonic()
         while self._runs(container_id):
@@ -577,7 +577,7 @@ class _Group:
             thread.join(_LEAVE_WITHIN_S)
 
 
-def _groups(wanted: Sequence[plan.Service]) -> Iterator[list[int]]:
+def _groups(wanted: Sequence[model.Service]) -> Iterator[list[int]]:
     """The services that start together, by their number: one that runs once is between those before and after it."""
     group: list[int] = []
     for index, service in enumerate(wanted):
@@ -590,7 +590,7 @@ def _groups(wanted: Sequence[plan.Service]) -> Iterator[list[int]]:
     yield group
 
 
-def _handed_over(service: plan.Service, values: Mapping[str, bytes]) -> bytes:
+def _handed_over(service: model.Service, values: Mapping[str, bytes]) -> bytes:
     """One line of shell code that puts a service's secrets into place; nothing where it has none."""
     commands = []
     for secret in service.secrets:

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError, RequestError
-from loom.plan import MountMode
+from loom.plan.model import MountMode
 from loom.providers.base import Change, Command, SessionFacts, SessionRequest
-from loom.providers.docker import client, devices, driver, hardening, labels, limits, mounts
+from loom.providers.docker import client, devices, driver, hardening, labels, mounts, refusals
 from loom.providers.docker.attach import Attachment, Hijacked
 from loom.providers.docker.client import LONG_S, explanation, ours, retrying, start_failed, translated
 from loom.providers.docker.labels import kept_name
@@ -23,12 +23,12 @@ from loom.providers.docker.mounts import Mount
 from loom.providers.docker.ownership import Ids, Owner
 from loom.providers.files import unnoticed
 from loom.providers.steps import chosen, handed_on
-from loom.results import Ended, Exit, OnOutput, Stream
+from loom.status import Ended, Exit, OnOutput, Stream
 
 if TYPE_CHECKING:
     import docker
 
-    from loom.view import OnSkipped
+    from loom.storage.workspace import OnSkipped
 
 UNSEEN = "WORKSPACE_UNSEEN"
 """The code of an error that says: the engine does not see the workspace, or may not look into it."""
@@ -149,7 +149,7 @@ def _no_user(request: SessionRequest, said: str) -> ImageError | None:
 
 def why_refused(request: SessionRequest, said: str) -> LoomError | None:
     """What to tell when an engine `said` that it can't make or start a job's container, where the reason is a known one."""
-    asked_too_much = devices.refused(request, said) or limits.refused(request, said)
+    asked_too_much = devices.refused(request, said) or refusals.refused(request, said)
     no_view = _unseen_workspace(request, said) or _no_overlay(request, said)
     return asked_too_much or no_view or _no_user(request, said)
 

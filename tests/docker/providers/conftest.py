@@ -18,12 +18,12 @@ import docker
 import pytest
 
 from loom.cancel import Cancel
-from loom.plan import Image, MountMode, Network
+from loom.plan.model import Image, MountMode, Network
 from loom.providers.base import Command, Provider, Session, SessionRequest
 from loom.providers.docker.client import connect
 from loom.providers.docker.provider import DockerProvider
 from loom.providers.host import HostProvider
-from loom.results import Exit, Stream
+from loom.status import Exit, Stream
 
 DEBIAN = "debian:trixie-slim"
 TEST = "loom-test"

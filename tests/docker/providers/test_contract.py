@@ -12,7 +12,7 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError, RequestError
-from loom.results import Ended
+from loom.status import Ended
 
 if TYPE_CHECKING:
     from conftest import Place

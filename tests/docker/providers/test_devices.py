@@ -11,11 +11,11 @@ import docker
 import pytest
 
 from loom.errors import ProviderError
-from loom.plan import Resources
+from loom.plan.model import Resources
+from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.mounts import BindMount
 from loom.providers.docker.ownership import Workspaces
 from loom.providers.docker.provider import host_config
-from loom.providers.docker.traits import Traits
 
 if TYPE_CHECKING:
     from conftest import Place

@@ -18,7 +18,7 @@ import docker
 import pytest
 
 from loom.errors import ProviderError
-from loom.plan import MountMode
+from loom.plan.model import MountMode
 from loom.providers.docker import labels
 from loom.providers.docker.reap import reap
 

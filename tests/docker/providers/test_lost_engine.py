@@ -22,12 +22,12 @@ import docker
 import pytest
 
 from loom.errors import EngineUnavailable, ProviderError
-from loom.plan import MountMode, Network
+from loom.plan.model import MountMode, Network
 from loom.providers.docker import session as session_module
 from loom.providers.docker.client import connect
 from loom.providers.docker.provider import DockerProvider
 from loom.providers.docker.reap import reap
-from loom.results import Ended
+from loom.status import Ended
 
 if TYPE_CHECKING:
     from conftest import Place

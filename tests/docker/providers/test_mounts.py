@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import docker
 import pytest
 
-from loom.plan import MountMode
+from loom.plan.model import MountMode
 from loom.providers.base import Change, ReadOnlyMount
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.errors import ImageError, InfrastructureError, ProviderError
-from loom.plan import Image, Network, Resources, Ulimit
+from loom.plan.model import Image, Network, Resources, Ulimit
 from loom.providers.base import Command
 from loom.providers.docker import driver
 from loom.providers.docker.reap import reap
-from loom.results import Ended, Stream
+from loom.status import Ended, Stream
 
 if TYPE_CHECKING:
     from conftest import Place

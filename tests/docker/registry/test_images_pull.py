@@ -15,8 +15,8 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
-from loom.images import ImageLock, Locked
-from loom.plan import Build, Image
+from loom.plan.image_lock import ImageLock, Locked
+from loom.plan.model import Build, Image
 from loom.providers.docker import images as images_module
 from loom.providers.docker.client import connect
 from loom.providers.docker.images import Images, ResolvedImage
@@ -316,7 +316,7 @@ def test_a_locked_base_is_what_a_build_starts_from(
 
 
 def test_what_is_served_now(tmp_path: Path, registry: Any, guarded: Any, publish: Callable[..., str]) -> None:
-    from loom.images import parse_reference
+    from loom.images.reference import parse_reference
 
     digest = publish(registry, "served:1")
     run = Run(tmp_path).config(auths={guarded.host: {"auth": BASIC}})

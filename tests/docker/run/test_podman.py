@@ -8,7 +8,7 @@ from typing import Any
 import docker
 import pytest
 
-from loom.plan import MountMode
+from loom.plan.model import MountMode
 from loom.providers.docker.client import connect
 
 from .conftest import Project

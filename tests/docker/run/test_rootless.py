@@ -15,7 +15,7 @@ import docker
 import pytest
 
 from loom.errors import EngineUnavailable
-from loom.plan import MountMode
+from loom.plan.model import MountMode
 from loom.providers.docker.client import connect
 
 from .conftest import Project

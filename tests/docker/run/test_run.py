@@ -12,8 +12,8 @@ from pathlib import Path
 import docker
 import pytest
 
-from loom.events import PhaseEvent, decode
-from loom.records import RunFold, dump
+from loom.record.documents import RunFold, dump
+from loom.record.events import PhaseEvent, decode
 from tests.docker.run.conftest import Project, Ran, events_of, load, output_of, tree
 
 pytestmark = pytest.mark.docker

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from loom import artifacts
 from loom.errors import ArtifactError
-from loom.plan import Artifacts, wanted
-from loom.results import Status, Stream
+from loom.plan.model import Artifacts, wanted
 from loom.secrets.masking import Masker
-from loom.view import DirectoryView, Selection, TarView, WorkspaceView
+from loom.status import Status, Stream
+from loom.storage import artifacts
+from loom.storage.workspace import DirectoryView, Selection, TarView, WorkspaceView
 
 from ..views import TarSession, tree
 

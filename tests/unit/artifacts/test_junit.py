@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from loom import junit
+from loom.storage import junit
 
 
 def read(text: str | bytes, **more: str) -> junit.Report:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from loom import cache as caches
-from loom.cache import Cache, JobOutcome, Stored, compare, key_of, project_of
 from loom.errors import CacheError
-from loom.plan import Cache as Spec
-from loom.plan import CacheKeyFiles
-from loom.results import Stream
+from loom.plan.model import Cache as Spec
+from loom.plan.model import CacheKeyFiles
 from loom.secrets.masking import Masker
-from loom.view import DirectoryView, TarView, WorkspaceView
+from loom.status import Stream
+from loom.storage import cache as caches
+from loom.storage.cache import Cache, JobOutcome, Stored, compare, key_of, project_of
+from loom.storage.workspace import DirectoryView, TarView, WorkspaceView
 
 from ..views import TarSession, tree
 

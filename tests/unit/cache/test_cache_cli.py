@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from loom.cache import Cache
-from loom.plan import Cache as Spec
-from loom.view import DirectoryView
+from loom.plan.model import Cache as Spec
+from loom.storage.cache import Cache
+from loom.storage.workspace import DirectoryView
 
 SPEC = Spec(paths=("deps",))
 

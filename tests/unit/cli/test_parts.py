@@ -2,10 +2,10 @@
 
 import pytest
 
-from loom.cli.parts import Engine, publishes_services
+from loom.commands.wiring import Engine, publishes_services
 from loom.config import Config
 from loom.errors import ServiceError
-from loom.plan import Job, ProviderName, Step
+from loom.plan.model import Job, ProviderName, Step
 
 STEP = Step(phase="script", number=1, script="true")
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from loom.errors import RecordError, RequestError
-from loom.past import step_named
-from loom.plan import (
+from loom.plan.model import (
     AllowFailure,
     Artifacts,
     Cache,
@@ -23,13 +22,14 @@ from loom.plan import (
     Secret,
     Step,
 )
-from loom.planned import Planned, dump_planned, load_planned
 from loom.providers.interactive import options_of
-from loom.results import Status
+from loom.record.saved_plan import Planned, dump_planned, load_planned
+from loom.record.step_outputs import recorded, restored
 from loom.runner import Keeping
-from loom.runner.handed_on import recorded, restored
+from loom.runner.previous_run import step_named
 from loom.secrets.masking import Masker
-from loom.snapshot.exchange import _both_sides
+from loom.snapshot.sync import _both_sides
+from loom.status import Status
 
 JOB = Job(
     id="unit.1",
@@ -153,7 +153,7 @@ def test_patch_headers_name_both_sides(line: bytes, both: bytes) -> None:
 
 
 def test_links_in_the_workspace_are_replaced_not_followed(tmp_path: Path) -> None:
-    from loom.snapshot.exchange import _make_way
+    from loom.snapshot.sync import _make_way
 
     outside = tmp_path / "outside"
     outside.mkdir()

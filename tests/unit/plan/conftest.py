@@ -7,7 +7,7 @@ import pytest
 
 from loom import workflow
 from loom.config import Config
-from loom.plan import Plan, ResolveContext, Selection, resolve
+from loom.plan.model import Plan, ResolveContext, Selection, resolve
 
 HEAD = "version: v1\nstages: [build, test, deploy]\n"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from loom.config import Config
-from loom.environment import job_environment
 from loom.errors import RequestError, WorkflowError
-from loom.plan import AllowFailure, Build, Image, Need, Plan, ProviderName, Secret, Step
+from loom.plan.model import AllowFailure, Build, Image, Need, Plan, ProviderName, Secret, Step
+from loom.plan.variables import job_environment
 
 MakePlan = Callable[..., Plan]
 

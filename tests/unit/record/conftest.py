@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.store import RunEntry, Store
+from loom.record.store import RunEntry, Store
 
 WORKFLOW = """\
 version: v1

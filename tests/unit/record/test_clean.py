@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.cli.cleaning import _space
+from loom.commands.clean import _space
 
 from .conftest import Make, Project
 from .test_commands import SLOW, wait_for

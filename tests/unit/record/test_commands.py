@@ -274,19 +274,19 @@ def failed_command(project: Project, *arguments: str) -> "subprocess.CompletedPr
 
 
 def test_completion_never_fails(failed: Ran, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from loom.cli import reading
+    from loom.commands import records
 
     for name, value in failed.project.environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(failed.project.root)
     entry = failed.project.last()
-    assert [name for name, _ in reading.known_runs("")] == ["last", "last-failed", entry.run_id]
-    assert reading.known_jobs("last", "l") == ["lint"]
-    assert "script/02" in reading.known_steps("last", "test", "")
-    assert reading.known_jobs("nothing", "") == []
-    assert reading.workflow_jobs("") == ["build", "lint", "test", "after"]
+    assert [name for name, _ in records.known_runs("")] == ["last", "last-failed", entry.run_id]
+    assert records.known_jobs("last", "l") == ["lint"]
+    assert "script/02" in records.known_steps("last", "test", "")
+    assert records.known_jobs("nothing", "") == []
+    assert records.workflow_jobs("") == ["build", "lint", "test", "after"]
     monkeypatch.chdir(tmp_path)
-    assert reading.known_jobs(None, "") == []
+    assert records.known_jobs(None, "") == []
     assert os.getcwd() == str(tmp_path)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from loom import schemas
-from loom.records import Document, RunFold, dump, section_dir, step_dir
-from loom.store import RunPaths, read_phases
+from loom.analysis import schemas
+from loom.record.documents import Document, RunFold, dump, section_dir, step_dir
+from loom.record.store import RunPaths, read_phases
 
 from .conftest import Make, Ran
 

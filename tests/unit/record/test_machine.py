@@ -4,10 +4,18 @@ import re
 
 import pytest
 
-from loom.diagnosis import Evidence, Ignored, diagnose, lines_that_matter, missing_paths, places_in, reproduce_command
+from loom.analysis.diagnosis import (
+    Evidence,
+    Ignored,
+    diagnose,
+    lines_that_matter,
+    missing_paths,
+    places_in,
+    reproduce_command,
+)
+from loom.analysis.diff import first_line, normalised
 from loom.render.agent import MOST_BYTES, agent_text
 from loom.render.ci import _annotation
-from loom.rundiff import first_line, normalised
 
 from .conftest import Make
 

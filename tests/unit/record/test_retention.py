@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from loom.cli.cleaning import Finding, _directory
-from loom.retention import held, vouched
+from loom.commands.clean import Finding, _directory
+from loom.commands.retention import held, vouched
 from loom.snapshot import occupied
 
 from .conftest import Make, Project

@@ -16,7 +16,7 @@ from pykeepass import create_database
 from loom import secrets
 from loom.config import Config, KeepassDatabase, load
 from loom.errors import SecretError
-from loom.plan import Secret
+from loom.plan.model import Secret
 
 VALUE = "correct-horse-battery"
 
@@ -352,7 +352,7 @@ def test_a_provider_added_by_an_installed_package(tmp_path: Path) -> None:
         "[loom.secret_providers]\nacme = acme_vault:Vault\nbroken = acme_vault:Gone\n"
     )
     program = (
-        "from loom import secrets; from loom.config import Config; from loom.plan import Secret; from pathlib import Path\n"
+        "from loom import secrets; from loom.config import Config; from loom.plan.model import Secret; from pathlib import Path\n"
         "def get(ref): return secrets.resolve([Secret(name='T', ref=ref)], environ={'X': '-value'}, root=Path('/'),"
         " config=Config())\n"
         "print(get('acme://name').values)\n"

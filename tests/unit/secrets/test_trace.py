@@ -4,7 +4,7 @@ import pytest
 
 from loom import secrets
 from loom.errors import SecretError
-from loom.plan import Job, ProviderName, Secret, Step
+from loom.plan.model import Job, ProviderName, Secret, Step
 
 
 def job(*scripts: str, shell: tuple[str, ...] = ("sh", "-e"), with_secret: bool = True, **variables: str) -> Job:

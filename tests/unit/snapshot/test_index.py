@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.snapshot import layout
+from loom.snapshot import git_dir
 from tests.unit.snapshot.conftest import Repo
 
 
@@ -21,7 +21,7 @@ def test_a_file_s_name_is_no_extension(tmp_path: Path, object_format: str) -> No
     for name in ("link", "a-link", "link-a.js", "FSMN", "UNTR", "x/sdir/link", "unlinked"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-    assert layout.is_plain(index_of(tmp_path, object_format=object_format))
+    assert git_dir.is_plain(index_of(tmp_path, object_format=object_format))
 
 
 @pytest.mark.parametrize(
@@ -35,14 +35,14 @@ def test_a_file_s_name_is_no_extension(tmp_path: Path, object_format: str) -> No
 )
 def test_what_is_true_of_one_place_only_is_seen(tmp_path: Path, commands: tuple[tuple[str, ...], ...]) -> None:
     (tmp_path / "a").write_text("a")
-    assert not layout.is_plain(index_of(tmp_path, *commands))
+    assert not git_dir.is_plain(index_of(tmp_path, *commands))
 
 
 def test_a_sparse_index_is_seen(tmp_path: Path) -> None:
     for name in ("a/b", "c/d"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(name)
-    assert not layout.is_plain(
+    assert not git_dir.is_plain(
         index_of(tmp_path, ("commit", "-qm", "x"), ("sparse-checkout", "set", "--cone", "--sparse-index", "a"))
     )
 
@@ -51,14 +51,14 @@ def test_the_tree_that_git_noted_in_an_index(tmp_path: Path) -> None:
     repository = Repo(tmp_path)
     for name in ("TREE", "a/TREE", "a/b/c", "TREE-TREE"):
         repository.write(name)
-    assert layout.tree_of_index(index_of(tmp_path), 20) is None, "nothing was committed yet"
+    assert git_dir.tree_of_index(index_of(tmp_path), 20) is None, "nothing was committed yet"
     repository.git("commit", "-qm", "x")
     index = tmp_path / ".git" / "index"
-    assert layout.tree_of_index(index.read_bytes(), 20) == repository.git("rev-parse", "HEAD^{tree}").strip()
+    assert git_dir.tree_of_index(index.read_bytes(), 20) == repository.git("rev-parse", "HEAD^{tree}").strip()
     repository.write("a/new")
     repository.git("add", "-N", "a/new")
-    assert layout.tree_of_index(index.read_bytes(), 20) is None, "an entry is there that is in no tree"
+    assert git_dir.tree_of_index(index.read_bytes(), 20) is None, "an entry is there that is in no tree"
     repository.git("add", "a/new")
-    assert layout.tree_of_index(index.read_bytes(), 20) is None
+    assert git_dir.tree_of_index(index.read_bytes(), 20) is None
     tree = repository.git("write-tree").strip()
-    assert layout.tree_of_index(index.read_bytes(), 20) in (None, tree)
+    assert git_dir.tree_of_index(index.read_bytes(), 20) in (None, tree)

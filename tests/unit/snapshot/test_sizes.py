@@ -13,7 +13,7 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.snapshot import Snapshot, discover, take
-from loom.snapshot.copying import ANY, Copier
+from loom.snapshot.copy_files import ANY, Copier
 
 from .conftest import Repo
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from loom import __version__, workflow
-from loom.environment import KNOWN_TO_PLANS
-from loom.plan import ResolveContext, Selection, resolve
-from loom.render.plans import plan_yaml
-from loom.resolve import problems_of
+from loom.plan.model import ResolveContext, Selection, resolve
+from loom.plan.resolve import problems_of
+from loom.plan.variables import KNOWN_TO_PLANS
+from loom.render.plan import plan_yaml
 from loom.workflow.lint import warnings
 
 CORPUS = Path(__file__).parents[2] / "workflows"

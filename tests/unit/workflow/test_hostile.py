@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loom import workflow, yamlfile
-from loom.environment import KNOWN_TO_PLANS
+from loom import workflow
 from loom.errors import RequestError, WorkflowError
-from loom.plan import ResolveContext, Selection, resolve
-from loom.resolve import problems_of
+from loom.plan.model import ResolveContext, Selection, resolve
+from loom.plan.resolve import problems_of
+from loom.plan.variables import KNOWN_TO_PLANS
+from loom.util import yaml_file
 from loom.workflow.lint import warnings
 
 HEAD = "version: v1\nstages: [build, test]\n"
@@ -238,7 +239,7 @@ WORDS = st.sampled_from(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(WORDS, max_size=40).map(" ".join))
 def test_any_text_is_answered(text: str) -> None:
-    file = yamlfile.parse(text.encode(), "x.yml")
+    file = yaml_file.parse(text.encode(), "x.yml")
     assert (file.root is None) <= (bool(file.problems) or not re.sub(r"#.*|---|~|null|\s|\ufeff|\x85", "", file.text))
 
 
@@ -252,4 +253,4 @@ def test_any_workflow_is_answered(tmp_path_factory: pytest.TempPathFactory, body
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_answered(data: bytes) -> None:
-    yamlfile.parse(data, "x.yml")
+    yaml_file.parse(data, "x.yml")

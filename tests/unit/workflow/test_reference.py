@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from loom import config, environment, plan, workflow
+from loom import config, workflow
 from loom.cli import options
 from loom.errors import RequestError
-from loom.resolve import problems_of
+from loom.plan import model as plan
+from loom.plan import variables
+from loom.plan.resolve import problems_of
 from loom.workflow import models
 
 ROOT = Path(__file__).parents[3]
@@ -75,33 +77,33 @@ def test_every_predefined_variable_is_in_the_reference() -> None:
     rows = re.findall(
         r"^\| `(CI\w*|LOOM\w*)` \| `(\w+)` \| (.*) \|$", (PAGES / "variables.md").read_text(), re.MULTILINE
     )
-    assert rows == [(each.name, each.known, each.about) for each in environment.PREDEFINED]
+    assert rows == [(each.name, each.known, each.about) for each in variables.PREDEFINED]
 
 
 def test_every_event_is_in_the_reference() -> None:
     rows = re.findall(r"^\| `([a-z_]+)`[^|]*\| `(\w+)` \|[^|]*\|$", (PAGES / "variables.md").read_text(), re.MULTILINE)
-    assert dict(rows) == environment.SOURCES
-    assert [event.value for event in options.Event] == list(environment.SOURCES)
+    assert dict(rows) == variables.SOURCES
+    assert [event.value for event in options.Event] == list(variables.SOURCES)
 
 
 def test_loom_sets_the_predefined_variables_and_no_others() -> None:
-    commit = environment.Commit(
+    commit = variables.Commit(
         sha="a" * 40,
         branch="topic",
         tags=["v1"],
         default_branch="main",
-        message=environment.Message(author="a", timestamp="b", text="title\n\nmore"),
+        message=variables.Message(author="a", timestamp="b", text="title\n\nmore"),
     )
     given: set[str] = set()
-    for event in environment.SOURCES:
-        given |= environment.for_run(
+    for event in variables.SOURCES:
+        given |= variables.for_run(
             run_id="1", workflow_path="w", commit=commit, project_name="p", origin_url="o", event=event
         ).keys()
     job = plan.Job(id="a", name="a", stage="s", steps=(), provider=plan.ProviderName.HOST)
-    given |= environment.for_job(job, project_dir="/p", image_name="").keys()
+    given |= variables.for_job(job, project_dir="/p", image_name="").keys()
     given |= {"CI_NODE_INDEX", "CI_NODE_TOTAL"}
-    assert given == {each.name for each in environment.PREDEFINED if each.known in ("plan", "job")}
-    assert {each.name for each in environment.PREDEFINED if each.name.startswith("LOOM_")} == config.SET_BY_LOOM
+    assert given == {each.name for each in variables.PREDEFINED if each.known in ("plan", "job")}
+    assert {each.name for each in variables.PREDEFINED if each.name.startswith("LOOM_")} == config.SET_BY_LOOM
 
 
 @pytest.mark.parametrize(
@@ -140,8 +142,8 @@ def test_loom_sets_the_predefined_variables_and_no_others() -> None:
 def test_an_event_sets_what_ci_would_set(
     event: str, branch: str | None, tags: list[str], expected: dict[str, str | None]
 ) -> None:
-    commit = environment.Commit(sha="a" * 40, branch=branch, tags=tags, default_branch="main")
-    given = environment.for_run(
+    commit = variables.Commit(sha="a" * 40, branch=branch, tags=tags, default_branch="main")
+    given = variables.for_run(
         run_id="1", workflow_path="w", commit=commit, project_name="p", origin_url=None, event=event
     )
     assert {name: given.get(name) for name in expected} == expected
@@ -149,8 +151,6 @@ def test_an_event_sets_what_ci_would_set(
 
 
 def test_an_event_of_a_tag_wants_a_tag() -> None:
-    commit = environment.Commit(sha="a" * 40, branch="main")
+    commit = variables.Commit(sha="a" * 40, branch="main")
     with pytest.raises(RequestError, match="no tag points at the commit"):
-        environment.for_run(
-            run_id="1", workflow_path="w", commit=commit, project_name="p", origin_url=None, event="tag"
-        )
+        variables.for_run(run_id="1", workflow_path="w", commit=commit, project_name="p", origin_url=None, event="tag")

@@ -10,8 +10,9 @@ import jsonschema
 import pytest
 import yaml
 
-from loom import workflow, yamlfile
+from loom import workflow
 from loom.errors import WorkflowError
+from loom.util import yaml_file
 from loom.workflow import models
 from loom.workflow.schema import workflow_schema
 
@@ -57,14 +58,14 @@ def shipped() -> list[Path]:
 
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_shipped_workflows_are_valid(validator: Any, path: Path) -> None:
-    root = yamlfile.read(path, path.name).root
+    root = yaml_file.read(path, path.name).root
     assert root is not None
     assert [error.message for error in validator.iter_errors(root.plain())] == []
 
 
 @pytest.mark.parametrize("path", sorted((CORPUS / "broken").glob("*.yml")), ids=lambda path: path.stem)
 def test_what_the_loader_refuses_the_schema_refuses(validator: Any, path: Path) -> None:
-    file = yamlfile.read(path, path.name)
+    file = yaml_file.read(path, path.name)
     if file.root is None or file.problems:
         return  # no YAML that another reader would see the same way
     assert validator.is_valid(file.root.plain()) is (path.stem in BEYOND_SHAPES)
@@ -179,7 +180,7 @@ AGREE = [
 def test_schema_and_loader_agree(validator: Any, tmp_path: Path, line: str, good: bool) -> None:
     path = tmp_path / "workflow.yml"
     path.write_text(f"{JOB}  {line}\n")
-    root = yamlfile.read(path, path.name).root
+    root = yaml_file.read(path, path.name).root
     assert root is not None
     assert validator.is_valid(root.plain()) is good
     try:
@@ -224,7 +225,7 @@ def places(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, 
 
 
 def test_the_schema_never_refuses_what_the_loader_accepts(validator: Any, tmp_path: Path) -> None:
-    root = yamlfile.read(CORPUS / "good/every_key.yml", "every_key.yml").root
+    root = yaml_file.read(CORPUS / "good/every_key.yml", "every_key.yml").root
     assert root is not None
     whole = root.plain()
     chance = random.Random(7)

@@ -1,0 +1,689 @@
+"""From a failed run's documents and the last lines it printed to what went wrong: pure, given what was read.
+
+`diagnose` looks at the failing unit's end only; the table `KNOWN` says what common failures look like and what to do.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+from msgspec import Struct, field
+
+from loom.record.documents import Code, Count, Document, FailingTest, Milliseconds, Moment, Sha
+from loom.util.paths import JOB_PLACE
+
+DIAGNOSIS_SCHEMA: Final = "loom.diagnosis.v1"
+LINES_READ = 400
+"""How many of the failing unit's last lines are looked at."""
+LINES_SHOWN = 14
+MOST_PLACES = 5
+LINE_SHOWN = 400
+"""Of a longer line, its beginning and its end are looked at, and shown."""
+
+
+class Cause(Document):
+    """A known failure that fits. `line` is what gave it away, `advice` the next move."""
+
+    code: str
+    summary: str
+    advice: str
+    line: str | None = None
+
+
+class Place(Document):
+    """A place in the source that the output names."""
+
+    file: str
+    line: Code
+    column: Code | None = None
+
+
+class OtherFailure(Document):
+    job_id: str
+    status: str
+    error: str | None
+    manifest_path: str
+
+
+class Diagnosis(Document):
+    schema_version: Literal["loom.diagnosis.v1"] = DIAGNOSIS_SCHEMA
+    kind: Literal["diagnosis"] = "diagnosis"
+    run_id: str
+    state: str
+    failed: bool
+    error: str | None
+    error_code: str | None = None
+    last_event_at: Moment | None
+    duration_ms: Milliseconds | None
+    head_sha: Sha | None
+    tree_sha: Sha | None
+    job_id: str | None
+    job_status: str | None
+    attempt: Count | None
+    step: str | None
+    step_place: str | None = None
+    """Where the step stands in the workflow: `file:line`."""
+    section: str | None
+    steps_total: Count | None
+    command: str | None
+    exit_code: Code | None
+    image: str | None
+    lines: list[str]
+    lines_total: Count | None
+    places: list[Place]
+    failing_tests: list[FailingTest]
+    failing_tests_total: Count
+    causes: list[Cause]
+    others: list[OtherFailure]
+    skipped: Count
+    reproduce: str
+    logs_command: str | None
+    receipt_path: str | None
+    job_manifest_path: str | None
+    events_path: str | None
+
+
+class Ignored(Struct, frozen=True, kw_only=True):
+    """A file of the source that a snapshot does not hold because git ignores it."""
+
+    path: str
+    rule: str | None
+
+
+class Evidence(Struct, frozen=True, kw_only=True):
+    """What was read of a run. Paths absolute; `job` is the manifest of the job to explain, None when there is none."""
+
+    run_id: str
+    state: str
+    receipt: Mapping[str, Any]
+    pipeline: Mapping[str, Any]
+    job: Mapping[str, Any] | None = None
+    lines: Sequence[str] = ()
+    lines_total: int | None = None
+    last_event_at: str | None = None
+    unit: tuple[str | None, str | None] = (None, None)
+    """The step and the section to blame where the job's manifest names none (a killed run)."""
+    receipt_path: str | None = None
+    job_manifest_path: str | None = None
+    events_path: str | None = None
+    ignored: Callable[[Sequence[str]], Ignored | None] = field(default=lambda _: None)
+    """Whether one of these paths (from the project's root) is there in the source but ignored by git."""
+
+
+def failing_tests_total(named: Sequence[Any], reports: Mapping[str, Any] | None) -> int:
+    """How many tests failed by what the reports count: the record names the first ones only."""
+    return max(len(named), sum((reports or {}).get(kind) or 0 for kind in ("failures", "errors")))
+
+
+def diagnose(evidence: Evidence) -> Diagnosis:
+    job = evidence.job
+    step = (job or {}).get("failing_step") or evidence.unit[0]
+    section = None if step else (job or {}).get("failing_section") or evidence.unit[1]
+    of_step = _step_of(job, step)
+    error = job.get("error") if job is not None else evidence.receipt.get("error")
+    command = (job or {}).get("failing_command") or of_step.get("command")
+    exit_code = (job or {}).get("exit_code") if job else evidence.receipt.get("exit_code")
+    failed = evidence.state not in ("success", "running") and (job or {}).get("status") not in ("success", "skipped")
+    printed = [_clipped(line) for line in evidence.lines]
+    looked_at = list(printed)
+    own_words = not step or (job or {}).get("status") == "error"
+    if failed and own_words and error:  # loom's own words about what it could not do
+        looked_at += [_clipped(line) for line in str(error).splitlines() if line not in looked_at]
+    image = (job or {}).get("image")
+    tests = [FailingTest(**test) for test in (job or {}).get("failing_tests", ())]
+    others = [other for other in evidence.pipeline["jobs"] if _is_failure(other) and other["job_id"] != _id(job)]
+    job_id = _id(job)
+    return Diagnosis(
+        run_id=evidence.run_id,
+        state=evidence.state,
+        failed=failed,
+        error=error,
+        error_code=(evidence.receipt if job is None else job).get("error_code"),
+        last_event_at=evidence.last_event_at,
+        duration_ms=evidence.receipt.get("duration_ms"),
+        head_sha=evidence.receipt.get("snapshot_head_sha"),
+        tree_sha=evidence.receipt.get("snapshot_tree_sha"),
+        job_id=job_id,
+        job_status=(job or {}).get("status"),
+        attempt=of_step.get("attempt"),
+        step=step,
+        step_place=f"{of_step['file']}:{of_step['line']}" if of_step.get("file") else None,
+        section=section,
+        steps_total=len({s["step"] for s in job["steps"]}) if job else None,
+        command=command,
+        exit_code=exit_code,
+        image=image["name"] if image else None,
+        lines=lines_that_matter(printed) if failed else [],
+        lines_total=evidence.lines_total,
+        places=_places(looked_at, of_step, tests) if failed else [],
+        failing_tests=tests[:20],
+        failing_tests_total=failing_tests_total(tests, (job or {}).get("test_reports")),
+        causes=_causes(evidence, looked_at, exit_code, error, command, image) if failed else [],
+        others=[
+            OtherFailure(
+                job_id=other["job_id"],
+                status=str(other["status"]),
+                error=None,
+                manifest_path=other["manifest_path"],
+            )
+            for other in others
+        ],
+        skipped=sum(other["status"] == "skipped" for other in evidence.pipeline["jobs"]),
+        reproduce=reproduce_command(evidence.receipt.get("command") or (), job_id),
+        logs_command=_logs_command(evidence.run_id, job_id, step or section),
+        receipt_path=evidence.receipt_path,
+        job_manifest_path=evidence.job_manifest_path,
+        events_path=evidence.events_path,
+    )
+
+
+def _clipped(line: str) -> str:
+    half = LINE_SHOWN // 2
+    return line if len(line) <= LINE_SHOWN else f"{line[:half]} … {line[-half:]}"
+
+
+def _id(job: Mapping[str, Any] | None) -> str | None:
+    return None if job is None else str(job["job_id"])
+
+
+def _is_failure(job: Mapping[str, Any]) -> bool:
+    return job["status"] in ("failure", "error", "timed_out") and not job["allowed_failure"]
+
+
+def _step_of(job: Mapping[str, Any] | None, step: str | None) -> Mapping[str, Any]:
+    steps: list[Mapping[str, Any]] = [each for each in (job or {}).get("steps", ()) if each["step"] == step]
+    return max(steps, key=lambda each: each["attempt"], default={})
+
+
+def _logs_command(run_id: str, job_id: str | None, unit: str | None) -> str | None:
+    return None if job_id is None else shlex.join(["loom", "logs", run_id, job_id, *([unit] if unit else [])])
+
+
+_TAKES_VALUE = {"--workflow", "-f", "--var", "--matrix", "--changes-base", "--event", "--mount-mode", "--pull"}
+_KEPT = {"--container", "--no-container", "--strict", "--frozen"}
+
+
+def reproduce_command(command: Sequence[str], job_id: str | None) -> str:
+    """The one command that runs the failing job again: the run's own, with what decides about the input kept."""
+    kept: list[str] = []
+    given = list(command[2:]) if len(command) > 1 else []
+    for position, word in enumerate(given):
+        name = word.partition("=")[0]
+        if name in _KEPT or (name in _TAKES_VALUE and "=" in word):
+            kept.append(word)
+        elif name in _TAKES_VALUE and position + 1 < len(given):
+            kept += [word, given[position + 1]]
+    return shlex.join(["loom", "run", "--local", *kept, *([job_id] if job_id else [])])
+
+
+# -- the lines that matter ----------------------------------------------------------------------------------------
+
+_TELLING = re.compile(
+    r"""\b(?:error|errors|failed|failure|fatal|panic|panicked|exception|traceback|assert\w*|undefined|unresolved
+    |cannot|can't|could\ not|unable\ to|not\ found|no\ such\ file|denied|refused|segmentation\ fault|killed
+    |timed?\ ?out|abort\w*|invalid|unexpected|expected)\b|^E\s{2,}|^FAIL\b|^not\ ok\b|✗|✘|✕|[A-Z]\w+(?:Error|Exception)\b""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_NOT_TELLING = re.compile(r"\b0 (?:errors?|failed|failures)\b|\bno errors?\b|^\s*\^+\s*$", re.IGNORECASE)
+
+
+def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN) -> list[str]:
+    """At most `most` lines: those that speak of an error, with a line around each, the last ones first to be kept.
+
+    A gap is marked by `…`.
+    """
+    while lines and not lines[-1].strip():
+        lines = lines[:-1]
+    if len(lines) <= most:
+        return list(lines)
+    keep = set(range(len(lines) - 3, len(lines)))
+    room = most - 3  # for the marks of gaps
+    for number in range(len(lines) - 1, -1, -1):
+        if len(keep) >= room:
+            break
+        if _TELLING.search(lines[number]) and not _NOT_TELLING.search(lines[number]):
+            keep |= {around for around in (number, number + 1, number - 1) if 0 <= around < len(lines)}
+    number = len(lines) - 1
+    while len(keep) < room and number >= 0:  # nothing telling: simply more of the end
+        keep.add(number)
+        number -= 1
+    shown: list[str] = []
+    before = -1
+    for number in sorted(keep):
+        if number != before + 1:
+            shown.append("…")
+        shown.append(lines[number])
+        before = number
+    return shown if len(shown) <= most else ["…", *shown[len(shown) - most + 1 :]]
+
+
+_PLACES = (
+    re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)'),
+    re.compile(
+        r"(?<![\w.@+/-])(?P<file>/?(?:[\w.@+-]+/)*[\w.@+-]+\.[A-Za-z]\w{0,9}):(?P<line>\d+)(?::(?P<column>\d+))?\b"
+    ),
+    re.compile(
+        r"(?<![\w.@+/-])(?P<file>/?(?:[\w.@+-]+/)*[\w.@+-]+\.[A-Za-z]\w{0,9})\((?P<line>\d+)(?:,(?P<column>\d+))?\)"
+    ),
+)
+_FOREIGN = re.compile(r"(?:^|/)(?:site-packages|dist-packages|node_modules|lib/python[\d.]+|\.cargo|go/pkg)/|^<")
+
+
+def _places(lines: Sequence[str], step: Mapping[str, Any], tests: Sequence[FailingTest]) -> list[Place]:
+    """The most certain ones first: the step's own line, those of failing tests' reports, those that the output mentions."""
+    of_tests = [Place(file=t.file, line=t.line, column=None) for t in tests if t.file and t.line]
+    found: dict[tuple[str, int], Place] = {}
+    for place in (*places_in_step(lines, step), *of_tests, *places_in(lines)):
+        found.setdefault((place.file, place.line), place)
+    return list(found.values())[:MOST_PLACES]
+
+
+_BY_SHELL = re.compile(r"(?:^|\s)\S*/step\.\d+: (?:line )?(?P<line>\d+): ")
+
+
+def places_in_step(lines: Sequence[str], step: Mapping[str, Any]) -> list[Place]:
+    """The workflow's own lines that a shell means when it names a line of the step's script, the last one first."""
+    if not step.get("file"):
+        return []
+    found: dict[int, Place] = {}
+    for line in reversed(lines):
+        if match := _BY_SHELL.search(line):
+            number = int(step["line"]) + (int(match["line"]) - 1 if step.get("literal") else 0)
+            found.setdefault(number, Place(file=step["file"], line=number, column=None))
+    return list(found.values())
+
+
+def places_in(lines: Sequence[str], most: int = MOST_PLACES) -> list[Place]:
+    """`file:line` mentions of the project's own files, the last ones first; libraries' files are passed over."""
+    found: dict[tuple[str, int], Place] = {}
+    for line in reversed(lines):
+        for pattern in _PLACES:
+            for match in pattern.finditer(line):
+                file = _from_root(match["file"])
+                if _FOREIGN.search(file) or file.startswith("/"):
+                    continue
+                column = match.groupdict().get("column")
+                place = Place(file=file, line=int(match["line"]), column=int(column) if column else None)
+                found.setdefault((place.file, place.line), place)
+                if len(found) >= most:
+                    return list(found.values())
+    return list(found.values())
+
+
+_ROOTS = re.compile(rf"^(?:/workspace|\S*/{JOB_PLACE})/|^\./")
+
+
+def _from_root(path: str) -> str:
+    return _ROOTS.sub("", path)
+
+
+# -- known failures -----------------------------------------------------------------------------------------------
+
+
+class Known(Struct, frozen=True, kw_only=True):
+    """What a common failure looks like in the output, and what it means. `{x}` is the group named x."""
+
+    code: str
+    pattern: re.Pattern[str]
+    summary: str
+    advice: str
+
+
+def _known(code: str, pattern: str, summary: str, advice: str) -> Known:
+    return Known(code=code, pattern=re.compile(pattern, re.IGNORECASE), summary=summary, advice=advice)
+
+
+KNOWN: tuple[Known, ...] = (
+    _known(
+        "crlf",
+        r"\^M|bad interpreter: .*\r|sh\r: (?:not found|No such file)|\$'\\r': command not found",
+        "a script has Windows line ends",
+        "store it with LF: a line `*.sh text eol=lf` in .gitattributes, then `git add --renormalize .`",
+    ),
+    _known(
+        "bashism",
+        r"Bad substitution|Syntax error: \"\(\" unexpected|(?:\[\[|source|pushd|shopt|declare): (?:command )?not found",
+        "the step uses bash's language, and its shell is sh",
+        "take an image that has bash (loom uses it where the workflow names no other shell), or write it in plain sh",
+    ),
+    _known(
+        "wrong_architecture",
+        r"exec format error|cannot execute binary file",
+        "a program is built for another processor",
+        "set the image's `platform`, or take an image and binaries for this machine",
+    ),
+    _known(
+        "command_not_found",
+        r"(?:^|[:\s])(?P<name>[\w./+-]+): (?:command )?not found\s*$|command not found: (?P<other>\S+)"
+        r"|(?:exec|executable file).*[\"'](?P<exec>[\w./+-]+)[\"'].*not found in \$PATH",
+        "the command {name} is not there",
+        "install it in the job (or its image), or check PATH; `loom shell` opens the place to look",
+    ),
+    _known(
+        "image_denied",
+        r"pull access denied|requested access to the resource is denied|authentication required|unauthorized: ",
+        "the registry refused the image",
+        "check its name; log in with `docker login REGISTRY` if it is private",
+    ),
+    _known(
+        "image_not_found",
+        r"manifest (?:for \S+ not found|unknown)|not found: manifest|repository does not exist|No such image",
+        "there is no such image, or not with this tag",
+        "check name and tag in the workflow; `loom images pull` tries it alone",
+    ),
+    _known(
+        "rate_limited",
+        r"toomanyrequests|rate limit|429 Too Many Requests",
+        "the server said: too many requests",
+        "log in (`docker login`), wait, or use a mirror; `pull: missing` avoids needless pulls",
+    ),
+    _known(
+        "engine_unavailable",
+        r"Cannot connect to the Docker daemon|no (?:container )?engine answers|engine (?:is )?(?:not|can't|cannot) be? ?reached"
+        r"|nobody listens there|its socket is not there",
+        "no container engine answers",
+        "start it (`systemctl start docker`), or name it with DOCKER_HOST; `loom doctor` says what is wrong",
+    ),
+    _known(
+        "out_of_memory",
+        r"out of memory|OOMKilled|oom-kill|Cannot allocate memory|JavaScript heap out of memory|java\.lang\.OutOfMemoryError"
+        r"|MemoryError|signal: killed|std::bad_alloc",
+        "the memory ran out",
+        "raise `resources: {memory: ...}`, or let the step use less (fewer parallel workers)",
+    ),
+    _known(
+        "disk_full",
+        r"No space left on device|ENOSPC|disk quota exceeded",
+        "the disk is full",
+        "make room: `loom clean --keep-last 5`, `loom cache prune`, `docker system df` shows what the engine holds",
+    ),
+    _known(
+        "port_in_use",
+        r"address already in use|EADDRINUSE|port is already allocated|bind: .*in use",
+        "a port is in use already",
+        "stop what listens there, or let the test take a free port (0); another run of the job may be going on",
+    ),
+    _known(
+        "dubious_ownership",
+        r"detected dubious ownership",
+        "git does not trust the directory's owner",
+        "`git config --global --add safe.directory '*'` in the step's image",
+    ),
+    _known(
+        "git_identity",
+        r"Please tell me who you are|empty ident name|unable to auto-detect email address",
+        "git knows no author in the job",
+        "set GIT_AUTHOR_NAME, GIT_AUTHOR_EMAIL, GIT_COMMITTER_NAME and GIT_COMMITTER_EMAIL in `variables`",
+    ),
+    _known(
+        "lfs_pointer",
+        r"version https://git-lfs\.github\.com/spec",
+        "a file is a Git LFS pointer, not its content",
+        "run `git lfs pull` in your checkout: the snapshot takes LFS files as they are on disk",
+    ),
+    _known(
+        "registry_unreachable",
+        r"can't be reached: Get \"?https?://|(?:Get|Head) \"?https?://[^ ]*/v2/[^ ]*: (?:dial|net|context|EOF|TLS)",
+        "the image's registry can't be reached",
+        "check its name and the network; with the image on this machine, `--pull missing` needs no registry",
+    ),
+    _known(
+        "name_resolution",
+        r"Temporary failure in name resolution|Could not resolve host|Name or service not known"
+        r"|getaddrinfo (?:ENOTFOUND|EAI_AGAIN)|no such host|Temporary failure resolving",
+        "a host's name could not be resolved",
+        "a service is reached by its alias; for the outside check the network (and `--strict`, which cuts it)",
+    ),
+    _known(
+        "connection_refused",
+        r"Connection refused|ECONNREFUSED",
+        "nobody listens where the step connects to",
+        "a service is reached by its alias, not by localhost; see `loom logs RUN JOB services --system`",
+    ),
+    _known(
+        "network_unreachable",
+        r"Network is unreachable|No route to host|ENETUNREACH",
+        "the network is not reachable from the job",
+        "check the machine's network, and whether the job runs with `--strict`",
+    ),
+    _known(
+        "certificate",
+        r"certificate verify failed|x509: certificate|SSL certificate problem|self.signed certificate",
+        "a certificate is not trusted in the job",
+        "install the CA's certificate (`ca-certificates`) in the image",
+    ),
+    _known(
+        "no_tty",
+        r"the input device is not a TTY|inappropriate ioctl for device|not a tty",
+        "a command wants a terminal, and CI has none",
+        "use its non-interactive flag (`docker run` without -t, `--yes`, `DEBIAN_FRONTEND=noninteractive`)",
+    ),
+    _known(
+        "docker_in_job",
+        r"(?:dial unix|connect to) \S*/var/run/docker\.sock",
+        "the step wants a Docker engine, and a job has none",
+        "jobs get no Docker socket; build images with the job key `image: {build: ...}`",
+    ),
+    _known(
+        "glibc",
+        r"version [`']GLIBC_[\d.]+' not found",
+        "a program was built for a newer C library than the image has",
+        "build it in the job's own image, or take a newer image",
+    ),
+    _known(
+        "shared_library",
+        r"error while loading shared libraries: (?P<name>[^:]+)",
+        "the shared library {name} is not in the image",
+        "install the package that holds it",
+    ),
+    _known(
+        "unset_variable",
+        r"(?P<name>[A-Za-z_]\w*): (?:unbound variable|parameter (?:not set|null or not set))",
+        "the variable {name} is not set in the job",
+        "declare it under `variables` or `secrets`: the host's environment is not passed on",
+    ),
+    _known(
+        "file_limit",
+        r"Too many open files|EMFILE",
+        "too many files are open at once",
+        "raise `ulimit -n` in the step, or let it open fewer",
+    ),
+    _known(
+        "read_only",
+        r"Read-only file system|EROFS",
+        "the step writes where nothing can be written",
+        "write below the project's directory or /tmp",
+    ),
+    _known(
+        "permission_denied",
+        r"Permission denied|EACCES|Operation not permitted",
+        "a file may not be used that way",
+        "check the executable bit (`git update-index --chmod=+x FILE`) and the image's user",
+    ),
+    _known(
+        "python_module",
+        r"ModuleNotFoundError: No module named '(?P<name>[^']+)'|ImportError: No module named (?P<other>\S+)",
+        "Python has no module {name}",
+        "install it in the job before it is used; a generated module must be generated there too",
+    ),
+    _known(
+        "node_module",
+        r"Cannot find module '(?P<name>[^']+)'",
+        "Node has no module {name}",
+        "run `npm ci` in the job before it is used; node_modules is rarely part of a snapshot",
+    ),
+    _known(
+        "shell_syntax",
+        r"syntax error near unexpected token|Syntax error: |unexpected EOF while looking for matching",
+        "the step is not a valid script for its shell",
+        "check the quoting in the workflow (`|` keeps a script as it is written)",
+    ),
+    _known(
+        "missing_file",
+        r"No such file or directory|ENOENT|FileNotFoundError|cannot find the file|no such file",
+        "a file is missing",
+        "CI has only what git tracks or does not ignore: `loom snapshot --explain PATH` says why a file is left out",
+    ),
+)
+
+_MISSING = (
+    re.compile(r"[Nn]o such file or directory: ['\"](?P<path>[^'\"]+)['\"]"),
+    re.compile(r"open (?P<path>\S+): no such file", re.IGNORECASE),
+    re.compile(r"ENOENT[^'\"]*['\"](?P<path>[^'\"]+)['\"]"),
+    re.compile(
+        r"(?:can't open|cannot open|cannot access|cannot stat|can't cd to) (?:file )?['\"‘]?(?P<path>[^'\"’:]+)"
+    ),
+    re.compile(r"^(?:[^:]*: )*(?:line )?(?:\d+: )?(?P<path>[^\s:'\"]+): [Nn]o such file or directory"),
+    re.compile(r"['\"‘](?P<path>[^'\"’]+)['\"’]:? [Nn]o such file"),
+    re.compile(r"(?<![\w./@+-])(?P<path>[\w./@+-]+): not found\s*$"),
+)
+_CHANGES_DIRECTORY = re.compile(r"(?:^|[;&|\n]\s*)cd\s+['\"]?(?P<path>[^'\";&|\n]+)", re.MULTILINE)
+
+
+def missing_paths(lines: Sequence[str], command: str | None) -> list[str]:
+    """Paths, from the project's root, that the output says are missing; the last mentioned first."""
+    below = ["", *(f"{match['path'].strip().rstrip('/')}/" for match in _CHANGES_DIRECTORY.finditer(command or ""))]
+    found: dict[str, None] = {}
+    for line in reversed(lines):
+        for path in _missing_in(line):
+            known = _from_root(path.strip())
+            if known and not known.startswith(("/", "-", "..")):
+                for folder in below:
+                    found[f"{_from_root(folder)}{known}"] = None
+    return list(found)
+
+
+def _missing_in(line: str) -> list[str]:
+    python = re.search(r"No module named '([^']+)'", line)
+    if python:
+        stem = python[1].replace(".", "/")
+        return [f"{base}{stem}{end}" for base in ("", "src/") for end in (".py", "/__init__.py", "")]
+    node = re.search(r"Cannot find module '(\.[^']*|/[^']+)'", line)
+    if node:
+        return [f"{node[1]}{end}" for end in ("", ".js", ".json", ".ts", "/index.js")]
+    return [match["path"] for pattern in _MISSING for match in [pattern.search(line)] if match]
+
+
+def _causes(
+    evidence: Evidence,
+    lines: Sequence[str],
+    exit_code: int | None,
+    error: str | None,
+    command: str | None,
+    image: Mapping[str, Any] | None,
+) -> list[Cause]:
+    """What fits, the surest first: at most three."""
+    found: list[Cause] = []
+    ignored = evidence.ignored(missing_paths(lines, command))
+    if ignored is not None:
+        rule = f" ({ignored.rule})" if ignored.rule else ""
+        found.append(
+            Cause(
+                code="ignored_file",
+                summary=f"{ignored.path} is in your checkout, but git ignores it{rule}: CI does not have it",
+                advice=f"track it (`git add -f {shlex.quote(ignored.path)}`), make it in the job, or hand it in as a secret",
+            )
+        )
+    found += _by_ending(evidence, exit_code, error)
+    found += _by_lines(lines, {cause.code for cause in found}, has_image=image is not None)
+    if any(cause.code == "ignored_file" for cause in found):
+        found = [cause for cause in found if cause.code not in ("missing_file", "python_module", "node_module")]
+    if any(cause.code == "registry_unreachable" for cause in found):  # the engine's words of why, not a step's
+        found = [cause for cause in found if cause.code not in ("connection_refused", "name_resolution")]
+    return found[:3]
+
+
+def _by_lines(lines: Sequence[str], taken: set[str], *, has_image: bool) -> list[Cause]:
+    """Known failures by what was printed: the latest line first, of one line the table's first."""
+    found: list[Cause] = []
+    for line in reversed(lines[-LINES_READ:]):
+        for known in KNOWN:
+            match = known.pattern.search(line)
+            if match is None or known.code in taken:
+                continue
+            taken.add(known.code)
+            name = next((value for value in match.groupdict().values() if value), "")
+            summary = known.summary.format(name=name) if name or "{" not in known.summary else known.summary
+            found.append(
+                Cause(
+                    code=known.code,
+                    summary=summary
+                    + (" (on this machine)" if known.code == "command_not_found" and not has_image else ""),
+                    advice=known.advice,
+                    line=line.strip()[:200],
+                )
+            )
+            break
+        if len(found) == 3:
+            break
+    return found
+
+
+def _by_ending(evidence: Evidence, exit_code: int | None, error: str | None) -> list[Cause]:
+    """What the way it ended says, whatever was printed."""
+    status = (evidence.job or {}).get("status")
+    if evidence.state == "interrupted":
+        return [
+            Cause(
+                code="loom_killed",
+                summary="loom itself was killed, the machine went down, or its disk was full: nobody wrote the end",
+                advice="run it again; `loom logs RUN` shows what was printed until then",
+            )
+        ]
+    if status == "timed_out":
+        return [
+            Cause(
+                code="timed_out",
+                summary="the time limit was reached",
+                advice="raise `timeout`, or look for what hangs: the last lines are where it was",
+            )
+        ]
+    if error and "ran out of memory" in error:
+        return [
+            Cause(
+                code="out_of_memory",
+                summary="the container's memory ran out, and the kernel ended a process",
+                advice="raise `resources: {memory: ...}`, or let the step use less (fewer parallel workers)",
+            )
+        ]
+    if error and "as many processes as `pids` allows" in error:
+        return [
+            Cause(
+                code="out_of_processes",
+                summary="the container had as many processes as it may have, and could not start another one",
+                advice="raise `resources: {pids: ...}`, or let the step start fewer (fewer parallel workers)",
+            )
+        ]
+    return [_SIGNALS[exit_code]] if exit_code in _SIGNALS else []
+
+
+_SIGNALS = {
+    126: Cause(
+        code="not_executable",
+        summary="exit code 126: a file was found but may not be executed",
+        advice="set its executable bit: `git update-index --chmod=+x FILE`",
+    ),
+    134: Cause(
+        code="aborted",
+        summary="exit code 134: a program aborted itself (SIGABRT)",
+        advice="look for an assertion above",
+    ),
+    137: Cause(
+        code="killed",
+        summary="exit code 137: a program was killed (SIGKILL), most often for want of memory",
+        advice="watch its memory; raise `resources: {memory: ...}` if there is a limit",
+    ),
+    139: Cause(
+        code="segfault",
+        summary="exit code 139: a program crashed (SIGSEGV)",
+        advice="run it under a debugger: `loom shell` opens the job's place",
+    ),
+    143: Cause(
+        code="terminated",
+        summary="exit code 143: a program was asked to end (SIGTERM)",
+        advice="look for what sends it: a time limit of the step's own, or another process",
+    ),
+}

@@ -1,0 +1,255 @@
+"""What differs between two runs: inputs, outcomes, durations, and the first line of output that is not the same. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, Final, Literal
+
+from msgspec import Struct, field
+
+from loom.record.documents import Code, Count, Document
+from loom.util.paths import JOB_PLACE
+
+DIFF_SCHEMA: Final = "loom.diff.v1"
+FILES_SHOWN = 200
+LINE_COMPARED = 4000
+"""A longer line is compared as it is."""
+
+
+class Pair(Document):
+    """One thing that is not the same. None: not there, or not known."""
+
+    name: str
+    a: str | None
+    b: str | None
+
+
+class FirstLine(Document):
+    """The first line of a step's output that differs after normalising; `line` counts from 1."""
+
+    step: str
+    line: Count
+    a: str | None
+    b: str | None
+
+
+class JobDiff(Document):
+    job_id: str
+    status_a: str | None
+    status_b: str | None
+    exit_code_a: Code | None
+    exit_code_b: Code | None
+    duration_ms_a: float | None
+    duration_ms_b: float | None
+    steps: list[Pair]
+    first_line: FirstLine | None
+    same: bool
+
+
+class Inputs(Document):
+    same: bool
+    tree: Pair | None
+    head: Pair | None
+    files: list[Pair] | None
+    """Files that differ, with the ids of their contents; null when a workspace is gone and the trees differ."""
+    files_total: Count = 0
+    """How many there are; `files` has the first ones."""
+    images: list[Pair]
+    variables: list[Pair]
+    other: list[Pair]
+
+
+class Diff(Document):
+    schema_version: Literal["loom.diff.v1"] = DIFF_SCHEMA
+    kind: Literal["diff"] = "diff"
+    run_a: str
+    run_b: str
+    state_a: str
+    state_b: str
+    duration_ms_a: float | None
+    duration_ms_b: float | None
+    inputs: Inputs
+    jobs: list[JobDiff]
+    first_difference: str | None
+    same: bool
+
+
+class Side(Struct, frozen=True, kw_only=True):
+    """One run. `output(job, step)` gives a step's lines; `variables` of a job are those of its plan, where it was kept."""
+
+    run_id: str
+    state: str
+    receipt: Mapping[str, Any]
+    jobs: Mapping[str, Mapping[str, Any]]
+    output: Callable[[str, str], Iterable[str]]
+    variables: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def compare(a: Side, b: Side, files: Sequence[tuple[str, str | None, str | None]] | None) -> Diff:
+    """`files`: `(path, id in a, id in b)` of those that differ; None when that can't be known."""
+    inputs = _inputs(a, b, files)
+    jobs = [_job(job_id, a, b) for job_id in dict.fromkeys([*a.jobs, *b.jobs])]
+    same = inputs.same and a.state == b.state and all(job.same for job in jobs)
+    return Diff(
+        run_a=a.run_id,
+        run_b=b.run_id,
+        state_a=a.state,
+        state_b=b.state,
+        duration_ms_a=a.receipt.get("duration_ms"),
+        duration_ms_b=b.receipt.get("duration_ms"),
+        inputs=inputs,
+        jobs=jobs,
+        first_difference=_first(inputs, jobs),
+        same=same,
+    )
+
+
+def _pair(name: str, a: object, b: object) -> Pair | None:
+    if a == b:
+        return None
+    return Pair(name=name, a=None if a is None else str(a), b=None if b is None else str(b))
+
+
+def _pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Pair]:
+    found = (_pair(name, a.get(name), b.get(name)) for name in dict.fromkeys([*a, *b]))
+    return [pair for pair in found if pair is not None]
+
+
+def _inputs(a: Side, b: Side, files: Sequence[tuple[str, str | None, str | None]] | None) -> Inputs:
+    tree = _pair("tree", a.receipt.get("snapshot_tree_sha"), b.receipt.get("snapshot_tree_sha"))
+    images = _pairs(_images(a), _images(b))
+    variables = _pairs(_variables(a), _variables(b))
+    other = _pairs(_shape(a), _shape(b))
+    changed = None if files is None else [Pair(name=path, a=one, b=two) for path, one, two in files[:FILES_SHOWN]]
+    return Inputs(
+        same=tree is None and not images and not variables and not other,
+        tree=tree,
+        head=_pair("head", a.receipt.get("snapshot_head_sha"), b.receipt.get("snapshot_head_sha")),
+        files=[] if tree is None else changed,
+        files_total=0 if tree is None or files is None else len(files),
+        images=images,
+        variables=variables,
+        other=other,
+    )
+
+
+def _images(side: Side) -> dict[str, str]:
+    return {
+        job_id: f"{image['name']} {image['digest'] or image['id']}"
+        for job_id, job in side.jobs.items()
+        if (image := job.get("image"))
+    }
+
+
+_OF_THE_RUN = re.compile(r"^(?:LOOM_RUN_ID|(?:LOOM|CI)_PIPELINE_ID|CI_JOB_ID|CI_PIPELINE_IID|(?:CI|LOOM)_PROJECT_DIR)$")
+
+
+def _variables(side: Side) -> dict[str, str]:
+    return {
+        f"{job_id}.{name}": value
+        for job_id, variables in side.variables.items()
+        for name, value in variables.items()
+        if not _OF_THE_RUN.match(name)
+    }
+
+
+def _shape(side: Side) -> dict[str, str]:
+    shape: dict[str, str] = {"loom version": str(side.receipt.get("loom_version"))}
+    for job_id, job in side.jobs.items():
+        shape[f"{job_id} provider"] = str(job.get("provider"))
+    return shape
+
+
+def _job(job_id: str, a: Side, b: Side) -> JobDiff:
+    one, two = a.jobs.get(job_id, {}), b.jobs.get(job_id, {})
+    steps = _pairs(_outcomes(one), _outcomes(two))
+    first = None
+    for step in dict.fromkeys([*_outcomes(one), *_outcomes(two)]):
+        first = first_line(step, a.output(job_id, step), b.output(job_id, step))
+        if first is not None:
+            break
+    alike = [(job.get("status"), job.get("exit_code")) for job in (one, two)]
+    return JobDiff(
+        job_id=job_id,
+        status_a=one.get("status"),
+        status_b=two.get("status"),
+        exit_code_a=one.get("exit_code"),
+        exit_code_b=two.get("exit_code"),
+        duration_ms_a=_duration(one),
+        duration_ms_b=_duration(two),
+        steps=steps,
+        first_line=first,
+        same=alike[0] == alike[1] and not steps and first is None,
+    )
+
+
+def _duration(job: Mapping[str, Any]) -> float | None:
+    spent = [phase["duration_ms"] for phase in job.get("phases", ()) if phase["duration_ms"] is not None]
+    return round(sum(spent), 3) if spent else None
+
+
+def _outcomes(job: Mapping[str, Any]) -> dict[str, str]:
+    """Each step's ending in the attempt that counts."""
+    outcomes: dict[str, str] = {}
+    for step in sorted(job.get("steps", ()), key=lambda step: (step["attempt"], step["step"])):
+        code = "" if step["exit_code"] is None else f" {step['exit_code']}"
+        outcomes[step["step"]] = f"{step['status']}{code}"
+    return outcomes
+
+
+def first_line(step: str, a: Iterable[str], b: Iterable[str]) -> FirstLine | None:
+    for number, (one, two) in enumerate(zip_longest(a, b), 1):
+        if one == two or (one is not None and two is not None and normalised(one) == normalised(two)):
+            continue
+        return FirstLine(step=step, line=number, a=one, b=two)
+    return None
+
+
+_CHANGING: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]"), ""),
+    (re.compile(rf"(?:/[\w.+-]+)*/{JOB_PLACE}"), "<workspace>"),
+    (re.compile(r"\b\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(?:[.,]\d+)?(?:Z|[+-]\d{2}:?\d{2})?"), "<time>"),
+    (re.compile(r"\b\d{1,2}:\d{2}(?::\d{2})?(?:\.\d+)?\b"), "<time>"),
+    (re.compile(r"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\w* (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\w* +\d+\b"), "<date>"),
+    (re.compile(r"\b\d{4}-\d{2}-\d{2}\b"), "<date>"),
+    (re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", re.IGNORECASE), "<uuid>"),
+    (re.compile(r"\b0x[0-9a-f]+\b", re.IGNORECASE), "<address>"),
+    (re.compile(r"\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]{7,64}\b"), "<hex>"),
+    (re.compile(r"\b\d{16,20}\b"), "<number>"),
+    (re.compile(r"\b\d+(?:\.\d+)?\s?(?:ns|µs|us|ms|s|sec|secs|seconds?|min|minutes?)\b"), "<duration>"),
+    (re.compile(r"/tmp/[\w./+-]+"), "<temporary>"),
+    (re.compile(r"\b(pid|port)([ =:]+)\d+\b", re.IGNORECASE), r"\1\2<number>"),
+    (re.compile(r"((?:localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1?\])):\d+"), r"\1:<port>"),
+)  # fmt: skip
+
+
+def normalised(line: str) -> str:
+    """A line without what differs from run to run by itself: times, durations, ids, temporary paths, ports."""
+    if len(line) > LINE_COMPARED:
+        return line
+    for pattern, word in _CHANGING:
+        line = pattern.sub(word, line)
+    return line
+
+
+def _first(inputs: Inputs, jobs: Sequence[JobDiff]) -> str | None:
+    """The earliest thing that can explain the rest: inputs come before what was made of them."""
+    return next(_differences(inputs, jobs), None)
+
+
+def _differences(inputs: Inputs, jobs: Sequence[JobDiff]) -> Iterator[str]:
+    if inputs.tree is not None:
+        named = f": {inputs.files[0].name}" if inputs.files else ""
+        more = f" and {inputs.files_total - 1} more" if inputs.files_total > 1 else ""
+        yield f"the tree{named}{more}"
+    for pair in inputs.images:
+        yield f"the image of {pair.name}: {pair.a} / {pair.b}"
+    for pair in (*inputs.variables, *inputs.other):
+        yield f"{pair.name}: {pair.a} / {pair.b}"
+    for job in jobs:
+        if job.first_line is not None:
+            yield f"job {job.job_id}, step {job.first_line.step}, line {job.first_line.line} of its output"
+        elif not job.same:
+            yield f"job {job.job_id}: {job.status_a} / {job.status_b}"

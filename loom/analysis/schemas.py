@@ -1,0 +1,115 @@
+"""JSON Schemas of everything in a record and of what commands print for machines, generated from their shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from loom.analysis import diagnosis, diff, upkeep
+from loom.record import documents
+from loom.record.documents import Document
+from loom.record.events import SCHEMA_VERSION, OutputEvent, PhaseCode, PhaseEvent
+from loom.status import Status
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+Shape = dict[str, Any]
+
+
+def _document(kind: type[Document]) -> Callable[[], Shape]:
+    return lambda: kind.model_json_schema(mode="serialization")
+
+
+def _phase_event() -> Shape:
+    shape = TypeAdapter(PhaseEvent).json_schema(mode="serialization")
+    shape["properties"]["phase_code"]["enum"] = [code.value for code in PhaseCode]
+    shape["properties"]["schema_version"] = {"const": SCHEMA_VERSION, "type": "string"}
+    _event_fields(shape)
+    shape["required"] = [name for name in shape["properties"] if name not in ("message", "data")]
+    return {**shape, "additionalProperties": False}
+
+
+def _output_event() -> Shape:
+    shape = TypeAdapter(OutputEvent).json_schema(mode="serialization")
+    shape["properties"] = {"kind": {"const": "output", "type": "string"}, **shape["properties"]}
+    _event_fields(shape)
+    shape["required"] = ["seq", "ts", "kind", "stream", "text"]
+    return {**shape, "additionalProperties": False}
+
+
+def _event_fields(shape: Shape) -> None:
+    shape["properties"]["seq"]["minimum"] = 1
+    shape["properties"]["ts"]["format"] = "date-time"
+
+
+def _log_line() -> Shape:
+    shape = _output_event()
+    nullable = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+    for name in ("job_id", "step", "section"):
+        shape["properties"][name] = nullable
+        shape["required"].append(name)
+    return {**shape, "title": "LogLine", "description": "A line of `loom logs --json` and `loom run --json`."}
+
+
+def _event() -> Shape:
+    return _either("Event", "A line of any events.jsonl.", _phase_event(), _output_event())
+
+
+def _stream_line() -> Shape:
+    receipt = {
+        "title": "ReceiptLine",
+        "description": "The last line: where the receipt is.",
+        "type": "object",
+        "properties": {
+            "kind": {"const": "receipt", "type": "string"},
+            "receipt_path": {"type": "string"},
+            "status": {"enum": [status.value for status in Status], "type": "string"},
+            "exit_code": {"type": "integer"},
+        },
+        "required": ["kind", "receipt_path", "status", "exit_code"],
+        "additionalProperties": False,
+    }
+    return _either("StreamLine", "A line of `loom run --json`.", _phase_event(), _log_line(), receipt)
+
+
+def _either(title: str, description: str, *shapes: Shape) -> Shape:
+    definitions: Shape = {}
+    for shape in shapes:
+        definitions |= shape.pop("$defs", {})
+    definitions |= {shape["title"]: shape for shape in shapes}
+    return {
+        "title": title,
+        "description": description,
+        "oneOf": [{"$ref": f"#/$defs/{shape['title']}"} for shape in shapes],
+        "$defs": definitions,
+    }
+
+
+_SCHEMAS: Mapping[str, Callable[[], Shape]] = {
+    "event": _event,
+    "receipt": _document(documents.Receipt),
+    "run-summary": _document(documents.RunSummary),
+    "phase-report": _document(documents.PhaseReport),
+    "pipeline-summary": _document(documents.PipelineSummary),
+    "pipeline-manifest": _document(documents.PipelineManifest),
+    "job-summary": _document(documents.JobSummary),
+    "job-manifest": _document(documents.JobManifest),
+    "step-summary": _document(documents.StepSummary),
+    "section-summary": _document(documents.SectionSummary),
+    "runs": _document(documents.Runs),
+    "show": _document(documents.Show),
+    "log-line": _log_line,
+    "stream-line": _stream_line,
+    "diagnosis": _document(diagnosis.Diagnosis),
+    "diff": _document(diff.Diff),
+    "clean": _document(upkeep.Clean),
+    "doctor": _document(upkeep.Doctor),
+}
+
+NAMES = tuple(_SCHEMAS)
+
+
+def record_schema(name: str) -> Shape:
+    """KeyError for a name that is not in `NAMES`."""
+    return {"$schema": _DIALECT, "$id": f"loom/{name}.schema.json", **_SCHEMAS[name]()}

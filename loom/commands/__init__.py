@@ -1,0 +1,1 @@
+"""What each command does: no typer here, and imports at the top."""

@@ -1,0 +1,158 @@
+"""A person at a run's gate: `--shell-on-failure` and `--break-before` open a shell in the job's place, on loom's terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from loom.cancel import Cancel
+from loom.errors import LoomError, RequestError
+from loom.runner import AtStep, Verdict
+from loom.status import Exit
+
+if TYPE_CHECKING:
+    from loom.commands.wiring import Engine
+    from loom.plan.model import Plan
+
+
+class Held:
+    """Writes lines, but for the time that somebody has the terminal: then they wait."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._lock = threading.Lock()
+        self._held: list[str] | None = None
+
+    def __call__(self, line: str) -> None:
+        with self._lock:
+            if self._held is not None:
+                self._held.append(line)
+            else:
+                self._write(line)
+
+    def hold(self) -> None:
+        with self._lock:
+            self._held = self._held or []
+
+    def release(self) -> None:
+        with self._lock:
+            held, self._held = self._held or [], None
+            for line in held:
+                self._write(line)
+
+
+class TerminalGate:
+    """Implements `runner.Gate` on standard input and output. One job has them at a time, others wait or go on."""
+
+    def __init__(
+        self, engine: Engine, screen: Held, *, on_failure: bool, before: tuple[str, str] | None = None
+    ) -> None:
+        self._engine = engine
+        self._screen = screen
+        self._on_failure = on_failure
+        self._before = before
+        self._terminal = threading.Lock()
+
+    def before(self, at: AtStep, cancel: Cancel) -> None:
+        if self._before == (at.job.id, at.step.id) and self._take(cancel):
+            try:
+                self._stand(at, f"before step {at.step.id} of {at.job.id}; leave the shell to go on", cancel)
+            finally:
+                self._give_back()
+
+    def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict:
+        if not self._on_failure or not self._take(cancel):
+            return Verdict.FAIL
+        try:
+            about = f"step {at.step.id} of {at.job.id} failed with exit code {exit_.code}"
+            if not self._stand(at, about, cancel):
+                return Verdict.FAIL
+            return self._ask(cancel)
+        finally:
+            self._give_back()
+
+    def _take(self, cancel: Cancel) -> bool:
+        while not self._terminal.acquire(timeout=0.2):
+            if cancel.requested:
+                return False
+        self._screen.hold()
+        return True
+
+    def _give_back(self) -> None:
+        self._screen.release()
+        self._terminal.release()
+
+    def _stand(self, at: AtStep, about: str, cancel: Cancel) -> bool:
+
+        for line in banner(about, (), at.job.id, at.step.id, at.step.script):
+            print(line)
+        sys.stdout.flush()
+        try:
+            self._shell(at, cancel)
+        except LoomError as error:
+            print(f"loom: no shell could be opened: {error.message}")
+            return False
+        return True
+
+    def _shell(self, at: AtStep, cancel: Cancel) -> None:
+        from loom.providers.docker.exec import Inside
+        from loom.providers.host import HostSession
+
+        if isinstance(at.session, HostSession):
+            at.session.shell(at.job.shell, at.environment, script=at.step.script, name=at.job.id, cancel=cancel)
+            return
+        inside = Inside(
+            client=self._engine(),
+            container_id=at.session.facts.container_id,
+            workdir=at.request.project_dir,
+            environment=at.environment,
+        )
+        inside.shell(at.job.shell, script=at.step.script, name=at.job.id, terminal=(0, 1), cancel=cancel)
+
+    def _ask(self, cancel: Cancel) -> Verdict:
+        import select
+
+        answers = {"r": Verdict.RETRY, "n": Verdict.NEXT, "f": Verdict.FAIL, "": Verdict.FAIL}
+        while True:
+            print("[r]etry the step, go on to the [n]ext, or [f]ail the job? ", end="", flush=True)
+            while not select.select([0], [], [], 0.2)[0]:
+                if cancel.requested:
+                    return Verdict.FAIL
+            typed = os.read(0, 1024)
+            answer = typed.decode("utf-8", "replace").strip().lower()[:1]
+            if not typed or answer in answers:
+                return answers.get(answer, Verdict.FAIL)
+
+
+def place_named(plan: Plan, wanted: str) -> tuple[str, str]:
+    """`JOB[:STEP]` as the ids of both; the job's first step when none is named. RequestError for what is not in the plan."""
+    from loom.runner.previous_run import step_named
+
+    job_id, _, step = wanted.partition(":")
+    found = [job for job in plan.jobs if job_id in (job.id, job.name)]
+    if len(found) != 1:
+        raise RequestError(
+            f"--break-before: no job of this run is {job_id!r}",
+            hint=f"its jobs: {', '.join(job.id for job in plan.jobs)}",
+        )
+    job = found[0]
+    return job.id, step_named(job, step).id if step else job.steps[0].id
+
+
+def needs_terminal(flag: str) -> None:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise RequestError(f"{flag} needs a terminal, and this is none", hint="loom exec works without one")
+
+
+def banner(about: str, notes: tuple[str, ...], job_id: str, step_id: str, script: str) -> list[str]:
+    lines = script.strip().splitlines() or [""]
+    more = f"  (and {len(lines) - 1} more lines)" if len(lines) > 1 else ""
+    return [
+        about,
+        *(f"  {note}" for note in notes),
+        f"  at step {step_id} of {job_id}: {lines[0]}{more}",
+        "  `again` runs the step as the job did",
+    ]

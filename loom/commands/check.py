@@ -1,0 +1,339 @@
+"""What `loom check` and `loom compile` do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from loom.commands.project import commit_variables, configured, find_root, mentioned_in, resolve_context, workflow_path
+from loom.errors import Problem, WorkflowError
+from loom.status import ExitCode
+from loom.util.controls import json_shown
+from loom.util.yaml_file import Kind, pointer, problem_in_text
+
+if TYPE_CHECKING:
+    from loom.config import Config
+    from loom.plan.model import Job, Plan, Secret, Selection
+    from loom.secrets.trace import Trace
+    from loom.util.yaml_file import Node
+    from loom.workflow import Entry, Workflow
+
+MAX_SHOWN = 200
+
+
+def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> int:
+    import time
+
+    from loom import workflow
+    from loom.config import AUTO_SHELL
+    from loom.plan.resolve import rehearse
+    from loom.plan.variables import KNOWN_TO_PLANS
+    from loom.workflow.lint import warnings
+    from loom.workflow.models import shell_words
+
+    started = time.time_ns()
+    start = Path.cwd()
+    root = find_root(start)
+    path = workflow_path(root, named, start)
+    examined = workflow.examine(path, root)
+    loaded, problems = examined.workflow, list(examined.problems)
+    settings: Config | None = None
+    jobs: list[tuple[Entry, Job]] = []
+    try:
+        settings = configured(root, dict(os.environ))
+    except WorkflowError as error:  # a run would refuse it too
+        problems += error.problems
+    shell = shell_words(settings.default_shell) if settings is not None else AUTO_SHELL
+    if loaded is not None:
+        planned, jobs = rehearse(loaded, settings)
+        problems += planned
+        problems += _secrets(loaded, jobs)
+        problems += _syntax(loaded, shell)
+    if loaded is not None and not examined.problems:  # what a broken part would use, or be used by, can't be known
+        problems += warnings(
+            loaded, predefined=KNOWN_TO_PLANS, mentioned=mentioned_in(root, os.environ), default_shell=shell
+        )
+    if settings is not None:
+        problems += _notices(loaded, [job for _, job in jobs], settings, root)
+    problems = examined.in_order(problems)
+    sound = loaded if not examined.problems else None
+    errors = sum(1 for problem in problems if problem.severity == "error")
+    doubts = any(problem.severity == "warning" for problem in problems)
+    code = ExitCode.REQUEST if errors else ExitCode.JOB_FAILED if strict and doubts else ExitCode.OK
+    name = loaded.path if loaded is not None else _name(path, root)
+    _show(output, name, problems, sound)
+    if receipt and settings is not None:
+        _leave_receipt(settings, root, name, problems, sound, code, started)
+    return code
+
+
+def _notices(loaded: Workflow | None, jobs: Sequence[Job], settings: Config, root: Path) -> Iterator[Problem]:
+    """What a run would ask the user for, and what of the project's configuration does not count."""
+    from loom.commands import trust as trusting
+
+    requests = trusting.requests_of(jobs, settings, root, os.environ, loaded)
+    if requests:
+        from loom.commands.trust_store import Trust
+
+        trust = Trust(settings.own_state_dir, root, os.environ)
+        for request in requests:
+            state = "you have allowed it" if trust.holds(request) else "a run asks you first; so does `loom trust`"
+            yield _notice(request.place, f"{request} ({state})", trusting.CODE)
+    for overruled in settings.overruled:
+        yield _notice(overruled.place, str(overruled).partition(": ")[2], "CONFIG_OVERRULED")
+
+
+def _notice(place: str, message: str, code: str) -> Problem:
+    file, line, column = place.rsplit(":", 2)
+    return Problem(
+        file=file, line=int(line), column=int(column), pointer="/", message=message, code=code, severity="notice"
+    )
+
+
+def _syntax(loaded: Workflow, default_shell: Sequence[str]) -> Iterator[Problem]:
+    """Steps that a shell of this machine can't read; each once, however many jobs inherit it."""
+    from loom.commands.syntax import syntax_errors
+    from loom.workflow import lint
+
+    steps = {
+        (id(node), *(entry.fields.shell or default_shell)): (entry, key, number, node)
+        for entry, key, number, node in lint.scripts_of(loaded.jobs.values())
+    }
+    read = [(entry.fields.shell or default_shell, node.text) for entry, _, _, node in steps.values()]
+    places = list(steps.values())
+    for position, found in syntax_errors(read):
+        entry, key, number, node = places[position]
+        at = pointer(entry.name, key, number)
+        yield problem_in_text(
+            node, at, found.message, number=found.number, found=found.text, code="WF_SHELL_SYNTAX", severity="error"
+        )
+
+
+def _secrets(loaded: Workflow, jobs: Iterable[tuple[Entry, Job]]) -> list[Problem]:
+    """What the secrets' own part of loom would refuse when the job starts."""
+    found: dict[Problem, None] = {}
+    for entry, job in jobs:
+        if not job.all_secrets:
+            continue
+        from loom.secrets.lookup import check_reference
+        from loom.secrets.trace import traces
+
+        for place, secret in _secret_places(job):
+            wrong = check_reference(secret.ref)
+            if wrong is not None:
+                node = _node_at(entry, place) or entry.key
+                at = pointer(entry.name, *place)
+                problem = node.file.problem(node.get("ref") or node, at, wrong, code="SECRETS_REF_INVALID")
+                found[replace(problem, source_line=None)] = None  # it may be the value itself that stands there
+        for trace in traces(job):
+            found[_traced(loaded, entry, trace)] = None
+    return list(found)
+
+
+def _secret_places(job: Job) -> Iterator[tuple[tuple[str | int, ...], Secret]]:
+    for secret in job.secrets:
+        yield ("secrets", secret.name), secret
+    for number, service in enumerate(job.services):
+        for secret in service.secrets:
+            yield ("services", number, "secrets", secret.name), secret
+
+
+def _node_at(entry: Entry, place: Sequence[str | int]) -> Node | None:
+    node: Node | None = entry.merged
+    for part in place:
+        node = node.get(part) if node is not None else None
+    return node
+
+
+def _traced(loaded: Workflow, entry: Entry, trace: Trace) -> Problem:
+    """At the very line, where the job has it and a line of the value is one of the file."""
+    names = ", ".join(sorted(entry.fields.secrets or ()))
+    message = f"{trace.line!r} prints every command, and {entry.name} has secrets ({names}), parts of which could show"
+    message += "; take it out, or move what needs the secrets to a job without it"
+    node: Node | None = entry.merged
+    at = pointer(entry.name, *trace.key)
+    for part in trace.key:
+        if node is not None and node.kind is not Kind.SCALAR:  # `script` may be one text
+            node = node.get(part)
+    if node is None and trace.key[0] == "variables":
+        node, at = loaded.variable_nodes.get(str(trace.key[1])), pointer(*trace.key)
+    if node is None:
+        node, at = entry.key, pointer(entry.name)
+    return problem_in_text(
+        node, at, message, number=trace.number, found=trace.line, code="SECRETS_UNSAFE_DEBUG_TRACE", severity="error"
+    )
+
+
+def _name(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _leave_receipt(
+    settings: Config,
+    root: Path,
+    name: str,
+    problems: Sequence[Problem],
+    loaded: Workflow | None,
+    code: ExitCode,
+    started: int,
+) -> None:
+    """Say on standard error where the receipt is: standard output holds the result alone."""
+    import hashlib
+    import sys
+    import time
+
+    from loom.errors import LoomError
+    from loom.record.events import timestamp
+    from loom.record.store import Store
+    from loom.render.problems import check_document
+
+    finished = time.time_ns()
+    sums = {f.name: hashlib.sha256(f.text.encode()).hexdigest() for f in loaded.files} if loaded is not None else {}
+    facts = {
+        "command": sys.argv,
+        "repo_root": str(root),
+        "started_at": timestamp(started),
+        "finished_at": timestamp(finished),
+        "duration_ms": round((finished - started) / 1e6, 3),
+        "status": "success" if code is ExitCode.OK else "failure",
+        "exit_code": int(code),
+        **_facts(loaded),
+        "sha256": sums,
+    }
+    try:
+        document = check_document(name, problems, facts=facts)
+        path = Store(settings.state_dir).add_check(str(started), document, keep=settings.keep_runs)
+    except (OSError, LoomError) as error:
+        why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        print(f"the receipt could not be written: {why}", file=sys.stderr)
+        print("  name another place with LOOM_STATE_DIR, or leave it out with --no-receipt", file=sys.stderr)
+        return
+    print(f"receipt: {path}", file=sys.stderr)
+
+
+def _show(output: str, name: str, problems: Sequence[Problem], loaded: Workflow | None) -> None:
+    import json
+
+    from loom.render.problems import check_document, github_lines, problem_lines, sarif_document
+
+    if output == "json":
+        print(
+            json_shown(json.dumps(check_document(name, problems, facts=_facts(loaded)), indent=2, ensure_ascii=False))
+        )
+    elif output == "sarif":
+        print(json_shown(json.dumps(sarif_document(problems), indent=2, ensure_ascii=False)))
+    elif output == "github":
+        for line in github_lines(problems):
+            print(line)
+    else:
+        for line in problem_lines(problems[:MAX_SHOWN]):
+            print(line)
+        if len(problems) > MAX_SHOWN:
+            print(f"... and {len(problems) - MAX_SHOWN} more; --format json has all of them")
+        for line in _verdicts(name, problems, loaded):
+            print(line)
+
+
+def _facts(loaded: Workflow | None) -> dict[str, Any]:
+    if loaded is None:
+        return {"files": [], "jobs": 0, "stages": []}
+    return {"files": [file.name for file in loaded.files], "jobs": len(loaded.jobs), "stages": list(loaded.stages)}
+
+
+def _verdicts(name: str, problems: Sequence[Problem], loaded: Workflow | None) -> Iterator[str]:
+    """One line for the workflow with all that it includes, and one for each configuration file that is wrong."""
+    from loom.config import CODE
+
+    files = dict.fromkeys(problem.file for problem in problems if problem.code == CODE)
+    yield _verdict(name, [problem for problem in problems if problem.code != CODE], loaded)
+    for file in files:
+        yield f"{file}: {_count(sum(1 for problem in problems if problem.file == file), 'error')}"
+
+
+def _verdict(name: str, problems: Sequence[Problem], loaded: Workflow | None) -> str:
+    errors = sum(1 for problem in problems if problem.severity == "error")
+    found = [_count(errors, "error")] if errors else []
+    for severity in ("warning", "notice"):
+        number = sum(1 for problem in problems if problem.severity == severity)
+        found += [_count(number, severity)] if number else []
+    if errors or loaded is None:
+        return f"{name}: {', '.join(found)}"
+    size = f"{_count(len(loaded.jobs), 'job')} in {_count(len(loaded.stages), 'stage')}"
+    return f"{name}: ok, {size}" + (f", {', '.join(found)}" if found else "")
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def compile_(
+    named: Path | None,
+    output: str,
+    selection: Selection,
+    *,
+    explain: str | None,
+    base: str | None,
+    event: str,
+    container: bool | None,
+) -> int:
+    import sys
+
+    from loom import workflow
+    from loom.plan.model import resolve
+    from loom.render.plan import FORMATS
+
+    environ = dict(os.environ)
+    start = Path.cwd()
+    root = find_root(start)
+    settings = configured(root, environ, {"container": container})
+    selection = replace(selection, container=settings.container)
+    loaded = workflow.load(workflow_path(root, named, start), root)
+    predefined = commit_variables(root, environ, loaded.path, event)
+    plan = resolve(loaded, selection, resolve_context(root, settings, environ, predefined=predefined, base=base))
+    if explain is not None:
+        return _explain(loaded, plan, explain, selection, settings, as_json=output == "json")
+    sys.stdout.write(FORMATS[output](plan, settings.mount_mode))
+    if not plan.jobs:
+        sys.stderr.write("nothing would run; `left_out` in the plan says why\n")
+    return ExitCode.OK
+
+
+def _explain(loaded: Workflow, plan: Plan, wanted: str, selection: Selection, settings: Any, *, as_json: bool) -> int:
+    import json
+
+    from loom.errors import RequestError
+    from loom.plan.provenance import sources
+    from loom.util.units import duration_text, nearest
+
+    jobs = [job for job in plan.jobs if wanted in (job.id, job.name)]
+    if not jobs:
+        reason = next((item.reason for item in plan.left_out if item.id == wanted), None)
+        if reason is not None:
+            raise RequestError(
+                f"{wanted} is not in the plan: {reason}",
+                hint=f"Name it to plan it anyway: loom compile {wanted} --explain {wanted}",
+            )
+        close = nearest(wanted, [job.id for job in plan.jobs])
+        raise RequestError(f"there is no job {wanted} in the plan" + (f"; did you mean {close}?" if close else ""))
+    documents = []
+    for job in jobs:
+        rows = sources(loaded, job, selection, settings)
+        documents.append(
+            {"id": job.id, "values": [{"key": r.key, "value": r.value, "by": r.by, "place": r.place} for r in rows]}
+        )
+        if not as_json:
+            width = min(40, max(len(row.key) for row in rows))
+            for row in rows:
+                value = row.value if isinstance(row.value, str) else json.dumps(row.value)
+                if row.key in ("timeout", "step_timeout") and isinstance(row.value, float):
+                    value = duration_text(row.value)
+                shown = value.replace("\n", "⏎ ")
+                shown = shown if len(shown) <= 60 else shown[:57] + "..."
+                print(f"{row.key:<{width}}  {shown:<30}  {row.by}" + (f" ({row.place})" if row.place else ""))
+    if as_json:
+        print(json_shown(json.dumps(documents, indent=2, ensure_ascii=False)))
+    return ExitCode.OK

@@ -1,0 +1,268 @@
+"""What commands share about where they were started: the project, its configuration, what git says about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loom.util.paths import leads_out
+
+if TYPE_CHECKING:
+    from loom.config import Asked, Config
+    from loom.plan.model import ResolveContext, Selection
+    from loom.plan.variables import Message
+
+WORKFLOW = Path(".loom/workflow.yml")
+
+
+def find_root(start: Path) -> Path:
+    """The project that `start` lies in: the checkout, which is what runs take; without one, the nearest folder with `.loom`.
+
+    For commands that only read files; no repository is needed for them. `start` itself where there is nothing of both.
+    """
+    folders = (start, *start.parents)
+    checkout = next((folder for folder in folders if (folder / ".git").exists()), None)
+    return checkout or next((folder for folder in folders if (folder / ".loom").is_dir()), start)
+
+
+def configured(
+    root: Path | None, environ: Mapping[str, str], flags: Mapping[str, object] | None = None, *, trusting: bool = False
+) -> Config:
+    """The configuration that holds at `root`: of what the project's file asks for, what the user has allowed.
+
+    `trusting`: everything is allowed, this once.
+    """
+    from loom import config
+
+    def allows(asked: Asked, state_dir: Path) -> bool:
+        from loom.commands.trust_store import Trust
+        from loom.plan.permissions import of_setting
+
+        return trusts_all(environ, trusting) or Trust(state_dir, root or Path(), environ).holds(of_setting(asked))
+
+    return config.load(root=root, environ=environ, flags=flags or {}, allows=allows)
+
+
+def trusts_all(environ: Mapping[str, str], flag: bool) -> bool:
+    """Whether `--trust` or `LOOM_TRUST=1` allows all that is asked for. RequestError for another value of the variable."""
+    from loom.errors import RequestError
+
+    given = environ.get("LOOM_TRUST", "").lower()
+    if given not in ("", "0", "1", "false", "true", "no", "yes", "off", "on"):
+        raise RequestError(f"LOOM_TRUST: expected 1 or nothing, found {given!r}", code="CONFIG_INVALID")
+    return flag or given in ("1", "true", "yes", "on")
+
+
+def workflow_path(root: Path, named: Path | None, start: Path) -> Path:
+    """The workflow file: as named (relative to where the command was started), else the project's."""
+    if named is not None:
+        return named if named.is_absolute() else start / named
+    if (elsewhere := leads_out(root / WORKFLOW, root)) is not None:
+        from loom.errors import RequestError
+
+        # Its lines would be shown, and whoever committed the link may not read them.
+        raise RequestError(
+            f"{WORKFLOW} is a link that leads out of the repository, to {elsewhere}",
+            hint=f"if you mean that file: --workflow {elsewhere}",
+            code="LEADS_OUT",
+        )
+    return root / WORKFLOW
+
+
+def changed_since(
+    root: Path, environ: Mapping[str, str], base: str | None = None
+) -> Callable[[str | None], list[str] | None]:
+    """For `changes:`: the files that differ between the work tree and a commit, untracked ones included.
+
+    The commit is the rule's `compare_to`, else `base`, else HEAD; against another branch, only what this one changed since
+    it left that branch counts. None when git can't tell.
+    """
+
+    def changed(compare_to: str | None) -> list[str] | None:
+        since = compare_to or base or "HEAD"
+        if since != "HEAD":
+            fork = _git(root, environ, "merge-base", "--end-of-options", since, "HEAD")
+            if fork is None:
+                return None
+            since = fork.decode().strip()
+        tracked = _git(root, environ, "diff", "--name-only", "--no-renames", "-z", "--end-of-options", since, "--")
+        untracked = _git(root, environ, "ls-files", "--others", "--exclude-standard", "-z", "--full-name")
+        if tracked is None or untracked is None:
+            return None
+        return _paths(tracked + untracked)
+
+    return changed
+
+
+def files_of(root: Path, environ: Mapping[str, str]) -> Callable[[], list[str]]:
+    """For `exists:`: every file that a snapshot would have, tracked or not ignored."""
+
+    def files() -> list[str]:
+        listed = _git(root, environ, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--full-name")
+        if listed is None:
+            return [
+                str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and ".git" not in path.parts
+            ]
+        return [path for path in _paths(listed) if os.path.lexists(root / path)]
+
+    return files
+
+
+def ignored_in(root: Path, environ: Mapping[str, str]) -> Callable[[Path], bool]:
+    """Whether a path below `root` is there, and nothing says that a snapshot has it: neither tracked nor to be added."""
+
+    def ignored(path: Path) -> bool:
+        listed = ("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", f":(literal){path}")
+        return (root / path).exists() and not _git(root, environ, *listed)
+
+    return ignored
+
+
+def mentioned_in(root: Path, environ: Mapping[str, str]) -> Callable[[Collection[str]], set[str]]:
+    """Which names stand somewhere in the project's files, `.loom` aside. None of them when git can't tell."""
+
+    def mentioned(names: Collection[str]) -> set[str]:
+        wanted = "\n".join(sorted(names)).encode()
+        pathspec = ("--", ".", ":(exclude).loom")
+        found = _git(root, environ, "grep", "-hoIwF", "--untracked", "--no-color", "-f", "-", *pathspec, given=wanted)
+        return set(os.fsdecode(found or b"").split())
+
+    return mentioned
+
+
+def message_of_head(root: Path, environ: Mapping[str, str]) -> Message | None:
+    """What the commit that is checked out says of itself; None where there is none."""
+    from loom.plan.variables import Message
+
+    said = _git(root, environ, "log", "-1", "--no-show-signature", "--format=%an <%ae>%x00%cI%x00%B", "HEAD")
+    if said is None:
+        return None
+    author, timestamp, text = said.decode("utf-8", "surrogateescape").replace("\0", "\n").split("\n", 2)
+    return Message(author=author, timestamp=timestamp, text=text.strip("\n"))
+
+
+def commit_variables(root: Path, environ: Mapping[str, str], workflow_path: str, event: str = "push") -> dict[str, str]:
+    """What `loom run` would say about the checkout, for commands that make a plan without a run (and without its id)."""
+    from loom.plan.variables import Commit, for_run, project_name_of
+
+    head = _git(root, environ, "rev-parse", "HEAD")
+    branch = _git(root, environ, "symbolic-ref", "-q", "--short", "HEAD")
+    tags = _git(root, environ, "tag", "--points-at", "HEAD")
+    origin = _git(root, environ, "config", "--get", "remote.origin.url")
+    default = _first(_git(root, environ, "symbolic-ref", "-q", "refs/remotes/origin/HEAD")) or ""
+    variables = for_run(
+        run_id="",
+        event=event,
+        workflow_path=workflow_path,
+        commit=Commit(
+            sha=_first(head) or "",
+            branch=_first(branch),
+            tags=[os.fsdecode(tag) for tag in (tags or b"").splitlines()],
+            default_branch=default.removeprefix("refs/remotes/origin/") or None,
+            message=message_of_head(root, environ),
+        ),
+        project_name=project_name_of(root),
+        origin_url=_first(origin),
+    )
+    return {name: value for name, value in variables.items() if value}
+
+
+def _first(answer: bytes | None) -> str | None:
+    return os.fsdecode(answer).split("\n")[0] or None if answer is not None else None
+
+
+def resolve_context(
+    root: Path,
+    config: Config,
+    environ: Mapping[str, str],
+    *,
+    predefined: Mapping[str, str] | None = None,
+    base: str | None = None,
+) -> ResolveContext:
+    """What a plan has to know about the checkout.
+
+    `predefined` are loom's own variables (None: what git says about the checkout); `base` is what `changes:` compares with
+    (None: HEAD). RequestError for a base that git does not know.
+    """
+    from loom.plan.model import ResolveContext
+
+    if (
+        base is not None
+        and _git(root, environ, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}") is None
+    ):
+        from loom.errors import RequestError
+
+        raise RequestError(
+            f"--changes-base {base}: git knows no such branch, tag or commit here",
+            hint="`git branch --all` lists the branches; one of another repository has to be fetched first",
+            code="CHANGES_BASE_UNKNOWN",
+        )
+    return ResolveContext(
+        config=config,
+        predefined=commit_variables(root, environ, str(WORKFLOW)) if predefined is None else predefined,
+        changed=changed_since(root, environ, base),
+        files=files_of(root, environ),
+    )
+
+
+def selection(
+    *,
+    jobs: Iterable[str] | None = None,
+    stages: Iterable[str] | None = None,
+    from_job: str | None = None,
+    only_failed: Iterable[str] | None = None,
+    needs: bool | None = None,
+    variables: Iterable[str] | None = None,
+    matrix: Iterable[str] | None = None,
+    container: bool = False,
+) -> Selection:
+    """The selection that the command line's options mean; `variables` and `matrix` as `NAME=value`."""
+    from loom.plan.model import Selection
+
+    return Selection(
+        jobs=tuple(jobs or ()),
+        stages=tuple(stages or ()),
+        from_job=from_job,
+        only_failed=None if only_failed is None else tuple(only_failed),
+        with_needs=needs,
+        variables=pairs(variables or (), "--var"),
+        matrix=pairs(matrix or (), "--matrix"),
+        container=container,
+    )
+
+
+def pairs(given: Iterable[str], flag: str) -> dict[str, str]:
+    """`NAME=value` options as a mapping."""
+    from loom.errors import RequestError
+
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise RequestError(f"{flag} {text}: expected NAME=value")
+        found[name] = value
+    return found
+
+
+def _git(root: Path, environ: Mapping[str, str], *arguments: str, given: bytes = b"") -> bytes | None:
+    """Git's answer, or None when it has none (no git, no repository, no such commit).
+
+    As everywhere: no program that the repository's configuration names, such as a file system monitor. A job wrote that
+    file where this is its workspace.
+    """
+    from loom.errors import SnapshotError
+    from loom.snapshot.git import Running, as_inherited
+
+    try:
+        code, out, _ = Running(
+            arguments, as_inherited(environ) | {"GIT_LITERAL_PATHSPECS": "0"}, cwd=root, given=given
+        ).result(check=False)
+    except SnapshotError:
+        return None
+    return out if code == 0 else None
+
+
+def _paths(listed: bytes) -> list[str]:
+    return [os.fsdecode(path) for path in listed.split(b"\0") if path]

@@ -1,0 +1,184 @@
+"""Which workspaces stay, and which go: the last few of each repository, and never more than so much together."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from msgspec import Struct
+
+from loom.config import Config
+from loom.record.store import RUNNING, RunEntry, Store
+from loom.snapshot import is_occupied, is_workspace, remains
+from loom.util.file_systems import allocated
+from loom.util.paths import run_of_workspace
+from loom.util.units import rough_size
+
+IN_USE = "in use"
+BACKGROUND_S = 600
+"""How long a removal in the background may take; the next run's goes on with it."""
+
+
+class Held(Struct, kw_only=True):
+    """A workspace, with all that lies beside it, and the runs that had it: the newest one last."""
+
+    path: Path
+    repo_root: str
+    run_ids: list[str]
+    """Of `loom snapshot`'s: none."""
+    made_at: int
+    """The id of the newest run, or of the workspace itself: a time in nanoseconds."""
+    bytes: int
+    stays: str | None = None
+    """Why it is not removed, whatever the limits say."""
+    goes: str | None = None
+    """Which limit it is beyond."""
+
+
+def vouched(store: Store, workspace: Path) -> bool:
+    """Whether this is the directory that loom made, by the state directory's own word: nothing else is ever removed.
+
+    A record of an older loom has a name only; then the mark inside has to agree.
+    """
+    if run_of_workspace(workspace.name) is None:
+        return False
+    if store.claims.of(workspace) is not None:
+        return store.claims.confirms(workspace)
+    recorded = any(str(workspace) in entry.workspaces for entry in store.entries())
+    return (recorded or store.manifest_of(workspace) is not None) and (
+        not os.path.lexists(workspace) or is_workspace(workspace)
+    )
+
+
+def held(store: Store) -> list[Held]:
+    """All workspaces of a state directory of which anything is left, the oldest first."""
+    found: dict[Path, Held] = {}
+    for claim in store.claims.all():
+        made = [claim.run_id] if claim.kind == "run" else []
+        found[claim.path] = Held(
+            path=claim.path,
+            repo_root=claim.repo_root,
+            run_ids=made,
+            made_at=int(run_of_workspace(claim.path.name) or 0),
+            bytes=0,
+        )
+    for entry in reversed(list(store.entries())):
+        root = str(entry.identity.get("repo_root"))
+        for path in map(Path, entry.workspaces):
+            known = found.setdefault(path, Held(path=path, repo_root=root, run_ids=[], made_at=0, bytes=0))
+            known.run_ids = [*(run for run in known.run_ids if run != entry.run_id), entry.run_id]
+            known.made_at = max(known.made_at, int(entry.run_id))
+    there = [one for path, one in found.items() if remains(path) and vouched(store, path)]
+    return sorted(there, key=lambda one: one.made_at)
+
+
+def judged(store: Store, config: Config, repo_root: Path | None, *, now: float) -> list[Held]:
+    """All workspaces with their sizes, and which of them go: of this checkout (None: of each) by number, of all by size."""
+    found = held(store)
+    entries = {entry.run_id: entry for entry in store.entries()}
+    protected = newest_failed(entries.values())
+    for one in found:
+        one.bytes = allocated(*remains(one.path))
+        one.stays = _why_it_stays(one, entries, protected, now)
+        if not os.path.lexists(one.path) and one.stays != IN_USE:
+            one.stays, one.goes = None, "the rest of one that is gone"
+    whole = [one for one in found if one.goes is None]
+    if whole and whole[-1].stays is None:
+        whole[-1].stays = "the newest one"
+    for group in _groups(whole):
+        if repo_root is None or group[0].repo_root == str(repo_root):
+            for one in group[: max(len(group) - config.keep_workspaces, 0)]:
+                if one.stays is None:
+                    one.goes = f"older than the last {config.keep_workspaces} of {one.repo_root} (keep_workspaces)"
+    most = size_limit(config)
+    total = sum(one.bytes for one in found if one.goes is None)
+    for one in found:
+        if total > most and one.goes is None and one.stays is None:
+            one.goes = f"all together take more than {rough_size(most)} (workspaces_max_size)"
+            total -= one.bytes
+    return found
+
+
+def forget_gone(store: Store) -> None:
+    """Give up the claims to workspaces of which nothing is left."""
+    for claim in store.claims.all():
+        if not remains(claim.path):
+            store.claims.forget(claim.path)
+
+
+def size_limit(config: Config) -> int:
+    """As configured, and never more than half of the file system."""
+    above = next(folder for folder in (config.tmp_dir, *config.tmp_dir.parents) if folder.exists())
+    return min(config.workspaces_max_size, shutil.disk_usage(above).total // 2)
+
+
+def newest_failed(entries: Iterable[RunEntry]) -> set[str]:
+    """Of each checkout, the newest run that failed; `entries` come newest first."""
+    found: dict[object, str] = {}
+    for entry in entries:
+        if entry.state not in ("success", RUNNING):
+            found.setdefault(entry.identity.get("repo_root"), entry.run_id)
+    return set(found.values())
+
+
+def is_kept(entry: RunEntry, *, now: float) -> bool:
+    """Whether a job of it was kept to be looked at, and its time is not over."""
+    for path in entry.paths.logs.glob("jobs/*/manifest.json"):
+        try:
+            expires = (json.loads(path.read_bytes()).get("kept") or {}).get("expires_at")
+            if expires and datetime.fromisoformat(str(expires)).timestamp() > now:
+                return True
+        except (OSError, ValueError, AttributeError):
+            continue  # a damaged record keeps nothing
+    return False
+
+
+def _groups(found: Iterable[Held]) -> Iterator[list[Held]]:
+    """By checkout, runs' and snapshots' apart."""
+    groups: dict[tuple[str, bool], list[Held]] = {}
+    for one in found:
+        groups.setdefault((one.repo_root, bool(one.run_ids)), []).append(one)
+    yield from groups.values()
+
+
+def _why_it_stays(one: Held, entries: Mapping[str, RunEntry], failed: set[str], now: float) -> str | None:
+    runs = [entries[run_id] for run_id in one.run_ids if run_id in entries]
+    if any(entry.alive for entry in runs) or is_occupied(one.path) or any(map(somebody_stands_in, remains(one.path))):
+        return IN_USE
+    if any(is_kept(entry, now=now) for entry in runs):
+        return "a job of it is kept"
+    if failed.intersection(one.run_ids):
+        return "the newest failed run's"
+    return None
+
+
+def somebody_stands_in(workspace: Path) -> bool:
+    """Whether a process of this machine has its current directory there, as a person's shell has after `cd`."""
+    below = f"{os.path.realpath(workspace)}/"
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{os.readlink(process / 'cwd')}/".startswith(below):  # noqa: PTH115
+                return True
+        except OSError:
+            continue  # it ended, or is another user's
+    return False
+
+
+def into_background(store: Store) -> bool:
+    """Make this process give way to others, and end in time. False when another one cleans already."""
+    import fcntl
+    import signal
+
+    store.claims.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = os.open(store.claims.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # held until the end
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    os.nice(10)
+    signal.alarm(BACKGROUND_S)
+    return True

@@ -1,0 +1,446 @@
+"""What `loom run` and its relatives share: from options and surroundings to a run, and to its exit code.
+
+The only part that looks at the process's environment, its terminal and its clock, and that listens to signals.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from loom.cancel import Cancel
+from loom.status import ExitCode
+
+if TYPE_CHECKING:
+    from loom.config import Config
+    from loom.plan.model import Plan, Selection
+    from loom.render.ci import GitHub, GitLab
+    from loom.render.json_lines import JsonLines
+    from loom.render.live import Live
+    from loom.render.screen import Look
+    from loom.runner import Keeping
+    from loom.runner.api import Reuse
+    from loom.snapshot import Source
+    from loom.workflow import Workflow
+
+
+MAX_NOTICES = 5
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """The run command's arguments, as given."""
+
+    jobs: tuple[str, ...] = ()
+    container: bool | None = None
+    workflow: Path | None = None
+    stages: tuple[str, ...] = ()
+    from_job: str | None = None
+    only_failed: bool = False
+    needs: bool | None = None
+    variables: tuple[str, ...] = ()
+    matrix: tuple[str, ...] = ()
+    changes_base: str | None = None
+    event: str = "push"
+    dry_run: bool = False
+    stream: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    color: str | None = None
+    jobs_at_once: int | None = None
+    fail_fast: bool = False
+    mount_mode: str | None = None
+    strict: bool = False
+    frozen: bool = False
+    pull: str | None = None
+    no_cache: bool = False
+    cache_diff: bool = False
+    output: str = "screen"
+    """`screen`, `json`, `github` or `gitlab`."""
+    keep: str | None = None
+    shell_on_failure: bool = False
+    break_before: str | None = None
+    trust: bool = False
+    """Whether all that the workflow asks for is allowed, this once."""
+    parent_run_id: str | None = None
+    """The run that this one does again, if it takes nothing over from it."""
+
+    @property
+    def attended(self) -> bool:
+        """Whether a person is asked around steps."""
+        return self.shell_on_failure or self.break_before is not None
+
+
+@contextmanager
+def signals(cancel: Cancel) -> Iterator[None]:
+    """INT, TERM and HUP ask for a graceful end; a second one for an immediate one; a third leaves at once.
+
+    Python runs a signal's handler in the main thread only, between two instructions of whatever that does: it may wait, or
+    hold the lock that the handler wants. So the handlers do nothing, and a thread that waits for nothing else is told of
+    each signal by the interpreter itself.
+    """
+    codes: dict[int, ExitCode] = {
+        signal.SIGINT: ExitCode.INTERRUPTED,
+        signal.SIGTERM: ExitCode.TERMINATED,
+        signal.SIGHUP: ExitCode.HANGUP,
+    }
+
+    def ask() -> None:
+        with told:
+            while came := told.recv(1):  # no limit: it ends with the block
+                code = codes.get(came[0])
+                if code is not None and cancel.now:
+                    os._exit(code)
+                if code is not None:
+                    cancel.request(code)
+
+    told, tells = socket.socketpair()
+    tells.setblocking(False)
+    threading.Thread(target=ask, name="signals", daemon=True).start()
+    of_before = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, lambda *_: None) for number in codes}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(of_before)
+        tells.close()
+
+
+class Prepared(Struct, frozen=True, kw_only=True):
+    """Everything about a run that is settled before it starts."""
+
+    run_id: str
+    environ: Mapping[str, str]
+    source: Source
+    config: Config
+    plan: Plan
+    variables: Mapping[str, str]
+    """What loom gives every job."""
+    notices: tuple[str, ...] = ()
+    """What `loom check` would warn of, as far as it makes these jobs do something else than they say."""
+
+
+def prepare(options: Options) -> Prepared:
+    """From options to a plan. RequestError, WorkflowError: nothing has begun, and there is no record."""
+    from loom import snapshot, workflow
+    from loom.commands import project
+    from loom.commands import trust as trusting
+    from loom.plan.model import resolve
+    from loom.runner import api
+
+    environ = dict(os.environ)
+    run_id = str(time.time_ns())
+    source = snapshot.discover(Path.cwd(), environ=environ)
+    settings = project.configured(source.root, environ, flags_of(options), trusting=options.trust)
+    loaded = workflow.load(project.workflow_path(source.root, options.workflow, Path.cwd()), source.root)
+    message = project.message_of_head(source.root, environ)
+    variables = api.run_variables(run_id, source, loaded.path, event=options.event, message=message)
+    context = project.resolve_context(
+        source.root,
+        settings,
+        environ,
+        predefined=variables,
+        base=options.changes_base,
+    )
+    selection = project.selection(
+        jobs=options.jobs,
+        stages=options.stages,
+        from_job=options.from_job,
+        only_failed=failed_before(settings, source) if options.only_failed else None,
+        needs=options.needs,
+        variables=options.variables,
+        matrix=options.matrix,
+        container=settings.container,
+    )
+    plan = resolve(loaded, selection, context)
+    if not options.dry_run:
+        requests = trusting.requests_of(plan.jobs, settings, source.root, environ, loaded)
+        can_ask = options.output == "screen"
+        if trusting.settle(requests, settings, source.root, environ, flag=options.trust, can_ask=can_ask):
+            return prepare(options)  # now with the settings that were allowed
+        trusting.say_not_counted(settings)
+    return Prepared(
+        run_id=run_id,
+        environ=environ,
+        source=source,
+        config=settings,
+        plan=plan,
+        variables=variables,
+        notices=_doubts(loaded, plan, selection, settings),
+    )
+
+
+def _doubts(workflow: Workflow, plan: Plan, selection: Selection, config: Config) -> tuple[str, ...]:
+    from loom.plan.variables import KNOWN_TO_PLANS
+    from loom.workflow.lint import of_run
+    from loom.workflow.models import shell_words
+
+    found = of_run(
+        workflow,
+        {job.name for job in plan.jobs},
+        defined=(*KNOWN_TO_PLANS, *selection.variables),
+        default_shell=shell_words(config.default_shell),
+    )
+    shown = [f"{problem.file}:{problem.line}: {problem.message}" for problem in found[:MAX_NOTICES]]
+    more = len(found) - len(shown)
+    return (*shown, f"and {more} more: loom check") if more else tuple(shown)
+
+
+def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
+    """That jobs run on this machine, and how to change it."""
+    from loom.plan.model import ProviderName
+
+    jobs = [job.id for job in plan.jobs if job.provider is ProviderName.HOST]
+    if not jobs:
+        return ()
+    names = ", ".join(jobs[:MAX_NOTICES]) + (f" and {len(jobs) - MAX_NOTICES} more" if len(jobs) > MAX_NOTICES else "")
+    by = config.origins.get("container")
+    why = f" ({by.place})" if by is not None and by.place and not config.container else ""
+    return (f"on this machine, not isolated{why}: {names}; in a container: loom run --container",)
+
+
+def flags_of(options: Options) -> dict[str, object]:
+    """Options as settings. `--strict`: no network but what the workflow declares, and locked images only."""
+    flags: dict[str, object] = {
+        "container": options.container,
+        "stream": options.stream or None,
+        "jobs": options.jobs_at_once,
+        "fail_fast": options.fail_fast or None,
+        "mount_mode": options.mount_mode,
+        "frozen": options.frozen or None,
+        "pull": options.pull,
+        "color": options.color,
+        "keep": options.keep,
+    }
+    if options.strict:
+        flags |= {"mount_mode": options.mount_mode or "auto", "network": "none", "frozen": True}
+    return flags
+
+
+def failed_before(config: Config, source: Source) -> list[str]:
+    """The jobs that did not succeed in this checkout's last run. RequestError when there is none, or all did."""
+    from loom.errors import RequestError
+    from loom.record.reader import Reading
+    from loom.record.store import Store
+
+    entry = Store(config.state_dir).find("last", repo_root=source.root)
+    failed = [job.id for job in Reading(entry).fold.jobs.values() if job.status is None or not job.status.ok]
+    if not failed:
+        raise RequestError(
+            f"no job failed in the last run ({entry.run_id})", hint="Leave --only-failed out to run all."
+        )
+    return failed
+
+
+def run(options: Options) -> int:
+    """Run the workflow; the exit code of the process."""
+    if options.cache_diff:
+        from loom.commands import cache_diff
+
+        return cache_diff.run(options)
+    prepared = prepare(options)
+    if options.dry_run:
+        from loom.render.plan import plan_yaml
+
+        sys.stdout.write(plan_yaml(prepared.plan))
+        return ExitCode.OK
+    if not prepared.plan.jobs:
+        from loom.errors import RequestError
+        from loom.util.bounded import listed
+
+        reasons = "\n".join(listed((f"{left.id}: {left.reason}" for left in prepared.plan.left_out), 10))
+        raise RequestError("no job of the workflow would run", hint=reasons or None, code="NOTHING_TO_RUN")
+    return execute(prepared, options)
+
+
+def execute(
+    prepared: Prepared,
+    options: Options,
+    *,
+    reuse: Reuse | None = None,
+) -> int:
+    """Run a prepared plan, with the terminal as its audience. `reuse`: see `engine.Request`."""
+    from loom.commands import terminal, wiring
+    from loom.plan.image_lock import LOCK_PATH, load_lock
+    from loom.plan.model import WorkspaceMode
+    from loom.record.store import Store
+    from loom.render.screen import Screen, closing_lines
+    from loom.runner import api
+
+    config, source, plan = prepared.config, prepared.source, prepared.plan
+    # The threads that open containers have little to do between two answers of the engine, and wait for the interpreter
+    # this long each time, as long as another thread computes; what is usual, 5 ms, is a long time there.
+    sys.setswitchinterval(0.0005)
+    cancel = Cancel()
+    look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
+    audience: Live | Screen | JsonLines | GitHub | GitLab = Screen(look, write)
+    if options.output != "screen":
+        audience = audience_in(options.output, look, write)
+    elif live_is_wanted(options, stream=config.stream):
+        from loom.render.live import Live
+
+        audience = Live(look, terminal.exact(), time.monotonic)
+    connection = wiring.Engine(config, prepared.environ)
+    lock = load_lock(source.root / LOCK_PATH)
+    tools = wiring.tools_for(plan, config, source, lock, connection, run_id=prepared.run_id, isolated=options.strict)
+    if options.attended:
+        from loom.commands import breakpoints
+
+        breakpoints.needs_terminal("--shell-on-failure" if options.shell_on_failure else "--break-before")
+        screen = breakpoints.Held(write)
+        audience = Screen(look, screen)
+        before = breakpoints.place_named(plan, options.break_before) if options.break_before is not None else None
+        person = breakpoints.TerminalGate(connection, screen, on_failure=options.shell_on_failure, before=before)
+        tools = replace(tools, gate=person)
+    preflight = wiring.preflight(plan, connection, config)
+    with signals(cancel), closing(audience):
+        ran = api.execute(
+            api.Request(
+                run_id=prepared.run_id,
+                command=sys.argv,
+                plan=plan,
+                source=source,
+                tools=tools,
+                preflight=preflight,
+                engine=connection.described if preflight is not None else None,
+                store=Store(config.state_dir),
+                tmp_dir=config.tmp_dir,
+                clock_ns=time.time_ns,
+                cancel=cancel,
+                sinks=[audience],
+                jobs_at_once=config.jobs or os.cpu_count() or 2,
+                fail_fast=config.fail_fast,
+                mount_mode=WorkspaceMode(config.mount_mode),
+                grace_s=config.grace,
+                cache=None if options.no_cache else partial(wiring.cache_for, config, source),
+                keeping=keeping_of(config),
+                container=config.container,
+                isolated=options.strict,
+                reuse=reuse,
+                parent_run_id=options.parent_run_id,
+                variables=prepared.variables,
+                notices=(*_not_isolated(plan, config), *prepared.notices),
+            )
+        )
+    for problem in connection.close():
+        print(f"loom: {problem}", file=sys.stderr)
+    _remove_expired(config)
+    if options.output == "json":
+        from loom.render.json_lines import JsonLines
+
+        assert isinstance(audience, JsonLines)
+        audience.receipt(str(ran.receipt_path), ran.receipt.status.value, ran.receipt.exit_code)
+    else:
+        last = list(closing_lines(ran.receipt.status.value, str(ran.receipt_path), look))
+        if not options.quiet:
+            last += [f"look inside: loom shell {ran.receipt.run_id} {job_id}" for job_id in ran.kept]
+        with suppress(OSError):  # told next, unless it is only that the reader left
+            for line in last:
+                write(line)
+    if config.auto_clean:
+        from loom.commands.clean import clean_later
+
+        clean_later(Store(config.state_dir), prepared.environ, source.root)
+    terminal.written(f"the run is over ({ran.receipt.status.value}), and its record whole: {ran.receipt_path}")
+    return ran.receipt.exit_code
+
+
+def _remove_expired(config: Config) -> None:
+    """What no earlier run's kept job can be restored from any more."""
+    from loom.record.store import Store
+    from loom.runner.previous_run import remove_expired_archives
+
+    remove_expired_archives(Store(config.state_dir).runs_dir, time.time() - config.keep_for)
+
+
+def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLines | GitHub | GitLab:
+    """Who listens to a run whose output is for a machine."""
+    import secrets
+
+    from loom.commands import terminal
+    from loom.render.ci import GitHub, GitLab
+    from loom.render.json_lines import JsonLines
+
+    if form == "json":
+
+        def write_bytes(data: bytes) -> None:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+
+        return JsonLines(write_bytes)
+    if form == "github":
+        return GitHub(write, unicode=look.unicode, token=secrets.token_hex(16))
+    out = terminal.exact()
+
+    def write_exactly(line: str) -> None:
+        out.write(line + "\n")
+        out.flush()
+
+    return GitLab(write_exactly, unicode=look.unicode, clock_ns=time.time_ns)
+
+
+def live_is_wanted(options: Options, *, stream: bool) -> bool:
+    """The moving area is for a terminal that can redraw, and for a person who sees no output pass by anyway."""
+    can = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return can and not (options.quiet or stream or options.attended)
+
+
+def keeping_of(config: Config) -> Keeping:
+    """Which jobs' places stay: as configured, and when nothing was, failed ones if a person is there to look into them."""
+    from loom.runner import Keeping
+
+    if config.keep != "auto":
+        return Keeping(when=config.keep, for_s=config.keep_for)
+    person = sys.stdin.isatty() and sys.stdout.isatty()
+    return Keeping(when="on-failure" if person else "never", for_s=config.keep_for)
+
+
+def screen_parts(color: str, *, quiet: bool, verbose: bool, stream: bool) -> tuple[Any, Callable[[str], None]]:
+    """The look of standard output, and a function that writes a line there."""
+    from loom.render.screen import Detail, Look
+    from loom.util.controls import cleaned
+
+    out = sys.stdout
+    on_terminal = out.isatty()
+    coloured = color == "always" or (color == "auto" and on_terminal and os.environ.get("TERM") != "dumb")
+    encoding = (out.encoding or "").lower().replace("-", "")
+    look = Look(
+        detail=Detail.QUIET if quiet else Detail.VERBOSE if verbose else Detail.NORMAL,
+        stream=stream,
+        unicode=encoding.startswith("utf"),
+        paint=paint if coloured else None,
+    )
+
+    def write(line: str) -> None:
+        line = cleaned(line, colours=coloured)
+        out.write(line.encode(out.encoding or "utf-8", "replace").decode(out.encoding or "utf-8") + "\n")
+        out.flush()
+
+    return look, write
+
+
+def paint(text: str, style: str) -> str:
+    import typer
+
+    styles: dict[str, dict[str, Any]] = {
+        "ok": {"fg": "green"},
+        "bad": {"fg": "red"},
+        "warn": {"fg": "yellow"},
+        "dim": {"dim": True},
+        "bold": {"bold": True},
+        "job": {"fg": "cyan"},
+    }
+    return typer.style(text, **styles[style])

@@ -1,0 +1,516 @@
+"""Into a job of an earlier (or running) run: its kept container, else a new one with the same things around it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
+
+from loom.cancel import Cancel
+from loom.errors import RequestError
+from loom.status import Exit, OnOutput
+
+if TYPE_CHECKING:
+    from loom.commands.wiring import Engine
+    from loom.config import Config
+    from loom.plan.model import Plan, Step
+    from loom.providers.base import SecretValues
+    from loom.providers.docker.exec import Inside
+    from loom.providers.docker.kept import Found
+    from loom.providers.host import HostSession
+    from loom.record.store import Store
+    from loom.runner import PlaceOpener, Resolved, Tools, View
+    from loom.runner.previous_run import PastJob, PastRun
+    from loom.storage.workspace import Skipped
+
+
+class Place(Protocol):
+    """Where commands can be run as a job's step would run them."""
+
+    def run(self, command: Sequence[str], on_output: OnOutput | None, cancel: Cancel, timeout_s: float | None) -> Exit:
+        """`on_output` None: the caller's own output. The caller's input is passed on."""
+        ...
+
+    def shell(self, step: Step, cancel: Cancel) -> int: ...
+
+
+class Entered(Struct, frozen=True, kw_only=True):
+    place: Place
+    about: str
+    """Where this is, as a sentence for the person who enters."""
+    fresh: bool
+    notes: tuple[str, ...] = ()
+    container_name: str = ""
+
+
+class Around(Struct, frozen=True, kw_only=True):
+    """What a command that goes back to an earlier run stands on."""
+
+    environ: Mapping[str, str]
+    root: Path | None
+    config: Config
+    store: Store
+    engine: Engine
+
+
+def around(trust: bool | None = None) -> Around:
+    """`trust`: whether all is allowed on the command line; None for a command that starts nothing, and so never asks."""
+    from loom.commands import project as surroundings
+    from loom.commands import wiring
+    from loom.record.store import Store
+
+    environ = dict(os.environ)
+    here = surroundings.find_root(Path.cwd())
+    root = here if (here / ".git").exists() else None
+    settings = surroundings.configured(root, environ, trusting=bool(trust))
+    if trust is not None and root is not None and settings.asked:
+        from loom.commands import trust as trusting
+
+        trusting.settle(trusting.requests_of((), settings, root, environ), settings, root, environ, flag=trust)
+        settings = surroundings.configured(root, environ, trusting=trust)
+    return Around(
+        environ=environ,
+        root=root,
+        config=settings,
+        store=Store(settings.state_dir),
+        engine=wiring.Engine(settings, environ),
+    )
+
+
+def permit(here: Around, past: PastRun, trust: bool, job: PastJob | None = None) -> None:
+    """Ask for what the jobs of a run (or this one) ask for, before any of it is given again."""
+    from loom.commands import trust as trusting
+
+    # A record that was brought from elsewhere may name any checkout as its own.
+    root = past.repo_root if here.store.holds(past.entry) else past.entry.paths.root
+    jobs = past.planned.plan.jobs if job is None else (job.job,)
+    if here.config.hardened and not all(job.hardened for job in jobs):
+        raise RequestError(
+            f"run {past.run_id} was made without the hardened profile ({here.config.origins['hardened'].place})",
+            hint=f"run it again with it: loom rerun {past.run_id} --fresh",
+            code="NOT_HARDENED",
+        )
+    settings = replace(here.config, asked=())
+    requests = trusting.requests_of(jobs, settings, root, here.environ)
+    trusting.settle(requests, settings, root, here.environ, flag=trust)
+
+
+def find_run(here: Around, wanted: str | None, *, default: str = "last") -> PastRun:
+    from loom.commands import project as surroundings
+    from loom.runner import previous_run as past
+
+    # Of this project, also where it has no repository (any more): the last run may well be another's.
+    project = (here.root or surroundings.find_root(Path.cwd())) if wanted in (None, "last", "last-failed") else None
+    return past.read(here.store.find(wanted or default, repo_root=project))
+
+
+def find_job(here: Around, names: Sequence[str], *, default: str = "last") -> PastJob:
+    """The job that `[RUN] [JOB]` mean; a single name that is a job of the default run is that job."""
+    from loom.errors import LoomError
+
+    if len(names) == 2:
+        return find_run(here, names[0]).job(names[1])
+    if not names:
+        return find_run(here, None, default=default).one_job()
+    try:
+        return find_run(here, None, default=default).job(names[0])
+    except LoomError as no_job:
+        try:
+            return find_run(here, names[0]).one_job()
+        except RequestError as no_run:
+            if no_run.code != "RUN_UNKNOWN":
+                raise
+            if no_job.code == "RUN_UNKNOWN":
+                raise RequestError(
+                    f"{names[0]!r} is no run, and {no_job.message} that could have such a job", hint=no_job.hint
+                ) from no_run
+            raise RequestError(
+                f"{names[0]!r} is neither a job of the last run nor a run",
+                hint=f"{no_job.hint or no_job.message}\n`loom runs` lists the runs",
+            ) from no_run
+
+
+def tools_of(here: Around, run: PastRun, plan: Plan, run_id: str) -> Tools:
+    from loom import snapshot
+    from loom.commands import wiring
+    from loom.plan.image_lock import LOCK_PATH, load_lock
+
+    start = run.repo_root if run.repo_root.is_dir() else run.workspace
+    source = snapshot.discover(start, environ=here.environ)
+    lock = load_lock(source.root / LOCK_PATH)
+    return wiring.tools_for(plan, here.config, source, lock, here.engine, run_id=run_id, isolated=run.planned.isolated)
+
+
+@contextmanager
+def entered(here: Around, job: PastJob, step: Step, *, as_root: bool = False, cancel: Cancel) -> Iterator[Entered]:
+    """The place of `job`, with everything that `step` has around it. Left, what was made for it is gone again."""
+    from loom.snapshot import occupied
+
+    with occupied(job.run.workspace), _entered(here, job, step, as_root=as_root, cancel=cancel) as place:
+        yield place
+
+
+@contextmanager
+def _entered(here: Around, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[Entered]:
+    if job.in_container:
+        found = find_container(here, job)
+        if found is not None:
+            yield _found(here, job, step, found, as_root=as_root)
+            return
+    elif as_root and os.geteuid() != 0:
+        raise RequestError(
+            f"job {job.job.id} runs on this machine, as you", hint="--root is for jobs in containers; leave it out"
+        )
+    if job.run.entry.alive and job.in_container:
+        raise RequestError(
+            f"job {job.job.id} of the running run {job.run.run_id} has no container now",
+            hint="it has not started yet, or is over and was not kept; `loom show` tells",
+        )
+    with _fresh(here, job, step, as_root=as_root, cancel=cancel) as made:
+        yield made
+
+
+def find_container(here: Around, job: PastJob) -> Found | None:
+    """The job's container, if it runs or was kept."""
+    from loom.providers.docker import kept
+
+    client = here.engine()
+    found = None
+    if container_id := job.kept.get("container_id"):
+        found = kept.find(client, job.run.run_id, job.job.id, str(container_id))
+    return found or kept.find(client, job.run.run_id, job.job.id)
+
+
+def _found(here: Around, job: PastJob, step: Step, found: Found, *, as_root: bool) -> Entered:
+    from loom.providers.docker import driver, kept
+    from loom.providers.docker.exec import Inside
+
+    client = here.engine()
+    woken = found.kept_until is not None and kept.wake(client, found)
+    secrets = resolve_secrets(here, job)
+    as_file = {secret.name for secret in job.job.secrets if secret.file}
+    placed = {
+        name: f"{driver.DIRECTORY}/secret.{name}" if name in as_file else value.decode(errors="surrogateescape")
+        for name, value in secrets.items()
+    }
+    environment, notes = _environment(job, step, secrets, placed)
+    if woken:
+        notes.append("the container had stopped and runs again: its files are as they were, its processes are gone")
+    inside = Inside(
+        client=client,
+        container_id=found.container_id,
+        workdir=found.project_dir,
+        environment=environment,
+        user="0:0" if as_root else None,
+    )
+    if woken and as_file & set(secrets):
+        plain = Inside(client=client, container_id=found.container_id, workdir="/", environment={})
+        plain.write({placed[name]: value for name, value in secrets.items() if name in as_file})
+    kind = "running" if found.kept_until is None else "kept"
+    return Entered(
+        place=_InContainer(inside, job),
+        about=f"in the {kind} container of {job.job.id} (run {job.run.run_id})",
+        fresh=False,
+        notes=tuple(notes),
+        container_name=found.name,
+    )
+
+
+@contextmanager
+def _fresh(here: Around, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[Entered]:
+    from loom.providers.base import Command
+    from loom.providers.docker.exec import Inside
+    from loom.providers.host import HostSession
+
+    with ExitStack() as stack:
+        opener, image, about = _opener(here, job, step, stack, cancel)
+        said = _Said()
+        values, _ = opener.secrets(job.job)
+        said.mask(values)
+        image = image or opener.resolve(job.job, said, values)
+        services = None
+        if job.job.services:
+            services = stack.enter_context(opener.services(job.job, said, cancel, lambda name, how: None, values))
+        opened = stack.enter_context(opener.open(job.job, image, said, services))
+        session, request = opened.session, opened.request
+        secrets = values.own
+        as_file = {secret.name for secret in job.job.secrets if secret.file}
+        placed = {
+            name: session.put_secret(name, value) if name in as_file else value.decode(errors="surrogateescape")
+            for name, value in secrets.items()
+        }
+        environment, notes = _environment(job, step, secrets, placed)
+        if isinstance(session, HostSession):
+            yield Entered(place=_OnHost(session, job, environment), about=about, fresh=True, notes=tuple(notes))
+            return
+        session.run(Command(script=":", shell=("sh",)), said, cancel)  # the first step is what gives the job its files
+        inside = Inside(
+            client=here.engine(),
+            container_id=session.facts.container_id,
+            workdir=request.project_dir,
+            environment=environment,
+            user="0:0" if as_root else None,
+        )
+        yield Entered(
+            place=_InContainer(inside, job),
+            about=about,
+            fresh=True,
+            notes=tuple(notes),
+            container_name=session.facts.container_name,
+        )
+
+
+def _opener(
+    here: Around, job: PastJob, step: Step, stack: ExitStack, cancel: Cancel
+) -> tuple[PlaceOpener, Resolved | None, str]:
+    """What opens a new place for the job over its files, the image to use if it is there, and what to say of it."""
+    from msgspec import structs
+
+    from loom.providers.base import ReadOnlyMount
+    from loom.runner import PlaceOpener, Resumption, Settings
+
+    run, planned = job.run, job.run.planned
+    run_id = str(time.time_ns())
+    image = job.image if job.in_container else None
+    checkpoint_id = checkpoint_of(here, job) if image is not None else None
+    if image is not None:
+        image_id = checkpoint_id or (image.image_id if _engine_has(here, image.image_id) else None)
+        image = None if image_id is None else structs.replace(image, image_id=image_id)
+    view = None if job.view is None else view_of_files(here, job)
+    if view is None and not run.workspace.is_dir():
+        raise _gone(job)
+    settings = Settings(
+        run_id=run_id,
+        workspace=run.workspace,
+        variables=planned.variables,
+        mount_mode=planned.mount_mode,
+        resumed={} if view is None else {job.job.id: Resumption(step=step.id, view=view)},
+        read_only_mounts=tuple(
+            ReadOnlyMount(path=Path(path)) for path in planned.read_only_mounts if Path(path).is_dir()
+        ),
+        grace_s=planned.grace_s,
+    )
+    tools = tools_of(here, run, planned.plan, run_id)
+    stack.callback(lambda: [provider.close(cancel) for provider in tools.providers.values()])
+    if not job.in_container:
+        about = f"on this machine, in the files of {job.job.id} (run {run.run_id})"
+    elif checkpoint_id is not None:
+        about = f"in a new container from the checkpoint of {job.job.id} (run {run.run_id}): the kept one is gone"
+    else:
+        about = (
+            f"in a new container of {job.job.id}'s image, with its files of run {run.run_id}: nothing was kept, "
+            "so what its steps changed outside of the workspace is not here"
+        )
+    return PlaceOpener(tools, settings, cancel), image, about
+
+
+def checkpoint_of(here: Around, job: PastJob) -> str | None:
+    """The image of the job's checkpoint, if it has one that is still there."""
+    from loom.providers.docker import checkpoint
+
+    image_id = job.checkpoint.get("image_id")
+    return image_id if image_id and checkpoint.image_is_there(here.engine(), image_id) else None
+
+
+def view_of_files(here: Around, job: PastJob, left_out: dict[str, str] | None = None) -> View:
+    """What a new place for the job shows: its files as a plain directory, sent where the engine does not see them."""
+    from loom.plan.model import MountMode
+    from loom.runner import View
+
+    files, view = files_of(here, job, left_out), job.view
+    sent = view is not None and view.mode is MountMode.VOLUME
+    return View(
+        mode=MountMode.VOLUME if sent else MountMode.BIND,
+        workspace=files,
+        directory=view.directory if view is not None else None,
+    )
+
+
+def files_of(here: Around, job: PastJob, left_out: dict[str, str] | None = None) -> Path:
+    """A plain directory with the job's files as it left them, laid out first where its view has none.
+
+    Of a job whose container is kept: as they are now. RequestError when nothing is left of them.
+    `left_out` gets the path and the reason of each special file that was not laid out.
+    """
+    from loom.plan.model import MountMode
+    from loom.providers.base import SessionRequest
+    from loom.providers.docker import checkpoint, kept
+
+    def on_skipped(item: Skipped) -> None:
+        if left_out is not None:
+            left_out[item.path] = item.reason
+
+    view = job.view
+    if view is None:
+        raise RequestError(
+            f"job {job.job.id} of run {job.run.run_id} never came to have files", hint="`loom show` tells why"
+        )
+    if view.mode is MountMode.BIND:
+        if view.place.is_dir():
+            return view.place
+    elif (found := find_container(here, job)) is not None:
+        return _laid_out(view.place, partial(kept.copy_out, here.engine(), found, on_skipped=on_skipped))
+    elif view.place.is_dir():
+        if left_out is not None:
+            left_out |= job.not_in_checkpoint()[0]
+        return view.place
+    elif view.mode is MountMode.OVERLAY and view.workspace.is_dir() and (view.place.parent / "upper").is_dir():
+        request = SessionRequest(
+            run_id=job.run.run_id,
+            job_id=job.job.id,
+            workspace=view.workspace,
+            directory=view.directory,
+            project_dir="/workspace",
+            environment={},
+            shell=(),
+            image_id=job.image.image_id if job.image is not None else None,
+        )
+        return _laid_out(view.place, partial(kept.lay_out, here.engine(), request, on_skipped=on_skipped))
+    if job.checkpoint_archive.exists() and not job.shares_workspace:
+        if left_out is not None:
+            left_out |= job.not_in_checkpoint()[0]
+        return _laid_out(view.place, partial(checkpoint.lay_out, job.checkpoint_archive))
+    raise _gone(job)
+
+
+def _gone(job: PastJob) -> RequestError:
+    return RequestError(
+        f"nothing is left of the files of job {job.job.id} of run {job.run.run_id}",
+        hint=f"run it again: loom rerun {job.run.run_id}; `loom run --keep on-failure` keeps what it takes to go on",
+        code="NOTHING_KEPT",
+    )
+
+
+def _laid_out(place: Path, fill: Callable[[Path], None]) -> Path:
+    """`place`, filled: whole, or as it was before."""
+    import shutil
+
+    from loom.storage.private import make_own
+
+    make_own(place.parent.parent)
+    make_own(place.parent)
+    new, old = place.with_name("workspace.new"), place.with_name("workspace.old")
+    for rest in (new, old):
+        shutil.rmtree(rest, ignore_errors=True)
+    fill(new)
+    if place.exists():
+        place.rename(old)
+    new.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+    return place
+
+
+def lay_out(here: Around, past: PastRun, archive: Path, run_id: str) -> Path:
+    """A new workspace for jobs that share one, with what a checkpoint's archive has."""
+    from loom.providers.docker import checkpoint
+    from loom.util.paths import new_workspace
+
+    workspace = new_workspace(here.config.tmp_dir, run_id)
+    here.store.claims.make(workspace, run_id=run_id, repo_root=past.repo_root)
+    checkpoint.lay_out(archive, workspace)
+    workspace.chmod(0o700)  # the archive has that of the job's time
+    return workspace
+
+
+def _engine_has(here: Around, image_id: str) -> bool:
+    from loom.providers.docker import checkpoint
+
+    return checkpoint.image_is_there(here.engine(), image_id)
+
+
+def resolve_secrets(here: Around, job: PastJob) -> Mapping[str, bytes]:
+    """Anew: their values are nowhere in the record."""
+    from loom.secrets import resolve
+
+    root = job.run.repo_root
+    return resolve(job.job.secrets, environ=here.environ, root=root, config=here.config).values
+
+
+def _environment(
+    job: PastJob, step: Step, secrets: Mapping[str, bytes], placed: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    handed_on, lost = job.handed_on(step, secrets)
+    notes = []
+    if lost:
+        notes.append(f"not set, since the record has them without the secret that they held: {', '.join(lost)}")
+    return {
+        **handed_on,
+        **placed,
+        "LOOM_STEP": step.id,
+        "LOOM_ATTEMPT": str(max(1, job.state.attempts)),
+    }, notes
+
+
+class _Said:
+    """Loom's own work around the place, told on standard error: standard output belongs to the command."""
+
+    def __init__(self) -> None:
+        from loom.secrets.masking import Masker
+        from loom.util import controls
+
+        self._masker = Masker()
+        controls.hide = self._masker.mask  # errors come after it
+
+    def mask(self, secrets: SecretValues) -> None:
+        """Hide these values in what is told from now on."""
+        for values in (secrets.own, *secrets.services):
+            for name, value in values.items():
+                self._masker.add(name, value)
+
+    def __call__(self, stream: str, data: bytes) -> None:
+        sys.stderr.write(self._masker.mask_bytes(data).decode("utf-8", "replace"))
+        sys.stderr.flush()
+
+
+class _InContainer:
+    def __init__(self, inside: Inside, job: PastJob) -> None:
+        self._inside = inside
+        self._job = job
+
+    def run(self, command: Sequence[str], on_output: OnOutput | None, cancel: Cancel, timeout_s: float | None) -> Exit:
+        from loom.providers.docker.exec import to_streams
+
+        return self._inside.run(
+            command,
+            on_output or to_streams(1, 2),
+            cancel,
+            stdin=0,
+            timeout_s=timeout_s,
+            grace_s=self._job.run.planned.grace_s,
+        )
+
+    def shell(self, step: Step, cancel: Cancel) -> int:
+        return self._inside.shell(
+            self._job.job.shell, script=step.script, name=self._job.job.id, terminal=(0, 1), cancel=cancel
+        )
+
+
+class _OnHost:
+    def __init__(self, session: HostSession, job: PastJob, environment: Mapping[str, str]) -> None:
+        self._session = session
+        self._job = job
+        self._environment = environment
+
+    def run(self, command: Sequence[str], on_output: OnOutput | None, cancel: Cancel, timeout_s: float | None) -> Exit:
+        ended, out, err = self._session.attached(
+            command, self._environment, cancel, timeout_s=timeout_s, capture=on_output is not None
+        )
+        if on_output is not None:
+            on_output("stdout", out)
+            on_output("stderr", err)
+        elif err:
+            sys.stderr.write(err.decode("utf-8", "replace"))
+        return ended
+
+    def shell(self, step: Step, cancel: Cancel) -> int:
+        return self._session.shell(
+            self._job.job.shell, self._environment, script=step.script, name=self._job.job.id, cancel=cancel
+        )

@@ -1,0 +1,226 @@
+"""Asking the user for what a repository asks for: `loom trust`, and the question before a job starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loom.commands.project import configured, find_root, ignored_in, trusts_all, workflow_path
+from loom.errors import RequestError
+from loom.plan import permissions
+from loom.plan.permissions import Request
+from loom.status import ExitCode
+
+if TYPE_CHECKING:
+    from loom.commands.trust_store import Trust
+    from loom.config import Config
+    from loom.plan.model import Job
+    from loom.workflow import Workflow
+
+CODE = "TRUST_REQUIRED"
+
+
+def requests_of(
+    jobs: Iterable[Job], settings: Config, root: Path, environ: Mapping[str, str], loaded: Workflow | None = None
+) -> tuple[Request, ...]:
+    """What these jobs and the project's configuration ask for; `loaded` is where the places are from."""
+    around = permissions.Around(
+        root=root,
+        home=environ.get("HOME"),
+        network=settings.network,
+        is_reference=_is_reference,
+        is_ignored=ignored_in(root, environ),
+    )
+    place_of = _places_in(loaded) if loaded is not None else None
+    return (
+        *map(permissions.of_setting, settings.asked),
+        *permissions.of_jobs(jobs, around, place_of),
+    )
+
+
+def _is_reference(reference: str) -> bool:
+    from loom.secrets import check_reference
+
+    return check_reference(reference) is None
+
+
+def settle(
+    requests: Sequence[Request],
+    settings: Config,
+    root: Path,
+    environ: Mapping[str, str],
+    *,
+    flag: bool,
+    can_ask: bool = True,
+) -> bool:
+    """Return once the user has allowed all of it, earlier or now; whether the answer was given now.
+
+    `flag`: it was allowed on the command line. Without a terminal to ask on, and on a "no": RequestError TRUST_REQUIRED.
+    """
+    if not requests or trusts_all(environ, flag):
+        return False
+    from loom.commands.trust_store import Trust
+
+    trust = Trust(settings.own_state_dir, root, environ)
+    new = [request for request in requests if not trust.holds(request)]
+    if not new:
+        return False
+    if can_ask and _attended() and _agreed(new):
+        trust.allow(new)
+        return True
+    raise RequestError(
+        f"{CODE}: {root} asks for {_count(new)} that you have not allowed",
+        hint="\n".join(
+            [
+                *_lines(new),
+                "`loom trust` records your decision; --trust (or LOOM_TRUST=1) allows all of it for this one time",
+            ]
+        ),
+        code=CODE,
+    )
+
+
+def not_counted(settings: Config) -> dict[str, str]:
+    """What of the project's file does not count, and why, by the setting's name."""
+    return {item.name: str(item) for item in settings.overruled} | {
+        item.name: f"{item.place}: `{item.name}: {item.text}` does not count until you allow it: loom trust"
+        for item in settings.asked
+        if not item.allowed
+    }
+
+
+def say_not_counted(settings: Config) -> None:
+    """The same on standard error, for commands that act."""
+    from loom.util.controls import shown
+
+    for line in not_counted(settings).values():
+        print(shown(f"loom: {line}"), file=sys.stderr)
+
+
+def _attended() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _agreed(requests: Sequence[Request]) -> bool:
+    import typer
+
+    print(f"This repository asks for {_count(requests)} that a plain container does not get:")
+    for line in _lines(requests):
+        print(f"  {line}")
+    return typer.confirm("Allow this here from now on?")
+
+
+def _lines(requests: Sequence[Request], mark: Callable[[Request], str] = lambda _: "") -> list[str]:
+    from loom.util.controls import shown
+
+    return [shown(f"{mark(item)}{f'{item.place}: ' if item.place else ''}{item}") for item in requests]
+
+
+def _count(requests: Sequence[Request]) -> str:
+    return "one thing" if len(requests) == 1 else f"{len(requests)} things"
+
+
+def _places_in(loaded: Workflow) -> permissions.PlaceOf:
+    def place_of(job: str, path: tuple[str | int, ...]) -> str:
+        entry = loaded.jobs.get(job)
+        if entry is None:
+            return f"{loaded.path}:1:1"
+        node = entry.merged
+        for key in path:
+            if (child := node.get(key)) is None:
+                break
+            node = child
+        return (entry.key if node is entry.merged else node).place
+
+    return place_of
+
+
+def everything_asked(named: Path | None, environ: Mapping[str, str]) -> tuple[tuple[Request, ...], Config, Path]:
+    """What the repository here asks for in all its jobs, whatever their rules say. WorkflowError as `loom check` has it."""
+    from loom import workflow
+    from loom.plan.resolve import rehearse
+
+    root = find_root(Path.cwd())
+    settings = configured(root, environ)
+    path = workflow_path(root, named, Path.cwd())
+    if named is None and not path.exists():  # a configuration alone may ask for something
+        return requests_of((), settings, root, environ), settings, root
+    loaded = workflow.load(path, root)
+    jobs = [job for _, job in rehearse(loaded, settings)[1]]
+    return requests_of(jobs, settings, root, environ, loaded), settings, root
+
+
+def trust(named: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> int:
+    """`loom trust`."""
+    from loom.commands.trust_store import Trust
+
+    environ = dict(os.environ)
+    if revoke:
+        root = find_root(Path.cwd())
+        forgotten = Trust(configured(root, environ).own_state_dir, root, environ).revoke()
+        print(f"forgotten: {forgotten}" if forgotten else "there was nothing to forget")
+        return ExitCode.OK
+    requests, settings, root = everything_asked(named, environ)
+    decisions = Trust(settings.own_state_dir, root, environ)
+    new = [request for request in requests if not decisions.holds(request)]
+    if as_json:
+        if yes and new:
+            decisions.allow(new)
+        _print_json(decisions, requests)
+        return ExitCode.OK
+    say_not_counted(replace(settings, asked=()))  # those are what is listed
+    if not requests:
+        print("nothing here needs your trust")
+        return ExitCode.OK
+    for line in _lines(requests, lambda request: "allowed  " if decisions.holds(request) else "NEW      "):
+        print(line)
+    if not new:
+        return ExitCode.OK
+    if not yes:
+        _confirm(new)
+    decisions.allow(new)
+    print(f"recorded for {decisions.root}; `loom trust --revoke` forgets it")
+    return ExitCode.OK
+
+
+def _confirm(new: Sequence[Request]) -> None:
+    import typer
+
+    if not _attended():
+        raise RequestError(
+            f"{CODE}: {_count(new)} not allowed yet", hint="`loom trust --yes` allows it without a question", code=CODE
+        )
+    if not typer.confirm(f"Allow {_count(new)} here from now on?"):
+        raise RequestError("nothing was recorded", code=CODE)
+
+
+def _print_json(decisions: Trust, requests: Sequence[Request]) -> None:
+    from loom.commands.records import print_json
+    from loom.record.lines import encodable
+
+    print_json(
+        encodable(
+            {
+                "schema_version": "loom.commands.trust_store-list.v1",
+                "kind": "loom-trust",
+                "root": str(decisions.root),
+                "origin": decisions.origin,
+                "requests": [
+                    {
+                        "id": request.id,
+                        "kind": request.kind,
+                        "job": request.job or None,
+                        "subject": request.subject,
+                        "gives": request.gives,
+                        "place": request.place,
+                        "allowed": decisions.holds(request),
+                    }
+                    for request in requests
+                ],
+            }
+        )
+    )

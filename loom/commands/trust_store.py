@@ -1,0 +1,158 @@
+"""What the user allows each repository: decisions on requests (`loom.plan.permissions`), kept in the user's state directory.
+
+One file a repository, readable and writable by the user alone. It belongs to the checkout's real path and its remote
+`origin`; a decision is the hash of one request, so that a changed request is a new one. Nothing in the repository decides
+where decisions are read from. A workspace has the trust of the checkout that the user's own record names for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from loom.errors import InfrastructureError
+from loom.plan.permissions import Request
+from loom.storage.private import make_private, own_state
+
+_MAX_BYTES = 4 << 20
+
+
+class _File(Struct, frozen=True, kw_only=True):
+    schema_version: str
+    root: str
+    origin: str | None
+    allowed: dict[str, str]
+    """What each request is in words, by its id."""
+
+
+_SCHEMA = "loom.trust.v1"
+
+
+class Trust:
+    """The decisions for the repository at `root`. `state_dir` is the user's own, never one that the project names."""
+
+    def __init__(self, state_dir: Path, root: Path, environ: Mapping[str, str]) -> None:
+        self.root = _checkout_of(root, state_dir)
+        self.origin = _origin_of(self.root, environ)
+        self._folder = own_state(state_dir) / "trust"
+        self._allowed = self._read()
+
+    @property
+    def path(self) -> Path:
+        import hashlib
+
+        return self._folder / f"{hashlib.sha256(os.fsencode(self.root)).hexdigest()[:40]}.json"
+
+    def holds(self, request: Request) -> bool:
+        return request.id in self._allowed
+
+    def allow(self, requests: Iterable[Request]) -> None:
+        """Record these, beside those that were allowed before. InfrastructureError when that can't be written."""
+        self._allowed |= {request.id: str(request) for request in requests}
+        shape = {
+            "schema_version": _SCHEMA,
+            "root": os.fsencode(self.root).decode(errors="backslashreplace"),
+            "origin": self.origin,
+            "allowed": self._allowed,
+        }
+        try:
+            make_private(self._folder.parent)
+            self._folder.mkdir(exist_ok=True, mode=0o700)
+            draft, name = tempfile.mkstemp(dir=self._folder, suffix=".tmp")  # 0600
+            try:
+                with os.fdopen(draft, "wb") as file:
+                    file.write(json.dumps(shape, indent=2).encode())
+                Path(name).replace(self.path)
+            except OSError:
+                Path(name).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise InfrastructureError(
+                f"your decision can't be kept at {self.path}: {error.strerror or error}",
+                hint="free some space or give permission there, or name another place with LOOM_STATE_DIR",
+                code="TRUST_UNWRITABLE",
+            ) from error
+
+    def revoke(self) -> int:
+        """Forget all decisions; how many there were."""
+        count = len(self._allowed)
+        self.path.unlink(missing_ok=True)
+        self._allowed = {}
+        return count
+
+    def _read(self) -> dict[str, str]:
+        """Nothing where there is no file, or one that this user did not write, or that is of another origin."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return {}
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            mine = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+            if not mine or not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
+                return {}
+            try:
+                found = msgspec.json.decode(file.read(), type=_File)
+            except (OSError, msgspec.DecodeError):
+                return {}
+        return found.allowed if found.schema_version == _SCHEMA and found.origin == self.origin else {}
+
+
+def _checkout_of(root: Path, state_dir: Path) -> Path:
+    """The real path of a checkout; for a place in a workspace, that of the same place in the recorded checkout."""
+    real = Path(os.path.realpath(root))
+    for _ in range(10):  # a run inside of a workspace has a workspace of its own
+        found = next(((place, ws) for place in (real, *real.parents) if (ws := _workspace_of(place))), None)
+        source = _source_of(found[1], state_dir) if found is not None else None
+        if found is None or source is None:
+            break
+        real = Path(os.path.realpath(source / real.relative_to(found[0])))
+    return real
+
+
+def _workspace_of(place: Path) -> Path | None:
+    """The run's workspace that `place` is by its name, or that the job has whose own files these are."""
+    from loom.util.paths import is_of_job, run_of_workspace, workspace_beside
+
+    workspace = workspace_beside(place.parent.parent) if place.name == "workspace" and is_of_job(place) else place
+    return workspace if run_of_workspace(workspace.name) else None
+
+
+def _source_of(workspace: Path, state_dir: Path) -> Path | None:
+    """The checkout that a workspace was taken from, by the user's record alone: the workspace itself may claim anything."""
+    from loom.errors import SnapshotError
+    from loom.record.store import Store
+    from loom.snapshot.manifest import read_manifest
+
+    store = Store(state_dir)
+    if (run := store.run_in(workspace)) is not None:
+        root = run.identity.get("repo_root")
+        return Path(root) if isinstance(root, str) and root else None
+    kept = store.manifest_of(workspace)
+    try:
+        return Path(read_manifest(workspace, kept).source_root) if kept is not None else None
+    except SnapshotError:
+        return None
+
+
+def _origin_of(root: Path, environ: Mapping[str, str]) -> str | None:
+    from loom.errors import SnapshotError
+    from loom.snapshot import git
+    from loom.snapshot.source import without_password
+
+    if not root.is_dir():
+        return None
+    plain = {name: value for name, value in environ.items() if name not in git.LOCAL_VARIABLES}
+    try:
+        asked = git.Running(("config", "--get", "remote.origin.url"), git.as_inherited(plain), cwd=root)
+        code, out, _ = asked.result(check=False)
+    except SnapshotError:  # no git
+        return None
+    return without_password(os.fsdecode(out).rstrip("\n")) if code == 0 else None

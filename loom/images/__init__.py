@@ -1,0 +1,1 @@
+"""Images without an engine: references, the lock file, Dockerfiles."""

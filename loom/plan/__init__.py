@@ -1,0 +1,1 @@
+"""What will run: the frozen plan, and how a workflow becomes one."""

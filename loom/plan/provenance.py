@@ -1,0 +1,142 @@
+"""Where each value of a planned job came from: `loom compile --explain JOB`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from loom.config import Config
+from loom.plan.model import Job, Selection
+from loom.util.yaml_file import Kind, Node
+from loom.workflow import Entry, Workflow
+
+
+class Source(Struct, frozen=True, kw_only=True):
+    """One value of a job, as planned, and who said so: `by` is `job`, `default`, a template's name, `rules[1]`, `matrix`,
+    `root`, `--var`, a configuration layer, or `built-in`; `place` is file, line and column where there is one."""
+
+    key: str
+    value: Any
+    by: str
+    place: str = ""
+
+
+def sources(workflow: Workflow, job: Job, selection: Selection, config: Config) -> list[Source]:
+    entry = workflow.entries[job.name]
+    found = [Source(key="id", value=job.id, by="job", place=entry.key.place)]
+    for key, node in entry.merged.value.items():
+        if key in ("variables", "extends"):
+            continue
+        found += _leaves(key, node, entry, job)
+    if job.rule is not None:
+        rules = entry.merged.get("rules")
+        node = (rules.get(job.rule) if rules is not None else None) or entry.key
+        found.append(Source(key="when", value=job.when, by=f"rules[{job.rule}]", place=node.place))
+    found += _variables(workflow, entry, job, selection)
+    found += _from_configuration(entry, job, selection, config)
+    return found
+
+
+def owner(node: Node, entry: Entry) -> str:
+    """The root key below which a value is written: the job itself, `default`, or a template."""
+    return "job" if node.owner == entry.name else node.owner
+
+
+def _leaves(key: str, node: Node, entry: Entry, job: Job) -> Iterator[Source]:
+    if node.kind is Kind.MAPPING and node.value:
+        for name, child in node.value.items():
+            yield from _leaves(f"{key}.{name}", child, entry, job)
+    elif node.kind is Kind.LIST and node.value:
+        for number, child in enumerate(node.value):
+            yield from _leaves(f"{key}[{number}]", child, entry, job)
+    else:
+        planned = job.image.name if key in ("image", "image.name") and job.image is not None else node.plain()
+        yield Source(key=key, value=planned, by=owner(node, entry), place=node.place)
+
+
+def _variables(workflow: Workflow, entry: Entry, job: Job, selection: Selection) -> Iterator[Source]:
+    own = entry.merged.get("variables")
+    matrix = _matrix_nodes(entry, job.matrix)
+    rule = _rule_nodes(entry, job.variables)
+    for name, value in job.variables.items():
+        key = f"variables.{name}"
+        node = own.get(name) if own is not None else None
+        if name in selection.variables:
+            yield Source(key=key, value=value, by="--var")
+        elif name in rule:
+            yield Source(key=key, value=value, by=rule[name][0], place=rule[name][1].place)
+        elif name in matrix:
+            yield Source(key=key, value=value, by="matrix", place=matrix[name].place)
+        elif node is not None:
+            yield Source(key=key, value=value, by=owner(node, entry), place=node.place)
+        elif name in workflow.variable_nodes:
+            yield Source(key=key, value=value, by="root", place=workflow.variable_nodes[name].place)
+        else:
+            yield Source(key=key, value=value, by="parallel" if name.startswith("CI_NODE_") else "workflow rules")
+
+
+def _matrix_nodes(entry: Entry, matrix: Mapping[str, str]) -> dict[str, Node]:
+    parallel = entry.merged.get("parallel")
+    rows = parallel.get("matrix") if parallel is not None else None
+    found: dict[str, Node] = {}
+    for row in rows.value if rows is not None and rows.kind is Kind.LIST else ():
+        places: dict[str, Node] = {}
+        for name, value in matrix.items():
+            listed = row.get(name)
+            for node in (
+                (listed.value if listed is not None and listed.kind is Kind.LIST else [listed]) if listed else ()
+            ):
+                if node.value == value:
+                    places[name] = node
+        if len(places) == len(matrix):
+            return places
+        found |= places
+    return found
+
+
+def _rule_nodes(entry: Entry, variables: Mapping[str, str]) -> dict[str, tuple[str, Node]]:
+    """Variables that a rule gave: those whose planned value is the rule's and not the job's own."""
+    rules = entry.merged.get("rules")
+    own = entry.merged.get("variables")
+    found: dict[str, tuple[str, Node]] = {}
+    for number, rule in enumerate(rules.value if rules is not None and rules.kind is Kind.LIST else ()):
+        given = rule.get("variables")
+        for name, node in (given.value if given is not None and given.kind is Kind.MAPPING else {}).items():
+            before = own.get(name) if own is not None else None
+            if variables.get(name) == node.value and (before is None or before.value != node.value):
+                found.setdefault(name, (f"rules[{number}]", node))
+    return found
+
+
+def _from_configuration(entry: Entry, job: Job, selection: Selection, config: Config) -> Iterator[Source]:
+    """What the workflow leaves to loom's configuration."""
+    written = entry.merged.value
+    image = entry.merged.get("image")
+    resources = entry.merged.get("resources")
+    candidates = [
+        ("timeout", "job_timeout", job.timeout_s, "timeout" not in written),
+        ("step_timeout", "step_timeout", job.step_timeout_s, "step_timeout" not in written),
+        ("shell", "default_shell", " ".join(job.shell), "shell" not in written),
+        ("image.name", "default_image", job.image.name if job.image else None, image is None and job.image is not None),
+        ("image.pull", "pull", job.image.pull if job.image else None, job.image is not None and _lacks(image, "pull")),
+        ("image.platform", "platform", job.image.platform if job.image else None, _lacks(image, "platform")),
+        ("network.mode", "network", job.network.mode, "network" not in written),
+        ("resources.cpus", "cpus", job.resources.cpus, _lacks(resources, "cpus")),
+        ("resources.memory", "memory", job.resources.memory, _lacks(resources, "memory")),
+        ("resources.pids", "pids", job.resources.pids, _lacks(resources, "pids")),
+    ]
+    for key, setting, value, from_configuration in candidates:
+        if value is not None and from_configuration:
+            origin = config.origins.get(setting)
+            by = f"{origin.layer} {setting}" if origin is not None else f"built-in {setting}"
+            yield Source(key=key, value=value, by=by, place=origin.place if origin is not None else "")
+    origin = config.origins.get("container")
+    by = "image" if "image" in written else f"{origin.layer} container" if origin is not None else "built-in container"
+    place = origin.place if origin is not None and "image" not in written else ""
+    yield Source(key="provider", value=job.provider.value, by=by, place=place)
+
+
+def _lacks(node: Node | None, key: str) -> bool:
+    return node is None or node.get(key) is None

@@ -1,0 +1,58 @@
+"""How a workflow becomes a plan: candidates, choice, jobs. `plan.resolve` is the way in."""
+
+from __future__ import annotations
+
+from loom.config import Config
+from loom.errors import Problem, WorkflowError
+from loom.plan import model as p
+from loom.plan.jobs import Builder
+from loom.plan.rules import Candidate, Decision, Rules, job_ids
+from loom.plan.selection import Choice
+from loom.plan.variables import KNOWN_TO_PLANS
+from loom.workflow import Entry, Workflow
+
+__all__ = ["plan_of", "problems_of", "rehearse"]
+
+
+def plan_of(workflow: Workflow, selection: p.Selection, context: p.ResolveContext) -> p.Plan:
+    """The plan; RequestError and WorkflowError as `plan.resolve` says."""
+    choice = Choice(workflow, selection)
+    choice.check_variables()
+    rules = Rules(workflow, selection, context)
+    candidates = rules.candidates()
+    jobs = choice.connect(candidates, choice.select(candidates))
+    builder = Builder(workflow, selection, context, rules.workflow_variables)
+    built = tuple(builder.job(candidate) for candidate in jobs)
+    problems = choice.problems + builder.problems
+    if problems:
+        raise WorkflowError(list(dict.fromkeys(problems)))
+    return p.Plan(
+        workflow_path=workflow.path,
+        stages=workflow.stages,
+        jobs=built,
+        left_out=tuple(p.NotSelected(id=name, reason=reason) for name, reason in choice.left_out.items()),
+    )
+
+
+def rehearse(workflow: Workflow, config: Config | None = None) -> tuple[list[Problem], list[tuple[Entry, p.Job]]]:
+    """Every job built, whatever its rules say, and what would be wrong with any plan of this workflow."""
+    placeholders = dict.fromkeys(KNOWN_TO_PLANS, "x")
+    context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")
+    builder = Builder(workflow, p.Selection(), context, {})
+    jobs: list[tuple[Entry, p.Job]] = []
+    for entry in workflow.jobs.values():
+        given: dict[str, str] = {}
+        for rule in (*(workflow.rules or ()), *(entry.fields.rules or ())):
+            given |= rule.variables
+        for number, (job_id, matrix) in enumerate(job_ids(entry.name, entry.fields.parallel), start=1):
+            decision = Decision(runs=True, when="on_success", variables=given)
+            candidate = Candidate(
+                id=job_id, entry=entry, matrix=matrix, node_index=number, node_total=1, decision=decision
+            )
+            jobs.append((entry, builder.job(candidate)))
+    return list(dict.fromkeys(builder.problems)), jobs
+
+
+def problems_of(workflow: Workflow, config: Config | None = None) -> list[Problem]:
+    """What would be wrong with any plan of this workflow."""
+    return rehearse(workflow, config)[0]

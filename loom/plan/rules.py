@@ -1,0 +1,235 @@
+"""The jobs that there could be, and what their rules say: matrix, ids, order, conditions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from itertools import product
+
+from msgspec import Struct, field
+
+from loom.errors import WorkflowError
+from loom.plan import model as p
+from loom.util import globs
+from loom.util.toposort import order
+from loom.util.yaml_file import Node, pointer
+from loom.workflow import Entry, Workflow, expressions, interpolation, models
+from loom.workflow.patterns import ValueTooLong
+
+CONTAINER_PROJECT_DIR = "/workspace"
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """What a job's rules say. `reason` is for people, where it does not run."""
+
+    runs: bool
+    when: str
+    variables: Mapping[str, str] = field(default_factory=dict)
+    allow_failure: bool | None = None
+    reason: str = ""
+    rule: int | None = None
+
+
+class Candidate(Struct, kw_only=True):
+    """One job of the plan to be: a job of the workflow, or one combination of its matrix."""
+
+    id: str
+    entry: Entry
+    matrix: Mapping[str, str]
+    node_index: int | None
+    node_total: int | None
+    decision: Decision
+    needs: list[p.Need] | None = None
+
+    @property
+    def stage(self) -> str:
+        return str(self.entry.fields.stage)
+
+
+def combinations(parallel: models.ParallelFields | None) -> list[Mapping[str, str]]:
+    """The matrix's combinations as written: rows in order, the last variable turning fastest."""
+    found: list[Mapping[str, str]] = []
+    for row in (parallel.matrix if parallel is not None else None) or ():
+        for values in product(*row.values()):
+            combination = dict(zip(row, values, strict=True))
+            if combination not in found:
+                found.append(combination)
+    return found
+
+
+def job_ids(name: str, parallel: models.ParallelFields | None) -> list[tuple[str, Mapping[str, str]]]:
+    """The ids of a job: its name, or `name.<values>` per combination, or `name.1` ... per copy.
+
+    A dot can't be in a job's name, so ids never meet another job's; values are cut down to what is safe in a file name
+    and on a command line, and told apart by a number where two look the same.
+    """
+    if parallel is None:
+        return [(name, {})]
+    if parallel.count is not None:
+        return [(f"{name}.{number}", {}) for number in range(1, parallel.count + 1)]
+    taken: set[str] = set()
+    result: list[tuple[str, Mapping[str, str]]] = []
+    for combination in combinations(parallel):
+        slug = "-".join(_slug(value) for value in combination.values())[:80].rstrip(".-")
+        unique, number = slug, 2
+        while unique.lower() in taken:
+            unique, number = f"{slug}-{number}", number + 1
+        taken.add(unique.lower())
+        result.append((f"{name}.{unique}", combination))
+    return result
+
+
+def _slug(value: str) -> str:
+    text = re.sub(r"[^A-Za-z0-9._]+", "-", value).strip("-.")
+    return text[:32].rstrip("-.") or "x"
+
+
+def job_values(
+    workflow: Workflow, selection: p.Selection, context: p.ResolveContext, entry: Entry, job_id: str
+) -> dict[str, str]:
+    """Loom's own variables of one job, as far as a plan can know them."""
+    fields = entry.fields
+    in_container = fields.image is not None or selection.container
+    project_dir = CONTAINER_PROJECT_DIR if in_container else context.host_project_dir
+    values = {
+        "CI_JOB_NAME": entry.name,
+        "CI_JOB_STAGE": str(fields.stage),
+        "LOOM_JOB_NAME": entry.name,
+        "LOOM_JOB_ID": job_id,
+        "LOOM_JOB_STAGE": str(fields.stage),
+        "LOOM_JOB_TARGET": "linux",
+        "LOOM_PROVIDER": "docker" if in_container else "host",
+        "LOOM_WORKFLOW_PATH": workflow.path,
+    }
+    if project_dir is not None:
+        values["CI_PROJECT_DIR"] = values["LOOM_PROJECT_DIR"] = project_dir
+    return values
+
+
+class Rules:
+    """Asks every rule once. `workflow_variables` are what the workflow's own matching rule gives, once `candidates` ran."""
+
+    def __init__(self, workflow: Workflow, selection: p.Selection, context: p.ResolveContext) -> None:
+        self.workflow = workflow
+        self.selection = selection
+        self.context = context
+        self.workflow_variables: Mapping[str, str] = {}
+        self._changed: dict[str | None, list[str] | None] = {}
+        self._files: list[str] | None = None
+        self._predefined = {name: value for name, value in context.predefined.items() if value != ""}
+
+    def candidates(self) -> list[Candidate]:
+        """Every job and combination, in the plan's order: by stage, then needs, then as written."""
+        verdict = self.workflow_rules()
+        position = {stage: number for number, stage in enumerate(self.workflow.stages)}
+        jobs = self.workflow.jobs
+        by_stage: dict[str, list[str]] = {stage: [] for stage in self.workflow.stages}
+        for name, entry in jobs.items():
+            by_stage[str(entry.fields.stage)].append(name)
+        needs = {name: [need.job for need in entry.fields.needs or ()] for name, entry in jobs.items()}
+        found: list[Candidate] = []
+        for stage in sorted(by_stage, key=lambda stage: position[stage]):
+            for name in order(by_stage[stage], needs):
+                entry = jobs[name]
+                ids = job_ids(name, entry.fields.parallel)
+                several = entry.fields.parallel is not None
+                for number, (job_id, matrix) in enumerate(ids, start=1):
+                    found.append(
+                        Candidate(
+                            id=job_id,
+                            entry=entry,
+                            matrix=matrix,
+                            node_index=number if several else None,
+                            node_total=len(ids) if several else None,
+                            decision=verdict or self.decide(entry, job_id, matrix),
+                        )
+                    )
+        return found
+
+    def workflow_rules(self) -> Decision | None:
+        """None when the workflow runs; otherwise the decision that stands for each of its jobs."""
+        if self.workflow.rules is None:
+            return None
+        values = self.rule_values({}, {}, {})
+        for number, rule in enumerate(self.workflow.rules):
+            if self.applies(rule, values, self.workflow.rules_node, ("workflow", "rules", number)):
+                if rule.when == "never":
+                    return Decision(runs=False, when="never", reason=f"workflow: rules[{number}] says never")
+                self.workflow_variables = rule.variables
+                return None
+        return Decision(runs=False, when="never", reason="no rule of workflow: rules applies")
+
+    def decide(self, entry: Entry, job_id: str, matrix: Mapping[str, str]) -> Decision:
+        fields = entry.fields
+        base = fields.when or "on_success"
+        if fields.rules:
+            values: dict[str, str] | None = None
+            for number, rule in enumerate(fields.rules):
+                if values is None:
+                    values = self.rule_values(
+                        fields.variables or {},
+                        matrix,
+                        job_values(self.workflow, self.selection, self.context, entry, job_id),
+                    )
+                if self.applies(rule, values, entry.merged.get("rules"), (entry.name, "rules", number)):
+                    when = rule.when or base
+                    return Decision(
+                        runs=when not in ("never", "manual"),
+                        when=when,
+                        variables=rule.variables,
+                        allow_failure=rule.allow_failure,
+                        reason={"never": f"rules[{number}] says never", "manual": "manual: name it to run it"}.get(
+                            when, ""
+                        ),
+                        rule=number,
+                    )
+            return Decision(runs=False, when="never", reason="none of its rules applies")
+        reason = {"never": "when: never", "manual": "manual: name it to run it"}.get(base, "")
+        return Decision(runs=not reason, when=base, reason=reason)
+
+    def rule_values(self, own: Mapping[str, str], matrix: Mapping[str, str], job: Mapping[str, str]) -> dict[str, str]:
+        """What conditions see: everything that has a value before the rule itself."""
+        layered = {**self.workflow.variables, **self.workflow_variables, **own, **matrix, **self.selection.variables}
+        known = {**self._predefined, **job}
+        try:
+            return {**known, **interpolation.expand_all(layered, known, literal=self.selection.variables.keys())}
+        except ValueError:
+            return {**known, **layered}  # reported with its place when the job is built
+
+    def applies(
+        self,
+        rule: models.RuleFields,
+        values: Mapping[str, str],
+        rules: Node | None,
+        place: tuple[str, str, int],
+    ) -> bool:
+        """`rules` are the rules as written, `place` leads to this one. WorkflowError when its condition can't be judged."""
+        try:
+            if rule.if_ is not None and not expressions.holds(rule.if_, values):
+                return False
+        except ValueTooLong as error:
+            at = pointer(*place, "if")
+            written = rules.get(place[2]) if rules is not None else None
+            node = (written.get("if") if written is not None else None) or rules
+            assert node is not None  # a rule was read from somewhere
+            raise WorkflowError([node.file.problem(node, at, str(error))]) from error
+        if rule.changes is not None and not self.any_changed(rule.changes, values):
+            return False
+        return rule.exists is None or self.any_exists([interpolation.expand(glob, values) for glob in rule.exists])
+
+    def any_changed(self, changes: models.ChangesFields, values: Mapping[str, str]) -> bool:
+        base = None if changes.compare_to is None else interpolation.expand(changes.compare_to, values)
+        if base not in self._changed:
+            answer = self.context.changed(base)
+            self._changed[base] = None if answer is None else list(answer)
+        changed = self._changed[base]
+        if changed is None:
+            return True  # nobody can tell: better one job too many
+        patterns = [globs.compile(interpolation.expand(glob, values)) for glob in changes.paths]
+        return any(pattern.fullmatch(path) for pattern in patterns for path in changed)
+
+    def any_exists(self, wanted: list[str]) -> bool:
+        if self._files is None:
+            self._files = list(self.context.files())
+        patterns = [globs.compile(glob) for glob in wanted]
+        return any(pattern.fullmatch(path) for pattern in patterns for path in self._files)

@@ -1,0 +1,335 @@
+"""Commands in a job's container beside its driver: one with its streams passed through, or a shell on a terminal.
+
+Both behave as `docker exec` does (`-i`, `-it`), but that a signal, a timeout and a terminal that goes away end the command
+too: the engine leaves it running, with nobody to look at it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import select
+import socket
+import struct
+import termios
+import threading
+import time
+import tty
+from collections.abc import Iterator, Mapping, Sequence
+from signal import SIGPIPE
+from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct
+
+from loom.cancel import Cancel
+from loom.errors import ProviderError
+from loom.providers import interactive
+from loom.providers.docker import driver
+from loom.providers.docker.attach import Demultiplexer, Hijacked
+from loom.providers.docker.client import explanation, retrying, translated
+from loom.record.lines import STANDARD_OUTPUT
+from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
+
+if TYPE_CHECKING:
+    import docker
+
+_READ = 64 * 1024
+_SIZE_EVERY_S = 0.25
+"""How often the terminal is asked for its size: its signal reaches the main thread only, and a shell may run in any."""
+_AFTER_HANGUP_S = 2.0
+_SIGNAL_WITHIN_S = 10.0
+"""How long a command in the container may take to send a signal to another."""
+_TYPED_WITHIN_S = 60.0
+"""How long the container may take no input from the terminal."""
+_DETACH = b"\x10\x11"
+"""^P ^Q, on which the engine lets go of a terminal and the command runs on."""
+_SIGNALS: Mapping[ExitCode | None, str] = {ExitCode.INTERRUPTED: "INT", ExitCode.HANGUP: "HUP"}
+# Says which process it is (to be ended by), and becomes the command.
+_BECOME = 'f=$1; shift; { printf "%s\\n" "$$" >"$f"; } 2>/dev/null; exec "$@"'
+_END = 'read -r p <"$1" && { kill -"$2" -- "-$p" || kill -"$2" "$p"; } 2>/dev/null'
+
+
+class Inside(Struct, frozen=True, kw_only=True):
+    """A running container, and what commands in it get."""
+
+    client: docker.DockerClient
+    container_id: str
+    workdir: str
+    environment: Mapping[str, str]
+    user: str | None = None
+    """None: the container's own."""
+
+    def run(
+        self,
+        command: Sequence[str],
+        on_output: OnOutput,
+        cancel: Cancel,
+        *,
+        stdin: int | bytes | None = None,
+        timeout_s: float | None = None,
+        grace_s: float = 10.0,
+    ) -> Exit:
+        """Run `command` to its end; its own exit code. `stdin` is a file number, or what the command is to read.
+
+        A cancel or the timeout ends it by TERM, and after the grace by KILL; BrokenPipeError from `on_output` by PIPE, with
+        the exit code that a shell gives for that.
+        """
+        pid_file = _name("exec")
+        exec_id = self._create(["sh", "-c", _BECOME, "loom", pid_file, *command], stdin=stdin is not None)
+        connection = Hijacked.of_exec(self.client, exec_id)
+        wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+        def wake() -> None:
+            with contextlib.suppress(OSError):
+                os.write(wake_write, b"x")
+
+        unregister = cancel.on_request(wake)
+        try:
+            if stdin is not None:
+                threading.Thread(target=_feed, args=(stdin, connection.socket), daemon=True).start()
+            ended = self._follow(connection, on_output, cancel, pid_file, wake_read, timeout_s, grace_s)
+        except BrokenPipeError:
+            # First: the engine answers nothing about a command whose output it can't get rid of.
+            connection.close()
+            self.end(pid_file, "PIPE")
+            return Exit(code=128 + SIGPIPE, ended=Ended.EXITED)
+        except OSError:
+            connection.close()
+            self.end(pid_file, "PIPE")
+            raise
+        finally:
+            unregister()
+            connection.close()
+            os.close(wake_read)
+            os.close(wake_write)
+        return Exit(code=self._code(exec_id), ended=ended)
+
+    def _follow(
+        self,
+        connection: Hijacked,
+        on_output: OnOutput,
+        cancel: Cancel,
+        pid_file: str,
+        wake: int,
+        timeout_s: float | None,
+        grace_s: float,
+    ) -> Ended:
+        frames, ended = Demultiplexer(), Ended.EXITED
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        kill_at: float | None = None
+        while True:
+            now = time.monotonic()
+            if kill_at is not None and (now >= kill_at or cancel.now):
+                self.end(pid_file, "KILL")
+                kill_at = None if cancel.now else now + grace_s
+            elif ended is Ended.EXITED and (cancel.requested or (deadline is not None and now >= deadline)):
+                ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
+                kill_at = now + grace_s
+                self.end(pid_file, _SIGNALS.get(cancel.exit_code, "TERM") if cancel.requested else "TERM")
+            until = kill_at if ended is not Ended.EXITED else deadline
+            ready, _, _ = select.select(
+                [connection.fileno(), wake], [], [], None if until is None else max(0.0, until - now)
+            )
+            if wake in ready:
+                os.read(wake, 100)
+            if connection.fileno() in ready:
+                data = connection.socket.recv(_READ)  # no limit: it is there
+                if not data:
+                    return ended
+                for stream, chunk in frames.feed(data):
+                    on_output(stream, chunk)
+
+    def end(self, pid_file: str, signal: str) -> None:
+        """Send a signal to the command and the processes of its group. One that is over already is no error."""
+        api: Any = self.client.api
+        with contextlib.suppress(ProviderError), translated("ending the command"):
+            made = api.exec_create(
+                self.container_id, ["sh", "-c", _END, "loom", pid_file, signal], user=self.user or ""
+            )
+            command = Hijacked.of_exec(self.client, made["Id"])
+            command.ends_within(_SIGNAL_WITHIN_S)
+            command.close()
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Make small files, each for the user alone."""
+        lines = [b"umask 077\n"]
+        for path, content in files.items():
+            # Any bytes: quoted for the shell, and for `%b` what it would take for an escape; NUL only so.
+            escaped = content.replace(b"\\", b"\\\\").replace(b"\0", b"\\0000").replace(b"'", b"'\\''")
+            lines.append(b"printf %b '" + escaped + b"' >" + path.encode() + b" || exit 1\n")
+        said: list[bytes] = []
+        ended = self.run(["sh"], lambda _, data: said.append(data), Cancel(), stdin=b"".join(lines))
+        if ended.code != 0:
+            reason = b"".join(said).decode("utf-8", "replace").strip()
+            raise ProviderError(f"files could not be put into the container: {reason or f'exit code {ended.code}'}")
+
+    def shell(self, shell: Sequence[str], *, script: str, name: str, terminal: tuple[int, int], cancel: Cancel) -> int:
+        """A shell on a terminal (its input and output), with the step's `script` in the history and as `again`; its exit code.
+
+        It is `shell` as the job has it, but for `-e`, which would end it at the first typing mistake; where that is a
+        plain `sh` and the image has bash, it is bash, for its line editing. A detach gives 0.
+        """
+        prepared = interactive.prepared(shell, script=script, name=name, new_path=_name)
+        self.write(prepared.files)
+        return self.terminal(prepared.command, prepared.pid_file, terminal, cancel)
+
+    def terminal(self, command: Sequence[str], pid_file: str, terminal: tuple[int, int], cancel: Cancel) -> int:
+        source, target = terminal
+        exec_id = self._create(command, stdin=True, tty=True)
+        with _raw(source):
+            connection = Hijacked.of_exec(self.client, exec_id, tty=True)
+            try:
+                how = self._pass_through(connection, exec_id, source, target, cancel)
+                if how == "gone":
+                    self.end(pid_file, "HUP")
+                    self._wait(exec_id, _AFTER_HANGUP_S)
+                    self.end(pid_file, "KILL")
+                    self._wait(exec_id, _AFTER_HANGUP_S)
+            finally:
+                connection.close()
+        return 0 if how == "detached" else self._code(exec_id)
+
+    def _pass_through(
+        self, connection: Hijacked, exec_id: str, source: int, target: int, cancel: Cancel
+    ) -> Literal["over", "gone", "detached"]:
+        """Until the command's output ends, or the terminal goes away or a cancel is asked for (`gone`)."""
+        size: tuple[int, int] | None = None
+        last = b""
+        connection.socket.settimeout(_TYPED_WITHIN_S)
+        while not cancel.requested:
+            if (now := _size(target)) != size:
+                size = now
+                self._resize(exec_id, *now)
+            ready, _, _ = select.select([connection.fileno(), source], [], [], _SIZE_EVERY_S)
+            try:
+                if source in ready:
+                    typed = os.read(source, _READ)
+                    if not typed:
+                        return "gone"
+                    last = (last + typed)[-len(_DETACH) :]
+                    connection.socket.sendall(typed)  # no limit: the socket has one
+                if connection.fileno() in ready:
+                    data = connection.socket.recv(_READ)  # no limit: it is there
+                    if not data:
+                        return "detached" if last == _DETACH else "over"
+                    _write(target, data)
+            except TimeoutError as error:
+                raise ProviderError(f"the container has taken no input for {_TYPED_WITHIN_S:.0f} s") from error
+            except OSError as error:
+                if error.errno in (errno.EIO, errno.EBADF, errno.ENXIO):
+                    return "gone"
+                if error.errno in (errno.EPIPE, errno.ECONNRESET):
+                    return "over"
+                raise
+        return "gone"
+
+    def _create(self, command: Sequence[str], *, stdin: bool = False, tty: bool = False) -> str:
+        api: Any = self.client.api
+        environment = []
+        for name, value in self.environment.items():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                continue  # the engine's JSON can't carry it
+            environment.append(f"{name}={value}")
+        with translated("starting a command in the container"):
+            made = retrying(
+                lambda: api.exec_create(
+                    self.container_id,
+                    list(command),
+                    stdin=stdin,
+                    tty=tty,
+                    environment=environment,
+                    workdir=self.workdir,
+                    user=self.user or "",
+                )
+            )
+        return str(made["Id"])
+
+    def _resize(self, exec_id: str, height: int, width: int) -> None:
+        api: Any = self.client.api
+        try:
+            api.exec_resize(exec_id, height=height, width=width)
+        except Exception as error:
+            # It has not started yet, or is over: neither is worth a word.
+            if getattr(error, "status_code", None) is None:
+                raise ProviderError(f"the terminal's size could not be told: {explanation(error)}") from error
+
+    def _wait(self, exec_id: str, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self._inspect(exec_id)["Running"]:
+            time.sleep(0.05)
+
+    def _inspect(self, exec_id: str) -> Mapping[str, Any]:
+        api: Any = self.client.api
+        with translated("asking how the command ended"):
+            found: Mapping[str, Any] = retrying(lambda: api.exec_inspect(exec_id))
+        return found
+
+    def _code(self, exec_id: str) -> int:
+        """The command's exit code; its output may end a moment before it does. 0 when it was detached from."""
+        deadline = time.monotonic() + 1.0
+        while (found := self._inspect(exec_id))["Running"] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return int(found["ExitCode"] or 0)
+
+
+def _name(what: str) -> str:
+    return f"{driver.DIRECTORY}/{what}.{secrets.token_hex(6)}"
+
+
+def _feed(source: int | bytes, target: socket.socket) -> None:
+    """What the command reads, until there is no more or it is over."""
+    try:
+        if isinstance(source, bytes):
+            target.sendall(source)  # no limit: as long as the command reads nothing; in a thread that ends with it
+        else:
+            while data := os.read(source, _READ):
+                target.sendall(data)  # no limit: the same
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # nobody reads it any more
+
+
+@contextlib.contextmanager
+def _raw(descriptor: int) -> Iterator[None]:
+    """The terminal handing on every key as it is, also ^C and ^Z; as it was afterwards."""
+    before = termios.tcgetattr(descriptor)
+    tty.setraw(descriptor, termios.TCSADRAIN)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(termios.error, OSError):  # the terminal is gone
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def _size(descriptor: int) -> tuple[int, int]:
+    try:
+        rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(descriptor, termios.TIOCGWINSZ, b"\0" * 8))
+    except OSError:
+        return 24, 80
+    return (rows or 24), (columns or 80)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def to_streams(out: int, err: int) -> OnOutput:
+    """An `on_output` that passes everything on to two file numbers: standard output's and standard error's."""
+    targets = {"stdout": (out, STANDARD_OUTPUT), "stderr": (err, "standard error")}
+
+    def write(stream: Stream, data: bytes) -> None:
+        descriptor, name = targets[stream]
+        try:
+            _write(descriptor, data)
+        except OSError as error:
+            error.filename = name
+            raise
+
+    return write

@@ -1,0 +1,130 @@
+"""Talking to the engine for longer than a moment: streams that a cancel can end, and an engine that goes away."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import docker
+import docker.errors
+from docker.types.daemon import CancellableStream
+
+from loom.cancel import Cancel
+from loom.errors import ImageError
+from loom.providers.docker.client import ours
+from loom.status import OnOutput
+
+_STALLED_AFTER_S = 300.0
+
+
+def say(on_output: OnOutput, text: str) -> None:
+    """One line of loom's own about what it does for a job."""
+    on_output("stdout", f"{text}\n".encode())
+
+
+Item = TypeVar("Item")
+
+
+class Line:
+    """A client for one long call (a pull, a build), which `cut` ends at once: the engine stops working for who hung up."""
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self.client = client
+        self._response: Any = None
+        # The SDK hands out the decoded stream alone; requests' own hook shows the connection under it.
+        client.api.hooks["response"].append(self._see)
+
+    def _see(self, response: Any, *_: object, **__: object) -> None:
+        self._response = response
+
+    def cut(self) -> None:
+        try:
+            if self._response is not None:
+                CancellableStream(iter(()), self._response).close()
+        except Exception:  # noqa: BLE001  it had ended by itself, or the transport has no socket to close
+            pass
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+
+
+def in_background(
+    items: Iterable[Item], cancel: Cancel, *, what: str, cut: Callable[[], None] | None = None
+) -> Iterator[Item]:
+    """The items of a blocking iterable, read in a thread of its own, so that a cancel and a stall end the wait.
+
+    `cut` is called when the rest is not wanted. The thread may outlive that for a moment; it is a daemon.
+    """
+    arrived: queue.Queue[tuple[Item | None, BaseException | None, bool]] = queue.Queue(maxsize=1000)
+    given_up = threading.Event()
+
+    def read() -> None:
+        try:
+            for item in items:
+                if given_up.is_set():
+                    return
+                arrived.put((item, None, False))
+            arrived.put((None, None, True))
+        except BaseException as error:  # noqa: BLE001  handed to the caller's thread, whatever it is
+            if not given_up.is_set():
+                arrived.put((None, error, True))
+        finally:
+            close = getattr(items, "close", None)
+            if close is not None:
+                close()
+
+    threading.Thread(target=read, name="loom-engine-stream", daemon=True).start()
+    heard_at = time.monotonic()
+    try:
+        while True:
+            if cancel.requested:
+                raise canceled(what)
+            try:
+                item, error, last = arrived.get(timeout=0.1)
+            except queue.Empty:
+                if time.monotonic() - heard_at > _STALLED_AFTER_S:
+                    raise ImageError(
+                        f"{what}: nothing was heard for {_STALLED_AFTER_S:.0f} s",
+                        hint="The registry or the network stalls. Try again later.",
+                        code="IMAGE_REGISTRY_DOWN",
+                    ) from None
+                continue
+            heard_at = time.monotonic()
+            if error is not None:
+                with engine_errors():
+                    raise error
+            if last:
+                cut = None
+                return
+            yield item  # type: ignore[misc]  # only the last tuple carries no item
+    finally:
+        given_up.set()
+        if cut is not None:
+            cut()
+        while not arrived.empty():
+            arrived.get_nowait()
+
+
+def canceled(what: str) -> ImageError:
+    return ImageError(f"canceled while {what}", code="CANCELED")
+
+
+class engine_errors:
+    """Within it, an engine that does not answer is EngineUnavailable; what it answers (APIError) stays as it is."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None or isinstance(error, docker.errors.APIError):
+            return
+        mine = ours(error, "the container engine does not answer")
+        if mine is not None and mine is not error:
+            mine.hint = "Is it still running? `docker info` asks it."
+            raise mine from error

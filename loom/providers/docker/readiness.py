@@ -1,0 +1,334 @@
+"""When a service is ready: the probe that its job gives, else its image's HEALTHCHECK, else its exposed ports.
+
+A probe looks once and says what is missing; waiting is the caller's. Ports are looked at from outside where the engine's
+containers can be reached from here, else from inside the container, so that a remote engine and one in a virtual machine
+work as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import re
+import socket
+import ssl
+import threading
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import docker
+import docker.errors
+
+from loom.errors import RequestError
+from loom.plan.model import Service
+from loom.util.within import within
+from loom.workflow.patterns import PatternError, ValueTooLong, compile_pattern
+
+_CONNECT_TIMEOUT_S = 1.0
+_LISTENING = "0A"
+_BEGINNING = 500
+
+
+class NotReady(Exception):
+    """Not yet; the text says what is missing."""
+
+
+class Probe(Protocol):
+    @property
+    def what(self) -> str:
+        """What was found when it is ready, for people."""
+        ...
+
+    def check(self, inside: Inside) -> None:
+        """Return when ready, raise NotReady when not."""
+        ...
+
+    def see_line(self, line: str) -> None:
+        """Shown each line that the service prints, from another thread."""
+        ...
+
+
+class Inside:
+    """One running service, as a probe may look at it."""
+
+    def __init__(self, client: docker.DockerClient, container_id: str, network: str) -> None:
+        self._client = client
+        self._container_id = container_id
+        self._network = network
+        self._address: str | None = None
+        self._from_outside: bool | None = None
+
+    @property
+    def from_outside(self) -> bool:
+        """Whether this machine should be able to reach the container's own address."""
+        if self._from_outside is None:
+            local = str(self._client.api.base_url).startswith("http+docker://")
+            information = self._client.info() if local else {}
+            virtual = "desktop" in str(information.get("OperatingSystem", "")).lower()
+            rootless = any("rootless" in option for option in information.get("SecurityOptions") or ())
+            self._from_outside = local and not virtual and not rootless
+        return self._from_outside
+
+    def unreachable(self) -> None:
+        """It was tried, and the address can't be reached from here: look from inside from now on."""
+        self._from_outside = False
+
+    @property
+    def address(self) -> str:
+        if self._address is None:
+            networks = self._client.api.inspect_container(self._container_id)["NetworkSettings"]["Networks"]
+            found = networks.get(self._network) or {}
+            self._address = str(found.get("IPAddress") or found.get("GlobalIPv6Address") or "")
+            if not self._address:
+                self._address = None
+                raise NotReady("it has no address yet")
+        return self._address
+
+    def run(self, command: Sequence[str], *, timeout_s: float) -> tuple[int, str]:
+        """Run a command in the container: its exit code and what it printed. NotReady when it does not end in time."""
+
+        def ask() -> tuple[int, str]:
+            made = self._client.api.exec_create(self._container_id, list(command))
+            said = self._client.api.exec_start(made["Id"])  # no limit: the thread is given up in time
+            code = self._client.api.exec_inspect(made["Id"])["ExitCode"]
+            return (127 if code is None else int(code), bytes(said).decode(errors="replace").strip())
+
+        try:
+            # The engine's API has no call that ends an exec: the thread is left behind, and goes with the container.
+            return within(timeout_s, ask)
+        except TimeoutError:
+            raise NotReady(f"`{' '.join(command)}` gave no answer within {timeout_s:g} s") from None
+
+
+class _Quiet:
+    def see_line(self, line: str) -> None:
+        """Its output does not matter."""
+
+
+class CommandProbe(_Quiet):
+    def __init__(self, command: Sequence[str], *, what: str, timeout_s: float) -> None:
+        self._command = command
+        self._timeout_s = timeout_s
+        self.what = what
+
+    def check(self, inside: Inside) -> None:
+        code, said = inside.run(self._command, timeout_s=self._timeout_s)
+        if code != 0:
+            last = f": {said.splitlines()[-1]}" if said else ""
+            raise NotReady(f"the {self.what} exited with {code}{last}")
+
+
+class PortProbe(_Quiet):
+    """Ready when one of the ports takes connections."""
+
+    def __init__(self, ports: Sequence[int]) -> None:
+        self._ports = sorted(ports)
+        self.what = f"port {'/'.join(map(str, self._ports))}"
+
+    def check(self, inside: Inside) -> None:
+        if inside.from_outside:
+            address = inside.address
+            for port in self._ports:
+                try:
+                    socket.create_connection((address, port), timeout=_CONNECT_TIMEOUT_S).close()
+                    self.what = f"port {port} takes connections"
+                    return
+                except ConnectionRefusedError:
+                    continue
+                except OSError:
+                    inside.unreachable()
+                    break
+            else:
+                raise NotReady(f"nothing listens on {self.what}")
+        listening = _listening(inside)
+        for port in self._ports:
+            if port in listening:
+                self.what = f"port {port} is listened on"
+                return
+        raise NotReady(f"nothing listens on {self.what}")
+
+
+def _listening(inside: Inside) -> set[int]:
+    """The TCP ports that something listens on, but for what only the container itself can reach."""
+    code, said = inside.run(["cat", "/proc/net/tcp", "/proc/net/tcp6"], timeout_s=10)
+    if code != 0 and not said.lstrip().startswith("sl"):
+        raise NotReady("its ports can't be looked at: the engine is not on this machine, and the image has no `cat`")
+    return listening_ports(said)
+
+
+def listening_ports(table: str) -> set[int]:
+    """From the kernel's `/proc/net/tcp` and `tcp6`; loopback addresses are left out."""
+    ports = set()
+    for line in table.splitlines():
+        words = line.split()
+        if len(words) > 3 and words[3] == _LISTENING and ":" in words[1]:
+            address, _, port = words[1].rpartition(":")
+            loopback = address.endswith("7F") if len(address) == 8 else address == "0" * 24 + "01000000"
+            if not loopback:
+                ports.add(int(port, 16))
+    return ports
+
+
+class HttpProbe(_Quiet):
+    """Ready when the URL answers with a status below 400."""
+
+    def __init__(self, url: str, exposed: Sequence[int]) -> None:
+        if re.match(r"https?://", url):
+            parts = urllib.parse.urlsplit(url)
+            self._secure = parts.scheme == "https"
+            port = parts.port or (443 if self._secure else 80)
+            host = parts.hostname or "localhost"
+            path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+        else:
+            self._secure = False
+            match = re.fullmatch(r":?(\d+)?(/.*)?", url)
+            if match is None:
+                raise RequestError(
+                    f"ready: http: {url!r} is no address",
+                    hint="Write a path (/health), a port and a path (:8080/health) or a URL (http://localhost:8080/health).",
+                )
+            port = int(match[1]) if match[1] else min(exposed, default=80)
+            host, path = "localhost", match[2] or "/"
+        self._port, self._host, self._path = port, host, path
+        self._url = f"{'https' if self._secure else 'http'}://localhost:{port}{path}"
+        self.what = f"answer to {path} on port {port}"
+
+    def check(self, inside: Inside) -> None:
+        if inside.from_outside:
+            try:
+                status = self._ask(inside.address)
+            except (ConnectionRefusedError, ConnectionResetError, http.client.HTTPException) as error:
+                raise NotReady(f"no {self.what}: {str(error) or type(error).__name__}") from error
+            except ssl.SSLError as error:
+                raise NotReady(f"no {self.what}: {error}") from error
+            except TimeoutError as error:
+                raise NotReady(f"no {self.what}: it takes too long") from error
+            except OSError:
+                inside.unreachable()
+            else:
+                if status >= 400:
+                    raise NotReady(f"the {self.what} was {status}")
+                return
+        self._ask_inside(inside)
+
+    def _ask(self, address: str) -> int:
+        connection: http.client.HTTPConnection
+        if self._secure:
+            # A test service's certificate is for its own name, if for any.
+            context = ssl.create_default_context()
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            connection = http.client.HTTPSConnection(address, self._port, timeout=5, context=context)
+        else:
+            connection = http.client.HTTPConnection(address, self._port, timeout=5)
+        try:
+            try:
+                connection.connect()
+            except TimeoutError as error:  # packets that are dropped: loom is in a container on another network
+                raise OSError(errno.EHOSTUNREACH, "its address can't be reached") from error
+            connection.request("GET", self._path, headers={"Host": f"{self._host}:{self._port}"})
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    def _ask_inside(self, inside: Inside) -> None:
+        for tool in (
+            ["curl", "-fsSk", "-o", "/dev/null", "-m", "5", self._url],
+            ["wget", "-q", "-O", "/dev/null", self._url],
+        ):
+            try:
+                code, said = inside.run(tool, timeout_s=10)
+            except docker.errors.APIError:
+                continue
+            if code in (126, 127):
+                continue
+            if code != 0:
+                raise NotReady(f"no {self.what}: {said or f'{tool[0]} exited with {code}'}")
+            return
+        raise NotReady(
+            f"no {self.what}: the engine's containers can't be reached from here, and the image has neither curl nor wget"
+        )
+
+
+class LogProbe:
+    """Ready when a line matches."""
+
+    def __init__(self, pattern: str) -> None:
+        try:
+            self._pattern = compile_pattern(f"/{pattern}/")
+        except PatternError as error:
+            raise RequestError(f"ready: log: {pattern!r}: {error}") from error
+        self._seen = threading.Event()
+        self.what = f"line that matches {pattern!r}"
+
+    def see_line(self, line: str) -> None:
+        if not self._seen.is_set() and self._is_in(line):
+            self._seen.set()
+
+    def _is_in(self, line: str) -> bool:
+        """Where a whole line could keep the matcher, and all of loom with it, for very long, the line's beginning counts."""
+        for length in (len(line), _BEGINNING):
+            with suppress(ValueTooLong):
+                return self._pattern.found_in(line[:length])
+        return False
+
+    def check(self, inside: Inside) -> None:
+        if not self._seen.is_set():
+            raise NotReady(f"no {self.what}")
+
+
+class RunsProbe(_Quiet):
+    """For an image that says nothing about itself: running is all that can be known."""
+
+    what = "it runs; its image has no HEALTHCHECK and exposes no port"
+
+    def check(self, inside: Inside) -> None:
+        return None
+
+
+def probe_of(service: Service, config: Mapping[str, Any]) -> Probe:
+    """The probe for a service, from what its job says and from its image's configuration."""
+    ready = service.ready
+    exposed = exposed_ports(config)
+    command_timeout_s = max(1.0, min(ready.timeout_s, 30.0))
+    if ready.command is not None:
+        return CommandProbe(ready.command, what=f"command `{' '.join(ready.command)}`", timeout_s=command_timeout_s)
+    if ready.tcp is not None:
+        return PortProbe([ready.tcp])
+    if ready.http is not None:
+        return HttpProbe(ready.http, exposed)
+    if ready.log is not None:
+        return LogProbe(ready.log)
+    health = healthcheck(config)
+    if health is not None:
+        # Run by loom: the engine's own first check comes after the image's interval, 30 s where it sets none.
+        return CommandProbe(health, what="image's HEALTHCHECK", timeout_s=command_timeout_s)
+    if exposed:
+        return PortProbe(exposed)
+    return RunsProbe()
+
+
+def ports_of(service: Service, config: Mapping[str, Any]) -> list[int]:
+    """The ports of a service that are known: the one that its job names comes first, then those that its image exposes."""
+    named = [service.ready.tcp] if service.ready.tcp is not None else []
+    if service.ready.http is not None:
+        named = [int(number) for number in re.findall(r"^(?:https?://[^/:]*)?:(\d+)", service.ready.http)]
+    return list(dict.fromkeys([*named, *exposed_ports(config)]))
+
+
+def exposed_ports(config: Mapping[str, Any]) -> list[int]:
+    ports = (str(port).partition("/") for port in config.get("ExposedPorts") or {})
+    return sorted(int(number) for number, _, protocol in ports if protocol in ("tcp", "") and number.isdigit())
+
+
+def healthcheck(config: Mapping[str, Any]) -> list[str] | None:
+    """The command of an image's HEALTHCHECK."""
+    match (config.get("Healthcheck") or {}).get("Test") or []:
+        case ["CMD", *command] if command:
+            return [str(word) for word in command]
+        case ["CMD-SHELL", *words] if words:
+            return [*(config.get("Shell") or ["/bin/sh", "-c"]), " ".join(words)]
+        case _:
+            return None

@@ -1,0 +1,214 @@
+"""Event shapes and their line format: what happened, never how it looks.
+
+Two kinds of line share a file. A *phase event* marks a boundary or states a fact; an *output event* is one line that a
+step (or a section's tool) printed. Both carry `seq` (one count over the whole run, from 1) and `ts` (UTC, RFC 3339 with
+microseconds). `encode` and `decode` are each other's mirror.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import orjson
+from msgspec import Meta
+
+from loom.record import facts
+from loom.status import Status, Stream
+
+SCHEMA_VERSION: Final = "loom.runtime.logs.v2"
+
+_DEEPEST = 100
+"""Levels of JSON in an event or document; loom's own have about ten."""
+
+Scope = Literal["run", "pipeline", "job", "step"]
+Kind = Literal["phase_started", "phase_finished", "message"]
+
+
+class PhaseCode(StrEnum):
+    RUN_BOOTSTRAP = "run.bootstrap"
+    RUN_PIPELINE_EXECUTE = "run.pipeline_execute"
+    RUN_FINALIZE = "run.finalize"
+    PIPELINE_EXECUTE = "pipeline.execute"
+    JOB_PROVIDER_PREPARE = "job.provider_prepare"
+    JOB_CACHE_RESTORE = "job.cache_restore"
+    JOB_ARTIFACT_RESTORE = "job.artifact_restore"
+    JOB_EXECUTION = "job.execution"
+    JOB_ARTIFACT_EXTRACT = "job.artifact_extract"
+    JOB_CACHE_SAVE = "job.cache_save"
+    JOB_CLEANUP = "job.cleanup"
+    STEP_EXECUTE = "step.execute"
+
+
+class Section(StrEnum):
+    """Loom's own work around a job; each has a place of its own in the record, `system/<section>/`."""
+
+    PROVIDER = "provider"
+    SERVICES = "services"
+    IMAGE_BUILD = "image_build"
+    CACHE_RESTORE = "cache_restore"
+    CACHE_SAVE = "cache_save"
+    ARTIFACT_RESTORE = "artifact_restore"
+    ARTIFACT_EXTRACT = "artifact_extract"
+    SECRETS = "secrets"
+    CLEANUP = "cleanup"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """The place in a run that an event belongs to."""
+
+    scope: Scope
+    job_id: str | None = None
+    step: str | None = None
+    section: str | None = None
+
+
+RUN = Where(scope="run")
+PIPELINE = Where(scope="pipeline")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseEvent:
+    """A boundary (`phase_started`, `phase_finished`) or a fact (`message`, whose `data` says it in plain values).
+
+    `duration_ms` is milliseconds, a float with microsecond precision. `error` is text for people; `data` is a flat or
+    nested mapping of JSON values, and the only source of what the documents derive.
+    """
+
+    seq: Annotated[int, Meta(ge=1, le=1 << 53)]
+    ts: str
+    run_id: str
+    pipeline_id: str
+    scope: Scope
+    phase_code: str
+    phase_family: str
+    kind: Kind
+    job_id: str | None = None
+    step: str | None = None
+    section: str | None = None
+    status: Status | None = None
+    exit_code: facts.Code | None = None
+    duration_ms: facts.Milliseconds | None = None
+    error: str | None = None
+    message: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    schema_version: str = SCHEMA_VERSION
+
+    @property
+    def where(self) -> Where:
+        return Where(scope=self.scope, job_id=self.job_id, step=self.step, section=self.section)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputEvent:
+    """One line of output without its line end. `partial`: the line goes on in the next event of the same stream.
+
+    `raw_b64` holds the exact bytes where they are not UTF-8; `text` then shows them with U+FFFD.
+    """
+
+    seq: Annotated[int, Meta(ge=1, le=1 << 53)]
+    ts: str
+    stream: Stream
+    text: str
+    partial: bool = False
+    raw_b64: str | None = None
+
+    @property
+    def raw(self) -> bytes:
+        return self.text.encode() if self.raw_b64 is None else base64.b64decode(self.raw_b64)
+
+
+Event = PhaseEvent | OutputEvent
+
+_PHASE_FIELDS = tuple(f.name for f in fields(PhaseEvent))
+_IDENTITY = ("schema_version", "seq", "ts", "run_id", "pipeline_id", "job_id", "step", "section", "scope")
+_ORDER = (*_IDENTITY, *(name for name in _PHASE_FIELDS if name not in _IDENTITY))
+
+
+def timestamp(epoch_ns: int) -> str:
+    """RFC 3339 in UTC with microseconds: `2026-11-24T23:59:01.000042Z`."""
+    seconds, nanoseconds = divmod(epoch_ns, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds // 1000:06d}Z"
+
+
+def encode(event: Event) -> bytes:
+    """One line, with its line end."""
+    return orjson.dumps(to_dict(event), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def to_dict(event: Event) -> dict[str, Any]:
+    """The JSON object of an event, keys in their documented order; what is absent (None, empty data) is null or left out."""
+    if isinstance(event, OutputEvent):
+        line: dict[str, Any] = {
+            "seq": event.seq,
+            "ts": event.ts,
+            "kind": "output",
+            "stream": event.stream,
+            "text": event.text,
+        }
+        if event.partial:
+            line["partial"] = True
+        if event.raw_b64 is not None:
+            line["raw_b64"] = event.raw_b64
+        return line
+    shape = {name: getattr(event, name) for name in _ORDER}
+    for optional in ("message", "data"):
+        if not shape[optional]:
+            del shape[optional]
+    return shape
+
+
+def decode(line: bytes | str) -> Event:
+    """ValueError for a line that is not a whole event (a half-written last line, a foreign file).
+
+    An event that comes out holds what its types and `facts` promise, whoever wrote the line.
+    """
+    shape = orjson.loads(line)
+    try:
+        if isinstance(shape, dict) and shape.get("kind") == "output":
+            output = msgspec.convert(shape, OutputEvent)
+            if output.raw_b64 is not None:
+                base64.b64decode(output.raw_b64)
+            return output
+        event = msgspec.convert(parsed(line), PhaseEvent)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"not a loom event: {error}") from error
+    if not event.ts.endswith("Z"):
+        raise ValueError(f"not a loom event: {event.ts!r} is no time")
+    datetime.fromisoformat(event.ts)
+    for name in (event.job_id, event.step, event.section):
+        if name is not None:
+            facts.check_place(name)
+    facts.check(event.kind, event.phase_code, event.message, event.data)
+    return event
+
+
+def parsed(data: bytes | str) -> dict[str, Any]:
+    """A JSON object. ValueError for anything else, and for one that is nested deeper than it can be written again."""
+    shape = orjson.loads(data)
+    if not isinstance(shape, dict):
+        raise ValueError("not a JSON object")
+    openings = data.count("{") + data.count("[") if isinstance(data, str) else data.count(b"{") + data.count(b"[")
+    if openings > _DEEPEST and _is_deep(shape):
+        raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
+    return shape
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            item
+            for each in level
+            for item in (each.values() if isinstance(each, dict) else each)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return False
+    return True

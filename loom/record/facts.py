@@ -1,0 +1,291 @@
+"""The shapes of what phase events carry in `data`, as readers of a record rely on them.
+
+A record may be damaged, or somebody else's. `check` holds each event to its shape before anything reads it, so that no
+reader has to ask whether a value is what its name says. Keys that are not named here pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal, Required, TypedDict
+
+import msgspec
+from msgspec import Meta
+
+from loom.status import Status
+
+Count = Annotated[int, Meta(ge=0, le=1 << 53)]
+Code = Annotated[int, Meta(ge=-(1 << 31), le=1 << 53)]
+Milliseconds = Annotated[float, Meta(ge=-1e15, le=1e15)]
+
+
+class _Begun(TypedDict, total=False):
+    """Of `run.bootstrap`."""
+
+    loom_version: str
+    command: list[str]
+    repo_root: str
+    workflow_path: str | None
+    workspace: str
+    logs_dir: str
+    parent_run_id: str | None
+    full_run: bool
+    reused: list[str]
+
+
+class _Output(TypedDict, total=False):
+    stdout_lines: Count
+    stderr_lines: Count
+    stdout_bytes: Count
+    stderr_bytes: Count
+
+
+class _Phase(TypedDict, total=False):
+    """Of every other phase, at its beginning or end."""
+
+    command: str
+    file: str | None
+    line: Code | None
+    literal: bool
+    attempt: Count
+    output: _Output
+
+
+class _Step(TypedDict, total=False):
+    id: Required[str]
+    command: str
+
+
+class _Planned(TypedDict, total=False):
+    id: Required[str]
+    name: str
+    stage: str
+    target: str
+    provider: str
+    image: str | None
+    needs: list[str] | None
+    matrix: dict[str, str]
+    services: list[str]
+    steps: list[_Step]
+
+
+class _LeftOutOfPlan(TypedDict):
+    id: str
+    reason: str
+
+
+class _Plan(TypedDict, total=False):
+    jobs: Required[list[_Planned]]
+    stages: list[str]
+    left_out: list[_LeftOutOfPlan]
+
+
+class _LeftOut(TypedDict):
+    path: str
+    reason: str
+
+
+class _Submodule(TypedDict, total=False):
+    changed: Count
+
+
+class _Snapshot(TypedDict, total=False):
+    path: Required[str]
+    head_sha: Required[str]
+    tree_sha: Required[str]
+    source_root: str
+    branch: str | None
+    files: Required[Count]
+    bytes: Required[Count]
+    changed: Required[Count]
+    left_out: Required[list[_LeftOut]]
+    submodules: list[_Submodule]
+
+
+class _Engine(TypedDict):
+    engine: str
+
+
+class _Reports(TypedDict, total=False):
+    tests: Count
+    failures: Count
+    errors: Count
+
+
+class _Reused(TypedDict):
+    status: Status
+    allowed_failure: bool
+    exit_code: Code | None
+    archive: str
+
+
+class _ReusedJobs(TypedDict):
+    jobs: dict[str, _Reused]
+
+
+class _RunFinished(TypedDict, total=False):
+    status: Required[Status]
+    exit_code: Required[Code]
+    duration_ms: Required[Milliseconds | None]
+    error: str | None
+    error_code: str | None
+
+
+class _Written(TypedDict):
+    """A place in the workflow."""
+
+    file: str
+    line: Count
+
+
+class _JobFinished(TypedDict, total=False):
+    allowed_failure: bool
+    failing_place: _Written
+    blocked_by: str | None
+    failing_step: str | None
+    failing_section: str | None
+    error_code: str | None
+
+
+class _Image(TypedDict, total=False):
+    name: Required[str | None]
+    id: Required[str]
+    digest: str
+
+
+class _Session(TypedDict, total=False):
+    mount_mode: Literal["bind_mount", "overlay", "ephemeral_volume", "none"]
+    workspace: str | None
+    view_of: str | None
+
+
+class _Interrupted(TypedDict, total=False):
+    by: Required[str]
+    at_once: Required[bool]
+    grace_s: Required[float]
+
+
+class _CacheKeys(TypedDict):
+    keys: list[str]
+
+
+class _Warning(TypedDict):
+    text: str
+
+
+class _Attempt(TypedDict):
+    attempt: Count
+
+
+class _Changed(TypedDict, total=False):
+    paths: list[str]
+    count: Count
+
+
+class _Test(TypedDict, total=False):
+    name: Required[str]
+    classname: str | None
+    file: str | None
+    line: Code | None
+    message: str | None
+    kind: str
+    report: str | None
+
+
+class _Cache(TypedDict, total=False):
+    action: Required[str]
+    name: str | None
+    key: str
+    wanted: str
+    hit: str
+
+
+class _Artifacts(TypedDict, total=False):
+    files: Required[Count]
+    bytes: Required[Count]
+    name: str | None
+    path: str | None
+    archive_path: str | None
+    sha256: str | None
+    missing: list[str]
+    skipped: list[_LeftOut]
+    skipped_total: Count
+    expire_in_s: float | None
+
+
+class _Checkpoint(TypedDict, total=False):
+    image_id: str
+    workspace: str
+    left_out: list[_LeftOut]
+    left_out_total: Count
+
+
+class _Kept(TypedDict, total=False):
+    expires_at: Required[datetime]
+    step: str | None
+    container_id: str
+    container_name: str
+    checkpoint: _Checkpoint | None
+
+
+class _HandedOn(TypedDict, total=False):
+    step: str | None
+    attempt: Count
+    variables: dict[str, str]
+    exact_b64: dict[str, bytes]
+    lost: list[str]
+
+
+_FACTS: Mapping[str, Any] = {
+    "plan_resolved": _Plan,
+    "snapshot_taken": _Snapshot,
+    "engine_answered": _Engine,
+    "results_reused": _ReusedJobs,
+    "run_finished": _RunFinished,
+    "job_finished": _JobFinished,
+    "session_opened": _Session,
+    "interrupted": _Interrupted,
+    "cache_keys": _CacheKeys,
+    "image_resolved": _Image,
+    "image_used": _Image,
+    "warning": _Warning,
+    "notice": _Warning,
+    "attempt_failed": _Attempt,
+    "workspace_changed": _Changed,
+    "failing_test": _Test,
+    "cache": _Cache,
+    "artifacts_saved": _Artifacts,
+    "test_reports": _Reports,
+    "session_kept": _Kept,
+    "handed_on": _HandedOn,
+}
+_PATHS = ("failing_step", "failing_section")
+
+
+def check(kind: str, phase_code: str, message: str | None, data: Mapping[str, Any]) -> None:
+    """ValueError where the data of an event is not what readers expect of it."""
+    if kind == "message":
+        shape = _FACTS.get(message or "")
+    else:
+        shape = _Begun if phase_code == "run.bootstrap" and kind == "phase_started" else _Phase
+    if shape is None:
+        return
+    try:
+        msgspec.convert(data, shape)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{message or phase_code}: {error}") from error
+    if kind != "message" and data.get("file") is not None and not isinstance(data.get("line"), int):
+        raise ValueError(f"{phase_code}: a file without a line")
+    for name in _PATHS:
+        if data.get(name) is not None:
+            check_place(data[name])
+    if message == "plan_resolved":
+        for job in data["jobs"]:
+            check_place(job["id"])
+
+
+def check_place(name: str) -> None:
+    """ValueError for what can't be part of a path in a record."""
+    if not name or len(name) > 1000 or name.startswith("/") or "\0" in name or ".." in name.split("/"):
+        raise ValueError(f"{name[:100]!r} is no name of a job, step or section")

@@ -1,0 +1,259 @@
+"""The journal: gives every event its order and time, masks it, and hands it to the sinks.
+
+One journal a run. Thread-safe: jobs run in threads, and what they tell arrives at each sink one at a time, in `seq` order.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from loom.record.events import PhaseCode, PhaseEvent, Where, timestamp
+from loom.record.lines import Line, LineSplitter, encodable
+from loom.secrets.masking import Masker, StreamMasker
+from loom.status import Status, Stream
+
+Lines = Sequence[Line | str]
+"""Lines of output; a plain string is the quick form of a whole UTF-8 line."""
+
+
+class OutputBatch(Struct, frozen=True):
+    """Lines that one step or section printed at one moment: as values, and as the file's bytes."""
+
+    where: Where
+    ts: str
+    stream: Stream
+    first_seq: int
+    lines: Lines
+    encoded: bytes
+
+    def texts(self, last: int | None = None) -> list[tuple[str, bool]]:
+        """`(text, partial)` of the last `last` lines (None: of all)."""
+        lines = self.lines if last is None else self.lines[-last:]
+        return [(line, False) if isinstance(line, str) else (line.text, line.partial) for line in lines]
+
+
+class Sink(Protocol):
+    """Whoever listens. Called under the journal's lock: be quick, and never call back into the journal."""
+
+    def phase(self, event: PhaseEvent) -> None: ...
+
+    def output(self, batch: OutputBatch) -> None: ...
+
+
+class Outcome(Struct, kw_only=True):
+    """How a phase ended; the code inside `Journal.span` fills it in."""
+
+    status: Status = Status.SUCCESS
+    exit_code: int | None = None
+    error: str | None = None
+    data: dict[str, Any] | None = None
+
+
+class OutputWriter:
+    """An `OnOutput` for one step or section. `close` records a last line without a line end."""
+
+    def __init__(self, journal: Journal, where: Where) -> None:
+        self._journal = journal
+        self._where = where
+        self._splitters: dict[Stream, LineSplitter] = {"stdout": LineSplitter(), "stderr": LineSplitter()}
+        self._maskers: dict[Stream, StreamMasker] = {}
+        self._lock = threading.Lock()
+        self.counts = {"stdout_lines": 0, "stdout_bytes": 0, "stderr_lines": 0, "stderr_bytes": 0}
+
+    def __call__(self, stream: Stream, data: bytes) -> None:
+        with self._lock:
+            self.counts[f"{stream}_bytes"] += len(data)
+            self._record(stream, self._masked(stream, data))
+
+    def line(self, text: str, stream: Stream = "stdout") -> None:
+        """One line of loom's own words."""
+        self(stream, text.encode(errors="surrogateescape") + b"\n")
+
+    def close(self) -> None:
+        with self._lock:
+            for stream, splitter in self._splitters.items():
+                masker = self._maskers.pop(stream, None)
+                if masker is not None:
+                    self._record(stream, masker.flush())
+                self._emit(stream, splitter.finish())
+
+    def _masked(self, stream: Stream, data: bytes) -> bytes:
+        if not self._journal.masker.active:
+            return data
+        masker = self._maskers.get(stream)
+        if masker is None:
+            masker = self._maskers[stream] = StreamMasker(self._journal.masker)
+        return masker.feed(data)
+
+    def _record(self, stream: Stream, data: bytes) -> None:
+        if not data:
+            return
+        plain, mixed = self._splitters[stream].feed(data)
+        self._emit(stream, plain or mixed)
+
+    def _emit(self, stream: Stream, lines: Lines) -> None:
+        if lines:
+            self.counts[f"{stream}_lines"] += len(lines)
+            self._journal.lines(self._where, stream, lines)
+
+
+class Journal:
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        pipeline_id: str,
+        clock_ns: Callable[[], int],
+        masker: Masker,
+        sinks: Sequence[Sink] = (),
+    ) -> None:
+        self.masker = masker
+        self._run_id = run_id
+        self._pipeline_id = pipeline_id
+        self._clock_ns = clock_ns
+        self._sinks = list(sinks)
+        self._lock = threading.Lock()
+        self._seq = 0
+
+    def now_ns(self) -> int:
+        return self._clock_ns()
+
+    def started(self, where: Where, code: PhaseCode, data: Mapping[str, Any] | None = None) -> int:
+        """Returns the start time, for `finished`."""
+        return self._phase(where, code, kind="phase_started", data=data)
+
+    def finished(self, where: Where, code: PhaseCode, started_ns: int, outcome: Outcome) -> None:
+        self._phase(
+            where,
+            code,
+            kind="phase_finished",
+            started_ns=started_ns,
+            status=outcome.status,
+            exit_code=outcome.exit_code,
+            error=outcome.error,
+            data=outcome.data,
+        )
+
+    def fact(
+        self, where: Where, code: PhaseCode, name: str, data: Mapping[str, Any] | None = None, **more: Any
+    ) -> None:
+        """State a fact; `name` is a stable lower-case word (docs/reference/record.md lists them)."""
+        self._phase(where, code, kind="message", message=name, data=data, **more)
+
+    @contextmanager
+    def span(self, where: Where, code: PhaseCode, data: Mapping[str, Any] | None = None) -> Iterator[Outcome]:
+        """A phase around a block: started on entering, finished on every way out (an exception: `error`)."""
+        outcome = Outcome()
+        started_ns = self.started(where, code, data)
+        try:
+            yield outcome
+        except BaseException as error:
+            if outcome.status is Status.SUCCESS:
+                outcome.status = Status.ERROR
+                outcome.error = str(error) or type(error).__name__
+            raise
+        finally:
+            self.finished(where, code, started_ns, outcome)
+
+    def close(self) -> None:
+        """Hear nothing any more, of threads that were left behind."""
+        with self._lock:
+            self._sinks.clear()
+
+    def writer(self, where: Where) -> OutputWriter:
+        return OutputWriter(self, where)
+
+    def lines(self, where: Where, stream: Stream, lines: Lines) -> None:
+        """Record lines that were masked already."""
+        with self._lock:
+            ts = timestamp(self._clock_ns())
+            first = self._seq + 1
+            self._seq += len(lines)
+            batch = OutputBatch(where, ts, stream, first, lines, _encode_lines(first, ts, stream, lines))
+            for sink in self._sinks:
+                sink.output(batch)
+
+    def _phase(
+        self,
+        where: Where,
+        code: PhaseCode,
+        *,
+        kind: Any,
+        started_ns: int | None = None,
+        status: Status | None = None,
+        exit_code: int | None = None,
+        duration_ms: float | None = None,
+        error: str | None = None,
+        message: str | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> int:
+        masked = encodable(self._mask_values(data or {}))
+        with self._lock:
+            now = self._clock_ns()
+            self._seq += 1
+            event = PhaseEvent(
+                seq=self._seq,
+                ts=timestamp(now),
+                run_id=self._run_id,
+                pipeline_id=self._pipeline_id,
+                scope=where.scope,
+                job_id=where.job_id,
+                step=where.step,
+                section=where.section,
+                phase_code=code,
+                phase_family=code.split(".")[0],
+                kind=kind,
+                status=status,
+                exit_code=exit_code,
+                duration_ms=duration_ms if started_ns is None else round(max(0, now - started_ns) / 1e6, 3),
+                error=None if error is None else encodable(self.masker.mask(error)),
+                message=message,
+                data=masked,
+            )
+            for sink in self._sinks:
+                sink.phase(event)
+        return now
+
+    def _mask_values(self, value: Any) -> Any:
+        if not self.masker.active:
+            return value
+        if isinstance(value, str):
+            return self.masker.mask(value)
+        if isinstance(value, Mapping):
+            return {key: self._mask_values(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._mask_values(item) for item in value]
+        return value
+
+
+class _OutputLine(Struct, omit_defaults=True, gc=False):
+    """A line in its file: `events.OutputEvent`, made and written several times as quickly."""
+
+    seq: int
+    ts: str
+    kind: str
+    stream: str
+    text: str
+    partial: bool = False
+    raw_b64: str | None = None
+
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def _encode_lines(first: int, ts: str, stream: str, lines: Lines) -> bytes:
+    """The same bytes as `events.encode` gives for each line."""
+    return _ENCODER.encode_lines(
+        [
+            _OutputLine(seq, ts, "output", stream, line)
+            if isinstance(line, str)
+            else _OutputLine(seq, ts, "output", stream, line.text, line.partial, line.raw_b64)
+            for seq, line in enumerate(lines, first)
+        ]
+    )

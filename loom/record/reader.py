@@ -1,0 +1,330 @@
+"""A run's record as readers want it: its documents, its state, its events in order.
+
+Every document can be had from a record: as it was written, or, when loom was killed before it could write it, folded from
+the events. Following the pointers reads a few small files and the end of one; only what asks for all output reads it all.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from msgspec import Struct
+
+from loom.errors import RecordError
+from loom.record.documents import SHOW_SCHEMA, Document, JobManifest, PipelineManifest, RunFold, RunSummary
+from loom.record.events import SCHEMA_VERSION, Event, OutputEvent, PhaseEvent, Scope, Where, decode, encode
+from loom.record.journal import OutputBatch, Sink
+from loom.record.lines import TAIL_LINES, Line
+from loom.record.store import (
+    INTERRUPTED,
+    LONGEST_LINE,
+    RUNNING,
+    RunEntry,
+    RunPaths,
+    last_event,
+    last_output,
+    other_schema,
+    read_document,
+    read_events,
+    read_phases,
+)
+from loom.storage.files import open_regular
+
+_CHUNK = 1 << 20
+
+
+class Unit(Struct, frozen=True, kw_only=True):
+    """A step or a section of a job, with its place in the record."""
+
+    job_id: str
+    step: str | None
+    section: str | None
+    attempt: int
+    events: Path
+
+    @property
+    def name(self) -> str:
+        return self.step or self.section or ""
+
+    @property
+    def where(self) -> Where:
+        scope: Scope = "step" if self.step is not None else "job"
+        return Where(scope=scope, job_id=self.job_id, step=self.step, section=self.section)
+
+
+class Reading:
+    """One run's record, read. RecordError for what is missing, damaged or of another schema; nothing is ever changed."""
+
+    def __init__(self, entry: RunEntry) -> None:
+        self.entry = entry
+        self.paths = entry.paths
+
+    @property
+    def run_id(self) -> str:
+        return self.entry.run_id
+
+    @property
+    def state(self) -> str:
+        """A status, or `running`, or `interrupted`."""
+        return self.entry.state
+
+    @cached_property
+    def fold(self) -> RunFold:
+        """All phase events, folded. RecordError when there is not one."""
+        fold = RunFold()
+        for event in read_phases(self.paths):
+            if event.schema_version != SCHEMA_VERSION:
+                raise other_schema(event.schema_version, self.paths.events)
+            fold.apply(event)
+        if fold.first is None:
+            raise RecordError(
+                f"{self.paths.events} holds no event: run {self.run_id} ended before it began",
+                hint=f"`loom clean {self.run_id}` removes it, and what it left",
+            )
+        return fold
+
+    def run_summary(self) -> Mapping[str, Any]:
+        return self._document("summary.json", RunSummary, RunFold.run_summary)
+
+    def pipeline_manifest(self) -> Mapping[str, Any]:
+        return self._document("pipeline/manifest.json", PipelineManifest, RunFold.pipeline_manifest)
+
+    def job_manifest(self, job_id: str) -> Mapping[str, Any]:
+        """RecordError for a job that the record does not have."""
+        return self._document(f"jobs/{job_id}/manifest.json", JobManifest, lambda fold: fold.job_manifest(job_id))
+
+    def receipt(self) -> Mapping[str, Any]:
+        """As written; for a run without an end, what it would say by now."""
+        return self.entry.receipt or self._folded(RunFold.receipt)
+
+    def job_ids(self) -> list[str]:
+        return [str(job["job_id"]) for job in self.pipeline_manifest()["jobs"]]
+
+    def units(self, job_id: str) -> list[Unit]:
+        """A job's steps and sections, in the order in which they began; those of earlier attempts too."""
+        job = self.fold.jobs.get(job_id)
+        if job is None:
+            return []
+        begun: list[tuple[int, str | None, str | None, int]] = [
+            (span.start.seq, step, None, attempt) for (attempt, step), span in job.steps.items()
+        ]
+        begun += [(span.start.seq, None, section, job.attempts) for section, span in job.sections.items()]
+        found = []
+        for _, step, section, attempt in sorted(begun, key=lambda unit: unit[0]):
+            found.append(self._unit(job_id, step, section, attempt, last=attempt == job.attempts))
+        return found
+
+    def _unit(self, job_id: str, step: str | None, section: str | None, attempt: int, *, last: bool) -> Unit:
+        job = self.paths.job(job_id)
+        if section is not None:
+            path = job / "system" / section / "events.jsonl"
+        else:
+            aside = job / "attempts" / str(attempt) / "user" / str(step) / "events.jsonl"
+            path = aside if not last and aside.exists() else job / "user" / str(step) / "events.jsonl"
+        return Unit(job_id=job_id, step=step, section=section, attempt=attempt, events=path)
+
+    def tail(self, relative: str, count: int) -> list[OutputEvent]:
+        """The last lines of output in a file that a document points to."""
+        return last_output(self.paths.logs / relative, count)
+
+    def running_units(self) -> list[Unit]:
+        """What had begun and has not ended."""
+        open_ = [span.start for span in self.fold.spans if span.end is None]
+        return [
+            self._unit(start.job_id, start.step, start.section, 1, last=True)
+            for start in open_
+            if start.job_id is not None and (start.step or start.section)
+        ]
+
+    def last_sign(self) -> str | None:
+        """When the record was last written to: the time of its last event, of whatever file."""
+        latest = [last_event(self.paths.events)]
+        latest += [last_event(unit.events) for unit in self.running_units()]
+        return max((event.ts for event in latest if event is not None), default=None)
+
+    def _document(
+        self, relative: str, kind: type[Document], folded: Callable[[RunFold], Document]
+    ) -> Mapping[str, Any]:
+        """As written; from the events where it was not, or is damaged."""
+        return read_document(self.paths.logs / relative, kind) or self._folded(folded)
+
+    def _folded(self, folded: Callable[[RunFold], Document]) -> Mapping[str, Any]:
+        try:
+            return folded(self.fold).model_dump(mode="json", by_alias=True)
+        except (ValueError, KeyError) as error:
+            why = "; ".join(line.strip() for line in str(error).splitlines()[:3])
+            raise RecordError(f"{self.paths.events} is damaged: {why}") from error
+
+
+def replay(reading: Reading, sink: Sink, *, every_line: bool = False) -> None:
+    """Hand a record's events to a sink, as the run did.
+
+    Of the output, only the last lines of what failed are read (a sink that shows failures wants no more), or, with
+    `every_line`, all of it in its order.
+    """
+    if every_line:
+        for where, event in merged(reading):
+            if isinstance(event, PhaseEvent):
+                sink.phase(event)
+            else:
+                sink.output(_batch(where, event))
+        return
+    for phase in read_phases(reading.paths):
+        if phase.kind == "message" and phase.message == "job_finished" and phase.job_id is not None:
+            for where, path in _failing_file(reading, phase):
+                for line in last_output(path, TAIL_LINES):
+                    sink.output(_batch(where, line))
+        sink.phase(phase)
+
+
+def _failing_file(reading: Reading, finished: PhaseEvent) -> Iterator[tuple[Where, Path]]:
+    job_id = finished.job_id or ""
+    step, section = finished.data.get("failing_step"), finished.data.get("failing_section")
+    if step is not None:
+        path = reading.paths.job(job_id) / "user" / step / "events.jsonl"
+        yield Where(scope="step", job_id=job_id, step=step), path
+    elif section is not None:
+        path = reading.paths.job(job_id) / "system" / section / "events.jsonl"
+        yield Where(scope="job", job_id=job_id, section=section), path
+
+
+def lines_in_order(units: Sequence[Unit], tail: int | None = None) -> Iterator[tuple[Where, OutputEvent]]:
+    """The output of some units in `seq` order; with `tail` at most so many lines of each one's end."""
+    readers = [_last_lines_of(unit, tail) if tail is not None else _lines_of(unit) for unit in units]
+    for _, where, event in heapq.merge(*readers, key=lambda item: item[0]):
+        yield where, event
+
+
+def merged(reading: Reading) -> Iterator[tuple[Where, Event]]:
+    """Every event of a run in `seq` order, each line of output with where it was printed."""
+    own: list[Iterator[tuple[int, Where, Event]]] = [
+        ((event.seq, event.where, event) for event in read_phases(reading.paths))
+    ]
+    own += [_lines_of(unit) for job_id in reading.fold.jobs for unit in reading.units(job_id)]
+    for _, where, event in heapq.merge(*own, key=lambda item: item[0]):
+        yield where, event
+
+
+def _lines_of(unit: Unit) -> Iterator[tuple[int, Where, OutputEvent]]:
+    if not unit.events.exists():  # loom was killed between telling that it began and its first line
+        return
+    for event in read_events(unit.events):
+        if isinstance(event, OutputEvent):
+            yield event.seq, unit.where, event
+
+
+def _last_lines_of(unit: Unit, tail: int) -> Iterator[tuple[int, Where, OutputEvent]]:
+    for event in last_output(unit.events, tail):
+        yield event.seq, unit.where, event
+
+
+class Follower:
+    """Reads on in a record that is being written. `poll` gives the output that is new since the last time, in order."""
+
+    def __init__(self, paths: RunPaths, wanted: Callable[[Unit], bool]) -> None:
+        self._paths = paths
+        self._wanted = wanted
+        self._phases = _Tailed(paths.events)
+        self._open: list[tuple[Unit, _Tailed]] = []
+        self.over = False
+
+    def poll(self) -> list[tuple[Where, OutputEvent]]:
+        for event in self._phases.new():
+            if isinstance(event, PhaseEvent):
+                self._note(event)
+        found = []
+        going_on = []
+        for unit, file in self._open:
+            ended = False
+            for event in file.new():
+                if isinstance(event, OutputEvent):
+                    found.append((event.seq, unit.where, event))
+                else:
+                    ended = event.kind == "phase_finished"
+            if ended:
+                file.close()
+            else:
+                going_on.append((unit, file))
+        self._open = going_on
+        return [(where, event) for _, where, event in sorted(found, key=lambda item: item[0])]
+
+    def _note(self, event: PhaseEvent) -> None:
+        if event.message == "run_finished":
+            self.over = True
+        if event.kind != "phase_started" or event.job_id is None or not (event.step or event.section):
+            return
+        attempt = int(event.data.get("attempt", 1))
+        place = f"user/{event.step}" if event.step else f"system/{event.section}"
+        job = self._paths.job(event.job_id)
+        unit = Unit(
+            job_id=event.job_id,
+            step=event.step,
+            section=event.section,
+            attempt=attempt,
+            events=job / place / "events.jsonl",
+        )
+        if self._wanted(unit):
+            aside = job / "attempts" / str(attempt) / place / "events.jsonl"
+            self._open.append((unit, _Tailed(unit.events, aside if event.step else None)))
+
+
+class _Tailed:
+    """A file of events that grows. A place that an attempt's files are moved to is looked at first."""
+
+    def __init__(self, path: Path, moved_to: Path | None = None) -> None:
+        self._path = path
+        self._moved_to = moved_to
+        self._file: BinaryIO | None = None
+        self._rest = b""
+
+    def new(self) -> Iterator[Event]:
+        if self._file is None:
+            moved = self._moved_to is not None and self._moved_to.exists()
+            try:
+                self._file = open_regular(self._moved_to if moved and self._moved_to else self._path)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                raise RecordError(f"{self._path} can't be read: {error.strerror or error}") from error
+        while chunk := self._file.read(_CHUNK):
+            *lines, self._rest = (self._rest + chunk).split(b"\n")
+            if len(self._rest) > LONGEST_LINE:
+                raise RecordError(f"{self._path}: a line is longer than {LONGEST_LINE >> 20} MiB")
+            for line in lines:
+                try:
+                    yield decode(line)
+                except ValueError as error:
+                    raise RecordError(f"{self._path}: {error}") from error
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _batch(where: Where, event: OutputEvent) -> OutputBatch:
+    line: Line | str = event.text
+    if event.partial or event.raw_b64 is not None:
+        line = Line(text=event.text, partial=event.partial, raw_b64=event.raw_b64)
+    lines: Sequence[Line | str] = (line,)
+    return OutputBatch(where, event.ts, event.stream, event.seq, lines, encode(event))
+
+
+def document_of(reading: Reading) -> dict[str, Any]:
+    """`loom show --json`: a run's documents in one."""
+    pipeline = reading.pipeline_manifest()
+    unfinished = reading.state in (RUNNING, INTERRUPTED)
+    return {
+        "schema_version": SHOW_SCHEMA,
+        "kind": "show",
+        "run_id": reading.run_id,
+        "state": reading.state,
+        "last_event_at": reading.last_sign() if unfinished else None,
+        "receipt": None if unfinished else dict(reading.receipt()),
+        "summary": dict(reading.run_summary()),
+        "pipeline": dict(pipeline),
+        "jobs": [dict(reading.job_manifest(job["job_id"])) for job in pipeline["jobs"]],
+    }

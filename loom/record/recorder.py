@@ -1,0 +1,94 @@
+"""A sink: events in, the run's record out."""
+
+from __future__ import annotations
+
+from loom.record.documents import RunFold, dump, job_dir, section_dir
+from loom.record.events import PhaseCode, PhaseEvent, encode
+from loom.record.journal import OutputBatch
+from loom.record.store import RunRecord
+
+
+class Recorder:
+    """Writes events where they belong as they happen, and each document as soon as what it tells is over.
+
+    `events.jsonl` of the run holds every phase event; a job's and the pipeline's hold their own share; output lines are
+    only in their step's or section's file. InfrastructureError RECORD_UNWRITABLE out of `output` ends the job, out of
+    `phase` the run.
+    """
+
+    def __init__(self, record: RunRecord) -> None:
+        self._record = record
+        self.fold = RunFold()
+
+    def phase(self, event: PhaseEvent) -> None:
+        self.fold.apply(event)
+        line = encode(event)
+        self._record.append("events.jsonl", line)
+        if event.scope == "pipeline" or (event.scope == "job" and event.section is None):
+            self._record.append("pipeline/events.jsonl", line)
+        if event.job_id is not None:
+            self._record.append(f"{job_dir(event.job_id)}/events.jsonl", line)
+            self._own_file(event, line)
+        self._documents(event)
+
+    def output(self, batch: OutputBatch) -> None:
+        relative = _output_file(batch.where.job_id, batch.where.step, batch.where.section)
+        self._record.append_output(relative, batch.encoded)
+
+    def _own_file(self, event: PhaseEvent, line: bytes) -> None:
+        if event.step is None and event.section is None:
+            return
+        relative = _output_file(event.job_id, event.step, event.section)
+        self._record.append(relative, line)
+        if event.kind == "phase_finished":
+            self._record.close(relative)
+
+    def _documents(self, event: PhaseEvent) -> None:
+        job_id = event.job_id
+        if event.kind == "message" and event.message == "job_finished" and job_id is not None:
+            self._job_documents(job_id)
+        if event.kind == "message" and event.message == "attempt_failed" and job_id is not None:
+            self._record.set_attempt_aside(job_id, event.data["attempt"])
+        if event.kind != "phase_finished":
+            return
+        if job_id is not None and event.step is not None:
+            attempt = self.fold.jobs[job_id].attempts
+            summary = self.fold.step_summary(job_id, attempt, event.step)
+            self._record.document(f"{job_dir(job_id)}/user/{event.step}/summary.json", dump(summary))
+        elif job_id is not None and event.section is not None:
+            section = self.fold.section_summary(job_id, event.section)
+            self._record.document(f"{section_dir(job_id, event.section)}/summary.json", dump(section))
+        elif event.phase_code == PhaseCode.PIPELINE_EXECUTE:
+            self._pipeline_documents()
+
+    def _job_documents(self, job_id: str) -> None:
+        fold = self.fold
+        job = fold.jobs[job_id]
+        for attempt, step in job.steps:
+            if attempt != job.attempts:  # its files moved when the attempt was set aside
+                place = f"{job_dir(job_id)}/attempts/{attempt}/user/{step}"
+                self._record.document(f"{place}/summary.json", dump(fold.step_summary(job_id, attempt, step)))
+        self._record.document(f"{job_dir(job_id)}/summary.json", dump(fold.job_summary(job_id)))
+        self._record.document(f"{job_dir(job_id)}/manifest.json", dump(fold.job_manifest(job_id)))
+        self._record.close(f"{job_dir(job_id)}/events.jsonl")
+
+    def _pipeline_documents(self) -> None:
+        self._record.document("pipeline/summary.json", dump(self.fold.pipeline_summary()))
+        self._record.document("pipeline/manifest.json", dump(self.fold.pipeline_manifest()))
+
+    def finish(self) -> None:
+        """Write what closes the run: summary, phase report and, last, the receipt."""
+        if self.fold.pipeline_status() is None:
+            self._pipeline_documents()
+        self._record.document("summary.json", dump(self.fold.run_summary()))
+        self._record.document("phase-report.json", dump(self.fold.phase_report()))
+        self._record.publish(self._record.paths.receipt, dump(self.fold.receipt()))
+        self._record.close_all()
+
+
+def _output_file(job_id: str | None, step: str | None, section: str | None) -> str:
+    assert job_id is not None
+    if step is not None:
+        return f"{job_dir(job_id)}/user/{step}/events.jsonl"
+    assert section is not None
+    return f"{section_dir(job_id, section)}/events.jsonl"

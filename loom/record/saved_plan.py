@@ -1,0 +1,71 @@
+"""A run's plan as its record keeps it (`plan.json`), with what else it takes to make a job's place again.
+
+No secret is in it: a plan knows secrets by reference, and who makes a place again resolves them anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from loom.errors import RecordError
+from loom.plan.model import Plan, WorkspaceMode
+from loom.record.facts import check_place
+from loom.storage.files import read_regular
+
+
+class Planned(Struct, frozen=True, kw_only=True):
+    """What a run was asked to do."""
+
+    schema_version: Literal["loom.plan.v1"] = "loom.plan.v1"
+    kind: Literal["run-plan"] = "run-plan"
+    plan: Plan
+    variables: Mapping[str, str]
+    """What loom gave every job (`LOOM_RUN_ID`, `CI_COMMIT_SHA`, ...)."""
+    mount_mode: WorkspaceMode = WorkspaceMode.SHARED
+    read_only_mounts: tuple[str, ...] = ()
+    container: bool = False
+    """Whether jobs that name no image ran in a container."""
+    isolated: bool = False
+    """Whether services' networks led nowhere else (`--strict`)."""
+    grace_s: float = 10.0
+
+
+def dump_planned(planned: Planned) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(planned, order="deterministic"), indent=2) + b"\n"
+
+
+def load_planned(path: Path) -> Planned:
+    """RecordError when it is not (or not any more) what `dump_planned` wrote."""
+    try:
+        planned = msgspec.json.decode(read_regular(path), type=Planned)
+        check_consistent(planned.plan)
+    except OSError as error:
+        raise RecordError(
+            f"there is no plan in the record ({path}: {(error.strerror or str(error)).lower()})",
+            hint="the run ended before it began, or an older loom ran it; start again with `loom run`",
+        ) from error
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise RecordError(
+            f"{path}: this plan can't be read: {error}",
+            hint="it was written by another version of loom, or edited; run the workflow again with `loom run`",
+        ) from error
+    return planned
+
+
+def check_consistent(plan: Plan) -> None:
+    """ValueError for a plan that no workflow resolves to: jobs twice, out of order or without a step."""
+    present, before = {job.id for job in plan.jobs}, set[str]()
+    for job in plan.jobs:
+        check_place(job.id)
+        for step in job.steps:
+            check_place(step.id)
+        if job.id in before or job.stage not in plan.stages or not job.steps:
+            raise ValueError(f"job {job.id!r} is there twice, has no step, or its stage is not one of the plan")
+        if (present - before) & {need.job for need in job.needs or ()}:
+            raise ValueError(f"job {job.id!r} stands before one that it needs")
+        before.add(job.id)

@@ -1,0 +1,715 @@
+"""The only owner of names and writes in a run's record.
+
+A record lives in a directory of its own below the state directory, `runs/<run_id>/`, not inside the workspace: a job
+that cleans or deletes its checkout can neither lose nor see it. `<workspace>/.loom/.runtime` is a link to it, made when
+the jobs are over. Documents appear whole, by rename; events are appended, whole lines at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, TypedDict
+
+import msgspec
+import orjson
+from msgspec import Struct
+
+from loom.errors import InfrastructureError, RecordError, RequestError
+from loom.record.documents import RECEIPT_SCHEMA, RUN_SCHEMA, Document, Receipt, RunFold
+from loom.record.events import SCHEMA_VERSION, Event, OutputEvent, PhaseEvent, decode, parsed
+from loom.storage.claims import Claims
+from loom.storage.files import open_regular, read_regular
+from loom.storage.private import make_private, own_state
+from loom.util import processes
+from loom.util.paths import RUN_PREFIX, RUNTIME, half_removed, run_of_workspace
+
+CHECK_PREFIX = "loom-check-"
+RUNNING = "running"
+INTERRUPTED = "interrupted"
+"""Loom was killed, or the machine went down: nobody wrote the end of the run."""
+RUNTIME_LINK = Path(RUNTIME)
+KNOWN_SCHEMAS = (SCHEMA_VERSION, RUN_SCHEMA, RECEIPT_SCHEMA)
+LONGEST_LINE = 32 << 20
+"""Of an event; a sparse file would be a line that fills the memory."""
+TAIL_BYTES = 16_000_000
+"""How much of a file's end is read at most, whatever the length of its lines."""
+_BLOCK = 65536
+_ROOM_BYTES = 1 << 20
+"""Kept back on the disk for a run's last events and documents."""
+_PHASES_AT_THE_END = 2
+"""A step's file ends with its phase_finished; more than that never follows its output."""
+_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This directory holds the record of a loom run; `loom clean` removes it.\n"
+_README = """\
+The record of one `loom run`. Start with receipts/*.json, then logs/*/pipeline/manifest.json, then the failing job's
+manifest, then the failing step's events.jsonl. `loom diagnose` follows these pointers for you, `loom clean` removes it.
+"""
+
+
+class RunPaths(Struct, frozen=True, kw_only=True):
+    """Where everything of one run's record is. `root` is what `.loom/.runtime` points to."""
+
+    root: Path
+    run_id: str
+
+    @property
+    def receipt(self) -> Path:
+        return self.root / "receipts" / f"{RUN_PREFIX}{self.run_id}.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs" / self.run_id
+
+    @property
+    def events(self) -> Path:
+        return self.logs / "events.jsonl"
+
+    @property
+    def identity(self) -> Path:
+        """Written first: who runs (process, boot), for which repository, in which workspace."""
+        return self.root / "run.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def builds(self) -> Path:
+        """What images are built from, while the run lasts."""
+        return self.root / "builds"
+
+    def job(self, job_id: str) -> Path:
+        return self.logs / "jobs" / job_id
+
+    def artifacts(self, job_id: str) -> Path:
+        return self.job(job_id) / "artifacts"
+
+    def artifacts_archive(self, job_id: str) -> Path:
+        return self.job(job_id) / "artifacts.tar.gz"
+
+
+class RunRecord:
+    """The writing side of one record. Not thread-safe: the recorder calls it under the journal's lock.
+
+    InfrastructureError RECORD_UNWRITABLE from here (a full disk) ends the job whose output has no room, and the run when
+    what it did could not be told any more. For that, some room is kept back: a full disk ends with a receipt, too.
+    """
+
+    def __init__(self, paths: RunPaths) -> None:
+        self.paths = paths
+        self._files: dict[str, BinaryIO] = {}
+        self._room: BinaryIO | None = None
+        self._was_full = False
+
+    def create(self, identity: Mapping[str, Any]) -> None:
+        """Make the directories, private to the user, and say who runs; or nothing at all."""
+        with self._told():
+            self.paths.root.mkdir(parents=True, mode=0o700)
+            try:
+                (self.paths.root / "CACHEDIR.TAG").write_text(_TAG)
+                _publish(self.paths.identity, _json(identity))
+                (self.paths.root / "README").write_text(_README)
+                self.paths.receipt.parent.mkdir()
+                (self.paths.logs / "pipeline").mkdir(parents=True)
+                self._keep_room()
+            except OSError:
+                shutil.rmtree(self.paths.root, ignore_errors=True)
+                raise
+
+    def _keep_room(self) -> None:
+        """A file without a name, so that its room is free again however this process ends."""
+        path = self.paths.root / ".room"
+        room = path.open("wb")
+        path.unlink()
+        self._room = room
+        with contextlib.suppress(OSError):  # a file system that can't promise any
+            os.posix_fallocate(room.fileno(), 0, _ROOM_BYTES)
+
+    def _give_room(self, error: OSError) -> bool:
+        """After a failed write: whether there is new room for the next try."""
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or self._room is None:
+            return False
+        self._room.close()
+        self._room = None
+        self._was_full = True
+        return True
+
+    def _has_room_for_output(self) -> bool:
+        """Once the disk has been full, output is refused until there is enough again for what ends the run, too."""
+        if not self._was_full:
+            return True
+        free = os.statvfs(self.paths.root)
+        return free.f_bavail * free.f_frsize > 2 * _ROOM_BYTES
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InfrastructureError(
+                f"the record can't be written at {self.paths.root}: {error.strerror or error}",
+                hint="free some space or give permission there, or name another place with LOOM_STATE_DIR",
+                code="RECORD_UNWRITABLE",
+            ) from error
+
+    def append(self, relative: str, data: bytes) -> None:
+        """Append whole lines to a file below `logs/<run_id>/`; they are visible to readers at once."""
+        with self._told():
+            try:
+                self._append(relative, data)
+            except OSError as error:
+                if not self._give_room(error):
+                    raise
+                self._append(relative, data)
+
+    def append_output(self, relative: str, data: bytes) -> None:
+        """The same for what a step printed, which leaves alone the room that is kept back."""
+        with self._told():
+            if not self._has_room_for_output():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            try:
+                self._append(relative, data)
+            except OSError as error:
+                self._give_room(error)
+                raise
+
+    def _append(self, relative: str, data: bytes) -> None:
+        """What a failed write leaves behind are whole lines."""
+        file = self._files.get(relative)
+        if file is None:
+            path = self.paths.logs / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = self._files[relative] = path.open("ab", buffering=0)
+        view = memoryview(data)
+        written = 0
+        try:
+            while written < len(view):
+                written += file.write(view[written:]) or 0
+        except OSError:
+            half = written - (data.rfind(b"\n", 0, written) + 1)
+            if half:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file.fileno(), os.fstat(file.fileno()).st_size - half)
+            raise
+
+    def close(self, relative: str) -> None:
+        file = self._files.pop(relative, None)
+        if file is not None:
+            file.close()
+
+    def close_all(self) -> None:
+        for relative in list(self._files):
+            self.close(relative)
+        if self._room is not None:
+            self._room.close()
+            self._room = None
+
+    def document(self, relative: str, data: bytes) -> None:
+        self.publish(self.paths.logs / relative, data)
+
+    def publish(self, path: Path, data: bytes) -> None:
+        """Write a file whole: readers see the old one or the new one, never a part."""
+        with self._told():
+            try:
+                _publish(path, data)
+            except OSError as error:
+                if not self._give_room(error):
+                    raise
+                _publish(path, data)
+
+    def drop_builds(self) -> None:
+        """Nothing is built any more. What can't be removed goes with the record."""
+        shutil.rmtree(self.paths.builds, ignore_errors=True)
+
+    def set_attempt_aside(self, job_id: str, attempt: int) -> None:
+        """Move a failed attempt's steps to `attempts/<n>/`, so that `user/` holds the attempt that counts."""
+        job = self.paths.job(job_id)
+        if (job / "user").exists():
+            for relative in [name for name in self._files if name.startswith(f"jobs/{job_id}/user/")]:
+                self.close(relative)
+            target = job / "attempts" / str(attempt)
+            with self._told():
+                target.mkdir(parents=True, exist_ok=True)
+                (job / "user").rename(target / "user")
+
+    def link_into(self, workspace: Path) -> None:
+        """Make `<workspace>/.loom/.runtime` lead here; whatever a job left in that place makes way."""
+        link = workspace / RUNTIME_LINK
+        with contextlib.suppress(OSError):
+            if link.parent.is_symlink() or (link.parent.exists() and not link.parent.is_dir()):
+                return
+            link.parent.mkdir(exist_ok=True)
+            if link.is_symlink() or link.is_file():
+                link.unlink()
+            elif link.is_dir():
+                shutil.rmtree(link)
+            link.symlink_to(self.paths.root)
+
+
+def _publish(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_bytes(data)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+class RunEntry(Struct, frozen=True, kw_only=True):
+    """One run as the store lists it. `receipt` is None while it runs, or when loom was killed."""
+
+    paths: RunPaths
+    identity: Mapping[str, Any]
+    receipt: Mapping[str, Any] | None
+    alive: bool
+
+    @property
+    def run_id(self) -> str:
+        return self.paths.run_id
+
+    @property
+    def workspaces(self) -> list[str]:
+        """The run's workspace first, then those of jobs that went on in one of their own; whether they are there or not."""
+        own = self.identity.get("job_workspaces")
+        named = (self.identity.get("workspace"), *(own.values() if isinstance(own, dict) else ()))
+        return list(dict.fromkeys(path for path in named if isinstance(path, str) and path))
+
+    @property
+    def state(self) -> str:
+        """A status, or `running`, or `interrupted`."""
+        if self.receipt is not None:
+            return str(self.receipt.get("status"))
+        return RUNNING if self.alive else INTERRUPTED
+
+
+class Store:
+    """All records of a user. Reading never changes anything."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = own_state(state_dir)
+        self.runs_dir = state_dir / "runs"
+        self.checks_dir = state_dir / "checks"
+        self.snapshots_dir = state_dir / "snapshots"
+        self.claims = Claims(state_dir)
+
+    def holds(self, entry: RunEntry) -> bool:
+        """Whether its record is one of these: a copy may say anything, and so may what a job leaves in its workspace."""
+        return Path(os.path.realpath(entry.paths.root)).parent == Path(os.path.realpath(self.runs_dir))
+
+    def _make(self) -> None:
+        with contextlib.suppress(OSError):  # who makes something in it learns why that can't be done
+            make_private(self._state_dir)
+
+    def new(self, run_id: str) -> RunRecord:
+        self._make()
+        return RunRecord(RunPaths(root=self.runs_dir / run_id, run_id=run_id))
+
+    def add_check(self, check_id: str, document: Mapping[str, Any], *, keep: int) -> Path:
+        """Write a check's receipt, whole; only the newest `keep` of them stay. OSError when it can't be written."""
+        path = self.checks_dir / f"{CHECK_PREFIX}{check_id}.json"
+        self._make()
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _publish(path, _json(document))
+        older = sorted(self.checks_dir.glob(f"{CHECK_PREFIX}*.json"), reverse=True)[keep:]
+        for receipt in older:
+            receipt.unlink(missing_ok=True)
+        return path
+
+    def add_snapshot(self, workspace: Path, manifest: bytes) -> None:
+        """Keep the manifest of a workspace without a run, where nobody who works in it writes. OSError when it can't be."""
+        self._make()
+        self.snapshots_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        kept = parsed(manifest) | {"workspace": os.fsencode(os.path.realpath(workspace)).hex()}
+        _publish(self._kept_manifest(workspace), orjson.dumps(kept))
+
+    def manifest_of(self, workspace: Path) -> Path | None:
+        """What `add_snapshot` kept of it."""
+        kept = self._kept_manifest(workspace)
+        return kept if _workspace_in(kept) == os.path.realpath(workspace) else None
+
+    def run_in(self, workspace: Path) -> RunEntry | None:
+        """The run whose record says that it had this workspace."""
+        run_id = run_of_workspace(workspace.name)
+        try:
+            entry = self.entry(run_id) if run_id else None
+        except RecordError:
+            return None
+        return entry if entry is not None and _is_of(Path(os.path.realpath(workspace)), entry) else None
+
+    def _kept_manifest(self, workspace: Path) -> Path:
+        return self.snapshots_dir / f"{workspace.name}.json"
+
+    def run_ids(self) -> list[str]:
+        """Newest first: an id is the start time in nanoseconds."""
+        try:
+            names = [entry.name for entry in os.scandir(self.runs_dir) if is_run_id(entry.name)]
+        except OSError:
+            return []
+        return sorted(names, key=int, reverse=True)
+
+    def entry(self, run_id: str) -> RunEntry:
+        """RecordError when there is no such record, or it can't be read."""
+        return entry_at(RunPaths(root=self.runs_dir / run_id, run_id=run_id))
+
+    def entries(self, repo_root: Path | None = None) -> Iterator[RunEntry]:
+        """Newest first; those of one checkout, or all. Damaged records are passed over."""
+        for run_id in self.run_ids():
+            try:
+                entry = self.entry(run_id)
+            except RecordError:
+                continue
+            if repo_root is None or _same_checkout(entry, repo_root):
+                yield entry
+
+    def remove(self, run_id: str) -> None:
+        """Delete a record. RecordError when its run is alive, when it is not loom's, or when a part can't be deleted."""
+        root = self.runs_dir / run_id
+        if not os.path.lexists(root):
+            return  # another loom has deleted it
+        try:
+            ours = read_regular(root / "CACHEDIR.TAG") == _TAG.encode()
+        except OSError:
+            ours = False
+        if not ours or root.is_symlink():
+            raise RecordError(f"{root} has no mark of loom's (CACHEDIR.TAG): nothing was deleted")
+        identity = _identity_at(root / "run.json")
+        if identity is not None and is_alive(identity):
+            raise RecordError(f"run {run_id} is still running: nothing was deleted")
+        going = half_removed(root)
+        try:
+            if going.exists():
+                shutil.rmtree(going)
+            root.rename(going)
+            shutil.rmtree(going)
+        except FileNotFoundError:
+            pass  # another loom deletes it too
+        except OSError as error:
+            raise RecordError(f"{error.filename or root} can't be deleted: {error.strerror or error}") from error
+
+    def remove_remains(self) -> None:
+        """Delete what removals that were killed have left, and what was kept of snapshots' workspaces that are gone.
+
+        RecordError when a part can't be deleted.
+        """
+        for going in self.runs_dir.glob(half_removed(Path("*")).name):
+            run_id = going.name.removeprefix(".").partition(".")[0]
+            if is_run_id(run_id) and going.is_dir() and not going.is_symlink():
+                try:
+                    shutil.rmtree(going)
+                except FileNotFoundError:
+                    pass  # another loom deletes it too
+                except OSError as error:
+                    raise RecordError(f"{error.filename or going} can't be deleted: {error.strerror}") from error
+        for kept in [] if self.snapshots_dir.is_symlink() else self.snapshots_dir.glob("*.json"):
+            workspace = _workspace_in(kept)
+            if workspace is not None and not os.path.lexists(workspace):
+                with contextlib.suppress(OSError):  # another loom deletes it too
+                    kept.unlink()
+
+    def remove_artifacts(self, run_id: str, job_id: str) -> None:
+        """Delete what a job of a run left; the manifest still says what it was. RecordError when it can't be deleted."""
+        paths = RunPaths(root=self.runs_dir / run_id, run_id=run_id)
+        try:
+            if paths.artifacts(job_id).exists():
+                shutil.rmtree(paths.artifacts(job_id))
+            paths.artifacts_archive(job_id).unlink(missing_ok=True)
+        except OSError as error:
+            raise RecordError(f"{error.filename} can't be deleted: {error.strerror or error}") from error
+
+    def find(self, wanted: str, *, repo_root: Path | None) -> RunEntry:
+        """The run that `wanted` names: an id, a unique prefix or suffix of one, a path, `last` or `last-failed`.
+
+        A path may be a workspace, a record, its `logs/<run_id>` or a receipt, also a copied one. RequestError when
+        nothing fits, or several do.
+        """
+        if not wanted:
+            raise RequestError("an empty name is no run's", hint="`loom runs` lists them", code="RUN_UNKNOWN")
+        if wanted in ("last", "last-failed"):
+            return self._last(failed=wanted == "last-failed", repo_root=repo_root)
+        if "/" in wanted or os.path.exists(wanted):  # noqa: PTH110  a name may be too long for Path.exists
+            return entry_for_path(Path(wanted), self)
+        fitting = [run_id for run_id in self.run_ids() if run_id.startswith(wanted)]
+        fitting = fitting or [run_id for run_id in self.run_ids() if run_id.endswith(wanted)]
+        if len(fitting) == 1 or wanted in fitting:
+            return self.entry(wanted if wanted in fitting else fitting[0])
+        if not fitting:
+            raise RequestError(f"no run is named {wanted!r}", hint="`loom runs` lists them", code="RUN_UNKNOWN")
+        raise RequestError(
+            f"{wanted!r} could be any of {len(fitting)} runs: {', '.join(fitting[:4])}{' …' if len(fitting) > 4 else ''}",
+            hint="give more of the id",
+            code="RUN_AMBIGUOUS",
+        )
+
+    def _last(self, *, failed: bool, repo_root: Path | None) -> RunEntry:
+        for entry in self.entries(repo_root):
+            if not failed or entry.state not in ("success", RUNNING):
+                return entry
+        what = "failed run" if failed else "run"
+        place = f" of {repo_root}" if repo_root else ""
+        raise RequestError(
+            f"there is no {what}{place} yet", hint="`loom runs --all` lists every run", code="RUN_UNKNOWN"
+        )
+
+
+def _workspace_in(kept: Path) -> str | None:
+    """Which workspace a kept manifest is of; None for what is none."""
+    try:
+        document = parsed(read_regular(kept))
+        return os.fsdecode(bytes.fromhex(document["workspace"])) if document["kind"] == "loom-snapshot" else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _same_checkout(entry: RunEntry, repo_root: Path) -> bool:
+    root = entry.identity.get("repo_root")
+    return root == str(repo_root) or entry.identity.get("workspace") == str(repo_root)
+
+
+def is_run_id(name: str) -> bool:
+    """A time in nanoseconds, which also has to fit into what a calendar knows."""
+    return name.isascii() and name.isdigit() and len(name) <= 20
+
+
+def entry_at(paths: RunPaths) -> RunEntry:
+    """Read a record's identity and receipt. RecordError says that there is none, or that it is of another schema.
+
+    A damaged identity counts as missing; in the place of a damaged receipt comes what the events say, if they are whole.
+    """
+    identity = _identity_at(paths.identity)
+    receipt = read_document(paths.receipt, Receipt)
+    if receipt is None and os.path.lexists(paths.receipt):
+        receipt = _folded_receipt(paths)
+    if identity is None and receipt is None and not paths.events.exists():
+        raise RecordError(f"{paths.root} holds no record of a loom run", hint="`loom runs` lists the runs there are")
+    identity = identity or {"run_id": paths.run_id, "repo_root": (receipt or {}).get("repo_root")}
+    return RunEntry(paths=paths, identity=identity, receipt=receipt, alive=receipt is None and is_alive(identity))
+
+
+def _folded_receipt(paths: RunPaths) -> dict[str, Any] | None:
+    """The receipt of a run that ended, from its events; None when they do not tell of an end."""
+    try:
+        fold = RunFold()
+        for event in read_phases(paths):
+            fold.apply(event)
+        return None if fold.status() is None else fold.receipt().model_dump(mode="json")
+    except (RecordError, ValueError):
+        return None
+
+
+def entry_for_path(path: Path, store: Store) -> RunEntry:
+    shown, path = path, Path(os.path.realpath(os.path.expanduser(path)))  # noqa: PTH111  which raises for no user's name
+    if not os.path.exists(path):  # noqa: PTH110
+        raise RequestError(f"{shown} does not exist", hint="`loom runs` lists the runs there are", code="RUN_UNKNOWN")
+    if path.is_file():
+        return _entry_for_receipt(path, store)
+    # A job can put anything into its workspace, such as a record: what the store says of it comes first.
+    if (entry := store.run_in(path)) is not None:
+        return entry
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise RequestError(
+            f"{shown}: you may not look into this directory",
+            hint="ask as the user who made it, or give yourself the rights: chmod u+rwx",
+        )
+    record = Path(os.path.realpath(path / RUNTIME_LINK))
+    if record.exists() and not record.is_relative_to(path):  # of a run with another state directory
+        linked = _entry_in(record)
+        if linked is not None and _is_of(path, linked):
+            return linked
+    elif run_of_workspace(path.name) is None:
+        for root in (path, *path.parents[:2]):
+            if (found := _entry_in(root)) is not None:
+                return found
+    for entry in store.entries():
+        if _is_of(path, entry):
+            return entry
+    raise RequestError(
+        f"{shown} is neither a loom workspace nor a run's record",
+        hint="`loom runs` lists the runs there are; a workspace is what `loom run` and `loom snapshot` print",
+        code="RUN_UNKNOWN",
+    )
+
+
+def _entry_in(root: Path) -> RunEntry | None:
+    run_ids = [path.name for path in (root / "logs").glob("*") if is_run_id(path.name)]
+    return entry_at(RunPaths(root=root.resolve(), run_id=run_ids[0])) if len(run_ids) == 1 else None
+
+
+def _is_of(workspace: Path, entry: RunEntry) -> bool:
+    return any(os.path.realpath(path) == str(workspace) for path in entry.workspaces)
+
+
+def _entry_for_receipt(path: Path, store: Store) -> RunEntry:
+    receipt = read_document(path, Receipt)
+    if receipt is None or not is_run_id(receipt["run_id"]):
+        raise RecordError(f"{path} is not a receipt of a loom run")
+    run_id, logs = receipt["run_id"], Path(receipt["logs_dir"])
+    for root in (path.resolve().parent.parent, logs.parent.parent):  # a copied record is read where it was copied to
+        if (root / "logs" / run_id).is_dir():
+            return entry_at(RunPaths(root=root, run_id=run_id))
+    with contextlib.suppress(RecordError):
+        return store.entry(run_id)
+    raise RecordError(
+        f"{path} tells of run {run_id}, but its record ({logs}) is not on this machine",
+        hint="copy the whole record (the directory above receipts/) along with the receipt",
+    )
+
+
+def read_document(path: Path, kind: type[Document]) -> dict[str, Any] | None:
+    """A record's document, with every value of the type that its shape names. None when there is none, or it is damaged.
+
+    RecordError for a document of a schema that this loom does not know.
+    """
+    try:
+        shape = parsed(read_regular(path))
+    except (OSError, ValueError):
+        return None
+    version = shape.get("schema_version")
+    if isinstance(version, str) and version.startswith("loom.") and version not in KNOWN_SCHEMAS:
+        raise other_schema(version, path)
+    try:
+        return kind.model_validate(shape).model_dump(mode="json", by_alias=True)
+    except ValueError:
+        return None
+
+
+def other_schema(version: str, path: Path) -> RecordError:
+    return RecordError(
+        f"{path} is of the schema {version[:100]!r}, which this loom does not read ({', '.join(KNOWN_SCHEMAS)})",
+        hint="read it with the loom that wrote it (run.json and the receipt name its version)",
+        code="RECORD_SCHEMA",
+    )
+
+
+class _Identity(TypedDict, total=False):
+    """What readers rely on in `run.json`; it may hold more."""
+
+    run_id: str
+    repo_root: str | None
+    workspace: str | None
+    command: list[str]
+    job_workspaces: dict[str, str]
+    pid: int
+    pid_started: str
+    boot_id: str
+
+
+def _identity_at(path: Path) -> dict[str, Any] | None:
+    """None when there is none, or it is damaged."""
+    try:
+        identity = parsed(read_regular(path))
+        msgspec.convert(identity, _Identity)
+    except (OSError, ValueError, msgspec.ValidationError):
+        return None
+    texts = [identity.get("repo_root"), identity.get("workspace"), *identity.get("job_workspaces", {}).values()]
+    return None if any("\0" in text for text in texts if text) else identity
+
+
+def _json(shape: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(dict(shape), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def is_alive(identity: Mapping[str, Any]) -> bool:
+    """Whether the loom that wrote `identity` still runs on this machine."""
+    pid = identity.get("pid")
+    return isinstance(pid, int) and processes.is_alive(
+        pid, began=str(identity.get("pid_started")), boot=str(identity.get("boot_id"))
+    )
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """Events of one file in order. A half-written last line (loom was killed) ends them quietly.
+
+    RecordError for a damaged line before that, and for what is no file of events.
+    """
+    with _opened(path) as file:
+        number = 0
+        while line := file.readline(LONGEST_LINE):
+            number += 1
+            if not line.endswith(b"\n"):
+                if len(line) == LONGEST_LINE:
+                    raise RecordError(f"{path}:{number}: the line is longer than {LONGEST_LINE >> 20} MiB")
+                return
+            try:
+                yield decode(line)
+            except ValueError as error:
+                raise RecordError(f"{path}:{number}: {error}") from error
+
+
+def _opened(path: Path) -> BinaryIO:
+    """RecordError for what is there and is no file that can be read; FileNotFoundError when nothing is."""
+    try:
+        return open_regular(path)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def last_lines(path: Path, count: int, *, most_bytes: int = TAIL_BYTES) -> list[bytes]:
+    """The last `count` whole lines of a file, read from its end: as quick for five million lines as for five.
+
+    A half-written last line is none. Fewer lines come when `count` of them are longer than `most_bytes` together.
+    """
+    with _opened(path) as file:
+        end = start = file.seek(0, os.SEEK_END)
+        blocks: list[bytes] = []
+        newlines = 0
+        while start > 0 and newlines <= count + 1 and end - start < most_bytes:
+            size = min(_BLOCK, start)
+            start -= size
+            file.seek(start)
+            block = file.read(size)
+            newlines += block.count(b"\n")
+            blocks.append(block)
+    lines = b"".join(reversed(blocks)).split(b"\n")
+    whole = lines[:-1] if start == 0 else lines[1:-1]
+    return whole[max(0, len(whole) - count) :]
+
+
+def last_output(path: Path, count: int) -> list[OutputEvent]:
+    """The last `count` lines of output in a step's or section's file; none when there is no such file.
+
+    RecordError for a line that is no event.
+    """
+    try:
+        lines = last_lines(path, count + _PHASES_AT_THE_END)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RecordError(f"{path} can't be read: {error.strerror or error}") from error
+    try:
+        events = [decode(line) for line in lines]
+    except ValueError as error:
+        raise RecordError(f"{path}: {error}") from error
+    output = [event for event in events if isinstance(event, OutputEvent)]
+    return output[max(0, len(output) - count) :]
+
+
+def last_event(path: Path) -> Event | None:
+    """The last whole event of a file; None when there is none."""
+    try:
+        lines = last_lines(path, 1)
+        event = decode(lines[0]) if lines else None
+        if event is not None:
+            datetime.fromisoformat(event.ts)
+    except (OSError, ValueError, RecordError):
+        return None
+    return event
+
+
+def read_phases(paths: RunPaths) -> Iterator[PhaseEvent]:
+    """All phase events of a run, none of one that was killed before the first; RecordError when its journal is gone."""
+    if not paths.events.exists():
+        if paths.identity.exists() and not paths.receipt.exists():
+            return
+        raise RecordError(f"{paths.events} is missing: the record of run {paths.run_id} is not whole")
+    for event in read_events(paths.events):
+        if isinstance(event, PhaseEvent):
+            yield event

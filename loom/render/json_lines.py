@@ -1,0 +1,40 @@
+"""A run as JSONL on standard output: every event, each line of output with its place, and at the end where the receipt is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import orjson
+
+from loom.record.events import PhaseEvent, encode
+from loom.record.journal import OutputBatch
+from loom.render.sinks import while_heard
+from loom.util.controls import json_shown
+
+RECEIPT_KIND = "receipt"
+
+
+class JsonLines:
+    """A sink. `write` gets whole lines; when its reader is gone, the run goes on without it."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        def write_shown(data: bytes) -> None:
+            write(data if data.isascii() else json_shown(data.decode()).encode())
+
+        self._write = while_heard(write_shown)
+
+    def phase(self, event: PhaseEvent) -> None:
+        self._write(encode(event))
+
+    def output(self, batch: OutputBatch) -> None:
+        where = batch.where
+        place = orjson.dumps({"job_id": where.job_id, "step": where.step, "section": where.section})
+        tail = b"," + place[1:] + b"\n"
+        self._write(b"".join(line[:-1] + tail for line in batch.encoded.splitlines() if line))
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def receipt(self, path: str, status: str, exit_code: int) -> None:
+        line = {"kind": RECEIPT_KIND, "receipt_path": path, "status": status, "exit_code": exit_code}
+        self._write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

@@ -1,0 +1,166 @@
+"""A plan as text: JSON and YAML with the whole truth, Mermaid and DOT for the eye."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import orjson
+import yaml
+
+from loom import __version__
+from loom.plan.model import Job, Plan, ProviderName
+from loom.util.controls import json_shown
+
+SCHEMA_VERSION = "loom.plan.v1"
+
+
+def plan_document(plan: Plan, mount_mode: str = "auto") -> dict[str, Any]:
+    """The plan as JSON values, every key there, in the plan's order. Secrets have references in it, never values.
+
+    `mount_mode` is the configuration's: how containers see the workspace.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "loom-plan",
+        "loom_version": __version__,
+        "workflow_path": plan.workflow_path,
+        "stages": list(plan.stages),
+        "jobs": [job_document(job, mount_mode) for job in plan.jobs],
+        "left_out": [{"id": item.id, "reason": item.reason} for item in plan.left_out],
+    }
+
+
+def job_document(job: Job, mount_mode: str) -> dict[str, Any]:
+    shape: dict[str, Any] = _plain(job)
+    del shape["resources"]["places"]  # where something is written is no part of what will run; `--explain` tells it
+    del shape["places"]
+    for step in shape["steps"]:
+        del step["literal"]
+    in_container = job.provider is ProviderName.DOCKER
+    shape["working_directory"] = "/workspace" if in_container else None
+    shape["mounts"] = [{"source": "workspace", "target": "/workspace", "mode": mount_mode}] if in_container else []
+    return shape
+
+
+def plan_json(plan: Plan, mount_mode: str = "auto") -> str:
+    return json_shown(orjson.dumps(plan_document(plan, mount_mode), option=orjson.OPT_INDENT_2).decode()) + "\n"
+
+
+def plan_yaml(plan: Plan, mount_mode: str = "auto") -> str:
+    """The same without what is not set: for reading."""
+    document = plan_document(plan, mount_mode)
+    for job in document["jobs"]:
+        if job["retry"]["max"] == 0:
+            del job["retry"]
+    return to_yaml(_without_nothing(document))
+
+
+def to_yaml(document: Any) -> str:
+    dumper: Any = _dumper()
+    return str(yaml.dump(document, Dumper=dumper, sort_keys=False, allow_unicode=True, width=110))
+
+
+def plan_mermaid(plan: Plan, _: str = "") -> str:
+    lines = ["flowchart LR"]
+    names = {job.id: f"j{number}" for number, job in enumerate(plan.jobs)}
+    filled = _stages_of(plan)
+    for number, (stage, jobs) in enumerate(filled.items()):
+        lines.append(f'  subgraph s{number}["{_mermaid(stage)}"]')
+        lines += [f'    {names[job.id]}["{_mermaid(job.id)}"]' for job in jobs]
+        lines.append("  end")
+    lines += [f"  s{number} --> s{number + 1}" for number in range(len(filled) - 1)]
+    lines += [
+        f"  {names[need.job]} -.-> {names[job.id]}"
+        for job in plan.jobs
+        for need in job.needs or ()
+        if need.job in names
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def plan_dot(plan: Plan, _: str = "") -> str:
+    lines = ["digraph loom {", "  rankdir=LR;", "  compound=true;", "  node [shape=box];"]
+    filled = _stages_of(plan)
+    for number, (stage, jobs) in enumerate(filled.items()):
+        lines += [f"  subgraph cluster_{number} {{", f"    label={_dot(stage)};"]
+        lines += [f"    {_dot(job.id)};" for job in jobs]
+        lines.append("  }")
+    gates = list(filled.values())
+    lines += [
+        f"  {_dot(before[0].id)} -> {_dot(after[0].id)} [ltail=cluster_{number}, lhead=cluster_{number + 1}];"
+        for number, (before, after) in enumerate(pairwise(gates))
+    ]
+    lines += [f"  {_dot(need.job)} -> {_dot(job.id)} [style=dashed];" for job in plan.jobs for need in job.needs or ()]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+FORMATS: Mapping[str, Callable[[Plan, str], str]] = {
+    "yaml": plan_yaml,
+    "json": plan_json,
+    "mermaid": plan_mermaid,
+    "dot": plan_dot,
+}
+
+
+def _stages_of(plan: Plan) -> dict[str, list[Job]]:
+    filled: dict[str, list[Job]] = {stage: [] for stage in plan.stages}
+    for job in plan.jobs:
+        filled[job.stage].append(job)
+    return {stage: jobs for stage, jobs in filled.items() if jobs}
+
+
+def _mermaid(text: str) -> str:
+    return text.replace('"', "#quot;")
+
+
+def _dot(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return value.value if isinstance(value, Enum) else value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, frozenset):
+        return [_plain(item) for item in sorted(value)]
+    return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
+
+
+def _without_nothing(value: Any) -> Any:
+    """Without what is not set, except `needs: []`, which says that the job waits for nothing."""
+    if isinstance(value, dict):
+        kept = {key: _without_nothing(item) for key, item in value.items()}
+        return {
+            key: item
+            for key, item in kept.items()
+            if (item is not None and item is not False and item != {} and item != [])
+            or (key == "needs" and item is not None)
+        }
+    if isinstance(value, list):
+        return [_without_nothing(item) for item in value]
+    return value
+
+
+@cache
+def _dumper() -> Any:
+    base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+    class Dumper(base):  # type: ignore[misc]
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    def text(dumper: Any, value: str) -> Any:
+        readable = "\n" in value and not any(line.endswith(" ") or "\t" in line for line in value.split("\n"))
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if readable else None)
+
+    Dumper.add_representer(str, text)
+    return Dumper

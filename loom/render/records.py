@@ -1,0 +1,151 @@
+"""What the commands that read records print: rows of runs, lines of logs, a diagnosis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from loom.record.events import OutputEvent, Where, to_dict
+from loom.render.screen import Look
+from loom.util.controls import json_shown, visible
+from loom.util.units import rough_duration
+
+if TYPE_CHECKING:
+    from loom.analysis.diagnosis import Diagnosis
+
+if TYPE_CHECKING:
+    pass
+
+_STYLES = {"success": ("ok", "ok"), "running": ("start", "bold"), "skipped": ("skip", "dim")}
+
+
+def age_text(seconds: float) -> str:
+    """`just now`, `5 min ago`, `3 h ago`, `12 days ago`."""
+    for limit, size, unit in ((60, 1, ""), (3600, 60, "min"), (86400, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds // size:.0f} {unit} ago" if unit else "just now"
+    days = int(seconds // 86400)
+    return f"{days} day{'s' if days > 1 else ''} ago"
+
+
+def runs_lines(rows: Sequence[Mapping[str, Any]], look: Look, *, now_ns: int, with_place: bool) -> Iterator[str]:
+    if not rows:
+        return
+    cells = [("RUN", "WHEN", "STATUS", "TREE", "TOOK", "FAILED" if not with_place else "CHECKOUT")]
+    for row in rows:
+        age = (now_ns - int(row["run_id"])) / 1e9
+        took = rough_duration(row["duration_ms"]) if row["duration_ms"] is not None else ""
+        last = str(row["failing_job_id"] or "") if not with_place else str(row["repo_root"] or "")
+        cells.append((row["run_id"], age_text(age), row["status"], str(row["tree_sha"] or "")[:12], took, last))
+    widths = [max(len(cell[column]) for cell in cells) for column in range(len(cells[0]))]
+    for number, cell in enumerate(cells):
+        line = "  ".join(f"{text:<{width}}" for text, width in zip(cell, widths, strict=True)).rstrip()
+        if number == 0:
+            yield look.styled(f"  {line}", "dim")
+            continue
+        mark, style = _STYLES.get(cell[2], ("bad", "bad"))
+        yield f"{look.styled(look.marks[mark], style)} {line}"
+
+
+def unfinished_lines(state: str, last_sign: str | None, units: Iterable[Any], look: Look) -> Iterator[str]:
+    """What `loom show` says about a run without an end."""
+    for unit in units:
+        word = "running" if state == "running" else "had not ended"
+        yield look.styled(f"{unit.job_id}: {unit.name} {word}; events: {unit.events}", "dim")
+    if state == "running":
+        yield look.styled(f"running, last event at {last_sign}", "bold")
+    else:
+        yield look.styled(f"interrupted, last event at {last_sign or '?'}: loom was killed", "bad")
+
+
+def log_line(where: Where, event: OutputEvent, look: Look, *, job_width: int, timestamps: bool) -> str:
+    text = visible(event.text, colours=look.paint is not None)
+    front = look.styled(f"{event.ts} ", "dim") if timestamps else ""
+    if job_width:
+        front += look.styled(f"{where.job_id or '':<{job_width}} {look.marks['bar']} ", "job")
+    return visible(front, colours=True) + text
+
+
+def log_json(where: Where, event: OutputEvent) -> bytes:
+    """An output event with its place."""
+    shape = {**to_dict(event), "job_id": where.job_id, "step": where.step, "section": where.section}
+    return json_shown(orjson.dumps(shape, option=orjson.OPT_APPEND_NEWLINE).decode()).encode()
+
+
+def diagnosis_lines(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
+    """For a person: what failed, the lines that matter, what it may be, what to do next."""
+    if not diagnosis.failed:
+        yield look.styled(_nothing(diagnosis), "ok")
+        return
+    yield look.styled(_headline(diagnosis), "bad")
+    if diagnosis.command and diagnosis.step:
+        for number, line in enumerate(diagnosis.command.strip().splitlines()[:8]):
+            yield f"  {'$' if number == 0 else ' '} {line}"
+    if diagnosis.error and (not diagnosis.step or diagnosis.job_status == "error"):
+        for line in diagnosis.error.splitlines():
+            yield f"  {line}"
+    if diagnosis.lines:
+        yield ""
+        bar = look.styled(look.marks["bar"], "dim")
+        for line in diagnosis.lines:
+            yield f"  {bar} {look.marks['dots'] if line == '…' else line}"
+        if diagnosis.lines_total and diagnosis.lines_total > len(diagnosis.lines):
+            yield look.styled(f"    of {diagnosis.lines_total:,} lines", "dim")
+    yield from _tests(diagnosis, look)
+    for cause in diagnosis.causes:
+        yield ""
+        yield f"{look.styled('likely:', 'bold')} {cause.summary}"
+        yield f"        {cause.advice}"
+    yield ""
+    if diagnosis.places:
+        yield "look at: " + ", ".join(f"{place.file}:{place.line}" for place in diagnosis.places)
+    if diagnosis.others:
+        yield "also failed: " + ", ".join(other.job_id for other in diagnosis.others)
+    yield f"again:   {diagnosis.reproduce}"
+    if diagnosis.logs_command:
+        yield f"more:    {diagnosis.logs_command}"
+    if diagnosis.events_path:
+        yield f"events:  {diagnosis.events_path}"
+
+
+def _nothing(diagnosis: Diagnosis) -> str:
+    if diagnosis.state == "running":
+        return f"run {diagnosis.run_id} still runs: nothing to diagnose"
+    if diagnosis.job_status == "skipped":
+        return f"job {diagnosis.job_id} was skipped: {diagnosis.error}"
+    what = f"run {diagnosis.run_id}" if diagnosis.job_id is None else f"job {diagnosis.job_id}"
+    return f"{what} passed: nothing to diagnose"
+
+
+def _headline(diagnosis: Diagnosis) -> str:
+    if diagnosis.state == "interrupted":
+        begin = f"interrupted, last event at {diagnosis.last_event_at}"
+    else:
+        begin = {"error": "could not run", "timed_out": "timed out", "canceled": "interrupted"}.get(
+            diagnosis.job_status or diagnosis.state, "failed"
+        )
+    if diagnosis.job_id is None:
+        return f"run {diagnosis.run_id} {begin}"
+    unit = (
+        f", step {diagnosis.step}" if diagnosis.step else f", section {diagnosis.section}" if diagnosis.section else ""
+    )
+    unit += f" ({diagnosis.step_place})" if diagnosis.step and diagnosis.step_place else ""
+    code = f", exit code {diagnosis.exit_code}" if diagnosis.exit_code is not None and diagnosis.step else ""
+    return f"{begin}: job {diagnosis.job_id}{unit}{code}"
+
+
+def _tests(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
+    if not diagnosis.failing_tests:
+        return
+    yield ""
+    yield look.styled(f"failing tests: {diagnosis.failing_tests_total}", "bold")
+    for test in diagnosis.failing_tests[:10]:
+        name = f"{test.classname}.{test.name}" if test.classname else test.name
+        place = f" ({test.file}{f':{test.line}' if test.line else ''})" if test.file else ""
+        yield f"  {look.styled(look.marks['bad'], 'bad')} {name}{place}"
+        if test.message and test.message.strip():
+            yield f"    {visible(test.message.strip().splitlines()[0])}"
+    if diagnosis.failing_tests_total > 10:
+        yield f"  {look.marks['dots']} and {diagnosis.failing_tests_total - 10} more"

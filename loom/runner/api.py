@@ -1,0 +1,245 @@
+"""Wires one run together and returns its receipt.
+
+The record comes first. Containers take longer to start than anything that loom does, so `execute` gets the first ones
+on their way before the rest of loom is even imported; `run` records all of it, in the order of the phases.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+
+from loom.cancel import Cancel
+from loom.errors import LoomError, SnapshotError
+from loom.plan import variables as environment
+from loom.plan.model import Job, Plan, WorkspaceMode
+from loom.providers.base import ReadOnlyMount
+from loom.record.store import RunRecord, Store
+from loom.runner import Keeping, PlaceOpener, Resumption, Settings, Tools
+from loom.status import JobResult
+from loom.util import processes
+from loom.util.paths import new_workspace
+
+if TYPE_CHECKING:
+    from loom.record.documents import Receipt
+    from loom.record.journal import Sink
+    from loom.snapshot import Source
+    from loom.storage.cache import Cache
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """What to run, and everything about the surroundings that varies."""
+
+    run_id: str
+    command: Sequence[str]
+    plan: Plan
+    source: Source
+    tools: Tools
+    store: Store
+    tmp_dir: Path
+    clock_ns: Callable[[], int]
+    cancel: Cancel
+    sinks: Sequence[Sink] = ()
+    jobs_at_once: int = 2
+    fail_fast: bool = False
+    mount_mode: WorkspaceMode = WorkspaceMode.AUTO
+    grace_s: float = 10.0
+    cache: Callable[[Mapping[str, Any]], Cache] | None = None
+    """The caches for a run of a snapshot, by what the record says of it (empty for an earlier run's snapshot).
+
+    None: no job's `cache` is restored or saved.
+    """
+    engine: Callable[[], str] | None = None
+    """Which engine it is, asked once it is known to answer; None when the plan does without one."""
+    preflight: Callable[[], None] | None = None
+    """Checked before any job starts (does an engine answer?); raises InfrastructureError."""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    keeping: Keeping = field(default_factory=Keeping)
+    container: bool = False
+    isolated: bool = False
+    """Two things that a later run of the same jobs has to know: see `planned.Planned`."""
+    reuse: Reuse | None = None
+    parent_run_id: str | None = None
+    """The run that this one does again without taking anything over; with `reuse`, that names it."""
+    variables: Mapping[str, str] | None = None
+    """What loom gives every job; None: what the source says."""
+    notices: Sequence[str] = ()
+    """What a person should know before the first job runs."""
+
+
+class Reuse(Struct, frozen=True, kw_only=True):
+    """What a run takes over from an earlier one, its parent."""
+
+    parent_run_id: str
+    workspace: Path
+    """Filled already; nothing is copied."""
+    snapshot: Mapping[str, Any]
+    """What the record says of the snapshot that the workspace was."""
+    results: Mapping[str, JobResult] = field(default_factory=dict)
+    """Jobs of the plan that do not run again, and what they came to."""
+    resumed: Mapping[str, Resumption] = field(default_factory=dict)
+    archive_of: Callable[[str], Path] | None = None
+    """Where the artifacts of those jobs are."""
+    has_products: bool = True
+    """Whether the workspace holds what those jobs left; else their artifacts are put into it."""
+
+    @property
+    def reused(self) -> list[str]:
+        return [*self.results, *(f"{job_id}: up to {resumed.step}" for job_id, resumed in self.resumed.items())]
+
+
+class Ran(Struct, frozen=True, kw_only=True):
+    """A run that is over. `receipt_path` exists; `workspace` is None when no snapshot could be taken."""
+
+    receipt: Receipt
+    receipt_path: Path
+    workspace: Path | None
+    kept: tuple[str, ...] = ()
+    """Jobs whose places can still be entered, or gone on from."""
+
+
+class Beginning(Struct, kw_only=True):
+    """The record, which is there first; the workspace, still empty, and the first jobs' places, opening; or the `problem`
+    that ends the run before that."""
+
+    record: RunRecord
+    workspace: Path
+    settings: Settings
+    opener: PlaceOpener
+    reused: bool
+    problem: LoomError | None = None
+
+    def undo(self) -> None:
+        """Close what no job took, and remove the workspace if nothing is in it. Safe to repeat."""
+        self.opener.close_unused()
+        if not self.reused:
+            with suppress(OSError):
+                self.workspace.rmdir()
+
+
+def execute(request: Request) -> Ran:
+    """Run the plan. Every way to fail but a bug of loom's (and a record that can't be written) ends in a receipt."""
+    beginning = _begin(request)
+    try:
+        from loom.runner.pipeline import Run
+
+        return Run(request, beginning).execute()
+    except BaseException:
+        beginning.undo()
+        raise
+
+
+def _begin(request: Request) -> Beginning:
+    """InfrastructureError when the record can't be written."""
+    reuse = request.reuse
+    workspace = reuse.workspace if reuse else new_workspace(request.tmp_dir, request.run_id)
+    record = request.store.new(request.run_id)
+    # Before anything else is made: however this process ends, there is a record of what it may have left.
+    record.create(_identity(request, workspace))
+    settings = _settings(request, workspace)
+    opener = PlaceOpener(request.tools, settings, request.cancel)
+    beginning = Beginning(
+        record=record, workspace=workspace, settings=settings, opener=opener, reused=reuse is not None
+    )
+    try:
+        if reuse is None:
+            _make(request, workspace)
+        if request.preflight is not None:
+            request.preflight()
+        if reuse is None:
+            for job in _first_jobs(request.plan, request.jobs_at_once):
+                opener.open_ahead(job)
+    except LoomError as error:
+        beginning.problem = error
+    return beginning
+
+
+def _identity(request: Request, workspace: Path) -> dict[str, Any]:
+    return {
+        "schema_version": "loom.identity.v1",
+        "kind": "run-identity",
+        "run_id": request.run_id,
+        "repo_root": str(request.source.root),
+        "workspace": str(workspace),
+        "workflow_path": request.plan.workflow_path,
+        "job_workspaces": {
+            job_id: str(resumed.view.run_workspace)
+            for job_id, resumed in (request.reuse.resumed if request.reuse else {}).items()
+            if resumed.view is not None and resumed.view.run_workspace != workspace
+        },
+        "command": list(request.command),
+        "pid": os.getpid(),
+        "pid_started": processes.started_at(os.getpid()),
+        "boot_id": processes.boot_id(),
+        **request.identity,
+    }
+
+
+def _make(request: Request, workspace: Path) -> None:
+    try:
+        request.store.claims.make(workspace, run_id=request.run_id, repo_root=request.source.root)
+    except OSError as error:
+        raise SnapshotError(
+            f"the isolated workspace can't be made at {workspace}: {error.strerror or error}",
+            hint="name another place with LOOM_TMP_DIR or TMPDIR",
+        ) from error
+
+
+def _first_jobs(plan: Plan, at_most: int) -> Iterable[Job]:
+    """Those that start as soon as the snapshot is there."""
+    first_stage = next((stage for stage in plan.stages if any(job.stage == stage for job in plan.jobs)), None)
+    ready = [
+        job
+        for job in plan.jobs
+        if job.when in ("on_success", "always")
+        and (job.needs == () or (job.needs is None and job.stage == first_stage))
+    ]
+    return ready[:at_most]
+
+
+def _settings(request: Request, workspace: Path) -> Settings:
+    source, reuse = request.source, request.reuse
+    done = reuse.results if reuse else {}
+    untouched = reuse is None or not (reuse.has_products or reuse.resumed)
+    return Settings(
+        run_id=request.run_id,
+        workspace=workspace,
+        variables=request.variables or run_variables(request.run_id, source, request.plan.workflow_path),
+        mount_mode=request.mount_mode,
+        alone=untouched and len([job for job in request.plan.jobs if job.id not in done]) == 1,
+        grace_s=request.grace_s,
+        read_only_mounts=tuple(ReadOnlyMount(path=path) for path in source.read_only_mounts),
+        keeping=request.keeping,
+        resumed=reuse.resumed if reuse else {},
+    )
+
+
+def run_variables(
+    run_id: str,
+    source: Source,
+    workflow_path: str,
+    *,
+    event: str = environment.DEFAULT_EVENT,
+    message: environment.Message | None = None,
+) -> dict[str, str]:
+    """What loom gives every job of a run on `source`; `message` is that of its commit, where the caller has it."""
+    default = next((target for name, _, target in source.refs if name == "refs/remotes/origin/HEAD"), "")
+    return environment.for_run(
+        run_id=run_id,
+        event=event,
+        workflow_path=workflow_path,
+        commit=environment.Commit(
+            sha=source.head_sha,
+            branch=source.branch,
+            tags=source.tags,
+            default_branch=default.removeprefix("refs/remotes/origin/") or None,
+            message=message,
+        ),
+        project_name=environment.project_name_of(source.root),
+        origin_url=source.origin_url,
+    )

@@ -1,0 +1,365 @@
+"""A run from its first event to its receipt."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Container, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from loom import __version__, snapshot
+from loom.errors import LoomError
+from loom.plan.image_lock import identity, shown
+from loom.plan.model import Build, Job, Plan, WorkspaceMode
+from loom.record.documents import build_schemas, run_exit_code, run_status
+from loom.record.events import PIPELINE, RUN, PhaseCode
+from loom.record.journal import Journal, Outcome
+from loom.record.recorder import Recorder
+from loom.record.saved_plan import Planned, dump_planned
+from loom.runner import Handover, JobRunner
+from loom.runner.api import Beginning, Ran, Request
+from loom.runner.scheduler import run_jobs, waits_for
+from loom.secrets.masking import Masker
+from loom.snapshot import Snapshot
+from loom.status import JobResult, Skip, Status
+from loom.storage.cache import Cache
+from loom.util import controls
+
+
+class Run:
+    def __init__(self, request: Request, beginning: Beginning) -> None:
+        self._request = request
+        self._beginning = beginning
+        self._workspace = beginning.workspace
+        self._record = beginning.record
+        self._recorder = Recorder(self._record)
+        self._journal = Journal(
+            run_id=request.run_id,
+            pipeline_id=request.run_id,
+            clock_ns=request.clock_ns,
+            masker=_known_secrets(),
+            sinks=[self._recorder, *request.sinks],
+        )
+        self._cancel = request.cancel
+        self._done = request.reuse.results if request.reuse else {}
+        self._opener = beginning.opener
+        self._error: str | None = None
+        self._error_code: str | None = None
+        self._begun = 0
+        self._deaf: Callable[[], None] = lambda: None
+        self._stating: list[threading.Thread] = []
+
+    def execute(self) -> Ran:
+        resumed = self._request.reuse.resumed.values() if self._request.reuse else ()
+        theirs = [job.view for job in resumed if job.view is not None]
+        with snapshot.occupied(
+            self._workspace, *(place for view in theirs for place in (view.workspace, view.run_workspace))
+        ):
+            return self._execute()
+
+    def _execute(self) -> Ran:
+        try:
+            filled = self._bootstrap()
+            status = self._pipeline(started=filled)
+            self._finalize(status)
+        finally:
+            self._record.drop_builds()
+            self._close_providers()  # also when the record can't be written any more, or a bug of ours ends the run
+        if filled:
+            self._record.link_into(self._workspace)
+        return Ran(
+            receipt=self._recorder.fold.receipt(),
+            receipt_path=self._record.paths.receipt,
+            workspace=self._workspace if filled else None,
+            kept=tuple(job.id for job in self._recorder.fold.jobs.values() if "session_kept" in job.facts),
+        )
+
+    # -- run.bootstrap --------------------------------------------------------------------------------------------
+
+    def _bootstrap(self) -> bool:
+        """Fill the workspace, beside the first jobs' containers that are starting; False when the run can't go on."""
+        request = self._request
+        self._begun = self._journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, self._what_begins())
+        self._deaf = self._cancel.on_request(self._interrupted)
+        shape = plan_shape(request.plan, without=self._done)
+        self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "plan_resolved", shape)
+        if self._done:
+            self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "results_reused", self._results_reused())
+        self._record.publish(self._record.paths.plan, dump_planned(self._planned()))
+        outcome = Outcome()
+        filled = False
+        try:
+            if self._beginning.problem is not None:
+                raise self._beginning.problem
+            if request.reuse is None:
+                document = self._take_snapshot().document()
+            else:
+                document = dict(request.reuse.snapshot)
+                with suppress(OSError):  # a job of the earlier run removed it
+                    self._keep_manifest()
+            self._journal.fact(
+                RUN, PhaseCode.RUN_BOOTSTRAP, "snapshot_taken", {**document, "path": str(self._workspace)}
+            )
+            for text in request.notices:
+                self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "notice", {"text": text})
+            self._keep_build_inputs()
+            if request.engine is not None:  # asked while the first containers start
+                self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "engine_answered", {"engine": request.engine()})
+            filled = True
+        except LoomError as error:
+            outcome.status, outcome.error, self._error_code = Status.ERROR, str(error), error.code
+            if self._cancel.requested:
+                outcome.status, outcome.error, self._error_code = Status.CANCELED, "interrupted", None
+            self._error = outcome.error
+        finally:
+            if not filled:
+                self._beginning.undo()
+            self._journal.finished(RUN, PhaseCode.RUN_BOOTSTRAP, self._begun, outcome)
+        return filled
+
+    def _take_snapshot(self) -> Snapshot:
+        taken = snapshot.take(self._request.source, self._workspace, cancel=self._cancel)
+        self._keep_manifest()
+        build_schemas()  # the containers are still starting
+        return taken
+
+    def _keep_build_inputs(self) -> None:
+        request, images = self._request, self._request.tools.images
+        if images is not None and request.reuse is None:  # what is gone on from may have been changed since
+            manifest = self._record.paths.root / "snapshot.json"
+            images.identity_of = partial(snapshot.identity_of, request.source, self._workspace, manifest_file=manifest)
+        if images is None or request.mount_mode is not WorkspaceMode.SHARED:
+            return  # no job can write where images are built from before they are
+        writers = {job.id for job in request.plan.jobs}
+        if builds := builds_after_writers(request.plan, writers, self._done):
+            images.keep_inputs(builds, workspace=self._workspace, folder=self._record.paths.builds)
+
+    def _keep_manifest(self) -> None:
+        """`loom verify` needs it, and a job may remove the workspace's own."""
+        self._record.publish(self._record.paths.root / "snapshot.json", snapshot.manifest_bytes(self._workspace))
+
+    # -- run.pipeline_execute -------------------------------------------------------------------------------------
+
+    def _pipeline(self, *, started: bool) -> Status:
+        with (
+            self._journal.span(RUN, PhaseCode.RUN_PIPELINE_EXECUTE) as run_outcome,
+            self._journal.span(PIPELINE, PhaseCode.PIPELINE_EXECUTE) as outcome,
+        ):
+            paths = self._record.paths
+            handover = Handover(
+                self._request.plan,
+                archive_of=self._archive_of,
+                missing_here=self._made_elsewhere(),
+                logs=paths.logs,
+                masker=self._journal.masker,
+                cache=self._caches(),
+                cancel=self._cancel,
+            )
+            runner = JobRunner(journal=self._journal, opener=self._opener, handover=handover, cancel=self._cancel)
+            if started:
+                status = self._jobs(runner)
+            else:
+                reason = "the run could not start"
+                for job in self._request.plan.jobs:
+                    if job.id in self._done:
+                        continue
+                    runner.skip(job, Skip(job_id=job.id, reason=reason))
+                status = Status.CANCELED if self._cancel.requested else Status.ERROR
+            outcome.status = run_outcome.status = status
+        return status
+
+    def _caches(self) -> Cache | None:
+        request = self._request
+        taken = self._recorder.fold.facts.get("snapshot_taken", {}) if request.reuse is None else {}
+        return None if request.cache is None else request.cache(taken)
+
+    def _made_elsewhere(self) -> frozenset[str]:
+        """The jobs whose products are not in the workspace that jobs share, where they share one: an earlier run had another."""
+        reuse = self._request.reuse
+        return frozenset(() if reuse is None or reuse.has_products else self._done)
+
+    def _jobs(self, runner: JobRunner) -> Status:
+        request = self._request
+        try:
+            results = run_jobs(
+                request.plan,
+                run_job=runner.run,
+                on_skip=runner.skip,
+                on_stuck=runner.leave_behind,
+                at_most=request.jobs_at_once,
+                cancel=self._cancel,
+                fail_fast=request.fail_fast,
+                stop=self._stop_others,
+                done=self._done,
+            )
+        finally:
+            self._opener.close_unused()
+        if request.cancel.exit_code is not None:
+            return Status.CANCELED
+        return _status_of(results)
+
+    def _archive_of(self, job_id: str) -> Path:
+        reuse = self._request.reuse
+        if reuse is not None and reuse.archive_of is not None and job_id in self._done:
+            return reuse.archive_of(job_id)
+        return self._record.paths.artifacts_archive(job_id)
+
+    def _results_reused(self) -> dict[str, Any]:
+        return {
+            "jobs": {
+                job_id: {
+                    "status": result.status,
+                    "allowed_failure": result.allowed_failure,
+                    "exit_code": result.exit_code,
+                    "archive": str(self._archive_of(job_id)),
+                }
+                for job_id, result in self._done.items()
+            }
+        }
+
+    def _stop_others(self) -> None:
+        """End what runs, without the run counting as interrupted by the user."""
+        self._cancel.request(None)
+
+    def _interrupted(self) -> None:
+        """State it while jobs still end, in a thread of its own: who asked may ask again before all listeners have it."""
+        if (code := self._cancel.exit_code) is not None:
+            grace_s = 0.0 if self._cancel.now else self._beginning.settings.grace_s
+            data = {"by": code.name.lower(), "at_once": self._cancel.now, "grace_s": grace_s}
+            thread = threading.Thread(target=self._state_interrupt, args=(data,), name="interrupted", daemon=True)
+            self._stating.append(thread)
+            thread.start()
+
+    def _state_interrupt(self, data: Mapping[str, Any]) -> None:
+        self._journal.fact(RUN, PhaseCode.RUN_PIPELINE_EXECUTE, "interrupted", data)
+
+    # -- run.finalize ---------------------------------------------------------------------------------------------
+
+    def _finalize(self, status: Status) -> None:
+        self._deaf()
+        for thread in self._stating:
+            self._cancel.join(thread)
+        code = run_exit_code(status, self._cancel.exit_code)
+        with self._journal.span(RUN, PhaseCode.RUN_FINALIZE):
+            for text in (*self._opener.left_behind, *self._close_providers()):
+                self._journal.fact(RUN, PhaseCode.RUN_FINALIZE, "warning", {"text": text})
+            failing = self._recorder.fold.failing_job()
+            error, error_code = self._error, self._error_code
+            if error is None and failing is not None and failing.result is not None:
+                error = f"{failing.id}: {failing.result.error or failing.result.status}"
+                error_code = failing.result.data.get("error_code")
+            self._journal.fact(
+                RUN,
+                PhaseCode.RUN_FINALIZE,
+                "run_finished",
+                {
+                    "status": status,
+                    "exit_code": int(code),
+                    "error": error,
+                    "error_code": error_code,
+                    "duration_ms": round((self._journal.now_ns() - self._begun) / 1e6, 3),
+                },
+            )
+        self._recorder.finish()
+        self._journal.close()
+
+    def _close_providers(self) -> list[str]:
+        """Wait until all is removed; what could not be. Nothing is left to do the second time."""
+        return [text for provider in self._request.tools.providers.values() for text in provider.close(self._cancel)]
+
+    # -- values ---------------------------------------------------------------------------------------------------
+
+    def _planned(self) -> Planned:
+        request, settings = self._request, self._beginning.settings
+        return Planned(
+            plan=request.plan,
+            variables=settings.variables,
+            mount_mode=request.mount_mode,
+            read_only_mounts=tuple(str(mount.path) for mount in settings.read_only_mounts),
+            container=request.container,
+            isolated=request.isolated,
+            grace_s=request.grace_s,
+        )
+
+    def _what_begins(self) -> dict[str, Any]:
+        request, reuse = self._request, self._request.reuse
+        parent = (
+            {"parent_run_id": reuse.parent_run_id, "full_run": not reuse.reused, "reused": reuse.reused}
+            if reuse
+            else {"parent_run_id": request.parent_run_id}
+        )
+        return {
+            **parent,
+            "loom_version": __version__,
+            "command": list(request.command),
+            "repo_root": str(request.source.root),
+            "workflow_path": request.plan.workflow_path,
+            "workspace": str(self._workspace),
+            "logs_dir": str(self._record.paths.logs),
+            "mount_mode": request.mount_mode.value,
+        }
+
+
+def builds_after_writers(plan: Plan, writers: Container[str], done: Container[str]) -> list[Build]:
+    """What is built while jobs of `writers` may have written into the workspace: in CI, none of that would be there.
+
+    Not what every writer waits for, since its own image, or that of a job at the beginning, is that build: each is had
+    once in a run.
+    """
+    jobs = [job for job in plan.jobs if job.id not in done]
+    before = {job.id: {other for other in waits_for(plan, job) if other not in done} for job in jobs}
+    users: dict[tuple[object, ...], set[str]] = {}
+    builds: dict[tuple[object, ...], Build] = {}
+    for job in jobs:
+        for image in (job.image, *(service.image for service in job.services)):
+            if image is not None and image.build is not None:
+                users.setdefault(identity(image), set()).add(job.id)
+                builds[identity(image)] = image.build
+    late = []
+    for key, build in builds.items():
+        waiting = {job_id for job_id in users[key] if not before[job_id]}
+        for job in jobs:  # in topological order
+            if waiting & before[job.id]:
+                waiting.add(job.id)
+        if any(job.id in writers and job.id not in waiting | users[key] for job in jobs):
+            late.append(build)
+    return late
+
+
+def _status_of(results: Mapping[str, JobResult]) -> Status:
+    return run_status({job_id: (result.status, result.allowed_failure) for job_id, result in results.items()})
+
+
+def plan_shape(plan: Plan, *, without: Container[str] = ()) -> dict[str, Any]:
+    """The part of the plan that the record's documents and the screen need; no variables, no secrets."""
+    return {
+        "workflow_path": plan.workflow_path,
+        "stages": list(plan.stages),
+        "jobs": [_job_shape(job) for job in plan.jobs if job.id not in without],
+        "left_out": [{"id": left.id, "reason": left.reason} for left in plan.left_out],
+    }
+
+
+def _job_shape(job: Job) -> dict[str, Any]:
+    image = job.image
+    return {
+        "id": job.id,
+        "name": job.name,
+        "stage": job.stage,
+        "target": job.target,
+        "provider": job.provider.value,
+        "image": None if image is None else image.name or f"an image built from {shown(image)}",
+        "needs": None if job.needs is None else [need.job for need in job.needs],
+        "matrix": dict(job.matrix),
+        "services": [service.name for service in job.services],
+        "steps": [{"id": step.id, "command": step.script} for step in job.steps],
+    }
+
+
+def _known_secrets() -> Masker:
+    """The run's masker; errors that are printed after the run go through it too."""
+    masker = Masker()
+    controls.hide = masker.mask
+    return masker

@@ -1,0 +1,255 @@
+"""An earlier run as something to go back into: its plan, what became of its jobs, and what their steps had around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct, field
+
+from loom.errors import RequestError
+from loom.plan.model import Job, MountMode, ProviderName, Step
+from loom.record.documents import JobState, RunFold
+from loom.record.saved_plan import Planned, load_planned
+from loom.record.step_outputs import restored
+from loom.record.store import RunEntry, read_phases
+from loom.runner.views import View
+from loom.status import JobResult, Status
+from loom.util.paths import is_of_job
+
+
+class PastImage(Struct, frozen=True, kw_only=True):
+    """The image that a job ran in, as its record names it; `image_id` may be a checkpoint's instead."""
+
+    name: str
+    image_id: str
+    digest: str = ""
+    bases: tuple[PastImage, ...] = ()
+
+
+class PastRun(Struct, frozen=True, kw_only=True):
+    entry: RunEntry
+    planned: Planned
+    fold: RunFold
+    handed_on: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """Each job's facts of what its steps handed on, in order."""
+
+    @property
+    def run_id(self) -> str:
+        return self.entry.run_id
+
+    @property
+    def workspace(self) -> Path:
+        return Path(str(self.fold.started.get("workspace", "")))
+
+    @property
+    def repo_root(self) -> Path:
+        return Path(str(self.fold.started.get("repo_root", "")))
+
+    @property
+    def snapshot(self) -> Mapping[str, Any] | None:
+        """What the record says of the run's snapshot; None when there was none."""
+        return self.fold.facts.get("snapshot_taken")
+
+    def job(self, job_id: str) -> PastJob:
+        """RequestError for a job that the run did not have."""
+        try:
+            return PastJob(run=self, job=self.planned.plan.job(job_id))
+        except KeyError:
+            ids = [job.id for job in self.planned.plan.jobs]
+            named = [job for job in self.planned.plan.jobs if job.name == job_id]
+            if len(named) == 1:
+                return PastJob(run=self, job=named[0])
+            raise RequestError(
+                f"run {self.run_id} has no job {job_id!r}", hint=f"its jobs: {', '.join(ids)}", code="JOB_UNKNOWN"
+            ) from None
+
+    def failed(self) -> list[str]:
+        """The jobs that did not succeed, or never came to run, in plan order."""
+        return [
+            job.id
+            for job in self.planned.plan.jobs
+            if (state := self.fold.jobs.get(job.id)) is not None
+            and (state.status is None or state.status not in (Status.SUCCESS,))
+            and not state.allowed_failure
+        ]
+
+    def one_job(self) -> PastJob:
+        """The job that a command means which names none: the failing one, or the only one. RequestError when there is none."""
+        failing = self.fold.failing_job()
+        if failing is not None:
+            return self.job(failing.id)
+        ran = [job.id for job in self.planned.plan.jobs if job.id in self.fold.jobs]
+        kept = [job_id for job_id in ran if "session_kept" in self.fold.jobs[job_id].facts]
+        going = [job_id for job_id in ran if self.fold.jobs[job_id].result is None and self.fold.jobs[job_id].phases]
+        for candidates in (kept, going, ran):
+            if len(candidates) == 1:
+                return self.job(candidates[0])
+        raise RequestError(
+            f"run {self.run_id} has no failed job: name the one that you mean", hint=f"its jobs: {', '.join(ran)}"
+        )
+
+    @property
+    def _taken_over(self) -> Mapping[str, Mapping[str, Any]]:
+        """The jobs that this run did not run itself: it had their results from its own parent."""
+        jobs: Mapping[str, Mapping[str, Any]] = self.fold.facts.get("results_reused", {}).get("jobs", {})
+        return jobs
+
+    def archive_of(self, job_id: str) -> Path:
+        """Where the artifacts of a job of this run are, whether it ran them or took them over."""
+        if job_id in self._taken_over:
+            return Path(str(self._taken_over[job_id]["archive"]))
+        return self.entry.paths.artifacts_archive(job_id)
+
+    def result_of(self, job_id: str) -> JobResult | None:
+        """What a job of this run came to, None when it did not end."""
+        state = self.fold.jobs.get(job_id)
+        if state is None and job_id in self._taken_over:
+            before = self._taken_over[job_id]
+            return JobResult(
+                status=Status(before["status"]),
+                allowed_failure=before["allowed_failure"],
+                exit_code=before["exit_code"],
+            )
+        if state is None or state.result is None or state.status is None:
+            return None
+        return JobResult(status=state.status, allowed_failure=state.allowed_failure, exit_code=state.result.exit_code)
+
+
+class PastJob(Struct, frozen=True, kw_only=True):
+    run: PastRun
+    job: Job
+
+    @property
+    def state(self) -> JobState:
+        return self.run.fold.jobs.get(self.job.id) or JobState(self.job.id, {})
+
+    @property
+    def failing_step(self) -> str | None:
+        result = self.state.result
+        return result.data.get("failing_step") if result else None
+
+    @property
+    def last_step(self) -> str | None:
+        """The last step that began, which is where a job stood when something else than a step ended it."""
+        return next((step for _, step in reversed(self.state.steps)), None)
+
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        """Empty when nothing was."""
+        return self.state.facts.get("session_kept", {})
+
+    @property
+    def checkpoint(self) -> Mapping[str, Any]:
+        return self.kept.get("checkpoint") or {}
+
+    def not_in_checkpoint(self) -> tuple[dict[str, str], int]:
+        """The special files of its workspace that its checkpoint was made without: the first ones, and how many in all."""
+        left_out = self.checkpoint.get("left_out") or []
+        return {item["path"]: item["reason"] for item in left_out}, self.checkpoint.get("left_out_total", 0)
+
+    @property
+    def checkpoint_archive(self) -> Path:
+        return checkpoint_archive(self.run.entry.paths.root, self.job.id)
+
+    @property
+    def view(self) -> View | None:
+        """Which view of the workspace the job had; None when it never came to have one."""
+        opened = self.state.facts.get("session_opened")
+        if opened is None:
+            return None
+        place = Path(opened.get("workspace") or self.run.workspace)
+        of_container = opened.get("mount_mode", "none") if self.in_container else "none"
+        return View(
+            mode=MountMode.BIND if of_container == "none" else MountMode(of_container),
+            workspace=Path(opened.get("view_of") or place),
+            directory=place.parent if is_of_job(place) else None,
+        )
+
+    @property
+    def shares_workspace(self) -> bool:
+        """Whether it ran in the run's workspace itself."""
+        return (view := self.view) is not None and view.place == self.run.workspace
+
+    @property
+    def expires_at(self) -> datetime | None:
+        text = self.kept.get("expires_at")
+        return datetime.fromisoformat(text) if text else None
+
+    @property
+    def image(self) -> PastImage | None:
+        fact = self.state.facts.get("image_resolved")
+        if fact is None:
+            return None
+        return PastImage(name=fact["name"], image_id=fact["id"], digest=fact.get("digest", ""))
+
+    @property
+    def cache_keys(self) -> tuple[str, ...]:
+        """The keys of its caches, as they were when it began; none where it did not come so far."""
+        return tuple(self.state.facts.get("cache_keys", {}).get("keys", ()))
+
+    @property
+    def in_container(self) -> bool:
+        return self.job.provider is ProviderName.DOCKER
+
+    def step(self, wanted: str | None) -> Step:
+        """The step that `wanted` names (`2`, `script/2`, `script/02`); None: the failing one, else the last that ran.
+
+        RequestError for one that the job does not have.
+        """
+        steps = self.job.steps
+        if wanted is None:
+            wanted = self.failing_step or self.last_step or steps[0].id
+        return step_named(self.job, wanted)
+
+    def handed_on(self, step: Step, secrets: Mapping[str, bytes]) -> tuple[dict[str, str], list[str]]:
+        """What the steps before `step` handed on, and the names of what the record could not keep."""
+        order = [item.id for item in self.job.steps]
+        latest: Mapping[str, Any] = {}
+        for fact in self.run.handed_on.get(self.job.id, ()):
+            said_by = fact.get("step") or ""
+            if fact.get("attempt", 1) != max(1, self.state.attempts):
+                continue
+            if said_by == "" or (said_by in order and order.index(said_by) < order.index(step.id)):
+                latest = fact
+        return restored(latest, secrets)
+
+
+def step_named(job: Job, wanted: str) -> Step:
+    phase, _, number = wanted.rpartition("/")
+    for step in job.steps:
+        if step.phase == (phase or "script") and number.isdigit() and step.number == int(number):
+            return step
+    raise RequestError(
+        f"job {job.id} has no step {wanted!r}",
+        hint=f"its steps: {', '.join(step.id for step in job.steps)}; a number alone means one of `script`",
+        code="STEP_UNKNOWN",
+    )
+
+
+def checkpoint_archive(record: Path, job_id: str) -> Path:
+    return record / "checkpoints" / f"{job_id}.tar.zst"
+
+
+def remove_expired_archives(runs_dir: Path, older_than: float) -> None:
+    """Remove checkpoints' archives that were written before this moment (seconds since the epoch); the records stay."""
+    for archive in runs_dir.glob("*/checkpoints/*.tar.zst"):
+        try:
+            if archive.stat().st_mtime < older_than:
+                archive.unlink()
+        except OSError:
+            continue  # it is gone already, or not ours to remove
+
+
+def read(entry: RunEntry) -> PastRun:
+    """RecordError when the record is not whole enough to go back into."""
+    planned = load_planned(entry.paths.plan)
+    fold = RunFold()
+    handed_on: dict[str, list[Mapping[str, Any]]] = {}
+    for event in read_phases(entry.paths):
+        fold.apply(event)
+        if event.message == "handed_on" and event.job_id is not None:
+            handed_on.setdefault(event.job_id, []).append(event.data)
+    return PastRun(entry=entry, planned=planned, fold=fold, handed_on=handed_on)

@@ -1,0 +1,442 @@
+"""A job's place: what it needs to be opened, and opening it, some of it ahead of time."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from msgspec import Struct, field
+
+from loom.cancel import AT_ONCE_S, Cancel
+from loom.errors import ImageError, ProviderError
+from loom.plan import variables as environment
+from loom.plan.model import Build, Image, Job, ProviderName, WorkspaceMode
+from loom.providers.base import NO_SECRETS, Provider, ReadOnlyMount, SecretValues, Session, SessionRequest
+from loom.runner.hooks import Gate, Keeping, MakeCheckpoint, Resumption
+from loom.runner.views import View, Views
+from loom.status import OnOutput, Stream
+
+
+class Resolved(Protocol):
+    """What an image reference turned out to be on the engine."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def image_id(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+
+
+@runtime_checkable
+class BuiltImage(Protocol):
+    """A resolved image that knows what it was built from; one that a record names (a resumed job's) does not."""
+
+    @property
+    def bases(self) -> Sequence[Resolved]: ...
+
+
+class ImageResolver(Protocol):
+    def resolve(
+        self,
+        image: Image,
+        *,
+        workspace: Path,
+        on_output: OnOutput,
+        cancel: Cancel,
+        secrets: Mapping[str, bytes],
+    ) -> Resolved:
+        """`secrets`: the job's, of which a build may mount those that it names."""
+        ...
+
+    identity_of: Callable[[str], str | None]
+    """To be set: names what a folder of the snapshot holds, if builds get what it held; None where that is not known."""
+
+    def keep_inputs(self, builds: Iterable[Build], *, workspace: Path, folder: Path) -> None:
+        """Build these from what `workspace` holds now, whatever is written there until then; `folder` keeps a copy."""
+        ...
+
+
+class OpenedServices(Protocol):
+    @property
+    def network_id(self) -> str: ...
+    @property
+    def images(self) -> Sequence[Resolved]: ...
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """Where the services are, for the job's steps."""
+        ...
+
+    def keep(self) -> None:
+        """Leave them and their network running when the block is left."""
+        ...
+
+
+class OpenServices(Protocol):
+    """A job's services, ready when entered, gone when left."""
+
+    def __call__(
+        self,
+        job: Job,
+        *,
+        workspace: Path,
+        on_output: OnOutput,
+        cancel: Cancel,
+        on_died: Callable[[str, str], None],
+        secrets: SecretValues,
+    ) -> AbstractContextManager[OpenedServices]: ...
+
+
+class ResolveSecrets(Protocol):
+    """The values of a job's secrets and its services', and what is missing of those that need not be there (as text)."""
+
+    def __call__(self, job: Job, /) -> tuple[SecretValues, Sequence[str]]: ...
+
+
+class Tools(Struct, frozen=True, kw_only=True):
+    """The outside worlds a job needs, handed in by the engine."""
+
+    providers: Mapping[ProviderName, Provider]
+    images: ImageResolver | None = None
+    services: OpenServices | None = None
+    secrets: ResolveSecrets | None = None
+    gate: Gate | None = None
+    checkpoint: MakeCheckpoint | None = None
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What is the same for every job of a run."""
+
+    run_id: str
+    workspace: Path
+    variables: Mapping[str, str]
+    mount_mode: WorkspaceMode = WorkspaceMode.AUTO
+    alone: bool = False
+    """Only one job runs, so it may have the run's workspace itself."""
+    read_only_mounts: tuple[ReadOnlyMount, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    grace_s: float = 10.0
+    keeping: Keeping = field(default_factory=Keeping)
+    resumed: Mapping[str, Resumption] = field(default_factory=dict)
+    """Jobs that go on from a step of an earlier run, by their id."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """A job's open place, and what it runs in. `environment` comes on top of every step's (secrets)."""
+
+    session: Session
+    request: SessionRequest
+    image: Resolved | None
+    environment: Mapping[str, str]
+    secrets: Mapping[str, bytes] = dataclasses.field(default_factory=dict, repr=False)
+    services: OpenedServices | None = None
+    resumed: Resumption | None = None
+
+    def handed_on(self) -> dict[str, str]:
+        """What earlier steps handed on, those of an earlier run included."""
+        before = self.resumed.handed_on if self.resumed else {}
+        return {**before, **self.session.handed_on()}
+
+
+class Opened(Struct, frozen=True, kw_only=True):
+    """A session, and what was asked for to have it."""
+
+    session: Session
+    request: SessionRequest
+    view: View
+
+
+class _Filling:
+    """Copies the run's workspace into a job's own, beside the container that starts meanwhile."""
+
+    def __init__(self, workspace: Path, target: Path, cancel: Cancel) -> None:
+        self._workspace = workspace
+        self._target = target
+        self._of_run = cancel
+        self._cancel = cancel.child()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._fill, name=f"fill {target}", daemon=True)
+        self._thread.start()
+
+    def _fill(self) -> None:
+        from loom import snapshot
+
+        try:
+            snapshot.duplicate(self._workspace, self._target, cancel=self._cancel)
+        except BaseException as error:  # noqa: BLE001  raised again where somebody waits for it
+            self._error = error
+
+    def filled(self) -> None:
+        """Wait until it is done; raises what went wrong."""
+        if not self._of_run.join(self._thread):
+            raise ProviderError(f"interrupted while {self._target} was filled", code="CANCELED")
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        self._cancel.request(None)
+        self._of_run.join(self._thread)
+        self._cancel.detach()
+
+
+class _Buffered:
+    """An `OnOutput` that keeps what it gets until the section it belongs to is open, and passes it on from then on."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._chunks: list[tuple[Stream, bytes]] = []
+        self._to: OnOutput | None = None
+
+    def __call__(self, stream: Stream, data: bytes) -> None:
+        with self._lock:
+            if self._to is None:
+                self._chunks.append((stream, data))
+            else:
+                self._to(stream, data)
+
+    def pass_on(self, to: OnOutput) -> None:
+        with self._lock:
+            for stream, data in self._chunks:
+                to(stream, data)
+            self._chunks.clear()
+            self._to = to
+
+
+class PlaceOpener:
+    """Opens jobs' places, some of them ahead of time: a container starts while the snapshot is still being taken."""
+
+    def __init__(self, tools: Tools, settings: Settings, cancel: Cancel) -> None:
+        self._tools = tools
+        self._settings = settings
+        self._cancel = cancel
+        self._ahead: dict[str, Ahead] = {}
+        self._views = Views(settings.workspace, settings.mount_mode, alone=settings.alone, overlays=self._overlays)
+        self.left_behind: list[str] = []
+        """What was still being opened when nothing could be waited for any more, as lines of text."""
+
+    @property
+    def workspace(self) -> Path:
+        """The snapshot's directory; jobs run in it only where they are to share one, or there is only one job."""
+        return self._settings.workspace
+
+    @property
+    def cancel(self) -> Cancel:
+        return self._cancel
+
+    @property
+    def keeping(self) -> Keeping:
+        return self._settings.keeping
+
+    @property
+    def gate(self) -> Gate | None:
+        return self._tools.gate
+
+    @property
+    def checkpoint(self) -> MakeCheckpoint | None:
+        return self._tools.checkpoint
+
+    def resumed(self, job: Job) -> Resumption | None:
+        return self._settings.resumed.get(job.id)
+
+    def view(self, job: Job) -> View:
+        """The job's view of the files: a new one, unless it goes on in that of an earlier run."""
+        resumed = self.resumed(job)
+        return (resumed.view if resumed is not None else None) or self._views.of(job)
+
+    def request(
+        self, job: Job, view: View, image: Resolved | None, services: OpenedServices | None = None
+    ) -> SessionRequest:
+        settings = self._settings
+        project_dir = "/workspace" if job.provider is ProviderName.DOCKER else str(view.workspace)
+        return SessionRequest(
+            run_id=settings.run_id,
+            job_id=job.id,
+            workspace=view.workspace,
+            directory=view.directory,
+            project_dir=project_dir,
+            environment=environment.job_environment(
+                job,
+                settings.variables,
+                project_dir=project_dir,
+                image_name=image.name if image else "",
+                services=services.variables if services is not None else {},
+            ),
+            shell=job.shell,
+            image=job.image,
+            image_id=image.image_id if image else None,
+            mount_mode=view.mode,
+            read_only_mounts=settings.read_only_mounts,
+            resources=job.resources,
+            network=job.network,
+            network_id=services.network_id if services else None,
+            grace_s=settings.grace_s,
+            privileged=job.privileged,
+            docker_socket=job.docker_socket,
+            hardened=job.hardened,
+            labels={**settings.labels, "loom.job": job.id},
+        )
+
+    def services(
+        self,
+        job: Job,
+        on_output: OnOutput,
+        cancel: Cancel,
+        on_died: Callable[[str, str], None],
+        secrets: SecretValues,
+    ) -> AbstractContextManager[OpenedServices]:
+        assert self._tools.services is not None
+        return self._tools.services(
+            job,
+            workspace=self._settings.workspace,
+            on_output=on_output,
+            cancel=cancel,
+            on_died=on_died,
+            secrets=secrets,
+        )
+
+    def secrets(self, job: Job) -> tuple[SecretValues, Sequence[str]]:
+        assert self._tools.secrets is not None
+        return self._tools.secrets(job)
+
+    def resolve(self, job: Job, on_output: OnOutput, secrets: SecretValues = NO_SECRETS) -> Resolved | None:
+        if job.image is None or self._tools.images is None:
+            return None
+        try:
+            return self._tools.images.resolve(
+                job.image,
+                workspace=self._settings.workspace,
+                on_output=on_output,
+                cancel=self._cancel,
+                secrets=secrets.own,
+            )
+        except ImageError as error:
+            raise error.named_at(job.places.get("image", "")) from error
+
+    @contextmanager
+    def open(
+        self, job: Job, image: Resolved | None, on_output: OnOutput, services: OpenedServices | None = None
+    ) -> Iterator[Opened]:
+        """A job's session, with the first kind of view that can be had here."""
+        with ExitStack() as stack:
+            opened = None
+            while opened is None:
+                view = self.view(job)
+                request = self.request(job, view, image, services)
+                try:
+                    session = stack.enter_context(self._opened(request, job, view, on_output))
+                    opened = Opened(session=session, request=request, view=view)
+                except ProviderError as error:
+                    if not self.another_view(job, view, error, on_output):
+                        raise
+            yield opened
+
+    def another_view(self, job: Job, view: View, error: ProviderError, on_output: OnOutput) -> bool:
+        """Whether opening the job's place once more may work, with another kind of view than this one, which failed."""
+        if self.resumed(job) is not None or not self._views.another(job, view, error):
+            return False
+        if view.directory is not None:
+            shutil.rmtree(view.directory, ignore_errors=True)
+        on_output("stdout", f"not here: {error.message}; the job gets its files in another way\n".encode())
+        return True
+
+    @contextmanager
+    def _opened(self, request: SessionRequest, job: Job, view: View, on_output: OnOutput) -> Iterator[Session]:
+        with ExitStack() as stack:
+            filling = _Filling(self.workspace, view.workspace, self._cancel) if view.copied else None
+            if filling is not None:
+                stack.callback(filling.stop)
+            provider = self._tools.providers[job.provider]
+            session = stack.enter_context(provider.open(request, on_output, self._cancel))
+            if filling is not None:
+                filling.filled()
+            yield session
+
+    def _overlays(self, workspace: Path) -> bool:
+        provider = self._tools.providers.get(ProviderName.DOCKER)
+        return provider is not None and provider.overlays(workspace)
+
+    def open_ahead(self, job: Job) -> None:
+        """Start opening a job's place in a thread, where it shows the workspace itself, which may still be filled then.
+
+        Not for jobs whose image is built from the snapshot, or that have services.
+        """
+        if self.resumed(job) is not None or not self._views.shares(job):
+            return
+        if job.services or (job.image is not None and job.image.build is not None):
+            return
+        self._ahead[job.id] = Ahead(self, job)
+
+    def opened_now(self, request: SessionRequest, job: Job, on_output: OnOutput) -> AbstractContextManager[Session]:
+        """A session as `request` says, and no other: what is opened ahead can't be sent or copied yet."""
+        return self._tools.providers[job.provider].open(request, on_output, self._cancel)
+
+    def take_ahead(self, job: Job) -> Ahead | None:
+        return self._ahead.pop(job.id, None)
+
+    def close_unused(self) -> None:
+        """Close what was opened ahead and never taken (the snapshot failed, the run was interrupted)."""
+        for ahead in list(self._ahead.values()):
+            ahead.discard()
+        self._ahead.clear()
+
+
+class Ahead:
+    """A place that is being opened in a thread of its own, for the job that takes it."""
+
+    def __init__(self, opener: PlaceOpener, job: Job) -> None:
+        self.image_output = _Buffered()
+        self.provider_output = _Buffered()
+        self.resolved: Resolved | None = None
+        self._opener = opener
+        self._job = job
+        self._stack = ExitStack()
+        self.view = opener.view(job)
+        self._opened: Opened | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._open, name=f"open {job.id}", daemon=True)
+        self._thread.start()
+
+    def _open(self) -> None:
+        try:
+            self.resolved = self._opener.resolve(self._job, self.image_output)
+            request = self._opener.request(self._job, self.view, self.resolved)
+            opening = self._opener.opened_now(request, self._job, self.provider_output)
+            session = self._stack.enter_context(opening)
+            self._opened = Opened(session=session, request=request, view=self.view)
+        except BaseException as error:  # noqa: BLE001  raised again where the place is taken
+            self._error = error
+
+    def opened(self) -> tuple[Opened, ExitStack]:
+        """What was opened, and what closes it; raises what opening raised."""
+        self._join()
+        if self._error is not None:
+            raise self._error
+        assert self._opened is not None
+        return self._opened, self._stack
+
+    def _join(self) -> None:
+        if not self._opener.cancel.join(self._thread):
+            raise ProviderError(self._left_behind())
+
+    @property
+    def image_error(self) -> bool:
+        self._join()
+        return self._error is not None and self.resolved is None
+
+    def discard(self) -> None:
+        if self._opener.cancel.join(self._thread):
+            self._stack.close()
+        else:
+            self._opener.left_behind.append(self._left_behind())
+
+    def _left_behind(self) -> str:
+        return (
+            f"the place of job {self._job.id} was still being opened {AT_ONCE_S:.0f} s after the second interrupt;"
+            " the next loom removes what is there of it"
+        )

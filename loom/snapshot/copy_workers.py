@@ -1,0 +1,160 @@
+"""Spread the copying of a tree over this thread and, when it is large, helper processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from loom.cancel import Cancel
+from loom.errors import SnapshotError
+from loom.snapshot import copy_files
+from loom.snapshot.model import SnapshotCanceled, readable
+
+# Below this a helper's start (10 to 20 ms) is not earned back. Measured, docs/benchmarks.md.
+HELPERS_FROM_FILES = 1_200
+# Files in one go: a copier waits for its next portion, and at the end one waits for the other.
+_PORTION = (200, 800)
+_PORTIONS = 16
+# As a module, not as a script, which Python would compile every time.
+_HELPER = "import sys; sys.path.append(sys.argv[1]); import copy_files; copy_files.main()"
+
+
+class Pool:
+    """Copies files from `source` to `target`. Leaving it ends the helpers."""
+
+    def __init__(self, source: Path, target: Path, *, since_ns: int, cancel: Cancel) -> None:
+        self._source, self._target = str(source), str(target)
+        self._since = since_ns
+        self._cancel = cancel
+        self._failed = threading.Event()
+        self._own = copy_files.Copier(self._source, self._target, since_ns=since_ns, stop=self._stopped)
+        self._helpers: list[subprocess.Popen[bytes]] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for helper in self._helpers:
+            if kind is not None:
+                helper.kill()
+            for pipe in (helper.stdin, helper.stdout):
+                if pipe is not None:
+                    try:
+                        pipe.close()
+                    except OSError:
+                        pass  # the helper is gone; what it had to say has been said
+            helper.wait()  # no limit: its input is closed, or it is killed
+        self._own.close()
+
+    def prepare(self, about: int) -> None:
+        """About so many files are going to be copied: start the helpers, if that is worth it, while something else is done."""
+        if about >= HELPERS_FROM_FILES:
+            self._start_helpers()
+
+    def copy(
+        self,
+        files: Iterable[tuple[str, int]],
+        *,
+        about: int,
+        look_around: bool,
+        on_portion: Callable[[int], None] | None = None,
+    ) -> copy_files.Findings:
+        """Copy sorted `files` (path, what it is to become), about so many; SnapshotError when the target can't be written."""
+        self.prepare(about)
+        found = copy_files.Findings()
+        failures: list[BaseException] = []
+        smallest, biggest = _PORTION
+        work = copy_files.portions(files, max(smallest, min(biggest, about // _PORTIONS)), look_around=look_around)
+
+        def next_portion() -> copy_files.Portion | None:
+            with self._lock:
+                return None if self._stopped() else next(work, None)
+
+        def finished(findings: dict[str, Any]) -> None:
+            with self._lock:
+                found.add(findings)
+                if on_portion is not None:
+                    on_portion(found.files)
+
+        def drive(helper: subprocess.Popen[bytes]) -> None:
+            assert helper.stdin is not None and helper.stdout is not None  # noqa: PT018  both are pipes
+            try:
+                while (portion := next_portion()) is not None:
+                    copy_files.send(helper.stdin, portion)
+                    answer = copy_files.receive(helper.stdout)
+                    if answer is None:
+                        raise SnapshotError("a copying process ended without an answer", code="COPY_HELPER_LOST")
+                    if "failed" in answer:
+                        raise copy_files.WriteFailed(*answer["failed"])
+                    finished(answer)
+            except BaseException as error:  # noqa: BLE001  raised again by the thread that waits
+                failures.append(error)
+                self._failed.set()
+
+        threads = [threading.Thread(target=drive, args=(helper,), daemon=True) for helper in self._helpers]
+        for thread in threads:
+            thread.start()
+        try:
+            while (portion := next_portion()) is not None:
+                self._own.findings = copy_files.Findings()
+                for directory, group, look in portion:
+                    self._own.copy(directory, group, look_around=look)
+                finished(vars(self._own.findings))
+        except BaseException as error:  # noqa: BLE001  raised again below, when nothing copies any more
+            failures.append(error)
+            self._failed.set()
+            for helper in self._helpers:
+                helper.kill()
+        for thread in threads:
+            thread.join()  # no limit: after a failure or a cancel a helper ends with its portion
+        if self._cancel.requested:
+            raise SnapshotCanceled("interrupted while the workspace was being filled")
+        for failure in failures:
+            if isinstance(failure, copy_files.WriteFailed):
+                raise could_not_write(Path(self._target), failure) from failure
+            raise failure
+        return found
+
+    def _stopped(self) -> bool:
+        return self._cancel.requested or self._failed.is_set()
+
+    def _start_helpers(self) -> None:
+        wanted = min(len(os.sched_getaffinity(0)), 4) - 1
+        if self._helpers or wanted < 1 or not sys.executable:
+            return
+        program = Path(copy_files.__file__)
+        if not program.is_file():
+            return  # loom runs from an archive: this thread does it all
+        for _ in range(wanted):
+            helper = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _HELPER, str(program.parent)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                # Of its own, so that Ctrl-C is this process's matter alone.
+                process_group=0,
+            )
+            self._helpers.append(helper)
+            assert helper.stdin is not None
+            copy_files.send(helper.stdin, (self._source, self._target, self._since))
+
+
+def could_not_write(target: Path, failure: copy_files.WriteFailed) -> SnapshotError:
+    path, number = failure.args
+    hint = "free some space there, or point TMPDIR at another disk" if number in _FULL else "check its permissions"
+    return SnapshotError(
+        f"{target}: the workspace could not be written: {readable(path)}: {os.strerror(number)}",
+        hint=hint,
+        code="WORKSPACE_NOT_WRITTEN",
+    )
+
+
+_FULL = (28, 122)  # ENOSPC, EDQUOT

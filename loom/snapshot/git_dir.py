@@ -1,0 +1,309 @@
+"""A `.git` made by hand: what a fresh clone of the source would have, without cloning."""
+
+from __future__ import annotations
+
+import codecs
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from loom.cancel import Cancel
+from loom.errors import SnapshotError
+from loom.snapshot import copy_files
+from loom.snapshot.copy_workers import Pool
+from loom.snapshot.git import quoted_store
+from loom.snapshot.model import Rules, Source
+from loom.snapshot.source import object_stores, store_paths, to_borrow, without_password
+from loom.util.paths import RUNTIME
+
+RUNTIME_RULE = f"/{RUNTIME}\n".encode()
+"""The record is never part of what git sees in a workspace."""
+
+ATTRIBUTES_BELOW = "info/attributes-below"
+"""In a git directory: the user's own attributes."""
+
+_FICLONE = 0x40049409
+_CHECKSUMS = (20, 32)
+"""Bytes at the end of an index, by object format."""
+_PACK_FILES = (".pack", ".idx", ".rev", ".mtimes", ".promisor")
+
+AS_LAID_OUT = (
+    ("core.fileMode", "true"),
+    ("core.symlinks", "true"),
+    ("core.checkStat", "minimal"),
+    ("core.trustctime", "false"),
+    ("core.splitIndex", "false"),
+    ("core.sparseCheckout", "false"),
+)
+"""What holds of a workspace, for git that otherwise is configured as the source."""
+
+# Settings of the source that change what git sees in the same bytes.
+_CARRIED = (
+    "core.autocrlf",
+    "core.eol",
+    "core.safecrlf",
+    "core.ignorecase",
+    "core.protectntfs",
+    "core.protecthfs",
+    "core.precomposeunicode",
+    "core.quotepath",
+)
+
+
+def lay_out(source: Source, git_dir: Path, *, work_tree: str | None, rules: Rules) -> None:
+    """Everything but the index and the objects. `work_tree` is core.worktree of a submodule, relative to `git_dir`."""
+    for name in ("objects/pack", "objects/info", "refs/heads", "refs/tags", "info"):
+        (git_dir / name).mkdir(parents=True, exist_ok=True)
+    (git_dir / "HEAD").write_text(f"{source.head_sha}\n")
+    # Git reads a relative path from the top of the work tree, where a submodule's `.git` is a file.
+    way = ".git" if work_tree is None else os.path.relpath(git_dir, git_dir / work_tree)
+    below = f"{way}/{ATTRIBUTES_BELOW}" if rules.attributes else None
+    (git_dir / "config").write_bytes(os.fsencode(config_text(source, work_tree=work_tree, attributes=below)))
+    _write_refs(source, git_dir)
+    if source.shallow:
+        try:
+            (git_dir / "shallow").write_bytes((source.common_dir / "shallow").read_bytes())
+        except FileNotFoundError:
+            pass  # unshallowed a moment ago
+    (git_dir / "info" / "exclude").write_bytes(rules.excludes + RUNTIME_RULE)
+    if rules.attributes:
+        (git_dir / ATTRIBUTES_BELOW).write_bytes(rules.attributes)
+    if rules.own_attributes:
+        (git_dir / "info" / "attributes").write_bytes(rules.own_attributes)
+
+
+def config_text(source: Source, *, work_tree: str | None, attributes: str | None) -> str:
+    partial = source.config.get("extensions.partialclone", ())
+    sha256 = source.object_format != "sha1"
+    core = {
+        "repositoryformatversion": "1" if partial or sha256 else "0",
+        "filemode": "true",
+        "bare": "false",
+        "logallrefupdates": "true",
+        # The index is the source's: its mtimes and sizes hold here too, the rest of its stat data does not.
+        "checkStat": "minimal",
+        "trustctime": "false",
+    }
+    for key in _CARRIED:
+        if values := source.config.get(key):
+            core[key.removeprefix("core.")] = values[-1]
+    if work_tree is not None:
+        core["worktree"] = work_tree
+    if attributes:
+        core["attributesFile"] = attributes
+    sections: list[tuple[str, dict[str, str]]] = [("core", core)]
+    if source.attributes_tree:
+        sections.append(("attr", {"tree": source.attributes_tree}))
+    if values := source.config.get("diff.ignoresubmodules"):
+        sections.append(("diff", {"ignoreSubmodules": values[-1]}))
+    extensions = {}
+    if sha256:
+        extensions["objectformat"] = source.object_format
+    if partial:
+        extensions["partialclone"] = partial[-1]
+    sections.append(("extensions", extensions))
+    for key, values in source.config.items():
+        section, _, rest = key.partition(".")
+        name, _, variable = rest.rpartition(".")
+        if section == "remote" and name and (name == "origin" or name in partial):
+            if variable in ("url", "pushurl", "fetch", "promisor", "partialclonefilter"):
+                sections += [(f'remote "{_inside(name)}"', {variable: without_password(value)}) for value in values]
+        elif section == "submodule" and name and variable in ("url", "active", "update", "branch", "ignore"):
+            sections.append((f'submodule "{_inside(name)}"', {variable: without_password(values[-1])}))
+    # A disposable repository: packing it in the background is work for nobody.
+    sections += [("gc", {"auto": "0"}), ("maintenance", {"auto": "false"})]
+    lines = []
+    for header, settings in sections:
+        if settings:
+            lines.append(f"[{header}]")
+            lines += [f'\t{key} = "{_inside(value)}"' for key, value in settings.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _inside(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _write_refs(source: Source, git_dir: Path) -> None:
+    packed = ["# pack-refs with: sorted \n"]
+    for name, sha, target in sorted(source.refs):
+        if target:
+            path = git_dir / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(os.fsencode(f"ref: {target}\n"))
+        else:
+            packed.append(f"{sha} {name}\n")
+    (git_dir / "packed-refs").write_bytes(os.fsencode("".join(packed)))
+
+
+def excludes_of(source: Source) -> bytes:
+    """The ignore rules that lie outside of the work tree, weakest first: the user's own, then the repository's."""
+    paths = (_user_file(source, "core.excludesfile", "ignore"), source.common_dir / "info" / "exclude")
+    # Git passes over a byte-order mark only where a file begins.
+    rules = (_contents(path).removeprefix(codecs.BOM_UTF8) for path in paths)
+    return b"".join(data if data.endswith(b"\n") else data + b"\n" for data in rules if data)
+
+
+def attributes_of(source: Source) -> bytes:
+    """The user's own attributes, which count below those in the work tree."""
+    return _contents(_user_file(source, "core.attributesfile", "attributes"))
+
+
+def own_attributes_of(source: Source) -> bytes:
+    """The repository's attributes that lie outside of the work tree, and count above those in it."""
+    return _contents(source.common_dir / "info" / "attributes")
+
+
+def _contents(path: Path | None) -> bytes:
+    try:
+        return b"" if path is None else path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _user_file(source: Source, key: str, default: str) -> Path | None:
+    home = source.environment.get("HOME", "")
+    if values := source.config.get(key):
+        text = values[-1]
+        if text.startswith("~/") and home:
+            return Path(home, text[2:])
+        # "~name/": that user's. Where there is none, git has refused already.
+        return source.root / Path(text).expanduser() if text else None
+    base = source.environment.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
+    return Path(base, "git", default) if base else None
+
+
+def lay_out_objects(source: Source, git_dir: Path, *, may_borrow: tuple[Path, ...], cancel: Cancel) -> tuple[Path, ...]:
+    """Make the source's objects readable from `git_dir`; returns the stores that are borrowed for it.
+
+    Never by hard link: a `chown -R` in a job would reach the user's own objects through it.
+    """
+    objects = git_dir / "objects"
+    borrow = to_borrow(object_stores(source.objects_dir)) if may_borrow else ()
+    if borrow and set(borrow) <= set(may_borrow) and not _shares_blocks(source.objects_dir, objects):
+        (objects / "info" / "alternates").write_bytes(os.fsencode(quoted_store(source.objects_dir) + "\n"))
+        return borrow
+    there: set[str] = set()
+    for store in store_paths(source.objects_dir):
+        _copy_store(store, objects, there, cancel)
+    return ()
+
+
+def _shares_blocks(source: Path, target: Path) -> bool:
+    """Whether the file system makes copies that share their blocks until one is written (btrfs, xfs): then copying is free."""
+    try:
+        sample = next(path for path in (source / "pack").iterdir() if path.suffix == ".idx")
+    except (OSError, StopIteration):
+        return False
+    probe = target / "probe"
+    try:
+        with sample.open("rb") as reading, probe.open("wb") as writing:
+            fcntl.ioctl(writing.fileno(), _FICLONE, reading.fileno())
+        return True
+    except OSError:
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _copy_store(store: Path, target: Path, there: set[str], cancel: Cancel) -> None:
+    """Copy packs and loose objects that are not `there` yet, and add them to it. What a `git gc` moves is looked for again."""
+    for _ in range(4):
+        listed = sorted(path for path in _object_files(store) if path not in there)
+        if not listed:
+            return
+        with Pool(store, target, since_ns=1 << 62, cancel=cancel) as pool:
+            found = pool.copy(((path, copy_files.OBJECT) for path in listed), about=len(listed), look_around=False)
+        if found.denied:
+            raise SnapshotError(
+                f"{store / found.denied[0][0]}: {os.strerror(found.denied[0][1])}",
+                hint="git's objects must be readable",
+                code="OBJECTS_UNREADABLE",
+            )
+        missing = set(found.absent)
+        there.update(path for path in listed if path not in missing)
+        if not missing:
+            return
+
+
+def _object_files(store: Path) -> Iterator[str]:
+    for entry in os.scandir(store):
+        if entry.name == "pack":
+            for name in os.listdir(entry.path):  # noqa: PTH208
+                # Not all are called pack-...: `git maintenance` makes loose-... ones. Unfinished ones are hidden.
+                if not name.startswith((".", "tmp_")) and name.endswith(_PACK_FILES):
+                    yield f"pack/{name}"
+        elif len(entry.name) == 2:
+            try:
+                for name in os.listdir(entry.path):  # noqa: PTH208
+                    if not name.startswith("tmp_"):
+                        yield f"{entry.name}/{name}"
+            except OSError:
+                continue  # emptied and removed by a gc
+
+
+def copy_index(source: Source, git_dir: Path) -> bytes:
+    """The source's index, as it is at this moment, for everything that follows; returns its bytes ("" without one).
+
+    Its time comes along, to the second below: git reads files again that are younger than their index.
+    """
+    try:
+        with source.index_path.open("rb") as reading:
+            status = os.fstat(reading.fileno())
+            data = reading.read()
+    except FileNotFoundError:
+        return b""
+    target = git_dir / "index"
+    target.write_bytes(data)
+    second = status.st_mtime_ns // 1_000_000_000 * 1_000_000_000
+    os.utime(target, ns=(second, second))
+    return data
+
+
+def copy_shared_indexes(source: Source, git_dir: Path) -> None:
+    """What a split index is completed from."""
+    for shared in source.git_dir.glob("sharedindex.*"):
+        (git_dir / shared.name).write_bytes(shared.read_bytes())
+
+
+def is_plain(index: bytes) -> bool:
+    """Whether an index says nothing that is true of the source's place only; "no" may be a false alarm, "yes" never."""
+    return not is_split(index) and not any(_extension(index, name) for name in (b"FSMN", b"UNTR", b"sdir"))
+
+
+def is_split(index: bytes) -> bool:
+    """Whether a part of it is in another file (as sure as `is_plain`); to read it touches that file's time."""
+    return _extension(index, b"link")
+
+
+def _extension(index: bytes, name: bytes) -> bool:
+    return any(True for _ in _extensions(index, name))
+
+
+def tree_of_index(index: bytes, digest_size: int) -> str | None:
+    """The tree that `git write-tree` would make of an index, where git has noted it there; None when it is to be found out.
+
+    Git forgets the note with every change of an entry, and makes none of files that are only intended to be added.
+    """
+    for content in _extensions(index, b"TREE"):
+        counts, _, rest = content.partition(b"\n")  # of the root: its path (empty), NUL, entries, blank, subtrees
+        entries = counts.removeprefix(b"\0").split(b" ")[0]
+        if counts.startswith(b"\0") and entries.isdigit():
+            return rest[:digest_size].hex()
+    return None
+
+
+def _extensions(index: bytes, name: bytes) -> Iterator[bytes]:
+    """What may be the content of such an extension: after its name and size, up to the next one or the checksum.
+
+    The name alone may well be a part of some file's name.
+    """
+    at = index.find(name)
+    while at >= 0:
+        start = at + 8
+        end = start + int.from_bytes(index[at + 4 : start], "big")
+        left = len(index) - end
+        if left in _CHECKSUMS or (left > min(_CHECKSUMS) and index[end : end + 4].isalpha()):
+            yield index[start:end]
+        at = index.find(name, at + 1)

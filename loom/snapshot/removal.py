@@ -1,0 +1,149 @@
+"""Delete workspaces, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+from msgspec import Struct
+
+from loom.errors import SnapshotError
+from loom.snapshot.lock import alone_in, is_occupied
+from loom.snapshot.manifest import FILLING, NAME
+from loom.util.paths import half_removed, jobs_of, run_of_workspace
+
+
+class Removal(Struct, frozen=True, kw_only=True):
+    """What became of a workspace. `remaining` are paths that could not be deleted, with the reason."""
+
+    path: Path
+    remaining: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        return not self.remaining
+
+
+def is_workspace(path: Path, *, recorded: bool = False) -> bool:
+    """Whether `path` is a directory that loom made: by its name, and by its mark or a run's record that names it.
+
+    Not one that is being filled at this moment.
+    `recorded`: a run's record names it; a job may have removed the mark along with `.git`.
+    """
+    try:
+        directory = stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
+    if not directory or run_of_workspace(path.name) is None:
+        return False
+    git_dir = path / ".git"
+    if recorded or os.path.isfile(git_dir / NAME):  # noqa: PTH113  False also where nobody may look
+        return True
+    # Whoever filled it was killed before it was whole.
+    return os.path.isfile(git_dir / FILLING) and is_occupied(path) is False  # noqa: PTH113
+
+
+def remains(workspace: Path) -> list[Path]:
+    """Directories that are there of a workspace: itself, its jobs' own, what a removal that was killed has left."""
+    return [path for path in (half_removed(workspace), jobs_of(workspace), workspace) if _is_our_directory(path)]
+
+
+def _is_our_directory(path: Path) -> bool:
+    """Not a link, and not another user's, for whom the directory of temporary files is as open."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and os.geteuid() in (0, status.st_uid)
+
+
+def remove(workspace: Path, *, recorded: bool = False) -> Removal:
+    """Delete a workspace, with all that jobs left in it and beside it, as far as the rights go; gone already is fine.
+
+    SnapshotError for what is no workspace of loom's, and for one that is in use. Symbolic links are removed, never followed.
+    """
+    there = workspace.is_symlink() or workspace.exists()
+    named_like_one = run_of_workspace(workspace.name) is not None
+    if there and not is_workspace(workspace, recorded=recorded):
+        raise SnapshotError(
+            f"{workspace}: not one of loom's workspaces; nothing was deleted",
+            hint="remove it by hand if you are sure",
+            code="NOT_A_WORKSPACE",
+        )
+    remaining: dict[str, str] = {}
+    with alone_in(workspace) as alone:
+        if not alone:
+            raise SnapshotError(
+                f"{workspace}: in use by a run or a shell; nothing was deleted",
+                hint="wait for it to end, then delete it again",
+                code="WORKSPACE_IN_USE",
+            )
+        if half_removed(workspace) in remains(workspace) and named_like_one:
+            remaining |= delete(half_removed(workspace))
+        # Out of the way first: what goes by this name is a whole workspace or none.
+        going = half_removed(workspace)
+        try:
+            workspace.rename(going)
+        except OSError:
+            going = workspace
+    for beside in remains(workspace) if named_like_one else []:
+        if beside not in (workspace, going):
+            remaining |= delete(beside)
+    if there:
+        left = delete(going)
+        if going != workspace and going.exists():
+            try:
+                going.rename(workspace)
+            except OSError:
+                pass
+        if workspace.exists() and not left:
+            left = {str(workspace): "could not be deleted"}
+        remaining |= {path.replace(str(going), str(workspace), 1): why for path, why in left.items()}
+    return Removal(path=workspace, remaining=tuple(remaining.items()))
+
+
+def delete(tree: Path) -> dict[str, str]:
+    """What of it could not be deleted, each with the reason."""
+    remaining: dict[str, str] = {}
+
+    def failed(path: str, error: BaseException) -> None:
+        """Directories without the rights to list or empty them get these, if they are ours; then once more."""
+        if isinstance(error, FileNotFoundError):
+            return
+        parent = os.path.dirname(path)  # noqa: PTH120
+        try:
+            if _removed_empty(path):
+                return
+            for directory in {parent, path}:
+                status = os.lstat(directory)
+                if stat.S_ISDIR(status.st_mode) and status.st_mode & 0o700 != 0o700:
+                    os.chmod(directory, 0o700)  # noqa: PTH101
+            if stat.S_ISDIR(os.lstat(path).st_mode):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)  # noqa: PTH108
+        except OSError as again:
+            if not isinstance(again, FileNotFoundError):
+                remaining.setdefault(path, again.strerror or str(again))
+
+    try:
+        shutil.rmtree(tree, onerror=lambda _, path, info: failed(path, info[1]))
+    except RecursionError:  # a thousand directories inside one another
+        subprocess.run(  # no limit: it deletes
+            ["rm", "-rf", "--", str(tree)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+        )
+        if tree.exists():
+            remaining.setdefault(str(tree), "directories too deep inside one another")
+    return remaining if tree.exists() else {}
+
+
+def _removed_empty(path: str) -> bool:
+    """Another's closed directory (overlayfs makes one) can't be looked into, and may be empty all the same."""
+    try:
+        os.rmdir(path)  # noqa: PTH106
+    except OSError:
+        return False
+    return True

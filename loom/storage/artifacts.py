@@ -1,0 +1,283 @@
+"""What a job leaves for people and for later jobs: taken from its view of the workspace, kept in the record, put back.
+
+`collect` and `restore` are each other's mirror; the archive between them is also what people download. A job wrote what
+is collected, so its names and links are believed in nothing (`view` holds the rules).
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, cast
+
+from msgspec import Struct
+
+from loom.errors import ArtifactError
+from loom.plan.model import Artifacts
+from loom.secrets.masking import Masker
+from loom.status import OnOutput
+from loom.storage import junit
+from loom.storage.files import open_regular
+from loom.storage.junit import FailingTest
+from loom.storage.tar import DamagedArchive, UnsafeArchive, Writer, checked, read, unpack
+from loom.storage.workspace import Selection, Skipped, UnsafePath, WorkspaceView, leads_out, packing
+
+PATH_INVALID = "ARTIFACT_PATH_INVALID"
+NO_SPACE = "ARTIFACT_NO_SPACE"
+UNREADABLE = "ARTIFACT_UNREADABLE"
+UNSAFE = "ARTIFACT_UNSAFE"
+
+_CHUNK = 1 << 20
+_GZIP_LEVEL = 1  # a run waits for it; level 6 takes four times as long for a tenth less
+
+
+class Collected(Struct, frozen=True, kw_only=True):
+    """What was kept. `files` counts links too; `bytes` is what the files hold, `archive_bytes` what the archive takes."""
+
+    files: int
+    bytes: int
+    archive_bytes: int
+    sha256: str
+    missing: tuple[str, ...] = ()
+    """Patterns that nothing was found for."""
+    skipped: tuple[Skipped, ...] = ()
+    """What was asked for and not taken: sockets, unreadable files, files with a secret in them."""
+    links_out: tuple[str, ...] = ()
+    """Links that lead out of the workspace; kept as links."""
+
+
+class Restored(Struct, frozen=True, kw_only=True):
+    files: int
+    bytes: int
+
+
+class TestReports(Struct, frozen=True, kw_only=True):
+    """All JUnit reports of a job together; `problems` says which could not be read, and why."""
+
+    reports: int = 0
+    tests: int = 0
+    failures: int = 0
+    errors: int = 0
+    skipped: int = 0
+    failing: tuple[FailingTest, ...] = ()
+    missing: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def collect(
+    spec: Artifacts,
+    view: WorkspaceView,
+    *,
+    archive: Path,
+    on_output: OnOutput,
+    masker: Masker | None = None,
+) -> Collected:
+    """Keep what `spec` names in `archive` (tar, gzip), which is replaced whole.
+
+    Nothing found is no error; what is missing or skipped is told to `on_output` and in the result. A file in which
+    `masker` finds a secret is left out. ArtifactError for a pattern that leads out of the workspace, and when the view
+    can't be read or the record not be written; nothing is left then.
+    """
+    selection = _selection(spec.paths, spec.exclude)
+    skipped: list[Skipped] = []
+    files = size = 0
+    links_out = []
+    with _told("keep the artifacts"), _replacing(archive) as file:
+        hashed = _Hashed(file)
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=hashed, mtime=0) as packed:
+            archived = Writer(packed)
+            for entry in packing(archived, view, selection, skipped, masker):
+                files += entry.kind != "directory"
+                size += entry.size
+                if leads_out(entry):
+                    links_out.append(entry.path)
+            archived.finish()
+    result = Collected(
+        files=files,
+        bytes=size,
+        archive_bytes=hashed.size,
+        sha256=hashed.digest.hexdigest(),
+        missing=selection.missing,
+        skipped=tuple(skipped),
+        links_out=tuple(links_out),
+    )
+    for line in _told_of(result):
+        on_output("stdout", line.encode("utf-8", "surrogateescape") + b"\n")
+    return result
+
+
+def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) -> Restored:
+    """Put an archive's content into a job's view of the workspace.
+
+    ArtifactError for one that is not what `collect` gave the `sha256` of, and for what is never unpacked, whoever
+    packed it (`storage.tar`).
+    """
+    with _told("restore the artifacts", archive):
+        if sha256 is not None and _sha256(archive) != sha256:
+            raise ArtifactError(
+                f"{archive} is not what the job left: its checksum differs from the record's",
+                hint="Run the job that makes it again.",
+                code=UNREADABLE,
+            )
+
+        written = view.write(lambda: _opened(archive))
+    return Restored(files=written.files, bytes=written.bytes)
+
+
+class ArtifactFile(Struct, frozen=True):
+    """A file or link in an archive. `content` tells it apart from another one of that name."""
+
+    path: str
+    kind: str
+    size: int
+    target: str = ""
+    content: int = 0
+
+
+def index_of(archive: Path) -> list[ArtifactFile]:
+    """What an archive holds besides directories. ArtifactError for one that is damaged, or would not be unpacked."""
+    held = []
+    with _told("read the artifacts", archive), _opened(archive) as packed:
+        for entry, content in checked(read(packed)):
+            total = 0
+            while content is not None and (data := content.read(_CHUNK)):
+                total = zlib.crc32(data, total)
+            if entry.kind != "directory":
+                held.append(ArtifactFile(entry.path, entry.kind, entry.size, entry.target, total))
+    return sorted(held, key=lambda file: file.path)
+
+
+def overlaps(indexes: Mapping[str, Iterable[ArtifactFile]]) -> dict[str, list[str]]:
+    """The paths that several jobs leave differently, each with these jobs in their order: what the last one left stays."""
+    holders: dict[str, dict[str, ArtifactFile]] = {}
+    for name, index in indexes.items():
+        for held in index:
+            holders.setdefault(held.path, {})[name] = held
+    return {path: list(by) for path, by in holders.items() if len(set(by.values())) > 1}
+
+
+def fetch(archive: Path, folder: Path) -> Restored:
+    """Unpack an archive below `folder`, which is made if need be. ArtifactError as for `restore`."""
+    with _told("fetch the artifacts", archive), _opened(archive) as packed:
+        folder.mkdir(parents=True, exist_ok=True)
+        written = unpack(packed, folder)
+    return Restored(files=written.files, bytes=written.bytes)
+
+
+def read_reports(patterns: Iterable[str], view: WorkspaceView, *, project_dir: str) -> TestReports:
+    """The JUnit reports that a job wrote. One that can't be read is a problem in the result, never an error."""
+    selection = _selection(patterns, ())
+    found: list[junit.Report] = []
+    skipped: list[Skipped] = []
+    problems: list[str] = []
+    with _told("read the test reports"):
+        for entry, file in view.read(selection, skipped.append):
+            if file is None:
+                continue
+            try:
+                found.append(junit.read(file, project_dir=project_dir, report=entry.path))
+            except junit.UnreadableReport as error:
+                problems.append(f"{entry.path}: {error}")
+    problems += [f"{item.path}: {item.reason}" for item in skipped]
+    failing = [test for report in found for test in report.failing]
+    return TestReports(
+        reports=len(found),
+        tests=sum(report.tests for report in found),
+        failures=sum(report.failures for report in found),
+        errors=sum(report.errors for report in found),
+        skipped=sum(report.skipped for report in found),
+        failing=tuple(failing[: junit.MAX_FAILING]),
+        missing=selection.missing,
+        problems=tuple(problems),
+    )
+
+
+def _selection(paths: Iterable[str], exclude: Iterable[str]) -> Selection:
+    try:
+        return Selection(paths, exclude)
+    except UnsafePath as error:
+        raise ArtifactError(
+            f"artifacts: {error}",
+            hint="Name paths inside of the workspace, such as `build/` or `**/*.xml`.",
+            code=PATH_INVALID,
+        ) from error
+
+
+class _Hashed:
+    """A file that knows the size and the checksum of what was written to it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+@contextmanager
+def _replacing(archive: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the old one's place at the end, or is gone on any other way out."""
+    new = archive.with_name(f".{archive.name}.new")
+    new.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with new.open("wb") as file:
+            yield file
+        new.replace(archive)
+    except BaseException:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _told(what: str, place: Path | None = None) -> Iterator[None]:
+    """Foreign exceptions become ArtifactError here, and nowhere else."""
+    try:
+        yield
+    except UnsafeArchive as error:
+        where = f"{place}: " if place else ""
+        raise ArtifactError(
+            f"can't {what}: {where}{error}", hint="Nothing outside of the workspace was touched.", code=UNSAFE
+        ) from error
+    except (DamagedArchive, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ArtifactError(f"can't {what}: {place or 'the archive'} is damaged ({error})", code=UNREADABLE) from error
+    except OSError as error:
+        place_of = f"{error.filename}: " if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ArtifactError(
+                f"can't {what}: the disk is full", hint="`loom clean` removes old runs.", code=NO_SPACE
+            ) from error
+        raise ArtifactError(f"can't {what}: {place_of}{error.strerror or error}") from error
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[IO[bytes]]:
+    """OSError for what is no file: a FIFO in its place would be waited for."""
+    with open_regular(archive) as file, gzip.GzipFile(fileobj=file, mode="rb") as packed:
+        yield cast(IO[bytes], packed)
+
+
+def _sha256(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _told_of(result: Collected) -> Iterator[str]:
+    yield f"{result.files} {'file' if result.files == 1 else 'files'}, {result.bytes} bytes kept ({result.archive_bytes} packed)"
+    for pattern in result.missing:
+        yield f"warning: nothing found for {pattern}"
+    for item in result.skipped:
+        yield f"warning: {item.path} left out: {item.reason}"
+    for path in result.links_out:
+        yield f"warning: {path} is a link out of the workspace; kept as a link, what it points to is not"

@@ -1,0 +1,771 @@
+"""Jobs' caches: a content-addressed store in the user's cache folder, shared by checkouts and by many looms at once.
+
+    <folder>/entries/<project>[-protected]/<id>.json   what a key stands for; its mtime is when it was last used
+    <folder>/blobs/<ab>/<sha256>.tar.zst   the archives; several entries may share one
+    <folder>/tmp/                          what is being written; what a killed loom left there goes at the next restore
+    <folder>/lock                          held while entries and blobs change, never while anything is packed
+
+A cache is help, not input: nothing here raises because the store is broken. What went wrong is a warning in the result,
+and the job goes on as if there had been no cache. `CacheError` is for the command line, where the store is the subject.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+from urllib.parse import urlsplit
+
+import msgspec
+import zstandard
+from msgspec import Struct
+from msgspec.structs import asdict, replace
+
+from loom.errors import CacheError
+from loom.plan.model import Cache as Spec
+from loom.plan.model import CacheKeyFiles
+from loom.secrets.masking import Masker
+from loom.status import OnOutput
+from loom.storage import files
+from loom.storage.private import check_private, make_private
+from loom.storage.tar import DamagedArchive, Entry, UnsafeArchive, Writer
+from loom.storage.workspace import DirectoryView, Selection, Skipped, UnsafePath, WorkspaceView, packing
+from loom.util import processes
+
+Hit = Literal["exact", "fallback", "miss"]
+
+_SCHEMA = 1
+_LARGEST_ENTRY = 1 << 24
+_LEVEL = 1
+_CHUNK = 1 << 20
+_SECOND = 1_000_000_000
+_LONGEST_KEY = 1000
+_LONGEST_LINE = 1 << 14
+_README = """This folder belongs to loom: caches that workflows' jobs asked for. `loom cache ls` shows them, `loom cache rm` and
+`loom cache prune` remove some. The whole folder may be deleted at any time; jobs then take longer once.
+"""
+_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds loom's caches; backups may leave it out.\n"
+
+
+class RestoreResult(Struct, frozen=True, kw_only=True):
+    """`key` is the key that was found ("" for a miss), `bytes` what was unpacked."""
+
+    hit: Hit
+    key: str = ""
+    files: int = 0
+    bytes: int = 0
+    packed_bytes: int = 0
+    warning: str | None = None
+
+
+class SaveResult(Struct, frozen=True, kw_only=True):
+    """`saved` is False when the store had the very same already (`unchanged`), or could not take it (`warning`)."""
+
+    key: str
+    saved: bool
+    unchanged: bool = False
+    files: int = 0
+    bytes: int = 0
+    packed_bytes: int = 0
+    skipped: tuple[Skipped, ...] = ()
+    warning: str | None = None
+
+
+class Stored(Struct, frozen=True, kw_only=True):
+    """An entry of the store. Times in seconds since the epoch."""
+
+    id: str
+    project: str
+    key: str
+    paths: tuple[str, ...]
+    blob: str
+    files: int
+    bytes: int
+    packed_bytes: int
+    created_at: float
+    used_at: float
+    protected: bool = False
+    """Saved by a run on a protected branch; only such runs write these."""
+    trees: tuple[str, ...] = ()
+    """Fingerprints of the tree that was packed: as it was, and as it is after a restore."""
+
+
+class Pruned(Struct, frozen=True, kw_only=True):
+    entries: tuple[Stored, ...]
+    freed_bytes: int
+
+
+class Damage(Struct, frozen=True, kw_only=True):
+    """Something wrong in the store: `what` is for people; `entry` is None for a file that no entry knows."""
+
+    what: str
+    path: str
+    entry: Stored | None = None
+
+
+# Keys
+
+
+def project_of(origin: str | None, root: Path) -> str:
+    """The identity of the repository at `root`, which caches belong to: where it lies, and its origin beside it.
+
+    The place counts because nothing in a repository can choose it; the origin (without scheme, user and `.git`) because
+    another repository may take the place later. Linked worktrees count as their repository.
+    """
+    place = os.fsencode(_repository(root.resolve())).decode("utf-8", "backslashreplace")
+    name = _name_of(origin)
+    return f"{place} ({name})" if name else place
+
+
+def _name_of(origin: str | None) -> str:
+    if not origin:
+        return ""
+    scp = re.fullmatch(r"(?:[^@/:]+@)?([^/:]+):(?!//)(.+)", origin)
+    if scp is not None:
+        host, path = scp[1], scp[2]
+    else:
+        try:
+            parts = urlsplit(origin)
+            host, path = parts.hostname or "", parts.path
+        except ValueError:
+            host, path = "", origin
+    return f"{host.lower()}/{path.strip('/').removesuffix('.git')}".lstrip("/")
+
+
+def _repository(root: Path) -> Path:
+    """The main checkout of the linked worktree at `root`, else `root`: both sides must name each other.
+
+    A `.git` that only points to another repository is what anybody can write.
+    """
+    link = root / ".git"
+    text = _line_of(link)
+    if not text.startswith("gitdir: "):
+        return root
+    git_dir = (root / text.removeprefix("gitdir: ")).resolve()
+    common = git_dir.parent.parent
+    if git_dir.parent.name != "worktrees" or common.name != ".git" or Path(_line_of(git_dir / "gitdir")) != link:
+        return root
+    return common.parent
+
+
+def _line_of(file: Path) -> str:
+    try:
+        with files.open_regular(file) as opened:
+            return os.fsdecode(opened.read(_LONGEST_LINE)).rstrip("\n")
+    except OSError:
+        return ""
+
+
+def key_of(spec: Spec, workspace: Path) -> str:
+    """The key of a cache entry, before the job has changed anything. CacheError for one that can't be a key.
+
+    `{prefix, files}` hashes names and contents of the files that the globs find in `workspace`.
+    """
+    key = spec.key if isinstance(spec.key, str) else _key_of_files(spec.key, workspace)
+    if not key.strip() or len(key) > _LONGEST_KEY or "\0" in key:
+        raise CacheError(
+            f"the cache key {key[:80]!r} is {'empty' if not key.strip() else 'longer than 1000 characters'}",
+            hint="Use a shorter text, or `key: {files: [...]}`.",
+            code="CACHE_KEY_INVALID",
+        )
+    return key
+
+
+def _key_of_files(key: CacheKeyFiles, workspace: Path) -> str:
+    selection = _selection(key.files)
+    digest = hashlib.sha256()
+    found = False
+    try:
+        for entry, file in DirectoryView(workspace).read(selection, lambda skipped: None):
+            if entry.kind == "directory":
+                continue
+            found = True
+            content = hashlib.file_digest(file, "sha256").digest() if file is not None else entry.target.encode()  # type: ignore[arg-type]
+            digest.update(entry.path.encode("utf-8", "surrogateescape") + b"\0" + content + b"\0")
+    except OSError as error:
+        raise CacheError(f"the files of a cache key can't be read: {error}", code="CACHE_KEY_INVALID") from error
+    parts = [part for part in (key.prefix, digest.hexdigest()[:40] if found else "none") if part]
+    return "-".join(parts)
+
+
+def _selection(paths: Iterable[str]) -> Selection:
+    try:
+        return Selection(paths)
+    except UnsafePath as error:
+        raise CacheError(
+            f"cache: {error}",
+            hint="Name paths inside of the workspace, such as `.cache/pip`.",
+            code="CACHE_PATH_INVALID",
+        ) from error
+
+
+# The store
+
+
+class Cache:
+    """One user's store, seen from one project. Thread-safe, and safe for several processes.
+
+    `protected`: the run is on a protected branch. It reads and writes entries that only such runs write; any other run
+    writes entries of its own, and reads both.
+    """
+
+    def __init__(
+        self, folder: Path, *, max_size: int, project: str, clock: Callable[[], float], protected: bool = False
+    ) -> None:
+        self.folder = folder
+        self._max_size = max_size
+        self._project = project
+        self._clock = clock
+        self._protected = protected
+
+    def restore(self, spec: Spec, key: str, view: WorkspaceView, on_output: OnOutput) -> RestoreResult:
+        """Unpack what is stored under `key`, else the newest whose key begins with one of `spec.fallback_keys`."""
+        warnings: list[str] = []
+        result = RestoreResult(hit="miss")
+        for entry, hit in self._candidates(spec, key, warnings):
+            try:
+                result = self._unpack(entry, hit, view)
+                break
+            except _Corrupt as error:
+                warnings.append(f"the cache entry {entry.key!r} is damaged ({error}) and was removed")
+                self._forget([entry])
+            except FileNotFoundError:
+                continue  # another loom's eviction was faster
+            except (UnsafeArchive, OSError) as error:
+                warnings.append(f"the cache entry {entry.key!r} can't be restored: {_reason(error)}")
+                break
+        if warnings:
+            result = replace(result, warning="; ".join(warnings))
+        _say(on_output, _restored_lines(result, key))
+        return result
+
+    def save(
+        self, spec: Spec, key: str, view: WorkspaceView, on_output: OnOutput, *, masker: Masker | None = None
+    ) -> SaveResult:
+        """Store what `spec.paths` name under `key`. Files in which `masker` finds a secret are left out."""
+        skipped: list[Skipped] = []
+        masker = masker if masker is not None and masker.active else None
+        try:
+            result = self._save(spec, key, view, skipped, masker)
+        except (OSError, DamagedArchive, UnsafeArchive) as error:
+            result = SaveResult(key=key, saved=False, warning=f"the cache {key!r} can't be saved: {_reason(error)}")
+        result = replace(result, skipped=tuple(skipped))
+        _say(on_output, _saved_lines(result))
+        return result
+
+    def _save(
+        self, spec: Spec, key: str, view: WorkspaceView, skipped: list[Skipped], masker: Masker | None
+    ) -> SaveResult:
+        selection = _selection(spec.paths)
+        check_private(self.folder)
+        identity = _id(self._project, key, spec.paths)
+        before = [entry for entry in self._exact(identity) if self._blob_path(entry.blob).exists()]
+        trees: tuple[str, ...] = ()
+        if isinstance(view, DirectoryView):
+            trees = _fingerprints(view.entries(selection, lambda _: None))
+            same = next((entry for entry in before if trees[0] in entry.trees), None)
+            if same is not None:
+                self._touch(same)
+                return SaveResult(key=key, saved=False, unchanged=True, files=same.files, bytes=same.bytes)
+        self._prepare()
+        with _temporary(self.folder / "tmp") as file:
+            packed = _pack(view, selection, file, skipped, masker)
+            if not packed.files:
+                why = "all of it was left out" if skipped else f"none of {', '.join(spec.paths)} is there"
+                return SaveResult(
+                    key=key, saved=False, skipped=tuple(skipped), warning=f"nothing to save for {key!r}: {why}"
+                )
+            if packed.size > self._max_size:
+                return SaveResult(
+                    key=key,
+                    saved=False,
+                    warning=f"the cache {key!r} takes {about_size(packed.size)}, more than the limit of "
+                    f"{about_size(self._max_size)} for all (cache_max_size)",
+                )
+            now = self._clock()
+            entry = Stored(
+                id=identity,
+                project=self._project,
+                key=key,
+                paths=spec.paths,
+                blob=packed.sha256,
+                files=packed.files,
+                bytes=packed.bytes,
+                packed_bytes=packed.size,
+                created_at=now,
+                used_at=now,
+                protected=self._protected,
+                trees=trees if not skipped else (),
+            )
+            with self._locked():
+                self._publish(entry, file.name)
+                self._evict(keep=entry.id)
+        unchanged = any(other.blob == entry.blob for other in before)
+        return SaveResult(
+            key=key,
+            saved=not unchanged,
+            unchanged=unchanged,
+            files=entry.files,
+            bytes=entry.bytes,
+            packed_bytes=entry.packed_bytes,
+        )
+
+    def _unpack(self, entry: Stored, hit: Hit, view: WorkspaceView) -> RestoreResult:
+        with files.open_regular(self._blob_path(entry.blob)) as blob:
+            if hashlib.file_digest(blob, "sha256").hexdigest() != entry.blob:
+                raise _Corrupt("its checksum is wrong")
+
+            def unpacked() -> IO[bytes]:
+                # The open file and not its name: it stays whole when another loom evicts it meanwhile.
+                blob.seek(0)
+                return cast(IO[bytes], zstandard.ZstdDecompressor().stream_reader(blob, _CHUNK, closefd=False))
+
+            try:
+                written = view.write(unpacked)
+            except (DamagedArchive, zstandard.ZstdError, EOFError) as error:
+                raise _Corrupt(str(error)) from error
+        self._touch(entry)
+        return RestoreResult(
+            hit=hit, key=entry.key, files=written.files, bytes=written.bytes, packed_bytes=entry.packed_bytes
+        )
+
+    def _candidates(self, spec: Spec, key: str, warnings: list[str]) -> Iterator[tuple[Stored, Hit]]:
+        try:
+            check_private(self.folder)
+        except OSError as error:
+            warnings.append(f"the cache can't be used: {_reason(error)}")
+            return
+        self._sweep_unfinished()
+        exact = self._exact(_id(self._project, key, spec.paths))
+        yield from ((entry, "exact") for entry in exact)
+        others: list[Stored] | None = None
+        for prefix in spec.fallback_keys:
+            if others is None:
+                others = [entry for entry in self._entries_of_project() if entry.paths == spec.paths]
+                others.sort(key=lambda entry: -entry.created_at)
+            for entry in others:
+                if prefix and entry.key.startswith(prefix) and entry not in exact:
+                    yield entry, "fallback"
+
+    def _exact(self, identity: str) -> list[Stored]:
+        paths = [self._entry_path(identity, protected) for protected in self._readable]
+        return [entry for path in paths if (entry := self._read(path)) is not None]
+
+    @property
+    def _readable(self) -> tuple[bool, ...]:
+        """Which entries this run may read, those of its own kind first."""
+        return (True,) if self._protected else (False, True)
+
+    # For the command line
+
+    def entries(self) -> list[Stored]:
+        """Every entry of every project, last used first. CacheError when the store can't be read."""
+        with self._as_subject():
+            root = self.folder / "entries"
+            folders = [path for path in root.iterdir() if path.is_dir()] if root.exists() else []
+            found = [entry for folder in folders for entry in self._entries_in(folder)]
+        return sorted(found, key=lambda entry: (-entry.used_at, entry.key))
+
+    def remove(self, entries: Sequence[Stored]) -> Pruned:
+        with self._as_subject(), self._locked():
+            freed = self._drop(entries)
+        return Pruned(entries=tuple(entries), freed_bytes=freed)
+
+    def prune(self, *, max_size: int | None = None, unused_for_s: float | None = None) -> Pruned:
+        """Remove what was not used for so long, then the least recently used until the rest fits."""
+        with self._as_subject(), self._locked():
+            entries = self.entries()
+            old = [
+                entry for entry in entries if unused_for_s is not None and entry.used_at < self._clock() - unused_for_s
+            ]
+            gone = old + _over(
+                [entry for entry in entries if entry not in old], self._max_size if max_size is None else max_size
+            )
+            freed = self._drop(gone)
+            freed += self._sweep()
+        return Pruned(entries=tuple(gone), freed_bytes=freed)
+
+    def verify(self) -> list[Damage]:
+        """Read every archive; says what is damaged, missing or unknown, and changes nothing."""
+        damaged: list[Damage] = []
+        with self._as_subject():
+            known: set[str] = set()
+            for path in sorted((self.folder / "entries").glob("*/*.json")):
+                entry = self._read(path)
+                if entry is None:
+                    damaged.append(Damage(what="the entry can't be read", path=str(path)))
+                    continue
+                known.add(entry.blob)
+                blob = self._blob_path(entry.blob)
+                wrong = _damage_of(blob, entry.blob)
+                if wrong is not None:
+                    damaged.append(Damage(what=wrong, path=str(blob), entry=entry))
+            damaged.extend(
+                Damage(what="no entry knows this archive", path=str(blob))
+                for blob in sorted((self.folder / "blobs").glob("*/*"))
+                if blob.name.removesuffix(".tar.zst") not in known
+            )
+        return damaged
+
+    @contextmanager
+    def _as_subject(self) -> Iterator[None]:
+        try:
+            check_private(self.folder)
+            yield
+        except OSError as error:
+            raise CacheError(
+                f"the cache in {self.folder} can't be used: {_reason(error)}",
+                hint="`loom config show cache_dir` says where it is.",
+            ) from error
+
+    # Files
+
+    def _entry_path(self, identity: str, protected: bool) -> Path:
+        return self.folder / "entries" / _folder_name(self._project, protected) / f"{identity}.json"
+
+    def _path_of(self, entry: Stored) -> Path:
+        return self.folder / "entries" / _folder_name(entry.project, entry.protected) / f"{entry.id}.json"
+
+    def _blob_path(self, sha256: str) -> Path:
+        return self.folder / "blobs" / sha256[:2] / f"{sha256}.tar.zst"
+
+    def _entries_of_project(self) -> list[Stored]:
+        folders = [self.folder / "entries" / _folder_name(self._project, protected) for protected in self._readable]
+        return [entry for folder in folders for entry in self._entries_in(folder)]
+
+    def _entries_in(self, folder: Path) -> list[Stored]:
+        try:
+            paths = list(folder.glob("*.json"))
+        except OSError:
+            return []
+        return [entry for path in paths if (entry := self._read(path)) is not None]
+
+    def _read(self, path: Path) -> Stored | None:
+        """None for an entry that is not there, is damaged, lies where it does not belong, or is another version's."""
+        try:
+            with files.open_regular(path) as file:
+                used_at = os.fstat(file.fileno()).st_mtime
+                written = _DECODER.decode(file.read(_LARGEST_ENTRY))
+            if written.schema != _SCHEMA or not re.fullmatch(r"[0-9a-f]{64}", written.blob):
+                return None
+            fields = {name: value for name, value in asdict(written).items() if name != "schema"}
+            entry = Stored(**fields, id=_id(written.project, written.key, written.paths), used_at=used_at)
+        except (OSError, ValueError, RecursionError):
+            return None
+        return entry if self._path_of(entry) == path else None
+
+    def _prepare(self) -> None:
+        make_private(self.folder)
+        (self.folder / "tmp").mkdir(exist_ok=True)
+        for name, text in (("README", _README), ("CACHEDIR.TAG", _TAG)):
+            if not (self.folder / name).exists():
+                (self.folder / name).write_text(text)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        make_private(self.folder)
+        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            processes.lock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _publish(self, entry: Stored, written: str) -> None:
+        """Within the lock: first the archive, then the entry that names it."""
+        blob = self._blob_path(entry.blob)
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        Path(written).replace(blob)
+        path = self._path_of(entry)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replaced = self._read(path)
+        shape = {"schema": _SCHEMA} | {name: getattr(entry, name) for name in _Written.__struct_fields__[1:]}
+        with _temporary(self.folder / "tmp") as file:
+            file.write(json.dumps(shape, indent=1).encode())
+            file.flush()
+            os.utime(file.fileno(), (entry.used_at, entry.used_at))
+            Path(file.name).replace(path)
+        if replaced is not None and replaced.blob != entry.blob:
+            self._drop_blobs({replaced.blob})
+
+    def _touch(self, entry: Stored) -> None:
+        now = self._clock()
+        with suppress(OSError):  # a store that may only be read
+            os.utime(self._path_of(entry), (now, now))
+
+    def _forget(self, entries: Sequence[Stored]) -> None:
+        with suppress(OSError), self._locked():
+            self._drop(entries)
+
+    def _drop(self, entries: Sequence[Stored]) -> int:
+        """Within the lock: remove entries, and archives that no other entry names; the bytes that this freed."""
+        for entry in entries:
+            self._path_of(entry).unlink(missing_ok=True)
+        return self._drop_blobs({entry.blob for entry in entries})
+
+    def _drop_blobs(self, candidates: set[str]) -> int:
+        still = {entry.blob for path in (self.folder / "entries").glob("*") for entry in self._entries_in(path)}
+        freed = 0
+        for blob in candidates - still:
+            path = self._blob_path(blob)
+            with suppress(FileNotFoundError, IsADirectoryError):
+                freed += path.stat().st_size
+                path.unlink()
+        return freed
+
+    def _evict(self, *, keep: str) -> None:
+        entries = self.entries()
+        newest = [entry for entry in entries if entry.id == keep]
+        self._drop(_over(newest + [entry for entry in entries if entry.id != keep], self._max_size))
+
+    def _sweep(self) -> int:
+        """Within the lock: archives that no entry names, and what a killed loom left in tmp."""
+        blobs = {path.name.removesuffix(".tar.zst") for path in (self.folder / "blobs").glob("*/*")}
+        freed = self._drop_blobs(blobs)
+        return freed + self._sweep_unfinished()
+
+    def _sweep_unfinished(self) -> int:
+        """Remove what a killed loom was writing; the bytes that this freed."""
+        freed = 0
+        for path in (self.folder / "tmp").glob("*"):
+            with suppress(OSError), files.open_regular(path) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer holds it as long as it lives
+                if path.stat().st_mtime > self._clock() - 60:
+                    continue  # just made, and perhaps not held yet
+                freed += path.stat().st_size
+                path.unlink()
+        return freed
+
+
+class _Corrupt(Exception):
+    pass
+
+
+class _Written(Struct, kw_only=True):
+    """An entry's file."""
+
+    schema: int
+    project: str
+    key: str
+    paths: tuple[str, ...]
+    blob: str
+    files: int
+    bytes: int
+    packed_bytes: int
+    created_at: float
+    protected: bool = False
+    trees: tuple[str, ...] = ()
+
+
+_DECODER = msgspec.json.Decoder(_Written)
+
+
+def _folder_name(project: str, protected: bool) -> str:
+    name = hashlib.sha256(project.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return f"{name}-protected" if protected else name
+
+
+def _id(project: str, key: str, paths: Sequence[str]) -> str:
+    text = json.dumps([project, key, list(paths)])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _over(entries: Sequence[Stored], max_size: int) -> list[Stored]:
+    """Those that do not fit, of entries with the most valuable first; a shared archive counts once."""
+    total, seen = 0, set[str]()
+    over: list[Stored] = []
+    for entry in entries:
+        more = 0 if entry.blob in seen else entry.packed_bytes
+        if over or total + more > max_size:
+            over.append(entry)
+            continue
+        total += more
+        seen.add(entry.blob)
+    return over
+
+
+def _damage_of(blob: Path, sha256: str) -> str | None:
+    try:
+        with files.open_regular(blob) as file:
+            return None if hashlib.file_digest(file, "sha256").hexdigest() == sha256 else "the archive is damaged"
+    except FileNotFoundError:
+        return "the archive is missing"
+    except OSError as error:
+        return f"the archive can't be read: {_reason(error)}"
+
+
+# Packing
+
+
+class _Packed(Struct):
+    files: int = 0
+    bytes: int = 0
+    size: int = 0
+    sha256: str = ""
+
+
+class _Hashed:
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+
+def _pack(
+    view: WorkspaceView, selection: Selection, file: IO[bytes], skipped: list[Skipped], masker: Masker | None
+) -> _Packed:
+    packed, hashed = _Packed(), _Hashed(file)
+    compressor = zstandard.ZstdCompressor(level=_LEVEL, threads=-1, write_checksum=True)
+    with compressor.stream_writer(hashed, write_size=_CHUNK, closefd=False) as stream:  # type: ignore[arg-type]
+        archive = Writer(stream)
+        for entry in packing(archive, view, selection, skipped, masker):
+            packed.files += entry.kind != "directory"
+            packed.bytes += entry.size
+        archive.finish()
+    file.flush()
+    packed.size, packed.sha256 = hashed.size, hashed.digest.hexdigest()
+    return packed
+
+
+def _fingerprints(entries: Iterable[Entry]) -> tuple[str, str]:
+    """What a tree looks like from outside: as it is, and as it will be after a restore (archives keep whole seconds)."""
+    now, later = hashlib.sha256(), hashlib.sha256()
+    for entry in entries:
+        line = f"{entry.path}\0{entry.kind}\0{entry.mode}\0{entry.size}\0{entry.target}\0"
+        # A directory's time changes with what is put into it and taken out again; its entries say all that matters.
+        mtime = 0 if entry.kind == "directory" else entry.mtime_ns
+        now.update(f"{line}{mtime}\n".encode("utf-8", "surrogateescape"))
+        later.update(f"{line}{mtime // _SECOND * _SECOND}\n".encode("utf-8", "surrogateescape"))
+    return now.hexdigest(), later.hexdigest()
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[Any]:
+    """A new file that is gone at the end unless it was renamed; locked, so that a sweep knows its writer lives."""
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        try:
+            processes.lock(file, fcntl.LOCK_EX)
+            yield file
+        finally:
+            with suppress(OSError):
+                Path(file.name).unlink(missing_ok=True)
+
+
+# What is said
+
+
+def about_size(size: int) -> str:
+    amount, units = float(size), iter(("bytes", "KiB", "MiB", "GiB", "TiB"))
+    unit = next(units)
+    while amount >= 1024:
+        amount, unit = amount / 1024, next(units, "TiB")
+    return f"{size} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
+
+
+def _files(number: int) -> str:
+    return f"{number} file" if number == 1 else f"{number} files"
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{place}the disk is full"
+    return f"{place}{error.strerror or error}"
+
+
+def _say(on_output: OnOutput, lines: Iterable[str]) -> None:
+    for line in lines:
+        on_output("stdout", line.encode("utf-8", "replace") + b"\n")
+
+
+def _restored_lines(result: RestoreResult, key: str) -> Iterator[str]:
+    if result.warning:
+        yield f"warning: {result.warning}"
+    match result.hit:
+        case "miss":
+            yield f"cache miss: {key}"
+        case "exact":
+            yield f"cache hit: {key} ({_files(result.files)}, {about_size(result.bytes)})"
+        case "fallback":
+            yield f"cache hit by fallback: {result.key} for {key} ({_files(result.files)}, {about_size(result.bytes)})"
+
+
+def _saved_lines(result: SaveResult) -> Iterator[str]:
+    for item in result.skipped:
+        yield f"warning: {item.path} left out: {item.reason}"
+    if result.warning:
+        yield f"warning: {result.warning}"
+    elif result.unchanged:
+        yield f"cache unchanged: {result.key}"
+    elif result.saved:
+        packed = about_size(result.packed_bytes)
+        yield f"cache saved: {result.key} ({_files(result.files)}, {about_size(result.bytes)}, packed {packed})"
+
+
+# Two runs, without and with the cache
+
+
+class JobOutcome(Struct, frozen=True, kw_only=True):
+    """What `compare` looks at: how a job of one run ended, and what it restored (key, hit)."""
+
+    status: str
+    exit_code: int | None = None
+    failing_step: str | None = None
+    failing_tests: frozenset[str] = frozenset()
+    artifacts: frozenset[tuple[str, str]] = frozenset()
+    """(path, checksum) of what it left."""
+    keys: tuple[tuple[str, str], ...] = ()
+
+
+class CacheDifference(Struct, frozen=True, kw_only=True):
+    """A job whose outcome differs; `keys` are the entries it restored, any of which may be why."""
+
+    job_id: str
+    what: tuple[str, ...]
+    keys: tuple[str, ...]
+
+
+def compare(without: dict[str, JobOutcome], with_cache: dict[str, JobOutcome]) -> list[CacheDifference]:
+    """For `--cache-diff`: the jobs that end differently with their cache than without, and the keys they were given.
+
+    A job that restored nothing can only differ because of a job before it (or because it is not deterministic); it is
+    named with no keys, after those that have some.
+    """
+    found = []
+    for job_id, cold in without.items():
+        warm = with_cache.get(job_id)
+        what = ["did not run with the cache"] if warm is None else list(_differences(cold, warm))
+        if what:
+            keys = () if warm is None else tuple(key for key, hit in warm.keys if hit != "miss")
+            found.append(CacheDifference(job_id=job_id, what=tuple(what), keys=keys))
+    return sorted(found, key=lambda difference: not difference.keys)
+
+
+def _differences(cold: JobOutcome, warm: JobOutcome) -> Iterator[str]:
+    if cold.status != warm.status:
+        yield f"status: {cold.status} without, {warm.status} with the cache"
+    elif cold.exit_code != warm.exit_code:
+        yield f"exit code: {cold.exit_code} without, {warm.exit_code} with the cache"
+    if cold.failing_step != warm.failing_step:
+        yield f"failing step: {cold.failing_step or 'none'} without, {warm.failing_step or 'none'} with the cache"
+    for test in sorted(cold.failing_tests ^ warm.failing_tests):
+        yield f"test {test} fails only {'without' if test in cold.failing_tests else 'with'} the cache"
+    cold_files, warm_files = dict(cold.artifacts), dict(warm.artifacts)
+    for path in sorted(cold_files.keys() | warm_files.keys()):
+        if cold_files.get(path) != warm_files.get(path):
+            yield f"artifact {path} differs"
