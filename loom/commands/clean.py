@@ -102,7 +102,7 @@ def clean(
                 _remove(place, item, engine)
         for space in spaces:
             if not dry_run:
-                _remove_space(place, space)
+                _remove_space(place, space, engine)
         for run_id, job_id in expired:
             if not dry_run:
                 place.store.remove_artifacts(run_id, job_id)
@@ -176,10 +176,17 @@ def _beyond(place: Here, items: Sequence[Item], *, everywhere: bool) -> Iterator
             )
 
 
-def _remove_space(place: Here, space: Space) -> None:
+def _remove_space(place: Here, space: Space, engine: Engine) -> None:
+    """Kept containers that use the workspace go first."""
     from loom import snapshot
+    from loom.commands import retention
 
     try:
+        for entry in place.store.entries():
+            if entry.run_id in space.run_ids and retention.is_kept(entry, now=time.time()):
+                space.problems += _remove_from_engine(engine, entry.run_id)
+        if space.problems:
+            return
         removal = snapshot.remove(Path(space.path), recorded=True)
     except LoomError as error:
         space.problems.append(error.message)

@@ -81,9 +81,10 @@ def judged(store: Store, config: Config, repo_root: Path | None, *, now: float) 
     found = held(store)
     entries = {entry.run_id: entry for entry in store.entries()}
     protected = newest_failed(entries.values())
+    kept = newest_kept(entries.values(), config.keep_workspaces, now=now)
     for one in found:
         one.bytes = allocated(*remains(one.path))
-        one.stays = _why_it_stays(one, entries, protected, now)
+        one.stays = _why_it_stays(one, entries, protected, kept)
         if not os.path.lexists(one.path) and one.stays != IN_USE:
             one.stays, one.goes = None, "the rest of one that is gone"
     whole = [one for one in found if one.goes is None]
@@ -125,6 +126,18 @@ def newest_failed(entries: Iterable[RunEntry]) -> set[str]:
     return set(found.values())
 
 
+def newest_kept(entries: Iterable[RunEntry], most: int, *, now: float) -> set[str]:
+    """Of each checkout, the newest `most` runs with a kept job; `entries` come newest first.
+
+    On a terminal each failed run keeps its jobs: without a number, a day's work would hold them all.
+    """
+    found: dict[object, list[str]] = {}
+    for entry in entries:
+        if is_kept(entry, now=now):
+            found.setdefault(entry.identity.get("repo_root"), []).append(entry.run_id)
+    return {run_id for run_ids in found.values() for run_id in run_ids[:most]}
+
+
 def is_kept(entry: RunEntry, *, now: float) -> bool:
     """Whether a job of it was kept to be looked at, and its time is not over."""
     for path in entry.paths.logs.glob("jobs/*/manifest.json"):
@@ -145,11 +158,11 @@ def _groups(found: Iterable[Held]) -> Iterator[list[Held]]:
     yield from groups.values()
 
 
-def _why_it_stays(one: Held, entries: Mapping[str, RunEntry], failed: set[str], now: float) -> str | None:
+def _why_it_stays(one: Held, entries: Mapping[str, RunEntry], failed: set[str], kept: set[str]) -> str | None:
     runs = [entries[run_id] for run_id in one.run_ids if run_id in entries]
     if any(entry.alive for entry in runs) or is_occupied(one.path) or any(map(somebody_stands_in, remains(one.path))):
         return IN_USE
-    if any(is_kept(entry, now=now) for entry in runs):
+    if kept.intersection(one.run_ids):
         return "a job of it is kept"
     if failed.intersection(one.run_ids):
         return "the newest failed run's"

@@ -106,6 +106,21 @@ def test_nothing_is_kept_where_no_person_is(failing: Project) -> None:
     assert containers_of(ran.receipt["run_id"]) == []
 
 
+def test_only_the_last_runs_with_kept_jobs_stay(failing: Project) -> None:
+    first, second, third = (run(failing) for _ in range(3))
+    shown = failing.loom("clean", "--dry-run", LOOM_KEEP_WORKSPACES="2")
+    assert f"would remove {first.workspace}" in shown.out
+    assert str(second.workspace) not in shown.out
+    assert containers_of(first.receipt["run_id"])
+    cleaned = failing.loom("clean", LOOM_KEEP_WORKSPACES="2")
+    assert cleaned.code == 0, cleaned.err
+    assert not first.workspace.exists()
+    assert containers_of(first.receipt["run_id"]) == []
+    for ran in (second, third):
+        assert ran.workspace.exists()
+        assert loom(failing, "exec", ran.receipt["run_id"], "unit", "--", "true").code == 0
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_failed_job_is_kept_entered_and_gone_on_from(failing: Project, mode: str) -> None:
     ran = run(failing, "--mount-mode", mode)
