@@ -361,11 +361,13 @@ build_image() {
   rm -f "$log"
 }
 
+# build_images [NAME...]: those of images/ that are named, else all; a named one is built after what it is built on.
 build_images() {
   local image name
   base_image
   for image in "${IMAGES[@]}"; do
     name=${image%:*}
+    if (($#)) && [[ " $* " != *" $name "* ]]; then continue; fi
     build_image "loom/$name:latest" "$ROOT/images/$name"
     docker tag "loom/$name:latest" "loom/$image"
   done
