@@ -68,12 +68,6 @@ def run(
         typer.Option("--pull", metavar="WHEN", help="always, missing or never.", autocompletion=values_of("pull")),
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither restore nor save caches.")] = False,
-    cache_diff: Annotated[
-        bool,
-        typer.Option(
-            "--cache-diff", help="Run twice, without caches and with them, and name the keys that change the outcome."
-        ),
-    ] = False,
     output: Annotated[
         OutputFormat, typer.Option("--format", help="For a CI system that loom itself runs in: groups, annotations.")
     ] = OutputFormat.SCREEN,
@@ -127,7 +121,6 @@ def run(
                 frozen=frozen,
                 pull=pull,
                 no_cache=no_cache,
-                cache_diff=cache_diff,
                 output="json" if as_json else output.value,
                 keep=keep,
                 shell_on_failure=shell_on_failure,

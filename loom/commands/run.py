@@ -65,7 +65,6 @@ class Options(Struct, frozen=True, kw_only=True):
     frozen: bool = False
     pull: str | None = None
     no_cache: bool = False
-    cache_diff: bool = False
     output: str = "screen"
     """`screen`, `json`, `github` or `gitlab`."""
     keep: str | None = None
@@ -247,10 +246,6 @@ def failed_before(config: Config, source: Source) -> list[str]:
 
 def run(options: Options) -> int:
     """Run the workflow; the exit code of the process."""
-    if options.cache_diff:
-        from loom.commands import cache_diff
-
-        return cache_diff.run(options)
     prepared = prepare(options)
     if options.dry_run:
         from loom.render.plan import plan_yaml

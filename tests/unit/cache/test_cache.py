@@ -14,7 +14,7 @@ from loom.plan.model import CacheKeyFiles
 from loom.secrets.masking import Masker
 from loom.status import Stream
 from loom.storage import cache as caches
-from loom.storage.cache import Cache, JobOutcome, Stored, compare, key_of, project_of
+from loom.storage.cache import Cache, Stored, key_of, project_of
 from loom.storage.workspace import DirectoryView, TarView, WorkspaceView
 
 from ..views import TarSession, tree
@@ -448,39 +448,6 @@ def test_keys_that_are_none(workspace: Path, key: str | CacheKeyFiles, said: str
 def test_projects(origin: str, project: str, tmp_path: Path) -> None:
     assert project_of(origin, tmp_path) == f"{tmp_path} ({project})"
     assert project_of(None, tmp_path) == str(tmp_path)
-
-
-# --cache-diff
-
-
-def test_compare_names_the_keys_that_change_the_outcome() -> None:
-    keys = (("npm-1", "exact"), ("go-2", "miss"))
-    without = {
-        "build": JobOutcome(status="success", artifacts=frozenset({("app", "1"), ("lib", "2")})),
-        "test": JobOutcome(status="success", exit_code=0),
-        "later": JobOutcome(status="success"),
-        "same": JobOutcome(status="failure", exit_code=1, failing_step="script/01"),
-    }
-    with_cache = {
-        "build": JobOutcome(status="success", artifacts=frozenset({("app", "9")}), keys=keys),
-        "test": JobOutcome(
-            status="failure", exit_code=3, failing_step="script/02", failing_tests=frozenset({"t"}), keys=keys
-        ),
-        "same": JobOutcome(status="failure", exit_code=1, failing_step="script/01", keys=keys),
-    }
-    found = compare(without, with_cache)
-    assert [(difference.job_id, difference.keys) for difference in found] == [
-        ("build", ("npm-1",)),
-        ("test", ("npm-1",)),
-        ("later", ()),
-    ]
-    assert found[0].what == ("artifact app differs", "artifact lib differs")
-    assert found[1].what == (
-        "status: success without, failure with the cache",
-        "failing step: none without, script/02 with the cache",
-        "test t fails only with the cache",
-    )
-    assert compare(without, without) == []
 
 
 def test_entries_are_readable_by_others(store: Cache, workspace: Path) -> None:
