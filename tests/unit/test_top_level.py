@@ -11,7 +11,19 @@ from loom.workflow import load
 
 ROOT = Path(__file__).parents[2]
 
-TOP = {"pyproject.toml", "loom", "images", "tests", "docs", "Dockerfile", "README.md", "scripts", ".ci", ".loom"}
+TOP = {
+    "pyproject.toml",
+    "loom",
+    "images",
+    "tests",
+    "docs",
+    "Dockerfile",
+    "README.md",
+    "LICENSE",
+    "scripts",
+    ".ci",
+    ".loom",
+}
 MADE_HERE = {"build", "dist"}
 """By the scripts and by packaging tools; git ignores them."""
 
