@@ -15,14 +15,12 @@ class CheckFormat(StrEnum):
     TEXT = "text"
     JSON = "json"
     GITHUB = "github"
-    SARIF = "sarif"
 
 
 class PlanFormat(StrEnum):
     YAML = "yaml"
     JSON = "json"
     MERMAID = "mermaid"
-    DOT = "dot"
 
 
 def register(app: typer.Typer) -> None:

@@ -218,14 +218,12 @@ def _leave_receipt(
 def _show(output: str, name: str, problems: Sequence[Problem], loaded: Workflow | None) -> None:
     import json
 
-    from loom.render.problems import check_document, github_lines, problem_lines, sarif_document
+    from loom.render.problems import check_document, github_lines, problem_lines
 
     if output == "json":
         print(
             json_shown(json.dumps(check_document(name, problems, facts=_facts(loaded)), indent=2, ensure_ascii=False))
         )
-    elif output == "sarif":
-        print(json_shown(json.dumps(sarif_document(problems), indent=2, ensure_ascii=False)))
     elif output == "github":
         for line in github_lines(problems):
             print(line)

@@ -1,11 +1,10 @@
-"""A plan as text: JSON and YAML with the whole truth, Mermaid and DOT for the eye."""
+"""A plan as text: JSON and YAML with the whole truth, Mermaid for the eye."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -82,27 +81,10 @@ def plan_mermaid(plan: Plan, _: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def plan_dot(plan: Plan, _: str = "") -> str:
-    lines = ["digraph loom {", "  rankdir=LR;", "  compound=true;", "  node [shape=box];"]
-    filled = _stages_of(plan)
-    for number, (stage, jobs) in enumerate(filled.items()):
-        lines += [f"  subgraph cluster_{number} {{", f"    label={_dot(stage)};"]
-        lines += [f"    {_dot(job.id)};" for job in jobs]
-        lines.append("  }")
-    gates = list(filled.values())
-    lines += [
-        f"  {_dot(before[0].id)} -> {_dot(after[0].id)} [ltail=cluster_{number}, lhead=cluster_{number + 1}];"
-        for number, (before, after) in enumerate(pairwise(gates))
-    ]
-    lines += [f"  {_dot(need.job)} -> {_dot(job.id)} [style=dashed];" for job in plan.jobs for need in job.needs or ()]
-    return "\n".join([*lines, "}"]) + "\n"
-
-
 FORMATS: Mapping[str, Callable[[Plan, str], str]] = {
     "yaml": plan_yaml,
     "json": plan_json,
     "mermaid": plan_mermaid,
-    "dot": plan_dot,
 }
 
 
@@ -115,10 +97,6 @@ def _stages_of(plan: Plan) -> dict[str, list[Job]]:
 
 def _mermaid(text: str) -> str:
     return text.replace('"', "#quot;")
-
-
-def _dot(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _plain(value: Any) -> Any:

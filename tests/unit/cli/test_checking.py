@@ -120,11 +120,6 @@ def test_formats_for_machines(project: Path, loom: Loom) -> None:
     assert out.startswith(
         "::error file=.loom/workflow.yml,line=3,col=36,endColumn=37,title=WF_SCHEMA_V1::/a/image: expected an image's name"
     )
-    _, out, _ = loom("check", "--format", "sarif", "--no-receipt")
-    run = json.loads(out)["runs"][0]
-    assert run["tool"]["driver"]["rules"] == [{"id": "WF_SCHEMA_V1", "name": "WfSchemaV1"}]
-    region = run["results"][0]["locations"][0]["physicalLocation"]["region"]
-    assert region == {"startLine": 3, "startColumn": 36, "endColumn": 37}
 
 
 def test_a_variable_that_only_a_script_reads_is_used(project: Path, loom: Loom) -> None:
@@ -273,8 +268,6 @@ def test_the_plan_is_the_same_in_every_format(project: Path, loom: Loom) -> None
         '  subgraph s0["build"]',
         '    j0["build"]',
     ]
-    dot = loom("compile", "--format", "dot")[1]
-    assert '"build" -> "test.3.12" [style=dashed];' in dot
 
 
 def test_changes_are_those_of_the_work_tree(project: Path, loom: Loom) -> None:
