@@ -33,7 +33,6 @@ def check(
     workflow: options.WorkflowFile = None,
     output: Annotated[CheckFormat, typer.Option("--format", help="How problems are shown.")] = CheckFormat.TEXT,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings count: end with 1 if there are any.")] = False,
-    receipt: Annotated[bool, typer.Option("--receipt/--no-receipt", help="Leave a receipt of the check.")] = True,
 ) -> None:
     """Check the workflow. Every error with its place, and what is legal but surely not meant.
 
@@ -41,7 +40,7 @@ def check(
     """
     from loom.commands import check as checking
 
-    raise SystemExit(checking.check(workflow, output.value, strict=strict, receipt=receipt))
+    raise SystemExit(checking.check(workflow, output.value, strict=strict))
 
 
 def compile_(

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 MAX_SHOWN = 200
 
 
-def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> int:
-    import time
-
+def check(named: Path | None, output: str, *, strict: bool) -> int:
     from loom import workflow
     from loom.config import AUTO_SHELL
     from loom.plan.resolve import rehearse
@@ -35,7 +33,6 @@ def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> in
     from loom.workflow.lint import warnings
     from loom.workflow.models import shell_words
 
-    started = time.time_ns()
     start = Path.cwd()
     root = find_root(start)
     path = workflow_path(root, named, start)
@@ -61,14 +58,11 @@ def check(named: Path | None, output: str, *, strict: bool, receipt: bool) -> in
         problems += _notices(loaded, [job for _, job in jobs], settings, root)
     problems = examined.in_order(problems)
     sound = loaded if not examined.problems else None
-    errors = sum(1 for problem in problems if problem.severity == "error")
+    _show(output, loaded.path if loaded is not None else _name(path, root), problems, sound)
+    if any(problem.severity == "error" for problem in problems):
+        return ExitCode.REQUEST
     doubts = any(problem.severity == "warning" for problem in problems)
-    code = ExitCode.REQUEST if errors else ExitCode.JOB_FAILED if strict and doubts else ExitCode.OK
-    name = loaded.path if loaded is not None else _name(path, root)
-    _show(output, name, problems, sound)
-    if receipt and settings is not None:
-        _leave_receipt(settings, root, name, problems, sound, code, started)
-    return code
+    return ExitCode.JOB_FAILED if strict and doubts else ExitCode.OK
 
 
 def _notices(loaded: Workflow | None, jobs: Sequence[Job], settings: Config, root: Path) -> Iterator[Problem]:
@@ -170,49 +164,6 @@ def _traced(loaded: Workflow, entry: Entry, trace: Trace) -> Problem:
 
 def _name(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-
-
-def _leave_receipt(
-    settings: Config,
-    root: Path,
-    name: str,
-    problems: Sequence[Problem],
-    loaded: Workflow | None,
-    code: ExitCode,
-    started: int,
-) -> None:
-    """Say on standard error where the receipt is: standard output holds the result alone."""
-    import hashlib
-    import sys
-    import time
-
-    from loom.errors import LoomError
-    from loom.record.events import timestamp
-    from loom.record.store import Store
-    from loom.render.problems import check_document
-
-    finished = time.time_ns()
-    sums = {f.name: hashlib.sha256(f.text.encode()).hexdigest() for f in loaded.files} if loaded is not None else {}
-    facts = {
-        "command": sys.argv,
-        "repo_root": str(root),
-        "started_at": timestamp(started),
-        "finished_at": timestamp(finished),
-        "duration_ms": round((finished - started) / 1e6, 3),
-        "status": "success" if code is ExitCode.OK else "failure",
-        "exit_code": int(code),
-        **_facts(loaded),
-        "sha256": sums,
-    }
-    try:
-        document = check_document(name, problems, facts=facts)
-        path = Store(settings.state_dir).add_check(str(started), document, keep=settings.keep_runs)
-    except (OSError, LoomError) as error:
-        why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-        print(f"the receipt could not be written: {why}", file=sys.stderr)
-        print("  name another place with LOOM_STATE_DIR, or leave it out with --no-receipt", file=sys.stderr)
-        return
-    print(f"receipt: {path}", file=sys.stderr)
 
 
 def _show(output: str, name: str, problems: Sequence[Problem], loaded: Workflow | None) -> None:

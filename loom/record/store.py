@@ -29,7 +29,6 @@ from loom.storage.private import make_private, own_state
 from loom.util import processes
 from loom.util.paths import RUN_PREFIX, RUNTIME, half_removed, run_of_workspace
 
-CHECK_PREFIX = "loom-check-"
 RUNNING = "running"
 INTERRUPTED = "interrupted"
 """Loom was killed, or the machine went down: nobody wrote the end of the run."""
@@ -295,7 +294,6 @@ class Store:
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = own_state(state_dir)
         self.runs_dir = state_dir / "runs"
-        self.checks_dir = state_dir / "checks"
         self.snapshots_dir = state_dir / "snapshots"
         self.claims = Claims(state_dir)
 
@@ -310,17 +308,6 @@ class Store:
     def new(self, run_id: str) -> RunRecord:
         self._make()
         return RunRecord(RunPaths(root=self.runs_dir / run_id, run_id=run_id))
-
-    def add_check(self, check_id: str, document: Mapping[str, Any], *, keep: int) -> Path:
-        """Write a check's receipt, whole; only the newest `keep` of them stay. OSError when it can't be written."""
-        path = self.checks_dir / f"{CHECK_PREFIX}{check_id}.json"
-        self._make()
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _publish(path, _json(document))
-        older = sorted(self.checks_dir.glob(f"{CHECK_PREFIX}*.json"), reverse=True)[keep:]
-        for receipt in older:
-            receipt.unlink(missing_ok=True)
-        return path
 
     def add_snapshot(self, workspace: Path, manifest: bytes) -> None:
         """Keep the manifest of a workspace without a run, where nobody who works in it writes. OSError when it can't be."""

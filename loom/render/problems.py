@@ -51,7 +51,7 @@ def problem_document(problem: Problem) -> dict[str, Any]:
 
 
 def check_document(workflow_path: str, problems: Sequence[Problem], *, facts: dict[str, Any]) -> dict[str, Any]:
-    """What `loom check --format json` prints and the receipt holds."""
+    """What `loom check --format json` prints."""
     counts = {severity: sum(1 for p in problems if p.severity == severity) for severity in ("error", "warning")}
     return {
         "schema_version": CHECK_SCHEMA_VERSION,

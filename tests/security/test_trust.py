@@ -148,14 +148,14 @@ def test_whatever_starts_a_job_asks(victim: Victim, command: list[str]) -> None:
 
 
 def test_check_shows_it_and_ends_as_before(greedy: Victim) -> None:
-    checked = greedy.loom("check", "--strict", "--no-receipt", "--format", "json")
+    checked = greedy.loom("check", "--strict", "--format", "json")
     assert checked.returncode == 0, checked.stdout
     document = json.loads(checked.stdout)
     assert (document["errors"], document["warnings"]) == (0, 0)
     notices = [problem for problem in document["problems"] if problem["severity"] == "notice"]
     assert {notice["code"] for notice in notices} == {"TRUST_REQUIRED"}
     assert len(notices) == len(SUBJECTS)
-    assert "::notice file=.loom/workflow.yml" in greedy.loom("check", "--no-receipt", "--format", "github").stdout
+    assert "::notice file=.loom/workflow.yml" in greedy.loom("check", "--format", "github").stdout
 
 
 def test_what_is_allowed_runs_and_what_changes_later_is_asked_again_alone(victim: Victim) -> None:
@@ -360,7 +360,7 @@ def test_a_plain_repository_never_meets_it(victim: Victim) -> None:
     assert "loom.plan.permissions" in ran.stderr
     assert "loom.commands.trust_store" not in ran.stderr.replace("loom.trusting", "")
     assert not (victim.state / "trust").exists()
-    assert "trust" not in victim.loom("check", "--no-receipt").stdout
+    assert "trust" not in victim.loom("check").stdout
 
 
 def test_copies_of_a_matrix_ask_once_and_a_service_or_a_build_asks_for_its_job() -> None:
