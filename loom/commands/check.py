@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from loom.commands.project import commit_variables, configured, find_root, mentioned_in, resolve_context, workflow_path
+from loom.commands.project import commit_variables, configured, find_root, resolve_context, workflow_path
 from loom.errors import Problem, WorkflowError
 from loom.status import ExitCode
 from loom.util.controls import json_shown
@@ -51,9 +51,7 @@ def check(named: Path | None, output: str, *, strict: bool) -> int:
         problems += _secrets(loaded, jobs)
         problems += _syntax(loaded, shell)
     if loaded is not None and not examined.problems:  # what a broken part would use, or be used by, can't be known
-        problems += warnings(
-            loaded, predefined=KNOWN_TO_PLANS, mentioned=mentioned_in(root, os.environ), default_shell=shell
-        )
+        problems += warnings(loaded, predefined=KNOWN_TO_PLANS, default_shell=shell)
     if settings is not None:
         problems += _notices(loaded, [job for _, job in jobs], settings, root)
     problems = examined.in_order(problems)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,18 +120,6 @@ def ignored_in(root: Path, environ: Mapping[str, str]) -> Callable[[Path], bool]
     return ignored
 
 
-def mentioned_in(root: Path, environ: Mapping[str, str]) -> Callable[[Collection[str]], set[str]]:
-    """Which names stand somewhere in the project's files, `.loom` aside. None of them when git can't tell."""
-
-    def mentioned(names: Collection[str]) -> set[str]:
-        wanted = "\n".join(sorted(names)).encode()
-        pathspec = ("--", ".", ":(exclude).loom")
-        found = _git(root, environ, "grep", "-hoIwF", "--untracked", "--no-color", "-f", "-", *pathspec, given=wanted)
-        return set(os.fsdecode(found or b"").split())
-
-    return mentioned
-
-
 def message_of_head(root: Path, environ: Mapping[str, str]) -> Message | None:
     """What the commit that is checked out says of itself; None where there is none."""
     from loom.plan.variables import Message
@@ -246,7 +234,7 @@ def pairs(given: Iterable[str], flag: str) -> dict[str, str]:
     return found
 
 
-def _git(root: Path, environ: Mapping[str, str], *arguments: str, given: bytes = b"") -> bytes | None:
+def _git(root: Path, environ: Mapping[str, str], *arguments: str) -> bytes | None:
     """Git's answer, or None when it has none (no git, no repository, no such commit).
 
     As everywhere: no program that the repository's configuration names, such as a file system monitor. A job wrote that
@@ -256,9 +244,9 @@ def _git(root: Path, environ: Mapping[str, str], *arguments: str, given: bytes =
     from loom.snapshot.git import Running, as_inherited
 
     try:
-        code, out, _ = Running(
-            arguments, as_inherited(environ) | {"GIT_LITERAL_PATHSPECS": "0"}, cwd=root, given=given
-        ).result(check=False)
+        code, out, _ = Running(arguments, as_inherited(environ) | {"GIT_LITERAL_PATHSPECS": "0"}, cwd=root).result(
+            check=False
+        )
     except SnapshotError:
         return None
     return out if code == 0 else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from loom.config import AUTO_SHELL
 from loom.errors import Problem
@@ -15,16 +15,6 @@ _LOST = re.compile(
     r"(cd|pushd|export|source|\.|alias|unset|set|shopt|umask|ulimit|trap)(\s+|$)|[A-Za-z_][A-Za-z0-9_]*=\S*$"
 )
 _HANDS_ON = "LOOM_ENV"
-_READ_BY_TOOLS = re.compile(
-    r"(PATH|HOME|USER|SHELL|TERM|TZ|LANG|LANGUAGE|EDITOR|PAGER|DISPLAY|CC|CXX|LD|AR|PREFIX|DESTDIR|COLUMNS|LINES|DEBUG|VERBOSE)$"
-    r"|(LC|XDG|CI|GIT|DOCKER|COMPOSE|BUILDKIT|BUILDAH|PIP|UV|POETRY|PDM|HATCH|TOX|NOX|PYTHON|PYTEST|COVERAGE|MYPY|RUFF|VIRTUALENV"
-    r"|CONDA|DJANGO|FLASK|NODE|NPM|YARN|PNPM|JEST|VITE|NEXT|CYPRESS|PLAYWRIGHT|PUPPETEER|GO|CGO|CARGO|RUST|RUSTUP|SCCACHE|CCACHE"
-    r"|JAVA|JDK|MAVEN|MVN|GRADLE|SBT|KOTLIN|DOTNET|NUGET|RUBY|BUNDLE|GEM|RAILS|RACK|COMPOSER|PHP|PERL|MIX|HEX|CMAKE|CTEST|MAKE|NINJA"
-    r"|MESON|CONAN|VCPKG|TERRAFORM|TF|ANSIBLE|AWS|AZURE|ARM|GCP|GOOGLE|GCLOUD|KUBE|HELM|POSTGRES|PG|MYSQL|MARIADB|REDIS|MONGO|RABBITMQ"
-    r"|DEBIAN|APT|SSL|REQUESTS|CURL|OPENSSL|OTEL|SENTRY|PRE|BAZEL|HOMEBREW|ELECTRON|ANDROID|GRADLE|FASTLANE|HUGO|SPHINX|LD|DYLD|MALLOC"
-    r"|OMP|MKL|CUDA|NVIDIA|TORCH|TF|HF)(_|[A-Z]*$)"
-    r"|.*(_PROXY|FLAGS|_URL|_DSN|_COLOR|_OPTS|_HOME|_CONFIG|_CACHE_DIR)$"
-)
 _BOOLEAN_ELSEWHERE = frozenset({"yes", "no", "on", "off", "Yes", "No", "On", "Off", "YES", "NO", "ON", "OFF"})
 
 
@@ -40,23 +30,18 @@ _GITHUB_NAMES = {
     "github.job": "CI_JOB_NAME",
 }
 
-Mentioned = Callable[[Collection[str]], Collection[str]]
-
 
 def warnings(
     workflow: Workflow,
     *,
     predefined: Collection[str],
-    mentioned: Mentioned = lambda _: (),
     default_shell: Sequence[str] = AUTO_SHELL,
 ) -> list[Problem]:
     """Every doubtful thing, in file order.
 
-    `default_shell` runs the steps of jobs that name none; `predefined` are the names that loom gives a value to; `mentioned`
-    tells which of some names the project's own files have in them (scripts that steps call read variables too).
+    `default_shell` runs the steps of jobs that name none; `predefined` are the names that loom gives a value to.
     """
-    found = list(_unused_variables(workflow, mentioned))
-    found += _steps(workflow.entries.values(), default_shell)
+    found = list(_steps(workflow.entries.values(), default_shell))
     for check in (
         _templates,
         _stages,
@@ -161,59 +146,21 @@ def _stages(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
             yield _warn(node, pointer("stages", number), "WF_STAGE_EMPTY", f"no job is in the stage {stage}; remove it")
 
 
-def _variable_nodes(workflow: Workflow) -> Iterator[tuple[str, str, Node, Node]]:
-    """Scope, name, key and value of every variable that is written somewhere."""
+def _variable_nodes(workflow: Workflow) -> Iterator[tuple[str, str, Node]]:
+    """Scope, name and value of every variable that is written somewhere."""
     for name, node in workflow.variable_nodes.items():
-        holder = node.file.root.get("variables") if node.file.root is not None else None
-        yield "", name, (holder.key_node(name) if holder is not None else None) or node, node
+        yield "", name, node
     if workflow.default is not None:
         yield from _below("default", workflow.default)
     for entry in workflow.entries.values():
         yield from _below(entry.name, entry.node)
 
 
-def _below(scope: str, node: Node) -> Iterator[tuple[str, str, Node, Node]]:
+def _below(scope: str, node: Node) -> Iterator[tuple[str, str, Node]]:
     variables = node.get("variables")
     if variables is not None and variables.kind is Kind.MAPPING:
         for name, value in variables.value.items():
-            yield scope, name, variables.keys[name], value
-
-
-def _unused_variables(workflow: Workflow, mentioned: Mentioned) -> Iterator[Problem]:
-    known: set[str] = set()
-    word = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-    for file in workflow.files:
-        if file.root is not None:
-            for text in _all_texts(file.root):
-                known.update(word.findall(text))
-    unused = [
-        (scope, name, key)
-        for scope, name, key, _ in _variable_nodes(workflow)
-        if name not in known and not _READ_BY_TOOLS.match(name.upper())
-    ]
-    elsewhere = mentioned({name for _, name, _ in unused}) if unused else ()
-    for scope, name, key in unused:
-        if name not in elsewhere:
-            at = pointer(scope, "variables", name) if scope else pointer("variables", name)
-            yield _warn(
-                key,
-                at,
-                "WF_VARIABLE_UNUSED",
-                f"nothing in the project mentions {name}; remove it if no program reads it",
-            )
-
-
-def _all_texts(node: Node) -> Iterator[str]:
-    """Every text value; keys are not among them."""
-    pending = [node]
-    while pending:
-        current = pending.pop()
-        if current.kind is Kind.MAPPING:
-            pending += current.value.values()
-        elif current.kind is Kind.LIST:
-            pending += current.value
-        elif isinstance(current.value, str):
-            yield current.value
+            yield scope, name, value
 
 
 def _unknown_names(
@@ -286,7 +233,7 @@ def _unknown_in_value(
 
 
 def _texts(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
-    for scope, name, _key, node in _variable_nodes(workflow):
+    for scope, name, node in _variable_nodes(workflow):
         if node.style == "" and node.value in _BOOLEAN_ELSEWHERE:
             at = pointer(scope, "variables", name) if scope else pointer("variables", name)
             yield _warn(

@@ -14,7 +14,7 @@ from loom.cli.boundary import run_app
 GOOD = """\
 version: v1
 stages: [build, test]
-variables: {LEVEL: "1"}
+variables: {LEVEL: yes}
 build: {stage: build, script: make, image: "gcc:14"}
 test:
   stage: test
@@ -114,12 +114,6 @@ def test_formats_for_machines(project: Path, loom: Loom) -> None:
     assert out.startswith(
         "::error file=.loom/workflow.yml,line=3,col=36,endColumn=37,title=WF_SCHEMA_V1::/a/image: expected an image's name"
     )
-
-
-def test_a_variable_that_only_a_script_reads_is_used(project: Path, loom: Loom) -> None:
-    assert "/variables/LEVEL: nothing in the project mentions LEVEL" in loom("check")[1]
-    (project / "script").write_text("echo ${LEVEL:-2}\n")
-    assert "LEVEL" not in loom("check")[1]
 
 
 def test_secrets_are_judged_as_a_run_would(project: Path, loom: Loom) -> None:
