@@ -32,30 +32,6 @@ PROJECT_FILE = ".loom/config.yml"
 AUTO_SHELL = ("auto",)
 """A job's shell where nothing names one: bash where the place has it, as CI systems do, else sh (`providers.steps`)."""
 
-SET_BY_LOOM = frozenset(
-    {
-        "LOOM_CI",
-        "LOOM_EVENT",
-        "LOOM_RUN_ID",
-        "LOOM_PIPELINE_ID",
-        "LOOM_WORKFLOW_PATH",
-        "LOOM_JOB_NAME",
-        "LOOM_JOB_ID",
-        "LOOM_JOB_STAGE",
-        "LOOM_JOB_TARGET",
-        "LOOM_JOB_IMAGE",
-        "LOOM_JOB_STATUS",
-        "LOOM_PROVIDER",
-        "LOOM_PROJECT_DIR",
-        "LOOM_ENV",
-        "LOOM_MASK",
-        "LOOM_STEP",
-        "LOOM_ATTEMPT",
-    }
-)
-"""Variables that loom sets inside jobs: a loom that runs in a loom job must not read them as configuration."""
-_SET_BY_LOOM_PREFIXES = ("LOOM_MATRIX_", "LOOM_STEP_", "LOOM_SECRET_", "LOOM_TEST_", "LOOM_SERVICE_")
-
 Layer = Literal["built-in", "user", "project", "environment", "flag"]
 
 
@@ -669,35 +645,12 @@ def _read(path: Path, context: _Context, problems: list[Problem]) -> Iterator[tu
 
 
 def _environment(environ: Mapping[str, str], context: _Context) -> Iterator[tuple[str, Any, Origin]]:
-    known = {f"LOOM_{name.upper()}": name for name in KEYS if name != "keepass"}
-    for variable, text in environ.items():
-        if not variable.startswith("LOOM_") or variable in SET_BY_LOOM or variable.startswith(_SET_BY_LOOM_PREFIXES):
-            continue
-        name = known.get(variable)
-        if name is None:
-            # Other tools have LOOM_ variables too; only what is surely a misspelling is refused.
-            close = nearest(variable.removeprefix("LOOM_"), KEYS)
-            if close is not None and _close(variable.removeprefix("LOOM_").lower(), close):
-                raise RequestError(
-                    f"{variable}: there is no such setting; did you mean LOOM_{close.upper()}?",
-                    hint=f"if it is another program's: env -u {variable} loom ...",
-                    code=CODE,
-                )
-            continue
-        if text == "":
-            continue
-        yield name, _parsed(name, text, context, variable), Origin(layer="environment", place=variable)
-
-
-def _close(name: str, key: str) -> bool:
-    """The same letters but for separators, or one slip of the finger."""
-    if name.replace("_", "").replace("-", "") == key.replace("_", ""):
-        return True
-    if abs(len(name) - len(key)) > 1 or len(key) < 5:
-        return False
-    head = next((i for i, (a, b) in enumerate(zip(name, key, strict=False)) if a != b), min(len(name), len(key)))
-    tails = {(name[head + 1 :], key[head + 1 :]), (name[head + 1 :], key[head:]), (name[head:], key[head + 1 :])}
-    return any(a == b for a, b in tails)
+    """The settings among the variables. Other programs have LOOM_ variables too, so an unknown one is ignored."""
+    for name in KEYS:
+        variable = f"LOOM_{name.upper()}"
+        text = environ.get(variable, "")
+        if text and name != "keepass":
+            yield name, _parsed(name, text, context, variable), Origin(layer="environment", place=variable)
 
 
 def _parsed(name: str, value: object, context: _Context, place: str) -> Any:
