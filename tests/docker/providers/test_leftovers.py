@@ -32,7 +32,7 @@ LOOM = textwrap.dedent(
     import os, sys
     from pathlib import Path
     from loom.cancel import Cancel
-    from loom.plan import Image, MountMode
+    from loom.plan.model import Image, MountMode
     from loom.providers.base import Command, SessionRequest
     from loom.providers.docker.client import shared
     from loom.providers.docker.provider import DockerProvider

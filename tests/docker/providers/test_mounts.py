@@ -213,7 +213,7 @@ CALLER = textwrap.dedent(
     from pathlib import Path
     from msgspec.structs import replace
     from loom.cancel import Cancel
-    from loom.plan import Image, MountMode
+    from loom.plan.model import Image, MountMode
     from loom.providers.base import Command, SessionRequest
     from loom.providers.docker.client import shared
     from loom.providers.docker.provider import DockerProvider

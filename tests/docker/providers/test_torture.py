@@ -345,7 +345,7 @@ HOLD = textwrap.dedent(
     import os, sys
     from pathlib import Path
     from loom.cancel import Cancel
-    from loom.plan import Image
+    from loom.plan.model import Image
     from loom.providers.base import Command, SessionRequest
     from loom.providers.docker.client import shared
     from loom.providers.docker.provider import DockerProvider

@@ -20,11 +20,12 @@ ROOT = Path(__file__).parents[3]
 )
 @pytest.mark.parametrize(("more", "expected"), [({}, "/var/tmp"), ({"TMPDIR": "/tmp"}, "/tmp")])
 def test_workspaces_are_made_on_disk(more: dict[str, str], expected: str) -> None:
-    script = 'mount -t tmpfs none /tmp && exec "$0" -m loom config show'
+    # The interpreter and the project may be below /tmp themselves: there is another way to them.
+    script = 'mount --rbind / /mnt && mount -t tmpfs none /tmp && exec "/mnt$0" -m loom config show'
     shown = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script, sys.executable],
         cwd="/",
-        env={"PATH": os.environ["PATH"], "HOME": "/root", "PYTHONPATH": str(ROOT), **more},
+        env={"PATH": os.environ["PATH"], "HOME": "/root", "PYTHONPATH": f"/mnt{ROOT}", **more},
         capture_output=True,
         text=True,
         check=False,
