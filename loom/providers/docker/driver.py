@@ -32,7 +32,8 @@ def boot(limit_s: int = NOBODY_CAME_S) -> tuple[str, ...]:
     That the driver is not an argument keeps `ps` readable and the driver out of the way of a step's `pkill -f`. No `read`
     has a limit in every shell, so a guard ends this shell, where the image has `sleep`; the driver ends the guard.
     """
-    guard = f"(trap 'kill $loom_n; exit' TERM; sleep {limit_s} & loom_n=$!; wait $loom_n && kill $$) >/dev/null 2>&1 &"
+    # KILL, since the signal may come before the child has become `sleep`; by `$!`, which is set before a trap can run.
+    guard = f"(trap 'kill -9 $! && wait $!; exit' TERM; sleep {limit_s} & wait $! && kill $$) >/dev/null 2>&1 &"
     ended = f"loom_boot=$!; trap 'exit {NOBODY_CAME_CODE}' TERM; loom_s="
     read = 'while IFS= read -r loom_line && [ -n "$loom_line" ]; do loom_s="$loom_s$loom_line\n"; done; eval "$loom_s"'
     return ("sh", "-c", f"{guard} {ended}; {read}", "loom")
