@@ -100,9 +100,10 @@ def clean(
         for item in items:
             if not dry_run and not item.problems:
                 _remove(place, item, engine)
+        entries = {entry.run_id: entry for entry in place.store.entries()} if spaces and not dry_run else {}
         for space in spaces:
             if not dry_run:
-                _remove_space(place, space, engine)
+                _remove_space(place, space, [entries[run_id] for run_id in space.run_ids if run_id in entries], engine)
         for run_id, job_id in expired:
             if not dry_run:
                 place.store.remove_artifacts(run_id, job_id)
@@ -176,14 +177,14 @@ def _beyond(place: Here, items: Sequence[Item], *, everywhere: bool) -> Iterator
             )
 
 
-def _remove_space(place: Here, space: Space, engine: Engine) -> None:
-    """Kept containers that use the workspace go first."""
+def _remove_space(place: Here, space: Space, runs: Sequence[RunEntry], engine: Engine) -> None:
+    """`runs` use the workspace; their kept containers go first."""
     from loom import snapshot
     from loom.commands import retention
 
     try:
-        for entry in place.store.entries():
-            if entry.run_id in space.run_ids and retention.is_kept(entry, now=time.time()):
+        for entry in runs:
+            if retention.is_kept(entry, now=time.time()):
                 space.problems += _remove_from_engine(engine, entry.run_id)
         if space.problems:
             return

@@ -81,7 +81,8 @@ def judged(store: Store, config: Config, repo_root: Path | None, *, now: float) 
     found = held(store)
     entries = {entry.run_id: entry for entry in store.entries()}
     protected = newest_failed(entries.values())
-    kept = newest_kept(entries.values(), config.keep_workspaces, now=now)
+    here = {run_id for one in found for run_id in one.run_ids}
+    kept = newest_kept((entry for entry in entries.values() if entry.run_id in here), config.keep_workspaces, now=now)
     for one in found:
         one.bytes = allocated(*remains(one.path))
         one.stays = _why_it_stays(one, entries, protected, kept)
