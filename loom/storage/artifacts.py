@@ -25,7 +25,7 @@ from loom.storage import junit
 from loom.storage.files import open_regular
 from loom.storage.junit import FailingTest
 from loom.storage.tar import DamagedArchive, UnsafeArchive, Writer, checked, read, unpack
-from loom.storage.workspace import Selection, Skipped, UnsafePath, WorkspaceView, leads_out, packing
+from loom.storage.workspace import Hashed, Selection, Skipped, UnsafePath, WorkspaceView, leads_out, packing
 
 PATH_INVALID = "ARTIFACT_PATH_INVALID"
 NO_SPACE = "ARTIFACT_NO_SPACE"
@@ -88,7 +88,7 @@ def collect(
     files = size = 0
     links_out = []
     with _told("keep the artifacts"), _replacing(archive) as file:
-        hashed = _Hashed(file)
+        hashed = Hashed(file)
         with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=hashed, mtime=0) as packed:
             archived = Writer(packed)
             for entry in packing(archived, view, selection, skipped, masker):
@@ -206,23 +206,6 @@ def _selection(paths: Iterable[str], exclude: Iterable[str]) -> Selection:
             hint="Name paths inside of the workspace, such as `build/` or `**/*.xml`.",
             code=PATH_INVALID,
         ) from error
-
-
-class _Hashed:
-    """A file that knows the size and the checksum of what was written to it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        self.size += len(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
 
 
 @contextmanager

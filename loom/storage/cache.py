@@ -37,7 +37,7 @@ from loom.status import OnOutput
 from loom.storage import files
 from loom.storage.private import check_private, make_private
 from loom.storage.tar import DamagedArchive, Entry, UnsafeArchive, Writer
-from loom.storage.workspace import DirectoryView, Selection, Skipped, UnsafePath, WorkspaceView, packing
+from loom.storage.workspace import DirectoryView, Hashed, Selection, Skipped, UnsafePath, WorkspaceView, packing
 from loom.util import processes
 
 Hit = Literal["exact", "fallback", "miss"]
@@ -612,22 +612,10 @@ class _Packed(Struct):
     sha256: str = ""
 
 
-class _Hashed:
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        self.size += len(data)
-        return self._file.write(data)
-
-
 def _pack(
     view: WorkspaceView, selection: Selection, file: IO[bytes], skipped: list[Skipped], masker: Masker | None
 ) -> _Packed:
-    packed, hashed = _Packed(), _Hashed(file)
+    packed, hashed = _Packed(), Hashed(file)
     compressor = zstandard.ZstdCompressor(level=_LEVEL, threads=-1, write_checksum=True)
     with compressor.stream_writer(hashed, write_size=_CHUNK, closefd=False) as stream:  # type: ignore[arg-type]
         archive = Writer(stream)

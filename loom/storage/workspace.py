@@ -11,6 +11,7 @@ streams (`TarView`: copy-on-write views, volumes, remote engines). Both promise:
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import re
@@ -502,6 +503,23 @@ def without_secret_names(
             on_skipped(Skipped(path=entry.path, reason="a secret is in the target of its link"))
         else:
             yield entry, content
+
+
+class Hashed:
+    """A file that knows the size and the checksum of what was written to it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def packing(
