@@ -3,7 +3,7 @@
     LoomError                 what the boundary in `cli` prints; everything else is a bug of ours (70)
     ├── RequestError      2   the command line, the configuration or the repository asked for is wrong
     │   └── WorkflowError 2   the workflow file is wrong; carries every problem found, in file order
-    └── InfrastructureError 3 the engine, an image or the snapshot could not be had
+    └── InfrastructureError 3 the engine, an image or the snapshot is unavailable
         ├── SnapshotError
         ├── ProviderError     the place a job runs in broke (caught at the engine's per-job seam)
         │   └── EngineUnavailable

@@ -57,7 +57,7 @@ class Exit(Struct, frozen=True, kw_only=True):
     code: int
     ended: Ended = Ended.EXITED
     oom_kills: int = 0
-    """How many processes were killed for want of memory since the command before it, as far as the place can tell."""
+    """How many processes were killed for lack of memory since the command before it, as far as the place can tell."""
     refused_forks: int = 0
     """How often no process could be made since then because there were as many as there may be (`pids`)."""
     ended_place: bool = False

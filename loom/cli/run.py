@@ -90,7 +90,7 @@ def run(
     """Run the workflow's jobs on a snapshot of the repository.
 
     Ends with 0 when all passed, 1 when a job failed, 2 when the request or the workflow is wrong, 3 when the engine, an
-    image or the snapshot could not be had, 4 when a job ran out of time, 130, 143 or 129 when interrupted (INT, TERM, HUP).
+    image or the snapshot is unavailable, 4 when a job ran out of time, 130, 143 or 129 when interrupted (INT, TERM, HUP).
     """
     from loom.commands import run as running
 

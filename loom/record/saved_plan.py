@@ -1,6 +1,6 @@
 """A run's plan as its record keeps it (`plan.json`), with what else it takes to make a job's place again.
 
-No secret is in it: a plan knows secrets by reference, and who makes a place again resolves them anew.
+No secret is in it: a plan knows secrets by reference; they are resolved again when a job's place is made again.
 """
 
 from __future__ import annotations

@@ -682,7 +682,7 @@ def _how_often(exit_: Exit) -> str:
 
 
 def _unnoticed(step: Step, exit_: Exit) -> Iterator[str]:
-    """What went wrong with a step for want of memory or processes, where it is not what it ended by."""
+    """What went wrong with a step that lacked memory or processes, where it is not what it ended by."""
     went_on = "the step passed all the same" if exit_.status is Status.SUCCESS else "the step did not end by that"
     if exit_.oom_kills and exit_.ended is not Ended.OOM_KILLED:
         how_many = "a process was" if exit_.oom_kills == 1 else f"{exit_.oom_kills} processes were"

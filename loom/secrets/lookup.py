@@ -31,7 +31,7 @@ _BUILT_IN: Mapping[str, Callable[[], SecretProvider]] = {
 
 
 class Missing(Struct, frozen=True, kw_only=True):
-    """A secret that is not required and could not be had; its variable stays unset."""
+    """A secret that is not required and is unavailable; its variable stays unset."""
 
     name: str
     code: str

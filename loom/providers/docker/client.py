@@ -453,7 +453,7 @@ def retrying(call: Callable[[], T], *, attempts: int = 4, first_wait_s: float = 
 def starting(make: Callable[[], Made], start: Callable[[Made], T], remove: Callable[[Made], None], cancel: Cancel) -> T:
     """What `start` returns for a container that `make` has made; after StartFailed both are repeated.
 
-    `start` connects anew each time: an engine that fails a start drops the connections that were made for it. A container
+    `start` makes new connections each time: an engine that fails a start drops the connections that were made for it. A container
     is given a second start where the engine says that the first did not happen; then it is removed, and a new one is made.
     """
 
@@ -474,7 +474,7 @@ def starting(make: Callable[[], Made], start: Callable[[Made], T], remove: Calla
 
 
 def restarting(api: Any, container_id: str, doing: str, connect: Callable[[], None] = lambda: None) -> None:
-    """Start a container that can't be made anew, again after StartFailed; `connect` is called before each start."""
+    """Start a container that cannot be replaced, again after StartFailed; `connect` is called before each start."""
 
     def start() -> None:
         connect()

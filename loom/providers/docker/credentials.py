@@ -23,7 +23,7 @@ _HELPER_TIMEOUT_S = 30
 @dataclass(frozen=True, kw_only=True)
 class Credentials:
     """`auth` is what the engine's API wants (empty: anonymous), `source` where it is from, for messages; `problem` is
-    set when credentials were configured and could not be had."""
+    set when credentials are configured but unavailable."""
 
     source: str
     auth: Mapping[str, str] = field(default_factory=dict, repr=False)

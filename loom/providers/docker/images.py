@@ -76,7 +76,7 @@ class Images:
         frozen: bool = False,
         shared: ClientFactory | None = None,
     ) -> None:
-        """`client_factory` connects anew; `shared` gives a connection that others use too, and close."""
+        """`client_factory` makes a new connection; `shared` gives a connection that others use too, and close."""
         self._client_factory = client_factory
         self._shared = shared
         self._environ = environ
@@ -129,7 +129,7 @@ class Images:
         cancel: Cancel,
         secrets: Mapping[str, bytes] = MappingProxyType({}),
     ) -> ResolvedImage:
-        """The image, had by its pull policy and the lock. ImageError says what was wrong and what to do about it.
+        """Resolve the image by its pull policy and the lock file. ImageError names the problem and the next move.
 
         `secrets`: values by name, of which a build mounts those that it asks for.
         """
