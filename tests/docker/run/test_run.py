@@ -483,7 +483,7 @@ eats:
   shell: sh
   resources: {memory: 32m}
   script:
-    - (x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}) | cat
+    - (echo 1000 >/proc/self/oom_score_adj; x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}) | cat
     - echo went on
 """)
     ran = project.run()
