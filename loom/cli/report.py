@@ -21,12 +21,12 @@ def report(
     ] = None,
 ) -> None:
     """Write a run as one HTML page. Self-contained: graph, timeline, logs with search."""
-    import os
     import sys
 
     from loom.analysis.html_report import page
     from loom.commands import records
     from loom.errors import RequestError
+    from loom.util import atomic
 
     record = records.here().find(run)
     text = page(record)
@@ -34,11 +34,8 @@ def report(
         sys.stdout.write(text)
         return
     path = output or Path(f"loom-report-{record.run_id}.html")
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        atomic.write(path, text.encode())
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise RequestError(f"the report can't be written to {path}: {error.strerror or error}") from error
     print(f"report: {path.absolute()}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from msgspec import Struct
 from loom.errors import InfrastructureError
 from loom.plan.permissions import Request
 from loom.storage.private import make_private, own_state
+from loom.util import atomic
 
 _MAX_BYTES = 4 << 20
 
@@ -65,14 +65,7 @@ class Trust:
         try:
             make_private(self._folder.parent)
             self._folder.mkdir(exist_ok=True, mode=0o700)
-            draft, name = tempfile.mkstemp(dir=self._folder, suffix=".tmp")  # 0600
-            try:
-                with os.fdopen(draft, "wb") as file:
-                    file.write(json.dumps(shape, indent=2).encode())
-                Path(name).replace(self.path)
-            except OSError:
-                Path(name).unlink(missing_ok=True)
-                raise
+            atomic.write(self.path, json.dumps(shape, indent=2).encode(), mode=0o600)
         except OSError as error:
             raise InfrastructureError(
                 f"your decision can't be kept at {self.path}: {error.strerror or error}",

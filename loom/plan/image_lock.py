@@ -7,9 +7,7 @@ engine with another kind of image store has other ids.
 
 from __future__ import annotations
 
-import os
 import posixpath
-import tempfile
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +19,7 @@ from msgspec import Struct, field
 from loom.errors import ImageError, RequestError
 from loom.images.reference import DIGEST, normal_platform, parse_reference, short
 from loom.plan.model import Image, Plan
+from loom.util import atomic
 from loom.util.paths import leads_out
 
 LOCK_PATH = ".loom/images.lock"
@@ -125,18 +124,10 @@ def load_lock(path: Path) -> ImageLock | None:
 
 
 def save_lock(path: Path, lock: ImageLock) -> None:
-    """Publish by rename: a reader finds the old lock or the new one, never half of one."""
+    """Replace the lock file. ImageError when it can't be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(lock.encode())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        atomic.write(path, lock.encode())
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}: the lock file could not be written") from error
 

@@ -26,7 +26,7 @@ from loom.record.events import SCHEMA_VERSION, Event, OutputEvent, PhaseEvent, d
 from loom.storage.claims import Claims
 from loom.storage.files import open_regular, read_regular
 from loom.storage.private import make_private, own_state
-from loom.util import processes
+from loom.util import atomic, processes
 from loom.util.paths import RUN_PREFIX, RUNTIME, half_removed, run_of_workspace
 
 RUNNING = "running"
@@ -252,13 +252,7 @@ class RunRecord:
 
 def _publish(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_bytes(data)
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
+    atomic.write(path, data)
 
 
 class RunEntry(Struct, frozen=True, kw_only=True):

@@ -38,7 +38,7 @@ from loom.storage import files
 from loom.storage.private import check_private, make_private
 from loom.storage.tar import DamagedArchive, Entry, UnsafeArchive, Writer
 from loom.storage.workspace import DirectoryView, Hashed, Selection, Skipped, UnsafePath, WorkspaceView, packing
-from loom.util import processes
+from loom.util import atomic, processes
 
 Hit = Literal["exact", "fallback", "miss"]
 
@@ -488,11 +488,9 @@ class Cache:
         path.parent.mkdir(parents=True, exist_ok=True)
         replaced = self._read(path)
         shape = {"schema": _SCHEMA} | {name: getattr(entry, name) for name in _Written.__struct_fields__[1:]}
-        with _temporary(self.folder / "tmp") as file:
-            file.write(json.dumps(shape, indent=1).encode())
-            file.flush()
-            os.utime(file.fileno(), (entry.used_at, entry.used_at))
-            Path(file.name).replace(path)
+        with atomic.replacing(path, drafts=self.folder / "tmp") as draft:
+            draft.write_bytes(json.dumps(shape, indent=1).encode())
+            os.utime(draft, (entry.used_at, entry.used_at))
         if replaced is not None and replaced.blob != entry.blob:
             self._drop_blobs({replaced.blob})
 

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from loom.storage.private import make_private
-from loom.util import processes
+from loom.util import atomic, processes
 from loom.util.paths import half_removed
 
 
@@ -73,9 +73,7 @@ class Claims:
             )
             make_private(self.folder.parent)
             self.folder.mkdir(exist_ok=True, mode=0o700)
-            draft = self.folder / f".{workspace.name}.{os.getpid()}.tmp"
-            draft.write_bytes(msgspec.json.encode(claim))
-            draft.replace(self._file(workspace))
+            atomic.write(self._file(workspace), msgspec.json.encode(claim))
 
     def all(self) -> list[Claim]:
         """Of workspaces that are there and of those that are gone; files that are no claims are passed over."""

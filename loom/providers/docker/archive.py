@@ -25,6 +25,7 @@ from loom.images.reference import parse_reference
 from loom.providers.docker.client import explanation, taking_long
 from loom.providers.docker.images import ResolvedImage
 from loom.providers.docker.long_calls import engine_errors
+from loom.util import atomic
 
 INDEX = "loom-images.json"
 SCHEMA = "loom.images.export.v1"
@@ -50,9 +51,12 @@ def export_images(client: docker.DockerClient, images: Sequence[ResolvedImage], 
             for image in images
         ],
     }
-    temporary = target.with_name(f".{target.name}.part")
     try:
-        with _writing(temporary, target.name) as file, tarfile.open(fileobj=file, mode="w|") as out:
+        with (
+            atomic.replacing(target) as draft,
+            _writing(draft, target.name) as file,
+            tarfile.open(fileobj=file, mode="w|") as out,
+        ):
             content = orjson.dumps(index, option=orjson.OPT_INDENT_2)
             entry = tarfile.TarInfo(INDEX)
             entry.size = len(content)
@@ -61,13 +65,10 @@ def export_images(client: docker.DockerClient, images: Sequence[ResolvedImage], 
             with _saved(client, names) as stream, tarfile.open(fileobj=stream, mode="r|") as saved:
                 for member in saved:
                     out.addfile(member, saved.extractfile(member) if member.isreg() else None)
-        temporary.replace(target)
     except OSError as error:
         raise ImageError(f"{target}: the images could not be written: {error.strerror or error}") from error
     except tarfile.TarError as error:
         raise ImageError(f"the engine's answer is no archive of images: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return target.stat().st_size
 
 

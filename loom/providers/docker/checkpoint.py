@@ -17,6 +17,7 @@ from loom.providers.docker import labels
 from loom.providers.docker.client import explanation, retrying, taking_long, translated
 from loom.providers.files import unpack
 from loom.storage.files import open_regular
+from loom.util import atomic
 from loom.util.bounded import bounded
 
 if TYPE_CHECKING:
@@ -86,16 +87,13 @@ def _pack(session: Session, archive: Path, on_skipped: OnSkipped) -> int:
     import zstandard
 
     archive.parent.mkdir(parents=True, exist_ok=True)
-    draft = archive.with_name(f".{archive.name}.tmp")
-    try:
-        with draft.open("wb") as file, zstandard.ZstdCompressor(level=1).stream_writer(file) as packed:
-            draft.chmod(0o600)
-            for chunk in session.get_archive(["."], on_skipped):
-                packed.write(chunk)
-        draft.replace(archive)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    with (
+        atomic.replacing(archive, mode=0o600) as draft,
+        draft.open("wb") as file,
+        zstandard.ZstdCompressor(level=1).stream_writer(file) as packed,
+    ):
+        for chunk in session.get_archive(["."], on_skipped):
+            packed.write(chunk)
     return archive.stat().st_size
 
 

@@ -188,7 +188,7 @@ def test_export_and_import_for_a_machine_without_a_registry(
     exported = {one["name"]: one["image_id"] for one in project.images_json("export", str(file))["images"]}
     built = f"{name.replace(':1', '')}-built:latest"
     assert set(exported) >= {name, built}
-    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
     for one in (*exported, name.rpartition(":")[0] + f"@{digest}"):
         remove(one)
     with pytest.raises(docker.errors.ImageNotFound):

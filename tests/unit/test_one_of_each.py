@@ -1,0 +1,23 @@
+"""What exists once: a second way to do it is found here before it is read by anybody."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2] / "loom"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "only_in"),
+    [
+        pytest.param(
+            r"\bdraft\b.*\.replace\(|os\.replace|mkstemp|\.tmp\"",
+            {"util/atomic.py", "cli/boundary.py"},
+            id="atomic write",
+        ),
+    ],
+)
+def test_only_one_place_does_it(pattern: str, only_in: set[str]) -> None:
+    found = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if re.search(pattern, path.read_text())}
+    assert found == only_in
