@@ -1,0 +1,349 @@
+"""Run an earlier run's jobs again: `loom resume` from where they failed, `loom rerun` from the start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from loom import snapshot
+from loom.cancel import Cancel
+from loom.commands import project, session
+from loom.commands import run as running
+from loom.commands.run import Options, signals
+from loom.commands.session import Around
+from loom.errors import LoomError, RequestError
+from loom.plan.model import MountMode
+from loom.providers.docker import kept
+from loom.runner import Resumption, View, api
+from loom.runner.api import Reuse
+from loom.runner.scheduler import waits_for
+from loom.status import JobResult, Status
+from loom.util.paths import new_workspace, run_of_workspace
+
+if TYPE_CHECKING:
+    from loom.runner.previous_run import PastJob, PastRun
+
+
+def resume(
+    run: str | None,
+    *,
+    from_: str | None,
+    sync: bool,
+    stream: bool,
+    quiet: bool,
+    keep: str | None,
+    trust: bool,
+) -> int:
+    """Go on with a failed run; the exit code of the process."""
+    here = session.around(trust)
+    past = session.find_run(here, run)
+    session.permit(here, past, trust)
+    # What was kept once is kept again, also where there is no terminal.
+    options = running.Options(stream=stream, quiet=quiet, keep=keep or "on-failure", trust=trust)
+    return _Resuming(here, past, options).run(from_, sync=sync)
+
+
+def rerun(
+    run: str | None, *, failed: bool, fresh: bool, stream: bool, quiet: bool, keep: str | None, trust: bool
+) -> int:
+    """Run a run's jobs again from the start; the exit code of the process."""
+    here = session.around(trust)
+    past = session.find_run(here, run)
+    if not fresh:
+        session.permit(here, past, trust)
+    options = running.Options(stream=stream, quiet=quiet, keep=keep, trust=trust)
+    return _fresh(here, past, options, failed=failed) if fresh else _same(here, past, options, failed=failed)
+
+
+class _Resuming:
+    def __init__(self, here: Around, past: PastRun, options: Options) -> None:
+        self._here = here
+        self._past = past
+        self._options = options
+        self._run_id = str(time.time_ns())
+        self._made: list[Path] = []
+        """Workspaces; while no run has them, nothing else would ever remove them."""
+        self._archives: list[Path] = []
+        """Checkpoints of a workspace that the jobs shared, and that is gone."""
+
+    def run(self, from_: str | None, *, sync: bool) -> int:
+        past = self._past
+        if past.entry.alive:
+            raise RequestError(f"run {past.run_id} has not ended yet", hint="wait for it, or interrupt it first")
+        try:
+            reuse = self._reuse(from_, sync=sync)
+        except BaseException:
+            for workspace in self._made:
+                snapshot.remove(workspace, recorded=True)
+            raise
+        return execute(self._here, past, reuse, self._options, self._run_id)
+
+    def _reuse(self, from_: str | None, *, sync: bool) -> Reuse:
+        past, jobs = self._past, self._wanted(from_)
+        resumed = {
+            job.job.id: resumption for job, step in jobs if (resumption := self._resumption(job, step, sync=sync))
+        }
+        own = [
+            resumption.view.workspace
+            for resumption in resumed.values()
+            if resumption.view is not None and resumption.view.workspace != past.workspace
+        ]
+        shared = any(job.shares_workspace for job, _ in jobs)
+        workspace = self._workspace(own, shared=shared, untouched=sync and not shared)
+        again = dependents(past, [job.job.id for job, _ in jobs])
+        results = results_besides(past, again, also_unfinished=from_ is None)
+        if sync:
+            self._sync([workspace, *(path for path in own if path != workspace)])
+        return api.Reuse(
+            parent_run_id=past.run_id,
+            workspace=workspace,
+            snapshot=past.snapshot or {},
+            results=results,
+            resumed=resumed,
+            archive_of=past.archive_of,
+            has_products=workspace == past.workspace or bool(self._archives),
+        )
+
+    def _workspace(self, own: list[Path], *, shared: bool, untouched: bool) -> Path:
+        """The run's: what jobs share, or what views of their own are made from. `own` are what single jobs go on in.
+
+        `untouched`: the earlier run's has to stay as it is, since views of other jobs lie over it.
+        """
+        past = self._past
+        if past.workspace.is_dir() and not untouched:
+            return past.workspace
+        if self._archives:
+            # They are of one workspace at different moments: the last one has what was there at the others.
+            return self._lay_out(max(self._archives, key=lambda archive: archive.stat().st_mtime_ns))
+        if not shared:
+            workspace = new_workspace(self._here.config.tmp_dir, self._run_id)
+            try:
+                snapshot_again(self._here, past, workspace)
+            except RequestError:
+                if own:
+                    self._say("the run's snapshot can't be made again: later jobs get what the first of these had left")
+                    return own[0]
+            else:
+                self._made.append(workspace)
+                return workspace
+        raise RequestError(
+            f"the workspace of run {past.run_id} ({past.workspace}) is gone, and no checkpoint has it",
+            hint=f"start again: loom rerun {past.run_id}",
+            code="NOTHING_KEPT",
+        )
+
+    def _lay_out(self, archive: Path) -> Path:
+        workspace = session.lay_out(self._here, self._past, archive, self._run_id)
+        self._made.append(workspace)
+        return workspace
+
+    def _wanted(self, from_: str | None) -> list[tuple[PastJob, str | None]]:
+        past = self._past
+        if from_ is not None:
+            job_id, _, step = from_.partition(":")
+            job = past.job(job_id)
+            return [(job, job.step(step or None).id)]
+        failed = [
+            past.job(job_id)
+            for job_id in past.failed()
+            if past.fold.jobs[job_id].status in (Status.FAILURE, Status.TIMED_OUT, Status.ERROR, Status.CANCELED)
+        ]
+        if not failed:
+            raise RequestError(
+                f"no job of run {past.run_id} failed", hint="say where to go on from: loom resume --from JOB:STEP"
+            )
+        return [(job, job.failing_step or job.last_step) for job in failed]
+
+    def _resumption(self, job: PastJob, step_id: str | None, *, sync: bool) -> Resumption | None:
+        """How the job goes on; None when it runs from its start, since it never came to a step."""
+        if step_id is None:
+            self._say(f"{job.job.id} runs from its start: it failed before its first step")
+            return None
+        step = job.step(step_id)
+        handed_on, lost = job.handed_on(step, session.resolve_secrets(self._here, job))
+        if lost:
+            self._say(f"{job.job.id}: not set, since the record has them without their secret: {', '.join(lost)}")
+        if not job.in_container:
+            self._say(f"{job.job.id} goes on from {step.id}, on this machine")
+            return Resumption(step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, view=self._files(job))
+
+        found, view = session.find_container(self._here, job), job.view
+        if sync and view is not None and view.mode is not MountMode.BIND:
+            found = None  # a view that is mounted can't be changed from under the container
+        if found is not None and view is not None and kept.has_its_files(found, view.mode):
+            self._say(f"{job.job.id} goes on from {step.id}, in its kept container")
+            adopt = partial(kept.adopted, self._here.engine, found)
+            return Resumption(
+                step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, image=job.image, adopt=adopt, view=view
+            )
+        image_id = session.checkpoint_of(self._here, job)
+        if image_id is None:
+            raise RequestError(
+                f"nothing of job {job.job.id} was kept to go on from: neither its container nor a checkpoint",
+                hint=f"start again with `loom rerun {job.run.run_id} --failed`; `--keep on-failure` keeps both",
+                code="NOTHING_KEPT",
+            )
+        files = self._files(job)
+        self._say(f"{job.job.id} goes on from {step.id}, in a container restored from its checkpoint")
+
+        image = job.image
+        assert image is not None
+        resolved = replace(image, image_id=image_id)
+        return Resumption(step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, image=resolved, view=files)
+
+    def _files(self, job: PastJob) -> View | None:
+        """What a new place for the job shows; None: the workspace that this run's jobs share."""
+        left_out: dict[str, str] = {}
+        view: View | None = None
+        if not job.shares_workspace:
+            view = session.view_of_files(self._here, job, left_out)
+        elif not job.run.workspace.is_dir() and job.checkpoint_archive.exists():
+            self._archives.append(job.checkpoint_archive)
+            left_out |= job.not_in_checkpoint()[0]
+        for path, reason in left_out.items():
+            self._say(f"left out: {path} ({reason})")
+        return view
+
+    def _sync(self, workspaces: list[Path]) -> None:
+        manifest = self._past.entry.paths.root / "snapshot.json"
+        checkout, environ = self._past.repo_root, self._here.environ
+        brought = {
+            change.path: change
+            for workspace in workspaces
+            for change in snapshot.bring(checkout, workspace, environ=environ, manifest_file=manifest)
+        }
+        for change in brought.values():
+            self._say(f"brought {change.path} ({change.kind.replace('_', ' ')})")
+        if not brought:
+            self._say("nothing to bring: the checkout is as the run's snapshot was")
+
+    def _say(self, text: str) -> None:
+        if not self._options.quiet:
+            print(text, flush=True)
+
+
+def dependents(past: PastRun, job_ids: list[str]) -> set[str]:
+    """These jobs and all that wait for them, directly or not."""
+    plan = past.planned.plan
+    again = set(job_ids)
+    for job in plan.jobs:  # in topological order
+        if again & set(waits_for(plan, job)):
+            again.add(job.id)
+    return again
+
+
+def results_besides(past: PastRun, again: set[str], *, also_unfinished: bool) -> dict[str, JobResult]:
+    """What the jobs that do not run again came to; unless those that never ended are to run too, these count as skipped."""
+    results = {}
+    for job in past.planned.plan.jobs:
+        if job.id in again:
+            continue
+        result = past.result_of(job.id)
+        if result is not None and not (also_unfinished and result.status in (Status.CANCELED, Status.SKIPPED)):
+            results[job.id] = result
+        elif not also_unfinished:
+            results[job.id] = JobResult(status=Status.SKIPPED)
+    return results
+
+
+def execute(here: Around, past: PastRun, reuse: Reuse, options: Options, run_id: str) -> int:
+    planned = past.planned
+    source = snapshot.discover(past.repo_root, environ=here.environ)
+    options = replace(
+        options, container=planned.container, strict=planned.isolated, mount_mode=planned.mount_mode.value
+    )
+    settings = project.configured(source.root, here.environ, running.flags_of(options), trusting=options.trust)
+    ids = dict.fromkeys(("LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID"), run_id)
+    prepared = running.Prepared(
+        run_id=run_id,
+        environ=here.environ,
+        source=source,
+        config=settings,
+        plan=planned.plan,
+        variables={**planned.variables, **ids},
+    )
+    return running.execute(prepared, options, reuse=reuse)
+
+
+def _same(here: Around, past: PastRun, options: Options, *, failed: bool) -> int:
+    run_id = str(time.time_ns())
+    results: Mapping[str, JobResult] = {}
+    if failed:
+        ids = past.failed()
+        if not ids:
+            raise RequestError(
+                f"no job of run {past.run_id} failed", hint="leave --failed out to run all of them again"
+            )
+        results = results_besides(past, dependents(past, ids), also_unfinished=True)
+    workspace = new_workspace(here.config.tmp_dir, run_id)
+    document = snapshot_again(here, past, workspace)
+    reuse = api.Reuse(
+        parent_run_id=past.run_id,
+        workspace=workspace,
+        snapshot=document,
+        results=results,
+        archive_of=past.archive_of,
+        has_products=False,
+    )
+    return execute(here, past, reuse, options, run_id)
+
+
+def snapshot_again(here: Around, past: PastRun, workspace: Path) -> Mapping[str, object]:
+    """Fill `workspace` with the very tree that the earlier run had: from the checkout, else from that run's workspace."""
+    wanted = (past.snapshot or {}).get("tree_sha")
+    if wanted is None:
+        raise RequestError(
+            f"run {past.run_id} has no snapshot to run on again", hint=f"loom rerun {past.run_id} --fresh"
+        )
+    cancel = Cancel()
+    reasons = []
+    with signals(cancel):
+        for place, name in ((past.repo_root, "the checkout"), (past.workspace, "that run's workspace")):
+            if not place.is_dir():
+                reasons.append(f"{name} ({place}) is gone")
+                continue
+            here.store.claims.make(workspace, run_id=run_of_workspace(workspace.name) or "", repo_root=past.repo_root)
+            try:
+                taken = snapshot.take(snapshot.discover(place, environ=here.environ), workspace, cancel=cancel)
+            except LoomError as error:
+                workspace.rmdir()
+                if cancel.requested:
+                    raise
+                reasons.append(f"{name}: {error.message}")
+                continue
+            if taken.tree_sha == wanted:
+                return {**taken.document(), "source_root": str(past.repo_root)}
+            snapshot.remove(workspace)
+            reasons.append(f"{name} has changed since (tree {taken.tree_sha[:12]})")
+    raise RequestError(
+        f"the snapshot of run {past.run_id} (tree {wanted[:12]}) can't be made again: {'; '.join(reasons)}",
+        hint=f"run on what is there now: loom rerun {past.run_id} --fresh",
+        code="SNAPSHOT_GONE",
+    )
+
+
+def _fresh(here: Around, past: PastRun, options: Options, *, failed: bool) -> int:
+    if here.root is None or here.root.resolve() != past.repo_root.resolve():
+        raise RequestError(
+            f"run {past.run_id} is one of {past.repo_root}, which is not the checkout here",
+            hint=f"run it there: cd {past.repo_root}",
+        )
+    ids = past.failed() if failed else [job.id for job in past.planned.plan.jobs]
+    if not ids:
+        raise RequestError(f"no job of run {past.run_id} failed", hint="leave --failed out to run all of them again")
+    return running.run(
+        replace(
+            options,
+            jobs=tuple(ids),
+            parent_run_id=past.run_id,
+            container=past.planned.container,
+            strict=past.planned.isolated,
+            mount_mode=past.planned.mount_mode.value,
+            event=past.planned.variables.get("LOOM_EVENT", "push"),
+        )
+    )
