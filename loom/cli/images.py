@@ -250,7 +250,7 @@ def prune(
     import time
 
     from loom.errors import RequestError
-    from loom.providers.docker.build import prune_builds
+    from loom.providers.docker.cleanup import prune_builds
     from loom.providers.docker.client import connect
     from loom.util.units import duration, rough_size
 

@@ -338,13 +338,13 @@ def _remove(place: Here, item: Item, engine: Engine) -> None:
 def _remove_from_engine(engine: Engine, run_id: str) -> list[str]:
     """What could not be removed. Without an engine that answers there is nothing that could be: what was kept is gone with it."""
     from loom.errors import EngineUnavailable
-    from loom.providers.docker.leftovers import remove_run
+    from loom.providers.docker.cleanup import remove_run
 
     try:
         client = engine()
     except (EngineUnavailable, RequestError):
         return []
-    return remove_run(client, run_id)[1]
+    return [str(left) for left in remove_run(client, run_id) if left.problem]
 
 
 def clean_later(store: Store, environ: Mapping[str, str], root: Path) -> None:
@@ -523,11 +523,11 @@ def _image(client: Any, name: str) -> Finding:
 
 def _made_images(client: Any) -> Finding:
     """What loom itself has put on the engine's disk."""
-    from loom.providers.docker import build, checkpoint
+    from loom.providers.docker import checkpoint, labels
     from loom.util.units import rough_size
 
     try:
-        made = client.api.images(build.BUILD_REPOSITORY)
+        made = client.api.images(labels.BUILD_REPOSITORY)
         checkpoints = client.api.images(checkpoint.REPOSITORY)
     except Exception as error:  # noqa: BLE001  whatever the engine's client raises is a finding
         return Finding(name="images", state="warn", text=f"the engine does not list them: {error}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom.cancel import Cancel
 from loom.config import Config
-from loom.errors import EngineUnavailable, LoomError
+from loom.errors import EngineUnavailable
 from loom.plan.model import Job, Plan, ProviderName, Secret
 from loom.providers.base import Provider, SecretValues, Session
 from loom.record.store import Store
@@ -74,16 +74,9 @@ class Engine:
         self._tidying.start()
 
     def _tidy(self, client: docker.DockerClient) -> None:
-        from loom.providers.docker.reap import reap
+        from loom.providers.docker.cleanup import tidied
 
-        try:
-            self.problems = [
-                f"{left.kind} {left.name} of an earlier run could not be removed: {left.problem}"
-                for left in reap(client)
-                if left.problem
-            ]
-        except LoomError as error:
-            self.problems = [error.message]
+        self.problems = tidied(client)
 
     def close(self, patience_s: float = 10.0) -> list[str]:
         """End the connection; what could not be tidied, as lines of text."""

@@ -7,7 +7,7 @@ import docker
 import pytest
 
 from loom.providers.docker import labels
-from loom.providers.docker.leftovers import remove_run
+from loom.providers.docker.cleanup import remove_run
 
 pytestmark = pytest.mark.docker
 RUN_ID = f"990{os.getpid()}"
@@ -31,13 +31,11 @@ def test_a_runs_things_go_and_anothers_stay(client: docker.DockerClient) -> None
         client.containers.create("debian:trixie-slim", ["true"], name=f"loom-test-{run_id}", labels=marks)
         client.networks.create(f"loom-test-{run_id}", labels=marks)
         client.volumes.create(f"loom-test-{run_id}", labels=marks)
-    gone, problems = remove_run(client, RUN_ID)
-    assert problems == []
-    assert sorted(gone) == [
+    assert sorted(map(str, remove_run(client, RUN_ID))) == [
         f"container loom-test-{RUN_ID}",
         f"network loom-test-{RUN_ID}",
         f"volume loom-test-{RUN_ID}",
     ]
-    assert remove_run(client, RUN_ID) == ([], [])
+    assert remove_run(client, RUN_ID) == []
     assert client.containers.get(f"loom-test-{OTHER}").labels[labels.RUN] == OTHER
     assert len(client.images.list("debian:trixie-slim")) == 1

@@ -18,8 +18,7 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from datetime import datetime
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -46,14 +45,15 @@ from loom.images.reference import parse_reference
 from loom.plan import model
 from loom.plan.image_lock import shown
 from loom.providers.docker.capabilities import Traits
+from loom.providers.docker.cleanup import untagged
 from loom.providers.docker.client import endpoint_of, explanation
+from loom.providers.docker.labels import BUILD_REPOSITORY
 from loom.providers.docker.long_calls import engine_errors, in_background, say
 from loom.status import OnOutput
 
 if TYPE_CHECKING:
     from loom.providers.docker.images import Images, ResolvedImage
 
-BUILD_REPOSITORY = "loom-build"
 _GET_BUILDX = "Install the buildx plugin (Debian: docker-buildx, Docker's own packages: docker-buildx-plugin)."
 _PLUGIN_FOLDERS = (
     "/usr/local/lib/docker/cli-plugins",
@@ -146,35 +146,8 @@ def _forget_tags(images: Images, image: ResolvedImage, current: str) -> None:
     with engine_errors():
         names = images.client.api.inspect_image(image.image_id)["RepoTags"] or ()  # type: ignore[no-untyped-call]
     old = [name for name in names if name.startswith(f"{BUILD_REPOSITORY}:") and name != current]
-    for name in old if len(old) >= _TAGS else ():
-        with suppress(docker.errors.APIError):
-            images.client.api.remove_image(name)
-
-
-class Pruned(Struct, frozen=True, kw_only=True):
-    name: str
-    image_id: str
-    size: int
-
-
-def prune_builds(client: docker.DockerClient, *, before: float) -> tuple[Pruned, ...]:
-    """Remove what loom built and last used before that time (seconds since the epoch); what a container uses stays."""
-    removed = []
-    with engine_errors():
-        for listed in client.api.images(BUILD_REPOSITORY):
-            found = client.api.inspect_image(listed["Id"])  # type: ignore[no-untyped-call]
-            used = datetime.fromisoformat(str(found["Metadata"]["LastTagTime"]))
-            if used.timestamp() >= before:
-                continue
-            for name in found["RepoTags"]:
-                if not name.startswith(f"{BUILD_REPOSITORY}:"):
-                    continue
-                try:
-                    client.api.remove_image(name)
-                except docker.errors.APIError:
-                    continue  # in use, or gone already
-                removed.append(Pruned(name=name, image_id=str(found["Id"]), size=int(found["Size"])))
-    return tuple(removed)
+    if len(old) >= _TAGS:
+        list(untagged(images.client, old))
 
 
 def settle(

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom.errors import LoomError, ProviderError
 from loom.providers.base import Session
 from loom.providers.docker import labels
-from loom.providers.docker.client import explanation, retrying, taking_long, translated
+from loom.providers.docker.client import retrying, taking_long, translated
 from loom.providers.files import unpack
 from loom.storage.files import open_regular
 from loom.util import atomic
@@ -26,10 +26,8 @@ if TYPE_CHECKING:
     from loom.storage.workspace import OnSkipped, Skipped
 
 REPOSITORY = "loom-checkpoint"
-CHECKPOINT = "loom.checkpoint"
 MAX_NAMED = 20
 """How many of the special files that are left out are named one by one."""
-EXPIRES = "loom.expires"
 _CHUNK = 1 << 20
 
 
@@ -72,8 +70,8 @@ def _commit(client: docker.DockerClient, container_id: str, *, run_id: str, job_
     marks = {
         labels.RUN: run_id,
         labels.JOB: job_id,
-        CHECKPOINT: "1",
-        EXPIRES: str(int(expires_at)),
+        labels.CHECKPOINT: "1",
+        labels.EXPIRES: str(int(expires_at)),
     }
     changes = [f'LABEL "{name}"="{value}"' for name, value in marks.items()]
     tag = "".join(character if character.isalnum() or character in "_.-" else "-" for character in job_id)[:80]
@@ -124,28 +122,3 @@ def image_is_there(client: docker.DockerClient, image_id: str) -> bool:
             return False
         raise
     return True
-
-
-def remove_images(
-    client: docker.DockerClient, run_id: str | None = None, *, now: Callable[[], float] | None = None
-) -> list[str]:
-    """Remove the checkpoints' images of one run (None: of all), with `now` only those that have expired; what could not be."""
-    api: Any = client.api
-    wanted = [f"{CHECKPOINT}=1", *([f"{labels.RUN}={run_id}"] if run_id else [])]
-    problems = []
-    with translated("looking for checkpoints"):
-        images = retrying(lambda: api.images(filters={"label": wanted}))
-    for image in images:
-        expires = str((image.get("Labels") or {}).get(EXPIRES, "0"))
-        if now is not None and (not expires.isdigit() or float(expires) > now()):
-            continue
-        try:
-            # By its tag: one that a later checkpoint was made from goes when that one does.
-            for name in image.get("RepoTags") or [image["Id"]]:
-                api.remove_image(name, force=True)
-        except Exception as error:
-            if getattr(error, "status_code", None) is None:
-                raise
-            if getattr(error, "status_code", None) != 404:
-                problems.append(f"the checkpoint {image['Id'][:19]} could not be removed: {explanation(error)}")
-    return problems

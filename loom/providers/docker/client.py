@@ -442,12 +442,18 @@ def start_failed(error: BaseException, doing: str) -> StartFailed | None:
     return failed
 
 
-def retrying(call: Callable[[], T], *, attempts: int = 4, first_wait_s: float = 0.1) -> T:
+def retrying(
+    call: Callable[[], T],
+    *,
+    attempts: int = 4,
+    first_wait_s: float = 0.1,
+    when: Callable[[BaseException], bool] = is_transient,
+) -> T:
     """What `call` returns; it is repeated as it is after the engine's own hiccups, so it must be safe to repeat.
 
     Never for a step, and never for a container's start: the connections that were made for it are dead after a failed one.
     """
-    return _repeated(call, is_transient, attempts, first_wait_s)
+    return _repeated(call, when, attempts, first_wait_s)
 
 
 def starting(make: Callable[[], Made], start: Callable[[Made], T], remove: Callable[[Made], None], cancel: Cancel) -> T:

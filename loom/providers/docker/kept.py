@@ -18,18 +18,18 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.errors import LoomError, ProviderError
+from loom.errors import ProviderError
 from loom.plan.model import MountMode
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker import driver, labels
 from loom.providers.docker.attach import Attachment, ExecAttachment
 from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.checkpoint import image_is_there
+from loom.providers.docker.cleanup import remove_container, remove_run
 from loom.providers.docker.client import restarting, retrying, translated
 from loom.providers.docker.mounts import BindMount, Mount, OverlayMount, VolumeMount
 from loom.providers.docker.ownership import Workspaces
 from loom.providers.docker.provider import container_name, environment_of
-from loom.providers.docker.removal import remove_container, remove_network, remove_volume
 from loom.providers.docker.session import HELLO_S, DockerSession
 from loom.providers.files import unpack
 from loom.status import OnOutput
@@ -175,8 +175,9 @@ def adopted(
         for problem in session.leave():
             on_output("stderr", f"{problem}\n".encode())
         if session.kept_until is None:
-            for problem in remove(client, found):
-                on_output("stderr", f"{problem}\n".encode())
+            for left in remove_run(client, found.labels[labels.RUN], found.labels[labels.JOB]):
+                if left.problem:
+                    on_output("stderr", f"{left.problem}\n".encode())
 
 
 def _mount(client: docker.DockerClient, found: Found, request: SessionRequest) -> Mount:
@@ -260,33 +261,3 @@ def _beside(client: docker.DockerClient, found: Found) -> list[Any]:
             lambda: api.containers(all=True, filters={"label": [*wanted, f"{labels.ROLE}=service"]})
         )
     return listed
-
-
-def remove(client: docker.DockerClient, found: Found) -> list[str]:
-    """Remove a kept container, its services, network and volumes; what could not be, as lines of text."""
-    marks = {name: found.labels.get(name, "") for name in (labels.RUN, labels.JOB)}
-    return _remove_labelled(client, [f"{name}={value}" for name, value in marks.items()])
-
-
-def _remove_labelled(client: docker.DockerClient, wanted: list[str]) -> list[str]:
-    api: Any = client.api
-    filters = {"label": wanted}
-    with translated("looking for what a run keeps"):
-        containers = retrying(lambda: api.containers(all=True, filters=filters))
-        networks = retrying(lambda: api.networks(filters=filters))
-        volumes = retrying(lambda: api.volumes(filters=filters))["Volumes"] or []
-    problems: list[str] = []
-
-    def attempt(what: Callable[[], object]) -> None:
-        try:
-            what()
-        except LoomError as error:
-            problems.append(error.message)
-
-    for container in containers:
-        attempt(lambda container=container: remove_container(client, container["Id"]))  # type: ignore[misc]
-    for network in networks:
-        attempt(lambda network=network: remove_network(client, network["Id"]))  # type: ignore[misc]
-    for volume in volumes:
-        attempt(lambda volume=volume: remove_volume(client, volume["Name"]))  # type: ignore[misc]
-    return problems

@@ -16,8 +16,8 @@ from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan.model import Image
 from loom.providers.base import Command, SessionRequest
-from loom.providers.docker.checkpoint import CHECKPOINT
 from loom.providers.docker.client import retrying, translated
+from loom.providers.docker.labels import CHECKPOINT
 from loom.providers.docker.provider import DockerProvider
 
 if TYPE_CHECKING:

@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from loom.cancel import Cancel
-from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
+from loom.errors import ImageError, LoomError, ProviderError
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker import driver, hardening, labels
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.capabilities import ENGINES_SOCKET, Traits
+from loom.providers.docker.cleanup import Removals, remove_container, tidied
 from loom.providers.docker.client import DISK_FULL, StartFailed, explanation, ours, start_failed, starting, translated
 from loom.providers.docker.devices import device_requests_of, devices_of
 from loom.providers.docker.mounts import Mount, can_lie_over, mount_of
 from loom.providers.docker.ownership import Workspaces
-from loom.providers.docker.reap import reap
-from loom.providers.docker.removal import remove_container
 from loom.providers.docker.session import DockerSession, why_refused
 from loom.status import OnOutput
 
@@ -50,8 +49,7 @@ class DockerProvider:
         self._log_driver = log_driver
         self._lock = threading.Lock()
         self._workspaces = Workspaces()
-        self._removals: list[threading.Thread] = []
-        self._left_behind: list[str] = []
+        self._removals = Removals()
         self._reaped = False
         self._idle = threading.Event()
         self._known_traits: Traits | None = None
@@ -77,7 +75,7 @@ class DockerProvider:
             yield session
         finally:
             if session is not None:
-                self._left_behind += session.leave()
+                self._removals.failed(session.leave())
             self._reap_once(client)
             if session is None or session.kept_until is None:
                 self._remove_later(client, names, mount)
@@ -101,7 +99,7 @@ class DockerProvider:
             except ProviderError as error:
                 if error.code != DISK_FULL:
                     raise
-                self._wait_for_removals(cancel)  # what this run's earlier jobs had filled may be free then
+                self._removals.wait(cancel)  # what this run's earlier jobs had filled may be free then
                 made = self._create(client, request, name, mount)
             mount.fill(made[0].container_id, cancel)
             return made
@@ -139,17 +137,8 @@ class DockerProvider:
 
     def close(self, cancel: Cancel | None = None) -> Sequence[str]:
         self._idle.set()
-        self._wait_for_removals(cancel or Cancel())
-        with self._lock:
-            left, self._left_behind = self._left_behind, []
-        return left
-
-    def _wait_for_removals(self, cancel: Cancel) -> None:
-        with self._lock:
-            removals, self._removals = self._removals, []
-        for removal in removals:
-            if not cancel.join(removal):
-                self._left_behind.append(f"not waited for any longer: {removal.name}; the next loom removes it")
+        self._removals.wait(cancel or Cancel())
+        return self._removals.problems()
 
     def _create(
         self, client: docker.DockerClient, request: SessionRequest, name: str, mount: Mount
@@ -232,38 +221,19 @@ class DockerProvider:
                 return
             self._reaped = True
 
-        def reap_them() -> None:
+        def reap() -> list[str]:
             self._idle.wait(REAP_AFTER_S)
-            try:
-                problems = [found.problem for found in reap(client) if found.problem]
-            except EngineUnavailable:
-                return  # lost while the run went on, which is told elsewhere; the next loom looks again
-            except LoomError as error:
-                problems = [str(error)]
-            with self._lock:
-                self._left_behind += problems
+            return tidied(client)
 
-        thread = threading.Thread(target=reap_them, name="reap", daemon=True)
-        with self._lock:
-            self._removals.append(thread)
-        thread.start()
+        self._removals.start("reap", reap)
 
     def _remove_later(self, client: docker.DockerClient, names: Sequence[str], mount: Mount) -> None:
-        """Off the way of whoever waits for the job; `close` waits."""
-
         def remove() -> None:
-            try:
-                for name in names:
-                    remove_container(client, name)
-                mount.undo()
-            except LoomError as error:
-                with self._lock:
-                    self._left_behind.append(str(error))
+            for name in names:
+                remove_container(client, name)
+            mount.undo()
 
-        thread = threading.Thread(target=remove, name=f"remove {' '.join(names)}", daemon=True)
-        with self._lock:
-            self._removals.append(thread)
-        thread.start()
+        self._removals.start(f"remove {' '.join(names)}", remove)
 
 
 def container_name(request: SessionRequest) -> str:

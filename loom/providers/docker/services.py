@@ -27,18 +27,18 @@ import docker.errors
 from msgspec import Struct, field
 
 from loom.cancel import Cancel
-from loom.errors import ImageError, ServiceError
+from loom.errors import ImageError, LoomError, ServiceError
 from loom.plan import model
 from loom.providers.base import SecretValues
 from loom.providers.docker import hardening
 from loom.providers.docker import labels as marks_of
 from loom.providers.docker.attach import Demultiplexer, Hijacked
+from loom.providers.docker.cleanup import remove_container, remove_network
 from loom.providers.docker.client import explanation, start_failed, starting
 from loom.providers.docker.images import ClientFactory, Images, ResolvedImage
 from loom.providers.docker.labels import ROLE
 from loom.providers.docker.long_calls import engine_errors
 from loom.providers.docker.readiness import Inside, NotReady, Probe, ports_of, probe_of
-from loom.providers.docker.removal import end_and_remove
 from loom.status import OnOutput, Stream
 
 LAST_LINES = 20
@@ -153,7 +153,10 @@ def services(
                 group.let_go()
             else:
                 group.remove()
-                _remove_network(client, network_id, output)
+                try:
+                    remove_network(client, network_id, disconnect=True)
+                except LoomError as error:  # the run's result stands; the label lets the next clean-up find it
+                    output.say(error.message)
     finally:
         output.close()
         client.close()
@@ -343,7 +346,7 @@ class _Group:
         container_id, follower = starting(
             lambda: self._create(wanted),
             lambda made: (made, self._start(wanted, made, lines)),
-            lambda made: end_and_remove(self._client, made),
+            lambda made: remove_container(self._client, made),
             self._cancel,
         )
         if service.once:
@@ -560,13 +563,9 @@ class _Group:
 
         def remove_one(container_id: str) -> None:
             try:
-                end_and_remove(self._client, container_id)
-            except docker.errors.NotFound:
-                pass
-            except Exception as error:  # noqa: BLE001  removing goes on with the others
-                self._output.say(
-                    f"the service container {container_id[:12]} could not be removed: {explanation(error)}"
-                )
+                remove_container(self._client, container_id)
+            except LoomError as error:
+                self._output.say(error.message)
 
         threads = [
             threading.Thread(target=remove_one, args=(container,), daemon=True) for container in self._containers
@@ -662,23 +661,3 @@ def _create_network(client: docker.DockerClient, name: str, labels: Mapping[str,
         if "address pool" in str(error):
             hint = "The engine has no more networks to give: `loom clean` removes loom's own, `docker network ls` shows all."
         raise ServiceError(f"the services' network could not be made: {explanation(error)}", hint=hint) from error
-
-
-def _remove_network(client: docker.DockerClient, network_id: str, output: _Output) -> None:
-    """Whatever is still on it is taken off first: a job's container that the engine is slow to remove."""
-    for attempt in (1, 2, 3):
-        try:
-            client.api.remove_network(network_id)
-            return
-        except docker.errors.NotFound:
-            return
-        except Exception as error:  # noqa: BLE001  the run's result stands; the label lets the next clean-up find it
-            if attempt == 3:
-                output.say(f"the services' network could not be removed: {explanation(error)}")
-                return
-        try:
-            attached = client.api.inspect_network(network_id).get("Containers") or {}
-            for container_id in attached:
-                client.api.disconnect_container_from_network(container_id, network_id, force=True)
-        except Exception:  # noqa: BLE001  the next attempt says what is wrong
-            time.sleep(0.1)

@@ -17,6 +17,7 @@ from loom.plan.model import MountMode
 from loom.providers.base import Change, Command, SessionFacts, SessionRequest
 from loom.providers.docker import client, devices, driver, hardening, labels, mounts, refusals
 from loom.providers.docker.attach import Attachment, Hijacked
+from loom.providers.docker.cleanup import remove_container
 from loom.providers.docker.client import LONG_S, explanation, ours, retrying, start_failed, translated
 from loom.providers.docker.labels import kept_name
 from loom.providers.docker.mounts import Mount
@@ -579,7 +580,7 @@ class DockerSession:
                 api.start(helper)
                 return int(api.wait(helper, timeout=LONG_S)["StatusCode"])
             finally:
-                api.remove_container(helper, force=True, v=True)
+                remove_container(self._client, helper)
 
     def _end_everything(self) -> None:
         if self._attachment.at_end or self._died or not self._started:

@@ -20,7 +20,7 @@ import pytest
 from loom.errors import ProviderError
 from loom.plan.model import MountMode
 from loom.providers.docker import labels
-from loom.providers.docker.reap import reap
+from loom.providers.docker.cleanup import reap
 
 if TYPE_CHECKING:
     from conftest import Place

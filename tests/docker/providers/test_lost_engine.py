@@ -24,9 +24,9 @@ import pytest
 from loom.errors import EngineUnavailable, ProviderError
 from loom.plan.model import MountMode, Network
 from loom.providers.docker import session as session_module
+from loom.providers.docker.cleanup import reap
 from loom.providers.docker.client import connect
 from loom.providers.docker.provider import DockerProvider
-from loom.providers.docker.reap import reap
 from loom.status import Ended
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from loom.errors import ImageError, InfrastructureError, ProviderError
 from loom.plan.model import Image, Network, Resources, Ulimit
 from loom.providers.base import Command
 from loom.providers.docker import driver
-from loom.providers.docker.reap import reap
+from loom.providers.docker.cleanup import reap
 from loom.status import Ended, Stream
 
 if TYPE_CHECKING:

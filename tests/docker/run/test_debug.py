@@ -18,7 +18,7 @@ from typing import Any
 import docker
 import pytest
 
-from loom.providers.docker.leftovers import remove_run
+from loom.providers.docker.cleanup import remove_run
 
 from .conftest import Project, ended
 
@@ -69,7 +69,7 @@ def clean(project: Project) -> None:
     try:
         runs = [path.parent.name for path in project.record_files("run.json")]
         for run in sorted(runs, reverse=True):
-            assert remove_run(client, run)[1] == []
+            assert [left.problem for left in remove_run(client, run) if left.problem] == []
         for run in runs:
             label = {"label": f"loom.run={run}"}
             assert client.containers.list(all=True, filters=label) == []
