@@ -14,7 +14,7 @@ from loom.util import globs
 from loom.util.toposort import order
 from loom.util.yaml_file import Node, pointer
 from loom.workflow import Entry, Workflow, expressions, interpolation, models
-from loom.workflow.patterns import ValueTooLong
+from loom.workflow.patterns import SearchError
 
 CONTAINER_PROJECT_DIR = "/workspace"
 
@@ -207,7 +207,7 @@ class Rules:
         try:
             if rule.if_ is not None and not expressions.holds(rule.if_, values):
                 return False
-        except ValueTooLong as error:
+        except SearchError as error:
             at = pointer(*place, "if")
             written = rules.get(place[2]) if rules is not None else None
             node = (written.get("if") if written is not None else None) or rules

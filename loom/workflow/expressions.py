@@ -76,7 +76,7 @@ def parse(text: str) -> Expression:
 
 
 def holds(expression: Expression, variables: Mapping[str, str]) -> bool:
-    """Whether the expression is true with these variables. ValueTooLong when a pattern could take forever to tell."""
+    """Whether the expression is true with these variables. Raises SearchError when the search for a pattern takes too long."""
     match expression:
         case Both(operator="&&"):
             return all(holds(operand, variables) for operand in expression.operands)

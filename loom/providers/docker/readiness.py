@@ -15,7 +15,6 @@ import ssl
 import threading
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Protocol
 
 import docker
@@ -24,11 +23,10 @@ import docker.errors
 from loom.errors import RequestError
 from loom.plan.model import Service
 from loom.util.within import within
-from loom.workflow.patterns import PatternError, ValueTooLong, compile_pattern
+from loom.workflow.patterns import PatternError, SearchError, compile_pattern
 
 _CONNECT_TIMEOUT_S = 1.0
 _LISTENING = "0A"
-_BEGINNING = 500
 
 
 class NotReady(Exception):
@@ -261,22 +259,21 @@ class LogProbe:
         except PatternError as error:
             raise RequestError(f"ready: log: {pattern!r}: {error}") from error
         self._seen = threading.Event()
+        self._trouble = ""
         self.what = f"line that matches {pattern!r}"
 
     def see_line(self, line: str) -> None:
-        if not self._seen.is_set() and self._is_in(line):
-            self._seen.set()
-
-    def _is_in(self, line: str) -> bool:
-        """Where a whole line could keep the matcher, and all of loom with it, for very long, the line's beginning counts."""
-        for length in (len(line), _BEGINNING):
-            with suppress(ValueTooLong):
-                return self._pattern.found_in(line[:length])
-        return False
+        if self._seen.is_set():
+            return
+        try:
+            if self._pattern.found_in(line):
+                self._seen.set()
+        except SearchError as error:
+            self._trouble = f" ({error})"
 
     def check(self, inside: Inside) -> None:
         if not self._seen.is_set():
-            raise NotReady(f"no {self.what}")
+            raise NotReady(f"no {self.what}{self._trouble}")
 
 
 class RunsProbe(_Quiet):

@@ -264,6 +264,10 @@ def test_workflow_rules_hold_for_all(plan: MakePlan, tmp_path: Path) -> None:
             "a: {stage: build, script: x, rules: [{if: $NO}]}\nb: {stage: test, script: x, needs: [a]}",
             ".loom/workflow.yml:4:37: WF_SCHEMA_V1 /b/needs/0: a is not part of this run (none of its rules applies); write {job: a, optional: true} if that is fine",
         ),
+        (
+            f"a: {{stage: test, script: x, variables: {{A: {'x' * 2000}}}, rules: [{{if: '$A =~ /(x+x+)+y/'}}]}}",
+            ".loom/workflow.yml:3:2060: WF_SCHEMA_V1 /a/rules/0/if: the search for /(x+x+)+y/ in a value of 2000 characters took longer than 1 s; begin the pattern with ^, or use no repeat inside another, such as (a+)+",
+        ),
     ],
 )
 def test_what_only_the_plan_can_tell(plan: MakePlan, tmp_path: Path, text: str, message: str) -> None:
