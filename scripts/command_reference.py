@@ -1,4 +1,4 @@
-"""Print docs/reference/commands.md, made from the commands themselves. Run by `scripts/docs commands`."""
+"""Write docs/reference/commands.md and docs/man/loom.1 from the commands themselves. Run by `scripts/docs commands`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import inspect
 import re
 from collections.abc import Iterator
 from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from loom.cli.app import app_for
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 HEAD = """# Commands
 
@@ -23,6 +27,64 @@ This page is made from the commands themselves by `scripts/docs commands`: chang
 def page() -> str:
     root = typer.main.get_command(app_for([]))
     return "\n".join([HEAD, *_contents(root), *_sections(root, "loom")]).rstrip() + "\n"
+
+
+def man_page() -> str:
+    root = typer.main.get_command(app_for([]))
+    lines = [
+        f'.TH LOOM 1 "" "loom {version("loom-ci")}"',
+        ".SH NAME",
+        "loom \\- run your CI workflow on your own machine",
+        ".SH SYNOPSIS",
+        ".B loom",
+        _roff("COMMAND [OPTIONS] [ARGUMENTS]"),
+        ".SH DESCRIPTION",
+        *_roff_paragraphs(root.help),
+        ".SH COMMANDS",
+        *(line for name, command in _below(root) for line in _man_sections(command, f"loom {name}")),
+        ".SH EXIT STATUS",
+        *(line for code, meaning in _exit_codes() for line in (".TP", _roff(code), _roff(meaning))),
+        ".SH FILES",
+        *(line for path, what in FILES for line in (".TP", f".I {_roff(path)}", _roff(what))),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+FILES = (
+    (".loom/workflow.yml", "The workflow."),
+    (".loom/config.yml, ~/.config/loom/config.yml", "Settings of the project and of the user."),
+    (".loom/images.lock", "The exact images that the workflow's names mean."),
+    ("~/.local/state/loom", "Records of runs."),
+    ("~/.cache/loom", "Caches of jobs."),
+)
+
+
+def _man_sections(command: Any, path: str) -> Iterator[str]:
+    yield f".SS {_roff(_usage(command, path))}"
+    yield from _roff_paragraphs(command.help)
+    for parameter in _visible(command):
+        yield ".TP"
+        yield f".B {_roff(_name(parameter))}"
+        yield _roff(_meaning(parameter)) or "\\&"
+    for name, below in _below(command):
+        yield from _man_sections(below, f"{path} {name}")
+
+
+def _roff_paragraphs(text: str | None) -> Iterator[str]:
+    for paragraph in _paragraphs(text):
+        yield ".PP"
+        yield _roff(paragraph)
+
+
+def _roff(text: str) -> str:
+    escaped = text.replace("\\", "\\e").replace("-", "\\-").replace("`", "")
+    return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
+
+
+def _exit_codes() -> list[tuple[str, str]]:
+    """Read the table of exit codes, which has one place in the documentation."""
+    text = (DOCS / "explanation" / "how-it-works.md").read_text().partition("## Exit codes")[2]
+    return re.findall(r"^\| (\d[\d, ]*) \| (.+) \|$", text, re.MULTILINE)
 
 
 def _contents(root: Any) -> Iterator[str]:
@@ -43,11 +105,10 @@ def _sections(command: Any, path: str) -> Iterator[str]:
     for paragraph in _paragraphs(command.help):
         yield paragraph
         yield ""
-    rows = [row for parameter in command.params if not getattr(parameter, "hidden", False) for row in _row(parameter)]
-    if rows:
+    if visible := _visible(command):
         yield "| argument or option | |"
         yield "| --- | --- |"
-        yield from rows
+        yield from (f"| `{_cell(_name(one))}` | {_cell(_meaning(one, '`'))} |" for one in visible)
         yield ""
     for name, below in _below(command):
         yield from _sections(below, f"{path} {name}")
@@ -69,16 +130,22 @@ def _argument(argument: Any) -> str:
     return name if argument.required or name.startswith("[") else f"[{name}]"
 
 
-def _row(parameter: Any) -> Iterator[str]:
+def _visible(command: Any) -> list[Any]:
+    return [one for one in command.params if not getattr(one, "hidden", False)]
+
+
+def _name(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        name = _argument(parameter)
-    else:
-        value = "" if getattr(parameter, "is_flag", False) else f" {parameter.metavar or _choices(parameter)}"
-        flags = sorted(parameter.opts, key=len)
-        name = ", ".join(flags) + value + "".join(f" / {other}" for other in parameter.secondary_opts)
+        return _argument(parameter)
+    value = "" if getattr(parameter, "is_flag", False) else f" {parameter.metavar or _choices(parameter)}"
+    flags = sorted(parameter.opts, key=len)
+    return ", ".join(flags) + value + "".join(f" / {other}" for other in parameter.secondary_opts)
+
+
+def _meaning(parameter: Any, quote: str = "") -> str:
     shown = " ".join((parameter.help or "").split())
     default = _default(parameter)
-    yield f"| `{_cell(name)}` | {_cell(shown)}{f' Default: `{default}`.' if default else ''} |"
+    return shown + (f" Default: {quote}{default}{quote}." if default else "")
 
 
 def _choices(parameter: Any) -> str:
@@ -104,4 +171,5 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    (DOCS / "reference" / "commands.md").write_text(page())
+    (DOCS / "man" / "loom.1").write_text(man_page())

@@ -1,11 +1,14 @@
-"""The published reference of the commands is what the commands say of themselves."""
+"""The pages that are made from the commands are current."""
 
 import runpy
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 
 
-def test_the_published_page_is_current() -> None:
-    page = runpy.run_path(str(ROOT / "scripts" / "command_reference.py"))["page"]()
-    assert (ROOT / "docs" / "reference" / "commands.md").read_text() == page, "scripts/docs commands"
+@pytest.mark.parametrize(("path", "function"), [("reference/commands.md", "page"), ("man/loom.1", "man_page")])
+def test_the_published_page_is_current(path: str, function: str) -> None:
+    expected = runpy.run_path(str(ROOT / "scripts" / "command_reference.py"))[function]()
+    assert (ROOT / "docs" / path).read_text() == expected, "scripts/docs commands"
