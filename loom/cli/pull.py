@@ -71,7 +71,7 @@ def pull(
         if not patch.changes and not patch.conflicts:
             print("nothing changed in the workspace since the snapshot", file=sys.stderr)
         return
-    snapshot.apply_patch(patch, past.repo_root, environ=os.environ)
+    snapshot.apply_patch(patch, past.repo_root)
     for change in patch.changes:
         print(f"{change.kind.replace('_', ' ')}: {snapshot.readable(change.path)}")
     if not patch.changes:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 
 from loom.analysis.diff import Diff, Side, compare
 from loom.errors import LoomError, RecordError
@@ -57,7 +55,7 @@ def _files(a: Reading, b: Reading) -> list[tuple[str, str | None, str | None]] |
 
     try:
         one, two = (snapshot.read_manifest(reading.paths.root, reading.paths.root / MANIFEST) for reading in (a, b))
-        found = snapshot.differing(one, two, Path(one.source_root), environ=os.environ)
+        found = snapshot.differing(one, two)
     except (LoomError, OSError):
         return None
     return [(snapshot.readable(path), *ids) for path, ids in found.items()]

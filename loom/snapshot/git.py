@@ -1,7 +1,8 @@
 """git processes: the environment they run in, how they fail, and how several run at once.
 
-git itself, not libgit2, does the reading: a git process costs 3 ms, `import pygit2` alone 50 to 100, and on a large
+git itself, not libgit2, takes and proves snapshots: a git process costs 3 ms, `import pygit2` alone 40 to 100, and on a large
 tree libgit2's status takes twice the time (docs/benchmarks.md). It is also the one authority on what git would do.
+`snapshot.objects` is for commands that need no more than objects.
 """
 
 from __future__ import annotations

@@ -8,19 +8,22 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
 
 from loom.errors import RequestError, SnapshotError
-from loom.snapshot import git
 from loom.snapshot.index import ancestors
 from loom.snapshot.model import Change, readable
 from loom.snapshot.verification import verify
 
+Content = tuple[int, bytes]
+"""A file's mode in git's terms and its bytes; of a link, where it leads."""
 _GITLINK = "160000"
+_LINK = 0o120000
 
 
 class Patch(Struct, frozen=True, kw_only=True):
@@ -37,6 +40,13 @@ class Patch(Struct, frozen=True, kw_only=True):
     """(path, kind) of the workspace's sockets, FIFOs and devices, also where the snapshot has a file of that name."""
     unreadable: tuple[tuple[str, str], ...] = ()
     """(path, reason) of what may not be read there: whether it changed is not known."""
+    before: Mapping[str, Content]
+    """What the checkout has of the changed paths, and `after` what they shall be; a path is in neither if it holds no file."""
+    after: Mapping[str, Content]
+
+    @property
+    def paths(self) -> list[str]:
+        return [change.path for change in self.changes]
 
 
 def bring(checkout: Path, workspace: Path, *, environ: Mapping[str, str], manifest_file: Path) -> tuple[Change, ...]:
@@ -93,130 +103,103 @@ def patch_of(
                 conflicts.append(change.path)
         else:
             wanted.append(change)
+    # By kind, since a job may have put a link that leads elsewhere in the place of a deleted file's directory.
+    before = _contents(checkout, [change for change in wanted if change.kind != "added"])
+    after = _contents(workspace, [change for change in wanted if change.kind != "deleted"])
     return Patch(
-        text=_diff(workspace, checkout, wanted, environ),
+        text=_text(before, after) if wanted else b"",
         changes=tuple(wanted),
         conflicts=tuple(conflicts),
         left_out=tuple(left_out),
         special=here.special,
         unreadable=here.unreadable,
+        before=before,
+        after=after,
     )
 
 
-def apply(patch: Patch, checkout: Path, *, environ: Mapping[str, str]) -> None:
+def _contents(root: Path, changes: Iterable[Change]) -> dict[str, Content]:
+    found = {}
+    for change in changes:
+        try:
+            content = _content(root / change.path)
+        except OSError as error:
+            raise SnapshotError(f"{root / change.path} can't be read: {error.strerror}") from error
+        if content is not None:
+            found[change.path] = content
+    return found
+
+
+def _text(before: Mapping[str, Content], after: Mapping[str, Content]) -> bytes:
+    from loom.snapshot import objects
+
+    with tempfile.TemporaryDirectory(prefix="loom-patch-") as scratch:
+        return objects.patch(before, after, scratch)
+
+
+def apply(patch: Patch, checkout: Path) -> None:
     """Change the checkout's files, all or none; its index stays as it is. RequestError when edits made since are in the way."""
-    if patch.conflicts:
+    for path in patch.paths:
+        if any((checkout / above).is_symlink() for above in ancestors(path)):
+            raise RequestError(
+                f"{readable(path)} lies behind a link in the checkout",
+                hint="nothing was applied; take what you want by hand",
+            )
+    changed = [path for path in patch.paths if _content(checkout / path) != patch.before.get(path)]
+    if conflicts := [*patch.conflicts, *changed]:
         raise RequestError(
-            f"changed in the checkout since the run, and differently: {', '.join(map(readable, patch.conflicts))}",
+            f"changed in the checkout since the run, and differently: {', '.join(map(readable, conflicts))}",
             hint="nothing was applied; commit or undo your edits there, or take parts of `loom pull` by hand",
             code="CHECKOUT_CHANGED",
         )
-    if not patch.text:
-        return
-    with tempfile.TemporaryDirectory(prefix="loom-patch-") as scratch:
-        # Away from the repository, whose git compares what it would store: the patch is of the bytes on disk.
-        place, environment = _apart(scratch, environ)
-        for change in patch.changes:
-            if any((checkout / above).is_symlink() for above in ancestors(change.path)):
-                raise RequestError(
-                    f"{readable(change.path)} lies behind a link in the checkout",
-                    hint="nothing was applied; take what you want by hand",
-                )
-            if os.path.lexists(checkout / change.path):
-                (place / change.path).parent.mkdir(parents=True, exist_ok=True)
-                _copy(checkout / change.path, place / change.path)
-        process = git.Running(("apply", "--whitespace=nowarn", "-"), environment, cwd=place, given=patch.text)
-        code, _, said = process.result(check=False)
-        if code != 0:
-            raise RequestError(
-                f"git could not apply the patch, and changed nothing: {said.strip()}",
-                hint="look at it without --apply, and take what you want by hand",
-            )
-        for change in sorted(patch.changes, key=lambda change: change.kind != "deleted"):
-            _put(place / change.path, checkout, change.path)
+    for path in sorted(patch.paths, key=lambda path: path in patch.after):  # a file may give way to a directory
+        try:
+            _put(patch.after.get(path), checkout, path)
+        except OSError as error:
+            raise SnapshotError(f"{readable(str(checkout / path))} could not be changed: {error.strerror}") from error
 
 
-def _put(made: Path, checkout: Path, path: str) -> None:
+def _put(content: Content | None, checkout: Path, path: str) -> None:
     target = checkout / path
-    try:
-        _remove(target)
-        if os.path.lexists(made):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _copy(made, target)
-        else:
-            for above in reversed(ancestors(path)):
+    target.unlink(missing_ok=True)
+    if content is None:
+        for above in reversed(ancestors(path)):
+            try:
                 (checkout / above).rmdir()
-    except OSError as error:
-        if error.errno != errno.ENOTEMPTY:
-            raise SnapshotError(f"{readable(str(target))} could not be changed: {error.strerror}") from error
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+                break
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mode, data = content
+    if mode == _LINK:
+        target.symlink_to(os.fsdecode(data))
+        return
+    allowed = 0o777 if mode & 0o100 else 0o666  # less the umask, as git does it
+    with open(target, "xb", opener=lambda name, flags: os.open(name, flags, allowed)) as file:
+        file.write(data)
 
 
-def _apart(scratch: str, environ: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
-    """A directory in `scratch`, and an environment for git there: no repository around it has a say, and no program of one."""
-    place = Path(os.path.realpath(scratch), "files")
-    place.mkdir()
-    around = {"GIT_CEILING_DIRECTORIES": str(place.parent)}
-    return place, git.environment_for(environ) | git.NO_USER_CONFIG | around
-
-
-def _diff(workspace: Path, checkout: Path, changes: list[Change], environ: Mapping[str, str]) -> bytes:
-    if not changes:
-        return b""
-    with tempfile.TemporaryDirectory(prefix="loom-patch-") as scratch:
-        sides, environment = _apart(scratch, environ)
-        before, after = sides / "a", sides / "b"
-        before.mkdir()
-        after.mkdir()
-        for change in changes:
-            for root, side in ((checkout, before), (workspace, after)):
-                if os.path.lexists(root / change.path):
-                    (side / change.path).parent.mkdir(parents=True, exist_ok=True)
-                    try:
-                        _copy(root / change.path, side / change.path)
-                    except OSError as error:
-                        raise SnapshotError(f"{root / change.path} can't be read: {error.strerror}") from error
-        command = (
-            "-c",
-            "core.autocrlf=false",
-            "diff",
-            "--no-index",
-            "--no-prefix",
-            "--binary",
-            "--no-ext-diff",
-            "--no-textconv",
-            "a",
-            "b",
-        )
-        code, out, said = git.Running(command, environment, cwd=sides).result(check=False)
-        if code not in (0, 1):
-            raise SnapshotError(f"the patch could not be made: {said.strip()}")
-        return b"".join(_both_sides(line) for line in out.splitlines(keepends=True))
-
-
-def _both_sides(line: bytes) -> bytes:
-    """A header line naming a path as `a/... b/...` also where only one of the sides has it, as patches usually do."""
-    if not line.startswith(b"diff --git "):
-        return line  # nothing inside a patch can begin like that
-    names = line.removeprefix(b"diff --git ").removesuffix(b"\n")
-    half = (len(names) - 1) // 2
-    one, other = names[:half], names[half + 1 :]
-    if one != other or names[half : half + 1] != b" ":
-        return line
-    quote = b'"' if one.startswith(b'"') else b""
-    path = one.removeprefix(quote)[1:]
-    return b"diff --git " + quote + b"a" + path + b" " + quote + b"b" + path + b"\n"
+def _content(path: Path) -> Content | None:
+    """Of a file or a link; None for all else, and for nothing."""
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if stat.S_ISLNK(mode):
+        return _LINK, os.fsencode(path.readlink())
+    if not stat.S_ISREG(mode):
+        return None
+    return (0o100755 if mode & 0o100 else 0o100644), path.read_bytes()
 
 
 def _same(one: Path, other: Path) -> bool:
     """Whether two paths hold the same: content, executable or not, where a link leads, or both nothing."""
-    if not os.path.lexists(one) or not os.path.lexists(other):
-        return os.path.lexists(one) == os.path.lexists(other)
-    if one.is_symlink() or other.is_symlink():
-        return one.is_symlink() and other.is_symlink() and one.readlink() == other.readlink()
-    if not (one.is_file() and other.is_file()):
+    content = _content(one)
+    if content is None and (os.path.lexists(one) or os.path.lexists(other)):
         return False
-    executable = [bool(path.stat().st_mode & 0o100) for path in (one, other)]
-    return executable[0] == executable[1] and one.read_bytes() == other.read_bytes()
+    return content == _content(other)
 
 
 def _make_way(workspace: Path, path: str) -> None:

@@ -423,5 +423,5 @@ def test_changes_of_converted_files_are_pulled_as_bytes(work: Repo, snap: Snap, 
         job.write(path, content)
     patch = patch_of(snapshot.path, work.root, environ=work.environ, manifest_file=manifest, leave_out=lambda _: False)
     assert patch.conflicts == ()
-    apply_patch(patch, work.root, environ=work.environ)
+    apply_patch(patch, work.root)
     assert {path: (work.root / path).read_bytes() for path in changed} == changed
