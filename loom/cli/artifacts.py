@@ -9,6 +9,7 @@ import typer
 
 from loom.cli.options import RunOrJob
 from loom.cli.record import complete_job
+from loom.render.output import print_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +52,7 @@ def artifacts(
     folders = _fetched(archives, to, alone=len(ids) == 1) if to is not None else {}
     if json:
         jobs = [_document(job_id, archives[job_id], files, folders) for job_id, files in held.items()]
-        records.print_json({"kind": "artifacts", "run_id": past.run_id, "jobs": jobs})
+        print_json({"kind": "artifacts", "run_id": past.run_id, "jobs": jobs})
         return
     for line in _lines(held, folders, whole=wanted is not None):
         print(line)

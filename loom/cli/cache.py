@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loom.render.output import print_json, table
+from loom.util.units import counted, duration, rough_age, rough_size, size
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -34,7 +37,7 @@ def ls(
     cache, project = _opened()
     entries = _chosen(cache, project, keys, everything=everything)
     if json:
-        _print_json([_fields(entry) for entry in entries])
+        print_json([_fields(entry) for entry in entries])
         return
     if not entries:
         print("no cache entries" if everything else f"no cache entries of {project}")
@@ -75,7 +78,6 @@ def prune(
 ) -> None:
     """Remove least recently used entries of all repositories, and what interrupted runs left."""
     from loom.errors import RequestError
-    from loom.util.units import duration, size
 
     cache, _ = _opened()
     try:
@@ -100,7 +102,7 @@ def verify(
             if damage.entry is None:
                 Path(damage.path).unlink(missing_ok=True)
     if json:
-        _print_json(
+        print_json(
             {
                 "entries": len(entries),
                 "damaged": [
@@ -114,7 +116,7 @@ def verify(
         for damage in damaged:
             print(f"{damage.what}: {damage.entry.key if damage.entry else damage.path}")
         print(
-            f"{_count(len(entries), 'entry', 'entries')} read, {len(damaged)} damaged{', removed' if remove and damaged else ''}"
+            f"{counted(len(entries), 'entry', 'entries')} read, {len(damaged)} damaged{', removed' if remove and damaged else ''}"
         )
     raise SystemExit(1 if damaged and not remove else 0)
 
@@ -159,20 +161,17 @@ def _chosen(cache: Cache, project: str, keys: list[str] | None, *, everything: b
 
 
 def _told(pruned: Pruned, *, json: bool) -> None:
-    from loom.storage.cache import about_size
 
     if json:
-        _print_json({"removed": [_fields(entry) for entry in pruned.entries], "freed_bytes": pruned.freed_bytes})
+        print_json({"removed": [_fields(entry) for entry in pruned.entries], "freed_bytes": pruned.freed_bytes})
         return
     for entry in pruned.entries:
         print(f"removed {entry.key} ({entry.project})")
-    print(f"{_count(len(pruned.entries), 'entry', 'entries')} removed, {about_size(pruned.freed_bytes)} freed")
+    print(f"{counted(len(pruned.entries), 'entry', 'entries')} removed, {rough_size(pruned.freed_bytes)} freed")
 
 
 def _table(entries: Sequence[Stored], *, with_project: bool) -> list[str]:
     import time
-
-    from loom.storage.cache import about_size
 
     now = time.time()
     with_kind = any(entry.protected for entry in entries)
@@ -183,38 +182,19 @@ def _table(entries: Sequence[Stored], *, with_project: bool) -> list[str]:
             entry.key,
             " ".join(entry.paths),
             str(entry.files),
-            about_size(entry.bytes),
-            about_size(entry.packed_bytes),
-            _ago(now - entry.used_at),
+            rough_size(entry.bytes),
+            rough_size(entry.packed_bytes),
+            rough_age(now - entry.used_at),
             *(["protected" if entry.protected else "any"] if with_kind else []),
             *([entry.project] if with_project else []),
         ]
         for entry in entries
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     shared = {entry.blob: entry.packed_bytes for entry in entries}
-    return [*lines, f"{_count(len(entries), 'entry', 'entries')}, {about_size(sum(shared.values()))} on disk"]
-
-
-def _ago(seconds: float) -> str:
-    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if seconds >= length:
-            return f"{_count(int(seconds // length), unit, unit + 's')} ago"
-    return "just now"
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
+    return [*table(rows), f"{counted(len(entries), 'entry', 'entries')}, {rough_size(sum(shared.values()))} on disk"]
 
 
 def _fields(entry: Stored) -> dict[str, Any]:
     from msgspec.structs import asdict
 
     return {name: value for name, value in asdict(entry).items() if name != "trees"}
-
-
-def _print_json(document: Any) -> None:
-    import json
-
-    print(json.dumps(document, indent=2))

@@ -9,6 +9,7 @@ import typer
 
 from loom.cli import options
 from loom.cli.record import complete_document, complete_workflow_job
+from loom.render.output import print_json
 
 
 class CheckFormat(StrEnum):
@@ -95,19 +96,15 @@ def schema(
     ] = None,
 ) -> None:
     """Print the JSON Schema of workflow files, for editors. Or that of a document in a run's record."""
-    import json
-
     if record is not None:
         _record_schema(record)
         return
     from loom.workflow.schema import workflow_schema
 
-    print(json.dumps(workflow_schema(), indent=2, ensure_ascii=False))
+    print_json(workflow_schema())
 
 
 def _record_schema(name: str) -> None:
-    import json
-
     from loom.analysis import schemas
     from loom.errors import RequestError
 
@@ -116,4 +113,4 @@ def _record_schema(name: str) -> None:
         return
     if name not in schemas.NAMES:
         raise RequestError(f"there is no schema {name!r}", hint=f"there are: {', '.join(schemas.NAMES)}")
-    print(json.dumps(schemas.record_schema(name), indent=2, ensure_ascii=False))
+    print_json(schemas.record_schema(name))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from loom.cli.record import complete_setting
+from loom.render.output import print_json
 
 
 class ShowFormat(StrEnum):
@@ -30,7 +31,6 @@ def show(
     output: Annotated[ShowFormat, typer.Option("--format", help="How the settings are shown.")] = ShowFormat.TEXT,
 ) -> None:
     """Print the settings that hold here."""
-    import json
     import os
     from pathlib import Path
 
@@ -60,9 +60,7 @@ def show(
             }
             for name in keys
         }
-        from loom.util.controls import json_shown
-
-        print(json_shown(json.dumps(document, indent=2, ensure_ascii=False)))
+        print_json(document)
         return
     if key is not None and not origin:
         print(settings.text_of(key))

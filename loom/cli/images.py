@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loom.cli.options import WorkflowFile
+from loom.render.output import print_json, table
+from loom.util.units import counted, duration, rough_age, rough_size
 
 if TYPE_CHECKING:
     from loom.cancel import Cancel
@@ -52,7 +54,7 @@ def ls(
         with context.files() as root:
             rows = context.inventory(root).rows()
         if json:
-            _print_json([as_json(row) for row in rows])
+            print_json([as_json(row) for row in rows])
         elif not rows:
             print("no job of the workflow runs in an image")
         else:
@@ -122,7 +124,7 @@ def lock(
             save_lock(context.lock_path, after)
         if json:
             problems = [{"name": named.name, "platform": named.platform, "problem": why} for named, why in failed]
-            _print_json({"path": str(context.lock_path), "changes": changes, "problems": problems})
+            print_json({"path": str(context.lock_path), "changes": changes, "problems": problems})
         else:
             for change in changes:
                 print(
@@ -132,7 +134,7 @@ def lock(
                 _err(f"{named.name} ({named.platform}) is not locked: {why}")
             if not local and any(context.images.local(named.reference, named.platform) for named, _ in failed):
                 _err("  Lock what this engine has, without asking a registry: loom images lock --local")
-            print(f"{context.lock_path}: {_count(len(after.images))}{'' if changes else ', as before'}")
+            print(f"{context.lock_path}: {counted(len(after.images), 'image')}{'' if changes else ', as before'}")
         if failed:
             raise SystemExit(3)
 
@@ -151,7 +153,7 @@ def verify(
     with _context(workflow, names) as context:
         verified = context.inventory().verify()
         if json:
-            _print_json(
+            print_json(
                 [
                     {
                         "name": one.name,
@@ -186,7 +188,6 @@ def export(
     from loom.errors import ImageError
     from loom.plan.image_lock import shown
     from loom.providers.docker.archive import export_images
-    from loom.util.units import rough_size
 
     with _context(workflow, names) as context:
         context.refuse_in_snapshot(file)
@@ -206,13 +207,13 @@ def export(
             )
         size = export_images(context.images.client, list(chosen.values()), file)
         if json:
-            _print_json(
+            print_json(
                 {"path": str(file.absolute()), "size": size, "images": [_fields(one) for one in chosen.values()]}
             )
         else:
             for image in chosen.values():
                 print(f"{image.name} {image.image_id}")
-            print(f"{file}: {_count(len(chosen))}, {rough_size(size)}")
+            print(f"{file}: {counted(len(chosen), 'image')}, {rough_size(size)}")
 
 
 def import_(
@@ -231,7 +232,7 @@ def import_(
     finally:
         client.close()
     if json:
-        _print_json(
+        print_json(
             [{"name": image.name, "image_id": image.image_id, "digest": image.digest or None} for image in images]
         )
     else:
@@ -252,7 +253,6 @@ def prune(
     from loom.errors import RequestError
     from loom.providers.docker.cleanup import prune_builds
     from loom.providers.docker.client import connect
-    from loom.util.units import duration, rough_size
 
     try:
         age_s = duration(older_than)
@@ -264,7 +264,7 @@ def prune(
     finally:
         client.close()
     if json:
-        _print_json([{"name": one.name, "image_id": one.image_id, "size": one.size} for one in removed])
+        print_json([{"name": one.name, "image_id": one.image_id, "size": one.size} for one in removed])
     else:
         for one in removed:
             print(f"removed {one.name} ({rough_size(one.size)}, with what it shares)")
@@ -492,7 +492,6 @@ def _chosen(uses: Sequence[ImageUse], names: Sequence[str] | None) -> list[Image
 
 def _table(rows: Sequence[Row], now: float) -> list[str]:
     from loom.images.reference import short
-    from loom.util.units import rough_size
 
     head = ("IMAGE", "HERE", "DIGEST", "SIZE", "AGE", "LOCKED", "USED BY")
     cells = []
@@ -512,11 +511,7 @@ def _table(rows: Sequence[Row], now: float) -> list[str]:
                 ", ".join(row.used_by) + (f" ({row.problem})" if row.problem else ""),
             )
         )
-    widths = [max(len(line[column]) for line in (head, *cells)) for column in range(len(head))]
-    return [
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in (head, *cells)
-    ]
+    return table([head, *cells])
 
 
 def _age(created: str, now: float) -> str:
@@ -530,10 +525,7 @@ def _age(created: str, now: float) -> str:
     # An image without a date says year 1; reproducible builds say 1970. Neither is an age.
     if made.year < 1980:
         return "-"
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return rough_age(seconds)
 
 
 def _changes(before: ImageLock, after: ImageLock) -> list[dict[str, str | None]]:
@@ -567,20 +559,10 @@ def _fields(image: ResolvedImage) -> dict[str, Any]:
 
 def _report(had: Sequence[ResolvedImage], json: bool) -> None:
     if json:
-        _print_json([_fields(image) for image in had])
+        print_json([_fields(image) for image in had])
     else:
         for image in had:
             print(f"{image.name} {image.digest or image.image_id}")
-
-
-def _count(images: int) -> str:
-    return "1 image" if images == 1 else f"{images} images"
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    print(json.dumps(value, indent=2))
 
 
 def _err(line: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from typer.core import TyperCommand
 
 from loom.cli.options import JobOfRun, RunOrJob, Trust
 from loom.cli.record import complete_step
+from loom.render.output import print_json
 
 
 class ExecCommand(TyperCommand):
@@ -136,7 +136,7 @@ def exec_(
             **_heard_fields("stdout", heard["stdout"]),
             **_heard_fields("stderr", heard["stderr"]),
         }
-        print(json.dumps(document))
+        print_json(document)
     if ended.ended is Ended.TIMED_OUT:
         print(f"loom: {command[0]} was ended after {timeout}", file=sys.stderr)
         raise SystemExit(ExitCode.TIMED_OUT)

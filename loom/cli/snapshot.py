@@ -11,6 +11,8 @@ import typer
 
 from loom.cli.options import JobOfRun
 from loom.cli.record import complete_run
+from loom.render.output import print_json
+from loom.util.units import rough_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +63,7 @@ def snapshot(
         )
     taken = _take(source, show_progress=not as_json)
     if as_json:
-        _print_json({"kind": "loom-snapshot", "schema_version": "loom.snapshot.v1", **taken.document(changes=None)})
+        print_json({"kind": "loom-snapshot", "schema_version": "loom.snapshot.v1", **taken.document(changes=None)})
     else:
         for line in _snapshot_lines(taken):
             typer.echo(line)
@@ -137,7 +139,7 @@ def _snapshot_lines(taken: Snapshot) -> list[str]:
         f"isolated workspace: {taken.path}",
         f"head: {taken.head_sha}" + (f" ({taken.branch})" if taken.branch else " (detached)"),
         f"tree: {taken.tree_sha}",
-        f"files: {taken.files:,} ({size(taken.bytes)}), {taken.duration_ms:,.0f} ms",
+        f"files: {taken.files:,} ({rough_size(taken.bytes)}), {taken.duration_ms:,.0f} ms",
         f"changed since HEAD: {len(taken.changed):,}",
     ]
     shown = 20
@@ -150,20 +152,11 @@ def _snapshot_lines(taken: Snapshot) -> list[str]:
     return lines
 
 
-def size(count: float) -> str:
-    """Bytes for a reader."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 def _print_answers(answers: Sequence[Explanation], *, as_json: bool) -> None:
     from loom import snapshot as snapshots
 
     if as_json:
-        _print_json({"kind": "loom-snapshot-explain", "paths": [answer.document() for answer in answers]})
+        print_json({"kind": "loom-snapshot-explain", "paths": [answer.document() for answer in answers]})
         return
     for answer in answers:
         typer.echo(
@@ -190,7 +183,7 @@ def verify(
     workspace, tree_sha, manifest = _workspace_of(what) if job is None else _files_of(what, job)
     verified = snapshots.verify(workspace, environ=os.environ, tree_sha=tree_sha, manifest_file=manifest)
     if as_json:
-        _print_json({"kind": "loom-verify", **verified.document()})
+        print_json({"kind": "loom-verify", **verified.document()})
     else:
         for line in _verification_lines(verified):
             typer.echo(line)
@@ -251,9 +244,3 @@ def _verification_lines(verified: Verification) -> list[str]:
     lines += [f"  unreadable   {readable(path)}: {why}" for path, why in verified.unreadable]
     lines += [f"  left out     {readable(path)}: a {kind}, not a file" for path, kind in verified.special]
     return lines
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    import json
-
-    typer.echo(json.dumps(document, indent=2))

@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from loom.commands.project import commit_variables, configured, find_root, resolve_context, workflow_path
 from loom.errors import Problem, WorkflowError
+from loom.render.output import print_json
 from loom.status import ExitCode
-from loom.util.controls import json_shown
+from loom.util.units import counted
 from loom.util.yaml_file import Kind, pointer, problem_in_text
 
 if TYPE_CHECKING:
@@ -165,14 +166,10 @@ def _name(path: Path, root: Path) -> str:
 
 
 def _show(output: str, name: str, problems: Sequence[Problem], loaded: Workflow | None) -> None:
-    import json
-
     from loom.render.problems import check_document, github_lines, problem_lines
 
     if output == "json":
-        print(
-            json_shown(json.dumps(check_document(name, problems, facts=_facts(loaded)), indent=2, ensure_ascii=False))
-        )
+        print_json(check_document(name, problems, facts=_facts(loaded)))
     elif output == "github":
         for line in github_lines(problems):
             print(line)
@@ -198,23 +195,19 @@ def _verdicts(name: str, problems: Sequence[Problem], loaded: Workflow | None) -
     files = dict.fromkeys(problem.file for problem in problems if problem.code == CODE)
     yield _verdict(name, [problem for problem in problems if problem.code != CODE], loaded)
     for file in files:
-        yield f"{file}: {_count(sum(1 for problem in problems if problem.file == file), 'error')}"
+        yield f"{file}: {counted(sum(1 for problem in problems if problem.file == file), 'error')}"
 
 
 def _verdict(name: str, problems: Sequence[Problem], loaded: Workflow | None) -> str:
     errors = sum(1 for problem in problems if problem.severity == "error")
-    found = [_count(errors, "error")] if errors else []
+    found = [counted(errors, "error")] if errors else []
     for severity in ("warning", "notice"):
         number = sum(1 for problem in problems if problem.severity == severity)
-        found += [_count(number, severity)] if number else []
+        found += [counted(number, severity)] if number else []
     if errors or loaded is None:
         return f"{name}: {', '.join(found)}"
-    size = f"{_count(len(loaded.jobs), 'job')} in {_count(len(loaded.stages), 'stage')}"
+    size = f"{counted(len(loaded.jobs), 'job')} in {counted(len(loaded.stages), 'stage')}"
     return f"{name}: ok, {size}" + (f", {', '.join(found)}" if found else "")
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def compile_(
@@ -282,5 +275,5 @@ def _explain(loaded: Workflow, plan: Plan, wanted: str, selection: Selection, se
                 shown = shown if len(shown) <= 60 else shown[:57] + "..."
                 print(f"{row.key:<{width}}  {shown:<30}  {row.by}" + (f" ({row.place})" if row.place else ""))
     if as_json:
-        print(json_shown(json.dumps(documents, indent=2, ensure_ascii=False)))
+        print_json(documents)
     return ExitCode.OK

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct, field
 from msgspec.structs import asdict
 
-from loom.commands.records import Here, here, print_json
+from loom.commands.records import Here, here
 from loom.errors import LoomError, RequestError
+from loom.render.output import print_json
 from loom.status import ExitCode
 from loom.util.bounded import listed
 from loom.util.file_systems import file_system_of, in_memory

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from loom.commands.project import configured, find_root
 from loom.errors import LoomError, RequestError
+from loom.render.output import print_json
 from loom.util.bounded import listed
 
 if TYPE_CHECKING:
@@ -61,15 +62,6 @@ def look_of(place: Here, **details: Any) -> tuple[Look, Callable[[str], None]]:
         stream=details.get("stream", False),
     )
     return look, write
-
-
-def print_json(document: Any) -> None:
-    import orjson
-
-    from loom.util.controls import json_shown
-
-    text = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
-    sys.stdout.write(json_shown(text))
 
 
 # -- loom runs ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from loom.errors import RequestError
 from loom.plan import permissions
 from loom.plan.permissions import Request
 from loom.status import ExitCode
+from loom.util.units import counted
 
 if TYPE_CHECKING:
     from loom.commands.trust_store import Trust
@@ -73,7 +74,7 @@ def settle(
         trust.allow(new)
         return True
     raise RequestError(
-        f"{CODE}: {root} asks for {_count(new)} that you have not allowed",
+        f"{CODE}: {root} asks for {counted(len(new), 'thing')} that you have not allowed",
         hint="\n".join(
             [
                 *_lines(new),
@@ -108,7 +109,7 @@ def _attended() -> bool:
 def _agreed(requests: Sequence[Request]) -> bool:
     import typer
 
-    print(f"This repository asks for {_count(requests)} that a plain container does not get:")
+    print(f"This repository asks for {counted(len(requests), 'thing')} that a plain container does not get:")
     for line in _lines(requests):
         print(f"  {line}")
     return typer.confirm("Allow this here from now on?")
@@ -118,10 +119,6 @@ def _lines(requests: Sequence[Request], mark: Callable[[Request], str] = lambda 
     from loom.util.controls import shown
 
     return [shown(f"{mark(item)}{f'{item.place}: ' if item.place else ''}{item}") for item in requests]
-
-
-def _count(requests: Sequence[Request]) -> str:
-    return "one thing" if len(requests) == 1 else f"{len(requests)} things"
 
 
 def _places_in(loaded: Workflow) -> permissions.PlaceOf:
@@ -192,15 +189,17 @@ def _confirm(new: Sequence[Request]) -> None:
 
     if not _attended():
         raise RequestError(
-            f"{CODE}: {_count(new)} not allowed yet", hint="`loom trust --yes` allows it without a question", code=CODE
+            f"{CODE}: {counted(len(new), 'thing')} not allowed yet",
+            hint="`loom trust --yes` allows it without a question",
+            code=CODE,
         )
-    if not typer.confirm(f"Allow {_count(new)} here from now on?"):
+    if not typer.confirm(f"Allow {counted(len(new), 'thing')} here from now on?"):
         raise RequestError("nothing was recorded", code=CODE)
 
 
 def _print_json(decisions: Trust, requests: Sequence[Request]) -> None:
-    from loom.commands.records import print_json
     from loom.record.lines import encodable
+    from loom.render.output import print_json
 
     print_json(
         encodable(

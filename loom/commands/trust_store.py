@@ -7,7 +7,6 @@ where decisions are read from. A workspace has the trust of the checkout that th
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -65,7 +64,7 @@ class Trust:
         try:
             make_private(self._folder.parent)
             self._folder.mkdir(exist_ok=True, mode=0o700)
-            atomic.write(self.path, json.dumps(shape, indent=2).encode(), mode=0o600)
+            atomic.write(self.path, msgspec.json.encode(shape), mode=0o600)
         except OSError as error:
             raise InfrastructureError(
                 f"your decision can't be kept at {self.path}: {error.strerror or error}",

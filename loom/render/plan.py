@@ -7,12 +7,11 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
-import orjson
 import yaml
 
 from loom import __version__
 from loom.plan.model import Job, Plan, ProviderName
-from loom.util.controls import json_shown
+from loom.render.output import json_text
 
 SCHEMA_VERSION = "loom.plan.v1"
 
@@ -46,7 +45,7 @@ def job_document(job: Job, mount_mode: str) -> dict[str, Any]:
 
 
 def plan_json(plan: Plan, mount_mode: str = "auto") -> str:
-    return json_shown(orjson.dumps(plan_document(plan, mount_mode), option=orjson.OPT_INDENT_2).decode()) + "\n"
+    return json_text(plan_document(plan, mount_mode))
 
 
 def plan_yaml(plan: Plan, mount_mode: str = "auto") -> str:

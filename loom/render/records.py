@@ -8,26 +8,15 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from loom.record.events import OutputEvent, Where, to_dict
+from loom.render.output import table
 from loom.render.screen import Look
 from loom.util.controls import json_shown, visible
-from loom.util.units import rough_duration
+from loom.util.units import rough_age, rough_duration
 
 if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis
 
-if TYPE_CHECKING:
-    pass
-
 _STYLES = {"success": ("ok", "ok"), "running": ("start", "bold"), "skipped": ("skip", "dim")}
-
-
-def age_text(seconds: float) -> str:
-    """`just now`, `5 min ago`, `3 h ago`, `12 days ago`."""
-    for limit, size, unit in ((60, 1, ""), (3600, 60, "min"), (86400, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds // size:.0f} {unit} ago" if unit else "just now"
-    days = int(seconds // 86400)
-    return f"{days} day{'s' if days > 1 else ''} ago"
 
 
 def runs_lines(rows: Sequence[Mapping[str, Any]], look: Look, *, now_ns: int, with_place: bool) -> Iterator[str]:
@@ -38,10 +27,8 @@ def runs_lines(rows: Sequence[Mapping[str, Any]], look: Look, *, now_ns: int, wi
         age = (now_ns - int(row["run_id"])) / 1e9
         took = rough_duration(row["duration_ms"]) if row["duration_ms"] is not None else ""
         last = str(row["failing_job_id"] or "") if not with_place else str(row["repo_root"] or "")
-        cells.append((row["run_id"], age_text(age), row["status"], str(row["tree_sha"] or "")[:12], took, last))
-    widths = [max(len(cell[column]) for cell in cells) for column in range(len(cells[0]))]
-    for number, cell in enumerate(cells):
-        line = "  ".join(f"{text:<{width}}" for text, width in zip(cell, widths, strict=True)).rstrip()
+        cells.append((row["run_id"], rough_age(age), row["status"], str(row["tree_sha"] or "")[:12], took, last))
+    for number, (cell, line) in enumerate(zip(cells, table(cells), strict=True)):
         if number == 0:
             yield look.styled(f"  {line}", "dim")
             continue

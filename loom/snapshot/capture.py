@@ -36,6 +36,7 @@ from loom.snapshot.source import truth
 from loom.snapshot.special_files import ignored, specials
 from loom.util.bounded import listed
 from loom.util.paths import RUNTIME, own_directories
+from loom.util.units import counted
 
 OnProgress = Callable[[int, int], None]
 """Receives (files copied, files known of), often."""
@@ -430,7 +431,7 @@ class _Filling:
         denied = dict(sorted(found.denied))
         lines = (f"{readable((self._prefix or '') + path)}: {os.strerror(number)}" for path, number in denied.items())
         raise SnapshotError(
-            f"{self._source.root}: {len(denied)} file(s) can't be read:\n"
+            f"{self._source.root}: {counted(len(denied), 'file')} can't be read:\n"
             + "\n".join(f"  {line}" for line in listed(lines, _NAMED)),
             hint="make them readable (chmod u+r), or let .gitignore name them if CI does not need them",
             code="SOURCE_UNREADABLE",

@@ -39,6 +39,7 @@ from loom.storage.private import check_private, make_private
 from loom.storage.tar import DamagedArchive, Entry, UnsafeArchive, Writer
 from loom.storage.workspace import DirectoryView, Hashed, Selection, Skipped, UnsafePath, WorkspaceView, packing
 from loom.util import atomic, processes
+from loom.util.units import counted, rough_size
 
 Hit = Literal["exact", "fallback", "miss"]
 
@@ -287,8 +288,8 @@ class Cache:
                 return SaveResult(
                     key=key,
                     saved=False,
-                    warning=f"the cache {key!r} takes {about_size(packed.size)}, more than the limit of "
-                    f"{about_size(self._max_size)} for all (cache_max_size)",
+                    warning=f"the cache {key!r} takes {rough_size(packed.size)}, more than the limit of "
+                    f"{rough_size(self._max_size)} for all (cache_max_size)",
                 )
             now = self._clock()
             entry = Stored(
@@ -489,7 +490,7 @@ class Cache:
         replaced = self._read(path)
         shape = {"schema": _SCHEMA} | {name: getattr(entry, name) for name in _Written.__struct_fields__[1:]}
         with atomic.replacing(path, drafts=self.folder / "tmp") as draft:
-            draft.write_bytes(json.dumps(shape, indent=1).encode())
+            draft.write_bytes(msgspec.json.encode(shape))
             os.utime(draft, (entry.used_at, entry.used_at))
         if replaced is not None and replaced.blob != entry.blob:
             self._drop_blobs({replaced.blob})
@@ -653,18 +654,6 @@ def _temporary(folder: Path) -> Iterator[Any]:
 # What is said
 
 
-def about_size(size: int) -> str:
-    amount, units = float(size), iter(("bytes", "KiB", "MiB", "GiB", "TiB"))
-    unit = next(units)
-    while amount >= 1024:
-        amount, unit = amount / 1024, next(units, "TiB")
-    return f"{size} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
-
-
-def _files(number: int) -> str:
-    return f"{number} file" if number == 1 else f"{number} files"
-
-
 def _reason(error: Exception) -> str:
     if not isinstance(error, OSError):
         return str(error)
@@ -686,9 +675,9 @@ def _restored_lines(result: RestoreResult, key: str) -> Iterator[str]:
         case "miss":
             yield f"cache miss: {key}"
         case "exact":
-            yield f"cache hit: {key} ({_files(result.files)}, {about_size(result.bytes)})"
+            yield f"cache hit: {key} ({counted(result.files, 'file')}, {rough_size(result.bytes)})"
         case "fallback":
-            yield f"cache hit by fallback: {result.key} for {key} ({_files(result.files)}, {about_size(result.bytes)})"
+            yield f"cache hit by fallback: {result.key} for {key} ({counted(result.files, 'file')}, {rough_size(result.bytes)})"
 
 
 def _saved_lines(result: SaveResult) -> Iterator[str]:
@@ -699,5 +688,5 @@ def _saved_lines(result: SaveResult) -> Iterator[str]:
     elif result.unchanged:
         yield f"cache unchanged: {result.key}"
     elif result.saved:
-        packed = about_size(result.packed_bytes)
-        yield f"cache saved: {result.key} ({_files(result.files)}, {about_size(result.bytes)}, packed {packed})"
+        packed = rough_size(result.packed_bytes)
+        yield f"cache saved: {result.key} ({counted(result.files, 'file')}, {rough_size(result.bytes)}, packed {packed})"

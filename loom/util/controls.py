@@ -54,7 +54,7 @@ hide: Callable[[str], str] = _unmasked
 """Masks the secrets that this process knows; a run sets it."""
 
 _RESETS = ("\x1b[0m", "\x1b[m")
-_NOT_IN_JSON = re.compile(rf"[\x7f-\x9f{_DIRECTIONS}{_SEPARATORS}]")
+_NOT_IN_JSON = re.compile(rf"[\x7f-\x9f\ud800-\udfff{_DIRECTIONS}{_SEPARATORS}]")
 _COMMAND = re.compile(r"^(\s*)(?=::)|(?<=##)(?=\[)", re.MULTILINE)
 
 
@@ -93,7 +93,7 @@ def shown(text: str) -> str:
 
 
 def json_shown(text: str) -> str:
-    """A JSON document with the same content, without characters that steer a terminal."""
+    """A JSON document with the same content, without characters that steer a terminal or are no text."""
     return text if text.isascii() else _NOT_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 

@@ -133,11 +133,19 @@ def rough_duration(milliseconds: float | None) -> str:
 def rough_size(amount: int) -> str:
     """Bytes for people, in powers of 1000 as registries count: `12 B`, `3.4 kB`, `120 MB`."""
     rest = float(amount)
-    for unit in ("B", "kB", "MB"):
+    for unit in ("B", "kB", "MB", "GB"):
         if rest < 999.5:
             return f"{rest:.0f} {unit}" if unit == "B" or rest >= 99.5 else f"{rest:.1f} {unit}"
         rest /= 1000
-    return f"{rest:.1f} GB"
+    return f"{rest:.1f} TB"
+
+
+def rough_age(seconds: float) -> str:
+    """An age for people: `just now`, `5 min ago`, `3 h ago`, `12 days ago`."""
+    for limit, unit_s, unit in ((3600, 60, "min"), (86400, 3600, "h")):
+        if 60 <= seconds < limit:
+            return f"{seconds // unit_s:.0f} {unit} ago"
+    return f"{counted(int(seconds // 86400), 'day')} ago" if seconds >= 60 else "just now"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -146,6 +154,6 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return close[0] if close else None
 
 
-def counted(number: int, what: str) -> str:
-    """`1 file`, `2 files`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def counted(number: int, what: str, many: str | None = None) -> str:
+    """`1 file`, `2 files`; `many` where that is not the word with an s."""
+    return f"{number:,} {what if number == 1 else many or f'{what}s'}"

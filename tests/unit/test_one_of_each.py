@@ -16,6 +16,11 @@ ROOT = Path(__file__).parents[2] / "loom"
             {"util/atomic.py", "cli/boundary.py"},
             id="atomic write",
         ),
+        pytest.param(r"zip\(.*widths|max\(len\((row|line)\[", {"render/output.py"}, id="table"),
+        pytest.param(r"json\.dumps\(.*indent", {"render/output.py"}, id="JSON for people"),
+        pytest.param(r"\"(KiB|kB)\"", {"util/units.py"}, id="size"),
+        pytest.param(r"\bmin ago|\bh\b.* ago", {"util/units.py"}, id="age"),
+        pytest.param(r"(''|\"\") if .* == 1 |else ['\"]s['\"]", set(), id="plural"),
     ],
 )
 def test_only_one_place_does_it(pattern: str, only_in: set[str]) -> None:

@@ -81,7 +81,7 @@ def test_rm(project: Project) -> None:
     project.save("npm-3", project="example.org/other")
     done = project.loom("rm", "npm-*")
     assert done.returncode == 0
-    assert done.stdout.splitlines()[-1].startswith("2 entries removed, 39.")
+    assert done.stdout.splitlines()[-1].startswith("2 entries removed, 40.")
     assert [entry["key"] for entry in json.loads(project.loom("ls", "--all", "--json").stdout)] == ["npm-3", "go"]
     done = project.loom("rm", "nope")
     assert done.returncode == 2

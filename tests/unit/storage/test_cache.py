@@ -106,8 +106,8 @@ def test_there_and_back(tmp_path: Path, store: Cache, workspace: Path, view_of: 
     assert (restored.hit, restored.key, restored.files, restored.warning) == ("exact", "k", 5, None)
     expected = {name: what for name, what in tree(workspace).items() if name not in ("more/a.txt",)}
     assert tree(place) == expected
-    assert "cache miss: k\ncache saved: k (5 files, 97.7 KiB" in said.text
-    assert "cache hit: k (5 files, 97.7 KiB)" in said.text
+    assert "cache miss: k\ncache saved: k (5 files, 100 kB" in said.text
+    assert "cache hit: k (5 files, 100 kB)" in said.text
 
 
 def test_what_did_not_change_is_not_packed_again(tmp_path: Path, store: Cache, workspace: Path) -> None:
@@ -199,8 +199,8 @@ def test_entries_that_make_no_sense_are_misses(tmp_path: Path, store: Cache, wor
         "{",
         "[]",
         "{}",
-        whole.replace('"schema": 1', '"schema": 99'),
-        whole.replace('"blob": "', '"blob": "../'),
+        whole.replace('"schema":1', '"schema":99'),
+        whole.replace('"blob":"', '"blob":"../'),
     ):
         path.write_text(text)
         assert restore(store, place).hit == "miss"
@@ -226,7 +226,7 @@ def test_least_recently_used_go_first(tmp_path: Path, store: Cache, workspace: P
     assert sum(blob.stat().st_size for blob in blobs(small)) < 350_000
     (workspace / "deps/pkg/tool").write_bytes(os.urandom(400_000))
     result = save(small, workspace, "e")
-    assert "more than the limit of 341.8 KiB for all (cache_max_size)" in (result.warning or "")
+    assert "more than the limit of 350 kB for all (cache_max_size)" in (result.warning or "")
     assert sorted(entry.key for entry in small.entries()) == ["a", "c", "d"]
 
 

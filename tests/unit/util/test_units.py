@@ -1,6 +1,6 @@
 import pytest
 
-from loom.util.units import duration, duration_text, nearest, size, size_text
+from loom.util.units import counted, duration, duration_text, nearest, rough_age, size, size_text
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,19 @@ def test_the_nearest_name() -> None:
     assert nearest("scirpt", ["script", "stage"]) == "script"
     assert nearest("Before-Script", ["before_script", "after_script"]) == "before_script"
     assert nearest("zzz", ["script"]) is None
+
+
+def test_ages_and_numbers_of_things() -> None:
+    ages = [rough_age(seconds) for seconds in (-3, 59, 60, 3599, 3600, 86399, 86400, 12 * 86400)]
+    assert ages == [
+        "just now",
+        "just now",
+        "1 min ago",
+        "59 min ago",
+        "1 h ago",
+        "23 h ago",
+        "1 day ago",
+        "12 days ago",
+    ]
+    assert [counted(number, "entry", "entries") for number in (0, 1, 1200)] == ["0 entries", "1 entry", "1,200 entries"]
+    assert counted(2, "file") == "2 files"

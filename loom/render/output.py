@@ -1,0 +1,25 @@
+"""What every command prints in one way: JSON documents and tables."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from loom.util.controls import json_shown
+
+
+def json_text(document: Any) -> str:
+    """A document for people and programs: indented, in UTF-8, without characters that steer a terminal."""
+    return json_shown(json.dumps(document, indent=2, ensure_ascii=False)) + "\n"
+
+
+def print_json(document: Any) -> None:
+    sys.stdout.write(json_text(document))
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of equally many cells as lines with aligned columns, two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
