@@ -475,7 +475,7 @@ def _repository(place: Here) -> Finding:
 def _engine(place: Here) -> Iterator[Finding]:
     from loom.commands import wiring
     from loom.providers.docker.capabilities import Traits
-    from loom.providers.docker.client import endpoint_of
+    from loom.providers.docker.endpoint import endpoint_of
 
     engine = wiring.Engine(place.config, os.environ)
     try:

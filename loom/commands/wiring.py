@@ -62,7 +62,7 @@ class Engine:
     def described(self) -> str:
         """Which engine it is, and where; EngineUnavailable when none answers."""
         from loom.providers.docker.capabilities import Traits
-        from loom.providers.docker.client import endpoint_of
+        from loom.providers.docker.endpoint import endpoint_of
 
         traits = Traits(self())
         return f"{traits.name} {traits.version} at {endpoint_of(self.environ)}"
@@ -192,7 +192,7 @@ def publishes_services(job: Job, engine: Engine) -> bool:
     if job.provider is not ProviderName.HOST:
         return False
     from loom.errors import ServiceError
-    from loom.providers.docker.client import endpoint_of
+    from loom.providers.docker.endpoint import endpoint_of
 
     endpoint = endpoint_of(engine.environ)
     if not endpoint.local:

@@ -6,9 +6,10 @@ A process id means nothing without the boot it belongs to and the moment it bega
 from __future__ import annotations
 
 import fcntl
-import time
 from pathlib import Path
 from typing import IO
+
+from loom.util.within import wait_until
 
 LOCK_S = 60.0
 """How long another process may hold a lock that is waited for: each is held for moments only."""
@@ -16,14 +17,16 @@ LOCK_S = 60.0
 
 def lock(file: int | IO[bytes], kind: int, limit_s: float = LOCK_S) -> None:
     """`flock`, tried again while another process holds it. TimeoutError when that takes longer than `limit_s`."""
-    deadline = time.monotonic() + limit_s
-    while True:
+
+    def locked() -> bool:
         try:
-            return fcntl.flock(file, kind | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"another process has held its lock for {limit_s:.0f} s") from None
-        time.sleep(0.02)
+            return False
+        return True
+
+    if not wait_until(locked, limit_s=limit_s, every_s=0.02):
+        raise TimeoutError(f"another process has held its lock for {limit_s:.0f} s")
 
 
 def boot_id() -> str:

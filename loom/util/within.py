@@ -1,8 +1,9 @@
-"""A limit for calls of others that know none."""
+"""Limits: for calls of others that know none, and for waiting until something is so."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -28,3 +29,23 @@ def within(limit_s: float, call: Callable[[], T]) -> T:
     if not returned:
         raise TimeoutError
     return returned[0]
+
+
+def wait_until(
+    found: Callable[[], T],
+    *,
+    limit_s: float,
+    every_s: float,
+    first_s: float | None = None,
+    pause: Callable[[float], object] = time.sleep,
+) -> T:
+    """Call `found` until it returns something true, or until `limit_s` is over; what it returned last.
+
+    With `first_s` the first pause is that long, and each later one twice as long as the one before, up to `every_s`.
+    """
+    deadline = time.monotonic() + limit_s
+    pause_s = every_s if first_s is None else min(first_s, every_s)
+    while not (value := found()) and (left := deadline - time.monotonic()) > 0:
+        pause(min(pause_s, left))
+        pause_s = min(pause_s * 2, every_s)
+    return value

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from loom.util.within import wait_until
+
 ROOT = Path(__file__).parents[2] / "loom"
 ALLOWED = "# no limit: "
 
@@ -100,3 +102,30 @@ def test_the_kinds_are_told_apart(line: str, finds: bool, tmp_path: Path, monkey
     monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
     (tmp_path / "a.py").write_text(f"{line}\n")
     assert bool(unbounded(tmp_path / "a.py")) is finds
+
+
+# What pauses by itself, and why it is neither `wait_until` nor one of the engine's policies (providers/docker/retries.py).
+PAUSES = {
+    "commands/records.py": "follows a record for as long as its run goes on",
+    "providers/docker/attach.py": "gathers output that comes line by line",
+    "providers/host.py": "kills until nothing is left, a number of rounds",
+    "snapshot/copy_files.py": "reads a file again that was written to meanwhile, a number of times",
+}
+
+
+def test_every_pause_is_a_known_one() -> None:
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and called(node).rpartition(".")[2] == "sleep"
+    }
+    assert found == set(PAUSES)
+
+
+def test_waiting_ends_with_what_is_waited_for_or_with_its_limit() -> None:
+    pauses: list[float] = []
+    answers = iter([None, None, None, "there"])
+    assert wait_until(lambda: next(answers), limit_s=60, every_s=0.3, first_s=0.1, pause=pauses.append) == "there"
+    assert pauses == [0.1, 0.2, 0.3]
+    assert wait_until(lambda: False, limit_s=0, every_s=1) is False

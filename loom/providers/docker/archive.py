@@ -22,9 +22,9 @@ from msgspec import Struct
 
 from loom.errors import ImageError, RequestError
 from loom.images.reference import parse_reference
-from loom.providers.docker.client import explanation, taking_long
+from loom.providers.docker.client import taking_long
+from loom.providers.docker.errors import engine_errors, explanation
 from loom.providers.docker.images import ResolvedImage
-from loom.providers.docker.long_calls import engine_errors
 from loom.util import atomic
 
 INDEX = "loom-images.json"

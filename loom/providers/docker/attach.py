@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct
 
 from loom.errors import LoomError, ProviderError
-from loom.providers.docker.client import ANSWER_S, ours, start_failed, translated
+from loom.providers.docker.client import ANSWER_S
+from loom.providers.docker.errors import ours, translated
+from loom.providers.docker.retries import start_failed
 from loom.status import Stream
 
 if TYPE_CHECKING:

@@ -46,9 +46,10 @@ from loom.plan import model
 from loom.plan.image_lock import shown
 from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.cleanup import untagged
-from loom.providers.docker.client import endpoint_of, explanation
+from loom.providers.docker.endpoint import endpoint_of
+from loom.providers.docker.errors import engine_errors, explanation
 from loom.providers.docker.labels import BUILD_REPOSITORY
-from loom.providers.docker.long_calls import engine_errors, in_background, say
+from loom.providers.docker.long_calls import in_background, say
 from loom.status import OnOutput
 
 if TYPE_CHECKING:

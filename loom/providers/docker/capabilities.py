@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from loom.plan.model import Resources
-from loom.providers.docker.client import endpoint_behind, retrying, translated
+from loom.providers.docker.client import endpoint_behind
+from loom.providers.docker.errors import translated
+from loom.providers.docker.retries import retrying
 
 if TYPE_CHECKING:
     import docker

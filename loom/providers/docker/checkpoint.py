@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from loom.errors import LoomError, ProviderError
 from loom.providers.base import Session
 from loom.providers.docker import labels
-from loom.providers.docker.client import retrying, taking_long, translated
+from loom.providers.docker.client import taking_long
+from loom.providers.docker.errors import translated
+from loom.providers.docker.retries import retrying
 from loom.providers.files import unpack
 from loom.storage.files import open_regular
 from loom.util import atomic

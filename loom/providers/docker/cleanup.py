@@ -22,7 +22,8 @@ from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, LoomError
 from loom.providers.docker import labels
 from loom.providers.docker.capabilities import Traits
-from loom.providers.docker.client import explanation, is_transient, retrying, translated
+from loom.providers.docker.errors import explanation, translated
+from loom.providers.docker.retries import REMOVAL, retrying
 
 if TYPE_CHECKING:
     import docker
@@ -208,7 +209,7 @@ def remove_network(client: docker.DockerClient, name: str, *, disconnect: bool =
                     api.disconnect_container_from_network(container_id, name, force=True)
             raise
 
-    _remove(f"the network {name}", call, again=lambda error: disconnect and "active endpoints" in explanation(error))
+    _remove(f"the network {name}", call)
 
 
 def remove_volume(client: docker.DockerClient, name: str) -> None:
@@ -221,9 +222,7 @@ def _remove_image(client: docker.DockerClient, name: str) -> None:
     _remove(f"the image {name}", lambda: api.remove_image(name, force=True))
 
 
-def _remove(
-    what: str, call: Callable[[], object], again: Callable[[BaseException], bool] = lambda error: False
-) -> None:
+def _remove(what: str, call: Callable[[], object]) -> None:
     """For good: what is not there is no error, and the engine's hiccups are waited out."""
 
     def remove() -> None:
@@ -235,7 +234,7 @@ def _remove(
                 raise
 
     with translated(f"removing {what}"):
-        retrying(remove, attempts=6, when=lambda error: is_transient(error) or again(error))
+        retrying(remove, REMOVAL)
 
 
 class Removals:

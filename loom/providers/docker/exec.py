@@ -29,9 +29,11 @@ from loom.errors import ProviderError
 from loom.providers import interactive
 from loom.providers.docker import driver
 from loom.providers.docker.attach import Demultiplexer, Hijacked
-from loom.providers.docker.client import explanation, retrying, translated
+from loom.providers.docker.errors import explanation, translated
+from loom.providers.docker.retries import retrying
 from loom.record.lines import STANDARD_OUTPUT
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
+from loom.util.within import wait_until
 
 if TYPE_CHECKING:
     import docker
@@ -259,9 +261,7 @@ class Inside(Struct, frozen=True, kw_only=True):
                 raise ProviderError(f"the terminal's size could not be told: {explanation(error)}") from error
 
     def _wait(self, exec_id: str, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and self._inspect(exec_id)["Running"]:
-            time.sleep(0.05)
+        wait_until(lambda: not self._inspect(exec_id)["Running"], limit_s=seconds, every_s=0.05)
 
     def _inspect(self, exec_id: str) -> Mapping[str, Any]:
         api: Any = self.client.api
@@ -271,10 +271,8 @@ class Inside(Struct, frozen=True, kw_only=True):
 
     def _code(self, exec_id: str) -> int:
         """The command's exit code; its output may end a moment before it does. 0 when it was detached from."""
-        deadline = time.monotonic() + 1.0
-        while (found := self._inspect(exec_id))["Running"] and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return int(found["ExitCode"] or 0)
+        wait_until(lambda: not self._inspect(exec_id)["Running"], limit_s=1.0, every_s=0.01)
+        return int(self._inspect(exec_id)["ExitCode"] or 0)
 
 
 def _name(what: str) -> str:

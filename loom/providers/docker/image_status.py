@@ -172,7 +172,7 @@ class Inventory:
                     lock = lock.holding(named.name, named.platform, here)
                 continue
             try:
-                served = self._images.served(named.reference)
+                served = self._images.registry.served(named.reference)
             except ImageError as error:
                 if local is not None and not local.digest and error.code in ("IMAGE_NOT_FOUND", "IMAGE_DENIED"):
                     # Made here and published nowhere: its content is all there is to lock.
@@ -204,7 +204,7 @@ class Inventory:
         locked = self._locked(named)
         served, gone, trouble = "", False, ""
         try:
-            served = self._images.served(named.reference).digest
+            served = self._images.registry.served(named.reference).digest
         except ImageError as error:
             gone = error.code == "IMAGE_NOT_FOUND"
             trouble = error.message

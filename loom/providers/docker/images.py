@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, wait
 from pathlib import Path
 from types import MappingProxyType
@@ -25,17 +25,12 @@ from loom.errors import ImageError
 from loom.images.reference import Reference, normal_platform, parse_reference, short
 from loom.plan import model
 from loom.plan.image_lock import ImageLock, Locked, identity, shown
-from loom.providers.docker.client import explanation
-from loom.providers.docker.credentials import Credentials, credentials_for
-from loom.providers.docker.long_calls import Line, canceled, engine_errors, in_background, say
+from loom.providers.docker.errors import engine_errors
+from loom.providers.docker.long_calls import Line, canceled, say
+from loom.providers.docker.registry import Registry, same_platform
 from loom.status import OnOutput
-from loom.util.units import rough_size
 
 ClientFactory = Callable[[], "docker.DockerClient"]
-
-_ATTEMPTS = 4
-_FIRST_PAUSE_S = 0.5
-_PROGRESS_EVERY_S = 5.0
 
 
 class ResolvedImage(Struct, frozen=True, kw_only=True):
@@ -52,16 +47,6 @@ class ResolvedImage(Struct, frozen=True, kw_only=True):
     """When the image was made, as the engine says it (RFC 3339)."""
     bases: tuple[ResolvedImage, ...] = ()
     """What it was built from, where this run built it or found it built."""
-
-
-class Served(Struct, frozen=True, kw_only=True):
-    """What a registry answers for a name. `platforms` is empty when it does not say."""
-
-    digest: str
-    platforms: tuple[str, ...] = ()
-
-    def made_for(self, platform: str) -> bool:
-        return any(_same_platform(one, platform) for one in self.platforms)
 
 
 class Images:
@@ -89,6 +74,7 @@ class Images:
         """Names what a folder of the workspace holds, for builds; None where nobody can tell without reading it."""
         self._client: docker.DockerClient | None = None
         self._engine_platform: str | None = None
+        self.registry = Registry(lambda: self.client, client_factory, environ)
 
     @property
     def client(self) -> docker.DockerClient:
@@ -267,7 +253,7 @@ class Images:
                 hint=f"Load or build it first, or pull it by hand: docker pull {reference.name}",
                 code="IMAGE_NOT_PRESENT",
             )
-        self.pull(reference, platform, on_output=on_output, cancel=cancel)
+        self.registry.pull(reference, platform, on_output=on_output, cancel=cancel)
         return self._must_have(reference, platform)
 
     def locked(self, reference: Reference, platform: str) -> Locked | None:
@@ -310,7 +296,7 @@ class Images:
                 hint="Import it (`loom images import FILE`), or allow pulling.",
                 code="IMAGE_NOT_PRESENT",
             )
-        self.pull(pinned, platform, on_output=on_output, cancel=cancel)
+        self.registry.pull(pinned, platform, on_output=on_output, cancel=cancel)
         had = self._must_have(pinned, platform)
         return replace(had, name=reference.name, digest=locked.digest)
 
@@ -330,7 +316,7 @@ class Images:
             except docker.errors.ImageNotFound:
                 return None
         image = _resolved(reference.name, reference, attributes)
-        return image if platform is None or _same_platform(image.platform, platform) else None
+        return image if platform is None or same_platform(image.platform, platform) else None
 
     def _must_have(self, reference: Reference, platform: str) -> ResolvedImage:
         had = self.local(reference, platform)
@@ -348,122 +334,9 @@ class Images:
             )
         return had
 
-    def served(self, reference: Reference) -> Served:
-        """What the registry serves for a name right now, without pulling. ImageError when that can't be known."""
-        credentials = credentials_for(reference.registry, self._environ)
-        try:
-            with engine_errors():
-                served = self.client.api.inspect_distribution(  # type: ignore[no-untyped-call]
-                    reference.name, auth_config=dict(credentials.auth)
-                )
-        except docker.errors.APIError as error:
-            raise explain(reference, explanation(error), "", credentials) from error
-        platforms = (
-            normal_platform("/".join(filter(None, (entry.get("os"), entry.get("architecture"), entry.get("variant")))))
-            for entry in served.get("Platforms") or ()
-            if entry.get("os") not in (None, "", "unknown")
-        )
-        return Served(digest=str(served["Descriptor"]["digest"]), platforms=tuple(platforms))
-
-    def pull(self, reference: Reference, platform: str, *, on_output: OnOutput, cancel: Cancel) -> None:
-        """Pull with the user's credentials; a registry that does not answer gets a few more tries."""
-        credentials = credentials_for(reference.registry, self._environ)
-        if credentials.problem:
-            say(on_output, f"going on without credentials for {reference.registry}: {credentials.problem}")
-        say(on_output, f"pulling {reference.name} ({platform})")
-        pause_s = _FIRST_PAUSE_S
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                self._pull_once(reference, platform, credentials, on_output, cancel)
-                return
-            except docker.errors.APIError as error:
-                wrong = explain(reference, explanation(error), platform, credentials)
-            except _PullFailed as error:
-                wrong = explain(reference, str(error), platform, credentials)
-            if wrong.code not in _WORTH_ANOTHER_TRY or attempt == _ATTEMPTS:
-                raise wrong
-            say(on_output, f"{wrong.message}; trying again in {pause_s:g} s ({attempt} of {_ATTEMPTS - 1})")
-            if cancel.wait(pause_s):
-                raise canceled(f"pulling {reference.name}")
-            pause_s *= 3
-
-    def _pull_once(
-        self, reference: Reference, platform: str, credentials: Credentials, on_output: OnOutput, cancel: Cancel
-    ) -> None:
-        started = time.monotonic()
-        progress = Progress()
-        said_at = started
-
-        with self.line() as line:
-
-            def lines() -> Iterator[dict[str, Any]]:
-                # The request itself belongs in here: it blocks until the registry has answered the engine.
-                yield from line.client.api.pull(
-                    reference.repository_name,
-                    tag=reference.digest or reference.tag,
-                    stream=True,
-                    decode=True,
-                    # An empty mapping, unlike None, keeps the SDK from looking for credentials of its own.
-                    auth_config=dict(credentials.auth),
-                    platform=platform,
-                )
-
-            for tick in in_background(lines(), cancel, what=f"pulling {reference.name}", cut=line.cut):
-                if "error" in tick:
-                    raise _PullFailed(str(tick["error"]))
-                progress.see(tick)
-                now = time.monotonic()
-                if now - said_at >= _PROGRESS_EVERY_S and progress.layers:
-                    said_at = now
-                    say(on_output, f"  {progress}")
-        took = time.monotonic() - started
-        digest = f" {progress.digest}" if progress.digest and not reference.digest else ""
-        say(on_output, f"{progress.outcome or 'pulled'} {reference.name}{digest} in {took:.1f} s")
-
 
 class _NotHere(Exception):
     """An image that a build starts from is not on this engine."""
-
-
-class _PullFailed(Exception):
-    """What the engine wrote into the progress stream."""
-
-
-class Progress:
-    """A pull's layers, folded from the engine's ticks."""
-
-    def __init__(self) -> None:
-        self._layers: dict[str, tuple[int, int]] = {}
-        self._done: set[str] = set()
-        self.digest = ""
-        self.outcome = ""
-
-    @property
-    def layers(self) -> int:
-        return len(self._layers)
-
-    def see(self, line: Mapping[str, Any]) -> None:
-        status = str(line.get("status", ""))
-        layer = str(line.get("id", ""))
-        detail = line.get("progressDetail") or {}
-        if status == "Pulling fs layer":
-            self._layers.setdefault(layer, (0, 0))
-        elif status == "Downloading" and detail.get("total"):
-            self._layers[layer] = (int(detail.get("current", 0)), int(detail["total"]))
-        elif status in ("Download complete", "Pull complete", "Already exists"):
-            current, total = self._layers.get(layer, (0, 0))
-            self._layers[layer] = (max(current, total), total)
-            if status != "Download complete":
-                self._done.add(layer)
-        elif status.startswith("Digest: "):
-            self.digest = status.removeprefix("Digest: ")
-        elif "Image is up to date" in status:
-            self.outcome = "already up to date:"
-
-    def __str__(self) -> str:
-        have = sum(current for current, _ in self._layers.values())
-        total = sum(total for _, total in self._layers.values())
-        return f"{len(self._done)} of {len(self._layers)} layers, {rough_size(have)} of {rough_size(total)}"
 
 
 def _wait_for(had: Future[ResolvedImage], image: model.Image, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
@@ -498,95 +371,4 @@ def _resolved(name: str, reference: Reference, attributes: Mapping[str, Any]) ->
     )
 
 
-def _same_platform(have: str, want: str) -> bool:
-    """An image without a variant serves any variant of its architecture asked for, and the other way round."""
-    return have.split("/")[:2] == want.split("/")[:2] and (have.count("/") < 2 or want.count("/") < 2 or have == want)
-
-
-_WORTH_ANOTHER_TRY = frozenset({"IMAGE_REGISTRY_DOWN", "IMAGE_RATE_LIMITED"})
 _MAY_BE_MISSPELT = frozenset({"IMAGE_NOT_FOUND", "IMAGE_DENIED", "IMAGE_NOT_PRESENT", "IMAGE_REGISTRY_DOWN"})
-
-
-def explain(reference: Reference, said: str, platform: str, credentials: Credentials) -> ImageError:
-    """The engine's words about a failed pull, as one of the few things that can be wrong, with the next move."""
-    low = said.lower()
-
-    def has(*parts: str) -> bool:
-        return any(part in low for part in parts)
-
-    name, registry = reference.name, reference.registry
-    login = "docker login" if registry == "docker.io" else f"docker login {registry}"
-    if has("no matching manifest", "does not match the specified platform", "no match for platform"):
-        return ImageError(
-            f"{name} is not made for {platform}: {said}",
-            hint="Set the image's `platform` to one that it is made for, or choose another image.",
-            code="IMAGE_PLATFORM",
-        )
-    if has("toomanyrequests", "too many requests", "rate limit"):
-        return ImageError(
-            f"{registry} refuses more pulls for now: {said}",
-            hint=f"Wait, or log in for a higher limit: {login}",
-            code="IMAGE_RATE_LIMITED",
-        )
-    if has(
-        "unauthorized",
-        "authentication required",
-        "no basic auth",
-        "access denied",
-        "access to the resource is denied",
-        "forbidden",
-        "incorrect username or password",
-        "denied:",
-    ):
-        used = (
-            f"the credentials from {credentials.source} were refused"
-            if credentials.auth
-            else "no credentials were used"
-        )
-        if credentials.problem:
-            used = credentials.problem
-        return ImageError(
-            f"{registry} denies access to {name}: {used}",
-            hint=f"Log in ({login}), or check the name: many registries answer so for an image that is not there.\n"
-            f"The registry said: {said}",
-            code="IMAGE_DENIED",
-        )
-    if has("manifest unknown", "not found", "repository does not exist", "name unknown"):
-        return ImageError(
-            f"{name} is not in {registry}",
-            hint=f"Check the name and the tag. The registry said: {said}",
-            code="IMAGE_NOT_FOUND",
-        )
-    if has("no space left"):
-        return ImageError(
-            f"the engine's disk is full: {said}", hint="Make room there: docker system df", code="IMAGE_DISK_FULL"
-        )
-    if has(
-        "connection refused",
-        "no such host",
-        "i/o timeout",
-        "timeout",
-        "tls:",
-        "x509",
-        "eof",
-        "connection reset",
-        "server misbehaving",
-        "unreachable",
-        "no route",
-        "temporary failure",
-        "deadline exceeded",
-        "http response to",
-        "502",
-        "503",
-        "504",
-        "500 internal",
-        "service unavailable",
-        "bad gateway",
-        "dial tcp",
-    ):
-        return ImageError(
-            f"{registry} can't be reached: {said}",
-            hint="Is the registry up, and does the engine's machine reach it (proxy, VPN, certificate)?",
-            code="IMAGE_REGISTRY_DOWN",
-        )
-    return ImageError(f"{name} could not be pulled: {said}", hint=f"Try it by hand: docker pull {name}")

@@ -26,10 +26,11 @@ from loom.providers.docker.attach import Attachment, ExecAttachment
 from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.checkpoint import image_is_there
 from loom.providers.docker.cleanup import remove_container, remove_run
-from loom.providers.docker.client import restarting, retrying, translated
+from loom.providers.docker.errors import translated
 from loom.providers.docker.mounts import BindMount, Mount, OverlayMount, VolumeMount
 from loom.providers.docker.ownership import Workspaces
 from loom.providers.docker.provider import container_name, environment_of
+from loom.providers.docker.retries import restarting, retrying
 from loom.providers.docker.session import HELLO_S, DockerSession
 from loom.providers.files import unpack
 from loom.status import OnOutput

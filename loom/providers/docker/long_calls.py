@@ -14,7 +14,7 @@ from docker.types.daemon import CancellableStream
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
-from loom.providers.docker.client import ours
+from loom.providers.docker.errors import engine_errors
 from loom.status import OnOutput
 
 _STALLED_AFTER_S = 300.0
@@ -113,18 +113,3 @@ def in_background(
 
 def canceled(what: str) -> ImageError:
     return ImageError(f"canceled while {what}", code="CANCELED")
-
-
-class engine_errors:
-    """Within it, an engine that does not answer is EngineUnavailable; what it answers (APIError) stays as it is."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is None or isinstance(error, docker.errors.APIError):
-            return
-        mine = ours(error, "the container engine does not answer")
-        if mine is not None and mine is not error:
-            mine.hint = "Is it still running? `docker info` asks it."
-            raise mine from error

@@ -22,8 +22,9 @@ from loom.providers.base import Change, SessionRequest
 from loom.providers.docker import labels
 from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.cleanup import remove_volume
-from loom.providers.docker.client import retrying, translated
+from loom.providers.docker.errors import translated
 from loom.providers.docker.ownership import Ids, Owner, Workspaces, foreign, hand_over, open_to_all
+from loom.providers.docker.retries import retrying
 from loom.providers.files import Edit, archive_of, packed, renamed, unnoticed, unpack
 from loom.storage.tar import climbs_out
 from loom.util.file_systems import file_system_of

@@ -16,9 +16,10 @@ from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan.model import Image
 from loom.providers.base import Command, SessionRequest
-from loom.providers.docker.client import retrying, translated
+from loom.providers.docker.errors import translated
 from loom.providers.docker.labels import CHECKPOINT
 from loom.providers.docker.provider import DockerProvider
+from loom.providers.docker.retries import retrying
 
 if TYPE_CHECKING:
     import docker

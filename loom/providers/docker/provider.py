@@ -17,10 +17,11 @@ from loom.providers.docker import driver, hardening, labels
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.capabilities import ENGINES_SOCKET, Traits
 from loom.providers.docker.cleanup import Removals, remove_container, tidied
-from loom.providers.docker.client import DISK_FULL, StartFailed, explanation, ours, start_failed, starting, translated
 from loom.providers.docker.devices import device_requests_of, devices_of
+from loom.providers.docker.errors import DISK_FULL, explanation, ours, translated
 from loom.providers.docker.mounts import Mount, can_lie_over, mount_of
 from loom.providers.docker.ownership import Workspaces
+from loom.providers.docker.retries import StartFailed, start_failed, starting
 from loom.providers.docker.session import DockerSession, why_refused
 from loom.status import OnOutput
 

@@ -34,12 +34,13 @@ from loom.providers.docker import hardening
 from loom.providers.docker import labels as marks_of
 from loom.providers.docker.attach import Demultiplexer, Hijacked
 from loom.providers.docker.cleanup import remove_container, remove_network
-from loom.providers.docker.client import explanation, start_failed, starting
+from loom.providers.docker.errors import engine_errors, explanation
 from loom.providers.docker.images import ClientFactory, Images, ResolvedImage
 from loom.providers.docker.labels import ROLE
-from loom.providers.docker.long_calls import engine_errors
 from loom.providers.docker.readiness import Inside, NotReady, Probe, ports_of, probe_of
+from loom.providers.docker.retries import start_failed, starting
 from loom.status import OnOutput, Stream
+from loom.util.within import wait_until
 
 LAST_LINES = 20
 SERVICE = "loom.service"
@@ -478,31 +479,31 @@ class _Group:
 
     def _how_it_ended(self, container_id: str) -> str | None:
         """None while it runs."""
-        # The stream may close a moment before the engine has written down the end.
-        deadline = time.monotonic() + 2.0
-        while True:
+
+        def ended() -> str | None:
             try:
                 state = self._client.api.inspect_container(container_id)["State"]
             except docker.errors.NotFound:
                 return "was removed by someone else"
             except Exception as error:  # noqa: BLE001  whatever keeps the engine from answering, the service is not there
                 return f"is lost with the engine: {explanation(error)}"
-            if not state["Running"] and not state.get("Restarting"):
-                if state.get("OOMKilled"):
-                    return f"ended with exit code {state['ExitCode']}: it was out of memory"
-                return f"ended with exit code {state['ExitCode']}"
-            if time.monotonic() > deadline:
+            if state["Running"] or state.get("Restarting"):
                 return None
-            time.sleep(0.05)
+            out_of_memory = ": it was out of memory" if state.get("OOMKilled") else ""
+            return f"ended with exit code {state['ExitCode']}{out_of_memory}"
+
+        # The stream may close a moment before the engine has written down the end.
+        return wait_until(ended, limit_s=2.0, every_s=0.05)
 
     def _wait_until_ready(
         self, service: model.Service, container_id: str, probe: Probe, lines: _Lines, follower: threading.Thread
     ) -> None:
         started = time.monotonic()
         inside = Inside(self._client, container_id, self._network)
-        # The first tries come quickly: most services are up in less than the interval.
-        pause_s = min(0.05, service.ready.interval_s)
-        while True:
+        why = ""
+
+        def ready() -> bool:
+            nonlocal why
             self._go_on_or_leave(service)
             if not self._runs(container_id):
                 follower.join(2.0)
@@ -512,40 +513,47 @@ class _Group:
             try:
                 with engine_errors():
                     probe.check(inside)
-                break
             except NotReady as reason:
                 why = str(reason)
             except docker.errors.APIError as error:
                 why = explanation(error)
-            waited = time.monotonic() - started
-            if waited >= service.ready.timeout_s:
-                raise ServiceError(
-                    f"service {service.name} was not ready within {service.ready.timeout_s:g} s: {why}",
-                    hint=_last(lines),
-                )
-            # Not `cancel.wait` alone: a failing neighbour ends the wait as well.
-            if self._give_up.wait(min(pause_s, service.ready.timeout_s - waited)) or self._cancel.requested:
-                continue
-            pause_s = min(pause_s * 2, service.ready.interval_s)
+            else:
+                return True
+            return False
+
+        limit_s = service.ready.timeout_s
+        # The first tries come quickly: most services are up in less than the interval. A failing neighbour ends each pause.
+        if not wait_until(
+            ready, limit_s=limit_s, every_s=service.ready.interval_s, first_s=0.05, pause=self._give_up.wait
+        ):
+            raise ServiceError(
+                f"service {service.name} was not ready within {limit_s:g} s: {why}",
+                hint=_last(lines),
+            )
         self._output.say(f"{service.name}: ready after {time.monotonic() - started:.1f} s ({probe.what})")
 
     def _wait_until_ended(
         self, service: model.Service, container_id: str, lines: _Lines, follower: threading.Thread
     ) -> None:
         started = time.monotonic()
-        while self._runs(container_id):
+        limit_s = service.ready.timeout_s
+
+        def ended() -> bool:
+            if not self._runs(container_id):
+                return True
             self._go_on_or_leave(service)
-            waited = time.monotonic() - started
-            if waited >= service.ready.timeout_s:
-                raise ServiceError(
-                    f"service {service.name} did not end within {service.ready.timeout_s:g} s (`run: once`)",
-                    hint=f"`ready: {{timeout: ...}}` gives it more.\n{_last(lines)}",
-                )
-            self._give_up.wait(min(0.1, service.ready.interval_s))
+            return False
+
+        every_s = min(0.1, service.ready.interval_s)
+        if not wait_until(ended, limit_s=limit_s, every_s=every_s, pause=self._give_up.wait):
+            raise ServiceError(
+                f"service {service.name} did not end within {limit_s:g} s (`run: once`)",
+                hint=f"`ready: {{timeout: ...}}` gives it more.\n{_last(lines)}",
+            )
         follower.join(2.0)
-        ended = self._how_it_ended(container_id) or "ended"
-        if ended != "ended with exit code 0":
-            raise ServiceError(f"service {service.name} {ended} (`run: once`)", hint=_last(lines))
+        how = self._how_it_ended(container_id) or "ended"
+        if how != "ended with exit code 0":
+            raise ServiceError(f"service {service.name} {how} (`run: once`)", hint=_last(lines))
         self._output.say(f"{service.name}: ended with 0 after {time.monotonic() - started:.1f} s")
 
     def _runs(self, container_id: str) -> bool:

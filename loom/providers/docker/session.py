@@ -15,13 +15,16 @@ from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError, RequestError
 from loom.plan.model import MountMode
 from loom.providers.base import Change, Command, SessionFacts, SessionRequest
-from loom.providers.docker import client, devices, driver, hardening, labels, mounts, refusals
+from loom.providers.docker import devices, driver, hardening, labels, mounts, refusals
 from loom.providers.docker.attach import Attachment, Hijacked
 from loom.providers.docker.cleanup import remove_container
-from loom.providers.docker.client import LONG_S, explanation, ours, retrying, start_failed, translated
+from loom.providers.docker.client import ANSWER_S as CALL_S
+from loom.providers.docker.client import LONG_S
+from loom.providers.docker.errors import explanation, ours, translated
 from loom.providers.docker.labels import kept_name
 from loom.providers.docker.mounts import Mount
 from loom.providers.docker.ownership import Ids, Owner
+from loom.providers.docker.retries import RESUMED_AT_MOST, retrying, start_failed
 from loom.providers.files import unnoticed
 from loom.providers.steps import chosen, handed_on
 from loom.status import Ended, Exit, OnOutput, Stream
@@ -39,8 +42,6 @@ AFTER_KILL_S = 10.0
 """How long the driver may take to report after KILL; then the container itself is killed."""
 LEAVE_S = 3.0
 """How long the container's processes may take to be gone once the driver was ordered to stop."""
-RESUME_AT_MOST = 100
-"""How often a session's output is taken up again from the container's log after a lost connection."""
 BEHIND_S = 15.0
 """How long a container's log may have nothing new while it has not come to where a lost connection had been."""
 ASK_ENGINE_S = 60.0
@@ -429,7 +430,7 @@ class DockerSession:
             ) from broken
         if state.get("Running"):
             self._resumed += 1
-            if self._resumed > RESUME_AT_MOST:
+            if self._resumed > RESUMED_AT_MOST:
                 reason = explanation(error) if error else "it was closed"
                 raise Lost(f"the connection to the running container of job {job} is lost again and again: {reason}")
             self._attachment.resume()
@@ -454,7 +455,7 @@ class DockerSession:
             answer = self._api.get(
                 f"{self._api.base_url}/v{self._api.api_version}/events",
                 params={"since": 1, "until": int(time.time()) + 1, "filters": filters},
-                timeout=client.ANSWER_S,
+                timeout=CALL_S,
             )
             answer.raise_for_status()
             events = [json.loads(line) for line in answer.text.splitlines() if line.strip()]

@@ -12,12 +12,13 @@ from typing import Any
 
 import docker
 import pytest
+from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.plan.image_lock import ImageLock, Locked
 from loom.plan.model import Build, Image
-from loom.providers.docker import images as images_module
+from loom.providers.docker import retries
 from loom.providers.docker.client import connect
 from loom.providers.docker.images import Images, ResolvedImage
 
@@ -129,7 +130,7 @@ def test_two_jobs_at_once_pull_once(tmp_path: Path, registry: Any, publish: Call
 def test_a_registry_that_is_down_gets_more_tries_and_then_a_clear_error(
     tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images_module, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(retries, "PULL", replace(retries.PULL, first_wait_s=0.01))
     run = Run(tmp_path)
     with pytest.raises(ImageError, match="can't be reached") as refused:
         run(f"localhost:{free_port}/x:1")
@@ -320,9 +321,9 @@ def test_what_is_served_now(tmp_path: Path, registry: Any, guarded: Any, publish
 
     digest = publish(registry, "served:1")
     run = Run(tmp_path).config(auths={guarded.host: {"auth": BASIC}})
-    assert run.images.served(parse_reference(f"{registry.host}/served:1")).digest == digest
+    assert run.images.registry.served(parse_reference(f"{registry.host}/served:1")).digest == digest
     secret = publish(guarded, "served:1")
-    assert run.images.served(parse_reference(f"{guarded.host}/served:1")).digest == secret
+    assert run.images.registry.served(parse_reference(f"{guarded.host}/served:1")).digest == secret
     with pytest.raises(ImageError) as refused:
-        run.images.served(parse_reference(f"{registry.host}/served:2"))
+        run.images.registry.served(parse_reference(f"{registry.host}/served:2"))
     assert refused.value.code == "IMAGE_NOT_FOUND"

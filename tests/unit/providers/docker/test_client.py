@@ -10,11 +10,17 @@ import docker.credentials.errors
 import docker.errors
 import pytest
 import requests
+from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError, RequestError
-from loom.providers.docker import client, ssh
-from loom.providers.docker.client import Endpoint, connect, endpoint_of, ours, retrying, translated
+from loom.providers.docker import client, endpoint, errors, retries, ssh
+from loom.providers.docker.client import connect
+from loom.providers.docker.endpoint import Endpoint, endpoint_of
+from loom.providers.docker.errors import ours, translated
+from loom.providers.docker.retries import HICCUP, retrying
+
+QUICKLY = replace(HICCUP, first_wait_s=0.001)
 
 
 def make_context(home: Path, name: str, host: str, *, tls: bool = False) -> None:
@@ -59,7 +65,7 @@ def test_docker_context_wins_over_the_current_one(tmp_path: Path) -> None:
 def test_without_a_context_the_default_socket(tmp_path: Path, config: str) -> None:
     (tmp_path / ".docker").mkdir()
     (tmp_path / ".docker" / "config.json").write_text(config)
-    assert endpoint_of({"HOME": str(tmp_path)}).url == client.DEFAULT_SOCKET
+    assert endpoint_of({"HOME": str(tmp_path)}).url == endpoint.DEFAULT_SOCKET
 
 
 def test_an_unknown_context_is_the_users_mistake(tmp_path: Path) -> None:
@@ -105,7 +111,7 @@ def test_every_error_of_the_sdk_is_in_the_table() -> None:
         for name, kind in vars(module).items():
             if isinstance(kind, type) and issubclass(kind, Exception) and kind.__module__ == module.__name__:
                 ancestry = {f"{ancestor.__module__}.{ancestor.__qualname__}" for ancestor in kind.__mro__}
-                direct = f"{kind.__module__}.{kind.__qualname__}" in client.OUR_ERROR
+                direct = f"{kind.__module__}.{kind.__qualname__}" in errors.OUR_ERROR
                 by_store = "docker.credentials.errors.StoreError" in ancestry
                 assert direct or by_store, f"{module.__name__}.{name} has no place in OUR_ERROR"
 
@@ -142,7 +148,7 @@ def test_hiccups_are_retried_and_nothing_else() -> None:
             raise requests.exceptions.ConnectionError("reset")
         return "answer"
 
-    assert retrying(flaky, first_wait_s=0.001) == "answer"
+    assert retrying(flaky, QUICKLY) == "answer"
     calls.clear()
 
     def broken() -> str:
@@ -175,7 +181,7 @@ def test_a_failure_of_the_engines_own_is_tried_again(said: str, again: bool) -> 
         return "started"
 
     if again:
-        assert retrying(start, first_wait_s=0.001) == "started"
+        assert retrying(start, QUICKLY) == "started"
     else:
         with pytest.raises(docker.errors.APIError):
             retrying(start)
@@ -207,10 +213,10 @@ def test_a_failed_start_means_a_new_container(error: Exception, starts: list[str
 
     def start(container: str) -> None:
         started.append(container)
-        raise client.start_failed(error, "starting") or error
+        raise retries.start_failed(error, "starting") or error
 
-    with pytest.raises(type(client.start_failed(error, "starting") or error)):
-        client.starting(make, start, removed.append, Cancel())
+    with pytest.raises(type(retries.start_failed(error, "starting") or error)):
+        retries.starting(make, start, removed.append, Cancel())
     assert started == starts
     assert removed == (made if len(made) > 1 else [])
 
@@ -220,7 +226,7 @@ def test_a_hiccup_that_stays_is_raised() -> None:
         raise requests.exceptions.ConnectionError("reset")
 
     with pytest.raises(requests.exceptions.ConnectionError):
-        retrying(down, attempts=3, first_wait_s=0.001)
+        retrying(down, QUICKLY)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from loom.images.reference import parse_reference
 from loom.plan.model import Image, Ready, Service
 from loom.providers.docker.build import what_failed
 from loom.providers.docker.credentials import DOCKER_HUB_KEY, Credentials, credentials_for
-from loom.providers.docker.images import Progress, explain
-from loom.providers.docker.long_calls import engine_errors, in_background
+from loom.providers.docker.errors import engine_errors
+from loom.providers.docker.long_calls import in_background
 from loom.providers.docker.readiness import (
     CommandProbe,
     HttpProbe,
@@ -28,6 +28,7 @@ from loom.providers.docker.readiness import (
     listening_ports,
     probe_of,
 )
+from loom.providers.docker.registry import Progress, explain
 from loom.providers.docker.services import container_names
 from loom.util.units import rough_size
 

@@ -1,0 +1,120 @@
+"""What the engine's errors mean to a user: everything that the SDK can raise becomes one of loom's own errors, by one table."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
+
+if TYPE_CHECKING:
+    pass
+DISK_FULL = "ENGINE_DISK_FULL"
+MAKE_ROOM = "the engine's disk is full; see what it holds with `docker system df`, and make room there"
+
+
+# Everything that the SDK can raise, and what it is to us; the most specific class of an error's ancestry counts. Names,
+# not classes, so that this table costs no import; a test holds it against the SDK's own list.
+OUR_ERROR: Mapping[str, type[LoomError]] = {
+    "docker.errors.APIError": ProviderError,
+    "docker.errors.BuildError": ImageError,
+    "docker.errors.ContainerError": ProviderError,
+    "docker.errors.ContextAlreadyExists": ProviderError,
+    "docker.errors.ContextException": ProviderError,
+    "docker.errors.ContextNotFound": EngineUnavailable,
+    "docker.errors.DeprecatedMethod": ProviderError,
+    "docker.errors.DockerException": ProviderError,
+    "docker.errors.ImageLoadError": ImageError,
+    "docker.errors.ImageNotFound": ImageError,
+    "docker.errors.InvalidArgument": ProviderError,
+    "docker.errors.InvalidConfigFile": ProviderError,
+    "docker.errors.InvalidRepository": ImageError,
+    "docker.errors.InvalidVersion": EngineUnavailable,
+    "docker.errors.MissingContextParameter": EngineUnavailable,
+    "docker.errors.NotFound": ProviderError,
+    "docker.errors.NullResource": ProviderError,
+    "docker.errors.StreamParseError": ProviderError,
+    "docker.errors.TLSParameterError": EngineUnavailable,
+    "docker.credentials.errors.StoreError": ImageError,
+    "requests.exceptions.RequestException": EngineUnavailable,
+    "urllib3.exceptions.HTTPError": EngineUnavailable,
+    "http.client.HTTPException": EngineUnavailable,
+    "builtins.OSError": EngineUnavailable,
+    # The SDK wants strings where the engine sent something else: the engine's answer is broken, not our call.
+    "json.decoder.JSONDecodeError": ProviderError,
+}
+
+
+def ours(error: BaseException, doing: str) -> LoomError | None:
+    """The error to raise instead of `error`, which happened while `doing` something; None when it is not the engine's."""
+    if isinstance(error, LoomError):
+        return error
+    for name in names_of(error):
+        if kind := OUR_ERROR.get(name):
+            said = explanation(error)
+            full = "no space left on device" in said.lower()
+            return kind(f"{doing}: {said}", hint=MAKE_ROOM if full else None, code=DISK_FULL if full else None)
+    return None
+
+
+def explanation(error: BaseException) -> str:
+    """The engine's own words, without the SDK's wrapping."""
+    said = getattr(error, "explanation", None)
+    if isinstance(said, bytes):
+        said = said.decode(errors="replace")
+    return str(said).strip() if said else first_line(root_cause(error))
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Raise the SDK's errors as ours; `doing` says what loom was at ("creating the container of job test")."""
+    try:
+        yield
+    except Exception as error:
+        mine = ours(error, doing)
+        if mine is None or mine is error:
+            raise
+        raise mine from error
+
+
+@contextlib.contextmanager
+def engine_errors() -> Iterator[None]:
+    """Within it, an engine that does not answer is EngineUnavailable; what it answers (APIError) stays as it is."""
+    try:
+        yield
+    except Exception as error:
+        if "docker.errors.APIError" in names_of(error):
+            raise
+        mine = ours(error, "the container engine does not answer")
+        if mine is None or mine is error:
+            raise
+        mine.hint = "Is it still running? `docker info` asks it."
+        raise mine from error
+
+
+def names_of(error: BaseException) -> list[str]:
+    """The classes of an error by their full names, the most specific one first."""
+    return [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The error at the bottom: the SDK and its HTTP library each wrap it, as cause, as context or as an argument."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        inner = next(
+            (arg for arg in (*error.args, getattr(error, "reason", None)) if isinstance(arg, BaseException)), None
+        )
+        inner = inner or error.__cause__
+        if inner is None and len(error.args) > 1 and isinstance(error.args[1], BaseException):
+            inner = error.args[1]
+        if inner is None:
+            return error
+        error = inner
+    return error
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

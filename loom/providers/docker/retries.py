@@ -1,0 +1,183 @@
+"""What is repeated after which failure: all of it, one policy for each kind of failure.
+
+| failure | policy | what is repeated | what must be new before it is repeated |
+| --- | --- | --- | --- |
+| the engine's hiccup: a connection broke, a gateway answered 5xx | `HICCUP` | one call, which is safe to repeat | nothing |
+| the same, or a user that is just leaving, while a resource is removed | `REMOVAL` | the removal | nothing |
+| a container's start | `START` | making and starting a container | its name, and each connection made for it |
+| the start of a container that can't be replaced | `RESTART` | the start | each connection made for it |
+| a registry that does not answer, or wants fewer pulls | `PULL` | the pull | the connection that carries it |
+| a connection to a running container | `RESUMED_AT_MOST` | reading its output, out of its log | the reader of the log |
+
+Never repeated: a step, a call that was silent for as long as it may be, what the engine refuses.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from msgspec import Struct
+
+from loom.cancel import Cancel
+from loom.errors import ImageError, ProviderError
+from loom.providers.docker.errors import explanation, names_of, root_cause
+
+T = TypeVar("T")
+Made = TypeVar("Made")
+
+
+_TIMEOUTS = {"requests.exceptions.Timeout", "builtins.TimeoutError"}
+_BROKEN = {
+    "requests.exceptions.ConnectionError",
+    "requests.exceptions.ChunkedEncodingError",
+    "urllib3.exceptions.ProtocolError",
+    "http.client.HTTPException",
+    "builtins.ConnectionError",
+}
+_OF_REGISTRY = frozenset({"IMAGE_REGISTRY_DOWN", "IMAGE_RATE_LIMITED"})
+
+
+def is_transient(error: BaseException) -> bool:
+    """True for the engine's own hiccups: a broken connection, a gateway's 5xx, an engine that was too slow this time.
+
+    Not for one that has been silent for as long as it may be: to ask it again would only double that time.
+    """
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int):
+        return status in (429, 502, 503, 504) or (status == 500 and "deadline exceeded" in explanation(error))
+    names = set(names_of(error))
+    return bool(names & _BROKEN) and not names & _TIMEOUTS and not _is_timeout(root_cause(error))
+
+
+def _is_timeout(error: BaseException) -> bool:
+    return isinstance(error, TimeoutError) or "Read timed out" in str(error)
+
+
+class StartFailed(ProviderError):
+    """A container was not started, for no fault of the request's. Nothing of its image has run, but it is spoilt.
+
+    `refused`: the engine itself says so; otherwise its answer was lost, and the container may run.
+    """
+
+    default_code = "CONTAINER_START_FAILED"
+    refused: bool = True
+
+
+def start_failed(error: BaseException, doing: str) -> StartFailed | None:
+    """The error for a container's failed start, if another start may well succeed; `doing` names container and owner."""
+    # The runtime's own: its first process in a container was gone at once, as happens on a busy machine.
+    refused = getattr(error, "status_code", None) == 500 and "read init-p" in explanation(error)
+    if not refused and not is_transient(error):
+        return None
+    failed = StartFailed(f"{doing}: {explanation(error)}", hint="the machine may be overloaded: run it again")
+    failed.refused = refused
+    return failed
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    when: Callable[[BaseException], bool]
+    attempts: int
+    first_wait_s: float = 0.1
+    """The second wait is `factor` times as long, and so on; a random part of each is waited, but for an `exact` one."""
+    factor: float = 2
+    exact: bool = False
+
+
+HICCUP = Policy(when=is_transient, attempts=4)
+REMOVAL = Policy(
+    when=lambda error: is_transient(error) or "has active endpoints" in explanation(error),
+    attempts=6,
+)
+START = Policy(when=lambda error: isinstance(error, StartFailed), attempts=3)
+RESTART = Policy(when=START.when, attempts=4)
+PULL = Policy(
+    when=lambda error: isinstance(error, ImageError) and error.code in _OF_REGISTRY,
+    attempts=4,
+    first_wait_s=0.5,
+    factor=3,
+    exact=True,  # it is announced
+)
+RESUMED_AT_MOST = 100
+
+
+def retrying(
+    call: Callable[[], T],
+    policy: Policy = HICCUP,
+    *,
+    announce: Callable[[BaseException, float, int], None] = lambda error, pause_s, attempt: None,
+    pause: Callable[[float], object] = time.sleep,
+) -> T:
+    """What `call` returns; it is repeated as it is where the policy says so. `announce` is called before each `pause`."""
+    try:
+        return call()
+    except Exception as error:
+        if not policy.when(error):
+            raise
+        failed = [error]
+    # Imported late: tenacity takes 50 ms, and nearly every call works the first time.
+    import tenacity
+
+    def again() -> T:
+        if failed:
+            raise failed.pop()
+        return call()
+
+    def before_sleep(state: tenacity.RetryCallState) -> None:
+        assert state.outcome is not None
+        assert state.next_action is not None
+        error = state.outcome.exception()
+        assert error is not None
+        announce(error, state.next_action.sleep, state.attempt_number)
+
+    wait: Any = tenacity.wait_exponential if policy.exact else tenacity.wait_random_exponential
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(policy.when),
+        wait=wait(multiplier=policy.first_wait_s, exp_base=policy.factor, max=5),
+        stop=tenacity.stop_after_attempt(policy.attempts),
+        before_sleep=before_sleep,
+        sleep=pause,  # type: ignore[arg-type]
+        reraise=True,
+    )(again)
+
+
+def starting(make: Callable[[], Made], start: Callable[[Made], T], remove: Callable[[Made], None], cancel: Cancel) -> T:
+    """What `start` returns for a container that `make` has made; after StartFailed both are repeated.
+
+    `start` makes new connections each time: an engine that fails a start drops the connections that were made for it. A container
+    is given a second start where the engine says that the first did not happen; then it is removed, and a new one is made.
+    """
+
+    def attempt() -> T:
+        made = make()
+        try:
+            try:
+                return start(made)
+            except StartFailed as failed:
+                if not failed.refused or cancel.requested:
+                    raise
+                return start(made)
+        except StartFailed:
+            remove(made)
+            raise
+
+    def when(error: BaseException) -> bool:
+        return START.when(error) and not cancel.requested
+
+    return retrying(attempt, Policy(when=when, attempts=START.attempts), pause=cancel.wait)
+
+
+def restarting(api: Any, container_id: str, doing: str, connect: Callable[[], None] = lambda: None) -> None:
+    """Start a container that can't be replaced, again after StartFailed; `connect` is called before each start."""
+
+    def start() -> None:
+        connect()
+        try:
+            api.start(container_id)
+        except Exception as error:
+            if failed := start_failed(error, doing):
+                raise failed from error
+            raise
+
+    retrying(start, RESTART)
