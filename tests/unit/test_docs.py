@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,27 @@ FETCHED = re.compile(r"""<(?:link|script|img|iframe)\b[^>]*(?:href|src)=["']?(?:
 def test_links_lead_to_a_file(page: Path) -> None:
     targets = LINK.findall(page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+NAMED = re.compile(r"\[`([\w.]+)`\]\(([^)#\s]+\.py)\)")
+"""A link to a definition: its text is a name, its target a module."""
+
+
+def _definitions(tree: ast.AST, within: str = "") -> Iterator[str]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield within + node.name
+            yield from _definitions(node, f"{within}{node.name}.")
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (within + target.id for target in targets if isinstance(target, ast.Name))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_link_to_a_definition_names_one_that_its_module_has(page: Path) -> None:
+    named = [(name, link) for name, link in NAMED.findall(page.read_text()) if not name.endswith(".py")]
+    defined = {link: set(_definitions(ast.parse((page.parent / link).read_text()))) for _, link in named}
+    assert [f"{name} is not in {link}" for name, link in named if name not in defined[link]] == []
 
 
 def test_the_site_builds_strictly_and_its_pages_fetch_nothing_from_outside(tmp_path: Path) -> None:
