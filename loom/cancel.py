@@ -1,10 +1,13 @@
-"""The cancel flag: set once by `cli` on a signal, looked at by everything that waits."""
+"""The cancel flag, which everything that waits looks at, and the signals that set it."""
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from loom.status import ExitCode
 
@@ -108,3 +111,36 @@ class Cancel:
                     self._callbacks.remove(callback)
 
         return unregister
+
+
+@contextmanager
+def signals(cancel: Cancel) -> Iterator[None]:
+    """Within the block, INT, TERM and HUP ask for a graceful end; a second one for an immediate one; a third leaves at once.
+
+    Python runs a signal's handler in the main thread only, between two instructions of whatever that does: it may wait, or
+    hold the lock that the handler wants. So the handlers do nothing, and the interpreter tells each signal to a thread that
+    waits for nothing else.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    told, tells = os.pipe()
+    os.set_blocking(tells, False)
+
+    def ask() -> None:
+        while came := os.read(told, 1):  # no limit: it ends with the block
+            if came[0] in numbers:
+                code = ExitCode(128 + came[0])
+                if cancel.now:
+                    os._exit(code)
+                cancel.request(code)
+        os.close(told)
+
+    threading.Thread(target=ask, name="signals", daemon=True).start()
+    wakeup_before = signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup_before)
+        os.close(tells)

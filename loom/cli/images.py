@@ -415,8 +415,8 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     import time
 
     from loom import snapshot
-    from loom.cancel import Cancel
-    from loom.commands import project, run, trust
+    from loom.cancel import Cancel, signals
+    from loom.commands import project, trust
     from loom.plan import model as plans
     from loom.plan.image_lock import LOCK_PATH, images_of, load_lock
     from loom.providers.docker.client import connect
@@ -437,7 +437,7 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     lock = load_lock(lock_path)
     images = Images(lambda: connect(environ), environ=environ, lock=lock, frozen=settings.frozen)
     cancel = Cancel()
-    with run.signals(cancel):
+    with signals(cancel):
         try:
             yield _Context(
                 uses=_chosen(images_of(plan), names),

@@ -52,9 +52,8 @@ def shell(
     Same container, user, directory and variables as the step had. The step's commands are in the history, and `again`
     runs the whole step as the job did.
     """
-    from loom.cancel import Cancel
+    from loom.cancel import Cancel, signals
     from loom.commands import session
-    from loom.commands.run import signals
     from loom.errors import RequestError
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -93,9 +92,8 @@ def exec_(
     trust: Trust = False,
 ) -> None:
     """Run one command inside a job. Its streams and its exit code are passed through."""
-    from loom.cancel import Cancel
+    from loom.cancel import Cancel, signals
     from loom.commands import session
-    from loom.commands.run import signals
     from loom.errors import RequestError
     from loom.record.lines import encodable
     from loom.status import Ended, ExitCode

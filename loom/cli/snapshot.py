@@ -70,12 +70,11 @@ def snapshot(
 
 
 def _take(source: Source, *, show_progress: bool) -> Snapshot:
-    import signal
     import sys
     import time
 
     from loom import snapshot as snapshots
-    from loom.cancel import Cancel
+    from loom.cancel import Cancel, signals
     from loom.commands.project import configured
     from loom.errors import SnapshotError
     from loom.record.store import Store
@@ -83,26 +82,25 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
     from loom.util.paths import new_workspace
 
     cancel = Cancel()
-    codes = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HANGUP}
-    before = {number: signal.signal(number, lambda n, _: cancel.request(codes[signal.Signals(n)])) for number in codes}
     settings = configured(source.root, dict(os.environ))
     run_id = str(time.time_ns())
     store, workspace = Store(settings.state_dir), new_workspace(settings.tmp_dir, run_id)
     on_progress = _progress_line() if show_progress and sys.stderr.isatty() else None
     try:
-        try:
-            # Only the person who asked: what is in the checkout may be private.
-            store.claims.make(workspace, run_id=run_id, repo_root=source.root, kind="snapshot")
-        except OSError as error:
-            raise SnapshotError(
-                f"{workspace}: {error.strerror}", hint="name another place with LOOM_TMP_DIR or TMPDIR"
-            ) from error
-        try:
-            taken = snapshots.take(source, workspace, cancel=cancel, on_progress=on_progress)
-        except BaseException:
-            with suppress(OSError):  # the reason is what is to be told
-                workspace.rmdir()
-            raise
+        with signals(cancel):
+            try:
+                # Only the person who asked: what is in the checkout may be private.
+                store.claims.make(workspace, run_id=run_id, repo_root=source.root, kind="snapshot")
+            except OSError as error:
+                raise SnapshotError(
+                    f"{workspace}: {error.strerror}", hint="name another place with LOOM_TMP_DIR or TMPDIR"
+                ) from error
+            try:
+                taken = snapshots.take(source, workspace, cancel=cancel, on_progress=on_progress)
+            except BaseException:
+                with suppress(OSError):  # the reason is what is to be told
+                    workspace.rmdir()
+                raise
         try:
             store.add_snapshot(workspace, snapshots.manifest_bytes(workspace))
         except OSError as error:
@@ -114,8 +112,6 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
     finally:
         if on_progress is not None:
             typer.echo("\r\033[K", err=True, nl=False)
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _progress_line() -> Any:

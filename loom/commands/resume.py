@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from loom import snapshot
-from loom.cancel import Cancel
+from loom.cancel import Cancel, signals
 from loom.commands import project, session
 from loom.commands import run as running
-from loom.commands.run import Options, signals
+from loom.commands.run import Options
 from loom.commands.session import Around
 from loom.errors import LoomError, RequestError
 from loom.plan.model import MountMode

@@ -6,13 +6,10 @@ The only part that looks at the process's environment, its terminal and its cloc
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from loom.cancel import Cancel
+from loom.cancel import Cancel, signals
 from loom.status import ExitCode
 
 if TYPE_CHECKING:
@@ -79,43 +76,6 @@ class Options(Struct, frozen=True, kw_only=True):
     def attended(self) -> bool:
         """Whether a person is asked around steps."""
         return self.shell_on_failure or self.break_before is not None
-
-
-@contextmanager
-def signals(cancel: Cancel) -> Iterator[None]:
-    """INT, TERM and HUP ask for a graceful end; a second one for an immediate one; a third leaves at once.
-
-    Python runs a signal's handler in the main thread only, between two instructions of whatever that does: it may wait, or
-    hold the lock that the handler wants. So the handlers do nothing, and a thread that waits for nothing else is told of
-    each signal by the interpreter itself.
-    """
-    codes: dict[int, ExitCode] = {
-        signal.SIGINT: ExitCode.INTERRUPTED,
-        signal.SIGTERM: ExitCode.TERMINATED,
-        signal.SIGHUP: ExitCode.HANGUP,
-    }
-
-    def ask() -> None:
-        with told:
-            while came := told.recv(1):  # no limit: it ends with the block
-                code = codes.get(came[0])
-                if code is not None and cancel.now:
-                    os._exit(code)
-                if code is not None:
-                    cancel.request(code)
-
-    told, tells = socket.socketpair()
-    tells.setblocking(False)
-    threading.Thread(target=ask, name="signals", daemon=True).start()
-    of_before = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
-    before = {number: signal.signal(number, lambda *_: None) for number in codes}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(of_before)
-        tells.close()
 
 
 class Prepared(Struct, frozen=True, kw_only=True):
