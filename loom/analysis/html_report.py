@@ -129,7 +129,7 @@ def values(reading: Reading) -> dict[str, Any]:
         ("took", rough_duration(receipt.get("duration_ms"))),
         ("repository", str(receipt.get("repo_root") or "")),
         ("workflow", str(receipt.get("workflow_path") or "")),
-        ("commit", str(receipt.get("snapshot_head_sha") or "")[:12]),
+        ("commit", _commit(reading, str(receipt.get("snapshot_head_sha") or ""))),
         ("tree", str(receipt.get("snapshot_tree_sha") or "")[:12]),
         ("uncommitted changes", str(snapshot.get("changed", 0))),
         ("loom", str(receipt.get("loom_version") or "")),
@@ -147,6 +147,13 @@ def values(reading: Reading) -> dict[str, Any]:
         "failing": next((log.anchor for job in jobs if job.failing for log in job.logs if log.open), None),
         "left_out": fold.facts.get("plan_resolved", {}).get("left_out", []),
     }
+
+
+def _commit(reading: Reading, sha: str) -> str:
+    commit = reading.commit() if sha else None
+    if commit is None:
+        return sha[:12]
+    return f"{sha[:12]} {commit.subject} ({commit.author}, {commit.time:%Y-%m-%d %H:%M} UTC)"
 
 
 def _job(reading: Reading, job: JobState, failing: bool, start: float, end: float) -> JobView:

@@ -46,7 +46,7 @@ def pull(
             f"{past.entry.paths.root} is no record of this user's runs: nothing was applied",
             hint="look at the patch without --apply, and `git apply` it yourself",
         )
-    manifest = past.entry.paths.root / "snapshot.json"
+    manifest = past.entry.paths.snapshot
     patch = snapshot.patch_of(
         files,
         past.repo_root,

@@ -17,7 +17,13 @@ def register(app: typer.Typer) -> None:
 def report(
     run: RunArgument = "last",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; - is standard output.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to (default: report.html in the record of the run); - is standard output.",
+        ),
     ] = None,
 ) -> None:
     """Write a run as one HTML page. Self-contained: graph, timeline, logs with search."""
@@ -33,9 +39,11 @@ def report(
     if output is not None and str(output) == "-":
         sys.stdout.write(text)
         return
-    path = output or Path(f"loom-report-{record.run_id}.html")
+    path = output or record.paths.root / "report.html"  # never the checkout, where the next snapshot would take it
     try:
         atomic.write(path, text.encode())
     except OSError as error:
-        raise RequestError(f"the report can't be written to {path}: {error.strerror or error}") from error
+        raise RequestError(
+            f"the report can't be written to {path}: {error.strerror or error}", hint="name a place with --output FILE"
+        ) from error
     print(f"report: {path.absolute()}")

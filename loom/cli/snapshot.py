@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from loom.snapshot import Explanation, Snapshot, Source, Verification
 
 
-MANIFEST = "snapshot.json"
-"""In a run's record: a copy of the workspace's manifest, for when a job removes `.git`."""
-
-
 def register(app: typer.Typer) -> None:
     app.command("snapshot")(snapshot)
     app.command("verify")(verify)
@@ -222,7 +218,7 @@ def _files_of(run: str, job: str) -> tuple[Path, str | None, Path | None]:
 
 def _kept(entry: RunEntry, store: Store) -> tuple[str | None, Path | None]:
     """The tree that a run's receipt names, and the record's copy of the manifest, if it is in the store, out of jobs' reach."""
-    kept = entry.paths.root / MANIFEST
+    kept = entry.paths.snapshot
     return (entry.receipt or {}).get("snapshot_tree_sha"), kept if store.holds(entry) and kept.is_file() else None
 
 

@@ -9,8 +9,6 @@ from loom.analysis.diff import Diff, Side, compare
 from loom.errors import LoomError, RecordError
 from loom.record.reader import Reading
 
-MANIFEST = "snapshot.json"
-
 
 def diff_of(a: Reading, b: Reading) -> Diff:
     return compare(_side(a), _side(b), _files(a, b))
@@ -54,7 +52,7 @@ def _files(a: Reading, b: Reading) -> list[tuple[str, str | None, str | None]] |
     from loom import snapshot
 
     try:
-        one, two = (snapshot.read_manifest(reading.paths.root, reading.paths.root / MANIFEST) for reading in (a, b))
+        one, two = (snapshot.read_manifest(reading.paths.root, reading.paths.snapshot) for reading in (a, b))
         found = snapshot.differing(one, two)
     except (LoomError, OSError):
         return None

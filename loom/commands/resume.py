@@ -210,7 +210,7 @@ class _Resuming:
         return view
 
     def _sync(self, workspaces: list[Path]) -> None:
-        manifest = self._past.entry.paths.root / "snapshot.json"
+        manifest = self._past.entry.paths.snapshot
         checkout, environ = self._past.repo_root, self._here.environ
         brought = {
             change.path: change

@@ -389,6 +389,15 @@ class Runs(Document):
     runs: list[RunRow]
 
 
+class Commit(Document):
+    """The commit that a snapshot was taken of, as the repository has it."""
+
+    sha: Sha
+    subject: str
+    author: str
+    time: Moment
+
+
 class Show(Document):
     """What `loom show --json` prints: a run's documents in one. `receipt` is null for a run without an end."""
 
@@ -397,6 +406,8 @@ class Show(Document):
     run_id: RunId
     state: str
     last_event_at: Moment | None
+    commit: Commit | None
+    """Null where the repository, or the commit in it, is gone."""
     receipt: Receipt | None
     summary: RunSummary
     pipeline: PipelineManifest

@@ -10,11 +10,11 @@ import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from msgspec import Struct
 
-from loom.errors import RecordError
+from loom.errors import LoomError, RecordError
 from loom.record.documents import SHOW_SCHEMA, Document, JobManifest, PipelineManifest, RunFold, RunSummary
 from loom.record.events import SCHEMA_VERSION, Event, OutputEvent, PhaseEvent, Scope, Where, decode, encode
 from loom.record.journal import OutputBatch, Sink
@@ -33,6 +33,9 @@ from loom.record.store import (
     read_phases,
 )
 from loom.storage.files import open_regular
+
+if TYPE_CHECKING:
+    from loom.snapshot import Commit
 
 _CHUNK = 1 << 20
 
@@ -100,6 +103,15 @@ class Reading:
     def receipt(self) -> Mapping[str, Any]:
         """As written; for a run without an end, what it would say by now."""
         return self.entry.receipt or self._folded(RunFold.receipt)
+
+    def commit(self) -> Commit | None:
+        """The commit of the run's snapshot; None where the repository, or the commit in it, is gone."""
+        from loom.snapshot import commit_of, read_manifest
+
+        try:
+            return commit_of(read_manifest(self.paths.root, self.paths.snapshot))
+        except (LoomError, OSError):
+            return None
 
     def job_ids(self) -> list[str]:
         return [str(job["job_id"]) for job in self.pipeline_manifest()["jobs"]]
@@ -317,12 +329,14 @@ def document_of(reading: Reading) -> dict[str, Any]:
     """`loom show --json`: a run's documents in one."""
     pipeline = reading.pipeline_manifest()
     unfinished = reading.state in (RUNNING, INTERRUPTED)
+    commit = reading.commit()
     return {
         "schema_version": SHOW_SCHEMA,
         "kind": "show",
         "run_id": reading.run_id,
         "state": reading.state,
         "last_event_at": reading.last_sign() if unfinished else None,
+        "commit": None if commit is None else commit.document(),
         "receipt": None if unfinished else dict(reading.receipt()),
         "summary": dict(reading.run_summary()),
         "pipeline": dict(pipeline),

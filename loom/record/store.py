@@ -78,6 +78,11 @@ class RunPaths(Struct, frozen=True, kw_only=True):
         return self.root / "plan.json"
 
     @property
+    def snapshot(self) -> Path:
+        """A copy of the workspace's manifest, out of reach of jobs, which may remove `.git`."""
+        return self.root / "snapshot.json"
+
+    @property
     def builds(self) -> Path:
         """What images are built from, while the run lasts."""
         return self.root / "builds"

@@ -128,7 +128,7 @@ class Run:
     def _keep_build_inputs(self) -> None:
         request, images = self._request, self._request.tools.images
         if images is not None and request.reuse is None:  # what is gone on from may have been changed since
-            manifest = self._record.paths.root / "snapshot.json"
+            manifest = self._record.paths.snapshot
             images.identity_of = partial(snapshot.identity_of, request.source, self._workspace, manifest_file=manifest)
         if images is None or request.mount_mode is not WorkspaceMode.SHARED:
             return  # no job can write where images are built from before they are
@@ -138,7 +138,7 @@ class Run:
 
     def _keep_manifest(self) -> None:
         """`loom verify` needs it, and a job may remove the workspace's own."""
-        self._record.publish(self._record.paths.root / "snapshot.json", snapshot.manifest_bytes(self._workspace))
+        self._record.publish(self._record.paths.snapshot, snapshot.manifest_bytes(self._workspace))
 
     # -- run.pipeline_execute -------------------------------------------------------------------------------------
 

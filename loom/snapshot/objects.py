@@ -17,6 +17,7 @@ from msgspec import Struct
 from pygit2.enums import ConfigLevel, DiffOption, FileMode
 
 from loom.errors import SnapshotError
+from loom.snapshot.manifest import Manifest
 from loom.snapshot.model import readable
 
 for _level in (ConfigLevel.PROGRAMDATA, ConfigLevel.SYSTEM, ConfigLevel.XDG, ConfigLevel.GLOBAL):
@@ -32,17 +33,39 @@ class Commit(Struct, frozen=True, kw_only=True):
     author: str
     time: datetime
 
+    def document(self) -> dict[str, str]:
+        return {
+            "sha": self.sha,
+            "subject": self.subject,
+            "author": self.author,
+            "time": f"{self.time:%Y-%m-%dT%H:%M:%S.000000Z}",
+        }
+
+
+def commit_of(manifest: Manifest) -> Commit:
+    """The commit that a snapshot was taken of. SnapshotError where its repository no longer has it."""
+    return commit(manifest.head_sha, store_of(manifest))
+
+
+def store_of(manifest: Manifest) -> str:
+    """Where the repository of a snapshot keeps its objects."""
+    if not manifest.stores:
+        raise _unreadable(manifest.head_sha, "the manifest names no store")
+    return manifest.stores[0]
+
 
 def commit(sha: str, store: str) -> Commit:
     """SnapshotError where `store` has no such commit."""
     found = _commit(_repository(store), sha)
-    subject = found.raw_message.decode("utf-8", "replace").strip().partition("\n")[0]
-    author = found.author
+    try:
+        time = datetime.fromtimestamp(found.author.time, UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise _unreadable(sha, error) from error
     return Commit(
         sha=sha,
-        subject=subject,
-        author=author.raw_name.decode("utf-8", "replace"),
-        time=datetime.fromtimestamp(author.time, UTC),
+        subject=found.raw_message.decode("utf-8", "replace").strip().partition("\n")[0],
+        author=found.author.raw_name.decode("utf-8", "replace"),
+        time=time,
     )
 
 

@@ -156,7 +156,7 @@ READ_BY = {
     "CACHEDIR.TAG": "clean",
     "run.json": "runs,show,logs,verify,pull,clean,diff",
     "plan.json": "diff,pull,resume",
-    "snapshot.json": "diff,pull,verify",
+    "snapshot.json": "diff,pull,verify,show --json,report",
     "receipt": "runs,runs --json,show,show --json,diagnose,report,diff,verify,clean,last-failed",
     "events.jsonl": ",".join(COMMANDS),
     "document": "runs,show --json,diagnose,diff,clean",

@@ -310,3 +310,17 @@ a:
         "! a         cache: out/1 left out: it holds the secret TOKEN",
     ]
     assert "out/7 left out" in project.loom("logs", "a", "--system")
+
+
+def test_a_report_lies_in_the_record_and_names_the_commit(failed: Ran) -> None:
+    project = failed.project
+    before = sorted(project.root.iterdir())
+    path = Path(project.loom("report").removeprefix("report: ").strip())
+    assert path == project.last().paths.root / "report.html"
+    assert sorted(project.root.iterdir()) == before
+    commit = json.loads(project.loom("show", "--json"))["commit"]
+    log = subprocess.run(
+        ["git", "log", "-1", "--format=%H%n%s%n%an"], cwd=project.root, capture_output=True, text=True, check=True
+    )
+    assert [commit["sha"], commit["subject"], commit["author"]] == log.stdout.splitlines()
+    assert f"{commit['sha'][:12]} {commit['subject']} ({commit['author']}, " in path.read_text()
