@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from loom.cancel import Cancel
-from loom.errors import ImageError, LoomError, ProviderError
+from loom.errors import ImageError, ProviderError
 from loom.providers.base import SessionFacts, SessionRequest
-from loom.providers.docker import driver, hardening, labels
+from loom.providers.docker import driver, hardening, labels, refusals
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.capabilities import ENGINES_SOCKET, Traits
 from loom.providers.docker.cleanup import Removals, remove_container, tidied
 from loom.providers.docker.devices import device_requests_of, devices_of
-from loom.providers.docker.errors import DISK_FULL, explanation, ours, translated
+from loom.providers.docker.errors import DISK_FULL, translated
 from loom.providers.docker.mounts import Mount, can_lie_over, mount_of
 from loom.providers.docker.ownership import Workspaces
-from loom.providers.docker.retries import StartFailed, start_failed, starting
-from loom.providers.docker.session import DockerSession, why_refused
+from loom.providers.docker.retries import StartFailed, starting
+from loom.providers.docker.session import DockerSession
 from loom.status import OnOutput
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class DockerProvider:
         try:
             made = api.create_container_from_config(config, name, platform)
         except Exception as error:
-            raise _why_not_created(error, request, image) or error from error
+            raise refusals.not_created(error, request, image) or error from error
         warnings = [*map(str, made.get("Warnings") or ())]
         if unenforced := traits.unenforced(request.resources):
             warnings.append(f"the engine does not enforce {', '.join(unenforced)}: it has no control groups for that")
@@ -197,7 +197,7 @@ class DockerProvider:
             return Attachment(client, container_id, apart=not self._traits(client).podman)
         except ProviderError as error:
             # Podman makes the container's surroundings only now.
-            raise why_refused(request, error.message) or error from error
+            raise refusals.known_reason(request, error.message) or error from error
 
     def _traits(self, client: docker.DockerClient) -> Traits:
         with self._lock:
@@ -306,20 +306,3 @@ def host_config(request: SessionRequest, mount: Mount, traits: Traits) -> dict[s
         **(hardening.JOB if request.hardened else {}),
     }
     return {key: value for key, value in config.items() if value is not None}
-
-
-def _why_not_created(error: Exception, request: SessionRequest, image: str) -> LoomError | None:
-    said = explanation(error)
-    if why := why_refused(request, said):
-        return why
-    if getattr(error, "status_code", None) == 404 and "No such image" in said:
-        return ImageError(
-            f"the image {image} of job {request.job_id} is not on the engine", hint=f"docker pull {image}"
-        )
-    if "init binary" in said:  # podman's own recommends it, and may have been installed without
-        return ProviderError(
-            f"podman has no init for the container of job {request.job_id}: {said}",
-            hint="install catatonit where podman runs (Debian, Ubuntu and Fedora: the package catatonit)",
-        )
-    doing = f"creating the container of job {request.job_id}"
-    return start_failed(error, doing) or ours(error, doing)

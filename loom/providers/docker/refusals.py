@@ -1,4 +1,4 @@
-"""What an engine says to limits of a job that it can't hold the job's container to: what only it can know."""
+"""What it means that an engine does not create or start a job's container, or that the container ends at once."""
 
 from __future__ import annotations
 
@@ -7,13 +7,116 @@ from typing import Any
 
 from msgspec import Struct
 
-from loom.errors import ProviderError
-from loom.plan.model import Resources
-from loom.providers.base import SessionRequest
+from loom.errors import ImageError, LoomError, ProviderError
+from loom.plan.model import MountMode, Resources
+from loom.providers.base import SessionFacts, SessionRequest
+from loom.providers.docker import devices, mounts
+from loom.providers.docker.errors import explanation, ours
+from loom.providers.docker.retries import start_failed
 from loom.util.units import size_text
 
+UNSEEN = "WORKSPACE_UNSEEN"
+"""The code of an error that says: the engine does not see the workspace, or may not look into it."""
 
-class _Refusal(Struct, frozen=True, kw_only=True):
+
+def not_created(error: Exception, request: SessionRequest, image: str) -> LoomError | None:
+    """What to raise instead of `error`; None when it is not the engine's."""
+    said = explanation(error)
+    if known := known_reason(request, said):
+        return known
+    if getattr(error, "status_code", None) == 404 and "No such image" in said:
+        return ImageError(
+            f"the image {image} of job {request.job_id} is not on the engine", hint=f"docker pull {image}"
+        )
+    if "init binary" in said:  # podman's own recommends it, and may have been installed without
+        return ProviderError(
+            f"podman has no init for the container of job {request.job_id}: {said}",
+            hint="install catatonit where podman runs (Debian, Ubuntu and Fedora: the package catatonit)",
+        )
+    doing = f"creating the container of job {request.job_id}"
+    return start_failed(error, doing) or ours(error, doing)
+
+
+def not_started(error: Exception, request: SessionRequest, facts: SessionFacts) -> LoomError | None:
+    """The same for a container that was created."""
+    said = explanation(error)
+    if known := known_reason(request, said):
+        return known
+    if "executable file" in said or ("exec: " in said and "no such file or directory" in said):
+        return _no_shell(facts)
+    doing = f"starting the container of job {request.job_id}"
+    return start_failed(error, doing) or ours(error, doing)
+
+
+def ended_at_once(said: str, reason: str, request: SessionRequest, facts: SessionFacts) -> LoomError:
+    """For a container that was started and printed `said` before it ended, for `reason`."""
+    if "exec sh failed" in said:
+        if "Exec format error" in said:
+            return ImageError(
+                f"image {facts.image or facts.image_id} is built for another kind of processor than this machine's",
+                hint="choose another `image:`, or set its `platform:` and install the emulation for it",
+            )
+        return _no_shell(facts)
+    return ProviderError(
+        f"the container of job {request.job_id} did not start: {reason}" + (f"; it said: {said[-2000:]}" * bool(said))
+    )
+
+
+def known_reason(request: SessionRequest, said: str) -> LoomError | None:
+    """What to raise when an engine `said` that it can't make or start a job's container, where the reason is a known one."""
+    asked_too_much = devices.refused(request, said) or _limit(request, said)
+    return asked_too_much or _unseen_workspace(request, said) or _no_overlay(request, said) or _no_user(request, said)
+
+
+def _no_shell(facts: SessionFacts) -> ImageError:
+    return ImageError(
+        f"image {facts.image or facts.image_id} has no shell: loom needs `sh` in it to run a job's steps",
+        hint="use the image's variant with a shell (often called debug or slim), or build one from it",
+    )
+
+
+def _unseen_workspace(request: SessionRequest, said: str) -> ProviderError | None:
+    job, other_mode = request.job_id, "use --mount-mode ephemeral_volume"
+    of_volume = "failed to mount local volume" in said and "no such file or directory" in said
+    if of_volume or "bind source path does not exist" in said:
+        return ProviderError(
+            f"the engine does not see the workspace of job {job}: there is no {request.workspace} where it runs",
+            hint=f"it runs on another machine, or sees other files: {other_mode}",
+            code=UNSEEN,
+        )
+    if "chdir to cwd" in said and "permission denied" in said:
+        return ProviderError(
+            f"the engine may not look into the workspace of job {job}: root in its containers is another user here",
+            hint=f"{other_mode}; a rootless engine is best used by the user whose it is",
+            code=UNSEEN,
+        )
+    return None
+
+
+def _no_overlay(request: SessionRequest, said: str) -> ProviderError | None:
+    if request.mount_mode is not MountMode.OVERLAY or "mount" not in said:
+        return None
+    if "overlay" not in said and "volume" not in said:
+        return None
+    return ProviderError(
+        f"the engine can't mount an overlay of the workspace of job {request.job_id}: {said}",
+        hint="use another `mount_mode`: auto and copy work everywhere where the engine sees this machine's files",
+        code=mounts.UNAVAILABLE,
+    )
+
+
+def _no_user(request: SessionRequest, said: str) -> ImageError | None:
+    if "unable to find user" not in said and "unable to find group" not in said:
+        return None
+    image = request.image
+    name, asked = (image.name if image else None) or request.image_id, image.user if image else None
+    return ImageError(
+        f"image {name} can't run job {request.job_id} as {asked or 'the user that it names itself'}: {said}",
+        hint="name a user that the image knows, or a number such as 1000:1000, in `user:`",
+    )
+
+
+class _Limit(Struct, frozen=True, kw_only=True):
     said: str
     """A word of the engine's answer, in lower case."""
     key: str
@@ -22,26 +125,26 @@ class _Refusal(Struct, frozen=True, kw_only=True):
     hint: str
 
 
-_REFUSALS = (
-    _Refusal(
+_LIMITS = (
+    _Limit(
         said="range of cpus",
         key="cpus",
         asked=lambda resources: resources.cpus and f"{resources.cpus:g}",
         hint="ask for at most what the engine's machine has (`docker info` names it), or leave `cpus` out for all of it",
     ),
-    _Refusal(
+    _Limit(
         said="memory limit",
         key="memory",
         asked=lambda resources: resources.memory and size_text(resources.memory),
         hint="ask for as much as the engine says, or leave `memory` out for no limit",
     ),
-    _Refusal(
+    _Limit(
         said="rlimit",
         key="ulimits",
         asked=lambda resources: ", ".join(f"{limit.name} {limit.soft}:{limit.hard}" for limit in resources.ulimits),
         hint="ask for no more than the engine itself may set; `ulimit -H -a` in a job tells what that is",
     ),
-    _Refusal(
+    _Limit(
         said="tmpfs",
         key="tmpfs",
         asked=lambda resources: ", ".join(resources.tmpfs),
@@ -50,15 +153,14 @@ _REFUSALS = (
 )
 
 
-def refused(request: SessionRequest, said: str) -> ProviderError | None:
-    """What to tell when an engine `said` this because of a limit."""
-    for refusal in _REFUSALS:
-        asked = refusal.asked(request.resources)
-        if asked and refusal.said in said.lower():
-            place = request.resources.places.get(refusal.key, "the workflow")
+def _limit(request: SessionRequest, said: str) -> ProviderError | None:
+    for limit in _LIMITS:
+        asked = limit.asked(request.resources)
+        if asked and limit.said in said.lower():
+            place = request.resources.places.get(limit.key, "the workflow")
             return ProviderError(
-                f"{place}: the engine can't give job {request.job_id} its `{refusal.key}: {asked}`: {said}",
-                hint=refusal.hint,
+                f"{place}: the engine can't give job {request.job_id} its `{limit.key}: {asked}`: {said}",
+                hint=limit.hint,
                 code="LIMIT_REFUSED",
             )
     return None

@@ -23,7 +23,7 @@ import pytest
 
 from loom.errors import EngineUnavailable, ProviderError
 from loom.plan.model import MountMode, Network
-from loom.providers.docker import session as session_module
+from loom.providers.docker import channel, session
 from loom.providers.docker.cleanup import reap
 from loom.providers.docker.client import connect
 from loom.providers.docker.provider import DockerProvider
@@ -209,9 +209,9 @@ def test_an_engine_that_hangs_is_given_up(
     own_engine: tuple[OwnEngine, docker.DockerClient], docker_place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, _ = own_engine
-    monkeypatch.setattr(session_module, "ASK_ENGINE_S", 0.5)
-    monkeypatch.setattr(session_module, "ANSWER_S", 0.5)
-    monkeypatch.setattr(session_module, "LEAVE_S", 0.5)
+    monkeypatch.setattr(channel, "ASK_ENGINE_S", 0.5)
+    monkeypatch.setattr(channel, "ANSWER_S", 0.5)
+    monkeypatch.setattr(session, "LEAVE_S", 0.5)
     with docker_place.job(network=NO_NETWORK) as job:
         # An engine that answers is asked and left in peace.
         assert job.run("sleep 1.5; echo done").out == b"done\n"
@@ -253,7 +253,7 @@ def test_a_lost_connection_to_an_engine_that_can_not_write_its_log(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(session_module, "BEHIND_S", 1)
+    monkeypatch.setattr(channel, "BEHIND_S", 1)
     own = new_engine()
     own.data = make_file_system("ext4", 96)
     try:
