@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034
-# What the other scripts share: packages, the virtual environment, the engine, the base image, the images under images/.
-# Sourced, not run. Every function looks first and changes something only where it must, so each script may be run
-# again at any time, also after a reboot. What it changes, it says.
+# Functions that the other scripts share: packages, the virtual environment, the engine, the base image, the images in images/.
+# Source this file; do not run it. Each function looks first and changes only what is missing, so that each script can run
+# again at any time, also after a reboot. Each change is printed.
 
 set -euo pipefail
 
@@ -38,7 +38,23 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 say() { printf '==> %s\n' "$*" >&2; }
 
-# die CODE LINE...: the reason, then what to do, one line each. Codes as loom's own: 2 the request, 3 the engine or an image.
+# part NAME COMMAND...: print the name of a part of the work, do it, and note how long it took.
+part() {
+  local name=$1 begun=$SECONDS
+  shift
+  say "$name"
+  "$@"
+  TIMES+=("$(printf '%2d min %02d s  %s' $(((SECONDS - begun) / 60)) $(((SECONDS - begun) % 60)) "$name")")
+}
+TIMES=()
+
+# print_times: print how long each part took.
+print_times() {
+  say "time taken:"
+  printf '    %s\n' "${TIMES[@]}" >&2
+}
+
+# die CODE LINE...: print the reason, then what to do, one line each. Codes as loom's: 2 the request, 3 the engine or an image.
 die() {
   local code=$1
   shift
@@ -52,7 +68,7 @@ is_root() { [ "$(id -u)" = 0 ]; }
 
 # --- packages -----------------------------------------------------------------------------------------------------
 
-# What counts is that a thing is there, not that apt brought it: other distributions and hand-made machines work too.
+# A program counts however it was installed, so that other distributions and hand-made machines work too.
 is_there() {
   case $1 in
     btrfs-progs) command -v mkfs.btrfs >/dev/null ;;
@@ -73,12 +89,12 @@ is_known_to_apt() { [ -n "$(apt-cache show --no-all-versions "$1" 2>/dev/null)" 
 
 apt_update() {
   [ -z "${APT_UPDATED:-}" ] || return 0
-  apt-get -q -o Acquire::Retries=3 update >/dev/null || say "apt-get update did not go through; going on with the lists there are"
+  apt-get -q -o Acquire::Retries=3 update >/dev/null || say "apt-get update failed; continuing with the package lists of this machine"
   APT_UPDATED=1
 }
 
-# packages NAME...: what the named ones bring is there afterwards. A name that this release does not have is passed over:
-# it is part of another package there (docker-cli), or what needs it says so itself.
+# packages NAME...: install the named packages that are missing. A name that this release does not have is left out: the
+# program is part of another package there (docker-cli), or its user reports that it is missing.
 packages() {
   local missing=() known=() name log
   for name in "$@"; do
@@ -86,7 +102,7 @@ packages() {
   done
   ((${#missing[@]})) || return 0
   if ! command -v apt-get >/dev/null; then
-    die 2 "missing on this machine, which has no apt-get to install it with: ${missing[*]}" \
+    die 2 "these packages are missing, and this machine has no apt-get: ${missing[*]}" \
       "Install what corresponds to these Debian packages, then run this again."
   fi
   is_root || die_for_packages "${missing[@]}"
@@ -104,7 +120,7 @@ packages() {
   rm -f "$log"
 }
 
-# packages_for_tests NAME...: as packages, but a server among them is not started: the tests start their own.
+# packages_for_tests NAME...: the same, but start no server that comes with a package: the tests start their own.
 packages_for_tests() {
   local policy=/usr/sbin/policy-rc.d ours=
   if is_root && [ ! -e "$policy" ] && command -v apt-get >/dev/null; then
@@ -121,12 +137,12 @@ packages_for_tests() {
 }
 
 die_for_packages() {
-  die 2 "missing on this machine, and only root may install it: $*" \
+  die 2 "these packages are missing, and only root may install them: $*" \
     "Run:  sudo apt-get update && sudo apt-get install -y --no-install-recommends $*" \
     "then run this again as yourself."
 }
 
-# all_that_needs_root PACKAGE...: without root, everything that the set-up will want from root, asked for at once.
+# all_that_needs_root PACKAGE...: without root, name everything at once that root must install.
 all_that_needs_root() {
   local missing=() name
   ! is_root && command -v apt-get >/dev/null || return 0
@@ -138,7 +154,7 @@ all_that_needs_root() {
   fi
   ((${#missing[@]})) || return 0
   if [[ " ${missing[*]} " == *" docker.io "* ]]; then
-    die 2 "missing on this machine, and only root may install it: ${missing[*]}" \
+    die 2 "these packages are missing, and only root may install them: ${missing[*]}" \
       "Run:  sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}" \
       "      sudo usermod -aG docker $(id -un)" \
       "then log in again, and run this again as yourself."
@@ -148,7 +164,7 @@ all_that_needs_root() {
 
 # --- the virtual environment --------------------------------------------------------------------------------------
 
-# A Python of 3.11 or newer that can make virtual environments, or nothing.
+# find_python: print a Python of 3.11 or newer that can make virtual environments, or nothing.
 find_python() {
   local candidate
   for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
@@ -159,8 +175,8 @@ find_python() {
   done
 }
 
-# venv [EXTRA]: $VENV/bin/loom is this checkout's loom afterwards, with the named extra's packages (`dev`).
-# The stamp keeps a second run quick and makes a changed pyproject.toml, or a moved checkout, install again.
+# venv [EXTRA]: install this checkout's loom as $VENV/bin/loom, with the packages of an extra (`dev`).
+# The stamp makes a second run quick; a changed pyproject.toml or a moved checkout installs again.
 venv() {
   local extra=${1:-} stamp=$VENV/.loom-setup python want
   want="$ROOT $(sha256sum <"$ROOT/pyproject.toml" | cut -d' ' -f1)"
@@ -168,13 +184,13 @@ venv() {
     case $(cat "$stamp") in
       "$want" | "$want dev") [ -n "$extra" ] && [ "$(cat "$stamp")" = "$want" ] || return 0 ;;
     esac
-    # What was once installed for development stays so.
+    # An environment for development stays one.
     case $(cat "$stamp") in *" dev") extra=dev ;; esac
   fi
   if ! "$VENV/bin/python" -c '' 2>/dev/null; then
     if [ -e "$VENV" ] && [ ! -f "$stamp" ] && [ -n "$(ls -A "$VENV")" ]; then
-      die 2 "$VENV is there but has no working Python, and this script did not make it" \
-        "Remove it, or name another place:  VENV=/some/where $0"
+      die 2 "$VENV exists, has no working Python, and was not made by this script" \
+        "Remove it, or name another directory:  VENV=/some/where $0"
     fi
     python=$(find_python)
     if [ -z "$python" ]; then
@@ -183,21 +199,21 @@ venv() {
     fi
     [ -n "$python" ] || die 2 "loom needs Python 3.11 or newer; this machine has $(python3 --version 2>&1)" \
       "Install one with its venv module and name it:  PYTHON=/path/to/python3 $0"
-    say "making a virtual environment in $VENV with $("$python" --version)"
+    say "creating a virtual environment in $VENV with $("$python" --version)"
     "$python" -m venv --clear "$VENV"
   fi
   "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || die 2 "$VENV has no pip" \
-    "Add it with the tool that made the environment, or name another place:  VENV=/some/where $0"
-  say "installing loom and what it needs into $VENV${extra:+ (also for development)}"
+    "Add it with the tool that made the environment, or name another directory:  VENV=/some/where $0"
+  say "installing loom and its dependencies into $VENV${extra:+, with the tools for development}"
   (cd "$ROOT" && "$VENV/bin/python" -m pip install -q --disable-pip-version-check -e ".${extra:+[$extra]}" </dev/null) ||
-    die 2 "pip could not install loom into $VENV; its own words are above" \
-      "It needs PyPI or a mirror of it (PIP_INDEX_URL); a private network's certificates go into PIP_CERT."
+    die 2 "pip could not install loom into $VENV; its output is above" \
+      "pip needs PyPI or a mirror of it (PIP_INDEX_URL); PIP_CERT names the certificates of a private network."
   printf '%s\n' "$want${extra:+ $extra}" >"$stamp"
 }
 
 # --- the engine ---------------------------------------------------------------------------------------------------
 
-# Where dockerd's output and process id go when there is no service manager to start it.
+# Files for dockerd's output and process id, where no service manager starts it.
 ENGINE_LOG=${ENGINE_LOG:-/var/log/loom-dockerd.log}
 ENGINE_PIDFILE=${ENGINE_PIDFILE:-/run/loom-dockerd.pid}
 
@@ -205,19 +221,19 @@ engine_answers() { command -v docker >/dev/null && timeout 20 docker version --f
 
 engine_name() { docker version --format '{{.Server.Version}}' 2>/dev/null; }
 
-# A socket may answer where no client is installed yet (a mounted one, say).
+# A socket, such as a mounted one, may answer although no client is installed yet.
 socket_answers() {
   [ -n "${DOCKER_HOST:-}" ] || [ -S /var/run/docker.sock ] || return 1
   timeout 20 "$VENV/bin/python" -c 'import docker; docker.from_env(timeout=10).ping()' 2>/dev/null
 }
 
-# engine: an engine answers afterwards. The one that answers is used; else the distribution's is installed and started.
+# engine: make sure that an engine answers. Use the one that does; else install and start the distribution's.
 engine() {
   if ! command -v docker >/dev/null && socket_answers; then
     packages "${PACKAGES_CLIENT[@]}"
   fi
   if engine_answers; then
-    say "using the Docker engine that answers${DOCKER_HOST:+ at $DOCKER_HOST}: $(engine_name)"
+    say "using the running Docker engine${DOCKER_HOST:+ at $DOCKER_HOST}: $(engine_name)"
     return
   fi
   if [ -n "${DOCKER_HOST:-}" ]; then
@@ -225,14 +241,14 @@ engine() {
   fi
   if ! is_root; then
     if [ -S /var/run/docker.sock ] && [ ! -w /var/run/docker.sock ]; then
-      die 3 "a Docker engine's socket is there, but $(id -un) may not use it" \
+      die 3 "$(id -un) has no permission to use the Docker engine's socket" \
         "Run:  sudo usermod -aG docker $(id -un)" "then log in again, and run this again."
     fi
     die 3 "no Docker engine answers, and only root may start one" \
       "Run:  sudo service docker start" "then run this again. (Or run this script with sudo: it installs and starts one.)"
   fi
   packages "${PACKAGES_ENGINE[@]}"
-  command -v dockerd >/dev/null || die 3 "there is no dockerd on this machine" "Install a Docker engine, then run this again."
+  command -v dockerd >/dev/null || die 3 "this machine has no dockerd" "Install a Docker engine, then run this again."
   start_engine
   say "the Docker engine answers: $(engine_name)"
 }
@@ -248,7 +264,7 @@ start_engine() {
   fi
   forget_dead_engine
   say "starting the Docker engine: dockerd, output in $ENGINE_LOG"
-  # Its own session and no inherited descriptors: it outlives this script and holds none of its pipes open.
+  # In its own session and without inherited descriptors, it outlives this script and keeps none of its pipes open.
   setsid dockerd >"$ENGINE_LOG" 2>&1 </dev/null &
   pid=$!
   printf '%s\n' "$pid" >"$ENGINE_PIDFILE"
@@ -260,12 +276,12 @@ start_engine() {
     "It needs root's full rights on a kernel with overlay file systems, cgroups and iptables (in a container: --privileged)."
 }
 
-# dockerd refuses to start while its pid file names a living process, which after a restart may be anything.
+# dockerd does not start while its pid file names a living process; after a restart, that may be any process.
 forget_dead_engine() {
   local pid
   pid=$(cat /var/run/docker.pid 2>/dev/null) || return 0
   if [[ "$(readlink "/proc/$pid/exe")" == */dockerd* ]]; then
-    die 3 "a dockerd is running (process $pid) but does not answer" "Look at its log; end it if it hangs, then run this again."
+    die 3 "a dockerd is running (process $pid) but does not answer" "Read its log; stop it if it hangs, then run this again."
   fi
   rm -f /var/run/docker.pid
 }
@@ -282,19 +298,19 @@ wait_for_engine() {
 
 # --- images -------------------------------------------------------------------------------------------------------
 
-# base_image: $BASE_IMAGE is there afterwards: pulled, or where no registry answers, made from the same Debian release.
+# base_image: pull $BASE_IMAGE if it is missing; where no registry answers, make it from the same Debian release.
 base_image() {
   ! docker image inspect "$BASE_IMAGE" >/dev/null 2>&1 || return 0
   say "pulling $BASE_IMAGE"
   ! timeout "${PULL_TIMEOUT:-120}" docker pull -q "$BASE_IMAGE" >/dev/null 2>&1 </dev/null || return 0
-  say "no registry gave $BASE_IMAGE; making it from Debian's packages with mmdebstrap"
+  say "no registry served $BASE_IMAGE; making it from Debian's packages with mmdebstrap"
   packages mmdebstrap debian-archive-keyring
   local mirror security log tree
   mirror=$(debian_mirror)
   security=${DEBIAN_SECURITY_MIRROR:-http://deb.debian.org/debian-security}
   log=$(mktemp)
   tree=$(mktemp --suffix=.tar)
-  # As small as the image it stands in for: no documentation, no translations, and apt leaves no archives behind.
+  # As small as the image that it replaces: no documentation and no translations.
   if ! mmdebstrap --variant=minbase --quiet \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
@@ -315,7 +331,7 @@ base_image() {
 
 DEBIAN_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
-# The mirror that this machine itself uses where it is a Debian, since a private network may have no other.
+# debian_mirror: print the mirror that this machine uses, if it is a Debian: a private network may have no other.
 debian_mirror() {
   local found=
   if [ -n "${DEBIAN_MIRROR:-}" ]; then
@@ -329,20 +345,20 @@ debian_mirror() {
   printf '%s\n' "${found:-http://deb.debian.org/debian}"
 }
 
-# build_args: what a build needs to reach the network the way this machine does.
+# build_args: set BUILD_ARGS to what a build needs to reach the network as this machine does.
 build_args() {
   local name
   BUILD_ARGS=()
   for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
     [ -z "${!name:-}" ] || BUILD_ARGS+=(--build-arg "$name")
   done
-  # Certificates that this machine's administrator added: a private proxy's or mirror's. Public by nature.
+  # Certificates that this machine's administrator added, such as a private proxy's. They are public.
   if compgen -G '/usr/local/share/ca-certificates/*.crt' >/dev/null; then
     BUILD_ARGS+=(--build-arg "EXTRA_CA=$(cat /usr/local/share/ca-certificates/*.crt)")
   fi
 }
 
-# build_image TAG DIRECTORY: quiet when it goes well, the whole output when not.
+# build_image TAG DIRECTORY: build an image; print the output only if the build fails.
 build_image() {
   local tag=$1 context=$2 log
   build_args
@@ -352,7 +368,7 @@ build_image() {
   else
     say "building $tag from ${context#"$ROOT"/}"
   fi
-  # A mirror that hiccups is no reason to stop: what was built before it did is not built again.
+  # Try again after a failure, most often of a mirror: the engine keeps the layers that are built.
   if ! docker build "${BUILD_ARGS[@]}" -t "$tag" "$context" >"$log" 2>&1 </dev/null &&
     ! docker build "${BUILD_ARGS[@]}" -t "$tag" "$context" >"$log" 2>&1 </dev/null; then
     tail -n 40 "$log" >&2
@@ -361,7 +377,7 @@ build_image() {
   rm -f "$log"
 }
 
-# build_images [NAME...]: those of images/ that are named, else all; a named one is built after what it is built on.
+# build_images [NAME...]: build the named images of images/, or all, in the order in which they depend on each other.
 build_images() {
   local image name
   base_image
@@ -375,14 +391,22 @@ build_images() {
 
 # --- tests --------------------------------------------------------------------------------------------------------
 
+# set_up_for_tests: everything that the whole suite needs.
+set_up_for_tests() {
+  all_that_needs_root "${PACKAGES_TEST[@]}"
+  part "packages of this machine" packages_for_tests "${PACKAGES_TEST[@]}"
+  part "Python environment" venv dev
+  part "container engine" engine
+  part "images: base, python and node" build_images
+  cd "$ROOT"
+}
+
 unit_tests() {
-  say "tests that need no engine"
   pytest_in_venv "$@" -- -m "not docker" -n "$(nproc)"
 }
 
-# One at a time: they measure, and what they do to the engine would show in each other's looks at it.
+# One at a time: they measure times, and look at everything that is in the engine.
 docker_tests() {
-  say "tests with the engine"
   pytest_in_venv "$@" -- -m docker
 }
 
@@ -395,7 +419,7 @@ pytest_in_venv() {
   done
   shift
   "$VENV/bin/python" -m pytest "$@" "${given[@]}" || status=$?
-  # 5: nothing was selected. Fine where the caller selects (-k), a mistake where the suite should have run.
+  # 5: no test was selected. That is fine if the caller selected (-k), and a mistake if the whole suite should run.
   if ((status == 5 && ${#given[@]})); then status=0; fi
   return "$status"
 }
