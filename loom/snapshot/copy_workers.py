@@ -15,6 +15,7 @@ from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import copy_files
 from loom.snapshot.model import SnapshotCanceled, readable
+from loom.util import processes
 
 # Below this a helper's start (10 to 20 ms) is not earned back. Measured, docs/benchmarks.md.
 HELPERS_FROM_FILES = 1_200
@@ -43,9 +44,9 @@ class Pool:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            processes.end(*self._helpers)
         for helper in self._helpers:
-            if kind is not None:
-                helper.kill()
             for pipe in (helper.stdin, helper.stdout):
                 if pipe is not None:
                     try:
@@ -112,8 +113,7 @@ class Pool:
         except BaseException as error:  # noqa: BLE001  raised again below, when nothing copies any more
             failures.append(error)
             self._failed.set()
-            for helper in self._helpers:
-                helper.kill()
+            processes.end(*self._helpers)
         for thread in threads:
             thread.join()  # no limit: after a failure or a cancel a helper ends with its portion
         if self._cancel.requested:

@@ -21,6 +21,7 @@ from typing import BinaryIO
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot.model import SnapshotCanceled
+from loom.util import processes
 
 # What points a git process at a repository; a workspace's git must never inherit it from the caller (`git rev-parse
 # --local-env-vars` prints this list, and GIT_NO_REPLACE_OBJECTS, which is set for all).
@@ -241,8 +242,8 @@ class Running:
 
     def stop(self) -> None:
         """End the process, whatever it is doing; for a result that nobody will ask for."""
-        self._process.kill()
-        self._result = self._process.wait(), b"", ""  # no limit: it is killed
+        processes.end(self._process)
+        self._result = self._process.returncode, b"", ""
         _at_work.discard(self._process)
         self._close()
 

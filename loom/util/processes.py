@@ -1,11 +1,16 @@
-"""Which process is which, and what they hold.
+"""Which process is which, what they hold, and how they are ended.
 
 A process id means nothing without the boot it belongs to and the moment it began.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import IO
 
@@ -27,6 +32,27 @@ def lock(file: int | IO[bytes], kind: int, limit_s: float = LOCK_S) -> None:
 
     if not wait_until(locked, limit_s=limit_s, every_s=0.02):
         raise TimeoutError(f"another process has held its lock for {limit_s:.0f} s")
+
+
+def end(*children: subprocess.Popen[bytes], grace_s: float = 0.0, group: bool = False) -> None:
+    """End child processes and wait for them: by TERM, if they have `grace_s` to end, then by KILL.
+
+    `group`: also what they started; each of them leads a process group.
+    """
+
+    def tell(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
+        if child.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, number) if group else child.send_signal(number)
+
+    deadline = time.monotonic() + grace_s
+    for child in children if grace_s else ():
+        tell(child, signal.SIGTERM)
+    for child in children:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(max(0.0, deadline - time.monotonic()))
+        tell(child, signal.SIGKILL)
+        child.wait()  # no limit: it is killed
 
 
 def boot_id() -> str:

@@ -12,13 +12,13 @@ import io
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tarfile
 import tempfile
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ from loom.providers.docker.errors import engine_errors, explanation
 from loom.providers.docker.labels import BUILD_REPOSITORY
 from loom.providers.docker.long_calls import in_background, say
 from loom.status import OnOutput
+from loom.util import processes
 
 if TYPE_CHECKING:
     from loom.providers.docker.images import Images, ResolvedImage
@@ -387,31 +388,22 @@ def _run(
         start_new_session=True,
         pass_fds=descriptors,
     )
-    ended = threading.Event()
+    end = partial(processes.end, process, grace_s=_TERMINATE_GRACE_S, group=True)
 
-    def end() -> None:
+    def end_aside() -> None:
         # Runs in the thread that asks for the cancel, which must not wait for us.
-        def press() -> None:
-            for kind in (signal.SIGTERM, signal.SIGKILL):
-                if process.poll() is None:
-                    os.killpg(process.pid, kind)
-                    if ended.wait(_TERMINATE_GRACE_S):
-                        return
+        threading.Thread(target=end, name="loom-build-end", daemon=True).start()
 
-        threading.Thread(target=press, name="loom-build-end", daemon=True).start()
-
-    unregister = cancel.on_request(end)
+    unregister = cancel.on_request(end_aside)
     try:
         assert process.stdout is not None
         while chunk := os.read(process.stdout.fileno(), 65536):
             on_bytes(chunk)
         return process.wait()  # no limit: a cancel kills it
     except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()  # no limit: it is killed
+        processes.end(process, group=True)
         raise
     finally:
-        ended.set()
         unregister()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:

@@ -22,6 +22,8 @@ from docker.transport.basehttpadapter import BaseHTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
+from loom.util import processes
+
 _AT_ONCE = 4
 """How many connections are made at the same time: servers drop some of those who have not yet shown who they are."""
 _CONNECT_S = 10
@@ -96,11 +98,9 @@ class Dialler:
                 _ask(ours)
             except BaseException as error:
                 ours.close()
-                try:
-                    process.wait(1)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()  # no limit: it is killed
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(1)  # without a signal, so that it can tell why
+                processes.end(process)
                 said.seek(0)
                 if isinstance(error, (OSError, http.client.HTTPException)):
                     # ssh's words are the cause; that the connection then ended is not.
@@ -110,15 +110,8 @@ class Dialler:
 
     def close(self) -> None:
         with self._lock:
-            processes, self._processes = self._processes, []
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            try:
-                process.wait(2)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()  # no limit: it is killed
+            commands, self._processes = self._processes, []
+        processes.end(*commands, grace_s=2)
 
 
 def _ask(connection: socket.socket) -> None:

@@ -1,13 +1,17 @@
 """Locks that other processes hold."""
 
 import fcntl
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from loom.util import processes
+from loom.util.within import wait_until
 
 HOLDS = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
 
@@ -25,3 +29,41 @@ def test_a_lock_is_had_when_its_holder_ends_and_not_waited_for_for_ever(tmp_path
             processes.lock(file, fcntl.LOCK_EX, 0.1)
         holder.stdin.close()
         processes.lock(file, fcntl.LOCK_EX)
+
+
+def child(script: str) -> subprocess.Popen[bytes]:
+    started = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, process_group=0)
+    assert started.stdout is not None
+    with started.stdout as output:
+        assert output.readline() == b"on\n"
+    return started
+
+
+def test_a_process_has_its_grace_and_no_more() -> None:
+    polite = child("trap 'exit 7' TERM; echo on; while :; do sleep 0.01; done")
+    deaf = child("trap '' TERM; echo on; while :; do sleep 0.01; done")
+    began = time.monotonic()
+    processes.end(polite, deaf, grace_s=0.5)
+    assert (polite.returncode, deaf.returncode) == (7, -signal.SIGKILL)
+    assert 0.4 < time.monotonic() - began < 5
+
+
+def test_without_grace_it_is_killed_and_one_that_has_ended_stays_as_it_is() -> None:
+    killed, over = child("echo on; exec sleep 60"), child("echo on; exit 3")
+    over.wait(10)
+    processes.end(killed, over)
+    assert (killed.returncode, over.returncode) == (-signal.SIGKILL, 3)
+
+
+def test_a_group_ends_with_its_leader() -> None:
+    leader = child("sleep 60 & echo on; wait")
+    processes.end(leader, group=True)
+    assert wait_until(lambda: not is_group(leader.pid), limit_s=10, every_s=0.01)
+
+
+def is_group(number: int) -> bool:
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
