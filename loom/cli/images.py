@@ -354,12 +354,12 @@ class _Context:
         import os
 
         from loom.commands import trust
-        from loom.plan.model import Job, ProviderName
+        from loom.plan.model import Job
         from loom.secrets import resolve
 
         wanted = [use.image.build.secrets if use.image.build is not None else () for use in uses]
         asking = [
-            Job(id=name, name=name, stage="", steps=(), provider=ProviderName.DOCKER, secrets=secrets)
+            Job(id=name, name=name, stage="", steps=(), provider="docker", secrets=secrets)
             for use, secrets in zip(uses, wanted, strict=True)
             for name in dict.fromkeys(self._job_names[user.partition("/")[0]] for user in use.used_by)
         ]

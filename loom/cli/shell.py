@@ -72,7 +72,7 @@ def shell(
         if entered.fresh and entered.container_name:
             print("  the container is removed when you leave; the files stay")
         sys.stdout.flush()
-        code = entered.place.shell(at, cancel)
+        code = entered.inside.shell(past.job.shell, script=at.script, name=past.job.id, cancel=cancel)
     raise SystemExit(cancel.exit_code or code)
 
 
@@ -117,7 +117,7 @@ def exec_(
             print(f"loom: {note}", file=sys.stderr)
         sys.stderr.flush()
         on_output = (lambda stream, data: heard[stream].append(data)) if as_json else None
-        ended = entered.place.run(command, on_output, cancel, seconds)
+        ended = entered.inside.exec(command, on_output, cancel, timeout_s=seconds, grace_s=job.run.planned.grace_s)
         took_ms = round((time.monotonic() - begun) * 1000, 3)
     if as_json:
         document = {

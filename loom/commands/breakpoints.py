@@ -14,7 +14,6 @@ from loom.runner import AtStep, Verdict
 from loom.status import Exit
 
 if TYPE_CHECKING:
-    from loom.commands.wiring import Engine
     from loom.plan.model import Plan
 
 
@@ -47,10 +46,7 @@ class Held:
 class TerminalGate:
     """Implements `runner.Gate` on standard input and output. One job has them at a time, others wait or go on."""
 
-    def __init__(
-        self, engine: Engine, screen: Held, *, on_failure: bool, before: tuple[str, str] | None = None
-    ) -> None:
-        self._engine = engine
+    def __init__(self, screen: Held, *, on_failure: bool, before: tuple[str, str] | None = None) -> None:
         self._screen = screen
         self._on_failure = on_failure
         self._before = before
@@ -98,19 +94,8 @@ class TerminalGate:
         return True
 
     def _shell(self, at: AtStep, cancel: Cancel) -> None:
-        from loom.providers.docker.exec import Inside
-        from loom.providers.host import HostSession
-
-        if isinstance(at.session, HostSession):
-            at.session.shell(at.job.shell, at.environment, script=at.step.script, name=at.job.id, cancel=cancel)
-            return
-        inside = Inside(
-            client=self._engine(),
-            container_id=at.session.facts.container_id,
-            workdir=at.request.project_dir,
-            environment=at.environment,
-        )
-        inside.shell(at.job.shell, script=at.step.script, name=at.job.id, terminal=(0, 1), cancel=cancel)
+        inside = at.session.inside(at.environment)
+        inside.shell(at.job.shell, script=at.step.script, name=at.job.id, cancel=cancel)
 
     def _ask(self, cancel: Cancel) -> Verdict:
         import select

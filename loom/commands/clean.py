@@ -25,7 +25,7 @@ from loom.util.file_systems import file_system_of, in_memory
 from loom.util.paths import RUN_PREFIX, run_of_workspace
 
 if TYPE_CHECKING:
-    from loom.commands.wiring import Engine
+    from loom.providers.docker.connection import Engine
     from loom.record.store import RunEntry, Store
 
 _LITTLE_SPACE = 2_000_000_000
@@ -70,7 +70,8 @@ def clean(
     as_json: bool,
     in_background: bool = False,
 ) -> int:
-    from loom.commands import retention, wiring
+    from loom.commands import retention
+    from loom.providers.docker.connection import Engine
 
     place = here()
     if in_background and not retention.into_background(place.store):
@@ -96,7 +97,7 @@ def clean(
     gone = {item.run_id for item in items}
     stay = [] if runs else list(place.store.entries(None if everywhere else place.root))
     expired = [found for entry in stay if entry.run_id not in gone for found in _expired(entry, time.time())]
-    engine = wiring.Engine(place.config, os.environ)
+    engine = Engine(place.config, os.environ)
     try:
         for item in items:
             if not dry_run and not item.problems:
@@ -473,11 +474,11 @@ def _repository(place: Here) -> Finding:
 
 
 def _engine(place: Here) -> Iterator[Finding]:
-    from loom.commands import wiring
     from loom.providers.docker.capabilities import Traits
+    from loom.providers.docker.connection import Engine
     from loom.providers.docker.endpoint import endpoint_of
 
-    engine = wiring.Engine(place.config, os.environ)
+    engine = Engine(place.config, os.environ)
     try:
         client: Any = engine()
         info = client.info()

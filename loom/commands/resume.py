@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,6 @@ from loom.commands.run import Options
 from loom.commands.session import Around
 from loom.errors import LoomError, RequestError
 from loom.plan.model import MountMode
-from loom.providers.docker import kept
 from loom.runner import Resumption, View, api
 from loom.runner.api import Reuse
 from loom.runner.scheduler import waits_for
@@ -172,14 +170,18 @@ class _Resuming:
             self._say(f"{job.job.id} goes on from {step.id}, on this machine")
             return Resumption(step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, view=self._files(job))
 
-        found, view = session.find_container(self._here, job), job.view
+        found, view = session.find_place(self._here, job), job.view
         if sync and view is not None and view.mode is not MountMode.BIND:
             found = None  # a view that is mounted can't be changed from under the container
-        if found is not None and view is not None and kept.has_its_files(found, view.mode):
+        if found is not None and view is not None and found.has_its_files(view.mode):
             self._say(f"{job.job.id} goes on from {step.id}, in its kept container")
-            adopt = partial(kept.adopted, self._here.engine, found)
             return Resumption(
-                step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, image=job.image, adopt=adopt, view=view
+                step=step.id,
+                handed_on=handed_on,
+                cache_keys=job.cache_keys,
+                image=job.image,
+                adopt=found.adopt,
+                view=view,
             )
         image_id = session.checkpoint_of(self._here, job)
         if image_id is None:

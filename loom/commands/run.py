@@ -160,9 +160,7 @@ def _doubts(workflow: Workflow, plan: Plan, selection: Selection, config: Config
 
 def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
     """That jobs run on this machine, and how to change it."""
-    from loom.plan.model import ProviderName
-
-    jobs = [job.id for job in plan.jobs if job.provider is ProviderName.HOST]
+    jobs = [job.id for job in plan.jobs if job.image is None]
     if not jobs:
         return ()
     names = ", ".join(jobs[:MAX_NOTICES]) + (f" and {len(jobs) - MAX_NOTICES} more" if len(jobs) > MAX_NOTICES else "")
@@ -229,7 +227,6 @@ def execute(
 ) -> int:
     """Run a prepared plan, with the terminal as its audience. `reuse`: see `engine.Request`."""
     from loom.commands import terminal, wiring
-    from loom.plan.image_lock import LOCK_PATH, load_lock
     from loom.plan.model import WorkspaceMode
     from loom.record.store import Store
     from loom.render.screen import Screen, closing_lines
@@ -248,9 +245,9 @@ def execute(
         from loom.render.live import Live
 
         audience = Live(look, terminal.exact(), time.monotonic)
-    connection = wiring.Engine(config, prepared.environ)
-    lock = load_lock(source.root / LOCK_PATH)
-    tools = wiring.tools_for(plan, config, source, lock, connection, run_id=prepared.run_id, isolated=options.strict)
+    tools = wiring.tools_for(
+        plan, config, source.root, prepared.environ, run_id=prepared.run_id, isolated=options.strict
+    )
     if options.attended:
         from loom.commands import breakpoints
 
@@ -258,9 +255,8 @@ def execute(
         screen = breakpoints.Held(write)
         audience = Screen(look, screen)
         before = breakpoints.place_named(plan, options.break_before) if options.break_before is not None else None
-        person = breakpoints.TerminalGate(connection, screen, on_failure=options.shell_on_failure, before=before)
+        person = breakpoints.TerminalGate(screen, on_failure=options.shell_on_failure, before=before)
         tools = replace(tools, gate=person)
-    preflight = wiring.preflight(plan, connection, config)
     with signals(cancel), closing(audience):
         ran = api.execute(
             api.Request(
@@ -269,8 +265,7 @@ def execute(
                 plan=plan,
                 source=source,
                 tools=tools,
-                preflight=preflight,
-                engine=connection.described if preflight is not None else None,
+                preflight=partial(wiring.preflight, plan, tools, config),
                 store=Store(config.state_dir),
                 tmp_dir=config.tmp_dir,
                 clock_ns=time.time_ns,
@@ -290,8 +285,6 @@ def execute(
                 notices=(*_not_isolated(plan, config), *prepared.notices),
             )
         )
-    for problem in connection.close():
-        print(f"loom: {problem}", file=sys.stderr)
     _remove_expired(config)
     if options.output == "json":
         from loom.render.json_lines import JsonLines

@@ -10,40 +10,25 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.errors import RequestError
-from loom.status import Exit, OnOutput
 
 if TYPE_CHECKING:
-    from loom.commands.wiring import Engine
     from loom.config import Config
     from loom.plan.model import Plan, Step
-    from loom.providers.base import SecretValues
-    from loom.providers.docker.exec import Inside
-    from loom.providers.docker.kept import Found
-    from loom.providers.host import HostSession
+    from loom.providers.base import Inside, KeptPlace, Provider, Resolved, SecretValues
     from loom.record.store import Store
-    from loom.runner import PlaceOpener, Resolved, Tools, View
+    from loom.runner import PlaceOpener, Tools, View
     from loom.runner.previous_run import PastJob, PastRun
     from loom.storage.workspace import Skipped
 
 
-class Place(Protocol):
-    """Where commands can be run as a job's step would run them."""
-
-    def run(self, command: Sequence[str], on_output: OnOutput | None, cancel: Cancel, timeout_s: float | None) -> Exit:
-        """`on_output` None: the caller's own output. The caller's input is passed on."""
-        ...
-
-    def shell(self, step: Step, cancel: Cancel) -> int: ...
-
-
 class Entered(Struct, frozen=True, kw_only=True):
-    place: Place
+    inside: Inside
     about: str
     """Where this is, as a sentence for the person who enters."""
     fresh: bool
@@ -58,13 +43,23 @@ class Around(Struct, frozen=True, kw_only=True):
     root: Path | None
     config: Config
     store: Store
-    engine: Engine
+    providers: dict[str, Provider] = field(default_factory=dict)
+    """Those that were asked for something."""
+
+    def provider(self, job: PastJob) -> Provider:
+        """The provider of a job, to find what is left of it there."""
+        from loom import providers
+        from loom.providers.base import Setup
+
+        name = job.job.provider
+        if name not in self.providers:
+            self.providers[name] = providers.make(name, Setup(environ=self.environ, config=self.config))
+        return self.providers[name]
 
 
 def around(trust: bool | None = None) -> Around:
     """`trust`: whether all is allowed on the command line; None for a command that starts nothing, and so never asks."""
     from loom.commands import project as surroundings
-    from loom.commands import wiring
     from loom.record.store import Store
 
     environ = dict(os.environ)
@@ -81,7 +76,6 @@ def around(trust: bool | None = None) -> Around:
         root=root,
         config=settings,
         store=Store(settings.state_dir),
-        engine=wiring.Engine(settings, environ),
     )
 
 
@@ -141,12 +135,10 @@ def find_job(here: Around, names: Sequence[str], *, default: str = "last") -> Pa
 def tools_of(here: Around, run: PastRun, plan: Plan, run_id: str) -> Tools:
     from loom import snapshot
     from loom.commands import wiring
-    from loom.plan.image_lock import LOCK_PATH, load_lock
 
     start = run.repo_root if run.repo_root.is_dir() else run.workspace
     source = snapshot.discover(start, environ=here.environ)
-    lock = load_lock(source.root / LOCK_PATH)
-    return wiring.tools_for(plan, here.config, source, lock, here.engine, run_id=run_id, isolated=run.planned.isolated)
+    return wiring.tools_for(plan, here.config, source.root, here.environ, run_id=run_id, isolated=run.planned.isolated)
 
 
 @contextmanager
@@ -160,16 +152,15 @@ def entered(here: Around, job: PastJob, step: Step, *, as_root: bool = False, ca
 
 @contextmanager
 def _entered(here: Around, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[Entered]:
-    if job.in_container:
-        found = find_container(here, job)
-        if found is not None:
-            yield _found(here, job, step, found, as_root=as_root)
-            return
-    elif as_root and os.geteuid() != 0:
+    isolated = here.provider(job).capabilities.isolated
+    if as_root and not isolated and os.geteuid() != 0:
         raise RequestError(
             f"job {job.job.id} runs on this machine, as you", hint="--root is for jobs in containers; leave it out"
         )
-    if job.run.entry.alive and job.in_container:
+    if (found := find_place(here, job)) is not None:
+        yield _found(here, job, step, found, as_root=as_root)
+        return
+    if job.run.entry.alive and isolated:
         raise RequestError(
             f"job {job.job.id} of the running run {job.run.run_id} has no container now",
             hint="it has not started yet, or is over and was not kept; `loom show` tells",
@@ -178,46 +169,25 @@ def _entered(here: Around, job: PastJob, step: Step, *, as_root: bool, cancel: C
         yield made
 
 
-def find_container(here: Around, job: PastJob) -> Found | None:
-    """The job's container, if it runs or was kept."""
-    from loom.providers.docker import kept
-
-    client = here.engine()
-    found = None
-    if container_id := job.kept.get("container_id"):
-        found = kept.find(client, job.run.run_id, job.job.id, str(container_id))
-    return found or kept.find(client, job.run.run_id, job.job.id)
+def find_place(here: Around, job: PastJob) -> KeptPlace | None:
+    """The job's place, if it runs or was kept."""
+    return here.provider(job).find(job.run.run_id, job.job.id, str(job.kept.get("container_id") or ""))
 
 
-def _found(here: Around, job: PastJob, step: Step, found: Found, *, as_root: bool) -> Entered:
-    from loom.providers.docker import driver, kept
-    from loom.providers.docker.exec import Inside
-
-    client = here.engine()
-    woken = found.kept_until is not None and kept.wake(client, found)
+def _found(here: Around, job: PastJob, step: Step, found: KeptPlace, *, as_root: bool) -> Entered:
     secrets = resolve_secrets(here, job)
     as_file = {secret.name for secret in job.job.secrets if secret.file}
+    paths, woken = found.wake({name: value for name, value in secrets.items() if name in as_file})
     placed = {
-        name: f"{driver.DIRECTORY}/secret.{name}" if name in as_file else value.decode(errors="surrogateescape")
+        name: paths[name] if name in paths else value.decode(errors="surrogateescape")
         for name, value in secrets.items()
     }
     environment, notes = _environment(job, step, secrets, placed)
     if woken:
         notes.append("the container had stopped and runs again: its files are as they were, its processes are gone")
-    inside = Inside(
-        client=client,
-        container_id=found.container_id,
-        workdir=found.project_dir,
-        environment=environment,
-        user="0:0" if as_root else None,
-    )
-    if woken and as_file & set(secrets):
-        plain = Inside(client=client, container_id=found.container_id, workdir="/", environment={})
-        plain.write({placed[name]: value for name, value in secrets.items() if name in as_file})
-    kind = "running" if found.kept_until is None else "kept"
     return Entered(
-        place=_InContainer(inside, job),
-        about=f"in the {kind} container of {job.job.id} (run {job.run.run_id})",
+        inside=found.inside(environment, as_root=as_root),
+        about=f"in the {'kept' if found.kept else 'running'} container of {job.job.id} (run {job.run.run_id})",
         fresh=False,
         notes=tuple(notes),
         container_name=found.name,
@@ -226,10 +196,6 @@ def _found(here: Around, job: PastJob, step: Step, found: Found, *, as_root: boo
 
 @contextmanager
 def _fresh(here: Around, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[Entered]:
-    from loom.providers.base import Command
-    from loom.providers.docker.exec import Inside
-    from loom.providers.host import HostSession
-
     with ExitStack() as stack:
         opener, image, about = _opener(here, job, step, stack, cancel)
         said = _Said()
@@ -240,7 +206,7 @@ def _fresh(here: Around, job: PastJob, step: Step, *, as_root: bool, cancel: Can
         if job.job.services:
             services = stack.enter_context(opener.services(job.job, said, cancel, lambda name, how: None, values))
         opened = stack.enter_context(opener.open(job.job, image, said, services))
-        session, request = opened.session, opened.request
+        session = opened.session
         secrets = values.own
         as_file = {secret.name for secret in job.job.secrets if secret.file}
         placed = {
@@ -248,19 +214,8 @@ def _fresh(here: Around, job: PastJob, step: Step, *, as_root: bool, cancel: Can
             for name, value in secrets.items()
         }
         environment, notes = _environment(job, step, secrets, placed)
-        if isinstance(session, HostSession):
-            yield Entered(place=_OnHost(session, job, environment), about=about, fresh=True, notes=tuple(notes))
-            return
-        session.run(Command(script=":", shell=("sh",)), said, cancel)  # the first step is what gives the job its files
-        inside = Inside(
-            client=here.engine(),
-            container_id=session.facts.container_id,
-            workdir=request.project_dir,
-            environment=environment,
-            user="0:0" if as_root else None,
-        )
         yield Entered(
-            place=_InContainer(inside, job),
+            inside=session.inside(environment, as_root=as_root),
             about=about,
             fresh=True,
             notes=tuple(notes),
@@ -282,7 +237,7 @@ def _opener(
     image = job.image if job.in_container else None
     checkpoint_id = checkpoint_of(here, job) if image is not None else None
     if image is not None:
-        image_id = checkpoint_id or (image.image_id if _engine_has(here, image.image_id) else None)
+        image_id = checkpoint_id or (image.image_id if here.provider(job).has_image(image.image_id) else None)
         image = None if image_id is None else structs.replace(image, image_id=image_id)
     view = None if job.view is None else view_of_files(here, job)
     if view is None and not run.workspace.is_dir():
@@ -314,10 +269,8 @@ def _opener(
 
 def checkpoint_of(here: Around, job: PastJob) -> str | None:
     """The image of the job's checkpoint, if it has one that is still there."""
-    from loom.providers.docker import checkpoint
-
     image_id = job.checkpoint.get("image_id")
-    return image_id if image_id and checkpoint.image_is_there(here.engine(), image_id) else None
+    return image_id if image_id and here.provider(job).has_image(image_id) else None
 
 
 def view_of_files(here: Around, job: PastJob, left_out: dict[str, str] | None = None) -> View:
@@ -342,7 +295,7 @@ def files_of(here: Around, job: PastJob, left_out: dict[str, str] | None = None)
     """
     from loom.plan.model import MountMode
     from loom.providers.base import SessionRequest
-    from loom.providers.docker import checkpoint, kept
+    from loom.providers.files import unpack_file
 
     def on_skipped(item: Skipped) -> None:
         if left_out is not None:
@@ -356,8 +309,8 @@ def files_of(here: Around, job: PastJob, left_out: dict[str, str] | None = None)
     if view.mode is MountMode.BIND:
         if view.place.is_dir():
             return view.place
-    elif (found := find_container(here, job)) is not None:
-        return _laid_out(view.place, partial(kept.copy_out, here.engine(), found, on_skipped=on_skipped))
+    elif (found := find_place(here, job)) is not None:
+        return _laid_out(view.place, partial(found.copy_files, on_skipped=on_skipped))
     elif view.place.is_dir():
         if left_out is not None:
             left_out |= job.not_in_checkpoint()[0]
@@ -368,16 +321,16 @@ def files_of(here: Around, job: PastJob, left_out: dict[str, str] | None = None)
             job_id=job.job.id,
             workspace=view.workspace,
             directory=view.directory,
-            project_dir="/workspace",
+            project_dir=here.provider(job).project_dir(view.workspace),
             environment={},
             shell=(),
             image_id=job.image.image_id if job.image is not None else None,
         )
-        return _laid_out(view.place, partial(kept.lay_out, here.engine(), request, on_skipped=on_skipped))
+        return _laid_out(view.place, partial(here.provider(job).lay_out, request, on_skipped=on_skipped))
     if job.checkpoint_archive.exists() and not job.shares_workspace:
         if left_out is not None:
             left_out |= job.not_in_checkpoint()[0]
-        return _laid_out(view.place, partial(checkpoint.lay_out, job.checkpoint_archive))
+        return _laid_out(view.place, partial(unpack_file, job.checkpoint_archive))
     raise _gone(job)
 
 
@@ -410,20 +363,14 @@ def _laid_out(place: Path, fill: Callable[[Path], None]) -> Path:
 
 def lay_out(here: Around, past: PastRun, archive: Path, run_id: str) -> Path:
     """A new workspace for jobs that share one, with what a checkpoint's archive has."""
-    from loom.providers.docker import checkpoint
+    from loom.providers.files import unpack_file
     from loom.util.paths import new_workspace
 
     workspace = new_workspace(here.config.tmp_dir, run_id)
     here.store.claims.make(workspace, run_id=run_id, repo_root=past.repo_root)
-    checkpoint.lay_out(archive, workspace)
+    unpack_file(archive, workspace)
     workspace.chmod(0o700)  # the archive has that of the job's time
     return workspace
-
-
-def _engine_has(here: Around, image_id: str) -> bool:
-    from loom.providers.docker import checkpoint
-
-    return checkpoint.image_is_there(here.engine(), image_id)
 
 
 def resolve_secrets(here: Around, job: PastJob) -> Mapping[str, bytes]:
@@ -468,49 +415,3 @@ class _Said:
     def __call__(self, stream: str, data: bytes) -> None:
         sys.stderr.write(self._masker.mask_bytes(data).decode("utf-8", "replace"))
         sys.stderr.flush()
-
-
-class _InContainer:
-    def __init__(self, inside: Inside, job: PastJob) -> None:
-        self._inside = inside
-        self._job = job
-
-    def run(self, command: Sequence[str], on_output: OnOutput | None, cancel: Cancel, timeout_s: float | None) -> Exit:
-        from loom.providers.docker.exec import to_streams
-
-        return self._inside.run(
-            command,
-            on_output or to_streams(1, 2),
-            cancel,
-            stdin=0,
-            timeout_s=timeout_s,
-            grace_s=self._job.run.planned.grace_s,
-        )
-
-    def shell(self, step: Step, cancel: Cancel) -> int:
-        return self._inside.shell(
-            self._job.job.shell, script=step.script, name=self._job.job.id, terminal=(0, 1), cancel=cancel
-        )
-
-
-class _OnHost:
-    def __init__(self, session: HostSession, job: PastJob, environment: Mapping[str, str]) -> None:
-        self._session = session
-        self._job = job
-        self._environment = environment
-
-    def run(self, command: Sequence[str], on_output: OnOutput | None, cancel: Cancel, timeout_s: float | None) -> Exit:
-        ended, out, err = self._session.attached(
-            command, self._environment, cancel, timeout_s=timeout_s, capture=on_output is not None
-        )
-        if on_output is not None:
-            on_output("stdout", out)
-            on_output("stderr", err)
-        elif err:
-            sys.stderr.write(err.decode("utf-8", "replace"))
-        return ended
-
-    def shell(self, step: Step, cancel: Cancel) -> int:
-        return self._session.shell(
-            self._job.job.shell, self._environment, script=step.script, name=self._job.job.id, cancel=cancel
-        )

@@ -55,7 +55,7 @@ class Builder:
                 *_steps("script", fields.script, entry),
                 *_steps("after_script", fields.after_script, entry),
             ),
-            provider=p.ProviderName.HOST if image is None else p.ProviderName.DOCKER,
+            provider=p.HOST if image is None else self.selection.on,
             image=image,
             shell=tuple(fields.shell or models.shell_words(config.default_shell)),
             variables=variables,

@@ -21,9 +21,12 @@ Phase = Literal["before_script", "script", "after_script"]
 PullPolicy = Literal["always", "missing", "never"]
 
 
-class ProviderName(StrEnum):
-    DOCKER = "docker"
-    HOST = "host"
+PROJECT_DIR = "/workspace"
+"""Where jobs with an image see the project."""
+HOST = "host"
+"""The provider of jobs without an image: this machine itself."""
+CONTAINERS = "docker"
+"""The provider of jobs with an image, and of services, where nothing else is asked for."""
 
 
 class WorkspaceMode(StrEnum):
@@ -224,7 +227,8 @@ class Job(Struct, frozen=True, kw_only=True):
     name: str
     stage: str
     steps: tuple[Step, ...]
-    provider: ProviderName
+    provider: str
+    """A name of `providers.MODULES`."""
     image: Image | None = None
     target: str = "linux"
     shell: tuple[str, ...] = AUTO_SHELL
@@ -257,6 +261,11 @@ class Job(Struct, frozen=True, kw_only=True):
     def all_secrets(self) -> tuple[Secret, ...]:
         """Every secret that is looked up for this job: its own (builds use these) and those of its services."""
         return (*self.secrets, *(secret for service in self.services for secret in service.secrets))
+
+
+def services_provider(job: Job) -> str:
+    """The provider of a job's services: its own, unless it runs on this machine itself."""
+    return job.provider if job.image is not None else CONTAINERS
 
 
 class NotSelected(Struct, frozen=True, kw_only=True):
@@ -301,6 +310,8 @@ class Selection(Struct, frozen=True, kw_only=True):
     """Of the jobs that have these matrix variables, only the combinations with these values."""
     container: bool = False
     """Every job in a container: one without an image gets the configured default image."""
+    on: str = CONTAINERS
+    """The provider of jobs with an image."""
 
     @property
     def everything(self) -> bool:

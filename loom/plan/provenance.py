@@ -135,7 +135,7 @@ def _from_configuration(entry: Entry, job: Job, selection: Selection, config: Co
     origin = config.origins.get("container")
     by = "image" if "image" in written else f"{origin.layer} container" if origin is not None else "built-in container"
     place = origin.place if origin is not None and "image" not in written else ""
-    yield Source(key="provider", value=job.provider.value, by=by, place=place)
+    yield Source(key="provider", value=job.provider, by=by, place=place)
 
 
 def _lacks(node: Node | None, key: str) -> bool:

@@ -16,8 +16,6 @@ from loom.util.yaml_file import Node, pointer
 from loom.workflow import Entry, Workflow, expressions, interpolation, models
 from loom.workflow.patterns import SearchError
 
-CONTAINER_PROJECT_DIR = "/workspace"
-
 
 class Decision(Struct, frozen=True, kw_only=True):
     """What a job's rules say. `reason` is for people, where it does not run."""
@@ -90,7 +88,7 @@ def job_values(
     """Loom's own variables of one job, as far as a plan can know them."""
     fields = entry.fields
     in_container = fields.image is not None or selection.container
-    project_dir = CONTAINER_PROJECT_DIR if in_container else context.host_project_dir
+    project_dir = p.PROJECT_DIR if in_container else context.host_project_dir
     values = {
         "CI_JOB_NAME": entry.name,
         "CI_JOB_STAGE": str(fields.stage),
@@ -98,7 +96,7 @@ def job_values(
         "LOOM_JOB_ID": job_id,
         "LOOM_JOB_STAGE": str(fields.stage),
         "LOOM_JOB_TARGET": "linux",
-        "LOOM_PROVIDER": "docker" if in_container else "host",
+        "LOOM_PROVIDER": selection.on if in_container else p.HOST,
         "LOOM_WORKFLOW_PATH": workflow.path,
     }
     if project_dir is not None:

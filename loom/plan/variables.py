@@ -14,7 +14,7 @@ from typing import Literal
 from msgspec import Struct
 
 from loom.errors import RequestError
-from loom.plan.model import Job, ProviderName
+from loom.plan.model import Job
 
 _SERVICE = re.compile(r"\$(?:(LOOM_SERVICE_[A-Za-z0-9_]+)|\{(LOOM_SERVICE_[A-Za-z0-9_]+)\})")
 _PROJECT_DIR = re.compile(r"\$(?:(?:CI|LOOM)_PROJECT_DIR(?![A-Za-z0-9_])|\{(?:CI|LOOM)_PROJECT_DIR\})")
@@ -180,7 +180,7 @@ def for_job(job: Job, *, project_dir: str, image_name: str) -> dict[str, str]:
         "LOOM_JOB_STAGE": job.stage,
         "LOOM_JOB_TARGET": job.target,
         "LOOM_JOB_IMAGE": image_name,
-        "LOOM_PROVIDER": job.provider.value,
+        "LOOM_PROVIDER": job.provider,
         "LOOM_PROJECT_DIR": project_dir,
         "CI_PROJECT_DIR": project_dir,
         "CI_JOB_NAME": job.name,
@@ -204,7 +204,7 @@ def job_environment(
     values may still name both.
     """
     variables = dict(job.variables)
-    if job.provider is ProviderName.HOST:
+    if job.image is None:
         variables = {name: _PROJECT_DIR.sub(lambda _: project_dir, value) for name, value in variables.items()}
     if services:
         variables = {

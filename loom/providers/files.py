@@ -11,10 +11,13 @@ from typing import IO, cast
 
 from loom.errors import ProviderError
 from loom.storage import tar
+from loom.storage.files import open_regular
 from loom.storage.tar import Entry, Kind
 from loom.storage.workspace import Chosen, DirectoryView, OnSkipped, Skipped
+from loom.util import atomic
 
 _CHUNK = 256 * 1024
+_READ = 1 << 20
 _TAR_BUFFER = 64 * 1024  # what is left of it is copied for each header
 _TYPES: dict[Kind, bytes] = {
     "file": tarfile.REGTYPE,
@@ -211,3 +214,34 @@ class _Chunks(io.RawIOBase):
         buffer[:size] = self._left[:size]
         self._left = self._left[size:]
         return size
+
+
+def pack(archive: Iterable[bytes], target: Path) -> int:
+    """Keep a tar stream in a compressed file for the user alone, whole or not at all; its size."""
+    import zstandard
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        atomic.replacing(target, mode=0o600) as draft,
+        draft.open("wb") as file,
+        zstandard.ZstdCompressor(level=1).stream_writer(file) as packed,
+    ):
+        for chunk in archive:
+            packed.write(chunk)
+    return target.stat().st_size
+
+
+def unpack_file(archive: Path, target: Path) -> None:
+    """Fill `target`, which is empty or not there, from a file of `pack`. ProviderError when it can't be read."""
+    target.mkdir(parents=True, mode=0o700, exist_ok=True)
+    unpack(_chunks_of(archive), target)
+
+
+def _chunks_of(archive: Path) -> Iterator[bytes]:
+    import zstandard
+
+    try:
+        with open_regular(archive) as file:
+            yield from zstandard.ZstdDecompressor().read_to_iter(file, read_size=_READ, write_size=_READ)
+    except (OSError, zstandard.ZstdError) as error:
+        raise ProviderError(f"the checkpoint's workspace {archive} can't be read: {error}") from error

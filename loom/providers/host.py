@@ -16,17 +16,31 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import tempfile
 import termios
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from loom.cancel import Cancel
 from loom.errors import ProviderError, RequestError
+from loom.plan.model import Job, MountMode
 from loom.providers import interactive
-from loom.providers.base import Change, Command, SessionFacts, SessionRequest
+from loom.providers.base import (
+    Capabilities,
+    Change,
+    Command,
+    KeptPlace,
+    OpenedServices,
+    SessionFacts,
+    SessionRequest,
+    Setup,
+)
 from loom.providers.files import archive_of, unnoticed, unpack
 from loom.providers.steps import arguments_of, checked, chosen, handed_on
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
@@ -78,12 +92,21 @@ rm -rf "$2"
 class HostProvider:
     """Implements `providers.base.Provider`; `environ` is the caller's environment, of which jobs get only `PASSED_ON`."""
 
+    name = "host"
+    capabilities = Capabilities(mounts=frozenset({MountMode.BIND}), isolated=False)
+    images = None
+
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
 
-    @property
-    def name(self) -> str:
-        return "host"
+    def described(self) -> str:
+        return ""
+
+    def check(self) -> None:
+        """There is always a machine to run on."""
+
+    def project_dir(self, workspace: Path) -> str:
+        return str(workspace)
 
     def overlays(self, workspace: Path) -> bool:
         return False
@@ -96,8 +119,24 @@ class HostProvider:
         finally:
             session.leave()
 
+    def services(self, job: Job, **_: Any) -> AbstractContextManager[OpenedServices]:
+        raise ProviderError(f"the services of job {job.id} need a provider of containers")
+
+    def find(self, run_id: str, job_id: str, place_id: str = "") -> KeptPlace | None:
+        return None
+
+    def has_image(self, image_id: str) -> bool:
+        return False
+
+    def lay_out(self, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
+        raise ProviderError("jobs on this machine have no overlays")
+
     def close(self, cancel: Cancel | None = None) -> Sequence[str]:
         return ()
+
+
+def provider(setup: Setup) -> HostProvider:
+    return HostProvider(setup.environ)
 
 
 class HostSession:
@@ -178,12 +217,11 @@ class HostSession:
         finally:
             unregister()
             if process.poll() is None:
-                self._kill_everything()
+                self.kill_everything()
                 process.wait()  # no limit: it is killed
         self._handed_on.update(handed_on(self._appended("env")))
         self._to_mask += [line for line in self._appended("mask") if line.strip()]
-        code = process.returncode
-        return Exit(code=code if code >= 0 else 128 - code, ended=ended)
+        return Exit(code=_code_of(process), ended=ended)
 
     def _appended(self, name: str) -> list[bytes]:
         """The lines in the step's file; none where the step put something else in its place."""
@@ -233,7 +271,7 @@ class HostSession:
                     kill_at = now + self._request.grace_s
                     self._signal_everything(signal.SIGTERM)
                 if kill_at is not None and (cancel.now or now >= kill_at):
-                    self._kill_everything()
+                    self.kill_everything()
                     kill_at = None
                 until = kill_at if ended is not Ended.EXITED else deadline
                 poll = select.poll()
@@ -250,7 +288,7 @@ class HostSession:
                 if pidfd in ready:
                     process.wait()  # no limit: it has ended
                     if ended is not Ended.EXITED:
-                        self._kill_everything()
+                        self.kill_everything()
                     # What the step printed is in the pipes by now; what a background child adds comes later.
                     for descriptor in list(self._lingering):
                         self._read(descriptor, _waiting(descriptor), on_output)
@@ -271,96 +309,6 @@ class HostSession:
             on_output(self._lingering[descriptor], data)
             size -= len(data)
 
-    def attached(
-        self,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        cancel: Cancel,
-        *,
-        timeout_s: float | None = None,
-        capture: bool = False,
-    ) -> tuple[Exit, bytes, bytes]:
-        """Run a command with the caller's own input, output and terminal; with `capture` its output comes back instead.
-
-        A cancel or the timeout ends it by a signal, and after the grace by KILL.
-        """
-        pipe = subprocess.PIPE if capture else None
-        try:
-            process = self._on_terminal(arguments, environment, pipe)
-        except OSError as error:
-            code = 127 if error.errno == errno.ENOENT else 126
-            return Exit(code=code), b"", f"loom: {arguments[0]}: {error.strerror}\n".encode()
-        ended = Ended.EXITED
-        kill_at: float | None = None
-        out, err = None, None
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            try:
-                out, err = process.communicate(timeout=_LOOK_EVERY_S)  # it loses nothing when it is asked again
-                break
-            except subprocess.TimeoutExpired:
-                now = time.monotonic()
-            if kill_at is not None and (now >= kill_at or cancel.now):
-                self._kill_everything()
-            elif kill_at is None and (cancel.requested or (deadline is not None and now >= deadline)):
-                ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
-                kill_at = now + self._request.grace_s
-                if not (cancel.exit_code is ExitCode.INTERRUPTED and _is_foreground()):  # the terminal told it already
-                    process.send_signal(_SIGNALS.get(cancel.exit_code, signal.SIGTERM))
-        code = process.returncode
-        return Exit(code=code if code >= 0 else 128 - code, ended=ended), out or b"", err or b""
-
-    def shell(
-        self, shell: Sequence[str], environment: Mapping[str, str], *, script: str, name: str, cancel: Cancel
-    ) -> int:
-        """A shell on the caller's terminal, its standard input: see `interactive.prepared`. Its exit code."""
-        prepared = interactive.prepared(
-            shell,
-            script=script,
-            name=name,
-            new_path=lambda what: str(self._private / f"{what}.{secrets.token_hex(6)}"),
-        )
-        for path, content in prepared.files.items():
-            _write_private(Path(path), content)
-        settings = termios.tcgetattr(0)
-        try:
-            process = self._on_terminal(prepared.command, {"TERM": self._terminal, **environment}, None)
-        except OSError as error:
-            raise ProviderError(f"no shell could be started: {error}") from error
-        try:
-            told_at: float | None = None
-            while True:
-                try:
-                    process.wait(_LOOK_EVERY_S)
-                    break
-                except subprocess.TimeoutExpired:
-                    now = time.monotonic()
-                if told_at is None and cancel.requested:
-                    told_at = now
-                    process.send_signal(signal.SIGHUP)  # which it hands on to what it runs
-                elif told_at is not None and now - told_at > _AFTER_HANGUP_S:
-                    process.kill()
-        finally:
-            _take_terminal(settings)
-        code = process.returncode
-        return code if code >= 0 else 128 - code
-
-    def _on_terminal(
-        self, arguments: Sequence[str], environment: Mapping[str, str], pipe: int | None
-    ) -> subprocess.Popen[bytes]:
-        try:
-            return subprocess.Popen(
-                list(arguments),
-                cwd=self._request.workspace,
-                env={**self._environment, **environment},
-                stdout=pipe,
-                stderr=pipe,
-            )
-        except OSError as error:
-            if not self._request.workspace.is_dir():
-                raise ProviderError(f"the workspace {self._request.workspace} is gone") from error
-            raise
-
     def _awake(self) -> None:
         if not self._closed:
             os.eventfd_write(self._wake, 1)
@@ -372,7 +320,7 @@ class HostSession:
                 os.kill(pid, number)
         return len(found)
 
-    def _kill_everything(self) -> None:
+    def kill_everything(self) -> None:
         """KILL until none is left: what forks while it is looked for is found in the next round."""
         for _ in range(_KILL_ROUNDS):
             if self._signal_everything(signal.SIGKILL) == 0:
@@ -422,11 +370,23 @@ class HostSession:
     def changes(self) -> Sequence[Change] | None:
         return None
 
+    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> HostInside:
+        return HostInside(
+            workspace=self._request.workspace,
+            environment={**self._environment, **environment},
+            private=self._private,
+            terminal=self._terminal,
+            kill_everything=self.kill_everything,
+        )
+
+    def checkpoint(self, archive: Path, expires_at: float) -> Mapping[str, Any]:
+        return {}  # the files stay, and there is nothing else
+
     def keep(self, expires_at: float) -> None:
         """The workspace stays anyway, and a process of this machine can be started in it again at any time."""
 
     def leave(self) -> None:
-        self._kill_everything()
+        self.kill_everything()
         for descriptor in list(self._lingering):
             self._read(descriptor, _waiting(descriptor), self._on_session_output)
         for descriptor in self._lingering:
@@ -437,6 +397,105 @@ class HostSession:
         shutil.rmtree(self._private, ignore_errors=True)
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # it ends by itself
             self._watcher.communicate(b"done\n", timeout=_WATCHER_S)
+
+
+class HostInside(Struct, frozen=True, kw_only=True):
+    """Implements `providers.base.Inside`."""
+
+    workspace: Path
+    environment: Mapping[str, str]
+    private: Path
+    terminal: str
+    kill_everything: Callable[[], None]
+
+    def exec(
+        self,
+        command: Sequence[str],
+        on_output: OnOutput | None,
+        cancel: Cancel,
+        *,
+        timeout_s: float | None = None,
+        grace_s: float = 10.0,
+    ) -> Exit:
+        pipe = subprocess.PIPE if on_output is not None else None
+        try:
+            process = self._on_terminal(command, self.environment, pipe)
+        except OSError as error:
+            text = f"loom: {command[0]}: {error.strerror}\n"
+            if on_output is None:
+                sys.stderr.write(text)
+            else:
+                on_output("stderr", text.encode())
+            return Exit(code=127 if error.errno == errno.ENOENT else 126)
+        ended = Ended.EXITED
+        kill_at: float | None = None
+        out, err = None, None
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            try:
+                out, err = process.communicate(timeout=_LOOK_EVERY_S)  # it loses nothing when it is asked again
+                break
+            except subprocess.TimeoutExpired:
+                now = time.monotonic()
+            if kill_at is not None and (now >= kill_at or cancel.now):
+                self.kill_everything()
+            elif kill_at is None and (cancel.requested or (deadline is not None and now >= deadline)):
+                ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
+                kill_at = now + grace_s
+                if not (cancel.exit_code is ExitCode.INTERRUPTED and _is_foreground()):  # the terminal told it already
+                    process.send_signal(_SIGNALS.get(cancel.exit_code, signal.SIGTERM))
+        if on_output is not None:
+            on_output("stdout", out or b"")
+            on_output("stderr", err or b"")
+        return Exit(code=_code_of(process), ended=ended)
+
+    def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
+        prepared = interactive.prepared(
+            shell,
+            script=script,
+            name=name,
+            new_path=lambda what: str(self.private / f"{what}.{secrets.token_hex(6)}"),
+        )
+        for path, content in prepared.files.items():
+            _write_private(Path(path), content)
+        settings = termios.tcgetattr(0)
+        try:
+            process = self._on_terminal(prepared.command, {"TERM": self.terminal, **self.environment}, None)
+        except OSError as error:
+            raise ProviderError(f"no shell could be started: {error}") from error
+        try:
+            told_at: float | None = None
+            while True:
+                try:
+                    process.wait(_LOOK_EVERY_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    now = time.monotonic()
+                if told_at is None and cancel.requested:
+                    told_at = now
+                    process.send_signal(signal.SIGHUP)  # which it hands on to what it runs
+                elif told_at is not None and now - told_at > _AFTER_HANGUP_S:
+                    process.kill()
+        finally:
+            _take_terminal(settings)
+        return _code_of(process)
+
+    def _on_terminal(
+        self, arguments: Sequence[str], environment: Mapping[str, str], pipe: int | None
+    ) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                list(arguments), cwd=self.workspace, env=dict(environment), stdout=pipe, stderr=pipe
+            )
+        except OSError as error:
+            if not self.workspace.is_dir():
+                raise ProviderError(f"the workspace {self.workspace} is gone") from error
+            raise
+
+
+def _code_of(process: subprocess.Popen[bytes]) -> int:
+    code = process.returncode
+    return code if code >= 0 else 128 - code
 
 
 def _waiting(descriptor: int) -> int:

@@ -90,6 +90,10 @@ class RunPaths(Struct, frozen=True, kw_only=True):
     def job(self, job_id: str) -> Path:
         return self.logs / "jobs" / job_id
 
+    def checkpoint(self, job_id: str) -> Path:
+        """The files of a kept job, as its steps left them."""
+        return self.root / "checkpoints" / f"{job_id}.tar.zst"
+
     def artifacts(self, job_id: str) -> Path:
         return self.job(job_id) / "artifacts"
 

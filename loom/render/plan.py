@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from loom import __version__
-from loom.plan.model import Job, Plan, ProviderName
+from loom.plan.model import Job, Plan
 from loom.render.output import json_text
 
 SCHEMA_VERSION = "loom.plan.v1"
@@ -38,7 +38,7 @@ def job_document(job: Job, mount_mode: str) -> dict[str, Any]:
     del shape["places"]
     for step in shape["steps"]:
         del step["literal"]
-    in_container = job.provider is ProviderName.DOCKER
+    in_container = job.image is not None
     shape["working_directory"] = "/workspace" if in_container else None
     shape["mounts"] = [{"source": "workspace", "target": "/workspace", "mode": mount_mode}] if in_container else []
     return shape

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from loom.runner.hooks import AtStep, Gate, Keeping, MakeCheckpoint, Resumption, Verdict
-from loom.runner.session import ImageResolver, PlaceOpener, Resolved, Settings, Tools
+from loom.runner.hooks import AtStep, Gate, Keeping, Resumption, Verdict
+from loom.runner.session import PlaceOpener, Settings, Tools
 from loom.runner.views import View
 from loom.util import lazy
 
@@ -17,12 +17,9 @@ __all__ = [
     "AtStep",
     "Gate",
     "Handover",
-    "ImageResolver",
     "JobRunner",
     "Keeping",
-    "MakeCheckpoint",
     "PlaceOpener",
-    "Resolved",
     "Resumption",
     "Settings",
     "Tools",

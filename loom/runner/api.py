@@ -54,8 +54,6 @@ class Request(Struct, frozen=True, kw_only=True):
 
     None: no job's `cache` is restored or saved.
     """
-    engine: Callable[[], str] | None = None
-    """Which engine it is, asked once it is known to answer; None when the plan does without one."""
     preflight: Callable[[], None] | None = None
     """Checked before any job starts (does an engine answer?); raises InfrastructureError."""
     identity: Mapping[str, Any] = field(default_factory=dict)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.plan.model import Job, Step
-from loom.providers.base import Session, SessionRequest
+from loom.providers.base import Resolved, Session, SessionRequest
 from loom.status import Exit, OnOutput, Status
 
 if TYPE_CHECKING:
-    from loom.runner.session import Resolved
     from loom.runner.views import View
 
 
@@ -61,12 +60,6 @@ class Keeping(Struct, frozen=True, kw_only=True):
                 return status in (Status.FAILURE, Status.TIMED_OUT, Status.ERROR)
             case "always":
                 return status in (Status.SUCCESS, Status.FAILURE, Status.TIMED_OUT, Status.ERROR)
-
-
-class MakeCheckpoint(Protocol):
-    """Save what a job can go on from when its container is gone; what the record says of it. InfrastructureError if it can't."""
-
-    def __call__(self, job: Job, session: Session, *, expires_at: float) -> Mapping[str, Any]: ...
 
 
 Adopt = Callable[[SessionRequest, OnOutput, Cancel], AbstractContextManager[Session]]

@@ -15,15 +15,16 @@ from msgspec import Struct
 from loom.cancel import AT_ONCE_S, Cancel
 from loom.errors import InfrastructureError, ProviderError, SecretError, ServiceError
 from loom.plan.model import Job, MountMode, Step
-from loom.providers.base import NO_SECRETS, Command, SecretValues, Session
+from loom.providers.base import NO_SECRETS, BuiltImage, Command, OpenedServices, Resolved, SecretValues, Session
 from loom.providers.steps import chosen
 from loom.record.events import PhaseCode, Section, Where, timestamp
 from loom.record.journal import Journal, Outcome
 from loom.record.step_outputs import recorded
+from loom.record.store import RunPaths
 from loom.runner.hooks import Adopt, AtStep, Verdict
 from loom.runner.products import Handover, report_facts
 from loom.runner.sections import SectionOutput
-from loom.runner.session import Ahead, BuiltImage, Opened, OpenedServices, Place, PlaceOpener, Resolved
+from loom.runner.session import Ahead, Opened, Place, PlaceOpener
 from loom.runner.views import save_files
 from loom.status import Ended, Exit, JobResult, Skip, Status
 from loom.util.bounded import listed
@@ -60,11 +61,14 @@ class _Attempt(Struct, kw_only=True):
 class JobRunner:
     """Runs jobs of one run; thread-safe, one call per job."""
 
-    def __init__(self, *, journal: Journal, opener: PlaceOpener, handover: Handover, cancel: Cancel) -> None:
+    def __init__(
+        self, *, journal: Journal, opener: PlaceOpener, handover: Handover, cancel: Cancel, paths: RunPaths
+    ) -> None:
         self.journal = journal
         self._opener = opener
         self._handover = handover
         self._cancel = cancel
+        self._paths = paths
         self._begun: dict[str, int] = {}
 
     # -- a job, all its attempts ----------------------------------------------------------------------------------
@@ -513,13 +517,14 @@ class JobRunner:
         expires_at = self.journal.now_ns() / 1e9 + keeping.for_s
         kept: dict[str, Any] = {"expires_at": timestamp(int(expires_at * 1e9)), "step": attempt.failing_step}
         try:
-            if self._opener.checkpoint is not None and attempt.status is not Status.SUCCESS:
-                kept["checkpoint"] = self._opener.checkpoint(job, place.session, expires_at=expires_at)
+            archive = self._paths.checkpoint(job.id)
+            if attempt.status is not Status.SUCCESS and (saved := place.session.checkpoint(archive, expires_at)):
+                kept["checkpoint"] = saved
         except InfrastructureError as error:
             self._job_fact(job, "warning", {"text": f"no checkpoint: {error.message}"}, code=PhaseCode.JOB_CLEANUP)
         try:
             place.session.keep(expires_at)
-            if place.services is not None and place.session.facts.container_id:  # a job of this machine opens them anew
+            if place.services is not None and self._opener.provider(job).capabilities.isolated:  # else opened anew
                 place.services.keep()
             facts = place.session.facts
             kept["container_id"], kept["container_name"] = facts.container_id, facts.container_name

@@ -105,8 +105,9 @@ class Run:
             for text in request.notices:
                 self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "notice", {"text": text})
             self._keep_build_inputs()
-            if request.engine is not None:  # asked while the first containers start
-                self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "engine_answered", {"engine": request.engine()})
+            engines = [provider.described() for provider in request.tools.providers.values()]
+            if engine := ", ".join(filter(None, engines)):  # asked while the first containers start
+                self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "engine_answered", {"engine": engine})
             filled = True
         except LoomError as error:
             outcome.status, outcome.error, self._error_code = Status.ERROR, str(error), error.code
@@ -126,15 +127,20 @@ class Run:
         return taken
 
     def _keep_build_inputs(self) -> None:
-        request, images = self._request, self._request.tools.images
-        if images is not None and request.reuse is None:  # what is gone on from may have been changed since
-            manifest = self._record.paths.snapshot
-            images.identity_of = partial(snapshot.identity_of, request.source, self._workspace, manifest_file=manifest)
-        if images is None or request.mount_mode is not WorkspaceMode.SHARED:
-            return  # no job can write where images are built from before they are
-        writers = {job.id for job in request.plan.jobs}
-        if builds := builds_after_writers(request.plan, writers, self._done):
-            images.keep_inputs(builds, workspace=self._workspace, folder=self._record.paths.builds)
+        request = self._request
+        for images in (provider.images for provider in request.tools.providers.values()):
+            if images is None:
+                continue
+            if request.reuse is None:  # what is gone on from may have been changed since
+                manifest = self._record.paths.snapshot
+                images.identity_of = partial(
+                    snapshot.identity_of, request.source, self._workspace, manifest_file=manifest
+                )
+            if request.mount_mode is not WorkspaceMode.SHARED:
+                continue  # no job can write where images are built from before they are
+            writers = {job.id for job in request.plan.jobs}
+            if builds := builds_after_writers(request.plan, writers, self._done):
+                images.keep_inputs(builds, workspace=self._workspace, folder=self._record.paths.builds)
 
     def _keep_manifest(self) -> None:
         """`loom verify` needs it, and a job may remove the workspace's own."""
@@ -157,7 +163,13 @@ class Run:
                 cache=self._caches(),
                 cancel=self._cancel,
             )
-            runner = JobRunner(journal=self._journal, opener=self._opener, handover=handover, cancel=self._cancel)
+            runner = JobRunner(
+                journal=self._journal,
+                opener=self._opener,
+                handover=handover,
+                cancel=self._cancel,
+                paths=paths,
+            )
             if started:
                 status = self._jobs(runner)
             else:
@@ -349,7 +361,7 @@ def _job_shape(job: Job) -> dict[str, Any]:
         "name": job.name,
         "stage": job.stage,
         "target": job.target,
-        "provider": job.provider.value,
+        "provider": job.provider,
         "image": None if image is None else image.name or f"an image built from {shown(image)}",
         "needs": None if job.needs is None else [need.job for need in job.needs],
         "matrix": dict(job.matrix),

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from loom.errors import RequestError
-from loom.plan.model import Job, MountMode, ProviderName, Step
+from loom.plan.model import Job, MountMode, Step
 from loom.record.documents import JobState, RunFold
 from loom.record.saved_plan import Planned, load_planned
 from loom.record.step_outputs import restored
@@ -152,7 +152,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
 
     @property
     def checkpoint_archive(self) -> Path:
-        return checkpoint_archive(self.run.entry.paths.root, self.job.id)
+        return self.run.entry.paths.checkpoint(self.job.id)
 
     @property
     def view(self) -> View | None:
@@ -192,7 +192,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
 
     @property
     def in_container(self) -> bool:
-        return self.job.provider is ProviderName.DOCKER
+        return self.job.image is not None
 
     def step(self, wanted: str | None) -> Step:
         """The step that `wanted` names (`2`, `script/2`, `script/02`); None: the failing one, else the last that ran.
@@ -227,10 +227,6 @@ def step_named(job: Job, wanted: str) -> Step:
         hint=f"its steps: {', '.join(step.id for step in job.steps)}; a number alone means one of `script`",
         code="STEP_UNKNOWN",
     )
-
-
-def checkpoint_archive(record: Path, job_id: str) -> Path:
-    return record / "checkpoints" / f"{job_id}.tar.zst"
 
 
 def remove_expired_archives(runs_dir: Path, older_than: float) -> None:

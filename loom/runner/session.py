@@ -5,91 +5,30 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from msgspec import Struct, field
 
 from loom.cancel import AT_ONCE_S, Cancel
 from loom.errors import ImageError, ProviderError
 from loom.plan import variables as environment
-from loom.plan.model import Build, Image, Job, ProviderName, WorkspaceMode
-from loom.providers.base import NO_SECRETS, Provider, ReadOnlyMount, SecretValues, Session, SessionRequest
-from loom.runner.hooks import Gate, Keeping, MakeCheckpoint, Resumption
+from loom.plan.model import Job, WorkspaceMode, services_provider
+from loom.providers.base import (
+    NO_SECRETS,
+    OpenedServices,
+    Provider,
+    ReadOnlyMount,
+    Resolved,
+    SecretValues,
+    Session,
+    SessionRequest,
+)
+from loom.runner.hooks import Gate, Keeping, Resumption
 from loom.runner.views import View, Views
 from loom.status import OnOutput, Stream
-
-
-class Resolved(Protocol):
-    """What an image reference turned out to be on the engine."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def image_id(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-
-
-@runtime_checkable
-class BuiltImage(Protocol):
-    """A resolved image that knows what it was built from; one that a record names (a resumed job's) does not."""
-
-    @property
-    def bases(self) -> Sequence[Resolved]: ...
-
-
-class ImageResolver(Protocol):
-    def resolve(
-        self,
-        image: Image,
-        *,
-        workspace: Path,
-        on_output: OnOutput,
-        cancel: Cancel,
-        secrets: Mapping[str, bytes],
-    ) -> Resolved:
-        """`secrets`: the job's, of which a build may mount those that it names."""
-        ...
-
-    identity_of: Callable[[str], str | None]
-    """To be set: names what a folder of the snapshot holds, if builds get what it held; None where that is not known."""
-
-    def keep_inputs(self, builds: Iterable[Build], *, workspace: Path, folder: Path) -> None:
-        """Build these from what `workspace` holds now, whatever is written there until then; `folder` keeps a copy."""
-        ...
-
-
-class OpenedServices(Protocol):
-    @property
-    def network_id(self) -> str: ...
-    @property
-    def images(self) -> Sequence[Resolved]: ...
-    @property
-    def variables(self) -> Mapping[str, str]:
-        """Where the services are, for the job's steps."""
-        ...
-
-    def keep(self) -> None:
-        """Leave them and their network running when the block is left."""
-        ...
-
-
-class OpenServices(Protocol):
-    """A job's services, ready when entered, gone when left."""
-
-    def __call__(
-        self,
-        job: Job,
-        *,
-        workspace: Path,
-        on_output: OnOutput,
-        cancel: Cancel,
-        on_died: Callable[[str, str], None],
-        secrets: SecretValues,
-    ) -> AbstractContextManager[OpenedServices]: ...
 
 
 class ResolveSecrets(Protocol):
@@ -99,14 +38,12 @@ class ResolveSecrets(Protocol):
 
 
 class Tools(Struct, frozen=True, kw_only=True):
-    """The outside worlds a job needs, handed in by the engine."""
+    """The outside worlds that jobs need."""
 
-    providers: Mapping[ProviderName, Provider]
-    images: ImageResolver | None = None
-    services: OpenServices | None = None
-    secrets: ResolveSecrets | None = None
+    providers: Mapping[str, Provider]
+    """By name: those of the jobs and of their services."""
+    secrets: ResolveSecrets
     gate: Gate | None = None
-    checkpoint: MakeCheckpoint | None = None
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -216,7 +153,7 @@ class PlaceOpener:
         self._settings = settings
         self._cancel = cancel
         self._ahead: dict[str, Ahead] = {}
-        self._views = Views(settings.workspace, settings.mount_mode, alone=settings.alone, overlays=self._overlays)
+        self._views = Views(settings.workspace, settings.mount_mode, tools.providers, alone=settings.alone)
         self.left_behind: list[str] = []
         """What was still being opened when nothing could be waited for any more, as lines of text."""
 
@@ -237,9 +174,8 @@ class PlaceOpener:
     def gate(self) -> Gate | None:
         return self._tools.gate
 
-    @property
-    def checkpoint(self) -> MakeCheckpoint | None:
-        return self._tools.checkpoint
+    def provider(self, job: Job) -> Provider:
+        return self._tools.providers[job.provider]
 
     def resumed(self, job: Job) -> Resumption | None:
         return self._settings.resumed.get(job.id)
@@ -253,7 +189,7 @@ class PlaceOpener:
         self, job: Job, view: View, image: Resolved | None, services: OpenedServices | None = None
     ) -> SessionRequest:
         settings = self._settings
-        project_dir = "/workspace" if job.provider is ProviderName.DOCKER else str(view.workspace)
+        project_dir = self.provider(job).project_dir(view.workspace)
         return SessionRequest(
             run_id=settings.run_id,
             job_id=job.id,
@@ -290,8 +226,7 @@ class PlaceOpener:
         on_died: Callable[[str, str], None],
         secrets: SecretValues,
     ) -> AbstractContextManager[OpenedServices]:
-        assert self._tools.services is not None
-        return self._tools.services(
+        return self._tools.providers[services_provider(job)].services(
             job,
             workspace=self._settings.workspace,
             on_output=on_output,
@@ -301,14 +236,14 @@ class PlaceOpener:
         )
 
     def secrets(self, job: Job) -> tuple[SecretValues, Sequence[str]]:
-        assert self._tools.secrets is not None
         return self._tools.secrets(job)
 
     def resolve(self, job: Job, on_output: OnOutput, secrets: SecretValues = NO_SECRETS) -> Resolved | None:
-        if job.image is None or self._tools.images is None:
+        images = self.provider(job).images
+        if job.image is None or images is None:
             return None
         try:
-            return self._tools.images.resolve(
+            return images.resolve(
                 job.image,
                 workspace=self._settings.workspace,
                 on_output=on_output,
@@ -351,15 +286,10 @@ class PlaceOpener:
             filling = _Filling(self.workspace, view.workspace, self._cancel) if view.copied else None
             if filling is not None:
                 stack.callback(filling.stop)
-            provider = self._tools.providers[job.provider]
-            session = stack.enter_context(provider.open(request, on_output, self._cancel))
+            session = stack.enter_context(self.opened_now(request, job, on_output))
             if filling is not None:
                 filling.filled()
             yield session
-
-    def _overlays(self, workspace: Path) -> bool:
-        provider = self._tools.providers.get(ProviderName.DOCKER)
-        return provider is not None and provider.overlays(workspace)
 
     def open_ahead(self, job: Job) -> None:
         """Start opening a job's place in a thread, where it shows the workspace itself, which may still be filled then.
@@ -374,7 +304,7 @@ class PlaceOpener:
 
     def opened_now(self, request: SessionRequest, job: Job, on_output: OnOutput) -> AbstractContextManager[Session]:
         """A session as `request` says, and no other: what is opened ahead can't be sent or copied yet."""
-        return self._tools.providers[job.provider].open(request, on_output, self._cancel)
+        return self.provider(job).open(request, on_output, self._cancel)
 
     def take_ahead(self, job: Job) -> Ahead | None:
         return self._ahead.pop(job.id, None)

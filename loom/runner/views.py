@@ -8,14 +8,14 @@ from __future__ import annotations
 import shutil
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct
 
 from loom.errors import LoomError, ProviderError, SnapshotError
-from loom.plan.model import Job, MountMode, ProviderName, WorkspaceMode
-from loom.providers.base import Session
+from loom.plan.model import Job, MountMode, WorkspaceMode
+from loom.providers.base import Provider, Session
 from loom.providers.files import unpack
 from loom.storage.private import make_own
 from loom.util.paths import job_directory_name, jobs_of, workspace_beside
@@ -80,25 +80,23 @@ class Views:
     """One run's. Thread-safe.
 
     `alone`: only one job runs, and nothing else needs the snapshot; it may have the run's workspace itself.
-    `overlays`: whether the engine gives complete copy-on-write views of a directory.
     """
 
-    def __init__(
-        self, workspace: Path, mode: WorkspaceMode, *, alone: bool, overlays: Callable[[Path], bool] = lambda _: False
-    ) -> None:
+    def __init__(self, workspace: Path, mode: WorkspaceMode, providers: Mapping[str, Provider], *, alone: bool) -> None:
         self._workspace = workspace
         self._mode = mode
         self._alone = alone
-        self._overlays = overlays
+        self._providers = providers
         self._lock = threading.Lock()
         self._ruled_out: set[WorkspaceMode] = set()
-        self._asked: bool | None = None
+        self._overlays: dict[str, bool] = {}
 
     def shares(self, job: Job) -> bool:
         """Whether the job runs in the run's workspace itself. Not where it may need a second, untouched one to try again."""
-        return self._mode is WorkspaceMode.SHARED or (
+        wanted = self._mode is WorkspaceMode.SHARED or (
             self._mode is WorkspaceMode.AUTO and self._alone and job.retry.max == 0
         )
+        return wanted and MountMode.BIND in self._providers[job.provider].capabilities.mounts
 
     def of(self, job: Job) -> View:
         """A new view. SnapshotError when there is no room for its directory."""
@@ -132,25 +130,25 @@ class Views:
 
     def _kinds(self, job: Job) -> list[WorkspaceMode]:
         """What may work for the job, the cheapest first; the last one is left when nothing does."""
-        if self.shares(job):
-            kinds = [WorkspaceMode.SHARED]
-        elif job.provider is ProviderName.HOST:
-            return [WorkspaceMode.COPY]
-        elif self._mode is WorkspaceMode.AUTO:
-            kinds = [WorkspaceMode.OVERLAY] if self._can_overlay() else []
-            kinds.append(WorkspaceMode.COPY)
+        mounts = self._providers[job.provider].capabilities.mounts
+        if self._mode is not WorkspaceMode.AUTO:
+            kinds: list[WorkspaceMode] = [self._mode]
+        elif self.shares(job):
+            kinds = [WorkspaceMode.SHARED, WorkspaceMode.VOLUME]
         else:
-            return [self._mode]
-        if self._mode is WorkspaceMode.AUTO and job.provider is ProviderName.DOCKER:
-            kinds.append(WorkspaceMode.VOLUME)
+            kinds = [WorkspaceMode.OVERLAY] if MountMode.OVERLAY in mounts and self._can_overlay(job.provider) else []
+            kinds += [WorkspaceMode.COPY, WorkspaceMode.VOLUME]
+        kinds = [kind for kind in kinds if _MOUNTS[kind] in mounts]
+        if not kinds:
+            return [WorkspaceMode.COPY if MountMode.BIND in mounts else WorkspaceMode.VOLUME]
         with self._lock:
             return [kind for kind in kinds if kind not in self._ruled_out] or kinds[-1:]
 
-    def _can_overlay(self) -> bool:
+    def _can_overlay(self, provider: str) -> bool:
         with self._lock:
-            if self._asked is None:
-                self._asked = self._overlays(self._workspace)
-            return self._asked
+            if provider not in self._overlays:
+                self._overlays[provider] = self._providers[provider].overlays(self._workspace)
+            return self._overlays[provider]
 
     def _new_directory(self, job: Job) -> Path:
         """Of a name that tells the job's; a second attempt has another one."""

@@ -23,7 +23,7 @@ import zstandard
 from loom.errors import LoomError
 from loom.plan.model import Artifacts
 from loom.plan.model import Cache as Spec
-from loom.providers.docker import checkpoint
+from loom.providers.files import unpack_file
 from loom.secrets.masking import Masker
 from loom.storage import artifacts, tar
 from loom.storage.cache import Cache
@@ -82,7 +82,7 @@ def by_checkpoint(archive: bytes, place: Path) -> str:
     packed.write_bytes(zstandard.ZstdCompressor().compress(archive))
     place.rename(place.parent / "gone")
     try:
-        checkpoint.lay_out(packed, place)
+        unpack_file(packed, place)
     except LoomError as error:
         return error.message
     return ""

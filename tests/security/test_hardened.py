@@ -64,7 +64,7 @@ def test_what_contradicts_it_is_refused_with_its_place(tmp_path: Path, job: str,
 def test_every_job_is_in_a_container_without_network_and_within_the_users_limits(tmp_path: Path) -> None:
     job = planned(tmp_path, "  resources: {tmpfs: ['/tmp:size=1m']}\n", memory="1g")
     assert job.hardened
-    assert job.provider is model.ProviderName.DOCKER
+    assert job.provider == "docker"
     assert (job.network.mode, job.resources.read_only, job.resources.pids) == ("none", True, 1024)
     assert job.resources.memory == 1 << 30
     assert [entry.partition(":")[0] for entry in job.resources.tmpfs] == ["/tmp", "/var/tmp", "/run"]

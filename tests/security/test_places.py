@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from loom.errors import SnapshotError
-from loom.plan.model import Job, ProviderName, WorkspaceMode
+from loom.plan.model import Job, WorkspaceMode
+from loom.providers.host import HostProvider
 from loom.runner.views import Views
 from loom.storage.private import make_own
 from loom.util.paths import jobs_of
@@ -24,9 +25,9 @@ def test_what_another_user_made_is_no_place_for_the_files_of_jobs(tmp_path: Path
     theirs = jobs_of(workspace)
     theirs.mkdir()
     os.chown(theirs, 1500, 1500)
-    job = Job(id="a", name="a", stage="s", target="linux", provider=ProviderName.DOCKER, shell=("sh",), steps=())
+    job = Job(id="a", name="a", stage="s", target="linux", provider="host", shell=("sh",), steps=())
     with pytest.raises(SnapshotError, match="another user"):
-        Views(workspace, WorkspaceMode.COPY, alone=False).of(job)
+        Views(workspace, WorkspaceMode.COPY, {"host": HostProvider({})}, alone=False).of(job)
     assert list(theirs.iterdir()) == []
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +16,17 @@ from loom.providers.docker import labels
 from loom.providers.docker.client import taking_long
 from loom.providers.docker.errors import translated
 from loom.providers.docker.retries import retrying
-from loom.providers.files import unpack
-from loom.storage.files import open_regular
-from loom.util import atomic
+from loom.providers.files import pack
 from loom.util.bounded import bounded
 
 if TYPE_CHECKING:
     import docker
 
-    from loom.storage.workspace import OnSkipped, Skipped
+    from loom.storage.workspace import Skipped
 
 REPOSITORY = "loom-checkpoint"
 MAX_NAMED = 20
 """How many of the special files that are left out are named one by one."""
-_CHUNK = 1 << 20
 
 
 def make(
@@ -41,13 +37,13 @@ def make(
     packing: dict[str, Any] = {}
     left_out: list[Skipped] = []
 
-    def pack() -> None:
+    def save_files() -> None:
         try:
-            packing["bytes"] = _pack(session, archive, left_out.append)
+            packing["bytes"] = pack(session.get_archive(["."], left_out.append), archive)
         except BaseException as error:  # noqa: BLE001  raised again where it is waited for
             packing["error"] = error
 
-    thread = threading.Thread(target=pack, name=f"checkpoint {job_id}")
+    thread = threading.Thread(target=save_files, name=f"checkpoint {job_id}")
     thread.start()
     try:
         image_id = _commit(client, session.facts.container_id, run_id=run_id, job_id=job_id, expires_at=expires_at)
@@ -81,37 +77,6 @@ def _commit(client: docker.DockerClient, container_id: str, *, run_id: str, job_
         # Not paused: nothing runs there but what a step left in the background.
         made = api.commit(container_id, REPOSITORY, f"{run_id}-{tag}", changes=changes, conf=None, pause=False)
     return str(made["Id"])
-
-
-def _pack(session: Session, archive: Path, on_skipped: OnSkipped) -> int:
-    import zstandard
-
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        atomic.replacing(archive, mode=0o600) as draft,
-        draft.open("wb") as file,
-        zstandard.ZstdCompressor(level=1).stream_writer(file) as packed,
-    ):
-        for chunk in session.get_archive(["."], on_skipped):
-            packed.write(chunk)
-    return archive.stat().st_size
-
-
-def chunks_of(archive: Path) -> Iterator[bytes]:
-    """The tar stream in a checkpoint's archive. ProviderError when it can't be read."""
-    import zstandard
-
-    try:
-        with open_regular(archive) as file:
-            yield from zstandard.ZstdDecompressor().read_to_iter(file, read_size=_CHUNK, write_size=_CHUNK)
-    except (OSError, zstandard.ZstdError) as error:
-        raise ProviderError(f"the checkpoint's workspace {archive} can't be read: {error}") from error
-
-
-def lay_out(archive: Path, workspace: Path) -> None:
-    """Fill `workspace`, which is empty or not there, from a checkpoint's archive."""
-    workspace.mkdir(parents=True, mode=0o700, exist_ok=True)
-    unpack(chunks_of(archive), workspace)
 
 
 def image_is_there(client: docker.DockerClient, image_id: str) -> bool:

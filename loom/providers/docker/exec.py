@@ -55,7 +55,7 @@ _END = 'read -r p <"$1" && { kill -"$2" -- "-$p" || kill -"$2" "$p"; } 2>/dev/nu
 
 
 class Inside(Struct, frozen=True, kw_only=True):
-    """A running container, and what commands in it get."""
+    """Implements `providers.base.Inside`: a running container, and what commands in it get."""
 
     client: docker.DockerClient
     container_id: str
@@ -63,6 +63,17 @@ class Inside(Struct, frozen=True, kw_only=True):
     environment: Mapping[str, str]
     user: str | None = None
     """None: the container's own."""
+
+    def exec(
+        self,
+        command: Sequence[str],
+        on_output: OnOutput | None,
+        cancel: Cancel,
+        *,
+        timeout_s: float | None = None,
+        grace_s: float = 10.0,
+    ) -> Exit:
+        return self.run(command, on_output or to_streams(1, 2), cancel, stdin=0, timeout_s=timeout_s, grace_s=grace_s)
 
     def run(
         self,
@@ -168,7 +179,15 @@ class Inside(Struct, frozen=True, kw_only=True):
             reason = b"".join(said).decode("utf-8", "replace").strip()
             raise ProviderError(f"files could not be put into the container: {reason or f'exit code {ended.code}'}")
 
-    def shell(self, shell: Sequence[str], *, script: str, name: str, terminal: tuple[int, int], cancel: Cancel) -> int:
+    def shell(
+        self,
+        shell: Sequence[str],
+        *,
+        script: str,
+        name: str,
+        cancel: Cancel,
+        terminal: tuple[int, int] = (0, 1),
+    ) -> int:
         """A shell on a terminal (its input and output), with the step's `script` in the history and as `again`; its exit code.
 
         It is `shell` as the job has it, but for `-e`, which would end it at the first typing mistake; where that is a

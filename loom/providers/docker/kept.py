@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.checkpoint import image_is_there
 from loom.providers.docker.cleanup import remove_container, remove_run
 from loom.providers.docker.errors import translated
+from loom.providers.docker.exec import Inside
 from loom.providers.docker.mounts import BindMount, Mount, OverlayMount, VolumeMount
 from loom.providers.docker.ownership import Workspaces
 from loom.providers.docker.provider import container_name, environment_of
@@ -80,6 +81,49 @@ def find(client: docker.DockerClient, run_id: str, job_id: str, container_id: st
             labels=container["Labels"],
         )
     return None
+
+
+class KeptContainer(Struct, frozen=True):
+    """Implements `providers.base.KeptPlace`."""
+
+    client: docker.DockerClient
+    found: Found
+
+    @property
+    def name(self) -> str:
+        return self.found.name
+
+    @property
+    def kept(self) -> bool:
+        return self.found.kept_until is not None
+
+    def wake(self, secrets: Mapping[str, bytes]) -> tuple[Mapping[str, str], bool]:
+        paths = {name: f"{driver.DIRECTORY}/secret.{name}" for name in secrets}
+        woken = self.kept and wake(self.client, self.found)
+        if woken and secrets:
+            plain = Inside(client=self.client, container_id=self.found.container_id, workdir="/", environment={})
+            plain.write({paths[name]: value for name, value in secrets.items()})
+        return paths, woken
+
+    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> Inside:
+        return Inside(
+            client=self.client,
+            container_id=self.found.container_id,
+            workdir=self.found.project_dir,
+            environment=environment,
+            user="0:0" if as_root else None,
+        )
+
+    def has_its_files(self, mode: MountMode) -> bool:
+        return has_its_files(self.found, mode)
+
+    def copy_files(self, target: Path, on_skipped: OnSkipped) -> None:
+        copy_out(self.client, self.found, target, on_skipped)
+
+    def adopt(
+        self, request: SessionRequest, on_output: OnOutput, cancel: Cancel
+    ) -> AbstractContextManager[DockerSession]:
+        return adopted(lambda: self.client, self.found, request, on_output, cancel)
 
 
 def has_its_files(found: Found, mount_mode: MountMode) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import threading
@@ -11,13 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from loom.cancel import Cancel
-from loom.errors import ImageError, ProviderError
-from loom.providers.base import SessionFacts, SessionRequest
+from loom.errors import ImageError, ProviderError, ServiceError
+from loom.plan.model import PROJECT_DIR, Job, MountMode
+from loom.providers.base import Capabilities, SecretValues, SessionFacts, SessionRequest, Setup
 from loom.providers.docker import driver, hardening, labels, refusals
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.capabilities import ENGINES_SOCKET, Traits
+from loom.providers.docker.checkpoint import image_is_there
 from loom.providers.docker.cleanup import Removals, remove_container, tidied
+from loom.providers.docker.connection import Engine
 from loom.providers.docker.devices import device_requests_of, devices_of
+from loom.providers.docker.endpoint import endpoint_of
 from loom.providers.docker.errors import DISK_FULL, translated
 from loom.providers.docker.mounts import Mount, can_lie_over, mount_of
 from loom.providers.docker.ownership import Workspaces
@@ -28,15 +33,40 @@ from loom.status import OnOutput
 if TYPE_CHECKING:
     import docker
 
+    from loom.providers.docker.images import Images
+    from loom.providers.docker.kept import KeptContainer
+    from loom.providers.docker.services import ServiceNetwork
+    from loom.storage.workspace import OnSkipped
+
 REAP_AFTER_S = 1.0
 DRIVER_FILES_SIZE = 128 * 1024 * 1024
 
 
-class DockerProvider:
-    """Implements `providers.base.Provider` on the engine that `client` connects to, at the first `open`.
+def provider(setup: Setup) -> DockerProvider:
+    """The provider on the configured engine."""
+    from loom.providers.docker.images import Images
 
-    `pid` is the process that answers for what is made: when it is gone, the next loom removes it.
+    engine = Engine(setup.config, setup.environ)
+    images = Images(engine.another, environ=engine.environ, lock=setup.lock, frozen=setup.config.frozen, shared=engine)
+    return DockerProvider(
+        engine,
+        pid=os.getpid(),
+        log_driver=setup.config.log_driver,
+        engine=engine,
+        images=images,
+        setup=setup,
+    )
+
+
+class DockerProvider:
+    """Implements `providers.base.Provider` on the engine that `client` connects to, when it is first asked for something.
+
+    `pid` is the process that answers for what is made: when it is gone, the next loom removes it. `engine`, `images` and
+    `setup` are for what goes beyond opening places.
     """
+
+    name = "docker"
+    capabilities = Capabilities(mounts=frozenset(MountMode), isolated=True)
 
     def __init__(
         self,
@@ -44,8 +74,14 @@ class DockerProvider:
         *,
         pid: int,
         log_driver: Literal["json-file", "none"] = "json-file",
+        engine: Engine | None = None,
+        images: Images | None = None,
+        setup: Setup | None = None,
     ) -> None:
         self._connect = client
+        self._engine = engine
+        self.images = images
+        self._setup = setup
         self._pid = pid
         self._log_driver = log_driver
         self._lock = threading.Lock()
@@ -55,9 +91,14 @@ class DockerProvider:
         self._idle = threading.Event()
         self._known_traits: Traits | None = None
 
-    @property
-    def name(self) -> str:
-        return "docker"
+    def check(self) -> None:
+        self._connect()
+
+    def described(self) -> str:
+        return self._engine.described() if self._engine is not None else ""
+
+    def project_dir(self, workspace: Path) -> str:
+        return PROJECT_DIR
 
     def overlays(self, workspace: Path) -> bool:
         # A rootless engine's overlays can't rename a directory of the snapshot.
@@ -128,6 +169,60 @@ class DockerProvider:
 
         return starting(make, start, lambda made: remove_container(client, made[0].container_id), cancel)
 
+    @contextmanager
+    def services(
+        self,
+        job: Job,
+        *,
+        workspace: Path,
+        on_output: OnOutput,
+        cancel: Cancel,
+        on_died: Callable[[str, str], None],
+        secrets: SecretValues,
+    ) -> Iterator[ServiceNetwork]:
+        from loom.providers.docker.services import services
+
+        engine, images, setup = self._engine, self.images, self._setup
+        assert engine is not None
+        assert images is not None
+        assert setup is not None
+        if published := job.provider != self.name:
+            check_reachable(job, engine.environ)
+        marks = labels.labels(run_id=setup.run_id, job_id=job.id, workspace=workspace, pid=self._pid, role="service")
+        with services(
+            engine.another,
+            job.services,
+            run_id=setup.run_id,
+            job_id=job.id,
+            images=images,
+            workspace=workspace,
+            labels=marks,
+            on_output=on_output,
+            cancel=cancel,
+            on_died=on_died,
+            isolated=setup.isolated or job.network.mode == "none",
+            hardened=job.hardened,
+            published=published,
+            secrets=secrets,
+        ) as network:
+            self._reap_once(self._connect())
+            yield network
+
+    def find(self, run_id: str, job_id: str, place_id: str = "") -> KeptContainer | None:
+        from loom.providers.docker import kept
+
+        found = kept.find(self._connect(), run_id, job_id, place_id) if place_id else None
+        found = found or kept.find(self._connect(), run_id, job_id)
+        return None if found is None else kept.KeptContainer(self._connect(), found)
+
+    def has_image(self, image_id: str) -> bool:
+        return image_is_there(self._connect(), image_id)
+
+    def lay_out(self, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
+        from loom.providers.docker import kept
+
+        kept.lay_out(self._connect(), request, target, on_skipped)
+
     def _log_config(self, client: docker.DockerClient) -> dict[str, Any]:
         """Whole, whatever the engine does by default: a lost connection is taken up again from it, from its beginning.
 
@@ -139,6 +234,8 @@ class DockerProvider:
     def close(self, cancel: Cancel | None = None) -> Sequence[str]:
         self._idle.set()
         self._removals.wait(cancel or Cancel())
+        if self._engine is not None:
+            self._engine.close()
         return self._removals.problems()
 
     def _create(
@@ -235,6 +332,16 @@ class DockerProvider:
             mount.undo()
 
         self._removals.start(f"remove {' '.join(names)}", remove)
+
+
+def check_reachable(job: Job, environ: Mapping[str, str]) -> None:
+    """ServiceError where the services of a job that runs on this machine can't be reached from it."""
+    endpoint = endpoint_of(environ)
+    if not endpoint.local:
+        raise ServiceError(
+            f"job {job.id} runs on this machine, and its services would run on another one ({endpoint})",
+            hint="give the job an `image:` (or run with --container), or use an engine of this machine",
+        )
 
 
 def container_name(request: SessionRequest) -> str:

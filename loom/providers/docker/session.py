@@ -12,11 +12,12 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError, RequestError
 from loom.providers.base import Change, Command, SessionFacts, SessionRequest
-from loom.providers.docker import driver, refusals
+from loom.providers.docker import checkpoint, driver, refusals
 from loom.providers.docker.as_root import RootShell
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.channel import Channel, Died, Lost, Talk
 from loom.providers.docker.errors import translated
+from loom.providers.docker.exec import Inside
 from loom.providers.docker.labels import kept_name
 from loom.providers.docker.mounts import Mount
 from loom.providers.docker.ownership import Ids, Owner
@@ -53,6 +54,7 @@ class DockerSession:
         raw_environment: Mapping[str, str],
         on_output: OnOutput,
     ) -> None:
+        self._client = client
         self._api: Any = client.api
         self._request = request
         self._channel = Channel(client, attachment, facts.container_id, request.job_id)
@@ -242,6 +244,27 @@ class DockerSession:
 
     def changes(self) -> Sequence[Change] | None:
         return self._mount.changes(self._as_root)
+
+    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> Inside:
+        if not self._handed_over:  # the first step is what gives the job its files
+            self.run(Command(script=":", shell=("sh",)), self._on_session_output, Cancel())
+        return Inside(
+            client=self._client,
+            container_id=self.container_id,
+            workdir=self._request.project_dir,
+            environment=environment,
+            user="0:0" if as_root else None,
+        )
+
+    def checkpoint(self, archive: Path, expires_at: float) -> Mapping[str, Any]:
+        return checkpoint.make(
+            self._client,
+            self,
+            archive,
+            run_id=self._request.run_id,
+            job_id=self._request.job_id,
+            expires_at=expires_at,
+        )
 
     # The end
 

@@ -17,7 +17,7 @@ from loom.plan.image_lock import (
     save_lock,
     verdict,
 )
-from loom.plan.model import Build, Image, Job, Plan, ProviderName, Service
+from loom.plan.model import Build, Image, Job, Plan, Service
 
 A = "sha256:" + "a" * 64
 B = "sha256:" + "b" * 64
@@ -124,9 +124,7 @@ def test_a_damaged_lock_is_the_users_to_repair(content: bytes, reason: str) -> N
 
 
 def job(job_id: str, image: Image | None, *services: Service) -> Job:
-    return Job(
-        id=job_id, name=job_id, stage="test", steps=(), provider=ProviderName.DOCKER, image=image, services=services
-    )
+    return Job(id=job_id, name=job_id, stage="test", steps=(), provider="docker", image=image, services=services)
 
 
 def test_images_of_a_plan_once_each_with_their_users() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from loom.config import Config
 from loom.errors import RequestError, WorkflowError
-from loom.plan.model import AllowFailure, Build, Image, Need, Plan, ProviderName, Secret, Step
+from loom.plan.model import AllowFailure, Build, Image, Need, Plan, Secret, Step
 from loom.plan.variables import job_environment
 
 MakePlan = Callable[..., Plan]
@@ -47,7 +47,7 @@ test:
     (job,) = found.jobs
     assert job.id == job.name == "test"
     assert job.image == Image(name="python:3.12")
-    assert job.provider is ProviderName.DOCKER
+    assert job.provider == "docker"
     assert [step.id for step in job.steps] == ["before_script/01", "script/01", "script/02", "after_script/01"]
     assert job.steps[2] == Step(phase="script", number=2, script="echo\ndone", file=".loom/workflow.yml", line=8)
     assert job.variables == {
@@ -75,7 +75,7 @@ def test_order_and_needs(plan: MakePlan, tmp_path: Path) -> None:
 
 def test_containers_for_all(plan: MakePlan, tmp_path: Path) -> None:
     without, with_ = plan(tmp_path, CHAIN), plan(tmp_path, CHAIN, container=True)
-    assert [job.provider for job in without.jobs] == [ProviderName.DOCKER, *[ProviderName.HOST] * 3]
+    assert [job.provider for job in without.jobs] == ["docker", *["host"] * 3]
     assert with_.job("lint").image == Image(name="debian:trixie-slim")
     assert with_.job("make").image == Image(name="gcc:14")
 

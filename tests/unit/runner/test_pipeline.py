@@ -2,7 +2,7 @@
 
 import pytest
 
-from loom.plan.model import Build, Image, Job, Need, Plan, ProviderName, Service, Step
+from loom.plan.model import Build, Image, Job, Need, Plan, Service, Step
 from loom.runner.pipeline import builds_after_writers
 
 BUILD = Build()
@@ -14,7 +14,7 @@ def job(name: str, stage: str, *, built: bool = False, needs: list[str] | None =
         name=name,
         stage=stage,
         steps=(Step(phase="script", number=1, script="true"),),
-        provider=ProviderName.DOCKER,
+        provider="docker",
         image=Image(build=BUILD) if built else Image(name="debian"),
         services=(Service(name="db", aliases=("db",), image=Image(build=BUILD)),) if service else (),
         needs=None if needs is None else tuple(Need(job=need) for need in needs),

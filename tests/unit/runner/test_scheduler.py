@@ -6,7 +6,7 @@ import time
 import pytest
 
 from loom.cancel import Cancel
-from loom.plan.model import Job, Need, Plan, ProviderName, Step
+from loom.plan.model import Job, Need, Plan, Step
 from loom.runner.scheduler import decide, run_jobs
 from loom.status import JobResult, Skip, Status
 
@@ -22,7 +22,7 @@ def job(name: str, stage: str, needs: list[str] | None = None, when: str = "on_s
         name=name,
         stage=stage,
         steps=(Step(phase="script", number=1, script="true"),),
-        provider=ProviderName.HOST,
+        provider="host",
         needs=None if needs is None else tuple(Need(job=need) for need in needs),
         when=when,  # type: ignore[arg-type]
     )

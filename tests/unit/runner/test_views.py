@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
-from loom.plan.model import Job, MountMode, ProviderName, Retry, WorkspaceMode
+from loom.plan.model import Job, MountMode, Retry, WorkspaceMode
+from loom.providers.base import Capabilities
 from loom.runner.views import Views
 from loom.snapshot import duplicate
 
 
-def job(name: str = "a b,c", *, retries: int = 0, provider: ProviderName = ProviderName.DOCKER) -> Job:
+def job(name: str = "a b,c", *, retries: int = 0, provider: str = "docker") -> Job:
     return Job(
         id=name,
         name=name,
@@ -27,16 +29,37 @@ def job(name: str = "a b,c", *, retries: int = 0, provider: ProviderName = Provi
     )
 
 
+class _Provider:
+    def __init__(self, *mounts: MountMode) -> None:
+        self.capabilities = Capabilities(mounts=frozenset(mounts), isolated=True)
+
+    def overlays(self, workspace: Path) -> bool:
+        return True
+
+
+PROVIDERS: Any = {
+    "docker": _Provider(*MountMode),
+    "host": _Provider(MountMode.BIND),
+    "far": _Provider(MountMode.VOLUME),
+}
+
+
 def views(tmp_path: Path, mode: WorkspaceMode = WorkspaceMode.AUTO, *, alone: bool = False) -> Views:
     (tmp_path / "run").mkdir(exist_ok=True)
-    return Views(tmp_path / "run", mode, alone=alone, overlays=lambda _: True)
+    return Views(tmp_path / "run", mode, PROVIDERS, alone=alone)
 
 
 def test_a_job_that_is_alone_has_the_workspace_unless_it_may_need_another(tmp_path: Path) -> None:
     assert views(tmp_path, alone=True).of(job()).workspace == tmp_path / "run"
     assert views(tmp_path, alone=True).of(job(retries=1)).mode is MountMode.OVERLAY
-    host = views(tmp_path).of(job(provider=ProviderName.HOST))
+    host = views(tmp_path).of(job(provider="host"))
     assert (host.mode, host.copied, host.place) == (MountMode.BIND, True, host.workspace)
+
+
+@pytest.mark.parametrize("mode", list(WorkspaceMode))
+def test_a_place_that_sees_no_directory_of_this_machine_is_sent_the_files(tmp_path: Path, mode: WorkspaceMode) -> None:
+    far = views(tmp_path, mode, alone=True).of(job(provider="far"))
+    assert (far.mode, far.copied, far.workspace) == (MountMode.VOLUME, False, tmp_path / "run")
 
 
 @pytest.mark.parametrize("code", ["VIEW_UNAVAILABLE", "WORKSPACE_UNSEEN"])

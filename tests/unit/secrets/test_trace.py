@@ -4,7 +4,7 @@ import pytest
 
 from loom import secrets
 from loom.errors import SecretError
-from loom.plan.model import Job, ProviderName, Secret, Step
+from loom.plan.model import Job, Secret, Step
 
 
 def job(*scripts: str, shell: tuple[str, ...] = ("sh", "-e"), with_secret: bool = True, **variables: str) -> Job:
@@ -13,7 +13,7 @@ def job(*scripts: str, shell: tuple[str, ...] = ("sh", "-e"), with_secret: bool 
         name="deploy",
         stage="deploy",
         steps=tuple(Step(phase="script", number=n, script=script) for n, script in enumerate(scripts, 1)),
-        provider=ProviderName.DOCKER,
+        provider="docker",
         shell=shell,
         variables=variables,
         secrets=(Secret(name="TOKEN", ref="env://TOKEN"),) if with_secret else (),

@@ -99,7 +99,7 @@ def test_loom_sets_the_predefined_variables_and_no_others() -> None:
         given |= variables.for_run(
             run_id="1", workflow_path="w", commit=commit, project_name="p", origin_url="o", event=event
         ).keys()
-    job = plan.Job(id="a", name="a", stage="s", steps=(), provider=plan.ProviderName.HOST)
+    job = plan.Job(id="a", name="a", stage="s", steps=(), provider="host")
     given |= variables.for_job(job, project_dir="/p", image_name="").keys()
     given |= {"CI_NODE_INDEX", "CI_NODE_TOTAL"}
     assert given == {each.name for each in variables.PREDEFINED if each.known in ("plan", "job")}

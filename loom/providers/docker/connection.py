@@ -1,0 +1,50 @@
+"""The connection to the configured engine, made when it is first asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from loom.config import Config
+from loom.providers.docker.client import connect
+from loom.providers.docker.endpoint import endpoint_of
+
+if TYPE_CHECKING:
+    import docker
+
+
+class Engine:
+    """One connection to the configured engine. Thread-safe."""
+
+    def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
+        self.environ = dict(environ)
+        if config.engine:
+            self.environ["DOCKER_HOST"] = config.engine
+        self._lock = threading.Lock()
+        self._client: docker.DockerClient | None = None
+
+    def __call__(self) -> docker.DockerClient:
+        """EngineUnavailable when none answers."""
+        with self._lock:
+            if self._client is None:
+                self._client = connect(self.environ)
+            return self._client
+
+    def another(self) -> docker.DockerClient:
+        """A connection of its own, which the caller closes."""
+        return connect(self.environ)
+
+    def described(self) -> str:
+        """Which engine it is, and where; EngineUnavailable when none answers."""
+        from loom.providers.docker.capabilities import Traits
+
+        traits = Traits(self())
+        return f"{traits.name} {traits.version} at {endpoint_of(self.environ)}"
+
+    def close(self) -> None:
+        with self._lock:
+            if self._client is not None:
+                with suppress(Exception):
+                    self._client.close()
