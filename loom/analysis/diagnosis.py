@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from msgspec import Struct, field
 
 from loom.record.documents import Code, Count, Document, FailingTest, Milliseconds, Moment, Sha
+from loom.record.unrecorded import Unrecorded
 from loom.util.paths import JOB_PLACE
 
 DIAGNOSIS_SCHEMA: Final = "loom.diagnosis.v1"
@@ -53,6 +54,8 @@ class Diagnosis(Document):
     kind: Literal["diagnosis"] = "diagnosis"
     run_id: str
     state: str
+    unrecorded: Unrecorded | None
+    """A later run of this checkout that was refused, and left no record."""
     failed: bool
     error: str | None
     error_code: str | None = None
@@ -101,6 +104,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     receipt: Mapping[str, Any]
     pipeline: Mapping[str, Any]
     job: Mapping[str, Any] | None = None
+    unrecorded: Unrecorded | None = None
     lines: Sequence[str] = ()
     lines_total: int | None = None
     last_event_at: str | None = None
@@ -126,10 +130,12 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     error = job.get("error") if job is not None else evidence.receipt.get("error")
     command = (job or {}).get("failing_command") or of_step.get("command")
     exit_code = (job or {}).get("exit_code") if job else evidence.receipt.get("exit_code")
-    failed = evidence.state not in ("success", "running") and (job or {}).get("status") not in ("success", "skipped")
+    status = (job or {}).get("status")
+    # A job speaks for itself, also while others still run; one without an end, and no job, as the run does.
+    failed = (status or evidence.state) not in ("success", "skipped", "running")
     printed = [_clipped(line) for line in evidence.lines]
     looked_at = list(printed)
-    own_words = not step or (job or {}).get("status") == "error"
+    own_words = not step or status == "error"
     if failed and own_words and error:  # loom's own words about what it could not do
         looked_at += [_clipped(line) for line in str(error).splitlines() if line not in looked_at]
     image = (job or {}).get("image")
@@ -139,6 +145,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     return Diagnosis(
         run_id=evidence.run_id,
         state=evidence.state,
+        unrecorded=evidence.unrecorded,
         failed=failed,
         error=error,
         error_code=(evidence.receipt if job is None else job).get("error_code"),
@@ -147,7 +154,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         head_sha=evidence.receipt.get("snapshot_head_sha"),
         tree_sha=evidence.receipt.get("snapshot_tree_sha"),
         job_id=job_id,
-        job_status=(job or {}).get("status"),
+        job_status=status,
         attempt=of_step.get("attempt"),
         step=step,
         step_place=f"{of_step['file']}:{of_step['line']}" if of_step.get("file") else None,
@@ -625,7 +632,7 @@ def _by_lines(lines: Sequence[str], taken: set[str], *, has_image: bool) -> list
 def _by_ending(evidence: Evidence, exit_code: int | None, error: str | None) -> list[Cause]:
     """What the way it ended says, whatever was printed."""
     status = (evidence.job or {}).get("status")
-    if evidence.state == "interrupted":
+    if evidence.state == "interrupted" and status is None:
         return [
             Cause(
                 code="loom_killed",

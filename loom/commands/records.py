@@ -273,24 +273,27 @@ def _raw(data: bytes) -> None:
 
 def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None:
     from loom.commands import diagnose as diagnosing
+    from loom.record import unrecorded
 
     place = here(color)
     reading, job, more = run_or_job(place, run, job, None)
     if more is not None:
         raise RequestError(f"{job} is a job, and {more} one name too many", hint="one job at a time: [RUN] [JOB]")
-    diagnosis = diagnosing.diagnosis_of(reading, job)
+    diagnosis = diagnosing.diagnosis_of(
+        reading, job, unrecorded.since(place.config.state_dir, place.root, reading.run_id)
+    )
     if form == "json":
         print_json(diagnosis.model_dump(mode="json"))
     elif form == "agent":
         from loom.render.agent import agent_text
         from loom.util.controls import cleaned
 
-        sys.stdout.write(cleaned(agent_text(diagnosis)))
+        sys.stdout.write(cleaned(agent_text(diagnosis, now_ns=time.time_ns())))
     else:
         from loom.render.records import diagnosis_lines
 
         look, write = look_of(place)
-        for line in diagnosis_lines(diagnosis, look):
+        for line in diagnosis_lines(diagnosis, look, now_ns=time.time_ns()):
             write(line)
 
 

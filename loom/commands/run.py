@@ -18,6 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel, signals
+from loom.errors import LoomError
 from loom.status import ExitCode
 
 if TYPE_CHECKING:
@@ -204,6 +205,26 @@ def failed_before(config: Config, source: Source) -> list[str]:
 
 def run(options: Options) -> int:
     """Run the workflow; the exit code of the process."""
+    began_ns = time.time_ns()
+    try:
+        return _run(options)
+    except LoomError as error:
+        if not options.dry_run:
+            _note_unrecorded(error, began_ns)
+        raise
+
+
+def _note_unrecorded(error: LoomError, began_ns: int) -> None:
+    """Keep word of a run that was refused before it had a record: `loom diagnose` would explain the run before it."""
+    from loom.commands import project
+    from loom.record import unrecorded
+
+    with suppress(LoomError, OSError):
+        root = project.find_root(Path.cwd()).resolve()
+        unrecorded.note(project.configured(root, os.environ).state_dir, root, error, began_ns=began_ns)
+
+
+def _run(options: Options) -> int:
     prepared = prepare(options)
     if options.dry_run:
         from loom.render.plan import plan_yaml

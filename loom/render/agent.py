@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from loom.analysis.diagnosis import Diagnosis
+from loom.render.records import run_age, unrecorded_text
 from loom.util.units import rough_duration
 
 MOST_BYTES = 2048
 _LINE = 160
 
 
-def agent_text(diagnosis: Diagnosis) -> str:
+def agent_text(diagnosis: Diagnosis, *, now_ns: int) -> str:
     """Whole lines, never more than `MOST_BYTES`: output lines give way first, from the top, then all but the essentials."""
-    head, tail = _head(diagnosis), _tail(diagnosis)
+    head, tail = _head(diagnosis, now_ns), _tail(diagnosis)
     output = [f"  {_short(line)}" for line in diagnosis.lines]
     while output and _size([*head, "output:", *output, *tail]) > MOST_BYTES:
         output.pop(0)
@@ -29,10 +30,12 @@ def _short(text: str, most: int = _LINE) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _head(diagnosis: Diagnosis) -> list[str]:
+def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
     took = f" after {rough_duration(diagnosis.duration_ms)}" if diagnosis.duration_ms is not None else ""
     tree = f"; tree {diagnosis.tree_sha[:12]}" if diagnosis.tree_sha else ""
-    lines = [f"run {diagnosis.run_id}: {diagnosis.state}{took}{tree}"]
+    lines = [f"run {diagnosis.run_id}: {diagnosis.state}{took}{tree}; {run_age(diagnosis.run_id, now_ns)}"]
+    if diagnosis.unrecorded is not None:
+        lines.append(f"note: {_short(unrecorded_text(diagnosis.unrecorded), 300)}")
     if diagnosis.last_event_at is not None:
         lines.append(f"last event at {diagnosis.last_event_at}")
     if diagnosis.job_id is not None:

@@ -15,6 +15,7 @@ from loom.util.units import rough_age, rough_duration
 
 if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis
+    from loom.record.unrecorded import Unrecorded
 
 _STYLES = {"success": ("ok", "ok"), "running": ("start", "bold"), "skipped": ("skip", "dim")}
 
@@ -24,10 +25,11 @@ def runs_lines(rows: Sequence[Mapping[str, Any]], look: Look, *, now_ns: int, wi
         return
     cells = [("RUN", "WHEN", "STATUS", "TREE", "TOOK", "FAILED" if not with_place else "CHECKOUT")]
     for row in rows:
-        age = (now_ns - int(row["run_id"])) / 1e9
         took = rough_duration(row["duration_ms"]) if row["duration_ms"] is not None else ""
         last = str(row["failing_job_id"] or "") if not with_place else str(row["repo_root"] or "")
-        cells.append((row["run_id"], rough_age(age), row["status"], str(row["tree_sha"] or "")[:12], took, last))
+        cells.append(
+            (row["run_id"], run_age(row["run_id"], now_ns), row["status"], str(row["tree_sha"] or "")[:12], took, last)
+        )
     for number, (cell, line) in enumerate(zip(cells, table(cells), strict=True)):
         if number == 0:
             yield look.styled(f"  {line}", "dim")
@@ -61,12 +63,16 @@ def log_json(where: Where, event: OutputEvent) -> bytes:
     return json_shown(orjson.dumps(shape, option=orjson.OPT_APPEND_NEWLINE).decode()).encode()
 
 
-def diagnosis_lines(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
+def diagnosis_lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
     """For a person: what failed, the lines that matter, what it may be, what to do next."""
+    if diagnosis.unrecorded is not None:
+        yield look.styled(f"{look.marks['warn']} {unrecorded_text(diagnosis.unrecorded)}", "warn")
+    yield look.styled(_headline(diagnosis), "bad") if diagnosis.failed else look.styled(_nothing(diagnosis), "ok")
+    tree = f", tree {diagnosis.tree_sha[:12]}" if diagnosis.tree_sha else ""
+    on = ", still runs" if diagnosis.state == "running" else ""
+    yield look.styled(f"run {diagnosis.run_id}, {run_age(diagnosis.run_id, now_ns)}{tree}{on}", "dim")
     if not diagnosis.failed:
-        yield look.styled(_nothing(diagnosis), "ok")
         return
-    yield look.styled(_headline(diagnosis), "bad")
     if diagnosis.command and diagnosis.step:
         for number, line in enumerate(diagnosis.command.strip().splitlines()[:8]):
             yield f"  {'$' if number == 0 else ' '} {line}"
@@ -97,8 +103,18 @@ def diagnosis_lines(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
         yield f"events:  {diagnosis.events_path}"
 
 
+def run_age(run_id: str, now_ns: int) -> str:
+    return rough_age((now_ns - int(run_id)) / 1e9)
+
+
+def unrecorded_text(unrecorded: Unrecorded) -> str:
+    """One line on a run that was refused, so that an older one is not taken for it."""
+    first = visible(unrecorded.error.partition("\n")[0])
+    return f"a later run ended with exit code {unrecorded.exit_code} and left no record: {first}"
+
+
 def _nothing(diagnosis: Diagnosis) -> str:
-    if diagnosis.state == "running":
+    if diagnosis.state == "running" and diagnosis.job_status is None:
         return f"run {diagnosis.run_id} still runs: nothing to diagnose"
     if diagnosis.job_status == "skipped":
         return f"job {diagnosis.job_id} was skipped: {diagnosis.error}"
@@ -107,7 +123,7 @@ def _nothing(diagnosis: Diagnosis) -> str:
 
 
 def _headline(diagnosis: Diagnosis) -> str:
-    if diagnosis.state == "interrupted":
+    if diagnosis.state == "interrupted" and diagnosis.job_status is None:
         begin = f"interrupted, last event at {diagnosis.last_event_at}"
     else:
         begin = {"error": "could not run", "timed_out": "timed out", "canceled": "interrupted"}.get(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -118,8 +119,11 @@ def test_diagnose_for_an_agent_is_short(failed: Ran) -> None:
 def test_a_job_may_be_named(failed: Ran) -> None:
     found = json.loads(failed.project.loom("diagnose", "last", "lint", "--json"))
     assert (found["job_id"], found["exit_code"]) == ("lint", 3)
-    assert failed.project.loom("diagnose", "last", "build") == "job build passed: nothing to diagnose\n"
-    assert failed.project.loom("diagnose", "after") == "job after was skipped: test did not succeed\n"
+    entry = failed.project.last()
+    run = rf"run {entry.run_id}, (just now|\d+ min ago), tree {(entry.receipt or {})['snapshot_tree_sha'][:12]}\n"
+    passed, skipped = failed.project.loom("diagnose", "last", "build"), failed.project.loom("diagnose", "after")
+    assert re.fullmatch(f"job build passed: nothing to diagnose\n{run}", passed), passed
+    assert re.fullmatch(f"job after was skipped: test did not succeed\n{run}", skipped), skipped
     failed.project.loom("diagnose", "last", "nothing", code=2)
 
 
@@ -324,3 +328,43 @@ def test_a_report_lies_in_the_record_and_names_the_commit(failed: Ran) -> None:
     )
     assert [commit["sha"], commit["subject"], commit["author"]] == log.stdout.splitlines()
     assert f"{commit['sha'][:12]} {commit['subject']} ({commit['author']}, " in path.read_text()
+
+
+def test_a_diagnosis_says_that_a_later_run_left_no_record(make: Make) -> None:
+    project = make("version: v1\nstages: [s]\na:\n  stage: s\n  script: [exit 3]\n")
+    project.loom("run", "--local", code=1)
+    assert json.loads(project.loom("diagnose", "--json"))["unrecorded"] is None
+    project.loom("run", "--local", "--dry-run", "nothing", code=2)
+    assert json.loads(project.loom("diagnose", "--json"))["unrecorded"] is None
+    project.loom("run", "--local", "nothing", code=2)
+    later = json.loads(project.loom("diagnose", "--json"))["unrecorded"]
+    assert later["exit_code"] == 2
+    assert "nothing" in later["error"]
+    said = "a later run ended with exit code 2 and left no record: "
+    assert project.loom("diagnose").startswith(f"! {said}")
+    first, second, *_ = project.loom("diagnose", "--format", "agent").splitlines()
+    assert first.endswith(("; just now", "min ago"))
+    assert second.startswith(f"note: {said}")
+    project.loom("run", "--local", code=1)
+    assert said not in project.loom("diagnose")
+
+
+def test_a_job_that_failed_is_explained_while_others_run(make: Make, tmp_path: Path) -> None:
+    project = make(
+        "version: v1\nstages: [s]\nbad:\n  stage: s\n  script: [echo wrong; exit 3]\n"
+        f"slow:\n  stage: s\n  script: [touch {tmp_path}/on; sleep 60]\n"
+    )
+    process = project.start("run", "--local", "-j", "2")
+    try:
+        wait_for(tmp_path / "on")
+        deadline = time.monotonic() + 20
+        while (found := json.loads(project.loom("diagnose", "bad", "--json")))["job_status"] is None:
+            assert time.monotonic() < deadline
+        assert (found["failed"], found["exit_code"], found["lines"]) == (True, 3, ["wrong"])
+        text = project.loom("diagnose")
+        assert text.startswith("failed: job bad, step script/01")
+        assert ", still runs\n" in text
+        assert "still runs: nothing to diagnose" in project.loom("diagnose", "slow")
+    finally:
+        process.kill()
+        process.communicate()

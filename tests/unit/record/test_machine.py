@@ -165,7 +165,7 @@ def test_the_agents_text_is_never_too_long() -> None:
     found = diagnose(
         evidence(lines=huge, job={"failing_tests": tests, "failing_command": "x\n" * 3000, "error": "e" * 5000})
     )
-    text = agent_text(found)
+    text = agent_text(found, now_ns=0)
     assert len(text.encode()) <= MOST_BYTES
     assert text.startswith("run 1: failure")
     assert "failed: job test" in text

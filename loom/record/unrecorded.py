@@ -1,0 +1,54 @@
+"""The last `loom run` of each checkout that ended before it had a record, so that a diagnosis does not pass for its own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import orjson
+
+from loom.errors import LoomError
+from loom.record.documents import Code, Document, Moment
+from loom.record.events import timestamp
+from loom.storage.files import read_regular
+from loom.storage.private import check_private, make_private
+from loom.util import atomic
+
+_LONGEST_ERROR = 2000
+
+
+class Unrecorded(Document):
+    """A run that was refused: it left no record."""
+
+    at: Moment
+    exit_code: Code
+    error: str
+
+
+def note(state_dir: Path, root: Path, error: LoomError, *, began_ns: int) -> None:
+    """OSError when it can't be kept."""
+    found = Unrecorded(
+        at=timestamp(began_ns),
+        exit_code=int(error.exit_code),
+        error=error.message[:_LONGEST_ERROR],
+    )
+    path = _path(state_dir, root)
+    make_private(state_dir)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    atomic.write(path, orjson.dumps(found.model_dump(mode="json")))
+
+
+def since(state_dir: Path, root: Path, run_id: str) -> Unrecorded | None:
+    """The last one of the checkout at `root`, if it is later than this run."""
+    try:
+        check_private(state_dir)
+        found = Unrecorded.model_validate(orjson.loads(read_regular(_path(state_dir, root))))
+    except (OSError, ValueError):
+        return None
+    return found if found.at > timestamp(int(run_id)) else None
+
+
+def _path(state_dir: Path, root: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:32]
+    return state_dir / "unrecorded" / f"{name}.json"
