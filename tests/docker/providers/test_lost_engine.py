@@ -152,7 +152,7 @@ NO_NETWORK = Network(mode="none")
 def test_a_lost_connection_that_ends_the_container_is_not_the_jobs_failure(any_sh: Place) -> None:
     with any_sh.job() as job:
         assert job.run("true").code == 0
-        timer = threading.Timer(0.3, job.session._attachment.close_input)
+        timer = threading.Timer(0.3, job.session._channel.attachment.close_input)
         timer.start()
         with pytest.raises(ProviderError, match="the connection to the container of job job was lost"):
             job.run("sleep 20")

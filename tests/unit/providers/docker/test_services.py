@@ -5,7 +5,7 @@ import pytest
 from loom.plan.model import Image, Ready, Service
 from loom.providers.docker.images import ResolvedImage
 from loom.providers.docker.readiness import ports_of
-from loom.providers.docker.services import RunningService
+from loom.providers.docker.service import RunningService
 
 EXPOSES = {"ExposedPorts": {"9000/tcp": {}, "5432/tcp": {}, "53/udp": {}}}
 
