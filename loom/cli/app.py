@@ -47,7 +47,7 @@ Version = Annotated[
 
 
 def app_for(arguments: Sequence[str]) -> typer.Typer:
-    """The command tree, or as much of it as `arguments` need: describing every command to the parser takes 30 ms."""
+    """The command tree, or as much of it as `arguments` need: see `util.startup`."""
     wanted = [name for name, commands in MODULES.items() if arguments and arguments[0] in commands]
     app = typer.Typer(
         name="loom",

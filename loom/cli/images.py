@@ -355,7 +355,7 @@ class _Context:
 
         from loom.commands import trust
         from loom.plan.model import Job
-        from loom.secrets import resolve
+        from loom.secrets.lookup import resolve
 
         wanted = [use.image.build.secrets if use.image.build is not None else () for use in uses]
         asking = [

@@ -375,7 +375,7 @@ def lay_out(here: Around, past: PastRun, archive: Path, run_id: str) -> Path:
 
 def resolve_secrets(here: Around, job: PastJob) -> Mapping[str, bytes]:
     """Anew: their values are nowhere in the record."""
-    from loom.secrets import resolve
+    from loom.secrets.lookup import resolve
 
     root = job.run.repo_root
     return resolve(job.job.secrets, environ=here.environ, root=root, config=here.config).values

@@ -44,7 +44,7 @@ def requests_of(
 
 
 def _is_reference(reference: str) -> bool:
-    from loom.secrets import check_reference
+    from loom.secrets.lookup import check_reference
 
     return check_reference(reference) is None
 

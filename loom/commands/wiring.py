@@ -105,8 +105,8 @@ def secret_values(
     job: Job, *, config: Config, environ: Mapping[str, str], root: Path
 ) -> tuple[SecretValues, Sequence[str]]:
     """What a job and its services get, and what is missing of what need not be there; SecretError as `secrets.resolve`."""
-    from loom.secrets import check_debug_trace
-    from loom.secrets import resolve as resolve_secrets
+    from loom.secrets.lookup import resolve as resolve_secrets
+    from loom.secrets.trace import check_debug_trace
 
     check_debug_trace(job)
     missing: list[str] = []

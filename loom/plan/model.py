@@ -339,7 +339,5 @@ def resolve(workflow: Workflow, selection: Selection, context: ResolveContext) -
     context's callables, which are asked at most once per question.
     """
     from loom.plan.resolve import plan_of
-    from loom.util.yaml_file import collector_paused
 
-    with collector_paused():
-        return plan_of(workflow, selection, context)
+    return plan_of(workflow, selection, context)

@@ -18,8 +18,9 @@ from loom.record.events import PIPELINE, RUN, PhaseCode
 from loom.record.journal import Journal, Outcome
 from loom.record.recorder import Recorder
 from loom.record.saved_plan import Planned, dump_planned
-from loom.runner import Handover, JobRunner
 from loom.runner.api import Beginning, Ran, Request
+from loom.runner.job import JobRunner
+from loom.runner.products import Handover
 from loom.runner.scheduler import run_jobs, waits_for
 from loom.secrets.masking import Masker
 from loom.snapshot import Snapshot

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from loom.snapshot.model import Change, LeftOut, Snapshot, SnapshotCanceled, Source, Submodule, readable
 from loom.snapshot.source import discover
-from loom.util import lazy
+from loom.util import startup
 
 if TYPE_CHECKING:
     from loom.snapshot.capture import take
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from loom.snapshot.sync import apply as apply_patch
     from loom.snapshot.verification import Verification, verify
 else:
-    __getattr__ = lazy.names_of(
+    __getattr__ = startup.names_of(
         __name__,
         {
             "comparison": "differing",

@@ -6,13 +6,11 @@ anchors, no aliases (hence no bombs), no tags. Plain scalars follow YAML 1.2 (`n
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import stat
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -174,21 +172,6 @@ def problem_in_text(node: Node, at: str, message: str, *, number: int, found: st
     if not found or column == 0:
         return problem
     return replace(problem, line=line, column=column, source_line=source, length=len(found))
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Without the cyclic garbage collector: it would walk a large file's nodes, which all stay, again and again.
-
-    Measured with 5,000 jobs: 0.5 instead of 1.2 seconds to load them.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def pointer(*parts: str | int) -> str:

@@ -103,8 +103,7 @@ def load(path: Path, root: Path) -> Workflow:
 
 def examine(path: Path, root: Path) -> Examined:
     """The same for who wants to know more than that it is wrong: nothing but RequestError is raised."""
-    with yaml_file.collector_paused():
-        return _Loader(root).examine(path)
+    return _Loader(root).examine(path)
 
 
 class _File(Struct, kw_only=True):

@@ -13,16 +13,16 @@ import keyring
 import pytest
 from pykeepass import create_database
 
-from loom import secrets
 from loom.config import Config, KeepassDatabase, load
 from loom.errors import SecretError
 from loom.plan.model import Secret
+from loom.secrets import lookup
 
 VALUE = "correct-horse-battery"
 
 
 def read(ref: str, tmp_path: Path, environ: Mapping[str, str] | None = None, config: Config | None = None) -> bytes:
-    found = secrets.resolve(
+    found = lookup.resolve(
         [Secret(name="TOKEN", ref=ref)],
         environ={"HOME": str(tmp_path / "home"), **(environ or {})},
         root=tmp_path,
@@ -162,7 +162,7 @@ def test_keepass(tmp_path: Path, vault: Path) -> None:
         "F": ("CI/a%2Fb/deploy%3A prod:api key", b"custom-value"),
         "G": ("CI/a%2Fb/deploy%3A prod:attachment/id.key", b"\x00\x01binary"),
     }
-    found = secrets.resolve(
+    found = lookup.resolve(
         [
             *(Secret(name=name, ref=f"keepass://team#{place}") for name, (place, _) in places.items()),
             Secret(name="Y", ref="keepass://team#nope", required=False),
@@ -290,11 +290,11 @@ def test_onepassword_by_its_sdk_refuses_a_token_that_is_none(tmp_path: Path) -> 
     ],
 )
 def test_a_malformed_reference_is_refused_also_where_not_required_and_never_repeated(tmp_path: Path, ref: str) -> None:
-    assert secrets.check_reference(ref) is not None
+    assert lookup.check_reference(ref) is not None
     with pytest.raises(
         SecretError, match=r"secret TOKEN: its reference is malformed: (expected|only your own)"
     ) as refused:
-        secrets.resolve([Secret(name="TOKEN", ref=ref, required=False)], environ={}, root=tmp_path, config=Config())
+        lookup.resolve([Secret(name="TOKEN", ref=ref, required=False)], environ={}, root=tmp_path, config=Config())
     assert refused.value.code == "SECRETS_REF_INVALID"
     assert "hunter2" not in str(refused.value)
 
@@ -303,7 +303,7 @@ def test_an_unknown_scheme(tmp_path: Path) -> None:
     error = refusal("vault://a", tmp_path)
     assert error.code == "SECRETS_PROVIDER_UNAVAILABLE"
     assert "no provider for vault:// is installed (there are: env, file, keepass, keyring, op)" in error.message
-    assert secrets.check_reference("env://A") is None
+    assert lookup.check_reference("env://A") is None
 
 
 def test_what_is_not_required_may_be_missing(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_what_is_not_required_may_be_missing(tmp_path: Path) -> None:
         Secret(name="B", ref="env://B"),
         Secret(name="C", ref="op://a/b/c", required=False),
     ]
-    found = secrets.resolve(refs, environ={"B": VALUE}, root=tmp_path, config=Config())
+    found = lookup.resolve(refs, environ={"B": VALUE}, root=tmp_path, config=Config())
     assert found.values == {"B": VALUE.encode()}
     assert [(missing.name, missing.code) for missing in found.missing] == [
         ("A", "SECRETS_REF_NOT_FOUND"),
@@ -324,7 +324,7 @@ def test_what_is_not_required_may_be_missing(tmp_path: Path) -> None:
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     refs = [Secret(name="A", ref="env://A"), Secret(name="B", ref="file://gone"), Secret(name="C", ref="x://y")]
     with pytest.raises(SecretError) as refused:
-        secrets.resolve(refs, environ={}, root=tmp_path, config=Config())
+        lookup.resolve(refs, environ={}, root=tmp_path, config=Config())
     assert [line.split(":")[0] for line in refused.value.message.splitlines()] == ["secret A", "secret B", "secret C"]
 
 
@@ -352,8 +352,8 @@ def test_a_provider_added_by_an_installed_package(tmp_path: Path) -> None:
         "[loom.secret_providers]\nacme = acme_vault:Vault\nbroken = acme_vault:Gone\n"
     )
     program = (
-        "from loom import secrets; from loom.config import Config; from loom.plan.model import Secret; from pathlib import Path\n"
-        "def get(ref): return secrets.resolve([Secret(name='T', ref=ref)], environ={'X': '-value'}, root=Path('/'),"
+        "from loom.secrets import lookup; from loom.config import Config; from loom.plan.model import Secret; from pathlib import Path\n"
+        "def get(ref): return lookup.resolve([Secret(name='T', ref=ref)], environ={'X': '-value'}, root=Path('/'),"
         " config=Config())\n"
         "print(get('acme://name').values)\n"
         "try: get('broken://x')\n"

@@ -2,9 +2,9 @@ import time
 
 import pytest
 
-from loom import secrets
 from loom.errors import SecretError
 from loom.plan.model import Job, Secret, Step
+from loom.secrets import trace
 
 
 def job(*scripts: str, shell: tuple[str, ...] = ("sh", "-e"), with_secret: bool = True, **variables: str) -> Job:
@@ -68,28 +68,28 @@ NOT_TRACING = [
 @pytest.mark.parametrize("script", TRACING)
 def test_tracing_is_refused_where_there_are_secrets(script: str) -> None:
     with pytest.raises(SecretError, match=r"job deploy has secrets \(TOKEN\)") as refused:
-        secrets.check_debug_trace(job("make", script))
+        trace.check_debug_trace(job("make", script))
     assert refused.value.code == "SECRETS_UNSAFE_DEBUG_TRACE"
     assert "script/02, line " in refused.value.message
-    assert secrets.traces(job(script, with_secret=False)) == ()
+    assert trace.traces(job(script, with_secret=False)) == ()
 
 
 @pytest.mark.parametrize("script", NOT_TRACING)
 def test_what_only_looks_like_tracing_is_not(script: str) -> None:
-    assert secrets.traces(job(script)) == ()
+    assert trace.traces(job(script)) == ()
 
 
 def test_the_shell_and_variables() -> None:
-    assert [trace.where for trace in secrets.traces(job("make", shell=("bash", "-ex")))] == ["shell"]
-    assert [trace.where for trace in secrets.traces(job("make", shell=("bash", "-o", "xtrace")))] == ["shell"]
-    assert [t.where for t in secrets.traces(job("make", CI_DEBUG_TRACE="true"))] == ["variable CI_DEBUG_TRACE"]
-    assert [t.where for t in secrets.traces(job("make", SHELLOPTS="braceexpand:xtrace"))] == ["variable SHELLOPTS"]
-    assert secrets.traces(job("make", CI_DEBUG_TRACE="false")) == ()
+    assert [trace.where for trace in trace.traces(job("make", shell=("bash", "-ex")))] == ["shell"]
+    assert [trace.where for trace in trace.traces(job("make", shell=("bash", "-o", "xtrace")))] == ["shell"]
+    assert [t.where for t in trace.traces(job("make", CI_DEBUG_TRACE="true"))] == ["variable CI_DEBUG_TRACE"]
+    assert [t.where for t in trace.traces(job("make", SHELLOPTS="braceexpand:xtrace"))] == ["variable SHELLOPTS"]
+    assert trace.traces(job("make", CI_DEBUG_TRACE="false")) == ()
 
 
 def test_a_long_line_is_looked_at_quickly() -> None:
     start = time.perf_counter()
     for unit in ("exec ", "env ", "a;", "{", "x=1 ", "set ", "exec set ", "sudo sh -e "):
-        assert not secrets.traces(job(unit * 2_000))
-    assert secrets.traces(job("exec " * 1000 + "bash -x run"))
+        assert not trace.traces(job(unit * 2_000))
+    assert trace.traces(job("exec " * 1000 + "bash -x run"))
     assert time.perf_counter() - start < 5
