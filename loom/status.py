@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum, StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+Count = Annotated[int, Meta(ge=0, le=1 << 53)]
+Code = Annotated[int, Meta(ge=-(1 << 31), le=1 << 53)]
 
 Stream = Literal["stdout", "stderr"]
 
@@ -76,6 +79,18 @@ class Exit(Struct, frozen=True, kw_only=True):
                 return Status.CANCELED
 
 
+class FailingTest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A test that failed. `file` is relative to the workspace where it lies in it, `line` counts from 1."""
+
+    name: str
+    classname: str | None = None
+    file: str | None = None
+    line: Code | None = None
+    message: str | None = None
+    kind: Literal["failure", "error"] = "failure"
+    report: str | None = None
+
+
 class JobResult(Struct, frozen=True, kw_only=True):
     status: Status
     allowed_failure: bool = False
@@ -100,6 +115,14 @@ def worst(statuses: Iterable[Status]) -> Status:
     """The status that stands for all of them; `skipped` only when everything was, and for nothing at all `success`."""
     present = set(statuses)
     return next((status for status in _WORST_FIRST if status in present), Status.SUCCESS)
+
+
+def run_status(jobs: Mapping[str, tuple[Status, bool]]) -> Status:
+    """The pipeline's status from each job's `(status, allowed to fail)`; a failure that is allowed counts as none."""
+    if not jobs:
+        return Status.SUCCESS
+    status = worst(Status.SUCCESS if allowed else status for status, allowed in jobs.values())
+    return Status.SUCCESS if status is Status.SKIPPED else status
 
 
 def exit_code_of(status: Status) -> ExitCode:

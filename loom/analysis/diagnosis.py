@@ -12,8 +12,9 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct, field
 
-from loom.record.documents import Code, Count, Document, FailingTest, Milliseconds, Moment, Sha
+from loom.record.documents import Document, Milliseconds, Moment, Sha
 from loom.record.unrecorded import Unrecorded
+from loom.status import Code, Count, FailingTest
 from loom.util.paths import JOB_PLACE
 
 DIAGNOSIS_SCHEMA: Final = "loom.diagnosis.v1"
@@ -25,7 +26,7 @@ LINE_SHOWN = 400
 """Of a longer line, its beginning and its end are looked at, and shown."""
 
 
-class Cause(Document):
+class Cause(Document, frozen=True, kw_only=True):
     """A known failure that fits. `line` is what gave it away, `advice` the next move."""
 
     code: str
@@ -34,7 +35,7 @@ class Cause(Document):
     line: str | None = None
 
 
-class Place(Document):
+class Place(Document, frozen=True, kw_only=True):
     """A place in the source that the output names."""
 
     file: str
@@ -42,14 +43,14 @@ class Place(Document):
     column: Code | None = None
 
 
-class OtherFailure(Document):
+class OtherFailure(Document, frozen=True, kw_only=True):
     job_id: str
     status: str
     error: str | None
     manifest_path: str
 
 
-class Diagnosis(Document):
+class Diagnosis(Document, frozen=True, kw_only=True):
     schema_version: Literal["loom.diagnosis.v1"] = DIAGNOSIS_SCHEMA
     kind: Literal["diagnosis"] = "diagnosis"
     run_id: str

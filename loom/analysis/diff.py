@@ -9,7 +9,8 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct, field
 
-from loom.record.documents import Code, Count, Document
+from loom.record.documents import Document
+from loom.status import Code, Count
 from loom.util.paths import JOB_PLACE
 
 DIFF_SCHEMA: Final = "loom.diff.v1"
@@ -18,7 +19,7 @@ LINE_COMPARED = 4000
 """A longer line is compared as it is."""
 
 
-class Pair(Document):
+class Pair(Document, frozen=True, kw_only=True):
     """One thing that is not the same. None: not there, or not known."""
 
     name: str
@@ -26,7 +27,7 @@ class Pair(Document):
     b: str | None
 
 
-class FirstLine(Document):
+class FirstLine(Document, frozen=True, kw_only=True):
     """The first line of a step's output that differs after normalising; `line` counts from 1."""
 
     step: str
@@ -35,7 +36,7 @@ class FirstLine(Document):
     b: str | None
 
 
-class JobDiff(Document):
+class JobDiff(Document, frozen=True, kw_only=True):
     job_id: str
     status_a: str | None
     status_b: str | None
@@ -48,7 +49,7 @@ class JobDiff(Document):
     same: bool
 
 
-class Inputs(Document):
+class Inputs(Document, frozen=True, kw_only=True):
     same: bool
     tree: Pair | None
     head: Pair | None
@@ -61,7 +62,7 @@ class Inputs(Document):
     other: list[Pair]
 
 
-class Diff(Document):
+class Diff(Document, frozen=True, kw_only=True):
     schema_version: Literal["loom.diff.v1"] = DIFF_SCHEMA
     kind: Literal["diff"] = "diff"
     run_a: str

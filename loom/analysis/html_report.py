@@ -14,8 +14,8 @@ from typing import Any
 from msgspec import Struct, field
 
 from loom.analysis.diagnosis import failing_tests_total
-from loom.record.documents import JobState, Span
 from loom.record.events import OutputEvent
+from loom.record.fold import JobState, Span
 from loom.record.reader import Reading, Unit
 from loom.record.store import last_output, read_events
 from loom.util.controls import cleaned, visible

@@ -2,45 +2,63 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import TypeAdapter
+import msgspec
+from msgspec import Struct
 
 from loom.analysis import diagnosis, diff, upkeep
 from loom.record import documents
-from loom.record.documents import Document
-from loom.record.events import SCHEMA_VERSION, OutputEvent, PhaseCode, PhaseEvent
+from loom.record.documents import SCHEMA_VERSION
+from loom.record.events import OutputEvent, PhaseCode, PhaseEvent
 from loom.status import Status
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_REFERENCE = "#/$defs/"
 Shape = dict[str, Any]
 
 
-def _document(kind: type[Document]) -> Callable[[], Shape]:
-    return lambda: kind.model_json_schema(mode="serialization")
+def _document(kind: type[Struct]) -> Callable[[], Shape]:
+    return lambda: _shape(kind)
+
+
+def _shape(kind: type[Struct]) -> Shape:
+    """The schema of what loom writes: everything is there, also what has a default."""
+    _, definitions = msgspec.json.schema_components([kind], ref_template=_REFERENCE + "{name}")
+    own: Shape = _strict(definitions.pop(kind.__name__))
+    others = {name: _strict(shape) for name, shape in sorted(definitions.items())}
+    return {**own, "$defs": others} if others else own
+
+
+def _strict(shape: Any) -> Any:
+    if isinstance(shape, list):
+        return [_strict(item) for item in shape]
+    if not isinstance(shape, dict):
+        return shape
+    found = {key: _strict(value) for key, value in shape.items()}
+    if isinstance(found.get("enum"), list) and len(found["enum"]) == 1:
+        found |= {"const": found.pop("enum")[0], "type": "string"}
+    if isinstance(found.get("description"), str):
+        found["description"] = inspect.cleandoc(found["description"])
+    if isinstance(found.get("properties"), dict):
+        found |= {"required": list(found["properties"]), "additionalProperties": False}
+    return found
 
 
 def _phase_event() -> Shape:
-    shape = TypeAdapter(PhaseEvent).json_schema(mode="serialization")
+    shape = _shape(PhaseEvent)
     shape["properties"]["phase_code"]["enum"] = [code.value for code in PhaseCode]
     shape["properties"]["schema_version"] = {"const": SCHEMA_VERSION, "type": "string"}
-    _event_fields(shape)
-    shape["required"] = [name for name in shape["properties"] if name not in ("message", "data")]
-    return {**shape, "additionalProperties": False}
+    shape["properties"]["ts"]["format"] = "date-time"
+    return shape | {"required": [name for name in shape["properties"] if name not in ("message", "data")]}
 
 
 def _output_event() -> Shape:
-    shape = TypeAdapter(OutputEvent).json_schema(mode="serialization")
-    shape["properties"] = {"kind": {"const": "output", "type": "string"}, **shape["properties"]}
-    _event_fields(shape)
-    shape["required"] = ["seq", "ts", "kind", "stream", "text"]
-    return {**shape, "additionalProperties": False}
-
-
-def _event_fields(shape: Shape) -> None:
-    shape["properties"]["seq"]["minimum"] = 1
+    shape = _shape(OutputEvent)
     shape["properties"]["ts"]["format"] = "date-time"
+    return shape | {"required": ["seq", "ts", "kind", "stream", "text"]}
 
 
 def _log_line() -> Shape:
@@ -81,7 +99,7 @@ def _either(title: str, description: str, *shapes: Shape) -> Shape:
     return {
         "title": title,
         "description": description,
-        "oneOf": [{"$ref": f"#/$defs/{shape['title']}"} for shape in shapes],
+        "oneOf": [{"$ref": f"{_REFERENCE}{shape['title']}"} for shape in shapes],
         "$defs": definitions,
     }
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from pydantic import Field
+from msgspec import field
 
-from loom.record.documents import Count, Document
+from loom.record.documents import Document
+from loom.status import Count
 
 CLEAN_SCHEMA: Final = "loom.clean.v1"
 DOCTOR_SCHEMA: Final = "loom.doctor.v1"
 
 
-class CleanedRun(Document):
+class CleanedRun(Document, frozen=True, kw_only=True):
     """A run, or a workspace that no record knows. `bytes` counts files on this machine, not what the engine had."""
 
     run_id: str
@@ -28,12 +29,12 @@ class CleanedRun(Document):
     problems: list[str]
 
 
-class ExpiredArtifacts(Document):
+class ExpiredArtifacts(Document, frozen=True, kw_only=True):
     run_id: str
     job_id: str
 
 
-class CleanedWorkspace(Document):
+class CleanedWorkspace(Document, frozen=True, kw_only=True):
     """A workspace beyond the limits; the records of its runs stay."""
 
     path: str
@@ -47,20 +48,20 @@ class CleanedWorkspace(Document):
     problems: list[str]
 
 
-class Clean(Document):
+class Clean(Document, frozen=True, kw_only=True):
     """What `loom clean --json` prints."""
 
     schema_version: Literal["loom.clean.v1"] = CLEAN_SCHEMA
     kind: Literal["clean"] = "clean"
     dry_run: bool
     runs: list[CleanedRun]
-    expired_artifacts: list[ExpiredArtifacts] = Field(default_factory=list)
-    workspaces: list[CleanedWorkspace] = Field(default_factory=list)
-    not_ours: list[str] = Field(default_factory=list)
+    expired_artifacts: list[ExpiredArtifacts] = field(default_factory=list)
+    workspaces: list[CleanedWorkspace] = field(default_factory=list)
+    not_ours: list[str] = field(default_factory=list)
     """With --all: what is named like a workspace, and was not made by a loom with this state directory. It is left alone."""
 
 
-class Check(Document):
+class Check(Document, frozen=True, kw_only=True):
     """One thing that loom needs of the machine."""
 
     name: str
@@ -70,7 +71,7 @@ class Check(Document):
     """What to do about it; one or more lines."""
 
 
-class Doctor(Document):
+class Doctor(Document, frozen=True, kw_only=True):
     """What `loom doctor --json` prints. The exit code is 3 when a check is `bad`."""
 
     schema_version: Literal["loom.doctor.v1"] = DOCTOR_SCHEMA

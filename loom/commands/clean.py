@@ -121,7 +121,7 @@ def clean(
             workspaces=[upkeep.CleanedWorkspace(**asdict(space)) for space in spaces],
             not_ours=unknown,
         )
-        print_json(document.model_dump(mode="json"))
+        print_json(document)
     else:
         for run_id, job_id in expired:
             print(f"{'would remove' if dry_run else 'removed'} the expired artifacts of {job_id} in {run_id}")
@@ -387,7 +387,7 @@ def doctor(*, as_json: bool) -> int:
         from loom.analysis import upkeep
 
         document = upkeep.Doctor(checks=[upkeep.Check(**asdict(found)) for found in findings])
-        print_json(document.model_dump(mode="json"))
+        print_json(document)
     else:
         look, write = look_of(place)
         for found in findings:

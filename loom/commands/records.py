@@ -70,14 +70,15 @@ def look_of(place: Here, **details: Any) -> tuple[Look, Callable[[str], None]]:
 def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> None:
     from itertools import islice
 
-    from loom.record.listing import RUNS_SCHEMA, row_of
+    from loom.record.documents import Runs
+    from loom.record.listing import row_of
     from loom.render.records import runs_lines
 
     place = here(color)
     entries = place.store.entries(None if everywhere else place.root)
     rows = [row_of(entry) for entry in islice(entries, limit)]
     if as_json:
-        print_json({"schema_version": RUNS_SCHEMA, "kind": "runs", "runs": rows})
+        print_json(Runs(runs=rows))
         return
     look, write = look_of(place)
     for line in runs_lines(rows, look, now_ns=time.time_ns(), with_place=everywhere):
@@ -283,7 +284,7 @@ def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None
         reading, job, unrecorded.since(place.config.state_dir, place.root, reading.run_id)
     )
     if form == "json":
-        print_json(diagnosis.model_dump(mode="json"))
+        print_json(diagnosis)
     elif form == "agent":
         from loom.render.agent import agent_text
         from loom.util.controls import cleaned
@@ -307,7 +308,7 @@ def diff(run_a: str, run_b: str, *, as_json: bool, color: str | None) -> None:
     place = here(color)
     found = comparing.diff_of(place.find(run_a), place.find(run_b))
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(found)
         return
     look, write = look_of(place)
     for line in diff_lines(found, look):

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Literal
 
 import msgspec
 import orjson
-from msgspec import Meta
+from msgspec import Struct, field
 
 from loom.record import facts
-from loom.status import Status, Stream
-
-SCHEMA_VERSION: Final = "loom.runtime.logs.v2"
+from loom.record.documents import SCHEMA_VERSION, Positive, check_moment
+from loom.status import Code, Status, Stream
 
 _DEEPEST = 100
 """Levels of JSON in an event or document; loom's own have about ten."""
@@ -59,8 +57,7 @@ class Section(StrEnum):
     CLEANUP = "cleanup"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Where:
+class Where(Struct, frozen=True, kw_only=True):
     """The place in a run that an event belongs to."""
 
     scope: Scope
@@ -73,46 +70,44 @@ RUN = Where(scope="run")
 PIPELINE = Where(scope="pipeline")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PhaseEvent:
+class PhaseEvent(Struct, frozen=True, kw_only=True):
     """A boundary (`phase_started`, `phase_finished`) or a fact (`message`, whose `data` says it in plain values).
 
     `duration_ms` is milliseconds, a float with microsecond precision. `error` is text for people; `data` is a flat or
-    nested mapping of JSON values, and the only source of what the documents derive.
+    nested mapping of JSON values, and the only source of what the documents derive. Both may be absent from a line.
     """
 
-    seq: Annotated[int, Meta(ge=1, le=1 << 53)]
+    schema_version: str = SCHEMA_VERSION
+    seq: Positive
     ts: str
     run_id: str
     pipeline_id: str
+    job_id: str | None = None
+    step: str | None = None
+    section: str | None = None
     scope: Scope
     phase_code: str
     phase_family: str
     kind: Kind
-    job_id: str | None = None
-    step: str | None = None
-    section: str | None = None
     status: Status | None = None
-    exit_code: facts.Code | None = None
+    exit_code: Code | None = None
     duration_ms: facts.Milliseconds | None = None
     error: str | None = None
     message: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
-    schema_version: str = SCHEMA_VERSION
 
     @property
     def where(self) -> Where:
         return Where(scope=self.scope, job_id=self.job_id, step=self.step, section=self.section)
 
 
-@dataclass(frozen=True, kw_only=True)
-class OutputEvent:
+class OutputEvent(Struct, frozen=True, tag_field="kind", tag="output", omit_defaults=True, gc=False):
     """One line of output without its line end. `partial`: the line goes on in the next event of the same stream.
 
     `raw_b64` holds the exact bytes where they are not UTF-8; `text` then shows them with U+FFFD.
     """
 
-    seq: Annotated[int, Meta(ge=1, le=1 << 53)]
+    seq: Positive
     ts: str
     stream: Stream
     text: str
@@ -125,10 +120,6 @@ class OutputEvent:
 
 
 Event = PhaseEvent | OutputEvent
-
-_PHASE_FIELDS = tuple(f.name for f in fields(PhaseEvent))
-_IDENTITY = ("schema_version", "seq", "ts", "run_id", "pipeline_id", "job_id", "step", "section", "scope")
-_ORDER = (*_IDENTITY, *(name for name in _PHASE_FIELDS if name not in _IDENTITY))
 
 
 def timestamp(epoch_ns: int) -> str:
@@ -144,23 +135,11 @@ def encode(event: Event) -> bytes:
 
 def to_dict(event: Event) -> dict[str, Any]:
     """The JSON object of an event, keys in their documented order; what is absent (None, empty data) is null or left out."""
-    if isinstance(event, OutputEvent):
-        line: dict[str, Any] = {
-            "seq": event.seq,
-            "ts": event.ts,
-            "kind": "output",
-            "stream": event.stream,
-            "text": event.text,
-        }
-        if event.partial:
-            line["partial"] = True
-        if event.raw_b64 is not None:
-            line["raw_b64"] = event.raw_b64
-        return line
-    shape = {name: getattr(event, name) for name in _ORDER}
-    for optional in ("message", "data"):
-        if not shape[optional]:
-            del shape[optional]
+    shape: dict[str, Any] = msgspec.to_builtins(event)
+    if isinstance(event, PhaseEvent):
+        for optional in ("message", "data"):
+            if not shape[optional]:
+                del shape[optional]
     return shape
 
 
@@ -179,9 +158,7 @@ def decode(line: bytes | str) -> Event:
         event = msgspec.convert(parsed(line), PhaseEvent)
     except msgspec.ValidationError as error:
         raise ValueError(f"not a loom event: {error}") from error
-    if not event.ts.endswith("Z"):
-        raise ValueError(f"not a loom event: {event.ts!r} is no time")
-    datetime.fromisoformat(event.ts)
+    check_moment(event.ts)
     for name in (event.job_id, event.step, event.section):
         if name is not None:
             facts.check_place(name)

@@ -13,10 +13,9 @@ from typing import Annotated, Any, Literal, Required, TypedDict
 import msgspec
 from msgspec import Meta
 
-from loom.status import Status
+from loom.record.documents import OutputCounts, SavedArtifacts
+from loom.status import Code, Count, FailingTest, Status
 
-Count = Annotated[int, Meta(ge=0, le=1 << 53)]
-Code = Annotated[int, Meta(ge=-(1 << 31), le=1 << 53)]
 Milliseconds = Annotated[float, Meta(ge=-1e15, le=1e15)]
 
 
@@ -34,13 +33,6 @@ class _Begun(TypedDict, total=False):
     reused: list[str]
 
 
-class _Output(TypedDict, total=False):
-    stdout_lines: Count
-    stderr_lines: Count
-    stdout_bytes: Count
-    stderr_bytes: Count
-
-
 class _Phase(TypedDict, total=False):
     """Of every other phase, at its beginning or end."""
 
@@ -49,7 +41,7 @@ class _Phase(TypedDict, total=False):
     line: Code | None
     literal: bool
     attempt: Count
-    output: _Output
+    output: OutputCounts
 
 
 class _Step(TypedDict, total=False):
@@ -183,35 +175,12 @@ class _Changed(TypedDict, total=False):
     count: Count
 
 
-class _Test(TypedDict, total=False):
-    name: Required[str]
-    classname: str | None
-    file: str | None
-    line: Code | None
-    message: str | None
-    kind: str
-    report: str | None
-
-
 class _Cache(TypedDict, total=False):
     action: Required[str]
     name: str | None
     key: str
     wanted: str
     hit: str
-
-
-class _Artifacts(TypedDict, total=False):
-    files: Required[Count]
-    bytes: Required[Count]
-    name: str | None
-    path: str | None
-    archive_path: str | None
-    sha256: str | None
-    missing: list[str]
-    skipped: list[_LeftOut]
-    skipped_total: Count
-    expire_in_s: float | None
 
 
 class _Checkpoint(TypedDict, total=False):
@@ -253,9 +222,9 @@ _FACTS: Mapping[str, Any] = {
     "notice": _Warning,
     "attempt_failed": _Attempt,
     "workspace_changed": _Changed,
-    "failing_test": _Test,
+    "failing_test": FailingTest,
     "cache": _Cache,
-    "artifacts_saved": _Artifacts,
+    "artifacts_saved": SavedArtifacts,
     "test_reports": _Reports,
     "session_kept": _Kept,
     "handed_on": _HandedOn,

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Struct
 
-from loom.record.events import PhaseCode, PhaseEvent, Where, timestamp
+from loom.record.events import OutputEvent, PhaseCode, PhaseEvent, Where, timestamp
 from loom.record.lines import Line, LineSplitter, encodable
 from loom.secrets.masking import Masker, StreamMasker
 from loom.status import Status, Stream
@@ -232,28 +232,16 @@ class Journal:
         return value
 
 
-class _OutputLine(Struct, omit_defaults=True, gc=False):
-    """A line in its file: `events.OutputEvent`, made and written several times as quickly."""
-
-    seq: int
-    ts: str
-    kind: str
-    stream: str
-    text: str
-    partial: bool = False
-    raw_b64: str | None = None
-
-
 _ENCODER = msgspec.json.Encoder()
 
 
-def _encode_lines(first: int, ts: str, stream: str, lines: Lines) -> bytes:
+def _encode_lines(first: int, ts: str, stream: Stream, lines: Lines) -> bytes:
     """The same bytes as `events.encode` gives for each line."""
     return _ENCODER.encode_lines(
         [
-            _OutputLine(seq, ts, "output", stream, line)
+            OutputEvent(seq, ts, stream, line)
             if isinstance(line, str)
-            else _OutputLine(seq, ts, "output", stream, line.text, line.partial, line.raw_b64)
+            else OutputEvent(seq, ts, stream, line.text, line.partial, line.raw_b64)
             for seq, line in enumerate(lines, first)
         ]
     )

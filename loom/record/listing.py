@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
 
 from loom.errors import RecordError
-from loom.record.documents import RunSummary
+from loom.record.documents import RunRow, RunSummary
 from loom.record.events import timestamp
 from loom.record.store import INTERRUPTED, RUNNING, RunEntry, last_event, read_document
 
-RUNS_SCHEMA = "loom.runs.v1"
 
-
-def row_of(entry: RunEntry) -> dict[str, Any]:
-    """One line of `loom runs`, from a few small files."""
+def row_of(entry: RunEntry) -> RunRow:
     receipt = entry.receipt or {}
     status = entry.state
     failing = None
@@ -22,20 +18,20 @@ def row_of(entry: RunEntry) -> dict[str, Any]:
         with suppress(RecordError):  # a record that lost this file still has a row
             failing = (read_document(entry.paths.logs / "summary.json", RunSummary) or {}).get("failing_job_id")
     last = None if entry.receipt else last_event(entry.paths.events)
-    return {
-        "run_id": entry.run_id,
-        "status": status,
-        "exit_code": receipt.get("exit_code"),
-        "started_at": receipt.get("started_at") or timestamp(int(entry.run_id)),
-        "duration_ms": receipt.get("duration_ms"),
-        "last_event_at": last.ts if last else None,
-        "head_sha": receipt.get("snapshot_head_sha"),
-        "tree_sha": receipt.get("snapshot_tree_sha"),
-        "failing_job_id": failing,
-        "error": receipt.get("error"),
-        "command": list(receipt.get("command") or entry.identity.get("command") or ()),
-        "repo_root": entry.identity.get("repo_root"),
-        "workspace": entry.identity.get("workspace"),
-        "receipt_path": str(entry.paths.receipt) if entry.receipt else None,
-        "logs_dir": str(entry.paths.logs),
-    }
+    return RunRow(
+        run_id=entry.run_id,
+        status=status,
+        exit_code=receipt.get("exit_code"),
+        started_at=receipt.get("started_at") or timestamp(int(entry.run_id)),
+        duration_ms=receipt.get("duration_ms"),
+        last_event_at=last.ts if last else None,
+        head_sha=receipt.get("snapshot_head_sha"),
+        tree_sha=receipt.get("snapshot_tree_sha"),
+        failing_job_id=failing,
+        error=receipt.get("error"),
+        command=list(receipt.get("command") or entry.identity.get("command") or ()),
+        repo_root=entry.identity.get("repo_root"),
+        workspace=entry.identity.get("workspace"),
+        receipt_path=str(entry.paths.receipt) if entry.receipt else None,
+        logs_dir=str(entry.paths.logs),
+    )

@@ -15,8 +15,19 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from msgspec import Struct
 
 from loom.errors import LoomError, RecordError
-from loom.record.documents import SHOW_SCHEMA, Document, JobManifest, PipelineManifest, RunFold, RunSummary
-from loom.record.events import SCHEMA_VERSION, Event, OutputEvent, PhaseEvent, Scope, Where, decode, encode
+from loom.record import derive
+from loom.record.documents import (
+    SCHEMA_VERSION,
+    Document,
+    JobManifest,
+    PipelineManifest,
+    RunSummary,
+    Show,
+    checked,
+    plain,
+)
+from loom.record.events import Event, OutputEvent, PhaseEvent, Scope, Where, decode, encode
+from loom.record.fold import RunFold
 from loom.record.journal import OutputBatch, Sink
 from loom.record.lines import TAIL_LINES, Line
 from loom.record.store import (
@@ -91,18 +102,20 @@ class Reading:
         return fold
 
     def run_summary(self) -> Mapping[str, Any]:
-        return self._document("summary.json", RunSummary, RunFold.run_summary)
+        return self._document("summary.json", RunSummary, derive.run_summary)
 
     def pipeline_manifest(self) -> Mapping[str, Any]:
-        return self._document("pipeline/manifest.json", PipelineManifest, RunFold.pipeline_manifest)
+        return self._document("pipeline/manifest.json", PipelineManifest, derive.pipeline_manifest)
 
     def job_manifest(self, job_id: str) -> Mapping[str, Any]:
         """RecordError for a job that the record does not have."""
-        return self._document(f"jobs/{job_id}/manifest.json", JobManifest, lambda fold: fold.job_manifest(job_id))
+        return self._document(
+            f"jobs/{job_id}/manifest.json", JobManifest, lambda fold: derive.job_manifest(fold, job_id)
+        )
 
     def receipt(self) -> Mapping[str, Any]:
         """As written; for a run without an end, what it would say by now."""
-        return self.entry.receipt or self._folded(RunFold.receipt)
+        return self.entry.receipt or self._folded(derive.receipt)
 
     def commit(self) -> Commit | None:
         """The commit of the run's snapshot; None where the repository, or the commit in it, is gone."""
@@ -166,7 +179,8 @@ class Reading:
 
     def _folded(self, folded: Callable[[RunFold], Document]) -> Mapping[str, Any]:
         try:
-            return folded(self.fold).model_dump(mode="json", by_alias=True)
+            document = folded(self.fold)
+            return checked(plain(document), type(document))
         except (ValueError, KeyError) as error:
             why = "; ".join(line.strip() for line in str(error).splitlines()[:3])
             raise RecordError(f"{self.paths.events} is damaged: {why}") from error
@@ -330,15 +344,14 @@ def document_of(reading: Reading) -> dict[str, Any]:
     pipeline = reading.pipeline_manifest()
     unfinished = reading.state in (RUNNING, INTERRUPTED)
     commit = reading.commit()
-    return {
-        "schema_version": SHOW_SCHEMA,
-        "kind": "show",
+    shape = {
         "run_id": reading.run_id,
         "state": reading.state,
         "last_event_at": reading.last_sign() if unfinished else None,
         "commit": None if commit is None else commit.document(),
-        "receipt": None if unfinished else dict(reading.receipt()),
-        "summary": dict(reading.run_summary()),
-        "pipeline": dict(pipeline),
-        "jobs": [dict(reading.job_manifest(job["job_id"])) for job in pipeline["jobs"]],
+        "receipt": None if unfinished else reading.receipt(),
+        "summary": reading.run_summary(),
+        "pipeline": pipeline,
+        "jobs": [reading.job_manifest(job["job_id"]) for job in pipeline["jobs"]],
     }
+    return checked(shape, Show)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from loom.record.documents import RunFold, dump, job_dir, section_dir
+from loom.record import derive
+from loom.record.derive import job_dir, section_dir, step_dir
+from loom.record.documents import dump
 from loom.record.events import PhaseCode, PhaseEvent, encode
+from loom.record.fold import RunFold
 from loom.record.journal import OutputBatch
 from loom.record.store import RunRecord
 
@@ -53,10 +56,10 @@ class Recorder:
             return
         if job_id is not None and event.step is not None:
             attempt = self.fold.jobs[job_id].attempts
-            summary = self.fold.step_summary(job_id, attempt, event.step)
+            summary = derive.step_summary(self.fold, job_id, attempt, event.step)
             self._record.document(f"{job_dir(job_id)}/user/{event.step}/summary.json", dump(summary))
         elif job_id is not None and event.section is not None:
-            section = self.fold.section_summary(job_id, event.section)
+            section = derive.section_summary(self.fold, job_id, event.section)
             self._record.document(f"{section_dir(job_id, event.section)}/summary.json", dump(section))
         elif event.phase_code == PhaseCode.PIPELINE_EXECUTE:
             self._pipeline_documents()
@@ -66,23 +69,23 @@ class Recorder:
         job = fold.jobs[job_id]
         for attempt, step in job.steps:
             if attempt != job.attempts:  # its files moved when the attempt was set aside
-                place = f"{job_dir(job_id)}/attempts/{attempt}/user/{step}"
-                self._record.document(f"{place}/summary.json", dump(fold.step_summary(job_id, attempt, step)))
-        self._record.document(f"{job_dir(job_id)}/summary.json", dump(fold.job_summary(job_id)))
-        self._record.document(f"{job_dir(job_id)}/manifest.json", dump(fold.job_manifest(job_id)))
+                place = step_dir(job_id, step, attempt, job.attempts)
+                self._record.document(f"{place}/summary.json", dump(derive.step_summary(fold, job_id, attempt, step)))
+        self._record.document(f"{job_dir(job_id)}/summary.json", dump(derive.job_summary(fold, job_id)))
+        self._record.document(f"{job_dir(job_id)}/manifest.json", dump(derive.job_manifest(fold, job_id)))
         self._record.close(f"{job_dir(job_id)}/events.jsonl")
 
     def _pipeline_documents(self) -> None:
-        self._record.document("pipeline/summary.json", dump(self.fold.pipeline_summary()))
-        self._record.document("pipeline/manifest.json", dump(self.fold.pipeline_manifest()))
+        self._record.document("pipeline/summary.json", dump(derive.pipeline_summary(self.fold)))
+        self._record.document("pipeline/manifest.json", dump(derive.pipeline_manifest(self.fold)))
 
     def finish(self) -> None:
         """Write what closes the run: summary, phase report and, last, the receipt."""
-        if self.fold.pipeline_status() is None:
+        if self.fold.pipeline is None or self.fold.pipeline.status is None:
             self._pipeline_documents()
-        self._record.document("summary.json", dump(self.fold.run_summary()))
-        self._record.document("phase-report.json", dump(self.fold.phase_report()))
-        self._record.publish(self._record.paths.receipt, dump(self.fold.receipt()))
+        self._record.document("summary.json", dump(derive.run_summary(self.fold)))
+        self._record.document("phase-report.json", dump(derive.phase_report(self.fold)))
+        self._record.publish(self._record.paths.receipt, dump(derive.receipt(self.fold)))
         self._record.close_all()
 
 

@@ -21,8 +21,10 @@ import orjson
 from msgspec import Struct
 
 from loom.errors import InfrastructureError, RecordError, RequestError
-from loom.record.documents import RECEIPT_SCHEMA, RUN_SCHEMA, Document, Receipt, RunFold
-from loom.record.events import SCHEMA_VERSION, Event, OutputEvent, PhaseEvent, decode, parsed
+from loom.record import derive
+from loom.record.documents import RECEIPT_SCHEMA, RUN_SCHEMA, SCHEMA_VERSION, Document, Receipt, checked, plain
+from loom.record.events import Event, OutputEvent, PhaseEvent, decode, parsed
+from loom.record.fold import RunFold
 from loom.storage.claims import Claims
 from loom.storage.files import open_regular, read_regular
 from loom.storage.private import make_private, own_state
@@ -488,7 +490,7 @@ def _folded_receipt(paths: RunPaths) -> dict[str, Any] | None:
         fold = RunFold()
         for event in read_phases(paths):
             fold.apply(event)
-        return None if fold.status() is None else fold.receipt().model_dump(mode="json")
+        return None if fold.status is None else checked(plain(derive.receipt(fold)), Receipt)
     except (RecordError, ValueError):
         return None
 
@@ -564,7 +566,7 @@ def read_document(path: Path, kind: type[Document]) -> dict[str, Any] | None:
     if isinstance(version, str) and version.startswith("loom.") and version not in KNOWN_SCHEMAS:
         raise other_schema(version, path)
     try:
-        return kind.model_validate(shape).model_dump(mode="json", by_alias=True)
+        return checked(shape, kind)
     except ValueError:
         return None
 

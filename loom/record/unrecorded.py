@@ -6,11 +6,12 @@ import hashlib
 import os
 from pathlib import Path
 
-import orjson
+import msgspec
 
 from loom.errors import LoomError
-from loom.record.documents import Code, Document, Moment
+from loom.record.documents import Document, Moment
 from loom.record.events import timestamp
+from loom.status import Code
 from loom.storage.files import read_regular
 from loom.storage.private import check_private, make_private
 from loom.util import atomic
@@ -18,7 +19,7 @@ from loom.util import atomic
 _LONGEST_ERROR = 2000
 
 
-class Unrecorded(Document):
+class Unrecorded(Document, frozen=True, kw_only=True):
     """A run that was refused: it left no record."""
 
     at: Moment
@@ -36,14 +37,14 @@ def note(state_dir: Path, root: Path, error: LoomError, *, began_ns: int) -> Non
     path = _path(state_dir, root)
     make_private(state_dir)
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    atomic.write(path, orjson.dumps(found.model_dump(mode="json")))
+    atomic.write(path, msgspec.json.encode(found))
 
 
 def since(state_dir: Path, root: Path, run_id: str) -> Unrecorded | None:
     """The last one of the checkout at `root`, if it is later than this run."""
     try:
         check_private(state_dir)
-        found = Unrecorded.model_validate(orjson.loads(read_regular(_path(state_dir, root))))
+        found = msgspec.json.decode(read_regular(_path(state_dir, root)), type=Unrecorded)
     except (OSError, ValueError):
         return None
     return found if found.at > timestamp(int(run_id)) else None

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from loom.util.controls import json_shown
 
 
 def json_text(document: Any) -> str:
     """A document for people and programs: indented, in UTF-8, without characters that steer a terminal."""
-    return json_shown(json.dumps(document, indent=2, ensure_ascii=False)) + "\n"
+    return json_shown(json.dumps(document, indent=2, ensure_ascii=False, default=msgspec.to_builtins)) + "\n"
 
 
 def print_json(document: Any) -> None:

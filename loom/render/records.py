@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from loom.record.documents import RunRow
 from loom.record.events import OutputEvent, Where, to_dict
 from loom.render.output import table
 from loom.render.screen import Look
@@ -20,16 +21,14 @@ if TYPE_CHECKING:
 _STYLES = {"success": ("ok", "ok"), "running": ("start", "bold"), "skipped": ("skip", "dim")}
 
 
-def runs_lines(rows: Sequence[Mapping[str, Any]], look: Look, *, now_ns: int, with_place: bool) -> Iterator[str]:
+def runs_lines(rows: Sequence[RunRow], look: Look, *, now_ns: int, with_place: bool) -> Iterator[str]:
     if not rows:
         return
     cells = [("RUN", "WHEN", "STATUS", "TREE", "TOOK", "FAILED" if not with_place else "CHECKOUT")]
     for row in rows:
-        took = rough_duration(row["duration_ms"]) if row["duration_ms"] is not None else ""
-        last = str(row["failing_job_id"] or "") if not with_place else str(row["repo_root"] or "")
-        cells.append(
-            (row["run_id"], run_age(row["run_id"], now_ns), row["status"], str(row["tree_sha"] or "")[:12], took, last)
-        )
+        took = rough_duration(row.duration_ms) if row.duration_ms is not None else ""
+        last = str(row.failing_job_id or "") if not with_place else str(row.repo_root or "")
+        cells.append((row.run_id, run_age(row.run_id, now_ns), row.status, str(row.tree_sha or "")[:12], took, last))
     for number, (cell, line) in enumerate(zip(cells, table(cells), strict=True)):
         if number == 0:
             yield look.styled(f"  {line}", "dim")

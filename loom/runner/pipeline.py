@@ -13,7 +13,7 @@ from loom import __version__, snapshot
 from loom.errors import LoomError
 from loom.plan.image_lock import identity, shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
-from loom.record.documents import build_schemas, run_exit_code, run_status
+from loom.record import derive
 from loom.record.events import PIPELINE, RUN, PhaseCode
 from loom.record.journal import Journal, Outcome
 from loom.record.recorder import Recorder
@@ -24,7 +24,7 @@ from loom.runner.products import Handover
 from loom.runner.scheduler import run_jobs, waits_for
 from loom.secrets.masking import Masker
 from loom.snapshot import Snapshot
-from loom.status import JobResult, Skip, Status
+from loom.status import JobResult, Skip, Status, exit_code_of, run_status
 from loom.storage.cache import Cache
 from loom.util import controls
 
@@ -71,7 +71,7 @@ class Run:
         if filled:
             self._record.link_into(self._workspace)
         return Ran(
-            receipt=self._recorder.fold.receipt(),
+            receipt=derive.receipt(self._recorder.fold),
             receipt_path=self._record.paths.receipt,
             workspace=self._workspace if filled else None,
             kept=tuple(job.id for job in self._recorder.fold.jobs.values() if "session_kept" in job.facts),
@@ -124,7 +124,6 @@ class Run:
     def _take_snapshot(self) -> Snapshot:
         taken = snapshot.take(self._request.source, self._workspace, cancel=self._cancel)
         self._keep_manifest()
-        build_schemas()  # the containers are still starting
         return taken
 
     def _keep_build_inputs(self) -> None:
@@ -254,7 +253,8 @@ class Run:
         self._deaf()
         for thread in self._stating:
             self._cancel.join(thread)
-        code = run_exit_code(status, self._cancel.exit_code)
+        interrupted = self._cancel.exit_code
+        code = exit_code_of(status) if interrupted is None else interrupted
         with self._journal.span(RUN, PhaseCode.RUN_FINALIZE):
             for text in (*self._opener.left_behind, *self._close_providers()):
                 self._journal.fact(RUN, PhaseCode.RUN_FINALIZE, "warning", {"text": text})

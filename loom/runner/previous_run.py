@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from loom.errors import RequestError
 from loom.plan.model import Job, MountMode, Step
-from loom.record.documents import JobState, RunFold
+from loom.record.fold import JobState, RunFold
 from loom.record.saved_plan import Planned, load_planned
 from loom.record.step_outputs import restored
 from loom.record.store import RunEntry, read_phases

@@ -20,10 +20,9 @@ from msgspec import Struct
 from loom.errors import ArtifactError
 from loom.plan.model import Artifacts
 from loom.secrets.masking import Masker
-from loom.status import OnOutput
+from loom.status import FailingTest, OnOutput
 from loom.storage import junit
 from loom.storage.files import open_regular
-from loom.storage.junit import FailingTest
 from loom.storage.tar import DamagedArchive, UnsafeArchive, Writer, checked, read, unpack
 from loom.storage.workspace import Hashed, Selection, Skipped, UnsafePath, WorkspaceView, leads_out, packing
 

@@ -12,6 +12,8 @@ from xml.parsers import expat
 
 from msgspec import Struct
 
+from loom.status import FailingTest
+
 MAX_BYTES = 64 << 20
 MAX_FAILING = 1000
 _MAX_TEXT = 64 << 10
@@ -23,18 +25,6 @@ _Inside = Callable[[str], str]
 
 class UnreadableReport(ValueError):
     """Not a JUnit report, or not one that loom is willing to read; says why."""
-
-
-class FailingTest(Struct, frozen=True, kw_only=True):
-    """A test that failed. `file` is relative to the workspace where it lies in it, `line` counts from 1."""
-
-    name: str
-    classname: str | None = None
-    file: str | None = None
-    line: int | None = None
-    message: str | None = None
-    kind: Literal["failure", "error"] = "failure"
-    report: str | None = None
 
 
 class Report(Struct, frozen=True, kw_only=True):

@@ -25,8 +25,8 @@ from loom.analysis.html_report import values as page_values
 from loom.cli.boundary import run_app
 from loom.commands.diagnose import diagnosis_of
 from loom.errors import RecordError
-from loom.record.documents import RunFold
 from loom.record.events import PhaseEvent, decode
+from loom.record.fold import RunFold
 from loom.record.reader import Reading, document_of
 from loom.record.saved_plan import load_planned
 from loom.record.store import Store

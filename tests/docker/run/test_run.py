@@ -12,8 +12,10 @@ from pathlib import Path
 import docker
 import pytest
 
-from loom.record.documents import RunFold, dump
+from loom.record import derive
+from loom.record.documents import dump
 from loom.record.events import PhaseEvent, decode
+from loom.record.fold import RunFold
 from tests.docker.run.conftest import Project, Ran, events_of, load, output_of, tree
 
 pytestmark = pytest.mark.docker
@@ -193,22 +195,22 @@ def test_documents_are_what_the_events_say_byte_for_byte(project: Project) -> No
         assert isinstance(event, PhaseEvent)
         fold.apply(event)
     written = {
-        "summary.json": fold.run_summary(),
-        "phase-report.json": fold.phase_report(),
-        "pipeline/summary.json": fold.pipeline_summary(),
-        "pipeline/manifest.json": fold.pipeline_manifest(),
+        "summary.json": derive.run_summary(fold),
+        "phase-report.json": derive.phase_report(fold),
+        "pipeline/summary.json": derive.pipeline_summary(fold),
+        "pipeline/manifest.json": derive.pipeline_manifest(fold),
     }
     for job_id, job in fold.jobs.items():
-        written[f"jobs/{job_id}/summary.json"] = fold.job_summary(job_id)
-        written[f"jobs/{job_id}/manifest.json"] = fold.job_manifest(job_id)
+        written[f"jobs/{job_id}/summary.json"] = derive.job_summary(fold, job_id)
+        written[f"jobs/{job_id}/manifest.json"] = derive.job_manifest(fold, job_id)
         for attempt, step in job.steps:
             place = f"user/{step}" if attempt == job.attempts else f"attempts/{attempt}/user/{step}"
-            written[f"jobs/{job_id}/{place}/summary.json"] = fold.step_summary(job_id, attempt, step)
+            written[f"jobs/{job_id}/{place}/summary.json"] = derive.step_summary(fold, job_id, attempt, step)
         for section in job.sections:
-            written[f"jobs/{job_id}/system/{section}/summary.json"] = fold.section_summary(job_id, section)
+            written[f"jobs/{job_id}/system/{section}/summary.json"] = derive.section_summary(fold, job_id, section)
     for name, document in written.items():
         assert (ran.logs / name).read_bytes() == dump(document), name
-    assert ran.receipt_path.read_bytes() == dump(fold.receipt())
+    assert ran.receipt_path.read_bytes() == dump(derive.receipt(fold))
     assert {str(path.relative_to(ran.logs)) for path in ran.logs.rglob("*.json")} == set(written)
     assert fold.jobs["flaky"].attempts == 2
 

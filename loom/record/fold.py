@@ -1,0 +1,222 @@
+"""A run's state, folded from its phase events in `seq` order.
+
+Folding the events of a record again gives the same state, and so the same documents (`derive`), byte for byte; that is
+also how the record of a run that was killed is read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct, field
+
+from loom.record.documents import UsedImage
+from loom.record.events import PhaseCode, PhaseEvent
+from loom.status import Status
+
+
+class Span(Struct):
+    """One phase that started, and its end if it came."""
+
+    start: PhaseEvent
+    end: PhaseEvent | None = None
+
+    @property
+    def status(self) -> Status | None:
+        return self.end.status if self.end else None
+
+    @property
+    def exit_code(self) -> int | None:
+        return self.end.exit_code if self.end else None
+
+    @property
+    def error(self) -> str | None:
+        return self.end.error if self.end else None
+
+    @property
+    def finished_at(self) -> str | None:
+        return self.end.ts if self.end else None
+
+    @property
+    def duration_ms(self) -> float | None:
+        return duration(self.end.duration_ms if self.end else None)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return {**self.start.data, **(self.end.data if self.end else {})}
+
+
+class JobState(Struct):
+    id: str
+    planned: dict[str, Any]
+    steps: dict[tuple[int, str], Span] = field(default_factory=dict)
+    """By attempt and step."""
+    sections: dict[str, Span] = field(default_factory=dict)
+    phases: list[Span] = field(default_factory=list)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    lists: dict[str, list[Any]] = field(default_factory=dict)
+    result: PhaseEvent | None = None
+
+    @property
+    def attempts(self) -> int:
+        begun = max((attempt for attempt, _ in self.steps), default=0 if self.result is None else 1)
+        set_aside: int = self.facts.get("attempt_failed", {}).get("attempt", -1)
+        return max(begun, set_aside + 1)
+
+    @property
+    def stage(self) -> str:
+        return str(self.planned.get("stage", ""))
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """The data of the job's end; empty while it goes on."""
+        return dict(self.result.data) if self.result else {}
+
+    @property
+    def status(self) -> Status | None:
+        return self.result.status if self.result else None
+
+    @property
+    def exit_code(self) -> int | None:
+        return self.result.exit_code if self.result else None
+
+    @property
+    def duration_ms(self) -> float | None:
+        return duration(self.result.duration_ms if self.result else None)
+
+    @property
+    def allowed_failure(self) -> bool:
+        return bool(self.outcome.get("allowed_failure"))
+
+    @property
+    def blocked_by(self) -> str | None:
+        return self.outcome.get("blocked_by")
+
+    @property
+    def started_at(self) -> str | None:
+        return self.phases[0].start.ts if self.phases else None
+
+    @property
+    def failing_step(self) -> tuple[str, Span] | None:
+        """`(step id, span)` of the step that made the job end as it did."""
+        step = self.outcome.get("failing_step")
+        span = self.steps.get((self.attempts, step)) if step is not None else None
+        return (step, span) if step is not None and span else None
+
+
+class RunFold:
+    """Events in, state out. Not thread-safe: the recorder feeds it under the journal's lock."""
+
+    def __init__(self) -> None:
+        self.run_id = ""
+        self.pipeline_id = ""
+        self.started: dict[str, Any] = {}
+        self.facts: dict[str, dict[str, Any]] = {}
+        self.jobs: dict[str, JobState] = {}
+        self.spans: list[Span] = []
+        self.images: dict[tuple[str, str], UsedImage] = {}
+        self.first: PhaseEvent | None = None
+        self.last: PhaseEvent | None = None
+        self._open: dict[tuple[str, str | None, str | None, str | None], Span] = {}
+
+    def apply(self, event: PhaseEvent) -> None:
+        if self.first is None:
+            self.first = event
+            self.run_id, self.pipeline_id = event.run_id, event.pipeline_id
+            if event.phase_code == PhaseCode.RUN_BOOTSTRAP and event.kind == "phase_started":
+                self.started = dict(event.data)
+        self.last = event
+        match event.kind:
+            case "phase_started":
+                self._start(event)
+            case "phase_finished":
+                span = self._open.pop(_key(event), None)
+                if span is not None:
+                    span.end = event
+            case "message" if event.job_id is None:
+                self._run_fact(event.message or "", dict(event.data))
+            case "message":
+                self._job_fact(self._job(event.job_id or ""), event, dict(event.data))
+
+    def _job(self, job_id: str) -> JobState:
+        state = self.jobs.get(job_id)
+        if state is None:
+            state = self.jobs[job_id] = JobState(job_id, {"id": job_id})
+        return state
+
+    def _start(self, event: PhaseEvent) -> None:
+        span = Span(event)
+        self.spans.append(span)
+        self._open[_key(event)] = span
+        if event.job_id is None:
+            return
+        job = self._job(event.job_id)
+        if event.step is not None:
+            job.steps[event.data.get("attempt", 1), event.step] = span
+        elif event.section is not None:
+            job.sections[event.section] = span
+        else:
+            job.phases.append(span)
+
+    def _run_fact(self, name: str, data: dict[str, Any]) -> None:
+        if name == "plan_resolved":
+            for planned in data.get("jobs", ()):
+                self._job(planned["id"]).planned = planned
+        self.facts[name] = data
+
+    def _job_fact(self, job: JobState, event: PhaseEvent, data: dict[str, Any]) -> None:
+        name = event.message or ""
+        if name == "job_finished":
+            job.result = event
+        elif name in ("warning", "failing_test", "cache", "image_used"):
+            job.lists.setdefault(name, []).append(data)
+        else:
+            job.facts[name] = data
+        if name in ("image_resolved", "image_used") and data.get("name"):
+            self.images[data["name"], data["id"]] = image_of(data)
+
+    # What follows reads only.
+
+    @property
+    def end(self) -> dict[str, Any]:
+        """What the run ended with: `status`, `exit_code`, `duration_ms`, `error`, `error_code`. Empty while it goes on."""
+        return self.facts.get("run_finished", {})
+
+    @property
+    def status(self) -> Status | None:
+        """The run's status, None while it has not ended."""
+        return Status(self.end["status"]) if self.end else None
+
+    @property
+    def pipeline(self) -> Span | None:
+        return next((span for span in self.spans if span.start.phase_code == PhaseCode.PIPELINE_EXECUTE), None)
+
+    def failing_job(self) -> JobState | None:
+        """The first job that ended badly and was not allowed to."""
+        failed = [
+            job
+            for job in self.jobs.values()
+            if job.result and job.status and not job.status.ok and not job.allowed_failure
+        ]
+        worth = [job for job in failed if job.status is not Status.CANCELED] or failed
+        return min(worth, key=lambda job: job.result.seq if job.result else 0, default=None)
+
+    def jobs_by_status(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for job in self.jobs.values():
+            name = str(job.status or "unfinished")
+            counts[name] = counts.get(name, 0) + 1
+        return dict(sorted(counts.items()))
+
+
+def duration(milliseconds: float | None) -> float | None:
+    """Not negative, also where a clock was set back while a phase went on."""
+    return None if milliseconds is None else max(0.0, milliseconds)
+
+
+def image_of(fact: dict[str, Any]) -> UsedImage:
+    return UsedImage(name=fact["name"], id=fact["id"], digest=fact.get("digest", ""))
+
+
+def _key(event: PhaseEvent) -> tuple[str, str | None, str | None, str | None]:
+    return (event.phase_code, event.job_id, event.step, event.section)
