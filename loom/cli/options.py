@@ -87,7 +87,7 @@ Trust = Annotated[
     bool,
     typer.Option("--trust", help="Allow all that the workflow asks for (`loom trust` lists it), for this one time."),
 ]
-Stream = Annotated[bool, typer.Option("--stream", help="Show output live, with the job's name in front.")]
+Stream = Annotated[bool | None, typer.Option("--stream", help="Show output live, with the job's name in front.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the receipt's path and the final status only.")]
 Keep = Annotated[
     str | None,

@@ -34,7 +34,7 @@ def resume(
     sync: Annotated[
         bool, typer.Option("--sync", help="First bring the checkout's present changes into the workspace.")
     ] = False,
-    stream: Stream = False,
+    stream: Stream = None,
     quiet: Quiet = False,
     keep: Keep = None,
     trust: Trust = False,
@@ -56,7 +56,7 @@ def rerun(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="On a new snapshot of the checkout, by its present workflow.")
     ] = False,
-    stream: Stream = False,
+    stream: Stream = None,
     quiet: Quiet = False,
     keep: Keep = None,
     trust: Trust = False,

@@ -22,8 +22,9 @@ def register(app: typer.Typer) -> None:
     app.command("run")(run)
 
 
+# As long as the command has options: each is a parameter here, and known by its name from here on (`Options.of`).
 def run(
-    jobs: options.Jobs = None,
+    names: options.Jobs = None,
     local: Annotated[
         bool, typer.Option("--local", help="Run on this machine, which is the only way there is.")
     ] = False,
@@ -38,14 +39,14 @@ def run(
     changes_base: options.ChangesBase = None,
     event: options.EventOption = options.Event.PUSH,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and run nothing.")] = False,
-    stream: options.Stream = False,
+    stream: options.Stream = None,
     quiet: options.Quiet = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what the run is made of.")] = False,
     color: ColorOption = None,
-    jobs_at_once: Annotated[
+    jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help="At most N jobs at once.")
     ] = None,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop everything at the first failure.")] = False,
+    fail_fast: Annotated[bool | None, typer.Option("--fail-fast", help="Stop everything at the first failure.")] = None,
     mount_mode: Annotated[
         str | None,
         typer.Option(
@@ -62,7 +63,7 @@ def run(
             help="Nearest to CI: files of its own for each job, no undeclared network, locked images only (`loom images lock`).",
         ),
     ] = False,
-    frozen: Annotated[bool, typer.Option("--frozen", help="Only images that .loom/images.lock names.")] = False,
+    frozen: Annotated[bool | None, typer.Option("--frozen", help="Only images that .loom/images.lock names.")] = None,
     pull: Annotated[
         str | None,
         typer.Option("--pull", metavar="WHEN", help="always, missing or never.", autocompletion=values_of("pull")),
@@ -92,40 +93,7 @@ def run(
     Ends with 0 when all passed, 1 when a job failed, 2 when the request or the workflow is wrong, 3 when the engine, an
     image or the snapshot is unavailable, 4 when a job ran out of time, 130, 143 or 129 when interrupted (INT, TERM, HUP).
     """
+    given = {name: value for name, value in locals().items() if name != "local"}
     from loom.commands import run as running
 
-    _ = local  # said for clarity, and for the day when there is another way
-    raise SystemExit(
-        running.run(
-            running.Options(
-                jobs=tuple(jobs or ()),
-                container=container,
-                workflow=workflow,
-                stages=tuple(stage or ()),
-                from_job=from_job,
-                only_failed=only_failed,
-                needs=needs,
-                variables=tuple(var or ()),
-                matrix=tuple(matrix or ()),
-                changes_base=changes_base,
-                event=event.value,
-                dry_run=dry_run,
-                stream=stream,
-                quiet=quiet,
-                verbose=verbose,
-                color=color,
-                jobs_at_once=jobs_at_once,
-                fail_fast=fail_fast,
-                mount_mode=mount_mode,
-                strict=strict,
-                frozen=frozen,
-                pull=pull,
-                no_cache=no_cache,
-                output="json" if as_json else output.value,
-                keep=keep,
-                shell_on_failure=shell_on_failure,
-                break_before=break_before,
-                trust=trust,
-            )
-        )
-    )
+    raise SystemExit(running.run(running.Options.of(given)))

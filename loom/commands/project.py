@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loom.plan.model import CONTAINERS
 from loom.util.paths import leads_out
 
 if TYPE_CHECKING:
@@ -205,6 +206,7 @@ def selection(
     variables: Iterable[str] | None = None,
     matrix: Iterable[str] | None = None,
     container: bool = False,
+    on: str = CONTAINERS,
 ) -> Selection:
     """The selection that the command line's options mean; `variables` and `matrix` as `NAME=value`."""
     from loom.plan.model import Selection
@@ -218,6 +220,7 @@ def selection(
         variables=pairs(variables or (), "--var"),
         matrix=pairs(matrix or (), "--matrix"),
         container=container,
+        on=on,
     )
 
 

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from loom import snapshot
 from loom.cancel import Cancel, signals
-from loom.commands import project, session
 from loom.commands import run as running
+from loom.commands import session
 from loom.commands.run import Options
 from loom.commands.session import Around
 from loom.errors import LoomError, RequestError
@@ -32,7 +32,7 @@ def resume(
     *,
     from_: str | None,
     sync: bool,
-    stream: bool,
+    stream: bool | None,
     quiet: bool,
     keep: str | None,
     trust: bool,
@@ -42,19 +42,20 @@ def resume(
     past = session.find_run(here, run)
     session.permit(here, past, trust)
     # What was kept once is kept again, also where there is no terminal.
-    options = running.Options(stream=stream, quiet=quiet, keep=keep or "on-failure", trust=trust)
+    given = {"stream": stream, "quiet": quiet, "keep": keep or "on-failure", "trust": trust}
+    options = running.Options.of(given)
     return _Resuming(here, past, options).run(from_, sync=sync)
 
 
 def rerun(
-    run: str | None, *, failed: bool, fresh: bool, stream: bool, quiet: bool, keep: str | None, trust: bool
+    run: str | None, *, failed: bool, fresh: bool, stream: bool | None, quiet: bool, keep: str | None, trust: bool
 ) -> int:
     """Run a run's jobs again from the start; the exit code of the process."""
     here = session.around(trust)
     past = session.find_run(here, run)
     if not fresh:
         session.permit(here, past, trust)
-    options = running.Options(stream=stream, quiet=quiet, keep=keep, trust=trust)
+    options = running.Options.of({"stream": stream, "quiet": quiet, "keep": keep, "trust": trust})
     return _fresh(here, past, options, failed=failed) if fresh else _same(here, past, options, failed=failed)
 
 
@@ -256,10 +257,8 @@ def results_besides(past: PastRun, again: set[str], *, also_unfinished: bool) ->
 def execute(here: Around, past: PastRun, reuse: Reuse, options: Options, run_id: str) -> int:
     planned = past.planned
     source = snapshot.discover(past.repo_root, environ=here.environ)
-    options = replace(
-        options, container=planned.container, strict=planned.isolated, mount_mode=planned.mount_mode.value
-    )
-    settings = project.configured(source.root, here.environ, running.flags_of(options), trusting=options.trust)
+    options = _as_planned(options, past)
+    settings = running.configured(source.root, here.environ, options)
     ids = dict.fromkeys(("LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID"), run_id)
     prepared = running.Prepared(
         run_id=run_id,
@@ -270,6 +269,12 @@ def execute(here: Around, past: PastRun, reuse: Reuse, options: Options, run_id:
         variables={**planned.variables, **ids},
     )
     return running.execute(prepared, options, reuse=reuse)
+
+
+def _as_planned(options: Options, past: PastRun) -> Options:
+    planned = past.planned
+    flags = {**options.flags, "container": planned.container, "mount_mode": planned.mount_mode.value}
+    return replace(options, strict=planned.isolated, flags=flags)
 
 
 def _same(here: Around, past: PastRun, options: Options, *, failed: bool) -> int:
@@ -340,12 +345,9 @@ def _fresh(here: Around, past: PastRun, options: Options, *, failed: bool) -> in
         raise RequestError(f"no job of run {past.run_id} failed", hint="leave --failed out to run all of them again")
     return running.run(
         replace(
-            options,
-            jobs=tuple(ids),
+            _as_planned(options, past),
+            names=tuple(ids),
             parent_run_id=past.run_id,
-            container=past.planned.container,
-            strict=past.planned.isolated,
-            mount_mode=past.planned.mount_mode.value,
             event=past.planned.variables.get("LOOM_EVENT", "push"),
         )
     )

@@ -5,20 +5,23 @@ The only part that looks at the process's environment, its terminal and its cloc
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.cancel import Cancel, signals
+from loom.config import KEYS
 from loom.errors import LoomError
+from loom.plan.model import CONTAINERS
 from loom.status import ExitCode
 
 if TYPE_CHECKING:
@@ -27,9 +30,9 @@ if TYPE_CHECKING:
     from loom.render.ci import GitHub, GitLab
     from loom.render.json_lines import JsonLines
     from loom.render.live import Live
-    from loom.render.screen import Look
-    from loom.runner import Keeping
-    from loom.runner.api import Reuse
+    from loom.render.screen import Look, Screen
+    from loom.runner import Gate
+    from loom.runner.api import Ran, Reuse
     from loom.snapshot import Source
     from loom.workflow import Workflow
 
@@ -38,40 +41,53 @@ MAX_NOTICES = 5
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """The run command's arguments, as given."""
+    """What the person asked for, by the names of the command's parameters. What a setting says too is in `flags`."""
 
-    jobs: tuple[str, ...] = ()
-    container: bool | None = None
+    names: Sequence[str] = ()
     workflow: Path | None = None
-    stages: tuple[str, ...] = ()
+    stage: Sequence[str] = ()
     from_job: str | None = None
     only_failed: bool = False
     needs: bool | None = None
-    variables: tuple[str, ...] = ()
-    matrix: tuple[str, ...] = ()
+    var: Sequence[str] = ()
+    matrix: Sequence[str] = ()
     changes_base: str | None = None
     event: str = "push"
+    on: str = CONTAINERS
+    """The provider of jobs with an image."""
     dry_run: bool = False
-    stream: bool = False
     quiet: bool = False
     verbose: bool = False
-    color: str | None = None
-    jobs_at_once: int | None = None
-    fail_fast: bool = False
-    mount_mode: str | None = None
     strict: bool = False
-    frozen: bool = False
-    pull: str | None = None
     no_cache: bool = False
     output: str = "screen"
     """`screen`, `json`, `github` or `gitlab`."""
-    keep: str | None = None
+    as_json: bool = False
     shell_on_failure: bool = False
     break_before: str | None = None
     trust: bool = False
     """Whether all that the workflow asks for is allowed, this once."""
     parent_run_id: str | None = None
     """The run that this one does again, if it takes nothing over from it."""
+    flags: Mapping[str, object] = field(default_factory=dict)
+    """Settings that the command line gives, by their keys."""
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Options:
+        """Divide what was given into settings and the rest; None means "not given"."""
+        there = {name: value for name, value in given.items() if value is not None}
+        flags = {name: there.pop(name) for name in KEYS if name in there}
+        return cls(flags=flags, **there)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The flags. `--strict`: no network but what the workflow declares, and locked images only."""
+        strict = {"mount_mode": "auto", **self.flags, "network": "none", "frozen": True}
+        return strict if self.strict else dict(self.flags)
+
+    @property
+    def form(self) -> str:
+        return "json" if self.as_json else self.output
 
     @property
     def attended(self) -> bool:
@@ -104,7 +120,7 @@ def prepare(options: Options) -> Prepared:
     environ = dict(os.environ)
     run_id = str(time.time_ns())
     source = snapshot.discover(Path.cwd(), environ=environ)
-    settings = project.configured(source.root, environ, flags_of(options), trusting=options.trust)
+    settings = configured(source.root, environ, options)
     loaded = workflow.load(project.workflow_path(source.root, options.workflow, Path.cwd()), source.root)
     message = project.message_of_head(source.root, environ)
     variables = api.run_variables(run_id, source, loaded.path, event=options.event, message=message)
@@ -116,19 +132,20 @@ def prepare(options: Options) -> Prepared:
         base=options.changes_base,
     )
     selection = project.selection(
-        jobs=options.jobs,
-        stages=options.stages,
+        jobs=options.names,
+        stages=options.stage,
         from_job=options.from_job,
         only_failed=failed_before(settings, source) if options.only_failed else None,
         needs=options.needs,
-        variables=options.variables,
+        variables=options.var,
         matrix=options.matrix,
         container=settings.container,
+        on=options.on,
     )
     plan = resolve(loaded, selection, context)
     if not options.dry_run:
         requests = trusting.requests_of(plan.jobs, settings, source.root, environ, loaded)
-        can_ask = options.output == "screen"
+        can_ask = options.form == "screen"
         if trusting.settle(requests, settings, source.root, environ, flag=options.trust, can_ask=can_ask):
             return prepare(options)  # now with the settings that were allowed
         trusting.say_not_counted(settings)
@@ -141,6 +158,17 @@ def prepare(options: Options) -> Prepared:
         variables=variables,
         notices=_doubts(loaded, plan, selection, settings),
     )
+
+
+def configured(root: Path, environ: Mapping[str, str], options: Options) -> Config:
+    """The settings that hold for a run. `keep: auto` is settled: a failed job stays if a person is there to look into it."""
+    from loom.commands import project
+
+    settings = project.configured(root, environ, options.settings, trusting=options.trust)
+    if settings.keep != "auto":
+        return settings
+    person = sys.stdin.isatty() and sys.stdout.isatty()
+    return dataclasses.replace(settings, keep="on-failure" if person else "never")
 
 
 def _doubts(workflow: Workflow, plan: Plan, selection: Selection, config: Config) -> tuple[str, ...]:
@@ -168,24 +196,6 @@ def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
     by = config.origins.get("container")
     why = f" ({by.place})" if by is not None and by.place and not config.container else ""
     return (f"on this machine, not isolated{why}: {names}; in a container: loom run --container",)
-
-
-def flags_of(options: Options) -> dict[str, object]:
-    """Options as settings. `--strict`: no network but what the workflow declares, and locked images only."""
-    flags: dict[str, object] = {
-        "container": options.container,
-        "stream": options.stream or None,
-        "jobs": options.jobs_at_once,
-        "fail_fast": options.fail_fast or None,
-        "mount_mode": options.mount_mode,
-        "frozen": options.frozen or None,
-        "pull": options.pull,
-        "color": options.color,
-        "keep": options.keep,
-    }
-    if options.strict:
-        flags |= {"mount_mode": options.mount_mode or "auto", "network": "none", "frozen": True}
-    return flags
 
 
 def failed_before(config: Config, source: Source) -> list[str]:
@@ -240,17 +250,10 @@ def _run(options: Options) -> int:
     return execute(prepared, options)
 
 
-def execute(
-    prepared: Prepared,
-    options: Options,
-    *,
-    reuse: Reuse | None = None,
-) -> int:
-    """Run a prepared plan, with the terminal as its audience. `reuse`: see `engine.Request`."""
+def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None) -> int:
+    """Run a prepared plan, with the terminal as its audience. `reuse`: see `api.Request`."""
     from loom.commands import terminal, wiring
-    from loom.plan.model import WorkspaceMode
     from loom.record.store import Store
-    from loom.render.screen import Screen, closing_lines
     from loom.runner import api
 
     config, source, plan = prepared.config, prepared.source, prepared.plan
@@ -259,25 +262,10 @@ def execute(
     sys.setswitchinterval(0.0005)
     cancel = Cancel()
     look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
-    audience: Live | Screen | JsonLines | GitHub | GitLab = Screen(look, write)
-    if options.output != "screen":
-        audience = audience_in(options.output, look, write)
-    elif live_is_wanted(options, stream=config.stream):
-        from loom.render.live import Live
-
-        audience = Live(look, terminal.exact(), time.monotonic)
+    audience, gate = _audience(options, plan, look, write, stream=config.stream)
     tools = wiring.tools_for(
         plan, config, source.root, prepared.environ, run_id=prepared.run_id, isolated=options.strict
     )
-    if options.attended:
-        from loom.commands import breakpoints
-
-        breakpoints.needs_terminal("--shell-on-failure" if options.shell_on_failure else "--break-before")
-        screen = breakpoints.Held(write)
-        audience = Screen(look, screen)
-        before = breakpoints.place_named(plan, options.break_before) if options.break_before is not None else None
-        person = breakpoints.TerminalGate(screen, on_failure=options.shell_on_failure, before=before)
-        tools = replace(tools, gate=person)
     with signals(cancel), closing(audience):
         ran = api.execute(
             api.Request(
@@ -285,20 +273,14 @@ def execute(
                 command=sys.argv,
                 plan=plan,
                 source=source,
-                tools=tools,
+                config=config,
+                tools=replace(tools, gate=gate),
                 preflight=partial(wiring.preflight, plan, tools, config),
                 store=Store(config.state_dir),
-                tmp_dir=config.tmp_dir,
                 clock_ns=time.time_ns,
                 cancel=cancel,
                 sinks=[audience],
-                jobs_at_once=config.jobs or os.cpu_count() or 2,
-                fail_fast=config.fail_fast,
-                mount_mode=WorkspaceMode(config.mount_mode),
-                grace_s=config.grace,
                 cache=None if options.no_cache else partial(wiring.cache_for, config, source),
-                keeping=keeping_of(config),
-                container=config.container,
                 isolated=options.strict,
                 reuse=reuse,
                 parent_run_id=options.parent_run_id,
@@ -307,24 +289,52 @@ def execute(
             )
         )
     _remove_expired(config)
-    if options.output == "json":
-        from loom.render.json_lines import JsonLines
-
-        assert isinstance(audience, JsonLines)
-        audience.receipt(str(ran.receipt_path), ran.receipt.status.value, ran.receipt.exit_code)
-    else:
-        last = list(closing_lines(ran.receipt.status.value, str(ran.receipt_path), look))
-        if not options.quiet:
-            last += [f"look inside: loom shell {ran.receipt.run_id} {job_id}" for job_id in ran.kept]
-        with suppress(OSError):  # told next, unless it is only that the reader left
-            for line in last:
-                write(line)
+    _say_the_end(ran, audience, look, write, quiet=options.quiet)
     if config.auto_clean:
         from loom.commands.clean import clean_later
 
         clean_later(Store(config.state_dir), prepared.environ, source.root)
     terminal.written(f"the run is over ({ran.receipt.status.value}), and its record whole: {ran.receipt_path}")
     return ran.receipt.exit_code
+
+
+def _audience(
+    options: Options, plan: Plan, look: Look, write: Callable[[str], None], *, stream: bool
+) -> tuple[Live | Screen | JsonLines | GitHub | GitLab, Gate | None]:
+    """Who listens to the run, and who is asked around its steps."""
+    from loom.render.screen import Screen
+
+    if options.attended:
+        from loom.commands import breakpoints
+
+        breakpoints.needs_terminal("--shell-on-failure" if options.shell_on_failure else "--break-before")
+        screen = breakpoints.Held(write)
+        before = breakpoints.place_named(plan, options.break_before) if options.break_before is not None else None
+        return Screen(look, screen), breakpoints.TerminalGate(
+            screen, on_failure=options.shell_on_failure, before=before
+        )
+    if options.form != "screen":
+        return audience_in(options.form, look, write), None
+    if live_is_wanted(options, stream=stream):
+        from loom.commands import terminal
+        from loom.render.live import Live
+
+        return Live(look, terminal.exact(), time.monotonic), None
+    return Screen(look, write), None
+
+
+def _say_the_end(ran: Ran, audience: object, look: Look, write: Callable[[str], None], *, quiet: bool) -> None:
+    from loom.render.screen import closing_lines
+
+    if hasattr(audience, "receipt"):
+        audience.receipt(str(ran.receipt_path), ran.receipt.status.value, ran.receipt.exit_code)
+        return
+    last = list(closing_lines(ran.receipt.status.value, str(ran.receipt_path), look))
+    if not quiet:
+        last += [f"look inside: loom shell {ran.receipt.run_id} {job_id}" for job_id in ran.kept]
+    with suppress(OSError):  # told next, unless it is only that the reader left
+        for line in last:
+            write(line)
 
 
 def _remove_expired(config: Config) -> None:
@@ -365,16 +375,6 @@ def live_is_wanted(options: Options, *, stream: bool) -> bool:
     """The moving area is for a terminal that can redraw, and for a person who sees no output pass by anyway."""
     can = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     return can and not (options.quiet or stream or options.attended)
-
-
-def keeping_of(config: Config) -> Keeping:
-    """Which jobs' places stay: as configured, and when nothing was, failed ones if a person is there to look into them."""
-    from loom.runner import Keeping
-
-    if config.keep != "auto":
-        return Keeping(when=config.keep, for_s=config.keep_for)
-    person = sys.stdin.isatty() and sys.stdout.isatty()
-    return Keeping(when="on-failure" if person else "never", for_s=config.keep_for)
 
 
 def screen_parts(color: str, *, quiet: bool, verbose: bool, stream: bool) -> tuple[Any, Callable[[str], None]]:

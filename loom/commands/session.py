@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,7 +92,7 @@ def permit(here: Around, past: PastRun, trust: bool, job: PastJob | None = None)
             hint=f"run it again with it: loom rerun {past.run_id} --fresh",
             code="NOT_HARDENED",
         )
-    settings = replace(here.config, asked=())
+    settings = dataclasses.replace(here.config, asked=())
     requests = trusting.requests_of(jobs, settings, root, here.environ)
     trusting.settle(requests, settings, root, here.environ, flag=trust)
 
@@ -246,12 +246,11 @@ def _opener(
         run_id=run_id,
         workspace=run.workspace,
         variables=planned.variables,
-        mount_mode=planned.mount_mode,
+        config=dataclasses.replace(here.config, mount_mode=planned.mount_mode.value, grace=planned.grace_s),
         resumed={} if view is None else {job.job.id: Resumption(step=step.id, view=view)},
         read_only_mounts=tuple(
             ReadOnlyMount(path=Path(path)) for path in planned.read_only_mounts if Path(path).is_dir()
         ),
-        grace_s=planned.grace_s,
     )
     tools = tools_of(here, run, planned.plan, run_id)
     stack.callback(lambda: [provider.close(cancel) for provider in tools.providers.values()])

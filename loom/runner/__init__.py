@@ -1,13 +1,12 @@
 """One job: its sections and steps, in order, in a session."""
 
-from loom.runner.hooks import AtStep, Gate, Keeping, Resumption, Verdict
+from loom.runner.hooks import AtStep, Gate, Resumption, Verdict
 from loom.runner.session import PlaceOpener, Settings, Tools
 from loom.runner.views import View
 
 __all__ = [
     "AtStep",
     "Gate",
-    "Keeping",
     "PlaceOpener",
     "Resumption",
     "Settings",

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 
 from loom.cancel import Cancel
+from loom.config import Config
 from loom.errors import LoomError, SnapshotError
 from loom.plan import variables as environment
-from loom.plan.model import Job, Plan, WorkspaceMode
+from loom.plan.model import Job, Plan
 from loom.providers.base import ReadOnlyMount
 from loom.record.store import RunRecord, Store
-from loom.runner import Keeping, PlaceOpener, Resumption, Settings, Tools
+from loom.runner import PlaceOpener, Resumption, Settings, Tools
 from loom.status import JobResult
 from loom.util import processes
 from loom.util.paths import new_workspace
@@ -39,16 +40,13 @@ class Request(Struct, frozen=True, kw_only=True):
     command: Sequence[str]
     plan: Plan
     source: Source
+    config: Config
+    """The settings that hold for it, those of the command line among them."""
     tools: Tools
     store: Store
-    tmp_dir: Path
     clock_ns: Callable[[], int]
     cancel: Cancel
     sinks: Sequence[Sink] = ()
-    jobs_at_once: int = 2
-    fail_fast: bool = False
-    mount_mode: WorkspaceMode = WorkspaceMode.AUTO
-    grace_s: float = 10.0
     cache: Callable[[Mapping[str, Any]], Cache] | None = None
     """The caches for a run of a snapshot, by what the record says of it (empty for an earlier run's snapshot).
 
@@ -57,10 +55,8 @@ class Request(Struct, frozen=True, kw_only=True):
     preflight: Callable[[], None] | None = None
     """Checked before any job starts (does an engine answer?); raises InfrastructureError."""
     identity: Mapping[str, Any] = field(default_factory=dict)
-    keeping: Keeping = field(default_factory=Keeping)
-    container: bool = False
     isolated: bool = False
-    """Two things that a later run of the same jobs has to know: see `planned.Planned`."""
+    """Whether services' networks lead nowhere else (`--strict`)."""
     reuse: Reuse | None = None
     parent_run_id: str | None = None
     """The run that this one does again without taking anything over; with `reuse`, that names it."""
@@ -68,6 +64,10 @@ class Request(Struct, frozen=True, kw_only=True):
     """What loom gives every job; None: what the source says."""
     notices: Sequence[str] = ()
     """What a person should know before the first job runs."""
+
+    @property
+    def jobs_at_once(self) -> int:
+        return self.config.jobs or os.cpu_count() or 2
 
 
 class Reuse(Struct, frozen=True, kw_only=True):
@@ -135,7 +135,7 @@ def execute(request: Request) -> Ran:
 def _begin(request: Request) -> Beginning:
     """InfrastructureError when the record can't be written."""
     reuse = request.reuse
-    workspace = reuse.workspace if reuse else new_workspace(request.tmp_dir, request.run_id)
+    workspace = reuse.workspace if reuse else new_workspace(request.config.tmp_dir, request.run_id)
     record = request.store.new(request.run_id)
     # Before anything else is made: however this process ends, there is a record of what it may have left.
     record.create(_identity(request, workspace))
@@ -208,11 +208,9 @@ def _settings(request: Request, workspace: Path) -> Settings:
         run_id=request.run_id,
         workspace=workspace,
         variables=request.variables or run_variables(request.run_id, source, request.plan.workflow_path),
-        mount_mode=request.mount_mode,
+        config=request.config,
         alone=untouched and len([job for job in request.plan.jobs if job.id not in done]) == 1,
-        grace_s=request.grace_s,
         read_only_mounts=tuple(ReadOnlyMount(path=path) for path in source.read_only_mounts),
-        keeping=request.keeping,
         resumed=reuse.resumed if reuse else {},
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct, field
 
@@ -46,20 +46,12 @@ class Gate(Protocol):
     def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict: ...
 
 
-class Keeping(Struct, frozen=True, kw_only=True):
-    """Which jobs' places stay after the run."""
-
-    when: Literal["never", "on-failure", "always"] = "never"
-    for_s: float = 86400.0
-
-    def keeps(self, status: Status) -> bool:
-        match self.when:
-            case "never":
-                return False
-            case "on-failure":
-                return status in (Status.FAILURE, Status.TIMED_OUT, Status.ERROR)
-            case "always":
-                return status in (Status.SUCCESS, Status.FAILURE, Status.TIMED_OUT, Status.ERROR)
+def keeps(when: str, status: Status) -> bool:
+    """Whether the place of a job that ended like this stays (`Config.keep`)."""
+    ended = status in (Status.FAILURE, Status.TIMED_OUT, Status.ERROR) or (
+        when == "always" and status is Status.SUCCESS
+    )
+    return when in ("always", "on-failure") and ended
 
 
 Adopt = Callable[[SessionRequest, OnOutput, Cancel], AbstractContextManager[Session]]

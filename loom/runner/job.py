@@ -21,7 +21,7 @@ from loom.record.events import PhaseCode, Section, Where, timestamp
 from loom.record.journal import Journal, Outcome
 from loom.record.step_outputs import recorded
 from loom.record.store import RunPaths
-from loom.runner.hooks import Adopt, AtStep, Verdict
+from loom.runner.hooks import Adopt, AtStep, Verdict, keeps
 from loom.runner.products import Handover, report_facts
 from loom.runner.sections import SectionOutput
 from loom.runner.session import Ahead, Opened, Place, PlaceOpener
@@ -511,10 +511,10 @@ class JobRunner:
 
     def _keep_place(self, job: Job, place: Place, attempt: _Attempt) -> bool:
         """Keep the job's place for a person to look at. That it could not be kept is a warning: the job has its result."""
-        keeping = self._opener.keeping
-        if not keeping.keeps(attempt.status) or _tries_again(job, attempt, attempt.number):
+        config = self._opener.config
+        if not keeps(config.keep, attempt.status) or _tries_again(job, attempt, attempt.number):
             return False
-        expires_at = self.journal.now_ns() / 1e9 + keeping.for_s
+        expires_at = self.journal.now_ns() / 1e9 + config.keep_for
         kept: dict[str, Any] = {"expires_at": timestamp(int(expires_at * 1e9)), "step": attempt.failing_step}
         try:
             archive = self._paths.checkpoint(job.id)

@@ -136,7 +136,7 @@ class Run:
                 images.identity_of = partial(
                     snapshot.identity_of, request.source, self._workspace, manifest_file=manifest
                 )
-            if request.mount_mode is not WorkspaceMode.SHARED:
+            if request.config.mount_mode != "bind_mount":
                 continue  # no job can write where images are built from before they are
             writers = {job.id for job in request.plan.jobs}
             if builds := builds_after_writers(request.plan, writers, self._done):
@@ -202,7 +202,7 @@ class Run:
                 on_stuck=runner.leave_behind,
                 at_most=request.jobs_at_once,
                 cancel=self._cancel,
-                fail_fast=request.fail_fast,
+                fail_fast=request.config.fail_fast,
                 stop=self._stop_others,
                 done=self._done,
             )
@@ -238,7 +238,7 @@ class Run:
     def _interrupted(self) -> None:
         """State it while jobs still end, in a thread of its own: who asked may ask again before all listeners have it."""
         if (code := self._cancel.exit_code) is not None:
-            grace_s = 0.0 if self._cancel.now else self._beginning.settings.grace_s
+            grace_s = 0.0 if self._cancel.now else self._request.config.grace
             data = {"by": code.name.lower(), "at_once": self._cancel.now, "grace_s": grace_s}
             thread = threading.Thread(target=self._state_interrupt, args=(data,), name="interrupted", daemon=True)
             self._stating.append(thread)
@@ -289,11 +289,11 @@ class Run:
         return Planned(
             plan=request.plan,
             variables=settings.variables,
-            mount_mode=request.mount_mode,
+            mount_mode=WorkspaceMode(request.config.mount_mode),
             read_only_mounts=tuple(str(mount.path) for mount in settings.read_only_mounts),
-            container=request.container,
+            container=request.config.container,
             isolated=request.isolated,
-            grace_s=request.grace_s,
+            grace_s=request.config.grace,
         )
 
     def _what_begins(self) -> dict[str, Any]:
@@ -311,7 +311,7 @@ class Run:
             "workflow_path": request.plan.workflow_path,
             "workspace": str(self._workspace),
             "logs_dir": str(self._record.paths.logs),
-            "mount_mode": request.mount_mode.value,
+            "mount_mode": request.config.mount_mode,
         }
 
 

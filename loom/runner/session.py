@@ -13,6 +13,7 @@ from typing import Protocol
 from msgspec import Struct, field
 
 from loom.cancel import AT_ONCE_S, Cancel
+from loom.config import Config
 from loom.errors import ImageError, ProviderError
 from loom.plan import variables as environment
 from loom.plan.model import Job, WorkspaceMode, services_provider
@@ -26,7 +27,7 @@ from loom.providers.base import (
     Session,
     SessionRequest,
 )
-from loom.runner.hooks import Gate, Keeping, Resumption
+from loom.runner.hooks import Gate, Resumption
 from loom.runner.views import View, Views
 from loom.status import OnOutput, Stream
 
@@ -52,13 +53,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     run_id: str
     workspace: Path
     variables: Mapping[str, str]
-    mount_mode: WorkspaceMode = WorkspaceMode.AUTO
+    config: Config
     alone: bool = False
     """Only one job runs, so it may have the run's workspace itself."""
     read_only_mounts: tuple[ReadOnlyMount, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=dict)
-    grace_s: float = 10.0
-    keeping: Keeping = field(default_factory=Keeping)
     resumed: Mapping[str, Resumption] = field(default_factory=dict)
     """Jobs that go on from a step of an earlier run, by their id."""
 
@@ -153,7 +151,8 @@ class PlaceOpener:
         self._settings = settings
         self._cancel = cancel
         self._ahead: dict[str, Ahead] = {}
-        self._views = Views(settings.workspace, settings.mount_mode, tools.providers, alone=settings.alone)
+        mode = WorkspaceMode(settings.config.mount_mode)
+        self._views = Views(settings.workspace, mode, tools.providers, alone=settings.alone)
         self.left_behind: list[str] = []
         """What was still being opened when nothing could be waited for any more, as lines of text."""
 
@@ -167,8 +166,8 @@ class PlaceOpener:
         return self._cancel
 
     @property
-    def keeping(self) -> Keeping:
-        return self._settings.keeping
+    def config(self) -> Config:
+        return self._settings.config
 
     @property
     def gate(self) -> Gate | None:
@@ -211,11 +210,10 @@ class PlaceOpener:
             resources=job.resources,
             network=job.network,
             network_id=services.network_id if services else None,
-            grace_s=settings.grace_s,
+            grace_s=settings.config.grace,
             privileged=job.privileged,
             docker_socket=job.docker_socket,
             hardened=job.hardened,
-            labels={**settings.labels, "loom.job": job.id},
         )
 
     def services(
