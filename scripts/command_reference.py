@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import typer
 
@@ -149,8 +149,13 @@ def _meaning(parameter: Any, quote: str = "") -> str:
 
 
 def _choices(parameter: Any) -> str:
-    if isinstance(parameter.default, Enum):
-        return "|".join(str(one.value) for one in type(parameter.default))
+    choices = (
+        type(parameter.default)
+        if isinstance(parameter.default, Enum)
+        else get_args(parameter.type_descriptor.annotation)
+    )
+    if choices and parameter.type_descriptor.is_choice:
+        return "|".join(getattr(one, "value", one) for one in choices)
     return str(parameter.name).upper()
 
 

@@ -8,47 +8,45 @@ from typing import Annotated
 
 import typer
 
+from loom.cli.version import version
 from loom.status import ExitCode
 
 MODULES = {
     "run": ("run",),
-    "record": ("runs", "show", "logs", "diagnose", "diff"),
-    "report": ("report",),
-    "artifacts": ("artifacts",),
-    "check": ("check", "compile", "schema"),
+    "record": ("runs", "show", "logs", "diagnose", "diff", "report", "artifacts"),
+    "check": ("check", "compile", "schema", "trust"),
     "config": ("config",),
-    "trust": ("trust",),
     "images": ("images",),
     "cache": ("cache",),
     "clean": ("clean", "doctor"),
-    "snapshot": ("snapshot", "verify"),
+    "snapshot": ("snapshot", "verify", "workspace", "pull"),
     "shell": ("shell", "exec"),
     "resume": ("resume", "rerun"),
-    "pull": ("pull",),
-    "workspace": ("workspace",),
     "version": ("version",),
 }
-"""Modules of this package, and the commands that each of them registers."""
+"""Modules of this package, and the commands in each: a function, or a group of commands, of that name.
+
+A name that Python or a module needs for itself has an underscore after it, as in `exec_`.
+"""
 
 HELP = "Run your CI workflow on your own machine: same input, same place, and a short way to the failure."
 
 
-def _show_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
-        from loom.cli.version import show
-
-        show()
+        version()
         raise typer.Exit
 
 
 Version = Annotated[
-    bool, typer.Option("--version", help="Print loom's version.", callback=_show_version, is_eager=True)
+    bool, typer.Option("--version", help="Print loom's version.", callback=_print_version, is_eager=True)
 ]
 
 
 def app_for(arguments: Sequence[str]) -> typer.Typer:
     """The command tree, or as much of it as `arguments` need: see `util.startup`."""
-    wanted = [name for name, commands in MODULES.items() if arguments and arguments[0] in commands]
+    known = {command: module for module, commands in MODULES.items() for command in commands}
+    wanted = [command for command in known if arguments and arguments[0] == command]
     app = typer.Typer(
         name="loom",
         help=HELP,
@@ -60,12 +58,17 @@ def app_for(arguments: Sequence[str]) -> typer.Typer:
     )
 
     @app.callback(help=HELP)
-    def root(version: Version = False) -> None:
+    def root(show_version: Version = False) -> None:
         # A callback keeps `loom COMMAND` a command group, however many commands there are.
         pass
 
-    for name in wanted or MODULES:
-        import_module(f"loom.cli.{name}").register(app)
+    for command in wanted or known:
+        module = import_module(f"loom.cli.{known[command]}")
+        found = getattr(module, command, None) or getattr(module, f"{command}_")
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=command)
+        else:
+            app.command(command, cls=getattr(module, "CLASSES", {}).get(command))(found)
     return app
 
 

@@ -1,60 +1,41 @@
-"""`loom check`, `loom compile`, `loom schema`."""
+"""`loom check`, `compile`, `schema`, `trust`: the workflow, read and not run."""
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from loom.cli import options
-from loom.cli.record import complete_document, complete_workflow_job
-from loom.render.output import print_json
+from loom.cli.command import completion, done_by
 
 
-class CheckFormat(StrEnum):
-    TEXT = "text"
-    JSON = "json"
-    GITHUB = "github"
-
-
-class PlanFormat(StrEnum):
-    YAML = "yaml"
-    JSON = "json"
-    MERMAID = "mermaid"
-
-
-def register(app: typer.Typer) -> None:
-    app.command("check")(check)
-    app.command("compile")(compile_)
-    app.command("schema")(schema)
-
-
+@done_by("check")
 def check(
     workflow: options.WorkflowFile = None,
-    output: Annotated[CheckFormat, typer.Option("--format", help="How problems are shown.")] = CheckFormat.TEXT,
-    strict: Annotated[bool, typer.Option("--strict", help="Warnings count: end with 1 if there are any.")] = False,
+    form: Annotated[Literal["text", "json", "github"], typer.Option("--format", help="Output format.")] = "text",
+    as_json: options.AsJson = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Treat warnings as failures: end with 1.")] = False,
 ) -> None:
-    """Check the workflow. Every error with its place, and what is legal but surely not meant.
+    """Check the workflow. Lists every error with its place, and what is legal but probably a mistake.
 
-    Ends with 0 when all is well, 1 for warnings with --strict, 2 for errors.
+    Ends with 0 when there is no error, 1 for warnings with --strict, 2 for errors.
     """
-    from loom.commands import check as checking
-
-    raise SystemExit(checking.check(workflow, output.value, strict=strict))
 
 
+@done_by("check")
 def compile_(
     jobs: options.Jobs = None,
     workflow: options.WorkflowFile = None,
-    output: Annotated[PlanFormat, typer.Option("--format", help="How the plan is shown.")] = PlanFormat.YAML,
+    form: Annotated[Literal["yaml", "json", "mermaid"], typer.Option("--format", help="Output format.")] = "yaml",
+    as_json: options.AsJson = False,
     explain: Annotated[
         str | None,
         typer.Option(
             "--explain",
             metavar="JOB",
-            help="Say where each value of this job came from.",
-            autocompletion=complete_workflow_job,
+            help="Show where each value of this job comes from.",
+            autocompletion=completion("workflow-job"),
         ),
     ] = None,
     container: options.Container = None,
@@ -67,50 +48,31 @@ def compile_(
     event: options.EventOption = options.Event.PUSH,
 ) -> None:
     """Print the plan. It is exactly what `loom run` with the same arguments would run."""
-    from loom.commands import check as checking
-    from loom.commands.project import selection
-
-    chosen = selection(jobs=jobs, stages=stage, from_job=from_job, needs=needs, variables=var, matrix=matrix)
-    raise SystemExit(
-        checking.compile_(
-            workflow,
-            output.value,
-            chosen,
-            explain=explain,
-            base=changes_base,
-            event=event.value,
-            container=container,
-        )
-    )
 
 
+@done_by("schema")
 def schema(
     record: Annotated[
         str | None,
         typer.Option(
             "--record",
             metavar="NAME",
-            help="Of a document of the record instead; `list` names them.",
-            autocompletion=complete_document,
+            help="Print the schema of this document of a run's record; `list` prints the names.",
+            autocompletion=completion("document"),
         ),
     ] = None,
 ) -> None:
     """Print the JSON Schema of workflow files, for editors. Or that of a document in a run's record."""
-    if record is not None:
-        _record_schema(record)
-        return
-    from loom.workflow.schema import workflow_schema
-
-    print_json(workflow_schema())
 
 
-def _record_schema(name: str) -> None:
-    from loom.analysis import schemas
-    from loom.errors import RequestError
+@done_by("trust")
+def trust(
+    workflow: options.WorkflowFile = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Allow it without a question.")] = False,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Revoke what was allowed here.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show what this repository asks for beyond a plain container, and allow it.
 
-    if name == "list":
-        print("\n".join(schemas.NAMES))
-        return
-    if name not in schemas.NAMES:
-        raise RequestError(f"there is no schema {name!r}", hint=f"there are: {', '.join(schemas.NAMES)}")
-    print_json(schemas.record_schema(name))
+    Your decision is kept outside of the repository. It covers exactly what is listed; a later change needs a new decision.
+    """

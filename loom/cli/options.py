@@ -1,4 +1,4 @@
-"""Options that several commands have, declared once: what to run, of which file, and how much to say."""
+"""Arguments and options that several commands have, declared once."""
 
 from __future__ import annotations
 
@@ -8,44 +8,51 @@ from typing import Annotated
 
 import typer
 
-from loom.cli.record import (
-    complete_job,
-    complete_matrix,
-    complete_run,
-    complete_stage,
-    complete_workflow_job,
-    values_of,
-)
+from loom.cli.command import completion
+
+# -- of every command ---------------------------------------------------------------------------------------------
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+"""The convention: `--json` where there is text and JSON; `--format` beside it, as `form`, where there is more."""
+Color = Annotated[
+    str | None,
+    typer.Option("--color", metavar="WHEN", help="auto, always or never.", autocompletion=completion("setting:color")),
+]
+
+# -- what to run --------------------------------------------------------------------------------------------------
 
 Jobs = Annotated[
     list[str] | None,
-    typer.Argument(metavar="JOB", help="Only these jobs: names, ids or globs.", autocompletion=complete_workflow_job),
+    typer.Argument(
+        metavar="JOB", help="Only these jobs: names, ids or globs.", autocompletion=completion("workflow-job")
+    ),
 ]
 WorkflowFile = Annotated[
-    Path | None, typer.Option("--workflow", "-f", metavar="PATH", help="Another file than .loom/workflow.yml.")
+    Path | None,
+    typer.Option("--workflow", "-f", metavar="PATH", help="Workflow file (default: .loom/workflow.yml)."),
 ]
 Container = Annotated[
     bool | None,
     typer.Option(
         "--container/--no-container",
-        help="Jobs without an image: in a container of the default image, or on this machine, without isolation.",
+        help="Run jobs without an image in a container of the default image, or on this machine without isolation.",
     ),
 ]
 Stages = Annotated[
     list[str] | None,
-    typer.Option("--stage", metavar="STAGE", help="Only the jobs of this stage.", autocompletion=complete_stage),
+    typer.Option("--stage", metavar="STAGE", help="Only the jobs of this stage.", autocompletion=completion("stage")),
 ]
 FromJob = Annotated[
     str | None,
     typer.Option(
-        "--from", metavar="JOB", help="This job and what comes after it.", autocompletion=complete_workflow_job
+        "--from", metavar="JOB", help="This job and the jobs after it.", autocompletion=completion("workflow-job")
     ),
 ]
 Needs = Annotated[
     bool | None,
     typer.Option(
         "--needs/--no-needs",
-        help="Also run what the selected jobs need or get artifacts from (yes, but not with --from).",
+        help="Also run the jobs that the selected ones need or get artifacts from (default, but not with --from).",
     ),
 ]
 Variables = Annotated[list[str] | None, typer.Option("--var", metavar="NAME=value", help="Set a variable.")]
@@ -61,40 +68,59 @@ class Event(StrEnum):
 
 
 EventOption = Annotated[
-    Event, typer.Option("--event", help="What the run stands for: rules see CI_PIPELINE_SOURCE as CI would set it.")
+    Event, typer.Option("--event", help="The event of the pipeline, which rules read as CI_PIPELINE_SOURCE.")
 ]
 Matrix = Annotated[
     list[str] | None,
-    typer.Option("--matrix", metavar="KEY=value", help="Only this combination.", autocompletion=complete_matrix),
+    typer.Option("--matrix", metavar="KEY=value", help="Only this combination.", autocompletion=completion("matrix")),
 ]
 ChangesBase = Annotated[
     str | None,
-    typer.Option("--changes-base", metavar="REF", help="What `changes:` compares with; HEAD if not given."),
+    typer.Option("--changes-base", metavar="REF", help="The commit that `changes:` compares with (default: HEAD)."),
 ]
 
-RunOrJob = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="RUN", help="A run, or a job of the last one; the last run if not given.", autocompletion=complete_run
-    ),
-]
-JobOfRun = Annotated[
-    str | None,
-    typer.Argument(metavar="JOB", help="A job of it; the failing one if not given.", autocompletion=complete_job),
-]
+# -- how to run it ------------------------------------------------------------------------------------------------
 
 Trust = Annotated[
     bool,
-    typer.Option("--trust", help="Allow all that the workflow asks for (`loom trust` lists it), for this one time."),
+    typer.Option("--trust", help="Allow, for this command only, all that the workflow asks for (see `loom trust`)."),
 ]
-Stream = Annotated[bool | None, typer.Option("--stream", help="Show output live, with the job's name in front.")]
+Stream = Annotated[bool | None, typer.Option("--stream", help="Show output live, each line with its job's name.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the receipt's path and the final status only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print image, engine and snapshot details.")]
+Frozen = Annotated[bool | None, typer.Option("--frozen", help="Only images that .loom/images.lock names.")]
 Keep = Annotated[
     str | None,
     typer.Option(
         "--keep",
         metavar="WHEN",
-        help="Keep jobs' containers to look into: never, on-failure (what a terminal gets) or always.",
-        autocompletion=values_of("keep"),
+        help="Keep jobs' containers after the run: never, on-failure (default on a terminal) or always.",
+        autocompletion=completion("setting:keep"),
     ),
+]
+
+# -- an earlier run -----------------------------------------------------------------------------------------------
+
+RUN_HELP = "A run: its id, a unique part of its beginning or end, a path, `last` or `last-failed`."
+Run = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False, autocompletion=completion("run"))]
+RunName = Annotated[
+    str | None, typer.Argument(metavar="RUN", help="A run (default: the last one).", autocompletion=completion("run"))
+]
+RunOrJob = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RUN",
+        help="A run, or a job of the last run (default: the last run).",
+        autocompletion=completion("run"),
+    ),
+]
+JobOfRun = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="JOB", help="A job of the run (default: the failing one).", autocompletion=completion("job")
+    ),
+]
+StepOfJob = Annotated[
+    str | None,
+    typer.Option("--step", metavar="N", help="A step (default: the failing one).", autocompletion=completion("step")),
 ]

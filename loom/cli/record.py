@@ -1,191 +1,138 @@
-"""`loom runs`, `show`, `logs`, `diagnose`, `diff`: reading the record."""
+"""`loom runs`, `show`, `logs`, `diagnose`, `diff`, `report`, `artifacts`: what the record tells."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
-RUN_HELP = "A run: its id, a unique part of its beginning or end, a path, `last` or `last-failed`."
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+from loom.cli import options
+from loom.cli.command import completion, done_by
 
 
-class DiagnoseFormat(StrEnum):
-    TEXT = "text"
-    JSON = "json"
-    AGENT = "agent"
-
-
-def complete_run(incomplete: str) -> list[tuple[str, str]]:
-    from loom.commands import records
-
-    return records.known_runs(incomplete)
-
-
-def complete_job(context: typer.Context, incomplete: str) -> list[str]:
-    from loom.commands import records
-
-    return records.known_jobs(context.params.get("run"), incomplete)
-
-
-def complete_step(context: typer.Context, incomplete: str) -> list[str]:
-    from loom.commands import records
-
-    return records.known_steps(context.params.get("run"), context.params.get("job"), incomplete)
-
-
-def complete_workflow_job(incomplete: str) -> list[str]:
-    from loom.commands import records
-
-    return records.workflow_jobs(incomplete)
-
-
-def complete_stage(incomplete: str) -> list[str]:
-    from loom.commands import records
-
-    return records.workflow_stages(incomplete)
-
-
-def complete_matrix(incomplete: str) -> list[str]:
-    from loom.commands import records
-
-    return records.workflow_matrix(incomplete)
-
-
-def complete_setting(incomplete: str) -> list[str]:
-    from loom import config
-
-    return [key for key in config.KEYS if key.startswith(incomplete)]
-
-
-def complete_document(incomplete: str) -> list[str]:
-    from loom.analysis import schemas
-
-    return [name for name in ("list", *schemas.NAMES) if name.startswith(incomplete)]
-
-
-def values_of(setting: str) -> Callable[[str], list[str]]:
-    """Completion of a flag that takes the values of a setting."""
-
-    def complete(incomplete: str) -> list[str]:
-        from loom import config
-
-        return [value for value in config.choices(setting) if value.startswith(incomplete)]
-
-    return complete
-
-
-ColorOption = Annotated[
-    str | None,
-    typer.Option("--color", metavar="WHEN", help="auto, always or never.", autocompletion=values_of("color")),
-]
-RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False, autocompletion=complete_run)
-]
-
-
-def register(app: typer.Typer) -> None:
-    app.command("runs")(runs)
-    app.command("show")(show)
-    app.command("logs")(logs)
-    app.command("diagnose")(diagnose)
-    app.command("diff")(diff)
-
-
+@done_by("runs")
 def runs(
-    all_: Annotated[bool, typer.Option("--all", "-a", help="The runs of every checkout.")] = False,
+    everywhere: Annotated[bool, typer.Option("--all", "-a", help="The runs of every checkout.")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="At most N runs.")] = 20,
-    as_json: JsonOption = False,
-    color: ColorOption = None,
+    as_json: options.AsJson = False,
+    color: options.Color = None,
 ) -> None:
-    """List this repository's runs, newest first. Each with its end, its tree, how long it took, what failed."""
-    from loom.commands import records
-
-    records.runs(everywhere=all_, limit=limit, as_json=as_json, color=color)
+    """List the runs of this repository, newest first. With status, tree, duration and failed job of each."""
 
 
+@done_by("runs")
 def show(
-    run: RunArgument = "last",
+    run: options.Run = "last",
     stream: Annotated[bool, typer.Option("--stream", help="All output, as `loom run --stream` shows it.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The receipt's path and the status only.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what the run was made of.")] = False,
-    as_json: JsonOption = False,
-    color: ColorOption = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    as_json: options.AsJson = False,
+    color: options.Color = None,
 ) -> None:
     """Show a run as it was on the screen."""
-    from loom.commands import records
-
-    records.show(run, stream=stream, quiet=quiet, verbose=verbose, as_json=as_json, color=color)
 
 
+@done_by("logs")
 def logs(
-    run: RunArgument = "last",
+    run: options.Run = "last",
     job: Annotated[
-        str | None, typer.Argument(metavar="JOB", help="One job (or a glob).", autocompletion=complete_job)
+        str | None, typer.Argument(metavar="JOB", help="One job (or a glob).", autocompletion=completion("job"))
     ] = None,
     step: Annotated[
         str | None,
         typer.Argument(
-            metavar="STEP", help="One step (`2`, `script/02`) or section (`provider`).", autocompletion=complete_step
+            metavar="STEP",
+            help="One step (`2`, `script/02`) or section (`provider`).",
+            autocompletion=completion("step"),
         ),
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as long as the run does.")] = False,
-    grep: Annotated[str | None, typer.Option("--grep", metavar="RE", help="Only lines in which RE is found.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the run ends.")] = False,
+    grep: Annotated[
+        str | None, typer.Option("--grep", metavar="RE", help="Only lines that match this regular expression.")
+    ] = None,
     tail: Annotated[int | None, typer.Option("--tail", "-n", min=0, metavar="N", help="Only the last N lines.")] = None,
-    timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="The time in front of each line.")] = False,
-    system: Annotated[bool, typer.Option("--system", help="What loom itself did for the job, too.")] = False,
-    as_json: JsonOption = False,
-    color: ColorOption = None,
+    timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="Print the time of each line.")] = False,
+    system: Annotated[bool, typer.Option("--system", help="Include loom's own work for the job.")] = False,
+    as_json: options.AsJson = False,
+    color: options.Color = None,
 ) -> None:
-    """Print what a run's steps printed, also while it runs.
+    """Print the output of a run's steps, also while it runs.
 
-    `loom logs JOB` is the last run's job of that name.
+    `loom logs JOB` selects a job of the last run.
     """
-    from loom.commands import records
-
-    records.logs(
-        run,
-        job,
-        step,
-        records.LogOptions(
-            follow=follow, grep=grep, tail=tail, timestamps=timestamps, system=system, as_json=as_json, color=color
-        ),
-    )
 
 
+@done_by("diagnose")
 def diagnose(
-    run: RunArgument = "last",
+    run: options.Run = "last",
     job: Annotated[
         str | None,
-        typer.Argument(metavar="JOB", help="This job instead of the first that failed.", autocompletion=complete_job),
+        typer.Argument(metavar="JOB", help="A job (default: the first that failed).", autocompletion=completion("job")),
     ] = None,
-    output: Annotated[DiagnoseFormat, typer.Option("--format", help="How it is said.")] = DiagnoseFormat.TEXT,
-    as_json: JsonOption = False,
-    color: ColorOption = None,
+    form: Annotated[Literal["text", "json", "agent"], typer.Option("--format", help="Output format.")] = "text",
+    as_json: options.AsJson = False,
+    color: options.Color = None,
 ) -> None:
-    """Say what failed, why it may be, and what to do next.
+    """Show what failed, the likely cause, and what to do next.
 
     `--format agent` is plain text of at most 2 KB.
     """
-    from loom.commands import records
-
-    records.diagnose(run, job, "json" if as_json else output.value, color=color)
 
 
+@done_by("diff")
 def diff(
-    run_a: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP, autocompletion=complete_run)],
+    run_a: Annotated[str, typer.Argument(metavar="RUN", help=options.RUN_HELP, autocompletion=completion("run"))],
     run_b: Annotated[
-        str, typer.Argument(metavar="RUN", help="The other; the last run.", autocompletion=complete_run)
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="The other run (default: the last one).",
+            show_default=False,
+            autocompletion=completion("run"),
+        ),
     ] = "last",
-    as_json: JsonOption = False,
-    color: ColorOption = None,
+    as_json: options.AsJson = False,
+    color: options.Color = None,
 ) -> None:
-    """Say what differs between two runs. Tree, files, images, variables, outcomes, durations, the first line of output.
+    """Compare two runs. Trees, files, images, variables, results, durations, and the first line of output that differs.
 
     Times, ids, temporary paths and the like count as the same.
     """
-    from loom.commands import records
 
-    records.diff(run_a, run_b, as_json=as_json, color=color)
+
+@done_by("report")
+def report(
+    run: options.Run = "last",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The file to write (default: report.html in the run's record); - is standard output.",
+        ),
+    ] = None,
+) -> None:
+    """Write a run as one HTML page. Self-contained: graph, timeline, logs with search."""
+
+
+@done_by("artifacts")
+def artifacts(
+    run: options.RunOrJob = None,
+    job: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="JOB", help="A job of the run (a name or glob; default: all).", autocompletion=completion("job")
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="Unpack the files into this directory, which must be new or empty."),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """List the artifacts of a run's jobs, or unpack them.
+
+    `--to DIR` unpacks the files of one named job into DIR, and those of several jobs into a directory for each.
+    """

@@ -6,64 +6,48 @@ from typing import Annotated
 
 import typer
 
-from loom.cli.options import Keep, Quiet, Stream, Trust
-from loom.cli.record import complete_job, complete_run
+from loom.cli import options
+from loom.cli.command import completion, done_by
 
 
-def register(app: typer.Typer) -> None:
-    app.command("resume")(resume)
-    app.command("rerun")(rerun)
-
-
-RunName = Annotated[
-    str | None, typer.Argument(metavar="RUN", help="The last run if not given.", autocompletion=complete_run)
-]
-
-
+@done_by("resume")
 def resume(
-    run: RunName = None,
-    from_: Annotated[
+    run: options.RunName = None,
+    from_step: Annotated[
         str | None,
         typer.Option(
             "--from",
             metavar="JOB[:STEP]",
-            help="The job, and where in it; where it failed if not given.",
-            autocompletion=complete_job,
+            help="The job and step to continue from (default: where it failed).",
+            autocompletion=completion("job"),
         ),
     ] = None,
     sync: Annotated[
-        bool, typer.Option("--sync", help="First bring the checkout's present changes into the workspace.")
+        bool, typer.Option("--sync", help="First copy the checkout's present changes into the workspace.")
     ] = False,
-    stream: Stream = None,
-    quiet: Quiet = False,
-    keep: Keep = None,
-    trust: Trust = False,
+    stream: options.Stream = None,
+    quiet: options.Quiet = False,
+    keep: options.Keep = None,
+    trust: options.Trust = False,
 ) -> None:
-    """Go on with a failed run, from the steps that failed. Then come the jobs that depend on these.
+    """Continue a failed run from the steps that failed. Then run the jobs that depend on these.
 
-    A job goes on in its kept container, else in one restored from the checkpoint that was made when it failed.
+    A job continues in its kept container, else in one restored from the checkpoint that was made when it failed.
     """
-    from loom.commands import resume as resuming
-
-    raise SystemExit(resuming.resume(run, from_=from_, sync=sync, stream=stream, quiet=quiet, keep=keep, trust=trust))
 
 
+@done_by("resume")
 def rerun(
-    run: RunName = None,
+    run: options.RunName = None,
     failed: Annotated[
         bool, typer.Option("--failed", help="Only the jobs that failed or were skipped, and what depends on them.")
     ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="On a new snapshot of the checkout, by its present workflow.")
+        bool, typer.Option("--fresh", help="Use a new snapshot of the checkout and its present workflow.")
     ] = False,
-    stream: Stream = None,
-    quiet: Quiet = False,
-    keep: Keep = None,
-    trust: Trust = False,
+    stream: options.Stream = None,
+    quiet: options.Quiet = False,
+    keep: options.Keep = None,
+    trust: options.Trust = False,
 ) -> None:
     """Run a run's jobs again from the start, on the same snapshot."""
-    from loom.commands import resume as resuming
-
-    raise SystemExit(
-        resuming.rerun(run, failed=failed, fresh=fresh, stream=stream, quiet=quiet, keep=keep, trust=trust)
-    )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from loom.cli import options
-from loom.cli.record import ColorOption, complete_workflow_job, values_of
+from loom.cli.command import completion
 
 
 class OutputFormat(StrEnum):
@@ -16,10 +16,6 @@ class OutputFormat(StrEnum):
     JSON = "json"
     GITHUB = "github"
     GITLAB = "gitlab"
-
-
-def register(app: typer.Typer) -> None:
-    app.command("run")(run)
 
 
 # As long as the command has options: each is a parameter here, and known by its name from here on (`Options.of`).
@@ -41,8 +37,8 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and run nothing.")] = False,
     stream: options.Stream = None,
     quiet: options.Quiet = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what the run is made of.")] = False,
-    color: ColorOption = None,
+    verbose: options.Verbose = False,
+    color: options.Color = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help="At most N jobs at once.")
     ] = None,
@@ -53,7 +49,7 @@ def run(
             "--mount-mode",
             metavar="MODE",
             help="auto, bind_mount, overlay, copy or ephemeral_volume.",
-            autocompletion=values_of("mount_mode"),
+            autocompletion=completion("setting:mount_mode"),
         ),
     ] = None,
     strict: Annotated[
@@ -63,16 +59,18 @@ def run(
             help="Nearest to CI: files of its own for each job, no undeclared network, locked images only (`loom images lock`).",
         ),
     ] = False,
-    frozen: Annotated[bool | None, typer.Option("--frozen", help="Only images that .loom/images.lock names.")] = None,
+    frozen: options.Frozen = None,
     pull: Annotated[
         str | None,
-        typer.Option("--pull", metavar="WHEN", help="always, missing or never.", autocompletion=values_of("pull")),
+        typer.Option(
+            "--pull", metavar="WHEN", help="always, missing or never.", autocompletion=completion("setting:pull")
+        ),
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither restore nor save caches.")] = False,
     output: Annotated[
         OutputFormat, typer.Option("--format", help="For a CI system that loom itself runs in: groups, annotations.")
     ] = OutputFormat.SCREEN,
-    as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines on standard output.")] = False,
     keep: options.Keep = None,
     shell_on_failure: Annotated[
         bool, typer.Option("--shell-on-failure", help="Open a shell at a step that fails, then ask how to go on.")
@@ -84,7 +82,7 @@ def run(
             "--break-before",
             metavar="JOB[:STEP]",
             help="Open a shell before this step.",
-            autocompletion=complete_workflow_job,
+            autocompletion=completion("workflow-job"),
         ),
     ] = None,
 ) -> None:

@@ -1,157 +1,68 @@
-"""`loom shell` and `loom exec`: stand inside a job, or run one command there."""
+"""`loom shell` and `loom exec`: a shell inside a job, or one command there."""
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from loom.cli.options import JobOfRun, RunOrJob, Trust
-from loom.cli.record import complete_step
-from loom.render.output import print_json
+from loom.cli import options
+from loom.cli.command import done_by
+
+AsRoot = Annotated[bool, typer.Option("--root", help="As root, whatever user the job has.")]
+
+
+@done_by("shell")
+def shell(
+    run: options.RunOrJob = None,
+    job: options.JobOfRun = None,
+    step: options.StepOfJob = None,
+    as_root: AsRoot = False,
+    trust: options.Trust = False,
+) -> None:
+    """Open a shell inside a job, where it failed or where it runs. Or in a new container like it, when nothing was kept.
+
+    Same container, user, directory and variables as the step had. The step's commands are in the history, and `again`
+    runs the whole step as the job did.
+    """
+
+
+def exec_(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN] JOB -- COMMAND...", help="The command stands after --.")
+    ] = None,
+    step: options.StepOfJob = None,
+    as_root: AsRoot = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the command's output and exit code as one JSON document.")
+    ] = False,
+    timeout: Annotated[
+        str | None,
+        typer.Option("--timeout", metavar="T", help="End the command after this time (30s, 5m), with exit code 4."),
+    ] = None,
+    trust: options.Trust = False,
+) -> None:
+    """Run one command inside a job. Its streams and its exit code are passed through."""
+    from loom.commands import shell as commands
+
+    raise SystemExit(
+        commands.exec_(context.obj or [], names, step, as_root=as_root, as_json=as_json, timeout=timeout, trust=trust)
+    )
 
 
 class ExecCommand(TyperCommand):
-    """Everything behind `--` is the command, whatever it looks like."""
+    """Takes everything after `--` as the command, whatever it looks like: `context.obj`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if "--" in args:
             at = args.index("--")
-            args, ctx.meta["loom.command"] = args[:at], args[at + 1 :]
+            args, ctx.obj = args[:at], args[at + 1 :]
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return ["[OPTIONS] [RUN] JOB -- COMMAND..."]
 
 
-def register(app: typer.Typer) -> None:
-    app.command("shell")(shell)
-    app.command("exec", cls=ExecCommand)(exec_)
-
-
-StepName = Annotated[
-    str | None,
-    typer.Option(
-        "--step",
-        metavar="N",
-        help="The step to stand at; the failing one if not given.",
-        autocompletion=complete_step,
-    ),
-]
-AsRoot = Annotated[bool, typer.Option("--root", help="As root, whatever user the job has.")]
-
-
-def shell(
-    run: RunOrJob = None, job: JobOfRun = None, step: StepName = None, root: AsRoot = False, trust: Trust = False
-) -> None:
-    """Open a shell inside a job, where it failed or where it runs. Or in a place made like it, when nothing was kept.
-
-    Same container, user, directory and variables as the step had. The step's commands are in the history, and `again`
-    runs the whole step as the job did.
-    """
-    from loom.cancel import Cancel, signals
-    from loom.commands import session
-    from loom.errors import RequestError
-
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise RequestError(
-            "a shell needs a terminal, and this is none", hint="loom exec [RUN] JOB -- COMMAND works without one"
-        )
-    here = session.around(trust)
-    past = session.find_job(here, [name for name in (run, job) if name])
-    session.permit(here, past.run, trust, past)
-    at, cancel = past.step(step), Cancel()
-    with signals(cancel), session.entered(here, past, at, as_root=root, cancel=cancel) as entered:
-        from loom.commands.breakpoints import banner
-
-        for line in banner(entered.about, entered.notes, past.job.id, at.id, at.script):
-            print(line)
-        if entered.fresh and entered.container_name:
-            print("  the container is removed when you leave; the files stay")
-        sys.stdout.flush()
-        code = entered.inside.shell(past.job.shell, script=at.script, name=past.job.id, cancel=cancel)
-    raise SystemExit(cancel.exit_code or code)
-
-
-def exec_(
-    ctx: typer.Context,
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN] JOB -- COMMAND...", help="Everything behind -- is run.")
-    ] = None,
-    step: StepName = None,
-    root: AsRoot = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Say what it printed and how it ended as one JSON document.")
-    ] = False,
-    timeout: Annotated[
-        str | None, typer.Option("--timeout", metavar="T", help="End it after this time: 30s, 5m. Exit code 4 then.")
-    ] = None,
-    trust: Trust = False,
-) -> None:
-    """Run one command inside a job. Its streams and its exit code are passed through."""
-    from loom.cancel import Cancel, signals
-    from loom.commands import session
-    from loom.errors import RequestError
-    from loom.record.lines import encodable
-    from loom.status import Ended, ExitCode
-    from loom.util.units import duration
-
-    command: list[str] = ctx.meta.get("loom.command", [])
-    if not command:
-        raise RequestError("there is no command to run", hint="loom exec [RUN] JOB -- COMMAND...")
-    try:
-        seconds = None if timeout is None else duration(timeout)
-    except ValueError as error:
-        raise RequestError(f"--timeout: {error}") from error
-    here = session.around(trust)
-    job = session.find_job(here, _at_most_two(names))
-    session.permit(here, job.run, trust, job)
-    at, cancel = job.step(step), Cancel()
-    heard: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
-    begun = time.monotonic()
-    with signals(cancel), session.entered(here, job, at, as_root=root, cancel=cancel) as entered:
-        for note in (*([entered.about] if entered.fresh else []), *entered.notes):
-            print(f"loom: {note}", file=sys.stderr)
-        sys.stderr.flush()
-        on_output = (lambda stream, data: heard[stream].append(data)) if as_json else None
-        ended = entered.inside.exec(command, on_output, cancel, timeout_s=seconds, grace_s=job.run.planned.grace_s)
-        took_ms = round((time.monotonic() - begun) * 1000, 3)
-    if as_json:
-        document = {
-            "schema_version": "loom.exec.v1",
-            "run_id": job.run.run_id,
-            "job_id": job.job.id,
-            "step": at.id,
-            "command": encodable(command),
-            "exit_code": ended.code,
-            "ended": ended.ended.value,
-            "fresh": entered.fresh,
-            "container_name": entered.container_name,
-            "duration_ms": took_ms,
-            **_heard_fields("stdout", heard["stdout"]),
-            **_heard_fields("stderr", heard["stderr"]),
-        }
-        print_json(document)
-    if ended.ended is Ended.TIMED_OUT:
-        print(f"loom: {command[0]} was ended after {timeout}", file=sys.stderr)
-        raise SystemExit(ExitCode.TIMED_OUT)
-    raise SystemExit(ended.code)
-
-
-def _heard_fields(name: str, chunks: list[bytes]) -> dict[str, str]:
-    """What a stream brought, for a JSON document: the exact bytes beside it where they are not UTF-8."""
-    from loom.record.lines import line_of
-
-    heard = line_of(b"".join(chunks))
-    return {name: heard.text} if heard.raw_b64 is None else {name: heard.text, f"{name}_b64": heard.raw_b64}
-
-
-def _at_most_two(names: list[str] | None) -> list[str]:
-    from loom.errors import RequestError
-
-    if names and len(names) > 2:
-        raise RequestError(f"too many names: {' '.join(names)}", hint="give [RUN] [JOB], a command behind --")
-    return names or []
+CLASSES = {"exec": ExecCommand}

@@ -1,238 +1,64 @@
-"""`loom snapshot` and `loom verify`."""
+"""`loom snapshot`, `verify`, `workspace`, `pull`: the files that jobs get, and what they make of them."""
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from loom.cli.options import JobOfRun
-from loom.cli.record import complete_run
-from loom.render.output import print_json
-from loom.util.units import rough_size
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from loom.record.store import RunEntry, Store
-    from loom.snapshot import Explanation, Snapshot, Source, Verification
+from loom.cli import options
+from loom.cli.command import completion, done_by
 
 
-def register(app: typer.Typer) -> None:
-    app.command("snapshot")(snapshot)
-    app.command("verify")(verify)
-
-
+@done_by("snapshot")
 def snapshot(
     paths: Annotated[
         list[str] | None, typer.Argument(help="With --explain: the paths to explain.", show_default=False)
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say whether CI would see PATHS, and what decides it.")
+        bool, typer.Option("--explain", help="Show whether CI would see PATHS, and which rule decides.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Make the isolated workspace that jobs would get; run nothing.
 
-    Prints where it is, what it holds and what was left out, and why. `loom snapshot --explain PATH...` takes none; it
+    Prints its path, its contents, and what was left out and why. `loom snapshot --explain PATH...` makes no snapshot; it
     answers "would CI see this file?".
     """
-    from loom import snapshot as snapshots
-    from loom.errors import RequestError
-
-    source = snapshots.discover(Path.cwd(), environ=os.environ)
-    if explain:
-        if not paths:
-            raise RequestError("--explain needs at least one path", hint="loom snapshot --explain PATH...")
-        from loom.commands.project import configured
-
-        tmp_dir = configured(source.root, dict(os.environ)).tmp_dir
-        answers = snapshots.explain(source, paths, start=Path.cwd(), tmp_dir=tmp_dir)
-        _print_answers(answers, as_json=as_json)
-        return
-    if paths:
-        raise RequestError(
-            f"unexpected argument {paths[0]!r}", hint="to ask about paths: loom snapshot --explain PATH..."
-        )
-    taken = _take(source, show_progress=not as_json)
-    if as_json:
-        print_json({"kind": "loom-snapshot", "schema_version": "loom.snapshot.v1", **taken.document(changes=None)})
-    else:
-        for line in _snapshot_lines(taken):
-            typer.echo(line)
 
 
-def _take(source: Source, *, show_progress: bool) -> Snapshot:
-    import sys
-    import time
-
-    from loom import snapshot as snapshots
-    from loom.cancel import Cancel, signals
-    from loom.commands.project import configured
-    from loom.errors import SnapshotError
-    from loom.record.store import Store
-    from loom.status import ExitCode
-    from loom.util.paths import new_workspace
-
-    cancel = Cancel()
-    settings = configured(source.root, dict(os.environ))
-    run_id = str(time.time_ns())
-    store, workspace = Store(settings.state_dir), new_workspace(settings.tmp_dir, run_id)
-    on_progress = _progress_line() if show_progress and sys.stderr.isatty() else None
-    try:
-        with signals(cancel):
-            try:
-                # Only the person who asked: what is in the checkout may be private.
-                store.claims.make(workspace, run_id=run_id, repo_root=source.root, kind="snapshot")
-            except OSError as error:
-                raise SnapshotError(
-                    f"{workspace}: {error.strerror}", hint="name another place with LOOM_TMP_DIR or TMPDIR"
-                ) from error
-            try:
-                taken = snapshots.take(source, workspace, cancel=cancel, on_progress=on_progress)
-            except BaseException:
-                with suppress(OSError):  # the reason is what is to be told
-                    workspace.rmdir()
-                raise
-        try:
-            store.add_snapshot(workspace, snapshots.manifest_bytes(workspace))
-        except OSError as error:
-            typer.echo(f"loom: `loom verify` will have to believe the workspace: {error}", err=True)
-        return taken
-    except snapshots.SnapshotCanceled:
-        typer.echo("interrupted: no workspace was left behind", err=True)
-        raise typer.Exit(int(cancel.exit_code or ExitCode.INTERRUPTED)) from None
-    finally:
-        if on_progress is not None:
-            typer.echo("\r\033[K", err=True, nl=False)
-
-
-def _progress_line() -> Any:
-    import time
-
-    last = time.monotonic() + 0.3  # a small repository is done before anyone could read it
-
-    def show(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > 0.1:
-            last = time.monotonic()
-            typer.echo(f"\r\033[Kcopying: {done:,} of {max(done, total):,} files", err=True, nl=False)
-
-    return show
-
-
-def _snapshot_lines(taken: Snapshot) -> list[str]:
-    from loom.snapshot import readable
-
-    lines = [
-        f"isolated workspace: {taken.path}",
-        f"head: {taken.head_sha}" + (f" ({taken.branch})" if taken.branch else " (detached)"),
-        f"tree: {taken.tree_sha}",
-        f"files: {taken.files:,} ({rough_size(taken.bytes)}), {taken.duration_ms:,.0f} ms",
-        f"changed since HEAD: {len(taken.changed):,}",
-    ]
-    shown = 20
-    lines += [f"  {change.kind:12} {readable(change.path)}" for change in taken.changed[:shown]]
-    if len(taken.changed) > shown:
-        lines.append(f"  and {len(taken.changed) - shown:,} more (--json lists all)")
-    lines += [f"submodule: {readable(sub.path)} at {sub.head_sha}" for sub in taken.submodules]
-    lines.append(f"left out: {len(taken.left_out):,}")
-    lines += [f"  {readable(left.path)}: {left.reason}" for left in taken.left_out]
-    return lines
-
-
-def _print_answers(answers: Sequence[Explanation], *, as_json: bool) -> None:
-    from loom import snapshot as snapshots
-
-    if as_json:
-        print_json({"kind": "loom-snapshot-explain", "paths": [answer.document() for answer in answers]})
-        return
-    for answer in answers:
-        typer.echo(
-            f"{'yes' if answer.included else 'no ':3}  {snapshots.readable(answer.path) or '.'}: {answer.reason}"
-        )
-        if answer.rule is not None:
-            typer.echo(f"     {snapshots.readable(str(answer.rule))}")
-
-
+@done_by("snapshot")
 def verify(
     what: Annotated[
         str,
-        typer.Argument(metavar="RUN|WORKSPACE", help="A run, or a workspace's path.", autocompletion=complete_run),
+        typer.Argument(metavar="RUN|WORKSPACE", help="A run, or a workspace's path.", autocompletion=completion("run")),
     ] = "last",
-    job: JobOfRun = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    job: options.JobOfRun = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Prove a workspace's tree from its bytes. And say, file by file, what jobs changed in it. With JOB, in that job's files.
+    """Check a workspace byte by byte against its snapshot. Lists each file that jobs changed; with JOB, in that job's files.
 
-    Ends with 0 when nothing did, with 1 when something did.
+    Ends with 0 when nothing was changed, with 1 otherwise.
     """
-    from loom import snapshot as snapshots
-
-    workspace, tree_sha, manifest = _workspace_of(what) if job is None else _files_of(what, job)
-    verified = snapshots.verify(workspace, environ=os.environ, tree_sha=tree_sha, manifest_file=manifest)
-    if as_json:
-        print_json({"kind": "loom-verify", **verified.document()})
-    else:
-        for line in _verification_lines(verified):
-            typer.echo(line)
-    if not verified.same:
-        raise typer.Exit(1)
 
 
-def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
-    """The workspace, the tree that its receipt names and the record's copy of its manifest, where there are such."""
-    from loom.commands.project import configured, find_root
-    from loom.errors import RequestError
-    from loom.record.store import Store
-    from loom.snapshot import is_workspace
-    from loom.util.paths import run_of_workspace
+@done_by("pull")
+def workspace(run: options.RunOrJob = None, job: options.JobOfRun = None) -> None:
+    """Print the directory of a run's snapshot. With JOB, the directory of that job's own files.
 
-    root, here = find_root(Path.cwd()), Path.cwd()
-    around = next((folder for folder in (here, *here.parents) if run_of_workspace(folder.name)), None)
-    store = Store(configured(root, dict(os.environ)).state_dir)
-    place = around if what == "last" else Path(os.path.realpath(what))
-    if what and place is not None and os.path.isdir(place):  # noqa: PTH112  a name may be too long for Path
-        if (found := store.run_in(place)) is not None:
-            return place, *_kept(found, store)
-        if (kept := store.manifest_of(place)) is not None or is_workspace(place):
-            return place, None, kept  # `loom snapshot` made it, or its run's record is gone
-    entry = store.find(what, repo_root=root)
-    receipt = entry.receipt or {}
-    recorded = next(iter(entry.workspaces), None) or receipt.get("snapshot_path")
-    if not isinstance(recorded, str) or (entry.receipt and not receipt.get("snapshot_tree_sha")):
-        raise RequestError(f"run {entry.run_id} ended before it had a workspace", hint="`loom show` tells why")
-    return Path(recorded), *_kept(entry, store)
+    Files that are layers of an overlay or in a volume of the engine are first laid out in that directory. While the job's
+    container is kept, each call lays them out as they are now.
+    """
 
 
-def _files_of(run: str, job: str) -> tuple[Path, str | None, Path | None]:
-    from loom.commands import session
+@done_by("pull")
+def pull(
+    run: options.RunOrJob = None,
+    job: options.JobOfRun = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Change the checkout instead of printing the patch.")] = False,
+) -> None:
+    """Bring a job's changes to its files into the checkout. Prints a patch; --apply applies it.
 
-    here = session.around()
-    past = session.find_job(here, [run, job])
-    return session.files_of(here, past), *_kept(past.run.entry, here.store)
-
-
-def _kept(entry: RunEntry, store: Store) -> tuple[str | None, Path | None]:
-    """The tree that a run's receipt names, and the record's copy of the manifest, if it is in the store, out of jobs' reach."""
-    kept = entry.paths.snapshot
-    return (entry.receipt or {}).get("snapshot_tree_sha"), kept if store.holds(entry) and kept.is_file() else None
-
-
-def _verification_lines(verified: Verification) -> list[str]:
-    from loom.snapshot import readable
-
-    lines = [f"isolated workspace: {verified.workspace}", f"snapshot tree: {verified.snapshot_tree_sha}"]
-    if not verified.believed:
-        lines.append("held to its own word, which whoever works in it can change")
-    if verified.same:
-        return [*lines, "verified: the workspace holds exactly this tree"]
-    lines.append(f"tree now:      {verified.tree_sha}")
-    lines.append(f"changed since the snapshot: {len(verified.changes):,}")
-    lines += [f"  {change.kind:12} {readable(change.path)}" for change in verified.changes]
-    lines += [f"  unreadable   {readable(path)}: {why}" for path, why in verified.unreadable]
-    lines += [f"  left out     {readable(path)}: a {kind}, not a file" for path, kind in verified.special]
-    return lines
+    Files that git ignores are left out, and files that the jobs declare as artifacts or caches. Files that you edited in
+    the checkout since the run are never overwritten.
+    """

@@ -1,16 +1,8 @@
 """`loom version`."""
 
-from __future__ import annotations
-
-import typer
+from loom import __version__
 
 
-def register(app: typer.Typer) -> None:
-    app.command("version")(show)
-
-
-def show() -> None:
+def version() -> None:
     """Print loom's version."""
-    from loom import __version__
-
     print(f"loom {__version__}")

@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec.structs import replace
 
-from loom.commands.project import commit_variables, configured, find_root, resolve_context, workflow_path
-from loom.errors import Problem, WorkflowError
+from loom.commands import checkout, project
+from loom.commands import trust as trusting
+from loom.commands.project import configured, find_root, workflow_path
+from loom.commands.syntax import syntax_errors
+from loom.commands.trust_store import Trust
+from loom.config import AUTO_SHELL, CODE, Config
+from loom.errors import Problem, RequestError, WorkflowError
+from loom.plan.model import Job, Plan, Secret, Selection, resolve
+from loom.plan.provenance import sources
+from loom.plan.resolve import rehearse
+from loom.plan.variables import KNOWN_TO_PLANS
 from loom.render.output import print_json
+from loom.render.plan import FORMATS
+from loom.render.problems import check_document, github_lines, problem_lines
+from loom.secrets.lookup import check_reference
+from loom.secrets.trace import Trace, traces
 from loom.status import ExitCode
-from loom.util.units import counted
-from loom.util.yaml_file import Kind, pointer, problem_in_text
-
-if TYPE_CHECKING:
-    from loom.config import Config
-    from loom.plan.model import Job, Plan, Secret, Selection
-    from loom.secrets.trace import Trace
-    from loom.util.yaml_file import Node
-    from loom.workflow import Entry, Workflow
+from loom.util.units import counted, duration_text, nearest
+from loom.util.yaml_file import Kind, Node, pointer, problem_in_text
+from loom.workflow import Entry, Workflow, examine, lint, load
+from loom.workflow.lint import warnings
+from loom.workflow.models import shell_words
 
 MAX_SHOWN = 200
 
 
-def check(named: Path | None, output: str, *, strict: bool) -> int:
-    from loom import workflow
-    from loom.config import AUTO_SHELL
-    from loom.plan.resolve import rehearse
-    from loom.plan.variables import KNOWN_TO_PLANS
-    from loom.workflow.lint import warnings
-    from loom.workflow.models import shell_words
-
-    start = Path.cwd()
-    root = find_root(start)
-    path = workflow_path(root, named, start)
-    examined = workflow.examine(path, root)
+def check(workflow: Path | None, form: str, *, strict: bool) -> int:
+    """`loom check`."""
+    root = find_root(Path.cwd())
+    path = workflow_path(root, workflow, Path.cwd())
+    examined = examine(path, root)
     loaded, problems = examined.workflow, list(examined.problems)
     settings: Config | None = None
     jobs: list[tuple[Entry, Job]] = []
@@ -57,7 +61,7 @@ def check(named: Path | None, output: str, *, strict: bool) -> int:
         problems += _notices(loaded, [job for _, job in jobs], settings, root)
     problems = examined.in_order(problems)
     sound = loaded if not examined.problems else None
-    _show(output, loaded.path if loaded is not None else _name(path, root), problems, sound)
+    _show(form, loaded.path if loaded is not None else _name(path, root), problems, sound)
     if any(problem.severity == "error" for problem in problems):
         return ExitCode.REQUEST
     doubts = any(problem.severity == "warning" for problem in problems)
@@ -66,12 +70,8 @@ def check(named: Path | None, output: str, *, strict: bool) -> int:
 
 def _notices(loaded: Workflow | None, jobs: Sequence[Job], settings: Config, root: Path) -> Iterator[Problem]:
     """What a run would ask the user for, and what of the project's configuration does not count."""
-    from loom.commands import trust as trusting
-
     requests = trusting.requests_of(jobs, settings, root, os.environ, loaded)
     if requests:
-        from loom.commands.trust_store import Trust
-
         trust = Trust(settings.own_state_dir, root, os.environ)
         for request in requests:
             state = "you have allowed it" if trust.holds(request) else "a run asks you first; so does `loom trust`"
@@ -89,9 +89,6 @@ def _notice(place: str, message: str, code: str) -> Problem:
 
 def _syntax(loaded: Workflow, default_shell: Sequence[str]) -> Iterator[Problem]:
     """Steps that a shell of this machine can't read; each once, however many jobs inherit it."""
-    from loom.commands.syntax import syntax_errors
-    from loom.workflow import lint
-
     steps = {
         (id(node), *(entry.fields.shell or default_shell)): (entry, key, number, node)
         for entry, key, number, node in lint.scripts_of(loaded.jobs.values())
@@ -112,8 +109,6 @@ def _secrets(loaded: Workflow, jobs: Iterable[tuple[Entry, Job]]) -> list[Proble
     for entry, job in jobs:
         if not job.all_secrets:
             continue
-        from loom.secrets.lookup import check_reference
-        from loom.secrets.trace import traces
 
         for place, secret in _secret_places(job):
             wrong = check_reference(secret.ref)
@@ -165,12 +160,10 @@ def _name(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def _show(output: str, name: str, problems: Sequence[Problem], loaded: Workflow | None) -> None:
-    from loom.render.problems import check_document, github_lines, problem_lines
-
-    if output == "json":
+def _show(form: str, name: str, problems: Sequence[Problem], loaded: Workflow | None) -> None:
+    if form == "json":
         print_json(check_document(name, problems, facts=_facts(loaded)))
-    elif output == "github":
+    elif form == "github":
         for line in github_lines(problems):
             print(line)
     else:
@@ -190,8 +183,6 @@ def _facts(loaded: Workflow | None) -> dict[str, Any]:
 
 def _verdicts(name: str, problems: Sequence[Problem], loaded: Workflow | None) -> Iterator[str]:
     """One line for the workflow with all that it includes, and one for each configuration file that is wrong."""
-    from loom.config import CODE
-
     files = dict.fromkeys(problem.file for problem in problems if problem.code == CODE)
     yield _verdict(name, [problem for problem in problems if problem.code != CODE], loaded)
     for file in files:
@@ -211,44 +202,44 @@ def _verdict(name: str, problems: Sequence[Problem], loaded: Workflow | None) ->
 
 
 def compile_(
-    named: Path | None,
-    output: str,
-    selection: Selection,
+    jobs: list[str] | None,
+    workflow: Path | None,
+    form: str,
     *,
     explain: str | None,
-    base: str | None,
-    event: str,
     container: bool | None,
+    stage: list[str] | None,
+    from_job: str | None,
+    needs: bool | None,
+    var: list[str] | None,
+    matrix: list[str] | None,
+    changes_base: str | None,
+    event: str,
 ) -> int:
-    import sys
-
-    from loom import workflow
-    from loom.plan.model import resolve
-    from loom.render.plan import FORMATS
-
-    environ = dict(os.environ)
-    start = Path.cwd()
-    root = find_root(start)
-    settings = configured(root, environ, {"container": container})
-    selection = replace(selection, container=settings.container)
-    loaded = workflow.load(workflow_path(root, named, start), root)
-    predefined = commit_variables(root, environ, loaded.path, event)
-    plan = resolve(loaded, selection, resolve_context(root, settings, environ, predefined=predefined, base=base))
+    """`loom compile`."""
+    here = project.here({"container": container})
+    selection = checkout.selection(
+        jobs=jobs,
+        stages=stage,
+        from_job=from_job,
+        needs=needs,
+        variables=var,
+        matrix=matrix,
+        container=here.config.container,
+    )
+    loaded = load(here.workflow(workflow), here.root)
+    predefined = checkout.commit_variables(here.root, here.environ, loaded.path, event)
+    context = checkout.resolve_context(here.root, here.config, here.environ, predefined=predefined, base=changes_base)
+    plan = resolve(loaded, selection, context)
     if explain is not None:
-        return _explain(loaded, plan, explain, selection, settings, as_json=output == "json")
-    sys.stdout.write(FORMATS[output](plan, settings.mount_mode))
+        return _explain(loaded, plan, explain, selection, here.config, as_json=form == "json")
+    sys.stdout.write(FORMATS[form](plan, here.config.mount_mode))
     if not plan.jobs:
         sys.stderr.write("nothing would run; `left_out` in the plan says why\n")
     return ExitCode.OK
 
 
 def _explain(loaded: Workflow, plan: Plan, wanted: str, selection: Selection, settings: Any, *, as_json: bool) -> int:
-    import json
-
-    from loom.errors import RequestError
-    from loom.plan.provenance import sources
-    from loom.util.units import duration_text, nearest
-
     jobs = [job for job in plan.jobs if wanted in (job.id, job.name)]
     if not jobs:
         reason = next((item.reason for item in plan.left_out if item.id == wanted), None)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct, field
 from msgspec.structs import asdict
 
-from loom.commands.records import Here, here
+from loom.commands.project import Here, here
 from loom.errors import LoomError, RequestError
 from loom.render.output import print_json
 from loom.status import ExitCode
@@ -61,7 +61,7 @@ class Space(Struct, kw_only=True):
 
 
 def clean(
-    runs: Sequence[str],
+    runs: Sequence[str] | None,
     *,
     keep_last: int | None,
     older_than: str | None,
@@ -73,7 +73,7 @@ def clean(
     from loom.commands import retention
     from loom.providers.docker.connection import Engine
 
-    place = here()
+    place, runs = here(), runs or ()
     if in_background and not retention.into_background(place.store):
         return ExitCode.OK
     cutoff_ns = _cutoff(older_than)
@@ -379,7 +379,7 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 def doctor(*, as_json: bool) -> int:
-    from loom.commands.records import look_of
+    from loom.commands.screen import screen_parts
 
     place = here()
     findings = list(_findings(place))
@@ -389,7 +389,7 @@ def doctor(*, as_json: bool) -> int:
         document = upkeep.Doctor(checks=[upkeep.Check(**asdict(found)) for found in findings])
         print_json(document)
     else:
-        look, write = look_of(place)
+        look, write = screen_parts(place.config.color)
         for found in findings:
             style = {"ok": "ok", "warn": "warn"}.get(found.state, "bad")
             write(f"{look.styled(look.marks[style], style)} {found.name}: {found.text}")
@@ -441,7 +441,7 @@ def _records(place: Here) -> Finding:
 
 
 def _configuration(place: Here) -> Iterator[Finding]:
-    from loom.commands.trust import not_counted
+    from loom.commands.project import not_counted
 
     for name, line in not_counted(place.config).items():
         yield Finding(name=f"setting {name}", state="warn", text=line)

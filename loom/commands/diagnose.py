@@ -1,19 +1,47 @@
-"""Reads what a diagnosis needs: the receipt, two manifests and the end of one file; never a whole log."""
+"""`loom diagnose`. Reads what a diagnosis needs: the receipt, two manifests and the end of one file; never a whole log."""
 
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loom.analysis.diagnosis import LINES_READ, Diagnosis, Evidence, Ignored, diagnose
+from loom import snapshot
+from loom.analysis import diagnosis as analysis
+from loom.analysis.diagnosis import LINES_READ, Diagnosis, Evidence, Ignored
+from loom.commands.naming import run_or_job
+from loom.commands.project import here
+from loom.commands.screen import screen_parts
 from loom.errors import LoomError, RecordError, RequestError
 from loom.record.documents import SectionSummary, StepSummary
 from loom.record.reader import Reading
 from loom.record.store import INTERRUPTED, RUNNING, read_document
-from loom.record.unrecorded import Unrecorded
-from loom.util.controls import visible
+from loom.record.unrecorded import Unrecorded, since
+from loom.render.agent import agent_text
+from loom.render.output import print_json
+from loom.render.records import diagnosis_lines
+from loom.util.controls import cleaned, visible
+
+
+def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None:
+    """`loom diagnose`."""
+    place = here({"color": color})
+    reading, job, more = run_or_job(place, run, job, None)
+    if more is not None:
+        raise RequestError(f"unexpected argument {more}: expected [RUN] [JOB]")
+    later = since(place.config.state_dir, place.root, reading.run_id)
+    diagnosis = diagnosis_of(reading, job, later)
+    if form == "json":
+        print_json(diagnosis)
+    elif form == "agent":
+        sys.stdout.write(cleaned(agent_text(diagnosis, now_ns=time.time_ns())))
+    else:
+        look, write = screen_parts(place.config.color)
+        for line in diagnosis_lines(diagnosis, look, now_ns=time.time_ns()):
+            write(line)
 
 
 def diagnosis_of(reading: Reading, job: str | None = None, unrecorded: Unrecorded | None = None) -> Diagnosis:
@@ -34,7 +62,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, unrecorded: Unrecorde
     events = reading.tail(events_path, LINES_READ) if events_path else []
     receipt = reading.receipt()
     root = receipt.get("repo_root")
-    return diagnose(
+    return analysis.diagnose(
         Evidence(
             run_id=reading.run_id,
             state=reading.state,
@@ -78,7 +106,6 @@ def _ignored(root: Path, paths: Sequence[str]) -> Ignored | None:
     there = [path for path in paths if os.path.lexists(root / path)]
     if not there:
         return None
-    from loom import snapshot
 
     try:
         source = snapshot.discover(root, environ=os.environ)

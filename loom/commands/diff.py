@@ -1,13 +1,33 @@
-"""Reads two runs for `loom diff`."""
+"""`loom diff`: two runs, compared."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
+from loom import snapshot
 from loom.analysis.diff import Diff, Side, compare
+from loom.commands.project import here
+from loom.commands.screen import screen_parts
 from loom.errors import LoomError, RecordError
+from loom.record.events import OutputEvent
 from loom.record.reader import Reading
+from loom.record.saved_plan import load_planned
+from loom.record.store import read_events
+from loom.render.diff import diff_lines
+from loom.render.output import print_json
+
+
+def diff(run_a: str, run_b: str, *, as_json: bool, color: str | None) -> None:
+    """`loom diff`."""
+    place = here({"color": color})
+    found = diff_of(place.find(run_a), place.find(run_b))
+    if as_json:
+        print_json(found)
+        return
+    look, write = screen_parts(place.config.color)
+    for line in diff_lines(found, look):
+        write(line)
 
 
 def diff_of(a: Reading, b: Reading) -> Diff:
@@ -26,9 +46,6 @@ def _side(reading: Reading) -> Side:
 
 
 def _output(reading: Reading, job_id: str, step: str) -> Iterable[str]:
-    from loom.record.events import OutputEvent
-    from loom.record.store import read_events
-
     path = reading.paths.job(job_id) / "user" / step / "events.jsonl"
     with suppress(FileNotFoundError):
         for event in read_events(path):
@@ -38,8 +55,6 @@ def _output(reading: Reading, job_id: str, step: str) -> Iterable[str]:
 
 def _variables(reading: Reading) -> Mapping[str, Mapping[str, str]]:
     """Each job's variables from the plan that the run kept; nothing where it kept none."""
-    from loom.record.saved_plan import load_planned
-
     try:
         planned = load_planned(reading.paths.plan)
     except RecordError:
@@ -49,8 +64,6 @@ def _variables(reading: Reading) -> Mapping[str, Mapping[str, str]]:
 
 def _files(a: Reading, b: Reading) -> list[tuple[str, str | None, str | None]] | None:
     """What differs between the two snapshots, by the records' lists of what they held; None when that can't be known."""
-    from loom import snapshot
-
     try:
         one, two = (snapshot.read_manifest(reading.paths.root, reading.paths.snapshot) for reading in (a, b))
         found = snapshot.differing(one, two)

@@ -1,27 +1,87 @@
-"""What commands share about where they were started: the project, its configuration, what git says about it."""
+"""Where a command was started: the project, the configuration that holds there, and its records."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loom.plan.model import CONTAINERS
+from msgspec import Struct
+
+from loom import config
+from loom.config import Asked, Config
+from loom.errors import RequestError
+from loom.util.controls import shown
 from loom.util.paths import leads_out
 
 if TYPE_CHECKING:
-    from loom.config import Asked, Config
-    from loom.plan.model import ResolveContext, Selection
-    from loom.plan.variables import Message
+    from loom.providers.base import Provider
+    from loom.record.reader import Reading
+    from loom.record.store import Store
+    from loom.runner.previous_run import PastJob
 
 WORKFLOW = Path(".loom/workflow.yml")
 
 
-def find_root(start: Path) -> Path:
-    """The project that `start` lies in: the checkout, which is what runs take; without one, the nearest folder with `.loom`.
+class Here(Struct, frozen=True, kw_only=True, dict=True):
+    """The project that a command was started in, with what holds there."""
 
-    For commands that only read files; no repository is needed for them. `start` itself where there is nothing of both.
+    environ: Mapping[str, str]
+    start: Path
+    """The directory of the command line: relative paths are relative to it."""
+    root: Path
+    config: Config
+
+    # These load what only some commands use.
+
+    @cached_property
+    def store(self) -> Store:
+        from loom.record.store import Store
+
+        return Store(self.config.state_dir)
+
+    @cached_property
+    def _providers(self) -> dict[str, Provider]:
+        """Those that were asked for something."""
+        return {}
+
+    def provider(self, job: PastJob) -> Provider:
+        """Return the provider of a job, to find what is left of the job there."""
+        from loom import providers
+        from loom.providers.base import Setup
+
+        name = job.job.provider
+        if name not in self._providers:
+            self._providers[name] = providers.make(name, Setup(environ=self.environ, config=self.config))
+        return self._providers[name]
+
+    def find(self, run: str) -> Reading:
+        """RequestError when no run is meant by `run`, or several are."""
+        from loom.record.reader import Reading
+
+        return Reading(self.store.find(run, repo_root=self.root))
+
+    def workflow(self, named: Path | None = None) -> Path:
+        return workflow_path(self.root, named, self.start)
+
+
+def here(flags: Mapping[str, object] | None = None, *, root: Path | None = None, trusting: bool = False) -> Here:
+    """Find the project around the current directory, or take the one at `root`.
+
+    `flags`: settings of the command line; `trusting`: see `configured`.
+    """
+    environ, start = dict(os.environ), Path.cwd()
+    root = root or find_root(start)
+    return Here(environ=environ, start=start, root=root, config=configured(root, environ, flags, trusting=trusting))
+
+
+def find_root(start: Path) -> Path:
+    """Return the project that `start` lies in: the checkout, else the nearest folder with `.loom`, else `start` itself.
+
+    For commands that only read files; no repository is needed for them.
     """
     folders = (start, *start.parents)
     checkout = next((folder for folder in folders if (folder / ".git").exists()), None)
@@ -31,13 +91,13 @@ def find_root(start: Path) -> Path:
 def configured(
     root: Path | None, environ: Mapping[str, str], flags: Mapping[str, object] | None = None, *, trusting: bool = False
 ) -> Config:
-    """The configuration that holds at `root`: of what the project's file asks for, what the user has allowed.
+    """Load the configuration at `root`: of what the project's file asks for, what the user has allowed.
 
     `trusting`: everything is allowed, this once.
     """
-    from loom import config
 
     def allows(asked: Asked, state_dir: Path) -> bool:
+        # Only for a project that asks for something; a plain one never meets these modules.
         from loom.commands.trust_store import Trust
         from loom.plan.permissions import of_setting
 
@@ -48,8 +108,6 @@ def configured(
 
 def trusts_all(environ: Mapping[str, str], flag: bool) -> bool:
     """Whether `--trust` or `LOOM_TRUST=1` allows all that is asked for. RequestError for another value of the variable."""
-    from loom.errors import RequestError
-
     given = environ.get("LOOM_TRUST", "").lower()
     if given not in ("", "0", "1", "false", "true", "no", "yes", "off", "on"):
         raise RequestError(f"LOOM_TRUST: expected 1 or nothing, found {given!r}", code="CONFIG_INVALID")
@@ -57,12 +115,10 @@ def trusts_all(environ: Mapping[str, str], flag: bool) -> bool:
 
 
 def workflow_path(root: Path, named: Path | None, start: Path) -> Path:
-    """The workflow file: as named (relative to where the command was started), else the project's."""
+    """Return the workflow file: as named (relative to where the command was started), else the project's."""
     if named is not None:
         return named if named.is_absolute() else start / named
     if (elsewhere := leads_out(root / WORKFLOW, root)) is not None:
-        from loom.errors import RequestError
-
         # Its lines would be shown, and whoever committed the link may not read them.
         raise RequestError(
             f"{WORKFLOW} is a link that leads out of the repository, to {elsewhere}",
@@ -72,188 +128,16 @@ def workflow_path(root: Path, named: Path | None, start: Path) -> Path:
     return root / WORKFLOW
 
 
-def changed_since(
-    root: Path, environ: Mapping[str, str], base: str | None = None
-) -> Callable[[str | None], list[str] | None]:
-    """For `changes:`: the files that differ between the work tree and a commit, untracked ones included.
-
-    The commit is the rule's `compare_to`, else `base`, else HEAD; against another branch, only what this one changed since
-    it left that branch counts. None when git can't tell.
-    """
-
-    def changed(compare_to: str | None) -> list[str] | None:
-        since = compare_to or base or "HEAD"
-        if since != "HEAD":
-            fork = _git(root, environ, "merge-base", "--end-of-options", since, "HEAD")
-            if fork is None:
-                return None
-            since = fork.decode().strip()
-        tracked = _git(root, environ, "diff", "--name-only", "--no-renames", "-z", "--end-of-options", since, "--")
-        untracked = _git(root, environ, "ls-files", "--others", "--exclude-standard", "-z", "--full-name")
-        if tracked is None or untracked is None:
-            return None
-        return _paths(tracked + untracked)
-
-    return changed
+def not_counted(settings: Config) -> dict[str, str]:
+    """Return what of the project's file does not count, and why, by the setting's name."""
+    return {item.name: str(item) for item in settings.overruled} | {
+        item.name: f"{item.place}: `{item.name}: {item.text}` does not count until you allow it: loom trust"
+        for item in settings.asked
+        if not item.allowed
+    }
 
 
-def files_of(root: Path, environ: Mapping[str, str]) -> Callable[[], list[str]]:
-    """For `exists:`: every file that a snapshot would have, tracked or not ignored."""
-
-    def files() -> list[str]:
-        listed = _git(root, environ, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--full-name")
-        if listed is None:
-            return [
-                str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and ".git" not in path.parts
-            ]
-        return [path for path in _paths(listed) if os.path.lexists(root / path)]
-
-    return files
-
-
-def ignored_in(root: Path, environ: Mapping[str, str]) -> Callable[[Path], bool]:
-    """Whether a path below `root` is there, and nothing says that a snapshot has it: neither tracked nor to be added."""
-
-    def ignored(path: Path) -> bool:
-        listed = ("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", f":(literal){path}")
-        return (root / path).exists() and not _git(root, environ, *listed)
-
-    return ignored
-
-
-def message_of_head(root: Path, environ: Mapping[str, str]) -> Message | None:
-    """What the commit that is checked out says of itself; None where there is none."""
-    from loom.plan.variables import Message
-
-    said = _git(root, environ, "log", "-1", "--no-show-signature", "--format=%an <%ae>%x00%cI%x00%B", "HEAD")
-    if said is None:
-        return None
-    author, timestamp, text = said.decode("utf-8", "surrogateescape").replace("\0", "\n").split("\n", 2)
-    return Message(author=author, timestamp=timestamp, text=text.strip("\n"))
-
-
-def commit_variables(root: Path, environ: Mapping[str, str], workflow_path: str, event: str = "push") -> dict[str, str]:
-    """What `loom run` would say about the checkout, for commands that make a plan without a run (and without its id)."""
-    from loom.plan.variables import Commit, for_run, project_name_of
-
-    head = _git(root, environ, "rev-parse", "HEAD")
-    branch = _git(root, environ, "symbolic-ref", "-q", "--short", "HEAD")
-    tags = _git(root, environ, "tag", "--points-at", "HEAD")
-    origin = _git(root, environ, "config", "--get", "remote.origin.url")
-    default = _first(_git(root, environ, "symbolic-ref", "-q", "refs/remotes/origin/HEAD")) or ""
-    variables = for_run(
-        run_id="",
-        event=event,
-        workflow_path=workflow_path,
-        commit=Commit(
-            sha=_first(head) or "",
-            branch=_first(branch),
-            tags=[os.fsdecode(tag) for tag in (tags or b"").splitlines()],
-            default_branch=default.removeprefix("refs/remotes/origin/") or None,
-            message=message_of_head(root, environ),
-        ),
-        project_name=project_name_of(root),
-        origin_url=_first(origin),
-    )
-    return {name: value for name, value in variables.items() if value}
-
-
-def _first(answer: bytes | None) -> str | None:
-    return os.fsdecode(answer).split("\n")[0] or None if answer is not None else None
-
-
-def resolve_context(
-    root: Path,
-    config: Config,
-    environ: Mapping[str, str],
-    *,
-    predefined: Mapping[str, str] | None = None,
-    base: str | None = None,
-) -> ResolveContext:
-    """What a plan has to know about the checkout.
-
-    `predefined` are loom's own variables (None: what git says about the checkout); `base` is what `changes:` compares with
-    (None: HEAD). RequestError for a base that git does not know.
-    """
-    from loom.plan.model import ResolveContext
-
-    if (
-        base is not None
-        and _git(root, environ, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}") is None
-    ):
-        from loom.errors import RequestError
-
-        raise RequestError(
-            f"--changes-base {base}: git knows no such branch, tag or commit here",
-            hint="`git branch --all` lists the branches; one of another repository has to be fetched first",
-            code="CHANGES_BASE_UNKNOWN",
-        )
-    return ResolveContext(
-        config=config,
-        predefined=commit_variables(root, environ, str(WORKFLOW)) if predefined is None else predefined,
-        changed=changed_since(root, environ, base),
-        files=files_of(root, environ),
-    )
-
-
-def selection(
-    *,
-    jobs: Iterable[str] | None = None,
-    stages: Iterable[str] | None = None,
-    from_job: str | None = None,
-    only_failed: Iterable[str] | None = None,
-    needs: bool | None = None,
-    variables: Iterable[str] | None = None,
-    matrix: Iterable[str] | None = None,
-    container: bool = False,
-    on: str = CONTAINERS,
-) -> Selection:
-    """The selection that the command line's options mean; `variables` and `matrix` as `NAME=value`."""
-    from loom.plan.model import Selection
-
-    return Selection(
-        jobs=tuple(jobs or ()),
-        stages=tuple(stages or ()),
-        from_job=from_job,
-        only_failed=None if only_failed is None else tuple(only_failed),
-        with_needs=needs,
-        variables=pairs(variables or (), "--var"),
-        matrix=pairs(matrix or (), "--matrix"),
-        container=container,
-        on=on,
-    )
-
-
-def pairs(given: Iterable[str], flag: str) -> dict[str, str]:
-    """`NAME=value` options as a mapping."""
-    from loom.errors import RequestError
-
-    found = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise RequestError(f"{flag} {text}: expected NAME=value")
-        found[name] = value
-    return found
-
-
-def _git(root: Path, environ: Mapping[str, str], *arguments: str) -> bytes | None:
-    """Git's answer, or None when it has none (no git, no repository, no such commit).
-
-    As everywhere: no program that the repository's configuration names, such as a file system monitor. A job wrote that
-    file where this is its workspace.
-    """
-    from loom.errors import SnapshotError
-    from loom.snapshot.git import Running, as_inherited
-
-    try:
-        code, out, _ = Running(arguments, as_inherited(environ) | {"GIT_LITERAL_PATHSPECS": "0"}, cwd=root).result(
-            check=False
-        )
-    except SnapshotError:
-        return None
-    return out if code == 0 else None
-
-
-def _paths(listed: bytes) -> list[str]:
-    return [os.fsdecode(path) for path in listed.split(b"\0") if path]
+def say_not_counted(settings: Config) -> None:
+    """Print the same on standard error, for commands that act."""
+    for line in not_counted(settings).values():
+        print(shown(f"loom: {line}"), file=sys.stderr)

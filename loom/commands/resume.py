@@ -13,8 +13,8 @@ from loom import snapshot
 from loom.cancel import Cancel, signals
 from loom.commands import run as running
 from loom.commands import session
+from loom.commands.project import Here
 from loom.commands.run import Options
-from loom.commands.session import Around
 from loom.errors import LoomError, RequestError
 from loom.plan.model import MountMode
 from loom.runner import Resumption, View, api
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def resume(
     run: str | None,
     *,
-    from_: str | None,
+    from_step: str | None,
     sync: bool,
     stream: bool | None,
     quiet: bool,
@@ -44,7 +44,7 @@ def resume(
     # What was kept once is kept again, also where there is no terminal.
     given = {"stream": stream, "quiet": quiet, "keep": keep or "on-failure", "trust": trust}
     options = running.Options.of(given)
-    return _Resuming(here, past, options).run(from_, sync=sync)
+    return _Resuming(here, past, options).run(from_step, sync=sync)
 
 
 def rerun(
@@ -60,7 +60,7 @@ def rerun(
 
 
 class _Resuming:
-    def __init__(self, here: Around, past: PastRun, options: Options) -> None:
+    def __init__(self, here: Here, past: PastRun, options: Options) -> None:
         self._here = here
         self._past = past
         self._options = options
@@ -70,20 +70,20 @@ class _Resuming:
         self._archives: list[Path] = []
         """Checkpoints of a workspace that the jobs shared, and that is gone."""
 
-    def run(self, from_: str | None, *, sync: bool) -> int:
+    def run(self, from_step: str | None, *, sync: bool) -> int:
         past = self._past
         if past.entry.alive:
             raise RequestError(f"run {past.run_id} has not ended yet", hint="wait for it, or interrupt it first")
         try:
-            reuse = self._reuse(from_, sync=sync)
+            reuse = self._reuse(from_step, sync=sync)
         except BaseException:
             for workspace in self._made:
                 snapshot.remove(workspace, recorded=True)
             raise
         return execute(self._here, past, reuse, self._options, self._run_id)
 
-    def _reuse(self, from_: str | None, *, sync: bool) -> Reuse:
-        past, jobs = self._past, self._wanted(from_)
+    def _reuse(self, from_step: str | None, *, sync: bool) -> Reuse:
+        past, jobs = self._past, self._wanted(from_step)
         resumed = {
             job.job.id: resumption for job, step in jobs if (resumption := self._resumption(job, step, sync=sync))
         }
@@ -95,7 +95,7 @@ class _Resuming:
         shared = any(job.shares_workspace for job, _ in jobs)
         workspace = self._workspace(own, shared=shared, untouched=sync and not shared)
         again = dependents(past, [job.job.id for job, _ in jobs])
-        results = results_besides(past, again, also_unfinished=from_ is None)
+        results = results_besides(past, again, also_unfinished=from_step is None)
         if sync:
             self._sync([workspace, *(path for path in own if path != workspace)])
         return api.Reuse(
@@ -141,10 +141,10 @@ class _Resuming:
         self._made.append(workspace)
         return workspace
 
-    def _wanted(self, from_: str | None) -> list[tuple[PastJob, str | None]]:
+    def _wanted(self, from_step: str | None) -> list[tuple[PastJob, str | None]]:
         past = self._past
-        if from_ is not None:
-            job_id, _, step = from_.partition(":")
+        if from_step is not None:
+            job_id, _, step = from_step.partition(":")
             job = past.job(job_id)
             return [(job, job.step(step or None).id)]
         failed = [
@@ -254,7 +254,7 @@ def results_besides(past: PastRun, again: set[str], *, also_unfinished: bool) ->
     return results
 
 
-def execute(here: Around, past: PastRun, reuse: Reuse, options: Options, run_id: str) -> int:
+def execute(here: Here, past: PastRun, reuse: Reuse, options: Options, run_id: str) -> int:
     planned = past.planned
     source = snapshot.discover(past.repo_root, environ=here.environ)
     options = _as_planned(options, past)
@@ -277,7 +277,7 @@ def _as_planned(options: Options, past: PastRun) -> Options:
     return replace(options, strict=planned.isolated, flags=flags)
 
 
-def _same(here: Around, past: PastRun, options: Options, *, failed: bool) -> int:
+def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
     run_id = str(time.time_ns())
     results: Mapping[str, JobResult] = {}
     if failed:
@@ -300,7 +300,7 @@ def _same(here: Around, past: PastRun, options: Options, *, failed: bool) -> int
     return execute(here, past, reuse, options, run_id)
 
 
-def snapshot_again(here: Around, past: PastRun, workspace: Path) -> Mapping[str, object]:
+def snapshot_again(here: Here, past: PastRun, workspace: Path) -> Mapping[str, object]:
     """Fill `workspace` with the very tree that the earlier run had: from the checkout, else from that run's workspace."""
     wanted = (past.snapshot or {}).get("tree_sha")
     if wanted is None:
@@ -334,8 +334,8 @@ def snapshot_again(here: Around, past: PastRun, workspace: Path) -> Mapping[str,
     )
 
 
-def _fresh(here: Around, past: PastRun, options: Options, *, failed: bool) -> int:
-    if here.root is None or here.root.resolve() != past.repo_root.resolve():
+def _fresh(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
+    if here.root.resolve() != past.repo_root.resolve():
         raise RequestError(
             f"run {past.run_id} is one of {past.repo_root}, which is not the checkout here",
             hint=f"run it there: cd {past.repo_root}",

@@ -112,7 +112,7 @@ class Prepared(Struct, frozen=True, kw_only=True):
 def prepare(options: Options) -> Prepared:
     """From options to a plan. RequestError, WorkflowError: nothing has begun, and there is no record."""
     from loom import snapshot, workflow
-    from loom.commands import project
+    from loom.commands import checkout, project
     from loom.commands import trust as trusting
     from loom.plan.model import resolve
     from loom.runner import api
@@ -122,16 +122,16 @@ def prepare(options: Options) -> Prepared:
     source = snapshot.discover(Path.cwd(), environ=environ)
     settings = configured(source.root, environ, options)
     loaded = workflow.load(project.workflow_path(source.root, options.workflow, Path.cwd()), source.root)
-    message = project.message_of_head(source.root, environ)
+    message = checkout.message_of_head(source.root, environ)
     variables = api.run_variables(run_id, source, loaded.path, event=options.event, message=message)
-    context = project.resolve_context(
+    context = checkout.resolve_context(
         source.root,
         settings,
         environ,
         predefined=variables,
         base=options.changes_base,
     )
-    selection = project.selection(
+    selection = checkout.selection(
         jobs=options.names,
         stages=options.stage,
         from_job=options.from_job,
@@ -148,7 +148,7 @@ def prepare(options: Options) -> Prepared:
         can_ask = options.form == "screen"
         if trusting.settle(requests, settings, source.root, environ, flag=options.trust, can_ask=can_ask):
             return prepare(options)  # now with the settings that were allowed
-        trusting.say_not_counted(settings)
+        project.say_not_counted(settings)
     return Prepared(
         run_id=run_id,
         environ=environ,
@@ -253,6 +253,7 @@ def _run(options: Options) -> int:
 def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None) -> int:
     """Run a prepared plan, with the terminal as its audience. `reuse`: see `api.Request`."""
     from loom.commands import terminal, wiring
+    from loom.commands.screen import screen_parts
     from loom.record.store import Store
     from loom.runner import api
 
@@ -375,41 +376,3 @@ def live_is_wanted(options: Options, *, stream: bool) -> bool:
     """The moving area is for a terminal that can redraw, and for a person who sees no output pass by anyway."""
     can = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     return can and not (options.quiet or stream or options.attended)
-
-
-def screen_parts(color: str, *, quiet: bool, verbose: bool, stream: bool) -> tuple[Any, Callable[[str], None]]:
-    """The look of standard output, and a function that writes a line there."""
-    from loom.render.screen import Detail, Look
-    from loom.util.controls import cleaned
-
-    out = sys.stdout
-    on_terminal = out.isatty()
-    coloured = color == "always" or (color == "auto" and on_terminal and os.environ.get("TERM") != "dumb")
-    encoding = (out.encoding or "").lower().replace("-", "")
-    look = Look(
-        detail=Detail.QUIET if quiet else Detail.VERBOSE if verbose else Detail.NORMAL,
-        stream=stream,
-        unicode=encoding.startswith("utf"),
-        paint=paint if coloured else None,
-    )
-
-    def write(line: str) -> None:
-        line = cleaned(line, colours=coloured)
-        out.write(line.encode(out.encoding or "utf-8", "replace").decode(out.encoding or "utf-8") + "\n")
-        out.flush()
-
-    return look, write
-
-
-def paint(text: str, style: str) -> str:
-    import typer
-
-    styles: dict[str, dict[str, Any]] = {
-        "ok": {"fg": "green"},
-        "bad": {"fg": "red"},
-        "warn": {"fg": "yellow"},
-        "dim": {"dim": True},
-        "bold": {"bold": True},
-        "job": {"fg": "cyan"},
-    }
-    return typer.style(text, **styles[style])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,18 +13,28 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct, field
+from msgspec import Struct, structs
 
+from loom import snapshot
 from loom.cancel import Cancel
-from loom.errors import RequestError
+from loom.commands import project, wiring
+from loom.commands import trust as trusting
+from loom.commands.project import Here
+from loom.errors import LoomError, RequestError
+from loom.plan.model import MountMode, Plan, Step
+from loom.providers.base import Inside, KeptPlace, ReadOnlyMount, Resolved, SecretValues, SessionRequest
+from loom.providers.files import unpack_file
+from loom.runner import PlaceOpener, Resumption, Settings, Tools, View
+from loom.runner import previous_run as past
+from loom.runner.previous_run import PastJob, PastRun
+from loom.secrets.lookup import resolve
+from loom.secrets.masking import Masker
+from loom.snapshot import occupied
+from loom.storage.private import make_own
+from loom.util import controls
+from loom.util.paths import new_workspace
 
 if TYPE_CHECKING:
-    from loom.config import Config
-    from loom.plan.model import Plan, Step
-    from loom.providers.base import Inside, KeptPlace, Provider, Resolved, SecretValues
-    from loom.record.store import Store
-    from loom.runner import PlaceOpener, Tools, View
-    from loom.runner.previous_run import PastJob, PastRun
     from loom.storage.workspace import Skipped
 
 
@@ -36,53 +47,21 @@ class Entered(Struct, frozen=True, kw_only=True):
     container_name: str = ""
 
 
-class Around(Struct, frozen=True, kw_only=True):
-    """What a command that goes back to an earlier run stands on."""
+def around(trust: bool | None = None) -> Here:
+    """Find the project, and ask for what its configuration asks for.
 
-    environ: Mapping[str, str]
-    root: Path | None
-    config: Config
-    store: Store
-    providers: dict[str, Provider] = field(default_factory=dict)
-    """Those that were asked for something."""
-
-    def provider(self, job: PastJob) -> Provider:
-        """The provider of a job, to find what is left of it there."""
-        from loom import providers
-        from loom.providers.base import Setup
-
-        name = job.job.provider
-        if name not in self.providers:
-            self.providers[name] = providers.make(name, Setup(environ=self.environ, config=self.config))
-        return self.providers[name]
+    `trust`: whether all is allowed on the command line; None for a command that starts nothing, and so never asks.
+    """
+    here = project.here(trusting=bool(trust))
+    if trust is not None and here.config.asked:
+        requests = trusting.requests_of((), here.config, here.root, here.environ)
+        trusting.settle(requests, here.config, here.root, here.environ, flag=trust)
+        here = project.here(trusting=trust)
+    return here
 
 
-def around(trust: bool | None = None) -> Around:
-    """`trust`: whether all is allowed on the command line; None for a command that starts nothing, and so never asks."""
-    from loom.commands import project as surroundings
-    from loom.record.store import Store
-
-    environ = dict(os.environ)
-    here = surroundings.find_root(Path.cwd())
-    root = here if (here / ".git").exists() else None
-    settings = surroundings.configured(root, environ, trusting=bool(trust))
-    if trust is not None and root is not None and settings.asked:
-        from loom.commands import trust as trusting
-
-        trusting.settle(trusting.requests_of((), settings, root, environ), settings, root, environ, flag=trust)
-        settings = surroundings.configured(root, environ, trusting=trust)
-    return Around(
-        environ=environ,
-        root=root,
-        config=settings,
-        store=Store(settings.state_dir),
-    )
-
-
-def permit(here: Around, past: PastRun, trust: bool, job: PastJob | None = None) -> None:
+def permit(here: Here, past: PastRun, trust: bool, job: PastJob | None = None) -> None:
     """Ask for what the jobs of a run (or this one) ask for, before any of it is given again."""
-    from loom.commands import trust as trusting
-
     # A record that was brought from elsewhere may name any checkout as its own.
     root = past.repo_root if here.store.holds(past.entry) else past.entry.paths.root
     jobs = past.planned.plan.jobs if job is None else (job.job,)
@@ -97,19 +76,14 @@ def permit(here: Around, past: PastRun, trust: bool, job: PastJob | None = None)
     trusting.settle(requests, settings, root, here.environ, flag=trust)
 
 
-def find_run(here: Around, wanted: str | None, *, default: str = "last") -> PastRun:
-    from loom.commands import project as surroundings
-    from loom.runner import previous_run as past
-
+def find_run(here: Here, wanted: str | None, *, default: str = "last") -> PastRun:
     # Of this project, also where it has no repository (any more): the last run may well be another's.
-    project = (here.root or surroundings.find_root(Path.cwd())) if wanted in (None, "last", "last-failed") else None
-    return past.read(here.store.find(wanted or default, repo_root=project))
+    root = here.root if wanted in (None, "last", "last-failed") else None
+    return past.read(here.store.find(wanted or default, repo_root=root))
 
 
-def find_job(here: Around, names: Sequence[str], *, default: str = "last") -> PastJob:
+def find_job(here: Here, names: Sequence[str], *, default: str = "last") -> PastJob:
     """The job that `[RUN] [JOB]` mean; a single name that is a job of the default run is that job."""
-    from loom.errors import LoomError
-
     if len(names) == 2:
         return find_run(here, names[0]).job(names[1])
     if not names:
@@ -132,26 +106,21 @@ def find_job(here: Around, names: Sequence[str], *, default: str = "last") -> Pa
             ) from no_run
 
 
-def tools_of(here: Around, run: PastRun, plan: Plan, run_id: str) -> Tools:
-    from loom import snapshot
-    from loom.commands import wiring
-
+def tools_of(here: Here, run: PastRun, plan: Plan, run_id: str) -> Tools:
     start = run.repo_root if run.repo_root.is_dir() else run.workspace
     source = snapshot.discover(start, environ=here.environ)
     return wiring.tools_for(plan, here.config, source.root, here.environ, run_id=run_id, isolated=run.planned.isolated)
 
 
 @contextmanager
-def entered(here: Around, job: PastJob, step: Step, *, as_root: bool = False, cancel: Cancel) -> Iterator[Entered]:
+def entered(here: Here, job: PastJob, step: Step, *, as_root: bool = False, cancel: Cancel) -> Iterator[Entered]:
     """The place of `job`, with everything that `step` has around it. Left, what was made for it is gone again."""
-    from loom.snapshot import occupied
-
     with occupied(job.run.workspace), _entered(here, job, step, as_root=as_root, cancel=cancel) as place:
         yield place
 
 
 @contextmanager
-def _entered(here: Around, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[Entered]:
+def _entered(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[Entered]:
     isolated = here.provider(job).capabilities.isolated
     if as_root and not isolated and os.geteuid() != 0:
         raise RequestError(
@@ -169,12 +138,12 @@ def _entered(here: Around, job: PastJob, step: Step, *, as_root: bool, cancel: C
         yield made
 
 
-def find_place(here: Around, job: PastJob) -> KeptPlace | None:
+def find_place(here: Here, job: PastJob) -> KeptPlace | None:
     """The job's place, if it runs or was kept."""
     return here.provider(job).find(job.run.run_id, job.job.id, str(job.kept.get("container_id") or ""))
 
 
-def _found(here: Around, job: PastJob, step: Step, found: KeptPlace, *, as_root: bool) -> Entered:
+def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: bool) -> Entered:
     secrets = resolve_secrets(here, job)
     as_file = {secret.name for secret in job.job.secrets if secret.file}
     paths, woken = found.wake({name: value for name, value in secrets.items() if name in as_file})
@@ -195,7 +164,7 @@ def _found(here: Around, job: PastJob, step: Step, found: KeptPlace, *, as_root:
 
 
 @contextmanager
-def _fresh(here: Around, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[Entered]:
+def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[Entered]:
     with ExitStack() as stack:
         opener, image, about = _opener(here, job, step, stack, cancel)
         said = _Said()
@@ -224,14 +193,9 @@ def _fresh(here: Around, job: PastJob, step: Step, *, as_root: bool, cancel: Can
 
 
 def _opener(
-    here: Around, job: PastJob, step: Step, stack: ExitStack, cancel: Cancel
+    here: Here, job: PastJob, step: Step, stack: ExitStack, cancel: Cancel
 ) -> tuple[PlaceOpener, Resolved | None, str]:
     """What opens a new place for the job over its files, the image to use if it is there, and what to say of it."""
-    from msgspec import structs
-
-    from loom.providers.base import ReadOnlyMount
-    from loom.runner import PlaceOpener, Resumption, Settings
-
     run, planned = job.run, job.run.planned
     run_id = str(time.time_ns())
     image = job.image if job.in_container else None
@@ -266,17 +230,14 @@ def _opener(
     return PlaceOpener(tools, settings, cancel), image, about
 
 
-def checkpoint_of(here: Around, job: PastJob) -> str | None:
+def checkpoint_of(here: Here, job: PastJob) -> str | None:
     """The image of the job's checkpoint, if it has one that is still there."""
     image_id = job.checkpoint.get("image_id")
     return image_id if image_id and here.provider(job).has_image(image_id) else None
 
 
-def view_of_files(here: Around, job: PastJob, left_out: dict[str, str] | None = None) -> View:
+def view_of_files(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -> View:
     """What a new place for the job shows: its files as a plain directory, sent where the engine does not see them."""
-    from loom.plan.model import MountMode
-    from loom.runner import View
-
     files, view = files_of(here, job, left_out), job.view
     sent = view is not None and view.mode is MountMode.VOLUME
     return View(
@@ -286,15 +247,12 @@ def view_of_files(here: Around, job: PastJob, left_out: dict[str, str] | None = 
     )
 
 
-def files_of(here: Around, job: PastJob, left_out: dict[str, str] | None = None) -> Path:
+def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -> Path:
     """A plain directory with the job's files as it left them, laid out first where its view has none.
 
     Of a job whose container is kept: as they are now. RequestError when nothing is left of them.
     `left_out` gets the path and the reason of each special file that was not laid out.
     """
-    from loom.plan.model import MountMode
-    from loom.providers.base import SessionRequest
-    from loom.providers.files import unpack_file
 
     def on_skipped(item: Skipped) -> None:
         if left_out is not None:
@@ -343,10 +301,6 @@ def _gone(job: PastJob) -> RequestError:
 
 def _laid_out(place: Path, fill: Callable[[Path], None]) -> Path:
     """`place`, filled: whole, or as it was before."""
-    import shutil
-
-    from loom.storage.private import make_own
-
     make_own(place.parent.parent)
     make_own(place.parent)
     new, old = place.with_name("workspace.new"), place.with_name("workspace.old")
@@ -360,11 +314,8 @@ def _laid_out(place: Path, fill: Callable[[Path], None]) -> Path:
     return place
 
 
-def lay_out(here: Around, past: PastRun, archive: Path, run_id: str) -> Path:
+def lay_out(here: Here, past: PastRun, archive: Path, run_id: str) -> Path:
     """A new workspace for jobs that share one, with what a checkpoint's archive has."""
-    from loom.providers.files import unpack_file
-    from loom.util.paths import new_workspace
-
     workspace = new_workspace(here.config.tmp_dir, run_id)
     here.store.claims.make(workspace, run_id=run_id, repo_root=past.repo_root)
     unpack_file(archive, workspace)
@@ -372,10 +323,8 @@ def lay_out(here: Around, past: PastRun, archive: Path, run_id: str) -> Path:
     return workspace
 
 
-def resolve_secrets(here: Around, job: PastJob) -> Mapping[str, bytes]:
+def resolve_secrets(here: Here, job: PastJob) -> Mapping[str, bytes]:
     """Anew: their values are nowhere in the record."""
-    from loom.secrets.lookup import resolve
-
     root = job.run.repo_root
     return resolve(job.job.secrets, environ=here.environ, root=root, config=here.config).values
 
@@ -399,9 +348,6 @@ class _Said:
     """Loom's own work around the place, told on standard error: standard output belongs to the command."""
 
     def __init__(self) -> None:
-        from loom.secrets.masking import Masker
-        from loom.util import controls
-
         self._masker = Masker()
         controls.hide = self._masker.mask  # errors come after it
 

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loom.commands.project import configured, find_root, ignored_in, trusts_all, workflow_path
+import typer
+
+from loom.commands import project
+from loom.commands.checkout import ignored_in
+from loom.commands.project import Here, say_not_counted, trusts_all
 from loom.errors import RequestError
 from loom.plan import permissions
 from loom.plan.permissions import Request
+from loom.plan.resolve import rehearse
+from loom.record.lines import encodable
+from loom.render.output import print_json
+from loom.secrets.lookup import check_reference
 from loom.status import ExitCode
+from loom.util.controls import shown
 from loom.util.units import counted
+from loom.workflow import Workflow, load
 
 if TYPE_CHECKING:
     from loom.commands.trust_store import Trust
     from loom.config import Config
     from loom.plan.model import Job
-    from loom.workflow import Workflow
 
 CODE = "TRUST_REQUIRED"
 
@@ -44,8 +52,6 @@ def requests_of(
 
 
 def _is_reference(reference: str) -> bool:
-    from loom.secrets.lookup import check_reference
-
     return check_reference(reference) is None
 
 
@@ -85,30 +91,11 @@ def settle(
     )
 
 
-def not_counted(settings: Config) -> dict[str, str]:
-    """What of the project's file does not count, and why, by the setting's name."""
-    return {item.name: str(item) for item in settings.overruled} | {
-        item.name: f"{item.place}: `{item.name}: {item.text}` does not count until you allow it: loom trust"
-        for item in settings.asked
-        if not item.allowed
-    }
-
-
-def say_not_counted(settings: Config) -> None:
-    """The same on standard error, for commands that act."""
-    from loom.util.controls import shown
-
-    for line in not_counted(settings).values():
-        print(shown(f"loom: {line}"), file=sys.stderr)
-
-
 def _attended() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _agreed(requests: Sequence[Request]) -> bool:
-    import typer
-
     print(f"This repository asks for {counted(len(requests), 'thing')} that a plain container does not get:")
     for line in _lines(requests):
         print(f"  {line}")
@@ -116,8 +103,6 @@ def _agreed(requests: Sequence[Request]) -> bool:
 
 
 def _lines(requests: Sequence[Request], mark: Callable[[Request], str] = lambda _: "") -> list[str]:
-    from loom.util.controls import shown
-
     return [shown(f"{mark(item)}{f'{item.place}: ' if item.place else ''}{item}") for item in requests]
 
 
@@ -136,40 +121,34 @@ def _places_in(loaded: Workflow) -> permissions.PlaceOf:
     return place_of
 
 
-def everything_asked(named: Path | None, environ: Mapping[str, str]) -> tuple[tuple[Request, ...], Config, Path]:
+def everything_asked(here: Here, named: Path | None) -> tuple[Request, ...]:
     """What the repository here asks for in all its jobs, whatever their rules say. WorkflowError as `loom check` has it."""
-    from loom import workflow
-    from loom.plan.resolve import rehearse
-
-    root = find_root(Path.cwd())
-    settings = configured(root, environ)
-    path = workflow_path(root, named, Path.cwd())
+    path = here.workflow(named)
     if named is None and not path.exists():  # a configuration alone may ask for something
-        return requests_of((), settings, root, environ), settings, root
-    loaded = workflow.load(path, root)
-    jobs = [job for _, job in rehearse(loaded, settings)[1]]
-    return requests_of(jobs, settings, root, environ, loaded), settings, root
+        return requests_of((), here.config, here.root, here.environ)
+    loaded = load(path, here.root)
+    jobs = [job for _, job in rehearse(loaded, here.config)[1]]
+    return requests_of(jobs, here.config, here.root, here.environ, loaded)
 
 
-def trust(named: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> int:
+def trust(workflow: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> int:
     """`loom trust`."""
     from loom.commands.trust_store import Trust
 
-    environ = dict(os.environ)
+    here = project.here()
+    decisions = Trust(here.config.own_state_dir, here.root, here.environ)
     if revoke:
-        root = find_root(Path.cwd())
-        forgotten = Trust(configured(root, environ).own_state_dir, root, environ).revoke()
+        forgotten = decisions.revoke()
         print(f"forgotten: {forgotten}" if forgotten else "there was nothing to forget")
         return ExitCode.OK
-    requests, settings, root = everything_asked(named, environ)
-    decisions = Trust(settings.own_state_dir, root, environ)
+    requests = everything_asked(here, workflow)
     new = [request for request in requests if not decisions.holds(request)]
     if as_json:
         if yes and new:
             decisions.allow(new)
         _print_json(decisions, requests)
         return ExitCode.OK
-    say_not_counted(replace(settings, asked=()))  # those are what is listed
+    say_not_counted(replace(here.config, asked=()))  # those are what is listed
     if not requests:
         print("nothing here needs your trust")
         return ExitCode.OK
@@ -185,8 +164,6 @@ def trust(named: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> int:
 
 
 def _confirm(new: Sequence[Request]) -> None:
-    import typer
-
     if not _attended():
         raise RequestError(
             f"{CODE}: {counted(len(new), 'thing')} not allowed yet",
@@ -198,13 +175,10 @@ def _confirm(new: Sequence[Request]) -> None:
 
 
 def _print_json(decisions: Trust, requests: Sequence[Request]) -> None:
-    from loom.record.lines import encodable
-    from loom.render.output import print_json
-
     print_json(
         encodable(
             {
-                "schema_version": "loom.commands.trust_store-list.v1",
+                "schema_version": "loom.trust-list.v1",
                 "kind": "loom-trust",
                 "root": str(decisions.root),
                 "origin": decisions.origin,

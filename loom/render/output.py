@@ -9,12 +9,16 @@ from typing import Any
 
 import msgspec
 
+from loom.record.lines import encodable
 from loom.util.controls import json_shown
 
 
 def json_text(document: Any) -> str:
-    """A document for people and programs: indented, in UTF-8, without characters that steer a terminal."""
-    return json_shown(json.dumps(document, indent=2, ensure_ascii=False, default=msgspec.to_builtins)) + "\n"
+    """A document for people and programs: indented, in UTF-8, without characters that steer a terminal.
+
+    U+FFFD stands for bytes of names that are not UTF-8.
+    """
+    return json_shown(json.dumps(encodable(msgspec.to_builtins(document)), indent=2, ensure_ascii=False)) + "\n"
 
 
 def print_json(document: Any) -> None:

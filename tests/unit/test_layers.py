@@ -45,3 +45,19 @@ def test_imports_point_down() -> None:
             if ORDER.index(name) <= ORDER.index(own)
         ]
     assert wrong == []
+
+
+LATE = 200
+"""Imports inside functions, in all of `loom/`: each has a reason, such as a library that only some paths need."""
+
+
+def test_imports_stand_at_the_top() -> None:
+    late = {
+        (path, node.lineno)
+        for path in ROOT.rglob("*.py")
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert len(late) <= LATE

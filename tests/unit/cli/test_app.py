@@ -1,29 +1,62 @@
 """The command tree: as much of it as the command line needs."""
 
 import importlib
+import inspect
 import pkgutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from typing import get_type_hints
 
+import pytest
 import typer.main
 
 import loom.cli
 from loom.cli.app import MODULES, app_for
 
 
-def test_every_module_registers_the_commands_that_the_table_says() -> None:
-    for name, commands in MODULES.items():
-        app = typer.Typer()
-        app.callback()(lambda: None)
-        importlib.import_module(f"loom.cli.{name}").register(app)
-        assert tuple(typer.main.get_group(app).commands) == commands, name
+def commands_of(app: typer.Typer, path: str = "") -> Iterator[tuple[str, Callable[..., None]]]:
+    for info in app.registered_commands:
+        assert info.callback is not None
+        yield f"{path}{info.name}", info.callback
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        yield from commands_of(group.typer_instance, f"{path}{group.name} ")
+
+
+SIGNATURES = dict(commands_of(app_for([])))
 
 
 def test_no_module_of_commands_is_left_out() -> None:
-    names = [module.name for module in pkgutil.iter_modules(loom.cli.__path__)]
-    registering = {name for name in names if hasattr(importlib.import_module(f"loom.cli.{name}"), "register")}
-    assert registering == set(MODULES)
+    names = {module.name for module in pkgutil.iter_modules(loom.cli.__path__)}
+    assert names - set(MODULES) == {"app", "boundary", "command", "options"}
+
+
+@pytest.mark.parametrize("name", [name for name, signature in SIGNATURES.items() if hasattr(signature, "module")])
+def test_a_signature_and_the_function_that_does_the_work_have_the_same_parameters(name: str) -> None:
+    signature = SIGNATURES[name]
+    function = getattr(importlib.import_module(f"loom.commands.{signature.module}"), signature.__name__)  # type: ignore[attr-defined]
+    given = set(inspect.signature(signature).parameters)
+    assert set(inspect.signature(function).parameters) == given - ({"as_json"} if "form" in given else set())
+
+
+def test_all_commands_but_these_are_signatures_alone() -> None:
+    assert {name for name, one in SIGNATURES.items() if not hasattr(one, "module")} == {"run", "exec", "version"}
+
+
+def test_json_is_asked_for_in_one_way() -> None:
+    """`--json` as `as_json`; `--format` as `form`, with `--json` beside it."""
+    for name, signature in SIGNATURES.items():
+        options = {
+            option: parameter
+            for parameter, hint in get_type_hints(signature, include_extras=True).items()
+            for info in getattr(hint, "__metadata__", ())
+            for option in info.param_decls or ()
+        }
+        assert options.get("--json", "as_json") == "as_json", name
+        if "--format" in options and name != "run":
+            assert (options["--format"], options.get("--json")) == ("form", "as_json"), name
 
 
 def test_one_command_is_described_when_one_is_given_and_all_when_none_is() -> None:

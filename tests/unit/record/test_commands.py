@@ -70,7 +70,7 @@ def test_a_name_that_is_neither_a_run_nor_a_job(failed: Ran) -> None:
         assert ran.returncode == 2
         assert "'tset' is neither a run nor a job of the last run\n  its jobs: build, lint, test, after\n" in ran.stderr
     ran = failed_command(failed.project, "diagnose", "test", "lint")
-    assert (ran.returncode, "one name too many" in ran.stderr) == (2, True)
+    assert (ran.returncode, "unexpected argument lint: expected [RUN] [JOB]" in ran.stderr) == (2, True)
 
 
 def test_a_name_of_a_job_where_nothing_ran_yet(make: Make) -> None:
@@ -278,19 +278,19 @@ def failed_command(project: Project, *arguments: str) -> "subprocess.CompletedPr
 
 
 def test_completion_never_fails(failed: Ran, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from loom.commands import records
+    from loom.commands.completion import complete
 
     for name, value in failed.project.environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(failed.project.root)
     entry = failed.project.last()
-    assert [name for name, _ in records.known_runs("")] == ["last", "last-failed", entry.run_id]
-    assert records.known_jobs("last", "l") == ["lint"]
-    assert "script/02" in records.known_steps("last", "test", "")
-    assert records.known_jobs("nothing", "") == []
-    assert records.workflow_jobs("") == ["build", "lint", "test", "after"]
+    assert [name for name, _ in complete("run", {})] == ["last", "last-failed", entry.run_id]
+    assert complete("job", {"run": "last"}) == ["build", "lint", "test", "after"]
+    assert "script/02" in complete("step", {"run": "last", "job": "test"})
+    assert complete("job", {"run": "nothing"}) == []
+    assert complete("workflow-job", {}) == ["build", "lint", "test", "after"]
     monkeypatch.chdir(tmp_path)
-    assert records.known_jobs(None, "") == []
+    assert complete("job", {}) == []
     assert os.getcwd() == str(tmp_path)
 
 

@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import typer
-
-from loom.cli.options import JobOfRun, RunOrJob
+from loom import snapshot
+from loom.commands import session
+from loom.commands.project import Here
+from loom.errors import RequestError
+from loom.snapshot import Change, readable
+from loom.storage.workspace import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from loom.commands.session import Around
     from loom.runner.previous_run import PastRun
-    from loom.snapshot import Change
 
 
-def register(app: typer.Typer) -> None:
-    app.command("pull")(pull)
-
-
-def pull(
-    run: RunOrJob = None,
-    job: JobOfRun = None,
-    apply: Annotated[bool, typer.Option("--apply", help="Change the checkout, rather than show the patch.")] = False,
-) -> None:
+def pull(run: str | None, job: str | None, *, apply: bool) -> None:
     """Bring what a job changed in its files into the checkout. Shown as a patch first; --apply does it.
 
     Left out is what git ignores, and what the jobs declare as artifacts or caches. Files that you edited in the checkout
     since the run are never overwritten.
     """
-    import os
-
-    from loom import snapshot
-    from loom.commands import session
-    from loom.errors import RequestError
-
     here = session.around()
     left_out: dict[str, str] = {}
     past, files = _files(here, [name for name in (run, job) if name], left_out)
@@ -78,11 +65,8 @@ def pull(
         print("nothing to apply: the workspace is as the snapshot was")
 
 
-def _files(here: Around, names: list[str], left_out: dict[str, str]) -> tuple[PastRun, Path]:
+def _files(here: Here, names: list[str], left_out: dict[str, str]) -> tuple[PastRun, Path]:
     """The run, and the directory with what its job left: the failing one's or the only one's, where none is named."""
-    from loom.commands import session
-    from loom.errors import RequestError
-
     if len(names) == 2:
         job = session.find_job(here, names)
         return job.run, session.files_of(here, job, left_out)
@@ -100,8 +84,6 @@ def _files(here: Around, names: list[str], left_out: dict[str, str]) -> tuple[Pa
 
 def _generated(run: PastRun) -> Callable[[Change], bool]:
     """Whether a change is a file that the run's jobs make: one of their artifacts, reports or caches."""
-    from loom.storage.workspace import Selection
-
     patterns: list[str] = []
     for job in run.planned.plan.jobs:
         if job.artifacts is not None:
@@ -114,3 +96,33 @@ def _generated(run: PastRun) -> Callable[[Change], bool]:
         return change.kind == "added" and selection.takes(change.path)
 
     return generated
+
+
+def workspace(run: str | None, job: str | None) -> None:
+    """Print the directory of a run's snapshot. With JOB, the directory with what that job left in its own place.
+
+    A job's files are laid out there first where they are layers of an overlay, or in a volume of the engine's. While
+    the job's container is kept, each call lays them out as they are now.
+    """
+    here = session.around()
+    names = [name for name in (run, job) if name]
+    try:
+        found = session.find_job(here, names) if names else None
+    except RequestError as error:
+        if len(names) == 2 or error.code in ("RUN_UNKNOWN", "JOB_UNKNOWN", "RUN_AMBIGUOUS"):
+            raise
+        found = None  # a run without one job that could be meant
+    if found is not None and found.job.id in names[-1:] + [found.job.name for _ in names[-1:] if found.job.name]:
+        left_out: dict[str, str] = {}
+        print(session.files_of(here, found, left_out))
+        for path, reason in left_out.items():
+            print(f"left out: {readable(path)} ({reason})", file=sys.stderr)
+        return
+    past = session.find_run(here, names[0] if names else None)
+    if not past.workspace.is_dir():
+        raise RequestError(
+            f"the workspace of run {past.run_id} ({past.workspace}) is gone",
+            hint=f"run it again: loom rerun {past.run_id}",
+            code="WORKSPACE_GONE",
+        )
+    print(past.workspace)

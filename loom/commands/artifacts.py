@@ -2,55 +2,31 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-import typer
-
-from loom.cli.options import RunOrJob
-from loom.cli.record import complete_job
+from loom.commands.naming import jobs_of, run_or_job
+from loom.commands.project import here
+from loom.errors import RequestError
 from loom.render.output import print_json
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from loom.storage.artifacts import ArtifactFile
-
-
-def register(app: typer.Typer) -> None:
-    app.command("artifacts")(artifacts)
+from loom.runner.previous_run import read
+from loom.snapshot.model import path_fields
+from loom.storage.artifacts import ArtifactFile, fetch, index_of
+from loom.util.controls import shown
+from loom.util.units import counted, rough_size
 
 
-def artifacts(
-    run: RunOrJob = None,
-    job: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="JOB", help="A job of it (a name or glob); all if not given.", autocompletion=complete_job
-        ),
-    ] = None,
-    to: Annotated[
-        Path | None,
-        typer.Option("--to", metavar="DIR", help="Unpack them into this directory, which must be new or empty."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-) -> None:
-    """List what a run's jobs left as artifacts, or fetch it.
-
-    `--to DIR` unpacks a named job's files into DIR, and those of several jobs into a directory for each.
-    """
-    from loom.commands import records
-    from loom.runner.previous_run import read
-    from loom.storage.artifacts import index_of
-
-    place = records.here()
-    found, wanted, _ = records.run_or_job(place, run or "last", job, None)
+def artifacts(run: str | None, job: str | None, to: Path | None, *, as_json: bool) -> None:
+    """`loom artifacts`."""
+    found, wanted, _ = run_or_job(here(), run or "last", job, None)
     past = read(found.entry)
-    ids = records.jobs_of(found, wanted) if wanted else [one.id for one in past.planned.plan.jobs]
+    ids = jobs_of(found, wanted) if wanted else [one.id for one in past.planned.plan.jobs]
     archives = {job_id: archive for job_id in ids if (archive := past.archive_of(job_id)).is_file()}
     held = {job_id: index_of(archive) for job_id, archive in archives.items()}
     folders = _fetched(archives, to, alone=len(ids) == 1) if to is not None else {}
-    if json:
+    if as_json:
         jobs = [_document(job_id, archives[job_id], files, folders) for job_id, files in held.items()]
         print_json({"kind": "artifacts", "run_id": past.run_id, "jobs": jobs})
         return
@@ -58,13 +34,10 @@ def artifacts(
         print(line)
     if not held:
         whose = f"job {ids[0]}" if len(ids) == 1 else "no job"
-        _say(f"{whose} of run {past.run_id} left {'no ' if len(ids) == 1 else ''}artifacts")
+        print(f"{whose} of run {past.run_id} left {'no ' if len(ids) == 1 else ''}artifacts", file=sys.stderr)
 
 
 def _fetched(archives: Mapping[str, Path], to: Path, *, alone: bool) -> dict[str, Path]:
-    from loom.errors import RequestError
-    from loom.storage.artifacts import fetch
-
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise RequestError(
             f"{to} is not an empty directory: nothing was unpacked", hint="name one that is new or empty"
@@ -76,9 +49,6 @@ def _fetched(archives: Mapping[str, Path], to: Path, *, alone: bool) -> dict[str
 
 
 def _lines(held: Mapping[str, Sequence[ArtifactFile]], folders: Mapping[str, Path], *, whole: bool) -> list[str]:
-    from loom.util.controls import shown
-    from loom.util.units import counted, rough_size
-
     lines = []
     for job_id, files in held.items():
         where = f" in {folders[job_id]}" if job_id in folders else ""
@@ -91,8 +61,6 @@ def _lines(held: Mapping[str, Sequence[ArtifactFile]], folders: Mapping[str, Pat
 
 
 def _document(job_id: str, archive: Path, files: Sequence[ArtifactFile], folders: Mapping[str, Path]) -> dict[str, Any]:
-    from loom.snapshot.model import path_fields
-
     return {
         "job_id": job_id,
         "archive_path": str(archive),
@@ -103,9 +71,3 @@ def _document(job_id: str, archive: Path, files: Sequence[ArtifactFile], folders
             for one in files
         ],
     }
-
-
-def _say(text: str) -> None:
-    import sys
-
-    print(text, file=sys.stderr)

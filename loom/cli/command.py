@@ -1,0 +1,41 @@
+"""How a signature of the command line gets its work done, and its words completed: by `loom.commands`, loaded when needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from importlib import import_module
+from typing import Any
+
+import typer
+
+
+def done_by(module: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command's signature: the function of the same name in `loom.commands.<module>` does its work.
+
+    The module is imported when the command runs. The function gets the same arguments, by name, and returns the exit code,
+    or None for 0. `--json` is short for `--format json` where a command has both: the function then gets `form` alone.
+    """
+
+    def decorate(signature: Callable[..., None]) -> Callable[..., None]:
+        @wraps(signature)
+        def command(**given: Any) -> None:
+            if "form" in given and given.pop("as_json"):
+                given["form"] = "json"
+            function = getattr(import_module(f"loom.commands.{module}"), signature.__name__)
+            raise SystemExit(function(**given) or 0)
+
+        vars(command)["module"] = module
+        return command
+
+    return decorate
+
+
+def completion(what: str) -> Callable[[typer.Context, str], list[Any]]:
+    """Complete an argument with `what`: a kind of `commands.completion`, or `setting:NAME` for a setting's values."""
+
+    def complete(context: typer.Context, incomplete: str) -> list[Any]:
+        found: list[Any] = import_module("loom.commands.completion").complete(what, context.params)
+        return found
+
+    return complete

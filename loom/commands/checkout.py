@@ -1,0 +1,189 @@
+"""What a plan has to know about the checkout: what git says of it, and what the command line selects."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from loom.commands.project import WORKFLOW
+from loom.config import Config
+from loom.errors import RequestError, SnapshotError
+from loom.plan.model import CONTAINERS, ResolveContext, Selection
+from loom.plan.variables import Commit, Message, for_run, project_name_of
+from loom.snapshot.git import Running, as_inherited
+
+
+def changed_since(
+    root: Path, environ: Mapping[str, str], base: str | None = None
+) -> Callable[[str | None], list[str] | None]:
+    """For `changes:`: the files that differ between the work tree and a commit, untracked ones included.
+
+    The commit is the rule's `compare_to`, else `base`, else HEAD; against another branch, only what this one changed since
+    it left that branch counts. None when git can't tell.
+    """
+
+    def changed(compare_to: str | None) -> list[str] | None:
+        since = compare_to or base or "HEAD"
+        if since != "HEAD":
+            fork = _git(root, environ, "merge-base", "--end-of-options", since, "HEAD")
+            if fork is None:
+                return None
+            since = fork.decode().strip()
+        tracked = _git(root, environ, "diff", "--name-only", "--no-renames", "-z", "--end-of-options", since, "--")
+        untracked = _git(root, environ, "ls-files", "--others", "--exclude-standard", "-z", "--full-name")
+        if tracked is None or untracked is None:
+            return None
+        return _paths(tracked + untracked)
+
+    return changed
+
+
+def files_of(root: Path, environ: Mapping[str, str]) -> Callable[[], list[str]]:
+    """For `exists:`: every file that a snapshot would have, tracked or not ignored."""
+
+    def files() -> list[str]:
+        listed = _git(root, environ, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--full-name")
+        if listed is None:
+            return [
+                str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and ".git" not in path.parts
+            ]
+        return [path for path in _paths(listed) if os.path.lexists(root / path)]
+
+    return files
+
+
+def ignored_in(root: Path, environ: Mapping[str, str]) -> Callable[[Path], bool]:
+    """Whether a path below `root` is there, and nothing says that a snapshot has it: neither tracked nor to be added."""
+
+    def ignored(path: Path) -> bool:
+        listed = ("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", f":(literal){path}")
+        return (root / path).exists() and not _git(root, environ, *listed)
+
+    return ignored
+
+
+def message_of_head(root: Path, environ: Mapping[str, str]) -> Message | None:
+    """What the commit that is checked out says of itself; None where there is none."""
+    said = _git(root, environ, "log", "-1", "--no-show-signature", "--format=%an <%ae>%x00%cI%x00%B", "HEAD")
+    if said is None:
+        return None
+    author, timestamp, text = said.decode("utf-8", "surrogateescape").replace("\0", "\n").split("\n", 2)
+    return Message(author=author, timestamp=timestamp, text=text.strip("\n"))
+
+
+def commit_variables(root: Path, environ: Mapping[str, str], workflow_path: str, event: str = "push") -> dict[str, str]:
+    """What `loom run` would say about the checkout, for commands that make a plan without a run (and without its id)."""
+    head = _git(root, environ, "rev-parse", "HEAD")
+    branch = _git(root, environ, "symbolic-ref", "-q", "--short", "HEAD")
+    tags = _git(root, environ, "tag", "--points-at", "HEAD")
+    default = _first(_git(root, environ, "symbolic-ref", "-q", "refs/remotes/origin/HEAD")) or ""
+    variables = for_run(
+        run_id="",
+        event=event,
+        workflow_path=workflow_path,
+        commit=Commit(
+            sha=_first(head) or "",
+            branch=_first(branch),
+            tags=[os.fsdecode(tag) for tag in (tags or b"").splitlines()],
+            default_branch=default.removeprefix("refs/remotes/origin/") or None,
+            message=message_of_head(root, environ),
+        ),
+        project_name=project_name_of(root),
+        origin_url=origin_of(root, environ),
+    )
+    return {name: value for name, value in variables.items() if value}
+
+
+def origin_of(root: Path, environ: Mapping[str, str]) -> str | None:
+    return _first(_git(root, environ, "config", "--get", "remote.origin.url"))
+
+
+def _first(answer: bytes | None) -> str | None:
+    return os.fsdecode(answer).split("\n")[0] or None if answer is not None else None
+
+
+def resolve_context(
+    root: Path,
+    config: Config,
+    environ: Mapping[str, str],
+    *,
+    predefined: Mapping[str, str] | None = None,
+    base: str | None = None,
+) -> ResolveContext:
+    """What a plan has to know about the checkout.
+
+    `predefined` are loom's own variables (None: what git says about the checkout); `base` is what `changes:` compares with
+    (None: HEAD). RequestError for a base that git does not know.
+    """
+    if (
+        base is not None
+        and _git(root, environ, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}") is None
+    ):
+        raise RequestError(
+            f"--changes-base {base}: git knows no such branch, tag or commit here",
+            hint="`git branch --all` lists the branches; one of another repository has to be fetched first",
+            code="CHANGES_BASE_UNKNOWN",
+        )
+    return ResolveContext(
+        config=config,
+        predefined=commit_variables(root, environ, str(WORKFLOW)) if predefined is None else predefined,
+        changed=changed_since(root, environ, base),
+        files=files_of(root, environ),
+    )
+
+
+def selection(
+    *,
+    jobs: Iterable[str] | None = None,
+    stages: Iterable[str] | None = None,
+    from_job: str | None = None,
+    only_failed: Iterable[str] | None = None,
+    needs: bool | None = None,
+    variables: Iterable[str] | None = None,
+    matrix: Iterable[str] | None = None,
+    container: bool = False,
+    on: str = CONTAINERS,
+) -> Selection:
+    """The selection that the command line's options mean; `variables` and `matrix` as `NAME=value`."""
+    return Selection(
+        jobs=tuple(jobs or ()),
+        stages=tuple(stages or ()),
+        from_job=from_job,
+        only_failed=None if only_failed is None else tuple(only_failed),
+        with_needs=needs,
+        variables=pairs(variables or (), "--var"),
+        matrix=pairs(matrix or (), "--matrix"),
+        container=container,
+        on=on,
+    )
+
+
+def pairs(given: Iterable[str], flag: str) -> dict[str, str]:
+    """`NAME=value` options as a mapping."""
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise RequestError(f"{flag} {text}: expected NAME=value")
+        found[name] = value
+    return found
+
+
+def _git(root: Path, environ: Mapping[str, str], *arguments: str) -> bytes | None:
+    """Git's answer, or None when it has none (no git, no repository, no such commit).
+
+    As everywhere: no program that the repository's configuration names, such as a file system monitor. A job wrote that
+    file where this is its workspace.
+    """
+    try:
+        code, out, _ = Running(arguments, as_inherited(environ) | {"GIT_LITERAL_PATHSPECS": "0"}, cwd=root).result(
+            check=False
+        )
+    except SnapshotError:
+        return None
+    return out if code == 0 else None
+
+
+def _paths(listed: bytes) -> list[str]:
+    return [os.fsdecode(path) for path in listed.split(b"\0") if path]

@@ -1,0 +1,69 @@
+"""`loom config show` and `loom config init`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from loom import config
+from loom.commands import project
+from loom.errors import RequestError
+from loom.render.output import print_json
+from loom.util.controls import shown
+from loom.util.units import nearest
+
+
+def show(key: str | None, *, origin: bool, form: str) -> None:
+    """`loom config show`."""
+    settings = project.here().config
+    if key is not None and key not in config.KEYS:
+        close = nearest(key, config.KEYS)
+        raise RequestError(
+            f"there is no setting {key}" + (f"; did you mean {close}?" if close else ""), code=config.CODE
+        )
+    keys = config.KEYS if key is None else (key,)
+    not_counted = project.not_counted(settings)
+    if form == "json":
+        print_json(
+            {
+                name: {
+                    "value": settings.text_of(name),
+                    "origin": settings.origins[name].layer,
+                    "place": settings.origins[name].place,
+                    "about": config.about(name),
+                    **({"not_counted": not_counted[name]} if name in not_counted else {}),
+                }
+                for name in keys
+            }
+        )
+        return
+    if key is not None and not origin:
+        print(settings.text_of(key))
+        return
+    lines = [(f"{name}: {settings.text_of(name)}", str(settings.origins[name])) for name in keys]
+    width = max(len(line) for line, _ in lines)
+    for line, place in lines:
+        print(f"{line:<{width}}  # {place}" if origin else line)
+    for name in keys:
+        if name in not_counted:
+            print(f"# {shown(not_counted[name])}")
+
+
+def init(*, user: bool) -> None:
+    """`loom config init`."""
+    path = config.user_file(os.environ) if user else project.find_root(Path.cwd()) / config.PROJECT_FILE
+    if path is None:
+        raise RequestError(
+            "can't tell where your configuration belongs: neither HOME nor XDG_CONFIG_HOME is set", code=config.CODE
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x") as file:
+            file.write(config.template())
+    except FileExistsError as error:
+        raise RequestError(f"{path} is already there", hint="Edit it, or remove it first.", code=config.CODE) from error
+    except OSError as error:
+        raise RequestError(
+            f"{path} can't be written: {(error.strerror or str(error)).lower()}", code=config.CODE
+        ) from error
+    print(path)

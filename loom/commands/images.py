@@ -1,0 +1,434 @@
+"""`loom images`: the workflow's images, here, in the lock and in their registries."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from datetime import datetime
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from loom import snapshot
+from loom.cancel import Cancel, signals
+from loom.commands import checkout, project, trust
+from loom.commands.project import Here
+from loom.errors import ImageError, RequestError
+from loom.images.reference import parse_reference, short
+from loom.plan import model as plans
+from loom.plan.image_lock import LOCK_PATH, ImageLock, ImageUse, images_of, load_lock, save_lock, shown
+from loom.plan.model import Job
+from loom.providers.docker import image_status
+from loom.providers.docker.archive import export_images, import_images
+from loom.providers.docker.cleanup import prune_builds
+from loom.providers.docker.connection import Engine
+from loom.providers.docker.image_status import Inventory, Row, exit_code_of
+from loom.providers.docker.images import Images, ResolvedImage
+from loom.render.output import print_json, table
+from loom.secrets.lookup import resolve
+from loom.secrets.masking import Masker
+from loom.snapshot import Source
+from loom.status import ExitCode, Stream
+from loom.util import controls
+from loom.util.units import counted, duration, rough_age, rough_size
+from loom.workflow import Workflow, load
+
+
+def ls(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> None:
+    """`loom images ls`."""
+    with _context(workflow, names) as context:
+        with context.files() as root:
+            rows = context.inventory(root).rows()
+        if as_json:
+            print_json([image_status.as_json(row) for row in rows])
+        elif not rows:
+            print("no job of the workflow runs in an image")
+        else:
+            for line in _table(rows, time.time()):
+                print(line)
+
+
+def pull(names: list[str] | None, *, frozen: bool | None, as_json: bool, workflow: Path | None) -> None:
+    """`loom images pull`."""
+    with _context(workflow, names, frozen=frozen) as context:
+        inventory = context.inventory()
+        wanted = [named for named in inventory.named() if named.pull != "never"]
+        had = [inventory.pull(named, on_output=context.hear(as_json), cancel=context.cancel) for named in wanted]
+        _report(had, as_json)
+
+
+def build(names: list[str] | None, *, frozen: bool | None, as_json: bool, workflow: Path | None) -> None:
+    """`loom images build`."""
+    with _context(workflow, names, frozen=frozen) as context:
+        wanted = [use for use in context.uses if use.image.build is not None]
+        had = []
+        if wanted:
+            values = context.secrets_of(wanted)
+            with context.snapshot() as workspace:
+                for use, secrets in zip(wanted, values, strict=True):
+                    hear = context.hear(as_json, hidden=secrets)
+                    had.append(
+                        context.images.resolve(
+                            use.image, workspace=workspace, on_output=hear, cancel=context.cancel, secrets=secrets
+                        )
+                    )
+        elif not as_json:
+            print("the workflow builds no image")
+        _report(had, as_json)
+
+
+def lock(
+    names: list[str] | None, *, platform: list[str] | None, local: bool, as_json: bool, workflow: Path | None
+) -> int:
+    """`loom images lock`."""
+    with _context(workflow, names) as context:
+        before = context.lock or ImageLock()
+        after, failed = context.inventory().lock(platform or (), local_only=local)
+        if names:
+            # Only some were asked for: what the lock says of the others stays.
+            after = ImageLock(images={**before.images, **after.images})
+        changes = _changes(before, after)
+        if changes or (context.lock is None and not failed):
+            save_lock(context.lock_path, after)
+        if as_json:
+            problems = [{"name": named.name, "platform": named.platform, "problem": why} for named, why in failed]
+            print_json({"path": str(context.lock_path), "changes": changes, "problems": problems})
+        else:
+            for change in changes:
+                print(
+                    f"{change['name']} ({change['platform']}): {change['before'] or 'new'} -> {change['after'] or 'gone'}"
+                )
+            for named, why in failed:
+                print(f"{named.name} ({named.platform}) is not locked: {why}", file=sys.stderr)
+            if not local and any(context.images.local(named.reference, named.platform) for named, _ in failed):
+                print(
+                    "  Lock what this engine has, without asking a registry: loom images lock --local", file=sys.stderr
+                )
+            print(f"{context.lock_path}: {counted(len(after.images), 'image')}{'' if changes else ', as before'}")
+    return ExitCode.INFRASTRUCTURE if failed else ExitCode.OK
+
+
+def verify(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> int:
+    """`loom images verify`."""
+    with _context(workflow, names) as context:
+        verified = context.inventory().verify()
+        if as_json:
+            print_json(
+                [
+                    {
+                        "name": one.name,
+                        "platform": one.platform,
+                        "verdict": one.verdict.value,
+                        "reason": one.reason,
+                        "local_digest": one.facts.local_digest or None,
+                        "image_id": one.facts.local_id or None,
+                        "served_digest": one.facts.served or None,
+                        "locked_digest": (one.facts.locked.digest or None) if one.facts.locked else None,
+                        "locked_image_id": (one.facts.locked.image_id or None) if one.facts.locked else None,
+                    }
+                    for one in verified
+                ]
+            )
+        else:
+            width = max((len(one.name) for one in verified), default=0)
+            for one in verified:
+                print(f"{one.verdict.value:<8} {one.name:<{width}}  {one.reason}")
+            if not verified:
+                print("the workflow has no image that a registry could serve")
+        return exit_code_of(verified)
+
+
+def export(file: Path, names: list[str] | None, *, as_json: bool, workflow: Path | None) -> None:
+    """`loom images export`."""
+    with _context(workflow, names) as context:
+        context.refuse_in_snapshot(file)
+        missing: list[str] = []
+        chosen: dict[tuple[str, str], ResolvedImage] = {}
+        for image in context.to_export(missing.append):
+            chosen[image.name, image.image_id] = image
+        if missing:
+            raise ImageError(
+                f"not on this engine: {', '.join(missing)}",
+                hint="Have them first: `loom images pull`, `loom images build`.",
+                code="IMAGE_NOT_PRESENT",
+            )
+        if not chosen:
+            raise ImageError(
+                "there is no image to export", hint=f"Known: {', '.join(shown(u.image) for u in context.uses)}"
+            )
+        size = export_images(context.images.client, list(chosen.values()), file)
+        if as_json:
+            print_json(
+                {"path": str(file.absolute()), "size": size, "images": [_fields(one) for one in chosen.values()]}
+            )
+        else:
+            for image in chosen.values():
+                print(f"{image.name} {image.image_id}")
+            print(f"{file}: {counted(len(chosen), 'image')}, {rough_size(size)}")
+
+
+def import_(file: Path, *, as_json: bool) -> None:
+    """`loom images import`."""
+    with closing(_engine()) as engine:
+        images = import_images(engine(), file)
+    if as_json:
+        print_json(
+            [{"name": image.name, "image_id": image.image_id, "digest": image.digest or None} for image in images]
+        )
+    else:
+        for image in images:
+            print(f"{image.name} {image.image_id}")
+
+
+def prune(*, older_than: str, as_json: bool) -> None:
+    """`loom images prune`."""
+    try:
+        age_s = duration(older_than)
+    except ValueError as error:
+        raise RequestError(f"--older-than {older_than}: {error}") from None
+    with closing(_engine()) as engine:
+        removed = prune_builds(engine(), before=time.time() - age_s)
+    if as_json:
+        print_json([{"name": one.name, "image_id": one.image_id, "size": one.size} for one in removed])
+    else:
+        for one in removed:
+            print(f"removed {one.name} ({rough_size(one.size)}, with what it shares)")
+        if not removed:
+            print(f"nothing that loom built is older than {older_than}")
+
+
+class _Context(Struct, kw_only=True):
+    """What the commands share: the plan's images, the lock, and the engine."""
+
+    here: Here
+    source: Source
+    written: Workflow
+    job_names: Mapping[str, str]
+    uses: Sequence[ImageUse]
+    images: Images
+    lock: ImageLock | None
+    cancel: Cancel
+
+    @property
+    def root(self) -> Path:
+        return self.source.root
+
+    @property
+    def lock_path(self) -> Path:
+        return self.root / LOCK_PATH
+
+    def inventory(self, root: Path | None = None) -> Inventory:
+        return Inventory(self.images, self.uses, root=root or self.root, lock=self.lock)
+
+    @contextmanager
+    def files(self) -> Iterator[Path]:
+        """Where builds' files are: whether a build is up to date shows in a snapshot only, and only builds are worth one."""
+        if any(use.image.build is not None for use in self.uses):
+            with self.snapshot() as workspace:
+                yield workspace
+        else:
+            yield self.root
+
+    def refuse_in_snapshot(self, file: Path) -> None:
+        """RequestError for a file that every later snapshot would hold, and that builds would see as a change."""
+        place, root = file.parent.resolve() / file.name, self.root.resolve()
+        if root not in place.parents:
+            return
+        path = place.relative_to(root).as_posix()
+        if not path.startswith(".git/") and not snapshot.ignored(self.source, [path], rules_in_index=True):
+            raise RequestError(
+                f"{file} would be part of every snapshot of this repository: git does not ignore it",
+                hint=f"write it beside the repository ({Path('..', file.name)}), or to a place that .gitignore names",
+                code="IMAGE_EXPORT_IN_SNAPSHOT",
+            )
+
+    def hear(self, quiet: bool, hidden: Mapping[str, bytes] = MappingProxyType({})) -> Callable[[Stream, bytes], None]:
+        masker = Masker(hidden)
+        controls.hide = masker.mask  # errors come after it
+
+        def on_output(_stream: Stream, data: bytes) -> None:
+            # Progress goes to standard error, so that a pipe reads the result alone.
+            if not quiet:
+                sys.stderr.write(masker.mask_bytes(data).decode("utf-8", "replace"))
+                sys.stderr.flush()
+
+        return on_output
+
+    def secrets_of(self, uses: Sequence[ImageUse]) -> list[Mapping[str, bytes]]:
+        """For each image the values that its build may mount, once the user allows that the jobs have them."""
+        wanted = [use.image.build.secrets if use.image.build is not None else () for use in uses]
+        asking = [
+            Job(id=name, name=name, stage="", steps=(), provider="docker", secrets=secrets)
+            for use, secrets in zip(uses, wanted, strict=True)
+            for name in dict.fromkeys(self.job_names[user.partition("/")[0]] for user in use.used_by)
+        ]
+        requests = trust.requests_of(asking, self.here.config, self.root, os.environ, self.written)
+        requests = tuple(request for request in requests if request.job)
+        trust.settle(requests, self.here.config, self.root, os.environ, flag=False)
+        return [
+            resolve(secrets, environ=os.environ, root=self.root, config=self.here.config).values for secrets in wanted
+        ]
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="loom-images-", dir=self.here.config.tmp_dir) as folder:
+            workspace = Path(folder, "workspace")
+            workspace.mkdir()
+            snapshot.take(self.source, workspace, cancel=self.cancel)
+            self.images.identity_of = partial(snapshot.identity_of, self.source, workspace)
+            yield workspace
+
+    def to_export(self, missing: Callable[[str], None]) -> Iterator[ResolvedImage]:
+        """Direct images, what builds made under both of its names, and what builds start from: a machine that has all
+        of them can run, and can see that nothing has to be built."""
+        builds = [use.image for use in self.uses if use.image.build is not None]
+        with self.files() as root:
+            for named in self.inventory(root).named():
+                found = self.images.present(named.name, named.platform)
+                if found is None:
+                    missing(named.name)
+                else:
+                    yield found
+            for image in builds:
+                tag = self.images.build_tag(image, workspace=root)
+                found = self.images.find(image, workspace=root)
+                if found is None or tag is None:
+                    missing(shown(image))
+                    continue
+                yield replace(found, name=tag)
+                if image.name is not None:
+                    yield found
+
+
+def _engine() -> Engine:
+    here = project.here()
+    return Engine(here.config, here.environ)
+
+
+@contextmanager
+def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool | None = None) -> Iterator[_Context]:
+    source = snapshot.discover(Path.cwd(), environ=os.environ)
+    here = project.here({"frozen": frozen}, root=source.root)
+    project.say_not_counted(here.config)
+    written = load(here.workflow(workflow), source.root)
+    # Every job, also one that its rules leave out today: naming a job overrides them.
+    # In containers, also those that name no image: the default one is theirs then, and has to be locked for `--frozen`.
+    selection = plans.Selection(jobs=tuple(written.jobs), container=True)
+    plan = plans.resolve(written, selection, checkout.resolve_context(source.root, here.config, here.environ))
+    lock = load_lock(source.root / LOCK_PATH)
+    engine = Engine(here.config, here.environ)
+    images = Images(engine.another, environ=engine.environ, lock=lock, frozen=here.config.frozen)
+    cancel = Cancel()
+    with signals(cancel):
+        try:
+            yield _Context(
+                here=here,
+                source=source,
+                written=written,
+                job_names={job.id: job.name for job in plan.jobs},
+                uses=_chosen(images_of(plan), names),
+                images=images,
+                lock=lock,
+                cancel=cancel,
+            )
+        except Exception:
+            if cancel.requested:
+                raise SystemExit(int(cancel.exit_code or 130)) from None
+            raise
+        finally:
+            images.close()
+
+
+def _chosen(uses: Sequence[ImageUse], names: Sequence[str] | None) -> list[ImageUse]:
+    if not names:
+        return list(uses)
+
+    def called(use: ImageUse) -> set[str]:
+        own = {shown(use.image), *use.used_by, *(user.partition("/")[0] for user in use.used_by)}
+        return own | {parse_reference(use.image.name).name} if use.image.name else own
+
+    chosen = [use for use in uses if any(fnmatchcase(name, pattern) for name in called(use) for pattern in names)]
+    unknown = [
+        pattern for pattern in names if not any(fnmatchcase(name, pattern) for use in uses for name in called(use))
+    ]
+    if unknown:
+        known = ", ".join(shown(use.image) for use in uses) or "none"
+        raise RequestError(f"the workflow has no image {', '.join(unknown)}", hint=f"Its images are: {known}")
+    return chosen
+
+
+def _table(rows: Sequence[Row], now: float) -> list[str]:
+    cells = [("IMAGE", "HERE", "DIGEST", "SIZE", "AGE", "LOCKED", "USED BY")]
+    for row in rows:
+        image = row.image
+        here = ("built", "to build") if row.kind == "build" else ("yes", "no")
+        cells.append(
+            (
+                row.name,
+                here[0] if row.present else here[1],
+                short(image.digest) if image is not None and image.digest else "-",
+                rough_size(image.size) if image is not None else "-",
+                _age(image.created, now) if image is not None else "-",
+                "yes" if row.locked else "-",
+                ", ".join(row.used_by) + (f" ({row.problem})" if row.problem else ""),
+            )
+        )
+    return table(cells)
+
+
+def _age(created: str, now: float) -> str:
+    try:
+        made = datetime.fromisoformat(created)
+    except ValueError:
+        return "-"
+    seconds = max(0.0, now - made.timestamp())
+    # An image without a date says year 1; reproducible builds say 1970. Neither is an age.
+    if made.year < 1980:
+        return "-"
+    return rough_age(seconds)
+
+
+def _changes(before: ImageLock, after: ImageLock) -> list[dict[str, str | None]]:
+    entries = {
+        (name, platform): None
+        for lock in (before, after)
+        for name, platforms in lock.images.items()
+        for platform in platforms
+    }
+    changes: list[dict[str, str | None]] = []
+    for name, platform in sorted(entries):
+        old = before.images.get(name, {}).get(platform)
+        new = after.images.get(name, {}).get(platform)
+        if old != new:
+            was = (old.digest or old.image_id) if old is not None else None
+            now = (new.digest or new.image_id) if new is not None else None
+            changes.append({"name": name, "platform": platform, "before": was, "after": now})
+    return changes
+
+
+def _fields(image: ResolvedImage) -> dict[str, Any]:
+    return {
+        "name": image.name,
+        "digest": image.digest or None,
+        "image_id": image.image_id,
+        "platform": image.platform,
+        "size": image.size,
+        "built": image.built,
+    }
+
+
+def _report(had: Sequence[ResolvedImage], as_json: bool) -> None:
+    if as_json:
+        print_json([_fields(image) for image in had])
+    else:
+        for image in had:
+            print(f"{image.name} {image.digest or image.image_id}")

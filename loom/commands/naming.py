@@ -1,0 +1,42 @@
+"""Which run, jobs and steps the words of a command line mean."""
+
+from __future__ import annotations
+
+import fnmatch
+
+from loom.commands.project import Here
+from loom.errors import LoomError, RequestError
+from loom.record.reader import Reading
+from loom.util.bounded import listed
+
+
+def run_or_job(place: Here, run: str, job: str | None, step: str | None) -> tuple[Reading, str | None, str | None]:
+    """`loom logs test` means the last run's job, where no run has that name."""
+    try:
+        return place.find(run), job, step
+    except RequestError as error:
+        if error.code != "RUN_UNKNOWN" or run in ("last", "last-failed") or step is not None:
+            raise
+        try:
+            last = place.find("last")
+        except LoomError:
+            raise error from None
+        if not fnmatch.filter(last.fold.jobs, run):
+            jobs = ", ".join(listed(last.fold.jobs, 20))
+            raise RequestError(
+                f"{run!r} is neither a run nor a job of the last run",
+                hint=f"its jobs: {jobs}\n`loom runs` lists the runs",
+                code="RUN_UNKNOWN",
+            ) from None
+        return last, run, job
+
+
+def jobs_of(reading: Reading, job: str | None) -> list[str]:
+    """The ids of the jobs that a name or glob means, all of them without one; RequestError when there is none."""
+    known = list(reading.fold.jobs)
+    found = known if job is None else fnmatch.filter(known, job)
+    if not found and job is not None:
+        raise RequestError(
+            f"run {reading.run_id} has no job {job!r}; it has {', '.join(known) or 'none'}", code="JOB_UNKNOWN"
+        )
+    return found

@@ -1,0 +1,54 @@
+"""`loom runs` and `loom show`: the runs of a project, and one of them as it was on the screen."""
+
+from __future__ import annotations
+
+import sys
+import time
+from itertools import islice
+
+from loom.commands.project import here
+from loom.commands.screen import screen_parts
+from loom.record.documents import Runs
+from loom.record.listing import row_of
+from loom.record.reader import document_of, replay
+from loom.record.store import INTERRUPTED, RUNNING
+from loom.render.output import print_json
+from loom.render.records import runs_lines, unfinished_lines
+from loom.render.screen import Screen, closing_lines
+
+
+def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> None:
+    """`loom runs`."""
+    place = here({"color": color})
+    entries = place.store.entries(None if everywhere else place.root)
+    rows = [row_of(entry) for entry in islice(entries, limit)]
+    if as_json:
+        print_json(Runs(runs=rows))
+        return
+    look, write = screen_parts(place.config.color)
+    for line in runs_lines(rows, look, now_ns=time.time_ns(), with_place=everywhere):
+        write(line)
+    if not rows:
+        what = "no run yet" if everywhere else f"no run of {place.root} yet; --all lists those of every checkout"
+        print(what, file=sys.stderr)
+
+
+def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, color: str | None) -> None:
+    """`loom show`."""
+    place = here({"color": color})
+    reading = place.find(run)
+    if as_json:
+        print_json(document_of(reading))
+        return
+    look, write = screen_parts(place.config.color, quiet=quiet, verbose=verbose, stream=stream)
+    replay(reading, Screen(look, write), every_line=stream)
+    if reading.state in (RUNNING, INTERRUPTED):
+        for line in unfinished_lines(reading.state, reading.last_sign(), reading.running_units(), look):
+            write(line)
+    else:
+        for line in closing_lines(reading.state, str(reading.paths.receipt), look):
+            write(line)
+        if not quiet:
+            for job in reading.fold.jobs.values():
+                if "session_kept" in job.facts:
+                    write(f"look inside: loom shell {reading.run_id} {job.id}")

@@ -1,0 +1,48 @@
+"""The look of a person's terminal: colours, characters, and how much is printed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from loom.render.screen import Detail, Look
+from loom.util.controls import cleaned
+
+
+def screen_parts(
+    color: str, *, quiet: bool = False, verbose: bool = False, stream: bool = False
+) -> tuple[Look, Callable[[str], None]]:
+    """Return the look of standard output, and a function that writes a line there."""
+    out = sys.stdout
+    on_terminal = out.isatty()
+    coloured = color == "always" or (color == "auto" and on_terminal and os.environ.get("TERM") != "dumb")
+    encoding = (out.encoding or "").lower().replace("-", "")
+    look = Look(
+        detail=Detail.QUIET if quiet else Detail.VERBOSE if verbose else Detail.NORMAL,
+        stream=stream,
+        unicode=encoding.startswith("utf"),
+        paint=paint if coloured else None,
+    )
+
+    def write(line: str) -> None:
+        line = cleaned(line, colours=coloured)
+        out.write(line.encode(out.encoding or "utf-8", "replace").decode(out.encoding or "utf-8") + "\n")
+        out.flush()
+
+    return look, write
+
+
+def paint(text: str, style: str) -> str:
+    styles: dict[str, dict[str, Any]] = {
+        "ok": {"fg": "green"},
+        "bad": {"fg": "red"},
+        "warn": {"fg": "yellow"},
+        "dim": {"dim": True},
+        "bold": {"bold": True},
+        "job": {"fg": "cyan"},
+    }
+    return typer.style(text, **styles[style])

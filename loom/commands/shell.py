@@ -1,0 +1,99 @@
+"""`loom shell` and `loom exec`: stand inside a job, or run one command there."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from loom.cancel import Cancel, signals
+from loom.commands import session
+from loom.commands.breakpoints import banner
+from loom.errors import RequestError
+from loom.record.lines import encodable, line_of
+from loom.render.output import print_json
+from loom.status import Ended, ExitCode
+from loom.util.units import duration
+
+
+def shell(run: str | None, job: str | None, step: str | None, *, as_root: bool, trust: bool) -> int:
+    """`loom shell`."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise RequestError(
+            "a shell needs a terminal, and this is none", hint="loom exec [RUN] JOB -- COMMAND works without one"
+        )
+    here = session.around(trust)
+    past = session.find_job(here, [name for name in (run, job) if name])
+    session.permit(here, past.run, trust, past)
+    at, cancel = past.step(step), Cancel()
+    with signals(cancel), session.entered(here, past, at, as_root=as_root, cancel=cancel) as entered:
+        for line in banner(entered.about, entered.notes, past.job.id, at.id, at.script):
+            print(line)
+        if entered.fresh and entered.container_name:
+            print("  the container is removed when you leave; the files stay")
+        sys.stdout.flush()
+        code = entered.inside.shell(past.job.shell, script=at.script, name=past.job.id, cancel=cancel)
+    return cancel.exit_code or code
+
+
+def exec_(
+    command: list[str],
+    names: list[str] | None,
+    step: str | None,
+    *,
+    as_root: bool,
+    as_json: bool,
+    timeout: str | None,
+    trust: bool,
+) -> int:
+    """`loom exec`."""
+    if not command:
+        raise RequestError("there is no command to run", hint="loom exec [RUN] JOB -- COMMAND...")
+    try:
+        seconds = None if timeout is None else duration(timeout)
+    except ValueError as error:
+        raise RequestError(f"--timeout: {error}") from error
+    here = session.around(trust)
+    job = session.find_job(here, _at_most_two(names))
+    session.permit(here, job.run, trust, job)
+    at, cancel = job.step(step), Cancel()
+    heard: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+    begun = time.monotonic()
+    with signals(cancel), session.entered(here, job, at, as_root=as_root, cancel=cancel) as entered:
+        for note in (*([entered.about] if entered.fresh else []), *entered.notes):
+            print(f"loom: {note}", file=sys.stderr)
+        sys.stderr.flush()
+        on_output = (lambda stream, data: heard[stream].append(data)) if as_json else None
+        ended = entered.inside.exec(command, on_output, cancel, timeout_s=seconds, grace_s=job.run.planned.grace_s)
+        took_ms = round((time.monotonic() - begun) * 1000, 3)
+    if as_json:
+        document = {
+            "schema_version": "loom.exec.v1",
+            "run_id": job.run.run_id,
+            "job_id": job.job.id,
+            "step": at.id,
+            "command": encodable(command),
+            "exit_code": ended.code,
+            "ended": ended.ended.value,
+            "fresh": entered.fresh,
+            "container_name": entered.container_name,
+            "duration_ms": took_ms,
+            **_heard_fields("stdout", heard["stdout"]),
+            **_heard_fields("stderr", heard["stderr"]),
+        }
+        print_json(document)
+    if ended.ended is Ended.TIMED_OUT:
+        print(f"loom: {command[0]} was ended after {timeout}", file=sys.stderr)
+        return ExitCode.TIMED_OUT
+    return ended.code
+
+
+def _heard_fields(name: str, chunks: list[bytes]) -> dict[str, str]:
+    """What a stream brought, for a JSON document: the exact bytes beside it where they are not UTF-8."""
+    heard = line_of(b"".join(chunks))
+    return {name: heard.text} if heard.raw_b64 is None else {name: heard.text, f"{name}_b64": heard.raw_b64}
+
+
+def _at_most_two(names: list[str] | None) -> list[str]:
+    if names and len(names) > 2:
+        raise RequestError(f"too many names: {' '.join(names)}", hint="give [RUN] [JOB], a command behind --")
+    return names or []
