@@ -3,12 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from loom.storage.artifacts import fetch, index_of
+from tests.support.loom_process import run_loom
 
 pytestmark = pytest.mark.docker
 
@@ -55,10 +55,10 @@ class Place:
 
     def run(self, mount_mode: str, *more: str) -> tuple[str, Path]:
         """What the screen showed, and the run's record."""
-        done = subprocess.run(
-            [sys.executable, "-m", "loom", "run", "--local", "--stream", "--mount-mode", mount_mode, *more],
+        done = run_loom(
+            ("run", "--local", "--stream", "--mount-mode", mount_mode, *more),
             cwd=self.repo,
-            env={
+            environ={
                 "PATH": os.environ["PATH"],
                 "HOME": str(self.base / "home"),
                 "PYTHONPATH": str(Path(__file__).parents[2]),
@@ -66,9 +66,6 @@ class Place:
                 "LOOM_CONTAINER": "0",
                 "LOOM_TMP_DIR": str(self.base / "tmp"),
             },
-            capture_output=True,
-            text=True,
-            check=False,
         )
         assert done.returncode == 1, done.stdout + done.stderr
         newest = max(self.base.rglob("receipts/*.json"), key=lambda path: path.stat().st_mtime_ns)
@@ -131,17 +128,14 @@ def test_a_damaged_cache_is_a_warning_and_the_job_goes_on(place: Place) -> None:
 
 def test_paths_that_climb_out_are_an_error_before_anything_runs_or_in_their_section(place: Place) -> None:
     (place.repo / ".loom/workflow.yml").write_text(WORKFLOW.replace("paths: [out]", "paths: [../../etc]"))
-    done = subprocess.run(
-        [sys.executable, "-m", "loom", "run", "--local"],
+    done = run_loom(
+        ("run", "--local"),
         cwd=place.repo,
-        env={
+        environ={
             "PATH": os.environ["PATH"],
             "HOME": str(place.base / "home"),
             "PYTHONPATH": str(Path(__file__).parents[2]),
         },
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode in (2, 3)
     assert "../../etc" in done.stderr + done.stdout

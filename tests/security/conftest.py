@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from loom.config import user_file
+from tests.support.loom_process import run_loom
 
 PLAIN = "version: v1\nstages: [test]\nhello: {stage: test, script: [echo hello]}\n"
 
@@ -27,10 +27,10 @@ class Victim:
     environ: dict[str, str] = field(default_factory=dict)
 
     def loom(self, *arguments: str, cwd: Path | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "loom", *arguments],
+        return run_loom(
+            arguments,
             cwd=cwd or self.root,
-            env={
+            environ={
                 "PATH": os.environ["PATH"],
                 "HOME": str(self.home),
                 "LOOM_CONTAINER": "0",
@@ -40,11 +40,6 @@ class Victim:
                 **self.environ,
                 **environ,
             },
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=120,
-            check=False,
         )
 
     def write(self, **files: str) -> None:

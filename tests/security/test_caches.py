@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from loom.errors import CacheError
 from loom.plan.model import Cache as Spec
 from loom.storage.cache import Cache, project_of
 from loom.storage.workspace import DirectoryView
+from tests.support.loom_process import run_loom
 
 SPEC = Spec(paths=("deps/",), key="k", fallback_keys=("k",))
 ORIGIN = "git@example.org:victim/app.git"
@@ -285,10 +285,7 @@ class Checkout:
         git(self.root, "commit", "-qm", content)
 
     def loom(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "loom", *arguments]
-        return subprocess.run(
-            command, cwd=self.root, env={**self.environ, **environ}, capture_output=True, text=True, check=False
-        )
+        return run_loom(arguments, cwd=self.root, environ={**self.environ, **environ})
 
     @property
     def environ(self) -> dict[str, str]:

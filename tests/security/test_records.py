@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -32,6 +33,7 @@ from loom.record.saved_plan import load_planned
 from loom.record.store import Store
 from loom.render.screen import Detail, Look, Screen
 from loom.runner.previous_run import PastRun
+from tests.support.effort import effort
 
 WORKFLOW = """\
 version: v1
@@ -382,7 +384,8 @@ def test_every_value_of_every_event(checkout: Checkout, monkeypatch: pytest.Monk
             kinds[of_kind(whole[number])] -= 1
             if kinds[of_kind(whole[number])] > 1:  # of each kind the last two, which are the failed job's
                 continue
-            for variant in variants(json.loads(line)):
+            # 13 values and a step of 5: each key still meets values of several kinds.
+            for variant in islice(variants(json.loads(line)), 0, None, effort(5, 1)):
                 try:
                     event = decode(json.dumps(variant))
                 except ValueError:

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 import docker
 import pytest
+
+from tests.support.loom_process import run_loom
 
 pytestmark = pytest.mark.docker
 
@@ -44,13 +45,7 @@ class Project:
         return json.loads(self.images(*arguments, "--json", code=code))
 
     def run(self, *arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "loom", *arguments],
-            cwd=self.root,
-            env={**self.environ, **environ},
-            capture_output=True,
-            text=True,
-        )
+        return run_loom(arguments, cwd=self.root, environ={**self.environ, **environ})
 
     @property
     def lock(self) -> Any:

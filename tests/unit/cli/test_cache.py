@@ -1,7 +1,6 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from loom.plan.model import Cache as Spec
 from loom.storage.cache import Cache
 from loom.storage.workspace import DirectoryView
+from tests.support.loom_process import run_loom
 
 SPEC = Spec(paths=("deps",))
 
@@ -40,19 +40,16 @@ class Project:
         assert store.save(SPEC, key, DirectoryView(self.root), lambda stream, data: None).saved
 
     def loom(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "loom", "cache", *arguments],
+        return run_loom(
+            ("cache", *arguments),
             cwd=self.root,
-            env={
+            environ={
                 "PATH": os.environ["PATH"],
                 "HOME": str(self.home),
                 "PYTHONPATH": str(Path(__file__).parents[3]),
                 "LOOM_CACHE_DIR": str(self.folder),
                 **environ,
             },
-            capture_output=True,
-            text=True,
-            check=False,
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from loom.record.store import RunEntry, Store
+from tests.support.loom_process import run_loom
 
 WORKFLOW = """\
 version: v1
@@ -66,14 +67,7 @@ class Project:
 
     def loom(self, *arguments: str, code: int | None = 0, **environ: str) -> str:
         """Standard output of a command that must end with `code` (None: whatever)."""
-        ran = subprocess.run(
-            [sys.executable, "-m", "loom", *arguments],
-            cwd=self.root,
-            env={**self.environ, **environ},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        ran = run_loom(arguments, cwd=self.root, environ={**self.environ, **environ})
         assert code is None or ran.returncode == code, f"{ran.returncode}\n{ran.stdout}\n{ran.stderr}"
         assert "Traceback" not in ran.stderr
         return ran.stdout

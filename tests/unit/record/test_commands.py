@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.loom_process import run_loom
+
 from .conftest import Make, Project, Ran
 
 
@@ -265,16 +267,7 @@ def test_an_older_schema_is_named(failed: Ran, tmp_path: Path) -> None:
 
 
 def failed_command(project: Project, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    import sys
-
-    return subprocess.run(
-        [sys.executable, "-m", "loom", *arguments],
-        cwd=project.root,
-        env=project.environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_loom(arguments, cwd=project.root, environ=project.environ)
 
 
 def test_completion_never_fails(failed: Ran, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

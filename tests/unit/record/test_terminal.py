@@ -16,6 +16,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support.effort import effort
+
 from .conftest import Make, Project
 
 ROWS, COLUMNS = 24, 100
@@ -107,7 +109,7 @@ FAILING = "version: v1\nstages: [s]\n" + "".join(
 )
 
 
-@pytest.mark.parametrize("turn", range(2))
+@pytest.mark.parametrize("turn", range(effort(1, 2)))
 def test_no_line_of_a_failure_is_lost(make: Make, turn: int) -> None:
     on = OnTerminal(make(FAILING), "run", "--local", "-j", str(JOBS), "--keep", "never")
     try:

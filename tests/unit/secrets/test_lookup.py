@@ -133,14 +133,17 @@ def test_no_keyring_on_this_machine(tmp_path: Path) -> None:
 def vault(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vault")
     (folder / "vault.key").write_bytes(os.urandom(64))
-    for name, key_file in {"vault.kdbx": None, "keyed.kdbx": str(folder / "vault.key")}.items():
-        database = create_database(str(folder / name), password="master-password", keyfile=key_file)
-        group = database.add_group(database.add_group(database.root_group, "CI"), "a/b")
-        entry = database.add_entry(group, "deploy: prod", "deployer", VALUE, url="https://x", notes="one\ntwo")
-        entry.set_custom_property("api key", "custom-value")
-        entry.add_attachment(database.add_binary(b"\x00\x01binary"), "id.key")
-        database.add_entry(database.root_group, "top", "", "top-level-value")
-        database.save()
+    database = create_database(str(folder / "vault.kdbx"), password="master-password")
+    derivation = database.kdbx.header.value.dynamic_header.kdf_parameters.data.dict
+    derivation["I"].value, derivation["M"].value = 1, 64 * 1024  # else each opening takes a second, on purpose
+    group = database.add_group(database.add_group(database.root_group, "CI"), "a/b")
+    entry = database.add_entry(group, "deploy: prod", "deployer", VALUE, url="https://x", notes="one\ntwo")
+    entry.set_custom_property("api key", "custom-value")
+    entry.add_attachment(database.add_binary(b"\x00\x01binary"), "id.key")
+    database.add_entry(database.root_group, "top", "", "top-level-value")
+    database.save()
+    database.keyfile = str(folder / "vault.key")
+    database.save(str(folder / "keyed.kdbx"))
     return folder
 
 

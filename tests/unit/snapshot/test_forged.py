@@ -17,6 +17,7 @@ import pytest
 
 from loom.errors import SnapshotError
 from loom.snapshot import verify
+from tests.support.loom_process import run_loom
 
 from .conftest import ENVIRONMENT, Repo, Snap, proved
 
@@ -126,16 +127,7 @@ class Place:
         return Path(json.loads(self.loom("snapshot", "--json").stdout)["path"])
 
     def loom(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "loom", *arguments]
-        return subprocess.run(
-            command,
-            cwd=cwd or self.work.root,
-            env=self.environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return run_loom(arguments, cwd=cwd or self.work.root, environ=self.environ)
 
     def record(self, root: Path, workspace: Path | str) -> None:
         """One that looks like a run's, with a manifest of the attacker's."""

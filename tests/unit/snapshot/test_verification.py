@@ -19,6 +19,7 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import Snapshot, SnapshotCanceled, discover, git, is_workspace, remove, take, verify
+from tests.support.loom_process import run_loom
 
 from .conftest import ENVIRONMENT, Repo, check
 
@@ -533,14 +534,7 @@ def test_only_looms_own_directories_are_removed(work: Repo, tmp_path: Path) -> N
 
 
 def loom(repo: Repo, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "loom", *arguments],
-        cwd=repo.root,
-        env=repo.environ | {"PYTHONPATH": str(ROOT)} | environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_loom(arguments, cwd=repo.root, environ=repo.environ | {"PYTHONPATH": str(ROOT)} | environ)
 
 
 def test_commands(work: Repo, tmp_path: Path) -> None:
