@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import zip_longest
+from itertools import product, zip_longest
 from typing import Any, Final, Literal
 
 from msgspec import Struct, field
 
 from loom.record.documents import Document
-from loom.status import Code, Count
+from loom.status import Code, Count, Stream
 from loom.util.paths import JOB_PLACE
 
 DIFF_SCHEMA: Final = "loom.diff.v1"
 FILES_SHOWN = 200
+STREAM_NAMES: Final[Mapping[Stream, str]] = {"stdout": "its output", "stderr": "its standard error"}
 LINE_COMPARED = 4000
 """A longer line is compared as it is."""
 
@@ -28,9 +29,10 @@ class Pair(Document, frozen=True, kw_only=True):
 
 
 class FirstLine(Document, frozen=True, kw_only=True):
-    """The first line of a step's output that differs after normalising; `line` counts from 1."""
+    """The first line of a step's output that differs after normalising; `line` counts from 1 in its stream."""
 
     step: str
+    stream: Stream
     line: Count
     a: str | None
     b: str | None
@@ -78,13 +80,13 @@ class Diff(Document, frozen=True, kw_only=True):
 
 
 class Side(Struct, frozen=True, kw_only=True):
-    """One run. `output(job, step)` gives a step's lines; `variables` of a job are those of its plan, where it was kept."""
+    """One run. `output(job, step, stream)` gives lines; `variables` of a job are those of its plan, where it was kept."""
 
     run_id: str
     state: str
     receipt: Mapping[str, Any]
     jobs: Mapping[str, Mapping[str, Any]]
-    output: Callable[[str, str], Iterable[str]]
+    output: Callable[[str, str, str], Iterable[str]]
     variables: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
@@ -166,11 +168,12 @@ def _shape(side: Side) -> dict[str, str]:
 def _job(job_id: str, a: Side, b: Side) -> JobDiff:
     one, two = a.jobs.get(job_id, {}), b.jobs.get(job_id, {})
     steps = _pairs(_outcomes(one), _outcomes(two))
-    first = None
-    for step in dict.fromkeys([*_outcomes(one), *_outcomes(two)]):
-        first = first_line(step, a.output(job_id, step), b.output(job_id, step))
-        if first is not None:
-            break
+    # Each stream by itself: which of two lines on different streams came first may differ from run to run.
+    places = product(dict.fromkeys([*_outcomes(one), *_outcomes(two)]), STREAM_NAMES)
+    found = (
+        first_line(step, stream, *(side.output(job_id, step, stream) for side in (a, b))) for step, stream in places
+    )
+    first = next((line for line in found if line is not None), None)
     alike = [(job.get("status"), job.get("exit_code")) for job in (one, two)]
     return JobDiff(
         job_id=job_id,
@@ -200,11 +203,11 @@ def _outcomes(job: Mapping[str, Any]) -> dict[str, str]:
     return outcomes
 
 
-def first_line(step: str, a: Iterable[str], b: Iterable[str]) -> FirstLine | None:
+def first_line(step: str, stream: Stream, a: Iterable[str], b: Iterable[str]) -> FirstLine | None:
     for number, (one, two) in enumerate(zip_longest(a, b), 1):
         if one == two or (one is not None and two is not None and normalised(one) == normalised(two)):
             continue
-        return FirstLine(step=step, line=number, a=one, b=two)
+        return FirstLine(step=step, stream=stream, line=number, a=one, b=two)
     return None
 
 
@@ -250,7 +253,7 @@ def _differences(inputs: Inputs, jobs: Sequence[JobDiff]) -> Iterator[str]:
     for pair in (*inputs.variables, *inputs.other):
         yield f"{pair.name}: {pair.a} / {pair.b}"
     for job in jobs:
-        if job.first_line is not None:
-            yield f"job {job.job_id}, step {job.first_line.step}, line {job.first_line.line} of its output"
+        if (first := job.first_line) is not None:
+            yield f"job {job.job_id}, step {first.step}, line {first.line} of {STREAM_NAMES[first.stream]}"
         elif not job.same:
             yield f"job {job.job_id}: {job.status_a} / {job.status_b}"

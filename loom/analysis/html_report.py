@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from loom.analysis.diagnosis import failing_tests_total
 from loom.record.events import OutputEvent
 from loom.record.fold import JobState, Span
-from loom.record.reader import Reading, Unit
+from loom.record.reader import Reading, Unit, whole_lines
 from loom.record.store import last_output, read_events
 from loom.util.controls import cleaned, visible
 from loom.util.units import rough_duration, rough_size
@@ -215,17 +215,7 @@ def _lines(unit: Unit) -> tuple[list[list[Any]], int]:
     if len(events) > MOST_LINES:
         total = sum(isinstance(event, OutputEvent) for event in read_events(unit.events))
         left_out, events = total - MOST_LINES, events[1:]
-    lines: list[list[Any]] = []
-    unfinished: dict[str, list[Any]] = {}
-    for event in events:
-        line = unfinished.pop(event.stream, None)
-        if line is None:
-            line = [1 if event.stream == "stdout" else 2, ""]
-            lines.append(line)
-        line[1] += event.text
-        if event.partial:
-            unfinished[event.stream] = line
-    return [[stream, visible(text)] for stream, text in lines], left_out
+    return [[1 if line.stream == "stdout" else 2, visible(line.text)] for line in whole_lines(events)], left_out
 
 
 def _embedded(value: Any) -> str:

@@ -11,7 +11,7 @@ from loom.commands.project import here
 from loom.commands.screen import screen_parts
 from loom.errors import LoomError, RecordError
 from loom.record.events import OutputEvent
-from loom.record.reader import Reading
+from loom.record.reader import Reading, whole_lines
 from loom.record.saved_plan import load_planned
 from loom.record.store import read_events
 from loom.render.diff import diff_lines
@@ -40,17 +40,16 @@ def _side(reading: Reading) -> Side:
         state=reading.state,
         receipt=reading.receipt(),
         jobs={job_id: reading.job_manifest(job_id) for job_id in reading.job_ids()},
-        output=lambda job_id, step: _output(reading, job_id, step),
+        output=lambda *place: _output(reading, *place),
         variables=_variables(reading),
     )
 
 
-def _output(reading: Reading, job_id: str, step: str) -> Iterable[str]:
+def _output(reading: Reading, job_id: str, step: str, stream: str) -> Iterable[str]:
     path = reading.paths.job(job_id) / "user" / step / "events.jsonl"
     with suppress(FileNotFoundError):
-        for event in read_events(path):
-            if isinstance(event, OutputEvent):
-                yield event.text
+        events = (event for event in read_events(path) if isinstance(event, OutputEvent) and event.stream == stream)
+        yield from (event.text for event in whole_lines(events))
 
 
 def _variables(reading: Reading) -> Mapping[str, Mapping[str, str]]:

@@ -37,7 +37,7 @@ def logs(
     """`loom logs`."""
     place = here({"color": color})
     reading, job, step = run_or_job(place, run, job, step)
-    chosen = _Chosen(reading, job, step, system=system)
+    chosen = _Chosen(reading, job, step, system=system, whole=not as_json)
     wanted = _wanted(grep)
     printer = _printer(place, reading, as_json=as_json, timestamps=timestamps, many=chosen.many())
     if follow:
@@ -64,12 +64,13 @@ def _wanted(grep: str | None) -> Callable[[str], bool]:
 
 
 class _Chosen:
-    """The steps and sections of a run that a command line names."""
+    """The steps and sections of a run that a command line names. `whole`: the pieces of a long line as one."""
 
-    def __init__(self, reading: Reading, job: str | None, step: str | None, *, system: bool) -> None:
+    def __init__(self, reading: Reading, job: str | None, step: str | None, *, system: bool, whole: bool) -> None:
         self._reading = reading
         self._step = step
         self._system = system
+        self.whole = whole
         self.job_ids = jobs_of(reading, job)
         if step is not None and not reading.entry.alive and not self.units():
             names = sorted({unit.name for job_id in self.job_ids for unit in reading.units(job_id)})
@@ -90,7 +91,7 @@ class _Chosen:
 
     def lines(self, tail: int | None) -> Iterator[tuple[Where, Any]]:
         """Output in `seq` order; with `tail` only so much of each unit's end as can matter."""
-        return lines_in_order(self.units(), tail)
+        return lines_in_order(self.units(), tail, whole=self.whole)
 
 
 def _is_step(unit: Unit, wanted: str) -> bool:
@@ -101,7 +102,7 @@ def _is_step(unit: Unit, wanted: str) -> bool:
 
 def _followed(reading: Reading, chosen: _Chosen, tail: int | None) -> Iterator[tuple[Where, Any]]:
     """Output as it is recorded, until the run is over (or its loom is dead); from the start, or from `tail` lines back."""
-    follower = Follower(reading.paths, chosen.has)
+    follower = Follower(reading.paths, chosen.has, whole=chosen.whole)
     behind: Iterable[tuple[Where, Any]] = follower.poll()
     if tail is not None:
         behind = deque(behind, maxlen=tail)

@@ -7,7 +7,8 @@ the events. Following the pointers reads a few small files and the end of one; o
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -218,11 +219,48 @@ def _failing_file(reading: Reading, finished: PhaseEvent) -> Iterator[tuple[Wher
         yield Where(scope="job", job_id=job_id, section=section), path
 
 
-def lines_in_order(units: Sequence[Unit], tail: int | None = None) -> Iterator[tuple[Where, OutputEvent]]:
-    """The output of some units in `seq` order; with `tail` at most so many lines of each one's end."""
-    readers = [_last_lines_of(unit, tail) if tail is not None else _lines_of(unit) for unit in units]
+def lines_in_order(
+    units: Sequence[Unit], tail: int | None = None, *, whole: bool = False
+) -> Iterator[tuple[Where, OutputEvent]]:
+    """The output of some units in `seq` order; with `tail` what holds at least so many lines of each one's end.
+
+    `whole`: the pieces of a long line as one.
+    """
+    readers = [
+        _placed(unit, _output_of(unit) if tail is None else _last_output_of(unit, tail), whole) for unit in units
+    ]
     for _, where, event in heapq.merge(*readers, key=lambda item: item[0]):
         yield where, event
+
+
+class Joining:
+    """Makes one line of the pieces in which a long one is recorded, in one file."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, list[OutputEvent]] = {}
+
+    def add(self, event: OutputEvent) -> Iterator[OutputEvent]:
+        """The line that ends here, if one does."""
+        self._begun.setdefault(event.stream, []).append(event)
+        if not event.partial:
+            yield _joined(self._begun.pop(event.stream))
+
+    def rest(self) -> Iterator[OutputEvent]:
+        """Lines without an end, when nothing more comes."""
+        yield from map(_joined, self._begun.values())
+
+
+def _joined(pieces: Sequence[OutputEvent]) -> OutputEvent:
+    last = pieces[-1]
+    return last if len(pieces) == 1 else replace(last, text="".join(piece.text for piece in pieces), raw_b64=None)
+
+
+def whole_lines(events: Iterable[OutputEvent]) -> Iterator[OutputEvent]:
+    """The lines of one file, as they were printed."""
+    joining = Joining()
+    for event in events:
+        yield from joining.add(event)
+    yield from joining.rest()
 
 
 def merged(reading: Reading) -> Iterator[tuple[Where, Event]]:
@@ -230,51 +268,66 @@ def merged(reading: Reading) -> Iterator[tuple[Where, Event]]:
     own: list[Iterator[tuple[int, Where, Event]]] = [
         ((event.seq, event.where, event) for event in read_phases(reading.paths))
     ]
-    own += [_lines_of(unit) for job_id in reading.fold.jobs for unit in reading.units(job_id)]
+    units = [unit for job_id in reading.fold.jobs for unit in reading.units(job_id)]
+    own += [_placed(unit, _output_of(unit), whole=False) for unit in units]
     for _, where, event in heapq.merge(*own, key=lambda item: item[0]):
         yield where, event
 
 
-def _lines_of(unit: Unit) -> Iterator[tuple[int, Where, OutputEvent]]:
+def _placed(unit: Unit, events: Iterable[OutputEvent], whole: bool) -> Iterator[tuple[int, Where, OutputEvent]]:
+    for event in whole_lines(events) if whole else events:
+        yield event.seq, unit.where, event
+
+
+def _output_of(unit: Unit) -> Iterator[OutputEvent]:
     if not unit.events.exists():  # loom was killed between telling that it began and its first line
         return
     for event in read_events(unit.events):
         if isinstance(event, OutputEvent):
-            yield event.seq, unit.where, event
+            yield event
 
 
-def _last_lines_of(unit: Unit, tail: int) -> Iterator[tuple[int, Where, OutputEvent]]:
-    for event in last_output(unit.events, tail):
-        yield event.seq, unit.where, event
+def _last_output_of(unit: Unit, lines: int) -> list[OutputEvent]:
+    """What holds so many lines at least, each from its beginning."""
+    count = lines + 1
+    while True:
+        found = last_output(unit.events, count)
+        if len(found) < count or sum(not event.partial for event in found) > lines:
+            return found
+        count *= 2
 
 
 class Follower:
     """Reads on in a record that is being written. `poll` gives the output that is new since the last time, in order."""
 
-    def __init__(self, paths: RunPaths, wanted: Callable[[Unit], bool]) -> None:
+    def __init__(self, paths: RunPaths, wanted: Callable[[Unit], bool], *, whole: bool = False) -> None:
         self._paths = paths
         self._wanted = wanted
+        self._whole = whole
         self._phases = _Tailed(paths.events)
-        self._open: list[tuple[Unit, _Tailed]] = []
+        self._open: list[tuple[Unit, _Tailed, Joining]] = []
         self.over = False
 
     def poll(self) -> list[tuple[Where, OutputEvent]]:
         for event in self._phases.new():
             if isinstance(event, PhaseEvent):
                 self._note(event)
-        found = []
+        found: list[tuple[int, Where, OutputEvent]] = []
         going_on = []
-        for unit, file in self._open:
+        for unit, file, joining in self._open:
             ended = False
+            new: list[OutputEvent] = []
             for event in file.new():
                 if isinstance(event, OutputEvent):
-                    found.append((event.seq, unit.where, event))
+                    new += joining.add(event) if self._whole else (event,)
                 else:
                     ended = event.kind == "phase_finished"
             if ended:
                 file.close()
+                new += joining.rest()
             else:
-                going_on.append((unit, file))
+                going_on.append((unit, file, joining))
+            found += [(event.seq, unit.where, event) for event in new]
         self._open = going_on
         return [(where, event) for _, where, event in sorted(found, key=lambda item: item[0])]
 
@@ -295,7 +348,7 @@ class Follower:
         )
         if self._wanted(unit):
             aside = job / "attempts" / str(attempt) / place / "events.jsonl"
-            self._open.append((unit, _Tailed(unit.events, aside if event.step else None)))
+            self._open.append((unit, _Tailed(unit.events, aside if event.step else None), Joining()))
 
 
 class _Tailed:

@@ -62,7 +62,8 @@ def _job(job: JobDiff, look: Look) -> Iterator[str]:
     for pair in job.steps:
         yield f"  {pair.name}: {pair.a or 'did not run'} / {pair.b or 'did not run'}"
     if job.first_line is not None:
-        yield f"  {job.first_line.step}, line {job.first_line.line}:"
+        stream = " of standard error" if job.first_line.stream == "stderr" else ""
+        yield f"  {job.first_line.step}, line {job.first_line.line}{stream}:"
         for side, text in (("a", job.first_line.a), ("b", job.first_line.b)):
             shown = look.styled("(no more output)", "dim") if text is None else visible(text)
             yield f"    {side} {look.marks['bar']} {shown}"

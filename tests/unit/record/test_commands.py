@@ -361,3 +361,48 @@ def test_a_job_that_failed_is_explained_while_others_run(make: Make, tmp_path: P
     finally:
         process.kill()
         process.communicate()
+
+
+LONG = """\
+version: v1
+stages: [s]
+a:
+  stage: s
+  script:
+    - |
+      long() { head -c 200000 /dev/zero | tr '\\0' "$1"; }
+      echo before; long é >/dev/null; long x; echo " end"; long y >&2; echo " end" >&2; long z
+    - echo after
+"""
+
+
+def test_logs_print_long_lines_whole(make: Make) -> None:
+    project = make(LONG)
+    project.loom("run", "--local")
+    lines = [f"{letter * 200000}{end}" for letter, end in (("x", " end"), ("y", " end"), ("z", ""))]
+    for flags in ([], ["--follow"]):
+        assert sorted(project.loom("logs", *flags).splitlines()) == sorted(["before", *lines, "after"])
+    assert project.loom("logs", "a", "2", "--tail", "1") == "after\n"
+    assert project.loom("logs", "a", "1", "--tail", "1") in [f"{line}\n" for line in lines]
+    assert project.loom("logs", "--grep", "xx end$") == f"{lines[0]}\n"
+    pieces = [json.loads(line) for line in project.loom("logs", "a", "1", "--json").splitlines()]
+    assert max(len(piece["text"]) for piece in pieces) <= 65536
+    assert [line[0] for line in lines if line in project.loom("report", "-o", "-")] == ["x", "y", "z"]
+
+
+def test_streams_that_run_side_by_side_are_no_difference(make: Make) -> None:
+    project = make(
+        "version: v1\nstages: [s]\na:\n  stage: s\n"
+        "  script: ['for i in $(seq 200); do echo out $i; echo err $i >&2; done']\n"
+    )
+    project.loom("run", "--local")
+    for _ in range(3):
+        project.loom("run", "--local")
+        first, *_ = json.loads(project.loom("runs", "--json"))["runs"][1:]
+        found = json.loads(project.loom("diff", first["run_id"], "last", "--json"))
+        assert found["same"], found["jobs"]
+    workflow = project.root / ".loom" / "workflow.yml"
+    workflow.write_text(workflow.read_text().replace("err $i", "err $i $((i / 100))"))
+    project.loom("run", "--local")
+    shown = project.loom("diff", first["run_id"])
+    assert "script/01, line 1 of standard error:" in shown

@@ -207,11 +207,11 @@ def test_what_changes_by_itself_is_the_same(a: str, b: str) -> None:
 
 
 def test_the_first_line_that_differs() -> None:
-    assert first_line("s", ["a", "b"], ["a", "b"]) is None
-    found = first_line("s", ["a", "took 3 ms", "x"], ["a", "took 9 ms", "y"])
+    assert first_line("s", "stdout", ["a", "b"], ["a", "b"]) is None
+    found = first_line("s", "stdout", ["a", "took 3 ms", "x"], ["a", "took 9 ms", "y"])
     assert found is not None
     assert (found.line, found.a, found.b) == (3, "x", "y")
-    short = first_line("s", ["a"], [])
+    short = first_line("s", "stdout", ["a"], [])
     assert short is not None
     assert (short.line, short.a, short.b) == (1, "a", None)
 
