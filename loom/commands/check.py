@@ -15,7 +15,6 @@ from loom.commands import checkout, project
 from loom.commands import trust as trusting
 from loom.commands.project import configured, find_root, workflow_path
 from loom.commands.syntax import syntax_errors
-from loom.commands.trust_store import Trust
 from loom.config import AUTO_SHELL, CODE, Config
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.plan.model import Job, Plan, Secret, Selection, resolve
@@ -25,7 +24,6 @@ from loom.plan.variables import KNOWN_TO_PLANS
 from loom.render.output import print_json
 from loom.render.plan import FORMATS
 from loom.render.problems import check_document, github_lines, problem_lines
-from loom.secrets.lookup import check_reference
 from loom.secrets.trace import Trace, traces
 from loom.status import ExitCode
 from loom.util.units import counted, duration_text, nearest
@@ -72,6 +70,8 @@ def _notices(loaded: Workflow | None, jobs: Sequence[Job], settings: Config, roo
     """What a run would ask the user for, and what of the project's configuration does not count."""
     requests = trusting.requests_of(jobs, settings, root, os.environ, loaded)
     if requests:
+        from loom.commands.trust_store import Trust  # only for a project that asks for something
+
         trust = Trust(settings.own_state_dir, root, os.environ)
         for request in requests:
             state = "you have allowed it" if trust.holds(request) else "a run asks you first; so does `loom trust`"
@@ -109,6 +109,8 @@ def _secrets(loaded: Workflow, jobs: Iterable[tuple[Entry, Job]]) -> list[Proble
     for entry, job in jobs:
         if not job.all_secrets:
             continue
+
+        from loom.secrets.lookup import check_reference  # 20 ms, for jobs with secrets alone
 
         for place, secret in _secret_places(job):
             wrong = check_reference(secret.ref)

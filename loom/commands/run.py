@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,23 +19,33 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from loom import snapshot, workflow
 from loom.cancel import Cancel, signals
-from loom.config import KEYS
-from loom.errors import LoomError
-from loom.plan.model import CONTAINERS
+from loom.commands import breakpoints, checkout, project, terminal, wiring
+from loom.commands import trust as trusting
+from loom.commands.screen import screen_parts
+from loom.config import KEYS, Config
+from loom.errors import LoomError, RequestError
+from loom.plan.model import CONTAINERS, Plan, Selection, resolve
+from loom.plan.variables import KNOWN_TO_PLANS
+from loom.record import unrecorded
+from loom.record.store import Store
+from loom.render.plan import plan_yaml
+from loom.render.screen import Look, Screen, closing_lines
+from loom.runner import Gate, api
+from loom.runner.api import Ran, Reuse
+from loom.runner.previous_run import remove_expired_archives
+from loom.snapshot import Source
 from loom.status import ExitCode
+from loom.util.bounded import listed
+from loom.workflow import Workflow
+from loom.workflow.lint import of_run
+from loom.workflow.models import shell_words
 
 if TYPE_CHECKING:
-    from loom.config import Config
-    from loom.plan.model import Plan, Selection
     from loom.render.ci import GitHub, GitLab
     from loom.render.json_lines import JsonLines
     from loom.render.live import Live
-    from loom.render.screen import Look, Screen
-    from loom.runner import Gate
-    from loom.runner.api import Ran, Reuse
-    from loom.snapshot import Source
-    from loom.workflow import Workflow
 
 
 MAX_NOTICES = 5
@@ -111,12 +122,6 @@ class Prepared(Struct, frozen=True, kw_only=True):
 
 def prepare(options: Options) -> Prepared:
     """From options to a plan. RequestError, WorkflowError: nothing has begun, and there is no record."""
-    from loom import snapshot, workflow
-    from loom.commands import checkout, project
-    from loom.commands import trust as trusting
-    from loom.plan.model import resolve
-    from loom.runner import api
-
     environ = dict(os.environ)
     run_id = str(time.time_ns())
     source = snapshot.discover(Path.cwd(), environ=environ)
@@ -162,8 +167,6 @@ def prepare(options: Options) -> Prepared:
 
 def configured(root: Path, environ: Mapping[str, str], options: Options) -> Config:
     """The settings that hold for a run. `keep: auto` is settled: a failed job stays if a person is there to look into it."""
-    from loom.commands import project
-
     settings = project.configured(root, environ, options.settings, trusting=options.trust)
     if settings.keep != "auto":
         return settings
@@ -172,10 +175,6 @@ def configured(root: Path, environ: Mapping[str, str], options: Options) -> Conf
 
 
 def _doubts(workflow: Workflow, plan: Plan, selection: Selection, config: Config) -> tuple[str, ...]:
-    from loom.plan.variables import KNOWN_TO_PLANS
-    from loom.workflow.lint import of_run
-    from loom.workflow.models import shell_words
-
     found = of_run(
         workflow,
         {job.name for job in plan.jobs},
@@ -200,9 +199,7 @@ def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
 
 def failed_before(config: Config, source: Source) -> list[str]:
     """The jobs that did not succeed in this checkout's last run. RequestError when there is none, or all did."""
-    from loom.errors import RequestError
     from loom.record.reader import Reading
-    from loom.record.store import Store
 
     entry = Store(config.state_dir).find("last", repo_root=source.root)
     failed = [job.id for job in Reading(entry).fold.jobs.values() if job.status is None or not job.status.ok]
@@ -226,9 +223,6 @@ def run(options: Options) -> int:
 
 def _note_unrecorded(error: LoomError, began_ns: int) -> None:
     """Keep word of a run that was refused before it had a record: `loom diagnose` would explain the run before it."""
-    from loom.commands import project
-    from loom.record import unrecorded
-
     with suppress(LoomError, OSError):
         root = project.find_root(Path.cwd()).resolve()
         unrecorded.note(project.configured(root, os.environ).state_dir, root, error, began_ns=began_ns)
@@ -237,14 +231,9 @@ def _note_unrecorded(error: LoomError, began_ns: int) -> None:
 def _run(options: Options) -> int:
     prepared = prepare(options)
     if options.dry_run:
-        from loom.render.plan import plan_yaml
-
         sys.stdout.write(plan_yaml(prepared.plan))
         return ExitCode.OK
     if not prepared.plan.jobs:
-        from loom.errors import RequestError
-        from loom.util.bounded import listed
-
         reasons = "\n".join(listed((f"{left.id}: {left.reason}" for left in prepared.plan.left_out), 10))
         raise RequestError("no job of the workflow would run", hint=reasons or None, code="NOTHING_TO_RUN")
     return execute(prepared, options)
@@ -252,11 +241,6 @@ def _run(options: Options) -> int:
 
 def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None) -> int:
     """Run a prepared plan, with the terminal as its audience. `reuse`: see `api.Request`."""
-    from loom.commands import terminal, wiring
-    from loom.commands.screen import screen_parts
-    from loom.record.store import Store
-    from loom.runner import api
-
     config, source, plan = prepared.config, prepared.source, prepared.plan
     # The threads that open containers have little to do between two answers of the engine, and wait for the interpreter
     # this long each time, as long as another thread computes; what is usual, 5 ms, is a long time there.
@@ -303,11 +287,7 @@ def _audience(
     options: Options, plan: Plan, look: Look, write: Callable[[str], None], *, stream: bool
 ) -> tuple[Live | Screen | JsonLines | GitHub | GitLab, Gate | None]:
     """Who listens to the run, and who is asked around its steps."""
-    from loom.render.screen import Screen
-
     if options.attended:
-        from loom.commands import breakpoints
-
         breakpoints.needs_terminal("--shell-on-failure" if options.shell_on_failure else "--break-before")
         screen = breakpoints.Held(write)
         before = breakpoints.place_named(plan, options.break_before) if options.break_before is not None else None
@@ -317,7 +297,6 @@ def _audience(
     if options.form != "screen":
         return audience_in(options.form, look, write), None
     if live_is_wanted(options, stream=stream):
-        from loom.commands import terminal
         from loom.render.live import Live
 
         return Live(look, terminal.exact(), time.monotonic), None
@@ -325,8 +304,6 @@ def _audience(
 
 
 def _say_the_end(ran: Ran, audience: object, look: Look, write: Callable[[str], None], *, quiet: bool) -> None:
-    from loom.render.screen import closing_lines
-
     if hasattr(audience, "receipt"):
         audience.receipt(str(ran.receipt_path), ran.receipt.status.value, ran.receipt.exit_code)
         return
@@ -340,17 +317,11 @@ def _say_the_end(ran: Ran, audience: object, look: Look, write: Callable[[str], 
 
 def _remove_expired(config: Config) -> None:
     """What no earlier run's kept job can be restored from any more."""
-    from loom.record.store import Store
-    from loom.runner.previous_run import remove_expired_archives
-
     remove_expired_archives(Store(config.state_dir).runs_dir, time.time() - config.keep_for)
 
 
 def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLines | GitHub | GitLab:
     """Who listens to a run whose output is for a machine."""
-    import secrets
-
-    from loom.commands import terminal
     from loom.render.ci import GitHub, GitLab
     from loom.render.json_lines import JsonLines
 
