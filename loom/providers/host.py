@@ -37,6 +37,7 @@ from loom.providers.base import (
     Command,
     KeptPlace,
     OpenedServices,
+    Provider,
     SessionFacts,
     SessionRequest,
     Setup,
@@ -135,7 +136,7 @@ class HostProvider:
         return ()
 
 
-def provider(setup: Setup) -> HostProvider:
+def provider(setup: Setup) -> Provider:
     return HostProvider(setup.environ)
 
 

@@ -199,6 +199,7 @@ class JobRunner:
             "shell": " ".join(chosen(job.shell, has_bash=facts.has_bash)),
             "workspace": str(opened.view.place),
             "view_of": str(opened.view.workspace),
+            "mount_mode": opened.view.mode.value,
             **facts.details,
         }
         self._job_fact(job, "session_opened", fact, code=PhaseCode.JOB_PROVIDER_PREPARE)

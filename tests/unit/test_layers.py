@@ -61,3 +61,35 @@ def test_imports_stand_at_the_top() -> None:
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
     assert len(late) <= LATE
+
+
+ENGINE_ADMINISTRATION = {
+    "commands/clean.py": "removes what runs left in the engine, and looks at the engine itself for `loom doctor`",
+    "commands/doctor.py": "looks at the engine itself",
+    "commands/images.py": "lists, pulls, builds, locks, exports and removes the engine's images",
+}
+"""Who reaches into a provider, and why that is no verb of the promise."""
+
+
+def test_only_engine_administration_reaches_into_a_provider() -> None:
+    inside = re.compile(
+        r"loom\.providers\.(?:docker|host)\b|from loom\.providers import .*\b(?:docker|host)\b|\b(?:Host|Docker)Session\b"
+    )
+    found = {
+        str(path.relative_to(ROOT))
+        for path in ROOT.rglob("*.py")
+        if path.relative_to(ROOT).parts[0] != "providers" and inside.search(path.read_text())
+    }
+    assert found <= ENGINE_ADMINISTRATION.keys()
+
+
+def test_nothing_asks_which_provider_it_is() -> None:
+    asks = re.compile(r"provider(?:\.name)? (?:is|==|!=|in) |facts\.provider\b [=!]=")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in ROOT.rglob("*.py")
+        if path.relative_to(ROOT).parts[0] != "providers"
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if asks.search(line.partition("#")[0]) and "for provider in" not in line
+    ]
+    assert found == []

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from loom.cancel import Cancel
 from loom.errors import ImageError, ProviderError, ServiceError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
-from loom.providers.base import Capabilities, SecretValues, SessionFacts, SessionRequest, Setup
+from loom.providers.base import Capabilities, Provider, SecretValues, SessionFacts, SessionRequest, Setup
 from loom.providers.docker import driver, hardening, labels, refusals
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.capabilities import ENGINES_SOCKET, Traits
@@ -42,7 +42,7 @@ REAP_AFTER_S = 1.0
 DRIVER_FILES_SIZE = 128 * 1024 * 1024
 
 
-def provider(setup: Setup) -> DockerProvider:
+def provider(setup: Setup) -> Provider:
     """The provider on the configured engine."""
     from loom.providers.docker.images import Images
 

@@ -1,0 +1,244 @@
+"""A provider for tests: a machine far away, which sees no directory of this one. Files are sent there, and brought back.
+
+Its machine is a directory (`FAR`), each place a directory of that, and a process there a process here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from loom.cancel import Cancel
+from loom.errors import ProviderError
+from loom.plan.model import PROJECT_DIR, Job, MountMode
+from loom.providers.base import Capabilities, Change, Command, Provider, SessionFacts, SessionRequest, Setup
+from loom.providers.files import archive_of, unnoticed, unpack
+from loom.providers.steps import arguments_of, checked, chosen, handed_on
+from loom.status import Ended, Exit, OnOutput, Stream
+from loom.storage.workspace import OnSkipped
+
+
+def provider(setup: Setup) -> Provider:
+    return FarProvider(Path(setup.environ["FAR"]))
+
+
+class FarProvider:
+    name = "far"
+    capabilities = Capabilities(mounts=frozenset({MountMode.VOLUME}), isolated=True)
+    images = None
+
+    def __init__(self, machine: Path) -> None:
+        self._machine = machine
+
+    def check(self) -> None:
+        if not self._machine.is_dir():
+            raise ProviderError("the far machine does not answer")
+
+    def described(self) -> str:
+        return "a far machine"
+
+    def project_dir(self, workspace: Path) -> str:
+        return PROJECT_DIR
+
+    def overlays(self, workspace: Path) -> bool:
+        return False
+
+    @contextmanager
+    def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[FarSession]:
+        place = Path(tempfile.mkdtemp(prefix=f"{request.run_id}.{request.job_id}.", dir=self._machine))
+        (place / "private").mkdir()
+        (place / "job").write_text(json.dumps([request.run_id, request.job_id]))
+        (place / "environment").write_text(json.dumps(dict(request.environment)))
+        with self._session(place, request) as session:
+            yield session
+
+    @contextmanager
+    def _session(self, place: Path, request: SessionRequest) -> Iterator[FarSession]:
+        session = FarSession(place, request)
+        try:
+            yield session
+        finally:
+            if not (place / "kept").exists():
+                shutil.rmtree(place)
+
+    def services(self, job: Job, **_: Any) -> Any:
+        raise ProviderError("the far machine has no services")
+
+    def find(self, run_id: str, job_id: str, place_id: str = "") -> FarKept | None:
+        for place in sorted(self._machine.iterdir()):
+            if json.loads((place / "job").read_text()) == [run_id, job_id]:
+                return FarKept(place, self._session)
+        return None
+
+    def has_image(self, image_id: str) -> bool:
+        return False
+
+    def lay_out(self, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
+        raise ProviderError("the far machine has no overlays")
+
+    def close(self, cancel: Cancel | None = None) -> Sequence[str]:
+        return ()
+
+
+class FarSession:
+    def __init__(self, place: Path, request: SessionRequest) -> None:
+        self._place = place
+        self._files = place / "files"
+        self._private = place / "private"
+        self._request = request
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            **request.environment,
+            "LOOM_ENV": str(self._private / "env"),
+            "LOOM_MASK": str(self._private / "mask"),
+        }
+        self._handed_on: dict[str, str] = {}
+        self._to_mask: list[bytes] = []
+        self.facts = SessionFacts(provider="far", container_id=place.name, container_name=place.name, has_bash=True)
+
+    def _send(self) -> None:
+        """Before the first step: the workspace may not be filled when the place is opened."""
+        if not self._files.exists():
+            self._files.mkdir()
+            unpack(archive_of(self._request.workspace, ["."]), self._files)
+
+    def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
+        if cancel.wait(0):
+            return Exit(code=130, ended=Ended.CANCELED)
+        checked(command.script, command.environment)
+        self._send()
+        script = self._private / "step"
+        script.write_text(command.script)
+        for name in ("env", "mask"):
+            (self._private / name).write_bytes(b"")
+        process = subprocess.Popen(
+            arguments_of(chosen(command.shell or self._request.shell, has_bash=True), str(script)),
+            cwd=self._files,
+            env={**self._environment, **command.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+        def read(stream: Stream, pipe: Any) -> None:
+            for line in pipe:
+                on_output(stream, line)
+
+        threads = [
+            threading.Thread(target=read, args=("stdout", process.stdout)),
+            threading.Thread(target=read, args=("stderr", process.stderr)),
+        ]
+        for thread in threads:
+            thread.start()
+        ended = Ended.EXITED
+        unregister = cancel.on_request(process.kill)
+        try:
+            process.wait(command.timeout_s)
+        except subprocess.TimeoutExpired:
+            ended = Ended.TIMED_OUT
+            process.kill()
+        unregister()
+        for thread in threads:
+            thread.join()
+        self._handed_on.update(handed_on((self._private / "env").read_bytes().splitlines()))
+        self._to_mask += (self._private / "mask").read_bytes().splitlines()
+        return Exit(code=abs(process.wait()), ended=Ended.CANCELED if cancel.requested else ended)
+
+    def handed_on(self) -> Mapping[str, str]:
+        return dict(self._handed_on)
+
+    def to_mask(self) -> list[bytes]:
+        found, self._to_mask = self._to_mask, []
+        return found
+
+    def put_secret(self, name: str, content: bytes) -> str:
+        path = self._private / f"secret.{name}"
+        path.write_bytes(content)
+        return str(path)
+
+    def settle(self) -> None:
+        """The files can be read."""
+
+    def workspace_view(self) -> Path | None:
+        return None
+
+    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
+        self._send()
+        return archive_of(self._files, paths, on_skipped)
+
+    def put_archive(self, archive: Iterable[bytes]) -> None:
+        self._send()
+        unpack(archive, self._files)
+
+    def changes(self) -> Sequence[Change] | None:
+        return None
+
+    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> FarInside:
+        self._send()
+        return FarInside(self._files, {**self._environment, **environment})
+
+    def checkpoint(self, archive: Path, expires_at: float) -> Mapping[str, Any]:
+        return {}
+
+    def keep(self, expires_at: float) -> None:
+        (self._place / "kept").write_text(str(expires_at))
+
+
+class FarKept:
+    def __init__(self, place: Path, session: Callable[[Path, SessionRequest], Any]) -> None:
+        self._place = place
+        self._session = session
+        self.name = place.name
+        self.kept = (place / "kept").exists()
+
+    def wake(self, secrets: Mapping[str, bytes]) -> tuple[Mapping[str, str], bool]:
+        return {name: str(self._place / "private" / f"secret.{name}") for name in secrets}, False
+
+    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> FarInside:
+        of_job = json.loads((self._place / "environment").read_text())
+        return FarInside(self._place / "files", {"PATH": os.environ["PATH"], **of_job, **environment})
+
+    def has_its_files(self, mode: MountMode) -> bool:
+        return True
+
+    def copy_files(self, target: Path, on_skipped: OnSkipped) -> None:
+        target.mkdir(parents=True)
+        unpack(archive_of(self._place / "files", ["."], on_skipped), target)
+
+    def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Any:
+        (self._place / "kept").unlink()
+        return self._session(self._place, request)
+
+
+class FarInside:
+    def __init__(self, files: Path, environment: Mapping[str, str]) -> None:
+        self._files = files
+        self._environment = environment
+
+    def exec(
+        self,
+        command: Sequence[str],
+        on_output: OnOutput | None,
+        cancel: Cancel,
+        *,
+        timeout_s: float | None = None,
+        grace_s: float = 10.0,
+    ) -> Exit:
+        ended = subprocess.run(
+            command, cwd=self._files, env=dict(self._environment), check=False, capture_output=on_output is not None
+        )
+        if on_output is not None:
+            on_output("stdout", ended.stdout)
+            on_output("stderr", ended.stderr)
+        return Exit(code=ended.returncode)
+
+    def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
+        return subprocess.run(["sh", "-i"], cwd=self._files, env=dict(self._environment), check=False).returncode
