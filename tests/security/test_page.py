@@ -12,7 +12,7 @@ ASSETS = ["host files", "other jobs", "secrets", "record", "engine", "checkout",
 
 
 def rows() -> list[list[list[str]]]:
-    part = PAGE.partition("## Who could do what")[2].partition("\n## ")[0]
+    part = PAGE.partition("## Attackers and promises")[2].partition("\n## ")[0]
     tables = part.split("\n### ")[1:]
     return [
         [[cell.strip() for cell in line.split(" | ")] for line in table.splitlines() if line.startswith("| ")][2:]
