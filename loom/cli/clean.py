@@ -41,7 +41,7 @@ def clean(
     """
 
 
-@done_by("clean")
+@done_by("doctor")
 def doctor(as_json: options.AsJson = False) -> None:
     """Check what loom needs on this machine. Git, engine, default image, disk space, directories; says what to do.
 

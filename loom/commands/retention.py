@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -196,3 +199,20 @@ def into_background(store: Store) -> bool:
     os.nice(10)
     signal.alarm(BACKGROUND_S)
     return True
+
+
+def clean_later(store: Store, environ: Mapping[str, str], root: Path) -> None:
+    """Do what `loom clean` does in a process of its own that nobody waits for: a run's end is not the moment to delete files."""
+    if len(store.claims.all()) < 2:
+        return
+    with suppress(OSError):  # the next run's end tries again
+        subprocess.Popen(
+            # -P: a folder `loom` of the repository is not what is run.
+            [sys.executable, "-P", "-m", "loom", "clean", "--in-background"],
+            cwd=root,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )

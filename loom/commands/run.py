@@ -276,7 +276,7 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None)
     _remove_expired(config)
     _say_the_end(ran, audience, look, write, quiet=options.quiet)
     if config.auto_clean:
-        from loom.commands.clean import clean_later
+        from loom.commands.retention import clean_later
 
         clean_later(Store(config.state_dir), prepared.environ, source.root)
     terminal.written(f"the run is over ({ran.receipt.status.value}), and its record whole: {ran.receipt_path}")

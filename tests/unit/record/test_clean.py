@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.commands.clean import _space
+from loom.commands.doctor import space
 
 from .conftest import Make, Project
 from .test_commands import SLOW, wait_for
@@ -182,7 +182,7 @@ def test_doctor_says_what_is_wrong(make: Make) -> None:
 @pytest.mark.parametrize(("free", "state"), [(10**10, "ok"), (10**9, "warn"), (10**8, "bad")])
 def test_little_space_is_said(free: int, state: str, tmp_path: Path) -> None:
     usage = namedtuple("usage", "free")
-    assert _space("disk", tmp_path, usage=lambda _: usage(free)).state == state
+    assert space("disk", tmp_path, usage=lambda _: usage(free)).state == state
 
 
 def test_a_workspace_goes_with_the_last_run_that_had_it(make: Make, tmp_path: Path) -> None:

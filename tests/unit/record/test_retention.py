@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from loom.commands.clean import Finding, _directory
+from loom.commands.doctor import directory
 from loom.commands.retention import held, vouched
 from loom.snapshot import occupied
 
@@ -160,7 +160,7 @@ def test_nothing_is_removed_by_a_loom_with_another_state_directory(make: Make, t
 
 def test_doctor_names_a_place_in_memory(tmp_path: Path) -> None:
     shared_memory = Path("/dev/shm")
-    found: Finding = _directory("workspaces", shared_memory)
+    found = directory("workspaces", shared_memory)
     assert "it is in memory (tmpfs)" in found.text
     assert "/var/tmp" in (found.advice or "")
-    assert "in memory" not in _directory("caches", shared_memory).text
+    assert "in memory" not in directory("caches", shared_memory).text

@@ -1,0 +1,200 @@
+"""What `loom doctor` looks at: all that loom needs of this machine, each with what to do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from loom import snapshot
+from loom.analysis.upkeep import Check, Doctor
+from loom.commands import retention
+from loom.commands.project import Here, here, not_counted
+from loom.commands.screen import screen_parts
+from loom.errors import LoomError
+from loom.providers.docker import labels
+from loom.providers.docker.capabilities import Traits
+from loom.providers.docker.checkpoint import REPOSITORY
+from loom.providers.docker.connection import Engine
+from loom.providers.docker.endpoint import endpoint_of
+from loom.providers.docker.probe import probe
+from loom.render.output import print_json
+from loom.status import ExitCode
+from loom.util.file_systems import allocated, file_system_of, in_memory
+from loom.util.units import counted, rough_size
+
+_LITTLE_SPACE = 2_000_000_000
+
+
+def doctor(*, as_json: bool) -> int:
+    place = here()
+    checks = list(_checks(place))
+    if as_json:
+        print_json(Doctor(checks=checks))
+    else:
+        look, write = screen_parts(place.config.color)
+        for check in checks:
+            write(f"{look.styled(look.marks[check.state], check.state)} {check.name}: {check.text}")
+            for line in (check.advice or "").splitlines():
+                write(f"    {line}")
+    return ExitCode.INFRASTRUCTURE if any(check.state == "bad" for check in checks) else ExitCode.OK
+
+
+def _check(state: Any, name: str, text: str, advice: str | None = None) -> Check:
+    return Check(name=name, state=state, text=text, advice=advice)
+
+
+_ok, _warn, _bad = (partial(_check, state) for state in ("ok", "warn", "bad"))
+
+
+def _checks(place: Here) -> Iterator[Check]:
+    for name, line in not_counted(place.config).items():
+        yield _warn(f"setting {name}", line)
+    yield _git()
+    yield _repository(place)
+    yield from _engine(place)
+    yield directory("state directory", place.config.state_dir)
+    yield directory("workspaces", place.config.tmp_dir)
+    yield directory("caches", place.config.cache_dir)
+    yield _kept_workspaces(place)
+    yield _records(place)
+
+
+def _git() -> Check:
+    try:
+        done = subprocess.run(["git", "--version"], capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return _bad("git", f"can't be run: {error}", "install git 2.30 or newer")
+    return _ok("git", done.stdout.strip().removeprefix("git version "))
+
+
+def _repository(place: Here) -> Check:
+    try:
+        source = snapshot.discover(place.root, environ=os.environ)
+    except LoomError as error:
+        return _warn("repository", error.message, error.hint)
+    workflow = source.root / ".loom" / "workflow.yml"
+    if not workflow.exists():
+        text = f"{source.root} has no {workflow.relative_to(source.root)}"
+        return _warn("repository", text, "`loom check` shows what a first one looks like")
+    return _ok("repository", str(source.root))
+
+
+# -- the engine ---------------------------------------------------------------------------------------------------
+
+
+def _engine(place: Here) -> Iterator[Check]:
+    engine = Engine(place.config, os.environ)
+    try:
+        client: Any = engine()
+        info = client.info()
+        traits = Traits(client, info)
+    except LoomError as error:
+        yield _bad("engine", error.message, error.hint)
+        return
+    except Exception as error:  # noqa: BLE001  whatever the engine's client raises is a finding
+        yield _bad("engine", f"does not answer as it should: {error}")
+        return
+    try:
+        endpoint = endpoint_of(engine.environ)
+        kind = f"rootless {traits.name}" if traits.rootless and "rootless" not in traits.name else traits.name
+        system, driver = info.get("OperatingSystem"), info.get("Driver")
+        yield _ok("engine", f"{kind} {traits.version}, {system}, {driver}, at {endpoint}")
+        if unenforced := traits.unenforced():
+            yield _warn(
+                "limits",
+                f"the engine does not enforce {', '.join(unenforced)}",
+                "a rootless engine needs cgroup v2 and the delegation of these controllers to its user",
+            )
+        yield _image(client, place.config.default_image)
+        yield _container(client, place)
+        yield _made_images(client)
+        if endpoint.local and info.get("DockerRootDir") and os.path.isdir(info["DockerRootDir"]):  # noqa: PTH112
+            yield space("engine's disk", Path(info["DockerRootDir"]))
+    finally:
+        engine.close()
+
+
+def _image(client: Any, name: str) -> Check:
+    try:
+        found = client.images.get(name)
+    except Exception:  # noqa: BLE001  not here, for whatever reason: the advice is the same
+        advice = f"it is pulled when a job needs it; now: docker pull {name}"
+        return _warn("default image", f"{name} is not on this machine", advice)
+    return _ok("default image", f"{name}, {str(found.id)[:19]}")
+
+
+def _container(client: Any, place: Here) -> Check:
+    image = place.config.default_image
+    try:
+        started = probe(client, image, place.config.tmp_dir)
+    except (LoomError, OSError) as error:
+        return _bad("container", str(error), getattr(error, "hint", None))
+    if started is None:
+        advice = f"get one, then ask again: docker pull {image}"
+        return _warn("container", "not tried: the engine has no image to start one from", advice)
+    text = f"one of {started.image} started, wrote into a workspace and was removed, {started.duration_ms:.0f} ms"
+    return _ok("container", text)
+
+
+def _made_images(client: Any) -> Check:
+    """What loom itself has put on the engine's disk."""
+    try:
+        made = client.api.images(labels.BUILD_REPOSITORY)
+        checkpoints = client.api.images(REPOSITORY)
+    except Exception as error:  # noqa: BLE001  whatever the engine's client raises is a finding
+        return _warn("images", f"the engine does not list them: {error}")
+    size = sum(int(image["Size"]) for image in {image["Id"]: image for image in (*made, *checkpoints)}.values())
+    text = f"{len(made)} built, {len(checkpoints)} of checkpoints, up to {rough_size(size)} (layers are shared)"
+    return _ok("images", f"{text}; loom images prune removes old built ones")
+
+
+# -- this machine's disk ------------------------------------------------------------------------------------------
+
+
+def directory(name: str, path: Path) -> Check:
+    """Writable, with room; made if it is not there, as a run would."""
+    above = next((folder for folder in (path, *path.parents) if folder.exists()), path)
+    if not os.access(above, os.W_OK | os.X_OK):
+        advice = "give permission there, or name another place (`loom config show --origin`)"
+        return _bad(name, f"{path} can't be written", advice)
+    found = space(name, above, shown=path)
+    if name == "workspaces" and found.state == "ok" and in_memory(above):
+        text = f"{found.text}; it is in memory ({file_system_of(above)})"
+        return _warn(name, text, "for workspaces on disk: `tmp_dir: /var/tmp` in ~/.config/loom/config.yml")
+    return found
+
+
+def space(
+    name: str, path: Path, *, shown: Path | None = None, usage: Callable[[Path], Any] = shutil.disk_usage
+) -> Check:
+    free = usage(path).free
+    text = f"{shown or path}, {rough_size(free)} free"
+    if free < _LITTLE_SPACE:
+        state = _bad if free < _LITTLE_SPACE / 10 else _warn
+        return state(name, text, "make room: loom clean, loom cache prune, loom images prune")
+    return _ok(name, text)
+
+
+def _kept_workspaces(place: Here) -> Check:
+    """How much they hold, and what would go."""
+    found = retention.judged(place.store, place.config, place.root, now=time.time())
+    total, most = sum(one.bytes for one in found), retention.size_limit(place.config)
+    text = f"{counted(len(found), 'workspace')}, {rough_size(total)} of at most {rough_size(most)}"
+    places = sorted({str(one.path.parent) for one in found})
+    text += f", in {', '.join(places)}" if places else ""
+    if going := [one for one in found if one.goes is not None]:
+        text += f"; {len(going)} of them, {rough_size(sum(one.bytes for one in going))}, go when the next run ends"
+        return _ok("kept workspaces", text, "which, and why: loom clean --dry-run")
+    return _ok("kept workspaces", text)
+
+
+def _records(place: Here) -> Check:
+    size = rough_size(allocated(place.store.runs_dir))
+    text = f"{counted(len(place.store.run_ids()), 'run')}, {size}, with their artifacts and checkpoints"
+    return _ok("records", f"{text}; {place.config.keep_runs} of each checkout stay")
