@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from loom.commands.wiring import cache_project
 from loom.errors import RequestError
 from loom.render.output import print_json, table
 from loom.storage.cache import Cache, Pruned, Stored
+from loom.util.globs import match_name
 from loom.util.units import counted, duration, rough_age, rough_size, size
 
 
@@ -99,7 +99,7 @@ def _chosen(cache: Cache, project: str, keys: list[str] | None, *, everywhere: b
         entry
         for entry in cache.entries()
         if (everywhere or entry.project == project)
-        and (not keys or any(entry.key == key or entry.id == key or fnmatchcase(entry.key, key) for key in keys))
+        and (not keys or any(key in (entry.key, entry.id) or match_name(key, entry.key) for key in keys))
     ]
 
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -39,6 +38,7 @@ from loom.secrets.masking import Masker
 from loom.snapshot import Source
 from loom.status import ExitCode, Stream
 from loom.util import controls
+from loom.util.globs import match_name
 from loom.util.units import counted, duration, rough_age, rough_size
 from loom.workflow import Workflow, load
 
@@ -356,10 +356,8 @@ def _chosen(uses: Sequence[ImageUse], names: Sequence[str] | None) -> list[Image
         own = {shown(use.image), *use.used_by, *(user.partition("/")[0] for user in use.used_by)}
         return own | {parse_reference(use.image.name).name} if use.image.name else own
 
-    chosen = [use for use in uses if any(fnmatchcase(name, pattern) for name in called(use) for pattern in names)]
-    unknown = [
-        pattern for pattern in names if not any(fnmatchcase(name, pattern) for use in uses for name in called(use))
-    ]
+    chosen = [use for use in uses if any(match_name(pattern, *called(use)) for pattern in names)]
+    unknown = [pattern for pattern in names if not any(match_name(pattern, *called(use)) for use in uses)]
     if unknown:
         known = ", ".join(shown(use.image) for use in uses) or "none"
         raise RequestError(f"the workflow has no image {', '.join(unknown)}", hint=f"Its images are: {known}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
-
 from loom.commands.project import Here
 from loom.errors import LoomError, RequestError
 from loom.record.reader import Reading
 from loom.util.bounded import listed
+from loom.util.globs import match_name
 
 
 def run_or_job(place: Here, run: str, job: str | None, step: str | None) -> tuple[Reading, str | None, str | None]:
@@ -21,7 +20,7 @@ def run_or_job(place: Here, run: str, job: str | None, step: str | None) -> tupl
             last = place.find("last")
         except LoomError:
             raise error from None
-        if not fnmatch.filter(last.fold.jobs, run):
+        if not match_name(run, *last.fold.jobs):
             jobs = ", ".join(listed(last.fold.jobs, 20))
             raise RequestError(
                 f"{run!r} is neither a run nor a job of the last run",
@@ -34,7 +33,7 @@ def run_or_job(place: Here, run: str, job: str | None, step: str | None) -> tupl
 def jobs_of(reading: Reading, job: str | None) -> list[str]:
     """The ids of the jobs that a name or glob means, all of them without one; RequestError when there is none."""
     known = list(reading.fold.jobs)
-    found = known if job is None else fnmatch.filter(known, job)
+    found = [name for name in known if job is None or match_name(job, name)]
     if not found and job is not None:
         raise RequestError(
             f"run {reading.run_id} has no job {job!r}; it has {', '.join(known) or 'none'}", code="JOB_UNKNOWN"

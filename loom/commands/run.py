@@ -242,9 +242,6 @@ def _run(options: Options) -> int:
 def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None) -> int:
     """Run a prepared plan, with the terminal as its audience. `reuse`: see `api.Request`."""
     config, source, plan = prepared.config, prepared.source, prepared.plan
-    # The threads that open containers have little to do between two answers of the engine, and wait for the interpreter
-    # this long each time, as long as another thread computes; what is usual, 5 ms, is a long time there.
-    sys.setswitchinterval(0.0005)
     cancel = Cancel()
     look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
     audience, gate = _audience(options, plan, look, write, stream=config.stream)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterable, Iterator
 
 from loom.errors import Problem, RequestError
 from loom.plan import model as p
 from loom.plan.rules import Candidate, Decision
+from loom.util import globs
 from loom.util.bounded import listed
 from loom.util.toposort import closure
 from loom.util.units import nearest
@@ -96,11 +96,7 @@ class Choice:
             for wanted in selection.jobs:
                 matched = {c.id for c in pool if wanted in (c.id, c.entry.name)}
                 if not matched and re.search(r"[*?\[]", wanted):
-                    matched = {
-                        c.id
-                        for c in pool
-                        if fnmatch.fnmatchcase(c.id, wanted) or fnmatch.fnmatchcase(c.entry.name, wanted)
-                    }
+                    matched = {c.id for c in pool if globs.match_name(wanted, c.id, c.entry.name)}
                 if not matched:
                     raise self.no_such_job(wanted, pool)
                 chosen |= matched

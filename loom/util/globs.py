@@ -1,7 +1,13 @@
-"""Globs over paths that are text: `*` stays in a folder, `**` crosses folders, `?`, `[a-z]`, `{a,b}`; `docs/` is all below."""
+"""The two kinds of globs: for paths (`matches`, `compile`) and for names (`match_name`).
+
+Paths are text: `*` stays in a folder, `**` crosses folders, `?`, `[a-z]`, `{a,b}`; `docs/` is all below. Rules, artifacts,
+caches, includes and branches are selected by these. Names (of jobs, images and keys of caches) know no folders: `*` matches
+any text, `?`, `[a-z]`. Only `.dockerignore` has rules of its own, which are the engine's.
+"""
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from functools import lru_cache
 
@@ -88,6 +94,11 @@ def _same_star(parts: list[str], at: int) -> int | None:
         if star == "*" and part == "/":
             return None
     return None
+
+
+def match_name(glob: str, *names: str) -> bool:
+    """Whether one of the names is matched as a whole."""
+    return any(fnmatch.fnmatchcase(name, glob) for name in names)
 
 
 def matches(glob: str, path: str) -> bool:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from pydantic import BaseModel, ValidationError
 
 from loom.errors import Problem, RequestError, WorkflowError
-from loom.util import yaml_file
+from loom.util import globs, yaml_file
 from loom.util.toposort import CycleError, order
 from loom.util.units import nearest
 from loom.util.yaml_file import Kind, Node, YamlFile, pointer
@@ -202,7 +202,11 @@ class _Loader(Struct):
             self.say(node, at, f"expected a file below {TEMPLATES}/, found {text}; move it there")
             return
         if "*" in text or "?" in text:
-            paths = sorted(p for p in self.root.glob(text) if p.is_file())
+            paths = sorted(
+                path
+                for path in (self.root / TEMPLATES).rglob("*")
+                if globs.matches(text, str(path.relative_to(self.root))) and path.is_file()
+            )
             if not paths:
                 self.say(node, at, f"no file matches {text}")
         else:

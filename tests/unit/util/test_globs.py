@@ -69,3 +69,10 @@ def test_stars_that_never_go_back_find_what_others_find() -> None:
                 found += expected
                 assert (globs.compile(glob).fullmatch(path) is not None) is expected, (glob, path)
     assert found > 500
+
+
+def test_names_know_no_folders() -> None:
+    assert globs.match_name("test*", "test.3.12")
+    assert globs.match_name("*/x", "a/b/x")
+    assert globs.match_name("b[0-9]", "a", "b7")
+    assert not globs.match_name("test", "test.3.12", "Test")
