@@ -6,22 +6,21 @@ import builtins
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
-from loom.snapshot import copy_files, filters, git, skip_worktree, tree
+from loom.snapshot import copy_files, filters, git, skip_worktree, submodules, tree
 from loom.snapshot import git_dir as layout
-from loom.snapshot import submodules as nested
+from loom.snapshot.contents import decide, give_way, new_files, new_files_command
 from loom.snapshot.copy_workers import Pool
 from loom.snapshot.index import (
     LIST,
     Index,
     directories,
-    is_directory,
     is_runtime,
     lstat,
     modes_count,
@@ -31,11 +30,11 @@ from loom.snapshot.index import (
 from loom.snapshot.lock import occupied
 from loom.snapshot.manifest import FILLING, Manifest, write_manifest
 from loom.snapshot.model import Change, LeftOut, Rules, Snapshot, SnapshotCanceled, Source, Submodule, readable
-from loom.snapshot.removal import delete, is_workspace
+from loom.snapshot.removal import delete
 from loom.snapshot.source import truth
 from loom.snapshot.special_files import ignored, specials
 from loom.util.bounded import listed
-from loom.util.paths import RUNTIME, own_directories
+from loom.util.paths import own_directories
 from loom.util.units import counted
 
 OnProgress = Callable[[int, int], None]
@@ -218,7 +217,10 @@ class _Filling:
                 on_portion=self._progress(about),
             )
             _, listed, said = others.result()
-            untracked, repositories = self._untracked(listed)
+            new = new_files(source, listed, outermost=self._prefix is None)
+            for path in new.workspaces:
+                self._leave_out(path, _OURS)
+            untracked = new.files
             first, absent = found.files, set(found.absent)
             become = copy_files.ANY if modes_count(source) else copy_files.REGULAR
             more = pool.copy(
@@ -242,17 +244,13 @@ class _Filling:
             )
         for path in sorted(vanished - {special for special, _ in found.special}):
             self._leave_out(path, "vanished while the workspace was being filled")
-        repositories += [path for path in found.directories if self._is_repository(path)]
-        repositories += [path for path, _ in index.pinned if self._is_repository(path)]
-        edits = tree.Edits(
-            removed=skip_worktree.give_way(index, (*untracked, *repositories)) + sorted(absent) + index.runtime
-        )
+        edits = tree.Edits(removed=give_way(source, index, new, found.directories) + sorted(absent) + index.runtime)
         for path in index.runtime:
             self._leave_out(path, "tracked where the record of runs is shown: never part of a snapshot")
         unseen = {path for path, _ in index.pinned}
         if index.pinned:
             self._lay_out_hidden(index)
-        self._gitlinks(index, repositories, edits)
+        self._nested(index, new.repositories, edits)
         every = [*index.paths(), *untracked]
         self._name_special(found, index, every)
         other = index.unmerged.keys() | index.replaced
@@ -309,7 +307,7 @@ class _Filling:
         """Start asking git what of the tracked files changed, and what else is there."""
         return (
             self._start(*_DIFF_FILES),
-            self._start("ls-files", "-z", "--others", "--exclude-standard", *self._own_excludes()),
+            self._start(*new_files_command(self._own, outermost=self._prefix is None)),
         )
 
     def _start(self, *arguments: str, config: Iterable[tuple[str, str]] = ()) -> git.Running:
@@ -367,12 +365,6 @@ class _Filling:
             found.append(own)
         return found
 
-    def _own_excludes(self) -> tuple[str, ...]:
-        own = [f"/{git.literal_pattern(path)}/" for path in self._own]
-        if self._prefix is None:
-            own.append("/" + RUNTIME)
-        return tuple(word for pattern in own for word in ("--exclude", pattern))
-
     def _name_own(self) -> None:
         """Say which of loom's own directories are not there, but for those that the user's rules ignore anyway."""
         if not self._own:
@@ -402,19 +394,6 @@ class _Filling:
         )
         for shared in self._git_dir.glob("sharedindex.*"):
             shared.unlink()
-
-    def _untracked(self, listed: bytes) -> tuple[list[str], list[str]]:
-        """Files, and repositories of their own, that git does not track and does not ignore."""
-        files, repositories = [], []
-        for path in os.fsdecode(listed).split("\0")[:-1]:
-            if path.endswith("/"):
-                if is_workspace(self._source.root / path):
-                    self._leave_out(path[:-1], _OURS)
-                else:
-                    repositories.append(path[:-1])
-            elif not (self._prefix is None and is_runtime(path)):
-                files.append(path)
-        return files, repositories
 
     def _progress(self, total: int, before: int = 0) -> Callable[[int], None] | None:
         told = self._on_progress
@@ -474,7 +453,7 @@ class _Filling:
         if index.pinned_empty:
             here = self._here(index=own)
             for path, tag in skip_worktree.drop_intended(index, here, self._target, self._zero):
-                self._leave_out(path, f"intended to be added, but {pin_name(tag)} hides it from git")
+                self._leave_out(path, skip_worktree.intended_reason(tag))
         # Files come through the user's filters, as in a checkout, and those may need the source's git directory. A partial
         # clone may have to fetch them, which takes addresses and credentials.
         kept = [(key, value) for key, value in self._done.config if not key.startswith("filter.")]
@@ -504,68 +483,32 @@ class _Filling:
                 why = f"edits on disk ({pin_name(tag)} hides them from git): the staged content is laid out"
                 self._leave_out(path, why)
 
-    def _gitlinks(self, index: Index, repositories: list[str], edits: tree.Edits) -> None:
+    def _nested(self, index: Index, repositories: list[str], edits: tree.Edits) -> None:
         """Submodules with their own work; other repositories inside this one as the empty directories CI would have."""
-        for path in index.gitlinks:
-            if path in index.pinned_gitlinks and self._hide(path, *index.pinned_gitlinks[path]):
-                continue
-            if is_directory(self._source.root / path):
-                self._repository(path, edits, tracked=True, in_conflict=path in index.unmerged)
-            else:
+        for path, tracked in [*((path, True) for path in index.gitlinks), *((path, False) for path in repositories)]:
+            nested = decide(self._source, path, index, self._submodule_names, tracked=tracked)
+            if nested.directory:
+                (self._target / path).mkdir(parents=True, exist_ok=True)
+            elif tracked:
                 edits.removed.append(path)
-        for path in repositories:
-            self._repository(path, edits, tracked=False, in_conflict=False)
+            if nested.reason is not None:
+                self._leave_out(path, nested.reason)
+            if nested.commit is not None:
+                edits.gitlinks.append((path, nested.commit))
+            if nested.inner is not None and nested.name is not None:
+                self._submodule(path, nested.inner, nested.name)
 
-    def _hide(self, path: str, tag: str, commit: str) -> bool:
-        """Whether a submodule that git was told not to look at is another than the one of the index: its place is empty then."""
-        inner = self._inner(path)
-        if inner is not None and inner.head_sha == commit:
-            return False
-        (self._target / path).mkdir(parents=True, exist_ok=True)
-        if inner is not None:
-            self._leave_out(path, f"a submodule at another commit ({pin_name(tag)} hides that): an empty directory")
-        return True
-
-    def _repository(self, path: str, edits: tree.Edits, *, tracked: bool, in_conflict: bool) -> None:
-        place, target = self._source.root / path, self._target / path
-        inner = self._inner(path)
-        if inner is None:
-            if not tracked:
-                self._leave_out(path, "a repository of its own without a commit: git can't add it")
-                return
-            target.mkdir(parents=True, exist_ok=True)
-            if os.path.lexists(place / ".git"):
-                self._leave_out(path, "a submodule in which git finds no commit: an empty directory")
-            elif any(place.iterdir()):
-                self._leave_out(path, "files in a submodule that is not checked out: git does not look at them")
-            if in_conflict:
-                self._leave_out(path, "a submodule in conflict that is not checked out: git can't add it")
-            return
-        if len(inner.head_sha) != len(self._zero):
-            target.mkdir(parents=True, exist_ok=True)
-            self._leave_out(
-                path, f"a repository of another format ({inner.object_format}): git can't name its commit here"
-            )
-            return
-        edits.gitlinks.append((path, inner.head_sha))
-        target.mkdir(parents=True, exist_ok=True)
+    def _submodule_names(self) -> Mapping[str, str]:
         if self._names is None:
             # As CI has it: a sparse checkout may hide the source's, and ignore rules may have left it out.
-            self._names = nested.submodule_names(self._target / ".gitmodules", self._source)
-        name = self._names.get(path)
-        if name is None:
-            why = (
-                "a repository that .gitmodules does not name: CI has an empty directory there"
-                if tracked
-                else "a repository of its own, and no submodule: CI has an empty directory there"
-            )
-            self._leave_out(path, why)
-            return
+            self._names = submodules.submodule_names(self._target / ".gitmodules", self._source)
+        return self._names
+
+    def _submodule(self, path: str, inner: Source, name: str) -> None:
         prefix = f"{self._prefix or ''}{path}/"
-        git_dir = self._git_dir / "modules" / nested.own_place(name, self._places)
-        filled = _Filling(
-            inner, target, git_dir, prefix, self._outermost, self._cancel, self._on_progress, self._may_borrow
-        ).run()
+        git_dir = self._git_dir / "modules" / submodules.own_place(name, self._places)
+        target, outermost, may_borrow = self._target / path, self._outermost, self._may_borrow
+        filled = _Filling(inner, target, git_dir, prefix, outermost, self._cancel, self._on_progress, may_borrow).run()
         self._done.submodules.append(
             Submodule(
                 path=prefix[:-1],
@@ -580,17 +523,6 @@ class _Filling:
         self._done.borrowed += filled.borrowed
         self._done.files += filled.files
         self._done.bytes += filled.bytes
-
-    def _is_repository(self, path: str) -> bool:
-        return is_directory(self._source.root / path) and git.is_repository(
-            self._source.root / path, self._source.environment
-        )
-
-    def _inner(self, path: str) -> Source | None:
-        """The repository checked out at `path`, if there is one with a commit."""
-        place = self._source.root / path
-        there = is_directory(place) and os.path.lexists(place / ".git")
-        return nested.inner_repository(place, self._source) if there else None
 
     def _stat_may_lie(self, path: str) -> bool:
         """Whether the time and size of the copy could equal the index's although the content does not.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loom.errors import SnapshotError
 from loom.snapshot import git, tree
-from loom.snapshot.index import Index, directories
+from loom.snapshot.index import Index, directories, pin_name
 
 
 def give_way(index: Index, new: Iterable[str]) -> list[str]:
@@ -36,6 +36,10 @@ def drop_intended(
     dropped = [(path, tag) for path, tag in index.pinned if path in intended]
     index.pinned = [(path, tag) for path, tag in index.pinned if path not in intended]
     return dropped
+
+
+def intended_reason(tag: str) -> str:
+    return f"intended to be added, but {pin_name(tag)} hides it from git"
 
 
 def lay_out(paths: list[str], environment: Mapping[str, str], workspace: Path, source: Path) -> None:

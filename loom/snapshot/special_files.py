@@ -36,17 +36,26 @@ def ignored(source: Source, paths: list[str], *, rules_in_index: bool) -> set[st
     `rules_in_index`: a sparse checkout may have a .gitignore there only. Looking there, too, takes git a time that grows
     with the paths and with the index.
     """
-    here = git.environment_for(source.environment, keep_config=True, git_dir=source.git_dir, work_tree=source.root)
-    # check-ignore knows no literal pathspecs; "./" in front keeps a name like ":(top)" a name.
-    del here["GIT_LITERAL_PATHSPECS"]
     process = git.Running(
         ("check-ignore", "-z", "--stdin", *(() if rules_in_index else ("--no-index",))),
-        here,
+        rules_environment(source),
         cwd=source.root,
         given=git.nul_joined([f"./{path}" for path in paths]),
     )
     _, out, _ = process.result(check=False)  # 1: none of them
     return {os.fsdecode(path)[2:] for path in git.nul_list(out)}
+
+
+def rules_environment(source: Source) -> dict[str, str]:
+    """For check-ignore, which knows no literal pathspecs: "./" in front keeps a name like ":(top)" a name."""
+    here = git.environment_for(
+        source.environment,
+        keep_config=True,
+        git_dir=source.git_dir,
+        work_tree=source.root,
+        index=source.index_path,
+    )
+    return {name: value for name, value in here.items() if name != "GIT_LITERAL_PATHSPECS"}
 
 
 def _is_git(path: str) -> bool:
