@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -117,38 +118,29 @@ def _names(value: Any, context: _Context) -> tuple[str, ...]:
 
 def _choice(*allowed: str) -> _Parse:
     def parse(value: Any, _: _Context) -> str:
-        if value not in allowed or not isinstance(value, str):
+        if not isinstance(value, str) or value not in allowed:
             close = nearest(value, allowed) if isinstance(value, str) else None
             meant = f"; did you mean {close}?" if close else ""
             raise ValueError(f"expected one of {', '.join(allowed)}, found {_found(value)}{meant}")
         return value
 
-    parse.allowed = allowed  # type: ignore[attr-defined]
     return parse
 
 
+_FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
 def _flag(value: Any, _: _Context) -> bool:
-    known = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-    found = (
-        value
-        if isinstance(value, bool)
-        else known.get(str(value).lower())
-        if not isinstance(value, dict | list)
-        else None
-    )
-    if found is None:
+    if (found := _FLAGS.get(str(value).lower())) is None:
         raise ValueError(f"expected true or false, found {_found(value)}")
     return found
 
 
-def _count(least: int) -> _Parse:
-    def parse(value: Any, _: _Context) -> int:
-        number = int(value) if isinstance(value, str) and value.strip().isdecimal() and len(value) < 10 else value
-        if not isinstance(number, int) or isinstance(number, bool) or number < least:
-            raise ValueError(f"expected a whole number from {least} up, found {_found(value)}")
-        return number
-
-    return parse
+def _count(value: Any, _: _Context) -> int:
+    number = int(value) if isinstance(value, str) and value.strip().isdecimal() and len(value) < 10 else value
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ValueError(f"expected a whole number from 1 up, found {_found(value)}")
+    return number
 
 
 def _cpus(value: Any, _: _Context) -> float:
@@ -249,8 +241,19 @@ def _from_strict_to_loose(*values: str) -> Rule:
     return Rule(rank=values.index)
 
 
-def _key(default: Any, parse: _Parse, about: str, project: Rule) -> Any:
-    return field(default=default, metadata={"parse": parse, "about": about, "project": project})
+# The type of a key says how its value is read.
+Duration = Annotated[float, _duration]
+Size = Annotated[int, _size]
+Memory = Annotated[int, _memory]
+Count = Annotated[int, _count]
+Cpus = Annotated[float, _cpus]
+Platform = Annotated[str, _platform]
+Names = Annotated[tuple[str, ...], _names]
+Databases = Annotated[Mapping[str, KeepassDatabase], _keepass]
+
+
+def _key(default: Any, project: Rule, about: str) -> Any:
+    return field(default=default, metadata={"about": about, "project": project})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,126 +261,100 @@ class Config:
     """Every setting, ready to use. `origins` says where each value came from; durations in seconds, sizes in bytes."""
 
     container: bool = _key(
-        True,
-        _flag,
-        "Run jobs that name no image in a container too; false: on this machine, without isolation.",
-        _CONTAINER,
+        True, _CONTAINER, "Run jobs that name no image in a container too; false: on this machine, without isolation."
     )
-    default_image: str = _key("debian:trixie-slim", _text, "The image of jobs that name none.", FREE)
+    default_image: str = _key("debian:trixie-slim", FREE, "The image of jobs that name none.")
     default_shell: str = _key(
         "auto",
-        _text,
-        "The shell of steps where the workflow names none: auto (bash where there is one, else sh), or a command line.",
         FREE,
+        "The shell of steps where the workflow names none: auto (bash where there is one, else sh), or a command line.",
     )
     mount_mode: Literal["auto", "bind_mount", "overlay", "copy", "ephemeral_volume"] = _key(
         "auto",
-        _choice("auto", "bind_mount", "overlay", "copy", "ephemeral_volume"),
-        "How each job gets its files; with bind_mount all jobs share one directory.",
         _from_strict_to_loose("ephemeral_volume", "copy", "overlay", "auto", "bind_mount"),
+        "How each job gets its files; with bind_mount all jobs share one directory.",
     )
     pull: Literal["always", "missing", "never"] = _key(
         "missing",
-        _choice("always", "missing", "never"),
-        "When images are pulled, where the workflow does not say.",
         _from_strict_to_loose("never", "missing", "always"),
+        "When images are pulled, where the workflow does not say.",
     )
-    frozen: bool = _key(False, _flag, "Run only images that `.loom/images.lock` names.", TRUE_IS_STRICTER)
-    platform: str | None = _key(
-        None, _platform, "The images' platform, such as linux/arm64; the engine's own if not set.", FREE
+    frozen: bool = _key(False, TRUE_IS_STRICTER, "Run only images that `.loom/images.lock` names.")
+    platform: Platform | None = _key(
+        None, FREE, "The images' platform, such as linux/arm64; the engine's own if not set."
     )
     engine: str | None = _key(
         None,
-        _text,
-        "The engine's address; DOCKER_HOST or the current Docker context if not set.",
         _asked("jobs, with the workspace and their secrets, go to this engine"),
+        "The engine's address; DOCKER_HOST or the current Docker context if not set.",
     )
     log_driver: Literal["json-file", "none"] = _key(
-        "json-file",
-        _choice("json-file", "none"),
-        "The containers' log; none is faster, and `docker logs` stays empty.",
-        FREE,
+        "json-file", FREE, "The containers' log; none is faster, and `docker logs` stays empty."
     )
-    jobs: int | None = _key(
-        None, _count(1), "How many jobs run at once; the number of processors if not set.", LESS_IS_STRICTER
+    jobs: Count | None = _key(None, LESS_IS_STRICTER, "How many jobs run at once; the number of processors if not set.")
+    fail_fast: bool = _key(False, FREE, "Stop everything at the first job that fails.")
+    grace: Duration = _key(
+        10.0, LESS_IS_STRICTER, "How long a canceled step may take to end itself before it is killed."
     )
-    fail_fast: bool = _key(False, _flag, "Stop everything at the first job that fails.", FREE)
-    grace: float = _key(
-        10.0, _duration, "How long a canceled step may take to end itself before it is killed.", LESS_IS_STRICTER
+    job_timeout: Duration | None = _key(3600.0, LESS_IS_STRICTER, "The timeout of jobs that name none.")
+    step_timeout: Duration | None = _key(
+        None, LESS_IS_STRICTER, "The timeout of each step, where the workflow names none."
     )
-    job_timeout: float | None = _key(3600.0, _duration, "The timeout of jobs that name none.", LESS_IS_STRICTER)
-    step_timeout: float | None = _key(
-        None, _duration, "The timeout of each step, where the workflow names none.", LESS_IS_STRICTER
-    )
-    cpus: float | None = _key(None, _cpus, "How many processors a job's container may use.", LESS_IS_STRICTER)
-    memory: int | None = _key(None, _memory, "How much memory a job's container may use.", LESS_IS_STRICTER)
-    pids: int | None = _key(None, _count(1), "How many processes a job's container may have.", LESS_IS_STRICTER)
+    cpus: Cpus | None = _key(None, LESS_IS_STRICTER, "How many processors a job's container may use.")
+    memory: Memory | None = _key(None, LESS_IS_STRICTER, "How much memory a job's container may use.")
+    pids: Count | None = _key(None, LESS_IS_STRICTER, "How many processes a job's container may have.")
     hardened: bool = _key(
         False,
-        _flag,
-        "Give jobs less than containers usually get: no capabilities, no network but what they name, nothing to write to.",
         TRUE_IS_STRICTER,
+        "Give jobs less than containers usually get: no capabilities, no network but what they name, nothing to write to.",
     )
-    network: str | None = _key(None, _text, "The network mode of jobs that name none: bridge, none or host.", _NETWORK)
+    network: str | None = _key(None, _NETWORK, "The network mode of jobs that name none: bridge, none or host.")
     keep: Literal["never", "on-failure", "always", "auto"] = _key(
         "auto",
-        _choice("never", "on-failure", "always", "auto"),
-        "When a job's container is kept to be looked at; auto: a failed one, on a terminal.",
         _from_strict_to_loose("never", "auto", "on-failure", "always"),
+        "When a job's container is kept to be looked at; auto: a failed one, on a terminal.",
     )
-    keep_for: float = _key(86400.0, _duration, "How long a kept container may stay.", LESS_IS_STRICTER)
-    keep_runs: int = _key(100, _count(1), "How many records of a checkout's runs stay.", LESS_IS_STRICTER)
-    keep_workspaces: int = _key(3, _count(1), "How many workspaces of a checkout's last runs stay.", LESS_IS_STRICTER)
-    workspaces_max_size: int = _key(
+    keep_for: Duration = _key(86400.0, LESS_IS_STRICTER, "How long a kept container may stay.")
+    keep_runs: Count = _key(100, LESS_IS_STRICTER, "How many records of a checkout's runs stay.")
+    keep_workspaces: Count = _key(3, LESS_IS_STRICTER, "How many workspaces of a checkout's last runs stay.")
+    workspaces_max_size: Size = _key(
         10 * 1024**3,
-        _size,
-        "How much room all workspaces may take, before the oldest ones go.",
         _asked("workspaces of all your repositories go when they are larger"),
+        "How much room all workspaces may take, before the oldest ones go.",
     )
     auto_clean: bool = _key(
         True,
-        _flag,
-        "Whether the end of a run removes, in the background, what `loom clean` would.",
         _asked("whether old runs of yours are removed"),
+        "Whether the end of a run removes, in the background, what `loom clean` would.",
     )
-    stream: bool = _key(False, _flag, "Show what steps print while they run.", FREE)
-    color: Literal["auto", "always", "never"] = _key(
-        "auto", _choice("auto", "always", "never"), "When to use colours.", FREE
-    )
+    stream: bool = _key(False, FREE, "Show what steps print while they run.")
+    color: Literal["auto", "always", "never"] = _key("auto", FREE, "When to use colours.")
     tmp_dir: Path = _key(
-        Path("/tmp"),
-        _path,
-        "Where isolated workspaces are made.",
-        _asked("loom makes workspaces there, and removes old ones"),
+        Path("/tmp"), _asked("loom makes workspaces there, and removes old ones"), "Where isolated workspaces are made."
     )
     state_dir: Path = _key(
         Path("~/.local/state/loom"),
-        _path,
-        "Where loom keeps what belongs to you and not to one repository.",
         _asked("loom keeps its records there, and believes what it finds"),
+        "Where loom keeps what belongs to you and not to one repository.",
     )
     cache_dir: Path = _key(
         Path("~/.cache/loom"),
-        _path,
-        "Where jobs' caches are kept.",
         _asked("loom keeps caches there, and restores what it finds"),
+        "Where jobs' caches are kept.",
     )
-    cache_max_size: int = _key(
+    cache_max_size: Size = _key(
         10 * 1024**3,
-        _size,
-        "How large the cache may grow before old entries go.",
         _asked("caches of all your repositories go when they are larger"),
+        "How large the cache may grow before old entries go.",
     )
-    protected_branches: tuple[str, ...] | None = _key(
+    protected_branches: Names | None = _key(
         None,
-        _names,
-        "The branches (globs) that caches of other branches never reach; origin's default branch, main and master if not set.",
         THE_USERS,
+        "The branches (globs) that caches of other branches never reach; origin's default branch, main and master if not set.",
     )
-    keepass: Mapping[str, KeepassDatabase] = field(
+    keepass: Databases = field(
         default_factory=dict,
         metadata={
-            "parse": _keepass,
             "about": "KeePass databases by the alias that secrets use.",
             "project": _asked("loom opens these databases for secrets"),
         },
@@ -394,25 +371,43 @@ class Config:
         return text_of(name, getattr(self, name))
 
 
-_FIELDS = {item.name: item for item in fields(Config) if "internal" not in item.metadata}
-KEYS = tuple(_FIELDS)
-_DURATIONS = frozenset(name for name, item in _FIELDS.items() if item.metadata["parse"] is _duration)
-_SIZES = frozenset(name for name, item in _FIELDS.items() if item.metadata["parse"] in (_size, _memory))
-_CLEARABLE = frozenset(name for name, item in _FIELDS.items() if "None" in str(item.type))
+class _Key(Struct, frozen=True):
+    parse: _Parse
+    about: str
+    project: Rule
+    choices: tuple[str, ...]
+    clearable: bool
+    """Whether it may be null."""
+
+
+def _key_of(item: Field[Any], hint: Any) -> _Key:
+    kinds = [kind for kind in (hint, *get_args(hint)) if kind is not NoneType]
+    clearable = NoneType in get_args(hint)
+    kind = kinds[1] if clearable else kinds[0]
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    plain: Mapping[Any, _Parse] = {bool: _flag, str: _text, Path: _path}
+    parse = kind.__metadata__[0] if get_origin(kind) is Annotated else _choice(*choices) if choices else plain[kind]
+    return _Key(parse, item.metadata["about"], item.metadata["project"], choices, clearable)
+
+
+_HINTS = get_type_hints(Config, include_extras=True)
+_KEYS = {item.name: _key_of(item, _HINTS[item.name]) for item in fields(Config) if "internal" not in item.metadata}
+KEYS = tuple(_KEYS)
+_MEASURES: Mapping[_Parse, Callable[[Any], str]] = {_duration: duration_text, _size: size_text, _memory: size_text}
 
 
 def choices(name: str) -> tuple[str, ...]:
     """The values that a setting may have, where they can be told; else nothing."""
-    return getattr(_FIELDS[name].metadata["parse"], "allowed", ())
+    return _KEYS[name].choices
 
 
 def about(name: str) -> str:
-    return str(_FIELDS[name].metadata["about"])
+    return _KEYS[name].about
 
 
 def gives(name: str) -> str:
     """What is given away with a value of the project's file that the user has to trust."""
-    return str(_FIELDS[name].metadata["project"].gives)
+    return _KEYS[name].project.gives
 
 
 def text_of(name: str, value: Any) -> str:
@@ -420,10 +415,8 @@ def text_of(name: str, value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if name in _DURATIONS:
-        return duration_text(value)
-    if name in _SIZES:
-        return size_text(value)
+    if (measure := _MEASURES.get(_KEYS[name].parse)) is not None:
+        return measure(value)
     if isinstance(value, tuple):
         return "[" + ", ".join(value) + "]"
     if isinstance(value, Mapping):
@@ -450,7 +443,7 @@ def load(
     if (user := user_file(environ)) is not None:
         for name, value, node in _read(user, _Context(home, home), problems):
             layers.set(name, value, Origin(layer="user", place=node.place))
-    given = [*_environment(environ, _Context(None, home)), *_flags(flags, _Context(None, home))]
+    given = list(_given(environ, flags, home))
     own_places = {name: value for name, value, _ in given if name == "state_dir"}
     own_state_dir = own_places.get("state_dir", layers.values["state_dir"])
     if root is not None:
@@ -491,7 +484,7 @@ class _Layers:
 
     def propose(self, name: str, value: Any, node: yaml_file.Node, allows: Callable[[Asked], bool]) -> None:
         """A line of the project's file."""
-        rule: Rule = _FIELDS[name].metadata["project"]
+        rule = _KEYS[name].project
         if rule.refused and value is not None:
             raise RequestError(
                 f"{node.place}: {name} is for the user to decide, not for a repository",
@@ -556,16 +549,6 @@ def _elsewhere(path: Path, root: Path) -> str | None:
     return None if stays else real
 
 
-def _flags(flags: Mapping[str, object], context: _Context) -> Iterator[tuple[str, Any, Origin]]:
-    for name, value in flags.items():
-        if value is None:
-            continue
-        if name not in _FIELDS:
-            raise RequestError(f"there is no setting {name}{_meant(name)}", code=CODE)
-        flag = ("--no-" if value is False else "--") + name.replace("_", "-")
-        yield name, _parsed(name, value, context, flag), Origin(layer="flag", place=flag)
-
-
 def user_file(environ: Mapping[str, str]) -> Path | None:
     """Where the user's own configuration is read from; None without a home."""
     base = _xdg(environ, "XDG_CONFIG_HOME", ".config")
@@ -625,41 +608,50 @@ def _read(path: Path, context: _Context, problems: list[Problem]) -> Iterator[tu
         return
     for key, node in file.root.value.items():
         at = yaml_file.pointer(key)
-        if key not in _FIELDS:
+        if key not in _KEYS:
             message = f"there is no setting {key}{_meant(key)}"
             file.problems.append(file.problem(file.root.key_node(key), at, message, code=CODE))
             continue
         if node.kind is yaml_file.Kind.REFUSED:
             continue
         value = node.plain()
-        if value is None and key in _CLEARABLE:
-            yield key, None, node
-            continue
-        if isinstance(value, int | float) and not isinstance(value, bool) and key in _DURATIONS | _SIZES:
+        if isinstance(value, int | float) and not isinstance(value, bool) and _KEYS[key].parse in _MEASURES:
             value = node.text
         try:
-            yield key, _FIELDS[key].metadata["parse"](value, context), node
+            yield key, _value(key, value, context), node
         except ValueError as error:
             file.problems.append(file.problem(node, at, str(error), code=CODE))
     problems += sorted(file.problems, key=lambda problem: (problem.line, problem.column))
 
 
-def _environment(environ: Mapping[str, str], context: _Context) -> Iterator[tuple[str, Any, Origin]]:
-    """The settings among the variables. Other programs have LOOM_ variables too, so an unknown one is ignored."""
-    for name in KEYS:
-        variable = f"LOOM_{name.upper()}"
-        text = environ.get(variable, "")
-        if text and name != "keepass":
-            yield name, _parsed(name, text, context, variable), Origin(layer="environment", place=variable)
+def _given(
+    environ: Mapping[str, str], flags: Mapping[str, object], home: Path | None
+) -> Iterator[tuple[str, Any, Origin]]:
+    """The settings among the variables, then the flags. Other programs have LOOM_ variables too: unknown ones do not count."""
+    variables = {name: f"LOOM_{name.upper()}" for name in KEYS if name != "keepass"}
+    given: list[tuple[str, object, Origin]] = [
+        (name, environ[variable], Origin(layer="environment", place=variable))
+        for name, variable in variables.items()
+        if environ.get(variable)
+    ]
+    for name, value in flags.items():
+        if value is not None:
+            flag = ("--no-" if value is False else "--") + name.replace("_", "-")
+            given.append((name, str(value) if isinstance(value, Path) else value, Origin(layer="flag", place=flag)))
+    for name, value, origin in given:
+        if name not in _KEYS:
+            raise RequestError(f"there is no setting {name}{_meant(name)}", code=CODE)
+        cleared = value == "null" and _KEYS[name].clearable
+        try:
+            yield name, _value(name, None if cleared else value, _Context(None, home)), origin
+        except ValueError as error:
+            raise RequestError(f"{origin.place}: {error}", code=CODE) from error
 
 
-def _parsed(name: str, value: object, context: _Context, place: str) -> Any:
-    if isinstance(value, str) and value == "null" and name in _CLEARABLE:
-        return None
-    try:
-        return _FIELDS[name].metadata["parse"](str(value) if isinstance(value, Path) else value, context)
-    except ValueError as error:
-        raise RequestError(f"{place}: {error}", code=CODE) from error
+def _value(name: str, value: Any, context: _Context) -> Any:
+    """ValueError says what to write instead."""
+    key = _KEYS[name]
+    return None if value is None and key.clearable else key.parse(value, context)
 
 
 def _meant(name: str) -> str:
