@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,22 @@ from loom.cancel import Cancel
 from loom.errors import InfrastructureError
 from loom.plan.model import Job, Plan, wanted
 from loom.providers.base import Session
+from loom.record.events import PhaseCode, Section
+from loom.runner.attempt import Attempt
+from loom.runner.session import Place
 from loom.secrets.masking import Masker
 from loom.status import OnOutput, Status
 from loom.storage import artifacts
 from loom.storage.cache import Cache, key_of
 from loom.storage.workspace import view_of
-from loom.util.bounded import bounded
+from loom.util.bounded import bounded, listed
 
+MAX_CHANGES = 1000
+"""How many changed paths a job's manifest names."""
+MAX_LEFT_OUT = 5
+"""How many files that could not be kept are warned of one by one."""
+MAX_OVERLAPS = 5
+"""How many paths that several jobs left differently are warned of one by one."""
 MAX_NAMED = 20
 """How many missing paths or failing tests are named one by one."""
 
@@ -168,3 +178,120 @@ def report_facts(reports: artifacts.TestReports) -> tuple[Mapping[str, Any], Ite
     problems = [*reports.problems, *(f"{pattern}: no such file" for pattern in reports.missing)]
     totals |= bounded("problems", problems, MAX_NAMED)
     return totals, [asdict(test) for test in reports.failing[:MAX_NAMED]]
+
+
+class Products:
+    """Restores and keeps what one job gets and leaves, each in a phase of the record."""
+
+    def __init__(self, handover: Handover, workspace: Path, cancel: Cancel) -> None:
+        """`workspace`: the run's, which jobs may share. `cancel`: the run's."""
+        self._handover = handover
+        self._workspace = workspace
+        self._cancel = cancel
+
+    def restore(self, attempt: Attempt, place: Place) -> None:
+        """Before the first step: caches, then what earlier jobs left. A job that goes on somewhere has them already."""
+        job, handover = attempt.job, self._handover
+        caches = handover.caches(job)
+        if place.resumed is not None:
+            if caches:
+                self._settle_caches(attempt, place.resumed.cache_keys)
+            return
+        if caches:
+            code = PhaseCode.JOB_CACHE_RESTORE
+            with attempt.work(Section.CACHE_RESTORE, code) as output:
+                output.begin()
+                self._settle_caches(attempt, None)
+                for fact in handover.restore_caches(job, place.session, output):
+                    _cache_fact(attempt, code, fact)
+        if handover.sources(job):
+            code = PhaseCode.JOB_ARTIFACT_RESTORE
+            with attempt.work(Section.ARTIFACT_RESTORE, code) as output:
+                texts = handover.restore(job, place.session, self._workspace, output)
+                for text in listed(texts, MAX_OVERLAPS):
+                    attempt.warn(f"artifacts: {text}", code)
+
+    def _settle_caches(self, attempt: Attempt, resumed: Sequence[str] | None) -> None:
+        """The record keeps the keys, so that a job that goes on from here saves under the same ones."""
+        keys = self._handover.settle_caches(attempt.job, self._workspace, resumed)
+        attempt.fact("cache_keys", {"keys": list(keys)}, PhaseCode.JOB_CACHE_RESTORE)
+
+    def keep(self, attempt: Attempt, place: Place) -> None:
+        """After the last step: artifacts, test reports, and what the job changed in a view of its own."""
+        code = PhaseCode.JOB_ARTIFACT_EXTRACT
+        with _only_a_warning(attempt, code):
+            place.session.settle()
+        if attempt.job.artifacts is not None:
+            with (
+                attempt.work(Section.ARTIFACT_EXTRACT, code) as output,
+                self._not_kept(attempt, code, "artifacts"),
+            ):
+                self._collect(attempt, place, output)
+        if self._handover.caches(attempt.job):
+            save = PhaseCode.JOB_CACHE_SAVE
+            with attempt.work(Section.CACHE_SAVE, save) as output, self._not_kept(attempt, save, "cache"):
+                output.begin()
+                for fact in self._handover.save_caches(attempt.job, place.session, attempt.status, output):
+                    _cache_fact(attempt, save, fact)
+        # Listing changes is a service to the reader: that it failed is not the job's failure.
+        with _only_a_warning(attempt, code, "what the job changed could not be listed: "):
+            if changes := place.session.changes():
+                paths = [f"{change.kind} {change.path}" for change in changes]
+                attempt.fact("workspace_changed", {"count": len(paths), "paths": paths[:MAX_CHANGES]}, code)
+
+    def _collect(self, attempt: Attempt, place: Place, on_output: OnOutput) -> None:
+        code = PhaseCode.JOB_ARTIFACT_EXTRACT
+        saved = self._handover.collect(attempt.job, place.session, attempt.status, on_output)
+        if saved is not None:
+            attempt.fact("artifacts_saved", saved, code)
+            for pattern in saved["missing"]:
+                attempt.warn(f"artifacts: nothing matches {pattern}{_broken_off(attempt)}", code)
+            _warn_of_left_out(attempt, code, "artifacts", saved)
+        reports = self._handover.reports(attempt.job, place.session, place.request.project_dir)
+        if reports is not None:
+            totals, failing = report_facts(reports)
+            attempt.fact("test_reports", totals, code)
+            for test in failing:
+                attempt.fact("failing_test", test, code)
+
+    @contextmanager
+    def _not_kept(self, attempt: Attempt, code: PhaseCode, what: str) -> Iterator[None]:
+        """Of a job that has its result already, that something could not be kept is a warning; else it is the result."""
+        try:
+            yield
+        except InfrastructureError as error:
+            if attempt.status is not Status.SUCCESS and not self._cancel.requested:
+                attempt.warn(f"{what}: not kept: {error.message}", code)
+            raise
+
+
+@contextmanager
+def _only_a_warning(attempt: Attempt, code: PhaseCode, before: str = "") -> Iterator[None]:
+    try:
+        yield
+    except InfrastructureError as error:
+        attempt.warn(f"{before}{error.message}", code)
+
+
+def _cache_fact(attempt: Attempt, code: PhaseCode, fact: Mapping[str, Any]) -> None:
+    attempt.fact("cache", fact, code)
+    if fact.get("warning"):
+        attempt.warn(f"cache: {fact['warning']}", code)
+    _warn_of_left_out(attempt, code, "cache", fact)
+
+
+def _warn_of_left_out(attempt: Attempt, code: PhaseCode, what: str, fact: Mapping[str, Any]) -> None:
+    """Files that were asked for and not kept, since they hold a secret, can't be read, or are none."""
+    texts = [f"{item['path']} left out: {item['reason']}" for item in fact.get("skipped", ())[:MAX_LEFT_OUT]]
+    more = fact.get("skipped_total", 0) - len(texts)
+    if more > 0:
+        texts.append(f"{more} more left out: `loom logs {attempt.job.id} --system` names them")
+    for text in texts:
+        attempt.warn(f"{what}: {text}", code)
+
+
+def _broken_off(attempt: Attempt) -> str:
+    """Why something is not there that the job would have made, where it did not come to its end."""
+    if attempt.status is not Status.ERROR or not attempt.error:
+        return ""
+    return f", since the job was broken off: {attempt.error.splitlines()[0]}"

@@ -24,7 +24,7 @@ from loom.plan.model import (
 from loom.providers.interactive import options_of
 from loom.record.saved_plan import Planned, dump_planned, load_planned
 from loom.record.step_outputs import recorded, restored
-from loom.runner import Keeping
+from loom.runner.hooks import keeps
 from loom.runner.previous_run import step_named
 from loom.secrets.masking import Masker
 from loom.snapshot.sync import _both_sides
@@ -129,11 +129,11 @@ def test_an_interactive_shell_has_the_options_of_the_step_but_not_errexit(
 
 
 def test_what_is_kept_by_policy() -> None:
-    assert not any(Keeping(when="never").keeps(status) for status in Status)
-    kept = [status for status in Status if Keeping(when="on-failure").keeps(status)]
+    assert not any(keeps("never", status) for status in Status)
+    kept = [status for status in Status if keeps("on-failure", status)]
     assert kept == [Status.FAILURE, Status.ERROR, Status.TIMED_OUT]
-    assert Keeping(when="always").keeps(Status.SUCCESS)
-    assert not Keeping(when="always").keeps(Status.CANCELED)
+    assert keeps("always", Status.SUCCESS)
+    assert not keeps("always", Status.CANCELED)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,111 @@
+"""One attempt at a job: what it came to, and its voice in the record."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from loom.cancel import Cancel
+from loom.errors import InfrastructureError, ServiceError
+from loom.plan.model import Job
+from loom.record.events import PhaseCode, Section, Where
+from loom.record.journal import Journal, Outcome, OutputWriter
+from loom.status import Status, Stream
+
+
+class Attempt:
+    """`number` is 0 for a job that never ran. A broken place becomes a value here, at the end of a `phase`."""
+
+    def __init__(self, job: Job, journal: Journal, cancel: Cancel, number: int = 0) -> None:
+        self.job = job
+        self.journal = journal
+        self.number = number
+        self.status = Status.SUCCESS
+        self.exit_code: int | None = None
+        self.error: str | None = None
+        self.error_code: str | None = None
+        self.failing_step: str | None = None
+        self.failing_section: str | None = None
+        self.service_died: ServiceError | None = None
+        self._cancel = cancel
+        self._where = Where(scope="job", job_id=job.id)
+
+    def fact(
+        self, name: str, data: Mapping[str, Any], code: PhaseCode = PhaseCode.PIPELINE_EXECUTE, **more: Any
+    ) -> None:
+        self.journal.fact(self._where, code, name, data, **more)
+
+    def warn(self, text: str, code: PhaseCode) -> None:
+        self.fact("warning", {"text": text}, code)
+
+    def blame(self, *, step: str | None = None, section: str | None = None) -> None:
+        """What failed, if nothing failed before it."""
+        if self.failing_step is None and self.failing_section is None:
+            self.failing_step, self.failing_section = step, section
+
+    @contextmanager
+    def phase(self, code: PhaseCode) -> Iterator[Outcome]:
+        """One phase of the record. Where its place breaks, it and the attempt are `error` (`canceled` after a cancel)."""
+        with self.journal.span(self._where, code, {"attempt": self.number} if self.number else {}) as outcome:
+            try:
+                yield outcome
+            except InfrastructureError as error:
+                status = Status.CANCELED if self._cancel.requested else Status.ERROR
+                outcome.status, outcome.error = status, str(error)
+                if self.status in (Status.SUCCESS, Status.CANCELED):
+                    self.status, self.error = status, str(error)
+                    self.error_code = error.code if status is Status.ERROR else None
+
+    @contextmanager
+    def section(self, section: Section, code: PhaseCode) -> Iterator[SectionOutput]:
+        """One section of a phase. What fails in it is its failure."""
+        output = SectionOutput(self.journal, self.job.id, section, code)
+        try:
+            yield output
+        except BaseException as error:
+            output.begin()
+            output.failed = str(error) if isinstance(error, InfrastructureError) else repr(error)
+            self.blame(section=section)
+            raise
+        finally:
+            output.end()
+
+    @contextmanager
+    def work(self, section: Section, code: PhaseCode) -> Iterator[SectionOutput]:
+        """A phase that is one section."""
+        with self.phase(code), self.section(section, code) as output:
+            yield output
+
+
+class SectionOutput:
+    """The output of a section. It is created on its first output or failure; a silent one leaves no record."""
+
+    def __init__(self, journal: Journal, job_id: str, section: Section, code: PhaseCode) -> None:
+        self._journal = journal
+        self._where = Where(scope="job", job_id=job_id, section=section)
+        self._code = code
+        self._writer: OutputWriter | None = None
+        self._started_ns = 0
+        self.failed: str | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, stream: Stream, data: bytes) -> None:
+        self.begin()(stream, data)
+
+    def begin(self) -> OutputWriter:
+        with self._lock:
+            if self._writer is None:
+                self._started_ns = self._journal.started(self._where, self._code)
+                self._writer = self._journal.writer(self._where)
+            return self._writer
+
+    def end(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.close()
+        outcome = Outcome(data={"output": self._writer.counts})
+        if self.failed is not None:
+            outcome.status, outcome.error = Status.ERROR, self.failed
+        self._journal.finished(self._where, self._code, self._started_ns, outcome)

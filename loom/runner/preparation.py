@@ -1,0 +1,186 @@
+"""A job's place, from its secrets to its open session, each part a section of the record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+from loom.cancel import Cancel
+from loom.errors import InfrastructureError, ProviderError, SecretError, ServiceError
+from loom.plan.model import Job
+from loom.providers.base import NO_SECRETS, BuiltImage, OpenedServices, Resolved, SecretValues, Session
+from loom.providers.steps import chosen
+from loom.record.events import PhaseCode, Section
+from loom.runner.attempt import Attempt, SectionOutput
+from loom.runner.hooks import Adopt
+from loom.runner.session import Ahead, Opened, Place, PlaceOpener
+
+CODE = PhaseCode.JOB_PROVIDER_PREPARE
+
+
+class Preparation:
+    """Opens the place of one attempt; `stack` closes it. `cancel` is the attempt's own."""
+
+    def __init__(self, attempt: Attempt, opener: PlaceOpener, stack: ExitStack, cancel: Cancel) -> None:
+        self._attempt = attempt
+        self._job = attempt.job
+        self._opener = opener
+        self._stack = stack
+        self._cancel = cancel
+
+    def place(self) -> Place:
+        secrets = self._secrets()
+        resumed = self._opener.resumed(self._job)
+        ahead = self._opener.take_ahead(self._job)
+        image = resumed.image if resumed is not None and resumed.image is not None else self._image(ahead, secrets)
+        if image is not None:
+            found = {"name": image.name, "id": image.image_id, "digest": image.digest}
+            self._attempt.fact("image_resolved", found, CODE)
+            self._images_used(image.bases if isinstance(image, BuiltImage) else ())
+        adopt = resumed.adopt if resumed is not None else None
+        services = None if adopt else self._services(secrets)
+        opened = self._session(ahead, image, services, adopt)
+        self._tell(opened)
+        return Place(
+            session=opened.session,
+            request=opened.request,
+            image=image,
+            environment=_placed(self._job, opened.session, secrets.own),
+            secrets=secrets.own,
+            services=services,
+            resumed=resumed,
+        )
+
+    def _secrets(self) -> SecretValues:
+        """The values, known to the masker before anything could print them."""
+        job = self._job
+        if not job.all_secrets:
+            return NO_SECRETS
+        with self._attempt.section(Section.SECRETS, CODE) as output:
+            values, missing = self._opener.secrets(job)
+            owners = [("", values.own)]
+            owners += [(f"{one.name}: ", found) for one, found in zip(job.services, values.services, strict=True)]
+            for _, found in owners:
+                for name, value in found.items():
+                    self._attempt.journal.masker.add(name, value)
+            for secret in job.secrets:
+                if not secret.file and b"\0" in values.own.get(secret.name, b""):
+                    raise _no_variable(job, secret.name)
+            writer = output.begin()
+            for owner, found in owners:
+                for name in found:
+                    writer.line(f"{owner}{name}: found")
+            for text in missing:
+                writer.line(text)
+                self._attempt.warn(text, CODE)
+        return values
+
+    def _image(self, ahead: Ahead | None, secrets: SecretValues) -> Resolved | None:
+        with self._attempt.section(Section.IMAGE_BUILD, CODE) as output:
+            if ahead is None:
+                return self._opener.resolve(self._job, output, secrets)
+            ahead.image_output.pass_on(output)
+            if ahead.image_error:
+                ahead.opened()
+            return ahead.resolved
+
+    def _images_used(self, images: Sequence[Resolved]) -> None:
+        """Besides the job's own: of its services, and what was built from. The receipt names every one."""
+        for image in images:
+            self._attempt.fact("image_used", {"name": image.name, "id": image.image_id, "digest": image.digest}, CODE)
+            self._images_used(image.bases if isinstance(image, BuiltImage) else ())
+
+    def _services(self, secrets: SecretValues) -> OpenedServices | None:
+        job, attempt = self._job, self._attempt
+        if not job.services:
+            return None
+
+        def on_died(name: str, how: str) -> None:
+            hint = "write `run: once` for a service that does something and ends" if how == "exit code 0" else None
+            attempt.service_died = ServiceError(f"service {name} ended while the job ran: {how}", hint=hint)
+            self._cancel.request(None)
+
+        # It lasts as long as the job: a step that fails meanwhile is not its failure.
+        section = SectionOutput(attempt.journal, job.id, Section.SERVICES, CODE)
+        section.begin()
+
+        def end() -> None:
+            if attempt.service_died is not None:
+                section.failed = str(attempt.service_died)
+            section.end()
+
+        self._stack.callback(end)
+        try:
+            opened = self._stack.enter_context(self._opener.services(job, section, self._cancel, on_died, secrets))
+        except InfrastructureError as error:
+            attempt.failing_section = Section.SERVICES
+            section.failed = str(error)
+            raise
+        self._images_used(opened.images)
+        return opened
+
+    def _session(
+        self, ahead: Ahead | None, image: Resolved | None, services: OpenedServices | None, adopt: Adopt | None
+    ) -> Opened:
+        with self._attempt.section(Section.PROVIDER, CODE) as output:
+            # Once more when the session has been left: background children may print half a line last.
+            self._stack.callback(output.begin().close)
+            if ahead is not None:
+                return self._opened_ahead(ahead, image, output)
+            opening: AbstractContextManager[Opened] = (
+                self._adopted(adopt, image, output) if adopt else self._opener.open(self._job, image, output, services)
+            )
+            return self._stack.enter_context(opening)
+
+    @contextmanager
+    def _adopted(self, adopt: Adopt, image: Resolved | None, on_output: SectionOutput) -> Iterator[Opened]:
+        view = self._opener.view(self._job)
+        request = self._opener.request(self._job, view, image)
+        with adopt(request, on_output, self._cancel) as session:
+            yield Opened(session=session, request=request, view=view)
+
+    def _opened_ahead(self, ahead: Ahead, image: Resolved | None, on_output: SectionOutput) -> Opened:
+        """What was opened ahead, or where that could not show the workspace, the place opened in another way."""
+        ahead.provider_output.pass_on(on_output)
+        try:
+            opened, opened_ahead = ahead.opened()
+        except ProviderError as error:
+            if not self._opener.another_view(self._job, ahead.view, error, on_output):
+                raise
+            return self._stack.enter_context(self._opener.open(self._job, image, on_output))
+        self._stack.push(opened_ahead)
+        return opened
+
+    def _tell(self, opened: Opened) -> None:
+        facts = opened.session.facts
+        fact = {
+            "provider": facts.provider,
+            "container_id": facts.container_id,
+            "container_name": facts.container_name,
+            "user": facts.user,
+            "shell": " ".join(chosen(self._job.shell, has_bash=facts.has_bash)),
+            "workspace": str(opened.view.place),
+            "view_of": str(opened.view.workspace),
+            "mount_mode": opened.view.mode.value,
+            **facts.details,
+        }
+        self._attempt.fact("session_opened", fact, CODE)
+        for text in facts.warnings:
+            self._attempt.warn(text, CODE)
+
+
+def _placed(job: Job, session: Session, secrets: Mapping[str, bytes]) -> Mapping[str, str]:
+    """Secrets as steps see them: a file's path, or the value where the workflow says `file: false`."""
+    as_file = {secret.name for secret in job.secrets if secret.file}
+    return {
+        name: session.put_secret(name, value) if name in as_file else value.decode(errors="surrogateescape")
+        for name, value in secrets.items()
+    }
+
+
+def _no_variable(job: Job, name: str) -> SecretError:
+    return SecretError(
+        f"secret {name} of job {job.id}: the value holds a NUL byte, which no variable can hold (SECRETS_VALUE_NOT_TEXT)",
+        hint=f"Leave `file: false` out: ${name} is then the path of a file with the value.",
+        code="SECRETS_VALUE_NOT_TEXT",
+    )

@@ -1,0 +1,227 @@
+"""The steps of one attempt, in order: time limits, a person at the gate, and what each step came to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from loom.cancel import Cancel
+from loom.errors import InfrastructureError, SecretError
+from loom.plan.model import Job, Step
+from loom.providers.base import Command
+from loom.record.events import PhaseCode, Section, Where
+from loom.record.step_outputs import recorded
+from loom.runner.attempt import Attempt
+from loom.runner.hooks import AtStep, Gate, Verdict
+from loom.runner.session import Place
+from loom.status import Ended, Exit, Status
+from loom.util.units import counted, duration_text
+
+CODE = PhaseCode.JOB_EXECUTION
+AFTER_SCRIPT_TIMEOUT_S = 300.0
+"""What all of `after_script` may take, as in GitLab, where no `step_timeout` says what each step of it may: the job's own
+time may be used up."""
+
+
+class Steps:
+    """Runs them in a place, and puts what they came to into `attempt`. `cancel` is the attempt's own."""
+
+    def __init__(self, attempt: Attempt, place: Place, gate: Gate | None, cancel: Cancel) -> None:
+        self._attempt = attempt
+        self._job = attempt.job
+        self._place = place
+        self._gate = gate
+        self._cancel = cancel
+
+    def run(self) -> None:
+        job, attempt = self._job, self._attempt
+        clock = _JobClock(job, attempt)
+        steps = [step for step in job.steps if step.phase != "after_script"]
+        if self._place.resumed is not None:
+            steps = steps[[step.id for step in steps].index(self._place.resumed.step) :]
+            self._tell_handed_on("", PhaseCode.PIPELINE_EXECUTE)
+        while steps:
+            step = steps[0]
+            with clock.stopped():
+                if self._gate is not None and not self._cancel.requested:
+                    self._gate.before(self._at(step), self._cancel)
+            if self._cancel.requested:
+                attempt.status, attempt.error = Status.CANCELED, "interrupted"
+                break
+            limit_s = clock.left_s()
+            exit_ = self._step(step, limit_s, self._cancel)
+            verdict = Verdict.NEXT
+            if exit_.status is not Status.SUCCESS:
+                with clock.stopped():
+                    verdict = self._verdict(step, exit_)
+                if verdict is not Verdict.RETRY and attempt.failing_step is None:
+                    attempt.status, attempt.exit_code = exit_.status, exit_.code
+                    attempt.failing_step, attempt.error = step.id, _why(job, step, exit_, limit_s)
+            if verdict is Verdict.FAIL:
+                break
+            if verdict is Verdict.NEXT:
+                steps.pop(0)
+        if attempt.service_died is not None and attempt.status is Status.CANCELED:
+            attempt.status, attempt.error = Status.ERROR, str(attempt.service_died)
+            attempt.error_code = attempt.service_died.code
+            attempt.failing_step, attempt.failing_section = None, Section.SERVICES
+
+    def run_after_script(self, cancel: Cancel) -> None:
+        """What the job does whatever became of it. It has time of its own, and never changes the result."""
+        job, attempt = self._job, self._attempt
+        extra = {"LOOM_JOB_STATUS": attempt.status.value, "CI_JOB_STATUS": attempt.status.value}
+        deadline_ns = attempt.journal.now_ns() + int(AFTER_SCRIPT_TIMEOUT_S * 1e9)
+        for step in job.steps:
+            if step.phase != "after_script":
+                continue
+            left_s = job.step_timeout_s or (deadline_ns - attempt.journal.now_ns()) / 1e9
+            if left_s <= 0:
+                self._warn_of_time(f"{step.id} was not run: those before it had used up the time")
+                continue
+            exit_ = self._step(step, left_s, cancel, extra)
+            if exit_.ended is Ended.TIMED_OUT:
+                self._warn_of_time(f"{step.id} ran out of time and was ended")
+            elif exit_.status is Status.FAILURE:
+                not_run = exit_.ended_place and step is not job.steps[-1]
+                rest = ", and what comes after it was not run: it has ended the container" if not_run else ""
+                text = f"{_why(job, step, exit_, left_s)}{rest}; `after_script` does not change the job's result"
+                attempt.warn(text, CODE)
+            if exit_.ended_place:
+                break
+
+    def _warn_of_time(self, text: str) -> None:
+        limit = (
+            f"each of its steps may take {duration_text(self._job.step_timeout_s)} (`step_timeout`)"
+            if self._job.step_timeout_s
+            else f"all of it may take {duration_text(AFTER_SCRIPT_TIMEOUT_S)} where no `step_timeout` says otherwise"
+        )
+        self._attempt.warn(f"{text}; {limit}", CODE)
+
+    def _verdict(self, step: Step, exit_: Exit) -> Verdict:
+        """What becomes of a failed step: it fails the job, unless somebody is there to decide otherwise."""
+        failed = exit_.status in (Status.FAILURE, Status.TIMED_OUT)
+        if self._gate is None or not failed or self._cancel.requested:
+            return Verdict.FAIL
+        verdict = self._gate.failed(self._at(step), exit_, self._cancel)
+        self._attempt.fact("step_decided", {"step": step.id, "verdict": verdict}, CODE)
+        return Verdict.FAIL if self._cancel.wait(0) else verdict
+
+    def _at(self, step: Step) -> AtStep:
+        return AtStep(
+            job=self._job,
+            step=step,
+            session=self._place.session,
+            request=self._place.request,
+            environment=self._environment(step),
+        )
+
+    def _environment(self, step: Step) -> dict[str, str]:
+        return {
+            **self._place.handed_on(),
+            **self._place.environment,
+            "LOOM_STEP": step.id,
+            "LOOM_ATTEMPT": str(self._attempt.number),
+        }
+
+    def _step(
+        self, step: Step, timeout_s: float | None, cancel: Cancel, extra: Mapping[str, str] | None = None
+    ) -> Exit:
+        job, attempt, place = self._job, self._attempt, self._place
+        where = Where(scope="step", job_id=job.id, step=step.id)
+        writer = attempt.journal.writer(where)
+        started = {"command": step.script, "phase": step.phase, "number": step.number, "attempt": attempt.number}
+        started |= {"file": step.file, "line": step.line, "literal": step.literal} if step.file else {}
+        with attempt.journal.span(where, PhaseCode.STEP_EXECUTE, started) as outcome:
+            try:
+                before = place.handed_on()
+                variables = {**self._environment(step), **(extra or {})}
+                command = Command(script=step.script, shell=job.shell, environment=variables, timeout_s=timeout_s)
+                exit_ = place.session.run(command, writer, cancel)
+                self._mask_values(step)
+                outcome.status, outcome.exit_code = exit_.status, exit_.code
+                outcome.error = _why(job, step, exit_, timeout_s)
+                for text in _unnoticed(step, exit_):
+                    attempt.warn(text, CODE)
+                if place.handed_on() != before:
+                    self._tell_handed_on(step.id, CODE)
+            except InfrastructureError:
+                attempt.blame(step=step.id)  # not what is left to run in a place that an earlier step has broken
+                raise
+            finally:
+                outcome.data = {"output": writer.counts}  # the counts go on counting
+                writer.close()
+        return exit_
+
+    def _tell_handed_on(self, step: str, code: PhaseCode) -> None:
+        attempt, place = self._attempt, self._place
+        found = recorded(place.handed_on(), place.secrets, attempt.journal.masker)
+        attempt.fact("handed_on", {"step": step, "attempt": attempt.number, **found}, code)
+
+    def _mask_values(self, step: Step) -> None:
+        """Hide from here on what the step appended to `$LOOM_MASK`."""
+        for value in self._place.session.to_mask():
+            try:
+                self._attempt.journal.masker.add("LOOM_MASK", value)
+            except SecretError as error:
+                reason = error.message.partition(": ")[2]
+                self._attempt.warn(f"{step.id}: a line of $LOOM_MASK is not masked: {reason}", CODE)
+
+
+class _JobClock:
+    """The time that a job's steps have left. It stands still while a person is asked."""
+
+    def __init__(self, job: Job, attempt: Attempt) -> None:
+        self._job = job
+        self._now_ns = attempt.journal.now_ns
+        self._deadline_ns = None if job.timeout_s is None else self._now_ns() + int(job.timeout_s * 1e9)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        asked_ns = self._now_ns()
+        yield
+        if self._deadline_ns is not None:
+            self._deadline_ns += self._now_ns() - asked_ns
+
+    def left_s(self) -> float | None:
+        left = None if self._deadline_ns is None else max(0.001, (self._deadline_ns - self._now_ns()) / 1e9)
+        limits = [limit for limit in (left, self._job.step_timeout_s) if limit is not None]
+        return min(limits, default=None)
+
+
+def _limit_reached(job: Job, step: Step, limit_s: float | None) -> str:
+    """Which of the job's limits a step ran into that might take `limit_s`, and where that is set."""
+    of_step = limit_s == job.step_timeout_s
+    key, seconds = ("step_timeout", job.step_timeout_s) if of_step else ("timeout", job.timeout_s)
+    if seconds is None or step.phase == "after_script":  # that has time of its own
+        return ""
+    place = job.places.get(key, "")
+    written = place if place.startswith("`") else f"`{key}`, {place}".removesuffix(", ")
+    return f": {'a step' if of_step else 'the job'} may take {duration_text(seconds)} ({written})"
+
+
+def _why(job: Job, step: Step, exit_: Exit, limit_s: float | None) -> str | None:
+    match exit_.ended:
+        case Ended.EXITED:
+            failed = f"{step.id} failed with exit code {exit_.code}"
+            why = f": the job's container had as many processes as `pids` allows{_how_often(exit_)}"
+            return None if exit_.code == 0 else f"{failed}{why if exit_.refused_forks else ''}"
+        case Ended.TIMED_OUT:
+            return f"{step.id} ran out of time{_limit_reached(job, step, limit_s)}"
+        case Ended.CANCELED:
+            return f"{step.id} was interrupted"
+        case Ended.OOM_KILLED:
+            return f"{step.id} was killed: the job's container ran out of memory (exit code {exit_.code})"
+
+
+def _how_often(exit_: Exit) -> str:
+    return f", and {counted(exit_.refused_forks, 'further one')} could not be started"
+
+
+def _unnoticed(step: Step, exit_: Exit) -> Iterator[str]:
+    """What went wrong with a step that lacked memory or processes, where it is not what it ended by."""
+    went_on = "the step passed all the same" if exit_.status is Status.SUCCESS else "the step did not end by that"
+    if exit_.oom_kills and exit_.ended is not Ended.OOM_KILLED:
+        how_many = "a process was" if exit_.oom_kills == 1 else f"{exit_.oom_kills} processes were"
+        yield f"{step.id}: {how_many} killed because the job's container ran out of memory; {went_on}"
+    if exit_.refused_forks and (exit_.ended is not Ended.EXITED or exit_.code == 0):
+        yield f"{step.id}: the job's container had as many processes as `pids` allows{_how_often(exit_)}; {went_on}"
