@@ -1,6 +1,6 @@
 """From a failed run's documents and the last lines it printed to what went wrong: pure, given what was read.
 
-`diagnose` looks at the failing unit's end only; the table `KNOWN` says what common failures look like and what to do.
+`diagnose` looks at the failing unit's end only; `known_failures.yml` says what common failures look like and what to do.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct, field
 
+from loom.analysis import known_failures
+from loom.analysis.known_failures import Cause
 from loom.record.documents import Document, Milliseconds, Moment, Sha
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest
@@ -24,15 +26,6 @@ LINES_SHOWN = 14
 MOST_PLACES = 5
 LINE_SHOWN = 400
 """Of a longer line, its beginning and its end are looked at, and shown."""
-
-
-class Cause(Document, frozen=True, kw_only=True):
-    """A known failure that fits. `line` is what gave it away, `advice` the next move."""
-
-    code: str
-    summary: str
-    advice: str
-    line: str | None = None
 
 
 class Place(Document, frozen=True, kw_only=True):
@@ -139,6 +132,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     own_words = not step or status == "error"
     if failed and own_words and error:  # loom's own words about what it could not do
         looked_at += [_clipped(line) for line in str(error).splitlines() if line not in looked_at]
+    ignored = evidence.ignored(missing_paths(looked_at, command)) if failed else None
     image = (job or {}).get("image")
     tests = [FailingTest(**test) for test in (job or {}).get("failing_tests", ())]
     others = [other for other in evidence.pipeline["jobs"] if _is_failure(other) and other["job_id"] != _id(job)]
@@ -169,7 +163,16 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         places=_places(looked_at, of_step, tests) if failed else [],
         failing_tests=tests[:20],
         failing_tests_total=failing_tests_total(tests, (job or {}).get("test_reports")),
-        causes=_causes(evidence, looked_at, exit_code, error, command, image) if failed else [],
+        causes=known_failures.causes(
+            ended=status or evidence.state,
+            error=error,
+            exit_code=exit_code,
+            lines=looked_at[-LINES_READ:],
+            on_host=image is None,
+            first=[] if ignored is None else [known_failures.ignored_file(ignored.path, ignored.rule)],
+        )
+        if failed
+        else [],
         others=[
             OtherFailure(
                 job_id=other["job_id"],
@@ -328,214 +331,8 @@ def _from_root(path: str) -> str:
     return _ROOTS.sub("", path)
 
 
-# -- known failures -----------------------------------------------------------------------------------------------
+# -- causes ---------------------------------------------------------------------------------------------------------
 
-
-class Known(Struct, frozen=True, kw_only=True):
-    """What a common failure looks like in the output, and what it means. `{x}` is the group named x."""
-
-    code: str
-    pattern: re.Pattern[str]
-    summary: str
-    advice: str
-
-
-def _known(code: str, pattern: str, summary: str, advice: str) -> Known:
-    return Known(code=code, pattern=re.compile(pattern, re.IGNORECASE), summary=summary, advice=advice)
-
-
-KNOWN: tuple[Known, ...] = (
-    _known(
-        "crlf",
-        r"\^M|bad interpreter: .*\r|sh\r: (?:not found|No such file)|\$'\\r': command not found",
-        "a script has Windows line ends",
-        "store it with LF: a line `*.sh text eol=lf` in .gitattributes, then `git add --renormalize .`",
-    ),
-    _known(
-        "bashism",
-        r"Bad substitution|Syntax error: \"\(\" unexpected|(?:\[\[|source|pushd|shopt|declare): (?:command )?not found",
-        "the step uses bash's language, and its shell is sh",
-        "take an image that has bash (loom uses it where the workflow names no other shell), or write it in plain sh",
-    ),
-    _known(
-        "wrong_architecture",
-        r"exec format error|cannot execute binary file",
-        "a program is built for another processor",
-        "set the image's `platform`, or take an image and binaries for this machine",
-    ),
-    _known(
-        "command_not_found",
-        r"(?:^|[:\s])(?P<name>[\w./+-]+): (?:command )?not found\s*$|command not found: (?P<other>\S+)"
-        r"|(?:exec|executable file).*[\"'](?P<exec>[\w./+-]+)[\"'].*not found in \$PATH",
-        "the command {name} is not there",
-        "install it in the job (or its image), or check PATH; `loom shell` opens the place to look",
-    ),
-    _known(
-        "image_denied",
-        r"pull access denied|requested access to the resource is denied|authentication required|unauthorized: ",
-        "the registry refused the image",
-        "check its name; log in with `docker login REGISTRY` if it is private",
-    ),
-    _known(
-        "image_not_found",
-        r"manifest (?:for \S+ not found|unknown)|not found: manifest|repository does not exist|No such image",
-        "there is no such image, or not with this tag",
-        "check name and tag in the workflow; `loom images pull` tries it alone",
-    ),
-    _known(
-        "rate_limited",
-        r"toomanyrequests|rate limit|429 Too Many Requests",
-        "the server said: too many requests",
-        "log in (`docker login`), wait, or use a mirror; `pull: missing` avoids needless pulls",
-    ),
-    _known(
-        "engine_unavailable",
-        r"Cannot connect to the Docker daemon|no (?:container )?engine answers|engine (?:is )?(?:not|can't|cannot) be? ?reached"
-        r"|nobody listens there|its socket is not there",
-        "no container engine answers",
-        "start it (`systemctl start docker`), or name it with DOCKER_HOST; `loom doctor` says what is wrong",
-    ),
-    _known(
-        "out_of_memory",
-        r"out of memory|OOMKilled|oom-kill|Cannot allocate memory|JavaScript heap out of memory|java\.lang\.OutOfMemoryError"
-        r"|MemoryError|signal: killed|std::bad_alloc",
-        "the memory ran out",
-        "raise `resources: {memory: ...}`, or let the step use less (fewer parallel workers)",
-    ),
-    _known(
-        "disk_full",
-        r"No space left on device|ENOSPC|disk quota exceeded",
-        "the disk is full",
-        "make room: `loom clean --keep-last 5`, `loom cache prune`, `docker system df` shows what the engine holds",
-    ),
-    _known(
-        "port_in_use",
-        r"address already in use|EADDRINUSE|port is already allocated|bind: .*in use",
-        "a port is in use already",
-        "stop what listens there, or let the test take a free port (0); another run of the job may be going on",
-    ),
-    _known(
-        "dubious_ownership",
-        r"detected dubious ownership",
-        "git does not trust the directory's owner",
-        "`git config --global --add safe.directory '*'` in the step's image",
-    ),
-    _known(
-        "git_identity",
-        r"Please tell me who you are|empty ident name|unable to auto-detect email address",
-        "git knows no author in the job",
-        "set GIT_AUTHOR_NAME, GIT_AUTHOR_EMAIL, GIT_COMMITTER_NAME and GIT_COMMITTER_EMAIL in `variables`",
-    ),
-    _known(
-        "lfs_pointer",
-        r"version https://git-lfs\.github\.com/spec",
-        "a file is a Git LFS pointer, not its content",
-        "run `git lfs pull` in your checkout: the snapshot takes LFS files as they are on disk",
-    ),
-    _known(
-        "registry_unreachable",
-        r"can't be reached: Get \"?https?://|(?:Get|Head) \"?https?://[^ ]*/v2/[^ ]*: (?:dial|net|context|EOF|TLS)",
-        "the image's registry can't be reached",
-        "check its name and the network; with the image on this machine, `--pull missing` needs no registry",
-    ),
-    _known(
-        "name_resolution",
-        r"Temporary failure in name resolution|Could not resolve host|Name or service not known"
-        r"|getaddrinfo (?:ENOTFOUND|EAI_AGAIN)|no such host|Temporary failure resolving",
-        "a host's name could not be resolved",
-        "a service is reached by its alias; for the outside check the network (and `--strict`, which cuts it)",
-    ),
-    _known(
-        "connection_refused",
-        r"Connection refused|ECONNREFUSED",
-        "nobody listens where the step connects to",
-        "a service is reached by its alias, not by localhost; see `loom logs RUN JOB services --system`",
-    ),
-    _known(
-        "network_unreachable",
-        r"Network is unreachable|No route to host|ENETUNREACH",
-        "the network is not reachable from the job",
-        "check the machine's network, and whether the job runs with `--strict`",
-    ),
-    _known(
-        "certificate",
-        r"certificate verify failed|x509: certificate|SSL certificate problem|self.signed certificate",
-        "a certificate is not trusted in the job",
-        "install the CA's certificate (`ca-certificates`) in the image",
-    ),
-    _known(
-        "no_tty",
-        r"the input device is not a TTY|inappropriate ioctl for device|not a tty",
-        "a command wants a terminal, and CI has none",
-        "use its non-interactive flag (`docker run` without -t, `--yes`, `DEBIAN_FRONTEND=noninteractive`)",
-    ),
-    _known(
-        "docker_in_job",
-        r"(?:dial unix|connect to) \S*/var/run/docker\.sock",
-        "the step wants a Docker engine, and a job has none",
-        "jobs get no Docker socket; build images with the job key `image: {build: ...}`",
-    ),
-    _known(
-        "glibc",
-        r"version [`']GLIBC_[\d.]+' not found",
-        "a program was built for a newer C library than the image has",
-        "build it in the job's own image, or take a newer image",
-    ),
-    _known(
-        "shared_library",
-        r"error while loading shared libraries: (?P<name>[^:]+)",
-        "the shared library {name} is not in the image",
-        "install the package that holds it",
-    ),
-    _known(
-        "unset_variable",
-        r"(?P<name>[A-Za-z_]\w*): (?:unbound variable|parameter (?:not set|null or not set))",
-        "the variable {name} is not set in the job",
-        "declare it under `variables` or `secrets`: the host's environment is not passed on",
-    ),
-    _known(
-        "file_limit",
-        r"Too many open files|EMFILE",
-        "too many files are open at once",
-        "raise `ulimit -n` in the step, or let it open fewer",
-    ),
-    _known(
-        "read_only",
-        r"Read-only file system|EROFS",
-        "the step writes where nothing can be written",
-        "write below the project's directory or /tmp",
-    ),
-    _known(
-        "permission_denied",
-        r"Permission denied|EACCES|Operation not permitted",
-        "a file may not be used that way",
-        "check the executable bit (`git update-index --chmod=+x FILE`) and the image's user",
-    ),
-    _known(
-        "python_module",
-        r"ModuleNotFoundError: No module named '(?P<name>[^']+)'|ImportError: No module named (?P<other>\S+)",
-        "Python has no module {name}",
-        "install it in the job before it is used; a generated module must be generated there too",
-    ),
-    _known(
-        "node_module",
-        r"Cannot find module '(?P<name>[^']+)'",
-        "Node has no module {name}",
-        "run `npm ci` in the job before it is used; node_modules is rarely part of a snapshot",
-    ),
-    _known(
-        "shell_syntax",
-        r"syntax error near unexpected token|Syntax error: |unexpected EOF while looking for matching",
-        "the step is not a valid script for its shell",
-        "check the quoting in the workflow (`|` keeps a script as it is written)",
-    ),
-    _known(
-        "missing_file",
-        r"No such file or directory|ENOENT|FileNotFoundError|cannot find the file|no such file",
-        "a file is missing",
-        "CI has only what git tracks or does not ignore: `loom snapshot --explain PATH` says why a file is left out",
-    ),
-)
 
 _MISSING = (
     re.compile(r"[Nn]o such file or directory: ['\"](?P<path>[^'\"]+)['\"]"),
@@ -573,125 +370,3 @@ def _missing_in(line: str) -> list[str]:
     if node:
         return [f"{node[1]}{end}" for end in ("", ".js", ".json", ".ts", "/index.js")]
     return [match["path"] for pattern in _MISSING for match in [pattern.search(line)] if match]
-
-
-def _causes(
-    evidence: Evidence,
-    lines: Sequence[str],
-    exit_code: int | None,
-    error: str | None,
-    command: str | None,
-    image: Mapping[str, Any] | None,
-) -> list[Cause]:
-    """What fits, the surest first: at most three."""
-    found: list[Cause] = []
-    ignored = evidence.ignored(missing_paths(lines, command))
-    if ignored is not None:
-        rule = f" ({ignored.rule})" if ignored.rule else ""
-        found.append(
-            Cause(
-                code="ignored_file",
-                summary=f"{ignored.path} is in your checkout, but git ignores it{rule}: CI does not have it",
-                advice=f"track it (`git add -f {shlex.quote(ignored.path)}`), make it in the job, or hand it in as a secret",
-            )
-        )
-    found += _by_ending(evidence, exit_code, error)
-    found += _by_lines(lines, {cause.code for cause in found}, has_image=image is not None)
-    if any(cause.code == "ignored_file" for cause in found):
-        found = [cause for cause in found if cause.code not in ("missing_file", "python_module", "node_module")]
-    if any(cause.code == "registry_unreachable" for cause in found):  # the engine's words of why, not a step's
-        found = [cause for cause in found if cause.code not in ("connection_refused", "name_resolution")]
-    return found[:3]
-
-
-def _by_lines(lines: Sequence[str], taken: set[str], *, has_image: bool) -> list[Cause]:
-    """Known failures by what was printed: the latest line first, of one line the table's first."""
-    found: list[Cause] = []
-    for line in reversed(lines[-LINES_READ:]):
-        for known in KNOWN:
-            match = known.pattern.search(line)
-            if match is None or known.code in taken:
-                continue
-            taken.add(known.code)
-            name = next((value for value in match.groupdict().values() if value), "")
-            summary = known.summary.format(name=name) if name or "{" not in known.summary else known.summary
-            found.append(
-                Cause(
-                    code=known.code,
-                    summary=summary
-                    + (" (on this machine)" if known.code == "command_not_found" and not has_image else ""),
-                    advice=known.advice,
-                    line=line.strip()[:200],
-                )
-            )
-            break
-        if len(found) == 3:
-            break
-    return found
-
-
-def _by_ending(evidence: Evidence, exit_code: int | None, error: str | None) -> list[Cause]:
-    """What the way it ended says, whatever was printed."""
-    status = (evidence.job or {}).get("status")
-    if evidence.state == "interrupted" and status is None:
-        return [
-            Cause(
-                code="loom_killed",
-                summary="loom itself was killed, the machine went down, or its disk was full: nobody wrote the end",
-                advice="run it again; `loom logs RUN` shows what was printed until then",
-            )
-        ]
-    if status == "timed_out":
-        return [
-            Cause(
-                code="timed_out",
-                summary="the time limit was reached",
-                advice="raise `timeout`, or look for what hangs: the last lines are where it was",
-            )
-        ]
-    if error and "ran out of memory" in error:
-        return [
-            Cause(
-                code="out_of_memory",
-                summary="the container's memory ran out, and the kernel ended a process",
-                advice="raise `resources: {memory: ...}`, or let the step use less (fewer parallel workers)",
-            )
-        ]
-    if error and "as many processes as `pids` allows" in error:
-        return [
-            Cause(
-                code="out_of_processes",
-                summary="the container had as many processes as it may have, and could not start another one",
-                advice="raise `resources: {pids: ...}`, or let the step start fewer (fewer parallel workers)",
-            )
-        ]
-    return [_SIGNALS[exit_code]] if exit_code in _SIGNALS else []
-
-
-_SIGNALS = {
-    126: Cause(
-        code="not_executable",
-        summary="exit code 126: a file was found but may not be executed",
-        advice="set its executable bit: `git update-index --chmod=+x FILE`",
-    ),
-    134: Cause(
-        code="aborted",
-        summary="exit code 134: a program aborted itself (SIGABRT)",
-        advice="look for an assertion above",
-    ),
-    137: Cause(
-        code="killed",
-        summary="exit code 137: a program was killed (SIGKILL), most often for want of memory",
-        advice="watch its memory; raise `resources: {memory: ...}` if there is a limit",
-    ),
-    139: Cause(
-        code="segfault",
-        summary="exit code 139: a program crashed (SIGSEGV)",
-        advice="run it under a debugger: `loom shell` opens the job's place",
-    ),
-    143: Cause(
-        code="terminated",
-        summary="exit code 143: a program was asked to end (SIGTERM)",
-        advice="look for what sends it: a time limit of the step's own, or another process",
-    ),
-}
