@@ -17,7 +17,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.dockerfile import context_files
 from loom.plan.model import Build, Image, Secret
-from loom.providers.docker.build import find_buildx
+from loom.providers.docker.buildx import find_buildx
 from loom.providers.docker.cleanup import prune_builds
 from loom.providers.docker.client import connect
 from loom.providers.docker.images import Images, ResolvedImage

@@ -13,7 +13,7 @@ from loom.errors import ImageError
 from loom.images.reference import Reference, normal_platform, parse_reference
 from loom.plan import model
 from loom.plan.image_lock import Facts, ImageLock, ImageUse, Locked, Verdict, shown, verdict
-from loom.providers.docker.build import bases_for
+from loom.providers.docker.build_inputs import bases_for
 from loom.providers.docker.images import Images, ResolvedImage
 from loom.providers.docker.long_calls import say
 from loom.status import OnOutput

@@ -222,7 +222,7 @@ class Images:
                 raise _NotHere(name)
             return present
 
-        from loom.providers.docker.build import settle
+        from loom.providers.docker.build_inputs import settle
 
         try:
             inputs = settle(self, image, workspace=workspace, have=have)

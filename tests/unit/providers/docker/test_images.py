@@ -12,7 +12,7 @@ from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ImageError, RequestError
 from loom.images.reference import parse_reference
 from loom.plan.model import Image, Ready, Service
-from loom.providers.docker.build import what_failed
+from loom.providers.docker.build_output import what_failed
 from loom.providers.docker.credentials import DOCKER_HUB_KEY, Credentials, credentials_for
 from loom.providers.docker.errors import engine_errors
 from loom.providers.docker.long_calls import in_background

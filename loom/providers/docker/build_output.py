@@ -1,0 +1,58 @@
+"""What a builder prints, and what of it says why a build failed."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from loom.errors import ImageError
+from loom.status import OnOutput
+
+if TYPE_CHECKING:
+    pass
+
+
+class Tail:
+    """Hands a builder's output on and remembers its last lines, which say what went wrong."""
+
+    def __init__(self, on_output: OnOutput) -> None:
+        self._on_output = on_output
+        self._half = b""
+        self._last = b""
+
+    def feed(self, chunk: bytes) -> None:
+        # Whole lines, without the empty ones between a builder's paragraphs.
+        *lines, self._half = (self._half + chunk).split(b"\n")
+        said = b"".join(line + b"\n" for line in lines if line.strip())
+        if said:
+            self._on_output("stdout", said)
+        self._last = (self._last + chunk)[-4096:]
+
+    def end(self) -> None:
+        if self._half.strip():
+            self._on_output("stdout", self._half + b"\n")
+
+    def failure(self) -> tuple[int | None, str | None, str]:
+        """The Dockerfile's line and instruction that failed, as far as the builder says, and its last words."""
+        return what_failed(self._last.decode(errors="replace"))
+
+
+def what_failed(said: str) -> tuple[int | None, str | None, str]:
+    """Line, instruction and last words in the end of what a builder printed (BuildKit's or the classic one's)."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("ERROR: ", "error: "))]
+    words = (errors or lines or ["it said nothing"])[-1].removeprefix("ERROR: ").removeprefix("failed to solve: ")
+    if marked := re.findall(r"^ *(\d+) \| >>> (.*)$", said, re.MULTILINE):
+        number, instruction = marked[0]
+        return int(number), instruction.strip(), words
+    steps = re.findall(r"^Step \d+/\d+ : (.*)$", said, re.MULTILINE)
+    return None, steps[-1].strip() if steps else None, words
+
+
+def build_failed(place: str, line: int | None, instruction: str | None, words: str) -> ImageError:
+    place += f":{line}" if line is not None else ""
+    at = f" at `{instruction}`" if instruction else ""
+    hint = "Its whole output is in the section image_build."
+    if "docker/dockerfile" in words:
+        hint = "Its `# syntax=` line asks a registry for the builder's front end. Most builders' own will do: leave it out."
+    return ImageError(f"{place}: the build failed{at}: {words}", hint=hint, code="IMAGE_BUILD_FAILED")

@@ -1,0 +1,181 @@
+"""Builds by BuildKit, through the `buildx` program, which speaks to the same engine."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loom.cancel import Cancel
+from loom.errors import ImageError
+from loom.images.dockerfile import (
+    ALWAYS_OUT,
+)
+from loom.plan import model
+from loom.providers.docker.endpoint import endpoint_of
+from loom.status import OnOutput
+from loom.util import processes
+
+if TYPE_CHECKING:
+    pass
+from loom.providers.docker.build_inputs import BuildInputs
+from loom.providers.docker.build_output import Tail, build_failed
+
+_PLUGIN_FOLDERS = (
+    "/usr/local/lib/docker/cli-plugins",
+    "/usr/local/libexec/docker/cli-plugins",
+    "/usr/lib/docker/cli-plugins",
+    "/usr/libexec/docker/cli-plugins",
+)
+_TERMINATE_GRACE_S = 5.0
+
+
+def find_buildx(environ: Mapping[str, str]) -> list[str] | None:
+    """The command that runs BuildKit builds, if this machine has one; `LOOM_BUILDKIT=0` or `DOCKER_BUILDKIT=0` hides it."""
+    if "0" in (environ.get("LOOM_BUILDKIT"), environ.get("DOCKER_BUILDKIT")):
+        return None
+    home = environ.get("DOCKER_CONFIG") or f"{environ.get('HOME', '')}/.docker"
+    for folder in (f"{home}/cli-plugins", *_PLUGIN_FOLDERS):
+        program = f"{folder}/docker-buildx"
+        if os.access(program, os.X_OK):
+            # The plugin runs on its own as well, so that no `docker` program is needed.
+            return [program]
+    program = shutil.which("docker-buildx", path=environ.get("PATH")) or ""
+    return [program] if program else None
+
+
+def build_with_buildx(
+    buildx: list[str],
+    build: model.Build,
+    inputs: BuildInputs,
+    *,
+    environ: Mapping[str, str],
+    on_output: OnOutput,
+    cancel: Cancel,
+    secrets: Mapping[str, bytes],
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="loom-build-") as folder, _in_memory(secrets) as descriptors:
+        # The Dockerfile goes in from here, beside ignore rules that also leave loom's own record out: the builder looks
+        # for `<Dockerfile>.dockerignore` first, and the workspace stays untouched.
+        dockerfile = Path(folder, inputs.dockerfile.name)
+        dockerfile.write_text(inputs.text)
+        rules = "\n".join([*inputs.ignore_lines, *ALWAYS_OUT]) + "\n"
+        dockerfile.with_name(f"{dockerfile.name}.dockerignore").write_text(rules, errors="surrogateescape")
+        command = [*buildx, "build", "--builder", "default", "--progress", "plain", "--provenance", "false"]
+        command += ["--file", str(dockerfile), "--tag", inputs.tag, "--platform", inputs.platform]
+        if build.target is not None:
+            command += ["--target", build.target]
+        for name, value in build.args.items():
+            command += ["--build-arg", f"{name}={value}"]
+        for name, descriptor in descriptors.items():
+            command += ["--secret", f"id={name},src=/proc/self/fd/{descriptor}"]
+        tail = Tail(on_output)
+        code = _run(
+            [*command, str(inputs.context)],
+            scratch=folder,
+            descriptors=tuple(descriptors.values()),
+            environ=_buildx_environment(environ),
+            on_bytes=tail.feed,
+            cancel=cancel,
+        )
+        tail.end()
+        if cancel.requested:
+            raise ImageError(f"canceled while building {inputs.tag}", code="CANCELED")
+        if code != 0:
+            raise build_failed(inputs.place, *tail.failure())
+
+
+@contextmanager
+def _in_memory(secrets: Mapping[str, bytes]) -> Iterator[dict[str, int]]:
+    """Each value as a file that no disk has, no other user can open, and that is gone with the last process that has it."""
+    descriptors: dict[str, int] = {}
+    try:
+        for name, value in secrets.items():
+            made = os.memfd_create("loom-secret", os.MFD_CLOEXEC)
+            # Above the numbers that a shell may use for itself.
+            descriptors[name] = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 10)
+            with os.fdopen(made, "wb") as file:
+                file.write(value)
+        yield descriptors
+    finally:
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+
+
+def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The builder `default` is then the engine that loom talks to, also when a Docker context names it."""
+    endpoint = endpoint_of(environ)
+    values = {**environ, "DOCKER_HOST": endpoint.url, "NO_COLOR": "1", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+    values.pop("DOCKER_CONTEXT", None)
+    if endpoint.ca_cert is not None:
+        values |= {
+            "DOCKER_CERT_PATH": str(endpoint.ca_cert.parent),
+            "DOCKER_TLS_VERIFY": "1" if endpoint.verify else "",
+        }
+    return values
+
+
+# Ends the command when its own input ends, which it does when loom is gone; a silent one would go on building else. Then
+# nobody else removes what loom had made for it ($0) either.
+_WITH_LOOM = """
+exec 3<&0
+"$@" </dev/null 3<&- &
+command=$!
+{ read -r line <&3; kill -TERM "$command"; } >/dev/null 2>&1 &
+watcher=$!
+wait "$command"
+code=$?
+kill "$watcher" 2>/dev/null
+rm -rf "$0"
+exit "$code"
+"""
+
+
+def _run(
+    command: list[str],
+    *,
+    scratch: str,
+    descriptors: tuple[int, ...],
+    environ: Mapping[str, str],
+    on_bytes: Any,
+    cancel: Cancel,
+) -> int:
+    """The exit code. The directory `scratch` is gone afterwards, also when loom is killed meanwhile; the command has
+    `descriptors` open."""
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", _WITH_LOOM, scratch, *command],
+        env=dict(environ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        pass_fds=descriptors,
+    )
+    end = partial(processes.end, process, grace_s=_TERMINATE_GRACE_S, group=True)
+
+    def end_aside() -> None:
+        # Runs in the thread that asks for the cancel, which must not wait for us.
+        threading.Thread(target=end, name="loom-build-end", daemon=True).start()
+
+    unregister = cancel.on_request(end_aside)
+    try:
+        assert process.stdout is not None
+        while chunk := os.read(process.stdout.fileno(), 65536):
+            on_bytes(chunk)
+        return process.wait()  # no limit: a cancel kills it
+    except BaseException:
+        processes.end(process, group=True)
+        raise
+    finally:
+        unregister()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
