@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import stat
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,17 +26,16 @@ from loom.providers.docker.ownership import Ids, Owner, Workspaces, foreign, han
 from loom.providers.docker.retries import retrying
 from loom.providers.files import Edit, archive_of, packed, renamed, unnoticed, unpack
 from loom.storage.tar import climbs_out
-from loom.util.file_systems import file_system_of
 from loom.util.paths import jobs_of
 
 if TYPE_CHECKING:
     import docker
 
     from loom.storage.workspace import OnSkipped
+from loom.providers.docker.overlay import can_be_named, differences, foreign_paths, lstat, remove_work
+
 UNAVAILABLE = "VIEW_UNAVAILABLE"
 """The code of an error that says: there can be no such view here."""
-_UPPER_FILE_SYSTEMS = ("ext4", "xfs", "btrfs", "tmpfs", "f2fs", "bcachefs")
-"""Those that an overlay's upper layer can be on: they have room for its marks."""
 
 AsRoot = Callable[[str], int]
 """Runs a line of shell as root beside the job, with the workspace at its place; its exit code."""
@@ -106,7 +104,7 @@ class BindMount:
         self._mode = 0o700
 
     def make(self) -> None:
-        if (status := _lstat(self._workspace)) is not None:  # else the engine tells what is wrong
+        if (status := lstat(self._workspace)) is not None:  # else the engine tells what is wrong
             self._mode = stat.S_IMODE(status.st_mode)
 
     def spec(self) -> list[dict[str, Any]]:
@@ -142,7 +140,7 @@ class BindMount:
 
     def _close(self, me: Owner, mode: int) -> None:
         """A run's workspace is its owner's, and closed to others, whatever the job made of it."""
-        status = _lstat(self._workspace)
+        status = lstat(self._workspace)
         if status is None:
             return
         if me.uid == 0 and (status.st_uid, status.st_gid) != (me.uid, me.gid):
@@ -317,7 +315,7 @@ class OverlayMount(_EngineVolume):
         except OSError as error:
             raise ProviderError(f"no place for the layers of job {self._request.job_id}: {error}") from error
         for path in (lower, self._upper, work):
-            if not _can_be_named(path):
+            if not can_be_named(path):
                 raise ProviderError(
                     f"an overlay can't be made of {path}: overlayfs takes no path with a comma, colon or backslash",
                     hint="use the mount mode `auto`, or another temporary directory",
@@ -425,141 +423,3 @@ def _read_only(request: SessionRequest) -> list[dict[str, Any]]:
 
 def _chown(user: Owner, directory: str) -> str:
     return f"chown -Rh {user.uid}:{user.gid} '{directory}'"
-
-
-def can_lie_over(workspace: Path) -> bool:
-    """Whether an overlay over `workspace`, with its upper layer beside it, can be named, and would be complete."""
-    return _can_be_named(workspace) and file_system_of(workspace) in _UPPER_FILE_SYSTEMS
-
-
-def _can_be_named(path: Path) -> bool:
-    return not set(str(path)) & set(",:\\\n")
-
-
-def remove_work(layers: Path) -> None:
-    """Remove what only a mounted overlay needs; the layer that holds what the job wrote stays with the run's workspace."""
-    own = layers / "work" / "work"
-    try:
-        # The kernel's own, root's, empty, and closed to all others: it can be removed but not looked into.
-        own.rmdir()
-    except OSError:
-        # Not empty, where a job was killed in the middle of something; a rootless engine's is the caller's to open.
-        with contextlib.suppress(OSError):
-            own.chmod(0o700)
-    shutil.rmtree(layers / "work", ignore_errors=True)
-
-
-def foreign_paths(upper: Path, me: Owner) -> Iterator[str]:
-    """What in an upper layer belongs to others, relative to it; whiteouts belong to nobody."""
-    if upper.stat().st_uid != me.uid:
-        yield "."
-    for directory, names, files in os.walk(upper, onerror=None):
-        for name in (*names, *files):
-            path = Path(directory) / name
-            status = path.lstat()
-            if status.st_uid != me.uid and not stat.S_ISCHR(status.st_mode):
-                yield path.relative_to(upper).as_posix()
-
-
-def differences(lower: Path, upper: Path) -> Iterator[Change]:
-    """What an upper layer changes in its lower one, `.git` aside: files and links, and directories that hold nothing."""
-    pending: list[tuple[str, str | None, bool]] = [("", "", False)]
-    while pending:
-        path, below, moved = pending.pop()
-        try:
-            with os.scandir(upper / path) as scanned:
-                entries = list(scanned)
-        except PermissionError:
-            continue
-        names = {entry.name for entry in entries}
-        if moved and below is not None:
-            yield from _moved_here(lower / below, path, names)
-        elif _is_opaque(upper / path):
-            yield from _deleted_below(lower, path, names)
-        for entry in entries:
-            here = f"{path}/{entry.name}" if path else entry.name
-            if here != ".git":
-                yield from _difference(lower, entry, here, below, moved, pending)
-
-
-def _difference(
-    lower: Path,
-    entry: os.DirEntry[str],
-    path: str,
-    below: str | None,
-    moved: bool,
-    pending: list[tuple[str, str | None, bool]],
-) -> Iterator[Change]:
-    """`below`: the lower layer's directory that this one's directory lies over, which was `moved` here or not."""
-    status = entry.stat(follow_symlinks=False)
-    under = None if below is None else f"{below}/{entry.name}" if below else entry.name
-    before = None if under is None else _lstat(lower / under)
-    if stat.S_ISDIR(status.st_mode):
-        source = _redirect(Path(entry.path), below or "")
-        pending.append((path, source or (under if before else None), moved or source is not None))
-        if before is None and source is None and _is_empty(Path(entry.path)):
-            yield Change(path=path, kind="added")
-    elif stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-        if not moved:
-            yield Change(path=path, kind="deleted")
-    elif before is None or moved:
-        yield Change(path=path, kind="added")
-    elif not _looks_the_same(status, before):
-        yield Change(path=path, kind="modified")
-
-
-def _redirect(directory: Path, below: str) -> str | None:
-    """Where in the lower layer a directory was, which the job has moved. Only root can see the mark."""
-    with contextlib.suppress(OSError):
-        mark = os.fsdecode(os.getxattr(directory, "trusted.overlay.redirect", follow_symlinks=False))
-        return mark.lstrip("/") if mark.startswith("/") else f"{below}/{mark}".lstrip("/")
-    return None
-
-
-def _moved_here(source: Path, path: str, changed: set[str]) -> Iterator[Change]:
-    """What a directory that was moved to `path` holds, and nobody has touched since."""
-    for directory, _, files in os.walk(source):
-        relative = Path(directory).relative_to(source)
-        if relative.parts[:1] and relative.parts[0] in changed:
-            continue
-        for name in files:
-            if relative.parts or name not in changed:
-                yield Change(path=(Path(path) / relative / name).as_posix(), kind="added")
-
-
-def _looks_the_same(one: os.stat_result, other: os.stat_result) -> bool:
-    # A change of owner alone copies a file up with its times; that is loom's doing, not the job's.
-    return (one.st_mode, one.st_size, one.st_mtime_ns) == (other.st_mode, other.st_size, other.st_mtime_ns)
-
-
-def _lstat(path: Path) -> os.stat_result | None:
-    try:
-        return path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _is_empty(directory: Path) -> bool:
-    try:
-        with os.scandir(directory) as entries:
-            return next(entries, None) is None
-    except PermissionError:
-        return False
-
-
-def _is_opaque(directory: Path) -> bool:
-    """True for a directory that hides the lower one of its name. Only root can see the mark, but for a rootless engine's."""
-    for mark in ("trusted.overlay.opaque", "user.overlay.opaque"):
-        with contextlib.suppress(OSError):
-            if os.getxattr(directory, mark, follow_symlinks=False) == b"y":
-                return True
-    return False
-
-
-def _deleted_below(lower: Path, directory: str, kept: set[str]) -> Iterator[Change]:
-    try:
-        names = os.listdir(lower / directory)  # noqa: PTH208
-    except OSError:
-        return  # there is none below: the directory is new
-    for name in set(names) - kept:
-        yield Change(path=f"{directory}/{name}", kind="deleted")

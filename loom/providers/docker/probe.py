@@ -20,6 +20,7 @@ from loom.providers.docker.errors import translated
 from loom.providers.docker.labels import CHECKPOINT
 from loom.providers.docker.provider import DockerProvider
 from loom.providers.docker.retries import retrying
+from loom.util.within import within
 
 if TYPE_CHECKING:
     import docker
@@ -72,30 +73,24 @@ def candidates(client: docker.DockerClient, default_image: str) -> Iterator[tupl
 
 def _start_within(limit_s: float, client: docker.DockerClient, name: str, image_id: str, tmp_dir: Path) -> None:
     """In a thread, since an engine may stay silent: what that leaves is labelled, and the next loom removes it."""
-    cancel = Cancel()
-    raised: list[BaseException] = []
+    cancel, ended = Cancel(), threading.Event()
 
     def start() -> None:
         try:
             _start(client, name, image_id, tmp_dir, cancel)
-        except BaseException as error:  # noqa: BLE001  raised again where it is waited for
-            raised.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=start, name="probe", daemon=True)
-    thread.start()
-    thread.join(max(limit_s, 0))
-    late = thread.is_alive()
-    if late:
+    try:
+        within(max(limit_s, 0), start)
+    except TimeoutError:
         cancel.request(None)
-        thread.join(5)
-    if late:
+        ended.wait(5)
         raise ProviderError(
             f"a container of {name} did not start, run a command and end in time",
             hint="see the engine's log, such as `journalctl -u docker`; restart it if it hangs",
             code="PROBE_TIMED_OUT",
-        )
-    if raised:
-        raise raised[0]
+        ) from None
 
 
 def _start(client: docker.DockerClient, name: str, image_id: str, tmp_dir: Path, cancel: Cancel) -> None:

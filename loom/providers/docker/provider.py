@@ -24,7 +24,8 @@ from loom.providers.docker.connection import Engine
 from loom.providers.docker.devices import device_requests_of, devices_of
 from loom.providers.docker.endpoint import endpoint_of
 from loom.providers.docker.errors import DISK_FULL, translated
-from loom.providers.docker.mounts import Mount, can_lie_over, mount_of
+from loom.providers.docker.mounts import Mount, mount_of
+from loom.providers.docker.overlay import can_lie_over
 from loom.providers.docker.ownership import Workspaces
 from loom.providers.docker.retries import StartFailed, starting
 from loom.providers.docker.session import DockerSession

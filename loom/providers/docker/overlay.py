@@ -1,0 +1,158 @@
+"""What the layers of an overlay say: which paths a job has changed, and whose they are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loom.providers.base import Change
+from loom.providers.docker.ownership import Owner
+from loom.util.file_systems import file_system_of
+
+if TYPE_CHECKING:
+    pass
+_UPPER_FILE_SYSTEMS = ("ext4", "xfs", "btrfs", "tmpfs", "f2fs", "bcachefs")
+"""Those that an overlay's upper layer can be on: they have room for its marks."""
+
+
+def can_lie_over(workspace: Path) -> bool:
+    """Whether an overlay over `workspace`, with its upper layer beside it, can be named, and would be complete."""
+    return can_be_named(workspace) and file_system_of(workspace) in _UPPER_FILE_SYSTEMS
+
+
+def can_be_named(path: Path) -> bool:
+    return not set(str(path)) & set(",:\\\n")
+
+
+def remove_work(layers: Path) -> None:
+    """Remove what only a mounted overlay needs; the layer that holds what the job wrote stays with the run's workspace."""
+    own = layers / "work" / "work"
+    try:
+        # The kernel's own, root's, empty, and closed to all others: it can be removed but not looked into.
+        own.rmdir()
+    except OSError:
+        # Not empty, where a job was killed in the middle of something; a rootless engine's is the caller's to open.
+        with contextlib.suppress(OSError):
+            own.chmod(0o700)
+    shutil.rmtree(layers / "work", ignore_errors=True)
+
+
+def foreign_paths(upper: Path, me: Owner) -> Iterator[str]:
+    """What in an upper layer belongs to others, relative to it; whiteouts belong to nobody."""
+    if upper.stat().st_uid != me.uid:
+        yield "."
+    for directory, names, files in os.walk(upper, onerror=None):
+        for name in (*names, *files):
+            path = Path(directory) / name
+            status = path.lstat()
+            if status.st_uid != me.uid and not stat.S_ISCHR(status.st_mode):
+                yield path.relative_to(upper).as_posix()
+
+
+def differences(lower: Path, upper: Path) -> Iterator[Change]:
+    """What an upper layer changes in its lower one, `.git` aside: files and links, and directories that hold nothing."""
+    pending: list[tuple[str, str | None, bool]] = [("", "", False)]
+    while pending:
+        path, below, moved = pending.pop()
+        try:
+            with os.scandir(upper / path) as scanned:
+                entries = list(scanned)
+        except PermissionError:
+            continue
+        names = {entry.name for entry in entries}
+        if moved and below is not None:
+            yield from _moved_here(lower / below, path, names)
+        elif _is_opaque(upper / path):
+            yield from _deleted_below(lower, path, names)
+        for entry in entries:
+            here = f"{path}/{entry.name}" if path else entry.name
+            if here != ".git":
+                yield from _difference(lower, entry, here, below, moved, pending)
+
+
+def _difference(
+    lower: Path,
+    entry: os.DirEntry[str],
+    path: str,
+    below: str | None,
+    moved: bool,
+    pending: list[tuple[str, str | None, bool]],
+) -> Iterator[Change]:
+    """`below`: the lower layer's directory that this one's directory lies over, which was `moved` here or not."""
+    status = entry.stat(follow_symlinks=False)
+    under = None if below is None else f"{below}/{entry.name}" if below else entry.name
+    before = None if under is None else lstat(lower / under)
+    if stat.S_ISDIR(status.st_mode):
+        source = _redirect(Path(entry.path), below or "")
+        pending.append((path, source or (under if before else None), moved or source is not None))
+        if before is None and source is None and _is_empty(Path(entry.path)):
+            yield Change(path=path, kind="added")
+    elif stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+        if not moved:
+            yield Change(path=path, kind="deleted")
+    elif before is None or moved:
+        yield Change(path=path, kind="added")
+    elif not _looks_the_same(status, before):
+        yield Change(path=path, kind="modified")
+
+
+def _redirect(directory: Path, below: str) -> str | None:
+    """Where in the lower layer a directory was, which the job has moved. Only root can see the mark."""
+    with contextlib.suppress(OSError):
+        mark = os.fsdecode(os.getxattr(directory, "trusted.overlay.redirect", follow_symlinks=False))
+        return mark.lstrip("/") if mark.startswith("/") else f"{below}/{mark}".lstrip("/")
+    return None
+
+
+def _moved_here(source: Path, path: str, changed: set[str]) -> Iterator[Change]:
+    """What a directory that was moved to `path` holds, and nobody has touched since."""
+    for directory, _, files in os.walk(source):
+        relative = Path(directory).relative_to(source)
+        if relative.parts[:1] and relative.parts[0] in changed:
+            continue
+        for name in files:
+            if relative.parts or name not in changed:
+                yield Change(path=(Path(path) / relative / name).as_posix(), kind="added")
+
+
+def _looks_the_same(one: os.stat_result, other: os.stat_result) -> bool:
+    # A change of owner alone copies a file up with its times; that is loom's doing, not the job's.
+    return (one.st_mode, one.st_size, one.st_mtime_ns) == (other.st_mode, other.st_size, other.st_mtime_ns)
+
+
+def lstat(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _is_empty(directory: Path) -> bool:
+    try:
+        with os.scandir(directory) as entries:
+            return next(entries, None) is None
+    except PermissionError:
+        return False
+
+
+def _is_opaque(directory: Path) -> bool:
+    """True for a directory that hides the lower one of its name. Only root can see the mark, but for a rootless engine's."""
+    for mark in ("trusted.overlay.opaque", "user.overlay.opaque"):
+        with contextlib.suppress(OSError):
+            if os.getxattr(directory, mark, follow_symlinks=False) == b"y":
+                return True
+    return False
+
+
+def _deleted_below(lower: Path, directory: str, kept: set[str]) -> Iterator[Change]:
+    try:
+        names = os.listdir(lower / directory)  # noqa: PTH208
+    except OSError:
+        return  # there is none below: the directory is new
+    for name in set(names) - kept:
+        yield Change(path=f"{directory}/{name}", kind="deleted")
