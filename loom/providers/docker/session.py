@@ -16,6 +16,7 @@ from loom.providers.docker import checkpoint, driver, refusals
 from loom.providers.docker.as_root import RootShell
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.channel import Channel, Died, Lost, Talk
+from loom.providers.docker.container import environment_of
 from loom.providers.docker.errors import translated
 from loom.providers.docker.exec import Inside
 from loom.providers.docker.labels import kept_name
@@ -51,7 +52,6 @@ class DockerSession:
         facts: SessionFacts,
         mount: Mount,
         container_labels: Mapping[str, str],
-        raw_environment: Mapping[str, str],
         on_output: OnOutput,
     ) -> None:
         self._client = client
@@ -64,7 +64,7 @@ class DockerSession:
             client=client, facts=facts, mount=mount, job_id=request.job_id, labels=container_labels
         )
         # What the engine's JSON can't carry (bytes that are not UTF-8) is set again in each step.
-        self._raw_environment = raw_environment
+        self._raw_environment = environment_of(request)[1]
         self._on_session_output = on_output
         self._handed_over = False
         self._handed_on: dict[str, str] = {}

@@ -13,9 +13,9 @@ import pytest
 from loom.errors import ProviderError
 from loom.plan.model import Resources
 from loom.providers.docker.capabilities import Traits
+from loom.providers.docker.container import host_config
 from loom.providers.docker.mounts import BindMount
 from loom.providers.docker.ownership import Workspaces
-from loom.providers.docker.provider import host_config
 
 if TYPE_CHECKING:
     from conftest import Place
