@@ -89,67 +89,94 @@ def run_jobs(
     request is left behind with the result that `on_stuck` gives it. An exception out of `run_job` (a bug, a record that can't be
     written) is raised here once the running jobs are over.
     """
-    results: dict[str, JobResult] = dict(done or {})
-    running: set[str] = set()
-    over: queue.SimpleQueue[tuple[str, JobResult | BaseException] | None] = queue.SimpleQueue()
-    broken: BaseException | None = None
-    stopping: str | None = None
-
-    def work(job: Job) -> None:
-        try:
-            over.put((job.id, run_job(job)))
-        except BaseException as error:  # noqa: BLE001  carried to the loop, which raises it
-            over.put((job.id, error))
-
-    unregister = cancel.on_request(lambda: over.put(None))
-    while len(results) < len(plan.jobs):
-        if stopping is None and cancel.requested:
-            stopping = "the run was interrupted"
-        if stopping is not None or broken is not None:
-            reason = stopping or "the run broke"
-            for job in plan.jobs:
-                if job.id not in results and job.id not in running:
-                    results[job.id] = JobResult(status=Status.SKIPPED)
-                    if broken is None:
-                        on_skip(job, Skip(job_id=job.id, reason=reason))
+    schedule = _Schedule(plan, run_job, on_skip, dict(done or {}))
+    unregister = cancel.on_request(schedule.wake)
+    while not schedule.complete:
+        if schedule.ending is None and cancel.requested:
+            schedule.ending = "the run was interrupted"
+        if schedule.ending is None:
+            schedule.start(at_most)
         else:
-            decision = decide(plan, results, frozenset(running))
-            for skip in decision.skip:
-                results[skip.job_id] = JobResult(status=Status.SKIPPED)
-                on_skip(plan.job(skip.job_id), skip)
-            for job_id in decision.start[: max(0, at_most - len(running))]:
-                running.add(job_id)
-                threading.Thread(target=work, args=(plan.job(job_id),), name=f"job {job_id}", daemon=True).start()
-        if not running:
-            if len(results) < len(plan.jobs) and stopping is None and broken is None:
-                decision = decide(plan, results, frozenset())
-                if not decision.start and not decision.skip:
-                    raise AssertionError("no job can start: the plan has a cycle")
+            schedule.skip_the_rest()
+        if not schedule.running:
             continue
         try:
             # No limit before the second request: each job has its own, and a request puts something in.
-            ended = over.get(timeout=cancel.at_once_s)
+            ended = schedule.over.get(timeout=cancel.at_once_s)
         except queue.Empty:
-            for job_id in sorted(running):
-                results[job_id] = on_stuck(plan.job(job_id))
-            running.clear()
+            for job_id in sorted(schedule.running):
+                schedule.results[job_id] = on_stuck(plan.job(job_id))
+            schedule.running.clear()
             continue
-        if ended is None:
-            continue
-        job_id, outcome = ended
-        running.discard(job_id)
-        if isinstance(outcome, BaseException):
-            broken = broken or outcome
-            results[job_id] = JobResult(status=Status.ERROR)
-            if stop is not None:
-                stop()
-        else:
-            results[job_id] = outcome
-            if fail_fast and stopping is None and not (outcome.lets_go_on or outcome.status is Status.SKIPPED):
-                stopping = f"{job_id} did not succeed, and --fail-fast ends the run"
-                if stop is not None:
-                    stop()
+        if ended is not None and schedule.settle(*ended, fail_fast=fail_fast) and stop is not None:
+            stop()
     unregister()
-    if broken is not None:
-        raise broken
-    return {job.id: results[job.id] for job in plan.jobs}
+    if schedule.broken is not None:
+        raise schedule.broken
+    return {job.id: schedule.results[job.id] for job in plan.jobs}
+
+
+class _Schedule:
+    """The jobs of a plan that run, are over, or will not run. `ending`: why nothing starts any more."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        run_job: Callable[[Job], JobResult],
+        on_skip: Callable[[Job, Skip], None],
+        results: dict[str, JobResult],
+    ) -> None:
+        self._plan = plan
+        self._run_job = run_job
+        self._on_skip = on_skip
+        self.results = results
+        self.running: set[str] = set()
+        self.over: queue.SimpleQueue[tuple[str, JobResult | BaseException] | None] = queue.SimpleQueue()
+        self.ending: str | None = None
+        self.broken: BaseException | None = None
+
+    @property
+    def complete(self) -> bool:
+        return len(self.results) >= len(self._plan.jobs)
+
+    def wake(self) -> None:
+        self.over.put(None)
+
+    def start(self, at_most: int) -> None:
+        decision = decide(self._plan, self.results, frozenset(self.running))
+        for skip in decision.skip:
+            self.results[skip.job_id] = JobResult(status=Status.SKIPPED)
+            self._on_skip(self._plan.job(skip.job_id), skip)
+        for job_id in decision.start[: max(0, at_most - len(self.running))]:
+            self.running.add(job_id)
+            job = self._plan.job(job_id)
+            threading.Thread(target=self._work, args=(job,), name=f"job {job_id}", daemon=True).start()
+        if not self.running and not decision.skip and not self.complete:
+            raise AssertionError("no job can start: the plan has a cycle")
+
+    def _work(self, job: Job) -> None:
+        try:
+            self.over.put((job.id, self._run_job(job)))
+        except BaseException as error:  # noqa: BLE001  carried to the loop, which raises it
+            self.over.put((job.id, error))
+
+    def skip_the_rest(self) -> None:
+        for job in self._plan.jobs:
+            if job.id not in self.results and job.id not in self.running:
+                self.results[job.id] = JobResult(status=Status.SKIPPED)
+                if self.broken is None:
+                    self._on_skip(job, Skip(job_id=job.id, reason=self.ending or ""))
+
+    def settle(self, job_id: str, outcome: JobResult | BaseException, *, fail_fast: bool) -> bool:
+        """Take the end of a job; whether the other jobs have to stop."""
+        self.running.discard(job_id)
+        if isinstance(outcome, BaseException):
+            self.broken = self.broken or outcome
+            self.ending = self.ending or "the run broke"
+            self.results[job_id] = JobResult(status=Status.ERROR)
+            return True
+        self.results[job_id] = outcome
+        if not fail_fast or self.ending is not None or outcome.lets_go_on or outcome.status is Status.SKIPPED:
+            return False
+        self.ending = f"{job_id} did not succeed, and --fail-fast ends the run"
+        return True

@@ -27,7 +27,6 @@ from loom.record.step_outputs import recorded, restored
 from loom.runner.hooks import keeps
 from loom.runner.previous_run import step_named
 from loom.secrets.masking import Masker
-from loom.snapshot.sync import _both_sides
 from loom.status import Status
 
 JOB = Job(
@@ -134,21 +133,6 @@ def test_what_is_kept_by_policy() -> None:
     assert kept == [Status.FAILURE, Status.ERROR, Status.TIMED_OUT]
     assert keeps("always", Status.SUCCESS)
     assert not keeps("always", Status.CANCELED)
-
-
-@pytest.mark.parametrize(
-    ("line", "both"),
-    [
-        (b"diff --git b/new b/new\n", b"diff --git a/new b/new\n"),
-        (b"diff --git a/old a/old\n", b"diff --git a/old b/old\n"),
-        (b"diff --git a/x b/x\n", b"diff --git a/x b/x\n"),
-        (b"diff --git b/a b b/a b\n", b"diff --git a/a b b/a b\n"),
-        (b'diff --git "b/\\303" "b/\\303"\n', b'diff --git "a/\\303" "b/\\303"\n'),
-        (b"+diff --git b/new b/new\n", b"+diff --git b/new b/new\n"),
-    ],
-)
-def test_patch_headers_name_both_sides(line: bytes, both: bytes) -> None:
-    assert _both_sides(line) == both
 
 
 def test_links_in_the_workspace_are_replaced_not_followed(tmp_path: Path) -> None:
