@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -22,6 +23,20 @@ Fill = Callable[..., Path]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As whatever is started in the background of a script has it. Tests send this signal, and mean it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """pytest's own directory, or under the mark `open_tmp_path` one that every user may enter.
+
+    pytest closes the directory that all its runs share each time that it starts, also under the tests of another run.
+    """
+    if request.node.get_closest_marker("open_tmp_path") is None:
+        yield tmp_path
+        return
+    with TemporaryDirectory(prefix="loom-test-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -15,6 +14,8 @@ from urllib.parse import quote
 import docker
 import pytest
 import zstandard
+
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.docker
 
@@ -132,23 +133,10 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-def wait_for(place: Place, running: subprocess.Popen[bytes]) -> Path:
-    """The workspace, once the job has come to the step that waits."""
-    for _ in range(600):
-        found = list(place.tmp.glob("loom-run-local-*/started"))
-        if found:
-            return found[0].parent
-        if running.poll() is not None:
-            break
-        time.sleep(0.1)
-    running.terminate()
-    running.wait(timeout=30)
-    pytest.fail(f"the job did not get there: {place.screen.read_text()}")
-
-
 def test_nothing_that_a_run_leaves_holds_a_secret(place: Place) -> None:
     running = place.start(WORKFLOW, "--mount-mode", "bind_mount")  # to see in the workspace how far the job is
-    workspace = wait_for(place, running)
+    # Until the job has come to the step that waits.
+    workspace = until(lambda: list(place.tmp.glob("loom-run-local-*/started")), while_runs=running)[0].parent
 
     engine = docker.from_env()
     try:

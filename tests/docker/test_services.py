@@ -22,6 +22,7 @@ from loom.providers.docker.client import connect
 from loom.providers.docker.images import Images
 from loom.providers.docker.readiness import Inside
 from loom.providers.docker.services import ServiceNetwork, services
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.docker
 
@@ -209,7 +210,7 @@ def test_a_command_that_hangs_counts_as_not_ready(bench: Bench) -> None:
     started = time.monotonic()
     with pytest.raises(ServiceError, match="gave no answer within 1 s"), bench.open(hangs):
         pass
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30, "it waited for the command"
 
 
 def test_a_service_that_says_nothing_about_itself_just_has_to_run(bench: Bench) -> None:
@@ -248,12 +249,12 @@ def test_a_service_that_ends_before_it_is_ready(bench: Bench) -> None:
     ):
         pass
     assert "no config" in (failed.value.hint or "")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
 
 
 def test_a_service_that_dies_later_is_reported_once(bench: Bench) -> None:
     with bench.open(service("dies", "sleep 0.7; echo goodbye; exit 3")):
-        time.sleep(1.5)
+        until(lambda: bench.died)
         assert bench.died == [("dies", "exit code 3")]
     assert bench.lines("dies") == ["goodbye"]
     assert bench.said.count("ended with exit code 3") == 1
@@ -265,7 +266,7 @@ def test_one_that_fails_ends_the_wait_for_the_others(bench: Bench) -> None:
     started = time.monotonic()
     with pytest.raises(ServiceError, match="service broken ended"), bench.open(waits, broken):
         pass
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
 
 
 def test_a_command_that_is_not_in_the_image(bench: Bench) -> None:
@@ -286,7 +287,7 @@ def test_a_cancel_ends_the_wait(bench: Bench) -> None:
     with pytest.raises(ServiceError) as ended, bench.open(service("slow", "sleep 60", ready=Ready(tcp=1))):
         pass
     assert ended.value.code == "CANCELED"
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30, "it waited for the service"
 
 
 def test_what_fails_in_the_block_passes_through_and_everything_goes(bench: Bench) -> None:

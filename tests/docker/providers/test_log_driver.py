@@ -1,7 +1,6 @@
 """Where a container's output is kept, beside what loom reads."""
 
 import os
-import time
 from typing import Literal
 
 import docker
@@ -10,6 +9,7 @@ import pytest
 from loom.providers.docker.client import shared
 from loom.providers.docker.provider import DockerProvider
 from tests.docker.providers.conftest import Place
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.docker
 
@@ -24,8 +24,6 @@ def test_output_arrives_with_either_log(
         container = engine.containers.get(job.session.facts.container_id)
         assert container.attrs["HostConfig"]["LogConfig"]["Type"] == driver
         if driver == "json-file":
-            deadline = time.monotonic() + 30  # the engine writes its log beside what it streams, and may be behind
-            while b"\n9999\n" not in container.logs() and time.monotonic() < deadline:
-                time.sleep(0.2)
-            assert b"\n9999\n" in container.logs()
+            # The engine writes its log beside what it streams, and may be behind.
+            until(lambda: b"\n9999\n" in container.logs())
     assert docker_place.provider.close() == []

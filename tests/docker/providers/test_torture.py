@@ -22,6 +22,7 @@ from loom.providers.docker import driver
 from loom.providers.docker.cleanup import reap
 from loom.status import Ended, Stream
 from tests.support.effort import effort
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -269,9 +270,9 @@ def test_output_that_nobody_can_take_ends_the_job_at_once(docker_place: Place) -
     def refuse(stream: Stream, data: bytes) -> None:
         raise InfrastructureError("no room")
 
-    started = time.monotonic()
     with docker_place.job() as job:
         job.run("sleep 60 & echo up")
+        started = time.monotonic()
         with pytest.raises(InfrastructureError, match="no room"):
             job.session.run(Command(script="echo much; sleep 60", shell=()), refuse, Cancel())
     assert time.monotonic() - started < 2.9, "less than what a driver that does not answer is given"
@@ -405,10 +406,7 @@ def test_a_killed_loom_leaves_no_container_running(holder: Any, engine: docker.D
     if script:
         assert "up" in process.stdout.readline()
     os.kill(process.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 3
-    while engine.api.inspect_container(container)["State"]["Running"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: not engine.api.inspect_container(container)["State"]["Running"])
 
 
 # Podman
@@ -430,10 +428,7 @@ def test_podman_ends_a_killed_looms_container_too(podman_place: Place, podman: d
     process.kill()
     process.wait()
     process.stdout.close()
-    deadline = time.monotonic() + 3
-    while podman.api.inspect_container(container)["State"]["Running"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: not podman.api.inspect_container(container)["State"]["Running"])
     assert [found.problem for found in reap(podman) if found.kind == "container"] == [""]
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import pexpect
 import pytest
 
 from tests.support.loom_process import run_loom
+from tests.support.waiting import until
 
 IMAGE = "debian:trixie-slim"
 
@@ -160,17 +160,18 @@ class Project:
     def stop_when(self, seen: Callable[[], bool], number: signal.Signals, *arguments: str) -> Ran:
         """Start a run, wait until `seen`, send a signal, and wait for the end."""
         process = self.start("run", "--local", "--container", *arguments)
-        deadline = time.monotonic() + 60
-        while not seen():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(seen, while_runs=process)
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
         return Ran(process.returncode, out, err)
 
     def record_files(self, pattern: str) -> list[Path]:
         return sorted((self.home / ".local/state/loom/runs").glob(f"*/{pattern}"))
+
+    def has_printed(self, text: str, job: str) -> bool:
+        """Whether the job's first step has printed this line."""
+        files = self.record_files(f"logs/*/jobs/{job}/user/script/01/*.jsonl")
+        return any(f'"{text}"' in path.read_text() for path in files)
 
     def leftovers(self) -> list[str]:
         """Containers of runs of this project that are still there."""

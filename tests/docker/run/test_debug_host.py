@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.waiting import until
+
 from .conftest import Project, ended
 
 pytestmark = pytest.mark.docker
@@ -117,14 +119,9 @@ def test_a_terminal_that_goes_away_takes_the_host_shell_with_it(failing: Project
     shell = failing.on_terminal("shell", MY_TOKEN=SECRET)
     shell.expect(PROMPT)
     shell.sendline(f"{words} & {words}")
-    deadline = time.monotonic() + 20
-    while len(living(words)) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: len(living(words)) == 2)
     shell.close(force=False)
-    while living(words):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until(lambda: not living(words))
 
 
 def test_a_signal_and_a_timeout_end_the_command_on_the_host(failing: Project) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.waiting import until
+
 from .conftest import Project, events_of, load
-from .test_killed import Holding, until
+from .test_killed import Holding
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -143,7 +145,7 @@ def test_a_start_without_an_answer_is_ended_by_two_interrupts(project: Project, 
     proxy = Holding(tmp_path_factory.mktemp("p") / "engine.sock", r"POST \S*/start ", answered=False)
     process = project.start("run", "--local", "--container", DOCKER_HOST=proxy.url)
     try:
-        until(proxy.held.is_set, process)
+        until(proxy.held.is_set, while_runs=process)
         process.send_signal(signal.SIGINT)
         assert process.stdout is not None
         assert "a second ^C ends them at once" in "".join(iter_until(process.stdout, "interrupted: "))

@@ -10,18 +10,17 @@ import re
 import secrets
 import signal
 import socket
-import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import docker
 import pytest
+
+from tests.support.waiting import until
 
 from .conftest import Project
 
@@ -167,14 +166,6 @@ def project_in(base: Path) -> Project:
     return made
 
 
-def until(seen: Callable[[], Any], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while not seen():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "it was never seen"
-        time.sleep(0.02)
-
-
 def kill_at(moment: Moment, base: Path) -> Killed:
     project = project_in(base)
     project.workflow(workflow(moment.job))
@@ -184,9 +175,9 @@ def kill_at(moment: Moment, base: Path) -> Killed:
     )
     try:
         if moment.request:
-            until(proxy.held.is_set, process)
+            until(proxy.held.is_set, while_runs=process)
         else:
-            until(lambda: any('"text":"up"' in file.read_text() for file in step_files(project)), process)
+            until(lambda: any('"text":"up"' in file.read_text() for file in step_files(project)), while_runs=process)
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -208,7 +199,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Kille
     bystander.workflow(workflow(SERVICE.replace("echo hi", "'echo up; while [ ! -e over ]; do sleep 0.1; done'")))
     living = bystander.start("run", "--local", "--container", "--mount-mode", "bind_mount")
     try:
-        until(lambda: any('"text":"up"' in file.read_text() for file in step_files(bystander)), living)
+        until(lambda: any('"text":"up"' in file.read_text() for file in step_files(bystander)), while_runs=living)
         with ThreadPoolExecutor(3) as pool:
             found = dict(
                 zip(
@@ -257,14 +248,11 @@ def test_no_process_and_no_temporary_file_remains_of(where: str, project: Projec
         project.workflow(f"version: v1\nstages: [a]\nunit: {{stage: a, script: ['setsid {mark} & echo up; {mark}']}}\n")
     process = project.start("run", "--local", TMPDIR=str(scratch), LOOM_TMP_DIR=str(project.tmp))
     try:
-        until(lambda: running(mark), process)
+        until(lambda: running(mark), while_runs=process)
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    deadline = time.monotonic() + 10
-    while left := [*running(mark), *running(str(project.tmp)), *scratch.iterdir()]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
+    until(lambda: not [*running(mark), *running(str(project.tmp)), *scratch.iterdir()])
 
 
 def running(mark: str) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.support.waiting import until
 
 from .conftest import Project, ended, load
 
@@ -58,12 +59,7 @@ def test_a_dumb_terminal_gets_plain_lines(project: Project) -> None:
 def test_a_terminal_that_is_closed_ends_the_run_as_a_hangup_does(project: Project) -> None:
     project.workflow("version: v1\nstages: [a]\nlong:\n  stage: a\n  script: ['echo begun; sleep 60']\n")
     child = project.on_terminal("run", "--local")
-    deadline = time.monotonic() + 60
-    while not any(
-        '"begun"' in path.read_text() for path in project.record_files("logs/*/jobs/long/user/script/01/*.jsonl")
-    ):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: project.has_printed("begun", "long"))
     os.close(child.child_fd)  # what a terminal's window does when it goes
     child.child_fd, child.closed = -1, True
     _, status = os.waitpid(child.pid, 0)

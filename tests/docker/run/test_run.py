@@ -17,6 +17,7 @@ from loom.record.documents import dump
 from loom.record.events import PhaseEvent, decode
 from loom.record.fold import RunFold
 from tests.docker.run.conftest import Project, Ran, events_of, load, output_of, tree
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.docker
 
@@ -367,13 +368,7 @@ x:
   artifacts: {paths: [out], when: always}
 """)
     process = project.start("run", "--local", "--container", "--mount-mode", mode)
-    deadline = time.monotonic() + 60
-    while not any(
-        '"begun"' in path.read_text() for path in project.record_files("logs/*/jobs/x/user/script/01/*.jsonl")
-    ):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: project.has_printed("begun", "x"), while_runs=process)
     (container,) = project.leftovers()
     client = docker.from_env()
     client.api.remove_container(container.removeprefix("/"), force=True)
@@ -560,11 +555,7 @@ def test_a_second_interrupt_does_not_wait_for_artifacts(project: Project, mode: 
         "version: v1\nstages: [a]\nx:\n  stage: a\n  script: [truncate -s 3G large]\n  artifacts: {paths: [large]}\n"
     )
     process = project.start("run", "--local", "--container", "--mount-mode", mode)
-    deadline = time.monotonic() + 60
-    while not project.record_files("logs/*/jobs/x/.*.new"):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: project.record_files("logs/*/jobs/x/.*.new"), while_runs=process)
     process.send_signal(signal.SIGINT)
     time.sleep(0.1)
     asked = time.monotonic()

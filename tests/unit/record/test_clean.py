@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from loom.commands.doctor import space
+from tests.support.waiting import until
 
 from .conftest import Make, Project
-from .test_commands import SLOW, wait_for
+from .test_commands import SLOW
 from .test_contract import validate
 
 TINY = "version: v1\nstages: [s]\na:\n  stage: s\n  script: [echo one]\n"
@@ -119,7 +120,7 @@ def test_a_running_run_is_never_deleted(make: Make, tmp_path: Path) -> None:
     project = make(SLOW.replace("$MARK", str(tmp_path)))
     run = project.start("run", "--local")
     try:
-        wait_for(tmp_path / "on")
+        until((tmp_path / "on").exists)
         project.loom("clean", "last", code=2)
         assert project.loom("clean", "--keep-last", "0", "--all").startswith("0 removed")
         assert len(ids(project)) == 1
@@ -134,7 +135,7 @@ def test_a_running_run_is_not_deleted_by_a_loom_that_has_its_records_elsewhere(m
     project = make(SLOW.replace("$MARK", str(tmp_path)))
     run = project.start("run", "--local")
     try:
-        wait_for(tmp_path / "on")
+        until((tmp_path / "on").exists)
         elsewhere = str(tmp_path / "other-state")
         (workspace,) = (project.places / "workspaces").iterdir()
         assert project.loom("clean", "--all", LOOM_STATE_DIR=elsewhere).startswith("0 removed")
@@ -157,7 +158,7 @@ def test_the_workspace_that_a_resumed_run_goes_on_in_is_not_deleted(make: Make, 
     go.touch()
     run = project.start("resume", earlier)
     try:
-        wait_for(on)
+        until(on.exists)
         project.loom("clean", earlier, code=2)
         assert project.loom("clean", "--keep-last", "0").startswith("0 removed")
         assert earlier in ids(project)

@@ -5,12 +5,12 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.loom_process import run_loom
+from tests.support.waiting import until
 
 from .conftest import Make, Project, Ran
 
@@ -153,19 +153,12 @@ slow:
 """
 
 
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} never came"
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def killed(make: Make, tmp_path: Path) -> Project:
     project = make(SLOW.replace("$MARK", str(tmp_path)))
     process = project.start("run", "--local")
     try:
-        wait_for(tmp_path / "on")
+        until((tmp_path / "on").exists)
         assert "running" in project.loom("runs")
         assert "running, last event at" in project.loom("show")
         assert project.loom("logs").splitlines() == ["started", "more"]
@@ -213,7 +206,7 @@ a:
 def test_follow_shows_what_comes_and_ends_with_the_run(make: Make, tmp_path: Path) -> None:
     project = make(FOLLOWED.replace("$MARK", str(tmp_path)))
     run = project.start("run", "--local")
-    wait_for(tmp_path / "on")
+    until((tmp_path / "on").exists)
     follow = project.start("logs", "--follow")
     assert follow.stdout is not None
     assert follow.stdout.readline() == "first\n"
@@ -227,7 +220,7 @@ def test_follow_shows_what_comes_and_ends_with_the_run(make: Make, tmp_path: Pat
 def test_an_interrupted_run_shows_the_same(make: Make, tmp_path: Path) -> None:
     project = make(SLOW.replace("$MARK", str(tmp_path)))
     run = project.start("run", "--local")
-    wait_for(tmp_path / "on")
+    until((tmp_path / "on").exists)
     run.send_signal(signal.SIGINT)
     output, _ = run.communicate(timeout=30)
     assert run.returncode == 130
@@ -349,10 +342,9 @@ def test_a_job_that_failed_is_explained_while_others_run(make: Make, tmp_path: P
     )
     process = project.start("run", "--local", "-j", "2")
     try:
-        wait_for(tmp_path / "on")
-        deadline = time.monotonic() + 20
-        while (found := json.loads(project.loom("diagnose", "bad", "--json")))["job_status"] is None:
-            assert time.monotonic() < deadline
+        until((tmp_path / "on").exists)
+        until(lambda: json.loads(project.loom("diagnose", "bad", "--json"))["job_status"])
+        found = json.loads(project.loom("diagnose", "bad", "--json"))
         assert (found["failed"], found["exit_code"], found["lines"]) == (True, 3, ["wrong"])
         text = project.loom("diagnose")
         assert text.startswith("failed: job bad, step script/01")

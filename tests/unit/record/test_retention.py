@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from loom.commands.doctor import directory
 from loom.commands.retention import held, vouched
 from loom.snapshot import occupied
+from tests.support.waiting import until
 
 from .conftest import Make, Project
 from .test_contract import validate
@@ -25,13 +24,6 @@ a:
     - head -c 3000000 /dev/urandom > filling
     - test ! -e "$HOME/fail"
 """
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def workspaces(project: Project) -> list[Path]:
@@ -55,9 +47,9 @@ def test_a_run_leaves_the_last_few_and_all_records(make: Make) -> None:
     for _ in range(4):
         project.loom("run", "--local", LOOM_KEEP_WORKSPACES="2", LOOM_AUTO_CLEAN="yes")
     last = sorted(project.store.run_ids())[-2:]
-    wait_until(lambda: [path.name.split("-")[3] for path in workspaces(project)] == last)
+    until(lambda: [path.name.split("-")[3] for path in workspaces(project)] == last)
     assert len(project.store.run_ids()) == 4
-    wait_until(lambda: len(project.store.claims.all()) == 2)
+    until(lambda: len(project.store.claims.all()) == 2)
 
 
 def test_what_somebody_needs_stays(make: Make) -> None:

@@ -88,8 +88,8 @@ def test_the_shell_and_variables() -> None:
 
 
 def test_a_long_line_is_looked_at_quickly() -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     for unit in ("exec ", "env ", "a;", "{", "x=1 ", "set ", "exec set ", "sudo sh -e "):
         assert not trace.traces(job(unit * 2_000))
     assert trace.traces(job("exec " * 1000 + "bash -x run"))
-    assert time.perf_counter() - start < 5
+    assert time.thread_time() - start < 5

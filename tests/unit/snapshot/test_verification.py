@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -439,9 +438,6 @@ def as_nobody(repo: Repo, tmp_path: Path) -> str:
     workspace = tmp_path / "nobodys"
     workspace.mkdir(exist_ok=True)
     os.chown(workspace, 65534, 65534)
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_mode & 0o055 != 0o055 and parent.is_relative_to(tempfile.gettempdir()):
-            parent.chmod(parent.stat().st_mode | 0o055)
     config = tmp_path / "config"
     config.write_text("[safe]\n\tdirectory = *\n")
     program = AS_NOBODY.format(root=str(ROOT), source=str(repo.root), workspace=str(workspace))
@@ -456,6 +452,7 @@ def as_nobody(repo: Repo, tmp_path: Path) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.open_tmp_path
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
 def test_unreadable_files_are_named(work: Repo, tmp_path: Path) -> None:
     work.write("d2/f2", "secret\n", 0o600)
@@ -600,19 +597,18 @@ def test_verify_is_told_the_workspace_in_any_way(work: Repo, tmp_path: Path) -> 
 AS_OTHER = """
 import contextlib, io, os, sys
 from loom.cli.boundary import run_app
+import tests.support.warm  # the other user may have no right to read modules
 with contextlib.redirect_stdout(io.StringIO()):
-    run_app({warm})  # whose modules the other user may have no right to read
+    run_app({warm})
 os.setgid(65534); os.setuid(65534)
 sys.exit(run_app(list({arguments})))
 """
 
 
+@pytest.mark.open_tmp_path
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
 def test_workspaces_that_may_not_be_entered(work: Repo, tmp_path: Path) -> None:
     tmp = tmp_path / "tmp"
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory.stat().st_mode & 0o055 != 0o055 and directory.is_relative_to(tempfile.gettempdir()):
-            directory.chmod(directory.stat().st_mode | 0o055)
     tmp.mkdir()
     tmp.chmod(0o777)
     home = tmp_path / "home"

@@ -157,6 +157,6 @@ def test_large_reports_are_bounded() -> None:
 
 @pytest.mark.parametrize("text", ["a" * 60000, "at " * 20000, "a.b:1\n" * 10000, "(" * 60000, 'File "' * 10000])
 def test_hostile_failure_texts_take_no_time(text: str) -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     one(f"<testsuite><testcase name='a'><failure>{text}</failure></testcase></testsuite>")
-    assert time.monotonic() - started < 3
+    assert time.thread_time() - started < 3

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from loom.workflow import patterns
 from loom.workflow.expressions import ExpressionError, holds, names, parse
 from loom.workflow.patterns import SearchError
 
@@ -111,12 +112,14 @@ def test_mistakes(text: str, position: int, message: str) -> None:
         ("(.*a){20}b", "a" * 10_000),
     ],
 )
-def test_a_search_that_takes_too_long_is_an_error(pattern: str, value: str) -> None:
-    start = time.perf_counter()
+def test_a_search_that_takes_too_long_is_an_error(pattern: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert patterns.MAX_SEARCH_S == 1
+    monkeypatch.setattr(patterns, "MAX_SEARCH_S", 0.1)
+    start = time.thread_time()
     for text, variables in ((f"$A =~ /{pattern}/", {}), ("$A !~ $P", {"P": pattern})):
-        with pytest.raises(SearchError, match=f"a value of {len(value)} characters took longer than 1 s"):
+        with pytest.raises(SearchError, match=f"a value of {len(value)} characters took longer than 0.1 s"):
             holds(parse(text), {"A": value, **variables})
-    assert time.perf_counter() - start < 10
+    assert time.thread_time() - start < 2
 
 
 @pytest.mark.parametrize(
@@ -159,10 +162,10 @@ def test_what_people_write_is_looked_for_in_long_values(pattern: str) -> None:
 )
 def test_patterns_that_people_write_are_fine_and_quick(pattern: str) -> None:
     expression = parse("$A =~ /" + pattern.replace("/", r"\/") + "/")
-    start = time.perf_counter()
+    start = time.thread_time()
     holds(expression, {"A": "a" * 10_000 + "!"})
     holds(expression, {"A": "v1" + ".1" * 5_000 + "!"})
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 2
 
 
 def test_names() -> None:
