@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import IO, cast
 
 from loom.errors import ProviderError
 from loom.storage import tar
-from loom.storage.files import open_regular
+from loom.storage.files import open_regular, reader
 from loom.storage.tar import Entry, Kind
 from loom.storage.workspace import Chosen, DirectoryView, OnSkipped, Skipped
 from loom.util import atomic
@@ -189,31 +188,6 @@ def unpack(archive: Iterable[bytes], root: Path, on_skipped: OnSkipped = unnotic
         tar.unpack(cast("IO[bytes]", reader(archive)), root, on_special=special)
     except (tar.UnsafeArchive, tar.DamagedArchive) as error:
         raise ProviderError(f"the archive may not be unpacked over the workspace: {error}") from error
-
-
-def reader(chunks: Iterable[bytes]) -> io.BufferedReader:
-    """An iterable of chunks as a file to read from."""
-    return io.BufferedReader(_Chunks(chunks), _CHUNK)
-
-
-class _Chunks(io.RawIOBase):
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self._left = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        while not self._left:
-            try:
-                self._left = memoryview(next(self._chunks))
-            except StopIteration:
-                return 0
-        size = min(len(buffer), len(self._left))
-        buffer[:size] = self._left[:size]
-        self._left = self._left[size:]
-        return size
 
 
 def pack(archive: Iterable[bytes], target: Path) -> int:

@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
@@ -23,8 +23,10 @@ from loom.secrets.masking import Masker
 from loom.status import FailingTest, OnOutput
 from loom.storage import junit
 from loom.storage.files import open_regular
-from loom.storage.tar import DamagedArchive, UnsafeArchive, Writer, checked, read, unpack
+from loom.storage.tar import DamagedArchive, UnsafeArchive, Writer, Written, checked, read, unpack
 from loom.storage.workspace import Hashed, Selection, Skipped, UnsafePath, WorkspaceView, leads_out, packing
+from loom.util import atomic
+from loom.util.units import counted, rough_size
 
 PATH_INVALID = "ARTIFACT_PATH_INVALID"
 NO_SPACE = "ARTIFACT_NO_SPACE"
@@ -48,11 +50,6 @@ class Collected(Struct, frozen=True, kw_only=True):
     """What was asked for and not taken: sockets, unreadable files, files with a secret in them."""
     links_out: tuple[str, ...] = ()
     """Links that lead out of the workspace; kept as links."""
-
-
-class Restored(Struct, frozen=True, kw_only=True):
-    files: int
-    bytes: int
 
 
 class TestReports(Struct, frozen=True, kw_only=True):
@@ -86,7 +83,9 @@ def collect(
     skipped: list[Skipped] = []
     files = size = 0
     links_out = []
-    with _told("keep the artifacts"), _replacing(archive) as file:
+    with _told("keep the artifacts"):
+        archive.parent.mkdir(parents=True, exist_ok=True)
+    with _told("keep the artifacts"), atomic.replacing(archive) as draft, draft.open("wb") as file:
         hashed = Hashed(file)
         with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=hashed, mtime=0) as packed:
             archived = Writer(packed)
@@ -110,7 +109,7 @@ def collect(
     return result
 
 
-def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) -> Restored:
+def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) -> Written:
     """Put an archive's content into a job's view of the workspace.
 
     ArtifactError for one that is not what `collect` gave the `sha256` of, and for what is never unpacked, whoever
@@ -124,8 +123,7 @@ def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) ->
                 code=UNREADABLE,
             )
 
-        written = view.write(lambda: _opened(archive))
-    return Restored(files=written.files, bytes=written.bytes)
+        return view.write(lambda: _opened(archive))
 
 
 class ArtifactFile(Struct, frozen=True):
@@ -160,12 +158,11 @@ def overlaps(indexes: Mapping[str, Iterable[ArtifactFile]]) -> dict[str, list[st
     return {path: list(by) for path, by in holders.items() if len(set(by.values())) > 1}
 
 
-def fetch(archive: Path, folder: Path) -> Restored:
+def fetch(archive: Path, folder: Path) -> Written:
     """Unpack an archive below `folder`, which is made if need be. ArtifactError as for `restore`."""
     with _told("fetch the artifacts", archive), _opened(archive) as packed:
         folder.mkdir(parents=True, exist_ok=True)
-        written = unpack(packed, folder)
-    return Restored(files=written.files, bytes=written.bytes)
+        return unpack(packed, folder)
 
 
 def read_reports(patterns: Iterable[str], view: WorkspaceView, *, project_dir: str) -> TestReports:
@@ -208,21 +205,6 @@ def _selection(paths: Iterable[str], exclude: Iterable[str]) -> Selection:
 
 
 @contextmanager
-def _replacing(archive: Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the old one's place at the end, or is gone on any other way out."""
-    new = archive.with_name(f".{archive.name}.new")
-    new.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with new.open("wb") as file:
-            yield file
-        new.replace(archive)
-    except BaseException:
-        with suppress(OSError):
-            new.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
 def _told(what: str, place: Path | None = None) -> Iterator[None]:
     """Foreign exceptions become ArtifactError here, and nowhere else."""
     try:
@@ -256,7 +238,7 @@ def _sha256(path: Path) -> str:
 
 
 def _told_of(result: Collected) -> Iterator[str]:
-    yield f"{result.files} {'file' if result.files == 1 else 'files'}, {result.bytes} bytes kept ({result.archive_bytes} packed)"
+    yield f"{counted(result.files, 'file')}, {rough_size(result.bytes)} kept ({rough_size(result.archive_bytes)} packed)"
     for pattern in result.missing:
         yield f"warning: nothing found for {pattern}"
     for item in result.skipped:

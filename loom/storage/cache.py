@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import msgspec
 import zstandard
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from loom.errors import CacheError
 from loom.plan.model import Cache as Spec
@@ -80,10 +80,9 @@ class SaveResult(Struct, frozen=True, kw_only=True):
     warning: str | None = None
 
 
-class Stored(Struct, frozen=True, kw_only=True):
-    """An entry of the store. Times in seconds since the epoch."""
+class Kept(Struct, frozen=True, kw_only=True):
+    """What an entry's file holds. Times in seconds since the epoch."""
 
-    id: str
     project: str
     key: str
     paths: tuple[str, ...]
@@ -92,11 +91,17 @@ class Stored(Struct, frozen=True, kw_only=True):
     bytes: int
     packed_bytes: int
     created_at: float
-    used_at: float
     protected: bool = False
     """Saved by a run on a protected branch; only such runs write these."""
     trees: tuple[str, ...] = ()
     """Fingerprints of the tree that was packed: as it was, and as it is after a restore."""
+
+
+class Stored(Kept, frozen=True, kw_only=True):
+    """An entry of the store."""
+
+    id: str
+    used_at: float
 
 
 class Pruned(Struct, frozen=True, kw_only=True):
@@ -457,7 +462,7 @@ class Cache:
                 written = _DECODER.decode(file.read(_LARGEST_ENTRY))
             if written.schema != _SCHEMA or not re.fullmatch(r"[0-9a-f]{64}", written.blob):
                 return None
-            fields = {name: value for name, value in asdict(written).items() if name != "schema"}
+            fields = {name: getattr(written, name) for name in Kept.__struct_fields__}
             entry = Stored(**fields, id=_id(written.project, written.key, written.paths), used_at=used_at)
         except (OSError, ValueError, RecursionError):
             return None
@@ -488,7 +493,7 @@ class Cache:
         path = self._path_of(entry)
         path.parent.mkdir(parents=True, exist_ok=True)
         replaced = self._read(path)
-        shape = {"schema": _SCHEMA} | {name: getattr(entry, name) for name in _Written.__struct_fields__[1:]}
+        shape = _Written(schema=_SCHEMA, **{name: getattr(entry, name) for name in Kept.__struct_fields__})
         with atomic.replacing(path, drafts=self.folder / "tmp") as draft:
             draft.write_bytes(msgspec.json.encode(shape))
             os.utime(draft, (entry.used_at, entry.used_at))
@@ -548,20 +553,8 @@ class _Corrupt(Exception):
     pass
 
 
-class _Written(Struct, kw_only=True):
-    """An entry's file."""
-
+class _Written(Kept, frozen=True, kw_only=True):
     schema: int
-    project: str
-    key: str
-    paths: tuple[str, ...]
-    blob: str
-    files: int
-    bytes: int
-    packed_bytes: int
-    created_at: float
-    protected: bool = False
-    trees: tuple[str, ...] = ()
 
 
 _DECODER = msgspec.json.Decoder(_Written)

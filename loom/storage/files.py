@@ -1,10 +1,15 @@
-"""Files that may be anything: opened without waiting, without following a link, and read no further than is sensible."""
+"""Files that may be anything: opened without waiting, without following a link, and read no further than is sensible.
+
+Also pieces of bytes as a file.
+"""
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
+from collections.abc import Iterable
 from io import BufferedReader
 from pathlib import Path
 
@@ -31,3 +36,32 @@ def read_regular(path: Path, *, at_most: int = LARGEST_DOCUMENT) -> bytes:
         if os.fstat(file.fileno()).st_size > at_most:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
         return file.read(at_most)
+
+
+def reader(chunks: Iterable[bytes]) -> BufferedReader:
+    """An iterable of chunks as a file to read from; closing it closes the iterable."""
+    return BufferedReader(_Chunks(chunks), 256 * 1024)
+
+
+class _Chunks(io.RawIOBase):
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        while not self._left:
+            try:
+                self._left = memoryview(next(self._chunks))
+            except StopIteration:
+                return 0
+        size = min(len(buffer), len(self._left))
+        buffer[:size] = self._left[:size]
+        self._left = self._left[size:]
+        return size
+
+    def close(self) -> None:
+        getattr(self._chunks, "close", lambda: None)()
+        super().close()

@@ -26,6 +26,7 @@ from typing import IO, Protocol, cast
 from msgspec import Struct
 
 from loom.secrets.masking import Masker
+from loom.storage.files import reader
 from loom.storage.tar import (
     Check,
     Checked,
@@ -429,9 +430,9 @@ class TarView:
                 on_skipped(Skipped(path=gone, reason="a hard link whose content could not be had"))
 
     def _members(self, paths: Iterable[str], on_skipped: OnSkipped) -> Iterator[Item]:
-        with _Chunks(self._archiver.get_archive(paths, on_skipped), self.check) as stream:
-            if not stream.empty:
-                yield from cast("Iterator[Item]", read(stream))
+        with reader(self._archiver.get_archive(paths, on_skipped)) as stream:
+            if stream.peek(1):
+                yield from cast("Iterator[Item]", read(Checked(stream, self.check)))
 
     def write(self, open_archive: Callable[[], AbstractContextManager[IO[bytes]]]) -> Written:
         written = Written()
@@ -447,37 +448,6 @@ class TarView:
 
 def _renamed(entry: Entry, path: str, target: str) -> Entry:
     return Entry(path, entry.kind, entry.mode & 0o777, entry.mtime_ns, entry.size, target)
-
-
-class _Chunks:
-    """An iterator of bytes as a readable file."""
-
-    def __init__(self, chunks: Iterator[bytes], check: Check) -> None:
-        self._chunks = chunks
-        self._check = check
-        self._rest = next(chunks, b"")
-        self.empty = not self._rest
-
-    def __enter__(self) -> _Chunks:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        close = getattr(self._chunks, "close", None)
-        if close is not None:
-            close()
-
-    def read(self, size: int = -1) -> bytes:
-        parts, wanted = [], size if size >= 0 else 1 << 62
-        while wanted > 0:
-            if not self._rest:
-                self._check()
-                self._rest = next(self._chunks, b"")
-                if not self._rest:
-                    break
-            parts.append(self._rest[:wanted])
-            self._rest = self._rest[len(parts[-1]) :]
-            wanted -= len(parts[-1])
-        return b"".join(parts)
 
 
 # Archives

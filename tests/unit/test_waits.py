@@ -106,7 +106,7 @@ def test_the_kinds_are_told_apart(line: str, finds: bool, tmp_path: Path, monkey
 
 # What pauses by itself, and why it is neither `wait_until` nor one of the engine's policies (providers/docker/retries.py).
 PAUSES = {
-    "commands/records.py": "follows a record for as long as its run goes on",
+    "commands/logs.py": "follows a record for as long as its run goes on",
     "providers/docker/attach.py": "gathers output that comes line by line",
     "providers/host.py": "kills until nothing is left, a number of rounds",
     "snapshot/copy_files.py": "reads a file again that was written to meanwhile, a number of times",
