@@ -1,0 +1,159 @@
+"""The tree of a filled workspace, computed from what is in it."""
+
+from __future__ import annotations
+
+import builtins
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from msgspec import Struct, field
+
+from loom.cancel import Cancel
+from loom.snapshot import filters, git, tree
+from loom.snapshot.model import Change, LeftOut, Rules, SnapshotCanceled, Source, Submodule
+
+
+class Filled(Struct):
+    """What came of one repository, so far."""
+
+    prefix: str = ""
+    """The path of a submodule from the outermost root, with a slash."""
+    tree_sha: str = ""
+    files: int = 0
+    bytes: int = 0
+    changed: tuple[Change, ...] = ()
+    left_out: list[LeftOut] = field(default_factory=list)
+    submodules: list[Submodule] = field(default_factory=list)
+    borrowed: tuple[Path, ...] = ()
+    excludes: builtins.bytes = b""
+    attributes: builtins.bytes = b""
+    own_attributes: builtins.bytes = b""
+    raw: tuple[tuple[str, str], ...] = ()
+    config: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(
+            excludes=self.excludes,
+            attributes=self.attributes,
+            own_attributes=self.own_attributes,
+            config=tuple(self.config),
+            raw=self.raw,
+        )
+
+    def leave_out(self, path: str, reason: str) -> None:
+        self.left_out.append(LeftOut(path=self.prefix + path, reason=reason))
+
+
+class Proof:
+    """Git in the workspace: configured by nothing but what the tree depends on."""
+
+    def __init__(self, source: Source, target: Path, git_dir: Path, done: Filled, cancel: Cancel) -> None:
+        self._source = source
+        self._target = target
+        self._git_dir = git_dir
+        self._done = done
+        self._cancel = cancel
+        self._zero = "0" * len(source.head_sha)
+        self._filters_given_up = False
+        self._filters_named = False
+
+    def of(self, edits: tree.Edits, paths: list[str], *, index_tree: str | None) -> None:
+        """Note the tree, what changed, and what verifying needs. `paths` are all files, `index_tree` is the index's own."""
+        self._filters_named = self._names_filters(paths)
+        self._prove(edits, index_tree)
+        self._note_bytes(paths)
+
+    def here(self, *, index: Path, config: Iterable[tuple[str, str]] = ()) -> dict[str, str]:
+        """For git in the workspace, reading and writing there only, configured by nothing but `config`."""
+        environment = git.environment_for(
+            self._source.environment, git_dir=self._git_dir, work_tree=self._target, index=index, config=tuple(config)
+        )
+        return environment | git.NO_USER_CONFIG
+
+    def reset(self, entries: list[tuple[str, str, str]]) -> None:
+        """Make git in the workspace look at these files itself."""
+        lines = tree.index_lines(tree.Edits(reset=entries), self._zero)
+        here = self.here(index=self._git_dir / "index")
+        if lines:
+            git.run(("update-index", "-z", "--index-info"), here, cwd=self._target, given=lines)
+
+    def _names_filters(self, paths: list[str]) -> bool:
+        """Whether any attributes may hide a file's bytes; asking git about every file takes it longer."""
+        done = self._done
+        if self._source.attributes_tree:
+            return True
+        files = (self._target / path for path in paths if path.rpartition("/")[2] == ".gitattributes")
+        texts = (done.attributes, done.own_attributes, *(file.read_bytes() for file in files if file.is_file()))
+        return any(word in text for text in texts for word in filters.NAMED_IN_ATTRIBUTES)
+
+    def give_up_filters(self, error: git.GitFailed) -> None:
+        """Go on without the filters of .gitattributes when one of them can't run; any other failure stays one."""
+        if not filters.failed(error.stderr) or self._filters_given_up:
+            raise error
+        self._filters_given_up = True
+        self._done.config += filters.without(self._source.config)
+        last = error.stderr.strip().splitlines()[-1].removeprefix("fatal: ")
+        self._done.leave_out(".gitattributes", f"a filter that can't run ({last}): files count as they are on disk")
+
+    def _hash_at_home(self, edits: tree.Edits, index: Path) -> tuple[tree.Edits, str]:
+        """Have files hashed in the source whose filters have to run there; returns what is left to do, and what git said."""
+        drivers = filters.at_home(self._done.config) if self._filters_named else frozenset()
+        here = self.here(index=index, config=self._done.config)
+        paths = filters.filtered(edits.present, drivers, here, self._target)
+        if not paths:
+            return edits, ""
+        entries, said = filters.ids_at_home(paths, self._target, self._source, self._done.config)
+        left = sorted(set(edits.present) - set(paths))
+        return tree.Edits(edits.removed, left, edits.reset + entries, edits.gitlinks), said
+
+    def _note_bytes(self, paths: Iterable[str]) -> None:
+        """For `verify`, which runs no filters of the user's: the bytes of all files whose ids do not tell them."""
+        if self._filters_named:
+            here = self.here(index=self._git_dir / "index", config=self._done.config)
+            drivers = filters.at_home(self._done.config)
+            found = filters.filtered(sorted(set(paths)), drivers, here, self._target, also=filters.HIDING)
+            self._done.raw = tuple(filters.raw_ids(found, here, self._target).items())
+
+    def _take_back(self, refused: list[str]) -> None:
+        """Files that no tree may have: their names mean git's own directory somewhere."""
+        for path in refused:
+            (self._target / path).unlink(missing_ok=True)
+            self._done.files -= 1
+            self._done.leave_out(path, "a name that git refuses (it means .git on some file system)")
+
+    def _prove(self, edits: tree.Edits, index_tree: str | None) -> None:
+        """Compute the tree from what is in the workspace, in an index that is gone afterwards."""
+        own = index = self._git_dir / "index"
+        if self._cancel.requested:
+            raise SnapshotCanceled("interrupted while the workspace was being filled")
+        if edits:
+            index = self._git_dir / "loom-index"
+            for _ in range(2):
+                if own.exists():
+                    status = own.stat()
+                    index.write_bytes(own.read_bytes())
+                    os.utime(index, ns=(status.st_mtime_ns, status.st_mtime_ns))
+                try:
+                    left, said = self._hash_at_home(edits, index)
+                    said += tree.apply(
+                        self.here(index=index, config=self._done.config), self._target, left, zero_sha=self._zero
+                    )
+                    self._take_back(git.refused_names(said))
+                    # A filter that is not `required` may fail: git takes the file as it is.
+                    if failed := filters.complaints(said):
+                        why = "; ".join(failed)
+                        why = f"a filter that does not work ({why}): files count as they are on disk"
+                        self._done.leave_out(".gitattributes", why)
+                    break
+                except git.GitFailed as error:
+                    self.give_up_filters(error)
+        elif index_tree == self._source.head_tree_sha:
+            self._done.tree_sha = self._source.head_tree_sha
+            return  # nothing staged and nothing else: what git would find out by comparing the two
+        here = self.here(index=index, config=self._done.config)
+        self._done.changed = tree.compare(here, self._target, self._source.head_sha)
+        self._done.tree_sha = tree.tree_of(here, self._source.head_tree_sha, self._done.changed)
+        if index != own:
+            index.unlink(missing_ok=True)

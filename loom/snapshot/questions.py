@@ -1,0 +1,123 @@
+"""What git answers about a source while a workspace is filled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from loom.snapshot import filters, git
+from loom.snapshot import git_dir as layout
+from loom.snapshot.contents import new_files_command
+from loom.snapshot.index import LIST
+from loom.snapshot.model import Source
+from loom.snapshot.source import truth
+
+_DIFF_FILES = ("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=all")
+_SPARSE = ("core.sparsecheckout", "sparse.expectfilesoutsideofpatterns")
+"""What makes git take away the mark of files that a sparse checkout should not have, and are there all the same."""
+
+
+class Questions:
+    """Git reads the source through the index that was copied to `git_dir`; anything it wrote would land there."""
+
+    def __init__(self, source: Source, git_dir: Path, own: list[str], *, outermost: bool) -> None:
+        self._source = source
+        self._git_dir = git_dir
+        self._new_files = new_files_command(own, outermost=outermost)
+        self._processes: list[git.Running] = []
+        self._listing: git.Running | None = None
+        self._changes: git.Running | None = None
+        self._new: git.Running | None = None
+        self.index_is_plain = False
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.stop()
+
+    def begin(self, data: bytes) -> None:
+        """Have git list the index, whose file is `data`, if it can be read as it is: most can."""
+        sparse = truth(self._source.config.get(_SPARSE[0], ()), False)
+        self.index_is_plain = not sparse and layout.is_plain(data)
+        if not sparse and not layout.is_split(data):
+            self._listing = self._start(*LIST)
+
+    def make_index_plain(self) -> None:
+        """Have the index rewritten before it is listed, where that is needed."""
+        if self._listing is None or not self.index_is_plain:
+            if self._listing is not None:
+                self._listing.stop()
+            layout.copy_shared_indexes(self._source, self._git_dir)
+            self._rewrite_index()
+            self._listing = self._start(*LIST)
+
+    def index(self) -> list[str]:
+        assert self._listing is not None, "make_index_plain comes first"
+        return os.fsdecode(self._listing.output()).split("\0")[:-1]
+
+    def ask(self) -> None:
+        """Start asking what of the tracked files changed, and what else is there."""
+        if self._changes is None:
+            self._changes, self._new = self._start(*_DIFF_FILES), self._start(*self._new_files)
+
+    def new_files(self) -> tuple[bytes, str]:
+        """What git lists, and what it says about directories that it can't."""
+        assert self._new is not None, "ask comes first"
+        _, listed, said = self._new.result()
+        return listed, said
+
+    def changes(self) -> dict[str, str]:
+        """path -> git's letter for how it differs from the index."""
+        assert self._changes is not None, "ask comes first"
+        try:
+            return dict(_raw_status(self._changes.output()))
+        except git.GitFailed as error:
+            if not filters.failed(error.stderr):
+                raise
+            # It could not be compared through its filter: as far as this answer goes, it changed.
+            again = self._start(*_DIFF_FILES, config=filters.without(self._source.config))
+            return dict(_raw_status(again.output()))
+
+    def _start(self, *arguments: str, config: Iterable[tuple[str, str]] = ()) -> git.Running:
+        source = self._source
+        process = git.Running(
+            arguments,
+            git.environment_for(
+                source.environment,
+                keep_config=True,
+                git_dir=source.git_dir,
+                work_tree=source.root,
+                index=self._git_dir / "index",
+                objects=self._git_dir / "objects",
+                alternates=(source.objects_dir,),
+                config=tuple(config),
+            ),
+            cwd=source.root,
+        )
+        self._processes.append(process)
+        return process
+
+    def _rewrite_index(self) -> None:
+        """Rewrite an index that says what is true of the source's place only: a shared part, monitors, a sparse form, marks
+        that only the source's git knows to be out of date."""
+        git.run(
+            ("update-index", "--no-split-index", "--no-untracked-cache", "--no-fsmonitor", "--force-write-index"),
+            git.environment_for(
+                self._source.environment,
+                keep_config=True,
+                git_dir=self._git_dir,
+                work_tree=self._source.root,
+                index=self._git_dir / "index",
+                alternates=(self._source.objects_dir,),
+                config=[(key, values[-1]) for key in _SPARSE if (values := self._source.config.get(key))],
+            ),
+            cwd=self._source.root,
+        )
+        for shared in self._git_dir.glob("sharedindex.*"):
+            shared.unlink()
+
+
+def _raw_status(data: bytes) -> Iterator[tuple[str, str]]:
+    items = git.nul_list(data)
+    for meta, path in zip(items[::2], items[1::2], strict=True):
+        yield os.fsdecode(path), meta[-1:].decode()
