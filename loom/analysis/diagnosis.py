@@ -117,33 +117,25 @@ def failing_tests_total(named: Sequence[Any], reports: Mapping[str, Any] | None)
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
-    job = evidence.job
-    step = (job or {}).get("failing_step") or evidence.unit[0]
-    section = None if step else (job or {}).get("failing_section") or evidence.unit[1]
+    job = evidence.job or {}
+    ending = evidence.receipt if evidence.job is None else job
+    status, job_id = job.get("status"), job.get("job_id")
+    step = job.get("failing_step") or evidence.unit[0]
+    section = None if step else job.get("failing_section") or evidence.unit[1]
     of_step = _step_of(job, step)
-    error = job.get("error") if job is not None else evidence.receipt.get("error")
-    command = (job or {}).get("failing_command") or of_step.get("command")
-    exit_code = (job or {}).get("exit_code") if job else evidence.receipt.get("exit_code")
-    status = (job or {}).get("status")
+    tests = [FailingTest(**test) for test in job.get("failing_tests", ())]
     # A job speaks for itself, also while others still run; one without an end, and no job, as the run does.
     failed = (status or evidence.state) not in ("success", "skipped", "running")
-    printed = [_clipped(line) for line in evidence.lines]
-    looked_at = list(printed)
-    own_words = not step or status == "error"
-    if failed and own_words and error:  # loom's own words about what it could not do
-        looked_at += [_clipped(line) for line in str(error).splitlines() if line not in looked_at]
-    ignored = evidence.ignored(missing_paths(looked_at, command)) if failed else None
-    image = (job or {}).get("image")
-    tests = [FailingTest(**test) for test in (job or {}).get("failing_tests", ())]
-    others = [other for other in evidence.pipeline["jobs"] if _is_failure(other) and other["job_id"] != _id(job)]
-    job_id = _id(job)
+    printed = [_clipped(line) for line in evidence.lines] if failed else []
+    command = job.get("failing_command") or of_step.get("command")
+    looked_at = [*printed, *_own_words(ending, step, printed)]
     return Diagnosis(
         run_id=evidence.run_id,
         state=evidence.state,
         unrecorded=evidence.unrecorded,
         failed=failed,
-        error=error,
-        error_code=(evidence.receipt if job is None else job).get("error_code"),
+        error=ending.get("error"),
+        error_code=ending.get("error_code"),
         last_event_at=evidence.last_event_at,
         duration_ms=evidence.receipt.get("duration_ms"),
         head_sha=evidence.receipt.get("snapshot_head_sha"),
@@ -154,33 +146,22 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         step=step,
         step_place=f"{of_step['file']}:{of_step['line']}" if of_step.get("file") else None,
         section=section,
-        steps_total=len({s["step"] for s in job["steps"]}) if job else None,
+        steps_total=len({each["step"] for each in job["steps"]}) if job else None,
         command=command,
-        exit_code=exit_code,
-        image=image["name"] if image else None,
-        lines=lines_that_matter(printed) if failed else [],
+        exit_code=ending.get("exit_code"),
+        image=(job.get("image") or {}).get("name"),
+        lines=lines_that_matter(printed),
         lines_total=evidence.lines_total,
         places=_places(looked_at, of_step, tests) if failed else [],
         failing_tests=tests[:20],
-        failing_tests_total=failing_tests_total(tests, (job or {}).get("test_reports")),
-        causes=known_failures.causes(
-            ended=status or evidence.state,
-            error=error,
-            exit_code=exit_code,
-            lines=looked_at[-LINES_READ:],
-            on_host=image is None,
-            first=[] if ignored is None else [known_failures.ignored_file(ignored.path, ignored.rule)],
-        )
-        if failed
-        else [],
+        failing_tests_total=failing_tests_total(tests, job.get("test_reports")),
+        causes=_causes(evidence, ending, looked_at, command) if failed else [],
         others=[
             OtherFailure(
-                job_id=other["job_id"],
-                status=str(other["status"]),
-                error=None,
-                manifest_path=other["manifest_path"],
+                job_id=other["job_id"], status=other["status"], error=None, manifest_path=other["manifest_path"]
             )
-            for other in others
+            for other in evidence.pipeline["jobs"]
+            if _is_failure(other) and other["job_id"] != job_id
         ],
         skipped=sum(other["status"] == "skipped" for other in evidence.pipeline["jobs"]),
         reproduce=reproduce_command(evidence.receipt.get("command") or (), job_id),
@@ -191,21 +172,36 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     )
 
 
+def _own_words(ending: Mapping[str, Any], step: str | None, printed: Sequence[str]) -> list[str]:
+    """Loom's own words about what it could not do."""
+    said = str(ending.get("error") or "") if not step or ending.get("status") == "error" else ""
+    return [_clipped(line) for line in said.splitlines() if line not in printed]
+
+
+def _causes(evidence: Evidence, ending: Mapping[str, Any], lines: Sequence[str], command: str | None) -> list[Cause]:
+    job = evidence.job or {}
+    ignored = evidence.ignored(missing_paths(lines, command))
+    return known_failures.causes(
+        ended=job.get("status") or evidence.state,
+        error=ending.get("error"),
+        exit_code=ending.get("exit_code"),
+        lines=lines[-LINES_READ:],
+        on_host=not job.get("image"),
+        first=[] if ignored is None else [known_failures.ignored_file(ignored.path, ignored.rule)],
+    )
+
+
 def _clipped(line: str) -> str:
     half = LINE_SHOWN // 2
     return line if len(line) <= LINE_SHOWN else f"{line[:half]} … {line[-half:]}"
-
-
-def _id(job: Mapping[str, Any] | None) -> str | None:
-    return None if job is None else str(job["job_id"])
 
 
 def _is_failure(job: Mapping[str, Any]) -> bool:
     return job["status"] in ("failure", "error", "timed_out") and not job["allowed_failure"]
 
 
-def _step_of(job: Mapping[str, Any] | None, step: str | None) -> Mapping[str, Any]:
-    steps: list[Mapping[str, Any]] = [each for each in (job or {}).get("steps", ()) if each["step"] == step]
+def _step_of(job: Mapping[str, Any], step: str | None) -> Mapping[str, Any]:
+    steps: list[Mapping[str, Any]] = [each for each in job.get("steps", ()) if each["step"] == step]
     return max(steps, key=lambda each: each["attempt"], default={})
 
 

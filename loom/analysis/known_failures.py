@@ -41,7 +41,9 @@ class Known(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def fits_end(self, ended: str, error: str | None, exit_code: int | None) -> bool:
         if self.error is not None:
             return error is not None and re.search(self.error, error) is not None
-        return ended == self.ended if self.exit_code is None else exit_code == self.exit_code
+        if self.exit_code is not None:  # a canceled job's is that of the signal that ended it
+            return exit_code == self.exit_code and ended != "canceled"
+        return ended == self.ended
 
 
 @cache

@@ -196,6 +196,17 @@ def test_a_surer_cause_stands_alone(line: str, exit_code: int, codes: list[str])
     assert [cause.code for cause in found.causes] == codes
 
 
+def test_an_engine_that_went_away_is_no_service_of_the_job() -> None:
+    error = "the engine was lost while job test ran: dial unix /run/docker.sock: connect: connection refused"
+    found = diagnose(evidence(lines=["working"], job={"status": "error", "error": error}))
+    assert [cause.code for cause in found.causes] == ["engine_lost"]
+
+
+def test_the_signal_that_ended_a_canceled_job_explains_nothing() -> None:
+    assert diagnose(evidence(job={"status": "canceled", "exit_code": 143})).causes == []
+    assert [cause.code for cause in diagnose(evidence(job={"exit_code": 143})).causes] == ["terminated"]
+
+
 def test_a_command_that_is_missing_on_this_machine() -> None:
     line = "bash: line 1: jq: command not found"
     summaries = [
