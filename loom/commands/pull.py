@@ -13,7 +13,7 @@ from loom.commands import session
 from loom.commands.project import Here
 from loom.errors import RequestError
 from loom.snapshot import Change, readable
-from loom.storage.workspace import Selection
+from loom.storage.selection import Selection
 
 if TYPE_CHECKING:
     from loom.runner.previous_run import PastRun

@@ -76,7 +76,7 @@ def cache_for(config: Config, source: Source, snapshot: Mapping[str, Any]) -> Ca
 
 def cache_project(config: Config, root: Path, origin: str | None) -> str:
     """The identity that the caches of a checkout belong to; a run's workspace counts as the checkout it was taken from."""
-    from loom.storage.cache import project_of
+    from loom.storage.cache_keys import project_of
 
     run = Store(config.state_dir).run_in(root)
     checkout = run.identity.get("repo_root") if run is not None else None

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import IO, cast
 
 from loom.errors import ProviderError
-from loom.storage import tar
+from loom.storage import tar, unpacking
 from loom.storage.files import open_regular, reader
+from loom.storage.selection import Chosen
 from loom.storage.tar import Entry, Kind
-from loom.storage.workspace import Chosen, DirectoryView, OnSkipped, Skipped
+from loom.storage.workspace import DirectoryView, OnSkipped, Skipped
 from loom.util import atomic
 
 _CHUNK = 256 * 1024
@@ -185,8 +186,8 @@ def unpack(archive: Iterable[bytes], root: Path, on_skipped: OnSkipped = unnotic
         on_skipped(Skipped.special(_under("", path), kind))
 
     try:
-        tar.unpack(cast("IO[bytes]", reader(archive)), root, on_special=special)
-    except (tar.UnsafeArchive, tar.DamagedArchive) as error:
+        unpacking.unpack(cast("IO[bytes]", reader(archive)), root, on_special=special)
+    except (unpacking.UnsafeArchive, tar.DamagedArchive) as error:
         raise ProviderError(f"the archive may not be unpacked over the workspace: {error}") from error
 
 

@@ -19,7 +19,8 @@ from loom.runner.session import Place
 from loom.secrets.masking import Masker
 from loom.status import OnOutput, Status
 from loom.storage import artifacts
-from loom.storage.cache import Cache, key_of
+from loom.storage.cache import Cache
+from loom.storage.cache_keys import key_of
 from loom.storage.workspace import view_of
 from loom.util.bounded import bounded, listed
 

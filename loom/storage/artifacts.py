@@ -23,8 +23,11 @@ from loom.secrets.masking import Masker
 from loom.status import FailingTest, OnOutput
 from loom.storage import junit
 from loom.storage.files import open_regular
-from loom.storage.tar import DamagedArchive, UnsafeArchive, Writer, Written, checked, read, unpack
-from loom.storage.workspace import Hashed, Selection, Skipped, UnsafePath, WorkspaceView, leads_out, packing
+from loom.storage.packing import Hashed, leads_out, packing
+from loom.storage.selection import Selection, UnsafePath
+from loom.storage.tar import DamagedArchive, Writer, read
+from loom.storage.unpacking import UnsafeArchive, Written, checked, unpack
+from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util import atomic
 from loom.util.units import counted, rough_size
 
@@ -113,7 +116,7 @@ def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) ->
     """Put an archive's content into a job's view of the workspace.
 
     ArtifactError for one that is not what `collect` gave the `sha256` of, and for what is never unpacked, whoever
-    packed it (`storage.tar`).
+    packed it (`storage.unpacking`).
     """
     with _told("restore the artifacts", archive):
         if sha256 is not None and _sha256(archive) != sha256:

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal, cast
-from urllib.parse import urlsplit
 
 import msgspec
 import zstandard
@@ -31,13 +30,16 @@ from msgspec.structs import replace
 
 from loom.errors import CacheError
 from loom.plan.model import Cache as Spec
-from loom.plan.model import CacheKeyFiles
 from loom.secrets.masking import Masker
 from loom.status import OnOutput
 from loom.storage import files
+from loom.storage.cache_keys import selection_of
+from loom.storage.packing import Hashed, packing
 from loom.storage.private import check_private, make_private
-from loom.storage.tar import DamagedArchive, Entry, UnsafeArchive, Writer
-from loom.storage.workspace import DirectoryView, Hashed, Selection, Skipped, UnsafePath, WorkspaceView, packing
+from loom.storage.selection import Selection
+from loom.storage.tar import DamagedArchive, Entry, Writer
+from loom.storage.unpacking import UnsafeArchive
+from loom.storage.workspace import DirectoryView, Skipped, WorkspaceView
 from loom.util import atomic, processes
 from loom.util.units import counted, rough_size
 
@@ -48,8 +50,6 @@ _LARGEST_ENTRY = 1 << 24
 _LEVEL = 1
 _CHUNK = 1 << 20
 _SECOND = 1_000_000_000
-_LONGEST_KEY = 1000
-_LONGEST_LINE = 1 << 14
 _README = """This folder belongs to loom: caches that workflows' jobs asked for. `loom cache ls` shows them, `loom cache rm` and
 `loom cache prune` remove some. The whole folder may be deleted at any time; jobs then take longer once.
 """
@@ -117,105 +117,6 @@ class Damage(Struct, frozen=True, kw_only=True):
     entry: Stored | None = None
 
 
-# Keys
-
-
-def project_of(origin: str | None, root: Path) -> str:
-    """The identity of the repository at `root`, which caches belong to: where it lies, and its origin beside it.
-
-    The place counts because nothing in a repository can choose it; the origin (without scheme, user and `.git`) because
-    another repository may take the place later. Linked worktrees count as their repository.
-    """
-    place = os.fsencode(_repository(root.resolve())).decode("utf-8", "backslashreplace")
-    name = _name_of(origin)
-    return f"{place} ({name})" if name else place
-
-
-def _name_of(origin: str | None) -> str:
-    if not origin:
-        return ""
-    scp = re.fullmatch(r"(?:[^@/:]+@)?([^/:]+):(?!//)(.+)", origin)
-    if scp is not None:
-        host, path = scp[1], scp[2]
-    else:
-        try:
-            parts = urlsplit(origin)
-            host, path = parts.hostname or "", parts.path
-        except ValueError:
-            host, path = "", origin
-    return f"{host.lower()}/{path.strip('/').removesuffix('.git')}".lstrip("/")
-
-
-def _repository(root: Path) -> Path:
-    """The main checkout of the linked worktree at `root`, else `root`: both sides must name each other.
-
-    A `.git` that only points to another repository is what anybody can write.
-    """
-    link = root / ".git"
-    text = _line_of(link)
-    if not text.startswith("gitdir: "):
-        return root
-    git_dir = (root / text.removeprefix("gitdir: ")).resolve()
-    common = git_dir.parent.parent
-    if git_dir.parent.name != "worktrees" or common.name != ".git" or Path(_line_of(git_dir / "gitdir")) != link:
-        return root
-    return common.parent
-
-
-def _line_of(file: Path) -> str:
-    try:
-        with files.open_regular(file) as opened:
-            return os.fsdecode(opened.read(_LONGEST_LINE)).rstrip("\n")
-    except OSError:
-        return ""
-
-
-def key_of(spec: Spec, workspace: Path) -> str:
-    """The key of a cache entry, before the job has changed anything. CacheError for one that can't be a key.
-
-    `{prefix, files}` hashes names and contents of the files that the globs find in `workspace`.
-    """
-    key = spec.key if isinstance(spec.key, str) else _key_of_files(spec.key, workspace)
-    if not key.strip() or len(key) > _LONGEST_KEY or "\0" in key:
-        raise CacheError(
-            f"the cache key {key[:80]!r} is {'empty' if not key.strip() else 'longer than 1000 characters'}",
-            hint="Use a shorter text, or `key: {files: [...]}`.",
-            code="CACHE_KEY_INVALID",
-        )
-    return key
-
-
-def _key_of_files(key: CacheKeyFiles, workspace: Path) -> str:
-    selection = _selection(key.files)
-    digest = hashlib.sha256()
-    found = False
-    try:
-        for entry, file in DirectoryView(workspace).read(selection, lambda skipped: None):
-            if entry.kind == "directory":
-                continue
-            found = True
-            content = hashlib.file_digest(file, "sha256").digest() if file is not None else entry.target.encode()  # type: ignore[arg-type]
-            digest.update(entry.path.encode("utf-8", "surrogateescape") + b"\0" + content + b"\0")
-    except OSError as error:
-        raise CacheError(f"the files of a cache key can't be read: {error}", code="CACHE_KEY_INVALID") from error
-    parts = [part for part in (key.prefix, digest.hexdigest()[:40] if found else "none") if part]
-    return "-".join(parts)
-
-
-def _selection(paths: Iterable[str]) -> Selection:
-    try:
-        return Selection(paths)
-    except UnsafePath as error:
-        raise CacheError(
-            f"cache: {error}",
-            hint="Name paths inside of the workspace, such as `.cache/pip`.",
-            code="CACHE_PATH_INVALID",
-        ) from error
-
-
-# The store
-
-
 class Cache:
     """One user's store, seen from one project. Thread-safe, and safe for several processes.
 
@@ -270,7 +171,7 @@ class Cache:
     def _save(
         self, spec: Spec, key: str, view: WorkspaceView, skipped: list[Skipped], masker: Masker | None
     ) -> SaveResult:
-        selection = _selection(spec.paths)
+        selection = selection_of(spec.paths)
         check_private(self.folder)
         identity = _id(self._project, key, spec.paths)
         before = [entry for entry in self._exact(identity) if self._blob_path(entry.blob).exists()]

@@ -1,4 +1,4 @@
-"""How what loom makes outside of the repository is called: workspaces and receipts."""
+"""How what loom makes outside of the repository is called (workspaces and receipts), and paths inside of a tree, as text."""
 
 from __future__ import annotations
 
@@ -74,3 +74,22 @@ def own_directories(tmp_dir: Path, root: Path) -> list[str]:
         return []
     ours = (place / name for name in names if run_of_workspace(workspace_beside(Path(name)).name) is not None)
     return [str(path.relative_to(root)) for path in ours]
+
+
+def normal(path: str) -> str:
+    return "/".join(part for part in path.split("/") if part not in ("", "."))
+
+
+def below(path: str, directory: str) -> bool:
+    """Whether `path` is `directory` or lies in it; all is below ""."""
+    return not directory or path == directory or path.startswith(directory + "/")
+
+
+def climbs_out(path: str, target: str) -> bool:
+    """Whether a relative link at `path` leads out of the tree that both are in, as text."""
+    depth = path.count("/")
+    for part in target.split("/"):
+        depth += -1 if part == ".." else part not in ("", ".")
+        if depth < 0:
+            return True
+    return False

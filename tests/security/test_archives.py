@@ -25,9 +25,10 @@ from loom.plan.model import Artifacts
 from loom.plan.model import Cache as Spec
 from loom.providers.files import unpack_file
 from loom.secrets.masking import Masker
-from loom.storage import artifacts, tar
+from loom.storage import artifacts, unpacking
 from loom.storage.cache import Cache
-from loom.storage.workspace import DirectoryView, Selection, TarView
+from loom.storage.selection import Selection
+from loom.storage.workspace import DirectoryView, TarView
 
 from ..unit.views import TarSession
 
@@ -217,13 +218,13 @@ def test_nothing_is_written_through_a_link_that_a_job_left(place: Path, way: str
 @pytest.mark.parametrize("way", WAYS)
 def test_a_bomb_is_refused(place: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few kilobytes that unpack to more than a machine holds: refused by count or size, and what was written is gone."""
-    monkeypatch.setattr(tar, "MOST_BYTES", 10_000_000)
+    monkeypatch.setattr(unpacking, "MOST_BYTES", 10_000_000)
     assert "more than" in WAYS[way](packed(*(member(f"deps/{n}", size=1_000_000) for n in range(20))), place)
     assert not [path for path in place.rglob("*") if path.is_file() and path.name != "theirs"]
 
 
 def test_a_bomb_of_names_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tar, "MOST_ENTRIES", 100)
+    monkeypatch.setattr(unpacking, "MOST_ENTRIES", 100)
     assert "more than 100 files" in by_artifact(packed(*(member(f"deps/{n}", size=0) for n in range(101))), place)
 
 

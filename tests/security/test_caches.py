@@ -14,7 +14,8 @@ import pytest
 
 from loom.errors import CacheError
 from loom.plan.model import Cache as Spec
-from loom.storage.cache import Cache, project_of
+from loom.storage.cache import Cache
+from loom.storage.cache_keys import project_of
 from loom.storage.workspace import DirectoryView
 from tests.support.loom_process import run_loom
 

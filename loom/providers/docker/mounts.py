@@ -25,8 +25,7 @@ from loom.providers.docker.errors import translated
 from loom.providers.docker.ownership import Ids, Owner, Workspaces, foreign, hand_over, open_to_all
 from loom.providers.docker.retries import retrying
 from loom.providers.files import Edit, archive_of, packed, renamed, unnoticed, unpack
-from loom.storage.tar import climbs_out
-from loom.util.paths import jobs_of
+from loom.util.paths import climbs_out, jobs_of
 
 if TYPE_CHECKING:
     import docker

@@ -16,7 +16,8 @@ from loom.plan.model import Artifacts, wanted
 from loom.secrets.masking import Masker
 from loom.status import Status, Stream
 from loom.storage import artifacts
-from loom.storage.workspace import DirectoryView, Selection, TarView, WorkspaceView
+from loom.storage.selection import Selection
+from loom.storage.workspace import DirectoryView, TarView, WorkspaceView
 
 from ..views import TarSession, tree
 

@@ -14,7 +14,8 @@ from loom.plan.model import CacheKeyFiles
 from loom.secrets.masking import Masker
 from loom.status import Stream
 from loom.storage import cache as caches
-from loom.storage.cache import Cache, Stored, key_of, project_of
+from loom.storage.cache import Cache, Stored
+from loom.storage.cache_keys import key_of, project_of
 from loom.storage.workspace import DirectoryView, TarView, WorkspaceView
 
 from ..views import TarSession, tree

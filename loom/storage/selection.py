@@ -1,0 +1,141 @@
+"""Which paths of a workspace are meant: the patterns of artifacts, caches and keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from loom.util import globs
+from loom.util.paths import below, normal
+
+OWN_PLACES = (".git/loom", ".loom/.runtime")
+"""Of loom in a workspace: never read, never written."""
+_GIT = ".git"
+_META = re.compile(r"[*?\[{]")
+
+
+class UnsafePath(ValueError):
+    """A path or pattern that leads, or may lead, out of the workspace."""
+
+
+def pattern_problem(pattern: str) -> str | None:
+    """Why a path pattern can't be used, None when it can."""
+    if not pattern or not pattern.strip("/") or "\0" in pattern:
+        return "the path is empty"
+    if pattern.startswith(("/", "~")):
+        return "the path must be relative to the workspace"
+    if ".." in pattern.split("/"):
+        return "the path must not climb out of the workspace with `..`"
+    return None
+
+
+class Selection:
+    """Which paths are meant. UnsafePath for a pattern that is absolute or climbs out.
+
+    A pattern that matches a directory means all below it; `*` and `?` stay within a name, `**` spans directories,
+    `[abc]` and `{a,b}` work as in a shell; names that start with a dot are nothing special.
+    """
+
+    def __init__(self, paths: Iterable[str], exclude: Iterable[str] = ()) -> None:
+        self.paths = tuple(paths)
+        exclude = tuple(exclude)
+        for pattern in (*self.paths, *exclude):
+            problem = pattern_problem(pattern)
+            if problem:
+                raise UnsafePath(f"{pattern!r}: {problem}")
+        self._include = [(pattern, _compiled(pattern), _depth_patterns(pattern)) for pattern in self.paths]
+        self._exclude = [_compiled(pattern) for pattern in exclude]
+        self._with_git = any(normal(pattern).split("/")[0] == _GIT for pattern in self.paths)
+        self.matched: set[str] = set()
+        """The patterns that something was found for so far."""
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The directories or files to start at, "" for the workspace itself; none of them lies in another."""
+        found: list[str] = []
+        for root in sorted({root for pattern in self.paths for root in _roots(pattern)}):
+            if not any(below(root, other) for other in found):
+                found.append(root)
+        return tuple(found)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return tuple(pattern for pattern in self.paths if pattern not in self.matched)
+
+    def takes(self, path: str) -> bool:
+        """Whether this path itself is meant (by its own name, or because a directory above it is)."""
+        if self.never(path):
+            return False
+        taken = False
+        for pattern, compiled, _ in self._include:
+            if compiled.match(path):
+                self.matched.add(pattern)
+                taken = True
+        return taken
+
+    def never(self, path: str) -> bool:
+        """Whether this path and all below it are out, whatever else matches."""
+        if path == _GIT or path.startswith(".git/"):
+            if not self._with_git:
+                return True
+            if below(path, OWN_PLACES[0]):
+                return True
+        elif path.startswith(".loom/") and below(path, OWN_PLACES[1]):
+            return True
+        return any(compiled.match(path) for compiled in self._exclude)
+
+    def may_hold(self, directory: str) -> bool:
+        """Whether something below this directory may be meant."""
+        parts = directory.split("/")
+        return any(_reaches(levels, parts) for _, _, alternatives in self._include for levels in alternatives)
+
+
+def _braces(pattern: str) -> list[str]:
+    """`a{b,c}` as [`ab`, `ac`], from the inside out."""
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    return [whole for choice in match[1].split(",") for whole in _braces(before + choice + after)][:1000]
+
+
+def _roots(pattern: str) -> Iterator[str]:
+    for plain in _braces(pattern):
+        parts = normal(plain).split("/")
+        fixed = 0
+        while fixed < len(parts) and not _META.search(parts[fixed]):
+            fixed += 1
+        yield "/".join(parts[:fixed])
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """Matches what the pattern matches, and all below it."""
+    return re.compile(f"(?:{globs.compile(normal(pattern) or '**').pattern})(?:/.*)?\\Z", re.DOTALL)
+
+
+def _depth_patterns(pattern: str) -> list[list[re.Pattern[str] | None]]:
+    """Per brace choice, each level of the pattern; None for `**`."""
+    return [
+        [None if part in ("**", "") else globs.compile(part) for part in normal(plain).split("/")]
+        for plain in _braces(pattern)
+    ]
+
+
+def _reaches(levels: list[re.Pattern[str] | None], parts: list[str]) -> bool:
+    for level, part in zip(levels, parts, strict=False):
+        if level is None:
+            return True
+        if not level.fullmatch(part):
+            return False
+    return True
+
+
+class Chosen(Protocol):
+    """What a walk needs to know of which paths are meant; `Selection` is one."""
+
+    @property
+    def roots(self) -> tuple[str, ...]: ...
+    def never(self, path: str) -> bool: ...
+    def takes(self, path: str) -> bool: ...
+    def may_hold(self, directory: str) -> bool: ...

@@ -1,0 +1,281 @@
+"""Unpack tar archives; the only module that does.
+
+No archive is trusted, whoever packed it and wherever it comes from: the folder of a cache may be planted, a record may
+be a copy, a job wrote what both hold. `checked` is the gate that every entry passes before a byte is written:
+
+- Names are relative and never climb; loom's own places in a workspace are refused.
+- Only files, directories, links and hard links to files of the same archive; set-uid, set-gid and sticky bits go.
+- A symbolic link may point anywhere (a virtual environment's `python` does), because nothing follows it: no entry is
+  written through a link, neither one of the archive nor one that was there before, and loom reads no file through one.
+- The number of entries, their bytes, and the length and depth of names are bounded.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import IO, cast
+
+from msgspec import Struct
+
+from loom.storage.tar import Check, Checked, Content, DamagedArchive, Entry, Item, read
+from loom.util.paths import below, normal
+
+MOST_ENTRIES = 4_000_000
+MOST_BYTES = 128 << 30
+"""How much one archive may hold, unpacked: more than any real one, and less than fills a machine by a few kilobytes."""
+LONGEST_PATH = 4096
+DEEPEST_PATH = 256
+"""Each directory on the way to an entry is held open while it is written."""
+_CHUNK = 1 << 20
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class UnsafeArchive(ValueError):
+    """An archive that holds something that is never unpacked; says which entry and why."""
+
+
+def checked(items: Iterable[tuple[Entry, Content | None]], reserved: Iterable[str] = ()) -> Iterator[Item]:
+    """What may be unpacked, each entry with its path and mode made harmless; the archive's root is left out.
+
+    UnsafeArchive for an entry that may not be unpacked (the module's rules), or that lies in one of the `reserved`
+    places; what came before it has been given already.
+    """
+    reserved = tuple(reserved)
+    files: set[str] = set()
+    links: set[str] = set()
+    held = Held()
+    for entry, content in items:
+        name = entry.path
+        path = _safe_path(name)
+        if any(below(path, place) for place in reserved):
+            raise UnsafeArchive(f"{name!r} is a place of loom's own record")
+        if not path:
+            continue
+        if links and not links.isdisjoint(_parents(path)):
+            raise UnsafeArchive(f"{name!r} leads through a link of the same archive")
+        target = entry.target
+        match entry.kind:
+            case "special":
+                raise UnsafeArchive(f"{name!r} is a device or FIFO")
+            case "link":
+                if not target or "\0" in target or len(target) > LONGEST_PATH:
+                    raise UnsafeArchive(f"{name!r} is a link to {target[:100]!r}, which is no path")
+                links.add(path)
+                files.discard(path)
+            case "hardlink":
+                target = normal(target)
+                if entry.target.startswith("/") or target not in files:
+                    raise UnsafeArchive(f"{name!r} is a hard link to {entry.target!r}, which is no file of the archive")
+                files.add(path)
+            case "file":
+                files.add(path)
+                links.discard(path)
+            case "directory":
+                links.discard(path)
+        held.add(entry)
+        yield (
+            Entry(path, entry.kind, entry.mode & 0o777, entry.mtime_ns, entry.size, target),
+            cast("IO[bytes]", content),
+        )
+
+
+class Held:
+    """Counts what an archive holds: UnsafeArchive for more than one may, whether it is packed or unpacked."""
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self.bytes = 0
+
+    def add(self, entry: Entry) -> None:
+        self.entries += 1
+        self.bytes += entry.size
+        if self.entries > MOST_ENTRIES:
+            raise UnsafeArchive(f"it holds more than {MOST_ENTRIES:,} files and directories")
+        if self.bytes > MOST_BYTES:
+            raise UnsafeArchive(f"it holds more than {MOST_BYTES >> 30} GiB")
+
+
+def _safe_path(name: str) -> str:
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts or "\0" in name:
+        raise UnsafeArchive(f"{name[:200]!r} leads out of the workspace")
+    if len(name) > LONGEST_PATH or len(parts) > DEEPEST_PATH:
+        raise UnsafeArchive(f"{name[:200]!r}... is too long or too deep a name")
+    return normal(name)
+
+
+def _parents(path: str) -> Iterator[str]:
+    at = path.find("/")
+    while at >= 0:
+        yield path[:at]
+        at = path.find("/", at + 1)
+
+
+class Written(Struct, kw_only=True):
+    files: int = 0
+    bytes: int = 0
+
+
+def unpack(
+    stream: Content,
+    root: Path,
+    *,
+    check: Check = lambda: None,
+    reserved: Iterable[str] = (),
+    on_special: Callable[[str, str], None] | None = None,
+) -> Written:
+    """Unpack a tar archive over the directory `root`; a file replaces a file. What was written goes when that fails.
+
+    UnsafeArchive for what is never unpacked, DamagedArchive for what is no whole archive, OSError when `root` can't be
+    written. `check` may end it. `on_special`: called for each device or FIFO, which is left out; without it one is unsafe.
+    """
+    written = Written()
+    items = read(Checked(stream, check))
+    if on_special is not None:
+        items = _without_special(items, on_special)
+    with closing(TreeWriter(root)) as writer:
+        try:
+            for entry, file in checked(items, reserved):
+                writer.put(entry, file)
+                written.files += entry.kind != "directory"
+                written.bytes += entry.size
+            writer.finish()
+        except BaseException:
+            writer.undo()
+            raise
+    return written
+
+
+def _without_special(
+    items: Iterable[tuple[Entry, Content | None]], on_special: Callable[[str, str], None]
+) -> Iterator[tuple[Entry, Content | None]]:
+    for entry, content in items:
+        if entry.kind == "special":
+            on_special(entry.path, entry.target)
+        else:
+            yield entry, content
+
+
+class TreeWriter:
+    """Writes entries below a directory, and through no link on the way. UnsafeArchive where one is in the way."""
+
+    def __init__(self, root: Path) -> None:
+        self._stack: list[tuple[str, int]] = [("", os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))]
+        self._directories: list[Entry] = []
+        self._made: list[str] = []
+
+    def close(self) -> None:
+        while self._stack:
+            os.close(self._stack.pop()[1])
+
+    def put(self, entry: Entry, file: Content | None) -> None:
+        if entry.kind == "directory":
+            self._enter(entry.path)
+            self._directories.append(entry)
+            return
+        above, _, name = entry.path.rpartition("/")
+        directory = self._enter(above)
+        match entry.kind:
+            case "file":
+                assert file is not None, "a file comes with its content"
+                self._made.append(entry.path)
+                _write_file(entry, file, name, directory)
+            case "link":
+                _make_way(name, directory, entry.path)
+                os.symlink(entry.target, name, dir_fd=directory)
+                os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
+            case "hardlink":
+                self._link(entry, name)
+            case "special":
+                raise UnsafeArchive(f"{entry.path!r} is a device or FIFO")
+
+    def _link(self, entry: Entry, name: str) -> None:
+        above, _, source_name = entry.target.rpartition("/")
+        source = os.dup(self._enter(above))
+        try:
+            directory = self._enter(entry.path.rpartition("/")[0])
+            _make_way(name, directory, entry.path)
+            os.link(source_name, name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
+        finally:
+            os.close(source)
+
+    def undo(self) -> None:
+        """Take away the files that were written, so that nobody takes a part for the whole."""
+        for path in self._made:
+            above, _, name = path.rpartition("/")
+            with suppress(OSError, UnsafeArchive):
+                os.unlink(name, dir_fd=self._enter(above))
+
+    def finish(self) -> None:
+        """Directories get their modes and times last: what is written into them would change both."""
+        for entry in reversed(self._directories):
+            descriptor = self._enter(entry.path)
+            os.fchmod(descriptor, entry.mode)
+            os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def _enter(self, path: str) -> int:
+        """The directory at `path`, made where it is missing."""
+        parts = path.split("/") if path else []
+        shared = 0
+        while shared < len(parts) and shared + 1 < len(self._stack) and self._stack[shared + 1][0] == parts[shared]:
+            shared += 1
+        while len(self._stack) > shared + 1:
+            os.close(self._stack.pop()[1])
+        for at in range(shared, len(parts)):
+            self._stack.append((parts[at], self._step("/".join(parts[: at + 1]), parts[at], self._stack[-1][1])))
+        return self._stack[-1][1]
+
+    @staticmethod
+    def _step(path: str, name: str, above: int) -> int:
+        try:
+            return os.open(name, _DIRECTORY, dir_fd=above)
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=above)
+            return os.open(name, _DIRECTORY, dir_fd=above)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise UnsafeArchive(
+                    f"{path!r} is a link or a file in the workspace; nothing is written through it"
+                ) from error
+            raise
+
+
+def _make_way(name: str, directory: int, path: str) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+    except (IsADirectoryError, PermissionError) as error:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISDIR(status.st_mode):
+            raise UnsafeArchive(f"{path!r} is a directory in the workspace; no file replaces it") from error
+        raise
+
+
+def _write_file(entry: Entry, file: Content, name: str, directory: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+    except FileExistsError:
+        _make_way(name, directory, entry.path)
+        descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+    try:
+        left = entry.size
+        while left > 0:
+            data = file.read(min(left, _CHUNK))
+            if not data:
+                raise DamagedArchive(f"it ends within {entry.path!r}")
+            left -= len(data)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        os.fchmod(descriptor, entry.mode)
+        os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+    finally:
+        os.close(descriptor)
