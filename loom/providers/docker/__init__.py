@@ -1,1 +1,1 @@
-"""The Docker provider: one container per job, told over its input, read from its log stream."""
+"""The Docker provider: one container per job, with commands to its input and results from its output."""

@@ -128,7 +128,7 @@ def _reading(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read_index(path: Path) -> tuple[Exported, ...]:
-    """What a file says that it holds. RequestError when it is no export of loom's."""
+    """Read the list of images in a file. RequestError when it is not an export of loom."""
 
     def refuse(reason: str) -> RequestError:
         return RequestError(

@@ -134,7 +134,7 @@ class Hijacked:
         return False
 
     def pending(self) -> bool:
-        """True when TLS has decrypted more than it gave out: polling the file number would not tell."""
+        """True when TLS has decrypted more than it returned: a poll of the file number does not show that."""
         pending = getattr(self.socket, "pending", None)
         return bool(pending and pending())
 
@@ -167,7 +167,7 @@ class _Position(Struct):
 
 
 class _Skip:
-    """Takes from a stream's beginning what had been read before."""
+    """Drops the beginning of a stream that was read before."""
 
     def __init__(self, position: _Position) -> None:
         self._left = _Position(position.lines, position.partial)
@@ -233,7 +233,7 @@ class Attachment:
     """What loom is connected to a container by: `send` to its input, `read` its output, until `at_end`."""
 
     def __init__(self, client: docker.DockerClient, container_id: str, *, apart: bool = True) -> None:
-        """Attach before the container is started: what it prints before that is nobody's, and lost.
+        """Attach before the container is started: earlier output is lost.
 
         `apart=False`: input and output in one connection. Podman sends the output to every connection, also to one for
         the input alone, and stops when nobody reads it there.
@@ -283,7 +283,7 @@ class Attachment:
             try:
                 os.eventfd_write(self._wake, 1)
             except OSError:
-                pass  # it was closed in this very moment: nobody reads any more
+                pass  # it was closed in this very moment
 
     def read(self, timeout_s: float) -> list[Chunk]:
         """What has arrived; waits for something up to `timeout_s`. Empty after that, a wake, and at the end.
@@ -342,7 +342,7 @@ class Attachment:
 
     @property
     def behind_s(self) -> float | None:
-        """For how long the log has had nothing to say although it has not come to where the output was lost.
+        """For how long the log has had nothing new although it has not reached the point where the output was lost.
 
         None when it has come there. An engine that could not write its log (a full disk) never does.
         """

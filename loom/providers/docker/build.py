@@ -1,8 +1,8 @@
-"""Building an image from the snapshot: with BuildKit where it can be had, else with the engine's classic builder.
+"""Builds of images from the snapshot: by BuildKit where it is installed, else by the engine's classic builder.
 
-The engine's API builds with the classic builder only; BuildKit is reached through the `buildx` program, which speaks to
-the same engine. What a build made is found again under the tag `loom-build:<hash of all files and settings>`, the files by
-what git calls them. Where that is not there, the builder is asked, and its own cache decides what has to be done.
+The engine's API has the classic builder only; the program `buildx` reaches BuildKit in the same engine. The result of a
+build has the tag `loom-build:<hash of all inputs>`, with git's ids for the files. Where that tag is missing, the builder runs,
+and its own cache decides what it does.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from loom.providers.docker.build_output import Tail, build_failed
 from loom.providers.docker.buildx import build_with_buildx, find_buildx
 
 _GET_BUILDX = "Install the buildx plugin (Debian: docker-buildx, Docker's own packages: docker-buildx-plugin)."
+# Docker's client always keeps the Dockerfile in the context; here it is added under a name of its own.
 _NO_DOCKERFILE = ".loom/no/Dockerfile"
-# Docker's client keeps the Dockerfile in whatever the rules say; here that is done by name.
 _TAGS = 20
 """How many states of a project's files one image is remembered for."""
 
@@ -61,17 +61,17 @@ def build_image(
     build = image.build
     assert build is not None
 
-    def have(name: str, platform: str) -> ResolvedImage:
-        return images.have(name, image.pull, platform, on_output=on_output, cancel=cancel)
+    def ensure(name: str, platform: str) -> ResolvedImage:
+        return images.ensure(name, image.pull, platform, on_output=on_output, cancel=cancel)
 
-    inputs = settle(images, image, workspace=workspace, have=have)
+    inputs = settle(images, image, workspace=workspace, ensure=ensure)
     tag = parse_reference(inputs.tag)
-    had = images.local(tag, inputs.platform) if inputs.known else None
-    if had is not None:
+    found = images.local(tag, inputs.platform) if inputs.known else None
+    if found is not None:
         say(on_output, f"nothing that goes into {shown(image)} has changed: using {tag.name}")
         with engine_errors():
             # The engine notes when an image was last tagged: `prune` goes by that.
-            images.client.api.tag(had.image_id, BUILD_REPOSITORY, tag.tag, force=True)
+            images.client.api.tag(found.image_id, BUILD_REPOSITORY, tag.tag, force=True)
     else:
         say(on_output, f"building {shown(image)} as {tag.name}")
         # Podman builds by itself what BuildKit does; buildx would first want a builder of its own in a container.
@@ -90,20 +90,20 @@ def build_image(
             )
         else:
             _build_classic(images, build, inputs, on_output=on_output, cancel=cancel)
-        had = images.local(tag, inputs.platform)
-        if had is None:
+        found = images.local(tag, inputs.platform)
+        if found is None:
             raise ImageError(f"{shown(image)} was built, and the engine does not have it as {tag.name}")
-        _forget_tags(images, had, tag.name)
+        _forget_tags(images, found, tag.name)
     if image.name is not None:
         named = parse_reference(image.name)
         with engine_errors():
-            images.client.api.tag(had.image_id, named.repository_name, named.tag or "latest", force=True)
-        had = replace(had, name=named.name)
-    return replace(had, built=True, bases=inputs.bases)
+            images.client.api.tag(found.image_id, named.repository_name, named.tag or "latest", force=True)
+        found = replace(found, name=named.name)
+    return replace(found, built=True, bases=inputs.bases)
 
 
 def _forget_tags(images: Images, image: ResolvedImage, current: str) -> None:
-    """Each change of the project's files that makes no other image gives it one more tag: not without end."""
+    """Remove old tags: each change of the files that leads to the same image adds one."""
     with engine_errors():
         names = images.client.api.inspect_image(image.image_id)["RepoTags"] or ()  # type: ignore[no-untyped-call]
     old = [name for name in names if name.startswith(f"{BUILD_REPOSITORY}:") and name != current]

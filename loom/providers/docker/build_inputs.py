@@ -31,21 +31,21 @@ class BuildInputs(Struct, frozen=True, kw_only=True):
     context: Path
     dockerfile: Path
     text: str
-    """With its bases pinned as the lock says."""
+    """With its bases pinned to the lock's digests."""
     ignore_lines: tuple[str, ...]
     platform: str
     tag: str
     bases: tuple[ResolvedImage, ...]
     known: bool
-    """Whether `tag` says what files go in: else the builder alone knows whether anything has changed."""
+    """Whether `tag` depends on the files: else only the builder can tell whether anything has changed."""
     place: str
     """The Dockerfile, for people: from the repository's root."""
 
 
 def settle(
-    images: Images, image: model.Image, *, workspace: Path, have: Callable[[str, str], ResolvedImage]
+    images: Images, image: model.Image, *, workspace: Path, ensure: Callable[[str, str], ResolvedImage]
 ) -> BuildInputs:
-    """Read the context and the Dockerfile, have the images that the build starts from, and name the result."""
+    """Read the context and the Dockerfile, ensure the base images, and name the result."""
     build, context, dockerfile, raw, stages, predefined = _read(images, image, workspace)
     platform = images.platform_of(image)
     ignore_lines = read_ignore(context, dockerfile)
@@ -53,8 +53,8 @@ def settle(
     pins = {}
     for base in bases_of(stages, target=build.target):
         base_platform = base.platform or platform
-        had = have(base.name, base_platform)
-        bases[f"{base.name} {base_platform}"] = had
+        found = ensure(base.name, base_platform)
+        bases[f"{base.name} {base_platform}"] = found
         reference = parse_reference(base.name)
         pinned = images.locked(reference, base_platform)
         # What came out of an archive has no digest by which a builder could find it here; its id is the locked one.
@@ -69,7 +69,7 @@ def settle(
         args=build.args,
         target=build.target,
         platform=platform,
-        bases={name: had.image_id for name, had in bases.items()},
+        bases={name: found.image_id for name, found in bases.items()},
     )
     text = raw.decode()
     return BuildInputs(
@@ -98,7 +98,7 @@ def _read(
     build = image.build
     assert build is not None
     context = _inside(workspace, build.context, "context")
-    # Two customs are about: relative to the context, and (`docker build -f`) to where one stands. Both are understood.
+    # Two conventions exist: relative to the context and, as in `docker build -f`, to the current directory. Both work.
     candidates = [_inside(workspace, f"{build.context}/{build.dockerfile}", "dockerfile")]
     if not candidates[0].is_file():
         candidates.append(_inside(workspace, build.dockerfile, "dockerfile"))
@@ -135,7 +135,7 @@ def _read(
 
 
 def _inside(workspace: Path, relative: str, what: str) -> Path:
-    """A path of the snapshot, links followed; ImageError when it leads out of it."""
+    """Resolve a path of the snapshot with its links; ImageError when it leads out of the snapshot."""
     root = workspace.resolve()
     path = (root / relative).resolve()
     if path != root and root not in path.parents:

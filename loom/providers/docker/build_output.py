@@ -1,4 +1,4 @@
-"""What a builder prints, and what of it says why a build failed."""
+"""A builder's output, and the reason in it for a failed build."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Tail:
-    """Hands a builder's output on and remembers its last lines, which say what went wrong."""
+    """Passes a builder's output on and keeps its end, which has the reason for a failure."""
 
     def __init__(self, on_output: OnOutput) -> None:
         self._on_output = on_output
@@ -33,7 +33,7 @@ class Tail:
             self._on_output("stdout", self._half + b"\n")
 
     def failure(self) -> tuple[int | None, str | None, str]:
-        """The Dockerfile's line and instruction that failed, as far as the builder says, and its last words."""
+        """Return the Dockerfile's line and instruction that failed, where the builder names them, and its message."""
         return what_failed(self._last.decode(errors="replace"))
 
 

@@ -95,7 +95,7 @@ def build_with_buildx(
 
 @contextmanager
 def _in_memory(secrets: Mapping[str, bytes]) -> Iterator[dict[str, int]]:
-    """Each value as a file that no disk has, no other user can open, and that is gone with the last process that has it."""
+    """Provide each value as a file in memory that no other user can open; it goes with the last process that holds it."""
     descriptors: dict[str, int] = {}
     try:
         for name, value in secrets.items():
@@ -111,7 +111,7 @@ def _in_memory(secrets: Mapping[str, bytes]) -> Iterator[dict[str, int]]:
 
 
 def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The builder `default` is then the engine that loom talks to, also when a Docker context names it."""
+    """Make the builder `default` the engine that loom uses, also when a Docker context names that engine."""
     endpoint = endpoint_of(environ)
     values = {**environ, "DOCKER_HOST": endpoint.url, "NO_COLOR": "1", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
     values.pop("DOCKER_CONTEXT", None)
@@ -123,8 +123,8 @@ def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return values
 
 
-# Ends the command when its own input ends, which it does when loom is gone; a silent one would go on building else. Then
-# nobody else removes what loom had made for it ($0) either.
+# The input of this script ends when loom ends, also by `kill -9`. Then it ends the command, which would go on building, and
+# removes the directory that loom made for it ($0).
 _WITH_LOOM = """
 exec 3<&0
 "$@" </dev/null 3<&- &

@@ -1,4 +1,4 @@
-"""What kind of engine it is, where that makes a difference: asked for once, and only what is needed."""
+"""The kind of engine, where that makes a difference. The engine is asked once, and only for what is needed."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ class Traits:
 
     @property
     def rootless(self) -> bool:
-        """It runs as a user, who is root in its containers."""
+        """Whether the engine runs as a user, and root in its containers is that user."""
         if not self.podman:
             return "rootlesskit" in self._parts()
         return "name=rootless" in (self._asked().get("SecurityOptions") or ())
 
     @property
     def name(self) -> str:
-        """For people: Docker or podman, and whether it is rootless. What takes podman long to say of itself is not asked."""
+        """For people: Docker or podman, and whether Docker is rootless. Podman needs a tenth of a second to answer that."""
         if self.podman:
             return "podman"
         return "rootless Docker" if self.rootless else "Docker"
 
     @property
     def socket(self) -> str:
-        """What it can be reached by from where its containers are: the socket we use, but for one in a virtual machine."""
+        """The path of its socket where its containers run: the one that loom uses, unless the engine is in a virtual machine."""
         platform = self._version().get("Platform") or {}
         endpoint = endpoint_behind(self._client)
         if endpoint is None or not endpoint.local or "Desktop" in str(platform.get("Name")):
@@ -59,10 +59,10 @@ class Traits:
         return endpoint.url.removeprefix("unix://")
 
     def unenforced(self, resources: Resources | None = None) -> list[str]:
-        """The limits (among `resources`) that this engine takes and does not hold a container to."""
+        """Return the limits (among `resources`) that this engine accepts and does not enforce."""
         wanted = [limit for limit in _ENFORCED_BY if resources is None or getattr(resources, limit) is not None]
         if wanted and self.podman and self.rootless and str(self._asked().get("CgroupVersion")) == "1":
-            return wanted  # whatever it says of each
+            return wanted  # its answer about each of them is wrong
         return [limit for limit in wanted if self._asked().get(_ENFORCED_BY[limit]) is False]
 
     def _parts(self) -> list[str]:

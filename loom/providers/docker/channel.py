@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import docker
 
 BEHIND_S = 15.0
-"""How long a container's log may have nothing new while it has not come to where a lost connection had been."""
+"""How long a container's log may have nothing new before it reaches the point where the connection was lost."""
 ASK_ENGINE_S = 60.0
 """How often a silent engine is asked whether it is still there."""
 ANSWER_S = 15.0
@@ -59,7 +59,7 @@ class Talk:
                     self.answer = part.text.decode("ascii", "replace").strip()
 
     def let_go(self, on_output: OnOutput) -> None:
-        """Pass on what looked like the beginning of a mark and can't become one any more."""
+        """Pass on the beginning of a mark that was not completed."""
         for stream, cutter in self._cutters.items():
             if rest := cutter.rest():
                 on_output(stream, rest)
@@ -93,10 +93,11 @@ class Channel:
         try:
             self.attachment.send(line)
         except OSError:
-            pass  # the output's end, which is read next, tells what happened
+            pass  # the end of the output, which is read next, has the reason
 
     def ask(self, line: Callable[[bytes], bytes], on_output: OnOutput, limit_s: float) -> str | None:
-        """The driver's answer to what `line` makes of a token; None when there is none in time. Lost when it has ended."""
+        """Return the driver's answer to a command, which `line` makes with a token; None without an answer in time. Lost when the
+        container has ended."""
         talk = Talk()
         self.send(line(talk.token))
         try:
@@ -169,7 +170,7 @@ class Channel:
             retrying(lambda: self._api.get(f"{self._api.base_url}/_ping", timeout=ANSWER_S))
 
     def _resume_or_tell(self, error: OSError | None, let_go: Callable[[], None] = lambda: None) -> None:
-        """The output ended before its time: go on reading it from the log when that is all that happened, or raise why.
+        """The output ended too early: read on from the log if the container runs, else raise the reason.
 
         Died when it was the job itself that ended the container.
         """

@@ -32,7 +32,7 @@ MAX_NAMED = 20
 def make(
     client: docker.DockerClient, session: Session, archive: Path, *, run_id: str, job_id: str, expires_at: float
 ) -> dict[str, Any]:
-    """Commit the job's container and pack its view of the workspace into `archive`; what there is to say of both."""
+    """Commit the job's container and pack its view of the workspace into `archive`; return the record of both."""
     begun = time.monotonic()
     packing: dict[str, Any] = {}
     left_out: list[Skipped] = []

@@ -39,7 +39,7 @@ class Resource(Struct, frozen=True, kw_only=True):
 
     kind: Kind
     key: str
-    """What the engine knows it by."""
+    """Its id or name for the engine."""
     name: str
     labels: Mapping[str, str]
     expires_at: float | None = None
@@ -64,7 +64,7 @@ class Removed(Struct, frozen=True):
         return f"{self.kind} {self.name}" + (f": {self.problem}" if self.problem else "")
 
 
-# -- who goes -----------------------------------------------------------------------------------------------------
+# -- what goes ----------------------------------------------------------------------------------------------------
 
 
 def reap(client: docker.DockerClient, *, now: Callable[[], float] = time.time) -> list[Removed]:
@@ -204,7 +204,7 @@ def remove_network(client: docker.DockerClient, name: str, *, disconnect: bool =
         except Exception as error:
             if not disconnect or getattr(error, "status_code", 404) == 404:
                 raise
-            with suppress(Exception):  # the next attempt says what is wrong
+            with suppress(Exception):  # the next attempt has the reason
                 for container_id in api.inspect_network(name).get("Containers") or {}:
                     api.disconnect_container_from_network(container_id, name, force=True)
             raise

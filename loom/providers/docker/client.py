@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 from loom.providers.docker.endpoint import Endpoint, endpoint_of, unavailable
 
 FIRST_ANSWER_S = 10
-"""How long an engine may take for its first answer; one that hangs is told from a slow one here."""
+"""How long an engine may take for its first answer; after that it counts as hanging."""
 ANSWER_S = 60
 """How long any later call may be silent: a busy engine takes its time to create and to remove, one that hangs more."""
 LONG_S = 600
-"""How long a call may be silent for which the engine moves much data before it says a word (`taking_long`)."""
+"""The same for calls that move much data before the engine answers (`taking_long`)."""
 CONNECTIONS = 80
 """Connections kept open: one per job that waits, and some for those that come and go."""
 
@@ -31,7 +31,7 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
     EngineUnavailable, with what to do about it, when none answers.
     """
     endpoint = endpoint_of(environ)
-    # A socket that is not there is told from one that hangs before the SDK is even imported.
+    # A missing socket is reported before the SDK is imported.
     _look_at_socket(endpoint, environ)
     import docker
     from docker.tls import TLSConfig

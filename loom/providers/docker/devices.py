@@ -1,4 +1,4 @@
-"""What of the engine's machine a job is handed: devices and GPUs, as the engine wants them told, and what it says without."""
+"""Devices and GPUs of the engine's machine that a job gets: the arguments for the engine, and its refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def device_requests_of(resources: Resources, *, podman: bool) -> list[dict[str, 
     requests: list[dict[str, Any]] = []
     described = [device for device in resources.devices if is_cdi(device)]
     if (gpus := resources.gpus) and podman:
-        # It takes what Docker is told without a word, and hands in nothing; by their CDI names it knows them.
+        # Podman accepts Docker's form and provides nothing; it knows GPUs by their CDI names.
         described += [f"{NVIDIA}={gpu}" for gpu in _gpu_names(gpus)]
     elif gpus:
         request: dict[str, Any] = {"Driver": "", "Capabilities": [["gpu"]], "Options": {}}
@@ -57,7 +57,7 @@ def _gpu_names(gpus: str) -> list[str]:
 
 
 def refused(request: SessionRequest, said: str) -> ProviderError | None:
-    """What to tell when an engine `said` this because it has not what the job is to be handed."""
+    """Return the error for an engine's answer `said`, if that means that it lacks a device; else None."""
     resources, job = request.resources, request.job_id
     no_driver = "could not select device driver" in said
     if resources.gpus and (no_driver or NVIDIA in said):

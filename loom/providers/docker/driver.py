@@ -1,4 +1,4 @@
-"""What loom and the driver in a container say to each other: commands as lines of shell, answers as marks in the output.
+"""The protocol between loom and the driver in a container: commands are lines of shell, answers are marks in the output.
 
 A mark is `<token> <text>` up to a line end, on both streams; the token is made for one command and used once, so nothing
 that a step prints can pass for one. `Cutter` takes marks out of a stream of bytes, wherever the chunks' borders fall.
@@ -95,7 +95,7 @@ def end(token: bytes) -> bytes:
 
 
 INPUT_LOST_CODE = 154
-"""The driver's exit code when its input closed and nobody had said that it would: 128 and signal 26."""
+"""The driver's exit code when its input closed without an order to end: 128 and signal 26."""
 OK = b"ok\n"
 TERM = b"term\n"
 KILL = b"kill\n"

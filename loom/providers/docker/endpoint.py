@@ -1,4 +1,4 @@
-"""Which engine, found the way the `docker` command finds it, and what to do when none answers."""
+"""The address of the engine, found as the `docker` command finds it, and the advice when no engine answers there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """Where an engine listens, and who said so (`DOCKER_HOST`, a context, nobody)."""
+    """Where an engine listens, and the source of that address (`DOCKER_HOST`, a context, the default)."""
 
     url: str
     source: str
@@ -121,7 +121,7 @@ def _with_scheme(host: str) -> str:
 
 
 def unavailable(endpoint: Endpoint, environ: Mapping[str, str], error: BaseException) -> LoomError:
-    """What to tell the user when no engine answers at `endpoint`."""
+    """Return the error for an endpoint where no engine answers."""
     cause = root_cause(error)
     # The ssl module's errors are OSErrors with numbers of their own.
     number = cause.errno if isinstance(cause, OSError) and type(cause).__module__ != "ssl" else None
@@ -151,7 +151,7 @@ def _start(endpoint: Endpoint) -> str:
 
 
 def _unreachable_by_ssh(endpoint: Endpoint, cause: BaseException) -> LoomError:
-    """The same for one behind ssh, whose own words say where it went wrong."""
+    """The same for an engine behind ssh: the message of ssh has the reason."""
     said = first_line(cause)
     if isinstance(cause, ValueError):
         return RequestError(f"{endpoint.source}: {said}")
@@ -172,7 +172,7 @@ def _unreachable_by_ssh(endpoint: Endpoint, cause: BaseException) -> LoomError:
 
 
 def _other_engines(endpoint: Endpoint, environ: Mapping[str, str]) -> list[str]:
-    """Sockets of other engines on this machine, as the commands that would use them."""
+    """Return commands that would use other engines of this machine."""
     runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     candidates = {
         "Docker": (DEFAULT_SOCKET.removeprefix("unix://"),),

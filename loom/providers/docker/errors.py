@@ -47,7 +47,7 @@ OUR_ERROR: Mapping[str, type[LoomError]] = {
 
 
 def ours(error: BaseException, doing: str) -> LoomError | None:
-    """The error to raise instead of `error`, which happened while `doing` something; None when it is not the engine's."""
+    """Return the error to raise instead of `error`, which occurred while `doing`; None when it is not the engine's."""
     if isinstance(error, LoomError):
         return error
     for name in names_of(error):
@@ -68,7 +68,7 @@ def explanation(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Raise the SDK's errors as ours; `doing` says what loom was at ("creating the container of job test")."""
+    """Raise the SDK's errors as loom's own; `doing` names the operation ("creating the container of job test")."""
     try:
         yield
     except Exception as error:

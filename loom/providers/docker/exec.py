@@ -105,7 +105,7 @@ class Inside(Struct, frozen=True, kw_only=True):
                 threading.Thread(target=_feed, args=(stdin, connection.socket), daemon=True).start()
             ended = self._follow(connection, on_output, cancel, pid_file, wake_read, timeout_s, grace_s)
         except BrokenPipeError:
-            # First: the engine answers nothing about a command whose output it can't get rid of.
+            # First: the engine does not answer about a command while its output blocks.
             connection.close()
             self.end(pid_file, "PIPE")
             return Exit(code=128 + SIGPIPE, ended=Ended.EXITED)

@@ -1,4 +1,4 @@
-"""A workflow's images as `loom images` looks at them: what is here, what the lock says, what the registries serve."""
+"""A workflow's images as `loom images` shows them: in the engine, in the lock file, in the registries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from loom.status import OnOutput
 
 
 class Named(Struct, frozen=True, kw_only=True):
-    """An image that is had by its name: one that jobs or services name, or one that a build starts from."""
+    """An image with a name: of a job, of a service, or the base of a build."""
 
     reference: Reference
     platform: str
@@ -113,7 +113,7 @@ class Inventory:
         return self._lock.get(named.name, named.platform) if self._lock is not None else None
 
     def named(self, *, whole: bool = True) -> list[Named]:
-        """Every image that is had by its name, those that builds start from included, each once per platform.
+        """Return every image with a name, also the bases of builds, each once per platform.
 
         ImageError when a build's Dockerfile can't be read; not `whole`: without what such builds start from.
         """
@@ -141,10 +141,9 @@ class Inventory:
         return list(found.values())
 
     def pull(self, named: Named, *, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
-        """What the registry serves now; what the lock says, where it says something. What was made here and published
-        nowhere is what it is."""
+        """Pull what the lock file or, without an entry there, the registry names. An image of no registry stays as it is."""
         try:
-            return self._images.have(named.name, "always", named.platform, on_output=on_output, cancel=cancel)
+            return self._images.ensure(named.name, "always", named.platform, on_output=on_output, cancel=cancel)
         except ImageError as error:
             local = self._images.local(named.reference, named.platform)
             if local is None or local.digest or error.code not in ("IMAGE_NOT_FOUND", "IMAGE_DENIED"):
@@ -222,7 +221,7 @@ class Inventory:
 
 
 def exit_code_of(verified: Sequence[Verified]) -> int:
-    """0: all the same (what is absent will be had from the registry); 1: something differs; 3: could not tell."""
+    """0: nothing differs (absent images will be pulled); 1: something differs; 3: unknown."""
     verdicts = {one.verdict for one in verified}
     if Verdict.DIFFERS in verdicts:
         return 1

@@ -1,7 +1,7 @@
-"""Having an image: from the engine's own store, from its registry, or built from the snapshot.
+"""A run's images: from the engine's own store, from a registry, or built from the snapshot.
 
-One `Images` serves one run. Whatever its jobs ask for is had once: two jobs that want the same image at the same time
-wait for one pull, and a later job gets what the first one got, even if the registry moved on in between.
+One `Images` serves one run and resolves each image once. Two jobs that ask for the same image at the same time wait for one
+pull; a later job gets the same image as the first one, even if the registry has a newer one by then.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ResolvedImage(Struct, frozen=True, kw_only=True):
     platform: str
     built: bool = False
     created: str = ""
-    """When the image was made, as the engine says it (RFC 3339)."""
+    """When the image was made (RFC 3339)."""
     bases: tuple[ResolvedImage, ...] = ()
     """What it was built from, where this run built it or found it built."""
 
@@ -61,17 +61,17 @@ class Images:
         frozen: bool = False,
         shared: ClientFactory | None = None,
     ) -> None:
-        """`client_factory` makes a new connection; `shared` gives a connection that others use too, and close."""
+        """`client_factory` makes a new connection; `shared` returns a connection that others also use, and that they close."""
         self._client_factory = client_factory
         self._shared = shared
         self._environ = environ
         self._lock = lock
         self._frozen = frozen
         self._guard = threading.Lock()
-        self._had: dict[object, Future[ResolvedImage]] = {}
+        self._resolved: dict[object, Future[ResolvedImage]] = {}
         self._inputs: dict[tuple[str, str], Path] = {}
         self.identity_of: Callable[[str], str | None] = lambda folder: None
-        """Names what a folder of the workspace holds, for builds; None where nobody can tell without reading it."""
+        """Returns an identity of a folder's content, for builds; None where that takes reading the files."""
         self._client: docker.DockerClient | None = None
         self._engine_platform: str | None = None
         self.registry = Registry(lambda: self.client, client_factory, environ)
@@ -86,7 +86,7 @@ class Images:
             return self._client
 
     def close(self) -> None:
-        """Let go of the engine, should it have been asked."""
+        """Close the connection, if one was made."""
         with self._guard:
             if self._client is not None:
                 self._client.close()
@@ -97,7 +97,7 @@ class Images:
         return Line(self._client_factory())
 
     def platform_of(self, image: model.Image) -> str:
-        """The platform asked for, else the engine's own."""
+        """Return the platform that the image names, else the engine's own."""
         if image.platform:
             return normal_platform(image.platform)
         if self._engine_platform is None:
@@ -121,21 +121,21 @@ class Images:
         """
         key = (identity(image), image.pull)
         with self._guard:
-            had = self._had.get(key)
-            mine = had is None
-            if had is None:
-                had = self._had[key] = Future()
+            found = self._resolved.get(key)
+            mine = found is None
+            if found is None:
+                found = self._resolved[key] = Future()
         if not mine:
-            return _wait_for(had, image, on_output, cancel)
+            return _wait_for(found, image, on_output, cancel)
         try:
             resolved = self._resolve(image, workspace, on_output, cancel, secrets)
         except BaseException as error:
-            # Those who wait now fail with us; whoever asks later (a retried job) starts anew.
+            # The threads that wait fail with this one; a later request, of a retried job, starts again.
             with self._guard:
-                del self._had[key]
-            had.set_exception(error)
+                del self._resolved[key]
+            found.set_exception(error)
             raise
-        had.set_result(resolved)
+        found.set_result(resolved)
         return resolved
 
     def _resolve(
@@ -147,7 +147,7 @@ class Images:
         secrets: Mapping[str, bytes],
     ) -> ResolvedImage:
         if image.build is not None:
-            # Imported for those who build: most jobs wait for a container to start, and would wait for this too.
+            # Imported only for a build: most jobs wait for a container to start, and would wait for this too.
             from loom.providers.docker.build import build_image
 
             root = self._inputs.get((image.build.context, image.build.dockerfile), workspace)
@@ -163,7 +163,7 @@ class Images:
         if image.name is None:
             raise ImageError("the job's image has neither a name nor a build", hint="Give it one of the two.")
         try:
-            return self.have(image.name, image.pull, self.platform_of(image), on_output=on_output, cancel=cancel)
+            return self.ensure(image.name, image.pull, self.platform_of(image), on_output=on_output, cancel=cancel)
         except ImageError as error:
             near = self._near(image.name) if error.code in _MAY_BE_MISSPELT else []
             if not near:
@@ -174,7 +174,7 @@ class Images:
             ) from error
 
     def _near(self, name: str) -> list[str]:
-        """Images of this engine with names like this one."""
+        """Find images of this engine with similar names."""
         import difflib
 
         with engine_errors():
@@ -184,7 +184,7 @@ class Images:
         return sorted((tag for tag in tags if base[tag] in close), key=lambda tag: close.index(base[tag]))[:3]
 
     def keep_inputs(self, builds: Iterable[model.Build], *, workspace: Path, folder: Path) -> None:
-        """Build these from what `workspace` holds now, whatever jobs write there until then; `folder` keeps a copy."""
+        """Copy the inputs of these builds from `workspace` to `folder`: later writes of jobs do not change the builds."""
         from loom.images.dockerfile import copy_inputs
 
         for one in builds:
@@ -203,20 +203,19 @@ class Images:
             self._inputs[key] = place
 
     def find(self, image: model.Image, *, workspace: Path) -> ResolvedImage | None:
-        """What `resolve` would use without pulling or building anything; None when it would have to."""
+        """Return what `resolve` would use without a pull or a build; None when it needs one."""
         platform = self.platform_of(image)
         if image.build is None:
             return self.present(image.name or "", platform)
 
         tag = self.build_tag(image, workspace=workspace)
-        had = self.local(parse_reference(tag), platform) if tag is not None else None
-        return had and replace(had, name=parse_reference(image.name).name if image.name else had.name, built=True)
+        found = self.local(parse_reference(tag), platform) if tag is not None else None
+        return found and replace(found, name=parse_reference(image.name).name if image.name else found.name, built=True)
 
     def build_tag(self, image: model.Image, *, workspace: Path) -> str | None:
-        """What a build of these inputs is kept as; None when an image that it starts from is not here, or what the files
-        are is not known."""
+        """Return the tag of a build with these inputs; None when a base image is not here or the files have no identity."""
 
-        def have(name: str, platform: str) -> ResolvedImage:
+        def ensure(name: str, platform: str) -> ResolvedImage:
             present = self.present(name, platform)
             if present is None:
                 raise _NotHere(name)
@@ -225,25 +224,25 @@ class Images:
         from loom.providers.docker.build_inputs import settle
 
         try:
-            inputs = settle(self, image, workspace=workspace, have=have)
+            inputs = settle(self, image, workspace=workspace, ensure=ensure)
             return inputs.tag if inputs.known else None
         except _NotHere:
             return None
 
     def present(self, name: str, platform: str) -> ResolvedImage | None:
-        """The image that the lock, or else the name, says, if this engine has it."""
+        """Return the image that the lock or, without an entry there, the name means; None when this engine lacks it."""
         reference = parse_reference(name)
         locked = self._lock.get(reference.name, platform) if self._lock is not None else None
         return self.local(reference, platform) if locked is None else self._local_locked(reference, locked, platform)
 
-    def have(
+    def ensure(
         self, name: str, policy: model.PullPolicy, platform: str, *, on_output: OnOutput, cancel: Cancel
     ) -> ResolvedImage:
-        """An image by name, as the lock and the policy say."""
+        """Return an image by name, by the lock file and the pull policy."""
         reference = parse_reference(name)
         locked = self.locked(reference, platform)
         if locked is not None:
-            return self._have_locked(reference, locked, policy, platform, on_output, cancel)
+            return self._ensure_locked(reference, locked, policy, platform, on_output, cancel)
         local = self.local(reference, platform)
         if local is not None and (policy != "always" or reference.digest):
             return local
@@ -254,10 +253,10 @@ class Images:
                 code="IMAGE_NOT_PRESENT",
             )
         self.registry.pull(reference, platform, on_output=on_output, cancel=cancel)
-        return self._must_have(reference, platform)
+        return self._required(reference, platform)
 
     def locked(self, reference: Reference, platform: str) -> Locked | None:
-        """What the lock pins this image to. ImageError under `frozen` for what it does not hold."""
+        """Return the lock's entry for this image. ImageError in a frozen run without such an entry."""
         locked = self._lock.get(reference.name, platform) if self._lock is not None else None
         if locked is None and reference.digest:
             return Locked(digest=reference.digest)
@@ -270,7 +269,7 @@ class Images:
             )
         return locked
 
-    def _have_locked(
+    def _ensure_locked(
         self,
         reference: Reference,
         locked: Locked,
@@ -297,8 +296,8 @@ class Images:
                 code="IMAGE_NOT_PRESENT",
             )
         self.registry.pull(pinned, platform, on_output=on_output, cancel=cancel)
-        had = self._must_have(pinned, platform)
-        return replace(had, name=reference.name, digest=locked.digest)
+        found = self._required(pinned, platform)
+        return replace(found, name=reference.name, digest=locked.digest)
 
     def _local_locked(self, reference: Reference, locked: Locked, platform: str) -> ResolvedImage | None:
         pinned = parse_reference(reference.pinned(locked.digest)) if locked.digest else None
@@ -309,18 +308,18 @@ class Images:
         return None
 
     def local(self, reference: Reference, platform: str | None = None) -> ResolvedImage | None:
-        """The image as the engine's store has it; None when it is absent or of another platform."""
+        """Return the image in the engine's store; None when it is absent or of another platform."""
         with engine_errors():
             try:
                 attributes = self.client.api.inspect_image(reference.name)  # type: ignore[no-untyped-call]
             except docker.errors.ImageNotFound:
                 return None
-        image = _resolved(reference.name, reference, attributes)
+        image = _image(reference.name, reference, attributes)
         return image if platform is None or same_platform(image.platform, platform) else None
 
-    def _must_have(self, reference: Reference, platform: str) -> ResolvedImage:
-        had = self.local(reference, platform)
-        if had is None:
+    def _required(self, reference: Reference, platform: str) -> ResolvedImage:
+        found = self.local(reference, platform)
+        if found is None:
             other = self.local(reference)
             if other is not None:
                 raise ImageError(
@@ -332,27 +331,27 @@ class Images:
                 f"{reference.name} was pulled, and the engine does not have it now",
                 hint="Something removed it (an automatic prune?). Run again.",
             )
-        return had
+        return found
 
 
 class _NotHere(Exception):
     """An image that a build starts from is not on this engine."""
 
 
-def _wait_for(had: Future[ResolvedImage], image: model.Image, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
-    # Most images are there, and had in a moment: only a wait that one would notice is worth a line.
+def _wait_for(found: Future[ResolvedImage], image: model.Image, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
+    # Most images are there: only a wait that a person notices is worth a line.
     worth_a_line_at = time.monotonic() + 0.5
-    while not had.done():
+    while not found.done():
         if cancel.requested:
             raise canceled(f"waiting for {shown(image)}")
         if time.monotonic() > worth_a_line_at:
             say(on_output, f"waiting for {shown(image)}, which another job is getting")
             worth_a_line_at = math.inf
-        wait([had], timeout=0.1)
-    return had.result()  # no limit: it is done
+        wait([found], timeout=0.1)
+    return found.result()  # no limit: it is done
 
 
-def _resolved(name: str, reference: Reference, attributes: Mapping[str, Any]) -> ResolvedImage:
+def _image(name: str, reference: Reference, attributes: Mapping[str, Any]) -> ResolvedImage:
     digests = [str(entry) for entry in attributes.get("RepoDigests") or ()]
     own = [digest for digest in digests if digest.rpartition("@")[0] == reference.repository_name]
     asked = [digest for digest in own if reference.digest and digest.endswith(f"@{reference.digest}")]

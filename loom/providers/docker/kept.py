@@ -182,7 +182,7 @@ class KeptContainer(Struct, frozen=True):
             session.start(cancel, running=True)
             yield session
         except BaseException:
-            # Whatever went wrong, what was kept for a person to look at is not thrown away by it.
+            # An error does not remove what was kept for a person to look at.
             attachment.close()
             raise
         problems = session.leave()
@@ -203,7 +203,7 @@ class KeptContainer(Struct, frozen=True):
             raise ProviderError(f"the kept container {self.name} has no view of the workspace at {self.project_dir}")
         kind = OverlayMount if request.mount_mode is MountMode.OVERLAY else VolumeMount
         mount = kind(self.client, replace(request, workspace=Path(self.labels[labels.WORKSPACE])), os.getpid())
-        mount.take_over(volume, self.container_id)
+        mount.adopt(volume, self.container_id)
         return mount
 
 

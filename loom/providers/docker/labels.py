@@ -1,7 +1,7 @@
-"""The labels and names that say what in the engine is loom's, and which loom's.
+"""The labels and names of loom's resources in an engine.
 
-Everything loom makes in an engine (containers, networks, volumes) carries them; whoever removes something looks at them
-first. `loom.pid`, `loom.pid_start` and `loom.boot_id` tell whether the loom that made it is still alive.
+Every container, network and volume that loom makes has them; `cleanup` decides by them what it may remove. `loom.pid`,
+`loom.pid_start` and `loom.boot_id` identify the process that made the resource.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ BOOT_ID = "loom.boot_id"
 WORKSPACE = "loom.workspace"
 PROJECT_DIR = "loom.project_dir"
 PID_NAMESPACE = "loom.pid_ns"
-"""Which process numbers these are: a loom in a container has its own."""
+"""The namespace of the process number: a loom in a container has its own."""
 ROLE = "loom.role"
-"""What the thing is for: `job`, `service`, `helper`, `overlay`, `volume`, `network`."""
+"""`job`, `service`, `helper`, `overlay`, `volume` or `network`."""
 SERVICE = "loom.service"
 """Names a service's container among those of its job."""
 ONCE = "loom.once"
-"""A service that did what it is for: it is not started again."""
+"""A service that runs once: it is not started again."""
 CHECKPOINT = "loom.checkpoint"
 EXPIRES = "loom.expires"
 """Until when a checkpoint's image stays, in seconds since the epoch. A container has that in its name."""
 BUILD_REPOSITORY = "loom-build"
 """The images that loom builds have names in it; they have no labels, which would change what is built."""
 HANDED_OVER = "loom.secrets"
-"""A service that was given secrets when it started: it can't be started again without them."""
+"""A service that got secrets when it started: it can't be started again without them."""
 
 
 def pid_namespace() -> str:
@@ -48,7 +48,7 @@ def pid_namespace() -> str:
 def labels(
     *, run_id: str, job_id: str, workspace: Path, pid: int, role: str, more: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """What to label a thing with that belongs to one job of the loom with process number `pid`."""
+    """Return the labels of a resource of one job, made by the process `pid`."""
     return {
         RUN: run_id,
         JOB: job_id,
@@ -63,7 +63,7 @@ def labels(
 
 
 def maker_is_gone(labelled: Mapping[str, str]) -> bool | None:
-    """Whether the loom that made this has surely ended; None when that can't be known from here (it counts by other numbers)."""
+    """Whether the process that made this has ended; None when that is unknown here (it has another process namespace)."""
     if labelled.get(BOOT_ID) != boot_id():
         return True
     if labelled.get(PID_NAMESPACE, pid_namespace()) != pid_namespace():
@@ -78,11 +78,11 @@ def maker_is_gone(labelled: Mapping[str, str]) -> bool | None:
 
 
 def kept_name(name: str, expires_at: float) -> str:
-    """The name of a container that stays until `expires_at`. In the name, since labels can't be changed any more."""
+    """Return the name of a container that stays until `expires_at`. In the name, since labels can't change."""
     return f"{name.partition('.kept-until-')[0]}.kept-until-{int(expires_at)}"
 
 
 def kept_until(name: str) -> float | None:
-    """When a container of that name may go; None for one that is not kept."""
+    """Return until when a container of that name is kept; None for one that is not kept."""
     match = re.search(r"\.kept-until-([0-9]+)\Z", name)
     return float(match[1]) if match else None

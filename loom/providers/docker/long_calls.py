@@ -1,4 +1,4 @@
-"""Talking to the engine for longer than a moment: streams that a cancel can end, and an engine that goes away."""
+"""Long calls to the engine: streams that a cancel ends, and an engine that goes silent."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Item = TypeVar("Item")
 
 
 class Line:
-    """A client for one long call (a pull, a build), which `cut` ends at once: the engine stops working for who hung up."""
+    """A client for one long call (a pull, a build). `cut` ends it at once: the engine stops when the connection closes."""
 
     def __init__(self, client: docker.DockerClient) -> None:
         self.client = client
@@ -44,7 +44,7 @@ class Line:
         try:
             if self._response is not None:
                 CancellableStream(iter(()), self._response).close()
-        except Exception:  # noqa: BLE001  it had ended by itself, or the transport has no socket to close
+        except Exception:  # noqa: BLE001  it has ended, or the transport has no socket to close
             pass
 
     def __enter__(self) -> Line:

@@ -22,7 +22,7 @@ from loom.providers.docker import labels
 from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.cleanup import remove_volume
 from loom.providers.docker.errors import translated
-from loom.providers.docker.ownership import Ids, Owner, Workspaces, foreign, hand_over, open_to_all
+from loom.providers.docker.ownership import Ids, Owner, Workspaces, chown_all, foreign, open_to_all
 from loom.providers.docker.retries import retrying
 from loom.providers.files import Edit, archive_of, packed, renamed, unnoticed, unpack
 from loom.util.paths import climbs_out, jobs_of
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 from loom.providers.docker.overlay import can_be_named, differences, foreign_paths, lstat, remove_work
 
 UNAVAILABLE = "VIEW_UNAVAILABLE"
-"""The code of an error that says: there can be no such view here."""
+"""The error code for a view that is impossible here."""
 
 AsRoot = Callable[[str], int]
 """Runs a line of shell as root beside the job, with the workspace at its place; its exit code."""
@@ -52,17 +52,17 @@ class Mount(Protocol):
         ...
 
     def fill(self, container_id: str, cancel: Cancel) -> None:
-        """Whatever the view needs between the container's creation and its start."""
+        """Fill the view, between the container's creation and its start."""
         ...
 
-    def hand_over(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
+    def chown_to_job(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
         """Let the job's user write in the view; before the first step, when the workspace is complete.
 
-        `user` is the container's own word for it, `ids` says who that is on this machine.
+        `user` has the container's ids, `ids` maps them to those of this machine.
         """
         ...
 
-    def take_back(self, as_root: AsRoot) -> None:
+    def chown_back(self, as_root: AsRoot) -> None:
         """Let the caller read, change and delete everything; after the last step, the container may have ended."""
         ...
 
@@ -103,7 +103,7 @@ class BindMount:
         self._mode = 0o700
 
     def make(self) -> None:
-        if (status := lstat(self._workspace)) is not None:  # else the engine tells what is wrong
+        if (status := lstat(self._workspace)) is not None:  # else the engine has the reason
             self._mode = stat.S_IMODE(status.st_mode)
 
     def spec(self) -> list[dict[str, Any]]:
@@ -112,23 +112,23 @@ class BindMount:
     def fill(self, container_id: str, cancel: Cancel) -> None:
         pass
 
-    def hand_over(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
+    def chown_to_job(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
         self._ids = ids
         self._user = user = ids.outside(user) or user
         if self._workspaces.enter(self._workspace, user):
-            hand_over(self._workspace, user, ids, self._request.project_dir, as_root)
+            chown_all(self._workspace, user, ids, self._request.project_dir, as_root)
         if self._workspaces.open(self._workspace):
             open_to_all(self._workspace, self._request.project_dir, as_root)
 
-    def take_back(self, as_root: AsRoot) -> None:
+    def chown_back(self, as_root: AsRoot) -> None:
         if self._user is None:
             return
         me = Owner.of_this_process()
-        handed_over = self._workspaces.leave(self._workspace, self._user)
-        # Root need not look: it may do everything with everybody's files. And who is still at work there has them.
+        chowned = self._workspaces.leave(self._workspace, self._user)
+        # Root need not look: it may change all files. And a job that is still at work there needs its own.
         alone = self._workspaces.nobody_in(self._workspace)
-        if handed_over or (me.uid != 0 and alone and foreign(self._workspace, me)):
-            hand_over(self._workspace, me, self._ids, self._request.project_dir, as_root)
+        if chowned or (me.uid != 0 and alone and foreign(self._workspace, me)):
+            chown_all(self._workspace, me, self._ids, self._request.project_dir, as_root)
             if me.uid != 0 and (path := foreign(self._workspace, me)):
                 raise ProviderError(
                     f"job {self._request.job_id} left files in the workspace that belong to others, such as {path}",
@@ -179,8 +179,8 @@ class _EngineVolume:
         self._ids = Ids()
         self._made = False
 
-    def take_over(self, volume: str, container_id: str) -> None:
-        """Stand for a view that was made by an earlier loom, for a container that was kept."""
+    def adopt(self, volume: str, container_id: str) -> None:
+        """Use the view that an earlier loom made for a container that was kept."""
         self._name, self._container_id, self._made = volume, container_id, True
 
     def _create(self, options: Mapping[str, str]) -> None:
@@ -269,12 +269,12 @@ class _EngineVolume:
         with translated(f"writing to the workspace of job {self._request.job_id}"):
             self._api.put_archive(self._container_id, directory, archive)
 
-    def hand_over(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
+    def chown_to_job(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
         self._user, self._ids = user, ids
         if user.uid != 0:
             as_root(_chown(user, self._request.project_dir))
 
-    def take_back(self, as_root: AsRoot) -> None:
+    def chown_back(self, as_root: AsRoot) -> None:
         pass
 
     def undo(self) -> None:
@@ -344,11 +344,11 @@ class OverlayMount(_EngineVolume):
             raise
 
     def changes(self, as_root: AsRoot) -> Sequence[Change] | None:
-        self.take_back(as_root)  # else the job's private directories could not be looked into
+        self.chown_back(as_root)  # else the job's private directories could not be looked into
         return sorted(differences(self._request.workspace, self._upper), key=lambda change: change.path)
 
-    def take_back(self, as_root: AsRoot) -> None:
-        # For a caller that is not root: only what is in the upper layer already, lest everything is copied up.
+    def chown_back(self, as_root: AsRoot) -> None:
+        # For a caller that is not root: only what is in the upper layer already; a chown of the rest would copy all of it up.
         if os.geteuid() == 0:
             return
         me = Owner.of_this_process()

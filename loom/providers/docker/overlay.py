@@ -1,4 +1,4 @@
-"""What the layers of an overlay say: which paths a job has changed, and whose they are."""
+"""The layers of an overlay: which paths a job has changed, and which user owns them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def remove_work(layers: Path) -> None:
 
 
 def foreign_paths(upper: Path, me: Owner) -> Iterator[str]:
-    """What in an upper layer belongs to others, relative to it; whiteouts belong to nobody."""
+    """Yield the paths of an upper layer, relative to it, that belong to other users; whiteouts do not count."""
     if upper.stat().st_uid != me.uid:
         yield "."
     for directory, names, files in os.walk(upper, onerror=None):
@@ -110,7 +110,7 @@ def _redirect(directory: Path, below: str) -> str | None:
 
 
 def _moved_here(source: Path, path: str, changed: set[str]) -> Iterator[Change]:
-    """What a directory that was moved to `path` holds, and nobody has touched since."""
+    """Yield the unchanged files of a directory that was moved to `path`."""
     for directory, _, files in os.walk(source):
         relative = Path(directory).relative_to(source)
         if relative.parts[:1] and relative.parts[0] in changed:
@@ -153,6 +153,6 @@ def _deleted_below(lower: Path, directory: str, kept: set[str]) -> Iterator[Chan
     try:
         names = os.listdir(lower / directory)  # noqa: PTH208
     except OSError:
-        return  # there is none below: the directory is new
+        return  # the directory is new
     for name in set(names) - kept:
         yield Change(path=f"{directory}/{name}", kind="deleted")

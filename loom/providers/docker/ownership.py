@@ -1,4 +1,4 @@
-"""Who owns the workspace's files. A job's user must be able to write them, and afterwards the caller must be again.
+"""The owner of the workspace's files: the job's user must be able to write them, and afterwards the caller.
 
 Most often nothing has to be done: the job runs as root, or as the caller; and a caller who is root need not care. With a
 rootless engine the container's root is the caller.
@@ -37,17 +37,17 @@ class Ids(Struct, frozen=True):
 
     @classmethod
     def read(cls, users: str, groups: str) -> Ids:
-        """What the container says of its namespace, `INSIDE:OUTSIDE:COUNT,` for each span."""
+        """Parse what the driver prints of its namespace: `INSIDE:OUTSIDE:COUNT,` for each span."""
         return cls(_spans(users, "/proc/self/uid_map"), _spans(groups, "/proc/self/gid_map"))
 
     def outside(self, owner: Owner) -> Owner | None:
-        """The container's `owner` as this machine sees it; None when it is nobody here."""
+        """Map the container's `owner` to this machine; None when it has no ids here."""
         uid = _looked_up(owner.uid, [(inside, outside, count) for inside, outside, count in self.users])
         gid = _looked_up(owner.gid, [(inside, outside, count) for inside, outside, count in self.groups])
         return None if uid is None or gid is None else Owner(uid, gid)
 
     def inside(self, owner: Owner) -> Owner | None:
-        """This machine's `owner` as the container sees it; None when nobody there is."""
+        """Map this machine's `owner` to the container; None when it has no ids there."""
         uid = _looked_up(owner.uid, [(outside, inside, count) for inside, outside, count in self.users])
         gid = _looked_up(owner.gid, [(outside, inside, count) for inside, outside, count in self.groups])
         return None if uid is None or gid is None else Owner(uid, gid)
@@ -80,18 +80,18 @@ class Workspaces:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._active: dict[Path, list[Owner]] = {}
-        self._handed_over: dict[Path, Owner] = {}
+        self._chowned: dict[Path, Owner] = {}
         self._opened: set[Path] = set()
 
     def enter(self, workspace: Path, user: Owner) -> bool:
-        """True when the files have to be handed over to `user` first."""
+        """True when the files have to be given to `user` first."""
         with self._lock:
             self._active.setdefault(workspace, []).append(user)
             if user.uid in (0, workspace.stat().st_uid):
                 return False
-            if self._handed_over.get(workspace) == user:
+            if self._chowned.get(workspace) == user:
                 return False
-            self._handed_over[workspace] = user
+            self._chowned[workspace] = user
             return True
 
     def open(self, workspace: Path) -> bool:
@@ -114,7 +114,7 @@ class Workspaces:
             return not self._active.get(workspace)
 
     def leave(self, workspace: Path, user: Owner) -> bool:
-        """True when nobody is left and the files, which were handed over, have to be taken back."""
+        """True when no job is left, and the files have to be given back to the caller."""
         with self._lock:
             active = self._active.get(workspace, [])
             if user in active:
@@ -122,10 +122,10 @@ class Workspaces:
             if active:
                 return False
             self._active.pop(workspace, None)
-            return self._handed_over.pop(workspace, None) is not None
+            return self._chowned.pop(workspace, None) is not None
 
 
-def hand_over(workspace: Path, owner: Owner, ids: Ids, project_dir: str, as_root: Callable[[str], int]) -> None:
+def chown_all(workspace: Path, owner: Owner, ids: Ids, project_dir: str, as_root: Callable[[str], int]) -> None:
     """Make everything in `workspace` belong to `owner`: from here where this process may, else from inside the container."""
     if os.geteuid() == 0:
         _chown(workspace, owner)

@@ -137,14 +137,14 @@ class DockerProvider:
             return container.create(client, request, name, mount, traits, marks, log_driver=self._log_driver)
 
         def make() -> SessionFacts:
-            # A new name each time: an engine whose answer was lost may still be making, or taking back, the one before.
+            # A new name each time: an engine may still create or remove the one before when its answer was lost.
             names.append(name := container.name_of(request))
             try:
                 made = create(name)
             except ProviderError as error:
                 if error.code != DISK_FULL:
                     raise
-                self._removals.wait(cancel)  # what this run's earlier jobs had filled may be free then
+                self._removals.wait(cancel)  # the space of this run's earlier jobs may be free then
                 made = create(name)
             mount.fill(made.container_id, cancel)
             return made
@@ -244,7 +244,7 @@ class DockerProvider:
             return self._known_traits
 
     def _reap_once(self, client: docker.DockerClient) -> None:
-        """What dead looms left behind goes while jobs run already, and not in the moment when the first one starts."""
+        """Remove what dead looms left while jobs run already, and not in the moment when the first one starts."""
         with self._lock:
             if self._reaped:
                 return

@@ -277,7 +277,7 @@ class LogProbe:
 
 
 class RunsProbe(_Quiet):
-    """For an image that says nothing about itself: running is all that can be known."""
+    """For an image without a HEALTHCHECK and ports: only that it runs is known."""
 
     what = "it runs; its image has no HEALTHCHECK and exposes no port"
 

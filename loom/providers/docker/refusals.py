@@ -1,4 +1,4 @@
-"""What it means that an engine does not create or start a job's container, or that the container ends at once."""
+"""The errors for an engine that does not create or start a job's container, and for a container that ends at once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from loom.providers.docker.retries import start_failed
 from loom.util.units import size_text
 
 UNSEEN = "WORKSPACE_UNSEEN"
-"""The code of an error that says: the engine does not see the workspace, or may not look into it."""
+"""The error code for an engine that does not see the workspace, or may not read it."""
 
 
 def not_created(error: Exception, request: SessionRequest, image: str) -> LoomError | None:
-    """What to raise instead of `error`; None when it is not the engine's."""
+    """Return the error to raise instead of `error`; None when it is not the engine's."""
     said = explanation(error)
     if known := known_reason(request, said):
         return known
@@ -63,7 +63,7 @@ def ended_at_once(said: str, reason: str, request: SessionRequest, facts: Sessio
 
 
 def known_reason(request: SessionRequest, said: str) -> LoomError | None:
-    """What to raise when an engine `said` that it can't make or start a job's container, where the reason is a known one."""
+    """Return the error for an engine's answer `said` to a container's creation or start, where the reason is a known one."""
     asked_too_much = devices.refused(request, said) or _limit(request, said)
     return asked_too_much or _unseen_workspace(request, said) or _no_overlay(request, said) or _no_user(request, said)
 

@@ -26,7 +26,7 @@ _PROGRESS_EVERY_S = 5.0
 
 
 class Served(Struct, frozen=True, kw_only=True):
-    """What a registry answers for a name. `platforms` is empty when it does not say."""
+    """What a registry serves for a name. `platforms` is empty when it does not list them."""
 
     digest: str
     platforms: tuple[str, ...] = ()
@@ -246,7 +246,7 @@ _REFUSALS = (
 
 
 def explain(reference: Reference, said: str, platform: str, credentials: Credentials) -> ImageError:
-    """The engine's words about a failed pull, as one of the few things that can be wrong, with the next move."""
+    """Return the error for the engine's message about a failed pull, with the next move."""
     refused = f"the credentials from {credentials.source} were refused"
     values = {
         "name": reference.name,

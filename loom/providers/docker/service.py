@@ -29,8 +29,8 @@ from loom.util.within import wait_until
 _READ = 65536
 
 OnDied = Callable[[str, str], None]
-"""Told the name of a service that ended after it was ready, and how ("exit code 3"); once per service, from a thread of
-its own."""
+"""Called with the name of a service that ended after it was ready, and how ("exit code 3"); once per service, from a thread
+of its own."""
 
 
 class RunningService(Struct, frozen=True, kw_only=True):
@@ -46,7 +46,7 @@ class RunningService(Struct, frozen=True, kw_only=True):
 
     @property
     def variables(self) -> dict[str, str]:
-        """What tells a job's steps where it is: the same names in a container and on the host."""
+        """The variables with its address for a job's steps: the same names in a container and on the host."""
         prefix = f"LOOM_SERVICE_{re.sub('[^A-Za-z0-9]', '_', self.name).upper()}"
         variables = {f"{prefix}_HOST": self.host}
         for number, (port, reached) in enumerate(self.ports.items()):
@@ -190,7 +190,7 @@ class ServiceContainer:
 
     def _start(self, container_id: str, image: ResolvedImage) -> str:
         name = self._service.name
-        # Attached before it starts: what it says first is what tells why it ended.
+        # Attached before it starts: its first output may be the reason for its end.
         output = Hijacked(self._group.client, container_id, *(("stdin",) if self._secrets else ()), "stdout", "stderr")
         self._follower = threading.Thread(
             target=self._follow, args=(container_id, output), name=f"loom-log-{name}", daemon=True
@@ -234,7 +234,7 @@ class ServiceContainer:
             while data := output.socket.recv(_READ):  # no limit: a service may be silent; it ends with the connection
                 for stream, chunk in demultiplexer.feed(data):
                     lines.feed(stream, chunk)
-        except Exception as error:  # noqa: BLE001  a lost stream must not take the job's thread down; it is said instead
+        except Exception as error:  # noqa: BLE001  a lost stream must not end the job's thread; it is printed instead
             if not self._group.closing.is_set():
                 self._say(f"its output was lost: {error}")
         finally:

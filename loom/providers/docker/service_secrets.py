@@ -1,4 +1,4 @@
-"""How a service gets its secrets: through its standard input, before it becomes what it is for. The engine is told none."""
+"""Secrets for services: through the standard input of the container, before its own program starts. The engine gets none."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def variables(service: model.Service) -> dict[str, str]:
 def wrapped(
     entrypoint: Sequence[str] | None, command: Sequence[str] | None, config: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:
-    """What takes the secrets first, and what would have run without it: an entrypoint cancels the image's command."""
+    """Wrap a command so that it takes the secrets first; an entrypoint cancels the image's command."""
     if entrypoint is None:
         command = command if command is not None else config.get("Cmd")
         entrypoint = config.get("Entrypoint")
@@ -60,7 +60,7 @@ def wrapped(
 
 
 def send(output: Hijacked, line: bytes) -> None:
-    """A service that ended already does not take it; its end is told elsewhere."""
+    """Send the secrets. A service that has ended does not take them; its end is reported elsewhere."""
     output.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _HAND_OVER_WITHIN_S, 0))
     with suppress(OSError):
         output.socket.sendall(line)  # no limit: the line before sets it

@@ -44,7 +44,7 @@ class ServiceNetwork(Struct, frozen=True, kw_only=True):
     services: tuple[RunningService, ...] = ()
 
     keep: Callable[[], None] = lambda: None
-    """Leave the services and the network running when the block is left; who removes the job's container removes them."""
+    """Leave the services and the network running at the end of the block; they are removed with the job's container."""
 
     @property
     def images(self) -> tuple[ResolvedImage, ...]:
@@ -182,7 +182,7 @@ def _groups(wanted: Sequence[model.Service]) -> Iterator[list[int]]:
 
 
 def _remove(group: Group, containers: Sequence[ServiceContainer], network_id: str) -> None:
-    """Never raises: what could not be removed is said, and is labelled for the next clean-up."""
+    """Never raises: what could not be removed is printed, and its labels lead the next clean-up to it."""
 
     def attempt(remove: Callable[[], None]) -> None:
         try:
@@ -205,7 +205,7 @@ def _remove(group: Group, containers: Sequence[ServiceContainer], network_id: st
 
 
 def container_names(names: Sequence[str]) -> list[str]:
-    """What the services are called in their containers' names: any text becomes fit for that, and each is unique."""
+    """Return a unique part of a container's name for each service; characters that names can't have are replaced."""
     taken: set[str] = set()
     result = []
     for name in names:

@@ -66,7 +66,7 @@ class DockerSession:
         # What the engine's JSON can't carry (bytes that are not UTF-8) is set again in each step.
         self._raw_environment = environment_of(request)[1]
         self._on_session_output = on_output
-        self._handed_over = False
+        self._chowned = False
         self._handed_on: dict[str, str] = {}
         self._to_mask: list[bytes] = []
         self._number = 0
@@ -145,9 +145,9 @@ class DockerSession:
             raise ProviderError("the container is kept for inspection and runs no further steps")
         if self._died:
             raise Lost(f"a step of job {self._request.job_id} has ended its container; no other can run in it")
-        if not self._handed_over:
-            self._handed_over = True
-            self._hand_over()
+        if not self._chowned:
+            self._chowned = True
+            self._chown_to_job()
         self._number += 1
         talk = Talk()
         line = driver.step(
@@ -218,8 +218,8 @@ class DockerSession:
 
     # Files
 
-    def _hand_over(self) -> None:
-        self._mount.hand_over(Owner(self.uid or 0, self.gid or 0), self._ids, self._as_root)
+    def _chown_to_job(self) -> None:
+        self._mount.chown_to_job(Owner(self.uid or 0, self.gid or 0), self._ids, self._as_root)
 
     def put_secret(self, name: str, content: bytes) -> str:
         if not name or "/" in name or name in (".", ".."):
@@ -230,8 +230,8 @@ class DockerSession:
         return path
 
     def settle(self) -> None:
-        if self._handed_over:
-            self._mount.take_back(self._as_root)
+        if self._chowned:
+            self._mount.chown_back(self._as_root)
 
     def workspace_view(self) -> Path | None:
         return self._mount.view()
@@ -246,7 +246,7 @@ class DockerSession:
         return self._mount.changes(self._as_root)
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> Inside:
-        if not self._handed_over:  # the first step is what gives the job its files
+        if not self._chowned:  # the first step is what gives the job its files
             self.run(Command(script=":", shell=("sh",)), self._on_session_output, Cancel())
         return Inside(
             client=self._client,
@@ -273,8 +273,8 @@ class DockerSession:
             raise ProviderError(
                 f"the container of job {self._request.job_id} could not be kept: its driver does not answer"
             )
-        if self._handed_over:  # it was taken back for what was read; whoever goes on here goes on as the job's user
-            self._hand_over()
+        if self._chowned:  # the caller owns the files since it read them; the job's user needs them again
+            self._chown_to_job()
         name = kept_name(self.facts.container_name, expires_at)
         if name != self.facts.container_name:  # else kept again within the second: the engine refuses its own name
             with translated("keeping the container"):
@@ -287,13 +287,13 @@ class DockerSession:
         self._channel.attachment.close()
 
     def leave(self) -> list[str]:
-        """End everything in the container; what it still prints goes to the session's `on_output`. What went wrong."""
+        """End everything in the container; its last output goes to the session's `on_output`. Return the problems."""
         problems = []
         if self.kept_until is None:
             self._end_everything()
-            if self._handed_over:
+            if self._chowned:
                 try:
-                    self._mount.take_back(self._as_root)
+                    self._mount.chown_back(self._as_root)
                 except LoomError as error:
                     problems.append(str(error))
             # Root's kill reaches everything; after another user's, the container's end has to be waited for (30 ms).
@@ -308,7 +308,7 @@ class DockerSession:
         talk = Talk()
         try:
             if self._unfinished:
-                # What it printed could not be recorded, say: the rest of that is nobody's.
+                # For example, its output could not be recorded: the rest of it is dropped.
                 self._on_session_output = lambda *_: None
                 self._channel.send(driver.KILL + driver.OK)
             self._channel.send(driver.end(talk.token))

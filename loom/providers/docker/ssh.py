@@ -25,12 +25,12 @@ from urllib3.connectionpool import HTTPConnectionPool
 from loom.util import processes
 
 _AT_ONCE = 4
-"""How many connections are made at the same time: servers drop some of those who have not yet shown who they are."""
+"""How many connections are made at the same time: servers drop some of those that are not authenticated yet."""
 _CONNECT_S = 10
 _ANSWER_S = 60.0
 _OPTIONS = (
     "-T",
-    # Nobody is asked anything: not for a password, not whether an unknown host may be trusted.
+    # No questions: not for a password, not whether an unknown host may be trusted.
     *("-o", "BatchMode=yes"),
     *("-o", f"ConnectTimeout={_CONNECT_S}"),
     *("-o", "LogLevel=ERROR"),
@@ -42,7 +42,7 @@ _OPTIONS = (
 
 
 class SshFailed(ConnectionError):
-    """No connection came about; the text is what ssh, or the command on the other side, says of it."""
+    """No connection was made; the text is the message of ssh or of the command on the other side."""
 
 
 def command(url: str) -> list[str]:
@@ -115,7 +115,7 @@ class Dialler:
 
 
 def _ask(connection: socket.socket) -> None:
-    """Whether an engine is at the other end: only now has ssh had its say."""
+    """Ask whether an engine is at the other end: only its answer shows that ssh has connected."""
     connection.sendall(b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n")  # no limit: the caller has set it
     response = http.client.HTTPResponse(connection)
     try:
@@ -126,7 +126,7 @@ def _ask(connection: socket.socket) -> None:
 
 
 def _reason(said: str, error: BaseException) -> str:
-    """The line that tells, of what ssh and the other side said."""
+    """Return the line with the reason from the output of ssh and of the other side."""
     lines = [line.strip() for line in said.splitlines() if line.strip() and not set(line.strip()) <= {"@"}]
     for line in lines:
         if "IDENTIFICATION HAS CHANGED" in line:
