@@ -66,7 +66,7 @@ class Builder:
             timeout_s=fields.timeout if fields.timeout is not None else config.job_timeout,
             step_timeout_s=fields.step_timeout if fields.step_timeout is not None else config.step_timeout,
             resources=self.resources(fields.resources, entry),
-            network=self.network(fields, entry, text),
+            network=self.network(fields, text),
             privileged=bool(fields.privileged),
             docker_socket=bool(fields.docker_socket),
             services=tuple(
@@ -86,7 +86,7 @@ class Builder:
             return job
         from loom.plan.hardening import hardened
 
-        return hardened(job, config, lambda at, why: self.say(text.node(at), pointer(entry.name, *at), why))
+        return hardened(job, config, text.say)
 
     def variables(self, candidate: Candidate, known: Mapping[str, str]) -> dict[str, str]:
         entry = candidate.entry
@@ -152,9 +152,8 @@ class Builder:
         for number, name in enumerate(build.secrets):
             if name not in own:
                 place = (*at, "secrets", number)
-                self.say(
-                    text.node(place),
-                    pointer(entry.name, *place),
+                text.say(
+                    place,
                     f"the job has no secret {name}; say where its value is kept, under the job's `secrets`",
                 )
         return p.Build(
@@ -165,16 +164,15 @@ class Builder:
             secrets=_secrets({name: own[name] for name in build.secrets if name in own}),
         )
 
-    def network(self, fields: models.Job, entry: Entry, text: _Texts) -> p.Network:
+    def network(self, fields: models.Job, text: _Texts) -> p.Network:
         written = fields.network
         mode = (written.mode if written else None) or self.context.config.network
         if fields.services and mode not in (None, "default", "bridge", "none"):
             own = written is not None and written.mode is not None
             at = ("network",) if own else ("services",)
             where = "" if own else ", which the configuration asks for,"
-            self.say(
-                text.node(at),
-                pointer(entry.name, *at),
+            text.say(
+                at,
                 f"a job with services is in a network of its own with them: `network: {mode}`{where} can't hold here; "
                 "remove it or the services (`none` is possible: that network then leads nowhere else)",
             )
@@ -264,9 +262,8 @@ class Builder:
             variable = f"{name}_FILE" if secret.file else name
             if variable in service.variables:
                 at = ("services", number, "variables", variable)
-                self.say(
-                    text.node(at),
-                    pointer(text.entry.name, *at),
+                text.say(
+                    at,
                     f"the secret {name} sets {variable} for this service; remove one of the two",
                 )
         return _secrets(service.secrets)
@@ -310,6 +307,10 @@ class _Texts:
         self.values = values
         self.secrets = secrets
 
+    def say(self, at: tuple[str | int, ...], message: str) -> None:
+        """What is wrong at this place of the job."""
+        self.builder.say(self.node(at), pointer(self.entry.name, *at), message)
+
     def __call__(self, text: str, *at: str | int) -> str:
         if "$" not in text:
             return text
@@ -318,13 +319,11 @@ class _Texts:
                 why = (
                     "is a secret, and secrets are known to steps alone" if name in self.secrets else "has no value here"
                 )
-                self.builder.say(
-                    self.node(at), pointer(self.entry.name, *at), f"${name} {why}; define it, or write $$ for a plain $"
-                )
+                self.say(at, f"${name} {why}; define it, or write $$ for a plain $")
         try:
             return interpolation.expand(text, self.values)
         except interpolation.ExpansionTooLong as error:
-            self.builder.say(self.node(at), pointer(self.entry.name, *at), str(error))
+            self.say(at, str(error))
             return text
 
     def path(self, text: str, *at: str | int) -> str:
@@ -337,9 +336,7 @@ class _Texts:
         expanded = here(text, *at)
         expanded = expanded.removeprefix("./") or "."
         if expanded.startswith(("/", "~")) or ".." in expanded.split("/"):
-            self.builder.say(
-                self.node(at), pointer(self.entry.name, *at), f"{expanded} leads out of the project; stay inside it"
-            )
+            self.say(at, f"{expanded} leads out of the project; stay inside it")
         return expanded
 
     def image_name(self, text: str, *at: str | int) -> str:
@@ -348,7 +345,7 @@ class _Texts:
             if "$" not in expanded:
                 parse_reference(expanded)
         except RequestError as error:
-            self.builder.say(self.node(at), pointer(self.entry.name, *at), f"{error.message}. {error.hint}")
+            self.say(at, f"{error.message}. {error.hint}")
         return expanded
 
     def maybe(self, text: str | None, *at: str | int) -> str | None:
@@ -360,7 +357,7 @@ class _Texts:
         try:
             return expanded if expanded is None or "$" in expanded else check(expanded)
         except ValueError as error:
-            self.builder.say(self.node(at), pointer(self.entry.name, *at), str(error))
+            self.say(at, str(error))
             return expanded
 
     def node(self, at: tuple[str | int, ...]) -> Node:

@@ -1,15 +1,13 @@
 """What a plan, and the project's configuration, ask for that a plain container does not get.
 
-Each is a request, and only the user can allow it (`trust_store`). The two tables name every field of a job:
-`_ASKS` those that a request comes from, `PLAIN` the others. A field in neither fails a test, so that a new one has to be judged.
+Each is a request, and only the user can allow it (`trust_store`). `ASKS` names the fields of a job that a request comes from;
+a test names all others, so that a new one has to be judged.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +119,7 @@ def _elsewhere(path: str, around: Around) -> str | None:
     return path if str(real) == os.path.normpath(place) else str(real)
 
 
-_ASKS: Mapping[tuple[type, str], Callable[[Any, Around], Iterator[_Asked]]] = {
+ASKS: Mapping[tuple[type, str], Callable[[Any, Around], Iterator[_Asked]]] = {
     (model.Job, "privileged"): _privileged,
     (model.Job, "docker_socket"): _engine_socket,
     (model.Network, "mode"): _network,
@@ -130,40 +128,6 @@ _ASKS: Mapping[tuple[type, str], Callable[[Any, Around], Iterator[_Asked]]] = {
     (model.Resources, "gpus"): _gpus,
     (model.Secret, "ref"): _secret,
 }
-
-PLAIN: Mapping[type, frozenset[str]] = {
-    model.Job: frozenset(
-        {
-            *("id", "name", "stage", "steps", "provider", "image", "target", "shell", "variables", "needs", "when"),
-            *("allow_failure", "retry", "timeout_s", "step_timeout_s", "resources", "network", "services", "artifacts"),
-            *("cache", "secrets", "matrix", "runner_pool", "places", "rule", "hardened"),
-        }
-    ),
-    model.Step: frozenset({"phase", "number", "script", "file", "line", "literal"}),
-    # The build context stays in the workspace: docker/build.py refuses one that leads out of it.
-    model.Build: frozenset({"context", "dockerfile", "target", "args", "secrets"}),
-    model.Image: frozenset({"name", "build", "pull", "entrypoint", "user", "platform"}),
-    model.Need: frozenset({"job", "optional", "artifacts"}),
-    model.AllowFailure: frozenset({"always", "exit_codes"}),
-    model.Retry: frozenset({"max", "when", "exit_codes", "backoff_s"}),
-    model.Ulimit: frozenset({"name", "soft", "hard"}),
-    model.Resources: frozenset({"cpus", "memory", "pids", "shm_size", "ulimits", "tmpfs", "read_only", "places"}),
-    model.Network: frozenset(),
-    model.Ready: frozenset({"tcp", "command", "http", "log", "interval_s", "timeout_s"}),
-    model.Service: frozenset(
-        {"name", "aliases", "image", "variables", "command", "entrypoint", "user", "ready", "secrets", "once", "place"}
-    ),
-    model.Artifacts: frozenset({"paths", "exclude", "when", "name", "expire_in_s", "junit"}),
-    model.CacheKeyFiles: frozenset({"files", "prefix"}),
-    model.Cache: frozenset({"paths", "key", "fallback_keys", "policy", "when", "name"}),
-    model.Secret: frozenset({"name", "file", "required"}),
-}
-"""Fields that give a job no more than a container of its own and the repository's files."""
-
-
-def classified() -> Mapping[type, frozenset[str]]:
-    """Every field that the tables know, by its type."""
-    return {kind: plain | {name for asking, name in _ASKS if asking is kind} for kind, plain in PLAIN.items()}
 
 
 def of_jobs(jobs: Iterable[model.Job], around: Around, place_of: PlaceOf | None = None) -> tuple[Request, ...]:
@@ -181,43 +145,19 @@ def of_jobs(jobs: Iterable[model.Job], around: Around, place_of: PlaceOf | None 
 def _asked(
     value: Struct, path: tuple[str | int, ...], around: Around
 ) -> Iterator[tuple[tuple[str | int, ...], _Asked]]:
-    for name, asks in looked_at()[type(value)]:
+    """What any field asks for, however deep below a job."""
+    for name in value.__struct_fields__:
         inner = getattr(value, name)
-        if asks is not None:
+        if (asks := ASKS.get((type(value), name))) is not None:
             for asked in asks(inner, around):
                 yield (*path, name), asked
         elif isinstance(inner, Struct):
             yield from _asked(inner, (*path, name), around)
-        elif inner:
+        elif isinstance(inner, tuple):
             for number, item in enumerate(inner):
-                key = item.name if isinstance(item, model.Secret) else number
-                yield from _asked(item, (*path, name, key), around)
-
-
-@cache
-def looked_at() -> Mapping[type, Sequence[tuple[str, Callable[[Any, Around], Iterator[_Asked]] | None]]]:
-    """Of each type, the fields that ask, and those that lead to some that do."""
-    leading = {kind for kind, _ in _ASKS}
-    while more := {kind for kind in PLAIN if kind not in leading and any(map(_names(leading), _types(kind).values()))}:
-        leading |= more
-    names = _names(leading)
-    return {
-        kind: [
-            (name, _ASKS.get((kind, name)))
-            for name, written in _types(kind).items()
-            if (kind, name) in _ASKS or names(written)
-        ]
-        for kind in leading
-    }
-
-
-def _names(kinds: Iterable[type]) -> Callable[[str], Any]:
-    return re.compile(rf"\b({'|'.join(kind.__name__ for kind in kinds)})\b").search
-
-
-def _types(kind: type) -> Mapping[str, str]:
-    """The types of a struct's fields, as they are written."""
-    return kind.__annotations__
+                if isinstance(item, Struct):
+                    key = item.name if isinstance(item, model.Secret) else number
+                    yield from _asked(item, (*path, name, key), around)
 
 
 def of_setting(asked: config.Asked) -> Request:
