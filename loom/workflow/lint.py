@@ -9,7 +9,8 @@ from loom.config import AUTO_SHELL
 from loom.errors import Problem
 from loom.util.yaml_file import Kind, Node, pointer, problem_in_text
 from loom.workflow import expressions, interpolation, scripts
-from loom.workflow.loader import Entry, Workflow
+from loom.workflow.inheritance import Entry
+from loom.workflow.loader import Workflow
 
 _LOST = re.compile(
     r"(cd|pushd|export|source|\.|alias|unset|set|shopt|umask|ulimit|trap)(\s+|$)|[A-Za-z_][A-Za-z0-9_]*=\S*$"

@@ -7,8 +7,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from msgspec import Struct, field
 from pydantic import BaseModel
 
+from loom.errors import Problem
 from loom.util.units import nearest
 from loom.util.yaml_file import Kind, Node
 from loom.workflow import models
@@ -62,6 +64,15 @@ def foreign_file(root: Node, name: str) -> str | None:
             f"with `version: v1`, and follow what `loom check` says; {_GUIDE}"
         )
     return None
+
+
+class Problems(Struct):
+    """Everything wrong that was found so far."""
+
+    found: list[Problem] = field(default_factory=list)
+
+    def say(self, node: Node, at: str, message: str) -> None:
+        self.found.append(node.file.problem(node, at, message))
 
 
 class Suggestions:

@@ -1,0 +1,193 @@
+"""What a node of a workflow must look like: pydantic's models, and its errors in loom's words at their places."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec.structs import replace
+from pydantic import BaseModel, ValidationError
+
+from loom.util.units import nearest
+from loom.util.yaml_file import Kind, Node, pointer
+from loom.workflow import messages, models
+from loom.workflow.expressions import ExpressionError
+from loom.workflow.files import File
+from loom.workflow.messages import Problems
+
+
+class Shapes:
+    def __init__(self, problems: Problems, *, nulls: bool) -> None:
+        self._problems = problems
+        self._look_for_nulls = nulls
+
+    def root(self, file: File) -> models.Root | models.Included | None:
+        model: type[models.Root] | type[models.Included] = models.Root if file.main else models.Included
+        only = {key: node for key, node in file.root.value.items() if key in models.ROOT_KEYS and key != "default"}
+        node = Node(file.yaml, Kind.MAPPING, only, file.root.line, file.root.column, 1)
+        node.keys = file.root.keys
+        before = len(self._problems.found)
+        checked = self.validated(model, node, ())
+        default = file.root.get("default")
+        if default is not None and default.kind is Kind.MAPPING:
+            self.validated(models.Common, default, ("default",), partial=True)
+        elif default is not None and default.kind is not Kind.REFUSED:
+            self._problems.say(
+                default,
+                pointer("default"),
+                f"expected a mapping of keys for every job, found {messages.describe(default)}",
+            )
+        if not file.main:
+            for key in ("stages", "workflow"):
+                if key in only:
+                    self._drop(before, file.root.keys[key])
+                    self._problems.say(
+                        file.root.keys[key], pointer(key), f"only the main file has {key}; move it there"
+                    )
+        stages = only.get("stages")
+        if stages is not None and stages.kind is Kind.LIST:
+            self._unique(stages, "stages", "stage")
+        self._reserve(only.get("variables"), "variables")
+        return checked  # type: ignore[return-value]
+
+    def _drop(self, start: int, node: Node) -> None:
+        self._problems.found[start:] = [
+            p for p in self._problems.found[start:] if (p.line, p.column) != (node.line, node.column)
+        ]
+
+    def _unique(self, listed: Node, at: str, word: str) -> None:
+        first: dict[Any, Node] = {}
+        for number, node in enumerate(listed.value):
+            if node.kind is Kind.SCALAR and node.value in first:
+                self._problems.say(
+                    node, pointer(at, number), f"the {word} {node.value} stands here a second time; keep one"
+                )
+            elif node.kind is Kind.SCALAR:
+                first[node.value] = node
+
+    def _reserve(self, variables: Node | None, *at: str) -> None:
+        if variables is None or variables.kind is not Kind.MAPPING:
+            return
+        for name in variables.value:
+            if name.upper().startswith("LOOM_"):  # in lower case they are the driver's
+                why = f"{name} belongs to loom, which sets {name[:5]} variables itself; choose another name"
+                self._problems.say(variables.keys[name], pointer(*at, name), why)
+
+    def entry(self, name: str, key: Node, node: Node) -> models.Job | None:
+        at = pointer(name)
+        template = name.startswith(".")
+        before = len(self._problems.found)
+        if node.kind is Kind.REFUSED:
+            return None
+        if node.kind is not Kind.MAPPING:
+            self._problems.say(key, at, self._no_job(name, node))
+            return None
+        if not re.fullmatch(models.TEMPLATE if template else models.JOB, name):
+            kind = "template" if template else "job"
+            rule = "lower-case letters, digits, _ and -, at most 64, and a letter first"
+            close = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")
+            meant = f", such as {'.' if template else ''}{close}" if close and close[0].isalpha() else ""
+            self._problems.say(key, at, f"{name!r} can't name a {kind}: {rule}{meant}")
+        checked = self.validated(models.Job, node, (name,), partial=template)
+        self._reserve(node.get("variables"), name, "variables")
+        self._reserve(node.get("secrets"), name, "secrets")
+        return checked if len(self._problems.found) == before else None  # type: ignore[return-value]
+
+    def _no_job(self, name: str, node: Node) -> str:
+        found = messages.describe(node)
+        if name in models.DEFAULT_KEYS:
+            return f"{name} is not a root key; put it below `default`, or into a job"
+        if name in models.JOB_KEYS and f"{name}s" not in models.ROOT_KEYS:
+            return f"{name} is not a root key; put it into a job"
+        close = (
+            messages.FOREIGN.get(name)
+            if messages.FOREIGN.get(name) in models.ROOT_KEYS
+            else nearest(name, models.ROOT_KEYS)
+        )
+        if close:
+            return f"there is no root key {name}; did you mean {close}? (a job would be a mapping, this is {found})"
+        return f"expected a job, a mapping with stage and script, found {found}"
+
+    def validated(
+        self, model: type[BaseModel], node: Node, at: tuple[str | int, ...], *, partial: bool = False
+    ) -> BaseModel | None:
+        """The model's view of a node; None after saying what is wrong. `partial`: what is missing may come by a merge."""
+        nulls = list(_nulls(node, at)) if self._look_for_nulls else []
+        for place, null in nulls:
+            self._problems.say(null, pointer(*place), "expected a value, found nothing; give one or remove the key")
+        try:
+            checked = model.model_validate(node.plain())
+        except ValidationError as error:
+            silent = {id(null) for _, null in nulls}
+            details = error.errors(include_url=False, include_context=True)
+            if partial:
+                details = [detail for detail in details if not _may_come_later(detail)]
+            for detail in details:
+                self._explain(model, node, at, detail, silent)
+            if details or nulls:
+                return None
+            extends = node.get("extends")
+            parents = [] if extends is None else [extends.value] if extends.kind is Kind.SCALAR else extends.plain()
+            return models.Job.model_construct(extends=parents)
+        return None if nulls else checked
+
+    def _explain(
+        self, model: type[BaseModel], node: Node, at: tuple[str | int, ...], detail: Any, silent: set[int]
+    ) -> None:
+        """One of pydantic's errors in loom's words, at its place."""
+        kind, location = detail["type"], detail["loc"]
+        is_key = bool(location) and location[-1] == "[key]"
+        if is_key:
+            location = location[:-1]
+        found, path = node, list(at)
+        key: Node | None = None
+        for part in location:
+            child = found.get(part)
+            if child is None:
+                if found.kind is (Kind.MAPPING if isinstance(part, int) else Kind.LIST):
+                    continue  # a short form: an item without its list, or a list without its mapping
+                break
+            key = found.key_node(part) if isinstance(part, str) else None
+            found = child
+            path.append(part)
+        if found.kind is Kind.REFUSED or id(found) in silent:
+            return
+        if kind == "extra_forbidden":
+            name = str(location[-1])
+            self._problems.say(key or found, pointer(*path), messages.unknown_key(model, location, name))
+            return
+        if kind == "missing":
+            name = str(location[-1])
+            holder = key or found
+            example = {"version": ": write `version: v1`", "stages": ": write `stages: [build, test]`"}.get(name, "")
+            self._problems.say(holder, pointer(*path), f"the key {name} is missing{example}")
+            return
+        offset = 0
+        if kind == "value_error" and isinstance(error := detail["ctx"]["error"], ExpressionError):
+            offset = error.position
+        place = key if is_key and key is not None else found
+        problem = place.file.problem(
+            place, pointer(*path), messages.words(kind, detail, found, place, is_key), offset=offset
+        )
+        if messages.may_be_secret(detail):
+            problem = replace(problem, source_line=None)
+        self._problems.found.append(problem)
+
+
+def _may_come_later(detail: Any) -> bool:
+    """Whether an error of a template or of `default` may be none after merging: something is not there yet."""
+    return detail["type"] == "missing" or isinstance((detail.get("ctx") or {}).get("error"), models.Incomplete)
+
+
+def _nulls(node: Node, at: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Node]]:
+    """Every empty value below a node: none of the language's keys can be without one."""
+    pending: list[tuple[tuple[str | int, ...], Node]] = [(at, node)]
+    while pending:
+        place, current = pending.pop()
+        if current.kind is Kind.MAPPING:
+            pending += [((*place, key), child) for key, child in current.value.items()]
+        elif current.kind is Kind.LIST:
+            pending += [((*place, number), child) for number, child in enumerate(current.value)]
+        elif current.kind is Kind.SCALAR and current.value is None:
+            yield place, current
