@@ -153,7 +153,7 @@ def _commit(reading: Reading, sha: str) -> str:
     commit = reading.commit() if sha else None
     if commit is None:
         return sha[:12]
-    return f"{sha[:12]} {commit.subject} ({commit.author}, {commit.time:%Y-%m-%d %H:%M} UTC)"
+    return f"{sha[:12]} {commit.subject} ({commit.author}, {_when(commit.time)})"
 
 
 def _job(reading: Reading, job: JobState, failing: bool, start: float, end: float) -> JobView:

@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,6 +19,7 @@ from loom.errors import LoomError, RecordError
 from loom.record import derive
 from loom.record.documents import (
     SCHEMA_VERSION,
+    Commit,
     Document,
     JobManifest,
     PipelineManifest,
@@ -45,9 +46,6 @@ from loom.record.store import (
     read_phases,
 )
 from loom.storage.files import open_regular
-
-if TYPE_CHECKING:
-    from loom.snapshot import Commit
 
 _CHUNK = 1 << 20
 
@@ -120,10 +118,10 @@ class Reading:
 
     def commit(self) -> Commit | None:
         """The commit of the run's snapshot; None where the repository, or the commit in it, is gone."""
-        from loom.snapshot import commit_of, read_manifest
+        from loom.snapshot import facts_of_commit, read_manifest
 
         try:
-            return commit_of(read_manifest(self.paths.root, self.paths.snapshot))
+            return Commit(**facts_of_commit(read_manifest(self.paths.root, self.paths.snapshot)))
         except (LoomError, OSError):
             return None
 
@@ -401,7 +399,7 @@ def document_of(reading: Reading) -> dict[str, Any]:
         "run_id": reading.run_id,
         "state": reading.state,
         "last_event_at": reading.last_sign() if unfinished else None,
-        "commit": None if commit is None else commit.document(),
+        "commit": commit and plain(commit),
         "receipt": None if unfinished else reading.receipt(),
         "summary": reading.run_summary(),
         "pipeline": pipeline,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loom.snapshot.identity import identity_of
     from loom.snapshot.lock import is_occupied, occupied
     from loom.snapshot.manifest import manifest_bytes, read_manifest
-    from loom.snapshot.objects import Commit, commit_of
+    from loom.snapshot.objects import facts_of_commit
     from loom.snapshot.removal import Removal, is_workspace, remains, remove
     from loom.snapshot.special_files import ignored
     from loom.snapshot.sync import Patch, bring, patch_of
@@ -36,7 +36,7 @@ else:
             "identity": "identity_of",
             "manifest": "manifest_bytes read_manifest",
             "lock": "is_occupied occupied",
-            "objects": "Commit commit_of",
+            "objects": "facts_of_commit",
             "removal": "Removal is_workspace remains remove",
             "special_files": "ignored",
             "capture": "take",
@@ -46,7 +46,6 @@ else:
 
 __all__ = [
     "Change",
-    "Commit",
     "Explanation",
     "LeftOut",
     "Patch",
@@ -59,11 +58,11 @@ __all__ = [
     "Verification",
     "apply_patch",
     "bring",
-    "commit_of",
     "differing",
     "discover",
     "duplicate",
     "explain",
+    "facts_of_commit",
     "identity_of",
     "ignored",
     "is_occupied",

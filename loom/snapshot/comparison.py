@@ -13,7 +13,7 @@ def differing(a: Manifest, b: Manifest) -> dict[str, Ids]:
 
     Both commits must still be in the repository that `a` is of, if they are not the same one. SnapshotError otherwise.
     """
-    heads = {} if a.head_sha == b.head_sha else objects.compare_commits(a.head_sha, b.head_sha, objects.store_of(a))
+    heads = {} if a.head_sha == b.head_sha else objects.compare_commits(a, b)
     of_a = {change.path: (change.mode, change.sha) for change in a.changed}
     of_b = {change.path: (change.mode, change.sha) for change in b.changed}
     before = {change.path: (change.old_mode, change.old_sha) for change in (*a.changed, *b.changed)}

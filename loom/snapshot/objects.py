@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pygit2
-from msgspec import Struct
 from pygit2.enums import ConfigLevel, DiffOption, FileMode
 
 from loom.errors import SnapshotError
@@ -27,56 +26,29 @@ Blob = tuple[str, str]
 """A file's mode and the id of its content; zeros for none."""
 
 
-class Commit(Struct, frozen=True, kw_only=True):
-    sha: str
-    subject: str
-    author: str
-    time: datetime
-
-    def document(self) -> dict[str, str]:
-        return {
-            "sha": self.sha,
-            "subject": self.subject,
-            "author": self.author,
-            "time": f"{self.time:%Y-%m-%dT%H:%M:%S.000000Z}",
-        }
-
-
-def commit_of(manifest: Manifest) -> Commit:
-    """The commit that a snapshot was taken of. SnapshotError where its repository no longer has it."""
-    return commit(manifest.head_sha, store_of(manifest))
-
-
-def store_of(manifest: Manifest) -> str:
-    """Where the repository of a snapshot keeps its objects."""
-    if not manifest.stores:
-        raise _unreadable(manifest.head_sha, "the manifest names no store")
-    return manifest.stores[0]
-
-
-def commit(sha: str, store: str) -> Commit:
-    """SnapshotError where `store` has no such commit."""
-    found = _commit(_repository(store), sha)
+def facts_of_commit(manifest: Manifest) -> dict[str, str]:
+    """Of the one that a snapshot was taken of: sha, subject, author, time. SnapshotError where its repository dropped it."""
+    found = _commit(_repository_of(manifest), manifest.head_sha)
     try:
         time = datetime.fromtimestamp(found.author.time, UTC)
     except (ValueError, OverflowError, OSError) as error:
-        raise _unreadable(sha, error) from error
-    return Commit(
-        sha=sha,
-        subject=found.raw_message.decode("utf-8", "replace").strip().partition("\n")[0],
-        author=found.author.raw_name.decode("utf-8", "replace"),
-        time=time,
-    )
+        raise _unreadable(manifest.head_sha, error) from error
+    return {
+        "sha": manifest.head_sha,
+        "subject": found.raw_message.decode("utf-8", "replace").strip().partition("\n")[0],
+        "author": found.author.raw_name.decode("utf-8", "replace"),
+        "time": f"{time:%Y-%m-%dT%H:%M:%SZ}",
+    }
 
 
-def compare_commits(a: str, b: str, store: str) -> dict[str, tuple[Blob, Blob]]:
-    """`path -> (in a, in b)` of the files that differ. SnapshotError where `store` lacks an object."""
-    repository = _repository(store)
-    one, two = (_commit(repository, sha) for sha in (a, b))
+def compare_commits(a: Manifest, b: Manifest) -> dict[str, tuple[Blob, Blob]]:
+    """`path -> (in a, in b)` of the files that differ. SnapshotError where the repository of `a` lacks an object."""
+    repository = _repository_of(a)
+    one, two = (_commit(repository, manifest.head_sha) for manifest in (a, b))
     try:
         deltas = list(one.tree.diff_to_tree(two.tree, flags=DiffOption.INCLUDE_TYPECHANGE).deltas)
     except (pygit2.GitError, KeyError) as error:
-        raise _unreadable(f"{a}..{b}", error) from error
+        raise _unreadable(f"{a.head_sha}..{b.head_sha}", error) from error
     return {os.fsdecode(delta.new_file.raw_path): (_side(delta.old_file), _side(delta.new_file)) for delta in deltas}
 
 
@@ -108,6 +80,12 @@ def _tree(repository: pygit2.Repository, files: Mapping[str, tuple[int, bytes]])
     found = repository[index.write_tree(repository)]
     assert isinstance(found, pygit2.Tree)
     return found
+
+
+def _repository_of(manifest: Manifest) -> pygit2.Repository:
+    if not manifest.stores:
+        raise _unreadable(manifest.head_sha, "the manifest names no store")
+    return _repository(manifest.stores[0])
 
 
 def _repository(store: str) -> pygit2.Repository:

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -398,3 +399,13 @@ def test_streams_that_run_side_by_side_are_no_difference(make: Make) -> None:
     project.loom("run", "--local")
     shown = project.loom("diff", first["run_id"])
     assert "script/01, line 1 of standard error:" in shown
+
+
+def test_a_run_does_not_pay_for_libgit2(make: Make) -> None:
+    project = make("version: v1\nstages: [s]\na:\n  stage: s\n  script: [echo one]\n")
+    loom = [sys.executable, "-X", "importtime", "-m", "loom"]
+    for arguments, paid in ((["run", "--local"], False), (["show", "--json"], True)):
+        ran = subprocess.run(
+            [*loom, *arguments], cwd=project.root, env=project.environ, capture_output=True, text=True, check=True
+        )
+        assert (" pygit2\n" in ran.stderr) is paid

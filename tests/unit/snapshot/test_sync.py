@@ -8,12 +8,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from loom.errors import RequestError, SnapshotError
-from loom.snapshot import Patch, Snapshot, apply_patch, differing, manifest_bytes, objects, patch_of, read_manifest
+from loom.snapshot import (
+    Patch,
+    Snapshot,
+    apply_patch,
+    differing,
+    facts_of_commit,
+    manifest_bytes,
+    objects,
+    patch_of,
+    read_manifest,
+)
 
 from .conftest import Repo
 
+TIME = "%Y-%m-%dT%H:%M:%SZ"
 Snap = Callable[..., Snapshot]
 STRANGE = (b"a b", b"\xe9\xff", b"new\nline", b'quote"', b"tab\t", b"back\\slash", b"-dash", b":colon")
 
@@ -141,13 +153,19 @@ def test_two_snapshots_differ_as_git_says(work: Repo, snap: Snap) -> None:
 
 
 def test_facts_of_a_commit(work: Repo, snap: Snap) -> None:
-    head = work.git("rev-parse", "HEAD").strip()
-    found = objects.commit(head, str(work.root / ".git/objects"))
-    assert [found.subject, found.author] == work.git("log", "-1", "--format=%s%n%an").splitlines()
-    assert found.time.timestamp() == float(work.git("log", "-1", "--format=%at"))
+    manifest = read_manifest(snap(work).path)
+    found = facts_of_commit(manifest)
+    assert (
+        list(found.values())
+        == work.git("log", "-1", "--format=%H%n%s%n%an%n%ad", f"--date=format-local:{TIME}").splitlines()
+    )
     tree = work.git("rev-parse", "HEAD^{tree}").strip()
-    for wrong in (tree, "0" * 40, "f" * 64):
+    for wrong in (
+        {"head_sha": tree},
+        {"head_sha": "0" * 40},
+        {"head_sha": "f" * 64},
+        {"stores": ()},
+        {"stores": ("/nowhere",)},
+    ):
         with pytest.raises(SnapshotError, match="can't be read"):
-            objects.commit(wrong, str(work.root / ".git/objects"))
-    with pytest.raises(SnapshotError, match="can't be read"):
-        objects.commit(head, str(work.root / "nowhere"))
+            facts_of_commit(replace(manifest, **wrong))
