@@ -106,6 +106,16 @@ def test_loom_as_an_image_says_its_version(loom_image: str) -> None:
     assert sh("docker", "run", "--rm", loom_image, "version").startswith("loom ")
 
 
+def test_the_package_brings_the_manual_page_and_completion(loom_image: str) -> None:
+    script = (
+        "ls /opt/loom/share/man/man1/loom.1 /opt/loom/share/zsh/site-functions/_loom /opt/loom/share/fish/vendor_completions.d/loom.fish;"
+        ". /opt/loom/share/bash-completion/completions/loom;"
+        'COMP_WORDS=(loom ru); COMP_CWORD=1; _loom_completion loom; echo "${COMPREPLY[@]}"'
+    )
+    output = sh("docker", "run", "--rm", "--entrypoint=bash", loom_image, "-ec", script)
+    assert output.splitlines()[-1] == "run runs"
+
+
 def test_loom_as_an_image_runs_the_sample(loom_image: str, sample: Path) -> None:
     output = loom_in_a_container(loom_image, sample, "run", "--local", "--container", status=0)
     receipt, workspace = the_line(output, "receipt"), the_line(output, "isolated workspace")
