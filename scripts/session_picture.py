@@ -21,13 +21,13 @@ FILES = {
     "tests/run.sh": 'read -r answer < src/answer\n[ "$answer" = 42 ] || { echo "src/answer is $answer, expected 42"; exit 1; }\n',
     ".loom/workflow.yml": """\
 version: v1
-stages: [test]
+stages: [lint, test]
 
 default:
   image: debian:trixie-slim
 
 lint:
-  stage: test
+  stage: lint
   script:
     - grep -q '^[0-9]*$' src/answer
 
