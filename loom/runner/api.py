@@ -151,7 +151,7 @@ def _begin(request: Request) -> Beginning:
             request.preflight()
         if reuse is None:
             for job in _first_jobs(request.plan, request.jobs_at_once):
-                opener.open_ahead(job)
+                opener.prewarm(job)
     except LoomError as error:
         beginning.problem = error
     return beginning

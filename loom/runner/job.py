@@ -33,7 +33,7 @@ class JobRunner:
     ) -> None:
         self._journal = journal
         self._opener = opener
-        self._products = Products(handover, opener.workspace, cancel)
+        self._products = Products(handover, opener.settings.workspace, cancel)
         self._cancel = cancel
         self._paths = paths
         self._begun: dict[str, int] = {}
@@ -107,7 +107,7 @@ class JobRunner:
                 self._products.restore(attempt, place)
             with attempt.phase(PhaseCode.JOB_EXECUTION) as outcome:
                 if attempt.status is Status.SUCCESS:
-                    steps = Steps(attempt, place, self._opener.gate, cancel)
+                    steps = Steps(attempt, place, self._opener.tools.gate, cancel)
                     steps.run()
                     steps.run_after_script(self._cancel.again)
                     outcome.status, outcome.exit_code = attempt.status, attempt.exit_code
@@ -127,7 +127,7 @@ class JobRunner:
 
     def _keep_place(self, attempt: Attempt, place: Place) -> bool:
         """Keep the job's place for a person to look at. That it could not be kept is a warning: the job has its result."""
-        job, config = attempt.job, self._opener.config
+        job, config = attempt.job, self._opener.settings.config
         if not keeps(config.keep, attempt.status) or _tries_again(attempt):
             return False
         expires_at = self._journal.now_ns() / 1e9 + config.keep_for

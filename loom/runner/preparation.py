@@ -13,7 +13,7 @@ from loom.providers.steps import chosen
 from loom.record.events import PhaseCode, Section
 from loom.runner.attempt import Attempt, SectionOutput
 from loom.runner.hooks import Adopt
-from loom.runner.session import Ahead, Opened, Place, PlaceOpener
+from loom.runner.session import Opened, Place, PlaceOpener, Prewarmed
 
 CODE = PhaseCode.JOB_PROVIDER_PREPARE
 
@@ -31,15 +31,15 @@ class Preparation:
     def place(self) -> Place:
         secrets = self._secrets()
         resumed = self._opener.resumed(self._job)
-        ahead = self._opener.take_ahead(self._job)
-        image = resumed.image if resumed is not None and resumed.image is not None else self._image(ahead, secrets)
+        prewarmed = self._opener.take_prewarmed(self._job)
+        image = resumed.image if resumed is not None and resumed.image is not None else self._image(prewarmed, secrets)
         if image is not None:
             found = {"name": image.name, "id": image.image_id, "digest": image.digest}
             self._attempt.fact("image_resolved", found, CODE)
             self._images_used(image.bases if isinstance(image, BuiltImage) else ())
         adopt = resumed.adopt if resumed is not None else None
         services = None if adopt else self._services(secrets)
-        opened = self._session(ahead, image, services, adopt)
+        opened = self._session(prewarmed, image, services, adopt)
         self._tell(opened)
         return Place(
             session=opened.session,
@@ -75,14 +75,14 @@ class Preparation:
                 self._attempt.warn(text, CODE)
         return values
 
-    def _image(self, ahead: Ahead | None, secrets: SecretValues) -> Resolved | None:
+    def _image(self, prewarmed: Prewarmed | None, secrets: SecretValues) -> Resolved | None:
         with self._attempt.section(Section.IMAGE_BUILD, CODE) as output:
-            if ahead is None:
+            if prewarmed is None:
                 return self._opener.resolve(self._job, output, secrets)
-            ahead.image_output.pass_on(output)
-            if ahead.image_error:
-                ahead.opened()
-            return ahead.resolved
+            prewarmed.image_output.pass_on(output)
+            if prewarmed.image_error:
+                prewarmed.opened()
+            return prewarmed.resolved
 
     def _images_used(self, images: Sequence[Resolved]) -> None:
         """Besides the job's own: of its services, and what was built from. The receipt names every one."""
@@ -120,13 +120,13 @@ class Preparation:
         return opened
 
     def _session(
-        self, ahead: Ahead | None, image: Resolved | None, services: OpenedServices | None, adopt: Adopt | None
+        self, prewarmed: Prewarmed | None, image: Resolved | None, services: OpenedServices | None, adopt: Adopt | None
     ) -> Opened:
         with self._attempt.section(Section.PROVIDER, CODE) as output:
             # Once more when the session has been left: background children may print half a line last.
             self._stack.callback(output.begin().close)
-            if ahead is not None:
-                return self._opened_ahead(ahead, image, output)
+            if prewarmed is not None:
+                return self._prewarmed(prewarmed, image, output)
             opening: AbstractContextManager[Opened] = (
                 self._adopted(adopt, image, output) if adopt else self._opener.open(self._job, image, output, services)
             )
@@ -139,16 +139,16 @@ class Preparation:
         with adopt(request, on_output, self._cancel) as session:
             yield Opened(session=session, request=request, view=view)
 
-    def _opened_ahead(self, ahead: Ahead, image: Resolved | None, on_output: SectionOutput) -> Opened:
+    def _prewarmed(self, prewarmed: Prewarmed, image: Resolved | None, on_output: SectionOutput) -> Opened:
         """What was opened ahead, or where that could not show the workspace, the place opened in another way."""
-        ahead.provider_output.pass_on(on_output)
+        prewarmed.provider_output.pass_on(on_output)
         try:
-            opened, opened_ahead = ahead.opened()
+            opened, closing = prewarmed.opened()
         except ProviderError as error:
-            if not self._opener.another_view(self._job, ahead.view, error, on_output):
+            if not self._opener.another_view(self._job, prewarmed.view, error, on_output):
                 raise
             return self._stack.enter_context(self._opener.open(self._job, image, on_output))
-        self._stack.push(opened_ahead)
+        self._stack.push(closing)
         return opened
 
     def _tell(self, opened: Opened) -> None:

@@ -147,37 +147,20 @@ class PlaceOpener:
     """Opens jobs' places, some of them ahead of time: a container starts while the snapshot is still being taken."""
 
     def __init__(self, tools: Tools, settings: Settings, cancel: Cancel) -> None:
-        self._tools = tools
-        self._settings = settings
-        self._cancel = cancel
-        self._ahead: dict[str, Ahead] = {}
+        self.tools = tools
+        self.settings = settings
+        self.cancel = cancel
+        self._prewarmed: dict[str, Prewarmed] = {}
         mode = WorkspaceMode(settings.config.mount_mode)
         self._views = Views(settings.workspace, mode, tools.providers, alone=settings.alone)
         self.left_behind: list[str] = []
         """What was still being opened when nothing could be waited for any more, as lines of text."""
 
-    @property
-    def workspace(self) -> Path:
-        """The snapshot's directory; jobs run in it only where they are to share one, or there is only one job."""
-        return self._settings.workspace
-
-    @property
-    def cancel(self) -> Cancel:
-        return self._cancel
-
-    @property
-    def config(self) -> Config:
-        return self._settings.config
-
-    @property
-    def gate(self) -> Gate | None:
-        return self._tools.gate
-
     def provider(self, job: Job) -> Provider:
-        return self._tools.providers[job.provider]
+        return self.tools.providers[job.provider]
 
     def resumed(self, job: Job) -> Resumption | None:
-        return self._settings.resumed.get(job.id)
+        return self.settings.resumed.get(job.id)
 
     def view(self, job: Job) -> View:
         """The job's view of the files: a new one, unless it goes on in that of an earlier run."""
@@ -187,7 +170,7 @@ class PlaceOpener:
     def request(
         self, job: Job, view: View, image: Resolved | None, services: OpenedServices | None = None
     ) -> SessionRequest:
-        settings = self._settings
+        settings = self.settings
         project_dir = self.provider(job).project_dir(view.workspace)
         return SessionRequest(
             run_id=settings.run_id,
@@ -224,9 +207,9 @@ class PlaceOpener:
         on_died: Callable[[str, str], None],
         secrets: SecretValues,
     ) -> AbstractContextManager[OpenedServices]:
-        return self._tools.providers[services_provider(job)].services(
+        return self.tools.providers[services_provider(job)].services(
             job,
-            workspace=self._settings.workspace,
+            workspace=self.settings.workspace,
             on_output=on_output,
             cancel=cancel,
             on_died=on_died,
@@ -234,7 +217,7 @@ class PlaceOpener:
         )
 
     def secrets(self, job: Job) -> tuple[SecretValues, Sequence[str]]:
-        return self._tools.secrets(job)
+        return self.tools.secrets(job)
 
     def resolve(self, job: Job, on_output: OnOutput, secrets: SecretValues = NO_SECRETS) -> Resolved | None:
         images = self.provider(job).images
@@ -243,9 +226,9 @@ class PlaceOpener:
         try:
             return images.resolve(
                 job.image,
-                workspace=self._settings.workspace,
+                workspace=self.settings.workspace,
                 on_output=on_output,
-                cancel=self._cancel,
+                cancel=self.cancel,
                 secrets=secrets.own,
             )
         except ImageError as error:
@@ -281,7 +264,7 @@ class PlaceOpener:
     @contextmanager
     def _opened(self, request: SessionRequest, job: Job, view: View, on_output: OnOutput) -> Iterator[Session]:
         with ExitStack() as stack:
-            filling = _Filling(self.workspace, view.workspace, self._cancel) if view.copied else None
+            filling = _Filling(self.settings.workspace, view.workspace, self.cancel) if view.copied else None
             if filling is not None:
                 stack.callback(filling.stop)
             session = stack.enter_context(self.opened_now(request, job, on_output))
@@ -289,7 +272,7 @@ class PlaceOpener:
                 filling.filled()
             yield session
 
-    def open_ahead(self, job: Job) -> None:
+    def prewarm(self, job: Job) -> None:
         """Start opening a job's place in a thread, where it shows the workspace itself, which may still be filled then.
 
         Not for jobs whose image is built from the snapshot, or that have services.
@@ -298,23 +281,23 @@ class PlaceOpener:
             return
         if job.services or (job.image is not None and job.image.build is not None):
             return
-        self._ahead[job.id] = Ahead(self, job)
+        self._prewarmed[job.id] = Prewarmed(self, job)
 
     def opened_now(self, request: SessionRequest, job: Job, on_output: OnOutput) -> AbstractContextManager[Session]:
         """A session as `request` says, and no other: what is opened ahead can't be sent or copied yet."""
-        return self.provider(job).open(request, on_output, self._cancel)
+        return self.provider(job).open(request, on_output, self.cancel)
 
-    def take_ahead(self, job: Job) -> Ahead | None:
-        return self._ahead.pop(job.id, None)
+    def take_prewarmed(self, job: Job) -> Prewarmed | None:
+        return self._prewarmed.pop(job.id, None)
 
     def close_unused(self) -> None:
         """Close what was opened ahead and never taken (the snapshot failed, the run was interrupted)."""
-        for ahead in list(self._ahead.values()):
-            ahead.discard()
-        self._ahead.clear()
+        for prewarmed in list(self._prewarmed.values()):
+            prewarmed.discard()
+        self._prewarmed.clear()
 
 
-class Ahead:
+class Prewarmed:
     """A place that is being opened in a thread of its own, for the job that takes it."""
 
     def __init__(self, opener: PlaceOpener, job: Job) -> None:
