@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from loom.cancel import Cancel
 from loom.errors import LoomError, RequestError
 from loom.runner import AtStep, Verdict
+from loom.runner.previous_run import step_named
 from loom.status import Exit
 
 if TYPE_CHECKING:
@@ -98,8 +100,6 @@ class TerminalGate:
         inside.shell(at.job.shell, script=at.step.script, name=at.job.id, cancel=cancel)
 
     def _ask(self, cancel: Cancel) -> Verdict:
-        import select
-
         answers = {"r": Verdict.RETRY, "n": Verdict.NEXT, "f": Verdict.FAIL, "": Verdict.FAIL}
         while True:
             print("[r]etry the step, go on to the [n]ext, or [f]ail the job? ", end="", flush=True)
@@ -114,8 +114,6 @@ class TerminalGate:
 
 def place_named(plan: Plan, wanted: str) -> tuple[str, str]:
     """`JOB[:STEP]` as the ids of both; the job's first step when none is named. RequestError for what is not in the plan."""
-    from loom.runner.previous_run import step_named
-
     job_id, _, step = wanted.partition(":")
     found = [job for job in plan.jobs if job_id in (job.id, job.name)]
     if len(found) != 1:

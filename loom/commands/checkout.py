@@ -11,7 +11,6 @@ from loom.config import Config
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import CONTAINERS, ResolveContext, Selection
 from loom.plan.variables import Commit, Message, for_run, project_name_of
-from loom.snapshot.git import Running, as_inherited
 
 
 def changed_since(
@@ -176,6 +175,8 @@ def _git(root: Path, environ: Mapping[str, str], *arguments: str) -> bytes | Non
     As everywhere: no program that the repository's configuration names, such as a file system monitor. A job wrote that
     file where this is its workspace.
     """
+    from loom.snapshot.git import Running, as_inherited  # 10 ms, and `loom check` asks git nothing
+
     try:
         code, out, _ = Running(arguments, as_inherited(environ) | {"GIT_LITERAL_PATHSPECS": "0"}, cwd=root).result(
             check=False

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -187,9 +189,6 @@ def somebody_stands_in(workspace: Path) -> bool:
 
 def into_background(store: Store) -> bool:
     """Make this process give way to others, and end in time. False when another one cleans already."""
-    import fcntl
-    import signal
-
     store.claims.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = os.open(store.claims.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # held until the end
     try:

@@ -7,6 +7,7 @@ where decisions are read from. A workspace has the trust of the checkout that th
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -15,10 +16,15 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from loom.errors import InfrastructureError
+from loom.errors import InfrastructureError, SnapshotError
 from loom.plan.permissions import Request
+from loom.record.store import Store
+from loom.snapshot import git
+from loom.snapshot.manifest import read_manifest
+from loom.snapshot.source import without_password
 from loom.storage.private import make_private, own_state
 from loom.util import atomic
+from loom.util.paths import is_of_job, run_of_workspace, workspace_beside
 
 _MAX_BYTES = 4 << 20
 
@@ -45,8 +51,6 @@ class Trust:
 
     @property
     def path(self) -> Path:
-        import hashlib
-
         return self._folder / f"{hashlib.sha256(os.fsencode(self.root)).hexdigest()[:40]}.json"
 
     def holds(self, request: Request) -> bool:
@@ -111,18 +115,12 @@ def _checkout_of(root: Path, state_dir: Path) -> Path:
 
 def _workspace_of(place: Path) -> Path | None:
     """The run's workspace that `place` is by its name, or that the job has whose own files these are."""
-    from loom.util.paths import is_of_job, run_of_workspace, workspace_beside
-
     workspace = workspace_beside(place.parent.parent) if place.name == "workspace" and is_of_job(place) else place
     return workspace if run_of_workspace(workspace.name) else None
 
 
 def _source_of(workspace: Path, state_dir: Path) -> Path | None:
     """The checkout that a workspace was taken from, by the user's record alone: the workspace itself may claim anything."""
-    from loom.errors import SnapshotError
-    from loom.record.store import Store
-    from loom.snapshot.manifest import read_manifest
-
     store = Store(state_dir)
     if (run := store.run_in(workspace)) is not None:
         root = run.identity.get("repo_root")
@@ -135,10 +133,6 @@ def _source_of(workspace: Path, state_dir: Path) -> Path | None:
 
 
 def _origin_of(root: Path, environ: Mapping[str, str]) -> str | None:
-    from loom.errors import SnapshotError
-    from loom.snapshot import git
-    from loom.snapshot.source import without_password
-
     if not root.is_dir():
         return None
     plain = {name: value for name, value in environ.items() if name not in git.LOCAL_VARIABLES}
