@@ -23,7 +23,7 @@ def check(
     """
 
 
-@done_by("check")
+@done_by("compile")
 def compile_(
     jobs: options.Jobs = None,
     workflow: options.WorkflowFile = None,

@@ -1,34 +1,29 @@
-"""What `loom check` and `loom compile` do."""
+"""`loom check`: what is wrong with the workflow, and what may be."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
-from loom.commands import checkout, project
 from loom.commands import trust as trusting
 from loom.commands.project import configured, find_root, workflow_path
 from loom.commands.syntax import syntax_errors
 from loom.config import AUTO_SHELL, CODE, Config
-from loom.errors import Problem, RequestError, WorkflowError
-from loom.plan.model import Job, Plan, Secret, Selection, resolve
-from loom.plan.provenance import sources
+from loom.errors import Problem, WorkflowError
+from loom.plan.model import Job, Secret
 from loom.plan.resolve import rehearse
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.render.output import print_json
-from loom.render.plan import FORMATS
 from loom.render.problems import check_document, github_lines, problem_lines
 from loom.secrets.trace import Trace, traces
 from loom.status import ExitCode
-from loom.util.units import counted, duration_text, nearest
+from loom.util.units import counted
 from loom.util.yaml_file import Kind, Node, pointer, problem_in_text
-from loom.workflow import Entry, Workflow, examine, lint, load
+from loom.workflow import Entry, Workflow, examine, lint
 from loom.workflow.lint import warnings
 from loom.workflow.models import shell_words
 
@@ -201,72 +196,3 @@ def _verdict(name: str, problems: Sequence[Problem], loaded: Workflow | None) ->
         return f"{name}: {', '.join(found)}"
     size = f"{counted(len(loaded.jobs), 'job')} in {counted(len(loaded.stages), 'stage')}"
     return f"{name}: ok, {size}" + (f", {', '.join(found)}" if found else "")
-
-
-def compile_(
-    jobs: list[str] | None,
-    workflow: Path | None,
-    form: str,
-    *,
-    explain: str | None,
-    container: bool | None,
-    stage: list[str] | None,
-    from_job: str | None,
-    needs: bool | None,
-    var: list[str] | None,
-    matrix: list[str] | None,
-    changes_base: str | None,
-    event: str,
-) -> int:
-    """`loom compile`."""
-    here = project.here({"container": container})
-    selection = checkout.selection(
-        jobs=jobs,
-        stages=stage,
-        from_job=from_job,
-        needs=needs,
-        variables=var,
-        matrix=matrix,
-        container=here.config.container,
-    )
-    loaded = load(here.workflow(workflow), here.root)
-    predefined = checkout.commit_variables(here.root, here.environ, loaded.path, event)
-    context = checkout.resolve_context(here.root, here.config, here.environ, predefined=predefined, base=changes_base)
-    plan = resolve(loaded, selection, context)
-    if explain is not None:
-        return _explain(loaded, plan, explain, selection, here.config, as_json=form == "json")
-    sys.stdout.write(FORMATS[form](plan, here.config.mount_mode))
-    if not plan.jobs:
-        sys.stderr.write("nothing would run; `left_out` in the plan says why\n")
-    return ExitCode.OK
-
-
-def _explain(loaded: Workflow, plan: Plan, wanted: str, selection: Selection, settings: Any, *, as_json: bool) -> int:
-    jobs = [job for job in plan.jobs if wanted in (job.id, job.name)]
-    if not jobs:
-        reason = next((item.reason for item in plan.left_out if item.id == wanted), None)
-        if reason is not None:
-            raise RequestError(
-                f"{wanted} is not in the plan: {reason}",
-                hint=f"Name it to plan it anyway: loom compile {wanted} --explain {wanted}",
-            )
-        close = nearest(wanted, [job.id for job in plan.jobs])
-        raise RequestError(f"there is no job {wanted} in the plan" + (f"; did you mean {close}?" if close else ""))
-    documents = []
-    for job in jobs:
-        rows = sources(loaded, job, selection, settings)
-        documents.append(
-            {"id": job.id, "values": [{"key": r.key, "value": r.value, "by": r.by, "place": r.place} for r in rows]}
-        )
-        if not as_json:
-            width = min(40, max(len(row.key) for row in rows))
-            for row in rows:
-                value = row.value if isinstance(row.value, str) else json.dumps(row.value)
-                if row.key in ("timeout", "step_timeout") and isinstance(row.value, float):
-                    value = duration_text(row.value)
-                shown = value.replace("\n", "⏎ ")
-                shown = shown if len(shown) <= 60 else shown[:57] + "..."
-                print(f"{row.key:<{width}}  {shown:<30}  {row.by}" + (f" ({row.place})" if row.place else ""))
-    if as_json:
-        print_json(documents)
-    return ExitCode.OK

@@ -12,7 +12,7 @@ from typing import Any
 
 from loom import snapshot as snapshots
 from loom.cancel import Cancel, signals
-from loom.commands import project, session
+from loom.commands import project
 from loom.commands.project import configured, find_root
 from loom.errors import RequestError, SnapshotError
 from loom.record.store import RunEntry, Store
@@ -152,6 +152,8 @@ def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
 
 
 def _files_of(run: str, job: str) -> tuple[Path, str | None, Path | None]:
+    from loom.commands import session  # with providers and runner: only for a job's own files
+
     here = session.around()
     past = session.find_job(here, [run, job])
     return session.files_of(here, past), *_kept(past.run.entry, here.store)

@@ -16,18 +16,17 @@ from loom.commands.project import Here, say_not_counted, trusts_all
 from loom.errors import RequestError
 from loom.plan import permissions
 from loom.plan.permissions import Request
-from loom.plan.resolve import rehearse
 from loom.record.lines import encodable
 from loom.render.output import print_json
 from loom.status import ExitCode
 from loom.util.controls import shown
 from loom.util.units import counted
-from loom.workflow import Workflow, load
 
 if TYPE_CHECKING:
     from loom.commands.trust_store import Trust
     from loom.config import Config
     from loom.plan.model import Job
+    from loom.workflow import Workflow
 
 CODE = "TRUST_REQUIRED"
 
@@ -124,6 +123,10 @@ def _places_in(loaded: Workflow) -> permissions.PlaceOf:
 
 def everything_asked(here: Here, named: Path | None) -> tuple[Request, ...]:
     """What the repository here asks for in all its jobs, whatever their rules say. WorkflowError as `loom check` has it."""
+    # Not at the top: whoever goes back into a job of an earlier run asks too, without the workflow.
+    from loom.plan.resolve import rehearse
+    from loom.workflow import load
+
     path = here.workflow(named)
     if named is None and not path.exists():  # a configuration alone may ask for something
         return requests_of((), here.config, here.root, here.environ)
