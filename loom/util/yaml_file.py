@@ -79,6 +79,13 @@ class Node:
             return self.value[key]  # type: ignore[no-any-return]
         return None
 
+    def find(self, *path: str | int) -> Node | None:
+        """What is at a path of keys and indexes; None where there is none."""
+        found: Node | None = self
+        for part in path:
+            found = None if found is None else found.get(part)
+        return found
+
     def key_node(self, key: str) -> Node | None:
         return self.keys.get(key)
 
@@ -90,6 +97,34 @@ class Node:
     @property
     def place(self) -> str:
         return f"{self.file.name}:{self.line}:{self.column}"
+
+
+def items_of(node: Node | None) -> list[Node]:
+    """The items of a list; none of anything else."""
+    return node.value if node is not None and node.kind is Kind.LIST else []
+
+
+def one_or_more(node: Node | None) -> list[Node]:
+    """The items of a list, or the one value that stands in its place."""
+    return [] if node is None else node.value if node.kind is Kind.LIST else [node]
+
+
+def fields_of(node: Node | None) -> dict[str, Node]:
+    """The values of a mapping by key; none of anything else."""
+    return node.value if node is not None and node.kind is Kind.MAPPING else {}
+
+
+def scalars_of(node: Node, at: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Node]]:
+    """Every value below a node that is neither list nor mapping, with the path to it."""
+    pending = [(at, node)]
+    while pending:
+        place, current = pending.pop()
+        if current.kind is Kind.MAPPING:
+            pending += [((*place, key), child) for key, child in current.value.items()]
+        elif current.kind is Kind.LIST:
+            pending += [((*place, number), child) for number, child in enumerate(current.value)]
+        elif current.kind is Kind.SCALAR:
+            yield place, current
 
 
 def line_in_file(node: Node, number: int) -> int:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from loom.errors import RequestError
 from loom.util import globs, yaml_file
 from loom.util.units import nearest
-from loom.util.yaml_file import Kind, Node, YamlFile, pointer
+from loom.util.yaml_file import Kind, Node, YamlFile, one_or_more, pointer
 from loom.workflow import messages
 from loom.workflow.messages import Problems
 
@@ -95,12 +95,10 @@ class Files:
         if main and (foreign := messages.foreign_file(yaml.root, yaml.name)):
             self._problems.say(yaml.root, "/", foreign)
             return
-        include = yaml.root.get("include")
-        if include is not None:
-            for number, node in enumerate(include.value if include.kind is Kind.LIST else [include]):
-                local = node.get("local")
-                if local is not None:
-                    self._include(local, pointer("include", number, "local"), trail)
+        for number, node in enumerate(one_or_more(yaml.root.get("include"))):
+            local = node.get("local")
+            if local is not None:
+                self._include(local, pointer("include", number, "local"), trail)
         self.found.append(File(yaml=yaml, root=yaml.root, main=main))
 
     def _include(self, node: Node, at: str, trail: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from loom.config import AUTO_SHELL
 from loom.errors import Problem
-from loom.util.yaml_file import Kind, Node, pointer, problem_in_text
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, problem_in_text, scalars_of
 from loom.workflow import expressions, interpolation, scripts
 from loom.workflow.inheritance import Entry
 from loom.workflow.loader import Workflow
@@ -86,10 +86,8 @@ def _steps(entries: Iterable[Entry], default_shell: Sequence[str]) -> Iterator[P
     for entry, key, number, node in scripts_of(entries):
         if not entry.is_template and scripts.is_posix(entry.fields.shell or default_shell):
             for found in scripts.bashisms(node.text):
-                at, message = (
-                    pointer(entry.name, key, number),
-                    f"{found.message}; or run the job in bash (`shell: bash`)",
-                )
+                at = pointer(entry.name, key, number)
+                message = f"{found.message}; or run the job in bash (`shell: bash`)"
                 yield problem_in_text(
                     node, at, message, number=found.number, found=found.text, code="WF_BASHISM", severity="warning"
                 )
@@ -104,28 +102,19 @@ def _steps(entries: Iterable[Entry], default_shell: Sequence[str]) -> Iterator[P
         ]
         if not lines or _HANDS_ON in node.text or not all(_LOST.match(line) for line in lines):
             continue
-        word = lines[-1].split()[0].split("=")[0] if "=" in lines[-1].split()[0] else lines[-1].split()[0]
-        kind = "this variable" if "=" in lines[-1].split()[0] else word
-        advice = (
-            "write it in one step with the commands it is for (a step may have several lines)"
-            if word not in ("export",) and "=" not in lines[-1].split()[0]
-            else 'use `variables`, or hand it on: echo "NAME=value" >> "$LOOM_ENV"'
-        )
-        yield _warn(
-            node,
-            pointer(entry.name, key, number),
-            "WF_STEP_LOST",
-            f"each step is a fresh shell: {kind} ends with it; {advice}",
-        )
+        word = lines[-1].split()[0]
+        advice = "write it in one step with the commands it is for (a step may have several lines)"
+        if word == "export" or "=" in word:
+            advice = 'use `variables`, or hand it on: echo "NAME=value" >> "$LOOM_ENV"'
+        message = f"each step is a fresh shell: {'this variable' if '=' in word else word} ends with it; {advice}"
+        yield _warn(node, pointer(entry.name, key, number), "WF_STEP_LOST", message)
 
 
 def scripts_of(entries: Iterable[Entry]) -> Iterator[tuple[Entry, str, int, Node]]:
     """Every step, with what it inherits: the job, the key, its number there, and the text."""
     for entry in entries:
         for key in ("before_script", "script", "after_script"):
-            listed = entry.merged.get(key)
-            nodes = [] if listed is None else listed.value if listed.kind is Kind.LIST else [listed]
-            for number, node in enumerate(nodes):
+            for number, node in enumerate(one_or_more(entry.merged.get(key))):
                 if isinstance(node.value, str):
                     yield entry, key, number, node
 
@@ -140,9 +129,8 @@ def _templates(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
 def _stages(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
     filled = {entry.fields.stage for entry in workflow.jobs.values()}
     main = workflow.files[-1].root
-    listed = main.get("stages") if main is not None else None
     for number, stage in enumerate(workflow.stages):
-        node = listed.get(number) if listed is not None else None
+        node = main.find("stages", number) if main is not None else None
         if stage not in filled and node is not None:
             yield _warn(node, pointer("stages", number), "WF_STAGE_EMPTY", f"no job is in the stage {stage}; remove it")
 
@@ -158,10 +146,8 @@ def _variable_nodes(workflow: Workflow) -> Iterator[tuple[str, str, Node]]:
 
 
 def _below(scope: str, node: Node) -> Iterator[tuple[str, str, Node]]:
-    variables = node.get("variables")
-    if variables is not None and variables.kind is Kind.MAPPING:
-        for name, value in variables.value.items():
-            yield scope, name, value
+    for name, value in fields_of(node.get("variables")).items():
+        yield scope, name, value
 
 
 def _unknown_names(
@@ -182,13 +168,12 @@ def _unknown_names(
         known = everywhere | own
         for node in _conditions(entry.merged.get("rules")):
             yield from _unknown_in_condition(node, known, pointer(entry.name, "rules"))
-        variables = entry.merged.get("variables")
-        for name, node in (variables.value if variables is not None and variables.kind is Kind.MAPPING else {}).items():
+        for name, node in fields_of(entry.merged.get("variables")).items():
             yield from _unknown_in_value(entry, name, node, known, set(fields.secrets or {}))
 
 
 def _conditions(rules: Node | None) -> Iterator[Node]:
-    for rule in rules.value if rules is not None and rules.kind is Kind.LIST else ():
+    for rule in items_of(rules):
         condition = rule.get("if")
         if condition is not None and isinstance(condition.value, str):
             yield condition
@@ -201,9 +186,8 @@ def _unknown_in_condition(node: Node, known: Collection[str], at: str) -> Iterat
         return
     for name in dict.fromkeys(expressions.names(expression)):
         if name not in known:
-            yield _warn(
-                node, at, "WF_NAME_UNKNOWN", f"${name} is not defined anywhere; it is null unless given with --var"
-            )
+            message = f"${name} is not defined anywhere; it is null unless given with --var"
+            yield _warn(node, at, "WF_NAME_UNKNOWN", message)
 
 
 def _unknown_in_value(
@@ -214,42 +198,34 @@ def _unknown_in_value(
     at = pointer(entry.name, "variables", name)
     for other in dict.fromkeys(interpolation.names(node.value)):
         if other in secrets:
-            yield _warn(
-                node,
-                at,
-                "WF_NAME_UNKNOWN",
-                f"${other} is a secret, known to steps alone; ${other} stays as written here",
-            )
+            message = f"${other} is a secret, known to steps alone; ${other} stays as written here"
+            yield _warn(node, at, "WF_NAME_UNKNOWN", message)
         elif other == name:
             continue  # a circle, which is an error of its own
         elif other.startswith("LOOM_SERVICE_") and entry.fields.services:
             continue  # replaced when the service runs
         elif other not in known:
-            yield _warn(
-                node,
-                at,
-                "WF_NAME_UNKNOWN",
-                f"${other} is not known when the plan is made and stays as written; set {name} in a step, or write $$ to mean it",
+            message = (
+                f"${other} is not known when the plan is made and stays as written; "
+                f"set {name} in a step, or write $$ to mean it"
             )
+            yield _warn(node, at, "WF_NAME_UNKNOWN", message)
 
 
 def _texts(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
     for scope, name, node in _variable_nodes(workflow):
         if node.style == "" and node.value in _BOOLEAN_ELSEWHERE:
             at = pointer(scope, "variables", name) if scope else pointer("variables", name)
-            yield _warn(
-                node,
-                at,
-                "WF_TEXT_AMBIGUOUS",
-                f'{node.text} is text here, but a boolean to many YAML readers; write "{node.text}"',
-            )
+            message = f'{node.text} is text here, but a boolean to many YAML readers; write "{node.text}"'
+            yield _warn(node, at, "WF_TEXT_AMBIGUOUS", message)
 
 
 def _of_github(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
     """`${{ }}` in any value: no shell knows it, and loom neither."""
     for file in workflow.files:
-        for at, node in _text_nodes(file.root):
-            for match in _GITHUB.finditer(node.value):
+        for path, node in scalars_of(file.root) if file.root is not None else ():
+            at = pointer(*path)
+            for match in _GITHUB.finditer(node.value) if isinstance(node.value, str) and "${{" in node.value else ():
                 if match[1] is None:  # quoted: no shell looks into it
                     continue
                 yield problem_in_text(
@@ -273,18 +249,6 @@ def _instead(expression: str) -> str:
     return f"; here that is ${meant}" if meant else "; variables are $NAME, conditions are `rules`"
 
 
-def _text_nodes(root: Node | None) -> Iterator[tuple[str, Node]]:
-    pending: list[tuple[tuple[str | int, ...], Node]] = [] if root is None else [((), root)]
-    while pending:
-        at, node = pending.pop()
-        if node.kind is Kind.MAPPING:
-            pending += [((*at, key), child) for key, child in node.value.items()]
-        elif node.kind is Kind.LIST:
-            pending += [((*at, number), child) for number, child in enumerate(node.value)]
-        elif isinstance(node.value, str) and "${{" in node.value:
-            yield pointer(*at), node
-
-
 def _images(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
     seen: set[int] = set()
     for entry in workflow.entries.values():
@@ -294,16 +258,11 @@ def _images(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
             seen.add(id(node))
             name = node.value.rsplit("/", 1)[-1]
             if name.endswith(":latest"):
-                yield _warn(
-                    node, at, "WF_IMAGE_LATEST", f"{node.value} changes without notice; name a version or a digest"
-                )
+                message = f"{node.value} changes without notice; name a version or a digest"
+                yield _warn(node, at, "WF_IMAGE_LATEST", message)
             elif ":" not in name:
-                yield _warn(
-                    node,
-                    at,
-                    "WF_IMAGE_UNPINNED",
-                    f"{node.value} has no tag and means latest; name a version or a digest",
-                )
+                message = f"{node.value} has no tag and means latest; name a version or a digest"
+                yield _warn(node, at, "WF_IMAGE_UNPINNED", message)
 
 
 def _image_nodes(entry: Entry) -> Iterator[tuple[str, Node]]:
@@ -313,8 +272,7 @@ def _image_nodes(entry: Entry) -> Iterator[tuple[str, Node]]:
         name = image.get("name") if image.kind is Kind.MAPPING else image
         if name is not None and not built:
             yield pointer(entry.name, "image"), name
-    services = entry.merged.get("services")
-    for number, service in enumerate(services.value if services is not None and services.kind is Kind.LIST else ()):
+    for number, service in enumerate(items_of(entry.merged.get("services"))):
         written = service.get("image")
         node = (written.get("name") or written) if written is not None else service.get("name") or service
         if written is None or written.get("build") is None:
@@ -326,10 +284,9 @@ def _reach(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
     never: set[str] = set()
     for entry in workflow.jobs.values():
         fields = entry.fields
-        listed = entry.merged.get("rules")
         for number, rule in enumerate(fields.rules or ()):
             last = number == len(fields.rules or ()) - 1
-            node = listed.get(number) if listed is not None else None
+            node = entry.merged.find("rules", number)
             if rule.if_ is None and rule.changes is None and rule.exists is None and not last and node is not None:
                 message = "this rule always applies, so the rules after it are never looked at; put it last"
                 yield _warn(node, pointer(entry.name, "rules", number), "WF_RULE_UNREACHABLE", message)
@@ -337,16 +294,11 @@ def _reach(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
         whens = [rule.when or fields.when for rule in fields.rules] if fields.rules else [fields.when]
         if all(when == "never" for when in whens):
             never.add(entry.name)
-            yield _warn(
-                entry.key,
-                pointer(entry.name),
-                "WF_JOB_UNREACHABLE",
-                f"{entry.name} never runs unless it is named; remove it, or change `when`",
-            )
+            message = f"{entry.name} never runs unless it is named; remove it, or change `when`"
+            yield _warn(entry.key, pointer(entry.name), "WF_JOB_UNREACHABLE", message)
     for entry in workflow.jobs.values():
         for number, need in enumerate(entry.fields.needs or ()):
-            listed = entry.merged.get("needs")
-            node = (listed.get(number) if listed is not None else None) or entry.key
+            node = entry.merged.find("needs", number) or entry.key
             if need.job in never and not need.optional and entry.name not in never:
                 message = f"{need.job} never runs, so {entry.name} can't either; remove the need or make it optional"
                 yield _warn(node, pointer(entry.name, "needs", number), "WF_JOB_UNREACHABLE", message)
@@ -376,22 +328,12 @@ def _no_effect(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
         pool = entry.merged.get("runner_pool")
         if pool is not None and id(pool) not in seen:
             seen.add(id(pool))
-            yield _warn(
-                pool, pointer(entry.name, "runner_pool"), "WF_NO_EFFECT", "runner_pool has no effect on a local run"
-            )
+            message = "runner_pool has no effect on a local run"
+            yield _warn(pool, pointer(entry.name, "runner_pool"), "WF_NO_EFFECT", message)
         step = entry.merged.get("step_timeout")
-        if (
-            step is not None
-            and fields.timeout is not None
-            and fields.step_timeout is not None
-            and fields.step_timeout > fields.timeout
-        ):
-            yield _warn(
-                step,
-                pointer(entry.name, "step_timeout"),
-                "WF_NO_EFFECT",
-                "step_timeout is longer than timeout, which ends the job first",
-            )
+        if step is not None and fields.timeout is not None and (fields.step_timeout or 0) > fields.timeout:
+            message = "step_timeout is longer than timeout, which ends the job first"
+            yield _warn(step, pointer(entry.name, "step_timeout"), "WF_NO_EFFECT", message)
         if fields.retry is not None and fields.retry.max == 0 and (fields.retry.exit_codes or fields.retry.backoff):
             node = entry.merged.get("retry") or entry.key
             yield _warn(node, pointer(entry.name, "retry"), "WF_NO_EFFECT", "max is 0, so nothing is tried again")

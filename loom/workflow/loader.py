@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import Problem, WorkflowError
-from loom.util.yaml_file import Kind, Node, YamlFile, pointer
+from loom.util.yaml_file import Kind, Node, YamlFile, items_of, pointer
 from loom.workflow import merge, models
 from loom.workflow.files import File, Files
 from loom.workflow.inheritance import Entry, Inheritance, Written
@@ -107,9 +107,8 @@ def _assemble(path: str, files: list[File], problems: Problems) -> Workflow | No
     stages = main.get("stages")
     declared = None
     if stages is not None and stages.kind is Kind.LIST:
-        declared = tuple(node.value for node in stages.value if isinstance(node.value, str))
+        declared = tuple(node.value for node in items_of(stages) if isinstance(node.value, str))
     problems.found += References(_views(written, entries), declared, suggest).check()
-    settings = main.get("workflow")
     return Workflow(
         path=path,
         files=tuple(file.yaml for file in files),
@@ -117,7 +116,7 @@ def _assemble(path: str, files: list[File], problems: Problems) -> Workflow | No
         variables={name: str(node.value) for name, node in variables.items()},
         variable_nodes=variables,
         rules=None if root is None or root.workflow is None else tuple(root.workflow.rules),
-        rules_node=None if settings is None else settings.get("rules"),
+        rules_node=main.find("workflow", "rules"),
         entries=entries,
         default=default,
     )

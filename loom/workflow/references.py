@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from loom.errors import Problem
 from loom.util.toposort import CycleError, order
-from loom.util.yaml_file import Kind, Node, pointer
+from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer
 from loom.workflow import models
 from loom.workflow.messages import Suggestions
 
@@ -111,15 +111,13 @@ class References(Struct):
             self.say(node, pointer(view.name, "user"), f"image.user says {image.user}; keep one of the two")
         for number, service in enumerate(fields.services or ()):
             if service.image is not None and not service.alias and not re.fullmatch(models.HOST_NAME, service.name):
-                listed = view.node.get("services")
-                node = (listed.get(number) if listed is not None else None) or view.key
+                node = view.node.find("services", number) or view.key
                 message = f"{service.name!r} can't be a host name: letters, digits, . _ and -; or add an alias"
                 self.say(node.get("name") or node, pointer(view.name, "services", number, "name"), message)
         names = [service.name for service in fields.services or ()]
         for number, name in enumerate(names):
             if name in names[:number] and not (fields.services or ())[number].alias:
-                listed = view.node.get("services")
-                node = (listed.get(number) if listed is not None else None) or view.key
+                node = view.node.find("services", number) or view.key
                 self.say(
                     node,
                     pointer(view.name, "services", number),
@@ -170,19 +168,15 @@ class References(Struct):
 
 
 def _needs_of(view: View) -> Iterator[_Need]:
-    listed = view.node.get("needs")
-    nodes = () if listed is None else listed.value if listed.kind is Kind.LIST else (listed,)
-    for number, node in enumerate(nodes):
+    for number, node in enumerate(one_or_more(view.node.get("needs"))):
         if isinstance(node.value, str):
             yield _Need(job=node.value.strip(), optional=False, matrix={}, node=node, number=number)
         elif node.kind is Kind.MAPPING and (job := node.get("job")) is not None and isinstance(job.value, str):
-            optional, matrix = node.get("optional"), node.get("matrix")
+            optional = node.get("optional")
             yield _Need(
                 job=job.value.strip(),
                 optional=optional is not None and optional.value is True,
-                matrix={k: str(v.value) for k, v in matrix.value.items()}
-                if matrix and matrix.kind is Kind.MAPPING
-                else {},
+                matrix={k: str(v.value) for k, v in fields_of(node.get("matrix")).items()},
                 node=job,
                 number=number,
             )

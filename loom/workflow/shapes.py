@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from msgspec.structs import replace
 from pydantic import BaseModel, ValidationError
 
 from loom.util.units import nearest
-from loom.util.yaml_file import Kind, Node, pointer
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, pointer, scalars_of
 from loom.workflow import messages, models
 from loom.workflow.expressions import ExpressionError
 from loom.workflow.files import File
@@ -45,9 +44,7 @@ class Shapes:
                     self._problems.say(
                         file.root.keys[key], pointer(key), f"only the main file has {key}; move it there"
                     )
-        stages = only.get("stages")
-        if stages is not None and stages.kind is Kind.LIST:
-            self._unique(stages, "stages", "stage")
+        self._unique(items_of(only.get("stages")), "stages", "stage")
         self._reserve(only.get("variables"), "variables")
         return checked  # type: ignore[return-value]
 
@@ -56,9 +53,9 @@ class Shapes:
             p for p in self._problems.found[start:] if (p.line, p.column) != (node.line, node.column)
         ]
 
-    def _unique(self, listed: Node, at: str, word: str) -> None:
+    def _unique(self, listed: list[Node], at: str, word: str) -> None:
         first: dict[Any, Node] = {}
-        for number, node in enumerate(listed.value):
+        for number, node in enumerate(listed):
             if node.kind is Kind.SCALAR and node.value in first:
                 self._problems.say(
                     node, pointer(at, number), f"the {word} {node.value} stands here a second time; keep one"
@@ -67,10 +64,8 @@ class Shapes:
                 first[node.value] = node
 
     def _reserve(self, variables: Node | None, *at: str) -> None:
-        if variables is None or variables.kind is not Kind.MAPPING:
-            return
-        for name in variables.value:
-            if name.upper().startswith("LOOM_"):  # in lower case they are the driver's
+        for name in fields_of(variables):
+            if variables is not None and name.upper().startswith("LOOM_"):  # in lower case they are the driver's
                 why = f"{name} belongs to loom, which sets {name[:5]} variables itself; choose another name"
                 self._problems.say(variables.keys[name], pointer(*at, name), why)
 
@@ -113,7 +108,9 @@ class Shapes:
         self, model: type[BaseModel], node: Node, at: tuple[str | int, ...], *, partial: bool = False
     ) -> BaseModel | None:
         """The model's view of a node; None after saying what is wrong. `partial`: what is missing may come by a merge."""
-        nulls = list(_nulls(node, at)) if self._look_for_nulls else []
+        nulls = []
+        if self._look_for_nulls:  # none of the language's keys can be without a value
+            nulls = [(place, scalar) for place, scalar in scalars_of(node, at) if scalar.value is None]
         for place, null in nulls:
             self._problems.say(null, pointer(*place), "expected a value, found nothing; give one or remove the key")
         try:
@@ -178,16 +175,3 @@ class Shapes:
 def _may_come_later(detail: Any) -> bool:
     """Whether an error of a template or of `default` may be none after merging: something is not there yet."""
     return detail["type"] == "missing" or isinstance((detail.get("ctx") or {}).get("error"), models.Incomplete)
-
-
-def _nulls(node: Node, at: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Node]]:
-    """Every empty value below a node: none of the language's keys can be without one."""
-    pending: list[tuple[tuple[str | int, ...], Node]] = [(at, node)]
-    while pending:
-        place, current = pending.pop()
-        if current.kind is Kind.MAPPING:
-            pending += [((*place, key), child) for key, child in current.value.items()]
-        elif current.kind is Kind.LIST:
-            pending += [((*place, number), child) for number, child in enumerate(current.value)]
-        elif current.kind is Kind.SCALAR and current.value is None:
-            yield place, current
