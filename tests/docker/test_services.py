@@ -20,7 +20,7 @@ from loom.plan.model import Build, Image, Ready, Secret, Service
 from loom.providers.base import SecretValues
 from loom.providers.docker.client import connect
 from loom.providers.docker.images import Images
-from loom.providers.docker.readiness import Inside
+from loom.providers.docker.readiness import ProbeTarget
 from loom.providers.docker.services import ServiceNetwork, services
 from tests.support.waiting import until
 
@@ -167,7 +167,7 @@ def test_a_port_is_waited_for_and_the_alias_leads_to_it(bench: Bench) -> None:
 def test_a_port_is_seen_from_inside_where_the_engine_is_elsewhere(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Inside, "from_outside", False)
+    monkeypatch.setattr(ProbeTarget, "from_outside", False)
     with bench.open(service("far", listening(7001), ready=Ready(tcp=7001, interval_s=0.1))):
         assert "port 7001 is listened on" in bench.said
     hidden = service("hidden", listening(7002, "127.0.0.1"), ready=Ready(tcp=7002, timeout_s=1))
@@ -188,7 +188,7 @@ def test_an_http_answer_that_is_an_error_is_not_ready(bench: Bench) -> None:
 
 
 def test_http_from_inside_says_what_the_image_lacks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Inside, "from_outside", False)
+    monkeypatch.setattr(ProbeTarget, "from_outside", False)
     web = service("web", listening(7005, then=HTTP), ready=Ready(http=":7005/ok", interval_s=0.1, timeout_s=1))
     with pytest.raises(ServiceError, match="has neither curl nor wget"), bench.open(web):
         pass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loom.cancel import Cancel
@@ -65,12 +64,13 @@ class Talk:
                 on_output(stream, rest)
 
 
-@dataclass
 class Died(Exception):
     """The driver is dead by the job's own doing, and the container with it."""
 
-    code: int
-    oom: bool
+    def __init__(self, code: int, *, oom: bool) -> None:
+        super().__init__(code)
+        self.code = code
+        self.oom = oom
 
 
 class Lost(ProviderError):
@@ -197,7 +197,7 @@ class Channel:
             )
         if why := state.get("Error"):
             raise Lost(f"the container of job {self._job_id} ended while it ran: {why}")
-        raise Died(code=code or 137, oom=bool(state.get("OOMKilled")))
+        raise Died(code or 137, oom=bool(state.get("OOMKilled")))
 
     def _state(self) -> dict[str, Any]:
         try:

@@ -281,13 +281,13 @@ class Removals:
 # -- images that loom built ---------------------------------------------------------------------------------------
 
 
-class Pruned(Struct, frozen=True, kw_only=True):
+class PrunedImage(Struct, frozen=True, kw_only=True):
     name: str
     image_id: str
     size: int
 
 
-def prune_builds(client: docker.DockerClient, *, before: float) -> tuple[Pruned, ...]:
+def prune_builds(client: docker.DockerClient, *, before: float) -> tuple[PrunedImage, ...]:
     """Remove what loom built and last used before that time (seconds since the epoch); what a container uses stays."""
     api: Any = client.api
     removed = []
@@ -296,7 +296,7 @@ def prune_builds(client: docker.DockerClient, *, before: float) -> tuple[Pruned,
             found = api.inspect_image(listed["Id"])
             if datetime.fromisoformat(str(found["Metadata"]["LastTagTime"])).timestamp() < before:
                 removed += [
-                    Pruned(name=name, image_id=str(found["Id"]), size=int(found["Size"]))
+                    PrunedImage(name=name, image_id=str(found["Id"]), size=int(found["Size"]))
                     for name in untagged(client, found["RepoTags"])
                 ]
     return tuple(removed)

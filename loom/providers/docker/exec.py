@@ -54,7 +54,7 @@ _BECOME = 'f=$1; shift; { printf "%s\\n" "$$" >"$f"; } 2>/dev/null; exec "$@"'
 _END = 'read -r p <"$1" && { kill -"$2" -- "-$p" || kill -"$2" "$p"; } 2>/dev/null'
 
 
-class Inside(Struct, frozen=True, kw_only=True):
+class ContainerInside(Struct, frozen=True, kw_only=True):
     """Implements `providers.base.Inside`: a running container, and what commands in it get."""
 
     client: docker.DockerClient

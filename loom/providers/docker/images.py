@@ -26,7 +26,7 @@ from loom.images.reference import Reference, normal_platform, parse_reference, s
 from loom.plan import model
 from loom.plan.image_lock import ImageLock, Locked, identity, shown
 from loom.providers.docker.errors import engine_errors
-from loom.providers.docker.long_calls import Line, canceled, say
+from loom.providers.docker.long_calls import LongCall, canceled, say
 from loom.providers.docker.registry import Registry, same_platform
 from loom.status import OnOutput
 
@@ -92,9 +92,9 @@ class Images:
                 self._client.close()
                 self._client = None
 
-    def line(self) -> Line:
+    def line(self) -> LongCall:
         """A connection of its own for one long call."""
-        return Line(self._client_factory())
+        return LongCall(self._client_factory())
 
     def platform_of(self, image: model.Image) -> str:
         """Return the platform that the image names, else the engine's own."""

@@ -29,7 +29,7 @@ from loom.providers.docker.checkpoint import image_is_there
 from loom.providers.docker.cleanup import remove_container, remove_run
 from loom.providers.docker.container import name_of
 from loom.providers.docker.errors import translated
-from loom.providers.docker.exec import Inside
+from loom.providers.docker.exec import ContainerInside
 from loom.providers.docker.mounts import BindMount, Mount, OverlayMount, VolumeMount
 from loom.providers.docker.ownership import Workspaces
 from loom.providers.docker.retries import restarting, retrying
@@ -77,8 +77,8 @@ class KeptContainer(Struct, frozen=True):
     def project_dir(self) -> str:
         return self.labels.get(labels.PROJECT_DIR, "/workspace")
 
-    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> Inside:
-        return Inside(
+    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> ContainerInside:
+        return ContainerInside(
             client=self.client,
             container_id=self.container_id,
             workdir=self.project_dir,
@@ -104,7 +104,7 @@ class KeptContainer(Struct, frozen=True):
         paths = {name: f"{driver.DIRECTORY}/secret.{name}" for name in secrets}
         woken = self.kept and self._wake()
         if woken and secrets:
-            plain = Inside(client=self.client, container_id=self.container_id, workdir="/", environment={})
+            plain = ContainerInside(client=self.client, container_id=self.container_id, workdir="/", environment={})
             plain.write({paths[name]: value for name, value in secrets.items()})
         return paths, woken
 

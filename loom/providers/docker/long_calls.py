@@ -28,7 +28,7 @@ def say(on_output: OnOutput, text: str) -> None:
 Item = TypeVar("Item")
 
 
-class Line:
+class LongCall:
     """A client for one long call (a pull, a build). `cut` ends it at once: the engine stops when the connection closes."""
 
     def __init__(self, client: docker.DockerClient) -> None:
@@ -47,7 +47,7 @@ class Line:
         except Exception:  # noqa: BLE001  it has ended, or the transport has no socket to close
             pass
 
-    def __enter__(self) -> Line:
+    def __enter__(self) -> LongCall:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -39,7 +39,7 @@ class Probe(Protocol):
         """What was found when it is ready, for people."""
         ...
 
-    def check(self, inside: Inside) -> None:
+    def check(self, target: ProbeTarget) -> None:
         """Return when ready, raise NotReady when not."""
         ...
 
@@ -48,7 +48,7 @@ class Probe(Protocol):
         ...
 
 
-class Inside:
+class ProbeTarget:
     """One running service, as a probe may look at it."""
 
     def __init__(self, client: docker.DockerClient, container_id: str, network: str) -> None:
@@ -111,8 +111,8 @@ class CommandProbe(_Quiet):
         self._timeout_s = timeout_s
         self.what = what
 
-    def check(self, inside: Inside) -> None:
-        code, said = inside.run(self._command, timeout_s=self._timeout_s)
+    def check(self, target: ProbeTarget) -> None:
+        code, said = target.run(self._command, timeout_s=self._timeout_s)
         if code != 0:
             last = f": {said.splitlines()[-1]}" if said else ""
             raise NotReady(f"the {self.what} exited with {code}{last}")
@@ -125,9 +125,9 @@ class PortProbe(_Quiet):
         self._ports = sorted(ports)
         self.what = f"port {'/'.join(map(str, self._ports))}"
 
-    def check(self, inside: Inside) -> None:
-        if inside.from_outside:
-            address = inside.address
+    def check(self, target: ProbeTarget) -> None:
+        if target.from_outside:
+            address = target.address
             for port in self._ports:
                 try:
                     socket.create_connection((address, port), timeout=_CONNECT_TIMEOUT_S).close()
@@ -136,11 +136,11 @@ class PortProbe(_Quiet):
                 except ConnectionRefusedError:
                     continue
                 except OSError:
-                    inside.unreachable()
+                    target.unreachable()
                     break
             else:
                 raise NotReady(f"nothing listens on {self.what}")
-        listening = _listening(inside)
+        listening = _listening(target)
         for port in self._ports:
             if port in listening:
                 self.what = f"port {port} is listened on"
@@ -148,9 +148,9 @@ class PortProbe(_Quiet):
         raise NotReady(f"nothing listens on {self.what}")
 
 
-def _listening(inside: Inside) -> set[int]:
+def _listening(target: ProbeTarget) -> set[int]:
     """The TCP ports that something listens on, but for what only the container itself can reach."""
-    code, said = inside.run(["cat", "/proc/net/tcp", "/proc/net/tcp6"], timeout_s=10)
+    code, said = target.run(["cat", "/proc/net/tcp", "/proc/net/tcp6"], timeout_s=10)
     if code != 0 and not said.lstrip().startswith("sl"):
         raise NotReady("its ports can't be looked at: the engine is not on this machine, and the image has no `cat`")
     return listening_ports(said)
@@ -193,10 +193,10 @@ class HttpProbe(_Quiet):
         self._url = f"{'https' if self._secure else 'http'}://localhost:{port}{path}"
         self.what = f"answer to {path} on port {port}"
 
-    def check(self, inside: Inside) -> None:
-        if inside.from_outside:
+    def check(self, target: ProbeTarget) -> None:
+        if target.from_outside:
             try:
-                status = self._ask(inside.address)
+                status = self._ask(target.address)
             except (ConnectionRefusedError, ConnectionResetError, http.client.HTTPException) as error:
                 raise NotReady(f"no {self.what}: {str(error) or type(error).__name__}") from error
             except ssl.SSLError as error:
@@ -204,12 +204,12 @@ class HttpProbe(_Quiet):
             except TimeoutError as error:
                 raise NotReady(f"no {self.what}: it takes too long") from error
             except OSError:
-                inside.unreachable()
+                target.unreachable()
             else:
                 if status >= 400:
                     raise NotReady(f"the {self.what} was {status}")
                 return
-        self._ask_inside(inside)
+        self._ask_inside(target)
 
     def _ask(self, address: str) -> int:
         connection: http.client.HTTPConnection
@@ -231,13 +231,13 @@ class HttpProbe(_Quiet):
         finally:
             connection.close()
 
-    def _ask_inside(self, inside: Inside) -> None:
+    def _ask_inside(self, target: ProbeTarget) -> None:
         for tool in (
             ["curl", "-fsSk", "-o", "/dev/null", "-m", "5", self._url],
             ["wget", "-q", "-O", "/dev/null", self._url],
         ):
             try:
-                code, said = inside.run(tool, timeout_s=10)
+                code, said = target.run(tool, timeout_s=10)
             except docker.errors.APIError:
                 continue
             if code in (126, 127):
@@ -271,7 +271,7 @@ class LogProbe:
         except SearchError as error:
             self._trouble = f" ({error})"
 
-    def check(self, inside: Inside) -> None:
+    def check(self, target: ProbeTarget) -> None:
         if not self._seen.is_set():
             raise NotReady(f"no {self.what}{self._trouble}")
 
@@ -281,7 +281,7 @@ class RunsProbe(_Quiet):
 
     what = "it runs; its image has no HEALTHCHECK and exposes no port"
 
-    def check(self, inside: Inside) -> None:
+    def check(self, target: ProbeTarget) -> None:
         return None
 
 

@@ -15,7 +15,7 @@ from loom.images.reference import Reference, normal_platform
 from loom.providers.docker import retries
 from loom.providers.docker.credentials import Credentials, credentials_for
 from loom.providers.docker.errors import engine_errors, explanation
-from loom.providers.docker.long_calls import Line, canceled, in_background, say
+from loom.providers.docker.long_calls import LongCall, canceled, in_background, say
 from loom.status import OnOutput
 from loom.util.units import rough_size
 
@@ -95,7 +95,7 @@ class Registry:
         started = said_at = time.monotonic()
         progress = Progress()
 
-        with Line(self._another()) as line:
+        with LongCall(self._another()) as line:
 
             def lines() -> Iterator[dict[str, Any]]:
                 # The request itself belongs in here: it blocks until the registry has answered the engine.

@@ -21,7 +21,7 @@ from loom.providers.docker.attach import Demultiplexer, Hijacked
 from loom.providers.docker.cleanup import remove_container
 from loom.providers.docker.errors import engine_errors, explanation
 from loom.providers.docker.images import Images, ResolvedImage
-from loom.providers.docker.readiness import Inside, NotReady, Probe, ports_of, probe_of
+from loom.providers.docker.readiness import NotReady, Probe, ProbeTarget, ports_of, probe_of
 from loom.providers.docker.retries import start_failed, starting
 from loom.providers.docker.service_output import Lines, Output
 from loom.util.within import wait_until
@@ -286,7 +286,7 @@ class ServiceContainer:
 
     def _wait_until_ready(self, container_id: str, probe: Probe) -> None:
         started = time.monotonic()
-        service, inside, why = self._service, Inside(self._group.client, container_id, self._group.network), ""
+        service, target, why = self._service, ProbeTarget(self._group.client, container_id, self._group.network), ""
 
         def ready() -> bool:
             nonlocal why
@@ -300,7 +300,7 @@ class ServiceContainer:
                 )
             try:
                 with engine_errors():
-                    probe.check(inside)
+                    probe.check(target)
             except NotReady as reason:
                 why = str(reason)
             except docker.errors.APIError as error:

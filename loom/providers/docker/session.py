@@ -18,7 +18,7 @@ from loom.providers.docker.attach import Attachment
 from loom.providers.docker.channel import Channel, Died, Lost, Talk
 from loom.providers.docker.container import environment_of
 from loom.providers.docker.errors import translated
-from loom.providers.docker.exec import Inside
+from loom.providers.docker.exec import ContainerInside
 from loom.providers.docker.labels import kept_name
 from loom.providers.docker.mounts import Mount
 from loom.providers.docker.ownership import Ids, Owner
@@ -207,7 +207,7 @@ class DockerSession:
         if self._channel.listen(talk, on_output, deadline=time.monotonic() + AFTER_KILL_S, cancel=None):
             return
         self._channel.kill()
-        raise Died(code=137, oom=False)
+        raise Died(137, oom=False)
 
     def handed_on(self) -> Mapping[str, str]:
         return dict(self._handed_on)
@@ -245,10 +245,10 @@ class DockerSession:
     def changes(self) -> Sequence[Change] | None:
         return self._mount.changes(self._as_root)
 
-    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> Inside:
+    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> ContainerInside:
         if not self._chowned:  # the first step is what gives the job its files
             self.run(Command(script=":", shell=("sh",)), self._on_session_output, Cancel())
-        return Inside(
+        return ContainerInside(
             client=self._client,
             container_id=self.container_id,
             workdir=self._request.project_dir,
