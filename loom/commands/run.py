@@ -198,7 +198,7 @@ def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
 
 
 def failed_before(config: Config, source: Source) -> list[str]:
-    """The jobs that did not succeed in this checkout's last run. RequestError when there is none, or all did."""
+    """The jobs that did not succeed in this checkout's last run. RequestError without a last run, or when all succeeded."""
     from loom.record.reader import Reading
 
     entry = Store(config.state_dir).find("last", repo_root=source.root)
@@ -222,7 +222,7 @@ def run(options: Options) -> int:
 
 
 def _note_unrecorded(error: LoomError, began_ns: int) -> None:
-    """Keep word of a run that was refused before it had a record: `loom diagnose` would explain the run before it."""
+    """Note a run that was refused before its record began: `loom diagnose` would explain the run before it."""
     with suppress(LoomError, OSError):
         root = project.find_root(Path.cwd()).resolve()
         unrecorded.note(project.configured(root, os.environ).state_dir, root, error, began_ns=began_ns)
@@ -307,7 +307,7 @@ def _say_the_end(ran: Ran, audience: object, look: Look, write: Callable[[str], 
     last = list(closing_lines(ran.receipt.status.value, str(ran.receipt_path), look))
     if not quiet:
         last += [f"look inside: loom shell {ran.receipt.run_id} {job_id}" for job_id in ran.kept]
-    with suppress(OSError):  # told next, unless it is only that the reader left
+    with suppress(OSError):  # reported next, unless only the reader left
         for line in last:
             write(line)
 

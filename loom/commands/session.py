@@ -167,14 +167,14 @@ def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: b
 def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[Entered]:
     with ExitStack() as stack:
         opener, image, about = _opener(here, job, step, stack, cancel)
-        said = _Said()
+        progress = _Progress()
         values, _ = opener.secrets(job.job)
-        said.mask(values)
-        image = image or opener.resolve(job.job, said, values)
+        progress.mask(values)
+        image = image or opener.resolve(job.job, progress, values)
         services = None
         if job.job.services:
-            services = stack.enter_context(opener.services(job.job, said, cancel, lambda name, how: None, values))
-        opened = stack.enter_context(opener.open(job.job, image, said, services))
+            services = stack.enter_context(opener.services(job.job, progress, cancel, lambda name, how: None, values))
+        opened = stack.enter_context(opener.open(job.job, image, progress, services))
         session = opened.session
         secrets = values.own
         as_file = {secret.name for secret in job.job.secrets if secret.file}
@@ -344,15 +344,15 @@ def _environment(
     }, notes
 
 
-class _Said:
-    """Loom's own work around the place, told on standard error: standard output belongs to the command."""
+class _Progress:
+    """Output of loom's own work around the place, on standard error: standard output belongs to the command."""
 
     def __init__(self) -> None:
         self._masker = Masker()
         controls.hide = self._masker.mask  # errors come after it
 
     def mask(self, secrets: SecretValues) -> None:
-        """Hide these values in what is told from now on."""
+        """Hide these values from now on."""
         for values in (secrets.own, *secrets.services):
             for name, value in values.items():
                 self._masker.add(name, value)

@@ -14,7 +14,7 @@ from loom.workflow import Entry, Workflow
 
 
 class Source(Struct, frozen=True, kw_only=True):
-    """One value of a job, as planned, and who said so: `by` is `job`, `default`, a template's name, `rules[1]`, `matrix`,
+    """One value of a job, as planned, and its source: `by` is `job`, `default`, a template's name, `rules[1]`, `matrix`,
     `root`, `--var`, a configuration layer, or `built-in`; `place` is file, line and column where there is one."""
 
     key: str

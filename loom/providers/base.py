@@ -361,7 +361,7 @@ class Provider(Protocol):
         ...
 
     def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> AbstractContextManager[Session]:
-        """A context manager around one job's place; its own work (not steps) is told to `on_output` as text lines.
+        """Open one job's place, until the block is left. Output of this work itself (not of steps) goes to `on_output`, in lines.
 
         Entering raises ProviderError (EngineUnavailable when no engine answers), ImageError when the image can't run.
         """
@@ -397,7 +397,7 @@ class Provider(Protocol):
         ...
 
     def close(self, cancel: Cancel | None = None) -> Sequence[str]:
-        """Wait until all that left sessions had is removed. What could not be, as lines of text; safe to call twice.
+        """Wait until everything of closed sessions is removed; return what could not be, as lines of text. Safe to repeat.
 
         From the second request of `cancel` on it waits for no longer than `cancel.AT_ONCE_S`.
         """

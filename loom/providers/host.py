@@ -443,7 +443,7 @@ class HostInside(Struct, frozen=True, kw_only=True):
             elif kill_at is None and (cancel.requested or (deadline is not None and now >= deadline)):
                 ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
                 kill_at = now + grace_s
-                if not (cancel.exit_code is ExitCode.INTERRUPTED and _is_foreground()):  # the terminal told it already
+                if not (cancel.exit_code is ExitCode.INTERRUPTED and _is_foreground()):  # the terminal has sent it
                     process.send_signal(_SIGNALS.get(cancel.exit_code, signal.SIGTERM))
         if on_output is not None:
             on_output("stdout", out or b"")
@@ -521,7 +521,7 @@ def _is_foreground() -> bool:
 
 
 def _take_terminal(settings: list[Any]) -> None:
-    """Have the terminal again after a shell that had it, with its settings of before, however that shell ended."""
+    """Take the terminal back from a shell, with its earlier settings, however that shell ended."""
     # A background process that does this is stopped, unless it does not listen.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
     try:
@@ -537,7 +537,7 @@ def _lines(content: bytes) -> list[bytes]:
 
 
 def _memory_directory(environ: Mapping[str, str]) -> str | None:
-    """A place that no disk keeps, for secrets; None where there is none and the usual temporary directory has to do."""
+    """A directory in memory, for secrets; None where only the usual temporary directory exists."""
     for candidate in (environ.get("XDG_RUNTIME_DIR"), "/dev/shm"):
         if candidate and os.access(candidate, os.W_OK | os.X_OK):
             return candidate

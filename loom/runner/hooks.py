@@ -1,4 +1,4 @@
-"""Where a person, or an earlier run, takes part in a job: what a run may be told to do around its steps."""
+"""Where a person, or an earlier run, takes part in a job: the gate around steps, and how a job resumes."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ class Run:
         return None if request.cache is None else request.cache(taken)
 
     def _made_elsewhere(self) -> frozenset[str]:
-        """The jobs whose products are not in the workspace that jobs share, where they share one: an earlier run had another."""
+        """The jobs that left their products in the workspace of an earlier run, and not in this one."""
         reuse = self._request.reuse
         return frozenset(() if reuse is None or reuse.has_products else self._done)
 
@@ -318,8 +318,8 @@ class Run:
 def builds_after_writers(plan: Plan, writers: Container[str], done: Container[str]) -> list[Build]:
     """What is built while jobs of `writers` may have written into the workspace: in CI, none of that would be there.
 
-    Not what every writer waits for, since its own image, or that of a job at the beginning, is that build: each is had
-    once in a run.
+    Without what every writer waits for: it is the image of the writer itself, or of a job before all writers, and each
+    image is built once in a run.
     """
     jobs = [job for job in plan.jobs if job.id not in done]
     before = {job.id: {other for other in waits_for(plan, job) if other not in done} for job in jobs}

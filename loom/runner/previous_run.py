@@ -1,4 +1,4 @@
-"""An earlier run as something to go back into: its plan, what became of its jobs, and what their steps had around them."""
+"""An earlier run, to resume or enter: its plan, the results of its jobs, and the variables of their steps."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class PastRun(Struct, frozen=True, kw_only=True):
         ]
 
     def one_job(self) -> PastJob:
-        """The job that a command means which names none: the failing one, or the only one. RequestError when there is none."""
+        """The default job of a command: the failing one, or the only one. RequestError when neither exists."""
         failing = self.fold.failing_job()
         if failing is not None:
             return self.job(failing.id)
@@ -93,7 +93,7 @@ class PastRun(Struct, frozen=True, kw_only=True):
 
     @property
     def _taken_over(self) -> Mapping[str, Mapping[str, Any]]:
-        """The jobs that this run did not run itself: it had their results from its own parent."""
+        """The jobs that this run did not run itself: it took their results from its own parent."""
         jobs: Mapping[str, Mapping[str, Any]] = self.fold.facts.get("results_reused", {}).get("jobs", {})
         return jobs
 
@@ -156,7 +156,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
 
     @property
     def view(self) -> View | None:
-        """Which view of the workspace the job had; None when it never came to have one."""
+        """The job's view of the workspace; None when the job ended before it got one."""
         opened = self.state.facts.get("session_opened")
         if opened is None:
             return None

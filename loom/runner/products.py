@@ -48,7 +48,7 @@ class Handover:
         missing_here: frozenset[str] = frozenset(),
         cancel: Cancel | None = None,
     ) -> None:
-        """`missing_here`: jobs whose products the run's workspace does not hold, since they had another, or a view of it."""
+        """`missing_here`: jobs that left their products in another workspace than the run's."""
         self._missing_here = missing_here
         self._cancel = cancel or Cancel()
         self._plan = plan

@@ -238,7 +238,7 @@ class PlaceOpener:
     def open(
         self, job: Job, image: Resolved | None, on_output: OnOutput, services: OpenedServices | None = None
     ) -> Iterator[Opened]:
-        """A job's session, with the first kind of view that can be had here."""
+        """Open a job's session, with the first kind of view that works here."""
         with ExitStack() as stack:
             opened = None
             while opened is None:

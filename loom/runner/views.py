@@ -22,7 +22,7 @@ from loom.util.paths import job_directory_name, jobs_of, workspace_beside
 from loom.util.units import rough_size
 
 CANNOT = ("VIEW_UNAVAILABLE", "WORKSPACE_UNSEEN")
-"""Codes of errors that say: this kind of view can't be had here. Another kind may work."""
+"""Codes of errors that mean: this kind of view does not work here. Another kind may."""
 _MOUNTS = {
     WorkspaceMode.SHARED: MountMode.BIND,
     WorkspaceMode.COPY: MountMode.BIND,
@@ -117,7 +117,7 @@ class Views:
         )
 
     def another(self, job: Job, view: View, error: LoomError) -> bool:
-        """Whether `error` says only that this kind of view can't be had here, and the job can have one of another kind."""
+        """Whether `error` means only that this kind of view does not work here, and another kind is left to try."""
         if error.code not in CANNOT:
             return False
         kind = WorkspaceMode.COPY if view.copied else WorkspaceMode(view.mode.value)

@@ -311,3 +311,18 @@ def test_a_steps_file_that_became_something_else_is_no_hang(place: Place, name: 
         with pytest.raises(ProviderError) as refused:
             job.run("echo next", timeout_s=30)
         assert "in the place of $LOOM_ENV or $LOOM_MASK" in str(refused.value.hint)
+
+
+def test_a_command_beside_the_steps_stands_where_they_do(place: Place) -> None:
+    """Also before the first step: a person may stop at it."""
+    (place.workspace / "file").write_text("from the snapshot")
+    with place.job(environment={"OF_JOB": "a"}) as job:
+        heard: list[bytes] = []
+        inside = job.session.inside({"OF_STEP": "b"})
+        ended = inside.exec(
+            ["sh", "-c", 'cat file; echo "$OF_JOB$OF_STEP"; exit 5'], lambda _, data: heard.append(data), Cancel()
+        )
+        assert (ended.code, ended.ended, b"".join(heard)) == (5, Ended.EXITED, b"from the snapshotab\n")
+        assert inside.exec(["nosuchcommand"], lambda *_: None, Cancel()).code == 127
+        assert inside.exec(["sleep", "60"], lambda *_: None, Cancel(), timeout_s=0.5).ended is Ended.TIMED_OUT
+        assert job.run("cat file").out == b"from the snapshot"
