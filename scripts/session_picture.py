@@ -40,7 +40,7 @@ unit:
 }
 LEFT_OUT = ("isolated workspace:", "receipt:", "    events:", "    files:")
 """Lines that name a path of a hundred characters: the picture would be twice as wide."""
-CONTROL = re.compile(r"\x1b\[\?2004[hl]|\r")
+CONTROL = re.compile(r"\x1b\[\?2004[hl]")
 FONT = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)
 
 
@@ -84,6 +84,8 @@ class Session:
         shell.logfile_read = output
         for line in typed:
             shell.expect("/workspace # ")
+            while shell.expect(["/workspace # ", pexpect.TIMEOUT], timeout=1) == 0:
+                pass  # the shell drew its prompt again
             shell.sendline(line)
         shell.expect(pexpect.EOF)
         shell.close()
@@ -93,7 +95,10 @@ class Session:
         self.lines.append(f"\x1b[1;36m$\x1b[0m \x1b[1m{command}\x1b[0m")
 
     def _show(self, output: str) -> None:
-        shown = CONTROL.sub("", output).splitlines()
+        # A shell that draws its prompt again returns to the beginning of the line first.
+        shown = [line.rstrip("\r").rpartition("\r")[2] for line in CONTROL.sub("", output).split("\n")]
+        if shown[-1] == "":
+            shown.pop()
         self.lines += [line for line in shown if not Text.from_ansi(line).plain.startswith(LEFT_OUT)] + [""]
 
 
