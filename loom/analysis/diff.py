@@ -104,7 +104,7 @@ def compare(a: Side, b: Side, files: Sequence[tuple[str, str | None, str | None]
         duration_ms_b=b.receipt.get("duration_ms"),
         inputs=inputs,
         jobs=jobs,
-        first_difference=_first(inputs, jobs),
+        first_difference=next(_differences(inputs, jobs), None),
         same=same,
     )
 
@@ -238,12 +238,8 @@ def normalised(line: str) -> str:
     return line
 
 
-def _first(inputs: Inputs, jobs: Sequence[JobDiff]) -> str | None:
-    """The earliest thing that can explain the rest: inputs come before what was made of them."""
-    return next(_differences(inputs, jobs), None)
-
-
 def _differences(inputs: Inputs, jobs: Sequence[JobDiff]) -> Iterator[str]:
+    """The earliest thing that can explain the rest first: inputs come before what was made of them."""
     if inputs.tree is not None:
         named = f": {inputs.files[0].name}" if inputs.files else ""
         more = f" and {inputs.files_total - 1} more" if inputs.files_total > 1 else ""

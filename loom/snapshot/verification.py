@@ -1,7 +1,8 @@
 """Prove a workspace again: from its bytes, by a git directory of our own.
 
 Nothing in the workspace's `.git` is believed: a job may have changed its index, configuration, refs and objects, and may not
-make loom run anything through them. What its objects give has to come to the tree's id, computed here.
+make loom run anything through them. What its objects give has to come to the tree's id, computed here. git reads the files, not
+libgit2: filters and attributes have to count as they do for git, and SHA-256 workspaces are proved too.
 """
 
 from __future__ import annotations
