@@ -225,11 +225,11 @@ def _embedded(value: Any) -> str:
 
 
 def _seconds(ts: str) -> float:
-    return datetime.fromisoformat(ts.replace("Z", "+00:00")).timestamp()
+    return datetime.fromisoformat(ts).timestamp()
 
 
 def _when(ts: str) -> str:
-    return f"{datetime.fromisoformat(ts.replace('Z', '+00:00')):%Y-%m-%d %H:%M:%S} UTC" if ts else ""
+    return f"{datetime.fromisoformat(ts):%Y-%m-%d %H:%M:%S} UTC" if ts else ""
 
 
 def _extent(spans: Sequence[Span]) -> tuple[float, float]:
