@@ -40,7 +40,7 @@ def test_a_step_of_it_may_take_the_step_timeout(make: Make, script: str, code: i
 def test_all_of_it_shares_a_time_where_no_step_timeout_is_set(make: Make) -> None:
     project = make(WORKFLOW.format(more="timeout: 1h", script="echo hi", after='["echo quick", "sleep 60", "echo no"]'))
     shorter = (
-        "import sys; from loom.runner import job; job.AFTER_SCRIPT_TIMEOUT_S = 0.5;"
+        "import sys; from loom.runner import steps; steps.AFTER_SCRIPT_TIMEOUT_S = 0.5;"
         "from loom.cli.boundary import run_app; sys.exit(run_app(sys.argv[1:]))"
     )
     ran = subprocess.run(
