@@ -25,7 +25,7 @@ from loom.util.units import counted
 from loom.util.yaml_file import Kind, Node, pointer, problem_in_text
 from loom.workflow import Entry, Workflow, examine, lint
 from loom.workflow.lint import warnings
-from loom.workflow.models import shell_words
+from loom.workflow.values import shell_words
 
 MAX_SHOWN = 200
 

@@ -40,7 +40,7 @@ from loom.status import ExitCode
 from loom.util.bounded import listed
 from loom.workflow import Workflow
 from loom.workflow.lint import of_run
-from loom.workflow.models import shell_words
+from loom.workflow.values import shell_words
 
 if TYPE_CHECKING:
     from loom.render.ci import GitHub, GitLab

@@ -12,6 +12,8 @@ from loom.plan.rules import Candidate, job_values
 from loom.util.units import platform
 from loom.util.yaml_file import Node, line_in_file, pointer
 from loom.workflow import Entry, Workflow, interpolation, models
+from loom.workflow.values import shell_words
+from loom.workflow.values import user as checked_user
 
 _EMPTY_WHEN_UNSET = frozenset({"CI_COMMIT_BRANCH", "CI_COMMIT_TAG", "CI_COMMIT_DESCRIPTION"})
 
@@ -57,7 +59,7 @@ class Builder:
             ),
             provider=p.HOST if image is None else self.selection.on,
             image=image,
-            shell=tuple(fields.shell or models.shell_words(config.default_shell)),
+            shell=tuple(fields.shell or shell_words(config.default_shell)),
             variables=variables,
             needs=None if candidate.needs is None else tuple(candidate.needs),
             when=_WHEN.get(candidate.decision.when, "on_success"),
@@ -142,7 +144,7 @@ class Builder:
             pull=image.pull or config.pull,
             entrypoint=None if image.entrypoint is None else tuple(image.entrypoint),
             user=text.checked(
-                models.user, fields.user or image.user, *(("user",) if fields.user else ("image", "user"))
+                checked_user, fields.user or image.user, *(("user",) if fields.user else ("image", "user"))
             ),
             platform=text.checked(platform, image.platform, "image", "platform") or config.platform,
         )
@@ -245,8 +247,8 @@ class Builder:
             variables={name: text(value, *at, "variables", name) for name, value in service.variables.items()},
             command=None if service.command is None else tuple(service.command),
             entrypoint=None if service.entrypoint is None else tuple(service.entrypoint),
-            user=text.checked(models.user, service.user, *at, "user")
-            or text.checked(models.user, written.user if written else None, *at, "image", "user"),
+            user=text.checked(checked_user, service.user, *at, "user")
+            or text.checked(checked_user, written.user if written else None, *at, "image", "user"),
             ready=p.Ready(
                 tcp=service.ready.tcp,
                 command=None if service.ready.command is None else tuple(service.ready.command),

@@ -14,6 +14,7 @@ from loom.util.toposort import closure
 from loom.util.units import nearest
 from loom.util.yaml_file import pointer
 from loom.workflow import Workflow, models
+from loom.workflow.values import VARIABLE
 
 
 class Choice:
@@ -29,7 +30,7 @@ class Choice:
 
     def check_variables(self) -> None:
         for name in self.selection.variables:
-            if not re.fullmatch(models.VARIABLE, name) or name.upper().startswith("LOOM_"):
+            if not re.fullmatch(VARIABLE, name) or name.upper().startswith("LOOM_"):
                 raise RequestError(
                     f"--var {name}: a variable's name has letters, digits and _, no digit first, and no LOOM_ in front"
                 )

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from loom.errors import Problem
 from loom.util.units import nearest
 from loom.util.yaml_file import Kind, Node
-from loom.workflow import models
+from loom.workflow import models, values
 
 FOREIGN = {
     "steps": "script",
@@ -156,7 +156,7 @@ _FORMS = {
 def may_be_secret(detail: Any) -> bool:
     """Whether what was written may be a secret's value, which no message and no record may show again."""
     context = detail.get("ctx") or {}
-    return isinstance(context.get("error"), models.Unrepeated) or context.get("class_name") == "SecretFields"
+    return isinstance(context.get("error"), values.Unrepeated) or context.get("class_name") == "SecretFields"
 
 
 def _boolean_advice(found: Node) -> str:
@@ -170,7 +170,7 @@ def _boolean_advice(found: Node) -> str:
 def words(kind: str, detail: Any, found: Node, place: Node, is_key: bool) -> str:
     context = detail.get("ctx") or {}
     error = context.get("error")
-    if isinstance(error, models.NotText) or kind == "string_type":
+    if isinstance(error, values.NotText) or kind == "string_type":
         scalar = found.kind is Kind.SCALAR and not isinstance(found.value, str)
         advice = (
             f'; write it in quotes: "{found.text}"'
@@ -202,7 +202,7 @@ def words(kind: str, detail: Any, found: Node, place: Node, is_key: bool) -> str
         return f"expected {_EXPECTED[kind]}, found {describe(found)}{advice}"
     if kind == "value_error":
         words = str(error)
-        if isinstance(error, models.Unrepeated):
+        if isinstance(error, values.Unrepeated):
             return words
         return words if "found" in words or not words.startswith("expected") else f"{words}, found {describe(found)}"
     if kind == "literal_error":
@@ -223,13 +223,13 @@ def words(kind: str, detail: Any, found: Node, place: Node, is_key: bool) -> str
 
 
 def _pattern_words(pattern: str, text: str) -> str:
-    if pattern == models.VARIABLE:
+    if pattern == values.VARIABLE:
         close = re.sub(r"[^A-Za-z0-9_]+", "_", text)
-        meant = f", such as {close}" if re.fullmatch(models.VARIABLE, close) else ""
+        meant = f", such as {close}" if re.fullmatch(values.VARIABLE, close) else ""
         return f"{text!r} can't name a variable: letters, digits and _, no digit first{meant}"
-    if pattern == models.STAGE:
+    if pattern == values.STAGE:
         close = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")
-        meant = f", such as {close}" if re.fullmatch(models.STAGE, close) else ""
+        meant = f", such as {close}" if re.fullmatch(values.STAGE, close) else ""
         return (
             f"{text!r} can't name a stage: lower-case letters, digits, _ and -, at most 32, and a letter first{meant}"
         )

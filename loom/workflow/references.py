@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from loom.errors import Problem
 from loom.util.toposort import CycleError, order
 from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer
-from loom.workflow import models
+from loom.workflow import models, values
 from loom.workflow.messages import Suggestions
 
 
@@ -110,7 +110,7 @@ class References(Struct):
             node = view.node.get("user") or view.key
             self.say(node, pointer(view.name, "user"), f"image.user says {image.user}; keep one of the two")
         for number, service in enumerate(fields.services or ()):
-            if service.image is not None and not service.alias and not re.fullmatch(models.HOST_NAME, service.name):
+            if service.image is not None and not service.alias and not re.fullmatch(values.HOST_NAME, service.name):
                 node = view.node.find("services", number) or view.key
                 message = f"{service.name!r} can't be a host name: letters, digits, . _ and -; or add an alias"
                 self.say(node.get("name") or node, pointer(view.name, "services", number, "name"), message)

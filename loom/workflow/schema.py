@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loom.workflow import models
+from loom.workflow import models, values
 
 ID = "https://loom.invalid/schema/workflow-v1.json"
 _REFERENCE = "#/$defs/"
@@ -39,8 +39,8 @@ def workflow_schema() -> dict[str, Any]:
         "properties": {**root["properties"], "default": {"$ref": f"{_REFERENCE}Default", "description": about}},
         "patternProperties": {
             # A root key is no job, whatever its name looks like.
-            f"^(?!({'|'.join(models.ROOT_KEYS)})$){models.JOB[1:]}": {"$ref": f"{_REFERENCE}Job"},
-            models.TEMPLATE: {"$ref": f"{_REFERENCE}Template"},
+            f"^(?!({'|'.join(models.ROOT_KEYS)})$){values.JOB[1:]}": {"$ref": f"{_REFERENCE}Job"},
+            values.TEMPLATE: {"$ref": f"{_REFERENCE}Template"},
         },
         "additionalProperties": False,
         "required": ["version", "stages"],

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from loom.util.units import nearest
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, pointer, scalars_of
-from loom.workflow import messages, models
+from loom.workflow import messages, models, values
 from loom.workflow.expressions import ExpressionError
 from loom.workflow.files import File
 from loom.workflow.messages import Problems
@@ -78,7 +78,7 @@ class Shapes:
         if node.kind is not Kind.MAPPING:
             self._problems.say(key, at, self._no_job(name, node))
             return None
-        if not re.fullmatch(models.TEMPLATE if template else models.JOB, name):
+        if not re.fullmatch(values.TEMPLATE if template else values.JOB, name):
             kind = "template" if template else "job"
             rule = "lower-case letters, digits, _ and -, at most 64, and a letter first"
             close = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")
@@ -174,4 +174,4 @@ class Shapes:
 
 def _may_come_later(detail: Any) -> bool:
     """Whether an error of a template or of `default` may be none after merging: something is not there yet."""
-    return detail["type"] == "missing" or isinstance((detail.get("ctx") or {}).get("error"), models.Incomplete)
+    return detail["type"] == "missing" or isinstance((detail.get("ctx") or {}).get("error"), values.Incomplete)

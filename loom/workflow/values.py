@@ -1,0 +1,323 @@
+"""The values of a workflow as users write them: how each is read, and its JSON Schema.
+
+Validators raise ValueError with the words that a user reads.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from msgspec import Struct
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from loom.util.units import DURATION_PATTERN, PLATFORM_PATTERN, SIZE_PATTERN, duration, memory, nearest, platform, size
+from loom.workflow import expressions
+from loom.workflow.patterns import compile_pattern
+
+STAGE = r"^[a-z][a-z0-9_-]{0,31}$"
+JOB = r"^[a-z][a-z0-9_-]{0,63}$"
+TEMPLATE = r"^\.[a-z][a-z0-9_-]{0,63}$"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+HOST_NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+EXTRA_HOST = r"^[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$"
+ULIMITS = (
+    *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue"),
+    *("nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
+)
+MAX_ID = 2**31 - 1
+
+
+class Form(Struct, frozen=True, eq=False):
+    """A second way to write a value: `expand` turns it into the full form (and leaves everything else alone)."""
+
+    expand: Callable[[Any], Any]
+    schema: dict[str, Any] | None
+    """The short form's JSON Schema; None: one item of the list that the full form is."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.expand, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        full = handler(schema)
+        return {"anyOf": [full["items"] if self.schema is None else self.schema, full]}
+
+
+class Parsed(Struct, frozen=True, eq=False):
+    """A value that users write as text (or a number) and loom reads as something else."""
+
+    parse: Callable[[Any], Any]
+    schema: dict[str, Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.parse)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return dict(self.schema)
+
+
+class NotText(ValueError):
+    """A value of another kind where text is wanted; the loader words it, since it knows what was written."""
+
+
+class Unrepeated(ValueError):
+    """What was written is not to be shown again: it may be a secret that does not belong there."""
+
+
+class Incomplete(ValueError):
+    """Something is not there (yet: in a template or in `default` it may come by a merge)."""
+
+
+_DEVICE = r"/[^:\s]+(:/[^:\s]+)?(:[rwm]{1,3})?|[A-Za-z][\w.-]*/[A-Za-z][\w.-]*=[\w.:-]+"
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise NotText
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f"expected a duration with its unit, such as {value}s or {value}m")
+    return duration(_text(value))
+
+
+def _limit(value: Any) -> float:
+    seconds = _seconds(value)
+    if seconds <= 0:
+        raise ValueError(f"expected a duration longer than nothing, found {value!r}; remove the key for no limit")
+    return seconds
+
+
+def _host_name(value: Any) -> str:
+    text = _line(value)
+    if not re.fullmatch(HOST_NAME[1:-1], text):
+        raise ValueError("expected a host name: letters, digits, . _ and -")
+    return text
+
+
+def _bytes(value: Any) -> int:
+    return size(str(value)) if isinstance(value, int) and not isinstance(value, bool) else size(_text(value))
+
+
+def _memory(value: Any) -> int:
+    _bytes(value)
+    return memory(str(value))
+
+
+def _line(value: Any) -> str:
+    text = _text(value)
+    if not text.strip():
+        raise ValueError("expected text, found an empty text")
+    if "\n" in text.strip() or "\0" in text:
+        raise ValueError("expected one line of text")
+    return text.strip()
+
+
+def _script(value: Any) -> str:
+    text = _text(value)
+    if not text.strip():
+        raise ValueError("expected a command, found an empty text; remove it")
+    return text
+
+
+def _reference(value: Any) -> str:
+    text = value.strip() if isinstance(value, str) else ""
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://\S[^\n]*", text):
+        raise Unrepeated(
+            "expected a reference such as env://NAME or keyring://service/name; a secret's value is never written here"
+        )
+    return text
+
+
+def _relative(value: Any) -> str:
+    text = _line(value)
+    if text.startswith(("/", "~")):
+        raise ValueError("expected a path inside the project, relative to its root")
+    if ".." in text.split("/"):
+        raise ValueError("expected a path inside the project, without ..")
+    return text
+
+
+def _condition(value: Any) -> expressions.Expression:
+    return expressions.parse(_text(value))
+
+
+def shell_words(value: Any) -> list[str]:
+    if isinstance(value, list):
+        words = [_text(word) for word in value]
+    else:
+        try:
+            words = shlex.split(_line(value))
+        except ValueError as error:
+            if isinstance(error, NotText):
+                raise
+            raise ValueError(f"not a command line: {error}") from error
+        name = words[0].rsplit("/", 1)[-1] if len(words) == 1 else ""
+        if name in ("sh", "bash", "dash", "ash", "ksh", "zsh", "mksh"):
+            words += ["-e", "-o", "pipefail"] if name == "bash" else ["-e"]
+    if not words or not words[0]:
+        raise ValueError("expected a shell such as bash, or its command line as a list")
+    return words
+
+
+def _cpus(value: Any) -> float:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.01 <= value <= 4096:
+        raise ValueError("expected a number of processors such as 2 or 0.5")
+    return float(value)
+
+
+def _gpus(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return str(value)
+    text = value if isinstance(value, str) else ""
+    if text != "all" and not re.fullmatch(r"[1-9][0-9]*|device=[\w,.:-]+", text):
+        raise ValueError("expected a number of GPUs, all, or device=ID")
+    return text
+
+
+def _ulimit_name(value: Any) -> str:
+    name = _text(value)
+    if name not in ULIMITS:
+        close = nearest(name, ULIMITS)
+        meant = f"did you mean {close}?" if close else f"the limits are {', '.join(ULIMITS)}"
+        raise ValueError(f"there is no limit {name}; {meant}")
+    return name
+
+
+def _tmpfs(value: Any) -> str:
+    text = _line(value)
+    path = text.partition(":")[0].rstrip("/")
+    if not path.startswith("/"):
+        raise ValueError("expected an absolute path below /, such as /cache or /cache:size=64m")
+    return text
+
+
+def _extra_host(value: Any) -> str:
+    text = _line(value)
+    if not re.fullmatch(EXTRA_HOST[1:-1], text):
+        raise ValueError(f"{text!r} can't be a host name: letters, digits, . _ and -")
+    return text
+
+
+def _address(value: Any) -> str:
+    import ipaddress
+
+    text = _line(value)
+    try:
+        if text != "host-gateway":
+            ipaddress.ip_address(text.replace("%", " "))  # no zone: it would be this machine's, not the container's
+    except ValueError:
+        raise ValueError("expected an address such as 10.0.0.1 or fd00::1, or host-gateway") from None
+    return text
+
+
+def user(text: str) -> str:
+    """`text`, if it can be a container's user. ValueError says what to write."""
+    for part in text.split(":", 1):
+        if re.fullmatch(r"[+-]?[0-9]+", part) and not 0 <= int(part) <= MAX_ID:
+            raise ValueError(
+                f"expected a user's name or a number from 0 to {MAX_ID}, such as 1000 or 1000:1000, found {text!r}"
+            )
+    return text
+
+
+def _user(value: Any) -> str:
+    return user(_line(value))
+
+
+def _platform(value: Any) -> str:
+    text = _line(value)
+    return text if "$" in text else platform(text)  # its variables are known later
+
+
+def _device(value: Any) -> str:
+    text = _line(value)
+    if not re.fullmatch(_DEVICE, text):
+        raise ValueError("expected a device such as /dev/fuse, /dev/fuse:/dev/fuse:rw or vendor.com/class=name")
+    return text
+
+
+def _pattern(value: Any) -> str:
+    text = _text(value)
+    compile_pattern(f"/{text}/")  # PatternError is a ValueError
+    return text
+
+
+def listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def numbers(value: Any) -> Any:
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def named(key: str) -> Callable[[Any], Any]:
+    return lambda value: {key: value} if isinstance(value, str) else value
+
+
+def _matching(pattern: str, **more: Any) -> dict[str, Any]:
+    return {"type": "string", "pattern": pattern, **more}
+
+
+def _any(*choices: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"anyOf": [*choices], **more}
+
+
+_TEXT: dict[str, Any] = {"type": "string"}
+FILLED = _matching(r"\S")
+LINE = _matching(r"^\s*\S[^\n]*\s*$")
+REFERENCE = _matching(r"^\s*[a-z][a-z0-9+.-]*://\S[^\n]*\s*$")
+NETWORK = r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$"
+_DURATION = _matching(DURATION_PATTERN, examples=["90s", "10m", "1h30m"])
+_SIZE = _matching(SIZE_PATTERN)
+_ADDRESS = r"^\s*(host-gateway|[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\s*$"
+_USER = r"^\s*(?!-[0-9])(?![^:]*:-[0-9])\S[^\n]*\s*$"
+_PLATFORM = rf"^\s*({PLATFORM_PATTERN}|[A-Za-z0-9_-]+|[^\n]*\$[^\n]*)\s*$"
+_CPUS = _any({"type": "number", "minimum": 0.01, "maximum": 4096}, _matching(r"^[0-9]+(\.[0-9]+)?$"))
+_GPUS = _any({"type": "integer", "minimum": 1}, _matching(r"^(all|[1-9][0-9]*|device=[A-Za-z0-9_,.:-]+)$"))
+# What is all zeros and units is no time at all.
+_LIMIT = _matching(DURATION_PATTERN, examples=["10m", "1h30m"]) | {"not": {"pattern": "^[0.wdhms]*$"}}
+Text = Annotated[str, Parsed(_text, _TEXT)]
+Line = Annotated[str, Parsed(_line, LINE)]
+Script = Annotated[str, Parsed(_script, FILLED)]
+Reference = Annotated[str, Parsed(_reference, REFERENCE)]
+Seconds = Annotated[float, Parsed(_seconds, _DURATION)]
+Limit = Annotated[float, Parsed(_limit, _LIMIT)]
+HostName = Annotated[str, Parsed(_host_name, _matching(HOST_NAME))]
+Bytes = Annotated[int, Parsed(_bytes, _any(_SIZE, {"type": "integer", "minimum": 0}, examples=["512m", "2g"]))]
+RelativePath = Annotated[str, Parsed(_relative, _matching(r"^\s*(?![/~\s])(?!(.*/)?\.\.(/|\s*$))[^\n]+$"))]
+Condition = Annotated[Any, Parsed(_condition, FILLED | {"examples": ['$CI_COMMIT_BRANCH == "main"']})]
+_WORDS: dict[str, Any] = {"type": "array", "items": _TEXT, "minItems": 1}
+Shell = Annotated[list[str], Parsed(shell_words, _any(FILLED, _WORDS, examples=["bash"]))]
+Cpus = Annotated[float, Parsed(_cpus, _CPUS)]
+Gpus = Annotated[str, Parsed(_gpus, _GPUS)]
+_MEMORY = _any(_SIZE, {"const": 0}, {"type": "integer", "minimum": 6291456}, examples=["512m", "2g"])
+Memory = Annotated[int, Parsed(_memory, _MEMORY)]
+UlimitName = Annotated[str, Parsed(_ulimit_name, _matching(f"^({'|'.join(ULIMITS)})$"))]
+Tmpfs = Annotated[str, Parsed(_tmpfs, _matching(r"^\s*/+[^/:\s][^\n]*$"))]
+ExtraHost = Annotated[str, Parsed(_extra_host, _matching(EXTRA_HOST))]
+Address = Annotated[str, Parsed(_address, _matching(_ADDRESS))]
+User = Annotated[str, Parsed(_user, _matching(_USER))]
+Platform = Annotated[str, Parsed(_platform, _matching(_PLATFORM))]
+RegularExpression = Annotated[str, Parsed(_pattern, _TEXT)]
+Device = Annotated[str, Parsed(_device, _matching(f"^({_DEVICE})$"))]
+Lines = Annotated[list[Line], Form(listed, None)]
+TmpfsMounts = Annotated[list[Tmpfs], Form(listed, None)]
+Devices = Annotated[list[Device], Form(listed, None)]
+Paths = Annotated[list[RelativePath], Form(listed, None)]
+Scripts = Annotated[list[Script], Form(listed, None)]
+Arguments = Annotated[list[Text], Form(listed, None)]
+ExitCode = Annotated[int, Field(ge=0, le=255)]
+ExitCodes = Annotated[list[ExitCode], Form(numbers, None)]
+VariableName = Annotated[str, Field(pattern=VARIABLE)]
+Variables = dict[VariableName, Text]
+PullPolicy = Literal["always", "missing", "never"]
+Outcome = Literal["on_success", "on_failure", "always"]
+JobWhen = Literal["on_success", "on_failure", "always", "manual", "never"]
