@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
-from loom import snapshot
 from loom.cancel import Cancel
 from loom.commands import project, wiring
 from loom.commands import trust as trusting
@@ -107,9 +106,8 @@ def find_job(here: Here, names: Sequence[str], *, default: str = "last") -> Past
 
 
 def tools_of(here: Here, run: PastRun, plan: Plan, run_id: str) -> Tools:
-    start = run.repo_root if run.repo_root.is_dir() else run.workspace
-    source = snapshot.discover(start, environ=here.environ)
-    return wiring.tools_for(plan, here.config, source.root, here.environ, run_id=run_id, isolated=run.planned.isolated)
+    root = run.repo_root if run.repo_root.is_dir() else run.workspace
+    return wiring.tools_for(plan, here.config, root, here.environ, run_id=run_id, isolated=run.planned.isolated)
 
 
 @contextmanager

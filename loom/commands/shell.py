@@ -19,7 +19,7 @@ def shell(run: str | None, job: str | None, step: str | None, *, as_root: bool, 
     """`loom shell`."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise RequestError(
-            "a shell needs a terminal, and this is none", hint="loom exec [RUN] JOB -- COMMAND works without one"
+            "a shell requires an interactive terminal", hint="loom exec [RUN] JOB -- COMMAND works without one"
         )
     here = session.around(trust)
     past = session.find_job(here, [name for name in (run, job) if name])

@@ -46,22 +46,21 @@ class Request(Struct, frozen=True, kw_only=True):
     store: Store
     clock_ns: Callable[[], int]
     cancel: Cancel
-    sinks: Sequence[Sink] = ()
-    cache: Callable[[Mapping[str, Any]], Cache] | None = None
+    sinks: Sequence[Sink]
+    cache: Callable[[Mapping[str, Any]], Cache] | None
     """The caches for a run of a snapshot, by what the record says of it (empty for an earlier run's snapshot).
 
     None: no job's `cache` is restored or saved.
     """
-    preflight: Callable[[], None] | None = None
+    preflight: Callable[[], None]
     """Checked before any job starts (does an engine answer?); raises InfrastructureError."""
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    isolated: bool = False
+    isolated: bool
     """Whether services' networks lead nowhere else (`--strict`)."""
     reuse: Reuse | None = None
     parent_run_id: str | None = None
     """The run that this one does again without taking anything over; with `reuse`, that names it."""
-    variables: Mapping[str, str] | None = None
-    """What loom gives every job; None: what the source says."""
+    variables: Mapping[str, str]
+    """What loom gives every job."""
     notices: Sequence[str] = ()
     """What a person should know before the first job runs."""
 
@@ -81,7 +80,7 @@ class Reuse(Struct, frozen=True, kw_only=True):
     results: Mapping[str, JobResult] = field(default_factory=dict)
     """Jobs of the plan that do not run again, and what they came to."""
     resumed: Mapping[str, Resumption] = field(default_factory=dict)
-    archive_of: Callable[[str], Path] | None = None
+    archive_of: Callable[[str], Path]
     """Where the artifacts of those jobs are."""
     has_products: bool = True
     """Whether the workspace holds what those jobs left; else their artifacts are put into it."""
@@ -92,11 +91,10 @@ class Reuse(Struct, frozen=True, kw_only=True):
 
 
 class Ran(Struct, frozen=True, kw_only=True):
-    """A run that is over. `receipt_path` exists; `workspace` is None when no snapshot could be taken."""
+    """A run that is over. `receipt_path` exists."""
 
     receipt: Receipt
     receipt_path: Path
-    workspace: Path | None
     kept: tuple[str, ...] = ()
     """Jobs whose places can still be entered, or gone on from."""
 
@@ -147,8 +145,7 @@ def _begin(request: Request) -> Beginning:
     try:
         if reuse is None:
             _make(request, workspace)
-        if request.preflight is not None:
-            request.preflight()
+        request.preflight()
         if reuse is None:
             for job in _first_jobs(request.plan, request.jobs_at_once):
                 opener.prewarm(job)
@@ -174,7 +171,6 @@ def _identity(request: Request, workspace: Path) -> dict[str, Any]:
         "pid": os.getpid(),
         "pid_started": processes.started_at(os.getpid()),
         "boot_id": processes.boot_id(),
-        **request.identity,
     }
 
 
@@ -207,7 +203,7 @@ def _settings(request: Request, workspace: Path) -> Settings:
     return Settings(
         run_id=request.run_id,
         workspace=workspace,
-        variables=request.variables or run_variables(request.run_id, source, request.plan.workflow_path),
+        variables=request.variables,
         config=request.config,
         alone=untouched and len([job for job in request.plan.jobs if job.id not in done]) == 1,
         read_only_mounts=tuple(ReadOnlyMount(path=path) for path in source.read_only_mounts),

@@ -73,7 +73,6 @@ class Run:
         return Ran(
             receipt=derive.receipt(self._recorder.fold),
             receipt_path=self._record.paths.receipt,
-            workspace=self._workspace if filled else None,
             kept=tuple(job.id for job in self._recorder.fold.jobs.values() if "session_kept" in job.facts),
         )
 
@@ -214,7 +213,7 @@ class Run:
 
     def _archive_of(self, job_id: str) -> Path:
         reuse = self._request.reuse
-        if reuse is not None and reuse.archive_of is not None and job_id in self._done:
+        if reuse is not None and job_id in self._done:
             return reuse.archive_of(job_id)
         return self._record.paths.artifacts_archive(job_id)
 
