@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -19,6 +18,7 @@ from msgspec import Struct
 from loom.config import Config
 from loom.record.store import RUNNING, RunEntry, Store
 from loom.snapshot import is_occupied, is_workspace, remains
+from loom.util import jsons
 from loom.util.file_systems import allocated
 from loom.util.paths import run_of_workspace
 from loom.util.units import rough_size
@@ -148,7 +148,7 @@ def is_kept(entry: RunEntry, *, now: float) -> bool:
     """Whether a job of it was kept to be looked at, and its time is not over."""
     for path in entry.paths.logs.glob("jobs/*/manifest.json"):
         try:
-            expires = (json.loads(path.read_bytes()).get("kept") or {}).get("expires_at")
+            expires = (jsons.decode(path.read_bytes()).get("kept") or {}).get("expires_at")
             if expires and datetime.fromisoformat(str(expires)).timestamp() > now:
                 return True
         except (OSError, ValueError, AttributeError):

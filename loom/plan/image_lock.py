@@ -7,19 +7,19 @@ engine with another kind of image store has other ids.
 
 from __future__ import annotations
 
+import json
 import posixpath
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import orjson
 from msgspec import Struct, field
 
 from loom.errors import ImageError, RequestError
 from loom.images.reference import DIGEST, normal_platform, parse_reference, short
 from loom.plan.model import Image, Plan
-from loom.util import atomic
+from loom.util import atomic, jsons
 from loom.util.paths import leads_out
 
 LOCK_PATH = ".loom/images.lock"
@@ -63,7 +63,7 @@ class ImageLock(Struct, frozen=True, kw_only=True):
             for name, entries in self.images.items()
         }
         shape = {"schema_version": LOCK_SCHEMA, "images": images}
-        return orjson.dumps(shape, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+        return jsons.encode_file(shape, sort=True)
 
 
 def decode_lock(data: bytes, *, path: str = LOCK_PATH) -> ImageLock:
@@ -77,9 +77,11 @@ def decode_lock(data: bytes, *, path: str = LOCK_PATH) -> ImageLock:
         )
 
     try:
-        shape = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
+        shape = json.loads(data)  # which tells the line, for a file that people merge
+    except json.JSONDecodeError as error:
         raise refuse(f"line {error.lineno} is not JSON: {error.msg}") from None
+    except (ValueError, RecursionError):
+        raise refuse("it is not JSON") from None
     if not isinstance(shape, dict) or shape.get("schema_version") != LOCK_SCHEMA:
         found = shape.get("schema_version") if isinstance(shape, dict) else None
         raise refuse(f"expected schema_version {LOCK_SCHEMA}, found {found!r}")

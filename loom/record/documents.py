@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-import orjson
 from msgspec import Meta, Struct, field
 
 from loom.status import Code, Count, FailingTest, Status
+from loom.util import jsons
 
 SCHEMA_VERSION: Final = "loom.runtime.logs.v2"
 RECEIPT_SCHEMA: Final = "loom.receipt.v1"
@@ -57,7 +57,7 @@ def checked(shape: object, kind: type[Document]) -> dict[str, Any]:
 
 def dump(document: Document) -> bytes:
     """The file's bytes: indented JSON in field order, for people and machines alike."""
-    return orjson.dumps(plain(document), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return jsons.encode_file(plain(document))
 
 
 class OutputCounts(Document, frozen=True, kw_only=True):

@@ -14,12 +14,12 @@ from enum import StrEnum
 from typing import Any, Literal
 
 import msgspec
-import orjson
 from msgspec import Struct, field
 
 from loom.record import facts
 from loom.record.documents import SCHEMA_VERSION, Positive, check_moment
 from loom.status import Code, Status, Stream
+from loom.util import jsons
 
 _DEEPEST = 100
 """Levels of JSON in an event or document; loom's own have about ten."""
@@ -130,7 +130,7 @@ def timestamp(epoch_ns: int) -> str:
 
 def encode(event: Event) -> bytes:
     """One line, with its line end."""
-    return orjson.dumps(to_dict(event), option=orjson.OPT_APPEND_NEWLINE)
+    return jsons.encode_line(to_dict(event))
 
 
 def to_dict(event: Event) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def decode(line: bytes | str) -> Event:
 
     An event that comes out holds what its types and `facts` promise, whoever wrote the line.
     """
-    shape = orjson.loads(line)
+    shape = jsons.decode(line)
     try:
         if isinstance(shape, dict) and shape.get("kind") == "output":
             output = msgspec.convert(shape, OutputEvent)
@@ -168,7 +168,7 @@ def decode(line: bytes | str) -> Event:
 
 def parsed(data: bytes | str) -> dict[str, Any]:
     """A JSON object. ValueError for anything else, and for one that is nested deeper than it can be written again."""
-    shape = orjson.loads(data)
+    shape = jsons.decode(data)
     if not isinstance(shape, dict):
         raise ValueError("not a JSON object")
     openings = data.count("{") + data.count("[") if isinstance(data, str) else data.count(b"{") + data.count(b"[")

@@ -16,6 +16,7 @@ from loom.errors import RecordError
 from loom.plan.model import Plan, WorkspaceMode
 from loom.record.facts import check_place
 from loom.storage.files import read_regular
+from loom.util import jsons
 
 
 class Planned(Struct, frozen=True, kw_only=True):
@@ -36,7 +37,7 @@ class Planned(Struct, frozen=True, kw_only=True):
 
 
 def dump_planned(planned: Planned) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(planned, order="deterministic"), indent=2) + b"\n"
+    return jsons.encode_file(planned, sort=True)
 
 
 def load_planned(path: Path) -> Planned:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
 import msgspec
-import orjson
 from msgspec import Struct
 
 from loom.errors import InfrastructureError, RecordError, RequestError
@@ -28,7 +27,7 @@ from loom.record.fold import RunFold
 from loom.storage.claims import Claims
 from loom.storage.files import open_regular, read_regular
 from loom.storage.private import make_private, own_state
-from loom.util import atomic, processes
+from loom.util import atomic, jsons, processes
 from loom.util.paths import RUN_PREFIX, RUNTIME, half_removed, run_of_workspace
 
 RUNNING = "running"
@@ -319,7 +318,7 @@ class Store:
         self._make()
         self.snapshots_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         kept = parsed(manifest) | {"workspace": os.fsencode(os.path.realpath(workspace)).hex()}
-        _publish(self._kept_manifest(workspace), orjson.dumps(kept))
+        _publish(self._kept_manifest(workspace), jsons.encode_file(kept))
 
     def manifest_of(self, workspace: Path) -> Path | None:
         """What `add_snapshot` kept of it."""
@@ -604,7 +603,7 @@ def _identity_at(path: Path) -> dict[str, Any] | None:
 
 
 def _json(shape: Mapping[str, Any]) -> bytes:
-    return orjson.dumps(dict(shape), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return jsons.encode_file(dict(shape))
 
 
 def is_alive(identity: Mapping[str, Any]) -> bool:

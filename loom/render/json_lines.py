@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import orjson
-
 from loom.record.events import PhaseEvent, encode
 from loom.record.journal import OutputBatch
 from loom.render.sinks import while_heard
+from loom.util import jsons
 from loom.util.controls import json_shown
 
 RECEIPT_KIND = "receipt"
@@ -28,8 +27,8 @@ class JsonLines:
 
     def output(self, batch: OutputBatch) -> None:
         where = batch.where
-        place = orjson.dumps({"job_id": where.job_id, "step": where.step, "section": where.section})
-        tail = b"," + place[1:] + b"\n"
+        place = jsons.encode_line({"job_id": where.job_id, "step": where.step, "section": where.section})
+        tail = b"," + place[1:]
         self._write(b"".join(line[:-1] + tail for line in batch.encoded.splitlines() if line))
 
     def close(self) -> None:
@@ -37,4 +36,4 @@ class JsonLines:
 
     def receipt(self, path: str, status: str, exit_code: int) -> None:
         line = {"kind": RECEIPT_KIND, "receipt_path": path, "status": status, "exit_code": exit_code}
-        self._write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        self._write(jsons.encode_line(line))

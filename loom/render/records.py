@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from loom.record.documents import RunRow
 from loom.record.events import OutputEvent, Where, to_dict
 from loom.render.output import table
 from loom.render.screen import Look
+from loom.util import jsons
 from loom.util.controls import json_shown, visible
 from loom.util.units import rough_age, rough_duration
 
@@ -59,7 +58,7 @@ def log_line(where: Where, event: OutputEvent, look: Look, *, job_width: int, ti
 def log_json(where: Where, event: OutputEvent) -> bytes:
     """An output event with its place."""
     shape = {**to_dict(event), "job_id": where.job_id, "step": where.step, "section": where.section}
-    return json_shown(orjson.dumps(shape, option=orjson.OPT_APPEND_NEWLINE).decode()).encode()
+    return json_shown(jsons.encode_line(shape).decode()).encode()
 
 
 def diagnosis_lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2] / "loom"
         pytest.param(r"set_wakeup_fd|signal\.signal\(", {"cancel.py", "cli/__init__.py"}, id="signals"),
         pytest.param(r"killpg|\.terminate\(\)", {"util/processes.py"}, id="ending a process"),
         pytest.param(r"fnmatch|root\.glob\(", {"util/globs.py"}, id="globs"),
+        pytest.param(r"orjson", set(), id="JSON for loom"),
     ],
 )
 def test_only_one_place_does_it(pattern: str, only_in: set[str]) -> None:

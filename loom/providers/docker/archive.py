@@ -16,7 +16,6 @@ from typing import IO, Any, cast
 
 import docker
 import docker.errors
-import orjson
 import zstandard
 from msgspec import Struct
 
@@ -25,7 +24,7 @@ from loom.images.reference import parse_reference
 from loom.providers.docker.client import taking_long
 from loom.providers.docker.errors import engine_errors, explanation
 from loom.providers.docker.images import ResolvedImage
-from loom.util import atomic
+from loom.util import atomic, jsons
 
 INDEX = "loom-images.json"
 SCHEMA = "loom.images.export.v1"
@@ -57,7 +56,7 @@ def export_images(client: docker.DockerClient, images: Sequence[ResolvedImage], 
             _writing(draft, target.name) as file,
             tarfile.open(fileobj=file, mode="w|") as out,
         ):
-            content = orjson.dumps(index, option=orjson.OPT_INDENT_2)
+            content = jsons.encode_file(index)
             entry = tarfile.TarInfo(INDEX)
             entry.size = len(content)
             out.addfile(entry, io.BytesIO(content))
@@ -141,7 +140,7 @@ def read_index(path: Path) -> tuple[Exported, ...]:
             content = archive.extractfile(first) if first is not None and first.name == INDEX else None
             if first is None or content is None or first.size > _LARGEST_INDEX:
                 raise refuse("is not an export of loom's")
-            shape = orjson.loads(content.read())
+            shape = jsons.decode(content.read())
         if shape["schema_version"] != SCHEMA:
             raise refuse(f"is an export of another version ({shape['schema_version']})")
         return tuple(

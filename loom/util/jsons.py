@@ -1,0 +1,25 @@
+"""The JSON that loom writes for itself and reads again. What commands print is `render.output`'s."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+def encode_line(document: Any) -> bytes:
+    """One line, with its line end."""
+    return msgspec.json.encode(document) + b"\n"
+
+
+def encode_file(document: Any, *, sort: bool = False) -> bytes:
+    """Indented, for people and machines alike; the keys in the document's order, or sorted."""
+    return msgspec.json.format(msgspec.json.encode(document, order="deterministic" if sort else None), indent=2) + b"\n"
+
+
+def decode(data: bytes | str) -> Any:
+    """ValueError for what is no JSON, or is nested too deeply."""
+    try:
+        return msgspec.json.decode(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
