@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
+from loom.commands import project
 from loom.commands import trust as trusting
-from loom.commands.project import configured, find_root, workflow_path
+from loom.commands.project import Here, find_root, workflow_path
 from loom.commands.syntax import syntax_errors
-from loom.config import AUTO_SHELL, CODE, Config
+from loom.config import AUTO_SHELL, CODE
 from loom.errors import Problem, WorkflowError
 from loom.plan.model import Job, Secret
 from loom.plan.resolve import rehearse
@@ -36,22 +36,22 @@ def check(workflow: Path | None, form: str, *, strict: bool) -> int:
     path = workflow_path(root, workflow, Path.cwd())
     examined = examine(path, root)
     loaded, problems = examined.workflow, list(examined.problems)
-    settings: Config | None = None
+    here: Here | None = None
     jobs: list[tuple[Entry, Job]] = []
     try:
-        settings = configured(root, dict(os.environ))
+        here = project.here()
     except WorkflowError as error:  # a run would refuse it too
         problems += error.problems
-    shell = shell_words(settings.default_shell) if settings is not None else AUTO_SHELL
+    shell = shell_words(here.config.default_shell) if here is not None else AUTO_SHELL
     if loaded is not None:
-        planned, jobs = rehearse(loaded, settings)
+        planned, jobs = rehearse(loaded, here.config if here is not None else None)
         problems += planned
         problems += _secrets(loaded, jobs)
         problems += _syntax(loaded, shell)
     if loaded is not None and not examined.problems:  # what a broken part would use, or be used by, can't be known
         problems += warnings(loaded, predefined=KNOWN_TO_PLANS, default_shell=shell)
-    if settings is not None:
-        problems += _notices(loaded, [job for _, job in jobs], settings, root)
+    if here is not None:
+        problems += _notices(loaded, [job for _, job in jobs], here)
     problems = examined.in_order(problems)
     sound = loaded if not examined.problems else None
     _show(form, loaded.path if loaded is not None else _name(path, root), problems, sound)
@@ -61,17 +61,17 @@ def check(workflow: Path | None, form: str, *, strict: bool) -> int:
     return ExitCode.JOB_FAILED if strict and doubts else ExitCode.OK
 
 
-def _notices(loaded: Workflow | None, jobs: Sequence[Job], settings: Config, root: Path) -> Iterator[Problem]:
+def _notices(loaded: Workflow | None, jobs: Sequence[Job], here: Here) -> Iterator[Problem]:
     """What a run would ask the user for, and what of the project's configuration does not count."""
-    requests = trusting.requests_of(jobs, settings, root, os.environ, loaded)
+    requests = trusting.requests_of(jobs, here, loaded)
     if requests:
         from loom.commands.trust_store import Trust  # only for a project that asks for something
 
-        trust = Trust(settings.own_state_dir, root, os.environ)
+        trust = Trust(here.config.own_state_dir, here.root, here.environ)
         for request in requests:
             state = "you have allowed it" if trust.holds(request) else "a run asks you first; so does `loom trust`"
             yield _notice(request.place, f"{request} ({state})", trusting.CODE)
-    for overruled in settings.overruled:
+    for overruled in here.config.overruled:
         yield _notice(overruled.place, str(overruled).partition(": ")[2], "CONFIG_OVERRULED")
 
 

@@ -6,8 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from loom.commands.project import WORKFLOW
-from loom.config import Config
+from loom.commands.project import WORKFLOW, Here
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import CONTAINERS, ResolveContext, Selection
 from loom.plan.variables import Commit, Message, for_run, project_name_of
@@ -71,8 +70,9 @@ def message_of_head(root: Path, environ: Mapping[str, str]) -> Message | None:
     return Message(author=author, timestamp=timestamp, text=text.strip("\n"))
 
 
-def commit_variables(root: Path, environ: Mapping[str, str], workflow_path: str, event: str = "push") -> dict[str, str]:
-    """What `loom run` would say about the checkout, for commands that make a plan without a run (and without its id)."""
+def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dict[str, str]:
+    """Make the variables that `loom run` gives, for commands that make a plan without a run (and without its id)."""
+    root, environ = here.root, here.environ
     head = _git(root, environ, "rev-parse", "HEAD")
     branch = _git(root, environ, "symbolic-ref", "-q", "--short", "HEAD")
     tags = _git(root, environ, "tag", "--points-at", "HEAD")
@@ -103,18 +103,14 @@ def _first(answer: bytes | None) -> str | None:
 
 
 def resolve_context(
-    root: Path,
-    config: Config,
-    environ: Mapping[str, str],
-    *,
-    predefined: Mapping[str, str] | None = None,
-    base: str | None = None,
+    here: Here, *, predefined: Mapping[str, str] | None = None, base: str | None = None
 ) -> ResolveContext:
-    """What a plan has to know about the checkout.
+    """Gather what a plan has to know about the checkout.
 
     `predefined` are loom's own variables (None: what git says about the checkout); `base` is what `changes:` compares with
     (None: HEAD). RequestError for a base that git does not know.
     """
+    root, environ = here.root, here.environ
     if (
         base is not None
         and _git(root, environ, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}") is None
@@ -125,8 +121,8 @@ def resolve_context(
             code="CHANGES_BASE_UNKNOWN",
         )
     return ResolveContext(
-        config=config,
-        predefined=commit_variables(root, environ, str(WORKFLOW)) if predefined is None else predefined,
+        config=here.config,
+        predefined=commit_variables(here, str(WORKFLOW)) if predefined is None else predefined,
         changed=changed_since(root, environ, base),
         files=files_of(root, environ),
     )

@@ -45,8 +45,8 @@ def compile_(
         container=here.config.container,
     )
     loaded = load(here.workflow(workflow), here.root)
-    predefined = checkout.commit_variables(here.root, here.environ, loaded.path, event)
-    context = checkout.resolve_context(here.root, here.config, here.environ, predefined=predefined, base=changes_base)
+    predefined = checkout.commit_variables(here, loaded.path, event)
+    context = checkout.resolve_context(here, predefined=predefined, base=changes_base)
     plan = resolve(loaded, selection, context)
     if explain is not None:
         return _explain(loaded, plan, explain, selection, here.config, as_json=form == "json")

@@ -55,7 +55,7 @@ def workflow_jobs(_given: Given) -> Iterable[str]:
     from loom.plan.model import resolve
 
     place = here()
-    context = checkout.resolve_context(place.root, place.config, place.environ)
+    context = checkout.resolve_context(place)
     plan = resolve(_workflow(), checkout.selection(container=place.config.container), context)
     return (job.id for job in plan.jobs)
 

@@ -271,9 +271,9 @@ class _Context(Struct, kw_only=True):
             for use, secrets in zip(uses, wanted, strict=True)
             for name in dict.fromkeys(self.job_names[user.partition("/")[0]] for user in use.used_by)
         ]
-        requests = trust.requests_of(asking, self.here.config, self.root, os.environ, self.written)
+        requests = trust.requests_of(asking, self.here, self.written)
         requests = tuple(request for request in requests if request.job)
-        trust.settle(requests, self.here.config, self.root, os.environ, flag=False)
+        trust.settle(requests, self.here, flag=False)
         return [
             resolve(secrets, environ=os.environ, root=self.root, config=self.here.config).values for secrets in wanted
         ]
@@ -323,7 +323,7 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     # Every job, also one that its rules leave out today: naming a job overrides them.
     # In containers, also those that name no image: the default one is theirs then, and has to be locked for `--frozen`.
     selection = plans.Selection(jobs=tuple(written.jobs), container=True)
-    plan = plans.resolve(written, selection, checkout.resolve_context(source.root, here.config, here.environ))
+    plan = plans.resolve(written, selection, checkout.resolve_context(here))
     lock = load_lock(source.root / LOCK_PATH)
     engine = Engine(here.config, here.environ)
     images = Images(engine.another, environ=engine.environ, lock=lock, frozen=here.config.frozen)

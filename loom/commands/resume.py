@@ -258,13 +258,11 @@ def execute(here: Here, past: PastRun, reuse: Reuse, options: Options, run_id: s
     planned = past.planned
     source = snapshot.discover(past.repo_root, environ=here.environ)
     options = _as_planned(options, past)
-    settings = running.configured(source.root, here.environ, options)
     ids = dict.fromkeys(("LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID"), run_id)
     prepared = running.Prepared(
         run_id=run_id,
-        environ=here.environ,
+        here=running.here_for(options, source.root),
         source=source,
-        config=settings,
         plan=planned.plan,
         variables={**planned.variables, **ids},
     )

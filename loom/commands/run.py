@@ -23,13 +23,14 @@ from loom import snapshot, workflow
 from loom.cancel import Cancel, signals
 from loom.commands import breakpoints, checkout, project, terminal, wiring
 from loom.commands import trust as trusting
+from loom.commands.project import Here
+from loom.commands.retention import clean_later
 from loom.commands.screen import screen_parts
 from loom.config import KEYS, Config
 from loom.errors import LoomError, RequestError
 from loom.plan.model import CONTAINERS, Plan, Selection, resolve
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.record import unrecorded
-from loom.record.store import Store
 from loom.render.plan import plan_yaml
 from loom.render.screen import Look, Screen, closing_lines
 from loom.runner import Gate, api
@@ -110,9 +111,8 @@ class Prepared(Struct, frozen=True, kw_only=True):
     """Everything about a run that is settled before it starts."""
 
     run_id: str
-    environ: Mapping[str, str]
+    here: Here
     source: Source
-    config: Config
     plan: Plan
     variables: Mapping[str, str]
     """What loom gives every job."""
@@ -122,56 +122,48 @@ class Prepared(Struct, frozen=True, kw_only=True):
 
 def prepare(options: Options) -> Prepared:
     """From options to a plan. RequestError, WorkflowError: nothing has begun, and there is no record."""
-    environ = dict(os.environ)
     run_id = str(time.time_ns())
-    source = snapshot.discover(Path.cwd(), environ=environ)
-    settings = configured(source.root, environ, options)
-    loaded = workflow.load(project.workflow_path(source.root, options.workflow, Path.cwd()), source.root)
-    message = checkout.message_of_head(source.root, environ)
+    source = snapshot.discover(Path.cwd(), environ=os.environ)
+    here = here_for(options, source.root)
+    loaded = workflow.load(here.workflow(options.workflow), source.root)
+    message = checkout.message_of_head(source.root, here.environ)
     variables = api.run_variables(run_id, source, loaded.path, event=options.event, message=message)
-    context = checkout.resolve_context(
-        source.root,
-        settings,
-        environ,
-        predefined=variables,
-        base=options.changes_base,
-    )
+    context = checkout.resolve_context(here, predefined=variables, base=options.changes_base)
     selection = checkout.selection(
         jobs=options.names,
         stages=options.stage,
         from_job=options.from_job,
-        only_failed=failed_before(settings, source) if options.only_failed else None,
+        only_failed=failed_before(here) if options.only_failed else None,
         needs=options.needs,
         variables=options.var,
         matrix=options.matrix,
-        container=settings.container,
+        container=here.config.container,
         on=options.on,
     )
     plan = resolve(loaded, selection, context)
     if not options.dry_run:
-        requests = trusting.requests_of(plan.jobs, settings, source.root, environ, loaded)
+        requests = trusting.requests_of(plan.jobs, here, loaded)
         can_ask = options.form == "screen"
-        if trusting.settle(requests, settings, source.root, environ, flag=options.trust, can_ask=can_ask):
+        if trusting.settle(requests, here, flag=options.trust, can_ask=can_ask):
             return prepare(options)  # now with the settings that were allowed
-        project.say_not_counted(settings)
+        project.say_not_counted(here.config)
     return Prepared(
         run_id=run_id,
-        environ=environ,
+        here=here,
         source=source,
-        config=settings,
         plan=plan,
         variables=variables,
-        notices=_doubts(loaded, plan, selection, settings),
+        notices=_doubts(loaded, plan, selection, here.config),
     )
 
 
-def configured(root: Path, environ: Mapping[str, str], options: Options) -> Config:
-    """The settings that hold for a run. `keep: auto` is settled: a failed job stays if a person is there to look into it."""
-    settings = project.configured(root, environ, options.settings, trusting=options.trust)
-    if settings.keep != "auto":
-        return settings
+def here_for(options: Options, root: Path) -> Here:
+    """The project of a run. `keep: auto` is settled: a failed job stays if a person is there to look into it."""
+    here = project.here(options.settings, root=root, trusting=options.trust)
+    if here.config.keep != "auto":
+        return here
     person = sys.stdin.isatty() and sys.stdout.isatty()
-    return dataclasses.replace(settings, keep="on-failure" if person else "never")
+    return replace(here, config=dataclasses.replace(here.config, keep="on-failure" if person else "never"))
 
 
 def _doubts(workflow: Workflow, plan: Plan, selection: Selection, config: Config) -> tuple[str, ...]:
@@ -197,16 +189,12 @@ def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
     return (f"on this machine, not isolated{why}: {names}; in a container: loom run --container",)
 
 
-def failed_before(config: Config, source: Source) -> list[str]:
+def failed_before(here: Here) -> list[str]:
     """The jobs that did not succeed in this checkout's last run. RequestError without a last run, or when all succeeded."""
-    from loom.record.reader import Reading
-
-    entry = Store(config.state_dir).find("last", repo_root=source.root)
-    failed = [job.id for job in Reading(entry).fold.jobs.values() if job.status is None or not job.status.ok]
+    last = here.find("last")
+    failed = [job.id for job in last.fold.jobs.values() if job.status is None or not job.status.ok]
     if not failed:
-        raise RequestError(
-            f"no job failed in the last run ({entry.run_id})", hint="Leave --only-failed out to run all."
-        )
+        raise RequestError(f"no job failed in the last run ({last.run_id})", hint="Leave --only-failed out to run all.")
     return failed
 
 
@@ -224,8 +212,8 @@ def run(options: Options) -> int:
 def _note_unrecorded(error: LoomError, began_ns: int) -> None:
     """Note a run that was refused before its record began: `loom diagnose` would explain the run before it."""
     with suppress(LoomError, OSError):
-        root = project.find_root(Path.cwd()).resolve()
-        unrecorded.note(project.configured(root, os.environ).state_dir, root, error, began_ns=began_ns)
+        here = project.here()
+        unrecorded.note(here.config.state_dir, here.root, error, began_ns=began_ns)
 
 
 def _run(options: Options) -> int:
@@ -241,13 +229,12 @@ def _run(options: Options) -> int:
 
 def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None) -> int:
     """Run a prepared plan, with the terminal as its audience. `reuse`: see `api.Request`."""
-    config, source, plan = prepared.config, prepared.source, prepared.plan
+    here, source, plan = prepared.here, prepared.source, prepared.plan
+    config = here.config
     cancel = Cancel()
     look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
     audience, gate = _audience(options, plan, look, write, stream=config.stream)
-    tools = wiring.tools_for(
-        plan, config, source.root, prepared.environ, run_id=prepared.run_id, isolated=options.strict
-    )
+    tools = wiring.tools_for(plan, config, source.root, here.environ, run_id=prepared.run_id, isolated=options.strict)
     with signals(cancel), closing(audience):
         ran = api.execute(
             api.Request(
@@ -258,7 +245,7 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None)
                 config=config,
                 tools=replace(tools, gate=gate),
                 preflight=partial(wiring.preflight, plan, tools, config),
-                store=Store(config.state_dir),
+                store=here.store,
                 clock_ns=time.time_ns,
                 cancel=cancel,
                 sinks=[audience],
@@ -270,12 +257,10 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None)
                 notices=(*_not_isolated(plan, config), *prepared.notices),
             )
         )
-    _remove_expired(config)
+    remove_expired_archives(here.store.runs_dir, time.time() - config.keep_for)
     _say_the_end(ran, audience, look, write, quiet=options.quiet)
     if config.auto_clean:
-        from loom.commands.retention import clean_later
-
-        clean_later(Store(config.state_dir), prepared.environ, source.root)
+        clean_later(here.store, here.environ, source.root)
     terminal.written(f"the run is over ({ran.receipt.status.value}), and its record whole: {ran.receipt_path}")
     return ran.receipt.exit_code
 
@@ -310,11 +295,6 @@ def _say_the_end(ran: Ran, audience: object, look: Look, write: Callable[[str], 
     with suppress(OSError):  # reported next, unless only the reader left
         for line in last:
             write(line)
-
-
-def _remove_expired(config: Config) -> None:
-    """What no earlier run's kept job can be restored from any more."""
-    remove_expired_archives(Store(config.state_dir).runs_dir, time.time() - config.keep_for)
 
 
 def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLines | GitHub | GitLab:

@@ -53,8 +53,7 @@ def around(trust: bool | None = None) -> Here:
     """
     here = project.here(trusting=bool(trust))
     if trust is not None and here.config.asked:
-        requests = trusting.requests_of((), here.config, here.root, here.environ)
-        trusting.settle(requests, here.config, here.root, here.environ, flag=trust)
+        trusting.settle(trusting.requests_of((), here), here, flag=trust)
         here = project.here(trusting=trust)
     return here
 
@@ -70,9 +69,8 @@ def permit(here: Here, past: PastRun, trust: bool, job: PastJob | None = None) -
             hint=f"run it again with it: loom rerun {past.run_id} --fresh",
             code="NOT_HARDENED",
         )
-    settings = dataclasses.replace(here.config, asked=())
-    requests = trusting.requests_of(jobs, settings, root, here.environ)
-    trusting.settle(requests, settings, root, here.environ, flag=trust)
+    there = structs.replace(here, root=root, config=dataclasses.replace(here.config, asked=()))
+    trusting.settle(trusting.requests_of(jobs, there), there, flag=trust)
 
 
 def find_run(here: Here, wanted: str | None, *, default: str = "last") -> PastRun:

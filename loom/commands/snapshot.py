@@ -13,7 +13,6 @@ from typing import Any
 from loom import snapshot as snapshots
 from loom.cancel import Cancel, signals
 from loom.commands import project
-from loom.commands.project import configured, find_root
 from loom.errors import RequestError, SnapshotError
 from loom.record.store import RunEntry, Store
 from loom.render.output import print_json
@@ -30,7 +29,7 @@ def snapshot(paths: list[str] | None, *, explain: bool, as_json: bool) -> None:
         if not paths:
             raise RequestError("--explain needs at least one path", hint="loom snapshot --explain PATH...")
 
-        tmp_dir = configured(source.root, dict(os.environ)).tmp_dir
+        tmp_dir = project.here(root=source.root).config.tmp_dir
         answers = snapshots.explain(source, paths, start=Path.cwd(), tmp_dir=tmp_dir)
         _print_answers(answers, as_json=as_json)
         return
@@ -134,16 +133,16 @@ def verify(what: str, job: str | None, *, as_json: bool) -> int:
 
 def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
     """The workspace, the tree that its receipt names and the record's copy of its manifest, where there are such."""
-    root, here = find_root(Path.cwd()), Path.cwd()
-    around = next((folder for folder in (here, *here.parents) if run_of_workspace(folder.name)), None)
-    store = Store(configured(root, dict(os.environ)).state_dir)
+    here = project.here()
+    around = next((folder for folder in (here.start, *here.start.parents) if run_of_workspace(folder.name)), None)
+    store = here.store
     place = around if what == "last" else Path(os.path.realpath(what))
     if what and place is not None and os.path.isdir(place):  # noqa: PTH112  a name may be too long for Path
         if (found := store.run_in(place)) is not None:
             return place, *_kept(found, store)
         if (kept := store.manifest_of(place)) is not None or is_workspace(place):
             return place, None, kept  # `loom snapshot` made it, or its run's record is gone
-    entry = store.find(what, repo_root=root)
+    entry = store.find(what, repo_root=here.root)
     receipt = entry.receipt or {}
     recorded = next(iter(entry.workspaces), None) or receipt.get("snapshot_path")
     if not isinstance(recorded, str) or (entry.receipt and not receipt.get("snapshot_tree_sha")):

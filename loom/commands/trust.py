@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,27 +24,24 @@ from loom.util.units import counted
 
 if TYPE_CHECKING:
     from loom.commands.trust_store import Trust
-    from loom.config import Config
     from loom.plan.model import Job
     from loom.workflow import Workflow
 
 CODE = "TRUST_REQUIRED"
 
 
-def requests_of(
-    jobs: Iterable[Job], settings: Config, root: Path, environ: Mapping[str, str], loaded: Workflow | None = None
-) -> tuple[Request, ...]:
-    """What these jobs and the project's configuration ask for; `loaded` is where the places are from."""
+def requests_of(jobs: Iterable[Job], here: Here, loaded: Workflow | None = None) -> tuple[Request, ...]:
+    """Find what these jobs and the project's configuration ask for; `loaded` is where the places are from."""
     around = permissions.Around(
-        root=root,
-        home=environ.get("HOME"),
-        network=settings.network,
+        root=here.root,
+        home=here.environ.get("HOME"),
+        network=here.config.network,
         is_reference=_is_reference,
-        is_ignored=ignored_in(root, environ),
+        is_ignored=ignored_in(here.root, here.environ),
     )
     place_of = _places_in(loaded) if loaded is not None else None
     return (
-        *map(permissions.of_setting, settings.asked),
+        *map(permissions.of_setting, here.config.asked),
         *permissions.of_jobs(jobs, around, place_of),
     )
 
@@ -55,24 +52,16 @@ def _is_reference(reference: str) -> bool:
     return check_reference(reference) is None
 
 
-def settle(
-    requests: Sequence[Request],
-    settings: Config,
-    root: Path,
-    environ: Mapping[str, str],
-    *,
-    flag: bool,
-    can_ask: bool = True,
-) -> bool:
+def settle(requests: Sequence[Request], here: Here, *, flag: bool, can_ask: bool = True) -> bool:
     """Return once the user has allowed all of it, earlier or now; whether the answer was given now.
 
     `flag`: it was allowed on the command line. Without a terminal to ask on, and on a "no": RequestError TRUST_REQUIRED.
     """
-    if not requests or trusts_all(environ, flag):
+    if not requests or trusts_all(here.environ, flag):
         return False
     from loom.commands.trust_store import Trust
 
-    trust = Trust(settings.own_state_dir, root, environ)
+    trust = Trust(here.config.own_state_dir, here.root, here.environ)
     new = [request for request in requests if not trust.holds(request)]
     if not new:
         return False
@@ -80,7 +69,7 @@ def settle(
         trust.allow(new)
         return True
     raise RequestError(
-        f"{CODE}: {root} asks for {counted(len(new), 'thing')} that you have not allowed",
+        f"{CODE}: {here.root} asks for {counted(len(new), 'thing')} that you have not allowed",
         hint="\n".join(
             [
                 *_lines(new),
@@ -129,10 +118,10 @@ def everything_asked(here: Here, named: Path | None) -> tuple[Request, ...]:
 
     path = here.workflow(named)
     if named is None and not path.exists():  # a configuration alone may ask for something
-        return requests_of((), here.config, here.root, here.environ)
+        return requests_of((), here)
     loaded = load(path, here.root)
     jobs = [job for _, job in rehearse(loaded, here.config)[1]]
-    return requests_of(jobs, here.config, here.root, here.environ, loaded)
+    return requests_of(jobs, here, loaded)
 
 
 def trust(workflow: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> int:
