@@ -189,7 +189,7 @@ def _job(reading: Reading, job: JobState, failing: bool, start: float, end: floa
 
 def _log(unit: Unit, job: JobState, *, opened: bool) -> LogView:
     span = job.steps[unit.attempt, unit.name] if unit.step is not None else job.sections[unit.name]
-    lines, left_out = _lines(unit)
+    lines, left_out = _lines(unit, span)
     attempt = f" (attempt {unit.attempt})" if unit.step is not None and unit.attempt != job.attempts else ""
     last = unit.step is None or unit.attempt == job.attempts
     return LogView(
@@ -208,14 +208,16 @@ def _log(unit: Unit, job: JobState, *, opened: bool) -> LogView:
     )
 
 
-def _lines(unit: Unit) -> tuple[list[list[Any]], int]:
-    """The log's lines as `[1 or 2, text]`, pieces of long lines joined, and how many were left out before them."""
-    events = last_output(unit.events, MOST_LINES + 1)
-    left_out = 0
-    if len(events) > MOST_LINES:
-        total = sum(isinstance(event, OutputEvent) for event in read_events(unit.events))
-        left_out, events = total - MOST_LINES, events[1:]
-    return [[1 if line.stream == "stdout" else 2, visible(line.text)] for line in whole_lines(events)], left_out
+def _lines(unit: Unit, span: Span) -> tuple[list[list[Any]], int]:
+    """The log's last lines as `[1 or 2, text]`, pieces of long lines joined, and how many were left out before them."""
+    events = last_output(unit.events, MOST_LINES)
+    counts = span.data.get("output")
+    if counts is not None:
+        total = counts["stdout_lines"] + counts["stderr_lines"]
+    else:  # without an end
+        total = sum(isinstance(event, OutputEvent) for event in read_events(unit.events)) if events else 0
+    lines = [[1 if line.stream == "stdout" else 2, visible(line.text)] for line in whole_lines(events)]
+    return lines, max(0, total - len(events))
 
 
 def _embedded(value: Any) -> str:

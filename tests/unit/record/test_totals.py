@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from loom.analysis.html_report import values
+from loom.record.reader import Reading
+from loom.record.store import last_lines
 from loom.util.bounded import bounded, listed
 
 from .conftest import Make
@@ -72,3 +77,13 @@ unit:
     diagnosis = json.loads(project.loom("diagnose", "--json"))
     assert diagnosis["places"][0] == {"file": "tests/test_b.py", "line": 7, "column": None}
     assert len(diagnosis["places"]) == 5
+
+
+def test_a_page_counts_the_lines_that_it_leaves_out(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = make("version: v1\nstages: [s]\na:\n  stage: s\n  script: [seq 5000]\n")
+    project.loom("run", "--local")
+    monkeypatch.setitem(last_lines.__kwdefaults__, "most_bytes", 100_000)
+    log = next(log for log in values(Reading(project.last()))["jobs"][0].logs if log.name == "script/01")
+    assert 0 < log.lines < 2000
+    assert log.left_out + log.lines == 5000
+    assert json.loads(log.data)[-1] == [1, "5000"]
