@@ -250,7 +250,7 @@ def _unknown(place: Here) -> Iterator[str]:
 class _Removal:
     def __init__(self, place: Here) -> None:
         self._store = place.store
-        self._engine = Engine(place.config, os.environ)
+        self._engine = Engine(os.environ, place.config.engine)
 
     def of_all(self, document: Clean) -> Clean:
         """The document as it is afterwards."""

@@ -89,7 +89,7 @@ def _repository(place: Here) -> Check:
 
 
 def _engine(place: Here) -> Iterator[Check]:
-    engine = Engine(place.config, os.environ)
+    engine = Engine(os.environ, place.config.engine)
     try:
         client: Any = engine()
         info = client.info()

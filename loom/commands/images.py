@@ -311,7 +311,7 @@ class _Context(Struct, kw_only=True):
 
 def _engine() -> Engine:
     here = project.here()
-    return Engine(here.config, here.environ)
+    return Engine(here.environ, here.config.engine)
 
 
 @contextmanager
@@ -325,8 +325,8 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     selection = plans.Selection(jobs=tuple(written.jobs), container=True)
     plan = plans.resolve(written, selection, checkout.resolve_context(here))
     lock = load_lock(source.root / LOCK_PATH)
-    engine = Engine(here.config, here.environ)
-    images = Images(engine.another, environ=engine.environ, lock=lock, frozen=here.config.frozen)
+    engine = Engine(here.environ, here.config.engine)
+    images = Images(engine, lock=lock, frozen=here.config.frozen)
     cancel = Cancel()
     with signals(cancel):
         try:
@@ -345,7 +345,7 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
                 raise SystemExit(int(cancel.exit_code or 130)) from None
             raise
         finally:
-            images.close()
+            engine.close()
 
 
 def _chosen(uses: Sequence[ImageUse], names: Sequence[str] | None) -> list[ImageUse]:

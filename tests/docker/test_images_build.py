@@ -20,6 +20,7 @@ from loom.plan.model import Build, Image, Secret
 from loom.providers.docker.buildx import find_buildx
 from loom.providers.docker.cleanup import prune_builds
 from loom.providers.docker.client import connect
+from loom.providers.docker.connection import Engine
 from loom.providers.docker.images import Images, ResolvedImage
 
 pytestmark = pytest.mark.docker
@@ -58,7 +59,8 @@ class Builder:
         secrets: dict[str, bytes] | None = None,
     ) -> ResolvedImage:
         environ = {**os.environ, "DOCKER_BUILDKIT": "0" if builder == "classic" else "1"}
-        images = Images(lambda: connect(environ), environ=environ)
+        engine = Engine(environ)
+        images = Images(engine)
         if self.known:
             images.identity_of = self.identity
         self.said = ""
@@ -71,7 +73,7 @@ class Builder:
                 secrets=secrets or {},
             )
         finally:
-            images.close()
+            engine.close()
         self.made += self.client.api.inspect_image(image.image_id)["RepoTags"]
         return image
 

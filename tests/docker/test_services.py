@@ -19,6 +19,7 @@ from loom.errors import ImageError, ServiceError
 from loom.plan.model import Build, Image, Ready, Secret, Service
 from loom.providers.base import SecretValues
 from loom.providers.docker.client import connect
+from loom.providers.docker.connection import Engine
 from loom.providers.docker.images import Images
 from loom.providers.docker.readiness import ProbeTarget
 from loom.providers.docker.services import ServiceNetwork, services
@@ -41,7 +42,8 @@ class Bench:
         self.cancel = Cancel()
         self.said = ""
         self.died: list[tuple[str, str]] = []
-        self.images = Images(lambda: connect(os.environ), environ=os.environ)
+        self.engine = Engine(os.environ)
+        self.images = Images(self.engine)
 
     def open(
         self,
@@ -90,7 +92,7 @@ def bench() -> Iterator[Bench]:
     bench = Bench(client)
     yield bench
     left = bench.left
-    bench.images.close()
+    bench.engine.close()
     client.close()
     assert left == []
 

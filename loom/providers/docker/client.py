@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,20 +111,6 @@ def taking_long() -> Iterator[None]:
 def endpoint_behind(client: docker.DockerClient) -> Endpoint | None:
     """Which endpoint `connect` made this client for."""
     return getattr(client, "endpoint", None)
-
-
-def shared(environ: Mapping[str, str]) -> Callable[[], docker.DockerClient]:
-    """A function that gives one client to all that ask, connecting at the first call; safe from any thread."""
-    lock = threading.Lock()
-    made: list[docker.DockerClient] = []
-
-    def client() -> docker.DockerClient:
-        with lock:
-            if not made:
-                made.append(connect(environ))
-            return made[0]
-
-    return client
 
 
 def _look_at_socket(endpoint: Endpoint, environ: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The connection to the configured engine, made when it is first asked for."""
+"""The connection to the engine, made when it is first asked for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from loom.config import Config
 from loom.providers.docker.client import connect
 from loom.providers.docker.endpoint import endpoint_of
 
@@ -16,12 +15,13 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """One connection to the configured engine. Thread-safe."""
+    """One connection to an engine. Thread-safe."""
 
-    def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], address: str | None = None) -> None:
+        """The engine at `address`, as configured, else the one that `environ` names."""
         self.environ = dict(environ)
-        if config.engine:
-            self.environ["DOCKER_HOST"] = config.engine
+        if address:
+            self.environ["DOCKER_HOST"] = address
         self._lock = threading.Lock()
         self._client: docker.DockerClient | None = None
 

@@ -25,12 +25,11 @@ from loom.errors import ImageError
 from loom.images.reference import Reference, normal_platform, parse_reference, short
 from loom.plan import model
 from loom.plan.image_lock import ImageLock, Locked, identity, shown
+from loom.providers.docker.connection import Engine
 from loom.providers.docker.errors import engine_errors
 from loom.providers.docker.long_calls import LongCall, canceled, say
 from loom.providers.docker.registry import Registry, same_platform
 from loom.status import OnOutput
-
-ClientFactory = Callable[[], "docker.DockerClient"]
 
 
 class ResolvedImage(Struct, frozen=True, kw_only=True):
@@ -52,19 +51,8 @@ class ResolvedImage(Struct, frozen=True, kw_only=True):
 class Images:
     """Thread-safe. Nothing is asked of the engine before the first `resolve`."""
 
-    def __init__(
-        self,
-        client_factory: ClientFactory,
-        *,
-        environ: Mapping[str, str],
-        lock: ImageLock | None = None,
-        frozen: bool = False,
-        shared: ClientFactory | None = None,
-    ) -> None:
-        """`client_factory` makes a new connection; `shared` returns a connection that others also use, and that they close."""
-        self._client_factory = client_factory
-        self._shared = shared
-        self._environ = environ
+    def __init__(self, engine: Engine, *, lock: ImageLock | None = None, frozen: bool = False) -> None:
+        self._engine = engine
         self._lock = lock
         self._frozen = frozen
         self._guard = threading.Lock()
@@ -72,29 +60,16 @@ class Images:
         self._inputs: dict[tuple[str, str], Path] = {}
         self.identity_of: Callable[[str], str | None] = lambda folder: None
         """Returns an identity of a folder's content, for builds; None where that takes reading the files."""
-        self._client: docker.DockerClient | None = None
         self._engine_platform: str | None = None
-        self.registry = Registry(lambda: self.client, client_factory, environ)
+        self.registry = Registry(engine)
 
     @property
     def client(self) -> docker.DockerClient:
-        if self._shared is not None:
-            return self._shared()
-        with self._guard:
-            if self._client is None:
-                self._client = self._client_factory()
-            return self._client
-
-    def close(self) -> None:
-        """Close the connection, if one was made."""
-        with self._guard:
-            if self._client is not None:
-                self._client.close()
-                self._client = None
+        return self._engine()
 
     def line(self) -> LongCall:
         """A connection of its own for one long call."""
-        return LongCall(self._client_factory())
+        return LongCall(self._engine.another())
 
     def platform_of(self, image: model.Image) -> str:
         """Return the platform that the image names, else the engine's own."""
@@ -154,7 +129,7 @@ class Images:
             return build_image(
                 self,
                 image,
-                environ=self._environ,
+                environ=self._engine.environ,
                 workspace=root,
                 on_output=on_output,
                 cancel=cancel,

@@ -43,8 +43,8 @@ def provider(setup: Setup) -> Provider:
     """The provider on the configured engine."""
     from loom.providers.docker.images import Images
 
-    engine = Engine(setup.config, setup.environ)
-    images = Images(engine.another, environ=engine.environ, lock=setup.lock, frozen=setup.config.frozen, shared=engine)
+    engine = Engine(setup.environ, setup.config.engine)
+    images = Images(engine, lock=setup.lock, frozen=setup.config.frozen)
     return DockerProvider(
         engine,
         pid=os.getpid(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import docker.errors
@@ -13,6 +13,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.reference import Reference, normal_platform
 from loom.providers.docker import retries
+from loom.providers.docker.connection import Engine
 from loom.providers.docker.credentials import Credentials, credentials_for
 from loom.providers.docker.errors import engine_errors, explanation
 from loom.providers.docker.long_calls import LongCall, canceled, in_background, say
@@ -38,23 +39,15 @@ class Served(Struct, frozen=True, kw_only=True):
 class Registry:
     """Asked by the engine, with the user's credentials. Thread-safe."""
 
-    def __init__(
-        self,
-        client: Callable[[], docker.DockerClient],
-        another: Callable[[], docker.DockerClient],
-        environ: Mapping[str, str],
-    ) -> None:
-        """`another` makes a connection for one long call."""
-        self._client = client
-        self._another = another
-        self._environ = environ
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     def served(self, reference: Reference) -> Served:
         """What the registry serves for a name right now, without pulling. ImageError when that can't be known."""
-        credentials = credentials_for(reference.registry, self._environ)
+        credentials = credentials_for(reference.registry, self._engine.environ)
         try:
             with engine_errors():
-                served = self._client().api.inspect_distribution(  # type: ignore[no-untyped-call]
+                served = self._engine().api.inspect_distribution(  # type: ignore[no-untyped-call]
                     reference.name, auth_config=dict(credentials.auth)
                 )
         except docker.errors.APIError as error:
@@ -68,7 +61,7 @@ class Registry:
 
     def pull(self, reference: Reference, platform: str, *, on_output: OnOutput, cancel: Cancel) -> None:
         """Pull with the user's credentials; a registry that does not answer gets a few more tries."""
-        credentials = credentials_for(reference.registry, self._environ)
+        credentials = credentials_for(reference.registry, self._engine.environ)
         if credentials.problem:
             say(on_output, f"going on without credentials for {reference.registry}: {credentials.problem}")
         say(on_output, f"pulling {reference.name} ({platform})")
@@ -95,7 +88,7 @@ class Registry:
         started = said_at = time.monotonic()
         progress = Progress()
 
-        with LongCall(self._another()) as line:
+        with LongCall(self._engine.another()) as line:
 
             def lines() -> Iterator[dict[str, Any]]:
                 # The request itself belongs in here: it blocks until the registry has answered the engine.

@@ -27,7 +27,7 @@ from loom.plan import model
 from loom.providers.base import SecretValues
 from loom.providers.docker.cleanup import remove_container, remove_network
 from loom.providers.docker.errors import engine_errors, explanation
-from loom.providers.docker.images import ClientFactory, Images, ResolvedImage
+from loom.providers.docker.images import Images, ResolvedImage
 from loom.providers.docker.labels import ROLE
 from loom.providers.docker.service import GaveUp, Group, OnDied, RunningService, ServiceContainer
 from loom.providers.docker.service_output import Output
@@ -57,7 +57,7 @@ class ServiceNetwork(Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def services(
-    client_factory: ClientFactory,
+    client_factory: Callable[[], docker.DockerClient],
     wanted: tuple[model.Service, ...],
     *,
     run_id: str,

@@ -6,7 +6,7 @@ from typing import Literal
 import docker
 import pytest
 
-from loom.providers.docker.client import shared
+from loom.providers.docker.connection import Engine
 from loom.providers.docker.provider import DockerProvider
 from tests.docker.providers.conftest import Place
 from tests.support.waiting import until
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.docker
 def test_output_arrives_with_either_log(
     docker_place: Place, engine: docker.DockerClient, driver: Literal["json-file", "none"]
 ) -> None:
-    docker_place.provider = DockerProvider(shared(os.environ), pid=os.getpid(), log_driver=driver)
+    docker_place.provider = DockerProvider(Engine(os.environ), pid=os.getpid(), log_driver=driver)
     with docker_place.job() as job:
         assert job.run("seq 10000").code == 0
         container = engine.containers.get(job.session.facts.container_id)

@@ -215,11 +215,11 @@ CALLER = textwrap.dedent(
     from loom.cancel import Cancel
     from loom.plan.model import Image, MountMode
     from loom.providers.base import Command, SessionRequest
-    from loom.providers.docker.client import shared
+    from loom.providers.docker.connection import Engine
     from loom.providers.docker.provider import DockerProvider
 
     workspace, image, mode = Path(sys.argv[1]), sys.argv[2], MountMode(sys.argv[3])
-    provider = DockerProvider(shared(os.environ), pid=os.getpid())
+    provider = DockerProvider(Engine(os.environ), pid=os.getpid())
     request = SessionRequest(run_id="caller", job_id="job", workspace=workspace, project_dir="/workspace",
         environment={}, shell=("sh", "-e"), image=Image(name=image), labels={"loom-test": "1"}, mount_mode=mode)
     with provider.open(request, lambda *_: None, Cancel()) as session:

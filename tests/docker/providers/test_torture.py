@@ -356,11 +356,11 @@ HOLD = textwrap.dedent(
     from loom.cancel import Cancel
     from loom.plan.model import Image
     from loom.providers.base import Command, SessionRequest
-    from loom.providers.docker.client import shared
+    from loom.providers.docker.connection import Engine
     from loom.providers.docker.provider import DockerProvider
 
     run_id, workspace, script = sys.argv[1:]
-    provider = DockerProvider(shared(os.environ), pid=os.getpid())
+    provider = DockerProvider(Engine(os.environ), pid=os.getpid())
     request = SessionRequest(run_id=run_id, job_id="job", workspace=Path(workspace), project_dir="/workspace",
         environment={}, shell=("sh", "-e"), image=Image(name="debian:trixie-slim"), labels={"loom-test": "1"})
     with provider.open(request, lambda *_: None, Cancel()) as session:

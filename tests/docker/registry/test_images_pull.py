@@ -19,7 +19,7 @@ from loom.errors import ImageError
 from loom.plan.image_lock import ImageLock, Locked
 from loom.plan.model import Build, Image
 from loom.providers.docker import retries
-from loom.providers.docker.client import connect
+from loom.providers.docker.connection import Engine
 from loom.providers.docker.images import Images, ResolvedImage
 
 pytestmark = pytest.mark.docker
@@ -43,7 +43,7 @@ class Run:
         }
         if "DOCKER_HOST" in os.environ:
             environ.setdefault("DOCKER_HOST", os.environ["DOCKER_HOST"])
-        self.images = Images(lambda: connect(environ), environ=environ, lock=lock, frozen=frozen)
+        self.images = Images(Engine(environ), lock=lock, frozen=frozen)
 
     def config(self, **config: object) -> "Run":
         (self.folder / "docker-config" / "config.json").write_text(json.dumps(config))
