@@ -272,7 +272,8 @@ def execute(here: Here, past: PastRun, reuse: Reuse, options: Options, run_id: s
 def _as_planned(options: Options, past: PastRun) -> Options:
     planned = past.planned
     flags = {**options.flags, "container": planned.container, "mount_mode": planned.mount_mode.value}
-    return replace(options, strict=planned.isolated, flags=flags)
+    on = next((job.provider for job in planned.plan.jobs if job.image is not None), options.on)
+    return replace(options, strict=planned.isolated, on=on, flags=flags)
 
 
 def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:

@@ -123,6 +123,8 @@ def test_what_a_failed_job_leaves_is_brought_back_where_nothing_is_kept(far: dic
     assert list(Path(far["FAR"]).iterdir()) == []
     inside = python(far, LOOM, "exec", "test", "--", "sh", "-c", "ls; cat $KEY")
     assert inside.stdout == "here\nout\nsource\na-long-secret", inside.stderr
+    again = python(far, LOOM, "rerun", "--fresh", "--keep", "never")
+    assert jobs_of(again) == {"build": "passed", "test": "failed", "after": "passed"}, again.stdout + again.stderr
 
 
 def test_a_machine_that_does_not_answer_ends_the_run_before_its_jobs(far: dict[str, str]) -> None:
