@@ -3,23 +3,21 @@
 What is found for a value is in docs/guides/secrets.md. It is found in one pass, by an automaton of literal *pieces*: the value's
 lines, its base64 and hexadecimal forms in rows. What tools do to single characters is taken back in the text instead of
 being spelled out in the pieces: the text is looked at without controls, quotes and backslashes, and, where it holds escapes,
-decoded too (`_views`). Views keep line ends, and no piece holds one, so a whole line can always be decided on its own. Only
-lines with something in them pay for knowing where each byte of a view came from (`_origins`).
+decoded too (`views`). Views keep line ends, and no piece holds one, so a whole line can always be decided on its own. Only
+lines with something in them pay for knowing where each byte of a view came from (`origins`).
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache, lru_cache
+from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING
 
 from msgspec import Struct
 
 from loom.errors import SecretError
-from loom.util import controls
+from loom.secrets.forms import origins, pieces_of, views
 
 if TYPE_CHECKING:
     from ahocorasick_rs import BytesAhoCorasick
@@ -34,163 +32,12 @@ _ANCHOR = 8
 """So much of each piece is in the automaton at least, and more while all have fewer than `_STATES` bytes; the rest of a piece is
 looked up. A bundle of certificates would take twenty megabytes else."""
 _STATES = 1 << 16
-_WIDEST = 256
 _BLOCK = 1 << 17
 _REACH = 1 << 14
 """How far apart a piece's ends may be: of a line that does not end, so much is held back."""
-
-_CONTROLS = bytes({*range(0x20), 0x7F} - {0x0A})
-_DROPPED = _CONTROLS + b"\\\"'"
-_LETTERS = (b"\tt\nn\rr", b"\tt\nn\rr\bb\ff", b"\tt\nn\rr\bb\ff\aa\vv\x1bE")
-"""Escapes with a letter (`\\n`): what Python, JSON and a shell write so, as pairs."""
-_TO_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _MIXED_END = re.compile(rb"[A-Za-z0-9+/_-]?={0,2}")
 
 _Span = tuple[int, int, str]
-
-
-@cache
-def _escapes() -> re.Pattern[bytes]:
-    """What tools write instead of a character. Each alternative begins with a literal one: `re` looks for these alone."""
-    return re.compile(
-        rb"%(?:25)*([0-9A-Fa-f]{2})"
-        rb"|\\x([0-9A-Fa-f]{2})"
-        rb"|\\([0-3][0-7]{2})"
-        rb"|\\u([dD][89abAB][0-9A-Fa-f]{2}\\{1,8}u[dD][c-fC-F][0-9A-Fa-f]{2})"
-        rb"|\\(?:u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}|U([0-9A-Fa-f]{8}))"
-        rb"|&(?:amp;)*(#[0-9]{1,7};|#[xX][0-9A-Fa-f]{1,6};|[A-Za-z]{2,31};)"
-    )
-
-
-@cache
-def _leads() -> tuple[re.Pattern[bytes], ...]:
-    """One of these is in a text that holds an escape. Each is found at the speed of memory, since it begins with one literal."""
-    return tuple(map(re.compile, (rb"%[0-9A-Fa-f]{2}", rb"\\[xuU0-3]", rb"&(?:#|[A-Za-z]{2,31};)")))
-
-
-def _decoded(match: re.Match[bytes]) -> bytes:
-    group = match.lastindex or 0
-    return _character(group, match[group])
-
-
-@lru_cache(4096)
-def _character(group: int, text: bytes) -> bytes:
-    """What is written so. A line end would change which line something is in; it is ignored, as controls are."""
-    import html
-
-    if group <= 3:
-        found = bytes([int(text, 8 if group == 3 else 16)])
-    elif group == 4:
-        found = bytes.fromhex((text[:4] + text[-4:]).decode()).decode("utf-16-be").encode()
-    elif group == 8:
-        found = html.unescape(f"&{text.decode()}").encode("utf-8", "surrogatepass")
-    else:
-        code = int(text, 16)
-        found = chr(code).encode("utf-8", "surrogatepass") if code <= 0x10FFFF else b""
-    return found.replace(b"\n", b"")
-
-
-_How = tuple[re.Pattern[bytes] | None, re.Pattern[bytes] | None]
-"""How a view is made: which sequences are taken out, together with controls; then what is decoded, if anything is."""
-
-
-def _views(data: bytes) -> Iterator[tuple[bytes, _How]]:
-    """Each way in which a text is looked at, in the order in which `shown` and a reader take things back.
-
-    As it is too where there are sequences: these may take the first character of a value with them.
-    """
-    bases: list[tuple[bytes, re.Pattern[bytes] | None]] = [(data, None)]
-    in_ascii = data.isascii()
-    if b"\x1b" in data or not in_ascii:
-        ignored = controls.ignored(in_ascii=in_ascii)
-        cleaned, count = ignored.subn(b"", data)
-        if count:
-            bases.append((cleaned, ignored))
-            ignored = controls.ignored(in_ascii=in_ascii, strings=False)
-            with_strings = ignored.sub(b"", data)
-            if len(with_strings) != len(cleaned):
-                bases.append((with_strings, ignored))
-    for text, how in bases:
-        cleaned = text.translate(None, _CONTROLS)
-        yield cleaned.translate(None, _DROPPED), (how, None)
-        if any(lead.search(cleaned) for lead in _leads()):
-            decoded, count = _escapes().subn(_decoded, cleaned)
-            if count:
-                yield decoded.translate(None, _DROPPED), (how, _escapes())
-
-
-def _origins(data: bytes, how: _How) -> tuple[list[int], list[int]]:
-    """For each byte of a view, where in `data` what it was made from starts and ends."""
-    ignored, decoding = how
-    text, starts, ends = _step(data, ignored, lambda _: b"", _CONTROLS)
-    _, inner_starts, inner_ends = _step(text, decoding, _decoded, _DROPPED)
-    return [starts[at] for at in inner_starts], [ends[at - 1] for at in inner_ends]
-
-
-def _step(
-    data: bytes, pattern: re.Pattern[bytes] | None, instead: Callable[[re.Match[bytes]], bytes], dropped: bytes
-) -> tuple[bytes, list[int], list[int]]:
-    """`data` with what matches replaced and some bytes dropped, and for each byte of it where in `data` it comes from."""
-    starts: list[int] = []
-    ends: list[int] = []
-    parts: list[bytes] = []
-    at = 0
-
-    def copy(until: int) -> None:
-        kept = [place for place, byte in zip(range(at, until), data[at:until], strict=True) if byte not in dropped]
-        parts.append(data[at:until].translate(None, dropped))
-        starts.extend(kept)
-        ends.extend(place + 1 for place in kept)
-
-    for match in pattern.finditer(data) if pattern else ():
-        copy(match.start())
-        found = instead(match).translate(None, dropped)
-        parts.append(found)
-        starts.extend([match.start()] * len(found))
-        ends.extend([match.end()] * len(found))
-        at = match.end()
-    copy(len(data))
-    return b"".join(parts), starts, ends
-
-
-def _rows(text: bytes, width: int = _WIDEST) -> Iterator[bytes]:
-    """`text` in rows, and its end as a whole row, so that a short last one is hidden also where rows run together."""
-    for at in range(0, len(text), width):
-        yield text[at : at + width]
-    if len(text) > width:
-        yield text[-width:]
-
-
-def _spelled(text: bytes) -> Iterator[bytes]:
-    """A line (or a value of several, on one) as the views show it, whatever wrote it."""
-    written = [text, text.replace(b" ", b"+")]
-    for pairs in _LETTERS:
-        for control, letter in zip(pairs[::2], pairs[1::2], strict=True):
-            text = text.replace(bytes([control]), bytes([letter]))
-        written.append(text)
-    for form in dict.fromkeys(written):
-        for view, _ in _views(form.replace(b"\n", b"")):
-            yield view
-
-
-def _pieces(value: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Each piece of a value, and whether the base64 digit behind it belongs to it in part."""
-    bare = value.strip()
-    lines = [line.strip() for line in bare.split(b"\n")]
-    for line in [*lines, *([bare] if len(lines) > 1 else [])]:
-        for text in dict.fromkeys(_spelled(line)):
-            yield from ((row, False) for row in _rows(text))
-    digits = bare.hex().encode()
-    for text in (digits, digits.upper()):
-        yield from ((row, False) for row in _rows(text, 60))  # as `xxd -p` breaks them
-    for before in range(3):
-        # At each alignment the digits that the value alone decides; those at its ends share bits with their neighbours.
-        mixed = (before + len(bare)) % 3 != 0
-        digits = b64encode(bytes(before) + bare).rstrip(b"=")
-        digits = digits[(0, 2, 3)[before] : len(digits) - mixed]
-        for text in dict.fromkeys((digits, digits.translate(_TO_URL_SAFE))):
-            for width in (64, 76) if before == 0 else (_WIDEST,):
-                yield from ((row, mixed and text.endswith(row)) for row in _rows(text, width))
 
 
 class _Rules(Struct, frozen=True, eq=False):
@@ -228,7 +75,7 @@ class _Rules(Struct, frozen=True, eq=False):
     def lines_in(self, data: bytes) -> set[int]:
         """The numbers of the lines that hold something."""
         numbers = set()
-        for view, _ in _views(data):
+        for view, _ in views(data):
             number = at = end = 0
             for anchor, start, _ in self.anchors.find_matches_as_indexes(view, overlapping=True):
                 if start >= end and any(view[start : start + length] in self.pieces for length in self.lengths[anchor]):
@@ -243,10 +90,10 @@ class _Rules(Struct, frozen=True, eq=False):
     def spans(self, line: bytes) -> list[_Span]:
         """Where something is to be hidden: in order, apart from each other; what overlaps goes as one."""
         found: list[_Span] = []
-        for view, how in _views(line):
+        for view, how in views(line):
             here = list(self.found(view))
             if here:
-                starts, ends = _origins(line, how)
+                starts, ends = origins(line, how)
                 found += [(starts[start], ends[end - 1], name) for start, end, name in here]
         found.sort(key=lambda span: (span[0], -span[1]))
         merged: list[_Span] = []
@@ -264,7 +111,7 @@ def _rules_of(values: Mapping[tuple[str, bytes], None]) -> _Rules:
     pieces: dict[bytes, tuple[str, bool]] = {}
     for name, value in values:
         owners = ((name, False), (name, True))  # shared, as the lengths are below: there may be ten thousand pieces
-        for piece, mixed in _pieces(value):
+        for piece, mixed in pieces_of(value):
             if len(piece) >= SHORTEST:
                 pieces.setdefault(piece, owners[mixed])
     anchor = max(_ANCHOR, _STATES // len(pieces))
@@ -340,7 +187,7 @@ class Masker:
         rules, kept = self.rules, b""
         while rules is not None and (chunk := file.read(_BLOCK)):
             data = kept + chunk
-            for view, _ in _views(data):
+            for view, _ in views(data):
                 for _, _, name in rules.found(view):
                     return name
             kept = data[-_REACH:]
@@ -424,7 +271,7 @@ class StreamMasker:
 
 
 def _check(name: str, value: bytes) -> None:
-    lines = (next(_views(line.strip()))[0] for line in value.split(b"\n"))
+    lines = (next(views(line.strip()))[0] for line in value.split(b"\n"))
     if max((len(line.decode("utf-8", "replace")) for line in lines), default=0) < SHORTEST:
         raise SecretError(
             f"secret {name}: the value is shorter than {SHORTEST} characters (quotes, backslashes and controls do not count) "
