@@ -7,6 +7,7 @@ the events. Following the pointers reads a few small files and the end of one; o
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,7 @@ from loom.record.store import (
     INTERRUPTED,
     LONGEST_LINE,
     RUNNING,
+    TAIL_BYTES,
     RunEntry,
     RunPaths,
     last_event,
@@ -285,13 +287,16 @@ def _output_of(unit: Unit) -> Iterator[OutputEvent]:
             yield event
 
 
-def _last_output_of(unit: Unit, lines: int) -> list[OutputEvent]:
+def _last_output_of(unit: Unit, lines: int) -> Iterable[OutputEvent]:
     """What holds so many lines at least, each from its beginning."""
     count = lines + 1
     while True:
         found = last_output(unit.events, count)
-        if len(found) < count or sum(not event.partial for event in found) > lines:
+        if sum(not event.partial for event in found) > lines:
             return found
+        if len(found) < count:  # the whole file, or more bytes than are read from an end
+            whole = not found or unit.events.stat().st_size <= TAIL_BYTES
+            return found if whole else deque(_output_of(unit), maxlen=count)
         count *= 2
 
 

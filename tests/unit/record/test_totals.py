@@ -7,7 +7,7 @@ import json
 import pytest
 
 from loom.analysis.html_report import values
-from loom.record.reader import Reading
+from loom.record.reader import Reading, lines_in_order
 from loom.record.store import last_lines
 from loom.util.bounded import bounded, listed
 
@@ -87,3 +87,14 @@ def test_a_page_counts_the_lines_that_it_leaves_out(make: Make, monkeypatch: pyt
     assert 0 < log.lines < 2000
     assert log.left_out + log.lines == 5000
     assert json.loads(log.data)[-1] == [1, "5000"]
+
+
+def test_the_last_lines_are_as_many_as_are_asked_for(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = make("version: v1\nstages: [s]\na:\n  stage: s\n  script: [seq 5000]\n")
+    project.loom("run", "--local")
+    monkeypatch.setitem(last_lines.__kwdefaults__, "most_bytes", 100_000)
+    monkeypatch.setattr("loom.record.reader.TAIL_BYTES", 100_000)
+    units = Reading(project.last()).units("a")
+    for asked in (10, 4000):
+        texts = [event.text for _, event in lines_in_order(units, asked)][-asked:]
+        assert texts == [str(number) for number in range(5001 - asked, 5001)]
