@@ -49,7 +49,7 @@ class OwnEngine:
         hide = f"mount -t tmpfs none {self._hidden};" if self._hidden else ""
         command = (
             f"mount --make-rprivate /; {hide} exec dockerd --data-root {self.data} --exec-root {directory}/exec "
-            f"--pidfile {directory}/pid -H {self.url} --bridge none --iptables=false --ip6tables=false "
+            f"--pidfile {directory}/pid -H {self.url} --bridge none --iptables=false --ip6tables=false --shutdown-timeout 1 "
             + " ".join(options)
         )
         with (directory / "log").open("ab") as log:
@@ -82,6 +82,7 @@ class OwnEngine:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.process = None
         end_processes_of(self.directory / "exec")  # a killed engine leaves its containerd, and that its shims
         time.sleep(0.2)
         for line in Path("/proc/mounts").read_text().splitlines():
@@ -109,15 +110,21 @@ def load_busybox(client: docker.DockerClient, busybox: bytes) -> None:
 
 @pytest.fixture
 def new_engine() -> Iterator[Callable[..., OwnEngine]]:
+    """Make engines of the test's own; they are stopped when it is over."""
     if os.geteuid() != 0 or not shutil.which("dockerd") or not shutil.which("unshare"):
         pytest.skip("needs root, dockerd and unshare for an engine of its own")
     directory = Path(f"/tmp/loom-test-engine-{os.getpid()}-{time.monotonic_ns()}")  # short: a socket's path
     directory.mkdir()
 
+    made: list[OwnEngine] = []
+
     def new(hidden: Path | None = None) -> OwnEngine:
-        return OwnEngine(directory, hidden)
+        made.append(OwnEngine(directory, hidden))
+        return made[-1]
 
     yield new
+    for engine in made:
+        engine.stop()
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -135,15 +135,12 @@ def own_engine(
     new_engine: NewEngine, busybox: bytes, docker_place: Place
 ) -> Iterator[tuple[OwnEngine, docker.DockerClient]]:
     own = new_engine()
-    try:
-        client = own.start()
-        own.load_busybox(client, busybox)
-        docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
-        docker_place.image = "ash:test"
-        yield own, client
-        client.close()
-    finally:
-        own.stop()
+    client = own.start()
+    own.load_busybox(client, busybox)
+    docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
+    docker_place.image = "ash:test"
+    yield own, client
+    client.close()
 
 
 NO_NETWORK = Network(mode="none")
@@ -286,30 +283,27 @@ def test_an_engine_that_sees_none_of_our_files(
     new_engine: NewEngine, busybox: bytes, docker_place: Place, tmp_path: Path
 ) -> None:
     own = new_engine(hidden=tmp_path)
-    try:
-        client = own.start()
-        own.load_busybox(client, busybox)
-        docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
-        docker_place.image = "ash:test"
-        (docker_place.workspace / "given").write_text("given\n")
-        unseen = docker_place.job(network=NO_NETWORK)
-        with pytest.raises(ProviderError, match="does not see the workspace") as caught:
-            unseen.__enter__()
-        assert "ephemeral_volume" in (caught.value.hint or "")
-        docker_place.mount_mode = MountMode.OVERLAY
-        with pytest.raises(ProviderError, match="does not see the workspace"):
-            docker_place.job(network=NO_NETWORK).__enter__()
-        docker_place.mount_mode = MountMode.VOLUME
-        with docker_place.job(network=NO_NETWORK) as job:
-            assert job.run("cat given; echo made >made").out == b"given\n"
-            assert b"made\n" in b"".join(job.session.get_archive(["made"]))
-            assert job.run("sleep 20", timeout_s=0.2).exit.ended is Ended.TIMED_OUT
-        assert docker_place.provider.close() == []
-        assert client.api.containers(all=True) == []
-        assert not client.api.volumes()["Volumes"]
-        client.close()
-    finally:
-        own.stop()
+    client = own.start()
+    own.load_busybox(client, busybox)
+    docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
+    docker_place.image = "ash:test"
+    (docker_place.workspace / "given").write_text("given\n")
+    unseen = docker_place.job(network=NO_NETWORK)
+    with pytest.raises(ProviderError, match="does not see the workspace") as caught:
+        unseen.__enter__()
+    assert "ephemeral_volume" in (caught.value.hint or "")
+    docker_place.mount_mode = MountMode.OVERLAY
+    with pytest.raises(ProviderError, match="does not see the workspace"):
+        docker_place.job(network=NO_NETWORK).__enter__()
+    docker_place.mount_mode = MountMode.VOLUME
+    with docker_place.job(network=NO_NETWORK) as job:
+        assert job.run("cat given; echo made >made").out == b"given\n"
+        assert b"made\n" in b"".join(job.session.get_archive(["made"]))
+        assert job.run("sleep 20", timeout_s=0.2).exit.ended is Ended.TIMED_OUT
+    assert docker_place.provider.close() == []
+    assert client.api.containers(all=True) == []
+    assert not client.api.volumes()["Volumes"]
+    client.close()
 
 
 # Engines that are reached by TLS

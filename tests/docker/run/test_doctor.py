@@ -11,20 +11,21 @@ import pytest
 
 from loom.errors import ProviderError
 from loom.providers.docker.probe import probe
+from tests.docker.conftest import end_processes_of
 
 from .conftest import Project
 
 pytestmark = pytest.mark.docker
 
 FAILS = "#!/bin/sh\nfor word; do [ \"$word\" = create ] && { echo 'no such luck' >&2; exit 1; }; done\nexit 0\n"
-HANGS = '#!/bin/sh\nfor word; do [ "$word" = create ] && exec sleep 20; done\nexec runc "$@"\n'
+HANGS = '#!/bin/sh\nfor word; do [ "$word" = create ] && exec tail -f {0}/hangs/on; done\nexec runc "$@"\n'
 
 
 @pytest.fixture
 def own(new_engine: Callable[[], Any]) -> Iterator[Any]:
     engine = new_engine()
     yield engine
-    engine.stop()
+    end_processes_of(engine.directory / "hangs")  # an engine waits for its runtime before it ends
 
 
 def started(own: Any, runtime: str) -> Any:
@@ -54,7 +55,9 @@ def test_an_engine_that_starts_none(project: Project, own: Any, busybox: bytes) 
 
 
 def test_one_that_hangs_is_waited_for_so_long(tmp_path: Path, own: Any, busybox: bytes) -> None:
-    client = started(own, HANGS)
+    (own.directory / "hangs").mkdir()
+    (own.directory / "hangs/on").touch()
+    client = started(own, HANGS.format(own.directory))
     own.load_busybox(client, busybox)
     begun = time.monotonic()
     with pytest.raises(ProviderError, match="in time"):

@@ -76,14 +76,10 @@ class Engine:
 
 
 @pytest.fixture
-def engine(new_engine: Callable[[], Any], busybox: bytes) -> Iterator[Engine]:
+def engine(new_engine: Callable[[], Any], busybox: bytes) -> Engine:
     if not shutil.which("runc"):
         pytest.skip("needs runc, to be wrapped")
-    own = new_engine()
-    try:
-        yield Engine(own, busybox)
-    finally:
-        own.stop()
+    return Engine(new_engine(), busybox)
 
 
 @pytest.mark.parametrize("mode", ["bind_mount", "ephemeral_volume"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import docker
@@ -50,16 +50,13 @@ class OnOwnEngine:
 
 
 @pytest.fixture
-def there(project: Project, new_engine: Callable[[], Any], busybox: bytes) -> Iterator[OnOwnEngine]:
+def there(project: Project, new_engine: Callable[[], Any], busybox: bytes) -> OnOwnEngine:
     own = new_engine()
-    try:
-        client = own.start()
-        own.load_busybox(client, busybox)
-        client.close()
-        project.workflow(WORKFLOW)
-        yield OnOwnEngine(project, own)
-    finally:
-        own.stop()
+    client = own.start()
+    own.load_busybox(client, busybox)
+    client.close()
+    project.workflow(WORKFLOW)
+    return OnOwnEngine(project, own)
 
 
 @pytest.mark.parametrize("mode", ["bind_mount", "overlay", "ephemeral_volume"])
