@@ -401,8 +401,9 @@ set_up_for_tests() {
   cd "$ROOT"
 }
 
+# More at once than there are cores: many tests wait for a process.
 unit_tests() {
-  pytest_in_venv "$@" -- -m "not docker" -n "$(nproc)"
+  pytest_in_venv "$@" -- -m "not docker" -n "$((2 * $(nproc)))" --dist worksteal
 }
 
 # One at a time: they measure times, and look at everything that is in the engine.
