@@ -1,0 +1,79 @@
+"""What an attempt makes of a place that breaks, and what it tells the record."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, cast
+
+import pytest
+
+from loom.cancel import Cancel
+from loom.errors import ProviderError
+from loom.plan.model import Job
+from loom.record.events import PhaseCode, Section
+from loom.record.journal import Journal
+from loom.runner.attempt import Attempt
+from loom.secrets.masking import Masker
+from loom.status import Status
+
+JOB = Job(id="a", name="a", stage="s", steps=(), provider="host")
+CODE = PhaseCode.JOB_CLEANUP
+
+
+def attempt_in(events: list[object], cancel: Cancel | None = None) -> Attempt:
+    class Sink:
+        def phase(self, event: object) -> None:
+            events.append(event)
+
+    clock = itertools.count(1).__next__
+    journal = Journal(run_id="r", pipeline_id="r", clock_ns=clock, masker=Masker(), sinks=[cast("Any", Sink())])
+    return Attempt(JOB, journal, cancel or Cancel(), number=1)
+
+
+def test_a_broken_place_is_the_attempts_error_and_other_work_goes_on() -> None:
+    attempt = attempt_in([])
+    with attempt.work(Section.CLEANUP, CODE):
+        raise ProviderError("gone", code="CONTAINER_LOST")
+    assert (attempt.status, attempt.error, attempt.error_code) == (Status.ERROR, "gone", "CONTAINER_LOST")
+    assert attempt.failing_section == Section.CLEANUP
+    with attempt.phase(CODE):
+        raise ProviderError("another")
+    assert attempt.error == "gone", "the first reason stays"
+
+
+def test_what_breaks_after_a_cancel_is_canceled() -> None:
+    cancel = Cancel()
+    attempt = attempt_in([], cancel)
+    cancel.request(None)
+    with attempt.phase(CODE):
+        raise ProviderError("gone")
+    assert (attempt.status, attempt.error_code) == (Status.CANCELED, None)
+
+
+def test_a_failed_step_stays_the_reason() -> None:
+    attempt = attempt_in([])
+    attempt.status, attempt.error = Status.FAILURE, "exit code 1"
+    attempt.blame(step="script/01")
+    with attempt.work(Section.CACHE_SAVE, CODE):
+        raise ProviderError("full")
+    assert (attempt.status, attempt.error) == (Status.FAILURE, "exit code 1")
+    assert (attempt.failing_step, attempt.failing_section) == ("script/01", None)
+
+
+def test_a_bug_is_no_value() -> None:
+    attempt = attempt_in([])
+    with pytest.raises(ZeroDivisionError), attempt.phase(CODE):
+        raise ZeroDivisionError
+    assert attempt.status is Status.SUCCESS
+
+
+def test_a_silent_section_leaves_no_record_and_one_that_fails_does() -> None:
+    events: list[object] = []
+    attempt = attempt_in(events)
+    with attempt.section(Section.IMAGE_BUILD, CODE):
+        pass
+    assert events == []
+    with pytest.raises(ProviderError), attempt.section(Section.IMAGE_BUILD, CODE):
+        raise ProviderError("no such image")
+    assert len(events) == 2
+    assert "no such image" in str(events[1])
