@@ -101,8 +101,6 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     hardened: bool = False
     """Fewer capabilities than a container usually has, and no way to gain others."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    hidden_paths: tuple[str, ...] = ()
-    """Directories of the workspace, relative to it, that a container shows empty and read-only (the run's own record)."""
     grace_s: float = 10.0
     """How long a step may take to end after TERM before it is killed."""
 
@@ -122,7 +120,6 @@ class SessionFacts(Struct, frozen=True, kw_only=True):
     provider: str
     image: str = ""
     image_id: str = ""
-    image_digest: str = ""
     container_id: str = ""
     container_name: str = ""
     user: str = ""

@@ -41,14 +41,13 @@ def archive_of(
     on_skipped: OnSkipped = unnoticed,
     *,
     change: Edit | None = None,
-    leave_out: frozenset[str] = frozenset(),
 ) -> Iterator[bytes]:
     """A tar stream of files and directories below `root`, directories with all they hold; what does not exist is left out.
 
     Special files are left out and given to `on_skipped`; what may not be read is a PermissionError. Links are not
-    followed, above the paths either. `leave_out`: paths relative to `root` that are not there, with all below them.
+    followed, above the paths either.
     """
-    return packed(_members(root, _Whole(paths, leave_out), change, on_skipped))
+    return packed(_members(root, _Whole(paths), change, on_skipped))
 
 
 def packed(members: Iterable[tuple[tarfile.TarInfo, IO[bytes] | None]]) -> Iterator[bytes]:
@@ -95,14 +94,13 @@ def _members(
 
 
 class _Whole:
-    """Paths with all that is below them, whatever it is; `leave_out` is not there."""
+    """Paths with all that is below them, whatever it is."""
 
-    def __init__(self, paths: Iterable[str], leave_out: frozenset[str]) -> None:
+    def __init__(self, paths: Iterable[str]) -> None:
         self.roots = tuple("" if path == "." else path for path in paths)
-        self._leave_out = leave_out
 
     def never(self, path: str) -> bool:
-        return path in self._leave_out
+        return False
 
     def takes(self, path: str) -> bool:
         return True

@@ -128,15 +128,6 @@ def host_config(request: SessionRequest, mount: Mount, traits: Traits) -> dict[s
     """Arguments for the SDK's `create_host_config`. Nothing that gives a job more than CI does, unless it was asked for."""
     resources = request.resources
     mounts = mount.spec()
-    mounts += [
-        {
-            "Type": "tmpfs",
-            "Target": f"{request.project_dir.rstrip('/')}/{hidden}",
-            "ReadOnly": True,
-            "TmpfsOptions": {"SizeBytes": 4096, "Mode": 0o555},
-        }
-        for hidden in request.hidden_paths
-    ]
     if request.docker_socket:
         mounts.append({"Type": "bind", "Source": traits.socket, "Target": ENGINES_SOCKET})
     tmpfs = {driver.DIRECTORY: f"mode=1777,size={DRIVER_FILES_SIZE}"}

@@ -388,9 +388,8 @@ class VolumeMount(_EngineVolume):
             member.uid, member.gid, member.uname, member.gname = 0, 0, "", ""
             return member
 
-        leave_out = frozenset(self._request.hidden_paths)
         with self._links_apart() as apart:
-            whole = archive_of(workspace, ["."], change=lambda member: apart(plain(member)), leave_out=leave_out)
+            whole = archive_of(workspace, ["."], change=lambda member: apart(plain(member)))
             self._put(self._request.project_dir, self._unless_canceled(whole, cancel))
         for borrowed in self._request.read_only_mounts:
             # What the workspace's git borrows objects from is looked for at the same path.
