@@ -90,6 +90,20 @@ class FailingTest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     kind: Literal["failure", "error"] = "failure"
     report: str | None = None
 
+    @property
+    def full_name(self) -> str:
+        return f"{self.classname}.{self.name}" if self.classname else self.name
+
+    @property
+    def place(self) -> str:
+        """` (file:line)`, as far as it is known."""
+        return f" ({self.file}{f':{self.line}' if self.line else ''})" if self.file else ""
+
+    @property
+    def reason(self) -> str:
+        """The first line of the message."""
+        return next(iter((self.message or "").strip().splitlines()), "")
+
 
 class JobResult(Struct, frozen=True, kw_only=True):
     status: Status

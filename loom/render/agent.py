@@ -56,12 +56,8 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
         lines.append(f"likely: {cause.summary}")
         lines.append(f"  do: {cause.advice}")
     for test in diagnosis.failing_tests[:5]:
-        place = f" ({test.file}{f':{test.line}' if test.line else ''})" if test.file else ""
-        message = f": {test.message.strip().splitlines()[0]}" if test.message and test.message.strip() else ""
-        lines.append(
-            f"failing test: {_short(f'{test.classname}.{test.name}' if test.classname else test.name)}{place}"
-            f"{_short(message)}"
-        )
+        reason = f": {test.reason}" if test.reason else ""
+        lines.append(f"failing test: {_short(test.full_name)}{test.place}{_short(reason)}")
     if diagnosis.failing_tests_total > 5:
         lines.append(f"  and {diagnosis.failing_tests_total - 5} more failing tests")
     if diagnosis.places:

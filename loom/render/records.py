@@ -143,10 +143,8 @@ def _tests(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
     yield ""
     yield look.styled(f"failing tests: {diagnosis.failing_tests_total}", "bold")
     for test in diagnosis.failing_tests[:10]:
-        name = f"{test.classname}.{test.name}" if test.classname else test.name
-        place = f" ({test.file}{f':{test.line}' if test.line else ''})" if test.file else ""
-        yield f"  {look.styled(look.marks['bad'], 'bad')} {name}{place}"
-        if test.message and test.message.strip():
-            yield f"    {visible(test.message.strip().splitlines()[0])}"
+        yield f"  {look.styled(look.marks['bad'], 'bad')} {test.full_name}{test.place}"
+        if test.reason:
+            yield f"    {visible(test.reason)}"
     if diagnosis.failing_tests_total > 10:
         yield f"  {look.marks['dots']} and {diagnosis.failing_tests_total - 10} more"

@@ -61,10 +61,8 @@ def bring(checkout: Path, workspace: Path, *, environ: Mapping[str, str], manife
             continue
         try:
             _make_way(workspace, change.path)
-            if change.kind == "deleted":
-                _remove(target)
-            else:
-                _remove(target)
+            _remove(target)
+            if change.kind != "deleted":
                 _copy(source, target)
         except OSError as error:
             raise SnapshotError(
