@@ -1,4 +1,4 @@
-"""`loom artifacts`: what the jobs of a run left."""
+"""`loom artifacts`: list or unpack the artifacts of a run's jobs."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def artifacts(run: str | None, job: str | None, to: Path | None, *, as_json: boo
     for line in _lines(held, folders, whole=wanted is not None):
         print(line)
     if not held:
-        whose = f"job {ids[0]}" if len(ids) == 1 else "no job"
-        print(f"{whose} of run {past.run_id} left {'no ' if len(ids) == 1 else ''}artifacts", file=sys.stderr)
+        subject = f"job {ids[0]}" if len(ids) == 1 else "no job"
+        print(f"{subject} of run {past.run_id} left {'no ' if len(ids) == 1 else ''}artifacts", file=sys.stderr)
 
 
 def _fetched(archives: Mapping[str, Path], to: Path, *, alone: bool) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""`loom check`: what is wrong with the workflow, and what may be."""
+"""`loom check`: errors, warnings and notices about the workflow and the configuration."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def check(workflow: Path | None, form: str, *, strict: bool) -> int:
 
 
 def _notices(loaded: Workflow | None, jobs: Sequence[Job], here: Here) -> Iterator[Problem]:
-    """What a run would ask the user for, and what of the project's configuration does not count."""
+    """List what a run asks the user to allow, and the settings of the project that do not count."""
     requests = trusting.requests_of(jobs, here, loaded)
     if requests:
         from loom.commands.trust_store import Trust  # only for a project that asks for something
@@ -99,7 +99,7 @@ def _syntax(loaded: Workflow, default_shell: Sequence[str]) -> Iterator[Problem]
 
 
 def _secrets(loaded: Workflow, jobs: Iterable[tuple[Entry, Job]]) -> list[Problem]:
-    """What the secrets' own part of loom would refuse when the job starts."""
+    """Find references and traces that a job with secrets refuses at its start."""
     found: dict[Problem, None] = {}
     for entry, job in jobs:
         if not job.all_secrets:

@@ -1,4 +1,4 @@
-"""What a plan has to know about the checkout: what git says of it, and what the command line selects."""
+"""Facts about the checkout that a plan needs, from git, and the selection of the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loom.plan.variables import Commit, Message, for_run, project_name_of
 def changed_since(
     root: Path, environ: Mapping[str, str], base: str | None = None
 ) -> Callable[[str | None], list[str] | None]:
-    """For `changes:`: the files that differ between the work tree and a commit, untracked ones included.
+    """For `changes:`: list the files that differ between the work tree and a commit, untracked ones included.
 
     The commit is the rule's `compare_to`, else `base`, else HEAD; against another branch, only what this one changed since
     it left that branch counts. None when git can't tell.
@@ -38,7 +38,7 @@ def changed_since(
 
 
 def files_of(root: Path, environ: Mapping[str, str]) -> Callable[[], list[str]]:
-    """For `exists:`: every file that a snapshot would have, tracked or not ignored."""
+    """For `exists:`: list every file that a snapshot would have, tracked or not ignored."""
 
     def files() -> list[str]:
         listed = _git(root, environ, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--full-name")
@@ -52,7 +52,7 @@ def files_of(root: Path, environ: Mapping[str, str]) -> Callable[[], list[str]]:
 
 
 def ignored_in(root: Path, environ: Mapping[str, str]) -> Callable[[Path], bool]:
-    """Whether a path below `root` is there, and nothing says that a snapshot has it: neither tracked nor to be added."""
+    """For trust: tell whether a path below `root` exists and is in no snapshot, neither tracked nor to be added."""
 
     def ignored(path: Path) -> bool:
         listed = ("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", f":(literal){path}")
@@ -62,11 +62,11 @@ def ignored_in(root: Path, environ: Mapping[str, str]) -> Callable[[Path], bool]
 
 
 def message_of_head(root: Path, environ: Mapping[str, str]) -> Message | None:
-    """What the commit that is checked out says of itself; None where there is none."""
-    said = _git(root, environ, "log", "-1", "--no-show-signature", "--format=%an <%ae>%x00%cI%x00%B", "HEAD")
-    if said is None:
+    """Read the message, author and time of HEAD; None without a commit."""
+    answer = _git(root, environ, "log", "-1", "--no-show-signature", "--format=%an <%ae>%x00%cI%x00%B", "HEAD")
+    if answer is None:
         return None
-    author, timestamp, text = said.decode("utf-8", "surrogateescape").replace("\0", "\n").split("\n", 2)
+    author, timestamp, text = answer.decode("utf-8", "surrogateescape").replace("\0", "\n").split("\n", 2)
     return Message(author=author, timestamp=timestamp, text=text.strip("\n"))
 
 
@@ -140,7 +140,7 @@ def selection(
     container: bool = False,
     on: str = CONTAINERS,
 ) -> Selection:
-    """The selection that the command line's options mean; `variables` and `matrix` as `NAME=value`."""
+    """Make the selection of the command line's options; `variables` and `matrix` as `NAME=value`."""
     return Selection(
         jobs=tuple(jobs or ()),
         stages=tuple(stages or ()),
@@ -155,7 +155,7 @@ def selection(
 
 
 def pairs(given: Iterable[str], flag: str) -> dict[str, str]:
-    """`NAME=value` options as a mapping."""
+    """Parse `NAME=value` options."""
     found = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -166,7 +166,7 @@ def pairs(given: Iterable[str], flag: str) -> dict[str, str]:
 
 
 def _git(root: Path, environ: Mapping[str, str], *arguments: str) -> bytes | None:
-    """Git's answer, or None when it has none (no git, no repository, no such commit).
+    """Return git's output, or None when it fails (no git, no repository, no such commit).
 
     As everywhere: no program that the repository's configuration names, such as a file system monitor. A job wrote that
     file where this is its workspace.

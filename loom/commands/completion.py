@@ -1,4 +1,4 @@
-"""What the shell completes: names of runs, their jobs and steps, and names in the workflow.
+"""Completion in the shell: names of runs, their jobs and steps, and names in the workflow.
 
 Each function gets the arguments that the command line has so far. Typer keeps of its answers what begins with the word.
 """

@@ -53,7 +53,7 @@ def _output(reading: Reading, job_id: str, step: str, stream: str) -> Iterable[s
 
 
 def _variables(reading: Reading) -> Mapping[str, Mapping[str, str]]:
-    """Each job's variables from the plan that the run kept; nothing where it kept none."""
+    """Read each job's variables from the saved plan; none without one."""
     try:
         planned = load_planned(reading.paths.plan)
     except RecordError:
@@ -62,7 +62,7 @@ def _variables(reading: Reading) -> Mapping[str, Mapping[str, str]]:
 
 
 def _files(a: Reading, b: Reading) -> list[tuple[str, str | None, str | None]] | None:
-    """What differs between the two snapshots, by the records' lists of what they held; None when that can't be known."""
+    """Compare the two snapshots by the manifests in the records; None when one can't be read."""
     try:
         one, two = (snapshot.read_manifest(reading.paths.root, reading.paths.snapshot) for reading in (a, b))
         found = snapshot.differing(one, two)

@@ -62,28 +62,28 @@ def pull(names: list[str] | None, *, frozen: bool | None, as_json: bool, workflo
     with _context(workflow, names, frozen=frozen) as context:
         inventory = context.inventory()
         wanted = [named for named in inventory.named() if named.pull != "never"]
-        had = [inventory.pull(named, on_output=context.hear(as_json), cancel=context.cancel) for named in wanted]
-        _report(had, as_json)
+        images = [inventory.pull(named, on_output=context.hear(as_json), cancel=context.cancel) for named in wanted]
+        _report(images, as_json)
 
 
 def build(names: list[str] | None, *, frozen: bool | None, as_json: bool, workflow: Path | None) -> None:
     """`loom images build`."""
     with _context(workflow, names, frozen=frozen) as context:
         wanted = [use for use in context.uses if use.image.build is not None]
-        had = []
+        images = []
         if wanted:
             values = context.secrets_of(wanted)
             with context.snapshot() as workspace:
                 for use, secrets in zip(wanted, values, strict=True):
                     hear = context.hear(as_json, hidden=secrets)
-                    had.append(
+                    images.append(
                         context.images.resolve(
                             use.image, workspace=workspace, on_output=hear, cancel=context.cancel, secrets=secrets
                         )
                     )
         elif not as_json:
             print("the workflow builds no image")
-        _report(had, as_json)
+        _report(images, as_json)
 
 
 def lock(
@@ -94,7 +94,7 @@ def lock(
         before = context.lock or ImageLock()
         after, failed = context.inventory().lock(platform or (), local_only=local)
         if names:
-            # Only some were asked for: what the lock says of the others stays.
+            # Only some were named: the entries of the others stay.
             after = ImageLock(images={**before.images, **after.images})
         changes = _changes(before, after)
         if changes or (context.lock is None and not failed):
@@ -158,7 +158,7 @@ def export(file: Path, names: list[str] | None, *, as_json: bool, workflow: Path
         if missing:
             raise ImageError(
                 f"not on this engine: {', '.join(missing)}",
-                hint="Have them first: `loom images pull`, `loom images build`.",
+                hint="Get them first: `loom images pull`, `loom images build`.",
                 code="IMAGE_NOT_PRESENT",
             )
         if not chosen:
@@ -207,7 +207,7 @@ def prune(*, older_than: str, as_json: bool) -> None:
 
 
 class _Context(Struct, kw_only=True):
-    """What the commands share: the plan's images, the lock, and the engine."""
+    """The plan's images, the lock file and the engine, for one command."""
 
     here: Here
     source: Source
@@ -231,7 +231,7 @@ class _Context(Struct, kw_only=True):
 
     @contextmanager
     def files(self) -> Iterator[Path]:
-        """Where builds' files are: whether a build is up to date shows in a snapshot only, and only builds are worth one."""
+        """Give the directory of builds' files: a snapshot if there is a build, since only that tells whether it is up to date."""
         if any(use.image.build is not None for use in self.uses):
             with self.snapshot() as workspace:
                 yield workspace
@@ -264,7 +264,7 @@ class _Context(Struct, kw_only=True):
         return on_output
 
     def secrets_of(self, uses: Sequence[ImageUse]) -> list[Mapping[str, bytes]]:
-        """For each image the values that its build may mount, once the user allows that the jobs have them."""
+        """Resolve the secrets that each image's build may mount, once the user allows them for its jobs."""
         wanted = [use.image.build.secrets if use.image.build is not None else () for use in uses]
         asking = [
             Job(id=name, name=name, stage="", steps=(), provider="docker", secrets=secrets)
@@ -424,9 +424,9 @@ def _fields(image: ResolvedImage) -> dict[str, Any]:
     }
 
 
-def _report(had: Sequence[ResolvedImage], as_json: bool) -> None:
+def _report(images: Sequence[ResolvedImage], as_json: bool) -> None:
     if as_json:
-        print_json([_fields(image) for image in had])
+        print_json([_fields(image) for image in images])
     else:
-        for image in had:
+        for image in images:
             print(f"{image.name} {image.digest or image.image_id}")

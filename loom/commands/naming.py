@@ -1,4 +1,4 @@
-"""Which run, jobs and steps the words of a command line mean."""
+"""From the names on a command line to runs and jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loom.util.globs import match_name
 
 
 def run_or_job(place: Here, run: str, job: str | None, step: str | None) -> tuple[Reading, str | None, str | None]:
-    """`loom logs test` means the last run's job, where no run has that name."""
+    """Find the run; a name that is no run but a job of the last run selects that job, as in `loom logs test`."""
     try:
         return place.find(run), job, step
     except RequestError as error:
@@ -31,7 +31,7 @@ def run_or_job(place: Here, run: str, job: str | None, step: str | None) -> tupl
 
 
 def jobs_of(reading: Reading, job: str | None) -> list[str]:
-    """The ids of the jobs that a name or glob means, all of them without one; RequestError when there is none."""
+    """Return the ids of the jobs that match a name or glob, all of them without one; RequestError for no match."""
     known = list(reading.fold.jobs)
     found = [name for name in known if job is None or match_name(job, name)]
     if not found and job is not None:

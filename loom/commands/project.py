@@ -1,4 +1,4 @@
-"""Where a command was started: the project, the configuration that holds there, and its records."""
+"""The project that a command was started in: its root, its configuration and its records."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORKFLOW = Path(".loom/workflow.yml")
 
 
 class Here(Struct, frozen=True, kw_only=True, dict=True):
-    """The project that a command was started in, with what holds there."""
+    """A project, its configuration and its records."""
 
     environ: Mapping[str, str]
     start: Path
@@ -107,7 +107,7 @@ def configured(
 
 
 def trusts_all(environ: Mapping[str, str], flag: bool) -> bool:
-    """Whether `--trust` or `LOOM_TRUST=1` allows all that is asked for. RequestError for another value of the variable."""
+    """Tell whether `--trust` or `LOOM_TRUST=1` allows all that is asked for. RequestError for another value of the variable."""
     given = environ.get("LOOM_TRUST", "").lower()
     if given not in ("", "0", "1", "false", "true", "no", "yes", "off", "on"):
         raise RequestError(f"LOOM_TRUST: expected 1 or nothing, found {given!r}", code="CONFIG_INVALID")

@@ -1,4 +1,4 @@
-"""`loom pull`: what a job, or the person in its shell, changed in the workspace, as a patch for the checkout."""
+"""`loom pull`: changes that a job or its shell made, as a patch for the checkout. `loom workspace`: the path to them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def pull(run: str | None, job: str | None, *, apply: bool) -> None:
 
 
 def _files(here: Here, names: list[str], left_out: dict[str, str]) -> tuple[PastRun, Path]:
-    """The run, and the directory with what its job left: the failing one's or the only one's, where none is named."""
+    """Return the run and the directory of its job's files; without a name, of the failing or the only job."""
     if len(names) == 2:
         job = session.find_job(here, names)
         return job.run, session.files_of(here, job, left_out)
@@ -78,12 +78,12 @@ def _files(here: Here, names: list[str], left_out: dict[str, str]) -> tuple[Past
         run = session.find_run(here, names[0] if names else None)
         if not any(run.job(job_id).shares_workspace for job_id in run.fold.jobs) or not run.workspace.is_dir():
             raise
-        return run, run.workspace  # whichever job is meant, they all had this one
+        return run, run.workspace  # all jobs share it
     return job.run, session.files_of(here, job, left_out)
 
 
 def _generated(run: PastRun) -> Callable[[Change], bool]:
-    """Whether a change is a file that the run's jobs make: one of their artifacts, reports or caches."""
+    """Return a test for files that the run's jobs generate: artifacts, reports and caches."""
     patterns: list[str] = []
     for job in run.planned.plan.jobs:
         if job.artifacts is not None:
@@ -99,11 +99,7 @@ def _generated(run: PastRun) -> Callable[[Change], bool]:
 
 
 def workspace(run: str | None, job: str | None) -> None:
-    """Print the directory of a run's snapshot. With JOB, the directory with what that job left in its own place.
-
-    A job's files are laid out there first where they are layers of an overlay, or in a volume of the engine's. While
-    the job's container is kept, each call lays them out as they are now.
-    """
+    """`loom workspace`."""
     here = session.around()
     names = [name for name in (run, job) if name]
     try:

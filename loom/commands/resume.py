@@ -125,7 +125,9 @@ class _Resuming:
                 snapshot_again(self._here, past, workspace)
             except RequestError:
                 if own:
-                    self._say("the run's snapshot can't be made again: later jobs get what the first of these had left")
+                    self._say(
+                        "the run's snapshot can't be made again: later jobs get the files that the first of these left"
+                    )
                     return own[0]
             else:
                 self._made.append(workspace)
@@ -159,7 +161,7 @@ class _Resuming:
         return [(job, job.failing_step or job.last_step) for job in failed]
 
     def _resumption(self, job: PastJob, step_id: str | None, *, sync: bool) -> Resumption | None:
-        """How the job goes on; None when it runs from its start, since it never came to a step."""
+        """Decide how the job continues; None when it failed before its first step and runs from the start."""
         if step_id is None:
             self._say(f"{job.job.id} runs from its start: it failed before its first step")
             return None
@@ -200,7 +202,7 @@ class _Resuming:
         return Resumption(step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, image=resolved, view=files)
 
     def _files(self, job: PastJob) -> View | None:
-        """What a new place for the job shows; None: the workspace that this run's jobs share."""
+        """Return the view of a new place for the job; None for the workspace that this run's jobs share."""
         left_out: dict[str, str] = {}
         view: View | None = None
         if not job.shares_workspace:
@@ -223,7 +225,7 @@ class _Resuming:
         for change in brought.values():
             self._say(f"brought {change.path} ({change.kind.replace('_', ' ')})")
         if not brought:
-            self._say("nothing to bring: the checkout is as the run's snapshot was")
+            self._say("nothing to sync: the checkout has not changed since the snapshot")
 
     def _say(self, text: str) -> None:
         if not self._options.quiet:
@@ -231,7 +233,7 @@ class _Resuming:
 
 
 def dependents(past: PastRun, job_ids: list[str]) -> set[str]:
-    """These jobs and all that wait for them, directly or not."""
+    """Return these jobs and all that wait for them, directly or not."""
     plan = past.planned.plan
     again = set(job_ids)
     for job in plan.jobs:  # in topological order
@@ -241,7 +243,7 @@ def dependents(past: PastRun, job_ids: list[str]) -> set[str]:
 
 
 def results_besides(past: PastRun, again: set[str], *, also_unfinished: bool) -> dict[str, JobResult]:
-    """What the jobs that do not run again came to; unless those that never ended are to run too, these count as skipped."""
+    """Return the results of the jobs that do not run again; a job that never ended counts as skipped, or runs too."""
     results = {}
     for job in past.planned.plan.jobs:
         if job.id in again:
@@ -300,7 +302,7 @@ def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
 
 
 def snapshot_again(here: Here, past: PastRun, workspace: Path) -> Mapping[str, object]:
-    """Fill `workspace` with the very tree that the earlier run had: from the checkout, else from that run's workspace."""
+    """Fill `workspace` with the tree of the earlier run: from the checkout, else from that run's workspace."""
     wanted = (past.snapshot or {}).get("tree_sha")
     if wanted is None:
         raise RequestError(

@@ -1,4 +1,4 @@
-"""Which workspaces stay, and which go: the last few of each repository, and never more than so much together."""
+"""Retention of workspaces: the last few of each repository, within a limit on their total size."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BACKGROUND_S = 600
 
 
 class Held(Struct, kw_only=True):
-    """A workspace, with all that lies beside it, and the runs that had it: the newest one last."""
+    """A workspace, with all that lies beside it, and the runs that used it: the newest one last."""
 
     path: Path
     repo_root: str
@@ -41,11 +41,11 @@ class Held(Struct, kw_only=True):
     stays: str | None = None
     """Why it is not removed, whatever the limits say."""
     goes: str | None = None
-    """Which limit it is beyond."""
+    """The limit that it exceeds."""
 
 
 def vouched(store: Store, workspace: Path) -> bool:
-    """Whether this is the directory that loom made, by the state directory's own word: nothing else is ever removed.
+    """Tell whether the state directory records this directory as one that loom made: nothing else is ever removed.
 
     A record of an older loom has a name only; then the mark inside has to agree.
     """
@@ -145,7 +145,7 @@ def newest_kept(entries: Iterable[RunEntry], most: int, *, now: float) -> set[st
 
 
 def is_kept(entry: RunEntry, *, now: float) -> bool:
-    """Whether a job of it was kept to be looked at, and its time is not over."""
+    """Tell whether a job of the run is kept and has not expired."""
     for path in entry.paths.logs.glob("jobs/*/manifest.json"):
         try:
             expires = (jsons.decode(path.read_bytes()).get("kept") or {}).get("expires_at")
@@ -176,7 +176,7 @@ def _why_it_stays(one: Held, entries: Mapping[str, RunEntry], failed: set[str], 
 
 
 def somebody_stands_in(workspace: Path) -> bool:
-    """Whether a process of this machine has its current directory there, as a person's shell has after `cd`."""
+    """Tell whether a process of this machine has its current directory there, such as a shell after `cd`."""
     below = f"{os.path.realpath(workspace)}/"
     for process in Path("/proc").glob("[0-9]*"):
         try:

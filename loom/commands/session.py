@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 class Entered(Struct, frozen=True, kw_only=True):
     inside: Inside
     about: str
-    """Where this is, as a sentence for the person who enters."""
+    """The place, described for the person who enters."""
     fresh: bool
     notes: tuple[str, ...] = ()
     container_name: str = ""
@@ -149,7 +149,7 @@ def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: b
     }
     environment, notes = _environment(job, step, secrets, placed)
     if woken:
-        notes.append("the container had stopped and runs again: its files are as they were, its processes are gone")
+        notes.append("the container was stopped and runs again: its files are unchanged, its processes are gone")
     return Entered(
         inside=found.inside(environment, as_root=as_root),
         about=f"in the {'kept' if found.kept else 'running'} container of {job.job.id} (run {job.run.run_id})",
@@ -233,7 +233,7 @@ def checkpoint_of(here: Here, job: PastJob) -> str | None:
 
 
 def view_of_files(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -> View:
-    """What a new place for the job shows: its files as a plain directory, sent where the engine does not see them."""
+    """Return the view of a new place for the job: its files as a plain directory, sent where the engine does not see them."""
     files, view = files_of(here, job, left_out), job.view
     sent = view is not None and view.mode is MountMode.VOLUME
     return View(
@@ -320,7 +320,7 @@ def lay_out(here: Here, past: PastRun, archive: Path, run_id: str) -> Path:
 
 
 def resolve_secrets(here: Here, job: PastJob) -> Mapping[str, bytes]:
-    """Anew: their values are nowhere in the record."""
+    """Resolve the secrets again: the record has no values."""
     root = job.run.repo_root
     return resolve(job.job.secrets, environ=here.environ, root=root, config=here.config).values
 

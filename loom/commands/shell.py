@@ -7,7 +7,7 @@ import time
 
 from loom.cancel import Cancel, signals
 from loom.commands import session
-from loom.commands.breakpoints import banner
+from loom.commands.breakpoints import banner, needs_terminal
 from loom.errors import RequestError
 from loom.record.lines import encodable, line_of
 from loom.render.output import print_json
@@ -17,10 +17,7 @@ from loom.util.units import duration
 
 def shell(run: str | None, job: str | None, step: str | None, *, as_root: bool, trust: bool) -> int:
     """`loom shell`."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise RequestError(
-            "a shell requires an interactive terminal", hint="loom exec [RUN] JOB -- COMMAND works without one"
-        )
+    needs_terminal("loom shell")
     here = session.around(trust)
     past = session.find_job(here, [name for name in (run, job) if name])
     session.permit(here, past.run, trust, past)
@@ -29,7 +26,7 @@ def shell(run: str | None, job: str | None, step: str | None, *, as_root: bool, 
         for line in banner(entered.about, entered.notes, past.job.id, at.id, at.script):
             print(line)
         if entered.fresh and entered.container_name:
-            print("  the container is removed when you leave; the files stay")
+            print("  this container is removed when you exit; the files stay")
         sys.stdout.flush()
         code = entered.inside.shell(past.job.shell, script=at.script, name=past.job.id, cancel=cancel)
     return cancel.exit_code or code
@@ -88,7 +85,7 @@ def exec_(
 
 
 def _heard_fields(name: str, chunks: list[bytes]) -> dict[str, str]:
-    """What a stream brought, for a JSON document: the exact bytes beside it where they are not UTF-8."""
+    """Make the fields of a stream for a JSON document: with the exact bytes where they are not UTF-8."""
     heard = line_of(b"".join(chunks))
     return {name: heard.text} if heard.raw_b64 is None else {name: heard.text, f"{name}_b64": heard.raw_b64}
 

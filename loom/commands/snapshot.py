@@ -63,7 +63,7 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
             try:
                 taken = snapshots.take(source, workspace, cancel=cancel, on_progress=on_progress)
             except BaseException:
-                with suppress(OSError):  # the reason is what is to be told
+                with suppress(OSError):  # the first error is the reason
                     workspace.rmdir()
                 raise
         try:

@@ -1,4 +1,4 @@
-"""What the shells of this machine can't read of a workflow's steps."""
+"""Syntax errors in a workflow's steps, as the shells of this machine report them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from loom.workflow.scripts import POSIX_SHELLS, Found
 _AT_ONCE = 100
 _READ_ALL = """
 for file in "$1"/*[0-9]; do
-  "$2" ${3:+-O "$3"} -n "$file" 2>"$file.said"
+  "$2" ${3:+-O "$3"} -n "$file" 2>"$file.err"
 done
 """
 
 
 def syntax_errors(scripts: Iterable[tuple[Sequence[str], str]]) -> Iterator[tuple[int, Found]]:
-    """What the shells of this machine can't read of `(shell, script)`, by position. Shells that are not here say nothing."""
+    """Check each `(shell, script)` with the shell itself; yields positions and errors. Skips shells that are not installed."""
     by_shell: dict[str, dict[int, str]] = {}
     for position, (shell, script) in enumerate(scripts):
         name = "bash" if tuple(shell) == AUTO_SHELL else shell[0].rpartition("/")[2]
@@ -38,15 +38,15 @@ def _read_by(name: str, texts: dict[int, str]) -> Iterator[tuple[int, Found]]:
     groups = [positions[start : start + _AT_ONCE] for start in range(0, len(positions), _AT_ONCE)]
     joined = ["".join(f"{{ :\n{texts[position]}\n}}\n" for position in group) for group in groups]
     suspects = [
-        position for group, said in zip(groups, _said_by(name, joined), strict=True) if said for position in group
+        position for group, output in zip(groups, _errors_by(name, joined), strict=True) if output for position in group
     ]
-    for position, said in zip(suspects, _said_by(name, [texts[position] for position in suspects]), strict=True):
-        if match := re.match(r"\S*/\d+: (?:line )?(\d+): (.*)", said):
+    for position, output in zip(suspects, _errors_by(name, [texts[position] for position in suspects]), strict=True):
+        if match := re.match(r"\S*/\d+: (?:line )?(\d+): (.*)", output):
             yield position, Found(number=int(match[1]), text="", message=f"{name} can't read it: {match[2]}")
 
 
-def _said_by(name: str, scripts: Sequence[str]) -> list[str]:
-    """What `name -n` says of each of these."""
+def _errors_by(name: str, scripts: Sequence[str]) -> list[str]:
+    """Return the output of `name -n` for each script."""
     if not scripts:
         return []
     with tempfile.TemporaryDirectory(prefix="loom-check-") as folder:
@@ -57,4 +57,4 @@ def _said_by(name: str, scripts: Sequence[str]) -> list[str]:
         environ = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
         command = ("sh", "-c", _READ_ALL, "sh", folder, name, option)
         subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, check=False, timeout=60)
-        return [(Path(folder) / f"{number}.said").read_text("utf-8", "replace") for number in range(len(scripts))]
+        return [(Path(folder) / f"{number}.err").read_text("utf-8", "replace") for number in range(len(scripts))]

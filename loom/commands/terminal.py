@@ -26,7 +26,7 @@ class _Output(io.FileIO):
 
     @property
     def left(self) -> bool:
-        """Whether it failed since nobody is there any more: a pipe's reader, or the window of a terminal."""
+        """Whether the reader is gone: of a pipe, or the window of a terminal."""
         error = self.failed
         return isinstance(error, BrokenPipeError) or (self.terminal and error is not None and error.errno == errno.EIO)
 
@@ -112,7 +112,7 @@ def written(hint: str | None = None) -> None:
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
-        pass  # known below, where it is to be told
+        pass  # reported below
     output = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if isinstance(output, _Output) and output.failed is not None and not output.left:
         raise unwritable(output.failed, hint)
@@ -121,6 +121,6 @@ def written(hint: str | None = None) -> None:
 def unwritable(error: OSError, hint: str | None = None) -> InfrastructureError:
     return InfrastructureError(
         f"{STANDARD_OUTPUT} can't be written: {error.strerror}",
-        hint=hint or "make room where it leads, or lead it elsewhere",
+        hint=hint or "free some space on that device, or redirect output elsewhere",
         code="OUTPUT_UNWRITABLE",
     )

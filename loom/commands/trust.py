@@ -1,4 +1,4 @@
-"""Asking the user for what a repository asks for: `loom trust`, and the question before a job starts."""
+"""Asking the user to allow what a repository asks for: `loom trust`, and the question before a job starts."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _places_in(loaded: Workflow) -> permissions.PlaceOf:
 
 
 def everything_asked(here: Here, named: Path | None) -> tuple[Request, ...]:
-    """What the repository here asks for in all its jobs, whatever their rules say. WorkflowError as `loom check` has it."""
+    """Find what the repository asks for in all its jobs, whatever their rules. WorkflowError as in `loom check`."""
     # Not at the top: whoever goes back into a job of an earlier run asks too, without the workflow.
     from loom.plan.resolve import rehearse
     from loom.workflow import load

@@ -1,4 +1,4 @@
-"""What the user allows each repository: decisions on requests (`loom.plan.permissions`), kept in the user's state directory.
+"""Permissions that the user gave each repository: decisions on requests (`loom.plan.permissions`) in the user's state directory.
 
 One file a repository, readable and writable by the user alone. It belongs to the checkout's real path and its remote
 `origin`; a decision is the hash of one request, so that a changed request is a new one. Nothing in the repository decides
@@ -34,7 +34,7 @@ class _File(Struct, frozen=True, kw_only=True):
     root: str
     origin: str | None
     allowed: dict[str, str]
-    """What each request is in words, by its id."""
+    """Each request in words, by its id."""
 
 
 _SCHEMA = "loom.trust.v1"
@@ -114,7 +114,7 @@ def _checkout_of(root: Path, state_dir: Path) -> Path:
 
 
 def _workspace_of(place: Path) -> Path | None:
-    """The run's workspace that `place` is by its name, or that the job has whose own files these are."""
+    """Return the run's workspace that `place` is by its name, or whose job has its own files there."""
     workspace = workspace_beside(place.parent.parent) if place.name == "workspace" and is_of_job(place) else place
     return workspace if run_of_workspace(workspace.name) else None
 
