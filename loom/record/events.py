@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct, field
 
 from loom.record import facts
-from loom.record.documents import SCHEMA_VERSION, Positive, check_moment
+from loom.record.documents import SCHEMA_VERSION, Place, Positive, check_moment
 from loom.status import Code, Status, Stream
 from loom.util import jsons
 
@@ -82,9 +82,9 @@ class PhaseEvent(Struct, frozen=True, kw_only=True):
     ts: str
     run_id: str
     pipeline_id: str
-    job_id: str | None = None
-    step: str | None = None
-    section: str | None = None
+    job_id: Place | None = None
+    step: Place | None = None
+    section: Place | None = None
     scope: Scope
     phase_code: str
     phase_family: str
@@ -159,9 +159,6 @@ def decode(line: bytes | str) -> Event:
     except msgspec.ValidationError as error:
         raise ValueError(f"not a loom event: {error}") from error
     check_moment(event.ts)
-    for name in (event.job_id, event.step, event.section):
-        if name is not None:
-            facts.check_place(name)
     facts.check(event.kind, event.phase_code, event.message, event.data)
     return event
 

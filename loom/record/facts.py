@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Required, TypedDict
 import msgspec
 from msgspec import Meta
 
-from loom.record.documents import OutputCounts, SavedArtifacts
+from loom.record.documents import OutputCounts, Place, SavedArtifacts
 from loom.status import Code, Count, FailingTest, Status
 
 Milliseconds = Annotated[float, Meta(ge=-1e15, le=1e15)]
@@ -50,7 +50,7 @@ class _Step(TypedDict, total=False):
 
 
 class _Planned(TypedDict, total=False):
-    id: Required[str]
+    id: Required[Place]
     name: str
     stage: str
     target: str
@@ -135,8 +135,8 @@ class _JobFinished(TypedDict, total=False):
     allowed_failure: bool
     failing_place: _Written
     blocked_by: str | None
-    failing_step: str | None
-    failing_section: str | None
+    failing_step: Place | None
+    failing_section: Place | None
     error_code: str | None
 
 
@@ -229,7 +229,6 @@ _FACTS: Mapping[str, Any] = {
     "session_kept": _Kept,
     "handed_on": _HandedOn,
 }
-_PATHS = ("failing_step", "failing_section")
 
 
 def check(kind: str, phase_code: str, message: str | None, data: Mapping[str, Any]) -> None:
@@ -246,15 +245,3 @@ def check(kind: str, phase_code: str, message: str | None, data: Mapping[str, An
         raise ValueError(f"{message or phase_code}: {error}") from error
     if kind != "message" and data.get("file") is not None and not isinstance(data.get("line"), int):
         raise ValueError(f"{phase_code}: a file without a line")
-    for name in _PATHS:
-        if data.get(name) is not None:
-            check_place(data[name])
-    if message == "plan_resolved":
-        for job in data["jobs"]:
-            check_place(job["id"])
-
-
-def check_place(name: str) -> None:
-    """ValueError for what can't be part of a path in a record."""
-    if not name or len(name) > 1000 or name.startswith("/") or "\0" in name or ".." in name.split("/"):
-        raise ValueError(f"{name[:100]!r} is no name of a job, step or section")

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from loom.errors import RecordError
 from loom.plan.model import Plan, WorkspaceMode
-from loom.record.facts import check_place
+from loom.record.documents import Place
 from loom.storage.files import read_regular
 from loom.util import jsons
 
@@ -61,10 +61,8 @@ def load_planned(path: Path) -> Planned:
 def check_consistent(plan: Plan) -> None:
     """ValueError for a plan that no workflow resolves to: jobs twice, out of order or without a step."""
     present, before = {job.id for job in plan.jobs}, set[str]()
+    msgspec.convert([name for job in plan.jobs for name in (job.id, *(step.id for step in job.steps))], list[Place])
     for job in plan.jobs:
-        check_place(job.id)
-        for step in job.steps:
-            check_place(step.id)
         if job.id in before or job.stage not in plan.stages or not job.steps:
             raise ValueError(f"job {job.id!r} is there twice, has no step, or its stage is not one of the plan")
         if (present - before) & {need.job for need in job.needs or ()}:

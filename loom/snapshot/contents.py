@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from msgspec import Struct, field
 
 from loom.snapshot import git, skip_worktree
-from loom.snapshot.index import LIST, Index, ancestors, is_directory, is_runtime, lstat, pin_name
+from loom.snapshot.index import LIST, Index, ancestors, is_directory, is_runtime, pin_name
 from loom.snapshot.model import Source
 from loom.snapshot.removal import is_workspace
 from loom.snapshot.submodules import inner_repository, submodule_names, submodule_names_in_index
@@ -163,16 +163,22 @@ class Contents:
 
     def _missing(self, path: str) -> str | None:
         """Why the copy of a tracked file finds nothing; None where it finds a file or a link."""
-        status = lstat(self._source.root / path)
-        if status is None or not all(map(self._is_directory, ancestors(path))):
+        if not self._is_directory(path.rpartition("/")[0]):
             return "tracked, and deleted on disk"
+        try:
+            status = os.lstat(f"{self._source.root}/{path}")
+        except OSError:
+            return "tracked, and deleted on disk"
+        if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+            return None
         if kind := special_kind(status.st_mode):
             return f"tracked, and a {kind} on disk: counts as deleted"
-        return "tracked, and deleted on disk" if stat.S_ISDIR(status.st_mode) else None
+        return "tracked, and deleted on disk"
 
     def _is_directory(self, path: str) -> bool:
+        """A real one, also above."""
         if path not in self._directories:
-            self._directories[path] = is_directory(self._source.root / path)
+            self._directories[path] = all(is_directory(self._source.root / one) for one in (*ancestors(path), path))
         return self._directories[path]
 
     @property
