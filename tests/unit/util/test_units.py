@@ -1,6 +1,6 @@
 import pytest
 
-from loom.util.units import counted, duration, duration_text, nearest, rough_age, size, size_text
+from loom.util.units import counted, duration, duration_text, nearest, rough_age, rough_size, size, size_text
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,18 @@ def test_ages_and_numbers_of_things() -> None:
     ]
     assert [counted(number, "entry", "entries") for number in (0, 1, 1200)] == ["0 entries", "1 entry", "1,200 entries"]
     assert counted(2, "file") == "2 files"
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (99_400, "99.4 kB"),
+        (119_801_431, "120 MB"),
+        (999_600_000, "1.0 GB"),
+    ],
+)
+def test_rough_sizes(amount: int, text: str) -> None:
+    assert rough_size(amount) == text

@@ -1,0 +1,56 @@
+"""What the SDK's errors become."""
+
+import errno
+
+import docker.credentials.errors
+import docker.errors
+import pytest
+import requests
+
+from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
+from loom.providers.docker import errors
+from loom.providers.docker.errors import engine_errors, ours, translated
+
+
+def test_every_error_of_the_sdk_is_in_the_table() -> None:
+    for module in (docker.errors, docker.credentials.errors):
+        for name, kind in vars(module).items():
+            if isinstance(kind, type) and issubclass(kind, Exception) and kind.__module__ == module.__name__:
+                ancestry = {f"{ancestor.__module__}.{ancestor.__qualname__}" for ancestor in kind.__mro__}
+                direct = f"{kind.__module__}.{kind.__qualname__}" in errors.OUR_ERROR
+                by_store = "docker.credentials.errors.StoreError" in ancestry
+                assert direct or by_store, f"{module.__name__}.{name} has no place in OUR_ERROR"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (docker.errors.ImageNotFound("x"), ImageError),
+        (docker.errors.NotFound("x"), ProviderError),
+        (docker.errors.APIError("x"), ProviderError),
+        (requests.exceptions.ConnectionError("x"), EngineUnavailable),
+        (ConnectionResetError(errno.ECONNRESET, "x"), EngineUnavailable),
+    ],
+)
+def test_an_error_becomes_ours_and_keeps_its_cause(error: Exception, kind: type[LoomError]) -> None:
+    with pytest.raises(kind, match="starting the job: ") as caught, translated("starting the job"):
+        raise error
+    assert type(caught.value) is kind
+    assert caught.value.__cause__ is error
+
+
+def test_our_own_bugs_pass_untouched() -> None:
+    with pytest.raises(KeyError), translated("anything"):
+        raise KeyError("x")
+    assert ours(KeyError("x"), "anything") is None
+
+
+def test_a_lost_engine_is_told_from_an_answer_of_the_engine() -> None:
+    import docker.errors
+
+    with pytest.raises(EngineUnavailable, match="refused"), engine_errors():
+        raise ConnectionRefusedError("refused")
+    with pytest.raises(docker.errors.APIError), engine_errors():
+        raise docker.errors.APIError("an answer")
+    with pytest.raises(ZeroDivisionError), engine_errors():
+        _ = 1 / 0
