@@ -10,6 +10,7 @@ from typing import Any
 from msgspec.structs import asdict
 
 from loom.commands import checkout, project
+from loom.commands.flags import read_flag
 from loom.commands.wiring import cache_project
 from loom.errors import RequestError
 from loom.render.output import print_json, table
@@ -48,11 +49,8 @@ def rm(keys: list[str], *, everywhere: bool, as_json: bool) -> None:
 def prune(*, max_size: str | None, unused_for: str | None, as_json: bool) -> None:
     """`loom cache prune`."""
     cache, _ = _opened()
-    try:
-        limit = None if max_size is None else size(max_size)
-        age = None if unused_for is None else duration(unused_for)
-    except ValueError as error:
-        raise RequestError(str(error)) from error
+    limit = None if max_size is None else read_flag("--max-size", max_size, size)
+    age = None if unused_for is None else read_flag("--unused-for", unused_for, duration)
     _told(cache.prune(max_size=limit, unused_for_s=age), as_json=as_json)
 
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from loom import snapshot
 from loom.analysis.upkeep import Clean, CleanedRun, CleanedWorkspace, ExpiredArtifacts
 from loom.commands import retention
+from loom.commands.flags import read_flag
 from loom.commands.project import Here, here
 from loom.errors import EngineUnavailable, LoomError, RequestError
 from loom.providers.docker.cleanup import remove_run
@@ -134,12 +135,8 @@ def _chosen(place: Here, keep_last: int | None, older_than: str | None, *, every
 
 def _cutoff(older_than: str | None) -> int:
     """Runs that began before this go. RequestError for what is no duration."""
-    if older_than is None:
-        return time.time_ns()
-    try:
-        return time.time_ns() - int(duration(older_than) * 1e9)
-    except ValueError as error:
-        raise RequestError(f"--older-than {older_than}: {error}", hint="such as 30m, 12h, 7d") from error
+    age_s = 0.0 if older_than is None else read_flag("--older-than", older_than, duration)
+    return time.time_ns() - int(age_s * 1e9)
 
 
 def _in_use(entry: RunEntry) -> bool:

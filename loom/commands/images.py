@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from loom import snapshot
 from loom.cancel import Cancel, signals
 from loom.commands import checkout, project, trust
+from loom.commands.flags import read_flag
 from loom.commands.project import Here
 from loom.errors import ImageError, RequestError
 from loom.images.reference import parse_reference, short
@@ -191,10 +192,7 @@ def import_(file: Path, *, as_json: bool) -> None:
 
 def prune(*, older_than: str, as_json: bool) -> None:
     """`loom images prune`."""
-    try:
-        age_s = duration(older_than)
-    except ValueError as error:
-        raise RequestError(f"--older-than {older_than}: {error}") from None
+    age_s = read_flag("--older-than", older_than, duration)
     with closing(_engine()) as engine:
         removed = prune_builds(engine(), before=time.time() - age_s)
     if as_json:

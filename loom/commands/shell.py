@@ -8,6 +8,7 @@ import time
 from loom.cancel import Cancel, signals
 from loom.commands import session
 from loom.commands.breakpoints import banner, needs_terminal
+from loom.commands.flags import read_flag
 from loom.errors import RequestError
 from loom.record.lines import encodable, line_of
 from loom.render.output import print_json
@@ -45,10 +46,7 @@ def exec_(
     """`loom exec`."""
     if not command:
         raise RequestError("there is no command to run", hint="loom exec [RUN] JOB -- COMMAND...")
-    try:
-        seconds = None if timeout is None else duration(timeout)
-    except ValueError as error:
-        raise RequestError(f"--timeout: {error}") from error
+    seconds = None if timeout is None else read_flag("--timeout", timeout, duration)
     here = session.around(trust)
     job = session.find_job(here, _at_most_two(names))
     session.permit(here, job.run, trust, job)
