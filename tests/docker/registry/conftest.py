@@ -1,12 +1,10 @@
-"""A real registry for the tests below: processes of our own on free ports, one open, one with a password."""
+"""Real registries for the tests below, in containers on free ports of this machine: one open, one with a password."""
 
 import io
 import os
 import shutil
 import socket
-import subprocess
 import tarfile
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +14,12 @@ import docker
 import pytest
 
 from loom.providers.docker.client import connect
+from tests.support.waiting import until
+
+# No container that watches over the others: its image is not on this machine.
+os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.image import DockerImage
 
 # `htpasswd -Bbn loom open-sesame`
 HTPASSWD = "loom:$2y$05$dO2n.V.wlA8gz714YBu9L.14S6oBoJrpqnYiy/oci0YqVtMf8nCY6\n"
@@ -28,13 +32,14 @@ def free_port() -> int:
 
 
 class Registry:
-    """A registry process of our own, on a free port, with its own storage."""
+    """A registry on a free port, with its own storage, which may be stopped and started again."""
 
-    def __init__(self, folder: Path, *, password: bool = False) -> None:
+    def __init__(self, image: str, folder: Path, *, password: bool = False) -> None:
+        self.image = image
         self.folder = folder
         self.port = free_port()
         self.host = f"localhost:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._container: DockerContainer | None = None
         folder.mkdir(parents=True, exist_ok=True)
         auth = ""
         if password:
@@ -48,24 +53,36 @@ class Registry:
         )
 
     def start(self) -> None:
-        self._process = subprocess.Popen(
-            ["docker-registry", "serve", str(self.folder / "config.yml")],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"},
-        )
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.05)
-        raise AssertionError("the registry does not start")
+        place = str(self.folder)
+        user = f"{os.getuid()}:{os.getgid()}"
+        container = DockerContainer(self.image, command=f"{place}/config.yml", network_mode="host", user=user)
+        self._container = container.with_volume_mapping(place, place, "rw").start()
+        until(self._answers)
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        if self._container is not None:
+            self._container.stop()
+            self._container = None
+
+
+@pytest.fixture(scope="session")
+def registry_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Debian's registry as an image: no image of it can be pulled where there is no registry."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        pytest.skip("no docker-registry program (Debian's package)")
+    folder = tmp_path_factory.mktemp("registry-image")
+    shutil.copy(program, folder / "docker-registry")
+    (folder / "Dockerfile").write_text(
+        "FROM debian:trixie-slim\nENV OTEL_TRACES_EXPORTER=none\n"
+        'COPY docker-registry /\nENTRYPOINT ["/docker-registry", "serve"]\n'
+    )
+    with DockerImage(path=folder, tag=f"loom-test-registry-{os.getpid()}") as image:
+        yield str(image)
 
 
 @pytest.fixture(scope="module")
@@ -76,28 +93,32 @@ def client() -> Iterator[docker.DockerClient]:
 
 
 @contextmanager
-def serving(folder: Path, client: docker.DockerClient, **options: bool) -> Iterator[Registry]:
-    registry = Registry(folder, **options)
+def serving(image: str, folder: Path, client: docker.DockerClient, **options: bool) -> Iterator[Registry]:
+    registry = Registry(image, folder, **options)
     registry.start()
     try:
         yield registry
     finally:
         registry.stop()
-        for image in client.api.images(all=True):
-            for name in [*(image.get("RepoTags") or ()), *(image.get("RepoDigests") or ())]:
+        for found in client.api.images(all=True):
+            for name in [*(found.get("RepoTags") or ()), *(found.get("RepoDigests") or ())]:
                 if name.startswith(registry.host):
                     remove(client, name)
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory, client: docker.DockerClient) -> Iterator[Registry]:
-    with serving(tmp_path_factory.mktemp("registry"), client) as registry:
+def registry(
+    registry_image: str, tmp_path_factory: pytest.TempPathFactory, client: docker.DockerClient
+) -> Iterator[Registry]:
+    with serving(registry_image, tmp_path_factory.mktemp("registry"), client) as registry:
         yield registry
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory, client: docker.DockerClient) -> Iterator[Registry]:
-    with serving(tmp_path_factory.mktemp("guarded"), client, password=True) as registry:
+def guarded(
+    registry_image: str, tmp_path_factory: pytest.TempPathFactory, client: docker.DockerClient
+) -> Iterator[Registry]:
+    with serving(registry_image, tmp_path_factory.mktemp("guarded"), client, password=True) as registry:
         yield registry
 
 
@@ -149,18 +170,12 @@ def free_port_() -> int:
 
 
 @pytest.fixture(name="serving")
-def serving_(client: docker.DockerClient) -> Callable[[Path], AbstractContextManager[Registry]]:
+def serving_(registry_image: str, client: docker.DockerClient) -> Callable[[Path], AbstractContextManager[Registry]]:
     """Serve a registry of a test's own."""
-    return lambda folder: serving(folder, client)
+    return lambda folder: serving(registry_image, folder, client)
 
 
 @pytest.fixture(name="remove")
 def remove_(client: docker.DockerClient) -> Callable[[str], None]:
     """Take an image's name away from the engine, if it is there."""
     return lambda name: remove(client, name)
-
-
-@pytest.fixture(autouse=True)
-def needs_registry() -> None:
-    if shutil.which("docker-registry") is None:
-        pytest.skip("no docker-registry program (Debian's package)")
