@@ -93,3 +93,19 @@ def test_nothing_asks_which_provider_it_is() -> None:
         if asks.search(line.partition("#")[0]) and "for provider in" not in line
     ]
     assert found == []
+
+
+def modules_of_the_command_line(path: Path) -> set[str]:
+    return {
+        name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("loom.cli")
+        for name in ([alias.name for alias in node.names] if node.module == "loom.cli" else [node.module.split(".")[2]])
+    }
+
+
+def test_commands_share_two_modules_and_import_no_other_command() -> None:
+    below = {"command": set(), "options": {"command"}}
+    for path in (ROOT / "cli").glob("*.py"):
+        if path.stem not in {"__init__", "app", "boundary"}:
+            assert modules_of_the_command_line(path) <= below.get(path.stem, set(below)), path.name
