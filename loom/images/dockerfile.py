@@ -1,6 +1,6 @@
-"""What goes into an image's build, as far as files tell: the context's files, and what a Dockerfile names.
+"""Find the inputs of an image build in files: the context's files, and the images that a Dockerfile names.
 
-What `.dockerignore` means is the builder's to say; here its lines are only found and handed on.
+The builder interprets `.dockerignore`; this module only reads its lines.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from msgspec import Struct, field
 
 ALWAYS_OUT = ("/.git/loom", "/.loom/.runtime")
-"""Loom's own record in a workspace: it changes while the build runs, and no CI has it."""
+"""Loom's record in a workspace: it changes during the build, and a CI checkout does not contain it."""
 
 
 def read_ignore(context: Path, dockerfile: Path) -> list[str]:
-    """The lines of `<Dockerfile>.dockerignore`, else of the context's `.dockerignore`, else none."""
+    """Return the lines of `<Dockerfile>.dockerignore`, or of the context's `.dockerignore`, or nothing."""
     for path in (dockerfile.with_name(dockerfile.name + ".dockerignore"), context / ".dockerignore"):
         if path.is_file():
             return path.read_text(errors="surrogateescape").splitlines()
@@ -29,9 +29,9 @@ def read_ignore(context: Path, dockerfile: Path) -> list[str]:
 
 
 def context_files(context: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file, link and directory of a folder, sorted by path; no sockets and devices, and nothing of loom's own record.
+    """Yield every file, link and directory of a folder, sorted by path, without sockets, devices and loom's own record.
 
-    OSError when a directory can't be read; what vanishes meanwhile is passed over.
+    OSError for an unreadable directory; files that vanish during the walk are skipped.
     """
     pending = [""]
     while pending:
@@ -50,9 +50,9 @@ def context_files(context: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def copy_inputs(root: Path, target: Path, *, context: str, dockerfile: str) -> None:
-    """Copy what a build below `root` reads to the same places below `target`, links as links; OSError when it can't be.
+    """Copy the inputs of a build below `root` to the same paths below `target`; links stay links. OSError on failure.
 
-    What is not there, or leads out of `root`, is left out: the build will say so.
+    Missing paths and paths outside `root` are skipped; the builder reports them.
     """
     root = root.resolve()
     target.mkdir(parents=True, mode=0o700)
@@ -94,15 +94,17 @@ def inputs_hash(
     platform: str,
     bases: Mapping[str, str],
 ) -> str:
-    """One hash over all that decides what a build makes; 32 hex digits. `files` names what the context holds, the files
-    that `.dockerignore` keeps out included: equal means surely the same image, and what a difference means, the builder knows.
+    """Hash all inputs of a build; 32 hex digits. `files` lists the whole context, ignored files included: equal hashes
+    mean the same image, different hashes prove nothing.
     """
     settings = (files, dockerfile, tuple(ignore), sorted(args.items()), target, platform, sorted(bases.items()))
     return hashlib.sha256(repr(settings).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 class Instruction(Struct, frozen=True, kw_only=True):
-    """One instruction, continuation lines joined. `line` counts from 1; `heredoc` when `<<NAME` lines follow it."""
+    """One instruction with its continuation lines joined. `line` counts from 1; `heredoc` is true when `<<NAME` lines
+    follow.
+    """
 
     line: int
     name: str
@@ -114,7 +116,7 @@ class Instruction(Struct, frozen=True, kw_only=True):
 class Stage(Struct, frozen=True, kw_only=True):
     name: str
     base: str
-    """After variables were filled in; another stage's name, `scratch` or an image."""
+    """The base after variables are expanded: a stage name, `scratch` or an image."""
     platform: str | None
     instructions: list[Instruction] = field(default_factory=list)
 
@@ -126,7 +128,7 @@ _SYNTAX = re.compile(r"#\s*syntax\s*=\s*(\S+)\s*", re.IGNORECASE)
 
 
 def instructions_of(text: str) -> list[Instruction]:
-    """The instructions of a Dockerfile, as far as loom looks at them; what is malformed is left to the builder."""
+    """Parse the instructions that loom needs; malformed lines are left to the builder."""
     lines = text.splitlines()
     escape = "\\"
     for line in lines:
@@ -170,7 +172,7 @@ def instructions_of(text: str) -> list[Instruction]:
 
 
 def needs_buildkit(text: str) -> tuple[int, str] | None:
-    """The first line that only BuildKit understands, and what it is; None when the classic builder will do."""
+    """Return the first line that requires BuildKit and its feature, or None when the classic builder suffices."""
     for number, line in enumerate(text.splitlines(), 1):
         if not line.startswith("#"):
             break
@@ -190,7 +192,7 @@ _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?::([-+])([^}]*))?
 
 
 def fill_in(text: str, values: Mapping[str, str]) -> str:
-    """`$NAME`, `${NAME}`, `${NAME:-default}` and `${NAME:+other}` as FROM and flags understand them."""
+    """Expand `$NAME`, `${NAME}`, `${NAME:-default}` and `${NAME:+other}` by the rules of FROM and flags."""
 
     def value(match: re.Match[str]) -> str:
         found = values.get(match[1] or match[2], "")
@@ -206,7 +208,7 @@ def fill_in(text: str, values: Mapping[str, str]) -> str:
 
 
 def stages_of(text: str, *, args: Mapping[str, str], predefined: Mapping[str, str]) -> list[Stage]:
-    """The build stages with their bases; `predefined` holds what builders define themselves (`TARGETPLATFORM`...)."""
+    """Return the build stages with their bases; `predefined` holds the builder's own variables (`TARGETPLATFORM`...)."""
     values = dict(predefined)
     stages: list[Stage] = []
     for instruction in instructions_of(text):
@@ -227,14 +229,14 @@ def stages_of(text: str, *, args: Mapping[str, str], predefined: Mapping[str, st
 
 
 class Base(Struct, frozen=True, kw_only=True):
-    """An image that a build starts from or copies from."""
+    """An image that a build uses as base or copies from."""
 
     name: str
     platform: str | None = None
 
 
 def bases_of(stages: Sequence[Stage], *, target: str | None) -> tuple[Base, ...]:
-    """The images that building `target` (else the last stage) needs, in the order of the file."""
+    """Return the images that a build of `target` (default: the last stage) needs, in file order."""
     by_name = {stage.name: index for index, stage in enumerate(stages)}
     by_name |= {str(index): index for index in range(len(stages))}
     wanted = by_name.get((target or "").lower(), len(stages) - 1)
@@ -263,8 +265,9 @@ def bases_of(stages: Sequence[Stage], *, target: str | None) -> tuple[Base, ...]
 
 
 def pin_bases(text: str, pins: Mapping[str, str], *, args: Mapping[str, str], predefined: Mapping[str, str]) -> str:
-    """The Dockerfile with FROM lines changed to exactly the images that `pins` (name to pinned name) says; every line
-    keeps its number, so that the builder's messages still point at the user's file."""
+    """Replace the images in FROM lines by their names in `pins`. Line numbers stay the same, so builder messages point
+    at the user's file.
+    """
     lines = text.splitlines(keepends=True)
     bases = iter(stages_of(text, args=args, predefined=predefined))
     for instruction in instructions_of(text):

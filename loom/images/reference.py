@@ -1,4 +1,4 @@
-"""References to images, taken apart and normalised: no engine and no registry is asked."""
+"""Parse and normalise image references, without an engine or registry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIGEST = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-fA-F]{32,}")
 
 
 class Reference(Struct, frozen=True, kw_only=True):
-    """An image's name taken apart, with Docker's defaults filled in. `tag` is "" when only a digest names the image."""
+    """A parsed image name with Docker's defaults. `tag` is "" when the name has only a digest."""
 
     registry: str
     repository: str
@@ -32,18 +32,18 @@ class Reference(Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """As Docker shows it, always with a tag or a digest: `debian:trixie-slim`."""
+        """The name as Docker shows it, always with tag or digest: `debian:trixie-slim`."""
         tag = f":{self.tag}" if self.tag else ""
         digest = f"@{self.digest}" if self.digest else ""
         return f"{self.repository_name}{tag}{digest}"
 
     def pinned(self, digest: str) -> str:
-        """The name of exactly this digest."""
+        """Return the name of this exact digest."""
         return f"{self.repository_name}@{digest}"
 
 
 def parse_reference(text: str) -> Reference:
-    """RequestError for what can't name an image."""
+    """Parse an image name. RequestError for an invalid one."""
     rest, _, digest = text.partition("@")
     head, slash, tail = rest.partition("/")
     if slash and ("." in head or ":" in head or head == "localhost" or head != head.lower()):
@@ -63,8 +63,8 @@ def parse_reference(text: str) -> Reference:
     )
     if not fine:
         raise RequestError(
-            f"{text!r} is not an image's name",
-            hint="Write it as [REGISTRY/]NAME[:TAG][@DIGEST], the name in lower case: debian:trixie-slim",
+            f"{text!r} is not a valid image name",
+            hint="Write it as [REGISTRY/]NAME[:TAG][@DIGEST], with NAME in lower case: debian:trixie-slim",
             code="IMAGE_REFERENCE_INVALID",
         )
     return Reference(registry=registry, repository=repository, tag=tag if colon or digest else "latest", digest=digest)
@@ -81,7 +81,7 @@ _ARCHITECTURES = {
 
 
 def normal_platform(text: str) -> str:
-    """`os/architecture[/variant]` in the registry's spelling, so that two spellings of one platform compare equal."""
+    """Normalise a platform to the registry's `os/architecture[/variant]`, so that different spellings compare equal."""
     parts = text.lower().split("/")
     if len(parts) == 1:
         parts = ["linux", *parts]
@@ -92,5 +92,5 @@ def normal_platform(text: str) -> str:
 
 
 def short(digest: str) -> str:
-    """Enough of a digest for people."""
+    """Shorten a digest for display."""
     return digest.removeprefix("sha256:")[:12]

@@ -1,1 +1,1 @@
-"""What will run: the frozen plan, and how a workflow becomes one."""
+"""What will run: the frozen plan, and its derivation from a workflow."""

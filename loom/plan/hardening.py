@@ -1,6 +1,6 @@
-"""The hardened profile: what a job gets of a container's usual rights, when the user wants strangers' jobs held closer.
+"""The hardened profile: the reduced rights of jobs from untrusted sources.
 
-The user's own limits become the most that a job may ask for. A job that asks for more than the profile gives is refused.
+The user's own limits become maximums. A job that requests more than the profile allows is refused.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from loom import config as c
 from loom.plan import model as p
 
 PIDS = 1024
-"""How many processes a job may have, where the user's configuration has no limit."""
+"""The process limit of a job, if the user's configuration has none."""
 _TMPFS = {"/tmp": "exec,mode=1777,size=1g", "/var/tmp": "exec,mode=1777,size=1g", "/run": "mode=755,size=64m"}
-"""What programs expect to be able to write, beside the workspace."""
+"""Paths that programs expect to be writable, beside the workspace."""
 
 Refuse = Callable[[tuple[str, ...], str], None]
-"""Say what is wrong with the job, at these keys of it."""
+"""Report a problem of the job at these keys."""
 
 
 def hardened(job: p.Job, config: c.Config, refuse: Refuse) -> p.Job:
-    """`job` within the profile; calls `refuse` for each thing that it asks for beyond."""
+    """Apply the profile to `job`; call `refuse` for each request beyond it."""
     by = config.origins.get("hardened")
     profile = f"the hardened profile ({by.place})" if by is not None and by.place else "the hardened profile"
     for at, what in _beyond(job, config):

@@ -1,8 +1,8 @@
-"""The lock file, and which images a plan uses.
+"""The lock file, and the images of a plan.
 
-`.loom/images.lock` pins every image of a workflow: for each name and platform the registry's digest and the engine's id
-of the image. Both are kept because either may be missing: an image that was imported from a file has no digest, and an
-engine with another kind of image store has other ids.
+`.loom/images.lock` pins every image of a workflow: the registry's digest and the engine's image id, by name and
+platform. Both are kept because either may be missing: an imported image has no digest, and engines with another image
+store use other ids.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ LOCK_SCHEMA = "loom.images.lock.v1"
 
 
 class Locked(Struct, frozen=True, kw_only=True):
-    """What one name stands for on one platform; at least one of the two is there."""
+    """The pin of one name on one platform; at least one field is set."""
 
     digest: str = ""
     image_id: str = ""
 
 
 class ImageLock(Struct, frozen=True, kw_only=True):
-    """The content of a lock file: name (with its tag) to platform to what it stands for."""
+    """The content of a lock file: name (with tag) to platform to pin."""
 
     images: Mapping[str, Mapping[str, Locked]] = field(default_factory=dict)
 
@@ -43,18 +43,18 @@ class ImageLock(Struct, frozen=True, kw_only=True):
         return self.images.get(parse_reference(name).name, {}).get(normal_platform(platform))
 
     def holding(self, name: str, platform: str, locked: Locked) -> ImageLock:
-        """The lock with one entry set."""
+        """Return the lock with this entry set."""
         key = parse_reference(name).name
         entries = {**self.images.get(key, {}), normal_platform(platform): locked}
         return ImageLock(images={**self.images, key: entries})
 
     def only(self, names: set[str]) -> ImageLock:
-        """The lock without entries that nothing uses any more."""
+        """Return the lock without unused entries."""
         keep = {parse_reference(name).name for name in names}
         return ImageLock(images={name: entries for name, entries in self.images.items() if name in keep})
 
     def encode(self) -> bytes:
-        """Sorted and indented: made to be committed and reviewed."""
+        """Serialise the lock, sorted and indented for review."""
         images = {
             name: {
                 platform: {key: value for key, value in (("digest", to.digest), ("image_id", to.image_id)) if value}
@@ -67,12 +67,12 @@ class ImageLock(Struct, frozen=True, kw_only=True):
 
 
 def decode_lock(data: bytes, *, path: str = LOCK_PATH) -> ImageLock:
-    """RequestError for anything but a lock file of this version; `path` names the file in it."""
+    """Parse a lock file. RequestError for any other content; `path` names the file in the message."""
 
     def refuse(reason: str) -> RequestError:
         return RequestError(
             f"{path}: {reason}",
-            hint="Write it anew with `loom images lock`, or take the committed one back.",
+            hint="Regenerate it with `loom images lock`, or restore the committed file.",
             code="IMAGES_LOCK_INVALID",
         )
 
@@ -113,9 +113,9 @@ def _is_locked(entry: Any) -> bool:
 
 
 def load_lock(path: Path) -> ImageLock | None:
-    """None when there is no lock file. RequestError when there is one that can't be read as such."""
+    """Read the lock file; None when it does not exist. RequestError for an invalid one."""
     if (elsewhere := leads_out(path, path.parents[1])) is not None:
-        raise RequestError(f"{path} leads out of the repository, to {elsewhere}", code="IMAGES_LOCK_INVALID")
+        raise RequestError(f"{path} points outside the repository, to {elsewhere}", code="IMAGES_LOCK_INVALID")
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -135,15 +135,14 @@ def save_lock(path: Path, lock: ImageLock) -> None:
 
 
 class ImageUse(Struct, frozen=True, kw_only=True):
-    """One image of a plan and what it is used for: job ids, and `job/service` for services."""
+    """One image of a plan and its users: job ids, and `job/service` for services."""
 
     image: Image
     used_by: tuple[str, ...]
 
 
 def images_of(plan: Plan) -> tuple[ImageUse, ...]:
-    """Every image of the plan once, in the order in which the plan meets them. Pull policy, entrypoint and user do not
-    make a different image."""
+    """Return every distinct image of the plan, in plan order. Pull policy, entrypoint and user do not distinguish images."""
     uses: dict[tuple[object, ...], tuple[Image, list[str]]] = {}
     for job in plan.jobs:
         wanted = [(job.id, job.image)] if job.image is not None else []
@@ -155,7 +154,7 @@ def images_of(plan: Plan) -> tuple[ImageUse, ...]:
 
 
 def identity(image: Image) -> tuple[object, ...]:
-    """Equal for two images that are the same thing to have (how they are then run does not matter)."""
+    """Identify an image by content; run options do not count."""
     build = image.build
     inputs = build and (
         build.context,
@@ -168,29 +167,24 @@ def identity(image: Image) -> tuple[object, ...]:
 
 
 def shown(image: Image) -> str:
-    """What to call an image on the screen, also one that has no name yet."""
+    """Name an image for the screen, also an unnamed one."""
     if image.name is not None:
         return image.name
-    return (
-        posixpath.normpath(f"{image.build.context}/{image.build.dockerfile}")
-        if image.build
-        else "an image without a name"
-    )
+    return posixpath.normpath(f"{image.build.context}/{image.build.dockerfile}") if image.build else "an unnamed image"
 
 
 class Verdict(StrEnum):
-    """What `loom images verify` says of one image."""
+    """The verdict of `loom images verify` on one image."""
 
     SAME = "same"
     DIFFERS = "differs"
     ABSENT = "absent"
-    """Not on this engine: a run would have what the registry (or the lock) says."""
+    """The image is not on this engine; a run would pull or build it."""
     UNKNOWN = "unknown"
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """What the three places know of one image; "" for what a place does not know. `gone`: the registry says that it
-    has no such image."""
+    """The digests that lock, engine and registry know for one image; "" if unknown. `gone`: the registry has no such image."""
 
     local_digest: str = ""
     local_id: str = ""
@@ -200,29 +194,38 @@ class Facts(Struct, frozen=True, kw_only=True):
 
 
 def verdict(facts: Facts) -> tuple[Verdict, str]:
-    """The verdict and its reason. Whatever is known must agree, and enough must be known to say so."""
+    """Return the verdict and its reason: all known digests must agree, and at least two must be known."""
     locked = facts.locked or Locked()
     local_digest = facts.local_digest
     if not local_digest and facts.local_id and facts.local_id == locked.image_id:
-        # An imported image has lost its digest; the lock knows which one its content has.
+        # An imported image has no digest; the lock maps its content to one.
         local_digest = locked.digest
     if facts.gone and (local_digest or locked.digest):
-        return Verdict.DIFFERS, "the registry has no such image any more"
+        return Verdict.DIFFERS, "the registry no longer has this image"
     if locked.digest and facts.served and locked.digest != facts.served:
-        return Verdict.DIFFERS, f"the registry serves {short(facts.served)}, the lock says {short(locked.digest)}"
+        return Verdict.DIFFERS, f"the registry serves {short(facts.served)}, the lock file has {short(locked.digest)}"
     if facts.local_id:
         if locked.digest and local_digest and local_digest != locked.digest:
-            return Verdict.DIFFERS, f"here is {short(local_digest)}, the lock says {short(locked.digest)}"
+            return (
+                Verdict.DIFFERS,
+                f"the local image is {short(local_digest)}, the lock file has {short(locked.digest)}",
+            )
         if not locked.digest and locked.image_id and locked.image_id != facts.local_id:
-            return Verdict.DIFFERS, f"here is {short(facts.local_id)}, the lock says {short(locked.image_id)}"
+            return (
+                Verdict.DIFFERS,
+                f"the local image is {short(facts.local_id)}, the lock file has {short(locked.image_id)}",
+            )
         if facts.served and local_digest and local_digest != facts.served:
-            return Verdict.DIFFERS, f"here is {short(local_digest)}, the registry serves {short(facts.served)}"
+            return (
+                Verdict.DIFFERS,
+                f"the local image is {short(local_digest)}, the registry serves {short(facts.served)}",
+            )
     if not facts.served:
         if facts.local_id and locked.image_id == facts.local_id and not locked.digest:
-            return Verdict.SAME, "as locked; it is from no registry"
-        return Verdict.UNKNOWN, "what the registry serves could not be had"
+            return Verdict.SAME, "matches the lock file; not from a registry"
+        return Verdict.UNKNOWN, "the registry could not be queried"
     if not facts.local_id:
-        return Verdict.ABSENT, f"not here; the registry serves {short(facts.served)}"
+        return Verdict.ABSENT, f"not on this engine; the registry serves {short(facts.served)}"
     if not local_digest:
-        return Verdict.UNKNOWN, "the image here is from no registry (built or imported), and the lock does not know it"
+        return Verdict.UNKNOWN, "the local image was built or imported, and the lock file does not list it"
     return Verdict.SAME, f"{short(facts.served)} everywhere"

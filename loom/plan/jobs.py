@@ -1,4 +1,4 @@
-"""One candidate as a job of the plan: every value expanded, every default filled in."""
+"""Build a job of the plan from a candidate: expand every value, fill in every default."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EMPTY_WHEN_UNSET = frozenset({"CI_COMMIT_BRANCH", "CI_COMMIT_TAG", "CI_COMMIT_D
 
 
 class Builder:
-    """Builds jobs; what is wrong with their values is in `problems`."""
+    """Build jobs; `problems` collects errors in their values."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Builder:
             self.say(
                 node,
                 at,
-                f"the variables of {candidate.id} refer to each other in a circle: {cycle}; write $$ for a plain $",
+                f"the variables of {candidate.id} refer to each other in a cycle: {cycle}; write $$ for a plain $",
             )
         except interpolation.ExpansionTooLong as error:
             self.say(entry.key, pointer(entry.name, "variables"), f"a variable of {candidate.id}: {error}")
@@ -156,7 +156,7 @@ class Builder:
                 place = (*at, "secrets", number)
                 text.say(
                     place,
-                    f"the job has no secret {name}; say where its value is kept, under the job's `secrets`",
+                    f"the job has no secret {name}; declare it under the job's `secrets`",
                 )
         return p.Build(
             context=text.path(build.context, *at, "context"),
@@ -175,8 +175,8 @@ class Builder:
             where = "" if own else ", which the configuration asks for,"
             text.say(
                 at,
-                f"a job with services is in a network of its own with them: `network: {mode}`{where} can't hold here; "
-                "remove it or the services (`none` is possible: that network then leads nowhere else)",
+                f"a job with services shares a private network with them: `network: {mode}`{where} is not possible here; "
+                "remove it or the services (`none` is allowed: the private network is then isolated)",
             )
         return p.Network(mode=mode, extra_hosts=dict(written.extra_hosts) if written else {})
 
@@ -221,7 +221,7 @@ class Builder:
         at = ("services", number)
         written = service.image
         name = (written.name if written is not None else None) or service.name
-        # The name of a service whose image is built is a host name only.
+        # Only a host name for services with a built image.
         named = written is None or written.name is not None or written.build is None
         place = (*at, "image", "name") if written is not None and written.name is not None else (*at, "name")
         reference = text.image_name(name, *place) if named else text(name, *place)
@@ -301,7 +301,7 @@ class Builder:
 
 
 class _Texts:
-    """Expands one job's texts; a name without a value is a problem here, since nothing can fill it in later."""
+    """Expand texts of one job; an undefined name is a problem, because nothing can define it later."""
 
     def __init__(self, builder: Builder, entry: Entry, values: Mapping[str, str], secrets: frozenset[str]) -> None:
         self.builder = builder
@@ -310,7 +310,7 @@ class _Texts:
         self.secrets = secrets
 
     def say(self, at: tuple[str | int, ...], message: str) -> None:
-        """What is wrong at this place of the job."""
+        """Report a problem at this place of the job."""
         self.builder.say(self.node(at), pointer(self.entry.name, *at), message)
 
     def __call__(self, text: str, *at: str | int) -> str:
@@ -318,9 +318,7 @@ class _Texts:
             return text
         for name in interpolation.names(text):
             if name not in self.values:
-                why = (
-                    "is a secret, and secrets are known to steps alone" if name in self.secrets else "has no value here"
-                )
+                why = "is a secret, and only steps can read secrets" if name in self.secrets else "has no value here"
                 self.say(at, f"${name} {why}; define it, or write $$ for a plain $")
         try:
             return interpolation.expand(text, self.values)
@@ -329,7 +327,7 @@ class _Texts:
             return text
 
     def path(self, text: str, *at: str | int) -> str:
-        """A path below the project. `$CI_PROJECT_DIR` is the project itself, wherever the job will see it."""
+        """Resolve a path below the project. `$CI_PROJECT_DIR` is the project itself, independent of its mount point."""
         if "$" not in text:
             return text
         here = _Texts(
@@ -338,7 +336,7 @@ class _Texts:
         expanded = here(text, *at)
         expanded = expanded.removeprefix("./") or "."
         if expanded.startswith(("/", "~")) or ".." in expanded.split("/"):
-            self.say(at, f"{expanded} leads out of the project; stay inside it")
+            self.say(at, f"{expanded} is outside the project; use a path inside it")
         return expanded
 
     def image_name(self, text: str, *at: str | int) -> str:
@@ -354,7 +352,7 @@ class _Texts:
         return None if text is None else self(text, *at)
 
     def checked(self, check: Callable[[str], str], text: str | None, *at: str | int) -> str | None:
-        """`check` says by a ValueError what is wrong with a text whose variables are known."""
+        """Validate an expanded text with `check`, which raises ValueError for invalid text."""
         expanded = self.maybe(text, *at)
         try:
             return expanded if expanded is None or "$" in expanded else check(expanded)
@@ -413,7 +411,7 @@ def _retry(fields: models.RetryFields | None) -> p.Retry:
 
 
 def _aliases(reference: str) -> tuple[str, ...]:
-    """The host names of a service from its image: `postgres:16` is postgres, `a/b:1` is a-b and a__b."""
+    """Derive a service's host names from its image: `postgres:16` is postgres, `a/b:1` is a-b and a__b."""
     path = re.sub(r"(@[^/]*)?$", "", reference)
     path = re.sub(r":[^/:]*$", "", path)
     parts = [part.split(":")[0] for part in path.split("/")]

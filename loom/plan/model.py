@@ -1,6 +1,6 @@
-"""The plan: the resolved, frozen answer to "what will run".
+"""The plan: the resolved, frozen list of jobs to run.
 
-`resolve` turns a checked workflow and a selection into a `Plan`; nothing below looks at the workflow file again.
+`resolve` turns a checked workflow and a selection into a `Plan`; nothing later reads the workflow file.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ PullPolicy = Literal["always", "missing", "never"]
 
 
 PROJECT_DIR = "/workspace"
-"""Where jobs with an image see the project."""
+"""The project directory in containers."""
 HOST = "host"
-"""The provider of jobs without an image: this machine itself."""
+"""The provider of jobs without an image: this machine."""
 CONTAINERS = "docker"
-"""The provider of jobs with an image, and of services, where nothing else is asked for."""
+"""The default provider of services and of jobs with an image."""
 
 
 class WorkspaceMode(StrEnum):
     """How the jobs of a run get their files (docs/reference/mounts.md)."""
 
     AUTO = "auto"
-    """A place of its own for each job, of the cheapest kind that works here."""
+    """Separate files for each job, by the cheapest mechanism available."""
     SHARED = "bind_mount"
     OVERLAY = "overlay"
     COPY = "copy"
@@ -41,7 +41,7 @@ class WorkspaceMode(StrEnum):
 
 
 class MountMode(StrEnum):
-    """How a provider shows one job a directory: itself, a copy-on-write view of it, or a volume filled from it."""
+    """How a provider gives a directory to a job: the directory itself, a copy-on-write view, or a volume filled from it."""
 
     BIND = "bind_mount"
     OVERLAY = "overlay"
@@ -57,18 +57,18 @@ class Step(Struct, frozen=True, kw_only=True):
     script: str
     file: str = ""
     line: int = 0
-    """Where its first line stands in the workflow."""
+    """The workflow line of its first line."""
     literal: bool = False
-    """Whether each further line of the script is a further line of the file."""
+    """Whether script lines and workflow lines correspond one to one."""
 
     @property
     def id(self) -> str:
-        """Readable, unique in the job, and the step's place in the record below `user/`: `script/01`."""
+        """Readable id, unique in the job; also its directory in the record below `user/`: `script/01`."""
         return f"{self.phase}/{self.number:02d}"
 
     @property
     def place(self) -> str:
-        """`file:line`, or nothing for a plan of an earlier loom."""
+        """`file:line`, or empty in plans of earlier versions."""
         return f"{self.file}:{self.line}" if self.file else ""
 
 
@@ -85,17 +85,17 @@ class Build(Struct, frozen=True, kw_only=True):
     target: str | None = None
     args: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[Secret, ...] = ()
-    """What the build may mount; they are among the job's own."""
+    """Secrets of the job that the build may mount."""
 
 
 class Image(Struct, frozen=True, kw_only=True):
-    """`name` is a reference to pull, or the tag given to what `build` builds (None: a name is made from its inputs)."""
+    """`name` is a reference to pull, or the tag for the built image (None: derived from the build's inputs)."""
 
     name: str | None = None
     build: Build | None = None
     pull: PullPolicy = "missing"
     entrypoint: tuple[str, ...] | None = None
-    """None keeps loom's way (the image's entrypoint is not run); a list is run before loom's driver."""
+    """None: the image's entrypoint is not run. A list is run before loom's driver."""
     user: str | None = None
     platform: str | None = None
 
@@ -116,7 +116,7 @@ RetryWhen = Literal["always", "script_failure", "provider_failure", "timeout"]
 
 
 class Retry(Struct, frozen=True, kw_only=True):
-    """Further attempts after the first one (0: none)."""
+    """Number of further attempts after the first."""
 
     max: int = 0
     when: frozenset[RetryWhen] = frozenset({"always"})
@@ -131,7 +131,7 @@ class Ulimit(Struct, frozen=True, kw_only=True):
 
 
 class Resources(Struct, frozen=True, kw_only=True):
-    """Limits of a job's container; None means none. Sizes in bytes."""
+    """Limits of a job's container; None means no limit. Sizes in bytes."""
 
     cpus: float | None = None
     memory: int | None = None
@@ -142,20 +142,20 @@ class Resources(Struct, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ()
     gpus: str | None = None
     read_only: bool = False
-    """The container's root file system can't be written to; the workspace and tmpfs mounts can."""
+    """The root file system is read-only; the workspace and tmpfs mounts are writable."""
     places: Mapping[str, str] = field(default_factory=dict)
-    """Where each key of these is written that an engine may refuse: a place in the workflow, or a setting's."""
+    """The origin of each value that an engine may refuse: a place in the workflow, or a setting."""
 
 
 class Network(Struct, frozen=True, kw_only=True):
-    """`mode` is the engine's: `bridge`, `none`, `host`; None is the engine's default."""
+    """`mode` is the engine's network mode: `bridge`, `none`, `host`; None for the engine's default."""
 
     mode: str | None = None
     extra_hosts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Ready(Struct, frozen=True, kw_only=True):
-    """How to know that a service is ready; at most one probe, none: HEALTHCHECK, else the exposed port."""
+    """The readiness check of a service; at most one probe. Default: HEALTHCHECK, else the exposed port."""
 
     tcp: int | None = None
     command: tuple[str, ...] | None = None
@@ -176,16 +176,16 @@ class Service(Struct, frozen=True, kw_only=True):
     ready: Ready = field(default_factory=Ready)
     secrets: tuple[Secret, ...] = ()
     place: str = ""
-    """Where the workflow names its image."""
+    """The place of its image in the workflow."""
     once: bool = False
-    """It does something and ends: ready when it ended with 0. Services that are listed later start then."""
+    """Run to completion: ready after exit code 0. Services later in the list start then."""
 
 
 When = Literal["on_success", "on_failure", "always"]
 
 
 def wanted(when: When, status: Status) -> bool:
-    """Whether artifacts or a cache with this `when` are kept from a job that ended like this."""
+    """Whether artifacts or a cache with this `when` are kept after this outcome."""
     match when:
         case "always":
             return True
@@ -205,7 +205,7 @@ class Artifacts(Struct, frozen=True, kw_only=True):
 
 
 class CacheKeyFiles(Struct, frozen=True, kw_only=True):
-    """A key made of a prefix and the content of files of the workspace."""
+    """A cache key made of a prefix and the content of workspace files."""
 
     files: tuple[str, ...]
     prefix: str = ""
@@ -221,7 +221,7 @@ class Cache(Struct, frozen=True, kw_only=True):
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """One job, ready to run. `id` names it everywhere (record, `needs`, command line); `name` is what users wrote."""
+    """One job, ready to run. `id` names it everywhere (record, `needs`, command line); `name` is the workflow's."""
 
     id: str
     name: str
@@ -234,7 +234,7 @@ class Job(Struct, frozen=True, kw_only=True):
     shell: tuple[str, ...] = AUTO_SHELL
     variables: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[Need, ...] | None = None
-    """None: gated by the stages before; a tuple (also empty): only by these."""
+    """None: waits for all earlier stages; a tuple (also empty): waits only for these."""
     when: Literal["on_success", "on_failure", "always", "manual"] = "on_success"
     allow_failure: AllowFailure = field(default_factory=AllowFailure)
     retry: Retry = field(default_factory=Retry)
@@ -245,7 +245,7 @@ class Job(Struct, frozen=True, kw_only=True):
     privileged: bool = False
     docker_socket: bool = False
     hardened: bool = False
-    """Whether it is held to the hardened profile (`resolve.hardening`)."""
+    """Whether the hardened profile applies (`resolve.hardening`)."""
     services: tuple[Service, ...] = ()
     artifacts: Artifacts | None = None
     cache: tuple[Cache, ...] = ()
@@ -253,30 +253,30 @@ class Job(Struct, frozen=True, kw_only=True):
     matrix: Mapping[str, str] = field(default_factory=dict)
     runner_pool: str | None = None
     places: Mapping[str, str] = field(default_factory=dict)
-    """Where its `image`, `timeout` and `step_timeout` are written: a place in the workflow, or a setting and its origin."""
+    """Origin of `image`, `timeout` and `step_timeout`: a place in the workflow, or a setting and its origin."""
     rule: int | None = None
-    """Which of the job's rules let it run, from 0; None when it has none (or was named)."""
+    """Index of the matching rule; None without rules or when the job was named."""
 
     @property
     def all_secrets(self) -> tuple[Secret, ...]:
-        """Every secret that is looked up for this job: its own (builds use these) and those of its services."""
+        """Every secret to look up for this job: its own (also used by builds) and those of its services."""
         return (*self.secrets, *(secret for service in self.services for secret in service.secrets))
 
 
 def services_provider(job: Job) -> str:
-    """The provider of a job's services: its own, unless it runs on this machine itself."""
+    """The provider of its services: the job's own, or the default for a job on this machine."""
     return job.provider if job.image is not None else CONTAINERS
 
 
 class NotSelected(Struct, frozen=True, kw_only=True):
-    """A job of the workflow that is not in the plan, and why (`rules`, `when: never`, the selection)."""
+    """A job of the workflow that is not in the plan, with the reason (`rules`, `when: never`, the selection)."""
 
     id: str
     reason: str
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """Jobs in a stable topological order: by stage, then needs, then as written."""
+    """Jobs in stable topological order: by stage, then needs, then file order."""
 
     workflow_path: str
     """Relative to the repository root."""
@@ -285,7 +285,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     left_out: tuple[NotSelected, ...] = ()
 
     def job(self, job_id: str) -> Job:
-        """KeyError for an id that is not in the plan."""
+        """Return the job with this id. KeyError if the plan does not contain it."""
         for job in self.jobs:
             if job.id == job_id:
                 return job
@@ -293,23 +293,23 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class Selection(Struct, frozen=True, kw_only=True):
-    """What of the workflow the user asked for; the default is everything that its rules let run."""
+    """The user's selection of jobs; the default is every job that its rules let run."""
 
     jobs: tuple[str, ...] = ()
-    """Names (`test`), ids (`test.3.12`) or globs (`test*`). A job that is named runs whatever its rules or `when` say."""
+    """Names (`test`), ids (`test.3.12`) or globs (`test*`). A named job runs regardless of its rules and `when`."""
     stages: tuple[str, ...] = ()
     from_job: str | None = None
-    """This job and everything that comes after it."""
+    """Run this job and all jobs after it."""
     only_failed: tuple[str, ...] | None = None
-    """Ids of the jobs that failed in an earlier run; those that are still in the workflow are selected."""
+    """Ids of jobs that failed in an earlier run; ids that are not in the workflow are ignored."""
     with_needs: bool | None = None
-    """Whether what a selected job needs, or gets artifacts from, runs too; None: yes, but not with `from_job`."""
+    """Whether to run also the jobs that selected jobs need or get artifacts from; None: yes, except with `from_job`."""
     variables: Mapping[str, str] = field(default_factory=dict)
-    """Win over everything in the workflow, and are taken literally."""
+    """Override every variable of the workflow; the values are literal."""
     matrix: Mapping[str, str] = field(default_factory=dict)
-    """Of the jobs that have these matrix variables, only the combinations with these values."""
+    """Restrict jobs with these matrix variables to these values."""
     container: bool = False
-    """Every job in a container: one without an image gets the configured default image."""
+    """Run every job in a container: jobs without an image get the configured default image."""
     on: str = CONTAINERS
     """The provider of jobs with an image."""
 
@@ -319,24 +319,24 @@ class Selection(Struct, frozen=True, kw_only=True):
 
 
 class ResolveContext(Struct, frozen=True, kw_only=True):
-    """What `resolve` has to know about the outside world."""
+    """Facts about the environment that `resolve` needs."""
 
     config: Config = field(default_factory=Config)
     predefined: Mapping[str, str] = field(default_factory=dict)
-    """Loom's own variables (`CI_COMMIT_BRANCH`, ...) as far as the caller knows them; one without a value is left out."""
+    """Loom's own variables (`CI_COMMIT_BRANCH`, ...); unknown ones are absent."""
     changed: Callable[[str | None], Iterable[str] | None] = lambda _: None
-    """The files that differ from a commit (None: from HEAD), relative to the root; None when nobody can tell."""
+    """Files that differ from a commit (None: from HEAD), relative to the root; None if unknown."""
     files: Callable[[], Iterable[str]] = tuple
     """Every file of the snapshot, relative to the root."""
     host_project_dir: str | None = None
-    """Where jobs on the host see the project; `$CI_PROJECT_DIR` stays as written in their values when it is not known yet."""
+    """The project directory of host jobs; `$CI_PROJECT_DIR` stays unexpanded in their values while it is unknown."""
 
 
 def resolve(workflow: Workflow, selection: Selection, context: ResolveContext) -> Plan:
-    """The plan for a checked workflow: matrix, rules, variables, needs, selection.
+    """Resolve a checked workflow: matrix, rules, variables, needs, selection.
 
-    RequestError when the selection asks for what is not there, WorkflowError for what only shows now. Pure but for the
-    context's callables, which are asked at most once per question.
+    RequestError for an invalid selection, WorkflowError for problems that appear only now. Pure, except for the
+    context's callables, which are called at most once per question.
     """
     from loom.plan.resolve import plan_of
 

@@ -1,7 +1,7 @@
-"""What a plan, and the project's configuration, ask for that a plain container does not get.
+"""Requests of a plan and of the project's configuration for more than a plain container gets.
 
-Each is a request, and only the user can allow it (`trust_store`). `ASKS` names the fields of a job that a request comes from;
-a test names all others, so that a new one has to be judged.
+Only the user can allow a request (`trust_store`). `ASKS` lists the job fields that cause requests; a test lists all
+others, so that each new field has to be classified.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from loom import config
 from loom.plan import model
 
 PlaceOf = Callable[[str, tuple[str | int, ...]], str]
-"""Where a job's value is written (`file:line:column`), by the job's name and the keys that lead to it."""
+"""Find where a job's value is written (`file:line:column`), by the job's name and the keys of the value."""
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """One thing that is asked for. Two with the same `id` are the same, wherever they are written."""
+    """One request. Two requests with the same `id` are the same, independent of their place."""
 
     kind: str
     subject: str
-    """The value that was written, and where it leads if that is elsewhere."""
+    """The value as written, and its real path if that differs."""
     gives: str
-    """What is given away with it, for people."""
+    """What the request exposes, for people."""
     job: str = ""
-    """The name of the job that asks; empty for the project's configuration."""
+    """The name of the requesting job; empty for the project's configuration."""
     place: str = ""
 
     @property
@@ -45,20 +45,20 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Around(Struct, frozen=True, kw_only=True):
-    """What decides whether a value leaves the repository."""
+    """Facts that decide whether a value refers outside the repository."""
 
     root: Path
     home: str | None = None
     is_reference: Callable[[str], bool] = lambda _: True
-    """Whether a secret's reference is well-formed; another one gets nothing, and may be the value itself: it is not shown."""
+    """Whether a secret's reference is well-formed; a malformed one is not shown, because it may be the value itself."""
     network: str | None = None
-    """The configured network mode, which the user has allowed already."""
+    """The configured network mode, which the user already allowed."""
     is_ignored: Callable[[Path], bool] = lambda _: False
-    """Whether git ignores a file below `root`: it is the user's then, and in no snapshot."""
+    """Whether git ignores a file below `root`; such a file is the user's own and in no snapshot."""
 
 
 _Asked = tuple[str, str, str]
-"""Kind, subject, what it gives."""
+"""Kind, subject, exposure."""
 
 
 def _privileged(value: bool, _: Around) -> Iterator[_Asked]:
@@ -109,7 +109,9 @@ def _secret(reference: str, around: Around) -> Iterator[_Asked]:
 
 
 def _elsewhere(path: str, around: Around) -> str | None:
-    """Where a path leads that is not in the snapshot, being elsewhere, of git itself or ignored by git; None for one that is."""
+    """Return the real path of a file outside the snapshot (outside the repository, in `.git`, or ignored); None for one
+    inside.
+    """
     home = f"{around.home or ''}{path[1:]}"
     place = home if path.startswith("~") else os.path.join(around.root, path)  # noqa: PTH118  may be absolute
     real, root = Path(os.path.realpath(place)), Path(os.path.realpath(around.root))
@@ -131,7 +133,7 @@ ASKS: Mapping[tuple[type, str], Callable[[Any, Around], Iterator[_Asked]]] = {
 
 
 def of_jobs(jobs: Iterable[model.Job], around: Around, place_of: PlaceOf | None = None) -> tuple[Request, ...]:
-    """What these jobs ask for, each once: the copies of a matrix ask for the same."""
+    """Return the distinct requests of these jobs; copies of a matrix job share theirs."""
     found: dict[tuple[str, str, str], Request] = {}
     for job in jobs:
         for path, (kind, subject, gives) in _asked(job, (), around):
@@ -145,7 +147,7 @@ def of_jobs(jobs: Iterable[model.Job], around: Around, place_of: PlaceOf | None 
 def _asked(
     value: Struct, path: tuple[str | int, ...], around: Around
 ) -> Iterator[tuple[tuple[str | int, ...], _Asked]]:
-    """What any field asks for, however deep below a job."""
+    """Collect the requests of all fields below a job."""
     for name in value.__struct_fields__:
         inner = getattr(value, name)
         if (asks := ASKS.get((type(value), name))) is not None:
@@ -161,6 +163,6 @@ def _asked(
 
 
 def of_setting(asked: config.Asked) -> Request:
-    """A line of the project's configuration as a request."""
+    """Turn a line of the project's configuration into a request."""
     subject = f"{asked.name}: {asked.text}"
     return Request(kind="setting", subject=subject, gives=config.gives(asked.name), place=asked.place)

@@ -1,4 +1,4 @@
-"""Where each value of a planned job came from: `loom compile --explain JOB`."""
+"""The origin of each value of a planned job: `loom compile --explain JOB`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from loom.workflow import Entry, Workflow
 
 
 class Source(Struct, frozen=True, kw_only=True):
-    """One value of a job, as planned, and its source: `by` is `job`, `default`, a template's name, `rules[1]`, `matrix`,
-    `root`, `--var`, a configuration layer, or `built-in`; `place` is file, line and column where there is one."""
+    """One planned value and its source: `by` is `job`, `default`, a template's name, `rules[1]`, `matrix`, `root`,
+    `--var`, a configuration layer, or `built-in`; `place` is file, line and column, if any.
+    """
 
     key: str
     value: Any
@@ -40,7 +41,7 @@ def sources(workflow: Workflow, job: Job, selection: Selection, config: Config) 
 
 
 def owner(node: Node, entry: Entry) -> str:
-    """The root key below which a value is written: the job itself, `default`, or a template."""
+    """Return the root key of a value's place: the job itself, `default`, or a template."""
     return "job" if node.owner == entry.name else node.owner
 
 
@@ -97,7 +98,7 @@ def _matrix_nodes(entry: Entry, matrix: Mapping[str, str]) -> dict[str, Node]:
 
 
 def _rule_nodes(entry: Entry, variables: Mapping[str, str]) -> dict[str, tuple[str, Node]]:
-    """Variables that a rule gave: those whose planned value is the rule's and not the job's own."""
+    """Return the variables set by a rule: those with the rule's value instead of the job's."""
     rules = entry.merged.get("rules")
     own = entry.merged.get("variables")
     found: dict[str, tuple[str, Node]] = {}
@@ -111,7 +112,7 @@ def _rule_nodes(entry: Entry, variables: Mapping[str, str]) -> dict[str, tuple[s
 
 
 def _from_configuration(entry: Entry, job: Job, selection: Selection, config: Config) -> Iterator[Source]:
-    """What the workflow leaves to loom's configuration."""
+    """Return the values that come from loom's configuration."""
     written = entry.merged.value
     image = entry.merged.get("image")
     resources = entry.merged.get("resources")

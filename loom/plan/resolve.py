@@ -1,4 +1,4 @@
-"""How a workflow becomes a plan: candidates, choice, jobs. `plan.resolve` is the way in."""
+"""Turn a workflow into a plan: candidates, selection, jobs. Entry point: `plan.resolve`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["plan_of", "problems_of", "rehearse"]
 
 
 def plan_of(workflow: Workflow, selection: p.Selection, context: p.ResolveContext) -> p.Plan:
-    """The plan; RequestError and WorkflowError as `plan.resolve` says."""
+    """Implement `plan.resolve`."""
     choice = Choice(workflow, selection)
     choice.check_variables()
     rules = Rules(workflow, selection, context)
@@ -35,7 +35,7 @@ def plan_of(workflow: Workflow, selection: p.Selection, context: p.ResolveContex
 
 
 def rehearse(workflow: Workflow, config: Config | None = None) -> tuple[list[Problem], list[tuple[Entry, p.Job]]]:
-    """Every job built, whatever its rules say, and what would be wrong with any plan of this workflow."""
+    """Build every job regardless of its rules; return the problems that any plan of this workflow would have."""
     placeholders = dict.fromkeys(KNOWN_TO_PLANS, "x")
     context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")
     builder = Builder(workflow, p.Selection(), context, {})
@@ -54,5 +54,5 @@ def rehearse(workflow: Workflow, config: Config | None = None) -> tuple[list[Pro
 
 
 def problems_of(workflow: Workflow, config: Config | None = None) -> list[Problem]:
-    """What would be wrong with any plan of this workflow."""
+    """Return the problems that any plan of this workflow would have."""
     return rehearse(workflow, config)[0]

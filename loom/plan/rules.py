@@ -1,4 +1,4 @@
-"""The jobs that there could be, and what their rules say: matrix, ids, order, conditions."""
+"""The possible jobs and the decisions of their rules: matrix, ids, order, conditions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loom.workflow.patterns import SearchError
 
 
 class Decision(Struct, frozen=True, kw_only=True):
-    """What a job's rules say. `reason` is for people, where it does not run."""
+    """The decision of a job's rules. `reason` explains to people why it does not run."""
 
     runs: bool
     when: str
@@ -29,7 +29,7 @@ class Decision(Struct, frozen=True, kw_only=True):
 
 
 class Candidate(Struct, kw_only=True):
-    """One job of the plan to be: a job of the workflow, or one combination of its matrix."""
+    """One possible job: a job of the workflow, or one combination of its matrix."""
 
     id: str
     entry: Entry
@@ -45,7 +45,7 @@ class Candidate(Struct, kw_only=True):
 
 
 def combinations(parallel: models.ParallelFields | None) -> list[Mapping[str, str]]:
-    """The matrix's combinations as written: rows in order, the last variable turning fastest."""
+    """Return the matrix combinations in written order; the last variable varies fastest."""
     found: list[Mapping[str, str]] = []
     for row in (parallel.matrix if parallel is not None else None) or ():
         for values in product(*row.values()):
@@ -56,10 +56,10 @@ def combinations(parallel: models.ParallelFields | None) -> list[Mapping[str, st
 
 
 def job_ids(name: str, parallel: models.ParallelFields | None) -> list[tuple[str, Mapping[str, str]]]:
-    """The ids of a job: its name, or `name.<values>` per combination, or `name.1` ... per copy.
+    """Return the ids of a job: its name, `name.<values>` per combination, or `name.1` ... per copy.
 
-    A dot can't be in a job's name, so ids never meet another job's; values are cut down to what is safe in a file name
-    and on a command line, and told apart by a number where two look the same.
+    Job names contain no dot, so ids are unique across jobs. Values are reduced to characters that are safe in file
+    names and on a command line; equal results get a number.
     """
     if parallel is None:
         return [(name, {})]
@@ -85,7 +85,7 @@ def _slug(value: str) -> str:
 def job_values(
     workflow: Workflow, selection: p.Selection, context: p.ResolveContext, entry: Entry, job_id: str
 ) -> dict[str, str]:
-    """Loom's own variables of one job, as far as a plan can know them."""
+    """Return loom's own variables of one job that are known at planning time."""
     fields = entry.fields
     in_container = fields.image is not None or selection.container
     project_dir = p.PROJECT_DIR if in_container else context.host_project_dir
@@ -105,7 +105,7 @@ def job_values(
 
 
 class Rules:
-    """Asks every rule once. `workflow_variables` are what the workflow's own matching rule gives, once `candidates` ran."""
+    """Evaluate every rule once. `workflow_variables` come from the workflow's own matching rule; set by `candidates`."""
 
     def __init__(self, workflow: Workflow, selection: p.Selection, context: p.ResolveContext) -> None:
         self.workflow = workflow
@@ -117,7 +117,7 @@ class Rules:
         self._predefined = {name: value for name, value in context.predefined.items() if value != ""}
 
     def candidates(self) -> list[Candidate]:
-        """Every job and combination, in the plan's order: by stage, then needs, then as written."""
+        """Return every job and combination in plan order: by stage, then needs, then file order."""
         verdict = self.workflow_rules()
         position = {stage: number for number, stage in enumerate(self.workflow.stages)}
         jobs = self.workflow.jobs
@@ -145,7 +145,7 @@ class Rules:
         return found
 
     def workflow_rules(self) -> Decision | None:
-        """None when the workflow runs; otherwise the decision that stands for each of its jobs."""
+        """Evaluate `workflow: rules`: None when the workflow runs, else the decision for each of its jobs."""
         if self.workflow.rules is None:
             return None
         values = self.rule_values({}, {}, {})
@@ -155,7 +155,7 @@ class Rules:
                     return Decision(runs=False, when="never", reason=f"workflow: rules[{number}] says never")
                 self.workflow_variables = rule.variables
                 return None
-        return Decision(runs=False, when="never", reason="no rule of workflow: rules applies")
+        return Decision(runs=False, when="never", reason="no rule of `workflow: rules` matches")
 
     def decide(self, entry: Entry, job_id: str, matrix: Mapping[str, str]) -> Decision:
         fields = entry.fields
@@ -181,18 +181,18 @@ class Rules:
                         ),
                         rule=number,
                     )
-            return Decision(runs=False, when="never", reason="none of its rules applies")
+            return Decision(runs=False, when="never", reason="none of its rules matches")
         reason = {"never": "when: never", "manual": "manual: name it to run it"}.get(base, "")
         return Decision(runs=not reason, when=base, reason=reason)
 
     def rule_values(self, own: Mapping[str, str], matrix: Mapping[str, str], job: Mapping[str, str]) -> dict[str, str]:
-        """What conditions see: everything that has a value before the rule itself."""
+        """Return the variables that conditions see: all that have a value before the rule itself."""
         layered = {**self.workflow.variables, **self.workflow_variables, **own, **matrix, **self.selection.variables}
         known = {**self._predefined, **job}
         try:
             return {**known, **interpolation.expand_all(layered, known, literal=self.selection.variables.keys())}
         except ValueError:
-            return {**known, **layered}  # reported with its place when the job is built
+            return {**known, **layered}  # reported when the job is built
 
     def applies(
         self,
@@ -201,7 +201,7 @@ class Rules:
         rules: Node | None,
         place: tuple[str, str, int],
     ) -> bool:
-        """`rules` are the rules as written, `place` leads to this one. WorkflowError when its condition can't be judged."""
+        """Evaluate rules in order; `place` is the pointer to the list. WorkflowError for an invalid condition."""
         try:
             if rule.if_ is not None and not expressions.holds(rule.if_, values):
                 return False
@@ -222,7 +222,7 @@ class Rules:
             self._changed[base] = None if answer is None else list(answer)
         changed = self._changed[base]
         if changed is None:
-            return True  # nobody can tell: better one job too many
+            return True  # unknown: rather run one job too many
         patterns = [globs.compile(interpolation.expand(glob, values)) for glob in changes.paths]
         return any(pattern.fullmatch(path) for pattern in patterns for path in changed)
 

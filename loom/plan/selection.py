@@ -1,4 +1,4 @@
-"""What of the candidates the user asked for, and how they wait for each other."""
+"""Apply the user's selection to the candidates, and connect their needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loom.workflow.values import VARIABLE
 
 
 class Choice:
-    """One selection. `left_out` says why a job is not in the plan, `problems` what is wrong with a need."""
+    """One selection. `left_out` gives the reason of each job that is not in the plan, `problems` the invalid needs."""
 
     def __init__(self, workflow: Workflow, selection: p.Selection) -> None:
         self.workflow = workflow
@@ -32,11 +32,11 @@ class Choice:
         for name in self.selection.variables:
             if not re.fullmatch(VARIABLE, name) or name.upper().startswith("LOOM_"):
                 raise RequestError(
-                    f"--var {name}: a variable's name has letters, digits and _, no digit first, and no LOOM_ in front"
+                    f"--var {name}: a variable name has letters, digits and _; no digit first, no LOOM_ prefix"
                 )
 
     def select(self, candidates: list[Candidate]) -> dict[str, Candidate]:
-        """The candidates that the user asked for, by id; what their rules leave out is noted."""
+        """Return the selected candidates by id; record those that their rules exclude."""
         pool = self.by_matrix(candidates)
         exact = self.named(pool)
         chosen = self.asked_for(pool, exact)
@@ -79,13 +79,13 @@ class Choice:
                 raise RequestError(f"--matrix {key}={value}: no job has a matrix variable {key}{meant}")
             if value not in values:
                 raise RequestError(
-                    f"--matrix {key}={value}: no combination has this value; there are {', '.join(values)}"
+                    f"--matrix {key}={value}: no combination has this value; its values are {', '.join(values)}"
                 )
         wanted = self.selection.matrix.items()
         return [c for c in candidates if all(c.matrix.get(key, value) == value for key, value in wanted)]
 
     def named(self, pool: list[Candidate]) -> set[str]:
-        """The ids of jobs that were asked for by name or id (and not just by a pattern)."""
+        """Return ids of jobs selected by name or id (not only by a pattern)."""
         asked = (*self.selection.jobs, *((self.selection.from_job,) if self.selection.from_job else ()))
         return {c.id for c in pool if c.id in asked or c.entry.name in asked}
 
@@ -109,9 +109,9 @@ class Choice:
             chosen &= set(selection.only_failed)
             if selection.only_failed and not chosen:
                 names = ", ".join(selection.only_failed)
-                raise RequestError(f"none of the jobs that failed is in the workflow (any more): {names}")
+                raise RequestError(f"none of the failed jobs is in the workflow any longer: {names}")
         if selection.jobs and not chosen:
-            raise RequestError("no job is in everything that was asked for; ask for less at once")
+            raise RequestError("no job matches all selection options; use fewer of them")
         return chosen
 
     def in_stages(self, pool: list[Candidate]) -> set[str]:
@@ -123,13 +123,13 @@ class Choice:
         return {c.id for c in pool if c.stage in self.selection.stages}
 
     def after(self, start: str, pool: list[Candidate]) -> set[str]:
-        """`start` and what comes after it, by needs or by the stages' gates."""
+        """Return `start` and all jobs after it, by needs or by stage order."""
         position = {stage: number for number, stage in enumerate(self.workflow.stages)}
         found = {c.id for c in pool if start in (c.id, c.entry.name)}
         if not found:
             raise self.no_such_job(start, pool)
         earliest = min(position[c.stage] for c in pool if c.id in found)
-        for candidate in pool:  # in plan order, so one pass is enough
+        for candidate in pool:  # plan order makes one pass sufficient
             if candidate.entry.fields.needs is None:
                 if position[candidate.stage] > earliest:
                     found.add(candidate.id)
@@ -148,7 +148,9 @@ class Choice:
         return RequestError(f"there is no job {wanted}{meant}", hint=f"The jobs are {_some(known)}.")
 
     def gets_from(self, candidate: Candidate, pool: list[Candidate]) -> list[str]:
-        """The jobs without which this one would not find what it finds in CI: its needs, else whose artifacts it gets."""
+        """Return the jobs that this one needs to find the same files as in CI: its needs, or the producers of its
+        artifacts.
+        """
         if candidate.entry.fields.needs is not None:
             return [target.id for _, target in self.need_targets(candidate, pool)]
         before = self.workflow.stages[: self.workflow.stages.index(candidate.stage)]
@@ -174,7 +176,7 @@ class Choice:
         return self._index
 
     def connect(self, candidates: list[Candidate], chosen: dict[str, Candidate]) -> list[Candidate]:
-        """The chosen jobs with their needs as ids; a job whose need is not part of the run is left out or an error."""
+        """Connect the selected jobs by ids of their needs; a job with a missing need is left out or reported."""
         asked = self.named(candidates)
         jobs: list[Candidate] = []
         for candidate in chosen.values():
@@ -212,9 +214,7 @@ class Choice:
         listed = entry.merged.get("needs")
         numbers = [n for n, other in enumerate(entry.fields.needs or ()) if other is need]
         node = (listed.get(numbers[0]) if listed is not None and numbers else None) or entry.key
-        message = (
-            f"{target.id} is not part of this run ({reason}); write {{job: {need.job}, optional: true}} if that is fine"
-        )
+        message = f"{target.id} is not part of this run ({reason}); write {{job: {need.job}, optional: true}} if it is optional"
         self.problems.append(node.file.problem(node, pointer(entry.name, "needs", *numbers), message))
 
 

@@ -1,6 +1,6 @@
-"""The variables that loom itself gives a job: `LOOM_*`, and the `CI_*` names that other CI systems' scripts read.
+"""The variables that loom sets for a job: `LOOM_*`, and the `CI_*` names that scripts of other CI systems read.
 
-Pure. The plan expands `$NAME` against `for_run`; a job sees `for_job` below the plan's own variables.
+Pure. The plan expands `$NAME` with `for_run`; a job gets `for_job` below the plan's own variables.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ SOURCES = {
     "web": "web",
     "trigger": "trigger",
 }
-"""The events that a run can stand for (`--event`), and GitLab's `CI_PIPELINE_SOURCE` of each."""
+"""The events that a run can simulate (`--event`), with GitLab's `CI_PIPELINE_SOURCE` for each."""
 DEFAULT_EVENT = "push"
 
 Known = Literal["plan", "job", "step", "after_script"]
 
 
 class Predefined(Struct, frozen=True):
-    """One variable of loom's: its name, from when on it has a value, and what that is (docs/reference/variables.md)."""
+    """One of loom's variables: its name, the phase that first knows it, and its meaning (docs/reference/variables.md)."""
 
     name: str
     known: Known
@@ -95,12 +95,12 @@ PREDEFINED = (
     Predefined("LOOM_ATTEMPT", "step", "Which attempt at the job this is, from 1."),
     Predefined("LOOM_JOB_STATUS", "after_script", "As `CI_JOB_STATUS`."),
 )
-"""Every one there is; the reference page and `check` go by it."""
+"""All variables; the reference page and `check` use this table."""
 KNOWN_TO_PLANS = tuple(each.name for each in PREDEFINED if each.known in ("plan", "job"))
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """What a commit says of itself."""
+    """The metadata of a commit."""
 
     author: str
     timestamp: str
@@ -108,7 +108,7 @@ class Message(Struct, frozen=True, kw_only=True):
 
 
 class Commit(Struct, frozen=True, kw_only=True):
-    """The commit that is checked out, as far as git knows it."""
+    """The checked-out commit, as far as git knows it."""
 
     sha: str
     branch: str | None = None
@@ -126,7 +126,8 @@ def for_run(
     origin_url: str | None,
     event: str = DEFAULT_EVENT,
 ) -> dict[str, str]:
-    """What is the same for every job of a run, as CI would set it for `event`. RequestError for a tag that is not there.
+    """Return the variables that all jobs of a run share, as CI would set them for `event`. RequestError if the tag is
+    missing.
 
     `CI_COMMIT_BRANCH` is absent on a detached HEAD, for a tag and for a merge request, as in GitLab.
     """
@@ -198,10 +199,9 @@ def job_environment(
     image_name: str,
     services: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
-    """Loom's variables, then the plan's; later ones win. `services`: those that say where the job's services are.
+    """Merge loom's variables and the plan's; later ones win. `services` locate the job's services.
 
-    A plan does not know yet where a job on the host will see the project, nor where services are reached, so that its
-    values may still name both.
+    The plan knows neither the directory of host jobs nor service addresses, so its values may still refer to both.
     """
     variables = dict(job.variables)
     if job.image is None:

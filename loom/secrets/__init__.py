@@ -1,1 +1,1 @@
-"""Secrets: references in, values out, one module per kind of store; and the masker that keeps values out of all output."""
+"""Resolve secret references, one module per store, and mask the values in all output."""

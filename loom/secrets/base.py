@@ -1,4 +1,4 @@
-"""The promise of a secret provider, and the three ways it may fail."""
+"""The interface of a secret provider, and its three kinds of failure."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ UNSAFE_DEBUG_TRACE = "SECRETS_UNSAFE_DEBUG_TRACE"
 
 
 class Surroundings(Struct, frozen=True, kw_only=True):
-    """Everything a provider may look at; nothing else (not `os.environ`, not the working directory)."""
+    """The only inputs of a provider (not `os.environ`, not the working directory)."""
 
     environ: Mapping[str, str]
     root: Path
-    """The repository that loom was started in, not its snapshot."""
+    """The user's repository, not its snapshot."""
     config: Config
     read: Callable[[str], bytes]
-    """Another reference's value: what opens this store may itself be kept in another one."""
+    """Resolve another reference: the key of a store may itself be kept in another store."""
 
 
 class SecretProvider(Protocol):
-    """One kind of store, named by its references' scheme.
+    """One kind of store, selected by the scheme of a reference.
 
-    Others can be added: an entry point in the group `loom.secret_providers`, named like the scheme, that loads to a
-    callable without arguments which returns a provider.
+    Packages can add providers by an entry point in the group `loom.secret_providers`: its name is the scheme, it loads
+    a callable without arguments that returns a provider.
     """
 
     def check(self, reference: str) -> str | None:
-        """What is wrong with a reference (what follows `scheme://`), None when it is well-formed. Touches nothing."""
+        """Check the part of a reference after `scheme://`; return the problem, or None. Performs no I/O."""
         ...
 
     def read(self, reference: str, around: Surroundings) -> bytes:
-        """The value. Raises what `not_found` and `unavailable` return; never puts a value into a message."""
+        """Return the value. Raises `not_found` or `unavailable`; messages never contain a value."""
         ...
 
 
 def not_found(message: str, hint: str | None = None) -> SecretError:
-    """The store was there and has no such thing."""
+    """Return the error for a store without this entry."""
     return SecretError(message, hint=hint, code=NOT_FOUND)
 
 
 def unavailable(message: str, hint: str | None = None) -> SecretError:
-    """The store could not be asked: not installed, not configured, locked, not allowed."""
+    """Return the error for a store that can't be queried: not installed, not configured, locked or not permitted."""
     return SecretError(message, hint=hint, code=UNAVAILABLE)
 
 

@@ -14,13 +14,13 @@ _WIDEST = 256
 _CONTROLS = bytes({*range(0x20), 0x7F} - {0x0A})
 _DROPPED = _CONTROLS + b"\\\"'"
 _LETTERS = (b"\tt\nn\rr", b"\tt\nn\rr\bb\ff", b"\tt\nn\rr\bb\ff\aa\vv\x1bE")
-"""Escapes with a letter (`\\n`): what Python, JSON and a shell write so, as pairs."""
+"""Escapes with a letter (`\\n`) in Python, JSON and shells, as pairs."""
 _TO_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 @cache
 def _escapes() -> re.Pattern[bytes]:
-    """What tools write instead of a character. Each alternative begins with a literal one: `re` looks for these alone."""
+    """Escape sequences for a character. Each alternative begins with a literal, which makes `re` fast."""
     return re.compile(
         rb"%(?:25)*([0-9A-Fa-f]{2})"
         rb"|\\x([0-9A-Fa-f]{2})"
@@ -33,7 +33,7 @@ def _escapes() -> re.Pattern[bytes]:
 
 @cache
 def _leads() -> tuple[re.Pattern[bytes], ...]:
-    """One of these is in a text that holds an escape. Each is found at the speed of memory, since it begins with one literal."""
+    """Every text with an escape contains one of these. Each begins with a literal, so the search is fast."""
     return tuple(map(re.compile, (rb"%[0-9A-Fa-f]{2}", rb"\\[xuU0-3]", rb"&(?:#|[A-Za-z]{2,31};)")))
 
 
@@ -44,7 +44,7 @@ def _decoded(match: re.Match[bytes]) -> bytes:
 
 @lru_cache(4096)
 def _character(group: int, text: bytes) -> bytes:
-    """What is written so. A line end would change which line something is in; it is ignored, as controls are."""
+    """Decode an escape sequence. Line ends are ignored like controls, because they would move text to another line."""
     import html
 
     if group <= 3:
@@ -60,13 +60,13 @@ def _character(group: int, text: bytes) -> bytes:
 
 
 How = tuple[re.Pattern[bytes] | None, re.Pattern[bytes] | None]
-"""How a view is made: which sequences are taken out, together with controls; then what is decoded, if anything is."""
+"""How to make a view: the sequences to remove with the controls, then the decoder, if any."""
 
 
 def views(data: bytes) -> Iterator[tuple[bytes, How]]:
-    """Each way in which a text is looked at, in the order in which `shown` and a reader take things back.
+    """The views of a text, in the order in which `shown` and readers undo escapes.
 
-    As it is too where there are sequences: these may take the first character of a value with them.
+    The raw text is a view too when it has sequences: a sequence may swallow a value's first character.
     """
     bases: list[tuple[bytes, re.Pattern[bytes] | None]] = [(data, None)]
     in_ascii = data.isascii()
@@ -89,7 +89,7 @@ def views(data: bytes) -> Iterator[tuple[bytes, How]]:
 
 
 def origins(data: bytes, how: How) -> tuple[list[int], list[int]]:
-    """For each byte of a view, where in `data` what it was made from starts and ends."""
+    """For each byte of a view, the start and end of its source in `data`."""
     ignored, decoding = how
     text, starts, ends = _step(data, ignored, lambda _: b"", _CONTROLS)
     _, inner_starts, inner_ends = _step(text, decoding, _decoded, _DROPPED)
@@ -99,7 +99,7 @@ def origins(data: bytes, how: How) -> tuple[list[int], list[int]]:
 def _step(
     data: bytes, pattern: re.Pattern[bytes] | None, instead: Callable[[re.Match[bytes]], bytes], dropped: bytes
 ) -> tuple[bytes, list[int], list[int]]:
-    """`data` with what matches replaced and some bytes dropped, and for each byte of it where in `data` it comes from."""
+    """Replace matches in `data` and drop bytes; return the result with the source position of each byte."""
     starts: list[int] = []
     ends: list[int] = []
     parts: list[bytes] = []
@@ -123,7 +123,9 @@ def _step(
 
 
 def _rows(text: bytes, width: int = _WIDEST) -> Iterator[bytes]:
-    """`text` in rows, and its end as a whole row, so that a short last one is hidden also where rows run together."""
+    """Split `text` into rows, with its end also as a full row, so that a short last row is hidden even when rows run
+    together.
+    """
     for at in range(0, len(text), width):
         yield text[at : at + width]
     if len(text) > width:
@@ -131,7 +133,7 @@ def _rows(text: bytes, width: int = _WIDEST) -> Iterator[bytes]:
 
 
 def _spelled(text: bytes) -> Iterator[bytes]:
-    """A line (or a value of several, on one) as the views show it, whatever wrote it."""
+    """Return a line (or a multi-line value on one line) in the form of the views."""
     written = [text, text.replace(b" ", b"+")]
     for pairs in _LETTERS:
         for control, letter in zip(pairs[::2], pairs[1::2], strict=True):
@@ -143,7 +145,7 @@ def _spelled(text: bytes) -> Iterator[bytes]:
 
 
 def pieces_of(value: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Each piece of a value, and whether the base64 digit behind it belongs to it in part."""
+    """Yield each piece of a value, and whether it covers only part of the next base64 digit."""
     bare = value.strip()
     lines = [line.strip() for line in bare.split(b"\n")]
     for line in [*lines, *([bare] if len(lines) > 1 else [])]:
@@ -151,9 +153,9 @@ def pieces_of(value: bytes) -> Iterator[tuple[bytes, bool]]:
             yield from ((row, False) for row in _rows(text))
     digits = bare.hex().encode()
     for text in (digits, digits.upper()):
-        yield from ((row, False) for row in _rows(text, 60))  # as `xxd -p` breaks them
+        yield from ((row, False) for row in _rows(text, 60))  # the row length of `xxd -p`
     for before in range(3):
-        # At each alignment the digits that the value alone decides; those at its ends share bits with their neighbours.
+        # At each alignment, the digits that depend on the value alone; the outer ones share bits with their neighbours.
         mixed = (before + len(bare)) % 3 != 0
         digits = b64encode(bytes(before) + bare).rstrip(b"=")
         digits = digits[(0, 2, 3)[before] : len(digits) - mixed]

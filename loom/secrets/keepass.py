@@ -28,7 +28,7 @@ class _Address(Struct, frozen=True):
 
 
 def _address(reference: str) -> _Address | None:
-    """`/` and `:` inside of a name are written `%2F` and `%3A`."""
+    """Parse an address; `/` and `:` inside names are written `%2F` and `%3A`."""
     alias, hash_sign, place = reference.partition("#")
     entry, colon, field = place.partition(":")
     path = tuple(unquote(part) for part in entry.split("/"))
@@ -38,7 +38,7 @@ def _address(reference: str) -> _Address | None:
 
 
 class Keepass:
-    """Keeps what it opened: deriving a database's key takes a second on purpose."""
+    """Keeps databases open: the key derivation takes a second by design."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -76,7 +76,7 @@ class Keepass:
         if found is None:
             raise not_found(
                 f"the database {address.alias!r} has no entry {address}",
-                "Write the groups above it too, and `%2F` for a slash inside of a name.",
+                "Include its groups in the path, and write `%2F` for a slash in a name.",
             )
         return found
 
@@ -89,27 +89,29 @@ def _opened(alias: str, configured: KeepassDatabase, around: Surroundings) -> An
         raise unavailable("the Python package pykeepass is not installed", "pip install pykeepass") from error
     path = configured.path
     if not path.is_file():
-        raise unavailable(f"the KeePass database {alias!r} should be at {path}, and there is no file")
+        raise unavailable(f"the KeePass database {alias!r}: no such file: {path}")
     password = None
     if configured.password is not None:
         if configured.password.startswith("keepass://"):
-            raise unavailable(f"the KeePass database {alias!r} can't get its password from a KeePass database")
+            raise unavailable(f"the KeePass database {alias!r} can't take its password from a KeePass database")
         password = around.read(configured.password).decode("utf-8", "replace").rstrip("\r\n")
     try:
         return PyKeePass(str(path), password=password, keyfile=configured.key_file and str(configured.key_file))
     except CredentialsError as error:
         how = (
-            "the password or the key file is wrong" if password is not None else "it has a password, none is configured"
+            "the password or the key file is wrong"
+            if password is not None
+            else "it needs a password, and the configuration has none"
         )
         raise unavailable(
             f"the KeePass database {alias!r} ({path}) can't be opened: {how}",
-            f"keepass.{alias}.password in loom's configuration names where the password is kept.",
+            f"keepass.{alias}.password in loom's configuration takes a reference to the password.",
         ) from error
     except (HeaderChecksumError, PayloadChecksumError) as error:
-        raise unavailable(f"the KeePass database {alias!r} ({path}) is damaged, or is none") from error
+        raise unavailable(f"the KeePass database {alias!r} ({path}) is damaged or not a KeePass database") from error
     except OSError as error:
         raise unavailable(f"the KeePass database {alias!r} can't be read: {error}") from error
-    except Exception as error:  # a file that is no database fails inside of a parser of binary structures
+    except Exception as error:  # pykeepass raises errors of its binary parser for other files
         raise unavailable(
             f"{path} can't be read as a KeePass database ({type(error).__name__})", "Is it a .kdbx file (KDBX 3 or 4)?"
         ) from error
@@ -127,4 +129,4 @@ def _value(entry: Any, field: str) -> bytes | None:
 def _fields_hint(entry: Any) -> str:
     custom = sorted(entry.custom_properties)
     attached = sorted(_ATTACHMENT + str(item.filename) for item in entry.attachments)
-    return f"It could be: {', '.join([*_FIELDS, *custom, *attached])}."
+    return f"Available fields: {', '.join([*_FIELDS, *custom, *attached])}."

@@ -1,4 +1,4 @@
-"""`env://NAME` and `file://path`: the environment loom was started in, and files on this machine."""
+"""`env://NAME` and `file://path`: environment variables, and files on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class EnvironmentVariables:
         value = around.environ.get(reference)
         if value is None:
             raise not_found(
-                f"the variable {reference} is not set in the environment loom was started in",
+                f"the variable {reference} is not set in loom's environment",
                 f"Set it and run again: `{reference}=... loom run`, or `export {reference}` in your shell.",
             )
         if not value:
@@ -30,19 +30,19 @@ class EnvironmentVariables:
 
 
 class Files:
-    """A path relative to the repository, from your home (`~/`), or absolute."""
+    """A path relative to the repository, in the home directory (`~/`), or absolute."""
 
     def check(self, reference: str) -> str | None:
         if not reference or reference.endswith("/") or "\0" in reference:
             return "expected file://path/in/the/repository, file://~/path or file:///absolute/path"
         if reference.startswith("~") and not reference.startswith("~/"):
-            return "only your own home can be named: file://~/path"
+            return "only your own home directory is supported: file://~/path"
         return None
 
     def read(self, reference: str, around: Surroundings) -> bytes:
         path = self._path(reference, around)
         try:
-            # Not blocking: opening a FIFO would wait for a writer for ever.
+            # Open without blocking: a FIFO would wait for a writer.
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise not_found(f"there is no file {path}") from error
@@ -54,7 +54,7 @@ class Files:
             raise not_found(f"{path} is not a file")
         with os.fdopen(descriptor, "rb") as file:
             if status.st_size > LONGEST:
-                raise unavailable(f"{path} has {status.st_size} bytes; a secret may have {LONGEST}")
+                raise unavailable(f"{path} has {status.st_size} bytes; the limit for a secret is {LONGEST}")
             try:
                 value = file.read(LONGEST + 1)
             except OSError as error:
@@ -68,5 +68,7 @@ class Files:
             return around.root / reference
         home = around.environ.get("HOME")
         if not home:
-            raise unavailable("HOME is not set, so ~ names no folder", "Write the path in full: file:///absolute/path")
+            raise unavailable(
+                "HOME is not set, so ~ can't be resolved", "Write the path in full: file:///absolute/path"
+            )
         return Path(home) / reference[2:]

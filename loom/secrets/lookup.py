@@ -1,4 +1,4 @@
-"""From a job's declared secrets to their values."""
+"""Look up the values of a job's secrets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BUILT_IN: Mapping[str, Callable[[], SecretProvider]] = {
 
 
 class Missing(Struct, frozen=True, kw_only=True):
-    """A secret that is not required and is unavailable; its variable stays unset."""
+    """An optional secret that is unavailable; its variable stays unset."""
 
     name: str
     code: str
@@ -40,14 +40,14 @@ class Missing(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
-    """`values` by the secret's name, exactly as the store has them. Neither `repr` nor `str` shows a value."""
+    """`values` by secret name, unmodified. Neither `repr` nor `str` shows a value."""
 
     values: Mapping[str, bytes] = field(repr=False)
     missing: tuple[Missing, ...] = ()
 
 
 def check_reference(reference: str) -> str | None:
-    """What is wrong with a reference as written, without asking any store; None when it is well-formed."""
+    """Check a reference without querying a store; return the problem, or None."""
     try:
         scheme, rest = _split(reference)
         return _provider(scheme).check(rest)
@@ -56,11 +56,11 @@ def check_reference(reference: str) -> str | None:
 
 
 def resolve(refs: Iterable[Secret], *, environ: Mapping[str, str], root: Path, config: Config) -> Resolution:
-    """The values of a job's secrets.
+    """Look up the values of a job's secrets.
 
-    Every secret is tried, then SecretError names all that are wrong at once: SECRETS_REF_INVALID for a reference that
-    is malformed (required or not), SECRETS_REQUIRED_MISSING where a store lacks a required one,
-    SECRETS_PROVIDER_UNAVAILABLE where a store could not be asked for a required one.
+    All secrets are tried; one SecretError then reports every failure: SECRETS_REF_INVALID for a malformed reference
+    (required or not), SECRETS_REQUIRED_MISSING for a required secret that its store lacks, SECRETS_PROVIDER_UNAVAILABLE
+    for a required secret of an unavailable store.
     """
     reader = _Reader(environ=environ, root=root, config=config)
     values: dict[str, bytes] = {}
@@ -80,7 +80,7 @@ def resolve(refs: Iterable[Secret], *, environ: Mapping[str, str], root: Path, c
 
 
 class _Reader:
-    """Asks each store, each of them made once."""
+    """Queries the stores; creates each provider once."""
 
     def __init__(self, *, environ: Mapping[str, str], root: Path, config: Config) -> None:
         self._around = Surroundings(environ=environ, root=root, config=config, read=self.read)
@@ -102,8 +102,8 @@ def _split(reference: str) -> tuple[str, str]:
     if not separator or not scheme:
         raise invalid(
             "its reference is malformed: expected scheme://...",
-            # What is written there is not repeated: it may well be the value itself.
-            "A secret's value is never written into the workflow; say where it is kept: env://NAME, file://path, "
+            # Do not repeat the reference: it may be the value itself.
+            "Never write a secret's value into the workflow; write a reference to its store: env://NAME, file://path, "
             "keyring://service/user, keepass://alias#entry:field, op://vault/item/field.",
         )
     return scheme, rest
@@ -115,7 +115,7 @@ def _provider(scheme: str) -> SecretProvider:
     for point in entry_points(group=ENTRY_POINTS, name=scheme):
         try:
             provider: SecretProvider = point.load()()
-        except Exception as error:  # others' code: whatever it raises, the store can't be asked
+        except Exception as error:  # third-party code may raise anything
             raise unavailable(
                 f"the provider for {scheme}:// ({point.value}) can't be loaded: {type(error).__name__}: {error}"
             ) from error
@@ -124,21 +124,21 @@ def _provider(scheme: str) -> SecretProvider:
     close = nearest(scheme, known)
     meant = f"; did you mean {close}://?" if close else ""
     raise unavailable(
-        f"no provider for {scheme}:// is installed{meant} (there are: {', '.join(known)})",
-        f"A package can add one by an entry point in the group {ENTRY_POINTS}.",
+        f"no provider for {scheme}:// is installed{meant} (installed: {', '.join(known)})",
+        f"Packages add providers by the entry point group {ENTRY_POINTS}.",
     )
 
 
 def _combined(failed: list[tuple[Secret, SecretError]]) -> SecretError:
-    """One error for all; the code is the first one's, a store's "no" to a required secret being SECRETS_REQUIRED_MISSING."""
+    """Combine all failures; the code is the first one's, with SECRETS_REQUIRED_MISSING for a missing required secret."""
     codes = [REQUIRED_MISSING if error.code == NOT_FOUND else error.code for _, error in failed]
-    # With the code in the text: the record keeps messages, and each secret may have one of its own.
+    # With the code in the text: the record keeps messages, and codes may differ per secret.
     lines = [
         f"secret {secret.name}: {error.message} ({code})" for (secret, error), code in zip(failed, codes, strict=True)
     ]
     hints = dict.fromkeys(error.hint for _, error in failed if error.hint)
     if any(error.code == NOT_FOUND for _, error in failed):
-        hints["A job that can do without it says `required: false`."] = None
+        hints["If the job works without it, set `required: false`."] = None
     return SecretError(
         "\n".join(lines),
         hint="\n".join(hints) or None,

@@ -23,33 +23,34 @@ if TYPE_CHECKING:
     from ahocorasick_rs import BytesAhoCorasick
 
 SHORTEST = 4
-"""Characters. Anything shorter would turn ordinary words into noise, and the noise would give the value away."""
+"""In characters. Shorter values would redact ordinary words, and the redactions would reveal the value."""
 
 LONGEST = 64 * 1024
-"""Bytes. Beyond that a value is no secret to look for in every line."""
+"""In bytes. Larger values are too expensive to search for in every line."""
 
 _ANCHOR = 8
-"""So much of each piece is in the automaton at least, and more while all have fewer than `_STATES` bytes; the rest of a piece is
-looked up. A bundle of certificates would take twenty megabytes else."""
+"""Minimum prefix of each piece in the automaton; longer while the total stays below `_STATES` bytes. The rest of a
+piece is compared directly. Without the limit, a certificate bundle would take 20 MB.
+"""
 _STATES = 1 << 16
 _BLOCK = 1 << 17
 _REACH = 1 << 14
-"""How far apart a piece's ends may be: of a line that does not end, so much is held back."""
+"""Maximum length of a match: this much of an unfinished line is held back."""
 _MIXED_END = re.compile(rb"[A-Za-z0-9+/_-]?={0,2}")
 
 _Span = tuple[int, int, str]
 
 
 class _Rules(Struct, frozen=True, eq=False):
-    """All pieces of all secrets; replaced whole when a secret was added, so that readers need no lock."""
+    """All pieces of all secrets. A new secret replaces the whole object, so readers need no lock."""
 
     pieces: Mapping[bytes, tuple[str, bool]]
     lengths: list[tuple[int, ...]]
-    """Of the pieces that begin with each anchor."""
+    """The pieces for each anchor."""
     anchors: BytesAhoCorasick
 
     def found(self, view: bytes) -> Iterator[_Span]:
-        """Where pieces are; those that overlap come as one."""
+        """Return the positions of pieces; overlapping ones are merged."""
         first, last, owner = 0, 0, ""
         for anchor, start, _ in self.anchors.find_matches_as_indexes(view, overlapping=True):
             for length in self.lengths[anchor]:
@@ -73,7 +74,7 @@ class _Rules(Struct, frozen=True, eq=False):
             yield first, last, owner
 
     def lines_in(self, data: bytes) -> set[int]:
-        """The numbers of the lines that hold something."""
+        """Return the numbers of lines with a match."""
         numbers = set()
         for view, _ in views(data):
             number = at = end = 0
@@ -88,7 +89,7 @@ class _Rules(Struct, frozen=True, eq=False):
         return numbers
 
     def spans(self, line: bytes) -> list[_Span]:
-        """Where something is to be hidden: in order, apart from each other; what overlaps goes as one."""
+        """Return the ranges to hide: ordered, disjoint, overlaps merged."""
         found: list[_Span] = []
         for view, how in views(line):
             here = list(self.found(view))
@@ -110,7 +111,7 @@ def _rules_of(values: Mapping[tuple[str, bytes], None]) -> _Rules:
 
     pieces: dict[bytes, tuple[str, bool]] = {}
     for name, value in values:
-        owners = ((name, False), (name, True))  # shared, as the lengths are below: there may be ten thousand pieces
+        owners = ((name, False), (name, True))  # share objects (also lengths below): there may be ten thousand pieces
         for piece, mixed in pieces_of(value):
             if len(piece) >= SHORTEST:
                 pieces.setdefault(piece, owners[mixed])
@@ -119,7 +120,7 @@ def _rules_of(values: Mapping[tuple[str, bytes], None]) -> _Rules:
     shared: dict[tuple[int, ...], tuple[int, ...]] = {}
     for piece in pieces:
         lengths.setdefault(piece[:anchor], set()).add(len(piece))
-    kind = Implementation.ContiguousNFA if len(lengths) > 1000 else None  # the library's own choice takes more memory
+    kind = Implementation.ContiguousNFA if len(lengths) > 1000 else None  # the library's default needs more memory
     return _Rules(
         pieces,
         [shared.setdefault(tuple(some), tuple(some)) for some in lengths.values()],
@@ -128,7 +129,7 @@ def _rules_of(values: Mapping[tuple[str, bytes], None]) -> _Rules:
 
 
 class Masker:
-    """Hides secrets in text. Thread-safe; secrets may be added at any time and hold for what is masked afterwards."""
+    """Hides secrets in text. Thread-safe; a secret added at any time applies to all later output."""
 
     def __init__(self, secrets: Mapping[str, str | bytes] | None = None) -> None:
         self._lock = threading.Lock()
@@ -138,7 +139,7 @@ class Masker:
             self.add(name, value)
 
     def add(self, name: str, value: str | bytes) -> None:
-        """SecretError for a value that can't be hidden (too few characters, over 64 KiB)."""
+        """Add a secret. SecretError for a value that can't be hidden (too short, or over 64 KiB)."""
         data = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
         _check(name, data)
         with self._lock:
@@ -147,12 +148,12 @@ class Masker:
 
     @property
     def active(self) -> bool:
-        """False when there is nothing to hide: callers may then skip masking altogether."""
+        """False when there is nothing to hide, so callers can skip masking."""
         return bool(self._values)
 
     @property
     def rules(self) -> _Rules | None:
-        """None when there is nothing to hide."""
+        """Return None when there is nothing to hide."""
         built = self._built
         if built is None and self._values:
             with self._lock:
@@ -160,7 +161,7 @@ class Masker:
         return built
 
     def mask_bytes(self, data: bytes) -> bytes:
-        """A whole text (a line, a document); `data` itself when there is nothing to hide in it."""
+        """Mask a whole text; return `data` itself when it contains no secret."""
         if not self.active:
             return data
         stream = self.stream()
@@ -176,14 +177,14 @@ class Masker:
             return text
         try:
             return masked.decode("utf-8", "surrogatepass")
-        except UnicodeDecodeError:  # a secret that is not text was cut out of a character's bytes
+        except UnicodeDecodeError:  # a binary secret may leave part of a character
             return masked.decode("utf-8", "replace")
 
     def stream(self) -> StreamMasker:
         return StreamMasker(self)
 
     def found_in(self, file: IO[bytes]) -> str | None:
-        """The name of a secret that a file holds in any form, None when it holds none."""
+        """Return the name of a secret that a file contains in any form, or None."""
         rules, kept = self.rules, b""
         while rules is not None and (chunk := file.read(_BLOCK)):
             data = kept + chunk
@@ -195,29 +196,29 @@ class Masker:
 
 
 class StreamMasker:
-    """Masks one stream that arrives in chunks cut anywhere; the outcome is that of masking the whole at once.
+    """Masks one stream that arrives in arbitrary chunks; the result equals masking it whole.
 
-    A line is held back until its end arrives; of a line that is longer than 128 KiB, its last 16 KiB. `flush` at the end.
+    Incomplete lines are held back, of lines over 128 KiB only the last 16 KiB. Call `flush` at the end.
     """
 
     def __init__(self, masker: Masker) -> None:
         self._masker = masker
         self._held: list[bytes] = []
         self._size = 0
-        self._hidden = 0  # so many bytes at the start of what is held were replaced already, as part of the last secret
+        self._hidden = 0  # bytes at the start of the held text that the last secret's label already replaced
 
     @property
     def pending(self) -> bool:
         return self._size > 0
 
     def feed(self, data: bytes) -> bytes:
-        """What may be shown now."""
+        """Add a chunk; return the text that is safe to show."""
         if not self._size and not self._masker.active:
             return data
         return b"".join(self._fed(data[at : at + _BLOCK]) for at in range(0, len(data), _BLOCK))
 
     def flush(self) -> bytes:
-        """The rest, masked as far as it came."""
+        """Return the masked rest."""
         return self._released(0)
 
     def _fed(self, data: bytes) -> bytes:
@@ -235,7 +236,7 @@ class StreamMasker:
             self._size += len(data)
 
     def _released(self, reach: int) -> bytes:
-        """What is held, masked; `reach` bytes stay, and what a secret covers that goes on there."""
+        """Mask the held text; keep `reach` bytes, plus the part of a secret that continues there."""
         data = b"".join(self._held)
         self._held, self._size = [], 0
         rules = self._masker.rules
@@ -252,7 +253,7 @@ class StreamMasker:
         return b"\n".join(lines)
 
     def _line(self, line: bytes, rules: _Rules, until: int) -> bytes:
-        """`line`, masked up to `until`; the rest is held. What an earlier label stands for already gets no other."""
+        """Mask `line` up to `until` and hold the rest. Text that a previous label covers gets no second one."""
         out: list[bytes] = []
         hidden = at = self._hidden
         self._hidden = 0
@@ -275,14 +276,14 @@ def _check(name: str, value: bytes) -> None:
     if max((len(line.decode("utf-8", "replace")) for line in lines), default=0) < SHORTEST:
         raise SecretError(
             f"secret {name}: the value is shorter than {SHORTEST} characters (quotes, backslashes and controls do not count) "
-            "and can't be masked: every place where it happens to stand would be blacked out, which gives it away "
+            "and can't be masked: masking it would redact unrelated text and so reveal it "
             "(SECRETS_VALUE_TOO_SHORT)",
-            hint="Use a longer value, or a plain variable if it is no secret.",
+            hint="Use a longer value, or a plain variable if it is not secret.",
             code="SECRETS_VALUE_TOO_SHORT",
         )
     if len(value) > LONGEST:
         raise SecretError(
-            f"secret {name}: the value has {len(value)} bytes, more than the {LONGEST} that loom looks for in all output "
+            f"secret {name}: the value has {len(value)} bytes, more than the masking limit of {LONGEST} "
             "(SECRETS_VALUE_TOO_LONG)",
             hint="Keep the large file encrypted in the repository and make its key the secret.",
             code="SECRETS_VALUE_TOO_LONG",

@@ -1,4 +1,4 @@
-"""`op://vault/item/[section/]field`: 1Password, through its `op` command where there is one, else its Python SDK."""
+"""`op://vault/item/[section/]field`: 1Password, through the `op` command or its Python SDK."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class OnePassword:
             value = _by_sdk(whole, around.environ[_TOKEN])
         else:
             raise unavailable(
-                "1Password can't be asked: there is no `op` command",
+                "1Password can't be queried: the `op` command is not installed",
                 f"Install 1Password's command line and sign in (`op signin`),\n"
                 f"or `pip install onepassword-sdk` and set {_TOKEN}.",
             )
         if not value:
-            raise not_found(f"1Password has an empty value at {whole}")
+            raise not_found(f"the 1Password value at {whole} is empty")
         return value
 
 
@@ -56,14 +56,14 @@ def _by_command(command: str, reference: str, around: Surroundings) -> bytes:
         )
     except subprocess.TimeoutExpired as error:
         raise unavailable(
-            f"`op read` gave no answer within {_TIMEOUT_S:.0f} seconds", "Unlock 1Password, or run `op signin` before."
+            f"`op read` did not answer within {_TIMEOUT_S:.0f} seconds", "Unlock 1Password, or run `op signin` first."
         ) from error
     except OSError as error:
         raise unavailable(f"{command} can't be started: {error.strerror}") from error
     if done.returncode == 0:
         return done.stdout
     raise _refusal(
-        done.stderr.decode("utf-8", "replace").strip() or f"`op read` ended with {done.returncode}", reference
+        done.stderr.decode("utf-8", "replace").strip() or f"`op read` exited with code {done.returncode}", reference
     )
 
 
@@ -80,13 +80,13 @@ def _by_sdk(reference: str, token: str) -> bytes:
 
     try:
         return asyncio.run(asyncio.wait_for(ask(), _TIMEOUT_S)).encode()
-    except Exception as error:  # the SDK raises bare exceptions; their text is all there is
+    except Exception as error:  # the SDK raises bare exceptions; only their text is specific
         raise _refusal(str(error).replace(token, f"[{_TOKEN}]") or type(error).__name__, reference) from error
 
 
-def _refusal(said: str, reference: str) -> SecretError:
-    last = said.splitlines()[-1]
-    said = re.sub(r"^\[ERROR\] [\d/]+ [\d:]+ ", "", last)
-    if _MISSING.search(said):
-        return not_found(f"1Password has nothing at {reference}: {said}")
-    return unavailable(f"1Password can't be asked: {said}", f"Run `op signin`, or set {_TOKEN}.")
+def _refusal(reply: str, reference: str) -> SecretError:
+    last = reply.splitlines()[-1]
+    reply = re.sub(r"^\[ERROR\] [\d/]+ [\d:]+ ", "", last)
+    if _MISSING.search(reply):
+        return not_found(f"1Password has nothing at {reference}: {reply}")
+    return unavailable(f"1Password can't be queried: {reply}", f"Run `op signin`, or set {_TOKEN}.")

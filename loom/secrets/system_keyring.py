@@ -1,4 +1,4 @@
-"""`keyring://service/user`: the desktop's keyring (Secret Service, KWallet, macOS Keychain, ...) through `keyring`."""
+"""`keyring://service/user`: the desktop keyring (Secret Service, KWallet, macOS Keychain, ...) through `keyring`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from loom.secrets.base import Surroundings, not_found, unavailable
 from loom.util.within import within
 
 _ANSWER_S = 120.0
-"""Time for a person to unlock it."""
+"""Leaves a person time to unlock it."""
 
 
 class SystemKeyring:
@@ -27,12 +27,12 @@ class SystemKeyring:
             value = within(_ANSWER_S, lambda: keyring.get_password(service, user))
         except TimeoutError as error:
             raise unavailable(
-                f"the keyring gave no answer within {_ANSWER_S:.0f} s",
+                f"the keyring did not answer within {_ANSWER_S:.0f} s",
                 "Unlock it first: it may be asking for its password.",
             ) from error
         except NoKeyringError as error:
             raise unavailable(
-                "this machine has no keyring that can be used (no desktop session?)",
+                "no usable keyring on this machine (no desktop session?)",
                 "Unlock or start one, or keep the secret elsewhere: env://, file://, keepass://.",
             ) from error
         except (KeyringError, OSError) as error:
@@ -40,6 +40,6 @@ class SystemKeyring:
         if not value:
             raise not_found(
                 f"the keyring has no entry for service {service!r}, user {user!r}",
-                f"`keyring set {service} {user}` makes one.",
+                f"`keyring set {service} {user}` creates one.",
             )
         return value.encode()

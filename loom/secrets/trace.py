@@ -1,7 +1,7 @@
-"""A job with secrets must not have its shell print every command it runs.
+"""Refuse shell tracing in a job with secrets.
 
-The masker hides whole values in a trace; it can't hide what a script cuts out of one (`${TOKEN%%:*}`, `cut -c1-8`), and
-a trace prints exactly that. So tracing in such a job is refused before the job starts.
+The masker hides whole values. It can't hide a part that a script cuts out (`${TOKEN%%:*}`, `cut -c1-8`), and a trace
+prints such parts. Such a job is refused before it starts.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _ENDS_COMMAND = re.compile(r"[;&|(){}]|\s#")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _TRACERS = _SHELLS | {"set"}
 _LONGEST = 2000
-"""How much of a command is looked at: every word of a line may begin one."""
+"""The number of words to inspect: any word of a line may begin a command."""
 _SHEBANG = re.compile(r"^#!\s*(\S+)\s*(.*)$")
 
 
 class Trace(Struct, frozen=True, kw_only=True):
-    """One place of a job that turns tracing on: `where` for people, `line` as written.
+    """One place of a job that enables tracing: `where` for people, `line` as written.
 
-    `key` leads to the value in the job as the workflow writes it; `number` is the line of that value, from 1.
+    `key` is the key of the value in the workflow; `number` is the line of that value, from 1.
     """
 
     where: str
@@ -41,21 +41,21 @@ class Trace(Struct, frozen=True, kw_only=True):
 
 
 def traces(job: Job) -> tuple[Trace, ...]:
-    """Every place of a job that turns a shell's tracing on; always empty for a job without secrets."""
+    """Return every place of a job that enables shell tracing; empty for a job without secrets."""
     return tuple(_traces(job)) if job.secrets else ()
 
 
 def check_debug_trace(job: Job) -> None:
-    """SecretError SECRETS_UNSAFE_DEBUG_TRACE when a job with secrets turns tracing on."""
+    """Raise SecretError SECRETS_UNSAFE_DEBUG_TRACE when a job with secrets enables tracing."""
     found = traces(job)
     if not found:
         return
     places = "\n".join(f"{trace.where}: {trace.line}" for trace in found)
     names = ", ".join(secret.name for secret in job.secrets)
     raise SecretError(
-        f"job {job.id} has secrets ({names}) and makes a shell print every command with its arguments; "
-        f"parts of a secret that a script cuts out could not be masked ({UNSAFE_DEBUG_TRACE})\n{places}",
-        hint="Take the tracing out (`set -x`, the shell's -x), or move what needs the secrets to a job without it.",
+        f"job {job.id} has secrets ({names}) and enables shell tracing; "
+        f"a trace can show parts of a secret, which can't be masked ({UNSAFE_DEBUG_TRACE})\n{places}",
+        hint="Remove the tracing (`set -x`, the shell's -x), or move the steps that need secrets to another job.",
         code=UNSAFE_DEBUG_TRACE,
     )
 
@@ -84,7 +84,7 @@ def _line_traces(line: str, *, first: bool) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    """A command and its options, as far as words can be told apart without being a shell; nothing of other commands."""
+    """Return a command and its options, as far as words can be split without a shell; stops at the next command."""
     written = iter(_ENDS_COMMAND.split(text[:_LONGEST], maxsplit=1)[0].split())
     first = next((word for word in written if not _ASSIGNMENT.match(word) and _name(word) != "env"), "")
     words = [_unquoted(first)]
@@ -100,7 +100,7 @@ def _words(text: str) -> list[str]:
 def _unquoted(word: str) -> str:
     try:
         return "".join(shlex.split(word))
-    except ValueError:  # a quote that is closed in another word
+    except ValueError:  # a quote that another word closes
         return word
 
 
@@ -116,7 +116,7 @@ def _command_traces(words: Sequence[str]) -> bool:
 
 
 def _options_trace(words: Sequence[str]) -> bool:
-    """Whether a shell's (or `set`'s) options turn tracing on; what comes after the options is not looked at."""
+    """Whether the options of a shell (or of `set`) enable tracing; arguments after the options are ignored."""
     at = 0
     while at < len(words) and re.match(r"[-+][A-Za-z]|--[a-z]", words[at]):
         word = words[at]

@@ -99,7 +99,7 @@ def _ask_helper(helper: str, server: str, environ: Mapping[str, str]) -> tuple[d
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return {}, f"the credential helper {program} gave no answer within {_HELPER_TIMEOUT_S} s"
+        return {}, f"the credential helper {program} did not answer within {_HELPER_TIMEOUT_S} s"
     except OSError as error:
         return {}, f"the credential helper {program} could not be started: {error.strerror}"
     if done.returncode != 0:

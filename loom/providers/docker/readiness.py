@@ -97,7 +97,7 @@ class ProbeTarget:
             # The engine's API has no call that ends an exec: the thread is left behind, and goes with the container.
             return within(timeout_s, ask)
         except TimeoutError:
-            raise NotReady(f"`{' '.join(command)}` gave no answer within {timeout_s:g} s") from None
+            raise NotReady(f"`{' '.join(command)}` did not answer within {timeout_s:g} s") from None
 
 
 class _Quiet:

@@ -232,7 +232,7 @@ def test_the_plan_is_the_same_in_every_format(project: Path, loom: Loom) -> None
     as_json = json.loads(loom("compile", "--format", "json")[1])
     ids = ["build", "test.3.11", "test.3.12"]
     assert [job["id"] for job in as_yaml["jobs"]] == [job["id"] for job in as_json["jobs"]] == ids
-    assert as_json["left_out"] == [{"id": "docs", "reason": "none of its rules applies"}]
+    assert as_json["left_out"] == [{"id": "docs", "reason": "none of its rules matches"}]
     assert as_json["jobs"][1]["image"]["name"] == "python:3.11"
     assert as_json["jobs"][1]["needs"] == [{"job": "build", "optional": False, "artifacts": True}]
     assert loom("compile", "--format", "mermaid")[1].splitlines()[:3] == [
@@ -268,7 +268,7 @@ def test_selection_and_explanation(project: Path, loom: Loom) -> None:
     assert rows["variables.PYTHON"] == ["3.12", "matrix", "(.loom/workflow.yml:8:41)"]
     assert rows["timeout"] == ["1h", "built-in", "job_timeout"]
     code, _, err = loom("compile", "--explain", "docs")
-    assert (code, err.splitlines()[0]) == (2, "loom: docs is not in the plan: none of its rules applies")
+    assert (code, err.splitlines()[0]) == (2, "loom: docs is not in the plan: none of its rules matches")
     code, _, err = loom("compile", "--var", "oops")
     assert (code, err) == (2, "loom: --var oops: expected NAME=value\n")
     code, _, err = loom("compile", "tset")

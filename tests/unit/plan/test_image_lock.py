@@ -50,7 +50,7 @@ def test_a_reference_is_read_as_docker_reads_it(text: str, name: str, registry: 
     "text", ["", " ", "Debian", "debian:", "debian@", "debian:a b", "a//b", "debian@sha256:abc", "-x", "a/"]
 )
 def test_what_names_no_image_is_refused(text: str) -> None:
-    with pytest.raises(RequestError, match="is not an image's name") as refused:
+    with pytest.raises(RequestError, match="is not a valid image name") as refused:
         parse_reference(text)
     assert refused.value.exit_code == 2
 
@@ -108,7 +108,7 @@ def test_no_lock_file_is_no_lock(tmp_path: Path) -> None:
         (b'{"schema_version": "loom.images.lock.v9"}', "found 'loom.images.lock.v9'"),
         (b'{"schema_version": "loom.images.lock.v1"}', "/images: expected an object"),
         (b'{"schema_version": "loom.images.lock.v1", "images": {"a": []}}', "/images/a"),
-        (b'{"schema_version": "loom.images.lock.v1", "images": {"A B": {}}}', "'A B' is not an image's name"),
+        (b'{"schema_version": "loom.images.lock.v1", "images": {"A B": {}}}', "'A B' is not a valid image name"),
         (b'{"schema_version": "loom.images.lock.v1", "images": {"a": {"linux/amd64": {}}}}', "/images/a/linux/amd64"),
         (
             b'{"schema_version": "loom.images.lock.v1", "images": {"a": {"linux/amd64": {"digest": "x"}}}}',
@@ -153,21 +153,21 @@ def test_images_of_a_plan_once_each_with_their_users() -> None:
         (
             Facts(local_digest=A, local_id=B, served=A, locked=Locked(digest=B)),
             Verdict.DIFFERS,
-            "the lock says bbbbbbbbbbbb",
+            "the lock file has bbbbbbbbbbbb",
         ),
-        (Facts(served=A, locked=Locked(digest=B)), Verdict.DIFFERS, "the lock says"),
-        (Facts(local_digest=A, local_id=B, gone=True), Verdict.DIFFERS, "no such image any more"),
-        (Facts(served=A), Verdict.ABSENT, "not here"),
-        (Facts(served=A, locked=Locked(digest=A)), Verdict.ABSENT, "not here"),
-        (Facts(local_digest=A, local_id=B), Verdict.UNKNOWN, "could not be had"),
-        (Facts(local_digest=A, local_id=B, locked=Locked(digest=B)), Verdict.DIFFERS, "the lock says"),
-        (Facts(local_id=B, served=A), Verdict.UNKNOWN, "from no registry"),
+        (Facts(served=A, locked=Locked(digest=B)), Verdict.DIFFERS, "the lock file has"),
+        (Facts(local_digest=A, local_id=B, gone=True), Verdict.DIFFERS, "no longer has this image"),
+        (Facts(served=A), Verdict.ABSENT, "not on this engine"),
+        (Facts(served=A, locked=Locked(digest=A)), Verdict.ABSENT, "not on this engine"),
+        (Facts(local_digest=A, local_id=B), Verdict.UNKNOWN, "could not be queried"),
+        (Facts(local_digest=A, local_id=B, locked=Locked(digest=B)), Verdict.DIFFERS, "the lock file has"),
+        (Facts(local_id=B, served=A), Verdict.UNKNOWN, "built or imported"),
         # Imported: the digest is lost, the content is the locked one.
         (Facts(local_id=B, served=A, locked=Locked(digest=A, image_id=B)), Verdict.SAME, "everywhere"),
         # Local only, locked by its id.
-        (Facts(local_id=B, locked=Locked(image_id=B)), Verdict.SAME, "from no registry"),
-        (Facts(local_id=A, locked=Locked(image_id=B)), Verdict.DIFFERS, "the lock says"),
-        (Facts(), Verdict.UNKNOWN, "could not be had"),
+        (Facts(local_id=B, locked=Locked(image_id=B)), Verdict.SAME, "not from a registry"),
+        (Facts(local_id=A, locked=Locked(image_id=B)), Verdict.DIFFERS, "the lock file has"),
+        (Facts(), Verdict.UNKNOWN, "could not be queried"),
     ],
 )
 def test_verdicts(facts: Facts, expected: Verdict, reason: str) -> None:

@@ -138,9 +138,9 @@ ship: {stage: deploy, script: [x]}
         ({"matrix": {"OS": "x"}}, "--matrix OS=x: no job has a matrix variable OS"),
         (
             {"variables": {"a-b": "x"}},
-            "--var a-b: a variable's name has letters, digits and _, no digit first, and no LOOM_ in front",
+            "--var a-b: a variable name has letters, digits and _; no digit first, no LOOM_ prefix",
         ),
-        ({"jobs": ("make",), "stages": ("test",)}, "no job is in everything that was asked for; ask for less at once"),
+        ({"jobs": ("make",), "stages": ("test",)}, "no job matches all selection options; use fewer of them"),
     ],
 )
 def test_a_selection_of_what_is_not_there(
@@ -192,7 +192,7 @@ def test_a_matrix_can_be_narrowed(plan: MakePlan, tmp_path: Path) -> None:
         "join",
     ]
     assert ids(plan(tmp_path, MATRIX, jobs=("test.3.13-slim",))) == ["test.3.13-slim"]
-    with pytest.raises(RequestError, match=r"there are 3\.11, 3\.12, 3\.13"):
+    with pytest.raises(RequestError, match=r"its values are 3\.11, 3\.12, 3\.13"):
         plan(tmp_path, MATRIX, matrix={"PYTHON": "3.1"})
 
 
@@ -208,14 +208,14 @@ def test_ids_that_look_the_same_are_told_apart(plan: MakePlan, tmp_path: Path) -
         (
             "[{if: '$CI_COMMIT_BRANCH == \"main\"'}]",
             {"predefined": {"CI_COMMIT_BRANCH": "x"}},
-            "none of its rules applies",
+            "none of its rules matches",
         ),
         ("[{if: $CI_COMMIT_TAG == null}]", {"predefined": {"CI_COMMIT_TAG": ""}}, "runs"),
         ("[{changes: [docs/**]}]", {"changed": ["docs/a/b.md"]}, "runs"),
-        ("[{changes: docs/*}]", {"changed": ["docs/a/b.md"]}, "none of its rules applies"),
+        ("[{changes: docs/*}]", {"changed": ["docs/a/b.md"]}, "none of its rules matches"),
         ("[{changes: docs/*}]", {"changed": None}, "runs"),
         ("[{exists: ['**/Cargo.toml']}]", {"files": ["x/Cargo.toml"]}, "runs"),
-        ("[{exists: [Cargo.toml]}]", {"files": ["x/Cargo.toml"]}, "none of its rules applies"),
+        ("[{exists: [Cargo.toml]}]", {"files": ["x/Cargo.toml"]}, "none of its rules matches"),
         ("[{if: $SKIP, when: never}, {when: on_success}]", {"variables": {"SKIP": "1"}}, "rules[0] says never"),
         ("[{if: $SKIP, when: never}, {when: on_success}]", {}, "runs"),
         ("[{when: manual}]", {}, "manual: name it to run it"),
@@ -243,7 +243,7 @@ def test_a_rule_s_variables_and_allow_failure_hold(plan: MakePlan, tmp_path: Pat
 
 def test_workflow_rules_hold_for_all(plan: MakePlan, tmp_path: Path) -> None:
     text = "workflow: {rules: [{if: $CI_COMMIT_TAG, when: never}, {if: $GO, variables: {MODE: fast}}]}\na: {stage: test, script: x}"
-    assert reasons(plan(tmp_path, text)) == {"a": "no rule of workflow: rules applies"}
+    assert reasons(plan(tmp_path, text)) == {"a": "no rule of `workflow: rules` matches"}
     assert reasons(plan(tmp_path, text, predefined={"CI_COMMIT_TAG": "v1"})) == {"a": "workflow: rules[0] says never"}
     (job,) = plan(tmp_path, text, variables={"GO": "1"}).jobs
     assert job.variables == {"MODE": "fast", "GO": "1"}
@@ -254,7 +254,7 @@ def test_workflow_rules_hold_for_all(plan: MakePlan, tmp_path: Path) -> None:
     [
         (
             'a: {stage: test, script: x, variables: {A: "$B", B: "${A}"}}',
-            ".loom/workflow.yml:3:44: WF_SCHEMA_V1 /a/variables/A: the variables of a refer to each other in a circle: $A -> $B -> $A; write $$ for a plain $",
+            ".loom/workflow.yml:3:44: WF_SCHEMA_V1 /a/variables/A: the variables of a refer to each other in a cycle: $A -> $B -> $A; write $$ for a plain $",
         ),
         (
             'a: {stage: test, script: x, image: "python:$VERSION"}',
@@ -262,7 +262,7 @@ def test_workflow_rules_hold_for_all(plan: MakePlan, tmp_path: Path) -> None:
         ),
         (
             "a: {stage: build, script: x, rules: [{if: $NO}]}\nb: {stage: test, script: x, needs: [a]}",
-            ".loom/workflow.yml:4:37: WF_SCHEMA_V1 /b/needs/0: a is not part of this run (none of its rules applies); write {job: a, optional: true} if that is fine",
+            ".loom/workflow.yml:4:37: WF_SCHEMA_V1 /b/needs/0: a is not part of this run (none of its rules matches); write {job: a, optional: true} if it is optional",
         ),
         (
             f"a: {{stage: test, script: x, variables: {{A: {'x' * 2000}}}, rules: [{{if: '$A =~ /(x+x+)+y/'}}]}}",
@@ -317,7 +317,7 @@ a:
 
 
 def test_a_path_that_a_variable_leads_out(plan: MakePlan, tmp_path: Path) -> None:
-    with pytest.raises(WorkflowError, match=r"\.\./x leads out of the project; stay inside it"):
+    with pytest.raises(WorkflowError, match=r"\.\./x is outside the project; use a path inside it"):
         plan(tmp_path, "a: {stage: test, script: x, variables: {UP: ..}, artifacts: {paths: [$UP/x]}}")
 
 
@@ -379,11 +379,11 @@ SERVICE = "a:\n  stage: test\n  script: x\n  image: b:1\n  services:\n    - name
         (SERVICE + "run: once\n      ready: {tcp: 1}\n", ".loom/workflow.yml:8:7: a service with `run: once` is ready"),
         (
             SERVICE + "run: once\n  network: host\n",
-            ".loom/workflow.yml:10:12: a job with services is in a network of its",
+            ".loom/workflow.yml:10:12: a job with services shares a private netwo",
         ),
         (
             SERVICE + "run: once\n  network: mine\n",
-            ".loom/workflow.yml:10:12: a job with services is in a network of its",
+            ".loom/workflow.yml:10:12: a job with services shares a private netwo",
         ),
     ],
 )
@@ -397,6 +397,6 @@ def test_services_that_can_t_be_as_written(plan: MakePlan, tmp_path: Path, text:
 
 
 def test_the_configuration_s_host_network_is_none_for_a_job_with_services(plan: MakePlan, tmp_path: Path) -> None:
-    with pytest.raises(WorkflowError, match="`network: host`, which the configuration asks for, can't hold here"):
+    with pytest.raises(WorkflowError, match="`network: host`, which the configuration asks for, is not possible here"):
         plan(tmp_path, SERVICE + "run: once\n", config=Config(network="host"))
     assert plan(tmp_path, SERVICE + "run: once\n", config=Config(network="none")).jobs[0].network.mode == "none"

@@ -206,9 +206,9 @@ def test_keepass_that_can_not_be_had(tmp_path: Path, vault: Path) -> None:
     good = vault / "vault.kdbx"
     cases = [
         ("other#top", MASTER, with_vault(good), "no KeePass database has the alias 'other' (configured: team)"),
-        ("team#top", MASTER, with_vault(tmp_path / "gone"), "there is no file"),
+        ("team#top", MASTER, with_vault(tmp_path / "gone"), "no such file"),
         ("team#top", {"MASTER": "wrong"}, with_vault(good), "the password or the key file is wrong"),
-        ("team#top", {}, with_vault(good, None), "none is configured"),
+        ("team#top", {}, with_vault(good, None), "the configuration has none"),
         ("team#top", {}, with_vault(good, "keepass://team#top"), "its password from a KeePass database"),
         ("team#top", MASTER, with_vault(tmp_path / "junk.kdbx"), "junk.kdbx"),
         ("team#top", MASTER, with_vault(tmp_path / "damaged.kdbx"), "damaged.kdbx"),
@@ -256,7 +256,7 @@ def test_onepassword_that_can_not_be_had(tmp_path: Path, op: dict[str, str]) -> 
     assert "You are not currently signed in." in error.message
     error = refusal("op://vault/item/password", tmp_path, environ={"PATH": "/nowhere"})
     assert error.code == "SECRETS_PROVIDER_UNAVAILABLE"
-    assert "there is no `op` command" in error.message
+    assert "the `op` command is not installed" in error.message
 
 
 def test_onepassword_by_its_sdk_refuses_a_token_that_is_none(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_a_malformed_reference_is_refused_also_where_not_required_and_never_repe
 def test_an_unknown_scheme(tmp_path: Path) -> None:
     error = refusal("vault://a", tmp_path)
     assert error.code == "SECRETS_PROVIDER_UNAVAILABLE"
-    assert "no provider for vault:// is installed (there are: env, file, keepass, keyring, op)" in error.message
+    assert "no provider for vault:// is installed (installed: env, file, keepass, keyring, op)" in error.message
     assert lookup.check_reference("env://A") is None
 
 
@@ -379,6 +379,6 @@ def test_a_keyring_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("loom.secrets.system_keyring._ANSWER_S", 0.1)
     monkeypatch.setattr(keyring, "get_password", lambda *_: unlocked.wait(60))
     try:
-        assert "the keyring gave no answer within" in str(refusal("keyring://service/user", tmp_path))
+        assert "the keyring did not answer within" in str(refusal("keyring://service/user", tmp_path))
     finally:
         unlocked.set()
