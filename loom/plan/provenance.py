@@ -36,7 +36,7 @@ def sources(workflow: Workflow, job: Job, selection: Selection, config: Config) 
         node = (rules.get(job.rule) if rules is not None else None) or entry.key
         found.append(Source(key="when", value=job.when, by=f"rules[{job.rule}]", place=node.place))
     found += _variables(workflow, entry, job, selection)
-    found += _from_configuration(entry, job, selection, config)
+    found += _from_configuration(entry, job, config)
     return found
 
 
@@ -111,7 +111,7 @@ def _rule_nodes(entry: Entry, variables: Mapping[str, str]) -> dict[str, tuple[s
     return found
 
 
-def _from_configuration(entry: Entry, job: Job, selection: Selection, config: Config) -> Iterator[Source]:
+def _from_configuration(entry: Entry, job: Job, config: Config) -> Iterator[Source]:
     """Return the values that come from loom's configuration."""
     written = entry.merged.value
     image = entry.merged.get("image")

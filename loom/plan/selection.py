@@ -39,7 +39,7 @@ class Choice:
         """Return the selected candidates by id; record those that their rules exclude."""
         pool = self.by_matrix(candidates)
         exact = self.named(pool)
-        chosen = self.asked_for(pool, exact)
+        chosen = self.asked_for(pool)
         wants_needs = (
             self.selection.with_needs if self.selection.with_needs is not None else self.selection.from_job is None
         )
@@ -89,7 +89,7 @@ class Choice:
         asked = (*self.selection.jobs, *((self.selection.from_job,) if self.selection.from_job else ()))
         return {c.id for c in pool if c.id in asked or c.entry.name in asked}
 
-    def asked_for(self, pool: list[Candidate], exact: set[str]) -> set[str]:
+    def asked_for(self, pool: list[Candidate]) -> set[str]:
         selection = self.selection
         chosen = {c.id for c in pool}
         if selection.jobs:
