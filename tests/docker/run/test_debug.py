@@ -205,7 +205,7 @@ unit:
     assert inside.code == 0, inside.err
     assert "web" in inside.out
     assert SECRET in inside.out
-    assert "had stopped and runs again" in inside.err
+    assert "was stopped and runs again" in inside.err
     started = once.attrs["State"]["StartedAt"]
     once.reload()
     assert once.attrs["State"]["StartedAt"] == started, "what runs once ran again"

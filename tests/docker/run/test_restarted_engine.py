@@ -69,7 +69,7 @@ def test_a_kept_job_survives_a_restart_of_its_engine(there: OnOwnEngine, mode: s
         assert kept["State"] == "exited"
         shell = there.project.on_terminal("shell", **there.environ)
         shell.expect("in the kept container of unit")
-        shell.expect("had stopped and runs again")
+        shell.expect("was stopped and runs again")
         shell.expect(r"\[unit\] [^\r\n]*[#$] ")
         shell.sendline("cat made.txt /outside; echo =$GREETING=$(cat $KEY)=; again; echo code=$?")
         shell.expect(f"made\r\noutside\r\n=hello={SECRET}=\r\ncode=1\r\n")
@@ -80,7 +80,7 @@ def test_a_kept_job_survives_a_restart_of_its_engine(there: OnOwnEngine, mode: s
         client = there.restart()
         inside = there.loom("exec", "unit", "--", "sh", "-c", "cat made.txt /outside $KEY; echo $GREETING; touch fixed")
         assert inside.out == f"made\noutside\n{SECRET}hello\n", inside.err
-        assert "had stopped and runs again" in inside.err
+        assert "was stopped and runs again" in inside.err
 
         client.close()
         client = there.restart()
