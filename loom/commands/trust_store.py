@@ -22,6 +22,7 @@ from loom.record.store import Store
 from loom.snapshot import git
 from loom.snapshot.manifest import read_manifest
 from loom.snapshot.source import without_password
+from loom.storage.files import open_regular
 from loom.storage.private import make_private, own_state
 from loom.util import atomic
 from loom.util.paths import is_of_job, run_of_workspace, workspace_beside
@@ -86,18 +87,14 @@ class Trust:
     def _read(self) -> dict[str, str]:
         """Nothing where there is no file, or one that this user did not write, or that is of another origin."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
-            return {}
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            mine = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-            if not mine or not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
-                return {}
-            try:
+            with open_regular(self.path) as file:
+                status = os.fstat(file.fileno())
+                mine = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+                if not mine or status.st_size > _MAX_BYTES:
+                    return {}
                 found = msgspec.json.decode(file.read(), type=_File)
-            except (OSError, msgspec.DecodeError):
-                return {}
+        except (OSError, ValueError, RecursionError):
+            return {}
         return found.allowed if found.schema_version == _SCHEMA and found.origin == self.origin else {}
 
 
