@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from loom.cli import options
-from loom.cli.command import completion
+from loom.cli.command import completion, done_by
 
 
-class OutputFormat(StrEnum):
-    SCREEN = "screen"
-    JSON = "json"
-    GITHUB = "github"
-    GITLAB = "gitlab"
-
-
-# As long as the command has options: each is a parameter here, and known by its name from here on (`Options.of`).
+@done_by("run")
 def run(
     names: options.Jobs = None,
-    local: Annotated[
-        bool, typer.Option("--local", help="Run on this machine, which is the only way there is.")
-    ] = False,
+    local: Annotated[bool, typer.Option("--local", help="Run on this machine, as every run does.")] = False,
     container: options.Container = None,
     workflow: options.WorkflowFile = None,
     stage: options.Stages = None,
     from_job: options.FromJob = None,
-    only_failed: Annotated[bool, typer.Option("--only-failed", help="Only what failed in the last run.")] = False,
+    only_failed: Annotated[
+        bool, typer.Option("--only-failed", help="Only the jobs that failed in the last run.")
+    ] = False,
     needs: options.Needs = None,
     var: options.Variables = None,
     matrix: options.Matrix = None,
@@ -67,13 +59,14 @@ def run(
         ),
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither restore nor save caches.")] = False,
-    output: Annotated[
-        OutputFormat, typer.Option("--format", help="For a CI system that loom itself runs in: groups, annotations.")
-    ] = OutputFormat.SCREEN,
+    form: Annotated[
+        Literal["screen", "json", "github", "gitlab"],
+        typer.Option("--format", help="Output format; github and gitlab are for a CI system that runs loom."),
+    ] = "screen",
     as_json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines on standard output.")] = False,
     keep: options.Keep = None,
     shell_on_failure: Annotated[
-        bool, typer.Option("--shell-on-failure", help="Open a shell at a step that fails, then ask how to go on.")
+        bool, typer.Option("--shell-on-failure", help="Open a shell at a step that fails, then ask how to continue.")
     ] = False,
     trust: options.Trust = False,
     break_before: Annotated[
@@ -91,7 +84,3 @@ def run(
     Ends with 0 when all passed, 1 when a job failed, 2 when the request or the workflow is wrong, 3 when the engine, an
     image or the snapshot is unavailable, 4 when a job ran out of time, 130, 143 or 129 when interrupted (INT, TERM, HUP).
     """
-    given = {name: value for name, value in locals().items() if name != "local"}
-    from loom.commands import run as running
-
-    raise SystemExit(running.run(running.Options.of(given)))

@@ -344,7 +344,7 @@ def _fresh(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
     ids = past.failed() if failed else [job.id for job in past.planned.plan.jobs]
     if not ids:
         raise RequestError(f"no job of run {past.run_id} failed", hint="leave --failed out to run all of them again")
-    return running.run(
+    return running.run_with(
         replace(
             _as_planned(options, past),
             names=tuple(ids),

@@ -72,9 +72,8 @@ class Options(Struct, frozen=True, kw_only=True):
     verbose: bool = False
     strict: bool = False
     no_cache: bool = False
-    output: str = "screen"
+    form: str = "screen"
     """`screen`, `json`, `github` or `gitlab`."""
-    as_json: bool = False
     shell_on_failure: bool = False
     break_before: str | None = None
     trust: bool = False
@@ -96,10 +95,6 @@ class Options(Struct, frozen=True, kw_only=True):
         """The flags. `--strict`: no network but what the workflow declares, and locked images only."""
         strict = {"mount_mode": "auto", **self.flags, "network": "none", "frozen": True}
         return strict if self.strict else dict(self.flags)
-
-    @property
-    def form(self) -> str:
-        return "json" if self.as_json else self.output
 
     @property
     def attended(self) -> bool:
@@ -198,7 +193,12 @@ def failed_before(here: Here) -> list[str]:
     return failed
 
 
-def run(options: Options) -> int:
+def run(*, local: bool, **given: Any) -> int:
+    """`loom run`. `local`: for clarity, since every run is on this machine."""
+    return run_with(Options.of(given))
+
+
+def run_with(options: Options) -> int:
     """Run the workflow; the exit code of the process."""
     began_ns = time.time_ns()
     try:
