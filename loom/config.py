@@ -449,7 +449,7 @@ def load(
     if root is not None:
         if (elsewhere := leads_out(root / PROJECT_FILE, root)) is not None:
             raise RequestError(
-                f"{PROJECT_FILE} is a link that leads out of the repository, to {elsewhere}",
+                f"{PROJECT_FILE} is a link that points outside the repository, to {elsewhere}",
                 hint="put a file there, or remove it",
                 code="LEADS_OUT",
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 from loom import config
 from loom.commands import project
 from loom.errors import RequestError
-from loom.render.output import print_json
+from loom.render.output import print_json, table
 from loom.util.controls import shown
 from loom.util.units import nearest
 
@@ -40,10 +40,9 @@ def show(key: str | None, *, origin: bool, form: str) -> None:
     if key is not None and not origin:
         print(settings.text_of(key))
         return
-    lines = [(f"{name}: {settings.text_of(name)}", str(settings.origins[name])) for name in keys]
-    width = max(len(line) for line, _ in lines)
-    for line, place in lines:
-        print(f"{line:<{width}}  # {place}" if origin else line)
+    rows = [(f"{name}: {settings.text_of(name)}", f"# {settings.origins[name]}") for name in keys]
+    for line in table(rows) if origin else [line for line, _ in rows]:
+        print(line)
     for name in keys:
         if name in not_counted:
             print(f"# {shown(not_counted[name])}")

@@ -140,9 +140,8 @@ def verify(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> 
                 ]
             )
         else:
-            width = max((len(one.name) for one in verified), default=0)
-            for one in verified:
-                print(f"{one.verdict.value:<8} {one.name:<{width}}  {one.reason}")
+            for line in table([(one.verdict.value, one.name, one.reason) for one in verified]):
+                print(line)
             if not verified:
                 print("the workflow has no image that a registry could serve")
         return exit_code_of(verified)

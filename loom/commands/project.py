@@ -121,7 +121,7 @@ def workflow_path(root: Path, named: Path | None, start: Path) -> Path:
     if (elsewhere := leads_out(root / WORKFLOW, root)) is not None:
         # Its lines would be shown, and whoever committed the link may not read them.
         raise RequestError(
-            f"{WORKFLOW} is a link that leads out of the repository, to {elsewhere}",
+            f"{WORKFLOW} is a link that points outside the repository, to {elsewhere}",
             hint=f"if you mean that file: --workflow {elsewhere}",
             code="LEADS_OUT",
         )

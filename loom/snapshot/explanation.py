@@ -18,6 +18,7 @@ from loom.snapshot.model import Source, path_fields, readable
 from loom.snapshot.special_files import rules_environment
 from loom.util.paths import own_directories
 from loom.util.special_files import special_kind
+from loom.util.units import counted
 
 
 class Rule(Struct, frozen=True, kw_only=True):
@@ -169,11 +170,17 @@ class _Explaining:
         count = self._count(path)
         rule = self._rule(path)
         if rule is not None and rule.ignores:
-            why = f"ignored, but {count} tracked path(s) in it count" if count else "ignored, and not tracked"
+            why = (
+                f"ignored, but the snapshot has {counted(count, 'tracked path')} of it"
+                if count
+                else "ignored, and not tracked"
+            )
             return Explanation(path=path, included=count > 0, reason=why, rule=rule)
         if count == 0:
             return _out(path, "a directory without a file that counts: git keeps no empty directories")
-        return Explanation(path=path, included=True, reason=f"a directory: {count} path(s) in it count", rule=rule)
+        return Explanation(
+            path=path, included=True, reason=f"a directory: the snapshot has {counted(count, 'path')} of it", rule=rule
+        )
 
     def _count(self, directory: str) -> int:
         """How many paths in a directory a snapshot holds."""

@@ -223,4 +223,4 @@ def test_a_link_to_a_file_of_the_users_shows_none_of_its_lines(victim: Victim, n
     assert "wJalrXUtnFEMI" not in ran.stdout + ran.stderr
     if name != "images.lock" or command[0] == "run":
         assert ran.returncode == 2
-        assert f"out of the repository, to {victim.home}/credentials" in ran.stderr
+        assert f"outside the repository, to {victim.home}/credentials" in ran.stderr

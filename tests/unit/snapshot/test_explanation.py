@@ -84,8 +84,8 @@ def test_directories(work: Repo, snap: Snap) -> None:
     os.mkfifo(work.root / "gone/pipe")
     asked = ["kept", "kept/result", "ignored", "out", "out/tracked", "out/result", "gone", "src", "."]
     reasons = agrees(work, snap(work), *asked)
-    assert reasons[0] == "a directory: 1 path(s) in it count"
-    assert reasons[3] == "ignored, but 1 tracked path(s) in it count"
+    assert reasons[0] == "a directory: the snapshot has 1 path of it"
+    assert reasons[3] == "ignored, but the snapshot has 1 tracked path of it"
     assert reasons[6] == "a directory without a file that counts: git keeps no empty directories"
 
 
@@ -129,9 +129,9 @@ def test_repositories_that_are_none(work: Repo, snap: Snap) -> None:
 def test_directories_that_only_the_index_has(work: Repo, snap: Snap) -> None:
     work.git("sparse-checkout", "set", "--cone", "src")
     assert agrees(work, snap(work), "docs", "docs/page.md", "src", "nowhere") == [
-        "a directory: 1 path(s) in it count",
+        "a directory: the snapshot has 1 path of it",
         "tracked and marked skip-worktree: its staged content is laid out",
-        "a directory: 1 path(s) in it count",
+        "a directory: the snapshot has 1 path of it",
         "does not exist, and git does not track it",
     ]
 
