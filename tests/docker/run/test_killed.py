@@ -35,7 +35,8 @@ class Holding:
     def __init__(self, path: Path, request: str, *, answered: bool) -> None:
         self.url = f"unix://{path}"
         self.held = threading.Event()
-        self._request = re.compile(request.encode())
+        self._request = request
+        self._run = ""
         self._answered = answered
         self._let_go = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
@@ -59,7 +60,7 @@ class Holding:
             back.start()
             with suppress(OSError):
                 while data := client.recv(65536):
-                    if not self.held.is_set() and self._request.match(data):
+                    if not self.held.is_set() and self._matches(data):
                         if not self._answered:
                             self.held.set()
                             self._let_go.wait()
@@ -69,6 +70,12 @@ class Holding:
             with suppress(OSError):
                 engine.shutdown(socket.SHUT_WR)
             back.join()
+
+    def _matches(self, data: bytes) -> bool:
+        """Whether this is the request; `{run}` in it is this loom's own run, not one that others left and this removes."""
+        if made := re.search(rb"name=loom-(\d+)-", data):
+            self._run = made[1].decode()
+        return re.match(self._request.replace("{run}", self._run or "none").encode(), data) is not None
 
     def _back(self, engine: socket.socket, client: socket.socket, held_here: threading.Event) -> None:
         with suppress(OSError):
@@ -130,7 +137,9 @@ MOMENTS = {
     "removing": Moment(
         request=r"DELETE \S*/containers/", answered=False, mode="overlay", leaves=("container", "volume")
     ),
-    "removing a volume": Moment(request=r"DELETE \S*/volumes/", answered=False, mode="overlay", leaves=("volume",)),
+    "removing a volume": Moment(
+        request=r"DELETE \S*/volumes/loom-{run}-", answered=False, mode="overlay", leaves=("volume",)
+    ),
 }
 
 
