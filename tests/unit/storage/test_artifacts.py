@@ -6,7 +6,6 @@ import socket
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,10 @@ from loom.secrets.masking import Masker
 from loom.status import Status, Stream
 from loom.storage import artifacts
 from loom.storage.selection import Selection
-from loom.storage.workspace import DirectoryView, TarView, WorkspaceView
+from loom.storage.workspace import DirectoryView, WorkspaceView
 
-from ..views import TarSession, tree
+from ..views import tree
+from .conftest import ViewOf
 
 
 class Kept:
@@ -68,16 +68,6 @@ def workspace(tmp_path: Path) -> Path:
     (root / ".loom/.runtime/receipt").write_text("own")
     (root / ".loom/workflow.yml").write_text("theirs")
     return root
-
-
-@pytest.fixture(params=["directory", "tar"])
-def view_of(request: pytest.FixtureRequest) -> Callable[[Path], WorkspaceView]:
-    if request.param == "directory":
-        return DirectoryView
-    return lambda path: TarView(TarSession(path))
-
-
-ViewOf = Callable[[Path], WorkspaceView]
 
 
 def test_there_and_back(tmp_path: Path, workspace: Path, kept: Kept, view_of: ViewOf) -> None:

@@ -16,9 +16,10 @@ from loom.status import Stream
 from loom.storage import cache as caches
 from loom.storage.cache import Cache, Stored
 from loom.storage.cache_keys import key_of, project_of
-from loom.storage.workspace import DirectoryView, TarView, WorkspaceView
+from loom.storage.workspace import DirectoryView
 
-from ..views import TarSession, tree
+from ..views import tree
+from .conftest import ViewOf
 
 SPEC = Spec(paths=("deps/", "more/*.idx"), key="k")
 
@@ -68,16 +69,6 @@ def workspace(tmp_path: Path) -> Path:
     (root / "more/a.idx").write_text("index")
     (root / "more/a.txt").write_text("not cached")
     return root
-
-
-@pytest.fixture(params=["directory", "tar"])
-def view_of(request: pytest.FixtureRequest) -> Callable[[Path], WorkspaceView]:
-    if request.param == "directory":
-        return DirectoryView
-    return lambda path: TarView(TarSession(path))
-
-
-ViewOf = Callable[[Path], WorkspaceView]
 
 
 def empty(tmp_path: Path, name: str = "next") -> Path:
