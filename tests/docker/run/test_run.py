@@ -555,7 +555,7 @@ def test_a_second_interrupt_does_not_wait_for_artifacts(project: Project, mode: 
         "version: v1\nstages: [a]\nx:\n  stage: a\n  script: [truncate -s 3G large]\n  artifacts: {paths: [large]}\n"
     )
     process = project.start("run", "--local", "--container", "--mount-mode", mode)
-    until(lambda: project.record_files("logs/*/jobs/x/.*.new"), while_runs=process)
+    until(lambda: project.record_files("logs/*/jobs/x/.artifacts.*.tmp"), while_runs=process)
     process.send_signal(signal.SIGINT)
     time.sleep(0.1)
     asked = time.monotonic()
@@ -565,7 +565,7 @@ def test_a_second_interrupt_does_not_wait_for_artifacts(project: Project, mode: 
     ran = Ran(process.returncode, out, err)
     assert ran.code == 130
     assert (ran.manifest("x")["status"], ran.manifest("x")["failing_section"]) == ("canceled", "artifact_extract")
-    assert not project.record_files("logs/*/jobs/x/.*.new")
+    assert not project.record_files("logs/*/jobs/x/.artifacts.*.tmp")
 
 
 def test_an_image_that_cannot_be_had_is_an_error_with_a_receipt(project: Project) -> None:
