@@ -1,11 +1,11 @@
-"""Runtime configuration in layers, each value with its origin.
+"""Load the runtime configuration in layers; each value has an origin.
 
-Low to high: built-in, `~/.config/loom/config.yml`, `.loom/config.yml`, `LOOM_*` variables, flags. `load` is the only
-reader; the environment and the flags are handed in.
+Lowest to highest: built-in, `~/.config/loom/config.yml`, `.loom/config.yml`, `LOOM_*` variables, flags. Only `load`
+reads them; the caller passes environment and flags.
 
-The project's file comes with the repository, so its author may be a stranger: it can make the user's own file stricter,
-never looser, and what it asks for (a place, an engine, another network) counts only once the user trusts it (`trust_store`).
-Each key of `Config` states which of these it is.
+The project's file is part of the repository, and its author may be a stranger. It can make the user's own settings
+stricter, never looser. Its requests (a path, an engine, another network) take effect only when the user trusts them
+(`trust_store`). Each key of `Config` states which case applies.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ CODE = "CONFIG_INVALID"
 PROJECT_FILE = ".loom/config.yml"
 
 AUTO_SHELL = ("auto",)
-"""A job's shell where nothing names one: bash where the place has it, as CI systems do, else sh (`providers.steps`)."""
+"""The shell of steps without a `shell`: bash if installed, as in CI systems, else sh (`providers.steps`)."""
 
 Layer = Literal["built-in", "user", "project", "environment", "flag"]
 
 
 class Origin(Struct, frozen=True, kw_only=True):
-    """Where a value came from: `place` is `file:line:column`, a variable's name, a flag, or empty for built-in."""
+    """The origin of a value: `place` is `file:line:column`, a variable's name, a flag, or empty for built-in."""
 
     layer: Layer
     place: str = ""
@@ -47,36 +47,34 @@ class Origin(Struct, frozen=True, kw_only=True):
 
 
 class Overruled(Struct, frozen=True, kw_only=True):
-    """A line of the project's file that would have made the user's own looser, and so does not count."""
+    """A line of the project's file that is looser than the user's own setting and is therefore ignored."""
 
     name: str
     text: str
     place: str
     by: str
-    """The value that holds, and its place."""
+    """The effective value and its place."""
 
     def __str__(self) -> str:
-        return (
-            f"{self.place}: `{self.name}: {self.text}` does not count: your own configuration is stricter ({self.by})"
-        )
+        return f"{self.place}: `{self.name}: {self.text}` is ignored: your own configuration is stricter ({self.by})"
 
 
 class Asked(Struct, frozen=True, kw_only=True):
-    """What the project's file asks for, and only counts once the user trusts it."""
+    """A setting of the project's file that takes effect only when the user trusts it."""
 
     name: str
     text: str
-    """The value as people read it; a relative path stays relative, so that it means the same in each checkout."""
+    """The value for display; a relative path stays relative, so that it is the same in each checkout."""
     place: str
     allowed: bool = False
 
 
 Allows = Callable[[Asked, Path], bool]
-"""Whether the user trusts it; the path is the user's own state directory, whatever the project's file says of that."""
+"""Whether the user trusts it; the path is the user's own state directory, never the project file's."""
 
 
 class KeepassDatabase(Struct, frozen=True, kw_only=True):
-    """A database that `keepass://alias#...` names. `password` is a reference to another secret provider, or None to ask."""
+    """A database for `keepass://alias#...`. `password` is a reference to another secret provider, or None to ask."""
 
     path: Path
     key_file: Path | None = None
@@ -84,7 +82,7 @@ class KeepassDatabase(Struct, frozen=True, kw_only=True):
 
 
 class _Context(Struct, frozen=True):
-    """What a value's parser may need: where relative paths count from."""
+    """The context of a value's parser: the base of relative paths."""
 
     base: Path | None
     home: Path | None
@@ -178,10 +176,10 @@ def _path(value: Any, context: _Context) -> Path:
     text = _text(value, context)
     if text == "~" or text.startswith("~/"):
         if context.home is None:
-            raise ValueError(f"can't tell whose home ~ is: HOME is not set; write {text!r} as an absolute path")
+            raise ValueError(f"can't resolve ~: HOME is not set; write {text!r} as an absolute path")
         return context.home / text[2:]
     path = Path(text)
-    # From the command line and the environment: as seen from where loom was started.
+    # Paths from the command line and environment are relative to the working directory.
     return path.absolute() if context.base is None else context.base / path
 
 
@@ -203,14 +201,14 @@ def _keepass(value: Any, context: _Context) -> Mapping[str, KeepassDatabase]:
 
 
 class Rule(Struct, frozen=True):
-    """What a key of the project's file counts for. `rank`: a higher one is looser, and can't beat the user's own file."""
+    """The effect of a key in the project's file. `rank`: a higher value is looser and can't override the user's own file."""
 
     refused: bool = False
-    """No repository decides this, trusted or not."""
+    """The project's file may not set it, even if trusted."""
     asks: Callable[[Any], bool] | None = None
-    """Whether a value counts only once the user trusts it."""
+    """Whether a value needs the user's trust."""
     gives: str = ""
-    """What is given away with such a value, for people."""
+    """What such a value exposes, for people."""
     rank: Callable[[Any], float] = lambda _: 0
 
 
@@ -225,7 +223,7 @@ _CONTAINER = Rule(
     rank=TRUE_IS_STRICTER.rank,
 )
 PLAIN_NETWORKS = (None, "none", "bridge", "default")
-"""Network modes that reach no further than a container of its own does; others join the host, or other containers."""
+"""Network modes with no more access than a private container network; others join the host or other containers."""
 _NETWORK = Rule(
     asks=lambda mode: mode not in PLAIN_NETWORKS,
     gives="jobs reach what listens on this machine, or in that network",
@@ -241,7 +239,7 @@ def _from_strict_to_loose(*values: str) -> Rule:
     return Rule(rank=values.index)
 
 
-# The type of a key says how its value is read.
+# The type of a key selects its parser.
 Duration = Annotated[float, _duration]
 Size = Annotated[int, _size]
 Memory = Annotated[int, _memory]
@@ -258,16 +256,16 @@ def _key(default: Any, project: Rule, about: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Every setting, ready to use. `origins` says where each value came from; durations in seconds, sizes in bytes."""
+    """Every setting, parsed. `origins` maps each key to its source; durations in seconds, sizes in bytes."""
 
     container: bool = _key(
-        True, _CONTAINER, "Run jobs that name no image in a container too; false: on this machine, without isolation."
+        True, _CONTAINER, "Run jobs without an image in a container too; false: on this machine, without isolation."
     )
-    default_image: str = _key("debian:trixie-slim", FREE, "The image of jobs that name none.")
+    default_image: str = _key("debian:trixie-slim", FREE, "The image of jobs without one.")
     default_shell: str = _key(
         "auto",
         FREE,
-        "The shell of steps where the workflow names none: auto (bash where there is one, else sh), or a command line.",
+        "The shell of steps without one: auto (bash if installed, else sh), or a command line.",
     )
     mount_mode: Literal["auto", "bind_mount", "overlay", "copy", "ephemeral_volume"] = _key(
         "auto",
@@ -277,80 +275,76 @@ class Config:
     pull: Literal["always", "missing", "never"] = _key(
         "missing",
         _from_strict_to_loose("never", "missing", "always"),
-        "When images are pulled, where the workflow does not say.",
+        "When images are pulled, unless the workflow sets it.",
     )
-    frozen: bool = _key(False, TRUE_IS_STRICTER, "Run only images that `.loom/images.lock` names.")
+    frozen: bool = _key(False, TRUE_IS_STRICTER, "Run only images listed in `.loom/images.lock`.")
     platform: Platform | None = _key(
-        None, FREE, "The images' platform, such as linux/arm64; the engine's own if not set."
+        None, FREE, "The images' platform, such as linux/arm64; default: the engine's platform."
     )
     engine: str | None = _key(
         None,
         _asked("jobs, with the workspace and their secrets, go to this engine"),
-        "The engine's address; DOCKER_HOST or the current Docker context if not set.",
+        "The engine's address; default: DOCKER_HOST or the current Docker context.",
     )
     log_driver: Literal["json-file", "none"] = _key(
-        "json-file", FREE, "The containers' log; none is faster, and `docker logs` stays empty."
+        "json-file", FREE, "The containers' log driver; none is faster but leaves `docker logs` empty."
     )
-    jobs: Count | None = _key(None, LESS_IS_STRICTER, "How many jobs run at once; the number of processors if not set.")
-    fail_fast: bool = _key(False, FREE, "Stop everything at the first job that fails.")
-    grace: Duration = _key(
-        10.0, LESS_IS_STRICTER, "How long a canceled step may take to end itself before it is killed."
-    )
-    job_timeout: Duration | None = _key(3600.0, LESS_IS_STRICTER, "The timeout of jobs that name none.")
-    step_timeout: Duration | None = _key(
-        None, LESS_IS_STRICTER, "The timeout of each step, where the workflow names none."
-    )
-    cpus: Cpus | None = _key(None, LESS_IS_STRICTER, "How many processors a job's container may use.")
-    memory: Memory | None = _key(None, LESS_IS_STRICTER, "How much memory a job's container may use.")
-    pids: Count | None = _key(None, LESS_IS_STRICTER, "How many processes a job's container may have.")
+    jobs: Count | None = _key(None, LESS_IS_STRICTER, "How many jobs run at once; default: the number of processors.")
+    fail_fast: bool = _key(False, FREE, "Stop the run at the first failed job.")
+    grace: Duration = _key(10.0, LESS_IS_STRICTER, "How long a canceled step may take to exit before it is killed.")
+    job_timeout: Duration | None = _key(3600.0, LESS_IS_STRICTER, "The timeout of jobs without one.")
+    step_timeout: Duration | None = _key(None, LESS_IS_STRICTER, "The timeout of steps without one.")
+    cpus: Cpus | None = _key(None, LESS_IS_STRICTER, "The processor limit of a job's container.")
+    memory: Memory | None = _key(None, LESS_IS_STRICTER, "The memory limit of a job's container.")
+    pids: Count | None = _key(None, LESS_IS_STRICTER, "The process limit of a job's container.")
     hardened: bool = _key(
         False,
         TRUE_IS_STRICTER,
-        "Give jobs less than containers usually get: no capabilities, no network but what they name, nothing to write to.",
+        "Restrict job containers: no capabilities, no network unless the job names one, a read-only root file system.",
     )
-    network: str | None = _key(None, _NETWORK, "The network mode of jobs that name none: bridge, none or host.")
+    network: str | None = _key(None, _NETWORK, "The network mode of jobs without one: bridge, none or host.")
     keep: Literal["never", "on-failure", "always", "auto"] = _key(
         "auto",
         _from_strict_to_loose("never", "auto", "on-failure", "always"),
-        "When a job's container is kept to be looked at; auto: a failed one, on a terminal.",
+        "When to keep a job's container for inspection; auto: after a failure, on a terminal.",
     )
-    keep_for: Duration = _key(86400.0, LESS_IS_STRICTER, "How long a kept container may stay.")
-    keep_runs: Count = _key(100, LESS_IS_STRICTER, "How many records of a checkout's runs stay.")
-    keep_workspaces: Count = _key(3, LESS_IS_STRICTER, "How many workspaces of a checkout's last runs stay.")
+    keep_for: Duration = _key(86400.0, LESS_IS_STRICTER, "How long a kept container stays.")
+    keep_runs: Count = _key(100, LESS_IS_STRICTER, "How many run records to keep per checkout.")
+    keep_workspaces: Count = _key(3, LESS_IS_STRICTER, "How many workspaces to keep per checkout.")
     workspaces_max_size: Size = _key(
         10 * 1024**3,
-        _asked("workspaces of all your repositories go when they are larger"),
-        "How much room all workspaces may take, before the oldest ones go.",
+        _asked("workspaces of all your repositories are removed above this size"),
+        "The size limit of all workspaces; the oldest are removed first.",
     )
     auto_clean: bool = _key(
         True,
-        _asked("whether old runs of yours are removed"),
-        "Whether the end of a run removes, in the background, what `loom clean` would.",
+        _asked("your old runs are removed"),
+        "Run `loom clean` in the background after each run.",
     )
     stream: bool = _key(False, FREE, "Show what steps print while they run.")
     color: Literal["auto", "always", "never"] = _key("auto", FREE, "When to use colours.")
     tmp_dir: Path = _key(
-        Path("/tmp"), _asked("loom makes workspaces there, and removes old ones"), "Where isolated workspaces are made."
+        Path("/tmp"), _asked("loom creates and removes workspaces there"), "The directory for isolated workspaces."
     )
     state_dir: Path = _key(
         Path("~/.local/state/loom"),
-        _asked("loom keeps its records there, and believes what it finds"),
-        "Where loom keeps what belongs to you and not to one repository.",
+        _asked("loom keeps its state there and trusts its content"),
+        "The directory for per-user state.",
     )
     cache_dir: Path = _key(
         Path("~/.cache/loom"),
-        _asked("loom keeps caches there, and restores what it finds"),
-        "Where jobs' caches are kept.",
+        _asked("loom keeps caches there and restores its content"),
+        "The directory for jobs' caches.",
     )
     cache_max_size: Size = _key(
         10 * 1024**3,
-        _asked("caches of all your repositories go when they are larger"),
-        "How large the cache may grow before old entries go.",
+        _asked("caches of all your repositories are removed above this size"),
+        "The size limit of the cache; the oldest entries are removed first.",
     )
     protected_branches: Names | None = _key(
         None,
         THE_USERS,
-        "The branches (globs) that caches of other branches never reach; origin's default branch, main and master if not set.",
+        "Branches (globs) that don't read caches of other branches; default: origin's default branch, main and master.",
     )
     keepass: Databases = field(
         default_factory=dict,
@@ -362,12 +356,12 @@ class Config:
     origins: Mapping[str, Origin] = field(default_factory=dict, compare=False, metadata={"internal": True})
     overruled: tuple[Overruled, ...] = field(default=(), compare=False, metadata={"internal": True})
     asked: tuple[Asked, ...] = field(default=(), compare=False, metadata={"internal": True})
-    """What the project's file asks for, trusted or not."""
+    """Settings of the project's file that need trust, trusted or not."""
     own_state_dir: Path = field(default=Path(), compare=False, metadata={"internal": True})
-    """`state_dir` as the user has it, where decisions on the project are: the project can't move them."""
+    """The user's own `state_dir`, which holds the trust decisions; the project can't change it."""
 
     def text_of(self, name: str) -> str:
-        """A value as one would write it in a configuration file (without quotes)."""
+        """Format a value for a configuration file (without quotes)."""
         return text_of(name, getattr(self, name))
 
 
@@ -377,7 +371,7 @@ class _Key(Struct, frozen=True):
     project: Rule
     choices: tuple[str, ...]
     clearable: bool
-    """Whether it may be null."""
+    """Whether it accepts null."""
 
 
 def _key_of(item: Field[Any], hint: Any) -> _Key:
@@ -397,7 +391,7 @@ _MEASURES: Mapping[_Parse, Callable[[Any], str]] = {_duration: duration_text, _s
 
 
 def choices(name: str) -> tuple[str, ...]:
-    """The values that a setting may have, where they can be told; else nothing."""
+    """Return the allowed values of a setting, if they can be enumerated."""
     return _KEYS[name].choices
 
 
@@ -406,7 +400,7 @@ def about(name: str) -> str:
 
 
 def gives(name: str) -> str:
-    """What is given away with a value of the project's file that the user has to trust."""
+    """What a value exposes that the user has to trust."""
     return _KEYS[name].project.gives
 
 
@@ -431,11 +425,11 @@ def load(
     flags: Mapping[str, object],
     allows: Allows = lambda asked, state_dir: False,
 ) -> Config:
-    """The configuration for the repository at `root` (None: outside of one).
+    """Load the configuration of the repository at `root` (None: outside a repository).
 
-    `flags` uses the keys' names; a None there means "not given". `allows` decides on what the project's file asks for;
-    without it, none of that counts. WorkflowError with every problem of the files, RequestError for a variable or a flag;
-    both name the place and the nearest key.
+    `flags` uses the keys' names; None means "not given". `allows` decides on values of the project's file that need
+    trust; without it they are ignored. WorkflowError lists every problem of the files; RequestError reports a variable
+    or flag. Both name the place and the nearest key.
     """
     home = Path(environ["HOME"]) if environ.get("HOME") else None
     layers = _Layers(*_built_in(environ, home), root or Path())
@@ -450,7 +444,7 @@ def load(
         if (elsewhere := leads_out(root / PROJECT_FILE, root)) is not None:
             raise RequestError(
                 f"{PROJECT_FILE} is a link that points outside the repository, to {elsewhere}",
-                hint="put a file there, or remove it",
+                hint="replace it by a file, or remove it",
                 code="LEADS_OUT",
             )
         for name, value, node in _read(root / PROJECT_FILE, _Context(root, home), problems):
@@ -458,7 +452,7 @@ def load(
     if problems:
         raise WorkflowError(
             problems,
-            hint="put these right, or comment them out; then `loom config show --origin` tells which values hold and why",
+            hint="correct these or comment them out; `loom config show --origin` then shows the effective values",
         )
     for name, value, origin in given:
         layers.set(name, value, origin)
@@ -467,7 +461,7 @@ def load(
 
 
 class _Layers:
-    """Values with their origins, set one layer after the other."""
+    """Values with their origins; layers are applied in order."""
 
     def __init__(self, values: dict[str, Any], origins: dict[str, Origin], root: Path) -> None:
         self.values = values
@@ -478,17 +472,17 @@ class _Layers:
 
     def set(self, name: str, value: Any, origin: Origin) -> None:
         self.values[name], self._origins[name] = value, origin
-        if origin.layer != "project":  # whatever the project's file says of it then changes nothing
+        if origin.layer != "project":  # the project's file can't change it any more
             self._overruled.pop(name, None)
             self._asked.pop(name, None)
 
     def propose(self, name: str, value: Any, node: yaml_file.Node, allows: Callable[[Asked], bool]) -> None:
-        """A line of the project's file."""
+        """Apply a line of the project's file."""
         rule = _KEYS[name].project
         if rule.refused and value is not None:
             raise RequestError(
-                f"{node.place}: {name} is for the user to decide, not for a repository",
-                hint=f"put it into your own configuration (`loom config init --user`), or set LOOM_{name.upper()}",
+                f"{node.place}: {name} can't be set by a repository",
+                hint=f"set it in your own configuration (`loom config init --user`), or set LOOM_{name.upper()}",
                 code=CODE,
             )
         before, origin, text = self.values[name], self._origins[name], _as_written(node, value, self._root)
@@ -504,7 +498,7 @@ class _Layers:
         self.set(name, value, Origin(layer="project", place=node.place))
 
     def agree(self) -> None:
-        """RequestError for settings that contradict each other; a network for every job is none that a job names."""
+        """RequestError for contradictory settings, and for a named network as the network of every job."""
         by = self._origins["hardened"]
         network = self._origins["network"]
         if self.values["hardened"] and network.layer == "project" and self.values["network"] != "none":
@@ -513,9 +507,9 @@ class _Layers:
             self._origins["network"] = Origin(layer="built-in")
         if self.values["hardened"] and not self.values["container"]:
             raise RequestError(
-                f"{self._origins['container']}: a job on this machine can't be held to the hardened profile "
+                f"{self._origins['container']}: a job on this machine can't use the hardened profile "
                 f"({self._origins['hardened']})",
-                hint="leave one of them out; LOOM_HARDENED=0 turns the profile off for this one time",
+                hint="remove one of them; LOOM_HARDENED=0 disables the profile once",
                 code=CODE,
             )
 
@@ -530,7 +524,7 @@ class _Layers:
 
 
 def _as_written(node: yaml_file.Node, value: Any, root: Path) -> str:
-    """The value as the file has it; a path with where it leads, if that is not where it says, or not in the repository."""
+    """Format the file's value; add the real path if it differs or is outside the repository."""
     import json
 
     written = node.plain()
@@ -539,25 +533,28 @@ def _as_written(node: yaml_file.Node, value: Any, root: Path) -> str:
     if isinstance(value, Mapping):
         paths = [path for database in value.values() for path in (database.path, database.key_file) if path is not None]
     real = [leads for path in paths if (leads := _elsewhere(path, root)) is not None and leads != text]
-    return f"{text} (leads to {', '.join(real)})" if real else text
+    return f"{text} (resolves to {', '.join(real)})" if real else text
 
 
 def _elsewhere(path: Path, root: Path) -> str | None:
-    """Where a path leads; None for one that stays in the repository, without a link on its way."""
+    """Resolve a path; None for one in the repository without a link on its way."""
     real, plain = os.path.realpath(path), Path(os.path.normpath(path))
     stays = plain.is_relative_to(root) and real == os.path.normpath(os.path.realpath(root) / plain.relative_to(root))
     return None if stays else real
 
 
 def user_file(environ: Mapping[str, str]) -> Path | None:
-    """Where the user's own configuration is read from; None without a home."""
+    """Return the path of the user's own configuration; None without a home directory."""
     base = _xdg(environ, "XDG_CONFIG_HOME", ".config")
     return None if base is None else base / "loom" / "config.yml"
 
 
 def template(*, commented: bool = True) -> str:
-    """A configuration file that lists every key with its built-in value, all commented out."""
-    lines = ["# Loom's runtime configuration; `loom config show --origin` says which value holds and why.", ""]
+    """Generate a configuration file with every key at its built-in value, commented out."""
+    lines = [
+        "# Loom's runtime configuration; `loom config show --origin` shows effective values and their origins.",
+        "",
+    ]
     defaults = Config()
     for name in KEYS:
         lines += [f"# {about(name)}", f"{'# ' if commented else ''}{name}: {defaults.text_of(name)}", ""]
@@ -566,7 +563,7 @@ def template(*, commented: bool = True) -> str:
 
 def _xdg(environ: Mapping[str, str], variable: str, below_home: str) -> Path | None:
     configured = environ.get(variable, "")
-    if configured.startswith("/"):  # the XDG specification: a relative path is to be ignored
+    if configured.startswith("/"):  # per the XDG specification, ignore relative paths
         return Path(configured)
     home = environ.get("HOME")
     return Path(home) / below_home if home else None
@@ -576,7 +573,7 @@ def _built_in(environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, 
     values: dict[str, Any] = {name: getattr(Config(), name) for name in KEYS}
     origins = {name: Origin(layer="built-in") for name in KEYS}
     tmp = environ.get("TMPDIR") or ("/var/tmp" if _tmp_is_memory() else "/tmp")
-    # Made if it is not there; what can't be is an error, no other place's turn.
+    # Create it if missing; failure is an error, never a reason to try another directory.
     values["tmp_dir"] = Path(tmp).absolute()
     if environ.get("TMPDIR") == tmp:
         origins["tmp_dir"] = Origin(layer="environment", place="TMPDIR")
@@ -588,12 +585,12 @@ def _built_in(environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, 
 
 
 def _tmp_is_memory() -> bool:
-    """Where /tmp takes the machine's memory, large files belong into /var/tmp."""
+    """Use /var/tmp for large files if /tmp is in memory."""
     return in_memory(Path("/tmp")) and os.access("/var/tmp", os.W_OK | os.X_OK) and not in_memory(Path("/var/tmp"))
 
 
 def _read(path: Path, context: _Context, problems: list[Problem]) -> Iterator[tuple[str, Any, yaml_file.Node]]:
-    """Each key of one file, parsed; adds to `problems`."""
+    """Parse each key of one file; add to `problems`."""
     name = PROJECT_FILE if path.parts[-2:] == (".loom", "config.yml") else str(path)
     try:
         file = yaml_file.read(path, name, code=CODE)
@@ -609,7 +606,7 @@ def _read(path: Path, context: _Context, problems: list[Problem]) -> Iterator[tu
     for key, node in file.root.value.items():
         at = yaml_file.pointer(key)
         if key not in _KEYS:
-            message = f"there is no setting {key}{_meant(key)}"
+            message = f"unknown setting {key}{_meant(key)}"
             file.problems.append(file.problem(file.root.key_node(key), at, message, code=CODE))
             continue
         if node.kind is yaml_file.Kind.REFUSED:
@@ -627,7 +624,7 @@ def _read(path: Path, context: _Context, problems: list[Problem]) -> Iterator[tu
 def _given(
     environ: Mapping[str, str], flags: Mapping[str, object], home: Path | None
 ) -> Iterator[tuple[str, Any, Origin]]:
-    """The settings among the variables, then the flags. Other programs have LOOM_ variables too: unknown ones do not count."""
+    """Apply settings from variables, then flags. Unknown LOOM_ variables are ignored: other programs use the prefix too."""
     variables = {name: f"LOOM_{name.upper()}" for name in KEYS if name != "keepass"}
     given: list[tuple[str, object, Origin]] = [
         (name, environ[variable], Origin(layer="environment", place=variable))
@@ -640,7 +637,7 @@ def _given(
             given.append((name, str(value) if isinstance(value, Path) else value, Origin(layer="flag", place=flag)))
     for name, value, origin in given:
         if name not in _KEYS:
-            raise RequestError(f"there is no setting {name}{_meant(name)}", code=CODE)
+            raise RequestError(f"unknown setting {name}{_meant(name)}", code=CODE)
         cleared = value == "null" and _KEYS[name].clearable
         try:
             yield name, _value(name, None if cleared else value, _Context(None, home)), origin
@@ -649,7 +646,7 @@ def _given(
 
 
 def _value(name: str, value: Any, context: _Context) -> Any:
-    """ValueError says what to write instead."""
+    """Parse one value. ValueError names a valid alternative."""
     key = _KEYS[name]
     return None if value is None and key.clearable else key.parse(value, context)
 

@@ -66,7 +66,7 @@ def _explain(loaded: Workflow, plan: Plan, wanted: str, selection: Selection, se
                 hint=f"Name it to plan it anyway: loom compile {wanted} --explain {wanted}",
             )
         close = nearest(wanted, [job.id for job in plan.jobs])
-        raise RequestError(f"there is no job {wanted} in the plan" + (f"; did you mean {close}?" if close else ""))
+        raise RequestError(f"the plan has no job {wanted}" + (f"; did you mean {close}?" if close else ""))
     documents = []
     for job in jobs:
         rows = sources(loaded, job, selection, settings)

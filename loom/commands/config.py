@@ -18,9 +18,7 @@ def show(key: str | None, *, origin: bool, form: str) -> None:
     settings = project.here().config
     if key is not None and key not in config.KEYS:
         close = nearest(key, config.KEYS)
-        raise RequestError(
-            f"there is no setting {key}" + (f"; did you mean {close}?" if close else ""), code=config.CODE
-        )
+        raise RequestError(f"unknown setting {key}" + (f"; did you mean {close}?" if close else ""), code=config.CODE)
     keys = config.KEYS if key is None else (key,)
     not_counted = project.not_counted(settings)
     if form == "json":

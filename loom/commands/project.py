@@ -129,9 +129,9 @@ def workflow_path(root: Path, named: Path | None, start: Path) -> Path:
 
 
 def not_counted(settings: Config) -> dict[str, str]:
-    """Return what of the project's file does not count, and why, by the setting's name."""
+    """Return the ignored settings of the project's file with the reason."""
     return {item.name: str(item) for item in settings.overruled} | {
-        item.name: f"{item.place}: `{item.name}: {item.text}` does not count until you allow it: loom trust"
+        item.name: f"{item.place}: `{item.name}: {item.text}` is ignored until you allow it: loom trust"
         for item in settings.asked
         if not item.allowed
     }

@@ -104,7 +104,7 @@ def _secret(reference: str, around: Around) -> Iterator[_Asked]:
     elif scheme != "file":
         yield "secret", reference, "the job gets this value of your secrets"
     elif (elsewhere := _elsewhere(rest, around)) is not None:
-        subject = reference if elsewhere == rest else f"{reference} (leads to {elsewhere})"
+        subject = reference if elsewhere == rest else f"{reference} (resolves to {elsewhere})"
         yield "secret", subject, "the job gets the content of this file of yours"
 
 

@@ -119,7 +119,7 @@ class Choice:
             if stage not in self.workflow.stages:
                 close = nearest(stage, self.workflow.stages)
                 meant = f"did you mean {close}?" if close else f"there are {', '.join(self.workflow.stages)}"
-                raise RequestError(f"there is no stage {stage}; {meant}")
+                raise RequestError(f"unknown stage {stage}; {meant}")
         return {c.id for c in pool if c.stage in self.selection.stages}
 
     def after(self, start: str, pool: list[Candidate]) -> set[str]:
@@ -143,9 +143,9 @@ class Choice:
             return RequestError(f"no job matches {wanted}", hint=f"The jobs are {_some(known)}.")
         close = nearest(wanted, known)
         if wanted in self.workflow.stages:
-            return RequestError(f"there is no job {wanted}, but a stage", hint=f"Select it with --stage {wanted}.")
+            return RequestError(f"unknown job {wanted}, but a stage", hint=f"Select it with --stage {wanted}.")
         meant = f"; did you mean {close}?" if close else ""
-        return RequestError(f"there is no job {wanted}{meant}", hint=f"The jobs are {_some(known)}.")
+        return RequestError(f"unknown job {wanted}{meant}", hint=f"The jobs are {_some(known)}.")
 
     def gets_from(self, candidate: Candidate, pool: list[Candidate]) -> list[str]:
         """Return the jobs that this one needs to find the same files as in CI: its needs, or the producers of its

@@ -1,1 +1,1 @@
-"""Pure helpers that know nothing of loom."""
+"""Helpers that know nothing of loom."""

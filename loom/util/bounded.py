@@ -1,4 +1,4 @@
-"""Lists that are cut off where they would be long: never without the number of what there is."""
+"""Truncate long lists, always with the total."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def bounded(name: str, items: Sequence[Any], most: int) -> dict[str, Any]:
-    """The first `most` items as `name`, and how many there are as `<name>_total`, for a document."""
+    """Return the first `most` items as `name` and their total as `<name>_total`, for a document."""
     return {name: list(items[:most]), f"{name}_total": len(items)}
 
 
 def listed(items: Iterable[str], most: int) -> list[str]:
-    """The first `most` lines for a reader, and one that says how many more there are."""
+    """Return the first `most` lines, plus a line with the number of the others."""
     lines = list(items)
     return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most} more"]

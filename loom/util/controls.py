@@ -1,7 +1,8 @@
-"""Control characters and sequences in text that others wrote: taken out of all that is shown, and looked through by the masker.
+"""Control characters and sequences in untrusted text: removed from all displayed text, ignored by the masker.
 
-One definition for both, in text and in bytes: a secret with a colour in its middle would else be found by neither, and
-appear whole on the screen. This module is below everything, since the masker, error messages and every renderer need it.
+Both uses share one definition, for text and bytes: otherwise a colour sequence inside a secret could hide it from the
+masker while the screen shows it whole. The masker, error messages and every renderer import this module, so it imports
+none of them.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ from functools import cache
 
 
 def _sequences(c1: str, content: str, *, strings: bool = True) -> tuple[str, str]:
-    """Patterns for whole sequences that begin with ESC and with a C1 control.
+    """Build patterns for whole sequences that begin with ESC or with a C1 control.
 
-    `c1` formats a set of C1 controls, `content` is a character inside a string sequence.
-
-    A string sequence (title, clipboard, hyperlink) goes with its content when it is terminated, else its beginning alone goes.
-    Content stops where another sequence may begin, so that the search stays linear. Each alternative begins with a literal
-    character wherever `c1` does: `re` then looks for these alone, several times as quickly.
+    `c1` formats a set of C1 controls; `content` is a character inside a string sequence. A terminated string sequence
+    (title, clipboard, hyperlink) is matched with its content, an unterminated one without. Content ends where another
+    sequence may begin, so the search is linear. Each alternative begins with a literal character if `c1` does, which
+    makes `re` several times faster.
     """
     csi, string, end, every = (c1.format(some) for some in (r"\x9b", r"\x90\x98\x9d-\x9f", r"\x9c", r"\x80-\x9f"))
     rest = rf"{content}*(?:\x07|\x1b\\|{end})|"
@@ -38,9 +38,9 @@ _INVISIBLE = r"\xd8\x9c|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]|\xef\xb
 
 @cache
 def ignored(*, in_ascii: bool, strings: bool = True) -> re.Pattern[bytes]:
-    """Sequences, C1 controls and invisible characters in UTF-8; single C0 controls are not in it.
+    """Sequences, C1 controls and invisible characters in UTF-8, without single C0 controls.
 
-    Without `strings` the content of string sequences stays: there may be something in it too. `in_ascii` for quicker.
+    Without `strings`, the content of string sequences is kept, because it may hold a secret. `in_ascii` is faster.
     """
     escape, c1 = _sequences(r"\xc2[{}]", _CONTENT, strings=strings)
     return re.compile((escape if in_ascii else f"{escape}|{c1}|{_INVISIBLE}").encode("ascii"))
@@ -51,7 +51,7 @@ def _unmasked(text: str) -> str:
 
 
 hide: Callable[[str], str] = _unmasked
-"""Masks the secrets that this process knows; a run sets it."""
+"""Masks the secrets known to this process; a run sets it."""
 
 _RESETS = ("\x1b[0m", "\x1b[m")
 _NOT_IN_JSON = re.compile(rf"[\x7f-\x9f\ud800-\udfff{_DIRECTIONS}{_SEPARATORS}]")
@@ -59,10 +59,10 @@ _COMMAND = re.compile(r"^(\s*)(?=::)|(?<=##)(?=\[)", re.MULTILINE)
 
 
 def cleaned(text: str, *, colours: bool = False, mark: str = "") -> str:
-    """`text` fit for a terminal, a log or a page: without control sequences and controls (but tab and line end).
+    """Remove control sequences and controls (except tab and line end) for a terminal, a log or a page.
 
-    `mark` takes their place. Invisible characters that change the direction of text show as `<U+202E>`. With `colours`, colours
-    and the like (SGR) stay, and end with the text.
+    `mark` replaces them. Invisible characters that change text direction appear as `<U+202E>`. With `colours`, colour
+    sequences (SGR) are kept and reset at the end.
     """
     if text.isprintable():
         return text
@@ -81,22 +81,22 @@ def cleaned(text: str, *, colours: bool = False, mark: str = "") -> str:
 
 
 def visible(text: str, *, colours: bool = False) -> str:
-    """The same for a line of output: of a progress bar its last state."""
+    """Clean a line of output; reduce a progress bar to its last state."""
     if text.isprintable():
         return text
     return cleaned(text.rstrip("\r").rpartition("\r")[2], colours=colours)
 
 
 def shown(text: str) -> str:
-    """A name or a message as it may be shown: cleaned, with U+FFFD where something was, then masked."""
+    """Clean and mask a name or message for display; U+FFFD marks removed characters."""
     return hide(cleaned(text, mark="\ufffd"))
 
 
 def json_shown(text: str) -> str:
-    """A JSON document with the same content, without characters that steer a terminal or are no text."""
+    """Encode a JSON document without terminal controls and invalid text; the content is the same."""
     return text if text.isascii() else _NOT_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def without_commands(text: str) -> str:
-    """`text` in which no line is a command to the CI system that reads it (`::error::`, `##[group]`)."""
+    """Escape lines of `text` that the calling CI system would execute as commands (`::error::`, `##[group]`)."""
     return _COMMAND.sub(lambda match: f"{match[0]}| " if match[1] is not None else " ", text)

@@ -1,4 +1,4 @@
-"""What a directory lies on."""
+"""Facts about the file systems of directories."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _IN_MEMORY = ("tmpfs", "ramfs")
 
 
 def file_system_of(path: Path) -> str:
-    """The type of the file system at `path`, as the kernel calls it; nothing where it does not tell."""
+    """Return the kernel's name of the file system type at `path`; empty if unknown."""
     place = os.path.realpath(path)
     longest, found = -1, ""
     try:
@@ -19,21 +19,21 @@ def file_system_of(path: Path) -> str:
     for line in lines:
         before, _, after = line.partition(" - ")
         point = before.split(" ")[4].encode("latin-1", "replace").decode("unicode_escape").rstrip("/")
-        # Of several on one another the last one counts.
+        # the last of several mounts at one path is visible
         if (place == point or place.startswith(f"{point}/")) and len(point) >= longest:
             longest, found = len(point), after.split(" ")[0]
     return found
 
 
 def in_memory(path: Path) -> bool:
-    """Whether what is written there takes the machine's memory."""
+    """Whether files there occupy memory."""
     return file_system_of(path) in _IN_MEMORY
 
 
 def allocated(*roots: Path) -> int:
-    """The bytes that files and directories below take on the disk. What can't be looked into is not counted."""
+    """Return the disk usage of all files and directories below; unreadable ones are skipped."""
     total = 0
-    linked: set[tuple[int, int]] = set()  # files with several names that are counted already
+    linked: set[tuple[int, int]] = set()  # count files with several names once
     folders = [str(root) for root in roots]
     while folders:
         try:

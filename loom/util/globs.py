@@ -1,8 +1,8 @@
 """The two kinds of globs: for paths (`matches`, `compile`) and for names (`match_name`).
 
-Paths are text: `*` stays in a folder, `**` crosses folders, `?`, `[a-z]`, `{a,b}`; `docs/` is all below. Rules, artifacts,
-caches, includes and branches are selected by these. Names (of jobs, images and keys of caches) know no folders: `*` matches
-any text, `?`, `[a-z]`. Only `.dockerignore` has rules of its own, which are the engine's.
+Paths (rules, artifacts, caches, includes, branches): `*` stays in a folder, `**` crosses folders, `?`, `[a-z]`,
+`{a,b}`; `docs/` matches everything below. Names (jobs, images, cache keys) have no folders: `*` matches any text, `?`,
+`[a-z]`. Only `.dockerignore` follows other rules, the engine's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TOKEN = re.compile(r"(?P<star>(?:\*\*/)+|\*\*|\*)|\\(?P<escaped>.)|(?P<set>\[.[
 
 @lru_cache(maxsize=4096)
 def compile(glob: str) -> re.Pattern[str]:
-    """The pattern that matches a whole relative path."""
+    """Compile a glob to a pattern that matches a whole relative path."""
     text = glob.removeprefix("./")
     try:
         return re.compile(_written(_parts(f"{text}**" if text.endswith("/") else text)), re.DOTALL)
@@ -26,7 +26,7 @@ def compile(glob: str) -> re.Pattern[str]:
 
 
 def _parts(text: str) -> list[str]:
-    """A glob in parts: stars by their names in `_STARS`, all else as an expression."""
+    """Split a glob: stars as names in `_STARS`, the rest as expressions."""
     parts: list[str] = []
     braces = 0
     for match in _TOKEN.finditer(text):
@@ -61,10 +61,11 @@ def _set(inside: str) -> str:
 
 
 def _written(parts: list[str]) -> str:
-    """The parts as one expression, which takes no time that grows with a power of how many stars there are.
+    """Join the parts to an expression without exponential backtracking.
 
-    Between two stars of one kind the first place that fits is as good as any later one: what is skipped, the second star
-    can take. So the first star never goes back (`(?>...)`). Not across braces, where the next star may be of another kind.
+    Between two stars of one kind, the first match is as good as any later one, since the second star can consume the
+    rest. So the first star never backtracks (`(?>...)`), except across braces, where the next star may be of another
+    kind.
     """
     result = ""
     at = 0
@@ -81,7 +82,7 @@ def _written(parts: list[str]) -> str:
 
 
 def _same_star(parts: list[str], at: int) -> int | None:
-    """Where the next star of the same kind is, if nothing between the two speaks against it."""
+    """Return the position of the next star of the same kind, if the parts between allow the shortcut."""
     star = parts[at]
     for end in range(at + 1, len(parts)):
         part = parts[end]
@@ -97,7 +98,7 @@ def _same_star(parts: list[str], at: int) -> int | None:
 
 
 def match_name(glob: str, *names: str) -> bool:
-    """Whether one of the names is matched as a whole."""
+    """Whether the glob matches one of the names as a whole."""
     return any(fnmatch.fnmatchcase(name, glob) for name in names)
 
 

@@ -1,4 +1,6 @@
-"""How what loom makes outside of the repository is called (workspaces and receipts), and paths inside of a tree, as text."""
+"""Names of the paths that loom creates outside the repository (workspaces, receipts), and operations on relative paths
+as text.
+"""
 
 from __future__ import annotations
 
@@ -8,63 +10,65 @@ import secrets
 from pathlib import Path
 
 RUN_PREFIX = "loom-run-local-"
-"""Of a run's workspace and of its receipt; the run's id follows."""
+"""Prefix of a run's workspace and receipt; the run's id follows."""
 
 RUNTIME = ".loom/.runtime"
-"""In a workspace, the link to the record of its finished run."""
+"""In a workspace: the link to its finished run's record."""
 
 WORKSPACE = rf"{RUN_PREFIX}(?P<run_id>[0-9]{{16,}})-[0-9]+"
-"""As a pattern; `run_id` also of a workspace that was made without a run: a time in nanoseconds, as nobody else counts."""
+"""A pattern. `run_id` also matches a workspace without a run; that number is a time in nanoseconds, which no other tool
+uses.
+"""
 
 
 JOB_PLACE = rf"{WORKSPACE}(?:\.jobs/[^/\s]+/workspace)?"
-"""As a pattern: a run's workspace, or the directory of one of its jobs."""
+"""A pattern: a run's workspace, or the directory of one of its jobs."""
 
 
 def new_workspace(tmp_dir: Path, run_id: str) -> Path:
-    """A path for one; nothing is made."""
+    """Return a workspace path; does not create it."""
     return tmp_dir / f"{RUN_PREFIX}{run_id}-{secrets.randbelow(10**6):06d}"
 
 
 def jobs_of(workspace: Path) -> Path:
-    """Where the jobs' own directories are: beside the run's workspace, on the same file system."""
+    """Return the directory of the jobs' own files: beside the run's workspace, on the same file system."""
     return workspace.with_name(f"{workspace.name}.jobs")
 
 
 def job_directory_name(job_id: str) -> str:
-    """A job's id as a directory's name that every file system and overlayfs's options take."""
+    """Encode a job id as a directory name that is valid on every file system and in overlayfs options."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", job_id).lstrip(".-")[:80] or "job"
 
 
 def is_of_job(place: Path) -> bool:
-    """Whether this is one job's own place, and not the run's workspace."""
+    """Whether this is a job's own directory, not the run's workspace."""
     return place.parent.parent.name.endswith(".jobs")
 
 
 def half_removed(directory: Path) -> Path:
-    """What a directory is called while it is being deleted: what goes by its own name is whole, or not there."""
+    """The name of a directory during its deletion: under its own name, a directory is complete or absent."""
     return directory.with_name(f".{directory.name}.removing")
 
 
 def workspace_beside(path: Path) -> Path:
-    """The workspace that `path` is by its name, or belongs to: as its jobs' directories, or as remains of either."""
+    """Return the workspace for a path: of a job directory, or of remains of a deletion."""
     return path.with_name(path.name.removesuffix(".removing").removeprefix(".").removesuffix(".jobs"))
 
 
 def run_of_workspace(name: str) -> str | None:
-    """The id in a workspace's name; None for what is not named like one."""
+    """Return the id in a workspace's name; None for other names."""
     match = re.fullmatch(WORKSPACE, name)
     return match["run_id"] if match else None
 
 
 def leads_out(path: Path, root: Path) -> str | None:
-    """Where `path`, of the repository at `root`, leads by a link if that is outside; None when it stays inside."""
+    """Return the target of a path in the repository at `root` if a link leads outside; None otherwise."""
     real = os.path.realpath(path)
     return None if Path(real).is_relative_to(os.path.realpath(root)) else real
 
 
 def own_directories(tmp_dir: Path, root: Path) -> list[str]:
-    """Where `tmp_dir` lies in the directory `root`: loom's own in it, by their names, as paths from there."""
+    """Find loom's own entries of `tmp_dir` inside the directory `root`, by name, as relative paths."""
     place = Path(os.path.realpath(tmp_dir))
     if not place.is_relative_to(root):
         return []
@@ -81,12 +85,12 @@ def normal(path: str) -> str:
 
 
 def below(path: str, directory: str) -> bool:
-    """Whether `path` is `directory` or lies in it; all is below ""."""
+    """Whether `path` is `directory` or below it; "" contains everything."""
     return not directory or path == directory or path.startswith(directory + "/")
 
 
 def climbs_out(path: str, target: str) -> bool:
-    """Whether a relative link at `path` leads out of the tree that both are in, as text."""
+    """Whether a relative link at `path` points out of its tree, by text."""
     depth = path.count("/")
     for part in target.split("/"):
         depth += -1 if part == ".." else part not in ("", ".")

@@ -1,6 +1,6 @@
-"""Which process is which, what they hold, and how they are ended.
+"""Identify processes, wait for their locks, and end them.
 
-A process id means nothing without the boot it belongs to and the moment it began.
+A process id is unique only together with its boot and start time.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import IO
 from loom.util.within import wait_until
 
 LOCK_S = 60.0
-"""How long another process may hold a lock that is waited for: each is held for moments only."""
+"""How long to wait for another process's lock; every holder is brief."""
 
 
 def lock(file: int | IO[bytes], kind: int, limit_s: float = LOCK_S) -> None:
-    """`flock`, tried again while another process holds it. TimeoutError when that takes longer than `limit_s`."""
+    """Take a `flock`, waiting while another process holds it. TimeoutError after `limit_s`."""
 
     def locked() -> bool:
         try:
@@ -35,9 +35,9 @@ def lock(file: int | IO[bytes], kind: int, limit_s: float = LOCK_S) -> None:
 
 
 def end(*children: subprocess.Popen[bytes], grace_s: float = 0.0, group: bool = False) -> None:
-    """End child processes and wait for them: by TERM, if they have `grace_s` to end, then by KILL.
+    """End child processes and wait for them: TERM if they get `grace_s`, then KILL.
 
-    `group`: also what they started; each of them leads a process group.
+    `group`: include their descendants; each process leads a process group.
     """
 
     def tell(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
@@ -52,11 +52,11 @@ def end(*children: subprocess.Popen[bytes], grace_s: float = 0.0, group: bool = 
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(max(0.0, deadline - time.monotonic()))
         tell(child, signal.SIGKILL)
-        child.wait()  # no limit: it is killed
+        child.wait()  # no limit: it was killed
 
 
 def boot_id() -> str:
-    """The kernel's name for this boot of the machine (also of a container's host); empty where it has none."""
+    """Return the kernel's id of this boot (shared by containers and their host); empty if it has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -64,9 +64,9 @@ def boot_id() -> str:
 
 
 def started_at(pid: int) -> str:
-    """When a living process started, in the kernel's ticks since boot; empty when there is none of that number.
+    """Return the start time of a live process in kernel ticks since boot; empty if it does not exist.
 
-    Tells a process from a later one with the same number.
+    Distinguishes a process from a later one with the same id.
     """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
@@ -75,5 +75,5 @@ def started_at(pid: int) -> str:
 
 
 def is_alive(pid: int, *, began: str, boot: str) -> bool:
-    """Whether the process that had this number, start and boot still runs on this machine."""
+    """Whether the process with this id, start and boot still runs on this machine."""
     return boot == boot_id() and began != "" and began == started_at(pid)

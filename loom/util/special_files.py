@@ -1,4 +1,4 @@
-"""Sockets, FIFOs and devices: loom leaves them out of all that it copies, and names them."""
+"""Sockets, FIFOs and devices: loom never copies them, and reports them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import stat
 
 
 def special_kind(mode: int) -> str | None:
-    """`socket`, `FIFO` or `device` by the mode of `lstat`; None for a file, a directory or a link."""
+    """Return `socket`, `FIFO` or `device` for a mode of `lstat`; None for a file, directory or link."""
     kind = stat.S_IFMT(mode)
     if kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
         return None

@@ -9,7 +9,7 @@ Name = TypeVar("Name", bound=str)
 
 
 class CycleError(Exception):
-    """`cycle` starts and ends with the same name; each depends on the next."""
+    """`cycle` starts and ends with the same name; each name depends on the next."""
 
     def __init__(self, cycle: tuple[str, ...]) -> None:
         super().__init__(" -> ".join(cycle))
@@ -17,10 +17,10 @@ class CycleError(Exception):
 
 
 def order(names: Iterable[Name], needs: Mapping[Name, Iterable[Name]]) -> list[Name]:
-    """`names` with everything after what it needs, and otherwise as given.
+    """Sort `names` after their needs, otherwise in the given order.
 
-    Needs that are not among the names are ignored. CycleError names the first cycle met. Iterative, so that a chain of
-    thousands is no problem, and linear in names and needs.
+    Unknown needs are ignored. CycleError reports the first cycle. Iterative, so long chains are safe; linear in names
+    and needs.
     """
     listed = list(names)
     wanted = set(listed)
@@ -48,7 +48,7 @@ def order(names: Iterable[Name], needs: Mapping[Name, Iterable[Name]]) -> list[N
 
 
 def closure(starts: Iterable[Name], edges: Mapping[Name, Iterable[Name]]) -> set[Name]:
-    """Everything that can be reached from `starts`, these included."""
+    """Return everything reachable from `starts`, including them."""
     found = set(starts)
     pending = list(found)
     while pending:

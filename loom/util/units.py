@@ -1,4 +1,4 @@
-"""Durations, sizes and platforms as users write them and as people read them, and the nearest name to a misspelling."""
+"""Parse and format durations, sizes and platforms; find the nearest name to a misspelling."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SIZE_PATTERN = r"^[0-9]+(\.[0-9]+)?[kKmMgGtT]?([iI]?[bB])?$"
 
 
 def duration(text: str) -> float:
-    """Seconds of `90s`, `10m`, `1h30m`, `1.5h`, `2d`: each unit once, from large to small. ValueError says what to write."""
+    """Parse `90s`, `10m`, `1h30m`, `1.5h`, `2d` to seconds: each unit once, largest first. ValueError names a valid form."""
     found: dict[str, float] = {}
     position = 0
     for match in _DURATION.finditer(text):
@@ -56,7 +56,7 @@ def duration(text: str) -> float:
 
 
 def _meant(text: str) -> str:
-    """What a duration in words (`1 day`, `2 hours 30 min`) would be here."""
+    """Suggest the short form of a duration in words (`1 day`, `2 hours 30 min`)."""
     parts, position = [], 0
     for match in _IN_WORDS.finditer(text.strip().lower()):
         unit = _UNIT_OF.get(match[2])
@@ -71,7 +71,9 @@ def _meant(text: str) -> str:
 
 
 def size(text: str) -> int:
-    """Bytes of `512m`, `2g`, `1.5GiB`, `4096`: units count in 1024s, as container engines do. ValueError says what to write."""
+    """Parse `512m`, `2g`, `1.5GiB`, `4096` to bytes; units are powers of 1024, as for container engines. ValueError
+    names a valid form.
+    """
     match = _SIZE.fullmatch(text)
     if match is None:
         short = "".join(text.split())
@@ -81,22 +83,22 @@ def size(text: str) -> int:
 
 
 def memory(text: str) -> int:
-    """A `size` that an engine takes as a container's limit; 0 is none. ValueError says what to write."""
+    """Parse a `size` that is valid as a container's limit; 0 means no limit. ValueError names a valid form."""
     amount = size(text)
     if 0 < amount < _LEAST_MEMORY:
-        raise ValueError(f"expected at least 6m, the least that an engine gives a container, found {text!r}")
+        raise ValueError(f"expected at least 6m, the minimum of container engines, found {text!r}")
     return amount
 
 
 def platform(text: str) -> str:
-    """`text`, if it can be an image's platform. ValueError says what to write."""
+    """Validate an image platform. ValueError names a valid form."""
     if text.lower() not in _ARCHITECTURES and not re.fullmatch(PLATFORM_PATTERN, text):
         raise ValueError(f"expected a platform such as linux/amd64, linux/arm64 or linux/arm/v7, found {text!r}")
     return text
 
 
 def duration_text(seconds: float) -> str:
-    """The shortest text that `duration` reads as this many seconds, to the millisecond."""
+    """Format seconds as the shortest text that `duration` parses to the same value, to the millisecond."""
     left = round(seconds * 1000)
     parts = []
     for unit in ("h", "m", "s", "ms"):
@@ -107,7 +109,7 @@ def duration_text(seconds: float) -> str:
 
 
 def size_text(amount: int) -> str:
-    """The shortest text that `size` reads as exactly this many bytes."""
+    """Format bytes as the shortest text that `size` parses to the same value."""
     for unit in ("t", "g", "m", "k"):
         step = 1024 ** _POWER[unit]
         if amount and amount % step == 0:
@@ -116,7 +118,7 @@ def size_text(amount: int) -> str:
 
 
 def rough_duration(milliseconds: float | None) -> str:
-    """A duration for people: `87 ms`, `1.2 s`, `2 min 05 s`, `1 h 03 min`; `?` for None."""
+    """Format a duration for people: `87 ms`, `1.2 s`, `2 min 05 s`, `1 h 03 min`; `?` for None."""
     if milliseconds is None:
         return "?"
     if milliseconds < 1000:
@@ -131,7 +133,7 @@ def rough_duration(milliseconds: float | None) -> str:
 
 
 def rough_size(amount: int) -> str:
-    """Bytes for people, in powers of 1000 as registries count: `12 B`, `3.4 kB`, `120 MB`."""
+    """Format bytes for people, in powers of 1000 like registries: `12 B`, `3.4 kB`, `120 MB`."""
     rest = float(amount)
     for unit in ("B", "kB", "MB", "GB"):
         if rest < 999.5:
@@ -141,7 +143,7 @@ def rough_size(amount: int) -> str:
 
 
 def rough_age(seconds: float) -> str:
-    """An age for people: `just now`, `5 min ago`, `3 h ago`, `12 days ago`."""
+    """Format an age for people: `just now`, `5 min ago`, `3 h ago`, `12 days ago`."""
     for limit, unit_s, unit in ((3600, 60, "min"), (86400, 3600, "h")):
         if 60 <= seconds < limit:
             return f"{seconds // unit_s:.0f} {unit} ago"
@@ -149,11 +151,11 @@ def rough_age(seconds: float) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was most likely meant."""
+    """Return the most similar known name, if any."""
     close = difflib.get_close_matches(name.lower().replace("-", "_"), list(known), n=1, cutoff=0.6)
     return close[0] if close else None
 
 
 def counted(number: int, what: str, many: str | None = None) -> str:
-    """`1 file`, `2 files`; `many` where that is not the word with an s."""
+    """Format `1 file`, `2 files`; `many` is an irregular plural."""
     return f"{number:,} {what if number == 1 else many or f'{what}s'}"

@@ -1,4 +1,4 @@
-"""Limits: for calls of others that know none, and for waiting until something is so."""
+"""Time limits for calls without one, and polling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ T = TypeVar("T")
 
 
 def within(limit_s: float, call: Callable[[], T]) -> T:
-    """What `call` returns or raises; TimeoutError after `limit_s`. Its thread is left behind then, and ends with the process."""
+    """Return or raise the outcome of `call`; TimeoutError after `limit_s`. Its thread is then abandoned and ends with
+    the process.
+    """
     returned: list[T] = []
     raised: list[BaseException] = []
 
@@ -39,9 +41,9 @@ def wait_until(
     first_s: float | None = None,
     pause: Callable[[float], object] = time.sleep,
 ) -> T:
-    """Call `found` until it returns something true, or until `limit_s` is over; what it returned last.
+    """Call `found` until it returns a true value or `limit_s` is over; return its last value.
 
-    With `first_s` the first pause is that long, and each later one twice as long as the one before, up to `every_s`.
+    With `first_s`, pauses start at that length and double up to `every_s`.
     """
     deadline = time.monotonic() + limit_s
     pause_s = every_s if first_s is None else min(first_s, every_s)

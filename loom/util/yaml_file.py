@@ -1,7 +1,7 @@
-"""A user's YAML file as values that know their file, line and column.
+"""Parse a user's YAML file to values with file, line and column.
 
-The subset is strict, so that a file means one thing to every reader: UTF-8, one document, text keys, each key once, no
-anchors, no aliases (hence no bombs), no tags. Plain scalars follow YAML 1.2 (`no` and `on` are text, `1.10` is a number).
+A strict subset, so that all readers agree on the meaning: UTF-8, one document, text keys, unique keys, no anchors or
+aliases (so no expansion bombs), no tags. Plain scalars follow YAML 1.2 (`no` and `on` are text, `1.10` is a number).
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Kind(Enum):
     LIST = "list"
     MAPPING = "mapping"
     REFUSED = "refused"
-    """An alias or a tagged value: already reported, and not worth a second message."""
+    """An alias or a tagged value: already reported, so no second message."""
 
 
 class Node:
-    """One value and where it stands. Lines and columns count from 1.
+    """One value and its place. Lines and columns count from 1.
 
-    `value` is a str, int, float, bool or None (SCALAR), a list of nodes, or a dict of nodes (MAPPING, whose `keys` hold
-    the keys' own nodes).
+    `value` is a str, int, float, bool or None (SCALAR), a list of nodes, or a dict of nodes (MAPPING; `keys` holds the
+    keys' own nodes).
     """
 
     __slots__ = ("column", "file", "keys", "kind", "length", "line", "style", "text", "value")
@@ -64,7 +64,7 @@ class Node:
         self.style = ""
 
     def plain(self) -> Any:
-        """The value as plain Python data."""
+        """Convert to plain Python data."""
         if self.kind is Kind.MAPPING:
             return {key: child.plain() for key, child in self.value.items()}
         if self.kind is Kind.LIST:
@@ -72,7 +72,7 @@ class Node:
         return self.value
 
     def get(self, key: str | int) -> Node | None:
-        """The child at a key or index; None where there is none."""
+        """Return the child at a key or index, or None."""
         if self.kind is Kind.MAPPING and isinstance(key, str):
             return self.value.get(key)  # type: ignore[no-any-return]
         if self.kind is Kind.LIST and isinstance(key, int) and key < len(self.value):
@@ -80,7 +80,7 @@ class Node:
         return None
 
     def find(self, *path: str | int) -> Node | None:
-        """What is at a path of keys and indexes; None where there is none."""
+        """Return the node at a path of keys and indexes, or None."""
         found: Node | None = self
         for part in path:
             found = None if found is None else found.get(part)
@@ -91,7 +91,7 @@ class Node:
 
     @property
     def owner(self) -> str:
-        """The root key below which this value is written, whatever it was merged into since; empty for the root itself."""
+        """The root key that contains this value in its file, also after merging; empty for the root."""
         return self.file.owner_of(self.line, self.column)
 
     @property
@@ -100,22 +100,22 @@ class Node:
 
 
 def items_of(node: Node | None) -> list[Node]:
-    """The items of a list; none of anything else."""
+    """Return the items of a list; empty for other values."""
     return node.value if node is not None and node.kind is Kind.LIST else []
 
 
 def one_or_more(node: Node | None) -> list[Node]:
-    """The items of a list, or the one value that stands in its place."""
+    """Return the items of a list, or the single value in place of one."""
     return [] if node is None else node.value if node.kind is Kind.LIST else [node]
 
 
 def fields_of(node: Node | None) -> dict[str, Node]:
-    """The values of a mapping by key; none of anything else."""
+    """Return the values of a mapping by key; empty for other values."""
     return node.value if node is not None and node.kind is Kind.MAPPING else {}
 
 
 def scalars_of(node: Node, at: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Node]]:
-    """Every value below a node that is neither list nor mapping, with the path to it."""
+    """Yield every scalar below a node with its path."""
     pending = [(at, node)]
     while pending:
         place, current = pending.pop()
@@ -128,14 +128,14 @@ def scalars_of(node: Node, at: tuple[str | int, ...] = ()) -> Iterator[tuple[tup
 
 
 def line_in_file(node: Node, number: int) -> int:
-    """The file's line that line `number` (from 1) of a text stands on; the text's own, where lines do not match."""
+    """Return the file's line of line `number` (from 1) of a text; the text's own line if lines don't correspond."""
     if node.style == "|":
         return node.line + number
     return node.line + 1 if node.style == ">" else node.line
 
 
 class YamlFile(Struct, eq=False):
-    """`name` is how messages call the file. `root` is None when the file is empty or no YAML at all."""
+    """`name` is the file's name in messages. `root` is None when the file is empty or not YAML."""
 
     name: str
     text: str = ""
@@ -170,10 +170,10 @@ class YamlFile(Struct, eq=False):
         offset: int = 0,
         length: int | None = None,
     ) -> Problem:
-        """A problem at a node (None: at the start of the file); `offset` moves into a one-line scalar's text.
+        """Report a problem at a node (None: at the start of the file); `offset` is a position in a one-line scalar.
 
-        The pointer's first part becomes the root key that the node is really written below: a value may have come into a
-        job from a template or from `default`.
+        The pointer starts with the root key that contains the node in the file, because a value of a job may come from
+        a template or from `default`.
         """
         if node is not None and len(pointer) > 1 and (owner := node.owner):
             parts = pointer.split("/")
@@ -198,7 +198,7 @@ class YamlFile(Struct, eq=False):
 
 
 def problem_in_text(node: Node, at: str, message: str, *, number: int, found: str, code: str, severity: str) -> Problem:
-    """A problem at what was `found` in line `number` of a text; at the text where the file does not show it."""
+    """Report a problem at `found` in line `number` of a text, or at the text if its lines don't correspond to the file's."""
     problem = node.file.problem(node, at, message, code=code, severity=severity)
     line = line_in_file(node, number)
     source = node.file.line(line) or ""
@@ -210,12 +210,12 @@ def problem_in_text(node: Node, at: str, message: str, *, number: int, found: st
 
 
 def pointer(*parts: str | int) -> str:
-    """A JSON pointer (RFC 6901); the whole document is `/`, so that a message always shows one."""
+    """Format a JSON pointer (RFC 6901); `/` for the whole document, so that a message always shows one."""
     return "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
 def read(path: Path, name: str, *, code: str = "WF_SCHEMA_V1") -> YamlFile:
-    """Read and parse a file; what is wrong with it is in `problems`. OSError when it can't be read at all."""
+    """Read and parse a file; errors in its content are in `problems`. OSError when it can't be read."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:
         mode = os.fstat(handle).st_mode
@@ -228,7 +228,7 @@ def read(path: Path, name: str, *, code: str = "WF_SCHEMA_V1") -> YamlFile:
 
 
 def parse(data: bytes, name: str, *, code: str = "WF_SCHEMA_V1") -> YamlFile:
-    """Parse a file's bytes; never raises for what is in them."""
+    """Parse a file's bytes; never raises for their content."""
     file = YamlFile(name=name)
     if len(data) > MAX_BYTES:
         limit = MAX_BYTES // (1024 * 1024)
@@ -260,11 +260,11 @@ def _node_at(file: YamlFile, before: str) -> Node:
 
 
 class _Fatal(Exception):
-    """The rest of the file can't be understood."""
+    """Stop: the rest of the file can't be parsed."""
 
 
 class _Builder:
-    """Parser events to nodes, with a list as its stack: nesting can't exhaust Python's own."""
+    """Convert parser events to nodes with an explicit stack, so nesting can't exhaust Python's."""
 
     def __init__(self, file: YamlFile, code: str) -> None:
         self.file = file
@@ -313,7 +313,7 @@ class _Builder:
                 if event.anchor or event.tag:
                     self._refuse(event, node)
                 if len(stack) >= MAX_DEPTH:
-                    self._say(node, f"nested deeper than {MAX_DEPTH} levels; no workflow needs that")
+                    self._say(node, f"nested deeper than {MAX_DEPTH} levels")
                     raise _Fatal
                 stack.append((node, []))
                 continue
@@ -363,7 +363,7 @@ class _Builder:
                 self._say(key, f'a key must be text; write it in quotes: "{key.text}"')
             elif key.value in parent.value:
                 first = parent.keys[key.value]
-                self._say(key, f"the key {key.value} stands here a second time (first on line {first.line}); keep one")
+                self._say(key, f"the key {key.value} is a duplicate (first on line {first.line}); keep one")
             else:
                 parent.value[key.value] = node
                 parent.keys[key.value] = key
@@ -416,7 +416,7 @@ class _Builder:
         return ""
 
     def _value_before(self, number: int) -> int | None:
-        """The line before this one that has a key and a value, and is indented less."""
+        """Find the nearest previous line that has a key and a value and is indented less."""
         source = self.file.line(number) or ""
         before = number - 1
         while before > 0 and not (self.file.line(before) or "").strip():
@@ -428,7 +428,7 @@ class _Builder:
 
 
 def _resolve(text: str) -> Any:
-    """A plain scalar's value by YAML 1.2's core schema."""
+    """Parse a plain scalar by YAML 1.2's core schema."""
     if text in _NULL:
         return None
     first = text[0]

@@ -34,7 +34,7 @@ _TOKEN = re.compile(
 
 
 class ExpressionError(ValueError):
-    """What is wrong, and where in the text it is (from 0)."""
+    """An error and its offset in the text (from 0)."""
 
     def __init__(self, message: str, position: int) -> None:
         super().__init__(message)
@@ -67,16 +67,16 @@ class Both(Struct, frozen=True, kw_only=True):
 Expression = Variable | Text | Compare | Not | Both
 
 
-@lru_cache(maxsize=1024)  # a template's condition is met again in each job that extends it
+@lru_cache(maxsize=1024)  # cached: each job that extends a template has its conditions
 def parse(text: str) -> Expression:
-    """The expression a text stands for. ExpressionError says what to write instead."""
+    """Parse a condition. ExpressionError names a valid form."""
     if len(text) > MAX_LENGTH:
         raise ExpressionError(f"the condition is longer than {MAX_LENGTH} characters", 0)
     return _Parser(text).whole()
 
 
 def holds(expression: Expression, variables: Mapping[str, str]) -> bool:
-    """Whether the expression is true with these variables. Raises SearchError when the search for a pattern takes too long."""
+    """Evaluate the expression with these variables. SearchError when a pattern search takes too long."""
     match expression:
         case Both(operator="&&"):
             return all(holds(operand, variables) for operand in expression.operands)
@@ -91,7 +91,7 @@ def holds(expression: Expression, variables: Mapping[str, str]) -> bool:
 
 
 def names(expression: Expression | Pattern) -> Iterator[str]:
-    """Every variable that the expression looks at."""
+    """Return every variable that the expression reads."""
     match expression:
         case Variable():
             yield expression.name
@@ -134,7 +134,7 @@ def _compare(expression: Compare, variables: Mapping[str, str]) -> bool:
 
 
 def _pattern_in(text: str, value: str) -> bool:
-    """For a pattern that a variable holds: `/pattern/flags`, or the pattern alone. What is no pattern matches nothing."""
+    """Match a pattern held by a variable: `/pattern/flags`, or the pattern alone. An invalid pattern matches nothing."""
     source = text if re.fullmatch(r"/.+/[a-z]*", text, re.DOTALL) else f"/{text}/"
     try:
         pattern = compile_pattern(source)

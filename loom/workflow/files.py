@@ -1,4 +1,4 @@
-"""The files of a workflow: the one that was named, and what it includes."""
+"""Load the files of a workflow: the named one and its includes."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Files:
         self._problems = problems
         self._seen: dict[Path, str] = {}
         self.found: list[File] = []
-        """Included files first, as far as they could be read."""
+        """Included files first; unreadable ones are missing."""
 
     def read(self, path: Path) -> str:
-        """Read the main file, and what it includes; returns its name. RequestError when it can't be read."""
+        """Read the main file and its includes; return its name. RequestError when it can't be read."""
         absolute = path if path.is_absolute() else self._root / path
         name = self._label(absolute)
         try:
@@ -50,12 +50,12 @@ class Files:
         except FileNotFoundError as error:
             other = absolute.with_suffix(".yaml")
             raise RequestError(
-                f"{name}: there is no such workflow file",
+                f"{name}: workflow file not found",
                 hint=f"There is {self._label(other)}; rename it."
                 if other.exists()
                 else FIRST_ONE + messages.of_others(self._root)
                 if name == ".loom/workflow.yml"
-                else "Is it the right path? It starts where the command does.",
+                else "The path is relative to the working directory.",
                 code="WF_NOT_FOUND",
             ) from error
         except OSError as error:
@@ -73,7 +73,7 @@ class Files:
             return str(absolute)
 
     def _take(self, yaml: YamlFile, *, trail: tuple[str, ...], main: bool) -> None:
-        """Take in one parsed file, the files it includes first."""
+        """Add one parsed file, after the files that it includes."""
         self._problems.found += yaml.problems
         if yaml.root is None:
             if not yaml.problems:
@@ -103,13 +103,13 @@ class Files:
 
     def _include(self, node: Node, at: str, trail: tuple[str, ...]) -> None:
         if not isinstance(node.value, str):
-            return  # the shape is judged with the rest of the file
+            return  # the shape check reports the rest
         folder = (self._root / TEMPLATES).resolve()
         text = node.value.strip()
         if text.startswith(("/", "~")) or ".." in text.split("/"):
-            return  # said with the shape
+            return  # the shape check reports it
         if not text.startswith(f"{TEMPLATES}/"):
-            self._problems.say(node, at, f"expected a file below {TEMPLATES}/, found {text}; move it there")
+            self._problems.say(node, at, f"expected a file below {TEMPLATES}/, found {text}; move the file there")
             return
         if "*" in text or "?" in text:
             paths = sorted(
@@ -126,11 +126,11 @@ class Files:
             name = self._label(path)
             if not real.is_relative_to(folder):
                 self._problems.say(
-                    node, at, f"{name} leads out of {TEMPLATES}/ through a symbolic link; put the file itself there"
+                    node, at, f"{name} is a link to a file outside {TEMPLATES}/; put the file itself there"
                 )
             elif name in trail:
                 cycle = " -> ".join((*trail[trail.index(name) :], name))
-                self._problems.say(node, at, f"the includes go round in a circle: {cycle}; remove one")
+                self._problems.say(node, at, f"the includes form a cycle: {cycle}; remove one")
             elif real not in self._seen:
                 self._seen[real] = name
                 if len(self._seen) > MAX_FILES:

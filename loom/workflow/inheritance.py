@@ -1,4 +1,4 @@
-"""What entries inherit: from `default`, and from the templates and jobs that they extend."""
+"""Apply inheritance: `default`, and templates and jobs by `extends`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_LEVELS = 32
 
 
 class Entry(Struct, frozen=True, kw_only=True):
-    """One job or template as written: its own node, and the merged one after `default` and `extends`."""
+    """One job or template: its own node, and the merged one after `default` and `extends`."""
 
     name: str
     key: Node
@@ -30,7 +30,7 @@ class Entry(Struct, frozen=True, kw_only=True):
 
 
 class Written(Struct, frozen=True, kw_only=True):
-    """An entry as its file has it. `fields` is None when its shape is broken."""
+    """An entry as its file defines it. `fields` is None when its shape is invalid."""
 
     key: Node
     node: Node
@@ -52,19 +52,19 @@ class Inheritance:
         self._problems = problems
         self._suggest = suggest
         self._broken = {name for name, entry in written.items() if entry.fields is None}
-        """What depends on these is not judged."""
+        """Entries that depend on invalid ones are not checked."""
         self._bare: dict[str, Node] = {}
-        """With what they extend, without `default`."""
+        """Entries merged with their `extends`, without `default`."""
         self._levels: dict[str, int] = {}
 
     def entries(self) -> dict[str, Entry]:
-        """Each entry with what it inherits; those whose own shape is broken, or that inherit from one, are left out."""
+        """Return each entry with its inherited values; entries with an invalid shape or an invalid parent are missing."""
         parents = self._parents()
         try:
             in_order = order(self._written, parents)
         except CycleError as error:
             own = self._written[error.cycle[0]].node
-            why = f"extends goes round in a circle: {' -> '.join(error.cycle)}"
+            why = f"extends forms a cycle: {' -> '.join(error.cycle)}"
             self._problems.say(own.get("extends") or own, pointer(error.cycle[0], "extends"), why)
             return {}
         result: dict[str, Entry] = {}
@@ -88,7 +88,7 @@ class Inheritance:
                     node = (listed.get(number) or listed) if listed is not None else entry.node
                     close = self._suggest(parent, self._written)
                     meant = f"; did you mean {close}?" if close else ""
-                    self._problems.say(node, pointer(name, "extends"), f"there is no template or job {parent}{meant}")
+                    self._problems.say(node, pointer(name, "extends"), f"unknown template or job {parent}{meant}")
                     self._broken.add(name)
         return parents
 

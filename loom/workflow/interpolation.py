@@ -1,6 +1,6 @@
-"""`$NAME` and `${NAME}` in values of the workflow: one definition for all of them (docs/reference/workflow.md, "Variables").
+"""Expand `$NAME` and `${NAME}` in values of the workflow (docs/reference/workflow.md, "Variables").
 
-`$$` is a dollar sign. A name nobody defines stays as written, and so does every other use of `$` (`$(date)`, `${X:-y}`).
+`$$` is a dollar sign. Undefined names and all other uses of `$` stay as written (`$(date)`, `${X:-y}`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ MAX_LENGTH = 1024 * 1024
 
 
 class ExpansionCycle(ValueError):
-    """`names` starts and ends with the same name; each one's value refers to the next."""
+    """`names` starts and ends with the same name; each value refers to the next name."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         super().__init__(" -> ".join(names))
@@ -21,11 +21,11 @@ class ExpansionCycle(ValueError):
 
 
 class ExpansionTooLong(ValueError):
-    """A value that grows beyond all use (variables that double each other)."""
+    """An expanded value that exceeds the limit (variables that double each other)."""
 
 
 def names(text: str) -> Iterator[str]:
-    """Every name that a text refers to, in order."""
+    """Return every name that a text refers to, in order."""
     if "$" in text:
         for match in _REFERENCE.finditer(text):
             if name := match[1] or match[2]:
@@ -33,7 +33,7 @@ def names(text: str) -> Iterator[str]:
 
 
 def expand(text: str, values: Mapping[str, str]) -> str:
-    """A text with what it refers to, once: the values themselves are not looked into."""
+    """Expand a text once; the inserted values are not expanded again."""
     if "$" not in text:
         return text
 
@@ -43,16 +43,16 @@ def expand(text: str, values: Mapping[str, str]) -> str:
 
     expanded = _REFERENCE.sub(value, text)
     if len(expanded) > MAX_LENGTH:
-        raise ExpansionTooLong(f"the value grows beyond {MAX_LENGTH // 1024} KiB")
+        raise ExpansionTooLong(f"the expanded value exceeds {MAX_LENGTH // 1024} KiB")
     return expanded
 
 
 def expand_all(
     variables: Mapping[str, str], known: Mapping[str, str], *, literal: Collection[str] = ()
 ) -> dict[str, str]:
-    """Variables that may refer to each other, in any order, and to what is known. `literal` ones are taken as they are.
+    """Expand variables that may refer to each other, in any order, and to known values. `literal` ones are copied.
 
-    ExpansionCycle when they refer to each other in a circle.
+    ExpansionCycle for cyclic references.
     """
     if not any("$" in value for value in variables.values()):
         return dict(variables)

@@ -1,4 +1,4 @@
-"""What is legal and almost surely wrong: the warnings of `loom check`."""
+"""The warnings of `loom check`: valid values that are almost certainly mistakes."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def warnings(
     predefined: Collection[str],
     default_shell: Sequence[str] = AUTO_SHELL,
 ) -> list[Problem]:
-    """Every doubtful thing, in file order.
+    """Return every warning in file order.
 
-    `default_shell` runs the steps of jobs that name none; `predefined` are the names that loom gives a value to.
+    `default_shell` is the shell of steps without one; `predefined` are the names that loom sets.
     """
     found = list(_steps(workflow.entries.values(), default_shell))
     for check in (
@@ -61,7 +61,7 @@ def warnings(
 def of_run(
     workflow: Workflow, jobs: Collection[str], *, defined: Collection[str], default_shell: Sequence[str]
 ) -> list[Problem]:
-    """What of it makes jobs of these names do something else than they say, for who runs them now."""
+    """Return the warnings that change what jobs of these names do in a run."""
     entries = [entry for name, entry in workflow.jobs.items() if name in jobs]
     return _in_order(
         workflow,
@@ -111,7 +111,7 @@ def _steps(entries: Iterable[Entry], default_shell: Sequence[str]) -> Iterator[P
 
 
 def scripts_of(entries: Iterable[Entry]) -> Iterator[tuple[Entry, str, int, Node]]:
-    """Every step, with what it inherits: the job, the key, its number there, and the text."""
+    """Yield every step with its inherited values: the job, the key, its index, and the text."""
     for entry in entries:
         for key in ("before_script", "script", "after_script"):
             for number, node in enumerate(one_or_more(entry.merged.get(key))):
@@ -123,7 +123,7 @@ def _templates(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
     used = {name for entry in workflow.entries.values() for name in entry.fields.extends or ()}
     for name, entry in workflow.templates.items():
         if name not in used:
-            yield _warn(entry.key, pointer(name), "WF_TEMPLATE_UNUSED", f"no job extends {name}; use it or remove it")
+            yield _warn(entry.key, pointer(name), "WF_TEMPLATE_UNUSED", f"no job extends {name}; use or remove it")
 
 
 def _stages(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
@@ -132,11 +132,11 @@ def _stages(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
     for number, stage in enumerate(workflow.stages):
         node = main.find("stages", number) if main is not None else None
         if stage not in filled and node is not None:
-            yield _warn(node, pointer("stages", number), "WF_STAGE_EMPTY", f"no job is in the stage {stage}; remove it")
+            yield _warn(node, pointer("stages", number), "WF_STAGE_EMPTY", f"stage {stage} has no jobs; remove it")
 
 
 def _variable_nodes(workflow: Workflow) -> Iterator[tuple[str, str, Node]]:
-    """Scope, name and value of every variable that is written somewhere."""
+    """Yield scope, name and value of every variable."""
     for name, node in workflow.variable_nodes.items():
         yield "", name, node
     if workflow.default is not None:
@@ -186,7 +186,7 @@ def _unknown_in_condition(node: Node, known: Collection[str], at: str) -> Iterat
         return
     for name in dict.fromkeys(expressions.names(expression)):
         if name not in known:
-            message = f"${name} is not defined anywhere; it is null unless given with --var"
+            message = f"${name} is not defined; it is null unless set by --var"
             yield _warn(node, at, "WF_NAME_UNKNOWN", message)
 
 
@@ -198,15 +198,15 @@ def _unknown_in_value(
     at = pointer(entry.name, "variables", name)
     for other in dict.fromkeys(interpolation.names(node.value)):
         if other in secrets:
-            message = f"${other} is a secret, known to steps alone; ${other} stays as written here"
+            message = f"${other} is a secret, which only steps can read; it is not expanded here"
             yield _warn(node, at, "WF_NAME_UNKNOWN", message)
         elif other == name:
-            continue  # a circle, which is an error of its own
+            continue  # a cycle, which is an error
         elif other.startswith("LOOM_SERVICE_") and entry.fields.services:
-            continue  # replaced when the service runs
+            continue  # expanded when the service starts
         elif other not in known:
             message = (
-                f"${other} is not known when the plan is made and stays as written; "
+                f"${other} is unknown at planning time and is not expanded; "
                 f"set {name} in a step, or write $$ to mean it"
             )
             yield _warn(node, at, "WF_NAME_UNKNOWN", message)
@@ -216,17 +216,17 @@ def _texts(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
     for scope, name, node in _variable_nodes(workflow):
         if node.style == "" and node.value in _BOOLEAN_ELSEWHERE:
             at = pointer(scope, "variables", name) if scope else pointer("variables", name)
-            message = f'{node.text} is text here, but a boolean to many YAML readers; write "{node.text}"'
+            message = f'{node.text} is text here, but a boolean in many YAML parsers; write "{node.text}"'
             yield _warn(node, at, "WF_TEXT_AMBIGUOUS", message)
 
 
 def _of_github(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
-    """`${{ }}` in any value: no shell knows it, and loom neither."""
+    """Warn of `${{ }}` in any value: neither a shell nor loom expands it."""
     for file in workflow.files:
         for path, node in scalars_of(file.root) if file.root is not None else ():
             at = pointer(*path)
             for match in _GITHUB.finditer(node.value) if isinstance(node.value, str) and "${{" in node.value else ():
-                if match[1] is None:  # quoted: no shell looks into it
+                if match[1] is None:  # quoted: no shell expands it
                     continue
                 yield problem_in_text(
                     node,
@@ -280,7 +280,7 @@ def _image_nodes(entry: Entry) -> Iterator[tuple[str, Node]]:
 
 
 def _reach(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
-    """Jobs that never run by themselves and rules that are never looked at."""
+    """Warn of jobs that never run by themselves and of unreachable rules."""
     never: set[str] = set()
     for entry in workflow.jobs.values():
         fields = entry.fields
@@ -288,13 +288,13 @@ def _reach(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
             last = number == len(fields.rules or ()) - 1
             node = entry.merged.find("rules", number)
             if rule.if_ is None and rule.changes is None and rule.exists is None and not last and node is not None:
-                message = "this rule always applies, so the rules after it are never looked at; put it last"
+                message = "this rule always applies, so the rules after it are never evaluated; put it last"
                 yield _warn(node, pointer(entry.name, "rules", number), "WF_RULE_UNREACHABLE", message)
                 break
         whens = [rule.when or fields.when for rule in fields.rules] if fields.rules else [fields.when]
         if all(when == "never" for when in whens):
             never.add(entry.name)
-            message = f"{entry.name} never runs unless it is named; remove it, or change `when`"
+            message = f"{entry.name} never runs unless named; remove it, or change `when`"
             yield _warn(entry.key, pointer(entry.name), "WF_JOB_UNREACHABLE", message)
     for entry in workflow.jobs.values():
         for number, need in enumerate(entry.fields.needs or ()):
@@ -305,7 +305,7 @@ def _reach(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
 
 
 def _artifacts(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
-    """Artifacts that no later job gets. Those of the last jobs are for people."""
+    """Warn of artifacts that no later job gets, except in the last jobs, where people use them."""
     position = {stage: number for number, stage in enumerate(workflow.stages)}
     jobs = workflow.jobs
     taken = {need.job for entry in jobs.values() for need in entry.fields.needs or () if need.artifacts}
@@ -317,7 +317,7 @@ def _artifacts(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
         if artifacts is None or not artifacts.paths or entry.name in taken or at < last_gated or at == last:
             continue
         node = entry.merged.get("artifacts") or entry.key
-        message = f"no later job gets the artifacts of {entry.name}: those after it have `needs` without it"
+        message = f"no later job gets the artifacts of {entry.name}: later jobs have `needs` without it"
         yield _warn(node, pointer(entry.name, "artifacts"), "WF_ARTIFACTS_UNUSED", message)
 
 

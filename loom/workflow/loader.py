@@ -1,7 +1,7 @@
-"""From files to a checked `Workflow`: include, shapes, default and extends, references.
+"""Turn files into a checked `Workflow`: includes, shapes, default and extends, references.
 
-Everything wrong is found in one go, each at its own place, in the order of the files. What can be checked without
-knowing the branch, the changes or the selection is checked here; the rest is `resolve`'s.
+All errors are reported at once, each at its place, in file order. Checks that depend on branch, changes or selection
+are left to `resolve`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ MAX_PROBLEMS = 200
 
 
 class Workflow(Struct, frozen=True, kw_only=True):
-    """A checked workflow. Jobs and templates as written, in file order (included files first)."""
+    """A checked workflow. Unmerged jobs and templates, in file order (included files first)."""
 
     path: str
-    """Relative to the repository root (or absolute, when it lies outside)."""
+    """Relative to the repository root (absolute when outside)."""
     files: tuple[YamlFile, ...]
     stages: tuple[str, ...]
     variables: Mapping[str, str]
@@ -48,21 +48,21 @@ class Workflow(Struct, frozen=True, kw_only=True):
 
 
 class Examined(Struct, frozen=True, kw_only=True):
-    """What became of a file: everything wrong with it, in order, and what of it is sound enough to be judged further."""
+    """The outcome of loading: every error in order, and the parts that are sound enough for further checks."""
 
     workflow: Workflow | None
     problems: tuple[Problem, ...]
     ranks: Mapping[str, int]
-    """The files in their order, as far as they could be read."""
+    """The readable files, in order."""
 
     def in_order(self, problems: Iterable[Problem]) -> list[Problem]:
-        """Each once, by file, line and column."""
+        """Unique, sorted by file, line and column."""
         unique = dict.fromkeys(problems)
         return sorted(unique, key=lambda one: (self.ranks.get(one.file, 0), one.file, one.line, one.column))
 
 
 def load(path: Path, root: Path) -> Workflow:
-    """Read, merge and check. RequestError when there is no such file, WorkflowError with every problem otherwise."""
+    """Read, merge and check. RequestError for a missing file, WorkflowError with every problem otherwise."""
     examined = examine(path, root)
     if examined.problems or examined.workflow is None:
         more = len(examined.problems) - MAX_PROBLEMS
@@ -72,7 +72,7 @@ def load(path: Path, root: Path) -> Workflow:
 
 
 def examine(path: Path, root: Path) -> Examined:
-    """The same for who wants to know more than that it is wrong: nothing but RequestError is raised."""
+    """Load and return all findings instead of raising WorkflowError; RequestError is still raised."""
     problems = Problems()
     files = Files(root, problems)
     name = files.read(path)
@@ -102,7 +102,7 @@ def _assemble(path: str, files: list[File], problems: Problems) -> Workflow | No
             variables |= own.value
         _take_entries(file.root, written, shapes, problems)
     if all(name.startswith(".") for name in written) and not problems.found:
-        problems.say(main, "/", "there is no job; add one: a name with `stage` and `script`")
+        problems.say(main, "/", "the workflow has no jobs; add a name with `stage` and `script`")
     entries = Inheritance(written, default, shapes, problems, suggest).entries()
     stages = main.get("stages")
     declared = None

@@ -1,4 +1,4 @@
-"""How values inherit: mappings key by key, everything else as a whole."""
+"""Merge inherited values: mappings by key, other values as a whole."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from loom.util.yaml_file import Kind, Node
 
 
 def merge(base: Node, over: Node) -> Node:
-    """`over` on top of `base`: mappings key by key, everything else is replaced.
+    """Merge `over` into `base`: mappings by key, everything else is replaced.
 
-    An image that names `name` or `build` (or is just a name) replaces the inherited image whole: what is known about one
-    image is not true of another.
+    An image with `name` or `build` (or just a name) replaces the inherited image entirely, because the properties of
+    one image do not apply to another.
     """
     if base.kind is not Kind.MAPPING or over.kind is not Kind.MAPPING or base is over:
         return over

@@ -1,4 +1,4 @@
-"""What is wrong with a value, in words that say what to write instead."""
+"""Error messages for values, each with a valid form."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ FOREIGN = {
     "interruptible": "(every job can be interrupted)",
     "coverage": "(print it in a step instead)",
 }
-"""Keys of other CI systems, and what does their work here."""
+"""Keys of other CI systems, and their equivalents here."""
 
 
 _GUIDE = "docs/guides/coming-from-other-ci.md has loom's word for each of its keys"
 
 
 def of_others(root: Path) -> str:
-    """What to say of another system's workflow in a project that has none of loom's."""
+    """Explain a project that has only another system's workflow."""
     found = [name for name in (".gitlab-ci.yml", ".github/workflows") if (root / name).exists()]
-    return f"\nThere is {' and '.join(found)}: {_GUIDE}" if found else ""
+    return f"\nFound {' and '.join(found)}: {_GUIDE}" if found else ""
 
 
 def foreign_file(root: Node, name: str) -> str | None:
-    """What to say of another system's file that is given as a workflow; None for one that may be loom's."""
+    """Explain another system's file that was given as a workflow; None for a file that may be loom's."""
     if root.get("version") is not None and root.get("stages") is not None:
         return None
     jobs = root.get("jobs")
@@ -57,17 +57,17 @@ def foreign_file(root: Node, name: str) -> str | None:
         and jobs.kind is Kind.MAPPING
         and (root.get("on") is not None or root.get("runs-on") is not None)
     ):
-        return f"this is a workflow of GitHub Actions, and loom has a language of its own; write .loom/workflow.yml: {_GUIDE}"
+        return f"this is a GitHub Actions workflow; loom has its own language; write .loom/workflow.yml: {_GUIDE}"
     if name.rpartition("/")[2] in (".gitlab-ci.yml", ".gitlab-ci.yaml"):
         return (
-            "this is a file of GitLab CI, and loom's language is close to it: copy it to .loom/workflow.yml, begin that "
+            "this is a GitLab CI file; loom's language is similar: copy it to .loom/workflow.yml, begin that "
             f"with `version: v1`, and follow what `loom check` says; {_GUIDE}"
         )
     return None
 
 
 class Problems(Struct):
-    """Everything wrong that was found so far."""
+    """All problems found so far."""
 
     found: list[Problem] = field(default_factory=list)
 
@@ -76,7 +76,7 @@ class Problems(Struct):
 
 
 class Suggestions:
-    """Nearest names, as long as that is quick: with thousands of misspellings the later ones go without."""
+    """Suggest nearest names within a time budget: after thousands of misspellings, suggestions stop."""
 
     def __init__(self, comparisons: int = 50_000) -> None:
         self.left = comparisons
@@ -93,16 +93,16 @@ def unknown_key(model: type[BaseModel], location: tuple[str | int, ...], name: s
     foreign = FOREIGN.get(name, "")
     close = foreign if foreign in known or foreign.startswith("(") else nearest(name, known) or ""
     if close.startswith("("):
-        return f"there is no key {name} {close}"
+        return f"unknown key {name} {close}"
     return (
-        f"there is no key {name}; did you mean {close}?"
+        f"unknown key {name}; did you mean {close}?"
         if close
-        else f"there is no key {name}; the keys are {', '.join(known)}"
+        else f"unknown key {name}; the keys are {', '.join(known)}"
     )
 
 
 def describe(node: Node) -> str:
-    """What a value is, as a person would say it."""
+    """Describe a value for a person."""
     if node.kind is Kind.MAPPING:
         return "a mapping"
     if node.kind is Kind.LIST:
@@ -150,11 +150,11 @@ _FORMS = {
     "WorkflowRule": "a mapping with if, changes, exists or when",
     "Include": "a mapping with local",
 }
-"""What else a value may be than a mapping, by its model."""
+"""The short forms of a mapping, by model."""
 
 
 def may_be_secret(detail: Any) -> bool:
-    """Whether what was written may be a secret's value, which no message and no record may show again."""
+    """Whether the value may be a secret, which no message or record may repeat."""
     context = detail.get("ctx") or {}
     return isinstance(context.get("error"), values.Unrepeated) or context.get("class_name") == "SecretFields"
 
@@ -182,11 +182,9 @@ def words(kind: str, detail: Any, found: Node, place: Node, is_key: bool) -> str
         if found.kind is Kind.MAPPING and len(found.value) == 1:
             key, value = next(iter(found.value.items()))
             if key == "run":
-                return "a step is the command alone; write it without `run:`"
+                return "a step is only the command; write it without `run:`"
             text = f"{key}: {value.text}" if value.kind is Kind.SCALAR else f"{key}: ..."
-            return (
-                f"YAML takes {_short(text)!r} for a key and its value; put the whole text into quotes, or below a `|`"
-            )
+            return f"YAML parses {_short(text)!r} as a key and a value; quote the whole text, or write it below a `|`"
         return f"expected text, found {describe(found)}{advice}"
     if may_be_secret(detail) and kind == "model_type":
         return f"expected {_FORMS['SecretFields']}; a secret's value is never written here"
@@ -226,18 +224,16 @@ def _pattern_words(pattern: str, text: str) -> str:
     if pattern == values.VARIABLE:
         close = re.sub(r"[^A-Za-z0-9_]+", "_", text)
         meant = f", such as {close}" if re.fullmatch(values.VARIABLE, close) else ""
-        return f"{text!r} can't name a variable: letters, digits and _, no digit first{meant}"
+        return f"{text!r} is not a valid variable name: letters, digits and _, no digit first{meant}"
     if pattern == values.STAGE:
         close = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")
         meant = f", such as {close}" if re.fullmatch(values.STAGE, close) else ""
-        return (
-            f"{text!r} can't name a stage: lower-case letters, digits, _ and -, at most 32, and a letter first{meant}"
-        )
+        return f"{text!r} is not a valid stage name: lower-case letters, digits, _ and -, at most 32, and a letter first{meant}"
     return f"expected text like {pattern}, found {text!r}"
 
 
 def _keys_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
-    """The keys that the mapping at a location may have."""
+    """Return the allowed keys of the mapping at a location."""
     annotation: Any = model
     for part in location:
         annotation = _below(annotation, part)

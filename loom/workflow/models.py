@@ -1,7 +1,7 @@
-"""What users write, as models: every key, its forms, and what it is for.
+"""The models of what users write: every key, its forms and its purpose.
 
-The JSON Schema that editors use is generated from these models, and the loader's messages are made from their errors.
-Validators raise ValueError with the words that a user reads.
+The JSON Schema for editors is generated from these models; the loader's messages derive from their errors. Validators
+raise ValueError with text for users.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class CacheKeyFields(Model):
 
 
 def _cache_key(value: Any) -> Any:
-    """Text becomes a prefix with no files."""
+    """Accept text as a prefix without files."""
     if isinstance(value, str) and value.strip():
         return CacheKeyFields.model_construct(files=[], prefix=value.strip())
     return value
@@ -222,7 +222,7 @@ class AllowFailureFields(Model):
 
 
 def _allow_failure(value: Any) -> Any:
-    """False becomes no exit codes, True None: every one."""
+    """Normalise False to no exit codes, True to None (all)."""
     return AllowFailureFields.model_construct(exit_codes=None if value else []) if isinstance(value, bool) else value
 
 
@@ -300,7 +300,7 @@ class UlimitFields(Model):
 
     @model_validator(mode="after")
     def _in_order(self) -> UlimitFields:
-        if self.soft % 2**64 > self.hard % 2**64:  # to the kernel -1 is the largest number: no limit
+        if self.soft % 2**64 > self.hard % 2**64:  # the kernel treats -1 as the largest number: no limit
             raise ValueError(f"the soft limit {self.soft} is above the hard limit {self.hard}")
         return self
 
@@ -338,7 +338,7 @@ Network = Annotated[NetworkFields, Form(named("mode"), {"type": "string", "patte
 
 
 class Common(Model):
-    """Keys that `default` may give to every job."""
+    """Keys that `default` can set for every job."""
 
     target: Literal["linux"] | None = optional("The kind of machine; linux.")
     before_script: Scripts | None = optional("Steps before `script`.")
@@ -365,7 +365,7 @@ class Common(Model):
 
 
 class Job(Common):
-    """A job, or a template if its name starts with a dot. What is required is checked after `extends` and `default`."""
+    """A job, or a template if its name starts with a dot. Required keys are checked after `extends` and `default`."""
 
     extends: Lines | None = optional("Templates or jobs to start from; later ones win.")
     stage: Annotated[str, Field(pattern=STAGE)] | None = optional("The job's stage; one of `stages`.")
@@ -387,7 +387,7 @@ class WorkflowSettings(Model):
 
 
 class Root(Model):
-    """The root keys; jobs and templates are checked one by one."""
+    """The root keys; jobs and templates are checked individually."""
 
     version: Literal["v1"] = Field(description="The language's version.")
     stages: Annotated[list[Annotated[str, Field(pattern=STAGE)]], Field(min_length=1)] = Field(
@@ -419,7 +419,7 @@ DEFAULT_KEYS = tuple(Common.model_fields)
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models that an annotation names, whatever it wraps them in."""
+    """Return the models in an annotation, also nested ones."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for argument in get_args(annotation) for model in models_in(argument)]

@@ -1,7 +1,7 @@
-"""Regular expressions that users write: Python's own, searched for with a time limit.
+"""Users' regular expressions: Python's syntax, searched with a time limit.
 
-Python's `re` can't give up, and a pattern such as `(a+)+$` keeps it for hours on a value of forty characters. So `re` defines
-what a pattern is, and the library `regex`, which reads the same patterns and has a time limit, does the search.
+Python's `re` has no time limit; a pattern such as `(a+)+$` can run for hours on forty characters. `re` defines the
+syntax, and the library `regex`, which supports it and has a time limit, performs the search.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _FLAGS = {"i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL}
 
 
 class PatternError(ValueError):
-    """A text is not a pattern; the message says why."""
+    """An invalid pattern; the message has the reason."""
 
 
 class SearchError(Exception):
-    """A search took longer than MAX_SEARCH_S, or `regex` refuses the pattern; the message names the pattern."""
+    """A search exceeded MAX_SEARCH_S, or `regex` rejects the pattern; the message names the pattern."""
 
 
 class Pattern(Struct, frozen=True, kw_only=True):
@@ -31,8 +31,8 @@ class Pattern(Struct, frozen=True, kw_only=True):
     flags: int
 
     def found_in(self, value: str) -> bool:
-        """Whether the pattern matches somewhere in the value. Raises SearchError."""
-        import regex  # 8 ms, for the workflows that compare with a pattern
+        """Search the pattern in a value. Raises SearchError."""
+        import regex  # late: takes 8 ms, and only workflows with patterns need it
 
         try:
             compiled = regex.compile(self.source, self.flags)
@@ -43,17 +43,17 @@ class Pattern(Struct, frozen=True, kw_only=True):
                 "begin the pattern with ^, or use no repeat inside another, such as (a+)+"
             ) from None
         except regex.error as error:
-            raise SearchError(f"{self.written} is not a pattern: {error}") from error
+            raise SearchError(f"{self.written} is not a valid pattern: {error}") from error
 
 
 @lru_cache(maxsize=256)
 def compile_pattern(written: str) -> Pattern:
-    """The pattern of `/pattern/flags`. Raises PatternError."""
+    """Parse `/pattern/flags`. Raises PatternError."""
     source, _, letters = written[1:].rpartition("/")
     flags = re.RegexFlag(0)
     for letter in letters:
         if letter not in _FLAGS:
-            raise PatternError(f"there is no pattern flag {letter}; the flags are i, m and s")
+            raise PatternError(f"unknown pattern flag {letter}; the flags are i, m and s")
         flags |= _FLAGS[letter]
     source = source.replace("\\/", "/")
     if len(source) > MAX_LENGTH:

@@ -1,6 +1,6 @@
-"""What a job names must be there: its stage, its needs, its own required keys.
+"""Check the references of jobs: stages, needs, required keys.
 
-Works on nodes, so that it can judge what a job with mistakes of its own refers to as well.
+Works on nodes, so that it can also check jobs with other errors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from loom.workflow.messages import Suggestions
 
 
 class View(Struct, frozen=True, kw_only=True):
-    """A job or template: its nodes, and its fields when its shape is sound."""
+    """A job or template: its nodes, and its fields if its shape is valid."""
 
     name: str
     key: Node
@@ -46,7 +46,7 @@ class _Need(Struct, frozen=True, kw_only=True):
 class References(Struct):
     views: Mapping[str, View]
     stages: tuple[str, ...] | None
-    """None when the file's own list can't be read."""
+    """None when the file's list is invalid."""
     suggest: Suggestions = field(default_factory=Suggestions)
     problems: list[Problem] = field(default_factory=list)
     said: set[int] = field(default_factory=set)
@@ -66,11 +66,11 @@ class References(Struct):
             view = jobs[error.cycle[0]]
             edges = " -> ".join(error.cycle)
             node = view.node.get("needs") or view.key
-            self.say(node, pointer(view.name, "needs"), f"needs go round in a circle: {edges}; remove one of them")
+            self.say(node, pointer(view.name, "needs"), f"needs form a cycle: {edges}; remove one of them")
         return self.problems
 
     def say(self, node: Node, at: str, message: str) -> None:
-        if id(node) not in self.said:  # what a template says is wrong once, not in each job that extends it
+        if id(node) not in self.said:  # report a template's error once, not in each job that extends it
             self.said.add(id(node))
             self.problems.append(node.file.problem(node, at, message))
 
@@ -89,7 +89,7 @@ class References(Struct):
         elif isinstance(node.value, str) and node.value not in position:
             close = self.suggest(node.value, self.stages)
             meant = f"did you mean {close}?" if close else f"the stages are {', '.join(self.stages)}"
-            self.say(node, pointer(view.name, "stage"), f"there is no stage {node.value}; {meant}")
+            self.say(node, pointer(view.name, "stage"), f"unknown stage {node.value}; {meant}")
 
     def own_keys(self, view: View) -> None:
         fields = view.fields
@@ -108,11 +108,11 @@ class References(Struct):
             self.say(node, pointer(view.name, "image"), "the image has neither a name nor a build; add `name:`")
         if fields.user is not None and image is not None and image.user not in (None, fields.user):
             node = view.node.get("user") or view.key
-            self.say(node, pointer(view.name, "user"), f"image.user says {image.user}; keep one of the two")
+            self.say(node, pointer(view.name, "user"), f"image.user is {image.user}; keep one of the two")
         for number, service in enumerate(fields.services or ()):
             if service.image is not None and not service.alias and not re.fullmatch(values.HOST_NAME, service.name):
                 node = view.node.find("services", number) or view.key
-                message = f"{service.name!r} can't be a host name: letters, digits, . _ and -; or add an alias"
+                message = f"{service.name!r} is not a valid host name: letters, digits, . _ and -; or add an alias"
                 self.say(node.get("name") or node, pointer(view.name, "services", number, "name"), message)
         names = [service.name for service in fields.services or ()]
         for number, name in enumerate(names):
@@ -121,11 +121,11 @@ class References(Struct):
                 self.say(
                     node,
                     pointer(view.name, "services", number),
-                    f"the service {name} stands here a second time; give one an alias",
+                    f"the service {name} is a duplicate; give one an alias",
                 )
 
     def needs(self, view: View, jobs: Mapping[str, View], position: Mapping[str, int]) -> Iterator[str]:
-        """The jobs that this one waits for, as far as they are there; says what is wrong with the others."""
+        """Return the existing jobs that this one waits for; report invalid needs."""
         taken: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
         for need in _needs_of(view):
             at = pointer(view.name, "needs", need.number)
@@ -137,9 +137,9 @@ class References(Struct):
                 if not need.optional:
                     close = self.suggest(need.job, jobs)
                     meant = f"; did you mean {close}?" if close else ""
-                    self.say(need.node, at, f"there is no job {need.job}{meant}")
+                    self.say(need.node, at, f"unknown job {need.job}{meant}")
             elif identity in taken:
-                self.say(need.node, at, f"the job {need.job} stands here a second time; keep one")
+                self.say(need.node, at, f"the job {need.job} is a duplicate; keep one")
             else:
                 yield need.job
                 self.combination(need, needed, at)

@@ -1,4 +1,4 @@
-"""The JSON Schema (2020-12) of workflow files, made from the models: what editors complete and validate with."""
+"""Generate the JSON Schema (2020-12) of workflow files from the models, for editors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _REFERENCE = "#/$defs/"
 
 
 def workflow_schema() -> dict[str, Any]:
-    """A schema that accepts what the loader accepts, as far as one file can tell by its shape."""
+    """Return a schema that accepts what the loader accepts, as far as one file's shape determines it."""
     definitions: dict[str, Any] = {}
     root = _take(models.Root, definitions)
     job = _take(models.Job, definitions)
@@ -21,7 +21,7 @@ def workflow_schema() -> dict[str, Any]:
     definitions["Job"] = {
         **job,
         "title": "Job",
-        # What `extends` or an included file brings can't be seen from here.
+        # `extends` and included files may add keys.
         "anyOf": [{"required": ["extends"]}, {"required": ["stage", "script"]}],
     }
     definitions |= partial
@@ -34,11 +34,11 @@ def workflow_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": ID,
         "title": "loom workflow v1",
-        "description": "A workflow of loom: .loom/workflow.yml",
+        "description": "A loom workflow: .loom/workflow.yml",
         "type": "object",
         "properties": {**root["properties"], "default": {"$ref": f"{_REFERENCE}Default", "description": about}},
         "patternProperties": {
-            # A root key is no job, whatever its name looks like.
+            # Root keys are not jobs, even if the name pattern matches.
             f"^(?!({'|'.join(models.ROOT_KEYS)})$){values.JOB[1:]}": {"$ref": f"{_REFERENCE}Job"},
             values.TEMPLATE: {"$ref": f"{_REFERENCE}Template"},
         },
@@ -58,7 +58,7 @@ def _take(model: type[models.Model], definitions: dict[str, Any]) -> dict[str, A
 
 
 def _partial(shape: Any) -> Any:
-    """The same shape with nothing required: the rest may come by a merge."""
+    """Return the shape without required keys: merging may add them."""
     if isinstance(shape, dict):
         found = {
             key: _partial(value)
@@ -72,7 +72,7 @@ def _partial(shape: Any) -> Any:
 
 
 def _tidy(value: Any) -> Any:
-    """Without what says nothing: nulls as a choice (no key may be without a value), defaults of null, made-up titles."""
+    """Remove noise: null alternatives (keys always need a value), null defaults, generated titles."""
     if isinstance(value, list):
         return [_tidy(item) for item in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Bash's own language in steps that sh runs."""
+"""Detect Bash syntax in steps that sh runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BASHISMS = (
 
 
 class Found(Struct, frozen=True, kw_only=True):
-    """Something in line `number` (from 1) of a script."""
+    """A finding in line `number` (from 1) of a script."""
 
     number: int
     text: str
@@ -37,12 +37,12 @@ class Found(Struct, frozen=True, kw_only=True):
 
 
 def is_posix(shell: Sequence[str]) -> bool:
-    """Whether a job's shell is surely no bash."""
+    """Whether a job's shell is certainly not bash."""
     return bool(shell) and shell[0].rpartition("/")[2] in POSIX_SHELLS
 
 
 def bashisms(script: str) -> Iterator[Found]:
-    """What only bash understands: few kinds, and none that a POSIX shell could mean too. The first of each line."""
+    """Find Bash-only syntax: a few constructs without a POSIX meaning. Reports the first per line."""
     for number, line in enumerate(_code(script).split("\n"), 1):
         for pattern, message in _BASHISMS:
             if match := pattern.search(line):
@@ -51,7 +51,7 @@ def bashisms(script: str) -> Iterator[Found]:
 
 
 def _code(script: str) -> str:
-    """The script line by line, without comments, quoted text (but for its expansions) and here documents."""
+    """Split a script into lines without comments, quoted text (except expansions) and here documents."""
     return _QUOTED.sub(_stripped, _HERE_DOCUMENT.sub(lambda match: "\n" * match[0].count("\n"), script))
 
 

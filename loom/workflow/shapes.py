@@ -1,4 +1,4 @@
-"""What a node of a workflow must look like: pydantic's models, and its errors in loom's words at their places."""
+"""Check the shape of workflow nodes with pydantic; translate its errors to loom's messages at their places."""
 
 from __future__ import annotations
 
@@ -57,16 +57,14 @@ class Shapes:
         first: dict[Any, Node] = {}
         for number, node in enumerate(listed):
             if node.kind is Kind.SCALAR and node.value in first:
-                self._problems.say(
-                    node, pointer(at, number), f"the {word} {node.value} stands here a second time; keep one"
-                )
+                self._problems.say(node, pointer(at, number), f"the {word} {node.value} is a duplicate; keep one")
             elif node.kind is Kind.SCALAR:
                 first[node.value] = node
 
     def _reserve(self, variables: Node | None, *at: str) -> None:
         for name in fields_of(variables):
-            if variables is not None and name.upper().startswith("LOOM_"):  # in lower case they are the driver's
-                why = f"{name} belongs to loom, which sets {name[:5]} variables itself; choose another name"
+            if variables is not None and name.upper().startswith("LOOM_"):  # lower-case ones belong to the driver
+                why = f"{name} is reserved: loom sets {name[:5]} variables; choose another name"
                 self._problems.say(variables.keys[name], pointer(*at, name), why)
 
     def entry(self, name: str, key: Node, node: Node) -> models.Job | None:
@@ -83,7 +81,7 @@ class Shapes:
             rule = "lower-case letters, digits, _ and -, at most 64, and a letter first"
             close = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")
             meant = f", such as {'.' if template else ''}{close}" if close and close[0].isalpha() else ""
-            self._problems.say(key, at, f"{name!r} can't name a {kind}: {rule}{meant}")
+            self._problems.say(key, at, f"{name!r} is not a valid {kind} name: {rule}{meant}")
         checked = self.validated(models.Job, node, (name,), partial=template)
         self._reserve(node.get("variables"), name, "variables")
         self._reserve(node.get("secrets"), name, "secrets")
@@ -101,15 +99,15 @@ class Shapes:
             else nearest(name, models.ROOT_KEYS)
         )
         if close:
-            return f"there is no root key {name}; did you mean {close}? (a job would be a mapping, this is {found})"
+            return f"unknown root key {name}; did you mean {close}? (a job would be a mapping, this is {found})"
         return f"expected a job, a mapping with stage and script, found {found}"
 
     def validated(
         self, model: type[BaseModel], node: Node, at: tuple[str | int, ...], *, partial: bool = False
     ) -> BaseModel | None:
-        """The model's view of a node; None after saying what is wrong. `partial`: what is missing may come by a merge."""
+        """Validate a node; None after reporting errors. `partial`: merging may add missing keys."""
         nulls = []
-        if self._look_for_nulls:  # none of the language's keys can be without a value
+        if self._look_for_nulls:  # all keys need a value
             nulls = [(place, scalar) for place, scalar in scalars_of(node, at) if scalar.value is None]
         for place, null in nulls:
             self._problems.say(null, pointer(*place), "expected a value, found nothing; give one or remove the key")
@@ -132,7 +130,7 @@ class Shapes:
     def _explain(
         self, model: type[BaseModel], node: Node, at: tuple[str | int, ...], detail: Any, silent: set[int]
     ) -> None:
-        """One of pydantic's errors in loom's words, at its place."""
+        """Translate one pydantic error to a message at its place."""
         kind, location = detail["type"], detail["loc"]
         is_key = bool(location) and location[-1] == "[key]"
         if is_key:
@@ -173,5 +171,5 @@ class Shapes:
 
 
 def _may_come_later(detail: Any) -> bool:
-    """Whether an error of a template or of `default` may be none after merging: something is not there yet."""
+    """Whether merging may resolve an error of a template or of `default`: a required key is missing."""
     return detail["type"] == "missing" or isinstance((detail.get("ctx") or {}).get("error"), values.Incomplete)

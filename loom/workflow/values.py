@@ -1,6 +1,6 @@
-"""The values of a workflow as users write them: how each is read, and its JSON Schema.
+"""The value types of workflows: parsers, and their JSON Schema.
 
-Validators raise ValueError with the words that a user reads.
+Validators raise ValueError with text for users.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ MAX_ID = 2**31 - 1
 
 
 class Form(Struct, frozen=True, eq=False):
-    """A second way to write a value: `expand` turns it into the full form (and leaves everything else alone)."""
+    """A short form of a value: `expand` converts it to the full form and returns other values unchanged."""
 
     expand: Callable[[Any], Any]
     schema: dict[str, Any] | None
-    """The short form's JSON Schema; None: one item of the list that the full form is."""
+    """The short form's JSON Schema; None: one item of the full form's list."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(self.expand, handler(source))
@@ -47,7 +47,7 @@ class Form(Struct, frozen=True, eq=False):
 
 
 class Parsed(Struct, frozen=True, eq=False):
-    """A value that users write as text (or a number) and loom reads as something else."""
+    """A value written as text (or a number) and parsed to another type."""
 
     parse: Callable[[Any], Any]
     schema: dict[str, Any]
@@ -60,15 +60,15 @@ class Parsed(Struct, frozen=True, eq=False):
 
 
 class NotText(ValueError):
-    """A value of another kind where text is wanted; the loader words it, since it knows what was written."""
+    """A value of another type instead of text; the loader writes the message because it knows the source."""
 
 
 class Unrepeated(ValueError):
-    """What was written is not to be shown again: it may be a secret that does not belong there."""
+    """The value may be a misplaced secret and must not appear in messages."""
 
 
 class Incomplete(ValueError):
-    """Something is not there (yet: in a template or in `default` it may come by a merge)."""
+    """A required key is missing (in a template or `default`, merging may add it)."""
 
 
 _DEVICE = r"/[^:\s]+(:/[^:\s]+)?(:[rwm]{1,3})?|[A-Za-z][\w.-]*/[A-Za-z][\w.-]*=[\w.:-]+"
@@ -89,7 +89,7 @@ def _seconds(value: Any) -> float:
 def _limit(value: Any) -> float:
     seconds = _seconds(value)
     if seconds <= 0:
-        raise ValueError(f"expected a duration longer than nothing, found {value!r}; remove the key for no limit")
+        raise ValueError(f"expected a positive duration, found {value!r}; remove the key for no limit")
     return seconds
 
 
@@ -187,7 +187,7 @@ def _ulimit_name(value: Any) -> str:
     if name not in ULIMITS:
         close = nearest(name, ULIMITS)
         meant = f"did you mean {close}?" if close else f"the limits are {', '.join(ULIMITS)}"
-        raise ValueError(f"there is no limit {name}; {meant}")
+        raise ValueError(f"unknown limit {name}; {meant}")
     return name
 
 
@@ -202,7 +202,7 @@ def _tmpfs(value: Any) -> str:
 def _extra_host(value: Any) -> str:
     text = _line(value)
     if not re.fullmatch(EXTRA_HOST[1:-1], text):
-        raise ValueError(f"{text!r} can't be a host name: letters, digits, . _ and -")
+        raise ValueError(f"{text!r} is not a valid host name: letters, digits, . _ and -")
     return text
 
 
@@ -219,7 +219,7 @@ def _address(value: Any) -> str:
 
 
 def user(text: str) -> str:
-    """`text`, if it can be a container's user. ValueError says what to write."""
+    """Validate a container user. ValueError names a valid form."""
     for part in text.split(":", 1):
         if re.fullmatch(r"[+-]?[0-9]+", part) and not 0 <= int(part) <= MAX_ID:
             raise ValueError(
@@ -234,7 +234,7 @@ def _user(value: Any) -> str:
 
 def _platform(value: Any) -> str:
     text = _line(value)
-    return text if "$" in text else platform(text)  # its variables are known later
+    return text if "$" in text else platform(text)  # variables are expanded later
 
 
 def _device(value: Any) -> str:
@@ -282,7 +282,7 @@ _USER = r"^\s*(?!-[0-9])(?![^:]*:-[0-9])\S[^\n]*\s*$"
 _PLATFORM = rf"^\s*({PLATFORM_PATTERN}|[A-Za-z0-9_-]+|[^\n]*\$[^\n]*)\s*$"
 _CPUS = _any({"type": "number", "minimum": 0.01, "maximum": 4096}, _matching(r"^[0-9]+(\.[0-9]+)?$"))
 _GPUS = _any({"type": "integer", "minimum": 1}, _matching(r"^(all|[1-9][0-9]*|device=[A-Za-z0-9_,.:-]+)$"))
-# What is all zeros and units is no time at all.
+# All zeros and units: a zero duration.
 _LIMIT = _matching(DURATION_PATTERN, examples=["10m", "1h30m"]) | {"not": {"pattern": "^[0.wdhms]*$"}}
 Text = Annotated[str, Parsed(_text, _TEXT)]
 Line = Annotated[str, Parsed(_line, LINE)]

@@ -110,7 +110,7 @@ def test_the_users_own_variables_and_flags_win_and_then_nothing_is_asked(tmp_pat
 def test_a_link_in_the_repository_is_shown_with_where_it_leads(tmp_path: Path) -> None:
     (tmp_path / "repo").mkdir()
     (tmp_path / "repo/cache").symlink_to("/etc")
-    assert [asked.text for asked in load(tmp_path, "cache_dir: cache").asked] == ["cache (leads to /etc)"]
+    assert [asked.text for asked in load(tmp_path, "cache_dir: cache").asked] == ["cache (resolves to /etc)"]
     assert [asked.text for asked in load(tmp_path, "cache_dir: plain").asked] == ["plain"]
 
 
@@ -193,14 +193,14 @@ def test_config_show_tells_what_does_not_count_and_why(victim: Victim) -> None:
     victim.write(config="frozen: false\nengine: tcp://10.0.0.1:1\n")
     shown = victim.loom("config", "show").stdout
     assert "frozen: true\n" in shown
-    assert "# .loom/config.yml:1:9: `frozen: false` does not count: your own configuration is stricter" in shown
-    assert "# .loom/config.yml:2:9: `engine: tcp://10.0.0.1:1` does not count until you allow it: loom trust" in shown
+    assert "# .loom/config.yml:1:9: `frozen: false` is ignored: your own configuration is stricter" in shown
+    assert "# .loom/config.yml:2:9: `engine: tcp://10.0.0.1:1` is ignored until you allow it: loom trust" in shown
     nowhere = "unix:///nonexistent/docker.sock"
     assert "setting engine: .loom/config.yml:2:9: " in victim.loom("doctor", DOCKER_HOST=nowhere).stdout
-    assert "`engine: tcp://10.0.0.1:1` does not count" in victim.loom("images", "ls", DOCKER_HOST=nowhere).stderr
+    assert "`engine: tcp://10.0.0.1:1` is ignored" in victim.loom("images", "ls", DOCKER_HOST=nowhere).stderr
     document = json.loads(victim.loom("config", "show", "--format", "json").stdout)
     assert document["frozen"]["value"] == "true"
-    assert document["frozen"]["not_counted"].startswith(".loom/config.yml:1:9: `frozen: false` does not count")
+    assert document["frozen"]["not_counted"].startswith(".loom/config.yml:1:9: `frozen: false` is ignored")
 
 
 def test_a_run_says_once_what_is_overruled(victim: Victim) -> None:
@@ -208,7 +208,7 @@ def test_a_run_says_once_what_is_overruled(victim: Victim) -> None:
     victim.write(config="grace: 100h\n")
     ran = victim.loom("run", "--no-container")
     assert ran.returncode == 0, ran.stderr
-    assert ran.stderr.count(".loom/config.yml:1:8: `grace: 100h` does not count") == 1
+    assert ran.stderr.count(".loom/config.yml:1:8: `grace: 100h` is ignored") == 1
 
 
 @pytest.mark.parametrize("name", ["workflow.yml", "config.yml", "images.lock"])

@@ -79,11 +79,11 @@ def test_the_repository_can_turn_it_on_and_not_off(victim: Victim) -> None:
     victim.write(config="hardened: false\n")
     shown = victim.loom("config", "show").stdout
     assert "hardened: true" in shown
-    assert "`hardened: false` does not count" in shown
+    assert "`hardened: false` is ignored" in shown
     victim.write(config="network: bridge\n")  # for all jobs at once, which none of them names
     shown = victim.loom("config", "show").stdout
     assert "network: null" in shown
-    assert ".loom/config.yml:1:10: `network: bridge` does not count" in shown
+    assert ".loom/config.yml:1:10: `network: bridge` is ignored" in shown
 
 
 def test_it_and_jobs_on_this_machine_contradict_each_other(victim: Victim) -> None:

@@ -58,7 +58,7 @@ SUBJECTS = [
     "file:///etc/shadow",
     "file://~/.ssh/id_ed25519",
     "file://../outside",
-    "file://innocent.txt (leads to /etc/passwd)",
+    "file://innocent.txt (resolves to /etc/passwd)",
     "file://.git/config",
     "file://.env",
     "file://nested/.env",

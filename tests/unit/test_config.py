@@ -81,7 +81,7 @@ def test_every_problem_of_the_files_at_once(tmp_path: Path) -> None:
     with pytest.raises(WorkflowError) as caught:
         load(tmp_path, "mount_mod: overlay\njobs: many\ngrace: 10\nkeep: allways\nstream: &x true\n")
     assert [str(problem) for problem in caught.value.problems] == [
-        ".loom/config.yml:1:1: CONFIG_INVALID /mount_mod: there is no setting mount_mod; did you mean mount_mode?",
+        ".loom/config.yml:1:1: CONFIG_INVALID /mount_mod: unknown setting mount_mod; did you mean mount_mode?",
         ".loom/config.yml:2:7: CONFIG_INVALID /jobs: expected a whole number from 1 up, found 'many'",
         ".loom/config.yml:3:8: CONFIG_INVALID /grace: expected a duration with its unit, such as 10s or 10m, found '10'",
         ".loom/config.yml:4:7: CONFIG_INVALID /keep: expected one of never, on-failure, always, auto, found 'allways'; did you mean always?",
@@ -94,7 +94,7 @@ def test_every_problem_of_the_files_at_once(tmp_path: Path) -> None:
     [
         (
             {"LOOM_MEMORY": "1m"},
-            "LOOM_MEMORY: expected at least 6m, the least that an engine gives a container, found '1m'",
+            "LOOM_MEMORY: expected at least 6m, the minimum of container engines, found '1m'",
         ),
         (
             {"LOOM_PLATFORM": "amiga"},
@@ -112,8 +112,8 @@ def test_a_wrong_variable_is_named(tmp_path: Path, environ: dict[str, str], mess
 def test_the_advice_for_a_broken_file_can_be_followed_while_it_is_broken(tmp_path: Path) -> None:
     with pytest.raises(WorkflowError) as caught:
         load(tmp_path, "qqqqqq: 1\n")
-    assert caught.value.problems[0].message == f"there is no setting qqqqqq; the settings are {', '.join(config.KEYS)}"
-    assert str(caught.value.hint).startswith("put these right, or comment them out; then `loom config show --origin`")
+    assert caught.value.problems[0].message == f"unknown setting qqqqqq; the settings are {', '.join(config.KEYS)}"
+    assert str(caught.value.hint).startswith("correct these or comment them out; `loom config show --origin`")
     assert load(tmp_path, "# qqqqqq: 1\n").jobs is None
 
 

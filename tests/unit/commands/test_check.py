@@ -76,7 +76,7 @@ def test_a_broken_workflow_with_the_source_and_a_marker(project: Path, loom: Loo
     code, out, err = loom("check")
     assert (code, err) == (2, "")
     assert out.splitlines() == [
-        ".loom/workflow.yml:5:3: WF_SCHEMA_V1 /a/scirpt: there is no key scirpt; did you mean script?",
+        ".loom/workflow.yml:5:3: WF_SCHEMA_V1 /a/scirpt: unknown key scirpt; did you mean script?",
         "    5 |   scirpt: x",
         "      |   ^^^^^^",
         ".loom/workflow.yml:6:12: WF_SCHEMA_V1 /a/timeout: expected a duration with its unit, such as 10s or 10m, found the number 10",
@@ -199,14 +199,14 @@ def test_a_broken_configuration_is_an_error_of_the_check(project: Path, loom: Lo
     (project / ".loom/config.yml").write_text("bogus: 1\n")
     code, out, err = loom("check")
     assert code == 2
-    assert ".loom/config.yml:1:1: CONFIG_INVALID /bogus: there is no setting bogus" in out
+    assert ".loom/config.yml:1:1: CONFIG_INVALID /bogus: unknown setting bogus" in out
     assert err == ""
 
 
 def test_a_workflow_with_another_suffix_is_pointed_out(project: Path, loom: Loom) -> None:
     (project / ".loom/workflow.yml").rename(project / ".loom/workflow.yaml")
     assert loom("check")[2].splitlines() == [
-        "loom: .loom/workflow.yml: there is no such workflow file",
+        "loom: .loom/workflow.yml: workflow file not found",
         "  There is .loom/workflow.yaml; rename it.",
     ]
 
@@ -215,7 +215,7 @@ def test_the_workflow_that_a_first_use_is_told_to_write(project: Path, loom: Loo
     (project / ".loom/workflow.yml").unlink()
     code, _, err = loom("check")
     first, advice, *example = err.splitlines()
-    assert (code, first) == (2, "loom: .loom/workflow.yml: there is no such workflow file")
+    assert (code, first) == (2, "loom: .loom/workflow.yml: workflow file not found")
     assert advice.strip().startswith("Write one")
     (project / ".loom/workflow.yml").write_text(textwrap.dedent("\n".join(example)))
     assert loom("check", "--strict")[0] == 0
@@ -224,7 +224,7 @@ def test_the_workflow_that_a_first_use_is_told_to_write(project: Path, loom: Loo
 def test_no_workflow(project: Path, loom: Loom) -> None:
     code, out, err = loom("check", "-f", "gone.yml")
     assert (code, out) == (2, "")
-    assert err.splitlines()[0] == "loom: src/gone.yml: there is no such workflow file"
+    assert err.splitlines()[0] == "loom: src/gone.yml: workflow file not found"
 
 
 def test_the_plan_is_the_same_in_every_format(project: Path, loom: Loom) -> None:
@@ -272,7 +272,7 @@ def test_selection_and_explanation(project: Path, loom: Loom) -> None:
     code, _, err = loom("compile", "--var", "oops")
     assert (code, err) == (2, "loom: --var oops: expected NAME=value\n")
     code, _, err = loom("compile", "tset")
-    assert (code, err.splitlines()[0]) == (2, "loom: there is no job tset; did you mean test?")
+    assert (code, err.splitlines()[0]) == (2, "loom: unknown job tset; did you mean test?")
 
 
 def test_the_branch_is_known_to_conditions(project: Path, loom: Loom) -> None:
@@ -352,8 +352,8 @@ def test_another_systems_workflow_is_pointed_at_where_there_is_none_of_looms(pro
     (project / ".gitlab-ci.yml").write_text("test: {script: x}\n")
     code, _, said = loom("check")
     assert code == 2
-    assert "There is .gitlab-ci.yml: docs/guides/coming-from-other-ci.md" in said
+    assert "Found .gitlab-ci.yml: docs/guides/coming-from-other-ci.md" in said
     code, out, _ = loom("check", "--workflow", str(project / ".gitlab-ci.yml"))
     assert code == 2
-    assert "this is a file of GitLab CI" in out
+    assert "this is a GitLab CI file" in out
     assert len(out.splitlines()) < 6

@@ -129,11 +129,11 @@ ship: {stage: deploy, script: [x]}
 @pytest.mark.parametrize(
     ("selection", "message"),
     [
-        ({"jobs": ("unti",)}, "there is no job unti; did you mean unit?"),
+        ({"jobs": ("unti",)}, "unknown job unti; did you mean unit?"),
         ({"jobs": ("x*",)}, "no job matches x*"),
-        ({"jobs": ("test",)}, "there is no job test, but a stage"),
-        ({"stages": ("tests",)}, "there is no stage tests; did you mean test?"),
-        ({"from_job": "unti"}, "there is no job unti; did you mean unit?"),
+        ({"jobs": ("test",)}, "unknown job test, but a stage"),
+        ({"stages": ("tests",)}, "unknown stage tests; did you mean test?"),
+        ({"from_job": "unti"}, "unknown job unti; did you mean unit?"),
         ({"jobs": ("tell",)}, "tell needs ship, which is left out (manual: name it to run it)"),
         ({"matrix": {"OS": "x"}}, "--matrix OS=x: no job has a matrix variable OS"),
         (

@@ -84,7 +84,7 @@ def test_holds(text: str, expected: bool) -> None:
         ("$A =~ 'x'", 6, "a pattern stands between slashes: /^release/"),
         ("$A =~ /x", 6, "the pattern that starts here has no closing /"),
         ("$A =~ /[/", 6, "not a pattern: unterminated character set at position 0"),
-        ("$A =~ /x/g", 6, "there is no pattern flag g; the flags are i, m and s"),
+        ("$A =~ /x/g", 6, "unknown pattern flag g; the flags are i, m and s"),
         ("!$A == 'x'", 4, "put what ! applies to in parentheses: !(... == ...)"),
         ("$A | $B", 3, "write ||"),
         ("$A == 1", 6, 'numbers and arithmetic are not part of conditions; values are text: "1"'),
