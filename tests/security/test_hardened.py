@@ -89,7 +89,7 @@ def test_the_repository_can_turn_it_on_and_not_off(victim: Victim) -> None:
 def test_it_and_jobs_on_this_machine_contradict_each_other(victim: Victim) -> None:
     ran = victim.loom("run", "--local", "--no-container", LOOM_HARDENED="1")
     assert ran.returncode == 2
-    assert "flag (--no-container): a job on this machine can't be held to the hardened profile" in ran.stderr
+    assert "flag (--no-container): a job on this machine can't use the hardened profile" in ran.stderr
 
 
 def test_a_run_without_it_is_not_gone_on_with(victim: Victim) -> None:
