@@ -1,1 +1,1 @@
-"""What a record tells: the diagnosis, the difference of two runs, the report, the schemas."""
+"""Analyse records: diagnosis, comparison of two runs, report, schemas."""

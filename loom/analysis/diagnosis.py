@@ -1,6 +1,7 @@
-"""From a failed run's documents and the last lines it printed to what went wrong: pure, given what was read.
+"""Diagnose a failed run from its documents and last output lines; pure.
 
-`diagnose` looks at the failing unit's end only; `known_failures.yml` says what common failures look like and what to do.
+`diagnose` reads only the end of the failing unit's output; `known_failures.yml` describes common failures and their
+remedies.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from loom.util.paths import JOB_PLACE
 
 DIAGNOSIS_SCHEMA: Final = "loom.diagnosis.v1"
 LINES_READ = 400
-"""How many of the failing unit's last lines are looked at."""
+"""Number of last lines of the failing unit to inspect."""
 LINES_SHOWN = 14
 MOST_PLACES = 5
 LINE_SHOWN = 400
-"""Of a longer line, its beginning and its end are looked at, and shown."""
+"""Longer lines are reduced to their beginning and end."""
 
 
 class Place(Document, frozen=True, kw_only=True):
-    """A place in the source that the output names."""
+    """A source location in the output."""
 
     file: str
     line: Code
@@ -49,7 +50,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     run_id: str
     state: str
     unrecorded: Unrecorded | None
-    """A later run of this checkout that was refused, and left no record."""
+    """A later run of this checkout that was refused and left no record."""
     failed: bool
     error: str | None
     error_code: str | None = None
@@ -62,7 +63,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     attempt: Count | None
     step: str | None
     step_place: str | None = None
-    """Where the step stands in the workflow: `file:line`."""
+    """The step's place in the workflow: `file:line`."""
     section: str | None
     steps_total: Count | None
     command: str | None
@@ -84,14 +85,14 @@ class Diagnosis(Document, frozen=True, kw_only=True):
 
 
 class Ignored(Struct, frozen=True, kw_only=True):
-    """A file of the source that a snapshot does not hold because git ignores it."""
+    """A source file that git ignores and that the snapshot therefore lacks."""
 
     path: str
     rule: str | None
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
-    """What was read of a run. Paths absolute; `job` is the manifest of the job to explain, None when there is none."""
+    """The inputs of a diagnosis. Absolute paths; `job` is the manifest of the job to explain, or None."""
 
     run_id: str
     state: str
@@ -103,16 +104,16 @@ class Evidence(Struct, frozen=True, kw_only=True):
     lines_total: int | None = None
     last_event_at: str | None = None
     unit: tuple[str | None, str | None] = (None, None)
-    """The step and the section to blame where the job's manifest names none (a killed run)."""
+    """The step and section to blame if the job's manifest names none (a killed run)."""
     receipt_path: str | None = None
     job_manifest_path: str | None = None
     events_path: str | None = None
     ignored: Callable[[Sequence[str]], Ignored | None] = field(default=lambda _: None)
-    """Whether one of these paths (from the project's root) is there in the source but ignored by git."""
+    """Whether one of these paths (relative to the project's root) exists in the source but is ignored by git."""
 
 
 def failing_tests_total(named: Sequence[Any], reports: Mapping[str, Any] | None) -> int:
-    """How many tests failed by what the reports count: the record names the first ones only."""
+    """Number of failed tests in the reports; the record names only the first ones."""
     return max(len(named), sum((reports or {}).get(kind) or 0 for kind in ("failures", "errors")))
 
 
@@ -124,7 +125,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     section = None if step else job.get("failing_section") or evidence.unit[1]
     of_step = _step_of(job, step)
     tests = [FailingTest(**test) for test in job.get("failing_tests", ())]
-    # A job speaks for itself, also while others still run; one without an end, and no job, as the run does.
+    # A finished job has its own status while others still run; otherwise use the run's.
     failed = (status or evidence.state) not in ("success", "skipped", "running")
     printed = [_clipped(line) for line in evidence.lines] if failed else []
     command = job.get("failing_command") or of_step.get("command")
@@ -173,7 +174,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 
 
 def _own_words(ending: Mapping[str, Any], step: str | None, printed: Sequence[str]) -> list[str]:
-    """Loom's own words about what it could not do."""
+    """Return loom's own messages about the failure."""
     said = str(ending.get("error") or "") if not step or ending.get("status") == "error" else ""
     return [_clipped(line) for line in said.splitlines() if line not in printed]
 
@@ -214,7 +215,7 @@ _KEPT = {"--container", "--no-container", "--strict", "--frozen"}
 
 
 def reproduce_command(command: Sequence[str], job_id: str | None) -> str:
-    """The one command that runs the failing job again: the run's own, with what decides about the input kept."""
+    """Return the command that reruns the failing job with the same inputs."""
     kept: list[str] = []
     given = list(command[2:]) if len(command) > 1 else []
     for position, word in enumerate(given):
@@ -238,7 +239,7 @@ _NOT_TELLING = re.compile(r"\b0 (?:errors?|failed|failures)\b|\bno errors?\b|^\s
 
 
 def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN) -> list[str]:
-    """At most `most` lines: those that speak of an error, with a line around each, the last ones first to be kept.
+    """Select at most `most` lines: error lines with one line of context each, preferring the last ones.
 
     A gap is marked by `…`.
     """
@@ -247,14 +248,14 @@ def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN) -> list[str
     if len(lines) <= most:
         return list(lines)
     keep = set(range(len(lines) - 3, len(lines)))
-    room = most - 3  # for the marks of gaps
+    room = most - 3  # room for gap marks
     for number in range(len(lines) - 1, -1, -1):
         if len(keep) >= room:
             break
         if _TELLING.search(lines[number]) and not _NOT_TELLING.search(lines[number]):
             keep |= {around for around in (number, number + 1, number - 1) if 0 <= around < len(lines)}
     number = len(lines) - 1
-    while len(keep) < room and number >= 0:  # nothing telling: simply more of the end
+    while len(keep) < room and number >= 0:  # nothing specific: more of the end
         keep.add(number)
         number -= 1
     shown: list[str] = []
@@ -280,7 +281,7 @@ _FOREIGN = re.compile(r"(?:^|/)(?:site-packages|dist-packages|node_modules|lib/p
 
 
 def _places(lines: Sequence[str], step: Mapping[str, Any], tests: Sequence[FailingTest]) -> list[Place]:
-    """The most certain ones first: the step's own line, those of failing tests' reports, those that the output mentions."""
+    """Return locations by certainty: the step's line, lines in test reports, lines in the output."""
     of_tests = [Place(file=t.file, line=t.line, column=None) for t in tests if t.file and t.line]
     found: dict[tuple[str, int], Place] = {}
     for place in (*places_in_step(lines, step), *of_tests, *places_in(lines)):
@@ -292,7 +293,7 @@ _BY_SHELL = re.compile(r"(?:^|\s)\S*/step\.\d+: (?:line )?(?P<line>\d+): ")
 
 
 def places_in_step(lines: Sequence[str], step: Mapping[str, Any]) -> list[Place]:
-    """The workflow's own lines that a shell means when it names a line of the step's script, the last one first."""
+    """Map script line numbers in shell messages to workflow lines, last one first."""
     if not step.get("file"):
         return []
     found: dict[int, Place] = {}
@@ -304,7 +305,7 @@ def places_in_step(lines: Sequence[str], step: Mapping[str, Any]) -> list[Place]
 
 
 def places_in(lines: Sequence[str], most: int = MOST_PLACES) -> list[Place]:
-    """`file:line` mentions of the project's own files, the last ones first; libraries' files are passed over."""
+    """Return `file:line` mentions of the project's own files, last one first; skip library files."""
     found: dict[tuple[str, int], Place] = {}
     for line in reversed(lines):
         for pattern in _PLACES:
@@ -345,7 +346,7 @@ _CHANGES_DIRECTORY = re.compile(r"(?:^|[;&|\n]\s*)cd\s+['\"]?(?P<path>[^'\";&|\n
 
 
 def missing_paths(lines: Sequence[str], command: str | None) -> list[str]:
-    """Paths, from the project's root, that the output says are missing; the last mentioned first."""
+    """Return the paths, relative to the project's root, that the output reports as missing; last one first."""
     below = ["", *(f"{match['path'].strip().rstrip('/')}/" for match in _CHANGES_DIRECTORY.finditer(command or ""))]
     found: dict[str, None] = {}
     for line in reversed(lines):

@@ -1,4 +1,4 @@
-"""What differs between two runs: inputs, outcomes, durations, and the first line of output that is not the same. Pure."""
+"""Compare two runs: inputs, outcomes, durations, and the first differing line of output. Pure."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ DIFF_SCHEMA: Final = "loom.diff.v1"
 FILES_SHOWN = 200
 STREAM_NAMES: Final[Mapping[Stream, str]] = {"stdout": "its output", "stderr": "its standard error"}
 LINE_COMPARED = 4000
-"""A longer line is compared as it is."""
+"""Longer lines are compared without normalising."""
 
 
 class Pair(Document, frozen=True, kw_only=True):
-    """One thing that is not the same. None: not there, or not known."""
+    """One difference. None: absent or unknown."""
 
     name: str
     a: str | None
@@ -56,9 +56,9 @@ class Inputs(Document, frozen=True, kw_only=True):
     tree: Pair | None
     head: Pair | None
     files: list[Pair] | None
-    """Files that differ, with the ids of their contents; null when a workspace is gone and the trees differ."""
+    """Files that differ, with their content ids; null when the trees differ and a workspace is gone."""
     files_total: Count = 0
-    """How many there are; `files` has the first ones."""
+    """The total; `files` has the first ones."""
     images: list[Pair]
     variables: list[Pair]
     other: list[Pair]
@@ -80,7 +80,7 @@ class Diff(Document, frozen=True, kw_only=True):
 
 
 class Side(Struct, frozen=True, kw_only=True):
-    """One run. `output(job, step, stream)` gives lines; `variables` of a job are those of its plan, where it was kept."""
+    """One run. `output(job, step, stream)` returns lines; `variables` of a job come from its saved plan."""
 
     run_id: str
     state: str
@@ -91,7 +91,7 @@ class Side(Struct, frozen=True, kw_only=True):
 
 
 def compare(a: Side, b: Side, files: Sequence[tuple[str, str | None, str | None]] | None) -> Diff:
-    """`files`: `(path, id in a, id in b)` of those that differ; None when that can't be known."""
+    """Compare two runs. `files`: `(path, id in a, id in b)` of the differing files; None if unknown."""
     inputs = _inputs(a, b, files)
     jobs = [_job(job_id, a, b) for job_id in dict.fromkeys([*a.jobs, *b.jobs])]
     same = inputs.same and a.state == b.state and all(job.same for job in jobs)
@@ -168,7 +168,7 @@ def _shape(side: Side) -> dict[str, str]:
 def _job(job_id: str, a: Side, b: Side) -> JobDiff:
     one, two = a.jobs.get(job_id, {}), b.jobs.get(job_id, {})
     steps = _pairs(_outcomes(one), _outcomes(two))
-    # Each stream by itself: which of two lines on different streams came first may differ from run to run.
+    # Compare each stream separately: the order between streams varies from run to run.
     places = product(dict.fromkeys([*_outcomes(one), *_outcomes(two)]), STREAM_NAMES)
     found = (
         first_line(step, stream, *(side.output(job_id, step, stream) for side in (a, b))) for step, stream in places
@@ -195,7 +195,7 @@ def _duration(job: Mapping[str, Any]) -> float | None:
 
 
 def _outcomes(job: Mapping[str, Any]) -> dict[str, str]:
-    """Each step's ending in the attempt that counts."""
+    """Return each step's result in the last attempt."""
     outcomes: dict[str, str] = {}
     for step in sorted(job.get("steps", ()), key=lambda step: (step["attempt"], step["step"])):
         code = "" if step["exit_code"] is None else f" {step['exit_code']}"
@@ -230,7 +230,7 @@ _CHANGING: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 def normalised(line: str) -> str:
-    """A line without what differs from run to run by itself: times, durations, ids, temporary paths, ports."""
+    """Normalise a line: remove times, durations, ids, temporary paths and ports."""
     if len(line) > LINE_COMPARED:
         return line
     for pattern, word in _CHANGING:
@@ -239,7 +239,7 @@ def normalised(line: str) -> str:
 
 
 def _differences(inputs: Inputs, jobs: Sequence[JobDiff]) -> Iterator[str]:
-    """The earliest thing that can explain the rest first: inputs come before what was made of them."""
+    """Return the earliest difference that can explain the others; inputs come before results."""
     if inputs.tree is not None:
         named = f": {inputs.files[0].name}" if inputs.files else ""
         more = f" and {inputs.files_total - 1} more" if inputs.files_total > 1 else ""

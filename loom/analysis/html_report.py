@@ -1,7 +1,7 @@
-"""A run as one self-contained HTML page: no network, nothing beside it, safe to pass on (secrets were masked when recorded).
+"""Render a run as one self-contained HTML page: no network, no other files, no secrets (masked when recorded).
 
-`page` reads a record and returns the whole file's text. Logs travel as data and are laid out only where they are looked at,
-so that a page of 100,000 lines opens and scrolls like a small one.
+`page` reads a record and returns the text. Logs are embedded as data and rendered on demand, so that a page with
+100,000 lines loads and scrolls like a small one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from loom.util.controls import cleaned, visible
 from loom.util.units import rough_duration, rough_size
 
 MOST_LINES = 100_000
-"""Lines of one step in the page; of a longer log the last ones, since these say how it ended."""
+"""Maximum lines per step; of longer logs, the last lines, which show the failure."""
 
 _PHASE_LABELS = {
     "job.provider_prepare": "prepare",
@@ -36,7 +36,7 @@ _PHASE_LABELS = {
 
 
 class Bar(Struct, frozen=True, kw_only=True):
-    """One piece of a job's row in the timeline; `left` and `width` in percent of the run."""
+    """One segment of a job's timeline row; `left` and `width` in percent of the run."""
 
     label: str
     kind: str
@@ -46,13 +46,13 @@ class Bar(Struct, frozen=True, kw_only=True):
 
 
 class LogView(Struct, frozen=True, kw_only=True):
-    """A step or a section with its log. `anchor` is its place in the page's address."""
+    """A step or section with its log. `anchor` is its URL fragment."""
 
     anchor: str
     name: str
     command: str
     place: str
-    """Where a step stands in the workflow."""
+    """The step's place in the workflow."""
     status: str
     exit_code: int | None
     duration: str
@@ -61,7 +61,7 @@ class LogView(Struct, frozen=True, kw_only=True):
     lines: int
     left_out: int
     data: str
-    """The log as JSON: a list of `[stream, text]`, where stream is 1 or 2."""
+    """The log as JSON: a list of `[stream, text]` with stream 1 or 2."""
 
 
 class JobView(Struct, frozen=True, kw_only=True):
@@ -79,7 +79,7 @@ class JobView(Struct, frozen=True, kw_only=True):
 
 
 class Node(Struct, frozen=True, kw_only=True):
-    """A job's box in the graph; `x` and `y` are its upper left corner, in the picture's units."""
+    """A job's box in the graph; `x` and `y` of its upper left corner, in SVG units."""
 
     id: str
     status: str
@@ -93,7 +93,7 @@ class Graph(Struct, frozen=True, kw_only=True):
     height: int
     nodes: list[Node]
     edges: list[str]
-    """Paths of lines, in SVG's terms."""
+    """Edges as SVG paths."""
     stages: list[tuple[str, int]] = field(default_factory=list)
 
 
@@ -101,7 +101,7 @@ _BOX_WIDTH, _BOX_HEIGHT, _COLUMN, _ROW, _TOP = 150, 30, 210, 42, 26
 
 
 def page(reading: Reading) -> str:
-    """The HTML text. RecordError for a record that can't be read."""
+    """Render the page. RecordError for an unreadable record."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -116,7 +116,7 @@ def page(reading: Reading) -> str:
 
 
 def values(reading: Reading) -> dict[str, Any]:
-    """What the page is made of."""
+    """The data of the page."""
     fold = reading.fold
     receipt = reading.receipt()
     failing = fold.failing_job()
@@ -221,7 +221,7 @@ def _lines(unit: Unit, span: Span) -> tuple[list[list[Any]], int]:
 
 
 def _embedded(value: Any) -> str:
-    """JSON that can stand in a script element: nothing in it can end that element or begin a comment."""
+    """Encode JSON for a script element: its content can neither close the element nor begin a comment."""
     text = cleaned(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").replace("\u2028", "\\u2028")
 
@@ -241,7 +241,7 @@ def _extent(spans: Sequence[Span]) -> tuple[float, float]:
 
 
 def _bars(job: JobState, start: float, end: float) -> Iterator[Bar]:
-    """Waiting, then each phase; within the execution each step has a bar of its own."""
+    """Return the segments: waiting, each phase, and each step within the execution."""
 
     def bar(label: str, kind: str, since: float, until: float) -> Bar:
         scale = 100 / (end - start)
@@ -268,7 +268,7 @@ def _bars(job: JobState, start: float, end: float) -> Iterator[Bar]:
 
 
 def _ticks(seconds: float) -> list[tuple[float, str]]:
-    """About five round times for the timeline's scale, as `(percent, label)`."""
+    """Return about five round times for the timeline, as `(percent, label)`."""
     step = next(
         (step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600) if seconds / step <= 6),
         seconds / 5,
@@ -280,7 +280,9 @@ def _ticks(seconds: float) -> list[tuple[float, str]]:
 
 
 def _graph(stages: Sequence[str], jobs: Sequence[JobState]) -> Graph:
-    """Stages as columns; a line from each need to its job, or where a job has no `needs`, from the column before."""
+    """Lay out stages as columns, with an edge from each need to its job, or from the previous column for jobs without
+    `needs`.
+    """
     used = [stage for stage in stages if any(job.planned.get("stage") == stage for job in jobs)]
     nodes: dict[str, Node] = {}
     rows: dict[str, int] = {}
@@ -302,7 +304,7 @@ def _graph(stages: Sequence[str], jobs: Sequence[JobState]) -> Graph:
         if needs is None:
             column = used.index(nodes[job.id].stage) if nodes[job.id].stage in used else 0
             needs = [node.id for node in nodes.values() if column and node.stage == used[column - 1]]
-            needs = needs if len(needs) <= 8 else []  # a bundle of lines says less than the columns do
+            needs = needs if len(needs) <= 8 else []  # too many edges hide the columns
         edges += [_edge(nodes[need], nodes[job.id]) for need in needs if need in nodes]
     return Graph(
         width=max(1, len(used)) * _COLUMN - (_COLUMN - _BOX_WIDTH),

@@ -1,4 +1,4 @@
-"""Which known failures fit. The failures themselves are data: `known_failures.yml`, beside this module."""
+"""Match known failures. `known_failures.yml`, beside this module, defines them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_CAUSES = 3
 
 
 class Cause(Document, frozen=True, kw_only=True):
-    """A known failure that fits. `line` is what gave it away, `advice` the next move."""
+    """A matching known failure. `line` is its evidence, `advice` the next move."""
 
     code: str
     summary: str
@@ -26,7 +26,7 @@ class Cause(Document, frozen=True, kw_only=True):
 
 
 class Known(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An entry of the table, which explains its fields."""
+    """An entry of `known_failures.yml`, which documents its fields."""
 
     code: str
     summary: str
@@ -41,7 +41,7 @@ class Known(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def fits_end(self, ended: str, error: str | None, exit_code: int | None) -> bool:
         if self.error is not None:
             return error is not None and re.search(self.error, error) is not None
-        if self.exit_code is not None:  # a canceled job's is that of the signal that ended it
+        if self.exit_code is not None:  # a canceled job has the code of its signal
             return exit_code == self.exit_code and ended != "canceled"
         return ended == self.ended
 
@@ -60,7 +60,9 @@ def _patterns() -> list[tuple[Known, re.Pattern[str]]]:
 def causes(
     *, ended: str, error: str | None, exit_code: int | None, lines: Sequence[str], on_host: bool, first: Sequence[Cause]
 ) -> list[Cause]:
-    """What fits, the surest first: `first`, then what the end of the job says, then what its output says."""
+    """Return matching failures by certainty: `first`, then those that match the job's end, then those that match its
+    output.
+    """
     found = list(first)
     found += [cause(known) for known in table() if known.fits_end(ended, error, exit_code)][:1]
     where = " (on this machine)" if on_host else ""
@@ -87,7 +89,7 @@ def _in_output(lines: Sequence[str], taken: set[str], where: str) -> list[Cause]
 
 
 def cause(known: Known, *, line: str | None = None, **values: str) -> Cause:
-    """The entry with these values in the places of their names."""
+    """Fill an entry's placeholders."""
     texts = [known.summary, known.advice]
     for name, value in values.items():
         texts = [text.replace(f"{{{name}}}", value) for text in texts]

@@ -1,4 +1,4 @@
-"""JSON Schemas of everything in a record and of what commands print for machines, generated from their shapes."""
+"""Generate the JSON Schemas of record documents and machine-readable output."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _document(kind: type[Struct]) -> Callable[[], Shape]:
 
 
 def _shape(kind: type[Struct]) -> Shape:
-    """The schema of what loom writes: everything is there, also what has a default."""
+    """Return the schema of written documents: all keys are required, also those with a default."""
     _, definitions = msgspec.json.schema_components([kind], ref_template=_REFERENCE + "{name}")
     own: Shape = _strict(definitions.pop(kind.__name__))
     others = {name: _strict(shape) for name, shape in sorted(definitions.items())}
@@ -129,5 +129,5 @@ NAMES = tuple(_SCHEMAS)
 
 
 def record_schema(name: str) -> Shape:
-    """KeyError for a name that is not in `NAMES`."""
+    """Return the named schema. KeyError for a name that is not in `NAMES`."""
     return {"$schema": _DIALECT, "$id": f"loom/{name}.schema.json", **_SCHEMAS[name]()}

@@ -1,4 +1,4 @@
-"""What `loom clean` and `loom doctor` print for machines."""
+"""The JSON documents of `loom clean` and `loom doctor`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ DOCTOR_SCHEMA: Final = "loom.doctor.v1"
 
 
 class CleanedRun(Document, frozen=True, kw_only=True):
-    """A run, or a workspace that no record knows. `bytes` counts files on this machine, not what the engine had."""
+    """A run, or a workspace without a record. `bytes` counts files on this machine, without the engine's."""
 
     run_id: str
     record: str | None
     workspace: str | None
     job_workspaces: list[str]
-    """Of jobs that went on in one of their own."""
+    """The workspaces of jobs that continued in one of their own."""
     in_engine: bool
-    """Whether there could be something of it in the engine."""
+    """Whether the engine may hold resources of it."""
     bytes: Count
     removed: bool
-    """False in a dry run, and where `problems` says why."""
+    """False in a dry run, and on failure (see `problems`)."""
     problems: list[str]
 
 
@@ -39,17 +39,17 @@ class CleanedWorkspace(Document, frozen=True, kw_only=True):
 
     path: str
     run_ids: list[str]
-    """None for one that `loom snapshot` made."""
+    """None for a workspace of `loom snapshot`."""
     repo_root: str
     bytes: Count
     reason: str
-    """Which limit it is beyond."""
+    """The exceeded limit."""
     removed: bool
     problems: list[str]
 
 
 class Clean(Document, frozen=True, kw_only=True):
-    """What `loom clean --json` prints."""
+    """The document of `loom clean --json`."""
 
     schema_version: Literal["loom.clean.v1"] = CLEAN_SCHEMA
     kind: Literal["clean"] = "clean"
@@ -58,21 +58,21 @@ class Clean(Document, frozen=True, kw_only=True):
     expired_artifacts: list[ExpiredArtifacts] = field(default_factory=list)
     workspaces: list[CleanedWorkspace] = field(default_factory=list)
     not_ours: list[str] = field(default_factory=list)
-    """With --all: what is named like a workspace, and was not made by a loom with this state directory. It is left alone."""
+    """With --all: directories named like workspaces that no loom with this state directory created. They are not touched."""
 
 
 class Check(Document, frozen=True, kw_only=True):
-    """One thing that loom needs of the machine."""
+    """One requirement of loom."""
 
     name: str
     state: Literal["ok", "warn", "bad"]
     text: str
     advice: str | None
-    """What to do about it; one or more lines."""
+    """The remedy; one or more lines."""
 
 
 class Doctor(Document, frozen=True, kw_only=True):
-    """What `loom doctor --json` prints. The exit code is 3 when a check is `bad`."""
+    """The document of `loom doctor --json`. The exit code is 3 when a check is `bad`."""
 
     schema_version: Literal["loom.doctor.v1"] = DOCTOR_SCHEMA
     kind: Literal["doctor"] = "doctor"

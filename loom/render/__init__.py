@@ -1,1 +1,1 @@
-"""Events, plans and errors to lines, or to JSON."""
+"""Render events, plans and errors as lines or JSON."""

@@ -1,4 +1,4 @@
-"""A diagnosis as plain text for a coding agent: what failed, where, why it may be, how to see it again; at most 2 KB."""
+"""Render a diagnosis as plain text for a coding agent: failure, place, likely cause, how to reproduce; at most 2 KB."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LINE = 160
 
 
 def agent_text(diagnosis: Diagnosis, *, now_ns: int) -> str:
-    """Whole lines, never more than `MOST_BYTES`: output lines give way first, from the top, then all but the essentials."""
+    """Return whole lines within `MOST_BYTES`: drop output lines first, from the top, then all optional lines."""
     head, tail = _head(diagnosis, now_ns), _tail(diagnosis)
     output = [f"  {_short(line)}" for line in diagnosis.lines]
     while output and _size([*head, "output:", *output, *tail]) > MOST_BYTES:

@@ -1,7 +1,7 @@
-"""The run in the words of the CI system that loom itself runs in: sinks of the run's events.
+"""Sinks that print a run in the log format of the CI system that loom runs in.
 
-GitHub and GitLab fold lines that follow each other, so a job's output is held back until the job is over and then printed as
-one group: jobs that run side by side do not mix. Only the last lines of a very long output are printed.
+GitHub and GitLab can fold only consecutive lines. A job's output is therefore buffered and printed as one group when
+the job ends, so parallel jobs do not mix. Of very long output, only the last lines are printed.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from loom.util.controls import cleaned, visible, without_commands
 from loom.util.units import rough_duration
 
 MOST_LINES = 20_000
-"""Of a job's output, this many lines are kept in memory to be printed; the record has all of them."""
+"""Number of output lines per job to buffer; the record has all of them."""
 
 _ANNOTATED = 10
-"""GitHub shows so many of a step's annotations of one level."""
+"""GitHub's limit of annotations per step and level."""
 
 Write = Callable[[str], None]
 
 
 class _Jobs:
-    """What jobs printed, until they are over; the rest of the run goes to a plain screen."""
+    """Buffer jobs' output until they end; pass other events to a plain screen."""
 
     def __init__(self, write: Write, *, unicode: bool) -> None:
         self._write = while_heard(write)
-        # Nothing of the screen's lines is a command, whoever's words are in them.
+        # Screen lines may contain job output, which must not act as CI commands.
         self._plain = Screen(
             Look(detail=Detail.NORMAL, unicode=unicode), lambda line: self._write(without_commands(line))
         )
@@ -69,7 +69,7 @@ class _Jobs:
             self._add(batch.where.job_id or "", text)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
     def _add(self, job_id: str, text: str) -> None:
         lines = self._lines.setdefault(job_id, deque(maxlen=MOST_LINES))
@@ -89,7 +89,7 @@ def _title(event: PhaseEvent) -> str:
 
 
 class GitHub(_Jobs):
-    """Groups and annotations. `token` must be unguessable for jobs: what they print is no command to GitHub."""
+    """Groups and annotations. `token` must be unguessable: it keeps job output from acting as GitHub commands."""
 
     def __init__(self, write: Write, *, unicode: bool = True, token: str) -> None:
         super().__init__(write, unicode=unicode)
@@ -98,9 +98,7 @@ class GitHub(_Jobs):
     def _group(self, event: PhaseEvent, lines: list[str]) -> Iterator[str]:
         yield f"::group::{_escaped(_title(event))}"
         yield f"::stop-commands::{self._token}"
-        yield from map(
-            without_commands, lines
-        )  # the page of a log folds at `##[group]` also where commands are stopped
+        yield from map(without_commands, lines)  # the log page folds at `##[group]` even while commands are stopped
         yield f"::{self._token}::"
         yield "::endgroup::"
 
@@ -139,7 +137,7 @@ def _property(text: str) -> str:
 
 
 class GitLab(_Jobs):
-    """Collapsible sections, those of jobs that passed closed. `write` must leave the sequences in their marks as they are."""
+    """Collapsible sections; passed jobs are collapsed. `write` must not change the escape sequences."""
 
     def __init__(self, write: Write, *, unicode: bool = True, clock_ns: Callable[[], int]) -> None:
         super().__init__(write, unicode=unicode)

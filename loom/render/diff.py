@@ -1,4 +1,4 @@
-"""Two runs, told apart for a person."""
+"""Render the comparison of two runs as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run as JSONL on standard output: every event, each line of output with its place, and at the end where the receipt is."""
+"""A sink that prints a run as JSON lines: every event, each output line with its place, and finally the receipt's path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RECEIPT_KIND = "receipt"
 
 
 class JsonLines:
-    """A sink. `write` gets whole lines; when its reader is gone, the run goes on without it."""
+    """A sink. `write` gets whole lines; when its reader is gone, the run continues without output."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         def write_shown(data: bytes) -> None:
@@ -32,7 +32,7 @@ class JsonLines:
         self._write(b"".join(line[:-1] + tail for line in batch.encoded.splitlines() if line))
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
     def receipt(self, path: str, status: str, exit_code: int) -> None:
         line = {"kind": RECEIPT_KIND, "receipt_path": path, "status": status, "exit_code": exit_code}

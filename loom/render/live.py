@@ -1,10 +1,10 @@
-"""The moving part of the terminal: what runs now, below the lines that stay.
+"""The live area of the terminal: shows running jobs below the permanent lines.
 
-`Live` is a sink around a `Screen`: every line the screen writes goes above a small area that shows stages and running jobs,
-and is gone when the run is over. What stays on the terminal is exactly what the screen wrote, as on a pipe.
+`Live` is a sink around a `Screen`: each line of the screen goes above a small area with stages and running jobs, which
+is removed when the run ends. The remaining text is the same as on a pipe.
 
-One lock owns the terminal. Lines come from the threads of jobs, the area from a thread of its own: each goes up by the
-height of the area that is there and draws the next one, which a second writer in between would make another height.
+One lock guards the terminal. Job threads write lines and another thread draws the area; each first moves up by the
+area's current height, which a concurrent writer would change.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.live import Live as RichLive
 
 PATIENCE_S = 0.4
-"""A run that is over sooner never shows the area, and never pays for what draws it."""
+"""A shorter run never shows the area, and never pays for its imports."""
 
 REFRESH_PER_S = 8
 MOST_JOBS = 12
@@ -40,7 +40,7 @@ class _Running(Struct, kw_only=True):
 
 
 class _Forgiving(io.TextIOBase):
-    """A stream whose reader may leave: what can no longer be written is dropped, and the run goes on."""
+    """A stream whose reader may leave: further output is dropped, and the run continues."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -69,7 +69,7 @@ class _Forgiving(io.TextIOBase):
 
 
 class Live:
-    """`clock` gives seconds. `close` must be called on every way out: it gives the terminal back as it was."""
+    """`clock` returns seconds. Always call `close`, which restores the terminal."""
 
     def __init__(self, look: Look, stream: TextIO, clock: Callable[[], float]) -> None:
         self._look = look
@@ -77,7 +77,7 @@ class Live:
         self._clock = clock
         self._screen = Screen(look, self._write)
         self._terminal = threading.RLock()
-        """Held by whoever writes, from where the cursor is to where it is left, and by whoever changes what the area shows."""
+        """Held while writing (from cursor position to cursor position) and while changing the area's data."""
         self._running: dict[str, _Running] = {}
         self._done = 0
         self._total = 0
@@ -130,7 +130,7 @@ class Live:
     # -- how it looks ---------------------------------------------------------------------------------------------
 
     def _draw(self) -> None:
-        """The area, from when the run has gone on for a while to its end."""
+        """The area, from its first appearance to the end of the run."""
         if self._closed.wait(PATIENCE_S):
             return
         from rich.live import Live as RichLive
@@ -138,7 +138,7 @@ class Live:
         live = RichLive(
             get_renderable=self._area,
             console=self._console(),
-            auto_refresh=False,  # which would be a second writer
+            auto_refresh=False,  # rich's own thread would be a second writer
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,

@@ -1,4 +1,4 @@
-"""What every command prints in one way: JSON documents and tables."""
+"""Print JSON documents and tables, for all commands."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from loom.util.controls import json_shown
 
 
 def json_text(document: Any) -> str:
-    """A document for people and programs: indented, in UTF-8, without characters that steer a terminal.
+    """Print a document: indented UTF-8 without terminal controls.
 
-    U+FFFD stands for bytes of names that are not UTF-8.
+    U+FFFD replaces bytes of names that are not UTF-8.
     """
     return json_shown(json.dumps(encodable(msgspec.to_builtins(document)), indent=2, ensure_ascii=False)) + "\n"
 
@@ -26,6 +26,6 @@ def print_json(document: Any) -> None:
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of equally many cells as lines with aligned columns, two spaces apart."""
+    """Format rows with the same number of cells as aligned columns, two spaces apart."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,4 +1,4 @@
-"""A plan as text: JSON and YAML with the whole truth, Mermaid for the eye."""
+"""Render a plan: complete JSON and YAML, or Mermaid."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SCHEMA_VERSION = "loom.plan.v1"
 
 
 def plan_document(plan: Plan, mount_mode: str = "auto") -> dict[str, Any]:
-    """The plan as JSON values, every key there, in the plan's order. Secrets have references in it, never values.
+    """Convert the plan to JSON values with every key, in plan order. Secrets appear as references only.
 
-    `mount_mode` is the configuration's: how containers see the workspace.
+    `mount_mode` comes from the configuration.
     """
     return {
         "schema_version": SCHEMA_VERSION,
@@ -34,7 +34,7 @@ def plan_document(plan: Plan, mount_mode: str = "auto") -> dict[str, Any]:
 
 def job_document(job: Job, mount_mode: str) -> dict[str, Any]:
     shape: dict[str, Any] = _plain(job)
-    del shape["resources"]["places"]  # where something is written is no part of what will run; `--explain` tells it
+    del shape["resources"]["places"]  # places do not affect the run; `--explain` shows them
     del shape["places"]
     for step in shape["steps"]:
         del step["literal"]
@@ -49,7 +49,7 @@ def plan_json(plan: Plan, mount_mode: str = "auto") -> str:
 
 
 def plan_yaml(plan: Plan, mount_mode: str = "auto") -> str:
-    """The same without what is not set: for reading."""
+    """Convert the plan without unset values, for reading."""
     document = plan_document(plan, mount_mode)
     for job in document["jobs"]:
         if job["retry"]["max"] == 0:
@@ -113,7 +113,7 @@ def _plain(value: Any) -> Any:
 
 
 def _without_nothing(value: Any) -> Any:
-    """Without what is not set, except `needs: []`, which says that the job waits for nothing."""
+    """Remove unset values, except `needs: []`, which means that the job waits for nothing."""
     if isinstance(value, dict):
         kept = {key: _without_nothing(item) for key, item in value.items()}
         return {

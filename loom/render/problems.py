@@ -1,4 +1,4 @@
-"""Problems in a user's files: as lines for a person, and in the formats that machines read."""
+"""Render problems in users' files as text and in machine-readable formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WIDEST = 160
 
 
 def problem_lines(problems: Iterable[Problem]) -> Iterator[str]:
-    """The place, the reason, and the source with a marker under it."""
+    """Format place, reason, and the source line with a marker."""
     for problem in problems:
         label = "" if problem.severity == "error" else f"{problem.severity}: "
         what = f"{problem.code} {problem.pointer}: {problem.message}"
@@ -28,7 +28,7 @@ def problem_lines(problems: Iterable[Problem]) -> Iterator[str]:
 
 
 def _window(source: str, column: int) -> tuple[str, int]:
-    """A long line cut to the part round the marker, and where the marker is in it."""
+    """Cut a long line around the marker; return it with the marker's new position."""
     if len(source) <= _WIDEST:
         return source, column
     start = max(0, min(column - 1 - _WIDEST // 2, len(source) - _WIDEST))
@@ -51,7 +51,7 @@ def problem_document(problem: Problem) -> dict[str, Any]:
 
 
 def check_document(workflow_path: str, problems: Sequence[Problem], *, facts: dict[str, Any]) -> dict[str, Any]:
-    """What `loom check --format json` prints."""
+    """Return the document of `loom check --format json`."""
     counts = {severity: sum(1 for p in problems if p.severity == severity) for severity in ("error", "warning")}
     return {
         "schema_version": CHECK_SCHEMA_VERSION,
@@ -66,7 +66,7 @@ def check_document(workflow_path: str, problems: Sequence[Problem], *, facts: di
 
 
 def github_lines(problems: Iterable[Problem]) -> Iterator[str]:
-    """GitHub's workflow commands: annotations on the lines of a pull request."""
+    """Format GitHub workflow commands, which annotate lines of a pull request."""
     for problem in problems:
         end = problem.column + problem.length
         place = f"file={_property(problem.file)},line={problem.line},col={problem.column},endColumn={end}"

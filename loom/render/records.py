@@ -1,4 +1,4 @@
-"""What the commands that read records print: rows of runs, lines of logs, a diagnosis."""
+"""Render records for commands: rows of runs, lines of logs, a diagnosis."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def runs_lines(rows: Sequence[RunRow], look: Look, *, now_ns: int, with_place: b
 
 
 def unfinished_lines(state: str, last_sign: str | None, units: Iterable[Any], look: Look) -> Iterator[str]:
-    """What `loom show` says about a run without an end."""
+    """Describe a run without an end, for `loom show`."""
     for unit in units:
         word = "running" if state == "running" else "had not ended"
         yield look.styled(f"{unit.job_id}: {unit.name} {word}; events: {unit.events}", "dim")
@@ -56,13 +56,13 @@ def log_line(where: Where, event: OutputEvent, look: Look, *, job_width: int, ti
 
 
 def log_json(where: Where, event: OutputEvent) -> bytes:
-    """An output event with its place."""
+    """Format an output event with its place."""
     shape = {**to_dict(event), "job_id": where.job_id, "step": where.step, "section": where.section}
     return json_shown(jsons.encode_line(shape).decode()).encode()
 
 
 def diagnosis_lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
-    """For a person: what failed, the lines that matter, what it may be, what to do next."""
+    """Format a diagnosis: failure, relevant lines, likely cause, next move."""
     if diagnosis.unrecorded is not None:
         yield look.styled(f"{look.marks['warn']} {unrecorded_text(diagnosis.unrecorded)}", "warn")
     yield look.styled(_headline(diagnosis), "bad") if diagnosis.failed else look.styled(_nothing(diagnosis), "ok")
@@ -106,7 +106,7 @@ def run_age(run_id: str, now_ns: int) -> str:
 
 
 def unrecorded_text(unrecorded: Unrecorded) -> str:
-    """One line on a run that was refused, so that an older one is not taken for it."""
+    """Report a later refused run, so that nobody mistakes the older one for it."""
     first = visible(unrecorded.error.partition("\n")[0])
     return f"a later run ended with exit code {unrecorded.exit_code} and left no record: {first}"
 

@@ -1,7 +1,7 @@
-"""The run as lines for a person: a sink of the run's events, live or replayed.
+"""A sink that renders a run's events as lines for a person, live or replayed.
 
-`Screen` keeps no more than the last lines of what runs now. It never asks what the time is, nor what the terminal can do:
-that is in `Look`. Feeding it a record's events again prints what the run printed (`loom show`).
+`Screen` keeps only the last lines of running steps. `Look` holds all facts about time and terminal. Replaying a
+record's events prints the same lines as the run (`loom show`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from loom.status import Status, Stream
 from loom.util.controls import cleaned, shown, visible
 from loom.util.units import counted, rough_duration, rough_size
 
-"""How much of a failing step's output is shown."""
+"""Number of lines of a failing step to show."""
 LONGEST_LINE = 2000
-"""How many characters of one of these lines are shown. A line may be of any length, and a terminal takes its time."""
+"""Number of characters of such a line to show: lines have any length, and terminals are slow."""
 
 Paint = Callable[[str, str], str]
-"""`(text, style)`: style is one of ok, bad, warn, dim, bold, job."""
+"""`(text, style)` with style ok, bad, warn, dim, bold or job."""
 
 
 class Detail(StrEnum):
@@ -36,7 +36,7 @@ class Detail(StrEnum):
 
 
 class Look(Struct, frozen=True, kw_only=True):
-    """How the screen may look. `width` in columns, 0 for no limit (a pipe)."""
+    """Properties of the screen. `width` in columns; 0 is unlimited (a pipe)."""
 
     detail: Detail = Detail.NORMAL
     stream: bool = False
@@ -66,7 +66,7 @@ _VERDICTS = {
 
 
 class _Piece(Struct, frozen=True, gc=False):
-    """A line, or the part of a very long one that was recorded at once."""
+    """A line, or a separately recorded part of a very long one."""
 
     stream: Stream
     text: str
@@ -74,7 +74,7 @@ class _Piece(Struct, frozen=True, gc=False):
 
 
 def _lines_of(pieces: Collection[_Piece], dots: str) -> Iterator[str]:
-    """The last lines of an output as they are shown: whole, but for the middle of very long ones."""
+    """Return the last lines of an output; the middle of very long ones is cut."""
     lines: list[list[str]] = []
     unfinished: Stream | None = None
     for piece in pieces:
@@ -86,7 +86,7 @@ def _lines_of(pieces: Collection[_Piece], dots: str) -> Iterator[str]:
         text = visible("".join(parts))
         if len(text) > LONGEST_LINE:
             half = LONGEST_LINE // 2
-            # What came before the first of them may be the same line's beginning.
+            # The first kept part may have unknown predecessors.
             at_least = "at least " if number == 0 and len(pieces) >= TAIL_LINES else ""
             left_out = f"{at_least}{len(text) - 2 * half:,} characters left out, which are in the events file"
             text = f"{text[:half]}{dots} ({left_out}) {dots}{text[-half:]}"
@@ -94,7 +94,7 @@ def _lines_of(pieces: Collection[_Piece], dots: str) -> Iterator[str]:
 
 
 class Screen:
-    """Turns events into lines and hands each to `write` (without line end). An OSError from `write` ends the showing."""
+    """Render events and pass each line to `write` (without line end). An OSError of `write` ends the output."""
 
     def __init__(self, look: Look, write: Callable[[str], None]) -> None:
         self._look = look
@@ -107,7 +107,7 @@ class Screen:
         self._tails: dict[tuple[str, str], deque[_Piece]] = {}
         self._commands: dict[tuple[str, str], str] = {}
         self._written: dict[tuple[str, str], Mapping[str, Any]] = {}
-        """Where steps stand in the workflow."""
+        """The steps' places in the workflow."""
         self._job_width = 8
         self._logs_dir = ""
         self._opened_by: dict[str, Mapping[str, Any]] = {}
@@ -128,7 +128,7 @@ class Screen:
                 self._write(prefix + (visible(text, colours=self._look.paint is not None)))
 
     def close(self) -> None:
-        """Nothing to give back; a live screen has."""
+        """Nothing to release; a live screen overrides it."""
 
     def _lines(self, event: PhaseEvent) -> Iterator[str]:
         if event.kind == "message":
@@ -145,7 +145,7 @@ class Screen:
         if event.phase_code == PhaseCode.RUN_BOOTSTRAP:
             self._logs_dir = str(event.data.get("logs_dir", ""))
         if event.job_id is not None:
-            self._tails.pop((event.job_id, event.step or event.section or ""), None)  # an earlier attempt's
+            self._tails.pop((event.job_id, event.step or event.section or ""), None)  # from an earlier attempt
         if event.step is not None and event.job_id is not None:
             self._commands[event.job_id, event.step] = str(event.data.get("command", ""))
             if event.data.get("file"):
@@ -231,7 +231,7 @@ class Screen:
             del self._tails[key]
 
     def _failure(self, event: PhaseEvent) -> Iterator[str]:
-        """The failing job's step, command, exit code, last lines, and where the rest is."""
+        """Show the failing job's step, command, exit code, last lines, and where to find the rest."""
         job_id = event.job_id or ""
         step, section = event.data.get("failing_step"), event.data.get("failing_section")
         place = str(step or section or "")
@@ -241,7 +241,7 @@ class Screen:
             at = f" ({shown(written['file'])}:{written['line']})" if written else ""
             yield f"    step {step}{code}{at}"
             yield from self._command(self._commands.get((job_id, place), ""))
-        # That it failed, and with what exit code, stands there already.
+        # The previous line has these facts.
         if event.error and (step is None or event.error != f"{step} failed with exit code {event.exit_code}"):
             for line in event.error.splitlines():
                 yield f"    {self._look.styled(line, 'bad')}"
@@ -258,7 +258,7 @@ class Screen:
             yield f"    files: {opened.get('workspace') if laid_out else f'loom workspace {event.run_id} {job_id}'}"
 
     def _named_by_shell(self, job_id: str, step: str) -> list[str]:
-        """The lines of the workflow that the shell means by lines of its script."""
+        """Map script lines in shell messages to workflow lines."""
         from loom.analysis.diagnosis import places_in_step
 
         lines = [piece.text for piece in self._tails.get((job_id, step), ())]
@@ -288,7 +288,7 @@ def _interrupted(data: Mapping[str, Any]) -> str:
 
 
 def closing_lines(status: str, receipt_path: str, look: Look) -> list[str]:
-    """The last lines of a run, when its record is whole."""
+    """Print the final lines of a run, after its record is complete."""
     lines = [f"receipt: {receipt_path}"]
     if look.detail is Detail.QUIET:
         lines.append(f"status: {status}")

@@ -1,4 +1,4 @@
-"""What holds for everyone who writes a run to a stream: the reader may leave, and the run goes on."""
+"""Sinks that survive the loss of their reader."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Text = TypeVar("Text", str, bytes)
 
 
 def while_heard(write: Callable[[Text], object]) -> Callable[[Text], None]:
-    """`write` until it fails once: the terminal or the pipe's reader went away. The run goes on, and its record is whole."""
+    """Call `write` until its first failure (the terminal or the pipe's reader is gone). Run and record continue."""
     gone = False
 
     def heard(text: Text) -> None:

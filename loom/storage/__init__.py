@@ -1,1 +1,1 @@
-"""Files at rest: archives of them, and the directories that loom keeps them in."""
+"""Archives and directories for stored files."""

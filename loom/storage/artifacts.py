@@ -1,7 +1,7 @@
-"""What a job leaves for people and for later jobs: taken from its view of the workspace, kept in the record, put back.
+"""Job artifacts: collect them from the workspace view, store them in the record, restore them.
 
-`collect` and `restore` are each other's mirror; the archive between them is also what people download. A job wrote what
-is collected, so its names and links are believed in nothing (`view` holds the rules).
+`restore` reverses `collect`; the archive between them is also what people download. Jobs write the collected files, so
+names and links are untrusted (rules: `storage.workspace`).
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ UNREADABLE = "ARTIFACT_UNREADABLE"
 UNSAFE = "ARTIFACT_UNSAFE"
 
 _CHUNK = 1 << 20
-_GZIP_LEVEL = 1  # a run waits for it; level 6 takes four times as long for a tenth less
+_GZIP_LEVEL = 1  # a run waits for it; level 6 takes four times as long to save a tenth
 
 
 class Collected(Struct, frozen=True, kw_only=True):
-    """What was kept. `files` counts links too; `bytes` is what the files hold, `archive_bytes` what the archive takes."""
+    """A stored archive. `files` includes links; `bytes` is the content's size, `archive_bytes` the archive's."""
 
     files: int
     bytes: int
     archive_bytes: int
     sha256: str
     missing: tuple[str, ...] = ()
-    """Patterns that nothing was found for."""
+    """Patterns without a match."""
     skipped: tuple[Skipped, ...] = ()
-    """What was asked for and not taken: sockets, unreadable files, files with a secret in them."""
+    """Requested files that were left out: sockets, unreadable files, files with secrets."""
     links_out: tuple[str, ...] = ()
-    """Links that lead out of the workspace; kept as links."""
+    """Links that point outside the workspace; stored as links."""
 
 
 class TestReports(Struct, frozen=True, kw_only=True):
-    """All JUnit reports of a job together; `problems` says which could not be read, and why."""
+    """All JUnit reports of a job; `problems` lists unreadable ones with the reason."""
 
     reports: int = 0
     tests: int = 0
@@ -76,11 +76,11 @@ def collect(
     on_output: OnOutput,
     masker: Masker | None = None,
 ) -> Collected:
-    """Keep what `spec` names in `archive` (tar, gzip), which is replaced whole.
+    """Store the files of `spec` in `archive` (tar, gzip), atomically.
 
-    Nothing found is no error; what is missing or skipped is told to `on_output` and in the result. A file in which
-    `masker` finds a secret is left out. ArtifactError for a pattern that leads out of the workspace, and when the view
-    can't be read or the record not be written; nothing is left then.
+    An empty result is not an error: `on_output` and the result report missing and skipped files. A file with a secret
+    (found by `masker`) is left out. ArtifactError for a pattern outside the workspace, an unreadable view or an
+    unwritable record; nothing remains then.
     """
     selection = _selection(spec.paths, spec.exclude)
     skipped: list[Skipped] = []
@@ -113,10 +113,10 @@ def collect(
 
 
 def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) -> Written:
-    """Put an archive's content into a job's view of the workspace.
+    """Unpack an archive into a job's view of the workspace.
 
-    ArtifactError for one that is not what `collect` gave the `sha256` of, and for what is never unpacked, whoever
-    packed it (`storage.unpacking`).
+    ArtifactError if `sha256` does not match the archive from `collect`, or if it contains unsafe entries
+    (`storage.unpacking`).
     """
     with _told("restore the artifacts", archive):
         if sha256 is not None and _sha256(archive) != sha256:
@@ -130,7 +130,7 @@ def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) ->
 
 
 class ArtifactFile(Struct, frozen=True):
-    """A file or link in an archive. `content` tells it apart from another one of that name."""
+    """A file or link in an archive. `content` distinguishes files with the same name."""
 
     path: str
     kind: str
@@ -140,7 +140,7 @@ class ArtifactFile(Struct, frozen=True):
 
 
 def index_of(archive: Path) -> list[ArtifactFile]:
-    """What an archive holds besides directories. ArtifactError for one that is damaged, or would not be unpacked."""
+    """List an archive's entries except directories. ArtifactError for a damaged or unsafe one."""
     held = []
     with _told("read the artifacts", archive), _opened(archive) as packed:
         for entry, content in checked(read(packed)):
@@ -153,7 +153,7 @@ def index_of(archive: Path) -> list[ArtifactFile]:
 
 
 def overlaps(indexes: Mapping[str, Iterable[ArtifactFile]]) -> dict[str, list[str]]:
-    """The paths that several jobs leave differently, each with these jobs in their order: what the last one left stays."""
+    """Return the paths on which several jobs disagree, with these jobs in order; the last job's file wins."""
     holders: dict[str, dict[str, ArtifactFile]] = {}
     for name, index in indexes.items():
         for held in index:
@@ -162,14 +162,14 @@ def overlaps(indexes: Mapping[str, Iterable[ArtifactFile]]) -> dict[str, list[st
 
 
 def fetch(archive: Path, folder: Path) -> Written:
-    """Unpack an archive below `folder`, which is made if need be. ArtifactError as for `restore`."""
+    """Unpack an archive below `folder`, creating it if needed. ArtifactError as for `restore`."""
     with _told("fetch the artifacts", archive), _opened(archive) as packed:
         folder.mkdir(parents=True, exist_ok=True)
         return unpack(packed, folder)
 
 
 def read_reports(patterns: Iterable[str], view: WorkspaceView, *, project_dir: str) -> TestReports:
-    """The JUnit reports that a job wrote. One that can't be read is a problem in the result, never an error."""
+    """Read a job's JUnit reports. An unreadable one is a problem in the result, never an error."""
     selection = _selection(patterns, ())
     found: list[junit.Report] = []
     skipped: list[Skipped] = []
@@ -209,7 +209,7 @@ def _selection(paths: Iterable[str], exclude: Iterable[str]) -> Selection:
 
 @contextmanager
 def _told(what: str, place: Path | None = None) -> Iterator[None]:
-    """Foreign exceptions become ArtifactError here, and nowhere else."""
+    """Convert foreign exceptions to ArtifactError."""
     try:
         yield
     except UnsafeArchive as error:
@@ -230,7 +230,7 @@ def _told(what: str, place: Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def _opened(archive: Path) -> Iterator[IO[bytes]]:
-    """OSError for what is no file: a FIFO in its place would be waited for."""
+    """Open a regular file; OSError for others (reading a FIFO would block)."""
     with open_regular(archive) as file, gzip.GzipFile(fileobj=file, mode="rb") as packed:
         yield cast(IO[bytes], packed)
 

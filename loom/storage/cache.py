@@ -57,7 +57,7 @@ _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds loom's 
 
 
 class RestoreResult(Struct, frozen=True, kw_only=True):
-    """`key` is the key that was found ("" for a miss), `bytes` what was unpacked."""
+    """`key` is the matched key ("" for a miss), `bytes` the unpacked size."""
 
     hit: Hit
     key: str = ""
@@ -68,7 +68,7 @@ class RestoreResult(Struct, frozen=True, kw_only=True):
 
 
 class SaveResult(Struct, frozen=True, kw_only=True):
-    """`saved` is False when the store had the very same already (`unchanged`), or could not take it (`warning`)."""
+    """`saved` is False when the store already has the content (`unchanged`) or could not accept it (`warning`)."""
 
     key: str
     saved: bool
@@ -81,7 +81,7 @@ class SaveResult(Struct, frozen=True, kw_only=True):
 
 
 class Kept(Struct, frozen=True, kw_only=True):
-    """What an entry's file holds. Times in seconds since the epoch."""
+    """The content of an entry file. Times in seconds since the epoch."""
 
     project: str
     key: str
@@ -94,7 +94,7 @@ class Kept(Struct, frozen=True, kw_only=True):
     protected: bool = False
     """Saved by a run on a protected branch; only such runs write these."""
     trees: tuple[str, ...] = ()
-    """Fingerprints of the tree that was packed: as it was, and as it is after a restore."""
+    """Fingerprints of the packed tree: as it was, and as it is after a restore."""
 
 
 class Stored(Kept, frozen=True, kw_only=True):
@@ -110,7 +110,7 @@ class Pruned(Struct, frozen=True, kw_only=True):
 
 
 class Damage(Struct, frozen=True, kw_only=True):
-    """Something wrong in the store: `what` is for people; `entry` is None for a file that no entry knows."""
+    """A defect of the store: `what` is for people; `entry` is None for a file without an entry."""
 
     what: str
     path: str
@@ -118,10 +118,10 @@ class Damage(Struct, frozen=True, kw_only=True):
 
 
 class Cache:
-    """One user's store, seen from one project. Thread-safe, and safe for several processes.
+    """A user's store, seen from one project. Safe for threads and processes.
 
-    `protected`: the run is on a protected branch. It reads and writes entries that only such runs write; any other run
-    writes entries of its own, and reads both.
+    `protected`: the run is on a protected branch. It reads and writes only entries of such runs; other runs read both
+    kinds and write their own.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Cache:
         self._protected = protected
 
     def restore(self, spec: Spec, key: str, view: WorkspaceView, on_output: OnOutput) -> RestoreResult:
-        """Unpack what is stored under `key`, else the newest whose key begins with one of `spec.fallback_keys`."""
+        """Unpack the entry for `key`, or the newest whose key begins with one of `spec.fallback_keys`."""
         warnings: list[str] = []
         result = RestoreResult(hit="miss")
         for entry, hit in self._candidates(spec, key, warnings):
@@ -145,7 +145,7 @@ class Cache:
                 warnings.append(f"the cache entry {entry.key!r} is damaged ({error}) and was removed")
                 self._forget([entry])
             except FileNotFoundError:
-                continue  # another loom's eviction was faster
+                continue  # another process evicted it first
             except (UnsafeArchive, OSError) as error:
                 warnings.append(f"the cache entry {entry.key!r} can't be restored: {_reason(error)}")
                 break
@@ -157,7 +157,7 @@ class Cache:
     def save(
         self, spec: Spec, key: str, view: WorkspaceView, on_output: OnOutput, *, masker: Masker | None = None
     ) -> SaveResult:
-        """Store what `spec.paths` name under `key`. Files in which `masker` finds a secret are left out."""
+        """Store the files of `spec.paths` under `key`. Files in which `masker` finds a secret are left out."""
         skipped: list[Skipped] = []
         masker = masker if masker is not None and masker.active else None
         try:
@@ -231,7 +231,7 @@ class Cache:
                 raise _Corrupt("its checksum is wrong")
 
             def unpacked() -> IO[bytes]:
-                # The open file and not its name: it stays whole when another loom evicts it meanwhile.
+                # Use the open file: it survives eviction by another process.
                 blob.seek(0)
                 return cast(IO[bytes], zstandard.ZstdDecompressor().stream_reader(blob, _CHUNK, closefd=False))
 
@@ -268,13 +268,13 @@ class Cache:
 
     @property
     def _readable(self) -> tuple[bool, ...]:
-        """Which entries this run may read, those of its own kind first."""
+        """Return the namespaces that this run may read, its own first."""
         return (True,) if self._protected else (False, True)
 
     # For the command line
 
     def entries(self) -> list[Stored]:
-        """Every entry of every project, last used first. CacheError when the store can't be read."""
+        """List every entry of every project, last used first. CacheError when the store can't be read."""
         with self._as_subject():
             root = self.folder / "entries"
             folders = [path for path in root.iterdir() if path.is_dir()] if root.exists() else []
@@ -287,7 +287,7 @@ class Cache:
         return Pruned(entries=tuple(entries), freed_bytes=freed)
 
     def prune(self, *, max_size: int | None = None, unused_for_s: float | None = None) -> Pruned:
-        """Remove what was not used for so long, then the least recently used until the rest fits."""
+        """Remove entries unused for this long, then the least recently used until the rest fits."""
         with self._as_subject(), self._locked():
             entries = self.entries()
             old = [
@@ -301,7 +301,7 @@ class Cache:
         return Pruned(entries=tuple(gone), freed_bytes=freed)
 
     def verify(self) -> list[Damage]:
-        """Read every archive; says what is damaged, missing or unknown, and changes nothing."""
+        """Check every archive; report damaged, missing and orphaned ones without changing anything."""
         damaged: list[Damage] = []
         with self._as_subject():
             known: set[str] = set()
@@ -356,7 +356,7 @@ class Cache:
         return [entry for path in paths if (entry := self._read(path)) is not None]
 
     def _read(self, path: Path) -> Stored | None:
-        """None for an entry that is not there, is damaged, lies where it does not belong, or is another version's."""
+        """Read an entry; None if it is missing, damaged, misplaced or of another version."""
         try:
             with files.open_regular(path) as file:
                 used_at = os.fstat(file.fileno()).st_mtime
@@ -387,7 +387,7 @@ class Cache:
             os.close(descriptor)
 
     def _publish(self, entry: Stored, written: str) -> None:
-        """Within the lock: first the archive, then the entry that names it."""
+        """With the lock held: write the archive, then the entry that refers to it."""
         blob = self._blob_path(entry.blob)
         blob.parent.mkdir(parents=True, exist_ok=True)
         Path(written).replace(blob)
@@ -403,7 +403,7 @@ class Cache:
 
     def _touch(self, entry: Stored) -> None:
         now = self._clock()
-        with suppress(OSError):  # a store that may only be read
+        with suppress(OSError):  # a read-only store
             os.utime(self._path_of(entry), (now, now))
 
     def _forget(self, entries: Sequence[Stored]) -> None:
@@ -411,7 +411,7 @@ class Cache:
             self._drop(entries)
 
     def _drop(self, entries: Sequence[Stored]) -> int:
-        """Within the lock: remove entries, and archives that no other entry names; the bytes that this freed."""
+        """With the lock held: remove entries, and archives that no other entry uses; return the freed bytes."""
         for entry in entries:
             self._path_of(entry).unlink(missing_ok=True)
         return self._drop_blobs({entry.blob for entry in entries})
@@ -432,19 +432,19 @@ class Cache:
         self._drop(_over(newest + [entry for entry in entries if entry.id != keep], self._max_size))
 
     def _sweep(self) -> int:
-        """Within the lock: archives that no entry names, and what a killed loom left in tmp."""
+        """With the lock held: find orphaned archives and remains of killed processes in tmp."""
         blobs = {path.name.removesuffix(".tar.zst") for path in (self.folder / "blobs").glob("*/*")}
         freed = self._drop_blobs(blobs)
         return freed + self._sweep_unfinished()
 
     def _sweep_unfinished(self) -> int:
-        """Remove what a killed loom was writing; the bytes that this freed."""
+        """Remove remains of killed processes; return the freed bytes."""
         freed = 0
         for path in (self.folder / "tmp").glob("*"):
             with suppress(OSError), files.open_regular(path) as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer holds it as long as it lives
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the writer holds the lock while it lives
                 if path.stat().st_mtime > self._clock() - 60:
-                    continue  # just made, and perhaps not held yet
+                    continue  # just created, perhaps not locked yet
                 freed += path.stat().st_size
                 path.unlink()
         return freed
@@ -472,7 +472,7 @@ def _id(project: str, key: str, paths: Sequence[str]) -> str:
 
 
 def _over(entries: Sequence[Stored], max_size: int) -> list[Stored]:
-    """Those that do not fit, of entries with the most valuable first; a shared archive counts once."""
+    """Return the entries that exceed the limit, given the most valuable first; shared archives count once."""
     total, seen = 0, set[str]()
     over: list[Stored] = []
     for entry in entries:
@@ -522,11 +522,11 @@ def _pack(
 
 
 def _fingerprints(entries: Iterable[Entry]) -> tuple[str, str]:
-    """What a tree looks like from outside: as it is, and as it will be after a restore (archives keep whole seconds)."""
+    """Fingerprint a tree: as it is, and as it will be after a restore (archives store whole seconds)."""
     now, later = hashlib.sha256(), hashlib.sha256()
     for entry in entries:
         line = f"{entry.path}\0{entry.kind}\0{entry.mode}\0{entry.size}\0{entry.target}\0"
-        # A directory's time changes with what is put into it and taken out again; its entries say all that matters.
+        # A directory's time changes with its entries, which are included themselves.
         mtime = 0 if entry.kind == "directory" else entry.mtime_ns
         now.update(f"{line}{mtime}\n".encode("utf-8", "surrogateescape"))
         later.update(f"{line}{mtime // _SECOND * _SECOND}\n".encode("utf-8", "surrogateescape"))
@@ -535,7 +535,7 @@ def _fingerprints(entries: Iterable[Entry]) -> tuple[str, str]:
 
 @contextmanager
 def _temporary(folder: Path) -> Iterator[Any]:
-    """A new file that is gone at the end unless it was renamed; locked, so that a sweep knows its writer lives."""
+    """Create a file that is removed at the end unless renamed; locked, so that a sweep knows that its writer lives."""
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
         try:
             processes.lock(file, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""What a cache belongs to, and what it is called: the identity of a repository, and keys."""
+"""The identity of a repository, and cache keys."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _LONGEST_LINE = 1 << 14
 
 
 def project_of(origin: str | None, root: Path) -> str:
-    """The identity of the repository at `root`, which caches belong to: where it lies, and its origin beside it.
+    """Return the identity of the repository at `root`, which owns its caches: its location and its origin.
 
-    The place counts because nothing in a repository can choose it; the origin (without scheme, user and `.git`) because
-    another repository may take the place later. Linked worktrees count as their repository.
+    The location counts because a repository can't choose it; the origin (without scheme, user and `.git`) because
+    another repository may later be at the same location. A linked worktree has the identity of its repository.
     """
     place = os.fsencode(_repository(root.resolve())).decode("utf-8", "backslashreplace")
     name = _name_of(origin)
@@ -47,9 +47,9 @@ def _name_of(origin: str | None) -> str:
 
 
 def _repository(root: Path) -> Path:
-    """The main checkout of the linked worktree at `root`, else `root`: both sides must name each other.
+    """Return the main checkout of the linked worktree at `root`, else `root`; both sides must refer to each other.
 
-    A `.git` that only points to another repository is what anybody can write.
+    A `.git` file that merely points to another repository proves nothing.
     """
     link = root / ".git"
     text = _line_of(link)
@@ -71,9 +71,9 @@ def _line_of(file: Path) -> str:
 
 
 def key_of(spec: Spec, workspace: Path) -> str:
-    """The key of a cache entry, before the job has changed anything. CacheError for one that can't be a key.
+    """Compute the key of a cache entry, before the job changes anything. CacheError for an invalid one.
 
-    `{prefix, files}` hashes names and contents of the files that the globs find in `workspace`.
+    `{prefix, files}` hashes names and contents of the files that match in `workspace`.
     """
     key = spec.key if isinstance(spec.key, str) else _key_of_files(spec.key, workspace)
     if not key.strip() or len(key) > _LONGEST_KEY or "\0" in key:

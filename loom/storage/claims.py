@@ -1,7 +1,7 @@
-"""Which workspaces are loom's: a list in the state directory, and by which directory each was meant.
+"""Ownership of workspaces: a list in the state directory that identifies each by its inode.
 
-A name can be taken over and a mark inside be copied, by a job or by another user of a shared /tmp. What this list names,
-and what still is the same directory, is all that loom removes. Of what jobs write, nothing is believed.
+Jobs, or other users of a shared /tmp, can take over a name and copy a marker. Loom removes only directories that this
+list names and that are still the same. Nothing that jobs write is trusted.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from loom.util.paths import half_removed
 
 
 class Claim(Struct, frozen=True, kw_only=True):
-    """A directory that loom made. `path_hex` also holds names that are no text."""
+    """A directory that loom created. `path_hex` also encodes names that are not text."""
 
     path_hex: str
     run_id: str
     repo_root: str
     kind: Literal["run", "snapshot"]
-    """`snapshot`: made by `loom snapshot`, for no run."""
+    """`snapshot`: created by `loom snapshot`, without a run."""
     device: int
     inode: int
     boot_id: str
@@ -36,9 +36,9 @@ class Claim(Struct, frozen=True, kw_only=True):
         return Path(os.fsdecode(bytes.fromhex(self.path_hex)))
 
     def holds_for(self, directory: Path) -> bool:
-        """Whether this is the very directory that was made, by whatever name now.
+        """Whether this is the same directory, under any name.
 
-        A file system's number may be another one after a restart of the machine; the directory's own is not.
+        The device number may change at a reboot; the inode number does not.
         """
         try:
             status = directory.lstat()
@@ -49,15 +49,15 @@ class Claim(Struct, frozen=True, kw_only=True):
 
 
 class Claims:
-    """All claims of one state directory, a small file each."""
+    """All claims of one state directory, one small file each."""
 
     def __init__(self, state_dir: Path) -> None:
         self.folder = state_dir / "workspaces"
 
     def make(self, workspace: Path, *, run_id: str, repo_root: Path, kind: Literal["run", "snapshot"] = "run") -> None:
-        """Make the directory, closed to other users, and claim it. OSError when it can't be made.
+        """Create the directory, private to the user, and claim it. OSError when it can't be created.
 
-        One that can't be claimed (the state directory can't be written) stays until a person removes it.
+        An unclaimed one (unwritable state directory) remains until a person removes it.
         """
         workspace.mkdir(mode=0o700, parents=True)
         with suppress(OSError):
@@ -76,7 +76,7 @@ class Claims:
             atomic.write(self._file(workspace), msgspec.json.encode(claim))
 
     def all(self) -> list[Claim]:
-        """Of workspaces that are there and of those that are gone; files that are no claims are passed over."""
+        """List claims, also of removed workspaces; skip invalid files."""
         found = (self._read(path) for path in sorted(self.folder.glob("*.json")))
         return [claim for claim in found if claim is not None]
 
@@ -85,13 +85,13 @@ class Claims:
         return claim if claim is not None and claim.path == Path(os.path.realpath(workspace)) else None
 
     def confirms(self, workspace: Path) -> bool:
-        """Whether `workspace`, or what a removal that was killed left of it, is the directory that was claimed, or is gone."""
+        """Whether `workspace`, or the remains of an interrupted removal, is the claimed directory, or is gone."""
         claim = self.of(workspace)
         there = [path for path in (workspace, half_removed(workspace)) if os.path.lexists(path)]
         return claim is not None and all(claim.holds_for(path) for path in there)
 
     def forget(self, workspace: Path) -> None:
-        """Once nothing is left of it. What can't be forgotten is tried again with the next removal."""
+        """Forget a removed workspace. A failure is retried with the next removal."""
         with suppress(OSError):
             self._file(workspace).unlink(missing_ok=True)
 

@@ -1,6 +1,6 @@
-"""Files that may be anything: opened without waiting, without following a link, and read no further than is sensible.
+"""Open untrusted files: without blocking, without following a link, with a size limit.
 
-Also pieces of bytes as a file.
+Also presents chunks of bytes as a file.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from io import BufferedReader
 from pathlib import Path
 
 LARGEST_DOCUMENT = 256 << 20
-"""More than any document of loom's is; a sparse file would fill the memory."""
+"""Larger than any document of loom; a sparse file could otherwise exhaust memory."""
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file for reading. OSError for anything else that may be there: a link, FIFO, device or directory.
+    """Open a regular file for reading. OSError for anything else: a link, FIFO, device or directory.
 
-    It never waits: a FIFO without a writer would, for ever.
+    Never blocks on a FIFO without a writer.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -30,16 +30,16 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_regular(path: Path, *, at_most: int = LARGEST_DOCUMENT) -> bytes:
-    """The content of a regular file. OSError for anything else, and for more than `at_most` bytes."""
+    """Read a regular file. OSError for anything else, and beyond `at_most` bytes."""
     with open_regular(path) as file:
-        # Its size first: a sparse file takes its time, and one that grows is read no further than that.
+        # Check the size first: sparse files are slow, and a growing file is read no further.
         if os.fstat(file.fileno()).st_size > at_most:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
         return file.read(at_most)
 
 
 def reader(chunks: Iterable[bytes]) -> BufferedReader:
-    """An iterable of chunks as a file to read from; closing it closes the iterable."""
+    """Present an iterable of chunks as a readable file; closing it closes the iterable."""
     return BufferedReader(_Chunks(chunks), 256 * 1024)
 
 

@@ -1,6 +1,6 @@
-"""JUnit XML reports, as test runners of all languages write them: how many tests there were, and where each failing one failed.
+"""Parse JUnit XML reports of all test runners: totals, and the location of each failure.
 
-A report is a file that a job wrote: it is read as a stream, with no entities and no more than `MAX_BYTES`.
+Jobs write the reports, so they are parsed as a stream, without entities, up to `MAX_BYTES`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _Inside = Callable[[str], str]
 
 
 class UnreadableReport(ValueError):
-    """Not a JUnit report, or not one that loom is willing to read; says why."""
+    """Not a JUnit report, or one beyond the limits; the message has the reason."""
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """`failing` holds the first `MAX_FAILING` of the `failures + errors` tests that failed."""
+    """`failing` holds the first `MAX_FAILING` of `failures + errors` failed tests."""
 
     tests: int = 0
     failures: int = 0
@@ -38,9 +38,9 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 def read(file: IO[bytes], *, project_dir: str = "/workspace", report: str | None = None) -> Report:
-    """One report. `project_dir` is where the job saw the workspace: paths in it come out relative.
+    """Parse one report. `project_dir` is the workspace path in the job; paths below it become relative.
 
-    UnreadableReport when the file is not XML, not JUnit's, too large, or defines entities.
+    UnreadableReport for a file that is not XML, not JUnit, too large, or defines entities.
     """
     reader = _Reader(project_dir, report)
     parser = expat.ParserCreate()
@@ -71,7 +71,7 @@ def _refuse_doctype(*_: object) -> None:
 
 
 class _Reader:
-    """Follows the elements; keeps what is needed and nothing more."""
+    """Process the elements; keep only the needed data."""
 
     def __init__(self, project_dir: str, report: str | None) -> None:
         self._project_dir = project_dir.rstrip("/") + "/"
@@ -158,7 +158,7 @@ class _Reader:
         written = self._case.get("line", "")
         if not written.isdecimal() or len(written) > 9:
             return None
-        # pytest counts lines from 0.
+        # pytest counts lines from 0
         return int(written) + (bool(self._suites) and self._suites[-1].get("name") == "pytest")
 
     def _inside(self, path: str) -> str:
@@ -194,7 +194,7 @@ def _places(pattern: re.Pattern[str], text: str, inside: _Inside) -> Iterator[tu
 
 
 def _place(text: str, named: str | None, classname: str | None, inside: _Inside) -> tuple[str, int] | None:
-    """Where in its own file a test failed: the innermost frame that lies in the test's file, else in the user's code."""
+    """Locate a failure: the innermost frame in the test's file, else in the user's code."""
     last = list(_places(_INNERMOST_LAST, text, inside))[::-1]
     first = list(_places(_INNERMOST_FIRST, text, inside))
     everything = last + first

@@ -1,4 +1,4 @@
-"""Pack what a selection names into an archive, without what holds a secret."""
+"""Pack selected files into an archive, without those that hold secrets."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from loom.util.paths import below, climbs_out
 def without_secret_names(
     items: Iterable[Item], masker: Masker | None, on_skipped: Callable[[Skipped], None]
 ) -> Iterator[Item]:
-    """Leave out what has a secret in its name or in the target of its link, and name it masked; contents are not looked at."""
+    """Leave out entries with a secret in their name or link target, and report them masked; does not read contents."""
     if masker is None or not masker.active:
         yield from items
         return
     left_out = ""
     for entry, content in items:
         if left_out and below(entry.path, left_out):
-            continue  # in a directory that is left out: to say it once is enough
+            continue  # below a directory that is already reported
         path, target = os.fsencode(entry.path), os.fsencode(entry.target)
         shown = masker.mask_bytes(path)
         if shown != path:
@@ -42,7 +42,7 @@ def without_secret_names(
 
 
 class Hashed:
-    """A file that knows the size and the checksum of what was written to it."""
+    """A file that counts and hashes what is written to it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -61,9 +61,9 @@ class Hashed:
 def packing(
     archive: Writer, view: WorkspaceView, selection: Selection, skipped: list[Skipped], masker: Masker | None
 ) -> Iterator[Entry]:
-    """Put what is meant by `selection` into an archive, each entry given when it is in; what is left out goes to `skipped`.
+    """Pack the selected files, yielding each entry when it is written; `skipped` gets those left out.
 
-    Left out is what can't be read, and what holds a secret of `masker`'s in its name, its link or its content.
+    Unreadable files are left out, and files with a secret of `masker` in name, link or content.
     """
     masker = masker if masker is not None and masker.active else None
     held, left_out = Held(), set[str]()
@@ -81,7 +81,7 @@ def packing(
 
 
 def _add(archive: Writer, entry: Entry, content: IO[bytes] | None, masker: Masker | None, check: Check) -> str | None:
-    """Add an entry, or else the name of the secret that its content holds."""
+    """Add an entry, or return the name of the secret in its content."""
     if masker is None or content is None:
         archive.add(entry, None if content is None else Checked(content, check))
         return None
@@ -95,7 +95,7 @@ def _add(archive: Writer, entry: Entry, content: IO[bytes] | None, masker: Maske
 
 @contextmanager
 def _rereadable(content: IO[bytes], check: Check) -> Iterator[IO[bytes]]:
-    """The same content to be read twice: what comes out of a tar stream can be read once."""
+    """Buffer content to read it twice, which a tar stream does not allow."""
     if isinstance(content, io.FileIO):
         yield content
         return
@@ -106,7 +106,7 @@ def _rereadable(content: IO[bytes], check: Check) -> Iterator[IO[bytes]]:
 
 
 def leads_out(entry: Entry) -> bool:
-    """Whether a link points outside of the workspace, as text; what it may lead over on the way is not looked at."""
+    """Whether a link's target is textually outside the workspace; links on the way are not resolved."""
     if entry.kind != "link":
         return False
     return entry.target.startswith("/") or climbs_out(entry.path, entry.target)

@@ -1,4 +1,4 @@
-"""Directories that the user alone writes: what loom believes later (caches, records, trust), and jobs' files."""
+"""Create and check private directories, for data that loom trusts (caches, records, trust) and for jobs' files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from loom.errors import InfrastructureError
 
 
 def make_private(directory: Path) -> None:
-    """Make a directory with mode 0700 where there is none. OSError when that can't be done, or when it is not private."""
+    """Create a directory with mode 0700 if missing. OSError on failure, or when it is not private."""
     for missing in reversed([place for place in (directory, *directory.parents) if not os.path.lexists(place)]):
         missing.mkdir(mode=0o700 if missing == directory else 0o755, exist_ok=True)
     check_private(directory)
 
 
 def make_own(directory: Path) -> None:
-    """Make a directory with mode 0700, in a place where anybody may make one (/tmp). OSError for one that another user made."""
+    """Create a directory with mode 0700 in a shared place (/tmp). OSError if another user created it."""
     try:
         directory.mkdir(mode=0o700)
     except FileExistsError:
@@ -28,9 +28,9 @@ def make_own(directory: Path) -> None:
 
 
 def check_private(directory: Path) -> None:
-    """OSError for a directory that is there and that another user made or may write to, or that lies in such a user's directory.
+    """Check that no other user created or can write to the directory or one above it; OSError otherwise.
 
-    A link to such a directory counts when the user (or root) made it.
+    A link counts by its owner: the user (or root).
     """
     me = os.geteuid()
     try:
@@ -42,7 +42,7 @@ def check_private(directory: Path) -> None:
             status = directory.lstat()
         above = directory.parent.lstat()
     except (FileNotFoundError, NotADirectoryError):
-        return  # what is not there holds nothing; who makes it learns why it can't be made
+        return  # a missing directory holds nothing; its creation will report the cause
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
     if status.st_uid != me:
@@ -56,7 +56,7 @@ def check_private(directory: Path) -> None:
 
 
 def own_state(directory: Path) -> Path:
-    """The state directory, if it is the user's own. InfrastructureError for one that somebody else may have filled."""
+    """Return the state directory if it is the user's own. InfrastructureError if somebody else may have filled it."""
     try:
         check_private(directory)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Which paths of a workspace are meant: the patterns of artifacts, caches and keys."""
+"""Select workspace paths by the patterns of artifacts, caches and cache keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loom.util import globs
 from loom.util.paths import below, normal
 
 OWN_PLACES = (".git/loom", ".loom/.runtime")
-"""Of loom in a workspace: never read, never written."""
+"""Loom's own files in a workspace: never read, never written."""
 _GIT = ".git"
 _META = re.compile(r"[*?\[{]")
 
@@ -20,7 +20,7 @@ class UnsafePath(ValueError):
 
 
 def pattern_problem(pattern: str) -> str | None:
-    """Why a path pattern can't be used, None when it can."""
+    """Return the reason why a path pattern is invalid, or None."""
     if not pattern or not pattern.strip("/") or "\0" in pattern:
         return "the path is empty"
     if pattern.startswith(("/", "~")):
@@ -31,10 +31,10 @@ def pattern_problem(pattern: str) -> str | None:
 
 
 class Selection:
-    """Which paths are meant. UnsafePath for a pattern that is absolute or climbs out.
+    """A selection of paths. UnsafePath for a pattern that is absolute or climbs out.
 
-    A pattern that matches a directory means all below it; `*` and `?` stay within a name, `**` spans directories,
-    `[abc]` and `{a,b}` work as in a shell; names that start with a dot are nothing special.
+    A pattern that matches a directory selects everything below; `*` and `?` stay within a name, `**` spans directories,
+    `[abc]` and `{a,b}` work as in a shell; leading dots are ordinary characters.
     """
 
     def __init__(self, paths: Iterable[str], exclude: Iterable[str] = ()) -> None:
@@ -48,11 +48,11 @@ class Selection:
         self._exclude = [_compiled(pattern) for pattern in exclude]
         self._with_git = any(normal(pattern).split("/")[0] == _GIT for pattern in self.paths)
         self.matched: set[str] = set()
-        """The patterns that something was found for so far."""
+        """The patterns that have matched so far."""
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """The directories or files to start at, "" for the workspace itself; none of them lies in another."""
+        """The directories or files to start at, "" for the workspace; none contains another."""
         found: list[str] = []
         for root in sorted({root for pattern in self.paths for root in _roots(pattern)}):
             if not any(below(root, other) for other in found):
@@ -64,7 +64,7 @@ class Selection:
         return tuple(pattern for pattern in self.paths if pattern not in self.matched)
 
     def takes(self, path: str) -> bool:
-        """Whether this path itself is meant (by its own name, or because a directory above it is)."""
+        """Whether this path is selected, by itself or by a directory above."""
         if self.never(path):
             return False
         taken = False
@@ -75,7 +75,7 @@ class Selection:
         return taken
 
     def never(self, path: str) -> bool:
-        """Whether this path and all below it are out, whatever else matches."""
+        """Whether this path and everything below is excluded."""
         if path == _GIT or path.startswith(".git/"):
             if not self._with_git:
                 return True
@@ -86,13 +86,13 @@ class Selection:
         return any(compiled.match(path) for compiled in self._exclude)
 
     def may_hold(self, directory: str) -> bool:
-        """Whether something below this directory may be meant."""
+        """Whether paths below this directory may be selected."""
         parts = directory.split("/")
         return any(_reaches(levels, parts) for _, _, alternatives in self._include for levels in alternatives)
 
 
 def _braces(pattern: str) -> list[str]:
-    """`a{b,c}` as [`ab`, `ac`], from the inside out."""
+    """Expand `a{b,c}` to [`ab`, `ac`], from the inside out."""
     match = re.search(r"\{([^{}]*)\}", pattern)
     if match is None:
         return [pattern]
@@ -110,12 +110,12 @@ def _roots(pattern: str) -> Iterator[str]:
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """Matches what the pattern matches, and all below it."""
+    """Match the pattern and everything below."""
     return re.compile(f"(?:{globs.compile(normal(pattern) or '**').pattern})(?:/.*)?\\Z", re.DOTALL)
 
 
 def _depth_patterns(pattern: str) -> list[list[re.Pattern[str] | None]]:
-    """Per brace choice, each level of the pattern; None for `**`."""
+    """For each brace alternative, the levels of the pattern; None for `**`."""
     return [
         [None if part in ("**", "") else globs.compile(part) for part in normal(plain).split("/")]
         for plain in _braces(pattern)
@@ -132,7 +132,7 @@ def _reaches(levels: list[re.Pattern[str] | None], parts: list[str]) -> bool:
 
 
 class Chosen(Protocol):
-    """What a walk needs to know of which paths are meant; `Selection` is one."""
+    """The interface that a walk needs; `Selection` implements it."""
 
     @property
     def roots(self) -> tuple[str, ...]: ...

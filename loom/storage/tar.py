@@ -1,4 +1,4 @@
-"""Tar archives as streams: the one writer and the one reader, at several times the speed of `tarfile`."""
+"""Read and write tar streams, several times faster than `tarfile`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ZEROS = bytes(_RECORD)
 
 
 class DamagedArchive(ValueError):
-    """It ends in the middle, or is no tar archive."""
+    """A truncated or invalid tar archive."""
 
 
 class Entry(Struct, frozen=True):
-    """One thing below the workspace. `target` is where a link points (as text), or the path a hard link shares.
+    """One entry below the workspace. `target` is a link's target (as text), or the path that a hard link shares.
 
-    Of a special file it is the kind: `FIFO` or `device`.
+    For a special file it is the kind: `FIFO` or `device`.
     """
 
     path: str
@@ -48,11 +48,11 @@ class Content(Protocol):
 
 
 Item = tuple[Entry, IO[bytes] | None]
-"""An entry, and for a file its content, to be read before the next one is asked for."""
+"""An entry, and for a file its content, which must be read before the next entry."""
 
 
 Check = Callable[[], None]
-"""Called between any two pieces of work, and may end it by an exception."""
+"""Called between pieces of work; may raise to stop."""
 
 
 class Sink(Protocol):
@@ -60,9 +60,9 @@ class Sink(Protocol):
 
 
 def pieces(content: Content, size: int, path: str, *, most: int = _CHUNK) -> Iterator[bytes]:
-    """The `size` bytes of the file at `path`, at `most` so many at once.
+    """Yield the `size` bytes of the file at `path` in pieces of `most` bytes.
 
-    OSError when it holds less: somebody changed it meanwhile.
+    OSError when the file was truncated meanwhile.
     """
     left = size
     while left:
@@ -74,14 +74,14 @@ def pieces(content: Content, size: int, path: str, *, most: int = _CHUNK) -> Ite
 
 
 class Writer:
-    """Entries into a stream. The same entries always give the same bytes: no owner, no time but the entries' own."""
+    """Write entries to a stream. Deterministic: no owner, no times except the entries' own."""
 
     def __init__(self, out: Sink) -> None:
         self._out = out
         self._written = 0
 
     def add(self, entry: Entry, content: Content | None) -> None:
-        """OSError when a file holds less than its entry says: somebody changed it meanwhile."""
+        """Add an entry. OSError when a file is shorter than its entry states: it changed meanwhile."""
         for data in _parts(entry, content):
             self._out.write(data)
             self._written += len(data)
@@ -91,7 +91,7 @@ class Writer:
 
 
 def packed(items: Iterable[tuple[Entry, Content | None]]) -> Iterator[bytes]:
-    """The same as a stream of pieces."""
+    """Yield the archive in pieces."""
     written = 0
     for entry, content in items:
         for data in _parts(entry, content):
@@ -141,16 +141,16 @@ def _block(name: bytes, mode: int, size: int, mtime: int, kind: bytes, target: b
 
 
 def _number(value: int) -> bytes:
-    """Octal, as far as that reaches; beyond it GNU's way, the bytes themselves behind a marker."""
+    """Encode a number in octal, or in GNU's binary form when it is too large."""
     if 0 <= value < 8**11:
         return b"%011o\x00" % value
     return (b"\xff" if value < 0 else b"\x80") + value.to_bytes(11, "big", signed=value < 0)
 
 
 def read(stream: Content) -> Iterator[tuple[Entry, Content | None]]:
-    """The entries of a tar archive (GNU, POSIX or older) as they stand in it; `checked` says which of them are safe.
+    """Yield the entries of a tar archive (GNU, POSIX or older), unchecked; `checked` verifies their safety.
 
-    DamagedArchive when it is none, or not whole.
+    DamagedArchive for an invalid or truncated one.
     """
     reader = _Reader(stream)
     more: dict[str, str] = {}
@@ -163,7 +163,7 @@ def read(stream: Content) -> Iterator[tuple[Entry, Content | None]]:
         if sum(block) - sum(block[148:156]) + 8 * 32 != _value(block[148:156]):
             raise DamagedArchive("a header's checksum is wrong")
         if kind in b"LKxg":
-            if not 0 < size <= _CHUNK:  # no name is that long
+            if not 0 < size <= _CHUNK:  # no real name is this long
                 raise DamagedArchive("a header makes no sense")
             text = reader.take(size + -size % _BLOCK)[:size]
             more |= {} if kind in b"g" else _pax(text) if kind in b"x" else {_LONG[kind]: _text(text)}
@@ -184,7 +184,7 @@ _LONG = {ord("L"): "path", ord("K"): "linkpath"}
 
 
 def _entry(block: bytes, kind: Kind, size: int, more: dict[str, str]) -> Entry:
-    """An entry by its header and what came before it (POSIX's extended headers, GNU's long names)."""
+    """Build an entry from its header and preceding extensions (POSIX's extended headers, GNU's long names)."""
     path = more.get("path") or _text(block[:100])
     if block[257:263] == b"ustar\0" and "path" not in more and (prefix := _text(block[345:500])):
         path = f"{prefix}/{path}"
@@ -207,7 +207,7 @@ def _entry(block: bytes, kind: Kind, size: int, more: dict[str, str]) -> Entry:
 
 
 def _pax(text: bytes) -> dict[str, str]:
-    """The records `LENGTH KEY=VALUE` of a POSIX header."""
+    """Parse the records `LENGTH KEY=VALUE` of a POSIX header."""
     found: dict[str, str] = {}
     while text.strip(b"\0"):
         length, _, _ = text.partition(b" ")
@@ -222,7 +222,7 @@ def _pax(text: bytes) -> dict[str, str]:
 
 
 def _nanoseconds(text: str) -> int:
-    """Of POSIX's seconds with a fraction; ValueError for what is none."""
+    """Parse POSIX's seconds with a fraction; ValueError if invalid."""
     seconds, _, fraction = text.partition(".")
     return int(seconds) * _SECOND + int(fraction[:9].ljust(9, "0") if fraction else 0)
 
@@ -241,7 +241,7 @@ def _value(field: bytes) -> int:
 
 
 class _Reader:
-    """Bytes of the stream; as `Content`, those of the file that is being read (`left` of them)."""
+    """The bytes of the stream; as `Content`, those of the current file (`left` remain)."""
 
     def __init__(self, stream: Content) -> None:
         self._stream = stream
@@ -274,7 +274,7 @@ class _Reader:
 
 
 class Checked:
-    """A stream that is checked at each read."""
+    """A stream that calls the check at each read."""
 
     def __init__(self, stream: Content, check: Check) -> None:
         self._stream = stream

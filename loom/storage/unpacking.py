@@ -1,12 +1,13 @@
-"""Unpack tar archives; the only module that does.
+"""Unpack tar archives; no other module does.
 
-No archive is trusted, whoever packed it and wherever it comes from: the folder of a cache may be planted, a record may
-be a copy, a job wrote what both hold. `checked` is the gate that every entry passes before a byte is written:
+All archives are untrusted: a cache folder may be planted, a record may be a copy, and jobs wrote the content of both.
+`checked` verifies every entry before a byte is written:
 
-- Names are relative and never climb; loom's own places in a workspace are refused.
-- Only files, directories, links and hard links to files of the same archive; set-uid, set-gid and sticky bits go.
-- A symbolic link may point anywhere (a virtual environment's `python` does), because nothing follows it: no entry is
-  written through a link, neither one of the archive nor one that was there before, and loom reads no file through one.
+- Names are relative and never climb; loom's own paths in a workspace are refused.
+- Only files, directories, links and hard links to files of the same archive; set-uid, set-gid and sticky bits are
+  removed.
+- A symbolic link may point anywhere (a virtual environment's `python` does), because nothing follows it: neither
+  unpacking nor any read of loom goes through a link.
 - The number of entries, their bytes, and the length and depth of names are bounded.
 """
 
@@ -27,23 +28,23 @@ from loom.util.paths import below, normal
 
 MOST_ENTRIES = 4_000_000
 MOST_BYTES = 128 << 30
-"""How much one archive may hold, unpacked: more than any real one, and less than fills a machine by a few kilobytes."""
+"""Limits of an archive's unpacked size: above any real one, and low enough that a small archive can't fill a machine."""
 LONGEST_PATH = 4096
 DEEPEST_PATH = 256
-"""Each directory on the way to an entry is held open while it is written."""
+"""Every directory on an entry's path is held open while it is written."""
 _CHUNK = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class UnsafeArchive(ValueError):
-    """An archive that holds something that is never unpacked; says which entry and why."""
+    """An archive with an unsafe entry; the message names the entry and the reason."""
 
 
 def checked(items: Iterable[tuple[Entry, Content | None]], reserved: Iterable[str] = ()) -> Iterator[Item]:
-    """What may be unpacked, each entry with its path and mode made harmless; the archive's root is left out.
+    """Yield the safe entries with normalised path and mode, without the archive's root.
 
-    UnsafeArchive for an entry that may not be unpacked (the module's rules), or that lies in one of the `reserved`
-    places; what came before it has been given already.
+    UnsafeArchive for an entry that violates the module's rules or is in one of the `reserved` places; previous entries
+    have already been yielded.
     """
     reserved = tuple(reserved)
     files: set[str] = set()
@@ -85,7 +86,7 @@ def checked(items: Iterable[tuple[Entry, Content | None]], reserved: Iterable[st
 
 
 class Held:
-    """Counts what an archive holds: UnsafeArchive for more than one may, whether it is packed or unpacked."""
+    """Counts an archive's entries and bytes; UnsafeArchive beyond the limits, both for packing and unpacking."""
 
     def __init__(self) -> None:
         self.entries = 0
@@ -129,10 +130,10 @@ def unpack(
     reserved: Iterable[str] = (),
     on_special: Callable[[str, str], None] | None = None,
 ) -> Written:
-    """Unpack a tar archive over the directory `root`; a file replaces a file. What was written goes when that fails.
+    """Unpack a tar archive over the directory `root`; a file replaces a file. Removes written files on failure.
 
-    UnsafeArchive for what is never unpacked, DamagedArchive for what is no whole archive, OSError when `root` can't be
-    written. `check` may end it. `on_special`: called for each device or FIFO, which is left out; without it one is unsafe.
+    UnsafeArchive for unsafe entries, DamagedArchive for an invalid or truncated archive, OSError when `root` can't be
+    written. `check` may stop it. `on_special` gets each device or FIFO, which is skipped; without it, one is unsafe.
     """
     written = Written()
     items = read(Checked(stream, check))
@@ -162,7 +163,7 @@ def _without_special(
 
 
 class TreeWriter:
-    """Writes entries below a directory, and through no link on the way. UnsafeArchive where one is in the way."""
+    """Writes entries below a directory, never through a link. UnsafeArchive when a link is in the way."""
 
     def __init__(self, root: Path) -> None:
         self._stack: list[tuple[str, int]] = [("", os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))]
@@ -205,21 +206,21 @@ class TreeWriter:
             os.close(source)
 
     def undo(self) -> None:
-        """Take away the files that were written, so that nobody takes a part for the whole."""
+        """Remove the written files, so that nobody mistakes a part for the whole."""
         for path in self._made:
             above, _, name = path.rpartition("/")
             with suppress(OSError, UnsafeArchive):
                 os.unlink(name, dir_fd=self._enter(above))
 
     def finish(self) -> None:
-        """Directories get their modes and times last: what is written into them would change both."""
+        """Directories get modes and times last, because writing into them changes both."""
         for entry in reversed(self._directories):
             descriptor = self._enter(entry.path)
             os.fchmod(descriptor, entry.mode)
             os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
 
     def _enter(self, path: str) -> int:
-        """The directory at `path`, made where it is missing."""
+        """Return the directory at `path`, creating missing ones."""
         parts = path.split("/") if path else []
         shared = 0
         while shared < len(parts) and shared + 1 < len(self._stack) and self._stack[shared + 1][0] == parts[shared]:

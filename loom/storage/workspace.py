@@ -1,11 +1,10 @@
-"""A job's view of the workspace, for what loom itself takes out of it or puts into it (artifacts, caches).
+"""A job's workspace view, for artifacts and caches.
 
-Two kinds: a directory this process can read and write (`DirectoryView`), and a place that only gives and takes tar
-streams (`TarView`: copy-on-write views, volumes, remote engines). Both promise:
+Two kinds: a directory that this process can access (`DirectoryView`), and a place that only exchanges tar streams
+(`TarView`: copy-on-write views, volumes, remote engines). Both guarantee:
 
-- Links are never followed, neither to read nor to write: nothing outside of the workspace is touched, whatever a job
-  left behind or an archive holds.
-- Loom's own record is never part of what is read, and `.git` only where a pattern names it.
+- Links are never followed, for reading or writing, so nothing outside the workspace is touched.
+- Loom's own record is never read, and `.git` only if a pattern names it.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Skipped(Struct, frozen=True, kw_only=True):
-    """Something that was asked for and can't be taken: a socket, a device, a file that may not be read."""
+    """A requested file that can't be read: a socket, a device, a file without permission."""
 
     path: str
     reason: str
 
     @classmethod
     def special(cls, path: str, kind: str) -> Skipped:
-        """`kind` is what `special_kind` says."""
+        """`kind` is a result of `special_kind`."""
         return cls(path=path, reason=f"a {kind}, not a file")
 
     @property
@@ -50,7 +49,7 @@ OnSkipped = Callable[[Skipped], None]
 
 
 def _go_on() -> None:
-    """The check of who can't be interrupted."""
+    """The check of callers that can't be interrupted."""
 
 
 class WorkspaceView(Protocol):
@@ -58,14 +57,14 @@ class WorkspaceView(Protocol):
     def check(self) -> Check: ...
 
     def read(self, selection: Selection, on_skipped: OnSkipped) -> Iterator[Item]:
-        """What is meant by `selection`, directories before what they hold. OSError when the place can't be read."""
+        """Yield the selected entries, directories before their content. OSError when the place can't be read."""
         ...
 
     def write(self, open_archive: Callable[[], AbstractContextManager[IO[bytes]]]) -> Written:
-        """Unpack an uncompressed tar archive over what is there, by the rules of `storage.unpacking`; a file replaces a file.
+        """Unpack an uncompressed tar archive by the rules of `storage.unpacking`; a file replaces a file.
 
-        UnsafeArchive, before or while unpacking, for what is never unpacked; OSError when the place can't be written;
-        DamagedArchive for what is no whole archive.
+        UnsafeArchive, before or during unpacking, for unsafe entries; OSError when the place can't be written;
+        DamagedArchive for an invalid or truncated archive.
         """
         ...
 
@@ -83,7 +82,7 @@ class DirectoryView:
             yield item
 
     def entries(self, selection: Selection, on_skipped: OnSkipped) -> Iterator[Entry]:
-        """What `read` would give, without opening any file."""
+        """Like `read`, without opening files."""
         for entry, _ in _Walk(selection, on_skipped, contents=False).from_root(self.root):
             yield entry
 
@@ -93,7 +92,7 @@ class DirectoryView:
 
 
 class _Walk:
-    """One walk below a directory, by directory descriptors: a directory that becomes a link meanwhile is not entered."""
+    """Walks below a directory by directory descriptors, so that a directory replaced by a link is not entered."""
 
     def __init__(self, selection: Chosen, on_skipped: OnSkipped, *, contents: bool) -> None:
         self._selection = selection
@@ -110,7 +109,7 @@ class _Walk:
             os.close(root)
 
     def _start(self, root: int, start: str) -> Iterator[Item]:
-        """From one of the selection's roots on; nothing when it is not there or lies behind a link."""
+        """Walk from one of the selection's roots; empty if it is missing or behind a link."""
         if not start:
             yield from self._below(root, "", inside=False)
             return
@@ -137,14 +136,14 @@ class _Walk:
             yield from self._one(directory, name, f"{prefix}/{name}" if prefix else name, inside=inside)
 
     def _one(self, directory: int, name: str, path: str, *, inside: bool) -> Iterator[Item]:
-        """`inside`: a directory above is meant, so this is too unless it is excluded."""
+        """`inside`: a directory above is selected, so this is selected too unless excluded."""
         selection = self._selection
         if selection.never(path):
             return
         try:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
-            return  # a root that is not there, or gone since its directory was listed
+            return  # a missing root, or one removed during the walk
         except PermissionError as error:
             self._on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
             return
@@ -185,21 +184,23 @@ class _Walk:
             yield _entry(path, "file", status), None
             return
         try:
-            # Not blocking: a FIFO that took the file's place meanwhile would wait for a writer for ever.
+            # Open without blocking: a FIFO may have replaced the file.
             opened = _opened(name, directory)
         except OSError as error:
             self._on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
             return
         with os.fdopen(opened, "rb", buffering=0) as file:
             status = os.fstat(opened)
-            if kind := special_kind(status.st_mode):  # it took the file's place meanwhile
+            if kind := special_kind(status.st_mode):  # it replaced the file meanwhile
                 self._on_skipped(Skipped.special(path, kind))
             elif stat.S_ISREG(status.st_mode):
                 yield _entry(path, "file", status), file
 
 
 def _opened(name: str, directory: int) -> int:
-    """Open a file, also one whose mode keeps out its owner, if that is us: the engine, as root, would give it too."""
+    """Open a file; if we own it and its mode denies us, change the mode for the moment, as the engine (root) would read
+    it too.
+    """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
@@ -209,7 +210,7 @@ def _opened(name: str, directory: int) -> int:
             status, place = (
                 os.fstat(held),
                 Path(f"/proc/self/fd/{held}"),
-            )  # the entry itself, whatever has its name meanwhile
+            )  # the entry itself, whatever has its name now
             if status.st_uid != os.geteuid() or stat.S_ISLNK(status.st_mode):
                 raise
             place.chmod(stat.S_IMODE(status.st_mode) | 0o400)
@@ -228,7 +229,7 @@ def _entry(path: str, kind: Kind, status: os.stat_result, target: str = "") -> E
 
 
 class Archiver(Protocol):
-    """What a session offers of its workspace as tar streams (`providers.base.Session`)."""
+    """The tar operations of a session (`providers.base.Session`)."""
 
     def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = ...) -> Iterator[bytes]: ...
 
@@ -236,7 +237,7 @@ class Archiver(Protocol):
 
 
 class TarView:
-    """A place that gives and takes tar streams."""
+    """A place that exchanges tar streams."""
 
     def __init__(self, archiver: Archiver, check: Check = _go_on) -> None:
         self._archiver = archiver
@@ -250,7 +251,7 @@ class TarView:
                 on_skipped(item)
 
         taken: set[str] = set()
-        # By a file that is not taken: the paths that share it. The stream has its content under that name only.
+        # For a skipped file, the paths that share it: the stream has its content under that name only.
         sharing: dict[str, list[str]] = {}
         for entry, content in self._members(roots, skipped):
             path = normal(entry.path)
@@ -262,7 +263,7 @@ class TarView:
             else:
                 taken.add(path)
                 yield _renamed(entry, path, target), content
-        # Asked for alone, each of them is a file.
+        # Requested alone, each of them is a file.
         others = {first: more for first, *more in sharing.values()}
         for entry, content in self._members(sorted(others), skipped) if others else ():
             path = normal(entry.path)
@@ -281,7 +282,7 @@ class TarView:
 
     def write(self, open_archive: Callable[[], AbstractContextManager[IO[bytes]]]) -> Written:
         written = Written()
-        # What unpacks it is not ours: the whole is looked at before anything is handed over.
+        # Other code unpacks it, so verify the whole archive first.
         with open_archive() as opened:
             for entry, _ in checked(read(Checked(opened, self.check)), OWN_PLACES):
                 written.files += entry.kind != "directory"
@@ -296,7 +297,7 @@ def _renamed(entry: Entry, path: str, target: str) -> Entry:
 
 
 def view_of(session: Session, check: Check = _go_on) -> WorkspaceView:
-    """How to reach a session's view of the workspace."""
+    """How to reach a session's workspace view."""
     directory = session.workspace_view()
     return TarView(session, check) if directory is None else DirectoryView(directory, check)
 
