@@ -1,4 +1,4 @@
-"""Kinds of places that jobs run in: `base` is the promise, each other module or folder keeps it."""
+"""The kinds of places that run jobs: `base` defines the interface, each other module or folder implements it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MODULES = {
     "docker": "loom.providers.docker.provider",
     "host": "loom.providers.host",
 }
-"""Each provider's name, and the module with a function `provider(setup)` that makes it. No other place names them."""
+"""Each provider's name, and its module with a function `provider(setup)`. The only list of providers."""
 
 
 def make(name: str, setup: Setup) -> Provider:
-    """A provider by its name. ProviderError for one that this loom does not have."""
+    """Return a provider by name. ProviderError for an unknown one."""
     if name not in MODULES:
         raise ProviderError(
             f"there is no provider {name!r} for jobs", hint=f"this loom has: {', '.join(MODULES)}; is it an older one?"

@@ -1,19 +1,19 @@
-"""The promise every provider makes. A new provider is a folder or module here, and a line in `MODULES` of the package.
+"""The interface of every provider. A new provider is a folder or module here, and a line in the package's `MODULES`.
 
-`Provider.open` gives a `Session`, one job's place; `Session.run` runs one step in it. What the caller may rely on, for
-every implementation (tests/docker/providers and tests/unit/providers hold them to it):
+`Provider.open` returns a `Session`, one job's place; `Session.run` runs one step in it. Every implementation guarantees
+(tests/docker/providers and tests/unit/providers verify it):
 
-- A command that fails is a value (`Exit`). `ProviderError` means the place itself broke.
-- When `run` returns, or the session is left, nothing that it started is still running, but for what the step itself put
-  in the background; that is gone when the session is left, and at once after a timeout or a cancel.
-- Every byte that a step prints reaches `on_output` before `run` returns, per stream in order; nothing else does. What a
-  background child prints later comes with the step that runs then; after the last one, to the `on_output` of `open`.
-- `open` undoes itself on every way out: container, network, volume, process group. Removal may go on after the session
-  is left, with nothing of it running any more; `Provider.close` waits for it.
+- A failed command is a value (`Exit`). `ProviderError` means that the place itself broke.
+- When `run` returns or the session ends, nothing that it started still runs, except the step's own background
+  processes; these end with the session, and at once after a timeout or a cancel.
+- Every byte that a step prints reaches `on_output` before `run` returns, in order per stream; nothing else does. Later
+  output of a background process belongs to the step that then runs; after the last step, to the `on_output` of `open`.
+- `open` cleans up on every exit: container, network, volume, process group. Removal may continue after the session's
+  end, when nothing runs any more; `Provider.close` waits for it.
 
-A place need not be on this machine. One that can't show a directory of this machine has `MountMode.VOLUME` as its only
-mount: it sends `SessionRequest.workspace` there before the first step, and files come back by `get_archive`. Callers use
-no path of a place but through its session, and ask for `capabilities`, never for a name.
+A place need not be on this machine. One without access to this machine's directories supports only `MountMode.VOLUME`: it
+transfers `SessionRequest.workspace` before the first step, and files come back by `get_archive`. Callers use a place's
+paths only through its session, and check `capabilities`, never a name.
 """
 
 from __future__ import annotations
@@ -36,27 +36,29 @@ if TYPE_CHECKING:
 
 
 class Setup(Struct, frozen=True, kw_only=True):
-    """What a provider is made from. Making one costs nothing: it connects when it is first asked for something."""
+    """The inputs of a provider's constructor. Construction is free: the first request connects."""
 
     environ: Mapping[str, str]
     config: Config
     run_id: str = ""
     lock: ImageLock | None = None
     isolated: bool = False
-    """The network of a job with services leads nowhere else (`--strict`)."""
+    """Isolate the network of a job with services (`--strict`)."""
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
-    """What a provider can do at all, known without asking it."""
+    """Static properties of a provider."""
 
     mounts: frozenset[MountMode]
-    """How it can show a job a directory of this machine. Without BIND, it sees none, and jobs can't share one."""
+    """The ways to show a job a directory of this machine. Without BIND, it has no access to one, and jobs can't share
+    files.
+    """
     isolated: bool
-    """A place has its own file system and processes, can be entered as root, and can be kept."""
+    """A place has its own file system and processes, allows root access, and can be kept."""
 
 
 class SecretValues(Struct, frozen=True, kw_only=True):
-    """The values of a job's secrets, and for each of its services (in their order) those of that service."""
+    """The values of a job's secrets, and those of each of its services, in order."""
 
     own: Mapping[str, bytes] = field(default_factory=dict)
     services: tuple[Mapping[str, bytes], ...] = ()
@@ -69,44 +71,44 @@ NO_SECRETS = SecretValues()
 
 
 class ReadOnlyMount(Struct, frozen=True, kw_only=True):
-    """A host path that a session shows at the same path, read-only (git object stores that the workspace borrows from)."""
+    """A host path that a session mounts at the same path, read-only (git object stores that the workspace borrows from)."""
 
     path: Path
 
 
 class SessionRequest(Struct, frozen=True, kw_only=True):
-    """Everything a provider needs to open one job's place. Paths in it are host paths."""
+    """The inputs to open one job's place. All paths are host paths."""
 
     run_id: str
     job_id: str
     workspace: Path
     project_dir: str
-    """Where the job sees the workspace (`Provider.project_dir`)."""
+    """The workspace path in the job (`Provider.project_dir`)."""
     environment: Mapping[str, str]
-    """Loom's and the plan's variables, in order; never the host's own environment."""
+    """Variables of loom and the plan, in order; never those of the host."""
     shell: tuple[str, ...]
     image: Image | None = None
     image_id: str | None = None
-    """What `images` resolved `image` to: the engine's id; the provider runs exactly this."""
+    """The engine's id of the image, resolved by `images`; the provider runs exactly this one."""
     directory: Path | None = None
-    """The job's own, beside the workspace, for what a view of it is made of; it stays, with what the job wrote."""
+    """The job's own directory beside the workspace, for its view; it stays, with the job's changes."""
     mount_mode: MountMode = MountMode.BIND
     read_only_mounts: tuple[ReadOnlyMount, ...] = ()
     resources: Resources = field(default_factory=Resources)
     network: Network = field(default_factory=Network)
     network_id: str | None = None
-    """A network made for the job (services); wins over `network.mode`."""
+    """A network created for the job (services); overrides `network.mode`."""
     privileged: bool = False
     docker_socket: bool = False
     hardened: bool = False
-    """Fewer capabilities than a container usually has, and no way to gain others."""
+    """Drop most capabilities, and prevent gaining others."""
     labels: Mapping[str, str] = field(default_factory=dict)
     grace_s: float = 10.0
-    """How long a step may take to end after TERM before it is killed."""
+    """How long a step may take to exit after TERM before it is killed."""
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """One step. `environment` comes on top of the session's: what earlier steps handed on, and loom's per-step names."""
+    """One step. `environment` extends the session's: outputs of earlier steps, and loom's per-step variables."""
 
     script: str
     shell: tuple[str, ...]
@@ -115,7 +117,7 @@ class Command(Struct, frozen=True, kw_only=True):
 
 
 class SessionFacts(Struct, frozen=True, kw_only=True):
-    """What the record says about where a job ran. Empty strings where a provider has no such thing."""
+    """Facts for the record about where a job ran. Empty strings where not applicable."""
 
     provider: str
     image: str = ""
@@ -126,18 +128,18 @@ class SessionFacts(Struct, frozen=True, kw_only=True):
     has_bash: bool = False
     details: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    """What was asked for and is not so here (a limit that the engine can't enforce), for people."""
+    """Unsupported requests (a limit that the engine can't enforce), for people."""
 
 
 class Change(Struct, frozen=True, kw_only=True):
-    """A path, relative to the workspace, that a job's own view of it differs in."""
+    """A path, relative to the workspace, at which a job's view differs from it."""
 
     path: str
     kind: Literal["added", "modified", "deleted"]
 
 
 class Inside(Protocol):
-    """The inside of a place, for a person who looks into it: beside its steps, or after them."""
+    """Access to a place for a person, between steps or after them."""
 
     def exec(
         self,
@@ -148,102 +150,104 @@ class Inside(Protocol):
         timeout_s: float | None = None,
         grace_s: float = 10.0,
     ) -> Exit:
-        """Run a command in the project's directory, with the caller's standard input, until it ends.
+        """Run a command in the project's directory with the caller's standard input.
 
-        Without `on_output`, output goes to the caller's own streams. A cancel or the timeout ends the command by a
-        signal, and after the grace by KILL.
+        Without `on_output`, output goes to the caller's own streams. A cancel or timeout sends a signal, then KILL
+        after the grace period.
         """
         ...
 
     def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
-        """Open an interactive shell on the caller's terminal (see `interactive.prepared`); its exit code."""
+        """Open an interactive shell on the caller's terminal (see `interactive.prepared`); return its exit code."""
         ...
 
 
 class Session(Protocol):
-    """One job's open place. One command at a time; other methods between commands."""
+    """One job's open place. One command at a time; other methods only between commands."""
 
     @property
     def facts(self) -> SessionFacts: ...
 
     def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
-        """Run one step to its end. ProviderError when the place is lost."""
+        """Run one step. ProviderError when the place is lost."""
         ...
 
     def handed_on(self) -> Mapping[str, str]:
-        """What the steps so far appended to `$LOOM_ENV`, last one wins."""
+        """Return the variables that steps appended to `$LOOM_ENV`; the last value wins."""
         ...
 
     def to_mask(self) -> list[bytes]:
-        """The lines that steps appended to `$LOOM_MASK` since the last call."""
+        """Return the lines that steps appended to `$LOOM_MASK` since the last call."""
         ...
 
     def put_secret(self, name: str, content: bytes) -> str:
-        """Keep `content` out of the workspace in a file that only the job's user can read; the path to it as steps see it.
+        """Write `content` to a file outside the workspace that only the job's user can read; return its path in the
+        job.
 
-        It is gone when the session is left. `name` is a file name.
+        It is removed with the session. `name` is a file name.
         """
         ...
 
     def settle(self) -> None:
-        """No more steps are to come: give the caller what it takes to read the files. Safe to repeat."""
+        """End the steps: let the caller read the files. Safe to repeat."""
         ...
 
     def workspace_view(self) -> Path | None:
-        """The job's view of the workspace as a directory that this process can read and write, where there is one."""
+        """The job's view as a directory that this process can access, if there is one."""
         ...
 
     def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = ...) -> Iterator[bytes]:
-        """A tar stream of files and directories of the job's view, which also holds what lies below a directory.
+        """Return a tar stream of files and directories (with their content) of the job's view.
 
-        Paths are relative to the workspace, there and in the tar; one that does not exist is left out; `.` is everything.
-        Sockets, FIFOs and devices are left out and given to `on_skipped` (an engine's own archives have no sockets to name).
+        Paths are relative to the workspace, also in the tar; missing ones are left out; `.` is everything. Sockets,
+        FIFOs and devices are left out and reported to `on_skipped` (an engine's archives never contain sockets).
         """
         ...
 
     def put_archive(self, archive: Iterable[bytes]) -> None:
-        """Unpack a tar stream over the job's view; what it holds belongs to the job's user afterwards."""
+        """Unpack a tar stream over the job's view; the files will belong to the job's user."""
         ...
 
     def changes(self) -> Sequence[Change] | None:
-        """What the job changed in its view so far, sorted by path; None where the view is the workspace itself or unknown."""
+        """Return the job's changes to its view, sorted by path; None if the view is the workspace itself, or unknown."""
         ...
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> Inside:
-        """Look into the place, between steps. `environment` comes on top of the job's."""
+        """Access the place between steps. `environment` extends the job's."""
         ...
 
     def checkpoint(self, archive: Path, expires_at: float) -> Mapping[str, Any]:
-        """Save what a job can go on from when its place is gone; the record's facts of it, empty where nothing is saved.
+        """Save the state that a job can resume from after its place is gone; return facts for the record, empty if
+        unsupported.
 
-        Its files go to `archive` (`files.pack`). `image_id` names an image of its file system, which
-        `Provider.has_image` knows until `expires_at`. InfrastructureError if it can't be saved.
+        The files go to `archive` (`files.pack`). `image_id` is an image of the file system, which `Provider.has_image`
+        finds until `expires_at`. InfrastructureError on failure.
         """
         ...
 
     def keep(self, expires_at: float) -> None:
-        """Do not undo the place when the session is left: it stays, idle, until `expires_at` (seconds since the epoch).
+        """Keep the idle place after the session, until `expires_at` (seconds since the epoch).
 
-        It then outlives this process; a later loom removes it when the time has come. No command can be run afterwards.
+        It outlives this process; a later run removes it after expiry. No command can follow.
         """
         ...
 
 
 class KeptPlace(Protocol):
-    """A job's place that is there without a session of this process: its run is not over, or it was kept."""
+    """A job's place without a session of this process: its run continues elsewhere, or it was kept."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def kept(self) -> bool:
-        """Whether its run is over, so that somebody else may go on in it."""
+        """Whether its run is over, so that another session may use it."""
         ...
 
     def wake(self, secrets: Mapping[str, bytes]) -> tuple[Mapping[str, str], bool]:
-        """Make it run again if it has stopped; the paths of the files with `secrets`, and whether it had stopped.
+        """Restart it if it has stopped; return the paths of the files with `secrets`, and whether it had stopped.
 
-        ProviderError when it can't run again. Call before `inside`.
+        ProviderError when it can't run. Call before `inside`.
         """
         ...
 
@@ -252,20 +256,20 @@ class KeptPlace(Protocol):
         ...
 
     def has_its_files(self, mode: MountMode) -> bool:
-        """Whether its view of the workspace, which was made in this way, is still whole."""
+        """Whether its view of the workspace, created in this mode, is still complete."""
         ...
 
     def copy_files(self, target: Path, on_skipped: OnSkipped) -> None:
-        """Fill `target`, which must not be there, with the job's view of the workspace, but for special files."""
+        """Fill the new directory `target` with the job's view, without special files."""
         ...
 
     def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> AbstractContextManager[Session]:
-        """A session in this place. Left without being kept again, the place and all that is its own are removed."""
+        """Open a session in this place. Unless kept again, the place is removed afterwards."""
         ...
 
 
 class Resolved(Protocol):
-    """What an image reference turned out to be."""
+    """A resolved image reference."""
 
     @property
     def name(self) -> str: ...
@@ -277,14 +281,14 @@ class Resolved(Protocol):
 
 @runtime_checkable
 class BuiltImage(Protocol):
-    """A resolved image that knows what it was built from; one that a record names (a resumed job's) does not."""
+    """A resolved image with the inputs of its build; the image of a resumed job has none."""
 
     @property
     def bases(self) -> Sequence[Resolved]: ...
 
 
 class ImageResolver(Protocol):
-    """Makes images available to a provider before a place is opened. Thread-safe."""
+    """Makes images available before a place is opened. Thread-safe."""
 
     def resolve(
         self,
@@ -295,19 +299,21 @@ class ImageResolver(Protocol):
         cancel: Cancel,
         secrets: Mapping[str, bytes],
     ) -> Resolved:
-        """`secrets`: the job's, of which a build may mount those that it names."""
+        """`secrets`: the job's secrets, which a build can mount by name."""
         ...
 
     identity_of: Callable[[str], str | None]
-    """To be set: names what a folder of the snapshot holds, if builds get what it held; None where that is not known."""
+    """Set by the caller: identifies the content of a snapshot's folder, if builds use the snapshot; None if unknown."""
 
     def keep_inputs(self, builds: Iterable[Build], *, workspace: Path, folder: Path) -> None:
-        """Build these from what `workspace` holds now, whatever is written there until then; `folder` keeps a copy."""
+        """Prepare these builds with the current content of `workspace`, copied to `folder`, so that later writes have
+        no effect.
+        """
         ...
 
 
 class OpenedServices(Protocol):
-    """A job's services, all of them ready."""
+    """A job's services, all ready."""
 
     @property
     def network_id(self) -> str: ...
@@ -315,12 +321,12 @@ class OpenedServices(Protocol):
     def images(self) -> Sequence[Resolved]: ...
     @property
     def variables(self) -> Mapping[str, str]:
-        """Where the services are, for the job's steps."""
+        """The services' addresses, for the job's steps."""
         ...
 
     @property
     def keep(self) -> Callable[[], None]:
-        """Leave them and their network running when the block is left."""
+        """Keep them and their network running after the block."""
         ...
 
 
@@ -335,7 +341,7 @@ class Provider(Protocol):
 
     @property
     def images(self) -> ImageResolver | None:
-        """None where a place finds its image by itself."""
+        """None if the place finds its image itself."""
         ...
 
     def check(self) -> None:
@@ -343,24 +349,24 @@ class Provider(Protocol):
         ...
 
     def described(self) -> str:
-        """Which engine it is and where, for the record; empty where there is nothing to name."""
+        """Identify the engine for the record; empty if there is none."""
         ...
 
     def project_dir(self, workspace: Path) -> str:
-        """Where a job sees its view of the workspace. A job with an image sees it at `PROJECT_DIR`: its plan says so."""
+        """Return the workspace path in a job. For a job with an image, the plan uses `PROJECT_DIR`."""
         ...
 
     def overlays(self, workspace: Path) -> bool:
-        """Whether copy-on-write views of `workspace` can be expected here, and are as good as the directory itself.
+        """Whether copy-on-write views of `workspace` should work and equal the directory itself.
 
-        Opening one may still fail, with the code `VIEW_UNAVAILABLE` or `WORKSPACE_UNSEEN`.
+        Opening one may still fail, with code `VIEW_UNAVAILABLE` or `WORKSPACE_UNSEEN`.
         """
         ...
 
     def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> AbstractContextManager[Session]:
-        """Open one job's place, until the block is left. Output of this work itself (not of steps) goes to `on_output`, in lines.
+        """Open one job's place for the block. `on_output` gets the lines of this work (not of steps).
 
-        Entering raises ProviderError (EngineUnavailable when no engine answers), ImageError when the image can't run.
+        Raises ProviderError (EngineUnavailable when no engine answers), or ImageError when the image can't run.
         """
         ...
 
@@ -374,28 +380,29 @@ class Provider(Protocol):
         on_died: Callable[[str, str], None],
         secrets: SecretValues,
     ) -> AbstractContextManager[OpenedServices]:
-        """A job's services, ready when entered, gone when left. Of a job of another provider: reachable from this machine.
+        """Start a job's services: ready on entry, removed on exit. For a job of another provider, reachable from this
+        machine.
 
-        `on_died` gets the name of a service that ended after it was ready, and how. ServiceError for one that ends or
-        does not get ready in its time.
+        `on_died` gets the name and the result of a service that ended after it was ready. ServiceError for one that
+        ends or is not ready in time.
         """
         ...
 
     def find(self, run_id: str, job_id: str, place_id: str = "") -> KeptPlace | None:
-        """The place of a job that runs or was kept: the one with this id (`SessionFacts.container_id`), else the newest."""
+        """Find the place of a running or kept job: by id (`SessionFacts.container_id`), else the newest."""
         ...
 
     def has_image(self, image_id: str) -> bool:
-        """Whether a job's image, or that of a checkpoint, is still there to open a place from."""
+        """Whether the image of a job or checkpoint still exists."""
         ...
 
     def lay_out(self, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
-        """Fill `target`, which must not be there, with a view of mode OVERLAY that a job left in `request.directory`."""
+        """Fill the new directory `target` with the OVERLAY view that a job left in `request.directory`."""
         ...
 
     def close(self, cancel: Cancel | None = None) -> Sequence[str]:
-        """Wait until everything of closed sessions is removed; return what could not be, as lines of text. Safe to repeat.
+        """Wait until closed sessions are removed; return failures as lines of text. Safe to repeat.
 
-        From the second request of `cancel` on it waits for no longer than `cancel.AT_ONCE_S`.
+        After the second request of `cancel`, waits at most `cancel.AT_ONCE_S`.
         """
         ...

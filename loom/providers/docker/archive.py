@@ -1,7 +1,7 @@
-"""Images in one file, for a machine that reaches no registry.
+"""Store images in one file, for a machine without a registry.
 
-The file is what `docker save` writes, with one more member in front, `loom-images.json`: which names stand for which
-images. `docker load` reads it as well; `loom images import` checks each image that arrived and gives it its name.
+The file is the output of `docker save` with an additional first member, `loom-images.json`, which maps names to images.
+`docker load` accepts it too; `loom images import` also verifies and names each image.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Exported(Struct, frozen=True, kw_only=True):
 
 
 def export_images(client: docker.DockerClient, images: Sequence[ResolvedImage], target: Path) -> int:
-    """Write the images into `target` (compressed where its name ends in .gz or .zst); its size. Appears whole, or not."""
+    """Write the images to `target` atomically (compressed for .gz or .zst); return its size."""
     index = {
         "schema_version": SCHEMA,
         "images": [
@@ -72,7 +72,7 @@ def export_images(client: docker.DockerClient, images: Sequence[ResolvedImage], 
 
 
 def _saved_as(client: docker.DockerClient, image: ResolvedImage) -> str:
-    """The name to save an image under: its own when that is what the engine calls it, so that `docker load` names it too."""
+    """Return the name to save an image under: its own if the engine knows it, so that `docker load` sets it too."""
     with engine_errors():
         try:
             found = client.api.inspect_image(image.name)  # type: ignore[no-untyped-call]
@@ -83,7 +83,7 @@ def _saved_as(client: docker.DockerClient, image: ResolvedImage) -> str:
 
 @contextlib.contextmanager
 def _saved(client: docker.DockerClient, names: list[str]) -> Iterator[IO[bytes]]:
-    # The SDK's own call saves one image: several in one archive share their layers.
+    # The SDK's call saves one image; several in one archive share layers.
     api: Any = client.api
     with engine_errors():
         try:
@@ -112,7 +112,7 @@ def _writing(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[IO[bytes]]:
-    """Unpacked by what the file begins with, not by what it is called."""
+    """Decompress by the file's magic bytes, not its name."""
     with path.open("rb") as raw:
         start = raw.read(4)
         raw.seek(0)
@@ -153,7 +153,7 @@ def read_index(path: Path) -> tuple[Exported, ...]:
 
 
 def import_images(client: docker.DockerClient, path: Path) -> tuple[Exported, ...]:
-    """Load a file's images and name them. ImageError when one that it announces did not arrive as announced."""
+    """Load and name a file's images. ImageError when one is not what the file announced."""
     announced = read_index(path)
     try:
         with engine_errors(), taking_long(), _reading(path) as file:

@@ -1,4 +1,4 @@
-"""A line of shell that root runs with a job's workspace in its place: in the job's container, or beside it when it has ended."""
+"""Run a line of shell as root on a job's workspace: in the job's container, or in a new one after its end."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class RootShell(Struct, frozen=True, kw_only=True):
     """The container's."""
 
     def __call__(self, line: str) -> int:
-        """The exit code."""
+        """Return the exit code."""
         with translated(f"changing the owner of files for job {self.job_id}"):
             try:
                 return self._in_container(line)
             except Exception as error:
-                # The engine's own error, or one of ours that was made of it.
+                # The engine's error, or its conversion.
                 if not {getattr(one, "status_code", None) for one in (error, error.__cause__)} & {404, 409}:
                     raise
             return self._beside(line)
@@ -60,7 +60,7 @@ class RootShell(Struct, frozen=True, kw_only=True):
             user="0:0",
             working_dir="/",
             labels={**self.labels, labels.ROLE: "helper"},
-            host_config=api.create_host_config(  # the image's own programs, with no more than this takes
+            host_config=api.create_host_config(  # use the image's own programs, with minimal rights
                 mounts=self.mount.spec()[:1], network_mode="none", read_only=True, **hardening.JOB
             ),
         )

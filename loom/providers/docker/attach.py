@@ -1,7 +1,7 @@
-"""A container's standard input and its output as two connections to the engine, read without losing or copying much.
+"""A container's standard input and output as two connections to the engine, read without loss or much copying.
 
-They are apart because each means something: the input's end is the container's order to stop, while the output can be
-taken up again from the container's log when only its connection is lost.
+They are separate: the end of input orders the container to stop, while lost output can be resumed from the container's
+log.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _STREAMS: dict[int, Stream] = {1: "stdout", 2: "stderr"}
 
 
 class Demultiplexer:
-    """Takes the engine's eight-byte frame headers out of a byte stream; neighbours of one stream come out as one chunk."""
+    """Remove the engine's eight-byte frame headers from a byte stream; merge adjacent frames of one stream."""
 
     def __init__(self) -> None:
         self._header = b""
-        """The beginning of a header whose rest has not come yet."""
+        """An incomplete header."""
         self._kind = 1
         self._left = 0
 
@@ -58,7 +58,7 @@ class Demultiplexer:
         if at:
             take(data[:at])
             left -= at
-        # One turn for each frame, often a single line: every name and step in here counts.
+        # One iteration per frame, often a single line: this is the hot path.
         last_header = size - _HEADER.size
         while at <= last_header:
             kind, left = header(data, at)
@@ -89,11 +89,11 @@ class Demultiplexer:
 
 
 class Hijacked:
-    """One raw connection to the engine (what the SDK gives for an attach), as a blocking socket with a file number."""
+    """One raw connection to the engine (from the SDK's attach), as a blocking socket."""
 
     @classmethod
     def of_exec(cls, client: docker.DockerClient, exec_id: str, *, tty: bool = False) -> Hijacked:
-        """Starts a command in a running container, connected to its input and its output."""
+        """Start a command in a running container, connected to its input and output."""
         api: Any = client.api
         with translated("starting a command in the container"):
             raw = api.exec_start(exec_id, tty=tty, socket=True)
@@ -110,7 +110,7 @@ class Hijacked:
         try:
             raw = api.attach_socket(container_id, params)
         except Exception as error:
-            # Not repeated as it is: an input that the engine has lost again is closed for good.
+            # Never retried: once the engine loses an input, it is closed for good.
             raise start_failed(error, doing) or ours(error, doing) or error from error
         self._take(raw)
 
@@ -125,16 +125,18 @@ class Hijacked:
         return self.socket.fileno()
 
     def ends_within(self, limit_s: float) -> bool:
-        """Read and drop what comes; whether its end came in time."""
+        """Drain a socket; return whether it ended in time."""
         poll, deadline = select.poll(), time.monotonic() + limit_s
         poll.register(self.fileno(), select.POLLIN)
         while (left := deadline - time.monotonic()) > 0:
-            if (self.pending() or poll.poll(left * 1000)) and not self.socket.recv(_READ):  # no limit: it is there
+            if (self.pending() or poll.poll(left * 1000)) and not self.socket.recv(
+                _READ
+            ):  # no limit: the data is there
                 return True
         return False
 
     def pending(self) -> bool:
-        """True when TLS has decrypted more than it returned: a poll of the file number does not show that."""
+        """Whether TLS has buffered decrypted data, which a poll of the descriptor does not show."""
         pending = getattr(self.socket, "pending", None)
         return bool(pending and pending())
 
@@ -142,17 +144,17 @@ class Hijacked:
         try:
             self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
-            pass  # the engine was quicker
+            pass  # the engine closed it first
         for part in (self._response, self._raw, self.socket):
             if part is not None:
                 try:
                     part.close()
                 except (OSError, ValueError):
-                    pass  # they share the socket, and each thinks it is its own
+                    pass  # both own the shared socket
 
 
 class _Position(Struct):
-    """How far one stream has been read: whole lines, and bytes after the last of them. The log counts lines as we do."""
+    """The position in one stream: whole lines, and bytes after the last one. The log has the same lines."""
 
     lines: int = 0
     partial: int = 0
@@ -167,7 +169,7 @@ class _Position(Struct):
 
 
 class _Skip:
-    """Drops the beginning of a stream that was read before."""
+    """Drops the part of a stream that was already read."""
 
     def __init__(self, position: _Position) -> None:
         self._left = _Position(position.lines, position.partial)
@@ -191,14 +193,14 @@ class _Skip:
 
 
 class LogFollower:
-    """A container's log from its beginning, followed, as a socket to poll: the engine gives no raw connection for logs."""
+    """Follow a container's log from its beginning, as a pollable socket: the engine offers no raw connection for logs."""
 
     def __init__(self, client: docker.DockerClient, container_id: str) -> None:
         self._api: Any = client.api
         self._url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container_id}/logs"
         self._response: Any = None
         self.refused: LoomError | None = None
-        """Why the engine gives no log at all."""
+        """The reason why the engine has no log."""
         self.socket, self._writer = socket.socketpair()
         self._thread = threading.Thread(target=self._pump, name=f"log of {container_id[:12]}", daemon=True)
         self._thread.start()
@@ -206,12 +208,12 @@ class LogFollower:
     def _pump(self) -> None:
         params = {"stdout": 1, "stderr": 1, "follow": 1, "tail": "all"}
         try:
-            # Here and not in the reader's thread: the engine does not begin its answer before there is something in the log.
+            # Not in the reader's thread: the engine answers only once the log has content.
             self._response = self._api.get(self._url, params=params, stream=True, timeout=(ANSWER_S, None))
             if not self._response.ok:
                 self.refused = ProviderError(f"the container's log can't be read again: {self._response.text.strip()}")
             for chunk in () if self.refused else self._response.iter_content(chunk_size=None):
-                self._writer.sendall(chunk)  # no limit: as long as nobody reads; the reader closes it
+                self._writer.sendall(chunk)  # no limit: nobody may read; the reader closes it
         except Exception:  # noqa: BLE001  its end is all that the reader has to see; it asks the engine for the reason
             pass
         finally:
@@ -230,13 +232,13 @@ class LogFollower:
 
 
 class Attachment:
-    """What loom is connected to a container by: `send` to its input, `read` its output, until `at_end`."""
+    """The connections to a container: `send` to its input, `read` its output, until `at_end`."""
 
     def __init__(self, client: docker.DockerClient, container_id: str, *, apart: bool = True) -> None:
-        """Attach before the container is started: earlier output is lost.
+        """Attach before the container starts, because earlier output is lost.
 
-        `apart=False`: input and output in one connection. Podman sends the output to every connection, also to one for
-        the input alone, and stops when nobody reads it there.
+        `apart=False`: one connection for input and output. Podman sends output to every connection, even for input
+        only, and stalls when nobody reads it.
         """
         if not apart:
             both = Hijacked(client, container_id, "stdin", "stdout", "stderr")
@@ -268,27 +270,27 @@ class Attachment:
         self._closed = False
 
     def send(self, data: bytes) -> None:
-        """OSError when the container's input is gone, with the container or with the engine."""
+        """OSError when the container's input is closed by the container or engine."""
         if self._input is None:
             raise BrokenPipeError("the container's input is closed")
         self._input.socket.settimeout(_SEND_TIMEOUT_S)
         try:
-            self._input.socket.sendall(data)  # no limit: the line before sets it
+            self._input.socket.sendall(data)  # no limit: set in the previous line
         finally:
             self._input.socket.settimeout(None)
 
     def wake(self) -> None:
-        """Make a `read` in another thread return at once. From any thread, also after `close`."""
+        """Make a concurrent `read` return at once. Callable from any thread, also after `close`."""
         if not self._closed:
             try:
                 os.eventfd_write(self._wake, 1)
             except OSError:
-                pass  # it was closed in this very moment
+                pass  # closed concurrently
 
     def read(self, timeout_s: float) -> list[Chunk]:
-        """What has arrived; waits for something up to `timeout_s`. Empty after that, a wake, and at the end.
+        """Return new output; wait up to `timeout_s`. Empty after a timeout, a wake, and at the end.
 
-        OSError when the connection broke rather than ended.
+        OSError when the connection broke.
         """
         if self.at_end:
             return []
@@ -300,7 +302,7 @@ class Attachment:
                 return []
         if self._in_flood():
             time.sleep(_GATHER_S)
-        data = self._output.socket.recv(_READ)  # no limit: it is there
+        data = self._output.socket.recv(_READ)  # no limit: the data is there
         self._count(len(data))
         if not data:
             self.at_end = True
@@ -318,18 +320,18 @@ class Attachment:
         return chunks
 
     def _count(self, size: int) -> None:
-        """Small reads in a row, without a pause between them."""
+        """Consecutive small reads without a pause."""
         now = time.monotonic()
         small_and_soon = size < _READ // 4 and now - self._read_at < _SOON_S + _GATHER_S
         self._small_reads = self._small_reads + 1 if small_and_soon else 0
         self._read_at = now
 
     def _in_flood(self) -> bool:
-        """Whether output comes line by line without a pause: a read costs the same, whether for one line or for many."""
+        """Whether output arrives line by line without a pause: a read then costs the same for one line as for many."""
         return self._small_reads >= _FLOOD_FROM and time.monotonic() - self._read_at < _SOON_S
 
     def resume(self) -> None:
-        """Take the output up again where it was lost, out of the log. `read` raises ProviderError when there is none."""
+        """Resume lost output from the log. `read` raises ProviderError when there is none."""
         follower = LogFollower(self._client, self._container_id)
         self._poll.unregister(self._output.fileno())
         self._output.close()
@@ -342,9 +344,9 @@ class Attachment:
 
     @property
     def behind_s(self) -> float | None:
-        """For how long the log has had nothing new although it has not reached the point where the output was lost.
+        """Return how long the log has been silent before reaching the point of the loss; None when past it.
 
-        None when it has come there. An engine that could not write its log (a full disk) never does.
+        An engine that could not write its log (a full disk) never reaches it.
         """
         return None if self._behind_since is None else time.monotonic() - self._behind_since
 
@@ -356,13 +358,13 @@ class Attachment:
             try:
                 self._input.socket.shutdown(socket.SHUT_WR)
             except OSError:
-                pass  # the engine was quicker
+                pass  # the engine closed it first
         else:
             self._input.close()
         self._input = None
 
     def drain(self, timeout_s: float) -> list[Chunk]:
-        """Everything up to the end of the output, or what came within `timeout_s`."""
+        """Return everything up to the end of the output, or the output within `timeout_s`."""
         chunks: list[Chunk] = []
         deadline = time.monotonic() + timeout_s
         while not self.at_end and (left := deadline - time.monotonic()) > 0:
@@ -378,7 +380,7 @@ class Attachment:
 
 
 class ExecAttachment(Attachment):
-    """The same for a driver that is started in a container that runs already (a kept one), by an exec."""
+    """An attachment to a driver that an exec started in a kept container."""
 
     def __init__(self, client: docker.DockerClient, container_id: str, command: Sequence[str], workdir: str) -> None:
         api: Any = client.api

@@ -1,8 +1,8 @@
-"""Builds of images from the snapshot: by BuildKit where it is installed, else by the engine's classic builder.
+"""Build images from the snapshot: with BuildKit if installed, else with the engine's classic builder.
 
-The engine's API has the classic builder only; the program `buildx` reaches BuildKit in the same engine. The result of a
-build has the tag `loom-build:<hash of all inputs>`, with git's ids for the files. Where that tag is missing, the builder runs,
-and its own cache decides what it does.
+The engine's API offers only the classic builder; the program `buildx` reaches BuildKit in the same engine. A result has
+the tag `loom-build:<hash of all inputs>`, computed from git's object ids. If the tag is missing, the builder runs and
+uses its own cache.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from loom.providers.docker.build_output import Tail, build_failed
 from loom.providers.docker.buildx import build_with_buildx, find_buildx
 
 _GET_BUILDX = "Install the buildx plugin (Debian: docker-buildx, Docker's own packages: docker-buildx-plugin)."
-# Docker's client always keeps the Dockerfile in the context; here it is added under a name of its own.
+# Docker's client always keeps the Dockerfile in the context; here it is added under another name.
 _NO_DOCKERFILE = ".loom/no/Dockerfile"
 _TAGS = 20
-"""How many states of a project's files one image is remembered for."""
+"""Number of file states to remember per image."""
 
 
 def build_image(
@@ -56,8 +56,9 @@ def build_image(
     cancel: Cancel,
     secrets: Mapping[str, bytes],
 ) -> ResolvedImage:
-    """The built image, from this build or an earlier one with the same inputs. `secrets`: values, of which the build
-    mounts those that it names."""
+    """Build the image, or find it from an earlier build with the same inputs. `secrets`: values that the build can
+    mount by name.
+    """
     build = image.build
     assert build is not None
 
@@ -70,11 +71,11 @@ def build_image(
     if found is not None:
         say(on_output, f"nothing that goes into {shown(image)} has changed: using {tag.name}")
         with engine_errors():
-            # The engine notes when an image was last tagged: `prune` goes by that.
+            # `prune` uses the engine's last tag time.
             images.client.api.tag(found.image_id, BUILD_REPOSITORY, tag.tag, force=True)
     else:
         say(on_output, f"building {shown(image)} as {tag.name}")
-        # Podman builds by itself what BuildKit does; buildx would first want a builder of its own in a container.
+        # Podman implements BuildKit's features itself; buildx would need its own builder in a container.
         buildx = None if _is_podman(images) else find_buildx(environ)
         values = {secret.name: secrets[secret.name] for secret in build.secrets if secret.name in secrets}
         if buildx is not None:
@@ -103,7 +104,7 @@ def build_image(
 
 
 def _forget_tags(images: Images, image: ResolvedImage, current: str) -> None:
-    """Remove old tags: each change of the files that leads to the same image adds one."""
+    """Remove old tags: each file change with the same result adds one."""
     with engine_errors():
         names = images.client.api.inspect_image(image.image_id)["RepoTags"] or ()  # type: ignore[no-untyped-call]
     old = [name for name in names if name.startswith(f"{BUILD_REPOSITORY}:") and name != current]
@@ -148,7 +149,7 @@ def _build_classic(
                     rm=True,
                     forcerm=True,
                     decode=True,
-                    timeout=None,  # no limit: the reader of the stream has one
+                    timeout=None,  # no limit: the stream's reader has one
                 )
 
         tail = Tail(on_output)
@@ -166,12 +167,12 @@ def _build_classic(
 
 
 def _write_context(archive: IO[bytes], inputs: BuildInputs) -> str:
-    """The context as a tar file; returns the name of the Dockerfile in it.
+    """Write the context as a tar file; return the name of its Dockerfile.
 
-    The Dockerfile goes in under a name of its own when the context does not hold it as it is to be built. The engine
-    takes what `.dockerignore` names out again after it has read it, so that `COPY . .` sees what it would see anyway.
+    The Dockerfile gets another name if the context's differs. The engine reads the file, then applies `.dockerignore`,
+    so `COPY . .` copies the same files as usual.
     """
-    # The engine takes what it is sent: leaving files out is the client's part here, and this is Docker's own client.
+    # Ignoring files is the client's task; use Docker's own implementation.
     lines = [line.strip() for line in (*inputs.ignore_lines, *ALWAYS_OUT)]
     rules = [line for line in lines if line and not line.startswith("#")]
     kept = exclude_paths(str(inputs.context), rules, dockerfile=_NO_DOCKERFILE)
@@ -196,6 +197,6 @@ def _holds(inputs: BuildInputs, kept: Container[str]) -> bool:
 
 
 def _is_podman(images: Images) -> bool:
-    """Podman's build API understands everything that BuildKit does which needs no service of BuildKit's."""
+    """Podman's build API supports BuildKit's features, except BuildKit services."""
     with engine_errors():
         return Traits(images.client).podman

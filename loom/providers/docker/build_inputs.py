@@ -1,4 +1,4 @@
-"""What a build is made from: its context, its Dockerfile and its bases, as the snapshot has them."""
+"""The inputs of a build in the snapshot: context, Dockerfile and base images."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 
 
 class BuildInputs(Struct, frozen=True, kw_only=True):
-    """Everything that decides what a build makes, settled before anything is built."""
+    """All inputs of a build, fixed before it starts."""
 
     context: Path
     dockerfile: Path
     text: str
-    """With its bases pinned to the lock's digests."""
+    """With base images pinned to the lock's digests."""
     ignore_lines: tuple[str, ...]
     platform: str
     tag: str
     bases: tuple[ResolvedImage, ...]
     known: bool
-    """Whether `tag` depends on the files: else only the builder can tell whether anything has changed."""
+    """Whether `tag` covers the files; if not, only the builder can detect changes."""
     place: str
-    """The Dockerfile, for people: from the repository's root."""
+    """The Dockerfile's path relative to the repository's root, for people."""
 
 
 def settle(
     images: Images, image: model.Image, *, workspace: Path, ensure: Callable[[str, str], ResolvedImage]
 ) -> BuildInputs:
-    """Read the context and the Dockerfile, ensure the base images, and name the result."""
+    """Read context and Dockerfile, ensure the base images, and name the result."""
     build, context, dockerfile, raw, stages, predefined = _read(images, image, workspace)
     platform = images.platform_of(image)
     ignore_lines = read_ignore(context, dockerfile)
@@ -57,7 +57,7 @@ def settle(
         bases[f"{base.name} {base_platform}"] = found
         reference = parse_reference(base.name)
         pinned = images.locked(reference, base_platform)
-        # What came out of an archive has no digest by which a builder could find it here; its id is the locked one.
+        # An imported image has no digest for the builder; use its id, which the lock has.
         digest = pinned.digest if pinned is not None and not reference.digest else ""
         if digest and images.local(parse_reference(reference.pinned(digest))) is not None:
             pins[base.name] = reference.pinned(digest)
@@ -86,7 +86,7 @@ def settle(
 
 
 def bases_for(images: Images, image: model.Image, workspace: Path) -> tuple[tuple[str, str], ...]:
-    """Name and platform of every image that a build starts from or copies from."""
+    """Return name and platform of every image that a build starts from or copies from."""
     build, _, _, _, stages, _ = _read(images, image, workspace)
     platform = images.platform_of(image)
     return tuple((base.name, base.platform or platform) for base in bases_of(stages, target=build.target))
@@ -98,7 +98,7 @@ def _read(
     build = image.build
     assert build is not None
     context = _inside(workspace, build.context, "context")
-    # Two conventions exist: relative to the context and, as in `docker build -f`, to the current directory. Both work.
+    # Accept both conventions: relative to the context and, as in `docker build -f`, to the working directory.
     candidates = [_inside(workspace, f"{build.context}/{build.dockerfile}", "dockerfile")]
     if not candidates[0].is_file():
         candidates.append(_inside(workspace, build.dockerfile, "dockerfile"))
@@ -135,7 +135,7 @@ def _read(
 
 
 def _inside(workspace: Path, relative: str, what: str) -> Path:
-    """Resolve a path of the snapshot with its links; ImageError when it leads out of the snapshot."""
+    """Resolve a path of the snapshot with its links; ImageError when it is outside."""
     root = workspace.resolve()
     path = (root / relative).resolve()
     if path != root and root not in path.parents:
@@ -148,7 +148,7 @@ def _inside(workspace: Path, relative: str, what: str) -> Path:
 
 
 def _predefined(own: str, target: str) -> dict[str, str]:
-    """The arguments that builders define themselves and that FROM lines may use."""
+    """The variables that builders define for FROM lines."""
     values: dict[str, str] = {}
     for prefix, platform in (("BUILD", own), ("TARGET", target)):
         system, architecture, *variant = platform.split("/")

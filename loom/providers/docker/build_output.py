@@ -1,4 +1,4 @@
-"""A builder's output, and the reason in it for a failed build."""
+"""Read a builder's output, and find the reason of a failed build in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Tail:
-    """Passes a builder's output on and keeps its end, which has the reason for a failure."""
+    """Passes a builder's output on and keeps its end, which has the reason of a failure."""
 
     def __init__(self, on_output: OnOutput) -> None:
         self._on_output = on_output
@@ -33,15 +33,19 @@ class Tail:
             self._on_output("stdout", self._half + b"\n")
 
     def failure(self) -> tuple[int | None, str | None, str]:
-        """Return the Dockerfile's line and instruction that failed, where the builder names them, and its message."""
+        """Return the failed Dockerfile line and instruction, if reported, and the message."""
         return what_failed(self._last.decode(errors="replace"))
 
 
 def what_failed(said: str) -> tuple[int | None, str | None, str]:
-    """Line, instruction and last words in the end of what a builder printed (BuildKit's or the classic one's)."""
+    """Return line, instruction and message from the end of a builder's output (BuildKit's or the classic one's)."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("ERROR: ", "error: "))]
-    words = (errors or lines or ["it said nothing"])[-1].removeprefix("ERROR: ").removeprefix("failed to solve: ")
+    words = (
+        (errors or lines or ["the builder printed no reason"])[-1]
+        .removeprefix("ERROR: ")
+        .removeprefix("failed to solve: ")
+    )
     if marked := re.findall(r"^ *(\d+) \| >>> (.*)$", said, re.MULTILINE):
         number, instruction = marked[0]
         return int(number), instruction.strip(), words

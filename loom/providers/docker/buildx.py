@@ -1,4 +1,4 @@
-"""Builds by BuildKit, through the `buildx` program, which speaks to the same engine."""
+"""Build with BuildKit, through the `buildx` program and the same engine."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _TERMINATE_GRACE_S = 5.0
 
 
 def find_buildx(environ: Mapping[str, str]) -> list[str] | None:
-    """The command that runs BuildKit builds, if this machine has one; `LOOM_BUILDKIT=0` or `DOCKER_BUILDKIT=0` hides it."""
+    """Return the command that runs BuildKit builds, if installed; `LOOM_BUILDKIT=0` or `DOCKER_BUILDKIT=0` disables it."""
     if "0" in (environ.get("LOOM_BUILDKIT"), environ.get("DOCKER_BUILDKIT")):
         return None
     home = environ.get("DOCKER_CONFIG") or f"{environ.get('HOME', '')}/.docker"
     for folder in (f"{home}/cli-plugins", *_PLUGIN_FOLDERS):
         program = f"{folder}/docker-buildx"
         if os.access(program, os.X_OK):
-            # The plugin runs on its own as well, so that no `docker` program is needed.
+            # The plugin also runs directly, without the `docker` program.
             return [program]
     program = shutil.which("docker-buildx", path=environ.get("PATH")) or ""
     return [program] if program else None
@@ -95,12 +95,12 @@ def build_with_buildx(
 
 @contextmanager
 def _in_memory(secrets: Mapping[str, bytes]) -> Iterator[dict[str, int]]:
-    """Provide each value as a file in memory that no other user can open; it goes with the last process that holds it."""
+    """Provide each value as a private file in memory, which is freed with its last process."""
     descriptors: dict[str, int] = {}
     try:
         for name, value in secrets.items():
             made = os.memfd_create("loom-secret", os.MFD_CLOEXEC)
-            # Above the numbers that a shell may use for itself.
+            # Above the descriptor numbers that a shell may use itself.
             descriptors[name] = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 10)
             with os.fdopen(made, "wb") as file:
                 file.write(value)
@@ -111,7 +111,7 @@ def _in_memory(secrets: Mapping[str, bytes]) -> Iterator[dict[str, int]]:
 
 
 def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Make the builder `default` the engine that loom uses, also when a Docker context names that engine."""
+    """Make builder `default` use loom's engine, even if a Docker context names it."""
     endpoint = endpoint_of(environ)
     values = {**environ, "DOCKER_HOST": endpoint.url, "NO_COLOR": "1", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
     values.pop("DOCKER_CONTEXT", None)
@@ -148,8 +148,9 @@ def _run(
     on_bytes: Any,
     cancel: Cancel,
 ) -> int:
-    """The exit code. The directory `scratch` is gone afterwards, also when loom is killed meanwhile; the command has
-    `descriptors` open."""
+    """Run it; return the exit code. Removes the directory `scratch` afterwards, also when loom is killed; the command
+    inherits `descriptors`.
+    """
     process = subprocess.Popen(
         ["/bin/sh", "-c", _WITH_LOOM, scratch, *command],
         env=dict(environ),
@@ -162,7 +163,7 @@ def _run(
     end = partial(processes.end, process, grace_s=_TERMINATE_GRACE_S, group=True)
 
     def end_aside() -> None:
-        # Runs in the thread that asks for the cancel, which must not wait for us.
+        # Runs in the thread of the cancel request, which must not wait.
         threading.Thread(target=end, name="loom-build-end", daemon=True).start()
 
     unregister = cancel.on_request(end_aside)

@@ -1,4 +1,4 @@
-"""Commands to a container's driver and what comes back, over a connection that may be lost and taken up again."""
+"""Send commands to a container's driver and receive answers, over a connection that may break and be resumed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     import docker
 
 BEHIND_S = 15.0
-"""How long a container's log may have nothing new before it reaches the point where the connection was lost."""
+"""How long a container's log may be silent before it reaches the point of the loss."""
 ASK_ENGINE_S = 60.0
-"""How often a silent engine is asked whether it is still there."""
+"""How often to check a silent engine."""
 ANSWER_S = 15.0
-"""How long the engine may take to answer that."""
+"""How long the engine may take to answer that check."""
 
 
 class Talk:
-    """One command to the driver: its output so far, cut free of marks, and its answer, once both streams brought it."""
+    """One command to the driver: its output so far, without marks, and its answer, which arrives on both streams."""
 
     def __init__(self) -> None:
         self.token = driver.new_token()
@@ -58,14 +58,14 @@ class Talk:
                     self.answer = part.text.decode("ascii", "replace").strip()
 
     def let_go(self, on_output: OnOutput) -> None:
-        """Pass on the beginning of a mark that was not completed."""
+        """Pass on the beginning of an incomplete mark."""
         for stream, cutter in self._cutters.items():
             if rest := cutter.rest():
                 on_output(stream, rest)
 
 
 class Died(Exception):
-    """The driver is dead by the job's own doing, and the container with it."""
+    """The job itself ended the driver, and so the container."""
 
     def __init__(self, code: int, *, oom: bool) -> None:
         super().__init__(code)
@@ -74,13 +74,13 @@ class Died(Exception):
 
 
 class Lost(ProviderError):
-    """The container, or the way to it, is gone."""
+    """The container, or the connection to it, is gone."""
 
     default_code = "CONTAINER_LOST"
 
 
 class Channel:
-    """The way to one container's driver. One command at a time."""
+    """The connection to one container's driver. One command at a time."""
 
     def __init__(self, client: docker.DockerClient, attachment: Attachment, container_id: str, job_id: str) -> None:
         self._api: Any = client.api
@@ -93,11 +93,12 @@ class Channel:
         try:
             self.attachment.send(line)
         except OSError:
-            pass  # the end of the output, which is read next, has the reason
+            pass  # the end of the output has the reason
 
     def ask(self, line: Callable[[bytes], bytes], on_output: OnOutput, limit_s: float) -> str | None:
-        """Return the driver's answer to a command, which `line` makes with a token; None without an answer in time. Lost when the
-        container has ended."""
+        """Return the driver's answer to a command, which `line` builds with a token; None on timeout. Lost when the
+        container has ended.
+        """
         talk = Talk()
         self.send(line(talk.token))
         try:
@@ -115,10 +116,10 @@ class Channel:
         cancel: Cancel | None,
         only_now: bool = False,
     ) -> bool:
-        """Pass output on until the answer is there; False at the deadline or when a cancel is asked for.
+        """Pass output on until the answer arrives; False at the deadline or on a cancel.
 
-        `only_now`: only the second request counts. After False it can be taken up again. Died, Lost and EngineUnavailable
-        say why no answer will come.
+        `only_now`: only the second cancel request counts. After False, it can be called again. Died, Lost and
+        EngineUnavailable mean that no answer will come.
         """
         while not talk.is_over():
             if cancel is not None and (cancel.now if only_now else cancel.requested):
@@ -145,7 +146,7 @@ class Channel:
         return True
 
     def drain(self, on_output: OnOutput, limit_s: float) -> None:
-        """Close the input and pass on the rest of the output, as much as comes in time."""
+        """Close the input and pass on the remaining output that arrives in time."""
         self.attachment.close_input()
         try:
             for stream, data in self.attachment.drain(limit_s):
@@ -165,14 +166,14 @@ class Channel:
         )
 
     def _ask_engine(self) -> None:
-        """A step may be silent for hours; an engine may not."""
+        """Check the engine during a silent step: steps may be silent for hours, engines may not."""
         with translated(f"asking the engine about job {self._job_id}, which has been silent"):
             retrying(lambda: self._api.get(f"{self._api.base_url}/_ping", timeout=ANSWER_S))
 
     def _resume_or_tell(self, error: OSError | None, let_go: Callable[[], None] = lambda: None) -> None:
-        """The output ended too early: read on from the log if the container runs, else raise the reason.
+        """Handle an early end of output: resume from the log if the container runs, else raise the reason.
 
-        Died when it was the job itself that ended the container.
+        Died if the job itself ended the container.
         """
         state = self._state()
         if state.get("Running"):
@@ -216,7 +217,7 @@ class Channel:
     def _stopped_by_others(self) -> str:
         try:
             filters = json.dumps({"container": [self._container_id], "event": ["kill", "stop"]})
-            # Not by the SDK's own call, which waits for as long as the engine likes.
+            # The SDK's own call has no time limit.
             answer = self._api.get(
                 f"{self._api.base_url}/v{self._api.api_version}/events",
                 params={"since": 1, "until": int(time.time()) + 1, "filters": filters},
@@ -227,7 +228,7 @@ class Channel:
         except Exception as error:
             if ours(error, "") is None:
                 raise
-            return ""  # an engine that can't tell: the exit code has to do
+            return ""  # the engine can't tell; use the exit code
         if not events:
             return ""
         signal = events[0].get("Actor", {}).get("Attributes", {}).get("signal")

@@ -1,6 +1,6 @@
-"""What a failed job can go on from when its container is gone: an image of its file system, an archive of its workspace.
+"""Checkpoints of failed jobs, to resume after the container is gone: a file system image and a workspace archive.
 
-Made only when a step failed and the job's place is kept. What it costs is in docs/guides/debug-a-failing-job.md.
+Created only when a step failed and the job's place is kept. docs/guides/debug-a-failing-job.md lists the costs.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 REPOSITORY = "loom-checkpoint"
 MAX_NAMED = 20
-"""How many of the special files that are left out are named one by one."""
+"""Number of skipped special files to name individually."""
 
 
 def make(
     client: docker.DockerClient, session: Session, archive: Path, *, run_id: str, job_id: str, expires_at: float
 ) -> dict[str, Any]:
-    """Commit the job's container and pack its view of the workspace into `archive`; return the record of both."""
+    """Commit the job's container and pack its view into `archive`; return the record of both."""
     begun = time.monotonic()
     packing: dict[str, Any] = {}
     left_out: list[Skipped] = []
@@ -48,7 +48,7 @@ def make(
     try:
         image_id = _commit(client, session.facts.container_id, run_id=run_id, job_id=job_id, expires_at=expires_at)
     finally:
-        thread.join()  # no limit: the engine may not be silent while it sends the archive
+        thread.join()  # no limit: the engine is never silent while it sends the archive
     error = packing.get("error")
     if isinstance(error, LoomError | OSError):
         raise ProviderError(f"the workspace could not be saved in {archive}: {error}") from error
@@ -74,7 +74,7 @@ def _commit(client: docker.DockerClient, container_id: str, *, run_id: str, job_
     changes = [f'LABEL "{name}"="{value}"' for name, value in marks.items()]
     tag = "".join(character if character.isalnum() or character in "_.-" else "-" for character in job_id)[:80]
     with translated(f"saving the file system of job {job_id}"), taking_long():
-        # Not paused: nothing runs there but what a step left in the background.
+        # Not paused: only background processes of steps run.
         made = api.commit(container_id, REPOSITORY, f"{run_id}-{tag}", changes=changes, conf=None, pause=False)
     return str(made["Id"])
 

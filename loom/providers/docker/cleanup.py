@@ -1,8 +1,7 @@
-"""Removal of what loom made in the engine: the one rule of what may go, and the one way in which it goes.
+"""Remove loom's resources from the engine: one rule for what to remove, and one way to do it.
 
-Labels record which process made a resource, and for which job. A resource goes when its job or run is removed by name, when
-the process that made it has ended (`reap`), or when the time is over until which it was kept on purpose. The resources of a
-living loom are never touched, nor those of a job that is kept.
+Labels record the process and job of each resource. A resource is removed with its job or run by name, when its process
+has ended (`reap`), or when it was kept and has expired. Resources of a living process or a kept job are never touched.
 """
 
 from __future__ import annotations
@@ -29,21 +28,21 @@ if TYPE_CHECKING:
     import docker
 
 UNKNOWN_AFTER_S = 600.0
-"""The age from which a container that has ended counts as left behind, when its maker can't be looked for from here."""
+"""The age at which an ended container counts as abandoned, if its process can't be checked from here."""
 
 Kind = Literal["container", "network", "volume", "image"]
 
 
 class Resource(Struct, frozen=True, kw_only=True):
-    """Something in the engine that carries loom's labels."""
+    """A resource with loom's labels."""
 
     kind: Kind
     key: str
-    """Its id or name for the engine."""
+    """Its id or name in the engine."""
     name: str
     labels: Mapping[str, str]
     expires_at: float | None = None
-    """Until when it is kept on purpose."""
+    """The expiry time of a kept resource."""
     ended: bool = False
     created: float = 0.0
 
@@ -53,7 +52,7 @@ class Resource(Struct, frozen=True, kw_only=True):
 
 
 class Removed(Struct, frozen=True):
-    """A resource that was removed, or could not be (then `problem` says why)."""
+    """A resource that was removed, or `problem` if that failed."""
 
     kind: Kind
     name: str
@@ -68,7 +67,7 @@ class Removed(Struct, frozen=True):
 
 
 def reap(client: docker.DockerClient, *, now: Callable[[], float] = time.time) -> list[Removed]:
-    """Remove what dead looms left in the engine, and what was kept and has expired. ProviderError when it can't be asked."""
+    """Remove abandoned and expired resources. ProviderError when the engine can't be queried."""
     found = list(_found(client, "what earlier runs left behind", [labels.PID], [f"{labels.CHECKPOINT}=1"]))
     kept = {one.job for one in found if one.kind == "container" and (one.expires_at or 0) > now()}
     done = []
@@ -77,7 +76,7 @@ def reap(client: docker.DockerClient, *, now: Callable[[], float] = time.time) -
             try:
                 done.append(_removed(client, one))
             except _InUse:
-                continue  # another loom may be at it already; the next one finds it free
+                continue  # another process may be removing it; the next run finds it unlocked
     return done
 
 
@@ -91,7 +90,7 @@ def _may_go(one: Resource, kept: set[tuple[str, str]], now: float) -> bool:
 
 
 def tidied(client: docker.DockerClient) -> list[str]:
-    """Remove what dead looms left; what could not be removed, as lines of text. Never raises."""
+    """Remove abandoned resources; return failures as lines of text. Never raises."""
     try:
         return [
             f"{one.kind} {one.name} of an earlier run could not be removed: {one.problem}"
@@ -99,15 +98,15 @@ def tidied(client: docker.DockerClient) -> list[str]:
             if one.problem
         ]
     except EngineUnavailable:
-        return []  # it was lost meanwhile, which whoever uses it reports; the next loom looks again
+        return []  # the engine was lost; whoever uses it reports that; the next run retries
     except LoomError as error:
         return [error.message]
 
 
 def remove_run(client: docker.DockerClient, run_id: str, job_id: str | None = None) -> list[Removed]:
-    """Remove all that a run, or one job of it, has in the engine; the caller has made sure that it is over.
+    """Remove everything that a run, or one of its jobs, has in the engine; the caller ensures that it is over.
 
-    ProviderError when the engine can't be asked. The checkpoints of a single job stay.
+    ProviderError when the engine can't be queried. Checkpoints of a single job stay.
     """
     marks = [f"{labels.RUN}={run_id}", *([f"{labels.JOB}={job_id}"] if job_id is not None else [])]
     of_images = None if job_id is not None else [*marks, f"{labels.CHECKPOINT}=1"]
@@ -121,7 +120,7 @@ def remove_run(client: docker.DockerClient, run_id: str, job_id: str | None = No
 
 
 def _found(client: docker.DockerClient, what: str, marks: list[str], of_images: list[str] | None) -> Iterator[Resource]:
-    """In the order in which they can be removed."""
+    """Sort by the order of removal."""
     api: Any = client.api
     filters = {"label": marks}
     with translated(f"looking for {what}"):
@@ -148,7 +147,7 @@ def _found(client: docker.DockerClient, what: str, marks: list[str], of_images: 
         marks_of = one.get("Labels") or {}
         expires = str(marks_of.get(labels.EXPIRES, "0"))
         until = float(expires) if expires.isdigit() else math.inf
-        # By its tag: one that a later checkpoint was made from goes when that one does.
+        # By tag: an image that a later checkpoint is based on is removed with it.
         for name in one.get("RepoTags") or [one["Id"]]:
             yield Resource(kind="image", key=name, name=name, labels=marks_of, expires_at=until)
 
@@ -157,7 +156,7 @@ def _found(client: docker.DockerClient, what: str, marks: list[str], of_images: 
 
 
 class _InUse(LoomError):
-    """Something else uses it, or removes it at this moment."""
+    """Another resource uses it, or another process is removing it."""
 
 
 def _removed(client: docker.DockerClient, one: Resource) -> Removed:
@@ -178,24 +177,24 @@ def _removed(client: docker.DockerClient, one: Resource) -> Removed:
 
 
 def remove_container(client: docker.DockerClient, name: str) -> None:
-    """Running or not, with its anonymous volumes."""
+    """Remove a container, running or not, with its anonymous volumes."""
     api: Any = client.api
 
     def call() -> None:
         if Traits(client).podman:
-            # Docker kills what it is forced to remove; podman asks it to end, and waits ten seconds for that.
+            # Docker kills a container on forced removal; podman asks it to end first and waits ten seconds.
             try:
                 api.kill(name)
             except Exception as error:
                 if getattr(error, "status_code", None) not in (404, 409, 500):
-                    raise  # those: it does not run
+                    raise  # these: it is not running
         api.remove_container(name, v=True, force=True)
 
     _remove(f"the container {name}", call)
 
 
 def remove_network(client: docker.DockerClient, name: str, *, disconnect: bool = False) -> None:
-    """`disconnect`: take off first what is still on it, such as a container that the engine is slow to remove."""
+    """`disconnect`: first detach remaining containers, which the engine may be slow to remove."""
     api: Any = client.api
 
     def call() -> None:
@@ -204,7 +203,7 @@ def remove_network(client: docker.DockerClient, name: str, *, disconnect: bool =
         except Exception as error:
             if not disconnect or getattr(error, "status_code", 404) == 404:
                 raise
-            with suppress(Exception):  # the next attempt has the reason
+            with suppress(Exception):  # the next attempt reports the reason
                 for container_id in api.inspect_network(name).get("Containers") or {}:
                     api.disconnect_container_from_network(container_id, name, force=True)
             raise
@@ -223,7 +222,7 @@ def _remove_image(client: docker.DockerClient, name: str) -> None:
 
 
 def _remove(what: str, call: Callable[[], object]) -> None:
-    """For good: what is not there is no error, and the engine's hiccups are waited out."""
+    """Remove permanently: a missing resource is no error, and temporary engine errors are retried."""
 
     def remove() -> None:
         try:
@@ -238,7 +237,7 @@ def _remove(what: str, call: Callable[[], object]) -> None:
 
 
 class Removals:
-    """Removal in the background: whoever waits for a job does not wait for it. Thread-safe."""
+    """Background removal, so that jobs do not wait. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -246,7 +245,7 @@ class Removals:
         self._problems: list[str] = []
 
     def start(self, name: str, remove: Callable[[], Iterable[str] | None]) -> None:
-        """Call `remove` in a thread of its own; what it raises or returns are problems."""
+        """Call `remove` in a thread; exceptions and return values are problems."""
 
         def run() -> None:
             try:
@@ -264,7 +263,7 @@ class Removals:
             self._problems += problems
 
     def wait(self, cancel: Cancel) -> None:
-        """Until all that was started has ended, or the second request of `cancel` has ended the waiting."""
+        """Wait for all removals, or until the second request of `cancel`."""
         with self._lock:
             threads, self._threads = self._threads, []
         for thread in threads:
@@ -272,7 +271,7 @@ class Removals:
                 self.failed([f"not waited for any longer: {thread.name}; the next loom removes it"])
 
     def problems(self) -> list[str]:
-        """What could not be removed since the last call."""
+        """Return the failures since the last call."""
         with self._lock:
             problems, self._problems = self._problems, []
         return problems
@@ -288,7 +287,7 @@ class PrunedImage(Struct, frozen=True, kw_only=True):
 
 
 def prune_builds(client: docker.DockerClient, *, before: float) -> tuple[PrunedImage, ...]:
-    """Remove what loom built and last used before that time (seconds since the epoch); what a container uses stays."""
+    """Remove loom's built images last used before that time (seconds since the epoch), except those in use."""
     api: Any = client.api
     removed = []
     with translated("looking for images that loom built"):
@@ -303,7 +302,7 @@ def prune_builds(client: docker.DockerClient, *, before: float) -> tuple[PrunedI
 
 
 def untagged(client: docker.DockerClient, names: Iterable[str]) -> Iterator[str]:
-    """Remove these names where loom's builds have given them; the names that went: one in use stays."""
+    """Remove these names of built images; return the removed ones (names in use stay)."""
     api: Any = client.api
     for name in names:
         if name.startswith(f"{labels.BUILD_REPOSITORY}:"):
@@ -312,5 +311,5 @@ def untagged(client: docker.DockerClient, names: Iterable[str]) -> Iterator[str]
             except Exception as error:
                 if getattr(error, "status_code", None) is None:
                     raise
-                continue  # in use, or gone already
+                continue  # in use, or already gone
             yield name

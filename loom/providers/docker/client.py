@@ -1,4 +1,4 @@
-"""The one door to the engine. The SDK takes 80 ms to import, so nothing here imports it before it is used."""
+"""The connection to the engine's API. The SDK takes 80 ms to import, so its import is late."""
 
 from __future__ import annotations
 
@@ -16,35 +16,36 @@ if TYPE_CHECKING:
 from loom.providers.docker.endpoint import Endpoint, endpoint_of, unavailable
 
 FIRST_ANSWER_S = 10
-"""How long an engine may take for its first answer; after that it counts as hanging."""
+"""Time limit of an engine's first answer."""
 ANSWER_S = 60
-"""How long any later call may be silent: a busy engine takes its time to create and to remove, one that hangs more."""
+"""Maximum silence in later calls: a busy engine is slow to create and remove."""
 LONG_S = 600
-"""The same for calls that move much data before the engine answers (`taking_long`)."""
+"""Maximum silence in calls that move much data before the engine answers (`taking_long`)."""
 CONNECTIONS = 80
-"""Connections kept open: one per job that waits, and some for those that come and go."""
+"""Connection pool size: one per waiting job, plus some for brief calls."""
 
 
 def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.DockerClient:
-    """A client of the engine that `environ` names, which has just answered. The caller closes it; threads may share it.
+    """Return a client of the engine that `environ` names, after a first answer. The caller closes it; threads may share
+    it.
 
-    EngineUnavailable, with what to do about it, when none answers.
+    EngineUnavailable, with the next move, when none answers.
     """
     endpoint = endpoint_of(environ)
-    # A missing socket is reported before the SDK is imported.
+    # Report a missing socket before importing the SDK.
     _look_at_socket(endpoint, environ)
     import docker
     from docker.tls import TLSConfig
 
     class EnginesOwn(TLSConfig):
-        """The engine's certificates alone count: REQUESTS_CA_BUNDLE would silently take the place of its ca.pem."""
+        """Trust only the engine's certificates: REQUESTS_CA_BUNDLE would silently replace its ca.pem."""
 
         def configure_client(self, client: docker.APIClient) -> None:
             super().configure_client(client)
             client.trust_env = False
 
     class Api(docker.APIClient):
-        """Asks the engine once what it is, when it connects: jobs start in the time that asking again would take."""
+        """Queries the engine's version once, when it connects: repeating it would delay each job's start."""
 
         _said: dict[str, Any] | None = None
 
@@ -52,7 +53,7 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
             return {"timeout": getattr(_of_thread, "limit_s", self.timeout), **kwargs}
 
         def through(self, adapter: Any) -> Api:
-            """With every request carried by `adapter`; only now is the engine asked for its version."""
+            """Send every request through `adapter`; only then query the engine's version."""
             self.mount("http+docker://", adapter)
             self._version = str(self.version(api_version=False)["ApiVersion"])
             return self
@@ -63,7 +64,7 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
             return self._said
 
     class Client(docker.DockerClient):
-        def __init__(self, api: Api) -> None:  # all that the SDK's own does, with its own class
+        def __init__(self, api: Api) -> None:  # same as the SDK's, with our class
             self.api = api
             self.endpoint = endpoint
 
@@ -82,7 +83,7 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
             from loom.providers.docker.ssh import Dialler, SshAdapter
 
             adapter = SshAdapter(Dialler(endpoint.url, environ), timeout=FIRST_ANSWER_S, connections=CONNECTIONS)
-            # The version, which is asked for later, keeps the SDK from connecting by itself.
+            # Requesting the version later keeps the SDK from connecting now.
             api = Api("unix://ssh", version=DEFAULT_DOCKER_API_VERSION, timeout=FIRST_ANSWER_S)
             client = Client(api.through(adapter))
         else:
@@ -100,7 +101,7 @@ _of_thread = threading.local()
 
 @contextlib.contextmanager
 def taking_long() -> Iterator[None]:
-    """Calls of this thread, within the block, may be silent for LONG_S: saving or loading a file system, changing owners."""
+    """In the block, this thread's calls may be silent for LONG_S: saving or loading a file system, changing owners."""
     _of_thread.limit_s = LONG_S
     try:
         yield
@@ -109,7 +110,7 @@ def taking_long() -> Iterator[None]:
 
 
 def endpoint_behind(client: docker.DockerClient) -> Endpoint | None:
-    """Which endpoint `connect` made this client for."""
+    """Return the endpoint of a client from `connect`."""
     return getattr(client, "endpoint", None)
 
 

@@ -1,4 +1,4 @@
-"""The connection to the engine, made when it is first asked for."""
+"""A lazy connection to the engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Engine:
     """One connection to an engine. Thread-safe."""
 
     def __init__(self, environ: Mapping[str, str], address: str | None = None) -> None:
-        """The engine at `address`, as configured, else the one that `environ` names."""
+        """Use the configured engine at `address`, else the one that `environ` names."""
         self.environ = dict(environ)
         if address:
             self.environ["DOCKER_HOST"] = address
@@ -26,18 +26,18 @@ class Engine:
         self._client: docker.DockerClient | None = None
 
     def __call__(self) -> docker.DockerClient:
-        """EngineUnavailable when none answers."""
+        """Connect. EngineUnavailable when no engine answers."""
         with self._lock:
             if self._client is None:
                 self._client = connect(self.environ)
             return self._client
 
     def another(self) -> docker.DockerClient:
-        """A connection of its own, which the caller closes."""
+        """Return a separate connection, which the caller closes."""
         return connect(self.environ)
 
     def described(self) -> str:
-        """Which engine it is, and where; EngineUnavailable when none answers."""
+        """Identify the engine and its address; EngineUnavailable when it does not answer."""
         from loom.providers.docker.capabilities import Traits
 
         traits = Traits(self())

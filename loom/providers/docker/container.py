@@ -1,4 +1,4 @@
-"""A job's container: what it is created with."""
+"""Create a job's container."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def create(
     *,
     log_driver: Literal["json-file", "none"],
 ) -> SessionFacts:
-    """Create it, with its view of the workspace. ImageError or ProviderError says why it can't be."""
+    """Create it with its workspace view. ImageError or ProviderError on failure."""
     api: Any = client.api
     image = request.image_id or (request.image.name if request.image else None)
     if image is None:
@@ -50,7 +50,7 @@ def create(
             **host_config(request, mount, traits), log_config=_log_config(log_driver, traits)
         ),
     )
-    # When the one client that is attached to the input goes away, and be it by `kill -9`, the input closes.
+    # When the only attached client disappears, even by `kill -9`, the input closes.
     config["StdinOnce"] = True
     try:
         made = api.create_container_from_config(config, name, request.image.platform if request.image else None)
@@ -87,9 +87,9 @@ def labels_of(request: SessionRequest, pid: int) -> dict[str, str]:
 
 
 def _log_config(log_driver: Literal["json-file", "none"], traits: Traits) -> dict[str, Any]:
-    """Whole, whatever the engine does by default: a lost connection is taken up again from it, from its beginning.
+    """Keep the whole log, whatever the engine's default: a lost connection is resumed from its beginning.
 
-    A size that nobody reaches, since an engine whose own default has one puts that in where none is given.
+    The size is practically unlimited; without one, an engine with its own default would apply that.
     """
     rotates = log_driver == "json-file" and not traits.podman
     return {"Type": log_driver, "Config": {"max-size": "1000t"} if rotates else {}}
@@ -101,11 +101,13 @@ def name_of(request: SessionRequest) -> str:
 
 
 def environment_of(request: SessionRequest) -> tuple[list[str], dict[str, str]]:
-    """The container's environment, and what of it has to be set in each step since the engine's JSON can't carry it."""
+    """Return the container's environment, and the variables that each step must set because the engine's JSON can't
+    encode them.
+    """
     environment = dict(request.environment)
     environment["LOOM_ENV"] = driver.ENV_FILE
     environment["LOOM_MASK"] = driver.MASK_FILE
-    # The workspace may belong to another user than the job's, which git would refuse as dubious.
+    # The workspace may have another owner, which git would reject as dubious.
     try:
         count = int(environment.get("GIT_CONFIG_COUNT", "0"))
     except ValueError:
@@ -125,7 +127,7 @@ def environment_of(request: SessionRequest) -> tuple[list[str], dict[str, str]]:
 
 
 def host_config(request: SessionRequest, mount: Mount, traits: Traits) -> dict[str, Any]:
-    """Arguments for the SDK's `create_host_config`. Nothing that gives a job more than CI does, unless it was asked for."""
+    """Return arguments for the SDK's `create_host_config`: no more rights than in CI, unless requested."""
     resources = request.resources
     mounts = mount.spec()
     if request.docker_socket:
@@ -143,7 +145,7 @@ def host_config(request: SessionRequest, mount: Mount, traits: Traits) -> dict[s
         "privileged": request.privileged,
         "nano_cpus": None if resources.cpus is None else int(resources.cpus * 1_000_000_000),
         "mem_limit": resources.memory,
-        # Swap would only make the end slower, and hide it.
+        # Swap would delay and hide an out-of-memory end.
         "memswap_limit": resources.memory,
         "pids_limit": resources.pids,
         "shm_size": resources.shm_size,

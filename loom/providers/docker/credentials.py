@@ -1,7 +1,7 @@
-"""The user's credentials for a registry: what `docker login` left in Docker's configuration, or a credential helper has.
+"""Find the user's registry credentials: in Docker's configuration (`docker login`) or a credential helper.
 
-Read here rather than by the SDK, which looks at the process's own environment, takes a helper's failure for the end of
-the world, and says neither which file nor which helper it was.
+Not by the SDK: it reads the process's own environment, treats a helper's failure as fatal, and reports neither the file
+nor the helper.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ _HELPER_TIMEOUT_S = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Credentials:
-    """`auth` is what the engine's API wants (empty: anonymous), `source` where it is from, for messages; `problem` is
-    set when credentials are configured but unavailable."""
+    """`auth` is the value for the engine's API (empty: anonymous), `source` its origin for messages; `problem` is set
+    when configured credentials are unavailable.
+    """
 
     source: str
     auth: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -31,7 +32,7 @@ class Credentials:
 
 
 def credentials_for(registry: str, environ: Mapping[str, str]) -> Credentials:
-    """Never raises: what can't be read is a `problem`, and the pull goes on without."""
+    """Never raises: a failure is a `problem`, and the pull continues anonymously."""
     folder = environ.get("DOCKER_CONFIG") or str(Path(environ.get("HOME") or "~").expanduser() / ".docker")
     path = Path(folder) / "config.json"
     config: Any = {}
@@ -84,7 +85,7 @@ def _from_entry(entry: Mapping[str, Any], server: str) -> dict[str, str]:
 
 
 def _ask_helper(helper: str, server: str, environ: Mapping[str, str]) -> tuple[dict[str, str], str | None]:
-    """The helper's answer, or nothing and why; "not found" is an answer and no problem."""
+    """Return the helper's answer or nothing; "not found" is no problem."""
     program = f"docker-credential-{helper}"
     executable = shutil.which(program, path=environ.get("PATH"))
     if executable is None:
@@ -103,7 +104,7 @@ def _ask_helper(helper: str, server: str, environ: Mapping[str, str]) -> tuple[d
     except OSError as error:
         return {}, f"the credential helper {program} could not be started: {error.strerror}"
     if done.returncode != 0:
-        # Helpers print their errors on standard output.
+        # Helpers print errors to standard output.
         said = (done.stdout.decode(errors="replace") + done.stderr.decode(errors="replace")).strip()
         if "credentials not found" in said.lower():
             return {}, None

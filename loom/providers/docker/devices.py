@@ -1,4 +1,4 @@
-"""Devices and GPUs of the engine's machine that a job gets: the arguments for the engine, and its refusals."""
+"""Devices and GPUs for jobs: arguments for the engine, and its refusals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NVIDIA = "nvidia.com/gpu"
 
 
 def devices_of(resources: Resources) -> list[dict[str, str]] | None:
-    """`/dev/X`, `/dev/X:rw` and `/dev/X:/dev/Y:rw`, as the `docker` command takes them."""
+    """Parse `/dev/X`, `/dev/X:rw` and `/dev/X:/dev/Y:rw` like the `docker` command."""
     found = []
     for device in resources.devices:
         if is_cdi(device):
@@ -27,11 +27,11 @@ def devices_of(resources: Resources) -> list[dict[str, str]] | None:
 
 
 def device_requests_of(resources: Resources, *, podman: bool) -> list[dict[str, Any]] | None:
-    """GPUs (`all`, a number, `device=0,1`), and devices that a vendor's tool describes (CDI)."""
+    """Request GPUs (`all`, a number, `device=0,1`) and devices of a vendor's tool (CDI)."""
     requests: list[dict[str, Any]] = []
     described = [device for device in resources.devices if is_cdi(device)]
     if (gpus := resources.gpus) and podman:
-        # Podman accepts Docker's form and provides nothing; it knows GPUs by their CDI names.
+        # Podman accepts Docker's form without effect; it knows GPUs by CDI names.
         described += [f"{NVIDIA}={gpu}" for gpu in _gpu_names(gpus)]
     elif gpus:
         request: dict[str, Any] = {"Driver": "", "Capabilities": [["gpu"]], "Options": {}}
@@ -57,7 +57,7 @@ def _gpu_names(gpus: str) -> list[str]:
 
 
 def refused(request: SessionRequest, said: str) -> ProviderError | None:
-    """Return the error for an engine's answer `said`, if that means that it lacks a device; else None."""
+    """Return the error if the engine's answer `said` means that it lacks a device; else None."""
     resources, job = request.resources, request.job_id
     no_driver = "could not select device driver" in said
     if resources.gpus and (no_driver or NVIDIA in said):

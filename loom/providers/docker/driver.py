@@ -1,7 +1,7 @@
-"""The protocol between loom and the driver in a container: commands are lines of shell, answers are marks in the output.
+"""The protocol with the driver in a container: commands are lines of shell, answers are marks in the output.
 
-A mark is `<token> <text>` up to a line end, on both streams; the token is made for one command and used once, so nothing
-that a step prints can pass for one. `Cutter` takes marks out of a stream of bytes, wherever the chunks' borders fall.
+A mark is `<token> <text>` up to a line end, on both streams. Each command has a new random token, so a step can't forge
+a mark. `Cutter` removes marks from a stream, at any chunk boundaries.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from msgspec import Struct
 from loom.providers.steps import arguments_of, checked
 
 DIRECTORY = "/run/loom"
-"""A tmpfs of the container, writable for every user of it, where steps' scripts, `$LOOM_ENV` and secrets are."""
+"""A tmpfs of the container, writable for all its users, for scripts, `$LOOM_ENV` and secrets."""
 ENV_FILE = f"{DIRECTORY}/env"
 MASK_FILE = f"{DIRECTORY}/mask"
 _FIRST = b"\x1e"
 
 NOBODY_CAME_S = 120
-"""How long a container waits for the driver. It ends then: whoever started it can't reach it, and does not know that it runs."""
+"""How long a container waits for the driver. Then it ends, because its creator can't reach it."""
 NOBODY_CAME_CODE = 155
 
 
 def boot(limit_s: int = NOBODY_CAME_S) -> tuple[str, ...]:
-    """The container's command: reads the driver up to an empty line and becomes it.
+    """The container's command: reads the driver up to an empty line and runs it.
 
-    That the driver is not an argument keeps `ps` readable and the driver out of the way of a step's `pkill -f`. No `read`
-    has a limit in every shell, so a guard ends this shell, where the image has `sleep`; the driver ends the guard.
+    Keeping the driver out of the arguments keeps `ps` readable and protects it from a step's `pkill -f`. Not every
+    shell's `read` supports a limit, so a guard (if the image has `sleep`) ends this shell; the driver ends the guard.
     """
-    # KILL, since the signal may come before the child has become `sleep`; by `$!`, which is set before a trap can run.
+    # KILL, because the signal may arrive before the child runs `sleep`; by `$!`, which is set before a trap can run.
     guard = f"(trap 'kill -9 $! && wait $!; exit' TERM; sleep {limit_s} & wait $! && kill $$) >/dev/null 2>&1 &"
     ended = f"loom_boot=$!; trap 'exit {NOBODY_CAME_CODE}' TERM; loom_s="
     read = 'while IFS= read -r loom_line && [ -n "$loom_line" ]; do loom_s="$loom_s$loom_line\n"; done; eval "$loom_s"'
@@ -44,7 +44,7 @@ BOOT = boot()
 
 @cache
 def program() -> bytes:
-    """The driver as it is sent: no comments, no empty lines, and an empty line behind it."""
+    """The driver as sent: no comments, no empty lines, then one empty line."""
     source = (Path(__file__).parent / "driver.sh").read_text().splitlines()
     kept = [line for line in source if line.strip() and not line.lstrip().startswith("#")]
     return ("\n".join(kept) + "\n\n").encode()
@@ -55,9 +55,9 @@ def new_token() -> bytes:
 
 
 def quoted(text: str | bytes) -> bytes:
-    """`text` as one word of a one-line shell command, whatever bytes it is made of (but NUL, which no shell holds)."""
+    """Quote `text` as one word of a one-line shell command; any bytes except NUL."""
     raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
-    # A line end would end the command: it comes out of a variable of the driver.
+    # A line end would end the command, so it comes from a variable of the driver.
     return b"'" + raw.replace(b"'", b"'\\''").replace(b"\n", b"'\"$loom_nl\"'") + b"'"
 
 
@@ -66,7 +66,7 @@ def hello(token: bytes) -> bytes:
 
 
 def step(token: bytes, *, script: str, environment: Mapping[str, str], shell: tuple[str, ...], number: int) -> bytes:
-    """Run `script` in `shell`. ProviderError for what no shell can take."""
+    """Run `script` in `shell`. ProviderError for text that no shell accepts."""
     checked(script, environment)
     file = f"{DIRECTORY}/step.{number}"
     settings = b"\n".join(
@@ -81,7 +81,7 @@ def _plainly_quoted(value: str) -> bytes:
 
 
 def put(token: bytes, path: str, content: bytes) -> bytes:
-    """Write `content`, any bytes, to `path` for the driver's user alone."""
+    """Write `content`, any bytes, to `path`, readable only for the driver's user."""
     escaped = content.replace(b"\\", b"\\\\").replace(b"\0", b"\\0000")
     return b"loom_put " + b" ".join(quoted(word) for word in (token, path, escaped)) + b"\n"
 
@@ -95,32 +95,32 @@ def end(token: bytes) -> bytes:
 
 
 INPUT_LOST_CODE = 154
-"""The driver's exit code when its input closed without an order to end: 128 and signal 26."""
+"""The driver's exit code when its input closed without an order to end: 128 plus signal 26."""
 OK = b"ok\n"
 TERM = b"term\n"
 KILL = b"kill\n"
 
 
 class Mark(Struct, frozen=True):
-    """What stood between a token and the line end: ` <answer>`, `=<a line of $LOOM_ENV>` or `-<a line of $LOOM_MASK>`."""
+    """The text between a token and the line end: ` <answer>`, `=<a line of $LOOM_ENV>` or `-<a line of $LOOM_MASK>`."""
 
     text: bytes
 
 
 class Cutter:
-    """Takes the marks of one token out of one stream. What may be the beginning of a mark is held back until it is known."""
+    """Removes the marks of one token from one stream. Holds back text that may begin a mark."""
 
     def __init__(self, token: bytes) -> None:
         self._token = token
         self._held = b""
 
     def feed(self, chunk: bytes) -> list[bytes | Mark]:
-        """Output and marks in order."""
+        """Return output and marks in order."""
         token = self._token
         if self._held:
             chunk = self._held + chunk
             self._held = b""
-        if _FIRST not in chunk:  # one byte is looked for ten times as quickly as a token
+        if _FIRST not in chunk:  # searching one byte is ten times faster than a token
             return [chunk] if chunk else []
         at = chunk.find(token)
         parts: list[bytes | Mark] = []
@@ -135,7 +135,7 @@ class Cutter:
             done = end + 1
             at = chunk.find(token, done)
         if at < 0:
-            # The token holds its first byte once, so only the last one in the chunk can begin a token that is cut off.
+            # The token contains its first byte once, so only the last occurrence in the chunk can begin a cut token.
             at = chunk.rfind(_FIRST, max(done, len(chunk) - len(token) + 1))
             if at < 0 or not token.startswith(chunk[at:]):
                 at = len(chunk)
@@ -145,6 +145,6 @@ class Cutter:
         return parts
 
     def rest(self) -> bytes:
-        """What was held back and, the stream being over, was no mark."""
+        """Return the held text, which the end of the stream proves to be output."""
         held, self._held = self._held, b""
         return held

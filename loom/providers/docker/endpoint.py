@@ -1,4 +1,4 @@
-"""The address of the engine, found as the `docker` command finds it, and the advice when no engine answers there."""
+"""Find the engine's address like the `docker` command, and give advice when no engine answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """Where an engine listens, and the source of that address (`DOCKER_HOST`, a context, the default)."""
+    """An engine's address and its source (`DOCKER_HOST`, a context, the default)."""
 
     url: str
     source: str
@@ -42,7 +42,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
     @property
     def local(self) -> bool:
-        """True when the engine most likely sees this machine's file system."""
+        """Whether the engine probably has access to this machine's file system."""
         return self.url.startswith(("unix://", "/"))
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
 
 def endpoint_of(environ: Mapping[str, str]) -> Endpoint:
-    """The engine that `environ` names. RequestError for a context that does not exist or cannot be read."""
+    """Return the engine that `environ` names. RequestError for a missing or unreadable context."""
     if host := environ.get("DOCKER_HOST"):
         return Endpoint(url=_with_scheme(host), source="DOCKER_HOST", **_tls_of(environ))
     config_dir = _config_dir(environ)
@@ -74,7 +74,7 @@ def _current_context(config_dir: Path) -> str:
     try:
         config = json.loads((config_dir / "config.json").read_bytes())
     except (OSError, ValueError):
-        return ""  # the docker command, too, goes on without it
+        return ""  # like the docker command, continue without it
     return str(config.get("currentContext") or "") if isinstance(config, dict) else ""
 
 
@@ -123,7 +123,7 @@ def _with_scheme(host: str) -> str:
 def unavailable(endpoint: Endpoint, environ: Mapping[str, str], error: BaseException) -> LoomError:
     """Return the error for an endpoint where no engine answers."""
     cause = root_cause(error)
-    # The ssl module's errors are OSErrors with numbers of their own.
+    # The ssl module's errors are OSErrors with their own numbers.
     number = cause.errno if isinstance(cause, OSError) and type(cause).__module__ != "ssl" else None
     if endpoint.ssh:
         return _unreachable_by_ssh(endpoint, cause)
@@ -151,7 +151,7 @@ def _start(endpoint: Endpoint) -> str:
 
 
 def _unreachable_by_ssh(endpoint: Endpoint, cause: BaseException) -> LoomError:
-    """The same for an engine behind ssh: the message of ssh has the reason."""
+    """Return the error for an engine behind ssh; ssh's message has the reason."""
     said = first_line(cause)
     if isinstance(cause, ValueError):
         return RequestError(f"{endpoint.source}: {said}")

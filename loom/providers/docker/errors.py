@@ -1,4 +1,4 @@
-"""What the engine's errors mean to a user: everything that the SDK can raise becomes one of loom's own errors, by one table."""
+"""Convert every SDK error to one of loom's, by one table."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ DISK_FULL = "ENGINE_DISK_FULL"
 MAKE_ROOM = "the engine's disk is full; see what it holds with `docker system df`, and make room there"
 
 
-# Everything that the SDK can raise, and what it is to us; the most specific class of an error's ancestry counts. Names,
-# not classes, so that this table costs no import; a test holds it against the SDK's own list.
+# Maps SDK error classes to loom's; the most specific class counts. Names instead of classes avoid an import; a test
+# compares them with the SDK's list.
 OUR_ERROR: Mapping[str, type[LoomError]] = {
     "docker.errors.APIError": ProviderError,
     "docker.errors.BuildError": ImageError,
@@ -41,7 +41,7 @@ OUR_ERROR: Mapping[str, type[LoomError]] = {
     "urllib3.exceptions.HTTPError": EngineUnavailable,
     "http.client.HTTPException": EngineUnavailable,
     "builtins.OSError": EngineUnavailable,
-    # The SDK wants strings where the engine sent something else: the engine's answer is broken, not our call.
+    # The SDK found a value that is not a string: the engine's answer is malformed.
     "json.decoder.JSONDecodeError": ProviderError,
 }
 
@@ -59,7 +59,7 @@ def ours(error: BaseException, doing: str) -> LoomError | None:
 
 
 def explanation(error: BaseException) -> str:
-    """The engine's own words, without the SDK's wrapping."""
+    """Return the engine's own message without the SDK's wrapping."""
     said = getattr(error, "explanation", None)
     if isinstance(said, bytes):
         said = said.decode(errors="replace")
@@ -68,7 +68,7 @@ def explanation(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Raise the SDK's errors as loom's own; `doing` names the operation ("creating the container of job test")."""
+    """Convert the SDK's errors to loom's; `doing` names the operation ("creating the container of job test")."""
     try:
         yield
     except Exception as error:
@@ -80,7 +80,7 @@ def translated(doing: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def engine_errors() -> Iterator[None]:
-    """Within it, an engine that does not answer is EngineUnavailable; what it answers (APIError) stays as it is."""
+    """Convert missing answers to EngineUnavailable; pass APIError through."""
     try:
         yield
     except Exception as error:
@@ -94,12 +94,12 @@ def engine_errors() -> Iterator[None]:
 
 
 def names_of(error: BaseException) -> list[str]:
-    """The classes of an error by their full names, the most specific one first."""
+    """Return an error's classes by full name, most specific first."""
     return [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The error at the bottom: the SDK and its HTTP library each wrap it, as cause, as context or as an argument."""
+    """Return the root error: SDK and HTTP library wrap it as cause, context or argument."""
     seen: set[int] = set()
     while id(error) not in seen:
         seen.add(id(error))

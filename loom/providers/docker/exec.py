@@ -149,7 +149,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
             if wake in ready:
                 os.read(wake, 100)
             if connection.fileno() in ready:
-                data = connection.socket.recv(_READ)  # no limit: it is there
+                data = connection.socket.recv(_READ)  # no limit: the data is there
                 if not data:
                     return ended
                 for stream, chunk in frames.feed(data):
@@ -233,7 +233,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
                     last = (last + typed)[-len(_DETACH) :]
                     connection.socket.sendall(typed)  # no limit: the socket has one
                 if connection.fileno() in ready:
-                    data = connection.socket.recv(_READ)  # no limit: it is there
+                    data = connection.socket.recv(_READ)  # no limit: the data is there
                     if not data:
                         return "detached" if last == _DETACH else "over"
                     _write(target, data)

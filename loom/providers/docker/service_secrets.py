@@ -63,4 +63,4 @@ def send(output: Hijacked, line: bytes) -> None:
     """Send the secrets. A service that has ended does not take them; its end is reported elsewhere."""
     output.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _HAND_OVER_WITHIN_S, 0))
     with suppress(OSError):
-        output.socket.sendall(line)  # no limit: the line before sets it
+        output.socket.sendall(line)  # no limit: set in the previous line

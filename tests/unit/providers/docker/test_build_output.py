@@ -28,7 +28,7 @@ ERROR: failed to solve: failed to compute cache key: "/nothing": not found
             "Step 1/2 : FROM x\n ---> 1\nStep 2/2 : RUN false\n ---> Running in 2\n",
             (None, "RUN false", "---> Running in 2"),
         ),
-        ("", (None, None, "it said nothing")),
+        ("", (None, None, "the builder printed no reason")),
     ],
 )
 def test_which_line_of_a_build_failed(said: str, failed: tuple[int | None, str | None, str]) -> None:
