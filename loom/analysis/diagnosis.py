@@ -11,11 +11,14 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
+import msgspec
 from msgspec import Struct, field
 
 from loom.analysis import known_failures
+from loom.analysis.diff import Pair
 from loom.analysis.known_failures import Cause
-from loom.record.documents import Document, Milliseconds, Moment, Sha
+from loom.analysis.reproduction import reproduce_command
+from loom.record.documents import Document, Invocation, Milliseconds, Moment, Sha
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest
 from loom.util.paths import JOB_PLACE
@@ -42,6 +45,37 @@ class OtherFailure(Document, frozen=True, kw_only=True):
     status: str
     error: str | None
     manifest_path: str
+
+
+class ChangedFile(Document, frozen=True, kw_only=True):
+    """A file that differs between two snapshots. `hunk`: the lines of a patch, where both contents still exist."""
+
+    path: str
+    change: Literal["added", "deleted", "modified"]
+    named: bool
+    """Whether the failing output names it."""
+    line: Code | None = None
+    """The first line that differs, in the later snapshot."""
+    hunk: list[str] = field(default_factory=list)
+
+
+class SinceGreen(Document, frozen=True, kw_only=True):
+    """What differs from the last run in which the same job passed."""
+
+    run_id: str
+    tree_sha: Sha | None
+    files: list[ChangedFile] | None
+    """Those that the failing output names first; null where it can't be known any more."""
+    files_total: Count
+    other: list[Pair]
+    """Images, variables, the version of loom, the provider."""
+
+
+class SameInput(Document, frozen=True, kw_only=True):
+    """How often the job ran on the same tree and image, this run included."""
+
+    runs: Count
+    passed: Count
 
 
 class Diagnosis(Document, frozen=True, kw_only=True):
@@ -75,6 +109,10 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     failing_tests: list[FailingTest]
     failing_tests_total: Count
     causes: list[Cause]
+    since_green: SinceGreen | None = None
+    """None where no earlier run is known in which the job passed."""
+    same_input: SameInput | None = None
+    """None where the job never passed on this input."""
     others: list[OtherFailure]
     skipped: Count
     reproduce: str
@@ -165,7 +203,11 @@ def diagnose(evidence: Evidence) -> Diagnosis:
             if _is_failure(other) and other["job_id"] != job_id
         ],
         skipped=sum(other["status"] == "skipped" for other in evidence.pipeline["jobs"]),
-        reproduce=reproduce_command(evidence.receipt.get("command") or (), job_id),
+        reproduce=reproduce_command(
+            msgspec.convert(evidence.receipt.get("invocation", {}), Invocation),
+            job_id,
+            [other["job_id"] for other in evidence.pipeline["jobs"]],
+        ),
         logs_command=_logs_command(evidence.run_id, job_id, step or section),
         receipt_path=evidence.receipt_path,
         job_manifest_path=evidence.job_manifest_path,
@@ -208,23 +250,6 @@ def _step_of(job: Mapping[str, Any], step: str | None) -> Mapping[str, Any]:
 
 def _logs_command(run_id: str, job_id: str | None, unit: str | None) -> str | None:
     return None if job_id is None else shlex.join(["loom", "logs", run_id, job_id, *([unit] if unit else [])])
-
-
-_TAKES_VALUE = {"--workflow", "-f", "--var", "--matrix", "--changes-base", "--event", "--mount-mode", "--pull"}
-_KEPT = {"--container", "--no-container", "--strict", "--frozen"}
-
-
-def reproduce_command(command: Sequence[str], job_id: str | None) -> str:
-    """Return the command that reruns the failing job with the same inputs."""
-    kept: list[str] = []
-    given = list(command[2:]) if len(command) > 1 else []
-    for position, word in enumerate(given):
-        name = word.partition("=")[0]
-        if name in _KEPT or (name in _TAKES_VALUE and "=" in word):
-            kept.append(word)
-        elif name in _TAKES_VALUE and position + 1 < len(given):
-            kept += [word, given[position + 1]]
-    return shlex.join(["loom", "run", "--local", *kept, *([job_id] if job_id else [])])
 
 
 # -- the lines that matter ----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +23,8 @@ class Cause(Document, frozen=True, kw_only=True):
     code: str
     summary: str
     advice: str
+    confidence: Literal["likely", "possible"] = "likely"
+    """`likely`: an error of loom itself, or the line that the unit failed with. `possible`: any line before that one."""
     line: str | None = None
 
 

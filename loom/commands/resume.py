@@ -259,7 +259,7 @@ def results_besides(past: PastRun, again: set[str], *, also_unfinished: bool) ->
 def execute(here: Here, past: PastRun, reuse: Reuse, options: Options, run_id: str) -> int:
     planned = past.planned
     source = snapshot.discover(past.repo_root, environ=here.environ)
-    options = _as_planned(options, past)
+    options = replace(_as_planned(options, past), invocation=past.invocation)
     ids = dict.fromkeys(("LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID"), run_id)
     prepared = running.Prepared(
         run_id=run_id,
@@ -272,10 +272,17 @@ def execute(here: Here, past: PastRun, reuse: Reuse, options: Options, run_id: s
 
 
 def _as_planned(options: Options, past: PastRun) -> Options:
+    """Take the options and settings of the earlier run, but for those of `options` that concern this one alone."""
     planned = past.planned
-    flags = {**options.flags, "container": planned.container, "mount_mode": planned.mount_mode.value}
+    again = Options.of_saved(past.invocation)
+    flags = {
+        **again.flags,
+        **options.flags,
+        "container": planned.container,
+        "mount_mode": planned.mount_mode.value,
+    }
     on = next((job.provider for job in planned.plan.jobs if job.image is not None), options.on)
-    return replace(options, strict=planned.isolated, on=on, flags=flags)
+    return replace(again, quiet=options.quiet, trust=options.trust, strict=planned.isolated, on=on, flags=flags)
 
 
 def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
@@ -349,6 +356,6 @@ def _fresh(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
             _as_planned(options, past),
             names=tuple(ids),
             parent_run_id=past.run_id,
-            event=past.planned.variables.get("LOOM_EVENT", "push"),
+            invocation=past.invocation,
         )
     )

@@ -12,14 +12,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom import snapshot, workflow
+from loom.analysis.reproduction import options_again
 from loom.cancel import Cancel, signals
 from loom.commands import breakpoints, checkout, project, terminal, wiring
 from loom.commands import trust as trusting
@@ -31,6 +33,7 @@ from loom.errors import LoomError, RequestError
 from loom.plan.model import CONTAINERS, Plan, Selection, resolve
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.record import unrecorded
+from loom.record.documents import Invocation
 from loom.render.plan import plan_yaml
 from loom.render.screen import Look, Screen, closing_lines
 from loom.runner import Gate, api
@@ -80,6 +83,8 @@ class Options(Struct, frozen=True, kw_only=True):
     """Whether all that the workflow asks for is allowed, this once."""
     parent_run_id: str | None = None
     """The run that this one does again, if it takes nothing over from it."""
+    invocation: Invocation | None = None
+    """What the run that this one does again was asked for."""
     flags: Mapping[str, object] = field(default_factory=dict)
     """Settings that the command line gives, by their keys."""
 
@@ -90,16 +95,46 @@ class Options(Struct, frozen=True, kw_only=True):
         flags = {name: there.pop(name) for name in KEYS if name in there}
         return cls(flags=flags, **there)
 
+    @classmethod
+    def of_saved(cls, invocation: Invocation) -> Options:
+        """Return those with which a run does again what `invocation` asked for; the jobs are the caller's choice."""
+        given = options_again(invocation)
+        return cls.of({**given, "workflow": Path(given["workflow"])} if "workflow" in given else given)
+
     @property
     def settings(self) -> dict[str, object]:
         """The flags. `--strict`: no network but what the workflow declares, and locked images only."""
         strict = {"mount_mode": "auto", **self.flags, "network": "none", "frozen": True}
         return strict if self.strict else dict(self.flags)
 
+    def saved(self, here: Here) -> Invocation:
+        """What the record keeps, so that the same can be run again."""
+        if self.invocation is not None:
+            return self.invocation
+        kept = {name: msgspec.to_builtins(getattr(self, name), enc_hook=str) for name in _defaults()}
+        given = {name: value for name, value in kept.items() if value != _defaults()[name]}
+        if self.workflow is not None and here.start != here.root:
+            given["workflow"] = str(here.workflow(self.workflow))
+        return Invocation(
+            options={**given, **msgspec.to_builtins(self.flags, enc_hook=str)},
+            variables={
+                origin.place: here.config.text_of(name)
+                for name, origin in here.config.origins.items()
+                if origin.layer == "environment" and origin.place.startswith("LOOM_")
+            },
+        )
+
     @property
     def attended(self) -> bool:
         """Whether a person is asked around steps."""
         return self.shell_on_failure or self.break_before is not None
+
+
+@cache
+def _defaults() -> Mapping[str, Any]:
+    """Each option that the command line gives, and its value if it does not."""
+    options: Mapping[str, Any] = msgspec.to_builtins(Options())
+    return {name: value for name, value in options.items() if name not in ("flags", "invocation", "parent_run_id")}
 
 
 class Prepared(Struct, frozen=True, kw_only=True):
@@ -240,6 +275,7 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None)
             api.Request(
                 run_id=prepared.run_id,
                 command=sys.argv,
+                invocation=options.saved(here),
                 plan=plan,
                 source=source,
                 config=config,

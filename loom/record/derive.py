@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from loom.record.documents import (
+    Invocation,
     JobManifest,
     JobSummary,
     ManifestPhase,
@@ -325,6 +326,7 @@ def receipt(fold: RunFold) -> Receipt:
         loom_version=started.get("loom_version", ""),
         run_id=fold.run_id,
         command=list(started.get("command", ())),
+        invocation=msgspec.convert(started.get("invocation", {}), Invocation),
         repo_root=started.get("repo_root"),
         workflow_path=started.get("workflow_path"),
         started_at=first.ts,

@@ -303,12 +303,22 @@ class PhaseReport(Document, frozen=True, kw_only=True):
     phases: list[ReportPhase]
 
 
+class Invocation(Document, frozen=True, kw_only=True):
+    """What a run was asked for, and a run that does it again, too."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    """The options of `loom run` that were given, by the names of its parameters."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """The settings that variables of the environment gave: `LOOM_NETWORK` and its value."""
+
+
 class Receipt(Document, frozen=True, kw_only=True):
     schema_version: Literal["loom.receipt.v1"] = RECEIPT_SCHEMA
     kind: Literal["loom-run-local"] = "loom-run-local"
     loom_version: str
     run_id: RunId
     command: list[str]
+    invocation: Invocation = field(default_factory=Invocation)
     repo_root: str | None
     workflow_path: str | None
     started_at: Moment

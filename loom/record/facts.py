@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Required, TypedDict
 import msgspec
 from msgspec import Meta
 
-from loom.record.documents import OutputCounts, Place, SavedArtifacts
+from loom.record.documents import Invocation, OutputCounts, Place, SavedArtifacts
 from loom.status import Code, Count, FailingTest, Status
 
 Milliseconds = Annotated[float, Meta(ge=-1e15, le=1e15)]
@@ -24,6 +24,7 @@ class _Begun(TypedDict, total=False):
 
     loom_version: str
     command: list[str]
+    invocation: Invocation
     repo_root: str
     workflow_path: str | None
     workspace: str

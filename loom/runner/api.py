@@ -20,6 +20,7 @@ from loom.errors import LoomError, SnapshotError
 from loom.plan import variables as environment
 from loom.plan.model import Job, Plan
 from loom.providers.base import ReadOnlyMount
+from loom.record.documents import Invocation
 from loom.record.store import RunRecord, Store
 from loom.runner import PlaceOpener, Resumption, Settings, Tools
 from loom.status import JobResult
@@ -38,6 +39,8 @@ class Request(Struct, frozen=True, kw_only=True):
 
     run_id: str
     command: Sequence[str]
+    invocation: Invocation
+    """What the command and the environment ask for; of a run that does another one again, what that was asked for."""
     plan: Plan
     source: Source
     config: Config

@@ -14,6 +14,7 @@ from loom.errors import LoomError
 from loom.plan.image_lock import identity, shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
 from loom.record import derive
+from loom.record.documents import plain
 from loom.record.events import PIPELINE, RUN, PhaseCode
 from loom.record.journal import Journal, Outcome
 from loom.record.recorder import Recorder
@@ -306,6 +307,7 @@ class Run:
             **parent,
             "loom_version": __version__,
             "command": list(request.command),
+            "invocation": plain(request.invocation),
             "repo_root": str(request.source.root),
             "workflow_path": request.plan.workflow_path,
             "workspace": str(self._workspace),

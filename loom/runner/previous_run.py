@@ -7,10 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct, field
 
 from loom.errors import RequestError
 from loom.plan.model import Job, MountMode, Step
+from loom.record.documents import Invocation
 from loom.record.fold import JobState, RunFold
 from loom.record.saved_plan import Planned, load_planned
 from loom.record.step_outputs import restored
@@ -47,6 +49,10 @@ class PastRun(Struct, frozen=True, kw_only=True):
     @property
     def repo_root(self) -> Path:
         return Path(str(self.fold.started.get("repo_root", "")))
+
+    @property
+    def invocation(self) -> Invocation:
+        return msgspec.convert(self.fold.started.get("invocation", {}), Invocation)
 
     @property
     def snapshot(self) -> Mapping[str, Any] | None:

@@ -9,7 +9,6 @@ from loom.analysis.diagnosis import (
     lines_that_matter,
     missing_paths,
     places_in,
-    reproduce_command,
 )
 from loom.analysis.known_failures import Known, table
 from loom.render.agent import MOST_BYTES, agent_text
@@ -32,7 +31,12 @@ def evidence(**more: object) -> Evidence:
     shape = {
         "run_id": "1",
         "state": "failure",
-        "receipt": {"command": ["loom", "run", "--local", "--container", "-j", "2", "--var", "A=b c", "test"]},
+        "receipt": {
+            "invocation": {
+                "options": {"container": True, "var": ["A=b c"], "names": ["test", "other"]},
+                "variables": {},
+            }
+        },
         "pipeline": {"jobs": []},
         "job": job,
         **more,
@@ -150,8 +154,6 @@ def test_places_are_the_projects_own() -> None:
 
 def test_the_command_that_reproduces_keeps_the_inputs() -> None:
     assert diagnose(evidence()).reproduce == "loom run --local --container --var 'A=b c' test"
-    assert reproduce_command(["loom", "run", "-f", "x.yml", "a", "b"], "a") == "loom run --local -f x.yml a"
-    assert reproduce_command([], None) == "loom run --local"
 
 
 def test_the_agents_text_is_never_too_long() -> None:

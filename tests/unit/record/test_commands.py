@@ -106,7 +106,7 @@ def test_diagnose_follows_the_pointers(failed: Ran) -> None:
     assert found["causes"][0]["code"] == "ignored_file"
     assert ".gitignore:1" in found["causes"][0]["summary"]
     assert found["places"] == [{"file": "tests/test_x.py", "line": 12, "column": None}]
-    assert found["reproduce"] == "loom run --local test"
+    assert found["reproduce"] == "LOOM_CONTAINER=false loom run --local test"
     assert Path(found["events_path"]).exists()
     text = failed.project.loom("diagnose")
     assert "failed: job test, step script/02 (.loom/workflow.yml:11), exit code 1" in text
@@ -115,7 +115,12 @@ def test_diagnose_follows_the_pointers(failed: Ran) -> None:
 def test_diagnose_for_an_agent_is_short(failed: Ran) -> None:
     text = failed.project.loom("diagnose", "--format", "agent")
     assert len(text.encode()) <= 2048
-    for part in ("job test, step script/02", "config.local.json", "AssertionError", "reproduce: loom run --local test"):
+    for part in (
+        "job test, step script/02",
+        "config.local.json",
+        "AssertionError",
+        "reproduce: LOOM_CONTAINER=false loom run --local test",
+    ):
         assert part in text
 
 

@@ -1,0 +1,70 @@
+"""The command that runs a failing job again, from the options that its record saved."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from loom.record.documents import Invocation
+
+NOT_REPEATED = frozenset(
+    {
+        # what is shown, and to whom
+        *("stream", "quiet", "verbose", "color", "form", "local", "as_json", "dry_run", "trust"),
+        # what happens around steps, and what stays after the run
+        *("shell_on_failure", "break_before", "keep", "keep_for", "keep_runs", "keep_workspaces", "auto_clean"),
+        *("workspaces_max_size", "cache_max_size", "log_driver", "state_dir", "cache_dir", "tmp_dir"),
+    }
+)
+"""Options of `loom run` and settings that do not decide how a job ends; consent (`trust`) is given each time."""
+_SELECTION = frozenset({"names", "stage", "from_job", "only_failed"})
+_FLAGS = {"from_job": "--from"}
+
+
+def repeated(invocation: Invocation) -> Invocation:
+    """Leave out of `invocation` what need not be the same in a run that does it again."""
+    return Invocation(
+        options={name: value for name, value in invocation.options.items() if name not in NOT_REPEATED},
+        variables={name: value for name, value in invocation.variables.items() if setting_of(name) not in NOT_REPEATED},
+    )
+
+
+def setting_of(variable: str) -> str:
+    """`network` for `LOOM_NETWORK`."""
+    return variable.removeprefix("LOOM_").lower()
+
+
+def reproduce_command(invocation: Invocation, job_id: str | None, jobs: list[str]) -> str:
+    """Return the command that runs the job again, or the whole selection without one. `jobs`: those that the run had."""
+    invocation = repeated(invocation)
+    options = dict(invocation.options)
+    if options.pop("only_failed", False):  # which ones, another run decides by now
+        options["names"] = jobs
+    # A job alone gets what it needs from jobs that run with it; one that ran without them has to stay in its selection.
+    if job_id is not None and options.get("needs") is not False and "from_job" not in options:
+        options = {name: value for name, value in options.items() if name not in _SELECTION} | {"names": [job_id]}
+    names = options.pop("names", ())
+    words = [word for name, value in options.items() for word in _words(_FLAGS.get(name) or _flag(name), value)]
+    variables = [f"{name}={shlex.quote(value)}" for name, value in invocation.variables.items()]
+    return " ".join([*variables, shlex.join(["loom", "run", "--local", *words, *names])])
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _words(flag: str, value: Any) -> Iterator[str]:
+    if isinstance(value, bool):
+        yield flag if value else flag.replace("--", "--no-", 1)
+    else:
+        for item in value if isinstance(value, list | tuple) else (value,):
+            # A value that begins with a dash would be taken for an option.
+            yield from (f"{flag}={item}",) if str(item).startswith("-") else (flag, str(item))
+
+
+def options_again(invocation: Invocation) -> Mapping[str, Any]:
+    """Return the options and settings that a run that does it again starts with, by their names."""
+    invocation = repeated(invocation)
+    settings = {setting_of(name): value for name, value in invocation.variables.items()}
+    return {**settings, **{name: value for name, value in invocation.options.items() if name not in _SELECTION}}

@@ -1,0 +1,113 @@
+"""The command that reproduces: every option and setting of `loom run` is in it, or is left out on purpose."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from loom import config
+from loom.analysis.reproduction import NOT_REPEATED, options_again, reproduce_command, setting_of
+from loom.cli.app import app_for
+from loom.commands.project import Here
+from loom.commands.run import Options
+from loom.record.documents import Invocation
+
+COMMAND = typer.main.get_command(app_for(["run"])).commands["run"]  # type: ignore[attr-defined]
+PARAMETERS = [parameter for parameter in COMMAND.params if parameter.name not in ("help", "names")]
+
+
+def parsed(command: str) -> dict[str, Any]:
+    words = shlex.split(command)
+    assert words[:2] == ["loom", "run"]
+    given: dict[str, Any] = COMMAND.make_context("run", words[2:]).params
+    return given
+
+
+def example(parameter: Any) -> list[Any]:
+    """Values that differ from the default; both for a switch that has two sides."""
+    if parameter.is_flag:
+        return [True, False] if parameter.secondary_opts else [True]
+    return [{"event": "tag", "jobs": 7}.get(parameter.name, "-x=a b")]
+
+
+def here(**flags: object) -> Here:
+    settings = config.load(root=None, environ={}, flags=flags)
+    return Here(environ={}, start=Path(), root=Path(), config=settings)
+
+
+@pytest.mark.parametrize("parameter", PARAMETERS, ids=lambda parameter: parameter.name)
+def test_each_option_survives_or_is_left_out_on_purpose(parameter: Any) -> None:
+    name = parameter.name
+    for value in example(parameter):
+        given = [value] if parameter.multiple else value
+        again = parsed(reproduce_command(Invocation(options={name: given}), None, ["a"]))
+        if name == "only_failed":  # another run decides by now which ones these are
+            assert (again[name], again["names"]) == (False, ["a"])
+        elif name in NOT_REPEATED:
+            assert again == parsed("loom run --local")
+        else:
+            assert again[name] == (Path(value) if name == "workflow" else given)
+
+
+@pytest.mark.parametrize("name", [key for key in config.KEYS if key != "keepass"])
+def test_each_variable_survives_or_is_left_out_on_purpose(name: str) -> None:
+    variable = f"LOOM_{name.upper()}"
+    assert setting_of(variable) == name
+    command = reproduce_command(Invocation(variables={variable: "a b"}), None, [])
+    assert command == ("loom run --local" if name in NOT_REPEATED else f"{variable}='a b' loom run --local")
+
+
+def test_what_is_left_out_exists() -> None:
+    assert {*config.KEYS, *(parameter.name for parameter in COMMAND.params)} > NOT_REPEATED
+
+
+def test_options_are_saved_as_they_were_given() -> None:
+    given = {
+        "container": False,
+        "var": ["A=1"],
+        "workflow": Path("x.yml"),
+        "quiet": False,
+        "event": "tag",
+        "names": ["a"],
+    }
+    saved = Options.of(given).saved(here())
+    assert saved.options == {
+        "container": False,
+        "var": ["A=1"],
+        "workflow": "x.yml",
+        "event": "tag",
+        "names": ["a"],
+    }
+    again = Options.of_saved(saved)
+    assert (again.var, again.workflow, again.flags, again.names) == (["A=1"], Path("x.yml"), {"container": False}, ())
+
+
+def test_settings_of_the_environment_are_saved() -> None:
+    settings = config.load(
+        root=None,
+        environ={"LOOM_NETWORK": "none", "LOOM_GRACE": "2m", "NO_COLOR": "1", "LOOM_JOBS": "3"},
+        flags={"jobs": 2},
+    )
+    saved = Options.of({"jobs": 2}).saved(Here(environ={}, start=Path(), root=Path(), config=settings))
+    assert saved == Invocation(options={"jobs": 2}, variables={"LOOM_NETWORK": "none", "LOOM_GRACE": "2m"})
+    assert options_again(saved) == {"jobs": 2, "network": "none", "grace": "2m"}
+
+
+@pytest.mark.parametrize(
+    ("options", "job", "words"),
+    [
+        ({"names": ["a", "b"], "stage": ["s"]}, "b", "b"),
+        ({"names": ["a", "b"]}, None, "a b"),
+        ({"names": ["a", "b"], "needs": True}, "b", "--needs b"),
+        ({"names": ["a", "b"], "needs": False}, "b", "--no-needs a b"),
+        ({"from_job": "a"}, "b", "--from a"),
+        ({"only_failed": True}, "b", "b"),
+        ({"no_cache": True, "names": ["b"]}, "b", "--no-cache b"),
+        ({}, None, ""),
+    ],
+)
+def test_the_selection(options: dict[str, Any], job: str | None, words: str) -> None:
+    command = reproduce_command(Invocation(options=options), job, ["a", "b"])
+    assert command == f"loom run --local {words}".strip()
