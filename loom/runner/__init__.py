@@ -1,4 +1,4 @@
-"""One job: its sections and steps, in order, in a session."""
+"""Run the plan: jobs in order, each with its sections and steps in a session."""
 
 from loom.runner.hooks import AtStep, Gate, Resumption, Verdict
 from loom.runner.session import PlaceOpener, Settings, Tools

@@ -1,7 +1,7 @@
-"""Wires one run together and returns its receipt.
+"""Run a plan and return its receipt.
 
-The record comes first. Containers take longer to start than anything that loom does, so `execute` gets the first ones
-on their way before the rest of loom is even imported; `run` records all of it, in the order of the phases.
+The record is created first. Containers start slowly, so `execute` opens the first ones before it imports the rest of
+loom; `run` records everything in the order of the phases.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """What to run, and everything about the surroundings that varies."""
+    """The inputs of a run."""
 
     run_id: str
     command: Sequence[str]
@@ -44,28 +44,28 @@ class Request(Struct, frozen=True, kw_only=True):
     plan: Plan
     source: Source
     config: Config
-    """The settings that hold for it, those of the command line among them."""
+    """The effective settings, including the command line's."""
     tools: Tools
     store: Store
     clock_ns: Callable[[], int]
     cancel: Cancel
     sinks: Sequence[Sink]
     cache: Callable[[Mapping[str, Any]], Cache] | None
-    """The caches for a run of a snapshot, by what the record says of it (empty for an earlier run's snapshot).
+    """Return the caches of a run from the recorded snapshot facts (empty for an earlier run's snapshot).
 
-    None: no job's `cache` is restored or saved.
+    None: caches are neither restored nor saved.
     """
     preflight: Callable[[], None]
-    """Checked before any job starts (does an engine answer?); raises InfrastructureError."""
+    """A check before any job starts (does an engine answer?); raises InfrastructureError."""
     isolated: bool
-    """Whether services' networks lead nowhere else (`--strict`)."""
+    """Whether services' networks are isolated (`--strict`)."""
     reuse: Reuse | None = None
     parent_run_id: str | None = None
-    """The run that this one does again without taking anything over; with `reuse`, that names it."""
+    """The run that this one repeats from the start; with `reuse`, that names it."""
     variables: Mapping[str, str]
-    """What loom gives every job."""
+    """The variables that loom sets for every job."""
     notices: Sequence[str] = ()
-    """What a person should know before the first job runs."""
+    """Messages for people before the first job runs."""
 
     @property
     def jobs_at_once(self) -> int:
@@ -73,20 +73,20 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Reuse(Struct, frozen=True, kw_only=True):
-    """What a run takes over from an earlier one, its parent."""
+    """What a run takes over from its parent."""
 
     parent_run_id: str
     workspace: Path
-    """Filled already; nothing is copied."""
+    """Already filled; nothing is copied."""
     snapshot: Mapping[str, Any]
-    """What the record says of the snapshot that the workspace was."""
+    """The recorded facts of the workspace's snapshot."""
     results: Mapping[str, JobResult] = field(default_factory=dict)
-    """Jobs of the plan that do not run again, and what they came to."""
+    """Results of the plan's jobs that do not run again."""
     resumed: Mapping[str, Resumption] = field(default_factory=dict)
     archive_of: Callable[[str], Path]
-    """Where the artifacts of those jobs are."""
+    """The location of those jobs' artifacts."""
     has_products: bool = True
-    """Whether the workspace holds what those jobs left; else their artifacts are put into it."""
+    """Whether the workspace holds those jobs' output; if not, their artifacts are restored into it."""
 
     @property
     def reused(self) -> list[str]:
@@ -94,17 +94,16 @@ class Reuse(Struct, frozen=True, kw_only=True):
 
 
 class Ran(Struct, frozen=True, kw_only=True):
-    """A run that is over. `receipt_path` exists."""
+    """A finished run. `receipt_path` exists."""
 
     receipt: Receipt
     receipt_path: Path
     kept: tuple[str, ...] = ()
-    """Jobs whose places can still be entered, or gone on from."""
+    """Jobs that can be entered or resumed."""
 
 
 class Beginning(Struct, kw_only=True):
-    """The record, which is there first; the workspace, still empty, and the first jobs' places, opening; or the `problem`
-    that ends the run before that."""
+    """The record, the empty workspace and the opening places of the first jobs; or the `problem` that ends the run."""
 
     record: RunRecord
     workspace: Path
@@ -114,7 +113,7 @@ class Beginning(Struct, kw_only=True):
     problem: LoomError | None = None
 
     def undo(self) -> None:
-        """Close what no job took, and remove the workspace if nothing is in it. Safe to repeat."""
+        """Close places that no job took, and remove an empty workspace. Safe to repeat."""
         self.opener.close_unused()
         if not self.reused:
             with suppress(OSError):
@@ -122,7 +121,7 @@ class Beginning(Struct, kw_only=True):
 
 
 def execute(request: Request) -> Ran:
-    """Run the plan. Every way to fail but a bug of loom's (and a record that can't be written) ends in a receipt."""
+    """Run the plan. Every failure ends in a receipt, except bugs and an unwritable record."""
     beginning = _begin(request)
     try:
         from loom.runner.pipeline import Run
@@ -138,7 +137,7 @@ def _begin(request: Request) -> Beginning:
     reuse = request.reuse
     workspace = reuse.workspace if reuse else new_workspace(request.config.tmp_dir, request.run_id)
     record = request.store.new(request.run_id)
-    # Before anything else is made: however this process ends, there is a record of what it may have left.
+    # First of all, so that the record of resources survives any end of this process.
     record.create(_identity(request, workspace))
     settings = _settings(request, workspace)
     opener = PlaceOpener(request.tools, settings, request.cancel)
@@ -188,7 +187,7 @@ def _make(request: Request, workspace: Path) -> None:
 
 
 def _first_jobs(plan: Plan, at_most: int) -> Iterable[Job]:
-    """Those that start as soon as the snapshot is there."""
+    """Return the jobs that start right after the snapshot."""
     first_stage = next((stage for stage in plan.stages if any(job.stage == stage for job in plan.jobs)), None)
     ready = [
         job
@@ -222,7 +221,7 @@ def run_variables(
     event: str = environment.DEFAULT_EVENT,
     message: environment.Message | None = None,
 ) -> dict[str, str]:
-    """What loom gives every job of a run on `source`; `message` is that of its commit, where the caller has it."""
+    """Return the variables for all jobs of a run on `source`; `message` is the commit's, if known."""
     default = next((target for name, _, target in source.refs if name == "refs/remotes/origin/HEAD"), "")
     return environment.for_run(
         run_id=run_id,

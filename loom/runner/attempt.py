@@ -1,4 +1,4 @@
-"""One attempt at a job: what it came to, and its voice in the record."""
+"""One attempt at a job: its result, and its phases in the record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from loom.status import Status, Stream
 
 
 class Attempt:
-    """`number` is 0 for a job that never ran. A broken place becomes a value here, at the end of a `phase`."""
+    """`number` is 0 for a job that never ran. A broken place becomes a result at the end of its `phase`."""
 
     def __init__(self, job: Job, journal: Journal, cancel: Cancel, number: int = 0) -> None:
         self.job = job
@@ -41,13 +41,13 @@ class Attempt:
         self.fact("warning", {"text": text}, code)
 
     def blame(self, *, step: str | None = None, section: str | None = None) -> None:
-        """What failed, if nothing failed before it."""
+        """Set the failure, unless there is an earlier one."""
         if self.failing_step is None and self.failing_section is None:
             self.failing_step, self.failing_section = step, section
 
     @contextmanager
     def phase(self, code: PhaseCode) -> Iterator[Outcome]:
-        """One phase of the record. Where its place breaks, it and the attempt are `error` (`canceled` after a cancel)."""
+        """Record one phase. A broken place makes it and the attempt `error` (`canceled` after a cancel)."""
         with self.journal.span(self._where, code, {"attempt": self.number} if self.number else {}) as outcome:
             try:
                 yield outcome
@@ -60,7 +60,7 @@ class Attempt:
 
     @contextmanager
     def section(self, section: Section, code: PhaseCode) -> Iterator[SectionOutput]:
-        """One section of a phase. What fails in it is its failure."""
+        """Record one section of a phase; its failure is the phase's."""
         output = SectionOutput(self.journal, self.job.id, section, code)
         try:
             yield output
@@ -74,7 +74,7 @@ class Attempt:
 
     @contextmanager
     def work(self, section: Section, code: PhaseCode) -> Iterator[SectionOutput]:
-        """A phase that is one section."""
+        """Record a phase with a single section."""
         with self.phase(code), self.section(section, code) as output:
             yield output
 

@@ -1,4 +1,4 @@
-"""Where a person, or an earlier run, takes part in a job: the gate around steps, and how a job resumes."""
+"""Extension points of a job: the gate around steps, and resuming from an earlier run."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 
 
 class Verdict(StrEnum):
-    """What becomes of a step that failed."""
+    """The decision about a failed step."""
 
     FAIL = "fail"
     RETRY = "retry"
     NEXT = "next"
-    """Go on with the next step. The job still ends as failed: one of its steps did."""
+    """Continue with the next step. The job still fails."""
 
 
 class AtStep(Struct, frozen=True, kw_only=True):
-    """A job that stands at a step, with nothing running: before it, or after it failed."""
+    """A job that waits at a step, before it or after its failure, with nothing running."""
 
     job: Job
     step: Step
     session: Session
     request: SessionRequest
     environment: Mapping[str, str]
-    """What the step's shell gets on top of the session's own; secrets included."""
+    """Variables for the step's shell in addition to the session's; may hold secrets."""
 
 
 class Gate(Protocol):
-    """Asked around steps, from the jobs' threads; may take as long as it likes, the job's timeout stands still meanwhile."""
+    """Called around steps in the jobs' threads; may block, because the job's timeout is paused."""
 
     def before(self, at: AtStep, cancel: Cancel) -> None: ...
 
@@ -47,7 +47,7 @@ class Gate(Protocol):
 
 
 def keeps(when: str, status: Status) -> bool:
-    """Whether the place of a job that ended like this stays (`Config.keep`)."""
+    """Whether to keep the place of a job with this result (`Config.keep`)."""
     ended = status in (Status.FAILURE, Status.TIMED_OUT, Status.ERROR) or (
         when == "always" and status is Status.SUCCESS
     )
@@ -58,15 +58,15 @@ Adopt = Callable[[SessionRequest, OnOutput, Cancel], AbstractContextManager[Sess
 
 
 class Resumption(Struct, frozen=True, kw_only=True):
-    """How a job goes on from a step of an earlier run."""
+    """How a job resumes from a step of an earlier run."""
 
     step: str
     handed_on: Mapping[str, str] = field(default_factory=dict)
     cache_keys: tuple[str, ...] = ()
-    """Of the job's caches, as they were when it began."""
+    """The keys of the job's caches at its start."""
     image: Resolved | None = None
-    """The checkpoint's image, or the one that the kept container was made from."""
+    """The checkpoint's image, or the kept container's."""
     adopt: Adopt | None = None
-    """Opens the kept container, its services with it; None: a new container is made from `image`."""
+    """Opens the kept container with its services; None: create a container from `image`."""
     view: View | None = None
-    """The job's files as it left them then; None: it gets a view as at the start of a job."""
+    """The job's saved files; None: a new view, as at the start of a job."""

@@ -1,6 +1,6 @@
-"""One job, all its attempts: a place is prepared, products restored, steps run, products kept, and the place cleaned up.
+"""Run one job with all attempts: prepare a place, restore products, run steps, keep products, clean up.
 
-A failing step is a value; a place that breaks (`InfrastructureError`) ends the attempt as `error`, and other jobs go on.
+A failed step is a value. A broken place (`InfrastructureError`) ends the attempt as `error`; other jobs continue.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from loom.status import JobResult, Skip, Status
 
 
 class JobRunner:
-    """Runs jobs of one run; thread-safe, one call per job."""
+    """Runs the jobs of one run; thread-safe, one call per job."""
 
     def __init__(
         self, *, journal: Journal, opener: PlaceOpener, handover: Handover, cancel: Cancel, paths: RunPaths
@@ -55,7 +55,7 @@ class JobRunner:
         return self._finish(attempt, begun, allowed=allowed)
 
     def skip(self, job: Job, skip: Skip) -> None:
-        """Record a job that never ran: its three phases are there all the same, each of them skipped."""
+        """Record a job that never ran, with its three phases skipped."""
         begun = self._journal.now_ns()
         attempt = Attempt(job, self._journal, self._cancel)
         for code in (PhaseCode.JOB_PROVIDER_PREPARE, PhaseCode.JOB_EXECUTION, PhaseCode.JOB_CLEANUP):
@@ -65,7 +65,7 @@ class JobRunner:
         self._finish(attempt, begun, blocked_by=skip.blocked_by)
 
     def leave_behind(self, job: Job) -> JobResult:
-        """Record a job whose thread does not come back."""
+        """Record a job whose thread does not return."""
         attempt = Attempt(job, self._journal, self._cancel)
         attempt.status = Status.CANCELED
         attempt.error = (
@@ -98,7 +98,7 @@ class JobRunner:
     def _run(self, attempt: Attempt) -> None:
         cancel = self._cancel.child()
         place: Place | None = None
-        with ExitStack() as last_resort:  # closes the place also when a bug of ours cuts the way through the phases
+        with ExitStack() as last_resort:  # closes the place even when a bug interrupts the phases
             stack = last_resort.enter_context(ExitStack())
             stack.callback(cancel.detach)
             with attempt.phase(PhaseCode.JOB_PROVIDER_PREPARE):
@@ -121,12 +121,12 @@ class JobRunner:
                 stack.close()
 
     def _let_stay(self, attempt: Attempt, place: Place) -> None:
-        """What stays of the job's place: all of it, as `--keep` says, else its files."""
+        """Keep the job's place (if `--keep` requires it) or its files."""
         if not self._keep_place(attempt, place):
             _save_files(attempt, place)
 
     def _keep_place(self, attempt: Attempt, place: Place) -> bool:
-        """Keep the job's place for a person to look at. That it could not be kept is a warning: the job has its result."""
+        """Keep the job's place for inspection. A failure is only a warning, because the job has its result."""
         job, config = attempt.job, self._opener.settings.config
         if not keeps(config.keep, attempt.status) or _tries_again(attempt):
             return False
@@ -140,7 +140,9 @@ class JobRunner:
             attempt.warn(f"no checkpoint: {error.message}", PhaseCode.JOB_CLEANUP)
         try:
             place.session.keep(expires_at)
-            if place.services is not None and self._opener.provider(job).capabilities.isolated:  # else opened again
+            if (
+                place.services is not None and self._opener.provider(job).capabilities.isolated
+            ):  # otherwise opened again
                 place.services.keep()
             facts = place.session.facts
             kept["container_id"], kept["container_name"] = facts.container_id, facts.container_name
@@ -153,7 +155,7 @@ class JobRunner:
 
 
 def _save_files(attempt: Attempt, place: Place) -> None:
-    """Lay out what a job leaves in a volume, which goes: of a job that failed, or that goes on where somebody was at work."""
+    """Lay out the files of a job in a volume that will be removed: of a failed job, or of a resumed one."""
     directory = place.request.directory
     wanted = attempt.status in (Status.FAILURE, Status.TIMED_OUT) or place.resumed is not None
     if place.request.mount_mode is not MountMode.VOLUME or directory is None or not wanted:

@@ -1,4 +1,4 @@
-"""A run from its first event to its receipt."""
+"""One run from its first event to its receipt."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Run:
             self._finalize(status)
         finally:
             self._record.drop_builds()
-            self._close_providers()  # also when the record can't be written any more, or a bug of ours ends the run
+            self._close_providers()  # also after a bug, or when the record is unwritable
         if filled:
             self._record.link_into(self._workspace)
         return Ran(
@@ -80,7 +80,7 @@ class Run:
     # -- run.bootstrap --------------------------------------------------------------------------------------------
 
     def _bootstrap(self) -> bool:
-        """Fill the workspace, beside the first jobs' containers that are starting; False when the run can't go on."""
+        """Fill the workspace while the first containers start; False when the run can't continue."""
         request = self._request
         self._begun = self._journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, self._what_begins())
         self._deaf = self._cancel.on_request(self._interrupted)
@@ -107,7 +107,7 @@ class Run:
                 self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "notice", {"text": text})
             self._keep_build_inputs()
             engines = [provider.described() for provider in request.tools.providers.values()]
-            if engine := ", ".join(filter(None, engines)):  # asked while the first containers start
+            if engine := ", ".join(filter(None, engines)):  # checked while the first containers start
                 self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "engine_answered", {"engine": engine})
             filled = True
         except LoomError as error:
@@ -131,19 +131,19 @@ class Run:
         for images in (provider.images for provider in request.tools.providers.values()):
             if images is None:
                 continue
-            if request.reuse is None:  # what is gone on from may have been changed since
+            if request.reuse is None:  # earlier jobs may have changed the files
                 manifest = self._record.paths.snapshot
                 images.identity_of = partial(
                     snapshot.identity_of, request.source, self._workspace, manifest_file=manifest
                 )
             if request.config.mount_mode != "bind_mount":
-                continue  # no job can write where images are built from before they are
+                continue  # jobs can't write to the build inputs before they run
             writers = {job.id for job in request.plan.jobs}
             if builds := builds_after_writers(request.plan, writers, self._done):
                 images.keep_inputs(builds, workspace=self._workspace, folder=self._record.paths.builds)
 
     def _keep_manifest(self) -> None:
-        """`loom verify` needs it, and a job may remove the workspace's own."""
+        """Keep the manifest for `loom verify`, because a job may remove the workspace's copy."""
         self._record.publish(self._record.paths.snapshot, snapshot.manifest_bytes(self._workspace))
 
     # -- run.pipeline_execute -------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ class Run:
         return None if request.cache is None else request.cache(taken)
 
     def _made_elsewhere(self) -> frozenset[str]:
-        """The jobs that left their products in the workspace of an earlier run, and not in this one."""
+        """Return the jobs with products in an earlier run's workspace instead of this one's."""
         reuse = self._request.reuse
         return frozenset(() if reuse is None or reuse.has_products else self._done)
 
@@ -232,11 +232,11 @@ class Run:
         }
 
     def _stop_others(self) -> None:
-        """End what runs, without the run counting as interrupted by the user."""
+        """Stop running jobs without marking the run as interrupted by the user."""
         self._cancel.request(None)
 
     def _interrupted(self) -> None:
-        """State it while jobs still end, in a thread of its own: who asked may ask again before all listeners have it."""
+        """Report it in a separate thread while jobs end, so that a second request is not delayed by listeners."""
         if (code := self._cancel.exit_code) is not None:
             grace_s = 0.0 if self._cancel.now else self._request.config.grace
             data = {"by": code.name.lower(), "at_once": self._cancel.now, "grace_s": grace_s}
@@ -279,7 +279,7 @@ class Run:
         self._journal.close()
 
     def _close_providers(self) -> list[str]:
-        """Wait until all is removed; what could not be. Nothing is left to do the second time."""
+        """Wait until everything is removed; return the failures. Idempotent."""
         return [text for provider in self._request.tools.providers.values() for text in provider.close(self._cancel)]
 
     # -- values ---------------------------------------------------------------------------------------------------
@@ -317,10 +317,10 @@ class Run:
 
 
 def builds_after_writers(plan: Plan, writers: Container[str], done: Container[str]) -> list[Build]:
-    """What is built while jobs of `writers` may have written into the workspace: in CI, none of that would be there.
+    """Return the builds that run while jobs of `writers` may have changed the workspace; in CI, those changes would be
+    absent.
 
-    Without what every writer waits for: it is the image of the writer itself, or of a job before all writers, and each
-    image is built once in a run.
+    Builds that every writer waits for are excluded: each image is built once in a run, before the writers.
     """
     jobs = [job for job in plan.jobs if job.id not in done]
     before = {job.id: {other for other in waits_for(plan, job) if other not in done} for job in jobs}
@@ -347,7 +347,7 @@ def _status_of(results: Mapping[str, JobResult]) -> Status:
 
 
 def plan_shape(plan: Plan, *, without: Container[str] = ()) -> dict[str, Any]:
-    """The part of the plan that the record's documents and the screen need; no variables, no secrets."""
+    """Return the parts of the plan for the record's documents and the screen, without variables and secrets."""
     return {
         "workflow_path": plan.workflow_path,
         "stages": list(plan.stages),
@@ -373,7 +373,7 @@ def _job_shape(job: Job) -> dict[str, Any]:
 
 
 def _known_secrets() -> Masker:
-    """The run's masker; errors that are printed after the run go through it too."""
+    """Return the run's masker, which also masks errors printed after the run."""
     masker = Masker()
     controls.hide = masker.mask
     return masker

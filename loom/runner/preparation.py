@@ -1,4 +1,4 @@
-"""A job's place, from its secrets to its open session, each part a section of the record."""
+"""Prepare a job's place, from its secrets to its open session; each part is a section of the record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CODE = PhaseCode.JOB_PROVIDER_PREPARE
 
 
 class Preparation:
-    """Opens the place of one attempt; `stack` closes it. `cancel` is the attempt's own."""
+    """Opens the place of one attempt; `stack` closes it. `cancel` belongs to the attempt."""
 
     def __init__(self, attempt: Attempt, opener: PlaceOpener, stack: ExitStack, cancel: Cancel) -> None:
         self._attempt = attempt
@@ -52,7 +52,7 @@ class Preparation:
         )
 
     def _secrets(self) -> SecretValues:
-        """The values, known to the masker before anything could print them."""
+        """Resolve the values, and register them with the masker before any output."""
         job = self._job
         if not job.all_secrets:
             return NO_SECRETS
@@ -85,7 +85,7 @@ class Preparation:
             return prewarmed.resolved
 
     def _images_used(self, images: Sequence[Resolved]) -> None:
-        """Besides the job's own: of its services, and what was built from. The receipt names every one."""
+        """Return further images: of services and base images. The receipt lists all."""
         for image in images:
             self._attempt.fact("image_used", {"name": image.name, "id": image.image_id, "digest": image.digest}, CODE)
             self._images_used(image.bases if isinstance(image, BuiltImage) else ())
@@ -100,7 +100,7 @@ class Preparation:
             attempt.service_died = ServiceError(f"service {name} ended while the job ran: {how}", hint=hint)
             self._cancel.request(None)
 
-        # It lasts as long as the job: a step that fails meanwhile is not its failure.
+        # It lasts as long as the job, so a later step's failure is not its own.
         section = SectionOutput(attempt.journal, job.id, Section.SERVICES, CODE)
         section.begin()
 
@@ -123,7 +123,7 @@ class Preparation:
         self, prewarmed: Prewarmed | None, image: Resolved | None, services: OpenedServices | None, adopt: Adopt | None
     ) -> Opened:
         with self._attempt.section(Section.PROVIDER, CODE) as output:
-            # Once more when the session has been left: background children may print half a line last.
+            # Again after the session: background processes may end with a partial line.
             self._stack.callback(output.begin().close)
             if prewarmed is not None:
                 return self._prewarmed(prewarmed, image, output)
@@ -140,7 +140,7 @@ class Preparation:
             yield Opened(session=session, request=request, view=view)
 
     def _prewarmed(self, prewarmed: Prewarmed, image: Resolved | None, on_output: SectionOutput) -> Opened:
-        """What was opened ahead, or where that could not show the workspace, the place opened in another way."""
+        """Return the prewarmed place, or open another one if it can't show the workspace."""
         prewarmed.provider_output.pass_on(on_output)
         try:
             opened, closing = prewarmed.opened()
@@ -170,7 +170,7 @@ class Preparation:
 
 
 def _placed(job: Job, session: Session, secrets: Mapping[str, bytes]) -> Mapping[str, str]:
-    """Secrets as steps see them: a file's path, or the value where the workflow says `file: false`."""
+    """Return the secrets' variables: a file's path, or the value for `file: false`."""
     as_file = {secret.name for secret in job.secrets if secret.file}
     return {
         name: session.put_secret(name, value) if name in as_file else value.decode(errors="surrogateescape")

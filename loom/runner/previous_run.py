@@ -1,4 +1,4 @@
-"""An earlier run, to resume or enter: its plan, the results of its jobs, and the variables of their steps."""
+"""Read an earlier run to resume or enter it: plan, job results, step variables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from loom.util.paths import is_of_job
 
 
 class PastImage(Struct, frozen=True, kw_only=True):
-    """The image that a job ran in, as its record names it; `image_id` may be a checkpoint's instead."""
+    """The recorded image of a job; `image_id` may be a checkpoint's instead."""
 
     name: str
     image_id: str
@@ -36,7 +36,7 @@ class PastRun(Struct, frozen=True, kw_only=True):
     planned: Planned
     fold: RunFold
     handed_on: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    """Each job's facts of what its steps handed on, in order."""
+    """For each job, the facts of its steps' outputs, in order."""
 
     @property
     def run_id(self) -> str:
@@ -56,11 +56,11 @@ class PastRun(Struct, frozen=True, kw_only=True):
 
     @property
     def snapshot(self) -> Mapping[str, Any] | None:
-        """What the record says of the run's snapshot; None when there was none."""
+        """The recorded facts of the run's snapshot; None without one."""
         return self.fold.facts.get("snapshot_taken")
 
     def job(self, job_id: str) -> PastJob:
-        """RequestError for a job that the run did not have."""
+        """Return a job of the run. RequestError for an unknown one."""
         try:
             return PastJob(run=self, job=self.planned.plan.job(job_id))
         except KeyError:
@@ -73,7 +73,7 @@ class PastRun(Struct, frozen=True, kw_only=True):
             ) from None
 
     def failed(self) -> list[str]:
-        """The jobs that did not succeed, or never came to run, in plan order."""
+        """Return jobs that failed or never ran, in plan order."""
         return [
             job.id
             for job in self.planned.plan.jobs
@@ -83,7 +83,7 @@ class PastRun(Struct, frozen=True, kw_only=True):
         ]
 
     def one_job(self) -> PastJob:
-        """The default job of a command: the failing one, or the only one. RequestError when neither exists."""
+        """Return the default job of a command: the failed one, or the only one. RequestError if there is neither."""
         failing = self.fold.failing_job()
         if failing is not None:
             return self.job(failing.id)
@@ -99,18 +99,18 @@ class PastRun(Struct, frozen=True, kw_only=True):
 
     @property
     def _taken_over(self) -> Mapping[str, Mapping[str, Any]]:
-        """The jobs that this run did not run itself: it took their results from its own parent."""
+        """Return the jobs with results taken over from this run's parent."""
         jobs: Mapping[str, Mapping[str, Any]] = self.fold.facts.get("results_reused", {}).get("jobs", {})
         return jobs
 
     def archive_of(self, job_id: str) -> Path:
-        """Where the artifacts of a job of this run are, whether it ran them or took them over."""
+        """Locate the artifacts of a job, its own or taken over."""
         if job_id in self._taken_over:
             return Path(str(self._taken_over[job_id]["archive"]))
         return self.entry.paths.artifacts_archive(job_id)
 
     def result_of(self, job_id: str) -> JobResult | None:
-        """What a job of this run came to, None when it did not end."""
+        """Return the result of a job, or None if it did not end."""
         state = self.fold.jobs.get(job_id)
         if state is None and job_id in self._taken_over:
             before = self._taken_over[job_id]
@@ -139,12 +139,12 @@ class PastJob(Struct, frozen=True, kw_only=True):
 
     @property
     def last_step(self) -> str | None:
-        """The last step that began, which is where a job stood when something else than a step ended it."""
+        """Return the last started step, the position of a job that something other than a step ended."""
         return next((step for _, step in reversed(self.state.steps)), None)
 
     @property
     def kept(self) -> Mapping[str, Any]:
-        """Empty when nothing was."""
+        """Empty if nothing was kept."""
         return self.state.facts.get("session_kept", {})
 
     @property
@@ -152,7 +152,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
         return self.kept.get("checkpoint") or {}
 
     def not_in_checkpoint(self) -> tuple[dict[str, str], int]:
-        """The special files of its workspace that its checkpoint was made without: the first ones, and how many in all."""
+        """The special files that its checkpoint lacks: the first ones, and the total."""
         left_out = self.checkpoint.get("left_out") or []
         return {item["path"]: item["reason"] for item in left_out}, self.checkpoint.get("left_out_total", 0)
 
@@ -162,7 +162,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
 
     @property
     def view(self) -> View | None:
-        """The job's view of the workspace; None when the job ended before it got one."""
+        """The job's view of the workspace; None when the job ended before it."""
         opened = self.state.facts.get("session_opened")
         if opened is None:
             return None
@@ -193,7 +193,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
 
     @property
     def cache_keys(self) -> tuple[str, ...]:
-        """The keys of its caches, as they were when it began; none where it did not come so far."""
+        """The keys of its caches at its start; empty if it ended before."""
         return tuple(self.state.facts.get("cache_keys", {}).get("keys", ()))
 
     @property
@@ -201,9 +201,9 @@ class PastJob(Struct, frozen=True, kw_only=True):
         return self.job.image is not None
 
     def step(self, wanted: str | None) -> Step:
-        """The step that `wanted` names (`2`, `script/2`, `script/02`); None: the failing one, else the last that ran.
+        """Return the step named `wanted` (`2`, `script/2`, `script/02`); None: the failed one, else the last one.
 
-        RequestError for one that the job does not have.
+        RequestError for an unknown step.
         """
         steps = self.job.steps
         if wanted is None:
@@ -211,7 +211,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
         return step_named(self.job, wanted)
 
     def handed_on(self, step: Step, secrets: Mapping[str, bytes]) -> tuple[dict[str, str], list[str]]:
-        """What the steps before `step` handed on, and the names of what the record could not keep."""
+        """Return the outputs of the steps before `step`, and the names that the record lacks."""
         order = [item.id for item in self.job.steps]
         latest: Mapping[str, Any] = {}
         for fact in self.run.handed_on.get(self.job.id, ()):
@@ -236,17 +236,17 @@ def step_named(job: Job, wanted: str) -> Step:
 
 
 def remove_expired_archives(runs_dir: Path, older_than: float) -> None:
-    """Remove checkpoints' archives that were written before this moment (seconds since the epoch); the records stay."""
+    """Remove checkpoint archives older than this time (seconds since the epoch); records stay."""
     for archive in runs_dir.glob("*/checkpoints/*.tar.zst"):
         try:
             if archive.stat().st_mtime < older_than:
                 archive.unlink()
         except OSError:
-            continue  # it is gone already, or not ours to remove
+            continue  # already removed, or not ours
 
 
 def read(entry: RunEntry) -> PastRun:
-    """RecordError when the record is not whole enough to go back into."""
+    """RecordError when the record is incomplete and can't be resumed."""
     planned = load_planned(entry.paths.plan)
     fold = RunFold()
     handed_on: dict[str, list[Mapping[str, Any]]] = {}

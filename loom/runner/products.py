@@ -1,4 +1,4 @@
-"""What passes from job to job and from run to run: artifacts, the test reports among them, and caches."""
+"""Pass artifacts, test reports and caches between jobs and runs."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from loom.storage.workspace import view_of
 from loom.util.bounded import bounded, listed
 
 MAX_CHANGES = 1000
-"""How many changed paths a job's manifest names."""
+"""Number of changed paths in a job's manifest."""
 MAX_LEFT_OUT = 5
-"""How many files that could not be kept are warned of one by one."""
+"""Number of warnings about individual files that could not be kept."""
 MAX_OVERLAPS = 5
-"""How many paths that several jobs left differently are warned of one by one."""
+"""Number of warnings about paths that several jobs produced differently."""
 MAX_NAMED = 20
-"""How many missing paths or failing tests are named one by one."""
+"""Number of missing paths or failing tests to name."""
 
 
 class Handover:
-    """Artifacts of one run's jobs. Thread-safe: each job has places of its own, and reads only those of ended jobs."""
+    """The artifacts of a run's jobs. Thread-safe: each job writes its own files, and reads only those of ended jobs."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Handover:
         missing_here: frozenset[str] = frozenset(),
         cancel: Cancel | None = None,
     ) -> None:
-        """`missing_here`: jobs that left their products in another workspace than the run's."""
+        """`missing_here`: jobs with products in another workspace than the run's."""
         self._missing_here = missing_here
         self._cancel = cancel or Cancel()
         self._plan = plan
@@ -61,7 +61,7 @@ class Handover:
         self._cache_keys: dict[str, list[str]] = {}
 
     def sources(self, job: Job) -> list[str]:
-        """The jobs whose artifacts `job` gets, in plan order: what it needs, or without `needs` all stages before."""
+        """Return the jobs with artifacts for `job`, in plan order: its needs, or all earlier stages without `needs`."""
         if job.needs is not None:
             named = {need.job for need in job.needs if need.artifacts}
         else:
@@ -70,9 +70,9 @@ class Handover:
         return [other.id for other in self._plan.jobs if other.id in named and self._archive_of(other.id).exists()]
 
     def restore(self, job: Job, session: Session, shared_workspace: Path, on_output: OnOutput) -> list[str]:
-        """Put earlier jobs' artifacts into this job's view. A workspace that all jobs share has them already.
+        """Restore earlier jobs' artifacts into this job's view; a shared workspace already holds them.
 
-        They come in plan order, a file over a file. One line for each path that several jobs left differently.
+        Restored in plan order, later files win. Prints a line for each path that jobs produced differently.
         """
         shared = session.workspace_view() == shared_workspace
         view = view_of(session, self._not_if_canceled)
@@ -94,12 +94,12 @@ class Handover:
         ]
 
     def _index_of(self, source: str) -> Sequence[artifacts.ArtifactFile]:
-        if source not in self._indexes:  # two jobs at once may both read it: nothing is lost by that
+        if source not in self._indexes:  # concurrent jobs may both read it, which is harmless
             self._indexes[source] = artifacts.index_of(self._archive_of(source))
         return self._indexes[source]
 
     def collect(self, job: Job, session: Session, status: Status, on_output: OnOutput) -> Mapping[str, Any] | None:
-        """Keep what the job leaves; what the record says of it, or None when there is nothing to keep."""
+        """Keep the job's artifacts; return the record of them, or None if it has none."""
         spec = job.artifacts
         if spec is None or not spec.paths or not wanted(spec.when, status):
             return None
@@ -124,7 +124,7 @@ class Handover:
         }
 
     def reports(self, job: Job, session: Session, project_dir: str) -> artifacts.TestReports | None:
-        """What the job's JUnit reports say, whatever became of the job."""
+        """Summarise the job's JUnit reports, whatever its result."""
         if job.artifacts is None or not job.artifacts.junit:
             return None
         return artifacts.read_reports(
@@ -147,14 +147,15 @@ class Handover:
         return self._cache is not None and bool(job.cache)
 
     def settle_caches(self, job: Job, workspace: Path, resumed: Sequence[str] | None) -> Sequence[str]:
-        """The keys of a job's caches, before it changes the files that they hash. A `resumed` job has changed them: its
-        keys are those of the run that it goes on from."""
+        """Return the keys of a job's caches, before it changes the files that they hash. A `resumed` job uses the keys
+        of its earlier run.
+        """
         keys = [key_of(spec, workspace) for spec in job.cache] if resumed is None else list(resumed)
         self._cache_keys[job.id] = keys
         return keys
 
     def restore_caches(self, job: Job, session: Session, on_output: OnOutput) -> Iterator[Mapping[str, Any]]:
-        """Unpack what fits; one fact per cache entry."""
+        """Restore matching caches; record one fact per entry."""
         assert self._cache is not None
         for spec, key in zip(job.cache, self._cache_keys[job.id], strict=True):
             if "pull" in spec.policy:
@@ -174,7 +175,7 @@ class Handover:
 
 
 def report_facts(reports: artifacts.TestReports) -> tuple[Mapping[str, Any], Iterable[Mapping[str, Any]]]:
-    """The totals, and the first failing tests one by one, as the record keeps them."""
+    """Return the totals and the first failing tests, for the record."""
     totals = {name: getattr(reports, name) for name in ("reports", "tests", "failures", "errors", "skipped")}
     problems = [*reports.problems, *(f"{pattern}: no such file" for pattern in reports.missing)]
     totals |= bounded("problems", problems, MAX_NAMED)
@@ -182,7 +183,7 @@ def report_facts(reports: artifacts.TestReports) -> tuple[Mapping[str, Any], Ite
 
 
 class Products:
-    """Restores and keeps what one job gets and leaves, each in a phase of the record."""
+    """Restores and keeps the products of one job, each in a phase of the record."""
 
     def __init__(self, handover: Handover, workspace: Path, cancel: Cancel) -> None:
         """`workspace`: the run's, which jobs may share. `cancel`: the run's."""
@@ -191,7 +192,7 @@ class Products:
         self._cancel = cancel
 
     def restore(self, attempt: Attempt, place: Place) -> None:
-        """Before the first step: caches, then what earlier jobs left. A job that goes on somewhere has them already."""
+        """Before the first step: restore caches, then earlier jobs' artifacts. A resumed job already has them."""
         job, handover = attempt.job, self._handover
         caches = handover.caches(job)
         if place.resumed is not None:
@@ -213,12 +214,12 @@ class Products:
                     attempt.warn(f"artifacts: {text}", code)
 
     def _settle_caches(self, attempt: Attempt, resumed: Sequence[str] | None) -> None:
-        """The record keeps the keys, so that a job that goes on from here saves under the same ones."""
+        """Record the keys, so that a resumed job saves under the same ones."""
         keys = self._handover.settle_caches(attempt.job, self._workspace, resumed)
         attempt.fact("cache_keys", {"keys": list(keys)}, PhaseCode.JOB_CACHE_RESTORE)
 
     def keep(self, attempt: Attempt, place: Place) -> None:
-        """After the last step: artifacts, test reports, and what the job changed in a view of its own."""
+        """After the last step: keep artifacts, test reports, and the job's changes to its own view."""
         code = PhaseCode.JOB_ARTIFACT_EXTRACT
         with _only_a_warning(attempt, code):
             place.session.settle()
@@ -234,7 +235,7 @@ class Products:
                 output.begin()
                 for fact in self._handover.save_caches(attempt.job, place.session, attempt.status, output):
                     _cache_fact(attempt, save, fact)
-        # Listing changes is a service to the reader: that it failed is not the job's failure.
+        # Failure to list changes does not fail the job.
         with _only_a_warning(attempt, code, "what the job changed could not be listed: "):
             if changes := place.session.changes():
                 paths = [f"{change.kind} {change.path}" for change in changes]
@@ -257,7 +258,7 @@ class Products:
 
     @contextmanager
     def _not_kept(self, attempt: Attempt, code: PhaseCode, what: str) -> Iterator[None]:
-        """Of a job that has its result already, that something could not be kept is a warning; else it is the result."""
+        """Failure to keep products: a warning if the job already has its result, else its result."""
         try:
             yield
         except InfrastructureError as error:
@@ -282,7 +283,7 @@ def _cache_fact(attempt: Attempt, code: PhaseCode, fact: Mapping[str, Any]) -> N
 
 
 def _warn_of_left_out(attempt: Attempt, code: PhaseCode, what: str, fact: Mapping[str, Any]) -> None:
-    """Files that were asked for and not kept, since they hold a secret, can't be read, or are none."""
+    """List requested files that were not kept because they hold a secret, are unreadable or not regular."""
     texts = [f"{item['path']} left out: {item['reason']}" for item in fact.get("skipped", ())[:MAX_LEFT_OUT]]
     more = fact.get("skipped_total", 0) - len(texts)
     if more > 0:
@@ -292,7 +293,7 @@ def _warn_of_left_out(attempt: Attempt, code: PhaseCode, what: str, fact: Mappin
 
 
 def _broken_off(attempt: Attempt) -> str:
-    """Why something is not there that the job would have made, where it did not come to its end."""
+    """Explain missing files of a job that did not complete."""
     if attempt.status is not Status.ERROR or not attempt.error:
         return ""
     return f", since the job was broken off: {attempt.error.splitlines()[0]}"

@@ -1,4 +1,4 @@
-"""Which job next. `decide` is pure: plan and states in, what to start and what to skip out; `run_jobs` loops over it."""
+"""Schedule jobs. `decide` is pure: it maps plan and states to jobs to start and to skip; `run_jobs` loops over it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ class Decision(Struct, frozen=True, kw_only=True):
 
 
 def decide(plan: Plan, results: Mapping[str, JobResult], running: frozenset[str]) -> Decision:
-    """What may start now, in plan order, and what will never start.
+    """Return jobs that may start now, in plan order, and jobs that never will.
 
-    A job with `needs` waits for these alone, any other for all jobs of the stages before. `on_success` needs each of
-    them to have succeeded (or been allowed to fail), and is skipped as soon as one did not; `on_failure` starts when
-    all are over and one failed; `always` when all are over. Plan order is topological, so one pass settles whole
-    chains of skips.
+    A job with `needs` waits for these, any other for all jobs of earlier stages. `on_success` requires each of them to
+    succeed (or be allowed to fail), and is skipped at the first failure; `on_failure` starts when all are over and one
+    failed; `always` when all are over. Plan order is topological, so one pass settles whole chains of skips.
     """
     start: list[str] = []
     skip: list[Skip] = []
@@ -42,7 +41,7 @@ def decide(plan: Plan, results: Mapping[str, JobResult], running: frozenset[str]
 
 
 def waits_for(plan: Plan, job: Job) -> list[str]:
-    """The jobs that must be over before this one can start."""
+    """Return the jobs that must end before this one starts."""
     if job.needs is not None:
         present = {other.id for other in plan.jobs}
         return [need.job for need in job.needs if need.job in present]
@@ -82,12 +81,12 @@ def run_jobs(
     on_stuck: Callable[[Job], JobResult] = lambda job: JobResult(status=Status.CANCELED),
     done: Mapping[str, JobResult] | None = None,
 ) -> dict[str, JobResult]:
-    """Run the plan's jobs in threads, at most `at_most` at once; results in plan order.
+    """Run the plan's jobs in threads, at most `at_most` at once; return results in plan order.
 
-    `done` are jobs that ran in an earlier run, and do not run again. `stop` is called when `fail_fast` ends the rest.
-    After a cancel nothing new starts: what waits is skipped. A job that has not ended `cancel.AT_ONCE_S` after the second
-    request is left behind with the result that `on_stuck` gives it. An exception out of `run_job` (a bug, a record that can't be
-    written) is raised here once the running jobs are over.
+    `done` are results of an earlier run. `stop` is called when `fail_fast` ends the rest. After a cancel nothing new
+    starts: waiting jobs are skipped. A job that still runs `cancel.AT_ONCE_S` after the second request is abandoned
+    with the result of `on_stuck`. An exception from `run_job` (a bug, an unwritable record) is raised after the running
+    jobs end.
     """
     schedule = _Schedule(plan, run_job, on_skip, dict(done or {}))
     unregister = cancel.on_request(schedule.wake)
@@ -101,7 +100,7 @@ def run_jobs(
         if not schedule.running:
             continue
         try:
-            # No limit before the second request: each job has its own, and a request puts something in.
+            # No limit before the second request: jobs have their own, and a request wakes the queue.
             ended = schedule.over.get(timeout=cancel.at_once_s)
         except queue.Empty:
             for job_id in sorted(schedule.running):
@@ -117,7 +116,7 @@ def run_jobs(
 
 
 class _Schedule:
-    """The jobs of a plan that run, are over, or will not run. `ending`: why nothing starts any more."""
+    """The states of a plan's jobs. `ending`: why no more jobs start."""
 
     def __init__(
         self,
@@ -168,7 +167,7 @@ class _Schedule:
                     self._on_skip(job, Skip(job_id=job.id, reason=self.ending or ""))
 
     def settle(self, job_id: str, outcome: JobResult | BaseException, *, fail_fast: bool) -> bool:
-        """Take the end of a job; whether the other jobs have to stop."""
+        """Record the end of a job; return whether other jobs must stop."""
         self.running.discard(job_id)
         if isinstance(outcome, BaseException):
             self.broken = self.broken or outcome

@@ -1,4 +1,4 @@
-"""A job's place: what it needs to be opened, and opening it, some of it ahead of time."""
+"""Open a job's place, in some cases ahead of time."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from loom.status import OnOutput, Stream
 
 
 class ResolveSecrets(Protocol):
-    """The values of a job's secrets and its services', and what is missing of those that need not be there (as text)."""
+    """The secrets of a job and its services, and messages about unavailable optional ones."""
 
     def __call__(self, job: Job, /) -> tuple[SecretValues, Sequence[str]]: ...
 
 
 class Tools(Struct, frozen=True, kw_only=True):
-    """The outside worlds that jobs need."""
+    """The external dependencies of jobs."""
 
     providers: Mapping[str, Provider]
     """By name: those of the jobs and of their services."""
@@ -48,22 +48,22 @@ class Tools(Struct, frozen=True, kw_only=True):
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """What is the same for every job of a run."""
+    """The settings shared by all jobs of a run."""
 
     run_id: str
     workspace: Path
     variables: Mapping[str, str]
     config: Config
     alone: bool = False
-    """Only one job runs, so it may have the run's workspace itself."""
+    """Only one job runs, so it may use the run's workspace itself."""
     read_only_mounts: tuple[ReadOnlyMount, ...] = ()
     resumed: Mapping[str, Resumption] = field(default_factory=dict)
-    """Jobs that go on from a step of an earlier run, by their id."""
+    """Jobs that resume from a step of an earlier run, by id."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """A job's open place, and what it runs in. `environment` comes on top of every step's (secrets)."""
+    """A job's open place. `environment` extends every step's (secrets)."""
 
     session: Session
     request: SessionRequest
@@ -74,13 +74,13 @@ class Place:
     resumed: Resumption | None = None
 
     def handed_on(self) -> dict[str, str]:
-        """What earlier steps handed on, those of an earlier run included."""
+        """Outputs of earlier steps, also of an earlier run."""
         before = self.resumed.handed_on if self.resumed else {}
         return {**before, **self.session.handed_on()}
 
 
 class Opened(Struct, frozen=True, kw_only=True):
-    """A session, and what was asked for to have it."""
+    """A session with its request."""
 
     session: Session
     request: SessionRequest
@@ -88,7 +88,7 @@ class Opened(Struct, frozen=True, kw_only=True):
 
 
 class _Filling:
-    """Copies the run's workspace into a job's own, beside the container that starts meanwhile."""
+    """Copies the run's workspace to a job's own while its container starts."""
 
     def __init__(self, workspace: Path, target: Path, cancel: Cancel) -> None:
         self._workspace = workspace
@@ -108,7 +108,7 @@ class _Filling:
             self._error = error
 
     def filled(self) -> None:
-        """Wait until it is done; raises what went wrong."""
+        """Wait for completion; raises its error."""
         if not self._of_run.join(self._thread):
             raise ProviderError(f"interrupted while {self._target} was filled", code="CANCELED")
         if self._error is not None:
@@ -121,7 +121,7 @@ class _Filling:
 
 
 class _Buffered:
-    """An `OnOutput` that keeps what it gets until the section it belongs to is open, and passes it on from then on."""
+    """An `OnOutput` that buffers until its section is open, then passes output on."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -144,7 +144,7 @@ class _Buffered:
 
 
 class PlaceOpener:
-    """Opens jobs' places, some of them ahead of time: a container starts while the snapshot is still being taken."""
+    """Opens jobs' places, some ahead of time: a container starts while the snapshot is still in progress."""
 
     def __init__(self, tools: Tools, settings: Settings, cancel: Cancel) -> None:
         self.tools = tools
@@ -154,7 +154,7 @@ class PlaceOpener:
         mode = WorkspaceMode(settings.config.mount_mode)
         self._views = Views(settings.workspace, mode, tools.providers, alone=settings.alone)
         self.left_behind: list[str] = []
-        """What was still being opened when nothing could be waited for any more, as lines of text."""
+        """Places that were still opening when the wait was given up, as lines of text."""
 
     def provider(self, job: Job) -> Provider:
         return self.tools.providers[job.provider]
@@ -163,7 +163,7 @@ class PlaceOpener:
         return self.settings.resumed.get(job.id)
 
     def view(self, job: Job) -> View:
-        """The job's view of the files: a new one, unless it goes on in that of an earlier run."""
+        """Return the job's view: a new one, or an earlier run's when it resumes."""
         resumed = self.resumed(job)
         return (resumed.view if resumed is not None else None) or self._views.of(job)
 
@@ -238,7 +238,7 @@ class PlaceOpener:
     def open(
         self, job: Job, image: Resolved | None, on_output: OnOutput, services: OpenedServices | None = None
     ) -> Iterator[Opened]:
-        """Open a job's session, with the first kind of view that works here."""
+        """Open a job's session with the first kind of view that works."""
         with ExitStack() as stack:
             opened = None
             while opened is None:
@@ -253,7 +253,7 @@ class PlaceOpener:
             yield opened
 
     def another_view(self, job: Job, view: View, error: ProviderError, on_output: OnOutput) -> bool:
-        """Whether opening the job's place once more may work, with another kind of view than this one, which failed."""
+        """Whether to retry with another kind of view after this failure."""
         if self.resumed(job) is not None or not self._views.another(job, view, error):
             return False
         if view.directory is not None:
@@ -273,9 +273,9 @@ class PlaceOpener:
             yield session
 
     def prewarm(self, job: Job) -> None:
-        """Start opening a job's place in a thread, where it shows the workspace itself, which may still be filled then.
+        """Open a job's place in a thread, if it shows the workspace itself, which may still be incomplete.
 
-        Not for jobs whose image is built from the snapshot, or that have services.
+        Not for jobs with services, or with an image built from the snapshot.
         """
         if self.resumed(job) is not None or not self._views.shares(job):
             return
@@ -284,21 +284,21 @@ class PlaceOpener:
         self._prewarmed[job.id] = Prewarmed(self, job)
 
     def opened_now(self, request: SessionRequest, job: Job, on_output: OnOutput) -> AbstractContextManager[Session]:
-        """A session as `request` says, and no other: what is opened ahead can't be sent or copied yet."""
+        """Open exactly the requested session, without fallback: files can't be sent or copied yet."""
         return self.provider(job).open(request, on_output, self.cancel)
 
     def take_prewarmed(self, job: Job) -> Prewarmed | None:
         return self._prewarmed.pop(job.id, None)
 
     def close_unused(self) -> None:
-        """Close what was opened ahead and never taken (the snapshot failed, the run was interrupted)."""
+        """Close prewarmed places that no job took (the snapshot failed, the run was interrupted)."""
         for prewarmed in list(self._prewarmed.values()):
             prewarmed.discard()
         self._prewarmed.clear()
 
 
 class Prewarmed:
-    """A place that is being opened in a thread of its own, for the job that takes it."""
+    """A place that a thread opens, for the job that takes it."""
 
     def __init__(self, opener: PlaceOpener, job: Job) -> None:
         self.image_output = _Buffered()
@@ -324,7 +324,7 @@ class Prewarmed:
             self._error = error
 
     def opened(self) -> tuple[Opened, ExitStack]:
-        """What was opened, and what closes it; raises what opening raised."""
+        """Return the session and its closer; raises the error of opening."""
         self._join()
         if self._error is not None:
             raise self._error

@@ -1,4 +1,4 @@
-"""The steps of one attempt, in order: time limits, a person at the gate, and what each step came to."""
+"""Run the steps of one attempt in order: time limits, the gate, results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from loom.util.units import counted, duration_text
 
 CODE = PhaseCode.JOB_EXECUTION
 AFTER_SCRIPT_TIMEOUT_S = 300.0
-"""What all of `after_script` may take, as in GitLab, where no `step_timeout` says what each step of it may: the job's own
-time may be used up."""
+"""The total time of `after_script`, as in GitLab, unless `step_timeout` limits its steps: the job's own time may be
+used up.
+"""
 
 
 class Steps:
-    """Runs them in a place, and puts what they came to into `attempt`. `cancel` is the attempt's own."""
+    """Runs the steps in a place, and stores results in `attempt`. `cancel` belongs to the attempt."""
 
     def __init__(self, attempt: Attempt, place: Place, gate: Gate | None, cancel: Cancel) -> None:
         self._attempt = attempt
@@ -67,7 +68,7 @@ class Steps:
             attempt.failing_step, attempt.failing_section = None, Section.SERVICES
 
     def run_after_script(self, cancel: Cancel) -> None:
-        """What the job does whatever became of it. It has time of its own, and never changes the result."""
+        """Run `after_script` regardless of the result. It has its own time limit and never changes the result."""
         job, attempt = self._job, self._attempt
         extra = {"LOOM_JOB_STATUS": attempt.status.value, "CI_JOB_STATUS": attempt.status.value}
         deadline_ns = attempt.journal.now_ns() + int(AFTER_SCRIPT_TIMEOUT_S * 1e9)
@@ -98,7 +99,7 @@ class Steps:
         self._attempt.warn(f"{text}; {limit}", CODE)
 
     def _verdict(self, step: Step, exit_: Exit) -> Verdict:
-        """What becomes of a failed step: it fails the job, unless somebody is there to decide otherwise."""
+        """Decide about a failed step: it fails the job, unless the gate decides otherwise."""
         failed = exit_.status in (Status.FAILURE, Status.TIMED_OUT)
         if self._gate is None or not failed or self._cancel.requested:
             return Verdict.FAIL
@@ -145,10 +146,10 @@ class Steps:
                 if place.handed_on() != before:
                     self._tell_handed_on(step.id, CODE)
             except InfrastructureError:
-                attempt.blame(step=step.id)  # not what is left to run in a place that an earlier step has broken
+                attempt.blame(step=step.id)  # not the remaining steps in a broken place
                 raise
             finally:
-                outcome.data = {"output": writer.counts}  # the counts go on counting
+                outcome.data = {"output": writer.counts}  # the numbering continues
                 writer.close()
         return exit_
 
@@ -158,7 +159,7 @@ class Steps:
         attempt.fact("handed_on", {"step": step, "attempt": attempt.number, **found}, code)
 
     def _mask_values(self, step: Step) -> None:
-        """Hide from here on what the step appended to `$LOOM_MASK`."""
+        """Mask from now on the values that the step appended to `$LOOM_MASK`."""
         for value in self._place.session.to_mask():
             try:
                 self._attempt.journal.masker.add("LOOM_MASK", value)
@@ -168,7 +169,7 @@ class Steps:
 
 
 class _JobClock:
-    """The time that a job's steps have left. It stands still while a person is asked."""
+    """The remaining time of a job's steps. It is paused while the gate waits for a person."""
 
     def __init__(self, job: Job, attempt: Attempt) -> None:
         self._job = job
@@ -189,10 +190,10 @@ class _JobClock:
 
 
 def _limit_reached(job: Job, step: Step, limit_s: float | None) -> str:
-    """Which of the job's limits a step ran into that might take `limit_s`, and where that is set."""
+    """Return the job's limit that a step with `limit_s` reached, and its origin."""
     of_step = limit_s == job.step_timeout_s
     key, seconds = ("step_timeout", job.step_timeout_s) if of_step else ("timeout", job.timeout_s)
-    if seconds is None or step.phase == "after_script":  # that has time of its own
+    if seconds is None or step.phase == "after_script":  # it has its own time limit
         return ""
     place = job.places.get(key, "")
     written = place if place.startswith("`") else f"`{key}`, {place}".removesuffix(", ")
@@ -218,7 +219,7 @@ def _how_often(exit_: Exit) -> str:
 
 
 def _unnoticed(step: Step, exit_: Exit) -> Iterator[str]:
-    """What went wrong with a step that lacked memory or processes, where it is not what it ended by."""
+    """Explain a lack of memory or processes, if the step's end does not show it."""
     went_on = "the step passed all the same" if exit_.status is Status.SUCCESS else "the step did not end by that"
     if exit_.oom_kills and exit_.ended is not Ended.OOM_KILLED:
         how_many = "a process was" if exit_.oom_kills == 1 else f"{exit_.oom_kills} processes were"

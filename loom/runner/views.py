@@ -1,6 +1,7 @@
-"""Which files each job gets: its own place over the run's workspace, of the cheapest kind that works, or the shared one.
+"""Choose each job's files: a separate view over the run's workspace, by the cheapest working mechanism, or the shared
+one.
 
-A run's workspace stays the snapshot; what a job writes lies in a directory of its own in `<workspace>.jobs`.
+A run's workspace stays unchanged; a job's changes go to its own directory in `<workspace>.jobs`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from loom.util.paths import job_directory_name, jobs_of, workspace_beside
 from loom.util.units import rough_size
 
 CANNOT = ("VIEW_UNAVAILABLE", "WORKSPACE_UNSEEN")
-"""Codes of errors that mean: this kind of view does not work here. Another kind may."""
+"""Error codes for an unsupported kind of view; another kind may work."""
 _MOUNTS = {
     WorkspaceMode.SHARED: MountMode.BIND,
     WorkspaceMode.COPY: MountMode.BIND,
@@ -32,32 +33,32 @@ _MOUNTS = {
 
 
 MAX_SAVED = 2_000_000_000
-"""How much of a failed job's files is saved, as a tar stream's bytes, where their place goes with its container."""
+"""Maximum size of a failed job's saved files (as a tar stream), if they would be lost with the container."""
 
 
 class View(Struct, frozen=True, kw_only=True):
-    """One job's view of the workspace. `workspace` is shown, laid over, or sent, as `mode` says."""
+    """One job's view. `mode` decides whether `workspace` is mounted, overlaid or sent."""
 
     mode: MountMode
     workspace: Path
     directory: Path | None = None
-    """The job's own beside the run's workspace; None where the job runs in `workspace` itself."""
+    """The job's own directory beside the run's workspace; None if the job uses `workspace` itself."""
     copied: bool = False
-    """`workspace` is empty yet, and is filled with a copy of the run's."""
+    """`workspace` is empty; fill it with a copy of the run's."""
 
     @property
     def run_workspace(self) -> Path:
-        """The workspace that this view goes with when that is removed: the directory lies beside it."""
+        """The workspace that owns this view: they are removed together."""
         return self.workspace if self.directory is None else workspace_beside(self.directory.parent)
 
     @property
     def place(self) -> Path:
-        """The plain path of the job's files: they are there, or can be laid out there."""
+        """The plain path of the job's files: existing, or where they can be laid out."""
         return self.directory / "workspace" if self.directory is not None else self.workspace
 
 
 def save_files(session: Session, target: Path) -> None:
-    """Lay out a job's files in `target`, which must not be there; whole or not at all. ProviderError when they can't be."""
+    """Lay out a job's files in the new directory `target`, atomically. ProviderError on failure."""
     total = 0
 
     def bounded() -> Iterator[bytes]:
@@ -77,9 +78,9 @@ def save_files(session: Session, target: Path) -> None:
 
 
 class Views:
-    """One run's. Thread-safe.
+    """The views of one run. Thread-safe.
 
-    `alone`: only one job runs, and nothing else needs the snapshot; it may have the run's workspace itself.
+    `alone`: only one job runs and nothing else needs the snapshot, so it may use the run's workspace itself.
     """
 
     def __init__(self, workspace: Path, mode: WorkspaceMode, providers: Mapping[str, Provider], *, alone: bool) -> None:
@@ -92,21 +93,21 @@ class Views:
         self._overlays: dict[str, bool] = {}
 
     def shares(self, job: Job) -> bool:
-        """Whether the job runs in the run's workspace itself. Not where it may need a second, untouched one to try again."""
+        """Whether the job runs in the run's workspace itself. Not if it may need an untouched one for a retry."""
         wanted = self._mode is WorkspaceMode.SHARED or (
             self._mode is WorkspaceMode.AUTO and self._alone and job.retry.max == 0
         )
         return wanted and MountMode.BIND in self._providers[job.provider].capabilities.mounts
 
     def of(self, job: Job) -> View:
-        """A new view. SnapshotError when there is no room for its directory."""
+        """Create a view. SnapshotError when its directory can't be created."""
         kind = self._kinds(job)[0]
         if kind is WorkspaceMode.SHARED:
             return View(mode=MountMode.BIND, workspace=self._workspace)
         directory = self._new_directory(job)
         copied = kind is WorkspaceMode.COPY
         if copied:
-            # Others can't come here: the directory above is closed. A step that becomes another user can, as in CI.
+            # The parent directory is closed to other users. A step that becomes another user can enter, as in CI.
             (directory / "workspace").mkdir()
             (directory / "workspace").chmod(0o755)
         return View(
@@ -117,7 +118,7 @@ class Views:
         )
 
     def another(self, job: Job, view: View, error: LoomError) -> bool:
-        """Whether `error` means only that this kind of view does not work here, and another kind is left to try."""
+        """Whether `error` only means that this kind of view does not work, and another kind remains."""
         if error.code not in CANNOT:
             return False
         kind = WorkspaceMode.COPY if view.copied else WorkspaceMode(view.mode.value)
@@ -129,7 +130,7 @@ class Views:
         return True
 
     def _kinds(self, job: Job) -> list[WorkspaceMode]:
-        """What may work for the job, the cheapest first; the last one is left when nothing does."""
+        """Return the kinds to try for the job, cheapest first; the last one is the fallback."""
         mounts = self._providers[job.provider].capabilities.mounts
         if self._mode is not WorkspaceMode.AUTO:
             kinds: list[WorkspaceMode] = [self._mode]
@@ -151,7 +152,7 @@ class Views:
             return self._overlays[provider]
 
     def _new_directory(self, job: Job) -> Path:
-        """Of a name that tells the job's; a second attempt has another one."""
+        """Name the directory after the job; a second attempt gets another name."""
         above, name = jobs_of(self._workspace), job_directory_name(job.id)
         try:
             make_own(above)

@@ -1,4 +1,4 @@
-"""Fill a workspace from a source: copy, make its `.git`, prove what came out."""
+"""Fill a workspace from a source: copy files, create its `.git`, prove the result."""
 
 from __future__ import annotations
 
@@ -37,22 +37,23 @@ from loom.util.paths import own_directories
 from loom.util.units import counted
 
 OnProgress = Callable[[int, int], None]
-"""Receives (files copied, files known of), often."""
+"""Called often with (files copied, files known)."""
 
 _OURS = "loom's own: never part of a snapshot"
 _NAMED = 10
 _LARGE_INDEX = 1_000_000
 _INDEX_ENTRY = 120
-"""Bytes of an index per file, about."""
+"""Approximate size of an index entry."""
 # Kernel clocks that stamp files run up to one tick behind.
 _TICK_NS = 20_000_000
 
 
 def take(source: Source, workspace: Path, *, cancel: Cancel, on_progress: OnProgress | None = None) -> Snapshot:
-    """Fill `workspace`, an empty directory, with what CI would check out if the source's present work were committed.
+    """Fill the empty directory `workspace` with the checkout that CI would have if the source's present work were
+    committed.
 
-    The source is only read. SnapshotError when something could not be read or written, SnapshotCanceled when the flag
-    was set meanwhile; either leaves `workspace` as empty as it was.
+    Only reads the source. SnapshotError when a file can't be read or written, SnapshotCanceled when the flag was set;
+    either leaves `workspace` empty.
     """
     if any(workspace.iterdir()):
         raise SnapshotError(f"{workspace}: not empty", hint="a workspace is filled once, in a new directory")
@@ -87,7 +88,7 @@ def _take(source: Source, workspace: Path, cancel: Cancel, on_progress: OnProgre
     except BaseException as error:
         empty(workspace)
         if cancel.requested and isinstance(error, (SnapshotError, OSError)) and not isinstance(error, SnapshotCanceled):
-            # Ctrl-C reaches the git processes, too, and they may be the first to end.
+            # Ctrl-C also reaches the git processes, which may end first.
             raise SnapshotCanceled("interrupted while the workspace was being filled") from error
         if isinstance(error, OSError):
             place = error.filename if isinstance(error.filename, str) else str(workspace)
@@ -115,7 +116,7 @@ def _take(source: Source, workspace: Path, cancel: Cancel, on_progress: OnProgre
 
 
 def empty(workspace: Path) -> None:
-    """Remove what is inside `workspace`, not itself: it may be mounted already."""
+    """Remove the content of `workspace`, but not itself: it may already be mounted."""
     for entry in os.scandir(workspace):
         if entry.is_dir(follow_symlinks=False):
             delete(Path(entry.path))
@@ -124,17 +125,17 @@ def empty(workspace: Path) -> None:
 
 
 class _Copied(Struct, kw_only=True):
-    """What the source has, and what came of copying it."""
+    """The source's content and the outcome of its copy."""
 
     index: Index
     new: New
     found: copy_files.Findings
     absent: set[str]
-    """Tracked, and not there."""
+    """Tracked files that are missing."""
     vanished: set[str]
-    """New, and gone before they were copied."""
+    """Untracked files that vanished before the copy."""
     unlisted: str
-    """What git said of directories that it can't list."""
+    """git's messages about directories that it can't list."""
 
 
 class _Filling:
@@ -160,7 +161,7 @@ class _Filling:
         self._cancel = cancel
         self._on_progress = on_progress
         self._may_borrow = may_borrow
-        """What containers are going to see: stores that the outermost source named."""
+        """The outermost source's object stores, as containers will see them."""
         self._own = self._own_directories()
         self._done = Filled(prefix=prefix or "")
         self._questions = Questions(source, git_dir, self._own, outermost=self._is_outermost)
@@ -202,7 +203,7 @@ class _Filling:
         return done
 
     def _copy(self) -> _Copied:
-        """Copy every file while git answers."""
+        """Copy all files while git answers."""
         source, questions = self._source, self._questions
         since_ns = time.time_ns() - _TICK_NS
         (self._git_dir / "objects").mkdir(parents=True)
@@ -234,7 +235,7 @@ class _Filling:
         return _Copied(index=index, new=new, found=found, absent=absent, vanished=vanished, unlisted=unlisted)
 
     def _lay_out(self, data: bytes) -> None:
-        """Make the `.git` while git lists the index, whose file is `data`."""
+        """Create the `.git` while git lists the index, whose file is `data`."""
         source, git_dir = self._source, self._git_dir
         self._questions.begin(data)
         if self._questions.index_is_plain:
@@ -246,7 +247,7 @@ class _Filling:
             rules=self._done.rules,
         )
         self._questions.make_index_plain()
-        if len(data) <= _LARGE_INDEX:  # in a large tree the copying waits for the listing: nothing is to hold that up
+        if len(data) <= _LARGE_INDEX:  # in a large tree the copy waits for the listing, so nothing may delay that
             self._questions.ask()
         self._done.borrowed = layout.lay_out_objects(source, git_dir, may_borrow=self._may_borrow, cancel=self._cancel)
         if not self._is_outermost:
@@ -255,22 +256,22 @@ class _Filling:
     def _check(self, copied: _Copied) -> None:
         self._refuse_unreadable(copied.found)
         self._refuse_links(copied.found)
-        # Directories that were made for files which are not there.
+        # Directories created for missing files.
         for directory in sorted(directories(copied.absent), reverse=True):
             try:
                 (self._target / directory).rmdir()
             except OSError:
-                continue  # it holds something, or is none
+                continue  # not empty, or not a directory
 
     def _look_again(self, copied: _Copied, changes: Mapping[str, str], unseen: set[str], edits: tree.Edits) -> None:
-        """Note the files that git has to look at in the workspace, since what the index knows of them may not be true there.
+        """Record the files that git must inspect in the workspace, because the index's facts may not apply.
 
-        Git does not look at the `unseen` ones.
+        git does not inspect the `unseen` ones.
         """
         index, found = copied.index, copied.found
         swapped = set(found.recent) | set(found.unstable)
         other = index.unmerged.keys() | index.replaced
-        """Entries that say nothing of a file."""
+        """Entries without facts about a file."""
         forced = (swapped | changes.keys() | other) - copied.absent - unseen
         edits.present = sorted(forced | set(copied.new.files) - copied.vanished)
         suspicious = {path for path in forced - other if path in swapped or self._stat_may_lie(path)}
@@ -283,15 +284,15 @@ class _Filling:
             self._proof.reset(edits.reset)
 
     def _stat_may_lie(self, path: str) -> bool:
-        """Whether the time and size of the copy could equal the index's although the content does not.
+        """Whether a copy's time and size could match the index although its content differs.
 
-        The index also knew the source's change time and inode; in the workspace those mean nothing.
+        The index also has the source's change time and inode, which are useless in the workspace.
         """
         status = lstat(self._source.root / path)
         return status is None or status.st_ctime_ns // 1_000_000_000 != status.st_mtime_ns // 1_000_000_000
 
     def _own_directories(self) -> list[str]:
-        """Workspaces and what is beside them: the directory of temporary files may well be in the checkout."""
+        """Return workspaces and related directories: the temporary directory may be inside the checkout."""
         root, here = self._source.root, Path(os.path.realpath(self._outermost))
         found = own_directories(here.parent, root)
         if here.is_relative_to(root) and (own := str(here.relative_to(root))) not in found:
@@ -302,10 +303,10 @@ class _Filling:
         told = self._on_progress
         return None if told is None else lambda files: told(before + files, total)
 
-    # What needs a word
+    # Messages
 
     def _name(self, copied: _Copied) -> None:
-        """Say what is not part of the snapshot, in the order in which a user meets it."""
+        """Report files that are not part of the snapshot, in a fixed order."""
         done, found = self._done, copied.found
         for path in copied.new.workspaces:
             done.leave_out(path, _OURS)
@@ -359,8 +360,8 @@ class _Filling:
             here = self._proof.here(index=own)
             for path, tag in skip_worktree.drop_intended(index, here, self._target, "0" * len(source.head_sha)):
                 self._done.leave_out(path, skip_worktree.intended_reason(tag))
-        # Files come through the user's filters, as in a checkout, and those may need the source's git directory. A partial
-        # clone may have to fetch them, which takes addresses and credentials.
+        # Files pass the user's filters, as in a checkout; these may need the source's git directory. A partial clone
+        # may have to fetch them, which takes addresses and credentials.
         kept = [(key, value) for key, value in self._done.config if not key.startswith("filter.")]
         lfs = [("filter.lfs.required", "false"), *((f"filter.lfs.{key}", "") for key in ("clean", "smudge", "process"))]
         there = git.environment_for(
@@ -389,7 +390,7 @@ class _Filling:
                 self._done.leave_out(path, why)
 
     def _nested(self, index: Index, repositories: list[str], edits: tree.Edits) -> None:
-        """Submodules with their own work; other repositories inside this one as the empty directories CI would have."""
+        """Capture submodules with their own work; other nested repositories become the empty directories of a CI checkout."""
         for path, tracked in [*((path, True) for path in index.gitlinks), *((path, False) for path in repositories)]:
             nested = decide(self._source, path, index, self._submodule_names, tracked=tracked)
             if nested.directory:
@@ -405,7 +406,7 @@ class _Filling:
 
     def _submodule_names(self) -> Mapping[str, str]:
         if self._names is None:
-            # As CI has it: a sparse checkout may hide the source's, and ignore rules may have left it out.
+            # From the index: a sparse checkout may hide the source's, and ignore rules may exclude it.
             self._names = submodules.submodule_names(self._target / ".gitmodules", self._source)
         return self._names
 

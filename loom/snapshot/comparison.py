@@ -1,4 +1,4 @@
-"""What differs between two snapshots of one repository, by the manifests that `take` wrote."""
+"""Compare two snapshots of one repository by their manifests."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ Ids = tuple[str | None, str | None]
 
 
 def differing(a: Manifest, b: Manifest) -> dict[str, Ids]:
-    """The paths whose content or mode differs, with git's ids of both contents (None: not there).
+    """Return paths with different content or mode, with git's ids of both contents (None: missing).
 
-    Both commits must still be in the repository that `a` is of, if they are not the same one. SnapshotError otherwise.
+    Different commits must both be in the repository of `a`. SnapshotError otherwise.
     """
     heads = {} if a.head_sha == b.head_sha else objects.compare_commits(a, b)
     of_a = {change.path: (change.mode, change.sha) for change in a.changed}

@@ -1,4 +1,4 @@
-"""What a snapshot holds, decided from what git lists and the disk shows: for the capture and for `explain` alike."""
+"""Decide the content of a snapshot from git's lists and the disk, for both capture and `explain`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from loom.util.special_files import special_kind
 
 
 class New(Struct):
-    """What git neither tracks nor ignores."""
+    """Files that git neither tracks nor ignores."""
 
     files: list[str] = field(default_factory=list)
     repositories: list[str] = field(default_factory=list)
     workspaces: list[str] = field(default_factory=list)
-    """Loom's own: never part of a snapshot."""
+    """Loom's own files: never part of a snapshot."""
 
 
 def new_files_command(own: Iterable[str], *, outermost: bool) -> tuple[str, ...]:
-    """The git command that lists them; `own` are loom's directories in the checkout."""
+    """Return the git command that lists them; `own` are loom's directories in the checkout."""
     patterns = [f"/{git.literal_pattern(path)}/" for path in own]
     if outermost:
         patterns.append("/" + RUNTIME)
@@ -36,7 +36,7 @@ def new_files_command(own: Iterable[str], *, outermost: bool) -> tuple[str, ...]
 
 
 def new_files(source: Source, listed: bytes, *, outermost: bool) -> New:
-    """What the command listed."""
+    """Parse the command's output."""
     new = New()
     for path in os.fsdecode(listed).split("\0")[:-1]:
         if not path.endswith("/"):
@@ -50,9 +50,9 @@ def new_files(source: Source, listed: bytes, *, outermost: bool) -> New:
 
 
 def give_way(source: Source, index: Index, new: New, directories: Iterable[str]) -> list[str]:
-    """Take the hidden entries from `index` that git drops because something new has their name; returns them.
+    """Remove hidden entries from `index` that git drops in favour of a new file of that name; return them.
 
-    `directories` are where a tracked file was expected: one of them may be a repository by now.
+    `directories` replaced tracked files: one of them may now be a repository.
     """
     hidden = (path for path, _ in index.pinned)
     new.repositories += [path for path in (*directories, *hidden) if _is_repository(source, path)]
@@ -65,23 +65,23 @@ def _is_repository(source: Source, path: str) -> bool:
 
 
 class Nested(Struct, frozen=True, kw_only=True):
-    """What becomes of a submodule, or of another repository inside the checkout."""
+    """The treatment of a submodule or nested repository."""
 
     path: str
     held: bool = True
-    """Whether the tree names it."""
+    """Whether the tree contains it."""
     directory: bool = True
     commit: str | None = None
-    """What the tree names from now on; None: what the index has."""
+    """Its new id in the tree; None: the index's."""
     inner: Source | None = None
     """Its checkout; laid out when .gitmodules has a `name` for it."""
     name: str | None = None
     reason: str | None = None
-    """Why files of it are missing; None where nobody needs to be told."""
+    """Why files of it are missing; None if expected."""
 
 
 def decide(source: Source, path: str, index: Index, names: Callable[[], Mapping[str, str]], *, tracked: bool) -> Nested:
-    """`names` gives the names that the snapshot's .gitmodules has for paths."""
+    """`names` maps paths to the names in the snapshot's .gitmodules."""
     place = source.root / path
     there = is_directory(place) and os.path.lexists(place / ".git")
     inner = inner_repository(place, source) if there else None
@@ -119,7 +119,7 @@ def _not_checked_out(source: Source, path: str, *, in_conflict: bool) -> str | N
 
 
 class Contents:
-    """What a snapshot of the source holds by now, without taking one."""
+    """The content that a snapshot of the source would have now."""
 
     def __init__(self, source: Source, own: Collection[str], *, outermost: bool) -> None:
         self._source = source
@@ -133,7 +133,7 @@ class Contents:
         self.files: dict[str, str] = {}
         """path -> `tracked`, `untracked`, `skip-worktree` or `assume-unchanged`."""
         self.dropped: dict[str, str] = {}
-        """path -> why a tracked file is not part of it."""
+        """path -> why a tracked file is left out."""
         self._directories: dict[str, bool] = {"": True}
         self.index = Index(os.fsdecode(self._ask(*LIST)).split("\0")[:-1])
         expected = []
@@ -162,7 +162,7 @@ class Contents:
         return git.run(command, self._here, cwd=self._source.root)
 
     def _missing(self, path: str) -> str | None:
-        """Why the copy of a tracked file finds nothing; None where it finds a file or a link."""
+        """Explain why a tracked file can't be copied; None for a file or link."""
         if not self._is_directory(path.rpartition("/")[0]):
             return "tracked, and deleted on disk"
         try:
@@ -176,7 +176,7 @@ class Contents:
         return "tracked, and deleted on disk"
 
     def _is_directory(self, path: str) -> bool:
-        """A real one, also above."""
+        """A real directory, with real parents."""
         if path not in self._directories:
             self._directories[path] = all(is_directory(self._source.root / one) for one in (*ancestors(path), path))
         return self._directories[path]
@@ -186,7 +186,7 @@ class Contents:
         return (*self.index.gitlinks, *self.new.repositories)
 
     def nested(self, path: str) -> Nested | None:
-        """What becomes of the repository that git sees at `path`; None where it sees none."""
+        """Return the treatment of the repository at `path`; None if git sees none."""
         if path not in self._nested:
             tracked = path in self.index.gitlinks
             if not tracked and path not in self.new.repositories:

@@ -1,9 +1,8 @@
-"""Copy files out of a work tree: fast, never through a symbolic link, and aware of what changes meanwhile.
+"""Copy files from a work tree: fast, never through symbolic links, and detecting concurrent changes.
 
-This file imports nothing but light parts of the standard library, because it is also a program: large trees are copied by
-several processes (`pool` starts them), since threads of one Python wait for each other between system calls.
-
-Paths are `str` with surrogate escapes, relative to the source's root.
+This module imports only light parts of the standard library, because it is also a program: large trees are copied by
+several processes (`copy_workers` starts them), as Python threads block each other between system calls. Paths are `str`
+with surrogate escapes, relative to the source's root.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import sys
 import time
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # `typing` alone would double a helper's time to start
+if TYPE_CHECKING:  # `typing` alone would double a helper's start time
     from collections.abc import Callable, Iterable, Iterator
     from typing import IO, Any
 
@@ -29,38 +28,38 @@ ATTEMPTS = 3
 _LONGEST_LINK = 4095
 _SPARSE_FROM = 1 << 20
 _CHUNK = 1 << 26
-# Put together here, since they are used for every file.
+# Precomputed, because they are used for every file.
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _MAKE_AGAIN = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-# Why what is no regular file can't be opened: nothing there, a symbolic link, a socket.
+# errno values for files that can't be opened: missing, a symbolic link, a socket.
 _NOT_A_FILE = (errno.ENOENT, errno.ELOOP, errno.ENXIO)
 _NOT_SUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
 
 
 class Findings:
-    """What a copy has to say; everything else went as expected."""
+    """The exceptions of a copy; all other files were copied normally."""
 
     def __init__(self) -> None:
         self.files = 0
         self.bytes = 0
         self.absent: list[str] = []
-        """Not there, or no file any more: what git calls deleted."""
+        """Missing, or no longer a file: deleted for git."""
         self.directories: list[str] = []
-        """A directory where a file was expected (absent as well)."""
+        """A directory in place of a file (also counted as absent)."""
         self.recent: list[str] = []
-        """Copied, but changed (or possibly swapped) after the copy began: what was known of them no longer counts."""
+        """Copied, but changed (or possibly swapped) after the copy began, so earlier facts are void."""
         self.unstable: list[str] = []
-        """Changed during each attempt; what is in the workspace is what the last one read."""
+        """Changed during each attempt; the workspace has the last version read."""
         self.denied: list[tuple[str, int]] = []
         """Could not be read."""
         self.special: list[tuple[str, int]] = []
         """Sockets, FIFOs and devices, with their modes."""
         self.no_links: list[str] = []
-        """Plain files that stand for links, and hold what no link can lead to."""
+        """Plain files in place of links, with content that is no valid target."""
         self.subdirectories: list[str] = []
-        """Directories seen on the way."""
+        """Directories found on the way."""
 
     def add(self, other: dict[str, Any]) -> None:
         for name, value in other.items():
@@ -68,7 +67,7 @@ class Findings:
 
 
 class Stopped(Exception):
-    """`stop` said so, in the middle of a file."""
+    """`stop` returned true during a file."""
 
 
 class WriteFailed(Exception):
@@ -76,7 +75,7 @@ class WriteFailed(Exception):
 
 
 class _Directories:
-    """Open descriptors of one directory and its ancestors, kept while the copy stays nearby."""
+    """Open descriptors of one directory and its ancestors, cached for neighbouring files."""
 
     def __init__(self, root: int, *, create: bool, since_ns: int) -> None:
         self._stack: list[tuple[str, int, bool]] = [("", root, False)]
@@ -84,7 +83,7 @@ class _Directories:
         self._since = since_ns
 
     def enter(self, path: str) -> tuple[int, bool]:
-        """(descriptor, whether it or an ancestor changed since the copy began). OSError when there is no such directory."""
+        """Return (descriptor, whether it or an ancestor changed since the copy began). OSError for a missing directory."""
         while not (self._stack[-1][0] == "" or path == self._stack[-1][0] or path.startswith(self._stack[-1][0] + "/")):
             os.close(self._stack.pop()[1])
         here, descriptor, recent = self._stack[-1]
@@ -108,7 +107,7 @@ class _Directories:
 
 
 class Copier:
-    """Copies groups of files of one directory each, from one root to another."""
+    """Copies groups of files, each of one directory, from one root to another."""
 
     def __init__(self, source: str, target: str, *, since_ns: int, stop: Callable[[], bool] | None = None) -> None:
         self.stop = stop
@@ -132,7 +131,7 @@ class Copier:
         os.close(self._target_root)
 
     def copy(self, directory: str, files: Iterable[tuple[str, int]], *, look_around: bool) -> None:
-        """Copy `files` (name, what it is to become) of `directory`; `look_around` also reports what else is there."""
+        """Copy `files` (name, kind) of `directory`; `look_around` also reports other entries."""
         found = self.findings
         prefix = f"{directory}/" if directory else ""
         try:
@@ -141,7 +140,7 @@ class Copier:
             found.denied += [(prefix + name, error.errno or errno.EACCES) for name, _ in files]
             return
         except OSError:
-            # Gone, or a file or a symbolic link now: what git calls deleted.
+            # Missing, or now a file or symbolic link: deleted for git.
             found.absent += [prefix + name for name, _ in files]
             return
         if look_around:
@@ -172,7 +171,7 @@ class Copier:
                         mode = os.stat(entry.name, dir_fd=source, follow_symlinks=False).st_mode
                         self.findings.special.append((prefix + entry.name, mode))
         except OSError:
-            return  # a directory that can't be listed, or an entry that vanished: nothing to report
+            return  # an unreadable directory, or a vanished entry: nothing to report
 
     def _one(self, source: int, target: int, prefix: str, name: str, become: int, recent: bool) -> None:
         found = self.findings
@@ -181,7 +180,7 @@ class Copier:
                 link = os.readlink(name, dir_fd=source)
                 status = os.stat(name, dir_fd=source, follow_symlinks=False)
             except OSError:
-                pass  # no link (any more)
+                pass  # no longer a link
             else:
                 self._link(target, name, link, status)
                 if recent or status.st_ctime_ns >= self._since:
@@ -209,7 +208,7 @@ class Copier:
                         found.special.append((prefix + name, before.st_mode))
                     return
                 if become == LINK_FROM_FILE:
-                    # core.symlinks=false keeps links as plain files that hold their target.
+                    # core.symlinks=false stores links as plain files with their target.
                     where = os.read(reading, _LONGEST_LINK + 1)
                     if not where or b"\0" in where or len(where) > _LONGEST_LINK:
                         found.no_links.append(prefix + name)
@@ -239,7 +238,7 @@ class Copier:
     def _not_opened(
         self, source: int, target: int, prefix: str, name: str, become: int, recent: bool, error: OSError
     ) -> None:
-        """Why a file could not be opened decides what it counts as."""
+        """Classify a file that could not be opened."""
         found = self.findings
         try:
             status = os.stat(name, dir_fd=source, follow_symlinks=False)
@@ -247,14 +246,14 @@ class Copier:
             found.absent.append(prefix + name)
             return
         if stat.S_ISLNK(status.st_mode) and become != LINK:
-            self._one(source, target, prefix, name, LINK, recent)  # a tracked file that became a link
+            self._one(source, target, prefix, name, LINK, recent)  # a link in place of a tracked file
             return
         if not stat.S_ISREG(status.st_mode):
             found.absent.append(prefix + name)
             found.special.append((prefix + name, status.st_mode))  # ENXIO: a socket
             return
         if error.errno in _NOT_A_FILE:
-            self._one(source, target, prefix, name, become, recent)  # put there between the two looks
+            self._one(source, target, prefix, name, become, recent)  # created between the two checks
             return
         found.denied.append((prefix + name, error.errno or errno.EACCES))
 
@@ -287,14 +286,14 @@ class Copier:
         return size
 
     def _sparse(self, reading: int, writing: int, size: int) -> int:
-        """Copy the parts that hold data; the holes stay holes."""
+        """Copy the data extents; keep the holes."""
         position = 0
         while position < size:
             try:
                 start = os.lseek(reading, position, os.SEEK_DATA)
             except OSError as error:
                 if error.errno == errno.ENXIO:
-                    break  # nothing but a hole up to the end
+                    break  # only a hole up to the end
                 os.lseek(reading, position, os.SEEK_SET)
                 os.lseek(writing, position, os.SEEK_SET)
                 return position + self._move(self, reading, writing, size - position)
@@ -317,15 +316,15 @@ def _mode(become: int, status: os.stat_result) -> int:
 
 
 class _InTheWay(Exception):
-    """A file and a directory of one name: the source changed from the one to the other between two looks at it."""
+    """A file and a directory with one name: the source changed between two checks."""
 
 
 class _Unreadable(Exception):
-    """Reading failed after the file had been opened: (error number)."""
+    """Reading failed after opening: (error number)."""
 
 
 def _in_kernel(copier: Copier, reading: int, writing: int, size: int) -> int:
-    """Move `size` bytes (fewer at the end of the file) without reading them here; btrfs and xfs share the blocks."""
+    """Copy `size` bytes (fewer at the end of the file) inside the kernel; btrfs and xfs share blocks."""
     moved = 0
     try:
         while moved < size:
@@ -340,7 +339,7 @@ def _in_kernel(copier: Copier, reading: int, writing: int, size: int) -> int:
     else:
         if moved or not size:
             return moved
-    # Between file systems, or on one that answers with nothing.
+    # Between file systems, or on one that returns nothing.
     copier._move = _sendfile
     return moved + _sendfile(copier, reading, writing, size - moved)
 
@@ -380,7 +379,7 @@ def _read_write(copier: Copier, reading: int, writing: int, size: int) -> int:
 
 
 def _umask() -> int:
-    # Asking through os.umask() would change it for every thread for a moment.
+    # os.umask() would briefly change it for all threads.
     try:
         with open("/proc/self/status", "rb") as file:  # noqa: PTH123
             for line in file:
@@ -398,7 +397,7 @@ def send(stream: IO[bytes], value: Any) -> None:
 
 
 def receive(stream: IO[bytes]) -> Any:
-    """The next value; None when the other side is gone."""
+    """Receive the next value; None when the other side is gone."""
     head = stream.read(4)
     if len(head) < 4:
         return None
@@ -407,11 +406,11 @@ def receive(stream: IO[bytes]) -> Any:
 
 
 Portion = list[tuple[str, list[tuple[str, int]], bool]]
-"""Work for one copier: (directory, files of it, whether to look around there)."""
+"""Work for one copier: (directory, its files, whether to report other entries)."""
 
 
 def portions(files: Iterable[tuple[str, int]], size: int, *, look_around: bool) -> Iterator[Portion]:
-    """Cut a sorted list of paths into portions of `size` files; each directory is looked around in once at most."""
+    """Split a sorted list of paths into portions of `size` files; each directory is examined at most once."""
     looked: set[str] | None = set() if look_around else None
     portion: Portion = []
     current: str | None = None
@@ -436,7 +435,7 @@ def portions(files: Iterable[tuple[str, int]], size: int, *, look_around: bool) 
 
 
 def main() -> None:
-    """A helper process: portions in, findings out, until the input closes."""
+    """Run a helper process: portions in, findings out, until the input closes."""
     first = receive(sys.stdin.buffer)
     if first is None:
         return
@@ -453,5 +452,5 @@ def main() -> None:
             answer = vars(copier.findings)
         try:
             send(sys.stdout.buffer, answer)
-        except BrokenPipeError:  # whoever asked was killed
-            os._exit(1)  # without Python's own attempt to write the rest
+        except BrokenPipeError:  # the parent was killed
+            os._exit(1)  # skip Python's own attempt to write the rest

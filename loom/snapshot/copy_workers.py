@@ -1,4 +1,4 @@
-"""Spread the copying of a tree over this thread and, when it is large, helper processes."""
+"""Distribute the copy of a tree over this thread and, for large trees, helper processes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from loom.snapshot import copy_files
 from loom.snapshot.model import SnapshotCanceled, readable
 from loom.util import processes
 
-# Below this a helper's start (10 to 20 ms) is not earned back. Measured, docs/benchmarks.md.
+# A helper's start takes 10 to 20 ms, which smaller trees do not recover (docs/benchmarks.md).
 HELPERS_FROM_FILES = 1_200
-# Files in one go: a copier waits for its next portion, and at the end one waits for the other.
+# Files per portion: larger ones leave copiers idle at the end.
 _PORTION = (200, 800)
 _PORTIONS = 16
-# As a module, not as a script, which Python would compile every time.
+# As a module: a script would be compiled each time.
 _HELPER = "import sys; sys.path.append(sys.argv[1]); import copy_files; copy_files.main()"
 
 
 class Pool:
-    """Copies files from `source` to `target`. Leaving it ends the helpers."""
+    """Copies files from `source` to `target`. Exiting ends the helpers."""
 
     def __init__(self, source: Path, target: Path, *, since_ns: int, cancel: Cancel) -> None:
         self._source, self._target = str(source), str(target)
@@ -52,12 +52,12 @@ class Pool:
                     try:
                         pipe.close()
                     except OSError:
-                        pass  # the helper is gone; what it had to say has been said
-            helper.wait()  # no limit: its input is closed, or it is killed
+                        pass  # the helper is gone; its report was already received
+            helper.wait()  # no limit: its input is closed, or it was killed
         self._own.close()
 
     def prepare(self, about: int) -> None:
-        """About so many files are going to be copied: start the helpers, if that is worth it, while something else is done."""
+        """Prepare to copy about this many files: start helpers early if worthwhile."""
         if about >= HELPERS_FROM_FILES:
             self._start_helpers()
 
@@ -69,7 +69,7 @@ class Pool:
         look_around: bool,
         on_portion: Callable[[int], None] | None = None,
     ) -> copy_files.Findings:
-        """Copy sorted `files` (path, what it is to become), about so many; SnapshotError when the target can't be written."""
+        """Copy sorted `files` (path, kind); SnapshotError when the target can't be written."""
         self.prepare(about)
         found = copy_files.Findings()
         failures: list[BaseException] = []
@@ -115,7 +115,7 @@ class Pool:
             self._failed.set()
             processes.end(*self._helpers)
         for thread in threads:
-            thread.join()  # no limit: after a failure or a cancel a helper ends with its portion
+            thread.join()  # no limit: after a failure or cancel a helper ends with its portion
         if self._cancel.requested:
             raise SnapshotCanceled("interrupted while the workspace was being filled")
         for failure in failures:
@@ -133,13 +133,13 @@ class Pool:
             return
         program = Path(copy_files.__file__)
         if not program.is_file():
-            return  # loom runs from an archive: this thread does it all
+            return  # loom runs from an archive: copy in this thread only
         for _ in range(wanted):
             helper = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _HELPER, str(program.parent)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                # Of its own, so that Ctrl-C is this process's matter alone.
+                # In its own session, so that Ctrl-C reaches only this process.
                 process_group=0,
             )
             self._helpers.append(helper)

@@ -1,4 +1,4 @@
-"""A second layout of a workspace, for a job that gets one of its own: copied, with shared blocks where the file system can."""
+"""Copy a workspace for one job, sharing blocks if the file system supports it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _NOTHING_IS_RECENT = 1 << 62
 
 
 def duplicate(workspace: Path, target: Path, *, cancel: Cancel) -> None:
-    """Fill the empty directory `target` with what `workspace`, the complete snapshot, holds.
+    """Fill the empty directory `target` with the content of the complete snapshot `workspace`.
 
-    Files, links and directories with their times; the link to a run's record is left out. SnapshotError when something
-    can't be read or written, SnapshotCanceled when the flag was set meanwhile.
+    Files, links and directories with their times, without the link to the record. SnapshotError when a file can't be
+    read or written, SnapshotCanceled when the flag was set.
     """
     files = list(_lay_out(workspace, target))
     with Pool(workspace, target, since_ns=_NOTHING_IS_RECENT, cancel=cancel) as pool:
         found = pool.copy(files, about=len(files), look_around=False)
-    special = {path for path, _ in found.special}  # of a job's, whose files stand for a snapshot that is gone
+    special = {path for path, _ in found.special}  # a job's files replace a snapshot that is gone
     missing = [path for path in (*found.absent, *(path for path, _ in found.denied)) if path not in special]
     if missing:
         raise SnapshotError(
@@ -36,7 +36,7 @@ def duplicate(workspace: Path, target: Path, *, cancel: Cancel) -> None:
 
 
 def _lay_out(workspace: Path, target: Path) -> Iterator[tuple[str, int]]:
-    """Make the directories; every file in them, with what it is to become."""
+    """Create the directories; return every file with its kind."""
     pending = [""]
     while pending:
         directory = pending.pop()

@@ -1,4 +1,4 @@
-"""Would CI see this file? Which rule of which file decides."""
+"""Explain whether CI would see a file, and which rule decides."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from loom.util.units import counted
 
 
 class Rule(Struct, frozen=True, kw_only=True):
-    """A line of an ignore file. `file` is relative to the repository where it lies in it."""
+    """A line of an ignore file. `file` is relative to its repository, if inside."""
 
     file: str
     line: int
@@ -54,16 +54,17 @@ class Explanation(Struct, frozen=True, kw_only=True):
 def explain(
     source: Source, paths: Sequence[str], *, start: Path, tmp_dir: Path | None = None
 ) -> tuple[Explanation, ...]:
-    """For each path (relative to `start`, or absolute): whether a snapshot holds it, and what decides that.
+    """Explain for each path (relative to `start`, or absolute) whether a snapshot holds it.
 
-    `tmp_dir` is where workspaces are made, in case that is in the checkout. RequestError for a path outside of the checkout.
+    `tmp_dir` is the directory of workspaces, which may be in the checkout. RequestError for a path outside the
+    checkout.
     """
     explaining = _Explaining(source, tmp_dir, outermost=True)
     return tuple(explaining.one(_relative(source, path, start)) for path in paths)
 
 
 def _relative(source: Source, path: str, start: Path) -> str:
-    # Only the parents are resolved: the path itself may be a link, which is then the thing asked about.
+    # Resolve only the parents: the path itself may be the link in question.
     joined = Path(os.path.normpath(start / path))
     parent = Path(os.path.realpath(joined.parent)) if joined != source.root else joined.parent
     for candidate in (joined, parent / joined.name):
@@ -118,7 +119,7 @@ class _Explaining:
         if path in self._contents.dropped and not self._is(stat.S_ISDIR, path):
             return _out(path, self._contents.dropped[path])
         status = lstat(self._source.root / path)
-        # All that a sparse checkout leaves out of a directory is in the index.
+        # The index has everything that a sparse checkout leaves out of a directory.
         if not path or self._is(stat.S_ISDIR, path) or (status is None and path in self._in_index):
             return self._directory(path)
         if status is None:
@@ -135,7 +136,7 @@ class _Explaining:
         return status is not None and kind(status.st_mode)
 
     def _repository_above(self, path: str) -> Explanation | None:
-        """The answer for a path that a submodule, or another repository inside this one, has to do with."""
+        """Explain a path in a submodule or nested repository."""
         for above in [*ancestors(path), path] if path else ():
             nested = self._contents.nested(above)
             if nested is not None and nested.directory:
@@ -146,7 +147,7 @@ class _Explaining:
                 return _out(path, f"{readable(above)} is {nested.reason}")
             if above in self._contents.new.workspaces:
                 return _out(path, f"{readable(above)} is one of loom's workspaces: never part of a snapshot")
-            # To git, one that has something in the index is a directory like any other.
+            # git treats one with entries in the index as an ordinary directory.
             place = self._source.root / above
             if above not in self._in_index and git.is_repository(place, self._source.environment):
                 reason, rule = "ignored, and not tracked", self._rule(above)
@@ -183,18 +184,18 @@ class _Explaining:
         )
 
     def _count(self, directory: str) -> int:
-        """How many paths in a directory a snapshot holds."""
+        """Count the paths of a directory in a snapshot."""
         below = f"{directory}/" if directory else ""
         nested = (path for path in self._contents.repositories if path.startswith(below))
         held = sum(found is not None and found.held for found in map(self._contents.nested, nested))
         return held + sum(path.startswith(below) for path in self._contents.files)
 
     def _rule(self, path: str) -> Rule | None:
-        """The last ignore rule that speaks of `path` or a directory above it, tracked or not."""
+        """Return the last ignore rule that matches `path` or a parent, tracked or not."""
         if not path:
             return None
-        # Git says nothing of what is in the index, or has something in it there, unless it is told to leave that aside.
-        # Then it does not see the rules of a .gitignore that a sparse checkout has in the index only, either.
+        # By default git skips paths in the index or with entries there. With the option that changes this, it ignores a
+        # .gitignore that a sparse checkout has only in the index.
         return self._asked_rule(path) or (self._asked_rule(path, "--no-index") if path in self._in_index else None)
 
     def _asked_rule(self, path: str, *switches: str) -> Rule | None:
@@ -214,7 +215,7 @@ class _Explaining:
 
 
 def _behind(path: str, link: Explanation) -> Explanation:
-    """The answer for a path that only exists through a symbolic link."""
+    """Explain a path that exists only through a symbolic link."""
     there = "itself part of the snapshot as a link" if link.included else f"not part of the snapshot: {link.reason}"
     why = f"behind the symbolic link {readable(link.path)}, which is {there}"
     return Explanation(path=path, included=False, reason=why, rule=link.rule)

@@ -1,4 +1,4 @@
-"""Programs that .gitattributes sends files through (git-lfs, git-crypt, the user's own): which, and what they make of a file."""
+"""The filter programs of .gitattributes (git-lfs, git-crypt, the user's own), and their effect on files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from loom.snapshot.model import Source
 
 _RUNS = (".clean", ".process")
 HIDING = ("ident", "working-tree-encoding")
-"""Attributes by which git itself stores other bytes than those on disk, whatever the file's id."""
+"""Attributes that make git store other bytes than those on disk."""
 NAMED_IN_ATTRIBUTES = (b"filter", b"ident", b"encoding")
-"""Without one of these words no attributes send a file through anything that hides its bytes."""
+"""Attributes without these words never change a file's bytes."""
 
-# What git-lfs would store for a file, for users whose configuration names it but who have not installed it. A pointer
-# stays as it is; an empty file has none.
+# The result of git-lfs for users who configured it without installing it. Pointers stay; an empty file has no pointer.
 _LFS_CLEAN = (
     't=$(mktemp) && cat >"$t" && if [ ! -s "$t" ] || head -c 42 "$t" | grep -q "^version https://git-lfs.github.com/spec/"; '
     'then cat "$t"; else printf "version https://git-lfs.github.com/spec/v1\\noid sha256:%s\\nsize %s\\n" '
@@ -28,7 +27,7 @@ _LFS_CLEAN = (
 
 
 def settings(config: Mapping[str, tuple[str, ...]], environ: Mapping[str, str]) -> list[tuple[str, str]]:
-    """What git is to be told of filters where it does not read the source's configuration."""
+    """Filter settings for git processes that do not read the source's configuration."""
     result = [(key, values[-1]) for key, values in config.items() if key.startswith("filter.")]
     drivers = _of_lfs(result)
     if drivers and not _has_lfs(environ):
@@ -38,7 +37,7 @@ def settings(config: Mapping[str, tuple[str, ...]], environ: Mapping[str, str]) 
 
 
 def lfs_settings(given: Sequence[tuple[str, str]], environ: Mapping[str, str]) -> list[tuple[str, str]]:
-    """For the filters that are git-lfs in these settings, ones with nothing in them but what is known here."""
+    """Replace the filters that are git-lfs by self-contained ones."""
     drivers = _of_lfs(given)
     if not _has_lfs(environ):
         return [(f"filter.{name}.clean", _LFS_CLEAN) for name in drivers]
@@ -58,16 +57,16 @@ def _has_lfs(environ: Mapping[str, str]) -> bool:
 
 
 def without(keys: Iterable[str]) -> list[tuple[str, str]]:
-    """Settings that make git take every file as it is on disk, where these are the keys of its configuration."""
+    """Return settings that disable all filters with keys in this configuration."""
     return [(key, "false" if key.endswith(".required") else "") for key in keys if key.startswith("filter.")]
 
 
 def at_home(config: Iterable[tuple[str, str]]) -> frozenset[str]:
-    """Filters that have to run in the source: they may read its configuration, keys in its `.git`, files that it ignores.
+    """Return filters that must run in the source: they may read its configuration, `.git` or ignored files.
 
-    Not git-lfs, which needs nothing of the kind and would store the file in the source.
+    Except git-lfs, which needs none of these and would store the file in the source.
     """
-    named = {key: value for key, value in config if key.endswith(_RUNS)}  # the last one counts
+    named = {key: value for key, value in config if key.endswith(_RUNS)}  # the last one wins
     return frozenset(driver_of(key) for key, value in named.items() if driver_of(key) and value and not _is_lfs(value))
 
 
@@ -78,17 +77,17 @@ def _is_lfs(command: str) -> bool:
 
 
 def driver_of(key: str) -> str:
-    """Which filter a key of git's configuration is about; empty when about none."""
+    """Return the filter that a configuration key belongs to; empty if none."""
     return key.removeprefix("filter.").rpartition(".")[0] if key.startswith("filter.") else ""
 
 
 def failed(said: str) -> bool:
-    """Whether what git said tells of a filter that can't run. One that speaks git's protocol, and ends, is not named."""
+    """Whether git's messages report a filter that can't run. git does not name one that speaks its protocol and exits."""
     return any(word in said for word in ("filter", "subprocess", "remote end hung up"))
 
 
 def complaints(said: str) -> list[str]:
-    """Lines about filters that failed and need not work: git went on with the file as it is."""
+    """Select messages about failed optional filters: git used the file unchanged."""
     lines = {line for line in said.splitlines() if line.startswith("error: ")}
     return sorted(line.removeprefix("error: ") for line in lines if "external filter" in line or "subprocess" in line)
 
@@ -101,7 +100,7 @@ def filtered(
     *,
     also: Sequence[str] = (),
 ) -> list[str]:
-    """Those of the workspace's `paths` that are files and go through one of these filters, or have an attribute of `also`."""
+    """Select regular files among the workspace's `paths` with one of these filters, or with an attribute of `also`."""
     if not paths or not (drivers or also):
         return []
     given = git.nul_joined(paths)
@@ -119,14 +118,14 @@ def filtered(
 def ids_at_home(
     paths: Sequence[str], workspace: Path, source: Source, config: Sequence[tuple[str, str]]
 ) -> tuple[list[tuple[str, str, str]], str]:
-    """(path, mode, id) of what git in the source would store for the workspace's files, and what it said meanwhile.
+    """Return (path, mode, id) as git in the source would store the workspace's files, and its messages.
 
-    Nothing is stored. GitFailed when a filter that is required fails.
+    Stores nothing. GitFailed when a required filter fails.
     """
     environment = git.with_config(source.home_environment, config)
     there = [path for path in paths if file_mode(source.root / path) is not None]
     try:
-        # In one process, as `git add` would: a filter may be slow to start, or not fit to run twice at once.
+        # In one process, like `git add`: filters may start slowly or not support concurrency.
         found, said = _ids(there, environment, source.root)
     except git.GitFailed as error:
         if failed(error.stderr):
@@ -135,7 +134,7 @@ def ids_at_home(
     entries = []
     for path in paths:
         if path not in found or not same_content(source.root / path, workspace / path):
-            with (workspace / path).open("rb") as content:  # edited since: what was copied counts
+            with (workspace / path).open("rb") as content:  # edited since: the copy counts
                 arguments = ("hash-object", "--stdin", f"--path={path}")
                 _, out, more = git.Running(arguments, environment, cwd=source.root, stdin=content).result()
             found[path] = out.decode().strip()
@@ -145,7 +144,7 @@ def ids_at_home(
 
 
 def raw_ids(paths: Sequence[str], environment: Mapping[str, str], workspace: Path) -> dict[str, str]:
-    """The ids that the files' bytes have as they are."""
+    """Return the ids of the files' unfiltered bytes."""
     return _ids(paths, environment, workspace, "--no-filters")[0]
 
 
@@ -154,7 +153,7 @@ def _ids(
 ) -> tuple[dict[str, str], str]:
     if not paths:
         return {}, ""
-    # In quotes, git reads what would be more than a line, or less.
+    # Quoted, because git would misread paths with line breaks.
     lines = (git.c_quoted(path) if path.startswith('"') or "\n" in path or "\r" in path else path for path in paths)
     given = b"".join(os.fsencode(line) + b"\n" for line in lines)
     process = git.Running(("hash-object", "--stdin-paths", *switches), environment, cwd=place, given=given)
@@ -163,7 +162,7 @@ def _ids(
 
 
 def file_mode(path: Path) -> str | None:
-    """As git has it; None for what is no file."""
+    """Return git's mode; None if not a file."""
     status = lstat(path)
     if status is None or not stat.S_ISREG(status.st_mode):
         return None

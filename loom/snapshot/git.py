@@ -1,8 +1,8 @@
-"""git processes: the environment they run in, how they fail, and how several run at once.
+"""Run git processes: environment, errors, concurrency.
 
-git itself, not libgit2, takes and proves snapshots: a git process costs 3 ms, `import pygit2` alone 40 to 100, and on a large
-tree libgit2's status takes twice the time (docs/benchmarks.md). It is also the one authority on what git would do.
-`snapshot.objects` is for commands that need no more than objects.
+Snapshots are taken and proved by git itself, not libgit2: a git process costs 3 ms, `import pygit2` 40 to 100, and
+libgit2's status takes twice the time on a large tree (docs/benchmarks.md). git is also the only authority on its own
+behaviour. `snapshot.objects` uses libgit2 for commands that need only objects.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ _ALWAYS = (
 )
 
 IDLE_S = 30.0
-"""How long git may sleep without having started anything that it could wait for."""
+"""How long git may sleep without a child process to wait for."""
 
 _QUIET = {
-    # What `git replace` puts in an object's place is one repository's view; no clone has it, and no proof could use it.
+    # `git replace` is local to one repository; clones lack it, and a proof can't use it.
     "GIT_NO_REPLACE_OBJECTS": "1",
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
@@ -86,7 +86,7 @@ NO_USER_CONFIG = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null"}
 
 
 class GitFailed(SnapshotError):
-    """A git command ended with an error; `stderr` is what it said."""
+    """A failed git command; `stderr` has its messages."""
 
     default_code = "GIT_FAILED"
 
@@ -100,7 +100,7 @@ class GitFailed(SnapshotError):
 
 
 def is_config(name: str) -> bool:
-    """Whether a variable carries configuration, as `git -c` and `GIT_CONFIG_COUNT` do. It counts in submodules as well."""
+    """Whether a variable carries configuration, like `git -c` and `GIT_CONFIG_COUNT`; submodules inherit it."""
     return name in ("GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS") or name.startswith(
         ("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_")
     )
@@ -117,10 +117,10 @@ def environment_for(
     alternates: Sequence[Path] = (),
     config: Sequence[tuple[str, str]] = (),
 ) -> dict[str, str]:
-    """`environ` for a git process that works on exactly what is named here.
+    """Return `environ` for a git process with exactly these settings.
 
-    `objects` is where anything that git writes goes, `alternates` where else it reads. `keep_config`: configuration in
-    the environment counts, as it does for the user's git; `config` comes on top of it.
+    git writes to `objects` and also reads `alternates`. `keep_config`: keep configuration variables of the environment;
+    `config` overrides them.
     """
     result = {
         name: value
@@ -140,7 +140,7 @@ def environment_for(
 
 
 def with_config(environment: Mapping[str, str], config: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The same environment with more configuration, which wins over what it had."""
+    """Add configuration that overrides existing."""
     first = int(environment.get("GIT_CONFIG_COUNT") or 0)
     result = {**environment, "GIT_CONFIG_COUNT": str(first + len(config))}
     for number, (key, value) in enumerate(config, first):
@@ -150,8 +150,8 @@ def with_config(environment: Mapping[str, str], config: Sequence[tuple[str, str]
 
 
 def as_inherited(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` for the first look at a repository: git's own variables count, as they would for the user's git."""
-    # GIT_TRACE=1 would write into the standard error that is read here; the pathspec switches contradict ours.
+    """Return `environ` for discovery of a repository: git's own variables count, as for the user's git."""
+    # GIT_TRACE=1 would write to standard error, which is parsed; pathspec switches contradict ours.
     return {
         name: value
         for name, value in environ.items()
@@ -160,7 +160,7 @@ def as_inherited(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def quoted_store(path: Path) -> str:
-    """A path as git reads it in a list of object stores: in C quotes where a plain one would be misread."""
+    """Quote a path for a list of object stores, where needed."""
     text = str(path)
     if not (text.startswith(('"', "#")) or any(c in text for c in ':\n"\\')):
         return text
@@ -168,25 +168,25 @@ def quoted_store(path: Path) -> str:
 
 
 def c_quoted(text: str) -> str:
-    """As git reads a text in quotes: anything fits into a line then."""
+    """Quote a text as git parses it; any text fits in one line."""
     for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r")):
         text = text.replace(plain, escaped)
     return f'"{text}"'
 
 
 PATIENCE_S = 1800.0
-"""How long one git command may take. A filter, a hook of a file system monitor or a network under it may hang."""
+"""Time limit of one git command: a filter, a file system monitor's hook or a network mount may hang."""
 _at_work: set[subprocess.Popen[bytes]] = set()
 _heeded: list[Cancel] = []
 
 
 @contextmanager
 def ended_by(cancel: Cancel) -> Iterator[None]:
-    """Within the block, a cancel ends the git commands of this process, and no other is started: SnapshotCanceled."""
+    """In the block, a cancel ends this process's git commands and prevents new ones: SnapshotCanceled."""
 
     def stop_all() -> None:
         for process in list(_at_work):
-            process.kill()  # a TERM leaves git waiting for the filter that it runs
+            process.kill()  # on TERM, git waits for its running filter
 
     _heeded.append(cancel)
     unregister = cancel.on_request(stop_all)
@@ -198,7 +198,7 @@ def ended_by(cancel: Cancel) -> Iterator[None]:
 
 
 class Running:
-    """A git process at work. What it prints goes into memory, so that several run side by side and none waits for a reader."""
+    """A running git process. Output goes to memory, so that several run concurrently without readers."""
 
     def __init__(
         self,
@@ -236,12 +236,12 @@ class Running:
         self._result = None
 
     def __del__(self) -> None:
-        # The other of two that were started side by side, when waiting for the first one failed.
+        # The other one of two, when waiting for the first failed.
         if self._result is None:
             self.stop()
 
     def stop(self) -> None:
-        """End the process, whatever it is doing; for a result that nobody will ask for."""
+        """Kill the process when its result is no longer needed."""
         processes.end(self._process)
         self._result = self._process.returncode, b"", ""
         _at_work.discard(self._process)
@@ -252,7 +252,7 @@ class Running:
         return self._process.pid
 
     def result(self, *, check: bool = True) -> tuple[int, bytes, str]:
-        """(exit code, output, what it said on standard error). GitFailed when `check` and the code is not 0."""
+        """Return (exit code, output, standard error). GitFailed when `check` and the code is not 0."""
         if self._result is None:
             code = self._ended()
             self._result = code, _content(self._out), _content(self._err).decode("utf-8", "backslashreplace")
@@ -281,7 +281,7 @@ class Running:
         return self.result()[1]
 
     def _not_idle(self, deadline: float) -> None:
-        """Wait for the end, at most until then. SnapshotError when git only sleeps, as it does for a FIFO in place of a file."""
+        """Wait until this time. SnapshotError when git only sleeps, for example on a FIFO in place of a file."""
         if not hasattr(os, "pidfd_open"):  # not Linux
             return
         descriptor = os.pidfd_open(self._process.pid)
@@ -310,7 +310,7 @@ class Running:
 
 
 def _activity(pid: int) -> tuple[str, ...] | None:
-    """What a process that sleeps, and waits for no process of its own, has done so far; None for one that is at work."""
+    """Return the activity of a sleeping process without children; None for an active one."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         children = any(task.joinpath("children").read_text() for task in Path(f"/proc/{pid}/task").iterdir())
@@ -339,12 +339,12 @@ def run(
     cwd: Path | None = None,
     given: bytes | None = None,
 ) -> bytes:
-    """The output of one git command; GitFailed when it fails."""
+    """Return the output of one git command; GitFailed on failure."""
     return Running(arguments, environment, cwd=cwd, given=given).output()
 
 
 def unlisted_directories(said: str) -> list[tuple[str, str]]:
-    """Of what `ls-files --others` said on standard error, the directories that it can't read, with the reason."""
+    """Parse unreadable directories and reasons from the standard error of `ls-files --others`."""
     start = "warning: could not open directory '"
     result = []
     for line in said.splitlines():
@@ -352,28 +352,28 @@ def unlisted_directories(said: str) -> list[tuple[str, str]]:
             path, _, why = line.removeprefix(start).rpartition("': ")
             if not path:  # git cuts its messages at 4,095 bytes
                 path, why = line.removeprefix(start), os.strerror(errno.ENAMETOOLONG)
-            if why != os.strerror(errno.ENOENT):  # else it is gone by now
+            if why != os.strerror(errno.ENOENT):  # otherwise it is gone
                 result.append((path, why))
     return result
 
 
 def refused_names(said: str) -> list[str]:
-    """Of what `update-index` said on standard error, the paths that it passed over."""
+    """Parse skipped paths from the standard error of `update-index`."""
     return [line.removeprefix("Ignoring path ") for line in said.splitlines() if line.startswith("Ignoring path ")]
 
 
 def literal_pattern(path: str) -> str:
-    """A pattern for ignore rules that means exactly this path."""
+    """Escape a path as an ignore pattern."""
     return re.sub(r"([\\*?\[])", r"\\\1", path)
 
 
 def nul_joined(paths: Iterable[str]) -> bytes:
-    """What git reads with `-z --stdin`."""
+    """Encode input for `-z --stdin`."""
     return b"".join(os.fsencode(path) + b"\0" for path in paths)
 
 
 def nul_list(data: bytes) -> list[bytes]:
-    """The items of a `-z` output."""
+    """Split `-z` output."""
     items = data.split(b"\0")
     if items and not items[-1]:
         items.pop()
@@ -384,16 +384,16 @@ EMPTY_BLOBS = (
     "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
     "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813",
 )
-"""What an entry that is only intended to be added (`git add -N`) has for its content."""
+"""The content id of an intent-to-add entry (`git add -N`)."""
 _INTENT_TO_ADD = 1 << 29
 
 
 def intended(environment: Mapping[str, str], *paths: str, cwd: Path) -> set[str]:
-    """Which of these paths (none: of all) the index holds only as intended to be added: no tree has them yet."""
+    """Return which of these paths (default: all) are intent-to-add entries, which no tree contains."""
     result = set()
     path = b""
     for item in run(("ls-files", "-z", "--debug", "--", *paths), environment, cwd=cwd).split(b"\0"):
-        # Behind each path's NUL five lines about it, then the next path.
+        # After each path's NUL come five lines about it, then the next path.
         *about, following = item.split(b"\n", 5) if path else [item]
         if about and int(about[-1].rpartition(b" ")[2], 16) & _INTENT_TO_ADD:
             result.add(os.fsdecode(path))
@@ -402,7 +402,7 @@ def intended(environment: Mapping[str, str], *paths: str, cwd: Path) -> set[str]
 
 
 def is_repository(place: Path, environment: Mapping[str, str]) -> bool:
-    """Whether git takes the directory for another repository: what it calls `.git` may be none."""
+    """Whether git recognises the directory as another repository; its `.git` may be invalid."""
     if not os.path.lexists(place / ".git"):
         return False
     asked = Running(("rev-parse", "--resolve-git-dir", str(place / ".git")), environment_for(environment), cwd=place)

@@ -240,7 +240,7 @@ def _object_files(store: Path) -> Iterator[str]:
                     if not name.startswith("tmp_"):
                         yield f"{entry.name}/{name}"
             except OSError:
-                continue  # emptied and removed by a gc
+                continue  # a gc emptied and removed it
 
 
 def copy_index(source: Source, git_dir: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Whether somebody is in a workspace at this moment: fills it, runs jobs in it, or stands in it with a shell."""
+"""Locks of workspaces: held while one is filled, runs jobs, or has a shell inside."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from loom.util import processes
 
 @contextmanager
 def occupied(*workspaces: Path) -> Iterator[None]:
-    """Meanwhile no loom removes these, whichever records it knows of. Ends with this process at the latest."""
+    """Prevents removal of these by any process, until this process ends."""
     held = []
     try:
         for workspace in workspaces:
-            with suppress(OSError):  # it is gone, or its file system knows no locks
+            with suppress(OSError):  # gone, or its file system has no locks
                 held.append(os.open(workspace, os.O_RDONLY | os.O_DIRECTORY))
                 processes.lock(held[-1], fcntl.LOCK_SH)
         yield
@@ -28,7 +28,7 @@ def occupied(*workspaces: Path) -> Iterator[None]:
 
 @contextmanager
 def alone_in(workspace: Path) -> Iterator[bool]:
-    """Keep others from `occupied` in the block; False where somebody is there already. True where nobody can tell."""
+    """Prevent others from using `occupied` in the block; False if it is in use. True if unknown."""
     try:
         descriptor = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -48,7 +48,7 @@ def alone_in(workspace: Path) -> Iterator[bool]:
 
 
 def is_occupied(workspace: Path) -> bool | None:
-    """Whether `occupied` holds for it in any process; None when nobody can tell: no directory, or one without locks."""
+    """Whether any process holds `occupied`; None if unknown: no directory, or no locks."""
     try:
         descriptor = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:

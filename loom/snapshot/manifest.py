@@ -1,6 +1,7 @@
-"""What `verify` needs to rebuild a snapshot's tree: the commit, and what differed from it. Kept in the workspace's `.git`.
+"""The data with which `verify` rebuilds a snapshot's tree: the commit and its differences. Stored in the workspace's
+`.git`.
 
-It need not be trusted: the tree rebuilt from it must have the id that the receipt names.
+It is untrusted: the rebuilt tree must have the id in the receipt.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from loom.storage.files import read_regular
 
 NAME = "loom-snapshot.json"
 FILLING = "loom-filling"
-"""Marks a workspace as loom's until it has its manifest."""
+"""Marks a workspace as loom's until its manifest exists."""
 KIND = "loom-snapshot"
 SCHEMA_VERSION = "loom.snapshot.v1"
 
@@ -94,7 +95,7 @@ def _matching(pattern: str, what: str, text: str) -> str:
     return text
 
 
-# What is no id could be a ref, or a switch, to the git that it is given to.
+# Other text could be a ref or an option for git.
 _id = partial(_matching, "[0-9a-f]{40}|[0-9a-f]{64}", "object's id")
 _mode = partial(_matching, "[0-7]{6}", "mode of a file")
 _key = partial(_matching, r"[A-Za-z][A-Za-z0-9-]*(\..*)?\.[A-Za-z][A-Za-z0-9-]*", "key of git's configuration")
@@ -108,7 +109,7 @@ def _inside(path: str) -> str:
 
 
 def write_manifest(git_dir: Path, manifest: Manifest) -> None:
-    """Also takes away the mark that the workspace is being filled."""
+    """Also remove the mark of an incomplete workspace."""
     document = {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
@@ -137,12 +138,12 @@ def write_manifest(git_dir: Path, manifest: Manifest) -> None:
 
 
 def manifest_bytes(workspace: Path) -> bytes:
-    """A workspace's manifest as `take` wrote it, to be kept where jobs can't reach it."""
+    """Return a workspace's manifest, to keep outside the reach of jobs."""
     return read_regular(workspace / ".git" / NAME)
 
 
 def read_manifest(workspace: Path, file: Path | None = None) -> Manifest:
-    """From `file`, or the workspace's own. SnapshotError when there is none that can be read."""
+    """Read `file`, or the workspace's own manifest. SnapshotError when unreadable."""
     file = file or workspace / ".git" / NAME
     try:
         document: dict[str, Any] = json.loads(read_regular(file))

@@ -1,4 +1,4 @@
-"""What a snapshot is: plain frozen values."""
+"""Snapshots as frozen values."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from loom.status import ExitCode
 
 
 class SnapshotCanceled(SnapshotError):
-    """The cancel flag was set while a workspace was being filled; nothing of it is left."""
+    """The cancel flag was set during a capture; the workspace is empty."""
 
     exit_code: ClassVar[int] = ExitCode.INTERRUPTED
     default_code: ClassVar[str] = "SNAPSHOT_CANCELED"
 
 
 def readable(path: str) -> str:
-    """A path fit for a screen or a JSON text: bytes that are no UTF-8, and line breaks, as escapes."""
+    """Escape a path for screen or JSON: bytes that are not UTF-8, and line breaks."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return (
         text
@@ -33,7 +33,7 @@ def readable(path: str) -> str:
 
 
 def path_fields(path: str, name: str = "path") -> dict[str, str]:
-    """`path` for a JSON document; `<name>_b64` beside it where the text alone could not be turned back into the path."""
+    """Return `path` for a JSON document, with `<name>_b64` if the text can't be converted back."""
     shown = readable(path)
     if shown.encode("utf-8", "surrogateescape") == os.fsencode(path):
         return {name: shown}
@@ -41,31 +41,31 @@ def path_fields(path: str, name: str = "path") -> dict[str, str]:
 
 
 class Rules(Struct, frozen=True, kw_only=True):
-    """What decides, from outside of a work tree, which of its files count, and as which bytes."""
+    """The files outside a work tree that decide which of its files count, and how."""
 
     excludes: bytes = b""
     attributes: bytes = b""
-    """The user's own, which count below those of the work tree."""
+    """The user's own, overridden by the work tree's."""
     own_attributes: bytes = b""
-    """The repository's own, which count above them."""
+    """The repository's own, which override the work tree's."""
     config: tuple[tuple[str, str], ...] = ()
     raw: tuple[tuple[str, str], ...] = ()
-    """(path, id of the bytes as they are) of files that went through a filter of the user's own."""
+    """(path, id of unfiltered bytes) of files with a filter of the user."""
 
 
 class Submodule(Struct, frozen=True, kw_only=True):
-    """A submodule that is laid out in the workspace, with the proof of its own content."""
+    """A submodule in the workspace, with the proof of its content."""
 
     path: str
     head_sha: str
     tree_sha: str
     changed: tuple[Change, ...]
     rules: Rules | None = None
-    """None in what earlier versions of loom wrote: those of the outermost repository."""
+    """None from earlier versions: those of the outermost repository."""
 
 
 class Change(Struct, frozen=True, kw_only=True):
-    """One path that differs between two trees. Paths are `os.fsdecode`d; ids are git's, all zeros where there is none.
+    """One path that differs between two trees. Paths are `os.fsdecode`d; ids are git's, all zeros for none.
 
     `kind` is `added`, `modified`, `deleted`, `type_changed` or `mode_changed`.
     """
@@ -82,7 +82,7 @@ class Change(Struct, frozen=True, kw_only=True):
 
 
 class LeftOut(Struct, frozen=True, kw_only=True):
-    """Something of the source that the workspace shows differently or not at all, and why."""
+    """A part of the source that the workspace lacks or shows differently, and the reason."""
 
     path: str
     reason: str
@@ -93,11 +93,11 @@ class LeftOut(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A repository that can be frozen: what `discover` read. Paths are absolute."""
+    """A repository that `discover` found. Paths are absolute."""
 
     root: Path
     git_dir: Path
-    """This checkout's own git directory (of a linked worktree: `.git/worktrees/<name>` of the main repository)."""
+    """This checkout's git directory (of a linked worktree: `.git/worktrees/<name>` of the main repository)."""
     common_dir: Path
     objects_dir: Path
     index_path: Path
@@ -108,9 +108,9 @@ class Source:
     tags: tuple[str, ...]
     """Tags that point at HEAD."""
     origin_url: str | None
-    """Without a password, should it hold one."""
+    """Without a password."""
     read_only_mounts: tuple[Path, ...]
-    """Object stores that a workspace will borrow from: a container shows them read-only at the same path."""
+    """Object stores that a workspace borrows from; containers mount them read-only at the same path."""
     object_format: str = "sha1"
     shallow: bool = False
     refs: tuple[tuple[str, str, str], ...] = field(default=(), repr=False)
@@ -118,16 +118,16 @@ class Source:
     config: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False, hash=False)
     """git's effective configuration, keys as git prints them."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False, compare=False)
-    """What git processes that read this source run with."""
+    """The environment of git processes that read this source."""
     located: bool = False
-    """The environment said where it is (`GIT_DIR`, `GIT_WORK_TREE`)."""
+    """The environment sets its location (`GIT_DIR`, `GIT_WORK_TREE`)."""
     attributes_tree: str | None = None
-    """The tree that git reads .gitattributes from instead of the work tree (`GIT_ATTR_SOURCE`, `attr.tree`)."""
+    """The tree that replaces the work tree's .gitattributes (`GIT_ATTR_SOURCE`, `attr.tree`)."""
 
     @property
     def home_environment(self) -> dict[str, str]:
-        """For a git process in `root` whose filters are to find what they would find under the user's own git."""
-        # What git says is read, so in English; "en" has no catalogue, and leaves the locale to the filter.
+        """Return the environment of a git process in `root` with the user's filters."""
+        # Messages are parsed, so in English; "en" has no catalogue, and filters keep their locale.
         result = {name: value for name, value in self.environment.items() if not name.startswith("GIT_TRACE")}
         result["LANGUAGE"] = "en"
         return result | ({"GIT_DIR": str(self.git_dir), "GIT_WORK_TREE": str(self.root)} if self.located else {})
@@ -141,7 +141,7 @@ class Source:
 class Snapshot(Struct, frozen=True, kw_only=True):
     """A filled workspace.
 
-    `tree_sha` is what `git add -A && git write-tree` would have given in the source, computed from what was copied.
+    `tree_sha` is what `git add -A && git write-tree` would give in the source, computed from the copy.
     """
 
     path: Path
@@ -159,7 +159,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     duration_ms: float
 
     def document(self, *, changes: int | None = 100) -> dict[str, Any]:
-        """The snapshot as JSON values, with so many of its changes (None: all): a record need not repeat 100,000 paths."""
+        """Convert to JSON values with at most this many changes (None: all): a record need not repeat 100,000 paths."""
         return {
             **path_fields(str(self.path)),
             **path_fields(str(self.source_root), "source_root"),

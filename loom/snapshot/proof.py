@@ -1,4 +1,4 @@
-"""The tree of a filled workspace, computed from what is in it."""
+"""Compute the tree of a filled workspace from its content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loom.snapshot.model import Change, LeftOut, Rules, SnapshotCanceled, Source
 
 
 class Filled(Struct):
-    """What came of one repository, so far."""
+    """The intermediate result for one repository."""
 
     prefix: str = ""
     """The path of a submodule from the outermost root, with a slash."""
@@ -47,7 +47,7 @@ class Filled(Struct):
 
 
 class Proof:
-    """Git in the workspace: configured by nothing but what the tree depends on."""
+    """Git in the workspace, configured only with settings that affect the tree."""
 
     def __init__(self, source: Source, target: Path, git_dir: Path, done: Filled, cancel: Cancel) -> None:
         self._source = source
@@ -66,21 +66,21 @@ class Proof:
         self._note_bytes(paths)
 
     def here(self, *, index: Path, config: Iterable[tuple[str, str]] = ()) -> dict[str, str]:
-        """For git in the workspace, reading and writing there only, configured by nothing but `config`."""
+        """Return the environment for git in the workspace, isolated, configured only by `config`."""
         environment = git.environment_for(
             self._source.environment, git_dir=self._git_dir, work_tree=self._target, index=index, config=tuple(config)
         )
         return environment | git.NO_USER_CONFIG
 
     def reset(self, entries: list[tuple[str, str, str]]) -> None:
-        """Make git in the workspace look at these files itself."""
+        """Make git in the workspace inspect these files itself."""
         lines = tree.index_lines(tree.Edits(reset=entries), self._zero)
         here = self.here(index=self._git_dir / "index")
         if lines:
             git.run(("update-index", "-z", "--index-info"), here, cwd=self._target, given=lines)
 
     def _names_filters(self, paths: list[str]) -> bool:
-        """Whether any attributes may hide a file's bytes; asking git about every file takes it longer."""
+        """Whether any attributes may change a file's bytes; asking git about every file is slower."""
         done = self._done
         if self._source.attributes_tree:
             return True
@@ -89,7 +89,7 @@ class Proof:
         return any(word in text for text in texts for word in filters.NAMED_IN_ATTRIBUTES)
 
     def give_up_filters(self, error: git.GitFailed) -> None:
-        """Go on without the filters of .gitattributes when one of them can't run; any other failure stays one."""
+        """Continue without the filters of .gitattributes when one can't run; raise other failures."""
         if not filters.failed(error.stderr) or self._filters_given_up:
             raise error
         self._filters_given_up = True
@@ -98,7 +98,7 @@ class Proof:
         self._done.leave_out(".gitattributes", f"a filter that can't run ({last}): files count as they are on disk")
 
     def _hash_at_home(self, edits: tree.Edits, index: Path) -> tuple[tree.Edits, str]:
-        """Have files hashed in the source whose filters have to run there; returns what is left to do, and what git said."""
+        """Hash files in the source if their filters must run there; return the remaining edits and git's messages."""
         drivers = filters.at_home(self._done.config) if self._filters_named else frozenset()
         here = self.here(index=index, config=self._done.config)
         paths = filters.filtered(edits.present, drivers, here, self._target)
@@ -109,7 +109,7 @@ class Proof:
         return tree.Edits(edits.removed, left, edits.reset + entries, edits.gitlinks), said
 
     def _note_bytes(self, paths: Iterable[str]) -> None:
-        """For `verify`, which runs no filters of the user's: the bytes of all files whose ids do not tell them."""
+        """For `verify`, which runs no user filters: record the unfiltered ids."""
         if self._filters_named:
             here = self.here(index=self._git_dir / "index", config=self._done.config)
             drivers = filters.at_home(self._done.config)
@@ -117,14 +117,14 @@ class Proof:
             self._done.raw = tuple(filters.raw_ids(found, here, self._target).items())
 
     def _take_back(self, refused: list[str]) -> None:
-        """Files that no tree may have: their names mean git's own directory somewhere."""
+        """Return files with names that mean git's own directory somewhere; no tree may have them."""
         for path in refused:
             (self._target / path).unlink(missing_ok=True)
             self._done.files -= 1
             self._done.leave_out(path, "a name that git refuses (it means .git on some file system)")
 
     def _prove(self, edits: tree.Edits, index_tree: str | None) -> None:
-        """Compute the tree from what is in the workspace, in an index that is gone afterwards."""
+        """Compute the tree from the workspace in a temporary index."""
         own = index = self._git_dir / "index"
         if self._cancel.requested:
             raise SnapshotCanceled("interrupted while the workspace was being filled")
@@ -141,7 +141,7 @@ class Proof:
                         self.here(index=index, config=self._done.config), self._target, left, zero_sha=self._zero
                     )
                     self._take_back(git.refused_names(said))
-                    # A filter that is not `required` may fail: git takes the file as it is.
+                    # An optional filter may fail: git uses the file unchanged.
                     if failed := filters.complaints(said):
                         why = "; ".join(failed)
                         why = f"a filter that does not work ({why}): files count as they are on disk"
@@ -151,7 +151,7 @@ class Proof:
                     self.give_up_filters(error)
         elif index_tree == self._source.head_tree_sha:
             self._done.tree_sha = self._source.head_tree_sha
-            return  # nothing staged and nothing else: what git would find out by comparing the two
+            return  # nothing staged and nothing else: equals git's comparison
         here = self.here(index=index, config=self._done.config)
         self._done.changed = tree.compare(here, self._target, self._source.head_sha)
         self._done.tree_sha = tree.tree_of(here, self._source.head_tree_sha, self._done.changed)

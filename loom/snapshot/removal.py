@@ -1,4 +1,4 @@
-"""Delete workspaces, and nothing else."""
+"""Delete workspaces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from loom.util.paths import half_removed, jobs_of, run_of_workspace
 
 
 class Removal(Struct, frozen=True, kw_only=True):
-    """What became of a workspace. `remaining` are paths that could not be deleted, with the reason."""
+    """The outcome for a workspace. `remaining` are paths that could not be deleted, with the reason."""
 
     path: Path
     remaining: tuple[tuple[str, str], ...] = ()
@@ -28,9 +28,8 @@ class Removal(Struct, frozen=True, kw_only=True):
 
 
 def is_workspace(path: Path, *, recorded: bool = False) -> bool:
-    """Whether `path` is a directory that loom made: by its name, and by its mark or a run's record that names it.
+    """Whether `path` is a directory of loom: by its name, and by its mark or a record. Not while it is being filled.
 
-    Not one that is being filled at this moment.
     `recorded`: a run's record names it; a job may have removed the mark along with `.git`.
     """
     try:
@@ -42,17 +41,17 @@ def is_workspace(path: Path, *, recorded: bool = False) -> bool:
     git_dir = path / ".git"
     if recorded or os.path.isfile(git_dir / NAME):  # noqa: PTH113  False also where nobody may look
         return True
-    # Whoever filled it was killed before it was whole.
+    # The process that filled it was killed.
     return os.path.isfile(git_dir / FILLING) and is_occupied(path) is False  # noqa: PTH113
 
 
 def remains(workspace: Path) -> list[Path]:
-    """Directories that are there of a workspace: itself, its jobs' own, what a removal that was killed has left."""
+    """Return the existing directories of a workspace: itself, its jobs', and remains of an interrupted removal."""
     return [path for path in (half_removed(workspace), jobs_of(workspace), workspace) if _is_our_directory(path)]
 
 
 def _is_our_directory(path: Path) -> bool:
-    """Not a link, and not another user's, for whom the directory of temporary files is as open."""
+    """Not a link, and not another user's: the temporary directory is shared."""
     try:
         status = path.lstat()
     except OSError:
@@ -61,9 +60,9 @@ def _is_our_directory(path: Path) -> bool:
 
 
 def remove(workspace: Path, *, recorded: bool = False) -> Removal:
-    """Delete a workspace, with all that jobs left in it and beside it, as far as the rights go; gone already is fine.
+    """Delete a workspace with all jobs' files, as far as permissions allow; a missing one is fine.
 
-    SnapshotError for what is no workspace of loom's, and for one that is in use. Symbolic links are removed, never followed.
+    SnapshotError for other directories, and for one in use. Symbolic links are removed, never followed.
     """
     there = workspace.is_symlink() or workspace.exists()
     named_like_one = run_of_workspace(workspace.name) is not None
@@ -83,7 +82,7 @@ def remove(workspace: Path, *, recorded: bool = False) -> Removal:
             )
         if half_removed(workspace) in remains(workspace) and named_like_one:
             remaining |= delete(half_removed(workspace))
-        # Out of the way first: what goes by this name is a whole workspace or none.
+        # Rename it first: under its own name, a workspace is complete or absent.
         going = half_removed(workspace)
         try:
             workspace.rename(going)
@@ -106,11 +105,11 @@ def remove(workspace: Path, *, recorded: bool = False) -> Removal:
 
 
 def delete(tree: Path) -> dict[str, str]:
-    """What of it could not be deleted, each with the reason."""
+    """Delete it; return the failures with reasons."""
     remaining: dict[str, str] = {}
 
     def failed(path: str, error: BaseException) -> None:
-        """Directories without the rights to list or empty them get these, if they are ours; then once more."""
+        """Grant the missing permissions on our own directories, then retry."""
         if isinstance(error, FileNotFoundError):
             return
         parent = os.path.dirname(path)  # noqa: PTH120
@@ -131,7 +130,7 @@ def delete(tree: Path) -> dict[str, str]:
 
     try:
         shutil.rmtree(tree, onerror=lambda _, path, info: failed(path, info[1]))
-    except RecursionError:  # a thousand directories inside one another
+    except RecursionError:  # a thousand nested directories
         subprocess.run(  # no limit: it deletes
             ["rm", "-rf", "--", str(tree)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
         )
@@ -141,7 +140,7 @@ def delete(tree: Path) -> dict[str, str]:
 
 
 def _removed_empty(path: str) -> bool:
-    """Another's closed directory (overlayfs makes one) can't be looked into, and may be empty all the same."""
+    """Another user's closed directory (overlayfs creates one) may be empty."""
     try:
         os.rmdir(path)  # noqa: PTH106
     except OSError:

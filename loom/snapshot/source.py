@@ -1,4 +1,4 @@
-"""Find a repository and read what a snapshot of it needs, without writing a byte of it."""
+"""Find a repository and read what a snapshot needs, without writing to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from loom.snapshot.model import Source
 COPY_UP_TO_BYTES = 50_000_000
 COPY_UP_TO_FILES = 1_000
 
-# Where a job's container has the workspace: a store below it can't be shown at its own path.
+# The workspace path in containers: a store below it can't be mounted at its own path.
 _TAKEN_IN_CONTAINERS = ("/workspace", "/proc", "/sys", "/dev")
 
 _ONE_BY_ONE = (
@@ -42,11 +42,11 @@ _REF_FIELDS = ("objectname", "*objectname", "HEAD", "refname", "symref")
 
 
 class Ref(Struct, frozen=True):
-    """A ref as `git for-each-ref` tells it with `_REF_FIELDS`. `target` is another ref's name, or empty."""
+    """A ref from `git for-each-ref` with `_REF_FIELDS`. `target` is another ref's name, or empty."""
 
     sha: str
     peeled: str
-    """What an annotated tag is of; else empty."""
+    """The target of an annotated tag; else empty."""
     head: str
     name: str
     target: str
@@ -61,7 +61,7 @@ class Ref(Struct, frozen=True):
 
 
 class Store(Struct, frozen=True, kw_only=True):
-    """One directory of git objects. `borrowable`: anyone may read it, so git in a container works whoever its user is."""
+    """One directory of git objects. `borrowable`: everyone may read it, so git in a container works for any user."""
 
     path: Path
     bytes: int
@@ -74,7 +74,7 @@ class Store(Struct, frozen=True, kw_only=True):
 
 
 def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
-    """The repository whose checkout `start` lies in, as git itself would find it (also by `GIT_DIR` and its kind).
+    """Find the repository of the checkout at `start` as git does (also by `GIT_DIR` etc.).
 
     RequestError for a path without a checkout, a bare repository, one without a commit, or one that git refuses.
     """
@@ -89,7 +89,7 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
         if code != 0:
             _explain_refusal(start, inherited, out.decode("utf-8", "surrogateescape").splitlines(), said)
         fields = os.fsdecode(out).rstrip("\n").split("\n")
-        if len(fields) != 11:  # a path with a line break: asked one by one, each answer is all that is printed
+        if len(fields) != 11:  # a path with a line break: query one value at a time
             fields = [
                 os.fsdecode(git.run(("rev-parse", "--path-format=absolute", *one), inherited, cwd=start))[:-1]
                 for one in _ONE_BY_ONE
@@ -101,7 +101,7 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
     git_dir, common_dir, object_format, shallow, objects, index, root, head, tree = fields[2:]
     settings = parse_config(config.result(check=False)[1])
     code, listed, _ = refs.result(check=False)
-    if code != 0:  # one ref of a missing object ends it, if objects are looked into
+    if code != 0:  # one ref to a missing object aborts, if objects are read
         listed = git.run(
             _refs_with(tuple("" if name.startswith("*") else name for name in _REF_FIELDS)), inherited, cwd=start
         )
@@ -135,7 +135,7 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
 
 
 def _attributes_tree(start: Path, inherited: Mapping[str, str], settings: Mapping[str, tuple[str, ...]]) -> str | None:
-    """The id of the tree that attributes come from, if that is not the work tree. RequestError where git would refuse."""
+    """Return the tree id that attributes come from, if not the work tree. RequestError where git would refuse."""
     variable = inherited.get("GIT_ATTR_SOURCE")
     named = variable or settings.get("attr.tree", ("",))[-1]
     if not named:
@@ -151,7 +151,7 @@ def _attributes_tree(start: Path, inherited: Mapping[str, str], settings: Mappin
             hint="unset it, or name one: git would refuse as well",
             code="REQUEST_INVALID",
         )
-    return None  # whatever its documentation says, git goes by the work tree then
+    return None  # contrary to its documentation, git then uses the work tree
 
 
 def _refs_with(fields: Sequence[str]) -> tuple[str, ...]:
@@ -160,7 +160,7 @@ def _refs_with(fields: Sequence[str]) -> tuple[str, ...]:
 
 
 def _explain_refusal(start: Path, inherited: Mapping[str, str], fields: list[str], said: str) -> NoReturn:
-    """Turn git's refusal into the place, the reason and the next move."""
+    """Convert git's refusal to place, reason and next move."""
     if "dubious ownership" in said:
         raise RequestError(
             f"{start}: the repository belongs to another user, and git does not trust it",
@@ -209,7 +209,7 @@ def _explain_refusal(start: Path, inherited: Mapping[str, str], fields: list[str
 
 
 def _closed_refs(git_dir: Path, common_dir: Path) -> Path | None:
-    """What of the refs may not be read, if HEAD's branch may be there: git takes it for a branch without a commit."""
+    """Return unreadable refs if HEAD's branch may be among them: git reports it as a branch without a commit."""
     try:
         branch = (git_dir / "HEAD").read_text().strip().removeprefix("ref: ")
     except (OSError, ValueError):
@@ -236,7 +236,7 @@ def parse_refs(data: bytes) -> list[Ref]:
 
 
 def without_password(url: str) -> str:
-    """`url` without the secret of its user part: jobs and records have no need of it."""
+    """Return `url` without its password: jobs and records do not need it."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return url
@@ -248,7 +248,7 @@ def without_password(url: str) -> str:
 
 
 def truth(values: tuple[str, ...], default: bool) -> bool:
-    """A boolean of git's configuration."""
+    """Parse a boolean of git's configuration."""
     if not values:
         return default
     text = values[-1].lower()
@@ -257,7 +257,7 @@ def truth(values: tuple[str, ...], default: bool) -> bool:
 
 
 def store_paths(objects: Path) -> Iterator[Path]:
-    """`objects` and every store that it borrows from itself, each once."""
+    """Return `objects` and every store that it borrows from, each once."""
     seen: set[Path] = set()
     waiting = [objects]
     while waiting:
@@ -269,7 +269,7 @@ def store_paths(objects: Path) -> Iterator[Path]:
 
 
 def object_stores(objects: Path) -> tuple[Store, ...]:
-    """All of `store_paths`, measured. SnapshotError when one can't be read."""
+    """Measure all `store_paths`. SnapshotError for an unreadable one."""
     try:
         return tuple(map(measure_store, store_paths(objects)))
     except PermissionError as error:
@@ -281,7 +281,7 @@ def object_stores(objects: Path) -> tuple[Store, ...]:
 
 
 def _borrowed_by_modules(git_dir: Path) -> tuple[Path, ...]:
-    """What the workspaces of submodules, at any depth, will borrow from."""
+    """Return the stores that workspaces of submodules, at any depth, will borrow from."""
     if not (git_dir / "modules").is_dir():
         return ()
     result: list[Path] = []
@@ -309,7 +309,7 @@ def _alternates(objects: Path) -> list[Path]:
 
 
 def measure_store(objects: Path) -> Store:
-    """Size, number of files, and whether everyone may read it. Loose objects are counted, not measured."""
+    """Return size, number of files, and whether everyone may read it. Loose objects are counted, not measured."""
     size = files = 0
     readable = True
     for entry in os.scandir(objects):
@@ -325,12 +325,12 @@ def measure_store(objects: Path) -> Store:
             try:
                 inside = os.listdir(entry.path)  # noqa: PTH208
             except FileNotFoundError:
-                continue  # emptied and removed by a gc
+                continue  # a gc emptied and removed it
             files += len(inside)
             size += 4096 * len(inside)
             if inside:
                 readable &= _others_may(entry.path, stat.S_IROTH | stat.S_IXOTH)
-                # Which umask an object was written under shows in any of them; all would be thousands of look-ups.
+                # One object shows the umask of a writer; checking all would take thousands of calls.
                 readable &= _others_may(os.path.join(entry.path, inside[0]), stat.S_IROTH)  # noqa: PTH118
     readable &= _others_may(str(objects), stat.S_IROTH | stat.S_IXOTH)
     return Store(path=objects, bytes=size, files=files, borrowable=readable)
@@ -340,11 +340,11 @@ def _others_may(path: str, bits: int) -> bool:
     try:
         return (os.stat(path).st_mode & bits) == bits  # noqa: PTH116
     except OSError:
-        return True  # packed away meanwhile
+        return True  # packed meanwhile
 
 
 def to_borrow(stores: tuple[Store, ...]) -> tuple[Path, ...]:
-    """The stores to borrow from; none when the objects are to be copied."""
+    """Return the stores to borrow from; empty when objects are to be copied."""
     if all(store.small for store in stores) and len(stores) == 1:
         return ()
     for store in stores:

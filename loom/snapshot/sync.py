@@ -1,6 +1,6 @@
-"""Between a workspace and the checkout that it was made from: bring the checkout's later changes, take back a patch.
+"""Sync between a workspace and its checkout: apply the checkout's later changes, return a patch.
 
-What changed on either side is told by the same proof that `verify` gives: each side's tree against the snapshot's.
+Changes on both sides come from the proof of `verify`: each side's tree against the snapshot's.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _LINK = 0o120000
 
 
 class Patch(Struct, frozen=True, kw_only=True):
-    """What a workspace has that its snapshot had not, as `git apply` takes it."""
+    """The workspace's changes since its snapshot, for `git apply`."""
 
     text: bytes
     changes: tuple[Change, ...]
-    """The paths that the patch is of."""
+    """The paths in the patch."""
     conflicts: tuple[str, ...]
-    """Paths that changed in the workspace and, otherwise, in the checkout since: they are not in the patch."""
+    """Paths that changed differently in workspace and checkout: they are not in the patch."""
     left_out: tuple[Change, ...]
-    """What was made there and is no source: the caller's rule said so."""
+    """New files that are not source, by the caller's rule."""
     special: tuple[tuple[str, str], ...] = ()
-    """(path, kind) of the workspace's sockets, FIFOs and devices, also where the snapshot has a file of that name."""
+    """(path, kind) of the workspace's sockets, FIFOs and devices, also in place of snapshot files."""
     unreadable: tuple[tuple[str, str], ...] = ()
-    """(path, reason) of what may not be read there: whether it changed is not known."""
+    """(path, reason) of unreadable files, which may have changed."""
     before: Mapping[str, Content]
-    """What the checkout has of the changed paths, and `after` what they shall be; a path is in neither if it holds no file."""
+    """The checkout's changed paths before and `after`; a path without a file is in neither."""
     after: Mapping[str, Content]
 
     @property
@@ -50,9 +50,9 @@ class Patch(Struct, frozen=True, kw_only=True):
 
 
 def bring(checkout: Path, workspace: Path, *, environ: Mapping[str, str], manifest_file: Path) -> tuple[Change, ...]:
-    """Make what changed in the checkout since the snapshot so in the workspace, over what jobs did to these files.
+    """Apply the checkout's changes since the snapshot to the workspace, over jobs' changes.
 
-    Returns the paths that are different in the workspace now. Links in the workspace are replaced, never followed.
+    Return the changed workspace paths. Links in the workspace are replaced, never followed.
     """
     brought = []
     for change in verify(checkout, environ=environ, manifest_file=manifest_file).changes:
@@ -81,9 +81,9 @@ def patch_of(
     leave_out: Callable[[Change], bool],
     not_there: Container[str] = (),
 ) -> Patch:
-    """The workspace's changes since the snapshot, against the checkout as it is now.
+    """Compute the workspace's changes since the snapshot, against the present checkout.
 
-    `not_there`: paths that `workspace`, a copy, was made without, and that are not deleted for that.
+    `not_there`: paths that the copy `workspace` lacks, which do not count as deleted.
     """
     here = verify(workspace, environ=environ, manifest_file=manifest_file)
     there = {change.path: change for change in verify(checkout, environ=environ, manifest_file=manifest_file).changes}
@@ -136,7 +136,7 @@ def _text(before: Mapping[str, Content], after: Mapping[str, Content]) -> bytes:
 
 
 def apply(patch: Patch, checkout: Path) -> None:
-    """Change the checkout's files, all or none; its index stays as it is. RequestError when edits made since are in the way."""
+    """Change the checkout's files, all or none; the index is unchanged. RequestError when later edits conflict."""
     for path in patch.paths:
         if any((checkout / above).is_symlink() for above in ancestors(path)):
             raise RequestError(
@@ -150,7 +150,7 @@ def apply(patch: Patch, checkout: Path) -> None:
             hint="nothing was applied; commit or undo your edits there, or take parts of `loom pull` by hand",
             code="CHECKOUT_CHANGED",
         )
-    for path in sorted(patch.paths, key=lambda path: path in patch.after):  # a file may give way to a directory
+    for path in sorted(patch.paths, key=lambda path: path in patch.after):  # a directory may replace a file
         try:
             _put(patch.after.get(path), checkout, path)
         except OSError as error:
@@ -180,7 +180,7 @@ def _put(content: Content | None, checkout: Path, path: str) -> None:
 
 
 def _content(path: Path) -> Content | None:
-    """Of a file or a link; None for all else, and for nothing."""
+    """Read a file or link; None for others."""
     try:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -193,7 +193,7 @@ def _content(path: Path) -> Content | None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two paths hold the same: content, executable or not, where a link leads, or both nothing."""
+    """Whether two paths hold the same content, executable bit or link target, or are both missing."""
     content = _content(one)
     if content is None and (os.path.lexists(one) or os.path.lexists(other)):
         return False
@@ -201,7 +201,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _make_way(workspace: Path, path: str) -> None:
-    """Directories down to `path`, real ones: a job may have put a link in their place that leads elsewhere."""
+    """Create real directories down to `path`; a job may have replaced them by links."""
     for above in ancestors(path):
         place = workspace / above
         if place.is_symlink() or (place.exists() and not place.is_dir()):

@@ -1,8 +1,8 @@
-"""Prove a workspace again: from its bytes, by a git directory of our own.
+"""Prove a workspace from its bytes with a separate git directory.
 
-Nothing in the workspace's `.git` is believed: a job may have changed its index, configuration, refs and objects, and may not
-make loom run anything through them. What its objects give has to come to the tree's id, computed here. git reads the files, not
-libgit2: filters and attributes have to count as they do for git, and SHA-256 workspaces are proved too.
+The workspace's `.git` is untrusted: a job may have changed its index, configuration, refs and objects, and must not
+make loom run a program. Its objects must lead to the tree's id, computed here. git reads the files, not libgit2:
+filters and attributes must apply as in git, and SHA-256 workspaces work too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from loom.util.special_files import special_kind
 
 
 class Verification(Struct, frozen=True, kw_only=True):
-    """What a workspace holds now, against what the snapshot put there."""
+    """The workspace's present content compared with the snapshot."""
 
     workspace: Path
     head_sha: str
