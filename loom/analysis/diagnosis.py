@@ -102,6 +102,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     steps_total: Count | None
     command: str | None
     exit_code: Code | None
+    allowed_failure: bool = False
     image: str | None
     lines: list[str]
     lines_total: Count | None
@@ -188,6 +189,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         steps_total=len({each["step"] for each in job["steps"]}) if job else None,
         command=command,
         exit_code=ending.get("exit_code"),
+        allowed_failure=bool(job.get("allowed_failure")),
         image=(job.get("image") or {}).get("name"),
         lines=lines_that_matter(printed),
         lines_total=evidence.lines_total,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from loom.cli import options
 from loom.cli.command import completion, done_by
+from loom.render.diagnosis import Form
 
 
 @done_by("runs")
@@ -70,13 +71,13 @@ def diagnose(
         str | None,
         typer.Argument(metavar="JOB", help="A job (default: the first that failed).", autocompletion=completion("job")),
     ] = None,
-    form: Annotated[Literal["text", "json", "agent"], typer.Option("--format", help="Output format.")] = "text",
+    form: Annotated[Form, typer.Option("--format", help="Output format.")] = Form.TEXT,
     as_json: options.AsJson = False,
     color: options.Color = None,
 ) -> None:
     """Show what failed, the likely cause, and what to do next.
 
-    `--format agent` is plain text of at most 2 KB.
+    `--format agent` is plain text of at most 2 KB; `github` prints annotations, `gitlab` a Code Quality report.
     """
 
 

@@ -22,9 +22,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from loom.analysis.evidence import diagnosis_of
 from loom.analysis.html_report import values as page_values
 from loom.cli.boundary import run_app
-from loom.commands.diagnose import diagnosis_of
 from loom.errors import RecordError
 from loom.record.events import PhaseEvent, decode
 from loom.record.fold import RunFold

@@ -11,7 +11,9 @@ from loom.analysis.diagnosis import (
     places_in,
 )
 from loom.analysis.known_failures import Known, table
-from loom.render.agent import MOST_BYTES, agent_text
+from loom.render.diagnosis import lines
+from loom.render.diagnosis.agent import MOST_BYTES
+from loom.render.screen import Look
 
 
 def evidence(**more: object) -> Evidence:
@@ -162,7 +164,7 @@ def test_the_agents_text_is_never_too_long() -> None:
     found = diagnose(
         evidence(lines=huge, job={"failing_tests": tests, "failing_command": "x\n" * 3000, "error": "e" * 5000})
     )
-    text = agent_text(found, now_ns=0)
+    text = "".join(f"{line}\n" for line in lines("agent", found, Look(), now_ns=0))
     assert len(text.encode()) <= MOST_BYTES
     assert text.startswith("run 1: failure")
     assert "failed: job test" in text

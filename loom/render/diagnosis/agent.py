@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from loom.analysis.diagnosis import Diagnosis
-from loom.render.records import run_age, unrecorded_text
+from loom.render.diagnosis.text import unrecorded_text
+from loom.render.records import run_age
+from loom.render.screen import Look
 from loom.util.units import rough_duration
 
 MOST_BYTES = 2048
 _LINE = 160
 
 
-def agent_text(diagnosis: Diagnosis, *, now_ns: int) -> str:
+def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> list[str]:
     """Return whole lines within `MOST_BYTES`: drop output lines first, from the top, then all optional lines."""
     head, tail = _head(diagnosis, now_ns), _tail(diagnosis)
     output = [f"  {_short(line)}" for line in diagnosis.lines]
     while output and _size([*head, "output:", *output, *tail]) > MOST_BYTES:
         output.pop(0)
-    lines = [*head, *(["output:", *output] if output else []), *tail]
-    while _size(lines) > MOST_BYTES and len(lines) > 1:
-        lines.pop(max(range(len(lines)), key=lambda number: len(lines[number].encode())))
-    return "".join(f"{line}\n" for line in lines)
+    found = [*head, *(["output:", *output] if output else []), *tail]
+    while _size(found) > MOST_BYTES and len(found) > 1:
+        found.pop(max(range(len(found)), key=lambda number: len(found[number].encode())))
+    return found
 
 
 def _size(lines: list[str]) -> int:

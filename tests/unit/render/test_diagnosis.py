@@ -1,0 +1,69 @@
+"""A diagnosis in each of its forms."""
+
+import json
+from typing import Any
+
+import pytest
+
+from loom.analysis.diagnosis import Diagnosis, Evidence, diagnose
+from loom.render.diagnosis import Form, lines
+from loom.render.screen import Look
+
+
+def diagnosis(*, printed: tuple[str, ...] = (), **job: Any) -> Diagnosis:
+    manifest = {
+        "job_id": "test",
+        "status": "failure",
+        "exit_code": 1,
+        "error": "script/01 failed with exit code 1",
+        "failing_step": "script/01",
+        "failing_section": None,
+        "failing_command": "make test",
+        "failing_tests": [],
+        "image": None,
+        "allowed_failure": False,
+        "steps": [{"step": "script/01", "attempt": 1, "command": "make test", "file": ".loom/workflow.yml", "line": 7}],
+        **job,
+    }
+    receipt = {"command": ["loom", "run"], "repo_root": "/src", "duration_ms": 5.0}
+    pipeline: dict[str, Any] = {"jobs": [], "failing_job_id": "test"}
+    return diagnose(
+        Evidence(run_id="1", state="failure", receipt=receipt, pipeline=pipeline, job=manifest, lines=printed)
+    )
+
+
+def shown(form: str, found: Diagnosis) -> list[str]:
+    return list(lines(form, found, Look(), now_ns=2))
+
+
+@pytest.mark.parametrize("form", Form)
+def test_each_form_renders_a_failure_and_a_success(form: Form) -> None:
+    assert "src/a.c" in "\n".join(shown(form, diagnosis(printed=("src/a.c:3: error: no x",))))
+    shown(form, diagnosis(status="success", failing_step=None, exit_code=0, error=None))
+
+
+def test_github_gets_one_annotation_at_the_first_place() -> None:
+    (line,) = shown("github", diagnosis(printed=("src/a.c:3:9: error: no x", "make: *** [all] Error 1")))
+    assert line.startswith("::error file=src/a.c,line=3,col=9,title=failed%3A job test%2C step script/01 (")
+    assert "%0A" in line
+    assert "no x" in line
+
+
+def test_github_gets_an_annotation_for_each_failing_test_and_one_for_the_step() -> None:
+    tests = [{"name": f"t{n}", "message": "1 != 2\n::error::x", "file": "t.py", "line": n} for n in range(1, 31)]
+    found = shown("github", diagnosis(failing_tests=tests, allowed_failure=True))
+    assert len(found) == 10
+    assert found[0].startswith("::warning file=t.py,line=1,title=t1::1 != 2%0A")
+    assert found[-1].startswith("::warning file=.loom/workflow.yml,line=7,title=")
+    assert "30 tests failed, 9 of them have annotations" in found[-1]
+
+
+def test_gitlab_gets_a_code_quality_report() -> None:
+    (finding,) = json.loads("\n".join(shown("gitlab", diagnosis(printed=("src/a.c:3: error: no x",)))))
+    assert finding["location"] == {"path": "src/a.c", "lines": {"begin": 3}}
+    assert finding["severity"] == "critical"
+    assert len(finding["fingerprint"]) == 64
+    tests = [{"name": "t", "message": None, "file": "t.py", "line": 4}, {"name": "u", "message": "no", "file": None}]
+    found = json.loads("\n".join(shown("gitlab", diagnosis(failing_tests=tests))))
+    assert [each["location"]["path"] for each in found] == ["t.py", ".loom/workflow.yml"]
+    assert json.loads("\n".join(shown("gitlab", diagnosis(status="success", failing_step=None)))) == []
