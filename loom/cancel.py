@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from loom.status import ExitCode
 
 AT_ONCE_S = 15.0
-"""How long after the second request anything is still waited for: what has not ended by then is left behind, and named."""
+"""Time limit of waits after the second request; work that has not ended by then is abandoned and reported."""
 _LOOK_EVERY_S = 0.2
 
 

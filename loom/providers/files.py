@@ -1,4 +1,4 @@
-"""Tar streams to and from a directory of this machine: how files go in and out of a view that is a plain directory."""
+"""Tar streams to and from a local directory, for views that are plain directories."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loom.util import atomic
 
 _CHUNK = 256 * 1024
 _READ = 1 << 20
-_TAR_BUFFER = 64 * 1024  # what is left of it is copied for each header
+_TAR_BUFFER = 64 * 1024  # the rest of it is copied for each header
 _TYPES: dict[Kind, bytes] = {
     "file": tarfile.REGTYPE,
     "directory": tarfile.DIRTYPE,
@@ -28,11 +28,11 @@ _TYPES: dict[Kind, bytes] = {
 
 
 Edit = Callable[[tarfile.TarInfo], tarfile.TarInfo | None]
-"""Changes a member of an archive on its way; None: leaves it out."""
+"""Changes a member of an archive; None: skips it."""
 
 
 def unnoticed(_: Skipped) -> None:
-    """Where nobody has to know which special files were left out."""
+    """For callers that ignore skipped special files."""
 
 
 def archive_of(
@@ -42,16 +42,16 @@ def archive_of(
     *,
     change: Edit | None = None,
 ) -> Iterator[bytes]:
-    """A tar stream of files and directories below `root`, directories with all they hold; what does not exist is left out.
+    """Return a tar stream of files and directories (with content) below `root`; missing ones are skipped.
 
-    Special files are left out and given to `on_skipped`; what may not be read is a PermissionError. Links are not
-    followed, above the paths either.
+    Special files are skipped and reported to `on_skipped`; an unreadable file is a PermissionError. Links are not
+    followed, also in parents.
     """
     return packed(_members(root, _Whole(paths), change, on_skipped))
 
 
 def packed(members: Iterable[tuple[tarfile.TarInfo, IO[bytes] | None]]) -> Iterator[bytes]:
-    """A tar stream in pieces of about one size, however large a file is. The module's own holds each file as a whole."""
+    """Write a tar stream in similar pieces for any file size; `tarfile` buffers whole files."""
     piece = bytearray()
     total = 0
     for part in _parts(members):
@@ -94,7 +94,7 @@ def _members(
 
 
 class _Whole:
-    """Paths with all that is below them, whatever it is."""
+    """Yield paths with everything below."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self.roots = tuple("" if path == "." else path for path in paths)
@@ -117,7 +117,7 @@ def _member(entry: Entry) -> tarfile.TarInfo:
 
 
 class _Exactly:
-    """A file of exactly the size that its header says, whatever happens to it meanwhile."""
+    """A file of exactly the size in its header, even if it changes meanwhile."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file = file
@@ -134,9 +134,9 @@ class _Exactly:
 def renamed(
     archives: Iterable[tuple[str, Iterable[bytes]]], on_skipped: OnSkipped = unnoticed, *, change: Edit | None = None
 ) -> Iterator[bytes]:
-    """Several tar streams as one. With each comes a path that stands for the first part of its members' names.
+    """Merge tar streams. Each comes with a path that replaces the first part of its members' names.
 
-    An empty path means: as they are, but for a leading `./`. Special files are left out and given to `on_skipped`.
+    An empty path keeps names, except a leading `./`. Special files are skipped and reported to `on_skipped`.
     """
     return packed(_renamed(archives, change, on_skipped))
 
@@ -152,7 +152,7 @@ def _renamed(
                     continue
                 if member.islnk():
                     member.linkname = _under(path, member.linkname)
-                # The names of the other archive would win over the new ones.
+                # The names of the other archive would override the new ones.
                 kept = {key: value for key, value in member.pax_headers.items() if key not in ("path", "linkpath")}
                 member.pax_headers = kept
                 changed = member if change is None else change(member)
@@ -175,9 +175,9 @@ def _is_special(member: tarfile.TarInfo, on_skipped: OnSkipped) -> bool:
 
 
 def unpack(archive: Iterable[bytes], root: Path, on_skipped: OnSkipped = unnoticed) -> None:
-    """Unpack a tar stream over `root`. ProviderError for one that may not be unpacked.
+    """Unpack a tar stream over `root`. ProviderError for an unsafe one.
 
-    Devices and FIFOs are left out and given to `on_skipped`.
+    Devices and FIFOs are skipped and reported to `on_skipped`.
     """
 
     def special(path: str, kind: str) -> None:
@@ -190,7 +190,7 @@ def unpack(archive: Iterable[bytes], root: Path, on_skipped: OnSkipped = unnotic
 
 
 def pack(archive: Iterable[bytes], target: Path) -> int:
-    """Keep a tar stream in a compressed file for the user alone, whole or not at all; its size."""
+    """Store a tar stream in a private compressed file, atomically; return its size."""
     import zstandard
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +205,7 @@ def pack(archive: Iterable[bytes], target: Path) -> int:
 
 
 def unpack_file(archive: Path, target: Path) -> None:
-    """Fill `target`, which is empty or not there, from a file of `pack`. ProviderError when it can't be read."""
+    """Fill `target`, which is empty or missing, from a file of `pack`. ProviderError when it can't be read."""
     target.mkdir(parents=True, mode=0o700, exist_ok=True)
     unpack(_chunks_of(archive), target)
 

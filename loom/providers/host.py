@@ -1,7 +1,7 @@
-"""Jobs as plain processes of this machine, with the semantics of a container's steps but none of its isolation.
+"""Run jobs as plain processes of this machine, with a container's step semantics but without isolation.
 
-A job's processes are known by a mark in their environment, so that those which left their process group are found too.
-A small shell beside the session ends them when loom itself is killed.
+A mark in the environment identifies a job's processes, even outside their process group. A small shell beside the
+session ends them when loom itself is killed.
 """
 
 from __future__ import annotations
@@ -63,21 +63,21 @@ PASSED_ON = (
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
 )
-"""What of the caller's environment a job gets: without these most tools can't work at all."""
+"""The variables that a job inherits from the caller: most tools need them."""
 MARK = "LOOM_SESSION_MARK"
 _READ = 256 * 1024
 _PIPE = 1024 * 1024
 _KILL_ROUNDS = 50
 _WATCHER_S = 10.0
 _LOOK_EVERY_S = 0.2
-"""How often a cancel is looked for while somebody else has the terminal."""
+"""Interval for checking a cancel while another process has the terminal."""
 _AFTER_HANGUP_S = 2.0
 _SIGNALS: Mapping[ExitCode | None, signal.Signals] = {
     ExitCode.INTERRUPTED: signal.SIGINT,
     ExitCode.HANGUP: signal.SIGHUP,
 }
 
-# Its input ends when loom does. $1: the mark, $2: the session's private directory.
+# Its input ends with loom. $1: the mark, $2: the session's private directory.
 _WATCHER = """
 while IFS= read -r line; do [ "$line" = done ] && exit 0; done
 for round in 1 2 3 4 5; do
@@ -104,7 +104,7 @@ class HostProvider:
         return ""
 
     def check(self) -> None:
-        """There is always a machine to run on."""
+        """This machine is always available."""
 
     def project_dir(self, workspace: Path) -> str:
         return str(workspace)
@@ -164,7 +164,7 @@ class HostSession:
         self._handed_on: dict[str, str] = {}
         self._to_mask: list[bytes] = []
         self._number = 0
-        # Pipes of earlier steps that a background child still holds.
+        # Pipes of earlier steps that a background process still holds.
         self._lingering: dict[int, Stream] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closed = False
@@ -219,13 +219,13 @@ class HostSession:
             unregister()
             if process.poll() is None:
                 self.kill_everything()
-                process.wait()  # no limit: it is killed
+                process.wait()  # no limit: it was killed
         self._handed_on.update(handed_on(self._appended("env")))
         self._to_mask += [line for line in self._appended("mask") if line.strip()]
         return Exit(code=_code_of(process), ended=ended)
 
     def _appended(self, name: str) -> list[bytes]:
-        """The lines in the step's file; none where the step put something else in its place."""
+        """Read the lines of the step's file; empty if the step replaced it."""
         try:
             return _lines(read_regular(self._private / name))
         except OSError:
@@ -290,7 +290,7 @@ class HostSession:
                     process.wait()  # no limit: it has ended
                     if ended is not Ended.EXITED:
                         self.kill_everything()
-                    # What the step printed is in the pipes by now; what a background child adds comes later.
+                    # The pipes now hold all of the step's output; later output is from background processes.
                     for descriptor in list(self._lingering):
                         self._read(descriptor, _waiting(descriptor), on_output)
                     return ended
@@ -322,14 +322,14 @@ class HostSession:
         return len(found)
 
     def kill_everything(self) -> None:
-        """KILL until none is left: what forks while it is looked for is found in the next round."""
+        """KILL until none is left: the next round finds concurrent forks."""
         for _ in range(_KILL_ROUNDS):
             if self._signal_everything(signal.SIGKILL) == 0:
                 return
             time.sleep(0.005)
 
     def _processes(self) -> list[int]:
-        """All living processes that carry the session's mark."""
+        """Return all living processes with the session's mark."""
         mark = self._mark.encode()
         found = []
         for entry in os.scandir("/proc"):
@@ -357,7 +357,7 @@ class HostSession:
         return str(path)
 
     def settle(self) -> None:
-        """They are the caller's."""
+        """They already belong to the caller."""
 
     def workspace_view(self) -> Path | None:
         return self._request.workspace
@@ -381,10 +381,10 @@ class HostSession:
         )
 
     def checkpoint(self, archive: Path, expires_at: float) -> Mapping[str, Any]:
-        return {}  # the files stay, and there is nothing else
+        return {}  # the files stay, and nothing else needs saving
 
     def keep(self, expires_at: float) -> None:
-        """The workspace stays anyway, and a process of this machine can be started in it again at any time."""
+        """The workspace stays anyway, and a new process can start in it at any time."""
 
     def leave(self) -> None:
         self.kill_everything()
@@ -434,7 +434,7 @@ class HostInside(Struct, frozen=True, kw_only=True):
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             try:
-                out, err = process.communicate(timeout=_LOOK_EVERY_S)  # it loses nothing when it is asked again
+                out, err = process.communicate(timeout=_LOOK_EVERY_S)  # asking again is harmless
                 break
             except subprocess.TimeoutExpired:
                 now = time.monotonic()
@@ -443,7 +443,7 @@ class HostInside(Struct, frozen=True, kw_only=True):
             elif kill_at is None and (cancel.requested or (deadline is not None and now >= deadline)):
                 ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
                 kill_at = now + grace_s
-                if not (cancel.exit_code is ExitCode.INTERRUPTED and _is_foreground()):  # the terminal has sent it
+                if not (cancel.exit_code is ExitCode.INTERRUPTED and _is_foreground()):  # the terminal sent it
                     process.send_signal(_SIGNALS.get(cancel.exit_code, signal.SIGTERM))
         if on_output is not None:
             on_output("stdout", out or b"")
@@ -474,7 +474,7 @@ class HostInside(Struct, frozen=True, kw_only=True):
                     now = time.monotonic()
                 if told_at is None and cancel.requested:
                     told_at = now
-                    process.send_signal(signal.SIGHUP)  # which it hands on to what it runs
+                    process.send_signal(signal.SIGHUP)  # passed on to its children
                 elif told_at is not None and now - told_at > _AFTER_HANGUP_S:
                     process.kill()
         finally:
@@ -500,20 +500,20 @@ def _code_of(process: subprocess.Popen[bytes]) -> int:
 
 
 def _waiting(descriptor: int) -> int:
-    """How many bytes a pipe holds, at least one so that its end is seen."""
+    """Return the number of bytes in a pipe, at least one so that its end is noticed."""
     size: int = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, b"\0\0\0\0"))[0]
     return max(size, 1)
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    """OSError also for a link or a FIFO: it would not be private, or for ever wait for a reader."""
+    """Open a file; OSError also for a link or a FIFO, which would not be private or would block."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
 
 
 def _is_foreground() -> bool:
-    """Whether ^C on the caller's terminal reaches what the caller starts."""
+    """Whether ^C on the caller's terminal reaches its child processes."""
     try:
         return os.tcgetpgrp(0) == os.getpgrp()
     except OSError:
@@ -521,8 +521,8 @@ def _is_foreground() -> bool:
 
 
 def _take_terminal(settings: list[Any]) -> None:
-    """Take the terminal back from a shell, with its earlier settings, however that shell ended."""
-    # A background process that does this is stopped, unless it does not listen.
+    """Take the terminal back from a shell and restore its settings."""
+    # This would stop a background process unless it ignores the signal.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
     try:
         with contextlib.suppress(termios.error, OSError):  # the terminal is gone
@@ -537,7 +537,7 @@ def _lines(content: bytes) -> list[bytes]:
 
 
 def _memory_directory(environ: Mapping[str, str]) -> str | None:
-    """A directory in memory, for secrets; None where only the usual temporary directory exists."""
+    """Return a directory in memory for secrets; None if only the usual temporary directory exists."""
     for candidate in (environ.get("XDG_RUNTIME_DIR"), "/dev/shm"):
         if candidate and os.access(candidate, os.W_OK | os.X_OK):
             return candidate

@@ -1,4 +1,4 @@
-"""A shell for a person, at a step: its command, and the files that it starts with; the same in a container and on the host."""
+"""An interactive shell at a step: its command and its start-up files, for containers and the host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loom.config import AUTO_SHELL
 from loom.providers.steps import BASH, SH, arguments_of
 
 _SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "mksh")
-# $1: the file for its process id, $2: what it reads first. Then the shell and its options.
+# $1: the file for its process id, $2: its start-up file. Then the shell and its options.
 _INTERACTIVE = """
 f=$1 rc=$2; shift 2
 { printf '%s\\n' "$$" >"$f"; } 2>/dev/null
@@ -27,17 +27,17 @@ exec "$@" -i
 
 class Prepared(Struct, frozen=True, kw_only=True):
     files: Mapping[str, bytes]
-    """To be made first, each for the user alone."""
+    """Files to create first, private to the user."""
     command: Sequence[str]
     pid_file: str
-    """Where it says which process it is."""
+    """The file with its process id."""
 
 
 def prepared(shell: Sequence[str], *, script: str, name: str, new_path: Callable[[str], str]) -> Prepared:
-    """What makes an interactive shell out of a job's `shell`: the step's `script` in its history, and as `again`.
+    """Derive an interactive shell from a job's `shell`, with the step's `script` in its history and as `again`.
 
-    It is `shell` as the job has it, but for `-e`, which would end it at the first typing mistake; where that is a plain
-    `sh` and there is bash, it is bash, for its line editing. `new_path` names a new file by what it is for.
+    It is the job's `shell` without `-e`, which would end it at the first typo. In place of a plain `sh`, bash is used
+    if available, for line editing. `new_path` names a new file by its purpose.
     """
     step, rc, pid_file, history = (new_path(what) for what in ("step", "rc", "shell", "history"))
     words = " ".join(_quoted(word) for word in arguments_of(shell, step))
@@ -61,7 +61,7 @@ def _quoted(word: str) -> str:
 
 
 def options_of(shell: Sequence[str]) -> list[str]:
-    """A step shell's options for an interactive one: without `-e`, and without what stands for the script."""
+    """Convert a step shell's options to interactive use: without `-e` and the script's placeholder."""
     options: list[str] = []
     rest = list(shell[1:])
     while rest:

@@ -1,4 +1,4 @@
-"""What a step is, whichever provider runs it: the shell's arguments, and the file of variables that it hands on."""
+"""Step semantics for all providers: the shell's arguments, and the file of output variables."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ SH = ("sh", "-e")
 
 
 def chosen(shell: Sequence[str], *, has_bash: bool) -> Sequence[str]:
-    """A job's shell, known once its place is: what `AUTO_SHELL` means there."""
+    """Return a job's actual shell: resolves `AUTO_SHELL` in its place."""
     return shell if tuple(shell) != AUTO_SHELL else BASH if has_bash else SH
 
 
 def arguments_of(shell: Sequence[str], file: str) -> list[str]:
-    """How `shell` is called on a script's file: `{0}` in its arguments stands for the file; without it the file comes last."""
+    """Return the command for a script's file: it replaces `{0}` in the shell's arguments, or comes last."""
     arguments = [part.replace("{0}", file) for part in shell]
     return arguments if arguments != list(shell) else [*arguments, file]
 
 
 def checked(script: str, environment: Mapping[str, str]) -> None:
-    """ProviderError for what no shell can take."""
+    """ProviderError for text that no shell accepts."""
     for name, value in environment.items():
         if not _IDENTIFIER.match(name):
             raise ProviderError(f"{name!r} can't be a step's variable: use letters, digits and _")
@@ -39,7 +39,7 @@ def checked(script: str, environment: Mapping[str, str]) -> None:
 
 
 def handed_on(lines: Sequence[bytes]) -> dict[str, str]:
-    """The variables in the lines of a `$LOOM_ENV` file: `NAME=value`, or `NAME<<END`, lines, `END`. Others say nothing."""
+    """Parse the lines of a `$LOOM_ENV` file: `NAME=value`, or `NAME<<END`, lines, `END`. Others are ignored."""
     variables: dict[str, str] = {}
     at = 0
     while at < len(lines):

@@ -1,1 +1,1 @@
-"""What happened: events, the documents derived from them, and the only owner of a run's files."""
+"""The record of a run: events, documents derived from them, and storage."""

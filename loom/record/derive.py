@@ -1,4 +1,4 @@
-"""The documents of a run, derived from its state: pure, one function a document."""
+"""Derive a run's documents from its state; one pure function per document."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def job_dir(job_id: str) -> str:
 
 
 def step_dir(job_id: str, step: str, attempt: int, attempts: int) -> str:
-    """A job's last attempt is where readers look first; earlier ones are moved aside."""
+    """Readers look for a job's last attempt first; earlier ones are moved aside."""
     if attempt == attempts:
         return f"{job_dir(job_id)}/user/{step}"
     return f"{job_dir(job_id)}/attempts/{attempt}/user/{step}"

@@ -1,4 +1,4 @@
-"""The shapes of a run's documents, and of what commands print for machines.
+"""The structures of a run's documents and of commands' JSON output.
 
 Paths in documents are relative to `logs/<run_id>/`, those in the receipt absolute.
 """
@@ -23,7 +23,7 @@ SHOW_SCHEMA: Final = "loom.show.v1"
 Positive = Annotated[int, Meta(ge=1, le=1 << 53)]
 Milliseconds = Annotated[float, Meta(ge=0, le=1e15)]
 Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
-"""A time in UTC, RFC 3339. The name of such a field, and of no other, ends in `at` or `time`."""
+"""A time in UTC, RFC 3339. Names of such fields, and no others, end in `at` or `time`."""
 Place = Annotated[str, Meta(max_length=1000, pattern=r"^(?!/)(?!([^\0]*/)?\.\.(/|$))[^\0]+$")]
 """A path below `logs/<run_id>/`, or the name of a job, step or section, which is a part of one."""
 Sha = Annotated[str, Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
@@ -38,25 +38,25 @@ class Document(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def check_moment(text: str) -> None:
-    """Raise ValueError for what is not a time in UTC."""
+    """Raise ValueError for text that is not a time in UTC."""
     if not text.endswith("Z"):
         raise ValueError(f"{text!r} is not a time in UTC")
     datetime.fromisoformat(text)
 
 
 def plain(document: Struct) -> dict[str, Any]:
-    """The document as JSON's own kinds."""
+    """Convert the document to plain JSON types."""
     shape: dict[str, Any] = msgspec.to_builtins(document)
     return shape
 
 
 def checked(shape: object, kind: type[Document]) -> dict[str, Any]:
-    """`shape` as a document of that kind, with every default. Raises ValueError for anything else."""
+    """Parse `shape` as a document of that type, with defaults. ValueError if it does not fit."""
     return plain(msgspec.convert(shape, kind))
 
 
 def dump(document: Document) -> bytes:
-    """The file's bytes: indented JSON in field order, for people and machines alike."""
+    """Encode the file: indented JSON in field order."""
     return jsons.encode_file(plain(document))
 
 
@@ -133,10 +133,10 @@ class ManifestStep(Document, frozen=True, kw_only=True):
     attempt: Count
     command: str
     file: str | None = None
-    """Where the step is written; `line` is its first line."""
+    """The step's place in the workflow; `line` is its first line."""
     line: Code | None = None
     literal: bool = False
-    """Whether each further line of the command is a further line of the file."""
+    """Whether command lines and workflow lines correspond one to one."""
     status: Status | None
     exit_code: Code | None
     duration_ms: Milliseconds | None
@@ -168,7 +168,7 @@ class ManifestPhase(Document, frozen=True, kw_only=True):
 class SavedArtifacts(Document, frozen=True, kw_only=True):
     name: str | None = None
     path: Place | None = None
-    """A folder with the same files, in records of older looms."""
+    """A folder with the same files, in records of earlier versions."""
     archive_path: Place | None = None
     files: Count
     bytes: Count
@@ -291,7 +291,7 @@ class ReportPhase(Document, frozen=True, kw_only=True):
 
 
 class PhaseReport(Document, frozen=True, kw_only=True):
-    """Whether the record is whole: every phase that must be there is, each one finished, and in order."""
+    """Whether the record is complete: all required phases, finished and in order."""
 
     schema_version: Literal["loom.run.v1"] = RUN_SCHEMA
     kind: Literal["phase-report"] = "phase-report"
@@ -345,7 +345,7 @@ class Receipt(Document, frozen=True, kw_only=True):
 
 
 class RunRow(Document, frozen=True, kw_only=True):
-    """A run in the list of runs. `status` is a status, or `running`, or `interrupted` (loom was killed)."""
+    """A row of the list of runs. `status` is a status, or `running`, or `interrupted` (loom was killed)."""
 
     run_id: RunId
     status: str
@@ -365,7 +365,7 @@ class RunRow(Document, frozen=True, kw_only=True):
 
 
 class Runs(Document, frozen=True, kw_only=True):
-    """What `loom runs --json` prints, newest first."""
+    """The document of `loom runs --json`, newest first."""
 
     schema_version: Literal["loom.runs.v1"] = RUNS_SCHEMA
     kind: Literal["runs"] = "runs"
@@ -373,7 +373,7 @@ class Runs(Document, frozen=True, kw_only=True):
 
 
 class Commit(Document, frozen=True, kw_only=True):
-    """The commit that a snapshot was taken of, as the repository has it."""
+    """The commit of a snapshot, from its repository."""
 
     sha: Sha
     subject: str
@@ -382,7 +382,7 @@ class Commit(Document, frozen=True, kw_only=True):
 
 
 class Show(Document, frozen=True, kw_only=True):
-    """What `loom show --json` prints: a run's documents in one. `receipt` is null for a run without an end."""
+    """The document of `loom show --json`: all documents of a run. `receipt` is null for a run without an end."""
 
     schema_version: Literal["loom.show.v1"] = SHOW_SCHEMA
     kind: Literal["show"] = "show"
@@ -390,7 +390,7 @@ class Show(Document, frozen=True, kw_only=True):
     state: str
     last_event_at: Moment | None
     commit: Commit | None
-    """Null where the repository, or the commit in it, is gone."""
+    """Null if the repository or the commit is gone."""
     receipt: Receipt | None
     summary: RunSummary
     pipeline: PipelineManifest

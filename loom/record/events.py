@@ -1,8 +1,8 @@
-"""Event shapes and their line format: what happened, never how it looks.
+"""Event structures and their line format, independent of rendering.
 
 Two kinds of line share a file. A *phase event* marks a boundary or states a fact; an *output event* is one line that a
 step (or a section's tool) printed. Both carry `seq` (one count over the whole run, from 1) and `ts` (UTC, RFC 3339 with
-microseconds). `encode` and `decode` are each other's mirror.
+microseconds). `decode` reverses `encode`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from loom.status import Code, Status, Stream
 from loom.util import jsons
 
 _DEEPEST = 100
-"""Levels of JSON in an event or document; loom's own have about ten."""
+"""Maximum JSON nesting of an event or document; loom's own have about ten levels."""
 
 Scope = Literal["run", "pipeline", "job", "step"]
 Kind = Literal["phase_started", "phase_finished", "message"]
@@ -44,7 +44,7 @@ class PhaseCode(StrEnum):
 
 
 class Section(StrEnum):
-    """Loom's own work around a job; each has a place of its own in the record, `system/<section>/`."""
+    """The sections of loom's own work for a job; each has a directory in the record, `system/<section>/`."""
 
     PROVIDER = "provider"
     SERVICES = "services"
@@ -58,7 +58,7 @@ class Section(StrEnum):
 
 
 class Where(Struct, frozen=True, kw_only=True):
-    """The place in a run that an event belongs to."""
+    """The location of an event in a run."""
 
     scope: Scope
     job_id: str | None = None
@@ -71,10 +71,10 @@ PIPELINE = Where(scope="pipeline")
 
 
 class PhaseEvent(Struct, frozen=True, kw_only=True):
-    """A boundary (`phase_started`, `phase_finished`) or a fact (`message`, whose `data` says it in plain values).
+    """A boundary (`phase_started`, `phase_finished`) or a fact (`message`, with its values in `data`).
 
-    `duration_ms` is milliseconds, a float with microsecond precision. `error` is text for people; `data` is a flat or
-    nested mapping of JSON values, and the only source of what the documents derive. Both may be absent from a line.
+    `duration_ms` is a float in milliseconds with microsecond precision. `error` is text for people; `data` is a flat or
+    nested mapping of JSON values, and the only source for documents. Both may be missing in a line.
     """
 
     schema_version: str = SCHEMA_VERSION
@@ -102,9 +102,9 @@ class PhaseEvent(Struct, frozen=True, kw_only=True):
 
 
 class OutputEvent(Struct, frozen=True, tag_field="kind", tag="output", omit_defaults=True, gc=False):
-    """One line of output without its line end. `partial`: the line goes on in the next event of the same stream.
+    """One line of output without its line end. `partial`: the line continues in the next event of the stream.
 
-    `raw_b64` holds the exact bytes where they are not UTF-8; `text` then shows them with U+FFFD.
+    `raw_b64` holds the exact bytes if they are not UTF-8; `text` then shows them with U+FFFD.
     """
 
     seq: Positive
@@ -123,18 +123,18 @@ Event = PhaseEvent | OutputEvent
 
 
 def timestamp(epoch_ns: int) -> str:
-    """RFC 3339 in UTC with microseconds: `2026-11-24T23:59:01.000042Z`."""
+    """Format RFC 3339 in UTC with microseconds: `2026-11-24T23:59:01.000042Z`."""
     seconds, nanoseconds = divmod(epoch_ns, 1_000_000_000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds // 1000:06d}Z"
 
 
 def encode(event: Event) -> bytes:
-    """One line, with its line end."""
+    """Encode one line, with its line end."""
     return jsons.encode_line(to_dict(event))
 
 
 def to_dict(event: Event) -> dict[str, Any]:
-    """The JSON object of an event, keys in their documented order; what is absent (None, empty data) is null or left out."""
+    """Convert an event to a JSON object, keys in documented order; missing values (None, empty data) are null or left out."""
     shape: dict[str, Any] = msgspec.to_builtins(event)
     if isinstance(event, PhaseEvent):
         for optional in ("message", "data"):
@@ -144,9 +144,9 @@ def to_dict(event: Event) -> dict[str, Any]:
 
 
 def decode(line: bytes | str) -> Event:
-    """ValueError for a line that is not a whole event (a half-written last line, a foreign file).
+    """Decode a line. ValueError for an incomplete or foreign one (such as a half-written last line).
 
-    An event that comes out holds what its types and `facts` promise, whoever wrote the line.
+    The result satisfies its types and `facts`, for any input.
     """
     shape = jsons.decode(line)
     try:
@@ -164,7 +164,7 @@ def decode(line: bytes | str) -> Event:
 
 
 def parsed(data: bytes | str) -> dict[str, Any]:
-    """A JSON object. ValueError for anything else, and for one that is nested deeper than it can be written again."""
+    """Decode a JSON object. ValueError for other values, and for nesting that could not be encoded again."""
     shape = jsons.decode(data)
     if not isinstance(shape, dict):
         raise ValueError("not a JSON object")

@@ -1,7 +1,7 @@
-"""The shapes of what phase events carry in `data`, as readers of a record rely on them.
+"""The types of phase event `data`, on which readers of a record rely.
 
-A record may be damaged, or somebody else's. `check` holds each event to its shape before anything reads it, so that no
-reader has to ask whether a value is what its name says. Keys that are not named here pass.
+Records may be damaged or foreign. `check` validates each event before anything reads it, so that readers need no
+checks. Unknown keys are allowed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Begun(TypedDict, total=False):
 
 
 class _Phase(TypedDict, total=False):
-    """Of every other phase, at its beginning or end."""
+    """For all other phases, at their start or end."""
 
     command: str
     file: str | None
@@ -233,7 +233,7 @@ _FACTS: Mapping[str, Any] = {
 
 
 def check(kind: str, phase_code: str, message: str | None, data: Mapping[str, Any]) -> None:
-    """ValueError where the data of an event is not what readers expect of it."""
+    """ValueError when the data of an event has an invalid type."""
     if kind == "message":
         shape = _FACTS.get(message or "")
     else:

@@ -1,7 +1,7 @@
-"""A run's state, folded from its phase events in `seq` order.
+"""Fold phase events in `seq` order to a run's state.
 
-Folding the events of a record again gives the same state, and so the same documents (`derive`), byte for byte; that is
-also how the record of a run that was killed is read.
+Folding a record again gives the same state and the same documents (`derive`), byte for byte; this also reads the record
+of a killed run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from loom.status import Status
 
 
 class Span(Struct):
-    """One phase that started, and its end if it came."""
+    """One started phase, and its end if it has one."""
 
     start: PhaseEvent
     end: PhaseEvent | None = None
@@ -69,7 +69,7 @@ class JobState(Struct):
 
     @property
     def outcome(self) -> dict[str, Any]:
-        """The data of the job's end; empty while it goes on."""
+        """The data of the job's end; empty while it runs."""
         return dict(self.result.data) if self.result else {}
 
     @property
@@ -98,14 +98,14 @@ class JobState(Struct):
 
     @property
     def failing_step(self) -> tuple[str, Span] | None:
-        """`(step id, span)` of the step that made the job end as it did."""
+        """`(step id, span)` of the step that decided the job's result."""
         step = self.outcome.get("failing_step")
         span = self.steps.get((self.attempts, step)) if step is not None else None
         return (step, span) if step is not None and span else None
 
 
 class RunFold:
-    """Events in, state out. Not thread-safe: the recorder feeds it under the journal's lock."""
+    """Fold events to a state. Not thread-safe: the recorder calls it under the journal's lock."""
 
     def __init__(self) -> None:
         self.run_id = ""
@@ -175,16 +175,16 @@ class RunFold:
         if name in ("image_resolved", "image_used") and data.get("name"):
             self.images[data["name"], data["id"]] = image_of(data)
 
-    # What follows reads only.
+    # Read-only from here on.
 
     @property
     def end(self) -> dict[str, Any]:
-        """What the run ended with: `status`, `exit_code`, `duration_ms`, `error`, `error_code`. Empty while it goes on."""
+        """The run's result: `status`, `exit_code`, `duration_ms`, `error`, `error_code`. Empty while it runs."""
         return self.facts.get("run_finished", {})
 
     @property
     def status(self) -> Status | None:
-        """The run's status, None while it has not ended."""
+        """The run's status, None while it runs."""
         return Status(self.end["status"]) if self.end else None
 
     @property
@@ -192,7 +192,7 @@ class RunFold:
         return next((span for span in self.spans if span.start.phase_code == PhaseCode.PIPELINE_EXECUTE), None)
 
     def failing_job(self) -> JobState | None:
-        """The first job that ended badly and was not allowed to."""
+        """The first failed job that was not allowed to fail."""
         failed = [
             job
             for job in self.jobs.values()
@@ -210,7 +210,7 @@ class RunFold:
 
 
 def duration(milliseconds: float | None) -> float | None:
-    """Not negative, also where a clock was set back while a phase went on."""
+    """Never negative, even if a clock was set back."""
     return None if milliseconds is None else max(0.0, milliseconds)
 
 

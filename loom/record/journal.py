@@ -1,6 +1,6 @@
-"""The journal: gives every event its order and time, masks it, and hands it to the sinks.
+"""The journal: numbers, timestamps and masks each event, then passes it to the sinks.
 
-One journal a run. Thread-safe: jobs run in threads, and what they tell arrives at each sink one at a time, in `seq` order.
+One journal per run. Thread-safe: job threads write to it, and each sink gets one event at a time in `seq` order.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from loom.secrets.masking import Masker, StreamMasker
 from loom.status import Status, Stream
 
 Lines = Sequence[Line | str]
-"""Lines of output; a plain string is the quick form of a whole UTF-8 line."""
+"""Lines of output; a plain string is the fast form of a whole UTF-8 line."""
 
 
 class OutputBatch(Struct, frozen=True):
-    """Lines that one step or section printed at one moment: as values, and as the file's bytes."""
+    """Simultaneous lines of one step or section: as values, and as encoded bytes."""
 
     where: Where
     ts: str
@@ -39,7 +39,7 @@ class OutputBatch(Struct, frozen=True):
 
 
 class Sink(Protocol):
-    """Whoever listens. Called under the journal's lock: be quick, and never call back into the journal."""
+    """A receiver of events. Called under the journal's lock: be quick, and never call the journal."""
 
     def phase(self, event: PhaseEvent) -> None: ...
 
@@ -47,7 +47,7 @@ class Sink(Protocol):
 
 
 class Outcome(Struct, kw_only=True):
-    """How a phase ended; the code inside `Journal.span` fills it in."""
+    """The result of a phase, set by the code inside `Journal.span`."""
 
     status: Status = Status.SUCCESS
     exit_code: int | None = None
@@ -72,7 +72,7 @@ class OutputWriter:
             self._record(stream, self._masked(stream, data))
 
     def line(self, text: str, stream: Stream = "stdout") -> None:
-        """One line of loom's own words."""
+        """Record one line of loom's own."""
         self(stream, text.encode(errors="surrogateescape") + b"\n")
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ class Journal:
         return self._clock_ns()
 
     def started(self, where: Where, code: PhaseCode, data: Mapping[str, Any] | None = None) -> int:
-        """Returns the start time, for `finished`."""
+        """Start a phase; return the start time for `finished`."""
         return self._phase(where, code, kind="phase_started", data=data)
 
     def finished(self, where: Where, code: PhaseCode, started_ns: int, outcome: Outcome) -> None:
@@ -143,12 +143,12 @@ class Journal:
     def fact(
         self, where: Where, code: PhaseCode, name: str, data: Mapping[str, Any] | None = None, **more: Any
     ) -> None:
-        """State a fact; `name` is a stable lower-case word (docs/reference/record.md lists them)."""
+        """Record a fact; `name` is a stable lower-case word (docs/reference/record.md lists them)."""
         self._phase(where, code, kind="message", message=name, data=data, **more)
 
     @contextmanager
     def span(self, where: Where, code: PhaseCode, data: Mapping[str, Any] | None = None) -> Iterator[Outcome]:
-        """A phase around a block: started on entering, finished on every way out (an exception: `error`)."""
+        """Record a phase around a block: finished on every exit (an exception: `error`)."""
         outcome = Outcome()
         started_ns = self.started(where, code, data)
         try:
@@ -162,7 +162,7 @@ class Journal:
             self.finished(where, code, started_ns, outcome)
 
     def close(self) -> None:
-        """Hear nothing any more, of threads that were left behind."""
+        """Ignore further events, from abandoned threads."""
         with self._lock:
             self._sinks.clear()
 
@@ -170,7 +170,7 @@ class Journal:
         return OutputWriter(self, where)
 
     def lines(self, where: Where, stream: Stream, lines: Lines) -> None:
-        """Record lines that were masked already."""
+        """Record lines that are already masked."""
         with self._lock:
             ts = timestamp(self._clock_ns())
             first = self._seq + 1
@@ -236,7 +236,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def _encode_lines(first: int, ts: str, stream: Stream, lines: Lines) -> bytes:
-    """The same bytes as `events.encode` gives for each line."""
+    """Encode lines to the same bytes as `events.encode`."""
     return _ENCODER.encode_lines(
         [
             OutputEvent(seq, ts, stream, line)

@@ -1,4 +1,4 @@
-"""Bytes as they arrive into lines as they are recorded. Pure, and on the fast path: a million lines a second matter here."""
+"""Split bytes into lines for the record. Pure, and on the hot path of a million lines a second."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 from msgspec import Struct
 
 STANDARD_OUTPUT = "standard output"
-"""As an error names it, in the place of a file."""
+"""Replaces a file in error messages."""
 
 LINE_LIMIT = 65536
-"""A longer line is recorded in pieces (`partial`), so that memory stays bounded whatever a job prints. Bytes."""
+"""Longer lines are recorded in pieces (`partial`), which bounds memory. In bytes."""
 
 TAIL_LINES = 20
-"""How many of a failing step's last lines the screen shows."""
+"""Number of a failing step's last lines on the screen."""
 
 
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")
 
 
 def encodable(value: Any) -> Any:
-    """`value`, of JSON's kinds, with U+FFFD for bytes of names that are not UTF-8: no document can hold those."""
+    """Return a JSON value with U+FFFD for bytes of names that are not UTF-8, which documents can't hold."""
     if isinstance(value, str):
         return value if value.isascii() else _NOT_UTF8.sub("\ufffd", value)
     if isinstance(value, Mapping):
@@ -36,7 +36,7 @@ def encodable(value: Any) -> Any:
 
 
 class Line(Struct, frozen=True):
-    """A line without its line end. `raw_b64` is set where the bytes are not UTF-8; `text` then shows them with U+FFFD."""
+    """A line without its line end. `raw_b64` is set if the bytes are not UTF-8; `text` then shows them with U+FFFD."""
 
     text: str
     partial: bool = False
@@ -51,10 +51,10 @@ def line_of(raw: bytes, *, partial: bool = False) -> Line:
 
 
 class LineSplitter:
-    """Feed chunks of one stream; get whole lines, and pieces of lines that are longer than `limit`.
+    """Split chunks of one stream into lines, and lines over `limit` into pieces.
 
-    Joining the results' bytes, with a line end after each that is not `partial` (but the last, where `finish` gave one
-    that had no line end), gives back exactly what was fed. Never cuts inside a UTF-8 character.
+    Joining the results' bytes, with a line end after each that is not `partial` (except an unterminated last one from
+    `finish`), restores the input exactly. Never splits a UTF-8 character.
     """
 
     def __init__(self, limit: int = LINE_LIMIT) -> None:
@@ -62,9 +62,9 @@ class LineSplitter:
         self._rest = b""
 
     def feed(self, data: bytes) -> tuple[list[str], list[Line]]:
-        """The lines that are complete now: plain UTF-8 ones as `(lines, [])` in one go, any other mix as `([], lines)`.
+        """Return the complete lines: only plain UTF-8 ones as `(lines, [])`, others as `([], lines)`.
 
-        The first form is the quick one and by far the most frequent.
+        The first form is faster and by far the most frequent.
         """
         end = data.rfind(b"\n")
         if end < 0:
@@ -88,7 +88,7 @@ class LineSplitter:
         return [], pieces
 
     def _all_short(self, lines: list[str]) -> bool:
-        """Whether none can be longer than the limit, whatever characters it is made of."""
+        """Whether all lines fit the limit in any encoding."""
         return max(map(len, lines)) * 4 <= self._limit
 
     def _overlong(self) -> list[Line]:
@@ -99,13 +99,13 @@ class LineSplitter:
         return pieces
 
     def finish(self) -> list[Line]:
-        """What is left when the stream ends without a line end: one line, marked `partial`, or nothing."""
+        """Return the unterminated rest of the stream: one line, marked `partial`, or nothing."""
         rest, self._rest = self._rest, b""
         return [line_of(rest, partial=True)] if rest else []
 
 
 def _cut(raw: bytes, limit: int) -> tuple[bytes, bytes]:
-    """Cut after at most `limit` bytes, before a UTF-8 character that would be torn."""
+    """Cut after at most `limit` bytes, at a UTF-8 character boundary."""
     at = limit
     while at > limit - 3 and raw[at] & 0xC0 == 0x80:
         at -= 1

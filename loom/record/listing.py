@@ -1,4 +1,4 @@
-"""Runs in a row: what `loom runs` says about each, from a few small files, and without what only whole records need."""
+"""List runs: the rows of `loom runs`, from a few small files of each record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def row_of(entry: RunEntry) -> RunRow:
     status = entry.state
     failing = None
     if status not in ("success", RUNNING, INTERRUPTED):
-        with suppress(RecordError):  # a record that lost this file still has a row
+        with suppress(RecordError):  # a record without this file still has a row
             failing = (read_document(entry.paths.logs / "summary.json", RunSummary) or {}).get("failing_job_id")
     last = None if entry.receipt else last_event(entry.paths.events)
     return RunRow(

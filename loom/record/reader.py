@@ -1,7 +1,7 @@
-"""A run's record as readers want it: its documents, its state, its events in order.
+"""Read a run's record: documents, state, events in order.
 
-Every document can be had from a record: as it was written, or, when loom was killed before it could write it, folded from
-the events. Following the pointers reads a few small files and the end of one; only what asks for all output reads it all.
+Documents come from their files or, when loom was killed before writing them, from the events. Following pointers reads
+a few small files and the end of one; only requests for all output read everything.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _CHUNK = 1 << 20
 
 
 class Unit(Struct, frozen=True, kw_only=True):
-    """A step or a section of a job, with its place in the record."""
+    """A step or a section of a job, with its directory in the record."""
 
     job_id: str
     step: str | None
@@ -72,7 +72,7 @@ class Unit(Struct, frozen=True, kw_only=True):
 
 
 class Reading:
-    """One run's record, read. RecordError for what is missing, damaged or of another schema; nothing is ever changed."""
+    """One run's record, read-only. RecordError for missing, damaged or foreign content."""
 
     def __init__(self, entry: RunEntry) -> None:
         self.entry = entry
@@ -89,7 +89,7 @@ class Reading:
 
     @cached_property
     def fold(self) -> RunFold:
-        """All phase events, folded. RecordError when there is not one."""
+        """All phase events, folded. RecordError if there are none."""
         fold = RunFold()
         for event in read_phases(self.paths):
             if event.schema_version != SCHEMA_VERSION:
@@ -109,17 +109,17 @@ class Reading:
         return self._document("pipeline/manifest.json", PipelineManifest, derive.pipeline_manifest)
 
     def job_manifest(self, job_id: str) -> Mapping[str, Any]:
-        """RecordError for a job that the record does not have."""
+        """Return a job's manifest. RecordError for an unknown job."""
         return self._document(
             f"jobs/{job_id}/manifest.json", JobManifest, lambda fold: derive.job_manifest(fold, job_id)
         )
 
     def receipt(self) -> Mapping[str, Any]:
-        """As written; for a run without an end, what it would say by now."""
+        """The summary as written; for a run without an end, derived from its events so far."""
         return self.entry.receipt or self._folded(derive.receipt)
 
     def commit(self) -> Commit | None:
-        """The commit of the run's snapshot; None where the repository, or the commit in it, is gone."""
+        """The commit of the run's snapshot; None if the repository or the commit is gone."""
         from loom.snapshot import facts_of_commit, read_manifest
 
         try:
@@ -131,7 +131,7 @@ class Reading:
         return [str(job["job_id"]) for job in self.pipeline_manifest()["jobs"]]
 
     def units(self, job_id: str) -> list[Unit]:
-        """A job's steps and sections, in the order in which they began; those of earlier attempts too."""
+        """Return a job's steps and sections in order of their start, including earlier attempts."""
         job = self.fold.jobs.get(job_id)
         if job is None:
             return []
@@ -154,11 +154,11 @@ class Reading:
         return Unit(job_id=job_id, step=step, section=section, attempt=attempt, events=path)
 
     def tail(self, relative: str, count: int) -> list[OutputEvent]:
-        """The last lines of output in a file that a document points to."""
+        """Return the last lines of an output file that a document points to."""
         return last_output(self.paths.logs / relative, count)
 
     def running_units(self) -> list[Unit]:
-        """What had begun and has not ended."""
+        """Return the started phases that have not ended."""
         open_ = [span.start for span in self.fold.spans if span.end is None]
         return [
             self._unit(start.job_id, start.step, start.section, 1, last=True)
@@ -167,7 +167,7 @@ class Reading:
         ]
 
     def last_sign(self) -> str | None:
-        """When the record was last written to: the time of its last event, of whatever file."""
+        """The time of the record's last event, in any file."""
         latest = [last_event(self.paths.events)]
         latest += [last_event(unit.events) for unit in self.running_units()]
         return max((event.ts for event in latest if event is not None), default=None)
@@ -175,7 +175,7 @@ class Reading:
     def _document(
         self, relative: str, kind: type[Document], folded: Callable[[RunFold], Document]
     ) -> Mapping[str, Any]:
-        """As written; from the events where it was not, or is damaged."""
+        """Read a document, or derive it from the events when it is missing or damaged."""
         return read_document(self.paths.logs / relative, kind) or self._folded(folded)
 
     def _folded(self, folded: Callable[[RunFold], Document]) -> Mapping[str, Any]:
@@ -188,10 +188,9 @@ class Reading:
 
 
 def replay(reading: Reading, sink: Sink, *, every_line: bool = False) -> None:
-    """Hand a record's events to a sink, as the run did.
+    """Replay a record's events to a sink, as in the run.
 
-    Of the output, only the last lines of what failed are read (a sink that shows failures wants no more), or, with
-    `every_line`, all of it in its order.
+    Reads only the last output lines of failures, for sinks that show failures; with `every_line`, all output in order.
     """
     if every_line:
         for where, event in merged(reading):
@@ -222,9 +221,9 @@ def _failing_file(reading: Reading, finished: PhaseEvent) -> Iterator[tuple[Wher
 def lines_in_order(
     units: Sequence[Unit], tail: int | None = None, *, whole: bool = False
 ) -> Iterator[tuple[Where, OutputEvent]]:
-    """The output of some units in `seq` order; with `tail` what holds at least so many lines of each one's end.
+    """Yield the output of units in `seq` order; with `tail`, at least so many lines from the end of each.
 
-    `whole`: the pieces of a long line as one.
+    `whole`: join the pieces of long lines.
     """
     readers = [
         _placed(unit, _output_of(unit) if tail is None else _last_output_of(unit, tail), whole) for unit in units
@@ -234,19 +233,19 @@ def lines_in_order(
 
 
 class Joining:
-    """Makes one line of the pieces in which a long one is recorded, in one file."""
+    """Joins the recorded pieces of long lines, in one file."""
 
     def __init__(self) -> None:
         self._begun: dict[str, list[OutputEvent]] = {}
 
     def add(self, event: OutputEvent) -> Iterator[OutputEvent]:
-        """The line that ends here, if one does."""
+        """Return the completed line, if any."""
         self._begun.setdefault(event.stream, []).append(event)
         if not event.partial:
             yield _joined(self._begun.pop(event.stream))
 
     def rest(self) -> Iterator[OutputEvent]:
-        """Lines without an end, when nothing more comes."""
+        """Return unterminated lines at the end."""
         yield from map(_joined, self._begun.values())
 
 
@@ -256,7 +255,7 @@ def _joined(pieces: Sequence[OutputEvent]) -> OutputEvent:
 
 
 def whole_lines(events: Iterable[OutputEvent]) -> Iterator[OutputEvent]:
-    """The lines of one file, as they were printed."""
+    """Yield the lines of one file as printed."""
     joining = Joining()
     for event in events:
         yield from joining.add(event)
@@ -264,7 +263,7 @@ def whole_lines(events: Iterable[OutputEvent]) -> Iterator[OutputEvent]:
 
 
 def merged(reading: Reading) -> Iterator[tuple[Where, Event]]:
-    """Every event of a run in `seq` order, each line of output with where it was printed."""
+    """Yield every event of a run in `seq` order, each output line with its place."""
     own: list[Iterator[tuple[int, Where, Event]]] = [
         ((event.seq, event.where, event) for event in read_phases(reading.paths))
     ]
@@ -280,7 +279,7 @@ def _placed(unit: Unit, events: Iterable[OutputEvent], whole: bool) -> Iterator[
 
 
 def _output_of(unit: Unit) -> Iterator[OutputEvent]:
-    if not unit.events.exists():  # loom was killed between telling that it began and its first line
+    if not unit.events.exists():  # loom was killed between the start and the first line
         return
     for event in read_events(unit.events):
         if isinstance(event, OutputEvent):
@@ -288,20 +287,20 @@ def _output_of(unit: Unit) -> Iterator[OutputEvent]:
 
 
 def _last_output_of(unit: Unit, lines: int) -> Iterable[OutputEvent]:
-    """What holds so many lines at least, each from its beginning."""
+    """Read at least so many lines from the end, each complete."""
     count = lines + 1
     while True:
         found = last_output(unit.events, count)
         if sum(not event.partial for event in found) > lines:
             return found
-        if len(found) < count:  # the whole file, or more bytes than are read from an end
+        if len(found) < count:  # the whole file, or the maximum from its end
             whole = not found or unit.events.stat().st_size <= TAIL_BYTES
             return found if whole else deque(_output_of(unit), maxlen=count)
         count *= 2
 
 
 class Follower:
-    """Reads on in a record that is being written. `poll` gives the output that is new since the last time, in order."""
+    """Follows a record that is being written. `poll` returns the new output in order."""
 
     def __init__(self, paths: RunPaths, wanted: Callable[[Unit], bool], *, whole: bool = False) -> None:
         self._paths = paths
@@ -355,7 +354,7 @@ class Follower:
 
 
 class _Tailed:
-    """A file of events that grows. A place that an attempt's files are moved to is looked at first."""
+    """A growing file of events. The place of an earlier attempt's files is checked first."""
 
     def __init__(self, path: Path, moved_to: Path | None = None) -> None:
         self._path = path
@@ -396,7 +395,7 @@ def _batch(where: Where, event: OutputEvent) -> OutputBatch:
 
 
 def document_of(reading: Reading) -> dict[str, Any]:
-    """`loom show --json`: a run's documents in one."""
+    """Return the document of `loom show --json`."""
     pipeline = reading.pipeline_manifest()
     unfinished = reading.state in (RUNNING, INTERRUPTED)
     commit = reading.commit()

@@ -1,4 +1,4 @@
-"""A sink: events in, the run's record out."""
+"""The sink that writes the run's record."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from loom.record.store import RunRecord
 
 
 class Recorder:
-    """Writes events where they belong as they happen, and each document as soon as what it tells is over.
+    """Writes each event to its files at once, and each document at the end of its subject.
 
-    `events.jsonl` of the run holds every phase event; a job's and the pipeline's hold their own share; output lines are
-    only in their step's or section's file. InfrastructureError RECORD_UNWRITABLE out of `output` ends the job, out of
+    The run's `events.jsonl` holds every phase event; those of jobs and the pipeline hold their own; output lines are
+    only in the file of their step or section. InfrastructureError RECORD_UNWRITABLE from `output` ends the job, from
     `phase` the run.
     """
 
@@ -68,7 +68,7 @@ class Recorder:
         fold = self.fold
         job = fold.jobs[job_id]
         for attempt, step in job.steps:
-            if attempt != job.attempts:  # its files moved when the attempt was set aside
+            if attempt != job.attempts:  # its files moved with the finished attempt
                 place = step_dir(job_id, step, attempt, job.attempts)
                 self._record.document(f"{place}/summary.json", dump(derive.step_summary(fold, job_id, attempt, step)))
         self._record.document(f"{job_dir(job_id)}/summary.json", dump(derive.job_summary(fold, job_id)))
@@ -80,7 +80,7 @@ class Recorder:
         self._record.document("pipeline/manifest.json", dump(derive.pipeline_manifest(self.fold)))
 
     def finish(self) -> None:
-        """Write what closes the run: summary, phase report and, last, the receipt."""
+        """Write the closing documents: summary, phase report, then the receipt."""
         if self.fold.pipeline is None or self.fold.pipeline.status is None:
             self._pipeline_documents()
         self._record.document("summary.json", dump(derive.run_summary(self.fold)))

@@ -1,6 +1,6 @@
-"""A run's plan as its record keeps it (`plan.json`), with what else it takes to make a job's place again.
+"""The plan in a run's record (`plan.json`), with everything needed to recreate a job's place.
 
-No secret is in it: a plan knows secrets by reference; they are resolved again when a job's place is made again.
+It contains no secrets, only references, which are resolved again.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from loom.util import jsons
 
 
 class Planned(Struct, frozen=True, kw_only=True):
-    """What a run was asked to do."""
+    """The request of a run."""
 
     schema_version: Literal["loom.plan.v1"] = "loom.plan.v1"
     kind: Literal["run-plan"] = "run-plan"
     plan: Plan
     variables: Mapping[str, str]
-    """What loom gave every job (`LOOM_RUN_ID`, `CI_COMMIT_SHA`, ...)."""
+    """The variables that loom sets for every job (`LOOM_RUN_ID`, `CI_COMMIT_SHA`, ...)."""
     mount_mode: WorkspaceMode = WorkspaceMode.SHARED
     read_only_mounts: tuple[str, ...] = ()
     container: bool = False
-    """Whether jobs that name no image ran in a container."""
+    """Whether jobs without an image ran in a container."""
     isolated: bool = False
-    """Whether services' networks led nowhere else (`--strict`)."""
+    """Whether services' networks were isolated (`--strict`)."""
     grace_s: float = 10.0
 
 
@@ -41,7 +41,7 @@ def dump_planned(planned: Planned) -> bytes:
 
 
 def load_planned(path: Path) -> Planned:
-    """RecordError when it is not (or not any more) what `dump_planned` wrote."""
+    """Parse the result of `dump_planned`. RecordError if it is missing or invalid."""
     try:
         planned = msgspec.json.decode(read_regular(path), type=Planned)
         check_consistent(planned.plan)
@@ -59,7 +59,7 @@ def load_planned(path: Path) -> Planned:
 
 
 def check_consistent(plan: Plan) -> None:
-    """ValueError for a plan that no workflow resolves to: jobs twice, out of order or without a step."""
+    """ValueError for an impossible plan: duplicate jobs, wrong order, or a job without steps."""
     present, before = {job.id for job in plan.jobs}, set[str]()
     msgspec.convert([name for job in plan.jobs for name in (job.id, *(step.id for step in job.steps))], list[Place])
     for job in plan.jobs:

@@ -1,4 +1,4 @@
-"""What steps hand on to later ones, as the record keeps it: without secrets' values, and so that they can be put back."""
+"""Step outputs for later steps in the record: without secret values, and restorable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loom.secrets.masking import Masker
 
 
 def recorded(variables: Mapping[str, str], secrets: Mapping[str, bytes], masker: Masker) -> dict[str, Any]:
-    """`variables` for the record; `lost` names those that hold a secret in a form that `restored` can't put back."""
+    """Encode `variables` for the record; `lost` names those with a secret that `restored` can't recover."""
     shown: dict[str, str] = {}
     exact: dict[str, str] = {}
     lost: list[str] = []
@@ -26,7 +26,7 @@ def recorded(variables: Mapping[str, str], secrets: Mapping[str, bytes], masker:
 
 
 def restored(fact: Mapping[str, Any], secrets: Mapping[str, bytes]) -> tuple[dict[str, str], list[str]]:
-    """The variables that a fact of `recorded` tells of, and the names of those that can't be had any more."""
+    """Decode the variables of a `recorded` fact, and the names of unrecoverable ones."""
     exact = fact.get("exact_b64", {})
     lost = set(fact.get("lost", ()))
     variables = {}

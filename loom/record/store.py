@@ -1,8 +1,8 @@
-"""The only owner of names and writes in a run's record.
+"""All names and writes of a run's record.
 
-A record lives in a directory of its own below the state directory, `runs/<run_id>/`, not inside the workspace: a job
-that cleans or deletes its checkout can neither lose nor see it. `<workspace>/.loom/.runtime` is a link to it, made when
-the jobs are over. Documents appear whole, by rename; events are appended, whole lines at a time.
+A record has its own directory below the state directory, `runs/<run_id>/`, outside the workspace: a job that cleans its
+checkout can neither lose nor see it. `<workspace>/.loom/.runtime` is a link to it, created after the jobs. Documents
+are replaced by rename; events are appended in whole lines.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from loom.util.paths import RUN_PREFIX, RUNTIME, half_removed, run_of_workspace
 
 RUNNING = "running"
 INTERRUPTED = "interrupted"
-"""Loom was killed, or the machine went down: nobody wrote the end of the run."""
+"""Loom was killed, or the machine went down, before the end of the run."""
 RUNTIME_LINK = Path(RUNTIME)
 KNOWN_SCHEMAS = (SCHEMA_VERSION, RUN_SCHEMA, RECEIPT_SCHEMA)
 LONGEST_LINE = 32 << 20
-"""Of an event; a sparse file would be a line that fills the memory."""
+"""Limit of an event's line; a sparse file could otherwise exhaust memory."""
 TAIL_BYTES = 16_000_000
-"""How much of a file's end is read at most, whatever the length of its lines."""
+"""Maximum number of bytes to read from a file's end, for any line length."""
 _BLOCK = 65536
 _ROOM_BYTES = 1 << 20
-"""Kept back on the disk for a run's last events and documents."""
+"""Disk space reserved for a run's last events and documents."""
 _PHASES_AT_THE_END = 2
-"""A step's file ends with its phase_finished; more than that never follows its output."""
+"""A step's file ends with its phase_finished; nothing longer follows its output."""
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This directory holds the record of a loom run; `loom clean` removes it.\n"
 _README = """\
 The record of one `loom run`. Start with receipts/*.json, then logs/*/pipeline/manifest.json, then the failing job's
@@ -52,7 +52,7 @@ manifest, then the failing step's events.jsonl. `loom diagnose` follows these po
 
 
 class RunPaths(Struct, frozen=True, kw_only=True):
-    """Where everything of one run's record is. `root` is what `.loom/.runtime` points to."""
+    """The paths of one run's record. `.loom/.runtime` points to `root`."""
 
     root: Path
     run_id: str
@@ -71,7 +71,7 @@ class RunPaths(Struct, frozen=True, kw_only=True):
 
     @property
     def identity(self) -> Path:
-        """Written first: who runs (process, boot), for which repository, in which workspace."""
+        """Written first: the process and boot, the repository, the workspace."""
         return self.root / "run.json"
 
     @property
@@ -80,19 +80,19 @@ class RunPaths(Struct, frozen=True, kw_only=True):
 
     @property
     def snapshot(self) -> Path:
-        """A copy of the workspace's manifest, out of reach of jobs, which may remove `.git`."""
+        """A copy of the workspace's manifest, protected from jobs, which may remove `.git`."""
         return self.root / "snapshot.json"
 
     @property
     def builds(self) -> Path:
-        """What images are built from, while the run lasts."""
+        """The inputs of image builds, during the run."""
         return self.root / "builds"
 
     def job(self, job_id: str) -> Path:
         return self.logs / "jobs" / job_id
 
     def checkpoint(self, job_id: str) -> Path:
-        """The files of a kept job, as its steps left them."""
+        """The saved files of a kept job."""
         return self.root / "checkpoints" / f"{job_id}.tar.zst"
 
     def artifacts(self, job_id: str) -> Path:
@@ -103,10 +103,10 @@ class RunPaths(Struct, frozen=True, kw_only=True):
 
 
 class RunRecord:
-    """The writing side of one record. Not thread-safe: the recorder calls it under the journal's lock.
+    """Writes one record. Not thread-safe: the recorder calls it under the journal's lock.
 
-    InfrastructureError RECORD_UNWRITABLE from here (a full disk) ends the job whose output has no room, and the run when
-    what it did could not be told any more. For that, some room is kept back: a full disk ends with a receipt, too.
+    InfrastructureError RECORD_UNWRITABLE (a full disk) ends the job that has no space for its output, or the run if its
+    result could not be recorded. Some space is reserved for that, so even a run on a full disk ends with a receipt.
     """
 
     def __init__(self, paths: RunPaths) -> None:
@@ -116,7 +116,7 @@ class RunRecord:
         self._was_full = False
 
     def create(self, identity: Mapping[str, Any]) -> None:
-        """Make the directories, private to the user, and say who runs; or nothing at all."""
+        """Create the directories, private to the user, and the identity; on failure, nothing."""
         with self._told():
             self.paths.root.mkdir(parents=True, mode=0o700)
             try:
@@ -131,16 +131,16 @@ class RunRecord:
                 raise
 
     def _keep_room(self) -> None:
-        """A file without a name, so that its room is free again however this process ends."""
+        """Reserve space in an unnamed file, which any end of this process frees."""
         path = self.paths.root / ".room"
         room = path.open("wb")
         path.unlink()
         self._room = room
-        with contextlib.suppress(OSError):  # a file system that can't promise any
+        with contextlib.suppress(OSError):  # the file system can't reserve space
             os.posix_fallocate(room.fileno(), 0, _ROOM_BYTES)
 
     def _give_room(self, error: OSError) -> bool:
-        """After a failed write: whether there is new room for the next try."""
+        """After a failed write: free the reserve; return whether there was one."""
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) or self._room is None:
             return False
         self._room.close()
@@ -149,7 +149,7 @@ class RunRecord:
         return True
 
     def _has_room_for_output(self) -> bool:
-        """Once the disk has been full, output is refused until there is enough again for what ends the run, too."""
+        """After a full disk, refuse output until there is space for the run's end, too."""
         if not self._was_full:
             return True
         free = os.statvfs(self.paths.root)
@@ -167,7 +167,7 @@ class RunRecord:
             ) from error
 
     def append(self, relative: str, data: bytes) -> None:
-        """Append whole lines to a file below `logs/<run_id>/`; they are visible to readers at once."""
+        """Append whole lines to a file below `logs/<run_id>/`; readers see them at once."""
         with self._told():
             try:
                 self._append(relative, data)
@@ -177,7 +177,7 @@ class RunRecord:
                 self._append(relative, data)
 
     def append_output(self, relative: str, data: bytes) -> None:
-        """The same for what a step printed, which leaves alone the room that is kept back."""
+        """Append output, which may not use the reserve."""
         with self._told():
             if not self._has_room_for_output():
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -188,7 +188,7 @@ class RunRecord:
                 raise
 
     def _append(self, relative: str, data: bytes) -> None:
-        """What a failed write leaves behind are whole lines."""
+        """Truncate a failed write to whole lines."""
         file = self._files.get(relative)
         if file is None:
             path = self.paths.logs / relative
@@ -222,7 +222,7 @@ class RunRecord:
         self.publish(self.paths.logs / relative, data)
 
     def publish(self, path: Path, data: bytes) -> None:
-        """Write a file whole: readers see the old one or the new one, never a part."""
+        """Replace a file atomically."""
         with self._told():
             try:
                 _publish(path, data)
@@ -232,11 +232,11 @@ class RunRecord:
                 _publish(path, data)
 
     def drop_builds(self) -> None:
-        """Nothing is built any more. What can't be removed goes with the record."""
+        """Remove the build inputs after the last build. Failures are removed with the record."""
         shutil.rmtree(self.paths.builds, ignore_errors=True)
 
     def set_attempt_aside(self, job_id: str, attempt: int) -> None:
-        """Move a failed attempt's steps to `attempts/<n>/`, so that `user/` holds the attempt that counts."""
+        """Move a failed attempt's steps to `attempts/<n>/`, so that `user/` holds the last attempt."""
         job = self.paths.job(job_id)
         if (job / "user").exists():
             for relative in [name for name in self._files if name.startswith(f"jobs/{job_id}/user/")]:
@@ -247,7 +247,7 @@ class RunRecord:
                 (job / "user").rename(target / "user")
 
     def link_into(self, workspace: Path) -> None:
-        """Make `<workspace>/.loom/.runtime` lead here; whatever a job left in that place makes way."""
+        """Link `<workspace>/.loom/.runtime` to the record, replacing anything that a job left there."""
         link = workspace / RUNTIME_LINK
         with contextlib.suppress(OSError):
             if link.parent.is_symlink() or (link.parent.exists() and not link.parent.is_dir()):
@@ -266,7 +266,7 @@ def _publish(path: Path, data: bytes) -> None:
 
 
 class RunEntry(Struct, frozen=True, kw_only=True):
-    """One run as the store lists it. `receipt` is None while it runs, or when loom was killed."""
+    """One run in the store. `receipt` is None while it runs, or when loom was killed."""
 
     paths: RunPaths
     identity: Mapping[str, Any]
@@ -279,7 +279,7 @@ class RunEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def workspaces(self) -> list[str]:
-        """The run's workspace first, then those of jobs that went on in one of their own; whether they are there or not."""
+        """The run's workspace, then those of resumed jobs; they may no longer exist."""
         own = self.identity.get("job_workspaces")
         named = (self.identity.get("workspace"), *(own.values() if isinstance(own, dict) else ()))
         return list(dict.fromkeys(path for path in named if isinstance(path, str) and path))
@@ -293,7 +293,7 @@ class RunEntry(Struct, frozen=True, kw_only=True):
 
 
 class Store:
-    """All records of a user. Reading never changes anything."""
+    """All records of a user. Reads change nothing."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = own_state(state_dir)
@@ -302,11 +302,11 @@ class Store:
         self.claims = Claims(state_dir)
 
     def holds(self, entry: RunEntry) -> bool:
-        """Whether its record is one of these: a copy may say anything, and so may what a job leaves in its workspace."""
+        """Whether its record is in this store: copies, and files of jobs in a workspace, are untrusted."""
         return Path(os.path.realpath(entry.paths.root)).parent == Path(os.path.realpath(self.runs_dir))
 
     def _make(self) -> None:
-        with contextlib.suppress(OSError):  # who makes something in it learns why that can't be done
+        with contextlib.suppress(OSError):  # a later write reports the reason
             make_private(self._state_dir)
 
     def new(self, run_id: str) -> RunRecord:
@@ -314,19 +314,19 @@ class Store:
         return RunRecord(RunPaths(root=self.runs_dir / run_id, run_id=run_id))
 
     def add_snapshot(self, workspace: Path, manifest: bytes) -> None:
-        """Keep the manifest of a workspace without a run, where nobody who works in it writes. OSError when it can't be."""
+        """Keep the manifest of a workspace without a run, outside the reach of jobs. OSError on failure."""
         self._make()
         self.snapshots_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         kept = parsed(manifest) | {"workspace": os.fsencode(os.path.realpath(workspace)).hex()}
         _publish(self._kept_manifest(workspace), jsons.encode_file(kept))
 
     def manifest_of(self, workspace: Path) -> Path | None:
-        """What `add_snapshot` kept of it."""
+        """Return the manifest from `add_snapshot`."""
         kept = self._kept_manifest(workspace)
         return kept if _workspace_in(kept) == os.path.realpath(workspace) else None
 
     def run_in(self, workspace: Path) -> RunEntry | None:
-        """The run whose record says that it had this workspace."""
+        """Find the run that recorded this workspace."""
         run_id = run_of_workspace(workspace.name)
         try:
             entry = self.entry(run_id) if run_id else None
@@ -346,11 +346,11 @@ class Store:
         return sorted(names, key=int, reverse=True)
 
     def entry(self, run_id: str) -> RunEntry:
-        """RecordError when there is no such record, or it can't be read."""
+        """Read a record's head. RecordError if it is missing or unreadable."""
         return entry_at(RunPaths(root=self.runs_dir / run_id, run_id=run_id))
 
     def entries(self, repo_root: Path | None = None) -> Iterator[RunEntry]:
-        """Newest first; those of one checkout, or all. Damaged records are passed over."""
+        """Yield runs, newest first, of one checkout or all. Damaged records are skipped."""
         for run_id in self.run_ids():
             try:
                 entry = self.entry(run_id)
@@ -360,10 +360,10 @@ class Store:
                 yield entry
 
     def remove(self, run_id: str) -> None:
-        """Delete a record. RecordError when its run is alive, when it is not loom's, or when a part can't be deleted."""
+        """Delete a record. RecordError when its run is alive, when it is not loom's, or on failure."""
         root = self.runs_dir / run_id
         if not os.path.lexists(root):
-            return  # another loom has deleted it
+            return  # another process deleted it
         try:
             ours = read_regular(root / "CACHEDIR.TAG") == _TAG.encode()
         except OSError:
@@ -380,14 +380,14 @@ class Store:
             root.rename(going)
             shutil.rmtree(going)
         except FileNotFoundError:
-            pass  # another loom deletes it too
+            pass  # another process is deleting it
         except OSError as error:
             raise RecordError(f"{error.filename or root} can't be deleted: {error.strerror or error}") from error
 
     def remove_remains(self) -> None:
-        """Delete what removals that were killed have left, and what was kept of snapshots' workspaces that are gone.
+        """Delete remains of interrupted removals, and manifests of removed workspaces.
 
-        RecordError when a part can't be deleted.
+        RecordError on failure.
         """
         for going in self.runs_dir.glob(half_removed(Path("*")).name):
             run_id = going.name.removeprefix(".").partition(".")[0]
@@ -395,17 +395,17 @@ class Store:
                 try:
                     shutil.rmtree(going)
                 except FileNotFoundError:
-                    pass  # another loom deletes it too
+                    pass  # another process is deleting it
                 except OSError as error:
                     raise RecordError(f"{error.filename or going} can't be deleted: {error.strerror}") from error
         for kept in [] if self.snapshots_dir.is_symlink() else self.snapshots_dir.glob("*.json"):
             workspace = _workspace_in(kept)
             if workspace is not None and not os.path.lexists(workspace):
-                with contextlib.suppress(OSError):  # another loom deletes it too
+                with contextlib.suppress(OSError):  # another process is deleting it
                     kept.unlink()
 
     def remove_artifacts(self, run_id: str, job_id: str) -> None:
-        """Delete what a job of a run left; the manifest still says what it was. RecordError when it can't be deleted."""
+        """Delete a job's artifacts; the manifest still lists them. RecordError on failure."""
         paths = RunPaths(root=self.runs_dir / run_id, run_id=run_id)
         try:
             if paths.artifacts(job_id).exists():
@@ -415,13 +415,13 @@ class Store:
             raise RecordError(f"{error.filename} can't be deleted: {error.strerror or error}") from error
 
     def find(self, wanted: str, *, repo_root: Path | None) -> RunEntry:
-        """The run that `wanted` names: an id, a unique prefix or suffix of one, a path, `last` or `last-failed`.
+        """Find the run named `wanted`: an id, a unique prefix or suffix, a path, `last` or `last-failed`.
 
-        A path may be a workspace, a record, its `logs/<run_id>` or a receipt, also a copied one. RequestError when
-        nothing fits, or several do.
+        A path may be a workspace, a record, its `logs/<run_id>` or a receipt, also copied. RequestError if none or
+        several match.
         """
         if not wanted:
-            raise RequestError("an empty name is no run's", hint="`loom runs` lists them", code="RUN_UNKNOWN")
+            raise RequestError("the name of the run is empty", hint="`loom runs` lists them", code="RUN_UNKNOWN")
         if wanted in ("last", "last-failed"):
             return self._last(failed=wanted == "last-failed", repo_root=repo_root)
         if "/" in wanted or os.path.exists(wanted):  # noqa: PTH110  a name may be too long for Path.exists
@@ -444,13 +444,11 @@ class Store:
                 return entry
         what = "failed run" if failed else "run"
         place = f" of {repo_root}" if repo_root else ""
-        raise RequestError(
-            f"there is no {what}{place} yet", hint="`loom runs --all` lists every run", code="RUN_UNKNOWN"
-        )
+        raise RequestError(f"no {what}{place} yet", hint="`loom runs --all` lists every run", code="RUN_UNKNOWN")
 
 
 def _workspace_in(kept: Path) -> str | None:
-    """Which workspace a kept manifest is of; None for what is none."""
+    """Return the workspace of a kept manifest; None if invalid."""
     try:
         document = parsed(read_regular(kept))
         return os.fsdecode(bytes.fromhex(document["workspace"])) if document["kind"] == "loom-snapshot" else None
@@ -464,14 +462,14 @@ def _same_checkout(entry: RunEntry, repo_root: Path) -> bool:
 
 
 def is_run_id(name: str) -> bool:
-    """A time in nanoseconds, which also has to fit into what a calendar knows."""
+    """A time in nanoseconds within the calendar's range."""
     return name.isascii() and name.isdigit() and len(name) <= 20
 
 
 def entry_at(paths: RunPaths) -> RunEntry:
-    """Read a record's identity and receipt. RecordError says that there is none, or that it is of another schema.
+    """Read a record's identity and receipt. RecordError for a missing or foreign one.
 
-    A damaged identity counts as missing; in the place of a damaged receipt comes what the events say, if they are whole.
+    A damaged identity counts as missing; a damaged receipt is derived from the events, if complete.
     """
     identity = _identity_at(paths.identity)
     receipt = read_document(paths.receipt, Receipt)
@@ -484,7 +482,7 @@ def entry_at(paths: RunPaths) -> RunEntry:
 
 
 def _folded_receipt(paths: RunPaths) -> dict[str, Any] | None:
-    """The receipt of a run that ended, from its events; None when they do not tell of an end."""
+    """Derive the receipt of a finished run from its events; None if they have no end."""
     try:
         fold = RunFold()
         for event in read_phases(paths):
@@ -500,7 +498,7 @@ def entry_for_path(path: Path, store: Store) -> RunEntry:
         raise RequestError(f"{shown} does not exist", hint="`loom runs` lists the runs there are", code="RUN_UNKNOWN")
     if path.is_file():
         return _entry_for_receipt(path, store)
-    # A job can put anything into its workspace, such as a record: what the store says of it comes first.
+    # A job may plant a record in its workspace: prefer the store's.
     if (entry := store.run_in(path)) is not None:
         return entry
     if not os.access(path, os.R_OK | os.X_OK):
@@ -509,7 +507,7 @@ def entry_for_path(path: Path, store: Store) -> RunEntry:
             hint="ask as the user who made it, or give yourself the rights: chmod u+rwx",
         )
     record = Path(os.path.realpath(path / RUNTIME_LINK))
-    if record.exists() and not record.is_relative_to(path):  # of a run with another state directory
+    if record.exists() and not record.is_relative_to(path):  # the run used another state directory
         linked = _entry_in(record)
         if linked is not None and _is_of(path, linked):
             return linked
@@ -541,7 +539,7 @@ def _entry_for_receipt(path: Path, store: Store) -> RunEntry:
     if receipt is None or not is_run_id(receipt["run_id"]):
         raise RecordError(f"{path} is not a receipt of a loom run")
     run_id, logs = receipt["run_id"], Path(receipt["logs_dir"])
-    for root in (path.resolve().parent.parent, logs.parent.parent):  # a copied record is read where it was copied to
+    for root in (path.resolve().parent.parent, logs.parent.parent):  # read a copied record in place
         if (root / "logs" / run_id).is_dir():
             return entry_at(RunPaths(root=root, run_id=run_id))
     with contextlib.suppress(RecordError):

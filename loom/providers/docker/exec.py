@@ -1,7 +1,7 @@
-"""Commands in a job's container beside its driver: one with its streams passed through, or a shell on a terminal.
+"""Run commands in a job's container beside its driver: with connected streams, or as a shell on a terminal.
 
-Both behave as `docker exec` does (`-i`, `-it`), but that a signal, a timeout and a terminal that goes away end the command
-too: the engine leaves it running, with nobody to look at it.
+Like `docker exec` (`-i`, `-it`), except that a signal, timeout or closed terminal also ends the command, which the
+engine would leave running.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ if TYPE_CHECKING:
 
 _READ = 64 * 1024
 _SIZE_EVERY_S = 0.25
-"""How often the terminal is asked for its size: its signal reaches the main thread only, and a shell may run in any."""
+"""Interval for checking the terminal's size: its signal reaches only the main thread."""
 _AFTER_HANGUP_S = 2.0
 _SIGNAL_WITHIN_S = 10.0
-"""How long a command in the container may take to send a signal to another."""
+"""Time limit for sending a signal to a command in the container."""
 _TYPED_WITHIN_S = 60.0
-"""How long the container may take no input from the terminal."""
+"""Time limit for the container to accept terminal input."""
 _DETACH = b"\x10\x11"
-"""^P ^Q, on which the engine lets go of a terminal and the command runs on."""
+"""^P ^Q: the engine detaches from a terminal, and the command continues."""
 _SIGNALS: Mapping[ExitCode | None, str] = {ExitCode.INTERRUPTED: "INT", ExitCode.HANGUP: "HUP"}
-# Says which process it is (to be ended by), and becomes the command.
+# Writes its process id to a file, then runs the command.
 _BECOME = 'f=$1; shift; { printf "%s\\n" "$$" >"$f"; } 2>/dev/null; exec "$@"'
 _END = 'read -r p <"$1" && { kill -"$2" -- "-$p" || kill -"$2" "$p"; } 2>/dev/null'
 
 
 class ContainerInside(Struct, frozen=True, kw_only=True):
-    """Implements `providers.base.Inside`: a running container, and what commands in it get."""
+    """Implements `providers.base.Inside` for a running container."""
 
     client: docker.DockerClient
     container_id: str
@@ -85,10 +85,10 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
         timeout_s: float | None = None,
         grace_s: float = 10.0,
     ) -> Exit:
-        """Run `command` to its end; its own exit code. `stdin` is a file number, or what the command is to read.
+        """Run `command`; return its exit code. `stdin` is a file descriptor or the input itself.
 
-        A cancel or the timeout ends it by TERM, and after the grace by KILL; BrokenPipeError from `on_output` by PIPE, with
-        the exit code that a shell gives for that.
+        A cancel or timeout sends TERM, and KILL after the grace period; a BrokenPipeError of `on_output` sends PIPE and
+        returns the shell's exit code for it.
         """
         pid_file = _name("exec")
         exec_id = self._create(["sh", "-c", _BECOME, "loom", pid_file, *command], stdin=stdin is not None)
@@ -105,7 +105,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
                 threading.Thread(target=_feed, args=(stdin, connection.socket), daemon=True).start()
             ended = self._follow(connection, on_output, cancel, pid_file, wake_read, timeout_s, grace_s)
         except BrokenPipeError:
-            # First: the engine does not answer about a command while its output blocks.
+            # First, because the engine does not answer while the command's output blocks.
             connection.close()
             self.end(pid_file, "PIPE")
             return Exit(code=128 + SIGPIPE, ended=Ended.EXITED)
@@ -156,7 +156,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
                     on_output(stream, chunk)
 
     def end(self, pid_file: str, signal: str) -> None:
-        """Send a signal to the command and the processes of its group. One that is over already is no error."""
+        """Signal the command's process group; a finished command is no error."""
         api: Any = self.client.api
         with contextlib.suppress(ProviderError), translated("ending the command"):
             made = api.exec_create(
@@ -167,10 +167,10 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
             command.close()
 
     def write(self, files: Mapping[str, bytes]) -> None:
-        """Make small files, each for the user alone."""
+        """Create small private files."""
         lines = [b"umask 077\n"]
         for path, content in files.items():
-            # Any bytes: quoted for the shell, and for `%b` what it would take for an escape; NUL only so.
+            # Any bytes: quoted for the shell and `%b`; only NUL needs an escape.
             escaped = content.replace(b"\\", b"\\\\").replace(b"\0", b"\\0000").replace(b"'", b"'\\''")
             lines.append(b"printf %b '" + escaped + b"' >" + path.encode() + b" || exit 1\n")
         said: list[bytes] = []
@@ -188,10 +188,10 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
         cancel: Cancel,
         terminal: tuple[int, int] = (0, 1),
     ) -> int:
-        """A shell on a terminal (its input and output), with the step's `script` in the history and as `again`; its exit code.
+        """Run a shell on a terminal, with the step's `script` in the history and as `again`; return its exit code.
 
-        It is `shell` as the job has it, but for `-e`, which would end it at the first typing mistake; where that is a
-        plain `sh` and the image has bash, it is bash, for its line editing. A detach gives 0.
+        It is the job's `shell` without `-e`, which would end it at the first typo. In place of a plain `sh`, bash is
+        used if available, for line editing. A detach returns 0.
         """
         prepared = interactive.prepared(shell, script=script, name=name, new_path=_name)
         self.write(prepared.files)
@@ -216,7 +216,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
     def _pass_through(
         self, connection: Hijacked, exec_id: str, source: int, target: int, cancel: Cancel
     ) -> Literal["over", "gone", "detached"]:
-        """Until the command's output ends, or the terminal goes away or a cancel is asked for (`gone`)."""
+        """Connect the terminal until the output ends, the terminal closes or a cancel arrives (`gone`)."""
         size: tuple[int, int] | None = None
         last = b""
         connection.socket.settimeout(_TYPED_WITHIN_S)
@@ -254,7 +254,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
             try:
                 value.encode()
             except UnicodeEncodeError:
-                continue  # the engine's JSON can't carry it
+                continue  # the engine's JSON can't encode it
             environment.append(f"{name}={value}")
         with translated("starting a command in the container"):
             made = retrying(
@@ -275,7 +275,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
         try:
             api.exec_resize(exec_id, height=height, width=width)
         except Exception as error:
-            # It has not started yet, or is over: neither is worth a word.
+            # Not started yet, or finished: both harmless.
             if getattr(error, "status_code", None) is None:
                 raise ProviderError(f"the terminal's size could not be told: {explanation(error)}") from error
 
@@ -289,7 +289,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
         return found
 
     def _code(self, exec_id: str) -> int:
-        """The command's exit code; its output may end a moment before it does. 0 when it was detached from."""
+        """Return the command's exit code, which may follow the end of its output. 0 after a detach."""
         wait_until(lambda: not self._inspect(exec_id)["Running"], limit_s=1.0, every_s=0.01)
         return int(self._inspect(exec_id)["ExitCode"] or 0)
 
@@ -299,21 +299,21 @@ def _name(what: str) -> str:
 
 
 def _feed(source: int | bytes, target: socket.socket) -> None:
-    """What the command reads, until there is no more or it is over."""
+    """Send the input until its end or the command's."""
     try:
         if isinstance(source, bytes):
-            target.sendall(source)  # no limit: as long as the command reads nothing; in a thread that ends with it
+            target.sendall(source)  # no limit: as long as the command does not read; the thread ends with it
         else:
             while data := os.read(source, _READ):
-                target.sendall(data)  # no limit: the same
+                target.sendall(data)  # no limit, for the same reason
         target.shutdown(socket.SHUT_WR)
     except OSError:
-        pass  # nobody reads it any more
+        pass  # no reader any more
 
 
 @contextlib.contextmanager
 def _raw(descriptor: int) -> Iterator[None]:
-    """The terminal handing on every key as it is, also ^C and ^Z; as it was afterwards."""
+    """Put the terminal in raw mode (also ^C and ^Z reach the shell) and restore it."""
     before = termios.tcgetattr(descriptor)
     tty.setraw(descriptor, termios.TCSADRAIN)
     try:
@@ -338,7 +338,7 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def to_streams(out: int, err: int) -> OnOutput:
-    """An `on_output` that passes everything on to two file numbers: standard output's and standard error's."""
+    """Return an `on_output` that writes to two descriptors: standard output and standard error."""
     targets = {"stdout": (out, STANDARD_OUTPUT), "stderr": (err, "standard error")}
 
     def write(stream: Stream, data: bytes) -> None:

@@ -1,5 +1,4 @@
-"""What the containers of a job in the hardened profile, and of its services, have less than others: arguments for the SDK's
-`create_host_config`."""
+"""Restrict the containers of hardened jobs and their services: arguments for the SDK's `create_host_config`."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _OWNERS = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
-"""What root in a container needs to read the workspace of another user, and to give it back; other users have none."""
+"""Capabilities for root in a container to read another user's workspace and return it; other users get none."""
 
 JOB: Mapping[str, Any] = {
     "cap_drop": ["ALL"],
@@ -16,7 +15,7 @@ JOB: Mapping[str, Any] = {
 }
 SERVICE: Mapping[str, Any] = {
     **JOB,
-    # Most services' images start as root and become a user of their own.
+    # Most services' images start as root, then change the user.
     "cap_add": [*_OWNERS, "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"],
     "pids_limit": 4096,
 }

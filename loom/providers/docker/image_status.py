@@ -1,4 +1,4 @@
-"""A workflow's images as `loom images` shows them: in the engine, in the lock file, in the registries."""
+"""The status of a workflow's images for `loom images`: engine, lock file, registries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from loom.status import OnOutput
 
 
 class Named(Struct, frozen=True, kw_only=True):
-    """An image with a name: of a job, of a service, or the base of a build."""
+    """A named image: of a job, a service, or the base of a build."""
 
     reference: Reference
     platform: str
@@ -33,7 +33,7 @@ class Named(Struct, frozen=True, kw_only=True):
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """One line of `images ls`. `kind` is `pull`, `build` or `base` (of a build); `problem` why more is not known."""
+    """One row of `images ls`. `kind` is `pull`, `build` or `base` (of a build); `problem` explains missing data."""
 
     name: str
     kind: str
@@ -46,7 +46,7 @@ class Row(Struct, frozen=True, kw_only=True):
 
 
 class Verified(Struct, frozen=True, kw_only=True):
-    """One line of `images verify`."""
+    """One row of `images verify`."""
 
     name: str
     platform: str
@@ -56,7 +56,7 @@ class Verified(Struct, frozen=True, kw_only=True):
 
 
 class Inventory:
-    """The images of one plan. `root` is where builds' files are looked at: the checkout, or a snapshot."""
+    """The images of one plan. `root` holds the inputs of builds: the checkout, or a snapshot."""
 
     def __init__(self, images: Images, uses: Sequence[ImageUse], *, root: Path, lock: ImageLock | None) -> None:
         self._images = images
@@ -113,9 +113,9 @@ class Inventory:
         return self._lock.get(named.name, named.platform) if self._lock is not None else None
 
     def named(self, *, whole: bool = True) -> list[Named]:
-        """Return every image with a name, also the bases of builds, each once per platform.
+        """Return every named image, including bases of builds, once per platform.
 
-        ImageError when a build's Dockerfile can't be read; not `whole`: without what such builds start from.
+        ImageError when a build's Dockerfile can't be read; if not `whole`, skip the bases of such builds.
         """
         found: dict[tuple[str, str], Named] = {}
 
@@ -141,7 +141,7 @@ class Inventory:
         return list(found.values())
 
     def pull(self, named: Named, *, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
-        """Pull what the lock file or, without an entry there, the registry names. An image of no registry stays as it is."""
+        """Pull each image by the lock file or, without an entry, by name. Images without a registry are skipped."""
         try:
             return self._images.ensure(named.name, "always", named.platform, on_output=on_output, cancel=cancel)
         except ImageError as error:
@@ -152,16 +152,16 @@ class Inventory:
             return local
 
     def lock(self, platforms: Sequence[str], *, local_only: bool = False) -> tuple[ImageLock, list[tuple[Named, str]]]:
-        """The lock for what the registries serve now, and what could not be locked, with the reason.
+        """Return the lock for the registries' present state, and unlockable images with the reason.
 
-        `platforms` are locked besides each image's own. Entries for other platforms of an image that is still used stay.
-        `local_only`: no registry is asked; what this engine has is what gets locked.
+        `platforms` are locked in addition to each image's own. Other platforms' entries of used images stay.
+        `local_only`: lock this engine's images without a registry.
         """
         lock = (self._lock or ImageLock()).only({named.name for named in self.named()})
         failed: list[tuple[Named, str]] = []
         for named in self.named():
             if named.reference.digest:
-                continue  # its name is its lock
+                continue  # a pinned name needs no entry
             local = self._images.local(named.reference, named.platform)
             if local_only:
                 if local is None:
@@ -174,7 +174,7 @@ class Inventory:
                 served = self._images.registry.served(named.reference)
             except ImageError as error:
                 if local is not None and not local.digest and error.code in ("IMAGE_NOT_FOUND", "IMAGE_DENIED"):
-                    # Made here and published nowhere: its content is all there is to lock.
+                    # Built here and never published: lock its content.
                     lock = lock.holding(named.name, named.platform, Locked(image_id=local.image_id))
                 else:
                     failed.append((named, error.message))
@@ -191,7 +191,7 @@ class Inventory:
         return lock, failed
 
     def _known_id(self, named: Named, platform: str, digest: str) -> str:
-        """The id that the lock already has for this very digest, perhaps from another machine."""
+        """Return the locked id for the same digest, perhaps from another machine."""
         old = self._lock.get(named.name, platform) if self._lock is not None else None
         return old.image_id if old is not None and old.digest == digest else ""
 
@@ -221,7 +221,7 @@ class Inventory:
 
 
 def exit_code_of(verified: Sequence[Verified]) -> int:
-    """0: nothing differs (absent images will be pulled); 1: something differs; 3: unknown."""
+    """0: no difference (absent images will be pulled); 1: a difference; 3: unknown."""
     verdicts = {one.verdict for one in verified}
     if Verdict.DIFFERS in verdicts:
         return 1

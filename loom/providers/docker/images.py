@@ -1,7 +1,7 @@
-"""A run's images: from the engine's own store, from a registry, or built from the snapshot.
+"""A run's images: from the engine's store, a registry, or a build.
 
-One `Images` serves one run and resolves each image once. Two jobs that ask for the same image at the same time wait for one
-pull; a later job gets the same image as the first one, even if the registry has a newer one by then.
+One `Images` serves one run and resolves each image once. Concurrent requests for one image wait for one pull; later
+jobs get the same image, even if the registry has a newer one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from loom.status import OnOutput
 
 
 class ResolvedImage(Struct, frozen=True, kw_only=True):
-    """An image that is there. `digest` is the registry's ("" for an image that no registry knows), `user` the image's."""
+    """An available image. `digest` is the registry's ("" if none), `user` the image's."""
 
     name: str
     image_id: str
@@ -43,13 +43,13 @@ class ResolvedImage(Struct, frozen=True, kw_only=True):
     platform: str
     built: bool = False
     created: str = ""
-    """When the image was made (RFC 3339)."""
+    """The image's creation time (RFC 3339)."""
     bases: tuple[ResolvedImage, ...] = ()
-    """What it was built from, where this run built it or found it built."""
+    """The inputs of its build, if this run built or found it."""
 
 
 class Images:
-    """Thread-safe. Nothing is asked of the engine before the first `resolve`."""
+    """Thread-safe. Connects at the first `resolve`."""
 
     def __init__(self, engine: Engine, *, lock: ImageLock | None = None, frozen: bool = False) -> None:
         self._engine = engine
@@ -59,7 +59,7 @@ class Images:
         self._resolved: dict[object, Future[ResolvedImage]] = {}
         self._inputs: dict[tuple[str, str], Path] = {}
         self.identity_of: Callable[[str], str | None] = lambda folder: None
-        """Returns an identity of a folder's content, for builds; None where that takes reading the files."""
+        """Identifies a folder's content, for builds; None if that requires reading the files."""
         self._engine_platform: str | None = None
         self.registry = Registry(engine)
 
@@ -68,11 +68,11 @@ class Images:
         return self._engine()
 
     def line(self) -> LongCall:
-        """A connection of its own for one long call."""
+        """Return a separate connection for one long call."""
         return LongCall(self._engine.another())
 
     def platform_of(self, image: model.Image) -> str:
-        """Return the platform that the image names, else the engine's own."""
+        """Return the image's platform, or the engine's own."""
         if image.platform:
             return normal_platform(image.platform)
         if self._engine_platform is None:
@@ -92,7 +92,7 @@ class Images:
     ) -> ResolvedImage:
         """Resolve the image by its pull policy and the lock file. ImageError names the problem and the next move.
 
-        `secrets`: values by name, of which a build mounts those that it asks for.
+        `secrets`: values by name, of which a build can mount those that it declares.
         """
         key = (identity(image), image.pull)
         with self._guard:
@@ -105,7 +105,7 @@ class Images:
         try:
             resolved = self._resolve(image, workspace, on_output, cancel, secrets)
         except BaseException as error:
-            # The threads that wait fail with this one; a later request, of a retried job, starts again.
+            # Waiting threads fail with this one; a later request (a retried job) starts again.
             with self._guard:
                 del self._resolved[key]
             found.set_exception(error)
@@ -122,7 +122,7 @@ class Images:
         secrets: Mapping[str, bytes],
     ) -> ResolvedImage:
         if image.build is not None:
-            # Imported only for a build: most jobs wait for a container to start, and would wait for this too.
+            # Imported only for builds: other jobs should not wait for it.
             from loom.providers.docker.build import build_image
 
             root = self._inputs.get((image.build.context, image.build.dockerfile), workspace)
@@ -310,11 +310,11 @@ class Images:
 
 
 class _NotHere(Exception):
-    """An image that a build starts from is not on this engine."""
+    """A base image of a build is not on this engine."""
 
 
 def _wait_for(found: Future[ResolvedImage], image: model.Image, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
-    # Most images are there: only a wait that a person notices is worth a line.
+    # Most images are present: report only noticeable waits.
     worth_a_line_at = time.monotonic() + 0.5
     while not found.done():
         if cancel.requested:

@@ -1,8 +1,8 @@
-"""Containers that outlive their run: finding them, waking them, going on in them.
+"""Containers that outlive their run: find, restart and resume them.
 
-A kept container idles with its driver stopped. Whoever goes on in it starts a second driver there by an exec, so that
-what earlier steps left running goes on running. After a restart of the engine it is started again: its file system and its
-view of the workspace are as they were, its processes are gone.
+A kept container idles with its driver stopped. A resume starts a second driver by an exec, so that background processes
+of earlier steps keep running. After a restart of the engine the container is started again, with its files but without
+its processes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _NOT_RUNNING = ("exited", "created", "dead")
 def find(
     client: docker.DockerClient, run_id: str, job_id: str, container_id: str | None = None
 ) -> KeptContainer | None:
-    """The container of a job: the one with this id, else the newest that is labelled as the job's; None when it is gone."""
+    """Return a job's container: the one with this id, else the newest with the job's labels; None if gone."""
     api: Any = client.api
     of_job = {"label": [f"{labels.RUN}={run_id}", f"{labels.JOB}={job_id}", f"{labels.ROLE}=job"]}
     wanted = {"id": container_id} if container_id else of_job
@@ -64,7 +64,7 @@ def find(
 
 
 class KeptContainer(Struct, frozen=True):
-    """Implements `providers.base.KeptPlace`: a job's container that is there, running or kept."""
+    """Implements `providers.base.KeptPlace`: a job's container, running or kept."""
 
     client: docker.DockerClient
     container_id: str
@@ -109,7 +109,7 @@ class KeptContainer(Struct, frozen=True):
         return paths, woken
 
     def _wake(self) -> bool:
-        """Make it run again, its services first; True when it had stopped. ProviderError when it can't."""
+        """Restart it, its services first; return whether it had stopped. ProviderError when it can't run."""
         self._wake_services()
         if self.running:
             return False
@@ -182,7 +182,7 @@ class KeptContainer(Struct, frozen=True):
             session.start(cancel, running=True)
             yield session
         except BaseException:
-            # An error does not remove what was kept for a person to look at.
+            # An error does not remove a container that was kept for a person.
             attachment.close()
             raise
         problems = session.leave()
@@ -208,9 +208,9 @@ class KeptContainer(Struct, frozen=True):
 
 
 def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
-    """Fill `target`, which must not be there, with what a job left in an overlay; its container is gone, its layers are there.
+    """Fill the new directory `target` with a job's overlay view after its container is gone.
 
-    The engine puts the layers together, since it alone can read all of their marks; nothing of the job runs.
+    The engine assembles the layers, because only it can read all of their marks; nothing of the job runs.
     """
     api: Any = client.api
     traits = Traits(client)
@@ -233,7 +233,7 @@ def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, 
             )
             made = retrying(lambda: api.create_container_from_config(config, name))
             if traits.podman:
-                api.start(made["Id"])  # it mounts a volume no sooner; the shell waits for its input, and none comes
+                api.start(made["Id"])  # it mounts a volume only now; the shell waits for input that never comes
         KeptContainer(client, made["Id"], name, False, False, marks).copy_files(target, on_skipped)
     finally:
         remove_container(client, name)
@@ -241,7 +241,7 @@ def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, 
 
 
 def _some_image(client: docker.DockerClient, request: SessionRequest) -> str:
-    """The job's, or when that is gone, any: a container that never starts needs nothing of it."""
+    """The job's image, or any other: a container that never starts needs nothing of it."""
     if request.image_id and image_is_there(client, request.image_id):
         return request.image_id
     api: Any = client.api

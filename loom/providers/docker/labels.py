@@ -1,7 +1,7 @@
-"""The labels and names of loom's resources in an engine.
+"""The labels and names of loom's engine resources.
 
-Every container, network and volume that loom makes has them; `cleanup` decides by them what it may remove. `loom.pid`,
-`loom.pid_start` and `loom.boot_id` identify the process that made the resource.
+Every container, network and volume of loom has them; `cleanup` uses them to decide what to remove. `loom.pid`,
+`loom.pid_start` and `loom.boot_id` identify the creating process.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ RUN = "loom.run"
 JOB = "loom.job"
 PID = "loom.pid"
 PID_START = "loom.pid_start"
-"""When that process started, in the kernel's ticks since boot: a later process with the same number is not it."""
+"""The process's start time in kernel ticks since boot, which distinguishes later processes with the same id."""
 BOOT_ID = "loom.boot_id"
 WORKSPACE = "loom.workspace"
 PROJECT_DIR = "loom.project_dir"
 PID_NAMESPACE = "loom.pid_ns"
-"""The namespace of the process number: a loom in a container has its own."""
+"""The process's pid namespace: a loom in a container has its own."""
 ROLE = "loom.role"
 """`job`, `service`, `helper`, `overlay`, `volume` or `network`."""
 SERVICE = "loom.service"
-"""Names a service's container among those of its job."""
+"""Identifies a service's container within its job."""
 ONCE = "loom.once"
-"""A service that runs once: it is not started again."""
+"""A service that runs once: it is not restarted."""
 CHECKPOINT = "loom.checkpoint"
 EXPIRES = "loom.expires"
-"""Until when a checkpoint's image stays, in seconds since the epoch. A container has that in its name."""
+"""Expiry of a checkpoint's image, in seconds since the epoch. Containers have it in their name."""
 BUILD_REPOSITORY = "loom-build"
-"""The images that loom builds have names in it; they have no labels, which would change what is built."""
+"""Built images are identified by name: labels would change the build's result."""
 HANDED_OVER = "loom.secrets"
-"""A service that got secrets when it started: it can't be started again without them."""
+"""A service that received secrets when it started, so it can't be restarted without them."""
 
 
 def pid_namespace() -> str:
-    """Names the set of process numbers that this process counts in."""
+    """Identifies this process's pid namespace."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -63,7 +63,7 @@ def labels(
 
 
 def maker_is_gone(labelled: Mapping[str, str]) -> bool | None:
-    """Whether the process that made this has ended; None when that is unknown here (it has another process namespace)."""
+    """Whether the creating process has ended; None if unknown (another pid namespace)."""
     if labelled.get(BOOT_ID) != boot_id():
         return True
     if labelled.get(PID_NAMESPACE, pid_namespace()) != pid_namespace():
@@ -78,11 +78,11 @@ def maker_is_gone(labelled: Mapping[str, str]) -> bool | None:
 
 
 def kept_name(name: str, expires_at: float) -> str:
-    """Return the name of a container that stays until `expires_at`. In the name, since labels can't change."""
+    """Return the name of a container kept until `expires_at`; in the name because labels can't change."""
     return f"{name.partition('.kept-until-')[0]}.kept-until-{int(expires_at)}"
 
 
 def kept_until(name: str) -> float | None:
-    """Return until when a container of that name is kept; None for one that is not kept."""
+    """Return the expiry in a container's name; None if not kept."""
     match = re.search(r"\.kept-until-([0-9]+)\Z", name)
     return float(match[1]) if match else None

@@ -1,4 +1,4 @@
-"""Long calls to the engine: streams that a cancel ends, and an engine that goes silent."""
+"""Long engine calls: cancelable streams, and detection of a silent engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STALLED_AFTER_S = 300.0
 
 
 def say(on_output: OnOutput, text: str) -> None:
-    """One line of loom's own about what it does for a job."""
+    """Prints one line about loom's work for a job."""
     on_output("stdout", f"{text}\n".encode())
 
 
@@ -34,7 +34,7 @@ class LongCall:
     def __init__(self, client: docker.DockerClient) -> None:
         self.client = client
         self._response: Any = None
-        # The SDK hands out the decoded stream alone; requests' own hook shows the connection under it.
+        # The SDK exposes only the decoded stream; requests' hook gives access to the connection.
         client.api.hooks["response"].append(self._see)
 
     def _see(self, response: Any, *_: object, **__: object) -> None:
@@ -57,9 +57,9 @@ class LongCall:
 def in_background(
     items: Iterable[Item], cancel: Cancel, *, what: str, cut: Callable[[], None] | None = None
 ) -> Iterator[Item]:
-    """The items of a blocking iterable, read in a thread of its own, so that a cancel and a stall end the wait.
+    """Yield the items of a blocking iterable, read in a thread, so that a cancel or a stall ends the wait.
 
-    `cut` is called when the rest is not wanted. The thread may outlive that for a moment; it is a daemon.
+    `cut` is called to abandon the rest. The daemon thread may outlive that briefly.
     """
     arrived: queue.Queue[tuple[Item | None, BaseException | None, bool]] = queue.Queue(maxsize=1000)
     given_up = threading.Event()

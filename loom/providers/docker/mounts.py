@@ -1,6 +1,6 @@
-"""How a job's container sees the workspace: the workspace itself, a copy-on-write view of it, or a volume filled from it.
+"""How a job's container gets the workspace: directly, as a copy-on-write view, or as a filled volume.
 
-A `Mount` is made before the container, says what the container is created with, and is undone after it.
+A `Mount` is prepared before the container, supplies its arguments, and is removed after it.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
 from loom.providers.docker.overlay import can_be_named, differences, foreign_paths, lstat, remove_work
 
 UNAVAILABLE = "VIEW_UNAVAILABLE"
-"""The error code for a view that is impossible here."""
+"""The error code for an unsupported view."""
 
 AsRoot = Callable[[str], int]
-"""Runs a line of shell as root beside the job, with the workspace at its place; its exit code."""
+"""Runs a line of shell as root with the workspace mounted; returns its exit code."""
 
 
 class Mount(Protocol):
     """One job's view of the workspace."""
 
     def make(self) -> None:
-        """Make what the container is created with; may be tried again."""
+        """Prepare it for the container's creation; may be repeated."""
         ...
 
     def spec(self) -> list[dict[str, Any]]:
-        """The engine's mounts that show the workspace at the project directory, and what it borrows from."""
+        """Return the mounts of the workspace at the project directory, and of the stores that it borrows from."""
         ...
 
     def fill(self, container_id: str, cancel: Cancel) -> None:
@@ -56,14 +56,14 @@ class Mount(Protocol):
         ...
 
     def chown_to_job(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
-        """Let the job's user write in the view; before the first step, when the workspace is complete.
+        """Give the job's user write access; before the first step, when the workspace is complete.
 
-        `user` has the container's ids, `ids` maps them to those of this machine.
+        `user` has the container's ids, `ids` maps them to this machine's.
         """
         ...
 
     def chown_back(self, as_root: AsRoot) -> None:
-        """Let the caller read, change and delete everything; after the last step, the container may have ended."""
+        """Give the caller full access after the last step; the container may have ended."""
         ...
 
     def view(self) -> Path | None: ...
@@ -75,7 +75,7 @@ class Mount(Protocol):
     def changes(self, as_root: AsRoot) -> Sequence[Change] | None: ...
 
     def undo(self) -> None:
-        """Remove what was made; the container is gone already."""
+        """Remove the view; the container is already gone."""
         ...
 
 
@@ -92,7 +92,7 @@ def mount_of(
 
 
 class BindMount:
-    """The workspace itself. What jobs write there is seen by all others and stays."""
+    """The workspace itself. Jobs' changes are shared and permanent."""
 
     def __init__(self, request: SessionRequest, workspaces: Workspaces) -> None:
         self._request = request
@@ -103,7 +103,7 @@ class BindMount:
         self._mode = 0o700
 
     def make(self) -> None:
-        if (status := lstat(self._workspace)) is not None:  # else the engine has the reason
+        if (status := lstat(self._workspace)) is not None:  # otherwise the engine reports the reason
             self._mode = stat.S_IMODE(status.st_mode)
 
     def spec(self) -> list[dict[str, Any]]:
@@ -125,7 +125,7 @@ class BindMount:
             return
         me = Owner.of_this_process()
         chowned = self._workspaces.leave(self._workspace, self._user)
-        # Root need not look: it may change all files. And a job that is still at work there needs its own.
+        # Root may change all files, so no search is needed. Running jobs need their own files there.
         alone = self._workspaces.nobody_in(self._workspace)
         if chowned or (me.uid != 0 and alone and foreign(self._workspace, me)):
             chown_all(self._workspace, me, self._ids, self._request.project_dir, as_root)
@@ -138,7 +138,7 @@ class BindMount:
             self._close(me, 0o700 if self._workspaces.close(self._workspace) else self._mode)
 
     def _close(self, me: Owner, mode: int) -> None:
-        """A run's workspace is its owner's, and closed to others, whatever the job made of it."""
+        """A run's workspace belongs to its owner and is closed to others, even after changes by jobs."""
         status = lstat(self._workspace)
         if status is None:
             return
@@ -164,7 +164,7 @@ class BindMount:
 
 
 class _EngineVolume:
-    """What the two kinds of volume share: a name, files in and out through the engine, removal."""
+    """Common parts of both kinds of volume: name, file transfer through the engine, removal."""
 
     role: str
 
@@ -180,7 +180,7 @@ class _EngineVolume:
         self._made = False
 
     def adopt(self, volume: str, container_id: str) -> None:
-        """Use the view that an earlier loom made for a container that was kept."""
+        """Use the existing view of a kept container."""
         self._name, self._container_id, self._made = volume, container_id, True
 
     def _create(self, options: Mapping[str, str]) -> None:
@@ -195,11 +195,11 @@ class _EngineVolume:
         )
         with translated(f"making the workspace's volume for job {request.job_id}"):
             self._made = True
-            # Safe to repeat: a volume of that name and these options is given back as it is.
+            # Repeatable: the engine returns an existing volume with this name and options.
             retrying(lambda: self._api.create_volume(self._name, "local", dict(options), marks))
 
     def _mount(self) -> dict[str, Any]:
-        # What the image has at that path must not be copied into the view.
+        # Do not copy the image's content at that path to the view.
         options = {"NoCopy": True}
         return {"Type": "volume", "Source": self._name, "Target": self._request.project_dir, "VolumeOptions": options}
 
@@ -221,7 +221,7 @@ class _EngineVolume:
             plain = "/".join(part for part in path.split("/") if part not in ("", "."))
             try:
                 with translated(f"reading {path} from job {self._request.job_id}"):
-                    # A slash behind it would follow a link.
+                    # A trailing slash would follow a link.
                     source = f"{root}/{plain}" if plain else f"{root}/."
                     stream, _ = self._api.get_archive(self._container_id, source, chunk_size=1 << 20)
             except ProviderError as error:
@@ -248,9 +248,9 @@ class _EngineVolume:
 
     @contextlib.contextmanager
     def _links_apart(self) -> Iterator[Edit]:
-        """For what is put into the view: links that climb out of it come behind, from the root directory.
+        """For uploads: move links that climb out behind the others, and upload them from the root directory.
 
-        The engine refuses such links from anywhere below.
+        The engine refuses such links below any directory.
         """
         links: list[tuple[tarfile.TarInfo, None]] = []
 
@@ -283,9 +283,9 @@ class _EngineVolume:
 
 
 class OverlayMount(_EngineVolume):
-    """A copy-on-write view: the workspace is its lower layer, what the job writes lies in a directory of its own.
+    """A copy-on-write view: the workspace is the lower layer; the job's changes go to a separate directory.
 
-    The engine mounts it, with its own rights, so that nobody else needs any.
+    The engine mounts it with its own rights, so loom needs none.
     """
 
     role = "overlay"
@@ -295,7 +295,7 @@ class OverlayMount(_EngineVolume):
     ) -> None:
         super().__init__(client, request, pid)
         self._rootless = rootless
-        # Beside the workspace: on the same file system, where the engine sees it if it sees the workspace at all.
+        # Beside the workspace: on the same file system, and visible to the engine like the workspace.
         self._layers = request.directory or jobs_of(request.workspace) / self._name
         self._upper = self._layers / "upper"
 
@@ -334,7 +334,7 @@ class OverlayMount(_EngineVolume):
         return [self._mount(), *_read_only(self._request)]
 
     def view(self) -> Path | None:
-        """The engine's own mount of the view, where this process may go there: as quick as any directory."""
+        """Return the engine's mount point of the view, if this process may enter it: as fast as any directory."""
         try:
             mounted = Path(str(retrying(lambda: self._api.inspect_volume(self._name))["Mountpoint"]))
             return mounted if mounted.is_mount() and os.access(mounted, os.R_OK | os.W_OK | os.X_OK) else None
@@ -344,11 +344,11 @@ class OverlayMount(_EngineVolume):
             raise
 
     def changes(self, as_root: AsRoot) -> Sequence[Change] | None:
-        self.chown_back(as_root)  # else the job's private directories could not be looked into
+        self.chown_back(as_root)  # otherwise the job's private directories are inaccessible
         return sorted(differences(self._request.workspace, self._upper), key=lambda change: change.path)
 
     def chown_back(self, as_root: AsRoot) -> None:
-        # For a caller that is not root: only what is in the upper layer already; a chown of the rest would copy all of it up.
+        # For a non-root caller: only files of the upper layer; a chown of others would copy them up.
         if os.geteuid() == 0:
             return
         me = Owner.of_this_process()
@@ -356,7 +356,7 @@ class OverlayMount(_EngineVolume):
         if inside is None:
             return
         seen: set[str] = set()
-        # Directories open up one level at a time.
+        # Directories become accessible one level at a time.
         while paths := set(foreign_paths(self._upper, me)) - seen:
             seen |= paths
             shown = sorted(f"{self._request.project_dir}/{path}" for path in paths)
@@ -370,7 +370,7 @@ class OverlayMount(_EngineVolume):
 
 
 class VolumeMount(_EngineVolume):
-    """A volume of the engine's, filled through its API: for an engine that does not see this machine's files."""
+    """An engine volume, filled through the API: for an engine without access to this machine's files."""
 
     role = "volume"
 
@@ -392,7 +392,7 @@ class VolumeMount(_EngineVolume):
             whole = archive_of(workspace, ["."], change=lambda member: apart(plain(member)))
             self._put(self._request.project_dir, self._unless_canceled(whole, cancel))
         for borrowed in self._request.read_only_mounts:
-            # What the workspace's git borrows objects from is looked for at the same path.
+            # git looks for borrowed object stores at their original path.
             # By its real path, since links on the way are not followed.
             root = borrowed.path.resolve()
             objects = archive_of(root.parent, [root.name], change=plain)

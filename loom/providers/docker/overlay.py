@@ -1,4 +1,4 @@
-"""The layers of an overlay: which paths a job has changed, and which user owns them."""
+"""Read overlay layers: the paths that a job changed, and their owners."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from loom.util.file_systems import file_system_of
 if TYPE_CHECKING:
     pass
 _UPPER_FILE_SYSTEMS = ("ext4", "xfs", "btrfs", "tmpfs", "f2fs", "bcachefs")
-"""Those that an overlay's upper layer can be on: they have room for its marks."""
+"""File systems that support an overlay's upper layer: they can store its marks."""
 
 
 def can_lie_over(workspace: Path) -> bool:
-    """Whether an overlay over `workspace`, with its upper layer beside it, can be named, and would be complete."""
+    """Whether an overlay over `workspace`, with its upper layer beside it, is possible and complete."""
     return can_be_named(workspace) and file_system_of(workspace) in _UPPER_FILE_SYSTEMS
 
 
@@ -30,13 +30,13 @@ def can_be_named(path: Path) -> bool:
 
 
 def remove_work(layers: Path) -> None:
-    """Remove what only a mounted overlay needs; the layer that holds what the job wrote stays with the run's workspace."""
+    """Remove the overlay's work directory; the layer with the job's changes stays with the workspace."""
     own = layers / "work" / "work"
     try:
-        # The kernel's own, root's, empty, and closed to all others: it can be removed but not looked into.
+        # The kernel's own: owned by root, empty and closed, so it can be removed but not listed.
         own.rmdir()
     except OSError:
-        # Not empty, where a job was killed in the middle of something; a rootless engine's is the caller's to open.
+        # Not empty if a job was killed during an operation; with a rootless engine the caller can open it.
         with contextlib.suppress(OSError):
             own.chmod(0o700)
     shutil.rmtree(layers / "work", ignore_errors=True)
@@ -55,7 +55,7 @@ def foreign_paths(upper: Path, me: Owner) -> Iterator[str]:
 
 
 def differences(lower: Path, upper: Path) -> Iterator[Change]:
-    """What an upper layer changes in its lower one, `.git` aside: files and links, and directories that hold nothing."""
+    """Yield an upper layer's changes except `.git`: files and links, and empty directories."""
     pending: list[tuple[str, str | None, bool]] = [("", "", False)]
     while pending:
         path, below, moved = pending.pop()
@@ -83,7 +83,7 @@ def _difference(
     moved: bool,
     pending: list[tuple[str, str | None, bool]],
 ) -> Iterator[Change]:
-    """`below`: the lower layer's directory that this one's directory lies over, which was `moved` here or not."""
+    """`below`: the lower layer's directory under this one, whether it was `moved` or not."""
     status = entry.stat(follow_symlinks=False)
     under = None if below is None else f"{below}/{entry.name}" if below else entry.name
     before = None if under is None else lstat(lower / under)
@@ -102,7 +102,7 @@ def _difference(
 
 
 def _redirect(directory: Path, below: str) -> str | None:
-    """Where in the lower layer a directory was, which the job has moved. Only root can see the mark."""
+    """Return the original place of a directory that the job moved. Only root can read the mark."""
     with contextlib.suppress(OSError):
         mark = os.fsdecode(os.getxattr(directory, "trusted.overlay.redirect", follow_symlinks=False))
         return mark.lstrip("/") if mark.startswith("/") else f"{below}/{mark}".lstrip("/")
@@ -121,7 +121,7 @@ def _moved_here(source: Path, path: str, changed: set[str]) -> Iterator[Change]:
 
 
 def _looks_the_same(one: os.stat_result, other: os.stat_result) -> bool:
-    # A change of owner alone copies a file up with its times; that is loom's doing, not the job's.
+    # A mere change of owner copies a file up with its times; loom did that, not the job.
     return (one.st_mode, one.st_size, one.st_mtime_ns) == (other.st_mode, other.st_size, other.st_mtime_ns)
 
 
@@ -141,7 +141,7 @@ def _is_empty(directory: Path) -> bool:
 
 
 def _is_opaque(directory: Path) -> bool:
-    """True for a directory that hides the lower one of its name. Only root can see the mark, but for a rootless engine's."""
+    """Whether a directory hides the lower one of its name. Only root can read the mark, except with a rootless engine."""
     for mark in ("trusted.overlay.opaque", "user.overlay.opaque"):
         with contextlib.suppress(OSError):
             if os.getxattr(directory, mark, follow_symlinks=False) == b"y":
@@ -153,6 +153,6 @@ def _deleted_below(lower: Path, directory: str, kept: set[str]) -> Iterator[Chan
     try:
         names = os.listdir(lower / directory)  # noqa: PTH208
     except OSError:
-        return  # the directory is new
+        return  # a new directory
     for name in set(names) - kept:
         yield Change(path=f"{directory}/{name}", kind="deleted")

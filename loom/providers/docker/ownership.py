@@ -1,7 +1,7 @@
-"""The owner of the workspace's files: the job's user must be able to write them, and afterwards the caller.
+"""The owner of workspace files: the job's user during the job, then the caller.
 
-Most often nothing has to be done: the job runs as root, or as the caller; and a caller who is root need not care. With a
-rootless engine the container's root is the caller.
+Usually nothing is needed: the job runs as root or as the caller, and a root caller has all rights. With a rootless
+engine, the container's root is the caller.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _SAME = ((0, 0, 1 << 32),)
 
 
 class Ids(Struct, frozen=True):
-    """Which user of this machine a container's user is: another one where the engine runs in a user namespace.
+    """Maps a container's users to this machine's; they differ if the engine runs in a user namespace.
 
-    Spans of ids as the kernel writes them: first inside, first outside, how many.
+    Ranges of ids in the kernel's form: first inside, first outside, count.
     """
 
     users: tuple[tuple[int, int, int], ...] = _SAME
@@ -63,7 +63,7 @@ def _spans(said: str, own: str) -> tuple[tuple[int, int, int], ...]:
         ours = [tuple(map(int, line.split())) for line in Path(own).read_text().splitlines()]
     except (OSError, ValueError):
         ours = []
-    # In one namespace with us, whichever that is, ids mean the same.
+    # In one namespace with us, ids are the same.
     return _SAME if not spans or spans == ours else tuple(spans)
 
 
@@ -72,9 +72,9 @@ def _looked_up(number: int, spans: list[tuple[int, int, int]]) -> int | None:
 
 
 class Workspaces:
-    """Which users' jobs are at work in which workspace, so that one job's end does not take the files from another.
+    """The users of running jobs per workspace, so that the end of one job does not take files from another.
 
-    Users as this machine sees them.
+    Users as on this machine.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Workspaces:
         self._opened: set[Path] = set()
 
     def enter(self, workspace: Path, user: Owner) -> bool:
-        """True when the files have to be given to `user` first."""
+        """True when the files must be given to `user` first."""
         with self._lock:
             self._active.setdefault(workspace, []).append(user)
             if user.uid in (0, workspace.stat().st_uid):
@@ -95,7 +95,7 @@ class Workspaces:
             return True
 
     def open(self, workspace: Path) -> bool:
-        """True when jobs of different users are at work there, and its directory has to be opened to all of them."""
+        """True when jobs of different users run there, so the directory must be opened to all of them."""
         with self._lock:
             if len({user.uid for user in self._active.get(workspace, []) if user.uid != 0}) < 2:
                 return False
@@ -103,7 +103,7 @@ class Workspaces:
             return True
 
     def close(self, workspace: Path) -> bool:
-        """True when it was opened, and has to be its owner's alone again."""
+        """True when it was opened and must be closed again."""
         with self._lock:
             opened = workspace in self._opened
             self._opened.discard(workspace)
@@ -114,7 +114,7 @@ class Workspaces:
             return not self._active.get(workspace)
 
     def leave(self, workspace: Path, user: Owner) -> bool:
-        """True when no job is left, and the files have to be given back to the caller."""
+        """True when no job is left and the files must return to the caller."""
         with self._lock:
             active = self._active.get(workspace, [])
             if user in active:
@@ -126,7 +126,7 @@ class Workspaces:
 
 
 def chown_all(workspace: Path, owner: Owner, ids: Ids, project_dir: str, as_root: Callable[[str], int]) -> None:
-    """Make everything in `workspace` belong to `owner`: from here where this process may, else from inside the container."""
+    """Change the owner of everything in `workspace`: directly if permitted, else from inside the container."""
     if os.geteuid() == 0:
         _chown(workspace, owner)
     elif (inside := ids.inside(owner)) is not None:
@@ -134,7 +134,7 @@ def chown_all(workspace: Path, owner: Owner, ids: Ids, project_dir: str, as_root
 
 
 def open_to_all(workspace: Path, project_dir: str, as_root: Callable[[str], int]) -> None:
-    """Let every user enter: files can have one owner only, and the others would stand before a closed door."""
+    """Let every user enter: files have only one owner, and the others need access."""
     if os.geteuid() == 0:
         workspace.chmod(0o755)
     else:
@@ -157,11 +157,11 @@ def _chown(directory: Path, owner: Owner) -> None:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)
             except FileNotFoundError:
-                continue  # another job is at work here
+                continue  # another job is running here
 
 
 def foreign(workspace: Path, me: Owner) -> str:
-    """Something in `workspace` that belongs to somebody else, or nothing. About 3 µs a file."""
+    """Find a file in `workspace` of another owner, or nothing. About 3 µs per file."""
     try:
         if workspace.stat().st_uid != me.uid:
             return str(workspace)

@@ -1,4 +1,4 @@
-"""Whether a container starts here, by starting one as a job's is: a workspace, a shell in it, a file that comes back."""
+"""Test whether a container starts, as for a job: with a workspace, a shell and a written file."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _SHELL = ("sh", "-e")
 
 
 class Probed(Struct, frozen=True, kw_only=True):
-    """A container of `image` has started, run a command in a workspace, and is removed."""
+    """A container of `image` started, ran a command in a workspace, and was removed."""
 
     image: str
     duration_ms: float
 
 
 def probe(client: docker.DockerClient, default_image: str, tmp_dir: Path, *, limit_s: float = PROBE_S) -> Probed | None:
-    """Start a container of the default image, else of the smallest one with a shell; nothing is pulled.
+    """Start a container of the default image, else of the smallest image with a shell; pulls nothing.
 
-    None when the engine has no image. ProviderError or ImageError says why none started within `limit_s`.
+    None when the engine has no image. ProviderError or ImageError when none started within `limit_s`.
     """
     deadline = time.monotonic() + limit_s
     failed: LoomError | None = None
@@ -48,7 +48,7 @@ def probe(client: docker.DockerClient, default_image: str, tmp_dir: Path, *, lim
         begun = time.monotonic()
         try:
             _start_within(deadline - begun, client, name, image_id, tmp_dir)
-        except ImageError as error:  # no shell in it, or made for another machine
+        except ImageError as error:  # no shell in it, or another architecture
             failed = failed or error
             continue
         return Probed(image=name, duration_ms=(time.monotonic() - begun) * 1000)
@@ -58,7 +58,7 @@ def probe(client: docker.DockerClient, default_image: str, tmp_dir: Path, *, lim
 
 
 def candidates(client: docker.DockerClient, default_image: str) -> Iterator[tuple[str, str]]:
-    """(name, id) of images that are here: the default one alone, else the smallest few."""
+    """Return (name, id) of local images: only the default one, else the smallest few."""
     api: Any = client.api
     with translated("looking for an image"):
         images = [image for image in retrying(api.images) if CHECKPOINT not in (image.get("Labels") or {})]
@@ -72,7 +72,7 @@ def candidates(client: docker.DockerClient, default_image: str) -> Iterator[tupl
 
 
 def _start_within(limit_s: float, client: docker.DockerClient, name: str, image_id: str, tmp_dir: Path) -> None:
-    """In a thread, since an engine may stay silent: what that leaves is labelled, and the next loom removes it."""
+    """In a thread, as an engine may hang: leftovers are labelled, and the next run removes them."""
     cancel, ended = Cancel(), threading.Event()
 
     def start() -> None:

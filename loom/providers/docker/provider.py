@@ -1,4 +1,4 @@
-"""Jobs in containers: makes a job's container, hands out its session, and takes everything back."""
+"""The Docker provider: creates a job's container and session, and cleans up."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ REAP_AFTER_S = 1.0
 
 
 def provider(setup: Setup) -> Provider:
-    """The provider on the configured engine."""
+    """Create the provider for the configured engine."""
     from loom.providers.docker.images import Images
 
     engine = Engine(setup.environ, setup.config.engine)
@@ -56,10 +56,10 @@ def provider(setup: Setup) -> Provider:
 
 
 class DockerProvider:
-    """Implements `providers.base.Provider` on the engine that `client` connects to, when it is first asked for something.
+    """Implements `providers.base.Provider` on the engine of `client`, with a lazy connection.
 
-    `pid` is the process that answers for what is made: when it is gone, the next loom removes it. `engine`, `images` and
-    `setup` are for what goes beyond opening places.
+    `pid` is the process that owns the resources: after its end, the next run removes them. `engine`, `images` and
+    `setup` serve other commands.
     """
 
     name = "docker"
@@ -98,7 +98,7 @@ class DockerProvider:
         return PROJECT_DIR
 
     def overlays(self, workspace: Path) -> bool:
-        # A rootless engine's overlays can't rename a directory of the snapshot.
+        # Overlays of a rootless engine can't rename a directory of the snapshot.
         return can_lie_over(workspace) and not self._traits(self._connect()).rootless
 
     @contextmanager
@@ -128,7 +128,7 @@ class DockerProvider:
         on_output: OnOutput,
         cancel: Cancel,
     ) -> DockerSession:
-        """A session in a container that has just been made and started; `names` get those of all that were tried."""
+        """Create and start a container; return its session. `names` collects the names of all attempts."""
 
         traits = self._traits(client)
         marks = container.labels_of(request, self._pid)
@@ -137,14 +137,14 @@ class DockerProvider:
             return container.create(client, request, name, mount, traits, marks, log_driver=self._log_driver)
 
         def make() -> SessionFacts:
-            # A new name each time: an engine may still create or remove the one before when its answer was lost.
+            # A new name for each attempt: the engine may still create or remove the previous one.
             names.append(name := container.name_of(request))
             try:
                 made = create(name)
             except ProviderError as error:
                 if error.code != DISK_FULL:
                     raise
-                self._removals.wait(cancel)  # the space of this run's earlier jobs may be free then
+                self._removals.wait(cancel)  # space of this run's earlier jobs may be free then
                 made = create(name)
             mount.fill(made.container_id, cancel)
             return made
@@ -234,7 +234,7 @@ class DockerProvider:
         try:
             return Attachment(client, container_id, apart=not self._traits(client).podman)
         except ProviderError as error:
-            # Podman makes the container's surroundings only now.
+            # Podman creates the container's environment only now.
             raise refusals.known_reason(request, error.message) or error from error
 
     def _traits(self, client: docker.DockerClient) -> Traits:
@@ -244,7 +244,7 @@ class DockerProvider:
             return self._known_traits
 
     def _reap_once(self, client: docker.DockerClient) -> None:
-        """Remove what dead looms left while jobs run already, and not in the moment when the first one starts."""
+        """Remove abandoned resources while jobs already run, without delaying the first start."""
         with self._lock:
             if self._reaped:
                 return
@@ -266,7 +266,7 @@ class DockerProvider:
 
 
 def check_reachable(job: Job, environ: Mapping[str, str]) -> None:
-    """ServiceError where the services of a job that runs on this machine can't be reached from it."""
+    """ServiceError when services of a job on this machine are unreachable from it."""
     endpoint = endpoint_of(environ)
     if not endpoint.local:
         raise ServiceError(

@@ -1,8 +1,7 @@
-"""When a service is ready: the probe that its job gives, else its image's HEALTHCHECK, else its exposed ports.
+"""Decide when a service is ready: by the job's probe, the image's HEALTHCHECK, or its exposed ports.
 
-A probe looks once and says what is missing; waiting is the caller's. Ports are looked at from outside where the engine's
-containers can be reached from here, else from inside the container, so that a remote engine and one in a virtual machine
-work as well.
+A probe checks once; the caller waits. Ports are checked from this machine if container addresses are reachable, else
+from inside the container, which also works for a remote engine or one in a virtual machine.
 """
 
 from __future__ import annotations
@@ -30,26 +29,26 @@ _LISTENING = "0A"
 
 
 class NotReady(Exception):
-    """Not yet; the text says what is missing."""
+    """Not ready; the message has the missing condition."""
 
 
 class Probe(Protocol):
     @property
     def what(self) -> str:
-        """What was found when it is ready, for people."""
+        """The result for people when it is ready."""
         ...
 
     def check(self, target: ProbeTarget) -> None:
-        """Return when ready, raise NotReady when not."""
+        """Return when ready, raise NotReady otherwise."""
         ...
 
     def see_line(self, line: str) -> None:
-        """Shown each line that the service prints, from another thread."""
+        """Receives each line of the service's output, in another thread."""
         ...
 
 
 class ProbeTarget:
-    """One running service, as a probe may look at it."""
+    """The interface of a running service for a probe."""
 
     def __init__(self, client: docker.DockerClient, container_id: str, network: str) -> None:
         self._client = client
@@ -60,7 +59,7 @@ class ProbeTarget:
 
     @property
     def from_outside(self) -> bool:
-        """Whether this machine should be able to reach the container's own address."""
+        """Whether this machine should reach the container's address."""
         if self._from_outside is None:
             local = str(self._client.api.base_url).startswith("http+docker://")
             information = self._client.info() if local else {}
@@ -70,7 +69,7 @@ class ProbeTarget:
         return self._from_outside
 
     def unreachable(self) -> None:
-        """It was tried, and the address can't be reached from here: look from inside from now on."""
+        """The address is unreachable: check from inside from now on."""
         self._from_outside = False
 
     @property
@@ -85,16 +84,16 @@ class ProbeTarget:
         return self._address
 
     def run(self, command: Sequence[str], *, timeout_s: float) -> tuple[int, str]:
-        """Run a command in the container: its exit code and what it printed. NotReady when it does not end in time."""
+        """Run a command in the container; return exit code and output. NotReady when it exceeds the time."""
 
         def ask() -> tuple[int, str]:
             made = self._client.api.exec_create(self._container_id, list(command))
-            said = self._client.api.exec_start(made["Id"])  # no limit: the thread is given up in time
+            said = self._client.api.exec_start(made["Id"])  # no limit: the thread is abandoned in time
             code = self._client.api.exec_inspect(made["Id"])["ExitCode"]
             return (127 if code is None else int(code), bytes(said).decode(errors="replace").strip())
 
         try:
-            # The engine's API has no call that ends an exec: the thread is left behind, and goes with the container.
+            # The API can't end an exec: the thread is abandoned, and ends with the container.
             return within(timeout_s, ask)
         except TimeoutError:
             raise NotReady(f"`{' '.join(command)}` did not answer within {timeout_s:g} s") from None
@@ -102,7 +101,7 @@ class ProbeTarget:
 
 class _Quiet:
     def see_line(self, line: str) -> None:
-        """Its output does not matter."""
+        """Its output is irrelevant."""
 
 
 class CommandProbe(_Quiet):
@@ -119,7 +118,7 @@ class CommandProbe(_Quiet):
 
 
 class PortProbe(_Quiet):
-    """Ready when one of the ports takes connections."""
+    """Ready when one of the ports accepts connections."""
 
     def __init__(self, ports: Sequence[int]) -> None:
         self._ports = sorted(ports)
@@ -149,7 +148,7 @@ class PortProbe(_Quiet):
 
 
 def _listening(target: ProbeTarget) -> set[int]:
-    """The TCP ports that something listens on, but for what only the container itself can reach."""
+    """Return the listening TCP ports, except those for local connections only."""
     code, said = target.run(["cat", "/proc/net/tcp", "/proc/net/tcp6"], timeout_s=10)
     if code != 0 and not said.lstrip().startswith("sl"):
         raise NotReady("its ports can't be looked at: the engine is not on this machine, and the image has no `cat`")
@@ -157,7 +156,7 @@ def _listening(target: ProbeTarget) -> set[int]:
 
 
 def listening_ports(table: str) -> set[int]:
-    """From the kernel's `/proc/net/tcp` and `tcp6`; loopback addresses are left out."""
+    """Parse the kernel's `/proc/net/tcp` and `tcp6`, without loopback addresses."""
     ports = set()
     for line in table.splitlines():
         words = line.split()
@@ -214,7 +213,7 @@ class HttpProbe(_Quiet):
     def _ask(self, address: str) -> int:
         connection: http.client.HTTPConnection
         if self._secure:
-            # A test service's certificate is for its own name, if for any.
+            # A test service's certificate matches its own name at best.
             context = ssl.create_default_context()
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -224,7 +223,7 @@ class HttpProbe(_Quiet):
         try:
             try:
                 connection.connect()
-            except TimeoutError as error:  # packets that are dropped: loom is in a container on another network
+            except TimeoutError as error:  # packets are dropped: loom is in a container on another network
                 raise OSError(errno.EHOSTUNREACH, "its address can't be reached") from error
             connection.request("GET", self._path, headers={"Host": f"{self._host}:{self._port}"})
             return connection.getresponse().status
@@ -251,7 +250,7 @@ class HttpProbe(_Quiet):
 
 
 class LogProbe:
-    """Ready when a line matches."""
+    """Ready when a log line matches."""
 
     def __init__(self, pattern: str) -> None:
         try:
@@ -277,7 +276,7 @@ class LogProbe:
 
 
 class RunsProbe(_Quiet):
-    """For an image without a HEALTHCHECK and ports: only that it runs is known."""
+    """For an image without HEALTHCHECK and ports: running is enough."""
 
     what = "it runs; its image has no HEALTHCHECK and exposes no port"
 
@@ -286,7 +285,7 @@ class RunsProbe(_Quiet):
 
 
 def probe_of(service: Service, config: Mapping[str, Any]) -> Probe:
-    """The probe for a service, from what its job says and from its image's configuration."""
+    """Return a service's probe, from its job's definition and its image's configuration."""
     ready = service.ready
     exposed = exposed_ports(config)
     command_timeout_s = max(1.0, min(ready.timeout_s, 30.0))
@@ -300,7 +299,7 @@ def probe_of(service: Service, config: Mapping[str, Any]) -> Probe:
         return LogProbe(ready.log)
     health = healthcheck(config)
     if health is not None:
-        # Run by loom: the engine's own first check comes after the image's interval, 30 s where it sets none.
+        # Run by loom: the engine's own first check waits for the image's interval, 30 s by default.
         return CommandProbe(health, what="image's HEALTHCHECK", timeout_s=command_timeout_s)
     if exposed:
         return PortProbe(exposed)
@@ -308,7 +307,7 @@ def probe_of(service: Service, config: Mapping[str, Any]) -> Probe:
 
 
 def ports_of(service: Service, config: Mapping[str, Any]) -> list[int]:
-    """The ports of a service that are known: the one that its job names comes first, then those that its image exposes."""
+    """Return a service's known ports: the job's first, then the image's exposed ones."""
     named = [service.ready.tcp] if service.ready.tcp is not None else []
     if service.ready.http is not None:
         named = [int(number) for number in re.findall(r"^(?:https?://[^/:]*)?:(\d+)", service.ready.http)]
@@ -321,7 +320,7 @@ def exposed_ports(config: Mapping[str, Any]) -> list[int]:
 
 
 def healthcheck(config: Mapping[str, Any]) -> list[str] | None:
-    """The command of an image's HEALTHCHECK."""
+    """Return the command of an image's HEALTHCHECK."""
     match (config.get("Healthcheck") or {}).get("Test") or []:
         case ["CMD", *command] if command:
             return [str(word) for word in command]

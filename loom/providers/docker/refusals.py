@@ -1,4 +1,4 @@
-"""The errors for an engine that does not create or start a job's container, and for a container that ends at once."""
+"""Errors for containers that the engine refuses to create or start, or that end at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from loom.providers.docker.retries import start_failed
 from loom.util.units import size_text
 
 UNSEEN = "WORKSPACE_UNSEEN"
-"""The error code for an engine that does not see the workspace, or may not read it."""
+"""The error code for an engine that can't see or read the workspace."""
 
 
 def not_created(error: Exception, request: SessionRequest, image: str) -> LoomError | None:
@@ -28,7 +28,7 @@ def not_created(error: Exception, request: SessionRequest, image: str) -> LoomEr
         return ImageError(
             f"the image {image} of job {request.job_id} is not on the engine", hint=f"docker pull {image}"
         )
-    if "init binary" in said:  # podman's own recommends it, and may have been installed without
+    if "init binary" in said:  # recommended by podman, possibly missing
         return ProviderError(
             f"podman has no init for the container of job {request.job_id}: {said}",
             hint="install catatonit where podman runs (Debian, Ubuntu and Fedora: the package catatonit)",

@@ -1,4 +1,4 @@
-"""A registry behind the engine: what it serves, pulls from it, and what its refusals mean."""
+"""Registries through the engine: lookups, pulls, and errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PROGRESS_EVERY_S = 5.0
 
 
 class Served(Struct, frozen=True, kw_only=True):
-    """What a registry serves for a name. `platforms` is empty when it does not list them."""
+    """A registry's answer for a name. `platforms` is empty if it does not list them."""
 
     digest: str
     platforms: tuple[str, ...] = ()
@@ -37,13 +37,13 @@ class Served(Struct, frozen=True, kw_only=True):
 
 
 class Registry:
-    """Asked by the engine, with the user's credentials. Thread-safe."""
+    """Queries through the engine with the user's credentials. Thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def served(self, reference: Reference) -> Served:
-        """What the registry serves for a name right now, without pulling. ImageError when that can't be known."""
+        """Look up a name without pulling. ImageError on failure."""
         credentials = credentials_for(reference.registry, self._engine.environ)
         try:
             with engine_errors():
@@ -60,7 +60,7 @@ class Registry:
         return Served(digest=str(served["Descriptor"]["digest"]), platforms=tuple(platforms))
 
     def pull(self, reference: Reference, platform: str, *, on_output: OnOutput, cancel: Cancel) -> None:
-        """Pull with the user's credentials; a registry that does not answer gets a few more tries."""
+        """Pull with the user's credentials; retry when the registry does not answer."""
         credentials = credentials_for(reference.registry, self._engine.environ)
         if credentials.problem:
             say(on_output, f"going on without credentials for {reference.registry}: {credentials.problem}")
@@ -91,7 +91,7 @@ class Registry:
         with LongCall(self._engine.another()) as line:
 
             def lines() -> Iterator[dict[str, Any]]:
-                # The request itself belongs in here: it blocks until the registry has answered the engine.
+                # The request itself belongs here: it blocks until the registry has answered the engine.
                 yield from line.client.api.pull(
                     reference.repository_name,
                     tag=reference.digest or reference.tag,
@@ -116,7 +116,7 @@ class Registry:
 
 
 class Progress:
-    """A pull's layers, folded from the engine's ticks."""
+    """The state of a pull's layers, folded from the engine's progress messages."""
 
     def __init__(self) -> None:
         self._layers: dict[str, tuple[int, int]] = {}
@@ -153,7 +153,7 @@ class Progress:
 
 
 def same_platform(have: str, want: str) -> bool:
-    """An image without a variant serves any variant of its architecture asked for, and the other way round."""
+    """An image without a variant serves every variant of its architecture, and vice versa."""
     return have.split("/")[:2] == want.split("/")[:2] and (have.count("/") < 2 or want.count("/") < 2 or have == want)
 
 
@@ -165,7 +165,7 @@ class _Refusal(Struct, frozen=True, kw_only=True):
     hint: str
 
 
-# The first one that fits counts.
+# The first match counts.
 _REFUSALS = (
     _Refusal(
         words=("no matching manifest", "does not match the specified platform", "no match for platform"),

@@ -40,9 +40,9 @@ _OF_REGISTRY = frozenset({"IMAGE_REGISTRY_DOWN", "IMAGE_RATE_LIMITED"})
 
 
 def is_transient(error: BaseException) -> bool:
-    """True for the engine's own hiccups: a broken connection, a gateway's 5xx, an engine that was too slow this time.
+    """Whether an error is temporary: a broken connection, a gateway's 5xx, a slow engine.
 
-    Not for one that has been silent for as long as it may be: to ask it again would only double that time.
+    Not an engine that exceeded the maximum silence: a retry would only double that time.
     """
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
@@ -56,9 +56,9 @@ def _is_timeout(error: BaseException) -> bool:
 
 
 class StartFailed(ProviderError):
-    """A container was not started, for no fault of the request's. Nothing of its image has run, but it is spoilt.
+    """A container did not start, through no fault of the request. Nothing of its image ran, but it is unusable.
 
-    `refused`: the engine itself says so; otherwise its answer was lost, and the container may run.
+    `refused`: the engine reported it; otherwise its answer was lost, and the container may run.
     """
 
     default_code = "CONTAINER_START_FAILED"
@@ -66,8 +66,8 @@ class StartFailed(ProviderError):
 
 
 def start_failed(error: BaseException, doing: str) -> StartFailed | None:
-    """The error for a container's failed start, if another start may well succeed; `doing` names container and owner."""
-    # The runtime's own: its first process in a container was gone at once, as happens on a busy machine.
+    """Return the error for a failed start that may succeed next time; `doing` names container and owner."""
+    # The runtime's init process exited at once, as happens on a busy machine.
     refused = getattr(error, "status_code", None) == 500 and "read init-p" in explanation(error)
     if not refused and not is_transient(error):
         return None
@@ -80,7 +80,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     when: Callable[[BaseException], bool]
     attempts: int
     first_wait_s: float = 0.1
-    """The second wait is `factor` times as long, and so on; a random part of each is waited, but for an `exact` one."""
+    """Each wait is `factor` times the previous one; a random part of it is used, unless `exact`."""
     factor: float = 2
     exact: bool = False
 
@@ -109,14 +109,14 @@ def retrying(
     announce: Callable[[BaseException, float, int], None] = lambda error, pause_s, attempt: None,
     pause: Callable[[float], object] = time.sleep,
 ) -> T:
-    """What `call` returns; it is repeated as it is where the policy says so. `announce` is called before each `pause`."""
+    """Return the result of `call`, repeating it by the policy. `announce` is called before each `pause`."""
     try:
         return call()
     except Exception as error:
         if not policy.when(error):
             raise
         failed = [error]
-    # Imported late: tenacity takes 50 ms, and nearly every call works the first time.
+    # Late: tenacity takes 50 ms to import, and most calls succeed at once.
     import tenacity
 
     def again() -> T:

@@ -1,4 +1,4 @@
-"""One service: its image, its container, its output, and the wait until it is ready."""
+"""One service: image, container, output, readiness."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class RunningService(Struct, frozen=True, kw_only=True):
     container_name: str
     image: ResolvedImage
     host: str = ""
-    """Where the job reaches it: its alias, or the address of this machine where its ports are published."""
+    """Its address for the job: its alias, or this machine's if ports are published."""
     ports: Mapping[int, int] = field(default_factory=dict)
-    """Its ports, and under which number each is reached there."""
+    """Its ports, with the numbers under which they are reachable there."""
 
     @property
     def variables(self) -> dict[str, str]:
-        """The variables with its address for a job's steps: the same names in a container and on the host."""
+        """The variables with its address for a job's steps; the same names in a container and on the host."""
         prefix = f"LOOM_SERVICE_{re.sub('[^A-Za-z0-9]', '_', self.name).upper()}"
         variables = {f"{prefix}_HOST": self.host}
         for number, (port, reached) in enumerate(self.ports.items()):
@@ -56,7 +56,7 @@ class RunningService(Struct, frozen=True, kw_only=True):
 
 
 class Group(Struct, kw_only=True):
-    """What the services of one job have in common."""
+    """The shared settings of a job's services."""
 
     client: docker.DockerClient
     network: str
@@ -70,17 +70,17 @@ class Group(Struct, kw_only=True):
     hardened: bool
     build_secrets: Mapping[str, bytes]
     give_up: threading.Event = field(default_factory=threading.Event)
-    """One of them failed: the others need not get ready."""
+    """One service failed, so the others need not become ready."""
     closing: threading.Event = field(default_factory=threading.Event)
     on_died: OnDied | None = None
 
 
 class GaveUp(ServiceError):
-    """A service that failed only because another one did."""
+    """A service that failed only because of another one."""
 
 
 class ServiceContainer:
-    """One service of a group. `start` returns when it is ready, or, for one that runs once, when it has ended."""
+    """One service of a group. `start` returns when it is ready, or ended if it runs once."""
 
     def __init__(self, group: Group, service: model.Service, container_name: str, secrets: Mapping[str, bytes]) -> None:
         self._group = group
@@ -89,7 +89,7 @@ class ServiceContainer:
         self._name = container_name
         self._values = secrets
         self._secrets = b""
-        """What puts them into place; empty where it has none."""
+        """The shell code that stores its secrets; empty without any."""
         self._say: Callable[[str], None] = lambda text: group.output.say(f"{service.name}: {text}")
         self._guard = threading.Lock()
         self._made: list[str] = []
@@ -128,7 +128,7 @@ class ServiceContainer:
         )
 
     def _image(self) -> ResolvedImage:
-        # Several pulls and builds may go on at once: their lines, too, come behind the service's name.
+        # Concurrent pulls and builds: their lines are prefixed too.
         getting = Lines(self._service.name, self._group.output)
         try:
             return self._group.images.resolve(
@@ -190,7 +190,7 @@ class ServiceContainer:
 
     def _start(self, container_id: str, image: ResolvedImage) -> str:
         name = self._service.name
-        # Attached before it starts: its first output may be the reason for its end.
+        # Attach before the start: the first output may explain its end.
         output = Hijacked(self._group.client, container_id, *(("stdin",) if self._secrets else ()), "stdout", "stderr")
         self._follower = threading.Thread(
             target=self._follow, args=(container_id, output), name=f"loom-log-{name}", daemon=True
@@ -249,7 +249,7 @@ class ServiceContainer:
             on_died(self._service.name, ended.removeprefix("ended with "))
 
     def let_go(self, limit_s: float) -> None:
-        """Stop following its output; it goes on running."""
+        """Stop following its output; it keeps running."""
         for output in self._outputs:
             output.close()
         self.join(limit_s)
@@ -260,7 +260,7 @@ class ServiceContainer:
             self._follower.join(limit_s)
 
     def containers(self) -> list[str]:
-        """The ids of all that were made for it."""
+        """Return the ids of all its resources."""
         with self._guard:
             return list(self._made)
 
@@ -281,7 +281,7 @@ class ServiceContainer:
             out_of_memory = ": it was out of memory" if state.get("OOMKilled") else ""
             return f"ended with exit code {state['ExitCode']}{out_of_memory}"
 
-        # The stream may close a moment before the engine has written down the end.
+        # The stream may close just before the engine records the end.
         return wait_until(ended, limit_s=2.0, every_s=0.05)
 
     def _wait_until_ready(self, container_id: str, probe: Probe) -> None:
@@ -310,7 +310,7 @@ class ServiceContainer:
             return False
 
         limit_s, every_s = service.ready.timeout_s, service.ready.interval_s
-        # The first tries come quickly: most services are up in less than the interval. A failing neighbour ends each pause.
+        # Frequent first checks: most services start within the interval. A failed neighbour ends each pause.
         if not wait_until(ready, limit_s=limit_s, every_s=every_s, first_s=0.05, pause=self._group.give_up.wait):
             raise ServiceError(
                 f"service {service.name} was not ready within {limit_s:g} s: {why}", hint=self._lines.last()

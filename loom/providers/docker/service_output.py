@@ -1,4 +1,4 @@
-"""What services print: line by line, each behind its service's name."""
+"""Services' output, line by line, prefixed with the service's name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LONGEST_LINE = 65536
 
 
 class Output:
-    """Lines from several threads, one at a time, and none after `close`."""
+    """Writes lines of several threads one at a time, and none after `close`."""
 
     def __init__(self, on_output: OnOutput) -> None:
         self._on_output = on_output
@@ -34,7 +34,7 @@ class Output:
 
 
 class Lines:
-    """A service's output: handed on line by line behind its name; the last lines are kept, `on_line` is shown each."""
+    """A service's output: prefixes lines, keeps the last ones, passes each to `on_line`."""
 
     def __init__(self, name: str, output: Output, on_line: Callable[[str], None] = lambda line: None) -> None:
         self._prefix = f"{name} | ".encode()
@@ -66,7 +66,7 @@ class Lines:
         self._on_line(text)
 
     def last(self) -> str:
-        """For people: the last lines."""
+        """Format the last lines for people."""
         if not self._last:
             return "It printed nothing."
         return "Its last lines:\n" + "\n".join(f"  {line}" for line in self._last)

@@ -1,4 +1,4 @@
-"""Secrets for services: through the standard input of the container, before its own program starts. The engine gets none."""
+"""Pass secrets to services through the container's standard input, before its program starts. The engine never gets them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loom.plan import model
 from loom.providers.docker.attach import Hijacked
 
 FOLDER = "/run/secrets"
-# Reads one line, which is shell code of loom's that puts the secrets into place, and becomes what the container is for.
+# Reads one line, shell code that stores the secrets, then runs the container's command.
 _TAKES_SECRETS = (
     "/bin/sh",
     "-c",
@@ -24,13 +24,13 @@ _HAND_OVER_WITHIN_S = 60
 
 
 def line_for(service: model.Service, values: Mapping[str, bytes]) -> bytes:
-    """One line of shell code that puts a service's secrets into place; nothing where it has none."""
+    """Return one line of shell code that stores a service's secrets; empty without any."""
     commands = []
     for secret in service.secrets:
         value = values.get(secret.name)
         if value is None:
             continue
-        # Every byte but the harmless ones as printf's %b has it: no quoting, no line's end.
+        # Escape all but harmless bytes for printf's %b: no quoting, no line ends.
         written = "".join(chr(byte) if chr(byte).isalnum() and byte < 128 else f"\\0{byte:03o}" for byte in value)
         if secret.file:
             commands.append(f"(umask 222 && printf %b '{written}' >{FOLDER}/{secret.name})")
@@ -39,20 +39,20 @@ def line_for(service: model.Service, values: Mapping[str, bytes]) -> bytes:
                 f"the secret {secret.name} of service {service.name} holds a NUL, and no variable can",
                 hint="leave `file: false` out: the service then gets it as a file",
             )
-        else:  # the command substitution takes line ends away from the end: the x keeps them
+        else:  # command substitution removes trailing line ends: the x keeps them
             commands.append(f"{secret.name}=$(printf %b '{written}x') && export {secret.name}=\"${{{secret.name}%x}}\"")
     return " && ".join(commands).encode() + b"\n" if commands else b""
 
 
 def variables(service: model.Service) -> dict[str, str]:
-    """What names the files of its secrets."""
+    """Return the variables with the paths of its secrets' files."""
     return {f"{secret.name}_FILE": f"{FOLDER}/{secret.name}" for secret in service.secrets if secret.file}
 
 
 def wrapped(
     entrypoint: Sequence[str] | None, command: Sequence[str] | None, config: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:
-    """Wrap a command so that it takes the secrets first; an entrypoint cancels the image's command."""
+    """Wrap a command to read the secrets first; an entrypoint cancels the image's command."""
     if entrypoint is None:
         command = command if command is not None else config.get("Cmd")
         entrypoint = config.get("Entrypoint")

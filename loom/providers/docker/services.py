@@ -37,14 +37,14 @@ _LEAVE_WITHIN_S = 10.0
 
 
 class ServiceNetwork(Struct, frozen=True, kw_only=True):
-    """The network that the job's container joins, and what is already on it."""
+    """The network for the job's container, and the services on it."""
 
     network_id: str
     network_name: str
     services: tuple[RunningService, ...] = ()
 
     keep: Callable[[], None] = lambda: None
-    """Leave the services and the network running at the end of the block; they are removed with the job's container."""
+    """Keep the services and the network after the block; they are removed with the job's container."""
 
     @property
     def images(self) -> tuple[ResolvedImage, ...]:
@@ -84,7 +84,7 @@ def services(
     values = secrets or SecretValues()
     kept = threading.Event()
     try:
-        # The engine publishes no port of a network that leads nowhere.
+        # The engine publishes no ports of an isolated network.
         network_id = _create_network(client, name, labels, isolated=isolated and not published)
         group = Group(
             client=client,
@@ -138,7 +138,7 @@ def _started(
 def _start_together(
     group: Group, together: Mapping[int, tuple[str, ServiceContainer]], running: dict[int, RunningService]
 ) -> None:
-    """All at once: a service may wait for another one before it gets ready."""
+    """All at once: a service may need another one to become ready."""
     failed: list[BaseException] = []
 
     def start(index: int, one: ServiceContainer) -> None:
@@ -159,7 +159,7 @@ def _start_together(
             if not group.cancel.join(thread):
                 raise ServiceError("services were still starting after the second interrupt", code="CANCELED")
     except BaseException:
-        # An interrupt in this thread: nothing may be created behind our back while we remove.
+        # An interrupt in this thread: nothing may be created during removal.
         group.give_up.set()
         for thread in threads:
             thread.join(_LEAVE_WITHIN_S)
@@ -169,7 +169,7 @@ def _start_together(
 
 
 def _groups(wanted: Sequence[model.Service]) -> Iterator[list[int]]:
-    """The services that start together, by their number: one that runs once is between those before and after it."""
+    """Group services that start together; one that runs once separates those before and after it."""
     group: list[int] = []
     for index, service in enumerate(wanted):
         if service.once:
@@ -182,7 +182,7 @@ def _groups(wanted: Sequence[model.Service]) -> Iterator[list[int]]:
 
 
 def _remove(group: Group, containers: Sequence[ServiceContainer], network_id: str) -> None:
-    """Never raises: what could not be removed is printed, and its labels lead the next clean-up to it."""
+    """Never raises: failures are printed, and the labels lead the next clean-up to them."""
 
     def attempt(remove: Callable[[], None]) -> None:
         try:

@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from loom.storage.workspace import OnSkipped
 
 HELLO_S = 60.0
-"""How long a container may take from its start to the driver's first word, on a busy machine."""
+"""Time limit from the container's start to the driver's first answer, on a busy machine."""
 AFTER_KILL_S = 10.0
-"""How long the driver may take to report after KILL; then the container itself is killed."""
+"""Time limit of the driver's report after KILL; then the container is killed."""
 LEAVE_S = 3.0
-"""How long the container's processes may take to be gone once the driver was ordered to stop."""
+"""Time limit for the end of the container's processes after the driver is ordered to stop."""
 _MOST_HEARD = 10_000
 
 
 class DockerSession:
-    """Implements `providers.base.Session`; made by `DockerProvider.open` with an attached, started container."""
+    """Implements `providers.base.Session`; created by `DockerProvider.open` with an attached, started container."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class DockerSession:
         self._as_root = RootShell(
             client=client, facts=facts, mount=mount, job_id=request.job_id, labels=container_labels
         )
-        # What the engine's JSON can't carry (bytes that are not UTF-8) is set again in each step.
+        # Each step sets the variables that the engine's JSON can't encode (bytes that are not UTF-8).
         self._raw_environment = environment_of(request)[1]
         self._on_session_output = on_output
         self._chowned = False
@@ -86,12 +86,12 @@ class DockerSession:
     # The start
 
     def start(self, cancel: Cancel, *, running: bool = False) -> None:
-        """Start the container, unless it runs, and wait for the driver's first word. ImageError when the image can't run it.
+        """Start the container, unless it runs, and wait for the driver. ImageError when the image can't run it.
 
-        After StartFailed both this session and its attachment are of no use any more.
+        After StartFailed, neither this session nor its attachment can be used.
         """
         talk = Talk()
-        # Before the start: the engine keeps it until the driver reads, which saves the way there and back.
+        # Before the start: the engine buffers it until the driver reads, which saves a round trip.
         self._channel.send(driver.program() + driver.hello(talk.token))
         try:
             if not running:
@@ -196,12 +196,12 @@ class DockerSession:
         return Exit(code=code, ended=ended, oom_kills=killed, refused_forks=refused)
 
     def _end_step(self, talk: Talk, on_output: OnOutput, cancel: Cancel) -> None:
-        """TERM to everything the job started, time to end, KILL, and as the last resort the container's own end."""
+        """Send TERM to all processes of the job, KILL after the grace period, and finally kill the container."""
         if not cancel.now:
             self._channel.send(driver.TERM)
             grace = time.monotonic() + self._request.grace_s
             if self._channel.listen(talk, on_output, deadline=grace, cancel=cancel, only_now=True):
-                self._channel.send(driver.KILL)  # the step ended in time; what it left in the background goes too
+                self._channel.send(driver.KILL)  # the step ended in time; end its background processes too
                 return
         self._channel.send(driver.KILL)
         if self._channel.listen(talk, on_output, deadline=time.monotonic() + AFTER_KILL_S, cancel=None):
@@ -246,7 +246,7 @@ class DockerSession:
         return self._mount.changes(self._as_root)
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> ContainerInside:
-        if not self._chowned:  # the first step is what gives the job its files
+        if not self._chowned:  # the first step gives the job its files
             self.run(Command(script=":", shell=("sh",)), self._on_session_output, Cancel())
         return ContainerInside(
             client=self._client,
@@ -273,17 +273,17 @@ class DockerSession:
             raise ProviderError(
                 f"the container of job {self._request.job_id} could not be kept: its driver does not answer"
             )
-        if self._chowned:  # the caller owns the files since it read them; the job's user needs them again
+        if self._chowned:  # the caller owned the files while reading; the job's user needs them again
             self._chown_to_job()
         name = kept_name(self.facts.container_name, expires_at)
-        if name != self.facts.container_name:  # else kept again within the second: the engine refuses its own name
+        if name != self.facts.container_name:  # otherwise, keeping it again within a second would reuse its own name
             with translated("keeping the container"):
                 self._api.rename(self.container_id, name)
         self.facts = replace(self.facts, container_name=name)
         self.kept_until = expires_at
 
     def disconnect(self) -> None:
-        """Let go of a container that did not start."""
+        """Release a container that did not start."""
         self._channel.attachment.close()
 
     def leave(self) -> list[str]:
@@ -296,7 +296,7 @@ class DockerSession:
                     self._mount.chown_back(self._as_root)
                 except LoomError as error:
                     problems.append(str(error))
-            # Root's kill reaches everything; after another user's, the container's end has to be waited for (30 ms).
+            # Root's kill reaches everything; after another user's, wait for the container's end (30 ms).
             if self.uid != 0 and self._started:
                 self._channel.drain(self._on_session_output, LEAVE_S)
         self.disconnect()
@@ -308,11 +308,11 @@ class DockerSession:
         talk = Talk()
         try:
             if self._unfinished:
-                # For example, its output could not be recorded: the rest of it is dropped.
+                # For example, its output could not be recorded: drop the rest.
                 self._on_session_output = lambda *_: None
                 self._channel.send(driver.KILL + driver.OK)
             self._channel.send(driver.end(talk.token))
             self._channel.listen(talk, self._on_session_output, deadline=time.monotonic() + LEAVE_S, cancel=None)
             talk.let_go(self._on_session_output)
         except (Died, LoomError):
-            pass  # it is over already, or is removed by force next
+            pass  # it already ended, or is removed by force next

@@ -1,9 +1,8 @@
-"""An engine that is reached by ssh, as the `docker` command does it: each connection is one `ssh`, which runs
-`docker system dial-stdio` on the other side.
+"""Reach an engine by ssh like the `docker` command: each connection is one `ssh` that runs `docker system dial-stdio`.
 
-It is the user's own ssh that connects, so that `~/.ssh/config`, agents, jump hosts and `known_hosts` count. The SDK's two
-ways to do this can't be used: one knows little of these and shares a single connection, which servers limit to ten
-conversations; the other gives out no socket that could be waited for.
+This uses the user's own ssh, with `~/.ssh/config`, agents, jump hosts and `known_hosts`. The SDK's own ways do not
+work: one mostly ignores these and shares one connection, which servers limit to ten channels; the other provides no
+pollable socket.
 """
 
 from __future__ import annotations
@@ -25,28 +24,28 @@ from urllib3.connectionpool import HTTPConnectionPool
 from loom.util import processes
 
 _AT_ONCE = 4
-"""How many connections are made at the same time: servers drop some of those that are not authenticated yet."""
+"""Maximum number of concurrent connection attempts: servers drop some unauthenticated ones."""
 _CONNECT_S = 10
 _ANSWER_S = 60.0
 _OPTIONS = (
     "-T",
-    # No questions: not for a password, not whether an unknown host may be trusted.
+    # No prompts, neither for passwords nor for unknown hosts.
     *("-o", "BatchMode=yes"),
     *("-o", f"ConnectTimeout={_CONNECT_S}"),
     *("-o", "LogLevel=ERROR"),
     *("-o", "ClearAllForwardings=yes"),
-    # A network that went away is noticed, also in a step that is silent for hours.
+    # Detect a lost network, even during a step that is silent for hours.
     *("-o", "ServerAliveInterval=20"),
     *("-o", "ServerAliveCountMax=3"),
 )
 
 
 class SshFailed(ConnectionError):
-    """No connection was made; the text is the message of ssh or of the command on the other side."""
+    """The connection failed; the message is from ssh or the remote command."""
 
 
 def command(url: str) -> list[str]:
-    """The command whose standard input and output are a connection to the engine at `url`. ValueError for no such address."""
+    """Return the command that connects to the engine at `url`. ValueError for an invalid address."""
     parts = urlsplit(url)
     if parts.password is not None:
         raise ValueError("there is a password in the engine's address, which ssh does not take from there")
@@ -63,7 +62,7 @@ def command(url: str) -> list[str]:
 
 
 class Dialler:
-    """Makes connections, and ends the `ssh` of each that is still there when it is closed."""
+    """Makes connections, and ends their `ssh` processes when closed."""
 
     def __init__(self, url: str, environ: Mapping[str, str]) -> None:
         self._command = command(url)
@@ -73,7 +72,7 @@ class Dialler:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def dial(self, timeout_s: float) -> socket.socket:
-        """A connection to the engine, which has just answered over it. SshFailed when none comes about."""
+        """Return a connection to the engine after its first answer. SshFailed on failure."""
         with self._turn, tempfile.TemporaryFile() as said:
             ours, theirs = socket.socketpair()
             try:
@@ -83,7 +82,7 @@ class Dialler:
                     stdout=theirs.fileno(),
                     stderr=said,
                     env=self._environ,
-                    start_new_session=True,  # ^C on the terminal is for loom to deal with
+                    start_new_session=True,  # loom handles ^C on the terminal
                 )
             except OSError as error:
                 ours.close()
@@ -91,7 +90,7 @@ class Dialler:
             finally:
                 theirs.close()
             with self._lock:
-                # Those that have ended are waited for here.
+                # Reap ended processes here.
                 self._processes = [other for other in self._processes if other.poll() is None] + [process]
             try:
                 ours.settimeout(timeout_s)
@@ -99,11 +98,11 @@ class Dialler:
             except BaseException as error:
                 ours.close()
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(1)  # without a signal, so that it can tell why
+                    process.wait(1)  # without a signal, so that it can report the reason
                 processes.end(process)
                 said.seek(0)
                 if isinstance(error, (OSError, http.client.HTTPException)):
-                    # ssh's words are the cause; that the connection then ended is not.
+                    # ssh's message is the cause, not the end of the connection.
                     raise SshFailed(_reason(said.read().decode(errors="replace"), error)) from None
                 raise
             return ours
@@ -115,7 +114,7 @@ class Dialler:
 
 
 def _ask(connection: socket.socket) -> None:
-    """Ask whether an engine is at the other end: only its answer shows that ssh has connected."""
+    """Check for an engine at the other end: only its answer proves that ssh has connected."""
     connection.sendall(b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n")  # no limit: the caller has set it
     response = http.client.HTTPResponse(connection)
     try:
@@ -144,7 +143,7 @@ class _Connection(HTTPConnection):
         self._dialler = dialler
 
     def connect(self) -> None:
-        timeout = self.timeout  # none for what may be silent later: a log that is followed
+        timeout = self.timeout  # none for calls that may be silent later (a followed log)
         self.sock = self._dialler.dial(timeout if isinstance(timeout, (int, float)) else _ANSWER_S)
 
 
@@ -159,11 +158,11 @@ class _Pool(HTTPConnectionPool):
 
 
 class SshAdapter(BaseHTTPAdapter):
-    """What carries the SDK's requests, in place of its own for a local socket."""
+    """Carries the SDK's requests, replacing its transport for a local socket."""
 
     def __init__(self, dialler: Dialler, *, timeout: float, connections: int) -> None:
         self._dialler = dialler
-        # One for all addresses, unlike the SDK's own: each new connection costs a greeting of the two ssh.
+        # One for all addresses, unlike the SDK's: each new connection costs an ssh handshake.
         self._pool = _Pool(dialler, timeout=timeout, maxsize=connections)
         super().__init__()
 

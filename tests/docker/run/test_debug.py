@@ -253,7 +253,7 @@ def test_outside_of_a_repository_no_other_ones_run_is_taken(failing: Project, tm
             [sys.executable, "-m", "loom", *command], cwd=outside, env=failing.environ, capture_output=True, text=True
         )
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith(f"loom: there is no run of {outside} yet\n")
+        assert done.stderr.startswith(f"loom: no run of {outside} yet\n")
 
 
 def test_exec_ends_when_nobody_reads_any_more(failing: Project) -> None:
