@@ -60,5 +60,5 @@ def pull(
     """Bring a job's changes to its files into the checkout. Prints a patch; --apply applies it.
 
     Files that git ignores are left out, and files that the jobs declare as artifacts or caches. Files that you edited in
-    the checkout since the run are never overwritten.
+    the checkout since the run are never overwritten: --apply names them, and applies all other changes.
     """

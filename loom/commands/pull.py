@@ -12,18 +12,21 @@ from loom import snapshot
 from loom.commands import session
 from loom.commands.project import Here
 from loom.errors import RequestError
-from loom.snapshot import Change, readable
+from loom.snapshot import Change, Patch, readable
 from loom.storage.selection import Selection
+from loom.util.bounded import listed
 
 if TYPE_CHECKING:
     from loom.runner.previous_run import PastRun
+
+MAX_NAMED = 10
 
 
 def pull(run: str | None, job: str | None, *, apply: bool) -> None:
     """Bring what a job changed in its files into the checkout. Shown as a patch first; --apply does it.
 
     Left out is what git ignores, and what the jobs declare as artifacts or caches. Files that you edited in the checkout
-    since the run are never overwritten.
+    since the run are never overwritten: they are named, and all others applied.
     """
     here = session.around()
     left_out: dict[str, str] = {}
@@ -47,8 +50,8 @@ def pull(run: str | None, job: str | None, *, apply: bool) -> None:
         print(f"left out: {snapshot.readable(path)} ({reason})", file=sys.stderr)
     for change in patch.left_out:
         print(f"left out: {snapshot.readable(change.path)} (made by the job)", file=sys.stderr)
-    for path in patch.conflicts:
-        print(f"conflict: {snapshot.readable(path)} was changed in the checkout since the run", file=sys.stderr)
+    for path, reason in patch.conflicts.items():
+        print(f"conflict: {snapshot.readable(path)}: {reason}", file=sys.stderr)
     if not apply:
         sys.stdout.flush()
         if sys.stdout.isatty():
@@ -58,11 +61,26 @@ def pull(run: str | None, job: str | None, *, apply: bool) -> None:
         if not patch.changes and not patch.conflicts:
             print("nothing changed in the workspace since the snapshot", file=sys.stderr)
         return
-    snapshot.apply_patch(patch, past.repo_root)
+    _apply(patch, past.repo_root)
+
+
+def _apply(patch: Patch, checkout: Path) -> None:
+    """Apply what can be applied, and name the rest. RequestError when there is such a rest."""
+    applied = snapshot.apply_patch(patch, checkout)
     for change in patch.changes:
-        print(f"{change.kind.replace('_', ' ')}: {snapshot.readable(change.path)}")
-    if not patch.changes:
+        if change.path not in applied.failed:
+            print(f"{change.kind.replace('_', ' ')}: {snapshot.readable(change.path)}")
+    for path, reason in applied.failed.items():
+        print(f"not applied: {snapshot.readable(path)}: {reason}", file=sys.stderr)
+    if not patch.changes and not patch.conflicts:
         print("nothing to apply: the workspace is as the snapshot was")
+    if not_applied := sorted({*patch.conflicts, *applied.failed}):
+        raise RequestError(
+            f"not applied: {', '.join(listed(map(snapshot.readable, not_applied), MAX_NAMED))}",
+            hint="all other changes are applied; commit or undo your edits of these files, then pull again,"
+            " or copy them by hand: `loom workspace` prints where they are",
+            code="CHECKOUT_CHANGED",
+        )
 
 
 def _files(here: Here, names: list[str], left_out: dict[str, str]) -> tuple[PastRun, Path]:

@@ -590,7 +590,7 @@ def test_pull_brings_changes_back_and_never_over_edits(failing: Project, mode: s
     assert refused.code == 2
     assert "src/a b.txt" in refused.err
     assert (failing.root / "src/a b.txt").read_text() == "mine\n"
-    assert not (failing.root / "fixed").exists()
+    assert (failing.root / "fixed").exists()
     failing.write("src/a b.txt", "one\n")
     applied = loom(failing, "pull", "unit", "--apply")
     assert applied.code == 0, applied.err

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from loom.errors import RequestError, SnapshotError
+from loom.cancel import Cancel
+from loom.errors import SnapshotError
 from loom.snapshot import (
     Patch,
     Snapshot,
     apply_patch,
     differing,
+    discover,
     facts_of_commit,
     manifest_bytes,
+    merge,
     objects,
     patch_of,
     read_manifest,
+    take,
 )
 
 from .conftest import Repo
@@ -102,16 +111,64 @@ def test_a_patch_holds_what_git_applies(work: Repo, snap: Snap, tmp_path: Path) 
     assert pulled(work, snapshot, tmp_path).text == b""
 
 
-def test_edits_made_after_the_patch_stay(work: Repo, snap: Snap, tmp_path: Path) -> None:
+def test_edits_made_since_stay_and_the_rest_is_applied(work: Repo, snap: Snap, tmp_path: Path) -> None:
     snapshot = snap(work)
     change(Repo(snapshot.path))
     patch = pulled(work, snapshot, tmp_path)
     work.write("text", "mine\n")
     work.write("new/binary", "mine\n")
+    later = pulled(work, snapshot, tmp_path)
+    assert list(later.conflicts) == ["new/binary", "text"]
+    assert b"text" not in later.text.splitlines()[0]
+    assert list(apply_patch(patch, work.root).failed) == ["new/binary", "text"]
+    expected = {**files_of(snapshot.path), b"text": (False, b"mine\n"), b"new/binary": (False, b"mine\n")}
+    assert files_of(work.root) == expected
+
+
+@pytest.mark.parametrize("mine", ["tree/own", "tree/below/ignored.log", "tree/below"])
+def test_a_replaced_directory_stays_whole_where_something_else_is_in_it(
+    work: Repo, snap: Snap, tmp_path: Path, mine: str
+) -> None:
+    for name in ("a", "below/b"):
+        work.write(f"tree/{name}")
+    work.write(".gitignore", "*.log\n")
+    work.commit()
+    snapshot = snap(work)
+    job = Repo(snapshot.path)
+    subprocess.run(["rm", "-r", str(job.root / "tree")], check=True)
+    job.write("tree", "a file now\n")
+    job.write("text", "changed\n")
+    if mine == "tree/below":
+        (work.root / "tree/below/b").unlink()
+        (work.root / mine).rmdir()
+        work.link(mine, str(tmp_path))
+    else:
+        work.write(mine, "mine\n")
     before = files_of(work.root)
-    with pytest.raises(RequestError, match=r"text, new/binary|new/binary, text"):
-        apply_patch(patch, work.root)
-    assert files_of(work.root) == before
+    patch = pulled(work, snapshot, tmp_path)
+    assert {"tree", "tree/a"} <= patch.conflicts.keys()
+    assert not apply_patch(patch, work.root).failed
+    assert files_of(work.root) == {**before, b"text": (False, b"changed\n")}
+
+
+def test_a_file_that_can_not_be_written_is_named_and_blocks_no_other(
+    work: Repo, snap: Snap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = snap(work)
+    Repo(snapshot.path).write("text", "changed\n")
+    Repo(snapshot.path).write("latin", "changed\n")
+    patch = pulled(work, snapshot, tmp_path)
+    write = merge.atomic.write
+
+    def refuse(path: Path, *arguments: object, **options: Any) -> None:
+        if path.name == "text":
+            raise PermissionError(13, "Permission denied")
+        write(path, *arguments, **options)
+
+    monkeypatch.setattr(merge.atomic, "write", refuse)
+    assert apply_patch(patch, work.root).failed == {"text": "Permission denied"}
+    assert (work.root / "text").read_text() == "1\n2\n3\n"
+    assert (work.root / "latin").read_text() == "changed\n"
 
 
 def test_a_link_in_place_of_a_directory_is_not_followed(work: Repo, snap: Snap, tmp_path: Path) -> None:
@@ -124,11 +181,67 @@ def test_a_link_in_place_of_a_directory_is_not_followed(work: Repo, snap: Snap, 
     job.link("deep", str(tmp_path / "outside"))
     assert b"private" not in pulled(work, snapshot, tmp_path).text
     Repo(snapshot.path).write("added/file", "x\n")
-    patch = pulled(work, snapshot, tmp_path)
     work.link("added", str(outside))
-    with pytest.raises(RequestError, match="behind a link"):
-        apply_patch(patch, work.root)
+    patch = pulled(work, snapshot, tmp_path)
+    assert patch.conflicts == {"added/file": "added is a link there"}
+    assert not apply_patch(patch, work.root).failed
     assert [path.name for path in outside.iterdir()] == ["only"]
+
+
+# Few names, so that files, links and directories take each other's places.
+names = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=3).map("/".join)
+contents = st.sampled_from([b"", b"x\n", b"y", b"\0\xff", b"one\ntwo\n"])
+files = st.dictionaries(names, st.tuples(st.sampled_from(["file", "exec", "link"]), contents), max_size=6)
+
+
+def lay_out(root: Path, wanted: dict[str, tuple[str, bytes]]) -> None:
+    """Make `root` hold these files and nothing else; a later name gives way to an earlier one."""
+    for old in root.iterdir():
+        if old.name != ".git":
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+    for name, (kind, content) in wanted.items():
+        path = root / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "link":
+                path.symlink_to("to-" + content.hex())
+            else:
+                path.write_bytes(content)
+                path.chmod(0o755 if kind == "exec" else 0o644)
+        except OSError:
+            continue
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(before=files, job=files, mine=files, edited=st.booleans())
+def test_pull_does_what_git_apply_does(
+    before: dict[str, tuple[str, bytes]], job: dict[str, tuple[str, bytes]], mine: Any, edited: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Repo(Path(scratch, "work"))
+        work.root.mkdir()
+        work.git("init", "-q")
+        lay_out(work.root, before)
+        work.commit()
+        place = Path(scratch, "workspace")
+        place.mkdir()
+        take(discover(work.root, environ=work.environ), place, cancel=Cancel())
+        manifest = Path(scratch, "manifest.json")
+        manifest.write_bytes(manifest_bytes(place))
+        lay_out(place, job)
+        if edited:
+            lay_out(work.root, mine)
+        patch = patch_of(place, work.root, environ=work.environ, manifest_file=manifest, leave_out=lambda _: False)
+        other = Path(scratch, "other")
+        shutil.copytree(work.root, other, symlinks=True)
+        if patch.text:
+            git = ["git", "apply", "--whitespace=nowarn", "-"]
+            subprocess.run(git, cwd=other, input=patch.text, check=True, env=work.environ)
+        assert not apply_patch(patch, work.root).failed
+        assert files_of(work.root) == files_of(other)
+        if not edited:
+            assert not patch.conflicts
+            assert files_of(work.root) == files_of(place)
 
 
 def test_a_name_that_no_patch_can_have(tmp_path: Path) -> None:

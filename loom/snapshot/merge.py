@@ -1,0 +1,191 @@
+"""The merge of two directories that were made from one snapshot: what one changed since, made so in the other, by path.
+
+A path is a file or a link with its executable bit, or nothing; a directory is what its files make it. Nothing is compared
+by name or likeness, so a rename is a path that goes and a path that comes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from msgspec import Struct, field
+
+from loom.errors import SnapshotError
+from loom.snapshot.index import ancestors, lstat, walk
+from loom.snapshot.model import Change
+from loom.util import atomic
+from loom.util.paths import below
+
+Content = tuple[int, bytes]
+"""A file's mode in git's terms and its bytes; of a link, where it leads."""
+LINK = 0o120000
+GITLINK = "160000"
+
+
+class Merge(Struct, frozen=True, kw_only=True):
+    """What can be made so in the target."""
+
+    changes: tuple[Change, ...]
+    conflicts: Mapping[str, str]
+    """path -> why it stays as it is in the target."""
+    both: tuple[Change, ...]
+    """The changes of these paths."""
+
+
+def merge(source: Path, changes: Iterable[Change], target: Path, changed_there: Mapping[str, str]) -> Merge:
+    """Compare `changes`, which `source` has since the snapshot, with the target.
+
+    `changed_there` has the paths that the target changed since, or that can't be read there, and what to call that.
+    SnapshotError for a file that can't be read.
+    """
+    everything = {change.path: change for change in changes if change.mode != GITLINK}
+    wanted = dict(everything)
+    conflicts: dict[str, str] = {}
+    for path, change in everything.items():
+        there = content_at(target, path)
+        if there == content_at(source, path):
+            del wanted[path]
+        elif path in changed_there or (change.kind == "added" and there is not None):
+            conflicts[path] = changed_there.get(path, "another file of that name is there")
+            del wanted[path]
+    while found := _in_the_way(target, wanted):
+        for path, reason in found.items():
+            # What would make room for it stays as well.
+            for other in [one for one in wanted if below(one, path) or below(path, one)]:
+                conflicts[other] = reason
+                del wanted[other]
+    return Merge(
+        changes=tuple(wanted.values()),
+        conflicts=dict(sorted(conflicts.items())),
+        both=tuple(everything[path] for path in sorted(conflicts)),
+    )
+
+
+def _in_the_way(target: Path, wanted: Mapping[str, Change]) -> dict[str, str]:
+    """The paths that can't come to be, and why: something stays where they or their directories would be."""
+    goes = {path for path, change in wanted.items() if change.kind == "deleted"}
+    found = {}
+    for path, change in wanted.items():
+        if change.kind != "deleted" and (reason := _obstacle(target, path, goes)):
+            found[path] = reason
+    return found
+
+
+def _obstacle(target: Path, path: str, goes: Collection[str]) -> str | None:
+    for above in ancestors(path):
+        status = lstat(target / above)
+        if status is None:
+            return None
+        if not stat.S_ISDIR(status.st_mode):
+            kind = "a link" if stat.S_ISLNK(status.st_mode) else "no directory"
+            return None if above in goes else f"{above} is {kind} there"
+    status = lstat(target / path)
+    if status is None or stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+        return None
+    if not stat.S_ISDIR(status.st_mode):
+        return "it is no file there"
+    stays = next((name for name in _files_below(target, path) if name not in goes), None)
+    return None if stays is None else f"it is a directory there, with {stays}"
+
+
+def _files_below(root: Path, path: str) -> Iterator[str]:
+    for _, _, files in walk(root / path):
+        for entry in files:
+            yield os.path.relpath(entry.path, root)
+
+
+class Applied(Struct):
+    """What became of a directory. Paths of directories stand for all that is in them."""
+
+    removed: list[str] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """path -> why it is as it was."""
+
+
+def apply_to(
+    target: Path, changes: Iterable[Change], content_of: Callable[[str], Content | None], *, force: Collection[str] = ()
+) -> Applied:
+    """Give these paths their content in `target`, each whole or not at all. Links are replaced, never followed.
+
+    `force`: paths that get it whatever stands in their way.
+    """
+    applied = Applied()
+    for change in sorted(changes, key=lambda change: change.kind != "deleted"):  # a file may give way to a directory
+        path = change.path
+        try:
+            content = None if change.kind == "deleted" else content_of(path)
+            if path in force:
+                _clear(target, path, applied)
+            if content is None:
+                _take_away(target, path, applied)
+            else:
+                _put(target, path, content, applied)
+        except OSError as error:
+            applied.failed[path] = error.strerror or str(error)
+    return applied
+
+
+def _clear(target: Path, path: str, applied: Applied) -> None:
+    for above in (*ancestors(path), path):
+        place, status = target / above, lstat(target / above)
+        if status is None:
+            return
+        if stat.S_ISDIR(status.st_mode):
+            if above == path:
+                shutil.rmtree(place)
+                applied.removed.append(above)
+        elif above != path or not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
+            place.unlink()
+            applied.removed.append(above)
+
+
+def _take_away(target: Path, path: str, applied: Applied) -> None:
+    (target / path).unlink(missing_ok=True)
+    applied.removed.append(path)
+    for above in reversed(ancestors(path)):
+        try:
+            (target / above).rmdir()
+        except OSError:
+            return  # something else is in it
+        applied.removed.append(above)
+
+
+def _put(target: Path, path: str, content: Content, applied: Applied) -> None:
+    place = target / path
+    if place.is_dir() and not place.is_symlink():
+        for here, _, _ in reversed(list(walk(place))):  # empty ones alone: a file in one would be in the way
+            Path(here).rmdir()
+        applied.removed.append(path)
+    made = next((above for above in ancestors(path) if lstat(target / above) is None), path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    mode, data = content
+    if mode == LINK:
+        place.unlink(missing_ok=True)
+        place.symlink_to(os.fsdecode(data))
+    else:
+        atomic.write(place, data, mode=0o777 if mode & 0o100 else 0o666)  # less the umask, as git does it
+    applied.written.append(made)
+
+
+def content_at(root: Path, path: str) -> Content | None:
+    """Of a file or a link; None for all else, for nothing, and for what lies behind a link. SnapshotError if it can't be read."""
+    try:
+        for above in ancestors(path):
+            if (root / above).is_symlink():
+                return None
+        place = root / path
+        mode = place.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            return LINK, os.fsencode(place.readlink())
+        if not stat.S_ISREG(mode):
+            return None
+        return (0o100755 if mode & 0o100 else 0o100644), place.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise SnapshotError(f"{root / path} can't be read: {error.strerror}") from error
