@@ -117,25 +117,24 @@ class Cancel:
 def signals(cancel: Cancel) -> Iterator[None]:
     """Within the block, INT, TERM and HUP ask for a graceful end; a second one for an immediate one; a third leaves at once.
 
-    Python runs a signal's handler in the main thread only, between two instructions of whatever that does: it may wait, or
-    hold the lock that the handler wants. So the handlers do nothing, and the interpreter tells each signal to a thread that
-    waits for nothing else.
+    Python runs signal handlers only in the main thread, between two instructions: it may be blocked, or hold the lock that
+    the handler needs. So handlers do nothing; the interpreter writes each signal to a pipe, which a thread reads.
     """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    told, tells = os.pipe()
-    os.set_blocking(tells, False)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
 
     def ask() -> None:
-        while came := os.read(told, 1):  # no limit: it ends with the block
+        while came := os.read(reader, 1):  # no limit: it ends with the block
             if came[0] in numbers:
                 code = ExitCode(128 + came[0])
                 if cancel.now:
                     os._exit(code)
                 cancel.request(code)
-        os.close(told)
+        os.close(reader)
 
     threading.Thread(target=ask, name="signals", daemon=True).start()
-    wakeup_before = signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
+    wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     try:
         yield
@@ -143,4 +142,4 @@ def signals(cancel: Cancel) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(wakeup_before)
-        os.close(tells)
+        os.close(writer)

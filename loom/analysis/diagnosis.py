@@ -219,8 +219,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 
 def _own_words(ending: Mapping[str, Any], step: str | None, printed: Sequence[str]) -> list[str]:
     """Return loom's own messages about the failure."""
-    said = str(ending.get("error") or "") if not step or ending.get("status") == "error" else ""
-    return [_clipped(line) for line in said.splitlines() if line not in printed]
+    error = str(ending.get("error") or "") if not step or ending.get("status") == "error" else ""
+    return [_clipped(line) for line in error.splitlines() if line not in printed]
 
 
 def _causes(evidence: Evidence, ending: Mapping[str, Any], lines: Sequence[str], command: str | None) -> list[Cause]:

@@ -43,7 +43,7 @@ def _ended_with(arguments: list[str]) -> int:
         return int(outcome) if isinstance(outcome, int) else ExitCode.OK
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):  # typer makes a failure of it
-            # The reader of our output left (`loom logs | head`): nothing is wrong, and nothing more can be said.
+            # The reader of the output closed it (`loom logs | head`): not an error, and no message can be shown.
             return ExitCode.OK
         return leaving.code if isinstance(leaving.code, int) else ExitCode.REQUEST
 

@@ -63,7 +63,9 @@ def pull(names: list[str] | None, *, frozen: bool | None, as_json: bool, workflo
     with _context(workflow, names, frozen=frozen) as context:
         inventory = context.inventory()
         wanted = [named for named in inventory.named() if named.pull != "never"]
-        images = [inventory.pull(named, on_output=context.hear(as_json), cancel=context.cancel) for named in wanted]
+        images = [
+            inventory.pull(named, on_output=context.on_output(as_json), cancel=context.cancel) for named in wanted
+        ]
         _report(images, as_json)
 
 
@@ -76,10 +78,10 @@ def build(names: list[str] | None, *, frozen: bool | None, as_json: bool, workfl
             values = context.secrets_of(wanted)
             with context.snapshot() as workspace:
                 for use, secrets in zip(wanted, values, strict=True):
-                    hear = context.hear(as_json, hidden=secrets)
+                    on_output = context.on_output(as_json, hidden=secrets)
                     images.append(
                         context.images.resolve(
-                            use.image, workspace=workspace, on_output=hear, cancel=context.cancel, secrets=secrets
+                            use.image, workspace=workspace, on_output=on_output, cancel=context.cancel, secrets=secrets
                         )
                     )
         elif not as_json:
@@ -248,7 +250,9 @@ class _Context(Struct, kw_only=True):
                 code="IMAGE_EXPORT_IN_SNAPSHOT",
             )
 
-    def hear(self, quiet: bool, hidden: Mapping[str, bytes] = MappingProxyType({})) -> Callable[[Stream, bytes], None]:
+    def on_output(
+        self, quiet: bool, hidden: Mapping[str, bytes] = MappingProxyType({})
+    ) -> Callable[[Stream, bytes], None]:
         masker = Masker(hidden)
         controls.hide = masker.mask  # errors come after it
 

@@ -89,8 +89,8 @@ class Trust:
         try:
             with open_regular(self.path) as file:
                 status = os.fstat(file.fileno())
-                mine = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-                if not mine or status.st_size > _MAX_BYTES:
+                is_private = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+                if not is_private or status.st_size > _MAX_BYTES:
                     return {}
                 found = msgspec.json.decode(file.read(), type=_File)
         except (OSError, ValueError, RecursionError):

@@ -81,14 +81,14 @@ def driver_of(key: str) -> str:
     return key.removeprefix("filter.").rpartition(".")[0] if key.startswith("filter.") else ""
 
 
-def failed(said: str) -> bool:
+def failed(stderr: str) -> bool:
     """Whether git's messages report a filter that can't run. git does not name one that speaks its protocol and exits."""
-    return any(word in said for word in ("filter", "subprocess", "remote end hung up"))
+    return any(word in stderr for word in ("filter", "subprocess", "remote end hung up"))
 
 
-def complaints(said: str) -> list[str]:
+def complaints(stderr: str) -> list[str]:
     """Select messages about failed optional filters: git used the file unchanged."""
-    lines = {line for line in said.splitlines() if line.startswith("error: ")}
+    lines = {line for line in stderr.splitlines() if line.startswith("error: ")}
     return sorted(line.removeprefix("error: ") for line in lines if "external filter" in line or "subprocess" in line)
 
 
@@ -126,11 +126,11 @@ def ids_at_home(
     there = [path for path in paths if file_mode(source.root / path) is not None]
     try:
         # In one process, like `git add`: filters may start slowly or not support concurrency.
-        found, said = _ids(there, environment, source.root)
+        found, stderr = _ids(there, environment, source.root)
     except git.GitFailed as error:
         if failed(error.stderr):
             raise
-        found, said = {}, ""  # one of them vanished
+        found, stderr = {}, ""  # one of them vanished
     entries = []
     for path in paths:
         if path not in found or not same_content(source.root / path, workspace / path):
@@ -138,9 +138,9 @@ def ids_at_home(
                 arguments = ("hash-object", "--stdin", f"--path={path}")
                 _, out, more = git.Running(arguments, environment, cwd=source.root, stdin=content).result()
             found[path] = out.decode().strip()
-            said += more
+            stderr += more
         entries.append((path, file_mode(workspace / path) or "100644", found[path]))
-    return entries, said
+    return entries, stderr
 
 
 def raw_ids(paths: Sequence[str], environment: Mapping[str, str], workspace: Path) -> dict[str, str]:
@@ -157,8 +157,8 @@ def _ids(
     lines = (git.c_quoted(path) if path.startswith('"') or "\n" in path or "\r" in path else path for path in paths)
     given = b"".join(os.fsencode(line) + b"\n" for line in lines)
     process = git.Running(("hash-object", "--stdin-paths", *switches), environment, cwd=place, given=given)
-    _, out, said = process.result()
-    return dict(zip(paths, out.decode().split(), strict=True)), said
+    _, out, stderr = process.result()
+    return dict(zip(paths, out.decode().split(), strict=True)), stderr
 
 
 def file_mode(path: Path) -> str | None:

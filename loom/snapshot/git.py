@@ -91,9 +91,10 @@ class GitFailed(SnapshotError):
     default_code = "GIT_FAILED"
 
     def __init__(self, arguments: Sequence[str], exit_code: int, stderr: str, *, place: Path | None) -> None:
-        said = stderr.strip() or f"exit code {exit_code}"
+        reason = stderr.strip() or f"exit code {exit_code}"
         super().__init__(
-            f"{f'{place}: ' if place else ''}git {arguments[0]} failed: {said}", hint="see what `git status` says there"
+            f"{f'{place}: ' if place else ''}git {arguments[0]} failed: {reason}",
+            hint="see what `git status` says there",
         )
         self.stderr = stderr
         self.returncode = exit_code
@@ -256,9 +257,9 @@ class Running:
         if self._result is None:
             code = self._ended()
             self._result = code, _content(self._out), _content(self._err).decode("utf-8", "backslashreplace")
-        code, _, said = self._result
+        code, _, stderr = self._result
         if check and code != 0:
-            raise GitFailed(self._arguments, code, said, place=self._place)
+            raise GitFailed(self._arguments, code, stderr, place=self._place)
         return self._result
 
     def _ended(self) -> int:
@@ -343,11 +344,11 @@ def run(
     return Running(arguments, environment, cwd=cwd, given=given).output()
 
 
-def unlisted_directories(said: str) -> list[tuple[str, str]]:
+def unlisted_directories(stderr: str) -> list[tuple[str, str]]:
     """Parse unreadable directories and reasons from the standard error of `ls-files --others`."""
     start = "warning: could not open directory '"
     result = []
-    for line in said.splitlines():
+    for line in stderr.splitlines():
         if line.startswith(start):
             path, _, why = line.removeprefix(start).rpartition("': ")
             if not path:  # git cuts its messages at 4,095 bytes
@@ -357,9 +358,9 @@ def unlisted_directories(said: str) -> list[tuple[str, str]]:
     return result
 
 
-def refused_names(said: str) -> list[str]:
+def refused_names(stderr: str) -> list[str]:
     """Parse skipped paths from the standard error of `update-index`."""
-    return [line.removeprefix("Ignoring path ") for line in said.splitlines() if line.startswith("Ignoring path ")]
+    return [line.removeprefix("Ignoring path ") for line in stderr.splitlines() if line.startswith("Ignoring path ")]
 
 
 def literal_pattern(path: str) -> str:

@@ -104,9 +104,9 @@ class Proof:
         paths = filters.filtered(edits.present, drivers, here, self._target)
         if not paths:
             return edits, ""
-        entries, said = filters.ids_at_home(paths, self._target, self._source, self._done.config)
+        entries, stderr = filters.ids_at_home(paths, self._target, self._source, self._done.config)
         left = sorted(set(edits.present) - set(paths))
-        return tree.Edits(edits.removed, left, edits.reset + entries, edits.gitlinks), said
+        return tree.Edits(edits.removed, left, edits.reset + entries, edits.gitlinks), stderr
 
     def _note_bytes(self, paths: Iterable[str]) -> None:
         """For `verify`, which runs no user filters: record the unfiltered ids."""
@@ -136,13 +136,13 @@ class Proof:
                     index.write_bytes(own.read_bytes())
                     os.utime(index, ns=(status.st_mtime_ns, status.st_mtime_ns))
                 try:
-                    left, said = self._hash_at_home(edits, index)
-                    said += tree.apply(
+                    left, stderr = self._hash_at_home(edits, index)
+                    stderr += tree.apply(
                         self.here(index=index, config=self._done.config), self._target, left, zero_sha=self._zero
                     )
-                    self._take_back(git.refused_names(said))
+                    self._take_back(git.refused_names(stderr))
                     # An optional filter may fail: git uses the file unchanged.
-                    if failed := filters.complaints(said):
+                    if failed := filters.complaints(stderr):
                         why = "; ".join(failed)
                         why = f"a filter that does not work ({why}): files count as they are on disk"
                         self._done.leave_out(".gitattributes", why)

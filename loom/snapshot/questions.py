@@ -63,8 +63,8 @@ class Questions:
     def new_files(self) -> tuple[bytes, str]:
         """What git lists, and what it says about directories that it can't."""
         assert self._new is not None, "ask comes first"
-        _, listed, said = self._new.result()
-        return listed, said
+        _, listed, stderr = self._new.result()
+        return listed, stderr
 
     def changes(self) -> dict[str, str]:
         """path -> git's letter for how it differs from the index."""

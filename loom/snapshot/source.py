@@ -85,9 +85,9 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
     config = git.Running(("config", "-z", "--list"), inherited, cwd=start)
     refs = git.Running(_refs_with(_REF_FIELDS), inherited, cwd=start)
     try:
-        code, out, said = about.result(check=False)
+        code, out, stderr = about.result(check=False)
         if code != 0:
-            _explain_refusal(start, inherited, out.decode("utf-8", "surrogateescape").splitlines(), said)
+            _explain_refusal(start, inherited, out.decode("utf-8", "surrogateescape").splitlines(), stderr)
         fields = os.fsdecode(out).rstrip("\n").split("\n")
         if len(fields) != 11:  # a path with a line break: query one value at a time
             fields = [
@@ -159,15 +159,15 @@ def _refs_with(fields: Sequence[str]) -> tuple[str, ...]:
     return ("for-each-ref", f"--format={wanted}", "refs/heads", "refs/remotes", "refs/tags")
 
 
-def _explain_refusal(start: Path, inherited: Mapping[str, str], fields: list[str], said: str) -> NoReturn:
+def _explain_refusal(start: Path, inherited: Mapping[str, str], fields: list[str], stderr: str) -> NoReturn:
     """Convert git's refusal to place, reason and next move."""
-    if "dubious ownership" in said:
+    if "dubious ownership" in stderr:
         raise RequestError(
             f"{start}: the repository belongs to another user, and git does not trust it",
             hint=f"if you do: git config --global --add safe.directory {start}",
             code="REPOSITORY_NOT_TRUSTED",
         )
-    if fields[:1] == ["true"] or "safe.bareRepository" in said:
+    if fields[:1] == ["true"] or "safe.bareRepository" in stderr:
         raise RequestError(
             f"{start}: a bare repository has no files to run jobs on",
             hint="make a checkout of it: git clone, or git worktree add",
@@ -198,13 +198,13 @@ def _explain_refusal(start: Path, inherited: Mapping[str, str], fields: list[str
             hint='make the first one: git commit --allow-empty -m "Start"',
             code="REPOSITORY_UNBORN",
         )
-    if "not a git repository" in said:
+    if "not a git repository" in stderr:
         raise RequestError(
             f"{start}: not inside a git repository",
             hint="go to a checkout, or make one here: git init && git add -A && git commit",
             code="NO_REPOSITORY",
         )
-    reason = said.strip().removeprefix("fatal: ") or "git can't read the repository"
+    reason = stderr.strip().removeprefix("fatal: ") or "git can't read the repository"
     raise RequestError(f"{start}: {reason}", hint="see what `git status` says there", code="REPOSITORY_UNREADABLE")
 
 

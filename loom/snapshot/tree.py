@@ -204,7 +204,7 @@ class _Trees:
                 try:
                     pipe.close()
                 except OSError:
-                    pass  # the process is gone already; `read` has said so
+                    pass  # the process is gone already; `read` has reported it
         self._process.wait()  # no limit: its input is closed
 
     def read(self, sha: str) -> dict[bytes, tuple[str, str]]:

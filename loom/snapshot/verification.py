@@ -212,8 +212,8 @@ def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
         try:
             edits, unreadable = _edits(here, root, zero)
             unreadable += _compare_bytes(edits, dict(rules.raw), before, here, root)
-            said = tree.apply(here, root, edits, zero_sha=zero)
-            unreadable += [(path, "a name that no tree can have") for path in git.refused_names(said)]
+            stderr = tree.apply(here, root, edits, zero_sha=zero)
+            unreadable += [(path, "a name that no tree can have") for path in git.refused_names(stderr)]
         except git.GitFailed as error:
             if not filters.failed(error.stderr):
                 raise
@@ -303,8 +303,8 @@ def _edits(here: Mapping[str, str], root: Path, zero: str) -> tuple[tree.Edits, 
     dirty = git.Running(("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=dirty"), here, cwd=root)
     others = git.Running(("ls-files", "-z", "--others", "--exclude-standard"), here, cwd=root)
     edits = tree.Edits()
-    _, listed, said = others.result()
-    unreadable = git.unlisted_directories(said)
+    _, listed, stderr = others.result()
+    unreadable = git.unlisted_directories(stderr)
     for change in tree.parse_raw(dirty.output()):
         if change.mode == "160000":
             if commit := _checked_out(root / change.path, here, zero):

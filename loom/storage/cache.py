@@ -545,7 +545,7 @@ def _temporary(folder: Path) -> Iterator[Any]:
                 Path(file.name).unlink(missing_ok=True)
 
 
-# What is said
+# Messages
 
 
 def _reason(error: Exception) -> str:

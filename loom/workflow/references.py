@@ -49,7 +49,7 @@ class References(Struct):
     """None when the file's list is invalid."""
     suggest: Suggestions = field(default_factory=Suggestions)
     problems: list[Problem] = field(default_factory=list)
-    said: set[int] = field(default_factory=set)
+    reported: set[int] = field(default_factory=set)
 
     def check(self) -> list[Problem]:
         position = {stage: number for number, stage in enumerate(self.stages or ())}
@@ -70,8 +70,8 @@ class References(Struct):
         return self.problems
 
     def say(self, node: Node, at: str, message: str) -> None:
-        if id(node) not in self.said:  # report a template's error once, not in each job that extends it
-            self.said.add(id(node))
+        if id(node) not in self.reported:  # report a template's error once, not in each job that extends it
+            self.reported.add(id(node))
             self.problems.append(node.file.problem(node, at, message))
 
     def stage(self, view: View, position: Mapping[str, int]) -> None:

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from loom.errors import LoomError, ProviderError
 from loom.providers.docker.client import ANSWER_S
-from loom.providers.docker.errors import ours, translated
+from loom.providers.docker.errors import to_loom_error, translated
 from loom.providers.docker.retries import start_failed
 from loom.status import Stream
 
@@ -111,7 +111,7 @@ class Hijacked:
             raw = api.attach_socket(container_id, params)
         except Exception as error:
             # Never retried: once the engine loses an input, it is closed for good.
-            raise start_failed(error, doing) or ours(error, doing) or error from error
+            raise start_failed(error, doing) or to_loom_error(error, doing) or error from error
         self._take(raw)
 
     def _take(self, raw: Any) -> None:

@@ -182,8 +182,8 @@ def _write_context(archive: IO[bytes], inputs: BuildInputs) -> str:
         own = ".loom.Dockerfile"
         while (inputs.context / own).exists():
             own += "_"
-        theirs = inputs.context / ".dockerignore"
-        before = theirs.read_text(errors="replace") if theirs.is_file() else ".dockerignore"
+        ignore_file = inputs.context / ".dockerignore"
+        before = ignore_file.read_text(errors="replace") if ignore_file.is_file() else ".dockerignore"
         added = [(own, inputs.text), (".dockerignore", f"{before}\n{own}\n")]
     create_archive(str(inputs.context), files=sorted(kept), fileobj=archive, extra_files=added)
     return own

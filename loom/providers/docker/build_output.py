@@ -23,9 +23,9 @@ class Tail:
     def feed(self, chunk: bytes) -> None:
         # Whole lines, without the empty ones between a builder's paragraphs.
         *lines, self._half = (self._half + chunk).split(b"\n")
-        said = b"".join(line + b"\n" for line in lines if line.strip())
-        if said:
-            self._on_output("stdout", said)
+        output = b"".join(line + b"\n" for line in lines if line.strip())
+        if output:
+            self._on_output("stdout", output)
         self._last = (self._last + chunk)[-4096:]
 
     def end(self) -> None:
@@ -37,19 +37,19 @@ class Tail:
         return what_failed(self._last.decode(errors="replace"))
 
 
-def what_failed(said: str) -> tuple[int | None, str | None, str]:
+def what_failed(output: str) -> tuple[int | None, str | None, str]:
     """Return line, instruction and message from the end of a builder's output (BuildKit's or the classic one's)."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("ERROR: ", "error: "))]
     words = (
         (errors or lines or ["the builder printed no reason"])[-1]
         .removeprefix("ERROR: ")
         .removeprefix("failed to solve: ")
     )
-    if marked := re.findall(r"^ *(\d+) \| >>> (.*)$", said, re.MULTILINE):
+    if marked := re.findall(r"^ *(\d+) \| >>> (.*)$", output, re.MULTILINE):
         number, instruction = marked[0]
         return int(number), instruction.strip(), words
-    steps = re.findall(r"^Step \d+/\d+ : (.*)$", said, re.MULTILINE)
+    steps = re.findall(r"^Step \d+/\d+ : (.*)$", output, re.MULTILINE)
     return None, steps[-1].strip() if steps else None, words
 
 

@@ -70,8 +70,8 @@ class Traits:
 
     def _version(self) -> Mapping[str, Any]:
         with translated("asking for the engine's version"):
-            said: Mapping[str, Any] = retrying(lambda: self._client.version())  # known since the client connected
-            return said
+            answer: Mapping[str, Any] = retrying(lambda: self._client.version())  # known since the client connected
+            return answer
 
     def _asked(self) -> Mapping[str, Any]:
         # Podman takes a tenth of a second. Outside the lock, which others would hold up on a silent engine.

@@ -12,7 +12,7 @@ from loom.errors import EngineUnavailable, LoomError, ProviderError
 from loom.providers.docker import driver
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.client import ANSWER_S as CALL_S
-from loom.providers.docker.errors import explanation, ours, translated
+from loom.providers.docker.errors import explanation, to_loom_error, translated
 from loom.providers.docker.retries import RESUMED_AT_MOST, retrying
 from loom.status import OnOutput, Stream
 
@@ -204,13 +204,13 @@ class Channel:
         try:
             state: dict[str, Any] = retrying(lambda: self._api.inspect_container(self._container_id))["State"]
         except Exception as broken:
-            mine = ours(broken, f"the engine was lost while job {self._job_id} ran")
-            if mine is None:
+            converted = to_loom_error(broken, f"the engine was lost while job {self._job_id} ran")
+            if converted is None:
                 raise
             if getattr(broken, "status_code", None) == 404:
                 raise Lost(f"the container of job {self._job_id} was removed by someone else while it ran") from broken
             raise EngineUnavailable(
-                mine.message, hint="see `docker info`; the job's container is removed at the next start of loom"
+                converted.message, hint="see `docker info`; the job's container is removed at the next start of loom"
             ) from broken
         return state
 
@@ -226,7 +226,7 @@ class Channel:
             answer.raise_for_status()
             events = [json.loads(line) for line in answer.text.splitlines() if line.strip()]
         except Exception as error:
-            if ours(error, "") is None:
+            if to_loom_error(error, "") is None:
                 raise
             return ""  # the engine can't tell; use the exit code
         if not events:

@@ -105,10 +105,10 @@ def _ask_helper(helper: str, server: str, environ: Mapping[str, str]) -> tuple[d
         return {}, f"the credential helper {program} could not be started: {error.strerror}"
     if done.returncode != 0:
         # Helpers print errors to standard output.
-        said = (done.stdout.decode(errors="replace") + done.stderr.decode(errors="replace")).strip()
-        if "credentials not found" in said.lower():
+        output = (done.stdout.decode(errors="replace") + done.stderr.decode(errors="replace")).strip()
+        if "credentials not found" in output.lower():
             return {}, None
-        return {}, f"the credential helper {program} failed: {said.splitlines()[0] if said else done.returncode}"
+        return {}, f"the credential helper {program} failed: {output.splitlines()[0] if output else done.returncode}"
     try:
         answer = json.loads(done.stdout)
         user, secret = str(answer["Username"]), str(answer["Secret"])

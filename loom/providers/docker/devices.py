@@ -56,14 +56,14 @@ def _gpu_names(gpus: str) -> list[str]:
     return ["all"] if gpus == "all" else [str(number) for number in range(int(gpus))]
 
 
-def refused(request: SessionRequest, said: str) -> ProviderError | None:
-    """Return the error if the engine's answer `said` means that it lacks a device; else None."""
+def refused(request: SessionRequest, answer: str) -> ProviderError | None:
+    """Return the error if the engine's answer `answer` means that it lacks a device; else None."""
     resources, job = request.resources, request.job_id
-    no_driver = "could not select device driver" in said
-    if resources.gpus and (no_driver or NVIDIA in said):
+    no_driver = "could not select device driver" in answer
+    if resources.gpus and (no_driver or NVIDIA in answer):
         place = resources.places.get("gpus", "the workflow")
         return ProviderError(
-            f"{place}: the engine has no GPUs that it could hand to job {job} (`gpus: {resources.gpus}`): {said}",
+            f"{place}: the engine has no GPUs that it could hand to job {job} (`gpus: {resources.gpus}`): {answer}",
             hint="install the NVIDIA container toolkit where the engine runs (podman: `nvidia-ctk cdi generate`), "
             "or run the job without `gpus`",
             code="DEVICE_UNAVAILABLE",
@@ -71,10 +71,10 @@ def refused(request: SessionRequest, said: str) -> ProviderError | None:
     for device in resources.devices:
         name = device if is_cdi(device) else device.partition(":")[0]
         inside = [word for word in device.split(":") if word.startswith("/")][-1:]
-        if any(word in said for word in (name, *inside)) or (is_cdi(device) and no_driver):
+        if any(word in answer for word in (name, *inside)) or (is_cdi(device) and no_driver):
             place = resources.places.get("devices", "the workflow")
             return ProviderError(
-                f"{place}: the engine can't hand {name} to job {job}: {said}",
+                f"{place}: the engine can't hand {name} to job {job}: {answer}",
                 hint="it must be there on the machine where the engine runs; a rootless engine hands in what its user may open, "
                 "and rootless Docker only under its own name",
                 code="DEVICE_UNAVAILABLE",

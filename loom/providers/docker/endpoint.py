@@ -152,9 +152,9 @@ def _start(endpoint: Endpoint) -> str:
 
 def _unreachable_by_ssh(endpoint: Endpoint, cause: BaseException) -> LoomError:
     """Return the error for an engine behind ssh; ssh's message has the reason."""
-    said = first_line(cause)
+    message = first_line(cause)
     if isinstance(cause, ValueError):
-        return RequestError(f"{endpoint.source}: {said}")
+        return RequestError(f"{endpoint.source}: {message}")
     by_hand = endpoint.url.rstrip("/").removeprefix("ssh://")
     by_hand = f"ssh ssh://{by_hand.partition('/')[0]} docker version"
     known: Mapping[str, str] = {
@@ -167,8 +167,8 @@ def _unreachable_by_ssh(endpoint: Endpoint, cause: BaseException) -> LoomError:
         "raw stream connection": "start Docker there, or name its socket: ssh://USER@HOST/path/to/docker.sock",
         "onnect to the Docker daemon": "start Docker there, or name its socket: ssh://USER@HOST/path/to/docker.sock",
     }
-    move = next((move for words, move in known.items() if words in said), f"try it by hand: {by_hand}")
-    return EngineUnavailable(f"no Docker engine answers at {endpoint}: {said}", hint=move)
+    move = next((move for words, move in known.items() if words in message), f"try it by hand: {by_hand}")
+    return EngineUnavailable(f"no Docker engine answers at {endpoint}: {message}", hint=move)
 
 
 def _other_engines(endpoint: Endpoint, environ: Mapping[str, str]) -> list[str]:

@@ -46,24 +46,24 @@ OUR_ERROR: Mapping[str, type[LoomError]] = {
 }
 
 
-def ours(error: BaseException, doing: str) -> LoomError | None:
+def to_loom_error(error: BaseException, doing: str) -> LoomError | None:
     """Return the error to raise instead of `error`, which occurred while `doing`; None when it is not the engine's."""
     if isinstance(error, LoomError):
         return error
     for name in names_of(error):
         if kind := OUR_ERROR.get(name):
-            said = explanation(error)
-            full = "no space left on device" in said.lower()
-            return kind(f"{doing}: {said}", hint=MAKE_ROOM if full else None, code=DISK_FULL if full else None)
+            answer = explanation(error)
+            full = "no space left on device" in answer.lower()
+            return kind(f"{doing}: {answer}", hint=MAKE_ROOM if full else None, code=DISK_FULL if full else None)
     return None
 
 
 def explanation(error: BaseException) -> str:
     """Return the engine's own message without the SDK's wrapping."""
-    said = getattr(error, "explanation", None)
-    if isinstance(said, bytes):
-        said = said.decode(errors="replace")
-    return str(said).strip() if said else first_line(root_cause(error))
+    answer = getattr(error, "explanation", None)
+    if isinstance(answer, bytes):
+        answer = answer.decode(errors="replace")
+    return str(answer).strip() if answer else first_line(root_cause(error))
 
 
 @contextlib.contextmanager
@@ -72,10 +72,10 @@ def translated(doing: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        mine = ours(error, doing)
-        if mine is None or mine is error:
+        converted = to_loom_error(error, doing)
+        if converted is None or converted is error:
             raise
-        raise mine from error
+        raise converted from error
 
 
 @contextlib.contextmanager
@@ -86,11 +86,11 @@ def engine_errors() -> Iterator[None]:
     except Exception as error:
         if "docker.errors.APIError" in names_of(error):
             raise
-        mine = ours(error, "the container engine does not answer")
-        if mine is None or mine is error:
+        converted = to_loom_error(error, "the container engine does not answer")
+        if converted is None or converted is error:
             raise
-        mine.hint = "Is it still running? `docker info` asks it."
-        raise mine from error
+        converted.hint = "Is it still running? `docker info` asks it."
+        raise converted from error
 
 
 def names_of(error: BaseException) -> list[str]:

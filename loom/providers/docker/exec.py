@@ -173,10 +173,10 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
             # Any bytes: quoted for the shell and `%b`; only NUL needs an escape.
             escaped = content.replace(b"\\", b"\\\\").replace(b"\0", b"\\0000").replace(b"'", b"'\\''")
             lines.append(b"printf %b '" + escaped + b"' >" + path.encode() + b" || exit 1\n")
-        said: list[bytes] = []
-        ended = self.run(["sh"], lambda _, data: said.append(data), Cancel(), stdin=b"".join(lines))
+        output: list[bytes] = []
+        ended = self.run(["sh"], lambda _, data: output.append(data), Cancel(), stdin=b"".join(lines))
         if ended.code != 0:
-            reason = b"".join(said).decode("utf-8", "replace").strip()
+            reason = b"".join(output).decode("utf-8", "replace").strip()
             raise ProviderError(f"files could not be put into the container: {reason or f'exit code {ended.code}'}")
 
     def shell(
@@ -277,7 +277,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
         except Exception as error:
             # Not started yet, or finished: both harmless.
             if getattr(error, "status_code", None) is None:
-                raise ProviderError(f"the terminal's size could not be told: {explanation(error)}") from error
+                raise ProviderError(f"the terminal's size could not be set: {explanation(error)}") from error
 
     def _wait(self, exec_id: str, seconds: float) -> None:
         wait_until(lambda: not self._inspect(exec_id)["Running"], limit_s=seconds, every_s=0.05)

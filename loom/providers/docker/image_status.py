@@ -121,8 +121,8 @@ class Inventory:
 
         def add(named: Named) -> None:
             key = (named.name, named.platform)
-            had = found.get(key)
-            used_by = named.used_by if had is None else tuple(dict.fromkeys((*had.used_by, *named.used_by)))
+            known = found.get(key)
+            used_by = named.used_by if known is None else tuple(dict.fromkeys((*known.used_by, *named.used_by)))
             found[key] = replace(named, used_by=used_by)
 
         for use in self._uses:
@@ -214,10 +214,10 @@ class Inventory:
             gone=gone,
             locked=locked,
         )
-        said, reason = verdict(facts)
-        if said is Verdict.UNKNOWN and trouble:
+        found, reason = verdict(facts)
+        if found is Verdict.UNKNOWN and trouble:
             reason = trouble
-        return Verified(name=named.name, platform=named.platform, verdict=said, reason=reason, facts=facts)
+        return Verified(name=named.name, platform=named.platform, verdict=found, reason=reason, facts=facts)
 
 
 def exit_code_of(verified: Sequence[Verified]) -> int:

@@ -97,10 +97,10 @@ class Images:
         key = (identity(image), image.pull)
         with self._guard:
             found = self._resolved.get(key)
-            mine = found is None
+            first = found is None
             if found is None:
                 found = self._resolved[key] = Future()
-        if not mine:
+        if not first:
             return _wait_for(found, image, on_output, cancel)
         try:
             resolved = self._resolve(image, workspace, on_output, cancel, secrets)

@@ -53,18 +53,18 @@ class Ids(Struct, frozen=True):
         return None if uid is None or gid is None else Owner(uid, gid)
 
 
-def _spans(said: str, own: str) -> tuple[tuple[int, int, int], ...]:
+def _spans(text: str, own: str) -> tuple[tuple[int, int, int], ...]:
     spans = []
-    for span in said.split(","):
+    for span in text.split(","):
         words = span.split(":")
         if len(words) == 3 and all(word.isdigit() for word in words):
             spans.append((int(words[0]), int(words[1]), int(words[2])))
     try:
-        ours = [tuple(map(int, line.split())) for line in Path(own).read_text().splitlines()]
+        own_spans = [tuple(map(int, line.split())) for line in Path(own).read_text().splitlines()]
     except (OSError, ValueError):
-        ours = []
+        own_spans = []
     # In one namespace with us, ids are the same.
-    return _SAME if not spans or spans == ours else tuple(spans)
+    return _SAME if not spans or spans == own_spans else tuple(spans)
 
 
 def _looked_up(number: int, spans: list[tuple[int, int, int]]) -> int | None:

@@ -116,10 +116,10 @@ def _start(client: docker.DockerClient, name: str, image_id: str, tmp_dir: Path,
         finally:
             left = provider.close(cancel)
         if ended.code != 0 or not Path(folder, "written").exists():
-            said = b"".join(printed).decode("utf-8", "replace").strip()
+            output = b"".join(printed).decode("utf-8", "replace").strip()
             raise ProviderError(
                 f"a container of {name} started, but could not write into its workspace {folder}"
-                + (f": {said[-500:]}" if said else ""),
+                + (f": {output[-500:]}" if output else ""),
                 hint="the engine must see this machine's files; else use `--mount-mode ephemeral_volume`",
             )
         if left:

@@ -88,9 +88,9 @@ class ProbeTarget:
 
         def ask() -> tuple[int, str]:
             made = self._client.api.exec_create(self._container_id, list(command))
-            said = self._client.api.exec_start(made["Id"])  # no limit: the thread is abandoned in time
+            output = self._client.api.exec_start(made["Id"])  # no limit: the thread is abandoned in time
             code = self._client.api.exec_inspect(made["Id"])["ExitCode"]
-            return (127 if code is None else int(code), bytes(said).decode(errors="replace").strip())
+            return (127 if code is None else int(code), bytes(output).decode(errors="replace").strip())
 
         try:
             # The API can't end an exec: the thread is abandoned, and ends with the container.
@@ -111,9 +111,9 @@ class CommandProbe(_Quiet):
         self.what = what
 
     def check(self, target: ProbeTarget) -> None:
-        code, said = target.run(self._command, timeout_s=self._timeout_s)
+        code, output = target.run(self._command, timeout_s=self._timeout_s)
         if code != 0:
-            last = f": {said.splitlines()[-1]}" if said else ""
+            last = f": {output.splitlines()[-1]}" if output else ""
             raise NotReady(f"the {self.what} exited with {code}{last}")
 
 
@@ -149,10 +149,10 @@ class PortProbe(_Quiet):
 
 def _listening(target: ProbeTarget) -> set[int]:
     """Return the listening TCP ports, except those for local connections only."""
-    code, said = target.run(["cat", "/proc/net/tcp", "/proc/net/tcp6"], timeout_s=10)
-    if code != 0 and not said.lstrip().startswith("sl"):
+    code, output = target.run(["cat", "/proc/net/tcp", "/proc/net/tcp6"], timeout_s=10)
+    if code != 0 and not output.lstrip().startswith("sl"):
         raise NotReady("its ports can't be looked at: the engine is not on this machine, and the image has no `cat`")
-    return listening_ports(said)
+    return listening_ports(output)
 
 
 def listening_ports(table: str) -> set[int]:
@@ -236,13 +236,13 @@ class HttpProbe(_Quiet):
             ["wget", "-q", "-O", "/dev/null", self._url],
         ):
             try:
-                code, said = target.run(tool, timeout_s=10)
+                code, output = target.run(tool, timeout_s=10)
             except docker.errors.APIError:
                 continue
             if code in (126, 127):
                 continue
             if code != 0:
-                raise NotReady(f"no {self.what}: {said or f'{tool[0]} exited with {code}'}")
+                raise NotReady(f"no {self.what}: {output or f'{tool[0]} exited with {code}'}")
             return
         raise NotReady(
             f"no {self.what}: the engine's containers can't be reached from here, and the image has neither curl nor wget"

@@ -11,7 +11,7 @@ from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan.model import MountMode, Resources
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker import devices, mounts
-from loom.providers.docker.errors import explanation, ours
+from loom.providers.docker.errors import explanation, to_loom_error
 from loom.providers.docker.retries import start_failed
 from loom.util.units import size_text
 
@@ -21,51 +21,57 @@ UNSEEN = "WORKSPACE_UNSEEN"
 
 def not_created(error: Exception, request: SessionRequest, image: str) -> LoomError | None:
     """Return the error to raise instead of `error`; None when it is not the engine's."""
-    said = explanation(error)
-    if known := known_reason(request, said):
+    answer = explanation(error)
+    if known := known_reason(request, answer):
         return known
-    if getattr(error, "status_code", None) == 404 and "No such image" in said:
+    if getattr(error, "status_code", None) == 404 and "No such image" in answer:
         return ImageError(
             f"the image {image} of job {request.job_id} is not on the engine", hint=f"docker pull {image}"
         )
-    if "init binary" in said:  # recommended by podman, possibly missing
+    if "init binary" in answer:  # recommended by podman, possibly missing
         return ProviderError(
-            f"podman has no init for the container of job {request.job_id}: {said}",
+            f"podman has no init for the container of job {request.job_id}: {answer}",
             hint="install catatonit where podman runs (Debian, Ubuntu and Fedora: the package catatonit)",
         )
     doing = f"creating the container of job {request.job_id}"
-    return start_failed(error, doing) or ours(error, doing)
+    return start_failed(error, doing) or to_loom_error(error, doing)
 
 
 def not_started(error: Exception, request: SessionRequest, facts: SessionFacts) -> LoomError | None:
     """The same for a container that was created."""
-    said = explanation(error)
-    if known := known_reason(request, said):
+    answer = explanation(error)
+    if known := known_reason(request, answer):
         return known
-    if "executable file" in said or ("exec: " in said and "no such file or directory" in said):
+    if "executable file" in answer or ("exec: " in answer and "no such file or directory" in answer):
         return _no_shell(facts)
     doing = f"starting the container of job {request.job_id}"
-    return start_failed(error, doing) or ours(error, doing)
+    return start_failed(error, doing) or to_loom_error(error, doing)
 
 
-def ended_at_once(said: str, reason: str, request: SessionRequest, facts: SessionFacts) -> LoomError:
-    """For a container that was started and printed `said` before it ended, for `reason`."""
-    if "exec sh failed" in said:
-        if "Exec format error" in said:
+def ended_at_once(answer: str, reason: str, request: SessionRequest, facts: SessionFacts) -> LoomError:
+    """For a container that was started and printed `answer` before it ended, for `reason`."""
+    if "exec sh failed" in answer:
+        if "Exec format error" in answer:
             return ImageError(
                 f"image {facts.image or facts.image_id} is built for another kind of processor than this machine's",
                 hint="choose another `image:`, or set its `platform:` and install the emulation for it",
             )
         return _no_shell(facts)
     return ProviderError(
-        f"the container of job {request.job_id} did not start: {reason}" + (f"; it said: {said[-2000:]}" * bool(said))
+        f"the container of job {request.job_id} did not start: {reason}"
+        + (f"; its output: {answer[-2000:]}" * bool(answer))
     )
 
 
-def known_reason(request: SessionRequest, said: str) -> LoomError | None:
-    """Return the error for an engine's answer `said` to a container's creation or start, where the reason is a known one."""
-    asked_too_much = devices.refused(request, said) or _limit(request, said)
-    return asked_too_much or _unseen_workspace(request, said) or _no_overlay(request, said) or _no_user(request, said)
+def known_reason(request: SessionRequest, answer: str) -> LoomError | None:
+    """Return the error for an engine's answer `answer` to a container's creation or start, where the reason is a known one."""
+    asked_too_much = devices.refused(request, answer) or _limit(request, answer)
+    return (
+        asked_too_much
+        or _unseen_workspace(request, answer)
+        or _no_overlay(request, answer)
+        or _no_user(request, answer)
+    )
 
 
 def _no_shell(facts: SessionFacts) -> ImageError:
@@ -75,16 +81,16 @@ def _no_shell(facts: SessionFacts) -> ImageError:
     )
 
 
-def _unseen_workspace(request: SessionRequest, said: str) -> ProviderError | None:
+def _unseen_workspace(request: SessionRequest, answer: str) -> ProviderError | None:
     job, other_mode = request.job_id, "use --mount-mode ephemeral_volume"
-    of_volume = "failed to mount local volume" in said and "no such file or directory" in said
-    if of_volume or "bind source path does not exist" in said:
+    of_volume = "failed to mount local volume" in answer and "no such file or directory" in answer
+    if of_volume or "bind source path does not exist" in answer:
         return ProviderError(
             f"the engine does not see the workspace of job {job}: there is no {request.workspace} where it runs",
             hint=f"it runs on another machine, or sees other files: {other_mode}",
             code=UNSEEN,
         )
-    if "chdir to cwd" in said and "permission denied" in said:
+    if "chdir to cwd" in answer and "permission denied" in answer:
         return ProviderError(
             f"the engine may not look into the workspace of job {job}: root in its containers is another user here",
             hint=f"{other_mode}; a rootless engine is best used by the user whose it is",
@@ -93,31 +99,31 @@ def _unseen_workspace(request: SessionRequest, said: str) -> ProviderError | Non
     return None
 
 
-def _no_overlay(request: SessionRequest, said: str) -> ProviderError | None:
-    if request.mount_mode is not MountMode.OVERLAY or "mount" not in said:
+def _no_overlay(request: SessionRequest, answer: str) -> ProviderError | None:
+    if request.mount_mode is not MountMode.OVERLAY or "mount" not in answer:
         return None
-    if "overlay" not in said and "volume" not in said:
+    if "overlay" not in answer and "volume" not in answer:
         return None
     return ProviderError(
-        f"the engine can't mount an overlay of the workspace of job {request.job_id}: {said}",
+        f"the engine can't mount an overlay of the workspace of job {request.job_id}: {answer}",
         hint="use another `mount_mode`: auto and copy work everywhere where the engine sees this machine's files",
         code=mounts.UNAVAILABLE,
     )
 
 
-def _no_user(request: SessionRequest, said: str) -> ImageError | None:
-    if "unable to find user" not in said and "unable to find group" not in said:
+def _no_user(request: SessionRequest, answer: str) -> ImageError | None:
+    if "unable to find user" not in answer and "unable to find group" not in answer:
         return None
     image = request.image
     name, asked = (image.name if image else None) or request.image_id, image.user if image else None
     return ImageError(
-        f"image {name} can't run job {request.job_id} as {asked or 'the user that it names itself'}: {said}",
+        f"image {name} can't run job {request.job_id} as {asked or 'the user that it names itself'}: {answer}",
         hint="name a user that the image knows, or a number such as 1000:1000, in `user:`",
     )
 
 
 class _Limit(Struct, frozen=True, kw_only=True):
-    said: str
+    phrase: str
     """A word of the engine's answer, in lower case."""
     key: str
     """Of `resources`."""
@@ -127,25 +133,25 @@ class _Limit(Struct, frozen=True, kw_only=True):
 
 _LIMITS = (
     _Limit(
-        said="range of cpus",
+        phrase="range of cpus",
         key="cpus",
         asked=lambda resources: resources.cpus and f"{resources.cpus:g}",
         hint="ask for at most what the engine's machine has (`docker info` names it), or leave `cpus` out for all of it",
     ),
     _Limit(
-        said="memory limit",
+        phrase="memory limit",
         key="memory",
         asked=lambda resources: resources.memory and size_text(resources.memory),
         hint="ask for as much as the engine says, or leave `memory` out for no limit",
     ),
     _Limit(
-        said="rlimit",
+        phrase="rlimit",
         key="ulimits",
         asked=lambda resources: ", ".join(f"{limit.name} {limit.soft}:{limit.hard}" for limit in resources.ulimits),
         hint="ask for no more than the engine itself may set; `ulimit -H -a` in a job tells what that is",
     ),
     _Limit(
-        said="tmpfs",
+        phrase="tmpfs",
         key="tmpfs",
         asked=lambda resources: ", ".join(resources.tmpfs),
         hint="the options are those of mount(8): /path:size=64m,mode=1777",
@@ -153,13 +159,13 @@ _LIMITS = (
 )
 
 
-def _limit(request: SessionRequest, said: str) -> ProviderError | None:
+def _limit(request: SessionRequest, answer: str) -> ProviderError | None:
     for limit in _LIMITS:
         asked = limit.asked(request.resources)
-        if asked and limit.said in said.lower():
+        if asked and limit.phrase in answer.lower():
             place = request.resources.places.get(limit.key, "the workflow")
             return ProviderError(
-                f"{place}: the engine can't give job {request.job_id} its `{limit.key}: {asked}`: {said}",
+                f"{place}: the engine can't give job {request.job_id} its `{limit.key}: {asked}`: {answer}",
                 hint=limit.hint,
                 code="LIMIT_REFUSED",
             )

@@ -147,14 +147,16 @@ class Progress:
             self.outcome = "already up to date:"
 
     def __str__(self) -> str:
-        have = sum(current for current, _ in self._layers.values())
+        loaded = sum(current for current, _ in self._layers.values())
         total = sum(total for _, total in self._layers.values())
-        return f"{len(self._done)} of {len(self._layers)} layers, {rough_size(have)} of {rough_size(total)}"
+        return f"{len(self._done)} of {len(self._layers)} layers, {rough_size(loaded)} of {rough_size(total)}"
 
 
-def same_platform(have: str, want: str) -> bool:
+def same_platform(actual: str, wanted: str) -> bool:
     """An image without a variant serves every variant of its architecture, and vice versa."""
-    return have.split("/")[:2] == want.split("/")[:2] and (have.count("/") < 2 or want.count("/") < 2 or have == want)
+    return actual.split("/")[:2] == wanted.split("/")[:2] and (
+        actual.count("/") < 2 or wanted.count("/") < 2 or actual == wanted
+    )
 
 
 class _Refusal(Struct, frozen=True, kw_only=True):
@@ -170,13 +172,13 @@ _REFUSALS = (
     _Refusal(
         words=("no matching manifest", "does not match the specified platform", "no match for platform"),
         code="IMAGE_PLATFORM",
-        message="{name} is not made for {platform}: {said}",
+        message="{name} is not made for {platform}: {answer}",
         hint="Set the image's `platform` to one that it is made for, or choose another image.",
     ),
     _Refusal(
         words=("toomanyrequests", "too many requests", "rate limit"),
         code="IMAGE_RATE_LIMITED",
-        message="{registry} refuses more pulls for now: {said}",
+        message="{registry} refuses more pulls for now: {answer}",
         hint="Wait, or log in for a higher limit: {login}",
     ),
     _Refusal(
@@ -193,18 +195,18 @@ _REFUSALS = (
         code="IMAGE_DENIED",
         message="{registry} denies access to {name}: {used}",
         hint="Log in ({login}), or check the name: many registries answer so for an image that is not there.\n"
-        "The registry said: {said}",
+        "The registry's answer: {answer}",
     ),
     _Refusal(
         words=("manifest unknown", "not found", "repository does not exist", "name unknown"),
         code="IMAGE_NOT_FOUND",
         message="{name} is not in {registry}",
-        hint="Check the name and the tag. The registry said: {said}",
+        hint="Check the name and the tag. The registry's answer: {answer}",
     ),
     _Refusal(
         words=("no space left",),
         code="IMAGE_DISK_FULL",
-        message="the engine's disk is full: {said}",
+        message="the engine's disk is full: {answer}",
         hint="Make room there: docker system df",
     ),
     _Refusal(
@@ -232,26 +234,26 @@ _REFUSALS = (
             "dial tcp",
         ),
         code="IMAGE_REGISTRY_DOWN",
-        message="{registry} can't be reached: {said}",
+        message="{registry} can't be reached: {answer}",
         hint="Is the registry up, and does the engine's machine reach it (proxy, VPN, certificate)?",
     ),
 )
 
 
-def explain(reference: Reference, said: str, platform: str, credentials: Credentials) -> ImageError:
+def explain(reference: Reference, answer: str, platform: str, credentials: Credentials) -> ImageError:
     """Return the error for the engine's message about a failed pull, with the next move."""
     refused = f"the credentials from {credentials.source} were refused"
     values = {
         "name": reference.name,
         "registry": reference.registry,
         "platform": platform,
-        "said": said,
+        "answer": answer,
         "login": "docker login" if reference.registry == "docker.io" else f"docker login {reference.registry}",
         "used": credentials.problem or (refused if credentials.auth else "no credentials were used"),
     }
     for one in _REFUSALS:
-        if any(word in said.lower() for word in one.words):
+        if any(word in answer.lower() for word in one.words):
             return ImageError(one.message.format(**values), hint=one.hint.format(**values), code=one.code)
     return ImageError(
-        f"{reference.name} could not be pulled: {said}", hint=f"Try it by hand: docker pull {reference.name}"
+        f"{reference.name} could not be pulled: {answer}", hint=f"Try it by hand: docker pull {reference.name}"
     )

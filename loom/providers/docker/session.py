@@ -120,10 +120,10 @@ class DockerSession:
             return self._channel.listen(talk, listen, deadline=time.monotonic() + HELLO_S, cancel=cancel)
         except (Lost, Died) as lost:
             reason = lost.message if isinstance(lost, Lost) else f"it ended with exit code {lost.code}"
-            said = b"".join(heard).decode("utf-8", "replace").strip()
-            if isinstance(lost, Lost) and not said:
+            output = b"".join(heard).decode("utf-8", "replace").strip()
+            if isinstance(lost, Lost) and not output:
                 raise
-            raise refusals.ended_at_once(said, reason, self._request, self.facts) from lost
+            raise refusals.ended_at_once(output, reason, self._request, self.facts) from lost
         finally:
             unregister()
 

@@ -73,14 +73,14 @@ class Dialler:
 
     def dial(self, timeout_s: float) -> socket.socket:
         """Return a connection to the engine after its first answer. SshFailed on failure."""
-        with self._turn, tempfile.TemporaryFile() as said:
+        with self._turn, tempfile.TemporaryFile() as stderr:
             ours, theirs = socket.socketpair()
             try:
                 process = subprocess.Popen(
                     self._command,
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
-                    stderr=said,
+                    stderr=stderr,
                     env=self._environ,
                     start_new_session=True,  # loom handles ^C on the terminal
                 )
@@ -100,10 +100,10 @@ class Dialler:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(1)  # without a signal, so that it can report the reason
                 processes.end(process)
-                said.seek(0)
+                stderr.seek(0)
                 if isinstance(error, (OSError, http.client.HTTPException)):
                     # ssh's message is the cause, not the end of the connection.
-                    raise SshFailed(_reason(said.read().decode(errors="replace"), error)) from None
+                    raise SshFailed(_reason(stderr.read().decode(errors="replace"), error)) from None
                 raise
             return ours
 
@@ -124,16 +124,16 @@ def _ask(connection: socket.socket) -> None:
         response.close()
 
 
-def _reason(said: str, error: BaseException) -> str:
+def _reason(stderr: str, error: BaseException) -> str:
     """Return the line with the reason from the output of ssh and of the other side."""
-    lines = [line.strip() for line in said.splitlines() if line.strip() and not set(line.strip()) <= {"@"}]
+    lines = [line.strip() for line in stderr.splitlines() if line.strip() and not set(line.strip()) <= {"@"}]
     for line in lines:
         if "IDENTIFICATION HAS CHANGED" in line:
             return "the host's key is not the one that is known: somebody may be in between, or the host is a new one"
     if lines:
         return lines[-1]
     if isinstance(error, http.client.BadStatusLine) and (word := str(error).strip(" '\"\n")):
-        return f"the other side said {word[:80]!r} instead of an engine's answer"
+        return f"the other side sent {word[:80]!r} instead of an engine's answer"
     return "timed out" if isinstance(error, TimeoutError) else "the connection was closed without a word"
 
 

@@ -81,7 +81,7 @@ def test_a_name_of_a_job_where_nothing_ran_yet(make: Make) -> None:
     asked = failed_command(project, "exec", "nosuch", "--", "true")
     assert asked.returncode == 2
     assert asked.stderr.splitlines() == [
-        f"loom: 'nosuch' is no run, and there is no run of {project.root} yet that could have such a job",
+        f"loom: 'nosuch' is no run, and no run of {project.root} yet that could have such a job",
         "  `loom runs --all` lists every run",
     ]
 

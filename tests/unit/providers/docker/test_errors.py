@@ -9,7 +9,7 @@ import requests
 
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
 from loom.providers.docker import errors
-from loom.providers.docker.errors import engine_errors, ours, translated
+from loom.providers.docker.errors import engine_errors, to_loom_error, translated
 
 
 def test_every_error_of_the_sdk_is_in_the_table() -> None:
@@ -42,7 +42,7 @@ def test_an_error_becomes_ours_and_keeps_its_cause(error: Exception, kind: type[
 def test_our_own_bugs_pass_untouched() -> None:
     with pytest.raises(KeyError), translated("anything"):
         raise KeyError("x")
-    assert ours(KeyError("x"), "anything") is None
+    assert to_loom_error(KeyError("x"), "anything") is None
 
 
 def test_a_lost_engine_is_told_from_an_answer_of_the_engine() -> None:
