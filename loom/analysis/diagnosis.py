@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct, field
@@ -18,12 +18,11 @@ from loom.analysis import known_failures
 from loom.analysis.diff import Pair
 from loom.analysis.known_failures import Cause
 from loom.analysis.reproduction import reproduce_command
-from loom.record.documents import Document, Invocation, Milliseconds, Moment, Sha
+from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest
 from loom.util.paths import JOB_PLACE
 
-DIAGNOSIS_SCHEMA: Final = "loom.diagnosis.v1"
 LINES_READ = 400
 """Number of last lines of the failing unit to inspect."""
 LINES_SHOWN = 14

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loom import snapshot
+import msgspec
+
 from loom.analysis.diagnosis import LINES_READ, Diagnosis, Evidence, Ignored, diagnose
 from loom.errors import LoomError, RecordError, RequestError
 from loom.record.documents import SectionSummary, StepSummary
@@ -55,6 +56,12 @@ def diagnosis_of(reading: Reading, job: str | None = None, unrecorded: Unrecorde
     )
 
 
+def recorded_diagnosis(reading: Reading) -> Diagnosis | None:
+    """Return the diagnosis as the run's end recorded it."""
+    found = read_document(reading.paths.diagnosis, Diagnosis)
+    return None if found is None else msgspec.convert(found, Diagnosis)
+
+
 def _failing_file(manifest: Mapping[str, Any] | None) -> tuple[str | None, tuple[str | None, str | None]]:
     if manifest is None:
         return None, (None, None)
@@ -76,6 +83,8 @@ def _lines_total(reading: Reading, events_path: str | None) -> int | None:
 
 def _ignored(root: Path, paths: Sequence[str]) -> Ignored | None:
     """The first of `paths` that lies in the source and that git ignores. Asks git only about what is there."""
+    from loom import snapshot  # most failures do not ask git
+
     there = [path for path in paths if os.path.lexists(root / path)]
     if not there:
         return None

@@ -10,7 +10,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -34,19 +34,23 @@ from loom.plan.model import CONTAINERS, Plan, Selection, resolve
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.record import unrecorded
 from loom.record.documents import Invocation
+from loom.render import diagnosis as forms
+from loom.render.closing import closing_lines
 from loom.render.plan import plan_yaml
-from loom.render.screen import Look, Screen, closing_lines
+from loom.render.screen import Look, Screen
 from loom.runner import Gate, api
 from loom.runner.api import Ran, Reuse
 from loom.runner.previous_run import remove_expired_archives
 from loom.snapshot import Source
 from loom.status import ExitCode
 from loom.util.bounded import listed
+from loom.util.controls import without_commands
 from loom.workflow import Workflow
 from loom.workflow.lint import of_run
 from loom.workflow.values import shell_words
 
 if TYPE_CHECKING:
+    from loom.record.reader import Reading
     from loom.render.ci import GitHub, GitLab
     from loom.render.json_lines import JsonLines
     from loom.render.live import Live
@@ -294,7 +298,7 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None)
             )
         )
     remove_expired_archives(here.store.runs_dir, time.time() - config.keep_for)
-    _say_the_end(ran, audience, look, write, quiet=options.quiet)
+    _say_the_end(ran, audience, here, options.form, look, write)
     if config.auto_clean:
         clean_later(here.store, here.environ, source.root)
     terminal.written(f"the run is over ({ran.receipt.status.value}), and its record whole: {ran.receipt_path}")
@@ -321,16 +325,24 @@ def _audience(
     return Screen(look, write), None
 
 
-def _say_the_end(ran: Ran, audience: object, look: Look, write: Callable[[str], None], *, quiet: bool) -> None:
+def _say_the_end(ran: Ran, audience: object, here: Here, form: str, look: Look, write: Callable[[str], None]) -> None:
     if hasattr(audience, "receipt"):
-        audience.receipt(str(ran.receipt_path), ran.receipt.status.value, ran.receipt.exit_code)
+        audience.receipt(ran.receipt, str(ran.receipt_path))
         return
-    last = list(closing_lines(ran.receipt.status.value, str(ran.receipt_path), look))
-    if not quiet:
-        last += [f"look inside: loom shell {ran.receipt.run_id} {job_id}" for job_id in ran.kept]
     with suppress(OSError):  # reported next, unless only the reader left
-        for line in last:
-            write(line)
+        if form == "github":
+            for line in _annotations(here.find(ran.receipt.run_id), look):
+                write(line)
+        for line in closing_lines(ran.receipt.status.value, ran.receipt_path, ran.diagnosis, ran.kept, look):
+            write(without_commands(line))
+
+
+def _annotations(reading: Reading, look: Look) -> Iterator[str]:
+    """Annotate each job that did not succeed."""
+    from loom.analysis.evidence import diagnosis_of  # only a failed run needs it
+
+    for job in [job.id for job in reading.fold.jobs.values() if job.status is not None and not job.status.ok]:
+        yield from forms.lines("github", diagnosis_of(reading, job), look, now_ns=0)
 
 
 def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLines | GitHub | GitLab:

@@ -12,9 +12,10 @@ from loom.record.documents import Runs
 from loom.record.listing import row_of
 from loom.record.reader import document_of, replay
 from loom.record.store import INTERRUPTED, RUNNING
+from loom.render.closing import closing_lines
 from loom.render.output import print_json
 from loom.render.records import runs_lines, unfinished_lines
-from loom.render.screen import Screen, closing_lines
+from loom.render.screen import Screen
 
 
 def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> None:
@@ -40,15 +41,14 @@ def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, c
     if as_json:
         print_json(document_of(reading))
         return
+    from loom.analysis.evidence import recorded_diagnosis  # `loom runs` does not need it
+
     look, write = screen_parts(place.config.color, quiet=quiet, verbose=verbose, stream=stream)
     replay(reading, Screen(look, write), every_line=stream)
     if reading.state in (RUNNING, INTERRUPTED):
         for line in unfinished_lines(reading.state, reading.last_sign(), reading.running_units(), look):
             write(line)
     else:
-        for line in closing_lines(reading.state, str(reading.paths.receipt), look):
+        kept = [job.id for job in reading.fold.jobs.values() if "session_kept" in job.facts]
+        for line in closing_lines(reading.state, reading.paths.receipt, recorded_diagnosis(reading), kept, look):
             write(line)
-        if not quiet:
-            for job in reading.fold.jobs.values():
-                if "session_kept" in job.facts:
-                    write(f"look inside: loom shell {reading.run_id} {job.id}")

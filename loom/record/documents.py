@@ -19,6 +19,7 @@ RECEIPT_SCHEMA: Final = "loom.receipt.v1"
 RUN_SCHEMA: Final = "loom.run.v1"
 RUNS_SCHEMA: Final = "loom.runs.v1"
 SHOW_SCHEMA: Final = "loom.show.v1"
+DIAGNOSIS_SCHEMA: Final = "loom.diagnosis.v1"
 
 Positive = Annotated[int, Meta(ge=1, le=1 << 53)]
 Milliseconds = Annotated[float, Meta(ge=0, le=1e15)]
@@ -334,6 +335,8 @@ class Receipt(Document, frozen=True, kw_only=True):
     run_summary_path: str
     pipeline_summary_path: str
     pipeline_manifest_path: str
+    diagnosis_path: str | None = None
+    """The diagnosis of a run that did not succeed."""
     snapshot_path: str | None
     snapshot_head_sha: Sha | None
     snapshot_tree_sha: Sha | None

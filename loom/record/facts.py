@@ -125,16 +125,8 @@ class _RunFinished(TypedDict, total=False):
     error_code: str | None
 
 
-class _Written(TypedDict):
-    """A place in the workflow."""
-
-    file: str
-    line: Count
-
-
 class _JobFinished(TypedDict, total=False):
     allowed_failure: bool
-    failing_place: _Written
     blocked_by: str | None
     failing_step: Place | None
     failing_section: Place | None

@@ -193,7 +193,7 @@ class Journal:
         message: str | None = None,
         data: Mapping[str, Any] | None = None,
     ) -> int:
-        masked = encodable(self._mask_values(data or {}))
+        masked = encodable(self.masked(data or {}))
         with self._lock:
             now = self._clock_ns()
             self._seq += 1
@@ -220,15 +220,16 @@ class Journal:
                 sink.phase(event)
         return now
 
-    def _mask_values(self, value: Any) -> Any:
+    def masked(self, value: Any) -> Any:
+        """Hide secrets in every text of a JSON value."""
         if not self.masker.active:
             return value
         if isinstance(value, str):
             return self.masker.mask(value)
         if isinstance(value, Mapping):
-            return {key: self._mask_values(item) for key, item in value.items()}
+            return {key: self.masked(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return [self._mask_values(item) for item in value]
+            return [self.masked(item) for item in value]
         return value
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec.structs import replace
+
 from loom.record import derive
 from loom.record.derive import job_dir, section_dir, step_dir
-from loom.record.documents import dump
+from loom.record.documents import Receipt, dump
 from loom.record.events import PhaseCode, PhaseEvent, encode
 from loom.record.fold import RunFold
 from loom.record.journal import OutputBatch
@@ -79,14 +84,21 @@ class Recorder:
         self._record.document("pipeline/summary.json", dump(derive.pipeline_summary(self.fold)))
         self._record.document("pipeline/manifest.json", dump(derive.pipeline_manifest(self.fold)))
 
-    def finish(self) -> None:
-        """Write the closing documents: summary, phase report, then the receipt."""
+    def finish(self, diagnose: Callable[[Receipt], Path | None]) -> Receipt:
+        """Write the last documents: summary, phase report and, last, the receipt.
+
+        `diagnose` writes the diagnosis of a failed run and returns its path.
+        """
         if self.fold.pipeline is None or self.fold.pipeline.status is None:
             self._pipeline_documents()
         self._record.document("summary.json", dump(derive.run_summary(self.fold)))
         self._record.document("phase-report.json", dump(derive.phase_report(self.fold)))
-        self._record.publish(self._record.paths.receipt, dump(derive.receipt(self.fold)))
+        receipt = derive.receipt(self.fold)
+        if (diagnosis := diagnose(receipt)) is not None:
+            receipt = replace(receipt, diagnosis_path=str(diagnosis))
+        self._record.publish(self._record.paths.receipt, dump(receipt))
         self._record.close_all()
+        return receipt
 
 
 def _output_file(job_id: str | None, step: str | None, section: str | None) -> str:

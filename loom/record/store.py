@@ -21,7 +21,16 @@ from msgspec import Struct
 
 from loom.errors import InfrastructureError, RecordError, RequestError
 from loom.record import derive
-from loom.record.documents import RECEIPT_SCHEMA, RUN_SCHEMA, SCHEMA_VERSION, Document, Receipt, checked, plain
+from loom.record.documents import (
+    DIAGNOSIS_SCHEMA,
+    RECEIPT_SCHEMA,
+    RUN_SCHEMA,
+    SCHEMA_VERSION,
+    Document,
+    Receipt,
+    checked,
+    plain,
+)
 from loom.record.events import Event, OutputEvent, PhaseEvent, decode, parsed
 from loom.record.fold import RunFold
 from loom.storage.claims import Claims
@@ -34,7 +43,7 @@ RUNNING = "running"
 INTERRUPTED = "interrupted"
 """Loom was killed, or the machine went down, before the end of the run."""
 RUNTIME_LINK = Path(RUNTIME)
-KNOWN_SCHEMAS = (SCHEMA_VERSION, RUN_SCHEMA, RECEIPT_SCHEMA)
+KNOWN_SCHEMAS = (SCHEMA_VERSION, RUN_SCHEMA, RECEIPT_SCHEMA, DIAGNOSIS_SCHEMA)
 LONGEST_LINE = 32 << 20
 """Limit of an event's line; a sparse file could otherwise exhaust memory."""
 TAIL_BYTES = 16_000_000
@@ -68,6 +77,10 @@ class RunPaths(Struct, frozen=True, kw_only=True):
     @property
     def events(self) -> Path:
         return self.logs / "events.jsonl"
+
+    @property
+    def diagnosis(self) -> Path:
+        return self.logs / "diagnosis.json"
 
     @property
     def identity(self) -> Path:

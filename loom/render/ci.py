@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
-from loom.analysis.diagnosis import failing_tests_total, places_in
 from loom.record.events import PhaseEvent
 from loom.record.journal import OutputBatch
+from loom.render.diagnosis.github import escaped
 from loom.render.screen import Detail, Look, Screen
 from loom.render.sinks import while_heard
 from loom.status import Status
-from loom.util.controls import cleaned, visible, without_commands
+from loom.util.controls import visible, without_commands
 from loom.util.units import rough_duration
 
 MOST_LINES = 20_000
 """Number of output lines per job to buffer; the record has all of them."""
-
-_ANNOTATED = 10
-"""GitHub's limit of annotations per step and level."""
 
 Write = Callable[[str], None]
 
@@ -40,8 +36,6 @@ class _Jobs:
         )
         self._lines: dict[str, deque[str]] = {}
         self._dropped: dict[str, int] = {}
-        self._tests: dict[str, list[Mapping[str, Any]]] = {}
-        self._reports: dict[str, Mapping[str, Any]] = {}
 
     def phase(self, event: PhaseEvent) -> None:
         job_id = event.job_id
@@ -49,18 +43,12 @@ class _Jobs:
             if event.kind == "phase_started" and event.step is not None:
                 command = str(event.data.get("command", "")).strip().splitlines() or [""]
                 self._add(job_id, f"$ {command[0]}{' …' if len(command) > 1 else ''}")
-            if event.message == "test_reports":
-                self._reports[job_id] = event.data
-            if event.message == "failing_test":
-                self._tests.setdefault(job_id, []).append(event.data)
             if event.message == "job_finished" and event.status is not Status.SKIPPED:
                 lines = self._lines.pop(job_id, deque())
                 dropped = self._dropped.pop(job_id, 0)
                 if dropped:
                     lines.appendleft(f"({dropped} lines before these are in the record)")
                 for line in self._group(event, list(lines)):
-                    self._write(line)
-                for line in self._annotations(event, list(lines), self._tests.pop(job_id, [])):
                     self._write(line)
         self._plain.phase(event)
 
@@ -80,60 +68,24 @@ class _Jobs:
     def _group(self, event: PhaseEvent, lines: list[str]) -> Iterator[str]:
         raise NotImplementedError
 
-    def _annotations(self, event: PhaseEvent, lines: list[str], tests: list[Mapping[str, Any]]) -> Iterator[str]:
-        return iter(())
-
 
 def _title(event: PhaseEvent) -> str:
     return visible(f"{event.job_id}: {event.status} in {rough_duration(event.duration_ms)}")
 
 
 class GitHub(_Jobs):
-    """Groups and annotations. `token` must be unguessable: it keeps job output from acting as GitHub commands."""
+    """Groups of lines. `token` must be unguessable: it keeps job output from acting as GitHub commands."""
 
     def __init__(self, write: Write, *, unicode: bool = True, token: str) -> None:
         super().__init__(write, unicode=unicode)
         self._token = token
 
     def _group(self, event: PhaseEvent, lines: list[str]) -> Iterator[str]:
-        yield f"::group::{_escaped(_title(event))}"
+        yield f"::group::{escaped(_title(event))}"
         yield f"::stop-commands::{self._token}"
         yield from map(without_commands, lines)  # the log page folds at `##[group]` even while commands are stopped
         yield f"::{self._token}::"
         yield "::endgroup::"
-
-    def _annotations(self, event: PhaseEvent, lines: list[str], tests: list[Mapping[str, Any]]) -> Iterator[str]:
-        if event.status is Status.SUCCESS:
-            return
-        level = "warning" if event.data.get("allowed_failure") else "error"
-        for test in tests[:_ANNOTATED]:
-            place = {"file": test.get("file"), "line": test.get("line")}
-            name = f"{test['classname']}.{test['name']}" if test.get("classname") else test["name"]
-            yield _annotation(level, place, title=name, message=test.get("message") or "this test failed")
-        where = event.data.get("failing_step") or event.data.get("failing_section") or ""
-        title = f"{event.job_id}, {where}" if where else str(event.job_id)
-        places = [] if tests else places_in(lines[-50:], 1)
-        place = event.data.get("failing_place", {})
-        if places:
-            place = {"file": places[0].file, "line": places[0].line, "col": places[0].column}
-        message = str(event.error or event.status)
-        if (count := failing_tests_total(tests, self._reports.get(str(event.job_id)))) > _ANNOTATED:
-            message += f"; {count} tests failed, {min(len(tests), _ANNOTATED)} of them have annotations"
-        yield _annotation(level, place, title=title, message=message)
-
-
-def _annotation(level: str, place: Mapping[str, Any], *, title: str, message: str) -> str:
-    values = {**{name: value for name, value in place.items() if value is not None}, "title": title}
-    properties = ",".join(f"{name}={_property(str(value))}" for name, value in values.items())
-    return f"::{level} {properties}::{_escaped(without_commands(cleaned(message)))}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _escaped(text).replace(":", "%3A").replace(",", "%2C")
 
 
 class GitLab(_Jobs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from loom.record.documents import Receipt
 from loom.record.events import PhaseEvent, encode
 from loom.record.journal import OutputBatch
 from loom.render.sinks import while_heard
@@ -34,6 +35,13 @@ class JsonLines:
     def close(self) -> None:
         """Nothing to release."""
 
-    def receipt(self, path: str, status: str, exit_code: int) -> None:
-        line = {"kind": RECEIPT_KIND, "receipt_path": path, "status": status, "exit_code": exit_code}
+    def receipt(self, receipt: Receipt, path: str) -> None:
+        """Print the last line."""
+        line = {
+            "kind": RECEIPT_KIND,
+            "receipt_path": path,
+            "diagnosis_path": receipt.diagnosis_path,
+            "status": receipt.status.value,
+            "exit_code": receipt.exit_code,
+        }
         self._write(jsons.encode_line(line))

@@ -285,11 +285,3 @@ def _interrupted(data: Mapping[str, Any]) -> str:
         return "interrupted again: everything is ended at once"
     again = "a second ^C ends them" if data["by"] == "interrupted" else "a second signal ends them"
     return f"interrupted: running jobs have {data['grace_s']:g} s to end; {again} at once"
-
-
-def closing_lines(status: str, receipt_path: str, look: Look) -> list[str]:
-    """Print the final lines of a run, after its record is complete."""
-    lines = [f"receipt: {receipt_path}"]
-    if look.detail is Detail.QUIET:
-        lines.append(f"status: {status}")
-    return lines

@@ -28,6 +28,7 @@ from loom.util import processes
 from loom.util.paths import new_workspace
 
 if TYPE_CHECKING:
+    from loom.analysis.diagnosis import Diagnosis
     from loom.record.documents import Receipt
     from loom.record.journal import Sink
     from loom.snapshot import Source
@@ -98,6 +99,7 @@ class Ran(Struct, frozen=True, kw_only=True):
 
     receipt: Receipt
     receipt_path: Path
+    diagnosis: Diagnosis | None = None
     kept: tuple[str, ...] = ()
     """Jobs that can be entered or resumed."""
 

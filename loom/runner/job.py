@@ -80,9 +80,6 @@ class JobRunner:
         for name in ("failing_step", "failing_section", "error_code"):
             if getattr(attempt, name) is not None:
                 data[name] = getattr(attempt, name)
-        failing = next((step for step in attempt.job.steps if step.id == attempt.failing_step), None)
-        if failing is not None and failing.file:
-            data["failing_place"] = {"file": failing.file, "line": failing.line}
         if blocked_by is not None:
             data["blocked_by"] = blocked_by
         attempt.fact(

@@ -7,18 +7,22 @@ from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from loom import __version__, snapshot
 from loom.errors import LoomError
 from loom.plan.image_lock import identity, shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
-from loom.record import derive
-from loom.record.documents import plain
+from loom.record.documents import Receipt, dump, plain
 from loom.record.events import PIPELINE, RUN, PhaseCode
 from loom.record.journal import Journal, Outcome
+from loom.record.lines import encodable
+from loom.record.reader import Reading
 from loom.record.recorder import Recorder
 from loom.record.saved_plan import Planned, dump_planned
+from loom.record.store import RunEntry
 from loom.runner.api import Beginning, Ran, Request
 from loom.runner.job import JobRunner
 from loom.runner.products import Handover
@@ -29,6 +33,9 @@ from loom.status import JobResult, Skip, Status, exit_code_of, run_status
 from loom.storage.cache import Cache
 from loom.util import controls
 
+if TYPE_CHECKING:
+    from loom.analysis.diagnosis import Diagnosis
+
 
 class Run:
     def __init__(self, request: Request, beginning: Beginning) -> None:
@@ -37,6 +44,7 @@ class Run:
         self._workspace = beginning.workspace
         self._record = beginning.record
         self._recorder = Recorder(self._record)
+        self._diagnosed: Diagnosis | None = None
         self._journal = Journal(
             run_id=request.run_id,
             pipeline_id=request.run_id,
@@ -65,15 +73,16 @@ class Run:
         try:
             filled = self._bootstrap()
             status = self._pipeline(started=filled)
-            self._finalize(status)
+            receipt = self._finalize(status)
         finally:
             self._record.drop_builds()
             self._close_providers()  # also after a bug, or when the record is unwritable
         if filled:
             self._record.link_into(self._workspace)
         return Ran(
-            receipt=derive.receipt(self._recorder.fold),
+            receipt=receipt,
             receipt_path=self._record.paths.receipt,
+            diagnosis=self._diagnosed,
             kept=tuple(job.id for job in self._recorder.fold.jobs.values() if "session_kept" in job.facts),
         )
 
@@ -249,7 +258,7 @@ class Run:
 
     # -- run.finalize ---------------------------------------------------------------------------------------------
 
-    def _finalize(self, status: Status) -> None:
+    def _finalize(self, status: Status) -> Receipt:
         self._deaf()
         for thread in self._stating:
             self._cancel.join(thread)
@@ -275,8 +284,25 @@ class Run:
                     "duration_ms": round((self._journal.now_ns() - self._begun) / 1e6, 3),
                 },
             )
-        self._recorder.finish()
+        receipt = self._recorder.finish(self._diagnose)
         self._journal.close()
+        return receipt
+
+    def _diagnose(self, receipt: Receipt) -> Path | None:
+        """Write the diagnosis of a run that did not succeed. No error here keeps the receipt from being written."""
+        if receipt.status.ok:
+            return None
+        from loom.analysis.evidence import diagnosis_of
+
+        entry = RunEntry(paths=self._record.paths, identity={}, receipt=plain(receipt), alive=False)
+        try:
+            found = diagnosis_of(Reading(entry))
+            masked = msgspec.convert(self._journal.masked(encodable(plain(found))), type(found))
+            self._record.publish(self._record.paths.diagnosis, dump(masked))
+        except Exception:  # noqa: BLE001
+            return None
+        self._diagnosed = masked
+        return self._record.paths.diagnosis
 
     def _close_providers(self) -> list[str]:
         """Wait until everything is removed; return the failures. Idempotent."""

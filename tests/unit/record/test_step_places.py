@@ -78,6 +78,6 @@ def test_a_line_that_a_shell_names_is_the_workflows(make: Make) -> None:
 def test_github_and_the_report_name_the_line_too(make: Make) -> None:
     project = make("version: v1\nstages: [t]\na:\n  stage: t\n  script:\n    - exit 3\n")
     shown = project.loom("run", "--local", "--format", "github", code=1)
-    assert "::error file=.loom/workflow.yml,line=6,title=a%2C script/01::" in shown
+    assert "::error file=.loom/workflow.yml,line=6,title=failed%3A job a%2C step script/01 " in shown
     project.loom("report", "-o", "report.html")
     assert ".loom/workflow.yml:6" in (project.root / "report.html").read_text()

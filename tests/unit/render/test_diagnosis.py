@@ -58,6 +58,12 @@ def test_github_gets_an_annotation_for_each_failing_test_and_one_for_the_step() 
     assert "30 tests failed, 9 of them have annotations" in found[-1]
 
 
+def test_annotations_are_escaped_and_hold_no_command() -> None:
+    tests = [{"name": "n,m:o", "message": "100%\n::error::x\n##[group]", "file": "a,b:c.py", "line": 3}]
+    line = shown("github", diagnosis(failing_tests=tests))[0]
+    assert line == "::error file=a%2Cb%3Ac.py,line=3,title=n%2Cm%3Ao::100%25%0A| ::error::x%0A## [group]"
+
+
 def test_gitlab_gets_a_code_quality_report() -> None:
     (finding,) = json.loads("\n".join(shown("gitlab", diagnosis(printed=("src/a.c:3: error: no x",)))))
     assert finding["location"] == {"path": "src/a.c", "lines": {"begin": 3}}
