@@ -96,7 +96,7 @@ class ImageError(InfrastructureError):
     default_code = "IMAGE_UNAVAILABLE"
 
     def named_at(self, place: str) -> ImageError:
-        """The same with the place that names the image, where it is known."""
+        """Return the same error with the place that names the image, if known."""
         message = f"{self.message} (image: {place})" if place else self.message
         return ImageError(message, hint=self.hint, code=self.code)
 

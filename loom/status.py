@@ -1,4 +1,4 @@
-"""How things end: the vocabulary every layer shares."""
+"""Statuses and results, shared by all layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Code = Annotated[int, Meta(ge=-(1 << 31), le=1 << 53)]
 Stream = Literal["stdout", "stderr"]
 
 OnOutput = Callable[[Stream, bytes], None]
-"""Receives output as it arrives: any chunk of bytes, in order per stream; never called after what it was handed to returned."""
+"""Receives chunks of output, in order per stream; never called after the function that received it has returned."""
 
 
 class Status(StrEnum):
@@ -32,7 +32,7 @@ class Status(StrEnum):
 
 
 class ExitCode(IntEnum):
-    """What the `loom` process ends with."""
+    """Exit codes of the `loom` process."""
 
     OK = 0
     JOB_FAILED = 1
@@ -46,7 +46,7 @@ class ExitCode(IntEnum):
 
 
 class Ended(StrEnum):
-    """Why a command in a session is over."""
+    """Why a command in a session ended."""
 
     EXITED = "exited"
     TIMED_OUT = "timed_out"
@@ -55,16 +55,16 @@ class Ended(StrEnum):
 
 
 class Exit(Struct, frozen=True, kw_only=True):
-    """How a command ended. `code` is the shell's exit code (128+N when signal N killed it)."""
+    """A command's result. `code` is the shell's exit code (128+N when signal N killed it)."""
 
     code: int
     ended: Ended = Ended.EXITED
     oom_kills: int = 0
-    """How many processes were killed for lack of memory since the command before it, as far as the place can tell."""
+    """Number of processes killed for lack of memory since the previous command, if known."""
     refused_forks: int = 0
-    """How often no process could be made since then because there were as many as there may be (`pids`)."""
+    """Number of failed process creations since then due to the `pids` limit."""
     ended_place: bool = False
-    """The command ended the place that it ran in: no other can run there."""
+    """The command ended its place: no other can run there."""
 
     @property
     def status(self) -> Status:
@@ -80,7 +80,7 @@ class Exit(Struct, frozen=True, kw_only=True):
 
 
 class FailingTest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A test that failed. `file` is relative to the workspace where it lies in it, `line` counts from 1."""
+    """A failed test. `file` is relative to the workspace if inside, `line` counts from 1."""
 
     name: str
     classname: str | None = None
@@ -96,12 +96,12 @@ class FailingTest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def place(self) -> str:
-        """` (file:line)`, as far as it is known."""
+        """Format ` (file:line)`, as far as known."""
         return f" ({self.file}{f':{self.line}' if self.line else ''})" if self.file else ""
 
     @property
     def reason(self) -> str:
-        """The first line of the message."""
+        """Return the first line of the message."""
         return next(iter((self.message or "").strip().splitlines()), "")
 
 
@@ -126,13 +126,13 @@ _WORST_FIRST = (Status.ERROR, Status.FAILURE, Status.TIMED_OUT, Status.CANCELED,
 
 
 def worst(statuses: Iterable[Status]) -> Status:
-    """The status that stands for all of them; `skipped` only when everything was, and for nothing at all `success`."""
+    """Combine statuses; `skipped` only if all were, `success` for none."""
     present = set(statuses)
     return next((status for status in _WORST_FIRST if status in present), Status.SUCCESS)
 
 
 def run_status(jobs: Mapping[str, tuple[Status, bool]]) -> Status:
-    """The pipeline's status from each job's `(status, allowed to fail)`; a failure that is allowed counts as none."""
+    """Combine each job's `(status, allowed to fail)` to the pipeline's status; allowed failures are ignored."""
     if not jobs:
         return Status.SUCCESS
     status = worst(Status.SUCCESS if allowed else status for status, allowed in jobs.values())

@@ -1,7 +1,7 @@
-"""Arguments, environment, signals and terminal in; exit code out.
+"""The command line: arguments in, exit code out.
 
-One module per command group, each a thin call. Modules here import only typer and light parts of loom at the top: what a
-command needs is imported when it runs, so that `--help` and completion stay quick.
+One module per command group, each a thin call. Modules here import only typer and light parts of loom at the top. The
+rest is imported when a command runs, so `--help` and completion stay fast.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 
 def main() -> None:
     """The `loom` command."""
-    # ^C while nothing has begun just ends the process: out of the middle of an import comes a traceback, or a crash.
+    # ^C before the start ends the process: during an import it would print a traceback or crash.
     interrupt = signal.getsignal(signal.SIGINT)
     if interrupt is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""The command tree. A command's module is imported when the command is given, and all of them when help is asked for."""
+"""The command tree. Imports the module of the given command only, or all of them for help."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ MODULES = {
     "resume": ("resume", "rerun"),
     "version": ("version",),
 }
-"""Modules of this package, and the commands in each: a function, or a group of commands, of that name.
+"""Modules of this package with their commands: each a function or group of that name.
 
-A name that Python or a module needs for itself has an underscore after it, as in `exec_`.
+Names that collide with Python's or the module's get a trailing underscore, as in `exec_`.
 """
 
 HELP = "Run your CI workflow on your own machine: same input, same place, and a short way to the failure."
@@ -44,7 +44,7 @@ Version = Annotated[
 
 
 def app_for(arguments: Sequence[str]) -> typer.Typer:
-    """The command tree, or as much of it as `arguments` need: see `util.startup`."""
+    """Build the command tree, limited to what `arguments` need: see `util.startup`."""
     known = {command: module for module, commands in MODULES.items() for command in commands}
     wanted = [command for command in known if arguments and arguments[0] == command]
     app = typer.Typer(
@@ -59,7 +59,7 @@ def app_for(arguments: Sequence[str]) -> typer.Typer:
 
     @app.callback(help=HELP)
     def root(show_version: Version = False) -> None:
-        # A callback keeps `loom COMMAND` a command group, however many commands there are.
+        # A callback makes `loom COMMAND` a command group for any number of commands.
         pass
 
     for command in wanted or known:
@@ -73,7 +73,7 @@ def app_for(arguments: Sequence[str]) -> typer.Typer:
 
 
 def exit_code_of_usage_error(error: Exception) -> int | None:
-    """Show a command-line mistake as the parser words it; its exit code, or None when `error` is no such mistake."""
+    """Print the parser's message for a usage error; return its exit code, or None for another error."""
     show = getattr(error, "show", None)
     if callable(show) and hasattr(error, "exit_code"):
         show()

@@ -1,4 +1,4 @@
-"""The one place where an exception becomes a message and an exit code."""
+"""The only conversion of exceptions to messages and exit codes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from loom.util.controls import without_commands
 
 
 def run_app(arguments: list[str]) -> int:
-    """Run the command line; returns the exit code and never lets an exception out."""
+    """Run the command line; return the exit code. Never raises."""
     try:
         code = _ended_with(arguments)
         terminal.written()
@@ -42,7 +42,7 @@ def _ended_with(arguments: list[str]) -> int:
         outcome = app_for(arguments)(args=arguments, prog_name="loom", standalone_mode=False)
         return int(outcome) if isinstance(outcome, int) else ExitCode.OK
     except SystemExit as leaving:
-        if isinstance(leaving.__context__, BrokenPipeError):  # typer makes a failure of it
+        if isinstance(leaving.__context__, BrokenPipeError):  # typer treats it as a failure
             # The reader of the output closed it (`loom logs | head`): not an error, and no message can be shown.
             return ExitCode.OK
         return leaving.code if isinstance(leaving.code, int) else ExitCode.REQUEST
@@ -55,7 +55,10 @@ def _foreign(error: Exception) -> int:
         return _told(RequestError("the directory that you are in was removed", hint="go to another one: cd ~"))
     if isinstance(error, OSError) and error.filename == STANDARD_OUTPUT:
         return _told(terminal.unwritable(error))
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # whoever wrote, it is no bug
+    if isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+    ):  # a full disk is not a bug, wherever it occurs
         where = f"{error.filename}: " if isinstance(error.filename, str) else ""
         return _told(InfrastructureError(f"{where}{error.strerror}", hint="free some space there"))
     if isinstance(error, subprocess.TimeoutExpired):
@@ -74,7 +77,7 @@ def _has_directory() -> bool:
 
 
 def _bug(error: Exception) -> int:
-    """Our own fault: one line on the screen, everything a report needs in a file."""
+    """Report a bug: one line on the screen, details in a file."""
     report = "\n".join(
         [
             f"loom {__version__} · Python {platform.python_version()} · {platform.platform()}",

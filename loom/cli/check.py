@@ -1,4 +1,4 @@
-"""`loom check`, `compile`, `schema`, `trust`: the workflow, read and not run."""
+"""`loom check`, `compile`, `schema`, `trust`: inspect the workflow without running it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def check(
     as_json: options.AsJson = False,
     strict: Annotated[bool, typer.Option("--strict", help="Treat warnings as failures: end with 1.")] = False,
 ) -> None:
-    """Check the workflow. Lists every error with its place, and what is legal but probably a mistake.
+    """Check the workflow. Lists every error with its place, and valid but doubtful values.
 
-    Ends with 0 when there is no error, 1 for warnings with --strict, 2 for errors.
+    Exit code: 0 without errors, 1 for warnings with --strict, 2 for errors.
     """
 
 
@@ -47,7 +47,7 @@ def compile_(
     changes_base: options.ChangesBase = None,
     event: options.EventOption = options.Event.PUSH,
 ) -> None:
-    """Print the plan. It is exactly what `loom run` with the same arguments would run."""
+    """Print the plan. `loom run` with the same arguments runs exactly this plan."""
 
 
 @done_by("schema")
@@ -62,7 +62,7 @@ def schema(
         ),
     ] = None,
 ) -> None:
-    """Print the JSON Schema of workflow files, for editors. Or that of a document in a run's record."""
+    """Print the JSON Schema of workflow files, for editors. With --record, of a document in a run's record."""
 
 
 @done_by("trust")
@@ -72,7 +72,8 @@ def trust(
     revoke: Annotated[bool, typer.Option("--revoke", help="Revoke what was allowed here.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show what this repository asks for beyond a plain container, and allow it.
+    """Show and allow what this repository requests. Covers everything beyond a plain container.
 
-    Your decision is kept outside of the repository. It covers exactly what is listed; a later change needs a new decision.
+    The decision is stored outside the repository. It covers exactly the listed requests; a later change needs a new
+    decision.
     """

@@ -1,4 +1,4 @@
-"""`loom clean`, `loom doctor`: this machine, tidied and examined. And `loom version`."""
+"""`loom clean`, `doctor` and `version`."""
 
 from __future__ import annotations
 
@@ -28,24 +28,26 @@ def clean(
     everywhere: Annotated[
         bool, typer.Option("--all", "-a", help="The runs of every checkout, and workspaces without a record.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print what would go, and delete nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Print what would be deleted; delete nothing.")
+    ] = False,
     as_json: options.AsJson = False,
     in_background: Annotated[bool, typer.Option("--in-background", hidden=True)] = False,
 ) -> None:
-    """Delete old runs. Records, isolated workspaces, and what they still have in the engine.
+    """Delete old runs. Removes records, isolated workspaces, and their resources in the engine.
 
-    Without arguments: the workspaces beyond `keep_workspaces` and `workspaces_max_size`, the records beyond `keep_runs`,
-    and artifacts whose `expire_in` is over. Each run does the same in the background when it ends.
+    Without arguments: workspaces beyond `keep_workspaces` and `workspaces_max_size`, records beyond `keep_runs`, and
+    artifacts with an expired `expire_in`. Each run does the same in the background when it ends.
 
-    Never deletes what is in use.
+    Never deletes anything in use.
     """
 
 
 @done_by("doctor")
 def doctor(as_json: options.AsJson = False) -> None:
-    """Check what loom needs on this machine. Git, engine, default image, disk space, directories; says what to do.
+    """Check what loom needs on this machine. Covers git, engine, default image, disk space and directories; prints remedies.
 
-    Starts a container as a job's would be, of an image that is here, and removes it.
+    Starts a container of a local image, like a job's, and removes it.
 
-    Ends with 0 when nothing is wrong, with 3 otherwise.
+    Exit code: 0 without problems, 3 otherwise.
     """

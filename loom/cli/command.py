@@ -1,4 +1,4 @@
-"""How a signature of the command line gets its work done, and its words completed: by `loom.commands`, loaded when needed."""
+"""Connect command-line signatures to their implementation and completion in `loom.commands`, imported when needed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import typer
 
 
 def done_by(module: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate a command's signature: the function of the same name in `loom.commands.<module>` does its work.
+    """Decorate a command's signature: the function of the same name in `loom.commands.<module>` implements it.
 
-    The module is imported when the command runs. The function gets the same arguments, by name, and returns the exit code,
-    or None for 0. `--json` is short for `--format json` where a command has both: the function then gets `form` alone.
+    The module is imported when the command runs. The function gets the same arguments by name, and returns the exit
+    code or None for 0. `--json` means `--format json` where a command has both: the function then gets only `form`.
     """
 
     def decorate(signature: Callable[..., None]) -> Callable[..., None]:

@@ -23,7 +23,7 @@ def show(
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="Output format.")] = "text",
     as_json: options.AsJson = False,
 ) -> None:
-    """Print the settings that are in effect here."""
+    """Print the effective settings."""
 
 
 @config.command("init")

@@ -21,7 +21,7 @@ Names = Annotated[
 @images.command("ls")
 @done_by("images")
 def ls(names: Names = None, as_json: options.AsJson = False, workflow: options.WorkflowFile = None) -> None:
-    """List every image of the workflow: which jobs use it, and what of it is on this machine."""
+    """List every image of the workflow, its jobs, and its local state."""
 
 
 @images.command("pull")
@@ -32,7 +32,7 @@ def pull(
     as_json: options.AsJson = False,
     workflow: options.WorkflowFile = None,
 ) -> None:
-    """Pull what the registries serve now, or what the lock file names; also the base images of builds."""
+    """Pull the images that the lock file names or the registries serve, including bases of builds."""
 
 
 @images.command("build")
@@ -43,7 +43,7 @@ def build(
     as_json: options.AsJson = False,
     workflow: options.WorkflowFile = None,
 ) -> None:
-    """Build the images that the workflow builds, from a snapshot as a run does."""
+    """Build the workflow's images from a snapshot, as a run does."""
 
 
 @images.command("lock")
@@ -57,15 +57,15 @@ def lock(
     as_json: options.AsJson = False,
     workflow: options.WorkflowFile = None,
 ) -> None:
-    """Write .loom/images.lock: runs then use what the registries serve now."""
+    """Write .loom/images.lock, so that runs use the images that the registries serve now."""
 
 
 @images.command("verify")
 @done_by("images")
 def verify(names: Names = None, as_json: options.AsJson = False, workflow: options.WorkflowFile = None) -> None:
-    """Compare the images here with the registries and the lock file.
+    """Compare local images with the registries and the lock file.
 
-    Ends with 0 when all are the same, 1 when one differs, 3 when a registry or the engine does not answer.
+    Exit code: 0 when all are the same, 1 when one differs, 3 when a registry or the engine does not answer.
     """
 
 
@@ -79,7 +79,7 @@ def export(
     as_json: options.AsJson = False,
     workflow: options.WorkflowFile = None,
 ) -> None:
-    """Write the workflow's images into one file, for a machine that reaches no registry."""
+    """Write the workflow's images into one file, for a machine without access to a registry."""
 
 
 @images.command("import")
@@ -88,7 +88,7 @@ def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of `loom images export`.")],
     as_json: options.AsJson = False,
 ) -> None:
-    """Load the images of an export into this machine's engine."""
+    """Load the images of an export into the engine."""
 
 
 @images.command("prune")
@@ -99,4 +99,4 @@ def prune(
     ] = "30d",
     as_json: options.AsJson = False,
 ) -> None:
-    """Remove images that loom built and that no run has used for a while."""
+    """Remove images that loom built and that no run has used recently."""

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have, declared once."""
+"""Arguments and options shared by several commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loom.cli.command import completion
 # -- of every command ---------------------------------------------------------------------------------------------
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-"""The convention: `--json` where there is text and JSON; `--format` beside it, as `form`, where there is more."""
+"""The convention: `--json` for a choice of text and JSON; additionally `--format` (as `form`) for more formats."""
 Color = Annotated[
     str | None,
     typer.Option("--color", metavar="WHEN", help="auto, always or never.", autocompletion=completion("setting:color")),

@@ -1,4 +1,4 @@
-"""`loom runs`, `show`, `logs`, `diagnose`, `diff`, `report`, `artifacts`: what the record tells."""
+"""`loom runs`, `show`, `logs`, `diagnose`, `diff`, `report`, `artifacts`: read the record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def runs(
     as_json: options.AsJson = False,
     color: options.Color = None,
 ) -> None:
-    """List the runs of this repository, newest first. With status, tree, duration and failed job of each."""
+    """List the runs of this repository, newest first. Prints status, tree, duration and failed job."""
 
 
 @done_by("runs")
@@ -31,7 +31,7 @@ def show(
     as_json: options.AsJson = False,
     color: options.Color = None,
 ) -> None:
-    """Show a run as it was on the screen."""
+    """Print a run as its screen showed it."""
 
 
 @done_by("logs")
@@ -96,9 +96,9 @@ def diff(
     as_json: options.AsJson = False,
     color: options.Color = None,
 ) -> None:
-    """Compare two runs. Trees, files, images, variables, results, durations, and the first line of output that differs.
+    """Compare two runs. Covers trees, files, images, variables, results, durations, and the first differing line of output.
 
-    Times, ids, temporary paths and the like count as the same.
+    Times, ids, temporary paths and similar values are ignored.
     """
 
 
@@ -115,7 +115,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write a run as one HTML page. Self-contained: graph, timeline, logs with search."""
+    """Write a run as one HTML page. It is self-contained, with graph, timeline and searchable logs."""
 
 
 @done_by("artifacts")
@@ -135,5 +135,5 @@ def artifacts(
 ) -> None:
     """List the artifacts of a run's jobs, or unpack them.
 
-    `--to DIR` unpacks the files of one named job into DIR, and those of several jobs into a directory for each.
+    `--to DIR` unpacks one named job's files into DIR, or several jobs' files into a directory per job.
     """

@@ -48,7 +48,7 @@ def run(
         bool,
         typer.Option(
             "--strict",
-            help="Nearest to CI: files of its own for each job, no undeclared network, locked images only (`loom images lock`).",
+            help="Closest to CI: separate files per job, no undeclared network, locked images only (`loom images lock`).",
         ),
     ] = False,
     frozen: options.Frozen = None,
@@ -81,6 +81,6 @@ def run(
 ) -> None:
     """Run the workflow's jobs on a snapshot of the repository.
 
-    Ends with 0 when all passed, 1 when a job failed, 2 when the request or the workflow is wrong, 3 when the engine, an
-    image or the snapshot is unavailable, 4 when a job ran out of time, 130, 143 or 129 when interrupted (INT, TERM, HUP).
+    Exit code: 0 when all passed, 1 when a job failed, 2 for an invalid request or workflow, 3 when the engine, an image
+    or the snapshot is unavailable, 4 when a job timed out, 130, 143 or 129 when interrupted (INT, TERM, HUP).
     """

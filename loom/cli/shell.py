@@ -1,4 +1,4 @@
-"""`loom shell` and `loom exec`: a shell inside a job, or one command there."""
+"""`loom shell` and `loom exec`: a shell or one command inside a job."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def exec_(
 
 
 class ExecCommand(TyperCommand):
-    """Takes everything after `--` as the command, whatever it looks like: `context.obj`."""
+    """Takes all arguments after `--` as the command: `context.obj`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if "--" in args:

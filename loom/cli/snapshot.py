@@ -1,4 +1,4 @@
-"""`loom snapshot`, `verify`, `workspace`, `pull`: the files that jobs get, and what they make of them."""
+"""`loom snapshot`, `verify`, `workspace`, `pull`: the jobs' files before and after."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def snapshot(
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Make the isolated workspace that jobs would get; run nothing.
+    """Make the isolated workspace that jobs would get, without a run.
 
-    Prints its path, its contents, and what was left out and why. `loom snapshot --explain PATH...` makes no snapshot; it
-    answers "would CI see this file?".
+    Prints its path, its content, and excluded files with reasons. `loom snapshot --explain PATH...` makes no snapshot;
+    it shows whether CI would see the file.
     """
 
 
@@ -36,9 +36,9 @@ def verify(
     job: options.JobOfRun = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Check a workspace byte by byte against its snapshot. Lists each file that jobs changed; with JOB, in that job's files.
+    """Compare a workspace with its snapshot byte by byte. Lists each changed file; with JOB, in that job's files.
 
-    Ends with 0 when nothing was changed, with 1 otherwise.
+    Exit code: 0 without changes, 1 otherwise.
     """
 
 

@@ -1,1 +1,1 @@
-"""What each command does: no typer here, and imports at the top."""
+"""Implementations of the commands: no typer, imports at the top."""

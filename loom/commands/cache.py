@@ -1,4 +1,4 @@
-"""`loom cache`: what jobs' caches take, and taking some of it back."""
+"""`loom cache`: list, remove and check entries."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def verify(*, remove: bool, as_json: bool) -> int:
 
 
 def _opened() -> tuple[Cache, str]:
-    """The store that the configuration names, and the project it is seen from."""
+    """Open the configured store for this project."""
     here = project.here()
     settings = here.config
     name = cache_project(settings, here.root, checkout.origin_of(here.root, here.environ))

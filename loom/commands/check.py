@@ -48,7 +48,7 @@ def check(workflow: Path | None, form: str, *, strict: bool) -> int:
         problems += planned
         problems += _secrets(loaded, jobs)
         problems += _syntax(loaded, shell)
-    if loaded is not None and not examined.problems:  # what a broken part would use, or be used by, can't be known
+    if loaded is not None and not examined.problems:  # anything related to an invalid part is unknown
         problems += warnings(loaded, predefined=KNOWN_TO_PLANS, default_shell=shell)
     if here is not None:
         problems += _notices(loaded, [job for _, job in jobs], here)
@@ -83,7 +83,7 @@ def _notice(place: str, message: str, code: str) -> Problem:
 
 
 def _syntax(loaded: Workflow, default_shell: Sequence[str]) -> Iterator[Problem]:
-    """Steps that a shell of this machine can't read; each once, however many jobs inherit it."""
+    """Check steps' syntax with this machine's shells; report inherited steps once."""
     steps = {
         (id(node), *(entry.fields.shell or default_shell)): (entry, key, number, node)
         for entry, key, number, node in lint.scripts_of(loaded.jobs.values())
@@ -113,7 +113,7 @@ def _secrets(loaded: Workflow, jobs: Iterable[tuple[Entry, Job]]) -> list[Proble
                 node = _node_at(entry, place) or entry.key
                 at = pointer(entry.name, *place)
                 problem = node.file.problem(node.get("ref") or node, at, wrong, code="SECRETS_REF_INVALID")
-                found[replace(problem, source_line=None)] = None  # it may be the value itself that stands there
+                found[replace(problem, source_line=None)] = None  # the text may be the secret itself
         for trace in traces(job):
             found[_traced(loaded, entry, trace)] = None
     return list(found)
@@ -135,7 +135,7 @@ def _node_at(entry: Entry, place: Sequence[str | int]) -> Node | None:
 
 
 def _traced(loaded: Workflow, entry: Entry, trace: Trace) -> Problem:
-    """At the very line, where the job has it and a line of the value is one of the file."""
+    """Point at the exact line, if the value's lines correspond to the file's."""
     names = ", ".join(sorted(entry.fields.secrets or ()))
     message = f"{trace.line!r} prints every command, and {entry.name} has secrets ({names}), parts of which could show"
     message += "; take it out, or move what needs the secrets to a job without it"
@@ -179,7 +179,7 @@ def _facts(loaded: Workflow | None) -> dict[str, Any]:
 
 
 def _verdicts(name: str, problems: Sequence[Problem], loaded: Workflow | None) -> Iterator[str]:
-    """One line for the workflow with all that it includes, and one for each configuration file that is wrong."""
+    """Summarise errors: one line for the workflow and its includes, and one per invalid configuration file."""
     files = dict.fromkeys(problem.file for problem in problems if problem.code == CODE)
     yield _verdict(name, [problem for problem in problems if problem.code != CODE], loaded)
     for file in files:

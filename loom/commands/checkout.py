@@ -1,4 +1,4 @@
-"""Facts about the checkout that a plan needs, from git, and the selection of the command line."""
+"""Facts about the checkout for a plan, from git, and the command line's selection."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ def _first(answer: bytes | None) -> str | None:
 def resolve_context(
     here: Here, *, predefined: Mapping[str, str] | None = None, base: str | None = None
 ) -> ResolveContext:
-    """Gather what a plan has to know about the checkout.
+    """Gather the facts about the checkout for a plan.
 
-    `predefined` are loom's own variables (None: what git says about the checkout); `base` is what `changes:` compares with
-    (None: HEAD). RequestError for a base that git does not know.
+    `predefined` are loom's own variables (None: derived from git); `base` is the commit for `changes:` (None: HEAD).
+    RequestError for an unknown base.
     """
     root, environ = here.root, here.environ
     if (
@@ -140,7 +140,7 @@ def selection(
     container: bool = False,
     on: str = CONTAINERS,
 ) -> Selection:
-    """Make the selection of the command line's options; `variables` and `matrix` as `NAME=value`."""
+    """Build the selection from command-line options; `variables` and `matrix` as `NAME=value`."""
     return Selection(
         jobs=tuple(jobs or ()),
         stages=tuple(stages or ()),
@@ -166,10 +166,10 @@ def pairs(given: Iterable[str], flag: str) -> dict[str, str]:
 
 
 def _git(root: Path, environ: Mapping[str, str], *arguments: str) -> bytes | None:
-    """Return git's output, or None when it fails (no git, no repository, no such commit).
+    """Return git's output, or None on failure (no git, no repository, no such commit).
 
-    As everywhere: no program that the repository's configuration names, such as a file system monitor. A job wrote that
-    file where this is its workspace.
+    Runs no program from the repository's configuration, such as a file system monitor, because a job may have written
+    it.
     """
     from loom.snapshot.git import Running, as_inherited  # 10 ms, and `loom check` asks git nothing
 

@@ -1,4 +1,4 @@
-"""What `loom clean` deletes: records, workspaces and artifacts, chosen or beyond a limit, and what the engine has of them."""
+"""`loom clean`: delete records, workspaces and artifacts (selected, or beyond a limit), and their engine resources."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _lines(document: Clean) -> Iterator[str]:
         yield f"left alone: {path}: no record of this state directory has made it (if it is yours: rm -rf)"
 
 
-# -- what goes: a document that says so, as in a dry run ----------------------------------------------------------
+# -- what to remove -----------------------------------------------------------------------------------------------
 
 
 def _named(place: Here, runs: Sequence[str]) -> Clean:
@@ -134,18 +134,18 @@ def _chosen(place: Here, keep_last: int | None, older_than: str | None, *, every
 
 
 def _cutoff(older_than: str | None) -> int:
-    """Runs that began before this go. RequestError for what is no duration."""
+    """Select runs that began before this time. RequestError for an invalid duration."""
     age_s = 0.0 if older_than is None else read_flag("--older-than", older_than, duration)
     return time.time_ns() - int(age_s * 1e9)
 
 
 def _in_use(entry: RunEntry) -> bool:
-    """By a run that goes on in one of its workspaces, or by somebody who stands in it."""
+    """Whether a resumed run or a process uses one of its workspaces."""
     return any(is_occupied(Path(path)) for path in entry.workspaces)
 
 
 def _not_needed(place: Here, chosen: Sequence[RunEntry]) -> Iterator[RunEntry]:
-    """Without those that somebody may still want to go back into: a kept job's, and each checkout's newest failed one."""
+    """Exclude runs that somebody may still enter: with a kept job, and each checkout's newest failed one."""
     failed = retention.newest_failed(place.store.entries())
     for entry in chosen:
         if entry.run_id not in failed and not retention.is_kept(entry, now=time.time()):
@@ -159,7 +159,7 @@ def _runs(place: Here, chosen: Sequence[RunEntry]) -> list[CleanedRun]:
 
 
 def _run(place: Here, entry: RunEntry, needed: Container[str]) -> CleanedRun:
-    """`needed`: workspaces of runs that stay, such as one that went on in this one's."""
+    """`needed`: workspaces of remaining runs, such as a resumed one's."""
     there = [
         path
         for path in entry.workspaces
@@ -179,13 +179,13 @@ def _run(place: Here, entry: RunEntry, needed: Container[str]) -> CleanedRun:
 
 
 def _used_engine(entry: RunEntry) -> bool:
-    """Whether there may be something in the engine: a run that had images, or that did not come to its own end."""
+    """Whether the engine may hold resources of it: it used images, or was interrupted."""
     receipt = entry.receipt
     return receipt is None or bool(receipt.get("images")) or receipt.get("status") in ("canceled", "error")
 
 
 def _without_record(place: Here, cutoff_ns: int, known: set[str | None]) -> Iterator[CleanedRun]:
-    """Workspaces that this state directory has claimed, and that no record names: `loom snapshot`'s, or the record is gone."""
+    """Find claimed workspaces without a record: of `loom snapshot`, or of deleted records."""
     recorded = {entry.run_id for entry in place.store.entries()}
     for one in retention.held(place.store):
         old = recorded.isdisjoint(one.run_ids) and str(one.path) not in known and one.made_at < cutoff_ns
@@ -203,7 +203,7 @@ def _without_record(place: Here, cutoff_ns: int, known: set[str | None]) -> Iter
 
 
 def _beyond(place: Here, runs: Sequence[CleanedRun], root: Path | None) -> Iterator[CleanedWorkspace]:
-    """The workspaces beyond the limits, of runs whose records stay."""
+    """Find the workspaces beyond the limits; their runs' records stay."""
     with_runs = {path for run in runs for path in (run.workspace, *run.job_workspaces)}
     for one in retention.judged(place.store, place.config, root, now=time.time()):
         if one.goes is not None and str(one.path) not in with_runs:
@@ -219,7 +219,7 @@ def _beyond(place: Here, runs: Sequence[CleanedRun], root: Path | None) -> Itera
 
 
 def _expired(entry: RunEntry, now: float) -> Iterator[ExpiredArtifacts]:
-    """Artifacts that are there and were not meant to stay any longer."""
+    """Find existing artifacts that have expired."""
     if entry.receipt is None or not entry.receipt.get("finished_at"):
         return
     ended = datetime.fromisoformat(str(entry.receipt["finished_at"])).timestamp()
@@ -227,7 +227,7 @@ def _expired(entry: RunEntry, now: float) -> Iterator[ExpiredArtifacts]:
         try:
             manifest = read_document(manifest_path, JobManifest) or {}
         except LoomError:
-            continue  # another version's record is not this command's matter
+            continue  # records of other versions are skipped
         kept = manifest.get("artifacts") or {}
         lifetime, job_id = kept.get("expire_in_s"), manifest_path.parent.name
         if lifetime is not None and ended + lifetime < now and entry.paths.artifacts_archive(job_id).exists():
@@ -235,13 +235,13 @@ def _expired(entry: RunEntry, now: float) -> Iterator[ExpiredArtifacts]:
 
 
 def _unknown(place: Here) -> Iterator[str]:
-    """What is named like a workspace, where they are made, and was not made by a loom with this state directory."""
+    """Find directories named like workspaces that no loom with this state directory created."""
     for path in sorted(place.config.tmp_dir.glob(f"{RUN_PREFIX}*")):
         if run_of_workspace(path.name) and path in remains(path) and not retention.vouched(place.store, path):
             yield str(path)
 
 
-# -- how it goes --------------------------------------------------------------------------------------------------
+# -- removal ------------------------------------------------------------------------------------------------------
 
 
 class _Removal:
@@ -250,7 +250,7 @@ class _Removal:
         self._engine = Engine(os.environ, place.config.engine)
 
     def of_all(self, document: Clean) -> Clean:
-        """The document as it is afterwards."""
+        """Return the document after removal."""
         try:
             done = replace(
                 document,
@@ -274,14 +274,14 @@ class _Removal:
             for workspace in filter(None, (run.workspace, *run.job_workspaces)):
                 problems += self._directory(Path(workspace))
             if run.record is not None and not problems:
-                # Last, and only when nothing else is left: the record knows where the rest is.
+                # The record last, and only when everything else is removed: it locates the rest.
                 self._store.remove(run.run_id)
         except LoomError as error:
             problems.append(error.message)
         return replace(run, removed=not problems, problems=problems)
 
     def _workspace(self, space: CleanedWorkspace) -> CleanedWorkspace:
-        """The kept containers of the runs that use it go first."""
+        """Remove the kept containers of its runs first."""
         problems: list[str] = []
         try:
             for entry in self._store.entries():
@@ -294,14 +294,14 @@ class _Removal:
         return replace(space, removed=not problems, problems=problems)
 
     def _directory(self, workspace: Path) -> list[str]:
-        """What is left of it, and why."""
+        """Remove it; return the failures with reasons."""
         removal = snapshot.remove(workspace, recorded=True)  # `vouched` for
         if removal.complete:
             self._store.claims.forget(workspace)
         return listed((f"{path}: {why}" for path, why in removal.remaining), _MOST_NAMED)
 
     def _from_engine(self, run_id: str) -> list[str]:
-        """What could not be removed; nothing where no engine answers: what was kept is gone with it."""
+        """Remove engine resources; return failures, none if no engine answers: its resources are gone too."""
         try:
             client = self._engine()
         except (EngineUnavailable, RequestError):

@@ -1,4 +1,4 @@
-"""`loom compile`: the plan, and where its values come from."""
+"""`loom compile`: the plan, and the origins of its values."""
 
 from __future__ import annotations
 

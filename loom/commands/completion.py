@@ -1,6 +1,6 @@
-"""Completion in the shell: names of runs, their jobs and steps, and names in the workflow.
+"""Shell completion: names of runs, their jobs and steps, and names in the workflow.
 
-Each function gets the arguments that the command line has so far. Typer keeps of its answers what begins with the word.
+Each function gets the arguments typed so far. Typer filters its results by the current word.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Given = Mapping[str, Any]
 
 
 def complete(what: str, given: Given) -> list[Any]:
-    """Return the completions; none where the project, the record or the workflow can't be read."""
+    """Return the completions; empty when project, record or workflow can't be read."""
     kind, _, name = what.partition(":")
     try:
         return list(config.choices(name) if name else KINDS[kind](given))
@@ -50,7 +50,7 @@ def steps(given: Given) -> Iterable[str]:
 
 
 def workflow_jobs(_given: Given) -> Iterable[str]:
-    """The ids of the jobs that the workflow would run here."""
+    """Return the ids of the jobs that the workflow would run."""
     from loom.commands import checkout
     from loom.plan.model import resolve
 
@@ -65,7 +65,7 @@ def stages(_given: Given) -> Iterable[str]:
 
 
 def matrix(_given: Given) -> Iterable[str]:
-    """`KEY=value` of every matrix of the workflow."""
+    """Return `KEY=value` for every matrix of the workflow."""
     parallel = [entry.fields.parallel for entry in _workflow().jobs.values() if entry.fields.parallel is not None]
     rows = [row for one in parallel for row in one.matrix or ()]
     return dict.fromkeys(f"{key}={value}" for row in rows for key, values in row.items() for value in values)

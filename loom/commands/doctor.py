@@ -1,4 +1,4 @@
-"""What `loom doctor` looks at: all that loom needs of this machine, each with what to do about it."""
+"""`loom doctor`: check loom's requirements on this machine, each with a remedy."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _container(client: Any, place: Here) -> Check:
 
 
 def _made_images(client: Any) -> Check:
-    """What loom itself has put on the engine's disk."""
+    """Report the space of loom's images on the engine's disk."""
     try:
         made = client.api.images(labels.BUILD_REPOSITORY)
         checkpoints = client.api.images(REPOSITORY)
@@ -158,7 +158,7 @@ def _made_images(client: Any) -> Check:
 
 
 def directory(name: str, path: Path) -> Check:
-    """Writable, with room; made if it is not there, as a run would."""
+    """Check that a directory is writable and has space, creating it like a run."""
     above = next((folder for folder in (path, *path.parents) if folder.exists()), path)
     if not os.access(above, os.W_OK | os.X_OK):
         advice = "give permission there, or name another place (`loom config show --origin`)"
@@ -182,7 +182,7 @@ def space(
 
 
 def _kept_workspaces(place: Here) -> Check:
-    """How much they hold, and what would go."""
+    """Report the workspaces' size, and which would be removed."""
     found = retention.judged(place.store, place.config, place.root, now=time.time())
     total, most = sum(one.bytes for one in found), retention.size_limit(place.config)
     text = f"{counted(len(found), 'workspace')}, {rough_size(total)} of at most {rough_size(most)}"

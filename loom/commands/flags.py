@@ -1,4 +1,4 @@
-"""Durations and sizes as flags give them."""
+"""Parse durations and sizes in flags."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def read_flag(flag: str, text: str, read: Callable[[str], T]) -> T:
-    """The value of a flag, by a reader of `util.units`. RequestError names the flag and says what to write."""
+    """Parse a flag's value with a parser of `util.units`. RequestError names the flag and a valid form."""
     try:
         return read(text)
     except ValueError as error:

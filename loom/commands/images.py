@@ -1,4 +1,4 @@
-"""`loom images`: the workflow's images, here, in the lock and in their registries."""
+"""`loom images`: the workflow's images in the engine, the lock file and the registries."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def lock(
         before = context.lock or ImageLock()
         after, failed = context.inventory().lock(platform or (), local_only=local)
         if names:
-            # Only some were named: the entries of the others stay.
+            # Keep the entries of images that were not selected.
             after = ImageLock(images={**before.images, **after.images})
         changes = _changes(before, after)
         if changes or (context.lock is None and not failed):
@@ -230,7 +230,9 @@ class _Context(Struct, kw_only=True):
 
     @contextmanager
     def files(self) -> Iterator[Path]:
-        """Give the directory of builds' files: a snapshot if there is a build, since only that tells whether it is up to date."""
+        """Return the directory for builds' files: a snapshot if there is a build, because only a snapshot identifies
+        its inputs.
+        """
         if any(use.image.build is not None for use in self.uses):
             with self.snapshot() as workspace:
                 yield workspace
@@ -238,7 +240,7 @@ class _Context(Struct, kw_only=True):
             yield self.root
 
     def refuse_in_snapshot(self, file: Path) -> None:
-        """RequestError for a file that every later snapshot would hold, and that builds would see as a change."""
+        """RequestError for an output file that later snapshots would contain, which would change builds."""
         place, root = file.parent.resolve() / file.name, self.root.resolve()
         if root not in place.parents:
             return
@@ -254,10 +256,10 @@ class _Context(Struct, kw_only=True):
         self, quiet: bool, hidden: Mapping[str, bytes] = MappingProxyType({})
     ) -> Callable[[Stream, bytes], None]:
         masker = Masker(hidden)
-        controls.hide = masker.mask  # errors come after it
+        controls.hide = masker.mask  # errors follow it
 
         def on_output(_stream: Stream, data: bytes) -> None:
-            # Progress goes to standard error, so that a pipe reads the result alone.
+            # Progress goes to standard error, so that a pipe gets only the result.
             if not quiet:
                 sys.stderr.write(masker.mask_bytes(data).decode("utf-8", "replace"))
                 sys.stderr.flush()
@@ -265,7 +267,7 @@ class _Context(Struct, kw_only=True):
         return on_output
 
     def secrets_of(self, uses: Sequence[ImageUse]) -> list[Mapping[str, bytes]]:
-        """Resolve the secrets that each image's build may mount, once the user allows them for its jobs."""
+        """Resolve the secrets for each image's build, once the user allows them."""
         wanted = [use.image.build.secrets if use.image.build is not None else () for use in uses]
         asking = [
             Job(id=name, name=name, stage="", steps=(), provider="docker", secrets=secrets)
@@ -289,8 +291,9 @@ class _Context(Struct, kw_only=True):
             yield workspace
 
     def to_export(self, missing: Callable[[str], None]) -> Iterator[ResolvedImage]:
-        """Direct images, what builds made under both of its names, and what builds start from: a machine that has all
-        of them can run, and can see that nothing has to be built."""
+        """Select direct images, built images under both names, and base images: a machine with all of them can run, and
+        can detect that no build is needed.
+        """
         builds = [use.image for use in self.uses if use.image.build is not None]
         with self.files() as root:
             for named in self.inventory(root).named():
@@ -321,8 +324,8 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     here = project.here({"frozen": frozen}, root=source.root)
     project.say_not_counted(here.config)
     written = load(here.workflow(workflow), source.root)
-    # Every job, also one that its rules leave out today: naming a job overrides them.
-    # In containers, also those that name no image: the default one is theirs then, and has to be locked for `--frozen`.
+    # Include jobs excluded by their rules: naming a job overrides them.
+    # Include jobs without an image, in containers: `--frozen` requires a locked default image.
     selection = plans.Selection(jobs=tuple(written.jobs), container=True)
     plan = plans.resolve(written, selection, checkout.resolve_context(here))
     lock = load_lock(source.root / LOCK_PATH)
@@ -390,7 +393,7 @@ def _age(created: str, now: float) -> str:
     except ValueError:
         return "-"
     seconds = max(0.0, now - made.timestamp())
-    # An image without a date says year 1; reproducible builds say 1970. Neither is an age.
+    # An image without a date has year 1; reproducible builds have 1970. Neither is an age.
     if made.year < 1980:
         return "-"
     return rough_age(seconds)

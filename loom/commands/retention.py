@@ -25,7 +25,7 @@ from loom.util.units import rough_size
 
 IN_USE = "in use"
 BACKGROUND_S = 600
-"""How long a removal in the background may take; the next run's goes on with it."""
+"""Time limit of a background removal; the next run continues it."""
 
 
 class Held(Struct, kw_only=True):
@@ -34,12 +34,12 @@ class Held(Struct, kw_only=True):
     path: Path
     repo_root: str
     run_ids: list[str]
-    """Of `loom snapshot`'s: none."""
+    """Empty for workspaces of `loom snapshot`."""
     made_at: int
     """The id of the newest run, or of the workspace itself: a time in nanoseconds."""
     bytes: int
     stays: str | None = None
-    """Why it is not removed, whatever the limits say."""
+    """Why it stays regardless of the limits."""
     goes: str | None = None
     """The limit that it exceeds."""
 
@@ -60,7 +60,7 @@ def vouched(store: Store, workspace: Path) -> bool:
 
 
 def held(store: Store) -> list[Held]:
-    """All workspaces of a state directory of which anything is left, the oldest first."""
+    """Return a state directory's existing workspaces, oldest first."""
     found: dict[Path, Held] = {}
     for claim in store.claims.all():
         made = [claim.run_id] if claim.kind == "run" else []
@@ -82,7 +82,9 @@ def held(store: Store) -> list[Held]:
 
 
 def judged(store: Store, config: Config, repo_root: Path | None, *, now: float) -> list[Held]:
-    """All workspaces with their sizes, and which of them go: of this checkout (None: of each) by number, of all by size."""
+    """Return all workspaces with sizes and removal decisions: by number for this checkout (None: each), by total size
+    for all.
+    """
     found = held(store)
     entries = {entry.run_id: entry for entry in store.entries()}
     protected = newest_failed(entries.values())
@@ -111,20 +113,20 @@ def judged(store: Store, config: Config, repo_root: Path | None, *, now: float) 
 
 
 def forget_gone(store: Store) -> None:
-    """Give up the claims to workspaces of which nothing is left."""
+    """Remove the claims of deleted workspaces."""
     for claim in store.claims.all():
         if not remains(claim.path):
             store.claims.forget(claim.path)
 
 
 def size_limit(config: Config) -> int:
-    """As configured, and never more than half of the file system."""
+    """As configured, at most half of the file system."""
     above = next(folder for folder in (config.tmp_dir, *config.tmp_dir.parents) if folder.exists())
     return min(config.workspaces_max_size, shutil.disk_usage(above).total // 2)
 
 
 def newest_failed(entries: Iterable[RunEntry]) -> set[str]:
-    """Of each checkout, the newest run that failed; `entries` come newest first."""
+    """Return each checkout's newest failed run; `entries` are newest first."""
     found: dict[object, str] = {}
     for entry in entries:
         if entry.state not in ("success", RUNNING):
@@ -133,9 +135,9 @@ def newest_failed(entries: Iterable[RunEntry]) -> set[str]:
 
 
 def newest_kept(entries: Iterable[RunEntry], most: int, *, now: float) -> set[str]:
-    """Of each checkout, the newest `most` runs with a kept job; `entries` come newest first.
+    """Return each checkout's newest `most` runs with a kept job; `entries` are newest first.
 
-    On a terminal each failed run keeps its jobs: without a number, a day's work would hold them all.
+    On a terminal every failed run keeps jobs, so a limit is needed.
     """
     found: dict[object, list[str]] = {}
     for entry in entries:
@@ -157,7 +159,7 @@ def is_kept(entry: RunEntry, *, now: float) -> bool:
 
 
 def _groups(found: Iterable[Held]) -> Iterator[list[Held]]:
-    """By checkout, runs' and snapshots' apart."""
+    """Group by checkout, runs and snapshots separately."""
     groups: dict[tuple[str, bool], list[Held]] = {}
     for one in found:
         groups.setdefault((one.repo_root, bool(one.run_ids)), []).append(one)
@@ -183,12 +185,12 @@ def somebody_stands_in(workspace: Path) -> bool:
             if f"{os.readlink(process / 'cwd')}/".startswith(below):  # noqa: PTH115
                 return True
         except OSError:
-            continue  # it ended, or is another user's
+            continue  # it ended, or belongs to another user
     return False
 
 
 def into_background(store: Store) -> bool:
-    """Make this process give way to others, and end in time. False when another one cleans already."""
+    """Lower this process's priority and limit its time. False when another clean-up is running."""
     store.claims.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = os.open(store.claims.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # held until the end
     try:
@@ -201,12 +203,12 @@ def into_background(store: Store) -> bool:
 
 
 def clean_later(store: Store, environ: Mapping[str, str], root: Path) -> None:
-    """Do what `loom clean` does in a process of its own that nobody waits for: a run's end is not the moment to delete files."""
+    """Run `loom clean` in a background process, so that the run ends without delay."""
     if len(store.claims.all()) < 2:
         return
-    with suppress(OSError):  # the next run's end tries again
+    with suppress(OSError):  # the next run's end retries
         subprocess.Popen(
-            # -P: a folder `loom` of the repository is not what is run.
+            # -P: do not run a folder `loom` of the repository.
             [sys.executable, "-P", "-m", "loom", "clean", "--in-background"],
             cwd=root,
             env=dict(environ),

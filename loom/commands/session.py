@@ -345,7 +345,7 @@ class _Progress:
 
     def __init__(self) -> None:
         self._masker = Masker()
-        controls.hide = self._masker.mask  # errors come after it
+        controls.hide = self._masker.mask  # errors follow it
 
     def mask(self, secrets: SecretValues) -> None:
         """Hide these values from now on."""

@@ -33,7 +33,7 @@ def syntax_errors(scripts: Iterable[tuple[Sequence[str], str]]) -> Iterator[tupl
 
 
 def _read_by(name: str, texts: dict[int, str]) -> Iterator[tuple[int, Found]]:
-    """Many at once first, since a process for each takes a while: only where one of them is wrong, each alone."""
+    """Check many at once, and individually only if one is invalid, because processes are slow."""
     positions = list(texts)
     groups = [positions[start : start + _AT_ONCE] for start in range(0, len(positions), _AT_ONCE)]
     joined = ["".join(f"{{ :\n{texts[position]}\n}}\n" for position in group) for group in groups]
@@ -52,7 +52,7 @@ def _errors_by(name: str, scripts: Sequence[str]) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="loom-check-") as folder:
         for number, text in enumerate(scripts):
             (Path(folder) / str(number)).write_bytes(text.encode("utf-8", "surrogateescape") + b"\n")
-        # Extended globs are a setting that a script turns on before it uses them, and that -n does not see.
+        # A script enables extended globs before it uses them, which -n does not see.
         option = "extglob" if name == "bash" else ""
         environ = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
         command = ("sh", "-c", _READ_ALL, "sh", folder, name, option)

@@ -1,4 +1,4 @@
-"""The process's standard streams: there, whoever started us, and known by their names when they can't be written."""
+"""The process's standard streams: always open, and named in write errors."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 class _Output(io.FileIO):
-    """Standard output. Its errors name it, and the first is kept: whoever writes may go on, but the end must tell."""
+    """Standard output. Errors name it; the first is kept, so that writers can continue and the end reports it."""
 
     failed: OSError | None = None
     terminal = False
 
     @property
     def left(self) -> bool:
-        """Whether the reader is gone: of a pipe, or the window of a terminal."""
+        """Whether the reader is gone: of a pipe, or a closed terminal window."""
         error = self.failed
         return isinstance(error, BrokenPipeError) or (self.terminal and error is not None and error.errno == errno.EIO)
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
-            # None: whoever else has the terminal or the pipe has made it non-blocking, and it is full.
+            # None: another user of the terminal or pipe made it non-blocking, and it is full.
             while (written := cast("int | None", super().write(data))) is None:
-                select.select([], [self.fileno()], [])  # no limit: the reader's pace is ours
+                select.select([], [self.fileno()], [])  # no limit: the reader sets the pace
             return written
         except OSError as error:
             error.filename = STANDARD_OUTPUT
@@ -43,7 +43,7 @@ class _Output(io.FileIO):
 
 
 class _Shown(io.TextIOWrapper):
-    """A standard stream as text: whatever is printed there, no sequence but a colour reaches the terminal."""
+    """A standard stream as text; only colour sequences reach the terminal."""
 
     def write(self, text: str, /) -> int:
         return super().write(cleaned(text, colours=True))
@@ -53,14 +53,14 @@ class _Shown(io.TextIOWrapper):
 
 
 class _ShownMasked(_Shown):
-    """Standard error: what loom itself has to say, which was not recorded and masked before."""
+    """Standard error, for messages of loom that were not recorded and masked before."""
 
     def write(self, text: str, /) -> int:
         return super().write(controls.hide(text))
 
 
 class _Exact(io.TextIOBase):
-    """Standard output for what moves the cursor on purpose; the caller cleans what it shows there."""
+    """Standard output for cursor movement; the caller cleans the text."""
 
     def __init__(self, stream: _Shown) -> None:
         self._stream = stream
@@ -79,7 +79,7 @@ def exact() -> TextIO:
 
 
 def complete() -> None:
-    """Whoever starts us may have closed some of them (`>&-`, a service manager); else a file of ours would take the place."""
+    """Open closed standard streams (`>&-`, a service manager); otherwise one of loom's files would take their number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             opened = os.open(os.devnull, os.O_RDWR)
@@ -105,10 +105,7 @@ def _as_text(kind: type[_Shown], file: io.FileIO, like: TextIO) -> _Shown:
 
 
 def written(hint: str | None = None) -> None:
-    """Write what is held back. InfrastructureError, with this `hint`, when standard output did not take all of it.
-
-    That nobody reads any more is no error.
-    """
+    """Flush standard output. InfrastructureError with this `hint` if it failed, except when the reader is gone."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Asking the user to allow what a repository asks for: `loom trust`, and the question before a job starts."""
+"""Ask the user to allow a repository's requests: `loom trust`, and the question before a job starts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CODE = "TRUST_REQUIRED"
 
 
 def requests_of(jobs: Iterable[Job], here: Here, loaded: Workflow | None = None) -> tuple[Request, ...]:
-    """Find what these jobs and the project's configuration ask for; `loaded` is where the places are from."""
+    """Find the requests of these jobs and of the project's configuration; `loaded` provides the places."""
     around = permissions.Around(
         root=here.root,
         home=here.environ.get("HOME"),
@@ -53,9 +53,9 @@ def _is_reference(reference: str) -> bool:
 
 
 def settle(requests: Sequence[Request], here: Here, *, flag: bool, can_ask: bool = True) -> bool:
-    """Return once the user has allowed all of it, earlier or now; whether the answer was given now.
+    """Return once the user has allowed all requests, and whether the answer is new.
 
-    `flag`: it was allowed on the command line. Without a terminal to ask on, and on a "no": RequestError TRUST_REQUIRED.
+    `flag`: allowed on the command line. Without a terminal, and on a "no": RequestError TRUST_REQUIRED.
     """
     if not requests or trusts_all(here.environ, flag):
         return False
@@ -111,13 +111,13 @@ def _places_in(loaded: Workflow) -> permissions.PlaceOf:
 
 
 def everything_asked(here: Here, named: Path | None) -> tuple[Request, ...]:
-    """Find what the repository asks for in all its jobs, whatever their rules. WorkflowError as in `loom check`."""
+    """Find the requests of all jobs of the repository, regardless of rules. WorkflowError as in `loom check`."""
     # Not at the top: whoever goes back into a job of an earlier run asks too, without the workflow.
     from loom.plan.resolve import rehearse
     from loom.workflow import load
 
     path = here.workflow(named)
-    if named is None and not path.exists():  # a configuration alone may ask for something
+    if named is None and not path.exists():  # the configuration alone may have requests
         return requests_of((), here)
     loaded = load(path, here.root)
     jobs = [job for _, job in rehearse(loaded, here.config)[1]]

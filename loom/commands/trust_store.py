@@ -35,14 +35,14 @@ class _File(Struct, frozen=True, kw_only=True):
     root: str
     origin: str | None
     allowed: dict[str, str]
-    """Each request in words, by its id."""
+    """The description of each request, by id."""
 
 
 _SCHEMA = "loom.trust.v1"
 
 
 class Trust:
-    """The decisions for the repository at `root`. `state_dir` is the user's own, never one that the project names."""
+    """The decisions for the repository at `root`. `state_dir` is the user's own, never the project's."""
 
     def __init__(self, state_dir: Path, root: Path, environ: Mapping[str, str]) -> None:
         self.root = _checkout_of(root, state_dir)
@@ -58,7 +58,7 @@ class Trust:
         return request.id in self._allowed
 
     def allow(self, requests: Iterable[Request]) -> None:
-        """Record these, beside those that were allowed before. InfrastructureError when that can't be written."""
+        """Record these in addition to earlier ones. InfrastructureError on failure."""
         self._allowed |= {request.id: str(request) for request in requests}
         shape = {
             "schema_version": _SCHEMA,
@@ -78,14 +78,14 @@ class Trust:
             ) from error
 
     def revoke(self) -> int:
-        """Forget all decisions; how many there were."""
+        """Delete all decisions; return their number."""
         count = len(self._allowed)
         self.path.unlink(missing_ok=True)
         self._allowed = {}
         return count
 
     def _read(self) -> dict[str, str]:
-        """Nothing where there is no file, or one that this user did not write, or that is of another origin."""
+        """Read the file; empty if it is missing, not private to this user, or for another origin."""
         try:
             with open_regular(self.path) as file:
                 status = os.fstat(file.fileno())
@@ -99,9 +99,9 @@ class Trust:
 
 
 def _checkout_of(root: Path, state_dir: Path) -> Path:
-    """The real path of a checkout; for a place in a workspace, that of the same place in the recorded checkout."""
+    """Return the real path of a checkout; for a path in a workspace, the path in the recorded checkout."""
     real = Path(os.path.realpath(root))
-    for _ in range(10):  # a run inside of a workspace has a workspace of its own
+    for _ in range(10):  # a run inside a workspace has its own workspace
         found = next(((place, ws) for place in (real, *real.parents) if (ws := _workspace_of(place))), None)
         source = _source_of(found[1], state_dir) if found is not None else None
         if found is None or source is None:
@@ -111,13 +111,13 @@ def _checkout_of(root: Path, state_dir: Path) -> Path:
 
 
 def _workspace_of(place: Path) -> Path | None:
-    """Return the run's workspace that `place` is by its name, or whose job has its own files there."""
+    """Return the workspace with this name, or of the job with files at `place`."""
     workspace = workspace_beside(place.parent.parent) if place.name == "workspace" and is_of_job(place) else place
     return workspace if run_of_workspace(workspace.name) else None
 
 
 def _source_of(workspace: Path, state_dir: Path) -> Path | None:
-    """The checkout that a workspace was taken from, by the user's record alone: the workspace itself may claim anything."""
+    """Return the checkout of a workspace from the user's record; the workspace itself is untrusted."""
     store = Store(state_dir)
     if (run := store.run_in(workspace)) is not None:
         root = run.identity.get("repo_root")
