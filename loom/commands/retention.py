@@ -28,7 +28,7 @@ BACKGROUND_S = 600
 """Time limit of a background removal; the next run continues it."""
 
 
-class Held(Struct, kw_only=True):
+class OwnedWorkspace(Struct, kw_only=True):
     """A workspace, with all that lies beside it, and the runs that used it: the newest one last."""
 
     path: Path
@@ -59,12 +59,12 @@ def vouched(store: Store, workspace: Path) -> bool:
     )
 
 
-def held(store: Store) -> list[Held]:
+def held(store: Store) -> list[OwnedWorkspace]:
     """Return a state directory's existing workspaces, oldest first."""
-    found: dict[Path, Held] = {}
+    found: dict[Path, OwnedWorkspace] = {}
     for claim in store.claims.all():
         made = [claim.run_id] if claim.kind == "run" else []
-        found[claim.path] = Held(
+        found[claim.path] = OwnedWorkspace(
             path=claim.path,
             repo_root=claim.repo_root,
             run_ids=made,
@@ -74,14 +74,14 @@ def held(store: Store) -> list[Held]:
     for entry in reversed(list(store.entries())):
         root = str(entry.identity.get("repo_root"))
         for path in map(Path, entry.workspaces):
-            known = found.setdefault(path, Held(path=path, repo_root=root, run_ids=[], made_at=0, bytes=0))
+            known = found.setdefault(path, OwnedWorkspace(path=path, repo_root=root, run_ids=[], made_at=0, bytes=0))
             known.run_ids = [*(run for run in known.run_ids if run != entry.run_id), entry.run_id]
             known.made_at = max(known.made_at, int(entry.run_id))
     there = [one for path, one in found.items() if remains(path) and vouched(store, path)]
     return sorted(there, key=lambda one: one.made_at)
 
 
-def judged(store: Store, config: Config, repo_root: Path | None, *, now: float) -> list[Held]:
+def judged(store: Store, config: Config, repo_root: Path | None, *, now: float) -> list[OwnedWorkspace]:
     """Return all workspaces with sizes and removal decisions: by number for this checkout (None: each), by total size
     for all.
     """
@@ -158,15 +158,15 @@ def is_kept(entry: RunEntry, *, now: float) -> bool:
     return False
 
 
-def _groups(found: Iterable[Held]) -> Iterator[list[Held]]:
+def _groups(found: Iterable[OwnedWorkspace]) -> Iterator[list[OwnedWorkspace]]:
     """Group by checkout, runs and snapshots separately."""
-    groups: dict[tuple[str, bool], list[Held]] = {}
+    groups: dict[tuple[str, bool], list[OwnedWorkspace]] = {}
     for one in found:
         groups.setdefault((one.repo_root, bool(one.run_ids)), []).append(one)
     yield from groups.values()
 
 
-def _why_it_stays(one: Held, entries: Mapping[str, RunEntry], failed: set[str], kept: set[str]) -> str | None:
+def _why_it_stays(one: OwnedWorkspace, entries: Mapping[str, RunEntry], failed: set[str], kept: set[str]) -> str | None:
     runs = [entries[run_id] for run_id in one.run_ids if run_id in entries]
     if any(entry.alive for entry in runs) or is_occupied(one.path) or any(map(somebody_stands_in, remains(one.path))):
         return IN_USE

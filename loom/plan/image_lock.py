@@ -173,7 +173,7 @@ def shown(image: Image) -> str:
     return posixpath.normpath(f"{image.build.context}/{image.build.dockerfile}") if image.build else "an unnamed image"
 
 
-class Verdict(StrEnum):
+class LockVerdict(StrEnum):
     """The verdict of `loom images verify` on one image."""
 
     SAME = "same"
@@ -193,7 +193,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     locked: Locked | None = None
 
 
-def verdict(facts: Facts) -> tuple[Verdict, str]:
+def verdict(facts: Facts) -> tuple[LockVerdict, str]:
     """Return the verdict and its reason: all known digests must agree, and at least two must be known."""
     locked = facts.locked or Locked()
     local_digest = facts.local_digest
@@ -201,31 +201,34 @@ def verdict(facts: Facts) -> tuple[Verdict, str]:
         # An imported image has no digest; the lock maps its content to one.
         local_digest = locked.digest
     if facts.gone and (local_digest or locked.digest):
-        return Verdict.DIFFERS, "the registry no longer has this image"
+        return LockVerdict.DIFFERS, "the registry no longer has this image"
     if locked.digest and facts.served and locked.digest != facts.served:
-        return Verdict.DIFFERS, f"the registry serves {short(facts.served)}, the lock file has {short(locked.digest)}"
+        return (
+            LockVerdict.DIFFERS,
+            f"the registry serves {short(facts.served)}, the lock file has {short(locked.digest)}",
+        )
     if facts.local_id:
         if locked.digest and local_digest and local_digest != locked.digest:
             return (
-                Verdict.DIFFERS,
+                LockVerdict.DIFFERS,
                 f"the local image is {short(local_digest)}, the lock file has {short(locked.digest)}",
             )
         if not locked.digest and locked.image_id and locked.image_id != facts.local_id:
             return (
-                Verdict.DIFFERS,
+                LockVerdict.DIFFERS,
                 f"the local image is {short(facts.local_id)}, the lock file has {short(locked.image_id)}",
             )
         if facts.served and local_digest and local_digest != facts.served:
             return (
-                Verdict.DIFFERS,
+                LockVerdict.DIFFERS,
                 f"the local image is {short(local_digest)}, the registry serves {short(facts.served)}",
             )
     if not facts.served:
         if facts.local_id and locked.image_id == facts.local_id and not locked.digest:
-            return Verdict.SAME, "matches the lock file; not from a registry"
-        return Verdict.UNKNOWN, "the registry could not be queried"
+            return LockVerdict.SAME, "matches the lock file; not from a registry"
+        return LockVerdict.UNKNOWN, "the registry could not be queried"
     if not facts.local_id:
-        return Verdict.ABSENT, f"not on this engine; the registry serves {short(facts.served)}"
+        return LockVerdict.ABSENT, f"not on this engine; the registry serves {short(facts.served)}"
     if not local_digest:
-        return Verdict.UNKNOWN, "the local image was built or imported, and the lock file does not list it"
-    return Verdict.SAME, f"{short(facts.served)} everywhere"
+        return LockVerdict.UNKNOWN, "the local image was built or imported, and the lock file does not list it"
+    return LockVerdict.SAME, f"{short(facts.served)} everywhere"

@@ -13,7 +13,7 @@ from loom.util.yaml_file import Kind, Node
 from loom.workflow import Entry, Workflow
 
 
-class Source(Struct, frozen=True, kw_only=True):
+class ValueSource(Struct, frozen=True, kw_only=True):
     """One planned value and its source: `by` is `job`, `default`, a template's name, `rules[1]`, `matrix`, `root`,
     `--var`, a configuration layer, or `built-in`; `place` is file, line and column, if any.
     """
@@ -24,9 +24,9 @@ class Source(Struct, frozen=True, kw_only=True):
     place: str = ""
 
 
-def sources(workflow: Workflow, job: Job, selection: Selection, config: Config) -> list[Source]:
+def sources(workflow: Workflow, job: Job, selection: Selection, config: Config) -> list[ValueSource]:
     entry = workflow.entries[job.name]
-    found = [Source(key="id", value=job.id, by="job", place=entry.key.place)]
+    found = [ValueSource(key="id", value=job.id, by="job", place=entry.key.place)]
     for key, node in entry.merged.value.items():
         if key in ("variables", "extends"):
             continue
@@ -34,7 +34,7 @@ def sources(workflow: Workflow, job: Job, selection: Selection, config: Config) 
     if job.rule is not None:
         rules = entry.merged.get("rules")
         node = (rules.get(job.rule) if rules is not None else None) or entry.key
-        found.append(Source(key="when", value=job.when, by=f"rules[{job.rule}]", place=node.place))
+        found.append(ValueSource(key="when", value=job.when, by=f"rules[{job.rule}]", place=node.place))
     found += _variables(workflow, entry, job, selection)
     found += _from_configuration(entry, job, config)
     return found
@@ -45,7 +45,7 @@ def owner(node: Node, entry: Entry) -> str:
     return "job" if node.owner == entry.name else node.owner
 
 
-def _leaves(key: str, node: Node, entry: Entry, job: Job) -> Iterator[Source]:
+def _leaves(key: str, node: Node, entry: Entry, job: Job) -> Iterator[ValueSource]:
     if node.kind is Kind.MAPPING and node.value:
         for name, child in node.value.items():
             yield from _leaves(f"{key}.{name}", child, entry, job)
@@ -54,10 +54,10 @@ def _leaves(key: str, node: Node, entry: Entry, job: Job) -> Iterator[Source]:
             yield from _leaves(f"{key}[{number}]", child, entry, job)
     else:
         planned = job.image.name if key in ("image", "image.name") and job.image is not None else node.plain()
-        yield Source(key=key, value=planned, by=owner(node, entry), place=node.place)
+        yield ValueSource(key=key, value=planned, by=owner(node, entry), place=node.place)
 
 
-def _variables(workflow: Workflow, entry: Entry, job: Job, selection: Selection) -> Iterator[Source]:
+def _variables(workflow: Workflow, entry: Entry, job: Job, selection: Selection) -> Iterator[ValueSource]:
     own = entry.merged.get("variables")
     matrix = _matrix_nodes(entry, job.matrix)
     rule = _rule_nodes(entry, job.variables)
@@ -65,17 +65,17 @@ def _variables(workflow: Workflow, entry: Entry, job: Job, selection: Selection)
         key = f"variables.{name}"
         node = own.get(name) if own is not None else None
         if name in selection.variables:
-            yield Source(key=key, value=value, by="--var")
+            yield ValueSource(key=key, value=value, by="--var")
         elif name in rule:
-            yield Source(key=key, value=value, by=rule[name][0], place=rule[name][1].place)
+            yield ValueSource(key=key, value=value, by=rule[name][0], place=rule[name][1].place)
         elif name in matrix:
-            yield Source(key=key, value=value, by="matrix", place=matrix[name].place)
+            yield ValueSource(key=key, value=value, by="matrix", place=matrix[name].place)
         elif node is not None:
-            yield Source(key=key, value=value, by=owner(node, entry), place=node.place)
+            yield ValueSource(key=key, value=value, by=owner(node, entry), place=node.place)
         elif name in workflow.variable_nodes:
-            yield Source(key=key, value=value, by="root", place=workflow.variable_nodes[name].place)
+            yield ValueSource(key=key, value=value, by="root", place=workflow.variable_nodes[name].place)
         else:
-            yield Source(key=key, value=value, by="parallel" if name.startswith("CI_NODE_") else "workflow rules")
+            yield ValueSource(key=key, value=value, by="parallel" if name.startswith("CI_NODE_") else "workflow rules")
 
 
 def _matrix_nodes(entry: Entry, matrix: Mapping[str, str]) -> dict[str, Node]:
@@ -111,7 +111,7 @@ def _rule_nodes(entry: Entry, variables: Mapping[str, str]) -> dict[str, tuple[s
     return found
 
 
-def _from_configuration(entry: Entry, job: Job, config: Config) -> Iterator[Source]:
+def _from_configuration(entry: Entry, job: Job, config: Config) -> Iterator[ValueSource]:
     """Return the values that come from loom's configuration."""
     written = entry.merged.value
     image = entry.merged.get("image")
@@ -132,11 +132,11 @@ def _from_configuration(entry: Entry, job: Job, config: Config) -> Iterator[Sour
         if value is not None and from_configuration:
             origin = config.origins.get(setting)
             by = f"{origin.layer} {setting}" if origin is not None else f"built-in {setting}"
-            yield Source(key=key, value=value, by=by, place=origin.place if origin is not None else "")
+            yield ValueSource(key=key, value=value, by=by, place=origin.place if origin is not None else "")
     origin = config.origins.get("container")
     by = "image" if "image" in written else f"{origin.layer} container" if origin is not None else "built-in container"
     place = origin.place if origin is not None and "image" not in written else ""
-    yield Source(key="provider", value=job.provider, by=by, place=place)
+    yield ValueSource(key="provider", value=job.provider, by=by, place=place)
 
 
 def _lacks(node: Node | None, key: str) -> bool:

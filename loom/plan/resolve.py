@@ -6,7 +6,7 @@ from loom.config import Config
 from loom.errors import Problem, WorkflowError
 from loom.plan import model as p
 from loom.plan.jobs import Builder
-from loom.plan.rules import Candidate, Decision, Rules, job_ids
+from loom.plan.rules import Candidate, RuleDecision, RuleEvaluator, job_ids
 from loom.plan.selection import Choice
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.workflow import Entry, Workflow
@@ -18,7 +18,7 @@ def plan_of(workflow: Workflow, selection: p.Selection, context: p.ResolveContex
     """Implement `plan.resolve`."""
     choice = Choice(workflow, selection)
     choice.check_variables()
-    rules = Rules(workflow, selection, context)
+    rules = RuleEvaluator(workflow, selection, context)
     candidates = rules.candidates()
     jobs = choice.connect(candidates, choice.select(candidates))
     builder = Builder(workflow, selection, context, rules.workflow_variables)
@@ -45,7 +45,7 @@ def rehearse(workflow: Workflow, config: Config | None = None) -> tuple[list[Pro
         for rule in (*(workflow.rules or ()), *(entry.fields.rules or ())):
             given |= rule.variables
         for number, (job_id, matrix) in enumerate(job_ids(entry.name, entry.fields.parallel), start=1):
-            decision = Decision(runs=True, when="on_success", variables=given)
+            decision = RuleDecision(runs=True, when="on_success", variables=given)
             candidate = Candidate(
                 id=job_id, entry=entry, matrix=matrix, node_index=number, node_total=1, decision=decision
             )

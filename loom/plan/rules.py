@@ -17,7 +17,7 @@ from loom.workflow import Entry, Workflow, expressions, interpolation, models
 from loom.workflow.patterns import SearchError
 
 
-class Decision(Struct, frozen=True, kw_only=True):
+class RuleDecision(Struct, frozen=True, kw_only=True):
     """The decision of a job's rules. `reason` explains to people why it does not run."""
 
     runs: bool
@@ -36,7 +36,7 @@ class Candidate(Struct, kw_only=True):
     matrix: Mapping[str, str]
     node_index: int | None
     node_total: int | None
-    decision: Decision
+    decision: RuleDecision
     needs: list[p.Need] | None = None
 
     @property
@@ -104,7 +104,7 @@ def job_values(
     return values
 
 
-class Rules:
+class RuleEvaluator:
     """Evaluate every rule once. `workflow_variables` come from the workflow's own matching rule; set by `candidates`."""
 
     def __init__(self, workflow: Workflow, selection: p.Selection, context: p.ResolveContext) -> None:
@@ -144,7 +144,7 @@ class Rules:
                     )
         return found
 
-    def workflow_rules(self) -> Decision | None:
+    def workflow_rules(self) -> RuleDecision | None:
         """Evaluate `workflow: rules`: None when the workflow runs, else the decision for each of its jobs."""
         if self.workflow.rules is None:
             return None
@@ -152,12 +152,12 @@ class Rules:
         for number, rule in enumerate(self.workflow.rules):
             if self.applies(rule, values, self.workflow.rules_node, ("workflow", "rules", number)):
                 if rule.when == "never":
-                    return Decision(runs=False, when="never", reason=f"workflow: rules[{number}] says never")
+                    return RuleDecision(runs=False, when="never", reason=f"workflow: rules[{number}] says never")
                 self.workflow_variables = rule.variables
                 return None
-        return Decision(runs=False, when="never", reason="no rule of `workflow: rules` matches")
+        return RuleDecision(runs=False, when="never", reason="no rule of `workflow: rules` matches")
 
-    def decide(self, entry: Entry, job_id: str, matrix: Mapping[str, str]) -> Decision:
+    def decide(self, entry: Entry, job_id: str, matrix: Mapping[str, str]) -> RuleDecision:
         fields = entry.fields
         base = fields.when or "on_success"
         if fields.rules:
@@ -171,7 +171,7 @@ class Rules:
                     )
                 if self.applies(rule, values, entry.merged.get("rules"), (entry.name, "rules", number)):
                     when = rule.when or base
-                    return Decision(
+                    return RuleDecision(
                         runs=when not in ("never", "manual"),
                         when=when,
                         variables=rule.variables,
@@ -181,9 +181,9 @@ class Rules:
                         ),
                         rule=number,
                     )
-            return Decision(runs=False, when="never", reason="none of its rules matches")
+            return RuleDecision(runs=False, when="never", reason="none of its rules matches")
         reason = {"never": "when: never", "manual": "manual: name it to run it"}.get(base, "")
-        return Decision(runs=not reason, when=base, reason=reason)
+        return RuleDecision(runs=not reason, when=base, reason=reason)
 
     def rule_values(self, own: Mapping[str, str], matrix: Mapping[str, str], job: Mapping[str, str]) -> dict[str, str]:
         """Return the variables that conditions see: all that have a value before the rule itself."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from loom.errors import Problem, RequestError
 from loom.plan import model as p
-from loom.plan.rules import Candidate, Decision
+from loom.plan.rules import Candidate, RuleDecision
 from loom.util import globs
 from loom.util.bounded import listed
 from loom.util.toposort import closure
@@ -50,7 +50,7 @@ class Choice:
                 decision = candidate.decision
                 base = candidate.entry.fields.when
                 when = base if base in ("on_success", "on_failure", "always") else "on_success"
-                candidate.decision = Decision(
+                candidate.decision = RuleDecision(
                     runs=True,
                     when=when,
                     variables=decision.variables,

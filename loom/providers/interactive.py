@@ -25,7 +25,7 @@ exec "$@" -i
 """
 
 
-class Prepared(Struct, frozen=True, kw_only=True):
+class ShellCommand(Struct, frozen=True, kw_only=True):
     files: Mapping[str, bytes]
     """Files to create first, private to the user."""
     command: Sequence[str]
@@ -33,7 +33,7 @@ class Prepared(Struct, frozen=True, kw_only=True):
     """The file with its process id."""
 
 
-def prepared(shell: Sequence[str], *, script: str, name: str, new_path: Callable[[str], str]) -> Prepared:
+def prepared(shell: Sequence[str], *, script: str, name: str, new_path: Callable[[str], str]) -> ShellCommand:
     """Derive an interactive shell from a job's `shell`, with the step's `script` in its history and as `again`.
 
     It is the job's `shell` without `-e`, which would end it at the first typo. In place of a plain `sh`, bash is used
@@ -45,7 +45,7 @@ def prepared(shell: Sequence[str], *, script: str, name: str, new_path: Callable
         bash, sh = (" ".join(_quoted(word) for word in arguments_of(one, step)) for one in (BASH, SH))
         words = f"if command -v bash >/dev/null 2>&1; then {bash}; else {sh}; fi"
     program = shell[0] if shell and shell[0].rpartition("/")[2] in _SHELLS else "sh"
-    return Prepared(
+    return ShellCommand(
         files={
             step: _bytes(script.rstrip("\n") + "\n"),
             history: _bytes("".join(f"{line}\n" for line in script.splitlines() if line.strip())),

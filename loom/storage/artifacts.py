@@ -26,7 +26,7 @@ from loom.storage.files import open_regular
 from loom.storage.packing import Hashed, leads_out, packing
 from loom.storage.selection import Selection, UnsafePath
 from loom.storage.tar import DamagedArchive, Writer, read
-from loom.storage.unpacking import UnsafeArchive, Written, checked, unpack
+from loom.storage.unpacking import EntryWriter, UnsafeArchive, checked, unpack
 from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util import atomic
 from loom.util.units import counted, rough_size
@@ -112,7 +112,7 @@ def collect(
     return result
 
 
-def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) -> Written:
+def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) -> EntryWriter:
     """Unpack an archive into a job's view of the workspace.
 
     ArtifactError if `sha256` does not match the archive from `collect`, or if it contains unsafe entries
@@ -161,7 +161,7 @@ def overlaps(indexes: Mapping[str, Iterable[ArtifactFile]]) -> dict[str, list[st
     return {path: list(by) for path, by in holders.items() if len(set(by.values())) > 1}
 
 
-def fetch(archive: Path, folder: Path) -> Written:
+def fetch(archive: Path, folder: Path) -> EntryWriter:
     """Unpack an archive below `folder`, creating it if needed. ArtifactError as for `restore`."""
     with _told("fetch the artifacts", archive), _opened(archive) as packed:
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from typing import IO, cast
 from loom.secrets.masking import Masker
 from loom.storage.selection import Selection
 from loom.storage.tar import Check, Checked, Entry, Item, Writer
-from loom.storage.unpacking import Held
+from loom.storage.unpacking import ArchiveTotals
 from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util.paths import below, climbs_out
 
@@ -66,7 +66,7 @@ def packing(
     Unreadable files are left out, and files with a secret of `masker` in name, link or content.
     """
     masker = masker if masker is not None and masker.active else None
-    held, left_out = Held(), set[str]()
+    held, left_out = ArchiveTotals(), set[str]()
     for entry, content in without_secret_names(view.read(selection, skipped.append), masker, skipped.append):
         held.add(entry)
         if entry.kind == "hardlink" and entry.target in left_out:

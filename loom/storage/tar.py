@@ -55,7 +55,7 @@ Check = Callable[[], None]
 """Called between pieces of work; may raise to stop."""
 
 
-class Sink(Protocol):
+class ByteSink(Protocol):
     def write(self, data: bytes, /) -> int: ...
 
 
@@ -76,7 +76,7 @@ def pieces(content: Content, size: int, path: str, *, most: int = _CHUNK) -> Ite
 class Writer:
     """Write entries to a stream. Deterministic: no owner, no times except the entries' own."""
 
-    def __init__(self, out: Sink) -> None:
+    def __init__(self, out: ByteSink) -> None:
         self._out = out
         self._written = 0
 

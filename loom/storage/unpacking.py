@@ -49,7 +49,7 @@ def checked(items: Iterable[tuple[Entry, Content | None]], reserved: Iterable[st
     reserved = tuple(reserved)
     files: set[str] = set()
     links: set[str] = set()
-    held = Held()
+    held = ArchiveTotals()
     for entry, content in items:
         name = entry.path
         path = _safe_path(name)
@@ -85,7 +85,7 @@ def checked(items: Iterable[tuple[Entry, Content | None]], reserved: Iterable[st
         )
 
 
-class Held:
+class ArchiveTotals:
     """Counts an archive's entries and bytes; UnsafeArchive beyond the limits, both for packing and unpacking."""
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ def _parents(path: str) -> Iterator[str]:
         at = path.find("/", at + 1)
 
 
-class Written(Struct, kw_only=True):
+class EntryWriter(Struct, kw_only=True):
     files: int = 0
     bytes: int = 0
 
@@ -129,13 +129,13 @@ def unpack(
     check: Check = lambda: None,
     reserved: Iterable[str] = (),
     on_special: Callable[[str, str], None] | None = None,
-) -> Written:
+) -> EntryWriter:
     """Unpack a tar archive over the directory `root`; a file replaces a file. Removes written files on failure.
 
     UnsafeArchive for unsafe entries, DamagedArchive for an invalid or truncated archive, OSError when `root` can't be
     written. `check` may stop it. `on_special` gets each device or FIFO, which is skipped; without it, one is unsafe.
     """
-    written = Written()
+    written = EntryWriter()
     items = read(Checked(stream, check))
     if on_special is not None:
         items = _without_special(items, on_special)

@@ -22,7 +22,7 @@ from msgspec import Struct
 from loom.storage.files import reader
 from loom.storage.selection import OWN_PLACES, Chosen, Selection
 from loom.storage.tar import Check, Checked, Entry, Item, Kind, packed, read
-from loom.storage.unpacking import Written, checked, unpack
+from loom.storage.unpacking import EntryWriter, checked, unpack
 from loom.util.paths import normal
 from loom.util.special_files import special_kind
 
@@ -60,7 +60,7 @@ class WorkspaceView(Protocol):
         """Yield the selected entries, directories before their content. OSError when the place can't be read."""
         ...
 
-    def write(self, open_archive: Callable[[], AbstractContextManager[IO[bytes]]]) -> Written:
+    def write(self, open_archive: Callable[[], AbstractContextManager[IO[bytes]]]) -> EntryWriter:
         """Unpack an uncompressed tar archive by the rules of `storage.unpacking`; a file replaces a file.
 
         UnsafeArchive, before or during unpacking, for unsafe entries; OSError when the place can't be written;
@@ -86,7 +86,7 @@ class DirectoryView:
         for entry, _ in _Walk(selection, on_skipped, contents=False).from_root(self.root):
             yield entry
 
-    def write(self, open_archive: Callable[[], AbstractContextManager[IO[bytes]]]) -> Written:
+    def write(self, open_archive: Callable[[], AbstractContextManager[IO[bytes]]]) -> EntryWriter:
         with open_archive() as opened:
             return unpack(opened, self.root, check=self.check, reserved=OWN_PLACES)
 
@@ -280,8 +280,8 @@ class TarView:
             if stream.peek(1):
                 yield from cast("Iterator[Item]", read(Checked(stream, self.check)))
 
-    def write(self, open_archive: Callable[[], AbstractContextManager[IO[bytes]]]) -> Written:
-        written = Written()
+    def write(self, open_archive: Callable[[], AbstractContextManager[IO[bytes]]]) -> EntryWriter:
+        written = EntryWriter()
         # Other code unpacks it, so verify the whole archive first.
         with open_archive() as opened:
             for entry, _ in checked(read(Checked(opened, self.check)), OWN_PLACES):
@@ -296,11 +296,11 @@ def _renamed(entry: Entry, path: str, target: str) -> Entry:
     return Entry(path, entry.kind, entry.mode & 0o777, entry.mtime_ns, entry.size, target)
 
 
-def view_of(session: Session, check: Check = _go_on) -> WorkspaceView:
+def view_of(session: TarSession, check: Check = _go_on) -> WorkspaceView:
     """How to reach a session's workspace view."""
     directory = session.workspace_view()
     return TarView(session, check) if directory is None else DirectoryView(directory, check)
 
 
-class Session(Archiver, Protocol):
+class TarSession(Archiver, Protocol):
     def workspace_view(self) -> Path | None: ...

@@ -18,7 +18,7 @@ from loom.workflow import merge, models
 from loom.workflow.files import File, Files
 from loom.workflow.inheritance import Entry, Inheritance, Written
 from loom.workflow.messages import Problems, Suggestions
-from loom.workflow.references import References, View
+from loom.workflow.references import EntryView, References
 from loom.workflow.shapes import Shapes
 
 MAX_PROBLEMS = 200
@@ -141,11 +141,11 @@ def _take_entries(root: Node, written: dict[str, Written], shapes: Shapes, probl
             written[name] = Written(key=key, node=node, fields=fields)
 
 
-def _views(written: Mapping[str, Written], entries: Mapping[str, Entry]) -> dict[str, View]:
+def _views(written: Mapping[str, Written], entries: Mapping[str, Entry]) -> dict[str, EntryView]:
     views = {}
     for name, own in written.items():
         if own.node.kind is Kind.MAPPING:
             entry = entries.get(name)
             node, fields = (entry.merged, entry.fields) if entry is not None else (own.node, None)
-            views[name] = View(name=name, key=own.key, node=node, fields=fields)
+            views[name] = EntryView(name=name, key=own.key, node=node, fields=fields)
     return views

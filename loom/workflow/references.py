@@ -17,7 +17,7 @@ from loom.workflow import models, values
 from loom.workflow.messages import Suggestions
 
 
-class View(Struct, frozen=True, kw_only=True):
+class EntryView(Struct, frozen=True, kw_only=True):
     """A job or template: its nodes, and its fields if its shape is valid."""
 
     name: str
@@ -44,7 +44,7 @@ class _Need(Struct, frozen=True, kw_only=True):
 
 
 class References(Struct):
-    views: Mapping[str, View]
+    views: Mapping[str, EntryView]
     stages: tuple[str, ...] | None
     """None when the file's list is invalid."""
     suggest: Suggestions = field(default_factory=Suggestions)
@@ -74,7 +74,7 @@ class References(Struct):
             self.reported.add(id(node))
             self.problems.append(node.file.problem(node, at, message))
 
-    def stage(self, view: View, position: Mapping[str, int]) -> None:
+    def stage(self, view: EntryView, position: Mapping[str, int]) -> None:
         if self.stages is None:
             return
         node = view.node.get("stage")
@@ -91,7 +91,7 @@ class References(Struct):
             meant = f"did you mean {close}?" if close else f"the stages are {', '.join(self.stages)}"
             self.say(node, pointer(view.name, "stage"), f"unknown stage {node.value}; {meant}")
 
-    def own_keys(self, view: View) -> None:
+    def own_keys(self, view: EntryView) -> None:
         fields = view.fields
         if fields is None:
             return
@@ -124,7 +124,7 @@ class References(Struct):
                     f"the service {name} is a duplicate; give one an alias",
                 )
 
-    def needs(self, view: View, jobs: Mapping[str, View], position: Mapping[str, int]) -> Iterator[str]:
+    def needs(self, view: EntryView, jobs: Mapping[str, EntryView], position: Mapping[str, int]) -> Iterator[str]:
         """Return the existing jobs that this one waits for; report invalid needs."""
         taken: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
         for need in _needs_of(view):
@@ -152,7 +152,7 @@ class References(Struct):
                     )
             taken.add(identity)
 
-    def combination(self, need: _Need, needed: View, at: str) -> None:
+    def combination(self, need: _Need, needed: EntryView, at: str) -> None:
         if needed.fields is None:
             return
         parallel = needed.fields.parallel
@@ -167,7 +167,7 @@ class References(Struct):
                 self.say(need.node, at, f"{need.job} has no combination with {key}={value}; {known}")
 
 
-def _needs_of(view: View) -> Iterator[_Need]:
+def _needs_of(view: EntryView) -> Iterator[_Need]:
     for number, node in enumerate(one_or_more(view.node.get("needs"))):
         if isinstance(node.value, str):
             yield _Need(job=node.value.strip(), optional=False, matrix={}, node=node, number=number)

@@ -12,7 +12,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.reference import Reference, normal_platform, parse_reference
 from loom.plan import model
-from loom.plan.image_lock import Facts, ImageLock, ImageUse, Locked, Verdict, shown, verdict
+from loom.plan.image_lock import Facts, ImageLock, ImageUse, Locked, LockVerdict, shown, verdict
 from loom.providers.docker.build_inputs import bases_for
 from loom.providers.docker.images import Images, ResolvedImage
 from loom.providers.docker.long_calls import say
@@ -50,7 +50,7 @@ class Verified(Struct, frozen=True, kw_only=True):
 
     name: str
     platform: str
-    verdict: Verdict
+    verdict: LockVerdict
     reason: str
     facts: Facts
 
@@ -215,7 +215,7 @@ class Inventory:
             locked=locked,
         )
         found, reason = verdict(facts)
-        if found is Verdict.UNKNOWN and trouble:
+        if found is LockVerdict.UNKNOWN and trouble:
             reason = trouble
         return Verified(name=named.name, platform=named.platform, verdict=found, reason=reason, facts=facts)
 
@@ -223,9 +223,9 @@ class Inventory:
 def exit_code_of(verified: Sequence[Verified]) -> int:
     """0: no difference (absent images will be pulled); 1: a difference; 3: unknown."""
     verdicts = {one.verdict for one in verified}
-    if Verdict.DIFFERS in verdicts:
+    if LockVerdict.DIFFERS in verdicts:
         return 1
-    return 3 if Verdict.UNKNOWN in verdicts else 0
+    return 3 if LockVerdict.UNKNOWN in verdicts else 0
 
 
 def as_json(row: Row) -> Mapping[str, object]:
