@@ -32,7 +32,7 @@ class Cancel:
         self._callbacks: list[Callable[[], None]] = []
         self.exit_code: ExitCode | None = None
         self.detach: Callable[[], None] = lambda: None
-        """Of a child: forget the parent, which may live longer."""
+        """For a child flag: forget the parent, which may live longer."""
 
     @property
     def again(self) -> Cancel:
@@ -86,7 +86,7 @@ class Cancel:
 
     @property
     def at_once_s(self) -> float | None:
-        """How long may still be waited for anything; None before the second request."""
+        """Remaining time for any wait; None before the second request."""
         return max(0.0, self._now_at + AT_ONCE_S - time.monotonic()) if self.now else None
 
     def join(self, thread: threading.Thread) -> bool:

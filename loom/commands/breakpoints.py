@@ -46,7 +46,7 @@ class Held:
 
 
 class TerminalGate:
-    """Implements `runner.Gate` on standard input and output. One job has them at a time, others wait or go on."""
+    """Implements `runner.Gate` on standard input and output, for one job at a time; others wait or continue."""
 
     def __init__(self, screen: Held, *, on_failure: bool, before: tuple[str, str] | None = None) -> None:
         self._screen = screen

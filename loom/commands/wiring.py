@@ -46,7 +46,7 @@ def tools_for(
     run_id: str,
     isolated: bool = False,
 ) -> Tools:
-    """What the plan's jobs need. `isolated`: the network of a job with services leads nowhere else."""
+    """Create the dependencies of the plan's jobs. `isolated`: isolate the network of a job with services."""
     setup = Setup(
         environ=environ,
         config=config,
@@ -104,7 +104,7 @@ def _is_protected(config: Config, source: Source, snapshot: Mapping[str, Any]) -
 def secret_values(
     job: Job, *, config: Config, environ: Mapping[str, str], root: Path
 ) -> tuple[SecretValues, Sequence[str]]:
-    """What a job and its services get, and what is missing of what need not be there; SecretError as `secrets.resolve`."""
+    """Resolve the secrets of a job and its services; report unavailable optional ones. SecretError as in `secrets.resolve`."""
     from loom.secrets.lookup import resolve as resolve_secrets
     from loom.secrets.trace import check_debug_trace
 

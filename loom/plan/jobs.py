@@ -123,7 +123,7 @@ class Builder:
         return layered
 
     def variable_node(self, entry: Entry, name: str) -> tuple[Node, str]:
-        """Where a variable of a job is written, and the pointer to it."""
+        """Locate a job's variable in the workflow; return the node and its pointer."""
         own = entry.merged.get("variables")
         node = own.get(name) if own is not None else None
         if node is None and name in self.workflow.variable_nodes:

@@ -47,7 +47,7 @@ def load_planned(path: Path) -> Planned:
         check_consistent(planned.plan)
     except OSError as error:
         raise RecordError(
-            f"there is no plan in the record ({path}: {(error.strerror or str(error)).lower()})",
+            f"the record has no plan ({path}: {(error.strerror or str(error)).lower()})",
             hint="the run ended before it began, or an older loom ran it; start again with `loom run`",
         ) from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:

@@ -564,9 +564,9 @@ def _entry_for_receipt(path: Path, store: Store) -> RunEntry:
 
 
 def read_document(path: Path, kind: type[Document]) -> dict[str, Any] | None:
-    """A record's document, with every value of the type that its shape names. None when there is none, or it is damaged.
+    """Read a document of a record and check its types. None if missing or damaged.
 
-    RecordError for a document of a schema that this loom does not know.
+    RecordError for a document with an unknown schema.
     """
     try:
         shape = parsed(read_regular(path))
@@ -590,7 +590,7 @@ def other_schema(version: str, path: Path) -> RecordError:
 
 
 class _Identity(TypedDict, total=False):
-    """What readers rely on in `run.json`; it may hold more."""
+    """The fields of `run.json` that readers use; it may hold more."""
 
     run_id: str
     repo_root: str | None
@@ -603,7 +603,7 @@ class _Identity(TypedDict, total=False):
 
 
 def _identity_at(path: Path) -> dict[str, Any] | None:
-    """None when there is none, or it is damaged."""
+    """None if missing or damaged."""
     try:
         identity = parsed(read_regular(path))
         msgspec.convert(identity, _Identity)
@@ -655,9 +655,9 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def last_lines(path: Path, count: int, *, most_bytes: int = TAIL_BYTES) -> list[bytes]:
-    """The last `count` whole lines of a file, read from its end: as quick for five million lines as for five.
+    """Read the last `count` whole lines of a file from its end, at a cost independent of its size.
 
-    A half-written last line is none. Fewer lines come when `count` of them are longer than `most_bytes` together.
+    A half-written last line is skipped. Returns fewer lines if `count` of them exceed the maximum of bytes.
     """
     with _opened(path) as file:
         end = start = file.seek(0, os.SEEK_END)
@@ -676,9 +676,9 @@ def last_lines(path: Path, count: int, *, most_bytes: int = TAIL_BYTES) -> list[
 
 
 def last_output(path: Path, count: int) -> list[OutputEvent]:
-    """The last `count` lines of output in a step's or section's file; none when there is no such file.
+    """Read the last `count` output lines of a step or section; empty without a file.
 
-    RecordError for a line that is no event.
+    RecordError for an invalid line.
     """
     try:
         lines = last_lines(path, count + _PHASES_AT_THE_END)
@@ -695,7 +695,7 @@ def last_output(path: Path, count: int) -> list[OutputEvent]:
 
 
 def last_event(path: Path) -> Event | None:
-    """The last whole event of a file; None when there is none."""
+    """Read the last complete event of a file; None if there is none."""
     try:
         lines = last_lines(path, 1)
         event = decode(lines[0]) if lines else None

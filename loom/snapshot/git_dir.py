@@ -36,7 +36,7 @@ AS_LAID_OUT = (
     ("core.splitIndex", "false"),
     ("core.sparseCheckout", "false"),
 )
-"""What holds of a workspace, for git that otherwise is configured as the source."""
+"""Return the settings of a workspace's git beyond the source's."""
 
 # Settings of the source that change what git sees in the same bytes.
 _CARRIED = (
@@ -262,7 +262,7 @@ def copy_index(source: Source, git_dir: Path) -> bytes:
 
 
 def copy_shared_indexes(source: Source, git_dir: Path) -> None:
-    """What a split index is completed from."""
+    """Return the shared file of a split index."""
     for shared in source.git_dir.glob("sharedindex.*"):
         (git_dir / shared.name).write_bytes(shared.read_bytes())
 
@@ -295,9 +295,9 @@ def tree_of_index(index: bytes, digest_size: int) -> str | None:
 
 
 def _extensions(index: bytes, name: bytes) -> Iterator[bytes]:
-    """What may be the content of such an extension: after its name and size, up to the next one or the checksum.
+    """Return candidates for an extension's content: the bytes after its name and size.
 
-    The name alone may well be a part of some file's name.
+    The name may also occur inside a file name.
     """
     at = index.find(name)
     while at >= 0:

@@ -1,4 +1,4 @@
-"""What a folder of a snapshot holds, as a name: equal names are equal files, and no file has to be read for it."""
+"""Identify the content of a snapshot's folder without reading files: equal names mean equal files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from loom.snapshot.model import Source
 
 
 def identity_of(source: Source, workspace: Path, folder: str, *, manifest_file: Path | None = None) -> str | None:
-    """The name of what `folder` (relative, without links; `.` is all) held when the snapshot was taken.
+    """Identify the content of `folder` (relative, without links; `.` is all) at snapshot time.
 
-    None where git can't tell. For `.` the commit, its branch and all tags count too: the snapshot's own `.git` is there.
+    None if git can't tell. For `.` the commit, its branch and all tags count too, because the snapshot includes `.git`.
     """
     manifest = read_manifest(workspace, manifest_file)
     inside = f"{folder}/"
@@ -33,6 +33,6 @@ def identity_of(source: Source, workspace: Path, folder: str, *, manifest_file: 
 
 
 def _tree_of(source: Source, manifest: Manifest, folder: str) -> bytes:
-    """What the commit has there; empty where it has nothing."""
+    """Return the commit's entry at this path; empty if none."""
     here = git.environment_for(source.environment, git_dir=source.git_dir, work_tree=source.root)
     return git.run(("ls-tree", "--full-tree", "-z", manifest.head_sha, "--", folder), here, cwd=source.root)

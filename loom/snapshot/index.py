@@ -1,4 +1,4 @@
-"""What a git index says of every file: what is to be copied, as what, and what needs another look."""
+"""Interpret a git index: the files to copy, their kinds, and entries that need further checks."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ LIST = ("ls-files", "-z", "--stage", "-v")
 
 
 class Index(Struct):
-    """What `git` listed with `LIST`, and what the walk over it noticed on its way."""
+    """The listing by `git` with `LIST`, and the findings of the walk over it."""
 
     items: list[str]
     unmerged: dict[str, str] = field(default_factory=dict)
-    """What is in conflict, with the mode that git goes by."""
+    """Conflicts, with the mode that git uses."""
     gitlinks: list[str] = field(default_factory=list)
     pinned_gitlinks: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """path -> (tag, commit) of those whose submodules git does not look at."""
+    """path -> (tag, commit) of hidden submodules."""
     replaced: set[str] = field(default_factory=set)
     """Files and links where a submodule was."""
     pinned: list[tuple[str, str]] = field(default_factory=list)
-    """(path, tag): skip-worktree and assume-unchanged entries, whose files git does not look at."""
+    """(path, tag): skip-worktree and assume-unchanged entries, which git ignores on disk."""
     runtime: list[str] = field(default_factory=list)
-    """What is tracked in the place of the record, and never part of a snapshot."""
+    """Tracked paths at the record's location, which are never part of a snapshot."""
     pinned_empty: bool = False
-    """One of them is empty, or only intended to be added."""
+    """Whether one of them is empty or intent-to-add."""
 
     def tracked(self, source: Source, *, outermost: bool) -> Iterator[tuple[str, int]]:
         """(path, what it is to become) of every tracked file, in the index's order. All else about it ends up in the fields."""
@@ -95,12 +95,12 @@ def modes_count(source: Source) -> bool:
 
 
 def pin_name(tag: str) -> str:
-    """Of a tag in the listing of the index, what keeps git from looking at the file."""
+    """Return the flag that hides an entry from git, from its tag in the listing."""
     return "skip-worktree" if tag.upper() == "S" else "assume-unchanged"
 
 
 def _mode_in_conflict(items: list[str], at: int) -> str:
-    """Of the entries for one path in conflict, the first of which is at `at`: ours, else the common one, else theirs."""
+    """Select one of a path's conflict entries, the first at `at`: ours, else the base, else theirs."""
     about, _, path = items[at].partition("\t")
     if about[-1] == "1" and at + 1 < len(items):
         following, _, other = items[at + 1].partition("\t")
@@ -125,19 +125,19 @@ def directories(paths: Iterable[str]) -> set[str]:
 
 
 def ancestors(path: str) -> list[str]:
-    """The directories above it, the outermost first."""
+    """Yield a path's parent directories, outermost first."""
     parts = path.split("/")
     return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def is_directory(path: Path) -> bool:
-    """A real one: no link to one."""
+    """Whether it is a real directory, not a link."""
     status = lstat(path)
     return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def lstat(path: Path) -> os.stat_result | None:
-    """None for what is not there, or may not be looked at."""
+    """Return its status; None if missing or inaccessible."""
     try:
         return path.lstat()
     except OSError:
@@ -145,7 +145,7 @@ def lstat(path: Path) -> os.stat_result | None:
 
 
 def same_content(source: Path, target: Path) -> bool:
-    """Whether the source has the same bytes at this path, or nothing there at all."""
+    """Whether the source has the same bytes at this path, or nothing there."""
     ours, theirs = lstat(source), lstat(target)
     if ours is None or theirs is None:
         return True
@@ -161,7 +161,7 @@ def same_content(source: Path, target: Path) -> bool:
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str], list[os.DirEntry[str]]]]:
-    """As `os.walk`, which ends at a thousand directories inside one another: a job may make more."""
+    """Like `os.walk`, which fails at a thousand nested directories; jobs may create more."""
     waiting = [str(root)]
     while waiting:
         here = waiting.pop()

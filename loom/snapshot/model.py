@@ -134,7 +134,7 @@ class Source:
 
     @property
     def attributes_config(self) -> list[tuple[str, str]]:
-        """`attributes_tree` as git is told of it anywhere else."""
+        """Return `attributes_tree` as a setting for git elsewhere."""
         return [] if self.attributes_tree is None else [("attr.tree", self.attributes_tree)]
 
 

@@ -27,7 +27,7 @@ Blob = tuple[str, str]
 
 
 def facts_of_commit(manifest: Manifest) -> dict[str, str]:
-    """Of the one that a snapshot was taken of: sha, subject, author, time. SnapshotError where its repository dropped it."""
+    """Describe the commit of a snapshot: sha, subject, author, time. SnapshotError if its repository lacks it."""
     found = _commit(_repository_of(manifest), manifest.head_sha)
     try:
         time = datetime.fromtimestamp(found.author.time, UTC)

@@ -1,4 +1,4 @@
-"""What git answers about a source while a workspace is filled."""
+"""Queries to git about a source while a workspace is filled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loom.snapshot.source import truth
 
 _DIFF_FILES = ("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=all")
 _SPARSE = ("core.sparsecheckout", "sparse.expectfilesoutsideofpatterns")
-"""What makes git take away the mark of files that a sparse checkout should not have, and are there all the same."""
+"""Settings that make git unhide files that exist although a sparse checkout excludes them."""
 
 
 class Questions:
@@ -36,7 +36,7 @@ class Questions:
             process.stop()
 
     def begin(self, data: bytes) -> None:
-        """Have git list the index, whose file is `data`, if it can be read as it is: most can."""
+        """Start git's listing of the index, whose file is `data`, if usable unmodified: most are."""
         sparse = truth(self._source.config.get(_SPARSE[0], ()), False)
         self.index_is_plain = not sparse and layout.is_plain(data)
         if not sparse and not layout.is_split(data):
@@ -61,7 +61,7 @@ class Questions:
             self._changes, self._new = self._start(*_DIFF_FILES), self._start(*self._new_files)
 
     def new_files(self) -> tuple[bytes, str]:
-        """What git lists, and what it says about directories that it can't."""
+        """Return git's listing, and its messages about unreadable directories."""
         assert self._new is not None, "ask comes first"
         _, listed, stderr = self._new.result()
         return listed, stderr

@@ -1,4 +1,4 @@
-"""Files that git was told not to look at: skip-worktree, assume-unchanged, and what a sparse checkout leaves out."""
+"""Files hidden from git: skip-worktree, assume-unchanged, and those that a sparse checkout excludes."""
 
 from __future__ import annotations
 

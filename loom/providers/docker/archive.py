@@ -163,7 +163,7 @@ def import_images(client: docker.DockerClient, path: Path) -> tuple[Exported, ..
     except docker.errors.APIError as error:
         raise ImageError(f"{path}: the engine could not load it: {explanation(error)}") from error
     except (OSError, EOFError, zstandard.ZstdError) as error:
-        raise ImageError(f"{path}: can't be read to its end: {error}", hint="Copy it anew.") from error
+        raise ImageError(f"{path}: can't be read to its end: {error}", hint="Copy the file again.") from error
     for image in announced:
         with engine_errors():
             try:

@@ -67,7 +67,7 @@ class Demultiplexer:
                 if kind not in _STREAMS:
                     text = data[at:].decode("utf-8", "replace").strip()
                     raise ProviderError(
-                        f"the engine could not go on with the container's output: {text or f'frame {kind}'}"
+                        f"the engine could not continue the container's output: {text or f'frame {kind}'}"
                     )
                 if pieces:
                     chunks.append((_STREAMS[current], b"".join(pieces)))

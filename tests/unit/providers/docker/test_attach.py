@@ -35,5 +35,5 @@ def test_every_byte_comes_out_in_order_and_with_its_stream(frames: list[tuple[st
 
 
 def test_what_is_no_frame_is_the_engine_s_own_words() -> None:
-    with pytest.raises(ProviderError, match=r"could not go on with the container's output: .*log driver"):
+    with pytest.raises(ProviderError, match=r"could not continue the container's output: .*log driver"):
         Demultiplexer().feed(b"\x03\0\0\0\0\0\0\x14the log driver is broken")
