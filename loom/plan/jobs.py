@@ -60,6 +60,7 @@ class Builder:
             provider=p.HOST if image is None else self.selection.on,
             image=image,
             shell=tuple(fields.shell or shell_words(config.default_shell)),
+            merge_output=bool(fields.merge_output),
             variables=variables,
             needs=None if candidate.needs is None else tuple(candidate.needs),
             when=_WHEN.get(candidate.decision.when, "on_success"),

@@ -232,6 +232,7 @@ class Job(Struct, frozen=True, kw_only=True):
     image: Image | None = None
     target: str = "linux"
     shell: tuple[str, ...] = AUTO_SHELL
+    merge_output: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[Need, ...] | None = None
     """None: waits for all earlier stages; a tuple (also empty): waits only for these."""

@@ -114,6 +114,8 @@ class Command(Struct, frozen=True, kw_only=True):
     shell: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float | None = None
+    merge_output: bool = False
+    """Send stderr to the same pipe as stdout: the order of their lines is exact, and all of them are stdout's."""
 
 
 class SessionFacts(Struct, frozen=True, kw_only=True):

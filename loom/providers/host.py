@@ -205,7 +205,7 @@ class HostSession:
         shell = chosen(command.shell or self._request.shell, has_bash=self._has_bash)
         arguments = arguments_of(shell, str(file))
         try:
-            process = self._start(arguments, command.environment)
+            process = self._start(arguments, command.environment, merge_output=command.merge_output)
         except OSError as error:
             if not self._request.workspace.is_dir():
                 raise ProviderError(f"the workspace {self._request.workspace} is gone") from error
@@ -231,14 +231,16 @@ class HostSession:
         except OSError:
             return []
 
-    def _start(self, arguments: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _start(
+        self, arguments: list[str], environment: Mapping[str, str], *, merge_output: bool
+    ) -> subprocess.Popen[bytes]:
         pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
         try:
             process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=pipes[0][1],
-                stderr=pipes[1][1],
+                stderr=pipes[0][1] if merge_output else pipes[1][1],
                 cwd=self._request.workspace,
                 env={**self._environment, **environment},
                 start_new_session=True,

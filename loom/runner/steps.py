@@ -136,7 +136,13 @@ class Steps:
             try:
                 before = place.handed_on()
                 variables = {**self._environment(step), **(extra or {})}
-                command = Command(script=step.script, shell=job.shell, environment=variables, timeout_s=timeout_s)
+                command = Command(
+                    script=step.script,
+                    shell=job.shell,
+                    environment=variables,
+                    timeout_s=timeout_s,
+                    merge_output=job.merge_output,
+                )
                 exit_ = place.session.run(command, writer, cancel)
                 self._mask_values(step)
                 outcome.status, outcome.exit_code = exit_.status, exit_.code

@@ -65,12 +65,23 @@ def hello(token: bytes) -> bytes:
     return b"loom_hello " + quoted(token) + b"\n"
 
 
-def step(token: bytes, *, script: str, environment: Mapping[str, str], shell: tuple[str, ...], number: int) -> bytes:
+def step(
+    token: bytes,
+    *,
+    script: str,
+    environment: Mapping[str, str],
+    shell: tuple[str, ...],
+    number: int,
+    merge_output: bool = False,
+) -> bytes:
     """Run `script` in `shell`. ProviderError for text that no shell accepts."""
     checked(script, environment)
     file = f"{DIRECTORY}/step.{number}"
     settings = b"\n".join(
-        b"export " + name.encode() + b"=" + _plainly_quoted(value) for name, value in environment.items()
+        [
+            *(b"export " + name.encode() + b"=" + _plainly_quoted(value) for name, value in environment.items()),
+            *([b"exec 2>&1"] if merge_output else []),
+        ]
     )
     words: list[bytes | str] = [token, script, settings, file, *arguments_of(shell, file)]
     return b"loom_step " + b" ".join(quoted(word) for word in words) + b"\n"

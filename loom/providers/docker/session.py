@@ -156,6 +156,7 @@ class DockerSession:
             environment={**self._raw_environment, **command.environment},
             shell=tuple(chosen(command.shell or self._request.shell, has_bash=self.facts.has_bash)),
             number=self._number,
+            merge_output=command.merge_output,
         )
         deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
         ended = Ended.EXITED

@@ -84,10 +84,17 @@ class Job:
         environment: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
         cancel: Cancel | None = None,
+        merge_output: bool = False,
     ) -> Ran:
         heard = Heard()
         started = time.monotonic()
-        command = Command(script=script, shell=shell, environment=environment or {}, timeout_s=timeout_s)
+        command = Command(
+            script=script,
+            shell=shell,
+            environment=environment or {},
+            timeout_s=timeout_s,
+            merge_output=merge_output,
+        )
         ended = self.session.run(command, heard, cancel or Cancel())
         return Ran(ended, heard, time.monotonic() - started)
 

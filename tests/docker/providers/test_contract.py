@@ -110,6 +110,18 @@ def test_output_is_live(place: Place) -> None:
     assert seen[-1] - seen[0] > 0.4
 
 
+def test_merged_output_is_one_stream_in_exact_order(place: Place) -> None:
+    """Of two pipes, the kernel keeps no order: every fifth to tenth of these pairs was recorded reversed."""
+    pairs = "i=0; while [ $i -lt 2000 ]; do echo a$i; echo b$i >&2; i=$((i+1)); done; ls /not-there"
+    with place.job() as job:
+        ran = job.run(pairs, merge_output=True)
+        lines = ran.out.decode().splitlines()
+        assert ran.err == b""
+        assert lines[:-1] == [f"{stream}{number}" for number in range(2000) for stream in "ab"]
+        assert "/not-there" in lines[-1]
+        assert job.run("echo next; echo again >&2").err == b"again\n"
+
+
 def test_a_step_starts_in_the_workspace_whatever_the_last_one_did(place: Place) -> None:
     with place.job() as job:
         where = job.run("pwd; cd /; export X=1; umask 000; Y=2").out

@@ -125,7 +125,7 @@ class FarSession:
             env={**self._environment, **command.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.STDOUT if command.merge_output else subprocess.PIPE,
         )
 
         def read(stream: Stream, pipe: Any) -> None:
@@ -134,7 +134,7 @@ class FarSession:
 
         threads = [
             threading.Thread(target=read, args=("stdout", process.stdout)),
-            threading.Thread(target=read, args=("stderr", process.stderr)),
+            threading.Thread(target=read, args=("stderr", process.stderr or ())),
         ]
         for thread in threads:
             thread.start()
