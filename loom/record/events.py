@@ -148,19 +148,29 @@ def decode(line: bytes | str) -> Event:
 
     The result satisfies its types and `facts`, for any input.
     """
+    try:
+        return _checked(_OUTPUT.decode(line))  # nearly every line, and several times as quick as by way of a mapping
+    except (msgspec.DecodeError, RecursionError):
+        pass
     shape = jsons.decode(line)
     try:
         if isinstance(shape, dict) and shape.get("kind") == "output":
-            output = msgspec.convert(shape, OutputEvent)
-            if output.raw_b64 is not None:
-                base64.b64decode(output.raw_b64)
-            return output
+            return _checked(msgspec.convert(shape, OutputEvent))
         event = msgspec.convert(parsed(line), PhaseEvent)
     except msgspec.ValidationError as error:
         raise ValueError(f"not a loom event: {error}") from error
     check_moment(event.ts)
     facts.check(event.kind, event.phase_code, event.message, event.data)
     return event
+
+
+_OUTPUT = msgspec.json.Decoder(OutputEvent)
+
+
+def _checked(output: OutputEvent) -> OutputEvent:
+    if output.raw_b64 is not None:
+        base64.b64decode(output.raw_b64)
+    return output
 
 
 def parsed(data: bytes | str) -> dict[str, Any]:

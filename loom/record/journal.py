@@ -64,6 +64,7 @@ class OutputWriter:
         self._splitters: dict[Stream, LineSplitter] = {"stdout": LineSplitter(), "stderr": LineSplitter()}
         self._maskers: dict[Stream, StreamMasker] = {}
         self._lock = threading.Lock()
+        self._unended: set[Stream] = set()
         self.counts = {"stdout_lines": 0, "stdout_bytes": 0, "stderr_lines": 0, "stderr_bytes": 0}
 
     def __call__(self, stream: Stream, data: bytes) -> None:
@@ -82,6 +83,8 @@ class OutputWriter:
                 if masker is not None:
                     self._record(stream, masker.flush())
                 self._emit(stream, splitter.finish())
+            for stream in self._unended:
+                self.counts[f"{stream}_lines"] += 1
 
     def _masked(self, stream: Stream, data: bytes) -> bytes:
         if not self._journal.masker.active:
@@ -99,8 +102,18 @@ class OutputWriter:
 
     def _emit(self, stream: Stream, lines: Lines) -> None:
         if lines:
-            self.counts[f"{stream}_lines"] += len(lines)
+            self._count(stream, lines)
             self._journal.lines(self._where, stream, lines)
+
+    def _count(self, stream: Stream, lines: Lines) -> None:
+        """Count the lines that end here: a long one is recorded in pieces."""
+        pieces = sum(not isinstance(line, str) and line.partial for line in lines)
+        self.counts[f"{stream}_lines"] += len(lines) - pieces
+        last = lines[-1]
+        if not isinstance(last, str) and last.partial:
+            self._unended.add(stream)
+        else:
+            self._unended.discard(stream)
 
 
 class Journal:

@@ -49,6 +49,8 @@ LONGEST_LINE = 32 << 20
 TAIL_BYTES = 16_000_000
 """Maximum number of bytes to read from a file's end, for any line length."""
 _BLOCK = 65536
+_OUTPUT, _STDERR, _PARTIAL = b'{"kind":"output",', b',"stream":"stderr",', b',"partial":true'
+"""As `encode` writes them; inside a text, the quotation marks have a backslash before them."""
 _ROOM_BYTES = 1 << 20
 """Disk space reserved for a run's last events and documents."""
 _PHASES_AT_THE_END = 2
@@ -625,12 +627,13 @@ def is_alive(identity: Mapping[str, Any]) -> bool:
     )
 
 
-def read_events(path: Path) -> Iterator[Event]:
-    """Events of one file in order. A half-written last line (loom was killed) ends them quietly.
+def read_events(path: Path, start: int = 0) -> Iterator[Event]:
+    """Events of one file in order, from the line that begins at byte `start`. A half-written last line ends them quietly.
 
     RecordError for a damaged line before that, and for what is no file of events.
     """
     with _opened(path) as file:
+        file.seek(start)
         number = 0
         while line := file.readline(LONGEST_LINE):
             number += 1
@@ -642,6 +645,24 @@ def read_events(path: Path) -> Iterator[Event]:
                 yield decode(line)
             except ValueError as error:
                 raise RecordError(f"{path}:{number}: {error}") from error
+
+
+def count_output(path: Path, start: int = 0) -> int:
+    """Lines of output in a file, from the event that begins at byte `start`; the pieces of a long line count once."""
+    count = 0
+    unended: set[bool] = set()
+    with _opened(path) as file:
+        file.seek(start)
+        while line := file.readline(LONGEST_LINE):
+            if not line.startswith(_OUTPUT) or not line.endswith(b"\n"):
+                continue
+            if _PARTIAL in line:
+                unended.add(_STDERR in line)
+                continue
+            count += 1
+            if unended:
+                unended.discard(_STDERR in line)
+    return count + len(unended)
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -659,20 +680,34 @@ def last_lines(path: Path, count: int, *, most_bytes: int = TAIL_BYTES) -> list[
 
     A half-written last line is skipped. Returns fewer lines if `count` of them exceed the maximum of bytes.
     """
+    start = start_of_last(path, count, most_bytes=most_bytes)
+    with _opened(path) as file:
+        file.seek(start)
+        whole = file.read().split(b"\n")[:-1]
+    return whole[max(0, len(whole) - count) :]
+
+
+def start_of_last(path: Path, count: int, *, most_bytes: int) -> int:
+    """The byte at which the last `count` whole lines of a file begin, or as many of them as `most_bytes` hold."""
+    wanted = count + 1  # the line end before them, too
     with _opened(path) as file:
         end = start = file.seek(0, os.SEEK_END)
-        blocks: list[bytes] = []
-        newlines = 0
-        while start > 0 and newlines <= count + 1 and end - start < most_bytes:
+        while start > 0 and end - start < most_bytes:
             size = min(_BLOCK, start)
             start -= size
             file.seek(start)
             block = file.read(size)
-            newlines += block.count(b"\n")
-            blocks.append(block)
-    lines = b"".join(reversed(blocks)).split(b"\n")
-    whole = lines[:-1] if start == 0 else lines[1:-1]
-    return whole[max(0, len(whole) - count) :]
+            found = block.count(b"\n")
+            if found >= wanted:
+                at = len(block)
+                for _ in range(wanted):
+                    at = block.rfind(b"\n", 0, at)
+                return start + at + 1
+            wanted -= found
+        if start == 0:
+            return 0
+        file.seek(start)
+        return start + len(file.readline(most_bytes + _BLOCK))
 
 
 def last_output(path: Path, count: int) -> list[OutputEvent]:

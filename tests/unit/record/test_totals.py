@@ -6,9 +6,8 @@ import json
 
 import pytest
 
-from loom.analysis.html_report import values
 from loom.record.reader import Reading, lines_in_order
-from loom.record.store import last_lines
+from loom.record.store import count_output, last_lines
 from loom.util.bounded import bounded, listed
 
 from .conftest import Make
@@ -79,16 +78,6 @@ unit:
     assert len(diagnosis["places"]) == 5
 
 
-def test_a_page_counts_the_lines_that_it_leaves_out(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    project = make("version: v1\nstages: [s]\na:\n  stage: s\n  script: [seq 5000]\n")
-    project.loom("run", "--local")
-    monkeypatch.setitem(last_lines.__kwdefaults__, "most_bytes", 100_000)
-    log = next(log for log in values(Reading(project.last()))["jobs"][0].logs if log.name == "script/01")
-    assert 0 < log.lines < 2000
-    assert log.left_out + log.lines == 5000
-    assert json.loads(log.data)[-1] == [1, "5000"]
-
-
 def test_the_last_lines_are_as_many_as_are_asked_for(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     project = make("version: v1\nstages: [s]\na:\n  stage: s\n  script: [seq 5000]\n")
     project.loom("run", "--local")
@@ -98,3 +87,15 @@ def test_the_last_lines_are_as_many_as_are_asked_for(make: Make, monkeypatch: py
     for asked in (10, 4000):
         texts = [event.text for _, event in lines_in_order(units, asked)][-asked:]
         assert texts == [str(number) for number in range(5001 - asked, 5001)]
+
+
+def test_a_long_line_counts_once(make: Make) -> None:
+    """A line that is recorded in pieces counted as many, so that line numbers after it were wrong."""
+    project = make(
+        "version: v1\nstages: [s]\na:\n  stage: s\n"
+        "  script: [\"head -c 200000 /dev/zero | tr '\\\\0' x; echo; echo y; head -c 131072 /dev/zero | tr '\\\\0' z\"]\n"
+    )
+    project.loom("run", "--local")
+    (summary,) = project.places.glob("state/runs/*/logs/*/jobs/a/user/script/01/summary.json")
+    assert json.loads(summary.read_text())["output"]["stdout_lines"] == 3
+    assert count_output(summary.with_name("events.jsonl")) == 3
