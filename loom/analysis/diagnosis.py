@@ -264,6 +264,16 @@ _TELLING = re.compile(
 _NOT_TELLING = re.compile(r"\b0 (?:errors?|failed|failures)\b|\bno errors?\b|^\s*\^+\s*$", re.IGNORECASE)
 
 
+def telling_line(diagnosis: Diagnosis) -> str | None:
+    """The line to look at first: the evidence of a cause, else the first line of an error, else the last line."""
+    evidence = next((cause.line for cause in diagnosis.causes if cause.line), None)
+    if evidence is not None:
+        return evidence
+    lines = [line for line in diagnosis.lines if line.strip() and line != "…"]
+    telling = (line for line in lines if _TELLING.search(line) and not _NOT_TELLING.search(line))
+    return next(telling, lines[-1] if lines else None)
+
+
 def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN) -> list[str]:
     """Select at most `most` lines: error lines with one line of context each, preferring the last ones.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from loom.analysis.html_report import page
+from loom.analysis.html_report.page import page
 from loom.commands.project import here
 from loom.errors import RequestError
 from loom.util import atomic

@@ -23,7 +23,7 @@ import msgspec
 import pytest
 
 from loom.analysis.evidence import diagnosis_of
-from loom.analysis.html_report import values as page_values
+from loom.analysis.html_report.page import values as page_values
 from loom.cli.boundary import run_app
 from loom.errors import RecordError
 from loom.record.events import PhaseEvent, decode

@@ -22,6 +22,7 @@ from loom.render.screen import Look, Screen
 from loom.secrets.masking import Masker
 from loom.status import Status
 from tests.security.conftest import PLAIN, Victim
+from tests.support.report_page import log_lines
 
 INSERTED = [
     "", "\x1b[01;31m", "\x1b[m\x1b[K", "\0", "\x07", "\x1b]0;title\x07", "\x1b]52;c;aGk=\x1b\\", "\x1bPq\x1b\\", "\x1b(B", "\x7f",
@@ -199,7 +200,7 @@ def test_no_command_and_no_file_shows_a_secret(victim: Victim) -> None:
         "made-here-4711",
     ]
     for ended in said:
-        shown = ended.stdout + ended.stderr
+        shown = "\n".join([ended.stdout, ended.stderr, *log_lines(ended.stdout)])
         assert not STEERS.search(shown.replace("\r\n", "\n")), (ended.args, STEERS.search(shown))
         assert not any(form in CONTROLS.sub("", shown) for form in forms), ended.args
         assert "[REDACTED:SECRET_TOKEN]" in shown

@@ -1,0 +1,152 @@
+"""The log of a step or section as the page holds it: compressed pieces, which the browser unpacks when they come into view."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Collection, Iterable, Iterator
+from datetime import datetime
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+from msgspec import Struct, field
+
+from loom.record.events import OutputEvent
+from loom.record.reader import whole_lines
+from loom.record.store import count_output, read_events, start_of_last
+from loom.util.controls import cleaned, visible
+
+MOST_LINES = 1_000_000
+"""Lines of one log in the page. Browsers show no element that is much higher than a million lines."""
+FIRST_LINES = 100_000
+"""Of a longer log, so many of its first lines; the other ones are its last, since these show how it ended."""
+MOST_BYTES = 256_000_000
+"""Events of one log, and of all logs together, that are read for the page."""
+LEAST_BYTES = 300_000
+"""Events that are read of each log, also where others have used up the page's share."""
+LONGEST_LINE = 300_000
+"""Characters of one line in the page."""
+_PIECE_LINES, _PIECE_CHARACTERS = 500, 100_000
+
+
+class Piece(Struct, frozen=True, kw_only=True):
+    """Consecutive lines. `data` is base64 of zlib's format, a line for each line: `STREAM MILLISECONDS tab TEXT`.
+
+    STREAM is `1` or `2`; MILLISECONDS have passed since the line before, or for the first since the log began, and are left
+    out if there are none. TEXT holds no control but tab and colour sequences.
+    """
+
+    first: int
+    count: int
+    data: str
+
+
+class Log(Struct, frozen=True, kw_only=True):
+    total: int = 0
+    pieces: list[Piece] = field(default_factory=list)
+    left_out: tuple[int, int] | None = None
+    """The first and last line between the log's two parts that are not in the page."""
+    numbers: dict[str, int] = field(default_factory=dict)
+    """By `key_of`: the last line with each text that was asked for."""
+
+
+def key_of(line: str) -> str:
+    """What a line and its form in a diagnosis, which cuts long ones, have in common."""
+    return cleaned(line).strip()[:200]
+
+
+class Share:
+    """How much may still be read for one page."""
+
+    def __init__(self) -> None:
+        self._left = MOST_BYTES
+
+    def of(self, size: int) -> int:
+        allowed = max(LEAST_BYTES, self._left)
+        self._left -= min(size, allowed)
+        return allowed
+
+
+def read_log(path: Path, share: Share, *, began: str, total: int | None, wanted: Collection[str] = ()) -> Log:
+    """The log in a file of events. `total`: its lines, if the record states them; RecordError for a damaged file."""
+    try:
+        size = path.stat().st_size
+    except OSError:  # loom was killed before the first line
+        return Log()
+    allowed = share.of(size)
+    if total is None:
+        total = count_output(path)
+    writer = _Writer(began, wanted)
+    if size <= allowed and total <= MOST_LINES:
+        writer.write(1, _lines(path))
+        return writer.log(total)
+    start = start_of_last(path, MOST_LINES - FIRST_LINES, most_bytes=allowed - allowed // 10)
+    last = count_output(path, start)
+    total = max(total, last)
+    head = min(FIRST_LINES, total - last)
+    end = writer.write(1, _within(islice(_lines(path), head), allowed // 10))
+    writer.write(total - last + 1, _lines(path, start))
+    return writer.log(total, left_out=(end, total - last) if end <= total - last else None)
+
+
+def _lines(path: Path, start: int = 0) -> Iterator[OutputEvent]:
+    return whole_lines(event for event in read_events(path, start) if isinstance(event, OutputEvent))
+
+
+def _within(lines: Iterable[OutputEvent], characters: int) -> Iterator[OutputEvent]:
+    for line in lines:
+        characters -= len(line.text) + 100
+        if characters < 0:
+            return
+        yield line
+
+
+class _Writer:
+    """Lines in, pieces out."""
+
+    def __init__(self, began: str, wanted: Collection[str]) -> None:
+        self._began = _milliseconds(began)
+        self._wanted = frozenset(key_of(text) for text in wanted if text.strip())
+        self._pieces: list[Piece] = []
+        self._numbers: dict[str, int] = {}
+
+    def write(self, number: int, lines: Iterable[OutputEvent]) -> int:
+        """Number the lines from `number`. Returns the number after the last one."""
+        rows: list[str] = []
+        first, size, before = number, 0, self._began
+        for line in lines:
+            text = _shown(line.text)
+            if self._wanted and (known := key_of(text)) in self._wanted:
+                self._numbers[known] = number
+            at = _milliseconds(line.ts)
+            rows.append(f"{1 if line.stream == 'stdout' else 2}{at - before or ''}\t{text}")
+            before = at
+            number += 1
+            size += len(text)
+            if len(rows) == _PIECE_LINES or size > _PIECE_CHARACTERS:
+                self._add(first, rows)
+                rows, first, size, before = [], number, 0, self._began
+        if rows:
+            self._add(first, rows)
+        return number
+
+    def _add(self, first: int, rows: list[str]) -> None:
+        data = base64.b64encode(zlib.compress("\n".join(rows).encode(), 6)).decode()
+        self._pieces.append(Piece(first=first, count=len(rows), data=data))
+
+    def log(self, total: int, left_out: tuple[int, int] | None = None) -> Log:
+        end = self._pieces[-1].first + self._pieces[-1].count - 1 if self._pieces else 0
+        return Log(total=max(total, end), pieces=self._pieces, left_out=left_out, numbers=self._numbers)
+
+
+def _shown(text: str) -> str:
+    text = visible(text, colours=True).replace("\n", " ")
+    if len(text) <= LONGEST_LINE:
+        return text
+    return f"{cleaned(text[:LONGEST_LINE])} … ({len(text) - LONGEST_LINE:,} more characters are in the record)"
+
+
+@lru_cache(64)
+def _milliseconds(ts: str) -> int:
+    return int(datetime.fromisoformat(ts).timestamp() * 1000)

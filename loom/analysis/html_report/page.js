@@ -1,0 +1,298 @@
+"use strict";
+// A log is a list of compressed pieces (logs.py). A piece becomes rows when its block comes near the view of its log, and an
+// empty block of the same height when it leaves it: a million lines cost what a few screens of them cost.
+// Rows are 16 px high because browsers scroll nothing higher than 2^24 px, and a log may have a million of them.
+const ROW = 16, MOST_HITS = 500, AT_ONCE = 32;
+const byId = id => document.getElementById(id);
+const make = (name, properties, ...children) => {
+  const element = Object.assign(document.createElement(name), properties);
+  element.append(...children);
+  return element;
+};
+let query = "";
+
+async function textOf(piece) {
+  const bytes = Uint8Array.from(atob(piece.script.textContent), character => character.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).text();
+}
+async function linesOf(piece) {
+  let at = 0;
+  return (await textOf(piece)).split("\n").map(line => {
+    const tab = line.indexOf("\t");
+    return { stderr: line[0] === "2", at: at += Number(line.slice(1, tab)), text: line.slice(tab + 1) };
+  });
+}
+const plain = text => text.includes("\x1b") ? text.replace(/\x1b\[[0-9;:]*m/g, "") : text;
+
+class Log {
+  constructor(unit) {
+    this.unit = unit;
+    this.box = unit.querySelector(".log");
+    this.told = Number(unit.dataset.line) || 0;
+    this.here = 0;
+    this.pieces = [...unit.querySelectorAll("script")].map(script =>
+      ({ script, first: Number(script.dataset.first), count: Number(script.dataset.count) }));
+  }
+  open() {
+    if (!this.observer && this.box) this.build();
+    if (this.told && !this.scrolled && this.box.clientHeight) {
+      this.scrolled = true;
+      this.row(this.told).then(row => { this.box.scrollTop = row.offsetTop - this.box.clientHeight / 2; });
+    }
+  }
+  build() {
+    const pieces = new Map();
+    this.observer = new IntersectionObserver(entries => {
+      for (const entry of entries) this.near(pieces.get(entry.target), entry.isIntersecting);
+    }, { root: this.box, rootMargin: "600px 0px" });
+    let last = 0;
+    for (const piece of this.pieces) {
+      if (piece.first > last + 1) this.box.append(make("div", { className: "gap",
+        textContent: `lines ${(last + 1).toLocaleString("en")} to ${(piece.first - 1).toLocaleString("en")} are not in this page` }));
+      last = piece.first + piece.count - 1;
+      piece.block = this.box.appendChild(make("div", { className: "block" }));
+      piece.block.style.height = piece.count * ROW + "px";
+      pieces.set(piece.block, piece);
+      this.observer.observe(piece.block);
+    }
+  }
+  near(piece, isNear) {
+    piece.isNear = isNear;
+    if (isNear) this.fill(piece);
+    else if (piece.filled) {
+      piece.block.style.height = (piece.block.offsetHeight || piece.count * ROW) + "px";
+      piece.block.replaceChildren();
+      piece.filled = null;
+    }
+  }
+  fill(piece) {
+    return piece.filled ||= linesOf(piece).then(lines => {
+      piece.block.replaceChildren(...lines.map((line, index) => this.made(line, piece.first + index)));
+      piece.block.style.height = "";
+    });
+  }
+  made(line, number) {
+    const row = make("div", { className: "row" },
+      make("a", { href: `#${this.unit.id}/L${number}`, textContent: number, tabIndex: -1 }), make("span", {}, ...painted(line.text)));
+    row.dataset.time = (line.at / 1000).toFixed(3);
+    row.classList.toggle("err", line.stderr);
+    row.classList.toggle("telling", number === this.told);
+    row.classList.toggle("here", number === this.here);
+    row.classList.toggle("hit", query !== "" && plain(line.text).toLowerCase().includes(query));
+    return row;
+  }
+  async row(number) {
+    this.open();
+    const piece = this.pieces.find(each => number >= each.first && number < each.first + each.count) || this.pieces.at(-1);
+    await this.fill(piece);
+    return piece.block.children[Math.min(Math.max(0, number - piece.first), piece.count - 1)];
+  }
+  async go(number) {
+    this.scrolled = true;
+    this.box.querySelector(".here")?.classList.remove("here");
+    this.here = number;
+    const row = await this.row(number);
+    row.classList.add("here");
+    row.scrollIntoView({ block: "center", inline: "nearest" });
+  }
+  refill() {
+    for (const piece of this.pieces) if (piece.filled) { piece.filled = null; this.fill(piece); }
+  }
+}
+const logs = new Map();
+function logOf(unit) {
+  if (!logs.has(unit)) logs.set(unit, new Log(unit));
+  return logs.get(unit);
+}
+
+// Colours: what a terminal would do with a line.
+const LEVELS = [0, 95, 135, 175, 215, 255];
+function indexed(number) {
+  if (number > 231) return Array(3).fill(8 + (number - 232) * 10);
+  return [Math.floor((number - 16) / 36), Math.floor((number - 16) / 6) % 6, (number - 16) % 6].map(part => LEVELS[part]);
+}
+const FLAGS = { 1: "bold", 2: "dim", 3: "italic", 4: "under", 7: "inverse" }, ENDS = { 22: ["bold", "dim"], 23: ["italic"], 24: ["under"], 27: ["inverse"] };
+function restyled(style, codes) {
+  const list = codes.split(/[;:]/).map(Number);
+  style = { ...style, flags: [...style.flags] };
+  for (let i = 0; i < list.length; i++) {
+    const code = list[i], part = code % 10 > 7 || code < 30 ? "" : Math.floor(code / 10) % 10 === 3 || Math.floor(code / 10) === 9 ? "c" : "b";
+    if (code === 0) style = { flags: [] };
+    else if (FLAGS[code]) style.flags.push(FLAGS[code]);
+    else if (ENDS[code]) style.flags = style.flags.filter(flag => !ENDS[code].includes(flag));
+    else if (code === 39) delete style.c;
+    else if (code === 49) delete style.b;
+    else if (code === 90) style.c = "dim";
+    else if (code === 38 || code === 48) {
+      const to = code === 38 ? "c" : "b", number = list[i + 2];
+      if (list[i + 1] === 5) { style[to] = number < 16 ? to + number % 8 : indexed(number); i += 2; }
+      else if (list[i + 1] === 2) { style[to] = list.slice(i + 2, i + 5); i += 4; }
+    } else if (part && (code < 48 || code >= 90)) style[part] = part + code % 10;
+  }
+  return style;
+}
+function painted(text) {
+  if (!text.includes("\x1b")) return [text];
+  let style = { flags: [] };
+  const nodes = [];
+  text.split(/\x1b\[([0-9;:]*)m/).forEach((part, index) => {
+    if (index % 2) style = restyled(style, part);
+    else if (part) {
+      const node = make("span", { className: style.flags.join(" "), textContent: part });
+      for (const to of "cb") if (typeof style[to] === "string") node.classList.add(style[to]);
+      if (Array.isArray(style.c)) node.style.color = `color-mix(in srgb, rgb(${style.c}) 55%, var(--fg))`;
+      if (Array.isArray(style.b)) node.style.background = `color-mix(in srgb, rgb(${style.b}) 30%, var(--log))`;
+      nodes.push(node);
+    }
+  });
+  return nodes;
+}
+
+// Places: #JOB, #JOB/STEP, #JOB/STEP/L12.
+function place() {
+  try { return decodeURIComponent(location.hash); } catch { return location.hash; }
+}
+function go() {
+  const target = place().slice(1);
+  const match = byId(target) ? null : target.match(/^(.*)\/L(\d+)$/), element = byId(match ? match[1] : target);
+  if (!element) return;
+  for (let at = element; at; at = at.parentElement) {
+    if (at.tagName === "DETAILS") at.open = true;
+    if (at.getAttribute("role") === "tabpanel") select(byId(at.getAttribute("aria-labelledby")));
+  }
+  if (match && element.classList.contains("unit")) return logOf(element).go(Number(match[2]));
+  element.scrollIntoView();
+}
+function visit(hash) {
+  if (place() === hash) go(); else location.hash = hash;
+}
+function select(tab) {
+  for (const each of tab.parentElement.children) {
+    each.setAttribute("aria-selected", each === tab);
+    each.tabIndex = each === tab ? 0 : -1;
+    byId(each.getAttribute("aria-controls")).hidden = each !== tab;
+  }
+}
+const failures = [...document.querySelectorAll("#failures ol a")];
+let failure = -1;
+function toFailure(step) {
+  if (!failures.length) return;
+  failure = failure < 0 ? (step > 0 ? 0 : failures.length - 1) : (failure + step + failures.length) % failures.length;
+  byId("position").textContent = `${failure + 1} of ${failures.length}`;
+  visit(failures[failure].getAttribute("href"));
+}
+
+// Search: all pieces of all logs, one after the other; the newest search ends the ones before it.
+let searches = 0, hit = -1;
+async function search() {
+  const mine = ++searches, hits = byId("hits");
+  const text = byId("search").value.toLowerCase();
+  query = text.length > 1 ? text : "";
+  hit = -1;
+  hits.replaceChildren();
+  byId("results").hidden = query === "";
+  for (const log of logs.values()) log.refill();
+  if (query === "") return;
+  let count = 0;
+  const said = end => { byId("found").textContent = `${count.toLocaleString("en")} ${count === 1 ? "line" : "lines"}${count > MOST_HITS ? `, the first ${MOST_HITS} are shown` : ""}${end}`; };
+  for (const unit of document.querySelectorAll(".unit")) {
+    const pieces = logOf(unit).pieces;
+    let title = null;
+    for (let from = 0; from < pieces.length; from += AT_ONCE) {
+      const some = pieces.slice(from, from + AT_ONCE), texts = await Promise.all(some.map(textOf));
+      if (mine !== searches) return;
+      texts.forEach((packed, number) => {
+        const text = plain(packed);
+        if (!text.toLowerCase().includes(query)) return;
+        text.split("\n").forEach((line, index) => {
+          const shown = line.slice(line.indexOf("\t") + 1), at = shown.toLowerCase().indexOf(query);
+          if (at < 0 || ++count > MOST_HITS) return;
+          title ||= hits.appendChild(make("h3", { textContent: unit.id }));
+          hits.append(found(unit, some[number].first + index, shown, Math.max(0, at - 40)));
+        });
+      });
+      said(" …");
+    }
+  }
+  said("");
+}
+function found(unit, number, line, from) {
+  return make("a", { href: `#${unit.id}/L${number}` }, make("b", { textContent: `${number}  ` }), (from ? "…" : "") + line.slice(from, from + 300));
+}
+function toHit(step) {
+  const hits = document.querySelectorAll("#hits a");
+  if (!hits.length) return;
+  hit = hit < 0 ? (step > 0 ? 0 : hits.length - 1) : (hit + step + hits.length) % hits.length;
+  visit(hits[hit].getAttribute("href"));
+  hits[hit].scrollIntoView({ block: "nearest" });
+}
+function markHit() {
+  document.querySelectorAll("#hits a").forEach((link, index) => {
+    const here = link.getAttribute("href") === place();
+    link.classList.toggle("here", here);
+    if (here) hit = index;
+  });
+}
+
+async function save(unit) {
+  const parts = [];
+  let last = 0;
+  for (const piece of logOf(unit).pieces) {
+    if (piece.first > last + 1) parts.push(`[lines ${last + 1} to ${piece.first - 1} are not in the report]\n`);
+    parts.push((await linesOf(piece)).map(line => plain(line.text) + "\n").join(""));
+    last = piece.first + piece.count - 1;
+  }
+  const address = URL.createObjectURL(new Blob(parts, { type: "text/plain" }));
+  make("a", { href: address, download: unit.id.replaceAll("/", "-") + ".log" }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60000);
+}
+
+function toggle(name) {
+  const on = document.body.classList.toggle(name);
+  byId(name).setAttribute("aria-pressed", on);
+  if (name === "wrap") for (const log of logs.values()) for (const piece of log.pieces)
+    if (piece.block && !piece.filled) piece.block.style.height = piece.count * ROW + "px";
+}
+byId("wrap").addEventListener("click", () => toggle("wrap"));
+byId("times").addEventListener("click", () => toggle("times"));
+byId("theme").addEventListener("click", () => {
+  const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = (root.dataset.theme || (dark ? "dark" : "light")) === "dark" ? "light" : "dark";
+});
+byId("next")?.addEventListener("click", () => toFailure(1));
+byId("previous")?.addEventListener("click", () => toFailure(-1));
+let waiting;
+byId("search").addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(search, 150); });
+document.addEventListener("toggle", event => {
+  if (!event.target.open) return;
+  for (const unit of [event.target, ...event.target.querySelectorAll(".unit[open]")]) if (unit.classList.contains("unit")) logOf(unit).open();
+}, true);
+document.addEventListener("click", event => {
+  const button = event.target.closest("button"), link = event.target.closest("a[href^='#']");
+  if (button?.getAttribute("role") === "tab") select(button);
+  if (button?.classList.contains("raw")) save(button.closest(".unit"));
+  if (link && link.getAttribute("href") === place()) go();
+});
+document.addEventListener("mouseover", event => {
+  const number = event.target.closest(".row a");
+  if (!number || number.title) return;
+  const began = Date.parse(number.closest(".unit").dataset.began);
+  number.title = new Date(began + Number(number.parentElement.dataset.time) * 1000).toISOString();
+});
+document.addEventListener("keydown", event => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target === byId("search")) {
+    if (event.key === "Escape") { byId("search").value = ""; search(); byId("search").blur(); }
+    if (event.key === "Enter") toHit(event.shiftKey ? -1 : 1);
+    return;
+  }
+  const tab = event.target.closest("[role=tab]"), next = { ArrowRight: "nextElementSibling", ArrowLeft: "previousElementSibling" }[event.key];
+  if (tab && next && tab[next]) { select(tab[next]); tab[next].focus(); }
+  const action = { "/": () => byId("search").focus(), n: () => toFailure(1), p: () => toFailure(-1), w: () => toggle("wrap"), t: () => toggle("times") }[event.key];
+  if (action) { event.preventDefault(); action(); }
+});
+addEventListener("hashchange", () => { markHit(); go(); });
+if (matchMedia("(max-width: 600px)").matches) toggle("wrap");
+document.querySelectorAll("[role=tab]").forEach(tab => { tab.tabIndex = tab.getAttribute("aria-selected") === "true" ? 0 : -1; });
+for (const unit of document.querySelectorAll(".unit[open]")) logOf(unit).open();
+go();

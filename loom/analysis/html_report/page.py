@@ -1,0 +1,328 @@
+"""`page` reads a run's record and returns the whole file's text: no network, nothing beside it, secrets masked when recorded."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from loom.analysis.diagnosis import Diagnosis, failing_tests_total, telling_line
+from loom.analysis.evidence import diagnosis_of
+from loom.analysis.html_report.graph import graph
+from loom.analysis.html_report.logs import Log, Share, key_of, read_log
+from loom.analysis.html_report.timeline import Bar, Scale, bars, scale, ticks
+from loom.record.fold import JobState, RunFold, Span
+from loom.record.reader import Reading, Unit
+from loom.util.controls import cleaned
+from loom.util.units import counted, rough_duration, rough_size
+
+MOST_FAILURES = 100
+"""Failed jobs with a diagnosis of their own; the others are listed too."""
+WORDS = {
+    "success": "passed",
+    "failure": "failed",
+    "error": "could not run",
+    "timed_out": "timed out",
+    "canceled": "canceled",
+    "skipped": "skipped",
+    "unfinished": "without an end",
+    "running": "running",
+    "interrupted": "interrupted",
+}
+_COUNT_ORDER = ("failure", "error", "timed_out", "canceled", "unfinished", "success", "skipped")
+
+
+class LogView(Struct, frozen=True, kw_only=True):
+    """A step or a section with its log. `anchor` is its place in the page's address."""
+
+    anchor: str
+    name: str
+    command: str
+    place: str
+    """Where a step stands in the workflow."""
+    status: str
+    exit_code: int | None
+    duration: str
+    began: str
+    error: str | None
+    open: bool
+    line: int | None
+    """The line that tells why the job failed."""
+    log: Log
+    events_uri: str
+    """The file in the record."""
+    logs_command: str
+
+
+class Attempt(Struct, frozen=True, kw_only=True):
+    number: int
+    status: str
+    logs: list[LogView]
+
+
+class JobView(Struct, frozen=True, kw_only=True):
+    id: str
+    stage: str
+    status: str
+    allowed: bool
+    duration: str
+    note: str
+    facts: list[tuple[str, str]]
+    bars: list[Bar]
+    attempts: list[Attempt]
+    tests: list[dict[str, Any]]
+    open: bool
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """A failed job in the list at the top."""
+
+    job: str
+    status: str
+    where: str
+    anchor: str
+    line: str
+
+
+def page(reading: Reading) -> str:
+    """The HTML text. RecordError for a record that can't be read."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("loom.analysis", "html_report"),
+        autoescape=True,
+        finalize=lambda value: cleaned(value) if type(value) is str else value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    own = {
+        name: Path(__file__).with_name(file).read_text()
+        for name, file in (("style", "page.css"), ("script", "page.js"))
+    }
+    return environment.get_template("page.html.j2").render(
+        **values(reading),
+        **{name: Markup(text) for name, text in own.items()},
+        **{f"{name}_hash": _hash(text) for name, text in own.items()},
+    )
+
+
+def _hash(text: str) -> str:
+    """As a content security policy names the one text that may run or style."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def values(reading: Reading) -> dict[str, Any]:
+    """The content of the page."""
+    fold = reading.fold
+    receipt = reading.receipt()
+    failed = failed_jobs(fold)
+    diagnoses = {job.id: diagnosis_of(reading, job.id) for job in failed[:MOST_FAILURES]}
+    first = diagnoses[failed[0].id] if failed else diagnosis_of(reading)
+    if first.job_id is not None:
+        diagnoses.setdefault(first.job_id, first)
+    whole = scale(fold.spans)
+    share = Share()
+    order = sorted(
+        fold.jobs.values(), key=lambda job: job.id not in diagnoses
+    )  # the failed ones read their share first
+    views = {
+        job.id: _job(reading, job, diagnoses.get(job.id), share, whole, first=job.id == first.job_id) for job in order
+    }
+    jobs = [views[job_id] for job_id in fold.jobs]
+    numbers = _numbers(views, first)
+    failures = [_failure(views[job.id], diagnoses.get(job.id)) for job in failed]
+    return {
+        "title": f"{reading.state}: {receipt.get('workflow_path') or 'loom run'} {reading.run_id}",
+        "run_id": reading.run_id,
+        "status": reading.state,
+        "words": WORDS,
+        "headline": headline(fold, reading.state),
+        "counts": counts(fold),
+        "error": receipt.get("error"),
+        "facts": _facts(reading, receipt),
+        "images": receipt.get("images", []),
+        "diagnosis": first,
+        "excerpt": [(line, numbers.get(key_of(line))) for line in first.lines],
+        "failures": failures,
+        "telling": telling_line(first),
+        "jobs": jobs,
+        "graph": graph(list(fold.facts.get("plan_resolved", {}).get("stages", ())), fold.jobs.values()),
+        "ticks": ticks(whole),
+        "left_out": fold.facts.get("plan_resolved", {}).get("left_out", []),
+    }
+
+
+def failed_jobs(fold: RunFold) -> list[JobState]:
+    """Jobs that failed and were not allowed to, the first one that ended first; those that were canceled if there is no other."""
+    failed = [
+        job
+        for job in fold.jobs.values()
+        if job.result is not None and job.status is not None and not job.status.ok and not job.allowed_failure
+    ]
+    worth = [job for job in failed if job.status != "canceled"] or failed
+    return sorted(worth, key=lambda job: job.result.seq if job.result else 0)
+
+
+def headline(fold: RunFold, state: str) -> str:
+    """The run's result in one sentence."""
+    total, failed = len(fold.jobs), len(failed_jobs(fold))
+    passed = sum(job.status == "success" for job in fold.jobs.values())
+    if state in ("running", "interrupted", "canceled"):
+        return f"The run {'is running' if state == 'running' else f'was {state}'}"
+    if failed:
+        return "The job failed" if total == 1 else f"{failed} of {total} jobs failed"
+    if state != "success" or not total:
+        return "The run failed" if state != "success" else "No job ran"
+    if passed == total:
+        return "The job passed" if total == 1 else f"All {total} jobs passed"
+    return f"{passed} of {counted(total, 'job')} passed"
+
+
+def counts(fold: RunFold) -> str:
+    """`3 failed, 1 could not run, 10 passed`; failures that are allowed count for themselves."""
+    found: dict[tuple[int, str], int] = {}
+    for job in fold.jobs.values():
+        status = str(job.status or "unfinished")
+        word = WORDS[status] + (" (allowed)" if job.allowed_failure and not (job.status and job.status.ok) else "")
+        key = (_COUNT_ORDER.index(status), word)
+        found[key] = found.get(key, 0) + 1
+    return ", ".join(f"{found[key]} {key[1]}" for key in sorted(found))
+
+
+def _facts(reading: Reading, receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
+    snapshot = receipt.get("snapshot") or {}
+    facts = [
+        ("run", reading.run_id),
+        ("started", _when(str(receipt.get("started_at") or ""))),
+        ("took", rough_duration(receipt.get("duration_ms"))),
+        ("repository", str(receipt.get("repo_root") or "")),
+        ("workflow", str(receipt.get("workflow_path") or "")),
+        ("commit", _commit(reading, str(receipt.get("snapshot_head_sha") or ""))),
+        ("tree", str(receipt.get("snapshot_tree_sha") or "")[:12]),
+        ("uncommitted changes", str(snapshot.get("changed", 0))),
+        ("record", str(reading.paths.root)),
+        ("loom", str(receipt.get("loom_version") or "")),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _commit(reading: Reading, sha: str) -> str:
+    commit = reading.commit() if sha else None
+    if commit is None:
+        return sha[:12]
+    return f"{sha[:12]} {commit.subject} ({commit.author}, {_when(commit.time)})"
+
+
+def _when(ts: str) -> str:
+    return f"{datetime.fromisoformat(ts):%Y-%m-%d %H:%M:%S} UTC" if ts else ""
+
+
+def _failure(job: JobView, diagnosis: Diagnosis | None) -> Failure:
+    log = next((log for attempt in job.attempts for log in attempt.logs if log.open), None)
+    where = "" if log is None else log.name
+    if log is not None and log.exit_code is not None:
+        where += f", exit code {log.exit_code}"
+    line = None if diagnosis is None else telling_line(diagnosis)
+    anchor = job.id if log is None else log.anchor if log.line is None else f"{log.anchor}/L{log.line}"
+    return Failure(
+        job=job.id, status=job.status, where=where, anchor=anchor, line=line or next(iter(job.note.splitlines()), "")
+    )
+
+
+def _numbers(views: Mapping[str, JobView], diagnosis: Diagnosis) -> dict[str, str]:
+    """Addresses in the page of the lines that the diagnosis shows, by `key_of`."""
+    job = views.get(diagnosis.job_id or "")
+    logs = [log for attempt in (job.attempts if job else ()) for log in attempt.logs if log.open]
+    return {text: f"{log.anchor}/L{number}" for log in logs for text, number in log.log.numbers.items()}
+
+
+def _job(
+    reading: Reading, job: JobState, diagnosis: Diagnosis | None, share: Share, whole: Scale, *, first: bool
+) -> JobView:
+    result = job.result
+    by_attempt: dict[int, list[LogView]] = {}
+    for unit in reading.units(job.id):
+        by_attempt.setdefault(unit.attempt, []).append(_log(reading, unit, job, diagnosis, share))
+    return JobView(
+        id=job.id,
+        stage=job.stage,
+        status=str(job.status or "unfinished"),
+        allowed=job.allowed_failure,
+        duration="" if result is None or result.status == "skipped" else rough_duration(result.duration_ms),
+        note=(result.error or "") if result is not None else "did not end",
+        facts=list(_job_facts(job)),
+        bars=list(bars(job, whole)),
+        attempts=[
+            Attempt(number=number, status=_attempt_status(job, number), logs=logs)
+            for number, logs in sorted(by_attempt.items())
+        ],
+        tests=job.lists.get("failing_test", []),
+        open=first,
+    )
+
+
+def _attempt_status(job: JobState, number: int) -> str:
+    if number == job.attempts:
+        return str(job.status or "unfinished")
+    ends = [span.status for (attempt, _), span in job.steps.items() if attempt == number]
+    return str(next((status for status in ends if status is not None and not status.ok), "failure"))
+
+
+def _job_facts(job: JobState) -> Iterator[tuple[str, str]]:
+    image = job.facts.get("image_resolved") or {}
+    artifacts = job.facts.get("artifacts_saved")
+    tests = job.lists.get("failing_test", [])
+    failing_tests = failing_tests_total(tests, job.facts.get("test_reports"))
+    facts = [
+        ("image", str(image.get("name") or "")),
+        ("digest", str(image.get("digest") or "")),
+        ("needs", ", ".join(job.planned.get("needs") or ())),
+        ("services", ", ".join(job.planned.get("services") or ())),
+        ("matrix", ", ".join(f"{name}={value}" for name, value in (job.planned.get("matrix") or {}).items())),
+        ("artifacts", f"{counted(artifacts['files'], 'file')}, {rough_size(artifacts['bytes'])}" if artifacts else ""),
+        ("failing tests", f"{failing_tests}, the first {len(tests)} below" if failing_tests > len(tests) else ""),
+    ]
+    return ((name, value) for name, value in facts if value)
+
+
+def _log(reading: Reading, unit: Unit, job: JobState, diagnosis: Diagnosis | None, share: Share) -> LogView:
+    span = job.steps[unit.attempt, unit.name] if unit.step is not None else job.sections[unit.name]
+    last = unit.step is None or unit.attempt == job.attempts
+    blamed = diagnosis is not None and last and unit.name == (diagnosis.step or diagnosis.section)
+    telling = telling_line(diagnosis) if diagnosis is not None and blamed else None
+    log = read_log(
+        unit.events,
+        share,
+        began=span.start.ts,
+        total=_total(span),
+        wanted=(*diagnosis.lines, telling or "") if diagnosis is not None and blamed else (),
+    )
+    data = span.start.data
+    return LogView(
+        anchor=f"{unit.job_id}/{unit.name}" + ("" if last else f"/attempt-{unit.attempt}"),
+        name=unit.name,
+        command=str(data.get("command", "")).strip(),
+        place=f"{data['file']}:{data['line']}" if data.get("file") else "",
+        status=str(span.status or "unfinished"),
+        exit_code=span.exit_code,
+        duration=rough_duration(span.duration_ms),
+        began=span.start.ts,
+        error=span.error if span.end else "did not end",
+        open=blamed,
+        line=log.numbers.get(key_of(telling or ""), log.total or None) if blamed else None,
+        log=log,
+        events_uri=unit.events.absolute().as_uri(),
+        logs_command=f"loom logs {reading.run_id} {unit.job_id} {unit.name}",
+    )
+
+
+def _total(span: Span) -> int | None:
+    output = span.data.get("output")
+    return None if output is None else int(output.get("stdout_lines", 0) + output.get("stderr_lines", 0))

@@ -1,0 +1,159 @@
+"""The data of the report: logs in pieces, graph, headline."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loom.analysis.html_report import logs
+from loom.analysis.html_report.graph import Graph, graph
+from loom.analysis.html_report.logs import Log, Share, key_of, read_log
+from loom.analysis.html_report.page import counts, headline
+from loom.record.events import OutputEvent, PhaseEvent, encode
+from loom.record.fold import JobState, RunFold
+from loom.record.store import count_output
+from loom.status import Status
+from tests.support.report_page import unpacked
+
+BEGAN = "2026-11-26T05:00:00.000000Z"
+
+
+def written(path: Path, lines: list[str], **more: Any) -> Path:
+    events = [
+        OutputEvent(seq=number, ts=f"2026-11-26T05:00:0{number % 10}.000000Z", stream="stdout", text=text, **more)
+        for number, text in enumerate(lines, 1)
+    ]
+    path.write_bytes(b"".join(map(encode, events)))
+    return path
+
+
+def rows(log: Log) -> list[tuple[int, str]]:
+    return [(piece.first + at, text) for piece in log.pieces for at, (_, _, text) in enumerate(unpacked(piece.data))]
+
+
+def test_a_log_is_whole_and_keeps_its_times_streams_and_colours(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    events = [
+        OutputEvent(seq=2, ts="2026-11-26T05:00:01.500000Z", stream="stdout", text="\x1b[31mred\x1b[0m \x1b[2Jx\ny"),
+        OutputEvent(seq=3, ts="2026-11-26T05:00:01.500000Z", stream="stderr", text="half ", partial=True),
+        OutputEvent(seq=4, ts="2026-11-26T05:00:01.750000Z", stream="stderr", text="a line"),
+        OutputEvent(seq=5, ts="2026-11-26T05:00:01.750000Z", stream="stdout", text="no end", partial=True),
+    ]
+    path.write_bytes(b"".join(map(encode, events)))
+    log = read_log(path, Share(), began=BEGAN, total=3, wanted=["no end", "…"])
+    assert unpacked(log.pieces[0].data) == [
+        ("1", 1500, "\x1b[31mred\x1b[0m x y"),
+        ("2", 250, "half a line"),
+        ("1", 0, "no end"),
+    ]
+    assert (log.total, log.left_out, log.numbers) == (3, None, {"no end": 3})
+    assert count_output(path) == 3
+
+
+def test_of_a_log_that_is_too_long_the_page_has_both_ends_rightly_numbered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "MOST_LINES", 1000)
+    monkeypatch.setattr(logs, "FIRST_LINES", 100)
+    path = written(tmp_path / "events.jsonl", [str(number) for number in range(1, 5001)])
+    for total in (5000, None):
+        log = read_log(path, Share(), began=BEGAN, total=total)
+        assert log.left_out == (101, 4100)
+        assert [number for number, _ in rows(log)] == [*range(1, 101), *range(4101, 5001)]
+        assert all(text == str(number) for number, text in rows(log))
+    assert read_log(written(path, ["x"] * 1000), Share(), began=BEGAN, total=1000).left_out is None
+
+
+def test_many_long_logs_share_what_a_page_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MOST_BYTES", 1_000_000)
+    monkeypatch.setattr(logs, "LEAST_BYTES", 100_000)
+    path = written(tmp_path / "events.jsonl", [f"{number} {'x' * 200}" for number in range(1, 3001)])
+    share = Share()
+    found = [read_log(path, share, began=BEGAN, total=3000) for _ in range(3)]
+    assert [log.left_out is None for log in found] == [True, False, False]
+    for log in found:
+        assert all(text.startswith(f"{number} ") for number, text in rows(log))
+        assert rows(log)[-1][0] == 3000
+        assert rows(log)[0][0] == 1
+    assert len(rows(found[2])) < 600
+
+
+def test_a_line_without_an_end_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "LONGEST_LINE", 10)
+    ((_, text),) = rows(read_log(written(tmp_path / "e.jsonl", ["y" * 25]), Share(), began=BEGAN, total=1))
+    assert text == f"{'y' * 10} … (15 more characters are in the record)"
+    assert key_of("  x" * 300) == key_of(f"{('  x' * 300)[:210]} … end")
+
+
+def job(job_id: str, stage: str, needs: list[str] | None = None, **more: Any) -> JobState:
+    return JobState(job_id, {"id": job_id, "name": job_id, "stage": stage, "needs": needs, **more})
+
+
+def drawn(*jobs: JobState, stages: str = "abc") -> tuple[Graph, dict[str, tuple[int, int]]]:
+    found = graph(list(stages), jobs)
+    return found, {node.name: (node.x, node.y) for node in found.nodes}
+
+
+def test_stages_are_bundled_and_a_matrix_is_one_box() -> None:
+    cells = [job(f"m.{n}", "a", name="m", matrix={"N": str(n)}) for n in range(30)]
+    found, places = drawn(*cells, job("x", "a"), *(job(f"y{n}", "b") for n in range(20)))
+    assert sorted(places) == ["m", "x", *sorted(f"y{n}" for n in range(20))]
+    (box,) = [node for node in found.nodes if node.name == "m"]
+    assert (box.label, len(box.jobs)) == ("m ×30", 30)
+    assert {edge.kind for edge in found.edges} == {"stage"}
+    assert len(found.edges) == 2 + 20
+
+
+def test_needs_inside_a_stage_and_past_a_stage_are_visible() -> None:
+    found, places = drawn(job("a1", "a"), job("a2", "a", ["a1"]), job("b1", "b"), job("c1", "c", ["a1", "b1"]))
+    assert places["a1"][0] < places["a2"][0] < places["b1"][0] < places["c1"][0]
+    assert found.height > found.boxes
+    (far,) = [edge.path for edge in found.edges if " V" in edge.path]
+    assert far.startswith(f"M{places['a1'][0] + 160},{places['a1'][1] + 16} ")
+    below = int(far.split(" V")[1].split()[0])
+    assert below + 6 >= max(y for _, y in places.values()) + 32
+    (stage,) = [stage for stage in found.stages if stage.name == "a"]
+    assert stage.width > 160
+    waits = [edge for edge in found.edges if edge.kind == "stage"]
+    assert len(waits) == 2  # of a2 alone, since a1 ended before it began, and to b1
+
+
+def test_a_record_of_nonsense_draws_something() -> None:
+    found, _ = drawn(job("a", "a", ["b", "a"]), job("b", "a", ["a", "gone"]), job("c", "no stage"), stages="")
+    assert len(found.nodes) == 3
+    assert graph([], []).nodes == []
+
+
+def ended(*results: tuple[str, bool]) -> RunFold:
+    fold = RunFold()
+    for number, (status, allowed) in enumerate(results, 1):
+        one = fold.jobs[f"j{number}"] = job(f"j{number}", "a")
+        one.result = PhaseEvent(
+            seq=number, ts=BEGAN, run_id="1", pipeline_id="1", job_id=one.id, scope="job", phase_code="job.cleanup",
+            phase_family="job", kind="message", message="job_finished", status=Status(status),
+            data={"allowed_failure": allowed},
+        )  # fmt: skip
+    return fold
+
+
+@pytest.mark.parametrize(
+    ("results", "state", "said", "counted"),
+    [
+        ([("failure", False)], "failure", "The job failed", "1 failed"),
+        ([("success", False)], "success", "The job passed", "1 passed"),
+        ([("success", False)] * 3, "success", "All 3 jobs passed", "3 passed"),
+        (
+            [("error", False), ("failure", False), ("failure", True), ("timed_out", False), ("success", False)],
+            "error",
+            "3 of 5 jobs failed",
+            "1 failed, 1 failed (allowed), 1 could not run, 1 timed out, 1 passed",
+        ),
+        ([("success", False), ("skipped", False)], "success", "1 of 2 jobs passed", "1 passed, 1 skipped"),
+        ([("canceled", False), ("success", False)], "canceled", "The run was canceled", "1 canceled, 1 passed"),
+        ([], "error", "The run failed", ""),
+    ],
+)
+def test_the_headline_is_a_sentence(results: list[tuple[str, bool]], state: str, said: str, counted: str) -> None:
+    fold = ended(*results)
+    assert headline(fold, state) == said
+    assert counts(fold) == counted
