@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from loom.cli import options
 from loom.cli.command import completion, done_by
+
+
+class Sync(StrEnum):
+    """What becomes of a file that both the checkout and the job changed."""
+
+    ASK = "ask"
+    THEIRS = "theirs"
+    OURS = "ours"
+
+
+class ResumeCommand(TyperCommand):
+    """Takes `--sync` with a value or without."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [f"--sync={Sync.ASK}" if word == "--sync" else word for word in args])
+
+
+CLASSES = {"resume": ResumeCommand}
 
 
 @done_by("resume")
@@ -23,8 +43,14 @@ def resume(
         ),
     ] = None,
     sync: Annotated[
-        bool, typer.Option("--sync", help="First copy the checkout's present changes into the workspace.")
-    ] = False,
+        Sync | None,
+        typer.Option(
+            "--sync",
+            metavar="[=theirs|ours]",
+            help="First bring what changed in the checkout since the last sync into the job's files. Of a file that the job"
+            " changed as well, take the checkout's (theirs) or keep the job's (ours); else nothing is changed.",
+        ),
+    ] = None,
     stream: options.Stream = None,
     quiet: options.Quiet = False,
     keep: options.Keep = None,

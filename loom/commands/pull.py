@@ -30,13 +30,12 @@ def pull(run: str | None, job: str | None, *, apply: bool) -> None:
     """
     here = session.around()
     left_out: dict[str, str] = {}
-    past, files = _files(here, [name for name in (run, job) if name], left_out)
+    past, files, manifest = _files(here, [name for name in (run, job) if name], left_out)
     if apply and not here.store.holds(past.entry):
         raise RequestError(
             f"{past.entry.paths.root} is no record of this user's runs: nothing was applied",
             hint="look at the patch without --apply, and `git apply` it yourself",
         )
-    manifest = past.entry.paths.snapshot
     patch = snapshot.patch_of(
         files,
         past.repo_root,
@@ -83,21 +82,22 @@ def _apply(patch: Patch, checkout: Path) -> None:
         )
 
 
-def _files(here: Here, names: list[str], left_out: dict[str, str]) -> tuple[PastRun, Path]:
-    """Return the run and the directory of its job's files; without a name, of the failing or the only job."""
-    if len(names) == 2:
-        job = session.find_job(here, names)
-        return job.run, session.files_of(here, job, left_out)
+def _files(here: Here, names: list[str], left_out: dict[str, str]) -> tuple[PastRun, Path, Path]:
+    """Return the run, the directory of its job's files, and the manifest of what they were.
+
+    Without a name, these are of the failing or the only job.
+    """
     try:
         job = session.find_job(here, names)
     except RequestError as error:
-        if error.code in ("RUN_UNKNOWN", "JOB_UNKNOWN", "RUN_AMBIGUOUS"):
+        if len(names) == 2 or error.code in ("RUN_UNKNOWN", "JOB_UNKNOWN", "RUN_AMBIGUOUS"):
             raise
         run = session.find_run(here, names[0] if names else None)
-        if not any(run.job(job_id).shares_workspace for job_id in run.fold.jobs) or not run.workspace.is_dir():
+        sharing = next((run.job(job_id) for job_id in run.fold.jobs if run.job(job_id).shares_workspace), None)
+        if sharing is None or not run.workspace.is_dir():
             raise
-        return run, run.workspace  # all jobs share it
-    return job.run, session.files_of(here, job, left_out)
+        return run, run.workspace, sharing.manifest  # all jobs share it
+    return job.run, session.files_of(here, job, left_out), job.manifest
 
 
 def _generated(run: PastRun) -> Callable[[Change], bool]:

@@ -13,6 +13,7 @@ from loom import snapshot
 from loom.cancel import Cancel, signals
 from loom.commands import run as running
 from loom.commands import session
+from loom.commands import sync as syncing
 from loom.commands.project import Here
 from loom.commands.run import Options
 from loom.errors import LoomError, RequestError
@@ -20,6 +21,7 @@ from loom.plan.model import MountMode
 from loom.runner import Resumption, View, api
 from loom.runner.api import Reuse
 from loom.runner.scheduler import waits_for
+from loom.snapshot import Snapshot
 from loom.status import JobResult, Status
 from loom.util.paths import new_workspace, run_of_workspace
 
@@ -31,7 +33,7 @@ def resume(
     run: str | None,
     *,
     from_step: str | None,
-    sync: bool,
+    sync: str | None,
     stream: bool | None,
     quiet: bool,
     keep: str | None,
@@ -44,7 +46,7 @@ def resume(
     # What was kept once is kept again, also where there is no terminal.
     given = {"stream": stream, "quiet": quiet, "keep": keep or "on-failure", "trust": trust}
     options = running.Options.of(given)
-    return _Resuming(here, past, options).run(from_step, sync=sync)
+    return _Resuming(here, past, options, sync).run(from_step)
 
 
 def rerun(
@@ -60,61 +62,91 @@ def rerun(
 
 
 class _Resuming:
-    def __init__(self, here: Here, past: PastRun, options: Options) -> None:
+    """`sync`: what to do about conflicts with the checkout, as `commands.sync` names it; None: bring nothing."""
+
+    def __init__(self, here: Here, past: PastRun, options: Options, sync: str | None) -> None:
         self._here = here
         self._past = past
         self._options = options
+        self._sync = sync
+        self._said: list[str] = []
         self._run_id = str(time.time_ns())
         self._made: list[Path] = []
         """Workspaces; while no run has them, nothing else would ever remove them."""
         self._archives: list[Path] = []
         """Checkpoints of a workspace that the jobs shared, and that is gone."""
 
-    def run(self, from_step: str | None, *, sync: bool) -> int:
+    def run(self, from_step: str | None) -> int:
         past = self._past
         if past.entry.alive:
             raise RequestError(f"run {past.run_id} has not ended yet", hint="wait for it, or interrupt it first")
         try:
-            reuse = self._reuse(from_step, sync=sync)
+            reuse = self._reuse(from_step)
         except BaseException:
             for workspace in self._made:
                 snapshot.remove(workspace, recorded=True)
             raise
+        for workspace in self._made:
+            if workspace != reuse.workspace:
+                snapshot.remove(workspace, recorded=True)
+        if not self._options.quiet:
+            print("\n".join(self._said), flush=True)
         return execute(self._here, past, reuse, self._options, self._run_id)
 
-    def _reuse(self, from_step: str | None, *, sync: bool) -> Reuse:
+    def _reuse(self, from_step: str | None) -> Reuse:
         past, jobs = self._past, self._wanted(from_step)
-        resumed = {
-            job.job.id: resumption for job, step in jobs if (resumption := self._resumption(job, step, sync=sync))
-        }
+        resumed = {job.job.id: resumption for job, step in jobs if (resumption := self._resumption(job, step))}
         own = [
             resumption.view.workspace
             for resumption in resumed.values()
             if resumption.view is not None and resumption.view.workspace != past.workspace
         ]
         shared = any(job.shares_workspace for job, _ in jobs)
-        workspace = self._workspace(own, shared=shared, untouched=sync and not shared)
+        taken = self._take() if self._sync else None
+        workspace = taken.path if taken is not None and not shared else self._workspace(own, shared=shared)
         again = dependents(past, [job.job.id for job, _ in jobs])
         results = results_besides(past, again, also_unfinished=from_step is None)
-        if sync:
-            self._sync([workspace, *(path for path in own if path != workspace)])
+        before = jobs[0][0].manifest
+        manifest = before.read_bytes() if before.exists() else None
+        if taken is not None:
+            places = self._places([job for job, _ in jobs], resumed, workspace)
+            syncing.sync(taken, places, self._sync or "", environ=self._here.environ, say=self._said.append)
+            manifest = snapshot.manifest_bytes(taken.path)
         return api.Reuse(
             parent_run_id=past.run_id,
             workspace=workspace,
-            snapshot=past.snapshot or {},
+            snapshot=(past.snapshot or {}) if taken is None else taken.document(),
+            manifest=manifest,
             results=results,
             resumed=resumed,
             archive_of=past.archive_of,
             has_products=workspace == past.workspace or bool(self._archives),
         )
 
-    def _workspace(self, own: list[Path], *, shared: bool, untouched: bool) -> Path:
-        """The run's: what jobs share, or what views of their own are made from. `own` are what single jobs go on in.
+    def _take(self) -> Snapshot:
+        workspace = new_workspace(self._here.config.tmp_dir, self._run_id)
+        self._made.append(workspace)
+        return syncing.take(self._here, self._past, workspace, self._run_id)
 
-        `untouched`: the earlier run's has to stay as it is, since views of other jobs lie over it.
-        """
+    def _places(self, jobs: list[PastJob], resumed: Mapping[str, Resumption], workspace: Path) -> list[syncing.Place]:
+        """The files to sync: those of the jobs that go on, and a workspace that jobs share."""
+        places: dict[Path, syncing.Place] = {}
+        for job in jobs:
+            resumption = resumed.get(job.job.id)
+            view = resumption.view if resumption is not None else None
+            if view is None and not job.shares_workspace:
+                continue  # it runs from its start, over the new snapshot
+            view = view or View(mode=MountMode.BIND, workspace=workspace)
+            manifest = view.brought if view.brought.exists() else job.run.entry.paths.snapshot
+            places[view.workspace] = syncing.Place(
+                job_id=job.job.id, files=view.workspace, manifest=manifest, brought=view.brought
+            )
+        return list(places.values())
+
+    def _workspace(self, own: list[Path], *, shared: bool) -> Path:
+        """The run's: what jobs share, or what views of their own are made from. `own` are what single jobs go on in."""
         past = self._past
-        if past.workspace.is_dir() and not untouched:
+        if past.workspace.is_dir():
             return past.workspace
         if self._archives:
             # They are of one workspace at different moments: the last one has what was there at the others.
@@ -125,7 +157,7 @@ class _Resuming:
                 snapshot_again(self._here, past, workspace)
             except RequestError:
                 if own:
-                    self._say(
+                    self._said.append(
                         "the run's snapshot can't be made again: later jobs get the files that the first of these left"
                     )
                     return own[0]
@@ -160,24 +192,26 @@ class _Resuming:
             )
         return [(job, job.failing_step or job.last_step) for job in failed]
 
-    def _resumption(self, job: PastJob, step_id: str | None, *, sync: bool) -> Resumption | None:
+    def _resumption(self, job: PastJob, step_id: str | None) -> Resumption | None:
         """Decide how the job continues; None when it failed before its first step and runs from the start."""
         if step_id is None:
-            self._say(f"{job.job.id} runs from its start: it failed before its first step")
+            self._said.append(f"{job.job.id} runs from its start: it failed before its first step")
             return None
         step = job.step(step_id)
         handed_on, lost = job.handed_on(step, session.resolve_secrets(self._here, job))
         if lost:
-            self._say(f"{job.job.id}: not set, since the record has them without their secret: {', '.join(lost)}")
+            self._said.append(
+                f"{job.job.id}: not set, since the record has them without their secret: {', '.join(lost)}"
+            )
         if not job.in_container:
-            self._say(f"{job.job.id} goes on from {step.id}, on this machine")
+            self._said.append(f"{job.job.id} goes on from {step.id}, on this machine")
             return Resumption(step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, view=self._files(job))
 
         found, view = session.find_place(self._here, job), job.view
-        if sync and view is not None and view.mode is not MountMode.BIND:
+        if self._sync and view is not None and view.mode is not MountMode.BIND:
             found = None  # a view that is mounted can't be changed from under the container
         if found is not None and view is not None and found.has_its_files(view.mode):
-            self._say(f"{job.job.id} goes on from {step.id}, in its kept container")
+            self._said.append(f"{job.job.id} goes on from {step.id}, in its kept container")
             return Resumption(
                 step=step.id,
                 handed_on=handed_on,
@@ -194,7 +228,7 @@ class _Resuming:
                 code="NOTHING_KEPT",
             )
         files = self._files(job)
-        self._say(f"{job.job.id} goes on from {step.id}, in a container restored from its checkpoint")
+        self._said.append(f"{job.job.id} goes on from {step.id}, in a container restored from its checkpoint")
 
         image = job.image
         assert image is not None
@@ -211,25 +245,8 @@ class _Resuming:
             self._archives.append(job.checkpoint_archive)
             left_out |= job.not_in_checkpoint()[0]
         for path, reason in left_out.items():
-            self._say(f"left out: {path} ({reason})")
+            self._said.append(f"left out: {path} ({reason})")
         return view
-
-    def _sync(self, workspaces: list[Path]) -> None:
-        manifest = self._past.entry.paths.snapshot
-        checkout, environ = self._past.repo_root, self._here.environ
-        brought = {
-            change.path: change
-            for workspace in workspaces
-            for change in snapshot.bring(checkout, workspace, environ=environ, manifest_file=manifest)
-        }
-        for change in brought.values():
-            self._say(f"brought {change.path} ({change.kind.replace('_', ' ')})")
-        if not brought:
-            self._say("nothing to sync: the checkout has not changed since the snapshot")
-
-    def _say(self, text: str) -> None:
-        if not self._options.quiet:
-            print(text, flush=True)
 
 
 def dependents(past: PastRun, job_ids: list[str]) -> set[str]:

@@ -86,6 +86,8 @@ class Reuse(Struct, frozen=True, kw_only=True):
     resumed: Mapping[str, Resumption] = field(default_factory=dict)
     archive_of: Callable[[str], Path]
     """The location of those jobs' artifacts."""
+    manifest: bytes | None = None
+    """The manifest of the snapshot that the resumed jobs' files were last synced with; None: the workspace's own."""
     has_products: bool = True
     """Whether the workspace holds those jobs' output; if not, their artifacts are restored into it."""
 

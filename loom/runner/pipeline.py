@@ -108,7 +108,7 @@ class Run:
             else:
                 document = dict(request.reuse.snapshot)
                 with suppress(OSError):  # a job of the earlier run removed it
-                    self._keep_manifest()
+                    self._keep_manifest(request.reuse.manifest)
             self._journal.fact(
                 RUN, PhaseCode.RUN_BOOTSTRAP, "snapshot_taken", {**document, "path": str(self._workspace)}
             )
@@ -151,9 +151,9 @@ class Run:
             if builds := builds_after_writers(request.plan, writers, self._done):
                 images.keep_inputs(builds, workspace=self._workspace, folder=self._record.paths.builds)
 
-    def _keep_manifest(self) -> None:
+    def _keep_manifest(self, content: bytes | None = None) -> None:
         """Keep the manifest for `loom verify`, because a job may remove the workspace's copy."""
-        self._record.publish(self._record.paths.snapshot, snapshot.manifest_bytes(self._workspace))
+        self._record.publish(self._record.paths.snapshot, content or snapshot.manifest_bytes(self._workspace))
 
     # -- run.pipeline_execute -------------------------------------------------------------------------------------
 

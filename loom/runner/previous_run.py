@@ -175,6 +175,12 @@ class PastJob(Struct, frozen=True, kw_only=True):
         )
 
     @property
+    def manifest(self) -> Path:
+        """The manifest of the snapshot that its files were last synced with."""
+        view = self.view
+        return view.brought if view is not None and view.brought.exists() else self.run.entry.paths.snapshot
+
+    @property
     def shares_workspace(self) -> bool:
         """Whether it ran in the run's workspace itself."""
         return (view := self.view) is not None and view.place == self.run.workspace

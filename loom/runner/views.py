@@ -52,6 +52,11 @@ class View(Struct, frozen=True, kw_only=True):
         return self.workspace if self.directory is None else workspace_beside(self.directory.parent)
 
     @property
+    def brought(self) -> Path:
+        """The manifest of the snapshot that these files were last synced with; there is none before the first sync."""
+        return (self.directory or jobs_of(self.workspace)) / ".brought.json"
+
+    @property
     def place(self) -> Path:
         """The plain path of the job's files: existing, or where they can be laid out."""
         return self.directory / "workspace" if self.directory is not None else self.workspace

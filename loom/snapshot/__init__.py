@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from loom.snapshot.identity import identity_of
     from loom.snapshot.lock import is_occupied, occupied
     from loom.snapshot.manifest import manifest_bytes, read_manifest
+    from loom.snapshot.merge import Applied, Merge
     from loom.snapshot.objects import facts_of_commit
     from loom.snapshot.removal import Removal, is_workspace, remains, remove
     from loom.snapshot.special_files import ignored
-    from loom.snapshot.sync import Patch, bring, patch_of
+    from loom.snapshot.sync import Patch, bring, compare, patch_of
     from loom.snapshot.sync import apply as apply_patch
     from loom.snapshot.verification import Verification, verify
 else:
@@ -31,7 +32,8 @@ else:
         {
             "comparison": "differing",
             "duplication": "duplicate",
-            "sync": "Patch bring patch_of apply_patch=apply",
+            "merge": "Applied Merge",
+            "sync": "Patch bring compare patch_of apply_patch=apply",
             "explanation": "Explanation Rule explain",
             "identity": "identity_of",
             "manifest": "manifest_bytes read_manifest",
@@ -45,9 +47,11 @@ else:
     )
 
 __all__ = [
+    "Applied",
     "Change",
     "Explanation",
     "LeftOut",
+    "Merge",
     "Patch",
     "Removal",
     "Rule",
@@ -58,6 +62,7 @@ __all__ = [
     "Verification",
     "apply_patch",
     "bring",
+    "compare",
     "differing",
     "discover",
     "duplicate",

@@ -80,7 +80,7 @@ def _take(source: Source, workspace: Path, cancel: Cancel, on_progress: OnProgre
                 branch=source.branch,
                 changed=filled.changed,
                 rules=filled.rules,
-                stores=tuple(map(str, (source.objects_dir, *filled.borrowed))),
+                stores=tuple(map(str, filled.stores)),
                 submodules=tuple(filled.submodules),
                 left_out=tuple(filled.left_out),
             ),
@@ -250,6 +250,7 @@ class _Filling:
         if len(data) <= _LARGE_INDEX:  # in a large tree the copy waits for the listing, so nothing may delay that
             self._questions.ask()
         self._done.borrowed = layout.lay_out_objects(source, git_dir, may_borrow=self._may_borrow, cancel=self._cancel)
+        self._done.stores = (source.objects_dir, *self._done.borrowed)
         if not self._is_outermost:
             (self._target / ".git").write_bytes(os.fsencode(f"gitdir: {os.path.relpath(git_dir, self._target)}\n"))
 
@@ -427,5 +428,6 @@ class _Filling:
         self._done.submodules += filled.submodules
         self._done.left_out += filled.left_out
         self._done.borrowed += filled.borrowed
+        self._done.stores += filled.stores
         self._done.files += filled.files
         self._done.bytes += filled.bytes

@@ -26,6 +26,8 @@ class Filled(Struct):
     left_out: list[LeftOut] = field(default_factory=list)
     submodules: list[Submodule] = field(default_factory=list)
     borrowed: tuple[Path, ...] = ()
+    stores: tuple[Path, ...] = ()
+    """The object stores of the source, and of its submodules, that have the snapshot's commits."""
     excludes: builtins.bytes = b""
     attributes: builtins.bytes = b""
     own_attributes: builtins.bytes = b""

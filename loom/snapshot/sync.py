@@ -5,20 +5,18 @@ Changes on both sides come from the proof of `verify`: each side's tree against 
 
 from __future__ import annotations
 
-import os
-import shutil
-import stat
 import tempfile
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
 
 from loom.errors import SnapshotError
-from loom.snapshot.index import ancestors
-from loom.snapshot.merge import GITLINK, LINK, Applied, Content, apply_to, content_at, merge
+from loom.snapshot.manifest import read_manifest
+from loom.snapshot.merge import GITLINK, Applied, Content, Merge, apply_to, content_at, merge
 from loom.snapshot.model import Change, readable
-from loom.snapshot.verification import verify
+from loom.snapshot.verification import changes_between, verify
 
 
 class Patch(Struct, frozen=True, kw_only=True):
@@ -40,27 +38,30 @@ class Patch(Struct, frozen=True, kw_only=True):
     after: Mapping[str, Content]
 
 
-def bring(checkout: Path, workspace: Path, *, environ: Mapping[str, str], manifest_file: Path) -> tuple[Change, ...]:
-    """Apply the checkout's changes since the snapshot to the workspace, over jobs' changes.
+def compare(
+    taken: Path, place: Path, *, environ: Mapping[str, str], manifest_file: Path, not_there: Iterable[str] = ()
+) -> Merge:
+    """Compare a new snapshot of the checkout and a job's files with the snapshot that both were before.
 
-    Return the changed workspace paths. Links in the workspace are replaced, never followed.
+    `manifest_file` has that snapshot's manifest; `not_there` as in `patch_of`.
     """
-    brought = []
-    for change in verify(checkout, environ=environ, manifest_file=manifest_file).changes:
-        source, target = checkout / change.path, workspace / change.path
-        if change.mode == GITLINK or _same(source, target):
-            continue
-        try:
-            _make_way(workspace, change.path)
-            _remove(target)
-            if change.kind != "deleted":
-                _copy(source, target)
-        except OSError as error:
-            raise SnapshotError(
-                f"{readable(change.path)} could not be brought into the workspace: {error.strerror}"
-            ) from error
-        brought.append(change)
-    return tuple(brought)
+    before, now = read_manifest(place, manifest_file), read_manifest(taken)
+    here = verify(place, environ=environ, manifest_file=manifest_file)
+    changed = dict.fromkeys(
+        (*(change.path for change in here.changes), *not_there), "changed in the job's files as well"
+    )
+    brought = changes_between(before, now, environ=environ)
+    return merge(taken, brought, place, changed | dict(here.unreadable))
+
+
+def bring(taken: Path, place: Path, found: Merge, *, theirs: bool) -> Applied:
+    """Make in the job's files what was compared; `theirs`: conflicts too. SnapshotError where a file can't be written."""
+    changes = (*found.changes, *(found.both if theirs else ()))
+    applied = apply_to(place, changes, partial(content_at, taken), force=found.conflicts if theirs else ())
+    if applied.failed:
+        path, reason = next(iter(applied.failed.items()))
+        raise SnapshotError(f"{readable(path)} could not be brought into the workspace: {reason}")
+    return applied
 
 
 def patch_of(
@@ -119,47 +120,3 @@ def apply(patch: Patch, checkout: Path) -> Applied:
     applied = apply_to(checkout, [change for change in patch.changes if change not in since], patch.after.get)
     applied.failed.update(dict.fromkeys((change.path for change in since), "changed in the checkout just now"))
     return applied
-
-
-def _content(path: Path) -> Content | None:
-    """Read a file or link; None for others."""
-    try:
-        mode = path.lstat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    if stat.S_ISLNK(mode):
-        return LINK, os.fsencode(path.readlink())
-    if not stat.S_ISREG(mode):
-        return None
-    return (0o100755 if mode & 0o100 else 0o100644), path.read_bytes()
-
-
-def _same(one: Path, other: Path) -> bool:
-    """Whether two paths hold the same content, executable bit or link target, or are both missing."""
-    content = _content(one)
-    if content is None and (os.path.lexists(one) or os.path.lexists(other)):
-        return False
-    return content == _content(other)
-
-
-def _make_way(workspace: Path, path: str) -> None:
-    """Create real directories down to `path`; a job may have replaced them by links."""
-    for above in ancestors(path):
-        place = workspace / above
-        if place.is_symlink() or (place.exists() and not place.is_dir()):
-            place.unlink()
-        place.mkdir(exist_ok=True)
-
-
-def _copy(source: Path, target: Path) -> None:
-    if source.is_symlink():
-        target.symlink_to(source.readlink())  # wherever it leads; `shutil` would look
-    else:
-        shutil.copy2(source, target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -11,7 +11,8 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,22 +94,49 @@ def verify(
     believed, scratch = manifest_file is not None, _scratch_place(workspace)
     outer = _verify_one(_Part(manifest, workspace, "", stores, believed, scratch), environ)
     changes, unreadable = list(outer.changes), list(outer.unreadable)
-    for submodule in manifest.submodules:
-        place = workspace / submodule.path
+    for path, inner in _submodules(manifest):
+        place = workspace / path
         if not place.is_dir() or place.is_symlink():
             continue  # the change of its gitlink says so
-        inner = replace(
-            manifest,
-            head_sha=submodule.head_sha,
-            tree_sha=submodule.tree_sha,
-            changed=submodule.changed,
-            rules=submodule.rules or manifest.rules,
-            submodules=(),
-        )
-        found = _verify_one(_Part(inner, place, f"{submodule.path}/", stores, believed, scratch), environ)
+        found = _verify_one(_Part(inner, place, f"{path}/", stores, believed, scratch), environ)
         changes += found.changes
         unreadable += found.unreadable
     return replace(outer, changes=tuple(changes), unreadable=tuple(unreadable), special=special)
+
+
+def changes_between(old: Manifest, new: Manifest, *, environ: Mapping[str, str]) -> tuple[Change, ...]:
+    """Compare two snapshots of one repository by their manifests, submodules included. No file of them is read.
+
+    SnapshotError where the repository has dropped a commit.
+    """
+    return tree.differing(*(_entries(manifest, environ) for manifest in (old, new)))
+
+
+def _entries(manifest: Manifest, environ: Mapping[str, str]) -> tree.Entries:
+    stores = [Path(store) for store in manifest.stores]
+    found: tree.Entries = {}
+    for path, one in (("", manifest), *_submodules(manifest)):
+        part = _Part(one, Path(manifest.source_root), f"{path}/" if path else "", stores, True, None)
+        with _repository(part, environ) as here:
+            entries = _restore_index(here, part.root, one, "0" * len(one.head_sha))
+        found |= {part.prefix + name: entry for name, entry in entries.items()}
+    return found
+
+
+def _submodules(manifest: Manifest) -> Iterator[tuple[str, Manifest]]:
+    """The path of each, and the part of the manifest that is about it."""
+    for submodule in manifest.submodules:
+        yield (
+            submodule.path,
+            replace(
+                manifest,
+                head_sha=submodule.head_sha,
+                tree_sha=submodule.tree_sha,
+                changed=submodule.changed,
+                rules=submodule.rules or manifest.rules,
+                submodules=(),
+            ),
+        )
 
 
 class _Part(Struct, frozen=True):
@@ -173,10 +201,10 @@ def _own_stores(workspace: Path) -> list[Path]:
     return result
 
 
-def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
-    manifest, root = part.manifest, part.root
-    rules = manifest.rules
-    zero = "0" * len(manifest.head_sha)
+@contextmanager
+def _repository(part: _Part, environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """A git directory of our own over the part's files, until the block is left; the environment for git."""
+    manifest, rules = part.manifest, part.manifest.rules
     with tempfile.TemporaryDirectory(prefix="loom-verify-", dir=part.scratch) as scratch:
         git_dir = Path(scratch, "git")
         for name in ("objects/info", "refs", "info"):
@@ -194,7 +222,7 @@ def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
         here = git.environment_for(
             environ,
             git_dir=git_dir,
-            work_tree=root,
+            work_tree=part.root,
             index=Path(scratch, "index"),
             config=[
                 *part.config(environ),
@@ -205,7 +233,14 @@ def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
                 ("core.attributesFile", str(git_dir / layout.ATTRIBUTES_BELOW)),
             ],
         )
-        here |= git.NO_USER_CONFIG
+        yield {**here, **git.NO_USER_CONFIG}
+
+
+def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
+    manifest, root = part.manifest, part.root
+    rules = manifest.rules
+    zero = "0" * len(manifest.head_sha)
+    with _repository(part, environ) as here:
         before = _restore_index(here, root, manifest, zero)
         # Exit code 1: some differ. That is what the next two commands tell.
         git.Running(("update-index", "-q", "--refresh"), here, cwd=root).result(check=False)

@@ -133,17 +133,3 @@ def test_what_is_kept_by_policy() -> None:
     assert kept == [Status.FAILURE, Status.ERROR, Status.TIMED_OUT]
     assert keeps("always", Status.SUCCESS)
     assert not keeps("always", Status.CANCELED)
-
-
-def test_links_in_the_workspace_are_replaced_not_followed(tmp_path: Path) -> None:
-    from loom.snapshot.sync import _make_way
-
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    workspace = tmp_path / "workspace"
-    workspace.mkdir()
-    (workspace / "dir").symlink_to(outside)
-    _make_way(workspace, "dir/below/file")
-    assert (workspace / "dir").is_dir()
-    assert not (workspace / "dir").is_symlink()
-    assert list(outside.iterdir()) == []

@@ -19,9 +19,12 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import (
+    Merge,
     Patch,
     Snapshot,
     apply_patch,
+    bring,
+    compare,
     differing,
     discover,
     facts_of_commit,
@@ -33,7 +36,7 @@ from loom.snapshot import (
     take,
 )
 
-from .conftest import Repo
+from .conftest import NewRepo, Repo
 
 Snap = Callable[..., Snapshot]
 STRANGE = (b"a b", b"\xe9\xff", b"new\nline", b'quote"', b"tab\t", b"back\\slash", b"-dash", b":colon")
@@ -186,6 +189,129 @@ def test_a_link_in_place_of_a_directory_is_not_followed(work: Repo, snap: Snap, 
     assert patch.conflicts == {"added/file": "added is a link there"}
     assert not apply_patch(patch, work.root).failed
     assert [path.name for path in outside.iterdir()] == ["only"]
+
+
+class Synced:
+    """A checkout, a job's files that were its snapshot, and what was brought last."""
+
+    def __init__(self, work: Repo, snap: Snap) -> None:
+        self.work, self._snap = work, snap
+        taken = snap(work)
+        self.place = Repo(taken.path)
+        self._manifest = taken.path.with_suffix(".manifest.json")
+        self._manifest.write_bytes(manifest_bytes(taken.path))
+
+    def compare(self) -> tuple[Snapshot, Merge]:
+        taken = self._snap(self.work)
+        return taken, compare(
+            taken.path, self.place.root, environ=self.work.environ, manifest_file=self._manifest, not_there=()
+        )
+
+    def sync(self, *, theirs: bool = False) -> tuple[list[str], list[str]]:
+        taken, found = self.compare()
+        bring(taken.path, self.place.root, found, theirs=theirs)
+        self._manifest.write_bytes(manifest_bytes(taken.path))
+        return [change.path for change in found.changes], list(found.conflicts)
+
+
+@pytest.fixture
+def synced(work: Repo, snap: Snap) -> Synced:
+    return Synced(work, snap)
+
+
+def test_every_kind_of_change_is_brought_and_what_was_undone_is_undone(synced: Synced) -> None:
+    synced.place.write("made by the job")
+    own = files_of(synced.place.root)
+    change(synced.work)
+    synced.work.git("add", "-A")
+    synced.work.commit()  # as well as by edits
+    synced.sync()
+    assert files_of(synced.place.root) == {**files_of(synced.work.root), b"made by the job": (False, b"x\n")}
+    assert synced.sync() == ([], [])
+    synced.work.git("revert", "--no-edit", "HEAD")
+    synced.sync()
+    assert files_of(synced.place.root) == own
+
+
+def test_changes_on_both_sides_are_conflicts_until_it_is_decided(synced: Synced) -> None:
+    for side, text in ((synced.work, "checkout\n"), (synced.place, "job\n")):
+        side.write("text", text)
+        side.write("new", text)
+        side.write("latin", "the same\n")
+    (synced.place.root / "mode").unlink()
+    synced.work.write("mode", "changed\n")
+    (synced.work.root / "file").unlink()
+    synced.place.write("file", "changed\n")
+    synced.work.write("only here", "checkout\n")
+    before = files_of(synced.place.root)
+    _, found = synced.compare()
+    assert list(found.conflicts) == ["file", "mode", "new", "text"]
+    assert [change.path for change in found.changes] == ["only here"]
+    assert files_of(synced.place.root) == before
+
+    synced.sync()  # keeps the job's
+    assert files_of(synced.place.root) == {**before, b"only here": (False, b"checkout\n")}
+    assert synced.sync() == ([], []), "what was decided is not asked again"
+    synced.work.write("text", "again\n")
+    assert synced.sync(theirs=True) == ([], ["text"])
+    assert (synced.place.root / "text").read_text() == "again\n"
+
+
+def test_a_directory_gives_way_to_a_file_only_by_decision(synced: Synced, tmp_path: Path) -> None:
+    (synced.work.root / "deep/down/only").unlink()
+    (synced.work.root / "deep/down").rmdir()
+    (synced.work.root / "deep").rmdir()
+    synced.work.write("deep", "a file now\n")
+    synced.work.write("open/file", "x\n")
+    synced.place.write("deep/own", "x\n")
+    synced.place.link("open", str(tmp_path))
+    _, found = synced.compare()
+    assert found.conflicts.keys() == {"deep", "deep/down/only", "open/file"}
+    synced.sync(theirs=True)
+    assert (synced.place.root / "deep").read_text() == "a file now\n"
+    assert (synced.place.root / "open/file").read_text() == "x\n"
+    assert not (tmp_path / "file").exists()
+
+
+def test_what_a_snapshot_would_not_have_is_not_brought_nor_taken_away(synced: Synced) -> None:
+    synced.work.write(".gitignore", "*.log\n")
+    synced.work.write("a.log", "ignored\n")
+    synced.work.write("b.log", "forced\n")
+    synced.work.git("add", "-f", "b.log")
+    synced.work.git("update-index", "--skip-worktree", "latin")
+    (synced.work.root / "latin").unlink()
+    synced.place.write("b.log", "of the job\n")
+    assert synced.sync() == ([".gitignore"], ["b.log"])
+    assert (synced.place.root / "latin").exists()
+    assert not (synced.place.root / "a.log").exists()
+
+
+def test_files_of_a_submodule_are_brought(new_repo: NewRepo, snap: Snap) -> None:
+    inner, outer = new_repo("inner"), new_repo("outer")
+    inner.write("lib", "1\n")
+    inner.commit()
+    outer.git("submodule", "add", "-q", str(inner.root), "sub")
+    outer.commit()
+    synced = Synced(outer, snap)
+    (outer.root / "sub/lib").write_text("2\n")
+    assert synced.sync() == (["sub/lib"], [])
+    Repo(outer.root / "sub").commit()
+    assert synced.sync() == ([], [])
+    assert (synced.place.root / "sub/lib").read_text() == "2\n"
+    (outer.root / "sub/lib").write_text("1\n")
+    assert synced.sync() == (["sub/lib"], [])
+
+
+def test_a_repository_with_sha256_is_synced(tmp_path: Path, snap: Snap) -> None:
+    repo = Repo(tmp_path / "sha256")
+    repo.root.mkdir()
+    repo.git("init", "-q", "--object-format=sha256")
+    repo.write("a")
+    repo.commit()
+    synced = Synced(repo, snap)
+    repo.write("a", "changed\n")
+    repo.commit()
+    assert synced.sync() == (["a"], [])
 
 
 # Few names, so that files, links and directories take each other's places.
