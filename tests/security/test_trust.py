@@ -93,7 +93,7 @@ HARMLESS: dict[type, frozenset[str]] = {
         {
             *("id", "name", "stage", "steps", "provider", "image", "target", "shell", "variables", "needs", "when"),
             *("allow_failure", "retry", "timeout_s", "step_timeout_s", "resources", "network", "services", "artifacts"),
-            *("cache", "secrets", "matrix", "runner_pool", "places", "rule", "hardened"),
+            *("cache", "secrets", "matrix", "runner_pool", "places", "rule", "hardened", "merge_output"),
         }
     ),
     model.Step: frozenset({"phase", "number", "script", "file", "line", "literal"}),
