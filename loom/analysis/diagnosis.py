@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
@@ -83,7 +84,9 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     run_id: str
     state: str
     unrecorded: Unrecorded | None
-    """A later run of this checkout that was refused and left no record."""
+    """The run that was refused and left no record; `run_id` is then its start, and `state` is `refused`."""
+    previous_run_id: str | None = None
+    """The run before a refused one."""
     failed: bool
     error: str | None
     error_code: str | None = None
@@ -137,7 +140,6 @@ class Evidence(Struct, frozen=True, kw_only=True):
     receipt: Mapping[str, Any]
     pipeline: Mapping[str, Any]
     job: Mapping[str, Any] | None = None
-    unrecorded: Unrecorded | None = None
     lines: Sequence[str] = ()
     lines_total: int | None = None
     last_event_at: str | None = None
@@ -171,7 +173,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     return Diagnosis(
         run_id=evidence.run_id,
         state=evidence.state,
-        unrecorded=evidence.unrecorded,
+        unrecorded=None,
         failed=failed,
         error=ending.get("error"),
         error_code=ending.get("error_code"),
@@ -213,6 +215,36 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         receipt_path=evidence.receipt_path,
         job_manifest_path=evidence.job_manifest_path,
         events_path=evidence.events_path,
+    )
+
+
+def diagnose_refusal(unrecorded: Unrecorded, previous_run_id: str | None) -> Diagnosis:
+    """Explain a run that left no record."""
+    nothing: dict[str, Any] = dict.fromkeys(
+        (
+            *("last_event_at", "duration_ms", "head_sha", "tree_sha", "job_id", "job_status", "attempt", "step"),
+            *("section", "steps_total", "command", "image", "lines_total", "logs_command", "receipt_path"),
+            *("job_manifest_path", "events_path"),
+        )
+    )
+    return Diagnosis(
+        run_id=str(int(datetime.fromisoformat(unrecorded.at).timestamp() * 1e6) * 1000),
+        state="refused",
+        unrecorded=unrecorded,
+        previous_run_id=previous_run_id,
+        failed=True,
+        error="\n".join(filter(None, (unrecorded.error, unrecorded.hint))),
+        error_code=unrecorded.error_code,
+        exit_code=unrecorded.exit_code,
+        lines=[],
+        places=[],
+        failing_tests=[],
+        failing_tests_total=0,
+        causes=[],
+        others=[],
+        skipped=0,
+        reproduce=shlex.join(unrecorded.command),
+        **nothing,
     )
 
 

@@ -14,12 +14,11 @@ from loom.errors import LoomError, RecordError, RequestError
 from loom.record.documents import SectionSummary, StepSummary
 from loom.record.reader import Reading
 from loom.record.store import INTERRUPTED, RUNNING, read_document
-from loom.record.unrecorded import Unrecorded
 from loom.util.controls import visible
 
 
-def diagnosis_of(reading: Reading, job: str | None = None, unrecorded: Unrecorded | None = None) -> Diagnosis:
-    """`unrecorded`: a later run of the checkout that left no record. RequestError when the run has no such job."""
+def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
+    """Diagnose a run by one of its jobs (default: the first that failed). RequestError for an unknown job."""
     unfinished = reading.state in (RUNNING, INTERRUPTED)
     pipeline = reading.pipeline_manifest()
     units = reading.running_units() if unfinished else []
@@ -41,7 +40,6 @@ def diagnosis_of(reading: Reading, job: str | None = None, unrecorded: Unrecorde
             run_id=reading.run_id,
             state=reading.state,
             receipt=receipt,
-            unrecorded=unrecorded,
             pipeline=pipeline,
             job=manifest,
             lines=[visible(event.text) for event in events],

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -19,20 +20,31 @@ from loom.record.lines import STANDARD_OUTPUT
 from loom.status import ExitCode
 from loom.util.controls import without_commands
 
+RUNS = ("run", "rerun", "resume")
+"""The commands that start a run."""
+
 
 def run_app(arguments: list[str]) -> int:
     """Run the command line; return the exit code. Never raises."""
+    began_ns = time.time_ns()
     try:
         code = _ended_with(arguments)
         terminal.written()
         return code
-    except LoomError as error:
-        return _told(error)
     except KeyboardInterrupt:
         _print("interrupted")
         return ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001  the outermost boundary: what is no LoomError is our bug
-        return _foreign(error)
+        code = _told(error) if isinstance(error, LoomError) else _foreign(error)
+        if arguments and arguments[0] in RUNS:
+            _note_refusal(arguments, error, code, began_ns)
+        return code
+
+
+def _note_refusal(arguments: list[str], error: Exception, code: int, began_ns: int) -> None:
+    from loom.commands.refusal import note_refusal  # only a failed run needs it
+
+    note_refusal(arguments, error, code, began_ns=began_ns)
 
 
 def _ended_with(arguments: list[str]) -> int:

@@ -29,10 +29,9 @@ from loom.commands.project import Here
 from loom.commands.retention import clean_later
 from loom.commands.screen import screen_parts
 from loom.config import KEYS, Config
-from loom.errors import LoomError, RequestError
+from loom.errors import RequestError
 from loom.plan.model import CONTAINERS, Plan, Selection, resolve
 from loom.plan.variables import KNOWN_TO_PLANS
-from loom.record import unrecorded
 from loom.record.documents import Invocation
 from loom.render import diagnosis as forms
 from loom.render.closing import closing_lines
@@ -239,23 +238,6 @@ def run(*, local: bool, **given: Any) -> int:
 
 def run_with(options: Options) -> int:
     """Run the workflow; the exit code of the process."""
-    began_ns = time.time_ns()
-    try:
-        return _run(options)
-    except LoomError as error:
-        if not options.dry_run:
-            _note_unrecorded(error, began_ns)
-        raise
-
-
-def _note_unrecorded(error: LoomError, began_ns: int) -> None:
-    """Note a run that was refused before its record began: `loom diagnose` would explain the run before it."""
-    with suppress(LoomError, OSError):
-        here = project.here()
-        unrecorded.note(here.config.state_dir, here.root, error, began_ns=began_ns)
-
-
-def _run(options: Options) -> int:
     prepared = prepare(options)
     if options.dry_run:
         sys.stdout.write(plan_yaml(prepared.plan))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 
-from loom.errors import LoomError
 from loom.record.documents import Document, Moment
 from loom.record.events import timestamp
 from loom.status import Code
@@ -16,38 +15,37 @@ from loom.storage.files import read_regular
 from loom.storage.private import check_private, make_private
 from loom.util import atomic
 
-_LONGEST_ERROR = 2000
+LONGEST = 2000
+"""Characters of a text to keep."""
 
 
 class Unrecorded(Document, frozen=True, kw_only=True):
-    """A run that was refused: it left no record."""
+    """A run that was refused and left no record."""
 
     at: Moment
+    command: list[str]
     exit_code: Code
     error: str
+    error_code: str | None = None
+    hint: str | None = None
 
 
-def note(state_dir: Path, root: Path, error: LoomError, *, began_ns: int) -> None:
-    """OSError when it can't be kept."""
-    found = Unrecorded(
-        at=timestamp(began_ns),
-        exit_code=int(error.exit_code),
-        error=error.message[:_LONGEST_ERROR],
-    )
+def note(state_dir: Path, root: Path, found: Unrecorded) -> None:
+    """Keep it as the last one of the checkout at `root`. OSError when it can't be kept."""
     path = _path(state_dir, root)
     make_private(state_dir)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     atomic.write(path, msgspec.json.encode(found))
 
 
-def since(state_dir: Path, root: Path, run_id: str) -> Unrecorded | None:
-    """The last one of the checkout at `root`, if it is later than this run."""
+def since(state_dir: Path, root: Path, run_id: str | None) -> Unrecorded | None:
+    """Return the last one of the checkout at `root`, if it is later than this run (None: than none)."""
     try:
         check_private(state_dir)
         found = msgspec.json.decode(read_regular(_path(state_dir, root)), type=Unrecorded)
     except (OSError, ValueError):
         return None
-    return found if found.at > timestamp(int(run_id)) else None
+    return found if run_id is None or found.at > timestamp(int(run_id)) else None
 
 
 def _path(state_dir: Path, root: Path) -> Path:

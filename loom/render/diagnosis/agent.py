@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loom.analysis.diagnosis import Diagnosis
-from loom.render.diagnosis.text import unrecorded_text
+from loom.render.diagnosis.text import refused_lines
 from loom.render.records import run_age
 from loom.render.screen import Look
 from loom.util.units import rough_duration
@@ -14,11 +14,16 @@ _LINE = 160
 
 def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> list[str]:
     """Return whole lines within `MOST_BYTES`: drop output lines first, from the top, then all optional lines."""
+    if diagnosis.state == "refused":
+        return _fitting([_short(line, 300) for line in refused_lines(diagnosis, look, now_ns=now_ns)])
     head, tail = _head(diagnosis, now_ns), _tail(diagnosis)
     output = [f"  {_short(line)}" for line in diagnosis.lines]
     while output and _size([*head, "output:", *output, *tail]) > MOST_BYTES:
         output.pop(0)
-    found = [*head, *(["output:", *output] if output else []), *tail]
+    return _fitting([*head, *(["output:", *output] if output else []), *tail])
+
+
+def _fitting(found: list[str]) -> list[str]:
     while _size(found) > MOST_BYTES and len(found) > 1:
         found.pop(max(range(len(found)), key=lambda number: len(found[number].encode())))
     return found
@@ -36,8 +41,6 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
     took = f" after {rough_duration(diagnosis.duration_ms)}" if diagnosis.duration_ms is not None else ""
     tree = f"; tree {diagnosis.tree_sha[:12]}" if diagnosis.tree_sha else ""
     lines = [f"run {diagnosis.run_id}: {diagnosis.state}{took}{tree}; {run_age(diagnosis.run_id, now_ns)}"]
-    if diagnosis.unrecorded is not None:
-        lines.append(f"note: {_short(unrecorded_text(diagnosis.unrecorded), 300)}")
     if diagnosis.last_event_at is not None:
         lines.append(f"last event at {diagnosis.last_event_at}")
     if diagnosis.job_id is not None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loom.analysis.diagnosis import Diagnosis
-from loom.record.unrecorded import Unrecorded
 from loom.render.records import run_age
 from loom.render.screen import Look
 from loom.util.controls import visible
 
 
 def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
-    if diagnosis.unrecorded is not None:
-        yield look.styled(f"{look.marks['warn']} {unrecorded_text(diagnosis.unrecorded)}", "warn")
+    if diagnosis.state == "refused":
+        yield from refused_lines(diagnosis, look, now_ns=now_ns)
+        return
     yield look.styled(headline(diagnosis), "bad") if diagnosis.failed else look.styled(_nothing(diagnosis), "ok")
     tree = f", tree {diagnosis.tree_sha[:12]}" if diagnosis.tree_sha else ""
     on = ", still runs" if diagnosis.state == "running" else ""
@@ -50,10 +50,14 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
         yield f"events:  {diagnosis.events_path}"
 
 
-def unrecorded_text(unrecorded: Unrecorded) -> str:
-    """Report a later refused run, so that nobody mistakes the older one for it."""
-    first = visible(unrecorded.error.partition("\n")[0])
-    return f"a later run ended with exit code {unrecorded.exit_code} and left no record: {first}"
+def refused_lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
+    """Explain a run that left no record, so that no other run is taken for it."""
+    yield look.styled(headline(diagnosis), "bad")
+    yield look.styled(f"{run_age(diagnosis.run_id, now_ns)}; it left no record", "dim")
+    for line in (diagnosis.error or "").splitlines():
+        yield f"  {visible(line)}"
+    if diagnosis.previous_run_id is not None:
+        yield f"the run before it: loom diagnose {diagnosis.previous_run_id}"
 
 
 def _nothing(diagnosis: Diagnosis) -> str:
@@ -67,6 +71,8 @@ def _nothing(diagnosis: Diagnosis) -> str:
 
 def headline(diagnosis: Diagnosis) -> str:
     """Return one line: how the job or the run ended, and where."""
+    if diagnosis.state == "refused":
+        return f"refused: {visible(diagnosis.reproduce or 'loom run')}, exit code {diagnosis.exit_code}"
     if diagnosis.state == "interrupted" and diagnosis.job_status is None:
         begin = f"interrupted, last event at {diagnosis.last_event_at}"
     else:

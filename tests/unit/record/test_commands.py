@@ -330,16 +330,43 @@ def test_a_diagnosis_says_that_a_later_run_left_no_record(make: Make) -> None:
     project.loom("run", "--local", "--dry-run", "nothing", code=2)
     assert json.loads(project.loom("diagnose", "--json"))["unrecorded"] is None
     project.loom("run", "--local", "nothing", code=2)
-    later = json.loads(project.loom("diagnose", "--json"))["unrecorded"]
-    assert later["exit_code"] == 2
-    assert "nothing" in later["error"]
-    said = "a later run ended with exit code 2 and left no record: "
-    assert project.loom("diagnose").startswith(f"! {said}")
-    first, second, *_ = project.loom("diagnose", "--format", "agent").splitlines()
-    assert first.endswith(("; just now", "min ago"))
-    assert second.startswith(f"note: {said}")
+    refused = json.loads(project.loom("diagnose", "--json"))
+    assert (refused["state"], refused["exit_code"], refused["unrecorded"]["exit_code"]) == ("refused", 2, 2)
+    assert refused["previous_run_id"] == project.last().run_id
+    assert "nothing" in refused["error"]
+    for form in ("text", "agent"):
+        text = project.loom("diagnose", "--format", form)
+        assert text.startswith("refused: loom run --local nothing, exit code 2\n")
+        assert "exit 3" not in text
+        assert text.endswith(f"the run before it: loom diagnose {project.last().run_id}\n")
+    assert "::error title=refused" in project.loom("diagnose", "--format", "github")
+    assert project.loom("diagnose", project.last().run_id).startswith("failed: job a")
     project.loom("run", "--local", code=1)
-    assert said not in project.loom("diagnose")
+    assert project.loom("diagnose").startswith("failed: job a")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "error"),
+    [
+        (["run", "--nope"], {}, "No such option: --nope"),
+        (["run", "--var"], {}, "requires an argument"),
+        (["run", "--event", "x"], {}, "--event"),
+        (["run"], {"LOOM_CONTAINER": "x"}, "LOOM_CONTAINER"),
+        (["rerun", "none"], {}, "none"),
+        (["resume", "--nope"], {}, "--nope"),
+        (["run", "nojob"], {}, "nojob"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_each_refused_run_is_explained_as_such(
+    make: Make, arguments: list[str], environ: dict[str, str], error: str
+) -> None:
+    project = make("version: v1\nstages: [s]\na:\n  stage: s\n  script: [exit 3]\n")
+    project.loom(*arguments, code=2, **environ)
+    found = json.loads(project.loom("diagnose", "--json"))
+    assert (found["state"], found["previous_run_id"]) == ("refused", None)
+    assert found["unrecorded"]["command"] == ["loom", *arguments]
+    assert error in found["error"]
 
 
 def test_a_job_that_failed_is_explained_while_others_run(make: Make, tmp_path: Path) -> None:
