@@ -15,14 +15,15 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct, field
 
-from loom.analysis import known_failures
+from loom.analysis import known_failures, patterns
 from loom.analysis.diff import Pair
 from loom.analysis.known_failures import Cause
+from loom.analysis.patterns import Failure, Group, Reader, from_root
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
+from loom.record.highlights import NOT_TELLING, TELLING
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest
-from loom.util.paths import JOB_PLACE
 
 LINES_READ = 400
 """Number of last lines of the failing unit to inspect."""
@@ -111,6 +112,14 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     places: list[Place]
     failing_tests: list[FailingTest]
     failing_tests_total: Count
+    failures: list[Failure]
+    """The first ones of what the output reports as wrong, by the formats of tools that are known."""
+    failures_total: Count
+    groups: list[Group]
+    """Failures and failing tests by cause, the most frequent first."""
+    groups_total: Count
+    output_read: Literal["all", "highlights", "part"]
+    """All lines; the last lines and all earlier ones that tell; or the last lines and some earlier ones that tell."""
     causes: list[Cause]
     since_green: SinceGreen | None = None
     """None where no earlier run is known in which the job passed."""
@@ -141,6 +150,10 @@ class Evidence(Struct, frozen=True, kw_only=True):
     pipeline: Mapping[str, Any]
     job: Mapping[str, Any] | None = None
     lines: Sequence[str] = ()
+    """Lines that tell, a gap between those that do not follow each other, then the last lines."""
+    output_read: Literal["all", "highlights", "part"] = "all"
+    formats: Sequence[Reader] | None = None
+    """None: those of the table."""
     lines_total: int | None = None
     last_event_at: str | None = None
     unit: tuple[str | None, str | None] = (None, None)
@@ -170,6 +183,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     printed = [_clipped(line) for line in evidence.lines] if failed else []
     command = job.get("failing_command") or of_step.get("command")
     looked_at = [*printed, *_own_words(ending, step, printed)]
+    failures = patterns.failures(printed, evidence.formats or patterns.readers())
+    groups = patterns.groups(failures, tests)
     return Diagnosis(
         run_id=evidence.run_id,
         state=evidence.state,
@@ -194,9 +209,14 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         image=(job.get("image") or {}).get("name"),
         lines=lines_that_matter(printed),
         lines_total=evidence.lines_total,
-        places=_places(looked_at, of_step, tests) if failed else [],
+        places=_places(looked_at, of_step, tests, failures) if failed else [],
         failing_tests=tests[:20],
         failing_tests_total=failing_tests_total(tests, job.get("test_reports")),
+        failures=failures[: patterns.MOST_FAILURES],
+        failures_total=len(failures),
+        groups=groups[: patterns.MOST_GROUPS],
+        groups_total=len(groups),
+        output_read=evidence.output_read,
         causes=_causes(evidence, ending, looked_at, command) if failed else [],
         others=[
             OtherFailure(
@@ -261,7 +281,7 @@ def _causes(evidence: Evidence, ending: Mapping[str, Any], lines: Sequence[str],
         ended=job.get("status") or evidence.state,
         error=ending.get("error"),
         exit_code=ending.get("exit_code"),
-        lines=lines[-LINES_READ:],
+        lines=lines,
         on_host=not job.get("image"),
         first=[] if ignored is None else [known_failures.ignored_file(ignored.path, ignored.rule)],
     )
@@ -286,14 +306,6 @@ def _logs_command(run_id: str, job_id: str | None, unit: str | None) -> str | No
 
 
 # -- the lines that matter ----------------------------------------------------------------------------------------
-
-_TELLING = re.compile(
-    r"""\b(?:error|errors|failed|failure|fatal|panic|panicked|exception|traceback|assert\w*|undefined|unresolved
-    |cannot|can't|could\ not|unable\ to|not\ found|no\ such\ file|denied|refused|segmentation\ fault|killed
-    |timed?\ ?out|abort\w*|invalid|unexpected|expected)\b|^E\s{2,}|^FAIL\b|^not\ ok\b|✗|✘|✕|[A-Z]\w+(?:Error|Exception)\b""",
-    re.VERBOSE | re.IGNORECASE,
-)
-_NOT_TELLING = re.compile(r"\b0 (?:errors?|failed|failures)\b|\bno errors?\b|^\s*\^+\s*$", re.IGNORECASE)
 
 
 def telling_line(diagnosis: Diagnosis) -> str | None:
@@ -320,18 +332,23 @@ def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN) -> list[str
     for number in range(len(lines) - 1, -1, -1):
         if len(keep) >= room:
             break
-        if _TELLING.search(lines[number]) and not _NOT_TELLING.search(lines[number]):
+        if TELLING.search(lines[number]) and not NOT_TELLING.search(lines[number]):
             keep |= {around for around in (number, number + 1, number - 1) if 0 <= around < len(lines)}
-    number = len(lines) - 1
-    while len(keep) < room and number >= 0:  # nothing specific: more of the end
+    early = max((number for number, line in enumerate(lines) if line == patterns.GAP), default=0)
+    for number in (
+        *range(early - 1, -1, -1),
+        *range(len(lines) - 1, early, -1),
+    ):  # nothing telling: what was chosen, the end
+        if len(keep) >= room:
+            break
         keep.add(number)
-        number -= 1
     shown: list[str] = []
     before = -1
     for number in sorted(keep):
-        if number != before + 1:
-            shown.append("…")
-        shown.append(lines[number])
+        if number != before + 1 and shown[-1:] != [patterns.GAP]:
+            shown.append(patterns.GAP)
+        if lines[number] != patterns.GAP or shown[-1:] != [patterns.GAP]:
+            shown.append(lines[number])
         before = number
     return shown if len(shown) <= most else ["…", *shown[len(shown) - most + 1 :]]
 
@@ -348,9 +365,16 @@ _PLACES = (
 _FOREIGN = re.compile(r"(?:^|/)(?:site-packages|dist-packages|node_modules|lib/python[\d.]+|\.cargo|go/pkg)/|^<")
 
 
-def _places(lines: Sequence[str], step: Mapping[str, Any], tests: Sequence[FailingTest]) -> list[Place]:
-    """Return locations by certainty: the step's line, lines in test reports, lines in the output."""
+def _places(
+    lines: Sequence[str], step: Mapping[str, Any], tests: Sequence[FailingTest], failures: Sequence[Failure]
+) -> list[Place]:
+    """Return places, the most certain first: the step's line, failing tests, failures, mentions in the output."""
     of_tests = [Place(file=t.file, line=t.line, column=None) for t in tests if t.file and t.line]
+    of_tests += [
+        Place(file=each.file, line=each.line, column=each.column)
+        for each in failures
+        if each.file and each.line and not is_foreign(each.file)
+    ]
     found: dict[tuple[str, int], Place] = {}
     for place in (*places_in_step(lines, step), *of_tests, *places_in(lines)):
         found.setdefault((place.file, place.line), place)
@@ -378,8 +402,8 @@ def places_in(lines: Sequence[str], most: int = MOST_PLACES) -> list[Place]:
     for line in reversed(lines):
         for pattern in _PLACES:
             for match in pattern.finditer(line):
-                file = _from_root(match["file"])
-                if _FOREIGN.search(file) or file.startswith("/"):
+                file = from_root(match["file"])
+                if is_foreign(file):
                     continue
                 column = match.groupdict().get("column")
                 place = Place(file=file, line=int(match["line"]), column=int(column) if column else None)
@@ -389,11 +413,9 @@ def places_in(lines: Sequence[str], most: int = MOST_PLACES) -> list[Place]:
     return list(found.values())
 
 
-_ROOTS = re.compile(rf"^(?:/workspace|\S*/{JOB_PLACE})/|^\./")
-
-
-def _from_root(path: str) -> str:
-    return _ROOTS.sub("", path)
+def is_foreign(path: str) -> bool:
+    """Whether the file is a library's, or lies outside the project."""
+    return path.startswith("/") or _FOREIGN.search(path) is not None
 
 
 # -- causes ---------------------------------------------------------------------------------------------------------
@@ -419,10 +441,10 @@ def missing_paths(lines: Sequence[str], command: str | None) -> list[str]:
     found: dict[str, None] = {}
     for line in reversed(lines):
         for path in _missing_in(line):
-            known = _from_root(path.strip())
+            known = from_root(path.strip())
             if known and not known.startswith(("/", "-", "..")):
                 for folder in below:
-                    found[f"{_from_root(folder)}{known}"] = None
+                    found[f"{from_root(folder)}{known}"] = None
     return list(found)
 
 

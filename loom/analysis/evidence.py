@@ -9,11 +9,14 @@ from typing import Any
 
 import msgspec
 
+from loom.analysis import patterns
 from loom.analysis.diagnosis import LINES_READ, Diagnosis, Evidence, Ignored, diagnose
 from loom.errors import LoomError, RecordError, RequestError
-from loom.record.documents import SectionSummary, StepSummary
+from loom.record.documents import Highlights, SectionSummary, StepSummary
+from loom.record.highlights import Watch, of_file
 from loom.record.reader import Reading
 from loom.record.store import INTERRUPTED, RUNNING, read_document
+from loom.storage.files import open_regular
 from loom.util.controls import visible
 
 
@@ -33,6 +36,8 @@ def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
             unit = (open_unit.step, open_unit.section)
             events_path = str(open_unit.events.relative_to(reading.paths.logs))
     events = reading.tail(events_path, LINES_READ) if events_path else []
+    summary = _summary(reading, events_path)
+    highlights = _highlights(reading, events_path, summary) if len(events) == LINES_READ else Highlights()
     receipt = reading.receipt()
     root = receipt.get("repo_root")
     return diagnose(
@@ -42,8 +47,9 @@ def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
             receipt=receipt,
             pipeline=pipeline,
             job=manifest,
-            lines=[visible(event.text) for event in events],
-            lines_total=_lines_total(reading, events_path),
+            lines=[*(_early(highlights, events[0].seq) if events else ()), *(visible(event.text) for event in events)],
+            output_read="all" if len(events) < LINES_READ else "highlights" if highlights.complete else "part",
+            lines_total=_lines_total(summary),
             last_event_at=reading.last_sign() if unfinished else None,
             unit=unit,
             receipt_path=str(reading.paths.receipt) if reading.entry.receipt else None,
@@ -67,16 +73,42 @@ def _failing_file(manifest: Mapping[str, Any] | None) -> tuple[str | None, tuple
     return path, (manifest["failing_step"], manifest["failing_section"])
 
 
-def _lines_total(reading: Reading, events_path: str | None) -> int | None:
+def _summary(reading: Reading, events_path: str | None) -> Mapping[str, Any]:
+    """That of the failing step or section; empty while it goes on."""
     if events_path is None:
-        return None
+        return {}
     path = (reading.paths.logs / events_path).with_name("summary.json")
     try:
-        kind = SectionSummary if "/system/" in events_path else StepSummary
-        output = (read_document(path, kind) or {}).get("output")
+        return read_document(path, SectionSummary if "/system/" in events_path else StepSummary) or {}
     except RecordError:
-        return None
+        return {}
+
+
+def _lines_total(summary: Mapping[str, Any]) -> int | None:
+    output = summary.get("output")
     return None if output is None else int(output["stdout_lines"] + output["stderr_lines"])
+
+
+def _highlights(reading: Reading, events_path: str | None, summary: Mapping[str, Any]) -> Highlights:
+    """As they were recorded; from the events file where the step did not end."""
+    if (recorded := summary.get("highlights")) is not None:
+        return msgspec.convert(recorded, Highlights)
+    if summary or events_path is None:
+        return Highlights(complete=False)
+    with open_regular(reading.paths.logs / events_path) as file:
+        return of_file(file, Watch(lambda: patterns.words(patterns.table())))
+
+
+def _early(highlights: Highlights, before: int) -> list[str]:
+    """The lines that come before an event, with a gap wherever lines are left out."""
+    lines: list[str] = []
+    last = 0
+    for line in highlights.lines:
+        if line.seq >= before:
+            break
+        lines += [patterns.GAP, line.text] if line.line != last + 1 else [line.text]
+        last = line.line
+    return [*lines, patterns.GAP] if lines else []
 
 
 def _ignored(root: Path, paths: Sequence[str]) -> Ignored | None:

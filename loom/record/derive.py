@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from loom.record.documents import (
+    Highlights,
     Invocation,
     JobManifest,
     JobSummary,
@@ -76,6 +77,7 @@ def step_summary(fold: RunFold, job_id: str, attempt: int, step: str) -> StepSum
         finished_at=span.finished_at,
         duration_ms=span.duration_ms,
         output=_counts(data),
+        highlights=_highlights(data),
         events_path=f"{step_dir(job_id, step, attempt, job.attempts)}/events.jsonl",
     )
 
@@ -93,13 +95,19 @@ def section_summary(fold: RunFold, job_id: str, section: str) -> SectionSummary:
         finished_at=span.finished_at,
         duration_ms=span.duration_ms,
         output=_counts(span.data),
-        data={key: value for key, value in span.data.items() if key != "output"},
+        highlights=_highlights(span.data),
+        data={key: value for key, value in span.data.items() if key not in ("output", "highlights")},
         events_path=f"{section_dir(job_id, section)}/events.jsonl",
     )
 
 
 def _counts(data: dict[str, Any]) -> OutputCounts:
     return OutputCounts(**data.get("output", {}))
+
+
+def _highlights(data: dict[str, Any]) -> Highlights | None:
+    shape = data.get("highlights")
+    return None if shape is None else msgspec.convert(shape, Highlights)
 
 
 # -- jobs

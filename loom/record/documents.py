@@ -68,6 +68,33 @@ class OutputCounts(Document, frozen=True, kw_only=True):
     stderr_bytes: Count = 0
 
 
+Why = Literal["error", "test", "place", "change", "context"]
+
+
+class Highlight(Document, frozen=True, kw_only=True):
+    """A line of output that tells why a step failed."""
+
+    seq: Positive
+    line: Positive
+    """Which line of the events file it is."""
+    offset: Count
+    """Where that line begins, in bytes."""
+    text: str
+    """Without control sequences; of a long line, its beginning and its end."""
+    why: Why
+    """An error, a failing test, a place in a file, a change in the kind of output; or what belongs to such a line."""
+
+
+class Highlights(Document, frozen=True, kw_only=True):
+    """The first and the last lines that tell, in order; at most 16 KB of text."""
+
+    lines: list[Highlight] = field(default_factory=list)
+    found: Count = 0
+    """How many lines tell, those that are not kept included."""
+    complete: bool = True
+    """Whether every line with a telling word was looked at, and none was left out for want of room."""
+
+
 class StepSummary(Document, frozen=True, kw_only=True):
     schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
     kind: Literal["step-summary"] = "step-summary"
@@ -85,6 +112,8 @@ class StepSummary(Document, frozen=True, kw_only=True):
     finished_at: Moment | None
     duration_ms: Milliseconds | None
     output: OutputCounts
+    highlights: Highlights | None = None
+    """Of a step that did not succeed."""
     events_path: Place
 
 
@@ -101,6 +130,8 @@ class SectionSummary(Document, frozen=True, kw_only=True):
     finished_at: Moment | None
     duration_ms: Milliseconds | None
     output: OutputCounts
+    highlights: Highlights | None = None
+    """Of a section that did not succeed."""
     data: dict[str, Any] = field(default_factory=dict)
     events_path: Place
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Required, TypedDict
 import msgspec
 from msgspec import Meta
 
-from loom.record.documents import Invocation, OutputCounts, Place, SavedArtifacts
+from loom.record.documents import Highlights, Invocation, OutputCounts, Place, SavedArtifacts
 from loom.status import Code, Count, FailingTest, Status
 
 Milliseconds = Annotated[float, Meta(ge=-1e15, le=1e15)]
@@ -43,6 +43,7 @@ class _Phase(TypedDict, total=False):
     literal: bool
     attempt: Count
     output: OutputCounts
+    highlights: Highlights
 
 
 class _Step(TypedDict, total=False):

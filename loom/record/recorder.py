@@ -9,11 +9,13 @@ from msgspec.structs import replace
 
 from loom.record import derive
 from loom.record.derive import job_dir, section_dir, step_dir
-from loom.record.documents import Receipt, dump
+from loom.record.documents import Receipt, dump, plain
 from loom.record.events import PhaseCode, PhaseEvent, encode
 from loom.record.fold import RunFold
+from loom.record.highlights import Highlighter, Watch
 from loom.record.journal import OutputBatch
 from loom.record.store import RunRecord
+from loom.status import Status
 
 
 class Recorder:
@@ -24,11 +26,16 @@ class Recorder:
     `phase` the run.
     """
 
-    def __init__(self, record: RunRecord) -> None:
+    def __init__(self, record: RunRecord, watch: Watch) -> None:
         self._record = record
+        self._watch = watch
+        self._highlighters: dict[str, Highlighter] = {}
+        """Of the steps and sections that go on, by their files."""
         self.fold = RunFold()
 
     def phase(self, event: PhaseEvent) -> None:
+        if event.kind == "phase_finished" and (event.step or event.section):
+            event = self._with_highlights(event)
         self.fold.apply(event)
         line = encode(event)
         self._record.append("events.jsonl", line)
@@ -42,12 +49,25 @@ class Recorder:
     def output(self, batch: OutputBatch) -> None:
         relative = _output_file(batch.where.job_id, batch.where.step, batch.where.section)
         self._record.append_output(relative, batch.encoded)
+        if relative in self._highlighters:
+            self._highlighters[relative].feed(batch.encoded)
+
+    def _with_highlights(self, event: PhaseEvent) -> PhaseEvent:
+        """What the output of the phase tells is a fact of its end, so that the documents follow from the events."""
+        highlighter = self._highlighters.pop(_output_file(event.job_id, event.step, event.section), None)
+        if highlighter is None or event.status is Status.SUCCESS:
+            return event
+        return replace(event, data={**event.data, "highlights": plain(highlighter.finish())})
 
     def _own_file(self, event: PhaseEvent, line: bytes) -> None:
         if event.step is None and event.section is None:
             return
         relative = _output_file(event.job_id, event.step, event.section)
+        if event.kind == "phase_started":
+            self._highlighters[relative] = Highlighter(self._watch, self._record.size(relative))
         self._record.append(relative, line)
+        if relative in self._highlighters:
+            self._highlighters[relative].feed(line)
         if event.kind == "phase_finished":
             self._record.close(relative)
 

@@ -221,6 +221,13 @@ class RunRecord:
                     os.ftruncate(file.fileno(), os.fstat(file.fileno()).st_size - half)
             raise
 
+    def size(self, relative: str) -> int:
+        """Bytes in a file below `logs/<run_id>/`; 0 before it exists."""
+        try:
+            return (self.paths.logs / relative).stat().st_size
+        except OSError:
+            return 0
+
     def close(self, relative: str) -> None:
         file = self._files.pop(relative, None)
         if file is not None:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from loom import __version__, snapshot
+from loom.analysis import patterns
 from loom.errors import LoomError
 from loom.plan.image_lock import identity, shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
 from loom.record.documents import Receipt, dump, plain
 from loom.record.events import PIPELINE, RUN, PhaseCode
+from loom.record.highlights import Watch
 from loom.record.journal import Journal, Outcome
 from loom.record.lines import encodable
 from loom.record.reader import Reading
@@ -43,7 +45,7 @@ class Run:
         self._beginning = beginning
         self._workspace = beginning.workspace
         self._record = beginning.record
-        self._recorder = Recorder(self._record)
+        self._recorder = Recorder(self._record, Watch(lambda: patterns.words(patterns.table())))
         self._diagnosed: Diagnosis | None = None
         self._journal = Journal(
             run_id=request.run_id,

@@ -1,0 +1,407 @@
+"""The lines of a step's output that tell why it failed, chosen while the output is recorded.
+
+One automaton of literal words decides which lines are looked at, so that other lines cost nothing in Python. It searches the
+bytes of the events file, so the same code reads the file of a run that was killed, or that goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from loom.record.documents import Highlight, Highlights, Why
+from loom.util import jsons
+from loom.util.controls import cleaned
+
+if TYPE_CHECKING:
+    from ahocorasick_rs import BytesAhoCorasick
+
+SHELF = 3000
+"""Bytes of text kept of the first lines that tell, and as many of the last; failing tests have a shelf of their own."""
+LONGEST = 400
+"""Characters of a line: of a longer one, its beginning and its end."""
+_BLOCK = 1 << 18
+_REACH = 1 << 14
+"""Bytes before and after a line in which its heading and its continuation are looked for."""
+_EXAMINED = 10_000
+"""Lines with a word that are looked at; after so many, only those in the last `_LAST` bytes of each block are."""
+_LAST = 1 << 11
+_SAME: Final[dict[Why, int]] = {"error": 3, "place": 3, "test": 60}
+"""How many lines that differ in numbers alone are kept."""
+_FORMS = 4096
+_SAMPLE = 1 << 15
+_UNIFORM = 3
+"""So many samples of one form, `_SAMPLE` bytes apart, are output of one kind: the line after it is kept."""
+_SWITCHES = 8
+"""Changes between standard output and standard error that are kept; more are no news."""
+
+TELLING = re.compile(
+    r"""\b(?:error|errors|failed|failure|failures|fatal|panic|panicked|exception|traceback|assert\w*|undefined|unresolved
+    |cannot|can't|could\ not|unable\ to|not\ found|no\ such\ file|denied|refused|segmentation\ fault|killed
+    |timed?\ ?out|abort\w*|invalid|unexpected|expected)\b|^E\s{2,}|^FAIL\b|\bnot\ ok\b|✗|✘|✕|[A-Z]\w+(?:Error|Exception)\b""",
+    re.VERBOSE | re.IGNORECASE,
+)
+NOT_TELLING = re.compile(r"\b0 (?:errors?|failed|failures)\b|\bno errors?\b|^\s*\^+\s*$", re.IGNORECASE)
+
+_PLACE = re.compile(r"\.\w{1,5}(?::\d|\(\d)")
+WORDS: dict[str, Why] = {
+    **dict.fromkeys(("rror", "RROR", "fail", "Fail", "FAIL", "fatal", "FATAL", "Fatal", "panic", "xception"), "error"),
+    **dict.fromkeys(("raceback", "ssert", "annot ", "can't", "not found", "o such file", "denied", "refused"), "error"),
+    **dict.fromkeys(
+        ("egmentation", "illed", "imed out", "nvalid", "ndefined", "nresolved", "xpected", "bort"), "error"
+    ),
+    **dict.fromkeys(("nable to", "ould not"), "error"),
+    **dict.fromkeys(("not ok", "✗", "✘", "✕"), "test"),
+    **dict.fromkeys((".py:", ".go:", ".rb:", ".ts:", ".js:", "--> "), "place"),
+}
+"""What a line contains that is looked at, and why. A table of formats adds to it."""
+_AT_ONCE = 20
+"""Words that one automaton searches for: of so few, it compares many bytes in one instruction."""
+
+
+class Watch:
+    """The words to look for. Made once a run, when the first block of output is complete or the first step has failed."""
+
+    def __init__(self, words: Callable[[], dict[str, Why]] = dict) -> None:
+        self._words = words
+
+    @cached_property
+    def _kinds(self) -> list[tuple[bytes, Why]]:
+        """The words as an events file has them, the longest first."""
+        words = {**WORDS, **self._words()}
+        return sorted(
+            ((jsons.encode_line(word)[1:-2], why) for word, why in words.items()), key=lambda word: -len(word[0])
+        )
+
+    @cached_property
+    def _automata(self) -> list[tuple[BytesAhoCorasick, list[Why]]]:
+        groups = [self._kinds[at : at + _AT_ONCE] for at in range(0, len(self._kinds), _AT_ONCE)]
+        return [(automaton(tuple(word for word, _ in group)), [why for _, why in group]) for group in groups]
+
+    def found_in(self, data: bytes) -> list[tuple[int, Why]]:
+        """Where words are, in order."""
+        found: list[tuple[int, Why]] = []
+        for searched, kinds in self._automata:
+            found += [(at, kinds[word]) for word, at, _ in searched.find_matches_as_indexes(data)]
+        found.sort()
+        return found
+
+
+@cache
+def automaton(words: tuple[bytes, ...]) -> BytesAhoCorasick:
+    from ahocorasick_rs import BytesAhoCorasick, MatchKind
+
+    return BytesAhoCorasick(words, matchkind=MatchKind.LeftmostFirst)
+
+
+class _Output(Struct, frozen=True):
+    """An output event, as far as this module needs it; any other event has no `text`."""
+
+    seq: int
+    text: str = ""
+    stream: str = ""
+
+
+_DECODER = msgspec.json.Decoder(_Output)
+
+
+class _Shelf:
+    """The first blocks of lines that have room, and the last ones."""
+
+    def __init__(self, room: int = SHELF) -> None:
+        self._room = room
+        self._first: list[list[Highlight]] = []
+        self._last: deque[list[Highlight]] = deque()
+        self._sizes = [0, 0]
+        self.dropped = False
+
+    def add(self, block: list[Highlight]) -> None:
+        block = _fitting(block, self._room // 2)
+        size = _size(block)
+        if not self._last and self._sizes[0] + size <= self._room:
+            self._first.append(block)
+            self._sizes[0] += size
+            return
+        self._last.append(block)
+        self._sizes[1] += size
+        while self._sizes[1] > self._room:
+            self._sizes[1] -= _size(self._last.popleft())
+            self.dropped = True
+
+    def lines(self) -> Iterator[Highlight]:
+        for block in (*self._first, *self._last):
+            yield from block
+
+
+def _size(block: Sequence[Highlight]) -> int:
+    return sum(len(line.text.encode()) + 1 for line in block)
+
+
+def _fitting(block: list[Highlight], room: int) -> list[Highlight]:
+    """The block; of a larger one its first lines, and as many of its last ones as fit."""
+    if _size(block) <= room:
+        return block
+    head, tail = block[:3], block[3:]
+    while tail and _size(head) + _size(tail) > room:
+        tail.pop(0)
+    return head + tail
+
+
+class Highlighter:
+    """Chooses the lines of one events file. Feed it the file's bytes, whole lines at a time, in order."""
+
+    def __init__(self, watch: Watch, start: int = 0) -> None:
+        """`start`: the offset in the file at which the bytes begin."""
+        self._watch = watch
+        self._new: list[bytes] = []
+        self._size = 0
+        self._data = b""
+        """The end of the last block: context, and lines that wait for what follows them."""
+        self._start = start
+        """The offset of `_data` in the file."""
+        self._counted = (start, 1)
+        """An offset, and the number of the line that begins there."""
+        self._done = start
+        """The offset up to which lines were looked at."""
+        self._shelves: dict[Why, _Shelf] = {"error": _Shelf(), "test": _Shelf(), "place": _Shelf(SHELF // 3)}
+        self._seen: dict[str, int] = {}
+        self._examined = 0
+        self._found = 0
+        self._part = False
+        self._changes: list[Highlight] = []
+        self._switches = 0
+        self._stream = b"stderr"
+        self._taken = 0
+        """The offset up to which lines were kept as the continuation of another."""
+        self._sample_at = start
+        self._uniform = ("", 0)
+
+    @property
+    def read(self) -> int:
+        """Bytes that were fed."""
+        return self._start + len(self._data) + self._size
+
+    def feed(self, data: bytes) -> None:
+        self._new.append(data)
+        self._size += len(data)
+        if self._size >= _BLOCK:
+            self._scan(final=False)
+
+    def finish(self) -> Highlights:
+        """The lines that were chosen. Nothing can be fed afterwards."""
+        self._scan(final=True)
+        found = {line.seq: line for shelf in self._shelves.values() for line in shelf.lines()}
+        for line in self._changes:
+            found.setdefault(line.seq, line)
+        return Highlights(
+            lines=[found[seq] for seq in sorted(found)],
+            found=self._found,
+            complete=not self._part and not any(shelf.dropped for shelf in self._shelves.values()),
+        )
+
+    def _scan(self, *, final: bool) -> None:
+        data = self._data = b"".join((self._data, *self._new))
+        self._new, self._size = [], 0
+        end = len(data) if final else max(0, data.rfind(b"\n", 0, max(0, len(data) - _REACH)) + 1)
+        begin = self._done - self._start
+        if end > begin:
+            self._look(data, begin, end)
+            self._done = self._start + end
+        keep = data.rfind(b"\n", 0, max(0, end - _REACH)) + 1
+        self._number(data, keep)
+        self._data = data[keep:]
+        self._start += keep
+
+    def _look(self, data: bytes, begin: int, end: int) -> None:
+        if self._examined >= _EXAMINED:
+            self._part = True
+            searched = max(begin, data.rfind(b"\n", 0, max(0, end - _LAST)) + 1)
+        else:
+            searched = begin
+        hits = list(self._lines_with_a_word(data, searched, end))
+        self._examined += len(hits)
+        for start, why in hits:
+            if self._start + start >= self._taken:
+                self._taken = self._start + self._examine(data, start, why)
+        self._changes_of_stream(data, begin, end)
+        self._changes_of_form(data, begin, end)
+
+    def _lines_with_a_word(self, data: bytes, begin: int, end: int) -> Iterator[tuple[int, Why]]:
+        """Where such a line begins, and what its surest word is for."""
+        start = stop = -1
+        why: Why = "place"
+        for place, kind in self._watch.found_in(data[begin:end]):
+            at = begin + place
+            if at >= stop:
+                if start >= 0:
+                    yield start, why
+                start, stop = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at)
+                why = kind
+            elif why != "test" and kind != "place":
+                why = kind
+        if start >= 0:
+            yield start, why
+
+    def _examine(self, data: bytes, start: int, why: Why) -> int:
+        """Keep the line if it tells, with what belongs to it. Returns where the next line to look at begins."""
+        event, after = self._event(data, start)
+        if event is None:
+            return after
+        text = _clipped(event.text)
+        if why != "test" and not (why == "error" and TELLING.search(text)):
+            why = "place"
+        if (why == "place" and not _PLACE.search(text)) or NOT_TELLING.search(text):
+            return after
+        self._found += 1
+        form = _form(text)
+        seen = self._seen.get(form, 0)
+        if seen or len(self._seen) < _FORMS:
+            self._seen[form] = seen + 1
+        if seen >= _SAME[why]:
+            return after
+        following, after = self._following(data, text, after, start + _REACH)
+        heading = self._heading(data, start, text) if text[:1].isspace() else []
+        self._shelves[why].add([*heading, self._highlight(event, start, text, why), *following])
+        return after
+
+    def _event(self, data: bytes, start: int) -> tuple[_Output | None, int]:
+        """The line of output that begins there, None for another event; and where the next event begins."""
+        stop = data.find(b"\n", start)
+        try:
+            event = _DECODER.decode(data[start:stop])
+        except ValueError:
+            return None, stop + 1
+        return (event if event.stream else None), stop + 1
+
+    def _highlight(self, event: _Output, start: int, text: str, why: Why) -> Highlight:
+        return Highlight(
+            seq=event.seq, line=self._number(self._data, start), offset=self._start + start, text=text, why=why
+        )
+
+    def _number(self, data: bytes, start: int) -> int:
+        """The number of the line that begins there, counted from the last place that was asked for."""
+        offset, number = self._counted
+        known = offset - self._start
+        number += data.count(b"\n", known, start) if start >= known else -data.count(b"\n", start, known)
+        self._counted = (self._start + start, number)
+        return number
+
+    def _line(self, data: bytes, start: int, why: Why) -> Highlight | None:
+        event, _ = self._event(data, start)
+        return None if event is None else self._highlight(event, start, _clipped(event.text), why)
+
+    def _heading(self, data: bytes, start: int, text: str) -> list[Highlight]:
+        """The last line before an indented one that is less indented: of a list of errors, the file's name."""
+        lowest = max(0, start - _REACH)
+        for _ in range(40):
+            before = data.rfind(b"\n", 0, max(0, start - 1)) + 1
+            if start == 0 or before < lowest:
+                break
+            start = before
+            line = self._line(data, start, "context")
+            if line is not None and line.text.strip() and _indent(line.text) < _indent(text):
+                return [line]
+        return []
+
+    def _following(self, data: bytes, first: str, at: int, limit: int) -> tuple[list[Highlight], int]:
+        """The lines that belong to `first`: a whole traceback, or what is indented or marked as its continuation."""
+        traceback = "Traceback (most recent call last)" in first
+        most, indent = (60 if traceback else 16), _indent(first)
+        found: list[Highlight] = []
+        blank: list[Highlight] = []
+        end = after = at
+        while len(found) < most and at < min(len(data), limit):
+            line = self._line(data, at, "context")
+            after = data.find(b"\n", at) + 1
+            if line is None or after > limit or len(blank) > 2:
+                break
+            if not line.text.strip():
+                blank.append(line)
+            elif _indent(line.text) > indent or (not blank and _CONTINUES.match(line.text)):
+                found += (*blank, line)
+                blank, end = [], after
+            else:
+                if traceback and not blank:
+                    found.append(line)
+                    end = after
+                break
+            at = after
+        return found, end
+
+    def _changes_of_stream(self, data: bytes, begin: int, end: int) -> None:
+        """The first lines on standard error after standard output, as long as they are few."""
+        at = begin
+        while self._switches < _SWITCHES:
+            other = b"stdout" if self._stream == b"stderr" else b"stderr"
+            found = automaton((b':"%s"' % other,)).find_matches_as_indexes(data[at:end])
+            if not found:
+                return
+            at += found[0][1]
+            self._stream = other
+            if other == b"stderr":
+                line = self._line(data, data.rfind(b"\n", 0, at) + 1, "change")
+                self._changes += [] if line is None else [line]
+                self._switches += 1
+
+    def _changes_of_form(self, data: bytes, begin: int, end: int) -> None:
+        """The line after which output that was all of one form is of another."""
+        while self._sample_at < self._start + end:
+            at = data.rfind(b"\n", 0, max(0, self._sample_at - self._start)) + 1
+            line = self._line(data, at, "change")
+            form = _form(line.text) if line is not None else ""
+            known, times = self._uniform
+            if form == known:
+                self._uniform = (known, times + 1)
+            else:
+                if times >= _UNIFORM and known and len(self._changes) < 2 * _SWITCHES:
+                    self._changes += self._first_other(data, max(0, at - _SAMPLE), at, known)
+                self._uniform = (form, 1)
+            self._sample_at += _SAMPLE
+
+    def _first_other(self, data: bytes, at: int, last: int, form: str) -> list[Highlight]:
+        at = data.find(b"\n", at) + 1
+        while at <= last:
+            line = self._line(data, at, "change")
+            if line is not None and _form(line.text) != form:
+                return [line]
+            at = data.find(b"\n", at) + 1
+        return []
+
+
+_CONTINUES = re.compile(r"\s*(?:[|^~=]|E\s{2}|\d+ \||at |-->|\.\.\.|caused by|note:|help:)", re.IGNORECASE)
+_NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+")
+
+
+def _form(text: str) -> str:
+    """The line without its numbers."""
+    return _NUMBERS.sub("0", text[:200]).strip()
+
+
+def _indent(text: str) -> int:
+    return len(text) - len(text.lstrip())
+
+
+def _clipped(text: str) -> str:
+    half = LONGEST // 2
+    text = cleaned(text).rstrip()
+    return text if len(text) <= LONGEST else f"{text[:half]} … {text[-half:]}"
+
+
+def of_file(file: BinaryIO, watch: Watch, most_bytes: int = 1 << 28) -> Highlights:
+    """The highlights of an events file, of a longer one those of its first `most_bytes`; a half-written last line is not read."""
+    highlighter = Highlighter(watch)
+    rest = b""
+    while highlighter.read < most_bytes and (data := file.read(_BLOCK)):
+        end = data.rfind(b"\n") + 1
+        if end:
+            highlighter.feed(rest + data[:end])
+        rest = data[end:] if end else rest + data
+    found = highlighter.finish()
+    return replace(found, complete=False) if file.read(1) else found
