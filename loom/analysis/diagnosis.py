@@ -313,8 +313,8 @@ def telling_line(diagnosis: Diagnosis) -> str | None:
     evidence = next((cause.line for cause in diagnosis.causes if cause.line), None)
     if evidence is not None:
         return evidence
-    lines = [line for line in diagnosis.lines if line.strip() and line != "…"]
-    telling = (line for line in lines if _TELLING.search(line) and not _NOT_TELLING.search(line))
+    lines = [line for line in diagnosis.lines if line.strip() and line != patterns.GAP]
+    telling = (line for line in lines if TELLING.search(line) and not NOT_TELLING.search(line))
     return next(telling, lines[-1] if lines else None)
 
 
