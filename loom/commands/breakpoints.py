@@ -96,8 +96,7 @@ class TerminalGate:
         return True
 
     def _shell(self, at: AtStep, cancel: Cancel) -> None:
-        inside = at.session.inside(at.environment)
-        inside.shell(at.job.shell, script=at.step.script, name=at.job.id, cancel=cancel)
+        at.inside().shell(at.job.shell, script=at.step.script, name=at.job.id, cancel=cancel)
 
     def _ask(self, cancel: Cancel) -> Verdict:
         answers = {"r": Verdict.RETRY, "n": Verdict.NEXT, "f": Verdict.FAIL, "": Verdict.FAIL}

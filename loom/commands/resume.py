@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from loom import snapshot
 from loom.cancel import Cancel, signals
+from loom.commands import assisted, session
 from loom.commands import run as running
-from loom.commands import session
 from loom.commands import sync as syncing
 from loom.commands.project import Here
 from loom.commands.run import Options
@@ -106,11 +106,13 @@ class _Resuming:
         workspace = taken.path if taken is not None and not shared else self._workspace(own, shared=shared)
         again = dependents(past, [job.job.id for job, _ in jobs])
         results = results_besides(past, again, also_unfinished=from_step is None)
+        edits = assisted.edits_in(self._here, past, resumed)
+        brought: Iterable[str] = ()
         before = jobs[0][0].manifest
         manifest = before.read_bytes() if before.exists() else None
         if taken is not None:
             places = self._places([job for job, _ in jobs], resumed, workspace)
-            syncing.sync(taken, places, self._sync or "", environ=self._here.environ, say=self._said.append)
+            brought = syncing.sync(taken, places, self._sync or "", environ=self._here.environ, say=self._said.append)
             manifest = snapshot.manifest_bytes(taken.path)
         return api.Reuse(
             parent_run_id=past.run_id,
@@ -121,6 +123,8 @@ class _Resuming:
             resumed=resumed,
             archive_of=past.archive_of,
             has_products=workspace == past.workspace or bool(self._archives),
+            steps=assisted.steps_taken_over(past, results, resumed),
+            assisted=assisted.assistances(self._here, past, edits, brought, taken_over=results),
         )
 
     def _take(self) -> Snapshot:
@@ -321,6 +325,8 @@ def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
         results=results,
         archive_of=past.archive_of,
         has_products=False,
+        steps=assisted.steps_taken_over(past, results, {}),
+        assisted=assisted.assistances(here, past, (), (), taken_over=results),
     )
     return execute(here, past, reuse, options, run_id)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,9 @@ from loom.errors import LoomError, RequestError
 from loom.plan.model import MountMode, Plan, Step
 from loom.providers.base import Inside, KeptPlace, ReadOnlyMount, Resolved, SecretValues, SessionRequest
 from loom.providers.files import unpack_file
+from loom.record import visits
+from loom.record.lines import encodable
+from loom.record.visits import Visit
 from loom.runner import PlaceOpener, Resumption, Settings, Tools, View
 from loom.runner import previous_run as past
 from loom.runner.previous_run import PastJob, PastRun
@@ -42,6 +46,8 @@ class Entered(Struct, frozen=True, kw_only=True):
     about: str
     """The place, described for the person who enters."""
     fresh: bool
+    note: Callable[[Sequence[str] | None], None]
+    """Note the visit in the record."""
     notes: tuple[str, ...] = ()
     container_name: str = ""
 
@@ -109,9 +115,15 @@ def tools_of(here: Here, run: PastRun, plan: Plan, run_id: str) -> Tools:
 
 
 @contextmanager
-def entered(here: Here, job: PastJob, step: Step, *, as_root: bool = False, cancel: Cancel) -> Iterator[Entered]:
-    """The place of `job`, with everything that `step` has around it. Left, what was made for it is gone again."""
+def entered(
+    here: Here, job: PastJob, step: Step, *, command: Sequence[str] | None, as_root: bool = False, cancel: Cancel
+) -> Iterator[Entered]:
+    """The place of `job`, with everything that `step` has around it. Left, what was made for it is gone again.
+
+    The record notes the visit with its `command`; None: a shell.
+    """
     with occupied(job.run.workspace), _entered(here, job, step, as_root=as_root, cancel=cancel) as place:
+        place.note(command)
         yield place
 
 
@@ -154,6 +166,7 @@ def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: b
         inside=found.inside(environment, as_root=as_root),
         about=f"in the {'kept' if found.kept else 'running'} container of {job.job.id} (run {job.run.run_id})",
         fresh=False,
+        note=partial(_note_visit, here, job, secrets),
         notes=tuple(notes),
         container_name=found.name,
     )
@@ -183,6 +196,7 @@ def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cance
             inside=session.inside(environment, as_root=as_root),
             about=about,
             fresh=True,
+            note=partial(_note_visit, here, job, secrets),
             notes=tuple(notes),
             container_name=session.facts.container_name,
         )
@@ -338,6 +352,21 @@ def _environment(
         "LOOM_STEP": step.id,
         "LOOM_ATTEMPT": str(max(1, job.state.attempts)),
     }, notes
+
+
+def _note_visit(here: Here, job: PastJob, secrets: Mapping[str, bytes], command: Sequence[str] | None) -> None:
+    """Record that somebody enters the place of a job: with a command, else with a shell."""
+    if not here.store.holds(job.run.entry):
+        return
+    text = None
+    if command is not None:
+        masker = Masker()
+        for name, value in secrets.items():
+            masker.add(name, value)
+        text = masker.mask(shlex.join(encodable(command)))
+    visit = Visit(at=time.time(), job_id=job.job.id, how="shell" if command is None else "exec", command=text)
+    with suppress(OSError):  # on a full disk, a person looks for the reason
+        visits.note(job.run.entry.paths, visit)
 
 
 class _Progress:

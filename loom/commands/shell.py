@@ -23,7 +23,7 @@ def shell(run: str | None, job: str | None, step: str | None, *, as_root: bool, 
     past = session.find_job(here, [name for name in (run, job) if name])
     session.permit(here, past.run, trust, past)
     at, cancel = past.step(step), Cancel()
-    with signals(cancel), session.entered(here, past, at, as_root=as_root, cancel=cancel) as entered:
+    with signals(cancel), session.entered(here, past, at, command=None, as_root=as_root, cancel=cancel) as entered:
         for line in banner(entered.about, entered.notes, past.job.id, at.id, at.script):
             print(line)
         if entered.fresh and entered.container_name:
@@ -53,7 +53,7 @@ def exec_(
     at, cancel = job.step(step), Cancel()
     heard: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
     begun = time.monotonic()
-    with signals(cancel), session.entered(here, job, at, as_root=as_root, cancel=cancel) as entered:
+    with signals(cancel), session.entered(here, job, at, command=command, as_root=as_root, cancel=cancel) as entered:
         for note in (*([entered.about] if entered.fresh else []), *entered.notes):
             print(f"loom: {note}", file=sys.stderr)
         sys.stderr.flush()

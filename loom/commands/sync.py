@@ -46,8 +46,8 @@ def take(here: Here, past: PastRun, workspace: Path, run_id: str) -> Snapshot:
 
 def sync(
     taken: Snapshot, places: Sequence[Place], prefer: str, *, environ: Mapping[str, str], say: Callable[[str], None]
-) -> None:
-    """Bring into each place what changed in the checkout since that place was last synced.
+) -> list[str]:
+    """Bring into each place what changed in the checkout since that place was last synced; return the paths.
 
     RequestError for files that both sides changed, unless `prefer` decides; nothing is changed then.
     """
@@ -66,7 +66,7 @@ def sync(
         snapshot.bring(taken.path, place.files, found, theirs=prefer == THEIRS)
         make_own(place.brought.parent)
         atomic.write(place.brought, snapshot.manifest_bytes(taken.path), mode=0o600)
-    _report([found for _, found in compared], prefer, say)
+    return _report([found for _, found in compared], prefer, say)
 
 
 def _refuse_conflicts(compared: Sequence[tuple[Place, Merge]]) -> None:
@@ -85,7 +85,7 @@ def _refuse_conflicts(compared: Sequence[tuple[Place, Merge]]) -> None:
         )
 
 
-def _report(found: Sequence[Merge], prefer: str, say: Callable[[str], None]) -> None:
+def _report(found: Sequence[Merge], prefer: str, say: Callable[[str], None]) -> list[str]:
     brought = {change.path: change.kind for merge in found for change in merge.changes}
     conflicts = {change.path: change.kind for merge in found for change in merge.both}
     for path, kind in sorted((brought | conflicts).items()):
@@ -96,3 +96,4 @@ def _report(found: Sequence[Merge], prefer: str, say: Callable[[str], None]) -> 
             say(f"brought {what}, over the job's change" if prefer == THEIRS else f"kept the job's {readable(path)}")
     if not brought and not conflicts:
         say("nothing to sync: the job's files have all changes of the checkout")
+    return sorted(brought | conflicts if prefer == THEIRS else brought)

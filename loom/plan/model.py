@@ -269,6 +269,10 @@ def services_provider(job: Job) -> str:
     return job.provider if job.image is not None else CONTAINERS
 
 
+NOT_SELECTED = "not selected"
+"""The reason of a job that the command line leaves out; all other reasons come from the workflow."""
+
+
 class NotSelected(Struct, frozen=True, kw_only=True):
     """A job of the workflow that is not in the plan, with the reason (`rules`, `when: never`, the selection)."""
 

@@ -60,7 +60,7 @@ class Choice:
         result: dict[str, Candidate] = {}
         for candidate in candidates:
             if candidate.id not in chosen:
-                self.left_out[candidate.id] = "not selected"
+                self.left_out[candidate.id] = p.NOT_SELECTED
             elif not candidate.decision.runs:
                 self.left_out[candidate.id] = candidate.decision.reason
             else:
@@ -194,7 +194,7 @@ class Choice:
                         optional=need.optional and (earlier is None or earlier.optional),
                         artifacts=need.artifacts or (earlier is not None and earlier.artifacts),
                     )
-                elif reason == "not selected" or need.optional:
+                elif reason == p.NOT_SELECTED or need.optional:
                     continue
                 elif target.decision.when == "manual" or not target.decision.reason:
                     blocked = blocked or f"needs {target.id}, which is left out ({reason})"

@@ -28,6 +28,7 @@ from loom.record.documents import (
     StepSummary,
 )
 from loom.record.events import PhaseCode, PhaseEvent
+from loom.record.extent import recorded_extent
 from loom.record.fold import JobState, RunFold, Span, duration, image_of
 from loom.status import ExitCode, FailingTest, Status
 
@@ -355,9 +356,7 @@ def receipt(fold: RunFold) -> Receipt:
         snapshot_tree_sha=snapshot.get("tree_sha") if snapshot else None,
         snapshot=snapshot,
         images=[fold.images[key] for key in sorted(fold.images)],
-        parent_run_id=started.get("parent_run_id"),
-        full_run=bool(started.get("full_run", True)),
-        reused=list(started.get("reused", ())),
+        extent=recorded_extent(fold),
     )
 
 

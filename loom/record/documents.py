@@ -344,6 +344,51 @@ class Invocation(Document, frozen=True, kw_only=True):
     """The settings that variables of the environment gave: `LOOM_NETWORK` and its value."""
 
 
+class Reused(Document, frozen=True, kw_only=True):
+    """What a run took over of one job of its parent."""
+
+    job_id: Place
+    steps: Count
+    saved_ms: Milliseconds
+    """How long these steps took when they ran."""
+    from_step: Place | None
+    """Where the job resumed; null: its result was taken over, and it did not run."""
+
+
+class Assistance(Document, frozen=True, kw_only=True):
+    """Work on the files or the container of a job that no step did."""
+
+    how: Literal["shell", "exec", "edit", "sync"]
+    job_id: Place | None = None
+    """Null: each resumed job."""
+    command: str | None = None
+    changes: list[str] = field(default_factory=list)
+    """The paths that it changed, as far as they are known: of a shell or a command in a container, `edit` lists them."""
+    changes_total: Count = 0
+
+
+Kind = Literal["whole", "partial", "resumed", "assisted"]
+
+
+class Extent(Document, frozen=True, kw_only=True):
+    """What a run ran. Only a whole run that nobody assisted is a proof of the result for its tree."""
+
+    kinds: list[Kind]
+    """`whole`: each job that the rules select ran, from its first step. Else `partial` or `resumed`, or both."""
+    proof: bool
+    parent_run_id: RunId | None
+    """The run that this one resumes or repeats."""
+    ran: list[Place]
+    not_selected: list[Place]
+    """Jobs of the workflow that the command line left out."""
+    reused: list[Reused]
+    reused_steps: Count
+    saved_ms: Milliseconds
+    assisted: list[Assistance]
+    tree_sha: Sha | None
+    """The tree that ran: the snapshot's, with what was changed besides the steps. Null where that is unknown."""
+
+
 class Receipt(Document, frozen=True, kw_only=True):
     schema_version: Literal["loom.receipt.v1"] = RECEIPT_SCHEMA
     kind: Literal["loom-run-local"] = "loom-run-local"
@@ -373,9 +418,7 @@ class Receipt(Document, frozen=True, kw_only=True):
     snapshot_tree_sha: Sha | None
     snapshot: dict[str, Any] | None
     images: list[UsedImage]
-    parent_run_id: str | None
-    full_run: bool
-    reused: list[str]
+    extent: Extent
 
 
 class RunRow(Document, frozen=True, kw_only=True):
@@ -389,6 +432,8 @@ class RunRow(Document, frozen=True, kw_only=True):
     last_event_at: Moment | None
     head_sha: Sha | None
     tree_sha: Sha | None
+    extent: list[Kind]
+    """Empty for a run without an end."""
     failing_job_id: Place | None
     error: str | None
     command: list[str]

@@ -13,7 +13,15 @@ from typing import Annotated, Any, Literal, Required, TypedDict
 import msgspec
 from msgspec import Meta
 
-from loom.record.documents import Highlights, Invocation, OutputCounts, Place, SavedArtifacts
+from loom.record.documents import (
+    Assistance,
+    Extent,
+    Highlights,
+    Invocation,
+    OutputCounts,
+    Place,
+    SavedArtifacts,
+)
 from loom.status import Code, Count, FailingTest, Status
 
 Milliseconds = Annotated[float, Meta(ge=-1e15, le=1e15)]
@@ -30,8 +38,6 @@ class _Begun(TypedDict, total=False):
     workspace: str
     logs_dir: str
     parent_run_id: str | None
-    full_run: bool
-    reused: list[str]
 
 
 class _Phase(TypedDict, total=False):
@@ -118,7 +124,19 @@ class _ReusedJobs(TypedDict):
     jobs: dict[str, _Reused]
 
 
+class _StepsOfJob(TypedDict):
+    job_id: Place
+    from_step: Place | None
+    steps: dict[Place, Milliseconds]
+
+
+class _StepsReused(TypedDict):
+    resumed: bool
+    jobs: list[_StepsOfJob]
+
+
 class _RunFinished(TypedDict, total=False):
+    extent: Extent
     status: Required[Status]
     exit_code: Required[Code]
     duration_ms: Required[Milliseconds | None]
@@ -186,6 +204,7 @@ class _Checkpoint(TypedDict, total=False):
 
 class _Kept(TypedDict, total=False):
     expires_at: Required[datetime]
+    kept_at: datetime
     step: str | None
     container_id: str
     container_name: str
@@ -205,6 +224,8 @@ _FACTS: Mapping[str, Any] = {
     "snapshot_taken": _Snapshot,
     "engine_answered": _Engine,
     "results_reused": _ReusedJobs,
+    "steps_reused": _StepsReused,
+    "assisted": Assistance,
     "run_finished": _RunFinished,
     "job_finished": _JobFinished,
     "session_opened": _Session,

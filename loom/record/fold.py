@@ -112,6 +112,7 @@ class RunFold:
         self.pipeline_id = ""
         self.started: dict[str, Any] = {}
         self.facts: dict[str, dict[str, Any]] = {}
+        self.assisted: list[dict[str, Any]] = []
         self.jobs: dict[str, JobState] = {}
         self.spans: list[Span] = []
         self.images: dict[tuple[str, str], UsedImage] = {}
@@ -162,6 +163,8 @@ class RunFold:
         if name == "plan_resolved":
             for planned in data.get("jobs", ()):
                 self._job(planned["id"]).planned = planned
+        if name == "assisted":
+            self.assisted.append(data)
         self.facts[name] = data
 
     def _job_fact(self, job: JobState, event: PhaseEvent, data: dict[str, Any]) -> None:

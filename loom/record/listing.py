@@ -12,6 +12,7 @@ from loom.record.store import INTERRUPTED, RUNNING, RunEntry, last_event, read_d
 
 def row_of(entry: RunEntry) -> RunRow:
     receipt = entry.receipt or {}
+    extent = receipt.get("extent") or {}
     status = entry.state
     failing = None
     if status not in ("success", RUNNING, INTERRUPTED):
@@ -26,7 +27,8 @@ def row_of(entry: RunEntry) -> RunRow:
         duration_ms=receipt.get("duration_ms"),
         last_event_at=last.ts if last else None,
         head_sha=receipt.get("snapshot_head_sha"),
-        tree_sha=receipt.get("snapshot_tree_sha"),
+        tree_sha=extent.get("tree_sha") if extent else receipt.get("snapshot_tree_sha"),
+        extent=list(extent.get("kinds", ())),
         failing_job_id=failing,
         error=receipt.get("error"),
         command=list(receipt.get("command") or entry.identity.get("command") or ()),

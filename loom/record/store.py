@@ -103,6 +103,11 @@ class RunPaths(Struct, frozen=True, kw_only=True):
         """The inputs of image builds, during the run."""
         return self.root / "builds"
 
+    @property
+    def visits(self) -> Path:
+        """Who entered the places of the jobs."""
+        return self.root / "visits.jsonl"
+
     def job(self, job_id: str) -> Path:
         return self.logs / "jobs" / job_id
 

@@ -19,11 +19,12 @@ _STYLES = {"success": ("ok", "ok"), "running": ("start", "bold"), "skipped": ("s
 def runs_lines(rows: Sequence[RunRow], look: Look, *, now_ns: int, with_place: bool) -> Iterator[str]:
     if not rows:
         return
-    cells = [("RUN", "WHEN", "STATUS", "TREE", "TOOK", "FAILED" if not with_place else "CHECKOUT")]
+    cells = [("RUN", "WHEN", "STATUS", "EXTENT", "TREE", "TOOK", "FAILED" if not with_place else "CHECKOUT")]
     for row in rows:
         took = rough_duration(row.duration_ms) if row.duration_ms is not None else ""
         last = str(row.failing_job_id or "") if not with_place else str(row.repo_root or "")
-        cells.append((row.run_id, run_age(row.run_id, now_ns), row.status, str(row.tree_sha or "")[:12], took, last))
+        age, extent = run_age(row.run_id, now_ns), ", ".join(row.extent)
+        cells.append((row.run_id, age, row.status, extent, str(row.tree_sha or "")[:12], took, last))
     for number, (cell, line) in enumerate(zip(cells, table(cells), strict=True)):
         if number == 0:
             yield look.styled(f"  {line}", "dim")

@@ -278,6 +278,18 @@ class Screen:
         _, style, verdict = _VERDICTS[status]
         why = "" if status.ok or status is Status.CANCELED else f" (why: loom diagnose {event.run_id})"
         yield self._look.styled(f"{verdict} in {rough_duration(event.data['duration_ms'])}{why}", style)
+        if (stated := event.data.get("extent")) is not None:
+            yield from self._extent(stated, status)
+
+    def _extent(self, stated: Mapping[str, Any], status: Status) -> Iterator[str]:
+        """State what the run ran, unless it was the whole."""
+        if stated["proof"]:
+            return
+        from loom.record.extent import extent_text, read_extent
+
+        no_proof = "no proof that the workflow passes: " if status.ok else ""
+        text = f"{no_proof}{shown(extent_text(read_extent(stated)))}"
+        yield self._look.styled(f"{self._look.marks['warn']} {text}", "warn")
 
 
 def _interrupted(data: Mapping[str, Any]) -> str:

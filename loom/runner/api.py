@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis
     from loom.record.documents import Receipt
     from loom.record.journal import Sink
-    from loom.snapshot import Source
+    from loom.runner.assistance import Assisted
+    from loom.snapshot import Change, Source
     from loom.storage.cache import Cache
 
 
@@ -90,10 +91,10 @@ class Reuse(Struct, frozen=True, kw_only=True):
     """The manifest of the snapshot that the resumed jobs' files were last synced with; None: the workspace's own."""
     has_products: bool = True
     """Whether the workspace holds those jobs' output; if not, their artifacts are restored into it."""
-
-    @property
-    def reused(self) -> list[str]:
-        return [*self.results, *(f"{job_id}: up to {resumed.step}" for job_id, resumed in self.resumed.items())]
+    steps: Sequence[Mapping[str, Any]] = ()
+    """What the record states of the steps that do not run again (`steps_reused`)."""
+    assisted: Sequence[tuple[Assisted | None, tuple[Change, ...] | None]] = ()
+    """What was done besides those steps, and how the files differ from the snapshot by it."""
 
 
 class Ran(Struct, frozen=True, kw_only=True):

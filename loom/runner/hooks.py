@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.plan.model import Job, Step
-from loom.providers.base import Resolved, Session, SessionRequest
+from loom.providers.base import Inside, Resolved, Session, SessionRequest
 from loom.status import Exit, OnOutput, Status
 
 if TYPE_CHECKING:
@@ -32,10 +32,8 @@ class AtStep(Struct, frozen=True, kw_only=True):
 
     job: Job
     step: Step
-    session: Session
-    request: SessionRequest
-    environment: Mapping[str, str]
-    """Variables for the step's shell in addition to the session's; may hold secrets."""
+    inside: Callable[[], Inside]
+    """Enter the job's place, with the variables of the step's shell. The run counts as assisted."""
 
 
 class Gate(Protocol):

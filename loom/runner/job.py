@@ -15,6 +15,7 @@ from loom.plan.model import Job, MountMode
 from loom.record.events import PhaseCode, Section, timestamp
 from loom.record.journal import Journal
 from loom.record.store import RunPaths
+from loom.runner.assistance import Assistances
 from loom.runner.attempt import Attempt
 from loom.runner.hooks import keeps
 from loom.runner.preparation import Preparation
@@ -29,11 +30,19 @@ class JobRunner:
     """Runs the jobs of one run; thread-safe, one call per job."""
 
     def __init__(
-        self, *, journal: Journal, opener: PlaceOpener, handover: Handover, cancel: Cancel, paths: RunPaths
+        self,
+        *,
+        journal: Journal,
+        opener: PlaceOpener,
+        handover: Handover,
+        assistances: Assistances,
+        cancel: Cancel,
+        paths: RunPaths,
     ) -> None:
         self._journal = journal
         self._opener = opener
         self._products = Products(handover, opener.settings.workspace, cancel)
+        self._assistances = assistances
         self._cancel = cancel
         self._paths = paths
         self._begun: dict[str, int] = {}
@@ -104,7 +113,7 @@ class JobRunner:
                 self._products.restore(attempt, place)
             with attempt.phase(PhaseCode.JOB_EXECUTION) as outcome:
                 if attempt.status is Status.SUCCESS:
-                    steps = Steps(attempt, place, self._opener.tools.gate, cancel)
+                    steps = Steps(attempt, place, self._opener.tools.gate, self._assistances, cancel)
                     steps.run()
                     steps.run_after_script(self._cancel.again)
                     outcome.status, outcome.exit_code = attempt.status, attempt.exit_code
@@ -143,6 +152,7 @@ class JobRunner:
                 place.services.keep()
             facts = place.session.facts
             kept["container_id"], kept["container_name"] = facts.container_id, facts.container_name
+            kept["kept_at"] = timestamp(self._journal.now_ns())
         except InfrastructureError as error:
             attempt.warn(f"not kept: {error.message}", PhaseCode.JOB_CLEANUP)
         stays = "container_id" in kept or "checkpoint" in kept

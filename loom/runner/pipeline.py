@@ -16,8 +16,10 @@ from loom.analysis import patterns
 from loom.errors import LoomError
 from loom.plan.image_lock import identity, shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
+from loom.record import visits
 from loom.record.documents import Receipt, dump, plain
 from loom.record.events import PIPELINE, RUN, PhaseCode
+from loom.record.extent import extent_of
 from loom.record.highlights import Watch
 from loom.record.journal import Journal, Outcome
 from loom.record.lines import encodable
@@ -26,6 +28,7 @@ from loom.record.recorder import Recorder
 from loom.record.saved_plan import Planned, dump_planned
 from loom.record.store import RunEntry
 from loom.runner.api import Beginning, Ran, Request
+from loom.runner.assistance import Assistances, Assisted
 from loom.runner.job import JobRunner
 from loom.runner.products import Handover
 from loom.runner.scheduler import run_jobs, waits_for
@@ -53,6 +56,9 @@ class Run:
             clock_ns=request.clock_ns,
             masker=_known_secrets(),
             sinks=[self._recorder, *request.sinks],
+        )
+        self._assistances = Assistances(
+            self._journal, environ=request.source.environment, manifest_file=self._record.paths.snapshot
         )
         self._cancel = request.cancel
         self._done = request.reuse.results if request.reuse else {}
@@ -99,6 +105,13 @@ class Run:
         self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "plan_resolved", shape)
         if self._done:
             self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "results_reused", self._results_reused())
+        if reuse := request.reuse:
+            resumed = reuse.has_products or bool(reuse.resumed)
+            self._journal.fact(
+                RUN, PhaseCode.RUN_BOOTSTRAP, "steps_reused", {"resumed": resumed, "jobs": list(reuse.steps)}
+            )
+            for assisted, changes in reuse.assisted:
+                self._assistances.add(assisted, changes)
         self._record.publish(self._record.paths.plan, dump_planned(self._planned()))
         outcome = Outcome()
         filled = False
@@ -178,6 +191,7 @@ class Run:
                 journal=self._journal,
                 opener=self._opener,
                 handover=handover,
+                assistances=self._assistances,
                 cancel=self._cancel,
                 paths=paths,
             )
@@ -274,6 +288,12 @@ class Run:
             if error is None and failing is not None and failing.result is not None:
                 error = f"{failing.id}: {failing.result.error or failing.result.status}"
                 error_code = failing.result.data.get("error_code")
+            for visit in visits.visits(self._record.paths):
+                visitor = Assisted(how=visit.how, job_id=visit.job_id, command=visit.command)
+                self._assistances.add(visitor, None)  # steps ran at the same time
+            tree_sha = self._assistances.tree_sha(
+                self._recorder.fold.facts.get("snapshot_taken", {}).get("tree_sha"), self._workspace
+            )
             self._journal.fact(
                 RUN,
                 PhaseCode.RUN_FINALIZE,
@@ -284,6 +304,7 @@ class Run:
                     "error": error,
                     "error_code": error_code,
                     "duration_ms": round((self._journal.now_ns() - self._begun) / 1e6, 3),
+                    "extent": plain(extent_of(self._recorder.fold, tree_sha)),
                 },
             )
         receipt = self._recorder.finish(self._diagnose)
@@ -326,13 +347,8 @@ class Run:
 
     def _what_begins(self) -> dict[str, Any]:
         request, reuse = self._request, self._request.reuse
-        parent = (
-            {"parent_run_id": reuse.parent_run_id, "full_run": not reuse.reused, "reused": reuse.reused}
-            if reuse
-            else {"parent_run_id": request.parent_run_id}
-        )
         return {
-            **parent,
+            "parent_run_id": reuse.parent_run_id if reuse else request.parent_run_id,
             "loom_version": __version__,
             "command": list(request.command),
             "invocation": plain(request.invocation),

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError, SecretError
 from loom.plan.model import Job, Step
-from loom.providers.base import Command
+from loom.providers.base import Command, Inside
 from loom.record.events import PhaseCode, Section, Where
 from loom.record.step_outputs import recorded
+from loom.runner.assistance import Assistances, now_ns
 from loom.runner.attempt import Attempt
 from loom.runner.hooks import AtStep, Gate, Verdict
 from loom.runner.session import Place
@@ -27,11 +28,15 @@ used up.
 class Steps:
     """Runs the steps in a place, and stores results in `attempt`. `cancel` belongs to the attempt."""
 
-    def __init__(self, attempt: Attempt, place: Place, gate: Gate | None, cancel: Cancel) -> None:
+    def __init__(
+        self, attempt: Attempt, place: Place, gate: Gate | None, assistances: Assistances, cancel: Cancel
+    ) -> None:
         self._attempt = attempt
         self._job = attempt.job
         self._place = place
         self._gate = gate
+        self._assistances = assistances
+        self._entered_ns: int | None = None
         self._cancel = cancel
 
     def run(self) -> None:
@@ -45,7 +50,8 @@ class Steps:
             step = steps[0]
             with clock.stopped():
                 if self._gate is not None and not self._cancel.requested:
-                    self._gate.before(self._at(step), self._cancel)
+                    with self._watched():
+                        self._gate.before(self._at(step), self._cancel)
             if self._cancel.requested:
                 attempt.status, attempt.error = Status.CANCELED, "interrupted"
                 break
@@ -103,18 +109,25 @@ class Steps:
         failed = exit_.status in (Status.FAILURE, Status.TIMED_OUT)
         if self._gate is None or not failed or self._cancel.requested:
             return Verdict.FAIL
-        verdict = self._gate.failed(self._at(step), exit_, self._cancel)
+        with self._watched():
+            verdict = self._gate.failed(self._at(step), exit_, self._cancel)
         self._attempt.fact("step_decided", {"step": step.id, "verdict": verdict}, CODE)
         return Verdict.FAIL if self._cancel.wait(0) else verdict
 
     def _at(self, step: Step) -> AtStep:
-        return AtStep(
-            job=self._job,
-            step=step,
-            session=self._place.session,
-            request=self._place.request,
-            environment=self._environment(step),
-        )
+        def inside() -> Inside:
+            self._entered_ns = now_ns()
+            return self._place.session.inside(self._environment(step))
+
+        return AtStep(job=self._job, step=step, inside=inside)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Record that somebody entered the place, if somebody does."""
+        yield
+        if self._entered_ns is not None:
+            self._assistances.stood_in(self._job.id, self._place.session, self._place.request, self._entered_ns)
+            self._entered_ns = None
 
     def _environment(self, step: Step) -> dict[str, str]:
         return {

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from loom.snapshot.capture import take
     from loom.snapshot.comparison import differing
     from loom.snapshot.duplication import duplicate
+    from loom.snapshot.edits import Edited, changes_among, edited_since
     from loom.snapshot.explanation import Explanation, Rule, explain
     from loom.snapshot.identity import identity_of
     from loom.snapshot.lock import is_occupied, occupied
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from loom.snapshot.special_files import ignored
     from loom.snapshot.sync import Patch, bring, compare, patch_of
     from loom.snapshot.sync import apply as apply_patch
-    from loom.snapshot.verification import Verification, verify
+    from loom.snapshot.verification import Verification, tree_with, verify
 else:
     __getattr__ = startup.names_of(
         __name__,
@@ -34,6 +35,7 @@ else:
             "duplication": "duplicate",
             "merge": "Applied Merge",
             "sync": "Patch bring compare patch_of apply_patch=apply",
+            "edits": "Edited changes_among edited_since",
             "explanation": "Explanation Rule explain",
             "identity": "identity_of",
             "manifest": "manifest_bytes read_manifest",
@@ -42,13 +44,14 @@ else:
             "removal": "Removal is_workspace remains remove",
             "special_files": "ignored",
             "capture": "take",
-            "verification": "Verification verify",
+            "verification": "Verification tree_with verify",
         },
     )
 
 __all__ = [
     "Applied",
     "Change",
+    "Edited",
     "Explanation",
     "LeftOut",
     "Merge",
@@ -62,10 +65,12 @@ __all__ = [
     "Verification",
     "apply_patch",
     "bring",
+    "changes_among",
     "compare",
     "differing",
     "discover",
     "duplicate",
+    "edited_since",
     "explain",
     "facts_of_commit",
     "identity_of",
@@ -80,5 +85,6 @@ __all__ = [
     "remains",
     "remove",
     "take",
+    "tree_with",
     "verify",
 ]

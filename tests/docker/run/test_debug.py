@@ -144,9 +144,12 @@ def test_a_failed_job_is_kept_entered_and_gone_on_from(failing: Project, mode: s
     again = loom(failing, "resume")
     assert again.code == 1, again.out + again.err
     assert "goes on from script/02, in its kept container" in again.out
-    assert again.receipt["parent_run_id"] == run_id
-    assert again.receipt["full_run"] is False
-    assert again.receipt["reused"] == ["unit: up to script/02"]
+    extent = again.receipt["extent"]
+    assert (extent["parent_run_id"], extent["proof"]) == (run_id, False)
+    # A step removed a file, and nothing in a volume says when.
+    tree_sha = None if mode == "ephemeral_volume" else ran.receipt["snapshot_tree_sha"]
+    assert extent["tree_sha"] == tree_sha
+    assert [(one["job_id"], one["from_step"]) for one in extent["reused"]] == [("unit", "script/02")]
 
     assert loom(failing, "exec", "unit", "--", "touch", "fixed").code == 0
     healed = loom(failing, "resume")
@@ -541,7 +544,7 @@ def test_rerun_proves_that_its_snapshot_is_the_same(failing: Project) -> None:
     again = loom(failing, "rerun", "--failed")
     assert again.code == 1
     assert again.receipt["snapshot_tree_sha"] == first.receipt["snapshot_tree_sha"]
-    assert again.receipt["parent_run_id"] == first.receipt["run_id"]
+    assert again.receipt["extent"]["parent_run_id"] == first.receipt["run_id"]
     failing.write("README", "something else\n")
     # The checkout has changed, the run's workspace is the snapshot still.
     assert loom(failing, "rerun").receipt["snapshot_tree_sha"] == first.receipt["snapshot_tree_sha"]
@@ -553,8 +556,8 @@ def test_rerun_proves_that_its_snapshot_is_the_same(failing: Project) -> None:
     failing.write("fixed", "")
     fresh = loom(failing, "rerun", "--fresh")
     assert fresh.code == 0, fresh.out + fresh.err
-    assert fresh.receipt["parent_run_id"] > again.receipt["run_id"], "the last one"
-    assert (fresh.receipt["full_run"], fresh.receipt["reused"]) == (True, [])
+    assert fresh.receipt["extent"]["parent_run_id"] > again.receipt["run_id"], "the last one"
+    assert fresh.receipt["extent"]["kinds"] == ["whole"]
     elsewhere = failing.loom("rerun", first.receipt["run_id"], "--fresh", cwd=failing.home, MY_TOKEN=SECRET)
     assert elsewhere.code == 2
     assert str(failing.root) in elsewhere.err
@@ -590,7 +593,7 @@ def test_two_jobs_go_on_from_their_checkpoints_in_one_run(debugged: Project, mod
     healed = loom(debugged, "resume", "--sync")
     assert healed.code == 0, healed.out + healed.err
     assert healed.out.count("in a container restored from its checkpoint") == 2
-    assert healed.receipt["reused"] == ["one: up to script/02", "two: up to script/02"]
+    assert [one["from_step"] for one in healed.receipt["extent"]["reused"]] == ["script/02", "script/02"]
     shared = mode == "bind_mount"
     if not shared:
         assert healed.output("one", "script/03") == ["one"]

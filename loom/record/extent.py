@@ -1,0 +1,102 @@
+"""What a run ran: whole, partial, resumed, assisted. Derived from its events; its text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from loom.plan.model import NOT_SELECTED
+from loom.record.documents import Assistance, Extent, Kind, Reused
+from loom.record.fold import RunFold
+from loom.status import Status
+from loom.util.bounded import bounded
+from loom.util.units import counted, rough_duration
+
+MAX_CHANGES = 50
+
+
+def recorded_extent(fold: RunFold) -> Extent:
+    """Return what the run stated at its end; of a run without an end, what its events say so far."""
+    stated = fold.end.get("extent")
+    return extent_of(fold, None) if stated is None else read_extent(stated)
+
+
+def read_extent(stated: Mapping[str, Any]) -> Extent:
+    """From the data of `run_finished`, or a receipt."""
+    return msgspec.convert(stated, Extent)
+
+
+def extent_of(fold: RunFold, tree_sha: str | None) -> Extent:
+    """`tree_sha`: the tree that ran, None where that is unknown."""
+    plan, reuse = fold.facts.get("plan_resolved", {}), fold.facts.get("steps_reused", {})
+    not_selected = [left["id"] for left in plan.get("left_out", ()) if left["reason"] == NOT_SELECTED]
+    reused = [
+        Reused(
+            job_id=job["job_id"],
+            steps=len(job["steps"]),
+            saved_ms=round(sum(job["steps"].values()), 3),
+            from_step=job["from_step"],
+        )
+        for job in reuse.get("jobs", ())
+    ]
+    assisted = [_bounded(one) for one in fold.assisted]
+    kinds: list[Kind] = []
+    if not_selected or fold.facts.get("results_reused", {}).get("jobs"):
+        kinds.append("partial")
+    if reuse.get("resumed"):
+        kinds.append("resumed")
+    kinds = kinds or ["whole"]
+    if assisted:
+        kinds.append("assisted")
+    return Extent(
+        kinds=kinds,
+        proof=kinds == ["whole"],
+        parent_run_id=fold.started.get("parent_run_id"),
+        ran=[job.id for job in fold.jobs.values() if job.status is not Status.SKIPPED],
+        not_selected=not_selected,
+        reused=reused,
+        reused_steps=sum(one.steps for one in reused),
+        saved_ms=round(sum(one.saved_ms for one in reused), 3),
+        assisted=assisted,
+        tree_sha=tree_sha,
+    )
+
+
+def _bounded(fact: Mapping[str, Any]) -> Assistance:
+    changes = fact.get("changes", ())
+    return msgspec.convert({**fact, **bounded("changes", changes, MAX_CHANGES)}, Assistance)
+
+
+def extent_text(extent: Extent) -> str:
+    """Describe the extent in one line: `partial (ran unit), resumed from run 17… (3 steps reused, 2.1 s saved)`."""
+    return ", ".join(_parts(extent))
+
+
+def _parts(extent: Extent) -> Iterator[str]:
+    for kind in extent.kinds:
+        match kind:
+            case "whole":
+                yield "whole"
+            case "partial":
+                taken = [one.job_id for one in extent.reused if one.from_step is None]
+                of = f"; of run {extent.parent_run_id}: {', '.join(taken)}" if taken else ""
+                yield f"partial (ran {', '.join(extent.ran) or 'no job'}{of})"
+            case "resumed":
+                saved = f"{counted(extent.reused_steps, 'step')} reused, {rough_duration(extent.saved_ms)} saved"
+                yield f"resumed from run {extent.parent_run_id} ({saved})"
+            case "assisted":
+                yield f"assisted ({', '.join(_assistance(extent))})"
+
+
+def _assistance(extent: Extent) -> Iterator[str]:
+    how = [one.how for one in extent.assisted]
+    if count := how.count("shell"):
+        yield counted(count, "shell")
+    if count := how.count("exec"):
+        yield counted(count, "command")
+    for kind, what in (("edit", "edited"), ("sync", "brought by --sync")):
+        if kind in how:
+            files = sum(one.changes_total for one in extent.assisted if one.how == kind)
+            yield f"{counted(files, 'file')} {what}"

@@ -1,0 +1,110 @@
+"""What a run says it ran: whole, partial, resumed, assisted, and on which tree."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+from .conftest import Make, Project
+
+WORKFLOW = """\
+version: v1
+stages: [test]
+unit:
+  stage: test
+  script:
+    - sleep 0.2; echo made > made.txt; echo x > ignored.log
+    - cat fixed
+    - echo done
+other:
+  stage: test
+  script: [echo other]
+"""
+NO_PROOF = "no proof that the workflow passes: "
+
+
+def extent(project: Project) -> dict[str, Any]:
+    shown: dict[str, Any] = json.loads(project.loom("show", "last", "--json"))
+    return {**shown["receipt"]["extent"], "snapshot": shown["receipt"]["snapshot_tree_sha"]}
+
+
+def tree_with(project: Project, files: dict[str, str]) -> str:
+    """The tree of the checkout with these files, as git would commit it."""
+    for name, content in files.items():
+        (project.root / name).write_text(content)
+    git = ["git", "-C", str(project.root)]
+    subprocess.run([*git, "add", "-A"], check=True)
+    tree = subprocess.run([*git, "write-tree"], check=True, capture_output=True, text=True).stdout.strip()
+    for name in files:
+        (project.root / name).unlink()
+    subprocess.run([*git, "reset", "-q"], check=True)
+    return tree
+
+
+def test_a_whole_run_is_a_proof_and_a_partial_one_is_not(make: Make) -> None:
+    project = make(WORKFLOW.replace("cat fixed", "echo fine"))
+    assert NO_PROOF not in project.loom("run", "--local")
+    whole = extent(project)
+    assert (whole["kinds"], whole["proof"], whole["tree_sha"]) == (["whole"], True, whole["snapshot"])
+    assert sorted(whole["ran"]) == ["other", "unit"]
+
+    assert f"{NO_PROOF}partial (ran other)" in project.loom("run", "--local", "other")
+    partial = extent(project)
+    assert (partial["kinds"], partial["proof"]) == (["partial"], False)
+    assert (partial["ran"], partial["not_selected"]) == (["other"], ["unit"])
+    rows = json.loads(project.loom("runs", "--json"))["runs"]
+    assert [row["extent"] for row in rows] == [["partial"], ["whole"]]
+    assert "partial" in project.loom("runs").splitlines()[1]
+    assert project.loom("rerun", rows[1]["run_id"])
+    again = extent(project)
+    assert (again["kinds"], again["parent_run_id"]) == (["whole"], rows[1]["run_id"])
+
+
+def test_a_rerun_of_what_failed_takes_results_over(make: Make) -> None:
+    project = make(WORKFLOW)
+    project.loom("run", "--local", code=1)
+    assert extent(project)["proof"] is True
+    project.loom("rerun", "--failed", code=1)
+    again = extent(project)
+    assert (again["kinds"], again["ran"]) == (["partial"], ["unit"])
+    assert [(one["job_id"], one["steps"], one["from_step"]) for one in again["reused"]] == [("other", 1, None)]
+
+
+def test_a_resumed_run_states_repairs_by_hand_and_the_tree_with_them(make: Make) -> None:
+    project = make(WORKFLOW)
+    (project.root / ".gitignore").write_text("*.log\n")
+    project.loom("run", "--local", code=1)
+    project.loom("exec", "unit", "--", "sh", "-c", "echo repaired > fixed; echo more >> ignored.log")
+    shown = project.loom("resume")
+    assert "assisted (1 command, 1 file edited)" in shown
+    assert "assisted (1 command, 1 file edited)" in project.loom("show", "last")
+    resumed = extent(project)
+    assert resumed["kinds"] == ["partial", "resumed", "assisted"]
+    assert [(one["job_id"], one["from_step"]) for one in resumed["reused"]] == [("other", None), ("unit", "script/02")]
+    assert resumed["reused_steps"] == 2
+    assert resumed["saved_ms"] >= 200
+    command, edit = resumed["assisted"]
+    assert (command["how"], command["command"]) == (
+        "exec",
+        "sh -c 'echo repaired > fixed; echo more >> ignored.log'",
+    )
+    assert (edit["how"], edit["job_id"], edit["changes"]) == ("edit", "unit", ["fixed"])
+    # What the steps made and what git ignores is no part of the tree.
+    assert resumed["tree_sha"] == tree_with(project, {"fixed": "repaired\n"}) != resumed["snapshot"]
+
+    project.loom("resume", "--from", "unit:3")
+    next_one = extent(project)
+    assert [one["how"] for one in next_one["assisted"]] == ["exec", "edit"], "the work of the run before goes on"
+    assert next_one["tree_sha"] == resumed["tree_sha"]
+    assert next_one["reused_steps"] == 3
+
+
+def test_a_sync_is_an_assistance_with_the_tree_of_the_checkout(make: Make) -> None:
+    project = make(WORKFLOW)
+    project.loom("run", "--local", code=1)
+    (project.root / "fixed").write_text("synced\n")
+    assert "assisted (1 file brought by --sync)" in project.loom("resume", "--sync")
+    synced = extent(project)
+    assert [(one["how"], one["changes"]) for one in synced["assisted"]] == [("sync", ["fixed"])]
+    assert synced["tree_sha"] == tree_with(project, {"fixed": "synced\n"})
