@@ -83,7 +83,7 @@ class Log {
   }
   async row(number) {
     this.open();
-    const piece = this.pieces.find(each => number >= each.first && number < each.first + each.count) || this.pieces.at(-1);
+    const piece = this.pieces.find(each => number < each.first + each.count) || this.pieces.at(-1);
     await this.fill(piece);
     return piece.block.children[Math.min(Math.max(0, number - piece.first), piece.count - 1)];
   }
@@ -92,7 +92,7 @@ class Log {
     this.box.querySelector(".here")?.classList.remove("here");
     this.here = number;
     const row = await this.row(number);
-    row.classList.add("here");
+    row.classList.toggle("here", row.firstChild.textContent === String(number));
     row.scrollIntoView({ block: "center", inline: "nearest" });
   }
   refill() {

@@ -31,7 +31,7 @@ WORDS = {
     "timed_out": "timed out",
     "canceled": "canceled",
     "skipped": "skipped",
-    "unfinished": "without an end",
+    "unfinished": "did not end",
     "running": "running",
     "interrupted": "interrupted",
 }
@@ -78,6 +78,17 @@ class JobView(Struct, frozen=True, kw_only=True):
     attempts: list[Attempt]
     tests: list[dict[str, Any]]
     open: bool
+
+    @property
+    def blamed(self) -> LogView | None:
+        """The log that shows why the job failed."""
+        return next((log for attempt in self.attempts for log in attempt.logs if log.open), None)
+
+    @property
+    def anchor(self) -> str:
+        """The place in the page that shows why."""
+        log = self.blamed
+        return self.id if log is None else log.anchor if log.line is None else f"{log.anchor}/L{log.line}"
 
 
 class Failure(Struct, frozen=True, kw_only=True):
@@ -143,9 +154,9 @@ def values(reading: Reading) -> dict[str, Any]:
         "title": f"{reading.state}: {receipt.get('workflow_path') or 'loom run'} {reading.run_id}",
         "run_id": reading.run_id,
         "status": reading.state,
-        "words": WORDS,
+        "words": words_for(reading.state),
         "headline": headline(fold, reading.state),
-        "counts": counts(fold),
+        "counts": counts(fold, words_for(reading.state)),
         "error": receipt.get("error"),
         "facts": _facts(reading, receipt),
         "images": receipt.get("images", []),
@@ -153,6 +164,7 @@ def values(reading: Reading) -> dict[str, Any]:
         "excerpt": [(line, numbers.get(key_of(line))) for line in first.lines],
         "failures": failures,
         "telling": telling_line(first),
+        "anchor": views[first.job_id].anchor if first.job_id in views else None,
         "jobs": jobs,
         "graph": graph(list(fold.facts.get("plan_resolved", {}).get("stages", ())), fold.jobs.values()),
         "ticks": ticks(whole),
@@ -186,12 +198,16 @@ def headline(fold: RunFold, state: str) -> str:
     return f"{passed} of {counted(total, 'job')} passed"
 
 
-def counts(fold: RunFold) -> str:
+def words_for(state: str) -> Mapping[str, str]:
+    return {**WORDS, "unfinished": WORDS["running"]} if state == "running" else WORDS
+
+
+def counts(fold: RunFold, words: Mapping[str, str] = WORDS) -> str:
     """`3 failed, 1 could not run, 10 passed`; failures that are allowed count for themselves."""
     found: dict[tuple[int, str], int] = {}
     for job in fold.jobs.values():
         status = str(job.status or "unfinished")
-        word = WORDS[status] + (" (allowed)" if job.allowed_failure and not (job.status and job.status.ok) else "")
+        word = words[status] + (" (allowed)" if job.allowed_failure and not (job.status and job.status.ok) else "")
         key = (_COUNT_ORDER.index(status), word)
         found[key] = found.get(key, 0) + 1
     return ", ".join(f"{found[key]} {key[1]}" for key in sorted(found))
@@ -202,7 +218,7 @@ def _facts(reading: Reading, receipt: Mapping[str, Any]) -> list[tuple[str, str]
     facts = [
         ("run", reading.run_id),
         ("started", _when(str(receipt.get("started_at") or ""))),
-        ("took", rough_duration(receipt.get("duration_ms"))),
+        ("took", rough_duration(receipt["duration_ms"]) if receipt.get("duration_ms") is not None else ""),
         ("repository", str(receipt.get("repo_root") or "")),
         ("workflow", str(receipt.get("workflow_path") or "")),
         ("commit", _commit(reading, str(receipt.get("snapshot_head_sha") or ""))),
@@ -227,22 +243,26 @@ def _when(ts: str) -> str:
 
 
 def _failure(job: JobView, diagnosis: Diagnosis | None) -> Failure:
-    log = next((log for attempt in job.attempts for log in attempt.logs if log.open), None)
+    log = job.blamed
     where = "" if log is None else log.name
     if log is not None and log.exit_code is not None:
         where += f", exit code {log.exit_code}"
     line = None if diagnosis is None else telling_line(diagnosis)
-    anchor = job.id if log is None else log.anchor if log.line is None else f"{log.anchor}/L{log.line}"
     return Failure(
-        job=job.id, status=job.status, where=where, anchor=anchor, line=line or next(iter(job.note.splitlines()), "")
+        job=job.id,
+        status=job.status,
+        where=where,
+        anchor=job.anchor,
+        line=line or next(iter(job.note.splitlines()), ""),
     )
 
 
 def _numbers(views: Mapping[str, JobView], diagnosis: Diagnosis) -> dict[str, str]:
     """Addresses in the page of the lines that the diagnosis shows, by `key_of`."""
     job = views.get(diagnosis.job_id or "")
-    logs = [log for attempt in (job.attempts if job else ()) for log in attempt.logs if log.open]
-    return {text: f"{log.anchor}/L{number}" for log in logs for text, number in log.log.numbers.items()}
+    if job is None or job.blamed is None:
+        return {}
+    return {text: f"{job.blamed.anchor}/L{number}" for text, number in job.blamed.log.numbers.items()}
 
 
 def _job(
@@ -258,7 +278,7 @@ def _job(
         status=str(job.status or "unfinished"),
         allowed=job.allowed_failure,
         duration="" if result is None or result.status == "skipped" else rough_duration(result.duration_ms),
-        note=(result.error or "") if result is not None else "did not end",
+        note=(result.error or "") if result is not None else words_for(reading.state)["unfinished"],
         facts=list(_job_facts(job)),
         bars=list(bars(job, whole)),
         attempts=[

@@ -1,10 +1,12 @@
 """The data of the report: logs in pieces, graph, headline."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.html_report import logs
 from loom.analysis.html_report.graph import Graph, graph
 from loom.analysis.html_report.logs import Log, Share, key_of, read_log
@@ -157,3 +159,16 @@ def test_the_headline_is_a_sentence(results: list[tuple[str, bool]], state: str,
     fold = ended(*results)
     assert headline(fold, state) == said
     assert counts(fold) == counted
+
+
+NOT_IN_THE_PAGE = {
+    "schema_version", "kind", "run_id", "failed", "last_event_at", "duration_ms", "head_sha", "tree_sha", "attempt", "steps_total", "image",
+    "others", "skipped", "receipt_path", "job_manifest_path", "events_path", "lines",
+}  # fmt: skip
+"""Fields of a diagnosis that the page shows in another place or form: its head, its list of failed jobs, its logs."""
+
+
+def test_the_page_shows_every_field_of_a_diagnosis() -> None:
+    template = Path(logs.__file__).with_name("diagnosis.html.j2").read_text()
+    missing = {name for name in Diagnosis.__struct_fields__ if not re.search(rf"\bdiagnosis\.{name}\b", template)}
+    assert missing == NOT_IN_THE_PAGE
