@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from loom.errors import LoomError, RecordError, RequestError
 from loom.record.documents import Highlights, SectionSummary, StepSummary
 from loom.record.highlights import Watch, of_file
 from loom.record.reader import Reading
-from loom.record.store import INTERRUPTED, RUNNING, read_document
+from loom.record.store import INTERRUPTED, RUNNING, entry_at, read_document
 from loom.storage.files import open_regular
 from loom.util.controls import visible
 
 
 def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
     """Diagnose a run by one of its jobs (default: the first that failed). RequestError for an unknown job."""
+    if (found := _earlier(reading, job)) is not None:
+        return diagnosis_of(*found)
     unfinished = reading.state in (RUNNING, INTERRUPTED)
     pipeline = reading.pipeline_manifest()
     units = reading.running_units() if unfinished else []
@@ -58,6 +61,22 @@ def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
             ignored=lambda paths: _ignored(Path(root), paths) if root else None,
         )
     )
+
+
+def _earlier(reading: Reading, job: str | None) -> tuple[Reading, str] | None:
+    """Return the run in which a job failed that did not run again in this one, and the job, if no job of this run failed."""
+    pipeline = reading.pipeline_manifest()
+    own = pipeline["failing_job_id"] if job is None else job in [each["job_id"] for each in pipeline["jobs"]]
+    if own or reading.receipt()["parent_run_id"] is None:
+        return None
+    failed = reading.fold.failed_earlier
+    job = job or next(iter(failed), "")
+    run_id = failed.get(job)
+    if run_id is None or run_id >= reading.run_id:
+        return None
+    with suppress(RecordError):  # `loom clean` has removed it
+        return Reading(entry_at(reading.paths.of_run(run_id))), job
+    return None
 
 
 def recorded_diagnosis(reading: Reading) -> Diagnosis | None:

@@ -106,6 +106,11 @@ class _Resuming:
         workspace = taken.path if taken is not None and not shared else self._workspace(own, shared=shared)
         again = dependents(past, [job.job.id for job, _ in jobs])
         results = results_besides(past, again, also_unfinished=from_step is None)
+        self._said += [
+            f"{job_id} does not run again: it failed in run {past.run_of(job_id)}"
+            for job_id, result in results.items()
+            if not result.lets_go_on and result.status is not Status.SKIPPED
+        ]
         edits = assisted.edits_in(self._here, past, resumed)
         brought: Iterable[str] = ()
         before = jobs[0][0].manifest
@@ -122,6 +127,7 @@ class _Resuming:
             results=results,
             resumed=resumed,
             archive_of=past.archive_of,
+            run_of=past.run_of,
             has_products=workspace == past.workspace or bool(self._archives),
             steps=assisted.steps_taken_over(past, results, resumed),
             assisted=assisted.assistances(self._here, past, edits, brought, taken_over=results),
@@ -188,7 +194,7 @@ class _Resuming:
         failed = [
             past.job(job_id)
             for job_id in past.failed()
-            if past.fold.jobs[job_id].status in (Status.FAILURE, Status.TIMED_OUT, Status.ERROR, Status.CANCELED)
+            if past.job(job_id).state.status in (Status.FAILURE, Status.TIMED_OUT, Status.ERROR, Status.CANCELED)
         ]
         if not failed:
             raise RequestError(
@@ -306,6 +312,18 @@ def _as_planned(options: Options, past: PastRun) -> Options:
     return replace(again, quiet=options.quiet, trust=options.trust, strict=planned.isolated, on=on, flags=flags)
 
 
+def _asked(options: Options, past: PastRun) -> Options:
+    """As `_as_planned`, with the selection of jobs that the earlier run was asked for."""
+    given = past.invocation.options
+    names = [job.id for job in past.planned.plan.jobs] if "only_failed" in given else given.get("names", ())
+    return replace(
+        _as_planned(options, past),
+        names=tuple(names),
+        stage=tuple(given.get("stage", ())),
+        from_job=given.get("from_job"),
+    )
+
+
 def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
     run_id = str(time.time_ns())
     results: Mapping[str, JobResult] = {}
@@ -324,6 +342,7 @@ def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
         snapshot=document,
         results=results,
         archive_of=past.archive_of,
+        run_of=past.run_of,
         has_products=False,
         steps=assisted.steps_taken_over(past, results, {}),
         assisted=assisted.assistances(here, past, (), (), taken_over=results),
@@ -371,14 +390,11 @@ def _fresh(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
             f"run {past.run_id} is one of {past.repo_root}, which is not the checkout here",
             hint=f"run it there: cd {past.repo_root}",
         )
-    ids = past.failed() if failed else [job.id for job in past.planned.plan.jobs]
-    if not ids:
-        raise RequestError(f"no job of run {past.run_id} failed", hint="leave --failed out to run all of them again")
-    return running.run_with(
-        replace(
-            _as_planned(options, past),
-            names=tuple(ids),
-            parent_run_id=past.run_id,
-            invocation=past.invocation,
-        )
-    )
+    again = _asked(options, past)
+    if failed:
+        again = replace(again, names=tuple(past.failed()), stage=(), from_job=None)
+        if not again.names:
+            raise RequestError(
+                f"no job of run {past.run_id} failed", hint="leave --failed out to run all of them again"
+            )
+    return running.run_with(replace(again, parent_run_id=past.run_id, invocation=past.invocation))

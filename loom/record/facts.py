@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal, Required, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, Required, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -118,6 +118,7 @@ class _Reused(TypedDict):
     allowed_failure: bool
     exit_code: Code | None
     archive: str
+    run_id: NotRequired[str]
 
 
 class _ReusedJobs(TypedDict):

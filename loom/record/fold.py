@@ -204,6 +204,16 @@ class RunFold:
         worth = [job for job in failed if job.status is not Status.CANCELED] or failed
         return min(worth, key=lambda job: job.result.seq if job.result else 0, default=None)
 
+    @property
+    def failed_earlier(self) -> dict[str, str]:
+        """The jobs that failed in an earlier run and did not run again in this one: job -> that run."""
+        reused: dict[str, dict[str, Any]] = self.facts.get("results_reused", {}).get("jobs", {})
+        return {
+            job_id: job.get("run_id") or str(self.started.get("parent_run_id"))
+            for job_id, job in reused.items()
+            if not Status(job["status"]).ok and not job["allowed_failure"]
+        }
+
     def jobs_by_status(self) -> dict[str, int]:
         counts: dict[str, int] = {}
         for job in self.jobs.values():

@@ -68,6 +68,10 @@ class RunPaths(Struct, frozen=True, kw_only=True):
     root: Path
     run_id: str
 
+    def of_run(self, run_id: str) -> RunPaths:
+        """Return those of another run in the same store."""
+        return RunPaths(root=self.root.with_name(run_id), run_id=run_id)
+
     @property
     def receipt(self) -> Path:
         return self.root / "receipts" / f"{RUN_PREFIX}{self.run_id}.json"

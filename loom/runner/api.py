@@ -89,6 +89,8 @@ class Reuse(Struct, frozen=True, kw_only=True):
     """The location of those jobs' artifacts."""
     manifest: bytes | None = None
     """The manifest of the snapshot that the resumed jobs' files were last synced with; None: the workspace's own."""
+    run_of: Callable[[str], str]
+    """The run that ran each of those jobs."""
     has_products: bool = True
     """Whether the workspace holds those jobs' output; if not, their artifacts are restored into it."""
     steps: Sequence[Mapping[str, Any]] = ()

@@ -103,9 +103,10 @@ class Run:
         self._deaf = self._cancel.on_request(self._interrupted)
         shape = plan_shape(request.plan, without=self._done)
         self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "plan_resolved", shape)
-        if self._done:
-            self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "results_reused", self._results_reused())
         if reuse := request.reuse:
+            if self._done:
+                reused = self._results_reused(reuse.run_of)
+                self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "results_reused", reused)
             resumed = reuse.has_products or bool(reuse.resumed)
             self._journal.fact(
                 RUN, PhaseCode.RUN_BOOTSTRAP, "steps_reused", {"resumed": resumed, "jobs": list(reuse.steps)}
@@ -243,7 +244,7 @@ class Run:
             return reuse.archive_of(job_id)
         return self._record.paths.artifacts_archive(job_id)
 
-    def _results_reused(self) -> dict[str, Any]:
+    def _results_reused(self, run_of: Callable[[str], str]) -> dict[str, Any]:
         return {
             "jobs": {
                 job_id: {
@@ -251,6 +252,7 @@ class Run:
                     "allowed_failure": result.allowed_failure,
                     "exit_code": result.exit_code,
                     "archive": str(self._archive_of(job_id)),
+                    "run_id": run_of(job_id),
                 }
                 for job_id, result in self._done.items()
             }
@@ -288,6 +290,11 @@ class Run:
             if error is None and failing is not None and failing.result is not None:
                 error = f"{failing.id}: {failing.result.error or failing.result.status}"
                 error_code = failing.result.data.get("error_code")
+            elif error is None:
+                earlier = self._recorder.fold.failed_earlier.items()
+                error = next(
+                    (f"{job_id}: failed in run {run_id}, and did not run again" for job_id, run_id in earlier), None
+                )
             for visit in visits.visits(self._record.paths):
                 visitor = Assisted(how=visit.how, job_id=visit.job_id, command=visit.command)
                 self._assistances.add(visitor, None)  # steps ran at the same time

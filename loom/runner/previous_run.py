@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from loom.errors import RequestError
+from loom.errors import LoomError, RequestError
 from loom.plan.model import Job, MountMode, Step
 from loom.record.documents import Invocation
 from loom.record.fold import JobState, RunFold
 from loom.record.saved_plan import Planned, load_planned
 from loom.record.step_outputs import restored
-from loom.record.store import RunEntry, read_phases
+from loom.record.store import RunEntry, entry_at, read_phases
 from loom.runner.views import View
 from loom.status import JobResult, Status
 from loom.util.paths import is_of_job
@@ -35,6 +36,8 @@ class PastRun(Struct, frozen=True, kw_only=True):
     entry: RunEntry
     planned: Planned
     fold: RunFold
+    earlier: Mapping[str, PastRun] = field(default_factory=dict)
+    """The runs in which jobs failed that did not run again in this one, by their ids."""
     handed_on: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """For each job, the facts of its steps' outputs, in order."""
 
@@ -60,7 +63,10 @@ class PastRun(Struct, frozen=True, kw_only=True):
         return self.fold.facts.get("snapshot_taken")
 
     def job(self, job_id: str) -> PastJob:
-        """Return a job of the run. RequestError for an unknown one."""
+        """Return a job of the run, or of the earlier one in which it failed. RequestError for an unknown job."""
+        earlier = self.earlier.get(self.run_of(job_id))
+        if earlier is not None and job_id in self.fold.failed_earlier:
+            return earlier.job(job_id)
         try:
             return PastJob(run=self, job=self.planned.plan.job(job_id))
         except KeyError:
@@ -77,9 +83,12 @@ class PastRun(Struct, frozen=True, kw_only=True):
         return [
             job.id
             for job in self.planned.plan.jobs
-            if (state := self.fold.jobs.get(job.id)) is not None
-            and (state.status is None or state.status not in (Status.SUCCESS,))
-            and not state.allowed_failure
+            if job.id in self.fold.failed_earlier
+            or (
+                (state := self.fold.jobs.get(job.id)) is not None
+                and state.status is not Status.SUCCESS
+                and not state.allowed_failure
+            )
         ]
 
     def one_job(self) -> PastJob:
@@ -87,6 +96,8 @@ class PastRun(Struct, frozen=True, kw_only=True):
         failing = self.fold.failing_job()
         if failing is not None:
             return self.job(failing.id)
+        for job_id in self.fold.failed_earlier:
+            return self.job(job_id)
         ran = [job.id for job in self.planned.plan.jobs if job.id in self.fold.jobs]
         kept = [job_id for job_id in ran if "session_kept" in self.fold.jobs[job_id].facts]
         going = [job_id for job_id in ran if self.fold.jobs[job_id].result is None and self.fold.jobs[job_id].phases]
@@ -102,6 +113,10 @@ class PastRun(Struct, frozen=True, kw_only=True):
         """Return the jobs with results taken over from this run's parent."""
         jobs: Mapping[str, Mapping[str, Any]] = self.fold.facts.get("results_reused", {}).get("jobs", {})
         return jobs
+
+    def run_of(self, job_id: str) -> str:
+        """Return the run that ran this job: this one, or the one that its result comes from."""
+        return str(self._taken_over.get(job_id, {}).get("run_id") or self.run_id)
 
     def archive_of(self, job_id: str) -> Path:
         """Locate the artifacts of a job, its own or taken over."""
@@ -260,4 +275,9 @@ def read(entry: RunEntry) -> PastRun:
         fold.apply(event)
         if event.message == "handed_on" and event.job_id is not None:
             handed_on.setdefault(event.job_id, []).append(event.data)
-    return PastRun(entry=entry, planned=planned, fold=fold, handed_on=handed_on)
+    earlier = {}
+    for run_id in {*fold.failed_earlier.values()}:
+        if run_id < entry.run_id:  # a record from elsewhere might go round in a circle
+            with suppress(LoomError):  # `loom clean` has removed it
+                earlier[run_id] = read(entry_at(entry.paths.of_run(run_id)))
+    return PastRun(entry=entry, planned=planned, fold=fold, earlier=earlier, handed_on=handed_on)
