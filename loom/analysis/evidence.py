@@ -67,7 +67,7 @@ def _earlier(reading: Reading, job: str | None) -> tuple[Reading, str] | None:
     """Return the run in which a job failed that did not run again in this one, and the job, if no job of this run failed."""
     pipeline = reading.pipeline_manifest()
     own = pipeline["failing_job_id"] if job is None else job in [each["job_id"] for each in pipeline["jobs"]]
-    if own or reading.receipt()["parent_run_id"] is None:
+    if own or reading.receipt()["extent"]["parent_run_id"] is None:
         return None
     failed = reading.fold.failed_earlier
     job = job or next(iter(failed), "")
