@@ -19,7 +19,6 @@ from loom.commands.screen import screen_parts
 from loom.errors import LoomError
 from loom.providers.docker import labels
 from loom.providers.docker.capabilities import Traits
-from loom.providers.docker.checkpoint import REPOSITORY
 from loom.providers.docker.connection import Engine
 from loom.providers.docker.endpoint import endpoint_of
 from loom.providers.docker.probe import probe
@@ -146,11 +145,10 @@ def _made_images(client: Any) -> Check:
     """Report the space of loom's images on the engine's disk."""
     try:
         made = client.api.images(labels.BUILD_REPOSITORY)
-        checkpoints = client.api.images(REPOSITORY)
     except Exception as error:  # noqa: BLE001  whatever the engine's client raises is a finding
         return _warn("images", f"the engine does not list them: {error}")
-    size = sum(int(image["Size"]) for image in {image["Id"]: image for image in (*made, *checkpoints)}.values())
-    text = f"{len(made)} built, {len(checkpoints)} of checkpoints, up to {rough_size(size)} (layers are shared)"
+    size = sum(int(image["Size"]) for image in {image["Id"]: image for image in made}.values())
+    text = f"{len(made)} built, up to {rough_size(size)} (layers are shared)"
     return _ok("images", f"{text}; loom images prune removes old built ones")
 
 
@@ -196,5 +194,5 @@ def _kept_workspaces(place: Here) -> Check:
 
 def _records(place: Here) -> Check:
     size = rough_size(allocated(place.store.runs_dir))
-    text = f"{counted(len(place.store.run_ids()), 'run')}, {size}, with their artifacts and checkpoints"
+    text = f"{counted(len(place.store.run_ids()), 'run')}, {size}, with their artifacts"
     return _ok("records", f"{text}; {place.config.keep_runs} of each checkout stay")

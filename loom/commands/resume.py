@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,7 @@ from msgspec.structs import replace
 
 from loom import snapshot
 from loom.cancel import Cancel, signals
-from loom.commands import assisted, session
+from loom.commands import assisted, saved, session
 from loom.commands import run as running
 from loom.commands import sync as syncing
 from loom.commands.project import Here
@@ -26,6 +28,7 @@ from loom.status import JobResult, Status
 from loom.util.paths import new_workspace, run_of_workspace
 
 if TYPE_CHECKING:
+    from loom.providers.base import KeptPlace
     from loom.runner.previous_run import PastJob, PastRun
 
 
@@ -73,25 +76,30 @@ class _Resuming:
         self._run_id = str(time.time_ns())
         self._made: list[Path] = []
         """Workspaces; while no run has them, nothing else would ever remove them."""
-        self._archives: list[Path] = []
-        """Checkpoints of a workspace that the jobs shared, and that is gone."""
+        self._kept: dict[str, KeptPlace] = {}
+        """The kept places of jobs whose files are inside, which a sync brings changes into."""
+        self._held = ExitStack()
 
     def run(self, from_step: str | None) -> int:
         past = self._past
         if past.entry.alive:
             raise RequestError(f"run {past.run_id} has not ended yet", hint="wait for it, or interrupt it first")
-        try:
-            reuse = self._reuse(from_step)
-        except BaseException:
+        with self._held:
+            try:
+                reuse = self._reuse(from_step)
+            except BaseException:
+                for workspace in self._made:
+                    snapshot.remove(workspace, recorded=True)
+                raise
             for workspace in self._made:
-                snapshot.remove(workspace, recorded=True)
-            raise
-        for workspace in self._made:
-            if workspace != reuse.workspace:
-                snapshot.remove(workspace, recorded=True)
-        if not self._options.quiet:
-            print("\n".join(self._said), flush=True)
-        return execute(self._here, past, reuse, self._options, self._run_id)
+                if workspace != reuse.workspace:
+                    snapshot.remove(workspace, recorded=True)
+            for job_id in self._kept:  # what was laid out of these is older than what they leave now
+                if (view := reuse.resumed[job_id].view) is not None:
+                    shutil.rmtree(view.place, ignore_errors=True)
+            if not self._options.quiet:
+                print("\n".join(self._said), flush=True)
+            return execute(self._here, past, reuse, self._options, self._run_id)
 
     def _reuse(self, from_step: str | None) -> Reuse:
         past, jobs = self._past, self._wanted(from_step)
@@ -128,7 +136,7 @@ class _Resuming:
             resumed=resumed,
             archive_of=past.archive_of,
             run_of=past.run_of,
-            has_products=workspace == past.workspace or bool(self._archives),
+            has_products=workspace == past.workspace,
             steps=assisted.steps_taken_over(past, results, resumed),
             assisted=assisted.assistances(self._here, past, edits, brought, taken_over=results),
         )
@@ -148,8 +156,15 @@ class _Resuming:
                 continue  # it runs from its start, over the new snapshot
             view = view or View(mode=MountMode.BIND, workspace=workspace)
             manifest = view.brought if view.brought.exists() else job.run.entry.paths.snapshot
-            places[view.workspace] = syncing.Place(
-                job_id=job.job.id, files=view.workspace, manifest=manifest, brought=view.brought
+            kept, left_out = self._kept.get(job.job.id), dict[str, str]()
+            files = view.workspace if kept is None else session.files_of(self._here, job, left_out)
+            places[files] = syncing.Place(
+                job_id=job.job.id,
+                files=files,
+                manifest=manifest,
+                brought=view.brought,
+                not_there=tuple(left_out),
+                bring=None if kept is None else kept.bring,
             )
         return list(places.values())
 
@@ -158,9 +173,6 @@ class _Resuming:
         past = self._past
         if past.workspace.is_dir():
             return past.workspace
-        if self._archives:
-            # They are of one workspace at different moments: the last one has what was there at the others.
-            return self._lay_out(max(self._archives, key=lambda archive: archive.stat().st_mtime_ns))
         if not shared:
             workspace = new_workspace(self._here.config.tmp_dir, self._run_id)
             try:
@@ -175,15 +187,10 @@ class _Resuming:
                 self._made.append(workspace)
                 return workspace
         raise RequestError(
-            f"the workspace of run {past.run_id} ({past.workspace}) is gone, and no checkpoint has it",
+            f"the workspace of run {past.run_id} ({past.workspace}) is gone",
             hint=f"start again: loom rerun {past.run_id}",
             code="NOTHING_KEPT",
         )
-
-    def _lay_out(self, archive: Path) -> Path:
-        workspace = session.lay_out(self._here, self._past, archive, self._run_id)
-        self._made.append(workspace)
-        return workspace
 
     def _wanted(self, from_step: str | None) -> list[tuple[PastJob, str | None]]:
         past = self._past
@@ -218,42 +225,39 @@ class _Resuming:
             return Resumption(step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, view=self._files(job))
 
         found, view = session.find_place(self._here, job), job.view
-        if self._sync and view is not None and view.mode is not MountMode.BIND:
-            found = None  # a view that is mounted can't be changed from under the container
-        if found is not None and view is not None and found.has_its_files(view.mode):
-            self._said.append(f"{job.job.id} goes on from {step.id}, in its kept container")
-            return Resumption(
-                step=step.id,
-                handed_on=handed_on,
-                cache_keys=job.cache_keys,
-                image=job.image,
-                adopt=found.adopt,
-                view=view,
-            )
-        image_id = session.checkpoint_of(self._here, job)
-        if image_id is None:
-            raise RequestError(
-                f"nothing of job {job.job.id} was kept to go on from: neither its container nor a checkpoint",
-                hint=f"start again with `loom rerun {job.run.run_id} --failed`; `--keep on-failure` keeps both",
-                code="NOTHING_KEPT",
-            )
-        files = self._files(job)
-        self._said.append(f"{job.job.id} goes on from {step.id}, in a container restored from its checkpoint")
+        if found is None or view is None or not found.has_its_files(view.mode):
+            raise self._nothing_kept(job)
+        self._held.enter_context(session.held(self._here, job, found, alone=True))
+        saved.save(self._here, job)
+        if view.mode is not MountMode.BIND:
+            self._kept[job.job.id] = found
+        self._said.append(f"{job.job.id} goes on from {step.id}, in its kept container")
+        return Resumption(
+            step=step.id,
+            handed_on=handed_on,
+            cache_keys=job.cache_keys,
+            image=job.image,
+            adopt=found.adopt,
+            view=view,
+        )
 
-        image = job.image
-        assert image is not None
-        resolved = replace(image, image_id=image_id)
-        return Resumption(step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, image=resolved, view=files)
+    def _nothing_kept(self, job: PastJob) -> RequestError:
+        run_id = job.run.run_id
+        hint = f"start again: loom rerun {run_id} --failed; `--keep on-failure` keeps the containers of failed jobs"
+        if job.run.entry.paths.saved(job.job.id).exists():
+            hint += f"\nthe changes in its files are saved: loom pull {run_id} {job.job.id}"
+        return RequestError(
+            f"job {job.job.id} has no container to go on in" + (": it was kept, and is gone" if job.kept else ""),
+            hint=hint,
+            code="NOTHING_KEPT",
+        )
 
     def _files(self, job: PastJob) -> View | None:
         """Return the view of a new place for the job; None for the workspace that this run's jobs share."""
+        if job.shares_workspace:
+            return None
         left_out: dict[str, str] = {}
-        view: View | None = None
-        if not job.shares_workspace:
-            view = session.view_of_files(self._here, job, left_out)
-        elif not job.run.workspace.is_dir() and job.checkpoint_archive.exists():
-            self._archives.append(job.checkpoint_archive)
-            left_out |= job.not_in_checkpoint()[0]
+        view = session.view_of_files(self._here, job, left_out)
         for path, reason in left_out.items():
             self._said.append(f"left out: {path} ({reason})")
         return view

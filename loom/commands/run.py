@@ -39,7 +39,6 @@ from loom.render.plan import plan_yaml
 from loom.render.screen import Look, Screen
 from loom.runner import Gate, api
 from loom.runner.api import Ran, Reuse
-from loom.runner.previous_run import remove_expired_archives
 from loom.snapshot import Source
 from loom.status import ExitCode
 from loom.util.bounded import listed
@@ -279,7 +278,6 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None)
                 notices=(*_not_isolated(plan, config), *prepared.notices),
             )
         )
-    remove_expired_archives(here.store.runs_dir, time.time() - config.keep_for)
     _say_the_end(ran, audience, here, options.form, look, write)
     if config.auto_clean:
         clean_later(here.store, here.environ, source.root)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,19 +22,18 @@ from loom.commands.project import Here
 from loom.errors import LoomError, RequestError
 from loom.plan.model import MountMode, Plan, Step
 from loom.providers.base import Inside, KeptPlace, ReadOnlyMount, Resolved, SecretValues, SessionRequest
-from loom.providers.files import unpack_file
 from loom.record import visits
 from loom.record.lines import encodable
 from loom.record.visits import Visit
 from loom.runner import PlaceOpener, Resumption, Settings, Tools, View
 from loom.runner import previous_run as past
 from loom.runner.previous_run import PastJob, PastRun
+from loom.runner.views import laid_out
 from loom.secrets.lookup import resolve
 from loom.secrets.masking import Masker
 from loom.snapshot import occupied
-from loom.storage.private import make_own
+from loom.storage import holds
 from loom.util import controls
-from loom.util.paths import new_workspace
 
 if TYPE_CHECKING:
     from loom.storage.workspace import Skipped
@@ -135,7 +133,8 @@ def _entered(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Can
             f"job {job.job.id} runs on this machine, as you", hint="--root is for jobs in containers; leave it out"
         )
     if (found := find_place(here, job)) is not None:
-        yield _found(here, job, step, found, as_root=as_root)
+        with nullcontext() if job.run.entry.alive else held(here, job, found, alone=False):
+            yield _found(here, job, step, found, as_root=as_root)
         return
     if job.run.entry.alive and isolated:
         raise RequestError(
@@ -149,6 +148,13 @@ def _entered(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Can
 def find_place(here: Here, job: PastJob) -> KeptPlace | None:
     """The job's place, if it runs or was kept."""
     return here.provider(job).find(job.run.run_id, job.job.id, str(job.kept.get("container_id") or ""))
+
+
+def held(here: Here, job: PastJob, found: KeptPlace, *, alone: bool) -> AbstractContextManager[None]:
+    """Use a kept place: `alone` to go on in it or to remove it, else beside others. RequestError when somebody is in it."""
+    command = shlex.join(["loom", *sys.argv[1:3]])
+    what = f"the container of {job.job.id} (run {job.run.run_id})"
+    return holds.held(here.store.lock_of_place(found.place_id), what, command, alone=alone)
 
 
 def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: bool) -> Entered:
@@ -209,10 +215,8 @@ def _opener(
     run, planned = job.run, job.run.planned
     run_id = str(time.time_ns())
     image = job.image if job.in_container else None
-    checkpoint_id = checkpoint_of(here, job) if image is not None else None
-    if image is not None:
-        image_id = checkpoint_id or (image.image_id if here.provider(job).has_image(image.image_id) else None)
-        image = None if image_id is None else structs.replace(image, image_id=image_id)
+    if image is not None and not here.provider(job).has_image(image.image_id):
+        image = None
     view = None if job.view is None else view_of_files(here, job)
     if view is None and not run.workspace.is_dir():
         raise _gone(job)
@@ -230,20 +234,13 @@ def _opener(
     stack.callback(lambda: [provider.close(cancel) for provider in tools.providers.values()])
     if not job.in_container:
         about = f"on this machine, in the files of {job.job.id} (run {run.run_id})"
-    elif checkpoint_id is not None:
-        about = f"in a new container from the checkpoint of {job.job.id} (run {run.run_id}): the kept one is gone"
     else:
         about = (
-            f"in a new container of {job.job.id}'s image, with its files of run {run.run_id}: nothing was kept, "
-            "so what its steps changed outside of the workspace is not here"
+            f"in a new container of {job.job.id}'s image, with its files of run {run.run_id}: "
+            f"{'the kept one is gone' if job.kept else 'nothing was kept'}, so what its steps changed outside of the "
+            "workspace is not here"
         )
     return PlaceOpener(tools, settings, cancel), image, about
-
-
-def checkpoint_of(here: Here, job: PastJob) -> str | None:
-    """The image of the job's checkpoint, if it has one that is still there."""
-    image_id = job.checkpoint.get("image_id")
-    return image_id if image_id and here.provider(job).has_image(image_id) else None
 
 
 def view_of_files(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -> View:
@@ -277,11 +274,7 @@ def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -
         if view.place.is_dir():
             return view.place
     elif (found := find_place(here, job)) is not None:
-        return _laid_out(view.place, partial(found.copy_files, on_skipped=on_skipped))
-    elif view.place.is_dir():
-        if left_out is not None:
-            left_out |= job.not_in_checkpoint()[0]
-        return view.place
+        return laid_out(view.place, partial(found.copy_files, on_skipped=on_skipped))
     elif view.mode is MountMode.OVERLAY and view.workspace.is_dir() and (view.place.parent / "upper").is_dir():
         request = SessionRequest(
             run_id=job.run.run_id,
@@ -293,11 +286,9 @@ def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -
             shell=(),
             image_id=job.image.image_id if job.image is not None else None,
         )
-        return _laid_out(view.place, partial(here.provider(job).lay_out, request, on_skipped=on_skipped))
-    if job.checkpoint_archive.exists() and not job.shares_workspace:
-        if left_out is not None:
-            left_out |= job.not_in_checkpoint()[0]
-        return _laid_out(view.place, partial(unpack_file, job.checkpoint_archive))
+        return laid_out(view.place, partial(here.provider(job).lay_out, request, on_skipped=on_skipped))
+    elif view.place.is_dir():
+        return view.place
     raise _gone(job)
 
 
@@ -307,30 +298,6 @@ def _gone(job: PastJob) -> RequestError:
         hint=f"run it again: loom rerun {job.run.run_id}; `loom run --keep on-failure` keeps what it takes to go on",
         code="NOTHING_KEPT",
     )
-
-
-def _laid_out(place: Path, fill: Callable[[Path], None]) -> Path:
-    """`place`, filled: whole, or as it was before."""
-    make_own(place.parent.parent)
-    make_own(place.parent)
-    new, old = place.with_name("workspace.new"), place.with_name("workspace.old")
-    for rest in (new, old):
-        shutil.rmtree(rest, ignore_errors=True)
-    fill(new)
-    if place.exists():
-        place.rename(old)
-    new.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
-    return place
-
-
-def lay_out(here: Here, past: PastRun, archive: Path, run_id: str) -> Path:
-    """A new workspace for jobs that share one, with what a checkpoint's archive has."""
-    workspace = new_workspace(here.config.tmp_dir, run_id)
-    here.store.claims.make(workspace, run_id=run_id, repo_root=past.repo_root)
-    unpack_file(archive, workspace)
-    workspace.chmod(0o700)  # the archive has that of the job's time
-    return workspace
 
 
 def resolve_secrets(here: Here, job: PastJob) -> Mapping[str, bytes]:

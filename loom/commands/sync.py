@@ -34,6 +34,8 @@ class Place(Struct, frozen=True, kw_only=True):
     """Where the manifest of this sync goes."""
     not_there: tuple[str, ...] = ()
     """The paths that `files` was copied without."""
+    bring: Callable[[Path, Sequence[str]], None] | None = None
+    """Where `files` is a copy: make these paths so in the place itself."""
 
 
 def take(here: Here, past: PastRun, workspace: Path, run_id: str) -> Snapshot:
@@ -64,6 +66,9 @@ def sync(
         _refuse_conflicts(compared)
     for place, found in compared:
         snapshot.bring(taken.path, place.files, found, theirs=prefer == THEIRS)
+        if place.bring is not None:
+            changes = (*found.changes, *(found.both if prefer == THEIRS else ()))
+            place.bring(place.files, [change.path for change in changes])
         make_own(place.brought.parent)
         atomic.write(place.brought, snapshot.manifest_bytes(taken.path), mode=0o600)
     return _report([found for _, found in compared], prefer, say)

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
@@ -218,15 +218,6 @@ class Session(Protocol):
         """Access the place between steps. `environment` extends the job's."""
         ...
 
-    def checkpoint(self, archive: Path, expires_at: float) -> Mapping[str, Any]:
-        """Save the state that a job can resume from after its place is gone; return facts for the record, empty if
-        unsupported.
-
-        The files go to `archive` (`files.pack`). `image_id` is an image of the file system, which `Provider.has_image`
-        finds until `expires_at`. InfrastructureError on failure.
-        """
-        ...
-
     def keep(self, expires_at: float) -> None:
         """Keep the idle place after the session, until `expires_at` (seconds since the epoch).
 
@@ -240,6 +231,11 @@ class KeptPlace(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def place_id(self) -> str:
+        """As `SessionFacts.container_id`."""
+        ...
 
     @property
     def kept(self) -> bool:
@@ -263,6 +259,11 @@ class KeptPlace(Protocol):
 
     def copy_files(self, target: Path, on_skipped: OnSkipped) -> None:
         """Fill the new directory `target` with the job's view, without special files."""
+        ...
+
+    def bring(self, source: Path, paths: Sequence[str]) -> None:
+        """Make these paths of the job's view as they are below `source`; one that is not there is deleted. They then belong
+        to the job's user. ProviderError when that can't be done."""
         ...
 
     def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> AbstractContextManager[Session]:
@@ -395,7 +396,7 @@ class Provider(Protocol):
         ...
 
     def has_image(self, image_id: str) -> bool:
-        """Whether the image of a job or checkpoint still exists."""
+        """Whether the image of a job still exists."""
         ...
 
     def lay_out(self, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:

@@ -382,9 +382,6 @@ class HostSession:
             kill_everything=self.kill_everything,
         )
 
-    def checkpoint(self, archive: Path, expires_at: float) -> Mapping[str, Any]:
-        return {}  # the files stay, and nothing else needs saving
-
     def keep(self, expires_at: float) -> None:
         """The workspace stays anyway, and a new process can start in it at any time."""
 

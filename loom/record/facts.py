@@ -196,20 +196,13 @@ class _Cache(TypedDict, total=False):
     hit: str
 
 
-class _Checkpoint(TypedDict, total=False):
-    image_id: str
-    workspace: str
-    left_out: list[_LeftOut]
-    left_out_total: Count
-
-
 class _Kept(TypedDict, total=False):
     expires_at: Required[datetime]
     kept_at: datetime
     step: str | None
     container_id: str
     container_name: str
-    checkpoint: _Checkpoint | None
+    bytes: Count
 
 
 class _HandedOn(TypedDict, total=False):

@@ -115,9 +115,9 @@ class RunPaths(Struct, frozen=True, kw_only=True):
     def job(self, job_id: str) -> Path:
         return self.logs / "jobs" / job_id
 
-    def checkpoint(self, job_id: str) -> Path:
-        """The saved files of a kept job."""
-        return self.root / "checkpoints" / f"{job_id}.tar.zst"
+    def saved(self, job_id: str) -> Path:
+        """What a kept job's files differ in from the snapshot, as saved before something touched them."""
+        return self.root / "saved" / f"{job_id}.tar.zst"
 
     def artifacts(self, job_id: str) -> Path:
         return self.job(job_id) / "artifacts"
@@ -330,11 +330,16 @@ class Store:
         self._state_dir = own_state(state_dir)
         self.runs_dir = state_dir / "runs"
         self.snapshots_dir = state_dir / "snapshots"
+        self.places_dir = state_dir / "places"
         self.claims = Claims(state_dir)
 
     def holds(self, entry: RunEntry) -> bool:
         """Whether its record is in this store: copies, and files of jobs in a workspace, are untrusted."""
         return Path(os.path.realpath(entry.paths.root)).parent == Path(os.path.realpath(self.runs_dir))
+
+    def lock_of_place(self, place_id: str) -> Path:
+        """The lock file of a kept place (`storage.holds`)."""
+        return self.places_dir / f"{place_id[:32]}.lock"
 
     def _make(self) -> None:
         with contextlib.suppress(OSError):  # a later write reports the reason

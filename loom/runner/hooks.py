@@ -44,12 +44,13 @@ class Gate(Protocol):
     def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict: ...
 
 
-def keeps(when: str, status: Status) -> bool:
-    """Whether to keep the place of a job with this result (`Config.keep`)."""
-    ended = status in (Status.FAILURE, Status.TIMED_OUT, Status.ERROR) or (
-        when == "always" and status is Status.SUCCESS
-    )
-    return when in ("always", "on-failure") and ended
+def keeps(when: str, status: Status, *, resumed: bool) -> bool:
+    """Whether to keep the place of a job with this result (`Config.keep`).
+
+    `resumed`: it was kept before and may hold repairs by hand; an interrupt does not remove it.
+    """
+    failed = status in (Status.FAILURE, Status.TIMED_OUT, Status.ERROR) or (resumed and status is Status.CANCELED)
+    return when == "always" or (when == "on-failure" and failed)
 
 
 Adopt = Callable[[SessionRequest, OnOutput, Cancel], AbstractContextManager[Session]]
@@ -63,7 +64,7 @@ class Resumption(Struct, frozen=True, kw_only=True):
     cache_keys: tuple[str, ...] = ()
     """The keys of the job's caches at its start."""
     image: Resolved | None = None
-    """The checkpoint's image, or the kept container's."""
+    """The kept container's image."""
     adopt: Adopt | None = None
     """Opens the kept container with its services; None: create a container from `image`."""
     view: View | None = None

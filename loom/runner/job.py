@@ -14,7 +14,6 @@ from loom.errors import InfrastructureError
 from loom.plan.model import Job, MountMode
 from loom.record.events import PhaseCode, Section, timestamp
 from loom.record.journal import Journal
-from loom.record.store import RunPaths
 from loom.runner.assistance import Assistances
 from loom.runner.attempt import Attempt
 from loom.runner.hooks import keeps
@@ -30,21 +29,13 @@ class JobRunner:
     """Runs the jobs of one run; thread-safe, one call per job."""
 
     def __init__(
-        self,
-        *,
-        journal: Journal,
-        opener: PlaceOpener,
-        handover: Handover,
-        assistances: Assistances,
-        cancel: Cancel,
-        paths: RunPaths,
+        self, *, journal: Journal, opener: PlaceOpener, handover: Handover, assistances: Assistances, cancel: Cancel
     ) -> None:
         self._journal = journal
         self._opener = opener
         self._products = Products(handover, opener.settings.workspace, cancel)
         self._assistances = assistances
         self._cancel = cancel
-        self._paths = paths
         self._begun: dict[str, int] = {}
 
     def run(self, job: Job) -> JobResult:
@@ -134,16 +125,10 @@ class JobRunner:
     def _keep_place(self, attempt: Attempt, place: Place) -> bool:
         """Keep the job's place for inspection. A failure is only a warning, because the job has its result."""
         job, config = attempt.job, self._opener.settings.config
-        if not keeps(config.keep, attempt.status) or _tries_again(attempt):
+        if not keeps(config.keep, attempt.status, resumed=place.resumed is not None) or _tries_again(attempt):
             return False
         expires_at = self._journal.now_ns() / 1e9 + config.keep_for
         kept: dict[str, Any] = {"expires_at": timestamp(int(expires_at * 1e9)), "step": attempt.failing_step}
-        try:
-            archive = self._paths.checkpoint(job.id)
-            if attempt.status is not Status.SUCCESS and (saved := place.session.checkpoint(archive, expires_at)):
-                kept["checkpoint"] = saved
-        except InfrastructureError as error:
-            attempt.warn(f"no checkpoint: {error.message}", PhaseCode.JOB_CLEANUP)
         try:
             place.session.keep(expires_at)
             if (
@@ -155,10 +140,9 @@ class JobRunner:
             kept["kept_at"] = timestamp(self._journal.now_ns())
         except InfrastructureError as error:
             attempt.warn(f"not kept: {error.message}", PhaseCode.JOB_CLEANUP)
-        stays = "container_id" in kept or "checkpoint" in kept
-        if stays:
-            attempt.fact("session_kept", kept, PhaseCode.JOB_CLEANUP)
-        return stays
+            return False
+        attempt.fact("session_kept", kept, PhaseCode.JOB_CLEANUP)
+        return True
 
 
 def _save_files(attempt: Attempt, place: Place) -> None:

@@ -194,7 +194,6 @@ class Run:
                 handover=handover,
                 assistances=self._assistances,
                 cancel=self._cancel,
-                paths=paths,
             )
             if started:
                 status = self._jobs(runner)

@@ -24,7 +24,7 @@ from loom.util.paths import is_of_job
 
 
 class PastImage(Struct, frozen=True, kw_only=True):
-    """The recorded image of a job; `image_id` may be a checkpoint's instead."""
+    """The recorded image of a job."""
 
     name: str
     image_id: str
@@ -163,19 +163,6 @@ class PastJob(Struct, frozen=True, kw_only=True):
         return self.state.facts.get("session_kept", {})
 
     @property
-    def checkpoint(self) -> Mapping[str, Any]:
-        return self.kept.get("checkpoint") or {}
-
-    def not_in_checkpoint(self) -> tuple[dict[str, str], int]:
-        """The special files that its checkpoint lacks: the first ones, and the total."""
-        left_out = self.checkpoint.get("left_out") or []
-        return {item["path"]: item["reason"] for item in left_out}, self.checkpoint.get("left_out_total", 0)
-
-    @property
-    def checkpoint_archive(self) -> Path:
-        return self.run.entry.paths.checkpoint(self.job.id)
-
-    @property
     def view(self) -> View | None:
         """The job's view of the workspace; None when the job ended before it."""
         opened = self.state.facts.get("session_opened")
@@ -254,16 +241,6 @@ def step_named(job: Job, wanted: str) -> Step:
         hint=f"its steps: {', '.join(step.id for step in job.steps)}; a number alone means one of `script`",
         code="STEP_UNKNOWN",
     )
-
-
-def remove_expired_archives(runs_dir: Path, older_than: float) -> None:
-    """Remove checkpoint archives older than this time (seconds since the epoch); records stay."""
-    for archive in runs_dir.glob("*/checkpoints/*.tar.zst"):
-        try:
-            if archive.stat().st_mtime < older_than:
-                archive.unlink()
-        except OSError:
-            continue  # already removed, or not ours
 
 
 def read(entry: RunEntry) -> PastRun:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tarfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -62,8 +62,23 @@ class View(Struct, frozen=True, kw_only=True):
         return self.directory / "workspace" if self.directory is not None else self.workspace
 
 
+def laid_out(place: Path, fill: Callable[[Path], None]) -> Path:
+    """Replace `place` by what `fill` puts into a new directory, atomically."""
+    make_own(place.parent.parent)
+    make_own(place.parent)
+    new, old = place.with_name("workspace.new"), place.with_name("workspace.old")
+    for rest in (new, old):
+        shutil.rmtree(rest, ignore_errors=True)
+    fill(new)
+    if place.exists():
+        place.rename(old)
+    new.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+    return place
+
+
 def save_files(session: Session, target: Path) -> None:
-    """Lay out a job's files in the new directory `target`, atomically. ProviderError on failure."""
+    """Lay out a job's files in `target`, atomically. ProviderError on failure."""
     total = 0
 
     def bounded() -> Iterator[bytes]:
@@ -74,11 +89,13 @@ def save_files(session: Session, target: Path) -> None:
                 raise ProviderError(f"they are larger than {rough_size(MAX_SAVED)}; --keep on-failure keeps them")
             yield piece
 
+    def fill(new: Path) -> None:
+        new.mkdir()
+        unpack(bounded(), new)
+
     try:
-        target.mkdir()
-        unpack(bounded(), target)
+        laid_out(target, fill)
     except (OSError, ProviderError, tarfile.TarError) as error:
-        shutil.rmtree(target, ignore_errors=True)
         raise error if isinstance(error, ProviderError) else ProviderError(str(error)) from error
 
 

@@ -1,4 +1,4 @@
-"""Archives from an attacker: a planted cache with a checksum that fits, a forged artifact, a checkpoint of someone else's.
+"""Archives from an attacker: a planted cache with a checksum that fits, a forged artifact, the saved changes of someone else's job.
 
 Each one is unpacked by every way that an archive can take into a directory; nothing may appear outside of that directory, and
 nothing that a user would run with more rights than their own.
@@ -78,7 +78,7 @@ def planted(folder: Path, archive: bytes) -> Cache:
     return store
 
 
-def by_checkpoint(archive: bytes, place: Path) -> str:
+def by_saved_changes(archive: bytes, place: Path) -> str:
     packed = place.parent / "job.tar.zst"
     packed.write_bytes(zstandard.ZstdCompressor().compress(archive))
     place.rename(place.parent / "gone")
@@ -93,7 +93,7 @@ WAYS: dict[str, Unpack] = {
     "artifact": by_artifact,
     "artifact as a stream": by_artifact_stream,
     "cache": by_planted_cache,
-    "checkpoint": by_checkpoint,
+    "saved changes": by_saved_changes,
 }
 
 
@@ -179,7 +179,7 @@ def test_nothing_is_written_outside(place: Path, way: str, case: str, form: int)
 @pytest.mark.parametrize("way", WAYS)
 def test_no_device_or_fifo_is_made(place: Path, way: str, case: str) -> None:
     said = WAYS[way](packed(*SPECIAL[case], member("deps/file")), place)
-    assert bool(said) == (way != "checkpoint"), "what a job left in its workspace is laid out without them"
+    assert bool(said) == (way != "saved changes"), "what a job left in its workspace is laid out without them"
     made = [path for path in place.rglob("*") if not (path.is_file() or path.is_dir())]
     assert made == []
 

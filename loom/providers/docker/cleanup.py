@@ -6,7 +6,6 @@ has ended (`reap`), or when it was kept and has expired. Resources of a living p
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 UNKNOWN_AFTER_S = 600.0
 """The age at which an ended container counts as abandoned, if its process can't be checked from here."""
 
-Kind = Literal["container", "network", "volume", "image"]
+Kind = Literal["container", "network", "volume"]
 
 
 class Resource(Struct, frozen=True, kw_only=True):
@@ -68,7 +67,7 @@ class Removed(Struct, frozen=True):
 
 def reap(client: docker.DockerClient, *, now: Callable[[], float] = time.time) -> list[Removed]:
     """Remove abandoned and expired resources. ProviderError when the engine can't be queried."""
-    found = list(_found(client, "what earlier runs left behind", [labels.PID], [f"{labels.CHECKPOINT}=1"]))
+    found = list(_found(client, "what earlier runs left behind", [labels.PID]))
     kept = {one.job for one in found if one.kind == "container" and (one.expires_at or 0) > now()}
     done = []
     for one in found:
@@ -106,12 +105,11 @@ def tidied(client: docker.DockerClient) -> list[str]:
 def remove_run(client: docker.DockerClient, run_id: str, job_id: str | None = None) -> list[Removed]:
     """Remove everything that a run, or one of its jobs, has in the engine; the caller ensures that it is over.
 
-    ProviderError when the engine can't be queried. Checkpoints of a single job stay.
+    ProviderError when the engine can't be queried.
     """
     marks = [f"{labels.RUN}={run_id}", *([f"{labels.JOB}={job_id}"] if job_id is not None else [])]
-    of_images = None if job_id is not None else [*marks, f"{labels.CHECKPOINT}=1"]
     done = []
-    for one in _found(client, f"what run {run_id} left in the engine", marks, of_images):
+    for one in _found(client, f"what run {run_id} left in the engine", marks):
         try:
             done.append(_removed(client, one))
         except _InUse as error:
@@ -119,7 +117,7 @@ def remove_run(client: docker.DockerClient, run_id: str, job_id: str | None = No
     return done
 
 
-def _found(client: docker.DockerClient, what: str, marks: list[str], of_images: list[str] | None) -> Iterator[Resource]:
+def _found(client: docker.DockerClient, what: str, marks: list[str]) -> Iterator[Resource]:
     """Sort by the order of removal."""
     api: Any = client.api
     filters = {"label": marks}
@@ -127,7 +125,6 @@ def _found(client: docker.DockerClient, what: str, marks: list[str], of_images: 
         containers = retrying(lambda: api.containers(all=True, filters=filters))
         networks = retrying(lambda: api.networks(filters=filters))
         volumes = retrying(lambda: api.volumes(filters=filters))["Volumes"] or []
-        images = retrying(lambda: api.images(filters={"label": of_images})) if of_images else []
     for one in containers:
         name = str((one.get("Names") or [one["Id"][:12]])[0]).lstrip("/")
         yield Resource(
@@ -143,13 +140,6 @@ def _found(client: docker.DockerClient, what: str, marks: list[str], of_images: 
         yield Resource(kind="network", key=one["Id"], name=one["Name"], labels=one["Labels"])
     for one in volumes:
         yield Resource(kind="volume", key=one["Name"], name=one["Name"], labels=one["Labels"] or {})
-    for one in images:
-        marks_of = one.get("Labels") or {}
-        expires = str(marks_of.get(labels.EXPIRES, "0"))
-        until = float(expires) if expires.isdigit() else math.inf
-        # By tag: an image that a later checkpoint is based on is removed with it.
-        for name in one.get("RepoTags") or [one["Id"]]:
-            yield Resource(kind="image", key=name, name=name, labels=marks_of, expires_at=until)
 
 
 # -- how it goes --------------------------------------------------------------------------------------------------
@@ -164,7 +154,6 @@ def _removed(client: docker.DockerClient, one: Resource) -> Removed:
         "container": remove_container,
         "network": remove_network,
         "volume": remove_volume,
-        "image": _remove_image,
     }[one.kind]
     try:
         how(client, one.key)
@@ -214,11 +203,6 @@ def remove_network(client: docker.DockerClient, name: str, *, disconnect: bool =
 def remove_volume(client: docker.DockerClient, name: str) -> None:
     api: Any = client.api
     _remove(f"the volume {name}", lambda: api.remove_volume(name, force=True))
-
-
-def _remove_image(client: docker.DockerClient, name: str) -> None:
-    api: Any = client.api
-    _remove(f"the image {name}", lambda: api.remove_image(name, force=True))
 
 
 def _remove(what: str, call: Callable[[], object]) -> None:

@@ -7,12 +7,14 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from loom.errors import ImageError
+from loom.errors import ImageError, LoomError
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker import driver, hardening, labels, refusals
 from loom.providers.docker.capabilities import ENGINES_SOCKET, Traits
 from loom.providers.docker.devices import device_requests_of, devices_of
+from loom.providers.docker.errors import translated
 from loom.providers.docker.mounts import Mount
+from loom.providers.docker.retries import retrying
 
 if TYPE_CHECKING:
     import docker
@@ -157,3 +159,15 @@ def host_config(request: SessionRequest, mount: Mount, traits: Traits) -> dict[s
         **(hardening.JOB if request.hardened else {}),
     }
     return {key: value for key, value in config.items() if value is not None}
+
+
+def image_is_there(client: docker.DockerClient, image_id: str) -> bool:
+    api: Any = client.api
+    try:
+        with translated("looking for the image"):
+            retrying(lambda: api.inspect_image(image_id))
+    except LoomError as error:
+        if getattr(error.__cause__, "status_code", None) == 404:
+            return False
+        raise
+    return True

@@ -8,8 +8,9 @@ its processes.
 from __future__ import annotations
 
 import os
+import tarfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,17 +26,17 @@ from loom.providers.docker import driver, labels
 from loom.providers.docker.attach import Attachment, ExecAttachment
 from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.channel import Channel, Died, Lost, Talk
-from loom.providers.docker.checkpoint import image_is_there
 from loom.providers.docker.cleanup import remove_container, remove_run
-from loom.providers.docker.container import name_of
+from loom.providers.docker.container import image_is_there, name_of
 from loom.providers.docker.errors import translated
 from loom.providers.docker.exec import ContainerInside
 from loom.providers.docker.mounts import BindMount, Mount, OverlayMount, VolumeMount
-from loom.providers.docker.ownership import Workspaces
+from loom.providers.docker.ownership import Owner, Workspaces
 from loom.providers.docker.retries import restarting, retrying
 from loom.providers.docker.session import HELLO_S, DockerSession
-from loom.providers.files import unpack
+from loom.providers.files import archive_of, unpack
 from loom.status import OnOutput
+from loom.storage.files import reader
 
 if TYPE_CHECKING:
     import docker
@@ -74,6 +75,10 @@ class KeptContainer(Struct, frozen=True):
     labels: Mapping[str, str]
 
     @property
+    def place_id(self) -> str:
+        return self.container_id
+
+    @property
     def project_dir(self) -> str:
         return self.labels.get(labels.PROJECT_DIR, "/workspace")
 
@@ -97,6 +102,42 @@ class KeptContainer(Struct, frozen=True):
         with translated("reading the job's view of the workspace"):
             stream, _ = api.get_archive(self.container_id, f"{self.project_dir}/.", chunk_size=1 << 20)
             unpack(stream, target, on_skipped)
+
+    def bring(self, source: Path, paths: Sequence[str]) -> None:
+        self._wake()
+        lines = [b"cd " + _quoted(self.project_dir) + b" || exit 1\n" + _CLEAR]
+        lines += [b"clear " + _quoted(path) + b"\n" for path in paths]
+        said: list[bytes] = []
+        ended = self.inside({}, as_root=True).run(
+            ["sh"], lambda _, data: said.append(data), Cancel(), stdin=b"".join(lines)
+        )
+        if ended.code != 0:
+            raise ProviderError(
+                f"files of the kept container {self.name} could not be replaced: "
+                + b"".join(said).decode("utf-8", "replace").strip()
+            )
+        mount = VolumeMount(self.client, self._request(), os.getpid())
+        mount.adopt("", self.container_id, self._owner())
+        mount.put_archive(archive_of(source, [path for path in paths if os.path.lexists(source / path)]))
+
+    def _request(self) -> SessionRequest:
+        return SessionRequest(
+            run_id=self.labels[labels.RUN],
+            job_id=self.labels[labels.JOB],
+            workspace=Path(self.labels[labels.WORKSPACE]),
+            project_dir=self.project_dir,
+            environment={},
+            shell=(),
+        )
+
+    def _owner(self) -> Owner:
+        """The owner of the job's view: its user."""
+        api: Any = self.client.api
+        with translated("looking at the job's view of the workspace"):
+            stream, _ = api.get_archive(self.container_id, f"{self.project_dir}/.", chunk_size=1 << 16)
+            with tarfile.open(mode="r|*", fileobj=reader(stream)) as archive:
+                first = archive.next()
+        return Owner(first.uid, first.gid) if first is not None else Owner(0, 0)
 
     # Waking
 
@@ -205,6 +246,22 @@ class KeptContainer(Struct, frozen=True):
         mount = kind(self.client, replace(request, workspace=Path(self.labels[labels.WORKSPACE])), os.getpid())
         mount.adopt(volume, self.container_id)
         return mount
+
+
+_CLEAR = b"""clear() {
+    a=$1
+    while :; do
+        case $a in */*) a=${a%/*} ;; *) break ;; esac
+        if [ -h "$a" ] || { [ -e "$a" ] && [ ! -d "$a" ]; }; then rm -f -- "$a" || exit 1; fi
+    done
+    rm -rf -- "$1" || exit 1
+}
+"""
+"""Makes way for a path: what is there goes, and a link or a file in the place of a directory above it."""
+
+
+def _quoted(path: str) -> bytes:
+    return b"'" + os.fsencode(path).replace(b"'", b"'\\''") + b"'"
 
 
 def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:

@@ -179,9 +179,9 @@ class _EngineVolume:
         self._ids = Ids()
         self._made = False
 
-    def adopt(self, volume: str, container_id: str) -> None:
+    def adopt(self, volume: str, container_id: str, user: Owner = Owner(0, 0)) -> None:  # noqa: B008  a value
         """Use the existing view of a kept container."""
-        self._name, self._container_id, self._made = volume, container_id, True
+        self._name, self._container_id, self._made, self._user = volume, container_id, True, user
 
     def _create(self, options: Mapping[str, str]) -> None:
         request = self._request

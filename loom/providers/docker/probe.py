@@ -17,7 +17,6 @@ from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan.model import Image
 from loom.providers.base import Command, SessionRequest
 from loom.providers.docker.errors import translated
-from loom.providers.docker.labels import CHECKPOINT
 from loom.providers.docker.provider import DockerProvider
 from loom.providers.docker.retries import retrying
 from loom.util.within import within
@@ -61,7 +60,7 @@ def candidates(client: docker.DockerClient, default_image: str) -> Iterator[tupl
     """Return (name, id) of local images: only the default one, else the smallest few."""
     api: Any = client.api
     with translated("looking for an image"):
-        images = [image for image in retrying(api.images) if CHECKPOINT not in (image.get("Labels") or {})]
+        images = list(retrying(api.images))
     names = {name: image for image in images for name in image.get("RepoTags") or () if not name.startswith("<none>")}
     wanted = names.get(default_image) or names.get(f"{default_image}:latest")
     if wanted is not None:

@@ -16,7 +16,6 @@ from loom.providers.base import Capabilities, Provider, SecretValues, SessionFac
 from loom.providers.docker import container, labels, refusals
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.capabilities import Traits
-from loom.providers.docker.checkpoint import image_is_there
 from loom.providers.docker.cleanup import Removals, remove_container, tidied
 from loom.providers.docker.connection import Engine
 from loom.providers.docker.endpoint import endpoint_of
@@ -216,7 +215,7 @@ class DockerProvider:
         return (find(client, run_id, job_id, place_id) if place_id else None) or find(client, run_id, job_id)
 
     def has_image(self, image_id: str) -> bool:
-        return image_is_there(self._connect(), image_id)
+        return container.image_is_there(self._connect(), image_id)
 
     def lay_out(self, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
         from loom.providers.docker import kept

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError, RequestError
 from loom.providers.base import Change, Command, SessionFacts, SessionRequest
-from loom.providers.docker import checkpoint, driver, refusals
+from loom.providers.docker import driver, refusals
 from loom.providers.docker.as_root import RootShell
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.channel import Channel, Died, Lost, Talk
@@ -257,24 +257,15 @@ class DockerSession:
             user="0:0" if as_root else None,
         )
 
-    def checkpoint(self, archive: Path, expires_at: float) -> Mapping[str, Any]:
-        return checkpoint.make(
-            self._client,
-            self,
-            archive,
-            run_id=self._request.run_id,
-            job_id=self._request.job_id,
-            expires_at=expires_at,
-        )
-
     # The end
 
     def keep(self, expires_at: float) -> None:
-        if self._channel.ask(driver.keep, self._on_session_output, HELLO_S) is None:
+        # One that a step ended is started again by whoever enters it.
+        if not self._died and self._channel.ask(driver.keep, self._on_session_output, HELLO_S) is None:
             raise ProviderError(
                 f"the container of job {self._request.job_id} could not be kept: its driver does not answer"
             )
-        if self._chowned:  # the caller owned the files while reading; the job's user needs them again
+        if self._chowned and not self._died:  # the caller owned the files while reading; the job's user needs them
             self._chown_to_job()
         name = kept_name(self.facts.container_name, expires_at)
         if name != self.facts.container_name:  # otherwise, keeping it again within a second would reuse its own name

@@ -162,20 +162,94 @@ def test_a_failed_job_is_kept_entered_and_gone_on_from(failing: Project, mode: s
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_job_goes_on_from_its_checkpoint_when_all_else_is_gone(failing: Project, mode: str) -> None:
+def test_without_its_container_a_job_is_not_gone_on_from(failing: Project, mode: str) -> None:
     ran = run(failing, "--mount-mode", mode)
     for container in containers_of(ran.receipt["run_id"]):
         container.remove(force=True, v=True)
-    if mode == "bind_mount":
-        shutil.rmtree(ran.workspace)
-    again = loom(failing, "resume")
-    assert again.code == 1, again.out + again.err
-    assert "in a container restored from its checkpoint" in again.out
-    inside = loom(failing, "exec", "unit", "--", "sh", "-c", "cat made.txt /etc/outside; ls doomed; touch fixed")
-    assert inside.out == "made\noutside\n", inside.err
+    refused = loom(failing, "resume")
+    assert refused.code == 2, refused.out + refused.err
+    assert "job unit has no container to go on in: it was kept, and is gone" in refused.err
+    assert "loom rerun" in refused.err
+
+
+REPAIR = (
+    "echo fixed > fixed; mkdir -p 'deep er'; ln -s ../fixed 'deep er/link'; chmod +x README; head -c 99 /dev/zero > bin"
+)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_repair_by_hand_is_pulled_after_the_resume_that_passed(failing: Project, mode: str) -> None:
+    ran = run(failing, "--mount-mode", mode)
+    assert loom(failing, "exec", "unit", "--", "sh", "-c", REPAIR).code == 0
+    assert loom(failing, "pull").code == 0  # what it lays out is older than what the job leaves
     healed = loom(failing, "resume")
     assert healed.code == 0, healed.out + healed.err
-    assert healed.output("unit", "script/03") == ["made", "outside", str(len(f"hello {SECRET}\n"))]
+    assert failing.leftovers() == []
+    (saved,) = failing.record_files("saved/unit.tar.zst")
+    assert saved.stat().st_mode & 0o777 == 0o600
+    pulled = loom(failing, "pull", "--apply")
+    assert pulled.code == 0, pulled.out + pulled.err
+    assert (failing.root / "fixed").read_text() == "fixed\n"
+    # The places are gone, and the workspace: the record of the run that failed has the repair as well.
+    failing.git("checkout", "-q", ".")
+    failing.git("clean", "-qfd")
+    for path in failing.tmp.glob("loom-run-local-*"):
+        shutil.rmtree(path)
+    pulled = loom(failing, "pull", ran.receipt["run_id"], "unit", "--apply")
+    assert pulled.code == 0, pulled.out + pulled.err
+    assert (failing.root / "fixed").read_text() == "fixed\n"
+    assert (failing.root / "deep er/link").readlink() == Path("../fixed")
+    assert os.access(failing.root / "README", os.X_OK)
+    assert (failing.root / "bin").read_bytes() == bytes(99)
+    assert not (failing.root / "doomed").exists()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_second_resume_is_refused_and_names_the_first(debugged: Project, mode: str) -> None:
+    debugged.workflow(
+        """
+version: v1
+stages: [test]
+unit:
+  stage: test
+  image: debian:trixie-slim
+  script: ["echo up; test ! -e again || sleep 100", "exit 1"]
+"""
+    )
+    ran = run(debugged, "--mount-mode", mode)
+    assert loom(debugged, "exec", "unit", "--", "sh", "-c", "echo kept > again").code == 0
+    first = debugged.start("resume", "--from", "unit:1", "--stream")
+    try:
+        assert first.stdout is not None
+        until(lambda: "up" in first.stdout.readline())
+        for command in (["resume", ran.receipt["run_id"]], ["exec", ran.receipt["run_id"], "unit", "--", "true"]):
+            refused = loom(debugged, *command)
+            assert refused.code == 2, refused.out + refused.err
+            assert f"is in use by `loom resume --from` (process {first.pid}) since " in refused.err
+        first.send_signal(signal.SIGINT)
+        first.communicate(timeout=60)
+        assert first.returncode == 130
+    finally:
+        first.kill()
+        first.communicate()
+    # It was interrupted in the kept container, which stays, with what was made by hand.
+    assert loom(debugged, "exec", "unit", "--", "cat", "again").out == "kept\n"
+
+
+def test_a_resume_is_refused_while_somebody_stands_in_the_container(failing: Project) -> None:
+    run(failing)
+    standing = failing.start("exec", "unit", "--", "sh", "-c", "echo in; exec sleep 100", MY_TOKEN=SECRET)
+    try:
+        assert standing.stdout is not None
+        assert standing.stdout.readline() == "in\n"
+        assert loom(failing, "exec", "unit", "--", "true").code == 0
+        refused = loom(failing, "resume")
+        assert refused.code == 2
+        assert f"is in use by `loom exec unit` (process {standing.pid}) since " in refused.err
+    finally:
+        standing.send_signal(signal.SIGTERM)
+        standing.communicate(timeout=60)
+    assert "goes on from script/02" in loom(failing, "resume").out
 
 
 def test_a_kept_container_that_was_stopped_wakes_with_its_services(debugged: Project) -> None:
@@ -582,44 +656,22 @@ last:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_two_jobs_go_on_from_their_checkpoints_in_one_run(debugged: Project, mode: str) -> None:
+def test_two_jobs_go_on_in_one_run(debugged: Project, mode: str) -> None:
     debugged.workflow(TWO)
-    ran = run(debugged, "--mount-mode", mode)
-    for container in containers_of(ran.receipt["run_id"]):
-        container.remove(force=True, v=True)
-    if mode != "ephemeral_volume":  # in one mode with the run's workspace, in the others without
-        shutil.rmtree(ran.workspace)
+    run(debugged, "--mount-mode", mode)
+    assert loom(debugged, "exec", "one", "--", "sh", "-c", "echo hand > repair; rm README; mkdir README").code == 0
     debugged.write("fixed", "")
+    debugged.write("README", "changed\n")
     healed = loom(debugged, "resume", "--sync")
     assert healed.code == 0, healed.out + healed.err
-    assert healed.out.count("in a container restored from its checkpoint") == 2
+    assert healed.out.count("in its kept container") == 2
     assert [one["from_step"] for one in healed.receipt["extent"]["reused"]] == ["script/02", "script/02"]
-    shared = mode == "bind_mount"
-    if not shared:
+    if mode != "bind_mount":
         assert healed.output("one", "script/03") == ["one"]
         assert healed.output("two", "script/03") == ["two"]
         assert "own.txt" not in healed.output("last")
     assert "fixed" in healed.output("last")
-    made = {path.name for path in debugged.tmp.glob(f"*-{healed.receipt['run_id']}-*")}
-    assert len(made) == 2
-    document = json.loads(loom(debugged, "clean", healed.receipt["run_id"], "--json").out)
-    assert document["runs"][0]["removed"] is True
-    assert {path.name for path in debugged.tmp.iterdir()} & made == set()
-
-
-def test_nothing_stays_of_what_was_restored_for_a_run_that_can_not_begin(debugged: Project) -> None:
-    debugged.workflow(TWO)
-    ran = run(debugged, "--mount-mode", "overlay")
-    for container in containers_of(ran.receipt["run_id"]):
-        container.remove(force=True, v=True)
-    (archive,) = debugged.record_files("checkpoints/two.tar.zst")
-    archive.unlink()
-    shutil.rmtree(f"{ran.workspace}.jobs/two")
-    before = sorted(debugged.tmp.iterdir())
-    refused = loom(debugged, "resume")
-    assert refused.code == 2, refused.out
-    assert "nothing is left of the files of job two" in refused.err
-    assert sorted(debugged.tmp.iterdir()) == before
+    assert "+hand" in loom(debugged, "pull", "one").out
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -684,23 +736,15 @@ def test_special_files_are_left_out_and_named_everywhere(debugged: Project, mode
         assert "left out: tracked (a FIFO, not a file)" in pulled.err
         assert "tracked" not in pulled.out
         assert "deep/fifo: a FIFO, not a file" in loom(debugged, "verify").out
-        shutil.rmtree(ran.workspace)
-    for container in containers_of(ran.receipt["run_id"]):
-        container.remove(force=True, v=True)
-    resumed = loom(debugged, "resume")
-    assert resumed.code == 1, resumed.out + resumed.err
-    assert "in a container restored from its checkpoint" in resumed.out
-    inside = loom(debugged, "exec", "unit", "--", "sh", "-c", "ls; touch fixed")
-    assert inside.out.split() == ["README", "deep", "new.txt"], inside.err
-    if mode == "bind_mount":  # else `pull` has laid the files out, and named what it left out
-        assert "left out: deep/fifo (a FIFO, not a file)" in resumed.out
-        assert "left out: a.sock (a socket, not a file)" in resumed.out
+    assert loom(debugged, "exec", "unit", "--", "touch", "fixed").code == 0
     healed = loom(debugged, "resume")
     assert healed.code == 0, healed.out + healed.err
-    # What was restored is as private as a run's own workspace.
-    for workspace in debugged.tmp.glob("loom-run-local-*[0-9]"):
-        assert workspace.stat().st_mode & 0o777 == 0o700, workspace
-    # And goes with its run, with all that is beside it.
+    for path in debugged.tmp.glob("loom-run-local-*"):
+        shutil.rmtree(path)
+    saved = loom(debugged, "pull", ran.receipt["run_id"], "unit")
+    assert saved.code == 0, saved.err
+    assert "+new" in saved.out
+    assert "left out: b.fifo (a FIFO)" in saved.err
     cleaned = loom(debugged, "clean", "--keep-last", "0")
     assert cleaned.code == 0, cleaned.out + cleaned.err
     assert list(debugged.tmp.iterdir()) == []

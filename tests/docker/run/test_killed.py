@@ -227,7 +227,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Kille
         out, err = living.communicate(timeout=60)
         assert living.returncode == 0, out + err
         yield found
-        # The checkpoint of the one that was keeping its container stays for its time, or until its run is cleaned up.
+        # The container of the one that was keeping it stays for its time, or until its run is cleaned up.
         cleaned = found["keeping"].project.loom("clean", "--all", "--keep-last", "0")
         assert cleaned.code == 0, cleaned.out + cleaned.err
     finally:

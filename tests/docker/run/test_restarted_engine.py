@@ -91,23 +91,3 @@ def test_a_kept_job_survives_a_restart_of_its_engine(there: OnOwnEngine, mode: s
         assert client.api.containers(all=True) == []
     finally:
         client.close()
-
-
-@pytest.mark.parametrize("mode", ["bind_mount", "ephemeral_volume"])
-def test_a_checkpoint_survives_a_restart_of_its_engine(there: OnOwnEngine, mode: str) -> None:
-    ran = there.loom("run", "--local", "--container", "--keep", "on-failure", "--mount-mode", mode)
-    assert ran.code == 1, ran.out + ran.err
-    client = there.restart()
-    try:
-        for container in client.api.containers(all=True):
-            client.api.remove_container(container["Id"], v=True)
-        inside = there.loom("exec", "unit", "--", "sh", "-c", "cat made.txt /outside; echo $GREETING")
-        assert inside.out == "made\noutside\nhello\n", inside.err
-        assert "from the checkpoint of unit" in inside.err
-        there.project.write("fixed", "")
-        healed = there.loom("resume", "--sync")
-        assert healed.code == 0, healed.out + healed.err
-        assert "in a container restored from its checkpoint" in healed.out
-        assert client.api.containers(all=True) == []
-    finally:
-        client.close()

@@ -185,9 +185,6 @@ class FarSession:
         self._send()
         return FarInside(self._files, {**self._environment, **environment})
 
-    def checkpoint(self, archive: Path, expires_at: float) -> Mapping[str, Any]:
-        return {}
-
     def keep(self, expires_at: float) -> None:
         (self._place / "kept").write_text(str(expires_at))
 
@@ -196,7 +193,7 @@ class FarKept:
     def __init__(self, place: Path, session: Callable[[Path, SessionRequest], Any]) -> None:
         self._place = place
         self._session = session
-        self.name = place.name
+        self.name = self.place_id = place.name
         self.kept = (place / "kept").exists()
 
     def wake(self, secrets: Mapping[str, bytes]) -> tuple[Mapping[str, str], bool]:
@@ -212,6 +209,14 @@ class FarKept:
     def copy_files(self, target: Path, on_skipped: OnSkipped) -> None:
         target.mkdir(parents=True)
         unpack(archive_of(self._place / "files", ["."], on_skipped), target)
+
+    def bring(self, source: Path, paths: Sequence[str]) -> None:
+        for path in paths:
+            if (target := self._place / "files" / path).is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+        unpack(archive_of(source, [path for path in paths if (source / path).exists()]), self._place / "files")
 
     def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Any:
         (self._place / "kept").unlink()

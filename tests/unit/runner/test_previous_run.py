@@ -128,8 +128,10 @@ def test_an_interactive_shell_has_the_options_of_the_step_but_not_errexit(
 
 
 def test_what_is_kept_by_policy() -> None:
-    assert not any(keeps("never", status) for status in Status)
-    kept = [status for status in Status if keeps("on-failure", status)]
-    assert kept == [Status.FAILURE, Status.ERROR, Status.TIMED_OUT]
-    assert keeps("always", Status.SUCCESS)
-    assert not keeps("always", Status.CANCELED)
+    def kept(when: str, *, resumed: bool) -> list[Status]:
+        return [status for status in Status if keeps(when, status, resumed=resumed)]
+
+    assert kept("never", resumed=True) == []
+    assert kept("on-failure", resumed=False) == [Status.FAILURE, Status.ERROR, Status.TIMED_OUT]
+    assert set(kept("on-failure", resumed=True)) == {*kept("on-failure", resumed=False), Status.CANCELED}
+    assert kept("always", resumed=False) == list(Status)
