@@ -58,7 +58,7 @@ def resume(
 ) -> None:
     """Continue a failed run from the steps that failed. Then run the jobs that depend on these.
 
-    A job continues in its kept container, else in one restored from the checkpoint that was made when it failed.
+    A job continues in its kept container. What its files differ in from the snapshot is saved in the record first.
     """
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from loom import snapshot
-from loom.commands import session
+from loom.commands import saved, session
 from loom.commands.project import Here
 from loom.errors import RequestError
+from loom.runner.previous_run import PastRun
 from loom.snapshot import Change, Patch, readable
 from loom.storage.selection import Selection
 from loom.util.bounded import listed
-
-if TYPE_CHECKING:
-    from loom.runner.previous_run import PastRun
 
 MAX_NAMED = 10
 
@@ -29,21 +29,23 @@ def pull(run: str | None, job: str | None, *, apply: bool) -> None:
     since the run are never overwritten: they are named, and all others applied.
     """
     here = session.around()
-    left_out: dict[str, str] = {}
-    past, files, manifest = _files(here, [name for name in (run, job) if name], left_out)
-    if apply and not here.store.holds(past.entry):
-        raise RequestError(
-            f"{past.entry.paths.root} is no record of this user's runs: nothing was applied",
-            hint="look at the patch without --apply, and `git apply` it yourself",
+    with ExitStack() as stack:
+        source = _source(here, [name for name in (run, job) if name], stack)
+        past, left_out = source.run, source.left_out
+        if apply and not here.store.holds(past.entry):
+            raise RequestError(
+                f"{past.entry.paths.root} is no record of this user's runs: nothing was applied",
+                hint="look at the patch without --apply, and `git apply` it yourself",
+            )
+        patch = snapshot.patch_of(
+            source.files,
+            past.repo_root,
+            environ=os.environ,
+            manifest_file=source.manifest if source.manifest.exists() else None,
+            leave_out=_generated(past),
+            not_there=left_out,
+            saved=source.saved,
         )
-    patch = snapshot.patch_of(
-        files,
-        past.repo_root,
-        environ=os.environ,
-        manifest_file=manifest if manifest.exists() else None,
-        leave_out=_generated(past),
-        not_there=left_out,
-    )
     special = {path: f"a {kind}, not a file" for path, kind in patch.special}
     for path, reason in {**left_out, **special, **dict(patch.unreadable)}.items():
         print(f"left out: {snapshot.readable(path)} ({reason})", file=sys.stderr)
@@ -82,11 +84,19 @@ def _apply(patch: Patch, checkout: Path) -> None:
         )
 
 
-def _files(here: Here, names: list[str], left_out: dict[str, str]) -> tuple[PastRun, Path, Path]:
-    """Return the run, the directory of its job's files, and the manifest of what they were.
+class _Source(Struct, kw_only=True):
+    """Where the changes of a job are: its files, or those that were saved of it, with their list."""
 
-    Without a name, these are of the failing or the only job.
-    """
+    run: PastRun
+    files: Path
+    manifest: Path
+    """Of the snapshot that they were."""
+    saved: tuple[Change, ...] | None = None
+    left_out: dict[str, str]
+
+
+def _source(here: Here, names: list[str], stack: ExitStack) -> _Source:
+    """Find what to pull; without a name, of the failing, the resumed or the only job."""
     try:
         job = session.find_job(here, names)
     except RequestError as error:
@@ -96,8 +106,17 @@ def _files(here: Here, names: list[str], left_out: dict[str, str]) -> tuple[Past
         sharing = next((run.job(job_id) for job_id in run.fold.jobs if run.job(job_id).shares_workspace), None)
         if sharing is None or not run.workspace.is_dir():
             raise
-        return run, run.workspace, sharing.manifest  # all jobs share it
-    return job.run, session.files_of(here, job, left_out), job.manifest
+        return _Source(run=run, files=run.workspace, manifest=sharing.manifest, left_out={})  # all jobs share it
+    left_out: dict[str, str] = {}
+    try:
+        files = session.files_of(here, job, left_out)
+        return _Source(run=job.run, files=files, manifest=job.manifest, left_out=left_out)
+    except RequestError as error:
+        found = stack.enter_context(saved.opened(job)) if error.code == "NOTHING_KEPT" else None
+        if found is None:
+            raise
+        left_out = dict(found.left_out)
+        return _Source(run=job.run, files=found.files, manifest=job.manifest, saved=found.changes, left_out=left_out)
 
 
 def _generated(run: PastRun) -> Callable[[Change], bool]:

@@ -79,7 +79,7 @@ def save(here: Here, job: PastJob) -> None:
 
 def save_changes(found: Verification, target: Path, without: dict[str, str]) -> None:
     """Write the archive. `without`: paths that the directory is missing since they could not be copied into it."""
-    left_out = {**without, **{path: f"a {kind}" for path, kind in found.special}, **dict(found.unreadable)}
+    left_out = {**without, **{path: f"a {kind}, not a file" for path, kind in found.special}, **dict(found.unreadable)}
     total = 0
     changes, paths = [], []
     for change in found.changes:

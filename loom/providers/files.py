@@ -217,4 +217,4 @@ def _chunks_of(archive: Path) -> Iterator[bytes]:
         with open_regular(archive) as file:
             yield from zstandard.ZstdDecompressor().read_to_iter(file, read_size=_READ, write_size=_READ)
     except (OSError, zstandard.ZstdError) as error:
-        raise ProviderError(f"the checkpoint's workspace {archive} can't be read: {error}") from error
+        raise ProviderError(f"the archive {archive} can't be read: {error}") from error

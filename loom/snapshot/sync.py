@@ -6,7 +6,7 @@ Changes on both sides come from the proof of `verify`: each side's tree against 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -72,17 +72,20 @@ def patch_of(
     manifest_file: Path | None,
     leave_out: Callable[[Change], bool],
     not_there: Container[str] = (),
+    saved: Sequence[Change] | None = None,
 ) -> Patch:
     """Compute the workspace's changes since the snapshot, against the present checkout.
 
-    `not_there`: paths that the copy `workspace` lacks, which do not count as deleted.
+    `not_there`: paths that the copy `workspace` lacks, which do not count as deleted. `saved`: its changes, when
+    `workspace` holds the files of these changes only.
     """
-    here = verify(workspace, environ=environ, manifest_file=manifest_file)
+    here = verify(workspace, environ=environ, manifest_file=manifest_file) if saved is None else None
     there = verify(checkout, environ=environ, manifest_file=manifest_file)
     wanted: list[Change] = []
     left_out: list[Change] = []
-    passed_over = {path for path, _ in (*here.special, *here.unreadable)}
-    for change in here.changes:
+    special, unreadable = (here.special, here.unreadable) if here is not None else ((), ())
+    passed_over = {path for path, _ in (*special, *unreadable)}
+    for change in here.changes if here is not None else saved or ():
         if change.path in passed_over or change.path in not_there:
             continue
         (left_out if change.mode == GITLINK or leave_out(change) else wanted).append(change)
@@ -95,8 +98,8 @@ def patch_of(
         changes=merged.changes,
         conflicts=merged.conflicts,
         left_out=tuple(left_out),
-        special=here.special,
-        unreadable=here.unreadable,
+        special=special,
+        unreadable=unreadable,
         before=before,
         after=after,
     )

@@ -744,7 +744,7 @@ def test_special_files_are_left_out_and_named_everywhere(debugged: Project, mode
     saved = loom(debugged, "pull", ran.receipt["run_id"], "unit")
     assert saved.code == 0, saved.err
     assert "+new" in saved.out
-    assert "left out: b.fifo (a FIFO)" in saved.err
+    assert "left out: b.fifo (a FIFO, not a file)" in saved.err
     cleaned = loom(debugged, "clean", "--keep-last", "0")
     assert cleaned.code == 0, cleaned.out + cleaned.err
     assert list(debugged.tmp.iterdir()) == []
