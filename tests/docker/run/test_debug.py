@@ -662,7 +662,7 @@ def test_two_jobs_go_on_in_one_run(debugged: Project, mode: str) -> None:
     assert loom(debugged, "exec", "one", "--", "sh", "-c", "echo hand > repair; rm README; mkdir README").code == 0
     debugged.write("fixed", "")
     debugged.write("README", "changed\n")
-    healed = loom(debugged, "resume", "--sync")
+    healed = loom(debugged, "resume", "--sync=theirs")
     assert healed.code == 0, healed.out + healed.err
     assert healed.out.count("in its kept container") == 2
     assert [one["from_step"] for one in healed.receipt["extent"]["reused"]] == ["script/02", "script/02"]
