@@ -101,18 +101,15 @@ class PastRun(Struct, frozen=True, kw_only=True):
         ran = [job.id for job in self.planned.plan.jobs if job.id in self.fold.jobs]
         kept = [job_id for job_id in ran if "session_kept" in self.fold.jobs[job_id].facts]
         going = [job_id for job_id in ran if self.fold.jobs[job_id].result is None and self.fold.jobs[job_id].phases]
-        resumed = [job_id for job_id in ran if any(text.startswith(f"{job_id}: up to ") for text in self._reused)]
+        resumed = [
+            job_id for job_id in ran if self.fold.jobs[job_id].facts.get("session_opened", {}).get("kept") == "adopted"
+        ]
         for candidates in (kept, going, resumed, ran):
             if len(candidates) == 1:
                 return self.job(candidates[0])
         raise RequestError(
             f"run {self.run_id} has no failed job: name the one that you mean", hint=f"its jobs: {', '.join(ran)}"
         )
-
-    @property
-    def _reused(self) -> Sequence[str]:
-        reused: Sequence[str] = self.fold.started.get("reused") or ()
-        return reused
 
     @property
     def _taken_over(self) -> Mapping[str, Mapping[str, Any]]:
