@@ -17,11 +17,12 @@ from msgspec import Struct, field
 
 from loom.analysis import known_failures, patterns
 from loom.analysis.diff import Pair
-from loom.analysis.known_failures import Cause
+from loom.analysis.known_failures import Cause, Failed
+from loom.analysis.named_files import Look, look_at
 from loom.analysis.patterns import Failure, Group, Reader, from_root
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
-from loom.record.highlights import NOT_TELLING, TELLING
+from loom.record.highlights import speaks_of_error
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest
 
@@ -133,12 +134,11 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     job_manifest_path: str | None
     events_path: str | None
 
-
-class Ignored(Struct, frozen=True, kw_only=True):
-    """A source file that git ignores and that the snapshot therefore lacks."""
-
-    path: str
-    rule: str | None
+    @property
+    def shown_causes(self) -> list[Cause]:
+        """All but loom's own error, which stands beside them with its next move."""
+        own = (self.error_code or "").lower()
+        return [cause for cause in self.causes if cause.code != own]
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
@@ -161,8 +161,9 @@ class Evidence(Struct, frozen=True, kw_only=True):
     receipt_path: str | None = None
     job_manifest_path: str | None = None
     events_path: str | None = None
-    ignored: Callable[[Sequence[str]], Ignored | None] = field(default=lambda _: None)
-    """Whether one of these paths (relative to the project's root) exists in the source but is ignored by git."""
+    in_source: Look = field(default=lambda _: {})
+    tmpfs: Callable[[], Sequence[str]] = field(default=tuple)
+    """The job's mounts that are in memory, as `path` or `path:options`."""
 
 
 def failing_tests_total(named: Sequence[Any], reports: Mapping[str, Any] | None) -> int:
@@ -260,6 +261,11 @@ def diagnose_refusal(unrecorded: Unrecorded, previous_run_id: str | None) -> Dia
         places=[],
         failing_tests=[],
         failing_tests_total=0,
+        failures=[],
+        failures_total=0,
+        groups=[],
+        groups_total=0,
+        output_read="all",
         causes=[],
         others=[],
         skipped=0,
@@ -276,14 +282,20 @@ def _own_words(ending: Mapping[str, Any], step: str | None, printed: Sequence[st
 
 def _causes(evidence: Evidence, ending: Mapping[str, Any], lines: Sequence[str], command: str | None) -> list[Cause]:
     job = evidence.job or {}
-    ignored = evidence.ignored(missing_paths(lines, command))
+    exit_code = ending.get("exit_code")
     return known_failures.causes(
-        ended=job.get("status") or evidence.state,
-        error=ending.get("error"),
-        exit_code=ending.get("exit_code"),
-        lines=lines,
-        on_host=not job.get("image"),
-        first=[] if ignored is None else [known_failures.ignored_file(ignored.path, ignored.rule)],
+        Failed(
+            ended=job.get("status") or evidence.state,
+            error=ending.get("error"),
+            error_code=ending.get("error_code"),
+            exit_code=exit_code,
+            lines=lines,
+            in_step=bool(job.get("failing_step") or evidence.unit[0]),
+            command=command,
+            image=(job.get("image") or {}).get("name"),
+            in_source=look_at(lines, command, evidence.in_source, exit_code=exit_code),
+            tmpfs=evidence.tmpfs,
+        )
     )
 
 
@@ -310,12 +322,11 @@ def _logs_command(run_id: str, job_id: str | None, unit: str | None) -> str | No
 
 def telling_line(diagnosis: Diagnosis) -> str | None:
     """The line to look at first: the evidence of a cause, else the first line of an error, else the last line."""
-    evidence = next((cause.line for cause in diagnosis.causes if cause.line), None)
+    evidence = next((cause.line for cause in diagnosis.causes if cause.line and cause.confidence == "likely"), None)
     if evidence is not None:
         return evidence
     lines = [line for line in diagnosis.lines if line.strip() and line != patterns.GAP]
-    telling = (line for line in lines if TELLING.search(line) and not NOT_TELLING.search(line))
-    return next(telling, lines[-1] if lines else None)
+    return next(filter(speaks_of_error, lines), lines[-1] if lines else None)
 
 
 def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN) -> list[str]:
@@ -332,7 +343,7 @@ def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN) -> list[str
     for number in range(len(lines) - 1, -1, -1):
         if len(keep) >= room:
             break
-        if TELLING.search(lines[number]) and not NOT_TELLING.search(lines[number]):
+        if speaks_of_error(lines[number]):
             keep |= {around for around in (number, number + 1, number - 1) if 0 <= around < len(lines)}
     early = max((number for number, line in enumerate(lines) if line == patterns.GAP), default=0)
     for number in (
@@ -416,44 +427,3 @@ def places_in(lines: Sequence[str], most: int = MOST_PLACES) -> list[Place]:
 def is_foreign(path: str) -> bool:
     """Whether the file is a library's, or lies outside the project."""
     return path.startswith("/") or _FOREIGN.search(path) is not None
-
-
-# -- causes ---------------------------------------------------------------------------------------------------------
-
-
-_MISSING = (
-    re.compile(r"[Nn]o such file or directory: ['\"](?P<path>[^'\"]+)['\"]"),
-    re.compile(r"open (?P<path>\S+): no such file", re.IGNORECASE),
-    re.compile(r"ENOENT[^'\"]*['\"](?P<path>[^'\"]+)['\"]"),
-    re.compile(
-        r"(?:can't open|cannot open|cannot access|cannot stat|can't cd to) (?:file )?['\"‘]?(?P<path>[^'\"’:]+)"
-    ),
-    re.compile(r"^(?:[^:]*: )*(?:line )?(?:\d+: )?(?P<path>[^\s:'\"]+): [Nn]o such file or directory"),
-    re.compile(r"['\"‘](?P<path>[^'\"’]+)['\"’]:? [Nn]o such file"),
-    re.compile(r"(?<![\w./@+-])(?P<path>[\w./@+-]+): not found\s*$"),
-)
-_CHANGES_DIRECTORY = re.compile(r"(?:^|[;&|\n]\s*)cd\s+['\"]?(?P<path>[^'\";&|\n]+)", re.MULTILINE)
-
-
-def missing_paths(lines: Sequence[str], command: str | None) -> list[str]:
-    """Return the paths, relative to the project's root, that the output reports as missing; last one first."""
-    below = ["", *(f"{match['path'].strip().rstrip('/')}/" for match in _CHANGES_DIRECTORY.finditer(command or ""))]
-    found: dict[str, None] = {}
-    for line in reversed(lines):
-        for path in _missing_in(line):
-            known = from_root(path.strip())
-            if known and not known.startswith(("/", "-", "..")):
-                for folder in below:
-                    found[f"{from_root(folder)}{known}"] = None
-    return list(found)
-
-
-def _missing_in(line: str) -> list[str]:
-    python = re.search(r"No module named '([^']+)'", line)
-    if python:
-        stem = python[1].replace(".", "/")
-        return [f"{base}{stem}{end}" for base in ("", "src/") for end in (".py", "/__init__.py", "")]
-    node = re.search(r"Cannot find module '(\.[^']*|/[^']+)'", line)
-    if node:
-        return [f"{node[1]}{end}" for end in ("", ".js", ".json", ".ts", "/index.js")]
-    return [match["path"] for pattern in _MISSING for match in [pattern.search(line)] if match]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Any
 import msgspec
 
 from loom.analysis import patterns
-from loom.analysis.diagnosis import LINES_READ, Diagnosis, Evidence, Ignored, diagnose
-from loom.errors import LoomError, RecordError, RequestError
+from loom.analysis.diagnosis import LINES_READ, Diagnosis, Evidence, diagnose
+from loom.analysis.named_files import look_below
+from loom.errors import RecordError, RequestError
 from loom.record.documents import Highlights, SectionSummary, StepSummary
 from loom.record.highlights import Watch, of_file
 from loom.record.reader import Reading
+from loom.record.saved_plan import load_planned
 from loom.record.store import INTERRUPTED, RUNNING, entry_at, read_document
 from loom.storage.files import open_regular
 from loom.util.controls import visible
@@ -58,7 +59,8 @@ def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
             receipt_path=str(reading.paths.receipt) if reading.entry.receipt else None,
             job_manifest_path=None if job_id is None else str(reading.paths.job(job_id) / "manifest.json"),
             events_path=None if events_path is None else str(reading.paths.logs / events_path),
-            ignored=lambda paths: _ignored(Path(root), paths) if root else None,
+            in_source=lambda paths: look_below(Path(root), paths) if root else {},
+            tmpfs=lambda: _tmpfs(reading, job_id),
         )
     )
 
@@ -130,19 +132,8 @@ def _early(highlights: Highlights, before: int) -> list[str]:
     return [*lines, patterns.GAP] if lines else []
 
 
-def _ignored(root: Path, paths: Sequence[str]) -> Ignored | None:
-    """The first of `paths` that lies in the source and that git ignores. Asks git only about what is there."""
-    from loom import snapshot  # most failures do not ask git
-
-    there = [path for path in paths if os.path.lexists(root / path)]
-    if not there:
-        return None
-
+def _tmpfs(reading: Reading, job_id: str | None) -> Sequence[str]:
     try:
-        source = snapshot.discover(root, environ=os.environ)
-        for answer in snapshot.explain(source, there[:10], start=root):
-            if not answer.included and answer.rule is not None:
-                return Ignored(path=answer.path, rule=snapshot.readable(str(answer.rule)))
-    except (LoomError, OSError):
-        return None
-    return None
+        return load_planned(reading.paths.plan).plan.job(job_id or "").resources.tmpfs
+    except (RecordError, KeyError):
+        return ()

@@ -50,6 +50,11 @@ TELLING = re.compile(
 )
 NOT_TELLING = re.compile(r"\b0 (?:errors?|failed|failures)\b|\bno errors?\b|^\s*\^+\s*$", re.IGNORECASE)
 
+
+def speaks_of_error(line: str) -> bool:
+    return TELLING.search(line) is not None and NOT_TELLING.search(line) is None
+
+
 _PLACE = re.compile(r"\.\w{1,5}(?::\d|\(\d)")
 WORDS: dict[str, Why] = {
     **dict.fromkeys(("rror", "RROR", "fail", "Fail", "FAIL", "fatal", "FATAL", "Fatal", "panic", "xception"), "error"),

@@ -29,8 +29,8 @@ def closing_lines(
 
 def _diagnosis(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
     """What the failing job's lines on the screen do not show."""
-    for cause in diagnosis.causes[:1]:
-        yield f"{look.styled('likely:', 'bold')}  {cause.summary}"
+    for cause in diagnosis.shown_causes[:1]:
+        yield f"{look.styled(f'{cause.confidence}:', 'bold')}  {cause.summary}"
         yield f"         {cause.advice}"
     if diagnosis.places:
         yield "look at: " + ", ".join(f"{place.file}:{place.line}" for place in diagnosis.places[:3])

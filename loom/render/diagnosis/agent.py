@@ -57,8 +57,8 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
         code = f" {diagnosis.error_code}" if diagnosis.error_code else ""
         first, *more = diagnosis.error.splitlines()[:3]
         lines += [f"error{code}: {_short(first, 300)}", *(f"  {_short(line, 300)}" for line in more)]
-    for cause in diagnosis.causes:
-        lines.append(f"likely: {cause.summary}")
+    for cause in diagnosis.shown_causes:
+        lines.append(f"{cause.confidence}: {cause.summary}")
         lines.append(f"  do: {cause.advice}")
     for test in diagnosis.failing_tests[:5]:
         reason = f": {test.reason}" if test.reason else ""

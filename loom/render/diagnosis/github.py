@@ -37,9 +37,12 @@ def _place(diagnosis: Diagnosis) -> Mapping[str, Any]:
 
 def _message(diagnosis: Diagnosis) -> str:
     told = [diagnosis.error or ""]
-    told += [line for cause in diagnosis.causes for line in (f"likely: {cause.summary}", f"  {cause.advice}")]
-    if not diagnosis.causes:
-        told += diagnosis.lines[-3:]
+    told += [
+        line
+        for cause in diagnosis.shown_causes
+        for line in (f"{cause.confidence}: {cause.summary}", f"  {cause.advice}")
+    ]
+    told += diagnosis.lines[-3:]
     if (total := diagnosis.failing_tests_total) > MOST - 1:
         told.append(f"{total} tests failed, {MOST - 1} of them have annotations")
     told.append(f"again: {diagnosis.reproduce}")

@@ -34,9 +34,9 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
         if diagnosis.lines_total and diagnosis.lines_total > len(diagnosis.lines):
             yield look.styled(f"    of {diagnosis.lines_total:,} lines", "dim")
     yield from _tests(diagnosis, look)
-    for cause in diagnosis.causes:
+    for cause in diagnosis.shown_causes:
         yield ""
-        yield f"{look.styled('likely:', 'bold')} {cause.summary}"
+        yield f"{look.styled(f'{cause.confidence}:', 'bold')} {cause.summary}"
         yield f"        {cause.advice}"
     yield ""
     if diagnosis.places:

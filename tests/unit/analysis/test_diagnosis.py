@@ -1,16 +1,17 @@
 """Causes, lines, places and commands of a diagnosis, from plain values; each known failure by its example."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from loom.analysis.diagnosis import (
     Evidence,
-    Ignored,
     diagnose,
     lines_that_matter,
-    missing_paths,
     places_in,
 )
-from loom.analysis.known_failures import Known, table
+from loom.analysis.known_failures import InSource
+from loom.analysis.named_files import missing_paths
 from loom.render.diagnosis import lines
 from loom.render.diagnosis.agent import MOST_BYTES
 from loom.render.screen import Look
@@ -46,71 +47,23 @@ def evidence(**more: object) -> Evidence:
     return Evidence(**shape)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("line", "code"),
-    [
-        ("sh: 1: frobnicate: not found", "command_not_found"),
-        ("bash: line 3: jq: command not found", "command_not_found"),
-        ("OSError: [Errno 28] No space left on device", "disk_full"),
-        ("Error: listen EADDRINUSE: address already in use :::8080", "port_in_use"),
-        ("cat: a.txt: No such file or directory", "missing_file"),
-        ("fatal: detected dubious ownership in repository at '/workspace'", "dubious_ownership"),
-        ("./run.sh: /bin/sh^M: bad interpreter", "crlf"),
-        ("sh: 2: [[: not found", "bashism"),
-        ("exec /usr/bin/x: exec format error", "wrong_architecture"),
-        ("Error response from daemon: pull access denied for x, repository does not exist", "image_denied"),
-        ("ModuleNotFoundError: No module named 'requests'", "python_module"),
-        ("Error: Cannot find module 'express'", "node_module"),
-        ("curl: (6) Could not resolve host: example.org", "name_resolution"),
-        ("connect: connection refused", "connection_refused"),
-        (
-            'localhost:1 can\'t be reached: Get "http://localhost:1/v2/": dial tcp: connect: connection refused',
-            "registry_unreachable",
-        ),
-        ("sh: 1: TOKEN: parameter not set", "unset_variable"),
-        ("FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory", "out_of_memory"),
-        ("/lib/libc.so.6: version `GLIBC_2.38' not found", "glibc"),
-        ("the input device is not a TTY", "no_tty"),
-        ("./deploy.sh: Permission denied", "permission_denied"),
-    ],
-)
-def test_known_failures(line: str, code: str) -> None:
-    found = diagnose(evidence(lines=["something before", line, "make: *** [all] Error 1"]))
-    assert found.causes[0].code == code
-    assert "{" not in found.causes[0].summary
-
-
-@pytest.mark.parametrize(("code", "name"), [(137, "killed"), (139, "segfault"), (126, "not_executable")])
-def test_exit_codes_speak(code: int, name: str) -> None:
-    assert diagnose(evidence(job={"exit_code": code})).causes[0].code == name
-
-
-def test_a_registry_that_is_down_is_no_service_of_the_job() -> None:
-    said = (
-        'localhost:1 can\'t be reached: Get "http://localhost:1/v2/": dial tcp 127.0.0.1:1: connect: connection refused'
-    )
-    refused = "curl: (7) Failed to connect to localhost port 80: Connection refused"
-    found = diagnose(evidence(lines=[refused, said.replace("refused", "Connection refused")]))
-    assert [cause.code for cause in found.causes] == ["registry_unreachable"]
-    assert [cause.code for cause in diagnose(evidence(lines=[refused])).causes] == ["connection_refused"]
-
-
 def test_a_file_that_git_ignores_is_named_first() -> None:
     asked: list[str] = []
 
-    def ignored(paths: object) -> Ignored | None:
-        asked.extend(paths)  # type: ignore[arg-type]
-        return Ignored(path="app/.env", rule=".gitignore:3: .env")
+    def look(paths: Sequence[str]) -> dict[str, InSource]:
+        asked.extend(paths)
+        return {"app/.env": InSource(path="app/.env", ignored=True, rule=".gitignore:3: .env")}
 
     found = diagnose(
         evidence(
             lines=["cat: .env: No such file or directory"],
             job={"failing_command": "cd app && cat .env"},
-            ignored=ignored,
+            in_source=look,
         )
     )
     assert asked == [".env", "app/.env"]
     assert [cause.code for cause in found.causes] == ["ignored_file"]
+    assert found.causes[0].confidence == "likely"
 
 
 @pytest.mark.parametrize(
@@ -169,51 +122,3 @@ def test_the_agents_text_is_never_too_long() -> None:
     assert text.startswith("run 1: failure")
     assert "failed: job test" in text
     assert "reproduce: " in text
-
-
-@pytest.mark.parametrize("known", [known for known in table() if known.output], ids=lambda known: known.code)
-def test_each_known_failure_fits_its_example_first(known: Known) -> None:
-    assert known.example is not None
-    found = diagnose(evidence(lines=["something before", known.example, "make: *** [all] Error 1"]))
-    assert found.causes[0].code == known.code
-    assert "{" not in found.causes[0].summary
-
-
-def test_the_table_names_only_what_is_in_it() -> None:
-    codes = {known.code for known in table()}
-    for known in table():
-        assert set(known.instead_of) < codes, known
-        conditions = (known.ended, known.error, known.exit_code, known.output or None)
-        assert sum(condition is not None for condition in conditions) == (known.code != "ignored_file"), known
-
-
-@pytest.mark.parametrize(
-    ("line", "exit_code", "codes"),
-    [
-        ("exec /usr/bin/x: exec format error", 126, ["wrong_architecture"]),
-        ("./run.sh: /bin/sh^M: bad interpreter: No such file or directory", 126, ["crlf"]),
-        ("./deploy.sh: Permission denied", 126, ["not_executable", "permission_denied"]),
-    ],
-)
-def test_a_surer_cause_stands_alone(line: str, exit_code: int, codes: list[str]) -> None:
-    found = diagnose(evidence(lines=[line], job={"exit_code": exit_code}))
-    assert [cause.code for cause in found.causes] == codes
-
-
-def test_an_engine_that_went_away_is_no_service_of_the_job() -> None:
-    error = "the engine was lost while job test ran: dial unix /run/docker.sock: connect: connection refused"
-    found = diagnose(evidence(lines=["working"], job={"status": "error", "error": error}))
-    assert [cause.code for cause in found.causes] == ["engine_lost"]
-
-
-def test_the_signal_that_ended_a_canceled_job_explains_nothing() -> None:
-    assert diagnose(evidence(job={"status": "canceled", "exit_code": 143})).causes == []
-    assert [cause.code for cause in diagnose(evidence(job={"exit_code": 143})).causes] == ["terminated"]
-
-
-def test_a_command_that_is_missing_on_this_machine() -> None:
-    line = "bash: line 1: jq: command not found"
-    summaries = [
-        diagnose(evidence(lines=[line], job={"image": image})).causes[0].summary for image in (None, {"name": "x"})
-    ]
-    assert summaries == ["the command jq is not there (on this machine)", "the command jq is not there"]

@@ -162,6 +162,7 @@ def test_the_headline_is_a_sentence(results: list[tuple[str, bool]], state: str,
 
 
 NOT_IN_THE_PAGE = {
+    "causes",  # by `shown_causes`
     "schema_version", "kind", "run_id", "failed", "last_event_at", "duration_ms", "head_sha", "tree_sha", "attempt", "steps_total", "image",
     "others", "skipped", "receipt_path", "job_manifest_path", "events_path", "lines",
 }  # fmt: skip
