@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import islice
@@ -47,13 +48,25 @@ class Log(Struct, frozen=True, kw_only=True):
     pieces: list[Piece] = field(default_factory=list)
     left_out: tuple[int, int] | None = None
     """The first and last line between the log's two parts that are not in the page."""
-    numbers: dict[str, int] = field(default_factory=dict)
-    """By `key_of`: the last line with each text that was asked for."""
+    numbers: dict[str, list[int]] = field(default_factory=dict)
+    """By `key_of`: the lines with each text that was asked for."""
 
 
 def key_of(line: str) -> str:
     """What a line and its form in a diagnosis, which cuts long ones, have in common."""
     return cleaned(line).strip()[:200]
+
+
+def numbered(lines: Sequence[str], log: Log) -> list[int | None]:
+    """The numbers of lines that a diagnosis shows in order: of lines with the same text, the last ones that fit."""
+    found: list[int | None] = []
+    before = log.total + 1
+    for line in reversed(lines):
+        known = log.numbers.get(key_of(line), [])
+        at = bisect_left(known, before)
+        found.append(known[at - 1] if at else None)
+        before = found[-1] or before
+    return found[::-1]
 
 
 class Share:
@@ -109,7 +122,7 @@ class _Writer:
         self._began = _milliseconds(began)
         self._wanted = frozenset(key_of(text) for text in wanted if text.strip())
         self._pieces: list[Piece] = []
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[str, list[int]] = {}
 
     def write(self, number: int, lines: Iterable[OutputEvent]) -> int:
         """Number the lines from `number`. Returns the number after the last one."""
@@ -118,7 +131,7 @@ class _Writer:
         for line in lines:
             text = _shown(line.text)
             if self._wanted and (known := key_of(text)) in self._wanted:
-                self._numbers[known] = number
+                self._numbers.setdefault(known, []).append(number)
             at = _milliseconds(line.ts)
             rows.append(f"{1 if line.stream == 'stdout' else 2}{at - before or ''}\t{text}")
             before = at

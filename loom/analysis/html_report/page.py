@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from msgspec import Struct
 from loom.analysis.diagnosis import Diagnosis, failing_tests_total, telling_line
 from loom.analysis.evidence import diagnosis_of
 from loom.analysis.html_report.graph import graph
-from loom.analysis.html_report.logs import Log, Share, key_of, read_log
+from loom.analysis.html_report.logs import Log, Share, key_of, numbered, read_log
 from loom.analysis.html_report.timeline import Bar, Scale, bars, scale, ticks
 from loom.record.extent import extent_text, recorded_extent
 from loom.record.fold import JobState, RunFold, Span
@@ -54,6 +54,8 @@ class LogView(Struct, frozen=True, kw_only=True):
     open: bool
     line: int | None
     """The line that tells why the job failed."""
+    excerpt: list[tuple[str, int | None]]
+    """The lines that the diagnosis shows, with their numbers."""
     log: Log
     events_uri: str
     """The file in the record."""
@@ -141,14 +143,12 @@ def values(reading: Reading) -> dict[str, Any]:
         diagnoses.setdefault(first.job_id, first)
     whole = scale(fold.spans)
     share = Share()
-    order = sorted(
-        fold.jobs.values(), key=lambda job: job.id not in diagnoses
-    )  # the failed ones read their share first
+    order = sorted(fold.jobs.values(), key=lambda job: job.id not in diagnoses)  # their logs are the ones to have whole
     views = {
         job.id: _job(reading, job, diagnoses.get(job.id), share, whole, first=job.id == first.job_id) for job in order
     }
     jobs = [views[job_id] for job_id in fold.jobs]
-    numbers = _numbers(views, first)
+    shown = views.get(first.job_id or "")
     failures = [_failure(views[job.id], diagnoses.get(job.id)) for job in failed]
     return {
         "title": f"{reading.state}: {receipt.get('workflow_path') or 'loom run'} {reading.run_id}",
@@ -161,10 +161,11 @@ def values(reading: Reading) -> dict[str, Any]:
         "facts": _facts(reading, receipt),
         "images": receipt.get("images", []),
         "diagnosis": first,
-        "excerpt": [(line, numbers.get(key_of(line))) for line in first.lines],
+        "excerpt": shown.blamed.excerpt if shown and shown.blamed else [(line, None) for line in first.lines],
         "failures": failures,
         "telling": telling_line(first),
-        "anchor": views[first.job_id].anchor if first.job_id in views else None,
+        "anchor": shown.anchor if shown else None,
+        "log_anchor": shown.blamed.anchor if shown and shown.blamed else None,
         "jobs": jobs,
         "graph": graph(list(fold.facts.get("plan_resolved", {}).get("stages", ())), fold.jobs.values()),
         "ticks": ticks(whole),
@@ -257,14 +258,6 @@ def _failure(job: JobView, diagnosis: Diagnosis | None) -> Failure:
     )
 
 
-def _numbers(views: Mapping[str, JobView], diagnosis: Diagnosis) -> dict[str, str]:
-    """Addresses in the page of the lines that the diagnosis shows, by `key_of`."""
-    job = views.get(diagnosis.job_id or "")
-    if job is None or job.blamed is None:
-        return {}
-    return {text: f"{job.blamed.anchor}/L{number}" for text, number in job.blamed.log.numbers.items()}
-
-
 def _job(
     reading: Reading, job: JobState, diagnosis: Diagnosis | None, share: Share, whole: Scale, *, first: bool
 ) -> JobView:
@@ -319,13 +312,15 @@ def _log(reading: Reading, unit: Unit, job: JobState, diagnosis: Diagnosis | Non
     last = unit.step is None or unit.attempt == job.attempts
     blamed = diagnosis is not None and last and unit.name == (diagnosis.step or diagnosis.section)
     telling = telling_line(diagnosis) if diagnosis is not None and blamed else None
+    lines = diagnosis.lines if diagnosis is not None and blamed else []
     log = read_log(
         unit.events,
         share,
         began=span.start.ts,
         total=_total(span),
-        wanted=(*diagnosis.lines, telling or "") if diagnosis is not None and blamed else (),
+        wanted=[*lines, telling or ""],
     )
+    excerpt = list(zip(lines, numbered(lines, log), strict=True))
     data = span.start.data
     return LogView(
         anchor=f"{unit.job_id}/{unit.name}" + ("" if last else f"/attempt-{unit.attempt}"),
@@ -338,11 +333,18 @@ def _log(reading: Reading, unit: Unit, job: JobState, diagnosis: Diagnosis | Non
         began=span.start.ts,
         error=span.error if span.end else "did not end",
         open=blamed,
-        line=log.numbers.get(key_of(telling or ""), log.total or None) if blamed else None,
+        line=_line(telling, excerpt, log) if blamed else None,
+        excerpt=excerpt,
         log=log,
         events_uri=unit.events.absolute().as_uri(),
         logs_command=f"loom logs {reading.run_id} {unit.job_id} {unit.name}",
     )
+
+
+def _line(telling: str | None, excerpt: Sequence[tuple[str, int | None]], log: Log) -> int | None:
+    known = key_of(telling or "")
+    in_excerpt = (number for line, number in excerpt if number is not None and key_of(line) == known)
+    return next(in_excerpt, log.numbers.get(known, [log.total])[-1]) or None
 
 
 def _total(span: Span) -> int | None:

@@ -9,7 +9,7 @@ import pytest
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.html_report import logs
 from loom.analysis.html_report.graph import Graph, graph
-from loom.analysis.html_report.logs import Log, Share, key_of, read_log
+from loom.analysis.html_report.logs import Log, Share, key_of, numbered, read_log
 from loom.analysis.html_report.page import counts, headline
 from loom.record.events import OutputEvent, PhaseEvent, encode
 from loom.record.fold import JobState, RunFold
@@ -48,7 +48,7 @@ def test_a_log_is_whole_and_keeps_its_times_streams_and_colours(tmp_path: Path) 
         ("2", 250, "half a line"),
         ("1", 0, "no end"),
     ]
-    assert (log.total, log.left_out, log.numbers) == (3, None, {"no end": 3})
+    assert (log.total, log.left_out, log.numbers) == (3, None, {"no end": [3]})
     assert count_output(path) == 3
 
 
@@ -85,6 +85,14 @@ def test_a_line_without_an_end_is_bounded(tmp_path: Path, monkeypatch: pytest.Mo
     ((_, text),) = rows(read_log(written(tmp_path / "e.jsonl", ["y" * 25]), Share(), began=BEGAN, total=1))
     assert text == f"{'y' * 10} … (15 more characters are in the record)"
     assert key_of("  x" * 300) == key_of(f"{('  x' * 300)[:210]} … end")
+
+
+def test_lines_of_a_diagnosis_have_the_numbers_of_their_order(tmp_path: Path) -> None:
+    path = written(tmp_path / "events.jsonl", ["error: a", "x", "end", "error: a", "end"])
+    shown = ["error: a", "…", "x", "end", "…", "end"]
+    log = read_log(path, Share(), began=BEGAN, total=5, wanted=shown)
+    assert numbered(shown, log) == [1, None, 2, 3, None, 5]
+    assert numbered(["error: a", "end", "gone"], log) == [4, 5, None]
 
 
 def job(job_id: str, stage: str, needs: list[str] | None = None, **more: Any) -> JobState:
@@ -163,7 +171,8 @@ def test_the_headline_is_a_sentence(results: list[tuple[str, bool]], state: str,
 
 NOT_IN_THE_PAGE = {
     "causes",  # by `shown_causes`
-    "schema_version", "kind", "run_id", "failed", "last_event_at", "duration_ms", "head_sha", "tree_sha", "attempt", "steps_total", "image",
+    "schema_version", "kind", "unrecorded", "previous_run_id", "run_id", "failed", "last_event_at", "duration_ms", "head_sha", "tree_sha",
+    "attempt", "steps_total", "image",
     "others", "skipped", "receipt_path", "job_manifest_path", "events_path", "lines",
 }  # fmt: skip
 """Fields of a diagnosis that the page shows in another place or form: its head, its list of failed jobs, its logs."""
