@@ -147,7 +147,9 @@ def _entered(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Can
 
 def find_place(here: Here, job: PastJob) -> KeptPlace | None:
     """The job's place, if it runs or was kept."""
-    return here.provider(job).find(job.run.run_id, job.job.id, str(job.kept.get("container_id") or ""))
+    return here.provider(job).find(
+        job.run.run_id, job.job.id, str(job.kept.get("container_id") or ""), user=job.command_user
+    )
 
 
 def held(here: Here, job: PastJob, found: KeptPlace, *, alone: bool) -> AbstractContextManager[None]:

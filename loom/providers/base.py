@@ -118,6 +118,10 @@ class Command(Struct, frozen=True, kw_only=True):
     """Send stderr to the same pipe as stdout: the order of their lines is exact, and all of them are stdout's."""
 
 
+COMMAND_USER = "command_user"
+"""The detail of a session whose entrypoint may have changed the user: which one commands beside the steps run as."""
+
+
 class SessionFacts(Struct, frozen=True, kw_only=True):
     """Facts for the record about where a job ran. Empty strings where not applicable."""
 
@@ -391,8 +395,11 @@ class Provider(Protocol):
         """
         ...
 
-    def find(self, run_id: str, job_id: str, place_id: str = "") -> KeptPlace | None:
-        """Find the place of a running or kept job: by id (`SessionFacts.container_id`), else the newest."""
+    def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> KeptPlace | None:
+        """Find the place of a running or kept job: by id (`SessionFacts.container_id`), else the newest.
+
+        `user`: of commands in it, as the session stated (`COMMAND_USER` in its details).
+        """
         ...
 
     def has_image(self, image_id: str) -> bool:

@@ -123,7 +123,7 @@ class HostProvider:
     def services(self, job: Job, **_: Any) -> AbstractContextManager[OpenedServices]:
         raise ProviderError(f"the services of job {job.id} need a provider of containers")
 
-    def find(self, run_id: str, job_id: str, place_id: str = "") -> KeptPlace | None:
+    def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> KeptPlace | None:
         return None
 
     def has_image(self, image_id: str) -> bool:

@@ -13,6 +13,7 @@ from msgspec import Struct, field
 
 from loom.errors import LoomError, RequestError
 from loom.plan.model import Job, MountMode, Step
+from loom.providers.base import COMMAND_USER
 from loom.record.documents import Invocation
 from loom.record.fold import JobState, RunFold
 from loom.record.saved_plan import Planned, load_planned
@@ -178,6 +179,11 @@ class PastJob(Struct, frozen=True, kw_only=True):
             workspace=Path(opened.get("view_of") or place),
             directory=place.parent if is_of_job(place) else None,
         )
+
+    @property
+    def command_user(self) -> str:
+        """The user that its session stated for commands; empty: the container's own."""
+        return str(self.state.facts.get("session_opened", {}).get(COMMAND_USER, ""))
 
     @property
     def manifest(self) -> Path:

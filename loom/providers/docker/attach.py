@@ -382,10 +382,12 @@ class Attachment:
 class ExecAttachment(Attachment):
     """An attachment to a driver that an exec started in a kept container."""
 
-    def __init__(self, client: docker.DockerClient, container_id: str, command: Sequence[str], workdir: str) -> None:
+    def __init__(
+        self, client: docker.DockerClient, container_id: str, command: Sequence[str], workdir: str, user: str
+    ) -> None:
         api: Any = client.api
         with translated("starting a driver in the kept container"):
-            made = api.exec_create(container_id, list(command), stdin=True, workdir=workdir)
+            made = api.exec_create(container_id, list(command), stdin=True, workdir=workdir, user=user)
         self._use(client, container_id, *[Hijacked.of_exec(client, made["Id"])] * 2)
 
     def resume(self) -> None:

@@ -7,7 +7,7 @@ a mark. `Cutter` removes marks from a stream, at any chunk boundaries.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +20,27 @@ DIRECTORY = "/run/loom"
 ENV_FILE = f"{DIRECTORY}/env"
 MASK_FILE = f"{DIRECTORY}/mask"
 _FIRST = b"\x1e"
+
+SURROUNDINGS = f"{DIRECTORY}/surroundings"
+"""What steps inherit from the driver: shell text that sets environment, umask and limits. Only its owner believes it, so that
+root runs no text of the job's user."""
+_INHERIT = f"[ -O {SURROUNDINGS} ] && . {SURROUNDINGS}"
+_ENTER = f"""
+loom_names=$1; shift
+if [ -O {SURROUNDINGS} ]; then
+  for loom_name in $loom_names; do eval "loom_own_$loom_name=\\${{$loom_name-}}"; done
+  . {SURROUNDINGS}
+  for loom_name in $loom_names; do eval "$loom_name=\\$loom_own_$loom_name; export $loom_name"; done
+fi 2>/dev/null
+exec "$@"
+"""
+
+
+def entering(command: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """`command` with what steps inherit around it; `environment`, which it is started with, counts more."""
+    names = [name for name in environment if name.isidentifier() and name.isascii()]
+    return ["sh", "-c", _ENTER, "loom", " ".join(names), *command]
+
 
 NOBODY_CAME_S = 120
 """How long a container waits for the driver. Then it ends, because its creator can't reach it."""
@@ -36,7 +57,7 @@ def boot(limit_s: int = NOBODY_CAME_S) -> tuple[str, ...]:
     guard = f"(trap 'kill -9 $! && wait $!; exit' TERM; sleep {limit_s} & wait $! && kill $$) >/dev/null 2>&1 &"
     ended = f"loom_boot=$!; trap 'exit {NOBODY_CAME_CODE}' TERM; loom_s="
     read = 'while IFS= read -r loom_line && [ -n "$loom_line" ]; do loom_s="$loom_s$loom_line\n"; done; eval "$loom_s"'
-    return ("sh", "-c", f"{guard} {ended}; {read}", "loom")
+    return ("sh", "-c", f"{_INHERIT}; {guard} {ended}; {read}", "loom")
 
 
 BOOT = boot()

@@ -9,7 +9,7 @@
 #     `- guard          -- the step's parent, there to be killed instead of the driver
 #          `- the step's shell
 unset loom_token loom_script loom_settings loom_n loom_code loom_watcher loom_line loom_me loom_p loom_uid loom_gid loom_rest
-unset loom_ooms loom_forks loom_word loom_count loom_spare loom_users loom_groups loom_ids loom_over
+unset loom_ooms loom_forks loom_word loom_count loom_spare loom_users loom_groups loom_ids loom_over loom_more
 exec 5<&0 </dev/null
 loom_nl='
 '
@@ -58,17 +58,35 @@ loom_read_ids() {
   done 2>/dev/null <"$1"
 }
 
+# What steps inherit from here, an `entrypoint` of the workflow included, as shell text: for commands that the engine starts
+# beside the driver. No process is made for it.
+loom_write_surroundings() {
+  {
+    export -p
+    printf 'umask '
+    umask
+    for loom_p in c d f n s t v; do
+      printf 'ulimit -S -%s ' "$loom_p"
+      ulimit -S "-$loom_p"
+      printf 'ulimit -H -%s ' "$loom_p"
+      ulimit -H "-$loom_p"
+    done
+  } >/run/loom/surroundings 2>/dev/null
+}
+
 # Of a kept container: the driver before this one, which is stopped and holds the container alive.
 loom_hello() {
   loom_spare=
   { read -r loom_spare </run/loom/kept; } 2>/dev/null
-  loom_uid=? loom_gid=?
+  loom_uid=? loom_gid=? loom_more=
   while read -r loom_line loom_me loom_rest; do
     case $loom_line in
       Uid:) loom_uid=$loom_me ;;
       Gid:) loom_gid=$loom_me ;;
+      Groups:) for loom_p in $loom_me $loom_rest; do loom_more=$loom_more$loom_p,; done ;;
     esac
   done 2>/dev/null </proc/self/status
+  loom_write_surroundings
   loom_count_refusals
   loom_read_ids /proc/self/uid_map
   loom_users=$loom_ids
@@ -76,7 +94,7 @@ loom_hello() {
   loom_groups=$loom_ids
   loom_word=-
   command -v bash >/dev/null 2>&1 && loom_word=bash
-  loom_mark "$1" "$loom_uid $loom_gid $loom_ooms $loom_forks ${loom_users:--} ${loom_groups:--} $loom_word"
+  loom_mark "$1" "$loom_uid $loom_gid $loom_ooms $loom_forks ${loom_users:--} ${loom_groups:--} $loom_word ${loom_more:--}"
 }
 
 # Everything in the container but process 1, the driver and the caller. Losing its guard is what tells the driver to go on.

@@ -62,7 +62,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
     workdir: str
     environment: Mapping[str, str]
     user: str | None = None
-    """None: the container's own."""
+    """None: the container's own, which the steps' is where no entrypoint of the workflow changes it."""
 
     def exec(
         self,
@@ -260,7 +260,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
             made = retrying(
                 lambda: api.exec_create(
                     self.container_id,
-                    list(command),
+                    driver.entering(command, self.environment),
                     stdin=stdin,
                     tty=tty,
                     environment=environment,

@@ -73,6 +73,8 @@ class KeptContainer(Struct, frozen=True):
     running: bool
     kept: bool
     labels: Mapping[str, str]
+    user: str = ""
+    """Of commands in it; empty: the container's own."""
 
     @property
     def place_id(self) -> str:
@@ -88,7 +90,7 @@ class KeptContainer(Struct, frozen=True):
             container_id=self.container_id,
             workdir=self.project_dir,
             environment=environment,
-            user="0:0" if as_root else None,
+            user="0:0" if as_root else self.user or None,
         )
 
     def has_its_files(self, mode: MountMode) -> bool:
@@ -202,7 +204,7 @@ class KeptContainer(Struct, frozen=True):
     def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[DockerSession]:
         if self._wake():
             on_output("stdout", b"the kept container had stopped; it runs again, without the processes it had\n")
-        attachment = ExecAttachment(self.client, self.container_id, driver.BOOT, self.project_dir)
+        attachment = ExecAttachment(self.client, self.container_id, driver.BOOT, self.project_dir, self.user)
         session = DockerSession(
             client=self.client,
             request=request,

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from msgspec.structs import replace
+
 from loom.cancel import Cancel
 from loom.errors import ProviderError, ServiceError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
@@ -208,11 +210,12 @@ class DockerProvider:
             self._reap_once(self._connect())
             yield network
 
-    def find(self, run_id: str, job_id: str, place_id: str = "") -> KeptContainer | None:
+    def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> KeptContainer | None:
         from loom.providers.docker.kept import find
 
         client = self._connect()
-        return (find(client, run_id, job_id, place_id) if place_id else None) or find(client, run_id, job_id)
+        found = (find(client, run_id, job_id, place_id) if place_id else None) or find(client, run_id, job_id)
+        return None if found is None else replace(found, user=user)
 
     def has_image(self, image_id: str) -> bool:
         return container.image_is_there(self._connect(), image_id)

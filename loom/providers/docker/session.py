@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError, RequestError
-from loom.providers.base import Change, Command, SessionFacts, SessionRequest
+from loom.providers.base import COMMAND_USER, Change, Command, SessionFacts, SessionRequest
 from loom.providers.docker import driver, refusals
 from loom.providers.docker.as_root import RootShell
 from loom.providers.docker.attach import Attachment
@@ -128,13 +128,19 @@ class DockerSession:
             unregister()
 
     def _take_hello(self, answer: str) -> None:
-        uid, gid, ooms, refused_forks, users, groups, bash = answer.split()
+        uid, gid, ooms, refused_forks, users, groups, bash, member_of = answer.split()
         self.facts = replace(self.facts, has_bash=bash == "bash")
         self._ooms, self._refused_forks = int(ooms), int(refused_forks)
         if uid.isdigit() and gid.isdigit():
             self.uid, self.gid = int(uid), int(gid)
             self._ids = Ids.read(users, groups)
             self.facts = replace(self.facts, user=f"{uid}:{gid}")
+            if self._request.image is not None and self._request.image.entrypoint:
+                # It may have become another user, which the engine starts no command as. The engine looks for further groups
+                # of a user only where it is asked for none.
+                further = set(member_of.split(",")) - {"", "-", gid}
+                user = uid if further else f"{uid}:{gid}"
+                self.facts = replace(self.facts, details={**self.facts.details, COMMAND_USER: user})
 
     # Steps
 
@@ -254,7 +260,7 @@ class DockerSession:
             container_id=self.container_id,
             workdir=self._request.project_dir,
             environment=environment,
-            user="0:0" if as_root else None,
+            user="0:0" if as_root else self.facts.details.get(COMMAND_USER),
         )
 
     # The end

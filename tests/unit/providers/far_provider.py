@@ -72,7 +72,7 @@ class FarProvider:
     def services(self, job: Job, **_: Any) -> Any:
         raise ProviderError("the far machine has no services")
 
-    def find(self, run_id: str, job_id: str, place_id: str = "") -> FarKept | None:
+    def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> FarKept | None:
         for place in sorted(self._machine.iterdir()):
             if json.loads((place / "job").read_text()) == [run_id, job_id]:
                 return FarKept(place, self._session)
