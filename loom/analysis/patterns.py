@@ -19,7 +19,6 @@ GAP = "…"
 """Stands between lines that do not follow each other."""
 MOST_FAILURES = 20
 MOST_GROUPS = 10
-_GROUPS = ("test", "file", "line", "column", "message", "code")
 
 
 class Failure(Document, frozen=True, kw_only=True):
@@ -49,21 +48,25 @@ class Format(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An entry of the table, which explains its fields."""
 
     name: str
-    words: list[str]
-    pattern: list[str]
+    pattern: str | list[str]
     within: int = 0
     repeat: bool = False
+    words: list[str] = []
+
+    @property
+    def expressions(self) -> list[str]:
+        return [self.pattern] if isinstance(self.pattern, str) else self.pattern
 
     @property
     def why(self) -> Why:
-        return "test" if any("(?P<test>" in pattern for pattern in self.pattern) else "error"
+        return "test" if any("(?P<test>" in expression for expression in self.expressions) else "error"
 
 
 Search = Callable[[str], Mapping[str, str | None] | None]
-"""The named groups of a pattern that is found in a line."""
+"""Return the named groups of an expression that is found in a line."""
 
 
-class Reader(Struct, frozen=True):
+class Reader(Struct, frozen=True, eq=False):
     """A format that is ready to read lines."""
 
     format: Format
@@ -83,7 +86,7 @@ def words(formats: Sequence[Format]) -> dict[str, Why]:
 
 @cache
 def readers() -> tuple[Reader, ...]:
-    return tuple(Reader(each, [_search(pattern) for pattern in each.pattern]) for each in table())
+    return tuple(Reader(each, [_search(expression) for expression in each.expressions]) for each in table())
 
 
 def _search(pattern: str) -> Search:
@@ -97,40 +100,71 @@ def _search(pattern: str) -> Search:
 
 
 def failures(lines: Sequence[str], formats: Sequence[Reader]) -> list[Failure]:
-    """What the lines report, in order; a test that is named several times is one failure."""
-    found: dict[object, Failure] = {}
+    """What the lines report, in order. A test that several formats name is one failure."""
+    found = _Found()
     at = 0
     while at < len(lines):
-        read = next((result for reader in formats if (result := _read(reader, lines, at))), None)
-        for failure in read[0] if read else ():
-            key: object = (failure.tool, bare_name(failure.test)) if failure.test else failure
-            found[key] = _merged(found[key], failure) if key in found else failure
-        at = read[1] if read else at + 1
-    return list(found.values())
+        for reader in formats:
+            read, after = _read(reader, lines, at)
+            if read:
+                for failure in read:
+                    found.add(failure, reader)
+                break
+        else:
+            after = at + 1
+        at = after
+    return found.without_parents()
 
 
-def _read(reader: Reader, lines: Sequence[str], at: int) -> tuple[list[Failure], int] | None:
-    """The failures that begin in this line, and where the next line to read is."""
+class _Found:
+    """Failures, each with the formats that name it."""
+
+    def __init__(self) -> None:
+        self._all: list[Failure] = []
+        self._named: dict[tuple[str, str | None], list[tuple[int, set[Reader]]]] = {}
+
+    def add(self, failure: Failure, reader: Reader) -> None:
+        if failure in self._all:
+            return
+        same = self._named.setdefault((failure.tool, _own_name(failure.test)), [])
+        for number, readers in same if failure.test else ():
+            if reader not in readers:
+                readers.add(reader)
+                self._all[number] = _merged(self._all[number], failure)
+                return
+        same.append((len(self._all), {reader}))
+        self._all.append(failure)
+
+    def without_parents(self) -> list[Failure]:
+        """A test that fails because a part of it does, and has nothing to add, is no failure of its own."""
+        parents = {each.test.rpartition("/")[0] for each in self._all if each.test}
+        return [each for each in self._all if each.message or each.line or each.test not in parents]
+
+
+def _read(reader: Reader, lines: Sequence[str], at: int) -> tuple[list[Failure], int]:
+    """Return the failures that begin in this line, and the next line to read."""
     first, *others = reader.searches
     groups = first(lines[at])
     if groups is None:
-        return None
-    found = dict(groups)
-    after = at + 1
-    for search in others:
+        return [], at + 1
+    found, read, after = dict(groups), [], at + 1
+    for number, search in enumerate(others, 1):
         place = _next(search, first, lines, after, reader.format.within)
         if place is None:
-            break
-        found |= {name: value for name, value in (search(lines[place]) or {}).items() if value is not None}
+            return [], at + 1
+        if reader.format.repeat and number == len(others):
+            while place is not None:
+                read.append(_failure(reader.format.name, found, search(lines[place])))
+                after = place + 1
+                place = _next(search, first, lines, after, reader.format.within)
+            return read, after
+        found = _with(found, search(lines[place]))
         after = place + 1
-    if not found.get("message") and not found.get("test"):
-        return None
-    result = [_failure(reader.format.name, found)]
-    while reader.format.repeat and (place := _next(reader.searches[-1], first, lines, after, 0)) is not None:
-        result.append(_failure(reader.format.name, {**found, **(reader.searches[-1](lines[place]) or {})}))
-        after = place + 1
-    # What lies between the parts of a match may tell of its own; only the part that follows directly is used up.
-    return result, after if reader.format.repeat or not reader.format.within else at + 1
+    return [_failure(reader.format.name, found, {})], after
+
+
+def _with(groups: Mapping[str, str | None], more: Mapping[str, str | None] | None) -> dict[str, str | None]:
+    return {**groups, **{name: value for name, value in (more or {}).items() if value is not None}}
 
 
 def _next(search: Search, first: Search, lines: Sequence[str], at: int, within: int) -> int | None:
@@ -145,17 +179,17 @@ def _next(search: Search, first: Search, lines: Sequence[str], at: int, within: 
     return None
 
 
-def _failure(tool: str, groups: Mapping[str, str | None]) -> Failure:
-    text = {name: (groups.get(name) or "").strip() or None for name in _GROUPS}
-    file = text["file"]
+def _failure(tool: str, groups: Mapping[str, str | None], more: Mapping[str, str | None] | None) -> Failure:
+    text = {name: (value or "").strip() or None for name, value in _with(groups, more).items()}
+    file = text.get("file")
     return Failure(
         tool=tool,
-        test=text["test"],
+        test=text.get("test"),
         file=None if file is None else from_root(file),
-        line=_number(text["line"]),
-        column=_number(text["column"]),
-        message=text["message"],
-        code=text["code"],
+        line=_number(text.get("line")),
+        column=_number(text.get("column")),
+        message=text.get("message"),
+        code=text.get("code"),
     )
 
 
@@ -164,15 +198,26 @@ def _number(text: str | None) -> int | None:
 
 
 def _merged(one: Failure, other: Failure) -> Failure:
-    """The first one, with what it lacks: a place as a whole."""
+    """The first one, with what it lacks: a place as a whole. The longer name and message are the whole ones."""
     if one.line is None and other.line is not None:
         one = replace(one, file=other.file, line=other.line, column=other.column)
-    return replace(one, message=one.message or other.message, code=one.code or other.code)
+    return replace(
+        one,
+        test=max(one.test or "", other.test or "", key=len) or None,
+        file=one.file or other.file,
+        message=_longer(one.message, other.message),
+        code=one.code or other.code,
+    )
 
 
-def bare_name(test: str | None) -> str | None:
-    """A test's own name, without those of file and class, which tools write in several ways."""
-    return None if test is None else re.split(r"::|\.(?=\w+(?:\[|$))| › | > | \(", test)[-1].rstrip(")")
+def _longer(one: str | None, other: str | None) -> str | None:
+    """The first text, or the second one where the first is missing or cut."""
+    return other if one is None or (one.endswith("...") and other) else one
+
+
+def _own_name(test: str | None) -> str | None:
+    """A test's name without that of its file, its parts joined in one way."""
+    return None if test is None else re.sub(r"^[^:\s]+\.py::", "", test).replace("::", ".")
 
 
 _ROOTS = re.compile(rf"^(?:/workspace|\S*/{JOB_PLACE})/|^\./")
@@ -207,4 +252,4 @@ def _message(failure: Failure) -> str:
 
 
 def _cause(failure: Failure) -> str:
-    return _VARIABLE.sub("·", failure.code or failure.message or "")
+    return _VARIABLE.sub("·", f"{failure.code or ''} {failure.message or ''}")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import msgspec
@@ -30,6 +31,7 @@ LONGEST = 400
 _BLOCK = 1 << 18
 _REACH = 1 << 14
 """Bytes before and after a line in which its heading and its continuation are looked for."""
+_BETWEEN = 4
 _EXAMINED = 10_000
 """Lines with a word that are looked at; after so many, only those in the last `_LAST` bytes of each block are."""
 _LAST = 1 << 11
@@ -43,7 +45,7 @@ _SWITCHES = 8
 """Changes between standard output and standard error that are kept; more are no news."""
 
 TELLING = re.compile(
-    r"""\b(?:error|errors|failed|failure|failures|fatal|panic|panicked|exception|traceback|assert\w*|undefined|unresolved
+    r"""\b(?:errors?|fail(?:s|ed|ures?)?|fatal|panic|panicked|exception|traceback|assert\w*|undefined|unresolved
     |cannot|can't|could\ not|unable\ to|not\ found|no\ such\ file|denied|refused|segmentation\ fault|killed
     |timed?\ ?out|abort\w*|invalid|unexpected|expected)\b|^E\s{2,}|^FAIL\b|\bnot\ ok\b|✗|✘|✕|[A-Z]\w+(?:Error|Exception)\b""",
     re.VERBOSE | re.IGNORECASE,
@@ -56,17 +58,16 @@ def speaks_of_error(line: str) -> bool:
 
 
 _PLACE = re.compile(r"\.\w{1,5}(?::\d|\(\d)")
-WORDS: dict[str, Why] = {
-    **dict.fromkeys(("rror", "RROR", "fail", "Fail", "FAIL", "fatal", "FATAL", "Fatal", "panic", "xception"), "error"),
-    **dict.fromkeys(("raceback", "ssert", "annot ", "can't", "not found", "o such file", "denied", "refused"), "error"),
-    **dict.fromkeys(
-        ("egmentation", "illed", "imed out", "nvalid", "ndefined", "nresolved", "xpected", "bort"), "error"
-    ),
-    **dict.fromkeys(("nable to", "ould not"), "error"),
-    **dict.fromkeys(("not ok", "✗", "✘", "✕"), "test"),
-    **dict.fromkeys((".py:", ".go:", ".rb:", ".ts:", ".js:", "--> "), "place"),
-}
-"""What a line contains that is looked at, and why. A table of formats adds to it."""
+WORDS: dict[str, Why | None] = dict.fromkeys(
+    (
+        *("rror", "RROR", "fail", "Fail", "FAIL", "fatal", "FATAL", "Fatal", "panic", "xception", "raceback", "ssert"),
+        *("annot ", "can't", "not found", "o such file", "denied", "refused", "egmentation", "illed", "imed out"),
+        *("nvalid", "ndefined", "nresolved", "xpected", "bort", "nable to", "ould not"),
+        *(".py:", ".go:", ".rb:", ".ts:", ".js:", "--> "),
+    )
+)
+WORDS |= {"not ok": "test", "✗": "test", "✘": "test", "✕": "test"}
+"""What a line contains that is looked at, and what it then is (None: by its text). The table of formats adds to it."""
 _AT_ONCE = 20
 """Words that one automaton searches for: of so few, it compares many bytes in one instruction."""
 
@@ -74,11 +75,11 @@ _AT_ONCE = 20
 class Watch:
     """The words to look for. Made once a run, when the first block of output is complete or the first step has failed."""
 
-    def __init__(self, words: Callable[[], dict[str, Why]] = dict) -> None:
+    def __init__(self, words: Callable[[], Mapping[str, Why | None]] = dict) -> None:
         self._words = words
 
     @cached_property
-    def _kinds(self) -> list[tuple[bytes, Why]]:
+    def _kinds(self) -> list[tuple[bytes, Why | None]]:
         """The words as an events file has them, the longest first."""
         words = {**WORDS, **self._words()}
         return sorted(
@@ -86,16 +87,16 @@ class Watch:
         )
 
     @cached_property
-    def _automata(self) -> list[tuple[BytesAhoCorasick, list[Why]]]:
+    def _automata(self) -> list[tuple[BytesAhoCorasick, list[Why | None]]]:
         groups = [self._kinds[at : at + _AT_ONCE] for at in range(0, len(self._kinds), _AT_ONCE)]
         return [(automaton(tuple(word for word, _ in group)), [why for _, why in group]) for group in groups]
 
-    def found_in(self, data: bytes) -> list[tuple[int, Why]]:
+    def found_in(self, data: bytes) -> list[tuple[int, Why | None]]:
         """Where words are, in order."""
-        found: list[tuple[int, Why]] = []
+        found: list[tuple[int, Why | None]] = []
         for searched, kinds in self._automata:
             found += [(at, kinds[word]) for word, at, _ in searched.find_matches_as_indexes(data)]
-        found.sort()
+        found.sort(key=itemgetter(0))
         return found
 
 
@@ -202,9 +203,9 @@ class Highlighter:
     def finish(self) -> Highlights:
         """The lines that were chosen. Nothing can be fed afterwards."""
         self._scan(final=True)
-        found = {line.seq: line for shelf in self._shelves.values() for line in shelf.lines()}
-        for line in self._changes:
-            found.setdefault(line.seq, line)
+        kept = [line for shelf in self._shelves.values() for line in shelf.lines()]
+        found = {line.seq: line for line in (*self._changes, *kept) if line.why == "context"}
+        found |= {line.seq: line for line in (*self._changes, *kept) if line.why != "context"}
         return Highlights(
             lines=[found[seq] for seq in sorted(found)],
             found=self._found,
@@ -238,10 +239,10 @@ class Highlighter:
         self._changes_of_stream(data, begin, end)
         self._changes_of_form(data, begin, end)
 
-    def _lines_with_a_word(self, data: bytes, begin: int, end: int) -> Iterator[tuple[int, Why]]:
+    def _lines_with_a_word(self, data: bytes, begin: int, end: int) -> Iterator[tuple[int, Why | None]]:
         """Where such a line begins, and what its surest word is for."""
         start = stop = -1
-        why: Why = "place"
+        why: Why | None = None
         for place, kind in self._watch.found_in(data[begin:end]):
             at = begin + place
             if at >= stop:
@@ -249,20 +250,20 @@ class Highlighter:
                     yield start, why
                 start, stop = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at)
                 why = kind
-            elif why != "test" and kind != "place":
+            elif why is None:
                 why = kind
         if start >= 0:
             yield start, why
 
-    def _examine(self, data: bytes, start: int, why: Why) -> int:
+    def _examine(self, data: bytes, start: int, why: Why | None) -> int:
         """Keep the line if it tells, with what belongs to it. Returns where the next line to look at begins."""
         event, after = self._event(data, start)
         if event is None:
             return after
         text = _clipped(event.text)
-        if why != "test" and not (why == "error" and TELLING.search(text)):
-            why = "place"
-        if (why == "place" and not _PLACE.search(text)) or NOT_TELLING.search(text):
+        if why is None:
+            why = "error" if TELLING.search(text) else "place" if _PLACE.search(text) else None
+        if why is None or NOT_TELLING.search(text):
             return after
         self._found += 1
         form = _form(text)
@@ -303,7 +304,11 @@ class Highlighter:
         return None if event is None else self._highlight(event, start, _clipped(event.text), why)
 
     def _heading(self, data: bytes, start: int, text: str) -> list[Highlight]:
-        """The last line before an indented one that is less indented: of a list of errors, the file's name."""
+        """The last line before an indented one that is less indented: of a list of errors, the file's name.
+
+        Up to `_BETWEEN` lines between the two are part of it.
+        """
+        between: list[Highlight] = []
         lowest = max(0, start - _REACH)
         for _ in range(40):
             before = data.rfind(b"\n", 0, max(0, start - 1)) + 1
@@ -311,8 +316,11 @@ class Highlighter:
                 break
             start = before
             line = self._line(data, start, "context")
-            if line is not None and line.text.strip() and _indent(line.text) < _indent(text):
-                return [line]
+            if line is None:
+                break
+            if line.text.strip() and _indent(line.text) < _indent(text):
+                return [line, *(reversed(between) if len(between) <= _BETWEEN else ())]
+            between.append(line)
         return []
 
     def _following(self, data: bytes, first: str, at: int, limit: int) -> tuple[list[Highlight], int]:
@@ -333,9 +341,11 @@ class Highlighter:
                 found += (*blank, line)
                 blank, end = [], after
             else:
-                if traceback and not blank:
+                if not blank and (
+                    traceback or (not found and first.endswith(":"))
+                ):  # the exception; or what the line announces
                     found.append(line)
-                    end = after
+                    end = after if traceback else end
                 break
             at = after
         return found, end

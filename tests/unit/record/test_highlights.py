@@ -108,7 +108,7 @@ def test_the_first_line_on_standard_error_after_standard_output() -> None:
 
 
 def test_a_heading_and_what_is_indented_below_it_go_together() -> None:
-    lines = [*NOISE[:100], "/workspace/src/a.js", "  1:1  ok", "  3:9  error  x is not defined", *NOISE[:100]]
+    lines = [*NOISE[:100], "/workspace/src/a.js", "  3:9  error  x is not defined", "", *NOISE[:100]]
     assert texts(highlights(encoded(lines))) == ["/workspace/src/a.js", "  3:9  error  x is not defined"]
 
 
