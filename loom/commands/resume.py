@@ -13,13 +13,13 @@ from msgspec.structs import replace
 
 from loom import snapshot
 from loom.cancel import Cancel, signals
-from loom.commands import assisted, saved, session
+from loom.commands import assisted, replan, saved, session
 from loom.commands import run as running
 from loom.commands import sync as syncing
 from loom.commands.project import Here
 from loom.commands.run import Options
 from loom.errors import LoomError, RequestError
-from loom.plan.model import MountMode
+from loom.plan.model import MountMode, Plan
 from loom.runner import Resumption, View, api
 from loom.runner.api import Reuse
 from loom.runner.scheduler import waits_for
@@ -86,7 +86,7 @@ class _Resuming:
             raise RequestError(f"run {past.run_id} has not ended yet", hint="wait for it, or interrupt it first")
         with self._held:
             try:
-                reuse = self._reuse(from_step)
+                plan, reuse = self._reuse(from_step)
             except BaseException:
                 for workspace in self._made:
                     snapshot.remove(workspace, recorded=True)
@@ -99,10 +99,11 @@ class _Resuming:
                     shutil.rmtree(view.place, ignore_errors=True)
             if not self._options.quiet:
                 print("\n".join(self._said), flush=True)
-            return execute(self._here, past, reuse, self._options, self._run_id)
+            return execute(self._here, past, plan, reuse, self._options, self._run_id)
 
-    def _reuse(self, from_step: str | None) -> Reuse:
+    def _reuse(self, from_step: str | None) -> tuple[Plan, Reuse]:
         past, jobs = self._past, self._wanted(from_step)
+        plan, results = self._plan(jobs, also_unfinished=from_step is None)
         resumed = {job.job.id: resumption for job, step in jobs if (resumption := self._resumption(job, step))}
         own = [
             resumption.view.workspace
@@ -112,8 +113,6 @@ class _Resuming:
         shared = any(job.shares_workspace for job, _ in jobs)
         taken = self._take() if self._sync else None
         workspace = taken.path if taken is not None and not shared else self._workspace(own, shared=shared)
-        again = dependents(past, [job.job.id for job, _ in jobs])
-        results = results_besides(past, again, also_unfinished=from_step is None)
         self._said += [
             f"{job_id} does not run again: it failed in run {past.run_of(job_id)}"
             for job_id, result in results.items()
@@ -127,19 +126,55 @@ class _Resuming:
             places = self._places([job for job, _ in jobs], resumed, workspace)
             brought = syncing.sync(taken, places, self._sync or "", environ=self._here.environ, say=self._said.append)
             manifest = snapshot.manifest_bytes(taken.path)
-        return api.Reuse(
+        return plan, api.Reuse(
             parent_run_id=past.run_id,
             workspace=workspace,
             snapshot=(past.snapshot or {}) if taken is None else taken.document(),
             manifest=manifest,
             results=results,
-            resumed=resumed,
+            resumed=self._present_steps(plan, jobs, resumed),
             archive_of=past.archive_of,
             run_of=past.run_of,
             has_products=workspace == past.workspace,
             steps=assisted.steps_taken_over(past, results, resumed),
             assisted=assisted.assistances(self._here, past, edits, brought, taken_over=results),
         )
+
+    def _plan(
+        self, jobs: list[tuple[PastJob, str | None]], *, also_unfinished: bool
+    ) -> tuple[Plan, dict[str, JobResult]]:
+        """Return the plan to go on with, and the results of its jobs that do not run again.
+
+        The plan is the run's; with `--sync` that of the present workflow. RequestError if that changes what has run.
+        """
+        past, ids = self._past, [job.job.id for job, _ in jobs]
+        old = past.planned.plan
+        again = dependents(old, ids)
+        options = _asked(self._options, past)
+        if self._sync is None:
+            if text := replan.notice(past, options, again):
+                self._said.append(text)
+            return old, results_besides(past, old, again, also_unfinished=also_unfinished)
+        plan = replan.present_plan(past, options, ask=True)
+        results = results_besides(past, plan, dependents(plan, ids), also_unfinished=also_unfinished)
+        taken_over = [job_id for job_id in results if past.result_of(job_id) is not None]
+        resumed = [(job.job, job.step(step) if step is not None else None) for job, step in jobs]
+        replan.check_done_is_same(past, plan, resumed, taken_over)
+        if found := replan.difference(old, plan, again):
+            self._said.append(f"the present workflow runs from here on ({found})")
+        return plan, results
+
+    def _present_steps(
+        self, plan: Plan, jobs: list[tuple[PastJob, str | None]], resumed: Mapping[str, Resumption]
+    ) -> dict[str, Resumption]:
+        """Return the resumptions from the steps that have these places in the plan."""
+        found = dict(resumed)
+        for job, step in jobs:
+            if step is not None and job.job.id in found:
+                now = replan.step_now(job.job, plan.job(job.job.id), job.step(step))
+                assert now is not None
+                found[job.job.id] = replace(found[job.job.id], step=now.id)
+        return found
 
     def _take(self) -> Snapshot:
         workspace = new_workspace(self._here.config.tmp_dir, self._run_id)
@@ -263,9 +298,8 @@ class _Resuming:
         return view
 
 
-def dependents(past: PastRun, job_ids: list[str]) -> set[str]:
+def dependents(plan: Plan, job_ids: list[str]) -> set[str]:
     """Return these jobs and all that wait for them, directly or not."""
-    plan = past.planned.plan
     again = set(job_ids)
     for job in plan.jobs:  # in topological order
         if again & set(waits_for(plan, job)):
@@ -273,10 +307,10 @@ def dependents(past: PastRun, job_ids: list[str]) -> set[str]:
     return again
 
 
-def results_besides(past: PastRun, again: set[str], *, also_unfinished: bool) -> dict[str, JobResult]:
-    """Return the results of the jobs that do not run again; a job that never ended counts as skipped, or runs too."""
+def results_besides(past: PastRun, plan: Plan, again: set[str], *, also_unfinished: bool) -> dict[str, JobResult]:
+    """Return the results of the plan's jobs that do not run again; one that never ended counts as skipped, or runs too."""
     results = {}
-    for job in past.planned.plan.jobs:
+    for job in plan.jobs:
         if job.id in again:
             continue
         result = past.result_of(job.id)
@@ -287,7 +321,7 @@ def results_besides(past: PastRun, again: set[str], *, also_unfinished: bool) ->
     return results
 
 
-def execute(here: Here, past: PastRun, reuse: Reuse, options: Options, run_id: str) -> int:
+def execute(here: Here, past: PastRun, plan: Plan, reuse: Reuse, options: Options, run_id: str) -> int:
     planned = past.planned
     source = snapshot.discover(past.repo_root, environ=here.environ)
     options = replace(_as_planned(options, past), invocation=past.invocation)
@@ -296,7 +330,7 @@ def execute(here: Here, past: PastRun, reuse: Reuse, options: Options, run_id: s
         run_id=run_id,
         here=running.here_for(options, source.root),
         source=source,
-        plan=planned.plan,
+        plan=plan,
         variables={**planned.variables, **ids},
     )
     return running.execute(prepared, options, reuse=reuse)
@@ -337,7 +371,8 @@ def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
             raise RequestError(
                 f"no job of run {past.run_id} failed", hint="leave --failed out to run all of them again"
             )
-        results = results_besides(past, dependents(past, ids), also_unfinished=True)
+        plan = past.planned.plan
+        results = results_besides(past, plan, dependents(plan, ids), also_unfinished=True)
     workspace = new_workspace(here.config.tmp_dir, run_id)
     document = snapshot_again(here, past, workspace)
     reuse = api.Reuse(
@@ -351,7 +386,7 @@ def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
         steps=assisted.steps_taken_over(past, results, {}),
         assisted=assisted.assistances(here, past, (), (), taken_over=results),
     )
-    return execute(here, past, reuse, options, run_id)
+    return execute(here, past, past.planned.plan, reuse, options, run_id)
 
 
 def snapshot_again(here: Here, past: PastRun, workspace: Path) -> Mapping[str, object]:

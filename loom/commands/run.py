@@ -160,19 +160,7 @@ def prepare(options: Options) -> Prepared:
     loaded = workflow.load(here.workflow(options.workflow), source.root)
     message = checkout.message_of_head(source.root, here.environ)
     variables = api.run_variables(run_id, source, loaded.path, event=options.event, message=message)
-    context = checkout.resolve_context(here, predefined=variables, base=options.changes_base)
-    selection = checkout.selection(
-        jobs=options.names,
-        stages=options.stage,
-        from_job=options.from_job,
-        only_failed=failed_before(here) if options.only_failed else None,
-        needs=options.needs,
-        variables=options.var,
-        matrix=options.matrix,
-        container=here.config.container,
-        on=options.on,
-    )
-    plan = resolve(loaded, selection, context)
+    selection, plan = plan_of(loaded, options, here, variables)
     if not options.dry_run:
         requests = trusting.requests_of(plan.jobs, here, loaded)
         can_ask = options.form == "screen"
@@ -187,6 +175,23 @@ def prepare(options: Options) -> Prepared:
         variables=variables,
         notices=_doubts(loaded, plan, selection, here.config),
     )
+
+
+def plan_of(loaded: Workflow, options: Options, here: Here, variables: Mapping[str, str]) -> tuple[Selection, Plan]:
+    """Return the selection that the options make, and the plan. `variables`: what loom gives every job."""
+    context = checkout.resolve_context(here, predefined=variables, base=options.changes_base)
+    selection = checkout.selection(
+        jobs=options.names,
+        stages=options.stage,
+        from_job=options.from_job,
+        only_failed=failed_before(here) if options.only_failed else None,
+        needs=options.needs,
+        variables=options.var,
+        matrix=options.matrix,
+        container=here.config.container,
+        on=options.on,
+    )
+    return selection, resolve(loaded, selection, context)
 
 
 def here_for(options: Options, root: Path) -> Here:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 
-from .conftest import Make
+import pytest
+
+from tests.support.loom_process import run_loom
+
+from .conftest import Make, Project
 
 TWO = """
 version: v1
@@ -64,3 +68,79 @@ b:
     assert "c for you" in fresh
     assert "in b" not in fresh
     project.loom("rerun", "--fresh", "--failed", code=2)
+
+
+MENDED = """
+version: v1
+stages: [build, test, publish]
+before:
+  stage: build
+  script: [echo in before]
+unit:
+  stage: test
+  variables: {COLOUR: green}
+  before_script: [echo made > made.txt]
+  script:
+    - echo one
+    - echo the old step; exit 3
+    - echo three
+after:
+  stage: publish
+  script: [echo the old after]
+"""
+
+
+def workflow_of(project: Project, text: str) -> None:
+    (project.root / ".loom/workflow.yml").write_text(text)
+
+
+def test_sync_runs_the_present_steps_from_the_failing_one_on(make: Make) -> None:
+    project = make(MENDED)
+    project.loom("run", "--local", code=1)
+    mended = MENDED.replace("echo the old step; exit 3", "cat made.txt; echo mended\n    - echo added").replace(
+        "old after", "new after"
+    )
+    workflow_of(project, "# one line more\n" + mended)
+    told = project.loom("resume", "--stream", code=1)
+    assert "the workflow has changed since the run (unit: step script/02 (.loom/workflow.yml:14)): resume runs" in told
+    assert "the old step" in told
+    healed = project.loom("resume", "--sync", "--stream")
+    assert "the present workflow runs from here on (unit: step script/02 (.loom/workflow.yml:14))" in healed
+    assert [line for line in ("mended", "added", "three", "the new after") if line not in healed] == []
+    assert "unit │ one" not in healed
+    project.loom("resume", "--from", "unit:2", "--sync")  # of the plan that the last run had
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("echo one", "echo another", "unit: step script/01 (.loom/workflow.yml:12) has changed"),
+        (
+            "[echo made > made.txt]",
+            "[echo made > made.txt, 'true']",
+            "unit: step script/01 (.loom/workflow.yml:10) has changed",
+        ),
+        ("green", "blue", "unit: variables has changed"),
+        ("[echo in before]", "[echo in before, 'true']", "before: step script/02 (.loom/workflow.yml:6) has changed"),
+        ("\nunit:", "\nunits:", "unit: the present workflow does not run it"),
+        ("    - echo the old step; exit 3\n    - echo three\n", "", "unit: no step is left from script/02 on"),
+    ],
+)
+def test_sync_names_what_has_changed_of_what_ran_already(make: Make, old: str, new: str, message: str) -> None:
+    project = make(MENDED)
+    project.loom("run", "--local", code=1)
+    (project.root / "new").touch()
+    workflow_of(project, MENDED.replace(old, new))
+    ran = run_loom(("resume", "--sync"), cwd=project.root, environ=project.environ)
+    assert ran.returncode == 2
+    assert message in ran.stderr
+    assert "loom rerun " in ran.stderr
+    assert project.loom("resume", code=1)
+
+
+def test_a_workflow_with_a_mistake_is_told_or_refused(make: Make) -> None:
+    project = make(MENDED)
+    project.loom("run", "--local", code=1)
+    workflow_of(project, "version: v1\nstages: nothing\n")
+    assert "the workflow has changed since the run (" in project.loom("resume", code=1)
+    project.loom("resume", "--sync", code=2)

@@ -1,0 +1,89 @@
+"""For `loom resume`: the plan of the present workflow, compared with the one that the run had."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+
+from loom import workflow
+from loom.commands import run as running
+from loom.commands import trust as trusting
+from loom.commands.run import Options
+from loom.errors import LoomError, RequestError
+from loom.plan.comparison import Part, first_change
+from loom.plan.model import Job, Plan, Step
+from loom.runner.previous_run import PastRun
+
+_AFTER = "after_script"
+
+
+def present_plan(past: PastRun, options: Options, *, ask: bool) -> Plan:
+    """Make the plan of the present workflow, as the run was asked for, with the run's own variables.
+
+    RequestError and WorkflowError as from `loom run`. `ask`: for what its jobs ask for.
+    """
+    here = running.here_for(options, past.repo_root)
+    loaded = workflow.load(here.workflow(options.workflow), here.root)
+    _, plan = running.plan_of(loaded, options, here, past.planned.variables)
+    if ask:
+        trusting.settle(trusting.requests_of(plan.jobs, here, loaded), here, flag=options.trust)
+    return plan
+
+
+def check_done_is_same(
+    past: PastRun, plan: Plan, resumed: Sequence[tuple[Job, Step | None]], taken_over: Iterable[str]
+) -> None:
+    """RequestError where `plan` defines otherwise what does not run again: earlier steps, and jobs that are `taken_over`.
+
+    `resumed` has jobs as they were, and the steps that they go on from; None: they run from their start.
+    """
+    now = {job.id: job for job in plan.jobs}
+    done = [*resumed, *((past.planned.plan.job(job_id), None) for job_id in taken_over)]
+    changed: list[str] = []
+    for old, step in done:
+        new = now.get(old.id)
+        if new is None:
+            changed.append(f"{old.id}: the present workflow does not run it")
+        elif (old, step) in resumed and step is None:
+            continue
+        elif part := first_change(old, new, before=step.id if step is not None else None):
+            changed.append(f"{old.id}: {part} has changed")
+        elif step is not None and step_now(old, new, step) is None:
+            changed.append(f"{old.id}: no step is left from {step.id} on")
+    if changed:
+        raise RequestError(
+            "the workflow has changed in what ran already and would not run again:\n  " + "\n  ".join(changed),
+            hint=f"run it from the start: loom rerun {past.run_id} --fresh",
+            code="WORKFLOW_CHANGED",
+        )
+
+
+def step_now(old: Job, new: Job, step: Step) -> Step | None:
+    """Return the step of `new` that takes the place of this one of `old`; None where only `after_script` is left."""
+    number = old.steps.index(step)
+    found = new.steps[number] if number < len(new.steps) else None
+    return None if found is None or (found.phase == _AFTER and step.phase != _AFTER) else found
+
+
+def difference(old: Plan, new: Plan, job_ids: Container[str]) -> str | None:
+    """Name the first part of these jobs that differs."""
+    there = {job.id: job for job in new.jobs}
+    for job in old.jobs:
+        part = first_change(job, there[job.id]) if job.id in there else Part(what="the job itself")
+        if part is not None and job.id in job_ids:
+            return f"{job.id}: {part}"
+    return None
+
+
+def notice(past: PastRun, options: Options, job_ids: Container[str]) -> str | None:
+    """Say that the present workflow is another one, to a run that goes on with the steps of the earlier run."""
+    if not past.repo_root.is_dir():
+        return None
+    try:
+        found = difference(past.planned.plan, present_plan(past, options, ask=False), job_ids)
+    except LoomError as error:
+        found = error.message
+    if found is None:
+        return None
+    return (
+        f"the workflow has changed since the run ({found}): resume runs the steps of the run, --sync the present ones"
+    )
