@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
+from msgspec.structs import fields
 
-from loom.analysis import diagnosis, diff, upkeep
+from loom.analysis import diagnosis, diff, printed
 from loom.record import documents
 from loom.record.documents import SCHEMA_VERSION
 from loom.record.events import OutputEvent, PhaseCode, PhaseEvent
@@ -43,8 +45,19 @@ def _strict(shape: Any) -> Any:
     if isinstance(found.get("description"), str):
         found["description"] = inspect.cleandoc(found["description"])
     if isinstance(found.get("properties"), dict):
-        found |= {"required": list(found["properties"]), "additionalProperties": False}
+        left_out = _left_out().get(str(found.get("title")), set())
+        required = [name for name in found["properties"] if name not in left_out]
+        found |= {"required": required, "additionalProperties": False}
     return found
+
+
+@cache
+def _left_out() -> dict[str, set[str]]:
+    """Fields that a document leaves out where they have no value, by the document's name."""
+    return {
+        kind.__name__: {each.name for each in fields(kind) if each.default is UNSET}
+        for kind in documents.Document.__subclasses__()
+    }
 
 
 def _phase_event() -> Shape:
@@ -122,8 +135,7 @@ _SCHEMAS: Mapping[str, Callable[[], Shape]] = {
     "stream-line": _stream_line,
     "diagnosis": _document(diagnosis.Diagnosis),
     "diff": _document(diff.Diff),
-    "clean": _document(upkeep.Clean),
-    "doctor": _document(upkeep.Doctor),
+    **{name: _document(kind) for name, kind in printed.BY_NAME.items()},
 }
 
 NAMES = tuple(_SCHEMAS)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loom.analysis.printed import ArtifactList, made
 from loom.commands.naming import jobs_of, run_or_job
 from loom.commands.project import here
 from loom.errors import RequestError
@@ -28,7 +29,7 @@ def artifacts(run: str | None, job: str | None, to: Path | None, *, as_json: boo
     folders = _fetched(archives, to, alone=len(ids) == 1) if to is not None else {}
     if as_json:
         jobs = [_document(job_id, archives[job_id], files, folders) for job_id, files in held.items()]
-        print_json({"kind": "artifacts", "run_id": past.run_id, "jobs": jobs})
+        print_json(made(ArtifactList, {"run_id": past.run_id, "jobs": jobs}))
         return
     for line in _lines(held, folders, whole=wanted is not None):
         print(line)

@@ -9,10 +9,12 @@ from typing import Any
 
 from msgspec.structs import asdict
 
+from loom.analysis.printed import CacheDamage, CacheList, CacheRemoval, CacheVerification, made
 from loom.commands import checkout, project
 from loom.commands.flags import read_flag
 from loom.commands.wiring import cache_project
 from loom.errors import RequestError
+from loom.record.events import timestamp
 from loom.render.output import print_json, table
 from loom.storage.cache import Cache, Pruned, Stored
 from loom.util.globs import match_name
@@ -24,7 +26,7 @@ def ls(keys: list[str] | None, *, everywhere: bool, as_json: bool) -> None:
     cache, project = _opened()
     entries = _chosen(cache, project, keys, everywhere=everywhere)
     if as_json:
-        print_json([_fields(entry) for entry in entries])
+        print_json(made(CacheList, {"entries": [_fields(entry) for entry in entries]}))
         return
     if not entries:
         print("no cache entries" if everywhere else f"no cache entries of {project}")
@@ -66,14 +68,14 @@ def verify(*, remove: bool, as_json: bool) -> int:
                 Path(damage.path).unlink(missing_ok=True)
     if as_json:
         print_json(
-            {
-                "entries": len(entries),
-                "damaged": [
-                    {"what": damage.what, "path": damage.path, "key": damage.entry.key if damage.entry else None}
+            CacheVerification(
+                entries=len(entries),
+                damaged=[
+                    CacheDamage(what=damage.what, path=damage.path, key=damage.entry.key if damage.entry else None)
                     for damage in damaged
                 ],
-                "removed": remove and bool(damaged),
-            }
+                removed=remove and bool(damaged),
+            )
         )
     else:
         for damage in damaged:
@@ -103,7 +105,8 @@ def _chosen(cache: Cache, project: str, keys: list[str] | None, *, everywhere: b
 
 def _told(pruned: Pruned, *, as_json: bool) -> None:
     if as_json:
-        print_json({"removed": [_fields(entry) for entry in pruned.entries], "freed_bytes": pruned.freed_bytes})
+        removed = [_fields(entry) for entry in pruned.entries]
+        print_json(made(CacheRemoval, {"removed": removed, "freed_bytes": pruned.freed_bytes}))
         return
     for entry in pruned.entries:
         print(f"removed {entry.key} ({entry.project})")
@@ -133,4 +136,5 @@ def _table(entries: Sequence[Stored], *, with_project: bool) -> list[str]:
 
 
 def _fields(entry: Stored) -> dict[str, Any]:
-    return {name: value for name, value in asdict(entry).items() if name != "trees"}
+    shape = {name: value for name, value in asdict(entry).items() if name != "trees"}
+    return shape | {name: timestamp(int(shape[name] * 1e9)) for name in ("created_at", "used_at")}

@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from loom.analysis.printed import Checked, made
 from loom.commands import project
 from loom.commands import trust as trusting
 from loom.commands.project import Here, find_root, workflow_path
@@ -159,7 +160,7 @@ def _name(path: Path, root: Path) -> str:
 
 def _show(form: str, name: str, problems: Sequence[Problem], loaded: Workflow | None) -> None:
     if form == "json":
-        print_json(check_document(name, problems, facts=_facts(loaded)))
+        print_json(made(Checked, check_document(name, problems, facts=_facts(loaded))))
     elif form == "github":
         for line in github_lines(problems):
             print(line)

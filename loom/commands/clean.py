@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from loom import snapshot
-from loom.analysis.upkeep import Clean, CleanedRun, CleanedWorkspace, ExpiredArtifacts
+from loom.analysis.printed import Clean, CleanedRun, CleanedWorkspace, ExpiredArtifacts
 from loom.commands import retention
 from loom.commands.flags import read_flag
 from loom.commands.project import Here, here

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from loom.analysis.printed import PlanExplanation, made
 from loom.commands import checkout, project
 from loom.errors import RequestError
 from loom.plan.model import Plan, Selection, resolve
@@ -83,5 +84,5 @@ def _explain(loaded: Workflow, plan: Plan, wanted: str, selection: Selection, se
                 shown = shown if len(shown) <= 60 else shown[:57] + "..."
                 print(f"{row.key:<{width}}  {shown:<30}  {row.by}" + (f" ({row.place})" if row.place else ""))
     if as_json:
-        print_json(documents)
+        print_json(made(PlanExplanation, {"jobs": documents}))
     return ExitCode.OK

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 from loom import config
+from loom.analysis import printed
+from loom.analysis.printed import made
 from loom.commands import project
 from loom.errors import RequestError
 from loom.render.output import print_json, table
@@ -23,16 +25,21 @@ def show(key: str | None, *, origin: bool, form: str) -> None:
     not_counted = project.not_counted(settings)
     if form == "json":
         print_json(
-            {
-                name: {
-                    "value": settings.text_of(name),
-                    "origin": settings.origins[name].layer,
-                    "place": settings.origins[name].place,
-                    "about": config.about(name),
-                    **({"not_counted": not_counted[name]} if name in not_counted else {}),
-                }
-                for name in keys
-            }
+            made(
+                printed.Settings,
+                {
+                    "settings": {
+                        name: {
+                            "value": settings.text_of(name),
+                            "origin": settings.origins[name].layer,
+                            "place": settings.origins[name].place,
+                            "about": config.about(name),
+                            **({"not_counted": not_counted[name]} if name in not_counted else {}),
+                        }
+                        for name in keys
+                    }
+                },
+            )
         )
         return
     if key is not None and not origin:

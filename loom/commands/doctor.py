@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loom import snapshot
-from loom.analysis.upkeep import Check, Doctor
+from loom.analysis.printed import Check, Doctor
 from loom.commands import retention
 from loom.commands.project import Here, here, not_counted
 from loom.commands.screen import screen_parts

@@ -18,6 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom import snapshot
+from loom.analysis.printed import ImageList, ImageLocking, ImageRemoval, ImageSet, ImageVerification, made
 from loom.cancel import Cancel, signals
 from loom.commands import checkout, project, trust
 from loom.commands.flags import read_flag
@@ -50,7 +51,7 @@ def ls(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> None
         with context.files() as root:
             rows = context.inventory(root).rows()
         if as_json:
-            print_json([image_status.as_json(row) for row in rows])
+            print_json(made(ImageList, {"images": [image_status.as_json(row) for row in rows]}))
         elif not rows:
             print("no job of the workflow runs in an image")
         else:
@@ -104,7 +105,8 @@ def lock(
             save_lock(context.lock_path, after)
         if as_json:
             problems = [{"name": named.name, "platform": named.platform, "problem": why} for named, why in failed]
-            print_json({"path": str(context.lock_path), "changes": changes, "problems": problems})
+            locked = {"path": str(context.lock_path), "changes": changes, "problems": problems}
+            print_json(made(ImageLocking, locked))
         else:
             for change in changes:
                 print(
@@ -126,20 +128,25 @@ def verify(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> 
         verified = context.inventory().verify()
         if as_json:
             print_json(
-                [
+                made(
+                    ImageVerification,
                     {
-                        "name": one.name,
-                        "platform": one.platform,
-                        "verdict": one.verdict.value,
-                        "reason": one.reason,
-                        "local_digest": one.facts.local_digest or None,
-                        "image_id": one.facts.local_id or None,
-                        "served_digest": one.facts.served or None,
-                        "locked_digest": (one.facts.locked.digest or None) if one.facts.locked else None,
-                        "locked_image_id": (one.facts.locked.image_id or None) if one.facts.locked else None,
-                    }
-                    for one in verified
-                ]
+                        "images": [
+                            {
+                                "name": one.name,
+                                "platform": one.platform,
+                                "verdict": one.verdict.value,
+                                "reason": one.reason,
+                                "local_digest": one.facts.local_digest or None,
+                                "image_id": one.facts.local_id or None,
+                                "served_digest": one.facts.served or None,
+                                "locked_digest": (one.facts.locked.digest or None) if one.facts.locked else None,
+                                "locked_image_id": (one.facts.locked.image_id or None) if one.facts.locked else None,
+                            }
+                            for one in verified
+                        ]
+                    },
+                )
             )
         else:
             for line in table([(one.verdict.value, one.name, one.reason) for one in verified]):
@@ -169,9 +176,8 @@ def export(file: Path, names: list[str] | None, *, as_json: bool, workflow: Path
             )
         size = export_images(context.images.client, list(chosen.values()), file)
         if as_json:
-            print_json(
-                {"path": str(file.absolute()), "size": size, "images": [_fields(one) for one in chosen.values()]}
-            )
+            listed = [_fields(one) for one in chosen.values()]
+            print_json(made(ImageSet, {"path": str(file.absolute()), "size": size, "images": listed}))
         else:
             for image in chosen.values():
                 print(f"{image.name} {image.image_id}")
@@ -183,9 +189,8 @@ def import_(file: Path, *, as_json: bool) -> None:
     with closing(_engine()) as engine:
         images = import_images(engine(), file)
     if as_json:
-        print_json(
-            [{"name": image.name, "image_id": image.image_id, "digest": image.digest or None} for image in images]
-        )
+        listed = [{"name": one.name, "image_id": one.image_id, "digest": one.digest or None} for one in images]
+        print_json(made(ImageSet, {"images": listed}))
     else:
         for image in images:
             print(f"{image.name} {image.image_id}")
@@ -197,7 +202,8 @@ def prune(*, older_than: str, as_json: bool) -> None:
     with closing(_engine()) as engine:
         removed = prune_builds(engine(), before=time.time() - age_s)
     if as_json:
-        print_json([{"name": one.name, "image_id": one.image_id, "size": one.size} for one in removed])
+        listed = [{"name": one.name, "image_id": one.image_id, "size": one.size} for one in removed]
+        print_json(made(ImageRemoval, {"removed": listed}))
     else:
         for one in removed:
             print(f"removed {one.name} ({rough_size(one.size)}, with what it shares)")
@@ -430,7 +436,7 @@ def _fields(image: ResolvedImage) -> dict[str, Any]:
 
 def _report(images: Sequence[ResolvedImage], as_json: bool) -> None:
     if as_json:
-        print_json([_fields(image) for image in images])
+        print_json(made(ImageSet, {"images": [_fields(image) for image in images]}))
     else:
         for image in images:
             print(f"{image.name} {image.digest or image.image_id}")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+
 from loom.analysis import schemas
 from loom.errors import RequestError
-from loom.render.output import print_json
+from loom.render.output import json_text
 from loom.workflow.schema import workflow_schema
 
 
 def schema(record: str | None) -> None:
     """`loom schema`."""
     if record is None:
-        print_json(workflow_schema())
+        sys.stdout.write(json_text(workflow_schema()))
     elif record == "list":
         print("\n".join(schemas.NAMES))
     elif record in schemas.NAMES:
-        print_json(schemas.record_schema(record))
+        sys.stdout.write(json_text(schemas.record_schema(record)))
     else:
         raise RequestError(f"there is no schema {record!r}", hint=f"there are: {', '.join(schemas.NAMES)}")

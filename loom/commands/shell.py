@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
+from loom.analysis.printed import Executed, made
 from loom.cancel import Cancel, signals
 from loom.commands import session
 from loom.commands.breakpoints import banner, needs_terminal
@@ -62,7 +63,6 @@ def exec_(
         took_ms = round((time.monotonic() - begun) * 1000, 3)
     if as_json:
         document = {
-            "schema_version": "loom.exec.v1",
             "run_id": job.run.run_id,
             "job_id": job.job.id,
             "step": at.id,
@@ -75,7 +75,7 @@ def exec_(
             **_heard_fields("stdout", heard["stdout"]),
             **_heard_fields("stderr", heard["stderr"]),
         }
-        print_json(document)
+        print_json(made(Executed, document))
     if ended.ended is Ended.TIMED_OUT:
         print(f"loom: {command[0]} was ended after {timeout}", file=sys.stderr)
         return ExitCode.TIMED_OUT

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loom import snapshot as snapshots
+from loom.analysis.printed import SnapshotExplanation, SnapshotReport, VerificationReport, made
 from loom.cancel import Cancel, signals
 from loom.commands import project
 from loom.errors import RequestError, SnapshotError
@@ -39,7 +40,7 @@ def snapshot(paths: list[str] | None, *, explain: bool, as_json: bool) -> None:
         )
     taken = _take(source, show_progress=not as_json)
     if as_json:
-        print_json({"kind": "loom-snapshot", "schema_version": "loom.snapshot.v1", **taken.document(changes=None)})
+        print_json(made(SnapshotReport, taken.document(changes=None)))
     else:
         for line in _snapshot_lines(taken):
             print(line)
@@ -111,7 +112,7 @@ def _snapshot_lines(taken: Snapshot) -> list[str]:
 
 def _print_answers(answers: Sequence[Explanation], *, as_json: bool) -> None:
     if as_json:
-        print_json({"kind": "loom-snapshot-explain", "paths": [answer.document() for answer in answers]})
+        print_json(made(SnapshotExplanation, {"paths": [answer.document() for answer in answers]}))
         return
     for answer in answers:
         print(f"{'yes' if answer.included else 'no ':3}  {snapshots.readable(answer.path) or '.'}: {answer.reason}")
@@ -124,7 +125,7 @@ def verify(what: str, job: str | None, *, as_json: bool) -> int:
     workspace, tree_sha, manifest = _workspace_of(what) if job is None else _files_of(what, job)
     verified = snapshots.verify(workspace, environ=os.environ, tree_sha=tree_sha, manifest_file=manifest)
     if as_json:
-        print_json({"kind": "loom-verify", **verified.document()})
+        print_json(made(VerificationReport, verified.document()))
     else:
         for line in _verification_lines(verified):
             print(line)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from loom.analysis.printed import TrustList, made
 from loom.commands import project
 from loom.commands.checkout import ignored_in
 from loom.commands.project import Here, say_not_counted, trusts_all
 from loom.errors import RequestError
 from loom.plan import permissions
 from loom.plan.permissions import Request
-from loom.record.lines import encodable
 from loom.render.output import print_json
 from loom.status import ExitCode
 from loom.util.controls import shown
@@ -169,10 +169,9 @@ def _confirm(new: Sequence[Request]) -> None:
 
 def _print_json(decisions: Trust, requests: Sequence[Request]) -> None:
     print_json(
-        encodable(
+        made(
+            TrustList,
             {
-                "schema_version": "loom.trust-list.v1",
-                "kind": "loom-trust",
                 "root": str(decisions.root),
                 "origin": decisions.origin,
                 "requests": [
@@ -187,6 +186,6 @@ def _print_json(decisions: Trust, requests: Sequence[Request]) -> None:
                     }
                     for request in requests
                 ],
-            }
+            },
         )
     )

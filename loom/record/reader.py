@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -394,7 +395,7 @@ def _batch(where: Where, event: OutputEvent) -> OutputBatch:
     return OutputBatch(where, event.ts, event.stream, event.seq, lines, encode(event))
 
 
-def document_of(reading: Reading) -> dict[str, Any]:
+def document_of(reading: Reading) -> Show:
     """Return the document of `loom show --json`."""
     pipeline = reading.pipeline_manifest()
     unfinished = reading.state in (RUNNING, INTERRUPTED)
@@ -409,4 +410,4 @@ def document_of(reading: Reading) -> dict[str, Any]:
         "pipeline": pipeline,
         "jobs": [reading.job_manifest(job["job_id"]) for job in pipeline["jobs"]],
     }
-    return checked(shape, Show)
+    return msgspec.convert(shape, Show)

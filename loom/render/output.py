@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from loom.record.documents import Document
 from loom.record.lines import encodable
 from loom.util.controls import json_shown
 
@@ -21,7 +22,8 @@ def json_text(document: Any) -> str:
     return json_shown(json.dumps(encodable(msgspec.to_builtins(document)), indent=2, ensure_ascii=False)) + "\n"
 
 
-def print_json(document: Any) -> None:
+def print_json(document: Document) -> None:
+    """Print what `--json` asks for: a document with a published schema."""
     sys.stdout.write(json_text(document))
 
 

@@ -45,7 +45,9 @@ def job_document(job: Job, mount_mode: str) -> dict[str, Any]:
 
 
 def plan_json(plan: Plan, mount_mode: str = "auto") -> str:
-    return json_text(plan_document(plan, mount_mode))
+    from loom.analysis.printed import PlanDocument, made  # not for `loom run`
+
+    return json_text(made(PlanDocument, plan_document(plan, mount_mode)))
 
 
 def plan_yaml(plan: Plan, mount_mode: str = "auto") -> str:

@@ -1,0 +1,510 @@
+"""The documents that commands print with `--json`, apart from those of a record.
+
+Each has a `schema_version` and a `kind`, and its schema in `analysis.schemas`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType, field
+
+from loom.record.documents import Document, Milliseconds, Moment, Sha
+from loom.status import Code, Count
+
+Printed = TypeVar("Printed", bound=Document)
+
+
+def made(kind: type[Printed], values: dict[str, Any]) -> Printed:
+    """Make a document of JSON values; an error for any that its schema does not have."""
+    return msgspec.convert(values, kind)
+
+
+class CleanedRun(Document, frozen=True, kw_only=True):
+    """A run, or a workspace without a record. `bytes` counts files on this machine, without the engine's."""
+
+    run_id: str
+    record: str | None
+    workspace: str | None
+    job_workspaces: list[str]
+    """The workspaces of jobs that continued in one of their own."""
+    in_engine: bool
+    """Whether the engine may hold resources of it."""
+    bytes: Count
+    removed: bool
+    """False in a dry run, and on failure (see `problems`)."""
+    problems: list[str]
+
+
+class ExpiredArtifacts(Document, frozen=True, kw_only=True):
+    run_id: str
+    job_id: str
+
+
+class CleanedWorkspace(Document, frozen=True, kw_only=True):
+    """A workspace beyond the limits; the records of its runs stay."""
+
+    path: str
+    run_ids: list[str]
+    """None for a workspace of `loom snapshot`."""
+    repo_root: str
+    bytes: Count
+    reason: str
+    """The exceeded limit."""
+    removed: bool
+    problems: list[str]
+
+
+class Clean(Document, frozen=True, kw_only=True):
+    """The document of `loom clean --json`."""
+
+    schema_version: Literal["loom.clean.v1"] = "loom.clean.v1"
+    kind: Literal["clean"] = "clean"
+    dry_run: bool
+    runs: list[CleanedRun]
+    expired_artifacts: list[ExpiredArtifacts] = field(default_factory=list)
+    workspaces: list[CleanedWorkspace] = field(default_factory=list)
+    not_ours: list[str] = field(default_factory=list)
+    """With --all: directories named like workspaces that no loom with this state directory created. They are not touched."""
+
+
+class Check(Document, frozen=True, kw_only=True):
+    """One requirement of loom."""
+
+    name: str
+    state: Literal["ok", "warn", "bad"]
+    text: str
+    advice: str | None
+    """The remedy; one or more lines."""
+
+
+class Doctor(Document, frozen=True, kw_only=True):
+    """The document of `loom doctor --json`. The exit code is 3 when a check is `bad`."""
+
+    schema_version: Literal["loom.doctor.v1"] = "loom.doctor.v1"
+    kind: Literal["doctor"] = "doctor"
+    checks: list[Check]
+
+
+# -- artifacts and caches
+
+
+class ListedArtifact(Document, frozen=True, kw_only=True):
+    """`path_b64` and `target_b64` are there for names that are not UTF-8."""
+
+    path: str
+    path_b64: str | UnsetType = UNSET
+    kind: str
+    size: Count
+    target: str | UnsetType = UNSET
+    """Of a link."""
+    target_b64: str | UnsetType = UNSET
+
+
+class JobArtifacts(Document, frozen=True, kw_only=True):
+    job_id: str
+    archive_path: str
+    fetched_to: str | None
+    files: list[ListedArtifact]
+
+
+class ArtifactList(Document, frozen=True, kw_only=True):
+    """The document of `loom artifacts --json`."""
+
+    schema_version: Literal["loom.artifacts.v1"] = "loom.artifacts.v1"
+    kind: Literal["artifacts"] = "artifacts"
+    run_id: str
+    jobs: list[JobArtifacts]
+
+
+class CacheEntry(Document, frozen=True, kw_only=True):
+    id: str
+    project: str
+    key: str
+    paths: list[str]
+    blob: str
+    files: Count
+    bytes: Count
+    packed_bytes: Count
+    created_at: Moment
+    used_at: Moment
+    protected: bool
+
+
+class CacheList(Document, frozen=True, kw_only=True):
+    """The document of `loom cache ls --json`."""
+
+    schema_version: Literal["loom.cache-list.v1"] = "loom.cache-list.v1"
+    kind: Literal["cache-list"] = "cache-list"
+    entries: list[CacheEntry]
+
+
+class CacheRemoval(Document, frozen=True, kw_only=True):
+    """The document of `loom cache rm --json` and `loom cache prune --json`."""
+
+    schema_version: Literal["loom.cache-removal.v1"] = "loom.cache-removal.v1"
+    kind: Literal["cache-removal"] = "cache-removal"
+    removed: list[CacheEntry]
+    freed_bytes: Count
+
+
+class CacheDamage(Document, frozen=True, kw_only=True):
+    what: str
+    path: str
+    key: str | None
+
+
+class CacheVerification(Document, frozen=True, kw_only=True):
+    """The document of `loom cache verify --json`."""
+
+    schema_version: Literal["loom.cache-verification.v1"] = "loom.cache-verification.v1"
+    kind: Literal["cache-verification"] = "cache-verification"
+    entries: Count
+    damaged: list[CacheDamage]
+    removed: bool
+
+
+# -- images
+
+
+class ImageUse(Document, frozen=True, kw_only=True):
+    """An image of the workflow, and its state on this engine."""
+
+    name: str
+    kind: str
+    platform: str
+    used_by: list[str]
+    present: bool
+    locked: str
+    digest: str | None
+    image_id: str | None
+    size: Count | None
+    created: str | None
+    problem: str | None
+
+
+class ImageList(Document, frozen=True, kw_only=True):
+    """The document of `loom images ls --json`."""
+
+    schema_version: Literal["loom.image-list.v1"] = "loom.image-list.v1"
+    kind: Literal["image-list"] = "image-list"
+    images: list[ImageUse]
+
+
+class AvailableImage(Document, frozen=True, kw_only=True):
+    name: str
+    digest: str | None
+    image_id: str
+    platform: str | UnsetType = UNSET
+    size: Count | UnsetType = UNSET
+    built: bool | UnsetType = UNSET
+
+
+class ImageSet(Document, frozen=True, kw_only=True):
+    """The document of `loom images pull`, `build`, `import` and `export` with `--json`."""
+
+    schema_version: Literal["loom.images.v1"] = "loom.images.v1"
+    kind: Literal["images"] = "images"
+    images: list[AvailableImage]
+    path: str | UnsetType = UNSET
+    """The file of an export, and its size."""
+    size: Count | UnsetType = UNSET
+
+
+class LockChange(Document, frozen=True, kw_only=True):
+    name: str
+    platform: str
+    before: str | None
+    after: str | None
+
+
+class LockProblem(Document, frozen=True, kw_only=True):
+    name: str
+    platform: str
+    problem: str
+
+
+class ImageLocking(Document, frozen=True, kw_only=True):
+    """The document of `loom images lock --json`."""
+
+    schema_version: Literal["loom.image-locking.v1"] = "loom.image-locking.v1"
+    kind: Literal["image-locking"] = "image-locking"
+    path: str
+    changes: list[LockChange]
+    problems: list[LockProblem]
+
+
+class VerifiedImage(Document, frozen=True, kw_only=True):
+    name: str
+    platform: str
+    verdict: str
+    reason: str
+    local_digest: str | None
+    image_id: str | None
+    served_digest: str | None
+    locked_digest: str | None
+    locked_image_id: str | None
+
+
+class ImageVerification(Document, frozen=True, kw_only=True):
+    """The document of `loom images verify --json`."""
+
+    schema_version: Literal["loom.image-verification.v1"] = "loom.image-verification.v1"
+    kind: Literal["image-verification"] = "image-verification"
+    images: list[VerifiedImage]
+
+
+class RemovedImage(Document, frozen=True, kw_only=True):
+    name: str
+    image_id: str
+    size: Count
+
+
+class ImageRemoval(Document, frozen=True, kw_only=True):
+    """The document of `loom images prune --json`."""
+
+    schema_version: Literal["loom.image-removal.v1"] = "loom.image-removal.v1"
+    kind: Literal["image-removal"] = "image-removal"
+    removed: list[RemovedImage]
+
+
+# -- workflow, configuration, trust
+
+
+class ProblemReport(Document, frozen=True, kw_only=True):
+    code: str
+    severity: str
+    file: str
+    line: Count
+    column: Count
+    length: Count
+    pointer: str
+    message: str
+    source: str
+
+
+class Checked(Document, frozen=True, kw_only=True):
+    """The document of `loom check --json`."""
+
+    schema_version: Literal["loom.check.v1"] = "loom.check.v1"
+    kind: Literal["loom-check"] = "loom-check"
+    loom_version: str
+    workflow_path: str
+    files: list[str]
+    jobs: Count
+    stages: list[str]
+    errors: Count
+    warnings: Count
+    problems: list[ProblemReport]
+
+
+class PlannedValue(Document, frozen=True, kw_only=True):
+    key: str
+    value: Any
+    by: str
+    place: str
+
+
+class ExplainedJob(Document, frozen=True, kw_only=True):
+    id: str
+    values: list[PlannedValue]
+
+
+class PlanExplanation(Document, frozen=True, kw_only=True):
+    """The document of `loom compile --explain JOB --json`."""
+
+    schema_version: Literal["loom.plan-explanation.v1"] = "loom.plan-explanation.v1"
+    kind: Literal["plan-explanation"] = "plan-explanation"
+    jobs: list[ExplainedJob]
+
+
+class LeftOutJob(Document, frozen=True, kw_only=True):
+    id: str
+    reason: str
+
+
+class PlanDocument(Document, frozen=True, kw_only=True):
+    """The document of `loom compile --json`. `jobs` has every key of a job, as the reference of the workflow describes it."""
+
+    schema_version: Literal["loom.plan.v1"] = "loom.plan.v1"
+    kind: Literal["loom-plan"] = "loom-plan"
+    loom_version: str
+    workflow_path: str
+    stages: list[str]
+    jobs: list[dict[str, Any]]
+    left_out: list[LeftOutJob]
+
+
+class Setting(Document, frozen=True, kw_only=True):
+    value: str
+    origin: str
+    place: str
+    about: str
+    not_counted: str | UnsetType = UNSET
+    """Why the project's value is ignored."""
+
+
+class Settings(Document, frozen=True, kw_only=True):
+    """The document of `loom config show --json`."""
+
+    schema_version: Literal["loom.settings.v1"] = "loom.settings.v1"
+    kind: Literal["settings"] = "settings"
+    settings: dict[str, Setting]
+
+
+class TrustRequest(Document, frozen=True, kw_only=True):
+    id: str
+    kind: str
+    job: str | None
+    subject: str
+    gives: str
+    place: str
+    allowed: bool
+
+
+class TrustList(Document, frozen=True, kw_only=True):
+    """The document of `loom trust --json`."""
+
+    schema_version: Literal["loom.trust-list.v1"] = "loom.trust-list.v1"
+    kind: Literal["loom-trust"] = "loom-trust"
+    root: str
+    origin: str | None
+    requests: list[TrustRequest]
+
+
+# -- snapshots and places
+
+
+class ChangedPath(Document, frozen=True, kw_only=True):
+    path: str
+    path_b64: str | UnsetType = UNSET
+    kind: str
+    mode: str
+    sha: str
+
+
+class LeftOutPath(Document, frozen=True, kw_only=True):
+    path: str
+    path_b64: str | UnsetType = UNSET
+    reason: str
+
+
+class SpecialPath(Document, frozen=True, kw_only=True):
+    path: str
+    path_b64: str | UnsetType = UNSET
+    kind: str
+
+
+class SubmoduleReport(Document, frozen=True, kw_only=True):
+    path: str
+    path_b64: str | UnsetType = UNSET
+    head_sha: Sha
+    tree_sha: Sha
+    changed: Count
+
+
+class SnapshotReport(Document, frozen=True, kw_only=True):
+    """The document of `loom snapshot --json`."""
+
+    schema_version: Literal["loom.snapshot.v1"] = "loom.snapshot.v1"
+    kind: Literal["loom-snapshot"] = "loom-snapshot"
+    path: str
+    path_b64: str | UnsetType = UNSET
+    source_root: str
+    source_root_b64: str | UnsetType = UNSET
+    head_sha: Sha
+    tree_sha: Sha
+    branch: str | None
+    files: Count
+    bytes: Count
+    changed: Count
+    changes: list[ChangedPath]
+    left_out: list[LeftOutPath]
+    submodules: list[SubmoduleReport]
+    borrowed_object_stores: list[str]
+    duration_ms: Milliseconds
+
+
+class RuleReport(Document, frozen=True, kw_only=True):
+    file: str
+    line: Count
+    pattern: str
+
+
+class ExplainedPath(Document, frozen=True, kw_only=True):
+    path: str
+    path_b64: str | UnsetType = UNSET
+    included: bool
+    reason: str
+    rule: RuleReport | None
+
+
+class SnapshotExplanation(Document, frozen=True, kw_only=True):
+    """The document of `loom snapshot --explain PATH --json`."""
+
+    schema_version: Literal["loom.snapshot-explanation.v1"] = "loom.snapshot-explanation.v1"
+    kind: Literal["loom-snapshot-explain"] = "loom-snapshot-explain"
+    paths: list[ExplainedPath]
+
+
+class VerificationReport(Document, frozen=True, kw_only=True):
+    """The document of `loom verify --json`."""
+
+    schema_version: Literal["loom.verification.v1"] = "loom.verification.v1"
+    kind: Literal["loom-verify"] = "loom-verify"
+    workspace: str
+    workspace_b64: str | UnsetType = UNSET
+    believed: bool
+    same: bool
+    head_sha: Sha
+    snapshot_tree_sha: Sha
+    tree_sha: Sha
+    changes: list[ChangedPath]
+    special: list[SpecialPath]
+    unreadable: list[LeftOutPath]
+
+
+class Executed(Document, frozen=True, kw_only=True):
+    """The document of `loom exec --json`. `stdout_b64` and `stderr_b64` are there for output that is not UTF-8."""
+
+    schema_version: Literal["loom.exec.v1"] = "loom.exec.v1"
+    kind: Literal["exec"] = "exec"
+    run_id: str
+    job_id: str
+    step: str
+    command: list[str]
+    exit_code: Code
+    ended: str
+    fresh: bool
+    container_name: str | None
+    duration_ms: Milliseconds
+    stdout: str
+    stdout_b64: str | UnsetType = UNSET
+    stderr: str
+    stderr_b64: str | UnsetType = UNSET
+
+
+BY_NAME: dict[str, type[Document]] = {
+    "artifacts": ArtifactList,
+    "cache-list": CacheList,
+    "cache-removal": CacheRemoval,
+    "cache-verification": CacheVerification,
+    "check": Checked,
+    "clean": Clean,
+    "doctor": Doctor,
+    "exec": Executed,
+    "image-list": ImageList,
+    "image-locking": ImageLocking,
+    "image-removal": ImageRemoval,
+    "image-verification": ImageVerification,
+    "images": ImageSet,
+    "plan": PlanDocument,
+    "plan-explanation": PlanExplanation,
+    "settings": Settings,
+    "snapshot": SnapshotReport,
+    "snapshot-explanation": SnapshotExplanation,
+    "trust": TrustList,
+    "verification": VerificationReport,
+}
+"""Documents by the names of their schemas."""
