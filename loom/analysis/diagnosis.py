@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from loom.analysis import known_failures, patterns
 from loom.analysis.diff import Pair
@@ -241,36 +242,20 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 
 def diagnose_refusal(unrecorded: Unrecorded, previous_run_id: str | None) -> Diagnosis:
     """Explain a run that left no record."""
-    nothing: dict[str, Any] = dict.fromkeys(
-        (
-            *("last_event_at", "duration_ms", "head_sha", "tree_sha", "job_id", "job_status", "attempt", "step"),
-            *("section", "steps_total", "command", "image", "lines_total", "logs_command", "receipt_path"),
-            *("job_manifest_path", "events_path"),
-        )
-    )
-    return Diagnosis(
-        run_id=str(int(datetime.fromisoformat(unrecorded.at).timestamp() * 1e6) * 1000),
-        state="refused",
+    ending = {
+        "error": "\n".join(filter(None, (unrecorded.error, unrecorded.hint))),
+        "error_code": unrecorded.error_code,
+        "exit_code": unrecorded.exit_code,
+    }
+    began_ns = int(datetime.fromisoformat(unrecorded.at).timestamp() * 1e6) * 1000
+    found = diagnose(Evidence(run_id=str(began_ns), state="refused", receipt=ending, pipeline={"jobs": []}))
+    return replace(
+        found,
         unrecorded=unrecorded,
         previous_run_id=previous_run_id,
-        failed=True,
-        error="\n".join(filter(None, (unrecorded.error, unrecorded.hint))),
-        error_code=unrecorded.error_code,
-        exit_code=unrecorded.exit_code,
-        lines=[],
         places=[],
-        failing_tests=[],
-        failing_tests_total=0,
-        failures=[],
-        failures_total=0,
-        groups=[],
-        groups_total=0,
-        output_read="all",
         causes=[],
-        others=[],
-        skipped=0,
         reproduce=shlex.join(unrecorded.command),
-        **nothing,
     )
 
 

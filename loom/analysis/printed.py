@@ -176,7 +176,7 @@ class ImageUse(Document, frozen=True, kw_only=True):
     platform: str
     used_by: list[str]
     present: bool
-    locked: str
+    locked: bool
     digest: str | None
     image_id: str | None
     size: Count | None
@@ -281,7 +281,7 @@ class ProblemReport(Document, frozen=True, kw_only=True):
     length: Count
     pointer: str
     message: str
-    source: str
+    source: str | None
 
 
 class Checked(Document, frozen=True, kw_only=True):

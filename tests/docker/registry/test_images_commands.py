@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import jsonschema
 import pytest
 
+from loom.analysis.schemas import record_schema
 from tests.support.loom_process import run_loom
 
 pytestmark = pytest.mark.docker
@@ -42,7 +44,11 @@ class Project:
         return done.stdout
 
     def images_json(self, *arguments: str, code: int = 0) -> Any:
-        return json.loads(self.images(*arguments, "--json", code=code))
+        """A document whose keys its schema allows."""
+        document = json.loads(self.images(*arguments, "--json", code=code))
+        schema = record_schema(document["kind"])
+        jsonschema.validate(document, schema)
+        return document
 
     def run(self, *arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
         return run_loom(arguments, cwd=self.root, environ={**self.environ, **environ})
@@ -69,7 +75,7 @@ def test_from_nothing_here_to_locked_and_verified(
 ) -> None:
     name, digest = named
     project = Project(tmp_path, workflow(name))
-    assert project.images_json("ls")[0] | {"platform": ""} == {
+    assert project.images_json("ls")["images"][0] | {"platform": ""} == {
         "name": name,
         "kind": "pull",
         "platform": "",
@@ -82,9 +88,9 @@ def test_from_nothing_here_to_locked_and_verified(
         "created": None,
         "problem": None,
     }
-    assert [one["verdict"] for one in project.images_json("verify")] == ["absent"]
+    assert [one["verdict"] for one in project.images_json("verify")["images"]] == ["absent"]
     assert project.images("pull") == f"{name} {digest}\n"
-    here = project.images_json("ls")[0]
+    here = project.images_json("ls")["images"][0]
     assert (here["present"], here["digest"], here["locked"]) == (True, digest, False)
     project.images("lock")
     assert project.lock == {name: {"linux/amd64": {"digest": digest, "image_id": here["image_id"]}}}
@@ -93,7 +99,7 @@ def test_from_nothing_here_to_locked_and_verified(
 
     # The tag moves on the server: that is a difference, and a run keeps to the lock.
     moved = publish(registry, name.removeprefix(f"{registry.host}/"), content="moved")
-    [verified] = project.images_json("verify", code=1)
+    [verified] = project.images_json("verify", code=1)["images"]
     assert (verified["verdict"], verified["served_digest"]) == ("differs", moved)
     assert (verified["local_digest"], verified["locked_digest"]) == (None, digest)
     assert project.images("pull", "--frozen") == f"{name} {digest}\n"
@@ -189,14 +195,14 @@ def test_export_and_import_for_a_machine_without_a_registry(
     with pytest.raises(docker.errors.ImageNotFound):
         client.images.get(exported[built])
 
-    imported = {one["name"]: one["image_id"] for one in project.images_json("import", str(file))}
+    imported = {one["name"]: one["image_id"] for one in project.images_json("import", str(file))["images"]}
     assert imported == exported
-    rows = {row["name"]: row for row in project.images_json("ls")}
+    rows = {row["name"]: row for row in project.images_json("ls")["images"]}
     assert rows[name]["present"]
     assert rows[built]["present"], "nothing has to be built again"
     # The digest is not in an archive; the lock knows which one this content has.
     assert rows[name]["digest"] == digest
-    assert project.images_json("verify", "a")[0]["verdict"] == "same"
+    assert project.images_json("verify", "a")["images"][0]["verdict"] == "same"
     for one in exported:
         remove(one)
 
@@ -227,7 +233,7 @@ def test_what_was_imported_can_be_built_from_without_a_registry(
     finally:
         registry.start()
     assert done.returncode == 0, done.stderr
-    made = {image["image_id"] for image in (*exported, *json.loads(done.stdout))}
+    made = {image["image_id"] for image in (*exported, *json.loads(done.stdout)["images"])}
     for tag in [tag for image_id in made for tag in client.images.get(image_id).tags]:
         remove(tag)
 
@@ -252,7 +258,9 @@ def test_a_job_without_an_image_is_locked_to_the_default_one(tmp_path: Path) -> 
         "version: v1\nstages: [test]\na:\n  stage: test\n  script: ['true']\n",
         {".loom/config.yml": "default_image: debian:trixie-slim\n"},
     )
-    assert [(row["name"], row["used_by"]) for row in project.images_json("ls")] == [("debian:trixie-slim", ["a"])]
+    assert [(row["name"], row["used_by"]) for row in project.images_json("ls")["images"]] == [
+        ("debian:trixie-slim", ["a"])
+    ]
     project.images("lock", "--local")
     assert "debian:trixie-slim" in project.lock
     done = project.run("run", "--local", "--container", "--frozen")

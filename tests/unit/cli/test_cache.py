@@ -68,7 +68,7 @@ def test_ls(project: Project) -> None:
     assert [line.split()[0] for line in lines[1:]] == ["npm-2", "npm-1", "2"]
     assert lines[2].endswith("1 day ago")
     assert "theirs" in project.loom("ls", "--all").stdout
-    shown = json.loads(project.loom("ls", "*-1", "--json").stdout)
+    shown = json.loads(project.loom("ls", "*-1", "--json").stdout)["entries"]
     assert [(entry["key"], entry["files"], entry["bytes"]) for entry in shown] == [("npm-1", 1, 20_000)]
 
 
@@ -79,7 +79,10 @@ def test_rm(project: Project) -> None:
     done = project.loom("rm", "npm-*")
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1].startswith("2 entries removed, 40.")
-    assert [entry["key"] for entry in json.loads(project.loom("ls", "--all", "--json").stdout)] == ["npm-3", "go"]
+    assert [entry["key"] for entry in json.loads(project.loom("ls", "--all", "--json").stdout)["entries"]] == [
+        "npm-3",
+        "go",
+    ]
     done = project.loom("rm", "nope")
     assert done.returncode == 2
     assert done.stderr.startswith("loom: no cache entry has the key nope\n")

@@ -301,7 +301,7 @@ def test_configuration_is_shown_with_its_origin(project: Path, loom: Loom, monke
     assert lines["grace"] == "environment (LOOM_GRACE)"
     assert lines["pull"] == "built-in"
     assert loom("config", "show", "jobs")[1] == "3\n"
-    assert json.loads(loom("config", "show", "--format", "json")[1])["jobs"]["value"] == "3"
+    assert json.loads(loom("config", "show", "--format", "json")[1])["settings"]["jobs"]["value"] == "3"
     assert loom("config", "show", "job")[0] == 2
 
 
