@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -21,6 +22,9 @@ from loom.record.fold import JobState, RunFold, Span
 from loom.record.reader import Reading, Unit
 from loom.util.controls import cleaned
 from loom.util.units import counted, rough_duration, rough_size
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 MOST_FAILURES = 100
 """Failed jobs with a diagnosis of their own; the others are listed too."""
@@ -105,8 +109,20 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 def page(reading: Reading) -> str:
     """The HTML text. RecordError for a record that can't be read."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
+
+    own = {"style": Path(__file__).with_name("page.css"), "script": Path(__file__).with_name("page.js")}
+    texts = {name: path.read_text() for name, path in own.items()}
+    return template("page.html.j2").render(
+        **values(reading),
+        **{name: Markup(text) for name, text in texts.items()},
+        **{f"{name}_hash": _hash(text) for name, text in texts.items()},
+    )
+
+
+def template(name: str) -> Template:
+    """One that escapes every value, and takes out of it what steers a terminal."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("loom.analysis", "html_report"),
@@ -116,15 +132,7 @@ def page(reading: Reading) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    own = {
-        name: Path(__file__).with_name(file).read_text()
-        for name, file in (("style", "page.css"), ("script", "page.js"))
-    }
-    return environment.get_template("page.html.j2").render(
-        **values(reading),
-        **{name: Markup(text) for name, text in own.items()},
-        **{f"{name}_hash": _hash(text) for name, text in own.items()},
-    )
+    return environment.get_template(name)
 
 
 def _hash(text: str) -> str:
@@ -337,7 +345,7 @@ def _log(reading: Reading, unit: Unit, job: JobState, diagnosis: Diagnosis | Non
         excerpt=excerpt,
         log=log,
         events_uri=unit.events.absolute().as_uri(),
-        logs_command=f"loom logs {reading.run_id} {unit.job_id} {unit.name}",
+        logs_command=shlex.join(["loom", "logs", reading.run_id, unit.job_id, unit.name]),
     )
 
 

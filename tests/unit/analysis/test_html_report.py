@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from loom.analysis.diagnosis import Diagnosis
+from loom.analysis.diagnosis import ChangedFile, Diagnosis, Evidence, SameInput, SinceGreen, diagnose
+from loom.analysis.diff import Pair
 from loom.analysis.html_report import logs
 from loom.analysis.html_report.graph import Graph, graph
 from loom.analysis.html_report.logs import Log, Share, key_of, numbered, read_log
-from loom.analysis.html_report.page import counts, headline
+from loom.analysis.html_report.page import WORDS, counts, headline, template
+from loom.analysis.patterns import Failure, Group
 from loom.record.events import OutputEvent, PhaseEvent, encode
 from loom.record.fold import JobState, RunFold
 from loom.record.store import count_output
@@ -182,3 +185,34 @@ def test_the_page_shows_every_field_of_a_diagnosis() -> None:
     template = Path(logs.__file__).with_name("diagnosis.html.j2").read_text()
     missing = {name for name in Diagnosis.__struct_fields__ if not re.search(rf"\bdiagnosis\.{name}\b", template)}
     assert missing == NOT_IN_THE_PAGE
+
+
+def test_what_changed_since_the_job_passed_is_escaped_and_counted() -> None:
+    evidence = Evidence(run_id="2", state="failure", receipt={}, pipeline={"jobs": []})
+    changed = ChangedFile(path="<i>.py", change="modified", named=True, line=3, hunk=["-a <", "+b &"])
+    diagnosis = replace(
+        diagnose(evidence),
+        since_green=SinceGreen(
+            run_id="1", tree_sha=None, files=[changed], files_total=4, other=[Pair(name="image", a=None, b="python:3")]
+        ),
+        same_input=SameInput(runs=5, passed=3),
+        failures=[Failure(tool="tsc", file="a.ts", line=4, message="no <b>", code="TS1")] * 2,
+        failures_total=40,
+        groups=[Group(message="no <b>", count=40, first=Failure(tool="tsc", file="a.ts", line=4))],
+        groups_total=1,
+    )
+    shown = template("diagnosis.html.j2").render(
+        diagnosis=diagnosis, words=WORDS, error=None, excerpt=[], telling=None, anchor=None, log_anchor=None
+    )
+    for text in (
+        "Since the job passed in run 1",
+        "<code>&lt;i&gt;.py:3</code> modified, named in the output",
+        "-a &lt;\n+b &amp;",
+        "4 changed files in all",
+        "image: nothing → python:3",
+        "passed 3 of 5 times on this input",
+        "40 failures, 1 cause<",
+        "no &lt;b&gt; ×40 <code>a.ts:4</code>",
+        "2 failures of 40",
+    ):
+        assert text in shown, shown
