@@ -309,6 +309,9 @@ class Config:
         "When to keep a job's container for inspection; auto: after a failure, on a terminal.",
     )
     keep_for: Duration = _key(86400.0, LESS_IS_STRICTER, "How long a kept container stays.")
+    keep_max_size: Size = _key(
+        10 * 1024**3, LESS_IS_STRICTER, "The size limit of all kept containers; the oldest are removed first."
+    )
     keep_runs: Count = _key(100, LESS_IS_STRICTER, "How many run records to keep per checkout.")
     keep_workspaces: Count = _key(3, LESS_IS_STRICTER, "How many workspaces to keep per checkout.")
     workspaces_max_size: Size = _key(

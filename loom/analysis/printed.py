@@ -56,6 +56,23 @@ class CleanedWorkspace(Document, frozen=True, kw_only=True):
     problems: list[str]
 
 
+class CleanedPlace(Document, frozen=True, kw_only=True):
+    """A kept container. Its changes are saved in the record before it is removed."""
+
+    run_id: str
+    job_id: str
+    container_name: str
+    until: str
+    bytes: Count
+    """Without the job's files."""
+    used_by: str
+    """Who is in it; empty when nobody is."""
+    reason: str | None
+    """Why it is removed; None for one that stays."""
+    removed: bool
+    problems: list[str]
+
+
 class Clean(Document, frozen=True, kw_only=True):
     """The document of `loom clean --json`."""
 
@@ -65,6 +82,8 @@ class Clean(Document, frozen=True, kw_only=True):
     runs: list[CleanedRun]
     expired_artifacts: list[ExpiredArtifacts] = field(default_factory=list)
     workspaces: list[CleanedWorkspace] = field(default_factory=list)
+    kept: list[CleanedPlace] = field(default_factory=list)
+    """All kept containers, the newest first; those of `runs` go with them."""
     not_ours: list[str] = field(default_factory=list)
     """With --all: directories named like workspaces that no loom with this state directory created. They are not touched."""
 

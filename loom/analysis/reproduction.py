@@ -13,7 +13,16 @@ NOT_REPEATED = frozenset(
         # what is shown, and to whom
         *("stream", "quiet", "verbose", "color", "form", "local", "as_json", "dry_run", "trust"),
         # what happens around steps, and what stays after the run
-        *("shell_on_failure", "break_before", "keep", "keep_for", "keep_runs", "keep_workspaces", "auto_clean"),
+        *(
+            "shell_on_failure",
+            "break_before",
+            "keep",
+            "keep_for",
+            "keep_max_size",
+            "keep_runs",
+            "keep_workspaces",
+            "auto_clean",
+        ),
         *("workspaces_max_size", "cache_max_size", "log_driver", "state_dir", "cache_dir", "tmp_dir"),
     }
 )

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Container, Iterator, Sequence
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from loom import snapshot
-from loom.analysis.printed import Clean, CleanedRun, CleanedWorkspace, ExpiredArtifacts
-from loom.commands import retention
+from loom.analysis.printed import Clean, CleanedPlace, CleanedRun, CleanedWorkspace, ExpiredArtifacts
+from loom.commands import kept, retention
 from loom.commands.flags import read_flag
+from loom.commands.kept import Kept
 from loom.commands.project import Here, here
 from loom.errors import EngineUnavailable, LoomError, RequestError
 from loom.providers.docker.cleanup import remove_run
@@ -46,22 +48,25 @@ def clean(
         return ExitCode.OK
     if runs and (keep_last is not None or older_than is not None):
         raise RequestError("name runs, or say which by --keep-last and --older-than; not both")
-    document = _named(place, runs) if runs else _chosen(place, keep_last, older_than, everywhere=everywhere)
-    if not dry_run:
-        document = _Removal(place).of_all(document)
+    with closing(Engine(os.environ, place.config.engine)) as engine:
+        there = kept.kept(place, engine)
+        document = _named(place, runs) if runs else _chosen(place, keep_last, older_than, there, everywhere=everywhere)
+        if not dry_run:
+            document = _Removal(place, engine, there).of_all(document)
     if as_json:
         print_json(document)
     else:
         for line in _lines(document):
             print(line)
-    failed = any(run.problems for run in document.runs) or any(space.problems for space in document.workspaces)
+    tried: list[CleanedRun | CleanedWorkspace | CleanedPlace] = [*document.runs, *document.workspaces, *document.kept]
+    failed = any(one.problems for one in tried)
     return ExitCode.INFRASTRUCTURE if failed else ExitCode.OK
 
 
 def _lines(document: Clean) -> Iterator[str]:
     verb = "would go" if document.dry_run else "removed"
 
-    def what(one: CleanedRun | CleanedWorkspace) -> str:
+    def what(one: CleanedRun | CleanedWorkspace | CleanedPlace) -> str:
         return "removed" if one.removed else "could not remove" if one.problems else "would remove"
 
     for gone in document.expired_artifacts:
@@ -73,6 +78,14 @@ def _lines(document: Clean) -> Iterator[str]:
     for space in document.workspaces:
         yield f"{what(space)} {space.path}  {rough_size(space.bytes)}: {space.reason}"
         yield from (f"  {problem}" for problem in space.problems)
+    for one in document.kept:
+        where = f"the container of {one.job_id} in {one.run_id}  {rough_size(one.bytes)}"
+        if one.reason is not None:
+            yield f"{what(one)} {where}: {one.reason}"
+        elif document.dry_run:
+            until = datetime.fromisoformat(one.until).astimezone()
+            yield f"kept until {until:%Y-%m-%d %H:%M}: {where}" + (f", in use by {one.used_by}" if one.used_by else "")
+        yield from (f"  {problem}" for problem in one.problems)
     done = [run for run in document.runs if document.dry_run or run.removed]
     yield f"{len(done)} {verb}, {rough_size(sum(run.bytes for run in done))}"
     if freed := [space for space in document.workspaces if document.dry_run or space.removed]:
@@ -94,7 +107,7 @@ def _permitted(place: Here, run: str) -> RunEntry:
     entry = place.store.find(run, repo_root=place.root)
     if entry.alive:
         raise RequestError(f"run {entry.run_id} is still running: nothing was deleted")
-    if _in_use(entry):
+    if _in_use(place, entry):
         raise RequestError(
             f"a shell, or a run that goes on from {entry.run_id}, is in its workspace: nothing was deleted",
             hint="wait for it to end",
@@ -104,7 +117,9 @@ def _permitted(place: Here, run: str) -> RunEntry:
     return entry
 
 
-def _chosen(place: Here, keep_last: int | None, older_than: str | None, *, everywhere: bool) -> Clean:
+def _chosen(
+    place: Here, keep_last: int | None, older_than: str | None, there: Sequence[Kept], *, everywhere: bool
+) -> Clean:
     cutoff_ns = _cutoff(older_than)
     by_limits = keep_last is None and older_than is None
     if keep_last is None:
@@ -114,7 +129,7 @@ def _chosen(place: Here, keep_last: int | None, older_than: str | None, *, every
     chosen = [
         entry
         for entry in entries[keep_last:]
-        if not entry.alive and int(entry.run_id) < cutoff_ns and not _in_use(entry)
+        if not entry.alive and int(entry.run_id) < cutoff_ns and not _in_use(place, entry)
     ]
     if by_limits:
         chosen = list(_not_needed(place, chosen))
@@ -129,7 +144,22 @@ def _chosen(place: Here, keep_last: int | None, older_than: str | None, *, every
             one for entry in entries if entry.run_id not in gone for one in _expired(entry, time.time())
         ],
         workspaces=list(_beyond(place, runs, root)) if by_limits else [],
+        kept=[_kept(one) for one in there if one.entry.run_id not in gone] if by_limits else [],
         not_ours=list(_unknown(place)) if everywhere else [],
+    )
+
+
+def _kept(one: Kept) -> CleanedPlace:
+    return CleanedPlace(
+        run_id=one.entry.run_id,
+        job_id=one.job_id,
+        container_name=one.container_name,
+        until=one.until.isoformat(),
+        bytes=one.bytes,
+        used_by=one.used_by,
+        reason=one.goes,
+        removed=False,
+        problems=[],
     )
 
 
@@ -139,9 +169,9 @@ def _cutoff(older_than: str | None) -> int:
     return time.time_ns() - int(age_s * 1e9)
 
 
-def _in_use(entry: RunEntry) -> bool:
+def _in_use(place: Here, entry: RunEntry) -> bool:
     """Whether a resumed run or a process uses one of its workspaces."""
-    return any(is_occupied(Path(path)) for path in entry.workspaces)
+    return any(is_occupied(Path(path)) for path in entry.workspaces) or kept.in_use(place.store, entry)
 
 
 def _not_needed(place: Here, chosen: Sequence[RunEntry]) -> Iterator[RunEntry]:
@@ -245,23 +275,23 @@ def _unknown(place: Here) -> Iterator[str]:
 
 
 class _Removal:
-    def __init__(self, place: Here) -> None:
+    def __init__(self, place: Here, engine: Engine, there: Sequence[Kept]) -> None:
+        self._here = place
         self._store = place.store
-        self._engine = Engine(os.environ, place.config.engine)
+        self._engine = engine
+        self._kept = there
 
     def of_all(self, document: Clean) -> Clean:
         """Return the document after removal."""
-        try:
-            done = replace(
-                document,
-                dry_run=False,
-                runs=[self._run(run) for run in document.runs],
-                workspaces=[self._workspace(space) for space in document.workspaces],
-            )
-            for one in document.expired_artifacts:
-                self._store.remove_artifacts(one.run_id, one.job_id)
-        finally:
-            self._engine.close()
+        done = replace(
+            document,
+            dry_run=False,
+            runs=[self._run(run) for run in document.runs],
+            kept=[self._place(one) for one in document.kept],
+            workspaces=[self._workspace(space) for space in document.workspaces],
+        )
+        for one in document.expired_artifacts:
+            self._store.remove_artifacts(one.run_id, one.job_id)
         self._store.remove_remains()
         retention.forget_gone(self._store)
         return done
@@ -280,13 +310,24 @@ class _Removal:
             problems.append(error.message)
         return replace(run, removed=not problems, problems=problems)
 
+    def _place(self, one: CleanedPlace) -> CleanedPlace:
+        if one.reason is None:
+            return one
+        problems = [
+            problem
+            for place in self._kept
+            if place.container_name == one.container_name
+            for problem in kept.remove(self._here, self._engine, place)
+        ]
+        return replace(one, removed=not problems, problems=problems)
+
     def _workspace(self, space: CleanedWorkspace) -> CleanedWorkspace:
         """Remove the kept containers of its runs first."""
         problems: list[str] = []
         try:
-            for entry in self._store.entries():
-                if entry.run_id in space.run_ids and retention.is_kept(entry, now=time.time()):
-                    problems += self._from_engine(entry.run_id)
+            for one in self._kept:
+                if one.entry.run_id in space.run_ids and one.goes is None:
+                    problems += kept.remove(self._here, self._engine, one)
             if not problems:
                 problems += self._directory(Path(space.path))
         except LoomError as error:

@@ -262,7 +262,7 @@ class _Resuming:
         found, view = session.find_place(self._here, job), job.view
         if found is None or view is None or not found.has_its_files(view.mode):
             raise self._nothing_kept(job)
-        self._held.enter_context(session.held(self._here, job, found, alone=True))
+        self._held.enter_context(session.held(self._here, job, found.place_id, alone=True))
         saved.save(self._here, job)
         if view.mode is not MountMode.BIND:
             self._kept[job.job.id] = found

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -148,14 +149,18 @@ def newest_kept(entries: Iterable[RunEntry], most: int, *, now: float) -> set[st
 
 def is_kept(entry: RunEntry, *, now: float) -> bool:
     """Tell whether a job of the run is kept and has not expired."""
-    for path in entry.paths.logs.glob("jobs/*/manifest.json"):
-        try:
-            expires = (jsons.decode(path.read_bytes()).get("kept") or {}).get("expires_at")
-            if expires and datetime.fromisoformat(str(expires)).timestamp() > now:
-                return True
-        except (OSError, ValueError, AttributeError):
-            continue  # a damaged record keeps nothing
-    return False
+    times = [kept_fact(path).get("expires_at") for path in entry.paths.logs.glob("jobs/*/manifest.json")]
+    return any(datetime.fromisoformat(str(one)).timestamp() > now for one in times if one)
+
+
+def kept_fact(manifest: Path) -> dict[str, Any]:
+    """What a job's manifest says of its kept place; empty without one, and for a damaged manifest."""
+    try:
+        found = jsons.decode(manifest.read_bytes()).get("kept") or {}
+        datetime.fromisoformat(str(found["expires_at"]))
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+        return {}
+    return dict(found)
 
 
 def _groups(found: Iterable[OwnedWorkspace]) -> Iterator[list[OwnedWorkspace]]:

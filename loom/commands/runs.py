@@ -49,6 +49,6 @@ def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, c
         for line in unfinished_lines(reading.state, reading.last_sign(), reading.running_units(), look):
             write(line)
     else:
-        kept = [job.id for job in reading.fold.jobs.values() if "session_kept" in job.facts]
-        for line in closing_lines(reading.state, reading.paths.receipt, recorded_diagnosis(reading), kept, look):
+        fold = reading.fold
+        for line in closing_lines(reading.state, reading.paths.receipt, recorded_diagnosis(reading), fold.kept, look):
             write(line)

@@ -133,7 +133,7 @@ def _entered(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Can
             f"job {job.job.id} runs on this machine, as you", hint="--root is for jobs in containers; leave it out"
         )
     if (found := find_place(here, job)) is not None:
-        with nullcontext() if job.run.entry.alive else held(here, job, found, alone=False):
+        with nullcontext() if job.run.entry.alive else held(here, job, found.place_id, alone=False):
             yield _found(here, job, step, found, as_root=as_root)
         return
     if job.run.entry.alive and isolated:
@@ -152,11 +152,11 @@ def find_place(here: Here, job: PastJob) -> KeptPlace | None:
     )
 
 
-def held(here: Here, job: PastJob, found: KeptPlace, *, alone: bool) -> AbstractContextManager[None]:
+def held(here: Here, job: PastJob, place_id: str, *, alone: bool) -> AbstractContextManager[None]:
     """Use a kept place: `alone` to go on in it or to remove it, else beside others. RequestError when somebody is in it."""
     command = shlex.join(["loom", *sys.argv[1:3]])
     what = f"the container of {job.job.id} (run {job.run.run_id})"
-    return holds.held(here.store.lock_of_place(found.place_id), what, command, alone=alone)
+    return holds.held(here.store.lock_of_place(place_id), what, command, alone=alone)
 
 
 def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: bool) -> Entered:

@@ -222,6 +222,10 @@ class Session(Protocol):
         """Access the place between steps. `environment` extends the job's."""
         ...
 
+    def size(self) -> int:
+        """The bytes that the place takes on a disk beside its image and the job's files; 0 where it takes none."""
+        ...
+
     def keep(self, expires_at: float) -> None:
         """Keep the idle place after the session, until `expires_at` (seconds since the epoch).
 

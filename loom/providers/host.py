@@ -382,6 +382,9 @@ class HostSession:
             kill_everything=self.kill_everything,
         )
 
+    def size(self) -> int:
+        return 0
+
     def keep(self, expires_at: float) -> None:
         """The workspace stays anyway, and a new process can start in it at any time."""
 

@@ -6,6 +6,7 @@ of a killed run.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct, field
@@ -193,6 +194,11 @@ class RunFold:
     @property
     def pipeline(self) -> Span | None:
         return next((span for span in self.spans if span.start.phase_code == PhaseCode.PIPELINE_EXECUTE), None)
+
+    @property
+    def kept(self) -> Mapping[str, Mapping[str, Any]]:
+        """By job, the facts of its kept place."""
+        return {job.id: job.facts["session_kept"] for job in self.jobs.values() if "session_kept" in job.facts}
 
     def failing_job(self) -> JobState | None:
         """The first failed job that was not allowed to fail."""

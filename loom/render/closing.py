@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loom.render.screen import Detail, Look
+from loom.util.units import rough_size
 
 if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis
 
 
 def closing_lines(
-    status: str, receipt_path: Path, diagnosis: Diagnosis | None, kept: Iterable[str], look: Look
+    status: str, receipt_path: Path, diagnosis: Diagnosis | None, kept: Mapping[str, Mapping[str, Any]], look: Look
 ) -> Iterator[str]:
-    """`diagnosis`: of a run that did not succeed; `kept`: the jobs with a place to look inside."""
+    """`diagnosis`: of a run that did not succeed; `kept`: by job, the facts of a place to look inside."""
     if look.detail is not Detail.QUIET and diagnosis is not None and diagnosis.state != "canceled":
         yield from _diagnosis(diagnosis, look)
     yield f"receipt: {receipt_path}"
@@ -23,8 +25,16 @@ def closing_lines(
         yield f"status: {status}"
         return
     run_id = receipt_path.stem.rpartition("-")[2]
-    for job_id in kept:
-        yield f"look inside: loom shell {run_id} {job_id}"
+    for job_id, fact in kept.items():
+        yield f"look inside: loom shell {run_id} {job_id}{_how_long(fact)}"
+
+
+def _how_long(kept: Mapping[str, Any]) -> str:
+    """Until when a container is kept, in local time, and how large it is; empty for a job without one."""
+    if not kept.get("container_id"):
+        return ""
+    until = datetime.fromisoformat(kept["expires_at"]).astimezone()
+    return f" (kept until {until:%Y-%m-%d %H:%M}, {rough_size(kept.get('bytes') or 0)})"
 
 
 def _diagnosis(diagnosis: Diagnosis, look: Look) -> Iterator[str]:

@@ -105,8 +105,8 @@ class Ran(Struct, frozen=True, kw_only=True):
     receipt: Receipt
     receipt_path: Path
     diagnosis: Diagnosis | None = None
-    kept: tuple[str, ...] = ()
-    """Jobs that can be entered or resumed."""
+    kept: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By job, the facts of its kept place. Jobs that can be entered or resumed."""
 
 
 class Beginning(Struct, kw_only=True):

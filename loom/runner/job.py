@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from loom.cancel import AT_ONCE_S, Cancel
-from loom.errors import InfrastructureError
+from loom.errors import InfrastructureError, ProviderError
 from loom.plan.model import Job, MountMode
 from loom.record.events import PhaseCode, Section, timestamp
 from loom.record.journal import Journal
@@ -23,6 +23,7 @@ from loom.runner.session import Place, PlaceOpener
 from loom.runner.steps import Steps
 from loom.runner.views import save_files
 from loom.status import JobResult, Skip, Status
+from loom.util.units import rough_size
 
 
 class JobRunner:
@@ -130,6 +131,12 @@ class JobRunner:
         expires_at = self._journal.now_ns() / 1e9 + config.keep_for
         kept: dict[str, Any] = {"expires_at": timestamp(int(expires_at * 1e9)), "step": attempt.failing_step}
         try:
+            kept["bytes"] = size = place.session.size()
+            if size > config.keep_max_size:
+                most = rough_size(config.keep_max_size)
+                raise ProviderError(
+                    f"its container takes {rough_size(size)}, and at most {most} are kept (keep_max_size)"
+                )
             place.session.keep(expires_at)
             if (
                 place.services is not None and self._opener.provider(job).capabilities.isolated

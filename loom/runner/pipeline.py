@@ -91,7 +91,7 @@ class Run:
             receipt=receipt,
             receipt_path=self._record.paths.receipt,
             diagnosis=self._diagnosed,
-            kept=tuple(job.id for job in self._recorder.fold.jobs.values() if "session_kept" in job.facts),
+            kept=self._recorder.fold.kept,
         )
 
     # -- run.bootstrap --------------------------------------------------------------------------------------------

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 UNKNOWN_AFTER_S = 600.0
 """The age at which an ended container counts as abandoned, if its process can't be checked from here."""
 
+UNCLAIMED_S = 7 * 86400.0
+"""How long after its time a kept container goes in any case: its record may be gone, or another machine's."""
+
 Kind = Literal["container", "network", "volume"]
 
 
@@ -66,9 +69,12 @@ class Removed(Struct, frozen=True):
 
 
 def reap(client: docker.DockerClient, *, now: Callable[[], float] = time.time) -> list[Removed]:
-    """Remove abandoned and expired resources. ProviderError when the engine can't be queried."""
+    """Remove abandoned resources. ProviderError when the engine can't be queried.
+
+    A kept container is `loom clean`'s to remove, which saves its changes first; one without such a loom goes much later.
+    """
     found = list(_found(client, "what earlier runs left behind", [labels.PID]))
-    kept = {one.job for one in found if one.kind == "container" and (one.expires_at or 0) > now()}
+    kept = {one.job for one in found if one.expires_at is not None and one.expires_at + UNCLAIMED_S > now()}
     done = []
     for one in found:
         if _may_go(one, kept, now()):
@@ -81,11 +87,23 @@ def reap(client: docker.DockerClient, *, now: Callable[[], float] = time.time) -
 
 def _may_go(one: Resource, kept: set[tuple[str, str]], now: float) -> bool:
     if one.expires_at is not None:
-        return one.expires_at <= now
+        return one.expires_at + UNCLAIMED_S <= now
     gone = labels.maker_is_gone(one.labels)
     if gone is None:
         gone = one.ended and now - one.created > UNKNOWN_AFTER_S
     return gone and one.job not in kept
+
+
+def kept_containers(client: docker.DockerClient) -> dict[str, tuple[str, str]]:
+    """The containers that jobs were kept in: by id, the run and the job that their labels name."""
+    api: Any = client.api
+    with translated("looking for kept containers"):
+        listed = retrying(lambda: api.containers(all=True, filters={"label": f"{labels.ROLE}=job"}))
+    return {
+        one["Id"]: (one["Labels"].get(labels.RUN, ""), one["Labels"].get(labels.JOB, ""))
+        for one in listed
+        if labels.kept_until(str((one.get("Names") or [""])[0])) is not None
+    }
 
 
 def tidied(client: docker.DockerClient) -> list[str]:

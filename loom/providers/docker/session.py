@@ -265,6 +265,11 @@ class DockerSession:
 
     # The end
 
+    def size(self) -> int:
+        with translated("measuring the container"):
+            listed = self._api.containers(all=True, size=True, filters={"id": self.container_id})
+        return int((listed[0] if listed else {}).get("SizeRw") or 0)
+
     def keep(self, expires_at: float) -> None:
         # One that a step ended is started again by whoever enters it.
         if not self._died and self._channel.ask(driver.keep, self._on_session_output, HELLO_S) is None:

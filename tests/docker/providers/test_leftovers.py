@@ -20,7 +20,7 @@ import pytest
 from loom.errors import ProviderError
 from loom.plan.model import MountMode
 from loom.providers.docker import labels
-from loom.providers.docker.cleanup import reap
+from loom.providers.docker.cleanup import UNCLAIMED_S, reap
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -147,7 +147,8 @@ def test_a_kept_container_stays_until_it_expires(docker_place: Place, engine: do
         # Not even when its loom is gone.
         reap(engine)
         container.reload()
-        reaped = reap(engine, now=lambda: time.time() + 3601)
+        assert not [one for one in reap(engine, now=lambda: time.time() + 3601) if one.name.startswith(name)]
+        reaped = reap(engine, now=lambda: time.time() + 3601 + UNCLAIMED_S)
         assert {found.kind for found in reaped if found.name.startswith(name)} == {"container"}
         with pytest.raises(docker.errors.NotFound):
             container.reload()
@@ -211,7 +212,7 @@ def test_a_dead_looms_kept_container_keeps_its_companions(engine: docker.DockerC
                 gone.reload()
         for there in (kept, service, foreign):
             there.reload()
-        reap(engine, now=lambda: time.time() + 120)
+        reap(engine, now=lambda: time.time() + 120 + UNCLAIMED_S)
         for gone in (kept, service):
             with pytest.raises(docker.errors.NotFound):
                 gone.reload()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -250,6 +251,65 @@ def test_a_resume_is_refused_while_somebody_stands_in_the_container(failing: Pro
         standing.send_signal(signal.SIGTERM)
         standing.communicate(timeout=60)
     assert "goes on from script/02" in loom(failing, "resume").out
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_expired_container_goes_when_nobody_is_in_it_and_its_changes_stay(failing: Project, mode: str) -> None:
+    ran = run(failing, "--mount-mode", mode)
+    run_id = ran.receipt["run_id"]
+    assert re.search(rf"look inside: loom shell {run_id} unit \(kept until [-0-9]+ [0-9:]+, [0-9]+ ?k?B\)", ran.out)
+    assert re.search(r"kept until \S+ \S+ the container of unit in ", failing.loom("clean", "--dry-run").out)
+    name = ran.manifest("unit")["kept"]["container_name"]
+    manifest = ran.logs / "jobs/unit/manifest.json"
+    document = json.loads(manifest.read_text())
+    document["kept"]["expires_at"] = "2020-01-01T00:00:00.000000Z"
+    manifest.write_text(json.dumps(document))
+
+    standing = failing.start(
+        "exec", "unit", "--", "sh", "-c", "echo fixed > fixed; echo in; exec sleep 100", MY_TOKEN=SECRET
+    )
+    try:
+        assert standing.stdout is not None
+        assert standing.stdout.readline() == "in\n"
+        listed = failing.loom("clean", "--dry-run")
+        assert f"in use by `loom exec unit` (process {standing.pid})" in listed.out
+        assert failing.loom("clean").code == 0
+        assert len(containers_of(run_id)) == 1
+        refused = failing.loom("clean", run_id)
+        assert refused.code == 2, refused.out
+    finally:
+        standing.send_signal(signal.SIGTERM)
+        standing.communicate(timeout=60)
+
+    assert "would remove the container of unit in" in failing.loom("clean", "--dry-run").out
+    cleaned = failing.loom("clean", "--json")
+    assert cleaned.code == 0, cleaned.out + cleaned.err
+    (gone,) = json.loads(cleaned.out)["kept"]
+    assert (gone["container_name"], gone["removed"], gone["problems"]) == (name, True, [])
+    assert failing.leftovers() == []
+    for path in failing.tmp.glob("loom-run-local-*"):
+        shutil.rmtree(path)
+    assert "+fixed" in failing.loom("pull", run_id, "unit").out
+
+
+def test_no_more_is_kept_than_its_limit(debugged: Project) -> None:
+    debugged.workflow(
+        """
+version: v1
+stages: [test]
+small: {stage: test, image: debian:trixie-slim, script: ["head -c 1000000 /dev/zero > /opt/a; exit 1"]}
+large: {stage: test, image: debian:trixie-slim, script: ["head -c 3000000 /dev/zero > /opt/a; exit 1"]}
+"""
+    )
+    first = debugged.run("--keep", "on-failure", LOOM_KEEP_MAX_SIZE="2m")
+    assert "its container takes 3.0 MB, and at most 2.1 MB are kept (keep_max_size)" in first.out
+    assert "look inside: loom shell" in first.out
+    second = debugged.run("--keep", "on-failure", LOOM_KEEP_MAX_SIZE="2m")
+    listed = debugged.loom("clean", "--dry-run", LOOM_KEEP_MAX_SIZE="1500k")
+    assert f"would remove the container of small in {first.receipt['run_id']}" in listed.out
+    assert debugged.loom("clean", LOOM_KEEP_MAX_SIZE="1500k").code == 0
+    assert containers_of(first.receipt["run_id"]) == []
+    assert len(containers_of(second.receipt["run_id"])) == 1
 
 
 def test_a_kept_container_that_was_stopped_wakes_with_its_services(debugged: Project) -> None:

@@ -1,0 +1,102 @@
+"""The kept containers of a state directory: until when they stay, how large they are, who uses them, and which go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from msgspec import Struct
+
+from loom.commands import saved, session
+from loom.commands.project import Here
+from loom.commands.retention import kept_fact
+from loom.errors import EngineUnavailable, LoomError, RequestError
+from loom.providers.docker.cleanup import kept_containers, remove_run
+from loom.providers.docker.connection import Engine
+from loom.record.store import RunEntry, Store
+from loom.runner import previous_run as past
+from loom.storage.holds import holders
+from loom.util.units import rough_size
+
+
+class Kept(Struct, kw_only=True):
+    """A kept container that is there, as the newest run that kept it records it."""
+
+    entry: RunEntry
+    job_id: str
+    container_id: str
+    container_name: str
+    labelled: tuple[str, str]
+    """The run and the job that its labels name: those that made it."""
+    until: datetime
+    bytes: int
+    """Without the job's files, which are the workspace's."""
+    used_by: str
+    goes: str | None = None
+    """The reason to remove it."""
+
+
+def kept(here: Here, engine: Engine) -> list[Kept]:
+    """The newest first, with what goes: the expired ones, and the oldest beyond `keep_max_size`. Nothing that is in use."""
+    recorded = list(_recorded(here.store))
+    if not recorded:
+        return []
+    try:
+        there = kept_containers(engine())
+    except (EngineUnavailable, RequestError):
+        return []  # what it has is looked for again next time
+    found: dict[str, Kept] = {}
+    for entry, job_id, fact in recorded:
+        container_id = str(fact["container_id"])
+        if container_id in there and container_id not in found:
+            found[container_id] = Kept(
+                entry=entry,
+                job_id=job_id,
+                container_id=container_id,
+                container_name=str(fact.get("container_name") or ""),
+                labelled=there[container_id],
+                until=datetime.fromisoformat(str(fact["expires_at"])),
+                bytes=int(fact.get("bytes") or 0),
+                used_by=holders(here.store.lock_of_place(container_id)),
+            )
+    total = 0
+    for one in found.values():
+        total += one.bytes
+        if one.used_by or one.entry.alive:
+            continue
+        if one.until <= datetime.now(one.until.tzinfo):
+            one.goes = "its time is over (keep_for)"
+        elif total > here.config.keep_max_size:
+            one.goes = f"all together take more than {rough_size(here.config.keep_max_size)} (keep_max_size)"
+    return list(found.values())
+
+
+def _recorded(store: Store) -> Iterator[tuple[RunEntry, str, dict[str, Any]]]:
+    """(run, job, fact) of what runs kept, the newest run first."""
+    for entry in store.entries():
+        for path in sorted(entry.paths.logs.glob("jobs/*/manifest.json")):
+            fact = kept_fact(path)
+            if fact.get("container_id"):
+                yield entry, path.parent.name, fact
+
+
+def in_use(store: Store, entry: RunEntry) -> bool:
+    """Tell whether somebody is in a kept container of the run."""
+    facts = (kept_fact(path) for path in entry.paths.logs.glob("jobs/*/manifest.json"))
+    return any(holders(store.lock_of_place(str(fact["container_id"]))) for fact in facts if fact.get("container_id"))
+
+
+def remove(here: Here, engine: Engine, one: Kept) -> list[str]:
+    """Save the changes in the job's files, then remove its container with all that belongs to it; return the problems."""
+    try:
+        job = past.read(one.entry).job(one.job_id)
+        lock = here.store.lock_of_place(one.container_id)
+        with session.held(here, job, one.container_id, alone=True):
+            saved.save(here, job)
+            problems = [str(left) for left in remove_run(engine(), *one.labelled) if left.problem]
+            if not problems:
+                lock.unlink(missing_ok=True)
+    except LoomError as error:
+        return [error.message]
+    return problems
