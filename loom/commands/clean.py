@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -18,7 +19,7 @@ from loom.commands.flags import read_flag
 from loom.commands.kept import Kept
 from loom.commands.project import Here, here
 from loom.errors import EngineUnavailable, LoomError, RequestError
-from loom.providers.docker.cleanup import remove_run
+from loom.providers.docker.cleanup import kept_containers, remove_run
 from loom.providers.docker.connection import Engine
 from loom.record.documents import JobManifest
 from loom.record.store import RunEntry, read_document
@@ -49,7 +50,7 @@ def clean(
     if runs and (keep_last is not None or older_than is not None):
         raise RequestError("name runs, or say which by --keep-last and --older-than; not both")
     with closing(Engine(os.environ, place.config.engine)) as engine:
-        there = kept.kept(place, engine)
+        there = kept.kept(place, partial(_listed, engine))
         document = _named(place, runs) if runs else _chosen(place, keep_last, older_than, there, everywhere=everywhere)
         if not dry_run:
             document = _Removal(place, engine, there).of_all(document)
@@ -147,6 +148,13 @@ def _chosen(
         kept=[_kept(one) for one in there if one.entry.run_id not in gone] if by_limits else [],
         not_ours=list(_unknown(place)) if everywhere else [],
     )
+
+
+def _listed(engine: Engine) -> Mapping[str, tuple[str, str]]:
+    try:
+        return kept_containers(engine())
+    except (EngineUnavailable, RequestError):
+        return {}  # what it has is looked for again next time
 
 
 def _kept(one: Kept) -> CleanedPlace:
@@ -317,7 +325,7 @@ class _Removal:
             problem
             for place in self._kept
             if place.container_name == one.container_name
-            for problem in kept.remove(self._here, self._engine, place)
+            for problem in kept.remove(self._here, place, self._from_engine)
         ]
         return replace(one, removed=not problems, problems=problems)
 
@@ -327,7 +335,7 @@ class _Removal:
         try:
             for one in self._kept:
                 if one.entry.run_id in space.run_ids and one.goes is None:
-                    problems += kept.remove(self._here, self._engine, one)
+                    problems += kept.remove(self._here, one, self._from_engine)
             if not problems:
                 problems += self._directory(Path(space.path))
         except LoomError as error:
@@ -341,10 +349,10 @@ class _Removal:
             self._store.claims.forget(workspace)
         return listed((f"{path}: {why}" for path, why in removal.remaining), _MOST_NAMED)
 
-    def _from_engine(self, run_id: str) -> list[str]:
+    def _from_engine(self, run_id: str, job_id: str | None = None) -> list[str]:
         """Remove engine resources; return failures, none if no engine answers: its resources are gone too."""
         try:
             client = self._engine()
         except (EngineUnavailable, RequestError):
             return []
-        return [str(left) for left in remove_run(client, run_id) if left.problem]
+        return [str(left) for left in remove_run(client, run_id, job_id) if left.problem]

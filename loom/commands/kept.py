@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -11,9 +11,7 @@ from msgspec import Struct
 from loom.commands import saved, session
 from loom.commands.project import Here
 from loom.commands.retention import kept_fact
-from loom.errors import EngineUnavailable, LoomError, RequestError
-from loom.providers.docker.cleanup import kept_containers, remove_run
-from loom.providers.docker.connection import Engine
+from loom.errors import LoomError
 from loom.record.store import RunEntry, Store
 from loom.runner import previous_run as past
 from loom.storage.holds import holders
@@ -37,15 +35,13 @@ class Kept(Struct, kw_only=True):
     """The reason to remove it."""
 
 
-def kept(here: Here, engine: Engine) -> list[Kept]:
-    """The newest first, with what goes: the expired ones, and the oldest beyond `keep_max_size`. Nothing that is in use."""
+def kept(here: Here, listed: Callable[[], Mapping[str, tuple[str, str]]]) -> list[Kept]:
+    """The newest first, with what goes: the expired ones, and the oldest beyond `keep_max_size`. Nothing that is in use.
+
+    `listed`: the kept containers that are there, by id, with the run and the job that their labels name.
+    """
     recorded = list(_recorded(here.store))
-    if not recorded:
-        return []
-    try:
-        there = kept_containers(engine())
-    except (EngineUnavailable, RequestError):
-        return []  # what it has is looked for again next time
+    there = listed() if recorded else {}
     found: dict[str, Kept] = {}
     for entry, job_id, fact in recorded:
         container_id = str(fact["container_id"])
@@ -87,14 +83,14 @@ def in_use(store: Store, entry: RunEntry) -> bool:
     return any(holders(store.lock_of_place(str(fact["container_id"]))) for fact in facts if fact.get("container_id"))
 
 
-def remove(here: Here, engine: Engine, one: Kept) -> list[str]:
-    """Save the changes in the job's files, then remove its container with all that belongs to it; return the problems."""
+def remove(here: Here, one: Kept, of_job: Callable[[str, str], list[str]]) -> list[str]:
+    """Save the changes in the job's files, then remove its container by `of_job`; return the problems."""
     try:
         job = past.read(one.entry).job(one.job_id)
         lock = here.store.lock_of_place(one.container_id)
         with session.held(here, job, one.container_id, alone=True):
             saved.save(here, job)
-            problems = [str(left) for left in remove_run(engine(), *one.labelled) if left.problem]
+            problems = of_job(*one.labelled)
             if not problems:
                 lock.unlink(missing_ok=True)
     except LoomError as error:
