@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from loom.storage.workspace import Skipped
 
 
+MAX_SHOWN = 5
+"""How many paths a note names."""
+
+
 class Entered(Struct, frozen=True, kw_only=True):
     inside: Inside
     about: str
@@ -169,7 +173,7 @@ def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: b
     }
     environment, notes = _environment(job, step, secrets, placed)
     if woken:
-        notes.append("the container was stopped and runs again: its files are unchanged, its processes are gone")
+        notes.append(f"the container was stopped and runs again: its files are unchanged; {lost_memory(job)}")
     return Entered(
         inside=found.inside(environment, as_root=as_root),
         about=f"in the {'kept' if found.kept else 'running'} container of {job.job.id} (run {job.run.run_id})",
@@ -312,7 +316,7 @@ def _environment(
     job: PastJob, step: Step, secrets: Mapping[str, bytes], placed: Mapping[str, str]
 ) -> tuple[dict[str, str], list[str]]:
     handed_on, lost = job.handed_on(step, secrets)
-    notes = []
+    notes = after_script_notes(job)
     if lost:
         notes.append(f"not set, since the record has them without the secret that they held: {', '.join(lost)}")
     return {
@@ -321,6 +325,25 @@ def _environment(
         "LOOM_STEP": step.id,
         "LOOM_ATTEMPT": str(max(1, job.state.attempts)),
     }, notes
+
+
+def after_script_notes(job: PastJob) -> list[str]:
+    """State that the place is not as the failing step left it, since `after_script` ran there."""
+    ran = job.state.facts.get("after_script_ran")
+    if ran is None:
+        return []
+    paths, count = ran.get("paths", ())[:MAX_SHOWN], ran.get("count", 0)
+    more = f" and {count - len(paths)} more" if count > len(paths) else ""
+    changed = f" and changed {', '.join(paths)}{more}" if paths else ""
+    before = "`loom run --shell-on-failure` stops before it"
+    return [f"after_script has run here since {job.failing_step or 'the last step'}{changed}; {before}"]
+
+
+def lost_memory(job: PastJob) -> str:
+    """State what is gone in a container that stopped."""
+    places = [entry.partition(":")[0] for entry in job.job.resources.tmpfs]
+    memory = f", and so is what was in {', '.join(places)} (tmpfs)" if places else ""
+    return f"its processes are gone{memory}"
 
 
 def _note_visit(here: Here, job: PastJob, secrets: Mapping[str, bytes], command: Sequence[str] | None) -> None:

@@ -231,6 +231,7 @@ _FACTS: Mapping[str, Any] = {
     "notice": _Warning,
     "attempt_failed": _Attempt,
     "workspace_changed": _Changed,
+    "after_script_ran": _Changed,
     "failing_test": FailingTest,
     "cache": _Cache,
     "artifacts_saved": SavedArtifacts,

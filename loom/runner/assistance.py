@@ -54,10 +54,7 @@ class Assistances:
 
     def stood_in(self, job_id: str, session: Session, request: SessionRequest, since_ns: int) -> None:
         """Add a shell in a job's place that was open since then."""
-        files = session.workspace_view()
-        upper = None if request.directory is None else request.directory / "upper"
-        written = upper if request.mount_mode is MountMode.OVERLAY else files
-        edited = None if written is None else snapshot.edited_since(written, since_ns / 1e9)
+        files, edited = session.workspace_view(), edited_since(session, request, since_ns)
         changes: tuple[Change, ...] | None = None
         if edited is not None and not edited:
             changes = ()
@@ -82,6 +79,13 @@ class Assistances:
             )
         except LoomError:
             return None  # the git objects of the workspace are gone
+
+
+def edited_since(session: Session, request: SessionRequest, since_ns: int) -> Edited | None:
+    """What changed in a job's files since then; None where this machine can't see them."""
+    upper = None if request.directory is None else request.directory / "upper"
+    written = upper if request.mount_mode is MountMode.OVERLAY else session.workspace_view()
+    return None if written is None else snapshot.edited_since(written, since_ns / 1e9)
 
 
 def now_ns() -> int:

@@ -11,14 +11,17 @@ from loom.plan.model import Job, Step
 from loom.providers.base import Command, Inside
 from loom.record.events import PhaseCode, Section, Where
 from loom.record.step_outputs import recorded
-from loom.runner.assistance import Assistances, now_ns
+from loom.runner.assistance import Assistances, edited_since, now_ns
 from loom.runner.attempt import Attempt
 from loom.runner.hooks import AtStep, Gate, Verdict
 from loom.runner.session import Place
+from loom.snapshot import readable
 from loom.status import Ended, Exit, Status
 from loom.util.units import counted, duration_text
 
 CODE = PhaseCode.JOB_EXECUTION
+MAX_CHANGED = 20
+"""How many paths that `after_script` changed are stated."""
 AFTER_SCRIPT_TIMEOUT_S = 300.0
 """The total time of `after_script`, as in GitLab, unless `step_timeout` limits its steps: the job's own time may be
 used up.
@@ -78,6 +81,7 @@ class Steps:
         job, attempt = self._job, self._attempt
         extra = {"LOOM_JOB_STATUS": attempt.status.value, "CI_JOB_STATUS": attempt.status.value}
         deadline_ns = attempt.journal.now_ns() + int(AFTER_SCRIPT_TIMEOUT_S * 1e9)
+        began_ns = now_ns()
         for step in job.steps:
             if step.phase != "after_script":
                 continue
@@ -95,6 +99,19 @@ class Steps:
                 attempt.warn(text, CODE)
             if exit_.ended_place:
                 break
+        if attempt.status is not Status.SUCCESS and any(step.phase == "after_script" for step in job.steps):
+            self._state_after_script(began_ns)
+
+    def _state_after_script(self, began_ns: int) -> None:
+        """State what it changed: somebody who enters the place later does not find it as the failing step left it."""
+        edited = edited_since(self._place.session, self._place.request, began_ns)
+        paths = (
+            []
+            if edited is None
+            else [*edited.files, *(f"entries of {path or '.'}" for path in edited.directories or ())]
+        )
+        shown = [readable(path) for path in sorted(paths)]
+        self._attempt.fact("after_script_ran", {"paths": shown[:MAX_CHANGED], "count": len(shown)}, CODE)
 
     def _warn_of_time(self, text: str) -> None:
         limit = (

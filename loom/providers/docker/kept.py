@@ -202,8 +202,9 @@ class KeptContainer(Struct, frozen=True):
 
     @contextmanager
     def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[DockerSession]:
-        if self._wake():
-            on_output("stdout", b"the kept container had stopped; it runs again, without the processes it had\n")
+        woken = self._wake()
+        places = [entry.partition(":")[0] for entry in request.resources.tmpfs]
+        lost = " and ".join(["its processes", *([f"what was in {', '.join(places)} (tmpfs)"] if places else ())])
         attachment = ExecAttachment(self.client, self.container_id, driver.BOOT, self.project_dir, self.user)
         session = DockerSession(
             client=self.client,
@@ -216,6 +217,7 @@ class KeptContainer(Struct, frozen=True):
                 container_id=self.container_id,
                 container_name=self.name,
                 details={"mount_mode": request.mount_mode.value, "kept": "adopted"},
+                warnings=(f"the kept container was stopped and runs again without {lost}",) if woken else (),
             ),
             mount=self._mount(request),
             container_labels=self.labels,

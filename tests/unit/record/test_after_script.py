@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.loom_process import run_loom
+
 from .conftest import Make, Project
 
 WORKFLOW = """\
@@ -74,3 +76,15 @@ def test_a_step_of_it_that_fails_is_told(
     assert (manifest["status"], manifest["exit_code"], manifest["warnings"]) == (status, exit_code, [text])
     assert f"! a         {text}" in output
     assert project.loom("show") == output
+
+
+def test_who_enters_the_place_later_learns_what_it_changed(make: Make) -> None:
+    project = make(
+        "version: v1\nstages: [s]\na:\n  stage: s\n  script: [mkdir build, echo x > kept.txt, exit 1]\n"
+        "  after_script: [rm -r build, echo y > kept.txt]\n"
+    )
+    project.loom("run", "--local", code=1)
+    inside = run_loom(["exec", "a", "--", "ls"], cwd=project.root, environ=project.environ)
+    note = "after_script has run here since script/03 and changed entries of ., kept.txt"
+    assert f"loom: {note}; `loom run --shell-on-failure` stops before it" in inside.stderr.splitlines()
+    assert f"a: {note}" in project.loom("resume", code=1)
