@@ -171,6 +171,7 @@ def values(reading: Reading) -> dict[str, Any]:
         "diagnosis": first,
         "excerpt": shown.blamed.excerpt if shown and shown.blamed else [(line, None) for line in first.lines],
         "failures": failures,
+        "failed_earlier": fold.failed_earlier,
         "telling": telling_line(first),
         "anchor": shown.anchor if shown else None,
         "log_anchor": shown.blamed.anchor if shown and shown.blamed else None,
@@ -200,6 +201,8 @@ def headline(fold: RunFold, state: str) -> str:
         return f"The run {'is running' if state == 'running' else f'was {state}'}"
     if failed:
         return "The job failed" if total == 1 else f"{failed} of {total} jobs failed"
+    if fold.failed_earlier:
+        return f"{counted(len(fold.failed_earlier), 'job')} failed in an earlier run and did not run again"
     if state != "success" or not total:
         return "The run failed" if state != "success" else "No job ran"
     if passed == total:

@@ -172,9 +172,15 @@ def test_the_headline_is_a_sentence(results: list[tuple[str, bool]], state: str,
     assert counts(fold) == counted
 
 
+def test_a_job_that_failed_earlier_and_did_not_run_again_is_the_headline() -> None:
+    fold = ended(("success", False))
+    fold.facts["results_reused"] = {"jobs": {"a": {"status": "failure", "allowed_failure": False, "run_id": "7"}}}
+    assert headline(fold, "failure") == "1 job failed in an earlier run and did not run again"
+
+
 NOT_IN_THE_PAGE = {
     "causes",  # by `shown_causes`
-    "schema_version", "kind", "unrecorded", "previous_run_id", "run_id", "failed", "last_event_at", "duration_ms", "head_sha", "tree_sha",
+    "schema_version", "kind", "unrecorded", "previous_run_id", "failed", "last_event_at", "duration_ms", "head_sha", "tree_sha",
     "attempt", "steps_total", "image",
     "others", "skipped", "receipt_path", "job_manifest_path", "events_path", "lines",
 }  # fmt: skip
