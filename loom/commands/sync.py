@@ -65,10 +65,9 @@ def sync(
     if prefer == ASK:
         _refuse_conflicts(compared)
     for place, found in compared:
-        snapshot.bring(taken.path, place.files, found, theirs=prefer == THEIRS)
+        applied = snapshot.bring(taken.path, place.files, found, theirs=prefer == THEIRS)
         if place.bring is not None:
-            changes = (*found.changes, *(found.both if prefer == THEIRS else ()))
-            place.bring(place.files, [change.path for change in changes])
+            place.bring(place.files, list(dict.fromkeys([*applied.removed, *applied.written])))
         make_own(place.brought.parent)
         atomic.write(place.brought, snapshot.manifest_bytes(taken.path), mode=0o600)
     return _report([found for _, found in compared], prefer, say)

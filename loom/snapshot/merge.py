@@ -112,6 +112,7 @@ def apply_to(
 ) -> Applied:
     """Give these paths their content in `target`, each whole or not at all. Links are replaced, never followed.
 
+    What is written belongs to the owner of `target`, if this process is root; else to its user.
     `force`: paths that get it whatever stands in their way.
     """
     applied = Applied()
@@ -169,6 +170,11 @@ def _put(target: Path, path: str, content: Content, applied: Applied) -> None:
         place.symlink_to(os.fsdecode(data))
     else:
         atomic.write(place, data, mode=0o777 if mode & 0o100 else 0o666)  # less the umask, as git does it
+    if os.geteuid() == 0:  # else a job of another user, or whoever owns the checkout, could not change them
+        owner = target.stat()
+        for one in (*ancestors(path), path):
+            if below(one, made):
+                os.chown(target / one, owner.st_uid, owner.st_gid, follow_symlinks=False)
     applied.written.append(made)
 
 

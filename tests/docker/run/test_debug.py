@@ -621,8 +621,11 @@ version: v1
 stages: [test, publish]
 unit:
   stage: test
-  image: debian:trixie-slim
-  script: ['echo made > made.txt; echo of the job >> both', 'test -e one && test -e two', 'cat both; ls -R']
+  image: {name: "debian:trixie-slim", user: "1000:1000"}
+  script:
+    - echo made > made.txt; echo of the job >> both
+    - test -e one && test -e two
+    - cat both; ls -R; echo more >> "becomes/a directory"; touch becomes/own
 after:
   stage: publish
   image: debian:trixie-slim
