@@ -42,13 +42,25 @@ def exec_(
         str | None,
         typer.Option("--timeout", metavar="T", help="End the command after this time (30s, 5m), with exit code 4."),
     ] = None,
+    tty: Annotated[
+        bool, typer.Option("--tty", "-t", help="Give the command this terminal, for an editor, a debugger or a REPL.")
+    ] = False,
     trust: options.Trust = False,
 ) -> None:
     """Run one command inside a job. Its streams and its exit code are passed through."""
     from loom.commands import shell as commands
 
     raise SystemExit(
-        commands.exec_(context.obj or [], names, step, as_root=as_root, as_json=as_json, timeout=timeout, trust=trust)
+        commands.exec_(
+            context.obj or [],
+            names,
+            step,
+            as_root=as_root,
+            as_json=as_json,
+            timeout=timeout,
+            tty=tty,
+            trust=trust,
+        )
     )
 
 

@@ -126,7 +126,7 @@ def place_named(plan: Plan, wanted: str) -> tuple[str, str]:
 
 def needs_terminal(flag: str) -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise RequestError(f"{flag} requires an interactive terminal", hint="loom exec works without one")
+        raise RequestError(f"{flag} requires an interactive terminal", hint="loom exec without -t works without one")
 
 
 def banner(about: str, notes: tuple[str, ...], job_id: str, step_id: str, script: str) -> list[str]:

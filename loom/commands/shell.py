@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from signal import SIGKILL
 
 from loom.analysis.printed import Executed, made
 from loom.cancel import Cancel, signals
@@ -42,9 +43,14 @@ def exec_(
     as_root: bool,
     as_json: bool,
     timeout: str | None,
+    tty: bool,
     trust: bool,
 ) -> int:
     """`loom exec`."""
+    if tty:
+        needs_terminal("loom exec -t")
+        if as_json:
+            raise RequestError("-t and --json exclude each other", hint="leave -t out: --json records what is printed")
     if not command:
         raise RequestError("there is no command to run", hint="loom exec [RUN] JOB -- COMMAND...")
     seconds = None if timeout is None else read_flag("--timeout", timeout, duration)
@@ -58,8 +64,13 @@ def exec_(
         for note in (*([entered.about] if entered.fresh else []), *entered.notes):
             print(f"loom: {note}", file=sys.stderr)
         sys.stderr.flush()
+        inside = entered.inside
         on_output = (lambda stream, data: heard[stream].append(data)) if as_json else None
-        ended = entered.inside.exec(command, on_output, cancel, timeout_s=seconds, grace_s=job.run.planned.grace_s)
+        ended = (
+            inside.terminal(command, cancel, timeout_s=seconds)
+            if tty
+            else inside.exec(command, on_output, cancel, timeout_s=seconds, grace_s=job.run.planned.grace_s)
+        )
         took_ms = round((time.monotonic() - begun) * 1000, 3)
     if as_json:
         document = {
@@ -79,6 +90,8 @@ def exec_(
     if ended.ended is Ended.TIMED_OUT:
         print(f"loom: {command[0]} was ended after {timeout}", file=sys.stderr)
         return ExitCode.TIMED_OUT
+    if ended.ended is Ended.CANCELED and ended.code == 128 + SIGKILL:  # it took no notice of the signal
+        return cancel.exit_code or ended.code
     return ended.code
 
 

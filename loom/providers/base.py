@@ -163,6 +163,13 @@ class Inside(Protocol):
         """
         ...
 
+    def terminal(self, command: Sequence[str], cancel: Cancel, *, timeout_s: float | None = None) -> Exit:
+        """Run a command on the caller's terminal, which is restored afterwards.
+
+        A cancel, a timeout or a closed terminal also ends everything that the command started.
+        """
+        ...
+
     def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
         """Open an interactive shell on the caller's terminal (see `interactive.prepared`); return its exit code."""
         ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import secrets
 import select
@@ -378,7 +379,7 @@ class HostSession:
             workspace=self._request.workspace,
             environment={**self._environment, **environment},
             private=self._private,
-            terminal=self._terminal,
+            terminal_type=self._terminal,
             kill_everything=self.kill_everything,
         )
 
@@ -408,7 +409,7 @@ class HostInside(Struct, frozen=True, kw_only=True):
     workspace: Path
     environment: Mapping[str, str]
     private: Path
-    terminal: str
+    terminal_type: str
     kill_everything: Callable[[], None]
 
     def exec(
@@ -440,13 +441,15 @@ class HostInside(Struct, frozen=True, kw_only=True):
                 break
             except subprocess.TimeoutExpired:
                 now = time.monotonic()
-            if kill_at is not None and (now >= kill_at or cancel.now):
-                self.kill_everything()
+            if kill_at is not None and (now >= kill_at or cancel.now or process.poll() is not None):
+                self.kill_everything()  # also what a command that has ended left
             elif kill_at is None and (cancel.requested or (deadline is not None and now >= deadline)):
                 ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
                 kill_at = now + grace_s
                 if not (cancel.exit_code is ExitCode.INTERRUPTED and _is_foreground()):  # the terminal sent it
                     process.send_signal(_SIGNALS.get(cancel.exit_code, signal.SIGTERM))
+        if ended is not Ended.EXITED:
+            self.kill_everything()
         if on_output is not None:
             on_output("stdout", out or b"")
             on_output("stderr", err or b"")
@@ -461,27 +464,35 @@ class HostInside(Struct, frozen=True, kw_only=True):
         )
         for path, content in prepared.files.items():
             _write_private(Path(path), content)
+        return self.terminal(prepared.command, cancel).code
+
+    def terminal(self, command: Sequence[str], cancel: Cancel, *, timeout_s: float | None = None) -> Exit:
         settings = termios.tcgetattr(0)
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         try:
-            process = self._on_terminal(prepared.command, {"TERM": self.terminal, **self.environment}, None)
+            process = self._on_terminal(command, {"TERM": self.terminal_type, **self.environment}, None)
         except OSError as error:
-            raise ProviderError(f"no shell could be started: {error}") from error
+            raise ProviderError(f"{command[0]} could not be started: {error}") from error
+        ended, kill_at = Ended.EXITED, math.inf
         try:
-            told_at: float | None = None
             while True:
                 try:
                     process.wait(_LOOK_EVERY_S)
                     break
                 except subprocess.TimeoutExpired:
                     now = time.monotonic()
-                if told_at is None and cancel.requested:
-                    told_at = now
-                    process.send_signal(signal.SIGHUP)  # passed on to its children
-                elif told_at is not None and now - told_at > _AFTER_HANGUP_S:
+                if now >= kill_at:
                     process.kill()
+                elif ended is Ended.EXITED and (cancel.requested or now >= deadline):
+                    ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
+                    kill_at = now + _AFTER_HANGUP_S
+                    # A shell passes it on to its children.
+                    process.send_signal(signal.SIGHUP if cancel.requested else signal.SIGTERM)
         finally:
+            if ended is not Ended.EXITED:
+                self.kill_everything()
             _take_terminal(settings)
-        return _code_of(process)
+        return Exit(code=_code_of(process), ended=ended)
 
     def _on_terminal(
         self, arguments: Sequence[str], environment: Mapping[str, str], pipe: int | None

@@ -10,10 +10,9 @@ from loom.config import AUTO_SHELL
 from loom.providers.steps import BASH, SH, arguments_of
 
 _SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "mksh")
-# $1: the file for its process id, $2: its start-up file. Then the shell and its options.
+# $1: its start-up file. Then the shell and its options.
 _INTERACTIVE = """
-f=$1 rc=$2; shift 2
-{ printf '%s\\n' "$$" >"$f"; } 2>/dev/null
+rc=$1; shift
 case ${1##*/} in
   sh | ash | dash)
     if command -v bash >/dev/null 2>&1; then shift; exec bash --rcfile "$rc" "$@" -i; fi
@@ -29,8 +28,6 @@ class ShellCommand(Struct, frozen=True, kw_only=True):
     files: Mapping[str, bytes]
     """Files to create first, private to the user."""
     command: Sequence[str]
-    pid_file: str
-    """The file with its process id."""
 
 
 def prepared(shell: Sequence[str], *, script: str, name: str, new_path: Callable[[str], str]) -> ShellCommand:
@@ -39,7 +36,7 @@ def prepared(shell: Sequence[str], *, script: str, name: str, new_path: Callable
     It is the job's `shell` without `-e`, which would end it at the first typo. In place of a plain `sh`, bash is used
     if available, for line editing. `new_path` names a new file by its purpose.
     """
-    step, rc, pid_file, history = (new_path(what) for what in ("step", "rc", "shell", "history"))
+    step, rc, history = (new_path(what) for what in ("step", "rc", "history"))
     words = " ".join(_quoted(word) for word in arguments_of(shell, step))
     if tuple(shell) == AUTO_SHELL:
         bash, sh = (" ".join(_quoted(word) for word in arguments_of(one, step)) for one in (BASH, SH))
@@ -51,8 +48,7 @@ def prepared(shell: Sequence[str], *, script: str, name: str, new_path: Callable
             history: _bytes("".join(f"{line}\n" for line in script.splitlines() if line.strip())),
             rc: _bytes(_rc(words, step, history, name)),
         },
-        command=("sh", "-c", _INTERACTIVE, "loom", pid_file, rc, program, *options_of(shell)),
-        pid_file=pid_file,
+        command=("sh", "-c", _INTERACTIVE, "loom", rc, program, *options_of(shell)),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import secrets
 import select
@@ -20,7 +21,7 @@ import time
 import tty
 from collections.abc import Iterator, Mapping, Sequence
 from signal import SIGPIPE
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -31,6 +32,7 @@ from loom.providers.docker import driver
 from loom.providers.docker.attach import Demultiplexer, Hijacked
 from loom.providers.docker.errors import explanation, translated
 from loom.providers.docker.retries import retrying
+from loom.providers.docker.watcher import BECOME, Watcher
 from loom.record.lines import STANDARD_OUTPUT
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
 from loom.util.within import wait_until
@@ -42,16 +44,14 @@ _READ = 64 * 1024
 _SIZE_EVERY_S = 0.25
 """Interval for checking the terminal's size: its signal reaches only the main thread."""
 _AFTER_HANGUP_S = 2.0
-_SIGNAL_WITHIN_S = 10.0
-"""Time limit for sending a signal to a command in the container."""
+_WATCHED_AFTER_S = 1.0
+"""A command that is over before then is not worth a second process beside it."""
+_LOOK_EVERY_S = 0.25
 _TYPED_WITHIN_S = 60.0
 """Time limit for the container to accept terminal input."""
-_DETACH = b"\x10\x11"
-"""^P ^Q: the engine detaches from a terminal, and the command continues."""
+_NEVER_TYPED = ",".join(["ctrl-@"] * 16)
+"""Keys to detach with: nobody could attach again, and the engine would hold back each ^P until the next key."""
 _SIGNALS: Mapping[ExitCode | None, str] = {ExitCode.INTERRUPTED: "INT", ExitCode.HANGUP: "HUP"}
-# Writes its process id to a file, then runs the command.
-_BECOME = 'f=$1; shift; { printf "%s\\n" "$$" >"$f"; } 2>/dev/null; exec "$@"'
-_END = 'read -r p <"$1" && { kill -"$2" -- "-$p" || kill -"$2" "$p"; } 2>/dev/null'
 
 
 class ContainerInside(Struct, frozen=True, kw_only=True):
@@ -90,8 +90,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
         A cancel or timeout sends TERM, and KILL after the grace period; a BrokenPipeError of `on_output` sends PIPE and
         returns the shell's exit code for it.
         """
-        pid_file = _name("exec")
-        exec_id = self._create(["sh", "-c", _BECOME, "loom", pid_file, *command], stdin=stdin is not None)
+        exec_id, watcher = self._start(command, stdin=stdin is not None, watched_after_s=_WATCHED_AFTER_S)
         connection = Hijacked.of_exec(self.client, exec_id)
         wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
@@ -103,19 +102,20 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
         try:
             if stdin is not None:
                 threading.Thread(target=_feed, args=(stdin, connection.socket), daemon=True).start()
-            ended = self._follow(connection, on_output, cancel, pid_file, wake_read, timeout_s, grace_s)
-        except BrokenPipeError:
+            ended = self._follow(connection, on_output, cancel, watcher, wake_read, timeout_s, grace_s)
+            if ended is not Ended.EXITED:
+                watcher.signal("KILL")
+        except OSError as error:
             # First, because the engine does not answer while the command's output blocks.
             connection.close()
-            self.end(pid_file, "PIPE")
+            watcher.signal("PIPE")
+            if not isinstance(error, BrokenPipeError):
+                raise
             return Exit(code=128 + SIGPIPE, ended=Ended.EXITED)
-        except OSError:
-            connection.close()
-            self.end(pid_file, "PIPE")
-            raise
         finally:
             unregister()
             connection.close()
+            watcher.close()
             os.close(wake_read)
             os.close(wake_write)
         return Exit(code=self._code(exec_id), ended=ended)
@@ -125,7 +125,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
         connection: Hijacked,
         on_output: OnOutput,
         cancel: Cancel,
-        pid_file: str,
+        watcher: Watcher,
         wake: int,
         timeout_s: float | None,
         grace_s: float,
@@ -136,13 +136,15 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
         while True:
             now = time.monotonic()
             if kill_at is not None and (now >= kill_at or cancel.now):
-                self.end(pid_file, "KILL")
+                watcher.signal("KILL")
                 kill_at = None if cancel.now else now + grace_s
-            elif ended is Ended.EXITED and (cancel.requested or (deadline is not None and now >= deadline)):
+            elif ended is not Ended.EXITED:
+                watcher.look()
+            elif cancel.requested or (deadline is not None and now >= deadline):
                 ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
                 kill_at = now + grace_s
-                self.end(pid_file, _SIGNALS.get(cancel.exit_code, "TERM") if cancel.requested else "TERM")
-            until = kill_at if ended is not Ended.EXITED else deadline
+                watcher.signal(_signal_of(cancel))
+            until = deadline if ended is Ended.EXITED else now + _LOOK_EVERY_S
             ready, _, _ = select.select(
                 [connection.fileno(), wake], [], [], None if until is None else max(0.0, until - now)
             )
@@ -155,16 +157,12 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
                 for stream, chunk in frames.feed(data):
                     on_output(stream, chunk)
 
-    def end(self, pid_file: str, signal: str) -> None:
-        """Signal the command's process group; a finished command is no error."""
-        api: Any = self.client.api
-        with contextlib.suppress(ProviderError), translated("ending the command"):
-            made = api.exec_create(
-                self.container_id, ["sh", "-c", _END, "loom", pid_file, signal], user=self.user or ""
-            )
-            command = Hijacked.of_exec(self.client, made["Id"])
-            command.ends_within(_SIGNAL_WITHIN_S)
-            command.close()
+    def _start(
+        self, command: Sequence[str], *, stdin: bool, watched_after_s: float, tty: bool = False
+    ) -> tuple[str, Watcher]:
+        pid_file = _name("exec")
+        exec_id = self._create(["sh", "-c", BECOME, "loom", pid_file, *command], stdin=stdin, tty=tty)
+        return exec_id, Watcher(self.client, self.container_id, self.user or "", pid_file, after_s=watched_after_s)
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Create small private files."""
@@ -179,73 +177,59 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
             reason = b"".join(output).decode("utf-8", "replace").strip()
             raise ProviderError(f"files could not be put into the container: {reason or f'exit code {ended.code}'}")
 
-    def shell(
-        self,
-        shell: Sequence[str],
-        *,
-        script: str,
-        name: str,
-        cancel: Cancel,
-        terminal: tuple[int, int] = (0, 1),
-    ) -> int:
-        """Run a shell on a terminal, with the step's `script` in the history and as `again`; return its exit code.
-
-        It is the job's `shell` without `-e`, which would end it at the first typo. In place of a plain `sh`, bash is
-        used if available, for line editing. A detach returns 0.
-        """
+    def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
         prepared = interactive.prepared(shell, script=script, name=name, new_path=_name)
         self.write(prepared.files)
-        return self.terminal(prepared.command, prepared.pid_file, terminal, cancel)
+        return self.terminal(prepared.command, cancel).code
 
-    def terminal(self, command: Sequence[str], pid_file: str, terminal: tuple[int, int], cancel: Cancel) -> int:
-        source, target = terminal
-        exec_id = self._create(command, stdin=True, tty=True)
-        with _raw(source):
+    def terminal(self, command: Sequence[str], cancel: Cancel, *, timeout_s: float | None = None) -> Exit:
+        exec_id, watcher = self._start(command, stdin=True, tty=True, watched_after_s=0)
+        with _raw(0):
             connection = Hijacked.of_exec(self.client, exec_id, tty=True)
             try:
-                how = self._pass_through(connection, exec_id, source, target, cancel)
-                if how == "gone":
-                    self.end(pid_file, "HUP")
+                ended = self._pass_through(connection, exec_id, cancel, timeout_s)
+                if ended is not Ended.EXITED:
+                    watcher.signal("HUP" if ended is Ended.CANCELED else "TERM")
                     self._wait(exec_id, _AFTER_HANGUP_S)
-                    self.end(pid_file, "KILL")
-                    self._wait(exec_id, _AFTER_HANGUP_S)
+                    watcher.signal("KILL")
             finally:
                 connection.close()
-        return 0 if how == "detached" else self._code(exec_id)
+                watcher.close()
+        return Exit(code=self._code(exec_id), ended=ended)
 
-    def _pass_through(
-        self, connection: Hijacked, exec_id: str, source: int, target: int, cancel: Cancel
-    ) -> Literal["over", "gone", "detached"]:
-        """Connect the terminal until the output ends, the terminal closes or a cancel arrives (`gone`)."""
+    def _pass_through(self, connection: Hijacked, exec_id: str, cancel: Cancel, timeout_s: float | None) -> Ended:
+        """Connect the terminal until the output ends, the terminal closes, a cancel arrives or the time is over."""
         size: tuple[int, int] | None = None
-        last = b""
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         connection.socket.settimeout(_TYPED_WITHIN_S)
         while not cancel.requested:
-            if (now := _size(target)) != size:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return Ended.TIMED_OUT
+            if (now := _size(1)) != size:
                 size = now
                 self._resize(exec_id, *now)
-            ready, _, _ = select.select([connection.fileno(), source], [], [], _SIZE_EVERY_S)
+            ready, _, _ = select.select([connection.fileno(), 0], [], [], min(left, _SIZE_EVERY_S))
             try:
-                if source in ready:
-                    typed = os.read(source, _READ)
+                if 0 in ready:
+                    typed = os.read(0, _READ)
                     if not typed:
-                        return "gone"
-                    last = (last + typed)[-len(_DETACH) :]
+                        return Ended.CANCELED
                     connection.socket.sendall(typed)  # no limit: the socket has one
                 if connection.fileno() in ready:
                     data = connection.socket.recv(_READ)  # no limit: the data is there
                     if not data:
-                        return "detached" if last == _DETACH else "over"
-                    _write(target, data)
+                        return Ended.EXITED
+                    _write(1, data)
             except TimeoutError as error:
                 raise ProviderError(f"the container has taken no input for {_TYPED_WITHIN_S:.0f} s") from error
             except OSError as error:
                 if error.errno in (errno.EIO, errno.EBADF, errno.ENXIO):
-                    return "gone"
+                    return Ended.CANCELED
                 if error.errno in (errno.EPIPE, errno.ECONNRESET):
-                    return "over"
+                    return Ended.EXITED
                 raise
-        return "gone"
+        return Ended.CANCELED
 
     def _create(self, command: Sequence[str], *, stdin: bool = False, tty: bool = False) -> str:
         api: Any = self.client.api
@@ -266,6 +250,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
                     environment=environment,
                     workdir=self.workdir,
                     user=self.user or "",
+                    detach_keys=_NEVER_TYPED,
                 )
             )
         return str(made["Id"])
@@ -289,9 +274,13 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
         return found
 
     def _code(self, exec_id: str) -> int:
-        """Return the command's exit code, which may follow the end of its output. 0 after a detach."""
+        """Return the command's exit code, which may follow the end of its output."""
         wait_until(lambda: not self._inspect(exec_id)["Running"], limit_s=1.0, every_s=0.01)
         return int(self._inspect(exec_id)["ExitCode"] or 0)
+
+
+def _signal_of(cancel: Cancel) -> str:
+    return _SIGNALS.get(cancel.exit_code, "TERM") if cancel.requested else "TERM"
 
 
 def _name(what: str) -> str:

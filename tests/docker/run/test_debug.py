@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import pexpect
 import pytest
 
 from loom.providers.docker.cleanup import remove_run
@@ -49,6 +50,10 @@ after:
   script: ["echo after"]
 """
 SECRET = "hunter2-correct-horse"
+DRAWS = (
+    "stty raw -echo; echo size $(stty size); dd bs=1 count=1 2>/dev/null | od -c; while ! stty size | grep -q 120; do :; done;"
+    " echo size $(stty size); dd bs=1 count=1 2>/dev/null | od -An -tx1 | grep -q 03 && exit 7"
+)
 PROMPT = r"\[unit\] [^\r\n]*[#$] "
 
 
@@ -523,12 +528,64 @@ def test_a_terminal_that_goes_away_takes_the_shell_with_it(failing: Project) -> 
     until(lambda: "sleep 12345" not in str(container.top()["Processes"]))
 
 
-def test_detaching_leaves_the_shell(failing: Project) -> None:
+def test_a_shell_gets_every_key_at_once(failing: Project) -> None:
     run(failing)
     shell = failing.on_terminal("shell", "unit", MY_TOKEN=SECRET)
     shell.expect(PROMPT)
-    shell.send("\x10\x11")
-    assert ended(shell) == 0
+    shell.send("\x10")  # the engine would hold it back for its ^P ^Q
+    shell.expect("looking")
+    shell.send("\x15exit 4\r")
+    assert ended(shell) == 4
+
+
+def test_a_loom_that_is_killed_takes_its_shell_and_its_command_with_it(failing: Project) -> None:
+    ran = run(failing)
+    (container,) = containers_of(ran.receipt["run_id"])
+    shell = failing.on_terminal("shell", MY_TOKEN=SECRET)
+    shell.expect(PROMPT)
+    shell.sendline("nohup sleep 12346 & sleep 12347")
+    command = failing.start("exec", "unit", "--", "sh", "-c", "sleep 12348; echo", MY_TOKEN=SECRET)
+    until(lambda: all(f"sleep 1234{n}" in str(container.top()["Processes"]) for n in (6, 7, 8)))
+    until(lambda: str(container.top()["Processes"]).count("loom_look() {") == 2)
+    for process in (shell, command):
+        os.kill(process.pid, signal.SIGKILL)
+    until(lambda: "1234" not in str(container.top()["Processes"]))
+
+
+def test_exec_on_a_terminal(failing: Project) -> None:
+    """A program that draws: it has the window's size, also when that changes, and every key; the terminal is as it was."""
+    run(failing)
+    refused = loom(failing, "exec", "-t", "unit", "--", "true")
+    assert (refused.code, "requires an interactive terminal" in refused.err) == (2, True)
+    shown = pexpect.spawn(
+        "sh",
+        [
+            "-c",
+            f"stty -a >before; {sys.executable} -m loom exec -t unit -- sh -c '{DRAWS}'; echo code=$?; stty -a >after",
+        ],
+        cwd=str(failing.root),
+        env={**failing.environ, "MY_TOKEN": SECRET},
+        encoding="utf-8",
+        timeout=60,
+        dimensions=(31, 97),
+    )
+    shown.expect("size 31 97")
+    shown.setwinsize(40, 120)
+    shown.send("a")
+    shown.expect("size 40 120")
+    shown.send("\x03")  # not a signal: the program set the terminal to raw mode
+    shown.expect(r"code=7\r\n")
+    assert ended(shown) == 0
+    assert (failing.root / "before").read_text() == re.sub(
+        "rows .*columns [0-9]+", "rows 31; columns 97", (failing.root / "after").read_text()
+    )
+
+    late = failing.on_terminal(
+        "exec", "-t", "--timeout", "1s", "unit", "--", "sh", "-c", "echo up; sleep 100", MY_TOKEN=SECRET
+    )
+    late.expect("up")
+    late.expect("was ended after 1s")
+    assert ended(late) == 4
 
 
 def test_a_shell_without_bash(debugged: Project) -> None:
