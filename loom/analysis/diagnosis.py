@@ -17,7 +17,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.analysis import known_failures, patterns
-from loom.analysis.diff import Pair
+from loom.analysis.history import History, SameInput, SinceGreen
 from loom.analysis.known_failures import Cause, Failed
 from loom.analysis.named_files import Look, look_at
 from loom.analysis.patterns import Failure, Group, Reader, from_root
@@ -48,37 +48,6 @@ class OtherFailure(Document, frozen=True, kw_only=True):
     status: str
     error: str | None
     manifest_path: str
-
-
-class ChangedFile(Document, frozen=True, kw_only=True):
-    """A file that differs between two snapshots. `hunk`: the lines of a patch, where both contents still exist."""
-
-    path: str
-    change: Literal["added", "deleted", "modified"]
-    named: bool
-    """Whether the failing output names it."""
-    line: Code | None = None
-    """The first line that differs, in the later snapshot."""
-    hunk: list[str] = field(default_factory=list)
-
-
-class SinceGreen(Document, frozen=True, kw_only=True):
-    """What differs from the last run in which the same job passed."""
-
-    run_id: str
-    tree_sha: Sha | None
-    files: list[ChangedFile] | None
-    """Those that the failing output names first; null where it can't be known any more."""
-    files_total: Count
-    other: list[Pair]
-    """Images, variables, the version of loom, the provider."""
-
-
-class SameInput(Document, frozen=True, kw_only=True):
-    """How often the job ran on the same tree and image, this run included."""
-
-    runs: Count
-    passed: Count
 
 
 class Diagnosis(Document, frozen=True, kw_only=True):
@@ -163,6 +132,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     job_manifest_path: str | None = None
     events_path: str | None = None
     in_source: Look = field(default=lambda _: {})
+    history: History = field(default_factory=History)
     tmpfs: Callable[[], Sequence[str]] = field(default=tuple)
     """The job's mounts that are in memory, as `path` or `path:options`."""
 
@@ -220,6 +190,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         groups_total=len(groups),
         output_read=evidence.output_read,
         causes=_causes(evidence, ending, looked_at, command) if failed else [],
+        since_green=evidence.history.since_green,
+        same_input=evidence.history.same_input,
         others=[
             OtherFailure(
                 job_id=other["job_id"], status=other["status"], error=None, manifest_path=other["manifest_path"]

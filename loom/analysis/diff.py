@@ -92,7 +92,7 @@ class Side(Struct, frozen=True, kw_only=True):
 
 def compare(a: Side, b: Side, files: Sequence[tuple[str, str | None, str | None]] | None) -> Diff:
     """Compare two runs. `files`: `(path, id in a, id in b)` of the differing files; None if unknown."""
-    inputs = _inputs(a, b, files)
+    inputs = differing_inputs(a, b, files)
     jobs = [_job(job_id, a, b) for job_id in dict.fromkeys([*a.jobs, *b.jobs])]
     same = inputs.same and a.state == b.state and all(job.same for job in jobs)
     return Diff(
@@ -120,7 +120,7 @@ def _pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Pair]:
     return [pair for pair in found if pair is not None]
 
 
-def _inputs(a: Side, b: Side, files: Sequence[tuple[str, str | None, str | None]] | None) -> Inputs:
+def differing_inputs(a: Side, b: Side, files: Sequence[tuple[str, str | None, str | None]] | None) -> Inputs:
     tree = _pair("tree", a.receipt.get("snapshot_tree_sha"), b.receipt.get("snapshot_tree_sha"))
     images = _pairs(_images(a), _images(b))
     variables = _pairs(_variables(a), _variables(b))

@@ -11,6 +11,7 @@ import msgspec
 
 from loom.analysis import patterns
 from loom.analysis.diagnosis import LINES_READ, Diagnosis, Evidence, diagnose
+from loom.analysis.history import History, history
 from loom.analysis.named_files import look_below
 from loom.errors import RecordError, RequestError
 from loom.record.documents import Highlights, SectionSummary, StepSummary
@@ -42,6 +43,7 @@ def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
     events = reading.tail(events_path, LINES_READ) if events_path else []
     summary = _summary(reading, events_path)
     highlights = _highlights(reading, events_path, summary) if len(events) == LINES_READ else Highlights()
+    lines = [*(_early(highlights, events[0].seq) if events else ()), *(visible(event.text) for event in events)]
     receipt = reading.receipt()
     root = receipt.get("repo_root")
     return diagnose(
@@ -51,7 +53,7 @@ def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
             receipt=receipt,
             pipeline=pipeline,
             job=manifest,
-            lines=[*(_early(highlights, events[0].seq) if events else ()), *(visible(event.text) for event in events)],
+            lines=lines,
             output_read="all" if len(events) < LINES_READ else "highlights" if highlights.complete else "part",
             lines_total=_lines_total(summary),
             last_event_at=reading.last_sign() if unfinished else None,
@@ -61,6 +63,7 @@ def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
             events_path=None if events_path is None else str(reading.paths.logs / events_path),
             in_source=lambda paths: look_below(Path(root), paths) if root else {},
             tmpfs=lambda: _tmpfs(reading, job_id),
+            history=_history(reading, manifest, lines),
         )
     )
 
@@ -137,3 +140,10 @@ def _tmpfs(reading: Reading, job_id: str | None) -> Sequence[str]:
         return load_planned(reading.paths.plan).plan.job(job_id or "").resources.tmpfs
     except (RecordError, KeyError):
         return ()
+
+
+def _history(reading: Reading, manifest: Mapping[str, Any] | None, lines: Sequence[str]) -> History:
+    """Only of a job that failed by itself: what an engine or a person ended says nothing about its input."""
+    if manifest is None or manifest["status"] not in ("failure", "timed_out"):
+        return History()
+    return history(reading, manifest["job_id"], lines)

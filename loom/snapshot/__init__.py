@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from loom.snapshot.lock import is_occupied, occupied
     from loom.snapshot.manifest import manifest_bytes, read_manifest
     from loom.snapshot.merge import Applied, Merge
-    from loom.snapshot.objects import facts_of_commit
+    from loom.snapshot.objects import facts_of_commit, first_hunks
     from loom.snapshot.removal import Removal, is_workspace, remains, remove
     from loom.snapshot.special_files import ignored
     from loom.snapshot.sync import Patch, bring, compare, patch_of
@@ -40,7 +40,7 @@ else:
             "identity": "identity_of",
             "manifest": "manifest_bytes read_manifest",
             "lock": "is_occupied occupied",
-            "objects": "facts_of_commit",
+            "objects": "facts_of_commit first_hunks",
             "removal": "Removal is_workspace remains remove",
             "special_files": "ignored",
             "capture": "take",
@@ -73,6 +73,7 @@ __all__ = [
     "edited_since",
     "explain",
     "facts_of_commit",
+    "first_hunks",
     "identity_of",
     "ignored",
     "is_occupied",

@@ -9,8 +9,10 @@ trees, since libgit2 reads no SHA-256 objects.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pygit2
 from pygit2.enums import ConfigLevel, DiffOption, FileMode
@@ -18,10 +20,12 @@ from pygit2.enums import ConfigLevel, DiffOption, FileMode
 from loom.errors import SnapshotError
 from loom.snapshot.manifest import Manifest
 from loom.snapshot.model import readable
+from loom.storage.files import read_regular
 
 for _level in (ConfigLevel.PROGRAMDATA, ConfigLevel.SYSTEM, ConfigLevel.XDG, ConfigLevel.GLOBAL):
     pygit2.settings.search_path[_level] = ""
 
+_LARGEST_SHOWN = 1 << 20
 Blob = tuple[str, str]
 """A file's mode and the id of its content; zeros for none."""
 
@@ -64,6 +68,64 @@ def patch(before: Mapping[str, tuple[int, bytes]], after: Mapping[str, tuple[int
     repository = _repository(scratch)
     old, new = (_tree(repository, files) for files in (before, after))
     return b"".join(part.data for part in old.diff_to_tree(new, flags=DiffOption.SHOW_BINARY) if part is not None)
+
+
+def first_hunks(
+    ids: Mapping[str, tuple[str | None, str | None]], stores: Sequence[str], trees: Sequence[Path], *, most_lines: int
+) -> dict[str, tuple[int, list[str]]]:
+    """By path: the first line that differs in the later content, and the beginning of the patch.
+
+    `ids`: of the contents before and after, None for no file. `trees`: directories in which a file of such a path may have
+    that content, where it was never committed. Leaves out what is not text, or nowhere any more.
+    """
+    repository = pygit2.Repository()
+    database = pygit2.Odb()
+    for store in dict.fromkeys(stores):
+        with suppress(pygit2.GitError):
+            database.add_disk_alternate(store)
+    repository.set_odb(database)
+    found = {}
+    for path, sides in ids.items():
+        before, after = (_content(repository, sha, [tree / path for tree in trees]) for sha in sides)
+        if before is None or after is None:
+            continue
+        patch = pygit2.Patch.create_from(before, after, context_lines=2)
+        lines = [line for hunk in patch.hunks for line in hunk.lines]
+        first = next((line for line in lines if line.origin in "+-"), None)
+        if first is not None:
+            number = max(first.new_lineno, 1) if first.origin == "+" else _next_line(lines, first)
+            texts = [f"{line.origin}{line.raw_content.decode('utf-8', 'replace').rstrip()}" for line in lines]
+            found[path] = (number, texts[:most_lines])
+    return found
+
+
+def _next_line(lines: Sequence[pygit2.DiffLine], removed: pygit2.DiffLine) -> int:
+    """Where the later content goes on after lines that it lacks."""
+    after = lines[lines.index(removed) :]
+    return next((line.new_lineno for line in after if line.new_lineno > 0), 1)
+
+
+def _content(repository: pygit2.Repository, sha: str | None, files: Sequence[Path]) -> bytes | None:
+    """Empty for no file; None for what can't be read, is large or is not text."""
+    if sha is None:
+        return b""
+    data: bytes | None = None
+    try:
+        blob = repository[sha]
+        if isinstance(blob, pygit2.Blob) and blob.size <= _LARGEST_SHOWN:
+            data = blob.data
+    except (pygit2.GitError, KeyError, ValueError):
+        data = next((found for file in files if (found := _of_id(file, sha)) is not None), None)
+    return None if data is None or b"\0" in data else data
+
+
+def _of_id(file: Path, sha: str) -> bytes | None:
+    """What the file holds, if that is the content of this id."""
+    try:
+        data = read_regular(file, at_most=_LARGEST_SHOWN)
+    except (OSError, ValueError):
+        return None
+    return data if str(pygit2.hash(data)) == sha else None
 
 
 def _tree(repository: pygit2.Repository, files: Mapping[str, tuple[int, bytes]]) -> pygit2.Tree:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loom.analysis.diagnosis import Diagnosis
+from loom.render.diagnosis import history
 from loom.render.diagnosis.text import refused_lines
 from loom.render.records import run_age
 from loom.render.screen import Look
@@ -60,6 +61,7 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
     for cause in diagnosis.shown_causes:
         lines.append(f"{cause.confidence}: {cause.summary}")
         lines.append(f"  do: {cause.advice}")
+    lines += history.agent_lines(diagnosis, now_ns=now_ns)
     for test in diagnosis.failing_tests[:5]:
         reason = f": {test.reason}" if test.reason else ""
         lines.append(f"failing test: {_short(test.full_name)}{test.place}{_short(reason)}")

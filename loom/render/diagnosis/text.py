@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loom.analysis.diagnosis import Diagnosis
+from loom.render.diagnosis import history
 from loom.render.records import run_age
 from loom.render.screen import Look
 from loom.util.controls import visible
@@ -38,6 +39,7 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
         yield ""
         yield f"{look.styled(f'{cause.confidence}:', 'bold')} {cause.summary}"
         yield f"        {cause.advice}"
+    yield from history.lines(diagnosis, look, now_ns=now_ns)
     yield ""
     if diagnosis.places:
         yield "look at: " + ", ".join(f"{place.file}:{place.line}" for place in diagnosis.places)

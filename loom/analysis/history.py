@@ -1,0 +1,214 @@
+"""The same job in earlier runs: what changed since it passed, and how often it passed on the same input.
+
+Looks at the latest records of the store alone, and of each at a receipt and one job's summary.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+from loom.analysis.diff import Pair, Side, differing_inputs
+from loom.errors import LoomError, RecordError
+from loom.record.documents import Document, JobSummary, Sha
+from loom.record.reader import Reading
+from loom.record.saved_plan import load_planned
+from loom.record.store import entry_at, is_run_id, read_document
+from loom.status import Code, Count
+
+MOST_RUNS = 50
+"""How many runs of the checkout are looked at, and of how many records at most they are picked."""
+MOST_RECORDS = 200
+MOST_FILES = 20
+MOST_HUNKS = 3
+HUNK_LINES = 12
+
+
+class ChangedFile(Document, frozen=True, kw_only=True):
+    """A file that differs between two snapshots. `hunk`: the lines of a patch, where both contents still exist."""
+
+    path: str
+    change: Literal["added", "deleted", "modified"]
+    named: bool
+    """Whether the failing output names it."""
+    line: Code | None = None
+    """The first line that differs, in the later snapshot."""
+    hunk: list[str] = field(default_factory=list)
+
+
+class SinceGreen(Document, frozen=True, kw_only=True):
+    """What differs from the last run in which the same job passed."""
+
+    run_id: str
+    tree_sha: Sha | None
+    files: list[ChangedFile] | None
+    """Those that the failing output names first; null where it can't be known any more."""
+    files_total: Count
+    other: list[Pair]
+    """Images, variables, the version of loom, the provider."""
+
+
+class SameInput(Document, frozen=True, kw_only=True):
+    """How often the job ran on the same tree and image, this run included."""
+
+    runs: Count
+    passed: Count
+
+
+class History(Struct, frozen=True, kw_only=True):
+    since_green: SinceGreen | None = None
+    same_input: SameInput | None = None
+
+
+def history(reading: Reading, job_id: str, lines: Sequence[str]) -> History:
+    """Of a job that failed. `lines`: what it printed."""
+    this = _side(reading, job_id)
+    green: Reading | None = None
+    outcomes = [False]
+    for earlier in islice(_earlier(reading), MOST_RUNS):
+        passed = _passed(earlier, job_id)
+        if passed is None:
+            continue
+        if passed and green is None:
+            green = earlier
+        if _input(_side(earlier, job_id, variables=False)) == _input(this):
+            outcomes.append(passed)
+    same = SameInput(runs=len(outcomes), passed=sum(outcomes)) if any(outcomes) else None
+    since = None
+    if green is not None:
+        with suppress(RecordError):
+            since = _since(green, reading, this, job_id, lines)
+    return History(since_green=since, same_input=same)
+
+
+def _earlier(reading: Reading) -> Iterator[Reading]:
+    """Runs of the same workflow in the same checkout that began before this one, the latest first."""
+    receipt = reading.receipt()
+    try:
+        names = [path.name for path in reading.paths.root.parent.iterdir() if is_run_id(path.name)]
+    except OSError:
+        return
+    earlier = sorted((name for name in names if int(name) < int(reading.run_id)), key=int, reverse=True)
+    for run_id in earlier[:MOST_RECORDS]:
+        with suppress(RecordError):
+            entry = entry_at(reading.paths.of_run(run_id))
+            same = entry.receipt or {}
+            if all(same.get(key) == receipt.get(key) for key in ("repo_root", "workflow_path")):
+                yield Reading(entry)
+
+
+def _passed(earlier: Reading, job_id: str) -> bool | None:
+    """None for a run that says nothing about the job: it did not end, was resumed, or somebody assisted it."""
+    extent = earlier.receipt()["extent"]
+    if any(each["job_id"] == job_id for each in (*extent["reused"], *extent["assisted"])):
+        return None
+    summary = read_document(earlier.paths.job(job_id) / "summary.json", JobSummary) or {}
+    return {"success": True, "failure": False, "timed_out": False}.get(summary.get("status") or "")
+
+
+def _side(reading: Reading, job_id: str, *, variables: bool = True) -> Side:
+    return Side(
+        run_id=reading.run_id,
+        state=reading.state,
+        receipt=reading.receipt(),
+        jobs={job_id: reading.job_manifest(job_id)},
+        output=lambda *_: (),
+        variables={job_id: _variables(reading, job_id)} if variables else {},
+    )
+
+
+def _variables(reading: Reading, job_id: str) -> Mapping[str, str]:
+    try:
+        return load_planned(reading.paths.plan).plan.job(job_id).variables
+    except (RecordError, KeyError):
+        return {}
+
+
+def _input(side: Side) -> tuple[Any, ...]:
+    images = [(job.get("image") or {}).get("id") for job in side.jobs.values()]
+    return (side.receipt.get("snapshot_tree_sha"), *images)
+
+
+def _since(green: Reading, reading: Reading, this: Side, job_id: str, lines: Sequence[str]) -> SinceGreen:
+    before = _side(green, job_id)
+    differing = differing_inputs(before, this, None)
+    files: list[ChangedFile] | None = []
+    total = 0
+    if differing.tree is not None:
+        ids = _differing_files(green, reading)
+        total = len(ids or {})
+        files = None if ids is None else _changed_files(ids, (green, reading), lines)
+    return SinceGreen(
+        run_id=green.run_id,
+        tree_sha=before.receipt.get("snapshot_tree_sha"),
+        files=files,
+        files_total=total,
+        other=[*differing.images, *differing.variables, *differing.other],
+    )
+
+
+_Ids = Mapping[str, tuple[str | None, str | None]]
+
+
+def _differing_files(green: Reading, reading: Reading) -> _Ids | None:
+    from loom import snapshot  # libgit2 alone takes 40 ms, and most failures have the tree of a green run
+
+    try:
+        return snapshot.differing(
+            *(snapshot.read_manifest(each.paths.root, each.paths.snapshot) for each in (green, reading))
+        )
+    except (LoomError, OSError):
+        return None
+
+
+def _changed_files(ids: _Ids, runs: Sequence[Reading], lines: Sequence[str]) -> list[ChangedFile]:
+    from loom import snapshot
+
+    named = {path: _is_named(path, lines) for path in ids}
+    chosen = sorted(ids, key=lambda path: (not named[path], path))[:MOST_FILES]
+    stores = [store for run in runs for store in _stores(run)]
+    trees = [Path(place) for run in runs for place in _trees(run)]
+    shown = {path: ids[path] for path in chosen[:MOST_HUNKS]}
+    hunks = snapshot.first_hunks(shown, stores, trees, most_lines=HUNK_LINES)
+    found = []
+    for path in chosen:
+        before, after = ids[path]
+        line, hunk = hunks.get(path, (None, []))
+        found.append(
+            ChangedFile(
+                path=snapshot.readable(path),
+                change="added" if before is None else "deleted" if after is None else "modified",
+                named=named[path],
+                line=line,
+                hunk=hunk,
+            )
+        )
+    return found
+
+
+def _is_named(path: str, lines: Sequence[str]) -> bool:
+    """By its path, or by its name where a step stands in its directory."""
+    name = path.rpartition("/")[2]
+    pattern = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])")
+    return any(name in line and pattern.search(line) for line in lines)
+
+
+def _stores(run: Reading) -> Sequence[str]:
+    """Where git's objects of the run's snapshot are."""
+    from loom import snapshot
+
+    try:
+        return snapshot.read_manifest(run.paths.root, run.paths.snapshot).stores
+    except (LoomError, OSError):
+        return ()
+
+
+def _trees(run: Reading) -> Iterator[str]:
+    receipt = run.receipt()
+    yield from (place for place in (receipt.get("snapshot_path"), receipt.get("repo_root")) if place is not None)
