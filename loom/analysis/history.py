@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
+from loom import snapshot
 from loom.analysis.diff import Pair, Side, differing_inputs
 from loom.errors import LoomError, RecordError
 from loom.record.documents import Document, JobSummary, Sha
@@ -157,7 +158,6 @@ _Ids = Mapping[str, tuple[str | None, str | None]]
 
 
 def _differing_files(green: Reading, reading: Reading) -> _Ids | None:
-    from loom import snapshot  # libgit2 alone takes 40 ms, and most failures have the tree of a green run
 
     try:
         return snapshot.differing(
@@ -168,7 +168,6 @@ def _differing_files(green: Reading, reading: Reading) -> _Ids | None:
 
 
 def _changed_files(ids: _Ids, runs: Sequence[Reading], lines: Sequence[str]) -> list[ChangedFile]:
-    from loom import snapshot
 
     named = {path: _is_named(path, lines) for path in ids}
     chosen = sorted(ids, key=lambda path: (not named[path], path))[:MOST_FILES]
@@ -201,7 +200,6 @@ def _is_named(path: str, lines: Sequence[str]) -> bool:
 
 def _stores(run: Reading) -> Sequence[str]:
     """Where git's objects of the run's snapshot are."""
-    from loom import snapshot
 
     try:
         return snapshot.read_manifest(run.paths.root, run.paths.snapshot).stores

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from loom import snapshot
 from loom.analysis.known_failures import InSource
 from loom.analysis.patterns import from_root
 from loom.errors import LoomError
@@ -137,7 +138,6 @@ def _beginning(path: Path) -> bytes:
 
 def _ignored(root: Path, there: Sequence[str]) -> dict[str, str]:
     """Those that git ignores, and by which rule."""
-    from loom import snapshot  # most failures do not ask git
 
     try:
         source = snapshot.discover(root, environ=os.environ)
