@@ -155,6 +155,7 @@ class _Resuming:
             if text := replan.notice(past, options, again):
                 self._said.append(text)
             return old, results_besides(past, old, again, also_unfinished=also_unfinished)
+        _require_own(self._here, past)
         plan = replan.present_plan(past, options, ask=True)
         results = results_besides(past, plan, dependents(plan, ids), also_unfinished=also_unfinished)
         taken_over = [job_id for job_id in results if past.result_of(job_id) is not None]
@@ -363,6 +364,19 @@ def _asked(options: Options, past: PastRun) -> Options:
     )
 
 
+def _require_own(here: Here, past: PastRun) -> None:
+    """RequestError for a record from elsewhere: its options would count for a checkout here."""
+    if not here.store.holds(past.entry):
+        raise RequestError(
+            f"{past.entry.paths.root} is no record of this user's runs",
+            hint="run the workflow of the checkout: loom run --local",
+        )
+    if not past.repo_root.is_dir():
+        raise RequestError(
+            f"the checkout of run {past.run_id} ({past.repo_root}) is gone", hint="loom resume goes on without it"
+        )
+
+
 def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
     run_id = str(time.time_ns())
     results: Mapping[str, JobResult] = {}
@@ -430,6 +444,7 @@ def _fresh(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
             f"run {past.run_id} is one of {past.repo_root}, which is not the checkout here",
             hint=f"run it there: cd {past.repo_root}",
         )
+    _require_own(here, past)
     again = _asked(options, past)
     if failed:
         again = replace(again, names=tuple(past.failed()), stage=(), from_job=None)

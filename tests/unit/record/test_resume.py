@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -144,3 +145,35 @@ def test_a_workflow_with_a_mistake_is_told_or_refused(make: Make) -> None:
     workflow_of(project, "version: v1\nstages: nothing\n")
     assert "the workflow has changed since the run (" in project.loom("resume", code=1)
     project.loom("resume", "--sync", code=2)
+
+
+def test_the_present_workflow_needs_your_consent(make: Make) -> None:
+    project = make(MENDED)
+    project.loom("run", "--local", code=1)
+    (project.root / "new").touch()
+    workflow_of(project, MENDED.replace("script: [echo the", 'secrets: {T: {ref: "env://HOME"}}\n  script: [echo the'))
+    ran = run_loom(("resume", "--sync"), cwd=project.root, environ=project.environ)
+    assert (ran.returncode, ran.stderr.partition(":")[0]) == (2, "loom")
+    assert "TRUST_REQUIRED" in ran.stderr
+
+
+def test_a_checkout_that_is_gone_can_not_be_synced(make: Make) -> None:
+    project = make(MENDED)
+    project.loom("run", "--local", code=1)
+    run_id = project.last().run_id
+    project.root.rename(project.root.with_name("elsewhere"))
+    ran = run_loom(("resume", run_id, "--sync"), cwd=project.places, environ=project.environ)
+    assert (ran.returncode, ran.stderr.partition(":")[0]) == (2, "loom")
+    assert str(project.root) in ran.stderr
+
+
+def test_a_record_from_elsewhere_asks_for_nothing_here(make: Make) -> None:
+    project = make(MENDED)
+    project.loom("run", "--local", code=1)
+    entry = project.last()
+    record = project.places / "copied" / entry.run_id
+    shutil.copytree(entry.paths.root, record)
+    for arguments in (("resume", str(record), "--sync"), ("rerun", str(record), "--fresh")):
+        ran = run_loom(arguments, cwd=project.root, environ=project.environ)
+        assert ran.returncode == 2
+        assert "is no record of this user's runs" in ran.stderr
