@@ -216,6 +216,11 @@ async function search() {
   }
   said("");
 }
+function endSearch() {
+  byId("search").value = "";
+  byId("search").blur();
+  search();
+}
 function found(unit, number, line, from) {
   return make("a", { href: `#${unit.id}/L${number}` }, make("b", { textContent: `${number}  ` }), (from ? "…" : "") + line.slice(from, from + 300));
 }
@@ -282,13 +287,13 @@ document.addEventListener("mouseover", event => {
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target === byId("search")) {
-    if (event.key === "Escape") { byId("search").value = ""; search(); byId("search").blur(); }
+    if (event.key === "Escape") endSearch();
     if (event.key === "Enter") toHit(event.shiftKey ? -1 : 1);
     return;
   }
   const tab = event.target.closest("[role=tab]"), next = { ArrowRight: "nextElementSibling", ArrowLeft: "previousElementSibling" }[event.key];
   if (tab && next && tab[next]) { select(tab[next]); tab[next].focus(); }
-  const action = { "/": () => byId("search").focus(), n: () => toFailure(1), p: () => toFailure(-1), w: () => toggle("wrap"), t: () => toggle("times") }[event.key];
+  const action = { "/": () => byId("search").focus(), n: () => toFailure(1), p: () => toFailure(-1), w: () => toggle("wrap"), t: () => toggle("times"), Escape: endSearch }[event.key];
   if (action) { event.preventDefault(); action(); }
 });
 addEventListener("hashchange", () => { markHit(); go(); });
