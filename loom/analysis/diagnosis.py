@@ -277,12 +277,16 @@ def _logs_command(run_id: str, job_id: str | None, unit: str | None) -> str | No
 # -- the lines that matter ----------------------------------------------------------------------------------------
 
 
+_HEADING = re.compile(r"\s*Traceback \(most recent call last\):")
+"""Its error follows it."""
+
+
 def telling_line(diagnosis: Diagnosis) -> str | None:
     """The line to look at first: the evidence of a cause, else the first line of an error, else the last line."""
     evidence = next((cause.line for cause in diagnosis.causes if cause.line and cause.confidence == "likely"), None)
     if evidence is not None:
         return evidence
-    lines = [line for line in diagnosis.lines if line.strip() and line != patterns.GAP]
+    lines = [line for line in diagnosis.lines if line.strip() and line != patterns.GAP and not _HEADING.match(line)]
     return next(filter(speaks_of_error, lines), lines[-1] if lines else None)
 
 
