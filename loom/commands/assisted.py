@@ -68,17 +68,17 @@ def _edited(here: Here, job: PastJob, goes_on_in: View) -> Edited | None:
     if view is None or since is None:
         return None
     match view.mode:
-        case MountMode.BIND:
+        case MountMode.BIND if session.may_enter(view.place):
             return snapshot.edited_since(view.place, since)
         case MountMode.OVERLAY:
             return snapshot.edited_since(view.place.parent / "upper", since)
-        case MountMode.VOLUME:
+        case _:
             return snapshot.edited_since(_files(here, job, goes_on_in), since, copied=True)
 
 
 def _files(here: Here, job: PastJob, view: View) -> Path:
     """The files that the job goes on with, as a plain directory: not laid out again where a sync may have changed them."""
-    return view.place if view.place == view.workspace else session.files_of(here, job)
+    return view.place if view.place == view.workspace and session.may_enter(view.place) else session.files_of(here, job)
 
 
 def _kept_at(job: PastJob) -> float | None:

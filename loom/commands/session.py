@@ -28,12 +28,14 @@ from loom.record.visits import Visit
 from loom.runner import PlaceOpener, Resumption, Settings, Tools, View
 from loom.runner import previous_run as past
 from loom.runner.previous_run import PastJob, PastRun
+from loom.runner.products import Handover
 from loom.runner.views import laid_out
 from loom.secrets.lookup import resolve
 from loom.secrets.masking import Masker
 from loom.snapshot import occupied
 from loom.storage import holds
 from loom.util import controls
+from loom.util.paths import job_directory_name, jobs_of
 
 if TYPE_CHECKING:
     from loom.storage.workspace import Skipped
@@ -197,6 +199,17 @@ def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cance
             services = stack.enter_context(opener.services(job.job, progress, cancel, lambda name, how: None, values))
         opened = stack.enter_context(opener.open(job.job, image, progress, services))
         session = opened.session
+        if job.view is None:
+            handover = Handover(
+                job.run.planned.plan,
+                archive_of=job.run.archive_of,
+                missing_here=frozenset(),
+                logs=job.run.entry.paths.logs,
+                masker=progress.masker,
+                cache=None,
+                cancel=cancel,
+            )
+            handover.restore(job.job, session, job.run.workspace, progress)
         secrets = values.own
         as_file = {secret.name for secret in job.job.secrets if secret.file}
         placed = {
@@ -238,7 +251,12 @@ def _opener(
     )
     tools = tools_of(here, run, planned.plan, run_id)
     stack.callback(lambda: [provider.close(cancel) for provider in tools.providers.values()])
-    if not job.in_container:
+    if job.view is None:
+        about = (
+            f"in a new place for {job.job.id} (run {run.run_id}), as its first step would find it: the job ended before "
+            "it had files; caches are not restored"
+        )
+    elif not job.in_container:
         about = f"on this machine, in the files of {job.job.id} (run {run.run_id})"
     else:
         about = (
@@ -276,12 +294,22 @@ def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -
         raise RequestError(
             f"job {job.job.id} of run {job.run.run_id} never came to have files", hint="`loom show` tells why"
         )
-    if view.mode is MountMode.BIND:
-        if view.place.is_dir():
+    if view.mode is MountMode.BIND and view.place.is_dir():
+        if may_enter(view.place):
             return view.place
-    elif (found := find_place(here, job)) is not None:
+        if (found := find_place(here, job)) is None:
+            raise RequestError(
+                f"the files of job {job.job.id} ({view.place}) belong to the user of its image, and its container is gone",
+                hint=f"as root: chown -R {os.geteuid()}:{os.getegid()} {view.place}",
+            )
+        # While the container is kept, its user has the files.
+        copy = jobs_of(view.run_workspace) / f"{job_directory_name(job.job.id)}.copy" / "workspace"
+        return laid_out(copy, partial(found.copy_files, on_skipped=on_skipped))
+    if view.mode is MountMode.BIND:
+        raise _gone(job)
+    if (found := find_place(here, job)) is not None:
         return laid_out(view.place, partial(found.copy_files, on_skipped=on_skipped))
-    elif view.mode is MountMode.OVERLAY and view.workspace.is_dir() and (view.place.parent / "upper").is_dir():
+    if view.mode is MountMode.OVERLAY and view.workspace.is_dir() and (view.place.parent / "upper").is_dir():
         request = SessionRequest(
             run_id=job.run.run_id,
             job_id=job.job.id,
@@ -293,9 +321,14 @@ def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -
             image_id=job.image.image_id if job.image is not None else None,
         )
         return laid_out(view.place, partial(here.provider(job).lay_out, request, on_skipped=on_skipped))
-    elif view.place.is_dir():
+    if view.place.is_dir():
         return view.place
     raise _gone(job)
+
+
+def may_enter(directory: Path) -> bool:
+    """Whether this process may read the directory: a job's files may belong to the user of its image."""
+    return os.access(directory, os.R_OK | os.X_OK)
 
 
 def _gone(job: PastJob) -> RequestError:
@@ -365,15 +398,15 @@ class _Progress:
     """Output of loom's own work around the place, on standard error: standard output belongs to the command."""
 
     def __init__(self) -> None:
-        self._masker = Masker()
-        controls.hide = self._masker.mask  # errors follow it
+        self.masker = Masker()
+        controls.hide = self.masker.mask  # errors follow it
 
     def mask(self, secrets: SecretValues) -> None:
         """Hide these values from now on."""
         for values in (secrets.own, *secrets.services):
             for name, value in values.items():
-                self._masker.add(name, value)
+                self.masker.add(name, value)
 
     def __call__(self, stream: str, data: bytes) -> None:
-        sys.stderr.write(self._masker.mask_bytes(data).decode("utf-8", "replace"))
+        sys.stderr.write(self.masker.mask_bytes(data).decode("utf-8", "replace"))
         sys.stderr.flush()

@@ -35,19 +35,26 @@ class Edited(Struct, frozen=True):
         return next(left, "") in self.directories
 
 
-def edited_since(root: Path, since: float, *, copied: bool = False) -> Edited:
+def edited_since(root: Path, since: float, *, copied: bool = False) -> Edited | None:
     """Everything but `.git` that changed after `since` (seconds since the epoch).
 
-    By the times that the kernel sets, which nobody can set back; in a copy of the files (`copied`), by those of their content.
+    By the times that the kernel sets, which nobody can set back. In a copy that an engine made (`copied`), by those of their
+    content, of which it gives whole seconds; None if a file changed in the second of `since`, before or after it.
     """
     files, directories = set[str](), set[str]()
+    if copied:
+        second = float(int(since))
+        untold = any(
+            _time(entry.path, copied=True) == second
+            for here, _, entries in walk(root)
+            for entry in entries
+            if f"{os.sep}.git{os.sep}" not in f"{here}{os.sep}"
+        )
+        if untold:
+            return None
 
     def changed(path: str) -> bool:
-        try:
-            status = os.lstat(path)
-        except OSError:
-            return False
-        return (status.st_mtime if copied else status.st_ctime) > since
+        return _time(path, copied=copied) > since
 
     for here, folders, entries in walk(root):
         folders[:] = [name for name in folders if name != ".git"]
@@ -58,6 +65,14 @@ def edited_since(root: Path, since: float, *, copied: bool = False) -> Edited:
             if changed(entry.path):
                 files.add(entry.name if below == "." else f"{below}/{entry.name}")
     return Edited(frozenset(files), None if copied else frozenset(directories))
+
+
+def _time(path: str, *, copied: bool) -> float:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return 0.0
+    return status.st_mtime if copied else status.st_ctime
 
 
 def changes_among(
