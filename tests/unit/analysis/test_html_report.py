@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from loom.analysis.diagnosis import ChangedFile, Diagnosis, Evidence, SameInput, SinceGreen, diagnose
+from loom.analysis.diagnosis import Diagnosis, Evidence, diagnose
 from loom.analysis.diff import Pair
+from loom.analysis.history import ChangedFile, SameInput, SinceGreen
 from loom.analysis.html_report import logs
 from loom.analysis.html_report.graph import Graph, graph
 from loom.analysis.html_report.logs import Log, Share, key_of, numbered, read_log
