@@ -15,7 +15,7 @@ from loom.analysis.history import History, history
 from loom.analysis.named_files import look_below
 from loom.errors import RecordError, RequestError
 from loom.record.documents import Highlights, SectionSummary, StepSummary
-from loom.record.highlights import Watch, of_file
+from loom.record.highlights import of_file
 from loom.record.reader import Reading
 from loom.record.saved_plan import load_planned
 from loom.record.store import INTERRUPTED, RUNNING, entry_at, read_document
@@ -42,10 +42,11 @@ def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
             events_path = str(open_unit.events.relative_to(reading.paths.logs))
     events = reading.tail(events_path, LINES_READ) if events_path else []
     summary = _summary(reading, events_path)
-    highlights = _highlights(reading, events_path, summary) if len(events) == LINES_READ else Highlights()
-    lines = [*(_early(highlights, events[0].seq) if events else ()), *(visible(event.text) for event in events)]
     receipt = reading.receipt()
-    root = receipt.get("repo_root")
+    root = Path(receipt["repo_root"]) if receipt.get("repo_root") else None
+    own = patterns.of_project(root)
+    highlights = _highlights(reading, own, events_path, summary) if len(events) == LINES_READ else Highlights()
+    lines = [*(_early(highlights, events[0].seq) if events else ()), *(visible(event.text) for event in events)]
     return diagnose(
         Evidence(
             run_id=reading.run_id,
@@ -55,13 +56,14 @@ def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
             job=manifest,
             lines=lines,
             output_read="all" if len(events) < LINES_READ else "highlights" if highlights.complete else "part",
+            formats=patterns.readers(own),
             lines_total=_lines_total(summary),
             last_event_at=reading.last_sign() if unfinished else None,
             unit=unit,
             receipt_path=str(reading.paths.receipt) if reading.entry.receipt else None,
             job_manifest_path=None if job_id is None else str(reading.paths.job(job_id) / "manifest.json"),
             events_path=None if events_path is None else str(reading.paths.logs / events_path),
-            in_source=lambda paths: look_below(Path(root), paths) if root else {},
+            in_source=lambda paths: look_below(root, paths) if root else {},
             tmpfs=lambda: _tmpfs(reading, job_id),
             history=_history(reading, manifest, lines),
         )
@@ -113,14 +115,16 @@ def _lines_total(summary: Mapping[str, Any]) -> int | None:
     return None if output is None else int(output["stdout_lines"] + output["stderr_lines"])
 
 
-def _highlights(reading: Reading, events_path: str | None, summary: Mapping[str, Any]) -> Highlights:
+def _highlights(
+    reading: Reading, own: Sequence[patterns.Reader], events_path: str | None, summary: Mapping[str, Any]
+) -> Highlights:
     """As they were recorded; from the events file where the step did not end."""
     if (recorded := summary.get("highlights")) is not None:
         return msgspec.convert(recorded, Highlights)
     if summary or events_path is None:
         return Highlights(complete=False)
     with open_regular(reading.paths.logs / events_path) as file:
-        return of_file(file, Watch(lambda: patterns.words(patterns.table())))
+        return of_file(file, patterns.watch(own))
 
 
 def _early(highlights: Highlights, before: int) -> list[str]:

@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.record.documents import Document, Why
+from loom.record.highlights import Watch
 from loom.status import Code, Count, FailingTest
 from loom.util.paths import JOB_PLACE
 
@@ -19,6 +20,8 @@ GAP = "…"
 """Stands between lines that do not follow each other."""
 MOST_FAILURES = 20
 MOST_GROUPS = 10
+GROUPS = ("test", "file", "line", "column", "message", "code")
+"""The named groups of an expression."""
 
 
 class Failure(Document, frozen=True, kw_only=True):
@@ -79,13 +82,29 @@ def table() -> tuple[Format, ...]:
     return msgspec.yaml.decode(data, type=tuple[Format, ...])
 
 
-def words(formats: Sequence[Format]) -> dict[str, Why]:
-    """What the lines of these formats contain, and what they tell."""
-    return {word: each.why for each in formats for word in each.words}
+def of_project(root: Path | None) -> Sequence[Reader]:
+    """Read the formats that a project adds. WorkflowError for a mistake in its file."""
+    if root is None or not (root / ".loom" / "patterns.yml").exists():
+        return ()
+    from loom.analysis import project_patterns  # late: pydantic takes 60 ms
+
+    return project_patterns.readers(project_patterns.load(root))
+
+
+def watch(own: Sequence[Reader]) -> Watch:
+    """Make the recorder look for what the lines of all formats contain."""
+    return Watch(
+        lambda: {word: each.why for each in (*(reader.format for reader in own), *table()) for word in each.words}
+    )
+
+
+def readers(own: Sequence[Reader] = ()) -> Sequence[Reader]:
+    """Return all formats, those of the project first."""
+    return (*own, *_readers())
 
 
 @cache
-def readers() -> tuple[Reader, ...]:
+def _readers() -> tuple[Reader, ...]:
     return tuple(Reader(each, [_search(expression) for expression in each.expressions]) for each in table())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from loom.analysis import project_patterns
 from loom.analysis.printed import Checked, made
 from loom.commands import project
 from loom.commands import trust as trusting
@@ -43,6 +44,7 @@ def check(workflow: Path | None, form: str, *, strict: bool) -> int:
         here = project.here()
     except WorkflowError as error:  # a run would refuse it too
         problems += error.problems
+    problems += project_patterns.read(root)[0]
     shell = shell_words(here.config.default_shell) if here is not None else AUTO_SHELL
     if loaded is not None:
         planned, jobs = rehearse(loaded, here.config if here is not None else None)

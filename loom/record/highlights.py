@@ -45,7 +45,7 @@ _SWITCHES = 8
 """Changes between standard output and standard error that are kept; more are no news."""
 
 TELLING = re.compile(
-    r"""\b(?:errors?|fail(?:s|ed|ures?)?|fatal|panic|panicked|exception|traceback|assert\w*|undefined|unresolved
+    r"""\b(?:errors?|fail(?:ed|ures?)?|fatal|panic|panicked|exception|traceback|assert\w*|undefined|unresolved
     |cannot|can't|could\ not|unable\ to|not\ found|no\ such\ file|denied|refused|segmentation\ fault|killed
     |timed?\ ?out|abort\w*|invalid|unexpected|expected)\b|^E\s{2,}|^FAIL\b|\bnot\ ok\b|✗|✘|✕|[A-Z]\w+(?:Error|Exception)\b""",
     re.VERBOSE | re.IGNORECASE,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
+from loom.analysis import patterns
 from loom.cancel import Cancel
 from loom.config import Config
 from loom.errors import LoomError, SnapshotError
@@ -128,12 +129,16 @@ class Beginning(Struct, kw_only=True):
 
 
 def execute(request: Request) -> Ran:
-    """Run the plan. Every failure ends in a receipt, except bugs and an unwritable record."""
+    """Run the plan. Every failure ends in a receipt, except bugs and an unwritable record.
+
+    WorkflowError for a mistake in the project's formats of output: nothing has begun.
+    """
+    watch = patterns.watch(patterns.of_project(request.source.root))
     beginning = _begin(request)
     try:
         from loom.runner.pipeline import Run
 
-        return Run(request, beginning).execute()
+        return Run(request, beginning, watch).execute()
     except BaseException:
         beginning.undo()
         raise

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from loom import __version__, snapshot
-from loom.analysis import patterns
 from loom.errors import LoomError
 from loom.plan.image_lock import identity, shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
@@ -43,12 +42,12 @@ if TYPE_CHECKING:
 
 
 class Run:
-    def __init__(self, request: Request, beginning: Beginning) -> None:
+    def __init__(self, request: Request, beginning: Beginning, watch: Watch) -> None:
         self._request = request
         self._beginning = beginning
         self._workspace = beginning.workspace
         self._record = beginning.record
-        self._recorder = Recorder(self._record, Watch(lambda: patterns.words(patterns.table())))
+        self._recorder = Recorder(self._record, watch)
         self._diagnosed: Diagnosis | None = None
         self._journal = Journal(
             run_id=request.run_id,

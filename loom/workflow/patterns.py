@@ -32,11 +32,16 @@ class Pattern(Struct, frozen=True, kw_only=True):
 
     def found_in(self, value: str) -> bool:
         """Search the pattern in a value. Raises SearchError."""
+        return self.groups_in(value) is not None
+
+    def groups_in(self, value: str) -> dict[str, str | None] | None:
+        """Return the named groups of the first match; None without a match. Raises SearchError."""
         import regex  # late: takes 8 ms, and only workflows with patterns need it
 
         try:
             compiled = regex.compile(self.source, self.flags)
-            return compiled.search(value, timeout=MAX_SEARCH_S, concurrent=True) is not None
+            match = compiled.search(value, timeout=MAX_SEARCH_S, concurrent=True)
+            return None if match is None else match.groupdict()
         except TimeoutError:
             raise SearchError(
                 f"the search for {self.written} in a value of {len(value)} characters took longer than {MAX_SEARCH_S:g} s; "
@@ -55,11 +60,15 @@ def compile_pattern(written: str) -> Pattern:
         if letter not in _FLAGS:
             raise PatternError(f"unknown pattern flag {letter}; the flags are i, m and s")
         flags |= _FLAGS[letter]
-    source = source.replace("\\/", "/")
+    return pattern_of(source.replace("\\/", "/"), int(flags), written)
+
+
+def pattern_of(source: str, flags: int = 0, written: str | None = None) -> Pattern:
+    """Check a pattern that is written without slashes. Raises PatternError."""
     if len(source) > MAX_LENGTH:
         raise PatternError(f"the pattern is longer than {MAX_LENGTH} characters")
     try:
         re.compile(source, flags)
     except (re.error, OverflowError, RecursionError) as error:
         raise PatternError(f"not a pattern: {error}") from error
-    return Pattern(written=written, source=source, flags=int(flags))
+    return Pattern(written=written or source, source=source, flags=flags)

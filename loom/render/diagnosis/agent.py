@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loom.analysis.diagnosis import Diagnosis
 from loom.render.diagnosis import history
-from loom.render.diagnosis.text import refused_lines
+from loom.render.diagnosis.text import group_text, groups_text, read_text, refused_lines
 from loom.render.records import run_age
 from loom.render.screen import Look
 from loom.util.units import rough_duration
@@ -67,6 +67,10 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
         lines.append(f"failing test: {_short(test.full_name)}{test.place}{_short(reason)}")
     if diagnosis.failing_tests_total > 5:
         lines.append(f"  and {diagnosis.failing_tests_total - 5} more failing tests")
+    if title := groups_text(diagnosis):
+        lines += [f"{title}:", *(f"  {_short(group_text(group))}" for group in diagnosis.groups[:4])]
+    if note := read_text(diagnosis):
+        lines.append(f"note: {note.removeprefix('; ')} (loom logs --grep)")
     if diagnosis.places:
         lines.append("places: " + ", ".join(f"{place.file}:{place.line}" for place in diagnosis.places))
     return lines

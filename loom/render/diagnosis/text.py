@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loom.analysis.diagnosis import Diagnosis
+from loom.analysis.patterns import Group
 from loom.render.diagnosis import history
 from loom.render.records import run_age
 from loom.render.screen import Look
 from loom.util.controls import visible
+from loom.util.units import counted
 
 
 def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
@@ -33,8 +35,9 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
         for line in diagnosis.lines:
             yield f"  {bar} {look.marks['dots'] if line == '…' else line}"
         if diagnosis.lines_total and diagnosis.lines_total > len(diagnosis.lines):
-            yield look.styled(f"    of {diagnosis.lines_total:,} lines", "dim")
+            yield look.styled(f"    of {diagnosis.lines_total:,} lines{read_text(diagnosis)}", "dim")
     yield from _tests(diagnosis, look)
+    yield from _groups(diagnosis, look)
     for cause in diagnosis.shown_causes:
         yield ""
         yield f"{look.styled(f'{cause.confidence}:', 'bold')} {cause.summary}"
@@ -102,3 +105,36 @@ def _tests(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
             yield f"    {visible(test.reason)}"
     if diagnosis.failing_tests_total > 10:
         yield f"  {look.marks['dots']} and {diagnosis.failing_tests_total - 10} more"
+
+
+def read_text(diagnosis: Diagnosis) -> str:
+    """Report lines that nobody looked at; empty if all were."""
+    partly = diagnosis.output_read == "part"
+    return "; not all lines between the first and the last ones were looked at" if partly else ""
+
+
+def groups_text(diagnosis: Diagnosis) -> str:
+    """Return `40 failures, 3 causes`; empty where the causes add nothing to what is shown."""
+    total = max(diagnosis.failures_total, diagnosis.failing_tests_total)
+    if not diagnosis.groups or (diagnosis.failing_tests and diagnosis.groups_total >= total):
+        return ""
+    return f"{counted(total, 'failure')}, {counted(diagnosis.groups_total, 'cause')}"
+
+
+def group_text(group: Group) -> str:
+    """Return the cause with its count, and the first test and place that show it."""
+    first = group.first
+    where = f"{first.file}:{first.line}" if first.file and first.line else first.file
+    names = ", ".join(name for name in (first.test, where) if name and name != group.message)
+    return f"{f'{group.count} × ' if group.count > 1 else ''}{group.message}{f' ({names})' if names else ''}"
+
+
+def _groups(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
+    if not (title := groups_text(diagnosis)):
+        return
+    yield ""
+    yield look.styled(title, "bold")
+    for group in diagnosis.groups[:5]:
+        yield f"  {look.styled(look.marks['bad'], 'bad')} {visible(group_text(group))}"
+    if diagnosis.groups_total > 5:
+        yield f"  {look.marks['dots']} and {diagnosis.groups_total - 5} more"

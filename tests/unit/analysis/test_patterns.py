@@ -7,7 +7,7 @@ import pytest
 from loom.analysis import patterns
 from loom.analysis.patterns import Failure
 from loom.record.events import OutputEvent, encode
-from loom.record.highlights import Highlighter, Watch
+from loom.record.highlights import Highlighter
 from loom.util.controls import cleaned
 
 HERE = Path(__file__).parent / "samples"
@@ -258,7 +258,7 @@ def test_the_failures_are_found_far_from_the_end(sample: str) -> None:
     """The highlights of a long output hold what the formats need."""
     noise = [f"[{number}] doing something usual" for number in range(3000)]
     lines = [*noise, *(HERE / f"{sample}.txt").read_text().splitlines(), *noise]
-    highlighter = Highlighter(Watch(lambda: patterns.words(patterns.table())))
+    highlighter = Highlighter(patterns.watch(()))
     for number, line in enumerate(lines, 1):
         highlighter.feed(encode(OutputEvent(number, "2026-11-24T23:59:01.000042Z", "stdout", line)))
     kept: list[str] = []

@@ -1,0 +1,107 @@
+"""The formats that a project adds: `.loom/patterns.yml`. Expressions of a project are searched with a time limit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from loom.analysis.patterns import GROUPS, Format, Reader, Search
+from loom.errors import Problem, RequestError, WorkflowError
+from loom.util import yaml_file
+from loom.util.yaml_file import Kind
+from loom.workflow.messages import Problems, describe
+from loom.workflow.models import Model
+from loom.workflow.patterns import PatternError, SearchError, pattern_of
+from loom.workflow.shapes import Shapes
+
+NAME = ".loom/patterns.yml"
+MOST_FORMATS = 50
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", text):
+        raise ValueError("expected at most 40 letters, digits, dots, hyphens and underscores")
+    return text
+
+
+def _expression(text: str) -> str:
+    try:
+        unknown = set(re.compile(pattern_of(text).source).groupindex) - set(GROUPS)
+    except PatternError as error:
+        raise ValueError(str(error)) from error
+    if unknown:
+        raise ValueError(f"unknown group {min(unknown)}; the groups are {', '.join(GROUPS)}")
+    return text
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _telling(expressions: list[str]) -> list[str]:
+    if not any(f"(?P<{group}>" in text for text in expressions for group in ("test", "message")):
+        raise ValueError("expected a group (?P<test>...) or (?P<message>...) in an expression")
+    return expressions
+
+
+class _Entry(Model):
+    """The fields of `Format`."""
+
+    name: Annotated[str, AfterValidator(_name)]
+    pattern: Annotated[
+        list[Annotated[str, AfterValidator(_expression)]],
+        Field(min_length=1, max_length=10),
+        BeforeValidator(_as_list),
+        AfterValidator(_telling),
+    ]
+    within: int = Field(default=0, ge=0, le=200)
+    repeat: bool = False
+    words: list[Annotated[str, Field(min_length=2, max_length=100)]] = Field(default=[], max_length=20)
+
+
+def load(root: Path) -> list[Format]:
+    """Read the formats of a project; none where it has no such file. WorkflowError, with the place of each mistake."""
+    problems, formats = read(root)
+    if problems:
+        raise WorkflowError(problems)
+    return formats
+
+
+def read(root: Path) -> tuple[Sequence[Problem], list[Format]]:
+    """Return what is wrong with the file, and the formats where nothing is."""
+    try:
+        file = yaml_file.read(root / NAME, NAME)
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        raise RequestError(f"{NAME} can't be read: {error.strerror or error}") from error
+    if file.problems or file.root is None:
+        return file.problems, []
+    problems = Problems()
+    if file.root.kind is not Kind.LIST or len(file.root.value) > MOST_FORMATS:
+        problems.say(file.root, "/", f"expected a list of at most {MOST_FORMATS} formats, found {describe(file.root)}")
+        return problems.found, []
+    shapes = Shapes(problems, nulls=file.has_nulls)
+    entries = [shapes.validated(_Entry, item, (number,)) for number, item in enumerate(file.root.value)]
+    return problems.found, [Format(**entry.model_dump()) for entry in entries if entry is not None]
+
+
+def readers(formats: Sequence[Format]) -> list[Reader]:
+    """Prepare the formats. RequestError from a search that takes too long."""
+    return [Reader(each, [_search(each.name, text) for text in each.expressions]) for each in formats]
+
+
+def _search(name: str, text: str) -> Search:
+    pattern = pattern_of(text)
+
+    def found(line: str) -> Mapping[str, str | None] | None:
+        try:
+            return pattern.groups_in(line)
+        except SearchError as error:
+            raise RequestError(f"{NAME}: {name}: {error}") from error
+
+    return found
