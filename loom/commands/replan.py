@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 from loom import workflow
 from loom.commands import run as running
@@ -12,6 +12,8 @@ from loom.errors import LoomError, RequestError
 from loom.plan.comparison import Part, first_change
 from loom.plan.model import Job, Plan, Step
 from loom.runner.previous_run import PastRun
+from loom.snapshot import readable
+from loom.util.paths import below, normal
 
 _AFTER = "after_script"
 
@@ -72,6 +74,21 @@ def difference(old: Plan, new: Plan, job_ids: Container[str]) -> str | None:
         if part is not None and job.id in job_ids:
             return f"{job.id}: {part}"
     return None
+
+
+def not_rebuilt(jobs: Iterable[Job], brought: Iterable[str]) -> Iterator[str]:
+    """Name the images of jobs that go on which were built from files that a sync has changed."""
+    paths = list(brought)
+    for job in jobs:
+        for image in (job.image, *(service.image for service in job.services)):
+            if image is None or image.build is None:
+                continue
+            context = normal(image.build.context)
+            files = {normal(image.build.dockerfile), normal(f"{context}/{image.build.dockerfile}")}
+            for path in paths:
+                if path in files or (context and below(path, context)):
+                    yield f"{job.id} goes on in an image from before {readable(path)} changed: loom rerun --fresh builds it"
+                    break
 
 
 def notice(past: PastRun, options: Options, job_ids: Container[str]) -> str | None:

@@ -125,6 +125,7 @@ class _Resuming:
         if taken is not None:
             places = self._places([job for job, _ in jobs], resumed, workspace)
             brought = syncing.sync(taken, places, self._sync or "", environ=self._here.environ, say=self._said.append)
+            self._said += replan.not_rebuilt([job.job for job, _ in jobs], brought)
             manifest = snapshot.manifest_bytes(taken.path)
         return plan, api.Reuse(
             parent_run_id=past.run_id,
