@@ -127,6 +127,8 @@ def signals(cancel: Cancel) -> Iterator[None]:
     def ask() -> None:
         while came := os.read(reader, 1):  # no limit: it ends with the block
             if came[0] in numbers:
+                if came[0] == signal.SIGHUP and cancel.requested:
+                    continue  # a closed terminal sends it several times; that is no second request
                 code = ExitCode(128 + came[0])
                 if cancel.now:
                     os._exit(code)

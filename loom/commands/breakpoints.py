@@ -7,6 +7,7 @@ import select
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from loom.cancel import Cancel
@@ -41,8 +42,9 @@ class Held:
     def release(self) -> None:
         with self._lock:
             held, self._held = self._held or [], None
-            for line in held:
-                self._write(line)
+            with suppress(OSError):  # the terminal is gone; the run goes on to its record
+                for line in held:
+                    self._write(line)
 
 
 class TerminalGate:
@@ -57,7 +59,8 @@ class TerminalGate:
     def before(self, at: AtStep, cancel: Cancel) -> None:
         if self._before == (at.job.id, at.step.id) and self._take(cancel):
             try:
-                self._stand(at, f"before step {at.step.id} of {at.job.id}; leave the shell to go on", cancel)
+                with suppress(OSError):  # the terminal is gone: its end is a signal, which ends the run
+                    self._stand(at, f"before step {at.step.id} of {at.job.id}; leave the shell to go on", cancel)
             finally:
                 self._give_back()
 
@@ -69,6 +72,8 @@ class TerminalGate:
             if not self._stand(at, about, cancel):
                 return Verdict.FAIL
             return self._ask(cancel)
+        except OSError:  # the terminal is gone, and nobody can answer
+            return Verdict.FAIL
         finally:
             self._give_back()
 
@@ -84,7 +89,6 @@ class TerminalGate:
         self._terminal.release()
 
     def _stand(self, at: AtStep, about: str, cancel: Cancel) -> bool:
-
         for line in banner(about, (), at.job.id, at.step.id, at.step.script):
             print(line)
         sys.stdout.flush()

@@ -29,6 +29,8 @@ class Attempt:
         self.failing_step: str | None = None
         self.failing_section: str | None = None
         self.service_died: ServiceError | None = None
+        self.entered = False
+        """Whether a person stood in the place."""
         self._cancel = cancel
         self._where = Where(scope="job", job_id=job.id)
 

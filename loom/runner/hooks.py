@@ -44,12 +44,12 @@ class Gate(Protocol):
     def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict: ...
 
 
-def keeps(when: str, status: Status, *, resumed: bool) -> bool:
+def keeps(when: str, status: Status, *, by_hand: bool) -> bool:
     """Whether to keep the place of a job with this result (`Config.keep`).
 
-    `resumed`: it was kept before and may hold repairs by hand; an interrupt does not remove it.
+    `by_hand`: it may hold repairs of a person, who stood in it or resumed it; an interrupt does not remove it.
     """
-    failed = status in (Status.FAILURE, Status.TIMED_OUT, Status.ERROR) or (resumed and status is Status.CANCELED)
+    failed = status in (Status.FAILURE, Status.TIMED_OUT, Status.ERROR) or (by_hand and status is Status.CANCELED)
     return when == "always" or (when == "on-failure" and failed)
 
 

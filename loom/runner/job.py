@@ -126,7 +126,8 @@ class JobRunner:
     def _keep_place(self, attempt: Attempt, place: Place) -> bool:
         """Keep the job's place for inspection. A failure is only a warning, because the job has its result."""
         job, config = attempt.job, self._opener.settings.config
-        if not keeps(config.keep, attempt.status, resumed=place.resumed is not None) or _tries_again(attempt):
+        by_hand = place.resumed is not None or attempt.entered
+        if not keeps(config.keep, attempt.status, by_hand=by_hand) or _tries_again(attempt):
             return False
         expires_at = self._journal.now_ns() / 1e9 + config.keep_for
         kept: dict[str, Any] = {"expires_at": timestamp(int(expires_at * 1e9)), "step": attempt.failing_step}

@@ -52,9 +52,7 @@ class Steps:
         while steps:
             step = steps[0]
             with clock.stopped():
-                if self._gate is not None and not self._cancel.requested:
-                    with self._watched():
-                        self._gate.before(self._at(step), self._cancel)
+                self._stop_before(step)
             if self._cancel.requested:
                 attempt.status, attempt.error = Status.CANCELED, "interrupted"
                 break
@@ -85,6 +83,9 @@ class Steps:
         for step in job.steps:
             if step.phase != "after_script":
                 continue
+            paused_ns = attempt.journal.now_ns()
+            self._stop_before(step)
+            deadline_ns += attempt.journal.now_ns() - paused_ns
             left_s = job.step_timeout_s or (deadline_ns - attempt.journal.now_ns()) / 1e9
             if left_s <= 0:
                 self._warn_of_time(f"{step.id} was not run: those before it had used up the time")
@@ -112,6 +113,11 @@ class Steps:
         )
         shown = [readable(path) for path in sorted(paths)]
         self._attempt.fact("after_script_ran", {"paths": shown[:MAX_CHANGED], "count": len(shown)}, CODE)
+
+    def _stop_before(self, step: Step) -> None:
+        if self._gate is not None and not self._cancel.requested:
+            with self._watched():
+                self._gate.before(self._at(step), self._cancel)
 
     def _warn_of_time(self, text: str) -> None:
         limit = (
@@ -143,6 +149,7 @@ class Steps:
         """Record that somebody entered the place, if somebody does."""
         yield
         if self._entered_ns is not None:
+            self._attempt.entered = True
             self._assistances.stood_in(self._job.id, self._place.session, self._place.request, self._entered_ns)
             self._entered_ns = None
 

@@ -528,6 +528,41 @@ def test_a_terminal_that_goes_away_takes_the_shell_with_it(failing: Project) -> 
     until(lambda: "sleep 12345" not in str(container.top()["Processes"]))
 
 
+@pytest.mark.parametrize("options", [["--shell-on-failure"], ["--break-before", "unit:2"]], ids=["failure", "before"])
+def test_a_terminal_that_closes_in_a_run_leaves_its_record_and_the_repairs(
+    failing: Project, options: list[str]
+) -> None:
+    running = failing.on_terminal("run", "--local", "--container", *options, MY_TOKEN=SECRET)
+    running.expect(PROMPT)
+    running.sendline("echo by-hand > repair; echo do'ne'")
+    running.expect("done")
+    os.close(running.child_fd)  # nothing but what the kernel does then
+    assert os.waitstatus_to_exitcode(os.waitpid(running.pid, 0)[1]) == 129
+    (receipt,) = failing.record_files("receipts/*.json")
+    assert json.loads(receipt.read_text())["exit_code"] == 129
+    assert loom(failing, "exec", "unit", "--", "cat", "repair").out == "by-hand\n"
+
+
+def test_a_shell_opens_before_a_step_of_after_script(debugged: Project) -> None:
+    debugged.workflow(
+        """
+version: v1
+stages: [test]
+unit:
+  stage: test
+  image: debian:trixie-slim
+  script: ["true"]
+  after_script: ["echo first", "echo left by-$(cat hand)"]
+"""
+    )
+    running = debugged.on_terminal("run", "--local", "--break-before", "unit:after_script/2", "--stream")
+    running.expect("before step after_script/02 of unit")
+    running.expect(PROMPT)
+    running.sendline("echo hand > hand; exit")
+    running.expect("left by-hand")
+    assert ended(running) == 0
+
+
 def test_a_shell_gets_every_key_at_once(failing: Project) -> None:
     run(failing)
     shell = failing.on_terminal("shell", "unit", MY_TOKEN=SECRET)

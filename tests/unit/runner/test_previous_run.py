@@ -128,10 +128,10 @@ def test_an_interactive_shell_has_the_options_of_the_step_but_not_errexit(
 
 
 def test_what_is_kept_by_policy() -> None:
-    def kept(when: str, *, resumed: bool) -> list[Status]:
-        return [status for status in Status if keeps(when, status, resumed=resumed)]
+    def kept(when: str, *, by_hand: bool) -> list[Status]:
+        return [status for status in Status if keeps(when, status, by_hand=by_hand)]
 
-    assert kept("never", resumed=True) == []
-    assert kept("on-failure", resumed=False) == [Status.FAILURE, Status.ERROR, Status.TIMED_OUT]
-    assert set(kept("on-failure", resumed=True)) == {*kept("on-failure", resumed=False), Status.CANCELED}
-    assert kept("always", resumed=False) == list(Status)
+    assert kept("never", by_hand=True) == []
+    assert kept("on-failure", by_hand=False) == [Status.FAILURE, Status.ERROR, Status.TIMED_OUT]
+    assert set(kept("on-failure", by_hand=True)) == {*kept("on-failure", by_hand=False), Status.CANCELED}
+    assert kept("always", by_hand=False) == list(Status)
