@@ -63,6 +63,8 @@ class Exit(Struct, frozen=True, kw_only=True):
     """Number of processes killed for lack of memory since the previous command, if known."""
     refused_forks: int = 0
     """Number of failed process creations since then due to the `pids` limit."""
+    still_ran: tuple[str, ...] = ()
+    """The command lines of what a command that ran out of time had running then, as far as the place can tell."""
     ended_place: bool = False
     """The command ended its place: no other can run there."""
 

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -47,6 +48,7 @@ class Known(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ended: str | None = None
     error: str | None = None
     exit_code: int | None = None
+    last: bool = False
     command: str | None = None
     output: tuple[str, ...] = ()
     unless: tuple[str, ...] = ()
@@ -58,14 +60,13 @@ class Known(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def fits_step(self, failed: Failed) -> bool:
         """Whether the step is one that the entry's lines count in."""
         fits_command = self.command is None or re.search(self.command, failed.command or "") is not None
-        fits = fits_command and self.exit_code in (None, failed.exit_code)
+        fits = fits_command and self.exit_code in (None, failed.exit_code) and self.ended in (None, failed.ended)
         return fits and not any(_compiled(text).search(line) for text in self.not_after for line in failed.lines)
 
     def fits_end(self, failed: Failed) -> bool:
-        if self.output:
+        """Whether the end alone says enough."""
+        if self.output or self.error is not None:
             return False
-        if self.error is not None:
-            return failed.error is not None and re.search(self.error, failed.error) is not None
         if self.exit_code is not None:
             return failed.exit_code == self.exit_code
         return failed.ended == self.ended
@@ -155,7 +156,7 @@ def causes(failed: Failed) -> list[Cause]:
     if failed.ended == "canceled":  # what it printed until then is no reason
         return [_cause(known) for known in table() if known.ended == "canceled"]
     found = [*_own(failed)]
-    if not found or not failed.in_step:
+    if not found or not failed.in_step or failed.ended == "timed_out":
         found += _in_output(failed)
     if not any(cause.confidence == "likely" for cause in found):
         found = [*[_cause(known) for known in table() if known.fits_end(failed)][:1], *found]
@@ -168,7 +169,8 @@ def _own(failed: Failed) -> Iterator[Cause]:
         summary, _, hint = failed.error.partition("\n")
         yield Cause(code=failed.error_code.lower(), summary=summary, advice=hint)
     else:
-        yield from [_cause(known) for known in table() if known.error is not None and known.fits_end(failed)][:1]
+        found = ((known, re.search(known.error, failed.error or "")) for known in table() if known.error is not None)
+        yield from islice((_cause(known, **match.groupdict("")) for known, match in found if match is not None), 1)
 
 
 def _chosen(found: Sequence[Cause]) -> list[Cause]:
@@ -191,7 +193,7 @@ def _in_output(failed: Failed) -> list[Cause]:
     for after, line in enumerate(reversed(lines)):
         if after > NEAR and line not in failed.in_source and not speaks_of_error(line):
             continue
-        known, groups = _known(line[:LINE_MATCHED] + line[LINE_MATCHED:][-LINE_MATCHED:], failed)
+        known, groups = _known(line[:LINE_MATCHED] + line[LINE_MATCHED:][-LINE_MATCHED:], failed, last=after == 0)
         sure: Literal["likely", "possible"] = "likely" if surely and after <= NEAR else "possible"
         if (cause := _of_source(line, failed)) is not None:
             pass
@@ -205,6 +207,7 @@ def _in_output(failed: Failed) -> list[Cause]:
             continue
         else:
             cause = _cause(known, line=line, **_values(known, groups, line, failed))
+            sure = "likely" if known.last else sure
         found.setdefault(cause.code, replace(cause, confidence=sure))
         surely = False
         if len(found) == MOST_CAUSES:
@@ -220,14 +223,14 @@ def _in_output(failed: Failed) -> list[Cause]:
     return [*found.values()] if reasons else [reported, *found.values()]
 
 
-def _known(line: str, failed: Failed) -> tuple[Known | None, dict[str, str]]:
+def _known(line: str, failed: Failed, *, last: bool) -> tuple[Known | None, dict[str, str]]:
     """The first entry that fits a line, and what its groups found."""
     lowered = line.lower()
     for pattern in _patterns():
         match = pattern.search(line, lowered)
         if match is None or any(_compiled(text).search(line) for text in pattern.known.unless):
             continue
-        if pattern.known.fits_step(failed):
+        if pattern.known.fits_step(failed) and (last or not pattern.known.last):
             return pattern.known, {name: value for name, value in match.groupdict().items() if value}
     return None, {}
 

@@ -44,7 +44,7 @@ from loom.providers.base import (
     Setup,
 )
 from loom.providers.files import archive_of, unnoticed, unpack
-from loom.providers.steps import arguments_of, checked, chosen, handed_on
+from loom.providers.steps import arguments_of, checked, chosen, handed_on, still_running
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
 from loom.storage.files import read_regular
 
@@ -163,6 +163,7 @@ class HostSession:
         self._has_bash = shutil.which("bash", path=self._environment.get("PATH")) is not None
         self._terminal = environ.get("TERM", "dumb")
         self._handed_on: dict[str, str] = {}
+        self._still_ran: tuple[str, ...] = ()
         self._to_mask: list[bytes] = []
         self._number = 0
         # Pipes of earlier steps that a background process still holds.
@@ -223,7 +224,7 @@ class HostSession:
                 process.wait()  # no limit: it was killed
         self._handed_on.update(handed_on(self._appended("env")))
         self._to_mask += [line for line in self._appended("mask") if line.strip()]
-        return Exit(code=_code_of(process), ended=ended)
+        return Exit(code=_code_of(process), ended=ended, still_ran=self._still_ran)
 
     def _appended(self, name: str) -> list[bytes]:
         """Read the lines of the step's file; empty if the step replaced it."""
@@ -272,6 +273,8 @@ class HostSession:
                 now = time.monotonic()
                 if ended is Ended.EXITED and (cancel.requested or (deadline is not None and now >= deadline)):
                     ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
+                    if ended is Ended.TIMED_OUT:
+                        self._still_ran = self._commands()
                     kill_at = now + self._request.grace_s
                     self._signal_everything(signal.SIGTERM)
                 if kill_at is not None and (cancel.now or now >= kill_at):
@@ -344,6 +347,15 @@ class HostSession:
                 if mark in environ.split(b"\0"):
                     found.append(int(entry.name))
         return found
+
+    def _commands(self) -> tuple[str, ...]:
+        """Return the command lines of what the step runs."""
+        commands = []
+        for pid in self._processes():
+            with contextlib.suppress(OSError):
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
+                commands.append(line.decode("utf-8", "replace"))
+        return still_running(commands, str(self._private / "step."))
 
     def handed_on(self) -> Mapping[str, str]:
         return dict(self._handed_on)

@@ -16,6 +16,9 @@ BASH = ("bash", "-e", "-o", "pipefail")
 SH = ("sh", "-e")
 
 
+MOST_COMMANDS = 5
+
+
 def chosen(shell: Sequence[str], *, has_bash: bool) -> Sequence[str]:
     """Return a job's actual shell: resolves `AUTO_SHELL` in its place."""
     return shell if tuple(shell) != AUTO_SHELL else BASH if has_bash else SH
@@ -57,3 +60,9 @@ def handed_on(lines: Sequence[bytes]) -> dict[str, str]:
         elif equals and _IDENTIFIER.match(name):
             variables[name] = value
     return variables
+
+
+def still_running(commands: Sequence[str], script: str) -> tuple[str, ...]:
+    """Choose the command lines to report: the shell of the step (it names its `script`) only if it waits for nothing."""
+    others = [command for command in commands if command and script not in command]
+    return tuple((others or [*commands])[:MOST_COMMANDS])

@@ -250,11 +250,18 @@ def _why(job: Job, step: Step, exit_: Exit, limit_s: float | None) -> str | None
             why = f": the job's container had as many processes as `pids` allows{_how_often(exit_)}"
             return None if exit_.code == 0 else f"{failed}{why if exit_.refused_forks else ''}"
         case Ended.TIMED_OUT:
-            return f"{step.id} ran out of time{_limit_reached(job, step, limit_s)}"
+            running = (
+                f"; still running: {', '.join(_short(line) for line in exit_.still_ran)}" if exit_.still_ran else ""
+            )
+            return f"{step.id} ran out of time{_limit_reached(job, step, limit_s)}{running}"
         case Ended.CANCELED:
             return f"{step.id} was interrupted"
         case Ended.OOM_KILLED:
             return f"{step.id} was killed: the job's container ran out of memory (exit code {exit_.code})"
+
+
+def _short(line: str, most: int = 120) -> str:
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def _how_often(exit_: Exit) -> str:

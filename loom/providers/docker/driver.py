@@ -21,6 +21,8 @@ ENV_FILE = f"{DIRECTORY}/env"
 MASK_FILE = f"{DIRECTORY}/mask"
 _FIRST = b"\x1e"
 
+MARK = "loom_boot"
+"""Is in the command line of each process of the driver, and of nothing else."""
 SURROUNDINGS = f"{DIRECTORY}/surroundings"
 """What steps inherit from the driver: shell text that sets environment, umask and limits. Only its owner believes it, so that
 root runs no text of the job's user."""

@@ -23,7 +23,7 @@ from loom.providers.docker.labels import kept_name
 from loom.providers.docker.mounts import Mount
 from loom.providers.docker.ownership import Ids, Owner
 from loom.providers.files import unnoticed
-from loom.providers.steps import chosen, handed_on
+from loom.providers.steps import chosen, handed_on, still_running
 from loom.status import Ended, Exit, OnOutput, Stream
 
 if TYPE_CHECKING:
@@ -166,12 +166,14 @@ class DockerSession:
         )
         deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
         ended = Ended.EXITED
+        still_ran: tuple[str, ...] = ()
         unregister = cancel.on_request(self._channel.attachment.wake)
         self._unfinished = True
         try:
             self._channel.send(line)
             if not self._channel.listen(talk, on_output, deadline=deadline, cancel=cancel):
                 ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
+                still_ran = self._commands() if ended is Ended.TIMED_OUT else ()
                 self._end_step(talk, on_output, cancel)
             self._channel.send(driver.OK)
             self._unfinished = False
@@ -179,13 +181,23 @@ class DockerSession:
             self._died = True
             if ended is Ended.EXITED and died.oom:
                 ended = Ended.OOM_KILLED
-            return Exit(code=died.code, ended=ended, ended_place=True)
+            return Exit(code=died.code, ended=ended, still_ran=still_ran, ended_place=True)
         finally:
             unregister()
             talk.let_go(on_output)
         self._handed_on.update(handed_on(talk.env_lines))
         self._to_mask += [line for line in talk.mask_lines if line.strip()]
-        return self._exit(str(talk.answer), ended)
+        return replace(self._exit(str(talk.answer), ended), still_ran=still_ran)
+
+    def _commands(self) -> tuple[str, ...]:
+        """Return the command lines of what the step runs; nothing if the engine can't tell."""
+        try:
+            with translated("listing the processes of the container"):
+                listed = self._api.top(self.container_id, "-eo pid,args")["Processes"]
+        except LoomError:
+            return ()
+        commands = [args for _, args in listed or () if driver.MARK not in args]
+        return still_running(commands, f"{driver.DIRECTORY}/step.")
 
     def _exit(self, answer: str, ended: Ended) -> Exit:
         code, ooms, refused_forks = (int(word) for word in answer.split())

@@ -236,6 +236,7 @@ def test_a_step_has_time_to_clean_up_and_no_more(place: Place) -> None:
     with place.job(grace_s=1.0) as job:
         ran = job.run("trap 'echo cleaning; exit 3' TERM; sleep 20 & wait", timeout_s=0.3)
         assert (ran.exit.ended, ran.code, ran.out) == (Ended.TIMED_OUT, 3, b"cleaning\n")
+        assert ran.exit.still_ran == ("sleep 20",)
         assert ran.seconds < 1.2
         ran = job.run("trap '' TERM; while :; do sleep 0.1; done", timeout_s=0.3)
         assert (ran.exit.ended, ran.code) == (Ended.TIMED_OUT, 137)

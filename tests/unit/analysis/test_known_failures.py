@@ -112,8 +112,9 @@ def test_what_only_looks_alike(code: str, output: str) -> None:
 def test_each_entry_fits_its_example(known: Known) -> None:
     assert known.example is not None
     code = known.exit_code or 1
+    ended = known.ended or "failure"
     command = "curl --unix-socket /var/run/docker.sock http://x" if known.command else "make test"
-    first = found(f"something before\n{known.example}", code, command=command)[0]
+    first = found(f"something before\n{known.example}", code, command=command, ended=ended)[0]
     assert (first.code, first.confidence) == (known.code, "likely")
 
 
@@ -187,6 +188,10 @@ def test_an_exit_code_counts_where_no_line_tells_more() -> None:
         ),
         ({"ended": "error", "error": "the engine was lost while job a ran: x", "exit_code": None}, ["engine_lost"]),
         ({"ended": "timed_out", "error": "script/01 ran out of time"}, ["timed_out", "connection_refused"]),
+        (
+            {"ended": "timed_out", "error": "script/01 ran out of time: a step may take 2s; still running: sleep 60"},
+            ["timed_out", "connection_refused"],
+        ),
         ({"ended": "interrupted", "error": None}, ["loom_killed", "connection_refused"]),
         ({"error": "script/01 was killed: the job's container ran out of memory (exit code 137)"}, ["out_of_memory"]),
     ],
@@ -195,6 +200,24 @@ def test_how_the_job_ended_comes_before_its_output(more: Mapping[str, Any], code
     said = found(REFUSED, **{"exit_code": 137, **more})
     assert [cause.code for cause in said] == codes
     assert all(cause.confidence == "possible" for cause in said[1:])
+
+
+@pytest.mark.parametrize(
+    ("line", "waits"),
+    [
+        ("Continue? [y/N] ", True),
+        ("Password: ", True),
+        ("Are you sure you want to continue connecting (yes/no/[fingerprint])? ", True),
+        ("Enter passphrase for key '/root/.ssh/id_rsa': ", True),
+        ("working: 3 of 7", False),
+        ("login as app worked.", False),
+    ],
+)
+def test_a_prompt_at_the_time_limit(line: str, waits: bool) -> None:
+    error = "script/01 ran out of time: a step may take 2s; still running: read x"
+    said = found(f"before\n{line}", ended="timed_out", error=error)
+    assert [(cause.code, cause.confidence) for cause in said if cause.line] == [("waits_for_input", "likely")] * waits
+    assert found(f"{line}\nafter", ended="timed_out", error=error)[0].summary.endswith("while this ran: read x")
 
 
 def test_an_error_of_looms_own_is_the_cause_with_its_hint() -> None:
