@@ -202,13 +202,17 @@ class RunFold:
 
     def failing_job(self) -> JobState | None:
         """The first failed job that was not allowed to fail."""
+        return next(iter(self.failed_jobs()), None)
+
+    def failed_jobs(self) -> list[JobState]:
+        """The failed jobs that were not allowed to fail, in the order of their ends; canceled ones only if no other failed."""
         failed = [
             job
             for job in self.jobs.values()
             if job.result and job.status and not job.status.ok and not job.allowed_failure
         ]
         worth = [job for job in failed if job.status is not Status.CANCELED] or failed
-        return min(worth, key=lambda job: job.result.seq if job.result else 0, default=None)
+        return sorted(worth, key=lambda job: job.result.seq if job.result else 0)
 
     @property
     def failed_earlier(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`page` reads a run's record and returns the whole file's text: no network, nothing beside it, secrets masked when recorded."""
+"""Write a run as one HTML page: `page` returns the text of a file that requires no network and no other file."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ class JobView(Struct, frozen=True, kw_only=True):
         return self.id if log is None else log.anchor if log.line is None else f"{log.anchor}/L{log.line}"
 
 
-class Failure(Struct, frozen=True, kw_only=True):
-    """A failed job in the list at the top."""
+class FailedJob(Struct, frozen=True, kw_only=True):
+    """An entry of the list at the top."""
 
     job: str
     status: str
@@ -108,7 +108,7 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 
 def page(reading: Reading) -> str:
-    """The HTML text. RecordError for a record that can't be read."""
+    """Return the HTML text. RecordError for a record that can't be read."""
     from markupsafe import Markup
 
     own = {"style": Path(__file__).with_name("page.css"), "script": Path(__file__).with_name("page.js")}
@@ -121,7 +121,7 @@ def page(reading: Reading) -> str:
 
 
 def template(name: str) -> Template:
-    """One that escapes every value, and takes out of it what steers a terminal."""
+    """Return a template that escapes every value and removes control sequences from it."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -136,15 +136,15 @@ def template(name: str) -> Template:
 
 
 def _hash(text: str) -> str:
-    """As a content security policy names the one text that may run or style."""
+    """Return the source by which a content security policy allows this text alone."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def values(reading: Reading) -> dict[str, Any]:
-    """The content of the page."""
+    """Return the content of the page."""
     fold = reading.fold
     receipt = reading.receipt()
-    failed = failed_jobs(fold)
+    failed = fold.failed_jobs()
     diagnoses = {job.id: diagnosis_of(reading, job.id) for job in failed[:MOST_FAILURES]}
     first = diagnoses[failed[0].id] if failed else diagnosis_of(reading)
     if first.job_id is not None:
@@ -159,9 +159,7 @@ def values(reading: Reading) -> dict[str, Any]:
     shown = views.get(first.job_id or "")
     failures = [_failure(views[job.id], diagnoses.get(job.id)) for job in failed]
     return {
-        "title": f"{reading.state}: {receipt.get('workflow_path') or 'loom run'} {reading.run_id}",
-        "run_id": reading.run_id,
-        "status": reading.state,
+        "title": f"{headline(fold, reading.state)}: {receipt.get('workflow_path') or 'loom run'} {reading.run_id}",
         "words": words_for(reading.state),
         "headline": headline(fold, reading.state),
         "counts": counts(fold, words_for(reading.state)),
@@ -182,23 +180,14 @@ def values(reading: Reading) -> dict[str, Any]:
     }
 
 
-def failed_jobs(fold: RunFold) -> list[JobState]:
-    """Jobs that failed and were not allowed to, the first one that ended first; those that were canceled if there is no other."""
-    failed = [
-        job
-        for job in fold.jobs.values()
-        if job.result is not None and job.status is not None and not job.status.ok and not job.allowed_failure
-    ]
-    worth = [job for job in failed if job.status != "canceled"] or failed
-    return sorted(worth, key=lambda job: job.result.seq if job.result else 0)
-
-
 def headline(fold: RunFold, state: str) -> str:
-    """The run's result in one sentence."""
-    total, failed = len(fold.jobs), len(failed_jobs(fold))
+    """Return the run's result in one sentence."""
+    total, failed = len(fold.jobs), len(fold.failed_jobs())
     passed = sum(job.status == "success" for job in fold.jobs.values())
-    if state in ("running", "interrupted", "canceled"):
-        return f"The run {'is running' if state == 'running' else f'was {state}'}"
+    if state in ("interrupted", "canceled"):
+        return f"The run was {state}"
+    if state == "running":
+        return f"{failed} of {counted(total, 'job')} failed so far" if failed else "The run goes on"
     if failed:
         return "The job failed" if total == 1 else f"{failed} of {total} jobs failed"
     if fold.failed_earlier:
@@ -215,7 +204,7 @@ def words_for(state: str) -> Mapping[str, str]:
 
 
 def counts(fold: RunFold, words: Mapping[str, str] = WORDS) -> str:
-    """`3 failed, 1 could not run, 10 passed`; failures that are allowed count for themselves."""
+    """Count the jobs by status: `3 failed, 1 could not run, 10 passed`; allowed failures have a count of their own."""
     found: dict[tuple[int, str], int] = {}
     for job in fold.jobs.values():
         status = str(job.status or "unfinished")
@@ -254,13 +243,13 @@ def _when(ts: str) -> str:
     return f"{datetime.fromisoformat(ts):%Y-%m-%d %H:%M:%S} UTC" if ts else ""
 
 
-def _failure(job: JobView, diagnosis: Diagnosis | None) -> Failure:
+def _failure(job: JobView, diagnosis: Diagnosis | None) -> FailedJob:
     log = job.blamed
     where = "" if log is None else log.name
     if log is not None and log.exit_code is not None:
         where += f", exit code {log.exit_code}"
     line = None if diagnosis is None else telling_line(diagnosis)
-    return Failure(
+    return FailedJob(
         job=job.id,
         status=job.status,
         where=where,

@@ -165,6 +165,7 @@ def ended(*results: tuple[str, bool]) -> RunFold:
         ([("success", False), ("skipped", False)], "success", "1 of 2 jobs passed", "1 passed, 1 skipped"),
         ([("canceled", False), ("success", False)], "canceled", "The run was canceled", "1 canceled, 1 passed"),
         ([], "error", "The run failed", ""),
+        ([("failure", False), ("success", False)], "running", "1 of 2 jobs failed so far", "1 failed, 1 passed"),
     ],
 )
 def test_the_headline_is_a_sentence(results: list[tuple[str, bool]], state: str, said: str, counted: str) -> None:

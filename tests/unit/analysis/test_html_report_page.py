@@ -176,7 +176,7 @@ def test_a_long_log_is_unpacked_where_it_is_looked_at(view: Page) -> None:
 def test_nothing_that_a_run_named_or_printed_becomes_markup(view: Page, page: Path) -> None:
     view.open("#hostile/script/01/L1")
     assert view.row("here").endswith("<script>document.title=3</script><img src=x onerror=document.title=2>")
-    assert view.browser.title.startswith("failure: .loom/workflow.yml ")
+    assert view.browser.title.startswith("3 of 7 jobs failed: .loom/workflow.yml ")
     assert "document.title=4" in view.browser.find_element(By.TAG_NAME, "body").get_attribute("textContent")
     assert view.browser.execute_script("return document.querySelectorAll('img').length") == 0
     text = page.read_text()
@@ -187,7 +187,7 @@ def test_nothing_that_a_run_named_or_printed_becomes_markup(view: Page, page: Pa
         "const s = document.createElement('script'); s.textContent = 'document.title = 5'; document.body.append(s)"
     )
     view.browser.execute_script(refused)
-    assert view.browser.title.startswith("failure: ")
+    assert view.browser.title.startswith("3 of 7 jobs failed: ")
     assert "Content Security Policy" in str(view.browser.get_log("browser"))
 
 
