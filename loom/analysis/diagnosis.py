@@ -43,6 +43,25 @@ class Place(Document, frozen=True, kw_only=True):
     column: Code | None = None
 
 
+class Excerpt(Document, frozen=True, kw_only=True):
+    """Source lines around `line`, as the job's files were when the run ended."""
+
+    file: str
+    line: Code
+    first_line: Code
+    text: str
+
+
+class MovedOn(Document, frozen=True, kw_only=True):
+    """What changed in the checkout since the run."""
+
+    head_sha: Sha | None
+    """The present HEAD, if it is another one."""
+    files: list[str]
+    """The first ones that differ from the snapshot."""
+    files_total: Count
+
+
 class OtherFailure(Document, frozen=True, kw_only=True):
     job_id: str
     status: str
@@ -81,6 +100,9 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     lines: list[str]
     lines_total: Count | None
     places: list[Place]
+    excerpt: Excerpt | None = None
+    moved_on: MovedOn | None = None
+    """None where the checkout is as the run had it, or where that is not known."""
     failing_tests: list[FailingTest]
     failing_tests_total: Count
     failures: list[Failure]
@@ -109,6 +131,15 @@ class Diagnosis(Document, frozen=True, kw_only=True):
         """All but loom's own error, which stands beside them with its next move."""
         own = (self.error_code or "").lower()
         return [cause for cause in self.causes if cause.code != own]
+
+    @property
+    def telling_line(self) -> str | None:
+        """The line to look at first: the evidence of a cause, else the first line of an error, else the last line."""
+        evidence = next((cause.line for cause in self.causes if cause.line and cause.confidence == "likely"), None)
+        if evidence is not None:
+            return evidence
+        lines = [line for line in self.lines if line.strip() and line != patterns.GAP and not _HEADING.match(line)]
+        return next(filter(speaks_of_error, lines), lines[-1] if lines else None)
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
@@ -279,15 +310,6 @@ def _logs_command(run_id: str, job_id: str | None, unit: str | None) -> str | No
 
 _HEADING = re.compile(r"\s*Traceback \(most recent call last\):")
 """Its error follows it."""
-
-
-def telling_line(diagnosis: Diagnosis) -> str | None:
-    """The line to look at first: the evidence of a cause, else the first line of an error, else the last line."""
-    evidence = next((cause.line for cause in diagnosis.causes if cause.line and cause.confidence == "likely"), None)
-    if evidence is not None:
-        return evidence
-    lines = [line for line in diagnosis.lines if line.strip() and line != patterns.GAP and not _HEADING.match(line)]
-    return next(filter(speaks_of_error, lines), lines[-1] if lines else None)
 
 
 def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN) -> list[str]:

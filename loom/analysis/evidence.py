@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from loom.analysis import patterns
 from loom.analysis.diagnosis import LINES_READ, Diagnosis, Evidence, diagnose
+from loom.analysis.excerpt import excerpt_of
 from loom.analysis.history import History, history
 from loom.analysis.named_files import look_below
 from loom.errors import RecordError, RequestError
@@ -25,8 +27,8 @@ from loom.util.controls import visible
 
 def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
     """Diagnose a run by one of its jobs (default: the first that failed). RequestError for an unknown job."""
-    if (found := _earlier(reading, job)) is not None:
-        return diagnosis_of(*found)
+    if (earlier := _earlier(reading, job)) is not None:
+        return diagnosis_of(*earlier)
     unfinished = reading.state in (RUNNING, INTERRUPTED)
     pipeline = reading.pipeline_manifest()
     units = reading.running_units() if unfinished else []
@@ -47,7 +49,7 @@ def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
     own = patterns.of_project(root)
     highlights = _highlights(reading, own, events_path, summary) if len(events) == LINES_READ else Highlights()
     lines = [*(_early(highlights, events[0].seq) if events else ()), *(visible(event.text) for event in events)]
-    return diagnose(
+    found = diagnose(
         Evidence(
             run_id=reading.run_id,
             state=reading.state,
@@ -68,6 +70,14 @@ def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
             history=_history(reading, manifest, lines),
         )
     )
+    recorded = None if unfinished else recorded_diagnosis(reading)
+    return replace(found, excerpt=recorded.excerpt) if recorded is not None and recorded.job_id == job_id else found
+
+
+def diagnosis_at_end(reading: Reading, workspace: Path) -> Diagnosis:
+    """Diagnose a run that ends just now, with an excerpt of its files, which may change or go later."""
+    found = diagnosis_of(reading)
+    return replace(found, excerpt=excerpt_of(found, workspace))
 
 
 def _earlier(reading: Reading, job: str | None) -> tuple[Reading, str] | None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 
+from msgspec.structs import replace
+
 from loom.analysis.diagnosis import Diagnosis, diagnose_refusal
 from loom.analysis.evidence import diagnosis_of
+from loom.analysis.moved_on import moved_on
 from loom.commands.naming import run_or_job
 from loom.commands.project import Here, here
 from loom.commands.screen import screen_parts
@@ -23,6 +26,8 @@ def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None
         if more is not None:
             raise RequestError(f"unexpected argument {more}: expected [RUN] [JOB]")
         diagnosis = diagnosis_of(reading, job)
+        if diagnosis.failed:
+            diagnosis = replace(diagnosis, moved_on=moved_on(reading))
     look, write = screen_parts(place.config.color if form == "text" else "never")
     for line in forms.lines(form, diagnosis, look, now_ns=time.time_ns()):
         write(line)

@@ -42,6 +42,9 @@ def _diagnosis(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
     for cause in diagnosis.shown_causes[:1]:
         yield f"{look.styled(f'{cause.confidence}:', 'bold')}  {cause.summary}"
         yield f"         {cause.advice}"
+    telling = diagnosis.telling_line
+    if telling in diagnosis.lines and "…" in diagnosis.lines[diagnosis.lines.index(telling) :]:  # not among the last
+        yield f"{look.styled('line:', 'bold')}    {telling}"
     if diagnosis.places:
         yield "look at: " + ", ".join(f"{place.file}:{place.line}" for place in diagnosis.places[:3])
     yield f"again:   {diagnosis.reproduce}"

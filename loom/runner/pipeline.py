@@ -320,11 +320,11 @@ class Run:
         """Write the diagnosis of a run that did not succeed. No error here keeps the receipt from being written."""
         if receipt.status.ok:
             return None
-        from loom.analysis.evidence import diagnosis_of
+        from loom.analysis.evidence import diagnosis_at_end
 
         entry = RunEntry(paths=self._record.paths, identity={}, receipt=plain(receipt), alive=False)
         try:
-            found = diagnosis_of(Reading(entry))
+            found = diagnosis_at_end(Reading(entry), self._workspace)
             masked = msgspec.convert(self._journal.masked(encodable(plain(found))), type(found))
             self._record.publish(self._record.paths.diagnosis, dump(masked))
         except Exception:  # noqa: BLE001

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from loom.analysis.diagnosis import Diagnosis, failing_tests_total, telling_line
+from loom.analysis.diagnosis import Diagnosis, failing_tests_total
 from loom.analysis.evidence import diagnosis_of
 from loom.analysis.html_report.graph import graph
 from loom.analysis.html_report.logs import Log, Share, key_of, numbered, read_log
@@ -170,7 +170,7 @@ def values(reading: Reading) -> dict[str, Any]:
         "excerpt": shown.blamed.excerpt if shown and shown.blamed else [(line, None) for line in first.lines],
         "failures": failures,
         "failed_earlier": fold.failed_earlier,
-        "telling": telling_line(first),
+        "telling": first.telling_line,
         "anchor": shown.anchor if shown else None,
         "log_anchor": shown.blamed.anchor if shown and shown.blamed else None,
         "jobs": jobs,
@@ -248,7 +248,7 @@ def _failure(job: JobView, diagnosis: Diagnosis | None) -> FailedJob:
     where = "" if log is None else log.name
     if log is not None and log.exit_code is not None:
         where += f", exit code {log.exit_code}"
-    line = None if diagnosis is None else telling_line(diagnosis)
+    line = None if diagnosis is None else diagnosis.telling_line
     return FailedJob(
         job=job.id,
         status=job.status,
@@ -311,7 +311,7 @@ def _log(reading: Reading, unit: Unit, job: JobState, diagnosis: Diagnosis | Non
     span = job.steps[unit.attempt, unit.name] if unit.step is not None else job.sections[unit.name]
     last = unit.step is None or unit.attempt == job.attempts
     blamed = diagnosis is not None and last and unit.name == (diagnosis.step or diagnosis.section)
-    telling = telling_line(diagnosis) if diagnosis is not None and blamed else None
+    telling = diagnosis.telling_line if diagnosis is not None and blamed else None
     lines = diagnosis.lines if diagnosis is not None and blamed else []
     log = read_log(
         unit.events,

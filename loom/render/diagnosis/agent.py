@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from loom.analysis.diagnosis import Diagnosis
+from loom.record.highlights import speaks_of_error
 from loom.render.diagnosis import history
-from loom.render.diagnosis.text import group_text, groups_text, read_text, refused_lines
+from loom.render.diagnosis.text import excerpt_lines, group_text, groups_text, moved_on_text, read_text, refused_lines
 from loom.render.records import run_age
 from loom.render.screen import Look
 from loom.util.units import rough_duration
@@ -14,14 +15,22 @@ _LINE = 160
 
 
 def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> list[str]:
-    """Return whole lines within `MOST_BYTES`: drop output lines first, from the top, then all optional lines."""
+    """Return whole lines within `MOST_BYTES`: drop output lines that do not tell, then the source, then others."""
     if diagnosis.state == "refused":
         return _fitting([_short(line, 300) for line in refused_lines(diagnosis, look, now_ns=now_ns)])
     head, tail = _head(diagnosis, now_ns), _tail(diagnosis)
-    output = [f"  {_short(line)}" for line in diagnosis.lines]
-    while output and _size([*head, "output:", *output, *tail]) > MOST_BYTES:
-        output.pop(0)
-    return _fitting([*head, *(["output:", *output] if output else []), *tail])
+    output = [f"  {_whole(line)}" for line in diagnosis.lines]
+    excerpt = [] if diagnosis.excerpt is None else [_short(line) for line in excerpt_lines(diagnosis.excerpt)]
+    while _size(found := [*head, *(["output:", *output] if output else []), *excerpt, *tail]) > MOST_BYTES:
+        if (quiet := next((line for line in output if not speaks_of_error(line)), None)) is not None:
+            output.remove(quiet)
+        elif excerpt:
+            excerpt = []
+        elif output:
+            output.pop(0)
+        else:
+            break
+    return _fitting(found)
 
 
 def _fitting(found: list[str]) -> list[str]:
@@ -38,10 +47,19 @@ def _short(text: str, most: int = _LINE) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def _whole(text: str) -> str:
+    """A line of output. The end of a long one tells as much as its beginning."""
+    most = 320 if speaks_of_error(text) else _LINE
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
+
+
 def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
     took = f" after {rough_duration(diagnosis.duration_ms)}" if diagnosis.duration_ms is not None else ""
     tree = f"; tree {diagnosis.tree_sha[:12]}" if diagnosis.tree_sha else ""
     lines = [f"run {diagnosis.run_id}: {diagnosis.state}{took}{tree}; {run_age(diagnosis.run_id, now_ns)}"]
+    if diagnosis.moved_on is not None:
+        lines.append(_short(moved_on_text(diagnosis.moved_on), 300))
     if diagnosis.last_event_at is not None:
         lines.append(f"last event at {diagnosis.last_event_at}")
     if diagnosis.job_id is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loom.analysis.diagnosis import Diagnosis
+from loom.analysis.diagnosis import Diagnosis, Excerpt, MovedOn
 from loom.analysis.patterns import Group
 from loom.render.diagnosis import history
 from loom.render.records import run_age
@@ -23,6 +23,8 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
     yield look.styled(f"run {diagnosis.run_id}, {run_age(diagnosis.run_id, now_ns)}{tree}{on}", "dim")
     if not diagnosis.failed:
         return
+    if diagnosis.moved_on is not None:
+        yield look.styled(moved_on_text(diagnosis.moved_on), "warn")
     if diagnosis.command and diagnosis.step:
         for number, line in enumerate(diagnosis.command.strip().splitlines()[:8]):
             yield f"  {'$' if number == 0 else ' '} {line}"
@@ -44,6 +46,9 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
         yield f"        {cause.advice}"
     yield from history.lines(diagnosis, look, now_ns=now_ns)
     yield ""
+    if diagnosis.excerpt is not None:
+        yield from (f"  {line}" for line in excerpt_lines(diagnosis.excerpt))
+        yield ""
     if diagnosis.places:
         yield "look at: " + ", ".join(f"{place.file}:{place.line}" for place in diagnosis.places)
     if diagnosis.others:
@@ -53,6 +58,25 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
         yield f"more:    {diagnosis.logs_command}"
     if diagnosis.events_path:
         yield f"events:  {diagnosis.events_path}"
+
+
+def moved_on_text(moved_on: MovedOn) -> str:
+    """Return one line, so that nobody looks for a mistake in lines that have changed."""
+    what = [f"HEAD is {moved_on.head_sha[:12]}"] if moved_on.head_sha is not None else []
+    if moved_on.files_total:
+        more = moved_on.files_total - len(moved_on.files)
+        files = ", ".join(map(visible, moved_on.files)) + (f" and {more} more" if more else "")
+        what.append(f"{files} changed")
+    return f"the checkout has moved on since this run: {'; '.join(what)}"
+
+
+def excerpt_lines(excerpt: Excerpt) -> list[str]:
+    """Number the lines of the source, and mark the one that the output names."""
+    texts = excerpt.text.split("\n")
+    width = len(str(excerpt.first_line + len(texts)))
+    numbered = enumerate(texts, excerpt.first_line)
+    lines = [f"{'>' if number == excerpt.line else ' '} {number:>{width}} | {text}" for number, text in numbered]
+    return [f"{visible(excerpt.file)}:{excerpt.line}", *(visible(line).rstrip() for line in lines)]
 
 
 def refused_lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:

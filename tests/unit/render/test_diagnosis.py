@@ -1,11 +1,14 @@
 """A diagnosis in each of its forms."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from loom.analysis.diagnosis import Diagnosis, Evidence, diagnose
+from loom.analysis.diagnosis import Diagnosis, Evidence, Excerpt, MovedOn, diagnose
+from loom.analysis.excerpt import excerpt_of
 from loom.render.diagnosis import Form, lines
 from loom.render.screen import Look
 
@@ -73,3 +76,47 @@ def test_gitlab_gets_a_code_quality_report() -> None:
     found = json.loads("\n".join(shown("gitlab", diagnosis(failing_tests=tests))))
     assert [each["location"]["path"] for each in found] == ["t.py", ".loom/workflow.yml"]
     assert json.loads("\n".join(shown("gitlab", diagnosis(status="success", failing_step=None)))) == []
+
+
+def test_the_source_around_the_first_place_is_shown_with_its_line_marked() -> None:
+    excerpt = Excerpt(file="src/a.py", line=9, first_line=8, text="def f():\n    return x[1]\nf()")
+    found = replace(diagnosis(printed=("src/a.py:9: error",)), excerpt=excerpt)
+    for form in ("text", "agent"):
+        lines_shown = [line.strip() for line in shown(form, found)]
+        at = lines_shown.index("src/a.py:9")
+        assert lines_shown[at + 1 : at + 4] == ["8 | def f():", ">  9 |     return x[1]", "10 | f()"]
+
+
+def test_what_changed_in_the_checkout_since_is_named() -> None:
+    found = replace(diagnosis(), moved_on=MovedOn(head_sha="f" * 40, files=["a.py", "b.py"], files_total=9))
+    said = "the checkout has moved on since this run: HEAD is ffffffffffff; a.py, b.py and 7 more changed"
+    assert said in shown("text", found)
+    assert said in shown("agent", found)
+
+
+def test_the_agents_lines_that_tell_outlast_the_others() -> None:
+    noise = tuple(f"{number} {'x' * 150}" for number in range(8))
+    long = f"error: {'y' * 130} expected 3, found 4"
+    found = diagnosis(printed=(long, *noise, "make: done"))
+    excerpt = Excerpt(file="a.py", line=1, first_line=1, text="\n".join(["z" * 150] * 4))
+    text = "\n".join(shown("agent", replace(found, excerpt=excerpt)))
+    assert len(text.encode()) < 2048
+    assert long in text
+
+
+@pytest.mark.parametrize("kind", ["file", "link out", "not text", "short"])
+def test_an_excerpt_is_read_of_plain_text_below_the_workspace_alone(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "secret").write_text("1\n2\n3\n")
+    match kind:
+        case "file":
+            (root / "a.c").write_text("1\n2\n3\n4\n5\n6\n7\n8\n")
+        case "link out":
+            (root / "a.c").symlink_to(tmp_path / "secret")
+        case "not text":
+            (root / "a.c").write_bytes(b"\xff\n\xff\n\xff\n")
+        case "short":
+            (root / "a.c").write_text("1\n")
+    found = excerpt_of(diagnosis(printed=("a.c:3: error",)), root)
+    assert found == (Excerpt(file="a.c", line=3, first_line=1, text="1\n2\n3\n4\n5\n6") if kind == "file" else None)
