@@ -147,6 +147,20 @@ def test_a_workflow_with_a_mistake_is_told_or_refused(make: Make) -> None:
     project.loom("resume", "--sync", code=2)
 
 
+def test_a_refused_sync_leaves_nothing_behind(make: Make) -> None:
+    project = make(MENDED)
+    project.loom("run", "--local", code=1)
+    before = sorted((project.places / "workspaces").iterdir())
+    (project.root / "made.txt").write_text("of the checkout\n")
+    ran = run_loom(("resume", "--sync"), cwd=project.root, environ=project.environ)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "unit: made.txt (changed in the job's files as well)" in ran.stderr
+    assert sorted((project.places / "workspaces").iterdir()) == before
+    assert "kept the job's made.txt" in project.loom("resume", "--sync=ours", code=1)
+    assert "nothing to sync" in project.loom("resume", "--sync", code=1)
+    assert "-of the checkout\n+made\n" in project.loom("pull")
+
+
 def test_the_present_workflow_needs_your_consent(make: Make) -> None:
     project = make(MENDED)
     project.loom("run", "--local", code=1)

@@ -6,8 +6,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import (
+    Change,
     Merge,
     Patch,
     Snapshot,
@@ -35,6 +37,7 @@ from loom.snapshot import (
     read_manifest,
     take,
 )
+from loom.util.paths import below
 
 from .conftest import NewRepo, Repo
 
@@ -368,6 +371,55 @@ def test_pull_does_what_git_apply_does(
         if not edited:
             assert not patch.conflicts
             assert files_of(work.root) == files_of(place)
+
+
+def changes_of(before: dict[bytes, Any], after: dict[bytes, Any]) -> list[Change]:
+    found = []
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            kind = "added" if name not in before else "deleted" if name not in after else "modified"
+            found.append(Change(path=os.fsdecode(name), kind=kind, old_mode="", mode="", old_sha="", sha=""))
+    return found
+
+
+def related(path: str, others: Collection[str]) -> bool:
+    """Whether one is, or is above or below, one of the others."""
+    return any(below(path, other) or below(other, path) for other in others)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(before=files, mine=files, job=files)
+def test_a_merge_takes_each_path_whole_or_leaves_it(
+    before: dict[str, tuple[str, bytes]], mine: dict[str, tuple[str, bytes]], job: dict[str, tuple[str, bytes]]
+) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        base, source, place = (Path(scratch, name) for name in ("base", "source", "place"))
+        for root, wanted in ((base, before), (source, mine), (place, job)):
+            root.mkdir()
+            lay_out(root, wanted)
+        old, wanted_files = files_of(place), files_of(source)
+        changes = changes_of(files_of(base), wanted_files)
+        in_place = {change.path: "changed" for change in changes_of(files_of(base), old)}
+        found = merge.merge(source, changes, place, in_place)
+        taken = {change.path for change in found.changes}
+        assert not taken & found.conflicts.keys()
+        assert not taken & in_place.keys()
+        assert not merge.apply_to(place, found.changes, partial(merge.content_at, source)).failed
+        now = files_of(place)
+        for name in old.keys() | now.keys():
+            path = os.fsdecode(name)
+            assert now.get(name) == (wanted_files if path in taken else old).get(name), path
+
+        both = found.conflicts.keys()
+        forced = merge.apply_to(place, found.both, partial(merge.content_at, source), force=both)
+        assert not forced.failed
+        after = files_of(place)
+        for name in now.keys() | after.keys():
+            path = os.fsdecode(name)
+            if path in both:
+                assert after.get(name) == wanted_files.get(name), path
+            elif not related(path, both):
+                assert after.get(name) == now.get(name), path
 
 
 def test_a_name_that_no_patch_can_have(tmp_path: Path) -> None:
