@@ -40,6 +40,8 @@ class ExitCode(IntEnum):
     INFRASTRUCTURE = 3
     TIMED_OUT = 4
     BUG = 70
+    PAUSED = 77
+    """A job waits at its failing step for `loom resume` (`--pause-on-failure`)."""
     HANGUP = 129
     INTERRUPTED = 130
     TERMINATED = 143

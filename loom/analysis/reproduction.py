@@ -15,6 +15,7 @@ NOT_REPEATED = frozenset(
         # what happens around steps, and what stays after the run
         *(
             "shell_on_failure",
+            "pause_on_failure",
             "break_before",
             "keep",
             "keep_for",

@@ -96,10 +96,11 @@ def _stream_line() -> Shape:
             "kind": {"const": "receipt", "type": "string"},
             "receipt_path": {"type": "string"},
             "diagnosis_path": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            "resume_command": {"anyOf": [{"type": "string"}, {"type": "null"}]},
             "status": {"enum": [status.value for status in Status], "type": "string"},
             "exit_code": {"type": "integer"},
         },
-        "required": ["kind", "receipt_path", "diagnosis_path", "status", "exit_code"],
+        "required": ["kind", "receipt_path", "diagnosis_path", "resume_command", "status", "exit_code"],
         "additionalProperties": False,
     }
     return _either("StreamLine", "A line of `loom run --json`.", _phase_event(), _log_line(), receipt)

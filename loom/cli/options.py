@@ -98,6 +98,17 @@ Keep = Annotated[
         autocompletion=completion("setting:keep"),
     ),
 ]
+ShellOnFailure = Annotated[
+    bool, typer.Option("--shell-on-failure", help="Open a shell at a step that fails, then ask how to continue.")
+]
+PauseOnFailure = Annotated[
+    bool,
+    typer.Option(
+        "--pause-on-failure",
+        help="Leave a failed job at its failing step, before after_script, for `loom resume`; exit code 77.",
+    ),
+]
+AtOnce = Annotated[int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help="At most N jobs at once.")]
 
 # -- an earlier run -----------------------------------------------------------------------------------------------
 

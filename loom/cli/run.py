@@ -31,9 +31,7 @@ def run(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     color: options.Color = None,
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help="At most N jobs at once.")
-    ] = None,
+    jobs: options.AtOnce = None,
     fail_fast: Annotated[bool | None, typer.Option("--fail-fast", help="Stop everything at the first failure.")] = None,
     mount_mode: Annotated[
         str | None,
@@ -65,9 +63,8 @@ def run(
     ] = "screen",
     as_json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines on standard output.")] = False,
     keep: options.Keep = None,
-    shell_on_failure: Annotated[
-        bool, typer.Option("--shell-on-failure", help="Open a shell at a step that fails, then ask how to continue.")
-    ] = False,
+    shell_on_failure: options.ShellOnFailure = False,
+    pause_on_failure: options.PauseOnFailure = False,
     trust: options.Trust = False,
     break_before: Annotated[
         str | None,
@@ -82,5 +79,6 @@ def run(
     """Run the workflow's jobs on a snapshot of the repository.
 
     Exit code: 0 when all passed, 1 when a job failed, 2 for an invalid request or workflow, 3 when the engine, an image
-    or the snapshot is unavailable, 4 when a job timed out, 130, 143 or 129 when interrupted (INT, TERM, HUP).
+    or the snapshot is unavailable, 4 when a job timed out, 77 when a failed job is paused, 130, 143 or 129 when interrupted
+    (INT, TERM, HUP).
     """

@@ -115,6 +115,16 @@ class TerminalGate:
                 return answers.get(answer, Verdict.FAIL)
 
 
+class PauseGate:
+    """Implements `runner.Gate` where nobody is asked: a failed job waits at its failing step for `loom resume`."""
+
+    def before(self, at: AtStep, cancel: Cancel) -> None:
+        """Every step starts at once."""
+
+    def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict:
+        return Verdict.PAUSE
+
+
 def place_named(plan: Plan, wanted: str) -> tuple[str, str]:
     """`JOB[:STEP]` as the ids of both; the job's first step when none is named. RequestError for what is not in the plan."""
     job_id, _, step = wanted.partition(":")

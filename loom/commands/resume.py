@@ -39,7 +39,10 @@ def resume(
     sync: str | None,
     stream: bool | None,
     quiet: bool,
+    jobs: int | None,
     keep: str | None,
+    shell_on_failure: bool,
+    pause_on_failure: bool,
     trust: bool,
 ) -> int:
     """Go on with a failed run; the exit code of the process."""
@@ -47,8 +50,11 @@ def resume(
     past = session.find_run(here, run)
     session.permit(here, past, trust)
     # What was kept once is kept again, also where there is no terminal.
-    given = {"stream": stream, "quiet": quiet, "keep": keep or "on-failure", "trust": trust}
-    options = running.Options.of(given)
+    given = {"stream": stream, "quiet": quiet, "jobs": jobs, "keep": keep or "on-failure", "trust": trust}
+    # What paused once pauses again, unless somebody wants to stand there.
+    paused = not shell_on_failure and bool(past.invocation.options.get("pause_on_failure"))
+    around = {"shell_on_failure": shell_on_failure, "pause_on_failure": pause_on_failure or paused}
+    options = running.Options.of({**given, **around})
     return _Resuming(here, past, options, sync).run(from_step)
 
 
@@ -350,7 +356,16 @@ def _as_planned(options: Options, past: PastRun) -> Options:
         "mount_mode": planned.mount_mode.value,
     }
     on = next((job.provider for job in planned.plan.jobs if job.image is not None), options.on)
-    return replace(again, quiet=options.quiet, trust=options.trust, strict=planned.isolated, on=on, flags=flags)
+    return replace(
+        again,
+        quiet=options.quiet,
+        trust=options.trust,
+        strict=planned.isolated,
+        on=on,
+        shell_on_failure=options.shell_on_failure,
+        pause_on_failure=options.pause_on_failure,
+        flags=flags,
+    )
 
 
 def _asked(options: Options, past: PastRun) -> Options:

@@ -80,6 +80,7 @@ class Options(Struct, frozen=True, kw_only=True):
     form: str = "screen"
     """`screen`, `json`, `github` or `gitlab`."""
     shell_on_failure: bool = False
+    pause_on_failure: bool = False
     break_before: str | None = None
     trust: bool = False
     """Whether all that the workflow asks for is allowed, this once."""
@@ -107,7 +108,8 @@ class Options(Struct, frozen=True, kw_only=True):
     def settings(self) -> dict[str, object]:
         """The flags. `--strict`: no network but what the workflow declares, and locked images only."""
         strict = {"mount_mode": "auto", **self.flags, "network": "none", "frozen": True}
-        return strict if self.strict else dict(self.flags)
+        flags = strict if self.strict else dict(self.flags)
+        return {"keep": "on-failure", **flags} if self.pause_on_failure else flags
 
     def saved(self, here: Here) -> Invocation:
         """What the record keeps, so that the same can be run again."""
@@ -294,6 +296,12 @@ def _audience(
     options: Options, plan: Plan, look: Look, write: Callable[[str], None], *, stream: bool
 ) -> tuple[Live | Screen | JsonLines | GitHub | GitLab, Gate | None]:
     """Who listens to the run, and who is asked around its steps."""
+    gate = breakpoints.PauseGate() if options.pause_on_failure else None
+    if gate is not None and (options.attended or options.settings["keep"] == "never"):
+        raise RequestError(
+            "--pause-on-failure keeps a failed job's place and ends the run",
+            hint="leave out --shell-on-failure, --break-before and --keep never",
+        )
     if options.attended:
         breakpoints.needs_terminal("--shell-on-failure" if options.shell_on_failure else "--break-before")
         screen = breakpoints.Held(write)
@@ -302,12 +310,12 @@ def _audience(
             screen, on_failure=options.shell_on_failure, before=before
         )
     if options.form != "screen":
-        return audience_in(options.form, look, write), None
+        return audience_in(options.form, look, write), gate
     if live_is_wanted(options, stream=stream):
         from loom.render.live import Live
 
-        return Live(look, terminal.exact(), time.monotonic), None
-    return Screen(look, write), None
+        return Live(look, terminal.exact(), time.monotonic), gate
+    return Screen(look, write), gate
 
 
 def _say_the_end(ran: Ran, audience: object, here: Here, form: str, look: Look, write: Callable[[str], None]) -> None:

@@ -345,6 +345,7 @@ def receipt(fold: RunFold) -> Receipt:
         exit_code=int(ended.get("exit_code", ExitCode.BUG)),
         error=ended.get("error"),
         error_code=ended.get("error_code"),
+        resume_command=f"loom resume {fold.run_id}" if ended.get("exit_code") == ExitCode.PAUSED else None,
         logs_dir=logs,
         events_jsonl_path=f"{logs}/events.jsonl",
         phase_report_path=f"{logs}/phase-report.json",

@@ -413,6 +413,8 @@ class Receipt(Document, frozen=True, kw_only=True):
     pipeline_manifest_path: str
     diagnosis_path: str | None = None
     """The diagnosis of a run that did not succeed."""
+    resume_command: str | None = None
+    """The command that goes on with a paused run (exit code 77)."""
     snapshot_path: str | None
     snapshot_head_sha: Sha | None
     snapshot_tree_sha: Sha | None

@@ -200,6 +200,11 @@ class RunFold:
         """By job, the facts of its kept place."""
         return {job.id: job.facts["session_kept"] for job in self.jobs.values() if "session_kept" in job.facts}
 
+    @property
+    def paused(self) -> bool:
+        """Whether a job waits at its failing step to be resumed."""
+        return any(fact.get("paused") for fact in self.kept.values())
+
     def failing_job(self) -> JobState | None:
         """The first failed job that was not allowed to fail."""
         return next(iter(self.failed_jobs()), None)

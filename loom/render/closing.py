@@ -27,6 +27,8 @@ def closing_lines(
     run_id = receipt_path.stem.rpartition("-")[2]
     for job_id, fact in kept.items():
         yield f"look inside: loom shell {run_id} {job_id}{_how_long(fact)}"
+    if any(fact.get("paused") for fact in kept.values()):
+        yield f"paused: after a repair there or in the checkout, go on with: loom resume {run_id} [--sync]"
 
 
 def _how_long(kept: Mapping[str, Any]) -> str:

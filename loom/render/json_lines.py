@@ -41,6 +41,7 @@ class JsonLines:
             "kind": RECEIPT_KIND,
             "receipt_path": path,
             "diagnosis_path": receipt.diagnosis_path,
+            "resume_command": receipt.resume_command,
             "status": receipt.status.value,
             "exit_code": receipt.exit_code,
         }

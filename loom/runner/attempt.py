@@ -31,6 +31,8 @@ class Attempt:
         self.service_died: ServiceError | None = None
         self.entered = False
         """Whether a person stood in the place."""
+        self.paused = False
+        """Whether it stopped at its failing step by `Verdict.PAUSE`."""
         self._cancel = cancel
         self._where = Where(scope="job", job_id=job.id)
 

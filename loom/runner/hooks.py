@@ -25,6 +25,8 @@ class Verdict(StrEnum):
     RETRY = "retry"
     NEXT = "next"
     """Continue with the next step. The job still fails."""
+    PAUSE = "pause"
+    """Fail the job if it has no other attempt, and keep its place as the step left it, before `after_script`."""
 
 
 class AtStep(Struct, frozen=True, kw_only=True):

@@ -45,15 +45,16 @@ class JobRunner:
         while True:
             attempt = Attempt(job, self._journal, self._cancel, number)
             self._run(attempt)
-            if not _tries_again(attempt) or self._cancel.requested:
+            if not self._tries_again(attempt) or self._cancel.requested:
                 break
             attempt.fact("attempt_failed", {"attempt": number, "status": attempt.status, "error": attempt.error})
             self._cancel.wait(job.retry.backoff_s * 2 ** (number - 1))
             number += 1
-        allowed = attempt.status in (Status.FAILURE, Status.TIMED_OUT) and (
-            job.allow_failure.always or attempt.exit_code in job.allow_failure.exit_codes
-        )
-        return self._finish(attempt, begun, allowed=allowed)
+        return self._finish(attempt, begun, allowed=_is_allowed(attempt))
+
+    def _tries_again(self, attempt: Attempt) -> bool:
+        """Never a resumed job: the place that it goes on in is the only one."""
+        return self._opener.resumed(attempt.job) is None and _has_attempt_left(attempt)
 
     def skip(self, job: Job, skip: Skip) -> None:
         """Record a job that never ran, with its three phases skipped."""
@@ -107,7 +108,9 @@ class JobRunner:
                 if attempt.status is Status.SUCCESS:
                     steps = Steps(attempt, place, self._opener.tools.gate, self._assistances, cancel)
                     steps.run()
-                    steps.run_after_script(self._cancel.again)
+                    attempt.paused = attempt.paused and not (self._tries_again(attempt) or _is_allowed(attempt))
+                    if not attempt.paused:
+                        steps.run_after_script(self._cancel.again)
                     outcome.status, outcome.exit_code = attempt.status, attempt.exit_code
                 else:
                     outcome.status = Status.SKIPPED
@@ -127,10 +130,11 @@ class JobRunner:
         """Keep the job's place for inspection. A failure is only a warning, because the job has its result."""
         job, config = attempt.job, self._opener.settings.config
         by_hand = place.resumed is not None or attempt.entered
-        if not keeps(config.keep, attempt.status, by_hand=by_hand) or _tries_again(attempt):
+        if not keeps(config.keep, attempt.status, by_hand=by_hand) or self._tries_again(attempt):
             return False
         expires_at = self._journal.now_ns() / 1e9 + config.keep_for
         kept: dict[str, Any] = {"expires_at": timestamp(int(expires_at * 1e9)), "step": attempt.failing_step}
+        kept["paused"] = attempt.paused
         try:
             kept["bytes"] = size = place.session.size()
             if size > config.keep_max_size:
@@ -147,7 +151,8 @@ class JobRunner:
             kept["container_id"], kept["container_name"] = facts.container_id, facts.container_name
             kept["kept_at"] = timestamp(self._journal.now_ns())
         except InfrastructureError as error:
-            attempt.warn(f"not kept: {error.message}", PhaseCode.JOB_CLEANUP)
+            not_run = "; its `after_script` was not run" if attempt.paused else ""
+            attempt.warn(f"not kept: {error.message}{not_run}", PhaseCode.JOB_CLEANUP)
             return False
         attempt.fact("session_kept", kept, PhaseCode.JOB_CLEANUP)
         return True
@@ -165,7 +170,14 @@ def _save_files(attempt: Attempt, place: Place) -> None:
         attempt.warn(f"what the job left could not be saved: {error}", PhaseCode.JOB_CLEANUP)
 
 
-def _tries_again(attempt: Attempt) -> bool:
+def _is_allowed(attempt: Attempt) -> bool:
+    allow = attempt.job.allow_failure
+    return attempt.status in (Status.FAILURE, Status.TIMED_OUT) and (
+        allow.always or attempt.exit_code in allow.exit_codes
+    )
+
+
+def _has_attempt_left(attempt: Attempt) -> bool:
     retry = attempt.job.retry
     if attempt.number > retry.max or attempt.status in (Status.SUCCESS, Status.SKIPPED, Status.CANCELED):
         return False

@@ -33,7 +33,7 @@ from loom.runner.products import Handover
 from loom.runner.scheduler import run_jobs, waits_for
 from loom.secrets.masking import Masker
 from loom.snapshot import Snapshot
-from loom.status import JobResult, Skip, Status, exit_code_of, run_status
+from loom.status import ExitCode, JobResult, Skip, Status, exit_code_of, run_status
 from loom.storage.cache import Cache
 from loom.util import controls
 
@@ -280,6 +280,8 @@ class Run:
             self._cancel.join(thread)
         interrupted = self._cancel.exit_code
         code = exit_code_of(status) if interrupted is None else interrupted
+        if code in (ExitCode.JOB_FAILED, ExitCode.TIMED_OUT) and self._recorder.fold.paused:
+            code = ExitCode.PAUSED
         with self._journal.span(RUN, PhaseCode.RUN_FINALIZE):
             for text in (*self._opener.left_behind, *self._close_providers()):
                 self._journal.fact(RUN, PhaseCode.RUN_FINALIZE, "warning", {"text": text})

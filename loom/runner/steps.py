@@ -65,7 +65,8 @@ class Steps:
                 if verdict is not Verdict.RETRY and attempt.failing_step is None:
                     attempt.status, attempt.exit_code = exit_.status, exit_.code
                     attempt.failing_step, attempt.error = step.id, _why(job, step, exit_, limit_s)
-            if verdict is Verdict.FAIL:
+            if verdict in (Verdict.FAIL, Verdict.PAUSE):
+                attempt.paused = verdict is Verdict.PAUSE
                 break
             if verdict is Verdict.NEXT:
                 steps.pop(0)
