@@ -1,0 +1,89 @@
+"""Files that the output names, as the checkout has them: a real repository."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from loom.analysis.known_failures import InSource
+from loom.analysis.named_files import look_at, look_below, missing_paths
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    files = {
+        ".gitignore": b"*.env\nbuild/\n",
+        "plain.sh": b"#!/bin/sh\necho\n",
+        "run.sh": b"#!/usr/bin/env bash\necho\n",
+        "windows.sh": b"#!/bin/sh\r\necho\r\n",
+        "library.sh": b"set -e\r\ncd /tmp\r\n",
+        "secret.env": b"A=1\n",
+        "build/out.js": b"x\n",
+        ".gitmodules": b'[submodule "lib"]\n path = vendor/lib\n url = ../lib\n',
+        "data.txt": b"x\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    for name in ("run.sh", "windows.sh", "library.sh"):
+        (tmp_path / name).chmod(0o755)
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+        subprocess.run([*git, *command], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("line", "exit_code", "seen"),
+    [
+        ("cat: secret.env: No such file or directory", 1, ("secret.env", "ignored")),
+        ("Error: Cannot find module './build/out'", 1, ("build/out.js", "ignored")),
+        ("step.1: 1: ./windows.sh: not found", 127, ("windows.sh", "crlf")),
+        (
+            "step.1: line 1: ./windows.sh: cannot execute: required file not found",
+            127,
+            ("windows.sh", "crlf"),
+        ),
+        ("library.sh: 2: cd: can't cd to /tmp", 2, ("library.sh", "crlf")),
+        ("step.1: 1: ./plain.sh: Permission denied", 126, ("plain.sh", "no bit")),
+        ("step.1: 1: ./run.sh: not found", 127, ("run.sh", "needs bash")),
+        ("cat: vendor/lib/a.h: No such file or directory", 1, ("vendor/lib", "submodule")),
+        # The line says something else than what is true of the file, or the file is fine.
+        ("cat: plain.sh: Permission denied", 1, None),
+        ("step.1: 1: ./run.sh: Permission denied", 126, None),
+        ("cat: data.txt: No such file or directory", 1, None),
+        ("cat: run.sh: No such file or directory", 1, None),
+        ("cat: missing.txt: No such file or directory", 1, None),
+        ("windows.sh is fine", 1, None),
+        ("cat: ../secret.env: No such file or directory", 1, None),
+        ("cat: /secret.env: No such file or directory", 1, None),
+    ],
+)
+def test_what_is_true_of_a_file_where_it_explains_the_line(
+    checkout: Path, line: str, exit_code: int, seen: tuple[str, str] | None
+) -> None:
+    found = look_at([line, "after"], None, lambda paths: look_below(checkout, paths), exit_code=exit_code)
+    assert {line: (one.path, what(one)) for line, one in found.items()} == ({} if seen is None else {line: seen})
+
+
+def what(seen: InSource) -> str:
+    if seen.ignored or seen.empty_submodule or seen.crlf:
+        return "ignored" if seen.ignored else "submodule" if seen.empty_submodule else "crlf"
+    return f"needs {seen.interpreter}" if seen.executable else "no bit"
+
+
+def test_the_rule_is_named(checkout: Path) -> None:
+    assert look_below(checkout, ["secret.env"])["secret.env"].rule == ".gitignore:1: *.env"
+
+
+def test_a_path_below_the_directory_that_the_step_changes_to(checkout: Path) -> None:
+    assert missing_paths(["cat: out.js: No such file or directory"], "cd build && cat out.js") == [
+        "out.js",
+        "build/out.js",
+    ]
+
+
+def test_a_place_without_a_repository_tells_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.env").write_text("x\n")
+    assert look_below(tmp_path, ["a.env"]) == {"a.env": InSource(path="a.env", executable=False)}
+    assert look_below(tmp_path / "gone", ["a.env"]) == {}
