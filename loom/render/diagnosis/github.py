@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from loom.analysis.diagnosis import Diagnosis
+from loom.render.diagnosis.findings import findings, of_step
 from loom.render.diagnosis.text import headline
 from loom.render.screen import Look
 from loom.util.controls import cleaned, without_commands
@@ -18,38 +18,28 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
     if not diagnosis.failed:
         return
     level = "warning" if diagnosis.allowed_failure else "error"
-    for test in diagnosis.failing_tests[: MOST - 1]:
-        place = {"file": test.file, "line": test.line}
-        yield _annotation(level, place, title=test.full_name, message=test.message or "this test failed")
-    yield _annotation(level, _place(diagnosis), title=headline(diagnosis), message=_message(diagnosis))
+    own = findings(diagnosis)
+    for found in own[: MOST - 1]:
+        yield _annotation(level, found.file, found.line, found.column, title=found.title, message=found.message)
+    total = max(len(own), diagnosis.failing_tests_total, diagnosis.failures_total if own else 0)
+    yield _annotation(level, *of_step(diagnosis), title=headline(diagnosis), message=_message(diagnosis, total))
 
 
-def _place(diagnosis: Diagnosis) -> Mapping[str, Any]:
-    """Of a failure that has failing tests, the step: each test has an annotation of its own."""
-    if diagnosis.places and not diagnosis.failing_tests:
-        first = diagnosis.places[0]
-        return {"file": first.file, "line": first.line, "col": first.column}
-    if diagnosis.step_place is None:
-        return {}
-    file, _, line = diagnosis.step_place.rpartition(":")
-    return {"file": file, "line": line}
-
-
-def _message(diagnosis: Diagnosis) -> str:
-    told = [diagnosis.error or ""]
+def _message(diagnosis: Diagnosis, total: int) -> str:
+    told = [diagnosis.error or "", diagnosis.telling_line or ""]
     told += [
         line
         for cause in diagnosis.shown_causes
         for line in (f"{cause.confidence}: {cause.summary}", f"  {cause.advice}")
     ]
-    told += diagnosis.lines[-3:]
-    if (total := diagnosis.failing_tests_total) > MOST - 1:
-        told.append(f"{total} tests failed, {MOST - 1} of them have annotations")
+    if total > MOST - 1:
+        told.append(f"{total} failures, {MOST - 1} of them have annotations")
     told.append(f"again: {diagnosis.reproduce}")
     return "\n".join(line for line in told if line)
 
 
-def _annotation(level: str, place: Mapping[str, Any], *, title: str, message: str) -> str:
+def _annotation(level: str, file: str | None, line: int | None, column: int | None, *, title: str, message: str) -> str:
+    place = {"file": file, "line": line, "col": column} if file is not None else {}
     values = {**{name: value for name, value in place.items() if value is not None}, "title": title}
     properties = ",".join(f"{name}={_property(str(value))}" for name, value in values.items())
     return f"::{level} {properties}::{escaped(without_commands(cleaned(message)))}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from loom.analysis.diagnosis import Diagnosis
+from loom.render.diagnosis.findings import findings, of_step
 from loom.render.diagnosis.text import headline
 from loom.render.output import json_text
 from loom.render.screen import Look
@@ -21,17 +22,13 @@ def _findings(diagnosis: Diagnosis) -> Iterator[dict[str, Any]]:
         return
     severity = "minor" if diagnosis.allowed_failure else "critical"
     job = diagnosis.job_id or "run"
-    for test in diagnosis.failing_tests:
-        if test.file:
-            text = f"{test.full_name}: {test.message or 'this test failed'}"
-            yield _finding(job, "test", text, severity, test.file, test.line or 1)
-    places = [] if diagnosis.failing_tests else [(place.file, place.line) for place in diagnosis.places[:1]]
-    if diagnosis.step_place is not None and not places:
-        file, _, line = diagnosis.step_place.rpartition(":")
-        places = [(file, int(line))]
-    why = "; ".join([headline(diagnosis), *(cause.summary for cause in diagnosis.causes)])
-    for file, line_number in places:
-        yield _finding(job, "failure", why, severity, file, line_number)
+    for found in findings(diagnosis):
+        if found.file is not None:
+            yield _finding(job, "failure", f"{found.title}: {found.message}", severity, found.file, found.line or 1)
+    file, line, _ = of_step(diagnosis)
+    why = [headline(diagnosis), diagnosis.telling_line, *(cause.summary for cause in diagnosis.shown_causes)]
+    if file is not None and line is not None:
+        yield _finding(job, "step", "; ".join(filter(None, why)), severity, file, line)
 
 
 def _finding(job: str, check: str, text: str, severity: str, file: str, line: int) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def test_sixty_one_failing_tests_are_counted_as_such(make: Make) -> None:
     ]
     assert (len(manifest["artifacts"]["skipped"]), manifest["artifacts"]["skipped_total"]) == (20, 30)
     annotated = project.loom("run", "--local", "--format", "github", code=1)
-    assert "61 tests failed, 9 of them have annotations" in annotated
+    assert "61 failures, 9 of them have annotations" in annotated
 
 
 def test_lines_for_a_reader() -> None:

@@ -58,7 +58,19 @@ def test_github_gets_an_annotation_for_each_failing_test_and_one_for_the_step() 
     assert len(found) == 10
     assert found[0].startswith("::warning file=t.py,line=1,title=t1::1 != 2%0A")
     assert found[-1].startswith("::warning file=.loom/workflow.yml,line=7,title=")
-    assert "30 tests failed, 9 of them have annotations" in found[-1]
+    assert "30 failures, 9 of them have annotations" in found[-1]
+
+
+def test_failures_in_a_known_format_have_annotations_of_their_own() -> None:
+    found = diagnosis(printed=("src/a.c:3:9: error: no x", "src/b.c:7:1: error: no y", "make: *** [all] Error 1"))
+    annotations = shown("github", found)
+    assert [line.partition(",title=")[0] for line in annotations] == [
+        "::error file=src/a.c,line=3,col=9",
+        "::error file=src/b.c,line=7,col=1",
+        "::error file=.loom/workflow.yml,line=7",
+    ]
+    places = [each["location"]["path"] for each in json.loads("\n".join(shown("gitlab", found)))]
+    assert places == ["src/a.c", "src/b.c", ".loom/workflow.yml"]
 
 
 def test_annotations_are_escaped_and_hold_no_command() -> None:

@@ -1,0 +1,44 @@
+"""The failures of a diagnosis that have a place of their own, for forms that annotate lines of files."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from loom.analysis.diagnosis import Diagnosis
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    file: str | None
+    line: int | None
+    column: int | None = None
+    title: str
+    message: str
+
+
+def findings(diagnosis: Diagnosis) -> list[Finding]:
+    """Return failing tests, else failures in a known format. A single one is the step's own."""
+    if diagnosis.failing_tests:
+        return [
+            Finding(file=test.file, line=test.line, title=test.full_name, message=test.message or "this test failed")
+            for test in diagnosis.failing_tests
+        ]
+    placed = [failure for failure in diagnosis.failures if failure.file is not None]
+    return [
+        Finding(
+            file=failure.file,
+            line=failure.line,
+            column=failure.column,
+            title=failure.test or failure.code or failure.tool,
+            message=failure.message or diagnosis.error or "failed",
+        )
+        for failure in (placed if len(placed) > 1 else ())
+    ]
+
+
+def of_step(diagnosis: Diagnosis) -> tuple[str | None, int | None, int | None]:
+    """Return file, line and column of the failure as a whole: the first place, else the step's."""
+    if diagnosis.places and not findings(diagnosis):
+        first = diagnosis.places[0]
+        return first.file, first.line, first.column
+    file, _, line = (diagnosis.step_place or "").rpartition(":")
+    return (file, int(line), None) if file else (None, None, None)
