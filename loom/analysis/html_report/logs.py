@@ -22,6 +22,8 @@ MOST_LINES = 1_000_000
 """Lines of one log in the page. Browsers show no element that is much higher than a million lines."""
 FIRST_LINES = 100_000
 """Of a longer log, so many of its first lines; the other ones are its last, since these show how it ended."""
+AROUND = 2_000
+"""Of a longer log, also so many lines around the line that tells why its step failed."""
 MOST_BYTES = 256_000_000
 """Events of one log, and of all logs together, that are read for the page."""
 LEAST_BYTES = 300_000
@@ -46,10 +48,16 @@ class Piece(Struct, frozen=True, kw_only=True):
 class Log(Struct, frozen=True, kw_only=True):
     total: int = 0
     pieces: list[Piece] = field(default_factory=list)
-    left_out: tuple[int, int] | None = None
-    """The first and last line between the log's two parts that are not in the page."""
     numbers: dict[str, list[int]] = field(default_factory=dict)
     """By `key_of`: the lines with each text that was asked for."""
+
+    @property
+    def left_out(self) -> list[tuple[int, int]]:
+        """The first and the last line of each part that is not in the page."""
+        ends = [0, *(piece.first + piece.count - 1 for piece in self.pieces)]
+        return [
+            (end + 1, piece.first - 1) for end, piece in zip(ends, self.pieces, strict=False) if piece.first > end + 1
+        ]
 
 
 def key_of(line: str) -> str:
@@ -81,8 +89,19 @@ class Share:
         return allowed
 
 
-def read_log(path: Path, share: Share, *, began: str, total: int | None, wanted: Collection[str] = ()) -> Log:
-    """The log in a file of events. `total`: its lines, if the record states them; RecordError for a damaged file."""
+def read_log(
+    path: Path,
+    share: Share,
+    *,
+    began: str,
+    total: int | None,
+    wanted: Collection[str] = (),
+    telling_at: int | None = None,
+) -> Log:
+    """Read the log in a file of events. RecordError for a damaged file.
+
+    `total`: its lines, if the record states them. `telling_at`: the byte at which an event begins that the page must have.
+    """
     try:
         size = path.stat().st_size
     except OSError:  # loom was killed before the first line
@@ -94,13 +113,17 @@ def read_log(path: Path, share: Share, *, began: str, total: int | None, wanted:
     if size <= allowed and total <= MOST_LINES:
         writer.write(1, _lines(path))
         return writer.log(total)
-    start = start_of_last(path, MOST_LINES - FIRST_LINES, most_bytes=allowed - allowed // 10)
+    start = start_of_last(path, MOST_LINES - FIRST_LINES - AROUND, most_bytes=allowed - allowed // 10)
     last = count_output(path, start)
     total = max(total, last)
-    head = min(FIRST_LINES, total - last)
-    end = writer.write(1, _within(islice(_lines(path), head), allowed // 10))
+    end = writer.write(1, _within(islice(_lines(path), min(FIRST_LINES, total - last)), allowed // 10))
+    if telling_at is not None and telling_at < start:
+        begin = start_of_last(path, AROUND // 2, most_bytes=allowed // 10, end=telling_at)
+        number = total - count_output(path, begin) + 1
+        stop = max(0, min(AROUND, total - last + 1 - number))
+        writer.write(max(end, number), islice(_lines(path, begin), min(stop, max(0, end - number)), stop))
     writer.write(total - last + 1, _lines(path, start))
-    return writer.log(total, left_out=(end, total - last) if end <= total - last else None)
+    return writer.log(total)
 
 
 def _lines(path: Path, start: int = 0) -> Iterator[OutputEvent]:
@@ -148,9 +171,9 @@ class _Writer:
         data = base64.b64encode(zlib.compress("\n".join(rows).encode(), 6)).decode()
         self._pieces.append(Piece(first=first, count=len(rows), data=data))
 
-    def log(self, total: int, left_out: tuple[int, int] | None = None) -> Log:
+    def log(self, total: int) -> Log:
         end = self._pieces[-1].first + self._pieces[-1].count - 1 if self._pieces else 0
-        return Log(total=max(total, end), pieces=self._pieces, left_out=left_out, numbers=self._numbers)
+        return Log(total=max(total, end), pieces=self._pieces, numbers=self._numbers)
 
 
 def _shown(text: str) -> str:

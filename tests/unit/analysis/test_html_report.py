@@ -52,7 +52,7 @@ def test_a_log_is_whole_and_keeps_its_times_streams_and_colours(tmp_path: Path) 
         ("2", 250, "half a line"),
         ("1", 0, "no end"),
     ]
-    assert (log.total, log.left_out, log.numbers) == (3, None, {"no end": [3]})
+    assert (log.total, log.left_out, log.numbers) == (3, [], {"no end": [3]})
     assert count_output(path) == 3
 
 
@@ -61,13 +61,33 @@ def test_of_a_log_that_is_too_long_the_page_has_both_ends_rightly_numbered(
 ) -> None:
     monkeypatch.setattr(logs, "MOST_LINES", 1000)
     monkeypatch.setattr(logs, "FIRST_LINES", 100)
+    monkeypatch.setattr(logs, "AROUND", 0)
     path = written(tmp_path / "events.jsonl", [str(number) for number in range(1, 5001)])
     for total in (5000, None):
         log = read_log(path, Share(), began=BEGAN, total=total)
-        assert log.left_out == (101, 4100)
+        assert log.left_out == [(101, 4100)]
         assert [number for number, _ in rows(log)] == [*range(1, 101), *range(4101, 5001)]
         assert all(text == str(number) for number, text in rows(log))
-    assert read_log(written(path, ["x"] * 1000), Share(), began=BEGAN, total=1000).left_out is None
+    assert read_log(written(path, ["x"] * 1000), Share(), began=BEGAN, total=1000).left_out == []
+
+
+def test_the_telling_line_of_a_long_log_is_in_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MOST_LINES", 1000)
+    monkeypatch.setattr(logs, "FIRST_LINES", 100)
+    monkeypatch.setattr(logs, "AROUND", 20)
+    path = written(tmp_path / "events.jsonl", [str(number) for number in range(1, 5001)])
+    for number, gaps in (
+        (2000, [(101, 1989), (2010, 4120)]),
+        (50, [(101, 4120)]),
+        (105, [(115, 4120)]),
+        (4118, [(101, 4107)]),
+        (4500, [(101, 4120)]),
+    ):
+        at = path.read_bytes().index(f'"text":"{number}"'.encode())
+        at = path.read_bytes().rindex(b"\n", 0, at) + 1
+        log = read_log(path, Share(), began=BEGAN, total=5000, telling_at=at)
+        assert log.left_out == gaps, number
+        assert all(text == str(number) for number, text in rows(log))
 
 
 def test_many_long_logs_share_what_a_page_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +96,7 @@ def test_many_long_logs_share_what_a_page_holds(tmp_path: Path, monkeypatch: pyt
     path = written(tmp_path / "events.jsonl", [f"{number} {'x' * 200}" for number in range(1, 3001)])
     share = Share()
     found = [read_log(path, share, began=BEGAN, total=3000) for _ in range(3)]
-    assert [log.left_out is None for log in found] == [True, False, False]
+    assert [log.left_out == [] for log in found] == [True, False, False]
     for log in found:
         assert all(text.startswith(f"{number} ") for number, text in rows(log))
         assert rows(log)[-1][0] == 3000

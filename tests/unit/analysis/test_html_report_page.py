@@ -62,7 +62,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "LOOM_CACHE_DIR": str(base / "cache"),
         "LOOM_CONTAINER": "0",
     }
-    for arguments, code in ((("run", "--local"), 1), (("report", "-o", str(base / "report.html")), 0)):
+    for arguments, code in ((("run", "--local", "-j", "1"), 1), (("report", "-o", str(base / "report.html")), 0)):
         ran = run_loom(arguments, cwd=base / "project", environ=environ)
         assert ran.returncode == code, ran.stdout + ran.stderr
     return base / "report.html"
