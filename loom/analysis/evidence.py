@@ -47,7 +47,9 @@ def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
     receipt = reading.receipt()
     root = Path(receipt["repo_root"]) if receipt.get("repo_root") else None
     own = patterns.of_project(root)
-    highlights = _highlights(reading, own, events_path, summary) if len(events) == LINES_READ else Highlights()
+    total = _lines_total(summary)
+    whole = len(events) < LINES_READ and (total is None or total <= len(events))
+    highlights = Highlights() if whole else _highlights(reading, own, events_path, summary)
     lines = [*(_early(highlights, events[0].seq) if events else ()), *(visible(event.text) for event in events)]
     found = diagnose(
         Evidence(
@@ -57,9 +59,9 @@ def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
             pipeline=pipeline,
             job=manifest,
             lines=lines,
-            output_read="all" if len(events) < LINES_READ else "highlights" if highlights.complete else "part",
+            output_read="all" if whole else "highlights" if highlights.complete else "part",
             formats=patterns.readers(own),
-            lines_total=_lines_total(summary),
+            lines_total=total,
             last_event_at=reading.last_sign() if unfinished else None,
             unit=unit,
             receipt_path=str(reading.paths.receipt) if reading.entry.receipt else None,

@@ -187,13 +187,13 @@ def _with(groups: Mapping[str, str | None], more: Mapping[str, str | None] | Non
 
 
 def _next(search: Search, first: Search, lines: Sequence[str], at: int, within: int) -> int | None:
-    """The line, `within` lines further at most, in which it is found; gaps do not count, another beginning ends it."""
+    """The line, `within` lines further at most, in which it is found; another beginning ends it, a gap counts as a line."""
     while at < len(lines) and within >= 0:
         if search(lines[at]) is not None:
             return at
         if first(lines[at]) is not None:
             return None
-        within -= lines[at] != GAP
+        within -= 1
         at += 1
     return None
 

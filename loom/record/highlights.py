@@ -91,7 +91,7 @@ class Watch:
         groups = [self._kinds[at : at + _AT_ONCE] for at in range(0, len(self._kinds), _AT_ONCE)]
         return [(automaton(tuple(word for word, _ in group)), [why for _, why in group]) for group in groups]
 
-    def found_in(self, data: bytes) -> list[tuple[int, Why | None]]:
+    def found_in(self, data: bytes | memoryview) -> list[tuple[int, Why | None]]:
         """Where words are, in order."""
         found: list[tuple[int, Why | None]] = []
         for searched, kinds in self._automata:
@@ -163,8 +163,8 @@ def _fitting(block: list[Highlight], room: int) -> list[Highlight]:
 class Highlighter:
     """Chooses the lines of one events file. Feed it the file's bytes, whole lines at a time, in order."""
 
-    def __init__(self, watch: Watch, start: int = 0) -> None:
-        """`start`: the offset in the file at which the bytes begin."""
+    def __init__(self, watch: Watch, start: int = 0, lines: int = 0) -> None:
+        """`start`, `lines`: bytes and lines that the file has before those that are fed."""
         self._watch = watch
         self._new: list[bytes] = []
         self._size = 0
@@ -172,7 +172,9 @@ class Highlighter:
         """The end of the last block: context, and lines that wait for what follows them."""
         self._start = start
         """The offset of `_data` in the file."""
-        self._counted = (start, 1)
+        self._lines = lines
+        """Lines of the file, up to the end of what was fed."""
+        self._counted = (start, lines + 1)
         """An offset, and the number of the line that begins there."""
         self._done = start
         """The offset up to which lines were looked at."""
@@ -194,9 +196,11 @@ class Highlighter:
         """Bytes that were fed."""
         return self._start + len(self._data) + self._size
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes, lines: int) -> None:
+        """`lines`: how many the data has."""
         self._new.append(data)
         self._size += len(data)
+        self._lines += lines
         if self._size >= _BLOCK:
             self._scan(final=False)
 
@@ -221,9 +225,10 @@ class Highlighter:
             self._look(data, begin, end)
             self._done = self._start + end
         keep = data.rfind(b"\n", 0, max(0, end - _REACH)) + 1
-        self._number(data, keep)
         self._data = data[keep:]
         self._start += keep
+        if self._counted[0] < self._start:
+            self._counted = (self._start, self._lines + 1 - self._data.count(b"\n"))
 
     def _look(self, data: bytes, begin: int, end: int) -> None:
         if self._examined >= _EXAMINED:
@@ -243,7 +248,7 @@ class Highlighter:
         """Where such a line begins, and what its surest word is for."""
         start = stop = -1
         why: Why | None = None
-        for place, kind in self._watch.found_in(data[begin:end]):
+        for place, kind in self._watch.found_in(memoryview(data)[begin:end]):
             at = begin + place
             if at >= stop:
                 if start >= 0:
@@ -355,7 +360,7 @@ class Highlighter:
         at = begin
         while self._switches < _SWITCHES:
             other = b"stdout" if self._stream == b"stderr" else b"stderr"
-            found = automaton((b':"%s"' % other,)).find_matches_as_indexes(data[at:end])
+            found = automaton((b':"%s"' % other,)).find_matches_as_indexes(memoryview(data)[at:end])
             if not found:
                 return
             at += found[0][1]
@@ -369,8 +374,7 @@ class Highlighter:
         """The line after which output that was all of one form is of another."""
         while self._sample_at < self._start + end:
             at = data.rfind(b"\n", 0, max(0, self._sample_at - self._start)) + 1
-            line = self._line(data, at, "change")
-            form = _form(line.text) if line is not None else ""
+            form = self._form_at(data, at)
             known, times = self._uniform
             if form == known:
                 self._uniform = (known, times + 1)
@@ -383,11 +387,14 @@ class Highlighter:
     def _first_other(self, data: bytes, at: int, last: int, form: str) -> list[Highlight]:
         at = data.find(b"\n", at) + 1
         while at <= last:
-            line = self._line(data, at, "change")
-            if line is not None and _form(line.text) != form:
+            if self._form_at(data, at) != form and (line := self._line(data, at, "change")) is not None:
                 return [line]
             at = data.find(b"\n", at) + 1
         return []
+
+    def _form_at(self, data: bytes, start: int) -> str:
+        event, _ = self._event(data, start)
+        return "" if event is None else _form(event.text)
 
 
 _CONTINUES = re.compile(r"\s*(?:[|^~=]|E\s{2}|\d+ \||at |-->|\.\.\.|caused by|note:|help:)", re.IGNORECASE)
@@ -416,7 +423,7 @@ def of_file(file: BinaryIO, watch: Watch, most_bytes: int = 1 << 28) -> Highligh
     while highlighter.read < most_bytes and (data := file.read(_BLOCK)):
         end = data.rfind(b"\n") + 1
         if end:
-            highlighter.feed(rest + data[:end])
+            highlighter.feed(rest + data[:end], data.count(b"\n"))
         rest = data[end:] if end else rest + data
     found = highlighter.finish()
     return replace(found, complete=False) if file.read(1) else found

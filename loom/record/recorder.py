@@ -50,7 +50,7 @@ class Recorder:
         relative = _output_file(batch.where.job_id, batch.where.step, batch.where.section)
         self._record.append_output(relative, batch.encoded)
         if relative in self._highlighters:
-            self._highlighters[relative].feed(batch.encoded)
+            self._highlighters[relative].feed(batch.encoded, len(batch.lines))
 
     def _with_highlights(self, event: PhaseEvent) -> PhaseEvent:
         """What the output of the phase tells is a fact of its end, so that the documents follow from the events."""
@@ -64,10 +64,10 @@ class Recorder:
             return
         relative = _output_file(event.job_id, event.step, event.section)
         if event.kind == "phase_started":
-            self._highlighters[relative] = Highlighter(self._watch, self._record.size(relative))
+            self._highlighters[relative] = Highlighter(self._watch, *self._record.extent(relative))
         self._record.append(relative, line)
         if relative in self._highlighters:
-            self._highlighters[relative].feed(line)
+            self._highlighters[relative].feed(line, 1)
         if event.kind == "phase_finished":
             self._record.close(relative)
 

@@ -230,12 +230,13 @@ class RunRecord:
                     os.ftruncate(file.fileno(), os.fstat(file.fileno()).st_size - half)
             raise
 
-    def size(self, relative: str) -> int:
-        """Bytes in a file below `logs/<run_id>/`; 0 before it exists."""
+    def extent(self, relative: str) -> tuple[int, int]:
+        """Bytes and lines of a file below `logs/<run_id>/`, none of one that does not exist yet."""
         try:
-            return (self.paths.logs / relative).stat().st_size
+            data = (self.paths.logs / relative).read_bytes()
         except OSError:
-            return 0
+            return 0, 0
+        return len(data), data.count(b"\n")
 
     def close(self, relative: str) -> None:
         file = self._files.pop(relative, None)

@@ -260,7 +260,7 @@ def test_the_failures_are_found_far_from_the_end(sample: str) -> None:
     lines = [*noise, *(HERE / f"{sample}.txt").read_text().splitlines(), *noise]
     highlighter = Highlighter(patterns.watch(()))
     for number, line in enumerate(lines, 1):
-        highlighter.feed(encode(OutputEvent(number, "2026-11-24T23:59:01.000042Z", "stdout", line)))
+        highlighter.feed(encode(OutputEvent(number, "2026-11-24T23:59:01.000042Z", "stdout", line)), 1)
     kept: list[str] = []
     last = 0
     for line in highlighter.finish().lines:

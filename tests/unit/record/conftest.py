@@ -72,11 +72,11 @@ class Project:
         assert "Traceback" not in ran.stderr
         return ran.stdout
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, **environ: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, "-m", "loom", *arguments],
             cwd=self.root,
-            env=self.environ,
+            env={**self.environ, **environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -29,7 +29,7 @@ def encoded(lines: Sequence[str], stream: Stream = "stdout") -> list[bytes]:
 def highlights(events: Sequence[bytes], pieces: int = 1, words: Watch | None = None) -> Highlights:
     highlighter = Highlighter(words or Watch())
     for at in range(0, len(events), pieces):
-        highlighter.feed(b"".join(events[at : at + pieces]))
+        highlighter.feed(b"".join(events[at : at + pieces]), len(events[at : at + pieces]))
     return highlighter.finish()
 
 
