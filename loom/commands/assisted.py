@@ -78,7 +78,9 @@ def _edited(here: Here, job: PastJob, goes_on_in: View) -> Edited | None:
 
 def _files(here: Here, job: PastJob, view: View) -> Path:
     """The files that the job goes on with, as a plain directory: not laid out again where a sync may have changed them."""
-    return view.place if view.place == view.workspace and session.may_enter(view.place) else session.files_of(here, job)
+    if view.place == view.workspace and session.may_enter(view.place):
+        return view.place
+    return session.view_now(here, job) or session.files_of(here, job)
 
 
 def _kept_at(job: PastJob) -> float | None:

@@ -109,7 +109,7 @@ def _source(here: Here, names: list[str], stack: ExitStack) -> _Source:
         return _Source(run=run, files=run.workspace, manifest=sharing.manifest, left_out={})  # all jobs share it
     left_out: dict[str, str] = {}
     try:
-        files = session.files_of(here, job, left_out)
+        files = session.view_now(here, job) or session.files_of(here, job, left_out)
         return _Source(run=job.run, files=files, manifest=job.manifest, left_out=left_out)
     except RequestError as error:
         found = stack.enter_context(saved.opened(job)) if error.code == "NOTHING_KEPT" else None

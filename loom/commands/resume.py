@@ -265,6 +265,7 @@ class _Resuming:
             )
         self._said += [f"{job.job.id}: {note}" for note in session.after_script_notes(job)]
         if not job.in_container:
+            saved.save(self._here, job)
             self._said.append(f"{job.job.id} goes on from {step.id}, on this machine")
             return Resumption(step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, view=self._files(job))
 

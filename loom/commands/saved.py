@@ -13,6 +13,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,6 +24,7 @@ from loom import snapshot
 from loom.commands import session
 from loom.commands.project import Here
 from loom.errors import RecordError, RequestError, SnapshotError
+from loom.plan.model import MountMode
 from loom.providers.files import archive_of, pack, packed, renamed, unpack_file
 from loom.runner.previous_run import PastJob
 from loom.snapshot import Change, Verification, readable
@@ -58,12 +60,16 @@ class Saved(Struct, frozen=True, kw_only=True):
 def save(here: Here, job: PastJob) -> None:
     """Save what the files of a kept job differ in from its snapshot, as they are now; what can't be saved is named.
 
-    Called before a place is adopted, restored over, abandoned or removed. Nothing is saved of a job without files.
+    Called before a place is adopted, restored over, abandoned or removed. Nothing is saved of a job without files, nor of
+    a layer that nobody changed since the job was kept and that can't be read without a copy of all its files.
     ProviderError or RecordError when there is something and it could not be saved.
     """
     left_out: dict[str, str] = {}
     try:
-        files = session.files_of(here, job, left_out)
+        files = session.view_now(here, job)
+        if files is None and _untouched(job):
+            return
+        files = files or session.files_of(here, job, left_out)
     except RequestError as error:
         if error.code == "NOTHING_KEPT":
             return
@@ -75,6 +81,14 @@ def save(here: Here, job: PastJob) -> None:
         _note(f"the changes in the files of {job.job.id} could not be saved: {error.message}")
         return
     save_changes(found, job.run.entry.paths.saved(job.job.id), left_out)
+
+
+def _untouched(job: PastJob) -> bool:
+    """Whether an overlay's layer is as the steps left it. A layer of another user may not be visible, so it is unknown."""
+    view, kept_at = job.view, job.kept.get("kept_at")
+    if view is None or view.mode is not MountMode.OVERLAY or kept_at is None or not job.ran_as_root:
+        return False
+    return not snapshot.edited_since(view.place.parent / "upper", datetime.fromisoformat(kept_at).timestamp())
 
 
 def save_changes(found: Verification, target: Path, without: dict[str, str]) -> None:

@@ -153,9 +153,7 @@ def _entered(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Can
 
 def find_place(here: Here, job: PastJob) -> KeptPlace | None:
     """The job's place, if it runs or was kept."""
-    return here.provider(job).find(
-        job.run.run_id, job.job.id, str(job.kept.get("container_id") or ""), user=job.command_user
-    )
+    return here.provider(job).find(job.run.run_id, job.job.id, job.place_id, user=job.command_user)
 
 
 def held(here: Here, job: PastJob, place_id: str, *, alone: bool) -> AbstractContextManager[None]:
@@ -276,6 +274,12 @@ def view_of_files(here: Here, job: PastJob, left_out: dict[str, str] | None = No
         workspace=files,
         directory=view.directory if view is not None else None,
     )
+
+
+def view_now(here: Here, job: PastJob) -> Path | None:
+    """The job's files as they are mounted in its kept place, only to read; None where this process can't read them so."""
+    found = find_place(here, job) if job.in_container else None
+    return found.view() if found is not None else None
 
 
 def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -> Path:

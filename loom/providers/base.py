@@ -276,6 +276,10 @@ class KeptPlace(Protocol):
         """Fill the new directory `target` with the job's view, without special files."""
         ...
 
+    def view(self) -> Path | None:
+        """The job's files as a directory that this process can read, where the place has one; only to read."""
+        ...
+
     def bring(self, source: Path, paths: Sequence[str]) -> None:
         """Make these paths of the job's view as they are below `source`; one that is not there is deleted. They then belong
         to the job's user. ProviderError when that can't be done."""

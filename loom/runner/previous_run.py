@@ -167,6 +167,15 @@ class PastJob(Struct, frozen=True, kw_only=True):
         return self.state.facts.get("session_kept", {})
 
     @property
+    def place_id(self) -> str:
+        """The id of its kept place; of a resume that was killed, the one that it continued in. Empty without one."""
+        return str((self.kept or self.state.facts.get("session_opened", {})).get("container_id") or "")
+
+    @property
+    def ran_as_root(self) -> bool:
+        return str(self.state.facts.get("session_opened", {}).get("user", "")).startswith("0:")
+
+    @property
     def view(self) -> View | None:
         """The job's view of the workspace; None when the job ended before it."""
         opened = self.state.facts.get("session_opened")

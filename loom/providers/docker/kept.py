@@ -105,6 +105,20 @@ class KeptContainer(Struct, frozen=True):
             stream, _ = api.get_archive(self.container_id, f"{self.project_dir}/.", chunk_size=1 << 20)
             unpack(stream, target, on_skipped)
 
+    def view(self) -> Path | None:
+        if (volume := self._volume()) is None:
+            return None
+        api: Any = self.client.api
+        with translated("looking at the job's view of the workspace"):
+            found = retrying(lambda: api.inspect_volume(volume))
+        place = Path(str(found["Mountpoint"]))
+        try:
+            # An overlay is mounted only while its container runs.
+            there = place.is_mount() if (found.get("Options") or {}).get("type") == "overlay" else place.is_dir()
+        except OSError:
+            return None
+        return place if there and os.access(place, os.R_OK | os.X_OK) else None
+
     def bring(self, source: Path, paths: Sequence[str]) -> None:
         self._wake()
         lines = [b"cd " + _quoted(self.project_dir) + b" || exit 1\n" + _CLEAR]
@@ -237,13 +251,17 @@ class KeptContainer(Struct, frozen=True):
         for problem in problems:
             on_output("stderr", f"{problem}\n".encode())
 
-    def _mount(self, request: SessionRequest) -> Mount:
-        if request.mount_mode is MountMode.BIND:
-            return BindMount(request, Workspaces())
+    def _volume(self) -> str | None:
+        """The name of the volume that is its view; None for the workspace itself."""
         api: Any = self.client.api
         with translated("looking at the kept container"):
             mounts = retrying(lambda: api.inspect_container(self.container_id))["Mounts"]
-        volume = next((mount["Name"] for mount in mounts if mount["Destination"] == self.project_dir), None)
+        return next((mount.get("Name") for mount in mounts if mount["Destination"] == self.project_dir), None)
+
+    def _mount(self, request: SessionRequest) -> Mount:
+        if request.mount_mode is MountMode.BIND:
+            return BindMount(request, Workspaces())
+        volume = self._volume()
         if volume is None:
             raise ProviderError(f"the kept container {self.name} has no view of the workspace at {self.project_dir}")
         kind = OverlayMount if request.mount_mode is MountMode.OVERLAY else VolumeMount

@@ -213,6 +213,9 @@ class FarKept:
         target.mkdir(parents=True)
         unpack(archive_of(self._place / "files", ["."], on_skipped), target)
 
+    def view(self) -> Path | None:
+        return None
+
     def bring(self, source: Path, paths: Sequence[str]) -> None:
         for path in paths:
             if (target := self._place / "files" / path).is_dir() and not target.is_symlink():
