@@ -92,7 +92,13 @@ def _kept_at(job: PastJob) -> float | None:
 
 
 def assistances(
-    here: Here, past: PastRun, edits: Sequence[Edits], brought: Iterable[str], *, taken_over: Iterable[str]
+    here: Here,
+    past: PastRun,
+    edits: Sequence[Edits],
+    brought: Iterable[str],
+    var: Iterable[str],
+    *,
+    taken_over: Iterable[str],
 ) -> list[Known]:
     """What was done besides the steps whose work is taken over, the earlier runs' included."""
     jobs = {edit.job.job.id for edit in edits}
@@ -116,6 +122,7 @@ def assistances(
         for visit in visits.visits(past.entry.paths, after=since)
         if visit.job_id in jobs
     ]
+    found += [(Assisted(how="var", command=one.partition("=")[0]), ()) for one in var]
     synced = set(brought)
     if synced:
         found.append((Assisted(how="sync", paths=tuple(sorted(synced))), ()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from loom.commands.project import Here
 from loom.commands.run import Options
 from loom.errors import LoomError, RequestError
 from loom.plan.model import MountMode, Plan
+from loom.record.documents import Invocation
 from loom.runner import Resumption, View, api
 from loom.runner.api import Reuse
 from loom.runner.scheduler import waits_for
@@ -37,6 +38,7 @@ def resume(
     *,
     from_step: str | None,
     sync: str | None,
+    var: list[str] | None,
     stream: bool | None,
     quiet: bool,
     jobs: int | None,
@@ -50,7 +52,7 @@ def resume(
     past = session.find_run(here, run)
     session.permit(here, past, trust)
     # What was kept once is kept again, also where there is no terminal.
-    given = {"stream": stream, "quiet": quiet, "jobs": jobs, "keep": keep or "on-failure", "trust": trust}
+    given = {"var": var, "stream": stream, "quiet": quiet, "jobs": jobs, "keep": keep or "on-failure", "trust": trust}
     # What paused once pauses again, unless somebody wants to stand there.
     paused = not shell_on_failure and bool(past.invocation.options.get("pause_on_failure"))
     around = {"shell_on_failure": shell_on_failure, "pause_on_failure": pause_on_failure or paused}
@@ -144,7 +146,7 @@ class _Resuming:
             run_of=past.run_of,
             has_products=workspace == past.workspace,
             steps=assisted.steps_taken_over(past, results, resumed),
-            assisted=assisted.assistances(self._here, past, edits, brought, taken_over=results),
+            assisted=assisted.assistances(self._here, past, edits, brought, self._options.var, taken_over=results),
         )
 
     def _plan(
@@ -158,18 +160,27 @@ class _Resuming:
         old = past.planned.plan
         again = dependents(old, ids)
         options = _asked(self._options, past)
-        if self._sync is None:
+        if self._sync is None and not self._options.var:
             if text := replan.notice(past, options, again):
                 self._said.append(text)
             return old, results_besides(past, old, again, also_unfinished=also_unfinished)
         _require_own(self._here, past)
-        plan = replan.present_plan(past, options, ask=True)
+        plan = replan.present_plan(past, _asked(replace(self._options, var=()), past), ask=True)
         results = results_besides(past, plan, dependents(plan, ids), also_unfinished=also_unfinished)
         taken_over = [job_id for job_id in results if past.result_of(job_id) is not None]
         resumed = [(job.job, job.step(step) if step is not None else None) for job, step in jobs]
         replan.check_done_is_same(past, plan, resumed, taken_over)
         if found := replan.difference(old, plan, again):
+            if self._sync is None:
+                raise RequestError(
+                    f"--var: the workflow has changed since the run ({found})",
+                    hint="go on with the present workflow: --sync",
+                    code="WORKFLOW_CHANGED",
+                )
             self._said.append(f"the present workflow runs from here on ({found})")
+        if self._options.var:
+            plan = replan.present_plan(past, options, ask=True)
+            replan.check_done_is_same(past, plan, resumed, taken_over, apart_from=("variables",))
         return plan, results
 
     def _present_steps(
@@ -181,7 +192,9 @@ class _Resuming:
             if step is not None and job.job.id in found:
                 now = replan.step_now(job.job, plan.job(job.job.id), job.step(step))
                 assert now is not None
-                found[job.job.id] = replace(found[job.job.id], step=now.id)
+                old, new = job.job.variables, plan.job(job.job.id).variables
+                given = tuple(name for name, value in new.items() if old.get(name) != value)
+                found[job.job.id] = replace(found[job.job.id], step=now.id, variables=given)
         return found
 
     def _take(self) -> Snapshot:
@@ -334,7 +347,7 @@ def results_besides(past: PastRun, plan: Plan, again: set[str], *, also_unfinish
 def execute(here: Here, past: PastRun, plan: Plan, reuse: Reuse, options: Options, run_id: str) -> int:
     planned = past.planned
     source = snapshot.discover(past.repo_root, environ=here.environ)
-    options = replace(_as_planned(options, past), invocation=past.invocation)
+    options = replace(_as_planned(options, past), invocation=_with_variables(past.invocation, options.var))
     ids = dict.fromkeys(("LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID"), run_id)
     prepared = running.Prepared(
         run_id=run_id,
@@ -363,10 +376,18 @@ def _as_planned(options: Options, past: PastRun) -> Options:
         trust=options.trust,
         strict=planned.isolated,
         on=on,
+        var=(*again.var, *options.var),
         shell_on_failure=options.shell_on_failure,
         pause_on_failure=options.pause_on_failure,
         flags=flags,
     )
+
+
+def _with_variables(invocation: Invocation, var: Sequence[str]) -> Invocation:
+    """Return what to ask for to run the same again, with these variables."""
+    if not var:
+        return invocation
+    return replace(invocation, options={**invocation.options, "var": [*invocation.options.get("var", ()), *var]})
 
 
 def _asked(options: Options, past: PastRun) -> Options:
@@ -416,7 +437,7 @@ def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
         run_of=past.run_of,
         has_products=False,
         steps=assisted.steps_taken_over(past, results, {}),
-        assisted=assisted.assistances(here, past, (), (), taken_over=results),
+        assisted=assisted.assistances(here, past, (), (), (), taken_over=results),
     )
     return execute(here, past, past.planned.plan, reuse, options, run_id)
 

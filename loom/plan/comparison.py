@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -25,8 +27,11 @@ class Part(Struct, frozen=True, kw_only=True):
         return f"{self.what} ({self.place})" if self.place else self.what
 
 
-def first_change(old: Job, new: Job, *, before: str | None = None) -> Part | None:
-    """Return the first part that differs; `before`: without this step of `old`, the later ones, and what acts after them."""
+def first_change(old: Job, new: Job, *, before: str | None = None, apart_from: Collection[str] = ()) -> Part | None:
+    """Return the first part that differs, except the fields `apart_from`.
+
+    `before`: without this step of `old`, the later ones, and what acts after them.
+    """
     done = old.steps
     if before is not None:
         done = old.steps[: [step.id for step in old.steps].index(before)]
@@ -39,7 +44,7 @@ def first_change(old: Job, new: Job, *, before: str | None = None) -> Part | Non
         return Part(what=f"step {added.id}", place=added.place)
     around = _AROUND if before is not None else _AROUND - {"artifacts"}
     for name in Job.__struct_fields__:
-        if name != "steps" and name not in around and _plain(old, name) != _plain(new, name):
+        if name != "steps" and name not in around and name not in apart_from and _plain(old, name) != _plain(new, name):
             return Part(what=name)
     return None
 

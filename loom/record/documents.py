@@ -358,10 +358,11 @@ class Reused(Document, frozen=True, kw_only=True):
 class Assistance(Document, frozen=True, kw_only=True):
     """Work on the files or the container of a job that no step did."""
 
-    how: Literal["shell", "exec", "edit", "sync"]
+    how: Literal["shell", "exec", "edit", "sync", "var"]
     job_id: Place | None = None
     """Null: each resumed job."""
     command: str | None = None
+    """Of `var`: the name of the variable that the resumed steps get with another value."""
     changes: list[str] = field(default_factory=list)
     """The paths that it changed, as far as they are known: of a shell or a command in a container, `edit` lists them."""
     changes_total: Count = 0

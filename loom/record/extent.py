@@ -96,6 +96,8 @@ def _assistance(extent: Extent) -> Iterator[str]:
         yield counted(count, "shell")
     if count := how.count("exec"):
         yield counted(count, "command")
+    if count := how.count("var"):
+        yield f"{counted(count, 'variable')} changed"
     for kind, what in (("edit", "edited"), ("sync", "brought by --sync")):
         if kind in how:
             files = sum(one.changes_total for one in extent.assisted if one.how == kind)

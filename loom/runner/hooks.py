@@ -63,6 +63,8 @@ class Resumption(Struct, frozen=True, kw_only=True):
 
     step: str
     handed_on: Mapping[str, str] = field(default_factory=dict)
+    variables: tuple[str, ...] = ()
+    """Those with other values than the kept container was created with."""
     cache_keys: tuple[str, ...] = ()
     """The keys of the job's caches at its start."""
     image: Resolved | None = None

@@ -74,9 +74,11 @@ class Place:
     resumed: Resumption | None = None
 
     def handed_on(self) -> dict[str, str]:
-        """Outputs of earlier steps, also of an earlier run."""
-        before = self.resumed.handed_on if self.resumed else {}
-        return {**before, **self.session.handed_on()}
+        """Outputs of earlier steps, also of an earlier run, and variables with new values."""
+        resumed, environment = self.resumed, self.request.environment
+        given = {name: environment[name] for name in resumed.variables} if resumed else {}
+        before = resumed.handed_on if resumed else {}
+        return {**before, **given, **self.session.handed_on()}
 
 
 class Opened(Struct, frozen=True, kw_only=True):
