@@ -16,10 +16,12 @@ from loom.commands.project import Here
 from loom.errors import LoomError
 from loom.plan.model import MountMode
 from loom.record import visits
+from loom.record.extent import recorded_extent
 from loom.runner import Resumption, View
 from loom.runner.assistance import Assisted
 from loom.runner.previous_run import PastJob, PastRun
 from loom.snapshot import Change, Edited
+from loom.storage.files import read_regular
 
 Known = tuple[Assisted | None, tuple[Change, ...] | None]
 """None for the first: no assistance, but for the tree. None for the second: it is unknown."""
@@ -69,11 +71,20 @@ def _edited(here: Here, job: PastJob, goes_on_in: View) -> Edited | None:
         return None
     match view.mode:
         case MountMode.BIND if session.may_enter(view.place):
-            return snapshot.edited_since(view.place, since)
+            return snapshot.edited_since(view.place, since, before=_kept_files(job))
         case MountMode.OVERLAY:
-            return snapshot.edited_since(view.place.parent / "upper", since)
+            return snapshot.edited_since(view.place.parent / "upper", since, layer=True)
         case _:
             return snapshot.edited_since(_files(here, job, goes_on_in), since, copied=True)
+
+
+def _kept_files(job: PastJob) -> frozenset[bytes] | None:
+    try:
+        digests = read_regular(job.run.entry.paths.kept_files(job.job.id))
+    except OSError:
+        return None
+    size = snapshot.DIGEST_SIZE
+    return frozenset(digests[start : start + size] for start in range(0, len(digests), size))
 
 
 def _files(here: Here, job: PastJob, view: View) -> Path:
@@ -115,6 +126,8 @@ def assistances(
         )
         for fact in before
     ]
+    if before and recorded_extent(past.fold).tree_sha is None:
+        found.append((None, None))
     ended = past.fold.last
     since = datetime.fromisoformat(ended.ts).timestamp() if ended is not None and past.fold.end else 0.0
     found += [

@@ -107,6 +107,10 @@ class RunPaths(Struct, frozen=True, kw_only=True):
         """The inputs of image builds, during the run."""
         return self.root / "builds"
 
+    def kept_files(self, job_id: str) -> Path:
+        """Digests of the names of the files that a kept job had in a plain directory, to tell later who removed one."""
+        return self.job(job_id) / "kept-files"
+
     @property
     def visits(self) -> Path:
         """Who entered the places of the jobs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from loom.plan.model import MountMode
 from loom.providers.base import Session, SessionRequest
 from loom.record.events import RUN, PhaseCode
 from loom.record.journal import Journal
+from loom.record.store import RunPaths
 from loom.snapshot import Change, Edited
+from loom.util import atomic
 
 
 class Assisted(Struct, frozen=True, kw_only=True):
@@ -34,10 +37,11 @@ class Assisted(Struct, frozen=True, kw_only=True):
 class Assistances:
     """One run's: states them in the record, and knows the tree that ran. Thread-safe."""
 
-    def __init__(self, journal: Journal, *, environ: Mapping[str, str], manifest_file: Path) -> None:
+    def __init__(self, journal: Journal, *, environ: Mapping[str, str], paths: RunPaths) -> None:
         self._journal = journal
         self._environ = environ
-        self._manifest_file = manifest_file
+        self._paths = paths
+        self._manifest_file = paths.snapshot
         self._changes: dict[str, Change] = {}
         self._unknown = False
         self._lock = threading.Lock()
@@ -52,9 +56,9 @@ class Assistances:
                 # Jobs that ran on different files ran on no one tree.
                 self._unknown |= self._changes.setdefault(change.path, change) != change
 
-    def stood_in(self, job_id: str, session: Session, request: SessionRequest, since_ns: int) -> None:
-        """Add a shell in a job's place that was open since then."""
-        files, edited = session.workspace_view(), edited_since(session, request, since_ns)
+    def stood_in(self, job_id: str, session: Session, request: SessionRequest, entered: Entered) -> None:
+        """Add a shell in a job's place."""
+        files, edited = session.workspace_view(), edited_since(session, request, entered)
         changes: tuple[Change, ...] | None = None
         if edited is not None and not edited:
             changes = ()
@@ -62,6 +66,12 @@ class Assistances:
             changes = self._among(files, edited)
         paths = sorted(edited.files) if edited is not None and changes is None else [one.path for one in changes or ()]
         self.add(Assisted(how="shell", job_id=job_id, paths=tuple(paths)), changes)
+
+    def kept(self, job_id: str, session: Session, request: SessionRequest) -> None:
+        """Note what a later run needs to tell what was changed in a kept place."""
+        if request.mount_mode is MountMode.BIND and (view := session.workspace_view()) is not None:
+            with suppress(OSError):
+                atomic.write(self._paths.kept_files(job_id), b"".join(snapshot.digests_in(view)), mode=0o600)
 
     def _among(self, files: Path, edited: Edited) -> tuple[Change, ...] | None:
         try:
@@ -81,13 +91,30 @@ class Assistances:
             return None  # the git objects of the workspace are gone
 
 
-def edited_since(session: Session, request: SessionRequest, since_ns: int) -> Edited | None:
+class Entered(Struct, frozen=True, kw_only=True):
+    """A moment, and which files were there where only that tells later which were removed."""
+
+    at_ns: int
+    paths: frozenset[bytes] | None
+
+
+def entered(session: Session, request: SessionRequest) -> Entered:
+    view = session.workspace_view() if request.mount_mode is MountMode.BIND else None
+    return Entered(at_ns=moment_ns(), paths=None if view is None else snapshot.digests_in(view))
+
+
+def edited_since(session: Session, request: SessionRequest, since: Entered) -> Edited | None:
     """What changed in a job's files since then; None where this machine can't see them."""
+    layer = request.mount_mode is MountMode.OVERLAY
     upper = None if request.directory is None else request.directory / "upper"
-    written = upper if request.mount_mode is MountMode.OVERLAY else session.workspace_view()
-    return None if written is None else snapshot.edited_since(written, since_ns / 1e9)
+    written = upper if layer else session.workspace_view()
+    if written is None:
+        return None
+    return snapshot.edited_since(written, since.at_ns / 1e9, before=since.paths, layer=layer)
 
 
-def now_ns() -> int:
-    """Now, as the times of files have it: the kernel's clock for them is up to 10 ms late."""
-    return time.time_ns() - 10_000_000
+def moment_ns() -> int:
+    """Now, between the times that files get before and after this call: the kernel's clock for them is up to 10 ms late."""
+    now = time.time_ns()
+    time.sleep(0.01)
+    return now

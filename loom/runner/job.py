@@ -150,6 +150,7 @@ class JobRunner:
             facts = place.session.facts
             kept["container_id"], kept["container_name"] = facts.container_id, facts.container_name
             kept["kept_at"] = timestamp(self._journal.now_ns())
+            self._assistances.kept(job.id, place.session, place.request)
         except InfrastructureError as error:
             not_run = "; its `after_script` was not run" if attempt.paused else ""
             attempt.warn(f"not kept: {error.message}{not_run}", PhaseCode.JOB_CLEANUP)

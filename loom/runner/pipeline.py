@@ -56,9 +56,7 @@ class Run:
             masker=_known_secrets(),
             sinks=[self._recorder, *request.sinks],
         )
-        self._assistances = Assistances(
-            self._journal, environ=request.source.environment, manifest_file=self._record.paths.snapshot
-        )
+        self._assistances = Assistances(self._journal, environ=request.source.environment, paths=self._record.paths)
         self._cancel = request.cancel
         self._done = request.reuse.results if request.reuse else {}
         self._opener = beginning.opener

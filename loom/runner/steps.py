@@ -11,7 +11,7 @@ from loom.plan.model import Job, Step
 from loom.providers.base import Command, Inside
 from loom.record.events import PhaseCode, Section, Where
 from loom.record.step_outputs import recorded
-from loom.runner.assistance import Assistances, edited_since, now_ns
+from loom.runner.assistance import Assistances, Entered, edited_since, entered
 from loom.runner.attempt import Attempt
 from loom.runner.hooks import AtStep, Gate, Verdict
 from loom.runner.session import Place
@@ -39,7 +39,7 @@ class Steps:
         self._place = place
         self._gate = gate
         self._assistances = assistances
-        self._entered_ns: int | None = None
+        self._entered: Entered | None = None
         self._cancel = cancel
 
     def run(self) -> None:
@@ -80,7 +80,8 @@ class Steps:
         job, attempt = self._job, self._attempt
         extra = {"LOOM_JOB_STATUS": attempt.status.value, "CI_JOB_STATUS": attempt.status.value}
         deadline_ns = attempt.journal.now_ns() + int(AFTER_SCRIPT_TIMEOUT_S * 1e9)
-        began_ns = now_ns()
+        failed = attempt.status is not Status.SUCCESS and any(step.phase == "after_script" for step in job.steps)
+        began = entered(self._place.session, self._place.request) if failed else None
         for step in job.steps:
             if step.phase != "after_script":
                 continue
@@ -101,12 +102,12 @@ class Steps:
                 attempt.warn(text, CODE)
             if exit_.ended_place:
                 break
-        if attempt.status is not Status.SUCCESS and any(step.phase == "after_script" for step in job.steps):
-            self._state_after_script(began_ns)
+        if began is not None:
+            self._state_after_script(began)
 
-    def _state_after_script(self, began_ns: int) -> None:
+    def _state_after_script(self, began: Entered) -> None:
         """State what it changed: somebody who enters the place later does not find it as the failing step left it."""
-        edited = edited_since(self._place.session, self._place.request, began_ns)
+        edited = edited_since(self._place.session, self._place.request, began)
         paths = (
             []
             if edited is None
@@ -140,7 +141,7 @@ class Steps:
 
     def _at(self, step: Step) -> AtStep:
         def inside() -> Inside:
-            self._entered_ns = now_ns()
+            self._entered = entered(self._place.session, self._place.request)
             return self._place.session.inside(self._environment(step))
 
         return AtStep(job=self._job, step=step, inside=inside)
@@ -149,10 +150,10 @@ class Steps:
     def _watched(self) -> Iterator[None]:
         """Record that somebody entered the place, if somebody does."""
         yield
-        if self._entered_ns is not None:
+        if self._entered is not None:
             self._attempt.entered = True
-            self._assistances.stood_in(self._job.id, self._place.session, self._place.request, self._entered_ns)
-            self._entered_ns = None
+            self._assistances.stood_in(self._job.id, self._place.session, self._place.request, self._entered)
+            self._entered = None
 
     def _environment(self, step: Step) -> dict[str, str]:
         return {

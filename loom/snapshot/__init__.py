@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from loom.snapshot.capture import take
     from loom.snapshot.comparison import differing
     from loom.snapshot.duplication import duplicate
-    from loom.snapshot.edits import Edited, changes_among, edited_since
+    from loom.snapshot.edits import DIGEST_SIZE, Edited, changes_among, digests_in, edited_since
     from loom.snapshot.explanation import Explanation, Rule, explain
     from loom.snapshot.identity import identity_of
     from loom.snapshot.lock import is_occupied, occupied
@@ -35,7 +35,7 @@ else:
             "duplication": "duplicate",
             "merge": "Applied Merge",
             "sync": "Patch bring compare patch_of apply_patch=apply",
-            "edits": "Edited changes_among edited_since",
+            "edits": "DIGEST_SIZE Edited changes_among edited_since digests_in",
             "explanation": "Explanation Rule explain",
             "identity": "identity_of",
             "manifest": "manifest_bytes read_manifest",
@@ -49,6 +49,7 @@ else:
     )
 
 __all__ = [
+    "DIGEST_SIZE",
     "Applied",
     "Change",
     "Edited",
@@ -68,6 +69,7 @@ __all__ = [
     "changes_among",
     "compare",
     "differing",
+    "digests_in",
     "discover",
     "duplicate",
     "edited_since",

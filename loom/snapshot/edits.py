@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Container, Mapping
 from pathlib import Path
@@ -13,29 +14,53 @@ from loom.snapshot.index import ancestors, walk
 from loom.snapshot.model import Change
 from loom.snapshot.verification import verify
 
+DIGEST_SIZE = 16
 
-class Edited(Struct, frozen=True):
-    """Paths below a directory. A changed directory may be one that a file was removed from."""
+
+class Edited(Struct, frozen=True, kw_only=True):
+    """Paths below a directory."""
 
     files: frozenset[str] = frozenset()
     directories: frozenset[str] | None = frozenset()
-    """None: unknown, and so is who removed a file."""
+    """None: unknown."""
+    before: frozenset[bytes] | None = None
+    """What was there at that moment, to tell who removed a file; None: unknown, unless `layer`."""
+    layer: bool = False
+    """The directory is the upper layer of an overlay, where a removed file leaves a mark with a time of its own."""
 
     def __bool__(self) -> bool:
         return bool(self.files or self.directories is None or self.directories)
 
-    def holds(self, change: Change, files: Path) -> bool:
-        """Whether it is one of these changes of `files`."""
+    def holds(self, change: Change) -> bool:
+        """Whether it is one of these. SnapshotError when that can't be told."""
+        if change.path in self.files:
+            return True
         if change.kind != "deleted":
-            return change.path in self.files
-        # Of a removed directory, only the one above it is left.
-        if self.directories is None:
             return False
-        left = (above for above in reversed(ancestors(change.path)) if (files / above).is_dir())
-        return next(left, "") in self.directories
+        if self.layer:
+            return any(above in self.files for above in ancestors(change.path))
+        if self.before is None:
+            raise SnapshotError(f"it is unknown who removed {change.path}: a step, or somebody after it")
+        return _digest(change.path) in self.before
 
 
-def edited_since(root: Path, since: float, *, copied: bool = False) -> Edited | None:
+def digests_in(root: Path) -> frozenset[bytes]:
+    """The names of all files below a directory but those in `.git`, as digests: a name may hold a secret."""
+    found = set[bytes]()
+    for here, folders, entries in walk(root):
+        folders[:] = [name for name in folders if name != ".git"]
+        below = os.path.relpath(here, root)
+        found |= {_digest(entry.name if below == "." else f"{below}/{entry.name}") for entry in entries}
+    return frozenset(found)
+
+
+def _digest(path: str) -> bytes:
+    return hashlib.blake2b(os.fsencode(path), digest_size=DIGEST_SIZE).digest()
+
+
+def edited_since(
+    root: Path, since: float, *, before: frozenset[bytes] | None = None, layer: bool = False, copied: bool = False
+) -> Edited | None:
     """Everything but `.git` that changed after `since` (seconds since the epoch).
 
     By the times that the kernel sets, which nobody can set back. In a copy that an engine made (`copied`), by those of their
@@ -64,7 +89,12 @@ def edited_since(root: Path, since: float, *, copied: bool = False) -> Edited | 
         for entry in entries:
             if changed(entry.path):
                 files.add(entry.name if below == "." else f"{below}/{entry.name}")
-    return Edited(frozenset(files), None if copied else frozenset(directories))
+    return Edited(
+        files=frozenset(files),
+        directories=None if copied else frozenset(directories),
+        before=before,
+        layer=layer,
+    )
 
 
 def _time(path: str, *, copied: bool) -> float:
@@ -80,6 +110,4 @@ def changes_among(
 ) -> tuple[Change, ...]:
     """What differs from the snapshot in `files`, of what was edited and of `also`. SnapshotError when that can't be told."""
     found = verify(files, environ=environ, manifest_file=manifest_file).changes
-    if edited.directories is None and any(change.kind == "deleted" and change.path not in also for change in found):
-        raise SnapshotError("it is unknown who removed files: a step, or somebody after it")
-    return tuple(change for change in found if change.path in also or edited.holds(change, files))
+    return tuple(change for change in found if change.path in also or edited.holds(change))

@@ -678,6 +678,11 @@ def test_a_shell_opens_at_the_failure_and_asks_how_to_go_on(failing: Project) ->
     running.sendline("exit")
     running.expect("after +.*passed")
     assert ended(running) == 0
+    extent = json.loads(loom(failing, "show", "last", "--json").out)["receipt"]["extent"]
+    assert [one["changes"] for one in extent["assisted"]] == [[], ["fixed"], []]
+    failing.write("fixed", "")
+    failing.git("add", "-A")
+    assert extent["tree_sha"] == failing.git("write-tree").strip()
 
 
 def test_two_jobs_fail_at_once_and_wait_for_the_person(debugged: Project) -> None:
