@@ -254,10 +254,12 @@ class _Resuming:
             job_id, _, step = from_step.partition(":")
             job = past.job(job_id)
             return [(job, job.step(step or None).id)]
+        ended = (Status.FAILURE, Status.TIMED_OUT, Status.ERROR, Status.CANCELED)
         failed = [
-            past.job(job_id)
-            for job_id in past.failed()
-            if past.job(job_id).state.status in (Status.FAILURE, Status.TIMED_OUT, Status.ERROR, Status.CANCELED)
+            job
+            for job in map(past.job, past.failed())
+            # A job that runs in a record without an end was killed with its loom.
+            if job.state.status in ended or (job.state.status is None and job.last_step is not None)
         ]
         if not failed:
             raise RequestError(
