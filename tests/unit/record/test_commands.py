@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -442,3 +443,18 @@ def test_a_run_does_not_pay_for_libgit2(make: Make) -> None:
             [*loom, *arguments], cwd=project.root, env=project.environ, capture_output=True, text=True, check=True
         )
         assert (" pygit2\n" in ran.stderr) is paid
+
+
+def test_the_command_that_reproduces_survives_resume_and_rerun(make: Make) -> None:
+    project = make(
+        "version: v1\nstages: [s]\na:\n  stage: s\n  variables: {X: '0'}\n  script: ['test \"$X\" = 0']\n"
+        "b: {stage: s, script: [echo b]}\n"
+    )
+    asked = ("--var", "X=1 2", "--no-cache", "-j", "2")
+    project.loom("run", "--local", *asked, "a", "b", code=1, LOOM_NETWORK="none")
+    again = "LOOM_NETWORK=none LOOM_CONTAINER=false loom run --local --var 'X=1 2' --no-cache --jobs 2 a"
+    for command in ((), ("resume",), ("rerun", "--failed"), ("rerun", "--fresh", "--failed")):
+        if command:
+            project.loom(*command, code=1)
+        found = json.loads(project.loom("diagnose", "--json"))["reproduce"]
+        assert set(shlex.split(found)) == set(shlex.split(again)), command
