@@ -422,6 +422,6 @@ def test_changes_of_converted_files_are_pulled_as_bytes(work: Repo, snap: Snap, 
     for path, content in changed.items():
         job.write(path, content)
     patch = patch_of(snapshot.path, work.root, environ=work.environ, manifest_file=manifest, leave_out=lambda _: False)
-    assert patch.conflicts == ()
-    apply_patch(patch, work.root)
+    assert not patch.conflicts
+    assert not apply_patch(patch, work.root).failed
     assert {path: (work.root / path).read_bytes() for path in changed} == changed

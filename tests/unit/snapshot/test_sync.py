@@ -305,6 +305,22 @@ def test_files_of_a_submodule_are_brought(new_repo: NewRepo, snap: Snap) -> None
     assert synced.sync() == (["sub/lib"], [])
 
 
+def test_files_that_a_filter_converts_are_synced_as_bytes(new_repo: NewRepo, snap: Snap) -> None:
+    repo = new_repo("filtered")
+    repo.write(".gitattributes", "*.up filter=up\n*.crlf text eol=crlf\n")
+    repo.git("config", "filter.up.clean", "tr a-z A-Z")
+    repo.write("a.up", "lower\n")
+    repo.write("a.crlf", "a\r\n")
+    repo.commit()
+    synced = Synced(repo, snap)
+    for content in ("changed\n", "again\n", "lower\n"):
+        repo.write("a.up", content)
+        repo.write("a.crlf", content.replace("\n", "\r\n"))
+        assert synced.sync() == (["a.crlf", "a.up"], [])
+        assert files_of(synced.place.root) == files_of(repo.root)
+        assert synced.sync() == ([], [])
+
+
 def test_a_repository_with_sha256_is_synced(tmp_path: Path, snap: Snap) -> None:
     repo = Repo(tmp_path / "sha256")
     repo.root.mkdir()
