@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
@@ -23,13 +24,15 @@ from loom.analysis.named_files import Look, look_at
 from loom.analysis.patterns import Failure, Group, Reader, from_root
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
-from loom.record.highlights import speaks_of_error
+from loom.record.highlights import form_of, speaks_of_error
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest
 
 LINES_READ = 400
 """Number of last lines of the failing unit to inspect."""
 LINES_SHOWN = 14
+MOST_ALIKE = 3
+"""Of lines shown, so many may differ in numbers alone."""
 MOST_PLACES = 5
 LINE_SHOWN = 400
 """Longer lines are reduced to their beginning and end."""
@@ -313,7 +316,8 @@ _HEADING = re.compile(r"\s*Traceback \(most recent call last\):")
 
 
 def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN) -> list[str]:
-    """Select at most `most` lines: error lines with one line of context each, preferring the last ones.
+    """Select at most `most` lines: error lines with one line of context each, preferring the last ones, and few that
+    differ in numbers alone.
 
     A gap is marked by `…`.
     """
@@ -323,16 +327,17 @@ def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN) -> list[str
         return list(lines)
     keep = set(range(len(lines) - 3, len(lines)))
     room = most - 3  # room for gap marks
+    forms: Counter[str] = Counter()
     for number in range(len(lines) - 1, -1, -1):
         if len(keep) >= room:
             break
-        if speaks_of_error(lines[number]):
+        same = form_of(lines[number])
+        if speaks_of_error(lines[number]) and forms[same] < MOST_ALIKE:
+            forms[same] += 1
             keep |= {around for around in (number, number + 1, number - 1) if 0 <= around < len(lines)}
     early = max((number for number, line in enumerate(lines) if line == patterns.GAP), default=0)
-    for number in (
-        *range(early - 1, -1, -1),
-        *range(len(lines) - 1, early, -1),
-    ):  # nothing telling: what was chosen, the end
+    rest = (*range(early - 1, -1, -1), *range(len(lines) - 1, early, -1))  # what was chosen, then the end
+    for number in rest:
         if len(keep) >= room:
             break
         keep.add(number)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from operator import itemgetter
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 from msgspec import Struct
@@ -24,7 +24,7 @@ from loom.util.controls import cleaned
 if TYPE_CHECKING:
     from ahocorasick_rs import BytesAhoCorasick
 
-SHELF = 3000
+SHELF = 2000
 """Bytes of text kept of the first lines that tell, and as many of the last; failing tests have a shelf of their own."""
 LONGEST = 400
 """Characters of a line: of a longer one, its beginning and its end."""
@@ -35,8 +35,8 @@ _BETWEEN = 4
 _EXAMINED = 10_000
 """Lines with a word that are looked at; after so many, only those in the last `_LAST` bytes of each block are."""
 _LAST = 1 << 11
-_SAME: Final[dict[Why, int]] = {"error": 3, "place": 3, "test": 60}
-"""How many lines that differ in numbers alone are kept."""
+_SAME = 3
+"""Of lines that differ in numbers alone, so many have a place of their own; the others have what room is left."""
 _FORMS = 4096
 _SAMPLE = 1 << 15
 _UNIFORM = 3
@@ -179,6 +179,9 @@ class Highlighter:
         self._done = start
         """The offset up to which lines were looked at."""
         self._shelves: dict[Why, _Shelf] = {"error": _Shelf(), "test": _Shelf(), "place": _Shelf(SHELF // 3)}
+        self._more: list[list[Highlight]] = []
+        """Lines that differ from others in numbers alone, as long as there is room."""
+        self._room = 2 * SHELF
         self._seen: dict[str, int] = {}
         self._examined = 0
         self._found = 0
@@ -208,6 +211,7 @@ class Highlighter:
         """The lines that were chosen. Nothing can be fed afterwards."""
         self._scan(final=True)
         kept = [line for shelf in self._shelves.values() for line in shelf.lines()]
+        kept += [line for block in self._more for line in block]
         found = {line.seq: line for line in (*self._changes, *kept) if line.why == "context"}
         found |= {line.seq: line for line in (*self._changes, *kept) if line.why != "context"}
         return Highlights(
@@ -271,15 +275,21 @@ class Highlighter:
         if why is None or NOT_TELLING.search(text):
             return after
         self._found += 1
-        form = _form(text)
+        form = form_of(text)
         seen = self._seen.get(form, 0)
         if seen or len(self._seen) < _FORMS:
             self._seen[form] = seen + 1
-        if seen >= _SAME[why]:
+        if seen >= _SAME and self._room <= 0:
+            self._part = True
             return after
         following, after = self._following(data, text, after, start + _REACH)
         heading = self._heading(data, start, text) if text[:1].isspace() else []
-        self._shelves[why].add([*heading, self._highlight(event, start, text, why), *following])
+        block = [*heading, self._highlight(event, start, text, why), *following]
+        if seen < _SAME:
+            self._shelves[why].add(block)
+        else:
+            self._more.append(_fitting(block, SHELF // 2))
+            self._room -= _size(self._more[-1])
         return after
 
     def _event(self, data: bytes, start: int) -> tuple[_Output | None, int]:
@@ -394,14 +404,14 @@ class Highlighter:
 
     def _form_at(self, data: bytes, start: int) -> str:
         event, _ = self._event(data, start)
-        return "" if event is None else _form(event.text)
+        return "" if event is None else form_of(event.text)
 
 
 _CONTINUES = re.compile(r"\s*(?:[|^~=]|E\s{2}|\d+ \||at |-->|\.\.\.|caused by|note:|help:)", re.IGNORECASE)
 _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+")
 
 
-def _form(text: str) -> str:
+def form_of(text: str) -> str:
     """The line without its numbers."""
     return _NUMBERS.sub("0", text[:200]).strip()
 

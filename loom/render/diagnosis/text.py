@@ -132,9 +132,9 @@ def _tests(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
 
 
 def read_text(diagnosis: Diagnosis) -> str:
-    """Report lines that nobody looked at; empty if all were."""
+    """Report lines that tell and were not read; empty if all were."""
     partly = diagnosis.output_read == "part"
-    return "; not all lines between the first and the last ones were looked at" if partly else ""
+    return "; some earlier lines that tell were not read" if partly else ""
 
 
 def groups_text(diagnosis: Diagnosis) -> str:
@@ -142,7 +142,8 @@ def groups_text(diagnosis: Diagnosis) -> str:
     total = max(diagnosis.failures_total, diagnosis.failing_tests_total)
     if not diagnosis.groups or (diagnosis.failing_tests and diagnosis.groups_total >= total):
         return ""
-    return f"{counted(total, 'failure')}, {counted(diagnosis.groups_total, 'cause')}"
+    least = "at least " if diagnosis.output_read == "part" else ""
+    return f"{least}{counted(total, 'failure')}, {counted(diagnosis.groups_total, 'cause')}"
 
 
 def group_text(group: Group) -> str:
