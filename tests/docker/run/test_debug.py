@@ -586,6 +586,7 @@ def test_a_loom_that_is_killed_takes_its_shell_and_its_command_with_it(failing: 
     until(lambda: str(container.top()["Processes"]).count("loom_look() {") == 2)
     for process in (shell, command):
         os.kill(process.pid, signal.SIGKILL)
+    command.communicate(timeout=60)
     until(lambda: "1234" not in str(container.top()["Processes"]))
 
 
