@@ -19,6 +19,7 @@ from msgspec import Struct
 from loom.config import Config
 from loom.record.store import RUNNING, RunEntry, Store
 from loom.snapshot import is_occupied, is_workspace, remains
+from loom.storage.files import read_regular
 from loom.util import jsons
 from loom.util.file_systems import allocated
 from loom.util.paths import run_of_workspace
@@ -156,7 +157,7 @@ def is_kept(entry: RunEntry, *, now: float) -> bool:
 def kept_fact(manifest: Path) -> dict[str, Any]:
     """What a job's manifest says of its kept place; empty without one, and for a damaged manifest."""
     try:
-        found = jsons.decode(manifest.read_bytes()).get("kept") or {}
+        found = jsons.decode(read_regular(manifest)).get("kept") or {}
         datetime.fromisoformat(str(found["expires_at"]))
     except (OSError, ValueError, AttributeError, TypeError, KeyError):
         return {}
