@@ -31,6 +31,7 @@ LONGEST = 400
 _BLOCK = 1 << 18
 _REACH = 1 << 14
 """Bytes before and after a line in which its heading and its continuation are looked for."""
+_LONGEST_EVENT = 1 << 22
 _BETWEEN = 4
 _EXAMINED = 10_000
 """Lines with a word that are looked at; after so many, only those in the last `_LAST` bytes of each block are."""
@@ -427,10 +428,10 @@ def _clipped(text: str) -> str:
 
 
 def of_file(file: BinaryIO, watch: Watch, most_bytes: int = 1 << 28) -> Highlights:
-    """The highlights of an events file, of a longer one those of its first `most_bytes`; a half-written last line is not read."""
+    """The highlights of an events file, up to `most_bytes` or a line that is no event; a half-written last line is not read."""
     highlighter = Highlighter(watch)
     rest = b""
-    while highlighter.read < most_bytes and (data := file.read(_BLOCK)):
+    while highlighter.read < most_bytes and len(rest) < _LONGEST_EVENT and (data := file.read(_BLOCK)):
         end = data.rfind(b"\n") + 1
         if end:
             highlighter.feed(rest + data[:end], data.count(b"\n"))

@@ -96,6 +96,14 @@ def test_lines_that_matter_keep_the_error_and_the_end() -> None:
     assert lines_that_matter([]) == []
 
 
+def test_lines_that_matter_show_another_error_among_many_alike() -> None:
+    lines = [f"ERROR worker {number}: retry failed" for number in range(1, 300)]
+    lines[100] = "FATAL: schema version mismatch"
+    shown = lines_that_matter(lines)
+    assert "FATAL: schema version mismatch" in shown
+    assert shown[-1] == "ERROR worker 299: retry failed"
+
+
 def test_places_are_the_projects_own() -> None:
     lines = [
         '  File "/usr/lib/python3.11/unittest/case.py", line 57, in x',

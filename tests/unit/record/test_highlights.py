@@ -122,3 +122,22 @@ def test_the_words_of_a_project() -> None:
     assert not highlights(encoded(lines)).lines
     (found,) = highlights(encoded(lines), words=Watch(lambda: {"XX0": "test"})).lines
     assert (found.text, found.why) == ("XX07 wrong thing", "test")
+
+
+def test_a_file_that_is_no_record_is_read_up_to_its_first_long_line() -> None:
+    begin = encoded(["error: boo"])[0]
+    found = of_file(io.BytesIO(begin + b"\0" * 20_000_000), Watch())
+    assert (texts(found), found.complete) == (["error: boo"], False)
+
+
+def test_a_half_written_last_line_is_not_read() -> None:
+    found = of_file(io.BytesIO(b"".join(encoded(["error: boo", "error: more"]))[:-5]), Watch())
+    assert (texts(found), found.complete) == (["error: boo"], True)
+
+
+def test_the_numbers_of_lines_go_on_in_a_file_that_was_written_before() -> None:
+    before, after = encoded(["one", "two"]), encoded(["error: boo"])
+    highlighter = Highlighter(Watch(), len(b"".join(before)), len(before))
+    highlighter.feed(after[0], 1)
+    (line,) = highlighter.finish().lines
+    assert (line.line, line.offset) == (3, len(b"".join(before)))
