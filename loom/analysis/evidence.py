@@ -25,8 +25,12 @@ from loom.storage.files import open_regular
 from loom.util.controls import visible
 
 
-def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
-    """Diagnose a run by one of its jobs (default: the first that failed). RequestError for an unknown job."""
+def diagnosis_of(reading: Reading, job: str | None = None, *, at_end: bool = False) -> Diagnosis:
+    """Diagnose a run by one of its jobs (default: the first that failed). RequestError for an unknown job.
+
+    `at_end`: the run ends just now, and its secrets are masked in what is returned. Else contents of files come from the
+    recorded diagnosis alone.
+    """
     if (earlier := _earlier(reading, job)) is not None:
         return diagnosis_of(*earlier)
     unfinished = reading.state in (RUNNING, INTERRUPTED)
@@ -50,6 +54,8 @@ def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
     total = _lines_total(summary)
     whole = len(events) < LINES_READ and (total is None or total <= len(events))
     highlights = Highlights() if whole else _highlights(reading, own, events_path, summary)
+    recorded = None if unfinished or at_end else recorded_diagnosis(reading)
+    same = recorded if recorded is not None and recorded.job_id == job_id else None
     lines = [*(_early(highlights, events[0].seq) if events else ()), *(visible(event.text) for event in events)]
     found = diagnose(
         Evidence(
@@ -69,16 +75,17 @@ def diagnosis_of(reading: Reading, job: str | None = None) -> Diagnosis:
             events_path=None if events_path is None else str(reading.paths.logs / events_path),
             in_source=lambda paths: look_below(root, paths) if root else {},
             tmpfs=lambda: _tmpfs(reading, job_id),
-            history=_history(reading, manifest, lines),
+            history=_history(reading, manifest, lines, hunks=at_end)
+            if same is None
+            else History(since_green=same.since_green, same_input=same.same_input),
         )
     )
-    recorded = None if unfinished else recorded_diagnosis(reading)
-    return replace(found, excerpt=recorded.excerpt) if recorded is not None and recorded.job_id == job_id else found
+    return found if same is None else replace(found, excerpt=same.excerpt)
 
 
 def diagnosis_at_end(reading: Reading, workspace: Path) -> Diagnosis:
     """Diagnose a run that ends just now, with an excerpt of its files, which may change or go later."""
-    found = diagnosis_of(reading)
+    found = diagnosis_of(reading, at_end=True)
     return replace(found, excerpt=excerpt_of(found, workspace))
 
 
@@ -158,8 +165,8 @@ def _tmpfs(reading: Reading, job_id: str | None) -> Sequence[str]:
         return ()
 
 
-def _history(reading: Reading, manifest: Mapping[str, Any] | None, lines: Sequence[str]) -> History:
+def _history(reading: Reading, manifest: Mapping[str, Any] | None, lines: Sequence[str], *, hunks: bool) -> History:
     """Only of a job that failed by itself: what an engine or a person ended says nothing about its input."""
     if manifest is None or manifest["status"] not in ("failure", "timed_out"):
         return History()
-    return history(reading, manifest["job_id"], lines)
+    return history(reading, manifest["job_id"], lines, hunks=hunks)

@@ -67,8 +67,8 @@ class History(Struct, frozen=True, kw_only=True):
     same_input: SameInput | None = None
 
 
-def history(reading: Reading, job_id: str, lines: Sequence[str]) -> History:
-    """Of a job that failed. `lines`: what it printed."""
+def history(reading: Reading, job_id: str, lines: Sequence[str], *, hunks: bool) -> History:
+    """Of a job that failed. `lines`: what it printed; `hunks`: whether the contents of files may be shown."""
     this = _side(reading, job_id)
     green: Reading | None = None
     outcomes = [False]
@@ -84,7 +84,7 @@ def history(reading: Reading, job_id: str, lines: Sequence[str]) -> History:
     since = None
     if green is not None:
         with suppress(RecordError):
-            since = _since(green, reading, this, job_id, lines)
+            since = _since(green, reading, this, job_id, lines, hunks=hunks)
     return History(since_green=since, same_input=same)
 
 
@@ -136,7 +136,9 @@ def _input(side: Side) -> tuple[Any, ...]:
     return (side.receipt.get("snapshot_tree_sha"), *images)
 
 
-def _since(green: Reading, reading: Reading, this: Side, job_id: str, lines: Sequence[str]) -> SinceGreen:
+def _since(
+    green: Reading, reading: Reading, this: Side, job_id: str, lines: Sequence[str], *, hunks: bool
+) -> SinceGreen:
     before = _side(green, job_id)
     differing = differing_inputs(before, this, None)
     files: list[ChangedFile] | None = []
@@ -144,7 +146,7 @@ def _since(green: Reading, reading: Reading, this: Side, job_id: str, lines: Seq
     if differing.tree is not None:
         ids = _differing_files(green, reading)
         total = len(ids or {})
-        files = None if ids is None else _changed_files(ids, (green, reading), lines)
+        files = None if ids is None else _changed_files(ids, (green, reading), lines, hunks=hunks)
     return SinceGreen(
         run_id=green.run_id,
         tree_sha=before.receipt.get("snapshot_tree_sha"),
@@ -167,25 +169,25 @@ def _differing_files(green: Reading, reading: Reading) -> _Ids | None:
         return None
 
 
-def _changed_files(ids: _Ids, runs: Sequence[Reading], lines: Sequence[str]) -> list[ChangedFile]:
+def _changed_files(ids: _Ids, runs: Sequence[Reading], lines: Sequence[str], *, hunks: bool) -> list[ChangedFile]:
 
     named = {path: _is_named(path, lines) for path in ids}
     chosen = sorted(ids, key=lambda path: (not named[path], path))[:MOST_FILES]
     stores = [store for run in runs for store in _stores(run)]
     trees = [Path(place) for run in runs for place in _trees(run)]
     shown = {path: ids[path] for path in chosen[:MOST_HUNKS]}
-    hunks = snapshot.first_hunks(shown, stores, trees, most_lines=HUNK_LINES)
+    patches = snapshot.first_hunks(shown, stores, trees, most_lines=HUNK_LINES)
     found = []
     for path in chosen:
         before, after = ids[path]
-        line, hunk = hunks.get(path, (None, []))
+        line, hunk = patches.get(path, (None, []))
         found.append(
             ChangedFile(
                 path=snapshot.readable(path),
                 change="added" if before is None else "deleted" if after is None else "modified",
                 named=named[path],
                 line=line,
-                hunk=hunk,
+                hunk=hunk if hunks else [],
             )
         )
     return found
