@@ -294,7 +294,7 @@ def _feed(source: int | bytes, target: socket.socket) -> None:
             target.sendall(source)  # no limit: as long as the command does not read; the thread ends with it
         else:
             while data := os.read(source, _READ):
-                target.sendall(data)  # no limit, for the same reason
+                target.sendall(data)  # no limit: for the same reason
         target.shutdown(socket.SHUT_WR)
     except OSError:
         pass  # no reader any more

@@ -75,7 +75,7 @@ class Watcher:
                     connection.socket.sendall(f"{word}\n".encode() if word else b"")  # no limit: the socket has one
                     if word == _OK:
                         break
-                    word = self._words.get()
+                    word = self._words.get()  # no limit: as long as the command runs; `close` ends it
                 connection.ends_within(_SIGNAL_WITHIN_S)
             finally:
                 connection.close()
