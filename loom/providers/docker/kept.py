@@ -264,8 +264,10 @@ class KeptContainer(Struct, frozen=True):
         volume = self._volume()
         if volume is None:
             raise ProviderError(f"the kept container {self.name} has no view of the workspace at {self.project_dir}")
-        kind = OverlayMount if request.mount_mode is MountMode.OVERLAY else VolumeMount
-        mount = kind(self.client, replace(request, workspace=Path(self.labels[labels.WORKSPACE])), os.getpid())
+        kinds: dict[MountMode, type[OverlayMount | VolumeMount]]
+        kinds = {MountMode.OVERLAY: OverlayMount, MountMode.VOLUME: VolumeMount}
+        request = replace(request, workspace=Path(self.labels[labels.WORKSPACE]))
+        mount = kinds[request.mount_mode](self.client, request, os.getpid())
         mount.adopt(volume, self.container_id)
         return mount
 
