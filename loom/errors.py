@@ -5,7 +5,7 @@
     │   └── WorkflowError 2   the workflow file is wrong; carries every problem found, in file order
     └── InfrastructureError 3 the engine, an image or the snapshot is unavailable
         ├── SnapshotError
-        ├── ProviderError     the place a job runs in broke (caught at the engine's per-job seam)
+        ├── ProviderError     a job's session broke (caught for each job by the runner)
         │   └── EngineUnavailable
         ├── ImageError
         ├── ServiceError
@@ -14,7 +14,7 @@
         ├── CacheError
         └── RecordError       a run's record is missing, damaged or of another schema
 
-A failing step is none of these: it is a value (`results.Exit`).
+A failing step raises none of these: it is a value (`status.Exit`).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ Code = Annotated[int, Meta(ge=-(1 << 31), le=1 << 53)]
 Stream = Literal["stdout", "stderr"]
 
 OnOutput = Callable[[Stream, bytes], None]
-"""Receives chunks of output, in order per stream; never called after the function that received it has returned."""
+"""Receives chunks of output, in order per stream. Not called after the function that received it returns."""
 
 
 class Status(StrEnum):

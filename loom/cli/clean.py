@@ -1,4 +1,4 @@
-"""`loom clean`, `doctor` and `version`."""
+"""`loom clean` and `loom doctor`."""
 
 from __future__ import annotations
 

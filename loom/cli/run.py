@@ -13,7 +13,7 @@ from loom.cli.command import completion, done_by
 @done_by("run")
 def run(
     names: options.Jobs = None,
-    local: Annotated[bool, typer.Option("--local", help="Run on this machine, as every run does.")] = False,
+    local: Annotated[bool, typer.Option("--local", help="Run locally (the default; accepted for clarity).")] = False,
     container: options.Container = None,
     workflow: options.WorkflowFile = None,
     stage: options.Stages = None,

@@ -34,7 +34,7 @@ def pull(run: str | None, job: str | None, *, apply: bool) -> None:
         past, left_out = source.run, source.left_out
         if apply and not here.store.holds(past.entry):
             raise RequestError(
-                f"{past.entry.paths.root} is no record of this user's runs: nothing was applied",
+                f"{past.entry.paths.root} is not a record of this user's runs: nothing was applied",
                 hint="look at the patch without --apply, and `git apply` it yourself",
             )
         patch = snapshot.patch_of(

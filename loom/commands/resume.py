@@ -85,7 +85,7 @@ class _Resuming:
         self._made: list[Path] = []
         """Workspaces; while no run has them, nothing else would ever remove them."""
         self._kept: dict[str, KeptPlace] = {}
-        """The kept places of jobs whose files are inside, which a sync brings changes into."""
+        """The kept containers that hold their job's files; a sync copies changes into them."""
         self._held = ExitStack()
 
     def run(self, from_step: str | None) -> int:
@@ -408,7 +408,7 @@ def _require_own(here: Here, past: PastRun) -> None:
     """RequestError for a record from elsewhere: its options would count for a checkout here."""
     if not here.store.holds(past.entry):
         raise RequestError(
-            f"{past.entry.paths.root} is no record of this user's runs",
+            f"{past.entry.paths.root} is not a record of this user's runs",
             hint="run the workflow of the checkout: loom run --local",
         )
     if not past.repo_root.is_dir():

@@ -1,6 +1,6 @@
-"""What `loom run` and its relatives share: from options and surroundings to a run, and to its exit code.
+"""The work of `loom run`, which `loom resume` and `loom rerun` share: from options to a run and its exit code.
 
-The only part that looks at the process's environment, its terminal and its clock, and that listens to signals.
+Reads the terminal and the clock, and turns signals into cancellation; the layers below get them as values.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ MAX_NOTICES = 5
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """What the person asked for, by the names of the command's parameters. What a setting says too is in `flags`."""
+    """The request, by the names of the command's parameters. Parameters that are also settings are in `flags`."""
 
     names: Sequence[str] = ()
     workflow: Path | None = None
@@ -255,7 +255,7 @@ def run_with(options: Options) -> int:
 
 
 def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None) -> int:
-    """Run a prepared plan, with the terminal as its audience. `reuse`: see `api.Request`."""
+    """Run a prepared plan and show it on the terminal. `reuse`: see `api.Request`."""
     here, source, plan = prepared.here, prepared.source, prepared.plan
     config = here.config
     cancel = Cancel()
@@ -288,14 +288,14 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None)
     _say_the_end(ran, audience, here, options.form, look, write)
     if config.auto_clean:
         clean_later(here.store, here.environ, source.root)
-    terminal.written(f"the run is over ({ran.receipt.status.value}), and its record whole: {ran.receipt_path}")
+    terminal.written(f"the run finished ({ran.receipt.status.value}); its record is complete: {ran.receipt_path}")
     return ran.receipt.exit_code
 
 
 def _audience(
     options: Options, plan: Plan, look: Look, write: Callable[[str], None], *, stream: bool
 ) -> tuple[Live | Screen | JsonLines | GitHub | GitLab, Gate | None]:
-    """Who listens to the run, and who is asked around its steps."""
+    """Return the sink that shows the run, and the gate that stops it around steps."""
     gate = breakpoints.PauseGate() if options.pause_on_failure else None
     if gate is not None and (options.attended or options.settings["keep"] == "never"):
         raise RequestError(
@@ -339,7 +339,7 @@ def _annotations(reading: Reading, look: Look) -> Iterator[str]:
 
 
 def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLines | GitHub | GitLab:
-    """Who listens to a run whose output is for a machine."""
+    """Return the sink for output that programs read."""
     from loom.render.ci import GitHub, GitLab
     from loom.render.json_lines import JsonLines
 
@@ -362,6 +362,6 @@ def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLine
 
 
 def live_is_wanted(options: Options, *, stream: bool) -> bool:
-    """The moving area is for a terminal that can redraw, and for a person who sees no output pass by anyway."""
+    """Whether to show the moving area: on a terminal that can redraw, unless output or shells need the screen."""
     can = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     return can and not (options.quiet or stream or options.attended)

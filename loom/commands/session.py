@@ -48,7 +48,7 @@ MAX_SHOWN = 5
 class Entered(Struct, frozen=True, kw_only=True):
     inside: Inside
     about: str
-    """The place, described for the person who enters."""
+    """The description that `loom shell` prints on entry."""
     fresh: bool
     note: Callable[[Sequence[str] | None], None]
     """Note the visit in the record."""
@@ -105,7 +105,7 @@ def find_job(here: Here, names: Sequence[str], *, default: str = "last") -> Past
                 raise
             if no_job.code == "RUN_UNKNOWN":
                 raise RequestError(
-                    f"{names[0]!r} is no run, and {no_job.message} that could have such a job", hint=no_job.hint
+                    f"{names[0]!r} is neither a run nor a job: {no_job.message}", hint=no_job.hint
                 ) from no_run
             raise RequestError(
                 f"{names[0]!r} is neither a job of the last run nor a run",
@@ -122,7 +122,7 @@ def tools_of(here: Here, run: PastRun, plan: Plan, run_id: str) -> Tools:
 def entered(
     here: Here, job: PastJob, step: Step, *, command: Sequence[str] | None, as_root: bool = False, cancel: Cancel
 ) -> Iterator[Entered]:
-    """The place of `job`, with everything that `step` has around it. Left, what was made for it is gone again.
+    """The place of `job`, with the environment and services of `step`. On exit, removes what was made for it.
 
     The record notes the visit with its `command`; None: a shell.
     """
@@ -228,7 +228,7 @@ def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cance
 def _opener(
     here: Here, job: PastJob, step: Step, stack: ExitStack, cancel: Cancel
 ) -> tuple[PlaceOpener, Resolved | None, str]:
-    """What opens a new place for the job over its files, the image to use if it is there, and what to say of it."""
+    """Return the opener of a new session over the job's files, the image if the engine still has it, and a description."""
     run, planned = job.run, job.run.planned
     run_id = str(time.time_ns())
     image = job.image if job.in_container else None
@@ -268,9 +268,9 @@ def _opener(
 def view_of_files(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -> View:
     """Return the view of a new place for the job: its files as a plain directory, sent where the engine does not see them."""
     files, view = files_of(here, job, left_out), job.view
-    sent = view is not None and view.mode is MountMode.VOLUME
+    plain = {MountMode.BIND: MountMode.BIND, MountMode.OVERLAY: MountMode.BIND, MountMode.VOLUME: MountMode.VOLUME}
     return View(
-        mode=MountMode.VOLUME if sent else MountMode.BIND,
+        mode=MountMode.BIND if view is None else plain[view.mode],
         workspace=files,
         directory=view.directory if view is not None else None,
     )
@@ -296,7 +296,8 @@ def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -
     view = job.view
     if view is None:
         raise RequestError(
-            f"job {job.job.id} of run {job.run.run_id} never came to have files", hint="`loom show` tells why"
+            f"job {job.job.id} of run {job.run.run_id} ended before its workspace was created",
+            hint="`loom show` gives the reason",
         )
     if view.mode is MountMode.BIND and view.place.is_dir():
         if may_enter(view.place):
@@ -377,7 +378,7 @@ def after_script_notes(job: PastJob) -> list[str]:
 
 
 def lost_memory(job: PastJob) -> str:
-    """State what is gone in a container that stopped."""
+    """Name what a stopped container lost."""
     places = [entry.partition(":")[0] for entry in job.job.resources.tmpfs]
     memory = f", and so is what was in {', '.join(places)} (tmpfs)" if places else ""
     return f"its processes are gone{memory}"

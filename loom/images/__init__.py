@@ -1,1 +1,1 @@
-"""Images without an engine: references, the lock file, Dockerfiles."""
+"""Images without an engine: references and Dockerfiles."""

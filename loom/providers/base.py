@@ -286,7 +286,7 @@ class KeptPlace(Protocol):
         ...
 
     def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> AbstractContextManager[Session]:
-        """Open a session in this place. Unless kept again, the place is removed afterwards."""
+        """Open a session in this place. On exit, the place and its resources are removed unless kept again."""
         ...
 
 

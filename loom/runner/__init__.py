@@ -1,4 +1,4 @@
-"""Run the plan: jobs in order, each with its sections and steps in a session."""
+"""One run: the snapshot, then the plan's jobs, each in a session; every fact goes to the record as an event."""
 
 from loom.runner.hooks import AtStep, Gate, Resumption, Verdict
 from loom.runner.session import PlaceOpener, Settings, Tools

@@ -83,7 +83,7 @@ def test_a_name_of_a_job_where_nothing_ran_yet(make: Make) -> None:
     asked = failed_command(project, "exec", "nosuch", "--", "true")
     assert asked.returncode == 2
     assert asked.stderr.splitlines() == [
-        f"loom: 'nosuch' is no run, and no run of {project.root} yet that could have such a job",
+        f"loom: 'nosuch' is neither a run nor a job: no run of {project.root} yet",
         "  `loom runs --all` lists every run",
     ]
 

@@ -190,4 +190,4 @@ def test_a_record_from_elsewhere_asks_for_nothing_here(make: Make) -> None:
     for arguments in (("resume", str(record), "--sync"), ("rerun", str(record), "--fresh")):
         ran = run_loom(arguments, cwd=project.root, environ=project.environ)
         assert ran.returncode == 2
-        assert "is no record of this user's runs" in ran.stderr
+        assert "is not a record of this user's runs" in ran.stderr

@@ -64,7 +64,7 @@ def test_output_that_has_no_room_is_said_and_where_the_record_is(make: Make, for
     assert ran.returncode == 3
     assert ran.stderr.splitlines() == [
         "loom: standard output can't be written: No space left on device",
-        f"  the run is over (success), and its record whole: {project.last().paths.receipt}",
+        f"  the run finished (success); its record is complete: {project.last().paths.receipt}",
     ]
 
 
