@@ -34,7 +34,7 @@ def run_app(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         _print("interrupted")
         return ExitCode.INTERRUPTED
-    except Exception as error:  # noqa: BLE001  the outermost boundary: what is no LoomError is our bug
+    except Exception as error:  # noqa: BLE001  the outermost boundary: any other exception is our bug
         code = _told(error) if isinstance(error, LoomError) else _foreign(error)
         if arguments and arguments[0] in RUNS:
             _note_refusal(arguments, error, code, began_ns)

@@ -47,7 +47,7 @@ def resume(
     pause_on_failure: bool,
     trust: bool,
 ) -> int:
-    """Go on with a failed run; the exit code of the process."""
+    """Go on with a failed run; return the exit code."""
     here = session.around(trust)
     past = session.find_run(here, run)
     session.permit(here, past, trust)
@@ -63,7 +63,7 @@ def resume(
 def rerun(
     run: str | None, *, failed: bool, fresh: bool, stream: bool | None, quiet: bool, keep: str | None, trust: bool
 ) -> int:
-    """Run a run's jobs again from the start; the exit code of the process."""
+    """Run a run's jobs again from the start; return the exit code."""
     here = session.around(trust)
     past = session.find_run(here, run)
     if not fresh:
@@ -73,7 +73,7 @@ def rerun(
 
 
 class _Resuming:
-    """`sync`: what to do about conflicts with the checkout, as `commands.sync` names it; None: bring nothing."""
+    """`sync`: what to do about conflicts with the checkout, as `commands.sync` names it; None: do not sync."""
 
     def __init__(self, here: Here, past: PastRun, options: Options, sync: str | None) -> None:
         self._here = here
@@ -83,7 +83,7 @@ class _Resuming:
         self._said: list[str] = []
         self._run_id = str(time.time_ns())
         self._made: list[Path] = []
-        """Workspaces; while no run has them, nothing else would ever remove them."""
+        """Workspaces that no run owns yet: they are removed if the new run does not start."""
         self._kept: dict[str, KeptPlace] = {}
         """The kept containers that hold their job's files; a sync copies changes into them."""
         self._held = ExitStack()
@@ -386,7 +386,7 @@ def _as_planned(options: Options, past: PastRun) -> Options:
 
 
 def _with_variables(invocation: Invocation, var: Sequence[str]) -> Invocation:
-    """Return what to ask for to run the same again, with these variables."""
+    """Return the options that repeat the run, with these variables."""
     if not var:
         return invocation
     return replace(invocation, options={**invocation.options, "var": [*invocation.options.get("var", ()), *var]})

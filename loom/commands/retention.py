@@ -96,7 +96,7 @@ def judged(store: Store, config: Config, repo_root: Path | None, *, now: float) 
         one.bytes = allocated(*remains(one.path))
         one.stays = _why_it_stays(one, entries, protected, kept)
         if not os.path.lexists(one.path) and one.stays != IN_USE:
-            one.stays, one.goes = None, "the rest of one that is gone"
+            one.stays, one.goes = None, "the files beside a removed workspace"
     whole = [one for one in found if one.goes is None]
     if whole and whole[-1].stays is None:
         whole[-1].stays = "the newest one"

@@ -112,7 +112,7 @@ class Options(Struct, frozen=True, kw_only=True):
         return {"keep": "on-failure", **flags} if self.pause_on_failure else flags
 
     def saved(self, here: Here) -> Invocation:
-        """What the record keeps, so that the same can be run again."""
+        """Return what the record saves, so that the run can be repeated."""
         if self.invocation is not None:
             return self.invocation
         kept = {name: msgspec.to_builtins(getattr(self, name), enc_hook=str) for name in _defaults()}
@@ -130,32 +130,32 @@ class Options(Struct, frozen=True, kw_only=True):
 
     @property
     def attended(self) -> bool:
-        """Whether a person is asked around steps."""
+        """Whether the run asks a person before or after steps."""
         return self.shell_on_failure or self.break_before is not None
 
 
 @cache
 def _defaults() -> Mapping[str, Any]:
-    """Each option that the command line gives, and its value if it does not."""
+    """Each option of the command line, with its default."""
     options: Mapping[str, Any] = msgspec.to_builtins(Options())
     return {name: value for name, value in options.items() if name not in ("flags", "invocation", "parent_run_id")}
 
 
 class Prepared(Struct, frozen=True, kw_only=True):
-    """Everything about a run that is settled before it starts."""
+    """A run that is ready to start."""
 
     run_id: str
     here: Here
     source: Source
     plan: Plan
     variables: Mapping[str, str]
-    """What loom gives every job."""
+    """The variables that loom sets for every job."""
     notices: tuple[str, ...] = ()
-    """What `loom check` would warn of, as far as it makes these jobs do something else than they say."""
+    """Warnings of `loom check` about keys that have no effect, or another one, on these jobs."""
 
 
 def prepare(options: Options) -> Prepared:
-    """From options to a plan. RequestError, WorkflowError: nothing has begun, and there is no record."""
+    """Make the plan from the options. After RequestError or WorkflowError there is no record."""
     run_id = str(time.time_ns())
     source = snapshot.discover(Path.cwd(), environ=os.environ)
     here = here_for(options, source.root)
@@ -180,7 +180,7 @@ def prepare(options: Options) -> Prepared:
 
 
 def plan_of(loaded: Workflow, options: Options, here: Here, variables: Mapping[str, str]) -> tuple[Selection, Plan]:
-    """Return the selection that the options make, and the plan. `variables`: what loom gives every job."""
+    """Return the selection by the options, and the plan. `variables`: those that loom sets for every job."""
     context = checkout.resolve_context(here, predefined=variables, base=options.changes_base)
     selection = checkout.selection(
         jobs=options.names,
@@ -197,7 +197,7 @@ def plan_of(loaded: Workflow, options: Options, here: Here, variables: Mapping[s
 
 
 def here_for(options: Options, root: Path) -> Here:
-    """The project of a run. `keep: auto` is settled: a failed job stays if a person is there to look into it."""
+    """Return the project of a run. `keep: auto` becomes `on-failure` on a terminal, else `never`."""
     here = project.here(options.settings, root=root, trusting=options.trust)
     if here.config.keep != "auto":
         return here
@@ -218,7 +218,7 @@ def _doubts(workflow: Workflow, plan: Plan, selection: Selection, config: Config
 
 
 def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
-    """That jobs run on this machine, and how to change it."""
+    """Return the notice that jobs run on this machine, and how to change this."""
     jobs = [job.id for job in plan.jobs if job.image is None]
     if not jobs:
         return ()
@@ -238,12 +238,12 @@ def failed_before(here: Here) -> list[str]:
 
 
 def run(*, local: bool, **given: Any) -> int:
-    """`loom run`. `local`: for clarity, since every run is on this machine."""
+    """`loom run`. `local` has no effect: every run is local."""
     return run_with(Options.of(given))
 
 
 def run_with(options: Options) -> int:
-    """Run the workflow; the exit code of the process."""
+    """Run the workflow; return the exit code."""
     prepared = prepare(options)
     if options.dry_run:
         sys.stdout.write(plan_yaml(prepared.plan))

@@ -171,7 +171,7 @@ def _text(encoded: str) -> str:
 def _inside(path: str) -> str:
     """ValueError for a path that leads out of a workspace, or into its git directory."""
     if path.startswith("/") or not {"", ".", "..", ".git"}.isdisjoint(path.split("/")):
-        raise ValueError(f"{path!r} is no path of a file")
+        raise ValueError(f"{path!r} is not the path of a file")
     return path
 
 

@@ -69,7 +69,7 @@ def around(trust: bool | None = None) -> Here:
 
 
 def permit(here: Here, past: PastRun, trust: bool, job: PastJob | None = None) -> None:
-    """Ask for what the jobs of a run (or this one) ask for, before any of it is given again."""
+    """Ask for trust in the requests of a run's jobs (or of this one), before any is granted again."""
     # A record that was brought from elsewhere may name any checkout as its own.
     root = past.repo_root if here.store.holds(past.entry) else past.entry.paths.root
     jobs = past.planned.plan.jobs if job is None else (job.job,)
@@ -152,12 +152,12 @@ def _entered(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Can
 
 
 def find_place(here: Here, job: PastJob) -> KeptPlace | None:
-    """The job's place, if it runs or was kept."""
+    """Return the job's container if it runs or was kept."""
     return here.provider(job).find(job.run.run_id, job.job.id, job.place_id, user=job.command_user)
 
 
 def held(here: Here, job: PastJob, place_id: str, *, alone: bool) -> AbstractContextManager[None]:
-    """Use a kept place: `alone` to go on in it or to remove it, else beside others. RequestError when somebody is in it."""
+    """Use a kept place: `alone` to go on in it or to remove it, else beside others. RequestError when it is in use."""
     command = shlex.join(["loom", *sys.argv[1:3]])
     what = f"the container of {job.job.id} (run {job.run.run_id})"
     return holds.held(here.store.lock_of_place(place_id), what, command, alone=alone)
@@ -385,7 +385,7 @@ def lost_memory(job: PastJob) -> str:
 
 
 def _note_visit(here: Here, job: PastJob, secrets: Mapping[str, bytes], command: Sequence[str] | None) -> None:
-    """Record that somebody enters the place of a job: with a command, else with a shell."""
+    """Record a visit to a job: with a command, else with a shell."""
     if not here.store.holds(job.run.entry):
         return
     text = None

@@ -147,7 +147,7 @@ def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
     receipt = entry.receipt or {}
     recorded = next(iter(entry.workspaces), None) or receipt.get("snapshot_path")
     if not isinstance(recorded, str) or (entry.receipt and not receipt.get("snapshot_tree_sha")):
-        raise RequestError(f"run {entry.run_id} ended before it had a workspace", hint="`loom show` tells why")
+        raise RequestError(f"run {entry.run_id} ended before it had a workspace", hint="`loom show` gives the reason")
     return Path(recorded), *_kept(entry, store)
 
 

@@ -656,7 +656,7 @@ def is_alive(identity: Mapping[str, Any]) -> bool:
 def read_events(path: Path, start: int = 0) -> Iterator[Event]:
     """Events of one file in order, from the line that begins at byte `start`. A half-written last line ends them quietly.
 
-    RecordError for a damaged line before that, and for what is no file of events.
+    RecordError for a damaged line before that, and for a file that does not hold events.
     """
     with _opened(path) as file:
         file.seek(start)
@@ -692,7 +692,7 @@ def count_output(path: Path, start: int = 0) -> int:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """RecordError for what is there and is no file that can be read; FileNotFoundError when nothing is."""
+    """RecordError for a path that exists and is not a readable file; FileNotFoundError for one that does not exist."""
     try:
         return open_regular(path)
     except FileNotFoundError:

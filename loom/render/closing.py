@@ -40,7 +40,7 @@ def _how_long(kept: Mapping[str, Any]) -> str:
 
 
 def _diagnosis(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
-    """What the failing job's lines on the screen do not show."""
+    """The parts of the diagnosis that the failing job's lines do not show."""
     for cause in diagnosis.shown_causes[:1]:
         yield f"{look.styled(f'{cause.confidence}:', 'bold')}  {cause.summary}"
         yield f"         {cause.advice}"

@@ -104,7 +104,7 @@ _format = partial(_matching, "sha1|sha256", "format of objects")
 
 def _inside(path: str) -> str:
     if path.startswith("/") or not set(path.split("/")).isdisjoint(("", ".", "..")):
-        raise ValueError(f"{path!r} is no path in a workspace")
+        raise ValueError(f"{path!r} is not a path in a workspace")
     return path
 
 

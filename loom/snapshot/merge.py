@@ -87,7 +87,7 @@ def _obstacle(target: Path, path: str, goes: Collection[str]) -> str | None:
     if status is None or stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
         return None
     if not stat.S_ISDIR(status.st_mode):
-        return "it is no file there"
+        return "it is not a file there"
     stays = next((name for name in _files_below(target, path) if name not in goes), None)
     return None if stays is None else f"it is a directory there, with {stays}"
 

@@ -166,7 +166,7 @@ def _commit(repository: pygit2.Repository, sha: str) -> pygit2.Commit:
     except (pygit2.GitError, KeyError, ValueError) as error:
         raise _unreadable(sha, error) from error
     if not isinstance(found, pygit2.Commit):
-        raise _unreadable(sha, "it is no commit")
+        raise _unreadable(sha, "it is not a commit")
     return found
 
 

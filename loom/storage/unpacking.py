@@ -65,13 +65,15 @@ def checked(items: Iterable[tuple[Entry, Content | None]], reserved: Iterable[st
                 raise UnsafeArchive(f"{name!r} is a device or FIFO")
             case "link":
                 if not target or "\0" in target or len(target) > LONGEST_PATH:
-                    raise UnsafeArchive(f"{name!r} is a link to {target[:100]!r}, which is no path")
+                    raise UnsafeArchive(f"{name!r} is a link to {target[:100]!r}, which is not a path")
                 links.add(path)
                 files.discard(path)
             case "hardlink":
                 target = normal(target)
                 if entry.target.startswith("/") or target not in files:
-                    raise UnsafeArchive(f"{name!r} is a hard link to {entry.target!r}, which is no file of the archive")
+                    raise UnsafeArchive(
+                        f"{name!r} is a hard link to {entry.target!r}, which is not a file of the archive"
+                    )
                 files.add(path)
             case "file":
                 files.add(path)

@@ -18,7 +18,7 @@ def encode_file(document: Any, *, sort: bool = False) -> bytes:
 
 
 def decode(data: bytes | str) -> Any:
-    """ValueError for what is no JSON, or is nested too deeply."""
+    """ValueError for invalid JSON, and for JSON that is nested too deeply."""
     try:
         return msgspec.json.decode(data)
     except RecursionError:

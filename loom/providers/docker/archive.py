@@ -67,7 +67,7 @@ def export_images(client: docker.DockerClient, images: Sequence[ResolvedImage], 
     except OSError as error:
         raise ImageError(f"{target}: the images could not be written: {error.strerror or error}") from error
     except tarfile.TarError as error:
-        raise ImageError(f"the engine's answer is no archive of images: {error}") from error
+        raise ImageError(f"the engine's answer is not an archive of images: {error}") from error
     return target.stat().st_size
 
 

@@ -113,7 +113,7 @@ def _ask_helper(helper: str, server: str, environ: Mapping[str, str]) -> tuple[d
         answer = json.loads(done.stdout)
         user, secret = str(answer["Username"]), str(answer["Secret"])
     except (ValueError, KeyError, TypeError):
-        return {}, f"the credential helper {program} gave an answer that is no credential"
+        return {}, f"the credential helper {program} did not return credentials"
     if not user and not secret:
         return {}, None
     if user == "<token>":

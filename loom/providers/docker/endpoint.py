@@ -162,7 +162,7 @@ def _unreachable_by_ssh(endpoint: Endpoint, cause: BaseException) -> LoomError:
         "key is not the one that is known": "find out which; then `ssh-keygen -R HOST` forgets the old key",
         "Host key verification failed": f"connect once by hand and look at the key that it shows: {by_hand}",
         "Permission denied (": "loom asks for no password: add your key to the agent (ssh-add), or name it in ~/.ssh/config",
-        "command not found": "the docker command must be there, in the PATH of a shell that is no login shell",
+        "command not found": "install the docker command there, in the PATH of a non-login shell",
         "connect: permission denied": "join the group that may use it there (`sudo usermod -aG docker USER`)",
         "raw stream connection": "start Docker there, or name its socket: ssh://USER@HOST/path/to/docker.sock",
         "onnect to the Docker daemon": "start Docker there, or name its socket: ssh://USER@HOST/path/to/docker.sock",

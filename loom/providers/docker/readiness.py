@@ -183,7 +183,7 @@ class HttpProbe(_Quiet):
             match = re.fullmatch(r":?(\d+)?(/.*)?", url)
             if match is None:
                 raise RequestError(
-                    f"ready: http: {url!r} is no address",
+                    f"ready: http: {url!r} is not an address",
                     hint="Write a path (/health), a port and a path (:8080/health) or a URL (http://localhost:8080/health).",
                 )
             port = int(match[1]) if match[1] else min(exposed, default=80)

@@ -50,7 +50,7 @@ def command(url: str) -> list[str]:
     if parts.password is not None:
         raise ValueError("there is a password in the engine's address, which ssh does not take from there")
     if not parts.hostname or parts.hostname.startswith("-"):
-        raise ValueError(f"{url} is no address of an engine: expected ssh://USER@HOST:PORT")
+        raise ValueError(f"{url} is not the address of an engine: expected ssh://USER@HOST:PORT")
     words = ["ssh", *_OPTIONS]
     if parts.username:
         words += ["-l", parts.username]

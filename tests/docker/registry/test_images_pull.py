@@ -212,7 +212,7 @@ def test_credentials_from_a_helper(tmp_path: Path, guarded: Any, publish: Callab
     ("script", "problem"),
     [
         ("echo 'the vault is sealed'; exit 1", "docker-credential-test failed: the vault is sealed"),
-        ("echo nonsense", "gave an answer that is no credential"),
+        ("echo nonsense", "did not return credentials"),
         (None, "docker-credential-test is not installed"),
     ],
 )

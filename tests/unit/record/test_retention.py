@@ -111,7 +111,7 @@ def test_a_removal_that_was_killed_is_brought_to_its_end(make: Make) -> None:
     project = make(FILLS)
     newest = run(project, fails=True)
     newest.rename(newest.with_name(f".{newest.name}.removing"))
-    assert "the rest of one that is gone" in project.loom("clean")
+    assert "the files beside a removed workspace" in project.loom("clean")
     assert list(newest.parent.iterdir()) == []
     assert project.store.claims.all() == []
 

@@ -87,7 +87,7 @@ def test_http_addresses(http: str, what: str) -> None:
 
 
 def test_what_is_no_address_and_no_pattern() -> None:
-    with pytest.raises(RequestError, match="is no address"):
+    with pytest.raises(RequestError, match="is not an address"):
         HttpProbe("db:x/y", [])
     with pytest.raises(RequestError, match="not a pattern"):
         LogProbe("(")
