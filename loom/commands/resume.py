@@ -18,7 +18,7 @@ from loom.commands import run as running
 from loom.commands import sync as syncing
 from loom.commands.project import Here
 from loom.commands.run import Options
-from loom.errors import LoomError, RequestError
+from loom.errors import LoomError, RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
 from loom.record.documents import Invocation
 from loom.runner import Resumption, View, api
@@ -280,7 +280,7 @@ class _Resuming:
             )
         self._said += [f"{job.job.id}: {note}" for note in session.after_script_notes(job)]
         if not job.in_container:
-            saved.save(self._here, job)
+            self._save(job)
             self._said.append(f"{job.job.id} goes on from {step.id}, on this machine")
             return Resumption(step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, view=self._files(job))
 
@@ -288,7 +288,7 @@ class _Resuming:
         if found is None or view is None or not found.has_its_files(view.mode):
             raise self._nothing_kept(job)
         self._held.enter_context(session.held(self._here, job, found.place_id, alone=True))
-        saved.save(self._here, job)
+        self._save(job)
         if view.mode is not MountMode.BIND:
             self._kept[job.job.id] = found
         self._said.append(f"{job.job.id} goes on from {step.id}, in its kept container")
@@ -300,6 +300,13 @@ class _Resuming:
             adopt=found.adopt,
             view=view,
         )
+
+    def _save(self, job: PastJob) -> None:
+        """Save the job's changes before its files change; a job that destroyed its `.git` goes on without that."""
+        try:
+            saved.save(self._here, job)
+        except SnapshotError as error:
+            self._said.append(f"the changes in the files of {job.job.id} are not saved: {error.message}")
 
     def _nothing_kept(self, job: PastJob) -> RequestError:
         run_id = job.run.run_id

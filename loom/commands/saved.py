@@ -23,7 +23,7 @@ from msgspec import Struct
 from loom import snapshot
 from loom.commands import session
 from loom.commands.project import Here
-from loom.errors import RecordError, RequestError, SnapshotError
+from loom.errors import RecordError, RequestError
 from loom.plan.model import MountMode
 from loom.providers.files import archive_of, pack, packed, renamed, unpack_file
 from loom.runner.previous_run import PastJob
@@ -60,9 +60,10 @@ class Saved(Struct, frozen=True, kw_only=True):
 def save(here: Here, job: PastJob) -> None:
     """Save what the files of a kept job differ in from its snapshot, as they are now; what can't be saved is named.
 
-    Called before a place is adopted, restored over, abandoned or removed. Nothing is saved of a job without files, nor of
+    Called before a place is adopted, restored over, abandoned or removed. A caller that removes the place leaves it where
+    this fails; one that goes on in it names the failure. Nothing is saved of a job without files, nor of
     a layer that nobody changed since the job was kept and that can't be read without a copy of all its files.
-    ProviderError or RecordError when there is something and it could not be saved.
+    ProviderError, RecordError or SnapshotError when there is something and it could not be saved.
     """
     left_out: dict[str, str] = {}
     try:
@@ -75,11 +76,7 @@ def save(here: Here, job: PastJob) -> None:
             return
         raise
     manifest = job.manifest
-    try:
-        found = snapshot.verify(files, environ=here.environ, manifest_file=manifest if manifest.exists() else None)
-    except SnapshotError as error:
-        _note(f"the changes in the files of {job.job.id} could not be saved: {error.message}")
-        return
+    found = snapshot.verify(files, environ=here.environ, manifest_file=manifest if manifest.exists() else None)
     save_changes(found, job.run.entry.paths.saved(job.job.id), left_out)
 
 

@@ -23,7 +23,7 @@ import pytest
 from loom.providers.docker.cleanup import remove_run
 from tests.support.waiting import until
 
-from .conftest import Project, ended
+from .conftest import Project, Ran, ended
 
 pytestmark = pytest.mark.docker
 
@@ -260,6 +260,14 @@ def test_a_resume_is_refused_while_somebody_stands_in_the_container(failing: Pro
     assert "goes on from script/02" in loom(failing, "resume").out
 
 
+def expire(ran: Ran) -> None:
+    """Let the time of a kept job be over."""
+    manifest = ran.logs / "jobs/unit/manifest.json"
+    document = json.loads(manifest.read_text())
+    document["kept"]["expires_at"] = "2020-01-01T00:00:00.000000Z"
+    manifest.write_text(json.dumps(document))
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_an_expired_container_goes_when_nobody_is_in_it_and_its_changes_stay(failing: Project, mode: str) -> None:
     ran = run(failing, "--mount-mode", mode)
@@ -267,10 +275,7 @@ def test_an_expired_container_goes_when_nobody_is_in_it_and_its_changes_stay(fai
     assert re.search(rf"look inside: loom shell {run_id} unit \(kept until [-0-9]+ [0-9:]+, [0-9]+ ?k?B\)", ran.out)
     assert re.search(r"kept until \S+ \S+ the container of unit in ", failing.loom("clean", "--dry-run").out)
     name = ran.manifest("unit")["kept"]["container_name"]
-    manifest = ran.logs / "jobs/unit/manifest.json"
-    document = json.loads(manifest.read_text())
-    document["kept"]["expires_at"] = "2020-01-01T00:00:00.000000Z"
-    manifest.write_text(json.dumps(document))
+    expire(ran)
 
     standing = failing.start(
         "exec", "unit", "--", "sh", "-c", "echo fixed > fixed; echo in; exec sleep 100", MY_TOKEN=SECRET
@@ -297,6 +302,18 @@ def test_an_expired_container_goes_when_nobody_is_in_it_and_its_changes_stay(fai
     for path in failing.tmp.glob("loom-run-local-*"):
         shutil.rmtree(path)
     assert "+fixed" in failing.loom("pull", run_id, "unit").out
+
+
+def test_an_expired_container_stays_while_its_changes_cannot_be_saved(failing: Project) -> None:
+    ran = run(failing, "--mount-mode", "ephemeral_volume")
+    run_id = ran.receipt["run_id"]
+    assert loom(failing, "exec", "unit", "--", "sh", "-c", "echo fixed > fixed; rm -r .git").code == 0
+    expire(ran)
+    cleaned = failing.loom("clean", "--json")
+    (left,) = json.loads(cleaned.out)["kept"]
+    assert (left["removed"], len(left["problems"])) == (False, 1), left
+    assert len(containers_of(run_id)) == 1
+    assert "the changes in the files of unit are not saved: " in loom(failing, "resume").out
 
 
 def test_no_more_is_kept_than_its_limit(debugged: Project) -> None:
