@@ -179,7 +179,7 @@ def test_without_its_container_a_job_is_not_gone_on_from(failing: Project, mode:
 
 
 REPAIR = (
-    "echo fixed > fixed; mkdir -p 'deep er'; ln -s ../fixed 'deep er/link'; chmod +x README; head -c 99 /dev/zero > bin"
+    "echo fixed > fixed; rm -r .git; echo x > .git"
 )
 
 
@@ -278,7 +278,7 @@ def test_an_expired_container_goes_when_nobody_is_in_it_and_its_changes_stay(fai
     expire(ran)
 
     standing = failing.start(
-        "exec", "unit", "--", "sh", "-c", "echo fixed > fixed; echo in; exec sleep 100", MY_TOKEN=SECRET
+        "exec", "unit", "--", "sh", "-c", "echo fixed > fixed; rm -r .git; echo x > .git", MY_TOKEN=SECRET
     )
     try:
         assert standing.stdout is not None
@@ -304,16 +304,14 @@ def test_an_expired_container_goes_when_nobody_is_in_it_and_its_changes_stay(fai
     assert "+fixed" in failing.loom("pull", run_id, "unit").out
 
 
-def test_an_expired_container_stays_while_its_changes_cannot_be_saved(failing: Project) -> None:
+def test_the_changes_of_a_job_that_destroyed_its_repository_are_saved(failing: Project) -> None:
     ran = run(failing, "--mount-mode", "ephemeral_volume")
-    run_id = ran.receipt["run_id"]
-    assert loom(failing, "exec", "unit", "--", "sh", "-c", "echo fixed > fixed; rm -r .git").code == 0
+    command = "echo fixed > fixed; rm -r .git; echo gone > .git"
+    assert loom(failing, "exec", "unit", "--", "sh", "-c", command).code == 0
     expire(ran)
-    cleaned = failing.loom("clean", "--json")
-    (left,) = json.loads(cleaned.out)["kept"]
-    assert (left["removed"], len(left["problems"])) == (False, 1), left
-    assert len(containers_of(run_id)) == 1
-    assert "the changes in the files of unit are not saved: " in loom(failing, "resume").out
+    assert failing.loom("clean").code == 0
+    assert failing.leftovers() == []
+    assert "+fixed" in failing.loom("pull", ran.receipt["run_id"], "unit").out
 
 
 def test_no_more_is_kept_than_its_limit(debugged: Project) -> None:
