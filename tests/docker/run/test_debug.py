@@ -178,9 +178,7 @@ def test_without_its_container_a_job_is_not_gone_on_from(failing: Project, mode:
     assert "loom rerun" in refused.err
 
 
-REPAIR = (
-    "echo fixed > fixed; rm -r .git; echo x > .git"
-)
+REPAIR = "echo fixed > fixed; rm -r .git; echo x > .git"
 
 
 @pytest.mark.parametrize("mode", MODES)
