@@ -178,7 +178,9 @@ def test_without_its_container_a_job_is_not_gone_on_from(failing: Project, mode:
     assert "loom rerun" in refused.err
 
 
-REPAIR = "echo fixed > fixed; rm -r .git; echo x > .git"
+REPAIR = (
+    "echo fixed > fixed; mkdir -p 'deep er'; ln -s ../fixed 'deep er/link'; chmod +x README; head -c 99 /dev/zero > bin"
+)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -276,7 +278,7 @@ def test_an_expired_container_goes_when_nobody_is_in_it_and_its_changes_stay(fai
     expire(ran)
 
     standing = failing.start(
-        "exec", "unit", "--", "sh", "-c", "echo fixed > fixed; rm -r .git; echo x > .git", MY_TOKEN=SECRET
+        "exec", "unit", "--", "sh", "-c", "echo fixed > fixed; echo in; exec sleep 100", MY_TOKEN=SECRET
     )
     try:
         assert standing.stdout is not None
