@@ -50,8 +50,9 @@ after:
   script: ["echo after"]
 """
 SECRET = "hunter2-correct-horse"
+# The engine starts a command with a terminal of no size, and sets the size a moment later.
 DRAWS = (
-    "stty raw -echo; echo size $(stty size); dd bs=1 count=1 2>/dev/null | od -c; while ! stty size | grep -q 120; do :; done;"
+    "stty raw -echo; while stty size | grep -q ^0; do :; done; echo size $(stty size); dd bs=1 count=1 2>/dev/null | od -c; while ! stty size | grep -q 120; do :; done;"
     " echo size $(stty size); dd bs=1 count=1 2>/dev/null | od -An -tx1 | grep -q 03 && exit 7"
 )
 PROMPT = r"\[unit\] [^\r\n]*[#$] "
