@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from loom.commands import saved, session
 from loom.commands.project import Here
-from loom.commands.retention import kept_fact
+from loom.commands.retention import kept_facts
 from loom.errors import LoomError
 from loom.record.store import RunEntry, Store
 from loom.runner import previous_run as past
@@ -71,16 +71,15 @@ def kept(here: Here, listed: Callable[[], Mapping[str, tuple[str, str]]]) -> lis
 def _recorded(store: Store) -> Iterator[tuple[RunEntry, str, dict[str, Any]]]:
     """(run, job, fact) of what runs kept, the newest run first."""
     for entry in store.entries():
-        for path in sorted(entry.paths.logs.glob("jobs/*/manifest.json")):
-            fact = kept_fact(path)
+        for job_id, fact in kept_facts(entry):
             if fact.get("container_id"):
-                yield entry, path.parent.name, fact
+                yield entry, job_id, fact
 
 
 def in_use(store: Store, entry: RunEntry) -> bool:
     """Tell whether somebody is in a kept container of the run."""
-    facts = (kept_fact(path) for path in entry.paths.logs.glob("jobs/*/manifest.json"))
-    return any(holders(store.lock_of_place(str(fact["container_id"]))) for fact in facts if fact.get("container_id"))
+    places = (fact.get("container_id") for _, fact in kept_facts(entry))
+    return any(holders(store.lock_of_place(str(place))) for place in places if place)
 
 
 def remove(here: Here, one: Kept, of_job: Callable[[str, str], list[str]]) -> list[str]:

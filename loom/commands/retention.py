@@ -150,12 +150,17 @@ def newest_kept(entries: Iterable[RunEntry], most: int, *, now: float) -> set[st
 
 def is_kept(entry: RunEntry, *, now: float) -> bool:
     """Tell whether a job of the run is kept and has not expired."""
-    times = [kept_fact(path).get("expires_at") for path in entry.paths.logs.glob("jobs/*/manifest.json")]
-    return any(datetime.fromisoformat(str(one)).timestamp() > now for one in times if one)
+    return any(datetime.fromisoformat(str(fact["expires_at"])).timestamp() > now for _, fact in kept_facts(entry))
 
 
-def kept_fact(manifest: Path) -> dict[str, Any]:
-    """What a job's manifest says of its kept place; empty without one, and for a damaged manifest."""
+def kept_facts(entry: RunEntry) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each job with a kept place, and what its manifest records of that place. Damaged manifests are passed over."""
+    for manifest in sorted(entry.paths.logs.glob("jobs/*/manifest.json")):
+        if fact := _kept_fact(manifest):
+            yield manifest.parent.name, fact
+
+
+def _kept_fact(manifest: Path) -> dict[str, Any]:
     try:
         found = jsons.decode(read_regular(manifest)).get("kept") or {}
         datetime.fromisoformat(str(found["expires_at"]))
