@@ -10,8 +10,9 @@ from typing import Any
 from loom.analysis.printed import PlanExplanation, made
 from loom.commands import checkout, project
 from loom.errors import RequestError
-from loom.plan.model import Plan, Selection, resolve
+from loom.plan.model import Plan, Selection
 from loom.plan.provenance import sources
+from loom.plan.resolve import resolve
 from loom.render.output import print_json
 from loom.render.plan import FORMATS
 from loom.status import ExitCode

@@ -52,7 +52,7 @@ def steps(given: Given) -> Iterable[str]:
 def workflow_jobs(_given: Given) -> Iterable[str]:
     """Return the ids of the jobs that the workflow would run."""
     from loom.commands import checkout
-    from loom.plan.model import resolve
+    from loom.plan.resolve import resolve
 
     place = here()
     context = checkout.resolve_context(place)

@@ -25,9 +25,9 @@ from loom.commands.flags import read_flag
 from loom.commands.project import Here
 from loom.errors import ImageError, RequestError
 from loom.images.reference import parse_reference, short
-from loom.plan import model as plans
 from loom.plan.image_lock import LOCK_PATH, ImageLock, ImageUse, images_of, load_lock, save_lock, shown
-from loom.plan.model import Job
+from loom.plan.model import Job, Selection
+from loom.plan.resolve import resolve as resolve_plan
 from loom.providers.docker import image_status
 from loom.providers.docker.archive import export_images, import_images
 from loom.providers.docker.cleanup import prune_builds
@@ -332,8 +332,8 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     written = load(here.workflow(workflow), source.root)
     # Include jobs excluded by their rules: naming a job overrides them.
     # Include jobs without an image, in containers: `--frozen` requires a locked default image.
-    selection = plans.Selection(jobs=tuple(written.jobs), container=True)
-    plan = plans.resolve(written, selection, checkout.resolve_context(here))
+    selection = Selection(jobs=tuple(written.jobs), container=True)
+    plan = resolve_plan(written, selection, checkout.resolve_context(here))
     lock = load_lock(source.root / LOCK_PATH)
     engine = Engine(here.environ, here.config.engine)
     images = Images(engine, lock=lock, frozen=here.config.frozen)

@@ -30,7 +30,8 @@ from loom.commands.retention import clean_later
 from loom.commands.screen import screen_parts
 from loom.config import KEYS, Config
 from loom.errors import RequestError
-from loom.plan.model import CONTAINERS, Plan, Selection, resolve
+from loom.plan.model import CONTAINERS, Plan, Selection
+from loom.plan.resolve import resolve
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.record.documents import Invocation
 from loom.render import diagnosis as forms

@@ -15,7 +15,7 @@ from loom.config import AUTO_SHELL, Config
 from loom.status import Status
 
 if TYPE_CHECKING:
-    from loom.workflow import Workflow
+    pass
 
 Phase = Literal["before_script", "script", "after_script"]
 PullPolicy = Literal["always", "missing", "never"]
@@ -335,14 +335,3 @@ class ResolveContext(Struct, frozen=True, kw_only=True):
     """Every file of the snapshot, relative to the root."""
     host_project_dir: str | None = None
     """The project directory of host jobs; `$CI_PROJECT_DIR` stays unexpanded in their values while it is unknown."""
-
-
-def resolve(workflow: Workflow, selection: Selection, context: ResolveContext) -> Plan:
-    """Resolve a checked workflow: matrix, rules, variables, needs, selection.
-
-    RequestError for an invalid selection, WorkflowError for problems that appear only now. Pure, except for the
-    context's callables, which are called at most once per question.
-    """
-    from loom.plan.resolve import plan_of
-
-    return plan_of(workflow, selection, context)

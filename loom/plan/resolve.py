@@ -1,4 +1,4 @@
-"""Turn a workflow into a plan: candidates, selection, jobs. Entry point: `plan.resolve`."""
+"""Turn a workflow into a plan: candidates, selection, jobs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from loom.plan.selection import Choice
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.workflow import Entry, Workflow
 
-__all__ = ["plan_of", "problems_of", "rehearse"]
+__all__ = ["problems_of", "rehearse", "resolve"]
 
 
-def plan_of(workflow: Workflow, selection: p.Selection, context: p.ResolveContext) -> p.Plan:
-    """Implement `plan.resolve`."""
+def resolve(workflow: Workflow, selection: p.Selection, context: p.ResolveContext) -> p.Plan:
+    """Resolve a checked workflow: matrix, rules, variables, needs, selection.
+
+    RequestError for an invalid selection, WorkflowError for problems that appear only now. Pure, except for the
+    context's callables, which are called at most once per question.
+    """
     choice = Choice(workflow, selection)
     choice.check_variables()
     rules = RuleEvaluator(workflow, selection, context)

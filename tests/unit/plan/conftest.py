@@ -7,7 +7,8 @@ import pytest
 
 from loom import workflow
 from loom.config import Config
-from loom.plan.model import Plan, ResolveContext, Selection, resolve
+from loom.plan.model import Plan, ResolveContext, Selection
+from loom.plan.resolve import resolve
 
 HEAD = "version: v1\nstages: [build, test, deploy]\n"
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from loom import workflow
 from loom.errors import RequestError, WorkflowError
-from loom.plan.model import Plan, ResolveContext, Selection, resolve
+from loom.plan.model import Plan, ResolveContext, Selection
+from loom.plan.resolve import resolve
 
 STAGES = ["one", "two", "three"]
 WHENS = ["on_success", "on_failure", "always", "manual", "never"]

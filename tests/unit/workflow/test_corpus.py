@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from loom import __version__, workflow
-from loom.plan.model import ResolveContext, Selection, resolve
-from loom.plan.resolve import problems_of
+from loom.plan.model import ResolveContext, Selection
+from loom.plan.resolve import problems_of, resolve
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.render.plan import plan_yaml
 from loom.workflow.lint import warnings

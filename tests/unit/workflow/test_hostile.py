@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from loom import workflow
 from loom.errors import RequestError, WorkflowError
-from loom.plan.model import ResolveContext, Selection, resolve
-from loom.plan.resolve import problems_of
+from loom.plan.model import ResolveContext, Selection
+from loom.plan.resolve import problems_of, resolve
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.util import yaml_file
 from loom.workflow.lint import warnings
