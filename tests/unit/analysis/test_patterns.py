@@ -12,6 +12,25 @@ from loom.util.controls import cleaned
 
 HERE = Path(__file__).parent / "samples"
 
+# What pytest reports alike with long and with short tracebacks.
+PYTEST = [
+    ("pytest", "tests/test_calc.py::test_fixture", "tests/test_calc.py", None, "fixture 'nosuch' not found"),
+    ("pytest", "tests/test_calc.py::test_adds", "tests/test_calc.py", 6, "assert 3 == 4"),
+    (
+        "pytest",
+        "tests/test_calc.py::test_parses[1]",
+        "tests/test_calc.py",
+        11,
+        "AssertionError: assert 1 == (1 + 1)",
+    ),
+    (
+        "pytest",
+        "tests/test_calc.py::test_parses[2]",
+        "tests/test_calc.py",
+        11,
+        "AssertionError: assert 2 == (2 + 1)",
+    ),
+]
 SAMPLES = {
     "black": [
         ("black", None, "ugly.py", None, "would reformat ugly.py"),
@@ -111,22 +130,7 @@ SAMPLES = {
         ("pyright", None, "src/app.py", 9, '"undefined_name" is not defined'),
     ],
     "pytest": [
-        ("pytest", "tests/test_calc.py::test_fixture", "tests/test_calc.py", None, "fixture 'nosuch' not found"),
-        ("pytest", "tests/test_calc.py::test_adds", "tests/test_calc.py", 6, "assert 3 == 4"),
-        (
-            "pytest",
-            "tests/test_calc.py::test_parses[1]",
-            "tests/test_calc.py",
-            11,
-            "AssertionError: assert 1 == (1 + 1)",
-        ),
-        (
-            "pytest",
-            "tests/test_calc.py::test_parses[2]",
-            "tests/test_calc.py",
-            11,
-            "AssertionError: assert 2 == (2 + 1)",
-        ),
+        *PYTEST,
         (
             "pytest",
             "tests/test_calc.py::TestClass::test_raises",
@@ -136,22 +140,7 @@ SAMPLES = {
         ),
     ],
     "pytest_short": [
-        ("pytest", "tests/test_calc.py::test_fixture", "tests/test_calc.py", None, "fixture 'nosuch' not found"),
-        ("pytest", "tests/test_calc.py::test_adds", "tests/test_calc.py", 6, "assert 3 == 4"),
-        (
-            "pytest",
-            "tests/test_calc.py::test_parses[1]",
-            "tests/test_calc.py",
-            11,
-            "AssertionError: assert 1 == (1 + 1)",
-        ),
-        (
-            "pytest",
-            "tests/test_calc.py::test_parses[2]",
-            "tests/test_calc.py",
-            11,
-            "AssertionError: assert 2 == (2 + 1)",
-        ),
+        *PYTEST,
         (
             "pytest",
             "tests/test_calc.py::TestClass::test_raises",
