@@ -35,7 +35,7 @@ def run_app(arguments: list[str]) -> int:
         _print("interrupted")
         return ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001  the outermost boundary: any other exception is our bug
-        code = _told(error) if isinstance(error, LoomError) else _foreign(error)
+        code = _print_error(error) if isinstance(error, LoomError) else _foreign(error)
         if arguments and arguments[0] in RUNS:
             _note_refusal(arguments, error, code, began_ns)
         return code
@@ -64,18 +64,18 @@ def _foreign(error: Exception) -> int:
     from loom.cli.app import exit_code_of_usage_error
 
     if isinstance(error, FileNotFoundError) and not _has_directory():
-        return _told(RequestError("the directory that you are in was removed", hint="go to another one: cd ~"))
+        return _print_error(RequestError("the directory that you are in was removed", hint="go to another one: cd ~"))
     if isinstance(error, OSError) and error.filename == STANDARD_OUTPUT:
-        return _told(terminal.unwritable(error))
+        return _print_error(terminal.unwritable(error))
     if isinstance(error, OSError) and error.errno in (
         errno.ENOSPC,
         errno.EDQUOT,
     ):  # a full disk is not a bug, wherever it occurs
         where = f"{error.filename}: " if isinstance(error.filename, str) else ""
-        return _told(InfrastructureError(f"{where}{error.strerror}", hint="free some space there"))
+        return _print_error(InfrastructureError(f"{where}{error.strerror}", hint="free some space there"))
     if isinstance(error, subprocess.TimeoutExpired):
         words = error.cmd if isinstance(error.cmd, str) else " ".join(map(str, error.cmd[:3]))
-        return _told(InfrastructureError(f"{words} has not ended within {error.timeout:.0f} s"))
+        return _print_error(InfrastructureError(f"{words} has not ended within {error.timeout:.0f} s"))
     usage = exit_code_of_usage_error(error)
     return usage if usage is not None else _bug(error)
 
@@ -109,7 +109,7 @@ def _bug(error: Exception) -> int:
     return ExitCode.BUG
 
 
-def _told(error: LoomError) -> int:
+def _print_error(error: LoomError) -> int:
     from loom.util.controls import shown
 
     if isinstance(error, WorkflowError):

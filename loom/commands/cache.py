@@ -45,7 +45,7 @@ def rm(keys: list[str], *, everywhere: bool, as_json: bool) -> None:
             hint="`loom cache ls` lists the keys.",
             code="CACHE_NO_SUCH_KEY",
         )
-    _told(cache.remove(entries), as_json=as_json)
+    _print_removed(cache.remove(entries), as_json=as_json)
 
 
 def prune(*, max_size: str | None, unused_for: str | None, as_json: bool) -> None:
@@ -53,7 +53,7 @@ def prune(*, max_size: str | None, unused_for: str | None, as_json: bool) -> Non
     cache, _ = _opened()
     limit = None if max_size is None else read_flag("--max-size", max_size, size)
     age = None if unused_for is None else read_flag("--unused-for", unused_for, duration)
-    _told(cache.prune(max_size=limit, unused_for_s=age), as_json=as_json)
+    _print_removed(cache.prune(max_size=limit, unused_for_s=age), as_json=as_json)
 
 
 def verify(*, remove: bool, as_json: bool) -> int:
@@ -103,7 +103,7 @@ def _chosen(cache: Cache, project: str, keys: list[str] | None, *, everywhere: b
     ]
 
 
-def _told(pruned: Pruned, *, as_json: bool) -> None:
+def _print_removed(pruned: Pruned, *, as_json: bool) -> None:
     if as_json:
         removed = [_fields(entry) for entry in pruned.entries]
         print_json(made(CacheRemoval, {"removed": removed, "freed_bytes": pruned.freed_bytes}))

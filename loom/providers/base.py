@@ -371,7 +371,7 @@ class Provider(Protocol):
         ...
 
     def described(self) -> str:
-        """Identify the engine for the record; empty if there is none."""
+        """Identify the engine for the record; empty without an engine."""
         ...
 
     def project_dir(self, workspace: Path) -> str:

@@ -92,7 +92,7 @@ class Highlights(Document, frozen=True, kw_only=True):
     found: Count = 0
     """How many lines tell, those that are not kept included."""
     complete: bool = True
-    """Whether every line with a telling word was looked at, and none was left out for want of room."""
+    """Whether every line with a telling word was looked at, and none was left out because of the size limit."""
 
 
 class StepSummary(Document, frozen=True, kw_only=True):

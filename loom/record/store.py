@@ -145,7 +145,7 @@ class RunRecord:
 
     def create(self, identity: Mapping[str, Any]) -> None:
         """Create the directories, private to the user, and the identity; on failure, nothing."""
-        with self._told():
+        with self._as_unwritable():
             self.paths.root.mkdir(parents=True, mode=0o700)
             try:
                 (self.paths.root / "CACHEDIR.TAG").write_text(_TAG)
@@ -184,7 +184,7 @@ class RunRecord:
         return free.f_bavail * free.f_frsize > 2 * _ROOM_BYTES
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _as_unwritable(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -196,7 +196,7 @@ class RunRecord:
 
     def append(self, relative: str, data: bytes) -> None:
         """Append whole lines to a file below `logs/<run_id>/`; readers see them at once."""
-        with self._told():
+        with self._as_unwritable():
             try:
                 self._append(relative, data)
             except OSError as error:
@@ -206,7 +206,7 @@ class RunRecord:
 
     def append_output(self, relative: str, data: bytes) -> None:
         """Append output, which may not use the reserve."""
-        with self._told():
+        with self._as_unwritable():
             if not self._has_room_for_output():
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             try:
@@ -259,7 +259,7 @@ class RunRecord:
 
     def publish(self, path: Path, data: bytes) -> None:
         """Replace a file atomically."""
-        with self._told():
+        with self._as_unwritable():
             try:
                 _publish(path, data)
             except OSError as error:
@@ -278,7 +278,7 @@ class RunRecord:
             for relative in [name for name in self._files if name.startswith(f"jobs/{job_id}/user/")]:
                 self.close(relative)
             target = job / "attempts" / str(attempt)
-            with self._told():
+            with self._as_unwritable():
                 target.mkdir(parents=True, exist_ok=True)
                 (job / "user").rename(target / "user")
 
@@ -756,7 +756,7 @@ def last_output(path: Path, count: int) -> list[OutputEvent]:
 
 
 def last_event(path: Path) -> Event | None:
-    """Read the last complete event of a file; None if there is none."""
+    """Read the last complete event of a file; None for a file without a complete event."""
     try:
         lines = last_lines(path, 1)
         event = decode(lines[0]) if lines else None

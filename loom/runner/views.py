@@ -53,7 +53,7 @@ class View(Struct, frozen=True, kw_only=True):
 
     @property
     def brought(self) -> Path:
-        """The manifest of the snapshot that these files were last synced with; there is none before the first sync."""
+        """The manifest of the snapshot that these files were last synced with. It does not exist before the first sync."""
         return (self.directory or jobs_of(self.workspace)) / ".brought.json"
 
     @property

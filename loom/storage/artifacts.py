@@ -86,9 +86,9 @@ def collect(
     skipped: list[Skipped] = []
     files = size = 0
     links_out = []
-    with _told("keep the artifacts"):
+    with _as_artifact_error("keep the artifacts"):
         archive.parent.mkdir(parents=True, exist_ok=True)
-    with _told("keep the artifacts"), atomic.replacing(archive) as draft, draft.open("wb") as file:
+    with _as_artifact_error("keep the artifacts"), atomic.replacing(archive) as draft, draft.open("wb") as file:
         hashed = Hashed(file)
         with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=hashed, mtime=0) as packed:
             archived = Writer(packed)
@@ -107,7 +107,7 @@ def collect(
         skipped=tuple(skipped),
         links_out=tuple(links_out),
     )
-    for line in _told_of(result):
+    for line in _summary_lines(result):
         on_output("stdout", line.encode("utf-8", "surrogateescape") + b"\n")
     return result
 
@@ -118,7 +118,7 @@ def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) ->
     ArtifactError if `sha256` does not match the archive from `collect`, or if it contains unsafe entries
     (`storage.unpacking`).
     """
-    with _told("restore the artifacts", archive):
+    with _as_artifact_error("restore the artifacts", archive):
         if sha256 is not None and _sha256(archive) != sha256:
             raise ArtifactError(
                 f"{archive} is not what the job left: its checksum differs from the record's",
@@ -142,7 +142,7 @@ class ArtifactFile(Struct, frozen=True):
 def index_of(archive: Path) -> list[ArtifactFile]:
     """List an archive's entries except directories. ArtifactError for a damaged or unsafe one."""
     held = []
-    with _told("read the artifacts", archive), _opened(archive) as packed:
+    with _as_artifact_error("read the artifacts", archive), _opened(archive) as packed:
         for entry, content in checked(read(packed)):
             total = 0
             while content is not None and (data := content.read(_CHUNK)):
@@ -163,7 +163,7 @@ def overlaps(indexes: Mapping[str, Iterable[ArtifactFile]]) -> dict[str, list[st
 
 def fetch(archive: Path, folder: Path) -> EntryWriter:
     """Unpack an archive below `folder`, creating it if needed. ArtifactError as for `restore`."""
-    with _told("fetch the artifacts", archive), _opened(archive) as packed:
+    with _as_artifact_error("fetch the artifacts", archive), _opened(archive) as packed:
         folder.mkdir(parents=True, exist_ok=True)
         return unpack(packed, folder)
 
@@ -174,7 +174,7 @@ def read_reports(patterns: Iterable[str], view: WorkspaceView, *, project_dir: s
     found: list[junit.Report] = []
     skipped: list[Skipped] = []
     problems: list[str] = []
-    with _told("read the test reports"):
+    with _as_artifact_error("read the test reports"):
         for entry, file in view.read(selection, skipped.append):
             if file is None:
                 continue
@@ -208,7 +208,7 @@ def _selection(paths: Iterable[str], exclude: Iterable[str]) -> Selection:
 
 
 @contextmanager
-def _told(what: str, place: Path | None = None) -> Iterator[None]:
+def _as_artifact_error(what: str, place: Path | None = None) -> Iterator[None]:
     """Convert foreign exceptions to ArtifactError."""
     try:
         yield
@@ -240,7 +240,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _told_of(result: Collected) -> Iterator[str]:
+def _summary_lines(result: Collected) -> Iterator[str]:
     yield f"{counted(result.files, 'file')}, {rough_size(result.bytes)} kept ({rough_size(result.archive_bytes)} packed)"
     for pattern in result.missing:
         yield f"warning: nothing found for {pattern}"

@@ -273,7 +273,7 @@ class TarView:
                     yield Entry(other, "hardlink", entry.mode & 0o777, entry.mtime_ns, 0, path), None
         for path, more in others.items():
             for gone in (path, *more):
-                on_skipped(Skipped(path=gone, reason="a hard link whose content could not be had"))
+                on_skipped(Skipped(path=gone, reason="a hard link to a file whose content could not be read"))
 
     def _members(self, paths: Iterable[str], on_skipped: OnSkipped) -> Iterator[Item]:
         with reader(self._archiver.get_archive(paths, on_skipped)) as stream:

@@ -331,7 +331,7 @@ class Attachment:
         return self._small_reads >= _FLOOD_FROM and time.monotonic() - self._read_at < _SOON_S
 
     def resume(self) -> None:
-        """Resume lost output from the log. `read` raises ProviderError when there is none."""
+        """Resume lost output from the log. `read` raises ProviderError when the engine keeps no log."""
         follower = LogFollower(self._client, self._container_id)
         self._poll.unregister(self._output.fileno())
         self._output.close()

@@ -1,4 +1,4 @@
-"""A caller who is not root, a job of another user, and a place that is made anew."""
+"""A caller who is not root, a job of another user, and a place that is created again."""
 
 from __future__ import annotations
 
