@@ -1,0 +1,72 @@
+"""A checked `.gitlab-ci.yml`: files merged, references and `extends` resolved, nothing decided about rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from msgspec import Struct
+
+from loom.config import Config
+from loom.util.yaml_file import Node, YamlFile
+
+
+class Facts(Protocol):
+    """What the dialect asks about the repository, the event and the user's settings; `plan.model.ResolveContext` has it."""
+
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def predefined(self) -> Mapping[str, str]:
+        """The `CI_*` variables of the whole pipeline."""
+
+    @property
+    def given(self) -> Mapping[str, str]:
+        """The variables of `--var`."""
+
+    @property
+    def changed(self) -> Callable[[str | None], Iterable[str] | None]: ...
+
+    @property
+    def files(self) -> Callable[[], Iterable[str]]: ...
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """One job or hidden job: its own value, and the merged one after `extends`, `default` and `inherit`."""
+
+    name: str
+    key: Node
+    node: Node
+    merged: Node
+
+    @property
+    def is_template(self) -> bool:
+        return self.name.startswith(".")
+
+    @property
+    def stage(self) -> str:
+        stage = self.merged.get("stage")
+        return stage.value if stage is not None and isinstance(stage.value, str) else "test"
+
+
+class Pipeline(Struct, frozen=True, kw_only=True):
+    """The whole file. Values are nodes with file, line and column; their shapes are checked."""
+
+    path: str
+    """Relative to the repository root (absolute when outside)."""
+    files: tuple[YamlFile, ...]
+    """Included files first."""
+    root: Node
+    """The merged root mapping."""
+    stages: tuple[str, ...]
+    """With `.pre` and `.post`."""
+    entries: Mapping[str, Entry]
+
+    @property
+    def jobs(self) -> Mapping[str, Entry]:
+        return {name: entry for name, entry in self.entries.items() if not entry.is_template}
+
+    @property
+    def templates(self) -> Mapping[str, Entry]:
+        return {name: entry for name, entry in self.entries.items() if entry.is_template}
