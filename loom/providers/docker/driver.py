@@ -6,6 +6,7 @@ a mark. `Cutter` removes marks from a stream, at any chunk boundaries.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -28,20 +29,40 @@ SURROUNDINGS = f"{DIRECTORY}/surroundings"
 root runs no text of the job's user."""
 _INHERIT = f"[ -O {SURROUNDINGS} ] && . {SURROUNDINGS}"
 _ENTER = f"""
-loom_names=$1; shift
+loom_names=$1 loom_bytes=$2; shift 2
 if [ -O {SURROUNDINGS} ]; then
   for loom_name in $loom_names; do eval "loom_own_$loom_name=\\${{$loom_name-}}"; done
   . {SURROUNDINGS}
   for loom_name in $loom_names; do eval "$loom_name=\\$loom_own_$loom_name; export $loom_name"; done
 fi 2>/dev/null
+eval "$loom_bytes"
 exec "$@"
 """
 
 
 def entering(command: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """`command` with what steps inherit around it; `environment`, which it is started with, counts more."""
+    """`command` with what steps inherit around it; `environment`, which it is started with, counts more.
+
+    A value that is not text is set here, since the engine's JSON can't encode it.
+    """
     names = [name for name in environment if name.isidentifier() and name.isascii()]
-    return ["sh", "-c", _ENTER, "loom", " ".join(names), *command]
+    set_bytes = [_assignment(name, environment[name]) for name in names if not is_text(environment[name])]
+    return ["sh", "-c", _ENTER, "loom", " ".join(names), "\n".join(set_bytes), *command]
+
+
+def is_text(value: str) -> bool:
+    """Whether `value` has no bytes that are not UTF-8 (surrogates, in Python)."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _assignment(name: str, value: str) -> str:
+    escaped = "".join(f"\\0{byte:03o}" for byte in os.fsencode(value))
+    # The `x` protects newlines at the end, which a substitution drops.
+    return f"{name}=$(printf %b '{escaped}x'); {name}=${{{name}%x}}; export {name}"
 
 
 NOBODY_CAME_S = 120

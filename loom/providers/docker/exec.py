@@ -233,13 +233,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
 
     def _create(self, command: Sequence[str], *, stdin: bool = False, tty: bool = False) -> str:
         api: Any = self.client.api
-        environment = []
-        for name, value in self.environment.items():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                continue  # the engine's JSON can't encode it
-            environment.append(f"{name}={value}")
+        environment = [f"{name}={value}" for name, value in self.environment.items() if driver.is_text(value)]
         with translated("starting a command in the container"):
             made = retrying(
                 lambda: api.exec_create(

@@ -74,6 +74,10 @@ class Mount(Protocol):
 
     def changes(self, as_root: AsRoot) -> Sequence[Change] | None: ...
 
+    def size(self) -> int:
+        """Return the bytes that the view takes and that go with the container; 0 for files of this machine."""
+        ...
+
     def undo(self) -> None:
         """Remove the view; the container is already gone."""
         ...
@@ -159,6 +163,9 @@ class BindMount:
     def changes(self, as_root: AsRoot) -> Sequence[Change] | None:
         return None
 
+    def size(self) -> int:
+        return 0
+
     def undo(self) -> None:
         pass
 
@@ -208,6 +215,9 @@ class _EngineVolume:
 
     def view(self) -> Path | None:
         return None
+
+    def size(self) -> int:
+        return 0
 
     def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
         view = self.view()
@@ -406,6 +416,13 @@ class VolumeMount(_EngineVolume):
                     f"canceled while the workspace was sent to job {self._request.job_id}", code="CANCELED"
                 )
             yield piece
+
+    def size(self) -> int:
+        with translated("measuring the job's volume"):
+            url = self._api._url("/system/df")  # the SDK's own call also measures all images
+            used = self._api._result(self._api._get(url, params={"type": "volume"}), True)
+        sizes = {volume["Name"]: (volume.get("UsageData") or {}).get("Size") for volume in used.get("Volumes") or ()}
+        return max(0, sizes.get(self._name) or 0)  # -1: unknown
 
     def changes(self, as_root: AsRoot) -> Sequence[Change] | None:
         return None

@@ -280,7 +280,7 @@ class DockerSession:
     def size(self) -> int:
         with translated("measuring the container"):
             listed = self._api.containers(all=True, size=True, filters={"id": self.container_id})
-        return int((listed[0] if listed else {}).get("SizeRw") or 0)
+        return int((listed[0] if listed else {}).get("SizeRw") or 0) + self._mount.size()
 
     def keep(self, expires_at: float) -> None:
         # One that a step ended is started again by whoever enters it.

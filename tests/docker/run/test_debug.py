@@ -335,6 +335,15 @@ large: {stage: test, image: debian:trixie-slim, script: ["head -c 3000000 /dev/z
     assert len(containers_of(second.receipt["run_id"])) == 1
 
 
+def test_the_size_of_a_kept_container_counts_its_volume(failing: Project) -> None:
+    failing.write("large", "x" * 3_000_000)
+    ran = failing.run(
+        "--keep", "on-failure", "--mount-mode", "ephemeral_volume", MY_TOKEN=SECRET, LOOM_KEEP_MAX_SIZE="2m"
+    )
+    assert "and at most 2.1 MB are kept (keep_max_size)" in ran.out
+    assert failing.leftovers() == []
+
+
 def test_a_kept_container_that_was_stopped_wakes_with_its_services(debugged: Project) -> None:
     debugged.workflow(
         """
