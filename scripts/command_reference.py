@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import typer
 
@@ -149,14 +149,9 @@ def _meaning(parameter: Any, quote: str = "") -> str:
 
 
 def _choices(parameter: Any) -> str:
-    choices = (
-        type(parameter.default)
-        if isinstance(parameter.default, Enum)
-        else get_args(parameter.type_descriptor.annotation)
-    )
-    if choices and parameter.type_descriptor.is_choice:
-        return "|".join(getattr(one, "value", one) for one in choices)
-    return str(parameter.name).upper()
+    # The attribute has another name in typer 0.29 and later.
+    choices = getattr(getattr(parameter, "type_descriptor", None) or parameter.type, "choices", None)
+    return "|".join(getattr(one, "value", one) for one in choices or ()) or str(parameter.name).upper()
 
 
 def _default(parameter: Any) -> str:

@@ -79,7 +79,7 @@ def test_no_flag_with_known_values_offers_files() -> None:
         if parameter.metavar not in PATHS | {"N"}
         and not FREE & set(parameter.opts)
         and parameter._custom_shell_complete is None
-        and not parameter.type_descriptor.is_choice
+        and not getattr(getattr(parameter, "type_descriptor", None) or parameter.type, "choices", None)
     ]
     assert wrong == []
 
