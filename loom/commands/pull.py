@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 from msgspec import Struct
@@ -124,7 +125,7 @@ def _generated(run: PastRun) -> Callable[[Change], bool]:
     patterns: list[str] = []
     for job in run.planned.plan.jobs:
         if job.artifacts is not None:
-            patterns += [*job.artifacts.paths, *job.artifacts.junit]
+            patterns += [*job.artifacts.paths, *chain.from_iterable(job.artifacts.reports.values())]
         for cache in job.cache:
             patterns += cache.paths
     selection = Selection(patterns)

@@ -280,9 +280,10 @@ class Builder:
             when=fields.when,
             name=text.maybe(fields.name, "artifacts", "name"),
             expire_in_s=fields.expire_in,
-            junit=tuple(
-                text.path(path, "artifacts", "reports", "junit", n) for n, path in enumerate(fields.reports.junit)
-            ),
+            reports={
+                kind: tuple(text.path(path, "artifacts", "reports", kind, n) for n, path in enumerate(paths))
+                for kind, paths in fields.reports.by_kind().items()
+            },
         )
 
     def cache(self, fields: models.CacheFields, number: int, text: _Texts) -> p.Cache:

@@ -94,6 +94,8 @@ class Image(Struct, frozen=True, kw_only=True):
     name: str | None = None
     build: Build | None = None
     pull: PullPolicy = "missing"
+    pull_else: tuple[PullPolicy, ...] = ()
+    """Policies to try in order when `pull` finds no image."""
     entrypoint: tuple[str, ...] | None = None
     """None: the image's entrypoint is not run. A list is run before loom's driver."""
     user: str | None = None
@@ -195,13 +197,19 @@ def wanted(when: When, status: Status) -> bool:
             return status is not Status.SUCCESS
 
 
+ReportKind = Literal["junit", "dotenv", "cobertura", "jacoco", "codequality", "sarif"]
+
+
 class Artifacts(Struct, frozen=True, kw_only=True):
     paths: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    untracked: bool = False
+    """Keep also every file that git does not track, ignored ones included."""
     when: When = "on_success"
     name: str | None = None
     expire_in_s: float | None = None
-    junit: tuple[str, ...] = ()
+    reports: Mapping[ReportKind, tuple[str, ...]] = field(default_factory=dict)
+    """Files that loom reads after the job, whatever its result: paths or globs by kind."""
 
 
 class CacheKeyFiles(Struct, frozen=True, kw_only=True):
@@ -218,6 +226,27 @@ class Cache(Struct, frozen=True, kw_only=True):
     policy: Literal["pull", "push", "pull-push"] = "pull-push"
     when: When = "on_success"
     name: str | None = None
+    untracked: bool = False
+    """Keep also every file that git does not track, ignored ones included."""
+
+
+class ChildFile(Struct, frozen=True, kw_only=True):
+    """A file of a child pipeline: of the project, or among the artifacts of `job` (a job id of this plan)."""
+
+    path: str
+    job: str | None = None
+
+
+class Trigger(Struct, frozen=True, kw_only=True):
+    """The child pipeline that a job without steps starts: a run within the run."""
+
+    files: tuple[ChildFile, ...]
+    """Merged in order."""
+    depend: bool = False
+    """The job ends with the child and has its result; otherwise it succeeds when the child starts."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Forwarded to the child, above its file's own."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -232,11 +261,28 @@ class Job(Struct, frozen=True, kw_only=True):
     image: Image | None = None
     target: str = "linux"
     shell: tuple[str, ...] = AUTO_SHELL
+    shared_shell: bool = False
+    """One shell runs the steps of `before_script` and `script`, another those of `after_script`; else each has its own."""
     merge_output: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
+    file_variables: tuple[str, ...] = ()
+    """Those of `variables` whose value the job finds in a file; the variable is its path."""
     needs: tuple[Need, ...] | None = None
     """None: waits for all earlier stages; a tuple (also empty): waits only for these."""
+    artifacts_from: tuple[str, ...] | None = None
+    """The jobs with artifacts and dotenv variables for this one; None: its needs, or all jobs of earlier stages."""
     when: Literal["on_success", "on_failure", "always", "manual"] = "on_success"
+    """`manual`: runs when a person says so; not run, it is skipped, and holds up later jobs unless it may fail."""
+    delay_s: float | None = None
+    """How long to wait once it could start."""
+    resource_group: str | None = None
+    """At most one job of a group runs at a time, over all runs on this machine."""
+    interruptible: bool = False
+    trigger: Trigger | None = None
+    no_checkout: bool = False
+    """Its directory has none of the project's files, only artifacts and caches."""
+    coverage: str | None = None
+    """A regular expression: the number in the last line of output that matches is the job's coverage."""
     allow_failure: AllowFailure = field(default_factory=AllowFailure)
     retry: Retry = field(default_factory=Retry)
     timeout_s: float | None = None

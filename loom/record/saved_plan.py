@@ -63,7 +63,7 @@ def check_consistent(plan: Plan) -> None:
     present, before = {job.id for job in plan.jobs}, set[str]()
     msgspec.convert([name for job in plan.jobs for name in (job.id, *(step.id for step in job.steps))], list[Place])
     for job in plan.jobs:
-        if job.id in before or job.stage not in plan.stages or not job.steps:
+        if job.id in before or job.stage not in plan.stages or not (job.steps or job.trigger):
             raise ValueError(f"job {job.id!r} is there twice, has no step, or its stage is not one of the plan")
         if (present - before) & {need.job for need in job.needs or ()}:
             raise ValueError(f"job {job.id!r} stands before one that it needs")

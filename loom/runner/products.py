@@ -125,11 +125,10 @@ class Handover:
 
     def reports(self, job: Job, session: Session, project_dir: str) -> artifacts.TestReports | None:
         """Summarise the job's JUnit reports, whatever its result."""
-        if job.artifacts is None or not job.artifacts.junit:
+        patterns = job.artifacts.reports.get("junit") if job.artifacts is not None else None
+        if not patterns:
             return None
-        return artifacts.read_reports(
-            job.artifacts.junit, view_of(session, self._not_if_twice), project_dir=project_dir
-        )
+        return artifacts.read_reports(patterns, view_of(session, self._not_if_twice), project_dir=project_dir)
 
     # -- interrupts: what is for steps that will not run any more ends with the first, what a job leaves with the second ---
 

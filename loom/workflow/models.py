@@ -173,8 +173,15 @@ class CacheFields(Model):
     disabled: bool = Field(default=False, description="Leave this cache out.")
 
 
+ReportKind = Literal["junit"]
+
+
 class Reports(Model):
     junit: Paths = Field(default_factory=list, description="JUnit XML reports; failing tests are named in the record.")
+
+    def by_kind(self) -> dict[ReportKind, list[str]]:
+        kinds: tuple[ReportKind, ...] = get_args(ReportKind)
+        return {kind: paths for kind in kinds if (paths := getattr(self, kind))}
 
 
 class ArtifactsFields(Model):
@@ -187,7 +194,7 @@ class ArtifactsFields(Model):
 
     @model_validator(mode="after")
     def _something(self) -> ArtifactsFields:
-        if not self.paths and not self.reports.junit:
+        if not self.paths and not self.reports.by_kind():
             raise Incomplete("expected paths or reports; there is nothing to keep")
         return self
 

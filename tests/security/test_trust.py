@@ -94,12 +94,25 @@ HARMLESS: dict[type, frozenset[str]] = {
             *("id", "name", "stage", "steps", "provider", "image", "target", "shell", "variables", "needs", "when"),
             *("allow_failure", "retry", "timeout_s", "step_timeout_s", "resources", "network", "services", "artifacts"),
             *("cache", "secrets", "matrix", "runner_pool", "places", "rule", "hardened", "merge_output"),
+            *(
+                "shared_shell",
+                "file_variables",
+                "artifacts_from",
+                "delay_s",
+                "resource_group",
+                "interruptible",
+                "trigger",
+            ),
+            *("no_checkout", "coverage"),
         }
     ),
     model.Step: frozenset({"phase", "number", "script", "file", "line", "literal"}),
     # The build context stays in the workspace: docker/build.py refuses one that leads out of it.
     model.Build: frozenset({"context", "dockerfile", "target", "args", "secrets"}),
-    model.Image: frozenset({"name", "build", "pull", "entrypoint", "user", "platform"}),
+    model.Image: frozenset({"name", "build", "pull", "pull_else", "entrypoint", "user", "platform"}),
+    # The plan that a child pipeline becomes is asked about like any other.
+    model.Trigger: frozenset({"files", "depend", "variables", "inputs"}),
+    model.ChildFile: frozenset({"path", "job"}),
     model.Need: frozenset({"job", "optional", "artifacts"}),
     model.AllowFailure: frozenset({"always", "exit_codes"}),
     model.Retry: frozenset({"max", "when", "exit_codes", "backoff_s"}),
@@ -110,9 +123,9 @@ HARMLESS: dict[type, frozenset[str]] = {
     model.Service: frozenset(
         {"name", "aliases", "image", "variables", "command", "entrypoint", "user", "ready", "secrets", "once", "place"}
     ),
-    model.Artifacts: frozenset({"paths", "exclude", "when", "name", "expire_in_s", "junit"}),
+    model.Artifacts: frozenset({"paths", "exclude", "untracked", "when", "name", "expire_in_s", "reports"}),
     model.CacheKeyFiles: frozenset({"files", "prefix"}),
-    model.Cache: frozenset({"paths", "key", "fallback_keys", "policy", "when", "name"}),
+    model.Cache: frozenset({"paths", "key", "fallback_keys", "policy", "when", "name", "untracked"}),
     model.Secret: frozenset({"name", "file", "required"}),
 }
 """Fields that give a job no more than a container of its own and the repository's files."""

@@ -42,7 +42,7 @@ JOB = Job(
     image=Image(name="debian:trixie-slim"),
     retry=Retry(max=2),
     allow_failure=AllowFailure(exit_codes=frozenset({3, 1})),
-    artifacts=Artifacts(paths=("out",), junit=("r.xml",)),
+    artifacts=Artifacts(paths=("out",), reports={"junit": ("r.xml",)}),
     cache=(Cache(paths=("deps",), key=CacheKeyFiles(files=("lock",))), Cache(paths=("x",), key="k")),
     secrets=(Secret(name="TOKEN", ref="env://TOKEN"),),
     matrix={"PY": "3.11"},
