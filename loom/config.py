@@ -22,6 +22,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import Problem, RequestError, WorkflowError
+from loom.pools import Misplaced, Pool
+from loom.pools import parsed as _pools
 from loom.util import yaml_file
 from loom.util.file_systems import in_memory
 from loom.util.paths import leads_out
@@ -248,6 +250,7 @@ Cpus = Annotated[float, _cpus]
 Platform = Annotated[str, _platform]
 Names = Annotated[tuple[str, ...], _names]
 Databases = Annotated[Mapping[str, KeepassDatabase], _keepass]
+Pools = Annotated[Mapping[str, Pool], _pools]
 
 
 def _key(default: Any, project: Rule, about: str) -> Any:
@@ -285,6 +288,15 @@ class Config:
         None,
         _asked("jobs, with the workspace and their secrets, go to this engine"),
         "The engine's address; default: DOCKER_HOST or the current Docker context.",
+    )
+    on: str = _key(
+        "docker",
+        _asked("jobs, with the workspace and their secrets, go there"),
+        "Where jobs in containers run: a pool, or a provider with an optional context, such as kubernetes:CONTEXT.",
+    )
+    pools: Pools = field(
+        default_factory=dict,
+        metadata={"about": "Places for jobs by the name that `runner_pool` and `--on` use.", "project": THE_USERS},
     )
     log_driver: Literal["json-file", "none"] = _key(
         "json-file", FREE, "The containers' log driver; none is faster but leaves `docker logs` empty."
@@ -390,6 +402,8 @@ def _key_of(item: Field[Any], hint: Any) -> _Key:
 _HINTS = get_type_hints(Config, include_extras=True)
 _KEYS = {item.name: _key_of(item, _HINTS[item.name]) for item in fields(Config) if "internal" not in item.metadata}
 KEYS = tuple(_KEYS)
+MAPPINGS = frozenset({"keepass", "pools"})
+"""The settings that only a file can give."""
 _MEASURES: Mapping[_Parse, Callable[[Any], str]] = {_duration: duration_text, _size: size_text, _memory: size_text}
 
 
@@ -417,7 +431,8 @@ def text_of(name: str, value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(value) + "]"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{alias}: {database.path}" for alias, database in value.items()) + "}"
+        shown = {key: item.place if isinstance(item, Pool) else item.path for key, item in value.items()}
+        return "{" + ", ".join(f"{key}: {text}" for key, text in shown.items()) + "}"
     return str(value)
 
 
@@ -482,10 +497,11 @@ class _Layers:
     def propose(self, name: str, value: Any, node: yaml_file.Node, allows: Callable[[Asked], bool]) -> None:
         """Apply a line of the project's file."""
         rule = _KEYS[name].project
-        if rule.refused and value is not None:
+        if rule.refused and value not in (None, {}):
+            variable = "" if name in MAPPINGS else f", or set LOOM_{name.upper()}"
             raise RequestError(
                 f"{node.place}: {name} can't be set by a repository",
-                hint=f"set it in your own configuration (`loom config init --user`), or set LOOM_{name.upper()}",
+                hint=f"set it in your own configuration (`loom config init --user`){variable}",
                 code=CODE,
             )
         before, origin, text = self.values[name], self._origins[name], _as_written(node, value, self._root)
@@ -620,7 +636,9 @@ def _read(path: Path, context: _Context, problems: list[Problem]) -> Iterator[tu
         try:
             yield key, _value(key, value, context), node
         except ValueError as error:
-            file.problems.append(file.problem(node, at, str(error), code=CODE))
+            keys = error.keys if isinstance(error, Misplaced) else ()
+            at = yaml_file.pointer(key, *keys)
+            file.problems.append(file.problem(node.find(*keys) or node, at, str(error), code=CODE))
     problems += sorted(file.problems, key=lambda problem: (problem.line, problem.column))
 
 
@@ -628,7 +646,7 @@ def _given(
     environ: Mapping[str, str], flags: Mapping[str, object], home: Path | None
 ) -> Iterator[tuple[str, Any, Origin]]:
     """Apply settings from variables, then flags. Unknown LOOM_ variables are ignored: other programs use the prefix too."""
-    variables = {name: f"LOOM_{name.upper()}" for name in KEYS if name != "keepass"}
+    variables = {name: f"LOOM_{name.upper()}" for name in KEYS if name not in MAPPINGS}
     given: list[tuple[str, object, Origin]] = [
         (name, environ[variable], Origin(layer="environment", place=variable))
         for name, variable in variables.items()

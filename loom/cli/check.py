@@ -39,6 +39,7 @@ def compile_(
         ),
     ] = None,
     container: options.Container = None,
+    on: options.On = None,
     stage: options.Stages = None,
     from_job: options.FromJob = None,
     needs: options.Needs = None,

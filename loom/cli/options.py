@@ -38,6 +38,15 @@ Container = Annotated[
         help="Run jobs without an image in a container of the default image, or on this machine without isolation.",
     ),
 ]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="PLACE",
+        help="Where jobs in containers run: PROVIDER[:CONTEXT] or a pool of your configuration (default: docker).",
+        autocompletion=completion("place"),
+    ),
+]
 Stages = Annotated[
     list[str] | None,
     typer.Option("--stage", metavar="STAGE", help="Only the jobs of this stage.", autocompletion=completion("stage")),

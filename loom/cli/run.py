@@ -15,6 +15,7 @@ def run(
     names: options.Jobs = None,
     local: Annotated[bool, typer.Option("--local", help="Run locally (the default; accepted for clarity).")] = False,
     container: options.Container = None,
+    on: options.On = None,
     workflow: options.WorkflowFile = None,
     stage: options.Stages = None,
     from_job: options.FromJob = None,

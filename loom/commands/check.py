@@ -52,7 +52,8 @@ def check(workflow: Path | None, form: str, *, strict: bool) -> int:
         problems += _secrets(loaded, jobs)
         problems += _syntax(loaded, shell)
     if loaded is not None and not examined.problems:  # anything related to an invalid part is unknown
-        problems += warnings(loaded, predefined=KNOWN_TO_PLANS, default_shell=shell)
+        pools = here.config.pools if here is not None else ()
+        problems += warnings(loaded, predefined=KNOWN_TO_PLANS, default_shell=shell, pools=pools)
     if here is not None:
         problems += _notices(loaded, [job for _, job in jobs], here)
     problems = examined.in_order(problems)

@@ -27,6 +27,7 @@ def compile_(
     *,
     explain: str | None,
     container: bool | None,
+    on: str | None,
     stage: list[str] | None,
     from_job: str | None,
     needs: bool | None,
@@ -36,7 +37,7 @@ def compile_(
     event: str,
 ) -> int:
     """`loom compile`."""
-    here = project.here({"container": container})
+    here = project.here({"container": container, "on": on})
     selection = checkout.selection(
         jobs=jobs,
         stages=stage,
@@ -45,6 +46,7 @@ def compile_(
         variables=var,
         matrix=matrix,
         container=here.config.container,
+        on=here.config.on,
     )
     loaded = load(here.workflow(workflow), here.root)
     predefined = checkout.commit_variables(here, loaded.path, event)

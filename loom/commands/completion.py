@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from loom import config
 from loom.commands.project import here
 from loom.errors import LoomError
+from loom.providers import MODULES
 
 if TYPE_CHECKING:
     from loom.workflow import Workflow
@@ -56,7 +57,7 @@ def workflow_jobs(_given: Given) -> Iterable[str]:
 
     place = here()
     context = checkout.resolve_context(place)
-    plan = resolve(_workflow(), checkout.selection(container=place.config.container), context)
+    plan = resolve(_workflow(), checkout.selection(container=place.config.container, on=place.config.on), context)
     return (job.id for job in plan.jobs)
 
 
@@ -88,12 +89,17 @@ def documents(_given: Given) -> Iterable[str]:
     return ("list", *schemas.NAMES)
 
 
+def places(_given: Given) -> Iterable[str]:
+    return (*MODULES, *here().config.pools)
+
+
 KINDS: Mapping[str, Callable[[Given], Iterable[Any]]] = {
     "run": runs,
     "job": jobs,
     "step": steps,
     "workflow-job": workflow_jobs,
     "stage": stages,
+    "place": places,
     "matrix": matrix,
     "setting": settings,
     "document": documents,

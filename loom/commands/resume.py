@@ -378,13 +378,11 @@ def _as_planned(options: Options, past: PastRun) -> Options:
         "container": planned.container,
         "mount_mode": planned.mount_mode.value,
     }
-    on = next((job.provider for job in planned.plan.jobs if job.image is not None), options.on)
     return replace(
         again,
         quiet=options.quiet,
         trust=options.trust,
         strict=planned.isolated,
-        on=on,
         var=(*again.var, *options.var),
         shell_on_failure=options.shell_on_failure,
         pause_on_failure=options.pause_on_failure,

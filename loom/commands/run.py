@@ -30,7 +30,7 @@ from loom.commands.retention import clean_later
 from loom.commands.screen import screen_parts
 from loom.config import KEYS, Config
 from loom.errors import RequestError
-from loom.plan.model import CONTAINERS, Plan, Selection
+from loom.plan.model import Plan, Selection
 from loom.plan.resolve import resolve
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.record.documents import Invocation
@@ -71,8 +71,6 @@ class Options(Struct, frozen=True, kw_only=True):
     matrix: Sequence[str] = ()
     changes_base: str | None = None
     event: str = "push"
-    on: str = CONTAINERS
-    """The provider of jobs with an image."""
     dry_run: bool = False
     quiet: bool = False
     verbose: bool = False
@@ -192,7 +190,7 @@ def plan_of(loaded: Workflow, options: Options, here: Here, variables: Mapping[s
         variables=options.var,
         matrix=options.matrix,
         container=here.config.container,
-        on=options.on,
+        on=here.config.on,
     )
     return selection, resolve(loaded, selection, context)
 

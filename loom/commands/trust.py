@@ -36,6 +36,7 @@ def requests_of(jobs: Iterable[Job], here: Here, loaded: Workflow | None = None)
         root=here.root,
         home=here.environ.get("HOME"),
         network=here.config.network,
+        pools=here.config.pools,
         is_reference=_is_reference,
         is_ignored=ignored_in(here.root, here.environ),
     )

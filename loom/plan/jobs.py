@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from loom.errors import Problem, RequestError
 from loom.images.reference import parse_reference
 from loom.plan import model as p
+from loom.plan.placement import placed, unknown_pool
 from loom.plan.rules import Candidate, job_values
+from loom.pools import Pool
 from loom.util.units import platform
 from loom.util.yaml_file import Node, line_in_file, pointer
 from loom.workflow import Entry, Workflow, interpolation, models
@@ -47,7 +49,8 @@ class Builder:
         }
         variables = self.variables(candidate, known)
         text = _Texts(self, entry, {**known, **variables}, frozenset(fields.secrets or ()))
-        image = self.image(entry, text)
+        place = self.place(entry)
+        image = self.image(entry, text, place)
         job = p.Job(
             id=candidate.id,
             name=entry.name,
@@ -57,7 +60,7 @@ class Builder:
                 *_steps("script", fields.script, entry),
                 *_steps("after_script", fields.after_script, entry),
             ),
-            provider=p.HOST if image is None else self.selection.on,
+            provider=place.place,
             image=image,
             shell=tuple(fields.shell or shell_words(config.default_shell)),
             merge_output=bool(fields.merge_output),
@@ -82,6 +85,7 @@ class Builder:
             secrets=_secrets(fields.secrets or {}),
             matrix=candidate.matrix,
             runner_pool=fields.runner_pool,
+            pool=place if place != Pool(provider=place.provider) else None,
             places=self.places(entry),
             rule=candidate.decision.rule,
         )
@@ -131,12 +135,24 @@ class Builder:
             return self.workflow.variable_nodes[name], pointer("variables", name)
         return node or entry.key, pointer(entry.name, "variables", name)
 
-    def image(self, entry: Entry, text: _Texts) -> p.Image | None:
+    def place(self, entry: Entry) -> Pool:
+        fields, config = entry.fields, self.context.config
+        if (unknown := unknown_pool(fields.runner_pool, config)) is not None:
+            self.say(entry.merged.get("runner_pool"), pointer(entry.name, "runner_pool"), unknown)
+        has_image = fields.image is not None
+        place = placed(fields.runner_pool, has_image=has_image, selection=self.selection, config=config)
+        if not place.in_container and has_image:
+            pool = fields.runner_pool or self.selection.on
+            message = f"{pool} runs jobs on this machine, without an image; remove the image, or name another pool"
+            self.say(entry.merged.get("image"), pointer(entry.name, "image"), message)
+        return place
+
+    def image(self, entry: Entry, text: _Texts, place: Pool) -> p.Image | None:
         fields, config = entry.fields, self.context.config
         image = fields.image
+        if not place.in_container:
+            return None
         if image is None:
-            if not self.selection.container:
-                return None
             return p.Image(name=config.default_image, pull=config.pull, user=fields.user, platform=config.platform)
         build = None if image.build is None else self.build(image.build, entry, text, "image", "build")
         return p.Image(

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, field
 
 from loom.config import AUTO_SHELL, Config
+from loom.pools import Pool
 from loom.status import Status
 
 if TYPE_CHECKING:
@@ -257,7 +259,7 @@ class Job(Struct, frozen=True, kw_only=True):
     stage: str
     steps: tuple[Step, ...]
     provider: str
-    """A name of `providers.MODULES`."""
+    """A name of `providers.MODULES`, with the context that its pool names: `kubernetes:CONTEXT` (`providers.make`)."""
     image: Image | None = None
     target: str = "linux"
     shell: tuple[str, ...] = AUTO_SHELL
@@ -299,6 +301,9 @@ class Job(Struct, frozen=True, kw_only=True):
     secrets: tuple[Secret, ...] = ()
     matrix: Mapping[str, str] = field(default_factory=dict)
     runner_pool: str | None = None
+    """The pool that the workflow names."""
+    pool: Pool | None = None
+    """The pool that the job runs in; None for a provider without settings of its own."""
     places: Mapping[str, str] = field(default_factory=dict)
     """Origin of `image`, `timeout` and `step_timeout`: a place in the workflow, or a setting and its origin."""
     rule: int | None = None
@@ -326,7 +331,7 @@ class NotSelected(Struct, frozen=True, kw_only=True):
     reason: str
 
 
-class Plan(Struct, frozen=True, kw_only=True):
+class Plan(Struct, frozen=True, kw_only=True, dict=True):
     """Jobs in stable topological order: by stage, then needs, then file order."""
 
     workflow_path: str
@@ -337,10 +342,11 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     def job(self, job_id: str) -> Job:
         """Return the job with this id. KeyError if the plan does not contain it."""
-        for job in self.jobs:
-            if job.id == job_id:
-                return job
-        raise KeyError(job_id)
+        return self._by_id[job_id]
+
+    @cached_property
+    def _by_id(self) -> Mapping[str, Job]:
+        return {job.id: job for job in self.jobs}
 
 
 class Selection(Struct, frozen=True, kw_only=True):
@@ -362,7 +368,7 @@ class Selection(Struct, frozen=True, kw_only=True):
     container: bool = False
     """Run every job in a container: jobs without an image get the configured default image."""
     on: str = CONTAINERS
-    """The provider of jobs with an image."""
+    """Where jobs in containers run that name no pool: a pool, or a provider with an optional context."""
 
     @property
     def everything(self) -> bool:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from loom import config
 from loom.plan import model
+from loom.pools import Pool
 
 PlaceOf = Callable[[str, tuple[str | int, ...]], str]
 """Find where a job's value is written (`file:line:column`), by the job's name and the keys of the value."""
@@ -53,6 +54,8 @@ class Around(Struct, frozen=True, kw_only=True):
     """Whether a secret's reference is well-formed; a malformed one is not shown, because it may be the value itself."""
     network: str | None = None
     """The configured network mode, which the user already allowed."""
+    pools: Mapping[str, Pool] = field(default_factory=dict)
+    """Those of the user's configuration."""
     is_ignored: Callable[[Path], bool] = lambda _: False
     """Whether git ignores a file below `root`; such a file is the user's own and in no snapshot."""
 
@@ -95,6 +98,15 @@ def _gpus(gpus: str | None, _: Around) -> Iterator[_Asked]:
         yield "gpus", f"gpus {gpus}", "the job uses the GPUs of the engine's machine"
 
 
+def _runner_pool(name: str | None, around: Around) -> Iterator[_Asked]:
+    pool = around.pools.get(name or "")
+    if pool is not None and pool.elsewhere:
+        gives = f"the job runs in {pool.place}, with the rights that this pool of yours gives"
+        yield "runner_pool", f"runner_pool {name}", gives
+    elif pool is not None and not pool.in_container:
+        yield "runner_pool", f"runner_pool {name}", "the job runs on this machine, as you, without isolation"
+
+
 def _secret(reference: str, around: Around) -> Iterator[_Asked]:
     scheme, _, rest = reference.partition("://")
     if not around.is_reference(reference):
@@ -124,6 +136,7 @@ def _elsewhere(path: str, around: Around) -> str | None:
 ASKS: Mapping[tuple[type, str], Callable[[Any, Around], Iterator[_Asked]]] = {
     (model.Job, "privileged"): _privileged,
     (model.Job, "docker_socket"): _engine_socket,
+    (model.Job, "runner_pool"): _runner_pool,
     (model.Network, "mode"): _network,
     (model.Network, "extra_hosts"): _hosts,
     (model.Resources, "devices"): _devices,

@@ -42,7 +42,8 @@ def rehearse(workflow: Workflow, config: Config | None = None) -> tuple[list[Pro
     """Build every job regardless of its rules; return the problems that any plan of this workflow would have."""
     placeholders = dict.fromkeys(KNOWN_TO_PLANS, "x")
     context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")
-    builder = Builder(workflow, p.Selection(), context, {})
+    selection = p.Selection(container=context.config.container, on=context.config.on)
+    builder = Builder(workflow, selection, context, {})
     jobs: list[tuple[Entry, p.Job]] = []
     for entry in workflow.jobs.values():
         given: dict[str, str] = {}

@@ -10,6 +10,7 @@ from msgspec import Struct, field
 
 from loom.errors import WorkflowError
 from loom.plan import model as p
+from loom.plan.placement import placed
 from loom.util import globs
 from loom.util.toposort import order
 from loom.util.yaml_file import Node, pointer
@@ -87,8 +88,8 @@ def job_values(
 ) -> dict[str, str]:
     """Return loom's own variables of one job that are known at planning time."""
     fields = entry.fields
-    in_container = fields.image is not None or selection.container
-    project_dir = p.PROJECT_DIR if in_container else context.host_project_dir
+    place = placed(fields.runner_pool, has_image=fields.image is not None, selection=selection, config=context.config)
+    project_dir = p.PROJECT_DIR if place.in_container else context.host_project_dir
     values = {
         "CI_JOB_NAME": entry.name,
         "CI_JOB_STAGE": str(fields.stage),
@@ -96,7 +97,7 @@ def job_values(
         "LOOM_JOB_ID": job_id,
         "LOOM_JOB_STAGE": str(fields.stage),
         "LOOM_JOB_TARGET": "linux",
-        "LOOM_PROVIDER": selection.on if in_container else p.HOST,
+        "LOOM_PROVIDER": place.provider,
         "LOOM_WORKFLOW_PATH": workflow.path,
     }
     if project_dir is not None:

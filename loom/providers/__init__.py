@@ -5,7 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
+from msgspec.structs import replace
+
 from loom.errors import ProviderError
+from loom.pools import HERE
 
 if TYPE_CHECKING:
     from loom.providers.base import Provider, Setup
@@ -17,10 +20,13 @@ MODULES = {
 """Each provider's name, and its module with a function `provider(setup)`. The only list of providers."""
 
 
-def make(name: str, setup: Setup) -> Provider:
-    """Return a provider by name. ProviderError for an unknown one."""
+def make(place: str, setup: Setup) -> Provider:
+    """Return a provider by its name, with an optional context (`kubernetes:CONTEXT`). ProviderError for an unknown one."""
+    name, _, context = place.partition(":")
     if name not in MODULES:
         raise ProviderError(
             f"there is no provider {name!r} for jobs", hint=f"this loom has: {', '.join(MODULES)}; is it an older one?"
         )
-    return cast("Provider", import_module(MODULES[name]).provider(setup))
+    if context and name in HERE:
+        raise ProviderError(f"{place}: the provider {name} has no contexts", hint=f"leave out `:{context}`")
+    return cast("Provider", import_module(MODULES[name]).provider(replace(setup, context=context or None)))

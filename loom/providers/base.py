@@ -28,6 +28,7 @@ from msgspec import Struct, field
 from loom.cancel import Cancel
 from loom.config import Config
 from loom.plan.model import Build, Image, Job, MountMode, Network, Resources
+from loom.pools import Pool
 from loom.status import Exit, OnOutput
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Setup(Struct, frozen=True, kw_only=True):
     lock: ImageLock | None = None
     isolated: bool = False
     """Isolate the network of a job with services (`--strict`)."""
+    context: str | None = None
+    """Which of the provider's clusters, as its own configuration names them; None: its default."""
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
@@ -102,6 +105,8 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     docker_socket: bool = False
     hardened: bool = False
     """Drop most capabilities, and prevent gaining others."""
+    pool: Pool | None = None
+    """The settings of the job's pool."""
     labels: Mapping[str, str] = field(default_factory=dict)
     grace_s: float = 10.0
     """How long a step may take to exit after TERM before it is killed."""

@@ -199,6 +199,7 @@ class PlaceOpener:
             privileged=job.privileged,
             docker_socket=job.docker_socket,
             hardened=job.hardened,
+            pool=job.pool,
         )
 
     def services(

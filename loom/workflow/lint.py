@@ -37,10 +37,12 @@ def warnings(
     *,
     predefined: Collection[str],
     default_shell: Sequence[str] = AUTO_SHELL,
+    pools: Collection[str] = (),
 ) -> list[Problem]:
     """Return every warning in file order.
 
-    `default_shell` is the shell of steps without one; `predefined` are the names that loom sets.
+    `default_shell` is the shell of steps without one; `predefined` are the names that loom sets; `pools` those of the
+    user's configuration.
     """
     found = list(_steps(workflow.entries.values(), default_shell))
     for check in (
@@ -55,6 +57,8 @@ def warnings(
         _no_effect,
     ):
         found += check(workflow, frozenset(predefined))
+    if not pools:
+        found += _no_pools(workflow)
     return _in_order(workflow, found)
 
 
@@ -321,15 +325,19 @@ def _artifacts(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
         yield _warn(node, pointer(entry.name, "artifacts"), "WF_ARTIFACTS_UNUSED", message)
 
 
-def _no_effect(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+def _no_pools(workflow: Workflow) -> Iterator[Problem]:
     seen: set[int] = set()
     for entry in workflow.jobs.values():
-        fields = entry.fields
         pool = entry.merged.get("runner_pool")
         if pool is not None and id(pool) not in seen:
             seen.add(id(pool))
-            message = "runner_pool has no effect on a local run"
+            message = "runner_pool has no effect: your configuration has no `pools`"
             yield _warn(pool, pointer(entry.name, "runner_pool"), "WF_NO_EFFECT", message)
+
+
+def _no_effect(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+    for entry in workflow.jobs.values():
+        fields = entry.fields
         step = entry.merged.get("step_timeout")
         if step is not None and fields.timeout is not None and (fields.step_timeout or 0) > fields.timeout:
             message = "step_timeout is longer than timeout, which ends the job first"

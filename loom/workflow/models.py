@@ -369,7 +369,9 @@ class Common(Model):
     network: Network | None = optional("The network of the job's container.")
     privileged: bool | None = optional("Give the container all privileges.")
     docker_socket: bool | None = optional("Hand the engine's socket to the job.")
-    runner_pool: Line | None = optional("Where the job would run remotely; no effect on a local run.")
+    runner_pool: Line | None = optional(
+        "A pool of the user's configuration, where the job runs; no effect without `pools` there."
+    )
 
 
 class Job(Common):

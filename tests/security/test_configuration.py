@@ -29,6 +29,7 @@ def load(
 
 
 ASKED = {
+    "on": "kubernetes:theirs",
     "engine": "tcp://10.0.0.1:2375",
     "state_dir": "state",
     "tmp_dir": "/var/tmp/theirs",

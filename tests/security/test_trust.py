@@ -19,6 +19,7 @@ import pytest
 from loom.commands.trust_store import Trust
 from loom.plan import model, permissions
 from loom.plan.permissions import Around, Request
+from loom.pools import Pool, Toleration
 from loom.workflow import models
 
 from .conftest import PLAIN, Victim
@@ -93,7 +94,7 @@ HARMLESS: dict[type, frozenset[str]] = {
         {
             *("id", "name", "stage", "steps", "provider", "image", "target", "shell", "variables", "needs", "when"),
             *("allow_failure", "retry", "timeout_s", "step_timeout_s", "resources", "network", "services", "artifacts"),
-            *("cache", "secrets", "matrix", "runner_pool", "places", "rule", "hardened", "merge_output"),
+            *("cache", "secrets", "matrix", "pool", "places", "rule", "hardened", "merge_output"),
             *(
                 "shared_shell",
                 "file_variables",
@@ -127,6 +128,9 @@ HARMLESS: dict[type, frozenset[str]] = {
     model.CacheKeyFiles: frozenset({"files", "prefix"}),
     model.Cache: frozenset({"paths", "key", "fallback_keys", "policy", "when", "name", "untracked"}),
     model.Secret: frozenset({"name", "file", "required"}),
+    # The user's own configuration, which the job's `runner_pool` names.
+    Pool: frozenset(Pool.__struct_fields__),
+    Toleration: frozenset(Toleration.__struct_fields__),
 }
 """Fields that give a job no more than a container of its own and the repository's files."""
 

@@ -51,7 +51,7 @@ def test_each_option_survives_or_is_left_out_on_purpose(parameter: Any) -> None:
             assert again[name] == (Path(value) if name == "workflow" else given)
 
 
-@pytest.mark.parametrize("name", [key for key in config.KEYS if key != "keepass"])
+@pytest.mark.parametrize("name", [key for key in config.KEYS if key not in config.MAPPINGS])
 def test_each_variable_survives_or_is_left_out_on_purpose(name: str) -> None:
     variable = f"LOOM_{name.upper()}"
     assert setting_of(variable) == name

@@ -20,7 +20,7 @@ providers.MODULES["far"] = "far_provider"
 """
 RUN = f"""{ONE_LINE}
 from loom.commands import run
-sys.exit(run.run_with(run.Options(on="far", flags={{"keep": sys.argv[1]}})))
+sys.exit(run.run_with(run.Options(flags={{"on": "far", "keep": sys.argv[1]}})))
 """
 LOOM = f"""{ONE_LINE}
 from loom.cli import main

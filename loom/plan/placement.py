@@ -1,0 +1,27 @@
+"""Where a job runs: in the pool that it names, else where `--on` says, else on this machine."""
+
+from __future__ import annotations
+
+from loom.config import Config
+from loom.plan.model import HOST, Selection
+from loom.pools import Pool, named
+from loom.util.units import nearest
+
+THIS_MACHINE = Pool(provider=HOST)
+
+
+def placed(runner_pool: str | None, *, has_image: bool, selection: Selection, config: Config) -> Pool:
+    """Return the place of a job. An unknown pool counts as none (see `unknown_pool`), and so does each pool without `pools`."""
+    if runner_pool is not None and runner_pool in config.pools:
+        return config.pools[runner_pool]
+    in_container = has_image or selection.container
+    return named(selection.on, config.pools) if in_container else THIS_MACHINE
+
+
+def unknown_pool(runner_pool: str | None, config: Config) -> str | None:
+    """State that the user's configuration has no such pool. One without any pools makes no use of the key."""
+    if runner_pool is None or not config.pools or runner_pool in config.pools:
+        return None
+    close = nearest(runner_pool, config.pools)
+    meant = f"; did you mean {close}?" if close else ""
+    return f"your configuration has no pool {runner_pool}; it has {', '.join(config.pools)}{meant}"

@@ -1,0 +1,145 @@
+"""Places for jobs that the user's configuration names: the setting `pools`.
+
+A workflow's `runner_pool` names a pool; only the user's own configuration defines one, so no repository chooses a cluster.
+`--on` names a pool too, or a provider with an optional context (`kubernetes:prod`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from loom.util.units import duration, nearest
+
+HERE = {"docker": True, "host": False}
+"""The providers of this machine, and whether their jobs run in containers. They have no context, and no other settings."""
+
+
+class Toleration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """As in a pod's specification."""
+
+    key: str | None = None
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    toleration_seconds: int | None = None
+
+
+class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where jobs run. None and empty values leave the choice to the provider."""
+
+    provider: str
+    context: str | None = None
+    """Which of the provider's clusters: a context of the kubeconfig."""
+    jobs: int | None = None
+    """How many of its jobs run at once."""
+    namespace: str | None = None
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = ()
+    service_account: str | None = None
+    runtime_class: str | None = None
+    priority_class: str | None = None
+    image_pull_secrets: tuple[str, ...] = ()
+    pod_template: Mapping[str, Any] = field(default_factory=dict)
+    """A pod's `metadata` and `spec`, which loom's own values are merged over."""
+    registry: str | None = None
+    """Where the snapshot is pushed for the nodes to pull from (`HOST:PORT/REPOSITORY`); None: it is sent to each job."""
+    deadline: float | None = None
+    """How long one of its jobs may exist, in seconds; the cluster enforces it."""
+    name: str = ""
+    """Its key in the configuration; empty for a provider that `--on` names."""
+
+    @property
+    def place(self) -> str:
+        """The provider with its context: `Job.provider`."""
+        return f"{self.provider}:{self.context}" if self.context else self.provider
+
+    @property
+    def in_container(self) -> bool:
+        return HERE.get(self.provider, True)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it is outside this machine's own engine and processes."""
+        return self.provider not in HERE
+
+
+class Misplaced(ValueError):
+    """An invalid value, with the keys that lead to it."""
+
+    def __init__(self, message: str, *keys: str | int) -> None:
+        super().__init__(message)
+        self.keys = keys
+
+
+_FIELDS = tuple(name for name in Pool.__struct_fields__ if name != "name")
+_OF_CLUSTERS = frozenset(_FIELDS) - {"provider", "jobs"}
+_POD_TEMPLATE = ("metadata", "spec")
+
+
+def parsed(value: Any, _: object = None) -> Mapping[str, Pool]:
+    """Parse the setting. Misplaced for the first value that is wrong."""
+    if not isinstance(value, dict):
+        raise ValueError("expected a mapping of a pool's name to its settings")
+    return {name: _pool(name, settings) for name, settings in value.items()}
+
+
+def _pool(name: str, settings: Any) -> Pool:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise Misplaced(f"{name!r} can't name a pool: use letters, digits, '.', '_' and '-'", name)
+    if not isinstance(settings, dict) or "provider" not in settings:
+        raise Misplaced(f"{name}: expected a mapping with at least `provider`, such as `provider: kubernetes`", name)
+    for key in settings.keys() - set(_FIELDS):
+        close = nearest(key, _FIELDS)
+        meant = f"did you mean {close}?" if close else f"the settings of a pool are {', '.join(_FIELDS)}"
+        raise Misplaced(f"{name}: unknown setting {key}; {meant}", name, key)
+    if settings["provider"] in HERE and (foreign := sorted(settings.keys() & _OF_CLUSTERS)):
+        text = f"{name}: {foreign[0]} has no meaning for the provider {settings['provider']}; remove it"
+        raise Misplaced(text, name, foreign[0])
+    try:
+        deadline = _seconds(settings.get("deadline"))
+    except ValueError as error:
+        raise Misplaced(f"{name}.deadline: {error}", name, "deadline") from error
+    try:
+        pool = msgspec.convert({**settings, "deadline": deadline, "name": name}, Pool)
+    except msgspec.ValidationError as error:
+        raise _readable(name, str(error)) from error
+    return _checked(pool)
+
+
+def _seconds(value: Any) -> float | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    return duration(str(value).strip())
+
+
+def _checked(pool: Pool) -> Pool:
+    if ":" in pool.provider:
+        raise Misplaced(f"{pool.name}: write the context of {pool.provider} under `context`", pool.name, "provider")
+    if pool.jobs is not None and pool.jobs < 1:
+        raise Misplaced(f"{pool.name}.jobs: expected a whole number from 1 up, found {pool.jobs}", pool.name, "jobs")
+    for key in pool.pod_template.keys() - set(_POD_TEMPLATE):
+        text = f"{pool.name}.pod_template: unknown key {key}; a template has {' and '.join(_POD_TEMPLATE)}"
+        raise Misplaced(text, pool.name, "pod_template", key)
+    return pool
+
+
+def _readable(name: str, message: str) -> Misplaced:
+    """Turn a message such as "Expected `str`, got `int` - at `$.tolerations[0].key`" into one with the pool's path."""
+    text, _, place = message.partition(" - at ")
+    parts = re.findall(r"\.(\w+)|\[(\d+)\]", place)
+    path = [int(number) if number else key for key, number in parts]
+    where = name + place.strip("`").removeprefix("$").replace("[...]", "")
+    return Misplaced(f"{where}: {text[0].lower()}{text[1:]}", name, *path)
+
+
+def named(name: str, pools: Mapping[str, Pool]) -> Pool:
+    """Return the place that `--on` names: a pool, else a provider with an optional context."""
+    if name in pools:
+        return pools[name]
+    provider, _, context = name.partition(":")
+    return Pool(provider=provider, context=context or None)
