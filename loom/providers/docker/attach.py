@@ -135,6 +135,9 @@ class Hijacked:
                 return True
         return False
 
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)  # no limit: where one is needed, the socket has it
+
     def pending(self) -> bool:
         """Whether TLS has buffered decrypted data, which a poll of the descriptor does not show."""
         pending = getattr(self.socket, "pending", None)

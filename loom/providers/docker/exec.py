@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import math
 import os
 import secrets
 import select
 import socket
-import struct
-import termios
 import threading
 import time
-import tty
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from signal import SIGPIPE
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +23,13 @@ from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
-from loom.providers import interactive
-from loom.providers.docker import driver
+from loom.providers import driver, interactive
 from loom.providers.docker.attach import Demultiplexer, Hijacked
 from loom.providers.docker.errors import explanation, translated
 from loom.providers.docker.retries import retrying
-from loom.providers.docker.watcher import BECOME, Watcher
-from loom.record.lines import STANDARD_OUTPUT
-from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
+from loom.providers.terminal import raw, size_of, to_streams, write_all
+from loom.providers.watcher import BECOME, Watcher
+from loom.status import Ended, Exit, ExitCode, OnOutput
 from loom.util.within import wait_until
 
 if TYPE_CHECKING:
@@ -162,7 +157,15 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
     ) -> tuple[str, Watcher]:
         pid_file = _name("exec")
         exec_id = self._create(["sh", "-c", BECOME, "loom", pid_file, *command], stdin=stdin, tty=tty)
-        return exec_id, Watcher(self.client, self.container_id, self.user or "", pid_file, after_s=watched_after_s)
+        return exec_id, Watcher(self._watch, pid_file, after_s=watched_after_s)
+
+    def _watch(self, program: Sequence[str], limit_s: float) -> Hijacked:
+        api: Any = self.client.api
+        with translated("ending the command"):
+            made = api.exec_create(self.container_id, list(program), stdin=True, user=self.user or "", workdir="/")
+            connection = Hijacked.of_exec(self.client, made["Id"])
+        connection.socket.settimeout(limit_s)
+        return connection
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Create small private files."""
@@ -184,7 +187,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
 
     def terminal(self, command: Sequence[str], cancel: Cancel, *, timeout_s: float | None = None) -> Exit:
         exec_id, watcher = self._start(command, stdin=True, tty=True, watched_after_s=0)
-        with _raw(0):
+        with raw(0):
             connection = Hijacked.of_exec(self.client, exec_id, tty=True)
             try:
                 ended = self._pass_through(connection, exec_id, cancel, timeout_s)
@@ -206,7 +209,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
             left = deadline - time.monotonic()
             if left <= 0:
                 return Ended.TIMED_OUT
-            if (now := _size(1)) != size:
+            if (now := size_of(1)) != size:
                 size = now
                 self._resize(exec_id, *now)
             ready, _, _ = select.select([connection.fileno(), 0], [], [], min(left, _SIZE_EVERY_S))
@@ -220,7 +223,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
                     data = connection.socket.recv(_READ)  # no limit: the data is there
                     if not data:
                         return Ended.EXITED
-                    _write(1, data)
+                    write_all(1, data)
             except TimeoutError as error:
                 raise ProviderError(f"the container has taken no input for {_TYPED_WITHIN_S:.0f} s") from error
             except OSError as error:
@@ -292,44 +295,3 @@ def _feed(source: int | bytes, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_WR)
     except OSError:
         pass  # no reader any more
-
-
-@contextlib.contextmanager
-def _raw(descriptor: int) -> Iterator[None]:
-    """Put the terminal in raw mode (also ^C and ^Z reach the shell) and restore it."""
-    before = termios.tcgetattr(descriptor)
-    tty.setraw(descriptor, termios.TCSADRAIN)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(termios.error, OSError):  # the terminal is gone
-            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-def _size(descriptor: int) -> tuple[int, int]:
-    try:
-        rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(descriptor, termios.TIOCGWINSZ, b"\0" * 8))
-    except OSError:
-        return 24, 80
-    return (rows or 24), (columns or 80)
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def to_streams(out: int, err: int) -> OnOutput:
-    """Return an `on_output` that writes to two descriptors: standard output and standard error."""
-    targets = {"stdout": (out, STANDARD_OUTPUT), "stderr": (err, "standard error")}
-
-    def write(stream: Stream, data: bytes) -> None:
-        descriptor, name = targets[stream]
-        try:
-            _write(descriptor, data)
-        except OSError as error:
-            error.filename = name
-            raise
-
-    return write

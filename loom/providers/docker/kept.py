@@ -21,11 +21,13 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.errors import ProviderError
 from loom.plan.model import MountMode
+from loom.providers import driver
 from loom.providers.base import SessionFacts, SessionRequest
-from loom.providers.docker import driver, labels
+from loom.providers.channel import Channel, Died, Lost, Talk
+from loom.providers.docker import labels
 from loom.providers.docker.attach import Attachment, ExecAttachment
 from loom.providers.docker.capabilities import Traits
-from loom.providers.docker.channel import Channel, Died, Lost, Talk
+from loom.providers.docker.channel import channel_to
 from loom.providers.docker.cleanup import remove_container, remove_run
 from loom.providers.docker.container import image_is_there, name_of
 from loom.providers.docker.errors import translated
@@ -33,7 +35,8 @@ from loom.providers.docker.exec import ContainerInside
 from loom.providers.docker.mounts import BindMount, Mount, OverlayMount, VolumeMount
 from loom.providers.docker.ownership import Owner, Workspaces
 from loom.providers.docker.retries import restarting, retrying
-from loom.providers.docker.session import HELLO_S, DockerSession
+from loom.providers.docker.session import DockerSession
+from loom.providers.driven import HELLO_S
 from loom.providers.files import archive_of, unpack
 from loom.status import OnOutput
 from loom.storage.files import reader
@@ -176,7 +179,7 @@ class KeptContainer(Struct, frozen=True):
             for dead in channels:
                 dead.attachment.close()
             attachment = Attachment(self.client, self.container_id, apart=False)
-            channels[:] = [Channel(self.client, attachment, self.container_id, self.labels.get(labels.JOB, ""))]
+            channels[:] = [channel_to(self.client, attachment, self.container_id, self.labels.get(labels.JOB, ""))]
             channels[0].send(driver.program() + driver.hello(driver.new_token()) + driver.keep(talk.token))
 
         doing = "starting the kept container again"

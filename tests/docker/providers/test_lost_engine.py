@@ -23,6 +23,8 @@ import pytest
 
 from loom.errors import EngineUnavailable, ProviderError
 from loom.plan.model import MountMode, Network
+from loom.providers import channel as any_channel
+from loom.providers import driven
 from loom.providers.docker import channel, session
 from loom.providers.docker.cleanup import reap
 from loom.providers.docker.client import connect
@@ -149,7 +151,7 @@ NO_NETWORK = Network(mode="none")
 def test_a_lost_connection_that_ends_the_container_is_not_the_jobs_failure(any_sh: Place) -> None:
     with any_sh.job() as job:
         assert job.run("true").code == 0
-        timer = threading.Timer(0.3, job.session._channel.attachment.close_input)
+        timer = threading.Timer(0.3, job.session._driven.channel.attachment.close_input)
         timer.start()
         with pytest.raises(ProviderError, match="the connection to the container of job job was lost"):
             job.run("sleep 20")
@@ -206,9 +208,10 @@ def test_an_engine_that_hangs_is_given_up(
     own_engine: tuple[OwnEngine, docker.DockerClient], docker_place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, _ = own_engine
-    monkeypatch.setattr(channel, "ASK_ENGINE_S", 0.5)
+    monkeypatch.setattr(any_channel, "ASK_ENGINE_S", 0.5)
     monkeypatch.setattr(channel, "ANSWER_S", 0.5)
     monkeypatch.setattr(session, "LEAVE_S", 0.5)
+    monkeypatch.setattr(driven, "LEAVE_S", 0.5)
     with docker_place.job(network=NO_NETWORK) as job:
         # An engine that answers is asked and left in peace.
         assert job.run("sleep 1.5; echo done").out == b"done\n"

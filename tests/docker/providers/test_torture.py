@@ -17,8 +17,8 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import ImageError, InfrastructureError, ProviderError
 from loom.plan.model import Image, Network, Resources, Ulimit
+from loom.providers import driver
 from loom.providers.base import Command
-from loom.providers.docker import driver
 from loom.providers.docker.cleanup import reap
 from loom.status import Ended, Stream
 from tests.support.effort import effort

@@ -5,16 +5,12 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 from loom.errors import ProviderError
-from loom.providers.docker.attach import Hijacked
-from loom.providers.docker.errors import translated
-
-if TYPE_CHECKING:
-    import docker
 
 _SIGNAL_WITHIN_S = 10.0
 """Time limit for the last words to take effect."""
@@ -29,6 +25,22 @@ def _program() -> str:
     return "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
 
 
+class Connection(Protocol):
+    """The connection to a process in the container."""
+
+    def send(self, data: bytes) -> None: ...
+
+    def ends_within(self, limit_s: float) -> bool:
+        """Drain its output; return whether it ended in time."""
+        ...
+
+    def close(self) -> None: ...
+
+
+Connect = Callable[[Sequence[str], float], Connection]
+"""Starts a command in the container as the watched one's user. Each call of the connection takes at most so many seconds."""
+
+
 class Watcher:
     """A second process beside a command in its container, connected to loom: it also ends the command when loom dies.
 
@@ -36,12 +48,8 @@ class Watcher:
     the engine may not answer while the command's output blocks.
     """
 
-    def __init__(
-        self, client: docker.DockerClient, container_id: str, user: str, pid_file: str, *, after_s: float
-    ) -> None:
-        self._client = client
-        self._container_id = container_id
-        self._user = user
+    def __init__(self, connect: Connect, pid_file: str, *, after_s: float) -> None:
+        self._connect = connect
         self._pid_file = pid_file
         self._words: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._talk, args=(after_s,), name="end of a command", daemon=True)
@@ -68,22 +76,14 @@ class Watcher:
         if word == _OK:
             return
         # A command that has ended, or a container that is gone, needs no signal.
-        with contextlib.suppress(ProviderError, OSError), translated("ending the command"):
-            connection = self._connect()
+        with contextlib.suppress(ProviderError, OSError):
+            connection = self._connect(["sh", "-c", _program(), "loom", self._pid_file], _SIGNAL_WITHIN_S)
             try:
                 while True:
-                    connection.socket.sendall(f"{word}\n".encode() if word else b"")  # no limit: the socket has one
+                    connection.send(f"{word}\n".encode() if word else b"")
                     if word == _OK:
                         break
                     word = self._words.get()  # no limit: as long as the command runs; `close` ends it
                 connection.ends_within(_SIGNAL_WITHIN_S)
             finally:
                 connection.close()
-
-    def _connect(self) -> Hijacked:
-        api: Any = self._client.api
-        command = ["sh", "-c", _program(), "loom", self._pid_file]
-        made = api.exec_create(self._container_id, command, stdin=True, user=self._user, workdir="/")
-        connection = Hijacked.of_exec(self._client, made["Id"])
-        connection.socket.settimeout(_SIGNAL_WITHIN_S)
-        return connection

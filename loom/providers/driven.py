@@ -1,0 +1,208 @@
+"""Run the steps of a job through the driver of its container: the part of a session that every kind of container shares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from msgspec.structs import replace
+
+from loom.cancel import Cancel
+from loom.errors import LoomError, ProviderError, RequestError
+from loom.providers import driver
+from loom.providers.base import Command, SessionFacts, SessionRequest
+from loom.providers.channel import Channel, Died, Lost, Talk
+from loom.providers.steps import chosen, handed_on
+from loom.status import Ended, Exit, OnOutput, Stream
+
+HELLO_S = 60.0
+"""Time limit from the container's start to the driver's first answer, on a busy machine."""
+AFTER_KILL_S = 10.0
+"""Time limit of the driver's report after KILL; then the container is killed."""
+LEAVE_S = 3.0
+"""Time limit for the end of the container's processes after the driver is ordered to stop."""
+_MOST_HEARD = 10_000
+
+
+class Hello:
+    """The driver's first answer: its user, and what the container has."""
+
+    def __init__(self, answer: str) -> None:
+        uid, gid, ooms, refused_forks, self.users, self.groups, bash, member_of = answer.split()
+        self.has_bash = bash == "bash"
+        self.ooms, self.refused_forks = int(ooms), int(refused_forks)
+        known = uid.isdigit() and gid.isdigit()
+        self.uid = int(uid) if known else None
+        self.gid = int(gid) if known else None
+        self.further_groups = set(member_of.split(",")) - {"", "-", gid}
+
+
+class Driven:
+    """One container's driver, told what to do over `channel`. `facts` grow with what the driver says."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        request: SessionRequest,
+        facts: SessionFacts,
+        on_output: OnOutput,
+        *,
+        environment: Mapping[str, str],
+        still_running: Callable[[], tuple[str, ...]],
+    ) -> None:
+        """`environment`: what each step's extends. `still_running` lists the command lines of a step that ran out of time."""
+        self.channel = channel
+        self.facts = facts
+        self.on_output = on_output
+        """The session's own."""
+        self._request = request
+        self._environment = environment
+        self._still_running = still_running
+        self._handed_on: dict[str, str] = {}
+        self._to_mask: list[bytes] = []
+        self._number = 0
+        self._ooms = self._refused_forks = 0
+        self._unfinished = False
+        self.died = False
+
+    def hello(self, talk: Talk, cancel: Cancel, ended_at_once: Callable[[str, str], LoomError]) -> Hello | None:
+        """Wait for the answer to `talk`, a hello that was sent; None on a cancel. ImageError when the image can't run it.
+
+        `ended_at_once` makes the error for a container that ended, from its output and its end.
+        """
+        if self._hear(talk, cancel, ended_at_once):
+            found = Hello(str(talk.answer))
+            self.facts = replace(self.facts, has_bash=found.has_bash)
+            if found.uid is not None:
+                self.facts = replace(self.facts, user=f"{found.uid}:{found.gid}")
+            self._ooms, self._refused_forks = found.ooms, found.refused_forks
+            return found
+        if not cancel.requested:
+            raise ProviderError(
+                f"the container of job {self._request.job_id} started, but nothing in it answered within {HELLO_S:.0f} s",
+                hint='an image\'s own `entrypoint` must end by running the command that it is given: exec "$@"',
+            )
+        return None
+
+    def _hear(self, talk: Talk, cancel: Cancel, ended_at_once: Callable[[str, str], LoomError]) -> bool:
+        heard: list[bytes] = []
+
+        def listen(stream: Stream, data: bytes) -> None:
+            if sum(map(len, heard)) < _MOST_HEARD:
+                heard.append(data)
+            self.on_output(stream, data)
+
+        unregister = cancel.on_request(self.channel.attachment.wake)
+        try:
+            return self.channel.listen(talk, listen, deadline=time.monotonic() + HELLO_S, cancel=cancel)
+        except (Lost, Died) as lost:
+            reason = lost.message if isinstance(lost, Lost) else f"it ended with exit code {lost.code}"
+            output = b"".join(heard).decode("utf-8", "replace").strip()
+            if isinstance(lost, Lost) and not output:
+                raise
+            raise ended_at_once(output, reason) from lost
+        finally:
+            unregister()
+
+    def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
+        """As `Session.run`."""
+        if self.died:
+            raise Lost(f"a step of job {self._request.job_id} has ended its container; no other can run in it")
+        self._number += 1
+        talk = Talk()
+        line = driver.step(
+            talk.token,
+            script=command.script,
+            environment={**self._environment, **command.environment},
+            shell=tuple(chosen(command.shell or self._request.shell, has_bash=self.facts.has_bash)),
+            number=self._number,
+            merge_output=command.merge_output,
+        )
+        deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
+        ended = Ended.EXITED
+        still_ran: tuple[str, ...] = ()
+        unregister = cancel.on_request(self.channel.attachment.wake)
+        self._unfinished = True
+        try:
+            self.channel.send(line)
+            if not self.channel.listen(talk, on_output, deadline=deadline, cancel=cancel):
+                ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
+                still_ran = self._still_running() if ended is Ended.TIMED_OUT else ()
+                self._end_step(talk, on_output, cancel)
+            self.channel.send(driver.OK)
+            self._unfinished = False
+        except Died as died:
+            self.died = True
+            if ended is Ended.EXITED and died.oom:
+                ended = Ended.OOM_KILLED
+            return Exit(code=died.code, ended=ended, still_ran=still_ran, ended_place=True)
+        finally:
+            unregister()
+            talk.let_go(on_output)
+        self._handed_on.update(handed_on(talk.env_lines))
+        self._to_mask += [line for line in talk.mask_lines if line.strip()]
+        return replace(self._exit(str(talk.answer), ended), still_ran=still_ran)
+
+    def _exit(self, answer: str, ended: Ended) -> Exit:
+        code, ooms, refused_forks = (int(word) for word in answer.split())
+        if code < 0:
+            raise ProviderError(
+                f"the step could not be handed to the container of job {self._request.job_id}: its {driver.DIRECTORY},"
+                " where steps, $LOOM_ENV and secrets are, takes no more files",
+                hint="an earlier step has filled it, or made it read-only, or put something else in the place of"
+                " $LOOM_ENV or $LOOM_MASK",
+            )
+        killed, self._ooms = ooms - self._ooms, ooms
+        refused, self._refused_forks = refused_forks - self._refused_forks, refused_forks
+        if ended is Ended.EXITED and code != 0 and killed > 0:
+            ended = Ended.OOM_KILLED
+        return Exit(code=code, ended=ended, oom_kills=killed, refused_forks=refused)
+
+    def _end_step(self, talk: Talk, on_output: OnOutput, cancel: Cancel) -> None:
+        """Send TERM to all processes of the job, KILL after the grace period, and finally kill the container."""
+        if not cancel.now:
+            self.channel.send(driver.TERM)
+            grace = time.monotonic() + self._request.grace_s
+            if self.channel.listen(talk, on_output, deadline=grace, cancel=cancel, only_now=True):
+                self.channel.send(driver.KILL)  # the step ended in time; end its background processes too
+                return
+        self.channel.send(driver.KILL)
+        if self.channel.listen(talk, on_output, deadline=time.monotonic() + AFTER_KILL_S, cancel=None):
+            return
+        self.channel.kill()
+        raise Died(137, oom=False)
+
+    def handed_on(self) -> Mapping[str, str]:
+        return dict(self._handed_on)
+
+    def to_mask(self) -> list[bytes]:
+        found, self._to_mask = self._to_mask, []
+        return found
+
+    def put_secret(self, name: str, content: bytes) -> str:
+        if not name or "/" in name or name in (".", ".."):
+            raise RequestError(f"{name!r} can't be the name of a secret's file")
+        path = f"{driver.DIRECTORY}/secret.{name}"
+        if self.ask(lambda token: driver.put(token, path, content)) != "0":
+            raise ProviderError(f"the secret {name} could not be put into the container of job {self._request.job_id}")
+        return path
+
+    def ask(self, line: Callable[[bytes], bytes]) -> str | None:
+        """As `Channel.ask`; output belongs to the session."""
+        return self.channel.ask(line, self.on_output, HELLO_S)
+
+    def end(self) -> None:
+        """End everything in the container; its last output is the session's."""
+        if self.channel.attachment.at_end or self.died:
+            return
+        talk = Talk()
+        try:
+            if self._unfinished:
+                # For example, its output could not be recorded: drop the rest.
+                self.on_output = lambda *_: None
+                self.channel.send(driver.KILL + driver.OK)
+            self.channel.send(driver.end(talk.token))
+            self.channel.listen(talk, self.on_output, deadline=time.monotonic() + LEAVE_S, cancel=None)
+            talk.let_go(self.on_output)
+        except (Died, LoomError):
+            pass  # it already ended, or is removed by force next
