@@ -20,8 +20,10 @@ GAP = "…"
 """Stands between lines that do not follow each other."""
 MOST_FAILURES = 20
 MOST_GROUPS = 10
-GROUPS = ("test", "file", "line", "column", "message", "code")
+GROUPS = ("test", "file", "line", "column", "severity", "message", "code")
 """The named groups of an expression."""
+_NO_FAILURES = ("warn", "info", "note", "notice", "hint", "suggestion")
+"""How a `severity` begins that is none."""
 
 
 class Failure(Document, frozen=True, kw_only=True):
@@ -173,13 +175,13 @@ def _read(reader: Reader, lines: Sequence[str], at: int) -> tuple[list[Failure],
             return [], at + 1
         if reader.format.repeat and number == len(others):
             while place is not None:
-                read.append(_failure(reader.format.name, found, search(lines[place])))
+                read += _failure(reader.format.name, _with(found, search(lines[place])))
                 after = place + 1
                 place = _next(search, first, lines, after, reader.format.within)
             return read, after
         found = _with(found, search(lines[place]))
         after = place + 1
-    return [_failure(reader.format.name, found, {})], after
+    return _failure(reader.format.name, found), after
 
 
 def _with(groups: Mapping[str, str | None], more: Mapping[str, str | None] | None) -> dict[str, str | None]:
@@ -198,10 +200,13 @@ def _next(search: Search, first: Search, lines: Sequence[str], at: int, within: 
     return None
 
 
-def _failure(tool: str, groups: Mapping[str, str | None], more: Mapping[str, str | None] | None) -> Failure:
-    text = {name: (value or "").strip() or None for name, value in _with(groups, more).items()}
+def _failure(tool: str, groups: Mapping[str, str | None]) -> list[Failure]:
+    """The failure that these groups describe; none for a warning."""
+    text = {name: (value or "").strip() or None for name, value in groups.items()}
+    if (text.get("severity") or "").lower().startswith(_NO_FAILURES):
+        return []
     file = text.get("file")
-    return Failure(
+    failure = Failure(
         tool=tool,
         test=text.get("test"),
         file=None if file is None else from_root(file),
@@ -210,6 +215,7 @@ def _failure(tool: str, groups: Mapping[str, str | None], more: Mapping[str, str
         message=text.get("message"),
         code=text.get("code"),
     )
+    return [failure]
 
 
 def _number(text: str | None) -> int | None:

@@ -9,10 +9,13 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from loom.analysis import problem_matchers
 from loom.analysis.patterns import GROUPS, Format, Reader, Search
 from loom.errors import Problem, RequestError, WorkflowError
+from loom.storage.files import read_regular
 from loom.util import yaml_file
-from loom.util.yaml_file import Kind
+from loom.util.paths import leads_out
+from loom.util.yaml_file import Kind, Node
 from loom.workflow.messages import Problems, describe
 from loom.workflow.models import Model
 from loom.workflow.patterns import PatternError, SearchError, pattern_of
@@ -20,6 +23,8 @@ from loom.workflow.shapes import Shapes
 
 NAME = ".loom/patterns.yml"
 MOST_FORMATS = 50
+LARGEST_FILE = 1_000_000
+"""Of a file of problem matchers, in bytes."""
 
 
 def _name(text: str) -> str:
@@ -63,6 +68,12 @@ class _Entry(Model):
     words: list[Annotated[str, Field(min_length=2, max_length=100)]] = Field(default=[], max_length=20)
 
 
+class _Matchers(Model):
+    """A file of GitHub's problem matchers, relative to the project."""
+
+    matchers: Annotated[str, Field(min_length=1)]
+
+
 def load(root: Path) -> list[Format]:
     """Read the formats of a project; none where it has no such file. WorkflowError, with the place of each mistake."""
     problems, formats = read(root)
@@ -86,8 +97,28 @@ def read(root: Path) -> tuple[Sequence[Problem], list[Format]]:
         problems.say(file.root, "/", f"expected a list of at most {MOST_FORMATS} formats, found {describe(file.root)}")
         return problems.found, []
     shapes = Shapes(problems, nulls=file.has_nulls)
-    entries = [shapes.validated(_Entry, item, (number,)) for number, item in enumerate(file.root.value)]
-    return problems.found, [Format(**entry.model_dump()) for entry in entries if entry is not None]
+    formats: list[Format] = []
+    for number, item in enumerate(file.root.value):
+        if (matchers := item.get("matchers")) is not None:
+            if shapes.validated(_Matchers, item, (number,)) is not None:
+                formats += _imported(root, matchers, problems)
+        elif (entry := shapes.validated(_Entry, item, (number,))) is not None:
+            formats.append(Format(**entry.model_dump()))
+    return problems.found, formats
+
+
+def _imported(root: Path, path: Node, problems: Problems) -> list[Format]:
+    file = root / str(path.value)
+    if leads_out(file, root):
+        problems.say(path, "matchers", f"{path.value} is outside of the project")
+        return []
+    try:
+        return problem_matchers.formats(read_regular(file, at_most=LARGEST_FILE))
+    except OSError as error:
+        problems.say(path, "matchers", f"{path.value} can't be read: {error.strerror or error}")
+    except ValueError as error:
+        problems.say(path, "matchers", f"{path.value}: {error}")
+    return []
 
 
 def readers(formats: Sequence[Format]) -> list[Reader]:

@@ -1,5 +1,6 @@
 """The formats that a project adds in `.loom/patterns.yml`."""
 
+import json
 import time
 from pathlib import Path
 
@@ -44,6 +45,65 @@ def test_a_format_of_a_project_comes_first(tmp_path: Path) -> None:
         ("pytest", "t.py", None, "boo"),
     ]
     assert patterns.watch(own).found_in(b"a XX07 src/a.q 12") == [(2, "error")]
+
+
+MATCHERS = {
+    "problemMatcher": [
+        {
+            "owner": "style",
+            "pattern": [
+                {"regexp": r"^(?!ok)([^\s(].*)$", "file": 1},
+                {
+                    "regexp": r"^\s+(?<at>\d+):(\d+)\s+(error|warning)\s+(.*?)\s\s+([\w(\)-]+)$",
+                    "line": 1, "column": 2, "severity": 3, "message": 4, "code": 5, "loop": True,
+                },
+            ],
+        },
+        {"owner": "hints", "severity": "warning", "pattern": [{"regexp": "(.*)", "message": 1}]},
+    ]
+}  # fmt: skip
+
+
+def test_problem_matchers_are_formats(tmp_path: Path) -> None:
+    root = project(tmp_path, "- matchers: .github/style.json\n")
+    (root / ".github").mkdir()
+    (root / ".github/style.json").write_text(json.dumps(MATCHERS))
+    lines = [
+        "ok",
+        "src/a.q",
+        "  3:1  error  Bad name  no-bad",
+        "  4:2  warning  Long  len",
+        "  5:9  error  Worse  (x",
+        "",
+    ]
+    found = patterns.failures(lines, patterns.readers(patterns.of_project(root)))
+    assert [(each.tool, each.file, each.line, each.column, each.message, each.code) for each in found] == [
+        ("style", "src/a.q", 3, 1, "Bad name", "no-bad"),
+        ("style", "src/a.q", 5, 9, "Worse", "(x"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "matchers.json: not a file of problem matchers: Expected `object`, got `array`"),
+        (
+            '{"problemMatcher": [{"owner": "x", "pattern": [{"regexp": "(a", "message": 1}]}]}',
+            "matcher x: not a pattern",
+        ),
+        ('{"problemMatcher": [{"owner": "x", "pattern": [{"regexp": "a"}]}]}', "matcher x: no pattern has a message"),
+        (None, "matchers.json can't be read: No such file or directory"),
+    ],
+)
+def test_a_mistake_in_a_file_of_matchers_has_its_place(tmp_path: Path, text: str | None, message: str) -> None:
+    root = project(tmp_path, "- matchers: matchers.json\n")
+    if text is not None:
+        (root / "matchers.json").write_text(text)
+    with pytest.raises(WorkflowError) as caught:
+        patterns.of_project(root)
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.column) == (1, 13)
+    assert message in problem.message
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+"""GitHub's problem matchers, as formats: JSON files that many projects and actions have for their tools.
+
+https://github.com/actions/toolkit/blob/main/docs/problem-matchers.md
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Struct, field
+
+from loom.analysis.patterns import GROUPS, Format
+from loom.workflow.patterns import PatternError, pattern_of
+
+
+class _Pattern(Struct, frozen=True, kw_only=True, rename="camel"):
+    """`file` and the others are numbers of groups of `regexp`."""
+
+    regexp: str
+    file: int | None = None
+    line: int | None = None
+    column: int | None = None
+    severity: int | None = None
+    message: int | None = None
+    code: int | None = None
+    loop: bool = False
+
+
+class _Matcher(Struct, frozen=True, kw_only=True):
+    owner: str
+    pattern: list[_Pattern] = field(default_factory=list)
+    severity: str = "error"
+
+
+class _File(Struct, frozen=True, kw_only=True, rename="camel"):
+    problem_matcher: list[_Matcher]
+
+
+def formats(data: bytes) -> list[Format]:
+    """Read a file of matchers; those of warnings and notices alone are left out. ValueError, with the reason."""
+    try:
+        file = msgspec.json.decode(data, type=_File)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"not a file of problem matchers: {error}") from error
+    return [_format(matcher) for matcher in file.problem_matcher if matcher.severity == "error"]
+
+
+def _format(matcher: _Matcher) -> Format:
+    try:
+        expressions = [_expression(pattern) for pattern in matcher.pattern]
+    except PatternError as error:
+        raise ValueError(f"matcher {matcher.owner}: {error}") from error
+    if not any(pattern.message for pattern in matcher.pattern):
+        raise ValueError(f"matcher {matcher.owner}: no pattern has a message")
+    return Format(name=matcher.owner, pattern=expressions, repeat=matcher.pattern[-1].loop)
+
+
+def _expression(pattern: _Pattern) -> str:
+    names = {number: name for name in GROUPS if (number := getattr(pattern, name, None)) is not None}
+    expression = _named(pattern.regexp, names)
+    pattern_of(expression)
+    return expression
+
+
+_PART = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\((?!\?)|\(\?<(?![=!])[^>]*>", re.DOTALL)
+"""An escape, a class, or the beginning of a group that captures, which JavaScript may name."""
+
+
+def _named(regexp: str, names: Mapping[int, str]) -> str:
+    """Give the groups with these numbers these names."""
+    number = 0
+
+    def begin(part: re.Match[str]) -> str:
+        nonlocal number
+        if not part[0].startswith("("):
+            return part[0]
+        number += 1
+        return f"(?P<{names[number]}>" if number in names else "("
+
+    return _PART.sub(begin, regexp)
