@@ -504,6 +504,54 @@ class Executed(Document, frozen=True, kw_only=True):
     stderr_b64: str | UnsetType = UNSET
 
 
+class PathReason(Document, frozen=True, kw_only=True):
+    path: str
+    reason: str
+
+
+class WorkspacePath(Document, frozen=True, kw_only=True):
+    """The document of `loom workspace --json`."""
+
+    schema_version: Literal["loom.workspace.v1"] = "loom.workspace.v1"
+    kind: Literal["workspace"] = "workspace"
+    run_id: str
+    job_id: str | None
+    """None for the run's snapshot."""
+    path: str
+    left_out: list[PathReason]
+
+
+class PulledChange(Document, frozen=True, kw_only=True):
+    path: str
+    kind: str
+
+
+class Pulled(Document, frozen=True, kw_only=True):
+    """The document of `loom pull --json`. `patch_b64` is there for a patch that is not UTF-8."""
+
+    schema_version: Literal["loom.pull.v1"] = "loom.pull.v1"
+    kind: Literal["pull"] = "pull"
+    run_id: str
+    changes: list[PulledChange]
+    """What the patch does, or did (`applied`)."""
+    patch: str
+    patch_b64: str | UnsetType = UNSET
+    applied: bool
+    left_out: list[PathReason]
+    """Made by the job, or not a file that a patch can have."""
+    conflicts: list[PathReason]
+    """Changed in the checkout too, or not applicable: in neither the patch nor the checkout."""
+
+
+class Version(Document, frozen=True, kw_only=True):
+    """The document of `loom version --json`."""
+
+    schema_version: Literal["loom.version.v1"] = "loom.version.v1"
+    kind: Literal["version"] = "version"
+    loom: str
+    python: str
+
+
 BY_NAME: dict[str, type[Document]] = {
     "artifacts": ArtifactList,
     "cache-list": CacheList,
@@ -513,6 +561,9 @@ BY_NAME: dict[str, type[Document]] = {
     "clean": Clean,
     "doctor": Doctor,
     "exec": Executed,
+    "pull": Pulled,
+    "version": Version,
+    "workspace": WorkspacePath,
     "image-list": ImageList,
     "image-locking": ImageLocking,
     "image-removal": ImageRemoval,

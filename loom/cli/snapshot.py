@@ -43,7 +43,7 @@ def verify(
 
 
 @done_by("pull")
-def workspace(run: options.RunOrJob = None, job: options.JobOfRun = None) -> None:
+def workspace(run: options.RunOrJob = None, job: options.JobOfRun = None, as_json: options.AsJson = False) -> None:
     """Print the directory of a run's snapshot. With JOB, the directory of that job's own files.
 
     Files that are layers of an overlay or in a volume of the engine are first laid out in that directory. While the job's
@@ -56,6 +56,7 @@ def pull(
     run: options.RunOrJob = None,
     job: options.JobOfRun = None,
     apply: Annotated[bool, typer.Option("--apply", help="Change the checkout instead of printing the patch.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Bring a job's changes to its files into the checkout. Prints a patch; --apply applies it.
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from loom import snapshot
+from loom.analysis.printed import PathReason, Pulled, PulledChange, WorkspacePath
 from loom.commands import saved, session
 from loom.commands.project import Here
 from loom.errors import RequestError
-from loom.runner.previous_run import PastRun
+from loom.record.lines import line_of
+from loom.render.output import print_json
+from loom.runner.previous_run import PastJob, PastRun
 from loom.snapshot import Change, Patch, readable
 from loom.storage.selection import Selection
 from loom.util.bounded import listed
@@ -23,12 +26,8 @@ from loom.util.bounded import listed
 MAX_NAMED = 10
 
 
-def pull(run: str | None, job: str | None, *, apply: bool) -> None:
-    """Bring what a job changed in its files into the checkout. Shown as a patch first; --apply does it.
-
-    Left out is what git ignores, and what the jobs declare as artifacts or caches. Files that you edited in the checkout
-    since the run are never overwritten: they are named, and all others applied.
-    """
+def pull(run: str | None, job: str | None, *, apply: bool, as_json: bool) -> None:
+    """`loom pull`."""
     here = session.around()
     with ExitStack() as stack:
         source = _source(here, [name for name in (run, job) if name], stack)
@@ -47,42 +46,70 @@ def pull(run: str | None, job: str | None, *, apply: bool) -> None:
             not_there=left_out,
             saved=source.saved,
         )
+    failed = dict(snapshot.apply_patch(patch, past.repo_root).failed) if apply else {}
     special = {path: f"a {kind}, not a file" for path, kind in patch.special}
-    for path, reason in {**left_out, **special, **dict(patch.unreadable)}.items():
-        print(f"left out: {snapshot.readable(path)} ({reason})", file=sys.stderr)
-    for change in patch.left_out:
-        print(f"left out: {snapshot.readable(change.path)} (made by the job)", file=sys.stderr)
-    for path, reason in patch.conflicts.items():
-        print(f"conflict: {snapshot.readable(path)}: {reason}", file=sys.stderr)
-    if not apply:
-        sys.stdout.flush()
-        if sys.stdout.isatty():
-            print(patch.text.decode("utf-8", "replace"), end="")  # for reading; a pipe or a file gets the exact bytes
-        else:
-            sys.stdout.buffer.write(patch.text)
-        if not patch.changes and not patch.conflicts:
-            print("nothing changed in the workspace since the snapshot", file=sys.stderr)
-        return
-    _apply(patch, past.repo_root)
-
-
-def _apply(patch: Patch, checkout: Path) -> None:
-    """Apply what can be applied, and name the rest. RequestError when there is such a rest."""
-    applied = snapshot.apply_patch(patch, checkout)
-    for change in patch.changes:
-        if change.path not in applied.failed:
-            print(f"{change.kind.replace('_', ' ')}: {snapshot.readable(change.path)}")
-    for path, reason in applied.failed.items():
-        print(f"not applied: {snapshot.readable(path)}: {reason}", file=sys.stderr)
-    if not patch.changes and not patch.conflicts:
-        print("nothing to apply: the workspace is as the snapshot was")
-    if not_applied := sorted({*patch.conflicts, *applied.failed}):
+    generated = {change.path: "made by the job" for change in patch.left_out}
+    without = {**left_out, **special, **dict(patch.unreadable), **generated}
+    if as_json:
+        _print_document(past, patch, without, failed, applied=apply)
+    else:
+        _print(patch, without, failed, applied=apply)
+    if apply and (not_applied := sorted({*patch.conflicts, *failed})):
         raise RequestError(
-            f"not applied: {', '.join(listed(map(snapshot.readable, not_applied), MAX_NAMED))}",
+            f"not applied: {', '.join(listed(map(readable, not_applied), MAX_NAMED))}",
             hint="all other changes are applied; commit or undo your edits of these files, then pull again,"
             " or copy them by hand: `loom workspace` prints where they are",
             code="CHECKOUT_CHANGED",
         )
+
+
+def _print_document(
+    run: PastRun, patch: Patch, left_out: Mapping[str, str], failed: Mapping[str, str], *, applied: bool
+) -> None:
+    text = line_of(patch.text)
+    print_json(
+        Pulled(
+            run_id=run.run_id,
+            changes=[
+                PulledChange(path=readable(change.path), kind=change.kind)
+                for change in patch.changes
+                if change.path not in failed
+            ],
+            patch=text.text,
+            patch_b64=UNSET if text.raw_b64 is None else text.raw_b64,
+            applied=applied,
+            left_out=_reasons(left_out),
+            conflicts=_reasons({**patch.conflicts, **failed}),
+        )
+    )
+
+
+def _reasons(paths: Mapping[str, str]) -> list[PathReason]:
+    return [PathReason(path=readable(path), reason=reason) for path, reason in paths.items()]
+
+
+def _print(patch: Patch, left_out: Mapping[str, str], failed: Mapping[str, str], *, applied: bool) -> None:
+    for path, reason in left_out.items():
+        print(f"left out: {readable(path)} ({reason})", file=sys.stderr)
+    for path, reason in patch.conflicts.items():
+        print(f"conflict: {readable(path)}: {reason}", file=sys.stderr)
+    nothing = not patch.changes and not patch.conflicts
+    if applied:
+        for change in patch.changes:
+            if change.path not in failed:
+                print(f"{change.kind.replace('_', ' ')}: {readable(change.path)}")
+        for path, reason in failed.items():
+            print(f"not applied: {readable(path)}: {reason}", file=sys.stderr)
+        if nothing:
+            print("nothing to apply: the workspace is as the snapshot was")
+        return
+    sys.stdout.flush()
+    if sys.stdout.isatty():
+        print(patch.text.decode("utf-8", "replace"), end="")  # for reading; a pipe or a file gets the exact bytes
+    else:
+        sys.stdout.buffer.write(patch.text)
+    if nothing:
+        print("nothing changed in the workspace since the snapshot", file=sys.stderr)
 
 
 class _Source(Struct, kw_only=True):
@@ -136,27 +163,40 @@ def _generated(run: PastRun) -> Callable[[Change], bool]:
     return generated
 
 
-def workspace(run: str | None, job: str | None) -> None:
+def workspace(run: str | None, job: str | None, *, as_json: bool) -> None:
     """`loom workspace`."""
     here = session.around()
     names = [name for name in (run, job) if name]
+    left_out: dict[str, str] = {}
+    found = _named_job(here, names)
+    if found is not None:
+        past, path = found.run, session.files_of(here, found, left_out)
+    else:
+        past = session.find_run(here, names[0] if names else None)
+        path = past.workspace
+        if not path.is_dir():
+            raise RequestError(
+                f"the workspace of run {past.run_id} ({path}) is gone",
+                hint=f"run it again: loom rerun {past.run_id}",
+                code="WORKSPACE_GONE",
+            )
+    if as_json:
+        job_id = found.job.id if found is not None else None
+        print_json(
+            WorkspacePath(run_id=past.run_id, job_id=job_id, path=readable(str(path)), left_out=_reasons(left_out))
+        )
+        return
+    print(path)
+    for item, reason in left_out.items():
+        print(f"left out: {readable(item)} ({reason})", file=sys.stderr)
+
+
+def _named_job(here: Here, names: list[str]) -> PastJob | None:
+    """The job that the last of the names is; None where they mean a run."""
     try:
         found = session.find_job(here, names) if names else None
     except RequestError as error:
         if len(names) == 2 or error.code in ("RUN_UNKNOWN", "JOB_UNKNOWN", "RUN_AMBIGUOUS"):
             raise
-        found = None  # a run without one job that could be meant
-    if found is not None and found.job.id in names[-1:] + [found.job.name for _ in names[-1:] if found.job.name]:
-        left_out: dict[str, str] = {}
-        print(session.files_of(here, found, left_out))
-        for path, reason in left_out.items():
-            print(f"left out: {readable(path)} ({reason})", file=sys.stderr)
-        return
-    past = session.find_run(here, names[0] if names else None)
-    if not past.workspace.is_dir():
-        raise RequestError(
-            f"the workspace of run {past.run_id} ({past.workspace}) is gone",
-            hint=f"run it again: loom rerun {past.run_id}",
-            code="WORKSPACE_GONE",
-        )
-    print(past.workspace)
+        return None  # a run without one job that could be meant
+    return found if found is not None and names[-1] in (found.job.id, found.job.name) else None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from tests.support.loom_process import run_loom
 
 from .conftest import Make, Project
+from .test_contract import validate
 
 TWO = """
 version: v1
@@ -191,3 +193,26 @@ def test_a_record_from_elsewhere_asks_for_nothing_here(make: Make) -> None:
         ran = run_loom(arguments, cwd=project.root, environ=project.environ)
         assert ran.returncode == 2
         assert "is not a record of this user's runs" in ran.stderr
+
+
+def test_what_a_job_changed_as_documents(make: Make) -> None:
+    project = make(
+        "version: v1\nstages: [test]\na: {stage: test, script: [echo made > file; echo new > new; mkfifo pipe; exit 1]}\n"
+    )
+    (project.root / "file").write_text("of the checkout\n")
+    project.loom("run", "--local", code=1)
+    (project.root / "new").write_text("mine\n")
+    place = json.loads(project.loom("workspace", "a", "--json"))
+    validate("workspace", place)
+    assert Path(place["path"], "file").read_text() == "made\n"
+    assert place["job_id"] == "a"
+    shown = json.loads(project.loom("pull", "--json"))
+    validate("pull", shown)
+    assert shown["changes"] == [{"path": "file", "kind": "modified"}]
+    assert "-of the checkout\n+made\n" in shown["patch"]
+    assert [each["path"] for each in shown["conflicts"]] == ["new"]
+    assert [each["path"] for each in shown["left_out"]] == ["pipe"]
+    applied = json.loads(project.loom("pull", "--apply", "--json", code=2))
+    assert (applied["applied"], applied["changes"]) == (True, shown["changes"])
+    assert (project.root / "file").read_text() == "made\n"
+    validate("version", json.loads(project.loom("version", "--json")))
