@@ -1,7 +1,5 @@
 """`loom version`."""
 
-import sys
-
 from loom import __version__
 from loom.cli import options
 
@@ -11,7 +9,6 @@ def version(as_json: options.AsJson = False) -> None:
     if not as_json:
         print(f"loom {__version__}")
         return
-    from loom.analysis.printed import Version  # late: the version alone takes no time
-    from loom.render.output import print_json
+    from loom.commands.version import print_document  # late: the text alone needs nothing
 
-    print_json(Version(loom=__version__, python=sys.version.split()[0]))
+    print_document()
