@@ -401,6 +401,12 @@ set_up_for_tests() {
   cd "$ROOT"
 }
 
+# set_up_for_chaos: an engine's programs, and what disturbs them. The engine itself is chaos' own.
+set_up_for_chaos() {
+  packages "${PACKAGES_UNIT[@]}" "${PACKAGES_ENGINE[@]}" busybox-static docker-registry faketime iproute2
+  venv dev
+}
+
 # More at once than there are cores: many tests wait for a process.
 unit_tests() {
   pytest_in_venv "$@" -- -m "not docker" -n "$((2 * $(nproc)))" --dist worksteal

@@ -1,111 +1,19 @@
-"""What several groups of tests stand on: an engine of a test's own, which may be killed and restarted, and a tiny image.
-
-Such an engine runs in a network and mount namespace of its own: the machine's is never touched.
-"""
+"""What several groups of tests stand on: engines of a test's own, and a program to make a tiny image of."""
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
-import signal
 import subprocess
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import docker
 import pytest
 
 from loom.errors import EngineUnavailable
 from loom.providers.docker.client import connect
-
-
-def end_processes_of(directory: Path) -> None:
-    """Kill what names a path below `directory` on its command line."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if f"{directory}/".encode() in command:
-                os.kill(int(entry.name), signal.SIGKILL)
-
-
-class OwnEngine:
-    """A dockerd of the test's own. It has no network, and sees nothing of `hidden`."""
-
-    def __init__(self, directory: Path, hidden: Path | None = None) -> None:
-        self.directory = directory
-        self.data = directory / "data"
-        self.url = f"unix://{directory}/engine.sock"
-        self._hidden = hidden
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, *options: str) -> docker.DockerClient:
-        directory = self.directory
-        hide = f"mount -t tmpfs none {self._hidden};" if self._hidden else ""
-        command = (
-            f"mount --make-rprivate /; {hide} exec dockerd --data-root {self.data} --exec-root {directory}/exec "
-            f"--pidfile {directory}/pid -H {self.url} --bridge none --iptables=false --ip6tables=false --shutdown-timeout 1 "
-            + " ".join(options)
-        )
-        with (directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                ["unshare", "--net", "--mount", "sh", "-c", command], stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                return self.connect()
-            except EngineUnavailable:
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    pytest.skip(f"no engine of its own can be started here: {(directory / 'log').read_text()[-300:]}")
-                time.sleep(0.1)
-
-    def connect(self) -> docker.DockerClient:
-        return connect({"DOCKER_HOST": self.url})
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def stop(self) -> None:
-        if self.process is None:
-            return
-        self.signal(signal.SIGCONT)
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process = None
-        end_processes_of(self.directory / "exec")  # a killed engine leaves its containerd, and that its shims
-        time.sleep(0.2)
-        for line in Path("/proc/mounts").read_text().splitlines():
-            if line.split()[1].startswith(str(self.directory)):
-                subprocess.run(["umount", "-l", line.split()[1]], check=False)
-
-    def load_busybox(self, client: docker.DockerClient, busybox: bytes) -> None:
-        load_busybox(client, busybox)
-
-
-def load_busybox(client: docker.DockerClient, busybox: bytes) -> None:
-    """Make the image `ash:test`, which is a shell and what that brings with it."""
-    root = io.BytesIO()
-    with tarfile.open(fileobj=root, mode="w") as archive:
-        for name in ("sh", "sleep", "cat", "chown", "id", "ls", "mkdir", "rm"):
-            member = tarfile.TarInfo(f"bin/{name}")
-            if name == "sh":
-                member.size, member.mode = len(busybox), 0o755
-                archive.addfile(member, io.BytesIO(busybox))
-            else:
-                member.type, member.linkname = tarfile.SYMTYPE, "sh"
-                archive.addfile(member)
-    client.api.import_image_from_data(root.getvalue(), repository="ash", tag="test")
+from tests.support.own_engine import OwnEngine, end_processes_of
 
 
 @pytest.fixture

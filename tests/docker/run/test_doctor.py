@@ -11,7 +11,7 @@ import pytest
 
 from loom.errors import ProviderError
 from loom.providers.docker.probe import probe
-from tests.docker.conftest import end_processes_of
+from tests.support.own_engine import end_processes_of
 
 from .conftest import Project
 

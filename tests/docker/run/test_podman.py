@@ -39,7 +39,7 @@ second:
 
 @pytest.fixture(scope="module")
 def podman(podman_engine: str, busybox: bytes) -> Iterator[docker.DockerClient]:
-    from tests.docker.conftest import load_busybox
+    from tests.support.own_engine import load_busybox
 
     client = connect({"DOCKER_HOST": podman_engine})
     load_busybox(client, busybox)

@@ -113,7 +113,7 @@ class Rootless:
 
 @pytest.fixture(scope="module")
 def rootless(busybox: bytes) -> Iterator[Rootless]:
-    from tests.docker.conftest import load_busybox
+    from tests.support.own_engine import load_busybox
 
     if os.geteuid() != 0:
         pytest.skip("becomes another user")
