@@ -124,6 +124,7 @@ def resolve_context(
         config=here.config,
         predefined=commit_variables(here, str(WORKFLOW)) if predefined is None else predefined,
         changed=changed_since(root, environ, base),
+        changes_base=base,
         files=files_of(root, environ),
     )
 

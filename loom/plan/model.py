@@ -382,7 +382,9 @@ class ResolveContext(Struct, frozen=True, kw_only=True):
     predefined: Mapping[str, str] = field(default_factory=dict)
     """Loom's own variables (`CI_COMMIT_BRANCH`, ...); unknown ones are absent."""
     changed: Callable[[str | None], Iterable[str] | None] = lambda _: None
-    """Files that differ from a commit (None: from HEAD), relative to the root; None if unknown."""
+    """Files that differ from a commit (None: from `changes_base`, else HEAD), relative to the root; None if unknown."""
+    changes_base: str | None = None
+    """The commit of `--changes-base`."""
     files: Callable[[], Iterable[str]] = tuple
     """Every file of the snapshot, relative to the root."""
     host_project_dir: str | None = None

@@ -10,9 +10,9 @@ A name without a value is null. Alone, an operand holds when it is neither null 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 from msgspec import Struct
 
@@ -72,7 +72,7 @@ def parse(text: str) -> Expression:
     """Parse a condition. ExpressionError names a valid form."""
     if len(text) > MAX_LENGTH:
         raise ExpressionError(f"the condition is longer than {MAX_LENGTH} characters", 0)
-    return _Parser(text).whole()
+    return Parser(text).whole()
 
 
 def holds(expression: Expression, variables: Mapping[str, str]) -> bool:
@@ -143,7 +143,11 @@ def _pattern_in(text: str, value: str) -> bool:
     return pattern.found_in(value)
 
 
-class _Parser:
+class Parser:
+    """Recursive descent over the tokens of TOKEN; a dialect overrides what it writes otherwise."""
+
+    TOKEN: ClassVar[re.Pattern[str]] = _TOKEN
+
     def __init__(self, text: str) -> None:
         self.text = text
         self.position = 0
@@ -154,7 +158,7 @@ class _Parser:
         self.advance()
 
     def advance(self) -> None:
-        match = _TOKEN.match(self.text, self.position)
+        match = self.TOKEN.match(self.text, self.position)
         if match is None:
             blank = re.compile(r"\s*").match(self.text, self.position)
             at = blank.end() if blank else self.position
@@ -238,17 +242,20 @@ class _Parser:
             case "=~" | "!~" as operator:
                 self.advance()
                 if self.kind == "pattern":
-                    try:
-                        pattern = compile_pattern(self.token)
-                    except PatternError as error:
-                        raise ExpressionError(str(error), self.start) from error
-                    self.advance()
-                    return Compare(operator=operator, left=left, right=pattern)
+                    return Compare(operator=operator, left=left, right=self.pattern(compile_pattern))
                 if self.kind == "text":
                     raise ExpressionError("a pattern stands between slashes: /^release/", self.start)
                 return Compare(operator=operator, left=left, right=self.operand())
             case _:
                 return left
+
+    def pattern(self, compile_: Callable[[str], Pattern]) -> Pattern:
+        try:
+            pattern = compile_(self.token)
+        except PatternError as error:
+            raise ExpressionError(str(error), self.start) from error
+        self.advance()
+        return pattern
 
     def operand(self) -> Expression:
         kind, token, start = self.kind, self.token, self.start
@@ -264,10 +271,13 @@ class _Parser:
             return Variable(name=token)
         if kind == "text":
             self.advance()
-            return Text(value=re.sub(r"\\(.)", r"\1", token[1:-1], flags=re.DOTALL))
+            return Text(value=self.unquoted(token))
         if kind == "word" and token == "null":
             self.advance()
             return Text(value=None)
         if kind == "pattern":
             raise ExpressionError("a pattern needs =~ or !~ before it", start)
         raise ExpressionError(self.unexpected("a variable, a text in quotes, null or ("), start)
+
+    def unquoted(self, token: str) -> str:
+        return re.sub(r"\\(.)", r"\1", token[1:-1], flags=re.DOTALL)

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 MAX_LENGTH = 1000
 MAX_SEARCH_S = 1.0
-_FLAGS = {"i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL}
+FLAGS = {"i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL}
 
 
 class PatternError(ValueError):
@@ -51,15 +51,28 @@ class Pattern(Struct, frozen=True, kw_only=True):
             raise SearchError(f"{self.written} is not a valid pattern: {error}") from error
 
 
+def pattern_for_search(written: str, source: str, flags: int) -> Pattern:
+    """Check a pattern in the syntax of the library that searches, which is wider than Python's. Raises PatternError."""
+    import regex  # late: see `groups_in`
+
+    if len(source) > MAX_LENGTH:
+        raise PatternError(f"the pattern is longer than {MAX_LENGTH} characters")
+    try:
+        regex.compile(source, flags)
+    except (regex.error, OverflowError, RecursionError, ValueError) as error:
+        raise PatternError(f"not a pattern: {error}") from error
+    return Pattern(written=written, source=source, flags=flags)
+
+
 @lru_cache(maxsize=256)
 def compile_pattern(written: str) -> Pattern:
     """Parse `/pattern/flags`. Raises PatternError."""
     source, _, letters = written[1:].rpartition("/")
     flags = re.RegexFlag(0)
     for letter in letters:
-        if letter not in _FLAGS:
+        if letter not in FLAGS:
             raise PatternError(f"unknown pattern flag {letter}; the flags are i, m and s")
-        flags |= _FLAGS[letter]
+        flags |= FLAGS[letter]
     return pattern_of(source.replace("\\/", "/"), int(flags), written)
 
 

@@ -29,6 +29,10 @@ class Facts(Protocol):
     def changed(self) -> Callable[[str | None], Iterable[str] | None]: ...
 
     @property
+    def changes_base(self) -> str | None:
+        """The commit that `--changes-base` names; `changed(None)` compares with it."""
+
+    @property
     def files(self) -> Callable[[], Iterable[str]]: ...
 
 

@@ -1,0 +1,167 @@
+"""Conditions as GitLab reads them: `rules:if`, `workflow:rules:if`, `include:rules:if`, `only:variables`.
+
+The grammar is loom's (`loom.workflow.expressions`) with GitLab's tokens: `$NAME` without braces, texts without escapes,
+comparisons that can be chained, the flags i, s, m and U. What differs is the meaning, which this module has: an operand
+is a text, null or a truth value, `&&` and `||` return an operand, and only a text that is not blank holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Literal, cast
+
+from loom.workflow import patterns
+from loom.workflow.expressions import (
+    MAX_LENGTH,
+    Both,
+    Compare,
+    Expression,
+    ExpressionError,
+    Not,
+    Parser,
+    Text,
+    Variable,
+)
+from loom.workflow.patterns import Pattern, PatternError
+
+Value = str | bool | None
+
+_WRITTEN = re.compile(r"/(?P<source>(?:[^/\\]|\\.)+)/(?P<flags>[ismU]*)", re.DOTALL)
+_NOT_RE2 = re.compile(
+    r"\\(?:(?P<reference>[1-9])|.)|\[\^?\]?(?:\[:|\\.|[^\]\\])*\]|\(\?(?P<around><?[=!]|>|[(|])|(?P<possessive>[*+?}]\+)",
+    re.DOTALL,
+)
+_ENDS = re.compile(r"\\.|\[\^?\]?(?:\[:|\\.|[^\]\\])*\]|\$", re.DOTALL)
+
+
+class _Parser(Parser):
+    TOKEN = re.compile(
+        r"""\s*(?:
+          (?P<op>\|\||&&|==|!=|=~|!~|!|\(|\))
+        | \$(?P<name>[A-Za-z0-9_]+)
+        | (?P<text>"[^"\n]*"|'[^'\n]*')
+        | (?P<pattern>/(?:[^/\\]|\\.)+/[A-Za-z]*)
+        | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
+        | (?P<end>$)
+        )""",
+        re.VERBOSE | re.DOTALL,
+    )
+
+    def comparison(self) -> Expression:
+        left = self.operand()
+        while self.kind == "op" and self.token in ("==", "!=", "=~", "!~"):
+            operator = cast(Literal["==", "!=", "=~", "!~"], self.token)
+            self.advance()
+            right = self.pattern(compile_pattern) if self.kind == "pattern" else self.operand()
+            left = Compare(operator=operator, left=left, right=right)
+        return left
+
+    def unquoted(self, token: str) -> str:
+        return token[1:-1]
+
+    def unreadable(self, at: int) -> str:
+        if self.text.startswith("${", at) and not self.text.startswith("${{", at):
+            return "GitLab reads no braces in a condition; write $NAME"
+        return super().unreadable(at)
+
+
+@lru_cache(maxsize=1024)  # cached: each job that extends a template has its conditions
+def parse(text: str) -> Expression:
+    """Parse a condition. ExpressionError names a valid form."""
+    if len(text) > MAX_LENGTH:
+        raise ExpressionError(f"the condition is longer than {MAX_LENGTH} characters", 0)
+    return _Parser(text).whole()
+
+
+def holds(expression: Expression, variables: Mapping[str, str]) -> bool:
+    """Evaluate a condition with these variables. SearchError when a pattern search takes too long."""
+    return _present(_value(expression, variables))
+
+
+def matches(written: str, value: str) -> bool:
+    """Search a `/pattern/flags` in a value. PatternError for another text, SearchError when it takes too long."""
+    return compile_pattern(written).found_in(value)
+
+
+@lru_cache(maxsize=256)
+def compile_pattern(written: str) -> Pattern:
+    """Parse `/pattern/flags` in RE2's syntax. PatternError names what RE2 does not have."""
+    parts = _WRITTEN.fullmatch(written)
+    if parts is None:
+        letters = written.rpartition("/")[2]
+        wrong = re.sub(r"[ismU]", "", letters)
+        raise PatternError(
+            f"unknown pattern flag {wrong[:1]}; GitLab's flags are i, s, m and U"
+            if wrong and written.startswith("/")
+            else f"{written} is no pattern; one stands between slashes: /^release/"
+        )
+    source, flags = parts["source"].replace("\\/", "/"), parts["flags"]
+    for found in _NOT_RE2.finditer(source):
+        if what := next((name for name, part in found.groupdict().items() if part), None):
+            raise PatternError(f"{found[0]}: GitLab's patterns are RE2's, which has no {_CALLED[what]}")
+    if "m" not in flags and not re.search(r"\(\?[a-zA-Z]*m", source):
+        source = _ENDS.sub(lambda found: r"\Z" if found[0] == "$" else found[0], source)
+    source = re.sub(r"\\(.)", lambda found: r"\Z" if found[1] == "z" else found[0], source, flags=re.DOTALL)
+    given = sum(int(patterns.FLAGS[letter]) for letter in set(flags) if letter != "U")  # U: greed does not decide
+    return patterns.pattern_for_search(written, source, given)
+
+
+_CALLED = {"reference": "back-references", "around": "lookaround", "possessive": "possessive repeats"}
+
+
+def _present(value: Value) -> bool:
+    return bool(value.strip()) if isinstance(value, str) else bool(value)
+
+
+def _true(value: Value) -> bool:
+    """Whether `&&` and `||` take a value for true: also an empty text is."""
+    return value is not None and value is not False
+
+
+def _value(expression: Expression, variables: Mapping[str, str]) -> Value:
+    match expression:
+        case Variable():
+            return variables.get(expression.name)
+        case Text():
+            return expression.value
+        case Not():
+            return not _present(_value(expression.operand, variables))
+        case Compare():
+            return _compare(expression, variables)
+        case Both():
+            goes_on = expression.operator == "&&"
+            value: Value = goes_on
+            for operand in expression.operands:
+                value = _value(operand, variables)
+                if _true(value) is not goes_on:
+                    break
+            return value
+
+
+def _compare(expression: Compare, variables: Mapping[str, str]) -> bool:
+    left = _value(expression.left, variables)
+    right = expression.right if isinstance(expression.right, Pattern) else _value(expression.right, variables)
+    match expression.operator:
+        case "==":
+            return left == right
+        case "!=":
+            return left != right
+        case "=~":
+            return _found(left, right)
+        case "!~":
+            return not _found(left, right)
+
+
+def _found(left: Value, right: Value | Pattern) -> bool:
+    """Search what a variable holds: a `/pattern/flags`, or a text that has the value in it."""
+    text = left if isinstance(left, str) else "" if left is None else str(left).lower()
+    if isinstance(right, Pattern):
+        return right.found_in(text)
+    if not isinstance(right, str):
+        return False
+    try:
+        return compile_pattern(right).found_in(text)
+    except PatternError:
+        return text in right

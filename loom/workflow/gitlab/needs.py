@@ -1,0 +1,198 @@
+"""What a job waits for, and whose artifacts it gets: `needs` and `dependencies`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from loom.util.toposort import CycleError, order
+from loom.util.units import nearest
+from loom.util.yaml_file import Kind, Node, items_of, one_or_more, pointer
+from loom.workflow.gitlab.parallel import Instance, combinations, instances
+from loom.workflow.gitlab.pipeline import Entry, Pipeline
+from loom.workflow.gitlab.rules import flat
+from loom.workflow.gitlab.variables import text_of
+
+if TYPE_CHECKING:
+    from loom.workflow.messages import Problems
+
+LIMIT = 50
+"""The most jobs that one can need in GitLab."""
+_EXPRESSION = re.compile(r"\$\[\[\s*matrix\.([A-Za-z0-9_-]+)\s*\]\]")
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """One entry of `needs`."""
+
+    job: str
+    """A job's name: all its instances; or the title of one instance."""
+    node: Node
+    at: str
+    artifacts: bool = True
+    optional: bool = False
+    matrix: tuple[Mapping[str, str], ...] = ()
+    """The combinations that are needed; empty: all."""
+
+
+def wanted(entry: Entry, instance: Instance, rule_needs: Node | None, problems: Problems) -> list[Wanted] | None:
+    """Return what an instance needs; None: it waits for all earlier stages.
+
+    Entries of other pipelines and projects are left out: `check` has said so.
+    """
+    node = entry.merged.get("needs") if rule_needs is None or rule_needs.value is None else rule_needs
+    if node is None or node.value is None:
+        return None
+    found = [
+        _wanted(item, name, pointer(entry.name, "needs", number), instance, problems)
+        for number, item, name in _items(node)
+        if name is not None
+    ]
+    return None if not found and one_or_more(node) else found
+
+
+def dependencies(entry: Entry) -> list[str] | None:
+    """Return the jobs whose artifacts a job gets; None: all that it needs, else all of earlier stages."""
+    node = entry.merged.get("dependencies")
+    return None if node is None or node.value is None else [text_of(item) for item in one_or_more(node)]
+
+
+def targets(name: str, matrix: Sequence[Mapping[str, str]], known: Mapping[str, Sequence[Instance]]) -> list[Instance]:
+    """Return the instances that a job's name, or the title of an instance, means."""
+    if name in known:
+        return [one for one in known[name] if not matrix or one.matrix in matrix]
+    return [one for several in known.values() for one in several if one.title == name]
+
+
+def check(pipeline: Pipeline, problems: Problems) -> None:
+    """Report unknown needs, needs of later stages, cycles, and dependencies that can't be."""
+    known = instances({name: entry.merged.get("parallel") for name, entry in pipeline.jobs.items()})
+    owner = {one.title: name for name, several in known.items() for one in several} | {name: name for name in known}
+    position = {stage: number for number, stage in enumerate(pipeline.stages)}
+    graph: dict[str, list[str]] = {}
+    for name, entry in pipeline.jobs.items():
+        graph[name] = []
+        for node, at, conditional in _written(entry):
+            needed = _check_needs(entry, node, at, owner, position, pipeline, problems)
+            if not conditional:
+                graph[name] += needed
+        _check_dependencies(entry, owner, position, pipeline, problems)
+    try:
+        order(graph, graph)
+    except CycleError as error:
+        entry = pipeline.jobs[error.cycle[0]]
+        chain = " -> ".join(error.cycle)
+        problems.say(entry.key, pointer(entry.name, "needs"), f"needs: the jobs need each other in a cycle: {chain}")
+
+
+def _written(entry: Entry) -> Iterator[tuple[Node, tuple[str | int, ...], bool]]:
+    """Yield each `needs` of a job with its place, and whether a rule decides on it."""
+    if (node := entry.merged.get("needs")) is not None:
+        yield node, (entry.name, "needs"), False
+    for number, rule in enumerate(flat(entry.merged.get("rules"))):
+        if (node := rule.get("needs")) is not None:
+            yield node, (entry.name, "rules", number, "needs"), True
+
+
+def _items(node: Node) -> Iterator[tuple[int, Node, str | None]]:
+    """Yield the entries of `needs` with the job's name; None for what lies outside of this pipeline."""
+    for number, item in enumerate(one_or_more(node)):
+        if item.kind is not Kind.MAPPING:
+            yield number, item, text_of(item)
+        elif item.get("project") is not None or item.get("pipeline") is not None or item.get("job") is None:
+            yield number, item, None
+        else:
+            yield number, item, text_of(item.get("job"))
+
+
+def _wanted(item: Node, name: str, at: str, instance: Instance, problems: Problems) -> Wanted:
+    artifacts = item.get("artifacts")
+    return Wanted(
+        job=name,
+        node=item,
+        at=at,
+        artifacts=artifacts is None or artifacts.value is not False,
+        optional=_is_optional(item),
+        matrix=tuple(_combinations(item, at, instance, problems)),
+    )
+
+
+def _combinations(item: Node, at: str, instance: Instance, problems: Problems) -> Iterator[dict[str, str]]:
+    matrix = item.find("parallel", "matrix")
+    for combination in combinations(matrix):
+        unknown = {
+            name for value in combination.values() for name in _EXPRESSION.findall(value) if name not in instance.matrix
+        }
+        if unknown:
+            known = ", ".join(instance.matrix) or "none: the job has no parallel:matrix"
+            message = f"needs:parallel:matrix: the job's matrix has no {', '.join(sorted(unknown))}; it has {known}"
+            problems.say(matrix or item, f"{at}/parallel/matrix", message)
+        yield {
+            name: _EXPRESSION.sub(lambda found: instance.matrix.get(found[1], found[0]), value)
+            for name, value in combination.items()
+        }
+
+
+def _check_needs(
+    entry: Entry,
+    node: Node,
+    at: tuple[str | int, ...],
+    owner: Mapping[str, str],
+    position: Mapping[str, int],
+    pipeline: Pipeline,
+    problems: Problems,
+) -> list[str]:
+    """Check one `needs`; return the jobs that it names."""
+    found = []
+    for number, item, name in _items(node):
+        place = pointer(*at, number)
+        if name is None:
+            keyword = "needs:project" if item.get("project") is not None else "needs:pipeline"
+            message = (
+                f"{keyword}: loom runs this pipeline only, so the job does not wait for it and gets no artifacts of it"
+            )
+            problems.found.append(item.file.problem(item, place, message, code="GL_NO_EFFECT", severity="notice"))
+        elif (target := owner.get(name)) is not None:
+            found.append(target)
+            stage = pipeline.jobs[target].stage
+            if position.get(stage, 0) > position.get(entry.stage, 0):
+                message = (
+                    f"needs: {name} is in the later stage {stage}; a job can need jobs of its own stage or earlier"
+                )
+                problems.say(item, place, message)
+        elif not _is_optional(item):
+            problems.say(item, place, f"needs: there is no job {name}{_meant(name, owner)}")
+    if len(found) > LIMIT:
+        message = f"needs: a job can need {LIMIT} others, and this one lists {len(found)}; wait for a stage instead"
+        problems.say(node, pointer(*at), message)
+    return found
+
+
+def _is_optional(item: Node) -> bool:
+    optional = item.get("optional")
+    return optional is not None and optional.value is True
+
+
+def _check_dependencies(
+    entry: Entry, owner: Mapping[str, str], position: Mapping[str, int], pipeline: Pipeline, problems: Problems
+) -> None:
+    node, needs = entry.merged.get("dependencies"), entry.merged.get("needs")
+    needed = None if needs is None or needs.value is None else {name for _, _, name in _items(needs)}
+    for number, item in enumerate(items_of(node)):
+        name, place = text_of(item), pointer(entry.name, "dependencies", number)
+        target = owner.get(name)
+        if target is None:
+            problems.say(item, place, f"dependencies: there is no job {name}{_meant(name, owner)}")
+        elif needed:
+            if name not in needed and target not in needed:
+                problems.say(item, place, f"dependencies: {name} must be one of the job's needs too")
+        elif position.get(pipeline.jobs[target].stage, 0) >= position.get(entry.stage, 0):
+            message = f"dependencies: {name} is not in an earlier stage, so its artifacts are not there yet"
+            problems.say(item, place, message)
+
+
+def _meant(name: str, known: Mapping[str, str]) -> str:
+    close = nearest(name, known)
+    return f"; did you mean {close}?" if close else ""

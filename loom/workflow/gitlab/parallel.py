@@ -1,0 +1,112 @@
+"""The instances of jobs with `parallel`, with the names that GitLab prints and the ids that loom uses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from itertools import product
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+
+from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer
+from loom.workflow.gitlab.variables import text_of
+
+if TYPE_CHECKING:
+    from loom.workflow.messages import Problems
+
+LIMIT = 200
+"""The most instances that GitLab makes of a job."""
+
+
+class Instance(Struct, frozen=True, kw_only=True):
+    """One job of a pipeline."""
+
+    id: str
+    """Loom's name for it: safe as a folder's name and on a command line, and unique in the pipeline."""
+    title: str
+    """GitLab's name for it: `build`, `test 2/3`, `deploy: [eu, prod]`."""
+    matrix: Mapping[str, str] = field(default_factory=dict)
+    index: int | None = None
+    """From 1; None without `parallel`."""
+    total: int | None = None
+
+
+def instances(parallel: Mapping[str, Node | None]) -> dict[str, list[Instance]]:
+    """Return the instances of all jobs, whose `parallel` is given by name.
+
+    Of jobs whose names differ only in characters that an id can't have, the one whose name is an id keeps it; the others
+    get a number.
+    """
+    taken: set[str] = set()
+    bases = {name: _unique(name, taken) for name in parallel if _slug(name) == name}
+    bases |= {name: _unique(_slug(name), taken) for name in parallel if name not in bases}
+    found: dict[str, list[Instance]] = {}
+    for name, node in parallel.items():
+        if node is None or node.value is None:
+            found[name] = [Instance(id=bases[name], title=name)]
+        elif node.kind is Kind.MAPPING:
+            found[name] = _of_matrix(name, bases[name], combinations(node.get("matrix")), taken)
+        else:
+            found[name] = _copies(name, bases[name], int(node.value), taken)
+    return found
+
+
+def combinations(matrix: Node | None) -> list[dict[str, str]]:
+    """Return the combinations of a `parallel:matrix` in GitLab's order: the last variable varies fastest."""
+    found: list[dict[str, str]] = []
+    for row in one_or_more(matrix):
+        values = {name: [text_of(value) for value in one_or_more(node)] for name, node in fields_of(row).items()}
+        for chosen in product(*values.values()):
+            combination = dict(zip(values, chosen, strict=True))
+            if combination not in found:
+                found.append(combination)
+    return found
+
+
+def check(node: Node | None, name: str, problems: Problems) -> None:
+    """Report a number of instances that GitLab refuses."""
+    if node is None or node.value is None:
+        return
+    matrix = node.get("matrix")
+    if matrix is None:
+        number = node.value if isinstance(node.value, int) else 0
+        keyword = "parallel"
+    else:
+        number, keyword = len(combinations(matrix)), "parallel:matrix"
+    if not 1 <= number <= LIMIT:
+        message = f"{keyword}: GitLab makes 1 to {LIMIT} instances of a job, not {number}"
+        problems.say(matrix or node, pointer(name, *keyword.split(":")), message)
+
+
+def _copies(name: str, base: str, total: int, taken: set[str]) -> list[Instance]:
+    return [
+        Instance(id=_unique(f"{base}.{number}", taken), title=f"{name} {number}/{total}", index=number, total=total)
+        for number in range(1, total + 1)
+    ]
+
+
+def _of_matrix(name: str, base: str, found: list[dict[str, str]], taken: set[str]) -> list[Instance]:
+    return [
+        Instance(
+            id=_unique(f"{base}.{'-'.join(_slug(value, 32) for value in combination.values())}"[:128], taken),
+            title=f"{name}: [{', '.join(combination.values())}]",
+            matrix=combination,
+            index=number,
+            total=len(found),
+        )
+        for number, combination in enumerate(found, start=1)
+    ]
+
+
+def _slug(text: str, limit: int = 64) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:limit].rstrip("-.") or "x"
+
+
+def _unique(wanted: str, taken: set[str]) -> str:
+    """Take an id that differs from all others in more than the case of letters."""
+    found, number = wanted, 2
+    while found.lower() in taken:
+        found, number = f"{wanted}-{number}", number + 1
+    taken.add(found.lower())
+    return found

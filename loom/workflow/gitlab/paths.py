@@ -1,0 +1,60 @@
+"""Files that `changes` and `exists` ask for, with globs as Ruby's `File.fnmatch` reads them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from loom.util import globs
+from loom.workflow.gitlab.pipeline import Facts
+
+_ZEROS = re.compile(r"0+")
+
+
+def any_of(wanted: Iterable[str], files: Iterable[str]) -> bool:
+    """Whether a glob matches one of the files."""
+    patterns = [globs.compile(glob) for glob in map(translated, wanted) if glob]
+    return any(pattern.fullmatch(path) for path in files for pattern in patterns) if patterns else False
+
+
+def translated(glob: str) -> str | None:
+    """Write a glob of GitLab's as loom's; None for one that no file matches.
+
+    `**` crosses folders only as a whole part of a path that is not the last; else it is `*`. No path begins with `./` or
+    ends with `/`.
+    """
+    if not glob or glob.startswith(("./", "/")) or glob.endswith("/"):
+        return None
+    *folders, last = glob.split("/")
+    parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in folders]
+    return "/".join([*parts, re.sub(r"\*+", "*", last)])
+
+
+def any_changed(facts: Facts, wanted: Iterable[str], compare_to: str | None = None) -> bool:
+    """Whether a changed file matches a glob. True where GitLab compares with nothing, or git does not know the commit."""
+    changed = _since(facts, compare_to) if compare_to else _changed(facts)
+    return True if changed is None else any_of(wanted, changed)
+
+
+def _since(facts: Facts, ref: str) -> Iterable[str] | None:
+    """The files that differ from a ref: the remote's branch, as CI sees it, else whatever git calls so here."""
+    branch = ref.removeprefix("refs/heads/")
+    for name in (f"refs/remotes/origin/{branch}", ref):
+        if (changed := facts.changed(name)) is not None:
+            return changed
+    return None
+
+
+def _changed(facts: Facts) -> Iterable[str] | None:
+    """The files that the pipeline's event changed; None for an event without changes, such as a new branch or a tag."""
+    if facts.changes_base is not None:
+        return facts.changed(None)
+    values = facts.predefined
+    source = values.get("CI_PIPELINE_SOURCE")
+    if source == "merge_request_event":
+        target = values.get("CI_MERGE_REQUEST_TARGET_BRANCH_NAME")
+        return _since(facts, target) if target else None
+    before = values.get("CI_COMMIT_BEFORE_SHA", "")
+    if source != "push" or values.get("CI_COMMIT_TAG") or _ZEROS.fullmatch(before):
+        return None
+    return facts.changed(before) if before else facts.changed(None)

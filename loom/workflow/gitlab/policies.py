@@ -1,0 +1,107 @@
+"""`only` and `except`: by ref, event, variables and changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from loom.util.yaml_file import Kind, Node, one_or_more, pointer
+from loom.workflow.expressions import ExpressionError
+from loom.workflow.gitlab import conditions, paths
+from loom.workflow.gitlab.pipeline import Entry, Facts
+from loom.workflow.gitlab.variables import Scope, text_of
+from loom.workflow.patterns import PatternError, SearchError
+
+if TYPE_CHECKING:
+    from loom.workflow.messages import Problems
+
+DEFAULT = ("branches", "tags")
+"""`only:refs` where it is not given."""
+
+
+def excluded(entry: Entry, scope: Scope, facts: Facts, problems: Problems, *, default: bool) -> str:
+    """Say why `only` or `except` leaves a job out; empty if they do not. `default`: whether `only:refs` has one."""
+    only, unless = _given(entry, "only"), _given(entry, "except")
+    refs = _refs(only)
+    if not refs and (default or only is not None):
+        refs = list(DEFAULT)
+    if refs and not any(_matches(ref, facts.predefined) for ref in refs):
+        return f"only: {', '.join(refs)}: not {_name_of(facts.predefined)}"
+    for keyword, clause in _clauses(only, entry, "only", scope, facts, problems):
+        if not clause:
+            return f"only:{keyword} does not hold"
+    if any(_matches(ref, facts.predefined) for ref in _refs(unless)):
+        return f"except: {', '.join(_refs(unless))}: this is {_name_of(facts.predefined)}"
+    for keyword, clause in _clauses(unless, entry, "except", scope, facts, problems):
+        if clause:
+            return f"except:{keyword} holds"
+    return ""
+
+
+def _given(entry: Entry, key: str) -> Node | None:
+    node = entry.merged.get(key)
+    return None if node is None or node.value is None else node
+
+
+def _refs(node: Node | None) -> list[str]:
+    written = node.get("refs") if node is not None and node.kind is Kind.MAPPING else node
+    return [text_of(ref) for ref in one_or_more(written)]
+
+
+def _clauses(
+    node: Node | None, entry: Entry, key: str, scope: Scope, facts: Facts, problems: Problems
+) -> list[tuple[str, bool]]:
+    """Evaluate `variables`, `changes` and `kubernetes`, as far as they are given."""
+    if node is None or node.kind is not Kind.MAPPING:
+        return []
+    found = []
+    if (kubernetes := node.get("kubernetes")) is not None:
+        message = f"{key}:kubernetes: a local run has no cluster of GitLab's; remove it, or use `rules`"
+        at = pointer(entry.name, key, "kubernetes")
+        problems.found.append(kubernetes.file.problem(kubernetes, at, message, code="GL_UNSUPPORTED"))
+    if (variables := node.get("variables")) is not None:
+        at = pointer(entry.name, key, "variables")
+        holds = [_holds(written, at, f"{key}:variables", scope, problems) for written in one_or_more(variables)]
+        found.append(("variables", any(holds)))
+    if (changes := node.get("changes")) is not None:
+        found.append(("changes", paths.any_changed(facts, [text_of(glob) for glob in one_or_more(changes)])))
+    return found
+
+
+def _holds(node: Node, at: str, keyword: str, scope: Scope, problems: Problems) -> bool:
+    try:
+        return conditions.holds(conditions.parse(text_of(node)), scope.written)
+    except (ExpressionError, SearchError) as error:
+        offset = getattr(error, "position", 0)
+        problems.found.append(node.file.problem(node, at, f"{keyword}: {error}", code="GL_INVALID", offset=offset))
+        return False
+
+
+def _matches(written: str, values: Mapping[str, str]) -> bool:
+    """Whether a ref, a pattern or a keyword of `only:refs` fits the pipeline."""
+    pattern, _, path = written.partition("@")
+    if path and path != values.get("CI_PROJECT_PATH"):
+        return False
+    tag, branch = values.get("CI_COMMIT_TAG"), values.get("CI_COMMIT_BRANCH")
+    source = values.get("CI_PIPELINE_SOURCE", "").removesuffix("_event")
+    if (pattern == "tags" and tag) or (pattern == "branches" and branch) or pattern in (source, _plural(source)):
+        return True
+    ref = tag or branch
+    if not ref:
+        return False
+    try:
+        return conditions.matches(pattern, ref)
+    except (PatternError, SearchError):
+        return pattern == ref
+
+
+def _plural(source: str) -> str:
+    return f"{source}es" if source.endswith("sh") else f"{source}s"
+
+
+def _name_of(values: Mapping[str, str]) -> str:
+    if tag := values.get("CI_COMMIT_TAG"):
+        return f"the tag {tag}"
+    branch = values.get("CI_COMMIT_BRANCH")
+    source = values.get("CI_PIPELINE_SOURCE", "push").removesuffix("_event").replace("_", " ")
+    return f"a {source} of {branch}" if branch else f"a {source}"

@@ -1,0 +1,212 @@
+"""Whether and how a job takes part in a pipeline: `rules`, `workflow:rules`, `include:rules`; else `only`/`except`.
+
+A condition compares variables as they are written; globs and refs are expanded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+
+from loom.util.yaml_file import Kind, Node, items_of, one_or_more, pointer
+from loom.workflow.expressions import Expression, ExpressionError
+from loom.workflow.gitlab import conditions, durations, paths, policies
+from loom.workflow.gitlab.pipeline import Entry, Facts, Pipeline
+from loom.workflow.gitlab.variables import Scope, Variable, expand_existing, read
+from loom.workflow.patterns import SearchError
+
+if TYPE_CHECKING:
+    from loom.workflow.messages import Problems
+
+_REASONS = {"manual": "manual: name it to run it", "never": "when: never"}
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """What rules decide for one instance of a job. `reason` explains to people why it does not run."""
+
+    when: str
+    """`on_success`, `on_failure`, `always`, `manual`, `delayed` or `never`."""
+    runs: bool
+    reason: str = ""
+    start_in: float | None = None
+    """Seconds, of `delayed`."""
+    allow_failure: bool | frozenset[int] = False
+    variables: Mapping[str, Variable] = field(default_factory=dict)
+    needs: Node | None = None
+    """`rules:needs`, which replaces the job's `needs`."""
+    interruptible: bool | None = None
+    rule: int | None = None
+
+
+def decide(entry: Entry, scope: Scope, facts: Facts, problems: Problems, *, global_rules: bool) -> Decision:
+    """Decide for one instance of a job. `global_rules`: whether the file has `workflow:rules`, which lift the default
+    of `only`.
+    """
+    base = _text(entry.merged.get("when")) or "on_success"
+    rules = entry.merged.get("rules")
+    if rules is None or rules.value is None:
+        reason = policies.excluded(entry, scope, facts, problems, default=not global_rules)
+        return _decision(entry, None, "never" if reason else base, problems, reason=reason)
+    for number, rule in _matching(rules, scope, facts, problems, (entry.name, "rules")):
+        when = _text(rule.get("when")) or base
+        reason = f"rules[{number}] says never" if when == "never" else ""
+        return _decision(entry, rule, when, problems, reason=reason, number=number)
+    return _decision(entry, None, "never", problems, reason="none of its rules matches")
+
+
+def workflow(pipeline: Pipeline, scope: Scope, facts: Facts, problems: Problems) -> Decision:
+    """Decide by `workflow:rules` whether there is a pipeline, and with which variables."""
+    rules = pipeline.root.find("workflow", "rules")
+    if rules is None or rules.value is None:
+        return Decision(when="always", runs=True)
+    for number, rule in _matching(rules, scope, facts, problems, ("workflow", "rules")):
+        if _text(rule.get("when")) == "never":
+            reason = f"workflow: rules[{number}] says never"
+            return Decision(when="never", runs=False, reason=reason, rule=number)
+        return Decision(when="always", runs=True, variables=read(rule.get("variables")), rule=number)
+    return Decision(when="never", runs=False, reason="no rule of `workflow: rules` matches")
+
+
+def include_applies(rules: Node | None, scope: Scope, facts: Facts, problems: Problems) -> bool:
+    """Whether a file is included."""
+    if rules is None or rules.value is None:
+        return True
+    for _, rule in _matching(rules, scope, facts, problems, ("include", "rules")):
+        return _text(rule.get("when")) != "never"
+    return False
+
+
+def check(rules: Node | None, at: tuple[str | int, ...], problems: Problems) -> None:
+    """Report each condition that is none, whether or not a pipeline comes to it."""
+    list(_parsed(rules, at, problems))
+
+
+def _decision(
+    entry: Entry, rule: Node | None, when: str, problems: Problems, *, reason: str, number: int | None = None
+) -> Decision:
+    there = rule or entry.merged
+    interruptible = there.get("interruptible") or entry.merged.get("interruptible")
+    return Decision(
+        when=when,
+        runs=when not in ("never", "manual"),
+        reason=reason or _REASONS.get(when, ""),
+        start_in=_start_in(entry, there, problems) if when == "delayed" else None,
+        allow_failure=_allow_failure(entry, rule),
+        variables={} if rule is None else read(rule.get("variables")),
+        needs=None if rule is None else rule.get("needs"),
+        interruptible=None if interruptible is None else interruptible.value is True,
+        rule=number,
+    )
+
+
+def _start_in(entry: Entry, there: Node, problems: Problems) -> float | None:
+    node = there.get("start_in") or entry.merged.get("start_in")
+    if node is None:
+        problems.say(
+            there, pointer(entry.name), "when: delayed: say when the job starts, such as `start_in: 10 minutes`"
+        )
+        return None
+    try:
+        return durations.seconds(_text(node))
+    except ValueError as error:
+        problems.say(node, pointer(entry.name, "start_in"), f"start_in: {error}")
+        return None
+
+
+def _allow_failure(entry: Entry, rule: Node | None) -> bool | frozenset[int]:
+    """The rule's, else the job's; a job that is manual by itself may fail."""
+    given = (rule.get("allow_failure") if rule is not None else None) or entry.merged.get("allow_failure")
+    if given is None:
+        return _text(entry.merged.get("when")) == "manual"
+    codes = one_or_more(given.get("exit_codes"))
+    return frozenset(int(code.value) for code in codes) if codes else given.value is True
+
+
+def _matching(
+    rules: Node, scope: Scope, facts: Facts, problems: Problems, at: tuple[str | int, ...]
+) -> Iterator[tuple[int, Node]]:
+    """Yield the rules that apply, with their numbers."""
+    for number, rule, condition in list(_parsed(rules, at, problems)):
+        if _applies(rule, condition, scope, facts, problems, (*at, number)):
+            yield number, rule
+
+
+def _parsed(
+    rules: Node | None, at: tuple[str | int, ...], problems: Problems
+) -> Iterator[tuple[int, Node, Expression | None]]:
+    """Yield each rule with its condition; one whose condition is invalid is reported and left out."""
+    for number, rule in enumerate(flat(rules)):
+        node = rule.get("if")
+        if node is None or node.value is None:
+            yield number, rule, None
+        elif (condition := condition_of(node, (*at, number, "if"), "rules:if", problems)) is not None:
+            yield number, rule, condition
+
+
+def flat(rules: Node | None) -> Iterable[Node]:
+    """Return the rules of a list that may hold lists (of anchors and `!reference`)."""
+    for item in items_of(rules):
+        if item.kind is Kind.LIST:
+            yield from flat(item)
+        else:
+            yield item
+
+
+def condition_of(node: Node, at: tuple[str | int, ...], keyword: str, problems: Problems) -> Expression | None:
+    """Parse a condition; report one that is invalid."""
+    try:
+        return conditions.parse(_text(node))
+    except ExpressionError as error:
+        problems.found.append(
+            node.file.problem(node, pointer(*at), f"{keyword}: {error}", code="GL_INVALID", offset=error.position)
+        )
+        return None
+
+
+def _applies(
+    rule: Node,
+    condition: Expression | None,
+    scope: Scope,
+    facts: Facts,
+    problems: Problems,
+    at: tuple[str | int, ...],
+) -> bool:
+    """Whether all clauses of a rule hold."""
+    try:
+        if condition is not None and not conditions.holds(condition, scope.written):
+            return False
+    except SearchError as error:
+        problems.say(rule.get("if") or rule, pointer(*at, "if"), f"rules:if: {error}")
+        return False
+    changes, exists = rule.get("changes"), rule.get("exists")
+    if changes is not None and not _changed(changes, scope, facts):
+        return False
+    return exists is None or _exists(exists, scope, facts, problems, (*at, "exists"))
+
+
+def _changed(node: Node, scope: Scope, facts: Facts) -> bool:
+    since = node.get("compare_to")
+    base = None if since is None else expand_existing(_text(since), scope.expanded)
+    globs = [expand_existing(_text(glob), scope.expanded) for glob in one_or_more(node.get("paths") or node)]
+    return paths.any_changed(facts, globs, base)
+
+
+def _exists(node: Node, scope: Scope, facts: Facts, problems: Problems, at: tuple[str | int, ...]) -> bool:
+    project = node.get("project")
+    if project is not None and expand_existing(_text(project), scope.written) != facts.predefined.get(
+        "CI_PROJECT_PATH"
+    ):
+        message = (
+            "rules:exists:project: loom sees only the files of this project; leave `project` out, or test with `if`"
+        )
+        problems.found.append(project.file.problem(project, pointer(*at, "project"), message, code="GL_UNSUPPORTED"))
+        return False
+    wanted = (node.get("paths") or node) if node.kind is Kind.MAPPING else node
+    globs = [expand_existing(_text(glob), scope.written) for glob in one_or_more(wanted)]
+    return paths.any_of(globs, facts.files())
+
+
+def _text(node: Node | None) -> str:
+    return "" if node is None or node.value is None else str(node.value)

@@ -1,0 +1,209 @@
+"""Variables as GitLab reads, layers and expands them.
+
+GitLab expands twice. The server replaces `$NAME`, `${NAME}` and `%NAME%` by values it knows, variables that others refer
+to first; it leaves unknown names, and names of variables with `expand: false`, to the runner. The runner then expands
+once more: `$$` is a dollar sign, and a name without a value is empty.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from loom.util.toposort import CycleError, order
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, pointer
+from loom.workflow.interpolation import MAX_LENGTH, ExpansionTooLong
+
+if TYPE_CHECKING:
+    from loom.workflow.messages import Problems
+
+_SERVER = re.compile(r"\$\$|%%|\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}|%([A-Za-z_]\w*)%", re.ASCII)
+_EXISTING = re.compile(r"\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}|%([A-Za-z_]\w*)%", re.ASCII)
+_RUNNER = re.compile(r"\$(?:\{([^}]*)\}|([*#$@!?\-0-9])|(\w+)|(\{))", re.ASCII)
+
+
+class Variable(Struct, frozen=True, kw_only=True):
+    value: str
+    expand: bool = True
+    file: bool = False
+    """The job gets the path of a file that has the value."""
+    node: Node | None = None
+
+
+def read(node: Node | None) -> dict[str, Variable]:
+    """Read a `variables:` mapping; numbers and truth values become the texts that GitLab makes of them."""
+    found = {}
+    for name, value in fields_of(node).items():
+        if value.kind is Kind.MAPPING:
+            expand = value.get("expand")
+            found[name] = Variable(
+                value=text_of(value.get("value")), expand=expand is None or expand.value is not False, node=value
+            )
+        else:
+            found[name] = Variable(value=text_of(value), node=value)
+    return found
+
+
+def check(node: Node | None, at: tuple[str | int, ...], problems: Problems) -> None:
+    """Report each variable whose value is not one of its `options`."""
+    for name, value in fields_of(node).items():
+        options = value.get("options")
+        if options is None:
+            continue
+        allowed = [text_of(option) for option in items_of(options)]
+        if text_of(value.get("value")) not in allowed:
+            message = f"variables:options: the value of {name} must be one of its options: {', '.join(allowed)}"
+            problems.say(value.get("value") or value, pointer(*at, name, "value"), message)
+
+
+def text_of(node: Node | None) -> str:
+    """Return the text that GitLab makes of a scalar; empty for nothing."""
+    value = None if node is None else node.value
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case float():
+            text = repr(value)
+            special = {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}.get(text)
+            return special or (text.replace("e", ".0e") if "e" in text and "." not in text else text)
+        case _:
+            return str(value)
+
+
+class Scope(Struct, frozen=True, kw_only=True, dict=True):
+    """The variables that rules and texts of one job see: `layered` above the `known` predefined ones."""
+
+    layered: Mapping[str, Variable] = MappingProxyType({})
+    known: Mapping[str, str] = MappingProxyType({})
+
+    @cached_property
+    def written(self) -> Mapping[str, str]:
+        """The values that conditions compare: as written, since GitLab expands no variable for `if`."""
+        return {**self.known, **{name: variable.value for name, variable in self.layered.items()}}
+
+    @cached_property
+    def expanded(self) -> Mapping[str, str]:
+        """The values that globs and texts see; as written when they refer to each other in a cycle."""
+        try:
+            return {**self.known, **expand_all(self.layered, self.known)}
+        except (CycleError, ExpansionTooLong):
+            return self.written
+
+
+def layers(
+    *,
+    root: Mapping[str, Variable],
+    workflow: Mapping[str, Variable] = MappingProxyType({}),
+    inherit: Node | None = None,
+    job: Mapping[str, Variable] = MappingProxyType({}),
+    matrix: Mapping[str, str] = MappingProxyType({}),
+    rule: Mapping[str, Variable] = MappingProxyType({}),
+    project: Mapping[str, Variable] = MappingProxyType({}),
+    given: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Variable]:
+    """Merge the levels of a job's variables; the later ones win.
+
+    `workflow`: those of the matching rule of `workflow:rules`. `project`: those of the user's file. `given`: `--var`.
+    Variables of dotenv reports come between `rule` and `project`, when the job runs.
+    """
+    return {
+        **inherited({**root, **workflow}, inherit),
+        **job,
+        **{name: Variable(value=value) for name, value in matrix.items()},
+        **rule,
+        **project,
+        **{name: Variable(value=value, expand=False) for name, value in given.items()},
+    }
+
+
+def inherited(variables: Mapping[str, Variable], inherit: Node | None) -> Mapping[str, Variable]:
+    """Return the global variables that `inherit:variables` lets through."""
+    wanted = inherit.get("variables") if inherit is not None else None
+    if wanted is None or wanted.value is True:
+        return variables
+    names = {node.value for node in items_of(wanted)}
+    return {name: variable for name, variable in variables.items() if name in names}
+
+
+def names(text: str) -> Iterator[str]:
+    """Yield every name that a text refers to."""
+    for match in _SERVER.finditer(text) if "$" in text or "%" in text else ():
+        if name := match[1] or match[2] or match[3]:
+            yield name
+
+
+def never(_name: str) -> bool:
+    return False
+
+
+def expand(text: str, values: Mapping[str, str], *, late: Callable[[str], bool] = never) -> str:
+    """Expand one text as the runner does: `$$` is a dollar sign, a name without a value is empty.
+
+    References to `late` names, whose values are only known when the job runs, stay.
+    """
+    if "$" not in text:
+        return text
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2] or match[3]
+        if name == "$":
+            return "$"
+        if not name:
+            return ""
+        return match[0] if name not in values and late(name) else values.get(name, "")
+
+    return _limited(_RUNNER.sub(value, text))
+
+
+def expand_existing(text: str, values: Mapping[str, str]) -> str:
+    """Expand a text as GitLab's server does for globs, refs and names: references to unknown names stay."""
+    if "$" not in text and "%" not in text:
+        return text
+    return _limited(_EXISTING.sub(lambda found: values.get(found[1] or found[2] or found[3], found[0]), text))
+
+
+def expand_all(
+    layered: Mapping[str, Variable], known: Mapping[str, str], *, late: Callable[[str], bool] = never
+) -> dict[str, str]:
+    """Expand variables that may refer to each other, in any order, and to known values, which stay as they are.
+
+    CycleError for variables that refer to each other in a cycle; one that refers to itself alone is none, as in GitLab.
+    References to `late` names and to variables of type file stay.
+    """
+    if not any((variable.expand and "$" in variable.value) or "%" in variable.value for variable in layered.values()):
+        return {name: variable.value for name, variable in layered.items()}
+    needs = {
+        name: [other for other in names(variable.value) if other in layered and other != name]
+        for name, variable in layered.items()
+        if variable.expand
+    }
+    left = {name for name, variable in layered.items() if variable.file or not variable.expand}
+    served: dict[str, str] = dict(known)
+
+    def from_server(match: re.Match[str]) -> str:
+        name = match[1] or match[2] or match[3]
+        return match[0] if name is None or name in left else served.get(name, match[0])
+
+    for name in order(layered, needs):
+        text = layered[name].value
+        served[name] = _limited(_SERVER.sub(from_server, text)) if layered[name].expand else text
+    files = {name for name, variable in layered.items() if variable.file}
+    values = {name: value for name, value in served.items() if name not in files}
+    at_run = (lambda name: name in files or late(name)) if files else late
+    return {
+        name: expand(served[name], values, late=at_run) if variable.expand else variable.value
+        for name, variable in layered.items()
+    }
+
+
+def _limited(text: str) -> str:
+    if len(text) > MAX_LENGTH:
+        raise ExpansionTooLong(f"the expanded value exceeds {MAX_LENGTH // 1024} KiB")
+    return text

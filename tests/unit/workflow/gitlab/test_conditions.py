@@ -1,0 +1,158 @@
+"""Conditions of rules: what GitLab documents, and what its parser does at the edges."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loom.workflow.expressions import ExpressionError
+from loom.workflow.gitlab import conditions
+from loom.workflow.patterns import PatternError
+
+HOLDS = [
+    # a variable alone
+    ("$A", {"A": "x"}, True),
+    ("$A", {"A": ""}, False),
+    ("$A", {"A": " \t"}, False),
+    ("$A", {}, False),
+    ("$A", {"A": "false"}, True),
+    ('"text"', {}, True),
+    ("null", {}, False),
+    # comparison
+    ('$A == "x"', {"A": "x"}, True),
+    ("$A == 'x'", {"A": "y"}, False),
+    ('"x" == $A', {"A": "x"}, True),
+    ("$A == $B", {"A": "1", "B": "1"}, True),
+    ("$A == $B", {}, True),
+    ("$A == null", {}, True),
+    ("$A == null", {"A": ""}, False),
+    ('$A == ""', {"A": ""}, True),
+    ('$A == ""', {}, False),
+    ('$A != "x"', {}, True),
+    ("$A != null", {"A": "x"}, True),
+    (r'$A == "a\b"', {"A": r"a\b"}, True),
+    ('$A=="x"&&$B=="y"', {"A": "x", "B": "y"}, True),
+    ("$A == $B == $C", {"A": "1", "B": "1", "C": "true"}, False),
+    ("$A == /x/", {"A": "x"}, False),
+    ("$1A == null", {}, True),
+    # patterns
+    ("$A =~ /^feat/", {"A": "feature"}, True),
+    ("$A =~ /^feat/", {"A": "a\nfeature"}, False),
+    ("$A =~ /^feat/m", {"A": "a\nfeature"}, True),
+    ("$A =~ /FEAT/i", {"A": "feature"}, True),
+    ("$A =~ /a.b/", {"A": "a\nb"}, False),
+    ("$A =~ /a.b/s", {"A": "a\nb"}, True),
+    ("$A =~ /a+/Ui", {"A": "A"}, True),
+    ("$A !~ /x/", {"A": "y"}, True),
+    ("$A =~ /x/", {}, False),
+    ("$A !~ /x/", {}, True),
+    ("$A =~ /^$/", {}, True),
+    (r"$A =~ /^v\d+$/", {"A": "v1\n"}, False),
+    (r"$A =~ /v\d+\z/", {"A": "v1"}, True),
+    (r"$A =~ /^a\/b$/", {"A": "a/b"}, True),
+    ("$A =~ /[$]$/", {"A": "x$"}, True),
+    (r"$A =~ /\$/", {"A": "x$"}, True),
+    ("$A =~ /^[[:alpha:]]+$/", {"A": "abc"}, True),
+    ("$A =~ /(?i)^MAIN$/", {"A": "main"}, True),
+    (r"$A =~ /^\p{Lu}/", {"A": "Ä"}, True),
+    # a pattern in a variable; a text that is none has the value in it
+    ("$A =~ $P", {"A": "main", "P": "/^MA/i"}, True),
+    ("$A !~ $P", {"A": "main", "P": "/^x/"}, True),
+    ("$A =~ $P", {"A": "main", "P": "^ma"}, False),
+    ("$A =~ $P", {"A": "main", "P": "xxmainxx"}, True),
+    ("$A =~ $P", {"A": "main"}, False),
+    ("$A !~ $P", {"A": "main"}, True),
+    ("$A =~ $P", {"A": "a", "P": "/(/"}, False),
+    # and, or, not, parentheses
+    ("$A && $B || $C", {"C": "1"}, True),
+    ("$A && ($B || $C)", {"C": "1"}, False),
+    ("$A || $B && $C", {"A": "1"}, True),
+    ("$A == null && $B == null", {}, True),
+    ("$A || $B", {"A": "", "B": "x"}, False),  # an empty text is true for ||, which returns it
+    ("$A && $B", {"A": "", "B": "x"}, True),
+    ("!$A", {}, True),
+    ("!($A == 'x')", {"A": "x"}, False),
+    ("((($A)))", {"A": "1"}, True),
+    ('$A == "x"\n  && $B', {"A": "x", "B": "1"}, True),
+]
+
+
+@pytest.mark.parametrize(("text", "variables", "expected"), HOLDS)
+def test_a_condition_holds_as_in_gitlab(text: str, variables: dict[str, str], expected: bool) -> None:
+    assert conditions.holds(conditions.parse(text), variables) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "ends where"),
+        ("${A}", "no braces"),
+        ("$A = 1", "compare with =="),
+        ("$A & $B", "write &&"),
+        ("$A == true", 'a text "true"'),
+        ("$A ==", "ends where"),
+        ("$A $B", "expected && or ||"),
+        ("($A", "closing parenthesis"),
+        ("$A)", "&& or || or the end"),
+        ('$A == "x', "no closing"),
+        ("$A =~ /x", "no closing /"),
+        ("$A =~ /x/gi", "unknown pattern flag g"),
+        ("$A =~ /(?!x)/", "no lookaround"),
+        (r"$A =~ /(a)\1/", "no back-references"),
+        ("$A =~ /a++/", "no possessive repeats"),
+        ("$A =~ /(/", "not a pattern"),
+        ("$A == 1", "arithmetic"),
+        ("/x/", "needs =~"),
+        ("$" + "A" * 5000, "longer than"),
+        ("(" * 200 + "$A" + ")" * 200, "nested deeper"),
+    ],
+)
+def test_a_condition_that_gitlab_refuses_is_refused_with_a_valid_form(text: str, message: str) -> None:
+    with pytest.raises(ExpressionError, match=message.replace("|", r"\|").replace("(", r"\(")):
+        conditions.parse(text)
+
+
+PIECES = [
+    "$A",
+    "$",
+    "${A}",
+    "==",
+    "!=",
+    "=~",
+    "!~",
+    "&&",
+    "||",
+    "!",
+    "(",
+    ")",
+    '"x"',
+    "'",
+    "/a/",
+    "/",
+    "null",
+    "i",
+    " ",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join) | st.text(max_size=40), st.text(max_size=10))
+def test_any_text_is_a_condition_or_is_refused(text: str, value: str) -> None:
+    try:
+        expression = conditions.parse(text)
+    except ExpressionError:
+        return
+    assert conditions.holds(expression, {"A": value}) in (True, False)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="ab.*+?()[]{}|^$\\/1dzPp<>:=!im", max_size=20), st.text(alphabet="ab/\n", max_size=8))
+def test_any_pattern_of_a_variable_searches_or_is_a_text(pattern: str, value: str) -> None:
+    expression = conditions.parse("$V =~ $P")
+    assert conditions.holds(expression, {"V": value, "P": f"/{pattern}/"}) in (True, False)
+
+
+def test_a_text_without_slashes_is_no_pattern() -> None:
+    with pytest.raises(PatternError, match="between slashes"):
+        conditions.compile_pattern("main")

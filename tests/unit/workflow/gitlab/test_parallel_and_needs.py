@@ -1,0 +1,192 @@
+"""Instances of jobs, and what they need."""
+
+from __future__ import annotations
+
+import pytest
+
+from loom.workflow.gitlab import needs, parallel
+from loom.workflow.gitlab.parallel import Instance
+from loom.workflow.messages import Problems
+from tests.support.gitlab import entry, node, pipeline
+
+ALONE = Instance(id="job", title="job")
+
+
+def instances(text: str) -> dict[str, list[Instance]]:
+    return parallel.instances({name: value.get("parallel") for name, value in node(text).value.items()})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{build: {script: x}}", [("build", "build")]),
+        ("{test: {parallel: 2}}", [("test.1", "test 1/2"), ("test.2", "test 2/2")]),
+        (
+            "{test: {parallel: {matrix: [{OS: [linux, mac], ARCH: [x64, arm]}, {OS: win}]}}}",
+            [
+                ("test.linux-x64", "test: [linux, x64]"),
+                ("test.linux-arm", "test: [linux, arm]"),
+                ("test.mac-x64", "test: [mac, x64]"),
+                ("test.mac-arm", "test: [mac, arm]"),
+                ("test.win", "test: [win]"),
+            ],
+        ),
+        (
+            "{test: {parallel: {matrix: [{V: [1, 1.10, true]}]}}}",
+            [("test.1", "test: [1]"), ("test.1.1", "test: [1.1]"), ("test.true", "test: [true]")],
+        ),
+        (
+            "{test: {parallel: {matrix: [{V: [a/b, a:b]}]}}}",
+            [("test.a-b", "test: [a/b]"), ("test.a-b-2", "test: [a:b]")],
+        ),
+        (
+            "{'build app': {}, build-app: {}, 'build:app': {}}",
+            [("build-app-2", "build app"), ("build-app", "build-app"), ("build-app-3", "build:app")],
+        ),
+        ("{Test: {}, test: {}}", [("Test", "Test"), ("test-2", "test")]),
+        ("{'☃': {}, '../x': {}}", [("x", "☃"), ("x-2", "../x")]),
+        ("{test.1: {}, test: {parallel: 1}}", [("test.1", "test.1"), ("test.1-2", "test 1/1")]),
+    ],
+)
+def test_titles_are_gitlabs_and_ids_are_safe_and_unique(text: str, expected: list[tuple[str, str]]) -> None:
+    assert [(one.id, one.title) for several in instances(text).values() for one in several] == expected
+
+
+def test_an_instance_knows_its_place() -> None:
+    first, second = instances("{test: {parallel: {matrix: [{A: [x, y]}]}}}")["test"]
+    assert (first.matrix, first.index, first.total) == ({"A": "x"}, 1, 2)
+    assert (second.matrix, second.index, second.total) == ({"A": "y"}, 2, 2)
+    assert instances("{test: {}}")["test"][0].index is None
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("{parallel: 200}", False),
+        ("{parallel: 0}", True),
+        ("{parallel: {matrix: []}}", True),
+        ("{parallel: {matrix: [{A: [1, 2]}]}}", False),
+    ],
+)
+def test_a_number_of_instances_has_limits(text: str, wrong: bool) -> None:
+    problems = Problems()
+    parallel.check(node(text).get("parallel"), "job", problems)
+    assert bool(problems.found) is wrong
+
+
+def test_what_needs_say() -> None:
+    text = """
+needs:
+  - build
+  - job: lint
+    artifacts: false
+    optional: true
+  - job: test
+    parallel: {matrix: [{OS: linux, V: [1, 2]}]}
+  - pipeline: $PARENT
+    job: x
+  - project: other/one
+    job: y
+    ref: main
+"""
+    problems = Problems()
+    found = needs.wanted(entry(text), ALONE, None, problems)
+    assert found is not None
+    assert [(one.job, one.artifacts, one.optional, one.matrix) for one in found] == [
+        ("build", True, False, ()),
+        ("lint", False, True, ()),
+        ("test", True, False, ({"OS": "linux", "V": "1"}, {"OS": "linux", "V": "2"})),
+    ]
+    assert not problems.found
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{script: x}", None),
+        ("{needs: []}", []),
+        ("{needs: ~}", None),
+        ("{needs: [{project: a/b, job: x}]}", None),
+        ("{needs: {job: build}}", ["build"]),
+    ],
+)
+def test_without_needs_a_job_waits_for_stages(text: str, expected: list[str] | None) -> None:
+    found = needs.wanted(entry(text), ALONE, None, Problems())
+    assert (None if found is None else [one.job for one in found]) == expected
+
+
+def test_needs_of_a_rule_replace_those_of_the_job() -> None:
+    found = needs.wanted(entry("{needs: [a]}"), ALONE, node("[b]"), Problems())
+    assert [one.job for one in found or ()] == ["b"]
+
+
+def test_expressions_name_the_jobs_own_matrix() -> None:
+    text = "needs: [{job: build, parallel: {matrix: [{OS: '$[[ matrix.OS ]]', TAG: ['v-$[[matrix.OS]]']}]}}]"
+    own = Instance(id="job.linux", title="job: [linux]", matrix={"OS": "linux"}, index=1, total=1)
+    problems = Problems()
+    (found,) = needs.wanted(entry(text), own, None, problems) or ()
+    assert found.matrix == ({"OS": "linux", "TAG": "v-linux"},)
+    assert not problems.found
+    needs.wanted(entry(text), ALONE, None, problems)
+    assert "the job's matrix has no OS" in problems.found[0].message
+
+
+def test_a_name_means_all_instances_and_a_title_one() -> None:
+    known = instances("{build: {parallel: {matrix: [{OS: [linux, mac]}]}}, test: {parallel: 2}}")
+    assert [one.id for one in needs.targets("build", (), known)] == ["build.linux", "build.mac"]
+    assert [one.id for one in needs.targets("build", ({"OS": "mac"},), known)] == ["build.mac"]
+    assert [one.id for one in needs.targets("build: [mac]", (), known)] == ["build.mac"]
+    assert [one.id for one in needs.targets("test 2/2", (), known)] == ["test.2"]
+    assert needs.targets("nowhere", (), known) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{a: {stage: build}, b: {stage: test, needs: [a]}}", []),
+        ("{a: {stage: test}, b: {stage: test, needs: [a]}}", []),
+        (
+            "{a: {stage: test, needs: [deplo]}, deploy: {stage: test}}",
+            ["needs: there is no job deplo; did you mean deploy?"],
+        ),
+        ("{a: {stage: test, needs: [{job: gone, optional: true}]}}", []),
+        (
+            "{a: {stage: build, needs: [b]}, b: {stage: test}}",
+            ["needs: b is in the later stage test; a job can need jobs of its own stage or earlier"],
+        ),
+        (
+            "{a: {stage: test, needs: [b]}, b: {stage: test, needs: [a]}}",
+            ["needs: the jobs need each other in a cycle: a -> b -> a"],
+        ),
+        ("{a: {stage: test, needs: [a]}}", ["needs: the jobs need each other in a cycle: a -> a"]),
+        ("{a: {stage: build, parallel: 2}, b: {stage: test, needs: ['a 2/2']}}", []),
+        ("{a: {stage: test, rules: [{if: $A, needs: [gone]}]}}", ["needs: there is no job gone"]),
+        (
+            "{a: {stage: test, needs: [{project: x/y, job: z}]}}",
+            [
+                "needs:project: loom runs this pipeline only, so the job does not wait for it and gets no artifacts of it"
+            ],
+        ),
+        ("{a: {stage: build}, b: {stage: test, dependencies: [a]}}", []),
+        ("{a: {stage: build}, b: {stage: test, dependencies: [gone]}}", ["dependencies: there is no job gone"]),
+        (
+            "{a: {stage: test}, b: {stage: test, dependencies: [a]}}",
+            ["dependencies: a is not in an earlier stage, so its artifacts are not there yet"],
+        ),
+        (
+            "{a: {stage: build}, c: {stage: build}, b: {stage: test, needs: [c], dependencies: [a]}}",
+            ["dependencies: a must be one of the job's needs too"],
+        ),
+        ("{a: {stage: test}, b: {stage: test, needs: [a], dependencies: [a]}}", []),
+    ],
+)
+def test_needs_that_can_not_be_are_named_with_the_keyword(text: str, expected: list[str]) -> None:
+    problems = Problems()
+    needs.check(pipeline(text), problems)
+    assert [one.message for one in problems.found] == expected
+
+
+def test_dependencies() -> None:
+    assert needs.dependencies(entry("{script: x}")) is None
+    assert needs.dependencies(entry("{dependencies: []}")) == []
+    assert needs.dependencies(entry("{dependencies: [a, b]}")) == ["a", "b"]

@@ -1,0 +1,224 @@
+"""Rules, only and except: whether and how a job takes part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from loom.workflow.gitlab import rules
+from loom.workflow.messages import Problems
+from tests.support.gitlab import MERGE_REQUEST, PUSH, SCHEDULE, TAG, entry, facts, node, pipeline, scope
+
+
+def decided(
+    text: str,
+    predefined: Mapping[str, str] = PUSH,
+    *,
+    global_rules: bool = False,
+    files: tuple[str, ...] = (),
+    **given: str,
+) -> rules.Decision:
+    problems = Problems()
+    there = facts(predefined, changed=lambda _: ["src/a.py", "docs/x/y.md"], files=files)
+    found = rules.decide(entry(text), scope(predefined, **given), there, problems, global_rules=global_rules)
+    assert not problems.found, problems.found
+    return found
+
+
+WHEN = [
+    ("{script: x}", "on_success"),
+    ("{when: always}", "always"),
+    ("{when: never}", "never"),
+    ("{rules: []}", "never"),
+    ("{rules: ~, when: always}", "always"),
+    ("{rules: [{if: $X}]}", "never"),
+    ("{rules: [{if: $CI}]}", "on_success"),
+    ("{rules: [{if: $CI}], when: on_failure}", "on_failure"),
+    ("{rules: [{if: $CI, when: manual}], when: on_failure}", "manual"),
+    ("{rules: [{if: $X, when: always}, {when: manual}]}", "manual"),
+    ("{rules: [{if: $CI, when: never}, {when: always}]}", "never"),
+    ("{rules: [[{if: $X}], [[{if: $CI, when: always}]]]}", "always"),
+    ("{rules: [{exists: [Dockerfile]}]}", "never"),
+    ("{rules: [{exists: ['*.toml']}]}", "on_success"),
+    ("{rules: [{exists: {paths: ['src/**/*.py']}}]}", "on_success"),
+    ("{rules: [{exists: {paths: [a.toml], project: $CI_PROJECT_PATH}}]}", "on_success"),
+    ("{rules: [{changes: ['src/*']}]}", "on_success"),
+    ("{rules: [{changes: {paths: ['src/*'], compare_to: main}}]}", "on_success"),
+    ("{rules: [{changes: [$DIR/*]}], variables: {DIR: src}}", "never"),
+    ("{rules: [{changes: ['lib/*']}]}", "never"),
+    ("{rules: [{if: $CI, changes: ['lib/*'], when: always}, {when: on_failure}]}", "on_failure"),
+]
+
+
+@pytest.mark.parametrize(("text", "when"), WHEN)
+def test_the_first_rule_that_applies_decides(text: str, when: str) -> None:
+    found = decided(text, files=("a.toml", "src/b/c.py"))
+    assert found.when == when
+    assert found.runs == (when not in ("never", "manual"))
+    assert bool(found.reason) != found.runs
+
+
+def test_what_a_rule_sets() -> None:
+    text = """
+variables: {A: 1}
+interruptible: false
+rules:
+  - if: $NOWHERE
+  - if: $CI
+    when: delayed
+    start_in: 30 minutes
+    allow_failure: true
+    interruptible: true
+    variables: {A: 2, B: {value: $C, expand: false}}
+    needs: [build]
+"""
+    found = decided(text)
+    assert (found.when, found.start_in, found.allow_failure, found.interruptible, found.rule) == (
+        "delayed",
+        1800,
+        True,
+        True,
+        1,
+    )
+    assert {name: (one.value, one.expand) for name, one in found.variables.items()} == {
+        "A": ("2", True),
+        "B": ("$C", False),
+    }
+    assert found.needs is not None
+    assert found.needs.plain() == ["build"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{script: x}", False),
+        ("{when: manual}", True),
+        ("{when: manual, allow_failure: false}", False),
+        ("{allow_failure: true}", True),
+        ("{allow_failure: {exit_codes: 3}}", frozenset({3})),
+        ("{allow_failure: {exit_codes: [3, 4]}}", frozenset({3, 4})),
+        ("{rules: [{if: $CI, when: manual}]}", False),
+        ("{rules: [{if: $CI}], when: manual}", True),
+        ("{rules: [{if: $CI, allow_failure: false}], allow_failure: {exit_codes: 1}}", False),
+        ("{rules: [{if: $CI}], allow_failure: {exit_codes: 1}}", frozenset({1})),
+    ],
+)
+def test_whether_a_job_may_fail(text: str, expected: bool | frozenset[int]) -> None:
+    assert decided(text).allow_failure == expected
+
+
+def test_conditions_compare_what_is_written_and_globs_what_it_means() -> None:
+    assert decided('{rules: [{if: $A == "main"}]}', A="$CI_COMMIT_BRANCH").when == "never"
+    assert decided("{rules: [{if: $A == '$CI_COMMIT_BRANCH'}]}", A="$CI_COMMIT_BRANCH").when == "on_success"
+    assert decided("{rules: [{changes: [$B/*]}]}", A="src", B="$A").when == "on_success"
+
+
+ONLY = [
+    ("{script: x}", PUSH, True),
+    ("{script: x}", TAG, True),
+    ("{script: x}", MERGE_REQUEST, False),
+    ("{only: [main]}", PUSH, True),
+    ("{only: main}", PUSH, True),
+    ("{only: [develop]}", PUSH, False),
+    ("{only: [branches]}", PUSH, True),
+    ("{only: [branches]}", TAG, False),
+    ("{only: [tags]}", TAG, True),
+    ("{only: [merge_requests]}", MERGE_REQUEST, True),
+    ("{only: [merge_requests]}", PUSH, False),
+    ("{only: [pushes]}", PUSH, True),
+    ("{only: [schedules]}", SCHEDULE, True),
+    ("{only: [web, triggers, api]}", PUSH, False),
+    ("{only: ['/^ma/']}", PUSH, True),
+    ("{only: ['/^MA/i']}", PUSH, True),
+    ("{only: ['/^MA/']}", PUSH, False),
+    ("{only: ['/^v/']}", TAG, True),
+    ("{only: ['/.*/']}", MERGE_REQUEST, False),
+    ("{only: ['/(/']}", PUSH, False),
+    ("{only: [main@group/project]}", PUSH, True),
+    ("{only: [main@other/project]}", PUSH, False),
+    ("{only: {refs: [main], variables: [$NOWHERE, $CI]}}", PUSH, True),
+    ("{only: {refs: [main], variables: [$NOWHERE]}}", PUSH, False),
+    ("{only: {variables: [$CI]}}", MERGE_REQUEST, False),
+    ("{only: {changes: ['src/*']}}", PUSH, True),
+    ("{only: {changes: ['lib/*']}}", PUSH, False),
+    ("{only: {refs: [tags], changes: ['lib/*']}}", TAG, True),
+    ("{except: [main]}", PUSH, False),
+    ("{except: [develop]}", PUSH, True),
+    ("{except: [tags, '/^ma/']}", PUSH, False),
+    ("{except: {variables: [$CI]}}", PUSH, False),
+    ("{except: {refs: [tags], variables: [$NOWHERE], changes: ['lib/*']}}", PUSH, True),
+    ("{except: {changes: ['docs/**/*']}}", PUSH, False),
+    ("{only: [branches], except: [main]}", PUSH, False),
+    ("{only: ~, except: ~}", PUSH, True),
+]
+
+
+@pytest.mark.parametrize(("text", "predefined", "runs"), ONLY)
+def test_only_and_except(text: str, predefined: Mapping[str, str], runs: bool) -> None:
+    assert decided(text, predefined).runs is runs
+
+
+def test_workflow_rules_lift_the_default_of_only() -> None:
+    assert not decided("{script: x}", MERGE_REQUEST).runs
+    assert decided("{script: x}", MERGE_REQUEST, global_rules=True).runs
+    assert decided("{rules: [{when: always}]}", MERGE_REQUEST).runs
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{only: [develop]}", "only: develop: not a push of main"),
+        ("{except: [main]}", "except: main: this is a push of main"),
+        ("{only: {variables: [$NOWHERE]}}", "only:variables does not hold"),
+        ("{rules: [{if: $NOWHERE}]}", "none of its rules matches"),
+        ("{rules: [{when: never}]}", "rules[0] says never"),
+        ("{when: manual}", "manual: name it to run it"),
+    ],
+)
+def test_the_reason_why_a_job_is_left_out(text: str, reason: str) -> None:
+    assert decided(text).reason == reason
+
+
+def test_workflow_rules() -> None:
+    def of(text: str) -> rules.Decision:
+        problems = Problems()
+        return rules.workflow(pipeline(text), scope(), facts(), problems)
+
+    assert of("{job: {script: x}}").runs
+    assert of("{workflow: {rules: [{if: $CI, variables: {A: 1}}]}}").variables["A"].value == "1"
+    assert of("{workflow: {rules: [{if: $CI, when: never}]}}").reason == "workflow: rules[0] says never"
+    assert of("{workflow: {rules: [{if: $NOWHERE}]}}").reason == "no rule of `workflow: rules` matches"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("[{if: $CI}]", True), ("[{if: $X}]", False), ("[{if: $CI, when: never}]", False), ("[{exists: [a]}]", True)],
+)
+def test_include_rules(text: str, expected: bool) -> None:
+    assert rules.include_applies(node(text), scope(), facts(files=["a"]), Problems()) is expected
+    assert rules.include_applies(None, scope(), facts(), Problems())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{rules: [{if: $CI}, {if: '$A =~ x'}]}", "rules:if: expected"),
+        ("{only: {variables: ['$A ==']}}", "only:variables: "),
+        ("{only: {kubernetes: active}}", "only:kubernetes: "),
+        ("{rules: [{exists: {paths: [a], project: other/one}}]}", "rules:exists:project: "),
+        ("{rules: [{when: delayed, start_in: soon}]}", "start_in: expected a duration"),
+        ("{when: delayed}", "when: delayed: say when"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_keyword(text: str, message: str) -> None:
+    problems = Problems()
+    rules.decide(entry(text), scope(), facts(), problems, global_rules=False)
+    assert [one.message[: len(message)] for one in problems.found] == [message]
+
+
+def test_a_search_without_end_is_a_problem() -> None:
+    problems = Problems()
+    text = "{rules: [{if: '$A =~ /^(a|a)*$/'}]}"
+    rules.decide(entry(text), scope(A="a" * 40 + "b"), facts(), problems, global_rules=False)
+    assert len(problems.found) <= 1
