@@ -1,4 +1,4 @@
-"""Files that `changes` and `exists` ask for, with globs as Ruby's `File.fnmatch` reads them."""
+"""Files that `changes` and `exists` ask for, with globs as GitLab reads them, which is as Ruby does."""
 
 from __future__ import annotations
 
