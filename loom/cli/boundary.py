@@ -18,6 +18,7 @@ from loom.commands import terminal
 from loom.errors import InfrastructureError, LoomError, RequestError, WorkflowError
 from loom.record.lines import STANDARD_OUTPUT
 from loom.status import ExitCode
+from loom.util import profile
 from loom.util.controls import without_commands
 
 RUNS = ("run", "rerun", "resume")
@@ -25,7 +26,16 @@ RUNS = ("run", "rerun", "resume")
 
 
 def run_app(arguments: list[str]) -> int:
-    """Run the command line; return the exit code. Never raises."""
+    """Run the command line, and write its profile if one is wanted; return the exit code. Never raises."""
+    code = _run(arguments)
+    try:
+        profile.end()
+    except OSError as error:
+        return _print_error(InfrastructureError(f"{error.filename}: {error.strerror}: the profile is not written"))
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     began_ns = time.time_ns()
     try:
         code = _ended_with(arguments)

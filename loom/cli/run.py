@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -63,6 +64,15 @@ def run(
         typer.Option("--format", help="Output format; github and gitlab are for a CI system that runs loom."),
     ] = "screen",
     as_json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines on standard output.")] = False,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            "--profile",
+            metavar="FILE",
+            dir_okay=False,
+            help="Write where the run's time goes to FILE, as a trace for ui.perfetto.dev or chrome://tracing.",
+        ),
+    ] = None,
     keep: options.Keep = None,
     shell_on_failure: options.ShellOnFailure = False,
     pause_on_failure: options.PauseOnFailure = False,

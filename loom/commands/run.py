@@ -42,6 +42,7 @@ from loom.runner import Gate, api
 from loom.runner.api import Ran, Reuse
 from loom.snapshot import Source
 from loom.status import ExitCode
+from loom.util import profile
 from loom.util.bounded import listed
 from loom.util.controls import without_commands
 from loom.workflow import Workflow
@@ -81,6 +82,8 @@ class Options(Struct, frozen=True, kw_only=True):
     shell_on_failure: bool = False
     pause_on_failure: bool = False
     break_before: str | None = None
+    profile: Path | None = None
+    """Where to write a trace of where the time goes."""
     trust: bool = False
     """Whether all that the workflow asks for is allowed, this once."""
     parent_run_id: str | None = None
@@ -156,12 +159,16 @@ class Prepared(Struct, frozen=True, kw_only=True):
 def prepare(options: Options) -> Prepared:
     """Make the plan from the options. After RequestError or WorkflowError there is no record."""
     run_id = str(time.time_ns())
-    source = snapshot.discover(Path.cwd(), environ=os.environ)
-    here = here_for(options, source.root)
-    loaded = workflow.load(here.workflow(options.workflow), source.root)
+    with profile.span("part", "find the repository"):
+        source = snapshot.discover(Path.cwd(), environ=os.environ)
+    with profile.span("part", "configuration"):
+        here = here_for(options, source.root)
+    with profile.span("part", "workflow"):
+        loaded = workflow.load(here.workflow(options.workflow), source.root)
     message = checkout.message_of_head(source.root, here.environ)
     variables = api.run_variables(run_id, source, loaded.path, event=options.event, message=message)
-    selection, plan = plan_of(loaded, options, here, variables)
+    with profile.span("part", "plan"):
+        selection, plan = plan_of(loaded, options, here, variables)
     if not options.dry_run:
         requests = trusting.requests_of(plan.jobs, here, loaded)
         can_ask = options.form == "screen"
@@ -243,7 +250,10 @@ def run(*, local: bool, **given: Any) -> int:
 
 def run_with(options: Options) -> int:
     """Run the workflow; return the exit code."""
-    prepared = prepare(options)
+    if options.profile is not None:
+        _profile_into(options.profile)
+    with profile.span("part", "prepare"):
+        prepared = prepare(options)
     if options.dry_run:
         sys.stdout.write(plan_yaml(prepared.plan))
         return ExitCode.OK
@@ -253,6 +263,14 @@ def run_with(options: Options) -> int:
     return execute(prepared, options)
 
 
+def _profile_into(target: Path) -> None:
+    if not target.parent.is_dir():
+        raise RequestError(
+            f"--profile {target}: there is no directory {target.parent}", hint="make it, or name another"
+        )
+    profile.write_to(target)
+
+
 def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None) -> int:
     """Run a prepared plan and show it on the terminal. `reuse`: see `api.Request`."""
     here, source, plan = prepared.here, prepared.source, prepared.plan
@@ -260,7 +278,10 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None)
     cancel = Cancel()
     look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
     audience, gate = _audience(options, plan, look, write, stream=config.stream)
-    tools = wiring.tools_for(plan, config, source.root, here.environ, run_id=prepared.run_id, isolated=options.strict)
+    with profile.span("part", "tools"):
+        tools = wiring.tools_for(
+            plan, config, source.root, here.environ, run_id=prepared.run_id, isolated=options.strict
+        )
     with signals(cancel), closing(audience):
         ran = api.execute(
             api.Request(

@@ -14,6 +14,7 @@ from loom.providers.base import Command, SessionFacts, SessionRequest
 from loom.providers.channel import Channel, Died, Lost, Talk
 from loom.providers.steps import chosen, handed_on
 from loom.status import Ended, Exit, OnOutput, Stream
+from loom.util import profile
 
 HELLO_S = 60.0
 """Time limit from the container's start to the driver's first answer, on a busy machine."""
@@ -70,7 +71,9 @@ class Driven:
 
         `ended_at_once` makes the error for a container that ended, from its output and its end.
         """
-        if self._hear(talk, cancel, ended_at_once):
+        with profile.span("part", "wait for the container"):
+            answered = self._hear(talk, cancel, ended_at_once)
+        if answered:
             found = Hello(str(talk.answer))
             self.facts = replace(self.facts, has_bash=found.has_bash)
             if found.uid is not None:

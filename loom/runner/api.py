@@ -25,7 +25,7 @@ from loom.record.documents import Invocation
 from loom.record.store import RunRecord, Store
 from loom.runner import PlaceOpener, Resumption, Settings, Tools
 from loom.status import JobResult
-from loom.util import processes
+from loom.util import processes, profile
 from loom.util.paths import new_workspace
 
 if TYPE_CHECKING:
@@ -133,10 +133,13 @@ def execute(request: Request) -> Ran:
 
     WorkflowError for a mistake in the project's formats of output: nothing has begun.
     """
-    watch = patterns.watch(patterns.of_project(request.source.root))
-    beginning = _begin(request)
+    with profile.span("part", "formats of output"):
+        watch = patterns.watch(patterns.of_project(request.source.root))
+    with profile.span("part", "record and first containers"):
+        beginning = _begin(request)
     try:
-        from loom.runner.pipeline import Run
+        with profile.span("part", "rest of loom"):
+            from loom.runner.pipeline import Run
 
         return Run(request, beginning, watch).execute()
     except BaseException:

@@ -35,7 +35,7 @@ from loom.secrets.masking import Masker
 from loom.snapshot import Snapshot
 from loom.status import ExitCode, JobResult, Skip, Status, exit_code_of, run_status
 from loom.storage.cache import Cache
-from loom.util import controls
+from loom.util import controls, profile
 
 if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis
@@ -144,7 +144,8 @@ class Run:
         return filled
 
     def _take_snapshot(self) -> Snapshot:
-        taken = snapshot.take(self._request.source, self._workspace, cancel=self._cancel)
+        with profile.span("part", "snapshot"):
+            taken = snapshot.take(self._request.source, self._workspace, cancel=self._cancel)
         self._keep_manifest()
         return taken
 

@@ -54,7 +54,7 @@ def run(command: Sequence[str], directory: Path, output: Path | None = None) -> 
     return Took(time.monotonic() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 
 
-def repository(base: Path, name: str, workflow: str) -> Path:
+def repository(base: Path, name: str, workflow: str, files: int = 150) -> Path:
     directory = base / name
     (directory / ".loom").mkdir(parents=True)
     (directory / ".loom" / "workflow.yml").write_text(workflow)
@@ -62,7 +62,7 @@ def repository(base: Path, name: str, workflow: str) -> Path:
     (directory / ".github" / "workflows" / "ci.yml").write_text(
         "on: push\njobs:\n  hi:\n    runs-on: slim\n    steps: [{uses: actions/checkout@v4}, {run: echo hi}]\n"
     )
-    for number in range(150):
+    for number in range(files):
         (directory / f"file{number}.txt").write_text(f"{number}\n" * 50)
     git = ["git", "-c", "user.name=b", "-c", "user.email=b@example.org"]
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "bench"]):

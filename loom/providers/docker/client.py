@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import docker
 from loom.providers.docker.endpoint import Endpoint, endpoint_of, unavailable
+from loom.util import profile
 
 FIRST_ANSWER_S = 10
 """Time limit of an engine's first answer."""
@@ -51,6 +52,10 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
 
         def _set_request_timeout(self, kwargs: dict[str, Any]) -> dict[str, Any]:
             return {"timeout": getattr(_of_thread, "limit_s", self.timeout), **kwargs}
+
+        def send(self, request: Any, **more: Any) -> Any:
+            with profile.span("engine", f"{request.method} {request.path_url.partition('?')[0]}"):
+                return super().send(request, **more)
 
         def through(self, adapter: Any) -> Api:
             """Send every request through `adapter`; only then query the engine's version."""

@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Where the time of one run goes: interleaved rounds of `docker run --rm` and `loom run --profile`, medians.
+
+    python tests/bench/profile.py [--rounds N] [--files N] [--jobs N] [--steps N]
+
+Prints a Markdown table of the run's parts one after the other, from the start of the process to its end, then the slowest
+imports. The recording itself costs some 10 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from containers import HEAD, IMAGE, repository, run
+
+Spans = list[dict[str, Any]]
+
+
+def parts(spans: Spans, seconds: float) -> dict[str, float]:
+    """Milliseconds between the run's milestones, in their order."""
+    began = min(span["ts"] for span in spans)
+
+    def named(test: str, kind: str) -> list[tuple[float, float]]:
+        found = [(s["ts"] - began, s["ts"] - began + s["dur"]) for s in spans if s["cat"] == kind and test in s["name"]]
+        return sorted(found) or [(0.0, 0.0)]
+
+    prepare = named("prepare", "part")[0]
+    engine, start = named("", "engine")[0], named("/start", "engine")[0]
+    steps = named("script/", "phase")
+    milestones = {
+        "Python": named("Python", "start")[0][1],
+        "imports of the command": prepare[0],
+        "repository, configuration, plan": prepare[1],
+        "tools, record, until the first request": engine[0],
+        "image, container, connections": start[0],
+        "the engine starts the container": start[1],
+        "until the first step": steps[0][0],
+        "steps": max(end for _, end in steps),
+        "removal, receipt, end": seconds * 1e6,
+    }
+    before, found = 0.0, {}
+    for name, at in milestones.items():
+        found[name], before = (at - before) / 1000, at
+    return found
+
+
+def imports(spans: Spans) -> dict[str, float]:
+    """Milliseconds of each outermost package, without what others inside it import: by its own modules."""
+    own: dict[str, float] = defaultdict(float)
+    tracks = defaultdict(list)
+    for span in spans:
+        if span["cat"] == "import":
+            tracks[span["tid"]].append(span)
+    for track in tracks.values():
+        stack: list[dict[str, Any]] = []
+        for span in sorted(track, key=lambda one: one["ts"]):
+            while stack and stack[-1]["ts"] + stack[-1]["dur"] <= span["ts"]:
+                stack.pop()
+            own[package(span)] += span["tdur"] / 1000
+            if stack:
+                own[package(stack[-1])] -= span["tdur"] / 1000
+            stack.append(span)
+    return own
+
+
+def package(span: dict[str, Any]) -> str:
+    words = str(span["name"]).split(".")
+    return ".".join(words[:2]) if words[0] == "loom" else words[0]
+
+
+def medians(found: Iterable[dict[str, float]]) -> dict[str, float]:
+    values: dict[str, list[float]] = defaultdict(list)
+    for one in found:
+        for name, value in one.items():
+            values[name].append(value)
+    return {name: statistics.median(numbers) for name, numbers in values.items()}
+
+
+def workflow(jobs: int, steps: int) -> str:
+    script = ", ".join(f"echo {number}" for number in range(steps))
+    return HEAD + "".join(f"job{number}: {{stage: test, script: [{script}]}}\n" for number in range(jobs))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--files", type=int, default=150)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=1)
+    given = parser.parse_args()
+    base = Path(tempfile.mkdtemp(prefix="loom-bench-"))
+    try:
+        directory = repository(base, "profile", workflow(given.jobs, given.steps), files=given.files)
+        target = base / "profile.json"
+        loom = [sys.executable, "-m", "loom", "run", "--local", "-j", str(given.jobs), "--profile", str(target)]
+        seconds, cpu, runs, docker = [], [], [], []
+        for number in range(given.rounds + 1):
+            beside = docker_runs(given.jobs)
+            took = run(loom, directory)
+            if number:  # what is read for the first time is not what is measured
+                docker.append(beside)
+                seconds.append(took.seconds)
+                cpu.append(took.cpu)
+                runs.append([e for e in json.loads(target.read_bytes())["traceEvents"] if e["ph"] == "X"])
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+    report(runs, seconds, cpu, docker)
+
+
+def docker_runs(jobs: int) -> float:
+    began = time.monotonic()
+    command = ["docker", "run", "--rm", IMAGE, "echo", "hi"]
+    for process in [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(jobs)]:
+        process.wait()
+    return time.monotonic() - began
+
+
+def report(runs: list[Spans], seconds: list[float], cpu: list[float], docker: list[float]) -> None:
+    print("| part of the run | ms |\n| --- | ---: |")
+    for name, ms in medians(map(parts, runs, seconds)).items():
+        print(f"| {name} | {ms:.0f} |")
+    loom, beside = statistics.median(seconds), statistics.median(docker)
+    print(f"| the whole run ({1000 * statistics.median(cpu):.0f} ms of processor time) | {1000 * loom:.0f} |")
+    print(f"| `docker run --rm` (ratio {loom / beside:.2f}) | {1000 * beside:.0f} |\n")
+    requests = statistics.median(sum(span["cat"] == "engine" for span in spans) for spans in runs)
+    processes = statistics.median(sum(span["cat"] == "process" for span in spans) for spans in runs)
+    print(f"{requests:.0f} requests to the engine, {processes:.0f} git processes\n")
+    print("| package | ms of processor time to import |\n| --- | ---: |")
+    slowest = sorted(medians(map(imports, runs)).items(), key=lambda item: -item[1])
+    for name, ms in slowest[:15]:
+        print(f"| {name} | {ms:.1f} |")
+    print(f"\nLoad {os.getloadavg()[0]:.1f} at the end; {os.cpu_count()} processors; {len(runs)} rounds")
+
+
+if __name__ == "__main__":
+    main()
