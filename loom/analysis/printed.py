@@ -313,6 +313,8 @@ class Checked(Document, frozen=True, kw_only=True):
     files: list[str]
     jobs: Count
     stages: list[str]
+    places: dict[str, list[str]]
+    """The ids of the jobs by where they would run: a pool with its provider, or a provider."""
     errors: Count
     warnings: Count
     problems: list[ProblemReport]

@@ -58,7 +58,7 @@ def check(workflow: Path | None, form: str, *, strict: bool) -> int:
         problems += _notices(loaded, [job for _, job in jobs], here)
     problems = examined.in_order(problems)
     sound = loaded if not examined.problems else None
-    _show(form, loaded.path if loaded is not None else _name(path, root), problems, sound)
+    _show(form, loaded.path if loaded is not None else _name(path, root), problems, sound, [job for _, job in jobs])
     if any(problem.severity == "error" for problem in problems):
         return ExitCode.REQUEST
     doubts = any(problem.severity == "warning" for problem in problems)
@@ -161,9 +161,9 @@ def _name(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def _show(form: str, name: str, problems: Sequence[Problem], loaded: Workflow | None) -> None:
+def _show(form: str, name: str, problems: Sequence[Problem], loaded: Workflow | None, jobs: Sequence[Job]) -> None:
     if form == "json":
-        print_json(made(Checked, check_document(name, problems, facts=_facts(loaded))))
+        print_json(made(Checked, check_document(name, problems, facts=_facts(loaded, jobs))))
     elif form == "github":
         for line in github_lines(problems):
             print(line)
@@ -174,12 +174,29 @@ def _show(form: str, name: str, problems: Sequence[Problem], loaded: Workflow | 
             print(f"... and {len(problems) - MAX_SHOWN} more; --format json has all of them")
         for line in _verdicts(name, problems, loaded):
             print(line)
+        if loaded is not None and any(job.pool is not None for job in jobs):
+            for place, ids in _places(jobs).items():
+                print(f"{place}: {', '.join(ids[:MAX_SHOWN])}" + (" ..." if len(ids) > MAX_SHOWN else ""))
 
 
-def _facts(loaded: Workflow | None) -> dict[str, Any]:
+def _facts(loaded: Workflow | None, jobs: Sequence[Job]) -> dict[str, Any]:
     if loaded is None:
-        return {"files": [], "jobs": 0, "stages": []}
-    return {"files": [file.name for file in loaded.files], "jobs": len(loaded.jobs), "stages": list(loaded.stages)}
+        return {"files": [], "jobs": 0, "stages": [], "places": {}}
+    return {
+        "files": [file.name for file in loaded.files],
+        "jobs": len(loaded.jobs),
+        "stages": list(loaded.stages),
+        "places": _places(jobs),
+    }
+
+
+def _places(jobs: Sequence[Job]) -> dict[str, list[str]]:
+    """Return where each job would run: a pool with its provider, or a provider."""
+    found: dict[str, list[str]] = {}
+    for job in jobs:
+        pool = job.pool.name if job.pool is not None else ""
+        found.setdefault(f"{pool} ({job.provider})" if pool else job.provider, []).append(job.id)
+    return found
 
 
 def _verdicts(name: str, problems: Sequence[Problem], loaded: Workflow | None) -> Iterator[str]:

@@ -30,7 +30,7 @@ from loom.commands.retention import clean_later
 from loom.commands.screen import screen_parts
 from loom.config import KEYS, Config
 from loom.errors import RequestError
-from loom.plan.model import Plan, Selection
+from loom.plan.model import MountMode, Plan, Selection
 from loom.plan.resolve import resolve
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.record.documents import Invocation
@@ -38,7 +38,7 @@ from loom.render import diagnosis as forms
 from loom.render.closing import closing_lines
 from loom.render.plan import plan_yaml
 from loom.render.screen import Look, Screen
-from loom.runner import Gate, api
+from loom.runner import Gate, Tools, api
 from loom.runner.api import Ran, Reuse
 from loom.snapshot import Source
 from loom.status import ExitCode
@@ -228,10 +228,24 @@ def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
     jobs = [job.id for job in plan.jobs if job.image is None]
     if not jobs:
         return ()
-    names = ", ".join(jobs[:MAX_NOTICES]) + (f" and {len(jobs) - MAX_NOTICES} more" if len(jobs) > MAX_NOTICES else "")
     by = config.origins.get("container")
     why = f" ({by.place})" if by is not None and by.place and not config.container else ""
-    return (f"on this machine, not isolated{why}: {names}; in a container: loom run --container",)
+    return (f"on this machine, not isolated{why}: {_some(jobs)}; in a container: loom run --container",)
+
+
+def _not_shared(plan: Plan, tools: Tools, config: Config) -> tuple[str, ...]:
+    """Return the notice that `bind_mount` has no effect on jobs in places without this machine's directories."""
+    if config.mount_mode != "bind_mount":
+        return ()
+    mounts = {name: provider.capabilities.mounts for name, provider in tools.providers.items()}
+    jobs = [job.id for job in plan.jobs if MountMode.BIND not in mounts[job.provider]]
+    text = f"bind_mount has no effect where this machine's directories are not; own files for each: {_some(jobs)}"
+    return (text,) if jobs else ()
+
+
+def _some(jobs: Sequence[str]) -> str:
+    more = len(jobs) - MAX_NOTICES
+    return ", ".join(jobs[:MAX_NOTICES]) + (f" and {more} more" if more > 0 else "")
 
 
 def failed_before(here: Here) -> list[str]:
@@ -302,7 +316,7 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None)
                 reuse=reuse,
                 parent_run_id=options.parent_run_id,
                 variables=prepared.variables,
-                notices=(*_not_isolated(plan, config), *prepared.notices),
+                notices=(*_not_isolated(plan, config), *_not_shared(plan, tools, config), *prepared.notices),
             )
         )
     _say_the_end(ran, audience, here, options.form, look, write)

@@ -344,6 +344,9 @@ class Plan(Struct, frozen=True, kw_only=True, dict=True):
         """Return the job with this id. KeyError if the plan does not contain it."""
         return self._by_id[job_id]
 
+    def has(self, job_id: str) -> bool:
+        return job_id in self._by_id
+
     @cached_property
     def _by_id(self) -> Mapping[str, Job]:
         return {job.id: job for job in self.jobs}

@@ -19,7 +19,7 @@ from loom.cancel import Cancel
 from loom.config import Config
 from loom.errors import LoomError, SnapshotError
 from loom.plan import variables as environment
-from loom.plan.model import Job, Plan
+from loom.plan.model import Job, MountMode, Plan
 from loom.providers.base import ReadOnlyMount
 from loom.record.documents import Invocation
 from loom.record.store import RunRecord, Store
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from loom.runner.assistance import Assisted
     from loom.snapshot import Change, Source
     from loom.storage.cache import Cache
+
+
+JOBS_ELSEWHERE = 100
+"""How many jobs run at once in a place on other machines. Each one costs this machine a thread and connections."""
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -72,7 +76,16 @@ class Request(Struct, frozen=True, kw_only=True):
 
     @property
     def jobs_at_once(self) -> int:
+        """How many run on this machine, in its engine included."""
         return self.config.jobs or os.cpu_count() or 2
+
+    def lanes(self, job: Job) -> Mapping[str, int]:
+        """Return where the job counts while it runs: in its pool, elsewhere, or here (see `scheduler.Lanes`)."""
+        if job.pool is not None and job.pool.jobs is not None:
+            return {f"pool {job.pool.name}": job.pool.jobs}
+        if MountMode.BIND not in self.tools.providers[job.provider].capabilities.mounts:
+            return {job.provider: self.config.jobs or JOBS_ELSEWHERE}
+        return {"": self.jobs_at_once}
 
 
 class Reuse(Struct, frozen=True, kw_only=True):

@@ -223,7 +223,7 @@ class Run:
                 run_job=runner.run,
                 on_skip=runner.skip,
                 on_stuck=runner.leave_behind,
-                at_most=request.jobs_at_once,
+                at_most=request.lanes,
                 cancel=self._cancel,
                 fail_fast=request.config.fail_fast,
                 stop=self._stop_others,

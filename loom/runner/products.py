@@ -48,10 +48,11 @@ class Handover:
         missing_here: frozenset[str] = frozenset(),
         cancel: Cancel | None = None,
     ) -> None:
-        """`missing_here`: jobs with products in another workspace than the run's."""
-        self._missing_here = missing_here
+        """`missing_here`: jobs of an earlier run with products in another workspace than the run's."""
+        self._missing_here = set(missing_here)
         self._cancel = cancel or Cancel()
         self._plan = plan
+        self._makers = [job for job in plan.jobs if job.artifacts is not None]
         self._archive_of = archive_of
         self._logs = logs
         self._masker = masker
@@ -66,8 +67,8 @@ class Handover:
             named = {need.job for need in job.needs if need.artifacts}
         else:
             before = self._plan.stages[: self._plan.stages.index(job.stage)]
-            named = {other.id for other in self._plan.jobs if other.stage in before}
-        return [other.id for other in self._plan.jobs if other.id in named and self._archive_of(other.id).exists()]
+            named = {other.id for other in self._makers if other.stage in before}
+        return [other.id for other in self._makers if other.id in named and self._archive_of(other.id).exists()]
 
     def restore(self, job: Job, session: Session, shared_workspace: Path, on_output: OnOutput) -> list[str]:
         """Restore earlier jobs' artifacts into this job's view; a shared workspace already holds them.
@@ -98,8 +99,12 @@ class Handover:
             self._indexes[source] = artifacts.index_of(self._archive_of(source))
         return self._indexes[source]
 
-    def collect(self, job: Job, session: Session, status: Status, on_output: OnOutput) -> Mapping[str, Any] | None:
+    def collect(
+        self, job: Job, session: Session, shared_workspace: Path, status: Status, on_output: OnOutput
+    ) -> Mapping[str, Any] | None:
         """Keep the job's artifacts; return the record of them, or None if it has none."""
+        if session.workspace_view() != shared_workspace:  # of two providers, one may share it
+            self._missing_here.add(job.id)
         spec = job.artifacts
         if spec is None or not spec.paths or not wanted(spec.when, status):
             return None
@@ -242,7 +247,7 @@ class Products:
 
     def _collect(self, attempt: Attempt, place: Place, on_output: OnOutput) -> None:
         code = PhaseCode.JOB_ARTIFACT_EXTRACT
-        saved = self._handover.collect(attempt.job, place.session, attempt.status, on_output)
+        saved = self._handover.collect(attempt.job, place.session, self._workspace, attempt.status, on_output)
         if saved is not None:
             attempt.fact("artifacts_saved", saved, code)
             for pattern in saved["missing"]:

@@ -1,5 +1,6 @@
 """`decide` as a table; the loop round it with real threads."""
 
+import random
 import threading
 import time
 
@@ -7,7 +8,7 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.plan.model import Job, Need, Plan, Step
-from loom.runner.scheduler import decide, run_jobs
+from loom.runner.scheduler import Frontier, decide, run_jobs
 from loom.status import JobResult, Skip, Status
 
 OK = JobResult(status=Status.SUCCESS)
@@ -106,6 +107,88 @@ def test_decide(
 def test_a_skip_names_what_blocked_it() -> None:
     decision = decide(TWO_STAGES, {"a": BAD, "b": OK}, frozenset())
     assert decision.skip == (Skip(job_id="t", reason="a did not succeed", blocked_by="a"),)
+
+
+def by_the_rules(the_plan: Plan, results: dict[str, JobResult], running: set[str]) -> tuple[list[str], set[str]]:
+    """The rules of `decide`, one look at the whole plan for each job."""
+    known, start, skipped = dict(results), [], set()
+    for one in the_plan.jobs:
+        if one.id in known or one.id in running:
+            continue
+        before = [
+            other.id
+            for other in the_plan.jobs
+            if (
+                any(need.job == other.id for need in one.needs)
+                if one.needs is not None
+                else the_plan.stages.index(other.stage) < the_plan.stages.index(one.stage)
+            )
+        ]
+        over = [known[name] for name in before if name in known]
+        failed = any(not result.lets_go_on and result.status is not Status.SKIPPED for result in over)
+        lost = failed or (one.needs is not None and SKIPPED in over)
+        all_over = len(over) == len(before)
+        if (one.when == "on_success" and lost) or (one.when == "on_failure" and all_over and not failed):
+            known[one.id] = SKIPPED
+            skipped.add(one.id)
+        elif all_over:
+            start.append(one.id)
+    return start, skipped
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_each_end_decides_what_a_look_at_the_whole_plan_decides(seed: int) -> None:
+    chance = random.Random(seed)
+    names = [f"j{number:02}" for number in range(chance.randint(1, 12))]
+    stages = sorted(chance.choices(("build", "test", "deploy"), k=len(names)), key=("build", "test", "deploy").index)
+    jobs = [
+        job(
+            name,
+            stages[number],
+            needs=chance.sample(names[:number], min(number, chance.randint(0, 3))) if chance.random() < 0.5 else None,
+            when=chance.choice(("on_success", "on_success", "on_failure", "always")),
+        )
+        for number, name in enumerate(names)
+    ]
+    the_plan = plan(*jobs)
+    results: dict[str, JobResult] = {}
+    running: set[str] = set()
+    frontier = Frontier(the_plan, results)
+    while True:
+        decision, (start, skipped) = frontier.decision(), by_the_rules(the_plan, results, running)
+        assert ([*decision.start], {skip.job_id for skip in decision.skip}) == (start, skipped)
+        results |= dict.fromkeys(skipped, SKIPPED)
+        running |= set(start)
+        if not running:
+            break
+        ended = chance.choice(sorted(running))
+        running.discard(ended)
+        results[ended] = chance.choice((OK, OK, BAD, ALLOWED))
+        frontier.end(ended, results[ended])
+    assert len(results) == len(names)
+
+
+def test_lanes_hold_back_only_their_own_jobs() -> None:
+    the_plan = plan(*[job(f"far{number}", "build") for number in range(3)], job("near", "build"))
+    both = threading.Barrier(2, timeout=60)
+    now: list[str] = []
+
+    def work(the_job: Job) -> JobResult:
+        now.append(the_job.id)
+        assert sum(name.startswith("far") for name in now) < 2, now
+        if the_job.id in ("far0", "near"):
+            both.wait()  # `near` runs although its lane is behind three jobs of another one
+        now.remove(the_job.id)
+        return OK
+
+    results = run_jobs(
+        the_plan,
+        run_job=work,
+        on_skip=lambda *_: None,
+        at_most=lambda the_job: {"far": 1} if the_job.id != "near" else {"here": 2},
+        cancel=Cancel(),
+    )
+    assert set(results.values()) == {OK}
 
 
 def test_at_most_so_many_at_once_and_results_in_plan_order() -> None:
