@@ -237,7 +237,7 @@ def _not_shared(plan: Plan, tools: Tools, config: Config) -> tuple[str, ...]:
     """Return the notice that `bind_mount` has no effect on jobs in places without this machine's directories."""
     if config.mount_mode != "bind_mount":
         return ()
-    mounts = {name: provider.capabilities.mounts for name, provider in tools.providers.items()}
+    mounts = {name: one.capabilities.mounts for name, one in tools.providers.items()}
     jobs = [job.id for job in plan.jobs if MountMode.BIND not in mounts[job.provider]]
     text = f"bind_mount has no effect where this machine's directories are not; own files for each: {_some(jobs)}"
     return (text,) if jobs else ()
