@@ -69,12 +69,14 @@ class Exit(Struct, frozen=True, kw_only=True):
     """The command lines of what a command that ran out of time had running then, as far as the place can tell."""
     ended_place: bool = False
     """The command ended its place: no other can run there."""
+    goes_on: bool = False
+    """The shell that it shares with other commands goes on, so the code is no failure (`Share`)."""
 
     @property
     def status(self) -> Status:
         match self.ended:
             case Ended.EXITED:
-                return Status.SUCCESS if self.code == 0 else Status.FAILURE
+                return Status.SUCCESS if self.code == 0 or self.goes_on else Status.FAILURE
             case Ended.OOM_KILLED:
                 return Status.FAILURE
             case Ended.TIMED_OUT:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePath
 
 from loom.errors import Problem, RequestError
 from loom.images.reference import parse_reference
@@ -63,6 +64,7 @@ class Builder:
             provider=place.place,
             image=image,
             shell=tuple(fields.shell or shell_words(config.default_shell)),
+            shared_shell=self.shared_shell(entry),
             merge_output=bool(fields.merge_output),
             variables=variables,
             needs=None if candidate.needs is None else tuple(candidate.needs),
@@ -94,6 +96,16 @@ class Builder:
         from loom.plan.hardening import hardened
 
         return hardened(job, config, text.say)
+
+    def shared_shell(self, entry: Entry) -> bool:
+        shell = tuple(entry.fields.shell or shell_words(self.context.config.default_shell))
+        if entry.fields.shared_shell and not can_share_shell(shell):
+            node = entry.merged.get("shared_shell")
+            message = (
+                f"`{' '.join(shell)}` can't be shared by steps: it has to be a shell that reads commands from its input"
+            )
+            self.say(node, pointer(entry.name, "shared_shell"), f"{message}, such as bash or sh; set `shell`")
+        return bool(entry.fields.shared_shell)
 
     def variables(self, candidate: Candidate, known: Mapping[str, str]) -> dict[str, str]:
         entry = candidate.entry
@@ -385,6 +397,14 @@ class _Texts:
             if child is not None:
                 node = child
         return self.entry.key if node is self.entry.merged else node
+
+
+_SHELLS = frozenset({"auto", "bash", "sh", "dash", "ash", "ksh", "mksh", "zsh"})
+
+
+def can_share_shell(shell: tuple[str, ...]) -> bool:
+    """Whether this command line starts a shell that reads its program from its standard input."""
+    return PurePath(shell[0]).name in _SHELLS and not any("{0}" in word for word in shell)
 
 
 def _secrets(written: Mapping[str, models.SecretFields]) -> tuple[p.Secret, ...]:

@@ -112,6 +112,22 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     """How long a step may take to exit after TERM before it is killed."""
 
 
+class Share(Struct, frozen=True, kw_only=True):
+    """A command's part in a shell that several commands share, one after the other, at its top level.
+
+    A command that fails under the shell's `-e`, that exits, times out or is canceled ends the shell; another exit code
+    does not (`Exit.goes_on`). The shell reads its program from its standard input, so it must be a POSIX shell.
+    """
+
+    first: bool = False
+    """It begins a new shell. Another one goes on in the shell of the command before; where that has ended, in a new one
+    with the variables, functions, options and directory that the last `saved` command left."""
+    last: bool = False
+    """The shell ends with it, and has its exit code."""
+    saved: bool = True
+    """The shell's state after it is what a later shell may go on with."""
+
+
 class Command(Struct, frozen=True, kw_only=True):
     """One step. `environment` extends the session's: outputs of earlier steps, and loom's per-step variables."""
 
@@ -121,6 +137,8 @@ class Command(Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
     merge_output: bool = False
     """Send stderr to the same pipe as stdout: the order of their lines is exact, and all of them are stdout's."""
+    share: Share | None = None
+    """None: it has a shell of its own, and the one that earlier commands shared, if any, is ended."""
 
 
 COMMAND_USER = "command_user"

@@ -18,8 +18,11 @@ ASK_ENGINE_S = 60.0
 class Talk:
     """One command to the driver: its output so far, without marks, and its answer, which arrives on both streams."""
 
-    def __init__(self) -> None:
-        self.token = driver.new_token()
+    def __init__(self, token: bytes = b"") -> None:
+        """`token`: of the shared shell that the command runs in, whose end is marked too; else a new one."""
+        self.token = token or driver.new_token()
+        self.to_the_end = False
+        """Whether the end of the shared shell is waited for, and not only the answer."""
         self.answer: str | None = None
         self.env_lines: list[bytes] = []
         self.mask_lines: list[bytes] = []
@@ -28,9 +31,15 @@ class Talk:
             "stderr": driver.Cutter(self.token),
         }
         self._unanswered: set[Stream] = {"stdout", "stderr"}
+        self._open: set[Stream] = {"stdout", "stderr"}
 
     def is_over(self) -> bool:
-        return not self._unanswered
+        return not (self._open if self.to_the_end else self._unanswered)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the shared shell takes another command."""
+        return self.answer is not None and self.answer.endswith("goes_on")
 
     def feed(self, stream: Stream, data: bytes, on_output: OnOutput) -> None:
         for part in self._cutters[stream].feed(data):
@@ -40,6 +49,10 @@ class Talk:
                 self.env_lines.append(part.text[1:])
             elif part.text.startswith(b"-"):
                 self.mask_lines.append(part.text[1:])
+            elif part.text.startswith(b"."):
+                self._open.discard(stream)
+                if stream == "stdout" and self.answer is None:
+                    self.answer = part.text[1:].decode("ascii", "replace").strip()
             else:
                 self._unanswered.discard(stream)
                 if stream == "stdout":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
@@ -38,6 +39,14 @@ class Hello:
         self.further_groups = set(member_of.split(",")) - {"", "-", gid}
 
 
+class _Shared(Struct, frozen=True, kw_only=True):
+    """The shell that steps share: what it was last given, and its command line."""
+
+    token: bytes
+    environment: Mapping[str, str]
+    command: str
+
+
 class Driven:
     """One container's driver, told what to do over `channel`. `facts` grow with what the driver says."""
 
@@ -64,6 +73,7 @@ class Driven:
         self._number = 0
         self._ooms = self._refused_forks = 0
         self._unfinished = False
+        self._shared: _Shared | None = None
         self.died = False
 
     def hello(self, talk: Talk, cancel: Cancel, ended_at_once: Callable[[str, str], LoomError]) -> Hello | None:
@@ -111,28 +121,24 @@ class Driven:
         """As `Session.run`."""
         if self.died:
             raise Lost(f"a step of job {self._request.job_id} has ended its container; no other can run in it")
+        if command.share is None or command.share.first:
+            self.end_shared()
         self._number += 1
-        talk = Talk()
-        line = driver.step(
-            talk.token,
-            script=command.script,
-            environment={**self._environment, **command.environment},
-            shell=tuple(chosen(command.shell or self._request.shell, has_bash=self.facts.has_bash)),
-            number=self._number,
-            merge_output=command.merge_output,
-        )
+        talk, order = self._order(command)
         deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
         ended = Ended.EXITED
         still_ran: tuple[str, ...] = ()
         unregister = cancel.on_request(self.channel.attachment.wake)
         self._unfinished = True
         try:
-            self.channel.send(line)
+            self.channel.send(order)
             if not self.channel.listen(talk, on_output, deadline=deadline, cancel=cancel):
                 ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
-                still_ran = self._still_running() if ended is Ended.TIMED_OUT else ()
+                still_ran = self._commands() if ended is Ended.TIMED_OUT else ()
                 self._end_step(talk, on_output, cancel)
-            self.channel.send(driver.OK)
+            goes_on = talk.goes_on and ended is Ended.EXITED
+            if not goes_on:
+                self._let_go(talk, on_output)
             self._unfinished = False
         except Died as died:
             self.died = True
@@ -144,10 +150,68 @@ class Driven:
             talk.let_go(on_output)
         self._handed_on.update(handed_on(talk.env_lines))
         self._to_mask += [line for line in talk.mask_lines if line.strip()]
-        return replace(self._exit(str(talk.answer), ended), still_ran=still_ran)
+        return replace(self._exit(str(talk.answer), ended), still_ran=still_ran, goes_on=goes_on)
+
+    def _order(self, command: Command) -> tuple[Talk, bytes]:
+        """Return what the driver is told, and the talk for its answer."""
+        environment = {**self._environment, **command.environment}
+        shell = tuple(chosen(command.shell or self._request.shell, has_bash=self.facts.has_bash))
+        share, shared = command.share, self._shared
+        if share is None:
+            talk = Talk()
+            return talk, driver.step(
+                talk.token,
+                script=command.script,
+                environment=environment,
+                shell=shell,
+                number=self._number,
+                merge_output=command.merge_output,
+            )
+        talk, start, restore = Talk(shared.token if shared is not None else b""), b"", False
+        if shared is None:
+            start = driver.share(talk.token, environment=environment, shell=shell, merge_output=command.merge_output)
+            restore, given = not share.first, environment if not share.first else {}
+        else:
+            given = {name: value for name, value in environment.items() if shared.environment.get(name) != value}
+        step = driver.next_step(
+            script=command.script, environment=given, number=self._number, share=share, restore=restore
+        )
+        self._shared = _Shared(token=talk.token, environment=environment, command=" ".join(shell))
+        return talk, start + step
+
+    def _let_go(self, talk: Talk, on_output: OnOutput) -> None:
+        """Let the driver take another command: the step is over, and with it a shell that it shared."""
+        self.channel.send(driver.OK)
+        if self._shared is not None:
+            self._shared = None
+            talk.to_the_end = True
+            if not self.channel.listen(talk, on_output, deadline=time.monotonic() + AFTER_KILL_S, cancel=None):
+                self.channel.kill()
+                raise Died(137, oom=False)
+
+    def end_shared(self) -> None:
+        """End the shell that steps shared, if there is one: it gets no further command."""
+        if self._shared is None or self.died:
+            return
+        talk = Talk(self._shared.token)
+        try:
+            self.channel.send(driver.CLOSE)
+            if not self.channel.listen(talk, self.on_output, deadline=time.monotonic() + LEAVE_S, cancel=None):
+                self._end_step(talk, self.on_output, Cancel())
+            self._let_go(talk, self.on_output)
+        except Died:
+            self.died = True
+        finally:
+            talk.let_go(self.on_output)
+
+    def _commands(self) -> tuple[str, ...]:
+        """Return what a step that ran out of time had running, if possible besides the shared shell."""
+        listed = self._still_running()
+        own = self._shared.command if self._shared is not None else None
+        return tuple(command for command in listed if command != own) or listed
 
     def _exit(self, answer: str, ended: Ended) -> Exit:
-        code, ooms, refused_forks = (int(word) for word in answer.split())
+        code, ooms, refused_forks = (int(word) for word in answer.split()[:3])
         if code < 0:
             raise ProviderError(
                 f"the step could not be handed to the container of job {self._request.job_id}: its {driver.DIRECTORY},"
@@ -162,7 +226,10 @@ class Driven:
         return Exit(code=code, ended=ended, oom_kills=killed, refused_forks=refused)
 
     def _end_step(self, talk: Talk, on_output: OnOutput, cancel: Cancel) -> None:
-        """Send TERM to all processes of the job, KILL after the grace period, and finally kill the container."""
+        """Send TERM to all processes of the job, KILL after the grace period, and finally kill the container.
+
+        After KILL, nothing but the driver itself can report the end of a shared shell.
+        """
         if not cancel.now:
             self.channel.send(driver.TERM)
             grace = time.monotonic() + self._request.grace_s
@@ -170,6 +237,7 @@ class Driven:
                 self.channel.send(driver.KILL)  # the step ended in time; end its background processes too
                 return
         self.channel.send(driver.KILL)
+        talk.to_the_end = self._shared is not None
         if self.channel.listen(talk, on_output, deadline=time.monotonic() + AFTER_KILL_S, cancel=None):
             return
         self.channel.kill()
@@ -192,6 +260,7 @@ class Driven:
 
     def ask(self, line: Callable[[bytes], bytes]) -> str | None:
         """As `Channel.ask`; output belongs to the session."""
+        self.end_shared()
         return self.channel.ask(line, self.on_output, HELLO_S)
 
     def end(self) -> None:
@@ -204,6 +273,8 @@ class Driven:
                 # For example, its output could not be recorded: drop the rest.
                 self.on_output = lambda *_: None
                 self.channel.send(driver.KILL + driver.OK)
+                self._shared = None
+            self.end_shared()
             self.channel.send(driver.end(talk.token))
             self.channel.listen(talk, self.on_output, deadline=time.monotonic() + LEAVE_S, cancel=None)
             talk.let_go(self.on_output)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from loom.providers import shared_shell
+from loom.providers.base import Share
 from loom.providers.steps import arguments_of, checked
 
 DIRECTORY = "/run/loom"
@@ -21,6 +23,9 @@ DIRECTORY = "/run/loom"
 ENV_FILE = f"{DIRECTORY}/env"
 MASK_FILE = f"{DIRECTORY}/mask"
 _FIRST = b"\x1e"
+
+STATE_FILE = f"{DIRECTORY}/state"
+"""What the shell that steps share leaves behind after each of them."""
 
 MARK = "loom_boot"
 """Is in the command line of each process of the driver, and of nothing else."""
@@ -121,18 +126,34 @@ def step(
     """Run `script` in `shell`. ProviderError for text that no shell accepts."""
     checked(script, environment)
     file = f"{DIRECTORY}/step.{number}"
-    settings = b"\n".join(
-        [
-            *(b"export " + name.encode() + b"=" + _plainly_quoted(value) for name, value in environment.items()),
-            *([b"exec 2>&1"] if merge_output else []),
-        ]
-    )
+    settings = _settings(environment, merge_output=merge_output)
     words: list[bytes | str] = [token, script, settings, file, *arguments_of(shell, file)]
     return b"loom_step " + b" ".join(quoted(word) for word in words) + b"\n"
 
 
-def _plainly_quoted(value: str) -> bytes:
-    return b"'" + value.encode("utf-8", "surrogateescape").replace(b"'", b"'\\''") + b"'"
+def _settings(environment: Mapping[str, str], *, merge_output: bool) -> bytes:
+    exports = [b"export " + name.encode() + b"=" + shared_shell.quoted(value) for name, value in environment.items()]
+    return b"\n".join([*exports, *([b"exec 2>&1"] if merge_output else [])])
+
+
+def share(token: bytes, *, environment: Mapping[str, str], shell: Sequence[str], merge_output: bool = False) -> bytes:
+    """Start a shell that steps share, until CLOSE or its own end; each step is `next_step`."""
+    words: list[bytes | str] = [token, _settings(environment, merge_output=merge_output), *shell]
+    return b"loom_share " + b" ".join(quoted(word) for word in words) + b"\n"
+
+
+def next_step(
+    *, script: str, environment: Mapping[str, str], number: int, share: Share, restore: bool = False
+) -> bytes:
+    """Run `script` in the shared shell. ProviderError for text that no shell accepts."""
+    checked(script, environment)
+    file = f"{DIRECTORY}/step.{number}"
+    words: list[bytes | str] = [
+        shared_shell.file_of(script),
+        file,
+        shared_shell.program(file, STATE_FILE, environment, share, restore=restore),
+    ]
+    return b"loom_next " + b" ".join(quoted(word) for word in words) + b"\n"
 
 
 def put(token: bytes, path: str, content: bytes) -> bytes:
@@ -154,10 +175,14 @@ INPUT_LOST_CODE = 154
 OK = b"ok\n"
 TERM = b"term\n"
 KILL = b"kill\n"
+CLOSE = b"close\n"
+"""The shared shell has no further step: its input ends."""
 
 
 class Mark(Struct, frozen=True):
-    """The text between a token and the line end: ` <answer>`, `=<a line of $LOOM_ENV>` or `-<a line of $LOOM_MASK>`."""
+    """The text between a token and the line end: ` <answer>`, `=<a line of $LOOM_ENV>`, `-<a line of $LOOM_MASK>`, or
+    `.<answer>` at the end of a shared shell.
+    """
 
     text: bytes
 

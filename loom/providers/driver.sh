@@ -8,12 +8,16 @@
 #     |- watcher        -- while a step runs: reads the input; its end means that loom is gone
 #     `- guard          -- the step's parent, there to be killed instead of the driver
 #          `- the step's shell
+#
+# Steps that share a shell: watcher | guard with the shell | reporter. What the watcher is told to, it writes to the shell's
+# standard input; the reporter reads what the shell and its guard report, and marks the end of each step.
 unset loom_token loom_script loom_settings loom_n loom_code loom_watcher loom_line loom_me loom_p loom_uid loom_gid loom_rest
-unset loom_ooms loom_forks loom_word loom_count loom_spare loom_users loom_groups loom_ids loom_over loom_more
+unset loom_shared loom_ooms loom_forks loom_word loom_count loom_spare loom_users loom_groups loom_ids loom_over loom_more
 exec 5<&0 </dev/null
 loom_nl='
 '
 loom_n=0
+loom_shared=
 loom_over=
 loom_signals='HUP INT QUIT PIPE ALRM TERM USR1 USR2'
 # Ignored, so that neither a step's `kill 0` nor a signal to process 1 ends the job; a step's shell gets the defaults back.
@@ -118,7 +122,12 @@ loom_watch() {
     case $loom_line in
       ok) exit 0 ;;
       term) kill -TERM -1 2>/dev/null ;;
-      kill) loom_kill_all ;;
+      kill)
+        loom_kill_all
+        [ -z "$loom_shared" ] || exit 0
+        ;;
+      close) exec >&- ;;
+      loom_next\ *) eval "$loom_line" ;;
     esac
   done
   # By a signal that nothing else here ends by: whoever is still there learns that it was the connection, not the job. First,
@@ -127,11 +136,32 @@ loom_watch() {
   loom_kill_all
 }
 
+# script, its file. Not by `:`, which is a special builtin: what it can't write to would end this shell. A FIFO would stop it.
+loom_give() {
+  [ ! -p /run/loom/env ] && [ ! -p /run/loom/mask ] && { printf '%s' "$1" >"$2" && printf '' >/run/loom/env && printf '' >/run/loom/mask; } 2>/dev/null
+}
+
+# What the driver knows of a step that has ended.
+loom_tell() {
+  printf '%s %s\n' "$loom_token" "$1" >&2
+  if [ -s /run/loom/mask ]; then
+    while IFS= read -r loom_line || [ -n "$loom_line" ]; do
+      printf '%s-%s\n' "$loom_token" "$loom_line"
+    done </run/loom/mask
+  fi
+  if [ -s /run/loom/env ]; then
+    while IFS= read -r loom_line || [ -n "$loom_line" ]; do
+      printf '%s=%s\n' "$loom_token" "$loom_line"
+    done </run/loom/env
+  fi
+  loom_count_refusals
+  printf '%s %s\n' "$loom_token" "$1 $loom_ooms $loom_forks${2:+ $2}"
+}
+
 # token, script, settings (shell text that exports the step's variables), file of the step, the shell and its arguments
 loom_step() {
   loom_token=$1 loom_script=$2 loom_settings=$3
-  # Not by `:`, which is a special builtin: what it can't write to would end this shell. A FIFO would stop it.
-  if [ -p /run/loom/env ] || [ -p /run/loom/mask ] || ! { printf '%s' "$loom_script" >"$4" && printf '' >/run/loom/env && printf '' >/run/loom/mask; } 2>/dev/null; then
+  if ! loom_give "$loom_script" "$4"; then
     printf '%s %s\n' "$loom_token" -1 >&2
     printf '%s %s\n' "$loom_token" '-1 0 0'
     return
@@ -155,21 +185,50 @@ loom_step() {
     loom_code=137
     loom_kill_rest
   fi
-  printf '%s %s\n' "$loom_token" "$loom_code" >&2
-  if [ -s /run/loom/mask ]; then
-    while IFS= read -r loom_line || [ -n "$loom_line" ]; do
-      printf '%s-%s\n' "$loom_token" "$loom_line"
-    done </run/loom/mask
-  fi
-  if [ -s /run/loom/env ]; then
-    while IFS= read -r loom_line || [ -n "$loom_line" ]; do
-      printf '%s=%s\n' "$loom_token" "$loom_line"
-    done </run/loom/env
-  fi
-  loom_count_refusals
-  printf '%s %s\n' "$loom_token" "$loom_code $loom_ooms $loom_forks"
+  loom_tell "$loom_code"
   unset loom_token loom_script loom_settings
   wait "$loom_watcher" 2>/dev/null
+}
+
+# script, its file, what the shared shell reads next
+loom_next() {
+  if loom_give "$1" "$2"; then
+    printf '%s\n' "$3" 2>/dev/null
+  else
+    printf '%s %s\n' "$loom_token" -1 >&4
+    printf '%s %s\n' "$loom_token" '-1 0 0 goes_on' >&3
+  fi
+}
+
+loom_report() {
+  while read -r loom_word loom_code; do
+    [ "$loom_word" = n ] || { loom_tell "$loom_code" && exit 0; }
+    loom_tell "$loom_code" goes_on
+  done
+  loom_tell 137
+}
+
+# token, settings, the shell and its arguments. It is over with a mark of its own, after which nothing else has this token.
+loom_share() {
+  loom_token=$1 loom_settings=$2 loom_shared=1
+  shift 2
+  (umask 077 && printf '' >>/run/loom/state) 2>/dev/null
+  {
+    loom_watch <&5 2>/dev/null | {
+      (
+        trap - $loom_signals
+        unset loom_token SHLVL
+        eval "$loom_settings"
+        exec "$@"
+      ) 8>&1 >&3 2>&4 3>&- 4>&- 5<&-
+      printf 'x %s\n' "$?"
+    } 2>/dev/null | loom_report >&3 2>&4 || loom_kill_rest
+  } 3>&1 4>&2
+  loom_count_refusals
+  printf '%s.\n' "$loom_token" >&2
+  printf '%s.%s\n' "$loom_token" "137 $loom_ooms $loom_forks"
+  unset loom_token loom_settings
+  loom_shared=
 }
 
 # token, path, content with \0 escapes

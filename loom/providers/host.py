@@ -31,7 +31,7 @@ from msgspec import Struct
 from loom.cancel import Cancel
 from loom.errors import ProviderError, RequestError
 from loom.plan.model import Job, MountMode
-from loom.providers import interactive
+from loom.providers import interactive, shared_shell
 from loom.providers.base import (
     Capabilities,
     Change,
@@ -141,6 +141,31 @@ def provider(setup: Setup) -> Provider:
     return HostProvider(setup.environ)
 
 
+# $0: the descriptor for the shell's reports; then the shell and its arguments. `>&` takes one digit in some shells.
+_WITH_REPORTS = f'exec "$@" {shared_shell.REPORTS}>"/proc/self/fd/$0"'
+
+
+class _Shared(Struct, kw_only=True):
+    """The shell that steps share."""
+
+    process: subprocess.Popen[bytes]
+    reports: int
+    environment: Mapping[str, str]
+    """What the last step was given."""
+    code: int = 0
+    """Of the last step that it has reported."""
+
+    def reported(self) -> bool:
+        """Whether a report has come: one line, which arrives as a whole."""
+        try:
+            report = os.read(self.reports, _READ)
+        except BlockingIOError:
+            return False
+        if report:
+            self.code = int(report.split()[-1])
+        return bool(report)
+
+
 class HostSession:
     """Implements `providers.base.Session`."""
 
@@ -166,6 +191,7 @@ class HostSession:
         self._still_ran: tuple[str, ...] = ()
         self._to_mask: list[bytes] = []
         self._number = 0
+        self._shared: _Shared | None = None
         # Pipes of earlier steps that a background process still holds.
         self._lingering: dict[int, Stream] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -192,10 +218,13 @@ class HostSession:
         if cancel.wait(0):
             return Exit(code=130, ended=Ended.CANCELED)
         checked(command.script, command.environment)
+        if command.share is None or command.share.first:
+            self._end_shared()
         self._number += 1
         file = self._private / f"step.{self._number}"
+        script = command.script if command.share is None else shared_shell.file_of(command.script)
         try:
-            file.write_bytes(command.script.encode("utf-8", "surrogateescape"))
+            file.write_bytes(script.encode("utf-8", "surrogateescape"))
             _write_private(self._private / "env", b"")
             _write_private(self._private / "mask", b"")
         except OSError as error:
@@ -205,26 +234,88 @@ class HostSession:
             ) from error
         deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
         shell = chosen(command.shell or self._request.shell, has_bash=self._has_bash)
-        arguments = arguments_of(shell, str(file))
+        arguments = arguments_of(shell, str(file)) if command.share is None else list(shell)
+        shared = self._shared
         try:
-            process = self._start(arguments, command.environment, merge_output=command.merge_output)
+            process = self._process(arguments, command) if shared is None else shared.process
         except OSError as error:
             if not self._request.workspace.is_dir():
                 raise ProviderError(f"the workspace {self._request.workspace} is gone") from error
             reason = "not found" if error.errno == errno.ENOENT else os.strerror(error.errno or 0)
             on_output("stderr", f"loom: {arguments[0]}: {reason}\n".encode())
             return Exit(code=127 if error.errno == errno.ENOENT else 126)
+        if command.share is not None:
+            self._give(str(file), command, restore=shared is None and not command.share.first)
         unregister = cancel.on_request(self._awake)
+        goes_on = False
         try:
             ended = self._follow(process, on_output, deadline, cancel)
+            goes_on = ended is Ended.EXITED and process.poll() is None
         finally:
             unregister()
-            if process.poll() is None:
-                self.kill_everything()
-                process.wait()  # no limit: it was killed
+            if not goes_on:
+                self._close(process)
         self._handed_on.update(handed_on(self._appended("env")))
         self._to_mask += [line for line in self._appended("mask") if line.strip()]
-        return Exit(code=_code_of(process), ended=ended, still_ran=self._still_ran)
+        code = self._shared.code if goes_on and self._shared is not None else _code_of(process)
+        return Exit(code=code, ended=ended, still_ran=self._still_ran, goes_on=goes_on)
+
+    def _close(self, process: subprocess.Popen[bytes]) -> None:
+        """Make sure that a step's shell has ended."""
+        if process.poll() is None:
+            self.kill_everything()
+            process.wait()  # no limit: it was killed
+        if self._shared is not None:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            os.close(self._shared.reports)
+            self._shared = None
+
+    def _process(self, arguments: list[str], command: Command) -> subprocess.Popen[bytes]:
+        """Start a step's shell, also one that further steps share."""
+        if command.share is None:
+            return self._start(arguments, command.environment, merge_output=command.merge_output)
+        (self._private / "state").touch(mode=0o600)
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        wrapped = ["/bin/sh", "-c", _WITH_REPORTS, str(writing), *arguments]
+        try:
+            process = self._start(wrapped, command.environment, merge_output=command.merge_output, reports=writing)
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        os.set_blocking(reading, False)
+        self._shared = _Shared(process=process, reports=reading, environment=command.environment)
+        return process
+
+    def _give(self, file: str, command: Command, *, restore: bool) -> None:
+        """Let the shared shell run the next step."""
+        shared, share = self._shared, command.share
+        assert shared is not None
+        assert share is not None
+        assert shared.process.stdin is not None
+        before = {} if restore else shared.environment
+        given = {name: value for name, value in command.environment.items() if before.get(name) != value}
+        shared.environment = command.environment
+        program = shared_shell.program(file, str(self._private / "state"), given, share, restore=restore)
+        with contextlib.suppress(BrokenPipeError):  # its end says why
+            shared.process.stdin.write(program)
+            shared.process.stdin.flush()
+
+    def _end_shared(self) -> None:
+        """End the shell that steps shared: it gets no further command."""
+        if self._shared is None:
+            return
+        process = self._shared.process
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        try:
+            self._follow(process, self._on_session_output, time.monotonic() + _WATCHER_S, Cancel())
+        finally:
+            self._close(process)
 
     def _appended(self, name: str) -> list[bytes]:
         """Read the lines of the step's file; empty if the step replaced it."""
@@ -234,13 +325,15 @@ class HostSession:
             return []
 
     def _start(
-        self, arguments: list[str], environment: Mapping[str, str], *, merge_output: bool
+        self, arguments: list[str], environment: Mapping[str, str], *, merge_output: bool, reports: int | None = None
     ) -> subprocess.Popen[bytes]:
+        """`reports`: a descriptor for a shell that reads its program from its standard input."""
         pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
         try:
             process = subprocess.Popen(
                 arguments,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if reports is None else subprocess.PIPE,
+                pass_fds=() if reports is None else (reports,),
                 stdout=pipes[0][1],
                 stderr=pipes[0][1] if merge_output else pipes[1][1],
                 cwd=self._request.workspace,
@@ -282,7 +375,8 @@ class HostSession:
                     kill_at = None
                 until = kill_at if ended is not Ended.EXITED else deadline
                 poll = select.poll()
-                for descriptor in (pidfd, self._wake, *self._lingering):
+                reports = self._shared.reports if self._shared is not None else -1
+                for descriptor in (pidfd, self._wake, *((reports,) if reports >= 0 else ()), *self._lingering):
                     poll.register(descriptor, select.POLLIN)
                 ready = [
                     descriptor for descriptor, _ in poll.poll(None if until is None else max(0.0, until - now) * 1000)
@@ -292,10 +386,12 @@ class HostSession:
                 for descriptor in ready:
                     if descriptor in self._lingering:
                         self._read(descriptor, _READ, on_output)
-                if pidfd in ready:
-                    process.wait()  # no limit: it has ended
+                reported = self._shared is not None and reports in ready and self._shared.reported()
+                if pidfd in ready or reported:
                     if ended is not Ended.EXITED:
                         self.kill_everything()
+                    if not reported:
+                        process.wait()  # no limit: it has ended
                     # The pipes now hold all of the step's output; later output is from background processes.
                     for descriptor in list(self._lingering):
                         self._read(descriptor, _waiting(descriptor), on_output)
@@ -351,7 +447,10 @@ class HostSession:
     def _commands(self) -> tuple[str, ...]:
         """Return the command lines of what the step runs."""
         commands = []
+        own = self._shared.process.pid if self._shared is not None else None
         for pid in self._processes():
+            if pid == own:
+                continue
             with contextlib.suppress(OSError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
                 commands.append(line.decode("utf-8", "replace"))
@@ -402,6 +501,7 @@ class HostSession:
         """The workspace stays anyway, and a new process can start in it at any time."""
 
     def leave(self) -> None:
+        self._end_shared()
         self.kill_everything()
         for descriptor in list(self._lingering):
             self._read(descriptor, _waiting(descriptor), self._on_session_output)

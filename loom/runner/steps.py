@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError, SecretError
 from loom.plan.model import Job, Step
-from loom.providers.base import Command, Inside
+from loom.providers.base import Command, Inside, Share
 from loom.record.events import PhaseCode, Section, Where
 from loom.record.step_outputs import recorded
 from loom.runner.assistance import Assistances, Entered, edited_since, entered
@@ -45,7 +45,8 @@ class Steps:
     def run(self) -> None:
         job, attempt = self._job, self._attempt
         clock = _JobClock(job, attempt)
-        steps = [step for step in job.steps if step.phase != "after_script"]
+        all_steps = [step for step in job.steps if step.phase != "after_script"]
+        steps = list(all_steps)
         if self._place.resumed is not None:
             steps = steps[[step.id for step in steps].index(self._place.resumed.step) :]
             self._tell_handed_on("", PhaseCode.PIPELINE_EXECUTE)
@@ -57,7 +58,7 @@ class Steps:
                 attempt.status, attempt.error = Status.CANCELED, "interrupted"
                 break
             limit_s = clock.left_s()
-            exit_ = self._step(step, limit_s, self._cancel)
+            exit_ = self._step(step, limit_s, self._cancel, self._share(step, all_steps))
             verdict = Verdict.NEXT
             if exit_.status is not Status.SUCCESS:
                 with clock.stopped():
@@ -70,10 +71,19 @@ class Steps:
                 break
             if verdict is Verdict.NEXT:
                 steps.pop(0)
+                if job.shared_shell and not exit_.goes_on and exit_.status is Status.SUCCESS and steps:
+                    attempt.warn(f"{step.id} ended the shell with exit code 0: the steps after it were not run", CODE)
+                    break
         if attempt.service_died is not None and attempt.status is Status.CANCELED:
             attempt.status, attempt.error = Status.ERROR, str(attempt.service_died)
             attempt.error_code = attempt.service_died.code
             attempt.failing_step, attempt.failing_section = None, Section.SERVICES
+
+    def _share(self, step: Step, steps: Sequence[Step]) -> Share | None:
+        """Return the step's part in the shell that `steps` share, if the job's steps do."""
+        if not self._job.shared_shell:
+            return None
+        return Share(first=step is steps[0], last=step is steps[-1], saved=step.phase != "after_script")
 
     def run_after_script(self, cancel: Cancel) -> None:
         """Run `after_script` regardless of the result. It has its own time limit and never changes the result."""
@@ -82,9 +92,8 @@ class Steps:
         deadline_ns = attempt.journal.now_ns() + int(AFTER_SCRIPT_TIMEOUT_S * 1e9)
         failed = attempt.status is not Status.SUCCESS and any(step.phase == "after_script" for step in job.steps)
         began = entered(self._place.session, self._place.request) if failed else None
-        for step in job.steps:
-            if step.phase != "after_script":
-                continue
+        steps = [step for step in job.steps if step.phase == "after_script"]
+        for step in steps:
             paused_ns = attempt.journal.now_ns()
             self._stop_before(step)
             deadline_ns += attempt.journal.now_ns() - paused_ns
@@ -92,7 +101,7 @@ class Steps:
             if left_s <= 0:
                 self._warn_of_time(f"{step.id} was not run: those before it had used up the time")
                 continue
-            exit_ = self._step(step, left_s, cancel, extra)
+            exit_ = self._step(step, left_s, cancel, self._share(step, steps), extra)
             if exit_.ended is Ended.TIMED_OUT:
                 self._warn_of_time(f"{step.id} ran out of time and was ended")
             elif exit_.status is Status.FAILURE:
@@ -100,7 +109,7 @@ class Steps:
                 rest = ", and what comes after it was not run: it has ended the container" if not_run else ""
                 text = f"{_why(job, step, exit_, left_s)}{rest}; `after_script` does not change the job's result"
                 attempt.warn(text, CODE)
-            if exit_.ended_place:
+            if exit_.ended_place or (job.shared_shell and not exit_.goes_on):
                 break
         if began is not None:
             self._state_after_script(began)
@@ -164,7 +173,12 @@ class Steps:
         }
 
     def _step(
-        self, step: Step, timeout_s: float | None, cancel: Cancel, extra: Mapping[str, str] | None = None
+        self,
+        step: Step,
+        timeout_s: float | None,
+        cancel: Cancel,
+        share: Share | None,
+        extra: Mapping[str, str] | None = None,
     ) -> Exit:
         job, attempt, place = self._job, self._attempt, self._place
         where = Where(scope="step", job_id=job.id, step=step.id)
@@ -181,6 +195,7 @@ class Steps:
                     environment=variables,
                     timeout_s=timeout_s,
                     merge_output=job.merge_output,
+                    share=share,
                 )
                 exit_ = place.session.run(command, writer, cancel)
                 self._mask_values(step)
@@ -250,7 +265,7 @@ def _why(job: Job, step: Step, exit_: Exit, limit_s: float | None) -> str | None
         case Ended.EXITED:
             failed = f"{step.id} failed with exit code {exit_.code}"
             why = f": the job's container had as many processes as `pids` allows{_how_often(exit_)}"
-            return None if exit_.code == 0 else f"{failed}{why if exit_.refused_forks else ''}"
+            return None if exit_.status is Status.SUCCESS else f"{failed}{why if exit_.refused_forks else ''}"
         case Ended.TIMED_OUT:
             running = (
                 f"; still running: {', '.join(_short(line) for line in exit_.still_ran)}" if exit_.still_ran else ""

@@ -104,7 +104,12 @@ def _steps(entries: Iterable[Entry], default_shell: Sequence[str]) -> Iterator[P
             for line in re.split(r"\n|&&|;", node.text)
             if line.strip() and not line.strip().startswith("#")
         ]
-        if not lines or _HANDS_ON in node.text or not all(_LOST.match(line) for line in lines):
+        if (
+            entry.fields.shared_shell
+            or not lines
+            or _HANDS_ON in node.text
+            or not all(_LOST.match(line) for line in lines)
+        ):
             continue
         word = lines[-1].split()[0]
         advice = "write it in one step with the commands it is for (a step may have several lines)"

@@ -353,6 +353,7 @@ class Common(Model):
     image: Image | None = optional("The image that the job runs in.")
     user: User | None = optional("The user that steps run as; the image's own if not given.")
     shell: Shell | None = optional("The shell that runs each step: auto, a name, or its command line.")
+    shared_shell: bool | None = optional("One shell for all steps before `after_script`, and another for those of it.")
     merge_output: bool | None = optional("Record stdout and stderr of each step as one stream, in exact order.")
     variables: Variables | None = optional("Environment variables; values are text.")
     secrets: dict[VariableName, Secret] | None = optional("Secrets, by the variable that hands them over.")

@@ -9,7 +9,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.plan.model import Image, MountMode, Network
-from loom.providers.base import Command, Provider, Session, SessionRequest
+from loom.providers.base import Command, Provider, Session, SessionRequest, Share
 from loom.providers.docker.client import connect
 from loom.providers.docker.provider import DockerProvider
 from loom.providers.host import HostProvider
@@ -85,6 +85,7 @@ class Job:
         timeout_s: float | None = None,
         cancel: Cancel | None = None,
         merge_output: bool = False,
+        share: Share | None = None,
     ) -> Ran:
         heard = Heard()
         started = time.monotonic()
@@ -94,9 +95,20 @@ class Job:
             environment=environment or {},
             timeout_s=timeout_s,
             merge_output=merge_output,
+            share=share,
         )
         ended = self.session.run(command, heard, cancel or Cancel())
         return Ran(ended, heard, time.monotonic() - started)
+
+    def run_in_one_shell(self, *scripts: str, shell: tuple[str, ...] = ()) -> list[Ran]:
+        """Run the scripts as steps that share a shell, until it ends."""
+        done: list[Ran] = []
+        for number, script in enumerate(scripts, start=1):
+            share = Share(first=number == 1, last=number == len(scripts))
+            done.append(self.run(script, shell=shell, share=share))
+            if not done[-1].exit.goes_on:
+                break
+        return done
 
 
 class Place:
@@ -192,6 +204,15 @@ def docker_place(docker_provider: DockerProvider, tmp_path: Path) -> Place:
     return Place("docker", docker_provider, workspace, DEBIAN)
 
 
+@pytest.fixture
+def host_place(tmp_path: Path) -> Iterator[Place]:
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    provider = HostProvider(os.environ)
+    yield Place("host", provider, workspace)
+    provider.close()
+
+
 @pytest.fixture(scope="session")
 def podman(engine: docker.DockerClient, podman_engine: str) -> Iterator[docker.DockerClient]:
     """A podman service of the tests' own, which has the image they use."""
@@ -221,21 +242,13 @@ PLACES = [
 
 
 @pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest) -> Place:
     """The same promise, kept by every provider."""
-    with ExitStack() as undo:
-        if request.param == "podman":
-            yield request.getfixturevalue("podman_place")
-        elif request.param != "host":
-            docker_place: Place = request.getfixturevalue("docker_place")
-            docker_place.mount_mode = request.param
-            yield docker_place
-        else:
-            workspace = tmp_path / "workspace"
-            workspace.mkdir()
-            provider = HostProvider(os.environ)
-            undo.callback(provider.close)
-            yield Place("host", provider, workspace)
+    if request.param in ("host", "podman"):
+        return request.getfixturevalue(f"{request.param}_place")
+    docker_place: Place = request.getfixturevalue("docker_place")
+    docker_place.mount_mode = request.param
+    return docker_place
 
 
 @pytest.fixture(params=["dash", "bash", "ash"])

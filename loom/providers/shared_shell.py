@@ -1,0 +1,56 @@
+"""One shell for several commands: what it is given to read, and what it reports.
+
+The shell reads its program from its standard input, a few lines for each command, and runs each command's file with `.`,
+at the top level: variables, functions, options, traps and the directory go on, and a failure under `set -e`, or `exit`,
+ends the shell. Commands themselves have an empty standard input. The shell reports on descriptor `REPORTS`, which
+commands do not have: `n CODE` after each command that leaves it alive.
+
+After each command it writes its state to a file, so that another shell can go on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from loom.providers.base import Share
+
+REPORTS = 8
+
+# Without a process of its own. bash prints all of its state as commands; other shells can't print functions.
+_SAVE = """if [ -n "${BASH_VERSION-}" ]; then declare -p; declare -f; alias -p; shopt -p; trap -p; umask -p; set +o
+else set; export -p; alias; trap; printf 'umask '; umask; set +o; fi >|%(state)s
+printf 'cd "$PWD" || :\\n' >>%(state)s"""
+# Read-only variables (of bash itself, too) can't be set again. Options come last in it, `errexit` among them.
+_RESTORE = """{ set +e; } 2>/dev/null
+if [ -s %(state)s ]; then . %(state)s 2>/dev/null; else set -e; echo "loom: variables, functions and the directory of the \
+steps before this one are not there any more" >&2; fi
+"""
+
+
+def file_of(script: str) -> str:
+    """The content of a command's file. Its last line keeps the script's exit code from `set -e`, as between lines."""
+    return script + "\n\n{ loom_code=$?; } 2>/dev/null\n"
+
+
+def program(file: str, state: str, environment: Mapping[str, str], share: Share, *, restore: bool = False) -> bytes:
+    """What the shell reads next: set `environment`, run `file`; report and go on, or end with its exit code.
+
+    `restore`: first become the shell that left `state`.
+    """
+    exports = b"".join(b"export " + name.encode() + b"=" + quoted(value) + b"\n" for name, value in environment.items())
+    parts = [
+        (_RESTORE % {"state": state}).encode() if restore else b"",
+        b"{\n" + exports + b"} 2>/dev/null\n" if exports else b"",
+        f". {file} </dev/null {REPORTS}>&-\n".encode(),
+        b'exit "${loom_code-$?}"\n'
+        if share.last
+        else b"{ loom_code=${loom_code-$?}\n"
+        + ((_SAVE % {"state": state}).encode() if share.saved else b"")
+        + f"\nprintf 'n %s\\n' \"$loom_code\" >&{REPORTS}\nunset loom_code\n}} 2>/dev/null || :\n".encode(),
+    ]
+    return b"".join(parts)
+
+
+def quoted(value: str) -> bytes:
+    """Quote `value` as one word of a shell's program."""
+    return b"'" + value.encode("utf-8", "surrogateescape").replace(b"'", b"'\\''") + b"'"

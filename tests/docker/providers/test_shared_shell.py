@@ -1,0 +1,157 @@
+"""Steps that share one shell, as in GitLab's runner: what goes on from one to the next, and what ends the shell."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from loom.cancel import Cancel
+from loom.providers.base import Share
+from loom.providers.steps import BASH, SH
+from loom.status import Ended, Status
+
+if TYPE_CHECKING:
+    from conftest import Place
+
+FIRST, NEXT, LAST = Share(first=True), Share(), Share(last=True)
+
+
+@pytest.fixture(params=["host", pytest.param("bind_mount", marks=pytest.mark.docker)])
+def place(request: pytest.FixtureRequest) -> Place:
+    where: Place = request.getfixturevalue("host_place" if request.param == "host" else "docker_place")
+    return where
+
+
+@pytest.fixture(params=[BASH, SH], ids=["bash", "sh"])
+def shell(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    chosen: tuple[str, ...] = request.param
+    return chosen
+
+
+CASES = {
+    "variables": (["X=1", "export Y=2", 'echo "$X$Y"; sh -c "echo \\$Y"'], [0, 0, 0], "12\n2\n"),
+    "functions": (["greet() { echo hello; }", "greet"], [0, 0], "hello\n"),
+    "directory": (["mkdir -p a/b", "cd a/b", 'echo "${PWD##*/}"'], [0, 0, 0], "b\n"),
+    "a failure ends it": (["echo one", "false", "echo no"], [0, 1], "one\n"),
+    "exit ends it": (["exit 0", "echo no"], [0], ""),
+    "exit with a code": (["exit 3", "echo no"], [3], ""),
+    "set +e lasts": (["set +e", "false", "echo went on"], [0, 1, 0], "went on\n"),
+    "the last code counts": (["set +e", "false"], [0, 1], ""),
+    "a condition is no failure": (["false && echo no", "echo yes"], [1, 0], "yes\n"),
+    "and at the end it is the result": (["true", "false && echo no"], [0, 1], ""),
+    "a trap at the end": (["trap 'echo bye' EXIT", "echo hi"], [0, 0], "hi\nbye\n"),
+    "a trap changes the code": (["trap 'exit 7' EXIT", "false"], [0, 7], ""),
+    "exec replaces it": (["exec echo replaced", "echo no"], [0], "replaced\n"),
+    "nothing to read": (["cat; echo x", "read -r line || echo empty", "cat"], [0, 0, 0], "x\nempty\n"),
+    "redirection of everything": (["exec >log", "echo hidden", "cat log >&2"], [0, 0, 0], ""),
+    "a background process": (["sleep 30 & echo $! >pid", 'kill -0 "$(cat pid)" && echo alive'], [0, 0], "alive\n"),
+    "nounset": (["set -u", "echo fine"], [0, 0], "fine\n"),
+    "a comment at the end": (["echo a # b", "#", "echo c"], [0, 0, 0], "a\nc\n"),
+    "a line goes on at the end": (["echo a \\", "echo b"], [0, 0], "a\nb\n"),
+    "arguments": (["set -- p q", 'echo "$# $2"'], [0, 0], "2 q\n"),
+    "break outside of a loop": (["break 2>/dev/null || :", "echo on"], [0, 0], "on\n"),
+    "closed outputs": (["exec 3>&1 >&- 2>&-", "echo back >&3"], [0, 0], "back\n"),
+    "killed": (["kill -9 $$", "echo no"], [137], ""),
+}
+
+
+@pytest.mark.parametrize(("scripts", "codes", "out"), CASES.values(), ids=CASES)
+def test_steps_in_one_shell(
+    place: Place, shell: tuple[str, ...], scripts: list[str], codes: list[int], out: str
+) -> None:
+    with place.job() as job:
+        ran = job.run_in_one_shell(*scripts, shell=shell)
+        assert ([each.code for each in ran], b"".join(each.out for each in ran).decode()) == (codes, out)
+        assert job.run("echo after").out == b"after\n"
+
+
+def test_each_step_has_its_own_output_and_outputs_for_later_steps(place: Place, shell: tuple[str, ...]) -> None:
+    with place.job() as job:
+        one, two = job.run_in_one_shell(
+            'echo 1; echo e1 >&2; echo "A=b c" >>"$LOOM_ENV"; echo s3cr >>"$LOOM_MASK"',
+            "echo 2; echo e2 >&2",
+            shell=shell,
+        )
+        assert (one.out, one.err, two.out, two.err) == (b"1\n", b"e1\n", b"2\n", b"e2\n")
+        assert (job.session.handed_on(), job.session.to_mask()) == ({"A": "b c"}, [b"s3cr"])
+
+
+def test_a_trace_goes_on_and_shows_nothing_of_ours_but_the_file(place: Place) -> None:
+    with place.job() as job:
+        _, traced = job.run_in_one_shell("set -x", "echo hi", shell=BASH)
+    assert [line for line in traced.err.decode().splitlines() if "step" not in line] == ["++ echo hi", "+ exit 0"]
+
+
+def test_what_a_step_changed_stays_and_what_the_caller_changes_arrives(place: Place, shell: tuple[str, ...]) -> None:
+    with place.job() as job:
+        given = {"MINE": "old", "STEP": "1", "QUOTED": "it's\n$HOME"}
+        job.run("MINE=new", shell=shell, environment=given, share=FIRST)
+        ran = job.run('echo "$MINE $STEP $QUOTED"', shell=shell, environment={**given, "STEP": "it's\n2"}, share=LAST)
+    assert ran.out == b"new it's\n2 it's\n$HOME\n"
+
+
+def test_another_shell_goes_on_where_the_last_saved_step_ended(place: Place) -> None:
+    with place.job() as job:
+        job.run(
+            "mkdir -p sub; cd sub; plain=1; export LIST='a b'; arr=(x 'y z'); f() { echo f$1; }",
+            shell=BASH,
+            share=FIRST,
+        )
+        failed = job.run("cd /; plain=2; false", shell=BASH, share=NEXT)
+        assert (failed.exit.status, failed.exit.goes_on) == (Status.FAILURE, False)
+        again = job.run('f 1; echo "${PWD##*/} $plain $LIST ${arr[1]}"; [[ $- == *e* ]]', shell=BASH, share=LAST)
+    assert (again.out, again.err, again.code) == (b"f1\nsub 1 a b y z\n", b"", 0)
+
+
+def test_plain_sh_goes_on_without_functions(place: Place) -> None:
+    with place.job() as job:
+        job.run("mkdir -p sub; cd sub; plain='it''s'; export Q=2", shell=SH, share=FIRST)
+        job.run("false", shell=SH, share=NEXT)
+        again = job.run('echo "${PWD##*/} $plain $Q"; false; echo no', shell=SH, share=LAST)
+    assert (again.out, again.code) == (b"sub its 2\n", 1)
+
+
+def test_a_shell_that_cannot_go_on_says_so(place: Place, shell: tuple[str, ...]) -> None:
+    with place.job() as job:
+        ran = job.run("false; echo no", shell=shell, share=NEXT)
+    assert (ran.code, b"are not there any more" in ran.err) == (1, True)
+
+
+def test_a_step_out_of_time_ends_the_shell_and_its_processes(place: Place, shell: tuple[str, ...]) -> None:
+    with place.job(grace_s=5) as job:
+        assert job.run("(sleep 60; echo late >late) & :", shell=shell, share=FIRST).exit.goes_on
+        ran = job.run("sleep 60", shell=shell, share=NEXT, timeout_s=0.5)
+        assert (ran.exit.ended, ran.exit.goes_on) == (Ended.TIMED_OUT, False)
+        assert any("sleep 60" in line for line in ran.exit.still_ran)
+        assert job.run("ps -e 2>/dev/null | grep -c '[s]leep 60' || :").out.strip() in (b"0", b"")
+        assert job.run_in_one_shell("echo again", shell=shell)[0].out == b"again\n"
+
+
+def test_a_canceled_step_that_ignores_the_signal_is_killed(place: Place, shell: tuple[str, ...]) -> None:
+    cancel = Cancel()
+    timer = threading.Timer(0.5, lambda: cancel.request(None))
+    with place.job(grace_s=0.3) as job:
+        assert job.run("trap '' TERM", shell=shell, share=FIRST).exit.goes_on
+        timer.start()
+        ran = job.run("while :; do sleep 0.1; done", shell=shell, share=LAST, cancel=cancel)
+        assert ran.exit.ended is Ended.CANCELED
+        assert job.run("echo next").out == b"next\n"
+
+
+def test_a_shell_that_is_still_open_ends_before_another_command(place: Place, shell: tuple[str, ...]) -> None:
+    with place.job() as job:
+        job.run("trap 'echo bye >bye' EXIT", shell=shell, share=FIRST)
+        assert job.run("cat bye").out == b"bye\n"
+        job.run("trap 'echo again >bye' EXIT", shell=shell, share=FIRST)
+    assert (place.workspace / "bye").read_text() == "again\n"
+
+
+@pytest.mark.docker
+def test_every_sh(any_sh: Place) -> None:
+    with any_sh.job() as job:
+        ran = job.run_in_one_shell("X=1; f() { echo f; }", 'f; echo "$X"', "false", "echo no", shell=SH)
+        assert ([each.code for each in ran], ran[1].out) == ([0, 0, 1], b"f\n1\n")
+        assert job.run('echo "$X"; f', shell=("sh",), share=NEXT).out.startswith(b"1\n")
+        assert job.run("echo after").out == b"after\n"
