@@ -9,7 +9,7 @@ from pathlib import Path
 from loom.commands.project import WORKFLOW, Here
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import CONTAINERS, ResolveContext, Selection
-from loom.plan.variables import Commit, Message, for_run, project_name_of
+from loom.plan.variables import Commit, Message, User, for_run, project_name_of, remote_sha
 
 
 def changed_since(
@@ -63,11 +63,11 @@ def ignored_in(root: Path, environ: Mapping[str, str]) -> Callable[[Path], bool]
 
 def message_of_head(root: Path, environ: Mapping[str, str]) -> Message | None:
     """Read the message, author and time of HEAD; None without a commit."""
-    answer = _git(root, environ, "log", "-1", "--no-show-signature", "--format=%an <%ae>%x00%cI%x00%B", "HEAD")
+    answer = _git(root, environ, "log", "-1", "--no-show-signature", "--format=%an <%ae>%x00%cI%x00%P%x00%B", "HEAD")
     if answer is None:
         return None
-    author, timestamp, text = answer.decode("utf-8", "surrogateescape").replace("\0", "\n").split("\n", 2)
-    return Message(author=author, timestamp=timestamp, text=text.strip("\n"))
+    author, timestamp, parents, text = answer.decode("utf-8", "surrogateescape").split("\0", 3)
+    return Message(author=author, timestamp=timestamp, text=text.strip("\n"), parent=parents.partition(" ")[0])
 
 
 def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dict[str, str]:
@@ -77,6 +77,9 @@ def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dic
     branch = _git(root, environ, "symbolic-ref", "-q", "--short", "HEAD")
     tags = _git(root, environ, "tag", "--points-at", "HEAD")
     default = _first(_git(root, environ, "symbolic-ref", "-q", "refs/remotes/origin/HEAD")) or ""
+    origin_url = origin_of(root, environ)
+    at_origin = _git(root, environ, "rev-parse", "-q", "--verify", f"refs/remotes/origin/{_first(branch) or 'HEAD'}")
+    name, email = (_first(_git(root, environ, "config", "--get", f"user.{part}")) or "" for part in ("name", "email"))
     variables = for_run(
         run_id="",
         event=event,
@@ -86,10 +89,12 @@ def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dic
             branch=_first(branch),
             tags=[os.fsdecode(tag) for tag in (tags or b"").splitlines()],
             default_branch=default.removeprefix("refs/remotes/origin/") or None,
+            remote_sha=remote_sha(_first(at_origin), origin_url),
             message=message_of_head(root, environ),
         ),
         project_name=project_name_of(root),
-        origin_url=origin_of(root, environ),
+        origin_url=origin_url,
+        user=User(name=name, email=email),
     )
     return {name: value for name, value in variables.items() if value}
 

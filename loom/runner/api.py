@@ -250,7 +250,9 @@ def run_variables(
     message: environment.Message | None = None,
 ) -> dict[str, str]:
     """Return the variables for all jobs of a run on `source`; `message` is the commit's, if known."""
-    default = next((target for name, _, target in source.refs if name == "refs/remotes/origin/HEAD"), "")
+    refs = {name: (sha, target) for name, sha, target in source.refs}
+    _, default = refs.get("refs/remotes/origin/HEAD", ("", ""))
+    sha, _ = refs.get(f"refs/remotes/origin/{source.branch}", (None, ""))
     return environment.for_run(
         run_id=run_id,
         event=event,
@@ -260,8 +262,12 @@ def run_variables(
             branch=source.branch,
             tags=source.tags,
             default_branch=default.removeprefix("refs/remotes/origin/") or None,
+            remote_sha=environment.remote_sha(sha, source.origin_url),
             message=message,
         ),
         project_name=environment.project_name_of(source.root),
         origin_url=source.origin_url,
+        user=environment.User(
+            name=source.config.get("user.name", ("",))[-1], email=source.config.get("user.email", ("",))[-1]
+        ),
     )

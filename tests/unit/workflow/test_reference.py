@@ -75,7 +75,7 @@ def test_workflows_in_the_pages_are_good(text: str, tmp_path: Path) -> None:
 
 def test_every_predefined_variable_is_in_the_reference() -> None:
     rows = re.findall(
-        r"^\| `(CI\w*|LOOM\w*)` \| `(\w+)` \| (.*) \|$", (PAGES / "variables.md").read_text(), re.MULTILINE
+        r"^\| `(CI\w*|GITLAB\w*|LOOM\w*)` \| `(\w+)` \| (.*) \|$", (PAGES / "variables.md").read_text(), re.MULTILINE
     )
     assert rows == [(each.name, each.known, each.about) for each in variables.PREDEFINED]
 
@@ -97,10 +97,17 @@ def test_loom_sets_the_predefined_variables_and_no_others() -> None:
     given: set[str] = set()
     for event in variables.SOURCES:
         given |= variables.for_run(
-            run_id="1", workflow_path="w", commit=commit, project_name="p", origin_url="o", event=event
+            run_id="1",
+            workflow_path="w",
+            commit=commit,
+            project_name="p",
+            origin_url="git@gitlab.com:group/sub/project.git",
+            event=event,
+            user=variables.User(name="n", email="n@example.com"),
         ).keys()
-    job = plan.Job(id="a", name="a", stage="s", steps=(), provider="host")
-    given |= variables.for_job(job, project_dir="/p", image_name="").keys()
+    for image in (None, plan.Image(name="i")):
+        job = plan.Job(id="a", name="a", stage="s", steps=(), provider="host", image=image, timeout_s=60)
+        given |= variables.for_job(job, project_dir="/p", image_name="").keys()
     given |= {"CI_NODE_INDEX", "CI_NODE_TOTAL"}
     assert given == {each.name for each in variables.PREDEFINED if each.known in ("plan", "job")}
     settings = {f"LOOM_{key.upper()}" for key in config.KEYS}
