@@ -100,7 +100,11 @@ SAMPLES = {
         ("make", None, "Makefile", 2, "missing separator.  Stop."),
     ],
     "maven": [
-        ("maven", None, "src/main/java/com/example/App.java", 7, "incompatible types: java.lang.String cannot be con"),
+        ("maven", None, "src/main/java/app/Sum.java", 1, "cannot find symbol"),
+    ],
+    "maven_test": [
+        ("maven", "throwsAway(app.SumTest)", "SumTest.java", 11, "java.lang.IllegalStateException: database is gone"),
+        ("maven", "adds(app.SumTest)", "SumTest.java", 8, "java.lang.AssertionError: expected:<5> but was:<-1"),
     ],
     "mocha": [
         ("mocha", "adds two numbers", "spec/sum.js", 4, "AssertionError [ERR_ASSERTION]: -1 == 3"),
@@ -124,6 +128,15 @@ SAMPLES = {
     ],
     "node_tap": [
         ("tap", "adds two numbers", "test/node.mjs", 3, "Expected values to be strictly equal:"),
+    ],
+    "php": [
+        ("php", None, "fatal.php", 3, "Uncaught Error: Call to undefined function undefin"),
+        ("php", None, "parse.php", 2, 'syntax error, unexpected token "{"'),
+    ],
+    "phpunit": [
+        ("phpunit", "SumTest::testThrows", "SumTest.php", 7, "RuntimeException: database is gone"),
+        ("phpunit", "SumTest::testAdds", "SumTest.php", 5, "Failed asserting that -1 is identical to 5."),
+        ("phpunit", "SumTest::testText", "SumTest.php", 6, "Failed asserting that 'acc' [ASCII](length: 3) con"),
     ],
     "pyright": [
         ("pyright", None, "src/app.py", 5, 'Type "int" is not assignable to return type "str"'),
