@@ -13,6 +13,7 @@ from loom.status import ExitCode
 
 MODULES = {
     "run": ("run",),
+    "watch": ("watch",),
     "record": ("runs", "show", "logs", "diagnose", "diff", "report", "artifacts"),
     "check": ("check", "compile", "schema", "trust"),
     "config": ("config",),

@@ -117,6 +117,27 @@ PauseOnFailure = Annotated[
         help="Leave a failed job at its failing step, before after_script, for `loom resume`; exit code 77.",
     ),
 ]
+MountMode = Annotated[
+    str | None,
+    typer.Option(
+        "--mount-mode",
+        metavar="MODE",
+        help="auto, bind_mount, overlay, copy or ephemeral_volume.",
+        autocompletion=completion("setting:mount_mode"),
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Closest to CI: separate files per job, no undeclared network, locked images only (`loom images lock`).",
+    ),
+]
+Pull = Annotated[
+    str | None,
+    typer.Option("--pull", metavar="WHEN", help="always, missing or never.", autocompletion=completion("setting:pull")),
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither restore nor save caches.")]
 AtOnce = Annotated[int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help="At most N jobs at once.")]
 
 # -- an earlier run -----------------------------------------------------------------------------------------------

@@ -35,30 +35,11 @@ def run(
     color: options.Color = None,
     jobs: options.AtOnce = None,
     fail_fast: Annotated[bool | None, typer.Option("--fail-fast", help="Stop everything at the first failure.")] = None,
-    mount_mode: Annotated[
-        str | None,
-        typer.Option(
-            "--mount-mode",
-            metavar="MODE",
-            help="auto, bind_mount, overlay, copy or ephemeral_volume.",
-            autocompletion=completion("setting:mount_mode"),
-        ),
-    ] = None,
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict",
-            help="Closest to CI: separate files per job, no undeclared network, locked images only (`loom images lock`).",
-        ),
-    ] = False,
+    mount_mode: options.MountMode = None,
+    strict: options.Strict = False,
     frozen: options.Frozen = None,
-    pull: Annotated[
-        str | None,
-        typer.Option(
-            "--pull", metavar="WHEN", help="always, missing or never.", autocompletion=completion("setting:pull")
-        ),
-    ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither restore nor save caches.")] = False,
+    pull: options.Pull = None,
+    no_cache: options.NoCache = False,
     form: Annotated[
         Literal["screen", "json", "github", "gitlab"],
         typer.Option("--format", help="Output format; github and gitlab are for a CI system that runs loom."),

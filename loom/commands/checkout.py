@@ -61,6 +61,17 @@ def ignored_in(root: Path, environ: Mapping[str, str]) -> Callable[[Path], bool]
     return ignored
 
 
+def ignored_among(root: Path, environ: Mapping[str, str]) -> Callable[[Iterable[str]], set[str]]:
+    """For `loom watch`: return those of these paths that git ignores, and does not track; none where git can't tell."""
+
+    def ignored(paths: Iterable[str]) -> set[str]:
+        given = b"".join(os.fsencode(path) + b"\0" for path in paths)
+        answer = _git(root, environ, "check-ignore", "-z", "--stdin", given=given)
+        return set(_paths(answer or b""))
+
+    return ignored
+
+
 def message_of_head(root: Path, environ: Mapping[str, str]) -> Message | None:
     """Read the message, author and time of HEAD; None without a commit."""
     answer = _git(root, environ, "log", "-1", "--no-show-signature", "--format=%an <%ae>%x00%cI%x00%P%x00%B", "HEAD")
@@ -171,7 +182,7 @@ def pairs(given: Iterable[str], flag: str) -> dict[str, str]:
     return found
 
 
-def _git(root: Path, environ: Mapping[str, str], *arguments: str) -> bytes | None:
+def _git(root: Path, environ: Mapping[str, str], *arguments: str, given: bytes | None = None) -> bytes | None:
     """Return git's output, or None on failure (no git, no repository, no such commit).
 
     Runs no program from the repository's configuration, such as a file system monitor, because a job may have written
@@ -180,9 +191,8 @@ def _git(root: Path, environ: Mapping[str, str], *arguments: str) -> bytes | Non
     from loom.snapshot.git import Running, as_inherited  # 10 ms, and `loom check` asks git nothing
 
     try:
-        code, out, _ = Running(arguments, as_inherited(environ) | {"GIT_LITERAL_PATHSPECS": "0"}, cwd=root).result(
-            check=False
-        )
+        asked = as_inherited(environ) | {"GIT_LITERAL_PATHSPECS": "0"}
+        code, out, _ = Running(arguments, asked, cwd=root, given=given).result(check=False)
     except SnapshotError:
         return None
     return out if code == 0 else None

@@ -23,7 +23,7 @@ from loom.plan.model import MountMode, Plan
 from loom.record.documents import Invocation
 from loom.runner import Resumption, View, api
 from loom.runner.api import Reuse
-from loom.runner.scheduler import waits_for
+from loom.runner.scheduler import dependents
 from loom.snapshot import Snapshot
 from loom.status import JobResult, Status
 from loom.util.paths import new_workspace, run_of_workspace
@@ -328,15 +328,6 @@ class _Resuming:
         for path, reason in left_out.items():
             self._said.append(f"left out: {path} ({reason})")
         return view
-
-
-def dependents(plan: Plan, job_ids: list[str]) -> set[str]:
-    """Return these jobs and all that wait for them, directly or not."""
-    again = set(job_ids)
-    for job in plan.jobs:  # in topological order
-        if again & set(waits_for(plan, job)):
-            again.add(job.id)
-    return again
 
 
 def results_besides(past: PastRun, plan: Plan, again: set[str], *, also_unfinished: bool) -> dict[str, JobResult]:

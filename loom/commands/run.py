@@ -11,6 +11,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import closing, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from loom.commands.project import Here
 from loom.commands.retention import clean_later
 from loom.commands.screen import screen_parts
 from loom.config import KEYS, Config
-from loom.errors import RequestError
+from loom.errors import RequestError, WorkflowError
 from loom.plan.model import MountMode, Plan, Selection
 from loom.plan.resolve import resolve
 from loom.plan.variables import KNOWN_TO_PLANS
@@ -50,6 +51,7 @@ from loom.workflow.lint import of_run
 from loom.workflow.values import shell_words
 
 if TYPE_CHECKING:
+    from loom.record.journal import Sink
     from loom.record.reader import Reading
     from loom.render.ci import GitHub, GitLab
     from loom.render.json_lines import JsonLines
@@ -152,13 +154,21 @@ class Prepared(Struct, frozen=True, kw_only=True):
     plan: Plan
     variables: Mapping[str, str]
     """The variables that loom sets for every job."""
+    concerned: frozenset[str] | None = None
+    """The jobs that the files in question leave in, where a rule looks at `changes`; None: all."""
     notices: tuple[str, ...] = ()
     """Warnings of `loom check` about keys that have no effect, or another one, on these jobs."""
 
 
-def prepare(options: Options) -> Prepared:
-    """Make the plan from the options. After RequestError or WorkflowError there is no record."""
-    run_id = str(time.time_ns())
+def prepare(
+    options: Options, *, run_id: str = "", ask: bool = True, touched: AbstractSet[str] | None = None
+) -> Prepared:
+    """Make the plan from the options. After RequestError or WorkflowError there is no record.
+
+    `ask`: a person is at the terminal, to be told of settings that do not count, and asked for trust. `touched`: the files
+    in question for `Prepared.concerned`.
+    """
+    run_id = run_id or str(time.time_ns())
     with profile.span("part", "find the repository"):
         source = snapshot.discover(Path.cwd(), environ=os.environ)
     with profile.span("part", "configuration"):
@@ -171,16 +181,17 @@ def prepare(options: Options) -> Prepared:
         selection, plan = plan_of(loaded, options, here, variables)
     if not options.dry_run:
         requests = trusting.requests_of(plan.jobs, here, loaded)
-        can_ask = options.form == "screen"
-        if trusting.settle(requests, here, flag=options.trust, can_ask=can_ask):
-            return prepare(options)  # now with the settings that were allowed
-        project.say_not_counted(here.config)
+        if trusting.settle(requests, here, flag=options.trust, can_ask=ask and options.form == "screen"):
+            return prepare(options, touched=touched)  # now with the settings that were allowed
+        if ask:
+            project.say_not_counted(here.config)
     return Prepared(
         run_id=run_id,
         here=here,
         source=source,
         plan=plan,
         variables=variables,
+        concerned=None if touched is None else _concerned(loaded, selection, here, variables, options, plan, touched),
         notices=_doubts(loaded, plan, selection, here.config),
     )
 
@@ -200,6 +211,30 @@ def plan_of(loaded: Workflow, options: Options, here: Here, variables: Mapping[s
         on=here.config.on,
     )
     return selection, resolve(loaded, selection, context)
+
+
+def _concerned(
+    loaded: Workflow,
+    selection: Selection,
+    here: Here,
+    variables: Mapping[str, str],
+    options: Options,
+    plan: Plan,
+    touched: AbstractSet[str],
+) -> frozenset[str] | None:
+    """Return the jobs of the plan that would be in it if only these files had changed."""
+    context = checkout.resolve_context(here, predefined=variables, base=options.changes_base)
+
+    def changed(compare_to: str | None) -> list[str] | None:
+        since = context.changed(compare_to)
+        # A new directory may be all that is known of what came with it.
+        return None if since is None else [p for p in since if not touched.isdisjoint((p, *map(str, Path(p).parents)))]
+
+    try:
+        left = resolve(loaded, selection, replace(context, changed=changed))
+    except WorkflowError:  # a job needs one that would be left out
+        return None
+    return frozenset(job.id for job in left.jobs) & {job.id for job in plan.jobs}
 
 
 def here_for(options: Options, root: Path) -> Here:
@@ -291,33 +326,14 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None)
     config = here.config
     cancel = Cancel()
     look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
-    audience, gate = _audience(options, plan, look, write, stream=config.stream)
+    audience, gate = audience_for(options, plan, look, write, stream=config.stream)
     with profile.span("part", "tools"):
         tools = wiring.tools_for(
             plan, config, source.root, here.environ, run_id=prepared.run_id, isolated=options.strict
         )
     with signals(cancel), closing(audience):
         ran = api.execute(
-            api.Request(
-                run_id=prepared.run_id,
-                command=sys.argv,
-                invocation=options.saved(here),
-                plan=plan,
-                source=source,
-                config=config,
-                tools=replace(tools, gate=gate),
-                preflight=partial(wiring.preflight, plan, tools, config),
-                store=here.store,
-                clock_ns=time.time_ns,
-                cancel=cancel,
-                sinks=[audience],
-                cache=None if options.no_cache else partial(wiring.cache_for, config, source),
-                isolated=options.strict,
-                reuse=reuse,
-                parent_run_id=options.parent_run_id,
-                variables=prepared.variables,
-                notices=(*_not_isolated(plan, config), *_not_shared(plan, tools, config), *prepared.notices),
-            )
+            request_of(prepared, options, tools=replace(tools, gate=gate), cancel=cancel, sinks=[audience], reuse=reuse)
         )
     _say_the_end(ran, audience, here, options.form, look, write)
     if config.auto_clean:
@@ -326,8 +342,42 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None)
     return ran.receipt.exit_code
 
 
-def _audience(
-    options: Options, plan: Plan, look: Look, write: Callable[[str], None], *, stream: bool
+def request_of(
+    prepared: Prepared,
+    options: Options,
+    *,
+    tools: Tools,
+    cancel: Cancel,
+    sinks: Sequence[Sink],
+    reuse: Reuse | None = None,
+) -> api.Request:
+    """Return the request to run what was prepared. `reuse`: see `api.Request`."""
+    here, source, plan = prepared.here, prepared.source, prepared.plan
+    config = here.config
+    return api.Request(
+        run_id=prepared.run_id,
+        command=sys.argv,
+        invocation=options.saved(here),
+        plan=plan,
+        source=source,
+        config=config,
+        tools=tools,
+        preflight=partial(wiring.preflight, plan, tools, config),
+        store=here.store,
+        clock_ns=time.time_ns,
+        cancel=cancel,
+        sinks=sinks,
+        cache=None if options.no_cache else partial(wiring.cache_for, config, source),
+        isolated=options.strict,
+        reuse=reuse,
+        parent_run_id=options.parent_run_id,
+        variables=prepared.variables,
+        notices=(*_not_isolated(plan, config), *_not_shared(plan, tools, config), *prepared.notices),
+    )
+
+
+def audience_for(
+    options: Options, plan: Plan | None, look: Look, write: Callable[[str], None], *, stream: bool
 ) -> tuple[Live | Screen | JsonLines | GitHub | GitLab, Gate | None]:
     """Return the sink that shows the run, and the gate that stops it around steps."""
     gate = breakpoints.PauseGate() if options.pause_on_failure else None
@@ -339,7 +389,7 @@ def _audience(
     if options.attended:
         breakpoints.needs_terminal("--shell-on-failure" if options.shell_on_failure else "--break-before")
         screen = breakpoints.Held(write)
-        before = breakpoints.place_named(plan, options.break_before) if options.break_before is not None else None
+        before = breakpoints.place_named(plan, options.break_before) if plan and options.break_before else None
         return Screen(look, screen), breakpoints.TerminalGate(
             screen, on_failure=options.shell_on_failure, before=before
         )

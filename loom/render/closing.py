@@ -19,7 +19,7 @@ def closing_lines(
 ) -> Iterator[str]:
     """`diagnosis`: of a run that did not succeed; `kept`: by job, the facts of a place to look inside."""
     if look.detail is not Detail.QUIET and diagnosis is not None and diagnosis.state != "canceled":
-        yield from _diagnosis(diagnosis, look)
+        yield from diagnosis_lines(diagnosis, look)
     yield f"receipt: {receipt_path}"
     if look.detail is Detail.QUIET:
         yield f"status: {status}"
@@ -39,7 +39,7 @@ def _how_long(kept: Mapping[str, Any]) -> str:
     return f" (kept until {until:%Y-%m-%d %H:%M}, {rough_size(kept.get('bytes') or 0)})"
 
 
-def _diagnosis(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
+def diagnosis_lines(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
     """The parts of the diagnosis that the failing job's lines do not show."""
     for cause in diagnosis.shown_causes[:1]:
         yield f"{look.styled(f'{cause.confidence}:', 'bold')}  {cause.summary}"

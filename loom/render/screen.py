@@ -42,6 +42,8 @@ class Look(Struct, frozen=True, kw_only=True):
     stream: bool = False
     unicode: bool = True
     width: int = 0
+    calm: bool = False
+    """One line for each job, when it has ended: for one run after the other on one screen."""
     paint: Paint | None = None
 
     def styled(self, text: str, style: str) -> str:
@@ -187,7 +189,8 @@ class Screen:
                 pass
 
     def _snapshot(self, data: Mapping[str, Any]) -> Iterator[str]:
-        yield f"isolated workspace: {data['path']}"
+        if not self._look.calm:
+            yield f"isolated workspace: {data['path']}"
         if self._look.detail is Detail.VERBOSE:
             dirty = f" + {counted(data['changed'], 'uncommitted change')}" if data["changed"] else ""
             yield self._look.styled(
@@ -203,6 +206,8 @@ class Screen:
             yield self._look.styled(f"  left out: {len(data['left_out']) - 5} more, named in the receipt", "warn")
 
     def _opened(self, job_id: str, data: Mapping[str, Any]) -> Iterator[str]:
+        if self._look.calm:
+            return
         image = self._planned.get(job_id, {}).get("image")
         where = f"in {image}" if image else "on the host"
         more = ""

@@ -9,7 +9,7 @@ import heapq
 import queue
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from msgspec import Struct, field
 
@@ -317,3 +317,12 @@ class _Schedule:
             return False
         self.ending = f"{job_id} did not succeed, and --fail-fast ends the run"
         return True
+
+
+def dependents(plan: Plan, job_ids: Collection[str]) -> set[str]:
+    """Return these jobs and all that wait for them, directly or not."""
+    again = set(job_ids)
+    for job in plan.jobs:  # in topological order
+        if again & set(waits_for(plan, job)):
+            again.add(job.id)
+    return again

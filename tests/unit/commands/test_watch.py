@@ -1,0 +1,186 @@
+"""`loom watch` on a real terminal, with real git; its jobs run on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from loom import snapshot
+from loom.commands.changes import watched
+from tests.support.waiting import until
+from tests.support.watching import WAITING, Watched, gone, left
+
+ONE = """
+version: v1
+stages: [test]
+one:
+  stage: test
+  script: ["cat a.txt; test ! -e wait || { echo begun >$SIGNAL; while test ! -e $GO; do sleep 0.05; done; }"]
+"""
+ORDER = """
+version: v1
+stages: [check, test, deploy]
+lint: {stage: check, script: [test -e lint-ok]}
+style: {stage: check, script: ["true"]}
+unit: {stage: test, needs: [lint], script: ["true"]}
+docs: {stage: test, needs: [], rules: [{changes: ["docs/**"]}], script: ["true"]}
+"""
+
+
+def test_each_change_of_what_a_snapshot_holds_is_one_run(tmp_path: Path) -> None:
+    repo = Watched(tmp_path, ONE)
+    with repo.watch() as terminal:
+        repo.write("build/out.o", "ignored")
+        shown = repo.changed(terminal, "a.txt", "2\n")
+        assert "build" not in shown
+        (repo.root / "a.tmp").write_text("3\n")  # as editors save
+        (repo.root / "a.tmp").rename(repo.root / "a.txt")
+        assert "a.txt" in repo.next_run(terminal)
+        repo.git("switch", "-qc", "other")
+        for number in range(300):
+            repo.write(f"many/{number}", "x")
+        repo.next_run(terminal)
+        repo.git("add", "-A")
+        repo.git("commit", "-qm", "many")
+        repo.git("switch", "-q", "main")  # 300 files go
+        repo.next_run(terminal)
+        terminal.send("q")
+        assert left(terminal) == 0
+    receipts = repo.receipts()
+    assert [receipt["status"] for receipt in receipts] == ["success"] * len(receipts)
+    assert 5 <= len(receipts) <= 6  # one in which the 300 files were still being written
+
+
+def test_edits_during_a_run_count_for_the_next(tmp_path: Path) -> None:
+    repo = Watched(tmp_path, ONE)
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    repo.environ |= {"SIGNAL": str(begun), "GO": str(go)}
+    workflow = (repo.root / ".loom/workflow.yml").read_text()
+    repo.write(".loom/workflow.yml", workflow.replace("$SIGNAL", str(begun)).replace("$GO", str(go)))
+    with repo.watch() as terminal:
+        repo.write("wait", "")
+        until(begun.exists)
+        repo.write("a.txt", "2\n")
+        (repo.root / "wait").unlink()
+        go.touch()
+        terminal.expect(WAITING)
+        until(lambda: len(repo.receipts()) == 3)
+        terminal.send("q")
+        assert left(terminal) == 0
+
+
+def test_an_invalid_workflow_is_reported_and_the_next_change_runs(tmp_path: Path) -> None:
+    repo = Watched(tmp_path, ONE)
+    with repo.watch() as terminal:
+        assert "workflow.yml:3" in repo.changed(
+            terminal, ".loom/workflow.yml", "version: v1\nstages: [test]\none: {stag: x}\n"
+        )
+        assert "passed" in repo.changed(terminal, ".loom/workflow.yml", ONE)
+        terminal.sendintr()
+        assert left(terminal) == 130
+    assert len(repo.receipts()) == 2
+
+
+def test_what_failed_runs_first_then_what_waits_for_it_then_the_rest(tmp_path: Path) -> None:
+    repo = Watched(tmp_path, ORDER)
+    with repo.watch() as terminal:  # the first change that concerns `docs` is one of docs
+        repo.changed(terminal, "a.txt", "2\n")
+        repo.changed(terminal, "lint-ok", "")
+        repo.write("docs/page", "1")
+        repo.next_run(terminal, "changed: docs")
+        repo.changed(terminal, "a.txt", "3\n")
+        terminal.send("r")
+        repo.next_run(terminal, "run")
+        terminal.send("q")
+        assert left(terminal) == 0
+    assert repo.jobs() == [
+        ["lint", "style", "unit"],
+        ["lint", "unit"],  # lint fails again
+        ["lint", "unit"],  # it passes
+        ["style"],
+        ["docs", "lint", "style", "unit"],
+        ["lint", "style", "unit"],  # docs differ from HEAD, but this change is none of docs
+        ["docs", "lint", "style", "unit"],
+    ]
+
+
+def test_all_runs_everything_from_the_start(tmp_path: Path) -> None:
+    repo = Watched(tmp_path, ORDER)
+    with repo.watch("--all") as terminal:
+        repo.changed(terminal, "a.txt", "2\n")
+        terminal.send("f")  # only on request
+        repo.next_run(terminal, "run")
+    assert repo.jobs() == [["lint", "style", "unit"], ["lint", "style", "unit"], ["lint"]]
+
+
+def test_a_closed_terminal_ends_it(tmp_path: Path) -> None:
+    repo = Watched(tmp_path, ONE)
+    with repo.watch() as terminal:
+        pid = terminal.pid
+    gone(pid)
+    with repo.watch() as terminal:
+        os.kill(terminal.pid, signal.SIGHUP)
+        assert left(terminal) == 129
+
+
+def test_where_the_kernel_takes_no_more_watches_loom_says_so_and_looks_itself(tmp_path: Path) -> None:
+    repo = Watched(tmp_path, ONE)
+    for number in range(40):
+        repo.write(f"many/{number}/file", "x")
+    limited = ["unshare", "--user", "--map-root-user"]
+    if not shutil.which("unshare") or subprocess.run([*limited, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs a user namespace for a limit of its own")
+    program = f"""
+import sys, threading
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+from loom import snapshot
+from loom.commands.changes import watched
+import os
+heard = threading.Event()
+source = snapshot.discover(Path.cwd(), environ=os.environ)
+def on_change(paths):
+    print("changed", *paths, flush=True)
+    heard.set()
+with watched(source, os.environ, on_change, poll=False, say=lambda text: print(text, flush=True)):
+    while not heard.wait(0.3):
+        Path("many/7/file").write_text(str(os.urandom(4)))
+"""
+    command = f'echo 20 >/proc/sys/user/max_inotify_watches && exec "{sys.executable}" -c "$PROGRAM"'
+    ran = subprocess.run(
+        [*limited, "sh", "-c", command],
+        cwd=repo.root,
+        env={**repo.environ, "PROGRAM": program},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "sysctl fs.inotify.max_user_watches" in ran.stdout
+    assert "changed many/7/file" in ran.stdout
+
+
+def test_tracked_files_count_though_a_rule_ignores_them(tmp_path: Path) -> None:
+    repo = Watched(tmp_path, ONE)
+    repo.write("build/kept", "1")
+    repo.git("add", "-f", "build/kept")
+    heard: list[frozenset[str]] = []
+    told = threading.Event()
+
+    def on_change(paths: frozenset[str]) -> None:
+        heard.append(paths)
+        told.set()
+
+    source = snapshot.discover(repo.root, environ=repo.environ)
+    with watched(source, repo.environ, on_change, poll=False, say=pytest.fail):
+        repo.write("build/other", "1")
+        repo.write("build/kept", "2")
+        assert told.wait(30)
+    assert heard == [frozenset({"build/kept"})]
