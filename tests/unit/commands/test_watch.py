@@ -45,7 +45,8 @@ def test_each_change_of_what_a_snapshot_holds_is_one_run(tmp_path: Path) -> None
         assert "a.txt" in repo.next_run(terminal)
         repo.git("switch", "-qc", "other")
         for number in range(300):
-            repo.write(f"many/{number}", "x")
+            repo.write(f"build/many/{number}", "x")
+        (repo.root / "build/many").rename(repo.root / "many")
         repo.next_run(terminal)
         repo.git("add", "-A")
         repo.git("commit", "-qm", "many")
@@ -53,9 +54,7 @@ def test_each_change_of_what_a_snapshot_holds_is_one_run(tmp_path: Path) -> None
         repo.next_run(terminal)
         terminal.send("q")
         assert left(terminal) == 0
-    receipts = repo.receipts()
-    assert [receipt["status"] for receipt in receipts] == ["success"] * len(receipts)
-    assert 5 <= len(receipts) <= 6  # one in which the 300 files were still being written
+    assert [receipt["status"] for receipt in repo.receipts()] == ["success"] * 5
 
 
 def test_edits_during_a_run_count_for_the_next(tmp_path: Path) -> None:
