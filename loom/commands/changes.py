@@ -37,7 +37,7 @@ def watched(
     thread = threading.Thread(target=watching.run, args=(poll,), name="watch", daemon=True)
     thread.start()
     try:
-        watching.started.wait()
+        watching.started.wait()  # no limit: the thread sets it, also when it fails
         yield
     finally:
         watching.stop.set()

@@ -66,7 +66,7 @@ class Keys:
             termios.tcsetattr(0, termios.TCSADRAIN, self._before)
 
     def _read(self, wake: int) -> None:
-        while wake not in select.select([0, wake], [], [])[0]:
+        while wake not in select.select([0, wake], [], [])[0]:  # no limit: a person may take any time
             try:
                 typed = os.read(0, 1)
             except OSError:

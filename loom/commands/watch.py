@@ -121,9 +121,9 @@ class _Watch:
 
     def _come(self) -> Iterator[_Changed | _Key | _Wake]:
         """Yield the next event, and those that came with it."""
-        yield self._events.get()
+        yield self._events.get()  # no limit: until something changes
         while not self._events.empty():
-            yield self._events.get()
+            yield self._events.get_nowait()
 
     def _meaning(self, key: str) -> Callable[[Warm], None] | None:
         if key in ("q", HANGUP):
