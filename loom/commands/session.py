@@ -20,6 +20,7 @@ from loom.commands import project, wiring
 from loom.commands import trust as trusting
 from loom.commands.project import Here
 from loom.errors import LoomError, RequestError
+from loom.plan import variables
 from loom.plan.model import MountMode, Plan, Step
 from loom.providers.base import Inside, KeptPlace, ReadOnlyMount, Resolved, SecretValues, SessionRequest
 from loom.record import visits
@@ -165,12 +166,8 @@ def held(here: Here, job: PastJob, place_id: str, *, alone: bool) -> AbstractCon
 
 def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: bool) -> Entered:
     secrets = resolve_secrets(here, job)
-    as_file = {secret.name for secret in job.job.secrets if secret.file}
-    paths, woken = found.wake({name: value for name, value in secrets.items() if name in as_file})
-    placed = {
-        name: paths[name] if name in paths else value.decode(errors="surrogateescape")
-        for name, value in secrets.items()
-    }
+    paths, woken = found.wake(variables.files_of(job.job, secrets))
+    placed = variables.placed(secrets, paths)
     environment, notes = _environment(job, step, secrets, placed)
     if woken:
         notes.append(f"the container was stopped and runs again: its files are unchanged; {lost_memory(job)}")
@@ -189,31 +186,29 @@ def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cance
     with ExitStack() as stack:
         opener, image, about = _opener(here, job, step, stack, cancel)
         progress = _Progress()
-        values, _ = opener.secrets(job.job)
+        handover = Handover(
+            job.run.planned.plan,
+            archive_of=job.run.archive_of,
+            missing_here=frozenset(),
+            logs=job.run.entry.paths.logs,
+            masker=progress.masker,
+            cache=None,
+            cancel=cancel,
+        )
+        planned = handover.with_reported(job.job)
+        values, _ = opener.secrets(planned)
         progress.mask(values)
-        image = image or opener.resolve(job.job, progress, values)
+        image = image or opener.resolve(planned, progress, values)
         services = None
-        if job.job.services:
-            services = stack.enter_context(opener.services(job.job, progress, cancel, lambda name, how: None, values))
-        opened = stack.enter_context(opener.open(job.job, image, progress, services))
+        if planned.services:
+            services = stack.enter_context(opener.services(planned, progress, cancel, lambda name, how: None, values))
+        opened = stack.enter_context(opener.open(planned, image, progress, services))
         session = opened.session
         if job.view is None:
-            handover = Handover(
-                job.run.planned.plan,
-                archive_of=job.run.archive_of,
-                missing_here=frozenset(),
-                logs=job.run.entry.paths.logs,
-                masker=progress.masker,
-                cache=None,
-                cancel=cancel,
-            )
-            handover.restore(job.job, session, job.run.workspace, progress)
+            handover.restore(planned, session, job.run.workspace, progress)
         secrets = values.own
-        as_file = {secret.name for secret in job.job.secrets if secret.file}
-        placed = {
-            name: session.put_secret(name, value) if name in as_file else value.decode(errors="surrogateescape")
-            for name, value in secrets.items()
-        }
+        files = variables.files_of(planned, secrets)
+        placed = variables.placed(secrets, {name: session.put_secret(name, value) for name, value in files.items()})
         environment, notes = _environment(job, step, secrets, placed)
         yield Entered(
             inside=session.inside(environment, as_root=as_root),

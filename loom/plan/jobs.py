@@ -67,6 +67,7 @@ class Builder:
             shared_shell=self.shared_shell(entry),
             merge_output=bool(fields.merge_output),
             variables=variables,
+            given_variables=tuple(self.selection.variables),
             needs=None if candidate.needs is None else tuple(candidate.needs),
             when=_WHEN.get(candidate.decision.when, "on_success"),
             allow_failure=_allow_failure(fields.allow_failure, candidate.decision.allow_failure),

@@ -269,6 +269,8 @@ class Job(Struct, frozen=True, kw_only=True):
     variables: Mapping[str, str] = field(default_factory=dict)
     file_variables: tuple[str, ...] = ()
     """Those of `variables` whose value the job finds in a file; the variable is its path."""
+    given_variables: tuple[str, ...] = ()
+    """Those of `variables` that the user gave: no job before this one can replace them."""
     needs: tuple[Need, ...] | None = None
     """None: waits for all earlier stages; a tuple (also empty): waits only for these."""
     artifacts_from: tuple[str, ...] | None = None

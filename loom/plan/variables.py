@@ -13,9 +13,10 @@ from types import MappingProxyType
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from loom.errors import RequestError
-from loom.plan.model import Job
+from loom.plan.model import Image, Job
 from loom.plan.origin import origin_of, slug, variables_of
 
 _SERVICE = re.compile(r"\$(?:(LOOM_SERVICE_[A-Za-z0-9_]+)|\{(LOOM_SERVICE_[A-Za-z0-9_]+)\})")
@@ -365,6 +366,52 @@ def job_environment(
 def remote_sha(sha: str | None, origin_url: str | None) -> str | None:
     """Return the commit of a branch at `origin`: zeros, as git says it, for a branch that is not there."""
     return sha or ("0" * 40 if origin_url else None)
+
+
+_REFERENCE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
+
+
+def with_reported(job: Job, reported: Mapping[str, str]) -> Job:
+    """Return the job with variables that jobs before it reported: above its own, below the user's.
+
+    What the plan left unexpanded in its other values, because only those jobs could know it, is expanded.
+    """
+    found = {name: value for name, value in reported.items() if name not in job.given_variables}
+
+    def expanded(text: str) -> str:
+        return _REFERENCE.sub(lambda match: found.get(match[1] or match[2], match[0]), text)
+
+    def image(one: Image) -> Image:
+        return one if one.name is None else replace(one, name=expanded(one.name))
+
+    artifacts = job.artifacts
+    if artifacts is not None:
+        artifacts = replace(artifacts, paths=tuple(expanded(path) for path in artifacts.paths))
+    return replace(
+        job,
+        variables={**{name: expanded(value) for name, value in job.variables.items()}, **found},
+        image=None if job.image is None else image(job.image),
+        services=tuple(replace(service, image=image(service.image)) for service in job.services),
+        artifacts=artifacts,
+        cache=tuple(
+            replace(cache, key=expanded(cache.key)) if isinstance(cache.key, str) else cache for cache in job.cache
+        ),
+    )
+
+
+def files_of(job: Job, secrets: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the content of the files that the job's place gets: secrets, and variables of type file."""
+    as_file = {secret.name for secret in job.secrets if secret.file}
+    given = {name: job.variables[name] for name in job.file_variables if name in job.variables}
+    return {
+        **{name: value.encode("utf-8", "surrogateescape") for name, value in given.items()},
+        **{name: value for name, value in secrets.items() if name in as_file},
+    }
+
+
+def placed(secrets: Mapping[str, bytes], paths: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of files and secrets: a file's path, or the value of a secret with `file: false`."""
+    return {**{name: value.decode(errors="surrogateescape") for name, value in secrets.items()}, **paths}
 
 
 def project_name_of(root: PurePath) -> str:

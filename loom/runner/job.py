@@ -41,6 +41,7 @@ class JobRunner:
 
     def run(self, job: Job) -> JobResult:
         begun = self._begun[job.id] = self._journal.now_ns()
+        job = self._products.complete(job)
         number = 1
         while True:
             attempt = Attempt(job, self._journal, self._cancel, number)

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError, ProviderError, SecretError, ServiceError
+from loom.plan import variables
 from loom.plan.model import Job
 from loom.providers.base import NO_SECRETS, BuiltImage, OpenedServices, Resolved, SecretValues, Session
 from loom.providers.steps import chosen
@@ -170,12 +171,9 @@ class Preparation:
 
 
 def _placed(job: Job, session: Session, secrets: Mapping[str, bytes]) -> Mapping[str, str]:
-    """Return the secrets' variables: a file's path, or the value for `file: false`."""
-    as_file = {secret.name for secret in job.secrets if secret.file}
-    return {
-        name: session.put_secret(name, value) if name in as_file else value.decode(errors="surrogateescape")
-        for name, value in secrets.items()
-    }
+    """Put the job's files into its place; return their variables and the other secrets."""
+    files = variables.files_of(job, secrets)
+    return variables.placed(secrets, {name: session.put_secret(name, value) for name, value in files.items()})
 
 
 def _no_variable(job: Job, name: str) -> SecretError:

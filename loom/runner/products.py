@@ -11,6 +11,7 @@ from msgspec.structs import asdict
 
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError
+from loom.plan import variables
 from loom.plan.model import Job, Plan, wanted
 from loom.providers.base import Session
 from loom.record.events import PhaseCode, Section
@@ -18,7 +19,7 @@ from loom.runner.attempt import Attempt
 from loom.runner.session import Place
 from loom.secrets.masking import Masker
 from loom.status import OnOutput, Status
-from loom.storage import artifacts
+from loom.storage import artifacts, dotenv
 from loom.storage.cache import Cache
 from loom.storage.cache_keys import key_of
 from loom.storage.workspace import view_of
@@ -60,15 +61,29 @@ class Handover:
         self._checksums: dict[str, str] = {}
         self._indexes: dict[str, Sequence[artifacts.ArtifactFile]] = {}
         self._cache_keys: dict[str, list[str]] = {}
+        self._reported: dict[str, dict[str, str]] = {}
 
     def sources(self, job: Job) -> list[str]:
         """Return the jobs with artifacts for `job`, in plan order: its needs, or all earlier stages without `needs`."""
-        if job.needs is not None:
+        return [other for other in self._origins(job) if self._archive_of(other).exists()]
+
+    def _origins(self, job: Job) -> list[str]:
+        """Return the jobs whose artifacts and variables `job` gets, whether they left any or not."""
+        if job.artifacts_from is not None:
+            named = set(job.artifacts_from)
+        elif job.needs is not None:
             named = {need.job for need in job.needs if need.artifacts}
         else:
             before = self._plan.stages[: self._plan.stages.index(job.stage)]
             named = {other.id for other in self._makers if other.stage in before}
-        return [other.id for other in self._makers if other.id in named and self._archive_of(other.id).exists()]
+        return [other.id for other in self._makers if other.id in named]
+
+    def with_reported(self, job: Job) -> Job:
+        """Return the job with the variables that the jobs before it reported; of the same name, the last job's counts."""
+        found: dict[str, str] = {}
+        for other in self._origins(job):
+            found |= self._reported.get(other) or dotenv.kept(self._archive_of(other))
+        return variables.with_reported(job, found) if found else job
 
     def restore(self, job: Job, session: Session, shared_workspace: Path, on_output: OnOutput) -> list[str]:
         """Restore earlier jobs' artifacts into this job's view; a shared workspace already holds them.
@@ -135,6 +150,21 @@ class Handover:
             return None
         return artifacts.read_reports(patterns, view_of(session, self._not_if_twice), project_dir=project_dir)
 
+    def report_variables(self, job: Job, session: Session, on_output: OnOutput) -> Sequence[str]:
+        """Take the variables that the job reports for later ones; return the patterns without a file."""
+        patterns = job.artifacts.reports.get("dotenv") if job.artifacts is not None else None
+        if not patterns:
+            return ()
+        found, missing = dotenv.read(patterns, view_of(session, self._not_if_twice))
+        self._reported[job.id] = found
+        on_output("stdout", f"variables for later jobs: {', '.join(found) or 'none'}\n".encode())
+        text = "\n".join(found.values())
+        if (
+            self._masker.mask(text) == text
+        ):  # the record has no secrets: runs that go on from this one lack such variables
+            dotenv.keep(found, self._archive_of(job.id))
+        return missing
+
     # -- interrupts: what is for steps that will not run any more ends with the first, what a job leaves with the second ---
 
     def _not_if_canceled(self) -> None:
@@ -195,6 +225,10 @@ class Products:
         self._workspace = workspace
         self._cancel = cancel
 
+    def complete(self, job: Job) -> Job:
+        """Return the job with everything that only the jobs before it could tell."""
+        return self._handover.with_reported(job)
+
     def restore(self, attempt: Attempt, place: Place) -> None:
         """Before the first step: restore caches, then earlier jobs' artifacts. A resumed job already has them."""
         job, handover = attempt.job, self._handover
@@ -253,6 +287,8 @@ class Products:
             for pattern in saved["missing"]:
                 attempt.warn(f"artifacts: nothing matches {pattern}{_broken_off(attempt)}", code)
             _warn_of_left_out(attempt, code, "artifacts", saved)
+        for pattern in self._handover.report_variables(attempt.job, place.session, on_output):
+            attempt.warn(f"artifacts: no dotenv report matches {pattern}{_broken_off(attempt)}", code)
         reports = self._handover.reports(attempt.job, place.session, place.request.project_dir)
         if reports is not None:
             totals, failing = report_facts(reports)

@@ -173,11 +173,12 @@ class CacheFields(Model):
     disabled: bool = Field(default=False, description="Leave this cache out.")
 
 
-ReportKind = Literal["junit"]
+ReportKind = Literal["junit", "dotenv"]
 
 
 class Reports(Model):
     junit: Paths = Field(default_factory=list, description="JUnit XML reports; failing tests are named in the record.")
+    dotenv: Paths = Field(default_factory=list, description="Lines NAME=value: variables of jobs that get artifacts.")
 
     def by_kind(self) -> dict[ReportKind, list[str]]:
         kinds: tuple[ReportKind, ...] = get_args(ReportKind)

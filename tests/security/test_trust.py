@@ -98,6 +98,7 @@ HARMLESS: dict[type, frozenset[str]] = {
             *(
                 "shared_shell",
                 "file_variables",
+                "given_variables",
                 "artifacts_from",
                 "delay_s",
                 "resource_group",

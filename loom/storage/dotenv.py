@@ -1,0 +1,77 @@
+"""Variables that a job reports for later jobs: files of lines `NAME=value`, by GitLab's rules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from loom.errors import ArtifactError
+from loom.storage.files import read_regular
+from loom.storage.selection import Selection
+from loom.storage.workspace import Skipped, WorkspaceView
+from loom.util import atomic, jsons
+
+MAX_BYTES = 5 * 1024
+"""Of one file, as in GitLab."""
+_LINE = re.compile(r"(?P<name>[^=]*)=(?P<value>.*)", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def read(patterns: Iterable[str], view: WorkspaceView) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the variables of all files, and the patterns without a file. ArtifactError for an invalid line or file."""
+    selection = Selection(patterns, ())
+    skipped: list[Skipped] = []
+    variables: dict[str, str] = {}
+    for entry, file in view.read(selection, skipped.append):
+        if file is not None:
+            variables |= parsed(file.read(MAX_BYTES + 1), entry.path)
+    for item in skipped:
+        raise _invalid(f"{item.path}: {item.reason}")
+    return variables, selection.missing
+
+
+def parsed(content: bytes, name: str) -> dict[str, str]:
+    """Parse a file: a value is all of its line but white space around it; quotes belong to it."""
+    if len(content) > MAX_BYTES:
+        raise _invalid(f"{name}: a dotenv report may have {MAX_BYTES // 1024} KiB")
+    try:
+        lines = content.decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise _invalid(f"{name}: it is not UTF-8") from error
+    variables = {}
+    for number, line in enumerate(lines, start=1):
+        found = _LINE.match(line)
+        if found is None or not _NAME.fullmatch(found["name"].strip()):
+            said = "empty" if not line.strip() else "a comment" if line.lstrip().startswith("#") else "not NAME=value"
+            raise _invalid(f"{name}:{number}: the line is {said}")
+        variables[found["name"].strip()] = found["value"].strip()
+    return variables
+
+
+def _invalid(problem: str) -> ArtifactError:
+    return ArtifactError(
+        f"the dotenv report can't be read: {problem}",
+        hint="write one NAME=value in each line: no empty lines, comments, or values of several lines",
+        code="DOTENV_INVALID",
+    )
+
+
+def beside(archive: Path) -> Path:
+    """The place of a job's reported variables in the record, beside its artifacts."""
+    return archive.with_name("variables.json")
+
+
+def keep(variables: Mapping[str, str], archive: Path) -> None:
+    """Keep a job's variables for runs that do not run it again."""
+    atomic.write(beside(archive), jsons.encode_file(variables))
+
+
+def kept(archive: Path) -> dict[str, str]:
+    """Return what `keep` kept; nothing where it is gone."""
+    with suppress(OSError, ValueError):
+        found = jsons.decode(read_regular(beside(archive)))
+        if isinstance(found, dict):
+            return {str(name): str(value) for name, value in found.items()}
+    return {}

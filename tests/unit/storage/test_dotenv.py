@@ -1,0 +1,58 @@
+"""What a dotenv report may hold."""
+
+import pytest
+
+from loom.errors import ArtifactError
+from loom.plan.model import Artifacts, Cache, Image, Job, Service
+from loom.plan.variables import files_of, with_reported
+from loom.storage import dotenv
+
+
+def test_a_value_is_the_rest_of_its_line() -> None:
+    content = b'A=1\nB = it\'s "quoted" $HOME=x \nEMPTY=\nC=\xc3\xa9\r\n'
+    assert dotenv.parsed(content, "f") == {"A": "1", "B": 'it\'s "quoted" $HOME=x', "EMPTY": "", "C": "é"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"A=1\n\nB=2\n", "f:2: the line is empty"),
+        (b"# why\nA=1\n", "f:1: the line is a comment"),
+        (b"A-B=1", "f:1: the line is not NAME=value"),
+        (b"just text", "f:1: the line is not NAME=value"),
+        (b"A=\xff", "f: it is not UTF-8"),
+        (b"A=" + b"x" * 5200, "f: a dotenv report may have 5 KiB"),
+    ],
+)
+def test_what_gitlab_refuses_is_refused_with_its_place(content: bytes, said: str) -> None:
+    with pytest.raises(ArtifactError, match=said):
+        dotenv.parsed(content, "f")
+
+
+def test_reported_variables_stand_between_the_jobs_own_and_the_users() -> None:
+    job = Job(
+        id="a",
+        name="a",
+        stage="s",
+        steps=(),
+        provider="docker",
+        image=Image(name="app:$TAG"),
+        services=(Service(name="db", aliases=("db",), image=Image(name="db:${TAG}")),),
+        variables={"OWN": "own", "GIVEN": "user", "URL": "http://$HOST/$OTHER", "FILE": "content"},
+        given_variables=("GIVEN",),
+        file_variables=("FILE",),
+        artifacts=Artifacts(paths=("out/$TAG",)),
+        cache=(Cache(paths=("c",), key="k-$TAG"),),
+    )
+    made = with_reported(job, {"OWN": "new", "GIVEN": "new", "HOST": "h", "TAG": "1"})
+    assert made.variables == {
+        "OWN": "new",
+        "GIVEN": "user",
+        "URL": "http://h/$OTHER",
+        "FILE": "content",
+        "HOST": "h",
+        "TAG": "1",
+    }
+    assert (made.image, made.services[0].image.name) == (Image(name="app:1"), "db:1")
+    assert (made.artifacts, made.cache[0].key) == (Artifacts(paths=("out/1",)), "k-1")
+    assert files_of(made, {}) == {"FILE": b"content"}
