@@ -16,7 +16,7 @@ from dataclasses import Field, dataclass, field, fields
 from math import inf
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -24,10 +24,12 @@ from msgspec.structs import replace
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.pools import Misplaced, Pool
 from loom.pools import parsed as _pools
-from loom.util import yaml_file
 from loom.util.file_systems import in_memory
 from loom.util.paths import leads_out
 from loom.util.units import duration, duration_text, memory, nearest, platform, size, size_text
+
+if TYPE_CHECKING:
+    from loom.util import yaml_file
 
 CODE = "CONFIG_INVALID"
 PROJECT_FILE = ".loom/config.yml"
@@ -610,6 +612,10 @@ def _tmp_is_memory() -> bool:
 
 def _read(path: Path, context: _Context, problems: list[Problem]) -> Iterator[tuple[str, Any, yaml_file.Node]]:
     """Parse each key of one file; add to `problems`."""
+    if not os.path.lexists(path):
+        return
+    from loom.util import yaml_file  # YAML takes 10 ms, and most projects have no such file
+
     name = PROJECT_FILE if path.parts[-2:] == (".loom", "config.yml") else str(path)
     try:
         file = yaml_file.read(path, name, code=CODE)

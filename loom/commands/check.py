@@ -67,7 +67,7 @@ def check(workflow: Path | None, form: str, *, strict: bool) -> int:
 
 def _notices(loaded: Workflow | None, jobs: Sequence[Job], here: Here) -> Iterator[Problem]:
     """List what a run asks the user to allow, and the settings of the project that do not count."""
-    requests = trusting.requests_of(jobs, here, loaded)
+    requests = trusting.requests_of(jobs, here, None if loaded is None else lambda: loaded)
     if requests:
         from loom.commands.trust_store import Trust  # only for a project that asks for something
 

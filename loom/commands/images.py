@@ -280,7 +280,7 @@ class _Context(Struct, kw_only=True):
             for use, secrets in zip(uses, wanted, strict=True)
             for name in dict.fromkeys(self.job_names[user.partition("/")[0]] for user in use.used_by)
         ]
-        requests = trust.requests_of(asking, self.here, self.written)
+        requests = trust.requests_of(asking, self.here, lambda: self.written)
         requests = tuple(request for request in requests if request.job)
         trust.settle(requests, self.here, flag=False)
         return [

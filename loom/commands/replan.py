@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 
-from loom import workflow
 from loom.commands import run as running
 from loom.commands import trust as trusting
 from loom.commands.run import Options
@@ -24,10 +23,11 @@ def present_plan(past: PastRun, options: Options, *, ask: bool) -> Plan:
     RequestError and WorkflowError as from `loom run`. `ask`: for what its jobs ask for.
     """
     here = running.here_for(options, past.repo_root)
-    loaded = workflow.load(here.workflow(options.workflow), here.root)
-    _, plan = running.plan_of(loaded, options, here, past.planned.variables)
+    planner = running.planner_of(options, here, past.planned.variables)
+    plan, _ = planner.made()
     if ask:
-        trusting.settle(trusting.requests_of(plan.jobs, here, loaded), here, flag=options.trust)
+        requests = trusting.requests_of(plan.jobs, here, lambda: planner.workflow)
+        trusting.settle(requests, here, flag=options.trust)
     return plan
 
 

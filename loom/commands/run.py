@@ -21,23 +21,21 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from loom import snapshot, workflow
+from loom import snapshot
 from loom.analysis.reproduction import options_again
 from loom.cancel import Cancel, signals
 from loom.commands import breakpoints, checkout, project, terminal, wiring
 from loom.commands import trust as trusting
+from loom.commands.kept_plans import Planner
 from loom.commands.project import Here
 from loom.commands.retention import clean_later
 from loom.commands.screen import screen_parts
 from loom.config import KEYS, Config
 from loom.errors import RequestError, WorkflowError
-from loom.plan.model import MountMode, Plan, Selection
-from loom.plan.resolve import resolve
-from loom.plan.variables import KNOWN_TO_PLANS
+from loom.plan.model import MountMode, Plan
 from loom.record.documents import Invocation
 from loom.render import diagnosis as forms
 from loom.render.closing import closing_lines
-from loom.render.plan import plan_yaml
 from loom.render.screen import Look, Screen
 from loom.runner import Gate, Tools, api
 from loom.runner.api import Ran, Reuse
@@ -46,9 +44,7 @@ from loom.status import ExitCode
 from loom.util import profile
 from loom.util.bounded import listed
 from loom.util.controls import without_commands
-from loom.workflow import Workflow
-from loom.workflow.lint import of_run
-from loom.workflow.values import shell_words
+from loom.util.paths import name_from
 
 if TYPE_CHECKING:
     from loom.record.journal import Sink
@@ -173,14 +169,13 @@ def prepare(
         source = snapshot.discover(Path.cwd(), environ=os.environ)
     with profile.span("part", "configuration"):
         here = here_for(options, source.root)
-    with profile.span("part", "workflow"):
-        loaded = workflow.load(here.workflow(options.workflow), source.root)
+    path = here.workflow(options.workflow)
     message = checkout.message_of_head(source.root, here.environ)
-    variables = api.run_variables(run_id, source, loaded.path, event=options.event, message=message)
-    with profile.span("part", "plan"):
-        selection, plan = plan_of(loaded, options, here, variables)
+    variables = api.run_variables(run_id, source, name_from(source.root, path), event=options.event, message=message)
+    planner = planner_of(options, here, variables, keeping=not options.dry_run)
+    plan, notices = planner.made()
     if not options.dry_run:
-        requests = trusting.requests_of(plan.jobs, here, loaded)
+        requests = trusting.requests_of(plan.jobs, here, lambda: planner.workflow)
         if trusting.settle(requests, here, flag=options.trust, can_ask=ask and options.form == "screen"):
             return prepare(options, touched=touched)  # now with the settings that were allowed
         if ask:
@@ -191,13 +186,16 @@ def prepare(
         source=source,
         plan=plan,
         variables=variables,
-        concerned=None if touched is None else _concerned(loaded, selection, here, variables, options, plan, touched),
-        notices=_doubts(loaded, plan, selection, here.config),
+        concerned=None if touched is None else _concerned(planner, plan, touched),
+        notices=notices,
     )
 
 
-def plan_of(loaded: Workflow, options: Options, here: Here, variables: Mapping[str, str]) -> tuple[Selection, Plan]:
-    """Return the selection by the options, and the plan. `variables`: those that loom sets for every job."""
+def planner_of(options: Options, here: Here, variables: Mapping[str, str], *, keeping: bool = False) -> Planner:
+    """Return what makes the plan that the options select. `variables`: those that loom sets for every job.
+
+    `keeping`: see `Planner`.
+    """
     context = checkout.resolve_context(here, predefined=variables, base=options.changes_base)
     selection = checkout.selection(
         jobs=options.names,
@@ -210,28 +208,19 @@ def plan_of(loaded: Workflow, options: Options, here: Here, variables: Mapping[s
         container=here.config.container,
         on=here.config.on,
     )
-    return selection, resolve(loaded, selection, context)
+    return Planner(here.workflow(options.workflow), here, selection, context, keeping=keeping)
 
 
-def _concerned(
-    loaded: Workflow,
-    selection: Selection,
-    here: Here,
-    variables: Mapping[str, str],
-    options: Options,
-    plan: Plan,
-    touched: AbstractSet[str],
-) -> frozenset[str] | None:
+def _concerned(planner: Planner, plan: Plan, touched: AbstractSet[str]) -> frozenset[str] | None:
     """Return the jobs of the plan that would be in it if only these files had changed."""
-    context = checkout.resolve_context(here, predefined=variables, base=options.changes_base)
 
     def changed(compare_to: str | None) -> list[str] | None:
-        since = context.changed(compare_to)
+        since = planner.context.changed(compare_to)
         # A new directory may be all that is known of what came with it.
         return None if since is None else [p for p in since if not touched.isdisjoint((p, *map(str, Path(p).parents)))]
 
     try:
-        left = resolve(loaded, selection, replace(context, changed=changed))
+        left = planner.with_changed(changed)
     except WorkflowError:  # a job needs one that would be left out
         return None
     return frozenset(job.id for job in left.jobs) & {job.id for job in plan.jobs}
@@ -244,18 +233,6 @@ def here_for(options: Options, root: Path) -> Here:
         return here
     person = sys.stdin.isatty() and sys.stdout.isatty()
     return replace(here, config=dataclasses.replace(here.config, keep="on-failure" if person else "never"))
-
-
-def _doubts(workflow: Workflow, plan: Plan, selection: Selection, config: Config) -> tuple[str, ...]:
-    found = of_run(
-        workflow,
-        {job.name for job in plan.jobs},
-        defined=(*KNOWN_TO_PLANS, *selection.variables),
-        default_shell=shell_words(config.default_shell),
-    )
-    shown = [f"{problem.file}:{problem.line}: {problem.message}" for problem in found[:MAX_NOTICES]]
-    more = len(found) - len(shown)
-    return (*shown, f"and {more} more: loom check") if more else tuple(shown)
 
 
 def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
@@ -304,6 +281,8 @@ def run_with(options: Options) -> int:
     with profile.span("part", "prepare"):
         prepared = prepare(options)
     if options.dry_run:
+        from loom.render.plan import plan_yaml  # no other run needs YAML
+
         sys.stdout.write(plan_yaml(prepared.plan))
         return ExitCode.OK
     if not prepared.plan.jobs:

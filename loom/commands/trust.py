@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 CODE = "TRUST_REQUIRED"
 
 
-def requests_of(jobs: Iterable[Job], here: Here, loaded: Workflow | None = None) -> tuple[Request, ...]:
-    """Find the requests of these jobs and of the project's configuration; `loaded` provides the places."""
+def requests_of(jobs: Iterable[Job], here: Here, workflow: Callable[[], Workflow] | None = None) -> tuple[Request, ...]:
+    """Find the requests of these jobs and of the project's configuration; `workflow`, called for a request, has its place."""
     around = permissions.Around(
         root=here.root,
         home=here.environ.get("HOME"),
@@ -40,7 +40,7 @@ def requests_of(jobs: Iterable[Job], here: Here, loaded: Workflow | None = None)
         is_reference=_is_reference,
         is_ignored=ignored_in(here.root, here.environ),
     )
-    place_of = _places_in(loaded) if loaded is not None else None
+    place_of = _places_in(workflow) if workflow is not None else None
     return (
         *map(permissions.of_setting, here.config.asked),
         *permissions.of_jobs(jobs, around, place_of),
@@ -96,8 +96,9 @@ def _lines(requests: Sequence[Request], mark: Callable[[Request], str] = lambda 
     return [shown(f"{mark(item)}{f'{item.place}: ' if item.place else ''}{item}") for item in requests]
 
 
-def _places_in(loaded: Workflow) -> permissions.PlaceOf:
+def _places_in(workflow: Callable[[], Workflow]) -> permissions.PlaceOf:
     def place_of(job: str, path: tuple[str | int, ...]) -> str:
+        loaded = workflow()
         entry = loaded.jobs.get(job)
         if entry is None:
             return f"{loaded.path}:1:1"
@@ -122,7 +123,7 @@ def everything_asked(here: Here, named: Path | None) -> tuple[Request, ...]:
         return requests_of((), here)
     loaded = load(path, here.root)
     jobs = [job for _, job in rehearse(loaded, here.config)[1]]
-    return requests_of(jobs, here, loaded)
+    return requests_of(jobs, here, lambda: loaded)
 
 
 def trust(workflow: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> int:

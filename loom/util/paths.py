@@ -25,6 +25,15 @@ JOB_PLACE = rf"{WORKSPACE}(?:\.jobs/[^/\s]+/workspace)?"
 """A pattern: a run's workspace, or the directory of one of its jobs."""
 
 
+def name_from(root: Path, path: Path) -> str:
+    """Return the name of a file in messages: from the repository's root, or in full outside of it."""
+    absolute = Path(os.path.normpath(path if path.is_absolute() else root / path))
+    try:
+        return str(absolute.relative_to(os.path.normpath(root)))
+    except ValueError:
+        return str(absolute)
+
+
 def new_workspace(tmp_dir: Path, run_id: str) -> Path:
     """Return a workspace path; does not create it."""
     return tmp_dir / f"{RUN_PREFIX}{run_id}-{secrets.randbelow(10**6):06d}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from msgspec import Struct
 
 from loom.errors import RequestError
 from loom.util import globs, yaml_file
+from loom.util.paths import name_from
 from loom.util.units import nearest
 from loom.util.yaml_file import Kind, Node, YamlFile, one_or_more, pointer
 from loom.workflow import messages
@@ -66,11 +66,7 @@ class Files:
         return name
 
     def _label(self, path: Path) -> str:
-        absolute = Path(os.path.normpath(path))
-        try:
-            return str(absolute.relative_to(os.path.normpath(self._root)))
-        except ValueError:
-            return str(absolute)
+        return name_from(self._root, path)
 
     def _take(self, yaml: YamlFile, *, trail: tuple[str, ...], main: bool) -> None:
         """Add one parsed file, after the files that it includes."""

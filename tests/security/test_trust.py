@@ -256,6 +256,12 @@ def test_once_for_ci(victim: Victim, once: dict[str, str]) -> None:
     ran = victim.loom("run", "--no-container", *flags, TOKEN="tokentoken", **environ)
     assert ran.returncode == 0, ran.stderr
     assert listed(victim) == {"env://TOKEN": False}  # nothing was recorded
+    again = victim.loom("run", "--no-container", TOKEN="tokentoken")  # with the plan that the first run has kept
+    assert (again.returncode, "TRUST_REQUIRED" in again.stderr, ".loom/workflow.yml:" in again.stderr) == (
+        2,
+        True,
+        True,
+    )
     assert victim.loom("run", "--no-container", TOKEN="tokentoken", LOOM_TRUST="maybe").returncode == 2
 
 

@@ -1,0 +1,36 @@
+"""Make a plan from its workflow. This takes 0.1 s, most of it imports: `loom run` imports it only if no kept plan fits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from loom.plan.model import Plan, ResolveContext, Selection
+from loom.plan.resolve import resolve
+from loom.plan.variables import KNOWN_TO_PLANS
+from loom.util.yaml_file import scalars_of
+from loom.workflow import Workflow, load
+from loom.workflow.lint import of_run
+from loom.workflow.values import shell_words
+
+__all__ = ["Workflow", "load", "mentions", "notices_of", "resolve"]
+
+MAX_NOTICES = 5
+
+
+def notices_of(loaded: Workflow, plan: Plan, selection: Selection, context: ResolveContext) -> tuple[str, ...]:
+    """Return the warnings of `loom check` about keys that have no effect, or another one, on the plan's jobs; bounded."""
+    found = of_run(
+        loaded,
+        {job.name for job in plan.jobs},
+        defined=(*KNOWN_TO_PLANS, *selection.variables),
+        default_shell=shell_words(context.config.default_shell),
+    )
+    shown = [f"{problem.file}:{problem.line}: {problem.message}" for problem in found[:MAX_NOTICES]]
+    more = len(found) - len(shown)
+    return (*shown, f"and {more} more: loom check") if more else tuple(shown)
+
+
+def mentions(loaded: Workflow, names: Collection[str]) -> bool:
+    """Tell whether any text of the workflow's files contains one of these names."""
+    texts = (node.text for file in loaded.files if file.root is not None for _, node in scalars_of(file.root))
+    return any(name in text for text in texts for name in names)

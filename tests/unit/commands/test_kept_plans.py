@@ -1,0 +1,173 @@
+"""A plan of an earlier run is used only while everything that went into it is the same."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import loom
+from loom import config
+from loom.commands import checkout
+from loom.commands.kept_plans import Planner
+from loom.commands.project import Here
+from loom.errors import WorkflowError
+from loom.plan.model import Plan, Selection
+
+WORKFLOW = """\
+version: v1
+stages: [test]
+include: [{local: .loom/templates/*.yml}]
+default: {image: debian}
+asks:
+  stage: test
+  script: [echo $WORD $CI_COMMIT_SHORT_SHA]
+  variables: {WORD: one, SHA: $CI_COMMIT_SHORT_SHA}
+  rules: [{changes: [src/**]}, {exists: [there]}]
+plain: {stage: test, script: [echo hi]}
+"""
+TEMPLATE = "from_template: {stage: test, script: [echo template]}\n"
+
+
+class Project:
+    def __init__(self, root: Path) -> None:
+        self.root = root / "checkout"
+        self.environ = {"HOME": str(root), "PATH": "/usr/bin:/bin", "GIT_CONFIG_GLOBAL": "/dev/null"}
+        self.write(".loom/workflow.yml", WORKFLOW)
+        self.write(".loom/templates/one.yml", TEMPLATE)
+        self.write("src/a", "1")
+        self.git("init", "-q")
+        self.commit()
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def git(self, *words: str) -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words]
+        done = subprocess.run(command, cwd=self.root, env=self.environ, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def commit(self) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-qm", "a", "--allow-empty")
+
+    def planner(self, selection: Selection | None = None, **flags: object) -> Planner:
+        settings = config.load(root=self.root, environ=self.environ, flags=flags)
+        here = Here(environ=self.environ, start=self.root, root=self.root, config=settings)
+        variables = {"LOOM_RUN_ID": str(time.time_ns())}
+        variables["CI_COMMIT_SHORT_SHA"] = self.git("rev-parse", "--short=8", "HEAD")
+        context = checkout.resolve_context(here, predefined=variables)
+        return Planner(here.workflow(), here, selection or Selection(), context, keeping=True)
+
+    def planned(self, selection: Selection | None = None, **flags: object) -> tuple[Plan, bool]:
+        """The plan, and whether an earlier run had kept it."""
+        planner = self.planner(selection, **flags)
+        plan, _ = planner.made()
+        return plan, "workflow" not in vars(planner)
+
+    @property
+    def kept(self) -> list[Path]:
+        return list((self.root.parent / ".local/state/loom/plans").iterdir())
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def test_the_second_run_has_the_plan_of_the_first_without_reading_the_workflow(project: Project) -> None:
+    first, was_kept = project.planned()
+    assert not was_kept
+    assert [job.id for job in first.jobs] == ["from_template", "plain"]
+    assert project.planned() == (first, True)
+    [file] = project.kept
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+CHANGES: dict[str, Callable[[Project], object]] = {
+    "the workflow": lambda project: project.write(
+        ".loom/workflow.yml", WORKFLOW + "more: {stage: test, script: [a]}\n"
+    ),
+    "an included file": lambda project: project.write(".loom/templates/one.yml", TEMPLATE.replace("echo", "printf")),
+    "one more file to include": lambda project: project.write(
+        ".loom/templates/two.yml", TEMPLATE.replace("from_template", "two")
+    ),
+    "a file that a rule names": lambda project: project.write("src/a", "2"),
+    "a file that a rule looks for": lambda project: project.write("there", ""),
+    "the commit": lambda project: project.commit(),
+    "the configuration": lambda project: project.write(".loom/config.yml", "job_timeout: 5m\n"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_after_a_change_the_plan_is_made_again(project: Project, change: Callable[[Project], object]) -> None:
+    if change is CHANGES["the commit"]:
+        project.write(
+            ".loom/templates/one.yml", "t: {stage: test, script: [a], variables: {SHA: $CI_COMMIT_SHORT_SHA}}\n"
+        )
+        project.commit()
+    before, _ = project.planned()
+    change(project)
+    after, was_kept = project.planned()
+    assert not was_kept
+    assert after != before
+    assert project.planned() == (after, True)
+
+
+def test_another_selection_another_setting_or_another_loom_has_a_plan_of_its_own(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.planned()
+    assert not project.planned(Selection(jobs=("plain",)))[1]
+    assert not project.planned(job_timeout="7m")[1]
+    assert project.planned(Selection(jobs=("plain",)))[1]
+    monkeypatch.setattr(loom, "__version__", "0")
+    assert not project.planned()[1]
+
+
+def test_a_kept_plan_that_others_could_have_written_or_that_is_damaged_does_not_count(project: Project) -> None:
+    plan, _ = project.planned()
+    [file] = project.kept
+    file.chmod(0o644)
+    assert project.planned() == (plan, False)  # and is written anew
+    assert project.planned() == (plan, True)
+    file.write_bytes(file.read_bytes().replace(b"echo hi", b"echo no")[:-1])
+    assert project.planned() == (plan, False)
+    file.unlink()
+    file.symlink_to(project.write("elsewhere.json", "{}"))
+    assert project.planned() == (plan, False)
+    assert (project.root / "elsewhere.json").read_text() == "{}"
+
+
+def test_a_workflow_that_names_the_run_is_read_in_each_run(project: Project) -> None:
+    project.write(".loom/workflow.yml", WORKFLOW.replace("WORD: one", r'WORD: "$LOOM\x5fRUN_ID"'))
+    project.planned()
+    assert not project.planned()[1]
+
+
+def test_mistakes_are_not_kept(project: Project) -> None:
+    project.write(".loom/workflow.yml", WORKFLOW + "bad: {}\n")
+    for _ in range(2):
+        with pytest.raises(WorkflowError):
+            project.planned()
+
+
+def test_a_file_that_changes_while_it_is_read_leaves_no_plan(project: Project) -> None:
+    planner = project.planner()
+    assert planner.workflow.files
+    project.write(".loom/templates/one.yml", TEMPLATE.replace("echo", "printf"))
+    planner.made()
+    plan, was_kept = project.planned()
+    assert not was_kept
+    assert "printf template" in plan.jobs[0].steps[0].script
+
+
+def test_without_keeping_nothing_is_kept_or_used(project: Project) -> None:
+    planner = project.planner()
+    planner._keeping = False
+    planner.made()
+    assert not (project.root.parent / ".local/state/loom/plans").exists()
