@@ -47,7 +47,11 @@ class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pod_template: Mapping[str, Any] = field(default_factory=dict)
     """A pod's `metadata` and `spec`, which loom's own values are merged over."""
     registry: str | None = None
-    """Where the snapshot is pushed for the nodes to pull from (`HOST:PORT/REPOSITORY`); None: it is sent to each job."""
+    """Where the snapshot is pushed for the nodes to pull from (`HOST:PORT/REPOSITORY`, with `http://` in front where the
+    registry has no TLS); None: it is sent to each job.
+    """
+    registry_base: str | None = None
+    """The image with `sh` and `cp` below the snapshot's layers; None: busybox of Docker Hub."""
     deadline: float | None = None
     """How long one of its jobs may exist, in seconds; the cluster enforces it."""
     name: str = ""

@@ -1,0 +1,1 @@
+"""The Kubernetes provider: each job is a pod."""
