@@ -1,9 +1,9 @@
 """The plan of a run: made from its workflow, or the one that an earlier run has kept.
 
 Reading a workflow takes 0.1 s, most of it imports, so that the modules of the language are imported only where they are needed.
-A kept plan counts only if all that went into it is the same: loom's code, the selection, the configuration, the run's variables
-without its id, each file of the workflow, the names of those that may be included, and the answers of git that its rules asked
-for. Decisions on trust are no part of it: the requests of its jobs are looked up in each run.
+A kept plan counts only if all that went into it is the same: loom's code, the selection, the configuration, each file of the
+workflow, the names of those that may be included, those of loom's variables that they mention, and the answers of git that rules
+asked for. Decisions on trust are no part of it: the requests of its jobs are looked up in each run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +25,7 @@ import loom
 from loom.commands.project import Here
 from loom.errors import InfrastructureError
 from loom.plan.model import Plan, ResolveContext, Selection
+from loom.plan.variables import KNOWN_TO_PLANS
 from loom.record.saved_plan import check_consistent
 from loom.storage.files import open_regular
 from loom.storage.private import make_private, own_state
@@ -38,8 +39,6 @@ _MOST = 100
 """Kept plans of all repositories; the oldest go first."""
 _MAX_BYTES = 32 << 20
 _TEMPLATES = ".loom/templates"
-_OF_RUN = ("CI_PIPELINE_ID", "LOOM_PIPELINE_ID", "LOOM_RUN_ID")
-"""The variables that differ in each run. A workflow that names one has no kept plan."""
 
 
 class _File(Struct, frozen=True, kw_only=True):
@@ -57,6 +56,8 @@ class _Kept(Struct, frozen=True, kw_only=True):
     files: tuple[_File, ...]
     templates: str
     """The names in the folder of includes, if the workflow includes any."""
+    variables: Mapping[str, str | None]
+    """Those of loom's that the workflow mentions; None: not set."""
     changed: tuple[tuple[str | None, str], ...]
     """git's answers, by the commit compared with."""
     listed: str | None
@@ -119,7 +120,6 @@ class Planner:
 
     @cached_property
     def _given(self) -> str:
-        predefined = {name: text for name, text in self.context.predefined.items() if name not in _OF_RUN}
         return _digest_of(
             [
                 loom.__version__,
@@ -128,7 +128,6 @@ class Planner:
                 str(self._path),
                 self._selection,
                 self.context.config,
-                predefined,
                 self.context.host_project_dir,
             ]
         )
@@ -136,6 +135,11 @@ class Planner:
     @property
     def _folder(self) -> Path:
         return self._here.config.own_state_dir / "plans"
+
+    def _mentioned(self, names: Iterable[str]) -> dict[str, str | None] | None:
+        """Return the values of these variables; None if there are variables that no workflow was searched for."""
+        predefined = self.context.predefined
+        return {name: predefined.get(name) for name in names} if predefined.keys() <= {*KNOWN_TO_PLANS} else None
 
     def _found(self) -> _Kept | None:
         """Return the kept plan if everything that went into it is the same; whatever is wrong with it, None."""
@@ -156,6 +160,7 @@ class Planner:
             (kept.schema_version, kept.given) == (_SCHEMA, self._given)
             and all(_file(Path(file.path)) == file for file in kept.files)
             and (len(kept.files) == 1 or kept.templates == _names_below(self._here.root / _TEMPLATES))
+            and self._mentioned(kept.variables) == kept.variables
             and all(_digest_of(self.context.changed(base)) == answer for base, answer in kept.changed)
             and (kept.listed is None or kept.listed == _digest_of(self.context.files()))
         )
@@ -179,7 +184,9 @@ class Planner:
     def _kept(self, plan: Plan, notices: tuple[str, ...], answers: _Answers) -> _Kept | None:
         """None for a plan that another run can't have, or of files that have changed meanwhile."""
         loaded, root = self.workflow, self._here.root
-        if self._fresh.mentions(loaded, _OF_RUN):
+        variables = self._mentioned(self._fresh.mentioned(loaded, KNOWN_TO_PLANS))
+        # What another dialect reads besides its files is its own affair.
+        if not isinstance(loaded, self._fresh.Workflow) or variables is None:
             return None
         read = [(self._path if file.name == loaded.path else root / file.name, file.text) for file in loaded.files]
         files = tuple(_file(path) for path, _ in read)
@@ -190,6 +197,7 @@ class Planner:
             given=self._given,
             files=files,
             templates=_names_below(root / _TEMPLATES) if len(files) > 1 else "",
+            variables=variables,
             changed=tuple(answers.changed.items()),
             listed=answers.listed,
             plan=plan,

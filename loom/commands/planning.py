@@ -12,7 +12,7 @@ from loom.workflow import Workflow, load
 from loom.workflow.lint import of_run
 from loom.workflow.values import shell_words
 
-__all__ = ["Workflow", "load", "mentions", "notices_of", "resolve"]
+__all__ = ["Workflow", "load", "mentioned", "notices_of", "resolve"]
 
 MAX_NOTICES = 5
 
@@ -30,7 +30,8 @@ def notices_of(loaded: Workflow, plan: Plan, selection: Selection, context: Reso
     return (*shown, f"and {more} more: loom check") if more else tuple(shown)
 
 
-def mentions(loaded: Workflow, names: Collection[str]) -> bool:
-    """Tell whether any text of the workflow's files contains one of these names."""
-    texts = (node.text for file in loaded.files if file.root is not None for _, node in scalars_of(file.root))
-    return any(name in text for text in texts for name in names)
+def mentioned(loaded: Workflow, names: Collection[str]) -> list[str]:
+    """Return those of the names that any text of the workflow's files contains."""
+    nodes = (node for file in loaded.files if file.root is not None for _, node in scalars_of(file.root))
+    texts = "\0".join(node.text for node in nodes)
+    return [name for name in names if name in texts]

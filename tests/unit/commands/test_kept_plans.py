@@ -149,6 +149,13 @@ def test_a_workflow_that_names_the_run_is_read_in_each_run(project: Project) -> 
     assert not project.planned()[1]
 
 
+def test_a_commit_that_the_workflow_does_not_mention_changes_nothing(project: Project) -> None:
+    project.write(".loom/workflow.yml", WORKFLOW.replace("$CI_COMMIT_SHORT_SHA", "x"))
+    plan, _ = project.planned()
+    project.commit()
+    assert project.planned() == (plan, True)
+
+
 def test_mistakes_are_not_kept(project: Project) -> None:
     project.write(".loom/workflow.yml", WORKFLOW + "bad: {}\n")
     for _ in range(2):
