@@ -11,7 +11,7 @@ import pytest
 from msgspec import Struct
 
 from loom.providers.docker.client import connect
-from tests.docker.conftest import load_busybox
+from tests.support.own_engine import load_busybox
 from tests.support.waiting import until
 
 from .conftest import IMAGE, Project
