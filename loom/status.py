@@ -115,6 +115,8 @@ class JobResult(Struct, frozen=True, kw_only=True):
     status: Status
     allowed_failure: bool = False
     exit_code: int | None = None
+    holds_up: bool = False
+    """A manual job that was not started: what comes after it does not run either."""
 
     @property
     def lets_go_on(self) -> bool:

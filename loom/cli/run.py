@@ -57,6 +57,7 @@ def run(
     keep: options.Keep = None,
     shell_on_failure: options.ShellOnFailure = False,
     pause_on_failure: options.PauseOnFailure = False,
+    no_delay: Annotated[bool, typer.Option("--no-delay", help="Start delayed jobs at once.")] = False,
     trust: options.Trust = False,
     break_before: Annotated[
         str | None,

@@ -6,9 +6,9 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from loom.cancel import Cancel
 from loom.errors import LoomError, RequestError
@@ -17,7 +17,9 @@ from loom.runner.previous_run import step_named
 from loom.status import Exit
 
 if TYPE_CHECKING:
-    from loom.plan.model import Plan
+    from loom.plan.model import Job, Plan
+
+T = TypeVar("T")
 
 
 class Held:
@@ -77,6 +79,18 @@ class TerminalGate:
         finally:
             self._give_back()
 
+    def start(self, job: Job, cancel: Cancel) -> bool:
+        if not self._take(cancel):
+            return False
+        try:
+            held_up = "" if job.allow_failure.always else "; jobs of later stages wait for it"
+            question = f"run the manual job {job.id}{held_up}? [y]es, [n]o "
+            return self._answer(question, {"y": True, "n": False, "": False}, False, cancel)
+        except OSError:  # the terminal is gone, and nobody can answer
+            return False
+        finally:
+            self._give_back()
+
     def _take(self, cancel: Cancel) -> bool:
         while not self._terminal.acquire(timeout=0.2):
             if cancel.requested:
@@ -104,15 +118,20 @@ class TerminalGate:
 
     def _ask(self, cancel: Cancel) -> Verdict:
         answers = {"r": Verdict.RETRY, "n": Verdict.NEXT, "f": Verdict.FAIL, "": Verdict.FAIL}
+        question = "[r]etry the step, go on to the [n]ext, or [f]ail the job? "
+        return self._answer(question, answers, Verdict.FAIL, cancel)
+
+    def _answer(self, question: str, answers: Mapping[str, T], otherwise: T, cancel: Cancel) -> T:
+        """Ask until one of `answers` is typed; `otherwise` after a cancel or the input's end."""
         while True:
-            print("[r]etry the step, go on to the [n]ext, or [f]ail the job? ", end="", flush=True)
+            print(question, end="", flush=True)
             while not select.select([0], [], [], 0.2)[0]:
                 if cancel.requested:
-                    return Verdict.FAIL
+                    return otherwise
             typed = os.read(0, 1024)
             answer = typed.decode("utf-8", "replace").strip().lower()[:1]
             if not typed or answer in answers:
-                return answers.get(answer, Verdict.FAIL)
+                return answers.get(answer, otherwise)
 
 
 class PauseGate:
@@ -123,6 +142,9 @@ class PauseGate:
 
     def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict:
         return Verdict.PAUSE
+
+    def start(self, job: Job, cancel: Cancel) -> bool:
+        return False
 
 
 def place_named(plan: Plan, wanted: str) -> tuple[str, str]:
@@ -138,8 +160,12 @@ def place_named(plan: Plan, wanted: str) -> tuple[str, str]:
     return job.id, step_named(job, step).id if step else job.steps[0].id
 
 
+def is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def needs_terminal(flag: str) -> None:
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not is_terminal():
         raise RequestError(f"{flag} requires an interactive terminal", hint="loom exec without -t works without one")
 
 

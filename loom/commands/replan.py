@@ -25,6 +25,7 @@ def present_plan(past: PastRun, options: Options, *, ask: bool) -> Plan:
     here = running.here_for(options, past.repo_root)
     planner = running.planner_of(options, here, past.planned.variables)
     plan, _ = planner.made()
+    plan = running.undelayed(plan) if options.no_delay else plan
     if ask:
         requests = trusting.requests_of(plan.jobs, here, lambda: planner.workflow)
         trusting.settle(requests, here, flag=options.trust)

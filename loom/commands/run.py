@@ -79,6 +79,8 @@ class Options(Struct, frozen=True, kw_only=True):
     """`screen`, `json`, `github` or `gitlab`."""
     shell_on_failure: bool = False
     pause_on_failure: bool = False
+    no_delay: bool = False
+    """Whether delayed jobs start at once."""
     break_before: str | None = None
     profile: Path | None = None
     """Where to write a trace of where the time goes."""
@@ -174,6 +176,7 @@ def prepare(
     variables = api.run_variables(run_id, source, name_from(source.root, path), event=options.event, message=message)
     planner = planner_of(options, here, variables, keeping=not options.dry_run)
     plan, notices = planner.made()
+    plan = undelayed(plan) if options.no_delay else plan
     if not options.dry_run:
         requests = trusting.requests_of(plan.jobs, here, lambda: planner.workflow)
         if trusting.settle(requests, here, flag=options.trust, can_ask=ask and options.form == "screen"):
@@ -209,6 +212,11 @@ def planner_of(options: Options, here: Here, variables: Mapping[str, str], *, ke
         on=here.config.on,
     )
     return Planner(here.workflow(options.workflow), here, selection, context, keeping=keeping)
+
+
+def undelayed(plan: Plan) -> Plan:
+    """Return the plan with jobs that start at once when they may."""
+    return replace(plan, jobs=tuple(replace(job, delay_s=None) for job in plan.jobs))
 
 
 def _concerned(planner: Planner, plan: Plan, touched: AbstractSet[str]) -> frozenset[str] | None:
@@ -367,6 +375,9 @@ def audience_for(
         )
     if options.attended:
         breakpoints.needs_terminal("--shell-on-failure" if options.shell_on_failure else "--break-before")
+    manual = plan is not None and any(job.when == "manual" for job in plan.jobs)
+    asks = manual and gate is None and options.form == "screen" and breakpoints.is_terminal()
+    if options.attended or asks:
         screen = breakpoints.Held(write)
         before = breakpoints.place_named(plan, options.break_before) if plan and options.break_before else None
         return Screen(look, screen), breakpoints.TerminalGate(

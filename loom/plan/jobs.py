@@ -87,6 +87,7 @@ class Builder:
             ),
             secrets=_secrets(fields.secrets or {}),
             matrix=candidate.matrix,
+            resource_group=text.maybe(fields.resource_group, "resource_group"),
             runner_pool=fields.runner_pool,
             pool=place if place != Pool(provider=place.provider) else None,
             places=self.places(entry),

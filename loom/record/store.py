@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -336,6 +337,7 @@ class Store:
         self.runs_dir = state_dir / "runs"
         self.snapshots_dir = state_dir / "snapshots"
         self.places_dir = state_dir / "places"
+        self.groups_dir = state_dir / "groups"
         self.claims = Claims(state_dir)
 
     def holds(self, entry: RunEntry) -> bool:
@@ -345,6 +347,11 @@ class Store:
     def lock_of_place(self, place_id: str) -> Path:
         """The lock file of a kept place (`storage.holds`)."""
         return self.places_dir / f"{place_id[:32]}.lock"
+
+    def lock_of_group(self, project: str, group: str) -> Path:
+        """The lock file of a project's resource group (`storage.holds`)."""
+        name = hashlib.sha256(f"{project}\n{group}".encode()).hexdigest()
+        return self.groups_dir / f"{name[:32]}.lock"
 
     def _make(self) -> None:
         with contextlib.suppress(OSError):  # a later write reports the reason

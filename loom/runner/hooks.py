@@ -45,6 +45,10 @@ class Gate(Protocol):
 
     def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict: ...
 
+    def start(self, job: Job, cancel: Cancel) -> bool:
+        """Whether a manual job runs. Called before it, in a thread of its own."""
+        ...
+
 
 def keeps(when: str, status: Status, *, by_hand: bool) -> bool:
     """Whether to keep the place of a job with this result (`Config.keep`).

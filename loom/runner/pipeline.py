@@ -31,6 +31,7 @@ from loom.runner.assistance import Assistances, Assisted
 from loom.runner.job import JobRunner
 from loom.runner.products import Handover
 from loom.runner.scheduler import run_jobs, waits_for
+from loom.runner.waits import Waits, waits
 from loom.secrets.masking import Masker
 from loom.snapshot import Snapshot
 from loom.status import ExitCode, JobResult, Skip, Status, exit_code_of, run_status
@@ -217,10 +218,27 @@ class Run:
 
     def _jobs(self, runner: JobRunner) -> Status:
         request = self._request
+        project = request.source.origin_url or str(request.source.root)
+        waiting = Waits(
+            journal=self._journal,
+            gate=request.tools.gate,
+            cancel=self._cancel,
+            lock_of=partial(request.store.lock_of_group, project),
+            command=tuple(request.command),
+        )
+
+        def run_job(job: Job) -> JobResult:
+            try:
+                return runner.run(job)
+            finally:
+                waiting.release(job)
+
         try:
             results = run_jobs(
                 request.plan,
-                run_job=runner.run,
+                run_job=run_job,
+                waits=waits,
+                until_free=waiting.until_free,
                 on_skip=runner.skip,
                 on_stuck=runner.leave_behind,
                 at_most=request.lanes,

@@ -60,6 +60,8 @@ class Frontier:
         self._condemned = len(plan.stages)
         """A job of an earlier stage than each of these has failed."""
         self._first_failed: str | None = None
+        self._held_up = len(plan.stages), ""
+        """The earliest stage with a job that holds up later ones, and that job."""
         self._left: dict[str, int] = {}
         self._after: defaultdict[str, list[Job]] = defaultdict(list)
         self._results: dict[str, JobResult] = {}
@@ -111,6 +113,10 @@ class Frontier:
         stage = self._stage[self._plan.job(job_id).stage]
         if _failed(result):
             self._condemn(job_id, stage)
+        if result.holds_up and stage < self._held_up[0]:
+            self._held_up = stage, job_id
+            for later in range(stage + 1, len(self._gated)):
+                self._look_at(self._gated[later])
         self._unfinished[stage] -= 1
         self._open_gates()
         blocks = _failed(result) or result.status is Status.SKIPPED
@@ -147,6 +153,9 @@ class Frontier:
     def _verdict(self, job: Job) -> Skip | bool:
         if job.needs is None:
             stage = self._stage[job.stage]
+            if self._held_up[0] < stage:
+                by = self._held_up[1]
+                return Skip(job_id=job.id, reason=f"it waits for the manual job {by}", blocked_by=by)
             return _verdict(job, self._open >= stage, self._first_failed if self._condemned <= stage else None, None)
         over = {need: self._results[need] for need in waits_for(self._plan, job) if need in self._results}
         failed = next((need for need, result in over.items() if _failed(result)), None)
@@ -183,18 +192,21 @@ def run_jobs(
     fail_fast: bool = False,
     stop: Callable[[], None] | None = None,
     on_stuck: Callable[[Job], JobResult] = lambda job: JobResult(status=Status.CANCELED),
+    waits: Callable[[Job], bool] = lambda job: False,
+    until_free: Callable[[Job], Skip | None] = lambda job: None,
     done: Mapping[str, JobResult] | None = None,
 ) -> dict[str, JobResult]:
     """Run the plan's jobs in threads, at most `at_most` at once, or as many as their lanes allow; return results in plan
     order.
 
-    `done` are results of an earlier run. `stop` is called when `fail_fast` ends the rest. After a cancel nothing new
-    starts: waiting jobs are skipped. A job that still runs `cancel.AT_ONCE_S` after the second request is abandoned
-    with the result of `on_stuck`. An exception from `run_job` (a bug, an unwritable record) is raised after the running
-    jobs end.
+    A job that `waits` is first given to `until_free`, in a thread and before it takes a place of its lanes; that
+    returns when the job may start, or why it does not. `done` are results of an earlier run. `stop` is called when
+    `fail_fast` ends the rest. After a cancel nothing new starts: waiting jobs are skipped. A job that still runs
+    `cancel.AT_ONCE_S` after the second request is abandoned with the result of `on_stuck`. An exception from `run_job`
+    (a bug, an unwritable record) is raised after the running jobs end.
     """
     lanes = at_most if callable(at_most) else lambda _: {"": at_most}
-    schedule = _Schedule(plan, run_job, on_skip, dict(done or {}), lanes)
+    schedule = _Schedule(plan, run_job, on_skip, dict(done or {}), lanes, _Waiting(waits, until_free))
     unregister = cancel.on_request(schedule.wake)
     while not schedule.complete:
         if schedule.ending is None and cancel.requested:
@@ -203,7 +215,7 @@ def run_jobs(
             schedule.start()
         else:
             schedule.skip_the_rest()
-        if not schedule.running:
+        if not schedule.running and not schedule.waiting:
             continue
         try:
             # No limit before the second request: jobs have their own, and a request wakes the queue.
@@ -213,12 +225,28 @@ def run_jobs(
                 schedule.results[job_id] = on_stuck(plan.job(job_id))
             schedule.running.clear()
             continue
-        if ended is not None and schedule.settle(*ended, fail_fast=fail_fast) and stop is not None:
+        if isinstance(ended, _Free):
+            schedule.settle_wait(ended)
+        elif ended is not None and schedule.settle(*ended, fail_fast=fail_fast) and stop is not None:
             stop()
     unregister()
     if schedule.broken is not None:
         raise schedule.broken
     return {job.id: schedule.results[job.id] for job in plan.jobs}
+
+
+class _Waiting(Struct, frozen=True):
+    """See `run_jobs`."""
+
+    waits: Callable[[Job], bool]
+    until_free: Callable[[Job], Skip | None]
+
+
+class _Free(Struct, frozen=True):
+    """The end of a job's wait: it may start, or it is skipped."""
+
+    job_id: str
+    outcome: Skip | BaseException | None
 
 
 class _Schedule:
@@ -231,8 +259,11 @@ class _Schedule:
         on_skip: Callable[[Job, Skip], None],
         results: dict[str, JobResult],
         lanes: Lanes,
+        waiting: _Waiting,
     ) -> None:
         self._plan = plan
+        self._waiting = waiting
+        self.waiting: set[str] = set()
         self._run_job = run_job
         self._on_skip = on_skip
         self.results = results
@@ -243,7 +274,7 @@ class _Schedule:
         self._ready: dict[tuple[tuple[str, int], ...], list[tuple[int, str]]] = {}
         """The jobs that may start, by their lanes; a heap in plan order."""
         self._order = {job.id: number for number, job in enumerate(plan.jobs)}
-        self.over: queue.SimpleQueue[tuple[str, JobResult | BaseException] | None] = queue.SimpleQueue()
+        self.over: queue.SimpleQueue[tuple[str, JobResult | BaseException] | _Free | None] = queue.SimpleQueue()
         self.ending: str | None = None
         self.broken: BaseException | None = None
         self._rest_is_skipped = False
@@ -262,12 +293,42 @@ class _Schedule:
             self.results[skip.job_id] = _SKIPPED
             self._on_skip(self._plan.job(skip.job_id), skip)
         for job_id in decision.start:
-            lanes = tuple(sorted(self._lanes(self._plan.job(job_id)).items()))
-            heapq.heappush(self._ready.setdefault(lanes, []), (self._order[job_id], job_id))
+            job = self._plan.job(job_id)
+            if self._waiting.waits(job):
+                self.waiting.add(job_id)
+                threading.Thread(target=self._wait, args=(job,), name=f"wait {job_id}", daemon=True).start()
+            else:
+                self._let_start(job_id)
         while (found := self._next()) is not None:
             self._start(found)
-        if not self.running and not decision.skip and not self.complete:
+        if not (self.running or self.waiting or decision.skip or self.complete):
             raise AssertionError("no job can start: the plan has a cycle")
+
+    def _let_start(self, job_id: str) -> None:
+        lanes = tuple(sorted(self._lanes(self._plan.job(job_id)).items()))
+        heapq.heappush(self._ready.setdefault(lanes, []), (self._order[job_id], job_id))
+
+    def _wait(self, job: Job) -> None:
+        try:
+            self.over.put(_Free(job.id, self._waiting.until_free(job)))
+        except BaseException as error:  # noqa: BLE001  carried to the loop, which raises it
+            self.over.put(_Free(job.id, error))
+
+    def settle_wait(self, free: _Free) -> None:
+        """Let a job start that waited, or skip it."""
+        if free.job_id not in self.waiting:  # the run ends, and it is skipped with the rest
+            return
+        self.waiting.discard(free.job_id)
+        if free.outcome is None:
+            self._let_start(free.job_id)
+        elif isinstance(free.outcome, Skip):
+            job = self._plan.job(free.job_id)
+            result = JobResult(status=Status.SKIPPED, holds_up=not job.allow_failure.always)
+            self.results[job.id] = result
+            self._on_skip(job, free.outcome)
+            self._frontier.end(job.id, result)
+        else:
+            self.broken, self.ending = self.broken or free.outcome, self.ending or "the run broke"
 
     def _next(self) -> str | None:
         """Take the first job in plan order whose lanes all have a place."""
@@ -295,6 +356,7 @@ class _Schedule:
         if self.complete or self._rest_is_skipped:
             return
         self._rest_is_skipped = True
+        self.waiting.clear()
         for job in self._plan.jobs:
             if job.id not in self.results and job.id not in self.running:
                 self.results[job.id] = _SKIPPED

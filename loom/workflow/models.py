@@ -371,6 +371,7 @@ class Common(Model):
     network: Network | None = optional("The network of the job's container.")
     privileged: bool | None = optional("Give the container all privileges.")
     docker_socket: bool | None = optional("Hand the engine's socket to the job.")
+    resource_group: Line | None = optional("At most one job of a group runs at a time, over all runs on this machine.")
     runner_pool: Line | None = optional(
         "A pool of the user's configuration, where the job runs; no effect without `pools` there."
     )

@@ -5,9 +5,10 @@ import threading
 import time
 
 import pytest
+from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.plan.model import Job, Need, Plan, Step
+from loom.plan.model import AllowFailure, Job, Need, Plan, Step
 from loom.runner.scheduler import Frontier, decide, run_jobs
 from loom.status import JobResult, Skip, Status
 
@@ -208,6 +209,98 @@ def test_at_most_so_many_at_once_and_results_in_plan_order() -> None:
     results = run_jobs(the_plan, run_job=work, on_skip=lambda *_: None, at_most=2, cancel=Cancel())
     assert list(results) == [f"j{number}" for number in range(6)]
     assert most == 2
+
+
+def test_a_manual_job_that_is_not_started_holds_up_later_stages_unless_it_may_fail() -> None:
+    manual, optional = job("manual", "test", when="manual"), job("optional", "build", when="manual")
+    optional = replace(optional, allow_failure=AllowFailure(always=True))
+    jobs = plan(
+        job("a", "build"),
+        optional,
+        manual,
+        job("beside", "test"),
+        job("after", "deploy"),
+        job("always", "deploy", when="always"),
+        job("needy", "deploy", needs=["optional"]),
+        job("free", "deploy", needs=["a"]),
+    )
+    skipped: dict[str, Skip] = {}
+    results = run_jobs(
+        jobs,
+        run_job=lambda job: OK,
+        on_skip=lambda job, skip: skipped.__setitem__(job.id, skip),
+        waits=lambda job: job.when == "manual",
+        until_free=lambda job: Skip(job_id=job.id, reason="nobody"),
+        at_most=1,
+        cancel=Cancel(),
+    )
+    assert [name for name, result in results.items() if result.status is Status.SUCCESS] == ["a", "beside", "free"]
+    assert {name: skip.reason for name, skip in skipped.items()} == {
+        "optional": "nobody",
+        "manual": "nobody",
+        "after": "it waits for the manual job manual",
+        "always": "it waits for the manual job manual",
+        "needy": "optional was skipped",
+    }
+
+
+def test_a_job_that_waits_takes_no_place() -> None:
+    order: list[str] = []
+    go = threading.Event()
+
+    def run(job: Job) -> JobResult:
+        order.append(job.id)
+        if job.id == "b":
+            go.set()
+        return OK
+
+    def until_free(job: Job) -> None:
+        assert go.wait(60)
+
+    run_jobs(
+        plan(job("late", "build"), job("a", "build"), job("b", "build")),
+        run_job=run,
+        on_skip=lambda job, skip: None,
+        waits=lambda job: job.id == "late",
+        until_free=until_free,
+        at_most=1,
+        cancel=Cancel(),
+    )
+    assert order == ["a", "b", "late"]
+
+
+def test_a_cancel_ends_a_wait_and_a_bug_in_one_comes_out() -> None:
+    cancel = Cancel()
+    skipped: list[str] = []
+
+    def until_free(job: Job) -> None:
+        cancel.request(None)
+        assert cancel.wait(60)
+
+    results = run_jobs(
+        plan(job("late", "build")),
+        run_job=lambda job: OK,
+        on_skip=lambda job, skip: skipped.append(skip.reason),
+        waits=lambda job: True,
+        until_free=until_free,
+        at_most=1,
+        cancel=cancel,
+    )
+    assert (results["late"].status, skipped) == (Status.SKIPPED, ["the run was interrupted"])
+
+    def broken(job: Job) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_jobs(
+            plan(job("late", "build")),
+            run_job=lambda job: OK,
+            on_skip=lambda job, skip: None,
+            waits=lambda job: True,
+            until_free=broken,
+            at_most=1,
+            cancel=Cancel(),
+        )
 
 
 def test_a_bug_in_one_job_comes_out_after_the_others_ended() -> None:

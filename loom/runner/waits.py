@@ -1,0 +1,79 @@
+"""What a job waits for once its needs are met: a person, a time, or other jobs of its group on this machine."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from loom.cancel import Cancel
+from loom.errors import RequestError
+from loom.plan.model import Job
+from loom.record.events import RUN, PhaseCode
+from loom.record.journal import Journal
+from loom.runner.hooks import Gate
+from loom.status import Skip
+from loom.storage import holds
+from loom.util.units import duration_text
+
+NOT_STARTED = "manual: name it to run it"
+_LOOK_EVERY_S = 0.2
+
+
+def waits(job: Job) -> bool:
+    return job.when == "manual" or job.delay_s is not None or job.resource_group is not None
+
+
+class Waits:
+    """The waits of one run's jobs. Thread-safe, one call at a time for each job."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        gate: Gate | None,
+        cancel: Cancel,
+        lock_of: Callable[[str], Path],
+        command: tuple[str, ...],
+    ) -> None:
+        """`lock_of` returns the lock file of a group; `command` names the run to others that wait for it."""
+        self._journal = journal
+        self._gate = gate
+        self._cancel = cancel
+        self._lock_of = lock_of
+        self._command = shlex.join(command)
+        self._held: dict[str, ExitStack] = {}
+
+    def until_free(self, job: Job) -> Skip | None:
+        """Return when the job may start, or why it does not; its group is then held, until `release`."""
+        if job.when == "manual" and not (self._gate is not None and self._gate.start(job, self._cancel)):
+            return Skip(job_id=job.id, reason=NOT_STARTED)
+        if job.delay_s:
+            self._tell(f"{job.id} starts in {duration_text(job.delay_s)}; at once with --no-delay")
+            self._cancel.wait(job.delay_s)
+        if job.resource_group is not None:
+            self._take(job, job.resource_group)
+        return None
+
+    def release(self, job: Job) -> None:
+        if (held := self._held.pop(job.id, None)) is not None:
+            held.close()
+
+    def _take(self, job: Job, group: str) -> None:
+        told = False
+        while not self._cancel.requested:
+            stack = ExitStack()
+            try:
+                lock = holds.held(self._lock_of(group), f"resource group {group}", self._command, alone=True)
+                stack.enter_context(lock)
+                self._held[job.id] = stack
+                return
+            except RequestError as error:
+                if not told:
+                    self._tell(f"{job.id} waits: {error.message}")
+                told = True
+            self._cancel.wait(_LOOK_EVERY_S)
+
+    def _tell(self, text: str) -> None:
+        self._journal.fact(RUN, PhaseCode.PIPELINE_EXECUTE, "notice", {"text": text})
