@@ -19,6 +19,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from msgspec import Struct
+from msgspec import field as member
 from msgspec.structs import replace
 
 from loom.errors import Problem, RequestError, WorkflowError
@@ -83,6 +84,19 @@ class KeepassDatabase(Struct, frozen=True, kw_only=True):
     path: Path
     key_file: Path | None = None
     password: str | None = None
+
+
+class GitLab(Struct, frozen=True, kw_only=True):
+    """What a `.gitlab-ci.yml` needs of this machine."""
+
+    projects: Mapping[str, Path] = member(default_factory=dict)
+    """Clones of projects that it includes files of, by their paths on the server."""
+    templates: Path | None = None
+    """The folder of the templates that `include:template` names."""
+    secrets: Mapping[str, str] = member(default_factory=dict)
+    """References to the secrets that it asks a store of its own for, by their names."""
+    variables: Path | None = None
+    """A file with the variables that the project has on the server."""
 
 
 class _Context(Struct, frozen=True):
@@ -204,6 +218,23 @@ def _keepass(value: Any, context: _Context) -> Mapping[str, KeepassDatabase]:
     return found
 
 
+def _gitlab(value: Any, context: _Context) -> GitLab:
+    known = GitLab.__struct_fields__
+    if not isinstance(value, dict) or value.keys() - set(known):
+        raise ValueError(f"expected a mapping with {', '.join(known)}, found {_found(value)}")
+    tables = {}
+    for key in ("projects", "secrets"):
+        tables[key] = value.get(key) or {}
+        if not isinstance(tables[key], dict):
+            raise ValueError(f"{key}: expected a mapping, found {_found(tables[key])}")
+    paths = {key: _path(value[key], context) for key in ("templates", "variables") if value.get(key) is not None}
+    return GitLab(
+        projects={name: _path(path, context) for name, path in tables["projects"].items()},
+        secrets={name: _text(reference, context) for name, reference in tables["secrets"].items()},
+        **paths,
+    )
+
+
 class Rule(Struct, frozen=True):
     """The effect of a key in the project's file. `rank`: a higher value is looser and can't override the user's own file."""
 
@@ -252,6 +283,7 @@ Cpus = Annotated[float, _cpus]
 Platform = Annotated[str, _platform]
 Names = Annotated[tuple[str, ...], _names]
 Databases = Annotated[Mapping[str, KeepassDatabase], _keepass]
+OfGitLab = Annotated[GitLab, _gitlab]
 Pools = Annotated[Mapping[str, Pool], _pools]
 
 
@@ -370,6 +402,10 @@ class Config:
             "project": _asked("loom opens these databases for secrets"),
         },
     )
+    gitlab: OfGitLab = field(
+        default_factory=GitLab,
+        metadata={"about": "What a `.gitlab-ci.yml` needs of this machine.", "project": THE_USERS},
+    )
     origins: Mapping[str, Origin] = field(default_factory=dict, compare=False, metadata={"internal": True})
     overruled: tuple[Overruled, ...] = field(default=(), compare=False, metadata={"internal": True})
     asked: tuple[Asked, ...] = field(default=(), compare=False, metadata={"internal": True})
@@ -404,7 +440,7 @@ def _key_of(item: Field[Any], hint: Any) -> _Key:
 _HINTS = get_type_hints(Config, include_extras=True)
 _KEYS = {item.name: _key_of(item, _HINTS[item.name]) for item in fields(Config) if "internal" not in item.metadata}
 KEYS = tuple(_KEYS)
-MAPPINGS = frozenset({"keepass", "pools"})
+MAPPINGS = frozenset({"gitlab", "keepass", "pools"})
 """The settings that only a file can give."""
 _MEASURES: Mapping[_Parse, Callable[[Any], str]] = {_duration: duration_text, _size: size_text, _memory: size_text}
 
@@ -435,6 +471,8 @@ def text_of(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         shown = {key: item.place if isinstance(item, Pool) else item.path for key, item in value.items()}
         return "{" + ", ".join(f"{key}: {text}" for key, text in shown.items()) + "}"
+    if isinstance(value, GitLab):
+        return "{" + ", ".join(key for key in value.__struct_fields__ if getattr(value, key)) + "}"
     return str(value)
 
 
@@ -499,7 +537,7 @@ class _Layers:
     def propose(self, name: str, value: Any, node: yaml_file.Node, allows: Callable[[Asked], bool]) -> None:
         """Apply a line of the project's file."""
         rule = _KEYS[name].project
-        if rule.refused and value not in (None, {}):
+        if rule.refused and value not in (None, {}, GitLab()):
             variable = "" if name in MAPPINGS else f", or set LOOM_{name.upper()}"
             raise RequestError(
                 f"{node.place}: {name} can't be set by a repository",

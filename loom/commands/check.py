@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from loom.analysis import project_patterns
 from loom.analysis.printed import Checked, made
 from loom.commands import project
 from loom.commands import trust as trusting
+from loom.commands.checkout import resolve_context
 from loom.commands.project import Here, find_root, workflow_path
 from loom.commands.syntax import syntax_errors
 from loom.config import AUTO_SHELL, CODE
 from loom.errors import Problem, WorkflowError
-from loom.plan.model import Job, Secret
+from loom.plan.model import Job, ResolveContext, Secret
 from loom.plan.resolve import rehearse
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.render.output import print_json
@@ -25,7 +27,8 @@ from loom.secrets.trace import Trace, traces
 from loom.status import ExitCode
 from loom.util.units import counted
 from loom.util.yaml_file import Kind, Node, pointer, problem_in_text
-from loom.workflow import Entry, Workflow, examine, lint
+from loom.workflow import lint
+from loom.workflow.dialects import AnyEntry, Loaded, examine
 from loom.workflow.lint import warnings
 from loom.workflow.values import shell_words
 
@@ -36,21 +39,23 @@ def check(workflow: Path | None, form: str, *, strict: bool) -> int:
     """`loom check`."""
     root = find_root(Path.cwd())
     path = workflow_path(root, workflow, Path.cwd())
-    examined = examine(path, root)
-    loaded, problems = examined.workflow, list(examined.problems)
     here: Here | None = None
-    jobs: list[tuple[Entry, Job]] = []
+    problems: list[Problem] = []
     try:
         here = project.here()
     except WorkflowError as error:  # a run would refuse it too
         problems += error.problems
+    examined = examine(path, root, partial(resolve_context, here, path) if here is not None else ResolveContext)
+    loaded = examined.workflow
+    jobs: Sequence[tuple[AnyEntry, Job]] = ()
+    problems += examined.problems
     problems += project_patterns.read(root)[0]
     shell = shell_words(here.config.default_shell) if here is not None else AUTO_SHELL
     if loaded is not None:
         planned, jobs = rehearse(loaded, here.config if here is not None else None)
         problems += planned
         problems += _secrets(loaded, jobs)
-        problems += _syntax(loaded, shell)
+        problems += _syntax(jobs)
     if loaded is not None and not examined.problems:  # anything related to an invalid part is unknown
         pools = here.config.pools if here is not None else ()
         problems += warnings(loaded, predefined=KNOWN_TO_PLANS, default_shell=shell, pools=pools)
@@ -65,7 +70,7 @@ def check(workflow: Path | None, form: str, *, strict: bool) -> int:
     return ExitCode.JOB_FAILED if strict and doubts else ExitCode.OK
 
 
-def _notices(loaded: Workflow | None, jobs: Sequence[Job], here: Here) -> Iterator[Problem]:
+def _notices(loaded: Loaded | None, jobs: Sequence[Job], here: Here) -> Iterator[Problem]:
     """List what a run asks the user to allow, and the settings of the project that do not count."""
     requests = trusting.requests_of(jobs, here, None if loaded is None else lambda: loaded)
     if requests:
@@ -86,23 +91,23 @@ def _notice(place: str, message: str, code: str) -> Problem:
     )
 
 
-def _syntax(loaded: Workflow, default_shell: Sequence[str]) -> Iterator[Problem]:
+def _syntax(jobs: Iterable[tuple[AnyEntry, Job]]) -> Iterator[Problem]:
     """Check steps' syntax with this machine's shells; report inherited steps once."""
     steps = {
-        (id(node), *(entry.fields.shell or default_shell)): (entry, key, number, node)
-        for entry, key, number, node in lint.scripts_of(loaded.jobs.values())
+        (id(node), *job.shell): (entry, key, number, node, job.shell)
+        for entry, job in jobs
+        for _, key, number, node in lint.scripts_of([entry])
     }
-    read = [(entry.fields.shell or default_shell, node.text) for entry, _, _, node in steps.values()]
     places = list(steps.values())
-    for position, found in syntax_errors(read):
-        entry, key, number, node = places[position]
+    for position, found in syntax_errors([(shell, node.text) for *_, node, shell in places]):
+        entry, key, number, node, _ = places[position]
         at = pointer(entry.name, key, number)
         yield problem_in_text(
             node, at, found.message, number=found.number, found=found.text, code="WF_SHELL_SYNTAX", severity="error"
         )
 
 
-def _secrets(loaded: Workflow, jobs: Iterable[tuple[Entry, Job]]) -> list[Problem]:
+def _secrets(loaded: Loaded, jobs: Iterable[tuple[AnyEntry, Job]]) -> list[Problem]:
     """Find references and traces that a job with secrets refuses at its start."""
     found: dict[Problem, None] = {}
     for entry, job in jobs:
@@ -119,7 +124,7 @@ def _secrets(loaded: Workflow, jobs: Iterable[tuple[Entry, Job]]) -> list[Proble
                 problem = node.file.problem(node.get("ref") or node, at, wrong, code="SECRETS_REF_INVALID")
                 found[replace(problem, source_line=None)] = None  # the text may be the secret itself
         for trace in traces(job):
-            found[_traced(loaded, entry, trace)] = None
+            found[_traced(loaded, entry, job, trace)] = None
     return list(found)
 
 
@@ -131,16 +136,16 @@ def _secret_places(job: Job) -> Iterator[tuple[tuple[str | int, ...], Secret]]:
             yield ("services", number, "secrets", secret.name), secret
 
 
-def _node_at(entry: Entry, place: Sequence[str | int]) -> Node | None:
+def _node_at(entry: AnyEntry, place: Sequence[str | int]) -> Node | None:
     node: Node | None = entry.merged
     for part in place:
         node = node.get(part) if node is not None else None
     return node
 
 
-def _traced(loaded: Workflow, entry: Entry, trace: Trace) -> Problem:
+def _traced(loaded: Loaded, entry: AnyEntry, job: Job, trace: Trace) -> Problem:
     """Point at the exact line, if the value's lines correspond to the file's."""
-    names = ", ".join(sorted(entry.fields.secrets or ()))
+    names = ", ".join(sorted(secret.name for secret in job.secrets))
     message = f"{trace.line!r} prints every command, and {entry.name} has secrets ({names}), parts of which could show"
     message += "; take it out, or move what needs the secrets to a job without it"
     node: Node | None = entry.merged
@@ -161,7 +166,7 @@ def _name(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def _show(form: str, name: str, problems: Sequence[Problem], loaded: Workflow | None, jobs: Sequence[Job]) -> None:
+def _show(form: str, name: str, problems: Sequence[Problem], loaded: Loaded | None, jobs: Sequence[Job]) -> None:
     if form == "json":
         print_json(made(Checked, check_document(name, problems, facts=_facts(loaded, jobs))))
     elif form == "github":
@@ -179,7 +184,7 @@ def _show(form: str, name: str, problems: Sequence[Problem], loaded: Workflow | 
                 print(f"{place}: {', '.join(ids[:MAX_SHOWN])}" + (" ..." if len(ids) > MAX_SHOWN else ""))
 
 
-def _facts(loaded: Workflow | None, jobs: Sequence[Job]) -> dict[str, Any]:
+def _facts(loaded: Loaded | None, jobs: Sequence[Job]) -> dict[str, Any]:
     if loaded is None:
         return {"files": [], "jobs": 0, "stages": [], "places": {}}
     return {
@@ -199,7 +204,7 @@ def _places(jobs: Sequence[Job]) -> dict[str, list[str]]:
     return found
 
 
-def _verdicts(name: str, problems: Sequence[Problem], loaded: Workflow | None) -> Iterator[str]:
+def _verdicts(name: str, problems: Sequence[Problem], loaded: Loaded | None) -> Iterator[str]:
     """Summarise errors: one line for the workflow and its includes, and one per invalid configuration file."""
     files = dict.fromkeys(problem.file for problem in problems if problem.code == CODE)
     yield _verdict(name, [problem for problem in problems if problem.code != CODE], loaded)
@@ -207,7 +212,7 @@ def _verdicts(name: str, problems: Sequence[Problem], loaded: Workflow | None) -
         yield f"{file}: {counted(sum(1 for problem in problems if problem.file == file), 'error')}"
 
 
-def _verdict(name: str, problems: Sequence[Problem], loaded: Workflow | None) -> str:
+def _verdict(name: str, problems: Sequence[Problem], loaded: Loaded | None) -> str:
     errors = sum(1 for problem in problems if problem.severity == "error")
     found = [counted(errors, "error")] if errors else []
     for severity in ("warning", "notice"):

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from loom.commands.project import WORKFLOW, Here
+from loom.commands.project import Here
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import CONTAINERS, ResolveContext, Selection
 from loom.plan.variables import Commit, Message, User, for_run, project_name_of, remote_sha
+from loom.util.paths import name_from
+
+if TYPE_CHECKING:
+    from loom.workflow.gitlab.sources import Sources
 
 
 def changed_since(
@@ -119,12 +125,18 @@ def _first(answer: bytes | None) -> str | None:
 
 
 def resolve_context(
-    here: Here, *, predefined: Mapping[str, str] | None = None, base: str | None = None
+    here: Here,
+    path: Path,
+    *,
+    predefined: Mapping[str, str] | None = None,
+    base: str | None = None,
+    event: str = "push",
+    given: Iterable[str] = (),
 ) -> ResolveContext:
-    """Gather the facts about the checkout for a plan.
+    """Gather the facts about the checkout for a plan of the workflow at a path.
 
-    `predefined` are loom's own variables (None: derived from git); `base` is the commit for `changes:` (None: HEAD).
-    RequestError for an unknown base.
+    `predefined` are loom's own variables (None: derived from git, for `event`); `base` is the commit for `changes:` (None:
+    HEAD); `given`: `NAME=value` of the command line. RequestError for an unknown base.
     """
     root, environ = here.root, here.environ
     if (
@@ -138,11 +150,19 @@ def resolve_context(
         )
     return ResolveContext(
         config=here.config,
-        predefined=commit_variables(here, str(WORKFLOW)) if predefined is None else predefined,
+        predefined=commit_variables(here, name_from(root, path), event) if predefined is None else predefined,
         changed=changed_since(root, environ, base),
         changes_base=base,
         files=files_of(root, environ),
+        given=pairs(given, "--var"),
+        sources=partial(_sources, here),
     )
+
+
+def _sources(here: Here) -> Sources:
+    from loom.commands.gitlab_sources import Elsewhere  # for a file that includes files of other places
+
+    return Elsewhere(here)
 
 
 def selection(

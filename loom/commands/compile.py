@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loom.analysis.printed import PlanExplanation, made
-from loom.commands import checkout, project
+from loom.commands import checkout, planning, project
 from loom.errors import RequestError
 from loom.plan.model import Plan, Selection
 from loom.plan.provenance import sources
@@ -17,7 +17,7 @@ from loom.render.output import print_json
 from loom.render.plan import FORMATS
 from loom.status import ExitCode
 from loom.util.units import duration_text, nearest
-from loom.workflow import Workflow, load
+from loom.workflow.dialects import Loaded
 
 
 def compile_(
@@ -48,9 +48,9 @@ def compile_(
         container=here.config.container,
         on=here.config.on,
     )
-    loaded = load(here.workflow(workflow), here.root)
-    predefined = checkout.commit_variables(here, loaded.path, event)
-    context = checkout.resolve_context(here, predefined=predefined, base=changes_base)
+    path = here.workflow(workflow)
+    context = checkout.resolve_context(here, path, base=changes_base, event=event, given=var or ())
+    loaded = planning.load(here, path, lambda: context)
     plan = resolve(loaded, selection, context)
     if explain is not None:
         return _explain(loaded, plan, explain, selection, here.config, as_json=form == "json")
@@ -60,7 +60,7 @@ def compile_(
     return ExitCode.OK
 
 
-def _explain(loaded: Workflow, plan: Plan, wanted: str, selection: Selection, settings: Any, *, as_json: bool) -> int:
+def _explain(loaded: Loaded, plan: Plan, wanted: str, selection: Selection, settings: Any, *, as_json: bool) -> int:
     jobs = [job for job in plan.jobs if wanted in (job.id, job.name)]
     if not jobs:
         reason = next((item.reason for item in plan.left_out if item.id == wanted), None)

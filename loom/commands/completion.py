@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from loom import config
 from loom.commands.project import here
 from loom.errors import LoomError
 from loom.providers import MODULES
+from loom.util.yaml_file import items_of, one_or_more
 
 if TYPE_CHECKING:
-    from loom.workflow import Workflow
+    from loom.workflow.dialects import Loaded
 
 MAX_RUNS = 40
 """About a screenful."""
@@ -52,13 +54,10 @@ def steps(given: Given) -> Iterable[str]:
 
 def workflow_jobs(_given: Given) -> Iterable[str]:
     """Return the ids of the jobs that the workflow would run."""
-    from loom.commands import checkout
-    from loom.plan.resolve import resolve
-
-    place = here()
-    context = checkout.resolve_context(place)
-    plan = resolve(_workflow(), checkout.selection(container=place.config.container, on=place.config.on), context)
-    return (job.id for job in plan.jobs)
+    place, planning = here(), _planning()
+    context = planning.checkout.resolve_context(place, place.workflow())
+    selection = planning.checkout.selection(container=place.config.container, on=place.config.on)
+    return (job.id for job in planning.resolve(planning.load(place, place.workflow()), selection, context).jobs)
 
 
 def stages(_given: Given) -> Iterable[str]:
@@ -67,16 +66,22 @@ def stages(_given: Given) -> Iterable[str]:
 
 def matrix(_given: Given) -> Iterable[str]:
     """Return `KEY=value` for every matrix of the workflow."""
-    parallel = [entry.fields.parallel for entry in _workflow().jobs.values() if entry.fields.parallel is not None]
-    rows = [row for one in parallel for row in one.matrix or ()]
-    return dict.fromkeys(f"{key}={value}" for row in rows for key, values in row.items() for value in values)
+    rows = [row for entry in _workflow().jobs.values() for row in items_of(entry.merged.find("parallel", "matrix"))]
+    return dict.fromkeys(
+        f"{key}={value.text}" for row in rows for key, values in row.value.items() for value in one_or_more(values)
+    )
 
 
-def _workflow() -> Workflow:
-    from loom import workflow  # not for a run's name
-
+def _workflow() -> Loaded:
     place = here()
-    return workflow.load(place.workflow(), place.root)
+    loaded: Loaded = _planning().load(place, place.workflow())
+    return loaded
+
+
+def _planning() -> ModuleType:
+    from loom.commands import planning  # not for a run's name
+
+    return planning
 
 
 def settings(_given: Given) -> Iterable[str]:

@@ -14,7 +14,7 @@ from typing import Any
 from loom import snapshot
 from loom.analysis.printed import Check, Doctor
 from loom.commands import retention
-from loom.commands.project import WORKFLOW, Here, here, not_counted
+from loom.commands.project import WORKFLOWS, Here, here, not_counted
 from loom.commands.screen import screen_parts
 from loom.errors import LoomError
 from loom.providers.docker import labels
@@ -77,9 +77,8 @@ def _repository(place: Here) -> Check:
         source = snapshot.discover(place.root, environ=os.environ)
     except LoomError as error:
         return _warn("repository", error.message, error.hint)
-    workflow = source.root / WORKFLOW
-    if not workflow.exists():
-        text = f"{source.root} has no {workflow.relative_to(source.root)}"
+    if not any((source.root / path).exists() for path in WORKFLOWS):
+        text = f"{source.root} has no {' and no '.join(map(str, WORKFLOWS))}"
         return _warn("repository", text, "`loom check` shows what a first one looks like")
     return _ok("repository", str(source.root))
 

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from loom import snapshot
 from loom.analysis.printed import ImageList, ImageLocking, ImageRemoval, ImageSet, ImageVerification, made
 from loom.cancel import Cancel, signals
-from loom.commands import checkout, project, trust
+from loom.commands import checkout, planning, project, trust
 from loom.commands.flags import read_flag
 from loom.commands.project import Here
 from loom.errors import ImageError, RequestError
@@ -42,7 +42,7 @@ from loom.status import ExitCode, Stream
 from loom.util import controls
 from loom.util.globs import match_name
 from loom.util.units import counted, duration, rough_age, rough_size
-from loom.workflow import Workflow, load
+from loom.workflow.dialects import Loaded
 
 
 def ls(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> None:
@@ -216,7 +216,7 @@ class _Context(Struct, kw_only=True):
 
     here: Here
     source: Source
-    written: Workflow
+    written: Loaded
     job_names: Mapping[str, str]
     uses: Sequence[ImageUse]
     images: Images
@@ -329,11 +329,13 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     source = snapshot.discover(Path.cwd(), environ=os.environ)
     here = project.here({"frozen": frozen}, root=source.root)
     project.say_not_counted(here.config)
-    written = load(here.workflow(workflow), source.root)
+    path = here.workflow(workflow)
+    context = checkout.resolve_context(here, path)
+    written = planning.load(here, path, lambda: context)
     # Include jobs excluded by their rules: naming a job overrides them.
     # Include jobs without an image, in containers: `--frozen` requires a locked default image.
     selection = Selection(jobs=tuple(written.jobs), container=True)
-    plan = resolve_plan(written, selection, checkout.resolve_context(here))
+    plan = resolve_plan(written, selection, context)
     lock = load_lock(source.root / LOCK_PATH)
     engine = Engine(here.environ, here.config.engine)
     images = Images(engine, lock=lock, frozen=here.config.frozen)

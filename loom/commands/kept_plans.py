@@ -32,7 +32,7 @@ from loom.storage.private import make_private, own_state
 from loom.util import atomic, profile
 
 if TYPE_CHECKING:
-    from loom.workflow import Workflow
+    from loom.workflow.dialects import Loaded
 
 _SCHEMA = "loom.kept_plan.v1"
 _MOST = 100
@@ -78,12 +78,13 @@ class Planner:
         self._selection = selection
         self.context = context
         self._keeping = keeping
+        self._answers = _Answers(context)
 
     @cached_property
-    def workflow(self) -> Workflow:
+    def workflow(self) -> Loaded:
         """The workflow itself, read when it is first needed. Errors as of `load`."""
         with profile.span("part", "workflow"):
-            loaded: Workflow = self._fresh.load(self._path, self._here.root)
+            loaded: Loaded = self._fresh.load(self._here, self._path, self._answers.asked)
             return loaded
 
     @cached_property
@@ -100,9 +101,8 @@ class Planner:
             kept = self._found()
         if kept is not None:
             return kept.plan, kept.notices
-        answers = _Answers(self.context)
-        plan, notices = self._resolved(answers.asked())
-        self._keep(plan, notices, answers)
+        plan, notices = self._resolved(self._answers.asked())
+        self._keep(plan, notices, self._answers)
         return plan, notices
 
     def _resolved(self, context: ResolveContext) -> tuple[Plan, tuple[str, ...]]:
@@ -184,9 +184,12 @@ class Planner:
     def _kept(self, plan: Plan, notices: tuple[str, ...], answers: _Answers) -> _Kept | None:
         """None for a plan that another run can't have, or of files that have changed meanwhile."""
         loaded, root = self.workflow, self._here.root
+        if not isinstance(
+            loaded, self._fresh.Workflow
+        ):  # what another dialect reads besides its files is its own affair
+            return None
         variables = self._mentioned(self._fresh.mentioned(loaded, KNOWN_TO_PLANS))
-        # What another dialect reads besides its files is its own affair.
-        if not isinstance(loaded, self._fresh.Workflow) or variables is None:
+        if variables is None:
             return None
         read = [(self._path if file.name == loaded.path else root / file.name, file.text) for file in loaded.files]
         files = tuple(_file(path) for path, _ in read)
@@ -247,7 +250,8 @@ def _names_below(folder: Path) -> str:
 def _code() -> str:
     """The digest of the modules that plans are made by, by size and time: an installed loom changes in development."""
     here = Path(loom.__file__).parent
-    folders = (here, here / "util", here / "plan", *(Path(path) for path, _, _ in os.walk(here / "workflow")))
+    below = (Path(path) for name in ("plan", "workflow") for path, _, _ in os.walk(here / name))
+    folders = (here, here / "util", *below)
     entries = (entry for folder in folders for entry in os.scandir(folder) if entry.name.endswith(".py"))
     return _digest_of(sorted((entry.path, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries))
 

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
 
+from loom.commands import checkout
+from loom.commands.project import Here
 from loom.plan.model import Plan, ResolveContext, Selection
-from loom.plan.resolve import resolve
+from loom.plan.resolve import rehearse, resolve
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.util.yaml_file import scalars_of
-from loom.workflow import Workflow, load
+from loom.workflow import Workflow, dialects
+from loom.workflow.dialects import Loaded
 from loom.workflow.lint import of_run
 from loom.workflow.values import shell_words
 
-__all__ = ["Workflow", "load", "mentioned", "notices_of", "resolve"]
+__all__ = ["Workflow", "load", "mentioned", "notices_of", "rehearse", "resolve"]
 
 MAX_NOTICES = 5
 
 
-def notices_of(loaded: Workflow, plan: Plan, selection: Selection, context: ResolveContext) -> tuple[str, ...]:
+def load(here: Here, path: Path, context: Callable[[], ResolveContext] | None = None) -> Loaded:
+    """Load the workflow at a path; `context`: what an include may depend on, if not the facts about the checkout."""
+    return dialects.load(path, here.root, context or partial(checkout.resolve_context, here, path))
+
+
+def notices_of(loaded: Loaded, plan: Plan, selection: Selection, context: ResolveContext) -> tuple[str, ...]:
     """Return the warnings of `loom check` about keys that have no effect, or another one, on the plan's jobs; bounded."""
     found = of_run(
         loaded,

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from loom.record.store import Store
     from loom.runner.previous_run import PastJob
 
-WORKFLOW = Path(".loom/workflow.yml")
+
+WORKFLOWS = (Path(".loom/workflow.yml"), Path(".gitlab-ci.yml"))
+"""Where a project's workflow is, in the order of precedence."""
 
 
 class Here(Struct, frozen=True, kw_only=True, dict=True):
@@ -115,17 +117,18 @@ def trusts_all(environ: Mapping[str, str], flag: bool) -> bool:
 
 
 def workflow_path(root: Path, named: Path | None, start: Path) -> Path:
-    """Return the workflow file: as named (relative to where the command was started), else the project's."""
+    """Return the workflow file: as named (relative to where the command was started), else the project's first one."""
     if named is not None:
         return named if named.is_absolute() else start / named
-    if (elsewhere := leads_out(root / WORKFLOW, root)) is not None:
+    path = next((path for path in WORKFLOWS if (root / path).exists()), WORKFLOWS[0])
+    if (elsewhere := leads_out(root / path, root)) is not None:
         # Its lines would be shown, and whoever committed the link may not read them.
         raise RequestError(
-            f"{WORKFLOW} is a link that points outside the repository, to {elsewhere}",
+            f"{path} is a link that points outside the repository, to {elsewhere}",
             hint=f"if you mean that file: --workflow {elsewhere}",
             code="LEADS_OUT",
         )
-    return root / WORKFLOW
+    return root / path
 
 
 def not_counted(settings: Config) -> dict[str, str]:

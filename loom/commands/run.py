@@ -199,7 +199,8 @@ def planner_of(options: Options, here: Here, variables: Mapping[str, str], *, ke
 
     `keeping`: see `Planner`.
     """
-    context = checkout.resolve_context(here, predefined=variables, base=options.changes_base)
+    path = here.workflow(options.workflow)
+    context = checkout.resolve_context(here, path, predefined=variables, base=options.changes_base, given=options.var)
     selection = checkout.selection(
         jobs=options.names,
         stages=options.stage,
@@ -211,7 +212,7 @@ def planner_of(options: Options, here: Here, variables: Mapping[str, str], *, ke
         container=here.config.container,
         on=here.config.on,
     )
-    return Planner(here.workflow(options.workflow), here, selection, context, keeping=keeping)
+    return Planner(path, here, selection, context, keeping=keeping)
 
 
 def undelayed(plan: Plan) -> Plan:

@@ -25,12 +25,12 @@ from loom.util.units import counted
 if TYPE_CHECKING:
     from loom.commands.trust_store import Trust
     from loom.plan.model import Job
-    from loom.workflow import Workflow
+    from loom.workflow.dialects import Loaded
 
 CODE = "TRUST_REQUIRED"
 
 
-def requests_of(jobs: Iterable[Job], here: Here, workflow: Callable[[], Workflow] | None = None) -> tuple[Request, ...]:
+def requests_of(jobs: Iterable[Job], here: Here, workflow: Callable[[], Loaded] | None = None) -> tuple[Request, ...]:
     """Find the requests of these jobs and of the project's configuration; `workflow`, called for a request, has its place."""
     around = permissions.Around(
         root=here.root,
@@ -96,7 +96,7 @@ def _lines(requests: Sequence[Request], mark: Callable[[Request], str] = lambda 
     return [shown(f"{mark(item)}{f'{item.place}: ' if item.place else ''}{item}") for item in requests]
 
 
-def _places_in(workflow: Callable[[], Workflow]) -> permissions.PlaceOf:
+def _places_in(workflow: Callable[[], Loaded]) -> permissions.PlaceOf:
     def place_of(job: str, path: tuple[str | int, ...]) -> str:
         loaded = workflow()
         entry = loaded.jobs.get(job)
@@ -115,14 +115,13 @@ def _places_in(workflow: Callable[[], Workflow]) -> permissions.PlaceOf:
 def everything_asked(here: Here, named: Path | None) -> tuple[Request, ...]:
     """Find the requests of all jobs of the repository, regardless of rules. WorkflowError as in `loom check`."""
     # Not at the top: whoever goes back into a job of an earlier run asks too, without the workflow.
-    from loom.plan.resolve import rehearse
-    from loom.workflow import load
+    from loom.commands import planning
 
     path = here.workflow(named)
     if named is None and not path.exists():  # the configuration alone may have requests
         return requests_of((), here)
-    loaded = load(path, here.root)
-    jobs = [job for _, job in rehearse(loaded, here.config)[1]]
+    loaded = planning.load(here, path)
+    jobs = [job for _, job in planning.rehearse(loaded, here.config)[1]]
     return requests_of(jobs, here, lambda: loaded)
 
 

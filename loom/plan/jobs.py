@@ -10,7 +10,7 @@ from loom.errors import Problem, RequestError
 from loom.images.reference import parse_reference
 from loom.plan import model as p
 from loom.plan.placement import placed, unknown_pool
-from loom.plan.rules import Candidate, job_values
+from loom.plan.rules import EntryCandidate, job_values
 from loom.pools import Pool
 from loom.util.units import platform
 from loom.util.yaml_file import Node, line_in_file, pointer
@@ -41,7 +41,7 @@ class Builder:
         if node is not None:
             self.problems.append(node.file.problem(node, at, message))
 
-    def job(self, candidate: Candidate) -> p.Job:
+    def job(self, candidate: EntryCandidate) -> p.Job:
         entry, fields, config = candidate.entry, candidate.entry.fields, self.context.config
         known = {
             **dict.fromkeys(_EMPTY_WHEN_UNSET, ""),
@@ -109,7 +109,7 @@ class Builder:
             self.say(node, pointer(entry.name, "shared_shell"), f"{message}, such as bash or sh; set `shell`")
         return bool(entry.fields.shared_shell)
 
-    def variables(self, candidate: Candidate, known: Mapping[str, str]) -> dict[str, str]:
+    def variables(self, candidate: EntryCandidate, known: Mapping[str, str]) -> dict[str, str]:
         entry = candidate.entry
         layered = {
             **self.workflow.variables,
@@ -260,7 +260,7 @@ class Builder:
         if written is not None and written.build is not None:
             build = self.build(written.build, entry, text, *at, "image", "build")
         node = text.node(place)
-        aliases = tuple(service.alias or (_aliases(reference) if written is None else (service.name,)))
+        aliases = tuple(service.alias or (service_aliases(reference) if written is None else (service.name,)))
         return p.Service(
             name=aliases[0] if written is None else service.name,
             aliases=aliases,
@@ -450,7 +450,7 @@ def _retry(fields: models.RetryFields | None) -> p.Retry:
     )
 
 
-def _aliases(reference: str) -> tuple[str, ...]:
+def service_aliases(reference: str) -> tuple[str, ...]:
     """Derive a service's host names from its image: `postgres:16` is postgres, `a/b:1` is a-b and a__b."""
     path = re.sub(r"(@[^/]*)?$", "", reference)
     path = re.sub(r":[^/:]*$", "", path)

@@ -17,7 +17,7 @@ from loom.pools import Pool
 from loom.status import Status
 
 if TYPE_CHECKING:
-    pass
+    from loom.workflow.gitlab.sources import Sources
 
 Phase = Literal["before_script", "script", "after_script"]
 PullPolicy = Literal["always", "missing", "never"]
@@ -392,5 +392,9 @@ class ResolveContext(Struct, frozen=True, kw_only=True):
     """The commit of `--changes-base`."""
     files: Callable[[], Iterable[str]] = tuple
     """Every file of the snapshot, relative to the root."""
+    given: Mapping[str, str] = field(default_factory=dict)
+    """The variables of the command line, for what a workflow decides while it is read."""
+    sources: Callable[[], Sources | None] = lambda: None
+    """Where files of other projects come from that a workflow includes; None: nowhere."""
     host_project_dir: str | None = None
     """The project directory of host jobs; `$CI_PROJECT_DIR` stays unexpanded in their values while it is unknown."""

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import ModuleType
+
 from loom.config import Config
 from loom.errors import Problem, WorkflowError
 from loom.plan import model as p
 from loom.plan.jobs import Builder
-from loom.plan.rules import Candidate, RuleDecision, RuleEvaluator, job_ids
+from loom.plan.rules import RuleDecision, RuleEvaluator, candidate_of, job_ids
 from loom.plan.selection import Choice
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.workflow import Entry, Workflow
+from loom.workflow.dialects import AnyEntry, Loaded
 
 __all__ = ["problems_of", "rehearse", "resolve"]
 
 
-def resolve(workflow: Workflow, selection: p.Selection, context: p.ResolveContext) -> p.Plan:
-    """Resolve a checked workflow: matrix, rules, variables, needs, selection.
+def resolve(workflow: Loaded, selection: p.Selection, context: p.ResolveContext) -> p.Plan:
+    """Resolve a checked workflow of any dialect: matrix, rules, variables, needs, selection.
 
     RequestError for an invalid selection, WorkflowError for problems that appear only now. Pure, except for the
     context's callables, which are called at most once per question.
     """
-    choice = Choice(workflow, selection)
+    if not isinstance(workflow, Workflow):
+        plan: p.Plan = _gitlab().resolve(workflow, selection, context)
+        return plan
+    choice = Choice(workflow.stages, selection)
     choice.check_variables()
     rules = RuleEvaluator(workflow, selection, context)
     candidates = rules.candidates()
@@ -38,8 +45,11 @@ def resolve(workflow: Workflow, selection: p.Selection, context: p.ResolveContex
     )
 
 
-def rehearse(workflow: Workflow, config: Config | None = None) -> tuple[list[Problem], list[tuple[Entry, p.Job]]]:
+def rehearse(workflow: Loaded, config: Config | None = None) -> tuple[list[Problem], Sequence[tuple[AnyEntry, p.Job]]]:
     """Build every job regardless of its rules; return the problems that any plan of this workflow would have."""
+    if not isinstance(workflow, Workflow):
+        found: tuple[list[Problem], Sequence[tuple[AnyEntry, p.Job]]] = _gitlab().rehearse(workflow, config)
+        return found
     placeholders = dict.fromkeys(KNOWN_TO_PLANS, "x")
     context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")
     selection = p.Selection(container=context.config.container, on=context.config.on)
@@ -51,13 +61,16 @@ def rehearse(workflow: Workflow, config: Config | None = None) -> tuple[list[Pro
             given |= rule.variables
         for number, (job_id, matrix) in enumerate(job_ids(entry.name, entry.fields.parallel), start=1):
             decision = RuleDecision(runs=True, when="on_success", variables=given)
-            candidate = Candidate(
-                id=job_id, entry=entry, matrix=matrix, node_index=number, node_total=1, decision=decision
-            )
-            jobs.append((entry, builder.job(candidate)))
+            jobs.append((entry, builder.job(candidate_of(entry, job_id, matrix, (number, 1), decision))))
     return list(dict.fromkeys(builder.problems)), jobs
 
 
-def problems_of(workflow: Workflow, config: Config | None = None) -> list[Problem]:
+def _gitlab() -> ModuleType:
+    from loom.plan.gitlab import resolve  # costs nothing where the workflow is loom's
+
+    return resolve
+
+
+def problems_of(workflow: Loaded, config: Config | None = None) -> list[Problem]:
     """Return the problems that any plan of this workflow would have."""
     return rehearse(workflow, config)[0]

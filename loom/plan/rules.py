@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product
 
 from msgspec import Struct, field
@@ -29,20 +29,54 @@ class RuleDecision(Struct, frozen=True, kw_only=True):
     rule: int | None = None
 
 
+class WantedNeed(Struct, frozen=True, kw_only=True):
+    """A need as the workflow has it, before selection and rules say which jobs there are."""
+
+    job: str
+    """One of the other candidate's `names`."""
+    node: Node
+    at: str
+    optional: bool = False
+    artifacts: bool = True
+    matrix: tuple[Mapping[str, str], ...] = ()
+    """The combinations that it means, each by some of its values; empty: all."""
+    hint: str = ""
+    """How to write that it is optional."""
+
+    def means(self, matrix: Mapping[str, str]) -> bool:
+        return not self.matrix or any(
+            all(matrix.get(key) == value for key, value in wanted.items()) for wanted in self.matrix
+        )
+
+
 class Candidate(Struct, kw_only=True):
-    """One possible job: a job of the workflow, or one combination of its matrix."""
+    """One possible job of any dialect: a job of the workflow, or one combination of its matrix."""
 
     id: str
-    entry: Entry
+    name: str
+    stage: str
     matrix: Mapping[str, str]
     node_index: int | None
     node_total: int | None
     decision: RuleDecision
+    wanted: tuple[WantedNeed, ...] | None
+    """None: waits for all earlier stages."""
+    leaves_artifacts: bool
+    base_when: str | None
+    """The job's own `when`."""
+    title: str = ""
+    """One more name that people may use for it."""
     needs: list[p.Need] | None = None
 
     @property
-    def stage(self) -> str:
-        return str(self.entry.fields.stage)
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.id, self.name, self.title or self.id)))
+
+
+class EntryCandidate(Candidate, kw_only=True):
+    """A candidate of loom's own language."""
+
+    entry: Entry
 
 
 def combinations(parallel: models.ParallelFields | None) -> list[Mapping[str, str]]:
@@ -105,6 +139,44 @@ def job_values(
     return values
 
 
+def candidate_of(
+    entry: Entry,
+    job_id: str,
+    matrix: Mapping[str, str],
+    numbers: tuple[int, int] | None,
+    decision: RuleDecision,
+) -> EntryCandidate:
+    """`numbers`: which copy it is, and of how many."""
+    fields = entry.fields
+    return EntryCandidate(
+        id=job_id,
+        name=entry.name,
+        stage=str(fields.stage),
+        matrix=matrix,
+        node_index=numbers[0] if numbers else None,
+        node_total=numbers[1] if numbers else None,
+        decision=decision,
+        wanted=None if fields.needs is None else tuple(_wanted(entry, fields.needs)),
+        leaves_artifacts=fields.artifacts is not None and bool(fields.artifacts.paths),
+        base_when=fields.when,
+        entry=entry,
+    )
+
+
+def _wanted(entry: Entry, needs: list[models.NeedFields]) -> Iterator[WantedNeed]:
+    listed = entry.merged.get("needs")
+    for number, need in enumerate(needs):
+        yield WantedNeed(
+            job=need.job,
+            node=(listed.get(number) if listed is not None else None) or entry.key,
+            at=pointer(entry.name, "needs", number),
+            optional=need.optional,
+            artifacts=need.artifacts,
+            matrix=(need.matrix,) if need.matrix else (),
+            hint=f"write {{job: {need.job}, optional: true}} if it is optional",
+        )
+
+
 class RuleEvaluator:
     """Evaluate every rule once. `workflow_variables` come from the workflow's own matching rule; set by `candidates`."""
 
@@ -117,7 +189,7 @@ class RuleEvaluator:
         self._files: list[str] | None = None
         self._predefined = {name: value for name, value in context.predefined.items() if value != ""}
 
-    def candidates(self) -> list[Candidate]:
+    def candidates(self) -> list[EntryCandidate]:
         """Return every job and combination in plan order: by stage, then needs, then file order."""
         verdict = self.workflow_rules()
         position = {stage: number for number, stage in enumerate(self.workflow.stages)}
@@ -126,7 +198,7 @@ class RuleEvaluator:
         for name, entry in jobs.items():
             by_stage[str(entry.fields.stage)].append(name)
         needs = {name: [need.job for need in entry.fields.needs or ()] for name, entry in jobs.items()}
-        found: list[Candidate] = []
+        found: list[EntryCandidate] = []
         for stage in sorted(by_stage, key=lambda stage: position[stage]):
             for name in order(by_stage[stage], needs):
                 entry = jobs[name]
@@ -134,13 +206,12 @@ class RuleEvaluator:
                 several = entry.fields.parallel is not None
                 for number, (job_id, matrix) in enumerate(ids, start=1):
                     found.append(
-                        Candidate(
-                            id=job_id,
-                            entry=entry,
-                            matrix=matrix,
-                            node_index=number if several else None,
-                            node_total=len(ids) if several else None,
-                            decision=verdict or self.decide(entry, job_id, matrix),
+                        candidate_of(
+                            entry,
+                            job_id,
+                            matrix,
+                            (number, len(ids)) if several else None,
+                            verdict or self.decide(entry, job_id, matrix),
                         )
                     )
         return found

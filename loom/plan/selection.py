@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from loom.errors import Problem, RequestError
 from loom.plan import model as p
-from loom.plan.rules import Candidate, RuleDecision
+from loom.plan.rules import Candidate, RuleDecision, WantedNeed
 from loom.util import globs
 from loom.util.bounded import listed
 from loom.util.toposort import closure
 from loom.util.units import nearest
-from loom.util.yaml_file import pointer
-from loom.workflow import Workflow, models
 from loom.workflow.values import VARIABLE
+
+C = TypeVar("C", bound=Candidate)
 
 
 class Choice:
     """One selection. `left_out` gives the reason of each job that is not in the plan, `problems` the invalid needs."""
 
-    def __init__(self, workflow: Workflow, selection: p.Selection) -> None:
-        self.workflow = workflow
+    def __init__(self, stages: Sequence[str], selection: p.Selection, code: str = "WF_SCHEMA_V1") -> None:
+        self.stages = stages
         self.selection = selection
+        self.code = code
         self.left_out: dict[str, str] = {}
         self.problems: list[Problem] = []
         self._index: dict[str, list[Candidate]] = {}
@@ -35,7 +37,7 @@ class Choice:
                     f"--var {name}: a variable name has letters, digits and _; no digit first, no LOOM_ prefix"
                 )
 
-    def select(self, candidates: list[Candidate]) -> dict[str, Candidate]:
+    def select(self, candidates: Sequence[C]) -> dict[str, C]:
         """Return the selected candidates by id; record those that their rules exclude."""
         pool = self.by_matrix(candidates)
         exact = self.named(pool)
@@ -46,9 +48,9 @@ class Choice:
         if not self.selection.everything and wants_needs:
             chosen = closure(chosen, {c.id: self.gets_from(c, pool) for c in pool})
         for candidate in pool:
-            if candidate.id in exact and not candidate.decision.runs:
+            if candidate.id in exact and (not candidate.decision.runs or candidate.decision.when == "manual"):
                 decision = candidate.decision
-                base = candidate.entry.fields.when
+                base = candidate.base_when
                 when = base if base in ("on_success", "on_failure", "always") else "on_success"
                 candidate.decision = RuleDecision(
                     runs=True,
@@ -57,7 +59,7 @@ class Choice:
                     allow_failure=decision.allow_failure,
                     rule=decision.rule,
                 )
-        result: dict[str, Candidate] = {}
+        result: dict[str, C] = {}
         for candidate in candidates:
             if candidate.id not in chosen:
                 self.left_out[candidate.id] = p.NOT_SELECTED
@@ -67,7 +69,7 @@ class Choice:
                 result[candidate.id] = candidate
         return result
 
-    def by_matrix(self, candidates: list[Candidate]) -> list[Candidate]:
+    def by_matrix(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         for key, value in self.selection.matrix.items():
             values = dict.fromkeys(c.matrix[key] for c in candidates if key in c.matrix)
             if not values:
@@ -84,10 +86,10 @@ class Choice:
         wanted = self.selection.matrix.items()
         return [c for c in candidates if all(c.matrix.get(key, value) == value for key, value in wanted)]
 
-    def named(self, pool: list[Candidate]) -> set[str]:
+    def named(self, pool: Sequence[Candidate]) -> set[str]:
         """Return ids of jobs selected by name or id (not only by a pattern)."""
         asked = (*self.selection.jobs, *((self.selection.from_job,) if self.selection.from_job else ()))
-        return {c.id for c in pool if c.id in asked or c.entry.name in asked}
+        return {c.id for c in pool if any(name in asked for name in c.names)}
 
     def asked_for(self, pool: list[Candidate]) -> set[str]:
         selection = self.selection
@@ -95,9 +97,9 @@ class Choice:
         if selection.jobs:
             chosen = set()
             for wanted in selection.jobs:
-                matched = {c.id for c in pool if wanted in (c.id, c.entry.name)}
+                matched = {c.id for c in pool if wanted in c.names}
                 if not matched and re.search(r"[*?\[]", wanted):
-                    matched = {c.id for c in pool if globs.match_name(wanted, c.id, c.entry.name)}
+                    matched = {c.id for c in pool if globs.match_name(wanted, *c.names)}
                 if not matched:
                     raise self.no_such_job(wanted, pool)
                 chosen |= matched
@@ -116,21 +118,21 @@ class Choice:
 
     def in_stages(self, pool: list[Candidate]) -> set[str]:
         for stage in self.selection.stages:
-            if stage not in self.workflow.stages:
-                close = nearest(stage, self.workflow.stages)
-                meant = f"did you mean {close}?" if close else f"there are {', '.join(self.workflow.stages)}"
+            if stage not in self.stages:
+                close = nearest(stage, self.stages)
+                meant = f"did you mean {close}?" if close else f"there are {', '.join(self.stages)}"
                 raise RequestError(f"unknown stage {stage}; {meant}")
         return {c.id for c in pool if c.stage in self.selection.stages}
 
     def after(self, start: str, pool: list[Candidate]) -> set[str]:
         """Return `start` and all jobs after it, by needs or by stage order."""
-        position = {stage: number for number, stage in enumerate(self.workflow.stages)}
-        found = {c.id for c in pool if start in (c.id, c.entry.name)}
+        position = {stage: number for number, stage in enumerate(self.stages)}
+        found = {c.id for c in pool if start in c.names}
         if not found:
             raise self.no_such_job(start, pool)
         earliest = min(position[c.stage] for c in pool if c.id in found)
         for candidate in pool:  # plan order makes one pass sufficient
-            if candidate.entry.fields.needs is None:
+            if candidate.wanted is None:
                 if position[candidate.stage] > earliest:
                     found.add(candidate.id)
             elif any(target.id in found for _, target in self.need_targets(candidate, pool)):
@@ -138,11 +140,11 @@ class Choice:
         return found
 
     def no_such_job(self, wanted: str, pool: list[Candidate]) -> RequestError:
-        known = list(dict.fromkeys(name for c in pool for name in (c.entry.name, c.id)))
+        known = list(dict.fromkeys(name for c in pool for name in (c.name, *c.names)))
         if re.search(r"[*?\[]", wanted):
             return RequestError(f"no job matches {wanted}", hint=f"The jobs are {_some(known)}.")
         close = nearest(wanted, known)
-        if wanted in self.workflow.stages:
+        if wanted in self.stages:
             return RequestError(f"unknown job {wanted}, but a stage", hint=f"Select it with --stage {wanted}.")
         meant = f"; did you mean {close}?" if close else ""
         return RequestError(f"unknown job {wanted}{meant}", hint=f"The jobs are {_some(known)}.")
@@ -151,36 +153,34 @@ class Choice:
         """Return the jobs that this one needs to find the same files as in CI: its needs, or the producers of its
         artifacts.
         """
-        if candidate.entry.fields.needs is not None:
+        if candidate.wanted is not None:
             return [target.id for _, target in self.need_targets(candidate, pool)]
-        before = self.workflow.stages[: self.workflow.stages.index(candidate.stage)]
-        return [c.id for c in pool if c.stage in before and c.decision.runs and _leaves_something(c)]
+        before = self.stages[: self.stages.index(candidate.stage)]
+        return [c.id for c in pool if c.stage in before and c.decision.runs and c.leaves_artifacts]
 
-    def need_targets(
-        self, candidate: Candidate, pool: Iterable[Candidate]
-    ) -> Iterator[tuple[models.NeedFields, Candidate]]:
-        fields = candidate.entry.fields
-        if not fields.needs:
+    def need_targets(self, candidate: Candidate, pool: Iterable[Candidate]) -> Iterator[tuple[WantedNeed, Candidate]]:
+        if not candidate.wanted:
             return
         by_name = self._by_name(pool)
-        for need in fields.needs:
+        for need in candidate.wanted:
             for target in by_name.get(need.job, ()):
-                if all(target.matrix.get(key) == value for key, value in need.matrix.items()):
+                if need.means(target.matrix):
                     yield need, target
 
     def _by_name(self, pool: Iterable[Candidate]) -> dict[str, list[Candidate]]:
         if self._index_of is not pool:
             self._index, self._index_of = {}, pool
             for candidate in pool:
-                self._index.setdefault(candidate.entry.name, []).append(candidate)
+                for name in dict.fromkeys((candidate.name, candidate.title or candidate.name)):
+                    self._index.setdefault(name, []).append(candidate)
         return self._index
 
-    def connect(self, candidates: list[Candidate], chosen: dict[str, Candidate]) -> list[Candidate]:
+    def connect(self, candidates: Sequence[C], chosen: Mapping[str, C]) -> list[C]:
         """Connect the selected jobs by ids of their needs; a job with a missing need is left out or reported."""
         asked = self.named(candidates)
-        jobs: list[Candidate] = []
+        jobs: list[C] = []
         for candidate in chosen.values():
-            if candidate.entry.fields.needs is None:
+            if candidate.wanted is None:
                 jobs.append(candidate)
                 continue
             needs: dict[str, p.Need] = {}
@@ -199,7 +199,7 @@ class Choice:
                 elif target.decision.when == "manual" or not target.decision.reason:
                     blocked = blocked or f"needs {target.id}, which is left out ({reason})"
                 else:
-                    self.missing_need(candidate, need, target, reason)
+                    self.missing_need(need, target, reason)
             if blocked is None:
                 candidate.needs = list(needs.values())
                 jobs.append(candidate)
@@ -209,18 +209,9 @@ class Choice:
             self.left_out[candidate.id] = blocked
         return jobs
 
-    def missing_need(self, candidate: Candidate, need: models.NeedFields, target: Candidate, reason: str) -> None:
-        entry = candidate.entry
-        listed = entry.merged.get("needs")
-        numbers = [n for n, other in enumerate(entry.fields.needs or ()) if other is need]
-        node = (listed.get(numbers[0]) if listed is not None and numbers else None) or entry.key
-        message = f"{target.id} is not part of this run ({reason}); write {{job: {need.job}, optional: true}} if it is optional"
-        self.problems.append(node.file.problem(node, pointer(entry.name, "needs", *numbers), message))
-
-
-def _leaves_something(candidate: Candidate) -> bool:
-    artifacts = candidate.entry.fields.artifacts
-    return artifacts is not None and bool(artifacts.paths)
+    def missing_need(self, need: WantedNeed, target: Candidate, reason: str) -> None:
+        message = f"{target.id} is not part of this run ({reason}); {need.hint}"
+        self.problems.append(need.node.file.problem(need.node, need.at, message, code=self.code))
 
 
 def _some(names: list[str]) -> str:

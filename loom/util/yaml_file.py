@@ -25,7 +25,7 @@ MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUE = frozenset({"true", "True", "TRUE"})
@@ -41,6 +41,8 @@ class Kind(Enum):
     MAPPING = "mapping"
     REFUSED = "refused"
     """An alias or a tagged value: already reported, so no second message."""
+    REFERENCE = "reference"
+    """GitLab's `!reference [...]`: a list of keys, replaced before anything else reads it."""
 
 
 class Node:
@@ -156,7 +158,7 @@ class YamlFile(Struct, eq=False):
 
     def line(self, number: int) -> str | None:
         if self._lines is None:
-            self._lines = _LINE_BREAK.split(self.text)
+            self._lines = LINE_BREAK.split(self.text)
         return self._lines[number - 1] if 0 < number <= len(self._lines) else None
 
     def problem(
@@ -216,6 +218,11 @@ def pointer(*parts: str | int) -> str:
 
 def read(path: Path, name: str, *, code: str = "WF_SCHEMA_V1") -> YamlFile:
     """Read and parse a file; errors in its content are in `problems`. OSError when it can't be read."""
+    return parse(read_bytes(path), name, code=code)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a regular file, up to one byte more than `MAX_BYTES`. OSError for anything else."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:
         mode = os.fstat(handle).st_mode
@@ -223,12 +230,19 @@ def read(path: Path, name: str, *, code: str = "WF_SCHEMA_V1") -> YamlFile:
             raise IsADirectoryError(21, "is a directory", str(path))
         if not stat.S_ISREG(mode):
             raise OSError(22, "is not a regular file", str(path))
-        data = file.read(MAX_BYTES + 1)
-    return parse(data, name, code=code)
+        return file.read(MAX_BYTES + 1)
 
 
 def parse(data: bytes, name: str, *, code: str = "WF_SCHEMA_V1") -> YamlFile:
     """Parse a file's bytes; never raises for their content."""
+    file = decoded(data, name, code=code)
+    if not file.problems:
+        Builder(file, code).build()
+    return file
+
+
+def decoded(data: bytes, name: str, *, code: str) -> YamlFile:
+    """Return the file with its text, not parsed; `problems` says why it can't be parsed."""
     file = YamlFile(name=name)
     if len(data) > MAX_BYTES:
         limit = MAX_BYTES // (1024 * 1024)
@@ -249,13 +263,11 @@ def parse(data: bytes, name: str, *, code: str = "WF_SCHEMA_V1") -> YamlFile:
         node = _node_at(file, file.text[: forbidden.start()])
         what = "a NUL byte" if forbidden[0] == "\0" else f"the control character U+{ord(forbidden[0]):04X}"
         file.problems.append(file.problem(node, "/", f"{what} is not allowed in YAML; remove it", code=code))
-        return file
-    _Builder(file, code).build()
     return file
 
 
 def _node_at(file: YamlFile, before: str) -> Node:
-    lines = _LINE_BREAK.split(before)
+    lines = LINE_BREAK.split(before)
     return Node(file, Kind.REFUSED, None, len(lines), len(lines[-1]) + 1, 1)
 
 
@@ -263,8 +275,13 @@ class _Fatal(Exception):
     """Stop: the rest of the file can't be parsed."""
 
 
-class _Builder:
-    """Convert parser events to nodes with an explicit stack, so nesting can't exhaust Python's."""
+class Builder:
+    """Convert parser events to nodes with an explicit stack, so nesting can't exhaust Python's.
+
+    The methods without an underscore say what the strict subset is; the dialect of another CI system has its own.
+    """
+
+    max_depth = MAX_DEPTH
 
     def __init__(self, file: YamlFile, code: str) -> None:
         self.file = file
@@ -272,16 +289,29 @@ class _Builder:
 
     def build(self) -> None:
         try:
-            self.file.root = self._document(iter(yaml.parse(self.file.text, Loader=_LOADER)))
+            self.file.root = self._document(iter(yaml.parse(self.source, Loader=_LOADER)))
         except yaml.MarkedYAMLError as error:
             self._syntax(error)
         except yaml.YAMLError as error:
-            self._say(None, f"not valid YAML: {error}")
+            self.say(None, f"not valid YAML: {error}")
         except _Fatal:
             pass
         self.file.problems.sort(key=lambda problem: (problem.line, problem.column))
 
-    def _say(self, node: Node | None, message: str, at: str = "/") -> None:
+    @property
+    def source(self) -> str:
+        """The text to parse."""
+        return self.file.text
+
+    def place(self, mark: Any) -> tuple[int, int]:
+        """Return line and column, from 1, of a mark in `source`."""
+        return mark.line + 1, mark.column + 1
+
+    def resolve(self, text: str) -> Any:
+        """Parse a plain scalar."""
+        return _resolve(text)
+
+    def say(self, node: Node | None, message: str, at: str = "/") -> None:
         self.file.problems.append(self.file.problem(node, at, message, code=self.code))
 
     def _document(self, events: Iterator[Any]) -> Node | None:
@@ -293,62 +323,68 @@ class _Builder:
             kind = type(event)
             if kind is yaml.ScalarEvent:
                 mark, end = event.start_mark, event.end_mark
-                length = end.column - mark.column if end.line == mark.line else len(file.line(mark.line + 1) or "") or 1
+                line, column = self.place(mark)
+                length = end.column - mark.column if end.line == mark.line else len(file.line(line) or "") or 1
                 text = event.value
-                value = _resolve(text) if not event.style else text
+                value = self.resolve(text) if not event.style else text
                 if value is None:
                     file.has_nulls = True
-                node = Node(file, Kind.SCALAR, value, mark.line + 1, mark.column + 1, length)
+                node = Node(file, Kind.SCALAR, value, line, column, length)
                 node.text = text
                 node.style = event.style or ""
                 if event.anchor or event.tag:
-                    self._refuse(event, node)
+                    self.decorated(event, node)
                 if "\0" in text:
-                    self._say(node, "a NUL byte: no name, variable or script can hold one; remove it")
+                    self.say(node, "a NUL byte: no name, variable or script can hold one; remove it")
             elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
                 mark = event.start_mark
                 mapping = kind is yaml.MappingStartEvent
                 empty: Any = {} if mapping else []
-                node = Node(file, Kind.MAPPING if mapping else Kind.LIST, empty, mark.line + 1, mark.column + 1, 1)
+                node = Node(file, Kind.MAPPING if mapping else Kind.LIST, empty, *self.place(mark), 1)
                 if event.anchor or event.tag:
-                    self._refuse(event, node)
-                if len(stack) >= MAX_DEPTH:
-                    self._say(node, f"nested deeper than {MAX_DEPTH} levels")
+                    self.decorated(event, node)
+                if len(stack) >= self.max_depth:
+                    self.say(node, f"nested deeper than {self.max_depth} levels")
                     raise _Fatal
                 stack.append((node, []))
                 continue
             elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
                 node, _ = stack.pop()
             elif kind is yaml.AliasEvent:
-                mark, end = event.start_mark, event.end_mark
-                node = Node(file, Kind.REFUSED, None, mark.line + 1, mark.column + 1, end.column - mark.column)
-                self._say(
-                    node,
-                    f"aliases are not allowed (*{event.anchor}); share with extends, or quote the text if it is one",
-                )
+                node = self.alias(event, [parent for parent, _ in stack])
             elif kind is yaml.DocumentStartEvent:
                 documents += 1
                 if documents > 1:
-                    mark = event.start_mark
-                    self._say(
-                        Node(file, Kind.REFUSED, None, mark.line + 1, mark.column + 1, 3),
-                        "a second document starts here; keep one document per file",
-                    )
-                    return root
+                    if not self.another(Node(file, Kind.REFUSED, None, *self.place(event.start_mark), 3), root):
+                        return root
+                    root = None
                 continue
             else:
                 continue
             if stack:
-                self._add(stack[-1], node)
+                self.add(stack[-1], node)
             else:
                 root = node
         if root is not None and root.kind is Kind.SCALAR and root.value is None:
             return None
         return root
 
-    def _add(self, top: tuple[Node, list[Any]], node: Node) -> None:
+    def another(self, start: Node, before: Node | None) -> bool:
+        """Take one more document of the file, after `before`; False to stop."""
+        self.say(start, "a second document starts here; keep one document per file")
+        return False
+
+    def alias(self, event: Any, within: list[Node]) -> Node:
+        """Return the value of an alias; `within` are the open collections."""
+        mark, end = event.start_mark, event.end_mark
+        node = Node(self.file, Kind.REFUSED, None, *self.place(mark), end.column - mark.column)
+        self.say(node, f"aliases are not allowed (*{event.anchor}); share with extends, or quote the text if it is one")
+        return node
+
+    def add(self, top: tuple[Node, list[Any]], node: Node) -> None:
+        """Add a value to the open collection, in whose list a mapping's key waits for its value."""
         parent, pending = top
-        if parent.kind is Kind.LIST or (parent.kind is Kind.REFUSED and isinstance(parent.value, list)):
+        if isinstance(parent.value, list):
             parent.value.append(node)
         elif not pending:
             pending.append(node)
@@ -356,44 +392,45 @@ class _Builder:
             key = pending.pop()
             if key.kind is not Kind.SCALAR:
                 if key.kind is not Kind.REFUSED:
-                    self._say(key, "a key must be text")
+                    self.say(key, "a key must be text")
             elif not isinstance(key.value, str):
                 if key.text == "<<":
                     return
-                self._say(key, f'a key must be text; write it in quotes: "{key.text}"')
+                self.say(key, f'a key must be text; write it in quotes: "{key.text}"')
             elif key.value in parent.value:
                 first = parent.keys[key.value]
-                self._say(key, f"the key {key.value} is a duplicate (first on line {first.line}); keep one")
+                self.say(key, f"the key {key.value} is a duplicate (first on line {first.line}); keep one")
             else:
                 parent.value[key.value] = node
                 parent.keys[key.value] = key
 
-    def _refuse(self, event: Any, node: Node) -> None:
+    def decorated(self, event: Any, node: Node) -> None:
+        """Take a node with an anchor or a tag."""
         if event.anchor:
             node.length = len(event.anchor) + 1
-            self._say(node, f"anchors are not allowed (&{event.anchor}); share with extends, default or variables")
+            self.say(node, f"anchors are not allowed (&{event.anchor}); share with extends, default or variables")
         elif event.tag == "!reference":
             node.length = len(event.tag)
-            self._say(node, "tags are not allowed (!reference); share steps with extends or a template")
+            self.say(node, "tags are not allowed (!reference); share steps with extends or a template")
             node.kind = Kind.REFUSED
         else:
             short = event.tag.replace("tag:yaml.org,2002:", "!!")
             node.length = len(short)
-            self._say(node, f"tags are not allowed ({short}); remove it, or quote the text if it starts with !")
+            self.say(node, f"tags are not allowed ({short}); remove it, or quote the text if it starts with !")
             node.kind = Kind.REFUSED
 
     def _syntax(self, error: yaml.MarkedYAMLError) -> None:
         mark = error.problem_mark or error.context_mark
         node = None
         if mark is not None:
-            node = Node(self.file, Kind.REFUSED, None, mark.line + 1, mark.column + 1, 1)
+            node = Node(self.file, Kind.REFUSED, None, *self.place(mark), 1)
         reason = error.problem or error.context or "the syntax"
         if "quoted scalar" in (error.context or "") and "end of stream" in reason and error.context_mark is not None:
             mark = error.context_mark
-            node = Node(self.file, Kind.REFUSED, None, mark.line + 1, mark.column + 1, 1)
-            self._say(node, "not valid YAML: the quote that opens here is never closed")
+            node = Node(self.file, Kind.REFUSED, None, *self.place(mark), 1)
+            self.say(node, "not valid YAML: the quote that opens here is never closed")
             return
-        self._say(node, f"not valid YAML: {reason}{self._advice(reason, error, node)}")
+        self.say(node, f"not valid YAML: {reason}{self._advice(reason, error, node)}")
 
     def _advice(self, reason: str, error: yaml.MarkedYAMLError, node: Node | None) -> str:
         source = (self.file.line(node.line) or "") if node else ""

@@ -88,7 +88,7 @@ class Files:
                     f"expected a mapping with version, stages and jobs, found {messages.describe(yaml.root)}",
                 )
             return
-        if main and (foreign := messages.foreign_file(yaml.root, yaml.name)):
+        if main and (foreign := messages.foreign_file(yaml.root)):
             self._problems.say(yaml.root, "/", foreign)
             return
         for number, node in enumerate(one_or_more(yaml.root.get("include"))):

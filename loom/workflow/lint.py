@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from loom.config import AUTO_SHELL
 from loom.errors import Problem
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, problem_in_text, scalars_of
 from loom.workflow import expressions, interpolation, scripts
+from loom.workflow.dialects import AnyEntry, Loaded
 from loom.workflow.inheritance import Entry
 from loom.workflow.loader import Workflow
+
+E = TypeVar("E", bound=AnyEntry)
 
 _LOST = re.compile(
     r"(cd|pushd|export|source|\.|alias|unset|set|shopt|umask|ulimit|trap)(\s+|$)|[A-Za-z_][A-Za-z0-9_]*=\S*$"
@@ -33,17 +37,19 @@ _GITHUB_NAMES = {
 
 
 def warnings(
-    workflow: Workflow,
+    workflow: Loaded,
     *,
     predefined: Collection[str],
     default_shell: Sequence[str] = AUTO_SHELL,
     pools: Collection[str] = (),
 ) -> list[Problem]:
-    """Return every warning in file order.
+    """Return every warning in file order; of another dialect's file the notices of what has no effect.
 
     `default_shell` is the shell of steps without one; `predefined` are the names that loom sets; `pools` those of the
     user's configuration.
     """
+    if not isinstance(workflow, Workflow):
+        return list(workflow.notices)
     found = list(_steps(workflow.entries.values(), default_shell))
     for check in (
         _templates,
@@ -63,9 +69,11 @@ def warnings(
 
 
 def of_run(
-    workflow: Workflow, jobs: Collection[str], *, defined: Collection[str], default_shell: Sequence[str]
+    workflow: Loaded, jobs: Collection[str], *, defined: Collection[str], default_shell: Sequence[str]
 ) -> list[Problem]:
     """Return the warnings that change what jobs of these names do in a run."""
+    if not isinstance(workflow, Workflow):
+        return list(workflow.notices)
     entries = [entry for name, entry in workflow.jobs.items() if name in jobs]
     return _in_order(
         workflow,
@@ -119,7 +127,7 @@ def _steps(entries: Iterable[Entry], default_shell: Sequence[str]) -> Iterator[P
         yield _warn(node, pointer(entry.name, key, number), "WF_STEP_LOST", message)
 
 
-def scripts_of(entries: Iterable[Entry]) -> Iterator[tuple[Entry, str, int, Node]]:
+def scripts_of(entries: Iterable[E]) -> Iterator[tuple[E, str, int, Node]]:
     """Yield every step with its inherited values: the job, the key, its index, and the text."""
     for entry in entries:
         for key in ("before_script", "script", "after_script"):

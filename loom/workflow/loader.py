@@ -6,7 +6,7 @@ are left to `resolve`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -56,19 +56,28 @@ class Examined(Struct, frozen=True, kw_only=True):
     """The readable files, in order."""
 
     def in_order(self, problems: Iterable[Problem]) -> list[Problem]:
-        """Unique, sorted by file, line and column."""
-        unique = dict.fromkeys(problems)
-        return sorted(unique, key=lambda one: (self.ranks.get(one.file, 0), one.file, one.line, one.column))
+        return in_order(problems, self.ranks)
+
+
+def in_order(problems: Iterable[Problem], ranks: Mapping[str, int]) -> list[Problem]:
+    """Unique, sorted by file, line and column."""
+    unique = dict.fromkeys(problems)
+    return sorted(unique, key=lambda one: (ranks.get(one.file, 0), one.file, one.line, one.column))
 
 
 def load(path: Path, root: Path) -> Workflow:
     """Read, merge and check. RequestError for a missing file, WorkflowError with every problem otherwise."""
     examined = examine(path, root)
     if examined.problems or examined.workflow is None:
-        more = len(examined.problems) - MAX_PROBLEMS
-        hint = f"{more} more problems are not shown." if more > 0 else None
-        raise WorkflowError(examined.problems[:MAX_PROBLEMS], hint=hint)
+        raise refused(examined.problems)
     return examined.workflow
+
+
+def refused(problems: Sequence[Problem]) -> WorkflowError:
+    """Return the error that has these problems, up to a limit."""
+    more = len(problems) - MAX_PROBLEMS
+    hint = f"{more} more problems are not shown." if more > 0 else None
+    return WorkflowError(problems[:MAX_PROBLEMS], hint=hint)
 
 
 def examine(path: Path, root: Path) -> Examined:

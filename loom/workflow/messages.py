@@ -43,11 +43,11 @@ _GUIDE = "docs/guides/coming-from-other-ci.md has loom's word for each of its ke
 
 def of_others(root: Path) -> str:
     """Explain a project that has only another system's workflow."""
-    found = [name for name in (".gitlab-ci.yml", ".github/workflows") if (root / name).exists()]
-    return f"\nFound {' and '.join(found)}: {_GUIDE}" if found else ""
+    found = (root / ".github/workflows").exists()
+    return f"\nFound .github/workflows: {_GUIDE}" if found else ""
 
 
-def foreign_file(root: Node, name: str) -> str | None:
+def foreign_file(root: Node) -> str | None:
     """Explain another system's file that was given as a workflow; None for a file that may be loom's."""
     if root.get("version") is not None and root.get("stages") is not None:
         return None
@@ -58,11 +58,6 @@ def foreign_file(root: Node, name: str) -> str | None:
         and (root.get("on") is not None or root.get("runs-on") is not None)
     ):
         return f"this is a GitHub Actions workflow; loom has its own language; write .loom/workflow.yml: {_GUIDE}"
-    if name.rpartition("/")[2] in (".gitlab-ci.yml", ".gitlab-ci.yaml"):
-        return (
-            "this is a GitLab CI file; loom's language is similar: copy it to .loom/workflow.yml, begin that "
-            f"with `version: v1`, and follow what `loom check` says; {_GUIDE}"
-        )
     return None
 
 
@@ -70,9 +65,10 @@ class Problems(Struct):
     """All problems found so far."""
 
     found: list[Problem] = field(default_factory=list)
+    code: str = "WF_SCHEMA_V1"
 
     def say(self, node: Node, at: str, message: str) -> None:
-        self.found.append(node.file.problem(node, at, message))
+        self.found.append(node.file.problem(node, at, message, code=self.code))
 
 
 class Suggestions:

@@ -8,7 +8,9 @@ from typing import Protocol
 from msgspec import Struct
 
 from loom.config import Config
-from loom.util.yaml_file import Node, YamlFile
+from loom.errors import Problem
+from loom.util.yaml_file import Node, YamlFile, fields_of
+from loom.workflow.gitlab.sources import Sources
 
 
 class Facts(Protocol):
@@ -34,6 +36,10 @@ class Facts(Protocol):
 
     @property
     def files(self) -> Callable[[], Iterable[str]]: ...
+
+    @property
+    def sources(self) -> Callable[[], Sources | None]:
+        """Where files of other places come from; None: nowhere."""
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -66,10 +72,16 @@ class Pipeline(Struct, frozen=True, kw_only=True):
     stages: tuple[str, ...]
     """With `.pre` and `.post`."""
     entries: Mapping[str, Entry]
+    notices: tuple[Problem, ...] = ()
+    """One for each keyword that has no effect here."""
 
     @property
     def jobs(self) -> Mapping[str, Entry]:
         return {name: entry for name, entry in self.entries.items() if not entry.is_template}
+
+    @property
+    def variable_nodes(self) -> Mapping[str, Node]:
+        return fields_of(self.root.get("variables"))
 
     @property
     def templates(self) -> Mapping[str, Entry]:

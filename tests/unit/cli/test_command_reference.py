@@ -12,3 +12,8 @@ ROOT = Path(__file__).parents[3]
 def test_the_published_page_is_current(path: str, function: str) -> None:
     expected = runpy.run_path(str(ROOT / "scripts" / "command_reference.py"))[function]()
     assert (ROOT / "docs" / path).read_text() == expected, "scripts/docs commands"
+
+
+def test_the_page_of_gitlabs_keywords_is_current() -> None:
+    expected = runpy.run_path(str(ROOT / "scripts/gitlab_keywords.py"))["page"]()
+    assert (ROOT / "docs/reference/gitlab-keywords.md").read_text() == expected, "scripts/docs gitlab"

@@ -349,11 +349,21 @@ d: {stage: test, shell: python3, script: ['for x in y: pass']}
 
 def test_another_systems_workflow_is_pointed_at_where_there_is_none_of_looms(project: Path, loom: Loom) -> None:
     (project / ".loom/workflow.yml").unlink()
-    (project / ".gitlab-ci.yml").write_text("test: {script: x}\n")
+    (project / ".github/workflows").mkdir(parents=True)
     code, _, said = loom("check")
     assert code == 2
-    assert "Found .gitlab-ci.yml: docs/guides/coming-from-other-ci.md" in said
-    code, out, _ = loom("check", "--workflow", str(project / ".gitlab-ci.yml"))
+    assert "Found .github/workflows: docs/guides/coming-from-other-ci.md" in said
+    (project / "other.yml").write_text("on: push\njobs: {test: {runs-on: x}}\n")
+    code, out, _ = loom("check", "--workflow", str(project / "other.yml"))
     assert code == 2
-    assert "this is a GitLab CI file" in out
+    assert "this is a GitHub Actions workflow" in out
     assert len(out.splitlines()) < 6
+
+
+def test_gitlabs_file_is_the_workflow_where_there_is_none_of_looms(project: Path, loom: Loom) -> None:
+    (project / ".gitlab-ci.yml").write_text("test: {script: x, stge: y}\n")
+    assert ".loom/workflow.yml: ok" in loom("check")[1]
+    (project / ".loom/workflow.yml").unlink()
+    code, out, _ = loom("check")
+    assert code == 2
+    assert ".gitlab-ci.yml:1:19: GL_INVALID /test/stge: unknown keyword stge; did you mean stage?" in out

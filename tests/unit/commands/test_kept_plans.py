@@ -60,7 +60,7 @@ class Project:
         here = Here(environ=self.environ, start=self.root, root=self.root, config=settings)
         variables = {"LOOM_RUN_ID": str(time.time_ns())}
         variables["CI_COMMIT_SHORT_SHA"] = self.git("rev-parse", "--short=8", "HEAD")
-        context = checkout.resolve_context(here, predefined=variables)
+        context = checkout.resolve_context(here, here.workflow(), predefined=variables)
         return Planner(here.workflow(), here, selection or Selection(), context, keeping=True)
 
     def planned(self, selection: Selection | None = None, **flags: object) -> tuple[Plan, bool]:

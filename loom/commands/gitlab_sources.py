@@ -1,0 +1,172 @@
+"""Files of other places that a `.gitlab-ci.yml` includes: of clones, of a server's projects by git, of the web.
+
+git fetches with the user's own credentials, from the server of this project's `origin` alone. What was fetched stays in
+the cache by its commit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from loom.commands.checkout import origin_of
+from loom.commands.project import Here
+from loom.snapshot.git import Running, as_inherited
+from loom.util.yaml_file import MAX_BYTES
+from loom.workflow.gitlab.sources import Component, NotFound, Tree
+
+TIMEOUT_S = 30.0
+_REMOTE = re.compile(
+    r"(?P<before>(?:[a-z+]+://)?(?:[^@/\s]+@)?(?P<host>[^:/\s]+)(?::[0-9]+)?[:/])(?P<path>.+?)(?P<git>\.git)?/?"
+)
+_VERSION = re.compile(r"v?([0-9]+)\.([0-9]+)\.([0-9]+)")
+_PARTIAL = re.compile(r"[0-9]+(\.[0-9]+)?")
+
+
+class Elsewhere:
+    """`workflow.gitlab.sources.Sources` of this machine."""
+
+    def __init__(self, here: Here) -> None:
+        self.settings = here.config.gitlab
+        self.cache = here.config.cache_dir / "gitlab"
+        self.environ = here.environ
+        self.origin = origin_of(here.root, here.environ)
+
+    def project(self, path: str, ref: str | None) -> Tree:
+        clone = self.settings.projects.get(path)
+        if clone is None:
+            return self._fetched(path, ref or "HEAD")
+        commit = self._git(clone, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref or 'HEAD'}^{{commit}}")
+        if commit is None:
+            commit = self._git(
+                clone, "rev-parse", "--verify", "--quiet", "--end-of-options", f"origin/{ref}^{{commit}}"
+            )
+        if commit is None:
+            raise NotFound(f"the clone of {path} at {clone} has no {ref or 'commit'}; fetch it there")
+        return _Commit(self, clone, path, ref, commit.decode().strip())
+
+    def component(self, host: str, path: str, version: str) -> Component:
+        own = self._host()
+        if own is not None and host != own:
+            raise NotFound(f"components come from the server of this project, {own}, not from {host}, as in GitLab")
+        tag = self._tag(path, version) if version == "~latest" or _PARTIAL.fullmatch(version) else None
+        tree = self.project(path, tag or version)
+        return Component(tree=tree, version=tag or (version if _VERSION.fullmatch(version) else ""))
+
+    def remote(self, url: str) -> bytes:
+        if not url.startswith(("https://", "http://")):
+            raise NotFound(f"{url}: expected an address that begins with https://")
+        try:
+            with urlopen(Request(url, headers={"User-Agent": "loom"}), timeout=TIMEOUT_S) as answer:
+                data: bytes = answer.read(MAX_BYTES + 1)
+        except (URLError, OSError, ValueError) as error:
+            raise NotFound(f"{url} can't be fetched: {error}") from error
+        return data
+
+    def template(self, name: str) -> bytes:
+        folder = self.settings.templates
+        if folder is None:
+            raise NotFound(
+                f"{name} is one of GitLab's templates; name a folder with a copy of them in your configuration "
+                "(gitlab: {templates: FOLDER}; they are in lib/gitlab/ci/templates of GitLab's source)"
+            )
+        path = Path(os.path.normpath(folder / name))
+        if not path.is_relative_to(folder):
+            raise NotFound(f"{name} is outside of {folder}")
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise NotFound(f"{path} can't be read: {(error.strerror or str(error)).lower()}") from error
+
+    def _host(self) -> str | None:
+        found = _REMOTE.fullmatch(self.origin or "")
+        return found["host"] if found else None
+
+    def url_of(self, path: str) -> str:
+        """Return where git finds a project: beside this one, on the server of `origin`."""
+        found = _REMOTE.fullmatch(self.origin or "")
+        if found is None:
+            raise NotFound(
+                f"{path} is a project of the server; this repository has no `origin` there: {self._advice(path)}"
+            )
+        return f"{found['before']}{path}{found['git'] or ''}"
+
+    def _advice(self, path: str) -> str:
+        return f"name a clone in your configuration (gitlab: {{projects: {{{path}: FOLDER}}}})"
+
+    def _fetched(self, path: str, ref: str) -> Tree:
+        store = self.cache / re.sub(r"[^\w.-]+", "_", path)
+        if re.fullmatch(r"[0-9a-f]{40}", ref) and self._git(store, "cat-file", "-e", ref) is not None:
+            return _Commit(self, store, path, ref, ref)
+        url = self.url_of(path)
+        if not store.exists():
+            store.mkdir(parents=True, mode=0o700)
+            self._must("init", store, "init", "--bare", "--quiet")
+        wanted = ("fetch", "--quiet", "--depth=1", "--no-tags", "--end-of-options", url, ref)
+        code, _, said = self._run(store, *wanted)
+        if code != 0:
+            raise NotFound(
+                f"git fetch {url} {ref}: {said.strip().splitlines()[-1] if said.strip() else code}; {self._advice(path)}"
+            )
+        commit = self._must("rev-parse", store, "rev-parse", "--verify", "FETCH_HEAD^{commit}").decode().strip()
+        return _Commit(self, store, path, ref, commit)
+
+    def _tag(self, path: str, version: str) -> str:
+        """Return the newest tag of a version such as `1`, `1.2` or `~latest`."""
+        clone = self.settings.projects.get(path)
+        listed = (
+            self._must("tag", clone, "tag", "--list")
+            if clone is not None
+            else self._must("ls-remote", None, "ls-remote", "--tags", "--refs", "--end-of-options", self.url_of(path))
+        )
+        names = [line.rpartition("/")[2] for line in listed.decode("utf-8", "replace").split()]
+        versions = {tuple(map(int, found.groups())): name for name in names if (found := _VERSION.fullmatch(name))}
+        wanted = () if version == "~latest" else tuple(map(int, version.split(".")))
+        fitting = [numbers for numbers in versions if numbers[: len(wanted)] == wanted]
+        if not fitting:
+            raise NotFound(f"{path} has no release {version}")
+        return versions[max(fitting)]
+
+    def _run(self, directory: Path | None, *arguments: str) -> tuple[int, bytes, str]:
+        where = () if directory is None else ("-C", str(directory))
+        place = {} if directory is None or not (directory / "HEAD").exists() else {"GIT_DIR": str(directory)}
+        return Running((*where, *arguments), {**as_inherited(self.environ), **place}, cwd=None).result(check=False)
+
+    def _git(self, directory: Path | None, *arguments: str) -> bytes | None:
+        code, out, _ = self._run(directory, *arguments)
+        return out if code == 0 else None
+
+    def _must(self, what: str, directory: Path | None, *arguments: str) -> bytes:
+        code, out, said = self._run(directory, *arguments)
+        if code != 0:
+            raise NotFound(f"git {what}: {said.strip() or code}")
+        return out
+
+    def show(self, directory: Path, *arguments: str) -> bytes | None:
+        return self._git(directory, *arguments)
+
+
+class _Commit:
+    """The files of one commit in a repository of this machine."""
+
+    def __init__(self, sources: Elsewhere, directory: Path, path: str, ref: str | None, sha: str) -> None:
+        self.label = f"{path}@{ref}:" if ref else f"{path}:"
+        self.project = path
+        self.sha = sha
+        self._sources = sources
+        self._directory = directory
+
+    def read(self, path: str) -> bytes:
+        data = self._sources.show(self._directory, "cat-file", "blob", f"{self.sha}:{path}")
+        if data is None:
+            raise NotFound(f"{self.label}{path}: there is no such file")
+        return data
+
+    def paths(self) -> Iterable[str]:
+        listed = self._sources.show(self._directory, "ls-tree", "-r", "-z", "--name-only", self.sha)
+        names: Sequence[bytes] = (listed or b"").split(b"\0")
+        return [os.fsdecode(name) for name in names if name]

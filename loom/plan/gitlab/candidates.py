@@ -1,0 +1,165 @@
+"""The possible jobs of a pipeline: instances of `parallel`, what their rules decide, what they need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from loom.plan import model as p
+from loom.plan.rules import Candidate, RuleDecision, WantedNeed
+from loom.util.toposort import CycleError, order
+from loom.util.yaml_file import Node, fields_of, one_or_more
+from loom.workflow.gitlab import needs, rules, yaml
+from loom.workflow.gitlab.parallel import Instance, instances
+from loom.workflow.gitlab.pipeline import Entry, Pipeline
+from loom.workflow.gitlab.rules import Decision
+from loom.workflow.gitlab.variables import Scope, Variable, layers, read
+from loom.workflow.messages import Problems
+
+_OUTSIDE = "it would start a pipeline of another project, which is not done here"
+
+
+class JobCandidate(Candidate, kw_only=True):
+    """One instance of a job. `decided` is what GitLab's rules say, `decision` what the selection reads."""
+
+    entry: Entry
+    instance: Instance
+    decided: Decision
+    scope: Scope
+    """Its variables before the matching rule's."""
+
+
+class Candidates:
+    """Evaluate every rule once. `problems` are those of conditions and needs."""
+
+    def __init__(self, pipeline: Pipeline, selection: p.Selection, context: p.ResolveContext) -> None:
+        self.pipeline = pipeline
+        self.selection = selection
+        self.context = context
+        self.problems = Problems(code=yaml.CODE)
+        self.root = read(pipeline.root.get("variables"))
+        self.instances = instances({name: entry.merged.get("parallel") for name, entry in pipeline.jobs.items()})
+        rule = rules.workflow(pipeline, self.scope(None, {}), context, self.problems)
+        self.verdict = rule if not rule.runs else None
+        self.workflow_variables: Mapping[str, Variable] = rule.variables
+        self._global_rules = pipeline.root.find("workflow", "rules") is not None
+
+    def scope(self, entry: Entry | None, matrix: Mapping[str, str], instance: Instance | None = None) -> Scope:
+        """Return the variables that rules see."""
+        job = entry.merged if entry is not None else None
+        known = {**self.context.predefined}
+        if entry is not None and instance is not None:
+            known |= self.job_values(entry, instance)
+        layered = layers(
+            root=self.root,
+            workflow=getattr(self, "workflow_variables", {}),
+            inherit=job.get("inherit") if job is not None else None,
+            job=read(job.get("variables")) if job is not None else {},
+            matrix=matrix,
+            given=self.selection.variables,
+        )
+        return Scope(layered=layered, known=known)
+
+    def job_values(self, entry: Entry, instance: Instance) -> dict[str, str]:
+        """Return the predefined variables of one job that are known at planning time."""
+        in_container = entry.merged.get("image") is not None or self.selection.container
+        project_dir = p.PROJECT_DIR if in_container else self.context.host_project_dir
+        values = {
+            "CI_JOB_NAME": instance.title,
+            "CI_JOB_STAGE": entry.stage,
+            "CI_NODE_TOTAL": str(instance.total or 1),
+            "LOOM_JOB_NAME": entry.name,
+            "LOOM_JOB_ID": instance.id,
+            "LOOM_JOB_STAGE": entry.stage,
+            "LOOM_JOB_TARGET": "linux",
+            "LOOM_WORKFLOW_PATH": self.pipeline.path,
+        }
+        if instance.index is not None:
+            values["CI_NODE_INDEX"] = str(instance.index)
+        if project_dir is not None:
+            values["CI_PROJECT_DIR"] = values["LOOM_PROJECT_DIR"] = project_dir
+        return values
+
+    def all(self) -> list[JobCandidate]:
+        """Return every instance in plan order: by stage, then needs, then file order."""
+        jobs = self.pipeline.jobs
+        by_stage: dict[str, list[str]] = {stage: [] for stage in self.pipeline.stages}
+        for name, entry in jobs.items():
+            by_stage[entry.stage].append(name)
+        needed = {name: [need for need in self._names(entry) if need in jobs] for name, entry in jobs.items()}
+        found: list[JobCandidate] = []
+        for names in by_stage.values():
+            try:
+                ordered = order(names, needed)
+            except CycleError:  # reported by `needs.check`
+                ordered = names
+            for name in ordered:
+                found += [self.candidate(jobs[name], instance) for instance in self.instances[name]]
+        return found
+
+    def _names(self, entry: Entry) -> Iterator[str]:
+        for node in one_or_more(entry.merged.get("needs")):
+            job = node.get("job") or node
+            if isinstance(job.value, str):
+                yield job.value
+
+    def candidate(self, entry: Entry, instance: Instance, decided: Decision | None = None) -> JobCandidate:
+        """`decided`: instead of what the rules say."""
+        scope = self.scope(entry, instance.matrix, instance)
+        if decided is None:
+            decided = self.verdict or rules.decide(
+                entry, scope, self.context, self.problems, global_rules=self._global_rules
+            )
+        wanted = needs.wanted(entry, instance, decided.needs, self.problems)
+        when = entry.merged.get("when")
+        return JobCandidate(
+            id=instance.id,
+            name=entry.name,
+            title=instance.title,
+            stage=entry.stage,
+            matrix=instance.matrix,
+            node_index=instance.index,
+            node_total=instance.total,
+            decision=_decision(decided, _outside(entry.merged)),
+            wanted=None if wanted is None else tuple(map(_wanted, wanted)),
+            leaves_artifacts=_leaves(entry.merged),
+            base_when=when.text if when is not None else None,
+            entry=entry,
+            instance=instance,
+            decided=decided,
+            scope=scope,
+        )
+
+
+def _decision(decided: Decision, outside: str) -> RuleDecision:
+    """A manual job is part of the plan: the run asks, or leaves it."""
+    runs = (decided.runs or decided.when == "manual") and not outside
+    return RuleDecision(
+        runs=runs,
+        when=decided.when if runs else "never",
+        reason="" if runs else outside or decided.reason,
+        rule=decided.rule,
+    )
+
+
+def _outside(job: Node) -> str:
+    trigger = job.get("trigger")
+    outside = trigger is not None and (trigger.get("project") is not None or isinstance(trigger.value, str))
+    return _OUTSIDE if outside else ""
+
+
+def _wanted(need: needs.Wanted) -> WantedNeed:
+    return WantedNeed(
+        job=need.job,
+        node=need.node,
+        at=need.at,
+        optional=need.optional,
+        artifacts=need.artifacts,
+        matrix=need.matrix,
+        hint=f"add `optional: true` to the need of {need.job} if it may be missing",
+    )
+
+
+def _leaves(job: Node) -> bool:
+    artifacts = fields_of(job.get("artifacts"))
+    reports = fields_of(artifacts.get("reports"))
+    return any(key in artifacts for key in ("paths", "untracked")) or "dotenv" in reports

@@ -1,0 +1,451 @@
+"""Build a job of the plan from an instance of GitLab's: expand every value, fill in every default."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
+
+from msgspec.structs import replace
+
+from loom.errors import Problem, RequestError
+from loom.images.reference import parse_reference
+from loom.plan import model as p
+from loom.plan.gitlab.candidates import Candidates, JobCandidate
+from loom.plan.hardening import hardened
+from loom.plan.jobs import service_aliases
+from loom.plan.placement import placed
+from loom.pools import Pool
+from loom.util.toposort import CycleError
+from loom.util.yaml_file import Kind, Node, fields_of, line_in_file, one_or_more, pointer
+from loom.workflow.gitlab import yaml
+from loom.workflow.gitlab.durations import seconds
+from loom.workflow.gitlab.needs import dependencies
+from loom.workflow.gitlab.variables import Variable, expand, expand_all, read, text_of
+from loom.workflow.interpolation import ExpansionTooLong
+from loom.workflow.values import shell_words
+
+_PULL: Mapping[str, p.PullPolicy] = {"always": "always", "never": "never", "if-not-present": "missing"}
+_RETRY: Mapping[str, p.RetryWhen] = {
+    "always": "always",
+    "script_failure": "script_failure",
+    "job_execution_timeout": "timeout",
+    "stuck_or_timeout_failure": "timeout",
+    "runner_system_failure": "provider_failure",
+    "unknown_failure": "provider_failure",
+    "api_failure": "provider_failure",
+    "data_integrity_failure": "provider_failure",
+}
+"""GitLab's reasons that can occur here."""
+_PHASES: tuple[p.Phase, ...] = ("before_script", "script", "after_script")
+_PROJECT = {"CI_PROJECT_DIR": ".", "LOOM_PROJECT_DIR": "."}
+_When = Literal["on_success", "on_failure", "always", "manual"]
+_WHEN: Mapping[str, _When] = {"on_failure": "on_failure", "always": "always", "manual": "manual"}
+
+
+class Builder:
+    """`problems` are errors in values, and notices of what is left out."""
+
+    def __init__(self, candidates: Candidates, context: p.ResolveContext, known: Mapping[str, JobCandidate]) -> None:
+        self.candidates = candidates
+        self.context = context
+        self.known = known
+        """The candidates by their ids."""
+        self.problems: list[Problem] = []
+
+    @property
+    def errors(self) -> list[Problem]:
+        return [problem for problem in self.problems if problem.severity == "error"]
+
+    def job(self, candidate: JobCandidate) -> p.Job:
+        config, merged, decided = self.context.config, candidate.entry.merged, candidate.decided
+        texts = _Texts(self, candidate)
+        place = self.place(merged)
+        timeout = merged.get("timeout")
+        job = p.Job(
+            id=candidate.id,
+            name=candidate.name,
+            stage=candidate.stage,
+            steps=tuple(step for phase in _PHASES for step in _steps(phase, merged.get(phase))),
+            provider=place.place,
+            image=self.image(merged.get("image"), texts) if place.in_container else None,
+            shell=tuple(shell_words(config.default_shell)),
+            shared_shell=True,
+            variables=texts.variables,
+            file_variables=texts.file_variables,
+            needs=None if candidate.needs is None else tuple(candidate.needs),
+            artifacts_from=self.artifacts_from(candidate),
+            when=_WHEN.get(candidate.decision.when, "on_success"),
+            delay_s=decided.start_in if candidate.decision.when == "delayed" else None,
+            resource_group=texts.maybe(merged.get("resource_group")),
+            interruptible=bool(decided.interruptible),
+            trigger=self.trigger(merged.get("trigger"), texts),
+            no_checkout=texts.values.get("GIT_STRATEGY") in ("none", "empty"),
+            coverage=_coverage(merged.get("coverage")),
+            allow_failure=_allow_failure(decided.allow_failure),
+            retry=_retry(merged.get("retry")),
+            timeout_s=seconds(timeout.text) if timeout is not None else config.job_timeout,
+            step_timeout_s=config.step_timeout,
+            resources=self.resources(),
+            network=p.Network(mode=config.network),
+            services=tuple(self.service(node, texts) for node in one_or_more(merged.get("services"))),
+            artifacts=self.artifacts(merged, texts),
+            cache=tuple(self.cache(node, texts) for node in one_or_more(merged.get("cache")) if _keeps(node)),
+            secrets=self.secrets(merged, texts),
+            matrix=candidate.matrix,
+            pool=place if place != Pool(provider=place.provider) else None,
+            places=self.places(merged),
+            rule=decided.rule,
+        )
+        if not config.hardened:
+            return job
+        return hardened(job, config, lambda at, message: self.say(candidate.entry.key, candidate.name, message))
+
+    def say(self, node: Node, at: str, message: str, severity: str = "error", code: str = yaml.CODE) -> None:
+        self.problems.append(node.file.problem(node, at, message, code=code, severity=severity))
+
+    def place(self, job: Node) -> Pool:
+        """A tag that is the name of a pool chooses it."""
+        config, selection = self.context.config, self.candidates.selection
+        tags = [text_of(tag) for tag in one_or_more(job.get("tags"))]
+        pool = next((tag for tag in tags if tag in config.pools), None)
+        return placed(pool, has_image=job.get("image") is not None, selection=selection, config=config)
+
+    def image(self, node: Node | None, texts: _Texts) -> p.Image:
+        config = self.context.config
+        if node is None:
+            return p.Image(name=config.default_image, pull=config.pull, platform=config.platform)
+        pull, others = self.pull(node)
+        docker = node.get("docker")
+        user = docker.get("user") if docker is not None else None
+        return p.Image(
+            name=texts.image_name(node),
+            pull=pull,
+            pull_else=others,
+            entrypoint=_entrypoint(node.get("entrypoint")),
+            user=texts.maybe(user),
+            platform=texts.maybe(docker.get("platform") if docker is not None else None) or config.platform,
+        )
+
+    def pull(self, node: Node) -> tuple[p.PullPolicy, tuple[p.PullPolicy, ...]]:
+        written = [_PULL[policy.text] for policy in one_or_more(node.get("pull_policy")) if policy.text in _PULL]
+        return (written[0], tuple(written[1:])) if written else (self.context.config.pull, ())
+
+    def service(self, node: Node, texts: _Texts) -> p.Service:
+        name = texts.image_name(node)
+        alias = texts.maybe(node.get("alias"))
+        aliases = tuple(re.split(r"[\s,]+", alias.strip())) if alias else service_aliases(name)
+        own = read(node.get("variables"))
+        values = texts.service_values(own)
+        pull, others = self.pull(node)
+        docker = node.get("docker")
+        return p.Service(
+            name=aliases[0],
+            aliases=tuple(dict.fromkeys((*aliases, *service_aliases(name)))),
+            image=p.Image(
+                name=name,
+                pull=pull,
+                pull_else=others,
+                platform=texts.maybe(docker.get("platform") if docker is not None else None)
+                or self.context.config.platform,
+            ),
+            place=f"{node.file.name}:{node.line}",
+            variables=values,
+            command=_words(node.get("command")),
+            entrypoint=_words(node.get("entrypoint")),
+            user=texts.maybe(docker.get("user") if docker is not None else None),
+        )
+
+    def resources(self) -> p.Resources:
+        config = self.context.config
+        places = {
+            key: origin.place
+            for key in ("cpus", "memory", "pids")
+            if (origin := config.origins.get(key)) is not None and origin.place
+        }
+        return p.Resources(cpus=config.cpus, memory=config.memory, pids=config.pids, places=places)
+
+    def places(self, job: Node) -> dict[str, str]:
+        found = {}
+        for key, setting in (("image", "default_image"), ("timeout", "job_timeout"), ("step_timeout", "step_timeout")):
+            if (node := job.get(key)) is not None:
+                node = node.get("name") or node
+                found[key] = f"{node.file.name}:{node.line}"
+            else:
+                origin = self.context.config.origins.get(setting)
+                found[key] = f"`{setting}`, {origin or 'built-in'}"
+        return found
+
+    def artifacts_from(self, candidate: JobCandidate) -> tuple[str, ...] | None:
+        """Return the ids of the jobs that `dependencies` names."""
+        wanted = dependencies(candidate.entry)
+        if wanted is None:
+            return None
+        return tuple(one.id for one in self.known.values() if any(name in wanted for name in (one.name, one.title)))
+
+    def artifacts(self, job: Node, texts: _Texts) -> p.Artifacts | None:
+        node = job.get("artifacts")
+        pages = job.get("pages")
+        public = self._public(job, pages, texts)
+        if node is None and not public:
+            return None
+        fields = fields_of(node)
+        expire = fields.get("expire_in")
+        return p.Artifacts(
+            paths=tuple(dict.fromkeys((*texts.paths(fields.get("paths")), *public))),
+            exclude=texts.paths(fields.get("exclude")),
+            untracked=_is_true(fields.get("untracked")),
+            when=_outcome(fields.get("when")),
+            name=texts.maybe(fields.get("name")),
+            expire_in_s=_expiry(expire),
+            reports=_reports(fields.get("reports"), texts),
+        )
+
+    def _public(self, job: Node, pages: Node | None, texts: _Texts) -> tuple[str, ...]:
+        """Return the folder that `pages` publishes: it is an artifact even if nobody says so."""
+        if pages is None or pages.value is False:
+            return ()
+        return texts.paths(pages.get("publish") or job.get("publish")) or ("public",)
+
+    def cache(self, node: Node, texts: _Texts) -> p.Cache:
+        fields = fields_of(node)
+        policy = texts.maybe(fields.get("policy")) or "pull-push"
+        if policy not in ("pull", "push", "pull-push"):
+            self.say(
+                fields["policy"], texts.at("cache"), f"cache:policy: expected pull, push or pull-push, found {policy}"
+            )
+        return p.Cache(
+            paths=texts.paths(fields.get("paths")),
+            key=_cache_key(fields.get("key"), texts),
+            fallback_keys=tuple(texts(text_of(key)) for key in one_or_more(fields.get("fallback_keys"))),
+            policy="pull" if policy == "pull" else "push" if policy == "push" else "pull-push",
+            when=_outcome(fields.get("when")),
+            untracked=_is_true(fields.get("untracked")),
+        )
+
+    def secrets(self, job: Node, texts: _Texts) -> tuple[p.Secret, ...]:
+        found = []
+        for name, node in fields_of(job.get("secrets")).items():
+            file = node.get("file")
+            reference = self.context.config.gitlab.secrets.get(name)
+            if reference is None:
+                message = (
+                    f"secrets: loom does not ask the store that {name} names; give it one of your own under the same name: "
+                    f"`gitlab: {{secrets: {{{name}: keyring://SERVICE/NAME}}}}` in your configuration"
+                )
+                self.say(node, texts.at("secrets", name), message, code="GL_UNSUPPORTED")
+            else:
+                found.append(p.Secret(name=name, ref=reference, file=file is None or file.value is not False))
+        return tuple(found)
+
+    def trigger(self, node: Node | None, texts: _Texts) -> p.Trigger | None:
+        if node is None or node.get("include") is None:
+            return None
+        forward = fields_of(node.get("forward"))
+        yaml_too = forward.get("yaml_variables")
+        given = self.candidates.selection.variables if _is_true(forward.get("pipeline_variables")) else {}
+        own = texts.variables if yaml_too is None or yaml_too.value is not False else {}
+        strategy = node.get("strategy")
+        return p.Trigger(
+            files=tuple(self._child(file, texts) for file in one_or_more(node.get("include"))),
+            depend=strategy is not None,
+            variables={**{name: value for name, value in own.items() if name not in given}, **given},
+            inputs={name: text_of(value) for name, value in _inputs(node)},
+        )
+
+    def _child(self, node: Node, texts: _Texts) -> p.ChildFile:
+        if node.kind is Kind.SCALAR:
+            return p.ChildFile(path=texts(text_of(node)).lstrip("/"))
+        path, job = node.get("local") or node.get("artifact"), node.get("job")
+        if path is None:
+            self.say(node, texts.at("trigger", "include"), "trigger:include: expected local, or artifact with job")
+            return p.ChildFile(path="")
+        if job is None:
+            return p.ChildFile(path=texts(text_of(path)).lstrip("/"))
+        named = texts(text_of(job))
+        found = next((one.id for one in self.known.values() if named in one.names), None)
+        if found is None:
+            self.say(job, texts.at("trigger", "include", "job"), f"trigger:include:job: there is no job {named}")
+        return p.ChildFile(path=texts(text_of(path)), job=found)
+
+
+def _inputs(trigger: Node) -> Iterator[tuple[str, Node]]:
+    for owner in (*one_or_more(trigger.get("include")), trigger):
+        yield from fields_of(owner.get("inputs")).items()
+
+
+class _Texts:
+    """The variables of one job, and texts that contain them. A name without a value is empty, as in GitLab."""
+
+    def __init__(self, builder: Builder, candidate: JobCandidate) -> None:
+        self.builder = builder
+        self.candidate = candidate
+        layered = {**candidate.scope.layered, **candidate.decided.variables}
+        for name in builder.candidates.selection.variables:
+            layered[name] = candidate.scope.layered[name]
+        self.known = candidate.scope.known
+        self.variables = self._expanded(layered)
+        self.file_variables = tuple(name for name, variable in layered.items() if variable.file)
+        self.values = {**self.known, **self.variables}
+        self.variables = {**self._own_name(), **self.variables}
+
+    def _own_name(self) -> dict[str, str]:
+        """Return what the job's variables say of it where the plan's job would say it otherwise."""
+        instance = self.candidate.instance
+        if instance.index is None:
+            return {}
+        return {
+            "CI_JOB_NAME": instance.title,
+            "CI_NODE_INDEX": str(instance.index),
+            "CI_NODE_TOTAL": str(instance.total),
+        }
+
+    def _late(self, name: str) -> bool:
+        """Whether a name gets its value when the job runs."""
+        return name.startswith("LOOM_SERVICE_") or name in _PROJECT
+
+    def _expanded(self, layered: Mapping[str, Variable]) -> dict[str, str]:
+        entry = self.candidate.entry
+        try:
+            return expand_all(layered, self.known, late=self._late)
+        except CycleError as error:
+            cycle = " -> ".join(f"${name}" for name in error.cycle)
+            node = layered[error.cycle[0]].node or entry.key
+            self.builder.say(node, self.at("variables"), f"variables: they refer to each other in a cycle: {cycle}")
+        except ExpansionTooLong as error:
+            self.builder.say(entry.key, self.at("variables"), f"variables: {error}")
+        return {name: variable.value for name, variable in layered.items()}
+
+    def at(self, *parts: str | int) -> str:
+        return pointer(self.candidate.name, *parts)
+
+    def __call__(self, text: str) -> str:
+        return expand(text, self.values, late=self._late)
+
+    def maybe(self, node: Node | None) -> str | None:
+        return None if node is None else self(text_of(node))
+
+    def image_name(self, node: Node) -> str:
+        """Return the reference of an image or a service, which is text or has a `name`."""
+        written = node.get("name") or node
+        name = self(text_of(written))
+        try:
+            parse_reference(name)
+        except RequestError as error:
+            self.builder.say(written, self.at("image"), f"image: {error.message}. {error.hint}")
+        return name
+
+    def paths(self, node: Node | None) -> tuple[str, ...]:
+        """Return paths below the project; one outside is left out, as GitLab's runner does, with a notice."""
+        found = []
+        values = {**self.values, **_PROJECT}
+        for item in one_or_more(node):
+            path = expand(text_of(item), values).removeprefix("./") or "."
+            if path.startswith(("/", "~")) or ".." in path.split("/"):
+                message = f"{path} is outside the project, and left out; GitLab's runner leaves it out too"
+                self.builder.say(item, self.at(), message, severity="notice", code="GL_NO_EFFECT")
+            else:
+                found.append(path)
+        return tuple(found)
+
+    def service_values(self, own: Mapping[str, Variable]) -> dict[str, str]:
+        """Return the variables of a service: those of the file and the job, and its own, which see them."""
+        return {**self.variables, **{name: self(one.value) if one.expand else one.value for name, one in own.items()}}
+
+
+def _steps(phase: p.Phase, written: Node | None) -> Iterator[p.Step]:
+    for number, node in enumerate((one for one in one_or_more(written) if text_of(one).strip()), start=1):
+        yield p.Step(
+            phase=phase,
+            number=number,
+            script=text_of(node),
+            file=node.file.name,
+            line=line_in_file(node, 1),
+            literal=node.style == "|",
+        )
+
+
+def _words(node: Node | None) -> tuple[str, ...] | None:
+    return None if node is None else tuple(text_of(word) for word in one_or_more(node))
+
+
+def _entrypoint(node: Node | None) -> tuple[str, ...] | None:
+    """`[""]` is none."""
+    words = tuple(word for word in _words(node) or () if word)
+    return words or None
+
+
+def _is_true(node: Node | None) -> bool:
+    return node is not None and node.value is True
+
+
+def _outcome(node: Node | None) -> p.When:
+    match text_of(node):
+        case "on_failure":
+            return "on_failure"
+        case "always":
+            return "always"
+        case _:
+            return "on_success"
+
+
+def _expiry(node: Node | None) -> float | None:
+    return None if node is None or node.text.strip() == "never" else seconds(node.text)
+
+
+def _reports(node: Node | None, texts: _Texts) -> dict[p.ReportKind, tuple[str, ...]]:
+    fields = fields_of(node)
+    found: dict[p.ReportKind, tuple[str, ...]] = {}
+    kinds: Iterable[p.ReportKind] = ("junit", "dotenv", "codequality", "sarif")
+    for kind in kinds:
+        if kind in fields:
+            found[kind] = texts.paths(fields[kind])
+    coverage = fields.get("coverage_report")
+    if coverage is not None and coverage.get("path") is not None:
+        jacoco = text_of(coverage.get("coverage_format")) == "jacoco"
+        found["jacoco" if jacoco else "cobertura"] = texts.paths(coverage.get("path"))
+    return found
+
+
+def _keeps(cache: Node) -> bool:
+    """Whether a cache has something to keep; `cache: []` and one without paths have nothing."""
+    fields = fields_of(cache)
+    return bool(one_or_more(fields.get("paths"))) or _is_true(fields.get("untracked"))
+
+
+def _cache_key(node: Node | None, texts: _Texts) -> str | p.CacheKeyFiles:
+    if node is None:
+        return "default"
+    if node.kind is Kind.SCALAR:
+        return texts(text_of(node)) or "default"
+    files = texts.paths(node.get("files") or node.get("files_commits"))
+    prefix = texts.maybe(node.get("prefix")) or ""
+    return p.CacheKeyFiles(files=files, prefix=prefix) if files else prefix or "default"
+
+
+def _coverage(node: Node | None) -> str | None:
+    text = text_of(node)
+    return None if node is None else text[1:-1] if len(text) > 1 and text[0] == text[-1] == "/" else text
+
+
+def _allow_failure(decided: bool | frozenset[int]) -> p.AllowFailure:
+    if isinstance(decided, bool):
+        return p.AllowFailure(always=decided)
+    return p.AllowFailure(exit_codes=decided)
+
+
+def _retry(node: Node | None) -> p.Retry:
+    if node is None:
+        return p.Retry()
+    if node.kind is Kind.SCALAR:
+        return p.Retry(max=int(node.value))
+    most = node.get("max")
+    reasons = [text_of(reason) for reason in one_or_more(node.get("when"))]
+    when = frozenset(_RETRY[reason] for reason in reasons if reason in _RETRY)
+    codes: Sequence[Node] = one_or_more(node.get("exit_codes"))
+    if codes and not reasons:
+        when = frozenset({"script_failure"})
+    elif reasons and not when:
+        return p.Retry()  # only reasons that never occur here
+    retry = p.Retry(max=int(most.value) if most is not None else 2, when=when or frozenset({"always"}))
+    return replace(retry, exit_codes=frozenset(int(code.value) for code in codes))

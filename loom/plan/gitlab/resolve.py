@@ -1,0 +1,65 @@
+"""Turn a pipeline into a plan: candidates, selection, jobs."""
+
+from __future__ import annotations
+
+from loom.config import Config
+from loom.errors import Problem, WorkflowError
+from loom.plan import model as p
+from loom.plan.gitlab.candidates import Candidates
+from loom.plan.gitlab.jobs import Builder
+from loom.plan.selection import Choice
+from loom.plan.variables import KNOWN_TO_PLANS
+from loom.workflow.gitlab import needs, parallel, rules, yaml
+from loom.workflow.gitlab.pipeline import Entry, Pipeline
+from loom.workflow.gitlab.rules import Decision
+from loom.workflow.messages import Problems
+
+
+def resolve(pipeline: Pipeline, selection: p.Selection, context: p.ResolveContext) -> p.Plan:
+    """As `plan.resolve.resolve`."""
+    choice = Choice(pipeline.stages, selection, yaml.CODE)
+    choice.check_variables()
+    candidates = Candidates(pipeline, selection, context)
+    found = candidates.all()
+    jobs = choice.connect(found, choice.select(found))
+    builder = Builder(candidates, context, {one.id: one for one in found})
+    built = tuple(builder.job(candidate) for candidate in jobs)
+    errors = [one for one in (*candidates.problems.found, *_checked(pipeline)) if one.severity == "error"]
+    problems = errors + choice.problems + builder.errors
+    if problems:
+        raise WorkflowError(list(dict.fromkeys(problems)))
+    return p.Plan(
+        workflow_path=pipeline.path,
+        stages=tuple(
+            stage for stage in pipeline.stages if any(entry.stage == stage for entry in pipeline.jobs.values())
+        ),
+        jobs=built,
+        left_out=tuple(p.NotSelected(id=name, reason=reason) for name, reason in choice.left_out.items()),
+    )
+
+
+def rehearse(pipeline: Pipeline, config: Config | None = None) -> tuple[list[Problem], list[tuple[Entry, p.Job]]]:
+    """Build every job regardless of its rules; return the problems that any plan of this pipeline would have."""
+    placeholders = dict.fromkeys(KNOWN_TO_PLANS, "x")
+    context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")
+    candidates = Candidates(pipeline, p.Selection(), context)
+    found = [
+        candidates.candidate(entry, instance, Decision(when="on_success", runs=True))
+        for name, entry in pipeline.jobs.items()
+        for instance in candidates.instances[name]
+    ]
+    builder = Builder(candidates, context, {one.id: one for one in found})
+    jobs = [(candidate.entry, builder.job(candidate)) for candidate in found]
+    problems = [*_checked(pipeline), *candidates.problems.found, *builder.problems]
+    return list(dict.fromkeys(problems)), jobs
+
+
+def _checked(pipeline: Pipeline) -> list[Problem]:
+    """Return what is wrong whatever the event: conditions, numbers of instances, needs."""
+    problems = Problems(code=yaml.CODE)
+    rules.check(pipeline.root.find("workflow", "rules"), ("workflow", "rules"), problems)
+    for name, entry in pipeline.jobs.items():
+        rules.check(entry.merged.get("rules"), (name, "rules"), problems)
+        parallel.check(entry.merged.get("parallel"), name, problems)
+    needs.check(pipeline, problems)
+    return problems.found

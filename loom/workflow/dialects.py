@@ -1,0 +1,91 @@
+"""The languages of workflow files: loom's own, and those of other CI systems in packages beside this module.
+
+A dialect's package reads its file into a value with the attributes of `Loaded` that both types have; `plan.resolve` makes
+the same plan of each. Nothing after the plan asks which dialect it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from msgspec import Struct
+
+from loom.errors import Problem, RequestError
+from loom.util import yaml_file
+from loom.util.paths import name_from
+from loom.workflow import loader
+from loom.workflow.inheritance import Entry
+from loom.workflow.loader import Workflow
+
+if TYPE_CHECKING:
+    from loom.workflow.gitlab.pipeline import Entry as GitLabEntry
+    from loom.workflow.gitlab.pipeline import Facts, Pipeline
+
+Loaded: TypeAlias = "Workflow | Pipeline"
+AnyEntry: TypeAlias = "Entry | GitLabEntry"
+
+_OWN_KEY = re.compile(rb"^[\"']?(version|jobs|on)[\"']?[ \t]*:", re.MULTILINE)
+_FOREIGN_KEY = re.compile(rb"^[ \t]+[\"']?(script|trigger|extends)[\"']?[ \t]*:|^include[ \t]*:", re.MULTILINE)
+
+
+class Examined(Struct, frozen=True, kw_only=True):
+    """The outcome of loading: every error in order, and the parts that are sound enough for further checks."""
+
+    workflow: Loaded | None
+    problems: tuple[Problem, ...]
+    ranks: Mapping[str, int]
+    """The readable files, in order."""
+
+    def in_order(self, problems: Iterable[Problem]) -> list[Problem]:
+        """Unique, sorted by file, line and column."""
+        return loader.in_order(problems, self.ranks)
+
+
+def load(path: Path, root: Path, facts: Callable[[], Facts]) -> Loaded:
+    """Read, merge and check. RequestError for a missing file, WorkflowError with every problem otherwise.
+
+    `facts` is only asked where what a file includes depends on them.
+    """
+    examined = examine(path, root, facts)
+    if examined.problems or examined.workflow is None:
+        raise loader.refused(examined.problems)
+    return examined.workflow
+
+
+def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
+    """Load and return all findings instead of raising WorkflowError; RequestError is still raised."""
+    if not is_gitlab(path, root):
+        own = loader.examine(path, root)
+        return Examined(workflow=own.workflow, problems=own.problems, ranks=own.ranks)
+    from loom.workflow.gitlab import loader as gitlab  # costs nothing where the project has a workflow of loom's
+
+    name = name_from(root, path)
+    found = gitlab.Loaded(name, _bytes(path, name), root, facts())
+    ranks = {file.name: number for number, file in enumerate(found.files)} | {name: -1}
+    problems = tuple(loader.in_order(found.problems.found, ranks))
+    return Examined(workflow=found.pipeline, problems=problems, ranks=ranks)
+
+
+def _bytes(path: Path, name: str) -> bytes:
+    try:
+        return yaml_file.read_bytes(path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise RequestError(f"{name}: the workflow file can't be read: {reason}", code="WF_NOT_FOUND") from error
+
+
+def is_gitlab(path: Path, root: Path) -> bool:
+    """Tell by the name, else by the keys, whether a file is GitLab's. A file that can't be read is loom's to report."""
+    absolute = path if path.is_absolute() else root / path
+    if absolute.name in (".gitlab-ci.yml", ".gitlab-ci.yaml") or ".gitlab-ci" in absolute.name:
+        return absolute.is_file()
+    if absolute.is_relative_to(root / ".loom"):
+        return False
+    try:
+        data = yaml_file.read_bytes(absolute)
+    except OSError:
+        return False
+    return _OWN_KEY.search(data) is None and _FOREIGN_KEY.search(data) is not None

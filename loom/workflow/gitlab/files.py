@@ -1,0 +1,190 @@
+"""`include`: find the files of a pipeline and merge them, the including file last."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from loom.util import globs, yaml_file
+from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, one_or_more, pointer
+from loom.workflow.gitlab import inputs, rules, yaml
+from loom.workflow.gitlab.inheritance import merge, without
+from loom.workflow.gitlab.inputs import Given
+from loom.workflow.gitlab.pipeline import Facts
+from loom.workflow.gitlab.sources import SUFFIXES, Checkout, Component, NotFound, Nowhere, Sources, Tree
+from loom.workflow.gitlab.variables import Scope, expand, text_of
+from loom.workflow.messages import Problems
+
+CODE = "GL_INCLUDE"
+MAX_INCLUDES = 150
+KINDS = ("local", "project", "remote", "template", "component")
+
+
+class _Where(Struct, frozen=True, kw_only=True):
+    """The file whose includes are read."""
+
+    tree: Tree
+    trail: tuple[str, ...]
+    """The names of this file and of those that led to it."""
+    given: Given = field(default_factory=Given)
+
+
+class Files:
+    """Read the main file and everything that it includes."""
+
+    def __init__(self, root: Path, facts: Facts, problems: Problems) -> None:
+        self.own = Checkout(root, facts.files)
+        self.facts = facts
+        self.sources: Sources = facts.sources() or Nowhere()
+        self.problems = problems
+        self.found: list[YamlFile] = []
+        """Included files first; unreadable ones are missing."""
+        self.variables: Mapping[str, str] = {**facts.predefined, **facts.given}
+        self._number = 0
+
+    def load(self, data: bytes, name: str) -> Node | None:
+        """Parse the main file and return its content merged over that of its includes."""
+        return self._parsed(data, name, _Where(tree=self.own, trail=(name,)))
+
+    def _parsed(self, data: bytes, name: str, where: _Where) -> Node | None:
+        file = yaml_file.decoded(data, name, code=yaml.CODE)
+        root = None
+        if not file.problems:
+            root = inputs.load(file, replace(where.given, variables=self.variables))
+        self.problems.found += file.problems
+        file.root = root
+        if root is not None and root.kind is not Kind.MAPPING:
+            self._say(root, "/", f"{name}: expected a mapping of jobs and keywords")
+            root = None
+        included = self._included(root, where) if root is not None else None
+        self.found.append(file)
+        if root is None or included is None:
+            return root
+        return merge(included, without(root, ("include",)))
+
+    def _say(self, node: Node, at: str, message: str) -> None:
+        self.problems.found.append(node.file.problem(node, at, message, code=CODE))
+
+    def _included(self, root: Node, where: _Where) -> Node | None:
+        """Merge the files that a file includes, in their order; None without any."""
+        merged: Node | None = None
+        include = root.get("include")
+        for number, item in enumerate(yaml.items(one_or_more(include)) if include is not None else ()):
+            for content in self._item(item, pointer("include", number), where):
+                merged = content if merged is None else merge(merged, content)
+        return merged
+
+    def _item(self, item: Node, at: str, where: _Where) -> Iterator[Node]:
+        """Yield the content of each file that one entry of `include` means."""
+        if item.kind is Kind.SCALAR:
+            text = self._text(item)
+            key, entry = ("remote" if text.startswith(("https://", "http://")) else "local"), {}
+            entry[key] = item
+        else:
+            entry = fields_of(item)
+        kind = next((kind for kind in KINDS if kind in entry), None)
+        if kind is None:
+            self._say(item, at, f"include: expected one of {', '.join(KINDS)}")
+            return
+        scope = Scope(layered={}, known=self.variables)
+        try:
+            if "rules" in entry and not rules.include_applies(entry["rules"], scope, self.facts, self.problems):
+                return
+            yield from self._files(kind, entry, item, at, where)
+        except NotFound as error:
+            self._say(entry[kind], f"{at}/{kind}", f"include:{kind}: {error}")
+
+    def _text(self, node: Node | None) -> str:
+        return "" if node is None or node.kind is not Kind.SCALAR else expand(text_of(node), self.variables).strip()
+
+    def _files(self, kind: str, entry: Mapping[str, Node], item: Node, at: str, where: _Where) -> Iterator[Node]:
+        given = Given(inputs=fields_of(entry.get("inputs")), place=entry[kind])
+        match kind:
+            case "local":
+                yield from self._of_tree(where.tree, self._text(entry[kind]), entry[kind], at, where, given)
+            case "project":
+                ref = self._text(entry.get("ref")) or None
+                files = one_or_more(entry.get("file"))
+                if not files:
+                    raise NotFound("`file` says which file of the project; add it")
+                tree = self.sources.project(self._text(entry[kind]), ref)
+                for node in yaml.items(files):
+                    yield from self._of_tree(tree, self._text(node), node, at, where, given)
+            case "component":
+                yield from self._component(self._text(entry[kind]), entry[kind], at, where, given)
+            case "remote":
+                url = self._text(entry[kind])
+                data = self.sources.remote(url)
+                _check_integrity(data, entry.get("integrity"))
+                yield from self._one(self.own, url, data, entry[kind], at, where, given)
+            case _:
+                name = self._text(entry[kind])
+                yield from self._one(
+                    self.own, f"template:{name}", self.sources.template(name), entry[kind], at, where, given
+                )
+
+    def _of_tree(self, tree: Tree, text: str, node: Node, at: str, where: _Where, given: Given) -> Iterator[Node]:
+        path = text.lstrip("/")
+        if not path.endswith(SUFFIXES):
+            raise NotFound(f"{text or 'an empty path'} is no YAML file; its name must end in .yml or .yaml")
+        if ".." in path.split("/"):
+            raise NotFound(f"{text} leads out of the project; write the path from the project's root")
+        names = [path]
+        if "*" in path:
+            names = sorted(name for name in tree.paths() if globs.matches(path, name) and name.endswith(SUFFIXES))
+            if not names:
+                raise NotFound(f"no file matches {text}")
+        for name in names:
+            yield from self._one(tree, f"{tree.label}{name}", tree.read(name), node, at, where, given)
+
+    def _component(self, address: str, node: Node, at: str, where: _Where, given: Given) -> Iterator[Node]:
+        path, _, version = address.rpartition("@")
+        host, _, rest = path.partition("/")
+        project, _, name = rest.rpartition("/")
+        if not (host and project and name and version):
+            raise NotFound(f"expected HOST/GROUP/PROJECT/NAME@VERSION, found {address}")
+        own = self.variables.get("CI_PROJECT_PATH"), self.variables.get("CI_COMMIT_SHA")
+        if (project, version) == own:
+            component = Component(tree=self.own, version="")
+        else:
+            component = self.sources.component(host, project, version)
+        tree, tried = component.tree, (f"templates/{name}.yml", f"templates/{name}/template.yml")
+        for path in tried:
+            try:
+                data = tree.read(path)
+            except NotFound:
+                continue
+            about = {"name": name, "reference": version, "sha": tree.sha or version, "version": component.version}
+            yield from self._one(tree, f"{tree.label}{path}", data, node, at, where, replace(given, component=about))
+            return
+        raise NotFound(f"{project} has no component {name}: there is neither {tried[0]} nor {tried[1]}")
+
+    def _one(
+        self, tree: Tree, name: str, data: bytes, node: Node, at: str, where: _Where, given: Given
+    ) -> Iterator[Node]:
+        self._number += 1
+        if self._number > MAX_INCLUDES:
+            if self._number == MAX_INCLUDES + 1:
+                self._say(node, at, f"more than {MAX_INCLUDES} files are included, which GitLab refuses")
+            return
+        if name in where.trail:
+            cycle = " -> ".join((*where.trail[where.trail.index(name) :], name))
+            self._say(node, at, f"the includes form a cycle: {cycle}; remove one")
+            return
+        content = self._parsed(data, name, _Where(tree=tree, trail=(*where.trail, name), given=given))
+        if content is not None:
+            yield content
+
+
+def _check_integrity(data: bytes, node: Node | None) -> None:
+    if node is None:
+        return
+    algorithm, _, wanted = node.text.partition("-")
+    found = base64.b64encode(hashlib.sha256(data).digest()).decode()
+    if algorithm != "sha256" or wanted != found:
+        raise NotFound(f"include:integrity: expected {node.text}, the file has sha256-{found}")

@@ -1,0 +1,249 @@
+"""`spec: inputs` of a file, and `$[[ inputs.NAME ]]` in its text, which is replaced before the text is parsed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msgspec import Struct, field
+
+from loom.util.yaml_file import LINE_BREAK, Kind, Node, YamlFile, fields_of, items_of
+from loom.workflow.gitlab import conditions, yaml
+from loom.workflow.gitlab.variables import expand_existing
+from loom.workflow.patterns import PatternError, SearchError, pattern_of
+
+MAX_FUNCTIONS = 3
+_BLOCK = re.compile(r"\$\[\[\s*(\S.*?\S|\S)\s*\]\]", re.DOTALL)
+_DIVIDER = re.compile(r"^---(?=\s|$)", re.MULTILINE)
+_HEADER = re.compile(r"^[\"']?spec[\"']?\s*:", re.MULTILINE)
+_TRUNCATE = re.compile(r"truncate\(\s*([0-9]+)\s*,\s*([0-9]+)\s*\)")
+_INPUT = re.compile(r"\$\[\[\s*inputs\.([\w-]+)\s*\]\]")
+_TYPES: Mapping[str, Callable[[Any], bool]] = {
+    "string": lambda value: isinstance(value, str),
+    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "boolean": lambda value: isinstance(value, bool),
+    "array": lambda value: isinstance(value, list),
+}
+_COMPONENT = ("name", "reference", "sha", "version")
+_FUNCTIONS = "expand_vars, truncate(offset,length) and posix_escape"
+
+
+class Given(Struct, frozen=True, kw_only=True):
+    """What the including file hands over."""
+
+    inputs: Mapping[str, Node] = field(default_factory=dict)
+    place: Node | None = None
+    """The include, for messages about what it lacks."""
+    component: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """For `expand_vars`."""
+
+
+class _Refused(ValueError):
+    """What is wrong with a value or an interpolation."""
+
+
+def load(file: YamlFile, given: Given) -> Node | None:
+    """Parse a decoded file with the inputs given; `file.problems` gets what is wrong."""
+    end = _header_end(file.text)
+    if end is None:
+        for name, node in given.inputs.items():
+            say(node, f"{file.name} declares no input {name}; remove it, or add it to the file's `spec: inputs`", file)
+        return yaml.parse(file)[0]
+    header = yaml.parse(file, file.text[:end])[-1]
+    if header is None or file.problems:
+        return None
+    values = _Inputs(file, header, given).values()
+    return None if file.problems else _content(file, end, values, given)
+
+
+def _header_end(text: str) -> int | None:
+    """Return where the header ends: the text before a line `---` that has `spec`."""
+    if not _HEADER.search(text):
+        return None
+    ends = (divider.start() for divider in _DIVIDER.finditer(text))
+    return next((end for end in ends if _HEADER.search(text, 0, end)), None)
+
+
+def say(node: Node, message: str, file: YamlFile, at: str = "/spec/inputs") -> None:
+    """Report a problem at a node, which may stand in the including file."""
+    file.problems.append(node.file.problem(node, at, message, code=yaml.CODE))
+
+
+class _Inputs:
+    """The values of a file's inputs: what was given, else the defaults, each checked."""
+
+    def __init__(self, file: YamlFile, header: Node, given: Given) -> None:
+        self.file = file
+        self.given = given
+        self.spec = header.get("spec")
+        self.declared = fields_of(header.find("spec", "inputs"))
+        self.found: dict[str, Any] = {}
+
+    def values(self) -> dict[str, Any]:
+        for key in fields_of(self.spec):
+            if key not in ("inputs", "component", "description"):
+                node = self.spec.keys[key] if self.spec is not None else None
+                if node is not None:
+                    say(node, f"spec:{key} is not supported; write the inputs in this file", self.file)
+        for name, node in self.given.inputs.items():
+            if name not in self.declared:
+                known = ", ".join(self.declared) or "none"
+                say(node, f"{self.file.name} declares no input {name}; its inputs are: {known}", self.file)
+        for name, node in self.declared.items():
+            try:
+                self.found[name] = self._value(name, node)
+            except _Refused as error:
+                place = self.given.inputs.get(name) or self.given.place or self.spec_key(name)
+                say(place, f"input {name} of {self.file.name}: {error}", self.file)
+        return {f"inputs.{name}": value for name, value in self.found.items()} | {
+            f"component.{name}": value for name, value in self.given.component.items() if name in _COMPONENT
+        }
+
+    def spec_key(self, name: str) -> Node:
+        node = self.spec.find("inputs") if self.spec is not None else None
+        assert node is not None  # the input is one of its keys
+        return node.keys[name]
+
+    def _value(self, name: str, spec: Node) -> Any:
+        rule = self._rule(spec)
+        given = self.given.inputs.get(name)
+        default = rule.get("default") if rule is not None else spec.get("default")
+        node = given if given is not None else default
+        if node is None:
+            raise _Refused("needs a value: it has no default; give it with include:inputs")
+        kind = _text(spec.get("type")) or "string"
+        if kind not in _TYPES:
+            raise _Refused(f"unknown type {kind}; the types are {', '.join(_TYPES)}")
+        value = node.plain()
+        if not _TYPES[kind](value):
+            raise _Refused(f"expected {'an' if kind == 'array' else 'a'} {kind}, found {value!r}")
+        options = (rule.get("options") if rule is not None else None) or spec.get("options")
+        if options is not None and value not in [option.plain() for option in items_of(options)]:
+            raise _Refused(f"{value!r} is not one of its options: {', '.join(map(str, options.plain()))}")
+        self._matches(spec.get("regex"), value)
+        return value
+
+    def _matches(self, regex: Node | None, value: Any) -> None:
+        if regex is None:
+            return
+        text = _text(regex)
+        try:
+            wanted = pattern_of(text[1:-1] if len(text) > 1 and text[0] == text[-1] == "/" else text)
+            if not wanted.found_in(str(value)):
+                raise _Refused(f"{value!r} does not match its regex {text}")
+        except (PatternError, SearchError) as error:
+            raise _Refused(f"regex: {error}") from error
+
+    def _rule(self, spec: Node) -> Node | None:
+        """Return the first of `spec:inputs:NAME:rules` that holds for the inputs before it."""
+        names = {name: f"INPUT_{number}" for number, name in enumerate(self.declared)}
+        values = {names[name]: _as_text(value) for name, value in self.found.items()}
+        for rule in items_of(spec.get("rules")):
+            condition = _text(rule.get("if"))
+            if not condition:
+                return rule
+            written = _INPUT.sub(lambda found: f"${names.get(found[1], 'INPUT_X')}", condition)
+            try:
+                if conditions.holds(conditions.parse(written), values):
+                    return rule
+            except (ValueError, SearchError) as error:
+                raise _Refused(f"rules:if: {error}") from error
+        return None
+
+
+def _text(node: Node | None) -> str:
+    return node.text if node is not None and node.kind is Kind.SCALAR else ""
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+class _Piece(Struct, frozen=True):
+    """Where a part of the new text begins, there and in the file. `whole`: it is one place in the file."""
+
+    new: int
+    old: int
+    whole: bool
+
+
+def _content(file: YamlFile, end: int, values: Mapping[str, Any], given: Given) -> Node | None:
+    """Parse what follows the header, with its interpolations replaced."""
+    start = end + len("---")
+    source = file.text[start:]
+    text, pieces, last, length = [], [_Piece(0, start, False)], 0, 0
+    for block in _BLOCK.finditer(source):
+        if block[1].startswith("matrix."):
+            continue  # `needs` knows it
+        try:
+            value = _evaluated(block[1], values, given)
+        except _Refused as error:
+            say(_node_at(file, start + block.start(), len(block[0])), str(error), file, "/")
+            continue
+        text += [source[last : block.start()], value]
+        length += block.start() - last
+        pieces += [
+            _Piece(length, start + block.start(), True),
+            _Piece(length + len(value), start + block.end(), False),
+        ]
+        length += len(value)
+        last = block.end()
+    new = "".join([*text, source[last:]])
+    return None if file.problems else yaml.parse(file, new, _origin(file.text, new, pieces))[0]
+
+
+def _evaluated(expression: str, values: Mapping[str, Any], given: Given) -> str:
+    name, *functions = (part.strip() for part in expression.split("|"))
+    if name not in values:
+        known = ", ".join(values) or "none"
+        raise _Refused(f"$[[ {name} ]] is unknown here; known are: {known} (declare inputs under spec: inputs)")
+    if len(functions) > MAX_FUNCTIONS:
+        raise _Refused(f"$[[ {expression} ]] has more than {MAX_FUNCTIONS} functions, which GitLab refuses")
+    value = values[name]
+    for function in functions:
+        if not isinstance(value, str):
+            raise _Refused(f"$[[ {expression} ]]: {function} takes text; {name} is not of type string")
+        value = _applied(function, value, given)
+    return _as_text(value)
+
+
+def _applied(function: str, value: str, given: Given) -> str:
+    if function == "expand_vars":
+        return expand_existing(value, given.variables)
+    if function == "posix_escape":
+        return shlex.quote(value)
+    if cut := _TRUNCATE.fullmatch(function):
+        return value[int(cut[1]) : int(cut[1]) + int(cut[2])]
+    raise _Refused(f"unknown function {function}; the functions are {_FUNCTIONS}")
+
+
+def _line_starts(text: str) -> list[int]:
+    return [0, *(found.end() for found in LINE_BREAK.finditer(text))]
+
+
+def _origin(old: str, new: str, pieces: list[_Piece]) -> yaml.Origin:
+    """Lead places in the new text back to the file."""
+    old_lines, new_lines = _line_starts(old), _line_starts(new)
+    starts = [piece.new for piece in pieces]
+
+    def origin(line: int, column: int) -> tuple[int, int]:
+        at = (new_lines[line - 1] if line <= len(new_lines) else len(new)) + column - 1
+        piece = pieces[bisect_right(starts, at) - 1]
+        place = piece.old if piece.whole else piece.old + at - piece.new
+        number = bisect_right(old_lines, min(place, len(old)))
+        return number, place - old_lines[number - 1] + 1
+
+    return origin
+
+
+def _node_at(file: YamlFile, offset: int, length: int) -> Node:
+    lines = _line_starts(file.text)
+    number = bisect_right(lines, offset)
+    return Node(file, Kind.SCALAR, None, number, offset - lines[number - 1] + 1, length)

@@ -1,0 +1,387 @@
+"""Every keyword of GitLab's CI/CD YAML reference, its values, and what loom makes of it.
+
+`loom check` reads this table, and so does the page docs/reference/gitlab-keywords.md (`scripts/docs gitlab`).
+
+A shape is a list of alternatives: `text`, `scalar` (text, number or boolean), `integer`, `boolean`, `duration`, words in
+parentheses, `map` (the keywords below it), `open` (any names; what each may be stands at `NAME`), `any`, and
+`[shape]` for a list, which may contain lists of its items. `null` is as good as no keyword, everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class Support(StrEnum):
+    SAME = "as in GitLab"
+    DIFFERS = "differs"
+    NO_EFFECT = "no effect"
+    REFUSED = "refused"
+
+
+class Keyword(Struct, frozen=True):
+    name: str
+    """As in GitLab's reference: `artifacts:reports:junit`."""
+    shape: str
+    support: Support = Support.SAME
+    about: str = ""
+    """How it differs, or why it has no effect or is refused."""
+
+
+_SAME, _DIFFERS, _NONE, _REFUSED = Support
+_WHEN = "(on_success on_failure always)"
+_JOB_WHEN = "(on_success on_failure always manual delayed never)"
+_PULL = "(always if-not-present never) | [(always if-not-present never)]"
+_REASONS = (
+    "always unknown_failure script_failure api_failure stuck_or_timeout_failure runner_system_failure "
+    "runner_unsupported stale_schedule job_execution_timeout archived_failure unmet_prerequisites scheduler_failure "
+    "data_integrity_failure stuck_pending_with_matching_runners stuck_pending_no_matching_runners no_updates_running "
+    "no_updates_canceling runner_configuration_error runner_external_dependency_failure runner_interrupted "
+    "server_timeout_running server_timeout_canceling"
+)
+_STEPS = "In the same shells as in GitLab, and each command is a step of its own in the record."
+_NOT_SHOWN = "GitLab shows this report; a local run keeps the file alone."
+_NO_DEPLOYMENT = "A local run deploys nothing; the job's script runs."
+_NO_RULES_OF_TIME = "Each local run is one pipeline."
+
+_REPORTS = (
+    Keyword("artifacts:reports", "map"),
+    Keyword("artifacts:reports:junit", "text | [text]", _SAME, "Failing tests are named by `loom diagnose`."),
+    Keyword("artifacts:reports:dotenv", "text | [text]"),
+    Keyword("artifacts:reports:coverage_report", "map"),
+    Keyword("artifacts:reports:coverage_report:coverage_format", "(cobertura jacoco)"),
+    Keyword("artifacts:reports:coverage_report:path", "text"),
+    Keyword("artifacts:reports:codequality", "text | [text]", _SAME, "`loom diagnose` names the lines."),
+    Keyword("artifacts:reports:sarif", "text | [text]", _SAME, "`loom diagnose` names the lines."),
+    *(
+        Keyword(f"artifacts:reports:{name}", "text | [text]", _NONE, _NOT_SHOWN)
+        for name in (
+            "accessibility",
+            "annotations",
+            "api_fuzzing",
+            "browser_performance",
+            "cluster_image_scanning",
+            "container_scanning",
+            "coverage_fuzzing",
+            "cyclonedx",
+            "dast",
+            "dependency_scanning",
+            "license_management",
+            "license_scanning",
+            "load_performance",
+            "lsif",
+            "metrics",
+            "performance",
+            "repository_xray",
+            "requirements",
+            "requirements_v2",
+            "sast",
+            "secret_detection",
+            "terraform",
+        )
+    ),
+)
+
+_RULE = (
+    Keyword("if", "scalar"),
+    Keyword("changes", "[text] | map"),
+    Keyword("changes:paths", "[text]"),
+    Keyword("changes:compare_to", "text"),
+    Keyword("changes:regexp", "text", _REFUSED, "Write `paths` with globs."),
+    Keyword("exists", "text | [text] | map"),
+    Keyword("exists:paths", "[text]"),
+    Keyword("exists:project", "text", _REFUSED, "Files of another project are not looked at."),
+    Keyword("exists:ref", "text", _REFUSED, "Files of another project are not looked at."),
+    Keyword("exists:regexp", "text", _REFUSED, "Write `paths` with globs."),
+)
+
+_NEED = (
+    Keyword("job", "text"),
+    Keyword("artifacts", "boolean"),
+    Keyword("optional", "boolean"),
+    Keyword("parallel", "map"),
+    Keyword("parallel:matrix", "[open]"),
+    Keyword("parallel:matrix:NAME", "scalar | [scalar]"),
+)
+
+
+def _below(prefix: str, keywords: tuple[Keyword, ...], *left_out: str) -> tuple[Keyword, ...]:
+    return tuple(
+        Keyword(f"{prefix}:{one.name}", one.shape, one.support, one.about)
+        for one in keywords
+        if one.name.split(":")[0] not in left_out
+    )
+
+
+JOB = (
+    Keyword("after_script", "text | [text]", _DIFFERS, _STEPS),
+    Keyword("allow_failure", "boolean | map"),
+    Keyword("allow_failure:exit_codes", "integer | [integer]"),
+    Keyword("artifacts", "map"),
+    Keyword("artifacts:paths", "[text]"),
+    Keyword("artifacts:exclude", "[text]"),
+    Keyword("artifacts:expire_in", "duration", _DIFFERS, "The files stay with the run's record."),
+    Keyword("artifacts:expose_as", "text", _NONE, "There is no merge request that could show it."),
+    Keyword("artifacts:name", "text"),
+    Keyword("artifacts:public", "boolean", _NONE, "Only you can read the files."),
+    Keyword("artifacts:access", "(none developer maintainer all)", _NONE, "Only you can read the files."),
+    *_REPORTS,
+    Keyword("artifacts:untracked", "boolean"),
+    Keyword("artifacts:when", _WHEN),
+    Keyword(
+        "before_script",
+        "text | [text]",
+        _DIFFERS,
+        _STEPS,
+    ),
+    Keyword("cache", "map | [map]"),
+    Keyword("cache:key", "scalar | map"),
+    Keyword("cache:key:files", "[text]"),
+    Keyword("cache:key:files_commits", "[text]", _DIFFERS, "As `cache:key:files`: by the files' content."),
+    Keyword("cache:key:prefix", "scalar"),
+    Keyword("cache:fallback_keys", "[scalar]"),
+    Keyword("cache:paths", "[text]"),
+    Keyword("cache:policy", "text"),
+    Keyword(
+        "cache:unprotect", "boolean", _NONE, "loom has one cache for each protected branch and one for all others."
+    ),
+    Keyword("cache:untracked", "boolean"),
+    Keyword("cache:when", _WHEN),
+    Keyword("coverage", "text"),
+    Keyword("dast_configuration", "map", _REFUSED, "It belongs to GitLab's DAST profiles."),
+    Keyword("dast_configuration:site_profile", "text"),
+    Keyword("dast_configuration:scanner_profile", "text"),
+    Keyword("dependencies", "[text]"),
+    Keyword("environment", "text | map", _DIFFERS, "Sets the `CI_ENVIRONMENT_*` variables; nothing is deployed."),
+    Keyword("environment:name", "text"),
+    Keyword("environment:url", "text"),
+    Keyword("environment:on_stop", "text", _NONE, _NO_DEPLOYMENT),
+    Keyword("environment:action", "(start prepare stop verify access)"),
+    Keyword("environment:auto_stop_in", "text", _NONE, _NO_DEPLOYMENT),
+    Keyword("environment:deployment_tier", "text"),
+    Keyword("environment:kubernetes", "any", _NONE, _NO_DEPLOYMENT),
+    Keyword("extends", "text | [text]"),
+    Keyword("hooks", "map"),
+    Keyword(
+        "hooks:pre_get_sources_script",
+        "text | [text]",
+        _NONE,
+        "The project is there already; nothing fetches it.",
+    ),
+    Keyword(
+        "id_tokens",
+        "any",
+        _REFUSED,
+        "Only a GitLab server can issue them; `gitlab: secrets` in your configuration gives secrets of your own.",
+    ),
+    Keyword("identity", "text", _REFUSED, "Only a GitLab server can issue it."),
+    Keyword("image", "text | map"),
+    Keyword("image:name", "text"),
+    Keyword("image:entrypoint", "text | [text]"),
+    Keyword("image:docker", "map"),
+    Keyword("image:docker:platform", "text"),
+    Keyword("image:docker:user", "scalar"),
+    Keyword("image:kubernetes", "map", _NONE, "Jobs run in an engine here."),
+    Keyword("image:kubernetes:user", "scalar"),
+    Keyword("image:pull_policy", _PULL),
+    Keyword("inherit", "map"),
+    Keyword("inherit:default", "boolean | [text]"),
+    Keyword("inherit:variables", "boolean | [text]"),
+    Keyword("inputs", "any", _REFUSED, "Job inputs are typed in on GitLab's page of a manual job; use variables."),
+    Keyword("interruptible", "boolean", _DIFFERS, "No newer pipeline cancels a local run."),
+    Keyword("manual_confirmation", "text", _DIFFERS, "It is the question on the terminal."),
+    Keyword("needs", "text | [text | map]"),
+    *_below("needs", _NEED),
+    Keyword("needs:pipeline", "text", _NONE, "There is no other pipeline; the job runs without its artifacts."),
+    Keyword("needs:project", "text", _NONE, "Artifacts of other projects are not fetched; the job runs without them."),
+    Keyword("needs:ref", "text", _NONE, "See `needs:project`."),
+    Keyword("only", "text | [text] | map"),
+    Keyword("only:refs", "text | [text]"),
+    Keyword("only:variables", "text | [text]"),
+    Keyword("only:changes", "text | [text]"),
+    Keyword("only:kubernetes", "(active)", _REFUSED, "There is no cluster of GitLab's."),
+    Keyword("except", "text | [text] | map"),
+    Keyword("except:refs", "text | [text]"),
+    Keyword("except:variables", "text | [text]"),
+    Keyword("except:changes", "text | [text]"),
+    Keyword("except:kubernetes", "(active)", _REFUSED, "There is no cluster of GitLab's."),
+    Keyword("pages", "boolean | map", _DIFFERS, "Nothing is published; the job runs and `public` is its artifact."),
+    Keyword("pages:publish", "text"),
+    Keyword("pages:path_prefix", "text", _NONE, "Nothing is published."),
+    Keyword("pages:expire_in", "text", _NONE, "Nothing is published."),
+    Keyword("publish", "text"),
+    Keyword("parallel", "integer | map"),
+    Keyword("parallel:matrix", "[open]"),
+    Keyword("parallel:matrix:NAME", "scalar | [scalar]"),
+    Keyword("release", "map", _DIFFERS, "No release is made; the job's script runs."),
+    Keyword("release:tag_name", "text"),
+    Keyword("release:tag_message", "text"),
+    Keyword("release:name", "text"),
+    Keyword("release:description", "text"),
+    Keyword("release:ref", "text"),
+    Keyword("release:milestones", "text | [text]"),
+    Keyword("release:released_at", "text"),
+    Keyword("release:assets", "any"),
+    Keyword("resource_group", "text", _DIFFERS, "Holds for all runs on this machine."),
+    Keyword("retry", "integer | map"),
+    Keyword("retry:max", "integer"),
+    Keyword(
+        "retry:when", f"({_REASONS}) | [({_REASONS})]", _DIFFERS, "Reasons that only a GitLab server has never occur."
+    ),
+    Keyword("retry:exit_codes", "integer | [integer]"),
+    Keyword("rules", "[map]"),
+    *_below("rules", _RULE),
+    Keyword("rules:when", _JOB_WHEN),
+    Keyword("rules:start_in", "duration"),
+    Keyword("rules:allow_failure", "boolean | map"),
+    Keyword("rules:allow_failure:exit_codes", "integer | [integer]"),
+    Keyword("rules:variables", "open"),
+    Keyword("rules:variables:NAME", "scalar"),
+    Keyword("rules:needs", "text | [text | map]"),
+    *_below("rules:needs", _NEED),
+    Keyword("rules:interruptible", "boolean", _DIFFERS, "No newer pipeline cancels a local run."),
+    Keyword("run", "any", _REFUSED, "CI/CD steps need GitLab's step runner; write `script`."),
+    Keyword(
+        "script",
+        "text | [text]",
+        _DIFFERS,
+        _STEPS,
+    ),
+    Keyword(
+        "secrets",
+        "open",
+        _DIFFERS,
+        "The store is not asked: `gitlab: secrets` in your configuration gives one of your own.",
+    ),
+    Keyword("secrets:NAME", "map"),
+    Keyword("secrets:NAME:vault", "any"),
+    Keyword("secrets:NAME:gcp_secret_manager", "any"),
+    Keyword("secrets:NAME:azure_key_vault", "any"),
+    Keyword("secrets:NAME:aws_secrets_manager", "any"),
+    Keyword("secrets:NAME:gitlab_secrets_manager", "any"),
+    Keyword("secrets:NAME:file", "boolean"),
+    Keyword("secrets:NAME:token", "text", _NONE, "No store is asked."),
+    Keyword("services", "[text | map]"),
+    Keyword("services:name", "text"),
+    Keyword("services:alias", "text"),
+    Keyword("services:command", "text | [text]"),
+    Keyword("services:docker", "map"),
+    Keyword("services:docker:platform", "text"),
+    Keyword("services:docker:user", "scalar"),
+    Keyword("services:entrypoint", "text | [text]"),
+    Keyword("services:kubernetes", "map", _NONE, "Services run in an engine here."),
+    Keyword("services:kubernetes:user", "scalar"),
+    Keyword("services:pull_policy", _PULL),
+    Keyword("services:variables", "open"),
+    Keyword("services:variables:NAME", "scalar | map"),
+    Keyword("services:variables:NAME:value", "scalar"),
+    Keyword("services:variables:NAME:expand", "boolean"),
+    Keyword("stage", "text"),
+    Keyword("start_in", "duration", _SAME, "`--no-delay` leaves the wait out."),
+    Keyword("tags", "text | [text]", _NONE, "Jobs run on this machine, or in the pool of yours that a tag names."),
+    Keyword("timeout", "duration"),
+    Keyword(
+        "trigger",
+        "text | map",
+        _DIFFERS,
+        "A child pipeline runs as a run within the run; another project's is left out.",
+    ),
+    Keyword("trigger:project", "text", _DIFFERS, "The job is left out of the plan, with the reason."),
+    Keyword("trigger:branch", "text"),
+    Keyword("trigger:include", "text | [text | map] | map"),
+    Keyword("trigger:include:local", "text"),
+    Keyword("trigger:include:artifact", "text"),
+    Keyword("trigger:include:job", "text"),
+    Keyword("trigger:include:template", "text", _REFUSED, "Include the template in a file of the project."),
+    Keyword("trigger:include:project", "text", _REFUSED, "Include the file in one of the project's own."),
+    Keyword("trigger:include:ref", "text"),
+    Keyword("trigger:include:file", "text"),
+    Keyword("trigger:include:component", "text", _REFUSED, "Include the component in a file of the project."),
+    Keyword("trigger:include:remote", "text", _REFUSED, "Include the file in one of the project's own."),
+    Keyword("trigger:include:inputs", "any"),
+    Keyword("trigger:inputs", "any"),
+    Keyword("trigger:strategy", "(depend mirror)"),
+    Keyword("trigger:forward", "map"),
+    Keyword("trigger:forward:yaml_variables", "boolean"),
+    Keyword("trigger:forward:pipeline_variables", "boolean"),
+    Keyword("type", "text", _REFUSED, "GitLab has removed it; write `stage`."),
+    Keyword("variables", "open"),
+    Keyword("variables:NAME", "scalar | map"),
+    Keyword("variables:NAME:value", "scalar"),
+    Keyword("variables:NAME:expand", "boolean"),
+    Keyword("when", _JOB_WHEN),
+)
+"""The keywords of a job."""
+
+_AUTO_CANCEL = (
+    Keyword("auto_cancel", "map", _NONE, _NO_RULES_OF_TIME),
+    Keyword("auto_cancel:on_new_commit", "(conservative interruptible none)"),
+    Keyword("auto_cancel:on_job_failure", "(all none)"),
+)
+
+ROOT_KEYWORDS = (
+    Keyword("default", "map"),
+    Keyword("include", "text | [text | map] | map"),
+    Keyword("include:component", "text", _DIFFERS, "From a clone, or by git (see the guide)."),
+    Keyword("include:file", "text | [text]"),
+    Keyword("include:inputs", "any"),
+    Keyword("include:integrity", "text"),
+    Keyword("include:local", "text"),
+    Keyword(
+        "include:project",
+        "text",
+        _DIFFERS,
+        "From a clone that `gitlab: projects` names, or by git with your credentials.",
+    ),
+    Keyword("include:ref", "text"),
+    Keyword("include:remote", "text"),
+    *_below("include", (Keyword("rules", "[map]"), *_below("rules", _RULE), Keyword("rules:when", "(always never)"))),
+    Keyword("include:template", "text", _DIFFERS, "From the folder that `gitlab: templates` names."),
+    Keyword("spec", "map", _SAME, "In the header of a file, before a line `---`."),
+    Keyword("spec:description", "text"),
+    Keyword("spec:component", "[text]"),
+    Keyword("spec:include", "any", _REFUSED, "Write the inputs in the file itself."),
+    Keyword("spec:inputs", "open"),
+    Keyword("spec:inputs:NAME", "map"),
+    Keyword("spec:inputs:NAME:default", "any"),
+    Keyword("spec:inputs:NAME:description", "text"),
+    Keyword("spec:inputs:NAME:options", "[scalar]"),
+    Keyword("spec:inputs:NAME:regex", "text"),
+    Keyword("spec:inputs:NAME:rules", "[map]"),
+    Keyword("spec:inputs:NAME:rules:if", "text"),
+    Keyword("spec:inputs:NAME:rules:options", "[scalar]"),
+    Keyword("spec:inputs:NAME:rules:default", "any"),
+    Keyword("spec:inputs:NAME:type", "(string number boolean array)"),
+    Keyword("stages", "[text]"),
+    Keyword("types", "any", _REFUSED, "GitLab has removed it; write `stages`."),
+    Keyword("variables", "open"),
+    Keyword("variables:NAME", "scalar | map"),
+    Keyword("variables:NAME:value", "scalar"),
+    Keyword("variables:NAME:description", "text"),
+    Keyword("variables:NAME:expand", "boolean"),
+    Keyword("variables:NAME:options", "[text]"),
+    Keyword("workflow", "map"),
+    Keyword("workflow:name", "text"),
+    *_below("workflow", _AUTO_CANCEL),
+    Keyword("workflow:rules", "[map]"),
+    *_below("workflow:rules", _RULE),
+    Keyword("workflow:rules:variables", "open"),
+    Keyword("workflow:rules:variables:NAME", "scalar"),
+    Keyword("workflow:rules:when", "(always never)"),
+    *_below("workflow:rules", _AUTO_CANCEL),
+)
+"""The keywords at the root of a file."""
+
+GLOBALS = ("image", "services", "cache", "before_script", "after_script")
+"""Keywords of jobs that may stand at the root, instead of in `default`; GitLab calls this deprecated."""
+DEFAULTS = (*GLOBALS, "artifacts", "hooks", "id_tokens", "identity", "interruptible", "retry", "tags", "timeout")
+"""Keywords of jobs that `default` may have."""
+ROOT = frozenset({"default", "include", "spec", "stages", "types", "variables", "workflow", "$schema", *GLOBALS})
+"""The root keys that are no jobs."""
+
+
+def by_name(keywords: tuple[Keyword, ...]) -> Mapping[str, Keyword]:
+    return {one.name: one for one in keywords}

@@ -1,0 +1,101 @@
+"""Turn `.gitlab-ci.yml` into a checked `Pipeline`: includes, extends, references, stages, defaults, shapes.
+
+In GitLab's order. All errors are reported at once, each at its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from loom.util.yaml_file import Kind, Node, YamlFile, items_of, pointer
+from loom.workflow.gitlab import yaml
+from loom.workflow.gitlab.files import Files
+from loom.workflow.gitlab.inheritance import defaults_of, entry_names, extended, with_defaults
+from loom.workflow.gitlab.pipeline import Entry, Facts, Pipeline
+from loom.workflow.gitlab.references import Resolver
+from loom.workflow.gitlab.shapes import Shapes
+from loom.workflow.messages import Problems
+
+STAGES = ("build", "test", "deploy")
+FIRST, LAST = ".pre", ".post"
+MAX_NAME = 255
+
+
+class Loaded:
+    """A pipeline in the making: `pipeline` is None when nothing of the file is readable."""
+
+    def __init__(self, path: str, data: bytes, root: Path, facts: Facts) -> None:
+        self.path = path
+        self.problems = Problems(code=yaml.CODE)
+        files = Files(root, facts, self.problems)
+        content = files.load(data, path)
+        self.files: tuple[YamlFile, ...] = tuple(files.found)
+        self.shapes = Shapes()
+        self.pipeline = None if content is None else self._assembled(content)
+        self.problems.found += self.shapes.problems
+
+    def _assembled(self, content: Node) -> Pipeline:
+        whole = Resolver(extended(content, self.problems), self.problems).resolved()
+        root = self.shapes.root(whole)
+        stages = self._stages(root)
+        defaults = defaults_of(root)
+        entries: dict[str, Entry] = {}
+        for name in entry_names(root):
+            entry = self._entry(name, root, content, defaults, stages)
+            if entry is not None:
+                entries[name] = entry
+        if all(name.startswith(".") for name in entries) and not self.problems.found and not self.shapes.problems:
+            self.problems.say(
+                root, "/", "the file has no job; add a name with `script`, which does not begin with a dot"
+            )
+        return Pipeline(
+            path=self.path,
+            files=self.files,
+            root=root,
+            stages=stages,
+            entries=entries,
+            notices=tuple(self.shapes.notices.values()),
+        )
+
+    def _stages(self, root: Node) -> tuple[str, ...]:
+        written = [str(node.value) for node in items_of(root.get("stages"))]
+        named = [stage for stage in written if stage not in (FIRST, LAST)] or list(STAGES)
+        return (FIRST, *dict.fromkeys(named), LAST)
+
+    def _entry(
+        self, name: str, root: Node, content: Node, defaults: Mapping[str, tuple[Node, Node]], stages: tuple[str, ...]
+    ) -> Entry | None:
+        node, key = root.value[name], root.keys[name]
+        own = content.value.get(name, node)
+        if name.startswith("."):
+            return Entry(name=name, key=key, node=own, merged=node)
+        if node.kind is not Kind.MAPPING:
+            if node.kind is not Kind.REFUSED:
+                found = repr(node.text) if node.kind is Kind.SCALAR else "a list"
+                why = f"{name}: expected a job (a mapping with `script`), found {found}"
+                self.problems.say(key, pointer(name), f"{why}; a name that is no job begins with a dot")
+            return None
+        checked = self.shapes.job(name, node)
+        entry = Entry(name=name, key=key, node=own, merged=with_defaults(checked, defaults))
+        self._sound(entry, stages)
+        return entry
+
+    def _sound(self, entry: Entry, stages: tuple[str, ...]) -> None:
+        """Check what GitLab asks of each job beyond the shapes of its keywords."""
+        name, job = entry.name, entry.merged
+        if not any(job.get(key) is not None for key in ("script", "trigger", "run")) and not self._refused(entry):
+            self.problems.say(entry.key, pointer(name), f"{name} has no script; every job has `script` or `trigger`")
+        if entry.stage not in stages:
+            node = job.get("stage") or entry.key
+            why = f"{name}: there is no stage {entry.stage}; the stages are {', '.join(stages)} (see `stages`)"
+            self.problems.say(node, pointer(name, "stage"), why)
+        if len(name) > MAX_NAME:
+            self.problems.say(entry.key, pointer(name), f"the name of a job has at most {MAX_NAME} characters")
+        if job.get("script") is not None and job.get("trigger") is not None:
+            self.problems.say(entry.key, pointer(name), f"{name}: a job has `script` or `trigger`, not both")
+
+    def _refused(self, entry: Entry) -> bool:
+        """Whether the reason that a job has no script is reported already."""
+        node = entry.node.get("script") or entry.node.get("trigger")
+        return node is not None and node.value is not None

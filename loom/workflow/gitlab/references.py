@@ -1,0 +1,73 @@
+"""`!reference [job, key, ...]`: replace each by the value at that path of the merged file."""
+
+from __future__ import annotations
+
+from loom.util.yaml_file import Kind, Node, pointer
+from loom.workflow.messages import Problems
+
+MAX_DEPTH = 10
+
+
+class Resolver:
+    """Each value is resolved once, so that shared ones (aliases, `extends`) cost nothing again."""
+
+    def __init__(self, root: Node, problems: Problems) -> None:
+        self.root = root
+        self.problems = problems
+        self._done: dict[int, Node] = {}
+        self._kept: list[Node] = []
+        """The nodes whose ids are keys."""
+
+    def resolved(self) -> Node:
+        return self._value(self.root, (), ())
+
+    def _value(self, node: Node, trail: tuple[tuple[str, ...], ...], at: tuple[str | int, ...]) -> Node:
+        if node.kind is Kind.SCALAR or node.kind is Kind.REFUSED:
+            return node
+        known = self._done.get(id(node))
+        if known is not None:
+            return known
+        if node.kind is Kind.REFERENCE:
+            found = self._target(node, trail, at)
+        elif node.kind is Kind.LIST:
+            found = self._rebuilt(node, [self._value(item, trail, (*at, n)) for n, item in enumerate(node.value)])
+        else:
+            found = self._rebuilt(node, {key: self._value(item, trail, (*at, key)) for key, item in node.value.items()})
+        self._done[id(node)] = found
+        self._kept.append(node)
+        return found
+
+    def _rebuilt(self, node: Node, value: list[Node] | dict[str, Node]) -> Node:
+        new, old = (value.values(), node.value.values()) if isinstance(value, dict) else (value, node.value)
+        if all(one is other for one, other in zip(new, old, strict=True)):
+            return node
+        copy = Node(node.file, node.kind, value, node.line, node.column, node.length)
+        copy.keys = node.keys
+        return copy
+
+    def _target(self, node: Node, trail: tuple[tuple[str, ...], ...], at: tuple[str | int, ...]) -> Node:
+        path = tuple(str(item.value) for item in node.value)
+        shown = f"!reference [{', '.join(path)}]"
+        if path in trail:
+            cycle = " -> ".join(f"[{', '.join(step)}]" for step in (*trail[trail.index(path) :], path))
+            return self._refused(node, at, f"{shown} is part of a cycle: {cycle}; remove one")
+        if len(trail) >= MAX_DEPTH:
+            return self._refused(node, at, f"{shown}: references are nested deeper than {MAX_DEPTH} levels")
+        found: Node | None = self.root
+        for number, key in enumerate(path):
+            if found is not None and found.kind is Kind.REFERENCE:
+                found = self._value(found, (*trail, path), at)
+            found = (
+                found.get(int(key) if found.kind is Kind.LIST and key.isdecimal() else key)
+                if found is not None
+                else None
+            )
+            if found is None:
+                missing = f"there is no {key} in {'.'.join(path[:number])}" if number else f"there is no {key}"
+                return self._refused(node, at, f"{shown}: {missing}; name a job and a key of it")
+        assert found is not None  # an empty path gives the root
+        return self._value(found, (*trail, path), at)
+
+    def _refused(self, node: Node, at: tuple[str | int, ...], message: str) -> Node:
+        self.problems.say(node, pointer(*at), message)
+        return Node(node.file, Kind.REFUSED, None, node.line, node.column, node.length)

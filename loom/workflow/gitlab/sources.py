@@ -1,0 +1,92 @@
+"""Where the files of a pipeline come from: the checkout, and other places by what the commands give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+
+from loom.util import yaml_file
+from loom.util.paths import leads_out
+from loom.util.units import nearest
+
+SUFFIXES = (".yml", ".yaml")
+
+
+class NotFound(Exception):
+    """A file that an include names can't be had; the message has the reason and the next move."""
+
+
+class Tree(Protocol):
+    """The files of one project at one commit."""
+
+    label: str
+    """For messages: empty for the user's own project, else such as `group/project@main:`."""
+    project: str
+    sha: str
+
+    def read(self, path: str) -> bytes:
+        """NotFound when there is no such file."""
+
+    def paths(self) -> Iterable[str]: ...
+
+
+class Component(Struct, frozen=True, kw_only=True):
+    tree: Tree
+    version: str
+    """The tag that was chosen; empty for a branch or a commit."""
+
+
+class Sources(Protocol):
+    """Where files of other places come from. Each method raises NotFound."""
+
+    def project(self, path: str, ref: str | None) -> Tree: ...
+
+    def component(self, host: str, path: str, version: str) -> Component: ...
+
+    def remote(self, url: str) -> bytes: ...
+
+    def template(self, name: str) -> bytes: ...
+
+
+class Nowhere:
+    """The sources of a reader that has none."""
+
+    def project(self, path: str, ref: str | None) -> Tree:
+        raise NotFound(f"the project {path} is not available here")
+
+    def component(self, host: str, path: str, version: str) -> Component:
+        raise NotFound(f"the component {host}/{path} is not available here")
+
+    def remote(self, url: str) -> bytes:
+        raise NotFound(f"{url} is not available here")
+
+    def template(self, name: str) -> bytes:
+        raise NotFound(f"the template {name} is not available here")
+
+
+class Checkout:
+    """The user's own project: its files as they are now."""
+
+    label = ""
+    project = ""
+    sha = ""
+
+    def __init__(self, root: Path, files: Callable[[], Iterable[str]]) -> None:
+        self.root = root
+        self.paths = files
+
+    def read(self, path: str) -> bytes:
+        here = self.root / path
+        if (elsewhere := leads_out(here, self.root)) is not None:
+            raise NotFound(
+                f"{path} is a link that points outside the project, to {elsewhere}; include a file of the project"
+            )
+        try:
+            return yaml_file.read_bytes(here)
+        except OSError as error:
+            close = nearest(path, [name for name in self.paths() if name.endswith(SUFFIXES)][:2000])
+            meant = f"; did you mean {close}?" if close else ""
+            raise NotFound(f"{path} can't be read: {(error.strerror or str(error)).lower()}{meant}") from error

@@ -1,0 +1,185 @@
+"""YAML 1.1 as GitLab reads it: anchors, merge keys, `!reference`, and the words that its parser takes for other types."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from loom.util.yaml_file import Builder, Kind, Node, YamlFile
+from loom.workflow.gitlab.variables import text_of
+
+CODE = "GL_INVALID"
+MAX_DEPTH = 100
+_TRUE, _FALSE = frozenset({"true", "yes", "on"}), frozenset({"false", "no", "off"})
+_FLOAT = re.compile(r"[-+]?([0-9][0-9_,]*)?\.[0-9]*([eE][+-][0-9]+)?")
+_INTEGER = re.compile(r"[-+]?(0b[01_]+|0o?[0-7_]*|0x[0-9a-fA-F_]+|[1-9]([0-9]|,[0-9]|_[0-9])*)")
+_BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9]){1,2}(\.[0-9_]*)?")
+_DATE = re.compile(r"[0-9]{4}-([0-9]{1,2}-[0-9]{1,2}|[0-9]{2}-[0-9]{2}[Tt ].*)")
+_PLAIN_START = frozenset("0123456789+-.:~tTfFyYnNoO")
+
+Origin = Callable[[int, int], tuple[int, int]]
+"""From a line and column of the text that is parsed to those of the user's file."""
+
+
+class _Date:
+    """What YAML 1.1 takes for a date; GitLab refuses it."""
+
+
+def parse(file: YamlFile, source: str | None = None, origin: Origin | None = None) -> list[Node | None]:
+    """Parse the documents of a decoded file; `file.problems` gets what is wrong, `file.root` the last document.
+
+    `source`: the text to parse instead, which `origin` leads back to the file.
+    """
+    builder = Documents(file, file.text if source is None else source, origin)
+    builder.build()
+    return [*builder.before, file.root]
+
+
+class Documents(Builder):
+    """Keep the aliased nodes themselves, so that an expansion bomb costs nothing until somebody walks it."""
+
+    max_depth = MAX_DEPTH
+
+    def __init__(self, file: YamlFile, source: str, origin: Origin | None) -> None:
+        super().__init__(file, CODE)
+        self._source = source
+        self._origin = origin
+        self._anchors: dict[str, Node] = {}
+        self.before: list[Node | None] = []
+        """The documents before the last one."""
+
+    @property
+    def source(self) -> str:
+        return self._source
+
+    def place(self, mark: Any) -> tuple[int, int]:
+        line, column = mark.line + 1, mark.column + 1
+        return (line, column) if self._origin is None else self._origin(line, column)
+
+    def resolve(self, text: str) -> Any:
+        return resolve(text)
+
+    def another(self, start: Node, before: Node | None) -> bool:
+        if self.before:
+            self.say(start, "a third document starts here; a file has a header with `spec` and one document after it")
+            return False
+        self.before.append(before)
+        self._anchors.clear()
+        return True
+
+    def alias(self, event: Any, within: list[Node]) -> Node:
+        node = self._anchors.get(event.anchor)
+        if node is not None and not any(node is parent for parent in within):
+            return node
+        width = event.end_mark.column - event.start_mark.column
+        found = Node(self.file, Kind.REFUSED, None, *self.place(event.start_mark), width)
+        why = "stands inside its own anchor" if node is not None else "is unknown; its anchor must stand before it"
+        self.say(found, f"the alias *{event.anchor} {why}, in the same file")
+        return found
+
+    def decorated(self, event: Any, node: Node) -> None:
+        if event.anchor:
+            self._anchors[event.anchor] = node
+        if event.tag and event.tag != "!":
+            self._tagged(event.tag.replace("tag:yaml.org,2002:", "!!"), node)
+
+    def _tagged(self, tag: str, node: Node) -> None:
+        if tag == "!reference" and node.kind is Kind.LIST:
+            node.kind = Kind.REFERENCE
+        elif tag == "!!str" and node.kind is Kind.SCALAR:
+            node.value = node.text
+        else:
+            node.length = len(tag)
+            self.say(
+                node, f"unknown tag {tag}; GitLab knows !reference [job, key], and text that starts with ! needs quotes"
+            )
+            node.kind = Kind.REFUSED
+
+    def add(self, top: tuple[Node, list[Any]], node: Node) -> None:
+        parent, pending = top
+        if isinstance(node.value, _Date):
+            self.say(node, f'{node.text} is a date in YAML, which GitLab refuses; write it in quotes: "{node.text}"')
+            node.value = node.text
+        if isinstance(parent.value, list):
+            parent.value.append(node)
+        elif not pending:
+            pending.append(node)
+        else:
+            self._pair(parent, pending.pop(), node)
+
+    def _pair(self, parent: Node, key: Node, value: Node) -> None:
+        if key.kind is not Kind.SCALAR:
+            self.say(key, "a key must be text")
+        elif key.text == "<<" and not key.style and self._merged(parent, value):
+            return
+        else:
+            name = text_of(key)
+            parent.value[name] = value
+            parent.keys[name] = key
+
+    def _merged(self, parent: Node, value: Node) -> bool:
+        """Merge mappings into the open one: keys before `<<` give way, keys after it win, as in Ruby's parser."""
+        several = value.value if value.kind is Kind.LIST else [value]
+        if not all(one.kind is Kind.MAPPING for one in several):
+            self.say(value, "<< merges a mapping or a list of mappings; for one of another file use extends")
+            return True
+        for one in reversed(several):
+            parent.value.update(one.value)
+            parent.keys.update(one.keys)
+        return True
+
+
+def resolve(text: str) -> Any:
+    """Parse a plain scalar by YAML 1.1 with the choices of Ruby's parser."""
+    if not text or text == "~":
+        return None
+    if text[0] not in _PLAIN_START:
+        return text
+    lower = text.lower() if len(text) <= 5 else ""
+    if lower == "null":
+        return None
+    if lower in _TRUE or lower in _FALSE:
+        return lower in _TRUE
+    return _number(text)
+
+
+def _number(text: str) -> Any:
+    if text[0] == ":":
+        return text[1:].strip("\"'") if len(text) > 1 else text  # a Ruby symbol
+    if _DATE.fullmatch(text):
+        return _Date()
+    if text[0] not in "+-.0123456789":
+        return text
+    if text.lower().lstrip("+-") in (".inf", ".nan"):
+        return float(text.replace(".", ""))
+    if _BASE_60.fullmatch(text):
+        return _base_60(text)
+    if _FLOAT.fullmatch(text) and any(letter.isdigit() for letter in text):
+        return float(re.sub(r"[,_]", "", text))
+    if _INTEGER.fullmatch(text):
+        return _integer(re.sub(r"[,_]", "", text))
+    return text
+
+
+def _integer(text: str) -> Any:
+    digits = text.lstrip("+-")
+    base = 2 if digits.startswith("0b") else 16 if digits.startswith("0x") else 8 if digits.startswith("0") else 10
+    if base == 8 and not digits.startswith("0o"):
+        digits = f"0o{digits[1:] or '0'}"
+    return int(digits, base) * (-1 if text[0] == "-" else 1)
+
+
+def _base_60(text: str) -> float:
+    total: float = 0
+    for part in text.lstrip("+-").replace("_", "").split(":"):
+        total = total * 60 + (float(part) if "." in part else int(part))
+    return -total if text[0] == "-" else total
+
+
+def items(nodes: Sequence[Node]) -> list[Node]:
+    """Return the items of a list with those of the lists inside it."""
+    flat: list[Node] = []
+    for node in nodes:
+        flat += items(node.value) if node.kind is Kind.LIST else [node]
+    return flat

@@ -1,0 +1,66 @@
+"""Write docs/reference/gitlab-keywords.md from the keyword table that `loom check` reads. Run by `scripts/docs gitlab`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from loom.workflow.gitlab.keywords import DEFAULTS, GLOBALS, JOB, ROOT_KEYWORDS, Keyword, Support
+
+PAGE = Path(__file__).parents[1] / "docs/reference/gitlab-keywords.md"
+
+HEAD = """# GitLab's keywords
+
+Each keyword of GitLab's CI/CD YAML reference, and what loom makes of it in a `.gitlab-ci.yml` ([guide](../guides/gitlab.md)).
+This page is made by `scripts/docs gitlab` from the table that `loom check` reads: a keyword that is not here is an error,
+with its place and the nearest known one.
+
+| here | meaning |
+| --- | --- |
+| as in GitLab | The same effect. |
+| differs | An effect, but another one on one machine; the last column says which. |
+| no effect | No meaning on one machine. `loom check` says so once, as a notice with the place. |
+| refused | An error with the reason: without the keyword the job would not do what its file says. |
+"""
+
+
+def page() -> str:
+    counts = Counter(one.support for one in (*ROOT_KEYWORDS, *JOB))
+    numbers = ", ".join(f"{counts[support]} {support}" for support in Support)
+    lines = [HEAD, f"{sum(counts.values())} keywords: {numbers}.", ""]
+    lines += ["## At the root of a file", "", *_table(ROOT_KEYWORDS), ""]
+    lines += [
+        f"{_names(GLOBALS)} at the root are defaults of all jobs, which GitLab calls deprecated.",
+        f"`default` may have {_names(DEFAULTS)}.",
+        "",
+        "## In a job",
+        "",
+        *_table(JOB),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _table(keywords: Iterable[Keyword]) -> Iterator[str]:
+    yield "| keyword | value | here | how |"
+    yield "| --- | --- | --- | --- |"
+    for one in keywords:
+        shape = _shape(one.shape)
+        yield f"| `{one.name}` | {shape} | {one.support} | {one.about} |"
+
+
+def _shape(shape: str) -> str:
+    if len(shape) > 100:
+        return "GitLab's reasons"
+    text = re.sub(r"\bmap\b", "mapping", re.sub(r"\bopen\b", "mapping of names", shape))
+    text = re.sub(r"\[(.*)\]", lambda found: f"list of {found[1].replace(' | ', ' or ')}", text)
+    return re.sub(r"\((.*?)\)", lambda found: found[1].replace(" ", ", "), text).replace(" | ", " or ")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
