@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from loom.commands.project import Here
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import CONTAINERS, ResolveContext, Selection
-from loom.plan.variables import Commit, Message, User, for_run, project_name_of, remote_sha
+from loom.plan.variables import Commit, Message, User, default_branch, for_run, project_name_of, remote_sha
 from loom.util.paths import name_from
 
 if TYPE_CHECKING:
     from loom.workflow.gitlab.sources import Sources
+    from loom.workflow.gitlab.variables import Variable
 
 
 def changed_since(
@@ -105,7 +106,7 @@ def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dic
             sha=_first(head) or "",
             branch=_first(branch),
             tags=[os.fsdecode(tag) for tag in (tags or b"").splitlines()],
-            default_branch=default.removeprefix("refs/remotes/origin/") or None,
+            default_branch=default_branch(default, _usual_branches(root, environ)),
             remote_sha=remote_sha(_first(at_origin), origin_url),
             message=message_of_head(root, environ),
         ),
@@ -114,6 +115,11 @@ def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dic
         user=User(name=name, email=email),
     )
     return {name: value for name, value in variables.items() if value}
+
+
+def _usual_branches(root: Path, environ: Mapping[str, str]) -> list[str]:
+    wanted = [f"refs/{where}/{name}" for where in ("heads", "remotes/origin") for name in ("main", "master")]
+    return os.fsdecode(_git(root, environ, "for-each-ref", "--format=%(refname)", *wanted) or b"").split()
 
 
 def origin_of(root: Path, environ: Mapping[str, str]) -> str | None:
@@ -148,15 +154,27 @@ def resolve_context(
             hint="`git branch --all` lists the branches; one of another repository has to be fetched first",
             code="CHANGES_BASE_UNKNOWN",
         )
+    if predefined is None:
+        predefined = commit_variables(here, name_from(root, path), event)
     return ResolveContext(
         config=here.config,
-        predefined=commit_variables(here, name_from(root, path), event) if predefined is None else predefined,
+        predefined=predefined,
         changed=changed_since(root, environ, base),
         changes_base=base,
         files=files_of(root, environ),
+        own_variables=partial(_own_variables, here, predefined),
         given=pairs(given, "--var"),
         sources=partial(_sources, here),
     )
+
+
+def _own_variables(here: Here, predefined: Mapping[str, str]) -> Mapping[str, Variable]:
+    path = here.config.gitlab.variables
+    if path is None:
+        return {}
+    from loom.workflow.gitlab import variables  # only a GitLab file has such variables
+
+    return variables.own(path, predefined.get("CI_PROJECT_PATH") or predefined.get("CI_PROJECT_NAME", ""))
 
 
 def _sources(here: Here) -> Sources:

@@ -167,7 +167,7 @@ def held(here: Here, job: PastJob, place_id: str, *, alone: bool) -> AbstractCon
 def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: bool) -> Entered:
     secrets = resolve_secrets(here, job)
     paths, woken = found.wake(variables.files_of(job.job, secrets))
-    placed = variables.placed(secrets, paths)
+    placed = variables.placed(job.job, secrets, paths)
     environment, notes = _environment(job, step, secrets, placed)
     if woken:
         notes.append(f"the container was stopped and runs again: its files are unchanged; {lost_memory(job)}")
@@ -208,7 +208,9 @@ def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cance
             handover.restore(planned, session, job.run.workspace, progress)
         secrets = values.own
         files = variables.files_of(planned, secrets)
-        placed = variables.placed(secrets, {name: session.put_secret(name, value) for name, value in files.items()})
+        placed = variables.placed(
+            planned, secrets, {name: session.put_secret(name, value) for name, value in files.items()}
+        )
         environment, notes = _environment(job, step, secrets, placed)
         yield Entered(
             inside=session.inside(environment, as_root=as_root),

@@ -18,6 +18,7 @@ from loom.status import Status
 
 if TYPE_CHECKING:
     from loom.workflow.gitlab.sources import Sources
+    from loom.workflow.gitlab.variables import Variable
 
 Phase = Literal["before_script", "script", "after_script"]
 PullPolicy = Literal["always", "missing", "never"]
@@ -392,6 +393,8 @@ class ResolveContext(Struct, frozen=True, kw_only=True):
     """The commit of `--changes-base`."""
     files: Callable[[], Iterable[str]] = tuple
     """Every file of the snapshot, relative to the root."""
+    own_variables: Callable[[], Mapping[str, Variable]] = dict
+    """The variables that the project has on the server, from the user's file."""
     given: Mapping[str, str] = field(default_factory=dict)
     """The variables of the command line, for what a workflow decides while it is read."""
     sources: Callable[[], Sources | None] = lambda: None

@@ -6,6 +6,8 @@ import re
 
 from msgspec import Struct
 
+from loom.util.slugs import slug
+
 _URL = re.compile(r"(?P<scheme>https?|ssh|git)://(?:[^@/]*@)?(?P<host>[^/:]+)(?::(?P<port>[0-9]+))?/(?P<path>.+)")
 _SCP = re.compile(r"(?:[^@/:]+@)?(?P<host>[^/:]{2,}):(?P<path>[^/].*)")
 _PORTS = {"https": "443", "http": "80"}
@@ -38,11 +40,6 @@ def origin_of(url: str | None) -> Origin | None:
     if found := _SCP.fullmatch(text):
         return Origin(host=found["host"], path=found["path"].strip("/"))
     return None
-
-
-def slug(text: str) -> str:
-    """Write a text as GitLab does for URLs: lower case, `-` for all but letters and digits, 63 characters."""
-    return re.sub(r"[^a-z0-9]", "-", text.lower())[:63].strip("-")
 
 
 def variables_of(origin: Origin) -> dict[str, str]:

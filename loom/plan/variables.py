@@ -6,7 +6,7 @@ Pure. The plan expands `$NAME` with `for_run`; a job gets `for_job` below the pl
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import PurePath
 from types import MappingProxyType
@@ -17,7 +17,8 @@ from msgspec.structs import replace
 
 from loom.errors import RequestError
 from loom.plan.model import Image, Job
-from loom.plan.origin import origin_of, slug, variables_of
+from loom.plan.origin import origin_of, variables_of
+from loom.util.slugs import slug
 
 _SERVICE = re.compile(r"\$(?:(LOOM_SERVICE_[A-Za-z0-9_]+)|\{(LOOM_SERVICE_[A-Za-z0-9_]+)\})")
 _PROJECT_DIR = re.compile(r"\$(?:(?:CI|LOOM)_PROJECT_DIR(?![A-Za-z0-9_])|\{(?:CI|LOOM)_PROJECT_DIR\})")
@@ -78,7 +79,9 @@ PREDEFINED = (
     Predefined("CI_COMMIT_AUTHOR", "plan", "The commit's author: `Name <address>`."),
     Predefined("CI_COMMIT_TIMESTAMP", "plan", "When it was committed, in ISO 8601."),
     Predefined(
-        "CI_DEFAULT_BRANCH", "plan", "The branch that `origin/HEAD` leads to; not set where git does not know it."
+        "CI_DEFAULT_BRANCH",
+        "plan",
+        "The branch that `origin/HEAD` leads to; without one `main` or `master`, if only one is there.",
     ),
     Predefined("CI_MERGE_REQUEST_ID", "plan", "With `--event merge_request`: `1`; git does not know the real one."),
     Predefined("CI_MERGE_REQUEST_IID", "plan", "With `--event merge_request`: `1`."),
@@ -363,6 +366,14 @@ def job_environment(
     return {**run, **own, **services, **variables}
 
 
+def default_branch(remote_head: str, refs: Collection[str]) -> str | None:
+    """Return the branch that `origin/HEAD` leads to (a ref's name, or empty); else `main` or `master`, if one is there."""
+    if remote_head:
+        return remote_head.removeprefix("refs/remotes/origin/")
+    usual = [name for name in ("main", "master") if {f"refs/remotes/origin/{name}", f"refs/heads/{name}"} & set(refs)]
+    return usual[0] if len(usual) == 1 else None
+
+
 def remote_sha(sha: str | None, origin_url: str | None) -> str | None:
     """Return the commit of a branch at `origin`: zeros, as git says it, for a branch that is not there."""
     return sha or ("0" * 40 if origin_url else None)
@@ -409,9 +420,17 @@ def files_of(job: Job, secrets: Mapping[str, bytes]) -> dict[str, bytes]:
     }
 
 
-def placed(secrets: Mapping[str, bytes], paths: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of files and secrets: a file's path, or the value of a secret with `file: false`."""
-    return {**{name: value.decode(errors="surrogateescape") for name, value in secrets.items()}, **paths}
+def placed(job: Job, secrets: Mapping[str, bytes], paths: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of files and secrets: a file's path, or the value of a secret with `file: false`; and the
+    job's variables that refer to them, which only its place can expand.
+    """
+    own = {**{name: value.decode(errors="surrogateescape") for name, value in secrets.items()}, **paths}
+
+    def expanded(text: str) -> str:
+        return _REFERENCE.sub(lambda match: own.get(match[1] or match[2], match[0]), text)
+
+    given = {name: expanded(value) for name, value in job.variables.items()} if own else {}
+    return {**{name: value for name, value in given.items() if value != job.variables[name]}, **own}
 
 
 def project_name_of(root: PurePath) -> str:

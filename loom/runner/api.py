@@ -261,7 +261,7 @@ def run_variables(
             sha=source.head_sha,
             branch=source.branch,
             tags=source.tags,
-            default_branch=default.removeprefix("refs/remotes/origin/") or None,
+            default_branch=environment.default_branch(default, refs),
             remote_sha=environment.remote_sha(sha, source.origin_url),
             message=message,
         ),

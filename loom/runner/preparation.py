@@ -173,7 +173,7 @@ class Preparation:
 def _placed(job: Job, session: Session, secrets: Mapping[str, bytes]) -> Mapping[str, str]:
     """Put the job's files into its place; return their variables and the other secrets."""
     files = variables.files_of(job, secrets)
-    return variables.placed(secrets, {name: session.put_secret(name, value) for name, value in files.items()})
+    return variables.placed(job, secrets, {name: session.put_secret(name, value) for name, value in files.items()})
 
 
 def _no_variable(job: Job, name: str) -> SecretError:

@@ -11,6 +11,7 @@ from loom.util.yaml_file import Node, fields_of, one_or_more
 from loom.workflow.gitlab import needs, rules, yaml
 from loom.workflow.gitlab.parallel import Instance, instances
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
+from loom.workflow.gitlab.predefined import for_job, of_environment
 from loom.workflow.gitlab.rules import Decision
 from loom.workflow.gitlab.variables import Scope, Variable, layers, read
 from loom.workflow.messages import Problems
@@ -25,7 +26,7 @@ class JobCandidate(Candidate, kw_only=True):
     instance: Instance
     decided: Decision
     scope: Scope
-    """Its variables before the matching rule's."""
+    """Its variables, without those of the matching rule."""
 
 
 class Candidates:
@@ -38,46 +39,63 @@ class Candidates:
         self.problems = Problems(code=yaml.CODE)
         self.root = read(pipeline.root.get("variables"))
         self.instances = instances({name: entry.merged.get("parallel") for name, entry in pipeline.jobs.items()})
-        rule = rules.workflow(pipeline, self.scope(None, {}), context, self.problems)
+        self.own = context.own_variables()
+        self.reporting = [name for name, entry in pipeline.jobs.items() if _reports_variables(entry.merged)]
+        rule = rules.workflow(pipeline, self.scope(), context, self.problems)
         self.verdict = rule if not rule.runs else None
         self.workflow_variables: Mapping[str, Variable] = rule.variables
         self._global_rules = pipeline.root.find("workflow", "rules") is not None
 
-    def scope(self, entry: Entry | None, matrix: Mapping[str, str], instance: Instance | None = None) -> Scope:
-        """Return the variables that rules see."""
-        job = entry.merged if entry is not None else None
-        known = {**self.context.predefined}
-        if entry is not None and instance is not None:
-            known |= self.job_values(entry, instance)
+    def scope(
+        self, entry: Entry | None = None, instance: Instance | None = None, rule: Mapping[str, Variable] | None = None
+    ) -> Scope:
+        """Return the variables of a job, or of `workflow:rules`. `rule`: those of the job's matching rule."""
+        if entry is None or instance is None:
+            layered = layers(root=self.root, project=self.own, given=self.selection.variables)
+            return Scope(layered=layered, known=self.context.predefined)
+        merged = entry.merged
         layered = layers(
             root=self.root,
-            workflow=getattr(self, "workflow_variables", {}),
-            inherit=job.get("inherit") if job is not None else None,
-            job=read(job.get("variables")) if job is not None else {},
-            matrix=matrix,
+            workflow=self.workflow_variables,
+            inherit=merged.get("inherit"),
+            job=read(merged.get("variables")),
+            matrix=instance.matrix,
+            rule=rule or {},
+            project=self.own,
             given=self.selection.variables,
         )
-        return Scope(layered=layered, known=known)
+        scope = Scope(layered=layered, known={**self.context.predefined, **self.job_values(entry, instance)})
+        environment = merged.get("environment")
+        if environment is None:
+            return scope
+        return Scope(layered=layered, known={**scope.known, **of_environment(environment, scope.expanded)})
 
     def job_values(self, entry: Entry, instance: Instance) -> dict[str, str]:
         """Return the predefined variables of one job that are known at planning time."""
         in_container = entry.merged.get("image") is not None or self.selection.container
         project_dir = p.PROJECT_DIR if in_container else self.context.host_project_dir
         values = {
-            "CI_JOB_NAME": instance.title,
-            "CI_JOB_STAGE": entry.stage,
-            "CI_NODE_TOTAL": str(instance.total or 1),
+            **for_job(entry, instance),
             "LOOM_JOB_NAME": entry.name,
             "LOOM_JOB_ID": instance.id,
             "LOOM_JOB_STAGE": entry.stage,
             "LOOM_JOB_TARGET": "linux",
             "LOOM_WORKFLOW_PATH": self.pipeline.path,
         }
-        if instance.index is not None:
-            values["CI_NODE_INDEX"] = str(instance.index)
         if project_dir is not None:
             values["CI_PROJECT_DIR"] = values["LOOM_PROJECT_DIR"] = project_dir
         return values
+
+    def gets_reported(self, candidate: JobCandidate) -> bool:
+        """Whether jobs before this one may report variables to it."""
+        if candidate.wanted is None:
+            stages = self.pipeline.stages
+            own = stages.index(candidate.stage)
+            return any(stages.index(self.pipeline.entries[name].stage) < own for name in self.reporting)
+        wanted = [want.job for want in candidate.wanted]
+        return any(
+            name == want or want.startswith((f"{name}: [", f"{name} ")) for name in self.reporting for want in wanted
+        )
 
     def all(self) -> list[JobCandidate]:
         """Return every instance in plan order: by stage, then needs, then file order."""
@@ -104,7 +122,7 @@ class Candidates:
 
     def candidate(self, entry: Entry, instance: Instance, decided: Decision | None = None) -> JobCandidate:
         """`decided`: instead of what the rules say."""
-        scope = self.scope(entry, instance.matrix, instance)
+        scope = self.scope(entry, instance)
         if decided is None:
             decided = self.verdict or rules.decide(
                 entry, scope, self.context, self.problems, global_rules=self._global_rules
@@ -161,5 +179,8 @@ def _wanted(need: needs.Wanted) -> WantedNeed:
 
 def _leaves(job: Node) -> bool:
     artifacts = fields_of(job.get("artifacts"))
-    reports = fields_of(artifacts.get("reports"))
-    return any(key in artifacts for key in ("paths", "untracked")) or "dotenv" in reports
+    return any(key in artifacts for key in ("paths", "untracked")) or _reports_variables(job)
+
+
+def _reports_variables(job: Node) -> bool:
+    return job.find("artifacts", "reports", "dotenv") is not None

@@ -91,7 +91,8 @@ class Builder:
             services=tuple(self.service(node, texts) for node in one_or_more(merged.get("services"))),
             artifacts=self.artifacts(merged, texts),
             cache=tuple(self.cache(node, texts) for node in one_or_more(merged.get("cache")) if _keeps(node)),
-            secrets=self.secrets(merged, texts),
+            secrets=(*self.secrets(merged, texts), *texts.secrets),
+            given_variables=(*self.candidates.own, *self.candidates.selection.variables),
             matrix=candidate.matrix,
             pool=place if place != Pool(provider=place.provider) else None,
             places=self.places(merged),
@@ -280,29 +281,34 @@ class _Texts:
     def __init__(self, builder: Builder, candidate: JobCandidate) -> None:
         self.builder = builder
         self.candidate = candidate
-        layered = {**candidate.scope.layered, **candidate.decided.variables}
-        for name in builder.candidates.selection.variables:
-            layered[name] = candidate.scope.layered[name]
-        self.known = candidate.scope.known
-        self.variables = self._expanded(layered)
-        self.file_variables = tuple(name for name, variable in layered.items() if variable.file)
-        self.values = {**self.known, **self.variables}
-        self.variables = {**self._own_name(), **self.variables}
+        candidates, rule = builder.candidates, candidate.decided.variables
+        scope = candidates.scope(candidate.entry, candidate.instance, rule) if rule else candidate.scope
+        self._reported = candidates.gets_reported(candidate)
+        self.known = scope.known
+        layered = scope.layered
+        self.secrets = tuple(
+            p.Secret(name=name, ref=variable.ref, file=variable.file, required=False)
+            for name, variable in layered.items()
+            if variable.ref
+        )
+        self.file_variables = tuple(name for name, one in layered.items() if one.file and not one.ref)
+        self._at_place = {*self.file_variables, *(secret.name for secret in self.secrets)}
+        expanded = self._expanded(layered)
+        self.values = {**self.known, **{name: text for name, text in expanded.items() if name not in self._at_place}}
+        self.variables = {**self._own(), **{name: text for name, text in expanded.items() if not layered[name].ref}}
 
-    def _own_name(self) -> dict[str, str]:
-        """Return what the job's variables say of it where the plan's job would say it otherwise."""
-        instance = self.candidate.instance
-        if instance.index is None:
-            return {}
-        return {
-            "CI_JOB_NAME": instance.title,
-            "CI_NODE_INDEX": str(instance.index),
-            "CI_NODE_TOTAL": str(instance.total),
-        }
+    def _own(self) -> dict[str, str]:
+        """Return the predefined variables that no other job of the run has, and that the plan's job does not say itself."""
+        names = ["GITLAB_CI", "CI_NODE_TOTAL", *(name for name in self.known if name.startswith("CI_ENVIRONMENT_"))]
+        if self.candidate.instance.index is not None:
+            names += ["CI_JOB_NAME", "CI_JOB_NAME_SLUG", "CI_JOB_GROUP_NAME", "CI_NODE_INDEX"]
+        return {name: self.known[name] for name in names}
 
     def _late(self, name: str) -> bool:
         """Whether a name gets its value when the job runs."""
-        return name.startswith("LOOM_SERVICE_") or name in _PROJECT
+        if name.startswith("LOOM_SERVICE_") or name in _PROJECT or name in self._at_place:
+            return True
+        return self._reported and name not in self.known
 
     def _expanded(self, layered: Mapping[str, Variable]) -> dict[str, str]:
         entry = self.candidate.entry

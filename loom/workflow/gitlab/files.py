@@ -44,7 +44,8 @@ class Files:
         self.problems = problems
         self.found: list[YamlFile] = []
         """Included files first; unreadable ones are missing."""
-        self.variables: Mapping[str, str] = {**facts.predefined, **facts.given}
+        own = {name: variable.value for name, variable in facts.own_variables().items()}
+        self.variables: Mapping[str, str] = {**facts.predefined, **own, **facts.given}
         self._number = 0
 
     def load(self, data: bytes, name: str) -> Node | None:

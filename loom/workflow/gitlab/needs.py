@@ -70,19 +70,21 @@ def check(pipeline: Pipeline, problems: Problems) -> None:
     """Report unknown needs, needs of later stages, cycles, and dependencies that can't be."""
     known = instances({name: entry.merged.get("parallel") for name, entry in pipeline.jobs.items()})
     owner = {one.title: name for name, several in known.items() for one in several} | {name: name for name in known}
-    position = {stage: number for number, stage in enumerate(pipeline.stages)}
+    place = {stage: number for number, stage in enumerate(pipeline.stages)}
+    jobs = pipeline.jobs
+    position = {name: place.get(entry.stage, 0) for name, entry in jobs.items()}
     graph: dict[str, list[str]] = {}
-    for name, entry in pipeline.jobs.items():
+    for name, entry in jobs.items():
         graph[name] = []
         for node, at, conditional in _written(entry):
-            needed = _check_needs(entry, node, at, owner, position, pipeline, problems)
+            needed = _check_needs(entry, node, at, owner, position, problems)
             if not conditional:
                 graph[name] += needed
-        _check_dependencies(entry, owner, position, pipeline, problems)
+        _check_dependencies(entry, owner, position, problems)
     try:
         order(graph, graph)
     except CycleError as error:
-        entry = pipeline.jobs[error.cycle[0]]
+        entry = jobs[error.cycle[0]]
         chain = " -> ".join(error.cycle)
         problems.say(entry.key, pointer(entry.name, "needs"), f"needs: the jobs need each other in a cycle: {chain}")
 
@@ -141,7 +143,6 @@ def _check_needs(
     at: tuple[str | int, ...],
     owner: Mapping[str, str],
     position: Mapping[str, int],
-    pipeline: Pipeline,
     problems: Problems,
 ) -> list[str]:
     """Check one `needs`; return the jobs that it names."""
@@ -156,11 +157,8 @@ def _check_needs(
             problems.found.append(item.file.problem(item, place, message, code="GL_NO_EFFECT", severity="notice"))
         elif (target := owner.get(name)) is not None:
             found.append(target)
-            stage = pipeline.jobs[target].stage
-            if position.get(stage, 0) > position.get(entry.stage, 0):
-                message = (
-                    f"needs: {name} is in the later stage {stage}; a job can need jobs of its own stage or earlier"
-                )
+            if position[target] > position[entry.name]:
+                message = f"needs: {name} is in a later stage; a job can need jobs of its own stage or earlier"
                 problems.say(item, place, message)
         elif not _is_optional(item):
             problems.say(item, place, f"needs: there is no job {name}{_meant(name, owner)}")
@@ -176,7 +174,7 @@ def _is_optional(item: Node) -> bool:
 
 
 def _check_dependencies(
-    entry: Entry, owner: Mapping[str, str], position: Mapping[str, int], pipeline: Pipeline, problems: Problems
+    entry: Entry, owner: Mapping[str, str], position: Mapping[str, int], problems: Problems
 ) -> None:
     node, needs = entry.merged.get("dependencies"), entry.merged.get("needs")
     needed = None if needs is None or needs.value is None else {name for _, _, name in _items(needs)}
@@ -188,7 +186,7 @@ def _check_dependencies(
         elif needed:
             if name not in needed and target not in needed:
                 problems.say(item, place, f"dependencies: {name} must be one of the job's needs too")
-        elif position.get(pipeline.jobs[target].stage, 0) >= position.get(entry.stage, 0):
+        elif position[target] >= position[entry.name]:
             message = f"dependencies: {name} is not in an earlier stage, so its artifacts are not there yet"
             problems.say(item, place, message)
 

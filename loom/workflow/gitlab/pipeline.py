@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
@@ -11,6 +11,9 @@ from loom.config import Config
 from loom.errors import Problem
 from loom.util.yaml_file import Node, YamlFile, fields_of
 from loom.workflow.gitlab.sources import Sources
+
+if TYPE_CHECKING:
+    from loom.workflow.gitlab.variables import Variable
 
 
 class Facts(Protocol):
@@ -29,6 +32,10 @@ class Facts(Protocol):
 
     @property
     def changed(self) -> Callable[[str | None], Iterable[str] | None]: ...
+
+    @property
+    def own_variables(self) -> Callable[[], Mapping[str, Variable]]:
+        """The variables that the project has on the server."""
 
     @property
     def changes_base(self) -> str | None:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from loom.errors import RequestError, WorkflowError
+from loom.util import globs, yaml_file
 from loom.util.toposort import CycleError, order
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, pointer
 from loom.workflow.interpolation import MAX_LENGTH, ExpansionTooLong
@@ -27,11 +30,20 @@ _EXISTING = re.compile(r"\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}|%([A-Za-z_]\w*)%"
 _RUNNER = re.compile(r"\$(?:\{([^}]*)\}|([*#$@!?\-0-9])|(\w+)|(\{))", re.ASCII)
 
 
+SECRET = "[MASKED]"
+"""What conditions see of a secret."""
+_CODE = "CONFIG_INVALID"
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_HINT = "`gitlab: {variables: FILE}` in your configuration names it"
+
+
 class Variable(Struct, frozen=True, kw_only=True):
     value: str
     expand: bool = True
     file: bool = False
     """The job gets the path of a file that has the value."""
+    ref: str = ""
+    """The place of a secret, which only the job gets: `value` is the text that conditions see instead."""
     node: Node | None = None
 
 
@@ -47,6 +59,45 @@ def read(node: Node | None) -> dict[str, Variable]:
         else:
             found[name] = Variable(value=text_of(value), node=value)
     return found
+
+
+def own(path: Path, project: str) -> dict[str, Variable]:
+    """Read the user's file with the variables that projects have on the server, for the project of this path.
+
+    A name with a value counts for every project; a mapping below a project's path, or a glob of paths, for those alone.
+    RequestError for a file that can't be read or has mistakes.
+    """
+    try:
+        file = yaml_file.read(path, str(path), code=_CODE)
+    except OSError as error:
+        raise RequestError(f"{path}: {(error.strerror or str(error)).lower()}", hint=_HINT, code=_CODE) from error
+    if file.problems:
+        raise WorkflowError(file.problems)
+    found: dict[str, Variable] = {}
+    for name, node in fields_of(file.root).items():
+        if _NAME.fullmatch(name):
+            found[name] = _own(name, node)
+    for glob, node in fields_of(file.root).items():
+        if not _NAME.fullmatch(glob) and globs.match_name(glob, project):
+            found |= {name: _own(name, value) for name, value in fields_of(node).items()}
+    return found
+
+
+def _own(name: str, node: Node) -> Variable:
+    """`NAME: value`, or a mapping with `value` or `ref`, and `file` and `expand`."""
+    fields = fields_of(node) or {"value": node}
+    if fields.keys() - {"value", "ref", "file", "expand"} or ("value" in fields) == ("ref" in fields):
+        message = f"{name}: expected a value, or a mapping with value or ref, and optionally file and expand"
+        raise WorkflowError([node.file.problem(node, pointer(name), message, code=_CODE)])
+    file, expands = fields.get("file"), fields.get("expand")
+    ref = text_of(fields.get("ref"))
+    return Variable(
+        value=SECRET if ref else text_of(fields.get("value")),
+        expand=not ref and (expands is None or expands.value is not False),
+        file=file is not None and file.value is True,
+        ref=ref,
+        node=node,
+    )
 
 
 def check(node: Node | None, at: tuple[str | int, ...], problems: Problems) -> None:
@@ -175,7 +226,7 @@ def expand_all(
     """Expand variables that may refer to each other, in any order, and to known values, which stay as they are.
 
     CycleError for variables that refer to each other in a cycle; one that refers to itself alone is none, as in GitLab.
-    References to `late` names and to variables of type file stay.
+    References to `late` names, to secrets and to variables of type file stay.
     """
     if not any((variable.expand and "$" in variable.value) or "%" in variable.value for variable in layered.values()):
         return {name: variable.value for name, variable in layered.items()}
@@ -184,7 +235,8 @@ def expand_all(
         for name, variable in layered.items()
         if variable.expand
     }
-    left = {name for name, variable in layered.items() if variable.file or not variable.expand}
+    at_place = {name for name, variable in layered.items() if variable.file or variable.ref}
+    left = at_place | {name for name, variable in layered.items() if not variable.expand}
     served: dict[str, str] = dict(known)
 
     def from_server(match: re.Match[str]) -> str:
@@ -194,9 +246,8 @@ def expand_all(
     for name in order(layered, needs):
         text = layered[name].value
         served[name] = _limited(_SERVER.sub(from_server, text)) if layered[name].expand else text
-    files = {name for name, variable in layered.items() if variable.file}
-    values = {name: value for name, value in served.items() if name not in files}
-    at_run = (lambda name: name in files or late(name)) if files else late
+    values = {name: value for name, value in served.items() if name not in at_place}
+    at_run = (lambda name: name in at_place or late(name)) if at_place else late
     return {
         name: expand(served[name], values, late=at_run) if variable.expand else variable.value
         for name, variable in layered.items()

@@ -152,7 +152,7 @@ def test_a_name_means_all_instances_and_a_title_one() -> None:
         ("{a: {stage: test, needs: [{job: gone, optional: true}]}}", []),
         (
             "{a: {stage: build, needs: [b]}, b: {stage: test}}",
-            ["needs: b is in the later stage test; a job can need jobs of its own stage or earlier"],
+            ["needs: b is in a later stage; a job can need jobs of its own stage or earlier"],
         ),
         (
             "{a: {stage: test, needs: [b]}, b: {stage: test, needs: [a]}}",

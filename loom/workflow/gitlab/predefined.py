@@ -1,0 +1,71 @@
+"""The predefined variables that only one job of a pipeline has; those of all jobs are in `loom.plan.variables`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+from loom.util.slugs import slug
+from loom.util.yaml_file import Kind, Node
+from loom.workflow.gitlab.parallel import Instance
+from loom.workflow.gitlab.pipeline import Entry
+from loom.workflow.gitlab.variables import expand, text_of
+
+_TIERS = (
+    ("development", r"dev|review|trunk"),
+    ("testing", r"test|tst|int|ac(ce)?pt|qa|qc|control|quality"),
+    ("staging", r"sta?g|mode?l|pre|demo|non"),
+    ("production", r"pro?d|live"),
+)
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def for_job(entry: Entry, instance: Instance) -> dict[str, str]:
+    """Return what GitLab's job knows of itself before it runs."""
+    values = {
+        "GITLAB_CI": "true",
+        "CI_JOB_NAME": instance.title,
+        "CI_JOB_NAME_SLUG": slug(instance.title),
+        "CI_JOB_GROUP_NAME": entry.name,
+        "CI_JOB_STAGE": entry.stage,
+        "CI_NODE_TOTAL": str(instance.total or 1),
+    }
+    return values if instance.index is None else {**values, "CI_NODE_INDEX": str(instance.index)}
+
+
+def of_environment(node: Node | None, values: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a job's `environment`; `values` expand its name and its URL."""
+    written = node.get("name") if node is not None and node.kind is Kind.MAPPING else node
+    name = expand(text_of(written), values)
+    if node is None or not name:
+        return {}
+    tier, action, url = (node.get(key) for key in ("deployment_tier", "action", "url"))
+    found = {
+        "CI_ENVIRONMENT_NAME": name,
+        "CI_ENVIRONMENT_SLUG": environment_slug(name),
+        "CI_ENVIRONMENT_ACTION": text_of(action) or "start",
+        "CI_ENVIRONMENT_TIER": text_of(tier) or _tier(name),
+    }
+    return found if url is None else {**found, "CI_ENVIRONMENT_URL": expand(text_of(url), {**values, **found})}
+
+
+def environment_slug(name: str) -> str:
+    """Write an environment's name for DNS: 24 characters; one that had to be changed ends with a part of its digest."""
+    text = re.sub(r"[^a-z0-9]", "-", name.lower())
+    text = re.sub(r"-+", "-", text if text[:1].isalpha() else f"env-{text}")
+    if len(text) <= 24 and text == name:
+        return text.removesuffix("-")
+    return f"{text[:17].removesuffix('-')}-{_base_36(int(hashlib.sha256(name.encode()).hexdigest(), 16))[-6:]}"
+
+
+def _base_36(number: int) -> str:
+    digits = ""
+    while number:
+        number, digit = divmod(number, 36)
+        digits = _DIGITS[digit] + digits
+    return digits
+
+
+def _tier(name: str) -> str:
+    return next((tier for tier, pattern in _TIERS if re.search(pattern, name, re.IGNORECASE)), "other")

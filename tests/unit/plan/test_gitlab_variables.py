@@ -1,0 +1,143 @@
+"""The variables of the jobs of a GitLab file: levels, environments, the user's file, what waits for the job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loom.errors import LoomError
+from loom.plan.model import Job, Plan, ResolveContext, Selection
+from loom.plan.resolve import resolve
+from loom.workflow import dialects
+from loom.workflow.gitlab import variables
+from loom.workflow.gitlab.predefined import environment_slug
+from tests.support.gitlab import PUSH
+
+OWN = """
+REGION: de
+RAW: {value: "$REGION", expand: false}
+group/*:
+  TOKEN: {ref: "env://TOKEN"}
+  KEY: {ref: "env://KEY", file: true}
+  CONF: {value: "region $REGION", file: true}
+other/project: {REGION: no}
+"""
+
+
+def plan(tmp_path: Path, text: str, *, own: str = "", given: dict[str, str] | None = None) -> Plan:
+    path, mine = tmp_path / ".gitlab-ci.yml", tmp_path / "variables.yml"
+    path.write_text(text)
+    mine.write_text(own)
+    context = ResolveContext(predefined=PUSH, own_variables=lambda: variables.own(mine, "group/project"))
+    loaded = dialects.load(path, tmp_path, lambda: context)
+    return resolve(loaded, Selection(container=True, variables=given or {}), context)
+
+
+def job(tmp_path: Path, text: str, name: str = "job", *, own: str = "", given: dict[str, str] | None = None) -> Job:
+    return plan(tmp_path, text, own=own, given=given).job(name)
+
+
+def test_the_users_file_is_above_the_file_and_below_the_command_line(tmp_path: Path) -> None:
+    text = "variables: {REGION: us, B: 1}\njob: {script: x, variables: {B: $REGION}, rules: [{if: $TOKEN, variables: {REGION: rule}}]}"
+    found = job(tmp_path, text, own=OWN)
+    assert (found.variables["REGION"], found.variables["B"], found.variables["RAW"]) == ("de", "de", "$REGION")
+    assert job(tmp_path, text, own=OWN, given={"REGION": "uk"}).variables["B"] == "uk"
+    assert set(found.given_variables) == {"REGION", "RAW", "TOKEN", "KEY", "CONF"}
+
+
+def test_secrets_and_files_of_the_users_file_reach_only_the_job(tmp_path: Path) -> None:
+    text = 'job: {script: x, variables: {AUTH: "Bearer $TOKEN", WHERE: $CONF}}'
+    found = job(tmp_path, text, own=OWN)
+    assert [(secret.name, secret.ref, secret.file) for secret in found.secrets] == [
+        ("TOKEN", "env://TOKEN", False),
+        ("KEY", "env://KEY", True),
+    ]
+    assert found.file_variables == ("CONF",)
+    assert found.variables["CONF"] == "region de"
+    assert (found.variables["AUTH"], found.variables["WHERE"]) == ("Bearer $TOKEN", "$CONF")
+    assert "TOKEN" not in found.variables
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("A: {value: 1, ref: x}", "expected a value, or a mapping"),
+        ("group/*: {A: {masked: true}}", "expected a value, or a mapping"),
+        ("A: [", "not valid YAML"),
+    ],
+)
+def test_mistakes_in_the_users_file_have_a_place(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(LoomError, match="variables.yml:1") as caught:
+        plan(tmp_path, "job: {script: x}", own=text)
+    assert message in str(caught.value)
+
+
+def test_an_environment_sets_variables_that_others_refer_to(tmp_path: Path) -> None:
+    text = """
+job:
+  script: x
+  variables: {HOST: $CI_ENVIRONMENT_SLUG.example.com}
+  environment: {name: $TARGET/$CI_COMMIT_BRANCH, url: "https://$HOST/$CI_ENVIRONMENT_NAME"}
+  rules: [{if: $CI, variables: {TARGET: review}}]
+"""
+    found = job(tmp_path, text).variables
+    slug = environment_slug("review/main")
+    assert {name: value for name, value in found.items() if name.startswith("CI_ENVIRONMENT")} == {
+        "CI_ENVIRONMENT_NAME": "review/main",
+        "CI_ENVIRONMENT_SLUG": slug,
+        "CI_ENVIRONMENT_ACTION": "start",
+        "CI_ENVIRONMENT_TIER": "development",
+        "CI_ENVIRONMENT_URL": "https:///review/main",
+    }
+    assert found["HOST"] == f"{slug}.example.com"
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("production", "production"),
+        ("review-1", "review-1"),
+        ("Production", "production-"),
+        ("review/a", "review-a-"),
+        ("1", "env-1-"),
+    ],
+)
+def test_the_slug_of_an_environment(name: str, slug: str) -> None:
+    found = environment_slug(name)
+    assert found.startswith(slug)
+    assert len(found) == (len(slug) + 6 if slug.endswith("-") else len(slug))
+    assert len(environment_slug("x" * 60)) == 24
+
+
+def test_names_that_a_job_before_may_report_stay_and_others_are_empty(tmp_path: Path) -> None:
+    text = """
+stages: [build, test]
+build: {stage: build, script: x, artifacts: {reports: {dotenv: a.env}}}
+job: {stage: test, script: x, variables: {A: $DYNAMIC/$CI_COMMIT_BRANCH}}
+with-needs: {stage: test, needs: [build], script: x, variables: {A: $DYNAMIC}}
+alone: {stage: test, needs: [], script: x, variables: {A: $DYNAMIC/x}}
+"""
+    found = plan(tmp_path, text)
+    assert [found.job(name).variables["A"] for name in ("job", "with-needs", "alone")] == [
+        "$DYNAMIC/main",
+        "$DYNAMIC",
+        "/x",
+    ]
+
+
+def test_an_instance_has_the_name_that_gitlab_prints(tmp_path: Path) -> None:
+    found = job(
+        tmp_path, "job: {script: x, parallel: {matrix: [{OS: [a, b]}]}, variables: {N: '$CI_JOB_NAME'}}", "job.b"
+    )
+    assert (found.variables["CI_JOB_NAME"], found.variables["N"], found.variables["OS"]) == (
+        "job: [b]",
+        "job: [b]",
+        "b",
+    )
+    assert found.variables["CI_NODE_INDEX"] == "2"
+
+
+def test_a_cycle_of_variables_is_an_error_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(LoomError, match=r"\.gitlab-ci\.yml:1.*variables: they refer to each other in a cycle"):
+        plan(tmp_path, "job: {script: x, variables: {A: $B, B: $A}}")
