@@ -81,7 +81,7 @@ PREDEFINED = (
     Predefined(
         "CI_DEFAULT_BRANCH",
         "plan",
-        "The branch that `origin/HEAD` leads to; without one `main` or `master`, if only one is there.",
+        "The branch that `origin/HEAD` leads to; else `main` or `master`, if only one is there.",
     ),
     Predefined("CI_MERGE_REQUEST_ID", "plan", "With `--event merge_request`: `1`; git does not know the real one."),
     Predefined("CI_MERGE_REQUEST_IID", "plan", "With `--event merge_request`: `1`."),

@@ -11,7 +11,7 @@ from loom.util.yaml_file import Node, fields_of, one_or_more
 from loom.workflow.gitlab import needs, rules, yaml
 from loom.workflow.gitlab.parallel import Instance, instances
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
-from loom.workflow.gitlab.predefined import for_job, of_environment
+from loom.workflow.gitlab.predefined import for_job, of_environment, url_of_environment
 from loom.workflow.gitlab.rules import Decision
 from loom.workflow.gitlab.variables import Scope, Variable, layers, read
 from loom.workflow.messages import Problems
@@ -68,7 +68,8 @@ class Candidates:
         environment = merged.get("environment")
         if environment is None:
             return scope
-        return Scope(layered=layered, known={**scope.known, **of_environment(environment, scope.expanded)})
+        scope = Scope(layered=layered, known={**scope.known, **of_environment(environment, scope.expanded)})
+        return Scope(layered=layered, known={**scope.known, **url_of_environment(environment, scope.expanded)})
 
     def job_values(self, entry: Entry, instance: Instance) -> dict[str, str]:
         """Return the predefined variables of one job that are known at planning time."""

@@ -35,19 +35,23 @@ def for_job(entry: Entry, instance: Instance) -> dict[str, str]:
 
 
 def of_environment(node: Node | None, values: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a job's `environment`; `values` expand its name and its URL."""
+    """Return the variables of a job's `environment`, without its URL; `values` expand its name."""
     written = node.get("name") if node is not None and node.kind is Kind.MAPPING else node
     name = expand(text_of(written), values)
     if node is None or not name:
         return {}
-    tier, action, url = (node.get(key) for key in ("deployment_tier", "action", "url"))
-    found = {
+    tier, action = node.get("deployment_tier"), node.get("action")
+    return {
         "CI_ENVIRONMENT_NAME": name,
         "CI_ENVIRONMENT_SLUG": environment_slug(name),
         "CI_ENVIRONMENT_ACTION": text_of(action) or "start",
         "CI_ENVIRONMENT_TIER": text_of(tier) or _tier(name),
     }
-    return found if url is None else {**found, "CI_ENVIRONMENT_URL": expand(text_of(url), {**values, **found})}
+
+
+def url_of_environment(node: Node | None, values: Mapping[str, str]) -> dict[str, str]:
+    url = None if node is None else node.get("url")
+    return {} if url is None else {"CI_ENVIRONMENT_URL": expand(text_of(url), values)}
 
 
 def environment_slug(name: str) -> str:

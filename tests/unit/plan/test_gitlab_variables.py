@@ -68,7 +68,7 @@ def test_secrets_and_files_of_the_users_file_reach_only_the_job(tmp_path: Path) 
     ],
 )
 def test_mistakes_in_the_users_file_have_a_place(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(LoomError, match="variables.yml:1") as caught:
+    with pytest.raises(LoomError, match=r"variables\.yml:[12]") as caught:
         plan(tmp_path, "job: {script: x}", own=text)
     assert message in str(caught.value)
 
@@ -88,7 +88,7 @@ job:
         "CI_ENVIRONMENT_SLUG": slug,
         "CI_ENVIRONMENT_ACTION": "start",
         "CI_ENVIRONMENT_TIER": "development",
-        "CI_ENVIRONMENT_URL": "https:///review/main",
+        "CI_ENVIRONMENT_URL": f"https://{slug}.example.com/review/main",
     }
     assert found["HOST"] == f"{slug}.example.com"
 
