@@ -1,0 +1,284 @@
+"""The API server of one context. The only module that imports the client library, and that knows its errors."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config.config_exception import ConfigException
+from kubernetes.stream.ws_client import create_websocket
+from websocket import WebSocket, WebSocketException
+
+from loom.errors import EngineUnavailable, LoomError, ProviderError
+from loom.providers.kubernetes.settings import Pool
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+CALL_S = (5.0, 30.0)
+"""Time limits of one request: to connect, and between two pieces of the answer."""
+PATIENCE_S = 60.0
+"""How long a request is repeated while the API server does not answer."""
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_CHANNELS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+_UNAVAILABLE = (429, 500, 502, 503, 504)
+
+
+class Gone(ProviderError):
+    """The object is not there any more."""
+
+    default_code = "POD_GONE"
+
+
+class Cluster:
+    """Connects at the first request. Thread-safe."""
+
+    def __init__(self, pool: Pool, environ: Mapping[str, str]) -> None:
+        self.pool = pool
+        self._environ = environ
+        self._lock = threading.Lock()
+        self._connected: tuple[Any, str] | None = None
+        self.requests = 0
+        """The number of requests to the API server."""
+
+    # The connection
+
+    @property
+    def api(self) -> Any:
+        return self._connect()[0]
+
+    @property
+    def namespace(self) -> str:
+        return self._connect()[1]
+
+    @property
+    def host(self) -> str:
+        return str(self.api.api_client.configuration.host)
+
+    def _connect(self) -> tuple[Any, str]:
+        with self._lock:
+            if self._connected is None:
+                try:
+                    self._connected = self._made()
+                except (ConfigException, OSError, ValueError, TypeError, KeyError) as error:
+                    raise EngineUnavailable(
+                        f"no cluster is configured: {_first_line(error)}",
+                        hint="name a kubeconfig (KUBECONFIG) and one of its contexts; `kubectl config get-contexts` lists them",
+                        code="CLUSTER_NOT_CONFIGURED",
+                    ) from error
+            return self._connected
+
+    def _made(self) -> tuple[Any, str]:
+        pool = self.pool
+        file = pool.kubeconfig or self._environ.get("KUBECONFIG") or str(Path(self._environ.get("HOME", "~")) / ".kube/config")
+        there = any(Path(path).expanduser().exists() for path in file.split(":"))
+        if not there and not pool.context and _SERVICE_ACCOUNT.exists():
+            configuration = client.Configuration()
+            config.load_incluster_config(client_configuration=configuration)
+            return client.CoreV1Api(client.ApiClient(configuration)), pool.namespace or _SERVICE_ACCOUNT.read_text()
+        context = pool.context or None
+        api_client = config.new_client_from_config(config_file=file, context=context, persist_config=False)
+        api_client.configuration.retries = False
+        contexts, current = config.list_kube_config_contexts(config_file=file)
+        chosen = next((one for one in contexts if one["name"] == context), current)
+        namespace = pool.namespace or (chosen.get("context") or {}).get("namespace") or "default"
+        return client.CoreV1Api(api_client), namespace
+
+    # Requests
+
+    def call(self, doing: str, method: str, *arguments: Any, patience_s: float = PATIENCE_S, **more: Any) -> Json:
+        """Call a method of the API with the namespace and these arguments; return the answer's object.
+
+        Repeats what the API server does not answer. `doing` names the operation for the error.
+        """
+
+        def ask() -> Json:
+            self.requests += 1
+            answer = getattr(self.api, method)(
+                *self._placed(method, arguments), _preload_content=False, _request_timeout=CALL_S, **more
+            )
+            return cast("Json", json.loads(answer.data or b"{}"))
+
+        return self.patiently(doing, ask, patience_s)
+
+    def _placed(self, method: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
+        """The namespace has its place behind an object's name."""
+        if "namespaced" not in method:
+            return tuple(arguments)
+        named = method.startswith(("read", "delete", "patch", "replace"))
+        return (arguments[0], self.namespace, *arguments[1:]) if named else (self.namespace, *arguments)
+
+    def patiently(self, doing: str, ask: Callable[[], T], limit_s: float) -> T:
+        deadline, pause_s = time.monotonic() + limit_s, 0.2
+        while True:
+            try:
+                with self.translated(doing):
+                    return ask()
+            except EngineUnavailable as error:
+                if not is_transient(error) or time.monotonic() + pause_s > deadline:
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 5.0)
+
+    @contextlib.contextmanager
+    def translated(self, doing: str) -> Iterator[None]:
+        """Convert the library's errors to loom's."""
+        try:
+            yield
+        except ApiException as error:
+            raise self._of_answer(error, doing) from error
+        except (urllib3.exceptions.HTTPError, WebSocketException, OSError) as error:
+            raise self._no_answer(error, doing) from error
+
+    def _no_answer(self, error: Exception, doing: str) -> LoomError:
+        status = getattr(error, "status_code", None)  # of a refused handshake
+        if isinstance(status, int):
+            return self._of_status(status, _handshake_reason(error), doing)
+        return EngineUnavailable(
+            f"{doing}: the cluster at {self.host} does not answer: {_first_line(error)}",
+            hint="`kubectl cluster-info` asks it; a VPN or a tunnel may be down",
+            code="CLUSTER_UNAVAILABLE",
+        )
+
+    def _of_answer(self, error: ApiException, doing: str) -> LoomError:
+        if error.status in (0, None):
+            return self._no_answer(error, doing)
+        try:
+            message = str(json.loads(error.body)["message"])
+        except (ValueError, KeyError, TypeError):
+            message = str(error.reason or error.status)
+        return self._of_status(int(error.status or 0), message, doing)
+
+    def _of_status(self, status: int, message: str, doing: str) -> LoomError:
+        place = f"context {self.pool.context or 'in use'}, namespace {self._connected[1] if self._connected else '?'}"
+        if status == 401:
+            return EngineUnavailable(
+                f"{doing}: the cluster at {self.host} does not accept the credentials ({place})",
+                hint="they may have expired: log in again; `kubectl auth whoami` tells",
+                code="CLUSTER_UNAUTHORIZED",
+            )
+        if status == 403:
+            return _forbidden(message, doing, place)
+        if status == 404 and message.startswith("namespaces "):
+            return ProviderError(
+                f"{doing}: the namespace {self.namespace} does not exist", hint=place, code="CLUSTER_NAMESPACE_UNKNOWN"
+            )
+        if status == 404:
+            return Gone(f"{doing}: {message}")
+        if status in _UNAVAILABLE:
+            return EngineUnavailable(f"{doing}: {message}", code="CLUSTER_UNAVAILABLE")
+        if status in (400, 422):
+            return ProviderError(f"{doing}: the cluster refuses it: {message}", code="POD_INVALID")
+        return ProviderError(f"{doing}: {message} (status {status})")
+
+    def lines(self, doing: str, method: str, *arguments: Any, **more: Any) -> Iterator[bytes]:
+        """The lines of an answer that goes on, such as a watch or a log, without their ends."""
+        self.requests += 1
+        with self.translated(doing):
+            answer = getattr(self.api, method)(
+                *self._placed(method, arguments), _preload_content=False, _request_timeout=(CALL_S[0], None), **more
+            )
+        return _Lines(self, doing, answer)
+
+    # Streams
+
+    def websocket(self, pod: str, container: str, command: Sequence[str], *, stdin: bool, tty: bool) -> WebSocket:
+        """Start a command in a container; return the connection to its streams."""
+        self.requests += 1
+        api_client = self.api.api_client
+        headers: dict[str, str] = {"sec-websocket-protocol": ",".join(_CHANNELS)}
+        query: list[tuple[str, str]] = [
+            ("container", container),
+            *(("command", word) for word in command),
+            ("stdin", str(stdin).lower()),
+            ("stdout", "true"),
+            ("stderr", str(not tty).lower()),
+            ("tty", str(tty).lower()),
+        ]
+        api_client.update_params_for_auth(headers, query, ["BearerToken"])
+        base = api_client.configuration.host.replace("http", "ws", 1)
+        url = f"{base}/api/v1/namespaces/{self.namespace}/pods/{pod}/exec?{urlencode(query, errors='surrogateescape')}"
+        with self.translated(f"starting a command in the pod {pod}"):
+            return create_websocket(api_client.configuration, url, headers)
+
+    def close(self) -> None:
+        if self._connected is not None:
+            self._connected[0].api_client.close()
+
+
+class _Lines:
+    """An answer's lines; `close` ends it from another thread."""
+
+    def __init__(self, cluster: Cluster, doing: str, answer: Any) -> None:
+        self._cluster = cluster
+        self._doing = doing
+        self._answer = answer
+        self._lines = self._read()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._lines)
+
+    def _read(self) -> Iterator[bytes]:
+        rest = b""
+        with self._cluster.translated(self._doing):
+            for piece in self._answer.stream(65536, decode_content=False):
+                *lines, rest = (rest + piece).split(b"\n")
+                yield from lines
+        if rest:
+            yield rest
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self._answer.close()
+
+
+def is_transient(error: LoomError) -> bool:
+    """Whether a later request may get an answer."""
+    return error.code == "CLUSTER_UNAVAILABLE"
+
+
+def _forbidden(message: str, doing: str, place: str) -> ProviderError:
+    if "exceeded quota" in message:
+        return ProviderError(
+            f"{doing}: the namespace's quota does not allow it: {message.partition('exceeded quota: ')[2]} ({place})",
+            hint="run fewer jobs at once, give the job lower limits, or ask for a larger quota",
+            code="CLUSTER_QUOTA",
+        )
+    if "PodSecurity" in message or "PodSecurityPolicy" in message or "denied the request" in message:
+        return ProviderError(
+            f"{doing}: the namespace's rules do not allow such a pod: {message} ({place})",
+            hint="ask for another namespace, or remove what the rules name from the job",
+            code="CLUSTER_POD_REFUSED",
+        )
+    return ProviderError(
+        f"{doing}: {message} ({place})",
+        hint="the Role in loom's guide for clusters has each verb that loom uses; `kubectl auth can-i --list` shows yours",
+        code="CLUSTER_FORBIDDEN",
+    )
+
+
+def _handshake_reason(error: Exception) -> str:
+    body = getattr(error, "resp_body", None)
+    try:
+        return str(json.loads(body or b"")["message"])
+    except (ValueError, KeyError, TypeError):
+        return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    inner = getattr(error, "reason", None)
+    if isinstance(inner, BaseException):
+        return _first_line(inner)
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

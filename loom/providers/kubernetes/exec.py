@@ -1,0 +1,175 @@
+"""One command in a container, over a WebSocket: its streams are channels, the end of each is known, and so is its exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from websocket import WebSocketException
+
+from loom.errors import EngineUnavailable, ProviderError
+from loom.status import Stream
+
+if TYPE_CHECKING:
+    from loom.providers.kubernetes.cluster import Cluster
+
+_STDIN, _STDOUT, _STDERR, _STATUS, _RESIZE = b"\x00", 1, 2, 3, b"\x04"
+_PIECE = 128 * 1024
+_BINARY, _CLOSE, _PING = 0x2, 0x8, 0x9
+SILENT_S = 60.0
+"""How long a transfer may stand still."""
+
+
+class Broken(OSError):
+    """The connection ended before the command did."""
+
+
+class Exec:
+    """A command in a container. One thread reads; any may send."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        pod: str,
+        container: str,
+        command: Sequence[str],
+        *,
+        stdin: bool = False,
+        tty: bool = False,
+    ) -> None:
+        self._socket = cluster.websocket(pod, container, command, stdin=stdin, tty=tty)
+        self._socket.settimeout(SILENT_S)
+        self._sending = threading.Lock()
+        self._status: dict[str, Any] | None = None
+        self.ended = False
+        """The command and its output have ended."""
+
+    def fileno(self) -> int:
+        return int(self._socket.sock.fileno())
+
+    def pending(self) -> bool:
+        """Whether data was received that a poll of the descriptor does not show."""
+        pending = getattr(self._socket.sock, "pending", None)
+        return bool(self._socket.frame_buffer.recv_buffer) or bool(pending and pending())
+
+    def ready(self, timeout_s: float, *others: int) -> list[int]:
+        """Wait until there is something to read here or from the other descriptors; return those."""
+        if self.pending():
+            return [self.fileno()]
+        return select.select([self.fileno(), *others], [], [], max(0.0, timeout_s))[0]
+
+    def read(self) -> tuple[Stream, bytes] | None:
+        """Return the next piece of output; None for a message without one. Broken, TimeoutError."""
+        try:
+            opcode, frame = self._socket.recv_data_frame(True)
+        except WebSocketException as error:
+            raise Broken(str(error)) from error
+        data = bytes(frame.data)
+        if opcode == _CLOSE:
+            if self._status is None:
+                raise Broken("it was closed")
+            self.ended = True
+        if opcode in (_CLOSE, _PING) or not data:
+            return None
+        channel = data[0]
+        if channel == _STATUS:
+            self._status = json.loads(data[1:])
+        elif channel in (_STDOUT, _STDERR) and len(data) > 1:
+            return ("stdout" if channel == _STDOUT else "stderr"), data[1:]
+        return None
+
+    @property
+    def code(self) -> int:
+        """The exit code, after the end. ProviderError when the command could not be started."""
+        status = self._status or {}
+        if status.get("status") == "Success":
+            return 0
+        for cause in (status.get("details") or {}).get("causes") or ():
+            if cause.get("reason") == "ExitCode":
+                return int(cause["message"])
+        raise ProviderError(f"the command could not be run: {status.get('message') or 'the connection was lost'}")
+
+    def send(self, data: bytes) -> None:
+        """Send to its standard input. OSError when the connection is broken."""
+        self._frame(_STDIN, data)
+
+    def resize(self, height: int, width: int) -> None:
+        self._frame(_RESIZE, json.dumps({"Height": height, "Width": width}).encode())
+
+    def _frame(self, channel: bytes, data: bytes) -> None:
+        view = memoryview(data)
+        with self._sending:
+            try:
+                while view:
+                    self._socket.send(channel + view[:_PIECE], opcode=_BINARY)
+                    view = view[_PIECE:]
+            except WebSocketException as error:
+                raise Broken(str(error)) from error
+
+    def feed(self, content: Iterable[bytes]) -> threading.Thread:
+        """Send from a thread, so that the output is read meanwhile. A command that ends early takes no more."""
+
+        def send() -> None:
+            with contextlib.suppress(OSError):
+                for piece in content:
+                    self.send(piece)
+
+        thread = threading.Thread(target=send, name="input of a command", daemon=True)
+        thread.start()
+        return thread
+
+    def output(self, *, silent_s: float = SILENT_S) -> Iterator[tuple[Stream, bytes]]:
+        """Everything up to the command's end. Broken when the connection is, TimeoutError after so long a silence."""
+        while not self.ended:
+            if not self.ready(silent_s):
+                raise TimeoutError(f"silent for {silent_s:.0f} s")
+            if (piece := self.read()) is not None:
+                yield piece
+
+    def ends_within(self, limit_s: float) -> bool:
+        """As `watcher.Connection`."""
+        deadline = time.monotonic() + limit_s
+        with contextlib.suppress(OSError):
+            while not self.ended and (left := deadline - time.monotonic()) > 0:
+                if self.ready(left):
+                    self.read()
+        return self.ended
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self._socket.sock.shutdown(2)
+        with contextlib.suppress(Exception):
+            self._socket.close(timeout=0)
+
+
+def run(
+    cluster: Cluster,
+    pod: str,
+    container: str,
+    command: Sequence[str],
+    *,
+    stdin: Callable[[], Iterable[bytes]] | None = None,
+    silent_s: float = SILENT_S,
+    doing: str,
+) -> tuple[int, bytes, bytes]:
+    """Run a small command; return its exit code and output. Repeats nothing. EngineUnavailable when the connection breaks."""
+    out: dict[Stream, bytes] = {"stdout": b"", "stderr": b""}
+    try:
+        ran = Exec(cluster, pod, container, command, stdin=stdin is not None)
+        try:
+            if stdin is not None:
+                ran.feed(stdin())
+            for stream, data in ran.output(silent_s=silent_s):
+                out[stream] += data
+        finally:
+            ran.close()
+    except OSError as error:
+        raise EngineUnavailable(
+            f"{doing}: the connection to the pod was lost: {error}", code="CLUSTER_UNAVAILABLE"
+        ) from error
+    return ran.code, out["stdout"], out["stderr"]

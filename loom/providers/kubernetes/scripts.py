@@ -1,0 +1,34 @@
+"""The shell programs that run in a pod beside the job, as they are sent: no comments, no blank lines."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+IO = "/run/loom.io"
+"""The FIFOs of the driver's streams, in the job's container and the helper's."""
+SPOOL = "/run/loom.spool"
+"""What the driver has printed and loom has not taken yet, in the helper's container only."""
+
+JOINS = (
+    f"while [ ! -p {IO}/in ]; do sleep 0.05 || sleep 1; done 2>/dev/null;"
+    f' exec <>{IO}/in >{IO}/out 2>{IO}/err "$@"'
+)
+"""The first words of the job's container: it becomes `$@`, connected to the helper."""
+
+
+@cache
+def program(name: str) -> str:
+    lines = (Path(__file__).parent / name).read_text().splitlines()
+    return "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
+
+
+def helper(lease_s: float) -> list[str]:
+    """The command of the helper's container."""
+    return ["sh", "-c", program("helper.sh"), "loom", IO, SPOOL, str(int(lease_s))]
+
+
+def sender(token: bytes, segments: tuple[int, int]) -> list[str]:
+    """The command that connects loom to the helper (sender.sh)."""
+    out, err = segments
+    return ["sh", "-c", program("sender.sh"), "loom", SPOOL, f"{IO}/in", token.decode(), str(out), str(err)]
