@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MODULES = {
     "docker": "loom.providers.docker.provider",
     "host": "loom.providers.host",
+    "kubernetes": "loom.providers.kubernetes.provider",
 }
 """Each provider's name, and its module with a function `provider(setup)`. The only list of providers."""
 
@@ -29,4 +30,12 @@ def make(place: str, setup: Setup) -> Provider:
         )
     if context and name in HERE:
         raise ProviderError(f"{place}: the provider {name} has no contexts", hint=f"leave out `:{context}`")
-    return cast("Provider", import_module(MODULES[name]).provider(replace(setup, context=context or None)))
+    try:
+        module = import_module(MODULES[name])
+    except ModuleNotFoundError as error:
+        raise ProviderError(
+            f"the provider {name} needs the package {error.name}, which is not installed",
+            hint=f"pip install 'loom-ci[{name}]'",
+            code="PROVIDER_NOT_INSTALLED",
+        ) from error
+    return cast("Provider", module.provider(replace(setup, context=context or None)))

@@ -45,6 +45,20 @@ exec "$@"
 """
 
 
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a container: those `given`, and the driver's own."""
+    found = {**given, "LOOM_ENV": ENV_FILE, "LOOM_MASK": MASK_FILE}
+    # The workspace may have another owner, which git would reject as dubious.
+    try:
+        count = int(found.get("GIT_CONFIG_COUNT", "0"))
+    except ValueError:
+        count = 0
+    found[f"GIT_CONFIG_KEY_{count}"] = "safe.directory"
+    found[f"GIT_CONFIG_VALUE_{count}"] = "*"
+    found["GIT_CONFIG_COUNT"] = str(count + 1)
+    return found
+
+
 def entering(command: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     """`command` with what steps inherit around it; `environment`, which it is started with, counts more.
 

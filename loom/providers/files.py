@@ -6,7 +6,7 @@ import errno
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Literal, cast
 
 from loom.errors import ProviderError
 from loom.storage import tar, unpacking
@@ -47,14 +47,31 @@ def archive_of(
     Special files are skipped and reported to `on_skipped`; an unreadable file is a PermissionError. Links are not
     followed, also in parents.
     """
-    return packed(_members(root, _Whole(paths), change, on_skipped))
+    return packed(members_of(root, paths, on_skipped, change=change))
 
 
-def packed(members: Iterable[tuple[tarfile.TarInfo, IO[bytes] | None]]) -> Iterator[bytes]:
-    """Write a tar stream in similar pieces for any file size; `tarfile` buffers whole files."""
+Form = Literal[0, 1, 2]
+"""A tar format of `tarfile`."""
+Members = Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]
+
+
+def members_of(
+    root: Path, paths: Iterable[str], on_skipped: OnSkipped = unnoticed, *, change: Edit | None = None
+) -> Members:
+    """As `archive_of`, but the members with their content."""
+    return _members(root, _Whole(paths), change, on_skipped)
+
+
+def packed(
+    members: Iterable[tuple[tarfile.TarInfo, IO[bytes] | None]], *, form: Form = tarfile.PAX_FORMAT
+) -> Iterator[bytes]:
+    """Write a tar stream in similar pieces for any file size; `tarfile` buffers whole files.
+
+    `form`: GNU's can be read by every `tar`, and has whole seconds only.
+    """
     piece = bytearray()
     total = 0
-    for part in _parts(members):
+    for part in _parts(members, form):
         piece += part
         if len(piece) >= _CHUNK:
             yield bytes(piece)
@@ -65,18 +82,16 @@ def packed(members: Iterable[tuple[tarfile.TarInfo, IO[bytes] | None]]) -> Itera
     yield bytes(piece)
 
 
-def _parts(members: Iterable[tuple[tarfile.TarInfo, IO[bytes] | None]]) -> Iterator[bytes]:
+def _parts(members: Iterable[tuple[tarfile.TarInfo, IO[bytes] | None]], form: Form) -> Iterator[bytes]:
     for member, content in members:
-        yield member.tobuf(tarfile.PAX_FORMAT, tarfile.ENCODING, "surrogateescape")
+        yield member.tobuf(form, tarfile.ENCODING, "surrogateescape")
         if content is None:
             continue
         yield from tar.pieces(content, member.size, member.name, most=_CHUNK)
         yield bytes(-member.size % tarfile.BLOCKSIZE)
 
 
-def _members(
-    root: Path, chosen: Chosen, change: Edit | None, on_skipped: OnSkipped
-) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+def _members(root: Path, chosen: Chosen, change: Edit | None, on_skipped: OnSkipped) -> Members:
     def skipped(item: Skipped) -> None:
         if not item.is_special:
             raise PermissionError(errno.EACCES, item.reason, str(root / item.path))
@@ -132,18 +147,20 @@ class _Exactly:
 
 
 def renamed(
-    archives: Iterable[tuple[str, Iterable[bytes]]], on_skipped: OnSkipped = unnoticed, *, change: Edit | None = None
+    archives: Iterable[tuple[str, Iterable[bytes]]],
+    on_skipped: OnSkipped = unnoticed,
+    *,
+    change: Edit | None = None,
+    form: Form = tarfile.PAX_FORMAT,
 ) -> Iterator[bytes]:
     """Merge tar streams. Each comes with a path that replaces the first part of its members' names.
 
     An empty path keeps names, except a leading `./`. Special files are skipped and reported to `on_skipped`.
     """
-    return packed(_renamed(archives, change, on_skipped))
+    return packed(_renamed(archives, change, on_skipped), form=form)
 
 
-def _renamed(
-    archives: Iterable[tuple[str, Iterable[bytes]]], change: Edit | None, on_skipped: OnSkipped
-) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+def _renamed(archives: Iterable[tuple[str, Iterable[bytes]]], change: Edit | None, on_skipped: OnSkipped) -> Members:
     for path, chunks in archives:
         with tarfile.open(mode="r|*", fileobj=cast("IO[bytes]", reader(chunks)), bufsize=_TAR_BUFFER) as archive:
             for member in archive:

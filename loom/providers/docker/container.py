@@ -107,26 +107,9 @@ def environment_of(request: SessionRequest) -> tuple[list[str], dict[str, str]]:
     """Return the container's environment, and the variables that each step must set because the engine's JSON can't
     encode them.
     """
-    environment = dict(request.environment)
-    environment["LOOM_ENV"] = driver.ENV_FILE
-    environment["LOOM_MASK"] = driver.MASK_FILE
-    # The workspace may have another owner, which git would reject as dubious.
-    try:
-        count = int(environment.get("GIT_CONFIG_COUNT", "0"))
-    except ValueError:
-        count = 0
-    environment[f"GIT_CONFIG_KEY_{count}"] = "safe.directory"
-    environment[f"GIT_CONFIG_VALUE_{count}"] = "*"
-    environment["GIT_CONFIG_COUNT"] = str(count + 1)
-    sent, raw = [], {}
-    for name, value in environment.items():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raw[name] = value
-        else:
-            sent.append(f"{name}={value}")
-    return sent, raw
+    environment = driver.environment(request.environment)
+    sent = [f"{name}={value}" for name, value in environment.items() if driver.is_text(value)]
+    return sent, {name: value for name, value in environment.items() if not driver.is_text(value)}
 
 
 def host_config(request: SessionRequest, mount: Mount, traits: Traits) -> dict[str, Any]:

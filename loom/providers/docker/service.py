@@ -23,7 +23,7 @@ from loom.providers.docker.errors import engine_errors, explanation
 from loom.providers.docker.images import Images, ResolvedImage
 from loom.providers.docker.readiness import NotReady, Probe, ProbeTarget, ports_of, probe_of
 from loom.providers.docker.retries import start_failed, starting
-from loom.providers.docker.service_output import Lines, Output
+from loom.providers.service_output import Lines, Output
 from loom.util.within import wait_until
 
 _READ = 65536

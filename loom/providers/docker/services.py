@@ -30,7 +30,7 @@ from loom.providers.docker.errors import engine_errors, explanation
 from loom.providers.docker.images import Images, ResolvedImage
 from loom.providers.docker.labels import ROLE
 from loom.providers.docker.service import GaveUp, Group, OnDied, RunningService, ServiceContainer
-from loom.providers.docker.service_output import Output
+from loom.providers.service_output import Output
 from loom.status import OnOutput
 
 _LEAVE_WITHIN_S = 10.0

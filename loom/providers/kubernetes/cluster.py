@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,20 +13,24 @@ from typing import Any, TypeVar, cast
 from urllib.parse import urlencode
 
 import urllib3
-from kubernetes import client, config
+from kubernetes import client
+from kubernetes import config as untyped_config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
-from kubernetes.stream.ws_client import create_websocket
+from kubernetes.stream import ws_client as untyped_websockets
 from websocket import WebSocket, WebSocketException
 
 from loom.errors import EngineUnavailable, LoomError, ProviderError
-from loom.providers.kubernetes.settings import Pool
 
+config: Any = untyped_config
+ws_client: Any = untyped_websockets
 T = TypeVar("T")
 Json = dict[str, Any]
 
 CALL_S = (5.0, 30.0)
 """Time limits of one request: to connect, and between two pieces of the answer."""
+WATCH_S = 330.0
+"""How long an answer that goes on may be silent; then it is asked for again."""
 PATIENCE_S = 60.0
 """How long a request is repeated while the API server does not answer."""
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -39,59 +44,84 @@ class Gone(ProviderError):
     default_code = "POD_GONE"
 
 
-class Cluster:
-    """Connects at the first request. Thread-safe."""
+class _Connection:
+    """The client of one context, made at the first request."""
 
-    def __init__(self, pool: Pool, environ: Mapping[str, str]) -> None:
-        self.pool = pool
+    def __init__(self, context: str | None, environ: Mapping[str, str]) -> None:
+        self.context = context
         self._environ = environ
         self._lock = threading.Lock()
-        self._connected: tuple[Any, str] | None = None
+        self._made: tuple[Any, str] | None = None
         self.requests = 0
-        """The number of requests to the API server."""
 
-    # The connection
-
-    @property
-    def api(self) -> Any:
-        return self._connect()[0]
-
-    @property
-    def namespace(self) -> str:
-        return self._connect()[1]
-
-    @property
-    def host(self) -> str:
-        return str(self.api.api_client.configuration.host)
-
-    def _connect(self) -> tuple[Any, str]:
+    def __call__(self) -> tuple[Any, str]:
+        """Return the client and the context's namespace. EngineUnavailable when nothing is configured."""
         with self._lock:
-            if self._connected is None:
+            if self._made is None:
                 try:
-                    self._connected = self._made()
+                    self._made = self._make()
                 except (ConfigException, OSError, ValueError, TypeError, KeyError) as error:
                     raise EngineUnavailable(
                         f"no cluster is configured: {_first_line(error)}",
                         hint="name a kubeconfig (KUBECONFIG) and one of its contexts; `kubectl config get-contexts` lists them",
                         code="CLUSTER_NOT_CONFIGURED",
                     ) from error
-            return self._connected
+            return self._made
 
-    def _made(self) -> tuple[Any, str]:
-        pool = self.pool
-        file = pool.kubeconfig or self._environ.get("KUBECONFIG") or str(Path(self._environ.get("HOME", "~")) / ".kube/config")
+    def _make(self) -> tuple[Any, str]:
+        home = Path(self._environ.get("HOME", "~"))
+        file = self._environ.get("KUBECONFIG") or str(home / ".kube/config")
         there = any(Path(path).expanduser().exists() for path in file.split(":"))
-        if not there and not pool.context and _SERVICE_ACCOUNT.exists():
+        if not there and not self.context and _SERVICE_ACCOUNT.exists():
             configuration = client.Configuration()
             config.load_incluster_config(client_configuration=configuration)
-            return client.CoreV1Api(client.ApiClient(configuration)), pool.namespace or _SERVICE_ACCOUNT.read_text()
-        context = pool.context or None
-        api_client = config.new_client_from_config(config_file=file, context=context, persist_config=False)
+            return client.CoreV1Api(client.ApiClient(configuration)), _SERVICE_ACCOUNT.read_text()
+        api_client = config.new_client_from_config(config_file=file, context=self.context, persist_config=False)
         api_client.configuration.retries = False
         contexts, current = config.list_kube_config_contexts(config_file=file)
-        chosen = next((one for one in contexts if one["name"] == context), current)
-        namespace = pool.namespace or (chosen.get("context") or {}).get("namespace") or "default"
-        return client.CoreV1Api(api_client), namespace
+        chosen = next((one for one in contexts if one["name"] == self.context), current)
+        return client.CoreV1Api(api_client), (chosen.get("context") or {}).get("namespace") or "default"
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made[0].api_client.close()
+
+
+class Cluster:
+    """One namespace of a context. Connects at the first request. Thread-safe."""
+
+    def __init__(self, connection: _Connection, namespace: str | None = None) -> None:
+        self._connection = connection
+        self._namespace = namespace
+
+    @classmethod
+    def of(cls, context: str | None, environ: Mapping[str, str]) -> Cluster:
+        return cls(_Connection(context, environ))
+
+    def at(self, namespace: str | None) -> Cluster:
+        """The same cluster, in another namespace; None: the context's."""
+        return Cluster(self._connection, namespace)
+
+    @property
+    def api(self) -> Any:
+        return self._connection()[0]
+
+    @property
+    def namespace(self) -> str:
+        return self._namespace or self._connection()[1]
+
+    @property
+    def host(self) -> str:
+        return str(self.api.api_client.configuration.host)
+
+    @property
+    def requests(self) -> int:
+        """The number of requests to the API server so far."""
+        return self._connection.requests
+
+    @property
+    def _place(self) -> str:
+        return f"context {self._connection.context or 'in use'}, namespace {self.namespace}"
 
     # Requests
 
@@ -102,7 +132,7 @@ class Cluster:
         """
 
         def ask() -> Json:
-            self.requests += 1
+            self._connection.requests += 1
             answer = getattr(self.api, method)(
                 *self._placed(method, arguments), _preload_content=False, _request_timeout=CALL_S, **more
             )
@@ -153,13 +183,13 @@ class Cluster:
         if error.status in (0, None):
             return self._no_answer(error, doing)
         try:
-            message = str(json.loads(error.body)["message"])
+            message = str(json.loads(error.body or "")["message"])
         except (ValueError, KeyError, TypeError):
             message = str(error.reason or error.status)
         return self._of_status(int(error.status or 0), message, doing)
 
     def _of_status(self, status: int, message: str, doing: str) -> LoomError:
-        place = f"context {self.pool.context or 'in use'}, namespace {self._connected[1] if self._connected else '?'}"
+        place = self._place
         if status == 401:
             return EngineUnavailable(
                 f"{doing}: the cluster at {self.host} does not accept the credentials ({place})",
@@ -182,10 +212,10 @@ class Cluster:
 
     def lines(self, doing: str, method: str, *arguments: Any, **more: Any) -> Iterator[bytes]:
         """The lines of an answer that goes on, such as a watch or a log, without their ends."""
-        self.requests += 1
+        self._connection.requests += 1
         with self.translated(doing):
             answer = getattr(self.api, method)(
-                *self._placed(method, arguments), _preload_content=False, _request_timeout=(CALL_S[0], None), **more
+                *self._placed(method, arguments), _preload_content=False, _request_timeout=(CALL_S[0], WATCH_S), **more
             )
         return _Lines(self, doing, answer)
 
@@ -193,7 +223,7 @@ class Cluster:
 
     def websocket(self, pod: str, container: str, command: Sequence[str], *, stdin: bool, tty: bool) -> WebSocket:
         """Start a command in a container; return the connection to its streams."""
-        self.requests += 1
+        self._connection.requests += 1
         api_client = self.api.api_client
         headers: dict[str, str] = {"sec-websocket-protocol": ",".join(_CHANNELS)}
         query: list[tuple[str, str]] = [
@@ -204,15 +234,14 @@ class Cluster:
             ("stderr", str(not tty).lower()),
             ("tty", str(tty).lower()),
         ]
-        api_client.update_params_for_auth(headers, query, ["BearerToken"])
+        api_client.update_params_for_auth(headers, query, ["BearerToken"], "", "GET", None)
         base = api_client.configuration.host.replace("http", "ws", 1)
         url = f"{base}/api/v1/namespaces/{self.namespace}/pods/{pod}/exec?{urlencode(query, errors='surrogateescape')}"
         with self.translated(f"starting a command in the pod {pod}"):
-            return create_websocket(api_client.configuration, url, headers)
+            return cast("WebSocket", ws_client.create_websocket(api_client.configuration, url, headers))
 
     def close(self) -> None:
-        if self._connected is not None:
-            self._connected[0].api_client.close()
+        self._connection.close()
 
 
 class _Lines:
@@ -232,16 +261,20 @@ class _Lines:
 
     def _read(self) -> Iterator[bytes]:
         rest = b""
-        with self._cluster.translated(self._doing):
-            for piece in self._answer.stream(65536, decode_content=False):
-                *lines, rest = (rest + piece).split(b"\n")
-                yield from lines
+        try:
+            with self._cluster.translated(self._doing):
+                for piece in self._answer.stream(65536, decode_content=False):
+                    *lines, rest = (rest + piece).split(b"\n")
+                    yield from lines
+        finally:
+            self._answer.close()
         if rest:
             yield rest
 
     def close(self) -> None:
-        with contextlib.suppress(Exception):
-            self._answer.close()
+        with contextlib.suppress(OSError, AttributeError):
+            # Not the TLS socket's own method, which pulls its state away from under the reader.
+            socket.socket.shutdown(self._answer.connection.sock, socket.SHUT_RDWR)
 
 
 def is_transient(error: LoomError) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,7 +43,7 @@ class Exec:
         stdin: bool = False,
         tty: bool = False,
     ) -> None:
-        self._socket = cluster.websocket(pod, container, command, stdin=stdin, tty=tty)
+        self._socket: Any = cluster.websocket(pod, container, command, stdin=stdin, tty=tty)
         self._socket.settimeout(SILENT_S)
         self._sending = threading.Lock()
         self._status: dict[str, Any] | None = None
@@ -50,7 +51,7 @@ class Exec:
         """The command and its output have ended."""
 
     def fileno(self) -> int:
-        return int(self._socket.sock.fileno())
+        return int(self._socket.fileno())
 
     def pending(self) -> bool:
         """Whether data was received that a poll of the descriptor does not show."""
@@ -140,11 +141,16 @@ class Exec:
                     self.read()
         return self.ended
 
+    def abort(self) -> None:
+        """Break the connection, from any thread: a concurrent `read` returns."""
+        with contextlib.suppress(OSError, AttributeError):
+            # Not the TLS socket's own method, which pulls its state away from under the reader.
+            socket.socket.shutdown(self._socket.sock, socket.SHUT_RDWR)
+
     def close(self) -> None:
-        with contextlib.suppress(Exception):
-            self._socket.sock.shutdown(2)
-        with contextlib.suppress(Exception):
-            self._socket.close(timeout=0)
+        self.abort()
+        with contextlib.suppress(OSError, WebSocketException):
+            self._socket.shutdown()
 
 
 def run(

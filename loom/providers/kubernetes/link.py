@@ -192,6 +192,11 @@ class Link:
                 lost_at = self._lost(error, None if self._answered else lost_at)
                 if lost_at is None:
                     break
+            except Exception as bug:
+                with self._changed:
+                    self.failed = Broken(repr(bug))
+                    self._changed.notify_all()
+                raise
         with self._changed:
             self._changed.notify_all()
 
@@ -301,6 +306,8 @@ class Link:
                     self._confirm(int(number))
                 case ["end"]:
                     at.ended = True
+                case _:
+                    pass
             self._changed.notify_all()
 
     def _confirm(self, number: int) -> None:

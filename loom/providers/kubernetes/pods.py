@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster import Cluster
 
 _NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
-_NO_START = ("CreateContainerError", "CreateContainerConfigError", "RunContainerError", "StartError", "ContainerCannotRun")
+_NO_START = (
+    "CreateContainerError",
+    "CreateContainerConfigError",
+    "RunContainerError",
+    "StartError",
+    "ContainerCannotRun",
+)
 _LOOK_S = 2.0
 
 
@@ -63,10 +69,17 @@ class Pods:
             self._seen.pop(name, None)
             self._gone.add(name)
 
+    def wake(self) -> None:
+        """Let whoever waits look again."""
+        with self._changed:
+            self._changed.notify_all()
+
     def close(self) -> None:
         self._closed = True
         if self._lines is not None:
             self._lines.close()
+        if self._thread is not None:
+            self._thread.join(5.0)
 
     def _start(self) -> None:
         with self._changed:
@@ -81,15 +94,22 @@ class Pods:
                 listed = self._cluster.call(doing, "list_namespaced_pod", label_selector=self._selector)
                 self._replace(listed["items"])
                 self._follow(doing, listed["metadata"]["resourceVersion"])
-            except Exception as error:  # noqa: BLE001  handed to whoever waits
+            except LoomError as error:
                 if self._closed:
                     return
-                if isinstance(error, LoomError) and not is_transient(error):
-                    with self._changed:
-                        self._error = error
-                        self._changed.notify_all()
+                if not is_transient(error):
+                    self._fail(error)
                     return
                 time.sleep(0.5)
+            except Exception as error:  # noqa: BLE001  told to whoever waits
+                if not self._closed:
+                    self._fail(ProviderError(f"{doing}: {error!r}"))
+                return
+
+    def _fail(self, error: LoomError) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
 
     def _follow(self, doing: str, version: str) -> None:
         self._lines = self._cluster.lines(
@@ -156,7 +176,9 @@ def refusal(pod: Mapping[str, Any] | None, places: Mapping[str, str]) -> LoomErr
         return PodLost("the pod was deleted before it ran", hint="someone deleted it, or its namespace")
     status = pod.get("status") or {}
     if status.get("phase") == "Failed" and not status.get("containerStatuses"):
-        return PodLost(f"the pod failed before it ran: {status.get('reason')}: {status.get('message') or ''}".rstrip(": "))
+        return PodLost(
+            f"the pod failed before it ran: {status.get('reason')}: {status.get('message') or ''}".rstrip(": ")
+        )
     for name, what in places.items():
         state = state_of(pod, name)
         waiting = state.get("waiting") or {}
@@ -216,7 +238,9 @@ def why_lost(cluster: Cluster, name: str, job_id: str, *, doing: str = "while it
     status = pod.get("status") or {}
     node = (pod.get("spec") or {}).get("nodeName", "")
     if status.get("reason") == "Evicted":
-        return PodLost(f"{where} was evicted from node {node}: {status.get('message')}", code="POD_EVICTED", hint=told or None)
+        return PodLost(
+            f"{where} was evicted from node {node}: {status.get('message')}", code="POD_EVICTED", hint=told or None
+        )
     if status.get("reason") == "DeadlineExceeded":
         return PodLost(f"{where} reached its deadline", hint="`deadline` of the pool allows more", code="POD_DEADLINE")
     if (pod.get("metadata") or {}).get("deletionTimestamp"):

@@ -10,10 +10,7 @@ IO = "/run/loom.io"
 SPOOL = "/run/loom.spool"
 """What the driver has printed and loom has not taken yet, in the helper's container only."""
 
-JOINS = (
-    f"while [ ! -p {IO}/in ]; do sleep 0.05 || sleep 1; done 2>/dev/null;"
-    f' exec <>{IO}/in >{IO}/out 2>{IO}/err "$@"'
-)
+JOINS = f'while [ ! -p {IO}/in ]; do sleep 0.05 || sleep 1; done 2>/dev/null; exec <>{IO}/in >{IO}/out 2>{IO}/err "$@"'
 """The first words of the job's container: it becomes `$@`, connected to the helper."""
 
 

@@ -57,23 +57,23 @@ loom_taker=$!
 echo "$$ $loom_taker" >"$loom_spool/sender"
 exec 5<&-
 
-# Stream, descriptor. What is complete is looked up before it is read. What changed is read twice more, because a file's time
-# is coarse.
+# Stream, descriptor. What is complete is looked up before it is read. A file that has changed is read again for more than a
+# second, because some shells compare times by the second; only what is found to have changed moves the mark.
 loom_open_out= loom_open_err=
 loom_send() {
   eval "loom_n=\$loom_n_$1 loom_open=\$loom_open_$1"
   while [ -e "$loom_spool/$1.$loom_n" ]; do
     loom_file=$loom_spool/$1.$loom_n loom_whole=
-    [ -n "$loom_open" ] || { eval "exec $2<\"\$loom_file\"" && loom_open=2; }
+    [ -n "$loom_open" ] || { eval "exec $2<\"\$loom_file\"" && loom_open=40; }
     if [ -e "$loom_spool/$1.$((loom_n + 1))" ] || [ -e "$loom_spool/$1.end" ]; then loom_whole=1; fi
     if [ -n "$loom_whole" ] || [ "$loom_file" -nt "$loom_spool/seen.$1" ]; then
-      loom_open=2 loom_quiet=0
+      loom_open=40 loom_quiet=0
+      : >"$loom_spool/seen.$1"
     elif [ "$loom_open" = 0 ]; then
       break
     else
       loom_open=$((loom_open - 1))
     fi
-    : >"$loom_spool/seen.$1"
     cat <&"$2"
     [ -n "$loom_whole" ] || break
     printf '%s done %s\n' "$loom_token" "$loom_n"

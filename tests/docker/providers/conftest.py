@@ -17,13 +17,16 @@ from typing import Any
 import docker
 import pytest
 
+from loom import providers
 from loom.cancel import Cancel
+from loom.config import Config
 from loom.plan.model import Image, MountMode, Network
-from loom.providers.base import Command, Provider, Session, SessionRequest, Share
+from loom.providers.base import Command, Provider, Session, SessionRequest, Setup, Share
 from loom.providers.docker.client import connect
 from loom.providers.docker.provider import DockerProvider
 from loom.providers.host import HostProvider
 from loom.status import Exit, Stream
+from tests.support import kubernetes
 
 DEBIAN = "debian:trixie-slim"
 TEST = "loom-test"
@@ -127,7 +130,7 @@ class Place:
             "run_id": RUN_ID,
             "job_id": "job",
             "workspace": self.workspace,
-            "project_dir": "/workspace" if self.kind == "docker" else str(self.workspace),
+            "project_dir": str(self.workspace) if self.kind == "host" else "/workspace",
             "environment": {},
             "shell": ("sh", "-e"),
             "image": Image(name=self.image) if self.image else None,
@@ -234,17 +237,31 @@ def podman_place(podman: docker.DockerClient, tmp_path: Path) -> Iterator[Place]
     assert podman.containers.list(all=True) == []
 
 
+@pytest.fixture
+def kubernetes_place(tmp_path: Path) -> Iterator[Place]:
+    setup = Setup(environ=kubernetes.environ(), config=Config(), run_id=RUN_ID)
+    provider = providers.make("kubernetes", setup)
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    place = Place("kubernetes", provider, workspace, kubernetes.IMAGE)
+    place.mount_mode = MountMode.VOLUME
+    yield place
+    assert list(provider.close()) == []
+    assert kubernetes.pods_of(RUN_ID) == []
+
+
 PLACES = [
     "host",
     *(pytest.param(mode, marks=pytest.mark.docker) for mode in MountMode),
     pytest.param("podman", marks=pytest.mark.docker),
+    pytest.param("kubernetes", marks=pytest.mark.kubernetes),
 ]
 
 
 @pytest.fixture(params=PLACES)
 def place(request: pytest.FixtureRequest) -> Place:
     """The same promise, kept by every provider."""
-    if request.param in ("host", "podman"):
+    if request.param in ("host", "podman", "kubernetes"):
         return request.getfixturevalue(f"{request.param}_place")
     docker_place: Place = request.getfixturevalue("docker_place")
     docker_place.mount_mode = request.param

@@ -1,0 +1,207 @@
+"""Pods that run or were kept: find, enter and resume them.
+
+A kept pod goes on unchanged: its driver waits for its next command, with whatever steps left running. A resume connects to
+that driver, so nothing is lost between.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import fsencode
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from loom.cancel import Cancel
+from loom.errors import ProviderError
+from loom.plan.model import MountMode
+from loom.providers import driver
+from loom.providers.base import SessionFacts, SessionRequest
+from loom.providers.docker import labels
+from loom.providers.files import archive_of, unpack
+from loom.providers.kubernetes import exec as execs
+from loom.providers.kubernetes import pods as states
+from loom.providers.kubernetes.cluster import Gone
+from loom.providers.kubernetes.files import PodFiles
+from loom.providers.kubernetes.inside import PodInside
+from loom.providers.kubernetes.link import Link
+from loom.providers.kubernetes.pod import HELPER, JOB, KEPT_UNTIL, LEASE_S, selector
+from loom.providers.kubernetes.pods import Pods
+from loom.providers.kubernetes.session import PodSession, not_as_root, remove
+from loom.status import OnOutput
+
+if TYPE_CHECKING:
+    from loom.providers.kubernetes.cluster import Cluster, Json
+    from loom.storage.workspace import OnSkipped
+
+
+def find(cluster: Cluster, run_id: str, job_id: str, place_id: str, namespaces: Iterable[str | None]) -> KeptPod | None:
+    """Return a job's pod: the one with this id (`namespace/name`), else the newest with the job's labels; None if gone."""
+    for there, pod in _candidates(cluster, run_id, job_id, place_id, namespaces):
+        if states.runs(pod, JOB) and not pod["metadata"].get("deletionTimestamp"):
+            kept = KEPT_UNTIL in pod["metadata"]["labels"]
+            if kept or not place_id:
+                return KeptPod(there, pod["metadata"]["name"], kept, pod["metadata"].get("annotations") or {})
+    return None
+
+
+def _candidates(
+    cluster: Cluster, run_id: str, job_id: str, place_id: str, namespaces: Iterable[str | None]
+) -> Iterator[tuple[Cluster, Json]]:
+    doing = f"looking for the pod of job {job_id}"
+    namespace, _, name = place_id.partition("/")
+    if name:
+        there = cluster.at(namespace)
+        try:
+            yield there, there.call(doing, "read_namespaced_pod", name)
+        except Gone:
+            return
+        return
+    for there in {cluster.at(one).namespace: cluster.at(one) for one in namespaces}.values():
+        listed = there.call(doing, "list_namespaced_pod", label_selector=selector(run_id, job_id))
+        yield from (
+            (there, pod)
+            for pod in sorted(listed["items"], key=lambda one: str(one["metadata"]["creationTimestamp"]), reverse=True)
+        )
+
+
+class KeptPod(Struct, frozen=True):
+    """Implements `providers.base.KeptPlace`."""
+
+    cluster: Cluster
+    name: str
+    kept: bool
+    marks: Mapping[str, str]
+
+    @property
+    def place_id(self) -> str:
+        return f"{self.cluster.namespace}/{self.name}"
+
+    @property
+    def project_dir(self) -> str:
+        return self.marks.get(labels.PROJECT_DIR, "/workspace")
+
+    def wake(self, secrets: Mapping[str, bytes]) -> tuple[Mapping[str, str], bool]:
+        return {name: f"{driver.DIRECTORY}/secret.{name}" for name in secrets}, False
+
+    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> PodInside:
+        if as_root and self._owner()[0] != 0:
+            raise not_as_root(self.marks.get(labels.JOB, ""))
+        return PodInside(cluster=self.cluster, pod=self.name, workdir=self.project_dir, environment=environment)
+
+    def has_its_files(self, mode: MountMode) -> bool:
+        return True
+
+    def copy_files(self, target: Path, on_skipped: OnSkipped) -> None:
+        target.mkdir(parents=True, mode=0o700)
+        unpack(self._files().get(["."], on_skipped), target, on_skipped)
+
+    def view(self) -> Path | None:
+        return None
+
+    def bring(self, source: Path, paths: Sequence[str]) -> None:
+        lines = [b"cd " + _quoted(self.project_dir) + b" || exit 1\n", _CLEAR]
+        lines += [b"clear " + _quoted(path) + b"\n" for path in paths]
+        code, _, err = execs.run(
+            self.cluster,
+            self.name,
+            HELPER,
+            ["sh"],
+            stdin=lambda: [*lines, b"exit 0\n"],
+            doing="replacing files of the kept pod",
+        )
+        if code:
+            reason = err.decode("utf-8", "replace").strip()
+            raise ProviderError(f"files of the kept pod {self.name} could not be replaced: {reason}")
+        there = [path for path in paths if (source / path).is_symlink() or (source / path).exists()]
+        self._files().put(archive_of(source, there), self._owner())
+
+    def _files(self) -> PodFiles:
+        request = SessionRequest(
+            run_id=self.marks.get(labels.RUN, ""),
+            job_id=self.marks.get(labels.JOB, ""),
+            workspace=Path(),
+            project_dir=self.project_dir,
+            environment={},
+            shell=(),
+        )
+        return PodFiles(self.cluster, self.name, request)
+
+    def _owner(self) -> tuple[int, int]:
+        """The user of the job's container."""
+        script = "while read -r k v r; do case $k in Uid:) u=$v ;; Gid:) echo $u $v ;; esac; done </proc/self/status"
+        _, out, _ = execs.run(
+            self.cluster, self.name, JOB, ["sh", "-c", script], doing="looking at the job's container"
+        )
+        uid, gid = out.split()
+        return int(uid), int(gid)
+
+    @contextmanager
+    def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[PodSession]:
+        pods = Pods(self.cluster, selector(self.marks.get(labels.RUN, ""), self.marks.get(labels.JOB, "")))
+        pods.wait_for(self.name, lambda pod: bool(pod), 10.0)
+        link = Link(
+            self.cluster,
+            self.name,
+            lease_s=LEASE_S,
+            is_over=lambda: states.is_over(pods.get(self.name), HELPER),
+            adopt=True,
+        )
+        facts = SessionFacts(
+            provider="kubernetes",
+            image=(request.image.name if request.image else None) or "",
+            image_id=request.image_id or "",
+            container_id=self.place_id,
+            container_name=self.name,
+            details={"mount_mode": request.mount_mode.value, "kept": "adopted", "namespace": self.cluster.namespace},
+        )
+        session = PodSession(
+            self.cluster,
+            pods,
+            request,
+            facts,
+            link,
+            pod=self.name,
+            environment=driver.environment(request.environment),
+            parcels=None,
+            on_output=on_output,
+        )
+        try:
+            session.start(cancel, running=True)
+            yield session
+        except BaseException:
+            # An error does not remove a pod that was kept for a person: it stays as long as it was to.
+            until = float(self._kept_until())
+            if until:
+                link.lease(max(1.0, until - time.time()))
+                link.confirmed(10.0)
+            link.close()
+            pods.close()
+            raise
+        session.leave()
+        pods.close()
+        if session.kept_until is None:
+            remove(self.cluster, self.name)
+
+    def _kept_until(self) -> str:
+        pod = self.cluster.call("looking at the kept pod", "read_namespaced_pod", self.name)
+        return str(pod["metadata"]["labels"].get(KEPT_UNTIL, "0"))
+
+
+_CLEAR = b"""clear() {
+    a=$1
+    while :; do
+        case $a in */*) a=${a%/*} ;; *) break ;; esac
+        if [ -h "$a" ] || { [ -e "$a" ] && [ ! -d "$a" ]; }; then rm -f -- "$a" || exit 1; fi
+    done
+    rm -rf -- "$1" || exit 1
+}
+"""
+"""Makes way for a path: what is there goes, and a link or a file in the place of a directory above it."""
+
+
+def _quoted(path: str) -> bytes:
+    return b"'" + fsencode(path).replace(b"'", b"'\\''") + b"'"

@@ -1,0 +1,284 @@
+"""The Kubernetes provider: creates a job's pod and session, and cleans up."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from secrets import token_hex
+from typing import TYPE_CHECKING
+
+from loom.cancel import Cancel
+from loom.errors import ImageError, LoomError, ProviderError
+from loom.plan.model import PROJECT_DIR, Job, MountMode
+from loom.pools import Pool
+from loom.providers import driver
+from loom.providers.base import Capabilities, Provider, SecretValues, SessionFacts, SessionRequest, Setup
+from loom.providers.kubernetes import pods as states
+from loom.providers.kubernetes import services as of_pod
+from loom.providers.kubernetes.cleanup import Removals, reap
+from loom.providers.kubernetes.cluster import Cluster
+from loom.providers.kubernetes.files import Parcels
+from loom.providers.kubernetes.images import PodImages
+from loom.providers.kubernetes.kept import KeptPod, find
+from loom.providers.kubernetes.link import Link
+from loom.providers.kubernetes.pod import HELPER, JOB, LEASE_S, name_of, selector, specification, unenforced
+from loom.providers.kubernetes.pods import Pods
+from loom.providers.kubernetes.services import PodServices
+from loom.providers.kubernetes.session import PodSession
+from loom.status import OnOutput
+
+if TYPE_CHECKING:
+    from loom.storage.workspace import OnSkipped
+
+START_S = 600.0
+"""How long a pod may wait for a node and its images."""
+_TELL_S = 10.0
+"""A pod that has not started by then says why, once."""
+
+
+def provider(setup: Setup) -> Provider:
+    """Create the provider for a context of the kubeconfig."""
+    return KubernetesProvider(Cluster.of(setup.context, setup.environ), setup=setup, pid=os.getpid())
+
+
+class KubernetesProvider:
+    """Implements `providers.base.Provider`. `pid` is the process that owns the pods."""
+
+    name = "kubernetes"
+    capabilities = Capabilities(mounts=frozenset({MountMode.VOLUME}), isolated=True)
+
+    def __init__(self, cluster: Cluster, *, setup: Setup, pid: int) -> None:
+        self._cluster = cluster
+        self._setup = setup
+        self._pid = pid
+        self.images = PodImages(setup.lock, frozen=setup.config.frozen)
+        self._parcels = Parcels()
+        self._lock = threading.Lock()
+        self._pods: dict[str, Pods] = {}
+        self._services: dict[str, PodServices] = {}
+        self._removals = Removals()
+        self._reaped: set[str] = set()
+
+    def check(self) -> None:
+        self._cluster.call("looking for the cluster", "list_namespaced_pod", limit=1, patience_s=0.0)
+
+    def described(self) -> str:
+        return f"Kubernetes at {self._cluster.host}"
+
+    def project_dir(self, workspace: Path) -> str:
+        return PROJECT_DIR
+
+    def overlays(self, workspace: Path) -> bool:
+        return False
+
+    @contextmanager
+    def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[PodSession]:
+        cluster = self._cluster.at(request.pool.namespace if request.pool else None)
+        pods = self._pods_in(cluster)
+        with ExitStack() as stack:
+            services = self._services.get(request.network_id or "")
+            name = self._created(cluster, pods, request, services, on_output, cancel)
+            session: PodSession | None = None
+            try:
+                self._reap_once(cluster)
+                session = self._session(cluster, pods, name, request, services, on_output, cancel, stack)
+                yield session
+            finally:
+                if session is not None:
+                    session.leave()
+                if session is None or session.kept_until is None:
+                    self._removals.start(cluster, pods, name)
+
+    def _pods_in(self, cluster: Cluster) -> Pods:
+        with self._lock:
+            return self._pods.setdefault(cluster.namespace, Pods(cluster, selector(self._setup.run_id or "none")))
+
+    # The start
+
+    def _created(
+        self,
+        cluster: Cluster,
+        pods: Pods,
+        request: SessionRequest,
+        services: PodServices | None,
+        on_output: OnOutput,
+        cancel: Cancel,
+    ) -> str:
+        image = request.image_id or (request.image.name if request.image else None)
+        if image is None:
+            raise ImageError(f"job {request.job_id} has no image to run in", hint="give the job an `image:`")
+        name = name_of(request)
+        environment = {
+            key: value for key, value in driver.environment(request.environment).items() if driver.is_text(value)
+        }
+        placed = services.placed if services else ()
+        pod = specification(request, name, environment, placed, image=image, pid=self._pid)
+        pods.put(cluster.call(f"creating the pod of job {request.job_id}", "create_namespaced_pod", pod))
+        on_output("stdout", f"pod {cluster.namespace}/{name}\n".encode())
+        return name
+
+    def _session(
+        self,
+        cluster: Cluster,
+        pods: Pods,
+        name: str,
+        request: SessionRequest,
+        services: PodServices | None,
+        on_output: OnOutput,
+        cancel: Cancel,
+        stack: ExitStack,
+    ) -> PodSession:
+        if services is not None:
+            of_pod.wait_until_ended(cluster, pods, name, services)
+        pod = _until_runs(cluster, pods, name, request, on_output, cancel)
+        link = Link(cluster, name, lease_s=LEASE_S, is_over=lambda: states.is_over(pods.get(name), HELPER))
+        stack.callback(link.close)
+        session = PodSession(
+            cluster,
+            pods,
+            request,
+            _facts(cluster, name, request, pod),
+            link,
+            pod=name,
+            environment=driver.environment(request.environment),
+            parcels=self._parcels,
+            on_output=on_output,
+        )
+        session.start(cancel)
+        if services is not None:
+            of_pod.wait_until_ready(cluster, pods, name, services)
+            stack.enter_context(of_pod.watched(pods, name, services))
+        return session
+
+    @contextmanager
+    def services(
+        self,
+        job: Job,
+        *,
+        workspace: Path,
+        on_output: OnOutput,
+        cancel: Cancel,
+        on_died: Callable[[str, str], None],
+        secrets: SecretValues,
+    ) -> Iterator[PodServices]:
+        images = [
+            self.images.resolve(one.image, workspace=workspace, on_output=on_output, cancel=cancel, secrets={})
+            for one in job.services
+        ]
+        key = token_hex(8)
+        opened = of_pod.opened(job.services, images, on_output, cancel, on_died, key)
+        self._services[key] = opened
+        try:
+            yield opened
+        finally:
+            del self._services[key]
+            opened.close()
+
+    def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> KeptPod | None:
+        namespaces = {pool.namespace for pool in self._setup.config.pools.values() if pool.provider == self.name}
+        return find(self._cluster, run_id, job_id, place_id, {*namespaces, None})
+
+    def has_image(self, image_id: str) -> bool:
+        return True
+
+    def lay_out(self, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
+        raise ProviderError("a pod has no overlay views")
+
+    def close(self, cancel: Cancel | None = None) -> Sequence[str]:
+        self._removals.wait(cancel or Cancel())
+        for pods in self._pods.values():
+            pods.close()
+        self._parcels.close()
+        self._cluster.close()
+        return self._removals.problems()
+
+    def _reap_once(self, cluster: Cluster) -> None:
+        """Remove what is over while jobs already run."""
+        with self._lock:
+            if cluster.namespace in self._reaped:
+                return
+            self._reaped.add(cluster.namespace)
+        threading.Thread(target=reap, args=(cluster,), name="reap", daemon=True).start()
+
+
+def _until_runs(
+    cluster: Cluster, pods: Pods, name: str, request: SessionRequest, on_output: OnOutput, cancel: Cancel
+) -> Mapping[str, object]:
+    """Wait until the pod's helper and the job run. The error says why they don't."""
+    places = {JOB: f"job {request.job_id}", HELPER: f"the helper of job {request.job_id}"}
+    started = told_at = time.monotonic()
+    unregister = cancel.on_request(pods.wake)
+    try:
+        while True:
+            seen = pods.wait_for(
+                name,
+                lambda pod: (
+                    cancel.requested
+                    or states.refusal(pod, places) is not None
+                    or (states.runs(pod, HELPER) and "waiting" not in (states.state_of(pod, JOB) or {"waiting": 1}))
+                ),
+                _TELL_S,
+            )
+            if cancel.requested:
+                raise ProviderError(f"canceled while the pod of job {request.job_id} was starting", code="CANCELED")
+            if (refused := states.refusal(seen, places)) is not None:
+                raise refused
+            if states.runs(seen, HELPER) and states.state_of(seen, JOB):
+                assert seen is not None
+                return seen
+            why = states.unscheduled(seen)
+            if time.monotonic() - started > START_S or (why and _never(why) and time.monotonic() - started > _TELL_S):
+                raise _not_started(cluster, name, request, why)
+            if why and time.monotonic() - told_at >= _TELL_S:
+                told_at = time.monotonic() + START_S
+                on_output("stdout", f"no node takes the pod yet: {why}\n".encode())
+    finally:
+        unregister()
+
+
+def _never(why: str) -> bool:
+    """Whether no node could take the pod, however long it waits: none has the labels or the size."""
+    counted = why.partition(": ")[2]
+    return "nodes are available" in why and all("match" in part or "selector" in part for part in counted.split(","))
+
+
+def _not_started(cluster: Cluster, name: str, request: SessionRequest, why: str) -> LoomError:
+    events = states.events_of(cluster, name)
+    if why:
+        return ProviderError(
+            f"no node takes the pod of job {request.job_id}: {why}",
+            hint="lower the job's limits, or see the pool's node selector and tolerations",
+            code="POD_UNSCHEDULABLE",
+        )
+    return ProviderError(
+        f"the pod of job {request.job_id} did not start within {START_S:.0f} s",
+        hint="\n".join(events) or f"kubectl describe pod {name} tells more",
+        code="POD_NOT_STARTED",
+    )
+
+
+def _facts(cluster: Cluster, name: str, request: SessionRequest, pod: Mapping[str, object]) -> SessionFacts:
+    spec = pod.get("spec")
+    node = spec.get("nodeName", "") if isinstance(spec, dict) else ""
+    return SessionFacts(
+        provider="kubernetes",
+        image=(request.image.name if request.image else None) or "",
+        image_id=request.image_id or "",
+        container_id=f"{cluster.namespace}/{name}",
+        container_name=name,
+        details={
+            "mount_mode": MountMode.VOLUME.value,
+            "network": request.network.mode or "default",
+            "privileged": str(request.privileged).lower(),
+            "node": str(node),
+            "namespace": cluster.namespace,
+        },
+        warnings=tuple(unenforced(request.resources, request.network.mode)),
+    )
+
+
+__all__ = ["KubernetesProvider", "Pool", "provider"]

@@ -1,0 +1,274 @@
+"""A job's services: containers of its pod. The kubelet probes them, loom follows their logs."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+
+from loom.cancel import Cancel
+from loom.errors import LoomError, ServiceError
+from loom.plan.model import Service
+from loom.providers.kubernetes import pods as states
+from loom.providers.kubernetes.images import PodImage
+from loom.providers.kubernetes.pod import Placed
+from loom.providers.service_output import Lines, Output
+from loom.status import OnOutput
+from loom.workflow.patterns import compile_pattern
+
+if TYPE_CHECKING:
+    from loom.providers.kubernetes.cluster import Cluster
+    from loom.providers.kubernetes.pods import Pods
+
+_LOOK_S = 1.0
+
+
+class PodServices(Struct, kw_only=True):
+    """Implements `providers.base.OpenedServices`: they start with the pod of their job, in `Provider.open`."""
+
+    network_id: str
+    placed: tuple[Placed, ...]
+    images: Sequence[PodImage]
+    variables: Mapping[str, str]
+    output: Output
+    cancel: Cancel
+    on_died: Callable[[str, str], None]
+    keep: Callable[[], None] = lambda: None
+    """They are kept with the pod."""
+    followers: list[Follower] = field(default_factory=list)
+
+    def close(self) -> None:
+        for one in self.followers:
+            one.close()
+        self.output.close()
+
+
+def placed(services: Sequence[Service], images: Sequence[PodImage]) -> tuple[Placed, ...]:
+    """Give each service a container. ServiceError for what a pod can't have."""
+    found: list[Placed] = []
+    for number, (service, image) in enumerate(zip(services, images, strict=True)):
+        if service.once and any(not one.service.once for one in found):
+            raise ServiceError(
+                f"service {service.name} runs once, after one that goes on running: a pod starts all of those together",
+                hint="list the services with `run: once` first",
+                code="POD_UNSUPPORTED",
+            )
+        if service.secrets:
+            raise ServiceError(
+                f"service {service.name} takes secrets, which no container of a pod can be given without being in its"
+                " specification",
+                hint="run this job in Docker, or let a step of the job hand them over",
+                code="POD_UNSUPPORTED",
+            )
+        slug = re.sub(r"[^a-z0-9]+", "-", service.name.lower()).strip("-")[:40] or "service"
+        found.append(Placed(service=service, container=f"svc-{number}-{slug}".rstrip("-"), image=image.image_id))
+    return tuple(found)
+
+
+def variables(services: Sequence[Service]) -> dict[str, str]:
+    """The variables with their addresses for a job's steps; the same names as for other providers."""
+    found: dict[str, str] = {}
+    for service in services:
+        prefix = f"LOOM_SERVICE_{re.sub('[^A-Za-z0-9]', '_', service.name).upper()}"
+        found[f"{prefix}_HOST"] = next(iter(service.aliases), service.name)
+        if (port := _port(service)) is not None:
+            found |= {f"{prefix}_PORT": str(port), f"{prefix}_PORT_{port}": str(port)}
+    return found
+
+
+def _port(service: Service) -> int | None:
+    if service.ready.tcp is not None:
+        return service.ready.tcp
+    named = re.match(r"^(?:https?://[^/:]*)?:(\d+)", service.ready.http or "")
+    return int(named[1]) if named else None
+
+
+class Follower:
+    """Follows the log of one service, from its beginning. A lost connection goes on where the log was."""
+
+    def __init__(self, cluster: Cluster, pod: str, one: Placed, output: Output) -> None:
+        self._cluster = cluster
+        self._pod = pod
+        self._container = one.container
+        pattern = one.service.ready.log
+        self._pattern = compile_pattern(f"/{pattern}/") if pattern is not None else None
+        self.seen = threading.Event()
+        """A line matched `ready: log`."""
+        if self._pattern is None:
+            self.seen.set()
+        self.lines = Lines(one.service.name, output, self._look_at)
+        self._answer: Any = None
+        self._closed = False
+        self._last = ""
+        self._thread = threading.Thread(target=self._follow, name=f"log of {one.container}", daemon=True)
+        self._thread.start()
+
+    def _look_at(self, line: str) -> None:
+        if self._pattern is not None and not self.seen.is_set() and self._pattern.found_in(line):
+            self.seen.set()
+
+    def _follow(self) -> None:
+        while not self._closed:
+            try:
+                self._once()
+                break
+            except LoomError as error:
+                if error.code == "POD_GONE":
+                    break
+                time.sleep(_LOOK_S)
+        self.lines.end()
+
+    def _once(self) -> None:
+        self._answer = self._cluster.lines(
+            "reading the log of a service",
+            "read_namespaced_pod_log",
+            self._pod,
+            container=self._container,
+            follow=True,
+            timestamps=True,
+        )
+        for line in self._answer:
+            stamp, _, text = line.decode("utf-8", "surrogateescape").partition(" ")
+            if stamp > self._last:  # nanoseconds: what a second connection repeats is left out
+                self._last = stamp
+                self.lines.feed("stdout", text.encode("utf-8", "surrogateescape") + b"\n")
+
+    def join(self, limit_s: float) -> None:
+        self._thread.join(limit_s)
+
+    def close(self) -> None:
+        self._closed = True
+        if self._answer is not None:
+            self._answer.close()
+        self.join(2.0)
+
+
+def wait_until_ready(cluster: Cluster, pods: Pods, pod: str, services: PodServices) -> None:
+    """Follow the services' logs, and wait until each is ready. ServiceError."""
+    started = time.monotonic()
+    for one in services.placed:
+        if not one.service.once:
+            follower = _followed(cluster, pods, pod, one, services)
+            _wait(cluster, pods, pod, one, services, follower, started)
+            services.output.say(f"{one.service.name}: ready after {time.monotonic() - started:.1f} s")
+
+
+def _wait(
+    cluster: Cluster, pods: Pods, pod: str, one: Placed, services: PodServices, follower: Follower, started: float
+) -> None:
+    service = one.service
+
+    def is_ready(seen: Mapping[str, Any] | None) -> bool:
+        return states.is_ready(seen, one.container) and follower.seen.is_set()
+
+    while not is_ready(pods.get(pod)):
+        if services.cancel.requested:
+            raise ServiceError(f"canceled while service {service.name} was starting", code="CANCELED")
+        if ended := _ended(pods.get(pod), one.container):
+            follower.join(2.0)
+            once = "Write `run: once` for one that does something and ends.\n" * ended.endswith("exit code 0")
+            raise ServiceError(f"service {service.name} {ended} before it was ready", hint=once + follower.lines.last())
+        if (left := started + service.ready.timeout_s - time.monotonic()) <= 0:
+            told = "; ".join(text for text in states.events_of(cluster, pod) if text.startswith("Unhealthy"))
+            why = told or (
+                f"no line matches {service.ready.log!r}" if service.ready.log else "the cluster does not say why"
+            )
+            raise ServiceError(
+                f"service {service.name} was not ready within {service.ready.timeout_s:g} s: {why}",
+                hint=follower.lines.last(),
+            )
+        pods.wait_for(pod, lambda seen: bool(_ended(seen, one.container)) or is_ready(seen), min(left, _LOOK_S))
+
+
+def wait_until_ended(cluster: Cluster, pods: Pods, pod: str, services: PodServices) -> None:
+    """Follow the services that run once, one after the other, until they have ended. ServiceError."""
+    for one in services.placed:
+        service, limit_s = one.service, one.service.ready.timeout_s
+        if not service.once:
+            return
+        follower = _followed(cluster, pods, pod, one, services)
+        seen = pods.wait_for(pod, lambda seen, name=one.container: bool(_ended(seen, name)), limit_s)  # type: ignore[misc]
+        follower.join(2.0)
+        ended = _ended(seen, one.container)
+        if not ended:
+            raise ServiceError(
+                f"service {service.name} did not end within {limit_s:g} s (`run: once`)",
+                hint=f"`ready: {{timeout: ...}}` gives it more.\n{follower.lines.last()}",
+            )
+        if not ended.endswith("exit code 0"):
+            raise ServiceError(f"service {service.name} {ended} (`run: once`)", hint=follower.lines.last())
+
+
+def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: PodServices) -> Follower:
+    """Wait until a service has started, and follow its log."""
+    service = one.service
+    seen = pods.wait_for(
+        pod,
+        lambda pod: (
+            bool({"running", "terminated"} & states.state_of(pod, one.container).keys())
+            or states.refusal(pod, {one.container: service.name}) is not None
+        ),
+        service.ready.timeout_s + 600.0,
+    )
+    if (refused := states.refusal(seen, {one.container: f"service {service.name}"})) is not None:
+        raise ServiceError(refused.message, hint=refused.hint, code=refused.code)
+    follower = Follower(cluster, pod, one, services.output)
+    services.followers.append(follower)
+    return follower
+
+
+def _ended(pod: Mapping[str, Any] | None, container: str) -> str:
+    """How a container ended; empty while it may still run."""
+    ended = states.state_of(pod, container).get("terminated")
+    if ended is None:
+        return ""
+    out_of_memory = ": it was out of memory" if ended.get("reason") == "OOMKilled" else ""
+    return f"ended with exit code {ended.get('exitCode')}{out_of_memory}"
+
+
+@contextlib.contextmanager
+def watched(pods: Pods, pod: str, services: PodServices) -> Iterator[None]:
+    """Within the block, tell of services that end."""
+    left = threading.Event()
+
+    def watch() -> None:
+        running = {one.container: one.service.name for one in services.placed if not one.service.once}
+        while running and not left.is_set():
+            seen = pods.wait_for(pod, lambda pod: left.is_set() or any(_ended(pod, name) for name in running), 2.0)
+            for container, name in list(running.items()):
+                if (ended := _ended(seen, container)) and not left.is_set():
+                    del running[container]
+                    services.output.say(f"{name}: {ended}")
+                    services.on_died(name, ended.removeprefix("ended with "))
+
+    thread = threading.Thread(target=watch, name=f"services of {pod}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        thread.join(5.0)
+
+
+def opened(
+    wanted: Sequence[Service],
+    images: Sequence[PodImage],
+    output: OnOutput,
+    cancel: Cancel,
+    on_died: Callable[[str, str], None],
+    key: str,
+) -> PodServices:
+    return PodServices(
+        network_id=key,
+        placed=placed(wanted, images),
+        images=images,
+        variables=variables(wanted),
+        output=Output(output),
+        cancel=cancel,
+        on_died=on_died,
+    )

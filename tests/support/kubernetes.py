@@ -1,0 +1,41 @@
+"""The cluster of the tests: that of `LOOM_TEST_KUBECONFIG`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+IMAGE = os.environ.get("LOOM_TEST_KUBERNETES_IMAGE", "debian:trixie-slim")
+"""A Debian that the cluster's nodes have or can pull."""
+
+
+def environ() -> Mapping[str, str]:
+    """The environment for a provider or a loom that uses it. Skips the test where there is no cluster."""
+    kubeconfig = os.environ.get("LOOM_TEST_KUBECONFIG")
+    if not kubeconfig:
+        pytest.skip(
+            "needs a cluster: LOOM_TEST_KUBECONFIG names its kubeconfig (scripts/test-kubernetes says how to get one)"
+        )
+    pytest.importorskip("kubernetes")
+    return {**os.environ, "KUBECONFIG": kubeconfig}
+
+
+def cluster() -> Any:
+    from loom.providers.kubernetes.cluster import Cluster
+
+    return Cluster.of(None, environ())
+
+
+def pods_of(run_id: str) -> list[str]:
+    """The names of a run's pods that are there and not on their way out."""
+    from loom.providers.kubernetes.pod import selector
+
+    there = cluster()
+    try:
+        listed = there.call("looking for pods", "list_namespaced_pod", label_selector=selector(run_id))
+    finally:
+        there.close()
+    return [pod["metadata"]["name"] for pod in listed["items"] if not pod["metadata"].get("deletionTimestamp")]
