@@ -409,12 +409,46 @@ set_up_for_chaos() {
 
 # More at once than there are cores: many tests wait for a process.
 unit_tests() {
-  pytest_in_venv "$@" -- -m "not docker" -n "$((2 * $(nproc)))" --dist worksteal
+  pytest_in_venv "$@" -- -m "not docker and not kubernetes" -n "$((2 * $(nproc)))" --dist worksteal
 }
 
 # One at a time: they measure times, and look at everything that is in the engine.
 docker_tests() {
   pytest_in_venv "$@" -- -m docker
+}
+
+# Several at once: most of their time is the cluster's. Without one they skip.
+kubernetes_tests() {
+  pytest_in_venv "$@" -- -m kubernetes -n 4 --dist worksteal
+}
+
+# cluster: use the cluster of LOOM_TEST_KUBECONFIG, else start the one beside the checkout (LOOM_TEST_CLUSTER, a folder with `up`
+# and `cluster`) if there is one, with two nodes that have $BASE_IMAGE; end_cluster ends it.
+CLUSTER_TOOL=${LOOM_TEST_CLUSTER:-$ROOT/../shared/kubernetes}
+cluster() {
+  if [ -n "${LOOM_TEST_KUBECONFIG:-}" ]; then
+    say "using the cluster of $LOOM_TEST_KUBECONFIG"
+  elif is_root && [ -x "$CLUSTER_TOOL/up" ]; then
+    CLUSTER_DIR=$(mktemp -d)
+    mkdir -p "$CLUSTER_DIR/img"
+    docker save -o "$CLUSTER_DIR/img/base.tar" "$BASE_IMAGE"
+    say "starting the cluster beside the checkout, in $CLUSTER_DIR"
+    if LOOM_TEST_KUBECONFIG=$("$CLUSTER_TOOL/up" "$CLUSTER_DIR" 2 | tail -n 1); then
+      export LOOM_TEST_KUBECONFIG LOOM_TEST_CLUSTER_DIR=$CLUSTER_DIR LOOM_TEST_CLUSTER=$CLUSTER_TOOL
+    else
+      unset LOOM_TEST_KUBECONFIG
+      say "it did not start: the tests that need a cluster skip"
+      end_cluster
+    fi
+  else
+    say "no cluster: the tests that need one skip (scripts/test-kubernetes says how to get one)"
+  fi
+}
+end_cluster() {
+  [ -n "${CLUSTER_DIR:-}" ] || return 0
+  "$CLUSTER_TOOL/cluster" down --dir "$CLUSTER_DIR" >/dev/null 2>&1 || true
+  rm -rf "$CLUSTER_DIR"
+  CLUSTER_DIR=
 }
 
 # pytest_in_venv ARGUMENT... -- OUR_ARGUMENT...

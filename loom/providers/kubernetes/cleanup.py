@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from loom.cancel import Cancel
@@ -88,6 +89,4 @@ def is_over(pod: Json, *, now: float) -> bool:
 
 
 def _age(pod: Json, now: float) -> float:
-    from datetime import datetime
-
     return now - datetime.fromisoformat(pod["metadata"]["creationTimestamp"]).timestamp()

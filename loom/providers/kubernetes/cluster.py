@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -18,6 +17,7 @@ from kubernetes import config as untyped_config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.stream import ws_client as untyped_websockets
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_before_delay, wait_exponential
 from websocket import WebSocket, WebSocketException
 
 from loom.errors import EngineUnavailable, LoomError, ProviderError
@@ -148,16 +148,18 @@ class Cluster:
         return (arguments[0], self.namespace, *arguments[1:]) if named else (self.namespace, *arguments)
 
     def patiently(self, doing: str, ask: Callable[[], T], limit_s: float) -> T:
-        deadline, pause_s = time.monotonic() + limit_s, 0.2
-        while True:
-            try:
-                with self.translated(doing):
-                    return ask()
-            except EngineUnavailable as error:
-                if not is_transient(error) or time.monotonic() + pause_s > deadline:
-                    raise
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 2, 5.0)
+        """Repeat a request while the API server does not answer, at most for so long."""
+
+        def once() -> T:
+            with self.translated(doing):
+                return ask()
+
+        return Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, LoomError) and is_transient(error)),
+            stop=stop_before_delay(limit_s) if limit_s else stop_after_attempt(1),
+            wait=wait_exponential(multiplier=0.2, max=5.0),
+            reraise=True,
+        )(once)
 
     @contextlib.contextmanager
     def translated(self, doing: str) -> Iterator[None]:

@@ -36,7 +36,7 @@ _AFTER_HANGUP_S = 2.0
 _SIGNALS: Mapping[ExitCode | None, str] = {ExitCode.INTERRUPTED: "INT", ExitCode.HANGUP: "HUP"}
 # $1: the directory, $2: a file with `export` lines, which goes; then the command.
 _ENTER = 'cd "$1" || exit 126; [ -z "$2" ] || { . "$2"; rm -f "$2"; }; shift 2; exec "$@"'
-_LIST = "for p in /proc/[0-9]*; do tr '\\0' ' ' <\"$p/cmdline\" && echo; done 2>/dev/null"
+_LIST = "for p in /proc/[0-9]*; do tr '\\0\\n' '  ' <\"$p/cmdline\" && echo; done 2>/dev/null"
 
 
 def commands_in(cluster: Cluster, pod: str) -> tuple[str, ...]:

@@ -208,7 +208,7 @@ class Link:
             with self._changed:
                 self.failed = error
             return None
-        time.sleep(min(0.2 + (time.monotonic() - lost_at) / 4, 5.0))
+        self._wait_for_wake(min(0.2 + (time.monotonic() - lost_at) / 4, 5.0))
         return lost_at
 
     def _over(self) -> bool:

@@ -42,7 +42,7 @@ class Pods:
         self._gone: set[str] = set()
         self._thread: threading.Thread | None = None
         self._lines: Any = None
-        self._closed = False
+        self._closing = threading.Event()
         self._error: LoomError | None = None
 
     def wait_for(self, name: str, found: Callable[[Json | None], bool], limit_s: float) -> Json | None:
@@ -75,7 +75,7 @@ class Pods:
             self._changed.notify_all()
 
     def close(self) -> None:
-        self._closed = True
+        self._closing.set()
         if self._lines is not None:
             self._lines.close()
         if self._thread is not None:
@@ -89,20 +89,20 @@ class Pods:
 
     def _watch(self) -> None:
         doing = "watching the pods of the run"
-        while not self._closed:
+        while not self._closing.is_set():
             try:
                 listed = self._cluster.call(doing, "list_namespaced_pod", label_selector=self._selector)
                 self._replace(listed["items"])
                 self._follow(doing, listed["metadata"]["resourceVersion"])
             except LoomError as error:
-                if self._closed:
+                if self._closing.is_set():
                     return
                 if not is_transient(error):
                     self._fail(error)
                     return
-                time.sleep(0.5)
+                self._closing.wait(0.5)
             except Exception as error:  # noqa: BLE001  told to whoever waits
-                if not self._closed:
+                if not self._closing.is_set():
                     self._fail(ProviderError(f"{doing}: {error!r}"))
                 return
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
-from loom.pools import Pool
 from loom.providers import driver
 from loom.providers.base import Capabilities, Provider, SecretValues, SessionFacts, SessionRequest, Setup
 from loom.providers.kubernetes import pods as states
@@ -81,7 +80,7 @@ class KubernetesProvider:
         pods = self._pods_in(cluster)
         with ExitStack() as stack:
             services = self._services.get(request.network_id or "")
-            name = self._created(cluster, pods, request, services, on_output, cancel)
+            name = self._created(cluster, pods, request, services)
             session: PodSession | None = None
             try:
                 self._reap_once(cluster)
@@ -105,8 +104,6 @@ class KubernetesProvider:
         pods: Pods,
         request: SessionRequest,
         services: PodServices | None,
-        on_output: OnOutput,
-        cancel: Cancel,
     ) -> str:
         image = request.image_id or (request.image.name if request.image else None)
         if image is None:
@@ -118,7 +115,6 @@ class KubernetesProvider:
         placed = services.placed if services else ()
         pod = specification(request, name, environment, placed, image=image, pid=self._pid)
         pods.put(cluster.call(f"creating the pod of job {request.job_id}", "create_namespaced_pod", pod))
-        on_output("stdout", f"pod {cluster.namespace}/{name}\n".encode())
         return name
 
     def _session(
@@ -279,6 +275,3 @@ def _facts(cluster: Cluster, name: str, request: SessionRequest, pod: Mapping[st
         },
         warnings=tuple(unenforced(request.resources, request.network.mode)),
     )
-
-
-__all__ = ["KubernetesProvider", "Pool", "provider"]

@@ -103,7 +103,7 @@ class Follower:
             self.seen.set()
         self.lines = Lines(one.service.name, output, self._look_at)
         self._answer: Any = None
-        self._closed = False
+        self._closing = threading.Event()
         self._last = ""
         self._thread = threading.Thread(target=self._follow, name=f"log of {one.container}", daemon=True)
         self._thread.start()
@@ -113,14 +113,14 @@ class Follower:
             self.seen.set()
 
     def _follow(self) -> None:
-        while not self._closed:
+        while not self._closing.is_set():
             try:
                 self._once()
                 break
             except LoomError as error:
                 if error.code == "POD_GONE":
                     break
-                time.sleep(_LOOK_S)
+                self._closing.wait(_LOOK_S)
         self.lines.end()
 
     def _once(self) -> None:
@@ -142,7 +142,7 @@ class Follower:
         self._thread.join(limit_s)
 
     def close(self) -> None:
-        self._closed = True
+        self._closing.set()
         if self._answer is not None:
             self._answer.close()
         self.join(2.0)

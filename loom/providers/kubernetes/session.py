@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,7 +146,6 @@ class PodSession:
             self._files.give_to(*self._owner)
         self._filled = True
         self._driven.facts = replace(self.facts, details={**self.facts.details, "files_proved": proved})
-        self._driven.on_output("stdout", f"the workspace is in the pod ({proved})\n".encode())
 
     # Steps
 
@@ -234,6 +234,4 @@ def mark_kept(cluster: Cluster, pod: str, expires_at: float) -> None:
 
 
 def _started(pod: Json) -> float:
-    from datetime import datetime
-
     return datetime.fromisoformat(pod["status"].get("startTime") or pod["metadata"]["creationTimestamp"]).timestamp()
