@@ -190,8 +190,15 @@ def prepare(
         plan=plan,
         variables=variables,
         concerned=None if touched is None else _concerned(planner, plan, touched),
-        notices=notices,
+        notices=(*_other_file(plan, options), *notices),
     )
+
+
+def _other_file(plan: Plan, options: Options) -> tuple[str, ...]:
+    """Say which file it is where nobody named it and it is not loom's own."""
+    if options.workflow is not None or plan.workflow_path == str(project.WORKFLOWS[0]):
+        return ()
+    return (f"the workflow is {plan.workflow_path}",)
 
 
 def planner_of(options: Options, here: Here, variables: Mapping[str, str], *, keeping: bool = False) -> Planner:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from loom.util.yaml_file import Kind, Node, YamlFile, items_of, pointer
 from loom.workflow.gitlab import yaml
-from loom.workflow.gitlab.files import Files
+from loom.workflow.gitlab.files import CODE, Files
 from loom.workflow.gitlab.inheritance import defaults_of, entry_names, extended, with_defaults
 from loom.workflow.gitlab.pipeline import Entry, Facts, Pipeline
 from loom.workflow.gitlab.references import Resolver
@@ -23,7 +23,7 @@ MAX_NAME = 255
 
 
 class Loaded:
-    """A pipeline in the making: `pipeline` is None when nothing of the file is readable."""
+    """A pipeline in the making: `pipeline` is None when the file, or one that it includes, is missing or unreadable."""
 
     def __init__(self, path: str, data: bytes, root: Path, facts: Facts) -> None:
         self.path = path
@@ -32,7 +32,11 @@ class Loaded:
         content = files.load(data, path)
         self.files: tuple[YamlFile, ...] = tuple(files.found)
         self.shapes = Shapes()
+        of_files = list(self.problems.found)
         self.pipeline = None if content is None else self._assembled(content)
+        if any(problem.code == CODE for problem in of_files):
+            # What its jobs lack may be in the file that is not there.
+            self.problems.found, self.pipeline = of_files, None
         self.problems.found += self.shapes.problems
 
     def _assembled(self, content: Node) -> Pipeline:
@@ -98,4 +102,4 @@ class Loaded:
     def _refused(self, entry: Entry) -> bool:
         """Whether the reason that a job has no script is reported already."""
         node = entry.node.get("script") or entry.node.get("trigger")
-        return node is not None and node.value is not None
+        return node is not None and (node.value is not None or node.kind is Kind.REFUSED)

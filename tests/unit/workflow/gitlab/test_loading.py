@@ -1,0 +1,269 @@
+"""Reading `.gitlab-ci.yml`: what its values become, where they come from, and what is wrong with them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loom.plan.model import ResolveContext
+from loom.workflow.gitlab.loader import Loaded
+from loom.workflow.gitlab.sources import NotFound, Nowhere, Tree
+from loom.workflow.gitlab.yaml import resolve
+from tests.support.gitlab import PUSH
+
+HERE = ".gitlab-ci.yml"
+
+
+class Remembered:
+    """The files of a project on a server."""
+
+    def __init__(self, path: str, ref: str | None, files: Mapping[str, str]) -> None:
+        self.label, self.project, self.sha = f"{path}@{ref}:", path, "5" * 40
+        self._files = files
+
+    def read(self, path: str) -> bytes:
+        if path not in self._files:
+            raise NotFound(f"{path}: there is no such file")
+        return self._files[path].encode()
+
+    def paths(self) -> list[str]:
+        return list(self._files)
+
+
+class Server(Nowhere):
+    def __init__(self, projects: Mapping[str, Mapping[str, str]]) -> None:
+        self._projects = projects
+
+    def project(self, path: str, ref: str | None) -> Tree:
+        return Remembered(path, ref, self._projects[path])
+
+    def remote(self, url: str) -> bytes:
+        return b"from_web: {script: web}\n"
+
+
+def loaded(root: Path, text: str, server: Server | None = None, **files: str) -> Loaded:
+    """Load a file; the others are given by names with `__` for a slash, without `.yml`."""
+    for name, content in files.items():
+        path = root / f"{name.replace('__', '/')}.yml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    listed = [str(path.relative_to(root)) for path in sorted(root.rglob("*")) if path.is_file()]
+    context = ResolveContext(predefined=PUSH, files=lambda: listed, sources=lambda: server)
+    return Loaded(HERE, text.encode(), root, context)
+
+
+def jobs(root: Path, text: str, server: Server | None = None, **files: str) -> dict[str, Any]:
+    found = loaded(root, text, server, **files)
+    assert [str(problem) for problem in found.problems.found] == []
+    assert found.pipeline is not None
+    return {name: entry.merged.plain() for name, entry in found.pipeline.jobs.items()}
+
+
+def problems(root: Path, text: str, server: Server | None = None, **files: str) -> list[str]:
+    return [
+        f"{one.file}:{one.line}:{one.column}: {one.message}"
+        for one in loaded(root, text, server, **files).problems.found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("yes", True), ("Off", False), ("y", "y"), ("~", None), ("NULL", None), ("017", 15), ("0o17", 15), ("08", "08"),
+        ("1_000", 1000), ("0x1F", 31), ("1.10", 1.1), ("1e3", "1e3"), ("1.5e+3", 1500.0), ("1:30", 90), ("1.2.3", "1.2.3"),
+        (":word", "word"), (".", "."), ("-", "-"), ("+5", 5), ("8080:80", "8080:80"), ("onion", "onion"),
+    ],
+)  # fmt: skip
+def test_plain_scalars_are_what_rubys_parser_makes_of_them(text: str, value: Any) -> None:
+    found = resolve(text)
+    assert (type(found), found) == (type(value), value)
+
+
+def test_anchors_and_merge_keys_give_way_to_later_keys_alone(tmp_path: Path) -> None:
+    text = """\
+.a: &a {image: one, stage: test, script: [x]}
+.b: &b {image: two, tags: [t]}
+job:
+  stage: build
+  <<: [*a, *b]
+  image: three
+"""
+    assert jobs(tmp_path, text)["job"] == {"stage": "test", "image": "three", "script": ["x"], "tags": ["t"]}
+
+
+def test_extends_merges_mappings_deeply_and_replaces_lists(tmp_path: Path) -> None:
+    text = """\
+.one: {variables: {A: 1, B: 1}, script: [one], tags: [x]}
+.two: {extends: .one, variables: {B: 2}, script: [two]}
+.other: {variables: {C: 3}, tags: [y]}
+job: {extends: [.two, .other], variables: {D: 4}}
+"""
+    found = jobs(tmp_path, text)["job"]
+    assert found["variables"] == {"A": 1, "B": 2, "C": 3, "D": 4}
+    assert (found["script"], found["tags"]) == (["two"], ["y"])
+
+
+def test_references_are_nested_flat_and_keep_the_place_of_their_text(tmp_path: Path) -> None:
+    text = """\
+.a: {script: [one, two]}
+.b: {script: [!reference [.a, script], three]}
+job:
+  script:
+    - !reference [.b, script]
+    - [four, [five]]
+  variables: !reference [.c, variables]
+"""
+    found = loaded(tmp_path, "include: /c.yml\n" + text, c=".c: {variables: {X: 1}}\n")
+    assert found.pipeline is not None
+    job = found.pipeline.jobs["job"].merged
+    assert job.plain() == {"script": ["one", "two", "three", "four", "five"], "variables": {"X": 1}}
+    first = job.find("script", 0)
+    assert first is not None
+    assert first.place == f"{HERE}:2:15"
+    assert job.find("variables", "X").file.name == "c.yml"  # type: ignore[union-attr]
+
+
+def test_default_is_taken_per_keyword_and_inherit_says_which(tmp_path: Path) -> None:
+    text = """\
+image: root
+default: {before_script: [b], retry: 1, tags: [t]}
+all: {script: x}
+none: {script: x, inherit: {default: false}}
+some: {script: x, before_script: [], inherit: {default: [retry, image]}}
+empty: {script: x, image: null}
+"""
+    found = jobs(tmp_path, text)
+    assert found["all"] == {"script": "x", "image": "root", "before_script": ["b"], "retry": 1, "tags": ["t"]}
+    assert found["none"] == {"script": "x", "inherit": {"default": False}}
+    assert {key: found["some"].get(key) for key in ("image", "retry", "tags", "before_script")} == {
+        "image": "root", "retry": 1, "tags": None, "before_script": [],
+    }  # fmt: skip
+    assert found["empty"]["image"] == "root"
+
+
+def test_includes_merge_in_order_and_the_including_file_wins(tmp_path: Path) -> None:
+    text = """\
+include:
+  - ci/first.yml
+  - {local: "/ci/*/*.yml"}
+  - {local: /no.yml, rules: [{if: $CI_COMMIT_BRANCH == "other"}]}
+  - {project: group/templates, ref: v1, file: [/a.yml]}
+  - https://example.com/x.yml
+job: {stage: build}
+variables: {A: own}
+"""
+    server = Server({"group/templates": {"a.yml": "include: {local: b.yml}\n", "b.yml": "from_project: {script: b}\n"}})
+    found = loaded(
+        tmp_path, text, server,
+        ci__first="job: {script: [first], stage: test}\nvariables: {A: first, B: first}\n",
+        ci__deep__second="job: {script: [second]}\n",
+    )  # fmt: skip
+    assert found.problems.found == []
+    assert found.pipeline is not None
+    assert found.pipeline.jobs["job"].merged.plain() == {"script": ["second"], "stage": "build"}
+    assert found.pipeline.root.find("variables").plain() == {"A": "own", "B": "first"}  # type: ignore[union-attr]
+    assert set(found.pipeline.jobs) == {"job", "from_project", "from_web"}
+    assert "group/templates@v1:b.yml" in [file.name for file in found.files]
+
+
+INPUTS = """\
+spec:
+  inputs:
+    name: {regex: "/^[a-z]+$/"}
+    number: {type: number, default: 2, options: [1, 2]}
+    flag: {type: boolean, default: false}
+    list: {type: array, default: [a, b]}
+---
+"$[[ inputs.name ]]":
+  script: [echo $[[ inputs.name | expand_vars | truncate(0,3) ]], "$[[ inputs.number ]]"]
+  needs: $[[ inputs.list ]]
+  interruptible: $[[ inputs.flag ]]
+  broken: x
+"""
+
+
+def test_inputs_are_replaced_in_the_text_and_places_stay_those_of_the_file(tmp_path: Path) -> None:
+    text = "include: {local: part.yml, inputs: {name: abcdef}}\n"
+    found = loaded(tmp_path, text, part=INPUTS)
+    assert [str(one).partition(": ")[0] for one in found.problems.found] == ["part.yml:12:3"]
+    assert found.pipeline is not None
+    job = found.pipeline.jobs["abcdef"].merged
+    assert job.plain() == {"script": ["echo abc", "2"], "needs": ["a", "b"], "interruptible": False}
+    second = job.find("script", 1)
+    assert second is not None
+    assert second.place == "part.yml:9:67"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("", "1:18: input name of part.yml: needs a value: it has no default; give it with include:inputs"),
+        ("name: UPPER", "input name of part.yml: 'UPPER' does not match its regex /^[a-z]+$/"),
+        ("name: a, number: 3", "input number of part.yml: 3 is not one of its options: 1, 2"),
+        ("name: a, flag: 'no'", "input flag of part.yml: expected a boolean, found 'no'"),
+        ("name: a, more: 1", "part.yml declares no input more; its inputs are: name, number, flag, list"),
+    ],
+)
+def test_a_wrong_input_is_reported_where_it_is_given(tmp_path: Path, given: str, said: str) -> None:
+    text = f"include: {{local: part.yml, inputs: {{{given}}}}}\n"
+    found = problems(tmp_path, text, part=INPUTS.replace("  broken: x\n", ""))
+    assert found[0].startswith(f"{HERE}:1:")
+    assert said in found[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("job: {script: x, foo: y}", "1:18: unknown keyword foo"),
+        ("job: {script: x, stge: y}", "1:18: unknown keyword stge; did you mean stage?"),
+        ("job: {script: x, retry: {maxx: 1}}", "1:26: unknown keyword maxx in retry; did you mean max?"),
+        ("job: {script: x, when: sometimes}", "1:24: when: expected one of on_success"),
+        ("job: {script: x, stage: 1}", 'stage: expected text, found \'1\'; write it in quotes: "1"'),
+        ("job: {script: x, stage: none}", "job: there is no stage none; the stages are .pre, build, test, deploy, .post"),
+        ("job: {image: x}", "1:1: job has no script; every job has `script` or `trigger`"),
+        ("job: {script: x, timeout: soon}", "timeout: expected a duration such as 1h 30m, found 'soon'"),
+        ("job: {script: x, extends: .bas}\n.base: {tags: [x]}", "1:27: extends: unknown job .bas; did you mean .base?"),
+        (".a: {extends: .b}\n.b: {extends: .a}", "extends forms a cycle: "),
+        ("job: {script: [!reference [job, script]]}", "!reference [job, script] is part of a cycle: [job, script] -> "),
+        ("job: {script: [!reference [.x, y]]}", "!reference [.x, y]: there is no .x; name a job and a key of it"),
+        ("job: {script: x, id_tokens: {A: {aud: x}}}", "1:18: id_tokens is not supported: Only a GitLab server"),
+        ("job: [x]", "job: expected a job (a mapping with `script`), found a list"),
+        (".hidden: {}", "the file has no job"),
+        ("job: {script: 2024-01-01}", "2024-01-01 is a date in YAML, which GitLab refuses"),
+        ("job: {script: *x}", "the alias *x is unknown"),
+        ("job: &x {script: [*x]}", "the alias *x stands inside its own anchor"),
+        ("job: {script: !foo x}", "unknown tag !foo"),
+        ("include: /no.yml\njob: {extends: .missing}", "include:local: no.yml can't be read: no such file or directory"),
+        ("include: /no.txt\njob: {script: x}", "include:local: /no.txt is no YAML file"),
+        ("include: {locl: /a.yml}\njob: {script: x}", "1:11: unknown keyword locl in include; did you mean local?"),
+        ("include: {ref: x}\njob: {script: x}", "include: expected one of local, project, remote, template, component"),
+    ],
+)  # fmt: skip
+def test_a_mistake_has_its_place_and_the_next_move(tmp_path: Path, text: str, said: str) -> None:
+    found = problems(tmp_path, text + "\n")
+    assert len(found) == 1, found
+    assert said in found[0]
+
+
+def test_includes_in_a_circle_and_too_many_of_them_are_refused(tmp_path: Path) -> None:
+    circle = problems(tmp_path, "include: a.yml\njob: {script: x}\n", a="include: b.yml\n", b="include: a.yml\n")
+    assert circle == ["b.yml:1:10: the includes form a cycle: a.yml -> b.yml -> a.yml; remove one"]
+    many = "include: [" + ", ".join(["a.yml"] * 200) + "]\njob: {script: x}\n"
+    assert [one.partition(": ")[2] for one in problems(tmp_path, many, a=".x: {}\n")] == [
+        "more than 150 files are included, which GitLab refuses"
+    ]
+
+
+def test_a_keyword_without_effect_is_noticed_once(tmp_path: Path) -> None:
+    found = loaded(tmp_path, "a: {script: x, tags: [t]}\nb: {script: x, tags: [t]}\n").pipeline
+    assert found is not None
+    assert [(one.line, one.severity, one.message.partition(":")[0]) for one in found.notices] == [
+        (1, "notice", "tags has no effect here")
+    ]
+
+
+def test_an_expansion_bomb_costs_nothing(tmp_path: Path) -> None:
+    levels = "".join(f".l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 12))
+    text = f".l0: &l0 [x, x, x, x, x, x, x, x, x]\n{levels}job: {{script: ok}}\n"
+    assert jobs(tmp_path, text) == {"job": {"script": "ok"}}
