@@ -151,6 +151,7 @@ def test_a_workflow_that_names_the_run_is_read_in_each_run(project: Project) -> 
 
 def test_a_commit_that_the_workflow_does_not_mention_changes_nothing(project: Project) -> None:
     project.write(".loom/workflow.yml", WORKFLOW.replace("$CI_COMMIT_SHORT_SHA", "x"))
+    project.commit()
     plan, _ = project.planned()
     project.commit()
     assert project.planned() == (plan, True)
