@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from loom.errors import RequestError
 from loom.plan.model import Image, Job
 from loom.plan.origin import origin_of, variables_of
+from loom.status import Status
 from loom.util.slugs import slug
 
 _SERVICE = re.compile(r"\$(?:(LOOM_SERVICE_[A-Za-z0-9_]+)|\{(LOOM_SERVICE_[A-Za-z0-9_]+)\})")
@@ -150,7 +151,7 @@ PREDEFINED = (
     Predefined("CI_NODE_INDEX", "job", "With `parallel`: which copy this is, from 1."),
     Predefined("CI_NODE_TOTAL", "job", "With `parallel`: how many copies there are."),
     Predefined(
-        "CI_JOB_STATUS", "after_script", "How the job ended: `success`, `failure`, `timed_out`, `error`, `canceled`."
+        "CI_JOB_STATUS", "after_script", "How the job ended, in GitLab's words: `success`, `failed`, `canceled`."
     ),
     Predefined("LOOM_CI", "plan", "`true`: this is a run of loom's, whatever it stands for, and not the CI system."),
     Predefined("LOOM_EVENT", "plan", "The event that the run stands for, as `--event` names it."),
@@ -168,7 +169,9 @@ PREDEFINED = (
     Predefined("LOOM_MASK", "step", "A file: each line in it is a value that no later output of the run shows."),
     Predefined("LOOM_STEP", "step", "The step's id, such as `script/01`."),
     Predefined("LOOM_ATTEMPT", "step", "Which attempt at the job this is, from 1."),
-    Predefined("LOOM_JOB_STATUS", "after_script", "As `CI_JOB_STATUS`."),
+    Predefined(
+        "LOOM_JOB_STATUS", "after_script", "How the job ended: `success`, `failure`, `timed_out`, `error`, `canceled`."
+    ),
 )
 """All variables; the reference page and `check` use this table."""
 KNOWN_TO_PLANS = tuple(each.name for each in PREDEFINED if each.known in ("plan", "job"))
@@ -340,6 +343,12 @@ def for_job(job: Job, *, project_dir: str, image_name: str) -> dict[str, str]:
         "CI_JOB_IMAGE": image_name,
         **{name: value for name, value in sometimes.items() if value is not None},
     }
+
+
+def of_status(status: Status) -> dict[str, str]:
+    """Return the variables that tell `after_script` how the job ended."""
+    ended = status.value if status in (Status.SUCCESS, Status.CANCELED) else "failed"
+    return {"LOOM_JOB_STATUS": status.value, "CI_JOB_STATUS": ended}
 
 
 def job_environment(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError, SecretError
 from loom.plan.model import Job, Step
+from loom.plan.variables import of_status
 from loom.providers.base import Command, Inside, Share
 from loom.record.events import PhaseCode, Section, Where
 from loom.record.step_outputs import recorded
@@ -88,7 +89,7 @@ class Steps:
     def run_after_script(self, cancel: Cancel) -> None:
         """Run `after_script` regardless of the result. It has its own time limit and never changes the result."""
         job, attempt = self._job, self._attempt
-        extra = {"LOOM_JOB_STATUS": attempt.status.value, "CI_JOB_STATUS": attempt.status.value}
+        extra = of_status(attempt.status)
         deadline_ns = attempt.journal.now_ns() + int(AFTER_SCRIPT_TIMEOUT_S * 1e9)
         failed = attempt.status is not Status.SUCCESS and any(step.phase == "after_script" for step in job.steps)
         began = entered(self._place.session, self._place.request) if failed else None

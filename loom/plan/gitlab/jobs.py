@@ -21,7 +21,7 @@ from loom.util.yaml_file import Kind, Node, fields_of, line_in_file, one_or_more
 from loom.workflow.gitlab import yaml
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.gitlab.needs import dependencies
-from loom.workflow.gitlab.variables import Variable, expand, expand_all, read, text_of
+from loom.workflow.gitlab.variables import Variable, expand, expand_all, names, read, text_of
 from loom.workflow.interpolation import ExpansionTooLong
 from loom.workflow.values import shell_words
 
@@ -39,6 +39,7 @@ _RETRY: Mapping[str, p.RetryWhen] = {
 """GitLab's reasons that can occur here."""
 _PHASES: tuple[p.Phase, ...] = ("before_script", "script", "after_script")
 _PROJECT = {"CI_PROJECT_DIR": ".", "LOOM_PROJECT_DIR": "."}
+_GIVE = "give it with --var, or in the file that `gitlab: {variables: FILE}` in your configuration names"
 _When = Literal["on_success", "on_failure", "always", "manual"]
 _WHEN: Mapping[str, _When] = {"on_failure": "on_failure", "always": "always", "manual": "manual"}
 
@@ -338,7 +339,9 @@ class _Texts:
         try:
             parse_reference(name)
         except RequestError as error:
-            self.builder.say(written, self.at("image"), f"image: {error.message}. {error.hint}")
+            unset = [f"${one}" for one in names(text_of(written)) if one not in self.values]
+            hint = f"{' and '.join(unset)} has no value here: {_GIVE}" if unset else error.hint
+            self.builder.say(written, self.at("image"), f"image: {error.message}. {hint}")
         return name
 
     def paths(self, node: Node | None) -> tuple[str, ...]:
