@@ -13,7 +13,7 @@ from loom.workflow.gitlab.parallel import Instance, instances
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.predefined import for_job, of_environment, url_of_environment
 from loom.workflow.gitlab.rules import Decision
-from loom.workflow.gitlab.variables import Scope, Variable, layers, read
+from loom.workflow.gitlab.variables import Scope, Variable, expand, layers, read, text_of
 from loom.workflow.messages import Problems
 
 _OUTSIDE = "it would start a pipeline of another project, which is not done here"
@@ -44,6 +44,7 @@ class Candidates:
         rule = rules.workflow(pipeline, self.scope(), context, self.problems)
         self.verdict = rule if not rule.runs else None
         self.workflow_variables: Mapping[str, Variable] = rule.variables
+        self.pipeline_values = self._pipeline_values()
         self._global_rules = pipeline.root.find("workflow", "rules") is not None
 
     def scope(
@@ -64,12 +65,22 @@ class Candidates:
             project=self.own,
             given=self.selection.variables,
         )
-        scope = Scope(layered=layered, known={**self.context.predefined, **self.job_values(entry, instance)})
+        known = {**self.context.predefined, **self.pipeline_values, **self.job_values(entry, instance)}
+        scope = Scope(layered=layered, known=known)
         environment = merged.get("environment")
         if environment is None:
             return scope
         scope = Scope(layered=layered, known={**scope.known, **of_environment(environment, scope.expanded)})
         return Scope(layered=layered, known={**scope.known, **url_of_environment(environment, scope.expanded)})
+
+    def _pipeline_values(self) -> dict[str, str]:
+        """Return the name that `workflow:name` gives the pipeline."""
+        name = self.pipeline.root.find("workflow", "name")
+        layered = layers(
+            root=self.root, workflow=self.workflow_variables, project=self.own, given=self.selection.variables
+        )
+        text = expand(text_of(name), Scope(layered=layered, known=self.context.predefined).expanded).strip()
+        return {"CI_PIPELINE_NAME": text} if text else {}
 
     def job_values(self, entry: Entry, instance: Instance) -> dict[str, str]:
         """Return the predefined variables of one job that are known at planning time."""

@@ -300,7 +300,12 @@ class _Texts:
 
     def _own(self) -> dict[str, str]:
         """Return the predefined variables that no other job of the run has, and that the plan's job does not say itself."""
-        names = ["GITLAB_CI", "CI_NODE_TOTAL", *(name for name in self.known if name.startswith("CI_ENVIRONMENT_"))]
+        names = [
+            *self.builder.candidates.pipeline_values,
+            "GITLAB_CI",
+            "CI_NODE_TOTAL",
+            *(name for name in self.known if name.startswith("CI_ENVIRONMENT_")),
+        ]
         if self.candidate.instance.index is not None:
             names += ["CI_JOB_NAME", "CI_JOB_NAME_SLUG", "CI_JOB_GROUP_NAME", "CI_NODE_INDEX"]
         return {name: self.known[name] for name in names}

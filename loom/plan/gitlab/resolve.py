@@ -9,7 +9,7 @@ from loom.plan.gitlab.candidates import Candidates
 from loom.plan.gitlab.jobs import Builder
 from loom.plan.selection import Choice
 from loom.plan.variables import KNOWN_TO_PLANS
-from loom.workflow.gitlab import needs, parallel, rules, yaml
+from loom.workflow.gitlab import needs, parallel, rules, variables, yaml
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.rules import Decision
 from loom.workflow.messages import Problems
@@ -57,6 +57,7 @@ def rehearse(pipeline: Pipeline, config: Config | None = None) -> tuple[list[Pro
 def _checked(pipeline: Pipeline) -> list[Problem]:
     """Return what is wrong whatever the event: conditions, numbers of instances, needs."""
     problems = Problems(code=yaml.CODE)
+    variables.check(pipeline.root.get("variables"), ("variables",), problems)
     rules.check(pipeline.root.find("workflow", "rules"), ("workflow", "rules"), problems)
     for name, entry in pipeline.jobs.items():
         rules.check(entry.merged.get("rules"), (name, "rules"), problems)

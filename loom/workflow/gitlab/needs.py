@@ -40,7 +40,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
 def wanted(entry: Entry, instance: Instance, rule_needs: Node | None, problems: Problems) -> list[Wanted] | None:
     """Return what an instance needs; None: it waits for all earlier stages.
 
-    Entries of other pipelines and projects are left out: `check` has said so.
+    Entries of other pipelines and projects are left out.
     """
     node = entry.merged.get("needs") if rule_needs is None or rule_needs.value is None else rule_needs
     if node is None or node.value is None:
@@ -149,13 +149,9 @@ def _check_needs(
     found = []
     for number, item, name in _items(node):
         place = pointer(*at, number)
-        if name is None:
-            keyword = "needs:project" if item.get("project") is not None else "needs:pipeline"
-            message = (
-                f"{keyword}: loom runs this pipeline only, so the job does not wait for it and gets no artifacts of it"
-            )
-            problems.found.append(item.file.problem(item, place, message, code="GL_NO_EFFECT", severity="notice"))
-        elif (target := owner.get(name)) is not None:
+        if name is None:  # the keyword's own notice has said so
+            continue
+        if (target := owner.get(name)) is not None:
             found.append(target)
             if position[target] > position[entry.name]:
                 message = f"needs: {name} is in a later stage; a job can need jobs of its own stage or earlier"

@@ -141,3 +141,17 @@ def test_an_instance_has_the_name_that_gitlab_prints(tmp_path: Path) -> None:
 def test_a_cycle_of_variables_is_an_error_with_its_place(tmp_path: Path) -> None:
     with pytest.raises(LoomError, match=r"\.gitlab-ci\.yml:1.*variables: they refer to each other in a cycle"):
         plan(tmp_path, "job: {script: x, variables: {A: $B, B: $A}}")
+
+
+def test_a_pipeline_has_the_name_that_workflow_gives_it(tmp_path: Path) -> None:
+    text = """
+workflow: {name: "$WHAT of $CI_COMMIT_BRANCH", rules: [{if: $CI, variables: {WHAT: build}}]}
+job: {script: x, variables: {N: $CI_PIPELINE_NAME}}
+"""
+    found = job(tmp_path, text).variables
+    assert (found["CI_PIPELINE_NAME"], found["N"]) == ("build of main", "build of main")
+
+
+def test_a_value_that_is_not_an_option_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LoomError, match="variables:options: the value of A must be one of its options: x, y"):
+        plan(tmp_path, "variables: {A: {value: z, options: [x, y]}}\njob: {script: x}")
