@@ -412,9 +412,64 @@ unit_tests() {
   pytest_in_venv "$@" -- -m "not docker and not kubernetes" -n "$((2 * $(nproc)))" --dist worksteal
 }
 
-# One at a time: they measure times, and look at everything that is in the engine.
+# One at a time in an engine: they look at everything that is in it. Where a second engine can be started, two at a time.
 docker_tests() {
-  pytest_in_venv "$@" -- -m docker
+  local workers=() status=0
+  ((${TEST_ENGINES:-2} < 2)) || second_machine
+  if [ -n "$SECOND_MACHINE" ]; then
+    export LOOM_SECOND_MACHINE=$SECOND_MACHINE LOOM_SECOND_PYTHON=$VENV/bin/python
+    workers=(--dist loadfile --tx popen --tx "popen//python=$ROOT/tests/support/on_second_machine")
+  fi
+  pytest_in_venv "$@" -- -m docker "${workers[@]}" || status=$?
+  end_second_machine
+  return "$status"
+}
+
+SECOND_MACHINE=  # the process id of its dockerd, while it runs
+SECOND_PLACE=
+
+# second_machine: start a second engine in network and mount namespaces of its own, as if on another machine: programs there find
+# it at the usual socket, with the images of the first. Without it, tests run one after the other.
+second_machine() {
+  local place pid way_out
+  if ! is_root || [ -n "${DOCKER_HOST:-}" ] || ! command -v dockerd unshare nsenter slirp4netns >/dev/null; then return 0; fi
+  place=$(mktemp -d /var/tmp/loom-second-machine.XXXXXX)
+  say "starting a second engine, so that two tests run at a time: $place"
+  printf 'nameserver 10.0.2.3\n' >"$place/resolv.conf"
+  setsid unshare --net --mount --propagation private sh -c "ip link set lo up
+    mount --bind '$place/resolv.conf' /etc/resolv.conf
+    exec dockerd --data-root '$place/data' --exec-root '$place/exec' --pidfile '$place/pid' -H 'unix://$place/engine.sock'" \
+    >"$place/log" 2>&1 </dev/null &
+  pid=$!
+  SECOND_MACHINE=$pid SECOND_PLACE=$place
+  if DOCKER_HOST=unix://$place/engine.sock wait_for_engine 60 "$pid"; then
+    setsid slirp4netns --configure --mtu=65520 --disable-host-loopback "$pid" tap0 >"$place/slirp.log" 2>&1 </dev/null &
+    way_out=$!
+    printf '%s\n' "$way_out" >"$place/slirp.pid"
+    if nsenter --target "$pid" --mount mount --bind "$place/engine.sock" /var/run/docker.sock &&
+      docker save "$BASE_IMAGE" "${IMAGES[@]/#/loom/}" | docker -H "unix://$place/engine.sock" load >/dev/null; then
+      for image in "${IMAGES[@]}"; do
+        docker -H "unix://$place/engine.sock" tag "loom/$image" "loom/${image%:*}:latest"
+      done
+      return 0
+    fi
+  fi
+  say "the second engine does not work ($(tail -n 1 "$place/log")): one test at a time"
+  end_second_machine
+}
+
+end_second_machine() {
+  local i
+  [ -n "$SECOND_MACHINE" ] || return 0
+  kill "$SECOND_MACHINE" 2>/dev/null || true
+  for ((i = 0; i < 60; i++)); do
+    kill -0 "$SECOND_MACHINE" 2>/dev/null || break
+    sleep 0.5
+  done
+  kill -9 "$SECOND_MACHINE" 2>/dev/null || true
+  [ ! -f "$SECOND_PLACE/slirp.pid" ] || kill "$(cat "$SECOND_PLACE/slirp.pid")" 2>/dev/null || true
+  rm -rf "$SECOND_PLACE"
+  SECOND_MACHINE=
 }
 
 # Several at once: most of their time is the cluster's. Without one they skip.

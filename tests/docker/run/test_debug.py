@@ -273,7 +273,7 @@ def expire(ran: Ran) -> None:
 def test_an_expired_container_goes_when_nobody_is_in_it_and_its_changes_stay(failing: Project, mode: str) -> None:
     ran = run(failing, "--mount-mode", mode)
     run_id = ran.receipt["run_id"]
-    assert re.search(rf"look inside: loom shell {run_id} unit \(kept until [-0-9]+ [0-9:]+, [0-9]+ ?k?B\)", ran.out)
+    assert re.search(rf"look inside: loom shell {run_id} unit \(kept until [-0-9]+ [0-9:]+, [0-9.]+ ?k?B\)", ran.out)
     assert re.search(r"kept until \S+ \S+ the container of unit in ", failing.loom("clean", "--dry-run").out)
     name = ran.manifest("unit")["kept"]["container_name"]
     expire(ran)
