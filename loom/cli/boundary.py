@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import platform
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from loom import __version__
 from loom.commands import terminal
-from loom.errors import InfrastructureError, LoomError, RequestError, WorkflowError
+from loom.errors import InfrastructureError, LoomError, RequestError, WorkflowError, refusal
 from loom.record.lines import STANDARD_OUTPUT
 from loom.status import ExitCode
 from loom.util import profile
@@ -77,12 +76,8 @@ def _foreign(error: Exception) -> int:
         return _print_error(RequestError("the directory that you are in was removed", hint="go to another one: cd ~"))
     if isinstance(error, OSError) and error.filename == STANDARD_OUTPUT:
         return _print_error(terminal.unwritable(error))
-    if isinstance(error, OSError) and error.errno in (
-        errno.ENOSPC,
-        errno.EDQUOT,
-    ):  # a full disk is not a bug, wherever it occurs
-        where = f"{error.filename}: " if isinstance(error.filename, str) else ""
-        return _print_error(InfrastructureError(f"{where}{error.strerror}", hint="free some space there"))
+    if (refused := refusal(error)) is not None:
+        return _print_error(refused)
     if isinstance(error, subprocess.TimeoutExpired):
         words = error.cmd if isinstance(error.cmd, str) else " ".join(map(str, error.cmd[:3]))
         return _print_error(InfrastructureError(f"{words} has not ended within {error.timeout:.0f} s"))

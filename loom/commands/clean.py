@@ -121,7 +121,7 @@ def _permitted(place: Here, run: str) -> RunEntry:
 def _chosen(
     place: Here, keep_last: int | None, older_than: str | None, there: Sequence[Kept], *, everywhere: bool
 ) -> Clean:
-    cutoff_ns = _cutoff(older_than)
+    cutoff_ns = _cutoff(place, older_than)
     by_limits = keep_last is None and older_than is None
     if keep_last is None:
         keep_last = place.config.keep_runs if older_than is None else 0
@@ -171,10 +171,14 @@ def _kept(one: Kept) -> CleanedPlace:
     )
 
 
-def _cutoff(older_than: str | None) -> int:
-    """Select runs that began before this time. RequestError for an invalid duration."""
-    age_s = 0.0 if older_than is None else read_flag("--older-than", older_than, duration)
-    return time.time_ns() - int(age_s * 1e9)
+def _cutoff(place: Here, older_than: str | None) -> int:
+    """Select runs that began before this time. RequestError for an invalid duration.
+
+    Without a duration these are all that are there, also those that a wrong clock dated into the future.
+    """
+    if older_than is None:
+        return max([time.time_ns(), *(int(run_id) + 1 for run_id in place.store.run_ids()[:1])])
+    return time.time_ns() - int(read_flag("--older-than", older_than, duration) * 1e9)
 
 
 def _in_use(place: Here, entry: RunEntry) -> bool:

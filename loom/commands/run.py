@@ -41,7 +41,7 @@ from loom.runner import Gate, Tools, api
 from loom.runner.api import Ran, Reuse
 from loom.snapshot import Source
 from loom.status import ExitCode
-from loom.util import profile
+from loom.util import clock, profile
 from loom.util.bounded import listed
 from loom.util.controls import without_commands
 from loom.util.paths import name_from
@@ -359,7 +359,7 @@ def request_of(
         tools=tools,
         preflight=partial(wiring.preflight, plan, tools, config),
         store=here.store,
-        clock_ns=time.time_ns,
+        clock_ns=clock.steady(),
         cancel=cancel,
         sinks=sinks,
         cache=None if options.no_cache else partial(wiring.cache_for, config, source),
@@ -440,7 +440,7 @@ def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLine
         out.write(line + "\n")
         out.flush()
 
-    return GitLab(write_exactly, unicode=look.unicode, clock_ns=time.time_ns)
+    return GitLab(write_exactly, unicode=look.unicode, clock_ns=clock.steady())
 
 
 def live_is_wanted(options: Options, *, stream: bool) -> bool:

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -54,6 +55,8 @@ _OUTPUT, _STDERR, _PARTIAL = b'{"kind":"output",', b',"stream":"stderr",', b',"p
 """As `encode` writes them; inside a text, the quotation marks have a backslash before them."""
 _ROOM_BYTES = 1 << 20
 """Disk space reserved for a run's last events and documents."""
+_BEGINS_WITHIN_NS = 60 * 10**9
+"""After this time, a record without an identity has no loom that is about to write it."""
 _PHASES_AT_THE_END = 2
 """A step's file ends with its phase_finished; nothing longer follows its output."""
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This directory holds the record of a loom run; `loom clean` removes it.\n"
@@ -149,7 +152,7 @@ class RunRecord:
         with self._as_unwritable():
             self.paths.root.mkdir(parents=True, mode=0o700)
             try:
-                (self.paths.root / "CACHEDIR.TAG").write_text(_TAG)
+                self._mark()
                 _publish(self.paths.identity, _json(identity))
                 (self.paths.root / "README").write_text(_README)
                 self.paths.receipt.parent.mkdir()
@@ -158,6 +161,16 @@ class RunRecord:
             except OSError:
                 shutil.rmtree(self.paths.root, ignore_errors=True)
                 raise
+
+    def _mark(self) -> None:
+        """Write the mark by which `Store.remove` knows a record."""
+        (self.paths.root / "CACHEDIR.TAG").write_text(_TAG)
+
+    def _make_folder(self, folder: Path) -> None:
+        """FileNotFoundError when somebody removed the record; the mark comes back when they removed a part of it."""
+        if not (self.paths.root / "CACHEDIR.TAG").exists():
+            self._mark()
+        folder.mkdir(parents=True, exist_ok=True)
 
     def _keep_room(self) -> None:
         """Reserve space in an unnamed file, which any end of this process frees."""
@@ -221,7 +234,7 @@ class RunRecord:
         file = self._files.get(relative)
         if file is None:
             path = self.paths.logs / relative
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(path.parent)
             file = self._files[relative] = path.open("ab", buffering=0)
         view = memoryview(data)
         written = 0
@@ -262,11 +275,15 @@ class RunRecord:
         """Replace a file atomically."""
         with self._as_unwritable():
             try:
-                _publish(path, data)
+                self._publish(path, data)
             except OSError as error:
                 if not self._give_room(error):
                     raise
-                _publish(path, data)
+                self._publish(path, data)
+
+    def _publish(self, path: Path, data: bytes) -> None:
+        self._make_folder(path.parent)
+        atomic.write(path, data)
 
     def drop_builds(self) -> None:
         """Remove the build inputs after the last build. Failures are removed with the record."""
@@ -433,10 +450,12 @@ class Store:
             raise RecordError(f"{error.filename or root} can't be deleted: {error.strerror or error}") from error
 
     def remove_remains(self) -> None:
-        """Delete remains of interrupted removals, and manifests of removed workspaces.
+        """Delete remains of interrupted removals and beginnings, and manifests of removed workspaces.
 
         RecordError on failure.
         """
+        for root in self._unbegun():
+            shutil.rmtree(root, ignore_errors=True)
         for going in self.runs_dir.glob(half_removed(Path("*")).name):
             run_id = going.name.removeprefix(".").partition(".")[0]
             if is_run_id(run_id) and going.is_dir() and not going.is_symlink():
@@ -451,6 +470,14 @@ class Store:
             if workspace is not None and not os.path.lexists(workspace):
                 with contextlib.suppress(OSError):  # another process is deleting it
                     kept.unlink()
+
+    def _unbegun(self) -> Iterator[Path]:
+        """Find the directories of looms that were killed before they wrote who they were; nothing else exists of them."""
+        for run_id in self.run_ids():
+            root = self.runs_dir / run_id
+            young = abs(time.time_ns() - int(run_id)) < _BEGINS_WITHIN_NS
+            if not young and not root.is_symlink() and {path.name for path in root.glob("*")} <= {"CACHEDIR.TAG"}:
+                yield root
 
     def remove_artifacts(self, run_id: str, job_id: str) -> None:
         """Delete a job's artifacts; the manifest still lists them. RecordError on failure."""

@@ -17,7 +17,7 @@ from msgspec import Struct, field
 from loom.analysis import patterns
 from loom.cancel import Cancel
 from loom.config import Config
-from loom.errors import LoomError, SnapshotError
+from loom.errors import LoomError, SnapshotError, refusals
 from loom.plan import variables as environment
 from loom.plan.model import Job, MountMode, Plan
 from loom.providers.base import ReadOnlyMount
@@ -173,12 +173,13 @@ def _begin(request: Request) -> Beginning:
         record=record, workspace=workspace, settings=settings, opener=opener, reused=reuse is not None
     )
     try:
-        if reuse is None:
-            _make(request, workspace)
-        request.preflight()
-        if reuse is None:
-            for job in _first_jobs(request.plan, request.jobs_at_once):
-                opener.prewarm(job)
+        with refusals():
+            if reuse is None:
+                _make(request, workspace)
+            request.preflight()
+            if reuse is None:
+                for job in _first_jobs(request.plan, request.jobs_at_once):
+                    opener.prewarm(job)
     except LoomError as error:
         beginning.problem = error
     return beginning

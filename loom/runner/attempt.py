@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from loom.cancel import Cancel
-from loom.errors import InfrastructureError, ServiceError
+from loom.errors import InfrastructureError, ServiceError, refusals
 from loom.plan.model import Job
 from loom.record.events import PhaseCode, Section, Where
 from loom.record.journal import Journal, Outcome, OutputWriter
@@ -54,7 +54,8 @@ class Attempt:
         """Record one phase. A broken place makes it and the attempt `error` (`canceled` after a cancel)."""
         with self.journal.span(self._where, code, {"attempt": self.number} if self.number else {}) as outcome:
             try:
-                yield outcome
+                with refusals():
+                    yield outcome
             except InfrastructureError as error:
                 status = Status.CANCELED if self._cancel.requested else Status.ERROR
                 outcome.status, outcome.error = status, str(error)
@@ -67,7 +68,8 @@ class Attempt:
         """Record one section of a phase; its failure is the phase's."""
         output = SectionOutput(self.journal, self.job.id, section, code)
         try:
-            yield output
+            with refusals():
+                yield output
         except BaseException as error:
             output.begin()
             output.failed = str(error) if isinstance(error, InfrastructureError) else repr(error)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from loom import __version__, snapshot
-from loom.errors import LoomError
+from loom.errors import LoomError, refusals
 from loom.plan.image_lock import identity, shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
 from loom.record import visits
@@ -37,6 +37,7 @@ from loom.snapshot import Snapshot
 from loom.status import ExitCode, JobResult, Skip, Status, exit_code_of, run_status
 from loom.storage.cache import Cache
 from loom.util import controls, profile
+from loom.util.threads import beside
 
 if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis
@@ -115,23 +116,8 @@ class Run:
         outcome = Outcome()
         filled = False
         try:
-            if self._beginning.problem is not None:
-                raise self._beginning.problem
-            if request.reuse is None:
-                document = self._take_snapshot().document()
-            else:
-                document = dict(request.reuse.snapshot)
-                with suppress(OSError):  # a job of the earlier run removed it
-                    self._keep_manifest(request.reuse.manifest)
-            self._journal.fact(
-                RUN, PhaseCode.RUN_BOOTSTRAP, "snapshot_taken", {**document, "path": str(self._workspace)}
-            )
-            for text in request.notices:
-                self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "notice", {"text": text})
-            self._keep_build_inputs()
-            engines = [provider.described() for provider in request.tools.providers.values()]
-            if engine := ", ".join(filter(None, engines)):  # checked while the first containers start
-                self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "engine_answered", {"engine": engine})
+            with refusals():
+                self._fill()
             filled = True
         except LoomError as error:
             outcome.status, outcome.error, self._error_code = Status.ERROR, str(error), error.code
@@ -143,6 +129,24 @@ class Run:
                 self._beginning.undo()
             self._journal.finished(RUN, PhaseCode.RUN_BOOTSTRAP, self._begun, outcome)
         return filled
+
+    def _fill(self) -> None:
+        request = self._request
+        if self._beginning.problem is not None:
+            raise self._beginning.problem
+        if request.reuse is None:
+            document = self._take_snapshot().document()
+        else:
+            document = dict(request.reuse.snapshot)
+            with suppress(OSError):  # a job of the earlier run removed it
+                self._keep_manifest(request.reuse.manifest)
+        self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "snapshot_taken", {**document, "path": str(self._workspace)})
+        for text in request.notices:
+            self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "notice", {"text": text})
+        self._keep_build_inputs()
+        engines = [provider.described() for provider in request.tools.providers.values()]
+        if engine := ", ".join(filter(None, engines)):  # checked while the first containers start
+            self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "engine_answered", {"engine": engine})
 
     def _take_snapshot(self) -> Snapshot:
         with profile.span("part", "snapshot"):
@@ -282,9 +286,7 @@ class Run:
         if (code := self._cancel.exit_code) is not None:
             grace_s = 0.0 if self._cancel.now else self._request.config.grace
             data = {"by": code.name.lower(), "at_once": self._cancel.now, "grace_s": grace_s}
-            thread = threading.Thread(target=self._state_interrupt, args=(data,), name="interrupted", daemon=True)
-            self._stating.append(thread)
-            thread.start()
+            self._stating.append(beside(partial(self._state_interrupt, data), name="interrupted"))
 
     def _state_interrupt(self, data: Mapping[str, Any]) -> None:
         self._journal.fact(RUN, PhaseCode.RUN_PIPELINE_EXECUTE, "interrupted", data)

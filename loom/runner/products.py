@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import asdict
 
 from loom.cancel import Cancel
-from loom.errors import InfrastructureError
+from loom.errors import InfrastructureError, refusals
 from loom.plan import variables
 from loom.plan.model import Job, Plan, wanted
 from loom.providers.base import Session
@@ -300,7 +300,8 @@ class Products:
     def _not_kept(self, attempt: Attempt, code: PhaseCode, what: str) -> Iterator[None]:
         """Failure to keep products: a warning if the job already has its result, else its result."""
         try:
-            yield
+            with refusals():
+                yield
         except InfrastructureError as error:
             if attempt.status is not Status.SUCCESS and not self._cancel.requested:
                 attempt.warn(f"{what}: not kept: {error.message}", code)
@@ -310,7 +311,8 @@ class Products:
 @contextmanager
 def _only_a_warning(attempt: Attempt, code: PhaseCode, before: str = "") -> Iterator[None]:
     try:
-        yield
+        with refusals():
+            yield
     except InfrastructureError as error:
         attempt.warn(f"{before}{error.message}", code)
 

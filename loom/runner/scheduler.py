@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import heapq
 import queue
-import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 
 from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.plan.model import Job, Plan
 from loom.status import JobResult, Skip, Status
+from loom.util.threads import beside
 
 _SKIPPED = JobResult(status=Status.SKIPPED)
 
@@ -344,7 +345,7 @@ class _Schedule:
         self.running.add(job_id)
         for lane in self._lanes(job):
             self._taken[lane] += 1
-        threading.Thread(target=self._work, args=(job,), name=f"job {job_id}", daemon=True).start()
+        beside(partial(self._work, job), name=f"job {job_id}")
 
     def _work(self, job: Job) -> None:
         try:

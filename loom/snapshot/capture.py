@@ -55,7 +55,7 @@ def take(source: Source, workspace: Path, *, cancel: Cancel, on_progress: OnProg
     Only reads the source. SnapshotError when a file can't be read or written, SnapshotCanceled when the flag was set;
     either leaves `workspace` empty.
     """
-    if any(workspace.iterdir()):
+    if workspace.exists() and any(workspace.iterdir()):
         raise SnapshotError(f"{workspace}: not empty", hint="a workspace is filled once, in a new directory")
     with occupied(workspace), git.ended_by(cancel):
         return _take(source, workspace, cancel, on_progress)
@@ -92,6 +92,11 @@ def _take(source: Source, workspace: Path, cancel: Cancel, on_progress: OnProgre
             raise SnapshotCanceled("interrupted while the workspace was being filled") from error
         if isinstance(error, OSError):
             place = error.filename if isinstance(error.filename, str) else str(workspace)
+            if not workspace.exists():
+                raise SnapshotError(
+                    f"{workspace} was removed while it was filled",
+                    hint="run it again; see what removes files there, or name another place with LOOM_TMP_DIR",
+                ) from error
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise SnapshotError(
                 f"{readable(place)}: {error.strerror or error}",
@@ -117,7 +122,11 @@ def _take(source: Source, workspace: Path, cancel: Cancel, on_progress: OnProgre
 
 def empty(workspace: Path) -> None:
     """Remove the content of `workspace`, but not itself: it may already be mounted."""
-    for entry in os.scandir(workspace):
+    try:
+        entries = list(os.scandir(workspace))
+    except FileNotFoundError:
+        return  # somebody removed it
+    for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             delete(Path(entry.path))
         else:

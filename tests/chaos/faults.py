@@ -422,7 +422,7 @@ KINDS: dict[str, tuple[Fault, tuple[int, ...]]] = {
     "no-processes": (no_processes, (FAILED, INFRASTRUCTURE)),
     "little-memory": (little_memory, (FAILED, INFRASTRUCTURE)),
     "step-clock": (step_clock, (FAILED,)),
-    "close-terminal": (close_terminal, (129, FAILED)),
+    "close-terminal": (close_terminal, (129, -1, FAILED)),
     "interrupt": (interrupt, (129, 130, 143, -1, -2, -15)),
     "many-at-once": (many_at_once, ()),
     "change-checkout": (change_checkout, (INFRASTRUCTURE,)),

@@ -34,7 +34,7 @@ def random_workflow(random: Random, *, quick: bool = False, image: str = IMAGE) 
         steps = []
         for step in range(1 if quick else random.randint(1, 3)):
             printed = random.choice((1, 10, 2000)) if random.random() < 0.9 else 40000
-            pause = random.choice(("0", "0", "0.05", "0.4"))
+            pause = random.choice(("0", "0.05", "0.4", "1.5"))
             text = f"seq 1 {printed}; sleep {pause}; echo made-{step} >made-{step}"
             if random.random() < 0.2:
                 text = f"sleep 300 & {text}"

@@ -22,6 +22,7 @@ from loom.providers.docker import labels
 from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.errors import explanation, translated
 from loom.providers.docker.retries import REMOVAL, retrying
+from loom.util.threads import beside
 
 if TYPE_CHECKING:
     import docker
@@ -255,10 +256,9 @@ class Removals:
             except LoomError as error:
                 self.failed([str(error)])
 
-        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread = beside(run, name=name)
         with self._lock:
             self._threads.append(thread)
-        thread.start()
 
     def failed(self, problems: Iterable[str]) -> None:
         with self._lock:
