@@ -49,7 +49,8 @@ class OwnedWorkspace(Struct, kw_only=True):
 def vouched(store: Store, workspace: Path) -> bool:
     """Tell whether the state directory records this directory as one that loom made: nothing else is ever removed.
 
-    A record of an older loom has a name only; then the mark inside has to agree.
+    Without a claim (an older loom, or one that was killed before it wrote the claim) the record has a name only; then the
+    directory has a mark inside, or nothing at all.
     """
     if run_of_workspace(workspace.name) is None:
         return False
@@ -57,8 +58,15 @@ def vouched(store: Store, workspace: Path) -> bool:
         return store.claims.confirms(workspace)
     recorded = any(str(workspace) in entry.workspaces for entry in store.entries())
     return (recorded or store.manifest_of(workspace) is not None) and (
-        not os.path.lexists(workspace) or is_workspace(workspace)
+        not os.path.lexists(workspace) or is_workspace(workspace) or _is_empty(workspace)
     )
+
+
+def _is_empty(workspace: Path) -> bool:
+    try:
+        return not workspace.is_symlink() and not any(workspace.iterdir())
+    except OSError:
+        return False
 
 
 def held(store: Store) -> list[OwnedWorkspace]:

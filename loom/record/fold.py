@@ -13,7 +13,7 @@ from msgspec import Struct, field
 
 from loom.record.documents import UsedImage
 from loom.record.events import PhaseCode, PhaseEvent
-from loom.status import Status
+from loom.status import Status, worst
 
 
 class Span(Struct):
@@ -210,14 +210,18 @@ class RunFold:
         return next(iter(self.failed_jobs()), None)
 
     def failed_jobs(self) -> list[JobState]:
-        """The failed jobs that were not allowed to fail, in the order of their ends; canceled ones only if no other failed."""
+        """The failed jobs that were not allowed to fail; canceled ones only if no other failed.
+
+        First those with the run's status, which decide its exit code; in the order of their ends.
+        """
         failed = [
             job
             for job in self.jobs.values()
             if job.result and job.status and not job.status.ok and not job.allowed_failure
         ]
         worth = [job for job in failed if job.status is not Status.CANCELED] or failed
-        return sorted(worth, key=lambda job: job.result.seq if job.result else 0)
+        decisive = worst(job.status for job in worth if job.status)
+        return sorted(worth, key=lambda job: (job.status is not decisive, job.result.seq if job.result else 0))
 
     @property
     def failed_earlier(self) -> dict[str, str]:

@@ -23,7 +23,7 @@ from tests.chaos.proxy import How, shape
 from tests.chaos.trial import Trial
 from tests.chaos.world import git
 
-FAILED, INFRASTRUCTURE, TIMED_OUT = 1, 3, 124
+FAILED, REQUEST, INFRASTRUCTURE = 1, 2, 3
 
 # -- what is killed -----------------------------------------------------------------------------------------------
 
@@ -425,7 +425,7 @@ KINDS: dict[str, tuple[Fault, tuple[int, ...]]] = {
     "close-terminal": (close_terminal, (129, -1, FAILED)),
     "interrupt": (interrupt, (129, 130, 143, -1, -2, -15)),
     "many-at-once": (many_at_once, ()),
-    "change-checkout": (change_checkout, (INFRASTRUCTURE,)),
+    "change-checkout": (change_checkout, (REQUEST, INFRASTRUCTURE)),  # a rebase takes the workflow away for a moment
     "remove-workspace": (remove_workspace, (FAILED, INFRASTRUCTURE)),
     "remove-record": (remove_record, (FAILED, INFRASTRUCTURE)),
 }
