@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import queue
+import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
