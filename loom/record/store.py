@@ -476,8 +476,9 @@ class Store:
         for run_id in self.run_ids():
             root = self.runs_dir / run_id
             young = abs(time.time_ns() - int(run_id)) < _BEGINS_WITHIN_NS
-            if not young and not root.is_symlink() and {path.name for path in root.glob("*")} <= {"CACHEDIR.TAG"}:
-                yield root
+            with contextlib.suppress(OSError):  # another process is deleting it
+                if not young and not root.is_symlink() and {path.name for path in root.iterdir()} <= {"CACHEDIR.TAG"}:
+                    yield root
 
     def remove_artifacts(self, run_id: str, job_id: str) -> None:
         """Delete a job's artifacts; the manifest still lists them. RecordError on failure."""
