@@ -143,7 +143,7 @@ class Exec:
 
     def abort(self) -> None:
         """Break the connection, from any thread: a concurrent `read` returns."""
-        with contextlib.suppress(OSError, AttributeError):
+        with contextlib.suppress(OSError, AttributeError, TypeError):  # closed before
             # Not the TLS socket's own method, which pulls its state away from under the reader.
             socket.socket.shutdown(self._socket.sock, socket.SHUT_RDWR)
 

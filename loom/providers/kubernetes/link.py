@@ -89,6 +89,8 @@ class Link:
         self._closed = False
         self.failed: LoomError | OSError | None = None
         self.connections = 0
+        self.connection: Exec | None = None
+        """The present one, or the last."""
         self._answered = False
         """Whether the last connection worked."""
         self._thread = threading.Thread(target=self._work, name=f"link to {pod}", daemon=True)
@@ -224,6 +226,7 @@ class Link:
         command = scripts.sender(self._token, (positions[0], positions[1]))
         connection = Exec(self._cluster, self._pod, "loom", command, stdin=True)
         self.connections += 1
+        self.connection = connection
         try:
             with self._changed:
                 for at in self._at.values():

@@ -1,0 +1,100 @@
+"""A provider on the cluster of the tests; every pod of a test is gone when it is over."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from loom import providers
+from loom.cancel import Cancel
+from loom.config import Config
+from loom.plan.model import Image, MountMode
+from loom.providers.base import Command, SessionRequest, Setup
+from loom.status import Exit
+from tests.support import kubernetes
+
+Output = list[tuple[str, bytes]]
+
+
+class Job:
+    def __init__(self, session: Any) -> None:
+        self.session = session
+
+    def run(self, script: str, *, cancel: Cancel | None = None, timeout_s: float | None = None) -> tuple[Exit, bytes]:
+        heard: Output = []
+        ended = self.session.run(
+            Command(script=script, shell=(), timeout_s=timeout_s),
+            lambda stream, data: heard.append((stream, data)),
+            cancel or Cancel(),
+        )
+        return ended, b"".join(data for _, data in heard)
+
+    @property
+    def pod(self) -> str:
+        return str(self.session.facts.container_name)
+
+
+class Pods:
+    """Opens jobs in pods, by default in the context's namespace."""
+
+    def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
+        self.run_id = f"t{secrets.token_hex(5)}"
+        self.provider: Any = providers.make("kubernetes", Setup(environ=environ, config=Config(), run_id=self.run_id))
+        self.workspace = folder / "workspace"
+        self.workspace.mkdir(exist_ok=True)
+        self.heard: Output = []
+
+    def request(self, **changes: Any) -> SessionRequest:
+        request = SessionRequest(
+            run_id=self.run_id,
+            job_id="job",
+            workspace=self.workspace,
+            project_dir="/workspace",
+            environment={},
+            shell=("sh", "-e"),
+            image=Image(name=kubernetes.IMAGE),
+            mount_mode=MountMode.VOLUME,
+        )
+        return replace(request, **changes)
+
+    @contextmanager
+    def job(self, **changes: Any) -> Iterator[Job]:
+        request = self.request(**changes)
+        with self.provider.open(request, lambda stream, data: self.heard.append((stream, data)), Cancel()) as session:
+            yield Job(session)
+
+
+@pytest.fixture
+def pods(tmp_path: Path) -> Iterator[Pods]:
+    opened = Pods(kubernetes.environ(), tmp_path)
+    yield opened
+    assert list(opened.provider.close()) == []
+    assert kubernetes.pods_of(opened.run_id) == []
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    found = kubernetes.cluster()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def control() -> Callable[..., None]:
+    """Disturb a cluster that the tests own: `control("kill-node", "n1")`."""
+    directory, tool = os.environ.get("LOOM_TEST_CLUSTER_DIR"), os.environ.get("LOOM_TEST_CLUSTER")
+    if not directory or not tool:
+        pytest.skip("needs a cluster of the tests' own, which they may disturb (LOOM_TEST_CLUSTER_DIR)")
+
+    def call(command: str, *arguments: str) -> None:
+        subprocess.run([f"{tool}/cluster", command, "--dir", directory, *arguments], check=True, timeout=120)
+
+    return call

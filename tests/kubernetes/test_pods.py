@@ -1,0 +1,298 @@
+"""What is special about a job in a pod; what every provider promises is in tests/docker/providers/test_contract.py."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from loom import providers
+from loom.cancel import Cancel
+from loom.config import Config
+from loom.errors import ImageError, LoomError, ProviderError, ServiceError
+from loom.plan.model import Image, Job, Network, Ready, Resources, Service
+from loom.pools import Pool
+from loom.providers.base import NO_SECRETS, ReadOnlyMount, Setup
+from loom.providers.kubernetes.cleanup import reap
+from loom.providers.kubernetes.cluster import Cluster
+from loom.providers.kubernetes.pod import KEPT_UNTIL
+from loom.status import Ended
+from tests.support import kubernetes
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from tests.kubernetes.conftest import Pods
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.slow]
+
+COUNTED = "i=0; while [ $i -lt 3000 ]; do echo line $i; echo err $i >&2; i=$((i+1)); [ $((i % 100)) != 0 ] || sleep 0.05; done"
+
+
+def counted(name: str) -> bytes:
+    return b"".join(b"%s %d\n" % (name.encode(), number) for number in range(3000))
+
+
+def test_no_byte_is_lost_or_doubled_where_the_connection_breaks_again_and_again(pods: Pods) -> None:
+    heard: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+    with pods.job() as job:
+        link = job.session._link
+        over = threading.Event()
+
+        def break_it() -> None:
+            while not over.wait(0.7):
+                if link.connection is not None:
+                    link.connection.abort()
+
+        breaking = threading.Thread(target=break_it)
+        breaking.start()
+
+        def take(stream: str, data: bytes) -> None:
+            heard[stream] += data
+
+        try:
+            from loom.providers.base import Command
+
+            ended = job.session.run(Command(script=COUNTED, shell=()), take, Cancel())
+        finally:
+            over.set()
+            breaking.join()
+        assert link.connections > 2
+        assert job.run("echo next")[1] == b"next\n"
+    assert ended.code == 0
+    assert heard == {"stdout": counted("line"), "stderr": counted("err")}
+
+
+def test_git_is_real_in_the_pod_and_the_files_are_proved(pods: Pods, tmp_path: Path) -> None:
+    def git(*words: str, cwd: Path) -> str:
+        setup = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        return subprocess.run(["git", *setup, *words], cwd=cwd, check=True, capture_output=True, text=True).stdout
+
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    git("init", "-q", cwd=origin)
+    (origin / "a").write_text("a\n")
+    (origin / ("long" * 40)).write_text("b\n")
+    (origin / "link").symlink_to("a")
+    git("add", "-A", cwd=origin)
+    git("commit", "-qm", "x", cwd=origin)
+    pods.workspace.rmdir()
+    git("clone", "-q", "--shared", str(origin), str(pods.workspace), cwd=tmp_path)
+    store = origin / ".git/objects"
+    with pods.job(read_only_mounts=(ReadOnlyMount(path=store),)) as job:
+        files = [path for path in pods.workspace.rglob("*") if path.is_file() and not path.is_symlink()]
+        assert job.session.facts.details["files_proved"] == f"sha256 of {len(files)} files"
+        _, listed = job.run(
+            "readlink link; cat .git/objects/info/alternates; ls .git/objects/info; find $PWD -name 'long*'"
+        )
+        assert f"{store}\n" in listed.decode()
+        packed = job.run(f"find {store} -type f | wc -l")[1]
+        assert int(packed) == len([path for path in store.rglob("*") if path.is_file()])
+
+
+def test_a_job_that_takes_too_much_memory_is_told(pods: Pods) -> None:
+    with pods.job(resources=Resources(memory=64 << 20)) as job:
+        ended, _ = job.run("x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}")
+        assert ended.ended is Ended.OOM_KILLED
+
+
+def test_limits_and_places_in_memory(pods: Pods, cluster: Any) -> None:
+    resources = Resources(cpus=0.5, memory=128 << 20, read_only=True, tmpfs=("/tmp:size=8m",), shm_size=1 << 20)
+    with pods.job(resources=resources, image=Image(name=kubernetes.IMAGE, user="1234:1234")) as job:
+        ended, said = job.run(
+            "id -u; touch made; touch /tmp/made; touch /made 2>/dev/null || echo read-only; df /tmp | tail -1"
+        )
+        assert (ended.code, said.split()[:2]) == (0, [b"1234", b"read-only"])
+        assert b"tmpfs" in said
+        spec = cluster.call("looking", "read_namespaced_pod", job.pod)["spec"]
+        container = next(one for one in spec["containers"] if one["name"] == "job")
+        assert container["resources"]["limits"] == {"cpu": "500m", "memory": str(128 << 20)}
+
+
+def test_a_secret_is_nowhere_in_the_cluster(pods: Pods, cluster: Any) -> None:
+    secret = b"s3cr3t-\xff-value"
+    with pods.job() as job:
+        path = job.session.put_secret("KEY", secret)
+        assert job.run(f"cat {path}")[1] == secret
+        ended = job.session.inside({"TOKEN": "t0k3n-value"}).exec(
+            ["sh", "-c", 'test "$TOKEN" = t0k3n-value'], lambda *_: None, Cancel()
+        )
+        assert ended.code == 0
+        found = cluster.call("looking", "read_namespaced_pod", job.pod)
+        events = cluster.call("looking", "list_namespaced_event")
+        assert "s3cr3t" not in str((found, events))
+        assert "t0k3n" not in str((found, events))
+
+
+def test_the_services_share_the_pod(pods: Pods) -> None:
+    serve = "import http.server as h; h.HTTPServer(('', 8123), h.SimpleHTTPRequestHandler).serve_forever()"
+    web = Service(
+        name="web",
+        aliases=("www",),
+        image=Image(name=kubernetes.IMAGE),
+        command=(
+            "sh",
+            "-c",
+            f"echo starts; command -v python3 && exec python3 -c \"{serve}\"; perl -MSocket -e '{PERL}'",
+        ),
+        ready=Ready(tcp=8123),
+    )
+    once = Service(name="once", aliases=(), image=Image(name=kubernetes.IMAGE), command=("echo", "did it"), once=True)
+    died: list[tuple[str, str]] = []
+    said: list[bytes] = []
+    job = Job(id="job", name="job", stage="s", steps=(), provider="kubernetes", image=web.image, services=(once, web))
+    with (
+        pods.provider.services(
+            job,
+            workspace=pods.workspace,
+            on_output=lambda _, data: said.append(data),
+            cancel=Cancel(),
+            on_died=lambda *how: died.append(how),
+            secrets=NO_SECRETS,
+        ) as opened,
+        pods.job(network_id=opened.network_id) as place,
+    ):
+        assert opened.variables["LOOM_SERVICE_WEB_PORT"] == "8123"
+        ended, _ = place.run("bash -c 'exec 3<>/dev/tcp/www/8123 && echo quit >&3'")
+        assert ended.code == 0
+        until(lambda: died)
+    assert died == [("web", "exit code 3")]
+    text = b"".join(said)
+    assert b"once | did it\n" in text
+    assert b"web | starts\n" in text
+
+
+PERL = (
+    "socket(S,PF_INET,SOCK_STREAM,6);setsockopt(S,SOL_SOCKET,SO_REUSEADDR,1);bind(S,sockaddr_in(8123,INADDR_ANY));"
+    "listen(S,5);while(accept(C,S)){$l=<C>;exit 3 if $l=~/quit/;close C}"
+)
+
+
+def test_a_service_that_is_not_ready_says_its_last_lines(pods: Pods) -> None:
+    bad = Service(
+        name="bad", aliases=(), image=Image(name=kubernetes.IMAGE), command=("sh", "-c", "echo no license; exit 2")
+    )
+    job = Job(id="job", name="job", stage="s", steps=(), provider="kubernetes", image=bad.image, services=(bad,))
+    with (
+        pytest.raises(ServiceError, match="service bad ended with exit code 2 before it was ready") as raised,
+        pods.provider.services(
+            job,
+            workspace=pods.workspace,
+            on_output=lambda *_: None,
+            cancel=Cancel(),
+            on_died=lambda *_: None,
+            secrets=NO_SECRETS,
+        ) as opened,
+        pods.job(network_id=opened.network_id),
+    ):
+        pass
+    assert "no license" in (raised.value.hint or "")
+
+
+def test_a_kept_pod_goes_on_as_it_was_and_is_ended_by_the_cluster(pods: Pods, cluster: Any) -> None:
+    (pods.workspace / "a").write_text("a\n")
+    with pods.job() as job:
+        job.run("echo changed >a; echo b >b; sleep 1000 & echo $! >/tmp/child; X=1")
+        job.session.keep(time.time() + 600)
+        name = job.pod
+    found = pods.provider.find(pods.run_id, "job", f"{cluster.namespace}/{name}")
+    assert found is not None
+    assert found.kept
+    pod = cluster.call("looking", "read_namespaced_pod", name)
+    assert pod["spec"]["activeDeadlineSeconds"] <= 900
+    assert float(pod["metadata"]["labels"][KEPT_UNTIL]) > time.time()
+    out: list[bytes] = []
+    assert (
+        found.inside({"V": "1"})
+        .exec(["sh", "-c", "cat a; echo $V; exit 5"], lambda _, data: out.append(data), Cancel())
+        .code
+        == 5
+    )
+    assert b"".join(out) == b"changed\n1\n"
+    target = pods.workspace.parent / "copy"
+    found.copy_files(target, lambda _: None)
+    assert sorted(path.name for path in target.iterdir()) == ["a", "b"]
+    (pods.workspace / "b").write_text("brought\n")
+    found.bring(pods.workspace, ["b", "gone"])
+    with found.adopt(pods.request(), lambda *_: None, Cancel()) as session:
+        from tests.kubernetes.conftest import Job as Adopted
+
+        ended, said = Adopted(session).run("kill -0 $(cat /tmp/child); cat a b; echo more; exit 3")
+        assert (ended.code, said) == (3, b"changed\nbrought\nmore\n")
+
+
+def test_a_pod_of_a_loom_that_is_gone_is_removed_by_the_next(pods: Pods, cluster: Any) -> None:
+    with pods.job() as job:
+        marks = {"loom.pid": "1", "loom.pid_start": "0"}
+        cluster.call("marking", "patch_namespaced_pod", job.pod, {"metadata": {"annotations": marks}})
+        assert job.pod in reap(cluster)
+        with pytest.raises(LoomError) as raised:
+            job.run("sleep 60")
+        assert raised.value.code == "POD_LOST"
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"image": Image(name="registry.invalid/nothing:1")}, "CLUSTER_IMAGE_UNAVAILABLE"),
+        ({"pool": Pool(provider="kubernetes", node_selector={"there": "is-none"})}, "POD_UNSCHEDULABLE"),
+        ({"pool": Pool(provider="kubernetes", namespace="there-is-none")}, "CLUSTER_NAMESPACE_UNKNOWN"),
+        (
+            {"pool": Pool(provider="kubernetes", pod_template={"spec": {"restartPolicy": "x", "dnsPolicy": "Never"}})},
+            "POD_INVALID",
+        ),
+        ({"docker_socket": True}, "POD_UNSUPPORTED"),
+        ({"network": Network(mode="mine")}, "POD_UNSUPPORTED"),
+        ({"image": Image(name=kubernetes.IMAGE, entrypoint=("/not/there",))}, "CLUSTER_CONTAINER_NOT_STARTED"),
+    ],
+)
+def test_what_does_not_work_has_a_code_and_exit_code_3(pods: Pods, changes: dict[str, Any], code: str) -> None:
+    with pytest.raises((ProviderError, ImageError)) as raised, pods.job(**changes):
+        pass
+    assert (raised.value.code, raised.value.exit_code) == (code, 3)
+
+
+def test_no_cluster_wrong_context_and_bad_credentials(tmp_path: Path) -> None:
+    environ = kubernetes.environ()
+    config = Path(environ["KUBECONFIG"]).read_text()
+
+    def code(context: str | None, text: str) -> str:
+        file = tmp_path / "config"
+        file.write_text(text)
+        setup = Setup(environ={**environ, "KUBECONFIG": str(file)}, config=Config())
+        provider = providers.make("kubernetes" + (f":{context}" if context else ""), setup)
+        with pytest.raises(ProviderError) as raised:
+            provider.check()
+        provider.close()
+        return raised.value.code
+
+    assert code("no-such-context", config) == "CLUSTER_NOT_CONFIGURED"
+    assert code(None, "") == "CLUSTER_NOT_CONFIGURED"
+    there = Cluster.of(None, environ)
+    host = there.host
+    there.close()
+    assert code(None, config.replace(host, "https://127.0.0.1:1")) == "CLUSTER_UNAVAILABLE"
+
+
+def test_a_node_that_dies_is_told_and_the_job_can_be_tried_again(pods: Pods, control: Callable[..., None]) -> None:
+    with pods.job() as job:
+        node = job.session.facts.details["node"]
+        killer = threading.Timer(1.0, lambda: control("kill-node", node))
+        killer.start()
+        try:
+            with pytest.raises(LoomError) as raised:
+                job.run("echo started; sleep 600")
+        finally:
+            killer.join()
+    try:
+        assert raised.value.code == "POD_LOST"
+        assert node in raised.value.message
+        with pods.job() as again:
+            assert again.session.facts.details["node"] != node
+            assert again.run("echo here")[1] == b"here\n"
+    finally:
+        control("start-node", node)
