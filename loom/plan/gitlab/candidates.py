@@ -126,6 +126,19 @@ class Candidates:
                 found += [self.candidate(jobs[name], instance) for instance in self.instances[name]]
         return found
 
+    def check_needs(self, candidates: list[JobCandidate]) -> None:
+        """Report a need whose matrix no instance has; one of an unknown job is reported already."""
+        for candidate in candidates:
+            for need in candidate.wanted or ():
+                named = [one for one in candidates if need.job in one.names]
+                if named and not need.optional and not any(need.means(one.matrix) for one in named):
+                    why = f"needs:parallel:matrix: no instance of {need.job} has these values"
+                    self.problems.say(need.node, need.at, f"{why}; its matrix is {self._matrix(need.job)}")
+
+    def _matrix(self, name: str) -> str:
+        found = [", ".join(one.matrix.values()) for one in self.instances.get(name, ()) if one.matrix]
+        return "; ".join(f"[{values}]" for values in found) or "none"
+
     def _names(self, entry: Entry) -> Iterator[str]:
         for node in one_or_more(entry.merged.get("needs")):
             job = node.get("job") or node

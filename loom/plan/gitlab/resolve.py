@@ -21,6 +21,7 @@ def resolve(pipeline: Pipeline, selection: p.Selection, context: p.ResolveContex
     choice.check_variables()
     candidates = Candidates(pipeline, selection, context)
     found = candidates.all()
+    candidates.check_needs(found)
     jobs = choice.connect(found, choice.select(found))
     builder = Builder(candidates, context, {one.id: one for one in found})
     built = tuple(builder.job(candidate) for candidate in jobs)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from loom.util import globs, yaml_file
+from loom.util import yaml_file
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, one_or_more, pointer
 from loom.workflow.gitlab import inputs, rules, yaml
 from loom.workflow.gitlab.inheritance import merge, without
@@ -45,7 +46,7 @@ class Files:
         self.found: list[YamlFile] = []
         """Included files first; unreadable ones are missing."""
         own = {name: variable.value for name, variable in facts.own_variables().items()}
-        self.variables: Mapping[str, str] = {**facts.predefined, **own, **facts.given}
+        self.variables: Mapping[str, str] = {"GITLAB_CI": "true", **facts.predefined, **own, **facts.given}
         self._number = 0
 
     def load(self, data: bytes, name: str) -> Node | None:
@@ -138,7 +139,8 @@ class Files:
             raise NotFound(f"{text} leads out of the project; write the path from the project's root")
         names = [path]
         if "*" in path:
-            names = sorted(name for name in tree.paths() if globs.matches(path, name) and name.endswith(SUFFIXES))
+            wanted = re.compile(_wildcards(path))
+            names = sorted(name for name in tree.paths() if wanted.fullmatch(name) and name.endswith(SUFFIXES))
             if not names:
                 raise NotFound(f"no file matches {text}")
         for name in names:
@@ -181,6 +183,11 @@ class Files:
         content = self._parsed(data, name, _Where(tree=tree, trail=(*where.trail, name), given=given))
         if content is not None:
             yield content
+
+
+def _wildcards(path: str) -> str:
+    """Return the pattern that GitLab makes of a path: `**` is any text, `*` any without a slash."""
+    return re.escape(path).replace(r"\*\*", ".*").replace(r"\*", "[^/]*")
 
 
 def _check_integrity(data: bytes, node: Node | None) -> None:

@@ -34,6 +34,7 @@ class Keyword(Struct, frozen=True):
 _SAME, _DIFFERS, _NONE, _REFUSED = Support
 _WHEN = "(on_success on_failure always)"
 _JOB_WHEN = "(on_success on_failure always manual delayed never)"
+_OWN_WHEN = "(on_success on_failure always manual delayed)"
 _PULL = "(always if-not-present never) | [(always if-not-present never)]"
 _REASONS = (
     "always unknown_failure script_failure api_failure stuck_or_timeout_failure runner_system_failure "
@@ -193,7 +194,7 @@ JOB = (
     Keyword("inputs", "any", _REFUSED, "Job inputs are typed in on GitLab's page of a manual job; use variables."),
     Keyword("interruptible", "boolean", _DIFFERS, "No newer pipeline cancels a local run."),
     Keyword("manual_confirmation", "text", _DIFFERS, "It is the question on the terminal."),
-    Keyword("needs", "text | [text | map]"),
+    Keyword("needs", "[text | map]"),
     *_below("needs", _NEED),
     Keyword("needs:pipeline", "text", _NONE, "There is no other pipeline; the job runs without its artifacts."),
     Keyword("needs:project", "text", _NONE, "Artifacts of other projects are not fetched; the job runs without them."),
@@ -240,7 +241,7 @@ JOB = (
     Keyword("rules:allow_failure:exit_codes", "integer | [integer]"),
     Keyword("rules:variables", "open"),
     Keyword("rules:variables:NAME", "scalar"),
-    Keyword("rules:needs", "text | [text | map]"),
+    Keyword("rules:needs", "[text | map]"),
     *_below("rules:needs", _NEED),
     Keyword("rules:interruptible", "boolean", _DIFFERS, "No newer pipeline cancels a local run."),
     Keyword("run", "any", _REFUSED, "CI/CD steps need GitLab's step runner; write `script`."),
@@ -312,7 +313,7 @@ JOB = (
     Keyword("variables:NAME", "scalar | map"),
     Keyword("variables:NAME:value", "scalar"),
     Keyword("variables:NAME:expand", "boolean"),
-    Keyword("when", _JOB_WHEN),
+    Keyword("when", _OWN_WHEN),
 )
 """The keywords of a job."""
 

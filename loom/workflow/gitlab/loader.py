@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from loom.util.yaml_file import Kind, Node, YamlFile, items_of, pointer
+from loom.util.yaml_file import Kind, Node, YamlFile, items_of, one_or_more, pointer
 from loom.workflow.gitlab import yaml
 from loom.workflow.gitlab.files import CODE, Files
 from loom.workflow.gitlab.inheritance import defaults_of, entry_names, extended, with_defaults
@@ -20,6 +20,7 @@ from loom.workflow.messages import Problems
 STAGES = ("build", "test", "deploy")
 FIRST, LAST = ".pre", ".post"
 MAX_NAME = 255
+MAX_KEY_FILES = 2
 
 
 class Loaded:
@@ -83,6 +84,7 @@ class Loaded:
         checked = self.shapes.job(name, node)
         entry = Entry(name=name, key=key, node=own, merged=with_defaults(checked, defaults))
         self._sound(entry, stages)
+        self._filled(name, node)
         return entry
 
     def _sound(self, entry: Entry, stages: tuple[str, ...]) -> None:
@@ -98,6 +100,23 @@ class Loaded:
             self.problems.say(entry.key, pointer(name), f"the name of a job has at most {MAX_NAME} characters")
         if job.get("script") is not None and job.get("trigger") is not None:
             self.problems.say(entry.key, pointer(name), f"{name}: a job has `script` or `trigger`, not both")
+
+    def _filled(self, name: str, job: Node) -> None:
+        """Check what may not be empty."""
+        for key in ("script", "rules"):
+            node = job.get(key)
+            if node is None or node.value is None:
+                continue
+            items = yaml.items(one_or_more(node))
+            if not any(one.text.strip() or one.value or one.kind is Kind.REFUSED for one in items):
+                why = f"{key} is empty, which GitLab refuses; remove it or fill it"
+                self.problems.say(node, pointer(name, key), why)
+        for key in ("files", "files_commits"):
+            for cache in one_or_more(job.get("cache")):
+                node = cache.find("key", key)
+                if node is not None and not 1 <= len(items_of(node)) <= MAX_KEY_FILES:
+                    why = f"cache:key:{key} has 1 or {MAX_KEY_FILES} paths in GitLab, not {len(items_of(node))}"
+                    self.problems.say(node, pointer(name, "cache", "key", key), why)
 
     def _refused(self, entry: Entry) -> bool:
         """Whether the reason that a job has no script is reported already."""

@@ -17,6 +17,7 @@ from loom.workflow.gitlab.keywords import DEFAULTS, GLOBALS, JOB, ROOT, ROOT_KEY
 
 NO_EFFECT = "GL_NO_EFFECT"
 UNSUPPORTED = "GL_UNSUPPORTED"
+MAX_LISTS = 10
 MAX_NODES = 500_000
 """Aliases may make a small file a big value; nobody writes so many."""
 
@@ -156,6 +157,9 @@ class Shapes(Struct, kw_only=True):
             case Kind.MAPPING if "open" in shape.kinds:
                 return self._open(node, keyword, table, at)
             case Kind.LIST if shape.items is not None:
+                if yaml.depth(node) > MAX_LISTS:
+                    self._say(node, at, f"{keyword.name}: lists are nested deeper than {MAX_LISTS} levels")
+                    return None
                 items = yaml.items(node.value)
                 checked = [self._item(item, shape.items, keyword, table, (*at, n)) for n, item in enumerate(items)]
                 there = [one for one in checked if one is not None]

@@ -177,6 +177,11 @@ def _base_60(text: str) -> float:
     return -total if text[0] == "-" else total
 
 
+def depth(node: Node) -> int:
+    """Return how many lists are inside each other."""
+    return 1 + max((depth(item) for item in node.value), default=0) if node.kind is Kind.LIST else 0
+
+
 def items(nodes: Sequence[Node]) -> list[Node]:
     """Return the items of a list with those of the lists inside it."""
     flat: list[Node] = []
