@@ -12,7 +12,7 @@ from loom.snapshot.source import discover
 from loom.util import startup
 
 if TYPE_CHECKING:
-    from loom.snapshot.capture import take
+    from loom.snapshot.capture import renew, take, take_to_stand
     from loom.snapshot.comparison import differing
     from loom.snapshot.duplication import duplicate
     from loom.snapshot.edits import DIGEST_SIZE, Edited, changes_among, digests_in, edited_since
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from loom.snapshot.merge import Applied, Merge
     from loom.snapshot.objects import facts_of_commit, first_hunks
     from loom.snapshot.removal import Removal, is_workspace, remains, remove
+    from loom.snapshot.renewal import Standing
     from loom.snapshot.special_files import ignored
     from loom.snapshot.sync import Patch, bring, compare, patch_of
     from loom.snapshot.sync import apply as apply_patch
@@ -42,8 +43,9 @@ else:
             "lock": "is_occupied occupied",
             "objects": "facts_of_commit first_hunks",
             "removal": "Removal is_workspace remains remove",
+            "renewal": "Standing",
             "special_files": "ignored",
-            "capture": "take",
+            "capture": "renew take take_to_stand",
             "verification": "Verification tree_with verify",
         },
     )
@@ -62,6 +64,7 @@ __all__ = [
     "Snapshot",
     "SnapshotCanceled",
     "Source",
+    "Standing",
     "Submodule",
     "Verification",
     "apply_patch",
@@ -87,7 +90,9 @@ __all__ = [
     "readable",
     "remains",
     "remove",
+    "renew",
     "take",
+    "take_to_stand",
     "tree_with",
     "verify",
 ]

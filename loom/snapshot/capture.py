@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -31,6 +31,7 @@ from loom.snapshot.model import Snapshot, SnapshotCanceled, Source, Submodule, r
 from loom.snapshot.proof import Filled, Proof
 from loom.snapshot.questions import Questions
 from loom.snapshot.removal import delete
+from loom.snapshot.renewal import Renewal, Standing, standing
 from loom.snapshot.special_files import ignored, specials
 from loom.util.bounded import listed
 from loom.util.paths import own_directories
@@ -61,14 +62,39 @@ def take(source: Source, workspace: Path, *, cancel: Cancel, on_progress: OnProg
         return _take(source, workspace, cancel, on_progress)
 
 
-def _take(source: Source, workspace: Path, cancel: Cancel, on_progress: OnProgress | None) -> Snapshot:
+def take_to_stand(source: Source, workspace: Path, *, cancel: Cancel) -> tuple[Snapshot, Standing]:
+    """As `take`, for a workspace that `renew` brings up to date before anybody uses it."""
+    since_ns = time.time_ns() - _TICK_NS
+    taken = take(source, workspace, cancel=cancel)
+    return taken, standing(source, workspace, since_ns)
+
+
+def renew(source: Source, workspace: Path, files: Standing, *, cancel: Cancel) -> Snapshot:
+    """As `take`, of `source` as it is now, in the workspace that `take_to_stand` filled."""
+    with occupied(workspace), git.ended_by(cancel):
+        try:
+            if files.plain:
+                return _take(source, workspace, cancel, None, files)
+        except SnapshotCanceled:
+            raise
+        except SnapshotError:
+            pass  # not to be renewed, or a true failure, which occurs again
+        empty(workspace)
+        return _take(source, workspace, cancel, None)
+
+
+def _take(
+    source: Source, workspace: Path, cancel: Cancel, on_progress: OnProgress | None, files: Standing | None = None
+) -> Snapshot:
     started = time.perf_counter()
     git_dir = workspace / ".git"
     try:
-        git_dir.mkdir()
+        if files is not None:
+            _strip(git_dir)
+        git_dir.mkdir(exist_ok=files is not None)
         (git_dir / FILLING).touch()
         filled = _Filling(
-            source, workspace, git_dir, None, workspace, cancel, on_progress, source.read_only_mounts
+            source, workspace, git_dir, None, workspace, cancel, on_progress, source.read_only_mounts, files
         ).run()
         write_manifest(
             git_dir,
@@ -120,6 +146,16 @@ def _take(source: Source, workspace: Path, cancel: Cancel, on_progress: OnProgre
     )
 
 
+def _strip(git_dir: Path) -> None:
+    """Remove all but git's objects, which never change."""
+    for entry in (*os.scandir(git_dir), *os.scandir(git_dir / "objects")):
+        if entry.name == "info" or (entry.name != "objects" and Path(entry.path).parent == git_dir):
+            if entry.is_dir(follow_symlinks=False):
+                delete(Path(entry.path))
+            else:
+                Path(entry.path).unlink()
+
+
 def empty(workspace: Path) -> None:
     """Remove the content of `workspace`, but not itself: it may already be mounted."""
     try:
@@ -160,6 +196,7 @@ class _Filling:
         cancel: Cancel,
         on_progress: OnProgress | None,
         may_borrow: tuple[Path, ...],
+        files: Standing | None = None,
     ) -> None:
         self._source = source
         self._target = target
@@ -171,6 +208,8 @@ class _Filling:
         self._on_progress = on_progress
         self._may_borrow = may_borrow
         """The outermost source's object stores, as containers will see them."""
+        self._files = files
+        """What stands in the target already."""
         self._own = self._own_directories()
         self._done = Filled(prefix=prefix or "")
         self._questions = Questions(source, git_dir, self._own, outermost=self._is_outermost)
@@ -215,16 +254,19 @@ class _Filling:
         """Copy all files while git answers."""
         source, questions = self._source, self._questions
         since_ns = time.time_ns() - _TICK_NS
-        (self._git_dir / "objects").mkdir(parents=True)
+        (self._git_dir / "objects").mkdir(parents=True, exist_ok=self._files is not None)
         data = layout.copy_index(source, self._git_dir)
-        with Pool(source.root, self._target, since_ns=since_ns, cancel=self._cancel) as pool:
+        with self._pool(since_ns) as pool:
             pool.prepare(len(data) // _INDEX_ENTRY)
             self._lay_out(data)
             index = Index(questions.index())
             about = len(index.items)
             questions.ask()
+            tracked = index.tracked(source, outermost=self._is_outermost)
+            if isinstance(pool, Renewal):
+                tracked = self._make_way(pool, index, list(tracked))
             found = pool.copy(
-                index.tracked(source, outermost=self._is_outermost),
+                tracked,
                 about=about,
                 look_around=True,
                 on_portion=self._progress(about),
@@ -239,9 +281,25 @@ class _Filling:
                 look_around=True,
                 on_portion=self._progress(about + len(new.files), found.files),
             )
+            if isinstance(pool, Renewal):
+                pool.finish((*found.absent, *more.absent))
         vanished = set(more.absent)
         found.add(vars(more))
         return _Copied(index=index, new=new, found=found, absent=absent, vanished=vanished, unlisted=unlisted)
+
+    def _pool(self, since_ns: int) -> Pool:
+        source, target = self._source.root, self._target
+        if self._files is None:
+            return Pool(source, target, since_ns=since_ns, cancel=self._cancel)
+        return Renewal(source, target, self._files, since_ns=since_ns, cancel=self._cancel)
+
+    def _make_way(self, pool: Renewal, index: Index, tracked: list[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+        """Remove what is not in the snapshot any more. SnapshotError for what can't be renewed."""
+        new = new_files(self._source, self._questions.new_files()[0], outermost=self._is_outermost)
+        if index.pinned or index.gitlinks or index.replaced or new.repositories:
+            raise SnapshotError("hidden files and nested repositories are laid out from the start")
+        pool.keep_only((*(path for path, _ in tracked), *new.files))
+        return iter(tracked)
 
     def _lay_out(self, data: bytes) -> None:
         """Create the `.git` while git lists the index, whose file is `data`."""

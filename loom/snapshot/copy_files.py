@@ -216,7 +216,7 @@ class Copier:
                     self._link(target, name, os.fsdecode(where), before)
                     found.recent.append(prefix + name)
                     return
-                size = self._file(reading, target, name, _mode(become, before), before, attempt)
+                size = self._file(reading, target, name, mode_of(become, before), before, attempt)
                 after = os.fstat(reading)
             finally:
                 os.close(reading)
@@ -308,7 +308,7 @@ class Copier:
         return size
 
 
-def _mode(become: int, status: os.stat_result) -> int:
+def mode_of(become: int, status: os.stat_result) -> int:
     if become == OBJECT:
         return 0o444
     executable = become == EXECUTABLE or (become != REGULAR and status.st_mode & 0o100)

@@ -27,14 +27,18 @@ _HELPER = "import sys; sys.path.append(sys.argv[1]); import copy_files; copy_fil
 
 
 class Pool:
-    """Copies files from `source` to `target`. Exiting ends the helpers."""
+    """Copies files from `source` to `target`. Exiting ends the helpers. `own` copies alone, without helpers."""
 
-    def __init__(self, source: Path, target: Path, *, since_ns: int, cancel: Cancel) -> None:
+    def __init__(
+        self, source: Path, target: Path, *, since_ns: int, cancel: Cancel, own: copy_files.Copier | None = None
+    ) -> None:
         self._source, self._target = str(source), str(target)
         self._since = since_ns
         self._cancel = cancel
         self._failed = threading.Event()
-        self._own = copy_files.Copier(self._source, self._target, since_ns=since_ns, stop=self._stopped)
+        self._alone = own is not None
+        self._own = own or copy_files.Copier(self._source, self._target, since_ns=since_ns)
+        self._own.stop = self._stopped
         self._helpers: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
 
@@ -129,7 +133,7 @@ class Pool:
 
     def _start_helpers(self) -> None:
         wanted = min(len(os.sched_getaffinity(0)), 4) - 1
-        if self._helpers or wanted < 1 or not sys.executable:
+        if self._alone or self._helpers or wanted < 1 or not sys.executable:
             return
         program = Path(copy_files.__file__)
         if not program.is_file():

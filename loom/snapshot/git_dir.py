@@ -184,7 +184,7 @@ def lay_out_objects(source: Source, git_dir: Path, *, may_borrow: tuple[Path, ..
     if borrow and set(borrow) <= set(may_borrow) and not _shares_blocks(source.objects_dir, objects):
         (objects / "info" / "alternates").write_bytes(os.fsencode(quoted_store(source.objects_dir) + "\n"))
         return borrow
-    there: set[str] = set()
+    there = set(_object_files(objects))  # in a workspace that is renewed: an object never changes
     for store in store_paths(source.objects_dir):
         _copy_store(store, objects, there, cancel)
     return ()
