@@ -85,6 +85,7 @@ class _Watch:
         ):
             self._runs(warm, self._rounds.choose)
             while not self._over:
+                self._prepare(warm)
                 self._say(waiting_line(keys=sys.stdin.isatty(), look=self._look))
                 self._next(warm)
         return self._cancel.exit_code or ExitCode.OK
@@ -104,13 +105,17 @@ class _Watch:
     def _next(self, warm: Warm) -> None:
         """Wait for what comes next, and do it."""
         paths: set[str] = set()
-        key = None
+        key, moved = None, False
         while not (paths or key or self._over):
             for event in self._come():
                 if isinstance(event, _Changed):
                     paths |= event.paths
+                    moved = moved or not event.paths
                 elif isinstance(event, _Key):
                     key = key or self._meaning(event.key)
+            if moved and not paths:
+                moved = False
+                self._prepare(warm)  # what waits is of another commit
         if self._over:
             return
         if paths:
@@ -158,6 +163,9 @@ class _Watch:
         if self._last is None:
             raise RequestError("no run has ended yet")
         return self._last.ran.receipt.run_id
+
+    def _prepare(self, warm: Warm) -> None:
+        warm.prepare(self._options, lambda plan, _: self._rounds.forecast(plan))
 
     # -- one run after the other ----------------------------------------------------------------------------------
 

@@ -208,6 +208,10 @@ class Session(Protocol):
         """Run one step. ProviderError when the place is lost."""
         ...
 
+    def answers(self) -> bool:
+        """Whether it can still run a step: it may have been open, and unused, for minutes."""
+        ...
+
     def handed_on(self) -> Mapping[str, str]:
         """Return the variables that steps appended to `$LOOM_ENV`; the last value wins."""
         ...

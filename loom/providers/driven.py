@@ -23,6 +23,8 @@ AFTER_KILL_S = 10.0
 """Time limit of the driver's report after KILL; then the container is killed."""
 LEAVE_S = 3.0
 """Time limit for the end of the container's processes after the driver is ordered to stop."""
+ANSWER_S = 5.0
+"""Time limit of the driver's answer when it is only asked whether it is there."""
 _MOST_HEARD = 10_000
 
 
@@ -249,6 +251,13 @@ class Driven:
     def to_mask(self) -> list[bytes]:
         found, self._to_mask = self._to_mask, []
         return found
+
+    def answers(self) -> bool:
+        """As `Session.answers`."""
+        try:
+            return not self.died and self.channel.ask(driver.ping, self.on_output, ANSWER_S) is not None
+        except LoomError:
+            return False
 
     def put_secret(self, name: str, content: bytes) -> str:
         if not name or "/" in name or name in (".", ".."):

@@ -180,6 +180,11 @@ def keep(token: bytes) -> bytes:
     return b"loom_keep " + quoted(token) + b"\n"
 
 
+def ping(token: bytes) -> bytes:
+    """Only answer."""
+    return b"loom_mark " + quoted(token) + b" 0\n"
+
+
 def end(token: bytes) -> bytes:
     return b"loom_quit " + quoted(token) + b"\n"
 

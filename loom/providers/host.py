@@ -214,6 +214,9 @@ class HostSession:
             details={"mount_mode": "none", "network": "host"},
         )
 
+    def answers(self) -> bool:
+        return self._watcher.poll() is None
+
     def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
         if cancel.wait(0):
             return Exit(code=130, ended=Ended.CANCELED)

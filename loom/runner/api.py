@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis
     from loom.record.documents import Receipt
     from loom.record.journal import Sink
+    from loom.runner.ahead import Ahead
     from loom.runner.assistance import Assisted
     from loom.snapshot import Change, Source
     from loom.storage.cache import Cache
@@ -67,6 +68,8 @@ class Request(Struct, frozen=True, kw_only=True):
     isolated: bool
     """Whether services' networks are isolated (`--strict`)."""
     reuse: Reuse | None = None
+    ahead: Ahead | None = None
+    """What was prepared for this run, by its id; not with `reuse`."""
     parent_run_id: str | None = None
     """The run that this one repeats from the start; with `reuse`, that names it."""
     variables: Mapping[str, str]
@@ -162,24 +165,27 @@ def execute(request: Request) -> Ran:
 
 def _begin(request: Request) -> Beginning:
     """InfrastructureError when the record can't be written."""
-    reuse = request.reuse
-    workspace = reuse.workspace if reuse else new_workspace(request.config.tmp_dir, request.run_id)
+    reuse, ahead = request.reuse, request.ahead
+    there = reuse or ahead
+    workspace = there.workspace if there else new_workspace(request.config.tmp_dir, request.run_id)
     record = request.store.new(request.run_id)
     # First of all, so that the record of resources survives any end of this process.
     record.create(_identity(request, workspace))
-    settings = _settings(request, workspace)
+    settings = settings_of(request, workspace)
     opener = PlaceOpener(request.tools, settings, request.cancel)
     beginning = Beginning(
         record=record, workspace=workspace, settings=settings, opener=opener, reused=reuse is not None
     )
     try:
         with refusals():
-            if reuse is None:
-                _make(request, workspace)
+            if ahead is not None:
+                ahead.taken_over()
+            elif reuse is None:
+                make_workspace(request, workspace)
             request.preflight()
             if reuse is None:
-                for job in _first_jobs(request.plan, request.jobs_at_once):
-                    opener.prewarm(job)
+                for job in first_jobs(request.plan, request.jobs_at_once):
+                    opener.prewarm(job, ahead.places.pop(job.id, None) if ahead is not None else None)
     except LoomError as error:
         beginning.problem = error
     return beginning
@@ -205,7 +211,7 @@ def _identity(request: Request, workspace: Path) -> dict[str, Any]:
     }
 
 
-def _make(request: Request, workspace: Path) -> None:
+def make_workspace(request: Request, workspace: Path) -> None:
     try:
         request.store.claims.make(workspace, run_id=request.run_id, repo_root=request.source.root)
     except OSError as error:
@@ -215,7 +221,7 @@ def _make(request: Request, workspace: Path) -> None:
         ) from error
 
 
-def _first_jobs(plan: Plan, at_most: int) -> Iterable[Job]:
+def first_jobs(plan: Plan, at_most: int) -> Iterable[Job]:
     """Return the jobs that start right after the snapshot."""
     first_stage = next((stage for stage in plan.stages if any(job.stage == stage for job in plan.jobs)), None)
     ready = [
@@ -227,7 +233,7 @@ def _first_jobs(plan: Plan, at_most: int) -> Iterable[Job]:
     return ready[:at_most]
 
 
-def _settings(request: Request, workspace: Path) -> Settings:
+def settings_of(request: Request, workspace: Path) -> Settings:
     source, reuse = request.source, request.reuse
     done = reuse.results if reuse else {}
     untouched = reuse is None or not (reuse.has_products or reuse.resumed)

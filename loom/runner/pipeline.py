@@ -150,9 +150,15 @@ class Run:
 
     def _take_snapshot(self) -> Snapshot:
         with profile.span("part", "snapshot"):
-            taken = snapshot.take(self._request.source, self._workspace, cancel=self._cancel)
+            taken = self._taken()
         self._keep_manifest()
         return taken
+
+    def _taken(self) -> Snapshot:
+        source, ahead = self._request.source, self._request.ahead
+        if ahead is not None:
+            return ahead.renewed(source, self._cancel)
+        return snapshot.take(source, self._workspace, cancel=self._cancel)
 
     def _keep_build_inputs(self) -> None:
         request = self._request
@@ -355,7 +361,9 @@ class Run:
 
     def _close_providers(self) -> list[str]:
         """Wait until everything is removed; return the failures. Idempotent."""
-        return [text for provider in self._request.tools.providers.values() for text in provider.close(self._cancel)]
+        ahead = self._request.ahead
+        providers = (*self._request.tools.providers.values(), *(ahead.providers if ahead is not None else ()))
+        return [text for provider in providers for text in provider.close(self._cancel)]
 
     # -- values ---------------------------------------------------------------------------------------------------
 

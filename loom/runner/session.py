@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from msgspec import Struct, field
 
 from loom.cancel import AT_ONCE_S, Cancel
 from loom.config import Config
-from loom.errors import ImageError, ProviderError
+from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan import variables as environment
 from loom.plan.model import Job, WorkspaceMode, services_provider
 from loom.providers.base import (
@@ -152,9 +152,11 @@ class PlaceOpener:
         self.tools = tools
         self.settings = settings
         self.cancel = cancel
-        self._prewarmed: dict[str, Prewarmed] = {}
+        self.prewarmed: dict[str, Prewarmed] = {}
+        """By job, the places that no job has taken."""
         mode = WorkspaceMode(settings.config.mount_mode)
         self._views = Views(settings.workspace, mode, tools.providers, alone=settings.alone)
+        self._discarding: list[threading.Thread] = []
         self.left_behind: list[str] = []
         """Places that were still opening when the wait was given up, as lines of text."""
 
@@ -275,41 +277,51 @@ class PlaceOpener:
                 filling.filled()
             yield session
 
-    def prewarm(self, job: Job) -> None:
+    def prewarm(self, job: Job, ahead: Prewarmed | None = None) -> None:
         """Open a job's place in a thread, if it shows the workspace itself, which may still be incomplete.
 
-        Not for jobs with services, or with an image built from the snapshot.
+        Not for jobs with services, or with an image built from the snapshot. `ahead`: a place that was opened before, and is
+        taken if it is exactly the one that would be opened now.
         """
-        if self.resumed(job) is not None or not self._views.shares(job):
-            return
-        if job.services or (job.image is not None and job.image.build is not None):
-            return
-        self._prewarmed[job.id] = Prewarmed(self, job)
+        shared = self.resumed(job) is None and self._views.shares(job)
+        if shared and not job.services and (job.image is None or job.image.build is None):
+            self.prewarmed[job.id] = Prewarmed(self, job, ahead)
+        elif ahead is not None:
+            self.discard(ahead)
+
+    def discard(self, place: Prewarmed) -> None:
+        """Close a place that nobody takes, without delay for the caller."""
+        thread = threading.Thread(target=place.discard, name="discard", daemon=True)
+        self._discarding.append(thread)
+        thread.start()
 
     def opened_now(self, request: SessionRequest, job: Job, on_output: OnOutput) -> AbstractContextManager[Session]:
         """Open exactly the requested session, without fallback: files can't be sent or copied yet."""
         return self.provider(job).open(request, on_output, self.cancel)
 
     def take_prewarmed(self, job: Job) -> Prewarmed | None:
-        return self._prewarmed.pop(job.id, None)
+        return self.prewarmed.pop(job.id, None)
 
     def close_unused(self) -> None:
         """Close prewarmed places that no job took (the snapshot failed, the run was interrupted)."""
-        for prewarmed in list(self._prewarmed.values()):
+        for prewarmed in list(self.prewarmed.values()):
             prewarmed.discard()
-        self._prewarmed.clear()
+        self.prewarmed.clear()
+        for thread in list(self._discarding):
+            self.cancel.join(thread)
 
 
 class Prewarmed:
-    """A place that a thread opens, for the job that takes it."""
+    """A place that a thread opens, for the job that takes it. `ahead`: see `PlaceOpener.prewarm`."""
 
-    def __init__(self, opener: PlaceOpener, job: Job) -> None:
+    def __init__(self, opener: PlaceOpener, job: Job, ahead: Prewarmed | None = None) -> None:
         self.image_output = _Buffered()
         self.provider_output = _Buffered()
         self.resolved: Resolved | None = None
         self._opener = opener
         self._job = job
         self._stack = ExitStack()
+        self._ahead = ahead
         self.view = opener.view(job)
         self._opened: Opened | None = None
         self._error: BaseException | None = None
@@ -320,11 +332,24 @@ class Prewarmed:
         try:
             self.resolved = self._opener.resolve(self._job, self.image_output)
             request = self._opener.request(self._job, self.view, self.resolved)
+            if self._ahead is not None and self._take(self._ahead, request):
+                return
             opening = self._opener.opened_now(request, self._job, self.provider_output)
             session = self._stack.enter_context(opening)
             self._opened = Opened(session=session, request=request, view=self.view)
         except BaseException as error:  # noqa: BLE001  raised again where the place is taken
             self._error = error
+
+    def _take(self, ahead: Prewarmed, request: SessionRequest) -> bool:
+        """Take the place of `ahead` if it is the requested one and still answers."""
+        with suppress(LoomError):
+            opened, stack = ahead.opened()
+            if opened.request == request and opened.session.answers():
+                ahead.provider_output.pass_on(self.provider_output)
+                self._opened, self._stack = opened, stack
+                return True
+        self._opener.discard(ahead)
+        return False
 
     def opened(self) -> tuple[Opened, ExitStack]:
         """Return the session and its closer; raises the error of opening."""

@@ -45,6 +45,9 @@ class NullProvider:
 class NullSession:
     facts = SessionFacts(provider="null", has_bash=True)
 
+    def answers(self) -> bool:
+        return True
+
     def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
         on_output("stdout", b"one line\n")
         return Exit(code=0)

@@ -110,6 +110,9 @@ class FarSession:
             self._files.mkdir()
             unpack(archive_of(self._request.workspace, ["."]), self._files)
 
+    def answers(self) -> bool:
+        return True
+
     def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
         if cancel.wait(0):
             return Exit(code=130, ended=Ended.CANCELED)

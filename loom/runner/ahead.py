@@ -1,0 +1,78 @@
+"""The next run, prepared before anybody asks for it: its workspace is laid out, and the places of its first jobs wait."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from loom import snapshot
+from loom.cancel import Cancel
+from loom.providers.base import Provider
+from loom.runner.api import Request, first_jobs, make_workspace, settings_of
+from loom.runner.session import PlaceOpener, Prewarmed
+from loom.snapshot import Snapshot, Source, Standing
+from loom.util.paths import new_workspace
+
+
+class Ahead:
+    """What `request` would need first. The run that takes it over checks all of it.
+
+    Its containers have the labels of this process, so that a later loom removes them if this one is killed.
+    """
+
+    def __init__(self, request: Request) -> None:
+        """`request.cancel` is that of the preparation alone."""
+        self._request = request
+        self.run_id = request.run_id
+        self.workspace = new_workspace(request.config.tmp_dir, request.run_id)
+        self.places: dict[str, Prewarmed] = {}
+        """By job; whoever takes one out closes it."""
+        self._standing: Standing | None = None
+        self._stack = ExitStack()
+        self._made = False
+
+    def prepare(self) -> None:
+        """Lay out the workspace while the places open, for which nothing waits. Errors as those of a run's beginning."""
+        request = self._request
+        make_workspace(request, self.workspace)
+        self._made = True
+        self._stack.enter_context(snapshot.occupied(self.workspace))
+        request.preflight()
+        opener = PlaceOpener(request.tools, settings_of(request, self.workspace), request.cancel)
+        self.places = opener.prewarmed
+        for job in first_jobs(request.plan, request.jobs_at_once):
+            opener.prewarm(job)
+        _, self._standing = snapshot.take_to_stand(request.source, self.workspace, cancel=request.cancel)
+
+    def ready(self) -> bool:
+        """Whether a run can begin with it: it was prepared, and no other run has begun since, as ids are in the order of runs."""
+        newest = next(iter(self._request.store.run_ids()), "0")
+        return self._standing is not None and int(newest) < int(self.run_id)
+
+    def renewed(self, source: Source, cancel: Cancel) -> Snapshot:
+        """Bring the workspace up to date, once. Errors as of `snapshot.take`."""
+        assert self._standing is not None, "ready comes first"
+        return snapshot.renew(source, self.workspace, self._standing, cancel=cancel)
+
+    @property
+    def providers(self) -> Sequence[Provider]:
+        """Those of the places."""
+        return tuple(self._request.tools.providers.values())
+
+    def taken_over(self) -> None:
+        """The workspace belongs to a run with a record from now on."""
+        self._made = False
+
+    def drop(self) -> list[str]:
+        """Remove what no run took over, and wait until it is removed; return the problems. Safe to repeat."""
+        while self.places:
+            self.places.popitem()[1].discard()
+        problems = [text for provider in self.providers for text in provider.close()]
+        self._stack.close()
+        if self._made:
+            self._made = False
+            removal = snapshot.remove(self.workspace, recorded=True)
+            problems += [f"{path}: {reason}" for path, reason in removal.remaining]
+            if removal.complete:
+                self._request.store.claims.forget(self.workspace)
+        return problems
