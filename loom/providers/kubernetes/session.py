@@ -149,6 +149,9 @@ class PodSession:
 
     # Steps
 
+    def answers(self) -> bool:
+        return self.kept_until is None and self._driven.answers()
+
     def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
         if cancel.wait(0):
             return Exit(code=130, ended=Ended.CANCELED)
