@@ -72,9 +72,11 @@ def extended(root: Node, problems: Problems) -> Node:
 def _parents(name: str, node: Node, entries: Mapping[str, Node], problems: Problems) -> list[str]:
     found = []
     for parent in one_or_more(node.get("extends")):
+        if not isinstance(parent.value, str):
+            continue  # the shape of `extends` is reported elsewhere
         if parent.value in entries and entries[parent.value].kind is Kind.MAPPING:
             found.append(parent.value)
-        elif isinstance(parent.value, str):
+        else:
             close = nearest(parent.value, entries)
             meant = f"; did you mean {close}?" if close else ""
             problems.say(parent, pointer(name, "extends"), f"extends: unknown job {parent.value}{meant}")

@@ -94,7 +94,7 @@ _RULE = (
     Keyword("changes:regexp", "text", _REFUSED, "Write `paths` with globs."),
     Keyword("exists", "text | [text] | map"),
     Keyword("exists:paths", "[text]"),
-    Keyword("exists:project", "text", _REFUSED, "Files of another project are not looked at."),
+    Keyword("exists:project", "text", _DIFFERS, "Only the path of the project itself; another one is refused."),
     Keyword("exists:ref", "text", _REFUSED, "Files of another project are not looked at."),
     Keyword("exists:regexp", "text", _REFUSED, "Write `paths` with globs."),
 )

@@ -48,19 +48,27 @@ def instances(parallel: Mapping[str, Node | None]) -> dict[str, list[Instance]]:
         elif node.kind is Kind.MAPPING:
             found[name] = _of_matrix(name, bases[name], combinations(node.get("matrix")), taken)
         else:
-            found[name] = _copies(name, bases[name], int(node.value), taken)
+            found[name] = _copies(name, bases[name], min(int(node.value), LIMIT + 1), taken)
     return found
 
 
 def combinations(matrix: Node | None) -> list[dict[str, str]]:
-    """Return the combinations of a `parallel:matrix` in GitLab's order: the last variable varies fastest."""
+    """Return the combinations of a `parallel:matrix` in GitLab's order: the last variable varies fastest.
+
+    No more than one above LIMIT, so that a number that `check` refuses costs nothing.
+    """
     found: list[dict[str, str]] = []
     for row in one_or_more(matrix):
-        values = {name: [text_of(value) for value in one_or_more(node)] for name, node in fields_of(row).items()}
-        for chosen in product(*values.values()):
+        values = {
+            name: list(dict.fromkeys(text_of(value) for value in one_or_more(node)))
+            for name, node in fields_of(row).items()
+        }
+        for chosen in product(*values.values()) if values else ():
             combination = dict(zip(values, chosen, strict=True))
             if combination not in found:
                 found.append(combination)
+            if len(found) > LIMIT:
+                return found
     return found
 
 
@@ -75,7 +83,7 @@ def check(node: Node | None, name: str, problems: Problems) -> None:
     else:
         number, keyword = len(combinations(matrix)), "parallel:matrix"
     if not 1 <= number <= LIMIT:
-        message = f"{keyword}: GitLab makes 1 to {LIMIT} instances of a job, not {number}"
+        message = f"{keyword}: GitLab makes 1 to {LIMIT} instances of a job, not {'more' if number > LIMIT else number}"
         problems.say(matrix or node, pointer(name, *keyword.split(":")), message)
 
 

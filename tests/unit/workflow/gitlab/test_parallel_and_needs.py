@@ -65,6 +65,11 @@ def test_an_instance_knows_its_place() -> None:
         ("{parallel: 200}", False),
         ("{parallel: 0}", True),
         ("{parallel: {matrix: []}}", True),
+        ("{parallel: 99999999999999999999}", True),
+        (
+            "{parallel: {matrix: [{A: [1, 2, 3, 4, 5, 6, 7, 8, 9], B: [1, 2, 3, 4, 5, 6, 7, 8, 9], C: [1, 2, 3, 4]}]}}",
+            True,
+        ),
         ("{parallel: {matrix: [{A: [1, 2]}]}}", False),
     ],
 )
