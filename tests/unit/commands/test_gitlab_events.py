@@ -1,0 +1,92 @@
+"""Which files and variables a GitLab pipeline of an event has, from a real repository with an `origin`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from loom import config
+from loom.commands import checkout, planning
+from loom.commands.project import Here
+from loom.plan.model import Selection
+
+WORKFLOW = """
+changed: {script: x, rules: [{changes: ["src/**/*"]}]}
+same: {script: x, rules: [{changes: ["docs/*"]}]}
+since-main: {script: x, rules: [{changes: {paths: ["docs/*"], compare_to: refs/heads/main}}]}
+on-main: {script: x, rules: [{if: "$CI_COMMIT_BRANCH == $CI_DEFAULT_BRANCH"}]}
+of-requests: {script: x, only: [merge_requests]}
+of-tags: {script: x, only: [tags]}
+"""
+
+
+class Project:
+    """A clone of a repository on a server, which has pushed one commit."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.root = tmp_path / "clone"
+        self.environ = {**os.environ, "HOME": str(tmp_path)}
+        subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(tmp_path / "server.git")], check=True)
+        subprocess.run(["git", "init", "-q", "-b", "main", str(self.root)], check=True)
+        self.git("remote", "add", "origin", str(tmp_path / "server.git"))
+        self.commit(".gitlab-ci.yml", WORKFLOW)
+        self.git("push", "-q", "origin", "main")
+
+    def git(self, *arguments: str) -> None:
+        identity = ("-c", "user.name=n", "-c", "user.email=e@example.com")
+        subprocess.run(["git", *identity, *arguments], cwd=self.root, check=True, capture_output=True)
+
+    def commit(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", name)
+
+    def jobs(self, event: str = "push", *, base: str | None = None) -> set[str]:
+        settings = config.load(root=self.root, environ=self.environ, flags={})
+        here = Here(environ=self.environ, start=self.root, root=self.root, config=settings)
+        path = self.root / ".gitlab-ci.yml"
+        context = checkout.resolve_context(here, path, event=event, base=base)
+        loaded = planning.load(here, path, lambda: context)
+        return {job.id for job in planning.resolve(loaded, Selection(container=True), context).jobs}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def test_a_push_has_what_the_branch_at_origin_lacks(project: Project) -> None:
+    project.commit("src/deep/a.py", "x")
+    project.commit("other", "x")
+    assert project.jobs() == {"changed", "on-main"}
+
+
+def test_a_pushed_branch_has_its_last_commit_and_what_is_not_committed(project: Project) -> None:
+    project.commit("docs/a", "x")
+    project.git("push", "-q", "origin", "main")
+    (project.root / "src").mkdir()
+    (project.root / "src/new").write_text("x")
+    assert project.jobs() == {"same", "changed", "on-main"}
+
+
+def test_a_branch_that_origin_does_not_have_counts_every_file_as_changed(project: Project) -> None:
+    project.git("checkout", "-q", "-b", "topic")
+    assert project.jobs() == {"changed", "same"}
+    assert project.jobs(base="HEAD") == set()
+
+
+def test_a_merge_request_is_compared_with_its_target(project: Project) -> None:
+    project.git("checkout", "-q", "-b", "topic")
+    project.commit("docs/a", "x")
+    assert project.jobs("merge_request") == {"same", "since-main", "of-requests"}
+
+
+def test_a_tag_and_a_schedule_count_every_file_as_changed(project: Project) -> None:
+    project.git("tag", "v1")
+    assert project.jobs("tag") == {"changed", "same", "of-tags"}
+    assert project.jobs("schedule") == {"changed", "same", "on-main"}
