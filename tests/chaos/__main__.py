@@ -50,9 +50,9 @@ def main(arguments: Sequence[str]) -> int:
     if os.geteuid() != 0 or not all(map(shutil.which, ("dockerd", "unshare", "busybox"))):
         print("error: chaos needs root, dockerd, unshare and busybox, for an engine of its own", file=sys.stderr)
         return 2
-    deadline = time.monotonic() + given.minutes * 60
+    deadline = time.monotonic() + (given.minutes or 3) * 60
     seed = given.seed if given.seed is not None else time.time_ns() % 10**9
-    one = given.seed is not None and given.trials is None
+    one = given.seed is not None and given.trials is None and given.minutes is None
     world = World(Path(f"/tmp/loom-chaos-{os.getpid()}"))
     tried: collections.Counter[str] = collections.Counter()
     fell: collections.Counter[str] = collections.Counter()
@@ -94,9 +94,9 @@ def _report(kind: str, seed: int, trial: Trial, took_s: float) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
-    parser.add_argument("--seed", type=int, help="do this one trial again; with --trials, begin with it")
+    parser.add_argument("--seed", type=int, help="do this one trial again; with --trials or --minutes, begin with it")
     parser.add_argument("--kind", choices=list(KINDS), help="only faults of this kind")
-    parser.add_argument("--minutes", type=float, default=3, help="how long to go on (3)")
+    parser.add_argument("--minutes", type=float, help="how long to go on (3)")
     parser.add_argument("--trials", type=int, help="how many trials, instead of a time")
     parser.add_argument("--long", action="store_true", help="also what takes long: 50 looms at once, 30 s of silence")
     parser.add_argument("--keep", action="store_true", help="leave the files of findings")

@@ -220,6 +220,15 @@ def full_disk(name: str) -> Callable[[Trial], Iterator[None]]:
     return fault
 
 
+def full_engine(trial: Trial) -> None:
+    """The disk of the engine is full from a moment on."""
+    loom = trial.start()
+    trial.moment(loom)
+    filler = _fill(trial.world.engine.data)
+    trial.end()
+    filler.unlink()
+
+
 def no_inodes(trial: Trial) -> Iterator[None]:
     name = trial.random.choice(("work", "state", "scratch", "cache"))
     count = trial.random.choice((3, 20, 60, 150))
@@ -417,6 +426,7 @@ KINDS: dict[str, tuple[Fault, tuple[int, ...]]] = {
     "full-scratch": (full_disk("scratch"), (FAILED, INFRASTRUCTURE)),
     "full-state": (full_disk("state"), (FAILED, INFRASTRUCTURE)),
     "full-cache": (full_disk("cache"), (FAILED, INFRASTRUCTURE)),
+    "full-engine": (full_engine, (FAILED, INFRASTRUCTURE)),
     "no-inodes": (no_inodes, (FAILED, INFRASTRUCTURE)),
     "no-descriptors": (no_descriptors, (FAILED, INFRASTRUCTURE)),
     "no-processes": (no_processes, (FAILED, INFRASTRUCTURE)),

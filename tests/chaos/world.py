@@ -34,17 +34,23 @@ exec {runc} "$@"
 """
 
 
+DISK_MB = 600
+
+
 class World:
-    def __init__(self, directory: Path, data: Path | None = None) -> None:
-        """`data`: where the engine keeps what it has, if not below `directory`."""
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.next = directory / "next"
         self.failures = directory / "failures"
         self._parent = f"/{directory.name}"
         self.engine = OwnEngine(directory / "engine", network=True)
-        self.engine.directory.mkdir(parents=True)
-        if data is not None:
-            self.engine.data = data
+        self.engine.data.mkdir(parents=True)
+        # What the engine keeps has a disk of its own, which can be full.
+        disk = directory / "disk"
+        with disk.open("wb") as file:
+            file.truncate(DISK_MB << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-F", str(disk)], check=True, stdin=subprocess.DEVNULL)
+        subprocess.run(["mount", "-o", "loop", str(disk), str(self.engine.data)], check=True)
         runtime = directory / "runtime"
         runtime.write_text(RUNTIME.format(failures=self.failures, runc=shutil.which("runc")))
         runtime.chmod(0o755)

@@ -22,7 +22,7 @@ from msgspec import Struct
 from loom.errors import ImageError, RequestError
 from loom.images.reference import parse_reference
 from loom.providers.docker.client import taking_long
-from loom.providers.docker.errors import engine_errors, explanation
+from loom.providers.docker.errors import engine_errors, explanation, translated
 from loom.providers.docker.images import ResolvedImage
 from loom.util import atomic, jsons
 
@@ -73,7 +73,7 @@ def export_images(client: docker.DockerClient, images: Sequence[ResolvedImage], 
 
 def _saved_as(client: docker.DockerClient, image: ResolvedImage) -> str:
     """Return the name to save an image under: its own if the engine knows it, so that `docker load` sets it too."""
-    with engine_errors():
+    with translated(f"looking for the image {image.name}"):
         try:
             found = client.api.inspect_image(image.name)  # type: ignore[no-untyped-call]
         except docker.errors.ImageNotFound:
@@ -165,7 +165,7 @@ def import_images(client: docker.DockerClient, path: Path) -> tuple[Exported, ..
     except (OSError, EOFError, zstandard.ZstdError) as error:
         raise ImageError(f"{path}: can't be read to its end: {error}", hint="Copy the file again.") from error
     for image in announced:
-        with engine_errors():
+        with translated(f"looking for the image {image.name}"):
             try:
                 client.api.inspect_image(image.image_id)  # type: ignore[no-untyped-call]
             except docker.errors.ImageNotFound:

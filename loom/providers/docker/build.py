@@ -28,7 +28,7 @@ from loom.plan import model
 from loom.plan.image_lock import shown
 from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.cleanup import untagged
-from loom.providers.docker.errors import engine_errors, explanation
+from loom.providers.docker.errors import engine_errors, explanation, translated
 from loom.providers.docker.labels import BUILD_REPOSITORY
 from loom.providers.docker.long_calls import in_background, say
 from loom.status import OnOutput
@@ -70,7 +70,7 @@ def build_image(
     found = images.local(tag, inputs.platform) if inputs.known else None
     if found is not None:
         say(on_output, f"nothing that goes into {shown(image)} has changed: using {tag.name}")
-        with engine_errors():
+        with translated(f"naming the image {tag.name}"):
             # `prune` uses the engine's last tag time.
             images.client.api.tag(found.image_id, BUILD_REPOSITORY, tag.tag, force=True)
     else:
@@ -97,7 +97,7 @@ def build_image(
         _forget_tags(images, found, tag.name)
     if image.name is not None:
         named = parse_reference(image.name)
-        with engine_errors():
+        with translated(f"naming the image {named.name}"):
             images.client.api.tag(found.image_id, named.repository_name, named.tag or "latest", force=True)
         found = replace(found, name=named.name)
     return replace(found, built=True, bases=inputs.bases)
@@ -105,7 +105,7 @@ def build_image(
 
 def _forget_tags(images: Images, image: ResolvedImage, current: str) -> None:
     """Remove old tags: each file change with the same result adds one."""
-    with engine_errors():
+    with translated(f"looking for older names of {current}"):
         names = images.client.api.inspect_image(image.image_id)["RepoTags"] or ()  # type: ignore[no-untyped-call]
     old = [name for name in names if name.startswith(f"{BUILD_REPOSITORY}:") and name != current]
     if len(old) >= _TAGS:

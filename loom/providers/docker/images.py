@@ -26,9 +26,10 @@ from loom.images.reference import Reference, normal_platform, parse_reference, s
 from loom.plan import model
 from loom.plan.image_lock import ImageLock, Locked, identity, shown
 from loom.providers.docker.connection import Engine
-from loom.providers.docker.errors import engine_errors
+from loom.providers.docker.errors import translated
 from loom.providers.docker.long_calls import LongCall, canceled, say
 from loom.providers.docker.registry import Registry, same_platform
+from loom.providers.docker.retries import retrying
 from loom.status import OnOutput
 
 
@@ -76,7 +77,7 @@ class Images:
         if image.platform:
             return normal_platform(image.platform)
         if self._engine_platform is None:
-            with engine_errors():
+            with translated("asking the engine for its platform"):
                 version = self.client.version()
             self._engine_platform = normal_platform(f"{version['Os']}/{version['Arch']}")
         return self._engine_platform
@@ -152,7 +153,7 @@ class Images:
         """Find images of this engine with similar names."""
         import difflib
 
-        with engine_errors():
+        with translated("looking for images with names like this one"):
             tags = [tag for found in self.client.api.images() for tag in found.get("RepoTags") or ()]
         base = {tag: tag.rpartition("/")[2] for tag in tags}
         close = difflib.get_close_matches(name.rpartition("/")[2], set(base.values()), n=3, cutoff=0.6)
@@ -284,9 +285,10 @@ class Images:
 
     def local(self, reference: Reference, platform: str | None = None) -> ResolvedImage | None:
         """Return the image in the engine's store; None when it is absent or of another platform."""
-        with engine_errors():
+        api: Any = self.client.api
+        with translated(f"looking for the image {reference.name}"):
             try:
-                attributes = self.client.api.inspect_image(reference.name)  # type: ignore[no-untyped-call]
+                attributes = retrying(lambda: api.inspect_image(reference.name))
             except docker.errors.ImageNotFound:
                 return None
         image = _image(reference.name, reference, attributes)

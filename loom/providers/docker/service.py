@@ -19,10 +19,10 @@ from loom.plan import model
 from loom.providers.docker import hardening, labels, service_secrets
 from loom.providers.docker.attach import Demultiplexer, Hijacked
 from loom.providers.docker.cleanup import remove_container
-from loom.providers.docker.errors import engine_errors, explanation
+from loom.providers.docker.errors import engine_errors, explanation, translated
 from loom.providers.docker.images import Images, ResolvedImage
 from loom.providers.docker.readiness import NotReady, Probe, ProbeTarget, ports_of, probe_of
-from loom.providers.docker.retries import start_failed, starting
+from loom.providers.docker.retries import retrying, start_failed, starting
 from loom.providers.service_output import Lines, Output
 from loom.util.within import wait_until
 
@@ -102,8 +102,8 @@ class ServiceContainer:
         self._secrets = service_secrets.line_for(service, self._values)
         image = self._image()
         self._go_on_or_leave()
-        with engine_errors():
-            config = self._api.inspect_image(image.image_id).get("Config") or {}
+        with translated(f"reading the image of service {service.name}"):
+            config = retrying(lambda: self._api.inspect_image(image.image_id)).get("Config") or {}
         probe, ports = probe_of(service, config), ports_of(service, config)
         self._lines = Lines(service.name, self._group.output, probe.see_line)
         self._say(f"starting {image.name} as {', '.join(service.aliases) or service.name}")
@@ -222,8 +222,8 @@ class ServiceContainer:
             return {port: port for port in ports}
         if not ports:
             self._say("no port of it is known; name it: `ready: {tcp: PORT}`")
-        with engine_errors():
-            bound = self._api.inspect_container(container_id)["NetworkSettings"]["Ports"]
+        with translated(f"looking for the ports of service {self._service.name}"):
+            bound = retrying(lambda: self._api.inspect_container(container_id))["NetworkSettings"]["Ports"]
         return {port: int(bound[f"{port}/tcp"][0]["HostPort"]) for port in ports if bound.get(f"{port}/tcp")}
 
     # Output
@@ -340,8 +340,8 @@ class ServiceContainer:
         self._say(f"ended with 0 after {time.monotonic() - started:.1f} s")
 
     def _runs(self, container_id: str) -> bool:
-        try:
-            with engine_errors():
-                return bool(self._api.inspect_container(container_id)["State"]["Running"])
-        except docker.errors.NotFound:
-            return False
+        with translated(f"asking whether service {self._service.name} still runs"):
+            try:
+                return bool(retrying(lambda: self._api.inspect_container(container_id))["State"]["Running"])
+            except docker.errors.NotFound:
+                return False
