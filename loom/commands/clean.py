@@ -313,6 +313,8 @@ class _Removal:
         try:
             if run.in_engine:
                 problems += self._from_engine(run.run_id)
+            if run.record is not None:
+                problems += kept.remove_elsewhere(self._here, run.run_id)
             for workspace in filter(None, (run.workspace, *run.job_workspaces)):
                 problems += self._directory(Path(workspace))
             if run.record is not None and not problems:

@@ -12,6 +12,7 @@ from loom.commands import saved, session
 from loom.commands.project import Here
 from loom.commands.retention import kept_facts
 from loom.errors import LoomError
+from loom.pools import HERE
 from loom.record.store import RunEntry, Store
 from loom.runner import previous_run as past
 from loom.storage.holds import holders
@@ -80,6 +81,28 @@ def in_use(store: Store, entry: RunEntry) -> bool:
     """Tell whether somebody is in a kept container of the run."""
     places = (fact.get("container_id") for _, fact in kept_facts(entry))
     return any(holders(store.lock_of_place(str(place))) for place in places if place)
+
+
+def remove_elsewhere(here: Here, run_id: str) -> list[str]:
+    """Remove what a run keeps outside of this machine's engine; return the problems."""
+    entry = here.store.find(run_id, repo_root=None)
+    problems: list[str] = []
+    for job_id, fact in kept_facts(entry):
+        if not fact.get("container_id") or not _elsewhere(entry, job_id):
+            continue
+        try:
+            if (found := session.find_place(here, past.read(entry).job(job_id))) is not None:
+                problems += found.remove()
+        except LoomError as error:
+            problems.append(error.message)
+    return problems
+
+
+def _elsewhere(entry: RunEntry, job_id: str) -> bool:
+    try:
+        return past.read(entry).job(job_id).job.provider.partition(":")[0] not in HERE
+    except LoomError:
+        return False  # an older or damaged record: what it kept ends by its own deadline
 
 
 def remove(here: Here, one: Kept, of_job: Callable[[str, str], list[str]]) -> list[str]:

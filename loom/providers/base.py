@@ -312,6 +312,10 @@ class KeptPlace(Protocol):
         to the job's user. ProviderError when that can't be done."""
         ...
 
+    def remove(self) -> Sequence[str]:
+        """Remove it with its services; return what could not be removed, as lines of text."""
+        ...
+
     def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> AbstractContextManager[Session]:
         """Open a session in this place. On exit, the place and its resources are removed unless kept again."""
         ...

@@ -139,6 +139,10 @@ class KeptContainer(Struct, frozen=True):
         mount.adopt("", self.container_id, self._owner())
         mount.put_archive(archive_of(source, [path for path in paths if os.path.lexists(source / path)]))
 
+    def remove(self) -> Sequence[str]:
+        gone = remove_run(self.client, self.labels[labels.RUN], self.labels[labels.JOB])
+        return [one.problem for one in gone if one.problem]
+
     def _request(self) -> SessionRequest:
         return SessionRequest(
             run_id=self.labels[labels.RUN],
@@ -249,8 +253,7 @@ class KeptContainer(Struct, frozen=True):
             raise
         problems = session.leave()
         if session.kept_until is None:
-            removed = remove_run(self.client, self.labels[labels.RUN], self.labels[labels.JOB])
-            problems += [one.problem for one in removed if one.problem]
+            problems += self.remove()
         for problem in problems:
             on_output("stderr", f"{problem}\n".encode())
 

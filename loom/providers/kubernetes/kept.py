@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from loom.cancel import Cancel
-from loom.errors import ProviderError
+from loom.errors import LoomError, ProviderError
 from loom.plan.model import MountMode
 from loom.providers import driver
 from loom.providers.base import SessionFacts, SessionRequest
@@ -118,6 +118,13 @@ class KeptPod(Struct, frozen=True):
             raise ProviderError(f"files of the kept pod {self.name} could not be replaced: {reason}")
         there = [path for path in paths if (source / path).is_symlink() or (source / path).exists()]
         self._files().put(archive_of(source, there), self._owner())
+
+    def remove(self) -> Sequence[str]:
+        try:
+            remove(self.cluster, self.name)
+        except LoomError as error:
+            return [error.message]
+        return []
 
     def _files(self) -> PodFiles:
         request = SessionRequest(

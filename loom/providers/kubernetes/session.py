@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from msgspec.structs import replace
 
@@ -18,6 +18,7 @@ from loom.providers.channel import Attached, Channel, Died, Lost, Talk
 from loom.providers.driven import Driven
 from loom.providers.files import unnoticed
 from loom.providers.kubernetes import pods as states
+from loom.providers.kubernetes.cluster import Gone, is_transient
 from loom.providers.kubernetes.files import Parcels, PodFiles
 from loom.providers.kubernetes.inside import PodInside, commands_in
 from loom.providers.kubernetes.link import Link
@@ -51,6 +52,9 @@ class PodContainer:
     def resume(self, attached: Attached, error: OSError | None, let_go: Callable[[], None]) -> None:
         let_go()
         if error is not None:
+            refused = cast("Link", attached).failed
+            if isinstance(refused, LoomError) and not is_transient(refused):
+                raise refused
             raise states.why_lost(self._cluster, self._pod, self._job_id) from error
         seen = self._pods.wait_for(
             self._pod, lambda pod: pod is None or "terminated" in states.state_of(pod, JOB), ENDED_S
@@ -74,9 +78,8 @@ def remove(cluster: Cluster, pod: str) -> None:
     """Delete a pod at once, also one whose node does not answer. Safe to repeat."""
     try:
         cluster.call(f"removing the pod {pod}", "delete_namespaced_pod", pod, grace_period_seconds=0)
-    except LoomError as error:
-        if error.code != "POD_GONE":
-            raise
+    except Gone:
+        pass
 
 
 class PodSession:

@@ -227,6 +227,10 @@ class FarKept:
                 target.unlink(missing_ok=True)
         unpack(archive_of(source, [path for path in paths if (source / path).exists()]), self._place / "files")
 
+    def remove(self) -> Sequence[str]:
+        shutil.rmtree(self._place)
+        return ()
+
     def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Any:
         (self._place / "kept").unlink()
         return self._session(self._place, request)
