@@ -390,6 +390,11 @@ class Config:
         _asked("caches of all your repositories are removed above this size"),
         "The size limit of the cache; the oldest entries are removed first.",
     )
+    bucket: str | None = _key(
+        None,
+        _asked("caches go there, and come from there, with your credentials"),
+        "A bucket that shares caches between machines, such as s3://NAME/PREFIX.",
+    )
     protected_branches: Names | None = _key(
         None,
         THE_USERS,

@@ -63,6 +63,7 @@ def tools_for(
 
 def cache_for(config: Config, source: Source, snapshot: Mapping[str, Any]) -> Cache:
     """The caches for a run of a snapshot, by what its record says of it."""
+    from loom.storage.bucket import Bucket
     from loom.storage.cache import Cache
 
     return Cache(
@@ -71,6 +72,7 @@ def cache_for(config: Config, source: Source, snapshot: Mapping[str, Any]) -> Ca
         project=cache_project(config, source.root, source.origin_url),
         clock=time.time,
         protected=_is_protected(config, source, snapshot),
+        bucket=Bucket(config.bucket) if config.bucket is not None else None,
     )
 
 

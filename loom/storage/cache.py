@@ -5,6 +5,8 @@
     <folder>/tmp/                          what is being written; what a killed loom left there goes at the next restore
     <folder>/lock                          held while entries and blobs change, never while anything is packed
 
+A bucket (`bucket.Bucket`) may hold the same entries and blobs for several machines.
+
 A cache is help, not input: nothing here raises because the store is broken. What went wrong is a warning in the result,
 and the job goes on as if there had been no cache. `CacheError` is for the command line, where the store is the subject.
 """
@@ -33,6 +35,7 @@ from loom.plan.model import Cache as Spec
 from loom.secrets.masking import Masker
 from loom.status import OnOutput
 from loom.storage import files
+from loom.storage.bucket import Bucket
 from loom.storage.cache_keys import selection_of
 from loom.storage.packing import Hashed, packing
 from loom.storage.private import check_private, make_private
@@ -48,6 +51,8 @@ Hit = Literal["exact", "fallback", "miss"]
 _SCHEMA = 1
 _LARGEST_ENTRY = 1 << 24
 _LEVEL = 1
+_MOST_LISTED = 1000
+"""How many of a bucket's entries are looked through for a fallback key."""
 _CHUNK = 1 << 20
 _SECOND = 1_000_000_000
 _README = """This folder belongs to loom: caches that workflows' jobs asked for. `loom cache ls` shows them, `loom cache rm` and
@@ -125,9 +130,18 @@ class Cache:
     """
 
     def __init__(
-        self, folder: Path, *, max_size: int, project: str, clock: Callable[[], float], protected: bool = False
+        self,
+        folder: Path,
+        *,
+        max_size: int,
+        project: str,
+        clock: Callable[[], float],
+        protected: bool = False,
+        bucket: Bucket | None = None,
     ) -> None:
+        """`bucket` holds entries and archives under the names that they have in the folder, for other machines too."""
         self.folder = folder
+        self._bucket = bucket
         self._max_size = max_size
         self._project = project
         self._clock = clock
@@ -137,6 +151,7 @@ class Cache:
         """Unpack the entry for `key`, or the newest whose key begins with one of `spec.fallback_keys`."""
         warnings: list[str] = []
         result = RestoreResult(hit="miss")
+        self._bring(spec, key, warnings)
         for entry, hit in self._candidates(spec, key, warnings):
             try:
                 result = self._unpack(entry, hit, view)
@@ -165,6 +180,8 @@ class Cache:
         except (OSError, DamagedArchive, UnsafeArchive) as error:
             result = SaveResult(key=key, saved=False, warning=f"the cache {key!r} can't be saved: {_reason(error)}")
         result = replace(result, skipped=tuple(skipped))
+        if self._bucket is not None and (result.saved or result.unchanged):
+            result = self._share(spec, key, result, self._bucket)
         _say(on_output, _saved_lines(result))
         return result
 
@@ -271,6 +288,61 @@ class Cache:
         """Return the namespaces that this run may read, its own first."""
         return (True,) if self._protected else (False, True)
 
+    # The bucket: it is asked before the folder, and gets what the folder got
+
+    def _bring(self, spec: Spec, key: str, warnings: list[str]) -> None:
+        """Bring what a restore would take from the bucket into the folder, unless the folder's own is as new."""
+        if self._bucket is None:
+            return
+        try:
+            wanted = self._wanted(spec, key, self._bucket)
+            here = self._read(self._path_of(wanted)) if wanted is not None else None
+            if wanted is None or (here is not None and here.created_at >= wanted.created_at):
+                return
+            self._prepare()
+            with _temporary(self.folder / "tmp") as file:
+                self._bucket.download(self._name(self._blob_path(wanted.blob)), Path(file.name))
+                with self._locked():
+                    self._publish(wanted, file.name)
+                    self._evict(keep=wanted.id)
+        except (CacheError, OSError) as error:
+            warnings.append(error.message if isinstance(error, CacheError) else _reason(error))
+
+    def _wanted(self, spec: Spec, key: str, bucket: Bucket) -> Stored | None:
+        """Return the bucket's entry for `key`, else its newest one for a fallback key, if the folder has none for `key`."""
+        identity = _id(self._project, key, spec.paths)
+        exact = self._entries_of(bucket, [self._entry_path(identity, protected) for protected in self._readable])
+        if exact or self._exact(identity) or not spec.fallback_keys:
+            return exact[0] if exact else None
+        folders = [_folder_name(self._project, protected) for protected in self._readable]
+        names = [name for folder in folders for name in bucket.names(f"entries/{folder}")]
+        entries = self._entries_of(bucket, [self.folder / name for name in names[:_MOST_LISTED]])
+        for prefix in filter(None, spec.fallback_keys):
+            found = [entry for entry in entries if entry.paths == spec.paths and entry.key.startswith(prefix)]
+            if found:
+                return max(found, key=lambda entry: entry.created_at)
+        return None
+
+    def _entries_of(self, bucket: Bucket, paths: Sequence[Path]) -> list[Stored]:
+        content = bucket.read([self._name(path) for path in paths])
+        found = [self._parsed(path, content.get(self._name(path), b""), self._clock()) for path in paths]
+        return [entry for entry in found if entry is not None]
+
+    def _share(self, spec: Spec, key: str, result: SaveResult, bucket: Bucket) -> SaveResult:
+        """Store the folder's entry in the bucket, its archive first."""
+        path = self._entry_path(_id(self._project, key, spec.paths), self._protected)
+        try:
+            entry = self._read(path)
+            if entry is not None:
+                bucket.upload(self._blob_path(entry.blob), self._name(self._blob_path(entry.blob)))
+                bucket.write(self._name(path), files.read_regular(path))
+        except (CacheError, OSError) as error:
+            return replace(result, warning=error.message if isinstance(error, CacheError) else _reason(error))
+        return result
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
     # For the command line
 
     def entries(self) -> list[Stored]:
@@ -359,13 +431,18 @@ class Cache:
         """Read an entry; None if it is missing, damaged, misplaced or of another version."""
         try:
             with files.open_regular(path) as file:
-                used_at = os.fstat(file.fileno()).st_mtime
-                written = _DECODER.decode(file.read(_LARGEST_ENTRY))
+                return self._parsed(path, file.read(_LARGEST_ENTRY), os.fstat(file.fileno()).st_mtime)
+        except OSError:
+            return None
+
+    def _parsed(self, path: Path, content: bytes, used_at: float) -> Stored | None:
+        try:
+            written = _DECODER.decode(content)
             if written.schema != _SCHEMA or not re.fullmatch(r"[0-9a-f]{64}", written.blob):
                 return None
             fields = {name: getattr(written, name) for name in Kept.__struct_fields__}
             entry = Stored(**fields, id=_id(written.project, written.key, written.paths), used_at=used_at)
-        except (OSError, ValueError, RecursionError):
+        except (ValueError, RecursionError):
             return None
         return entry if self._path_of(entry) == path else None
 

@@ -30,6 +30,7 @@ def load(
 
 ASKED = {
     "on": "kubernetes:theirs",
+    "bucket": "s3://theirs/caches",
     "engine": "tcp://10.0.0.1:2375",
     "state_dir": "state",
     "tmp_dir": "/var/tmp/theirs",

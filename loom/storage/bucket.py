@@ -1,0 +1,89 @@
+"""A bucket beside the cache's folder (`s3://NAME/PREFIX`): objects by name, in and out with bounded memory.
+
+It decides nothing: `cache.Cache` says what is stored, looked up and trusted. The library (`fsspec`) is an optional extra, and
+takes the address of the server and the credentials from where the store's own programs take them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from loom.errors import CacheError
+
+INSTALL = {"s3": "pip install 'loom-ci[s3]'"}
+
+
+class Bucket:
+    """Connects at the first request. Each method raises CacheError when the store does not answer or refuses."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+        self._made: tuple[Any, str] | None = None
+        self._lock = threading.Lock()
+
+    def read(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Return the content of the small objects that exist."""
+        if not names:
+            return {}
+        with self._errors("read") as (store, root):
+            found = {
+                path.removeprefix(f"{root}/"): data
+                for path, data in store.cat([f"{root}/{name}" for name in names], on_error="return").items()
+            }
+            for data in found.values():
+                if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
+                    raise data
+        return {name: data for name, data in found.items() if isinstance(data, bytes)}
+
+    def write(self, name: str, data: bytes) -> None:
+        with self._errors("written") as (store, root):
+            store.pipe_file(f"{root}/{name}", data)
+
+    def download(self, name: str, target: Path) -> None:
+        """Fill `target`. CacheError also when there is no such object."""
+        with self._errors("read") as (store, root):
+            store.get_file(f"{root}/{name}", str(target))
+
+    def upload(self, source: Path, name: str) -> None:
+        """Store a file, unless there is an object of this name."""
+        with self._errors("written") as (store, root):
+            if not store.exists(f"{root}/{name}"):
+                store.put_file(str(source), f"{root}/{name}")
+
+    def names(self, folder: str) -> list[str]:
+        """List the objects of a folder."""
+        with self._errors("listed") as (store, root):
+            try:
+                return [path.removeprefix(f"{root}/") for path in store.ls(f"{root}/{folder}", detail=False)]
+            except FileNotFoundError:
+                return []
+
+    @contextmanager
+    def _errors(self, verb: str) -> Iterator[tuple[Any, str]]:
+        """Give the store and the bucket's path in it; convert the library's errors."""
+        try:
+            with self._lock:
+                if self._made is None:
+                    import fsspec  # an optional extra, and 100 ms
+
+                    self._made = fsspec.core.url_to_fs(self.address, skip_instance_cache=True, use_listings_cache=False)
+            yield self._made
+        except ImportError as error:
+            kind = self.address.partition("://")[0]
+            raise CacheError(
+                f"the bucket {self.address} needs a library that is not installed: {error}",
+                hint=INSTALL.get(kind, f"install fsspec's package for {kind}"),
+                code="BUCKET_UNAVAILABLE",
+            ) from error
+        except Exception as error:
+            # Each store's library raises errors of its own.
+            text = str(error).strip() or type(error).__name__
+            raise CacheError(
+                f"the bucket {self.address} can't be {verb}: {text.splitlines()[0]}",
+                hint="see `bucket` in your configuration, and the store's address and credentials in the environment",
+                code="BUCKET_UNAVAILABLE",
+            ) from error
