@@ -174,14 +174,19 @@ class PodFiles:
                 yield piece
 
         self._unpack("/", parcel.size, unless_canceled(), f"sending the workspace to job {job_id}")
-        if not parcel.digests:
+        return self.prove(parcel.digests, parcel.files)
+
+    def prove(self, digests: bytes, files: int) -> str:
+        """Compare the workspace with these digests; return what was proved, for the record."""
+        job_id = self._request.job_id
+        if not digests:
             return "sha256 of 0 files"
         code, out, err = execs.run(
             self._cluster,
             self._pod,
             HELPER,
-            ["sh", "-c", _PROVE, "loom", str(len(parcel.digests)), self._root],
-            stdin=lambda: [parcel.digests],
+            ["sh", "-c", _PROVE, "loom", str(len(digests)), self._root],
+            stdin=lambda: [digests],
             silent_s=600.0,
             doing="proving the workspace in the pod",
         )
@@ -192,7 +197,7 @@ class PodFiles:
             raise ProviderError(
                 f"the workspace of job {job_id} is not what was sent: {'; '.join(differs[:5])}", code="POD_FILES_DIFFER"
             )
-        return f"sha256 of {parcel.files} files"
+        return f"sha256 of {files} files"
 
     def give_to(self, uid: int, gid: int) -> None:
         """Give the files to the job's user."""

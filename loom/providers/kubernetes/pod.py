@@ -20,6 +20,7 @@ from loom.providers import driver
 from loom.providers.base import SessionRequest
 from loom.providers.docker import labels
 from loom.providers.kubernetes import scripts
+from loom.providers.kubernetes.snapshot_image import Pushed, copying
 
 JOB, HELPER = "job", "loom"
 """The names of the two containers of each pod."""
@@ -68,8 +69,9 @@ def specification(
     *,
     image: str,
     pid: int,
+    pushed: Pushed | None = None,
 ) -> dict[str, Any]:
-    """Return the pod. ProviderError for what a pod can't have."""
+    """Return the pod, which copies the snapshot if it is `pushed`. ProviderError for what a pod can't have."""
     _refuse(request)
     pool = request.pool or Pool(provider="kubernetes")
     marks = labels.labels(
@@ -83,7 +85,8 @@ def specification(
     marks.pop(labels.WORKSPACE)  # a path of this machine is nobody else's business
     marks[labels.PROJECT_DIR] = request.project_dir
     volumes = _volumes(request)
-    confined = _is_confined(pool)
+    confined = is_confined(pool)
+    mounts = {one["mount"]["mountPath"]: one["name"] for one in volumes}
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -110,7 +113,8 @@ def specification(
                 *(_service(one, hardened=request.hardened or confined) for one in services if not one.service.once),
             ],
             "initContainers": [
-                _service(one, hardened=request.hardened or confined) for one in services if one.service.once
+                *([copying(pushed, mounts)] if pushed is not None else []),
+                *(_service(one, hardened=request.hardened or confined) for one in services if one.service.once),
             ],
             "volumes": [{"name": one["name"], "emptyDir": one["emptyDir"]} for one in volumes],
             "tolerations": _tolerations(pool),
@@ -376,7 +380,7 @@ def _of_pool(pool: Pool) -> dict[str, Any]:
     return {key: value for key, value in keys.items() if value}
 
 
-def _is_confined(pool: Pool) -> bool:
+def is_confined(pool: Pool) -> bool:
     """Whether its pods may not be root's (the level `restricted`)."""
     context = ((pool.pod_template.get("spec") or {}).get("securityContext")) or {}
     return bool(context.get("runAsNonRoot"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
 from loom.providers.kubernetes.cluster import Gone, Json, is_transient
+from loom.providers.kubernetes.snapshot_image import COPY
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster import Cluster
@@ -181,6 +182,13 @@ def refusal(pod: Mapping[str, Any] | None, places: Mapping[str, str]) -> LoomErr
         )
     for name, what in places.items():
         state = state_of(pod, name)
+        if name == COPY and (state.get("terminated") or {}).get("exitCode"):
+            return ProviderError(
+                f"{what} could not be copied in the pod",
+                hint=f"the image of the pool's `registry_base` needs sh and cp, and the node room: "
+                f"kubectl logs {pod['metadata']['name']} -c {name}",
+                code="POD_FILES_DIFFER",
+            )
         waiting = state.get("waiting") or {}
         why, message = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
         image = next((one["image"] for one in _containers(pod) if one["name"] == name), "")

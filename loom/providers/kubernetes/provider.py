@@ -24,10 +24,20 @@ from loom.providers.kubernetes.files import Parcels
 from loom.providers.kubernetes.images import PodImages
 from loom.providers.kubernetes.kept import KeptPod, find
 from loom.providers.kubernetes.link import Link
-from loom.providers.kubernetes.pod import HELPER, JOB, LEASE_S, name_of, selector, specification, unenforced
+from loom.providers.kubernetes.pod import (
+    HELPER,
+    JOB,
+    LEASE_S,
+    is_confined,
+    name_of,
+    selector,
+    specification,
+    unenforced,
+)
 from loom.providers.kubernetes.pods import Pods
 from loom.providers.kubernetes.services import PodServices
 from loom.providers.kubernetes.session import PodSession
+from loom.providers.kubernetes.snapshot_image import COPY, Pushed, SnapshotImages
 from loom.status import OnOutput
 
 if TYPE_CHECKING:
@@ -59,6 +69,7 @@ class KubernetesProvider:
         self._lock = threading.Lock()
         self._pods: dict[str, Pods] = {}
         self._services: dict[str, PodServices] = {}
+        self._images_of: dict[str, SnapshotImages] = {}
         self._removals = Removals()
         self._reaped: set[str] = set()
 
@@ -80,11 +91,12 @@ class KubernetesProvider:
         pods = self._pods_in(cluster)
         with ExitStack() as stack:
             services = self._services.get(request.network_id or "")
-            name = self._created(cluster, pods, request, services)
+            pushed = self._pushed(request, on_output, cancel)
+            name = self._created(cluster, pods, request, services, pushed)
             session: PodSession | None = None
             try:
                 self._reap_once(cluster)
-                session = self._session(cluster, pods, name, request, services, on_output, cancel, stack)
+                session = self._session(cluster, pods, name, request, services, pushed, on_output, cancel, stack)
                 yield session
             finally:
                 if session is not None:
@@ -98,12 +110,24 @@ class KubernetesProvider:
 
     # The start
 
+    def _pushed(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Pushed | None:
+        """Return the snapshot in the pool's registry; None without one, and where the copy could not keep its owners."""
+        pool = request.pool
+        if pool is None or pool.registry is None or is_confined(pool):
+            return None
+        with self._lock:
+            if pool.registry not in self._images_of:
+                folder = self._setup.config.cache_dir / "layers"
+                self._images_of[pool.registry] = SnapshotImages(pool, self._setup.environ, folder)
+        return self._images_of[pool.registry].of(request, on_output, cancel)
+
     def _created(
         self,
         cluster: Cluster,
         pods: Pods,
         request: SessionRequest,
         services: PodServices | None,
+        pushed: Pushed | None,
     ) -> str:
         image = request.image_id or (request.image.name if request.image else None)
         if image is None:
@@ -113,7 +137,7 @@ class KubernetesProvider:
             key: value for key, value in driver.environment(request.environment).items() if driver.is_text(value)
         }
         placed = services.placed if services else ()
-        pod = specification(request, name, environment, placed, image=image, pid=self._pid)
+        pod = specification(request, name, environment, placed, image=image, pid=self._pid, pushed=pushed)
         pods.put(cluster.call(f"creating the pod of job {request.job_id}", "create_namespaced_pod", pod))
         return name
 
@@ -124,6 +148,7 @@ class KubernetesProvider:
         name: str,
         request: SessionRequest,
         services: PodServices | None,
+        pushed: Pushed | None,
         on_output: OnOutput,
         cancel: Cancel,
         stack: ExitStack,
@@ -142,6 +167,7 @@ class KubernetesProvider:
             pod=name,
             environment=driver.environment(request.environment),
             parcels=self._parcels,
+            pushed=pushed,
             on_output=on_output,
         )
         session.start(cancel)
@@ -206,6 +232,7 @@ def _until_runs(
 ) -> Mapping[str, object]:
     """Wait until the pod's helper and the job run. The error says why they don't."""
     places = {JOB: f"job {request.job_id}", HELPER: f"the helper of job {request.job_id}"}
+    places[COPY] = f"the snapshot of job {request.job_id}"
     started = told_at = time.monotonic()
     unregister = cancel.on_request(pods.wake)
     try:

@@ -28,6 +28,7 @@ from loom.status import Ended, Exit, OnOutput
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster import Cluster, Json
     from loom.providers.kubernetes.pods import Pods
+    from loom.providers.kubernetes.snapshot_image import Pushed
     from loom.storage.workspace import OnSkipped
 
 ENDED_S = 30.0
@@ -97,8 +98,9 @@ class PodSession:
         environment: Mapping[str, str],
         parcels: Parcels | None,
         on_output: OnOutput,
+        pushed: Pushed | None = None,
     ) -> None:
-        """`parcels`: None for a pod that has its files."""
+        """`parcels`: None for a pod that has its files; `pushed`: what the pod copied from the registry, still to be proved."""
         self._cluster = cluster
         self._pod = pod
         self._request = request
@@ -114,6 +116,7 @@ class PodSession:
         )
         self._files = PodFiles(cluster, pod, request)
         self._parcels = parcels
+        self._pushed = pushed
         self._filled = parcels is None
         self._owner: tuple[int, int] | None = None
         self.kept_until: float | None = None
@@ -144,7 +147,10 @@ class PodSession:
 
     def _fill(self, cancel: Cancel) -> None:
         assert self._parcels is not None
-        proved = self._files.fill(self._parcels.of(self._request), cancel)
+        if self._pushed is not None:
+            proved = self._files.prove(self._pushed.digests, self._pushed.files)
+        else:
+            proved = self._files.fill(self._parcels.of(self._request), cancel)
         if self._owner is not None and self._owner[0] != 0:
             self._files.give_to(*self._owner)
         self._filled = True

@@ -24,7 +24,7 @@ from loom.pools import Pool
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes import layers
 from loom.providers.kubernetes.layers import Layer, Packer, Part, Planned
-from loom.providers.kubernetes.registry import CONFIG, LAYER, MANIFEST, Repository
+from loom.providers.kubernetes.registry import CONFIG, LAYER, MANIFEST, RegistryError, Repository
 from loom.status import OnOutput
 from loom.util.units import rough_size
 
@@ -59,16 +59,22 @@ class SnapshotImages:
         self._environ = environ
         self._packer = Packer(folder)
         self._lock = threading.Lock()
-        self._made: dict[Path, Pushed] = {}
+        self._made: dict[Path, Pushed | None] = {}
 
-    def of(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Pushed:
-        """Return the request's workspace, with the stores that it borrows from, in the registry."""
+    def of(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Pushed | None:
+        """Return the request's workspace, with the stores that it borrows from, in the registry; None if that is not
+        possible now: it then has to be sent to each pod.
+        """
         with self._lock:
-            found = self._made.get(request.workspace)
-            if found is None:
-                found = self._made[request.workspace] = self._push(request, cancel)
-                on_output("stdout", f"the snapshot is {found.reference} ({rough_size(found.sent)} sent)\n".encode())
-            return found
+            if request.workspace not in self._made:
+                self._made[request.workspace] = None
+                try:
+                    found = self._made[request.workspace] = self._push(request, cancel)
+                    said = f"the snapshot is {found.reference} ({rough_size(found.sent)} sent)"
+                except RegistryError as error:
+                    said = f"warning: {error.message}; the snapshot is sent to each pod"
+                on_output("stdout", f"{said}\n".encode())
+            return self._made[request.workspace]
 
     def _push(self, request: SessionRequest, cancel: Cancel) -> Pushed:
         stores = [one.path for one in request.read_only_mounts]
@@ -156,7 +162,7 @@ def _as_oci(blob: Mapping[str, Any]) -> dict[str, Any]:
     return {"mediaType": kind, "digest": blob["digest"], "size": blob["size"]}
 
 
-def copies(pushed: Pushed, mounts: Mapping[str, str]) -> dict[str, Any]:
+def copying(pushed: Pushed, mounts: Mapping[str, str]) -> dict[str, Any]:
     """Return the init container that fills the pod's volumes. `mounts`: the volume's name for each path in the pod."""
     lines = [
         f"cp -a /{layers.ROOT}/{folder}/. /loom-volumes/{mounts[path]}/"

@@ -1,0 +1,101 @@
+"""A run on this machine and in the cluster at once; the pods copy the snapshot from a registry, which gets it once."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.kubernetes import IMAGE, environ, pods_of
+from tests.support.oci import push_busybox
+
+pytestmark = pytest.mark.kubernetes
+WORKFLOW = f"""
+version: v1
+stages: [test, report]
+many:
+  stage: test
+  image: "{IMAGE}"
+  runner_pool: cluster
+  parallel: 3
+  script: cat d1/f11; mkdir out; echo "in the cluster" >out/$CI_NODE_INDEX
+  artifacts: {{paths: [out]}}
+report:
+  stage: report
+  runner_pool: metal
+  script: cat out/*
+"""
+
+
+@pytest.fixture
+def registry() -> str:
+    address = os.environ.get("LOOM_TEST_REGISTRY")
+    if not address or not Path("/bin/busybox").exists():
+        pytest.skip(
+            "LOOM_TEST_REGISTRY names a registry of the cluster (http://HOST:PORT); needs a static /bin/busybox"
+        )
+    return address
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    root = tmp_path / "repo"
+    (root / ".loom").mkdir(parents=True)
+    (root / ".loom/workflow.yml").write_text(WORKFLOW)
+    for number in range(100):
+        path = root / f"d{number // 10}" / f"f{number}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(os.urandom(60_000) if number != 11 else b"eleven\n")
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
+        subprocess.run(["git", *command], cwd=root, check=True)
+    return root
+
+
+def run(repository: Path, tmp_path: Path, registry: str, name: str) -> str:
+    home = tmp_path / "home"
+    (home / ".config/loom").mkdir(parents=True, exist_ok=True)
+    cluster = f"{{provider: kubernetes, registry: '{registry}/{name}', registry_base: '{registry}/loom-test:base'}}"
+    (home / ".config/loom/config.yml").write_text(f"pools: {{cluster: {cluster}, metal: {{provider: host}}}}\n")
+    ran = subprocess.run(
+        [sys.executable, "-m", "loom", "run"],
+        cwd=repository,
+        env={
+            **environ(),
+            "HOME": str(home),
+            "LOOM_TMP_DIR": str(tmp_path),
+            "LOOM_TRUST": "1",
+            "LOOM_AUTO_CLEAN": "false",
+        },
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    run_id = re.findall(r"loom-run-local-(\d+)", ran.stdout)[0]
+    assert pods_of(run_id) == []
+    return "\n".join(path.read_text() for path in (home / f".local/state/loom/runs/{run_id}").rglob("*.jsonl"))
+
+
+def test_the_snapshot_goes_to_the_registry_once(repository: Path, tmp_path: Path, registry: str) -> None:
+    push_busybox(f"{registry}/loom-test")
+    name = f"loom-test-{os.getpid()}"
+    first = run(repository, tmp_path, registry, name)
+    sent = set(re.findall(r"the snapshot is (\S+) \(([^)]+) sent\)", first))
+    assert len(sent) == 1
+    assert re.search(r'"files_proved":"sha256 of \d{3} files"', first)
+    assert first.count("in the cluster") >= 3
+    (repository / "d5/f55").write_text("changed\n")
+    second = set(re.findall(r"the snapshot is (\S+) \(([^)]+) sent\)", run(repository, tmp_path, registry, name)))
+    assert second != sent
+
+
+def test_without_the_registry_the_snapshot_is_sent(repository: Path, tmp_path: Path) -> None:
+    found = run(repository, tmp_path, "http://127.0.0.1:1", "none")
+    assert "does not answer" in found
+    assert "the snapshot is sent to each pod" in found
+    assert re.search(r'"files_proved":"sha256 of \d{3} files"', found)
