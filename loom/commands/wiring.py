@@ -16,6 +16,7 @@ from loom.plan.model import Job, Plan, Secret, services_provider
 from loom.providers.base import SecretValues, Setup
 from loom.record.store import Store
 from loom.runner import Tools
+from loom.storage.bucket import Bucket
 
 if TYPE_CHECKING:
     from loom.snapshot import Source
@@ -63,7 +64,6 @@ def tools_for(
 
 def cache_for(config: Config, source: Source, snapshot: Mapping[str, Any]) -> Cache:
     """The caches for a run of a snapshot, by what its record says of it."""
-    from loom.storage.bucket import Bucket
     from loom.storage.cache import Cache
 
     return Cache(

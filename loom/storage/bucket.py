@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,8 @@ class Bucket:
         try:
             with self._lock:
                 if self._made is None:
-                    import fsspec  # an optional extra, and 100 ms
-
-                    self._made = fsspec.core.url_to_fs(self.address, skip_instance_cache=True, use_listings_cache=False)
+                    core = import_module("fsspec.core")  # an optional extra, and 100 ms
+                    self._made = core.url_to_fs(self.address, skip_instance_cache=True, use_listings_cache=False)
             yield self._made
         except ImportError as error:
             kind = self.address.partition("://")[0]
