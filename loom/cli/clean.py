@@ -45,10 +45,11 @@ def clean(
 
 
 @done_by("doctor")
-def doctor(as_json: options.AsJson = False) -> None:
+def doctor(on: options.On = None, as_json: options.AsJson = False) -> None:
     """Check what loom needs on this machine. Covers git, engine, default image, disk space and directories; prints remedies.
 
-    Starts a container of a local image, like a job's, and removes it.
+    Starts a container of a local image, like a job's, and removes it. With --on: checks a cluster's rights, rules, quotas
+    and registry instead of the engine.
 
     Exit code: 0 without problems, 3 otherwise.
     """

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from loom.commands import retention
 from loom.commands.project import WORKFLOWS, Here, here, not_counted
 from loom.commands.screen import screen_parts
 from loom.errors import LoomError
+from loom.pools import Pool, named
 from loom.providers.docker import labels
 from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.connection import Engine
@@ -30,8 +32,8 @@ from loom.util.units import counted, rough_size
 _LITTLE_SPACE = 2_000_000_000
 
 
-def doctor(*, as_json: bool) -> int:
-    place = here()
+def doctor(*, on: str | None, as_json: bool) -> int:
+    place = here({"on": on})
     checks = list(_checks(place))
     if as_json:
         print_json(Doctor(checks=checks))
@@ -56,7 +58,8 @@ def _checks(place: Here) -> Iterator[Check]:
         yield _warn(f"setting {name}", line)
     yield _git()
     yield _repository(place)
-    yield from _engine(place)
+    pool = named(place.config.on, place.config.pools)
+    yield from _elsewhere(place, pool) if pool.elsewhere else _engine(place)
     yield directory("state directory", place.config.state_dir)
     yield directory("workspaces", place.config.tmp_dir)
     yield directory("caches", place.config.cache_dir)
@@ -81,6 +84,16 @@ def _repository(place: Here) -> Check:
         text = f"{source.root} has no {' and no '.join(map(str, WORKFLOWS))}"
         return _warn("repository", text, "`loom check` shows what a first one looks like")
     return _ok("repository", str(source.root))
+
+
+def _elsewhere(place: Here, pool: Pool) -> Iterator[Check]:
+    try:
+        checkup = import_module("loom.providers.kubernetes.checkup")  # its library is an optional extra
+    except ImportError as error:
+        yield _bad("cluster", f"its library is not installed: {error}", "pip install 'loom-ci[kubernetes]'")
+        return
+    for found in checkup.findings(pool, place.environ, place.config.default_image):
+        yield _check(found.state, found.name, found.text, found.advice)
 
 
 # -- the engine ---------------------------------------------------------------------------------------------------

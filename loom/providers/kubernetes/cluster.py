@@ -221,6 +221,19 @@ class Cluster:
             )
         return _Lines(self, doing, answer)
 
+    def may(self, verb: str, resource: str, subresource: str = "") -> bool:
+        """Whether this user may do it in the namespace."""
+        asked = {"namespace": self.namespace, "verb": verb, "resource": resource, "subresource": subresource}
+        review = {"spec": {"resourceAttributes": asked}}
+
+        def ask() -> bool:
+            self._connection.requests += 1
+            api: Any = client.AuthorizationV1Api(self.api.api_client)
+            answer = api.create_self_subject_access_review(review, _preload_content=False, _request_timeout=CALL_S)
+            return bool(json.loads(answer.data)["status"].get("allowed"))
+
+        return self.patiently(f"asking for the right to {verb} {resource}", ask, PATIENCE_S)
+
     # Streams
 
     def websocket(self, pod: str, container: str, command: Sequence[str], *, stdin: bool, tty: bool) -> WebSocket:

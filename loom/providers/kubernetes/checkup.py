@@ -1,0 +1,152 @@
+"""What a pool needs of its cluster, for `loom doctor --on`: verbs, admission of a pod, quotas, the registry."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from loom.cancel import Cancel
+from loom.errors import ImageError, LoomError
+from loom.pools import Pool
+from loom.providers.base import SessionRequest
+from loom.providers.kubernetes import pods as states
+from loom.providers.kubernetes.cluster import Cluster, Json
+from loom.providers.kubernetes.pod import MANAGED, name_of, specification
+from loom.providers.kubernetes.pods import Pods
+from loom.providers.kubernetes.session import remove
+from loom.providers.kubernetes.snapshot_image import COPY, Pushed, SnapshotImages, copying
+
+VERBS = (
+    *((verb, "pods", "") for verb in ("create", "get", "list", "watch", "delete", "patch")),
+    *((verb, "pods", "exec") for verb in ("create", "get")),
+    ("get", "pods", "log"),
+    ("list", "events", ""),
+)
+"""Each verb that loom uses, with its resource and subresource: the Role of docs/explanation/job-pod.md."""
+_NICE = ("events",)
+"""Without these, errors say less; nothing fails."""
+_PULL_S = 120.0
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    state: Literal["ok", "warn", "bad"]
+    name: str
+    text: str
+    advice: str | None = None
+
+
+def findings(pool: Pool, environ: Mapping[str, str], image: str) -> Iterator[Finding]:
+    """Look at the pool's cluster. Nothing stays in it."""
+    cluster = Cluster.of(pool.context, environ).at(pool.namespace)
+    try:
+        cluster.call("looking for the cluster", "list_namespaced_pod", limit=1, patience_s=0.0)
+        yield Finding(state="ok", name="cluster", text=f"{cluster.host}, namespace {cluster.namespace}")
+        yield _verbs(cluster)
+        yield _admission(cluster, pool, image)
+        yield from _quotas(cluster)
+        if pool.registry is not None:
+            yield _registry(cluster, pool, environ)
+    except LoomError as error:
+        yield Finding(state="bad", name="cluster", text=error.message, advice=error.hint)
+    finally:
+        cluster.close()
+
+
+def _verbs(cluster: Cluster) -> Finding:
+    missing = [(verb, *what) for verb, *what in VERBS if not cluster.may(verb, *what)]
+    if not missing:
+        return Finding(state="ok", name="rights", text=f"each of the {len(VERBS)} verbs that loom uses")
+    text = ", ".join(f"{verb} {'/'.join(filter(None, what))}" for verb, *what in missing)
+    needed = any(what[0] not in _NICE for _, *what in missing)
+    return Finding(
+        state="bad" if needed else "warn",
+        name="rights",
+        text=f"not allowed in namespace {cluster.namespace}: {text}",
+        advice="the Role in loom's documentation of the job's pod has each verb" if needed else "errors will say less",
+    )
+
+
+def _admission(cluster: Cluster, pool: Pool, image: str) -> Finding:
+    """Ask the API server whether it would take a plain job's pod: rules of pod security, quotas, webhooks."""
+    request = _request(Path("/"), pool)
+    pod = specification(request, name_of(request), {}, (), image=image, pid=0)
+    try:
+        cluster.call("asking for a pod", "create_namespaced_pod", pod, dry_run="All")
+    except LoomError as error:
+        advice = error.hint
+        if error.code == "CLUSTER_POD_REFUSED":
+            advice = "at the level `restricted`: pod_template: {spec: {securityContext: {runAsNonRoot: true, runAsUser: 1000}}}"
+        return Finding(state="bad", name="pods", text=error.message, advice=advice)
+    return Finding(state="ok", name="pods", text="the API server would take a job's pod (asked without making one)")
+
+
+def _request(workspace: Path, pool: Pool) -> SessionRequest:
+    return SessionRequest(
+        run_id="doctor",
+        job_id="doctor",
+        workspace=workspace,
+        project_dir="/workspace",
+        environment={},
+        shell=(),
+        pool=pool,
+    )
+
+
+def _quotas(cluster: Cluster) -> Iterator[Finding]:
+    try:
+        listed = cluster.call("reading quotas", "list_namespaced_resource_quota", patience_s=0.0)
+    except LoomError:
+        yield Finding(state="ok", name="quota", text="may not be read here; a refused pod names it")
+        return
+    for quota in listed["items"]:
+        status = quota.get("status") or {}
+        used = status.get("used") or {}
+        text = ", ".join(f"{key}: {used.get(key, 0)} of {most}" for key, most in (status.get("hard") or {}).items())
+        yield Finding(state="ok", name=f"quota {quota['metadata']['name']}", text=text)
+
+
+def _registry(cluster: Cluster, pool: Pool, environ: Mapping[str, str]) -> Finding:
+    """Push a snapshot of one file, and let a node pull it."""
+    with tempfile.TemporaryDirectory(prefix="loom-doctor-") as folder:
+        workspace = Path(folder, "workspace")
+        workspace.mkdir()
+        (workspace / "file").write_text("loom doctor\n")
+        images = SnapshotImages(pool, environ, Path(folder, "layers"))
+        said: list[str] = []
+        pushed = images.of(_request(workspace, pool), lambda _, data: said.append(data.decode()), Cancel())
+    if pushed is None:
+        return Finding(state="bad", name="registry", text="".join(said).strip(), advice="see the pool's `registry`")
+    error = _pulled(cluster, pool, pushed)
+    if error is not None:
+        return Finding(state="bad", name="registry", text=error.message, advice=error.hint)
+    return Finding(state="ok", name="registry", text=f"{pool.registry}: a snapshot was pushed, and a node pulled it")
+
+
+def _pulled(cluster: Cluster, pool: Pool, pushed: Pushed) -> LoomError | None:
+    """Run the image once on a node."""
+    request = _request(Path("/"), pool)
+    pod: Json = specification(request, name_of(request), {}, (), image=pushed.reference, pid=0)
+    pod["spec"] |= {"containers": [{**copying(pushed, {}), "command": ["sh", "-c", "exit 0"]}], "volumes": []}
+    name = pod["metadata"]["name"]
+    pods = Pods(cluster, f"{MANAGED}=loom")
+    pods.put(cluster.call("making a pod", "create_namespaced_pod", pod))
+    try:
+        refused: LoomError | None = None
+
+        def over(seen: Mapping[str, object] | None) -> bool:
+            nonlocal refused
+            refused = states.refusal(seen, {COPY: "the snapshot"})
+            return refused is not None or "terminated" in states.state_of(seen, COPY)
+
+        seen = pods.wait_for(name, over, _PULL_S)
+        if refused is None and "terminated" not in states.state_of(seen, COPY):
+            why = states.unscheduled(seen) or "it did not start"
+            return ImageError(f"a pod with the snapshot did not run within {_PULL_S:.0f} s: {why}")
+        return refused
+    finally:
+        remove(cluster, name)
+        pods.close()
