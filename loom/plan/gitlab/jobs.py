@@ -286,7 +286,7 @@ class _Texts:
         scope = candidates.scope(candidate.entry, candidate.instance, rule) if rule else candidate.scope
         self._reported = candidates.gets_reported(candidate)
         self.known = scope.known
-        layered = scope.layered
+        self._layered = layered = scope.layered
         self.secrets = tuple(
             p.Secret(name=name, ref=variable.ref, file=variable.file, required=False)
             for name, variable in layered.items()
@@ -344,10 +344,23 @@ class _Texts:
         try:
             parse_reference(name)
         except RequestError as error:
-            unset = [f"${one}" for one in names(text_of(written)) if one not in self.values]
+            unset = [f"${one}" for one in self._unset(text_of(written))]
             hint = f"{' and '.join(unset)} has no value here: {_GIVE}" if unset else error.hint
             self.builder.say(written, self.at("image"), f"image: {error.message}. {hint}")
         return name
+
+    def _unset(self, text: str) -> list[str]:
+        """Return the names without a value that a text refers to, also through other variables."""
+        found: list[str] = []
+        pending, seen = list(names(text)), set[str]()
+        while pending:
+            name = pending.pop(0)
+            if name not in self.values and name not in found:
+                found.append(name)
+            if name not in seen and (variable := self._layered.get(name)) is not None and variable.expand:
+                pending += names(variable.value)
+            seen.add(name)
+        return found
 
     def paths(self, node: Node | None) -> tuple[str, ...]:
         """Return paths below the project; one outside is left out, as GitLab's runner does, with a notice."""

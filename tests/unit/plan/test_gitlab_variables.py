@@ -155,3 +155,12 @@ job: {script: x, variables: {N: $CI_PIPELINE_NAME}}
 def test_a_value_that_is_not_an_option_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LoomError, match="variables:options: the value of A must be one of its options: x, y"):
         plan(tmp_path, "variables: {A: {value: z, options: [x, y]}}\njob: {script: x}")
+
+
+def test_an_image_without_a_value_names_the_variable_that_lacks_one(tmp_path: Path) -> None:
+    text = "variables: {HUB: $MIRROR/, IMAGE: '${HUB}base'}\njob: {script: x, image: $IMAGE}"
+    with pytest.raises(
+        LoomError, match=r"image: '/base' is not a valid image name. \$MIRROR has no value here: give it"
+    ):
+        plan(tmp_path, text)
+    assert plan(tmp_path, text, own="MIRROR: hub.example.com").jobs[0].image is not None
