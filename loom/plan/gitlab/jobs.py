@@ -341,6 +341,8 @@ class _Texts:
         """Return the reference of an image or a service, which is text or has a `name`."""
         written = node.get("name") or node
         name = self(text_of(written))
+        if "$" in name and self._reported:
+            return name  # a job before it may report the value
         try:
             parse_reference(name)
         except RequestError as error:
