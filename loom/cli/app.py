@@ -15,7 +15,7 @@ MODULES = {
     "run": ("run",),
     "watch": ("watch",),
     "record": ("runs", "show", "logs", "diagnose", "diff", "report", "artifacts"),
-    "check": ("check", "compile", "schema", "trust"),
+    "check": ("check", "compile", "import", "schema", "trust"),
     "config": ("config",),
     "images": ("images",),
     "cache": ("cache",),

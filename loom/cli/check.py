@@ -1,4 +1,4 @@
-"""`loom check`, `compile`, `schema`, `trust`: inspect the workflow without running it."""
+"""`loom check`, `compile`, `import`, `schema`, `trust`: inspect the workflow without running it."""
 
 from __future__ import annotations
 
@@ -49,6 +49,11 @@ def compile_(
     event: options.EventOption = options.Event.PUSH,
 ) -> None:
     """Print the plan. `loom run` with the same arguments runs exactly this plan."""
+
+
+@done_by("import_")
+def import_(workflow: options.WorkflowFile = None) -> None:
+    """Print a `.gitlab-ci.yml` in loom's own language. Comments name what it says otherwise, or can't say."""
 
 
 @done_by("schema")

@@ -1,0 +1,28 @@
+"""`loom import`: another system's workflow in loom's own language."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from loom.commands import planning, project
+from loom.errors import RequestError
+from loom.status import ExitCode
+from loom.util.paths import name_from
+from loom.workflow import Workflow
+from loom.workflow.gitlab.translation import translated
+
+
+def import_(workflow: Path | None) -> int:
+    """`loom import`."""
+    here = project.here()
+    found = here.root / ".gitlab-ci.yml"
+    path = here.workflow(workflow) if workflow is not None or not found.exists() else found
+    loaded = planning.load(here, path)
+    if isinstance(loaded, Workflow):
+        raise RequestError(
+            f"{name_from(here.root, path)} is in loom's own language already",
+            hint="name a .gitlab-ci.yml with --workflow",
+        )
+    sys.stdout.write(translated(loaded))
+    return ExitCode.OK

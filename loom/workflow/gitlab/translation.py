@@ -1,0 +1,192 @@
+"""A pipeline in loom's own language, for `loom import`: with a comment at each thing that it says otherwise or can't say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from loom.util.units import duration_text
+from loom.util.yaml_file import Node, fields_of, items_of, one_or_more
+from loom.workflow.gitlab.durations import seconds
+from loom.workflow.gitlab.parallel import instances
+from loom.workflow.gitlab.pipeline import Entry, Pipeline
+from loom.workflow.gitlab.variables import read, text_of
+
+_SAME = ("before_script", "script", "after_script", "when", "resource_group")
+_ELSEWHERE = ("extends", "inherit", "default", "stage")
+_OUTCOMES = ("on_success", "on_failure", "always", "manual")
+_REASONS = {
+    "always": "always",
+    "script_failure": "script_failure",
+    "job_execution_timeout": "timeout",
+    "runner_system_failure": "provider_failure",
+}
+_PULL = {"always": "always", "never": "never", "if-not-present": "missing"}
+
+
+def translated(pipeline: Pipeline) -> str:
+    """Return the workflow as text; its jobs have what `extends`, `default` and includes gave them."""
+    stages = [stage for stage in pipeline.stages if any(entry.stage == stage for entry in pipeline.jobs.values())]
+    parts = [
+        f"# From {pipeline.path}, by `loom import`: each comment names what loom's language says otherwise.",
+        _dumped({"version": "v1", "stages": [_stage(stage) for stage in stages]}),
+    ]
+    if variables := read(pipeline.root.get("variables")):
+        parts.append(_dumped({"variables": {name: one.value for name, one in variables.items()}}))
+    names = {name: found[0].id.partition(".")[0] for name, found in instances(dict.fromkeys(pipeline.jobs)).items()}
+    rules = pipeline.root.find("workflow", "rules")
+    if rules is not None:
+        parts.append(_dumped({"workflow": {"rules": list(_rules(rules))}}))
+    parts += ["\n".join(_Job(entry, names).lines()) for entry in pipeline.jobs.values()]
+    return "\n".join(parts)
+
+
+def _stage(name: str) -> str:
+    return re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-.")[:32] or "x"
+
+
+def _dumped(value: Any) -> str:
+    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+def _rules(rules: Node) -> Iterator[dict[str, Any]]:
+    for rule in items_of(rules):
+        found = {
+            key: node.plain() for key, node in fields_of(rule).items() if key in ("if", "changes", "exists", "when")
+        }
+        if rule.get("variables") is not None:
+            found["variables"] = {name: one.value for name, one in read(rule.get("variables")).items()}
+        if isinstance(rule.get("allow_failure") and rule.value["allow_failure"].value, bool):
+            found["allow_failure"] = rule.value["allow_failure"].value
+        if found.get("when") == "delayed":
+            found["when"] = "on_success"
+        yield found
+
+
+class _Job:
+    def __init__(self, entry: Entry, names: Mapping[str, str]) -> None:
+        self.entry = entry
+        self.names = names
+        self.comments: list[str] = []
+
+    def lines(self) -> Iterator[str]:
+        value = self._value()
+        for comment in self.comments:
+            yield f"# {comment}"
+        yield _dumped({self.names[self.entry.name]: value})
+
+    def _value(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"stage": _stage(self.entry.stage)}
+        if self.names[self.entry.name] != self.entry.name:
+            self.comments.append(f"{self.entry.name!r} is no name for a job here")
+        if _stage(self.entry.stage) != self.entry.stage:
+            self.comments.append(f"the stage {self.entry.stage} has another name")
+        for key, node in self.entry.merged.value.items():
+            if key in _SAME:
+                found[key] = (
+                    node.plain() if key in ("when", "resource_group") else [text_of(one) for one in one_or_more(node)]
+                )
+            elif (method := getattr(self, f"_{key}", None)) is not None:
+                found |= method(node)
+            elif key not in _ELSEWHERE:
+                self.comments.append(f"{key} ({node.place}) has no counterpart")
+        if "script" in found:
+            found["shared_shell"] = True
+        if found.get("when") == "delayed":
+            found["when"] = "on_success"
+        return found
+
+    def _image(self, node: Node) -> dict[str, Any]:
+        fields, docker = fields_of(node), fields_of(node.get("docker"))
+        image: dict[str, Any] = {"name": text_of(node.get("name") or node)}
+        if words := [text_of(word) for word in one_or_more(fields.get("entrypoint")) if text_of(word)]:
+            image["entrypoint"] = words
+        if policies := one_or_more(fields.get("pull_policy")):
+            image["pull"] = _PULL[policies[0].text]
+        return {"image": image | {key: text_of(docker[key]) for key in ("user", "platform") if key in docker}}
+
+    def _services(self, node: Node) -> dict[str, Any]:
+        return {"services": [self._service(one) for one in one_or_more(node)]}
+
+    def _service(self, node: Node) -> dict[str, Any]:
+        fields = fields_of(node)
+        found: dict[str, Any] = {"name": text_of(node.get("name") or node)}
+        if "alias" in fields:
+            found["alias"] = re.split(r"[\s,]+", text_of(fields["alias"]))
+        for key in ("command", "entrypoint"):
+            if key in fields:
+                found[key] = [text_of(word) for word in one_or_more(fields[key])]
+        if variables := read(fields.get("variables")):
+            found["variables"] = {name: one.value for name, one in variables.items()}
+        return found
+
+    def _variables(self, node: Node) -> dict[str, Any]:
+        return {"variables": {name: one.value for name, one in read(node).items()}}
+
+    def _needs(self, node: Node) -> dict[str, Any]:
+        found = []
+        for need in one_or_more(node):
+            job = text_of(need.get("job") or need)
+            if need.get("project") is not None or need.get("pipeline") is not None or job not in self.names:
+                self.comments.append(f"the need of {job} ({need.place}) can't be said")
+                continue
+            entry = {key: one.plain() for key, one in fields_of(need).items() if key in ("artifacts", "optional")}
+            found.append({"job": self.names[job], **entry})
+        return {"needs": found}
+
+    def _rules(self, node: Node) -> dict[str, Any]:
+        return {"rules": list(_rules(node))}
+
+    def _allow_failure(self, node: Node) -> dict[str, Any]:
+        return {"allow_failure": node.plain()}
+
+    def _interruptible(self, node: Node) -> dict[str, Any]:
+        return {}
+
+    def _timeout(self, node: Node) -> dict[str, Any]:
+        return {"timeout": duration_text(seconds(text_of(node)))}
+
+    def _parallel(self, node: Node) -> dict[str, Any]:
+        if node.get("matrix") is None:
+            return {"parallel": node.plain()}
+        rows = one_or_more(node.get("matrix"))
+        matrix = [
+            {name: [text_of(one) for one in one_or_more(values)] for name, values in row.value.items()} for row in rows
+        ]
+        return {"parallel": {"matrix": matrix}}
+
+    def _retry(self, node: Node) -> dict[str, Any]:
+        if not fields_of(node):
+            return {"retry": node.plain()}
+        reasons = [_REASONS[one.text] for one in one_or_more(node.get("when")) if one.text in _REASONS]
+        found = {key: one.plain() for key, one in fields_of(node).items() if key in ("max", "exit_codes")}
+        return {"retry": found | ({"when": list(dict.fromkeys(reasons))} if reasons else {})}
+
+    def _artifacts(self, node: Node) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, one in fields_of(node).items():
+            if key in ("paths", "exclude"):
+                found[key] = [text_of(path).removeprefix("./") for path in one_or_more(one)]
+            elif key in ("when", "name"):
+                found[key] = one.plain()
+            elif key == "expire_in" and one.text.strip() != "never":
+                found[key] = duration_text(seconds(one.text))
+            elif key == "reports":
+                known = {kind: paths for kind, paths in fields_of(one).items() if kind in ("junit", "dotenv")}
+                found[key] = {kind: [text_of(path) for path in one_or_more(paths)] for kind, paths in known.items()}
+            elif key != "expire_in":
+                self.comments.append(f"artifacts:{key} ({one.place}) has no counterpart")
+        return {"artifacts": found} if found.get("paths") or found.get("reports") else {}
+
+    def _cache(self, node: Node) -> dict[str, Any]:
+        found = []
+        for one in one_or_more(node):
+            fields = fields_of(one)
+            if one_or_more(fields.get("paths")):
+                kept = ("paths", "key", "policy", "when", "fallback_keys")
+                found.append({key: value.plain() for key, value in fields.items() if key in kept})
+        return {"cache": found} if found else {}
