@@ -1,0 +1,113 @@
+"""Files of other projects come from a clone that the configuration names, or by git from the server of `origin`."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loom import config
+from loom.commands.gitlab_sources import Elsewhere
+from loom.commands.project import Here
+from loom.workflow.gitlab.sources import NotFound
+from tests.support.waiting import until
+
+COMPONENT = "spec: {inputs: {}}\n---\njob: {script: echo}\n"
+
+
+def git(directory: Path, *words: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+    done = subprocess.run(["git", *identity, *words], cwd=directory, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """The repository `group/shared` of a server, with a release 1.2.0, 1.10.0 and a branch that is newer."""
+    place = tmp_path / "server/group/shared"
+    (place / "templates").mkdir(parents=True)
+    git(place, "init", "-qb", "main")
+    for version in ("1.2.0", "1.10.0", "unreleased"):
+        (place / "templates/part.yml").write_text(f"# {version}\n{COMPONENT}")
+        git(place, "add", "-A")
+        git(place, "commit", "-qm", version)
+        if version != "unreleased":
+            git(place, "tag", version)
+    (place / ".git/git-daemon-export-ok").touch()
+    return place
+
+
+@pytest.fixture
+def server(tmp_path: Path, shared: Path) -> Iterator[str]:
+    """The address of the server."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    base = tmp_path / "server"
+    command = ["git", "daemon", "--reuseaddr", "--listen=127.0.0.1", f"--port={port}", f"--base-path={base}", str(base)]
+    daemon = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def answers() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        until(answers, while_runs=daemon)
+        yield f"git://127.0.0.1:{port}"
+    finally:
+        os.killpg(daemon.pid, 15)
+        daemon.wait()
+
+
+def sources(tmp_path: Path, origin: str, settings: str = "") -> Elsewhere:
+    root = tmp_path / "checkout"
+    root.mkdir()
+    git(root, "init", "-q")
+    git(root, "remote", "add", "origin", origin)
+    environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    (tmp_path / ".config/loom").mkdir(parents=True)
+    (tmp_path / ".config/loom/config.yml").write_text(settings)
+    found = config.load(root=root, environ=environ, flags={})
+    return Elsewhere(Here(environ=environ, start=root, root=root, config=found))
+
+
+def test_a_project_is_fetched_from_the_server_of_origin_and_kept_by_commit(
+    tmp_path: Path, shared: Path, server: str
+) -> None:
+    elsewhere = sources(tmp_path, f"{server}/group/own")
+    tree = elsewhere.project("group/shared", "1.2.0")
+    assert (tree.label, tree.sha) == ("group/shared@1.2.0:", git(shared, "rev-parse", "1.2.0"))
+    assert tree.read("templates/part.yml").startswith(b"# 1.2.0")
+    assert list(tree.paths()) == ["templates/part.yml"]
+    (shared / ".git/git-daemon-export-ok").unlink()  # the server gives nothing any longer
+    assert elsewhere.project("group/shared", tree.sha).read("templates/part.yml").startswith(b"# 1.2.0")
+    with pytest.raises(NotFound, match=r"git fetch .* nope: .*; name a clone in your configuration"):
+        elsewhere.project("group/shared", "nope")
+
+
+@pytest.mark.parametrize(
+    ("version", "chosen", "said"),
+    [("1", "1.10.0", "1.10.0"), ("1.2", "1.2.0", "1.2.0"), ("~latest", "1.10.0", "1.10.0"), ("main", "unreleased", "")],
+)
+def test_a_components_version_is_the_newest_release_that_fits(
+    tmp_path: Path, server: str, version: str, chosen: str, said: str
+) -> None:
+    component = sources(tmp_path, f"{server}/group/own").component("127.0.0.1", "group/shared", version)
+    assert component.version == said
+    assert component.tree.read("templates/part.yml").decode().startswith(f"# {chosen}")
+
+
+def test_a_clone_of_the_configuration_is_read_without_a_server(tmp_path: Path, shared: Path) -> None:
+    elsewhere = sources(
+        tmp_path, "git@example.com:group/own.git", f"gitlab: {{projects: {{group/shared: {shared}}}}}\n"
+    )
+    assert elsewhere.project("group/shared", None).read("templates/part.yml").startswith(b"# unreleased")
+    assert elsewhere.url_of("a/b") == "git@example.com:a/b.git"
+    with pytest.raises(NotFound, match="has no v9; fetch it there"):
+        elsewhere.project("group/shared", "v9")
+    with pytest.raises(NotFound, match="components come from the server of this project"):
+        elsewhere.component("elsewhere.example.com", "group/shared", "1")
+    with pytest.raises(NotFound, match="name a folder with a copy of them in your configuration"):
+        elsewhere.template("Jobs/Build.gitlab-ci.yml")
