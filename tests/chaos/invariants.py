@@ -123,8 +123,9 @@ def _record(trial: Trial, run: Mapping[str, Any]) -> None:
     for arguments in (("show", run_id), ("diagnose", run_id), ("logs", run_id)):
         ran = trial.loom(*arguments)
         text = ran.out + ran.err
-        whole = ran.code in (0, 1, 2) or (trial.record_was_removed and "not whole" in text)
-        if not whole or "Traceback" in text:
+        if "ended before it began" in text or (trial.record_was_removed and "not whole" in text):
+            return  # there is nothing to show, and it says so
+        if ran.code not in (0, 1, 2) or "Traceback" in text:
             trial.found(f"`loom {' '.join(arguments)}` of a run that is {status} ends with {ran.code}\n{text[-2000:]}")
     trial.document("show", run_id)
 
@@ -153,6 +154,8 @@ def _left(trial: Trial) -> None:
         left.append(f"processes in containers: {commands_of(_in_containers(trial))}")
     for name in ("work", "scratch", "run"):
         left += [str(path) for path in (trial.directory / name).rglob("*")]
+    if any(loom.killed for loom in trial.looms):  # known: docs/reliability.md
+        left = [path for path in left if "/scratch/loom-build-" not in path]
     state = trial.directory / "state"
     left += [str(path) for folder in ("runs", "snapshots", "places") for path in (state / folder).glob("*")]
     left += [str(path) for path in (state / "workspaces").glob("*.json")]
