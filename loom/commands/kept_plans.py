@@ -79,6 +79,8 @@ class Planner:
         self.context = context
         self._keeping = keeping
         self._answers = _Answers(context)
+        self.asks_for_changes = True
+        """Whether a rule may look at `changes`; known when the plan is made."""
 
     @cached_property
     def workflow(self) -> Loaded:
@@ -100,8 +102,10 @@ class Planner:
         with profile.span("part", "kept plan"):
             kept = self._found()
         if kept is not None:
+            self.asks_for_changes = bool(kept.changed)
             return kept.plan, kept.notices
         plan, notices = self._resolved(self._answers.asked())
+        self.asks_for_changes = bool(self._answers.changed)
         self._keep(plan, notices, self._answers)
         return plan, notices
 

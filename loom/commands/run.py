@@ -189,7 +189,7 @@ def prepare(
         source=source,
         plan=plan,
         variables=variables,
-        concerned=None if touched is None else _concerned(planner, plan, touched),
+        concerned=_concerned(planner, plan, touched) if touched is not None and planner.asks_for_changes else None,
         notices=(*_other_file(plan, options), *notices),
     )
 

@@ -23,7 +23,7 @@ from loom.commands import run as running
 from loom.commands import wiring
 from loom.commands.project import Here
 from loom.commands.run import Options, Prepared
-from loom.errors import LoomError
+from loom.errors import LoomError, refusals
 from loom.plan.model import Plan
 from loom.record.events import PhaseEvent
 from loom.record.journal import OutputBatch
@@ -130,7 +130,7 @@ class Warm:
             self._preparing.start()
 
     def _prepare(self, options: Options, choose: Choose, cancel: Cancel) -> None:
-        with suppress(LoomError):  # the run itself meets it, and reports it
+        with suppress(LoomError), refusals():  # the run itself meets it, and reports it
             if (made := _prepared(options, str(time.time_ns()), choose, None)) is None or cancel.requested:
                 return
             self._ahead = Ahead(_request(*made, cancel))
