@@ -92,8 +92,9 @@ class Pods:
         doing = "watching the pods of the run"
         while not self._closing.is_set():
             try:
+                before = set(self._seen)
                 listed = self._cluster.call(doing, "list_namespaced_pod", label_selector=self._selector)
-                self._replace(listed["items"])
+                self._replace(listed["items"], before)
                 self._follow(doing, listed["metadata"]["resourceVersion"])
             except LoomError as error:
                 if self._closing.is_set():
@@ -128,9 +129,10 @@ class Pods:
             if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
                 self._note(event["object"], deleted=event["type"] == "DELETED")
 
-    def _replace(self, pods: list[Json]) -> None:
+    def _replace(self, pods: list[Json], before: set[str]) -> None:
+        """`before`: those that were known when the list was asked for; one that was made since may not be in it."""
         with self._changed:
-            self._gone |= set(self._seen) - {pod["metadata"]["name"] for pod in pods}
+            self._gone |= before - {pod["metadata"]["name"] for pod in pods}
             for pod in pods:
                 self._seen[pod["metadata"]["name"]] = pod
             self._changed.notify_all()
