@@ -14,6 +14,7 @@ from loom.status import ExitCode
 MODULES = {
     "run": ("run",),
     "watch": ("watch",),
+    "mcp": ("mcp",),
     "record": ("runs", "show", "logs", "diagnose", "diff", "report", "artifacts"),
     "check": ("check", "compile", "import", "schema", "trust"),
     "config": ("config",),

@@ -1,0 +1,232 @@
+"""`loom mcp`: the tools of an agent over the Model Context Protocol, on standard input and output."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from loom import __version__
+from loom.cancel import Cancel
+from loom.commands.agent_answers import Answer, ExecAnswer, LogsAnswer, RunAnswer
+from loom.commands.agent_limits import Limits
+from loom.commands.agent_tools import Report, Tools
+from loom.commands.project import here
+from loom.errors import LoomError, RequestError
+from loom.status import ExitCode
+
+try:
+    import anyio
+    from mcp.server.mcpserver import Context, MCPServer
+    from mcp.server.mcpserver.exceptions import ToolError
+    from mcp_types import ToolAnnotations
+    from pydantic import Field
+except ImportError as error:
+    raise RequestError(
+        f"`loom mcp` needs the package mcp ({error})", hint="pip install 'loom[mcp]'", code="EXTRA_MISSING"
+    ) from error
+
+Given = TypeVar("Given")
+
+INSTRUCTIONS = """\
+loom runs this repository's CI workflow as CI would, on the present state of the checkout, each job in a container.
+`run` it; if a job fails, the answer has the diagnosis. Look closer with `logs` (grep) and `exec`, which runs a command there.
+Repair the checkout, then `resume` with sync="ask": it goes on from the failing step. Finish with `run`: only a whole run proves.
+Answers have at most 2 KB of text; `more` gives the rest of one. `explain` tells whether CI would see a file."""
+
+RunName = Annotated[str, Field(description="A run's id or a part of it, `last` or `last-failed`.")]
+JobName = Annotated[str | None, Field(description="A job's name; null: the one that failed first.")]
+_LOOK = ToolAnnotations(read_only_hint=True)
+_ACT = ToolAnnotations(read_only_hint=False, destructive_hint=False)
+
+
+def mcp(
+    *,
+    read_only: bool,
+    job: list[str] | None,
+    allow_host: bool,
+    allow_privileged: bool,
+    allow_network: bool,
+    workflow: Path | None,
+) -> int:
+    """`loom mcp`."""
+    here()  # a checkout, or an error now
+    limits = Limits(
+        read_only=read_only,
+        jobs=tuple(job or ()),
+        host=allow_host,
+        privileged=allow_privileged,
+        network=allow_network,
+    )
+    serving = _Serving(Tools(limits, workflow))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        _server(serving, acting=not read_only).run("stdio")
+    finally:
+        serving.close()
+    return 0
+
+
+class _Serving:
+    """Calls of tools, each in a thread; one that the client cancels, and all at the end, are asked to end."""
+
+    def __init__(self, tools: Tools) -> None:
+        self.tools = tools
+        self._active: dict[Cancel, threading.Event] = {}
+
+    async def call(self, work: Callable[[Cancel], Given]) -> Given:
+        cancel, over = Cancel(), threading.Event()
+        self._active[cancel] = over
+
+        def done() -> Given:
+            try:
+                return work(cancel)
+            finally:
+                over.set()
+                self._active.pop(cancel, None)
+
+        try:
+            return await anyio.to_thread.run_sync(done, abandon_on_cancel=True)
+        except anyio.get_cancelled_exc_class():
+            cancel.request(ExitCode.INTERRUPTED)
+            raise
+        except LoomError as error:
+            raise ToolError(f"{error} ({error.code})") from error
+
+    def close(self) -> None:
+        for cancel, over in [*self._active.items()]:
+            cancel.request(ExitCode.INTERRUPTED)
+            over.wait()  # no limit: each wait of a run has one, and a cancel ends it
+        self.tools.close()
+
+
+def _server(serving: _Serving, *, acting: bool) -> MCPServer[Any]:
+    @asynccontextmanager
+    async def lifespan(_: MCPServer[Any]) -> AsyncIterator[None]:
+        yield
+
+    server: MCPServer[Any] = MCPServer("loom", version=__version__, instructions=INSTRUCTIONS, lifespan=lifespan)
+    _looking(server, serving)
+    if acting:
+        _acting(server, serving)
+    return server
+
+
+def _looking(server: MCPServer[Any], serving: _Serving) -> None:
+    call, tools = serving.call, serving.tools
+
+    @server.tool(annotations=_LOOK)
+    async def check() -> Answer:
+        """Check the workflow: each mistake with file, line and reason. Runs nothing."""
+        return await call(tools.check)
+
+    @server.tool(annotations=_LOOK)
+    async def diagnose(run: RunName = "last", job: JobName = None) -> Answer:
+        """Explain why a run failed: job, step, place, likely cause, the lines that tell, what to do."""
+        return await call(lambda _: tools.diagnose(run, job))
+
+    @server.tool(annotations=_LOOK)
+    async def logs(
+        run: RunName = "last",
+        job: JobName = None,
+        step: Annotated[str | None, Field(description="Such as `script/02`; null: all steps.")] = None,
+        grep: Annotated[str | None, Field(description="Only lines in which this regular expression is found.")] = None,
+        first: Annotated[int, Field(description="Number of the first line, from 1; -50: the last 50 lines.")] = -50,
+        count: Annotated[int, Field(ge=1, le=2000)] = 200,
+    ) -> LogsAnswer:
+        """Lines of a run's output, numbered. With `grep`, the numbers count the lines that are found."""
+        if first == 0:
+            raise ToolError("first counts from 1, or from the end if it is negative")
+        return await call(lambda cancel: tools.logs(run, job, step, grep, first, count, cancel))
+
+    @server.tool(annotations=_LOOK)
+    async def pull(run: RunName = "last", job: JobName = None) -> Answer:
+        """Show what a job changed in its files, as a patch for the checkout. Changes nothing."""
+        return await call(lambda cancel: tools.pull(run, job, cancel))
+
+    @server.tool(annotations=_LOOK)
+    async def explain(paths: Annotated[list[str], Field(min_length=1, max_length=50)]) -> Answer:
+        """Tell for each path whether CI would see it as it is in the checkout, and which rule decides."""
+        return await call(lambda cancel: tools.explain(paths, cancel))
+
+    @server.tool(annotations=_LOOK)
+    async def runs(limit: Annotated[int, Field(ge=1, le=100)] = 10) -> Answer:
+        """List the last runs of this checkout: id, age, result, tree."""
+        return await call(lambda cancel: tools.runs(limit, cancel))
+
+    @server.tool(annotations=_LOOK)
+    async def diff(run_a: RunName, run_b: RunName = "last") -> Answer:
+        """Compare two runs: files, images, variables, results, output."""
+        return await call(lambda cancel: tools.diff(run_a, run_b, cancel))
+
+    @server.tool(annotations=_LOOK)
+    async def more(id: str) -> Answer:
+        """Get the next part of an answer that was longer than 2 KB."""
+        return await call(lambda _: tools.more(id))
+
+    @server.resource("loom://runs/{run}/receipt", mime_type="application/json")
+    async def receipt(run: str) -> str:
+        """The receipt of a run: its result, tree, and the paths of its files."""
+        return await call(lambda _: tools.document(run, None))
+
+    @server.resource("loom://runs/{run}/jobs/{job}/manifest", mime_type="application/json")
+    async def manifest(run: str, job: str) -> str:
+        """The manifest of a job: image, steps, artifacts, what failed, and paths."""
+        return await call(lambda _: tools.document(run, job))
+
+
+def _acting(server: MCPServer[Any], serving: _Serving) -> None:
+    call, tools = serving.call, serving.tools
+
+    @server.tool(annotations=_ACT)
+    async def run(
+        context: Context[Any],
+        jobs: Annotated[list[str], Field(description="Names or globs; with what they need. Empty: all.")] = [],  # noqa: B006
+        variables: Annotated[dict[str, str], Field(description="Override the workflow's variables.")] = {},  # noqa: B006
+    ) -> RunAnswer:
+        """Run the workflow on the checkout as it is now. Of a failure, the answer has the diagnosis."""
+        report = _report(context)
+        return await call(lambda cancel: tools.run(jobs, variables, report, cancel))
+
+    @server.tool(annotations=_ACT)
+    async def exec(
+        job: str,
+        command: Annotated[list[str], Field(min_length=1, description='Such as ["sh", "-c", "ls | head"].')],
+        run: Annotated[str | None, Field(description="A run's id; null: the last one.")] = None,
+        timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 60,
+    ) -> ExecAnswer:
+        """Run a command where a failed job stands: its container, files and environment. What it changes stays there."""
+        return await call(lambda cancel: tools.exec(job, command, run, timeout_seconds, cancel))
+
+    @server.tool(annotations=_ACT)
+    async def resume(
+        run: RunName = "last",
+        sync: Annotated[
+            Literal["ask", "theirs", "ours"] | None,
+            Field(
+                description="First bring the checkout's changes into the job's files: `theirs` takes the checkout's and `ours` "
+                "keeps the job's version of a file that both changed; `ask` refuses then. null: bring nothing."
+            ),
+        ] = "ask",
+    ) -> RunAnswer:
+        """Go on from the failing step, in the failed job's container, then run what waited for the job."""
+        return await call(lambda cancel: tools.resume(run, sync, cancel))
+
+
+def _report(context: Context[Any]) -> Report:
+    """Return a function that reports progress to the client, from any thread."""
+    loop = asyncio.get_running_loop()
+
+    def report(done: int, total: int, message: str) -> None:
+        coroutine = partial(context.report_progress, done, total, message)
+        loop.call_soon_threadsafe(lambda: tasks.add(asyncio.ensure_future(coroutine())))
+
+    tasks: set[asyncio.Future[None]] = set()  # the loop itself only has weak references
+    return report

@@ -1,0 +1,166 @@
+"""`loom mcp` as an agent uses it: the official client, a real checkout and engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import anyio
+import docker
+import pytest
+from mcp import StdioServerParameters
+from mcp.client.client import Client
+from mcp.client.stdio import stdio_client
+
+from tests.support.waiting import until
+
+from .conftest import Project
+
+pytestmark = pytest.mark.docker
+
+WORKFLOW = """
+version: v1
+stages: [build, test]
+default: {image: debian:trixie-slim}
+build:
+  stage: build
+  script: [seq 3000]
+unit:
+  stage: test
+  script:
+    - echo "the value is $(cat value)"
+    - grep -q good value
+slow:
+  stage: test
+  when: manual
+  script: [echo it runs; sleep 300]
+here:
+  stage: test
+  when: manual
+  image: debian:trixie-slim
+  network: bridge
+  script: [echo here]
+"""
+
+
+@pytest.fixture
+def served(project: Project) -> Iterator[Project]:
+    project.write("value", "bad\n")
+    project.workflow(WORKFLOW)
+    yield project
+    engine = docker.from_env()
+    for place in project.tmp.glob("loom-run-local-*"):
+        for container in engine.containers.list(all=True, filters={"label": f"loom.workspace={place}"}):
+            container.remove(force=True, v=True)
+    engine.close()
+    shutil.rmtree(project.tmp, ignore_errors=True)
+
+
+def talk(project: Project, conversation: Callable[[Client], Awaitable[None]], *options: str) -> None:
+    async def connected() -> None:
+        parameters = StdioServerParameters(
+            command=sys.executable,
+            args=["-m", "loom", "mcp", *options],
+            env=dict(project.environ),
+            cwd=project.root,
+        )
+        with open(os.devnull, "w") as errors:
+            async with Client(stdio_client(parameters, errlog=errors)) as client:
+                await conversation(client)
+
+    anyio.run(connected)
+
+
+async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
+    answer = await client.call_tool(tool, arguments)
+    assert not answer.is_error, answer.content
+    found: dict[str, Any] = answer.structured_content or {}
+    assert len(found["text"].encode()) <= 2048
+    return found
+
+
+async def refused(client: Client, tool: str, **arguments: Any) -> str:
+    answer = await client.call_tool(tool, arguments)
+    assert answer.is_error
+    return "".join(getattr(part, "text", "") for part in answer.content)
+
+
+def test_an_agent_finds_repairs_and_proves(served: Project) -> None:
+    async def conversation(client: Client) -> None:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert {"run", "exec", "resume", "check", "diagnose", "logs", "pull", "explain", "runs", "diff"} <= set(tools)
+        assert all(tool.output_schema for tool in tools.values())
+        assert (await call(client, "check"))["text"] == "the workflow is valid"
+
+        heard: list[tuple[float, float | None, str | None]] = []
+
+        async def progress(done: float, total: float | None, message: str | None) -> None:
+            heard.append((done, total, message))
+
+        answer = await client.call_tool("run", {}, progress_callback=progress)
+        failed: dict[str, Any] = answer.structured_content or {}
+        assert (failed["status"], failed["exit_code"], failed["failed_jobs"]) == ("failure", 1, ["unit"])
+        assert "failed: job unit, step script/02" in failed["text"]
+        assert "the value is bad" in (await call(client, "logs", job="unit"))["text"]
+        assert [message for _, _, message in heard] == ["build: success", "unit: failure"]
+
+        found = await call(client, "logs", job="build", grep="7$", first=1, count=300)
+        assert (found["lines"], found["text"].splitlines()[:2]) == (300, ["1: 7", "2: 17"])
+        rest = await call(client, "more", id=found["more"])
+        assert len(found["text"]) + found["left"] > 2048
+        assert rest["text"].splitlines()[0].split(": ")[0] == str(len(found["text"].splitlines()) + 1)
+
+        looked = await call(client, "exec", job="unit", command=["cat", "value"])
+        assert (looked["exit_code"], looked["text"]) == (0, "bad\n")
+        assert "value" in (await call(client, "explain", paths=["value"]))["text"]
+
+        served.write("value", "good\n")
+        mended = await call(client, "resume")
+        assert (mended["status"], mended["failed_jobs"]) == ("success", [])
+        proved = await call(client, "run")
+        assert (proved["status"], proved["text"]) == ("success", f"run {proved['run_id']}: all jobs passed")
+        assert "value" in (await call(client, "diff", run_a=failed["run_id"]))["text"]
+        assert proved["run_id"] in (await call(client, "runs"))["text"]
+        assert (await call(client, "pull", job="unit"))["text"] == "nothing changed since the snapshot"
+
+        content = (await client.read_resource(f"loom://runs/{proved['run_id']}/receipt")).contents[0]
+        assert json.loads(getattr(content, "text", ""))["extent"]["proof"] is True
+        content = (await client.read_resource(f"loom://runs/{failed['run_id']}/jobs/unit/manifest")).contents[0]
+        assert json.loads(getattr(content, "text", ""))["job_id"] == "unit"
+
+    talk(served, conversation)
+
+
+def test_the_person_who_starts_it_sets_the_limits(served: Project) -> None:
+    async def limited(client: Client) -> None:
+        assert "job slow is not one of those that may run: unit, here" in await refused(client, "run", jobs=["slow"])
+        assert "job build is not one of those" in await refused(client, "run")
+        assert "has the network bridge" in await refused(client, "run", jobs=["here"])
+        assert "AGENT_NOT_ALLOWED" in await refused(client, "run", jobs=["here"])
+
+    async def looking(client: Client) -> None:
+        assert {tool.name for tool in (await client.list_tools()).tools}.isdisjoint({"run", "exec", "resume"})
+        assert "valid" in (await call(client, "check"))["text"]
+
+    talk(served, limited, "--job", "unit", "--job", "here")
+    talk(served, looking, "--read-only")
+
+
+def test_a_cancelled_run_ends_and_leaves_nothing(served: Project) -> None:
+    async def conversation(client: Client) -> None:
+        async with anyio.create_task_group() as group:
+
+            async def cancel_when_it_runs() -> None:
+                await anyio.to_thread.run_sync(lambda: until(lambda: "it runs" in served.loom("logs", "slow").out))
+                group.cancel_scope.cancel()
+
+            group.start_soon(cancel_when_it_runs)
+            await client.call_tool("run", {"jobs": ["slow"]})
+        await anyio.to_thread.run_sync(lambda: until(lambda: "canceled" in served.loom("runs").out))
+
+    talk(served, conversation)
+    assert served.leftovers() == []
