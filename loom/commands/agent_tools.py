@@ -54,7 +54,7 @@ class Tools:
         self._warm = Warm()
 
     def close(self) -> None:
-        self._warm.close()
+        self._warm.drop()
 
     # -- acting
 
@@ -78,6 +78,8 @@ class Tools:
             finished = self._warm.run(options, sinks=[progress], cancel=cancel, choose=choose)
             if finished is None:
                 raise RequestError("no job is to run", hint="the tool `check` shows the jobs and their rules")
+            if not cancel.requested:
+                self._warm.prepare(options, choose)
         return self._about(finished.ran.receipt.run_id)
 
     def resume(self, run: str, sync: str | None, cancel: Cancel) -> RunAnswer:
