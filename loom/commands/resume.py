@@ -18,7 +18,8 @@ from loom.commands import run as running
 from loom.commands import sync as syncing
 from loom.commands.project import Here
 from loom.commands.run import Options
-from loom.errors import LoomError, RequestError, SnapshotError
+from loom.commands.same_tree import taken_again
+from loom.errors import RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
 from loom.record.documents import Invocation
 from loom.runner import Resumption, View, api
@@ -26,7 +27,7 @@ from loom.runner.api import Reuse
 from loom.runner.scheduler import dependents
 from loom.snapshot import Snapshot
 from loom.status import JobResult, Status
-from loom.util.paths import new_workspace, run_of_workspace
+from loom.util.paths import new_workspace
 
 if TYPE_CHECKING:
     from loom.providers.base import KeptPlace
@@ -448,25 +449,11 @@ def snapshot_again(here: Here, past: PastRun, workspace: Path) -> Mapping[str, o
             f"run {past.run_id} has no snapshot to run on again", hint=f"loom rerun {past.run_id} --fresh"
         )
     cancel = Cancel()
-    reasons = []
+    places = ((past.repo_root, "the checkout"), (past.workspace, "that run's workspace"))
     with signals(cancel):
-        for place, name in ((past.repo_root, "the checkout"), (past.workspace, "that run's workspace")):
-            if not place.is_dir():
-                reasons.append(f"{name} ({place}) is gone")
-                continue
-            here.store.claims.make(workspace, run_id=run_of_workspace(workspace.name) or "", repo_root=past.repo_root)
-            try:
-                taken = snapshot.take(snapshot.discover(place, environ=here.environ), workspace, cancel=cancel)
-            except LoomError as error:
-                workspace.rmdir()
-                if cancel.requested:
-                    raise
-                reasons.append(f"{name}: {error.message}")
-                continue
-            if taken.tree_sha == wanted:
-                return {**taken.document(), "source_root": str(past.repo_root)}
-            snapshot.remove(workspace)
-            reasons.append(f"{name} has changed since (tree {taken.tree_sha[:12]})")
+        document, reasons = taken_again(here, wanted, places, workspace, cancel)
+    if document is not None:
+        return document
     raise RequestError(
         f"the snapshot of run {past.run_id} (tree {wanted[:12]}) can't be made again: {'; '.join(reasons)}",
         hint=f"run on what is there now: loom rerun {past.run_id} --fresh",

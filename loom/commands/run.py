@@ -326,10 +326,13 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None)
         tools = wiring.tools_for(
             plan, config, source.root, here.environ, run_id=prepared.run_id, isolated=options.strict
         )
+    tools = replace(tools, gate=gate)
+    if any(job.trigger is not None for job in plan.jobs):
+        from loom.commands.children import Children  # most runs have none
+
+        tools = replace(tools, run_child=Children(options, prepared, gate))
     with signals(cancel), closing(audience):
-        ran = api.execute(
-            request_of(prepared, options, tools=replace(tools, gate=gate), cancel=cancel, sinks=[audience], reuse=reuse)
-        )
+        ran = api.execute(request_of(prepared, options, tools=tools, cancel=cancel, sinks=[audience], reuse=reuse))
     _say_the_end(ran, audience, here, options.form, look, write)
     if config.auto_clean:
         clean_later(here.store, here.environ, source.root)

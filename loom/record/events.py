@@ -55,6 +55,8 @@ class Section(StrEnum):
     ARTIFACT_EXTRACT = "artifact_extract"
     SECRETS = "secrets"
     CLEANUP = "cleanup"
+    CHILD = "child"
+    """What a child pipeline's run shows."""
 
 
 class Where(Struct, frozen=True, kw_only=True):

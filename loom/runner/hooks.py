@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct, field
@@ -48,6 +49,35 @@ class Gate(Protocol):
     def start(self, job: Job, cancel: Cancel) -> bool:
         """Whether a manual job runs. Called before it, in a thread of its own."""
         ...
+
+
+class Child(Struct, frozen=True, kw_only=True):
+    """A child pipeline to run: that of `job.trigger`, on the snapshot of the run that starts it."""
+
+    job: Job
+    run_id: str
+    """The parent's."""
+    workspace: Path
+    tree_sha: str
+    archive_of: Callable[[str], Path]
+    """The place of the artifacts of a job of the parent."""
+
+
+class ChildEnded(Struct, frozen=True, kw_only=True):
+    run_id: str
+    status: Status
+    error: str | None = None
+
+
+class RunChild(Protocol):
+    """Runs a child pipeline as a run of its own with this one as its parent.
+
+    `started` is called with its id once its jobs begin. RequestError or WorkflowError when it has no plan.
+    """
+
+    def __call__(
+        self, child: Child, on_output: OnOutput, cancel: Cancel, started: Callable[[str], None]
+    ) -> ChildEnded: ...
 
 
 def keeps(when: str, status: Status, *, by_hand: bool) -> bool:

@@ -16,6 +16,7 @@ from loom.record.events import PhaseCode, Section, timestamp
 from loom.record.journal import Journal
 from loom.runner.assistance import Assistances
 from loom.runner.attempt import Attempt
+from loom.runner.children import Children
 from loom.runner.hooks import keeps
 from loom.runner.preparation import Preparation
 from loom.runner.products import Handover, Products
@@ -30,12 +31,20 @@ class JobRunner:
     """Runs the jobs of one run; thread-safe, one call per job."""
 
     def __init__(
-        self, *, journal: Journal, opener: PlaceOpener, handover: Handover, assistances: Assistances, cancel: Cancel
+        self,
+        *,
+        journal: Journal,
+        opener: PlaceOpener,
+        handover: Handover,
+        assistances: Assistances,
+        children: Children,
+        cancel: Cancel,
     ) -> None:
         self._journal = journal
         self._opener = opener
         self._products = Products(handover, opener.settings.workspace, cancel)
         self._assistances = assistances
+        self._children = children
         self._cancel = cancel
         self._begun: dict[str, int] = {}
 
@@ -96,6 +105,9 @@ class JobRunner:
         return JobResult(status=attempt.status, allowed_failure=allowed, exit_code=attempt.exit_code)
 
     def _run(self, attempt: Attempt) -> None:
+        if attempt.job.trigger is not None:
+            self._children.run(attempt)
+            return
         cancel = self._cancel.child()
         place: Place | None = None
         with ExitStack() as last_resort:  # closes the place even when a bug interrupts the phases

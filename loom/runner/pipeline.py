@@ -28,6 +28,7 @@ from loom.record.saved_plan import Planned, dump_planned
 from loom.record.store import RunEntry
 from loom.runner.api import Beginning, Ran, Request
 from loom.runner.assistance import Assistances, Assisted
+from loom.runner.children import Children
 from loom.runner.job import JobRunner
 from loom.runner.products import Handover
 from loom.runner.scheduler import run_jobs, waits_for
@@ -197,15 +198,26 @@ class Run:
                 cache=self._caches(),
                 cancel=self._cancel,
             )
+            taken = self._recorder.fold.facts.get("snapshot_taken", {})
+            children = Children(
+                self._request.tools.run_child,
+                run_id=self._request.run_id,
+                workspace=self._workspace,
+                tree_sha=taken.get("tree_sha", ""),
+                archive_of=self._archive_of,
+                cancel=self._cancel,
+            )
             runner = JobRunner(
                 journal=self._journal,
                 opener=self._opener,
                 handover=handover,
                 assistances=self._assistances,
+                children=children,
                 cancel=self._cancel,
             )
             if started:
                 status = self._jobs(runner)
+                children.join()
             else:
                 reason = "the run could not start"
                 for job in self._request.plan.jobs:

@@ -27,7 +27,7 @@ from loom.providers.base import (
     Session,
     SessionRequest,
 )
-from loom.runner.hooks import Gate, Resumption
+from loom.runner.hooks import Gate, Resumption, RunChild
 from loom.runner.views import View, Views
 from loom.status import OnOutput, Stream
 
@@ -45,6 +45,7 @@ class Tools(Struct, frozen=True, kw_only=True):
     """By name: those of the jobs and of their services."""
     secrets: ResolveSecrets
     gate: Gate | None = None
+    run_child: RunChild | None = None
 
 
 class Settings(Struct, frozen=True, kw_only=True):
