@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import yaml
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.commands import checkout, planning, wiring
+from loom.commands import checkout, wiring
 from loom.commands import run as running
 from loom.commands import trust as trusting
 from loom.commands.project import Here
@@ -20,6 +21,7 @@ from loom.commands.run import Options, Prepared
 from loom.commands.same_tree import taken_again
 from loom.errors import RequestError
 from loom.plan.model import ChildFile, Plan
+from loom.plan.resolve import resolve
 from loom.render.screen import Look, Screen
 from loom.runner import Gate, api
 from loom.runner.hooks import Child, ChildEnded
@@ -28,18 +30,26 @@ from loom.storage import artifacts
 from loom.util.paths import name_from, new_workspace
 from loom.workflow import dialects
 
+_PREPARING = threading.Lock()
+"""One child at a time is planned and gets its files: its jobs are what takes time."""
 MOST_DEEP = 2
 """How deep child pipelines may be nested, as in GitLab."""
 
 
 class Children:
-    """Implements `runner.hooks.RunChild` for the runs of one command; `depth` is that of the run that starts them."""
+    """Implements `runner.hooks.RunChild` for the runs of one command; `depth` is that of the run that starts them.
 
-    def __init__(self, options: Options, parent: Prepared, gate: Gate | None, depth: int = 0) -> None:
+    `dialect`: a file in the dialect of the first run.
+    """
+
+    def __init__(
+        self, options: Options, parent: Prepared, gate: Gate | None, depth: int = 0, dialect: Path | None = None
+    ) -> None:
         self._options = options
         self._parent = parent
         self._gate = gate
         self._depth = depth
+        self._dialect = dialect or parent.source.root / parent.plan.workflow_path
 
     def __call__(self, child: Child, on_output: OnOutput, cancel: Cancel, started: Callable[[str], None]) -> ChildEnded:
         if self._depth >= MOST_DEEP:
@@ -49,7 +59,7 @@ class Children:
             )
         here = replace(self._parent.here, root=child.workspace)
         run_id = str(time.time_ns())
-        with _file_of(child) as path:
+        with _PREPARING, _file_of(child) as path:
             plan, variables = self._planned(child, here, path, run_id)
         trusting.settle(
             trusting.requests_of(plan.jobs, self._parent.here),
@@ -73,9 +83,9 @@ class Children:
         context = checkout.resolve_context(
             here, path, predefined=variables, given=[f"{name}={value}" for name, value in given.items()]
         )
-        loaded = dialects.load(path, child.workspace, lambda: context)
+        loaded = dialects.load(path, child.workspace, lambda: context, like=self._dialect)
         selection = replace(checkout.selection(container=here.config.container, on=here.config.on), variables=given)
-        plan = planning.resolve(loaded, selection, context)
+        plan = resolve(loaded, selection, context)
         if not plan.jobs:
             raise RequestError(f"the child pipeline of {child.job.id} has no jobs", code="NOTHING_TO_RUN")
         return (running.undelayed(plan) if options.no_delay else plan), variables
@@ -93,7 +103,8 @@ class Children:
         here, source = self._parent.here, self._parent.source
         workspace = new_workspace(here.config.tmp_dir, run_id)
         places = ((source.root, "the checkout"), (child.workspace, "the parent's workspace"))
-        document, reasons = taken_again(here, child.tree_sha, places, workspace, cancel)
+        with _PREPARING:
+            document, reasons = taken_again(here, child.tree_sha, places, workspace, cancel)
         if document is None:
             raise RequestError(
                 f"the snapshot of run {child.run_id} can't be made again for {child.job.id}: {'; '.join(reasons)}",
@@ -117,7 +128,11 @@ class Children:
         request = running.request_of(
             prepared,
             options,
-            tools=replace(tools, gate=self._gate, run_child=Children(options, prepared, self._gate, self._depth + 1)),
+            tools=replace(
+                tools,
+                gate=self._gate,
+                run_child=Children(options, prepared, self._gate, self._depth + 1, self._dialect),
+            ),
             cancel=cancel,
             sinks=[_Shown(on_output)],
             reuse=reuse,

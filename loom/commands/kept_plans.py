@@ -66,6 +66,13 @@ class _Kept(Struct, frozen=True, kw_only=True):
     notices: tuple[str, ...]
 
 
+def fresh() -> ModuleType:
+    """Return the module that makes plans, which is imported only where it is needed."""
+    from loom.commands import planning
+
+    return planning
+
+
 class Planner:
     """Makes the plan of the workflow at `path`, by the project's configuration, a selection and facts about the checkout.
 
@@ -89,11 +96,9 @@ class Planner:
             loaded: Loaded = self._fresh.load(self._here, self._path, self._answers.asked)
             return loaded
 
-    @cached_property
+    @property
     def _fresh(self) -> ModuleType:
-        from loom.commands import planning
-
-        return planning
+        return fresh()
 
     def made(self) -> tuple[Plan, tuple[str, ...]]:
         """Return the plan, and the warnings about its jobs. RequestError and WorkflowError as of `load` and `resolve`."""

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from loom.commands import checkout
+from loom.commands.children import Children
 from loom.commands.project import Here
 from loom.plan.model import Plan, ResolveContext, Selection
 from loom.plan.resolve import rehearse, resolve
@@ -17,7 +18,7 @@ from loom.workflow.dialects import Loaded
 from loom.workflow.lint import of_run
 from loom.workflow.values import shell_words
 
-__all__ = ["Workflow", "load", "mentioned", "notices_of", "rehearse", "resolve"]
+__all__ = ["Children", "Workflow", "load", "mentioned", "notices_of", "rehearse", "resolve"]
 
 MAX_NOTICES = 5
 

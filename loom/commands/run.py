@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from loom import snapshot
 from loom.analysis.reproduction import options_again
 from loom.cancel import Cancel, signals
-from loom.commands import breakpoints, checkout, project, terminal, wiring
+from loom.commands import breakpoints, checkout, kept_plans, project, terminal, wiring
 from loom.commands import trust as trusting
 from loom.commands.kept_plans import Planner
 from loom.commands.project import Here
@@ -328,9 +328,7 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None)
         )
     tools = replace(tools, gate=gate)
     if any(job.trigger is not None for job in plan.jobs):
-        from loom.commands.children import Children  # most runs have none
-
-        tools = replace(tools, run_child=Children(options, prepared, gate))
+        tools = replace(tools, run_child=kept_plans.fresh().Children(options, prepared, gate))
     with signals(cancel), closing(audience):
         ran = api.execute(request_of(prepared, options, tools=tools, cancel=cancel, sinks=[audience], reuse=reuse))
     _say_the_end(ran, audience, here, options.form, look, write)

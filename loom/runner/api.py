@@ -227,7 +227,9 @@ def first_jobs(plan: Plan, at_most: int) -> Iterable[Job]:
     ready = [
         job
         for job in plan.jobs
-        if job.when in ("on_success", "always") and job.trigger is None and job.delay_s is None
+        if job.when in ("on_success", "always")
+        and job.trigger is None
+        and job.delay_s is None
         and (job.needs == () or (job.needs is None and job.stage == first_stage))
     ]
     return ready[:at_most]

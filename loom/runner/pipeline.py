@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis
 
 
+_ENDING = threading.Lock()
+"""One run of a process ends at a time: msgspec crashes where two threads are the first to convert the same structs."""
+
+
 class Run:
     def __init__(self, request: Request, beginning: Beginning, watch: Watch) -> None:
         self._request = request
@@ -81,7 +85,8 @@ class Run:
         try:
             filled = self._bootstrap()
             status = self._pipeline(started=filled)
-            receipt = self._finalize(status)
+            with _ENDING:
+                receipt = self._finalize(status)
         finally:
             self._record.drop_builds()
             self._close_providers()  # also after a bug, or when the record is unwritable

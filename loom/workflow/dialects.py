@@ -44,20 +44,20 @@ class Examined(Struct, frozen=True, kw_only=True):
         return loader.in_order(problems, self.ranks)
 
 
-def load(path: Path, root: Path, facts: Callable[[], Facts]) -> Loaded:
+def load(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | None = None) -> Loaded:
     """Read, merge and check. RequestError for a missing file, WorkflowError with every problem otherwise.
 
-    `facts` is only asked where what a file includes depends on them.
+    `facts` is only asked where what a file includes depends on them. `like`: another file, whose dialect this one has.
     """
-    examined = examine(path, root, facts)
+    examined = examine(path, root, facts, like=like)
     if examined.problems or examined.workflow is None:
         raise loader.refused(examined.problems)
     return examined.workflow
 
 
-def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
-    """Load and return all findings instead of raising WorkflowError; RequestError is still raised."""
-    if not is_gitlab(path, root):
+def examine(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | None = None) -> Examined:
+    """Load and return all findings instead of raising WorkflowError; RequestError is still raised. `like`: as of `load`."""
+    if not is_gitlab(like or path, root):
         own = loader.examine(path, root)
         return Examined(workflow=own.workflow, problems=own.problems, ranks=own.ranks)
     from loom.workflow.gitlab import loader as gitlab  # costs nothing where the project has a workflow of loom's
