@@ -285,7 +285,7 @@ class Job(Struct, frozen=True, kw_only=True):
     interruptible: bool = False
     trigger: Trigger | None = None
     no_checkout: bool = False
-    """Its directory has none of the project's files, only artifacts and caches."""
+    """It asks for a directory without the project's files, which no run gives it yet: a warning says so."""
     coverage: str | None = None
     """A regular expression: the number in the last line of output that matches is the job's coverage."""
     allow_failure: AllowFailure = field(default_factory=AllowFailure)

@@ -222,7 +222,7 @@ class Run:
             )
             if started:
                 status = self._jobs(runner)
-                children.join()
+                children.join()  # no limit: their jobs have their own, and a second interrupt ends it
             else:
                 reason = "the run could not start"
                 for job in self._request.plan.jobs:

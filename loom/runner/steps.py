@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -10,10 +11,11 @@ from loom.errors import InfrastructureError, SecretError
 from loom.plan.model import Job, Step
 from loom.plan.variables import of_status
 from loom.providers.base import Command, Inside, Share
-from loom.record.events import PhaseCode, Section, Where
+from loom.record.events import RUN, PhaseCode, Section, Where
 from loom.record.step_outputs import recorded
 from loom.runner.assistance import Assistances, Entered, edited_since, entered
 from loom.runner.attempt import Attempt
+from loom.runner.coverage import Coverage
 from loom.runner.hooks import AtStep, Gate, Verdict
 from loom.runner.session import Place
 from loom.snapshot import readable
@@ -42,6 +44,24 @@ class Steps:
         self._assistances = assistances
         self._entered: Entered | None = None
         self._cancel = cancel
+        self._coverage = self._coverage_of(attempt)
+
+    def _coverage_of(self, attempt: Attempt) -> Coverage | None:
+        if attempt.job.coverage is None:
+            return None
+        try:
+            return Coverage(attempt.job.coverage)
+        except re.error as error:
+            attempt.warn(f"coverage: {attempt.job.coverage!r} is not a regular expression here: {error}", CODE)
+            return None
+
+    def _state_coverage(self) -> None:
+        """Put the coverage into the record, and on the screen."""
+        if self._coverage is not None and self._coverage.percent is not None:
+            percent = self._coverage.percent
+            self._attempt.fact("coverage", {"percent": percent}, CODE)
+            text = f"{self._job.id}: coverage {percent:g} %"
+            self._attempt.journal.fact(RUN, PhaseCode.PIPELINE_EXECUTE, "notice", {"text": text})
 
     def run(self) -> None:
         job, attempt = self._job, self._attempt
@@ -75,6 +95,7 @@ class Steps:
                 if job.shared_shell and not exit_.goes_on and exit_.status is Status.SUCCESS and steps:
                     attempt.warn(f"{step.id} ended the shell with exit code 0: the steps after it were not run", CODE)
                     break
+        self._state_coverage()
         if attempt.service_died is not None and attempt.status is Status.CANCELED:
             attempt.status, attempt.error = Status.ERROR, str(attempt.service_died)
             attempt.error_code = attempt.service_died.code
@@ -198,7 +219,11 @@ class Steps:
                     merge_output=job.merge_output,
                     share=share,
                 )
-                exit_ = place.session.run(command, writer, cancel)
+                coverage = self._coverage if step.phase != "after_script" else None
+                on_output = writer if coverage is None else coverage.watching(writer)
+                exit_ = place.session.run(command, on_output, cancel)
+                if coverage is not None:
+                    coverage.end()
                 self._mask_values(step)
                 outcome.status, outcome.exit_code = exit_.status, exit_.code
                 outcome.error = _why(job, step, exit_, timeout_s)

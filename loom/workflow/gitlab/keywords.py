@@ -44,6 +44,7 @@ _REASONS = (
     "server_timeout_running server_timeout_canceling"
 )
 _STEPS = "In the same shells as in GitLab, and each command is a step of its own in the record."
+_NOT_READ = "loom does not read this report."
 _NOT_SHOWN = "GitLab shows this report; a local run keeps the file alone."
 _NO_DEPLOYMENT = "A local run deploys nothing; the job's script runs."
 _NO_RULES_OF_TIME = "Each local run is one pipeline."
@@ -52,11 +53,11 @@ _REPORTS = (
     Keyword("artifacts:reports", "map"),
     Keyword("artifacts:reports:junit", "text | [text]", _SAME, "Failing tests are named by `loom diagnose`."),
     Keyword("artifacts:reports:dotenv", "text | [text]"),
-    Keyword("artifacts:reports:coverage_report", "map"),
+    Keyword("artifacts:reports:coverage_report", "map", _NONE, _NOT_READ),
     Keyword("artifacts:reports:coverage_report:coverage_format", "(cobertura jacoco)"),
     Keyword("artifacts:reports:coverage_report:path", "text"),
-    Keyword("artifacts:reports:codequality", "text | [text]", _SAME, "`loom diagnose` names the lines."),
-    Keyword("artifacts:reports:sarif", "text | [text]", _SAME, "`loom diagnose` names the lines."),
+    Keyword("artifacts:reports:codequality", "text | [text]", _NONE, _NOT_READ),
+    Keyword("artifacts:reports:sarif", "text | [text]", _NONE, _NOT_READ),
     *(
         Keyword(f"artifacts:reports:{name}", "text | [text]", _NONE, _NOT_SHOWN)
         for name in (
@@ -130,7 +131,7 @@ JOB = (
     Keyword("artifacts:public", "boolean", _NONE, "Only you can read the files."),
     Keyword("artifacts:access", "(none developer maintainer all)", _NONE, "Only you can read the files."),
     *_REPORTS,
-    Keyword("artifacts:untracked", "boolean"),
+    Keyword("artifacts:untracked", "boolean", _NONE, "Only `paths` are kept; name the untracked files there."),
     Keyword("artifacts:when", _WHEN),
     Keyword(
         "before_script",
@@ -149,7 +150,7 @@ JOB = (
     Keyword(
         "cache:unprotect", "boolean", _NONE, "loom has one cache for each protected branch and one for all others."
     ),
-    Keyword("cache:untracked", "boolean"),
+    Keyword("cache:untracked", "boolean", _NONE, "Only `paths` are kept; name the untracked files there."),
     Keyword("cache:when", _WHEN),
     Keyword("coverage", "text"),
     Keyword("dast_configuration", "map", _REFUSED, "It belongs to GitLab's DAST profiles."),
@@ -187,7 +188,7 @@ JOB = (
     Keyword("image:docker:user", "scalar"),
     Keyword("image:kubernetes", "map", _NONE, "Jobs run in an engine here."),
     Keyword("image:kubernetes:user", "scalar"),
-    Keyword("image:pull_policy", _PULL),
+    Keyword("image:pull_policy", _PULL, _DIFFERS, "Of a list, the first one counts."),
     Keyword("inherit", "map"),
     Keyword("inherit:default", "boolean | [text]"),
     Keyword("inherit:variables", "boolean | [text]"),
@@ -275,7 +276,7 @@ JOB = (
     Keyword("services:entrypoint", "text | [text]"),
     Keyword("services:kubernetes", "map", _NONE, "Services run in an engine here."),
     Keyword("services:kubernetes:user", "scalar"),
-    Keyword("services:pull_policy", _PULL),
+    Keyword("services:pull_policy", _PULL, _DIFFERS, "Of a list, the first one counts."),
     Keyword("services:variables", "open"),
     Keyword("services:variables:NAME", "scalar | map"),
     Keyword("services:variables:NAME:value", "scalar"),

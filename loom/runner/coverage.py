@@ -1,0 +1,46 @@
+"""The coverage that a job prints: the number in the last line that matches its `coverage`, as in GitLab."""
+
+from __future__ import annotations
+
+import re
+
+from loom.status import OnOutput, Stream
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_LONGEST = 1 << 16
+"""Of a line, in bytes; of a longer one the end is looked at."""
+
+
+class Coverage:
+    """Looks at the output of a job's steps. re.error for an invalid pattern."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = re.compile(pattern)
+        self._rest: dict[Stream, bytes] = {}
+        self.percent: float | None = None
+
+    def watching(self, on_output: OnOutput) -> OnOutput:
+        """Return an `OnOutput` that passes everything on."""
+
+        def both(stream: Stream, data: bytes) -> None:
+            on_output(stream, data)
+            *lines, rest = (self._rest.get(stream, b"") + data).split(b"\n")
+            self._rest[stream] = rest[-_LONGEST:]
+            for line in lines:
+                self._look_at(line)
+
+        return both
+
+    def end(self) -> None:
+        """Look at lines without an end: a step is over."""
+        for rest in self._rest.values():
+            self._look_at(rest)
+        self._rest.clear()
+
+    def _look_at(self, line: bytes) -> None:
+        text = _COLOUR.sub("", line.decode("utf-8", "replace"))
+        for found in self._pattern.finditer(text):
+            number = _NUMBER.search(next((group for group in found.groups() if group), found[0]))
+            if number is not None:
+                self.percent = float(number[0])
