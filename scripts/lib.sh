@@ -474,7 +474,11 @@ end_second_machine() {
 
 # Several at once: most of their time is the cluster's. Without one they skip.
 kubernetes_tests() {
-  pytest_in_venv "$@" -- -m kubernetes -n 4 --dist worksteal
+  local status=0
+  pytest_in_venv "$@" -- -m "kubernetes and not disturbs" -n 4 --dist worksteal || status=$?
+  # Alone: it takes a node away from all others.
+  pytest_in_venv "$@" -- -m "kubernetes and disturbs" || status=$?
+  return "$status"
 }
 
 # cluster: use the cluster of LOOM_TEST_KUBECONFIG, else start the one beside the checkout (LOOM_TEST_CLUSTER, a folder with `up`

@@ -278,6 +278,7 @@ def test_no_cluster_wrong_context_and_bad_credentials(tmp_path: Path) -> None:
     assert code(None, config.replace(host, "https://127.0.0.1:1")) == "CLUSTER_UNAVAILABLE"
 
 
+@pytest.mark.disturbs
 def test_a_node_that_dies_is_told_and_the_job_can_be_tried_again(pods: Pods, control: Callable[..., None]) -> None:
     with pods.job() as job:
         node = job.session.facts.details["node"]
