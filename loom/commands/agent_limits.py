@@ -7,8 +7,9 @@ from fnmatch import fnmatchcase
 
 from msgspec import Struct
 
+from loom.commands.project import Here
 from loom.errors import RequestError
-from loom.plan.model import HOST, Job
+from loom.plan.model import Job
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -33,18 +34,19 @@ class Limits(Struct, frozen=True, kw_only=True):
         if self.read_only:
             raise _refused("this server is read-only", "--read-only")
 
-    def permit(self, jobs: Iterable[Job]) -> None:
+    def permit(self, jobs: Iterable[Job], here: Here) -> None:
         """RequestError for the first of these jobs that asks for more than is allowed."""
         self.permit_acting()
         for job in jobs:
             names = (job.id, job.name)
             if self.jobs and not any(fnmatchcase(name, pattern) for name in names for pattern in self.jobs):
                 raise _refused(f"job {job.id} is not one of those that may run: {', '.join(self.jobs)}", "--job")
-            if job.provider == HOST and not self.host:
+            isolated = here.provider_named(job.provider).capabilities.isolated
+            if not isolated and not self.host:
                 raise _refused(f"job {job.id} runs on this machine, outside of a container", "--allow-host")
             if (job.privileged or job.docker_socket or job.resources.devices) and not self.privileged:
                 raise _refused(f"job {job.id} asks for more than a plain container", "--allow-privileged")
-            if job.network.mode != "none" and job.provider != HOST and not self.network:
+            if job.network.mode != "none" and isolated and not self.network:
                 raise _refused(
                     f"job {job.id} has the network {job.network.mode or 'of its provider'}", "--allow-network"
                 )

@@ -70,7 +70,7 @@ class Tools:
         progress = _Progress(report)
 
         def choose(plan: Plan, _: object) -> None:
-            self._limits.permit(plan.jobs)
+            self._limits.permit(plan.jobs, here())
             progress.total = len(plan.jobs)
 
         self._limits.permit_acting()
@@ -93,8 +93,9 @@ class Tools:
         return self._about(after)
 
     def exec(self, job: str, command: Sequence[str], run: str | None, timeout_s: float, cancel: Cancel) -> ExecAnswer:
-        found = session.find_job(here(), [*([run] if run else []), job])
-        self._limits.permit([found.job])
+        place = here()
+        found = session.find_job(place, [*([run] if run else []), job])
+        self._limits.permit([found.job], place)
         arguments = ["exec", found.run.run_id, found.job.id, "--json", "--timeout", f"{timeout_s:g}s", "--", *command]
         with self._acting:
             document = self._document(arguments, cancel)
@@ -186,7 +187,7 @@ class Tools:
 
     def _permit_run(self, run: str) -> None:
         place = here()
-        self._limits.permit(session.find_run(place, run).planned.plan.jobs)
+        self._limits.permit(session.find_run(place, run).planned.plan.jobs, place)
 
     def _newest(self) -> str:
         place = here()

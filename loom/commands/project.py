@@ -52,10 +52,12 @@ class Here(Struct, frozen=True, kw_only=True, dict=True):
 
     def provider(self, job: PastJob) -> Provider:
         """Return the provider of a job, to find what is left of the job there."""
+        return self.provider_named(job.job.provider)
+
+    def provider_named(self, name: str) -> Provider:
         from loom import providers
         from loom.providers.base import Setup
 
-        name = job.job.provider
         if name not in self._providers:
             self._providers[name] = providers.make(name, Setup(environ=self.environ, config=self.config))
         return self._providers[name]
