@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loom.cli import options
-from loom.cli.command import done_by
+from loom.cli.command import completion, done_by
 
 
 @done_by("mcp")
@@ -18,7 +18,10 @@ def mcp(
     job: Annotated[
         list[str] | None,
         typer.Option(
-            "--job", metavar="PATTERN", help="The jobs that may run, by name or glob (repeatable; default: all)."
+            "--job",
+            metavar="PATTERN",
+            help="The jobs that may run, by name or glob (repeatable; default: all).",
+            autocompletion=completion("workflow-job"),
         ),
     ] = None,
     allow_host: Annotated[
