@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from loom import __version__
-from loom.cancel import Cancel
+from loom.cancel import Cancel, signals
 from loom.commands.agent_answers import Answer, ExecAnswer, LogsAnswer, RunAnswer
 from loom.commands.agent_limits import Limits
 from loom.commands.agent_tools import Report, Tools
@@ -64,14 +62,15 @@ def mcp(
         privileged=allow_privileged,
         network=allow_network,
     )
-    serving = _Serving(Tools(limits, workflow))
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-    try:
-        _server(serving, acting=not read_only).run("stdio")
-    finally:
-        serving.close()
-    return 0
+    serving, cancel = _Serving(Tools(limits, workflow)), Cancel()
+    with signals(cancel):
+        try:
+            _server(serving, cancel, acting=not read_only).run("stdio")
+        except asyncio.CancelledError:
+            pass  # by a signal
+        finally:
+            serving.close()
+    return cancel.exit_code or 0
 
 
 class _Serving:
@@ -107,10 +106,16 @@ class _Serving:
         self.tools.close()
 
 
-def _server(serving: _Serving, *, acting: bool) -> MCPServer[Any]:
+def _server(serving: _Serving, cancel: Cancel, *, acting: bool) -> MCPServer[Any]:
     @asynccontextmanager
     async def lifespan(_: MCPServer[Any]) -> AsyncIterator[None]:
-        yield
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        unregister = cancel.on_request(lambda: loop.call_soon_threadsafe(task.cancel))
+        try:
+            yield
+        finally:
+            unregister()
 
     server: MCPServer[Any] = MCPServer("loom", version=__version__, instructions=INSTRUCTIONS, lifespan=lifespan)
     _looking(server, serving)
