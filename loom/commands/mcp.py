@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -63,14 +63,18 @@ def mcp(
         network=allow_network,
     )
     serving, cancel = _Serving(Tools(limits, workflow)), Cancel()
+
+    def end() -> None:
+        serving.close()
+        os._exit(cancel.exit_code or 0)  # the library's thread that reads standard input can't be ended
+
     with signals(cancel):
+        cancel.on_request(lambda: threading.Thread(target=end, name="end of loom mcp").start())
         try:
-            _server(serving, cancel, acting=not read_only).run("stdio")
-        except asyncio.CancelledError:
-            pass  # by a signal
+            _server(serving, acting=not read_only).run("stdio")
         finally:
             serving.close()
-    return cancel.exit_code or 0
+    return 0
 
 
 class _Serving:
@@ -106,18 +110,8 @@ class _Serving:
         self.tools.close()
 
 
-def _server(serving: _Serving, cancel: Cancel, *, acting: bool) -> MCPServer[Any]:
-    @asynccontextmanager
-    async def lifespan(_: MCPServer[Any]) -> AsyncIterator[None]:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        unregister = cancel.on_request(lambda: loop.call_soon_threadsafe(task.cancel))
-        try:
-            yield
-        finally:
-            unregister()
-
-    server: MCPServer[Any] = MCPServer("loom", version=__version__, instructions=INSTRUCTIONS, lifespan=lifespan)
+def _server(serving: _Serving, *, acting: bool) -> MCPServer[Any]:
+    server: MCPServer[Any] = MCPServer("loom", version=__version__, instructions=INSTRUCTIONS)
     _looking(server, serving)
     if acting:
         _acting(server, serving)
