@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 
 from msgspec import Struct
 
 from loom.commands.project import Here
 from loom.errors import RequestError
 from loom.plan.model import Job
+from loom.util.globs import match_name
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -39,7 +39,7 @@ class Limits(Struct, frozen=True, kw_only=True):
         self.permit_acting()
         for job in jobs:
             names = (job.id, job.name)
-            if self.jobs and not any(fnmatchcase(name, pattern) for name in names for pattern in self.jobs):
+            if self.jobs and not any(match_name(pattern, name) for name in names for pattern in self.jobs):
                 raise _refused(f"job {job.id} is not one of those that may run: {', '.join(self.jobs)}", "--job")
             isolated = here.provider_named(job.provider).capabilities.isolated
             if not isolated and not self.host:
