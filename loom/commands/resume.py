@@ -181,7 +181,7 @@ class _Resuming:
             self._said.append(f"the present workflow runs from here on ({found})")
         if self._options.var:
             plan = replan.present_plan(past, options, ask=True)
-            replan.check_done_is_same(past, plan, resumed, taken_over, apart_from=("variables",))
+            replan.check_done_is_same(past, plan, resumed, taken_over, apart_from=("variables", "given_variables"))
         return plan, results
 
     def _present_steps(
