@@ -19,7 +19,7 @@ from loom.commands.project import WORKFLOWS, Here, here, not_counted
 from loom.commands.screen import screen_parts
 from loom.errors import LoomError
 from loom.pools import Pool, named
-from loom.providers.docker import labels
+from loom.providers import labels
 from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.connection import Engine
 from loom.providers.docker.endpoint import endpoint_of

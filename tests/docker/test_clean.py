@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import docker
 import pytest
 
-from loom.providers.docker import labels
+from loom.providers import labels
 from loom.providers.docker.cleanup import remove_run
 
 pytestmark = pytest.mark.docker

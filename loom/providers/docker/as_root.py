@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from loom.errors import ProviderError
+from loom.providers import labels
 from loom.providers.base import SessionFacts
-from loom.providers.docker import hardening, labels
+from loom.providers.docker import hardening
 from loom.providers.docker.attach import Hijacked
 from loom.providers.docker.cleanup import remove_container
 from loom.providers.docker.client import LONG_S

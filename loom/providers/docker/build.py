@@ -29,8 +29,8 @@ from loom.plan.image_lock import shown
 from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.cleanup import untagged
 from loom.providers.docker.errors import engine_errors, explanation, translated
-from loom.providers.docker.labels import BUILD_REPOSITORY
 from loom.providers.docker.long_calls import in_background, say
+from loom.providers.labels import BUILD_REPOSITORY
 from loom.status import OnOutput
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from loom.images.dockerfile import (
 )
 from loom.images.reference import parse_reference
 from loom.plan import model
-from loom.providers.docker.labels import BUILD_REPOSITORY
+from loom.providers.labels import BUILD_REPOSITORY
 
 if TYPE_CHECKING:
     from loom.providers.docker.images import Images, ResolvedImage

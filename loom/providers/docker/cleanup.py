@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, LoomError
-from loom.providers.docker import labels
+from loom.providers import labels
 from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.errors import explanation, translated
 from loom.providers.docker.retries import REMOVAL, retrying

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from loom.errors import ImageError, LoomError
-from loom.providers import driver
+from loom.providers import driver, labels
 from loom.providers.base import SessionFacts, SessionRequest
-from loom.providers.docker import hardening, labels, refusals
+from loom.providers.docker import hardening, refusals
 from loom.providers.docker.capabilities import ENGINES_SOCKET, Traits
 from loom.providers.docker.devices import device_requests_of, devices_of
 from loom.providers.docker.errors import translated

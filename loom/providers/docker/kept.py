@@ -21,10 +21,9 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.errors import ProviderError
 from loom.plan.model import MountMode
-from loom.providers import driver
+from loom.providers import clearing, driver, labels
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.channel import Channel, Died, Lost, Talk
-from loom.providers.docker import labels
 from loom.providers.docker.attach import Attachment, ExecAttachment
 from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.channel import channel_to
@@ -124,11 +123,9 @@ class KeptContainer(Struct, frozen=True):
 
     def bring(self, source: Path, paths: Sequence[str]) -> None:
         self._wake()
-        lines = [b"cd " + _quoted(self.project_dir) + b" || exit 1\n" + _CLEAR]
-        lines += [b"clear " + _quoted(path) + b"\n" for path in paths]
         said: list[bytes] = []
         ended = self.inside({}, as_root=True).run(
-            ["sh"], lambda _, data: said.append(data), Cancel(), stdin=b"".join(lines)
+            ["sh"], lambda _, data: said.append(data), Cancel(), stdin=clearing.script(self.project_dir, paths)
         )
         if ended.code != 0:
             raise ProviderError(
@@ -276,22 +273,6 @@ class KeptContainer(Struct, frozen=True):
         mount = kinds[request.mount_mode](self.client, request, os.getpid())
         mount.adopt(volume, self.container_id)
         return mount
-
-
-_CLEAR = b"""clear() {
-    a=$1
-    while :; do
-        case $a in */*) a=${a%/*} ;; *) break ;; esac
-        if [ -h "$a" ] || { [ -e "$a" ] && [ ! -d "$a" ]; }; then rm -f -- "$a" || exit 1; fi
-    done
-    rm -rf -- "$1" || exit 1
-}
-"""
-"""Makes way for a path: what is there goes, and a link or a file in the place of a directory above it."""
-
-
-def _quoted(path: str) -> bytes:
-    return b"'" + os.fsencode(path).replace(b"'", b"'\\''") + b"'"
 
 
 def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from loom.cancel import Cancel
 from loom.errors import ProviderError
 from loom.plan.model import MountMode
+from loom.providers import labels
 from loom.providers.base import Change, SessionRequest
-from loom.providers.docker import labels
 from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.cleanup import remove_volume
 from loom.providers.docker.errors import translated

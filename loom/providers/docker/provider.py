@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.errors import ProviderError, ServiceError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
+from loom.providers import labels
 from loom.providers.base import Capabilities, Provider, SecretValues, SessionFacts, SessionRequest, Setup
-from loom.providers.docker import container, labels, refusals
+from loom.providers.docker import container, refusals
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.cleanup import Removals, remove_container, tidied

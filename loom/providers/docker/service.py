@@ -16,7 +16,8 @@ from msgspec import Struct, field
 from loom.cancel import Cancel
 from loom.errors import ImageError, ServiceError
 from loom.plan import model
-from loom.providers.docker import hardening, labels, service_secrets
+from loom.providers import labels
+from loom.providers.docker import hardening, service_secrets
 from loom.providers.docker.attach import Demultiplexer, Hijacked
 from loom.providers.docker.cleanup import remove_container
 from loom.providers.docker.errors import engine_errors, explanation, translated

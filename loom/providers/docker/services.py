@@ -28,8 +28,8 @@ from loom.providers.base import SecretValues
 from loom.providers.docker.cleanup import remove_container, remove_network
 from loom.providers.docker.errors import engine_errors, explanation
 from loom.providers.docker.images import Images, ResolvedImage
-from loom.providers.docker.labels import ROLE
 from loom.providers.docker.service import GaveUp, Group, OnDied, RunningService, ServiceContainer
+from loom.providers.labels import ROLE
 from loom.providers.service_output import Output
 from loom.status import OnOutput
 

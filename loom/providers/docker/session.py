@@ -20,11 +20,11 @@ from loom.providers.docker.channel import channel_to
 from loom.providers.docker.container import environment_of
 from loom.providers.docker.errors import translated
 from loom.providers.docker.exec import ContainerInside
-from loom.providers.docker.labels import kept_name
 from loom.providers.docker.mounts import Mount
 from loom.providers.docker.ownership import Ids, Owner
 from loom.providers.driven import LEAVE_S, Driven, Hello
 from loom.providers.files import unnoticed
+from loom.providers.labels import kept_name
 from loom.providers.steps import still_running
 from loom.status import Ended, Exit, OnOutput
 

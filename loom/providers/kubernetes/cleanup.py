@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom.cancel import Cancel
 from loom.errors import LoomError
-from loom.providers.docker import labels
+from loom.providers import labels
 from loom.providers.kubernetes import pods as states
 from loom.providers.kubernetes.pod import HELPER, KEPT_UNTIL, MANAGED
 from loom.providers.kubernetes.session import remove

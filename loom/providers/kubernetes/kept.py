@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from os import fsencode
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,8 @@ from msgspec import Struct
 from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
 from loom.plan.model import MountMode
-from loom.providers import driver
+from loom.providers import clearing, driver, labels
 from loom.providers.base import SessionFacts, SessionRequest
-from loom.providers.docker import labels
 from loom.providers.files import archive_of, unpack
 from loom.providers.kubernetes import exec as execs
 from loom.providers.kubernetes import pods as states
@@ -103,14 +101,12 @@ class KeptPod(Struct, frozen=True):
         return None
 
     def bring(self, source: Path, paths: Sequence[str]) -> None:
-        lines = [b"cd " + _quoted(self.project_dir) + b" || exit 1\n", _CLEAR]
-        lines += [b"clear " + _quoted(path) + b"\n" for path in paths]
         code, _, err = execs.run(
             self.cluster,
             self.name,
             HELPER,
             ["sh"],
-            stdin=lambda: [*lines, b"exit 0\n"],
+            stdin=lambda: [clearing.script(self.project_dir, paths)],
             doing="replacing files of the kept pod",
         )
         if code:
@@ -196,19 +192,3 @@ class KeptPod(Struct, frozen=True):
     def _kept_until(self) -> str:
         pod = self.cluster.call("looking at the kept pod", "read_namespaced_pod", self.name)
         return str(pod["metadata"]["labels"].get(KEPT_UNTIL, "0"))
-
-
-_CLEAR = b"""clear() {
-    a=$1
-    while :; do
-        case $a in */*) a=${a%/*} ;; *) break ;; esac
-        if [ -h "$a" ] || { [ -e "$a" ] && [ ! -d "$a" ]; }; then rm -f -- "$a" || exit 1; fi
-    done
-    rm -rf -- "$1" || exit 1
-}
-"""
-"""Makes way for a path: what is there goes, and a link or a file in the place of a directory above it."""
-
-
-def _quoted(path: str) -> bytes:
-    return b"'" + fsencode(path).replace(b"'", b"'\\''") + b"'"

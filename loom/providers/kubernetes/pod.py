@@ -16,9 +16,8 @@ from msgspec import Struct, to_builtins
 from loom.errors import ProviderError
 from loom.plan.model import Image, PullPolicy, Resources, Service
 from loom.pools import Pool
-from loom.providers import driver
+from loom.providers import driver, labels
 from loom.providers.base import SessionRequest
-from loom.providers.docker import labels
 from loom.providers.kubernetes import scripts
 from loom.providers.kubernetes.snapshot_image import Pushed, copying
 

@@ -19,7 +19,7 @@ import pytest
 
 from loom.errors import ProviderError
 from loom.plan.model import MountMode
-from loom.providers.docker import labels
+from loom.providers import labels
 from loom.providers.docker.cleanup import UNCLAIMED_S, reap
 
 if TYPE_CHECKING:

@@ -183,7 +183,7 @@ def test_an_engine_that_ends_in_mid_step(
         assert len(client.api.containers(all=True)) == 1
         with pytest.MonkeyPatch.context() as patch:
             # This process stands for the next loom.
-            patch.setattr("loom.providers.docker.labels.started_at", lambda pid: "")
+            patch.setattr("loom.providers.labels.started_at", lambda pid: "")
             assert [found.problem for found in reap(client)] == [""]
         assert client.api.containers(all=True) == []
 
