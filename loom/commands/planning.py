@@ -36,8 +36,10 @@ def notices_of(loaded: Loaded, plan: Plan, selection: Selection, context: Resolv
         defined=(*KNOWN_TO_PLANS, *selection.variables),
         default_shell=shell_words(context.config.default_shell),
     )
-    shown = [f"{problem.file}:{problem.line}: {problem.message}" for problem in found[:MAX_NOTICES]]
-    more = len(found) - len(shown)
+    refused = [f"{job.id} will be refused: {text}" for job in plan.jobs for text in job.refused]
+    told = [*refused, *(f"{problem.file}:{problem.line}: {problem.message}" for problem in found)]
+    shown = told[:MAX_NOTICES]
+    more = len(told) - len(shown)
     return (*shown, f"and {more} more: loom check") if more else tuple(shown)
 
 

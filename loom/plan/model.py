@@ -286,6 +286,8 @@ class Job(Struct, frozen=True, kw_only=True):
     trigger: Trigger | None = None
     no_checkout: bool = False
     """It asks for a directory without the project's files, which no run gives it yet: a warning says so."""
+    refused: tuple[str, ...] = ()
+    """What can't be done here for this job, each with its place: when its turn comes, it ends as an error."""
     coverage: str | None = None
     """A regular expression: the number in the last line of output that matches is the job's coverage."""
     allow_failure: AllowFailure = field(default_factory=AllowFailure)

@@ -228,6 +228,7 @@ def first_jobs(plan: Plan, at_most: int) -> Iterable[Job]:
         job
         for job in plan.jobs
         if job.when in ("on_success", "always")
+        and not job.refused
         and job.trigger is None
         and job.delay_s is None
         and (job.needs == () or (job.needs is None and job.stage == first_stage))

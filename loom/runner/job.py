@@ -105,6 +105,10 @@ class JobRunner:
         return JobResult(status=attempt.status, allowed_failure=allowed, exit_code=attempt.exit_code)
 
     def _run(self, attempt: Attempt) -> None:
+        if attempt.job.refused:
+            with attempt.phase(PhaseCode.JOB_PROVIDER_PREPARE):
+                raise ProviderError("\n".join(attempt.job.refused), code="JOB_REFUSED")
+            return
         if attempt.job.trigger is not None:
             self._children.run(attempt)
             return
@@ -196,7 +200,11 @@ def _is_allowed(attempt: Attempt) -> bool:
 
 def _has_attempt_left(attempt: Attempt) -> bool:
     retry = attempt.job.retry
-    if attempt.number > retry.max or attempt.status in (Status.SUCCESS, Status.SKIPPED, Status.CANCELED):
+    if (
+        attempt.job.refused
+        or attempt.number > retry.max
+        or attempt.status in (Status.SUCCESS, Status.SKIPPED, Status.CANCELED)
+    ):
         return False
     if retry.exit_codes and attempt.exit_code in retry.exit_codes:
         return True

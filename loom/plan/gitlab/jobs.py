@@ -20,7 +20,9 @@ from loom.util.toposort import CycleError
 from loom.util.yaml_file import Kind, Node, fields_of, line_in_file, one_or_more, pointer
 from loom.workflow.gitlab import yaml
 from loom.workflow.gitlab.durations import seconds
+from loom.workflow.gitlab.keywords import JOB, Support
 from loom.workflow.gitlab.needs import dependencies
+from loom.workflow.gitlab.shapes import UNSUPPORTED
 from loom.workflow.gitlab.variables import Variable, expand, expand_all, names, read, text_of
 from loom.workflow.interpolation import ExpansionTooLong
 from loom.workflow.values import shell_words
@@ -38,6 +40,7 @@ _RETRY: Mapping[str, p.RetryWhen] = {
 }
 """GitLab's reasons that can occur here."""
 _PHASES: tuple[p.Phase, ...] = ("before_script", "script", "after_script")
+_REFUSING = [one for one in JOB if one.support is Support.NO_JOB]
 _PROJECT = {"CI_PROJECT_DIR": ".", "LOOM_PROJECT_DIR": "."}
 _GIVE = "give it with --var, or in the file that `gitlab: {variables: FILE}` in your configuration names"
 _When = Literal["on_success", "on_failure", "always", "manual"]
@@ -45,7 +48,7 @@ _WHEN: Mapping[str, _When] = {"on_failure": "on_failure", "always": "always", "m
 
 
 class Builder:
-    """`problems` are errors in values, and notices of what is left out."""
+    """`problems` are errors in values, warnings of refused jobs, and notices of what is left out."""
 
     def __init__(self, candidates: Candidates, context: p.ResolveContext, known: Mapping[str, JobCandidate]) -> None:
         self.candidates = candidates
@@ -53,6 +56,8 @@ class Builder:
         self.known = known
         """The candidates by their ids."""
         self.problems: list[Problem] = []
+        self.refused: dict[str, list[Problem]] = {}
+        """By job id, what this machine can't do for the job: it is refused when it would run."""
 
     @property
     def errors(self) -> list[Problem]:
@@ -61,6 +66,7 @@ class Builder:
     def job(self, candidate: JobCandidate) -> p.Job:
         config, merged, decided = self.context.config, candidate.entry.merged, candidate.decided
         texts = _Texts(self, candidate)
+        self._refuse_keywords(candidate)
         place = self.place(merged)
         timeout = merged.get("timeout")
         job = p.Job(
@@ -99,12 +105,27 @@ class Builder:
             places=self.places(merged),
             rule=decided.rule,
         )
+        if candidate.id in self.refused:
+            job = _without_demands(job, [str(problem) for problem in self.refused[candidate.id]])
         if not config.hardened:
             return job
         return hardened(job, config, lambda at, message: self.say(candidate.entry.key, candidate.name, message))
 
     def say(self, node: Node, at: str, message: str, severity: str = "error", code: str = yaml.CODE) -> None:
         self.problems.append(node.file.problem(node, at, message, code=code, severity=severity))
+
+    def refuse(self, candidate: JobCandidate, node: Node, at: str, message: str) -> None:
+        """Refuse the job, not the file: other jobs can run without it."""
+        refusal = node.file.problem(node, at, message, code=UNSUPPORTED)
+        self.refused.setdefault(candidate.id, []).append(refusal)
+        self.say(node, at, f"{message} (a run refuses {candidate.name} when its turn comes)", "warning", UNSUPPORTED)
+
+    def _refuse_keywords(self, candidate: JobCandidate) -> None:
+        for keyword in _REFUSING:
+            parts = keyword.name.split(":")
+            for key in _keys_at(candidate.entry.merged, parts):
+                why = f"{keyword.name} is not supported: {keyword.about}"
+                self.refuse(candidate, key, pointer(candidate.name, *parts), why)
 
     def place(self, job: Node) -> Pool:
         """A tag that is the name of a pool chooses it."""
@@ -226,18 +247,24 @@ class Builder:
         )
 
     def secrets(self, job: Node, texts: _Texts) -> tuple[p.Secret, ...]:
+        """Return the user's own values in place of those of a store or a token; a job without one is refused."""
         found = []
-        for name, node in fields_of(job.get("secrets")).items():
-            file = node.get("file")
-            reference = self.context.config.gitlab.secrets.get(name)
-            if reference is None:
-                message = (
-                    f"secrets: loom does not ask the store that {name} names; give it one of your own under the same name: "
-                    f"`gitlab: {{secrets: {{{name}: keyring://SERVICE/NAME}}}}` in your configuration"
-                )
-                self.say(node, texts.at("secrets", name), message, code="GL_UNSUPPORTED")
-            else:
-                found.append(p.Secret(name=name, ref=reference, file=file is None or file.value is not False))
+        for key, why in (
+            ("secrets", "loom does not ask the store that"),
+            ("id_tokens", "no GitLab server issues what"),
+        ):
+            for name, node in fields_of(job.get(key)).items():
+                file = node.get("file")
+                as_file = key == "secrets" and (file is None or file.value is not False)
+                reference = self.context.config.gitlab.secrets.get(name)
+                if reference is None:
+                    message = (
+                        f"{key}: {why} {name} names; give it one of your own under the same name: "
+                        f"`gitlab: {{secrets: {{{name}: keyring://SERVICE/NAME}}}}` in your configuration"
+                    )
+                    self.refuse(texts.candidate, node, texts.at(key, name), message)
+                else:
+                    found.append(p.Secret(name=name, ref=reference, file=as_file))
         return tuple(found)
 
     def trigger(self, node: Node | None, texts: _Texts) -> p.Trigger | None:
@@ -259,6 +286,8 @@ class Builder:
         if node.kind is Kind.SCALAR:
             return p.ChildFile(path=texts(text_of(node)).lstrip("/"))
         path, job = node.get("local") or node.get("artifact"), node.get("job")
+        if path is None and texts.candidate.id in self.refused:
+            return p.ChildFile(path="")
         if path is None:
             self.say(node, texts.at("trigger", "include"), "trigger:include: expected local, or artifact with job")
             return p.ChildFile(path="")
@@ -269,6 +298,22 @@ class Builder:
         if found is None:
             self.say(job, texts.at("trigger", "include", "job"), f"trigger:include:job: there is no job {named}")
         return p.ChildFile(path=texts(text_of(path)), job=found)
+
+
+def _keys_at(node: Node, parts: Sequence[str]) -> Iterator[Node]:
+    """Yield the nodes of the keys at a path, in each item of the lists on the way."""
+    for owner in one_or_more(node):
+        child = owner.get(parts[0])
+        if child is not None and len(parts) == 1:
+            yield owner.keys.get(parts[0], child)
+        elif child is not None:
+            yield from _keys_at(child, parts[1:])
+
+
+def _without_demands(job: p.Job, refused: Sequence[str]) -> p.Job:
+    """Return a refused job, which asks the engine and the user for nothing."""
+    image = p.Image() if job.image is not None else None
+    return replace(job, refused=tuple(refused), image=image, services=(), secrets=())
 
 
 def _inputs(trigger: Node) -> Iterator[tuple[str, Node]]:
@@ -347,8 +392,12 @@ class _Texts:
             parse_reference(name)
         except RequestError as error:
             unset = [f"${one}" for one in self._unset(text_of(written))]
-            hint = f"{' and '.join(unset)} has no value here: {_GIVE}" if unset else error.hint
-            self.builder.say(written, self.at("image"), f"image: {error.message}. {hint}")
+            if unset:
+                lacks = f"{' and '.join(unset)} {'has' if len(unset) == 1 else 'have'} no value here"
+                why = f"image: {error.message}. {lacks}: {_GIVE}"
+                self.builder.refuse(self.candidate, written, self.at("image"), why)
+            else:
+                self.builder.say(written, self.at("image"), f"image: {error.message}. {error.hint}")
         return name
 
     def _unset(self, text: str) -> list[str]:

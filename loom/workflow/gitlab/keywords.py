@@ -20,6 +20,8 @@ class Support(StrEnum):
     DIFFERS = "differs"
     NO_EFFECT = "no effect"
     REFUSED = "refused"
+    NO_JOB = "refuses the job"
+    """The file is sound; a job with it is refused when it would run (`shapes.refusals`)."""
 
 
 class Keyword(Struct, frozen=True):
@@ -31,7 +33,7 @@ class Keyword(Struct, frozen=True):
     """How it differs, or why it has no effect or is refused."""
 
 
-_SAME, _DIFFERS, _NONE, _REFUSED = Support
+_SAME, _DIFFERS, _NONE, _REFUSED, _NO_JOB = Support
 _WHEN = "(on_success on_failure always)"
 _JOB_WHEN = "(on_success on_failure always manual delayed never)"
 _OWN_WHEN = "(on_success on_failure always manual delayed)"
@@ -153,7 +155,7 @@ JOB = (
     Keyword("cache:untracked", "boolean", _NONE, "Only `paths` are kept; name the untracked files there."),
     Keyword("cache:when", _WHEN),
     Keyword("coverage", "text"),
-    Keyword("dast_configuration", "map", _REFUSED, "It belongs to GitLab's DAST profiles."),
+    Keyword("dast_configuration", "map", _NO_JOB, "It belongs to GitLab's DAST profiles."),
     Keyword("dast_configuration:site_profile", "text"),
     Keyword("dast_configuration:scanner_profile", "text"),
     Keyword("dependencies", "[text]"),
@@ -175,11 +177,13 @@ JOB = (
     ),
     Keyword(
         "id_tokens",
-        "any",
-        _REFUSED,
-        "Only a GitLab server can issue them; `gitlab: secrets` in your configuration gives secrets of your own.",
+        "open",
+        _DIFFERS,
+        "No server issues them: `gitlab: secrets` in your configuration gives one of your own, else the job is refused.",
     ),
-    Keyword("identity", "text", _REFUSED, "Only a GitLab server can issue it."),
+    Keyword("id_tokens:NAME", "map"),
+    Keyword("id_tokens:NAME:aud", "text | [text]"),
+    Keyword("identity", "text", _NO_JOB, "Only a GitLab server can issue it."),
     Keyword("image", "text | map"),
     Keyword("image:name", "text"),
     Keyword("image:entrypoint", "text | [text]"),
@@ -192,7 +196,7 @@ JOB = (
     Keyword("inherit", "map"),
     Keyword("inherit:default", "boolean | [text]"),
     Keyword("inherit:variables", "boolean | [text]"),
-    Keyword("inputs", "any", _REFUSED, "Job inputs are typed in on GitLab's page of a manual job; use variables."),
+    Keyword("inputs", "any", _NO_JOB, "Job inputs are typed in on GitLab's page of a manual job; use variables."),
     Keyword("interruptible", "boolean", _DIFFERS, "No newer pipeline cancels a local run."),
     Keyword("manual_confirmation", "text", _DIFFERS, "It is the question on the terminal."),
     Keyword("needs", "[text | map]"),
@@ -245,7 +249,7 @@ JOB = (
     Keyword("rules:needs", "[text | map]"),
     *_below("rules:needs", _NEED),
     Keyword("rules:interruptible", "boolean", _DIFFERS, "No newer pipeline cancels a local run."),
-    Keyword("run", "any", _REFUSED, "CI/CD steps need GitLab's step runner; write `script`."),
+    Keyword("run", "any", _NO_JOB, "CI/CD steps need GitLab's step runner; write `script`."),
     Keyword(
         "script",
         "text | [text]",
@@ -256,7 +260,7 @@ JOB = (
         "secrets",
         "open",
         _DIFFERS,
-        "The store is not asked: `gitlab: secrets` in your configuration gives one of your own.",
+        "The store is not asked: `gitlab: secrets` in your configuration gives one of your own, else the job is refused.",
     ),
     Keyword("secrets:NAME", "map"),
     Keyword("secrets:NAME:vault", "any"),
@@ -297,12 +301,12 @@ JOB = (
     Keyword("trigger:include:local", "text"),
     Keyword("trigger:include:artifact", "text"),
     Keyword("trigger:include:job", "text"),
-    Keyword("trigger:include:template", "text", _REFUSED, "Include the template in a file of the project."),
-    Keyword("trigger:include:project", "text", _REFUSED, "Include the file in one of the project's own."),
+    Keyword("trigger:include:template", "text", _NO_JOB, "Include the template in a file of the project."),
+    Keyword("trigger:include:project", "text", _NO_JOB, "Include the file in one of the project's own."),
     Keyword("trigger:include:ref", "text"),
     Keyword("trigger:include:file", "text"),
-    Keyword("trigger:include:component", "text", _REFUSED, "Include the component in a file of the project."),
-    Keyword("trigger:include:remote", "text", _REFUSED, "Include the file in one of the project's own."),
+    Keyword("trigger:include:component", "text", _NO_JOB, "Include the component in a file of the project."),
+    Keyword("trigger:include:remote", "text", _NO_JOB, "Include the file in one of the project's own."),
     Keyword("trigger:include:inputs", "any"),
     Keyword("trigger:inputs", "any"),
     Keyword("trigger:strategy", "(depend mirror)"),

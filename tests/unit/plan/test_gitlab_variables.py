@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from loom.config import Config, GitLab
 from loom.errors import LoomError
-from loom.plan.model import Job, Plan, ResolveContext, Selection
+from loom.plan.model import Image, Job, Plan, ResolveContext, Secret, Selection
 from loom.plan.resolve import resolve
 from loom.workflow import dialects
 from loom.workflow.gitlab import variables
@@ -25,13 +27,22 @@ other/project: {REGION: no}
 """
 
 
-def plan(tmp_path: Path, text: str, *, own: str = "", given: dict[str, str] | None = None) -> Plan:
+def plan(
+    tmp_path: Path,
+    text: str,
+    *,
+    own: str = "",
+    given: dict[str, str] | None = None,
+    jobs: tuple[str, ...] = (),
+    settings: GitLab | None = None,
+) -> Plan:
     path, mine = tmp_path / ".gitlab-ci.yml", tmp_path / "variables.yml"
     path.write_text(text)
     mine.write_text(own)
-    context = ResolveContext(predefined=PUSH, own_variables=lambda: variables.own(mine, "group/project"))
+    config = Config(gitlab=settings or GitLab())
+    context = ResolveContext(config=config, predefined=PUSH, own_variables=lambda: variables.own(mine, "group/project"))
     loaded = dialects.load(path, tmp_path, lambda: context)
-    return resolve(loaded, Selection(container=True, variables=given or {}), context)
+    return resolve(loaded, Selection(container=True, variables=given or {}, jobs=jobs), context)
 
 
 def job(tmp_path: Path, text: str, name: str = "job", *, own: str = "", given: dict[str, str] | None = None) -> Job:
@@ -164,3 +175,50 @@ def test_an_image_without_a_value_names_the_variable_that_lacks_one(tmp_path: Pa
     ):
         plan(tmp_path, text)
     assert plan(tmp_path, text, own="MIRROR: hub.example.com").jobs[0].image is not None
+
+
+DEMANDS = """
+sound: {script: x}
+unset: {script: x, image: "$REGISTRY/app"}
+service: {script: x, services: ["$REGISTRY/db"]}
+token: {script: x, id_tokens: {TOKEN: {aud: [a, b]}}}
+secret: {script: x, secrets: {DB: {vault: a/b@c}}}
+identity: {script: x, identity: google_cloud}
+steps: {run: [{name: a, script: b}]}
+child: {trigger: {include: [{project: group/other, file: x.yml}]}}
+"""
+
+
+def test_a_job_that_needs_a_server_is_refused_and_not_its_file(tmp_path: Path) -> None:
+    jobs = {one.id: one for one in plan(tmp_path, DEMANDS).jobs}
+    assert jobs["sound"].refused == ()
+    for name, line, said in [
+        ("unset", 3, "unset/image: image: '/app' is not a valid image name"),
+        ("service", 4, "service/image: image: '/db' is not"),
+        ("token", 5, "token/id_tokens/TOKEN: id_tokens: no GitLab server issues"),
+        ("secret", 6, "secret/secrets/DB: secrets: loom does not ask the store"),
+        ("identity", 7, "identity/identity: identity is not supported: Only a GitLab server"),
+        ("steps", 8, "steps/run: run is not supported: CI/CD steps need"),
+        ("child", 9, "child/trigger/include/project: trigger:include:project is not"),
+    ]:
+        [why] = jobs[name].refused
+        assert re.match(rf"\.gitlab-ci\.yml:{line}:\d+: GL_UNSUPPORTED /{re.escape(said)}", why), why
+        assert (jobs[name].services, jobs[name].secrets) == ((), ())
+        assert jobs[name].image == Image()
+
+
+def test_a_run_that_names_a_refused_job_does_not_begin(tmp_path: Path) -> None:
+    with pytest.raises(LoomError, match="identity is not supported"):
+        plan(tmp_path, DEMANDS, jobs=("identity", "sound"))
+    assert [one.id for one in plan(tmp_path, DEMANDS, jobs=("sound",)).jobs] == ["sound"]
+
+
+def test_an_inherited_token_refuses_each_job_that_inherits_it(tmp_path: Path) -> None:
+    text = "default: {id_tokens: {T: {aud: x}}}\na: {script: x}\nb: {script: x, inherit: {default: false}}"
+    assert {one.id: bool(one.refused) for one in plan(tmp_path, text).jobs} == {"a": True, "b": False}
+
+
+def test_a_token_that_the_user_gives_is_a_variable(tmp_path: Path) -> None:
+    settings = GitLab(secrets={"T": "env://MY_TOKEN"})
+    found = plan(tmp_path, "a: {script: x, id_tokens: {T: {aud: x}}}", settings=settings).job("a")
+    assert (found.refused, found.secrets) == ((), (Secret(name="T", ref="env://MY_TOKEN", file=False),))

@@ -1,0 +1,76 @@
+"""Runs of a `.gitlab-ci.yml` whose jobs run on this machine, in the test's process, from the command line to the record."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loom.cli.boundary import run_app
+
+
+class Project:
+    """A repository with a `.gitlab-ci.yml`, and a home of its own."""
+
+    def __init__(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.root = root
+        self._capsys = capsys
+        self.git("init", "-q", "-b", "main")
+
+    def git(self, *arguments: str) -> None:
+        identity = ("-c", "user.name=t", "-c", "user.email=t@example.invalid")
+        subprocess.run(["git", *identity, *arguments], check=True, cwd=self.root, capture_output=True)
+
+    def write(self, **files: str) -> None:
+        """Commit files; `gitlab` is the workflow, other names end in `.yml`."""
+        for name, text in files.items():
+            (self.root / (".gitlab-ci.yml" if name == "gitlab" else f"{name}.yml")).write_text(text)
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", "files")
+
+    def loom(self, *arguments: str) -> tuple[int, str, str]:
+        code = run_app(list(arguments))
+        out, err = self._capsys.readouterr()
+        return code, out, err
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        code, out, err = self.loom("run", "--no-container", *arguments)
+        return code, out + err
+
+    def output(self, job: str, run: str = "last") -> str:
+        """Return the lines that the steps of a job printed."""
+        code, out, err = self.loom("logs", run, job, "--json")
+        assert code == 0, err
+        return "".join(f"{line['text']}\n" for line in map(json.loads, out.splitlines()) if "text" in line)
+
+    def runs(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.loom("runs", "--json")[1])["runs"]
+        return found
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Project:
+    home, root = tmp_path / "home", tmp_path / "project"
+    root.mkdir()
+    (home / "tmp").mkdir(parents=True)
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("LOOM_TMP_DIR", str(home / "tmp"))
+    monkeypatch.chdir(root)
+    return Project(root, capsys)
+
+
+def test_a_refused_job_fails_alone_when_its_turn_comes(project: Project) -> None:
+    project.write(gitlab="a: {script: echo sound}\nb: {script: x, id_tokens: {T: {aud: x}}, retry: 2}\n")
+    assert project.loom("check")[0] == 0
+    code, shown = project.run()
+    assert code == 3
+    assert "b will be refused: .gitlab-ci.yml:2:31: GL_UNSUPPORTED /b/id_tokens/T: id_tokens" in shown
+    assert project.output("a") == "sound\n"
+    [run] = project.runs()
+    assert (run["failing_job_id"], run["status"]) == ("b", "error")
+    assert project.loom("diagnose", "last", "b", "--json")[1].count("JOB_REFUSED") == 1
