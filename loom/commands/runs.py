@@ -46,7 +46,8 @@ def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, c
     look, write = screen_parts(place.config.color, quiet=quiet, verbose=verbose, stream=stream)
     replay(reading, Screen(look, write), every_line=stream)
     if reading.state in (RUNNING, INTERRUPTED):
-        for line in unfinished_lines(reading.state, reading.last_sign(), reading.running_units(), look):
+        command = reading.receipt()["command"]
+        for line in unfinished_lines(reading.state, command, reading.last_sign(), reading.running_units(), look):
             write(line)
     else:
         fold = reading.fold

@@ -98,7 +98,7 @@ class Reading:
             fold.apply(event)
         if fold.first is None:
             raise RecordError(
-                f"{self.paths.events} holds no event: run {self.run_id} ended before it began",
+                f"{self.paths.events} holds no event: the record of run {self.run_id} is not whole",
                 hint=f"`loom clean {self.run_id}` removes it, and what it left",
             )
         return fold

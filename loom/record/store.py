@@ -56,7 +56,7 @@ _OUTPUT, _STDERR, _PARTIAL = b'{"kind":"output",', b',"stream":"stderr",', b',"p
 _ROOM_BYTES = 1 << 20
 """Disk space reserved for a run's last events and documents."""
 _BEGINS_WITHIN_NS = 60 * 10**9
-"""After this time, a record without an identity has no loom that is about to write it."""
+"""After this time, a record without the draft of an identity has no loom that is about to write it."""
 _PHASES_AT_THE_END = 2
 """A step's file ends with its phase_finished; nothing longer follows its output."""
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This directory holds the record of a loom run; `loom clean` removes it.\n"
@@ -94,8 +94,13 @@ class RunPaths(Struct, frozen=True, kw_only=True):
 
     @property
     def identity(self) -> Path:
-        """Written first: the process and boot, the repository, the workspace."""
+        """The process and boot, the repository, the workspace. With it the run exists: it has its first event."""
         return self.root / "run.json"
+
+    @property
+    def draft_of_identity(self) -> Path:
+        """The identity until the first event is written."""
+        return self.root / ".run.json"
 
     @property
     def plan(self) -> Path:
@@ -147,20 +152,28 @@ class RunRecord:
         self._room: BinaryIO | None = None
         self._was_full = False
 
-    def create(self, identity: Mapping[str, Any]) -> None:
-        """Create the directories, private to the user, and the identity; on failure, nothing."""
+    @contextlib.contextmanager
+    def created(self, identity: Mapping[str, Any]) -> Iterator[None]:
+        """Create the directories, private to the user, for the first event, which the caller writes inside the block; then
+        the identity. On failure, nothing.
+        """
         with self._as_unwritable():
             self.paths.root.mkdir(parents=True, mode=0o700)
-            try:
+        try:
+            with self._as_unwritable():
                 self._mark()
-                _publish(self.paths.identity, _json(identity))
+                _publish(self.paths.draft_of_identity, _json(identity))
                 (self.paths.root / "README").write_text(_README)
                 self.paths.receipt.parent.mkdir()
                 (self.paths.logs / "pipeline").mkdir(parents=True)
                 self._keep_room()
-            except OSError:
-                shutil.rmtree(self.paths.root, ignore_errors=True)
-                raise
+            yield
+            with self._as_unwritable():
+                self.paths.draft_of_identity.rename(self.paths.identity)
+        except BaseException:
+            self.close_all()
+            shutil.rmtree(self.paths.root, ignore_errors=True)
+            raise
 
     def _mark(self) -> None:
         """Write the mark by which `Store.remove` knows a record."""
@@ -472,13 +485,17 @@ class Store:
                     kept.unlink()
 
     def _unbegun(self) -> Iterator[Path]:
-        """Find the directories of looms that were killed before they wrote who they were; nothing else exists of them."""
+        """Find the directories of looms that were killed before the first event; nothing else exists of them."""
         for run_id in self.run_ids():
-            root = self.runs_dir / run_id
+            paths = RunPaths(root=self.runs_dir / run_id, run_id=run_id)
             young = abs(time.time_ns() - int(run_id)) < _BEGINS_WITHIN_NS
             with contextlib.suppress(OSError):  # another process is deleting it
-                if not young and not root.is_symlink() and {path.name for path in root.iterdir()} <= {"CACHEDIR.TAG"}:
-                    yield root
+                begun = paths.identity.exists() or paths.receipt.exists()
+                begun = begun or (paths.logs.exists() and not paths.draft_of_identity.exists())
+                who = _identity_at(paths.draft_of_identity)
+                dead = not young if who is None else not is_alive(who)
+                if not begun and dead:
+                    yield paths.root
 
     def remove_artifacts(self, run_id: str, job_id: str) -> None:
         """Delete a job's artifacts; the manifest still lists them. RecordError on failure."""
@@ -551,7 +568,8 @@ def entry_at(paths: RunPaths) -> RunEntry:
     receipt = read_document(paths.receipt, Receipt)
     if receipt is None and os.path.lexists(paths.receipt):
         receipt = _folded_receipt(paths)
-    if identity is None and receipt is None and not paths.events.exists():
+    begins = not paths.events.exists() or paths.draft_of_identity.exists()
+    if identity is None and receipt is None and begins:
         raise RecordError(f"{paths.root} holds no record of a loom run", hint="`loom runs` lists the runs there are")
     identity = identity or {"run_id": paths.run_id, "repo_root": (receipt or {}).get("repo_root")}
     return RunEntry(paths=paths, identity=identity, receipt=receipt, alive=receipt is None and is_alive(identity))
@@ -803,10 +821,8 @@ def last_event(path: Path) -> Event | None:
 
 
 def read_phases(paths: RunPaths) -> Iterator[PhaseEvent]:
-    """All phase events of a run, none of one that was killed before the first; RecordError when its journal is gone."""
+    """All phase events of a run; RecordError when its journal is gone."""
     if not paths.events.exists():
-        if paths.identity.exists() and not paths.receipt.exists():
-            return
         raise RecordError(f"{paths.events} is missing: the record of run {paths.run_id} is not whole")
     for event in read_events(paths.events):
         if isinstance(event, PhaseEvent):

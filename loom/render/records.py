@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from loom.record.events import OutputEvent, Where, to_dict
 from loom.render.output import table
 from loom.render.screen import Look
 from loom.util import jsons
-from loom.util.controls import json_shown, visible
+from loom.util.controls import json_shown, shown, visible
 from loom.util.units import rough_age, rough_duration
 
 _STYLES = {"success": ("ok", "ok"), "running": ("start", "bold"), "skipped": ("skip", "dim")}
@@ -33,8 +34,11 @@ def runs_lines(rows: Sequence[RunRow], look: Look, *, now_ns: int, with_place: b
         yield f"{look.styled(look.marks[mark], style)} {line}"
 
 
-def unfinished_lines(state: str, last_sign: str | None, units: Iterable[Any], look: Look) -> Iterator[str]:
+def unfinished_lines(
+    state: str, command: Sequence[str], last_sign: str | None, units: Iterable[Any], look: Look
+) -> Iterator[str]:
     """Describe a run without an end, for `loom show`."""
+    yield look.styled(f"started by: {shown(shlex.join(command))}", "dim")
     for unit in units:
         word = "running" if state == "running" else "had not ended"
         yield look.styled(f"{unit.job_id}: {unit.name} {word}; events: {unit.events}", "dim")

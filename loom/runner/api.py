@@ -1,7 +1,7 @@
 """Run a plan and return its receipt.
 
-The record is created first. Containers start slowly, so `execute` opens the first ones before it imports the rest of
-loom; `run` records everything in the order of the phases.
+The record and its first event are written first. Containers start slowly, so `execute` opens the first ones before it
+imports the rest of loom; `run` records everything in the order of the phases.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
+from loom import __version__
 from loom.analysis import patterns
 from loom.cancel import Cancel
 from loom.config import Config
@@ -21,11 +22,16 @@ from loom.errors import LoomError, SnapshotError, refusals
 from loom.plan import variables as environment
 from loom.plan.model import Job, MountMode, Plan
 from loom.providers.base import ReadOnlyMount
-from loom.record.documents import Invocation
+from loom.record.documents import Invocation, plain
+from loom.record.events import RUN, PhaseCode
+from loom.record.highlights import Watch
+from loom.record.journal import Journal
+from loom.record.recorder import Recorder
 from loom.record.store import RunRecord, Store
 from loom.runner import PlaceOpener, Resumption, Settings, Tools
+from loom.secrets.masking import Masker
 from loom.status import JobResult
-from loom.util import processes, profile
+from loom.util import controls, processes, profile
 from loom.util.paths import new_workspace
 
 if TYPE_CHECKING:
@@ -130,6 +136,10 @@ class Beginning(Struct, kw_only=True):
     """The record, the empty workspace and the opening places of the first jobs; or the `problem` that ends the run."""
 
     record: RunRecord
+    recorder: Recorder
+    journal: Journal
+    """It has the run's first event."""
+    begun_ns: int
     workspace: Path
     settings: Settings
     opener: PlaceOpener
@@ -152,29 +162,45 @@ def execute(request: Request) -> Ran:
     with profile.span("part", "formats of output"):
         watch = patterns.watch(patterns.of_project(request.source.root))
     with profile.span("part", "record and first containers"):
-        beginning = _begin(request)
+        beginning = _begin(request, watch)
     try:
         with profile.span("part", "rest of loom"):
             from loom.runner.pipeline import Run
 
-        return Run(request, beginning, watch).execute()
+        return Run(request, beginning).execute()
     except BaseException:
         beginning.undo()
         raise
 
 
-def _begin(request: Request) -> Beginning:
+def _begin(request: Request, watch: Watch) -> Beginning:
     """InfrastructureError when the record can't be written."""
     reuse, ahead = request.reuse, request.ahead
     there = reuse or ahead
     workspace = there.workspace if there else new_workspace(request.config.tmp_dir, request.run_id)
     record = request.store.new(request.run_id)
-    # First of all, so that the record of resources survives any end of this process.
-    record.create(_identity(request, workspace))
+    recorder = Recorder(record, watch)
+    journal = Journal(
+        run_id=request.run_id,
+        pipeline_id=request.run_id,
+        clock_ns=request.clock_ns,
+        masker=_known_secrets(),
+        sinks=[recorder, *request.sinks],
+    )
+    # First of all, so that the record tells of the run and its resources after any end of this process.
+    with record.created(_identity(request, workspace)):
+        begun_ns = journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, _what_begins(request, record, workspace))
     settings = settings_of(request, workspace)
     opener = PlaceOpener(request.tools, settings, request.cancel)
     beginning = Beginning(
-        record=record, workspace=workspace, settings=settings, opener=opener, reused=reuse is not None
+        record=record,
+        recorder=recorder,
+        journal=journal,
+        begun_ns=begun_ns,
+        workspace=workspace,
+        settings=settings,
+        opener=opener,
+        reused=reuse is not None,
     )
     try:
         with refusals():
@@ -189,6 +215,28 @@ def _begin(request: Request) -> Beginning:
     except LoomError as error:
         beginning.problem = error
     return beginning
+
+
+def _known_secrets() -> Masker:
+    """Return the run's masker, which also masks errors printed after the run."""
+    masker = Masker()
+    controls.hide = masker.mask
+    return masker
+
+
+def _what_begins(request: Request, record: RunRecord, workspace: Path) -> dict[str, Any]:
+    reuse = request.reuse
+    return {
+        "parent_run_id": reuse.parent_run_id if reuse else request.parent_run_id,
+        "loom_version": __version__,
+        "command": list(request.command),
+        "invocation": plain(request.invocation),
+        "repo_root": str(request.source.root),
+        "workflow_path": request.plan.workflow_path,
+        "workspace": str(workspace),
+        "logs_dir": str(record.paths.logs),
+        "mount_mode": request.config.mount_mode,
+    }
 
 
 def _identity(request: Request, workspace: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One run from its first event to its receipt."""
+"""One run from its beginning to its receipt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from loom import __version__, snapshot
+from loom import snapshot
 from loom.errors import LoomError, refusals
 from loom.plan.image_lock import identity, shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
@@ -19,11 +19,9 @@ from loom.record import visits
 from loom.record.documents import Receipt, dump, plain
 from loom.record.events import PIPELINE, RUN, PhaseCode
 from loom.record.extent import extent_of
-from loom.record.highlights import Watch
-from loom.record.journal import Journal, Outcome
+from loom.record.journal import Outcome
 from loom.record.lines import encodable
 from loom.record.reader import Reading
-from loom.record.recorder import Recorder
 from loom.record.saved_plan import Planned, dump_planned
 from loom.record.store import RunEntry
 from loom.runner.api import Beginning, Ran, Request
@@ -33,11 +31,10 @@ from loom.runner.job import JobRunner
 from loom.runner.products import Handover
 from loom.runner.scheduler import run_jobs, waits_for
 from loom.runner.waits import Waits, waits
-from loom.secrets.masking import Masker
 from loom.snapshot import Snapshot
 from loom.status import ExitCode, JobResult, Skip, Status, exit_code_of, run_status
 from loom.storage.cache import Cache
-from loom.util import controls, profile
+from loom.util import profile
 from loom.util.threads import beside
 
 if TYPE_CHECKING:
@@ -49,27 +46,21 @@ _ENDING = threading.Lock()
 
 
 class Run:
-    def __init__(self, request: Request, beginning: Beginning, watch: Watch) -> None:
+    def __init__(self, request: Request, beginning: Beginning) -> None:
         self._request = request
         self._beginning = beginning
         self._workspace = beginning.workspace
         self._record = beginning.record
-        self._recorder = Recorder(self._record, watch)
+        self._recorder = beginning.recorder
         self._diagnosed: Diagnosis | None = None
-        self._journal = Journal(
-            run_id=request.run_id,
-            pipeline_id=request.run_id,
-            clock_ns=request.clock_ns,
-            masker=_known_secrets(),
-            sinks=[self._recorder, *request.sinks],
-        )
+        self._journal = beginning.journal
         self._assistances = Assistances(self._journal, environ=request.source.environment, paths=self._record.paths)
         self._cancel = request.cancel
         self._done = request.reuse.results if request.reuse else {}
         self._opener = beginning.opener
         self._error: str | None = None
         self._error_code: str | None = None
-        self._begun = 0
+        self._begun = beginning.begun_ns
         self._deaf: Callable[[], None] = lambda: None
         self._stating: list[threading.Thread] = []
 
@@ -104,7 +95,6 @@ class Run:
     def _bootstrap(self) -> bool:
         """Fill the workspace while the first containers start; False when the run can't continue."""
         request = self._request
-        self._begun = self._journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, self._what_begins())
         self._deaf = self._cancel.on_request(self._interrupted)
         shape = plan_shape(request.plan, without=self._done)
         self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "plan_resolved", shape)
@@ -396,20 +386,6 @@ class Run:
             grace_s=request.config.grace,
         )
 
-    def _what_begins(self) -> dict[str, Any]:
-        request, reuse = self._request, self._request.reuse
-        return {
-            "parent_run_id": reuse.parent_run_id if reuse else request.parent_run_id,
-            "loom_version": __version__,
-            "command": list(request.command),
-            "invocation": plain(request.invocation),
-            "repo_root": str(request.source.root),
-            "workflow_path": request.plan.workflow_path,
-            "workspace": str(self._workspace),
-            "logs_dir": str(self._record.paths.logs),
-            "mount_mode": request.config.mount_mode,
-        }
-
 
 def builds_after_writers(plan: Plan, writers: Container[str], done: Container[str]) -> list[Build]:
     """Return the builds that run while jobs of `writers` may have changed the workspace; in CI, those changes would be
@@ -465,10 +441,3 @@ def _job_shape(job: Job) -> dict[str, Any]:
         "services": [service.name for service in job.services],
         "steps": [{"id": step.id, "command": step.script} for step in job.steps],
     }
-
-
-def _known_secrets() -> Masker:
-    """Return the run's masker, which also masks errors printed after the run."""
-    masker = Masker()
-    controls.hide = masker.mask
-    return masker

@@ -317,7 +317,7 @@ def step_clock(trial: Trial) -> None:
 
 
 def close_terminal(trial: Trial) -> None:
-    trial.nobody_reads = True
+    trial.on_terminal = True
     controller, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     os.set_blocking(controller, False)
@@ -348,6 +348,7 @@ def close_terminal(trial: Trial) -> None:
 
 def interrupt(trial: Trial) -> None:
     loom = trial.start()
+    trial.has_begun(loom)
     for _ in range(trial.random.choice((1, 1, 2, 3))):
         trial.moment(loom)
         if loom.code is None:

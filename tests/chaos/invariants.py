@@ -39,7 +39,7 @@ def check(trial: Trial, allowed: Iterable[int]) -> None:
         trial.found(f"the next loom ends with {ran.code}\n{ran.out[-1500:]}{ran.err[-1500:]}")
     elif "could not be" in ran.out + ran.err:
         trial.found(f"the next loom says\n{ran.out[-1500:]}{ran.err[-1500:]}")
-    keeps = "--keep" in trial.workflow.arguments
+    keeps = "--keep" in trial.workflow.arguments or trial.on_terminal  # where a failed job is kept by default
     if not keeps and (left := trial.world.content()):
         trial.found(f"the next loom leaves in the engine: {', '.join(left)}")
     cleaned = trial.loom("clean", "--all", "--keep-last", "0")
@@ -61,7 +61,7 @@ def _end_of(trial: Trial, loom: Loom, codes: set[int]) -> None:
         trial.found("\n".join(["a traceback", text[-2000:], *reports]))
     if SECRET in text:
         trial.found("the secret is in the output")
-    if loom.code is not None and loom.code > 0 and not trial.nobody_reads and not text.strip():
+    if loom.code is not None and loom.code > 0 and not trial.on_terminal and not text.strip():
         trial.found(f"exit code {loom.code} without a word")
     for path in RECEIPT.findall(text):
         _receipt(trial, loom, Path(path))
@@ -123,7 +123,7 @@ def _record(trial: Trial, run: Mapping[str, Any]) -> None:
     for arguments in (("show", run_id), ("diagnose", run_id), ("logs", run_id)):
         ran = trial.loom(*arguments)
         text = ran.out + ran.err
-        if "ended before it began" in text or (trial.record_was_removed and "not whole" in text):
+        if trial.record_was_removed and "not whole" in text:
             return  # there is nothing to show, and it says so
         if ran.code not in (0, 1, 2) or "Traceback" in text:
             trial.found(f"`loom {' '.join(arguments)}` of a run that is {status} ends with {ran.code}\n{text[-2000:]}")

@@ -86,7 +86,7 @@ class Trial:
         self._made = False
         self.begun = time.monotonic()
         self.record_was_removed = False
-        self.nobody_reads = False
+        self.on_terminal = False
         self.mounts: list[str] = []
         """The mounts of the trial itself."""
 
@@ -168,6 +168,16 @@ class Trial:
                 return True
             time.sleep(0.002)
         return False
+
+    def has_begun(self, loom: Loom) -> bool:
+        """Wait until loom answers to signals itself, no longer Python; False when the loom ends before."""
+
+        def answers() -> bool:
+            status = Path(f"/proc/{loom.process.pid}/status").read_text()
+            caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
+            return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+        return self._wait(loom, answers)
 
     def container(self, loom: Loom) -> str | None:
         """The id of a running container of a job or service, at a random moment of its life; None when the run ends before."""

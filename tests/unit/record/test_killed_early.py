@@ -1,4 +1,4 @@
-"""`kill -9` in a run's first moments: whatever it had made by then, there is a record that says so."""
+"""`kill -9` in a run's first moments: whatever it had made by then, there is a record that says so, with its first event."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from .conftest import Make, Project
 
 TINY = "version: v1\nstages: [s]\na:\n  stage: s\n  script: [echo one]\n"
 
-# Runs loom, and kills it when it changes the world outside of git for the n-th time.
+# Runs loom, and kills it when it changes the world for the n-th time since it began to make its record.
 KILLED = """
 import os, signal, sys
 
 left = int(sys.argv.pop(1))
+begun = False
 CHANGES = {"os.mkdir", "os.rename", "os.symlink", "subprocess.Popen", "socket.connect"}
 
 def look(event, arguments):
-    global left
+    global left, begun
     changes = event in CHANGES or (event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_WRONLY)
-    if not changes or "pyc" in str(arguments[0]):
+    begins = event == "os.mkdir" and os.path.basename(os.path.dirname(arguments[0])) == "runs"
+    if not changes or "pyc" in str(arguments[0]) or not (begins or begun):
         return
+    begun = True
     left -= 1
     if left == 0:
         os.write(2, f"killed at {event} {arguments}".encode())
@@ -56,7 +59,7 @@ def listed(project: Project) -> list[str]:
     return [run["run_id"] for run in json.loads(project.loom("runs", "--json"))["runs"]]
 
 
-@pytest.mark.parametrize("number", [6, 14, 18, 21, 24, 33])
+@pytest.mark.parametrize("number", [9, 19, 20, 21, 31, 38])
 def test_a_run_that_left_something_is_listed_and_cleaned(make: Make, tmp_path: Path, number: int) -> None:
     project = make(TINY)
     workspaces = project.places / "workspaces"
@@ -64,8 +67,11 @@ def test_a_run_that_left_something_is_listed_and_cleaned(make: Make, tmp_path: P
     runs = listed(project)
     if workspaces.exists() and list(workspaces.iterdir()):
         assert len(runs) == 1, moment
-    if runs:
+    for run_id in runs:
         assert "interrupted" in project.loom("runs")
-        assert "1 removed" in project.loom("clean", "--keep-last", "0")
+        assert json.loads(project.loom("show", run_id, "--json"))["run_id"] == run_id, moment
+        assert "run --local" in project.loom("show", run_id)
+    assert f"{len(runs)} removed" in project.loom("clean", "--keep-last", "0")
     assert not workspaces.exists() or list(workspaces.iterdir()) == []
-    assert listed(project) == []
+    begun = project.store.runs_dir.glob("*/*")
+    assert [path.name for path in begun if path.name != "CACHEDIR.TAG"] == [], moment
