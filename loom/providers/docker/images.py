@@ -95,7 +95,7 @@ class Images:
 
         `secrets`: values by name, of which a build can mount those that it declares.
         """
-        key = (identity(image), image.pull)
+        key = (identity(image), image.pull, image.pull_else)
         with self._guard:
             found = self._resolved.get(key)
             first = found is None
@@ -139,7 +139,7 @@ class Images:
         if image.name is None:
             raise ImageError("the job's image has neither a name nor a build", hint="Give it one of the two.")
         try:
-            return self.ensure(image.name, image.pull, self.platform_of(image), on_output=on_output, cancel=cancel)
+            return self._by_policies(image.name, image, on_output=on_output, cancel=cancel)
         except ImageError as error:
             near = self._near(image.name) if error.code in _MAY_BE_MISSPELT else []
             if not near:
@@ -148,6 +148,19 @@ class Images:
             raise ImageError(
                 error.message, hint=f"{error.hint}\n{hint}" if error.hint else hint, code=error.code
             ) from error
+
+    def _by_policies(self, name: str, image: model.Image, *, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
+        """Try the image's pull policies in order; the error is that of the last one."""
+        platform = self.platform_of(image)
+        policies = (image.pull, *image.pull_else)
+        for policy, following in zip(policies, image.pull_else, strict=False):
+            try:
+                return self.ensure(name, policy, platform, on_output=on_output, cancel=cancel)
+            except ImageError as error:
+                if cancel.requested:
+                    raise
+                say(on_output, f"{error.message}; the next pull policy is `{following}`")
+        return self.ensure(name, policies[-1], platform, on_output=on_output, cancel=cancel)
 
     def _near(self, name: str) -> list[str]:
         """Find images of this engine with similar names."""

@@ -38,6 +38,7 @@ _WHEN = "(on_success on_failure always)"
 _JOB_WHEN = "(on_success on_failure always manual delayed never)"
 _OWN_WHEN = "(on_success on_failure always manual delayed)"
 _PULL = "(always if-not-present never) | [(always if-not-present never)]"
+_PULL_ABOUT = "Those of a list are tried in turn; in a pod, the first one counts."
 _REASONS = (
     "always unknown_failure script_failure api_failure stuck_or_timeout_failure runner_system_failure "
     "runner_unsupported stale_schedule job_execution_timeout archived_failure unmet_prerequisites scheduler_failure "
@@ -192,7 +193,7 @@ JOB = (
     Keyword("image:docker:user", "scalar"),
     Keyword("image:kubernetes", "map", _NONE, "Jobs run in an engine here."),
     Keyword("image:kubernetes:user", "scalar"),
-    Keyword("image:pull_policy", _PULL, _DIFFERS, "Of a list, the first one counts."),
+    Keyword("image:pull_policy", _PULL, _SAME, _PULL_ABOUT),
     Keyword("inherit", "map"),
     Keyword("inherit:default", "boolean | [text]"),
     Keyword("inherit:variables", "boolean | [text]"),
@@ -280,7 +281,7 @@ JOB = (
     Keyword("services:entrypoint", "text | [text]"),
     Keyword("services:kubernetes", "map", _NONE, "Services run in an engine here."),
     Keyword("services:kubernetes:user", "scalar"),
-    Keyword("services:pull_policy", _PULL, _DIFFERS, "Of a list, the first one counts."),
+    Keyword("services:pull_policy", _PULL, _SAME, _PULL_ABOUT),
     Keyword("services:variables", "open"),
     Keyword("services:variables:NAME", "scalar | map"),
     Keyword("services:variables:NAME:value", "scalar"),

@@ -98,6 +98,15 @@ def test_never_does_not_ask_the_registry(tmp_path: Path, registry: Any, publish:
     assert (refused.value.code, refused.value.exit_code, run.said) == ("IMAGE_NOT_PRESENT", 3, b"")
 
 
+def test_pull_policies_are_tried_in_order(tmp_path: Path, registry: Any, publish: Callable[..., str]) -> None:
+    name, run = f"{registry.host}/listed:1", Run(tmp_path)
+    digest = publish(registry, "listed:1")
+    assert run(name, pull="never", pull_else=("always",)).digest == digest
+    assert b"pull policy is `never`; the next pull policy is `always`" in run.said
+    with pytest.raises(ImageError, match="pull policy is `never`"):
+        run(f"{registry.host}/no-such:1", pull="missing", pull_else=("never",))
+
+
 def test_what_is_not_there_is_said_without_further_tries(tmp_path: Path, registry: Any) -> None:
     run = Run(tmp_path)
     with pytest.raises(ImageError, match=f"nothing:1 is not in {registry.host}") as refused:
