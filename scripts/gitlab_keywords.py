@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from loom.workflow.gitlab.keywords import DEFAULTS, GLOBALS, JOB, ROOT_KEYWORDS, Keyword, Support
+from loom.workflow.gitlab.keywords import DEFAULTS, GLOBALS, JOB, ROOT_KEYWORDS, RUNNER_VARIABLES, Keyword, Support
 
 PAGE = Path(__file__).parents[1] / "docs/reference/gitlab-keywords.md"
 
@@ -39,6 +39,10 @@ def page() -> str:
         "## In a job",
         "",
         *_table(JOB),
+        "",
+        "## Variables that GitLab's runner reads",
+        "",
+        *_table(RUNNER_VARIABLES, "variable"),
     ]
     return "\n".join(lines) + "\n"
 
@@ -47,8 +51,8 @@ def _names(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _table(keywords: Iterable[Keyword]) -> Iterator[str]:
-    yield "| keyword | value | here | how |"
+def _table(keywords: Iterable[Keyword], what: str = "keyword") -> Iterator[str]:
+    yield f"| {what} | value | here | how |"
     yield "| --- | --- | --- | --- |"
     for one in keywords:
         shape = _shape(one.shape)

@@ -135,6 +135,12 @@ def _source(here: Here, names: list[str], stack: ExitStack) -> _Source:
         if sharing is None or not run.workspace.is_dir():
             raise
         return _Source(run=run, files=run.workspace, manifest=sharing.manifest, left_out={})  # all jobs share it
+    if job.job.no_checkout:
+        raise RequestError(
+            f"{job.job.id} ran in an empty directory (GIT_STRATEGY), so its files are not those of the checkout",
+            hint=f"`loom workspace {job.run.run_id} {job.job.id}` prints where they are",
+            code="NO_CHECKOUT",
+        )
     left_out: dict[str, str] = {}
     try:
         files = session.view_now(here, job) or session.files_of(here, job, left_out)

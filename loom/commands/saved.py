@@ -65,6 +65,8 @@ def save(here: Here, job: PastJob) -> None:
     a layer that nobody changed since the job was kept and that can't be read without a copy of all its files.
     ProviderError, RecordError or SnapshotError when there is something and it could not be saved.
     """
+    if job.job.no_checkout:
+        return  # no snapshot to differ from
     left_out: dict[str, str] = {}
     try:
         files = session.view_now(here, job)

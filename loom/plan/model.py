@@ -285,7 +285,9 @@ class Job(Struct, frozen=True, kw_only=True):
     interruptible: bool = False
     trigger: Trigger | None = None
     no_checkout: bool = False
-    """It asks for a directory without the project's files, which no run gives it yet: a warning says so."""
+    """It starts in an empty directory, without the project's files; caches and artifacts are restored into it."""
+    trace: bool = False
+    """Whether the shell that its steps share prints each command before it runs it (`set -x`)."""
     refused: tuple[str, ...] = ()
     """What can't be done here for this job, each with its place: when its turn comes, it ends as an error."""
     coverage: str | None = None

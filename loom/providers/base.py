@@ -126,6 +126,8 @@ class Share(Struct, frozen=True, kw_only=True):
     """The shell ends with it, and has its exit code."""
     saved: bool = True
     """The shell's state after it is what a later shell may go on with."""
+    trace: bool = False
+    """A new shell prints each command before it runs it."""
 
 
 class Command(Struct, frozen=True, kw_only=True):

@@ -163,7 +163,7 @@ def next_step(
     checked(script, environment)
     file = f"{DIRECTORY}/step.{number}"
     words: list[bytes | str] = [
-        shared_shell.file_of(script),
+        shared_shell.file_of(script, share),
         file,
         shared_shell.program(file, STATE_FILE, environment, share, restore=restore),
     ]

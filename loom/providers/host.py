@@ -225,7 +225,7 @@ class HostSession:
             self._end_shared()
         self._number += 1
         file = self._private / f"step.{self._number}"
-        script = command.script if command.share is None else shared_shell.file_of(command.script)
+        script = command.script if command.share is None else shared_shell.file_of(command.script, command.share)
         try:
             file.write_bytes(script.encode("utf-8", "surrogateescape"))
             _write_private(self._private / "env", b"")

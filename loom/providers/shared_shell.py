@@ -27,9 +27,11 @@ steps before this one are not there any more" >&2; fi
 """
 
 
-def file_of(script: str) -> str:
+def file_of(script: str, share: Share) -> str:
     """The content of a command's file. Its last line keeps the script's exit code from `set -e`, as between lines."""
-    return script + "\n\n{ loom_code=$?; } 2>/dev/null\n"
+    # On the first line, so that the lines that the shell's messages name are the script's.
+    trace = "set -x; " if share.trace and share.first else ""
+    return f"{trace}{script}\n\n{{ loom_code=$?; }} 2>/dev/null\n"
 
 
 def program(file: str, state: str, environment: Mapping[str, str], share: Share, *, restore: bool = False) -> bytes:

@@ -119,9 +119,6 @@ class JobRunner:
             stack.callback(cancel.detach)
             with attempt.phase(PhaseCode.JOB_PROVIDER_PREPARE):
                 place = Preparation(attempt, self._opener, stack, cancel).place()
-            if attempt.job.no_checkout:
-                text = "GIT_STRATEGY: the job's directory has the project's files all the same"
-                attempt.warn(text, PhaseCode.JOB_PROVIDER_PREPARE)
             if place is not None:
                 self._products.restore(attempt, place)
             with attempt.phase(PhaseCode.JOB_EXECUTION) as outcome:

@@ -105,7 +105,9 @@ class Steps:
         """Return the step's part in the shell that `steps` share, if the job's steps do."""
         if not self._job.shared_shell:
             return None
-        return Share(first=step is steps[0], last=step is steps[-1], saved=step.phase != "after_script")
+        first = step is steps[0]
+        saved = step.phase != "after_script"
+        return Share(first=first, last=step is steps[-1], saved=saved, trace=self._job.trace)
 
     def run_after_script(self, cancel: Cancel) -> None:
         """Run `after_script` regardless of the result. It has its own time limit and never changes the result."""

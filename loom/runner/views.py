@@ -119,6 +119,7 @@ class Views:
         wanted = self._mode is WorkspaceMode.SHARED or (
             self._mode is WorkspaceMode.AUTO and self._alone and job.retry.max == 0
         )
+        wanted = wanted and not job.no_checkout
         return wanted and MountMode.BIND in self._providers[job.provider].capabilities.mounts
 
     def of(self, job: Job) -> View:
@@ -127,23 +128,21 @@ class Views:
         if kind is WorkspaceMode.SHARED:
             return View(mode=MountMode.BIND, workspace=self._workspace)
         directory = self._new_directory(job)
-        copied = kind is WorkspaceMode.COPY
-        if copied:
+        workspace = self._workspace
+        if kind is WorkspaceMode.COPY or job.no_checkout:
+            workspace = directory / ("workspace" if kind is WorkspaceMode.COPY else "empty")
             # The parent directory is closed to other users. A step that becomes another user can enter, as in CI.
-            (directory / "workspace").mkdir()
-            (directory / "workspace").chmod(0o755)
-        return View(
-            mode=_MOUNTS[kind],
-            workspace=directory / "workspace" if copied else self._workspace,
-            directory=directory,
-            copied=copied,
-        )
+            workspace.mkdir()
+            workspace.chmod(0o755)
+        copied = kind is WorkspaceMode.COPY and not job.no_checkout
+        return View(mode=_MOUNTS[kind], workspace=workspace, directory=directory, copied=copied)
 
     def another(self, job: Job, view: View, error: LoomError) -> bool:
         """Whether `error` only means that this kind of view does not work, and another kind remains."""
         if error.code not in CANNOT:
             return False
-        kind = WorkspaceMode.COPY if view.copied else WorkspaceMode(view.mode.value)
+        own = view.mode is MountMode.BIND and view.directory is not None
+        kind = WorkspaceMode.COPY if own else WorkspaceMode(view.mode.value)
         kinds = self._kinds(job)
         if kind in kinds and len(kinds) == 1:
             return False
@@ -154,8 +153,10 @@ class Views:
     def _kinds(self, job: Job) -> list[WorkspaceMode]:
         """Return the kinds to try for the job, cheapest first; the last one is the fallback."""
         mounts = self._providers[job.provider].capabilities.mounts
-        if self._mode is not WorkspaceMode.AUTO:
-            kinds: list[WorkspaceMode] = [self._mode]
+        if job.no_checkout:
+            kinds: list[WorkspaceMode] = [WorkspaceMode.COPY, WorkspaceMode.VOLUME]
+        elif self._mode is not WorkspaceMode.AUTO:
+            kinds = [self._mode]
         elif self.shares(job):
             kinds = [WorkspaceMode.SHARED, WorkspaceMode.VOLUME]
         else:

@@ -105,7 +105,7 @@ HARMLESS: dict[type, frozenset[str]] = {
                 "interruptible",
                 "trigger",
             ),
-            *("no_checkout", "refused", "coverage"),
+            *("no_checkout", "trace", "refused", "coverage"),
         }
     ),
     model.Step: frozenset({"phase", "number", "script", "file", "line", "literal"}),

@@ -88,6 +88,7 @@ class Builder:
             interruptible=bool(decided.interruptible),
             trigger=self.trigger(merged.get("trigger"), texts),
             no_checkout=texts.values.get("GIT_STRATEGY") in ("none", "empty"),
+            trace=texts.values.get("CI_DEBUG_TRACE", "").lower() in ("true", "1", "yes", "on"),
             coverage=_coverage(merged.get("coverage")),
             allow_failure=_allow_failure(decided.allow_failure),
             retry=_retry(merged.get("retry")),

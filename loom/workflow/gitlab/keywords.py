@@ -390,5 +390,60 @@ ROOT = frozenset({"default", "include", "spec", "stages", "types", "variables", 
 """The root keys that are no jobs."""
 
 
+_HISTORY = "The workspace has the whole history of your checkout."
+_SUBMODULES = "Submodules are in the snapshot as they are in your checkout."
+_FETCH = "Nothing is fetched: the files are those of the snapshot."
+_RUNNER = "It belongs to GitLab's runner."
+
+RUNNER_VARIABLES = (
+    Keyword(
+        "GIT_STRATEGY",
+        "(clone fetch none empty)",
+        _DIFFERS,
+        "`none` and `empty`: the job starts in an empty directory; else with the snapshot.",
+    ),
+    Keyword(
+        "CI_DEBUG_TRACE",
+        "boolean",
+        _DIFFERS,
+        "The commands are printed; a job with secrets is refused: they could show.",
+    ),
+    Keyword("GIT_DEPTH", "integer", _NONE, _HISTORY),
+    Keyword("GIT_CHECKOUT", "boolean", _NONE, _FETCH),
+    Keyword("GIT_SUBMODULE_*", "text", _NONE, _SUBMODULES),
+    *(
+        Keyword(name, "text", _NONE, _FETCH)
+        for name in ("GIT_CLEAN_FLAGS", "GIT_FETCH_EXTRA_FLAGS", "GIT_CLONE_EXTRA_FLAGS", "GET_SOURCES_ATTEMPTS")
+    ),
+    Keyword("GIT_CLONE_PATH", "text", _NONE, "`$CI_PROJECT_DIR` has the directory."),
+    Keyword("CI_DEBUG_SERVICES", "boolean", _NONE, "`loom logs JOB --system` prints what services print."),
+    Keyword("FF_*", "boolean", _NONE, "A feature flag of GitLab's runner."),
+    *(
+        Keyword(name, "text", _NONE, _RUNNER)
+        for name in (
+            "ARTIFACT_COMPRESSION_LEVEL",
+            "ARTIFACT_DOWNLOAD_ATTEMPTS",
+            "CACHE_COMPRESSION_FORMAT",
+            "CACHE_COMPRESSION_LEVEL",
+            "CACHE_REQUEST_TIMEOUT",
+            "EXECUTOR_JOB_SECTION_ATTEMPTS",
+            "KUBERNETES_*",
+            "RESTORE_CACHE_ATTEMPTS",
+            "TRANSFER_METER_FREQUENCY",
+        )
+    ),
+    Keyword("RUNNER_SCRIPT_TIMEOUT", "duration", _NONE, "`timeout` limits the job."),
+    Keyword("RUNNER_AFTER_SCRIPT_TIMEOUT", "duration", _NONE, "`after_script` may take 5 minutes."),
+)
+"""Variables by which a file tells GitLab's runner how to run a job; `*` is any ending."""
+
+
+def runner_variable(name: str) -> Keyword | None:
+    for one in RUNNER_VARIABLES:
+        if name == one.name or (one.name.endswith("*") and name.startswith(one.name[:-1])):
+            return one
+    return None
+
+
 def by_name(keywords: tuple[Keyword, ...]) -> Mapping[str, Keyword]:
     return {one.name: one for one in keywords}

@@ -13,7 +13,17 @@ from loom.util.units import nearest
 from loom.util.yaml_file import Kind, Node, pointer
 from loom.workflow.gitlab import yaml
 from loom.workflow.gitlab.durations import seconds
-from loom.workflow.gitlab.keywords import DEFAULTS, GLOBALS, JOB, ROOT, ROOT_KEYWORDS, Keyword, Support, by_name
+from loom.workflow.gitlab.keywords import (
+    DEFAULTS,
+    GLOBALS,
+    JOB,
+    ROOT,
+    ROOT_KEYWORDS,
+    Keyword,
+    Support,
+    by_name,
+    runner_variable,
+)
 
 NO_EFFECT = "GL_NO_EFFECT"
 UNSUPPORTED = "GL_UNSUPPORTED"
@@ -182,6 +192,8 @@ class Shapes(Struct, kw_only=True):
             return node
         found = {}
         for key, child in node.value.items():
+            if keyword.name.endswith("variables") and (known := runner_variable(key)) is not None:
+                self._supported(node.keys.get(key, child), known, (*at, key))
             if child.kind is Kind.SCALAR and child.value is None:
                 found[key] = child  # an empty variable
             elif (value := self._value(child, below, table, (*at, key))) is not None:

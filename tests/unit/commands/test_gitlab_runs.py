@@ -74,3 +74,40 @@ def test_a_refused_job_fails_alone_when_its_turn_comes(project: Project) -> None
     [run] = project.runs()
     assert (run["failing_job_id"], run["status"]) == ("b", "error")
     assert project.loom("diagnose", "last", "b", "--json")[1].count("JOB_REFUSED") == 1
+
+
+EMPTY = """
+stages: [one, two]
+make: {stage: one, script: [mkdir out, echo made > out/file], artifacts: {paths: [out]}}
+none:
+  stage: two
+  variables: {GIT_STRATEGY: none}
+  script: [find . -type f, touch left, exit 3]
+cloned: {stage: two, variables: {GIT_STRATEGY: clone}, script: [test -f .gitlab-ci.yml -a -d .git]}
+"""
+
+
+@pytest.mark.parametrize("mode", ["auto", "bind_mount"])
+def test_a_job_without_a_checkout_starts_in_an_empty_directory(project: Project, mode: str) -> None:
+    project.write(gitlab=EMPTY, tracked="x: 1\n")
+    assert project.run("--mount-mode", mode)[0] == 1
+    assert project.output("none") == "./out/file\n"
+    [run] = project.runs()
+    assert run["failing_job_id"] == "none"
+    code, _, err = project.loom("pull", "last", "none")
+    assert (code, "none ran in an empty directory (GIT_STRATEGY)" in err) == (2, True)
+
+
+def test_a_debug_trace_prints_the_commands_of_the_shared_shell(project: Project) -> None:
+    project.write(
+        gitlab="""
+a: {variables: {CI_DEBUG_TRACE: "true"}, script: ["W=word", "echo $W"], after_script: [echo after]}
+b: {script: [echo quiet]}
+"""
+    )
+    assert project.run()[0] == 0
+    lines = project.output("a").splitlines()
+    shown = [line.lstrip("+") for line in lines if "echo" in line or not line.startswith("+")]
+    assert sorted(shown) == [" echo after", " echo word", "after", "word"]
+    assert not [line for line in lines if "loom_" in line]
+    assert project.output("b") == "quiet\n"

@@ -263,6 +263,16 @@ def test_a_keyword_without_effect_is_noticed_once(tmp_path: Path) -> None:
     ]
 
 
+def test_a_variable_for_the_runner_without_effect_is_noticed_once(tmp_path: Path) -> None:
+    text = "variables: {FF_A: 1, GIT_STRATEGY: none}\na: {script: x, variables: {GIT_DEPTH: 1, FF_B: 1, DEPTH: 1}}\n"
+    found = loaded(tmp_path, f"{text}b: {{script: x, variables: {{GIT_DEPTH: 2}}}}\n").pipeline
+    assert found is not None
+    assert [(one.line, one.message.partition(":")[0]) for one in found.notices] == [
+        (1, "FF_* has no effect here"),
+        (2, "GIT_DEPTH has no effect here"),
+    ]
+
+
 def test_an_expansion_bomb_costs_nothing(tmp_path: Path) -> None:
     levels = "".join(f".l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 12))
     text = f".l0: &l0 [x, x, x, x, x, x, x, x, x]\n{levels}job: {{script: ok}}\n"
