@@ -407,9 +407,11 @@ set_up_for_chaos() {
   venv dev
 }
 
+# Each of these reads only the folders that have its tests (tests/unit/test_top_level.py): a worker needs seconds to read all.
 # More at once than there are cores: many tests wait for a process.
 unit_tests() {
-  pytest_in_venv "$@" -- -m "not docker and not kubernetes" -n "$((2 * $(nproc)))" --dist worksteal
+  pytest_in_venv "$@" -- -m "not docker and not kubernetes" -n "$((2 * $(nproc)))" --dist worksteal \
+    --ignore=tests/docker/run --ignore=tests/docker/registry --ignore=tests/kubernetes
 }
 
 # One at a time in an engine: they look at everything that is in it. Where a second engine can be started, two at a time.
@@ -420,7 +422,7 @@ docker_tests() {
     export LOOM_SECOND_MACHINE=$SECOND_MACHINE LOOM_SECOND_PYTHON=$VENV/bin/python
     workers=(--dist loadfile --tx popen --tx "popen//python=$ROOT/tests/support/on_second_machine")
   fi
-  pytest_in_venv "$@" -- -m docker "${workers[@]}" || status=$?
+  pytest_in_venv "$@" -- -m docker --ignore=tests/unit --ignore=tests/kubernetes "${workers[@]}" || status=$?
   end_second_machine
   return "$status"
 }
@@ -474,10 +476,10 @@ end_second_machine() {
 
 # Several at once: most of their time is the cluster's. Without one they skip.
 kubernetes_tests() {
-  local status=0
-  pytest_in_venv "$@" -- -m "kubernetes and not disturbs" -n 4 --dist worksteal || status=$?
+  local status=0 folders=(--ignore=tests/unit --ignore=tests/security --ignore=tests/docker/run --ignore=tests/docker/registry)
+  pytest_in_venv "$@" -- -m "kubernetes and not disturbs" "${folders[@]}" -n 4 --dist worksteal || status=$?
   # Alone: it takes a node away from all others.
-  pytest_in_venv "$@" -- -m "kubernetes and disturbs" || status=$?
+  pytest_in_venv "$@" -- -m "kubernetes and disturbs" "${folders[@]}" || status=$?
   return "$status"
 }
 

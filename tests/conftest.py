@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -23,6 +24,14 @@ MakeFileSystem = Callable[..., Path]
 """`make(kind, megabytes)`: an empty file system of that kind and size, mounted until the test is over."""
 Fill = Callable[..., Path]
 """`fill(place, leave=0)`: leave no more than about that many bytes free; the file that takes the room."""
+
+gc.disable()  # until all tests are collected: nothing of that becomes garbage
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As whatever is started in the background of a script has it. Tests send this signal, and mean it.

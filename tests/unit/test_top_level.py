@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,15 @@ def test_our_own_workflows_are_right_and_use_images_that_are_built_here(project:
     used = yaml.safe_load(path.read_text())["default"]["image"]
     built = (ROOT / "scripts/lib.sh").read_text().partition("IMAGES=(")[2].partition(")")[0].split()
     assert used.removeprefix("loom/") in built
+
+
+def test_each_kind_of_test_is_in_a_folder_that_its_script_reads() -> None:
+    """`scripts/lib.sh` leaves out the folders that have only tests of another kind."""
+    left_out = {"docker": ("unit", "kubernetes"), "kubernetes": ("unit", "security", "docker/run", "docker/registry")}
+    for mark, folders in left_out.items():
+        marked = re.compile(rf"\bmark[.]{mark}\b")
+        for path in (path for folder in folders for path in (ROOT / "tests" / folder).rglob("*.py")):
+            assert not marked.search(path.read_text()), path
+    for folder, mark in (("docker/run", "docker"), ("docker/registry", "docker"), ("kubernetes", "kubernetes")):
+        for path in (ROOT / "tests" / folder).rglob("test_*.py"):
+            assert re.search(rf"^pytestmark = \[?\s*pytest[.]mark[.]{mark}\b", path.read_text(), re.M), path

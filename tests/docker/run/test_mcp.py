@@ -7,18 +7,18 @@ import os
 import shutil
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import docker
 import pytest
-from mcp import StdioServerParameters
-from mcp.client.client import Client
-from mcp.client.stdio import stdio_client
 
 from tests.support.waiting import until
 
 from .conftest import Project
+
+if TYPE_CHECKING:
+    from mcp.client.client import Client
 
 pytestmark = pytest.mark.docker
 
@@ -61,6 +61,10 @@ def served(project: Project) -> Iterator[Project]:
 
 
 def talk(project: Project, conversation: Callable[[Client], Awaitable[None]], *options: str) -> None:
+    from mcp import StdioServerParameters  # here: it takes a second, which every worker would spend
+    from mcp.client.client import Client
+    from mcp.client.stdio import stdio_client
+
     async def connected() -> None:
         parameters = StdioServerParameters(
             command=sys.executable,

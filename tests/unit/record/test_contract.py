@@ -17,6 +17,7 @@ from loom.record.store import RunPaths, read_phases
 
 from .conftest import Make, Ran
 
+ONE_OF_SEVERAL = {"event", "stream-line"}  # schemas that only name others
 PUBLISHED = Path(__file__).parents[3] / "docs" / "reference" / "schemas"
 _VALIDATORS: dict[str, jsonschema.Draft202012Validator] = {}
 
@@ -177,7 +178,7 @@ def test_an_error_has_its_name(make: Make, body: str, code: str | None, of_job: 
     assert (f"error {code}: " in project.loom("diagnose", "--format", "agent")) is (code is not None)
 
 
-@pytest.mark.parametrize("name", [name for name in schemas.NAMES if "properties" in schemas.record_schema(name)])
+@pytest.mark.parametrize("name", sorted(set(schemas.NAMES) - ONE_OF_SEVERAL))
 def test_a_published_schema_is_strict(name: str) -> None:
     """Its version and kind are constants that must be there, nothing else may be, and numbers that count begin at 0."""
     schema = schemas.record_schema(name)

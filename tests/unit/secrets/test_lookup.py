@@ -11,7 +11,6 @@ from typing import Any
 
 import keyring
 import pytest
-from pykeepass import create_database
 
 from loom.config import Config, KeepassDatabase, load
 from loom.errors import SecretError
@@ -131,6 +130,8 @@ def test_no_keyring_on_this_machine(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def vault(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from pykeepass import create_database
+
     folder = tmp_path_factory.mktemp("vault")
     (folder / "vault.key").write_bytes(os.urandom(64))
     database = create_database(str(folder / "vault.kdbx"), password="master-password")

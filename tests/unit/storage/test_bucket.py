@@ -12,14 +12,13 @@ from loom.storage.bucket import Bucket
 from loom.storage.cache import Cache
 from loom.storage.workspace import DirectoryView
 
-pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
-moto_server = pytest.importorskip("moto.server", reason="moto is not installed")
-
 SPEC = Spec(paths=("deps/",), key="k", fallback_keys=("deps-",))
 
 
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
+    moto_server = pytest.importorskip("moto.server", reason="moto is not installed")
     import boto3
 
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
