@@ -36,7 +36,16 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
     # Report a missing socket before importing the SDK.
     _look_at_socket(endpoint, environ)
     import docker
+    from docker.constants import DEFAULT_DOCKER_API_VERSION
     from docker.tls import TLSConfig
+    from docker.transport import UnixHTTPAdapter
+
+    class OnePool(UnixHTTPAdapter):
+        """Keeps the connections to the engine's socket in one pool: the SDK's own makes one for each URL, with room for
+        all connections, which is half of what a request costs."""
+
+        def get_connection(self, url: str | bytes, proxies: Any = None) -> Any:
+            return super().get_connection("http+docker://localhost", proxies)
 
     class EnginesOwn(TLSConfig):
         """Trust only the engine's certificates: REQUESTS_CA_BUNDLE would silently replace its ca.pem."""
@@ -60,6 +69,9 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
         def through(self, adapter: Any) -> Api:
             """Send every request through `adapter`; only then query the engine's version."""
             self.mount("http+docker://", adapter)
+            self._custom_adapter = adapter
+            # Otherwise each request looks through the environment for proxies, which a socket has no use for.
+            self.trust_env = False
             self._version = str(self.version(api_version=False)["ApiVersion"])
             return self
 
@@ -74,6 +86,7 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
             self.endpoint = endpoint
 
     tls: TLSConfig | bool = False
+    adapter: Any = None
     try:
         if endpoint.tls:
             pair = (str(endpoint.client_cert), str(endpoint.client_key))
@@ -83,19 +96,20 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
                 verify=endpoint.verify,
             )
         if endpoint.ssh:
-            from docker.constants import DEFAULT_DOCKER_API_VERSION
-
             from loom.providers.docker.ssh import Dialler, SshAdapter
 
             adapter = SshAdapter(Dialler(endpoint.url, environ), timeout=FIRST_ANSWER_S, connections=CONNECTIONS)
+        elif endpoint.url.startswith("unix://"):
+            adapter = OnePool(endpoint.url.removeprefix("unix://"), FIRST_ANSWER_S, max_pool_size=CONNECTIONS)
+        if adapter is not None:
             # Requesting the version later keeps the SDK from connecting now.
-            api = Api("unix://ssh", version=DEFAULT_DOCKER_API_VERSION, timeout=FIRST_ANSWER_S)
-            client = Client(api.through(adapter))
+            api = Api("unix://none", version=DEFAULT_DOCKER_API_VERSION, timeout=FIRST_ANSWER_S).through(adapter)
         else:
-            client = Client(
-                Api(base_url=endpoint.url, tls=tls, timeout=FIRST_ANSWER_S, max_pool_size=CONNECTIONS),
-            )
+            api = Api(base_url=endpoint.url, tls=tls, timeout=FIRST_ANSWER_S, max_pool_size=CONNECTIONS)
+        client = Client(api)
     except Exception as error:
+        if adapter is not None:
+            adapter.close()
         raise unavailable(endpoint, environ, error) from error
     client.api.timeout = answer_s
     return client

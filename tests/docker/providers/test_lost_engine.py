@@ -27,7 +27,7 @@ from loom.providers import channel as any_channel
 from loom.providers import driven
 from loom.providers.docker import channel, session
 from loom.providers.docker.cleanup import reap
-from loom.providers.docker.client import connect
+from loom.providers.docker.client import ANSWER_S, connect
 from loom.providers.docker.provider import DockerProvider
 from loom.status import Ended
 
@@ -238,6 +238,7 @@ def test_an_engine_that_hangs_while_a_job_starts_is_given_up(
     finally:
         own.signal(signal.SIGCONT)
     docker_place.provider.close()
+    client.api.timeout = ANSWER_S  # a busy machine may take longer than a second to start a container
     with docker_place.job(network=NO_NETWORK) as job:
         assert job.run("echo alive").out == b"alive\n"
     docker_place.provider.close()
