@@ -41,7 +41,7 @@ AUTO_SHELL = ("auto",)
 Layer = Literal["built-in", "user", "project", "environment", "flag"]
 
 
-class Origin(Struct, frozen=True, kw_only=True):
+class ValueOrigin(Struct, frozen=True, kw_only=True):
     """The origin of a value: `place` is `file:line:column`, a variable's name, a flag, or empty for built-in."""
 
     layer: Layer
@@ -86,7 +86,7 @@ class KeepassDatabase(Struct, frozen=True, kw_only=True):
     password: str | None = None
 
 
-class GitLab(Struct, frozen=True, kw_only=True):
+class GitLabSettings(Struct, frozen=True, kw_only=True):
     """What a `.gitlab-ci.yml` needs of this machine."""
 
     projects: Mapping[str, Path] = member(default_factory=dict)
@@ -218,8 +218,8 @@ def _keepass(value: Any, context: _Context) -> Mapping[str, KeepassDatabase]:
     return found
 
 
-def _gitlab(value: Any, context: _Context) -> GitLab:
-    known = GitLab.__struct_fields__
+def _gitlab(value: Any, context: _Context) -> GitLabSettings:
+    known = GitLabSettings.__struct_fields__
     if not isinstance(value, dict) or value.keys() - set(known):
         raise ValueError(f"expected a mapping with {', '.join(known)}, found {_found(value)}")
     tables = {}
@@ -228,7 +228,7 @@ def _gitlab(value: Any, context: _Context) -> GitLab:
         if not isinstance(tables[key], dict):
             raise ValueError(f"{key}: expected a mapping, found {_found(tables[key])}")
     paths = {key: _path(value[key], context) for key in ("templates", "variables") if value.get(key) is not None}
-    return GitLab(
+    return GitLabSettings(
         projects={name: _path(path, context) for name, path in tables["projects"].items()},
         secrets={name: _text(reference, context) for name, reference in tables["secrets"].items()},
         **paths,
@@ -283,7 +283,7 @@ Cpus = Annotated[float, _cpus]
 Platform = Annotated[str, _platform]
 Names = Annotated[tuple[str, ...], _names]
 Databases = Annotated[Mapping[str, KeepassDatabase], _keepass]
-OfGitLab = Annotated[GitLab, _gitlab]
+OfGitLab = Annotated[GitLabSettings, _gitlab]
 Pools = Annotated[Mapping[str, Pool], _pools]
 
 
@@ -408,10 +408,10 @@ class Config:
         },
     )
     gitlab: OfGitLab = field(
-        default_factory=GitLab,
+        default_factory=GitLabSettings,
         metadata={"about": "What a `.gitlab-ci.yml` needs of this machine.", "project": THE_USERS},
     )
-    origins: Mapping[str, Origin] = field(default_factory=dict, compare=False, metadata={"internal": True})
+    origins: Mapping[str, ValueOrigin] = field(default_factory=dict, compare=False, metadata={"internal": True})
     overruled: tuple[Overruled, ...] = field(default=(), compare=False, metadata={"internal": True})
     asked: tuple[Asked, ...] = field(default=(), compare=False, metadata={"internal": True})
     """Settings of the project's file that need trust, trusted or not."""
@@ -476,7 +476,7 @@ def text_of(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         shown = {key: item.place if isinstance(item, Pool) else item.path for key, item in value.items()}
         return "{" + ", ".join(f"{key}: {text}" for key, text in shown.items()) + "}"
-    if isinstance(value, GitLab):
+    if isinstance(value, GitLabSettings):
         return "{" + ", ".join(key for key in value.__struct_fields__ if getattr(value, key)) + "}"
     return str(value)
 
@@ -499,7 +499,7 @@ def load(
     problems: list[Problem] = []
     if (user := user_file(environ)) is not None:
         for name, value, node in _read(user, _Context(home, home), problems):
-            layers.set(name, value, Origin(layer="user", place=node.place))
+            layers.set(name, value, ValueOrigin(layer="user", place=node.place))
     given = list(_given(environ, flags, home))
     own_places = {name: value for name, value, _ in given if name == "state_dir"}
     own_state_dir = own_places.get("state_dir", layers.values["state_dir"])
@@ -526,14 +526,14 @@ def load(
 class _Layers:
     """Values with their origins; layers are applied in order."""
 
-    def __init__(self, values: dict[str, Any], origins: dict[str, Origin], root: Path) -> None:
+    def __init__(self, values: dict[str, Any], origins: dict[str, ValueOrigin], root: Path) -> None:
         self.values = values
         self._root = root
         self._origins = origins
         self._overruled: dict[str, Overruled] = {}
         self._asked: dict[str, Asked] = {}
 
-    def set(self, name: str, value: Any, origin: Origin) -> None:
+    def set(self, name: str, value: Any, origin: ValueOrigin) -> None:
         self.values[name], self._origins[name] = value, origin
         if origin.layer != "project":  # the project's file can't change it any more
             self._overruled.pop(name, None)
@@ -542,7 +542,7 @@ class _Layers:
     def propose(self, name: str, value: Any, node: yaml_file.Node, allows: Callable[[Asked], bool]) -> None:
         """Apply a line of the project's file."""
         rule = _KEYS[name].project
-        if rule.refused and value not in (None, {}, GitLab()):
+        if rule.refused and value not in (None, {}, GitLabSettings()):
             variable = "" if name in MAPPINGS else f", or set LOOM_{name.upper()}"
             raise RequestError(
                 f"{node.place}: {name} can't be set by a repository",
@@ -559,7 +559,7 @@ class _Layers:
             self._asked[name] = replace(asked, allowed=allows(asked))
             if not self._asked[name].allowed:
                 return
-        self.set(name, value, Origin(layer="project", place=node.place))
+        self.set(name, value, ValueOrigin(layer="project", place=node.place))
 
     def agree(self) -> None:
         """RequestError for contradictory settings, and for a named network as the network of every job."""
@@ -568,7 +568,7 @@ class _Layers:
         if self.values["hardened"] and network.layer == "project" and self.values["network"] != "none":
             text, self.values["network"] = str(self.values["network"]), None
             self._overruled["network"] = Overruled(name="network", text=text, place=network.place, by=f"hardened, {by}")
-            self._origins["network"] = Origin(layer="built-in")
+            self._origins["network"] = ValueOrigin(layer="built-in")
         if self.values["hardened"] and not self.values["container"]:
             raise RequestError(
                 f"{self._origins['container']}: a job on this machine can't use the hardened profile "
@@ -633,18 +633,18 @@ def _xdg(environ: Mapping[str, str], variable: str, below_home: str) -> Path | N
     return Path(home) / below_home if home else None
 
 
-def _built_in(environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, Any], dict[str, Origin]]:
+def _built_in(environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, Any], dict[str, ValueOrigin]]:
     values: dict[str, Any] = {name: getattr(Config(), name) for name in KEYS}
-    origins = {name: Origin(layer="built-in") for name in KEYS}
+    origins = {name: ValueOrigin(layer="built-in") for name in KEYS}
     tmp = environ.get("TMPDIR") or ("/var/tmp" if _tmp_is_memory() else "/tmp")
     # Create it if missing; failure is an error, never a reason to try another directory.
     values["tmp_dir"] = Path(tmp).absolute()
     if environ.get("TMPDIR") == tmp:
-        origins["tmp_dir"] = Origin(layer="environment", place="TMPDIR")
+        origins["tmp_dir"] = ValueOrigin(layer="environment", place="TMPDIR")
     values["state_dir"] = (_xdg(environ, "XDG_STATE_HOME", ".local/state") or values["tmp_dir"]) / "loom"
     values["cache_dir"] = (_xdg(environ, "XDG_CACHE_HOME", ".cache") or values["tmp_dir"]) / "loom"
     if environ.get("NO_COLOR"):
-        values["color"], origins["color"] = "never", Origin(layer="environment", place="NO_COLOR")
+        values["color"], origins["color"] = "never", ValueOrigin(layer="environment", place="NO_COLOR")
     return values, origins
 
 
@@ -693,18 +693,20 @@ def _read(path: Path, context: _Context, problems: list[Problem]) -> Iterator[tu
 
 def _given(
     environ: Mapping[str, str], flags: Mapping[str, object], home: Path | None
-) -> Iterator[tuple[str, Any, Origin]]:
+) -> Iterator[tuple[str, Any, ValueOrigin]]:
     """Apply settings from variables, then flags. Unknown LOOM_ variables are ignored: other programs use the prefix too."""
     variables = {name: f"LOOM_{name.upper()}" for name in KEYS if name not in MAPPINGS}
-    given: list[tuple[str, object, Origin]] = [
-        (name, environ[variable], Origin(layer="environment", place=variable))
+    given: list[tuple[str, object, ValueOrigin]] = [
+        (name, environ[variable], ValueOrigin(layer="environment", place=variable))
         for name, variable in variables.items()
         if environ.get(variable)
     ]
     for name, value in flags.items():
         if value is not None:
             flag = ("--no-" if value is False else "--") + name.replace("_", "-")
-            given.append((name, str(value) if isinstance(value, Path) else value, Origin(layer="flag", place=flag)))
+            given.append(
+                (name, str(value) if isinstance(value, Path) else value, ValueOrigin(layer="flag", place=flag))
+            )
     for name, value, origin in given:
         if name not in _KEYS:
             raise RequestError(f"unknown setting {name}{_meant(name)}", code=CODE)

@@ -21,7 +21,7 @@ from loom.analysis import known_failures, patterns
 from loom.analysis.history import History, SameInput, SinceGreen
 from loom.analysis.known_failures import Cause, Failed
 from loom.analysis.named_files import Look, look_at
-from loom.analysis.patterns import Failure, Group, Reader, from_root
+from loom.analysis.patterns import Failure, FailureGroup, Reader, from_root
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
 from loom.record.highlights import form_of, speaks_of_error
@@ -38,7 +38,7 @@ LINE_SHOWN = 400
 """Longer lines are reduced to their beginning and end."""
 
 
-class Place(Document, frozen=True, kw_only=True):
+class Location(Document, frozen=True, kw_only=True):
     """A source location in the output."""
 
     file: str
@@ -102,7 +102,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     image: str | None
     lines: list[str]
     lines_total: Count | None
-    places: list[Place]
+    places: list[Location]
     excerpt: Excerpt | None = None
     moved_on: MovedOn | None = None
     """None where the checkout is as the run had it, or where that is not known."""
@@ -111,7 +111,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     failures: list[Failure]
     """The first ones of what the output reports as wrong, by the formats of tools that are known."""
     failures_total: Count
-    groups: list[Group]
+    groups: list[FailureGroup]
     """Failures and failing tests by cause, the most frequent first."""
     groups_total: Count
     output_read: Literal["all", "highlights", "part"]
@@ -366,15 +366,15 @@ _FOREIGN = re.compile(r"(?:^|/)(?:site-packages|dist-packages|node_modules|lib/p
 
 def _places(
     lines: Sequence[str], step: Mapping[str, Any], tests: Sequence[FailingTest], failures: Sequence[Failure]
-) -> list[Place]:
+) -> list[Location]:
     """Return places, the most certain first: the step's line, failing tests, failures, mentions in the output."""
-    of_tests = [Place(file=t.file, line=t.line, column=None) for t in tests if t.file and t.line]
+    of_tests = [Location(file=t.file, line=t.line, column=None) for t in tests if t.file and t.line]
     of_tests += [
-        Place(file=each.file, line=each.line, column=each.column)
+        Location(file=each.file, line=each.line, column=each.column)
         for each in failures
         if each.file and each.line and not is_foreign(each.file)
     ]
-    found: dict[tuple[str, int], Place] = {}
+    found: dict[tuple[str, int], Location] = {}
     for place in (*places_in_step(lines, step), *of_tests, *places_in(lines)):
         found.setdefault((place.file, place.line), place)
     return list(found.values())[:MOST_PLACES]
@@ -383,21 +383,21 @@ def _places(
 _BY_SHELL = re.compile(r"(?:^|\s)\S*/step\.\d+: (?:line )?(?P<line>\d+): ")
 
 
-def places_in_step(lines: Sequence[str], step: Mapping[str, Any]) -> list[Place]:
+def places_in_step(lines: Sequence[str], step: Mapping[str, Any]) -> list[Location]:
     """Map script line numbers in shell messages to workflow lines, last one first."""
     if not step.get("file"):
         return []
-    found: dict[int, Place] = {}
+    found: dict[int, Location] = {}
     for line in reversed(lines):
         if match := _BY_SHELL.search(line):
             number = int(step["line"]) + (int(match["line"]) - 1 if step.get("literal") else 0)
-            found.setdefault(number, Place(file=step["file"], line=number, column=None))
+            found.setdefault(number, Location(file=step["file"], line=number, column=None))
     return list(found.values())
 
 
-def places_in(lines: Sequence[str], most: int = MOST_PLACES) -> list[Place]:
+def places_in(lines: Sequence[str], most: int = MOST_PLACES) -> list[Location]:
     """Return `file:line` mentions of the project's own files, last one first; skip library files."""
-    found: dict[tuple[str, int], Place] = {}
+    found: dict[tuple[str, int], Location] = {}
     for line in reversed(lines):
         for pattern in _PLACES:
             for match in pattern.finditer(line):
@@ -405,7 +405,7 @@ def places_in(lines: Sequence[str], most: int = MOST_PLACES) -> list[Place]:
                 if is_foreign(file):
                     continue
                 column = match.groupdict().get("column")
-                place = Place(file=file, line=int(match["line"]), column=int(column) if column else None)
+                place = Location(file=file, line=int(match["line"]), column=int(column) if column else None)
                 found.setdefault((place.file, place.line), place)
                 if len(found) >= most:
                     return list(found.values())

@@ -23,7 +23,7 @@ MOST_GROUPS = 10
 GROUPS = ("test", "file", "line", "column", "severity", "message", "code")
 """The named groups of an expression."""
 _NO_FAILURES = ("warn", "info", "note", "notice", "hint", "suggestion")
-"""How a `severity` begins that is none."""
+"""The beginning of a `severity` that reports no failure."""
 
 
 class Failure(Document, frozen=True, kw_only=True):
@@ -40,7 +40,7 @@ class Failure(Document, frozen=True, kw_only=True):
     """The tool's own name for the kind: a rule, or an error's code."""
 
 
-class Group(Document, frozen=True, kw_only=True):
+class FailureGroup(Document, frozen=True, kw_only=True):
     """Failures of one cause: the same message but for numbers, names in quotes and paths."""
 
     message: str
@@ -258,12 +258,12 @@ def from_root(path: str) -> str:
 _VARIABLE = re.compile(r"0x[0-9a-fA-F]+|\d+|'[^']*'|\"[^\"]*\"|`[^`]*`|(?:[\w.-]*/)+[\w.-]*")
 
 
-def groups(found: Sequence[Failure], tests: Sequence[FailingTest]) -> list[Group]:
+def groups(found: Sequence[Failure], tests: Sequence[FailingTest]) -> list[FailureGroup]:
     """Failures by their cause, the most frequent first; of tests that a report names, the report counts."""
     counted: dict[str, list[Failure]] = {}
     for failure in (*_of_reports(tests), *(each for each in found if not (tests and each.test))):
         counted.setdefault(_cause(failure), []).append(failure)
-    result = [Group(message=_message(same[0]), count=len(same), first=same[0]) for same in counted.values()]
+    result = [FailureGroup(message=_message(same[0]), count=len(same), first=same[0]) for same in counted.values()]
     return sorted(result, key=lambda group: -group.count)
 
 

@@ -187,7 +187,7 @@ class CacheVerification(Document, frozen=True, kw_only=True):
 # -- images
 
 
-class ImageUse(Document, frozen=True, kw_only=True):
+class ListedImage(Document, frozen=True, kw_only=True):
     """An image of the workflow, and its state on this engine."""
 
     name: str
@@ -208,7 +208,7 @@ class ImageList(Document, frozen=True, kw_only=True):
 
     schema_version: Literal["loom.image-list.v1"] = "loom.image-list.v1"
     kind: Literal["image-list"] = "image-list"
-    images: list[ImageUse]
+    images: list[ListedImage]
 
 
 class AvailableImage(Document, frozen=True, kw_only=True):
@@ -366,7 +366,7 @@ class Setting(Document, frozen=True, kw_only=True):
     """Why the project's value is ignored."""
 
 
-class Settings(Document, frozen=True, kw_only=True):
+class SettingsList(Document, frozen=True, kw_only=True):
     """The document of `loom config show --json`."""
 
     schema_version: Literal["loom.settings.v1"] = "loom.settings.v1"
@@ -573,7 +573,7 @@ BY_NAME: dict[str, type[Document]] = {
     "images": ImageSet,
     "plan": PlanDocument,
     "plan-explanation": PlanExplanation,
-    "settings": Settings,
+    "settings": SettingsList,
     "snapshot": SnapshotReport,
     "snapshot-explanation": SnapshotExplanation,
     "trust": TrustList,

@@ -9,7 +9,7 @@ import typer
 
 from loom.cli import options
 from loom.cli.command import completion, done_by
-from loom.render.diagnosis import Form
+from loom.render.diagnosis import DiagnosisForm
 
 
 @done_by("runs")
@@ -71,7 +71,7 @@ def diagnose(
         str | None,
         typer.Argument(metavar="JOB", help="A job (default: the first that failed).", autocompletion=completion("job")),
     ] = None,
-    form: Annotated[Form, typer.Option("--format", help="Output format.")] = Form.TEXT,
+    form: Annotated[DiagnosisForm, typer.Option("--format", help="Output format.")] = DiagnosisForm.TEXT,
     as_json: options.AsJson = False,
     color: options.Color = None,
 ) -> None:

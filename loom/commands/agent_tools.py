@@ -45,7 +45,7 @@ Report = Callable[[int, int, str], None]
 """Gets how many of how many jobs are done, and what happened last."""
 
 
-class Tools:
+class AgentTools:
     def __init__(self, limits: Limits, workflow: Path | None) -> None:
         self._limits = limits
         self._workflow = workflow
@@ -112,7 +112,7 @@ class Tools:
 
     def check(self, cancel: Cancel) -> Answer:
         arguments = ["check", *([str(self._workflow)] if self._workflow else []), "--json"]
-        document = self._document(arguments, cancel, codes=(0, 1, 2))
+        document = self._document(arguments, cancel)
         problems = [
             f"{each['file']}:{each['line']}:{each['column']}: {each['severity']}: {each['message']}"
             for each in document["problems"]
@@ -193,7 +193,7 @@ class Tools:
         place = here()
         return next((entry.run_id for entry in place.store.entries(place.root)), "")
 
-    def _document(self, arguments: Sequence[str], cancel: Cancel, codes: Sequence[int] = (0,)) -> dict[str, Any]:
+    def _document(self, arguments: Sequence[str], cancel: Cancel) -> dict[str, Any]:
         ended = self._command(arguments, cancel)
         try:
             document: dict[str, Any] = json.loads(ended.stdout)

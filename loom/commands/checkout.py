@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from loom.commands.project import Here
 from loom.errors import RequestError, SnapshotError
-from loom.plan.model import CONTAINERS, ResolveContext, Selection
-from loom.plan.variables import Commit, Message, User, default_branch, for_run, project_name_of, remote_sha
+from loom.plan.model import CONTAINERS, JobSelection, ResolveContext
+from loom.plan.variables import HeadCommit, Message, User, default_branch, for_run, project_name_of, remote_sha
 from loom.util.paths import name_from
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dic
         run_id="",
         event=event,
         workflow_path=workflow_path,
-        commit=Commit(
+        commit=HeadCommit(
             sha=_first(head) or "",
             branch=_first(branch),
             tags=[os.fsdecode(tag) for tag in (tags or b"").splitlines()],
@@ -194,9 +194,9 @@ def selection(
     matrix: Iterable[str] | None = None,
     container: bool = False,
     on: str = CONTAINERS,
-) -> Selection:
+) -> JobSelection:
     """Build the selection from command-line options; `variables` and `matrix` as `NAME=value`."""
-    return Selection(
+    return JobSelection(
         jobs=tuple(jobs or ()),
         stages=tuple(stages or ()),
         from_job=from_job,

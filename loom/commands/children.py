@@ -36,7 +36,7 @@ MOST_DEEP = 2
 """How deep child pipelines may be nested, as in GitLab."""
 
 
-class Children:
+class ChildRuns:
     """Implements `runner.hooks.RunChild` for the runs of one command; `depth` is that of the run that starts them.
 
     `dialect`: a file in the dialect of the first run.
@@ -131,7 +131,7 @@ class Children:
             tools=replace(
                 tools,
                 gate=self._gate,
-                run_child=Children(options, prepared, self._gate, self._depth + 1, self._dialect),
+                run_child=ChildRuns(options, prepared, self._gate, self._depth + 1, self._dialect),
             ),
             cancel=cancel,
             sinks=[_Shown(on_output)],

@@ -16,7 +16,7 @@ from loom import snapshot
 from loom.analysis.printed import Clean, CleanedPlace, CleanedRun, CleanedWorkspace, ExpiredArtifacts
 from loom.commands import kept, retention
 from loom.commands.flags import read_flag
-from loom.commands.kept import Kept
+from loom.commands.kept import KeptByRun
 from loom.commands.project import Here, here
 from loom.errors import EngineUnavailable, LoomError, RequestError
 from loom.providers.docker.cleanup import kept_containers, remove_run
@@ -119,7 +119,7 @@ def _permitted(place: Here, run: str) -> RunEntry:
 
 
 def _chosen(
-    place: Here, keep_last: int | None, older_than: str | None, there: Sequence[Kept], *, everywhere: bool
+    place: Here, keep_last: int | None, older_than: str | None, there: Sequence[KeptByRun], *, everywhere: bool
 ) -> Clean:
     cutoff_ns = _cutoff(place, older_than)
     by_limits = keep_last is None and older_than is None
@@ -157,7 +157,7 @@ def _listed(engine: Engine) -> Mapping[str, tuple[str, str]]:
         return {}  # what it has is looked for again next time
 
 
-def _kept(one: Kept) -> CleanedPlace:
+def _kept(one: KeptByRun) -> CleanedPlace:
     return CleanedPlace(
         run_id=one.entry.run_id,
         job_id=one.job_id,
@@ -287,7 +287,7 @@ def _unknown(place: Here) -> Iterator[str]:
 
 
 class _Removal:
-    def __init__(self, place: Here, engine: Engine, there: Sequence[Kept]) -> None:
+    def __init__(self, place: Here, engine: Engine, there: Sequence[KeptByRun]) -> None:
         self._here = place
         self._store = place.store
         self._engine = engine

@@ -10,7 +10,7 @@ from typing import Any
 from loom.analysis.printed import PlanExplanation, made
 from loom.commands import checkout, planning, project
 from loom.errors import RequestError
-from loom.plan.model import Plan, Selection
+from loom.plan.model import JobSelection, Plan
 from loom.plan.provenance import sources
 from loom.plan.resolve import resolve
 from loom.render.output import print_json
@@ -60,7 +60,7 @@ def compile_(
     return ExitCode.OK
 
 
-def _explain(loaded: Loaded, plan: Plan, wanted: str, selection: Selection, settings: Any, *, as_json: bool) -> int:
+def _explain(loaded: Loaded, plan: Plan, wanted: str, selection: JobSelection, settings: Any, *, as_json: bool) -> int:
     jobs = [job for job in plan.jobs if wanted in (job.id, job.name)]
     if not jobs:
         reason = next((item.reason for item in plan.left_out if item.id == wanted), None)

@@ -26,7 +26,7 @@ def show(key: str | None, *, origin: bool, form: str) -> None:
     if form == "json":
         print_json(
             made(
-                printed.Settings,
+                printed.SettingsList,
                 {
                     "settings": {
                         name: {

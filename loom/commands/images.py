@@ -26,7 +26,7 @@ from loom.commands.project import Here
 from loom.errors import ImageError, RequestError
 from loom.images.reference import parse_reference, short
 from loom.plan.image_lock import LOCK_PATH, ImageLock, ImageUse, images_of, load_lock, save_lock, shown
-from loom.plan.model import Job, Selection
+from loom.plan.model import Job, JobSelection
 from loom.plan.resolve import resolve as resolve_plan
 from loom.providers.docker import image_status
 from loom.providers.docker.archive import export_images, import_images
@@ -334,7 +334,7 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     written = planning.load(here, path, lambda: context)
     # Include jobs excluded by their rules: naming a job overrides them.
     # Include jobs without an image, in containers: `--frozen` requires a locked default image.
-    selection = Selection(jobs=tuple(written.jobs), container=True)
+    selection = JobSelection(jobs=tuple(written.jobs), container=True)
     plan = resolve_plan(written, selection, context)
     lock = load_lock(source.root / LOCK_PATH)
     engine = Engine(here.environ, here.config.engine)

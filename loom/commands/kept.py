@@ -19,7 +19,7 @@ from loom.storage.holds import holders
 from loom.util.units import rough_size
 
 
-class Kept(Struct, kw_only=True):
+class KeptByRun(Struct, kw_only=True):
     """A kept container that is there, as the newest run that kept it records it."""
 
     entry: RunEntry
@@ -36,18 +36,18 @@ class Kept(Struct, kw_only=True):
     """The reason to remove it."""
 
 
-def kept(here: Here, listed: Callable[[], Mapping[str, tuple[str, str]]]) -> list[Kept]:
+def kept(here: Here, listed: Callable[[], Mapping[str, tuple[str, str]]]) -> list[KeptByRun]:
     """The newest first, with what goes: the expired ones, and the oldest beyond `keep_max_size`. Nothing that is in use.
 
     `listed`: the kept containers that are there, by id, with the run and the job that their labels name.
     """
     recorded = list(_recorded(here.store))
     there = listed() if recorded else {}
-    found: dict[str, Kept] = {}
+    found: dict[str, KeptByRun] = {}
     for entry, job_id, fact in recorded:
         container_id = str(fact["container_id"])
         if container_id in there and container_id not in found:
-            found[container_id] = Kept(
+            found[container_id] = KeptByRun(
                 entry=entry,
                 job_id=job_id,
                 container_id=container_id,
@@ -105,7 +105,7 @@ def _elsewhere(entry: RunEntry, job_id: str) -> bool:
         return False  # an older or damaged record: what it kept ends by its own deadline
 
 
-def remove(here: Here, one: Kept, of_job: Callable[[str, str], list[str]]) -> list[str]:
+def remove(here: Here, one: KeptByRun, of_job: Callable[[str, str], list[str]]) -> list[str]:
     """Save the changes in the job's files, then remove its container by `of_job`; return the problems."""
     try:
         job = past.read(one.entry).job(one.job_id)

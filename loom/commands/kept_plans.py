@@ -24,7 +24,7 @@ from msgspec.structs import replace
 import loom
 from loom.commands.project import Here
 from loom.errors import InfrastructureError
-from loom.plan.model import Plan, ResolveContext, Selection
+from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.record.saved_plan import check_consistent
 from loom.storage.files import open_regular
@@ -79,7 +79,9 @@ class Planner:
     `keeping`: use plans that earlier runs have kept, and keep this one.
     """
 
-    def __init__(self, path: Path, here: Here, selection: Selection, context: ResolveContext, *, keeping: bool) -> None:
+    def __init__(
+        self, path: Path, here: Here, selection: JobSelection, context: ResolveContext, *, keeping: bool
+    ) -> None:
         self._path = path
         self._here = here
         self._selection = selection

@@ -14,7 +14,7 @@ from loom import __version__
 from loom.cancel import Cancel, signals
 from loom.commands.agent_answers import Answer, ExecAnswer, LogsAnswer, RunAnswer
 from loom.commands.agent_limits import Limits
-from loom.commands.agent_tools import Report, Tools
+from loom.commands.agent_tools import AgentTools, Report
 from loom.commands.project import here
 from loom.errors import LoomError, RequestError
 from loom.status import ExitCode
@@ -62,7 +62,7 @@ def mcp(
         privileged=allow_privileged,
         network=allow_network,
     )
-    serving, cancel = _Serving(Tools(limits, workflow)), Cancel()
+    serving, cancel = _Serving(AgentTools(limits, workflow)), Cancel()
 
     def end() -> None:
         serving.close()
@@ -80,7 +80,7 @@ def mcp(
 class _Serving:
     """Calls of tools, each in a thread; one that the client cancels, and all at the end, are asked to end."""
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: AgentTools) -> None:
         self.tools = tools
         self._active: dict[Cancel, threading.Event] = {}
 

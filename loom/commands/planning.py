@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from loom.commands import checkout
-from loom.commands.children import Children
+from loom.commands.children import ChildRuns
 from loom.commands.project import Here
-from loom.plan.model import Plan, ResolveContext, Selection
+from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import rehearse, resolve
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.util.yaml_file import scalars_of
@@ -18,7 +18,7 @@ from loom.workflow.dialects import Loaded
 from loom.workflow.lint import of_run
 from loom.workflow.values import shell_words
 
-__all__ = ["Children", "Workflow", "load", "mentioned", "notices_of", "rehearse", "resolve"]
+__all__ = ["ChildRuns", "Workflow", "load", "mentioned", "notices_of", "rehearse", "resolve"]
 
 MAX_NOTICES = 5
 
@@ -28,7 +28,7 @@ def load(here: Here, path: Path, context: Callable[[], ResolveContext] | None = 
     return dialects.load(path, here.root, context or partial(checkout.resolve_context, here, path))
 
 
-def notices_of(loaded: Loaded, plan: Plan, selection: Selection, context: ResolveContext) -> tuple[str, ...]:
+def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, context: ResolveContext) -> tuple[str, ...]:
     """Return the warnings of `loom check` about keys that have no effect, or another one, on the plan's jobs; bounded."""
     found = of_run(
         loaded,

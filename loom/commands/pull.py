@@ -20,7 +20,7 @@ from loom.record.lines import line_of
 from loom.render.output import print_json
 from loom.runner.previous_run import PastJob, PastRun
 from loom.snapshot import Change, Patch, readable
-from loom.storage.selection import Selection
+from loom.storage.selection import PathSelection
 from loom.util.bounded import listed
 
 MAX_NAMED = 10
@@ -161,7 +161,7 @@ def _generated(run: PastRun) -> Callable[[Change], bool]:
             patterns += [*job.artifacts.paths, *chain.from_iterable(job.artifacts.reports.values())]
         for cache in job.cache:
             patterns += cache.paths
-    selection = Selection(patterns)
+    selection = PathSelection(patterns)
 
     def generated(change: Change) -> bool:
         return change.kind == "added" and selection.takes(change.path)

@@ -8,7 +8,7 @@ from loom.commands import run as running
 from loom.commands import trust as trusting
 from loom.commands.run import Options
 from loom.errors import LoomError, RequestError
-from loom.plan.comparison import Part, first_change
+from loom.plan.comparison import PlanPart, first_change
 from loom.plan.model import Job, Plan, Step
 from loom.runner.previous_run import PastRun
 from loom.snapshot import readable
@@ -77,7 +77,7 @@ def difference(old: Plan, new: Plan, job_ids: Container[str]) -> str | None:
     """Name the first part of these jobs that differs."""
     there = {job.id: job for job in new.jobs}
     for job in old.jobs:
-        part = first_change(job, there[job.id]) if job.id in there else Part(what="the job itself")
+        part = first_change(job, there[job.id]) if job.id in there else PlanPart(what="the job itself")
         if part is not None and job.id in job_ids:
             return f"{job.id}: {part}"
     return None

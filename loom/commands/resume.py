@@ -203,9 +203,11 @@ class _Resuming:
         self._made.append(workspace)
         return syncing.take(self._here, self._past, workspace, self._run_id)
 
-    def _places(self, jobs: list[PastJob], resumed: Mapping[str, Resumption], workspace: Path) -> list[syncing.Place]:
+    def _places(
+        self, jobs: list[PastJob], resumed: Mapping[str, Resumption], workspace: Path
+    ) -> list[syncing.SyncTarget]:
         """The files to sync: those of the jobs that go on, and a workspace that jobs share."""
-        places: dict[Path, syncing.Place] = {}
+        places: dict[Path, syncing.SyncTarget] = {}
         for job in jobs:
             resumption = resumed.get(job.job.id)
             view = resumption.view if resumption is not None else None
@@ -215,7 +217,7 @@ class _Resuming:
             manifest = view.brought if view.brought.exists() else job.run.entry.paths.snapshot
             kept, left_out = self._kept.get(job.job.id), dict[str, str]()
             files = view.workspace if kept is None else session.files_of(self._here, job, left_out)
-            places[files] = syncing.Place(
+            places[files] = syncing.SyncTarget(
                 job_id=job.job.id,
                 files=files,
                 manifest=manifest,

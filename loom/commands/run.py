@@ -37,7 +37,7 @@ from loom.record.documents import Invocation
 from loom.render import diagnosis as forms
 from loom.render.closing import closing_lines
 from loom.render.screen import Look, Screen
-from loom.runner import Gate, Tools, api
+from loom.runner import Gate, JobTools, api
 from loom.runner.api import Ran, Reuse
 from loom.snapshot import Source
 from loom.status import ExitCode
@@ -261,7 +261,7 @@ def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
     return (f"on this machine, not isolated{why}: {_some(jobs)}; in a container: loom run --container",)
 
 
-def _not_shared(plan: Plan, tools: Tools, config: Config) -> tuple[str, ...]:
+def _not_shared(plan: Plan, tools: JobTools, config: Config) -> tuple[str, ...]:
     """Return the notice that `bind_mount` has no effect on jobs in places without this machine's directories."""
     if config.mount_mode != "bind_mount":
         return ()
@@ -316,7 +316,7 @@ def _profile_into(target: Path) -> None:
 
 
 def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None) -> int:
-    """Run a prepared plan and show it on the terminal. `reuse`: see `api.Request`."""
+    """Run a prepared plan and show it on the terminal. `reuse`: see `api.RunRequest`."""
     here, source, plan = prepared.here, prepared.source, prepared.plan
     config = here.config
     cancel = Cancel()
@@ -342,15 +342,15 @@ def request_of(
     prepared: Prepared,
     options: Options,
     *,
-    tools: Tools,
+    tools: JobTools,
     cancel: Cancel,
     sinks: Sequence[Sink],
     reuse: Reuse | None = None,
-) -> api.Request:
-    """Return the request to run what was prepared. `reuse`: see `api.Request`."""
+) -> api.RunRequest:
+    """Return the request to run what was prepared. `reuse`: see `api.RunRequest`."""
     here, source, plan = prepared.here, prepared.source, prepared.plan
     config = here.config
-    return api.Request(
+    return api.RunRequest(
         run_id=prepared.run_id,
         command=sys.argv,
         invocation=options.saved(here),

@@ -39,7 +39,7 @@ _FILES = "files"
 _GITLINK = "160000"
 
 
-class Index(Struct, frozen=True, kw_only=True):
+class ArchiveIndex(Struct, frozen=True, kw_only=True):
     """The first member of the archive. Its paths are in hexadecimal: names need not be text."""
 
     schema_version: str = "loom.saved.v1"
@@ -112,7 +112,7 @@ def save_changes(found: Verification, target: Path, without: dict[str, str]) -> 
             continue
         total += size
         paths.append(change.path)
-    index = Index(
+    index = ArchiveIndex(
         saved_at=time.time(),
         tree_sha=found.tree_sha,
         changes=[_renamed(change, _hex(change.path)) for change in changes if change.path not in left_out],
@@ -139,7 +139,7 @@ def opened(job: PastJob) -> Iterator[Saved | None]:
         place = Path(scratch)
         unpack_file(archive, place)
         try:
-            index = msgspec.json.decode(read_regular(place / _INDEX), type=Index)
+            index = msgspec.json.decode(read_regular(place / _INDEX), type=ArchiveIndex)
             changes = tuple(_renamed(change, _inside(_text(change.path))) for change in index.changes)
             left_out = tuple((_text(path), reason) for path, reason in index.left_out)
         except (OSError, ValueError) as error:

@@ -26,7 +26,7 @@ from loom.providers.base import Inside, KeptPlace, ReadOnlyMount, Resolved, Secr
 from loom.record import visits
 from loom.record.lines import encodable
 from loom.record.visits import Visit
-from loom.runner import PlaceOpener, Resumption, Settings, Tools, View
+from loom.runner import JobTools, PlaceOpener, Resumption, RunSettings, View
 from loom.runner import previous_run as past
 from loom.runner.previous_run import PastJob, PastRun
 from loom.runner.products import Handover
@@ -46,7 +46,7 @@ MAX_SHOWN = 5
 """How many paths a note names."""
 
 
-class Entered(Struct, frozen=True, kw_only=True):
+class EnteredJob(Struct, frozen=True, kw_only=True):
     inside: Inside
     about: str
     """The description that `loom shell` prints on entry."""
@@ -114,7 +114,7 @@ def find_job(here: Here, names: Sequence[str], *, default: str = "last") -> Past
             ) from no_run
 
 
-def tools_of(here: Here, run: PastRun, plan: Plan, run_id: str) -> Tools:
+def tools_of(here: Here, run: PastRun, plan: Plan, run_id: str) -> JobTools:
     root = run.repo_root if run.repo_root.is_dir() else run.workspace
     return wiring.tools_for(plan, here.config, root, here.environ, run_id=run_id, isolated=run.planned.isolated)
 
@@ -122,7 +122,7 @@ def tools_of(here: Here, run: PastRun, plan: Plan, run_id: str) -> Tools:
 @contextmanager
 def entered(
     here: Here, job: PastJob, step: Step, *, command: Sequence[str] | None, as_root: bool = False, cancel: Cancel
-) -> Iterator[Entered]:
+) -> Iterator[EnteredJob]:
     """The place of `job`, with the environment and services of `step`. On exit, removes what was made for it.
 
     The record notes the visit with its `command`; None: a shell.
@@ -133,7 +133,7 @@ def entered(
 
 
 @contextmanager
-def _entered(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[Entered]:
+def _entered(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[EnteredJob]:
     isolated = here.provider(job).capabilities.isolated
     if as_root and not isolated and os.geteuid() != 0:
         raise RequestError(
@@ -164,14 +164,14 @@ def held(here: Here, job: PastJob, place_id: str, *, alone: bool) -> AbstractCon
     return holds.held(here.store.lock_of_place(place_id), what, command, alone=alone)
 
 
-def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: bool) -> Entered:
+def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: bool) -> EnteredJob:
     secrets = resolve_secrets(here, job)
     paths, woken = found.wake(variables.files_of(job.job, secrets))
     placed = variables.placed(job.job, secrets, paths)
     environment, notes = _environment(job, step, secrets, placed)
     if woken:
         notes.append(f"the container was stopped and runs again: its files are unchanged; {lost_memory(job)}")
-    return Entered(
+    return EnteredJob(
         inside=found.inside(environment, as_root=as_root),
         about=f"in the {'kept' if found.kept else 'running'} container of {job.job.id} (run {job.run.run_id})",
         fresh=False,
@@ -182,7 +182,7 @@ def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: b
 
 
 @contextmanager
-def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[Entered]:
+def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[EnteredJob]:
     with ExitStack() as stack:
         opener, image, about = _opener(here, job, step, stack, cancel)
         progress = _Progress()
@@ -212,7 +212,7 @@ def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cance
             planned, secrets, {name: session.put_secret(name, value) for name, value in files.items()}
         )
         environment, notes = _environment(job, step, secrets, placed)
-        yield Entered(
+        yield EnteredJob(
             inside=session.inside(environment, as_root=as_root),
             about=about,
             fresh=True,
@@ -234,7 +234,7 @@ def _opener(
     view = None if job.view is None else view_of_files(here, job)
     if view is None and not run.workspace.is_dir():
         raise _gone(job)
-    settings = Settings(
+    settings = RunSettings(
         run_id=run_id,
         workspace=run.workspace,
         variables=planned.variables,

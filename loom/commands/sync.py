@@ -22,7 +22,7 @@ ASK, THEIRS, OURS = "ask", "theirs", "ours"
 MAX_NAMED = 20
 
 
-class Place(Struct, frozen=True, kw_only=True):
+class SyncTarget(Struct, frozen=True, kw_only=True):
     """The files of one job, or of all that share them."""
 
     job_id: str
@@ -47,7 +47,12 @@ def take(here: Here, past: PastRun, workspace: Path, run_id: str) -> Snapshot:
 
 
 def sync(
-    taken: Snapshot, places: Sequence[Place], prefer: str, *, environ: Mapping[str, str], say: Callable[[str], None]
+    taken: Snapshot,
+    places: Sequence[SyncTarget],
+    prefer: str,
+    *,
+    environ: Mapping[str, str],
+    say: Callable[[str], None],
 ) -> list[str]:
     """Bring into each place what changed in the checkout since that place was last synced; return the paths.
 
@@ -73,7 +78,7 @@ def sync(
     return _report([found for _, found in compared], prefer, say)
 
 
-def _refuse_conflicts(compared: Sequence[tuple[Place, Merge]]) -> None:
+def _refuse_conflicts(compared: Sequence[tuple[SyncTarget, Merge]]) -> None:
     lines = [
         f"{place.job_id}: {readable(path)} ({reason})"
         for place, found in compared

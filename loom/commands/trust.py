@@ -16,7 +16,7 @@ from loom.commands.checkout import ignored_in
 from loom.commands.project import Here, say_not_counted, trusts_all
 from loom.errors import RequestError
 from loom.plan import permissions
-from loom.plan.permissions import Request
+from loom.plan.permissions import PermissionRequest
 from loom.render.output import print_json
 from loom.status import ExitCode
 from loom.util.controls import shown
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 CODE = "TRUST_REQUIRED"
 
 
-def requests_of(jobs: Iterable[Job], here: Here, workflow: Callable[[], Loaded] | None = None) -> tuple[Request, ...]:
+def requests_of(
+    jobs: Iterable[Job], here: Here, workflow: Callable[[], Loaded] | None = None
+) -> tuple[PermissionRequest, ...]:
     """Find the requests of these jobs and of the project's configuration; `workflow`, called for a request, has its place."""
     around = permissions.Around(
         root=here.root,
@@ -53,7 +55,7 @@ def _is_reference(reference: str) -> bool:
     return check_reference(reference) is None
 
 
-def settle(requests: Sequence[Request], here: Here, *, flag: bool, can_ask: bool = True) -> bool:
+def settle(requests: Sequence[PermissionRequest], here: Here, *, flag: bool, can_ask: bool = True) -> bool:
     """Return once the user has allowed all requests, and whether the answer is new.
 
     `flag`: allowed on the command line. Without a terminal, and on a "no": RequestError TRUST_REQUIRED.
@@ -85,14 +87,14 @@ def _attended() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _agreed(requests: Sequence[Request]) -> bool:
+def _agreed(requests: Sequence[PermissionRequest]) -> bool:
     print(f"This repository asks for {counted(len(requests), 'thing')} that a plain container does not get:")
     for line in _lines(requests):
         print(f"  {line}")
     return typer.confirm("Allow this here from now on?")
 
 
-def _lines(requests: Sequence[Request], mark: Callable[[Request], str] = lambda _: "") -> list[str]:
+def _lines(requests: Sequence[PermissionRequest], mark: Callable[[PermissionRequest], str] = lambda _: "") -> list[str]:
     return [shown(f"{mark(item)}{f'{item.place}: ' if item.place else ''}{item}") for item in requests]
 
 
@@ -112,7 +114,7 @@ def _places_in(workflow: Callable[[], Loaded]) -> permissions.PlaceOf:
     return place_of
 
 
-def everything_asked(here: Here, named: Path | None) -> tuple[Request, ...]:
+def everything_asked(here: Here, named: Path | None) -> tuple[PermissionRequest, ...]:
     """Find the requests of all jobs of the repository, regardless of rules. WorkflowError as in `loom check`."""
     # Not at the top: whoever goes back into a job of an earlier run asks too, without the workflow.
     from loom.commands import planning
@@ -157,7 +159,7 @@ def trust(workflow: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> i
     return ExitCode.OK
 
 
-def _confirm(new: Sequence[Request]) -> None:
+def _confirm(new: Sequence[PermissionRequest]) -> None:
     if not _attended():
         raise RequestError(
             f"{CODE}: {counted(len(new), 'thing')} not allowed yet",
@@ -168,7 +170,7 @@ def _confirm(new: Sequence[Request]) -> None:
         raise RequestError("nothing was recorded", code=CODE)
 
 
-def _print_json(decisions: Trust, requests: Sequence[Request]) -> None:
+def _print_json(decisions: Trust, requests: Sequence[PermissionRequest]) -> None:
     print_json(
         made(
             TrustList,

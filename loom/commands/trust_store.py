@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from loom.errors import InfrastructureError, SnapshotError
-from loom.plan.permissions import Request
+from loom.plan.permissions import PermissionRequest
 from loom.record.store import Store
 from loom.snapshot import git
 from loom.snapshot.manifest import read_manifest
@@ -54,10 +54,10 @@ class Trust:
     def path(self) -> Path:
         return self._folder / f"{hashlib.sha256(os.fsencode(self.root)).hexdigest()[:40]}.json"
 
-    def holds(self, request: Request) -> bool:
+    def holds(self, request: PermissionRequest) -> bool:
         return request.id in self._allowed
 
-    def allow(self, requests: Iterable[Request]) -> None:
+    def allow(self, requests: Iterable[PermissionRequest]) -> None:
         """Record these in addition to earlier ones. InfrastructureError on failure."""
         self._allowed |= {request.id: str(request) for request in requests}
         shape = {

@@ -120,7 +120,7 @@ class Warm:
                 ahead.drop()
 
     def prepare(self, options: Options, choose: Choose = lambda _plan, _concerned: None) -> None:
-        """Prepare a run of `options` in a thread; `run` checks what is prepared, and makes anew what does not fit."""
+        """Prepare a run of `options` in a thread; `run` checks what is prepared, and replaces what does not fit."""
         self.drop()
         with self._guard:
             self._cancel = cancel = Cancel()
@@ -190,7 +190,7 @@ def _request(
     sinks: Sequence[Sink] = (),
     gate: Gate | None = None,
     ahead: Ahead | None = None,
-) -> api.Request:
+) -> api.RunRequest:
     here = prepared.here
     tools = wiring.tools_for(
         prepared.plan, here.config, here.root, here.environ, run_id=prepared.run_id, isolated=options.strict

@@ -15,7 +15,7 @@ from loom.plan.image_lock import LOCK_PATH, load_lock
 from loom.plan.model import Job, Plan, Secret, services_provider
 from loom.providers.base import SecretValues, Setup
 from loom.record.store import Store
-from loom.runner import Tools
+from loom.runner import JobTools
 from loom.storage.bucket import Bucket
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from loom.storage.cache import Cache
 
 
-def preflight(plan: Plan, tools: Tools, config: Config) -> None:
+def preflight(plan: Plan, tools: JobTools, config: Config) -> None:
     """InfrastructureError for what has to be true before anything starts, and is not."""
     images = [job.image for job in plan.jobs if job.image is not None]
     optional = images and all(image.build is None and image.name == config.default_image for image in images)
@@ -46,7 +46,7 @@ def tools_for(
     *,
     run_id: str,
     isolated: bool = False,
-) -> Tools:
+) -> JobTools:
     """Create the dependencies of the plan's jobs. `isolated`: isolate the network of a job with services."""
     setup = Setup(
         environ=environ,
@@ -56,7 +56,7 @@ def tools_for(
         isolated=isolated,
     )
     names = {job.provider for job in plan.jobs} | {services_provider(job) for job in plan.jobs if job.services}
-    return Tools(
+    return JobTools(
         providers={name: providers.make(name, setup) for name in sorted(names)},
         secrets=partial(secret_values, config=config, environ=environ, root=root),
     )

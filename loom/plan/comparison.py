@@ -16,7 +16,7 @@ _AROUND = frozenset(
 """The fields that do not change what a job's steps have done so far."""
 
 
-class Part(Struct, frozen=True, kw_only=True):
+class PlanPart(Struct, frozen=True, kw_only=True):
     """A part of a job that differs: a step, or a field of the plan."""
 
     what: str
@@ -27,7 +27,7 @@ class Part(Struct, frozen=True, kw_only=True):
         return f"{self.what} ({self.place})" if self.place else self.what
 
 
-def first_change(old: Job, new: Job, *, before: str | None = None, apart_from: Collection[str] = ()) -> Part | None:
+def first_change(old: Job, new: Job, *, before: str | None = None, apart_from: Collection[str] = ()) -> PlanPart | None:
     """Return the first part that differs, except the fields `apart_from`.
 
     `before`: without this step of `old`, the later ones, and what acts after them.
@@ -38,14 +38,14 @@ def first_change(old: Job, new: Job, *, before: str | None = None, apart_from: C
     for number, step in enumerate(done):
         now = new.steps[number] if number < len(new.steps) else None
         if now is None or (now.phase, now.script) != (step.phase, step.script):
-            return Part(what=f"step {step.id}", place=step.place if now is None else now.place)
+            return PlanPart(what=f"step {step.id}", place=step.place if now is None else now.place)
     if before is None and len(new.steps) > len(old.steps):
         added = new.steps[len(old.steps)]
-        return Part(what=f"step {added.id}", place=added.place)
+        return PlanPart(what=f"step {added.id}", place=added.place)
     around = _AROUND if before is not None else _AROUND - {"artifacts"}
     for name in Job.__struct_fields__:
         if name != "steps" and name not in around and name not in apart_from and _plain(old, name) != _plain(new, name):
-            return Part(what=name)
+            return PlanPart(what=name)
     return None
 
 

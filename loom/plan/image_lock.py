@@ -183,7 +183,7 @@ class LockVerdict(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Facts(Struct, frozen=True, kw_only=True):
+class ImageDigests(Struct, frozen=True, kw_only=True):
     """The digests that lock, engine and registry know for one image; "" if unknown. `gone`: the registry has no such image."""
 
     local_digest: str = ""
@@ -193,7 +193,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     locked: Locked | None = None
 
 
-def verdict(facts: Facts) -> tuple[LockVerdict, str]:
+def verdict(facts: ImageDigests) -> tuple[LockVerdict, str]:
     """Return the verdict and its reason: all known digests must agree, and at least two must be known."""
     locked = facts.locked or Locked()
     local_digest = facts.local_digest

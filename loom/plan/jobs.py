@@ -21,13 +21,13 @@ from loom.workflow.values import user as checked_user
 _EMPTY_WHEN_UNSET = frozenset({"CI_COMMIT_BRANCH", "CI_COMMIT_TAG", "CI_COMMIT_DESCRIPTION"})
 
 
-class Builder:
+class JobBuilder:
     """Build jobs; `problems` collects errors in their values."""
 
     def __init__(
         self,
         workflow: Workflow,
-        selection: p.Selection,
+        selection: p.JobSelection,
         context: p.ResolveContext,
         workflow_variables: Mapping[str, str],
     ) -> None:
@@ -335,7 +335,7 @@ class Builder:
 class _Texts:
     """Expand texts of one job; an undefined name is a problem, because nothing can define it later."""
 
-    def __init__(self, builder: Builder, entry: Entry, values: Mapping[str, str], secrets: frozenset[str]) -> None:
+    def __init__(self, builder: JobBuilder, entry: Entry, values: Mapping[str, str], secrets: frozenset[str]) -> None:
         self.builder = builder
         self.entry = entry
         self.values = values

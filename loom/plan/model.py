@@ -359,7 +359,7 @@ class Plan(Struct, frozen=True, kw_only=True, dict=True):
         return {job.id: job for job in self.jobs}
 
 
-class Selection(Struct, frozen=True, kw_only=True):
+class JobSelection(Struct, frozen=True, kw_only=True):
     """The user's selection of jobs; the default is every job that its rules let run."""
 
     jobs: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ _PORTS = {"https": "443", "http": "80"}
 _GITLAB = "gitlab.com"
 
 
-class Origin(Struct, frozen=True, kw_only=True):
+class ProjectOrigin(Struct, frozen=True, kw_only=True):
     """Where a project is at home. `path` has its groups and its name."""
 
     host: str
@@ -28,21 +28,21 @@ class Origin(Struct, frozen=True, kw_only=True):
         return self.host if self.port == _PORTS[self.protocol] else f"{self.host}:{self.port}"
 
 
-def origin_of(url: str | None) -> Origin | None:
+def origin_of(url: str | None) -> ProjectOrigin | None:
     """Read the URL of a remote; None for one without a server, such as a directory."""
     text = (url or "").strip().rstrip("/").removesuffix(".git")
     if found := _URL.fullmatch(text):
         scheme, port = found["scheme"], found["port"]
         path = found["path"].strip("/")
         if scheme in _PORTS:
-            return Origin(host=found["host"], path=path, protocol=scheme, port=port or _PORTS[scheme])
-        return Origin(host=found["host"], path=path, ssh_port=port or "22")
+            return ProjectOrigin(host=found["host"], path=path, protocol=scheme, port=port or _PORTS[scheme])
+        return ProjectOrigin(host=found["host"], path=path, ssh_port=port or "22")
     if found := _SCP.fullmatch(text):
-        return Origin(host=found["host"], path=found["path"].strip("/"))
+        return ProjectOrigin(host=found["host"], path=found["path"].strip("/"))
     return None
 
 
-def variables_of(origin: Origin) -> dict[str, str]:
+def variables_of(origin: ProjectOrigin) -> dict[str, str]:
     """Return what GitLab would set for a project at this place."""
     namespace, _, name = origin.path.rpartition("/")
     group = namespace.partition("/")[0]

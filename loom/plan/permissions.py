@@ -21,7 +21,7 @@ PlaceOf = Callable[[str, tuple[str | int, ...]], str]
 """Find where a job's value is written (`file:line:column`), by the job's name and the keys of the value."""
 
 
-class Request(Struct, frozen=True, kw_only=True):
+class PermissionRequest(Struct, frozen=True, kw_only=True):
     """One request. Two requests with the same `id` are the same, independent of their place."""
 
     kind: str
@@ -145,14 +145,16 @@ ASKS: Mapping[tuple[type, str], Callable[[Any, Around], Iterator[_Asked]]] = {
 }
 
 
-def of_jobs(jobs: Iterable[model.Job], around: Around, place_of: PlaceOf | None = None) -> tuple[Request, ...]:
+def of_jobs(
+    jobs: Iterable[model.Job], around: Around, place_of: PlaceOf | None = None
+) -> tuple[PermissionRequest, ...]:
     """Return the distinct requests of these jobs; copies of a matrix job share theirs."""
-    found: dict[tuple[str, str, str], Request] = {}
+    found: dict[tuple[str, str, str], PermissionRequest] = {}
     for job in jobs:
         for path, (kind, subject, gives) in _asked(job, (), around):
             if (kind, job.name, subject) not in found:
                 place = place_of(job.name, path) if place_of is not None else ""
-                request = Request(kind=kind, subject=subject, gives=gives, job=job.name, place=place)
+                request = PermissionRequest(kind=kind, subject=subject, gives=gives, job=job.name, place=place)
                 found[kind, job.name, subject] = request
     return tuple(found.values())
 
@@ -175,7 +177,7 @@ def _asked(
                     yield from _asked(item, (*path, name, key), around)
 
 
-def of_setting(asked: config.Asked) -> Request:
+def of_setting(asked: config.Asked) -> PermissionRequest:
     """Turn a line of the project's configuration into a request."""
     subject = f"{asked.name}: {asked.text}"
-    return Request(kind="setting", subject=subject, gives=config.gives(asked.name), place=asked.place)
+    return PermissionRequest(kind="setting", subject=subject, gives=config.gives(asked.name), place=asked.place)

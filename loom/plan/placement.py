@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from loom.config import Config
-from loom.plan.model import HOST, Selection
+from loom.plan.model import HOST, JobSelection
 from loom.pools import Pool, named
 from loom.util.units import nearest
 
 THIS_MACHINE = Pool(provider=HOST)
 
 
-def placed(runner_pool: str | None, *, has_image: bool, selection: Selection, config: Config) -> Pool:
+def placed(runner_pool: str | None, *, has_image: bool, selection: JobSelection, config: Config) -> Pool:
     """Return the place of a job. An unknown pool counts as none (see `unknown_pool`), and so does each pool without `pools`."""
     if runner_pool is not None and runner_pool in config.pools:
         return config.pools[runner_pool]

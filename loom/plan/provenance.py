@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from loom.config import Config
-from loom.plan.model import Job, Selection
+from loom.plan.model import Job, JobSelection
 from loom.util.yaml_file import Kind, Node
 from loom.workflow.dialects import AnyEntry, Loaded
 
@@ -24,7 +24,7 @@ class ValueSource(Struct, frozen=True, kw_only=True):
     place: str = ""
 
 
-def sources(workflow: Loaded, job: Job, selection: Selection, config: Config) -> list[ValueSource]:
+def sources(workflow: Loaded, job: Job, selection: JobSelection, config: Config) -> list[ValueSource]:
     entry = workflow.entries[job.name]
     found = [ValueSource(key="id", value=job.id, by="job", place=entry.key.place)]
     for key, node in entry.merged.value.items():
@@ -57,7 +57,7 @@ def _leaves(key: str, node: Node, entry: AnyEntry, job: Job) -> Iterator[ValueSo
         yield ValueSource(key=key, value=planned, by=owner(node, entry), place=node.place)
 
 
-def _variables(workflow: Loaded, entry: AnyEntry, job: Job, selection: Selection) -> Iterator[ValueSource]:
+def _variables(workflow: Loaded, entry: AnyEntry, job: Job, selection: JobSelection) -> Iterator[ValueSource]:
     own = entry.merged.get("variables")
     matrix = _matrix_nodes(entry, job.matrix)
     rule = _rule_nodes(entry, job.variables)

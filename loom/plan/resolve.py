@@ -8,7 +8,7 @@ from types import ModuleType
 from loom.config import Config
 from loom.errors import Problem, WorkflowError
 from loom.plan import model as p
-from loom.plan.jobs import Builder
+from loom.plan.jobs import JobBuilder
 from loom.plan.rules import RuleDecision, RuleEvaluator, candidate_of, job_ids
 from loom.plan.selection import Choice
 from loom.plan.variables import KNOWN_TO_PLANS
@@ -18,7 +18,7 @@ from loom.workflow.dialects import AnyEntry, Loaded
 __all__ = ["problems_of", "rehearse", "resolve"]
 
 
-def resolve(workflow: Loaded, selection: p.Selection, context: p.ResolveContext) -> p.Plan:
+def resolve(workflow: Loaded, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan:
     """Resolve a checked workflow of any dialect: matrix, rules, variables, needs, selection.
 
     RequestError for an invalid selection, WorkflowError for problems that appear only now. Pure, except for the
@@ -32,7 +32,7 @@ def resolve(workflow: Loaded, selection: p.Selection, context: p.ResolveContext)
     rules = RuleEvaluator(workflow, selection, context)
     candidates = rules.candidates()
     jobs = choice.connect(candidates, choice.select(candidates))
-    builder = Builder(workflow, selection, context, rules.workflow_variables)
+    builder = JobBuilder(workflow, selection, context, rules.workflow_variables)
     built = tuple(builder.job(candidate) for candidate in jobs)
     problems = choice.problems + builder.problems
     if problems:
@@ -52,8 +52,8 @@ def rehearse(workflow: Loaded, config: Config | None = None) -> tuple[list[Probl
         return found
     placeholders = dict.fromkeys(KNOWN_TO_PLANS, "x")
     context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")
-    selection = p.Selection(container=context.config.container, on=context.config.on)
-    builder = Builder(workflow, selection, context, {})
+    selection = p.JobSelection(container=context.config.container, on=context.config.on)
+    builder = JobBuilder(workflow, selection, context, {})
     jobs: list[tuple[Entry, p.Job]] = []
     for entry in workflow.jobs.values():
         given: dict[str, str] = {}

@@ -118,7 +118,7 @@ def _slug(value: str) -> str:
 
 
 def job_values(
-    workflow: Workflow, selection: p.Selection, context: p.ResolveContext, entry: Entry, job_id: str
+    workflow: Workflow, selection: p.JobSelection, context: p.ResolveContext, entry: Entry, job_id: str
 ) -> dict[str, str]:
     """Return loom's own variables of one job that are known at planning time."""
     fields = entry.fields
@@ -180,7 +180,7 @@ def _wanted(entry: Entry, needs: list[models.NeedFields]) -> Iterator[WantedNeed
 class RuleEvaluator:
     """Evaluate every rule once. `workflow_variables` come from the workflow's own matching rule; set by `candidates`."""
 
-    def __init__(self, workflow: Workflow, selection: p.Selection, context: p.ResolveContext) -> None:
+    def __init__(self, workflow: Workflow, selection: p.JobSelection, context: p.ResolveContext) -> None:
         self.workflow = workflow
         self.selection = selection
         self.context = context

@@ -21,7 +21,7 @@ C = TypeVar("C", bound=Candidate)
 class Choice:
     """One selection. `left_out` gives the reason of each job that is not in the plan, `problems` the invalid needs."""
 
-    def __init__(self, stages: Sequence[str], selection: p.Selection, code: str = "WF_SCHEMA_V1") -> None:
+    def __init__(self, stages: Sequence[str], selection: p.JobSelection, code: str = "WF_SCHEMA_V1") -> None:
         self.stages = stages
         self.selection = selection
         self.code = code

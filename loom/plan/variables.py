@@ -187,7 +187,7 @@ class Message(Struct, frozen=True, kw_only=True):
     """The first parent; empty for a commit without one."""
 
 
-class Commit(Struct, frozen=True, kw_only=True):
+class HeadCommit(Struct, frozen=True, kw_only=True):
     """The checked-out commit, as far as git knows it."""
 
     sha: str
@@ -210,7 +210,7 @@ def for_run(
     *,
     run_id: str,
     workflow_path: str,
-    commit: Commit,
+    commit: HeadCommit,
     project_name: str,
     origin_url: str | None,
     event: str = DEFAULT_EVENT,
@@ -276,7 +276,7 @@ def _began(run_id: str) -> str | None:
     return datetime.fromtimestamp(int(run_id) // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _of_commit(commit: Commit, event: str, tag: str | None) -> dict[str, str | None]:
+def _of_commit(commit: HeadCommit, event: str, tag: str | None) -> dict[str, str | None]:
     ref = tag or commit.branch or commit.sha
     message = commit.message or Message(author="", timestamp="", text="")
     title, _, rest = message.text.partition("\n")
@@ -300,7 +300,7 @@ def _of_commit(commit: Commit, event: str, tag: str | None) -> dict[str, str | N
     }
 
 
-def _of_merge_request(commit: Commit, variables: Mapping[str, str | None]) -> dict[str, str | None]:
+def _of_merge_request(commit: HeadCommit, variables: Mapping[str, str | None]) -> dict[str, str | None]:
     path, url = variables.get("CI_PROJECT_PATH"), variables.get("CI_PROJECT_URL")
     return {
         "CI_MERGE_REQUEST_ID": "1",

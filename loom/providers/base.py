@@ -162,7 +162,7 @@ class SessionFacts(Struct, frozen=True, kw_only=True):
     """Unsupported requests (a limit that the engine can't enforce), for people."""
 
 
-class Change(Struct, frozen=True, kw_only=True):
+class ViewChange(Struct, frozen=True, kw_only=True):
     """A path, relative to the workspace, at which a job's view differs from it."""
 
     path: str
@@ -250,7 +250,7 @@ class Session(Protocol):
         """Unpack a tar stream over the job's view; the files will belong to the job's user."""
         ...
 
-    def changes(self) -> Sequence[Change] | None:
+    def changes(self) -> Sequence[ViewChange] | None:
         """Return the job's changes to its view, sorted by path; None if the view is the workspace itself, or unknown."""
         ...
 

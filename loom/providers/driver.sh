@@ -9,7 +9,7 @@
 #     `- guard          -- the step's parent, there to be killed instead of the driver
 #          `- the step's shell
 #
-# Steps that share a shell: watcher | guard with the shell | reporter. What the watcher is told to, it writes to the shell's
+# Steps that share a shell: watcher | guard with the shell | reporter. The watcher writes what it receives to the shell's
 # standard input; the reporter reads what the shell and its guard report, and marks the end of each step.
 unset loom_token loom_script loom_settings loom_n loom_code loom_watcher loom_line loom_me loom_p loom_uid loom_gid loom_rest
 unset loom_shared loom_ooms loom_forks loom_word loom_count loom_spare loom_users loom_groups loom_ids loom_over loom_more
@@ -131,7 +131,7 @@ loom_watch() {
     esac
   done
   # By a signal that nothing else here ends by: whoever is still there learns that it was the connection, not the job. First,
-  # lest the driver reports its guard's death as the step's.
+  # or the driver reports its guard's death as the step's.
   kill -26 "$$"
   loom_kill_all
 }
@@ -254,7 +254,7 @@ loom_quit() {
   loom_mark "$1" 0
 }
 
-# Said when loom has seen a step's end: for the watcher, and for nobody when there is none any more.
+# loom sends this when it has seen the end of a step. It is for the watcher; after the watcher has ended, nothing happens.
 ok() { :; }
 term() { :; }
 

@@ -12,7 +12,7 @@ from loom.errors import ProviderError
 from loom.storage import tar, unpacking
 from loom.storage.files import open_regular, reader
 from loom.storage.selection import Chosen
-from loom.storage.tar import Entry, Kind
+from loom.storage.tar import Kind, TarEntry
 from loom.storage.workspace import DirectoryView, OnSkipped, Skipped
 from loom.util import atomic
 
@@ -98,7 +98,7 @@ def _members(root: Path, chosen: Chosen, change: Edit | None, on_skipped: OnSkip
         on_skipped(item)
 
     if "" in chosen.roots:
-        member = _member(Entry(".", "directory", root.stat().st_mode & 0o777, root.stat().st_mtime_ns))
+        member = _member(TarEntry(".", "directory", root.stat().st_mode & 0o777, root.stat().st_mtime_ns))
         if (changed := member if change is None else change(member)) is not None:
             yield changed, None
     for entry, file in DirectoryView(root).read(chosen, skipped):
@@ -123,7 +123,7 @@ class _Whole:
     may_hold = takes
 
 
-def _member(entry: Entry) -> tarfile.TarInfo:
+def _member(entry: TarEntry) -> tarfile.TarInfo:
     member = tarfile.TarInfo(entry.path)
     member.type = _TYPES[entry.kind]
     member.mode, member.size, member.linkname = entry.mode, entry.size, entry.target

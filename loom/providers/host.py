@@ -34,7 +34,6 @@ from loom.plan.model import Job, MountMode
 from loom.providers import interactive, shared_shell
 from loom.providers.base import (
     Capabilities,
-    Change,
     Command,
     KeptPlace,
     OpenedServices,
@@ -42,6 +41,7 @@ from loom.providers.base import (
     SessionFacts,
     SessionRequest,
     Setup,
+    ViewChange,
 )
 from loom.providers.files import archive_of, unnoticed, unpack
 from loom.providers.steps import arguments_of, checked, chosen, handed_on, still_running
@@ -485,7 +485,7 @@ class HostSession:
     def put_archive(self, archive: Iterable[bytes]) -> None:
         unpack(archive, self._request.workspace)
 
-    def changes(self) -> Sequence[Change] | None:
+    def changes(self) -> Sequence[ViewChange] | None:
         return None
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> HostInside:

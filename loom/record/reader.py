@@ -90,7 +90,7 @@ class Reading:
 
     @cached_property
     def fold(self) -> RunFold:
-        """All phase events, folded. RecordError if there are none."""
+        """All phase events, folded. RecordError without any."""
         fold = RunFold()
         for event in read_phases(self.paths):
             if event.schema_version != SCHEMA_VERSION:

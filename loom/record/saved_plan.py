@@ -19,7 +19,7 @@ from loom.storage.files import read_regular
 from loom.util import jsons
 
 
-class Planned(Struct, frozen=True, kw_only=True):
+class SavedPlan(Struct, frozen=True, kw_only=True):
     """The request of a run."""
 
     schema_version: Literal["loom.plan.v1"] = "loom.plan.v1"
@@ -36,14 +36,14 @@ class Planned(Struct, frozen=True, kw_only=True):
     grace_s: float = 10.0
 
 
-def dump_planned(planned: Planned) -> bytes:
+def dump_planned(planned: SavedPlan) -> bytes:
     return jsons.encode_file(planned, sort=True)
 
 
-def load_planned(path: Path) -> Planned:
+def load_planned(path: Path) -> SavedPlan:
     """Parse the result of `dump_planned`. RecordError if it is missing or invalid."""
     try:
-        planned = msgspec.json.decode(read_regular(path), type=Planned)
+        planned = msgspec.json.decode(read_regular(path), type=SavedPlan)
         check_consistent(planned.plan)
     except OSError as error:
         raise RecordError(

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from loom import snapshot
 from loom.cancel import Cancel
 from loom.providers.base import Provider
-from loom.runner.api import Request, first_jobs, make_workspace, settings_of
+from loom.runner.api import RunRequest, first_jobs, make_workspace, settings_of
 from loom.runner.session import PlaceOpener, Prewarmed
 from loom.snapshot import Snapshot, Source, Standing
 from loom.util.paths import new_workspace
@@ -20,7 +20,7 @@ class Ahead:
     Its containers have the labels of this process, so that a later loom removes them if this one is killed.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: RunRequest) -> None:
         """`request.cancel` is that of the preparation alone."""
         self._request = request
         self.run_id = request.run_id

@@ -28,7 +28,7 @@ from loom.record.highlights import Watch
 from loom.record.journal import Journal
 from loom.record.recorder import Recorder
 from loom.record.store import RunRecord, Store
-from loom.runner import PlaceOpener, Resumption, Settings, Tools
+from loom.runner import JobTools, PlaceOpener, Resumption, RunSettings
 from loom.secrets.masking import Masker
 from loom.status import JobResult
 from loom.util import controls, processes, profile
@@ -48,7 +48,7 @@ JOBS_ELSEWHERE = 100
 """How many jobs run at once in a place on other machines. Each one costs this machine a thread and connections."""
 
 
-class Request(Struct, frozen=True, kw_only=True):
+class RunRequest(Struct, frozen=True, kw_only=True):
     """The inputs of a run."""
 
     run_id: str
@@ -59,7 +59,7 @@ class Request(Struct, frozen=True, kw_only=True):
     source: Source
     config: Config
     """The effective settings, including the command line's."""
-    tools: Tools
+    tools: JobTools
     store: Store
     clock_ns: Callable[[], int]
     cancel: Cancel
@@ -141,7 +141,7 @@ class Beginning(Struct, kw_only=True):
     """It has the run's first event."""
     begun_ns: int
     workspace: Path
-    settings: Settings
+    settings: RunSettings
     opener: PlaceOpener
     reused: bool
     problem: LoomError | None = None
@@ -154,7 +154,7 @@ class Beginning(Struct, kw_only=True):
                 self.workspace.rmdir()
 
 
-def execute(request: Request) -> Ran:
+def execute(request: RunRequest) -> Ran:
     """Run the plan. Every failure ends in a receipt, except bugs and an unwritable record.
 
     WorkflowError for a mistake in the project's formats of output: nothing has begun.
@@ -173,7 +173,7 @@ def execute(request: Request) -> Ran:
         raise
 
 
-def _begin(request: Request, watch: Watch) -> Beginning:
+def _begin(request: RunRequest, watch: Watch) -> Beginning:
     """InfrastructureError when the record can't be written."""
     reuse, ahead = request.reuse, request.ahead
     there = reuse or ahead
@@ -224,7 +224,7 @@ def _known_secrets() -> Masker:
     return masker
 
 
-def _what_begins(request: Request, record: RunRecord, workspace: Path) -> dict[str, Any]:
+def _what_begins(request: RunRequest, record: RunRecord, workspace: Path) -> dict[str, Any]:
     reuse = request.reuse
     return {
         "parent_run_id": reuse.parent_run_id if reuse else request.parent_run_id,
@@ -239,7 +239,7 @@ def _what_begins(request: Request, record: RunRecord, workspace: Path) -> dict[s
     }
 
 
-def _identity(request: Request, workspace: Path) -> dict[str, Any]:
+def _identity(request: RunRequest, workspace: Path) -> dict[str, Any]:
     return {
         "schema_version": "loom.identity.v1",
         "kind": "run-identity",
@@ -259,7 +259,7 @@ def _identity(request: Request, workspace: Path) -> dict[str, Any]:
     }
 
 
-def make_workspace(request: Request, workspace: Path) -> None:
+def make_workspace(request: RunRequest, workspace: Path) -> None:
     try:
         request.store.claims.make(workspace, run_id=request.run_id, repo_root=request.source.root)
     except OSError as error:
@@ -284,11 +284,11 @@ def first_jobs(plan: Plan, at_most: int) -> Iterable[Job]:
     return ready[:at_most]
 
 
-def settings_of(request: Request, workspace: Path) -> Settings:
+def settings_of(request: RunRequest, workspace: Path) -> RunSettings:
     source, reuse = request.source, request.reuse
     done = reuse.results if reuse else {}
     untouched = reuse is None or not (reuse.has_products or reuse.resumed)
-    return Settings(
+    return RunSettings(
         run_id=request.run_id,
         workspace=workspace,
         variables=request.variables,
@@ -315,7 +315,7 @@ def run_variables(
         run_id=run_id,
         event=event,
         workflow_path=workflow_path,
-        commit=environment.Commit(
+        commit=environment.HeadCommit(
             sha=source.head_sha,
             branch=source.branch,
             tags=source.tags,

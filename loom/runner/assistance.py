@@ -56,7 +56,7 @@ class Assistances:
                 # Jobs that ran on different files ran on no one tree.
                 self._unknown |= self._changes.setdefault(change.path, change) != change
 
-    def stood_in(self, job_id: str, session: Session, request: SessionRequest, entered: Entered) -> None:
+    def stood_in(self, job_id: str, session: Session, request: SessionRequest, entered: EntryMoment) -> None:
         """Add a shell in a job's place."""
         files, edited = session.workspace_view(), edited_since(session, request, entered)
         changes: tuple[Change, ...] | None = None
@@ -91,19 +91,19 @@ class Assistances:
             return None  # the git objects of the workspace are gone
 
 
-class Entered(Struct, frozen=True, kw_only=True):
+class EntryMoment(Struct, frozen=True, kw_only=True):
     """A moment, and which files were there where only that tells later which were removed."""
 
     at_ns: int
     paths: frozenset[bytes] | None
 
 
-def entered(session: Session, request: SessionRequest) -> Entered:
+def entered(session: Session, request: SessionRequest) -> EntryMoment:
     view = session.workspace_view() if request.mount_mode is MountMode.BIND else None
-    return Entered(at_ns=moment_ns(), paths=None if view is None else snapshot.digests_in(view))
+    return EntryMoment(at_ns=moment_ns(), paths=None if view is None else snapshot.digests_in(view))
 
 
-def edited_since(session: Session, request: SessionRequest, since: Entered) -> Edited | None:
+def edited_since(session: Session, request: SessionRequest, since: EntryMoment) -> Edited | None:
     """What changed in a job's files since then; None where this machine can't see them."""
     layer = request.mount_mode is MountMode.OVERLAY
     upper = None if request.directory is None else request.directory / "upper"

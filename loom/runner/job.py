@@ -20,7 +20,7 @@ from loom.runner.children import Children
 from loom.runner.hooks import keeps
 from loom.runner.preparation import Preparation
 from loom.runner.products import Handover, Products
-from loom.runner.session import Place, PlaceOpener
+from loom.runner.session import OpenJob, PlaceOpener
 from loom.runner.steps import Steps
 from loom.runner.views import save_files
 from loom.status import JobResult, Skip, Status
@@ -113,7 +113,7 @@ class JobRunner:
             self._children.run(attempt)
             return
         cancel = self._cancel.child()
-        place: Place | None = None
+        place: OpenJob | None = None
         with ExitStack() as last_resort:  # closes the place even when a bug interrupts the phases
             stack = last_resort.enter_context(ExitStack())
             stack.callback(cancel.detach)
@@ -138,12 +138,12 @@ class JobRunner:
                     self._let_stay(attempt, place)
                 stack.close()
 
-    def _let_stay(self, attempt: Attempt, place: Place) -> None:
+    def _let_stay(self, attempt: Attempt, place: OpenJob) -> None:
         """Keep the job's place (if `--keep` requires it) or its files."""
         if not self._keep_place(attempt, place):
             _save_files(attempt, place)
 
-    def _keep_place(self, attempt: Attempt, place: Place) -> bool:
+    def _keep_place(self, attempt: Attempt, place: OpenJob) -> bool:
         """Keep the job's place for inspection. A failure is only a warning, because the job has its result."""
         job, config = attempt.job, self._opener.settings.config
         by_hand = place.resumed is not None or attempt.entered
@@ -176,7 +176,7 @@ class JobRunner:
         return True
 
 
-def _save_files(attempt: Attempt, place: Place) -> None:
+def _save_files(attempt: Attempt, place: OpenJob) -> None:
     """Lay out the files of a job in a volume that will be removed: of a failed job, or of a resumed one."""
     directory = place.request.directory
     wanted = attempt.status in (Status.FAILURE, Status.TIMED_OUT) or place.resumed is not None

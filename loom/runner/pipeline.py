@@ -22,9 +22,9 @@ from loom.record.extent import extent_of
 from loom.record.journal import Outcome
 from loom.record.lines import encodable
 from loom.record.reader import Reading
-from loom.record.saved_plan import Planned, dump_planned
+from loom.record.saved_plan import SavedPlan, dump_planned
 from loom.record.store import RunEntry
-from loom.runner.api import Beginning, Ran, Request
+from loom.runner.api import Beginning, Ran, RunRequest
 from loom.runner.assistance import Assistances, Assisted
 from loom.runner.children import Children
 from loom.runner.job import JobRunner
@@ -46,7 +46,7 @@ _ENDING = threading.Lock()
 
 
 class Run:
-    def __init__(self, request: Request, beginning: Beginning) -> None:
+    def __init__(self, request: RunRequest, beginning: Beginning) -> None:
         self._request = request
         self._beginning = beginning
         self._workspace = beginning.workspace
@@ -374,9 +374,9 @@ class Run:
 
     # -- values ---------------------------------------------------------------------------------------------------
 
-    def _planned(self) -> Planned:
+    def _planned(self) -> SavedPlan:
         request, settings = self._request, self._beginning.settings
-        return Planned(
+        return SavedPlan(
             plan=request.plan,
             variables=settings.variables,
             mount_mode=WorkspaceMode(request.config.mount_mode),

@@ -14,7 +14,7 @@ from loom.providers.steps import chosen
 from loom.record.events import PhaseCode, Section
 from loom.runner.attempt import Attempt, SectionOutput
 from loom.runner.hooks import Adopt
-from loom.runner.session import Opened, Place, PlaceOpener, Prewarmed
+from loom.runner.session import Opened, OpenJob, PlaceOpener, Prewarmed
 
 CODE = PhaseCode.JOB_PROVIDER_PREPARE
 
@@ -29,7 +29,7 @@ class Preparation:
         self._stack = stack
         self._cancel = cancel
 
-    def place(self) -> Place:
+    def place(self) -> OpenJob:
         secrets = self._secrets()
         resumed = self._opener.resumed(self._job)
         prewarmed = self._opener.take_prewarmed(self._job)
@@ -42,7 +42,7 @@ class Preparation:
         services = None if adopt else self._services(secrets)
         opened = self._session(prewarmed, image, services, adopt)
         self._tell(opened)
-        return Place(
+        return OpenJob(
             session=opened.session,
             request=opened.request,
             image=image,

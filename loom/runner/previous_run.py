@@ -16,7 +16,7 @@ from loom.plan.model import Job, MountMode, Step
 from loom.providers.base import COMMAND_USER
 from loom.record.documents import Invocation
 from loom.record.fold import JobState, RunFold
-from loom.record.saved_plan import Planned, load_planned
+from loom.record.saved_plan import SavedPlan, load_planned
 from loom.record.step_outputs import restored
 from loom.record.store import RunEntry, entry_at, read_phases
 from loom.runner.views import View
@@ -35,7 +35,7 @@ class PastImage(Struct, frozen=True, kw_only=True):
 
 class PastRun(Struct, frozen=True, kw_only=True):
     entry: RunEntry
-    planned: Planned
+    planned: SavedPlan
     fold: RunFold
     earlier: Mapping[str, PastRun] = field(default_factory=dict)
     """The runs in which jobs failed that did not run again in this one, by their ids."""

@@ -16,7 +16,7 @@ from loom.plan.model import Job, Plan, wanted
 from loom.providers.base import Session
 from loom.record.events import PhaseCode, Section
 from loom.runner.attempt import Attempt
-from loom.runner.session import Place
+from loom.runner.session import OpenJob
 from loom.secrets.masking import Masker
 from loom.status import OnOutput, Status
 from loom.storage import artifacts, dotenv
@@ -229,7 +229,7 @@ class Products:
         """Return the job with everything that only the jobs before it could tell."""
         return self._handover.with_reported(job)
 
-    def restore(self, attempt: Attempt, place: Place) -> None:
+    def restore(self, attempt: Attempt, place: OpenJob) -> None:
         """Before the first step: restore caches, then earlier jobs' artifacts. A resumed job already has them."""
         job, handover = attempt.job, self._handover
         caches = handover.caches(job)
@@ -256,7 +256,7 @@ class Products:
         keys = self._handover.settle_caches(attempt.job, self._workspace, resumed)
         attempt.fact("cache_keys", {"keys": list(keys)}, PhaseCode.JOB_CACHE_RESTORE)
 
-    def keep(self, attempt: Attempt, place: Place) -> None:
+    def keep(self, attempt: Attempt, place: OpenJob) -> None:
         """After the last step: keep artifacts, test reports, and the job's changes to its own view."""
         code = PhaseCode.JOB_ARTIFACT_EXTRACT
         with _only_a_warning(attempt, code):
@@ -279,7 +279,7 @@ class Products:
                 paths = [f"{change.kind} {change.path}" for change in changes]
                 attempt.fact("workspace_changed", {"count": len(paths), "paths": paths[:MAX_CHANGES]}, code)
 
-    def _collect(self, attempt: Attempt, place: Place, on_output: OnOutput) -> None:
+    def _collect(self, attempt: Attempt, place: OpenJob, on_output: OnOutput) -> None:
         code = PhaseCode.JOB_ARTIFACT_EXTRACT
         saved = self._handover.collect(attempt.job, place.session, self._workspace, attempt.status, on_output)
         if saved is not None:

@@ -38,7 +38,7 @@ class ResolveSecrets(Protocol):
     def __call__(self, job: Job, /) -> tuple[SecretValues, Sequence[str]]: ...
 
 
-class Tools(Struct, frozen=True, kw_only=True):
+class JobTools(Struct, frozen=True, kw_only=True):
     """The external dependencies of jobs."""
 
     providers: Mapping[str, Provider]
@@ -48,7 +48,7 @@ class Tools(Struct, frozen=True, kw_only=True):
     run_child: RunChild | None = None
 
 
-class Settings(Struct, frozen=True, kw_only=True):
+class RunSettings(Struct, frozen=True, kw_only=True):
     """The settings shared by all jobs of a run."""
 
     run_id: str
@@ -63,7 +63,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Place:
+class OpenJob:
     """A job's open place. `environment` extends every step's (secrets)."""
 
     session: Session
@@ -149,7 +149,7 @@ class _Buffered:
 class PlaceOpener:
     """Opens jobs' places, some ahead of time: a container starts while the snapshot is still in progress."""
 
-    def __init__(self, tools: Tools, settings: Settings, cancel: Cancel) -> None:
+    def __init__(self, tools: JobTools, settings: RunSettings, cancel: Cancel) -> None:
         self.tools = tools
         self.settings = settings
         self.cancel = cancel

@@ -13,11 +13,11 @@ from loom.plan.variables import of_status
 from loom.providers.base import Command, Inside, Share
 from loom.record.events import RUN, PhaseCode, Section, Where
 from loom.record.step_outputs import recorded
-from loom.runner.assistance import Assistances, Entered, edited_since, entered
+from loom.runner.assistance import Assistances, EntryMoment, edited_since, entered
 from loom.runner.attempt import Attempt
 from loom.runner.coverage import Coverage
 from loom.runner.hooks import AtStep, Gate, Verdict
-from loom.runner.session import Place
+from loom.runner.session import OpenJob
 from loom.snapshot import readable
 from loom.status import Ended, Exit, Status
 from loom.util.units import counted, duration_text
@@ -35,14 +35,14 @@ class Steps:
     """Runs the steps in a place, and stores results in `attempt`. `cancel` belongs to the attempt."""
 
     def __init__(
-        self, attempt: Attempt, place: Place, gate: Gate | None, assistances: Assistances, cancel: Cancel
+        self, attempt: Attempt, place: OpenJob, gate: Gate | None, assistances: Assistances, cancel: Cancel
     ) -> None:
         self._attempt = attempt
         self._job = attempt.job
         self._place = place
         self._gate = gate
         self._assistances = assistances
-        self._entered: Entered | None = None
+        self._entered: EntryMoment | None = None
         self._cancel = cancel
         self._coverage = self._coverage_of(attempt)
 
@@ -138,7 +138,7 @@ class Steps:
         if began is not None:
             self._state_after_script(began)
 
-    def _state_after_script(self, began: Entered) -> None:
+    def _state_after_script(self, began: EntryMoment) -> None:
         """State what it changed: somebody who enters the place later does not find it as the failing step left it."""
         edited = edited_since(self._place.session, self._place.request, began)
         paths = (

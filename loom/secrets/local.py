@@ -29,7 +29,7 @@ class EnvironmentVariables:
         return os.fsencode(value)
 
 
-class Files:
+class FileSecrets:
     """A path relative to the repository, in the home directory (`~/`), or absolute."""
 
     def check(self, reference: str) -> str | None:

@@ -14,7 +14,7 @@ from loom.errors import SecretError
 from loom.plan.model import Secret
 from loom.secrets.base import INVALID, NOT_FOUND, REQUIRED_MISSING, SecretProvider, Surroundings, invalid, unavailable
 from loom.secrets.keepass import Keepass
-from loom.secrets.local import EnvironmentVariables, Files
+from loom.secrets.local import EnvironmentVariables, FileSecrets
 from loom.secrets.onepassword import OnePassword
 from loom.secrets.system_keyring import SystemKeyring
 from loom.util.units import nearest
@@ -23,7 +23,7 @@ ENTRY_POINTS = "loom.secret_providers"
 
 _BUILT_IN: Mapping[str, Callable[[], SecretProvider]] = {
     "env": EnvironmentVariables,
-    "file": Files,
+    "file": FileSecrets,
     "keyring": SystemKeyring,
     "keepass": Keepass,
     "op": OnePassword,

@@ -15,7 +15,7 @@ from loom.errors import SnapshotError
 from loom.snapshot import copy_files, filters, git, skip_worktree, submodules, tree
 from loom.snapshot import git_dir as layout
 from loom.snapshot.contents import New, decide, give_way, new_files
-from loom.snapshot.copy_workers import Pool
+from loom.snapshot.copy_workers import CopyPool
 from loom.snapshot.index import (
     Index,
     directories,
@@ -237,7 +237,7 @@ class _Filling:
         changes = self._questions.changes()
         self._name(copied)
         gone = give_way(source, index, new, found.directories)
-        edits = tree.Edits(removed=gone + sorted(copied.absent) + index.runtime)
+        edits = tree.IndexEdits(removed=gone + sorted(copied.absent) + index.runtime)
         unseen = {path for path, _ in index.pinned} | set(index.gitlinks)
         if index.pinned:
             self._lay_out_hidden(index)
@@ -287,10 +287,10 @@ class _Filling:
         found.add(vars(more))
         return _Copied(index=index, new=new, found=found, absent=absent, vanished=vanished, unlisted=unlisted)
 
-    def _pool(self, since_ns: int) -> Pool:
+    def _pool(self, since_ns: int) -> CopyPool:
         source, target = self._source.root, self._target
         if self._files is None:
-            return Pool(source, target, since_ns=since_ns, cancel=self._cancel)
+            return CopyPool(source, target, since_ns=since_ns, cancel=self._cancel)
         return Renewal(source, target, self._files, since_ns=since_ns, cancel=self._cancel)
 
     def _make_way(self, pool: Renewal, index: Index, tracked: list[tuple[str, int]]) -> Iterator[tuple[str, int]]:
@@ -331,7 +331,9 @@ class _Filling:
             except OSError:
                 continue  # not empty, or not a directory
 
-    def _look_again(self, copied: _Copied, changes: Mapping[str, str], unseen: set[str], edits: tree.Edits) -> None:
+    def _look_again(
+        self, copied: _Copied, changes: Mapping[str, str], unseen: set[str], edits: tree.IndexEdits
+    ) -> None:
         """Record the files that git must inspect in the workspace, because the index's facts may not apply.
 
         git does not inspect the `unseen` ones.
@@ -457,7 +459,7 @@ class _Filling:
                 why = f"edits on disk ({pin_name(tag)} hides them from git): the staged content is laid out"
                 self._done.leave_out(path, why)
 
-    def _nested(self, index: Index, repositories: list[str], edits: tree.Edits) -> None:
+    def _nested(self, index: Index, repositories: list[str], edits: tree.IndexEdits) -> None:
         """Capture submodules with their own work; other nested repositories become the empty directories of a CI checkout."""
         for path, tracked in [*((path, True) for path in index.gitlinks), *((path, False) for path in repositories)]:
             nested = decide(self._source, path, index, self._submodule_names, tracked=tracked)

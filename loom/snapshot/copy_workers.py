@@ -26,7 +26,7 @@ _PORTIONS = 16
 _HELPER = "import sys; sys.path.append(sys.argv[1]); import copy_files; copy_files.main()"
 
 
-class Pool:
+class CopyPool:
     """Copies files from `source` to `target`. Exiting ends the helpers. `own` copies alone, without helpers."""
 
     def __init__(
@@ -42,7 +42,7 @@ class Pool:
         self._helpers: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> CopyPool:
         return self
 
     def __exit__(

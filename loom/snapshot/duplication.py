@@ -9,7 +9,7 @@ from pathlib import Path
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import copy_files
-from loom.snapshot.copy_workers import Pool
+from loom.snapshot.copy_workers import CopyPool
 from loom.snapshot.model import readable
 from loom.util.paths import RUNTIME
 
@@ -24,7 +24,7 @@ def duplicate(workspace: Path, target: Path, *, cancel: Cancel) -> None:
     read or written, SnapshotCanceled when the flag was set.
     """
     files = list(_lay_out(workspace, target))
-    with Pool(workspace, target, since_ns=_NOTHING_IS_RECENT, cancel=cancel) as pool:
+    with CopyPool(workspace, target, since_ns=_NOTHING_IS_RECENT, cancel=cancel) as pool:
         found = pool.copy(files, about=len(files), look_around=False)
     special = {path for path, _ in found.special}  # a job's files replace a snapshot that is gone
     missing = [path for path in (*found.absent, *(path for path, _ in found.denied)) if path not in special]

@@ -11,7 +11,7 @@ from pathlib import Path
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import copy_files
-from loom.snapshot.copy_workers import Pool
+from loom.snapshot.copy_workers import CopyPool
 from loom.snapshot.git import quoted_store
 from loom.snapshot.model import Rules, Source
 from loom.snapshot.source import object_stores, store_paths, to_borrow, without_password
@@ -168,7 +168,7 @@ def _user_file(source: Source, key: str, default: str) -> Path | None:
         text = values[-1]
         if text.startswith("~/") and home:
             return Path(home, text[2:])
-        # "~name/": that user's. Where there is none, git has refused already.
+        # "~name/": that user's. Without such a user, git has refused already.
         return source.root / Path(text).expanduser() if text else None
     base = source.environment.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
     return Path(base, "git", default) if base else None
@@ -213,7 +213,7 @@ def _copy_store(store: Path, target: Path, there: set[str], cancel: Cancel) -> N
         listed = sorted(path for path in _object_files(store) if path not in there)
         if not listed:
             return
-        with Pool(store, target, since_ns=1 << 62, cancel=cancel) as pool:
+        with CopyPool(store, target, since_ns=1 << 62, cancel=cancel) as pool:
             found = pool.copy(((path, copy_files.OBJECT) for path in listed), about=len(listed), look_around=False)
         if found.denied:
             raise SnapshotError(

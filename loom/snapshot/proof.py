@@ -61,7 +61,7 @@ class Proof:
         self._filters_given_up = False
         self._filters_named = False
 
-    def of(self, edits: tree.Edits, paths: list[str], *, index_tree: str | None) -> None:
+    def of(self, edits: tree.IndexEdits, paths: list[str], *, index_tree: str | None) -> None:
         """Note the tree, what changed, and what verifying needs. `paths` are all files, `index_tree` is the index's own."""
         self._filters_named = self._names_filters(paths)
         self._prove(edits, index_tree)
@@ -76,7 +76,7 @@ class Proof:
 
     def reset(self, entries: list[tuple[str, str, str]]) -> None:
         """Make git in the workspace inspect these files itself."""
-        lines = tree.index_lines(tree.Edits(reset=entries), self._zero)
+        lines = tree.index_lines(tree.IndexEdits(reset=entries), self._zero)
         here = self.here(index=self._git_dir / "index")
         if lines:
             git.run(("update-index", "-z", "--index-info"), here, cwd=self._target, given=lines)
@@ -99,7 +99,7 @@ class Proof:
         last = error.stderr.strip().splitlines()[-1].removeprefix("fatal: ")
         self._done.leave_out(".gitattributes", f"a filter that can't run ({last}): files count as they are on disk")
 
-    def _hash_at_home(self, edits: tree.Edits, index: Path) -> tuple[tree.Edits, str]:
+    def _hash_at_home(self, edits: tree.IndexEdits, index: Path) -> tuple[tree.IndexEdits, str]:
         """Hash files in the source if their filters must run there; return the remaining edits and git's messages."""
         drivers = filters.at_home(self._done.config) if self._filters_named else frozenset()
         here = self.here(index=index, config=self._done.config)
@@ -108,7 +108,7 @@ class Proof:
             return edits, ""
         entries, stderr = filters.ids_at_home(paths, self._target, self._source, self._done.config)
         left = sorted(set(edits.present) - set(paths))
-        return tree.Edits(edits.removed, left, edits.reset + entries, edits.gitlinks), stderr
+        return tree.IndexEdits(edits.removed, left, edits.reset + entries, edits.gitlinks), stderr
 
     def _note_bytes(self, paths: Iterable[str]) -> None:
         """For `verify`, which runs no user filters: record the unfiltered ids."""
@@ -125,7 +125,7 @@ class Proof:
             self._done.files -= 1
             self._done.leave_out(path, "a name that git refuses (it means .git on some file system)")
 
-    def _prove(self, edits: tree.Edits, index_tree: str | None) -> None:
+    def _prove(self, edits: tree.IndexEdits, index_tree: str | None) -> None:
         """Compute the tree from the workspace in a temporary index."""
         own = index = self._git_dir / "index"
         if self._cancel.requested:

@@ -17,7 +17,7 @@ from msgspec import Struct
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import copy_files
-from loom.snapshot.copy_workers import Pool, could_not_write
+from loom.snapshot.copy_workers import CopyPool, could_not_write
 from loom.snapshot.index import ancestors, walk
 from loom.snapshot.model import Source
 
@@ -57,7 +57,7 @@ def _facts(status: os.stat_result) -> Facts:
     return status.st_mode, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-class Renewal(Pool):
+class Renewal(CopyPool):
     """A pool that copies into a workspace where files stand already; in this thread, since few differ."""
 
     def __init__(self, source: Path, target: Path, files: Standing, *, since_ns: int, cancel: Cancel) -> None:

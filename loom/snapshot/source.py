@@ -60,7 +60,7 @@ class Ref(Struct, frozen=True):
         return self.name.startswith("refs/tags/")
 
 
-class Store(Struct, frozen=True, kw_only=True):
+class ObjectStore(Struct, frozen=True, kw_only=True):
     """One directory of git objects. `borrowable`: everyone may read it, so git in a container works for any user."""
 
     path: Path
@@ -268,7 +268,7 @@ def store_paths(objects: Path) -> Iterator[Path]:
             waiting += _alternates(path)
 
 
-def object_stores(objects: Path) -> tuple[Store, ...]:
+def object_stores(objects: Path) -> tuple[ObjectStore, ...]:
     """Measure all `store_paths`. SnapshotError for an unreadable one."""
     try:
         return tuple(map(measure_store, store_paths(objects)))
@@ -308,7 +308,7 @@ def _alternates(objects: Path) -> list[Path]:
     return result
 
 
-def measure_store(objects: Path) -> Store:
+def measure_store(objects: Path) -> ObjectStore:
     """Return size, number of files, and whether everyone may read it. Loose objects are counted, not measured."""
     size = files = 0
     readable = True
@@ -333,7 +333,7 @@ def measure_store(objects: Path) -> Store:
                 # One object shows the umask of a writer; checking all would take thousands of calls.
                 readable &= _others_may(os.path.join(entry.path, inside[0]), stat.S_IROTH)  # noqa: PTH118
     readable &= _others_may(str(objects), stat.S_IROTH | stat.S_IXOTH)
-    return Store(path=objects, bytes=size, files=files, borrowable=readable)
+    return ObjectStore(path=objects, bytes=size, files=files, borrowable=readable)
 
 
 def _others_may(path: str, bits: int) -> bool:
@@ -343,7 +343,7 @@ def _others_may(path: str, bits: int) -> bool:
         return True  # packed meanwhile
 
 
-def to_borrow(stores: tuple[Store, ...]) -> tuple[Path, ...]:
+def to_borrow(stores: tuple[ObjectStore, ...]) -> tuple[Path, ...]:
     """Return the stores to borrow from; empty when objects are to be copied."""
     if all(store.small for store in stores) and len(stores) == 1:
         return ()

@@ -1,4 +1,4 @@
-"""Other repositories inside a checkout: submodules, and those that are none."""
+"""Other repositories inside a checkout: submodules, and nested repositories."""
 
 from __future__ import annotations
 

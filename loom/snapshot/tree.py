@@ -21,7 +21,7 @@ from loom.snapshot.model import Change, Source
 _ZERO_MODE = "000000"
 
 
-class Edits(Struct):
+class IndexEdits(Struct):
     """How a tree differs from what an index says."""
 
     removed: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ def hashing_config(source: Source) -> list[tuple[str, str]]:
     return [*result, ("core.safecrlf", "false"), ("pack.compression", "0")]
 
 
-def index_lines(edits: Edits, zero_sha: str) -> bytes:
+def index_lines(edits: IndexEdits, zero_sha: str) -> bytes:
     """`edits` but for `present`, as `git update-index -z --index-info` reads them."""
     lines = [f"0 {zero_sha}\t{path}" for path in edits.removed]
     lines += [f"{mode} {sha} 0\t{path}" for path, mode, sha in edits.reset]
@@ -60,7 +60,7 @@ def index_lines(edits: Edits, zero_sha: str) -> bytes:
     return b"".join(os.fsencode(line) + b"\0" for line in lines)
 
 
-def apply(environment: Mapping[str, str], workspace: Path, edits: Edits, *, zero_sha: str) -> str:
+def apply(environment: Mapping[str, str], workspace: Path, edits: IndexEdits, *, zero_sha: str) -> str:
     """Bring the index that `environment` names to where `git add -A` would. Contents are hashed, not stored.
 
     Returns what git had to say about it.

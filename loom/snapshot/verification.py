@@ -297,7 +297,7 @@ def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
 
 
 def _compare_bytes(
-    edits: tree.Edits, raw: Mapping[str, str], before: tree.Entries, here: Mapping[str, str], root: Path
+    edits: tree.IndexEdits, raw: Mapping[str, str], before: tree.Entries, here: Mapping[str, str], root: Path
 ) -> list[tuple[str, str]]:
     """Take those from `edits` whose bytes prove that they are as they were, whatever git would make of them now.
 
@@ -328,7 +328,7 @@ def _compare_bytes(
 
 def _restore_index(here: Mapping[str, str], root: Path, manifest: Manifest, zero: str) -> tree.Entries:
     """Make the index of the snapshot's tree, without any stat data, so that every file is read; returns what it holds."""
-    base = tree.Edits()
+    base = tree.IndexEdits()
     for change in manifest.changed:
         if change.kind == "deleted":
             base.removed.append(change.path)
@@ -341,7 +341,7 @@ def _restore_index(here: Mapping[str, str], root: Path, manifest: Manifest, zero
     except git.GitFailed as error:
         raise SnapshotError(
             f"{root}: the snapshot can't be rebuilt: {error.stderr.strip()}",
-            hint="its git objects are gone: a job removed .git, and the source repository is not there or was packed anew",
+            hint="its git objects are gone: a job removed .git, and the source repository is not there or was repacked",
             code="SNAPSHOT_NOT_REBUILT",
         ) from error
     # Git reads objects without a look at whether they are what their ids say, and a job may have put others in their place.
@@ -354,11 +354,11 @@ def _restore_index(here: Mapping[str, str], root: Path, manifest: Manifest, zero
     return entries
 
 
-def _edits(here: Mapping[str, str], root: Path, zero: str) -> tuple[tree.Edits, list[tuple[str, str]]]:
+def _edits(here: Mapping[str, str], root: Path, zero: str) -> tuple[tree.IndexEdits, list[tuple[str, str]]]:
     """What differs from the index, and (path, reason) of what can't be told."""
     dirty = git.Running(("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=dirty"), here, cwd=root)
     others = git.Running(("ls-files", "-z", "--others", "--exclude-standard"), here, cwd=root)
-    edits = tree.Edits()
+    edits = tree.IndexEdits()
     _, listed, stderr = others.result()
     unreadable = git.unlisted_directories(stderr)
     for change in tree.parse_raw(dirty.output()):

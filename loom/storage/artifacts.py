@@ -24,7 +24,7 @@ from loom.status import FailingTest, OnOutput
 from loom.storage import junit
 from loom.storage.files import open_regular
 from loom.storage.packing import Hashed, leads_out, packing
-from loom.storage.selection import Selection, UnsafePath
+from loom.storage.selection import PathSelection, UnsafePath
 from loom.storage.tar import DamagedArchive, Writer, read
 from loom.storage.unpacking import EntryWriter, UnsafeArchive, checked, unpack
 from loom.storage.workspace import Skipped, WorkspaceView
@@ -196,9 +196,9 @@ def read_reports(patterns: Iterable[str], view: WorkspaceView, *, project_dir: s
     )
 
 
-def _selection(paths: Iterable[str], exclude: Iterable[str]) -> Selection:
+def _selection(paths: Iterable[str], exclude: Iterable[str]) -> PathSelection:
     try:
-        return Selection(paths, exclude)
+        return PathSelection(paths, exclude)
     except UnsafePath as error:
         raise ArtifactError(
             f"artifacts: {error}",

@@ -39,8 +39,8 @@ from loom.storage.bucket import Bucket
 from loom.storage.cache_keys import selection_of
 from loom.storage.packing import Hashed, packing
 from loom.storage.private import check_private, make_private
-from loom.storage.selection import Selection
-from loom.storage.tar import DamagedArchive, Entry, Writer
+from loom.storage.selection import PathSelection
+from loom.storage.tar import DamagedArchive, TarEntry, Writer
 from loom.storage.unpacking import UnsafeArchive
 from loom.storage.workspace import DirectoryView, Skipped, WorkspaceView
 from loom.util import atomic, processes
@@ -85,7 +85,7 @@ class SaveResult(Struct, frozen=True, kw_only=True):
     warning: str | None = None
 
 
-class Kept(Struct, frozen=True, kw_only=True):
+class StoredEntry(Struct, frozen=True, kw_only=True):
     """The content of an entry file. Times in seconds since the epoch."""
 
     project: str
@@ -102,7 +102,7 @@ class Kept(Struct, frozen=True, kw_only=True):
     """Fingerprints of the packed tree: as it was, and as it is after a restore."""
 
 
-class Stored(Kept, frozen=True, kw_only=True):
+class Stored(StoredEntry, frozen=True, kw_only=True):
     """An entry of the store."""
 
     id: str
@@ -440,7 +440,7 @@ class Cache:
             written = _DECODER.decode(content)
             if written.schema != _SCHEMA or not re.fullmatch(r"[0-9a-f]{64}", written.blob):
                 return None
-            fields = {name: getattr(written, name) for name in Kept.__struct_fields__}
+            fields = {name: getattr(written, name) for name in StoredEntry.__struct_fields__}
             entry = Stored(**fields, id=_id(written.project, written.key, written.paths), used_at=used_at)
         except (ValueError, RecursionError):
             return None
@@ -471,7 +471,7 @@ class Cache:
         path = self._path_of(entry)
         path.parent.mkdir(parents=True, exist_ok=True)
         replaced = self._read(path)
-        shape = _Written(schema=_SCHEMA, **{name: getattr(entry, name) for name in Kept.__struct_fields__})
+        shape = _Written(schema=_SCHEMA, **{name: getattr(entry, name) for name in StoredEntry.__struct_fields__})
         with atomic.replacing(path, drafts=self.folder / "tmp") as draft:
             draft.write_bytes(msgspec.json.encode(shape))
             os.utime(draft, (entry.used_at, entry.used_at))
@@ -531,7 +531,7 @@ class _Corrupt(Exception):
     pass
 
 
-class _Written(Kept, frozen=True, kw_only=True):
+class _Written(StoredEntry, frozen=True, kw_only=True):
     schema: int
 
 
@@ -583,7 +583,7 @@ class _Packed(Struct):
 
 
 def _pack(
-    view: WorkspaceView, selection: Selection, file: IO[bytes], skipped: list[Skipped], masker: Masker | None
+    view: WorkspaceView, selection: PathSelection, file: IO[bytes], skipped: list[Skipped], masker: Masker | None
 ) -> _Packed:
     packed, hashed = _Packed(), Hashed(file)
     compressor = zstandard.ZstdCompressor(level=_LEVEL, threads=-1, write_checksum=True)
@@ -598,7 +598,7 @@ def _pack(
     return packed
 
 
-def _fingerprints(entries: Iterable[Entry]) -> tuple[str, str]:
+def _fingerprints(entries: Iterable[TarEntry]) -> tuple[str, str]:
     """Fingerprint a tree: as it is, and as it will be after a restore (archives store whole seconds)."""
     now, later = hashlib.sha256(), hashlib.sha256()
     for entry in entries:

@@ -13,7 +13,7 @@ from loom.errors import CacheError
 from loom.plan.model import Cache as Spec
 from loom.plan.model import CacheKeyFiles
 from loom.storage import files
-from loom.storage.selection import Selection, UnsafePath
+from loom.storage.selection import PathSelection, UnsafePath
 from loom.storage.workspace import DirectoryView
 
 _LONGEST_KEY = 1000
@@ -102,9 +102,9 @@ def _key_of_files(key: CacheKeyFiles, workspace: Path) -> str:
     return "-".join(parts)
 
 
-def selection_of(paths: Iterable[str]) -> Selection:
+def selection_of(paths: Iterable[str]) -> PathSelection:
     try:
-        return Selection(paths)
+        return PathSelection(paths)
     except UnsafePath as error:
         raise CacheError(
             f"cache: {error}",

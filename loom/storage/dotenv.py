@@ -9,7 +9,7 @@ from pathlib import Path
 
 from loom.errors import ArtifactError
 from loom.storage.files import read_regular
-from loom.storage.selection import Selection
+from loom.storage.selection import PathSelection
 from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util import atomic, jsons
 
@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def read(patterns: Iterable[str], view: WorkspaceView) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the variables of all files, and the patterns without a file. ArtifactError for an invalid line or file."""
-    selection = Selection(patterns, ())
+    selection = PathSelection(patterns, ())
     skipped: list[Skipped] = []
     variables: dict[str, str] = {}
     for entry, file in view.read(selection, skipped.append):

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import IO, cast
 
 from loom.secrets.masking import Masker
-from loom.storage.selection import Selection
-from loom.storage.tar import Check, Checked, Entry, Item, Writer
+from loom.storage.selection import PathSelection
+from loom.storage.tar import Check, CheckedStream, Item, TarEntry, Writer
 from loom.storage.unpacking import ArchiveTotals
 from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util.paths import below, climbs_out
@@ -59,8 +59,8 @@ class Hashed:
 
 
 def packing(
-    archive: Writer, view: WorkspaceView, selection: Selection, skipped: list[Skipped], masker: Masker | None
-) -> Iterator[Entry]:
+    archive: Writer, view: WorkspaceView, selection: PathSelection, skipped: list[Skipped], masker: Masker | None
+) -> Iterator[TarEntry]:
     """Pack the selected files, yielding each entry when it is written; `skipped` gets those left out.
 
     Unreadable files are left out, and files with a secret of `masker` in name, link or content.
@@ -80,16 +80,18 @@ def packing(
         yield entry
 
 
-def _add(archive: Writer, entry: Entry, content: IO[bytes] | None, masker: Masker | None, check: Check) -> str | None:
+def _add(
+    archive: Writer, entry: TarEntry, content: IO[bytes] | None, masker: Masker | None, check: Check
+) -> str | None:
     """Add an entry, or return the name of the secret in its content."""
     if masker is None or content is None:
-        archive.add(entry, None if content is None else Checked(content, check))
+        archive.add(entry, None if content is None else CheckedStream(content, check))
         return None
     with _rereadable(content, check) as twice:
         secret = masker.found_in(twice)
         if secret is None:
             twice.seek(0)
-            archive.add(entry, Checked(twice, check))
+            archive.add(entry, CheckedStream(twice, check))
     return secret
 
 
@@ -100,12 +102,12 @@ def _rereadable(content: IO[bytes], check: Check) -> Iterator[IO[bytes]]:
         yield content
         return
     with tempfile.SpooledTemporaryFile(max_size=8 << 20) as copy:
-        shutil.copyfileobj(Checked(content, check), copy, 1 << 20)
+        shutil.copyfileobj(CheckedStream(content, check), copy, 1 << 20)
         copy.seek(0)
         yield cast("IO[bytes]", copy)
 
 
-def leads_out(entry: Entry) -> bool:
+def leads_out(entry: TarEntry) -> bool:
     """Whether a link's target is textually outside the workspace; links on the way are not resolved."""
     if entry.kind != "link":
         return False

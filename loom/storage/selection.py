@@ -30,7 +30,7 @@ def pattern_problem(pattern: str) -> str | None:
     return None
 
 
-class Selection:
+class PathSelection:
     """A selection of paths. UnsafePath for a pattern that is absolute or climbs out.
 
     A pattern that matches a directory selects everything below; `*` and `?` stay within a name, `**` spans directories,
@@ -132,7 +132,7 @@ def _reaches(levels: list[re.Pattern[str] | None], parts: list[str]) -> bool:
 
 
 class Chosen(Protocol):
-    """The interface that a walk needs; `Selection` implements it."""
+    """The interface that a walk needs; `PathSelection` implements it."""
 
     @property
     def roots(self) -> tuple[str, ...]: ...

@@ -29,7 +29,7 @@ class DamagedArchive(ValueError):
     """A truncated or invalid tar archive."""
 
 
-class Entry(Struct, frozen=True):
+class TarEntry(Struct, frozen=True):
     """One entry below the workspace. `target` is a link's target (as text), or the path that a hard link shares.
 
     For a special file it is the kind: `FIFO` or `device`.
@@ -47,7 +47,7 @@ class Content(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
 
 
-Item = tuple[Entry, IO[bytes] | None]
+Item = tuple[TarEntry, IO[bytes] | None]
 """An entry, and for a file its content, which must be read before the next entry."""
 
 
@@ -80,7 +80,7 @@ class Writer:
         self._out = out
         self._written = 0
 
-    def add(self, entry: Entry, content: Content | None) -> None:
+    def add(self, entry: TarEntry, content: Content | None) -> None:
         """Add an entry. OSError when a file is shorter than its entry states: it changed meanwhile."""
         for data in _parts(entry, content):
             self._out.write(data)
@@ -90,7 +90,7 @@ class Writer:
         self._out.write(_end(self._written))
 
 
-def packed(items: Iterable[tuple[Entry, Content | None]]) -> Iterator[bytes]:
+def packed(items: Iterable[tuple[TarEntry, Content | None]]) -> Iterator[bytes]:
     """Yield the archive in pieces."""
     written = 0
     for entry, content in items:
@@ -100,7 +100,7 @@ def packed(items: Iterable[tuple[Entry, Content | None]]) -> Iterator[bytes]:
     yield _end(written)
 
 
-def _parts(entry: Entry, content: Content | None) -> Iterator[bytes]:
+def _parts(entry: TarEntry, content: Content | None) -> Iterator[bytes]:
     yield b"".join(_header(entry))
     if content is not None and entry.size:
         yield from pieces(content, entry.size, entry.path)
@@ -111,7 +111,7 @@ def _end(written: int) -> bytes:
     return _ZEROS[: 2 * _BLOCK] + _ZEROS[: -(written + 2 * _BLOCK) % _RECORD]
 
 
-def _header(entry: Entry) -> Iterable[bytes]:
+def _header(entry: TarEntry) -> Iterable[bytes]:
     name = entry.path.encode("utf-8", "surrogateescape") + (b"/" if entry.kind == "directory" else b"")
     target = entry.target.encode("utf-8", "surrogateescape")
     if len(target) > 100:
@@ -147,7 +147,7 @@ def _number(value: int) -> bytes:
     return (b"\xff" if value < 0 else b"\x80") + value.to_bytes(11, "big", signed=value < 0)
 
 
-def read(stream: Content) -> Iterator[tuple[Entry, Content | None]]:
+def read(stream: Content) -> Iterator[tuple[TarEntry, Content | None]]:
     """Yield the entries of a tar archive (GNU, POSIX or older), unchecked; `checked` verifies their safety.
 
     DamagedArchive for an invalid or truncated one.
@@ -183,7 +183,7 @@ def read(stream: Content) -> Iterator[tuple[Entry, Content | None]]:
 _LONG = {ord("L"): "path", ord("K"): "linkpath"}
 
 
-def _entry(block: bytes, kind: Kind, size: int, more: dict[str, str]) -> Entry:
+def _entry(block: bytes, kind: Kind, size: int, more: dict[str, str]) -> TarEntry:
     """Build an entry from its header and preceding extensions (POSIX's extended headers, GNU's long names)."""
     path = more.get("path") or _text(block[:100])
     if block[257:263] == b"ustar\0" and "path" not in more and (prefix := _text(block[345:500])):
@@ -203,7 +203,7 @@ def _entry(block: bytes, kind: Kind, size: int, more: dict[str, str]) -> Entry:
     if kind == "special":
         target = "FIFO" if block[156:157] == b"6" else "device"
     mode = _value(block[100:108]) & 0o7777
-    return Entry(path.removesuffix("/"), kind, mode, mtime_ns, size if kind == "file" else 0, target)
+    return TarEntry(path.removesuffix("/"), kind, mode, mtime_ns, size if kind == "file" else 0, target)
 
 
 def _pax(text: bytes) -> dict[str, str]:
@@ -273,7 +273,7 @@ class _Reader:
         self.take(padding)
 
 
-class Checked:
+class CheckedStream:
     """A stream that calls the check at each read."""
 
     def __init__(self, stream: Content, check: Check) -> None:

@@ -23,7 +23,7 @@ from typing import IO, cast
 
 from msgspec import Struct
 
-from loom.storage.tar import Check, Checked, Content, DamagedArchive, Entry, Item, read
+from loom.storage.tar import Check, CheckedStream, Content, DamagedArchive, Item, TarEntry, read
 from loom.util.paths import below, normal
 
 MOST_ENTRIES = 4_000_000
@@ -40,7 +40,7 @@ class UnsafeArchive(ValueError):
     """An archive with an unsafe entry; the message names the entry and the reason."""
 
 
-def checked(items: Iterable[tuple[Entry, Content | None]], reserved: Iterable[str] = ()) -> Iterator[Item]:
+def checked(items: Iterable[tuple[TarEntry, Content | None]], reserved: Iterable[str] = ()) -> Iterator[Item]:
     """Yield the safe entries with normalised path and mode, without the archive's root.
 
     UnsafeArchive for an entry that violates the module's rules or is in one of the `reserved` places; previous entries
@@ -82,7 +82,7 @@ def checked(items: Iterable[tuple[Entry, Content | None]], reserved: Iterable[st
                 links.discard(path)
         held.add(entry)
         yield (
-            Entry(path, entry.kind, entry.mode & 0o777, entry.mtime_ns, entry.size, target),
+            TarEntry(path, entry.kind, entry.mode & 0o777, entry.mtime_ns, entry.size, target),
             cast("IO[bytes]", content),
         )
 
@@ -94,7 +94,7 @@ class ArchiveTotals:
         self.entries = 0
         self.bytes = 0
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: TarEntry) -> None:
         self.entries += 1
         self.bytes += entry.size
         if self.entries > MOST_ENTRIES:
@@ -138,7 +138,7 @@ def unpack(
     written. `check` may stop it. `on_special` gets each device or FIFO, which is skipped; without it, one is unsafe.
     """
     written = EntryWriter()
-    items = read(Checked(stream, check))
+    items = read(CheckedStream(stream, check))
     if on_special is not None:
         items = _without_special(items, on_special)
     with closing(TreeWriter(root)) as writer:
@@ -155,8 +155,8 @@ def unpack(
 
 
 def _without_special(
-    items: Iterable[tuple[Entry, Content | None]], on_special: Callable[[str, str], None]
-) -> Iterator[tuple[Entry, Content | None]]:
+    items: Iterable[tuple[TarEntry, Content | None]], on_special: Callable[[str, str], None]
+) -> Iterator[tuple[TarEntry, Content | None]]:
     for entry, content in items:
         if entry.kind == "special":
             on_special(entry.path, entry.target)
@@ -169,14 +169,14 @@ class TreeWriter:
 
     def __init__(self, root: Path) -> None:
         self._stack: list[tuple[str, int]] = [("", os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))]
-        self._directories: list[Entry] = []
+        self._directories: list[TarEntry] = []
         self._made: list[str] = []
 
     def close(self) -> None:
         while self._stack:
             os.close(self._stack.pop()[1])
 
-    def put(self, entry: Entry, file: Content | None) -> None:
+    def put(self, entry: TarEntry, file: Content | None) -> None:
         if entry.kind == "directory":
             self._enter(entry.path)
             self._directories.append(entry)
@@ -197,7 +197,7 @@ class TreeWriter:
             case "special":
                 raise UnsafeArchive(f"{entry.path!r} is a device or FIFO")
 
-    def _link(self, entry: Entry, name: str) -> None:
+    def _link(self, entry: TarEntry, name: str) -> None:
         above, _, source_name = entry.target.rpartition("/")
         source = os.dup(self._enter(above))
         try:
@@ -261,7 +261,7 @@ def _make_way(name: str, directory: int, path: str) -> None:
         raise
 
 
-def _write_file(entry: Entry, file: Content, name: str, directory: int) -> None:
+def _write_file(entry: TarEntry, file: Content, name: str, directory: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         descriptor = os.open(name, flags, 0o600, dir_fd=directory)

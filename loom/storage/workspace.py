@@ -20,8 +20,8 @@ from typing import IO, Protocol, cast
 from msgspec import Struct
 
 from loom.storage.files import reader
-from loom.storage.selection import OWN_PLACES, Chosen, Selection
-from loom.storage.tar import Check, Checked, Entry, Item, Kind, packed, read
+from loom.storage.selection import OWN_PLACES, Chosen, PathSelection
+from loom.storage.tar import Check, CheckedStream, Item, Kind, TarEntry, packed, read
 from loom.storage.unpacking import EntryWriter, checked, unpack
 from loom.util.paths import normal
 from loom.util.special_files import special_kind
@@ -56,7 +56,7 @@ class WorkspaceView(Protocol):
     @property
     def check(self) -> Check: ...
 
-    def read(self, selection: Selection, on_skipped: OnSkipped) -> Iterator[Item]:
+    def read(self, selection: PathSelection, on_skipped: OnSkipped) -> Iterator[Item]:
         """Yield the selected entries, directories before their content. OSError when the place can't be read."""
         ...
 
@@ -81,7 +81,7 @@ class DirectoryView:
             self.check()
             yield item
 
-    def entries(self, selection: Selection, on_skipped: OnSkipped) -> Iterator[Entry]:
+    def entries(self, selection: PathSelection, on_skipped: OnSkipped) -> Iterator[TarEntry]:
         """Like `read`, without opening files."""
         for entry, _ in _Walk(selection, on_skipped, contents=False).from_root(self.root):
             yield entry
@@ -222,10 +222,10 @@ def _opened(name: str, directory: int) -> int:
             os.close(held)
 
 
-def _entry(path: str, kind: Kind, status: os.stat_result, target: str = "") -> Entry:
+def _entry(path: str, kind: Kind, status: os.stat_result, target: str = "") -> TarEntry:
     size = status.st_size if kind == "file" else 0
     mode = 0o777 if kind == "link" else status.st_mode & 0o777
-    return Entry(path, kind, mode, status.st_mtime_ns, size, target)
+    return TarEntry(path, kind, mode, status.st_mtime_ns, size, target)
 
 
 class Archiver(Protocol):
@@ -243,7 +243,7 @@ class TarView:
         self._archiver = archiver
         self.check = check
 
-    def read(self, selection: Selection, on_skipped: OnSkipped) -> Iterator[Item]:
+    def read(self, selection: PathSelection, on_skipped: OnSkipped) -> Iterator[Item]:
         roots = [root or "." for root in selection.roots]
 
         def skipped(item: Skipped) -> None:
@@ -270,7 +270,7 @@ class TarView:
             if path in others and entry.kind == "file":
                 yield _renamed(entry, path, ""), content
                 for other in others.pop(path):
-                    yield Entry(other, "hardlink", entry.mode & 0o777, entry.mtime_ns, 0, path), None
+                    yield TarEntry(other, "hardlink", entry.mode & 0o777, entry.mtime_ns, 0, path), None
         for path, more in others.items():
             for gone in (path, *more):
                 on_skipped(Skipped(path=gone, reason="a hard link to a file whose content could not be read"))
@@ -278,22 +278,22 @@ class TarView:
     def _members(self, paths: Iterable[str], on_skipped: OnSkipped) -> Iterator[Item]:
         with reader(self._archiver.get_archive(paths, on_skipped)) as stream:
             if stream.peek(1):
-                yield from cast("Iterator[Item]", read(Checked(stream, self.check)))
+                yield from cast("Iterator[Item]", read(CheckedStream(stream, self.check)))
 
     def write(self, open_archive: Callable[[], AbstractContextManager[IO[bytes]]]) -> EntryWriter:
         written = EntryWriter()
         # Other code unpacks it, so verify the whole archive first.
         with open_archive() as opened:
-            for entry, _ in checked(read(Checked(opened, self.check)), OWN_PLACES):
+            for entry, _ in checked(read(CheckedStream(opened, self.check)), OWN_PLACES):
                 written.files += entry.kind != "directory"
                 written.bytes += entry.size
         with open_archive() as opened:
-            self._archiver.put_archive(packed(checked(read(Checked(opened, self.check)), OWN_PLACES)))
+            self._archiver.put_archive(packed(checked(read(CheckedStream(opened, self.check)), OWN_PLACES)))
         return written
 
 
-def _renamed(entry: Entry, path: str, target: str) -> Entry:
-    return Entry(path, entry.kind, entry.mode & 0o777, entry.mtime_ns, entry.size, target)
+def _renamed(entry: TarEntry, path: str, target: str) -> TarEntry:
+    return TarEntry(path, entry.kind, entry.mode & 0o777, entry.mtime_ns, entry.size, target)
 
 
 def view_of(session: TarSession, check: Check = _go_on) -> WorkspaceView:

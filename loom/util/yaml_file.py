@@ -237,7 +237,7 @@ def parse(data: bytes, name: str, *, code: str = "WF_SCHEMA_V1") -> YamlFile:
     """Parse a file's bytes; never raises for their content."""
     file = decoded(data, name, code=code)
     if not file.problems:
-        Builder(file, code).build()
+        NodeBuilder(file, code).build()
     return file
 
 
@@ -275,7 +275,7 @@ class _Fatal(Exception):
     """Stop: the rest of the file can't be parsed."""
 
 
-class Builder:
+class NodeBuilder:
     """Convert parser events to nodes with an explicit stack, so nesting can't exhaust Python's.
 
     The methods without an underscore say what the strict subset is; the dialect of another CI system has its own.

@@ -41,7 +41,7 @@ class ExpressionError(ValueError):
         self.position = position
 
 
-class Variable(Struct, frozen=True, kw_only=True):
+class VariableReference(Struct, frozen=True, kw_only=True):
     name: str
 
 
@@ -64,7 +64,7 @@ class Both(Struct, frozen=True, kw_only=True):
     operands: tuple[Expression, ...]
 
 
-Expression = Variable | Text | Compare | Not | Both
+Expression = VariableReference | Text | Compare | Not | Both
 
 
 @lru_cache(maxsize=1024)  # cached: each job that extends a template has its conditions
@@ -86,14 +86,14 @@ def holds(expression: Expression, variables: Mapping[str, str]) -> bool:
             return not holds(expression.operand, variables)
         case Compare():
             return _compare(expression, variables)
-        case Variable() | Text():
+        case VariableReference() | Text():
             return bool(_value(expression, variables))
 
 
 def names(expression: Expression | Pattern) -> Iterator[str]:
     """Return every variable that the expression reads."""
     match expression:
-        case Variable():
+        case VariableReference():
             yield expression.name
         case Compare():
             yield from names(expression.left)
@@ -109,7 +109,7 @@ def names(expression: Expression | Pattern) -> Iterator[str]:
 
 def _value(expression: Expression, variables: Mapping[str, str]) -> str | None:
     match expression:
-        case Variable():
+        case VariableReference():
             return variables.get(expression.name)
         case Text():
             return expression.value
@@ -268,7 +268,7 @@ class Parser:
             return inner
         if kind in ("name", "braced"):
             self.advance()
-            return Variable(name=token)
+            return VariableReference(name=token)
         if kind == "text":
             self.advance()
             return Text(value=self.unquoted(token))

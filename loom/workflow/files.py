@@ -33,7 +33,7 @@ class File(Struct, kw_only=True):
     main: bool
 
 
-class Files:
+class WorkflowFiles:
     def __init__(self, root: Path, problems: Problems) -> None:
         self._root = root
         self._problems = problems

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from loom.errors import Problem, WorkflowError
 from loom.util.yaml_file import Kind, Node, YamlFile, items_of, pointer
 from loom.workflow import merge, models
-from loom.workflow.files import File, Files
+from loom.workflow.files import File, WorkflowFiles
 from loom.workflow.inheritance import Entry, Inheritance, Written
 from loom.workflow.messages import Problems, Suggestions
 from loom.workflow.references import EntryView, References
@@ -83,7 +83,7 @@ def refused(problems: Sequence[Problem]) -> WorkflowError:
 def examine(path: Path, root: Path) -> Examined:
     """Load and return all findings instead of raising WorkflowError; RequestError is still raised."""
     problems = Problems()
-    files = Files(root, problems)
+    files = WorkflowFiles(root, problems)
     name = files.read(path)
     workflow = _assemble(name, files.found, problems)
     ranks = {file.yaml.name: number for number, file in enumerate(files.found)} | {name: -1}

@@ -19,7 +19,7 @@ FOREIGN = {
     "steps": "script",
     "run": "script",
     "env": "variables",
-    "environment": "(it would be a deployment target; there is none in a local run)",
+    "environment": "(a deployment target; a local run does not deploy)",
     "tags": "runner_pool",
     "runs-on": "image",
     "container": "image",

@@ -24,7 +24,6 @@ from loom.workflow.values import (
     Devices,
     ExitCodes,
     ExtraHost,
-    Form,
     Gpus,
     HostName,
     Incomplete,
@@ -43,6 +42,7 @@ from loom.workflow.values import (
     Scripts,
     Seconds,
     Shell,
+    ShortForm,
     Text,
     TmpfsMounts,
     UlimitName,
@@ -74,7 +74,7 @@ class SecretFields(Model):
     required: bool = Field(default=True, description="Fail when the secret is not there.")
 
 
-Secret = Annotated[SecretFields, Form(named("ref"), REFERENCE)]
+Secret = Annotated[SecretFields, ShortForm(named("ref"), REFERENCE)]
 
 
 class Build(Model):
@@ -84,7 +84,7 @@ class Build(Model):
     args: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Text] = Field(
         default_factory=dict, description="Build arguments."
     )
-    secrets: Annotated[list[VariableName], Form(listed, None)] = Field(
+    secrets: Annotated[list[VariableName], ShortForm(listed, None)] = Field(
         default_factory=list,
         description="Secrets of the job that the build may mount: RUN --mount=type=secret,id=NAME.",
     )
@@ -99,7 +99,7 @@ class ImageFields(Model):
     platform: Platform | None = optional("The image's platform, such as linux/arm64.")
 
 
-Image = Annotated[ImageFields, Form(named("name"), LINE)]
+Image = Annotated[ImageFields, ShortForm(named("name"), LINE)]
 
 
 class Ready(Model):
@@ -126,7 +126,7 @@ class Ready(Model):
 class Service(Model):
     name: Line = Field(description="The service's name; it is the image too if `image` is not given.")
     image: Image | None = optional("The service's image.")
-    alias: Annotated[list[HostName], Form(listed, None)] | None = optional(
+    alias: Annotated[list[HostName], ShortForm(listed, None)] | None = optional(
         "The host names under which steps reach the service."
     )
     variables: Variables = Field(default_factory=dict, description="Environment variables of the service.")
@@ -162,7 +162,7 @@ def _cache_key(value: Any) -> Any:
 
 class CacheFields(Model):
     paths: Paths = Field(description="What to keep: paths or globs inside the project.", min_length=1)
-    key: Annotated[CacheKeyFields, Form(_cache_key, FILLED)] = Field(
+    key: Annotated[CacheKeyFields, ShortForm(_cache_key, FILLED)] = Field(
         default_factory=lambda: _cache_key("default"),
         description="The cache's key: text (variables allowed), or {files, prefix}.",
     )
@@ -214,7 +214,7 @@ _GLOBS: dict[str, Any] = {"anyOf": [LINE, {"type": "array", "items": LINE, "minI
 
 class RuleFields(Model):
     if_: Condition | None = Field(default=None, alias="if", description="A condition on variables.")
-    changes: Annotated[ChangesFields, Form(_paths, _GLOBS)] | None = optional("True when a changed file matches.")
+    changes: Annotated[ChangesFields, ShortForm(_paths, _GLOBS)] | None = optional("True when a changed file matches.")
     exists: Lines | None = optional("True when a file matches one of these globs.")
     variables: Variables = Field(default_factory=dict, description="Variables that hold when this rule matches.")
 
@@ -234,7 +234,7 @@ def _allow_failure(value: Any) -> Any:
     return AllowFailureFields.model_construct(exit_codes=None if value else []) if isinstance(value, bool) else value
 
 
-AllowFailure = Annotated[AllowFailureFields, Form(_allow_failure, {"type": "boolean"})]
+AllowFailure = Annotated[AllowFailureFields, ShortForm(_allow_failure, {"type": "boolean"})]
 
 
 class Rule(RuleFields):
@@ -251,13 +251,13 @@ class NeedFields(Model):
     )
 
 
-Need = Annotated[NeedFields, Form(named("job"), LINE)]
+Need = Annotated[NeedFields, ShortForm(named("job"), LINE)]
 RetryReason = Literal["always", "script_failure", "provider_failure", "timeout"]
 
 
 class RetryFields(Model):
     max: Annotated[int, Field(ge=0, le=10)] = Field(default=1, description="How often to try again.")
-    when: Annotated[list[RetryReason], Form(listed, None)] = Field(
+    when: Annotated[list[RetryReason], ShortForm(listed, None)] = Field(
         default_factory=lambda: list[RetryReason](["always"]), description="What to try again after.", min_length=1
     )
     exit_codes: ExitCodes = Field(default_factory=list, description="Try again only after these exit codes.")
@@ -270,8 +270,8 @@ def _retry(value: Any) -> Any:
     return {"max": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Retry = Annotated[RetryFields, Form(_retry, {"type": "integer", "minimum": 0, "maximum": 10})]
-MatrixValues = Annotated[list[Text], Form(listed, None), Field(min_length=1)]
+Retry = Annotated[RetryFields, ShortForm(_retry, {"type": "integer", "minimum": 0, "maximum": 10})]
+MatrixValues = Annotated[list[Text], ShortForm(listed, None), Field(min_length=1)]
 
 
 class ParallelFields(Model):
@@ -299,7 +299,9 @@ def _parallel(value: Any) -> Any:
     return {"count": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Parallel = Annotated[ParallelFields, Form(_parallel, {"type": "integer", "minimum": 1, "maximum": MAX_COMBINATIONS})]
+Parallel = Annotated[
+    ParallelFields, ShortForm(_parallel, {"type": "integer", "minimum": 1, "maximum": MAX_COMBINATIONS})
+]
 
 
 class UlimitFields(Model):
@@ -317,7 +319,7 @@ def _ulimit(value: Any) -> Any:
     return {"soft": value, "hard": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Ulimit = Annotated[UlimitFields, Form(_ulimit, {"type": "integer"})]
+Ulimit = Annotated[UlimitFields, ShortForm(_ulimit, {"type": "integer"})]
 
 
 class Resources(Model):
@@ -342,7 +344,7 @@ class NetworkFields(Model):
     )
 
 
-Network = Annotated[NetworkFields, Form(named("mode"), {"type": "string", "pattern": NETWORK})]
+Network = Annotated[NetworkFields, ShortForm(named("mode"), {"type": "string", "pattern": NETWORK})]
 
 
 class Common(Model):
@@ -358,10 +360,10 @@ class Common(Model):
     merge_output: bool | None = optional("Record stdout and stderr of each step as one stream, in exact order.")
     variables: Variables | None = optional("Environment variables; values are text.")
     secrets: dict[VariableName, Secret] | None = optional("Secrets, by the variable that hands them over.")
-    services: list[Annotated[Service, Form(named("name"), LINE)]] | None = optional(
+    services: list[Annotated[Service, ShortForm(named("name"), LINE)]] | None = optional(
         "Containers that run beside the job."
     )
-    cache: Annotated[list[CacheFields], Form(listed, None)] | None = optional("Folders kept between runs.")
+    cache: Annotated[list[CacheFields], ShortForm(listed, None)] | None = optional("Folders kept between runs.")
     artifacts: ArtifactsFields | None = optional("Files to keep and to hand to later jobs.")
     allow_failure: AllowFailure | None = optional("Whether the pipeline goes on when the job fails.")
     retry: Retry | None = optional("Try again after a failure.")
@@ -383,7 +385,7 @@ class Job(Common):
     extends: Lines | None = optional("Templates or jobs to start from; later ones win.")
     stage: Annotated[str, Field(pattern=STAGE)] | None = optional("The job's stage; one of `stages`.")
     script: Scripts | None = Field(default=None, description="The job's steps, each a shell script.", min_length=1)
-    needs: Annotated[list[Need], Form(listed, None)] | None = optional(
+    needs: Annotated[list[Need], ShortForm(listed, None)] | None = optional(
         "Jobs to wait for, instead of the stages before."
     )
     rules: list[Rule] | None = optional("Whether and how the job runs; the first rule that matches counts.")
@@ -410,7 +412,7 @@ class Root(Model):
         default_factory=dict, description="Environment variables of every job; values are text."
     )
     default: Common | None = optional("Keys for every job; a job's own value wins.")
-    include: Annotated[list[Include], Form(listed, None)] = Field(
+    include: Annotated[list[Include], ShortForm(listed, None)] = Field(
         default_factory=list, description="Files with templates and jobs."
     )
     workflow: WorkflowSettings | None = optional("Rules for the workflow as a whole.")
@@ -424,7 +426,9 @@ class Included(Model):
         default_factory=dict, description="Environment variables of every job; the main file wins."
     )
     default: Common | None = optional("Keys for every job; the main file wins.")
-    include: Annotated[list[Include], Form(listed, None)] = Field(default_factory=list, description="Further files.")
+    include: Annotated[list[Include], ShortForm(listed, None)] = Field(
+        default_factory=list, description="Further files."
+    )
 
 
 JOB_KEYS = tuple(Job.model_fields)

@@ -31,7 +31,7 @@ ULIMITS = (
 MAX_ID = 2**31 - 1
 
 
-class Form(Struct, frozen=True, eq=False):
+class ShortForm(Struct, frozen=True, eq=False):
     """A short form of a value: `expand` converts it to the full form and returns other values unchanged."""
 
     expand: Callable[[Any], Any]
@@ -308,14 +308,14 @@ User = Annotated[str, Parsed(_user, _matching(_USER))]
 Platform = Annotated[str, Parsed(_platform, _matching(_PLATFORM))]
 RegularExpression = Annotated[str, Parsed(_pattern, _TEXT)]
 Device = Annotated[str, Parsed(_device, _matching(f"^({_DEVICE})$"))]
-Lines = Annotated[list[Line], Form(listed, None)]
-TmpfsMounts = Annotated[list[Tmpfs], Form(listed, None)]
-Devices = Annotated[list[Device], Form(listed, None)]
-Paths = Annotated[list[RelativePath], Form(listed, None)]
-Scripts = Annotated[list[Script], Form(listed, None)]
-Arguments = Annotated[list[Text], Form(listed, None)]
+Lines = Annotated[list[Line], ShortForm(listed, None)]
+TmpfsMounts = Annotated[list[Tmpfs], ShortForm(listed, None)]
+Devices = Annotated[list[Device], ShortForm(listed, None)]
+Paths = Annotated[list[RelativePath], ShortForm(listed, None)]
+Scripts = Annotated[list[Script], ShortForm(listed, None)]
+Arguments = Annotated[list[Text], ShortForm(listed, None)]
 ExitCode = Annotated[int, Field(ge=0, le=255)]
-ExitCodes = Annotated[list[ExitCode], Form(numbers, None)]
+ExitCodes = Annotated[list[ExitCode], ShortForm(numbers, None)]
 VariableName = Annotated[str, Field(pattern=VARIABLE)]
 Variables = dict[VariableName, Text]
 PullPolicy = Literal["always", "missing", "never"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from loom.cancel import Cancel
 from loom.plan.model import PROJECT_DIR, MountMode
-from loom.providers.base import Capabilities, Change, Command, SessionFacts, SessionRequest, Setup
+from loom.providers.base import Capabilities, Command, SessionFacts, SessionRequest, Setup, ViewChange
 from loom.status import Exit, OnOutput
 
 
@@ -70,5 +70,5 @@ class NullSession:
     def put_archive(self, archive: Iterable[bytes]) -> None:
         """Nothing is kept."""
 
-    def changes(self) -> Sequence[Change] | None:
+    def changes(self) -> Sequence[ViewChange] | None:
         return None

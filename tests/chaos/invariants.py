@@ -77,7 +77,7 @@ def _receipt(trial: Trial, loom: Loom, path: Path) -> None:
     if loom.code is not None and loom.code >= 0 and receipt["exit_code"] != loom.code:
         trial.found(f"the receipt says {receipt['exit_code']}, loom ended with {loom.code}\n{loom.text[-1500:]}")
     if not 0 <= receipt["duration_ms"] < 300_000:
-        trial.found(f"the run is said to have taken {receipt['duration_ms']} ms")
+        trial.found(f"the receipt gives a duration of {receipt['duration_ms']} ms")
     if receipt["exit_code"] not in {0, *INTERRUPTS} and not receipt.get("error"):
         trial.found(f"the receipt has no reason: {receipt}")
     if receipt["exit_code"] == 3 and receipt.get("error_code") not in CODES:
@@ -119,7 +119,7 @@ def _runs(trial: Trial) -> list[dict[str, Any]]:
 def _record(trial: Trial, run: Mapping[str, Any]) -> None:
     run_id, status = run["run_id"], run["status"]
     if status == "running":
-        trial.found(f"run {run_id} is said to be running")
+        trial.found(f"run {run_id} is shown as running")
     for arguments in (("show", run_id), ("diagnose", run_id), ("logs", run_id)):
         ran = trial.loom(*arguments)
         text = ran.out + ran.err

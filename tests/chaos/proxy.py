@@ -1,4 +1,4 @@
-"""A proxy in front of an engine's socket: it counts requests, and disturbs the ones it is told to."""
+"""A proxy in front of an engine's socket: it counts requests, and disturbs the chosen ones."""
 
 from __future__ import annotations
 

@@ -371,7 +371,7 @@ def test_kept_services_go_on_running(bench: Bench) -> None:
         assert len(kept) == 2
         assert bench.client.containers.get(network.services[0].container_id).status == "running"
         time.sleep(0.5)
-        assert bench.said == said, "nothing is said any more"
+        assert bench.said == said, "no further message"
     finally:
         bench.client.containers.get(network.services[0].container_id).remove(force=True)
         bench.client.networks.get(network.network_id).remove()

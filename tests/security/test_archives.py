@@ -27,7 +27,7 @@ from loom.providers.files import unpack_file
 from loom.secrets.masking import Masker
 from loom.storage import artifacts, unpacking
 from loom.storage.cache import Cache
-from loom.storage.selection import Selection
+from loom.storage.selection import PathSelection
 from loom.storage.workspace import DirectoryView, TarView
 
 from ..unit.views import TarSession
@@ -204,8 +204,8 @@ def test_a_link_may_point_anywhere_and_is_followed_by_nobody(place: Path, way: s
     assert [(entry.kind, content) for entry, content in found if entry.path == "deps/python"] == [("link", None)]
 
 
-def selected(*paths: str) -> Selection:
-    return Selection(paths)
+def selected(*paths: str) -> PathSelection:
+    return PathSelection(paths)
 
 
 @pytest.mark.parametrize("way", ["artifact", "cache"])

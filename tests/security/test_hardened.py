@@ -16,7 +16,7 @@ import pytest
 from loom import config, workflow
 from loom.errors import WorkflowError
 from loom.plan import model
-from loom.plan.model import ResolveContext, Selection
+from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.resolve import resolve
 
 from .conftest import Victim, victim_in
@@ -35,7 +35,7 @@ def planned(tmp_path: Path, job: str, **settings: Any) -> model.Job:
     path.write_text(f"version: v1\nstages: [s]\na:\n  stage: s\n  script: [x]\n{job}")
     held = config.load(root=None, environ={"LOOM_HARDENED": "1"}, flags=settings)
     return resolve(
-        workflow.load(path, tmp_path), Selection(container=held.container), ResolveContext(config=held)
+        workflow.load(path, tmp_path), JobSelection(container=held.container), ResolveContext(config=held)
     ).jobs[0]
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from loom.commands.trust_store import Trust
 from loom.plan import model, permissions
-from loom.plan.permissions import Around, Request
+from loom.plan.permissions import Around, PermissionRequest
 from loom.pools import Pool, Toleration
 from loom.workflow import models
 
@@ -324,7 +324,7 @@ def test_decisions_are_the_users_alone(victim: Victim) -> None:
     (kept,) = (victim.state / "trust").iterdir()
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
-    request = Request(kind="secret", job="hello", subject="env://TOKEN", gives="")
+    request = PermissionRequest(kind="secret", job="hello", subject="env://TOKEN", gives="")
 
     def holds() -> bool:
         return Trust(victim.state, victim.root, os.environ).holds(request)
@@ -394,7 +394,7 @@ def test_a_workspace_has_the_trust_of_its_checkout_by_the_record_alone(victim: V
     copy = Victim(root=tmp_path / workspace.root.name, home=victim.home)
     subprocess.run(["cp", "-a", str(workspace.root), str(copy.root)], check=True)
     assert listed(copy) == {"env://TOKEN": False}
-    # A repository that a job put into the workspace is none of the checkout's.
+    # A repository that a job put into the workspace does not belong to the checkout.
     inner = Victim(root=workspace.root / "cloned", home=victim.home)
     subprocess.run(["git", "clone", "-q", str(victim.root), str(inner.root)], check=True)
     assert listed(inner) == {"env://TOKEN": False}
@@ -432,7 +432,9 @@ def test_copies_of_a_matrix_ask_once_and_a_service_or_a_build_asks_for_its_job()
 
 def test_a_request_is_its_kind_its_job_and_its_subject() -> None:
     def identity(**changes: str) -> str:
-        return Request(**{"kind": "secret", "subject": "env://A", "gives": "x", "job": "j", "place": "p", **changes}).id
+        return PermissionRequest(
+            **{"kind": "secret", "subject": "env://A", "gives": "x", "job": "j", "place": "p", **changes}
+        ).id
 
     assert identity() == identity(place="q", gives="y")
     assert len({identity(), identity(kind="k"), identity(job="i"), identity(subject="env://B")}) == 4
@@ -441,11 +443,11 @@ def test_a_request_is_its_kind_its_job_and_its_subject() -> None:
 def test_trust_survives_what_it_did_not_write(tmp_path: Path) -> None:
     root = tmp_path / "repo"
     root.mkdir()
-    request = Request(kind="secret", subject="env://A", gives="x", job="j")
+    request = PermissionRequest(kind="secret", subject="env://A", gives="x", job="j")
     trust = Trust(tmp_path / "state", root, {"PATH": os.environ["PATH"]})
     trust.allow([request])
     assert Trust(tmp_path / "state", root, {"PATH": os.environ["PATH"]}).holds(request)
-    trust.allow([Request(kind="secret", subject="env://B", gives="x", job="j")])
+    trust.allow([PermissionRequest(kind="secret", subject="env://B", gives="x", job="j")])
     assert Trust(tmp_path / "state", root, {"PATH": os.environ["PATH"]}).holds(request)
     assert trust.revoke() == 2
     assert not Trust(tmp_path / "state", root, {"PATH": os.environ["PATH"]}).holds(request)

@@ -1,6 +1,8 @@
 """What exists once: a second way to do it is found here before it is read by anybody."""
 
+import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,19 @@ ROOT = Path(__file__).parents[2] / "loom"
 def test_only_one_place_does_it(pattern: str, only_in: set[str]) -> None:
     found = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if re.search(pattern, path.read_text())}
     assert found == only_in
+
+
+DIALECTS = {"Entry", "Examined", "Shapes", "Variable"}
+"""The same thing of two languages of workflow files."""
+WRITTEN_AND_PLANNED = {"Build", "Cache", "Job", "Ready", "Resources", "Rule", "Service"}
+"""A part of a workflow, as a person wrote it and as it will run."""
+
+
+def test_a_public_class_name_means_one_thing() -> None:
+    found = Counter(
+        node.name
+        for path in ROOT.rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert {name for name, count in found.items() if count > 1} <= DIALECTS | WRITTEN_AND_PLANNED

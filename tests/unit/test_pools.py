@@ -9,7 +9,7 @@ import pytest
 from loom import config
 from loom.config import Config
 from loom.errors import RequestError, WorkflowError
-from loom.plan.model import Plan, ResolveContext, Selection
+from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import resolve
 from loom.pools import Pool, Toleration, named
 from loom.workflow import load
@@ -48,7 +48,7 @@ def configured(tmp_path: Path, text: str, **flags: object) -> Config:
 def planned(tmp_path: Path, jobs: str, settings: Config) -> Plan:
     path = tmp_path / "workflow.yml"
     path.write_text(jobs)
-    selection = Selection(container=True, on=settings.on)
+    selection = JobSelection(container=True, on=settings.on)
     return resolve(load(path, tmp_path), selection, ResolveContext(config=settings))
 
 

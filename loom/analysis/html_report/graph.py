@@ -15,7 +15,7 @@ _GUTTER, _ROW, _TOP, _LANE = 84, 42, 30, 9
 _UNFINISHED = "unfinished"
 
 
-class Node(Struct, frozen=True, kw_only=True):
+class JobBox(Struct, frozen=True, kw_only=True):
     """The box of a job, or of all jobs of one matrix. `x` and `y` are its upper left corner."""
 
     name: str
@@ -39,7 +39,7 @@ class Edge(Struct, frozen=True, kw_only=True):
     kind: Literal["need", "stage"]
 
 
-class Stage(Struct, frozen=True, kw_only=True):
+class StageColumn(Struct, frozen=True, kw_only=True):
     name: str
     x: int
     width: int
@@ -50,9 +50,9 @@ class Graph(Struct, frozen=True, kw_only=True):
     height: int
     boxes: int
     """The height without the lanes below the boxes."""
-    nodes: list[Node]
+    nodes: list[JobBox]
     edges: list[Edge]
-    stages: list[Stage]
+    stages: list[StageColumn]
 
 
 class _Group(Struct, kw_only=True):
@@ -80,7 +80,7 @@ def graph(stages: Sequence[str], jobs: Iterable[JobState]) -> Graph:
     for stage in used:
         for depth in sorted({group.depth for group in groups.values() if group.stage == stage}):
             columns[stage, depth] = len(columns)
-    nodes: dict[str, Node] = {}
+    nodes: dict[str, JobBox] = {}
     rows = [0] * len(columns)
     for key, group in groups.items():
         column = columns[group.stage, group.depth]
@@ -127,13 +127,13 @@ def _deepen(group: _Group, groups: Mapping[str, _Group]) -> bool:
     return moved
 
 
-def _node(group: _Group, column: int, row: int) -> Node:
+def _node(group: _Group, column: int, row: int) -> JobBox:
     statuses = [str(job.status or _UNFINISHED) for job in group.jobs]
     bad = [job for job in group.jobs if job.status is None or not job.status.ok]
     counts = {status: statuses.count(status) for status in sorted(set(statuses))}
     known = [job.status for job in group.jobs if job.status is not None]
     single = len(group.jobs) == 1
-    return Node(
+    return JobBox(
         name=group.jobs[0].id if single else str(group.jobs[0].planned.get("name", group.jobs[0].id)),
         jobs=[job.id for job in group.jobs],
         target=(bad or group.jobs)[0].id,
@@ -144,20 +144,20 @@ def _node(group: _Group, column: int, row: int) -> Node:
     )
 
 
-def _stage(name: str, columns: Sequence[int]) -> Stage:
+def _stage(name: str, columns: Sequence[int]) -> StageColumn:
     first, last = min(columns), max(columns)
     step = BOX_WIDTH + _GUTTER
-    return Stage(name=name, x=first * step, width=(last - first) * step + BOX_WIDTH)
+    return StageColumn(name=name, x=first * step, width=(last - first) * step + BOX_WIDTH)
 
 
 def _edges(
-    groups: Mapping[str, _Group], nodes: Mapping[str, Node], stages: Sequence[str], bottom: int
+    groups: Mapping[str, _Group], nodes: Mapping[str, JobBox], stages: Sequence[str], bottom: int
 ) -> tuple[list[Edge], int]:
     """Lines from needs to jobs; returns also how many lanes below the boxes they use.
 
     Jobs of one column that wait for the same ones share a knot, so that n jobs after m others are n + m lines.
     """
-    bundles: dict[tuple[frozenset[str], int, str], list[Node]] = {}
+    bundles: dict[tuple[frozenset[str], int, str], list[JobBox]] = {}
     for key, group in groups.items():
         needs, kind = group.needs, "need"
         if needs is None:
@@ -189,7 +189,7 @@ def _last_of(stage: str | None, groups: Mapping[str, _Group]) -> frozenset[str]:
     return frozenset(inside).difference(*(group.needs or () for group in inside.values()))
 
 
-def _right(node: Node) -> tuple[int, int]:
+def _right(node: JobBox) -> tuple[int, int]:
     return node.x + BOX_WIDTH, node.y + BOX_HEIGHT // 2
 
 
@@ -199,7 +199,7 @@ def _curve(start: tuple[int, int], end: tuple[int, int]) -> str:
     return f"M{x1},{y1} C{middle},{y1} {middle},{y2} {x2},{y2}"
 
 
-def _around(sources: Iterable[Node], knot: tuple[int, int], lane: int) -> list[str]:
+def _around(sources: Iterable[JobBox], knot: tuple[int, int], lane: int) -> list[str]:
     """From boxes that are not in the column before the knot: down their gutter, along a lane below all boxes, up again."""
     return [
         f"M{x},{y} h10 q6,0 6,6 V{lane - 6} q0,6 6,6 H{knot[0] - 6} q6,0 6,-6 V{knot[1]}"

@@ -37,7 +37,7 @@ class Piece(Struct, frozen=True, kw_only=True):
     """Consecutive lines. `data` is base64 of zlib's format, a line for each line: `STREAM MILLISECONDS tab TEXT`.
 
     STREAM is `1` or `2`; MILLISECONDS have passed since the line before, or for the first since the log began, and are left
-    out if there are none. TEXT holds no control but tab and colour sequences.
+    out without any. TEXT holds no control but tab and colour sequences.
     """
 
     first: int
@@ -77,7 +77,7 @@ def numbered(lines: Sequence[str], log: Log) -> list[int | None]:
     return found[::-1]
 
 
-class Share:
+class ReadBudget:
     """How much may still be read for one page."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class Share:
 
 def read_log(
     path: Path,
-    share: Share,
+    share: ReadBudget,
     *,
     began: str,
     total: int | None,

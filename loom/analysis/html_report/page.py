@@ -15,7 +15,7 @@ from msgspec import Struct
 from loom.analysis.diagnosis import Diagnosis, failing_tests_total
 from loom.analysis.evidence import diagnosis_of
 from loom.analysis.html_report.graph import graph
-from loom.analysis.html_report.logs import Log, Share, key_of, numbered, read_log
+from loom.analysis.html_report.logs import Log, ReadBudget, key_of, numbered, read_log
 from loom.analysis.html_report.timeline import Bar, Scale, bars, scale, ticks
 from loom.record.extent import extent_text, recorded_extent
 from loom.record.fold import JobState, RunFold, Span
@@ -66,7 +66,7 @@ class LogView(Struct, frozen=True, kw_only=True):
     logs_command: str
 
 
-class Attempt(Struct, frozen=True, kw_only=True):
+class AttemptTab(Struct, frozen=True, kw_only=True):
     number: int
     status: str
     logs: list[LogView]
@@ -81,7 +81,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     note: str
     facts: list[tuple[str, str]]
     bars: list[Bar]
-    attempts: list[Attempt]
+    attempts: list[AttemptTab]
     tests: list[dict[str, Any]]
     open: bool
 
@@ -150,7 +150,7 @@ def values(reading: Reading) -> dict[str, Any]:
     if first.job_id is not None:
         diagnoses.setdefault(first.job_id, first)
     whole = scale(fold.spans)
-    share = Share()
+    share = ReadBudget()
     order = sorted(fold.jobs.values(), key=lambda job: job.id not in diagnoses)  # their logs are the ones to have whole
     views = {
         job.id: _job(reading, job, diagnoses.get(job.id), share, whole, first=job.id == first.job_id) for job in order
@@ -259,7 +259,7 @@ def _failure(job: JobView, diagnosis: Diagnosis | None) -> FailedJob:
 
 
 def _job(
-    reading: Reading, job: JobState, diagnosis: Diagnosis | None, share: Share, whole: Scale, *, first: bool
+    reading: Reading, job: JobState, diagnosis: Diagnosis | None, share: ReadBudget, whole: Scale, *, first: bool
 ) -> JobView:
     result = job.result
     by_attempt: dict[int, list[LogView]] = {}
@@ -275,7 +275,7 @@ def _job(
         facts=list(_job_facts(job)),
         bars=list(bars(job, whole)),
         attempts=[
-            Attempt(number=number, status=_attempt_status(job, number), logs=logs)
+            AttemptTab(number=number, status=_attempt_status(job, number), logs=logs)
             for number, logs in sorted(by_attempt.items())
         ],
         tests=job.lists.get("failing_test", []),
@@ -307,7 +307,7 @@ def _job_facts(job: JobState) -> Iterator[tuple[str, str]]:
     return ((name, value) for name, value in facts if value)
 
 
-def _log(reading: Reading, unit: Unit, job: JobState, diagnosis: Diagnosis | None, share: Share) -> LogView:
+def _log(reading: Reading, unit: Unit, job: JobState, diagnosis: Diagnosis | None, share: ReadBudget) -> LogView:
     span = job.steps[unit.attempt, unit.name] if unit.step is not None else job.sections[unit.name]
     last = unit.step is None or unit.attempt == job.attempts
     blamed = diagnosis is not None and last and unit.name == (diagnosis.step or diagnosis.section)

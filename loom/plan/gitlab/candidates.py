@@ -12,7 +12,7 @@ from loom.workflow.gitlab import needs, rules, yaml
 from loom.workflow.gitlab.parallel import Instance, instances
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.predefined import for_job, of_environment, url_of_environment
-from loom.workflow.gitlab.rules import Decision
+from loom.workflow.gitlab.rules import RulesResult
 from loom.workflow.gitlab.variables import Scope, Variable, expand, layers, read, text_of
 from loom.workflow.messages import Problems
 
@@ -24,7 +24,7 @@ class JobCandidate(Candidate, kw_only=True):
 
     entry: Entry
     instance: Instance
-    decided: Decision
+    decided: RulesResult
     scope: Scope
     """Its variables, without those of the matching rule."""
 
@@ -32,7 +32,7 @@ class JobCandidate(Candidate, kw_only=True):
 class Candidates:
     """Evaluate every rule once. `problems` are those of conditions and needs."""
 
-    def __init__(self, pipeline: Pipeline, selection: p.Selection, context: p.ResolveContext) -> None:
+    def __init__(self, pipeline: Pipeline, selection: p.JobSelection, context: p.ResolveContext) -> None:
         self.pipeline = pipeline
         self.selection = selection
         self.context = context
@@ -145,7 +145,7 @@ class Candidates:
             if isinstance(job.value, str):
                 yield job.value
 
-    def candidate(self, entry: Entry, instance: Instance, decided: Decision | None = None) -> JobCandidate:
+    def candidate(self, entry: Entry, instance: Instance, decided: RulesResult | None = None) -> JobCandidate:
         """`decided`: instead of what the rules say."""
         scope = self.scope(entry, instance)
         if decided is None:
@@ -173,7 +173,7 @@ class Candidates:
         )
 
 
-def _decision(decided: Decision, outside: str) -> RuleDecision:
+def _decision(decided: RulesResult, outside: str) -> RuleDecision:
     """A manual job is part of the plan: the run asks, or leaves it."""
     runs = (decided.runs or decided.when == "manual") and not outside
     return RuleDecision(

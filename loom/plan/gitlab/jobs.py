@@ -47,7 +47,7 @@ _When = Literal["on_success", "on_failure", "always", "manual"]
 _WHEN: Mapping[str, _When] = {"on_failure": "on_failure", "always": "always", "manual": "manual"}
 
 
-class Builder:
+class GitLabJobBuilder:
     """`problems` are errors in values, warnings of refused jobs, and notices of what is left out."""
 
     def __init__(self, candidates: Candidates, context: p.ResolveContext, known: Mapping[str, JobCandidate]) -> None:
@@ -325,7 +325,7 @@ def _inputs(trigger: Node) -> Iterator[tuple[str, Node]]:
 class _Texts:
     """The variables of one job, and texts that contain them. A name without a value is empty, as in GitLab."""
 
-    def __init__(self, builder: Builder, candidate: JobCandidate) -> None:
+    def __init__(self, builder: GitLabJobBuilder, candidate: JobCandidate) -> None:
         self.builder = builder
         self.candidate = candidate
         candidates, rule = builder.candidates, candidate.decided.variables
@@ -449,7 +449,7 @@ def _words(node: Node | None) -> tuple[str, ...] | None:
 
 
 def _entrypoint(node: Node | None) -> tuple[str, ...] | None:
-    """`[""]` is none."""
+    """`[""]` means that there are no commands."""
     words = tuple(word for word in _words(node) or () if word)
     return words or None
 

@@ -6,16 +6,16 @@ from loom.config import Config
 from loom.errors import Problem, WorkflowError
 from loom.plan import model as p
 from loom.plan.gitlab.candidates import Candidates
-from loom.plan.gitlab.jobs import Builder
+from loom.plan.gitlab.jobs import GitLabJobBuilder
 from loom.plan.selection import Choice
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.workflow.gitlab import needs, parallel, rules, variables, yaml
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
-from loom.workflow.gitlab.rules import Decision
+from loom.workflow.gitlab.rules import RulesResult
 from loom.workflow.messages import Problems
 
 
-def resolve(pipeline: Pipeline, selection: p.Selection, context: p.ResolveContext) -> p.Plan:
+def resolve(pipeline: Pipeline, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan:
     """As `plan.resolve.resolve`."""
     choice = Choice(pipeline.stages, selection, yaml.CODE)
     choice.check_variables()
@@ -23,7 +23,7 @@ def resolve(pipeline: Pipeline, selection: p.Selection, context: p.ResolveContex
     found = candidates.all()
     candidates.check_needs(found)
     jobs = choice.connect(found, choice.select(found))
-    builder = Builder(candidates, context, {one.id: one for one in found})
+    builder = GitLabJobBuilder(candidates, context, {one.id: one for one in found})
     built = tuple(builder.job(candidate) for candidate in jobs)
     named = choice.named(jobs) if len(builder.refused) < len(jobs) else builder.refused.keys()
     refused = [problem for job_id in named for problem in builder.refused.get(job_id, ())]
@@ -45,13 +45,13 @@ def rehearse(pipeline: Pipeline, config: Config | None = None) -> tuple[list[Pro
     """Build every job regardless of its rules; return the problems that any plan of this pipeline would have."""
     placeholders = dict.fromkeys(KNOWN_TO_PLANS, "x")
     context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")
-    candidates = Candidates(pipeline, p.Selection(), context)
+    candidates = Candidates(pipeline, p.JobSelection(), context)
     found = [
-        candidates.candidate(entry, instance, Decision(when="on_success", runs=True))
+        candidates.candidate(entry, instance, RulesResult(when="on_success", runs=True))
         for name, entry in pipeline.jobs.items()
         for instance in candidates.instances[name]
     ]
-    builder = Builder(candidates, context, {one.id: one for one in found})
+    builder = GitLabJobBuilder(candidates, context, {one.id: one for one in found})
     jobs = [(candidate.entry, builder.job(candidate)) for candidate in found]
     problems = [*_checked(pipeline), *candidates.problems.found, *builder.problems]
     return list(dict.fromkeys(problems)), jobs

@@ -12,7 +12,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.reference import Reference, normal_platform, parse_reference
 from loom.plan import model
-from loom.plan.image_lock import Facts, ImageLock, ImageUse, Locked, LockVerdict, shown, verdict
+from loom.plan.image_lock import ImageDigests, ImageLock, ImageUse, Locked, LockVerdict, shown, verdict
 from loom.providers.docker.build_inputs import bases_for
 from loom.providers.docker.images import Images, ResolvedImage
 from loom.providers.docker.long_calls import say
@@ -52,7 +52,7 @@ class Verified(Struct, frozen=True, kw_only=True):
     platform: str
     verdict: LockVerdict
     reason: str
-    facts: Facts
+    facts: ImageDigests
 
 
 class Inventory:
@@ -207,7 +207,7 @@ class Inventory:
         except ImageError as error:
             gone = error.code == "IMAGE_NOT_FOUND"
             trouble = error.message
-        facts = Facts(
+        facts = ImageDigests(
             local_digest=local.digest if local is not None else "",
             local_id=local.image_id if local is not None else "",
             served=served,

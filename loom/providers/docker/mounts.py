@@ -18,7 +18,7 @@ from loom.cancel import Cancel
 from loom.errors import ProviderError
 from loom.plan.model import MountMode
 from loom.providers import labels
-from loom.providers.base import Change, SessionRequest
+from loom.providers.base import SessionRequest, ViewChange
 from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.cleanup import remove_volume
 from loom.providers.docker.errors import translated
@@ -72,7 +72,7 @@ class Mount(Protocol):
 
     def put_archive(self, archive: Iterable[bytes]) -> None: ...
 
-    def changes(self, as_root: AsRoot) -> Sequence[Change] | None: ...
+    def changes(self, as_root: AsRoot) -> Sequence[ViewChange] | None: ...
 
     def size(self) -> int:
         """Return the bytes that the view takes and that go with the container; 0 for files of this machine."""
@@ -160,7 +160,7 @@ class BindMount:
     def put_archive(self, archive: Iterable[bytes]) -> None:
         unpack(archive, self._workspace)
 
-    def changes(self, as_root: AsRoot) -> Sequence[Change] | None:
+    def changes(self, as_root: AsRoot) -> Sequence[ViewChange] | None:
         return None
 
     def size(self) -> int:
@@ -353,7 +353,7 @@ class OverlayMount(_EngineVolume):
                 return None
             raise
 
-    def changes(self, as_root: AsRoot) -> Sequence[Change] | None:
+    def changes(self, as_root: AsRoot) -> Sequence[ViewChange] | None:
         self.chown_back(as_root)  # otherwise the job's private directories are inaccessible
         return sorted(differences(self._request.workspace, self._upper), key=lambda change: change.path)
 
@@ -424,7 +424,7 @@ class VolumeMount(_EngineVolume):
         sizes = {volume["Name"]: (volume.get("UsageData") or {}).get("Size") for volume in used.get("Volumes") or ()}
         return max(0, sizes.get(self._name) or 0)  # -1: unknown
 
-    def changes(self, as_root: AsRoot) -> Sequence[Change] | None:
+    def changes(self, as_root: AsRoot) -> Sequence[ViewChange] | None:
         return None
 
 

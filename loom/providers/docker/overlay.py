@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loom.providers.base import Change
+from loom.providers.base import ViewChange
 from loom.providers.docker.ownership import Owner
 from loom.util.file_systems import file_system_of
 
@@ -54,7 +54,7 @@ def foreign_paths(upper: Path, me: Owner) -> Iterator[str]:
                 yield path.relative_to(upper).as_posix()
 
 
-def differences(lower: Path, upper: Path) -> Iterator[Change]:
+def differences(lower: Path, upper: Path) -> Iterator[ViewChange]:
     """Yield an upper layer's changes except `.git`: files and links, and empty directories."""
     pending: list[tuple[str, str | None, bool]] = [("", "", False)]
     while pending:
@@ -82,7 +82,7 @@ def _difference(
     below: str | None,
     moved: bool,
     pending: list[tuple[str, str | None, bool]],
-) -> Iterator[Change]:
+) -> Iterator[ViewChange]:
     """`below`: the lower layer's directory under this one, whether it was `moved` or not."""
     status = entry.stat(follow_symlinks=False)
     under = None if below is None else f"{below}/{entry.name}" if below else entry.name
@@ -91,14 +91,14 @@ def _difference(
         source = _redirect(Path(entry.path), below or "")
         pending.append((path, source or (under if before else None), moved or source is not None))
         if before is None and source is None and _is_empty(Path(entry.path)):
-            yield Change(path=path, kind="added")
+            yield ViewChange(path=path, kind="added")
     elif stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
         if not moved:
-            yield Change(path=path, kind="deleted")
+            yield ViewChange(path=path, kind="deleted")
     elif before is None or moved:
-        yield Change(path=path, kind="added")
+        yield ViewChange(path=path, kind="added")
     elif not _looks_the_same(status, before):
-        yield Change(path=path, kind="modified")
+        yield ViewChange(path=path, kind="modified")
 
 
 def _redirect(directory: Path, below: str) -> str | None:
@@ -109,7 +109,7 @@ def _redirect(directory: Path, below: str) -> str | None:
     return None
 
 
-def _moved_here(source: Path, path: str, changed: set[str]) -> Iterator[Change]:
+def _moved_here(source: Path, path: str, changed: set[str]) -> Iterator[ViewChange]:
     """Yield the unchanged files of a directory that was moved to `path`."""
     for directory, _, files in os.walk(source):
         relative = Path(directory).relative_to(source)
@@ -117,7 +117,7 @@ def _moved_here(source: Path, path: str, changed: set[str]) -> Iterator[Change]:
             continue
         for name in files:
             if relative.parts or name not in changed:
-                yield Change(path=(Path(path) / relative / name).as_posix(), kind="added")
+                yield ViewChange(path=(Path(path) / relative / name).as_posix(), kind="added")
 
 
 def _looks_the_same(one: os.stat_result, other: os.stat_result) -> bool:
@@ -149,10 +149,10 @@ def _is_opaque(directory: Path) -> bool:
     return False
 
 
-def _deleted_below(lower: Path, directory: str, kept: set[str]) -> Iterator[Change]:
+def _deleted_below(lower: Path, directory: str, kept: set[str]) -> Iterator[ViewChange]:
     try:
         names = os.listdir(lower / directory)  # noqa: PTH208
     except OSError:
         return  # a new directory
     for name in set(names) - kept:
-        yield Change(path=f"{directory}/{name}", kind="deleted")
+        yield ViewChange(path=f"{directory}/{name}", kind="deleted")

@@ -56,7 +56,7 @@ class RunningService(Struct, frozen=True, kw_only=True):
         return variables
 
 
-class Group(Struct, kw_only=True):
+class ServiceGroup(Struct, kw_only=True):
     """The shared settings of a job's services."""
 
     client: docker.DockerClient
@@ -83,7 +83,9 @@ class GaveUp(ServiceError):
 class ServiceContainer:
     """One service of a group. `start` returns when it is ready, or ended if it runs once."""
 
-    def __init__(self, group: Group, service: model.Service, container_name: str, secrets: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, group: ServiceGroup, service: model.Service, container_name: str, secrets: Mapping[str, bytes]
+    ) -> None:
         self._group = group
         self._api: Any = group.client.api
         self._service = service

@@ -28,7 +28,7 @@ from loom.providers.base import SecretValues
 from loom.providers.docker.cleanup import remove_container, remove_network
 from loom.providers.docker.errors import engine_errors, explanation
 from loom.providers.docker.images import Images, ResolvedImage
-from loom.providers.docker.service import GaveUp, Group, OnDied, RunningService, ServiceContainer
+from loom.providers.docker.service import GaveUp, OnDied, RunningService, ServiceContainer, ServiceGroup
 from loom.providers.labels import ROLE
 from loom.providers.service_output import Output
 from loom.status import OnOutput
@@ -86,7 +86,7 @@ def services(
     try:
         # The engine publishes no ports of an isolated network.
         network_id = _create_network(client, name, labels, isolated=isolated and not published)
-        group = Group(
+        group = ServiceGroup(
             client=client,
             network=name,
             images=images,
@@ -117,7 +117,7 @@ def services(
 
 
 def _containers(
-    group: Group, wanted: Sequence[model.Service], values: Sequence[Mapping[str, bytes]]
+    group: ServiceGroup, wanted: Sequence[model.Service], values: Sequence[Mapping[str, bytes]]
 ) -> list[ServiceContainer]:
     names = container_names([service.name for service in wanted])
     return [
@@ -127,7 +127,7 @@ def _containers(
 
 
 def _started(
-    group: Group, wanted: Sequence[model.Service], containers: Sequence[ServiceContainer]
+    group: ServiceGroup, wanted: Sequence[model.Service], containers: Sequence[ServiceContainer]
 ) -> tuple[RunningService, ...]:
     running: dict[int, RunningService] = {}
     for together in _groups(wanted):
@@ -136,7 +136,7 @@ def _started(
 
 
 def _start_together(
-    group: Group, together: Mapping[int, tuple[str, ServiceContainer]], running: dict[int, RunningService]
+    group: ServiceGroup, together: Mapping[int, tuple[str, ServiceContainer]], running: dict[int, RunningService]
 ) -> None:
     """All at once: a service may need another one to become ready."""
     failed: list[BaseException] = []
@@ -181,7 +181,7 @@ def _groups(wanted: Sequence[model.Service]) -> Iterator[list[int]]:
     yield group
 
 
-def _remove(group: Group, containers: Sequence[ServiceContainer], network_id: str) -> None:
+def _remove(group: ServiceGroup, containers: Sequence[ServiceContainer], network_id: str) -> None:
     """Never raises: failures are printed, and the labels lead the next clean-up to them."""
 
     def attempt(remove: Callable[[], None]) -> None:

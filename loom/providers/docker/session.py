@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
 from loom.providers import driver
-from loom.providers.base import COMMAND_USER, Change, Command, SessionFacts, SessionRequest
+from loom.providers.base import COMMAND_USER, Command, SessionFacts, SessionRequest, ViewChange
 from loom.providers.channel import Talk
 from loom.providers.docker import refusals
 from loom.providers.docker.as_root import RootShell
@@ -166,7 +166,7 @@ class DockerSession:
     def put_archive(self, archive: Iterable[bytes]) -> None:
         self._mount.put_archive(archive)
 
-    def changes(self) -> Sequence[Change] | None:
+    def changes(self) -> Sequence[ViewChange] | None:
         return self._mount.changes(self._as_root)
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> ContainerInside:

@@ -32,37 +32,37 @@ _NICE = ("events",)
 _PULL_S = 120.0
 
 
-class Finding(Struct, frozen=True, kw_only=True):
+class CheckResult(Struct, frozen=True, kw_only=True):
     state: Literal["ok", "warn", "bad"]
     name: str
     text: str
     advice: str | None = None
 
 
-def findings(pool: Pool, environ: Mapping[str, str], image: str) -> Iterator[Finding]:
+def findings(pool: Pool, environ: Mapping[str, str], image: str) -> Iterator[CheckResult]:
     """Look at the pool's cluster. Nothing stays in it."""
     cluster = Cluster.of(pool.context, environ).at(pool.namespace)
     try:
         cluster.call("looking for the cluster", "list_namespaced_pod", limit=1, patience_s=0.0)
-        yield Finding(state="ok", name="cluster", text=f"{cluster.host}, namespace {cluster.namespace}")
+        yield CheckResult(state="ok", name="cluster", text=f"{cluster.host}, namespace {cluster.namespace}")
         yield _verbs(cluster)
         yield _admission(cluster, pool, image)
         yield from _quotas(cluster)
         if pool.registry is not None:
             yield _registry(cluster, pool, environ)
     except LoomError as error:
-        yield Finding(state="bad", name="cluster", text=error.message, advice=error.hint)
+        yield CheckResult(state="bad", name="cluster", text=error.message, advice=error.hint)
     finally:
         cluster.close()
 
 
-def _verbs(cluster: Cluster) -> Finding:
+def _verbs(cluster: Cluster) -> CheckResult:
     missing = [(verb, *what) for verb, *what in VERBS if not cluster.may(verb, *what)]
     if not missing:
-        return Finding(state="ok", name="rights", text=f"each of the {len(VERBS)} verbs that loom uses")
+        return CheckResult(state="ok", name="rights", text=f"each of the {len(VERBS)} verbs that loom uses")
     text = ", ".join(f"{verb} {'/'.join(filter(None, what))}" for verb, *what in missing)
     needed = any(what[0] not in _NICE for _, *what in missing)
-    return Finding(
+    return CheckResult(
         state="bad" if needed else "warn",
         name="rights",
         text=f"not allowed in namespace {cluster.namespace}: {text}",
@@ -70,7 +70,7 @@ def _verbs(cluster: Cluster) -> Finding:
     )
 
 
-def _admission(cluster: Cluster, pool: Pool, image: str) -> Finding:
+def _admission(cluster: Cluster, pool: Pool, image: str) -> CheckResult:
     """Ask the API server whether it would take a plain job's pod: rules of pod security, quotas, webhooks."""
     request = _request(Path("/"), pool)
     pod = specification(request, name_of(request), {}, (), image=image, pid=0)
@@ -80,8 +80,8 @@ def _admission(cluster: Cluster, pool: Pool, image: str) -> Finding:
         advice = error.hint
         if error.code == "CLUSTER_POD_REFUSED":
             advice = "at the level `restricted`: pod_template: {spec: {securityContext: {runAsNonRoot: true, runAsUser: 1000}}}"
-        return Finding(state="bad", name="pods", text=error.message, advice=advice)
-    return Finding(state="ok", name="pods", text="the API server would take a job's pod (asked without making one)")
+        return CheckResult(state="bad", name="pods", text=error.message, advice=advice)
+    return CheckResult(state="ok", name="pods", text="the API server would take a job's pod (asked without making one)")
 
 
 def _request(workspace: Path, pool: Pool) -> SessionRequest:
@@ -96,20 +96,20 @@ def _request(workspace: Path, pool: Pool) -> SessionRequest:
     )
 
 
-def _quotas(cluster: Cluster) -> Iterator[Finding]:
+def _quotas(cluster: Cluster) -> Iterator[CheckResult]:
     try:
         listed = cluster.call("reading quotas", "list_namespaced_resource_quota", patience_s=0.0)
     except LoomError:
-        yield Finding(state="ok", name="quota", text="may not be read here; a refused pod names it")
+        yield CheckResult(state="ok", name="quota", text="may not be read here; a refused pod names it")
         return
     for quota in listed["items"]:
         status = quota.get("status") or {}
         used = status.get("used") or {}
         text = ", ".join(f"{key}: {used.get(key, 0)} of {most}" for key, most in (status.get("hard") or {}).items())
-        yield Finding(state="ok", name=f"quota {quota['metadata']['name']}", text=text)
+        yield CheckResult(state="ok", name=f"quota {quota['metadata']['name']}", text=text)
 
 
-def _registry(cluster: Cluster, pool: Pool, environ: Mapping[str, str]) -> Finding:
+def _registry(cluster: Cluster, pool: Pool, environ: Mapping[str, str]) -> CheckResult:
     """Push a snapshot of one file, and let a node pull it."""
     with tempfile.TemporaryDirectory(prefix="loom-doctor-") as folder:
         workspace = Path(folder, "workspace")
@@ -119,11 +119,13 @@ def _registry(cluster: Cluster, pool: Pool, environ: Mapping[str, str]) -> Findi
         said: list[str] = []
         pushed = images.of(_request(workspace, pool), lambda _, data: said.append(data.decode()), Cancel())
     if pushed is None:
-        return Finding(state="bad", name="registry", text="".join(said).strip(), advice="see the pool's `registry`")
+        return CheckResult(state="bad", name="registry", text="".join(said).strip(), advice="see the pool's `registry`")
     error = _pulled(cluster, pool, pushed)
     if error is not None:
-        return Finding(state="bad", name="registry", text=error.message, advice=error.hint)
-    return Finding(state="ok", name="registry", text=f"{pool.registry}: a snapshot was pushed, and a node pulled it")
+        return CheckResult(state="bad", name="registry", text=error.message, advice=error.hint)
+    return CheckResult(
+        state="ok", name="registry", text=f"{pool.registry}: a snapshot was pushed, and a node pulled it"
+    )
 
 
 def _pulled(cluster: Cluster, pool: Pool, pushed: Pushed) -> LoomError | None:

@@ -24,7 +24,7 @@ GONE_S = 60.0
 """How long the cluster may take to remove a pod."""
 
 
-class Removals:
+class PodRemovals:
     """Removes pods in threads, and collects the failures."""
 
     def __init__(self) -> None:

@@ -56,7 +56,7 @@ class Item(Struct, frozen=True):
         return msgspec.json.encode((self.name, self.kind, self.mode, self.mtime, self.size, self.target, self.content))
 
 
-class Part(Struct, frozen=True, kw_only=True):
+class LayerSource(Struct, frozen=True, kw_only=True):
     """A folder that goes into the image: where it is, and its folder there."""
 
     source: Path
@@ -73,10 +73,10 @@ class Layer(Struct, frozen=True, kw_only=True):
     diff_id: str
 
 
-class Planned(Struct, frozen=True, kw_only=True):
+class PlannedLayer(Struct, frozen=True, kw_only=True):
     """A layer before it is packed."""
 
-    part: Part
+    part: LayerSource
     items: tuple[Item, ...]
 
     @property
@@ -87,14 +87,14 @@ class Planned(Struct, frozen=True, kw_only=True):
         return found.hexdigest()
 
 
-def planned(parts: Sequence[Part]) -> list[Planned]:
+def planned(parts: Sequence[LayerSource]) -> list[PlannedLayer]:
     """Divide the files of these folders into layers."""
     read = [(part, list(_items(part))) for part in parts]
     total = sum(item.size for _, items in read for item in items)
     smallest = _SMALLEST
     while total > smallest * _MOST_LAYERS:
         smallest *= 2
-    return [Planned(part=part, items=tuple(group)) for part, items in read for group in _cut(items, smallest)]
+    return [PlannedLayer(part=part, items=tuple(group)) for part, items in read for group in _cut(items, smallest)]
 
 
 def _cut(items: Iterable[Item], smallest: int) -> Iterator[list[Item]]:
@@ -102,7 +102,7 @@ def _cut(items: Iterable[Item], smallest: int) -> Iterator[list[Item]]:
     size, top = 0, None
     for item in items:
         own = item.name.partition("/")[0] == ".git"
-        # What git writes anew in each run stays apart from the files.
+        # Git rewrites its files in each run, so they form a layer of their own.
         if group and (
             own != top or item.size > smallest or (size > smallest and zlib.crc32(item.name.encode()) % 16 == 0)
         ):
@@ -128,7 +128,7 @@ class _Everything:
     may_hold = takes
 
 
-def _items(part: Part) -> Iterator[Item]:
+def _items(part: LayerSource) -> Iterator[Item]:
     """Read the entries of a folder; PermissionError for one that can't be read, as git would have it."""
     skipped: list[Skipped] = []
     for entry, file in DirectoryView(part.source).read(_Everything(), skipped.append):
@@ -147,7 +147,7 @@ def _sha256(file: IO[bytes]) -> str:
     return found.hexdigest()
 
 
-def digests(plan: Iterable[Planned]) -> bytes:
+def digests(plan: Iterable[PlannedLayer]) -> bytes:
     """Return the digests of the workspace's files as `sha256sum` reads them.
 
     Without names that have another form in each `sha256sum`.
@@ -168,7 +168,7 @@ class Packer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def known(self, plan: Planned) -> Layer | None:
+    def known(self, plan: PlannedLayer) -> Layer | None:
         """The layer as an earlier run packed it."""
         try:
             return msgspec.json.decode((self._folder / plan.key).read_bytes(), type=Layer)
@@ -176,7 +176,7 @@ class Packer:
             return None
 
     @contextmanager
-    def pack(self, plan: Planned) -> Iterator[tuple[Layer, IO[bytes]]]:
+    def pack(self, plan: PlannedLayer) -> Iterator[tuple[Layer, IO[bytes]]]:
         """Give the layer and its content."""
         inner, outer = hashlib.sha256(), hashlib.sha256()
         # The header has no time and no name: the same files give the same bytes.
@@ -198,7 +198,7 @@ def _write(file: IO[bytes], digest: hashlib._Hash, data: bytes) -> None:
     file.write(data)
 
 
-def _members(plan: Planned) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+def _members(plan: PlannedLayer) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
     """The members of a layer, below its folder; without owners, and with whole seconds."""
     base = f"{ROOT}/{plan.part.folder}"
     for item in plan.items:

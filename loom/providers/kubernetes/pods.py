@@ -103,7 +103,7 @@ class Pods:
                     self._fail(error)
                     return
                 self._closing.wait(0.5)
-            except Exception as error:  # noqa: BLE001  told to whoever waits
+            except Exception as error:  # noqa: BLE001  raised where it is waited for
                 if not self._closing.is_set():
                     self._fail(ProviderError(f"{doing}: {error!r}"))
                 return

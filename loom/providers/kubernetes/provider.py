@@ -18,7 +18,7 @@ from loom.providers import driver
 from loom.providers.base import Capabilities, Provider, SecretValues, SessionFacts, SessionRequest, Setup
 from loom.providers.kubernetes import pods as states
 from loom.providers.kubernetes import services as of_pod
-from loom.providers.kubernetes.cleanup import Removals, reap
+from loom.providers.kubernetes.cleanup import PodRemovals, reap
 from loom.providers.kubernetes.cluster import Cluster
 from loom.providers.kubernetes.files import Parcels
 from loom.providers.kubernetes.images import PodImages
@@ -70,7 +70,7 @@ class KubernetesProvider:
         self._pods: dict[str, Pods] = {}
         self._services: dict[str, PodServices] = {}
         self._images_of: dict[str, SnapshotImages] = {}
-        self._removals = Removals()
+        self._removals = PodRemovals()
         self._reaped: set[str] = set()
 
     def check(self) -> None:

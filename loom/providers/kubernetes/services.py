@@ -40,7 +40,7 @@ class PodServices(Struct, kw_only=True):
     on_died: Callable[[str, str], None]
     keep: Callable[[], None] = lambda: None
     """They are kept with the pod."""
-    followers: list[Follower] = field(default_factory=list)
+    followers: list[ServiceLogFollower] = field(default_factory=list)
 
     def close(self) -> None:
         for one in self.followers:
@@ -88,7 +88,7 @@ def _port(service: Service) -> int | None:
     return int(named[1]) if named else None
 
 
-class Follower:
+class ServiceLogFollower:
     """Follows the log of one service, from its beginning. A lost connection goes on where the log was."""
 
     def __init__(self, cluster: Cluster, pod: str, one: Placed, output: Output) -> None:
@@ -159,7 +159,13 @@ def wait_until_ready(cluster: Cluster, pods: Pods, pod: str, services: PodServic
 
 
 def _wait(
-    cluster: Cluster, pods: Pods, pod: str, one: Placed, services: PodServices, follower: Follower, started: float
+    cluster: Cluster,
+    pods: Pods,
+    pod: str,
+    one: Placed,
+    services: PodServices,
+    follower: ServiceLogFollower,
+    started: float,
 ) -> None:
     service = one.service
 
@@ -204,7 +210,7 @@ def wait_until_ended(cluster: Cluster, pods: Pods, pod: str, services: PodServic
             raise ServiceError(f"service {service.name} {ended} (`run: once`)", hint=follower.lines.last())
 
 
-def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: PodServices) -> Follower:
+def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: PodServices) -> ServiceLogFollower:
     """Wait until a service has started, and follow its log."""
     service = one.service
     seen = pods.wait_for(
@@ -217,7 +223,7 @@ def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: Pod
     )
     if (refused := states.refusal(seen, {one.container: f"service {service.name}"})) is not None:
         raise ServiceError(refused.message, hint=refused.hint, code=refused.code)
-    follower = Follower(cluster, pod, one, services.output)
+    follower = ServiceLogFollower(cluster, pod, one, services.output)
     services.followers.append(follower)
     return follower
 

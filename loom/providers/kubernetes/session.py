@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.providers import driver
-from loom.providers.base import Change, Command, SessionFacts, SessionRequest
+from loom.providers.base import Command, SessionFacts, SessionRequest, ViewChange
 from loom.providers.channel import Attached, Channel, Died, Lost, Talk
 from loom.providers.driven import Driven
 from loom.providers.files import unnoticed
@@ -191,7 +191,7 @@ class PodSession:
     def put_archive(self, archive: Iterable[bytes]) -> None:
         self._files.put(archive, self._owner)
 
-    def changes(self) -> Sequence[Change] | None:
+    def changes(self) -> Sequence[ViewChange] | None:
         return None
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> PodInside:

@@ -23,7 +23,7 @@ from loom.images.reference import parse_reference
 from loom.pools import Pool
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes import layers
-from loom.providers.kubernetes.layers import Layer, Packer, Part, Planned
+from loom.providers.kubernetes.layers import Layer, LayerSource, Packer, PlannedLayer
 from loom.providers.kubernetes.registry import CONFIG, LAYER, MANIFEST, RegistryError, Repository
 from loom.status import OnOutput
 from loom.util.units import rough_size
@@ -79,8 +79,11 @@ class SnapshotImages:
     def _push(self, request: SessionRequest, cancel: Cancel) -> Pushed:
         stores = [one.path for one in request.read_only_mounts]
         parts = [
-            Part(source=request.workspace, folder=layers.WORKSPACE),
-            *(Part(source=path.resolve(), folder=str(number), by_name=True) for number, path in enumerate(stores)),
+            LayerSource(source=request.workspace, folder=layers.WORKSPACE),
+            *(
+                LayerSource(source=path.resolve(), folder=str(number), by_name=True)
+                for number, path in enumerate(stores)
+            ),
         ]
         before = self._repository.sent
         plan = layers.planned(parts)
@@ -98,7 +101,7 @@ class SnapshotImages:
             folders=dict(zip([request.project_dir, *map(str, stores)], [part.folder for part in parts], strict=True)),
         )
 
-    def _layer(self, plan: Planned, cancel: Cancel) -> Layer:
+    def _layer(self, plan: PlannedLayer, cancel: Cancel) -> Layer:
         """Put one layer into the registry, unless it is there."""
         if cancel.requested:
             raise ProviderError("canceled while the snapshot was pushed", code="CANCELED")

@@ -1,4 +1,4 @@
-"""The forms of a diagnosis. A new form is a module of this package with a function `lines`, and a line of `Form`."""
+"""The forms of a diagnosis. A new form is a module of this package with a function `lines`, and a line of `DiagnosisForm`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from loom.render.screen import Look
 
 
-class Form(StrEnum):
+class DiagnosisForm(StrEnum):
     """Modules of this package."""
 
     TEXT = "text"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loom.analysis.diagnosis import Diagnosis, Excerpt, MovedOn
-from loom.analysis.patterns import Group
+from loom.analysis.patterns import FailureGroup
 from loom.render.diagnosis import history
 from loom.render.records import run_age
 from loom.render.screen import Look
@@ -146,7 +146,7 @@ def groups_text(diagnosis: Diagnosis) -> str:
     return f"{least}{counted(total, 'failure')}, {counted(diagnosis.groups_total, 'cause')}"
 
 
-def group_text(group: Group) -> str:
+def group_text(group: FailureGroup) -> str:
     """Return the cause with its count, and the first test and place that show it."""
     first = group.first
     where = f"{first.file}:{first.line}" if first.file and first.line else first.file

@@ -22,7 +22,7 @@ from loom.workflow.expressions import (
     Not,
     Parser,
     Text,
-    Variable,
+    VariableReference,
 )
 from loom.workflow.patterns import Pattern, PatternError
 
@@ -122,7 +122,7 @@ def _true(value: Value) -> bool:
 
 def _value(expression: Expression, variables: Mapping[str, str]) -> Value:
     match expression:
-        case Variable():
+        case VariableReference():
             return variables.get(expression.name)
         case Text():
             return expression.value

@@ -35,7 +35,7 @@ class _Where(Struct, frozen=True, kw_only=True):
     given: Given = field(default_factory=Given)
 
 
-class Files:
+class GitLabFiles:
     """Read the main file and everything that it includes."""
 
     def __init__(self, root: Path, facts: Facts, problems: Problems) -> None:

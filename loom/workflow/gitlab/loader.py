@@ -10,7 +10,7 @@ from pathlib import Path
 
 from loom.util.yaml_file import Kind, Node, YamlFile, items_of, one_or_more, pointer
 from loom.workflow.gitlab import yaml
-from loom.workflow.gitlab.files import CODE, Files
+from loom.workflow.gitlab.files import CODE, GitLabFiles
 from loom.workflow.gitlab.inheritance import defaults_of, entry_names, extended, with_defaults
 from loom.workflow.gitlab.pipeline import Entry, Facts, Pipeline
 from loom.workflow.gitlab.references import Resolver
@@ -29,7 +29,7 @@ class Loaded:
     def __init__(self, path: str, data: bytes, root: Path, facts: Facts) -> None:
         self.path = path
         self.problems = Problems(code=yaml.CODE)
-        files = Files(root, facts, self.problems)
+        files = GitLabFiles(root, facts, self.problems)
         content = files.load(data, path)
         self.files: tuple[YamlFile, ...] = tuple(files.found)
         self.shapes = Shapes()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _REASONS = {"manual": "manual: name it to run it", "never": "when: never"}
 
 
-class Decision(Struct, frozen=True, kw_only=True):
+class RulesResult(Struct, frozen=True, kw_only=True):
     """What rules decide for one instance of a job. `reason` explains to people why it does not run."""
 
     when: str
@@ -40,7 +40,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     rule: int | None = None
 
 
-def decide(entry: Entry, scope: Scope, facts: Facts, problems: Problems, *, global_rules: bool) -> Decision:
+def decide(entry: Entry, scope: Scope, facts: Facts, problems: Problems, *, global_rules: bool) -> RulesResult:
     """Decide for one instance of a job. `global_rules`: whether the file has `workflow:rules`, which lift the default
     of `only`.
     """
@@ -56,17 +56,17 @@ def decide(entry: Entry, scope: Scope, facts: Facts, problems: Problems, *, glob
     return _decision(entry, None, "never", problems, reason="none of its rules matches")
 
 
-def workflow(pipeline: Pipeline, scope: Scope, facts: Facts, problems: Problems) -> Decision:
+def workflow(pipeline: Pipeline, scope: Scope, facts: Facts, problems: Problems) -> RulesResult:
     """Decide by `workflow:rules` whether there is a pipeline, and with which variables."""
     rules = pipeline.root.find("workflow", "rules")
     if rules is None or rules.value is None:
-        return Decision(when="always", runs=True)
+        return RulesResult(when="always", runs=True)
     for number, rule in _matching(rules, scope, facts, problems, ("workflow", "rules")):
         if _text(rule.get("when")) == "never":
             reason = f"workflow: rules[{number}] says never"
-            return Decision(when="never", runs=False, reason=reason, rule=number)
-        return Decision(when="always", runs=True, variables=read(rule.get("variables")), rule=number)
-    return Decision(when="never", runs=False, reason="no rule of `workflow: rules` matches")
+            return RulesResult(when="never", runs=False, reason=reason, rule=number)
+        return RulesResult(when="always", runs=True, variables=read(rule.get("variables")), rule=number)
+    return RulesResult(when="never", runs=False, reason="no rule of `workflow: rules` matches")
 
 
 def include_applies(rules: Node | None, scope: Scope, facts: Facts, problems: Problems) -> bool:
@@ -79,16 +79,16 @@ def include_applies(rules: Node | None, scope: Scope, facts: Facts, problems: Pr
 
 
 def check(rules: Node | None, at: tuple[str | int, ...], problems: Problems) -> None:
-    """Report each condition that is none, whether or not a pipeline comes to it."""
+    """Report each invalid condition, also those that no pipeline evaluates."""
     list(_parsed(rules, at, problems))
 
 
 def _decision(
     entry: Entry, rule: Node | None, when: str, problems: Problems, *, reason: str, number: int | None = None
-) -> Decision:
+) -> RulesResult:
     there = rule or entry.merged
     interruptible = there.get("interruptible") or entry.merged.get("interruptible")
-    return Decision(
+    return RulesResult(
         when=when,
         runs=when not in ("never", "manual"),
         reason=reason or _REASONS.get(when, ""),

@@ -225,7 +225,7 @@ def expand_all(
 ) -> dict[str, str]:
     """Expand variables that may refer to each other, in any order, and to known values, which stay as they are.
 
-    CycleError for variables that refer to each other in a cycle; one that refers to itself alone is none, as in GitLab.
+    CycleError for variables that refer to each other in a cycle; a variable that refers only to itself is no cycle, as in GitLab.
     References to `late` names, to secrets and to variables of type file stay.
     """
     if not any((variable.expand and "$" in variable.value) or "%" in variable.value for variable in layered.values()):

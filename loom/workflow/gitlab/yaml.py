@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from loom.util.yaml_file import Builder, Kind, Node, YamlFile
+from loom.util.yaml_file import Kind, Node, NodeBuilder, YamlFile
 from loom.workflow.gitlab.variables import text_of
 
 CODE = "GL_INVALID"
@@ -36,7 +36,7 @@ def parse(file: YamlFile, source: str | None = None, origin: Origin | None = Non
     return [*builder.before, file.root]
 
 
-class Documents(Builder):
+class Documents(NodeBuilder):
     """Keep the aliased nodes themselves, so that an expansion bomb costs nothing until somebody walks it."""
 
     max_depth = MAX_DEPTH

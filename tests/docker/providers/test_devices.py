@@ -1,4 +1,4 @@
-"""What a job is handed of the engine's machine, and what is said of what is not there."""
+"""The devices that a job gets from the engine's machine, and the messages about those that are missing."""
 
 from __future__ import annotations
 

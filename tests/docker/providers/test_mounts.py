@@ -17,7 +17,7 @@ import docker
 import pytest
 
 from loom.plan.model import MountMode
-from loom.providers.base import Change, ReadOnlyMount
+from loom.providers.base import ReadOnlyMount, ViewChange
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -126,15 +126,15 @@ def test_an_overlay_lists_what_the_job_wrote(docker_place: Place) -> None:
             "rm -r whole; mkdir whole; echo y >whole/new; chmod 700 tool; cat link >/dev/null; mkdir .git; echo x >.git/x"
         )
         assert job.session.changes() == [
-            Change(path="empty", kind="added"),
-            Change(path="gone", kind="deleted"),
-            Change(path="made/deep/x", kind="added"),
-            Change(path="new", kind="added"),
-            Change(path="src/a.txt", kind="modified"),
-            Change(path="src/deep", kind="deleted"),
-            Change(path="tool", kind="modified"),
-            Change(path="whole/new", kind="added"),
-            Change(path="whole/old", kind="deleted"),
+            ViewChange(path="empty", kind="added"),
+            ViewChange(path="gone", kind="deleted"),
+            ViewChange(path="made/deep/x", kind="added"),
+            ViewChange(path="new", kind="added"),
+            ViewChange(path="src/a.txt", kind="modified"),
+            ViewChange(path="src/deep", kind="deleted"),
+            ViewChange(path="tool", kind="modified"),
+            ViewChange(path="whole/new", kind="added"),
+            ViewChange(path="whole/old", kind="deleted"),
         ]
 
 

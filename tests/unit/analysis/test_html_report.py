@@ -12,9 +12,9 @@ from loom.analysis.diff import Pair
 from loom.analysis.history import ChangedFile, SameInput, SinceGreen
 from loom.analysis.html_report import logs
 from loom.analysis.html_report.graph import Graph, graph
-from loom.analysis.html_report.logs import Log, Share, key_of, numbered, read_log
+from loom.analysis.html_report.logs import Log, ReadBudget, key_of, numbered, read_log
 from loom.analysis.html_report.page import WORDS, counts, headline, template
-from loom.analysis.patterns import Failure, Group
+from loom.analysis.patterns import Failure, FailureGroup
 from loom.record.events import OutputEvent, PhaseEvent, encode
 from loom.record.fold import JobState, RunFold
 from loom.record.store import count_output
@@ -46,7 +46,7 @@ def test_a_log_is_whole_and_keeps_its_times_streams_and_colours(tmp_path: Path) 
         OutputEvent(seq=5, ts="2026-11-26T05:00:01.750000Z", stream="stdout", text="no end", partial=True),
     ]
     path.write_bytes(b"".join(map(encode, events)))
-    log = read_log(path, Share(), began=BEGAN, total=3, wanted=["no end", "…"])
+    log = read_log(path, ReadBudget(), began=BEGAN, total=3, wanted=["no end", "…"])
     assert unpacked(log.pieces[0].data) == [
         ("1", 1500, "\x1b[31mred\x1b[0m x y"),
         ("2", 250, "half a line"),
@@ -64,11 +64,11 @@ def test_of_a_log_that_is_too_long_the_page_has_both_ends_rightly_numbered(
     monkeypatch.setattr(logs, "AROUND", 0)
     path = written(tmp_path / "events.jsonl", [str(number) for number in range(1, 5001)])
     for total in (5000, None):
-        log = read_log(path, Share(), began=BEGAN, total=total)
+        log = read_log(path, ReadBudget(), began=BEGAN, total=total)
         assert log.left_out == [(101, 4100)]
         assert [number for number, _ in rows(log)] == [*range(1, 101), *range(4101, 5001)]
         assert all(text == str(number) for number, text in rows(log))
-    assert read_log(written(path, ["x"] * 1000), Share(), began=BEGAN, total=1000).left_out == []
+    assert read_log(written(path, ["x"] * 1000), ReadBudget(), began=BEGAN, total=1000).left_out == []
 
 
 def test_the_telling_line_of_a_long_log_is_in_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_the_telling_line_of_a_long_log_is_in_the_page(tmp_path: Path, monkeypat
     ):
         at = path.read_bytes().index(f'"text":"{number}"'.encode())
         at = path.read_bytes().rindex(b"\n", 0, at) + 1
-        log = read_log(path, Share(), began=BEGAN, total=5000, telling_at=at)
+        log = read_log(path, ReadBudget(), began=BEGAN, total=5000, telling_at=at)
         assert log.left_out == gaps, number
         assert all(text == str(number) for number, text in rows(log))
 
@@ -94,7 +94,7 @@ def test_many_long_logs_share_what_a_page_holds(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(logs, "MOST_BYTES", 1_000_000)
     monkeypatch.setattr(logs, "LEAST_BYTES", 100_000)
     path = written(tmp_path / "events.jsonl", [f"{number} {'x' * 200}" for number in range(1, 3001)])
-    share = Share()
+    share = ReadBudget()
     found = [read_log(path, share, began=BEGAN, total=3000) for _ in range(3)]
     assert [log.left_out == [] for log in found] == [True, False, False]
     for log in found:
@@ -106,7 +106,7 @@ def test_many_long_logs_share_what_a_page_holds(tmp_path: Path, monkeypatch: pyt
 
 def test_a_line_without_an_end_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "LONGEST_LINE", 10)
-    ((_, text),) = rows(read_log(written(tmp_path / "e.jsonl", ["y" * 25]), Share(), began=BEGAN, total=1))
+    ((_, text),) = rows(read_log(written(tmp_path / "e.jsonl", ["y" * 25]), ReadBudget(), began=BEGAN, total=1))
     assert text == f"{'y' * 10} … (15 more characters are in the record)"
     assert key_of("  x" * 300) == key_of(f"{('  x' * 300)[:210]} … end")
 
@@ -114,7 +114,7 @@ def test_a_line_without_an_end_is_bounded(tmp_path: Path, monkeypatch: pytest.Mo
 def test_lines_of_a_diagnosis_have_the_numbers_of_their_order(tmp_path: Path) -> None:
     path = written(tmp_path / "events.jsonl", ["error: a", "x", "end", "error: a", "end"])
     shown = ["error: a", "…", "x", "end", "…", "end"]
-    log = read_log(path, Share(), began=BEGAN, total=5, wanted=shown)
+    log = read_log(path, ReadBudget(), began=BEGAN, total=5, wanted=shown)
     assert numbered(shown, log) == [1, None, 2, 3, None, 5]
     assert numbered(["error: a", "end", "gone"], log) == [4, 5, None]
 
@@ -226,7 +226,7 @@ def test_what_changed_since_the_job_passed_is_escaped_and_counted() -> None:
         same_input=SameInput(runs=5, passed=3),
         failures=[Failure(tool="tsc", file="a.ts", line=4, message="no <b>", code="TS1")] * 2,
         failures_total=40,
-        groups=[Group(message="no <b>", count=40, first=Failure(tool="tsc", file="a.ts", line=4))],
+        groups=[FailureGroup(message="no <b>", count=40, first=Failure(tool="tsc", file="a.ts", line=4))],
         groups_total=1,
     )
     shown = template("diagnosis.html.j2").render(

@@ -11,7 +11,7 @@ import pytest
 from loom import config
 from loom.commands import checkout, planning
 from loom.commands.project import Here
-from loom.plan.model import Selection
+from loom.plan.model import JobSelection
 
 WORKFLOW = """
 changed: {script: x, rules: [{changes: ["src/**/*"]}]}
@@ -52,7 +52,7 @@ class Project:
         path = self.root / ".gitlab-ci.yml"
         context = checkout.resolve_context(here, path, event=event, base=base)
         loaded = planning.load(here, path, lambda: context)
-        return {job.id for job in planning.resolve(loaded, Selection(container=True), context).jobs}
+        return {job.id for job in planning.resolve(loaded, JobSelection(container=True), context).jobs}
 
 
 @pytest.fixture

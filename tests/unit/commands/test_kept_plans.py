@@ -13,7 +13,7 @@ from loom.commands import checkout
 from loom.commands.kept_plans import Planner
 from loom.commands.project import Here
 from loom.errors import WorkflowError
-from loom.plan.model import Plan, Selection
+from loom.plan.model import JobSelection, Plan
 
 WORKFLOW = """\
 version: v1
@@ -55,15 +55,15 @@ class Project:
         self.git("add", "-A")
         self.git("commit", "-qm", "a", "--allow-empty")
 
-    def planner(self, selection: Selection | None = None, **flags: object) -> Planner:
+    def planner(self, selection: JobSelection | None = None, **flags: object) -> Planner:
         settings = config.load(root=self.root, environ=self.environ, flags=flags)
         here = Here(environ=self.environ, start=self.root, root=self.root, config=settings)
         variables = {"LOOM_RUN_ID": str(time.time_ns())}
         variables["CI_COMMIT_SHORT_SHA"] = self.git("rev-parse", "--short=8", "HEAD")
         context = checkout.resolve_context(here, here.workflow(), predefined=variables)
-        return Planner(here.workflow(), here, selection or Selection(), context, keeping=True)
+        return Planner(here.workflow(), here, selection or JobSelection(), context, keeping=True)
 
-    def planned(self, selection: Selection | None = None, **flags: object) -> tuple[Plan, bool]:
+    def planned(self, selection: JobSelection | None = None, **flags: object) -> tuple[Plan, bool]:
         """The plan, and whether an earlier run had kept it."""
         planner = self.planner(selection, **flags)
         plan, _ = planner.made()
@@ -122,9 +122,9 @@ def test_another_selection_another_setting_or_another_loom_has_a_plan_of_its_own
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.planned()
-    assert not project.planned(Selection(jobs=("plain",)))[1]
+    assert not project.planned(JobSelection(jobs=("plain",)))[1]
     assert not project.planned(job_timeout="7m")[1]
-    assert project.planned(Selection(jobs=("plain",)))[1]
+    assert project.planned(JobSelection(jobs=("plain",)))[1]
     monkeypatch.setattr(loom, "__version__", "0")
     assert not project.planned()[1]
 
@@ -133,7 +133,7 @@ def test_a_kept_plan_that_others_could_have_written_or_that_is_damaged_does_not_
     plan, _ = project.planned()
     [file] = project.kept
     file.chmod(0o644)
-    assert project.planned() == (plan, False)  # and is written anew
+    assert project.planned() == (plan, False)  # and is written again
     assert project.planned() == (plan, True)
     file.write_bytes(file.read_bytes().replace(b"echo hi", b"echo no")[:-1])
     assert project.planned() == (plan, False)

@@ -109,7 +109,7 @@ def test_what_failed_runs_first_then_what_waits_for_it_then_the_rest(tmp_path: P
         ["lint", "unit"],  # it passes
         ["style"],
         ["docs", "lint", "style", "unit"],
-        ["lint", "style", "unit"],  # docs differ from HEAD, but this change is none of docs
+        ["lint", "style", "unit"],  # docs differ from HEAD, but this change touches no docs
         ["docs", "lint", "style", "unit"],
     ]
 

@@ -7,7 +7,7 @@ import pytest
 
 from loom import workflow
 from loom.config import Config
-from loom.plan.model import Plan, ResolveContext, Selection
+from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import resolve
 
 HEAD = "version: v1\nstages: [build, test, deploy]\n"
@@ -37,7 +37,7 @@ def _plan(
         changed=lambda _: changed,
         files=lambda: files or [],
     )
-    return resolve(_load(tmp_path, text, head=head), Selection(**selection), context)  # type: ignore[arg-type]
+    return resolve(_load(tmp_path, text, head=head), JobSelection(**selection), context)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from loom.errors import WorkflowError
-from loom.plan.model import Plan, ResolveContext, Selection
+from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import resolve
 from loom.util.yaml_file import one_or_more
 from loom.workflow.dialects import load
@@ -22,7 +22,7 @@ def planned(folder: Path) -> Plan:
     files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     context = ResolveContext(predefined=PUSH, files=lambda: files)
     loaded = load(folder / ".gitlab-ci.yml", folder, lambda: context)
-    return resolve(loaded, Selection(container=True), context)
+    return resolve(loaded, JobSelection(container=True), context)
 
 
 def shown(plan: Plan) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from loom.config import Config, GitLab
+from loom.config import Config, GitLabSettings
 from loom.errors import LoomError
-from loom.plan.model import Image, Job, Plan, ResolveContext, Secret, Selection
+from loom.plan.model import Image, Job, JobSelection, Plan, ResolveContext, Secret
 from loom.plan.resolve import resolve
 from loom.workflow import dialects
 from loom.workflow.gitlab import variables
@@ -34,15 +34,15 @@ def plan(
     own: str = "",
     given: dict[str, str] | None = None,
     jobs: tuple[str, ...] = (),
-    settings: GitLab | None = None,
+    settings: GitLabSettings | None = None,
 ) -> Plan:
     path, mine = tmp_path / ".gitlab-ci.yml", tmp_path / "variables.yml"
     path.write_text(text)
     mine.write_text(own)
-    config = Config(gitlab=settings or GitLab())
+    config = Config(gitlab=settings or GitLabSettings())
     context = ResolveContext(config=config, predefined=PUSH, own_variables=lambda: variables.own(mine, "group/project"))
     loaded = dialects.load(path, tmp_path, lambda: context)
-    return resolve(loaded, Selection(container=True, variables=given or {}, jobs=jobs), context)
+    return resolve(loaded, JobSelection(container=True, variables=given or {}, jobs=jobs), context)
 
 
 def job(tmp_path: Path, text: str, name: str = "job", *, own: str = "", given: dict[str, str] | None = None) -> Job:
@@ -219,6 +219,6 @@ def test_an_inherited_token_refuses_each_job_that_inherits_it(tmp_path: Path) ->
 
 
 def test_a_token_that_the_user_gives_is_a_variable(tmp_path: Path) -> None:
-    settings = GitLab(secrets={"T": "env://MY_TOKEN"})
+    settings = GitLabSettings(secrets={"T": "env://MY_TOKEN"})
     found = plan(tmp_path, "a: {script: x, id_tokens: {T: {aud: x}}}", settings=settings).job("a")
     assert (found.refused, found.secrets) == ((), (Secret(name="T", ref="env://MY_TOKEN", file=False),))

@@ -7,7 +7,7 @@ import pytest
 from loom.errors import RequestError
 from loom.images.reference import normal_platform, parse_reference
 from loom.plan.image_lock import (
-    Facts,
+    ImageDigests,
     ImageLock,
     Locked,
     LockVerdict,
@@ -147,30 +147,30 @@ def test_images_of_a_plan_once_each_with_their_users() -> None:
 @pytest.mark.parametrize(
     ("facts", "expected", "reason"),
     [
-        (Facts(local_digest=A, local_id=B, served=A), LockVerdict.SAME, "everywhere"),
-        (Facts(local_digest=A, local_id=B, served=A, locked=Locked(digest=A)), LockVerdict.SAME, "everywhere"),
-        (Facts(local_digest=A, local_id=B, served=B), LockVerdict.DIFFERS, "the registry serves bbbbbbbbbbbb"),
+        (ImageDigests(local_digest=A, local_id=B, served=A), LockVerdict.SAME, "everywhere"),
+        (ImageDigests(local_digest=A, local_id=B, served=A, locked=Locked(digest=A)), LockVerdict.SAME, "everywhere"),
+        (ImageDigests(local_digest=A, local_id=B, served=B), LockVerdict.DIFFERS, "the registry serves bbbbbbbbbbbb"),
         (
-            Facts(local_digest=A, local_id=B, served=A, locked=Locked(digest=B)),
+            ImageDigests(local_digest=A, local_id=B, served=A, locked=Locked(digest=B)),
             LockVerdict.DIFFERS,
             "the lock file has bbbbbbbbbbbb",
         ),
-        (Facts(served=A, locked=Locked(digest=B)), LockVerdict.DIFFERS, "the lock file has"),
-        (Facts(local_digest=A, local_id=B, gone=True), LockVerdict.DIFFERS, "no longer has this image"),
-        (Facts(served=A), LockVerdict.ABSENT, "not on this engine"),
-        (Facts(served=A, locked=Locked(digest=A)), LockVerdict.ABSENT, "not on this engine"),
-        (Facts(local_digest=A, local_id=B), LockVerdict.UNKNOWN, "could not be queried"),
-        (Facts(local_digest=A, local_id=B, locked=Locked(digest=B)), LockVerdict.DIFFERS, "the lock file has"),
-        (Facts(local_id=B, served=A), LockVerdict.UNKNOWN, "built or imported"),
+        (ImageDigests(served=A, locked=Locked(digest=B)), LockVerdict.DIFFERS, "the lock file has"),
+        (ImageDigests(local_digest=A, local_id=B, gone=True), LockVerdict.DIFFERS, "no longer has this image"),
+        (ImageDigests(served=A), LockVerdict.ABSENT, "not on this engine"),
+        (ImageDigests(served=A, locked=Locked(digest=A)), LockVerdict.ABSENT, "not on this engine"),
+        (ImageDigests(local_digest=A, local_id=B), LockVerdict.UNKNOWN, "could not be queried"),
+        (ImageDigests(local_digest=A, local_id=B, locked=Locked(digest=B)), LockVerdict.DIFFERS, "the lock file has"),
+        (ImageDigests(local_id=B, served=A), LockVerdict.UNKNOWN, "built or imported"),
         # Imported: the digest is lost, the content is the locked one.
-        (Facts(local_id=B, served=A, locked=Locked(digest=A, image_id=B)), LockVerdict.SAME, "everywhere"),
+        (ImageDigests(local_id=B, served=A, locked=Locked(digest=A, image_id=B)), LockVerdict.SAME, "everywhere"),
         # Local only, locked by its id.
-        (Facts(local_id=B, locked=Locked(image_id=B)), LockVerdict.SAME, "not from a registry"),
-        (Facts(local_id=A, locked=Locked(image_id=B)), LockVerdict.DIFFERS, "the lock file has"),
-        (Facts(), LockVerdict.UNKNOWN, "could not be queried"),
+        (ImageDigests(local_id=B, locked=Locked(image_id=B)), LockVerdict.SAME, "not from a registry"),
+        (ImageDigests(local_id=A, locked=Locked(image_id=B)), LockVerdict.DIFFERS, "the lock file has"),
+        (ImageDigests(), LockVerdict.UNKNOWN, "could not be queried"),
     ],
 )
-def test_verdicts(facts: Facts, expected: LockVerdict, reason: str) -> None:
+def test_verdicts(facts: ImageDigests, expected: LockVerdict, reason: str) -> None:
     found, why = verdict(facts)
     assert found is expected
     assert reason in why

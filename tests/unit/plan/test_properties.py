@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from loom import workflow
 from loom.errors import RequestError, WorkflowError
-from loom.plan.model import Plan, ResolveContext, Selection
+from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import resolve
 
 STAGES = ["one", "two", "three"]
@@ -48,7 +48,7 @@ def workflows(draw: st.DrawFn) -> str:
 
 
 SELECTIONS = st.builds(
-    Selection,
+    JobSelection,
     jobs=st.lists(st.sampled_from(["job-0", "job-1", "job-2", "job-*", "job-1.1", "*b-c*"]), max_size=2).map(tuple),
     stages=st.lists(st.sampled_from(STAGES), max_size=1).map(tuple),
     from_job=st.sampled_from([None, None, "job-0", "job-3"]),
@@ -75,11 +75,11 @@ def check(plan: Plan, all_ids: set[str]) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(text=workflows(), selection=SELECTIONS)
-def test_every_plan_is_sound(tmp_path_factory: pytest.TempPathFactory, text: str, selection: Selection) -> None:
+def test_every_plan_is_sound(tmp_path_factory: pytest.TempPathFactory, text: str, selection: JobSelection) -> None:
     path: Path = tmp_path_factory.mktemp("any") / "workflow.yml"
     path.write_text(text)
     loaded = workflow.load(path, path.parent)
-    everything = Selection(variables=selection.variables)
+    everything = JobSelection(variables=selection.variables)
     try:
         whole = resolve(loaded, everything, ResolveContext())
     except WorkflowError:

@@ -19,7 +19,7 @@ from typing import Any
 from loom.cancel import Cancel
 from loom.errors import ProviderError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
-from loom.providers.base import Capabilities, Change, Command, Provider, SessionFacts, SessionRequest, Setup
+from loom.providers.base import Capabilities, Command, Provider, SessionFacts, SessionRequest, Setup, ViewChange
 from loom.providers.files import archive_of, unnoticed, unpack
 from loom.providers.steps import arguments_of, checked, chosen, handed_on
 from loom.status import Ended, Exit, OnOutput, Stream
@@ -181,7 +181,7 @@ class FarSession:
         self._send()
         unpack(archive, self._files)
 
-    def changes(self) -> Sequence[Change] | None:
+    def changes(self) -> Sequence[ViewChange] | None:
         return None
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> FarInside:

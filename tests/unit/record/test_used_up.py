@@ -35,6 +35,17 @@ def run(project: Project, descriptors: int) -> subprocess.CompletedProcess[str]:
     )
 
 
+def run_script(project: Project, script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script, "run", "--local"],
+        cwd=project.root,
+        env=project.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
 @pytest.mark.parametrize("descriptors", [9, 13, 17, 21])
 def test_too_few_descriptors(make: Make, descriptors: int) -> None:
     project = make(TWO.replace("GATE", "no"))
@@ -62,13 +73,7 @@ sys.argv[0] = "loom"
 from loom.cli import main
 main()
 """
-    ran = subprocess.run(
-        [sys.executable, "-c", script, "run", "--local"],
-        cwd=project.root,
-        env=project.environ,
-        capture_output=True,
-        text=True,
-    )
+    ran = run_script(project, script)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
@@ -112,13 +117,7 @@ time.time_ns = stepped
 sys.argv[0] = "loom"
 main()
 """
-    ran = subprocess.run(
-        [sys.executable, "-c", script, "run", "--local"],
-        cwd=project.root,
-        env=project.environ,
-        capture_output=True,
-        text=True,
-    )
+    ran = run_script(project, script)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     (receipt,) = project.store.runs_dir.glob("*/receipts/*.json")
     assert 0 <= json.loads(receipt.read_text())["duration_ms"] < 60_000

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from loom.analysis.diagnosis import Diagnosis, Evidence, Excerpt, MovedOn, diagnose
 from loom.analysis.excerpt import excerpt_of
-from loom.render.diagnosis import Form, lines
+from loom.render.diagnosis import DiagnosisForm, lines
 from loom.render.screen import Look
 
 
@@ -39,8 +39,8 @@ def shown(form: str, found: Diagnosis) -> list[str]:
     return list(lines(form, found, Look(), now_ns=2))
 
 
-@pytest.mark.parametrize("form", Form)
-def test_each_form_renders_a_failure_and_a_success(form: Form) -> None:
+@pytest.mark.parametrize("form", DiagnosisForm)
+def test_each_form_renders_a_failure_and_a_success(form: DiagnosisForm) -> None:
     assert "src/a.c" in "\n".join(shown(form, diagnosis(printed=("src/a.c:3: error: no x",))))
     shown(form, diagnosis(status="success", failing_step=None, exit_code=0, error=None))
 

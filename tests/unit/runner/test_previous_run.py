@@ -22,7 +22,7 @@ from loom.plan.model import (
     Step,
 )
 from loom.providers.interactive import options_of
-from loom.record.saved_plan import Planned, dump_planned, load_planned
+from loom.record.saved_plan import SavedPlan, dump_planned, load_planned
 from loom.record.step_outputs import recorded, restored
 from loom.runner.hooks import keeps
 from loom.runner.previous_run import step_named
@@ -73,7 +73,7 @@ def test_a_secret_in_a_form_that_cannot_be_put_back_is_named_and_not_set() -> No
 
 
 def test_a_plan_reads_back_as_it_was_written(tmp_path: Path) -> None:
-    planned = Planned(
+    planned = SavedPlan(
         plan=Plan(workflow_path=".loom/workflow.yml", stages=("test",), jobs=(JOB,)),
         variables={"CI": "true"},
         mount_mode=MountMode.OVERLAY,

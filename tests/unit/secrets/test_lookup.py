@@ -1,4 +1,4 @@
-"""Real stores: files, a .kdbx database, a keyring backend that writes a file. The one stand-in is said to be one: `op`."""
+"""Real stores: files, a .kdbx database, a keyring backend that writes a file. The one stand-in is named as such: `op`."""
 
 import logging
 import os

@@ -88,7 +88,7 @@ def a_nul(document: dict[str, Any], place: Path) -> None:
 )
 @pytest.mark.parametrize("believed", [False, True])
 def test_a_forged_manifest(work: Repo, snap: Snap, tmp_path: Path, forge: Forge, believed: bool) -> None:
-    """Also one that is believed: other commands are told their record by whoever asks."""
+    """Also a believed one: other commands get their record from the caller."""
     snapshot = snap(work)
     manifest = snapshot.path / ".git/loom-snapshot.json"
     document = json.loads(manifest.read_bytes())

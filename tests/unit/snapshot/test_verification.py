@@ -233,7 +233,7 @@ def test_edits_during_the_copy_never_make_the_proof_lie(work: Repo, snap: Snap) 
 def test_a_file_that_comes_back_between_two_looks_is_copied(
     work: Repo, snap: Snap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As an editor does that removes a file and writes it anew: too quick to be met on purpose.
+    # As an editor does that removes a file and writes it again: too quick to hit on purpose.
     really, away = os.open, ["f2"]
 
     def missed_once(path: str, *arguments: int, **places: int) -> int:

@@ -15,7 +15,7 @@ from loom.plan.model import Artifacts, wanted
 from loom.secrets.masking import Masker
 from loom.status import Status, Stream
 from loom.storage import artifacts
-from loom.storage.selection import Selection
+from loom.storage.selection import PathSelection
 from loom.storage.workspace import DirectoryView, WorkspaceView
 
 from ..views import tree
@@ -192,7 +192,7 @@ def test_a_plain_users_file_without_permission_is_kept_as_the_engine_would() -> 
         root.chmod(0o755)
         os.seteuid(1500)
         try:
-            view = DirectoryView(root).read(Selection(("out",)), lambda item: skipped.append(item.path))
+            view = DirectoryView(root).read(PathSelection(("out",)), lambda item: skipped.append(item.path))
             found = {entry.path: (entry.mode, content and content.read()) for entry, content in view}
         finally:
             os.seteuid(0)

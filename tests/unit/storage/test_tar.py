@@ -6,30 +6,30 @@ from pathlib import Path
 
 import pytest
 
-from loom.storage.tar import DamagedArchive, Entry, Writer, read
+from loom.storage.tar import DamagedArchive, TarEntry, Writer, read
 
 ENTRIES = [
-    Entry("dir", "directory", 0o755, 1_700_000_000 * 10**9),
-    Entry("dir/empty", "file", 0o644, 0),
-    Entry("dir/block", "file", 0o600, 1, 512),
-    Entry("dir/large", "file", 0o755, 1_700_000_001 * 10**9 + 999, 3_000_001),
-    Entry("dir/" + "n" * 99, "file", 0o644, -(10**9), 5),
-    Entry("dir/" + "long/" * 60 + "name", "file", 0o444, 2 * 10**9, 7),
-    Entry("dir/" + "d" * 150, "directory", 0o700, 0),
-    Entry("dir/link", "link", 0o777, 3 * 10**9, 0, "../" * 50 + "x"),
-    Entry("dir/same", "hardlink", 0o644, 0, 0, "dir/large"),
-    Entry("dir/" + "h" * 120, "hardlink", 0o644, 0, 0, "dir/" + "n" * 99),
-    Entry("späce and\nline", "file", 0o644, 0, 1),
-    Entry(os.fsdecode(b"dir/\xff\xfe"), "link", 0o777, 0, 0, os.fsdecode(b"\xfd")),
-    Entry("after 2242", "file", 0o644, 9_000_000_000 * 10**9, 0),
+    TarEntry("dir", "directory", 0o755, 1_700_000_000 * 10**9),
+    TarEntry("dir/empty", "file", 0o644, 0),
+    TarEntry("dir/block", "file", 0o600, 1, 512),
+    TarEntry("dir/large", "file", 0o755, 1_700_000_001 * 10**9 + 999, 3_000_001),
+    TarEntry("dir/" + "n" * 99, "file", 0o644, -(10**9), 5),
+    TarEntry("dir/" + "long/" * 60 + "name", "file", 0o444, 2 * 10**9, 7),
+    TarEntry("dir/" + "d" * 150, "directory", 0o700, 0),
+    TarEntry("dir/link", "link", 0o777, 3 * 10**9, 0, "../" * 50 + "x"),
+    TarEntry("dir/same", "hardlink", 0o644, 0, 0, "dir/large"),
+    TarEntry("dir/" + "h" * 120, "hardlink", 0o644, 0, 0, "dir/" + "n" * 99),
+    TarEntry("späce and\nline", "file", 0o644, 0, 1),
+    TarEntry(os.fsdecode(b"dir/\xff\xfe"), "link", 0o777, 0, 0, os.fsdecode(b"\xfd")),
+    TarEntry("after 2242", "file", 0o644, 9_000_000_000 * 10**9, 0),
 ]
 
 
-def content(entry: Entry) -> bytes:
+def content(entry: TarEntry) -> bytes:
     return (entry.path.encode("utf-8", "surrogateescape") * (entry.size + 1))[: entry.size]
 
 
-def packed(entries: list[Entry]) -> bytes:
+def packed(entries: list[TarEntry]) -> bytes:
     out = io.BytesIO()
     writer = Writer(out)
     for entry in entries:
@@ -88,7 +88,7 @@ def test_tar_unpacks_it(tmp_path: Path) -> None:
 def test_a_file_of_more_than_8_gib() -> None:
     out = io.BytesIO()
     with pytest.raises(OSError, match="became shorter"):
-        Writer(out).add(Entry("huge", "file", 0o644, 0, 10**10), io.BytesIO(b"x"))
+        Writer(out).add(TarEntry("huge", "file", 0o644, 0, 10**10), io.BytesIO(b"x"))
     assert tarfile.TarInfo.frombuf(out.getvalue()[:512], "utf-8", "strict").size == 10**10
 
 

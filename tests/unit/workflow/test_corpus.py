@@ -1,6 +1,6 @@
 """tests/workflows: one small file per situation. Beside each broken or doubtful one, exactly what loom says about it.
 
-`LOOM_TEST_ACCEPT=1 pytest tests/unit/workflow/test_corpus.py` writes what is said now; read it before you commit it.
+`LOOM_TEST_ACCEPT=1 pytest tests/unit/workflow/test_corpus.py` writes the present messages; read them before you commit them.
 """
 
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from loom import __version__, workflow
-from loom.plan.model import ResolveContext, Selection
+from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.resolve import problems_of, resolve
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.render.plan import plan_yaml
@@ -68,4 +68,4 @@ def test_good(path: Path, tmp_path: Path) -> None:
     loaded = workflow.load(laid_out(path, tmp_path), tmp_path)
     assert problems_of(loaded) == []
     context = ResolveContext(predefined={"CI_COMMIT_BRANCH": "main"}, files=lambda: ["pyproject.toml"])
-    expect(path, plan_yaml(resolve(loaded, Selection(), context)).replace(f"loom_version: {__version__}\n", ""))
+    expect(path, plan_yaml(resolve(loaded, JobSelection(), context)).replace(f"loom_version: {__version__}\n", ""))

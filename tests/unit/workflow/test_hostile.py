@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from loom import workflow
 from loom.errors import RequestError, WorkflowError
-from loom.plan.model import ResolveContext, Selection
+from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.resolve import problems_of, resolve
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.util import yaml_file
@@ -107,7 +107,7 @@ def test_variables_that_double_each_other(tmp_path: Path) -> None:
     path.write_text(f'{HEAD}variables:\n{doubled}  V59: "xxxxxxxxxxxxxxxx"\na: {{stage: test, script: x}}\n')
     start = time.thread_time()
     with pytest.raises(WorkflowError, match="exceeds 1024 KiB"):
-        resolve(workflow.load(path, tmp_path), Selection(), ResolveContext())
+        resolve(workflow.load(path, tmp_path), JobSelection(), ResolveContext())
     within(2, start)
 
 
@@ -119,7 +119,7 @@ def test_a_long_chain_of_needs_and_of_variables(tmp_path: Path) -> None:
         f"{HEAD}{jobs}j3000: {{stage: test, script: x, variables: {{A: $V0}}}}\nvariables:\n{chain}  V3000: end\n"
     )
     loaded = workflow.load(path, tmp_path)
-    found = resolve(loaded, Selection(jobs=("j2999",), with_needs=True), ResolveContext())
+    found = resolve(loaded, JobSelection(jobs=("j2999",), with_needs=True), ResolveContext())
     assert [job.id for job in found.jobs] == ["j3000", "j2999"]
     assert found.job("j3000").variables["A"] == "end"
 
@@ -172,7 +172,7 @@ def test_five_thousand_jobs(tmp_path: Path) -> None:
     assert problems_of(loaded) == []
     assert warnings(loaded, predefined=KNOWN_TO_PLANS) == []
     assert time.process_time() - start < 4
-    assert len(resolve(loaded, Selection(), ResolveContext()).jobs) == 5000
+    assert len(resolve(loaded, JobSelection(), ResolveContext()).jobs) == 5000
 
 
 WORDS = st.sampled_from(

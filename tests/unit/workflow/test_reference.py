@@ -87,7 +87,7 @@ def test_every_event_is_in_the_reference() -> None:
 
 
 def test_loom_sets_the_predefined_variables_and_no_others() -> None:
-    commit = variables.Commit(
+    commit = variables.HeadCommit(
         sha="a" * 40,
         branch="topic",
         tags=["v1"],
@@ -150,7 +150,7 @@ def test_loom_sets_the_predefined_variables_and_no_others() -> None:
 def test_an_event_sets_what_ci_would_set(
     event: str, branch: str | None, tags: list[str], expected: dict[str, str | None]
 ) -> None:
-    commit = variables.Commit(sha="a" * 40, branch=branch, tags=tags, default_branch="main")
+    commit = variables.HeadCommit(sha="a" * 40, branch=branch, tags=tags, default_branch="main")
     given = variables.for_run(
         run_id="1", workflow_path="w", commit=commit, project_name="p", origin_url=None, event=event
     )
@@ -159,6 +159,6 @@ def test_an_event_sets_what_ci_would_set(
 
 
 def test_an_event_of_a_tag_wants_a_tag() -> None:
-    commit = variables.Commit(sha="a" * 40, branch="main")
+    commit = variables.HeadCommit(sha="a" * 40, branch="main")
     with pytest.raises(RequestError, match="no tag points at the commit"):
         variables.for_run(run_id="1", workflow_path="w", commit=commit, project_name="p", origin_url=None, event="tag")

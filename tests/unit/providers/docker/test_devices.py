@@ -1,4 +1,4 @@
-"""Devices and GPUs as an engine wants them told, and what is said when it has none."""
+"""Devices and GPUs in the form that an engine expects, and the messages of an engine without them."""
 
 from pathlib import Path
 from typing import Any

@@ -12,7 +12,7 @@ import pytest
 
 from loom.errors import ProviderError
 from loom.providers.kubernetes import layers
-from loom.providers.kubernetes.layers import Packer, Part, Planned, planned
+from loom.providers.kubernetes.layers import LayerSource, Packer, PlannedLayer, planned
 
 
 @pytest.fixture
@@ -29,12 +29,12 @@ def workspace(tmp_path: Path) -> Path:
     return root
 
 
-def keys(plan: list[Planned]) -> list[str]:
+def keys(plan: list[PlannedLayer]) -> list[str]:
     return [one.key for one in plan]
 
 
-def parts(workspace: Path) -> list[Part]:
-    return [Part(source=workspace, folder=layers.WORKSPACE)]
+def parts(workspace: Path) -> list[LayerSource]:
+    return [LayerSource(source=workspace, folder=layers.WORKSPACE)]
 
 
 def test_a_change_reaches_its_own_layer_only(workspace: Path) -> None:
@@ -76,10 +76,10 @@ def test_objects_of_git_are_told_apart_by_their_names(tmp_path: Path) -> None:
     store = tmp_path / "objects"
     (store / "pack").mkdir(parents=True)
     (store / "pack/pack-1.pack").write_bytes(b"x" * 1000)
-    plan = planned([Part(source=store, folder="1", by_name=True)])
+    plan = planned([LayerSource(source=store, folder="1", by_name=True)])
     assert layers.digests(plan) == b""
     (store / "pack/pack-2.pack").write_bytes(b"y")
-    assert keys(planned([Part(source=store, folder="1", by_name=True)])) != keys(plan)
+    assert keys(planned([LayerSource(source=store, folder="1", by_name=True)])) != keys(plan)
 
 
 def test_a_file_that_changes_while_it_is_packed_is_an_error(workspace: Path, tmp_path: Path) -> None:

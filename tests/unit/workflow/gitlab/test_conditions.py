@@ -56,7 +56,7 @@ HOLDS = [
     ("$A =~ /^[[:alpha:]]+$/", {"A": "abc"}, True),
     ("$A =~ /(?i)^MAIN$/", {"A": "main"}, True),
     (r"$A =~ /^\p{Lu}/", {"A": "Ä"}, True),
-    # a pattern in a variable; a text that is none has the value in it
+    # a pattern in a variable; a text that is no pattern must be in the value
     ("$A =~ $P", {"A": "main", "P": "/^MA/i"}, True),
     ("$A !~ $P", {"A": "main", "P": "/^x/"}, True),
     ("$A =~ $P", {"A": "main", "P": "^ma"}, False),

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from loom.errors import LoomError
-from loom.plan.model import Plan, Selection
+from loom.plan.model import JobSelection, Plan
 from loom.plan.resolve import rehearse, resolve
 from loom.workflow import dialects
 from loom.workflow.gitlab import keywords
@@ -70,4 +70,4 @@ def test_any_file_is_compiled_or_refused(seed: int, tmp_path: Path) -> None:
             loaded = dialects.load(path, tmp_path, lambda: context)
             with contextlib.suppress(LoomError):
                 rehearse(loaded)
-            assert isinstance(resolve(loaded, Selection(container=True), context), Plan)
+            assert isinstance(resolve(loaded, JobSelection(container=True), context), Plan)
