@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import subprocess
@@ -18,8 +19,10 @@ from loom.cancel import Cancel
 from loom.config import Config
 from loom.plan.model import Image, MountMode
 from loom.providers.base import Command, SessionRequest, Setup
+from loom.providers.kubernetes.cluster import Gone
 from loom.status import Exit
 from tests.support import kubernetes
+from tests.support.waiting import until
 
 Output = list[tuple[str, bytes]]
 
@@ -85,6 +88,18 @@ def cluster() -> Iterator[Any]:
     found = kubernetes.cluster()
     yield found
     found.close()
+
+
+@pytest.fixture
+def namespace(cluster: Any) -> Iterator[Any]:
+    """A namespace of the test's own, as a cluster."""
+    name = f"loom-test-{secrets.token_hex(4)}"
+    cluster.call("making a namespace", "create_namespace", {"metadata": {"name": name}})
+    there = cluster.at(name)
+    until(lambda: there.call("looking", "list_namespaced_service_account")["items"])
+    yield there
+    with contextlib.suppress(Gone):
+        cluster.call("removing a namespace", "delete_namespace", name)
 
 
 @pytest.fixture

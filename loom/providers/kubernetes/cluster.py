@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -175,8 +176,15 @@ class Cluster:
         status = getattr(error, "status_code", None)  # of a refused handshake
         if isinstance(status, int):
             return self._of_status(status, _handshake_reason(error), doing)
+        said = _first_line(error)
+        if "certificate" in said.lower():
+            return EngineUnavailable(
+                f"{doing}: no trust between this machine and the cluster at {self.host}: {said} ({self._place})",
+                hint="the kubeconfig's certificates have expired, or belong to another cluster: log in again",
+                code="CLUSTER_UNAUTHORIZED",
+            )
         return EngineUnavailable(
-            f"{doing}: the cluster at {self.host} does not answer: {_first_line(error)}",
+            f"{doing}: the cluster at {self.host} does not answer: {said}",
             hint="`kubectl cluster-info` asks it; a VPN or a tunnel may be down",
             code="CLUSTER_UNAVAILABLE",
         )
@@ -297,19 +305,39 @@ def is_transient(error: LoomError) -> bool:
     return error.code == "CLUSTER_UNAVAILABLE"
 
 
+_REFUSALS = (
+    (
+        r"(?:exceeded|failed|unknown for) quota: (.*)",
+        "the namespace's quota does not allow it: {}",
+        "run fewer jobs at once, or give the job lower limits; where the quota counts limits, each container needs some",
+        "CLUSTER_QUOTA",
+    ),
+    (
+        r"((?:minimum|maximum) \S+ usage per .*|\S+ max limit to request ratio per .*)",
+        "the namespace's LimitRange does not allow such a pod: {}",
+        "change the job's `resources`, or those of the container in the pool's `pod_template`",
+        "CLUSTER_POD_REFUSED",
+    ),
+    (
+        r"(.*(?:PodSecurity|denied the request).*)",
+        "the namespace's rules do not allow such a pod: {}",
+        "ask for another namespace, or remove what the rules name from the job",
+        "CLUSTER_POD_REFUSED",
+    ),
+    (
+        r"because it is (being terminated)",
+        "the namespace is {}",
+        "run again in another namespace, or when someone has created this one again",
+        "CLUSTER_NAMESPACE_UNKNOWN",
+    ),
+)
+"""Of each refusal that is not a missing right: its pattern, and the error's text, hint and code."""
+
+
 def _forbidden(message: str, doing: str, place: str) -> ProviderError:
-    if "exceeded quota" in message:
-        return ProviderError(
-            f"{doing}: the namespace's quota does not allow it: {message.partition('exceeded quota: ')[2]} ({place})",
-            hint="run fewer jobs at once, give the job lower limits, or ask for a larger quota",
-            code="CLUSTER_QUOTA",
-        )
-    if "PodSecurity" in message or "PodSecurityPolicy" in message or "denied the request" in message:
-        return ProviderError(
-            f"{doing}: the namespace's rules do not allow such a pod: {message} ({place})",
-            hint="ask for another namespace, or remove what the rules name from the job",
-            code="CLUSTER_POD_REFUSED",
-        )
+    for pattern, text, hint, code in _REFUSALS:
+        if found := re.search(pattern, message, re.DOTALL):
+            return ProviderError(f"{doing}: {text.format(found[1])} ({place})", hint=hint, code=code)
     return ProviderError(
         f"{doing}: {message} ({place})",
         hint="the Role in loom's guide for clusters has each verb that loom uses; `kubectl auth can-i --list` shows yours",

@@ -18,11 +18,12 @@ from typing import IO, TYPE_CHECKING, cast
 from msgspec import Struct
 
 from loom.cancel import Cancel
-from loom.errors import ProviderError
+from loom.errors import LoomError, ProviderError
 from loom.providers.files import Members, members_of, packed, renamed, unnoticed
 from loom.providers.kubernetes import exec as execs
 from loom.providers.kubernetes.exec import Exec
 from loom.providers.kubernetes.pod import HELPER
+from loom.providers.kubernetes.pods import why_lost
 
 if TYPE_CHECKING:
     from loom.providers.base import SessionRequest
@@ -251,7 +252,7 @@ class PodFiles:
                 said = (said + data)[-4000:]
             feeding.join(10.0)
         except OSError as error:
-            raise (failed[0] if failed else _lost(doing, error)) from error
+            raise (failed[0] if failed else self._lost(doing, error)) from error
         finally:
             ran.close()
         if ran.code:
@@ -276,7 +277,7 @@ class PodFiles:
                 else:
                     said = (said + data)[-4000:]
         except OSError as error:
-            raise _lost(doing, error) from error
+            raise self._lost(doing, error) from error
         finally:
             ran.close()
         # 1: a file changed while it was read.
@@ -285,6 +286,8 @@ class PodFiles:
         if not total:
             yield bytes(tarfile.RECORDSIZE)
 
-
-def _lost(doing: str, error: OSError) -> ProviderError:
-    return ProviderError(f"{doing}: the connection to the pod was lost: {error}", code="CLUSTER_UNAVAILABLE")
+    def _lost(self, doing: str, error: OSError) -> LoomError:
+        found = why_lost(self._cluster, self._pod, self._request.job_id, doing=f"while {doing}")
+        if found.code != "CLUSTER_UNAVAILABLE":
+            return found
+        return ProviderError(f"{doing}: the connection to the pod was lost: {error}", code=found.code)

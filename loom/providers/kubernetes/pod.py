@@ -109,17 +109,18 @@ def specification(
             "containers": [
                 _helper(request, image, confined),
                 _job(request, environment, image, confined),
-                *(_service(one, hardened=request.hardened or confined) for one in services if not one.service.once),
+                *(_service(one, request.hardened, confined) for one in services if not one.service.once),
             ],
             "initContainers": [
                 *([copying(pushed, mounts)] if pushed is not None else []),
-                *(_service(one, hardened=request.hardened or confined) for one in services if one.service.once),
+                *(_service(one, request.hardened, confined) for one in services if one.service.once),
             ],
             "volumes": [{"name": one["name"], "emptyDir": one["emptyDir"]} for one in volumes],
             "tolerations": _tolerations(pool),
             "nodeSelector": {**_platform(request.image), **pool.node_selector},
             "hostAliases": _aliases(request, services),
             **({"hostNetwork": True} if request.network.mode == "host" else {}),
+            **({"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}} if confined else {}),
             **_of_pool(pool),
         },
     }
@@ -248,7 +249,7 @@ def _limits(resources: Resources) -> dict[str, Any]:
     return {"limits": limits} if limits else {}
 
 
-def _service(one: Placed, *, hardened: bool) -> dict[str, Any]:
+def _service(one: Placed, hardened: bool, confined: bool) -> dict[str, Any]:
     service = one.service
     entrypoint = service.entrypoint if service.entrypoint is not None else service.image.entrypoint
     container: dict[str, Any] = {
@@ -262,10 +263,10 @@ def _service(one: Placed, *, hardened: bool) -> dict[str, Any]:
         container["command"] = list(entrypoint)
     if service.command is not None:
         container["args"] = list(service.command)
-    if hardened:
+    if hardened or confined:
         container["securityContext"] |= {
             "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"], "add": _SERVICE_CAPABILITIES},
+            "capabilities": {"drop": ["ALL"], **({} if confined else {"add": _SERVICE_CAPABILITIES})},
         }
     if (probe := _probe(service)) is not None:
         container["readinessProbe"] = probe

@@ -23,7 +23,8 @@ _NO_START = (
     "StartError",
     "ContainerCannotRun",
 )
-_LOOK_S = 2.0
+_COURSE = ("Scheduled", "Pulling", "Pulled", "Created", "Started", "MissingClusterDNS")
+"""Reasons of events that only say how far a pod has come."""
 
 
 class PodLost(ProviderError):
@@ -166,10 +167,24 @@ def runs(pod: Mapping[str, Any] | None, container: str) -> bool:
     return "running" in state_of(pod, container)
 
 
-def is_over(pod: Mapping[str, Any] | None, container: str) -> bool:
-    """Whether a container can't be connected to any more; not for one that has not started."""
+def is_taken_away(pod: Mapping[str, Any] | None) -> bool:
+    """Whether someone or the cluster ends the pod: it was deleted or evicted, or is out of time."""
     if pod is None or (pod.get("metadata") or {}).get("deletionTimestamp"):
         return True
+    return (pod.get("status") or {}).get("reason") in (
+        "Evicted",
+        "DeadlineExceeded",
+        "Preempting",
+        "NodeLost",
+        "Shutdown",
+    )
+
+
+def is_over(pod: Mapping[str, Any] | None, container: str) -> bool:
+    """Whether a container can't be connected to any more; not for one that has not started."""
+    if is_taken_away(pod):
+        return True
+    assert pod is not None
     return "terminated" in state_of(pod, container) or (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
 
 
@@ -224,13 +239,22 @@ def unscheduled(pod: Mapping[str, Any] | None) -> str:
 
 
 def events_of(cluster: Cluster, name: str) -> list[str]:
-    """The newest events of a pod, as text; empty where they may not be read."""
+    """The newest events of a pod that say more than its course, as text; empty where they may not be read."""
     try:
         listed = cluster.call("reading events", "list_namespaced_event", field_selector=f"involvedObject.name={name}")
     except LoomError:
         return []
-    items = sorted(listed["items"], key=lambda one: str(one.get("lastTimestamp") or one.get("eventTime") or ""))
+    telling = (one for one in listed["items"] if one.get("reason") not in _COURSE)
+    items = sorted(telling, key=lambda one: str(one.get("lastTimestamp") or one.get("eventTime") or ""))
     return list(dict.fromkeys(f"{one.get('reason')}: {one.get('message')}" for one in items))[-5:]
+
+
+def _disruption(status: Mapping[str, Any]) -> str:
+    """Why the cluster takes the pod away (preemption, a drained node); clusters before 1.26 don't say."""
+    for one in status.get("conditions") or ():
+        if one.get("type") == "DisruptionTarget" and one.get("status") == "True":
+            return f"{one.get('reason')}: {one.get('message')}"
+    return ""
 
 
 def why_lost(cluster: Cluster, name: str, job_id: str, *, doing: str = "while it ran") -> LoomError:
@@ -253,8 +277,11 @@ def why_lost(cluster: Cluster, name: str, job_id: str, *, doing: str = "while it
         )
     if status.get("reason") == "DeadlineExceeded":
         return PodLost(f"{where} reached its deadline", hint="`deadline` of the pool allows more", code="POD_DEADLINE")
+    if said := _disruption(status):
+        return PodLost(f"{where} on node {node} was taken away {doing}: {said}", code="POD_EVICTED", hint=told or None)
     if (pod.get("metadata") or {}).get("deletionTimestamp"):
-        return PodLost(f"{where} was lost with its node {node}, or deleted, {doing}", hint=told or None)
+        how = "was lost with its node" if "NodeNotReady" in told else "was deleted from node"
+        return PodLost(f"{where} {how} {node} {doing}", hint=told or None)
     ended = state_of(pod, "loom").get("terminated")
     if ended is not None:
         return PodLost(

@@ -61,7 +61,7 @@ class PodContainer:
             self._pod, lambda pod: pod is None or "terminated" in states.state_of(pod, JOB), ENDED_S
         )
         ended = states.state_of(seen, JOB).get("terminated")
-        if ended is None:
+        if ended is None or states.is_taken_away(seen):
             raise states.why_lost(self._cluster, self._pod, self._job_id)
         code = int(ended.get("exitCode") or 0)
         if code == driver.INPUT_LOST_CODE:
