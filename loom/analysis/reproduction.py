@@ -29,7 +29,7 @@ NOT_REPEATED = frozenset(
 )
 """Options of `loom run` and settings that do not decide how a job ends; consent (`trust`) is given each time."""
 _SELECTION = frozenset({"names", "stage", "from_job", "only_failed"})
-_FLAGS = {"from_job": "--from"}
+_FLAGS = {"from_job": "--from", "inputs": "--input"}
 
 
 def repeated(invocation: Invocation) -> Invocation:

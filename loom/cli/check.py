@@ -15,6 +15,7 @@ def check(
     workflow: options.WorkflowFile = None,
     form: Annotated[Literal["text", "json", "github"], typer.Option("--format", help="Output format.")] = "text",
     as_json: options.AsJson = False,
+    inputs: options.Inputs = None,
     strict: Annotated[bool, typer.Option("--strict", help="Treat warnings as failures: end with 1.")] = False,
 ) -> None:
     """Check the workflow. Lists every error with its place, and valid but doubtful values.
@@ -44,6 +45,7 @@ def compile_(
     from_job: options.FromJob = None,
     needs: options.Needs = None,
     var: options.Variables = None,
+    inputs: options.Inputs = None,
     matrix: options.Matrix = None,
     changes_base: options.ChangesBase = None,
     event: options.EventOption = options.Event.PUSH,
@@ -52,7 +54,7 @@ def compile_(
 
 
 @done_by("import_")
-def import_(workflow: options.WorkflowFile = None) -> None:
+def import_(workflow: options.WorkflowFile = None, inputs: options.Inputs = None) -> None:
     """Print a `.gitlab-ci.yml` in loom's own language. Comments name what it says otherwise, or can't say."""
 
 

@@ -65,6 +65,15 @@ Needs = Annotated[
     ),
 ]
 Variables = Annotated[list[str] | None, typer.Option("--var", metavar="NAME=value", help="Set a variable.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="NAME=value",
+        help="Set an input that `spec:inputs` of a .gitlab-ci.yml declares.",
+        autocompletion=completion("input"),
+    ),
+]
 
 
 class Event(StrEnum):

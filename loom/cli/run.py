@@ -25,6 +25,7 @@ def run(
     ] = False,
     needs: options.Needs = None,
     var: options.Variables = None,
+    inputs: options.Inputs = None,
     matrix: options.Matrix = None,
     changes_base: options.ChangesBase = None,
     event: options.EventOption = options.Event.PUSH,

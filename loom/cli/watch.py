@@ -20,6 +20,7 @@ def watch(
     from_job: options.FromJob = None,
     needs: options.Needs = None,
     var: options.Variables = None,
+    inputs: options.Inputs = None,
     matrix: options.Matrix = None,
     changes_base: options.ChangesBase = None,
     event: options.EventOption = options.Event.PUSH,

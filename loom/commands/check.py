@@ -28,14 +28,14 @@ from loom.status import ExitCode
 from loom.util.units import counted
 from loom.util.yaml_file import Kind, Node, pointer, problem_in_text
 from loom.workflow import lint
-from loom.workflow.dialects import AnyEntry, Loaded, examine
+from loom.workflow.dialects import AnyEntry, Loaded, examine, refuse_inputs
 from loom.workflow.lint import warnings
 from loom.workflow.values import shell_words
 
 MAX_SHOWN = 200
 
 
-def check(workflow: Path | None, form: str, *, strict: bool) -> int:
+def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict: bool) -> int:
     """`loom check`."""
     root = find_root(Path.cwd())
     path = workflow_path(root, workflow, Path.cwd())
@@ -45,7 +45,9 @@ def check(workflow: Path | None, form: str, *, strict: bool) -> int:
         here = project.here()
     except WorkflowError as error:  # a run would refuse it too
         problems += error.problems
-    examined = examine(path, root, partial(resolve_context, here, path) if here is not None else ResolveContext)
+    facts = partial(resolve_context, here, path, inputs=inputs or ()) if here is not None else ResolveContext
+    refuse_inputs(inputs or (), path, root)
+    examined = examine(path, root, facts)
     loaded = examined.workflow
     jobs: Sequence[tuple[AnyEntry, Job]] = ()
     problems += examined.problems

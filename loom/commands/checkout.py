@@ -138,11 +138,12 @@ def resolve_context(
     base: str | None = None,
     event: str = "push",
     given: Iterable[str] = (),
+    inputs: Iterable[str] = (),
 ) -> ResolveContext:
     """Gather the facts about the checkout for a plan of the workflow at a path.
 
     `predefined` are loom's own variables (None: derived from git, for `event`); `base` is the commit for `changes:` (None:
-    HEAD); `given`: `NAME=value` of the command line. RequestError for an unknown base.
+    HEAD); `given` and `inputs`: `NAME=value` of the command line. RequestError for an unknown base.
     """
     root, environ = here.root, here.environ
     if (
@@ -164,6 +165,7 @@ def resolve_context(
         files=files_of(root, environ),
         own_variables=partial(_own_variables, here, predefined),
         given=pairs(given, "--var"),
+        inputs=pairs(inputs, "--input"),
         sources=partial(_sources, here),
     )
 

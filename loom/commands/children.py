@@ -83,6 +83,7 @@ class ChildRuns:
         context = checkout.resolve_context(
             here, path, predefined=variables, given=[f"{name}={value}" for name, value in given.items()]
         )
+        context = replace(context, inputs=trigger.inputs if len(trigger.files) == 1 else {})
         loaded = dialects.load(path, child.workspace, lambda: context, like=self._dialect)
         selection = replace(checkout.selection(container=here.config.container, on=here.config.on), variables=given)
         plan = resolve(loaded, selection, context)
@@ -157,12 +158,12 @@ def _file_of(child: Child) -> Iterator[Path]:
     assert trigger is not None
     with tempfile.TemporaryDirectory(prefix="loom-child-") as folder:
         only = trigger.files[0]
-        if len(trigger.files) == 1 and not trigger.inputs:
+        if len(trigger.files) == 1:
             yield _path_of(only, child, Path(folder))
             return
         if any(file.job is not None for file in trigger.files):
             raise RequestError(
-                f"{child.job.id}: a file from artifacts is a child pipeline by itself, without others and without inputs",
+                f"{child.job.id}: a file from artifacts is a child pipeline by itself, without others",
                 code="GL_UNSUPPORTED",
             )
         inputs = {"inputs": dict(trigger.inputs)} if trigger.inputs else {}

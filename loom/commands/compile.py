@@ -32,6 +32,7 @@ def compile_(
     from_job: str | None,
     needs: bool | None,
     var: list[str] | None,
+    inputs: list[str] | None,
     matrix: list[str] | None,
     changes_base: str | None,
     event: str,
@@ -49,7 +50,7 @@ def compile_(
         on=here.config.on,
     )
     path = here.workflow(workflow)
-    context = checkout.resolve_context(here, path, base=changes_base, event=event, given=var or ())
+    context = checkout.resolve_context(here, path, base=changes_base, event=event, given=var or (), inputs=inputs or ())
     loaded = planning.load(here, path, lambda: context)
     plan = resolve(loaded, selection, context)
     if explain is not None:

@@ -84,6 +84,13 @@ def _planning() -> ModuleType:
     return planning
 
 
+def inputs(_given: Given) -> Iterable[str]:
+    """Return `NAME=value` for the inputs that a `.gitlab-ci.yml` declares."""
+    place = here()
+    found: Iterable[str] = _planning().dialects.known_inputs(place.workflow(), place.root)
+    return found
+
+
 def settings(_given: Given) -> Iterable[str]:
     return config.KEYS
 
@@ -106,6 +113,7 @@ KINDS: Mapping[str, Callable[[Given], Iterable[Any]]] = {
     "stage": stages,
     "place": places,
     "matrix": matrix,
+    "input": inputs,
     "setting": settings,
     "document": documents,
 }

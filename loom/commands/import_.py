@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from loom.commands import planning, project
+from loom.commands import checkout, planning, project
 from loom.errors import RequestError
 from loom.status import ExitCode
 from loom.util.paths import name_from
@@ -13,12 +13,13 @@ from loom.workflow import Workflow
 from loom.workflow.gitlab.translation import translated
 
 
-def import_(workflow: Path | None) -> int:
+def import_(workflow: Path | None, inputs: list[str] | None) -> int:
     """`loom import`."""
     here = project.here()
     found = here.root / ".gitlab-ci.yml"
     path = here.workflow(workflow) if workflow is not None or not found.exists() else found
-    loaded = planning.load(here, path)
+    context = checkout.resolve_context(here, path, inputs=inputs or ())
+    loaded = planning.load(here, path, lambda: context)
     if isinstance(loaded, Workflow):
         raise RequestError(
             f"{name_from(here.root, path)} is in loom's own language already",

@@ -140,6 +140,7 @@ class Planner:
                 self._selection,
                 self.context.config,
                 self.context.host_project_dir,
+                self.context.inputs,
             ]
         )
 

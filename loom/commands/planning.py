@@ -25,6 +25,8 @@ MAX_NOTICES = 5
 
 def load(here: Here, path: Path, context: Callable[[], ResolveContext] | None = None) -> Loaded:
     """Load the workflow at a path; `context`: what an include may depend on, if not the facts about the checkout."""
+    if context is not None:
+        dialects.refuse_inputs(context().inputs, path, here.root)
     return dialects.load(path, here.root, context or partial(checkout.resolve_context, here, path))
 
 

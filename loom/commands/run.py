@@ -67,6 +67,8 @@ class Options(Struct, frozen=True, kw_only=True):
     only_failed: bool = False
     needs: bool | None = None
     var: Sequence[str] = ()
+    inputs: Sequence[str] = ()
+    """`NAME=value` of the inputs that the workflow's main file declares."""
     matrix: Sequence[str] = ()
     changes_base: str | None = None
     event: str = "push"
@@ -207,7 +209,9 @@ def planner_of(options: Options, here: Here, variables: Mapping[str, str], *, ke
     `keeping`: see `Planner`.
     """
     path = here.workflow(options.workflow)
-    context = checkout.resolve_context(here, path, predefined=variables, base=options.changes_base, given=options.var)
+    context = checkout.resolve_context(
+        here, path, predefined=variables, base=options.changes_base, given=options.var, inputs=options.inputs
+    )
     selection = checkout.selection(
         jobs=options.names,
         stages=options.stage,

@@ -399,6 +399,8 @@ class ResolveContext(Struct, frozen=True, kw_only=True):
     """Every file of the snapshot, relative to the root."""
     own_variables: Callable[[], Mapping[str, Variable]] = dict
     """The variables that the project has on the server, from the user's file."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """The inputs of the workflow's main file, as text."""
     given: Mapping[str, str] = field(default_factory=dict)
     """The variables of the command line, for what a workflow decides while it is read."""
     sources: Callable[[], Sources | None] = lambda: None

@@ -7,9 +7,10 @@ the same plan of each. Nothing after the plan asks which dialect it was.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from msgspec import Struct
 
@@ -60,13 +61,32 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | 
     if not is_gitlab(like or path, root):
         own = loader.examine(path, root)
         return Examined(workflow=own.workflow, problems=own.problems, ranks=own.ranks)
-    from loom.workflow.gitlab import loader as gitlab  # costs nothing where the project has a workflow of loom's
-
     name = name_from(root, path)
-    found = gitlab.Loaded(name, _bytes(path, name), root, facts())
+    found = _gitlab().Loaded(name, _bytes(path, name), root, facts())
     ranks = {file.name: number for number, file in enumerate(found.files)} | {name: -1}
     problems = tuple(loader.in_order(found.problems.found, ranks))
     return Examined(workflow=found.pipeline, problems=problems, ranks=ranks)
+
+
+def refuse_inputs(inputs: Collection[str], path: Path, root: Path) -> None:
+    """RequestError for inputs of a workflow in loom's own language."""
+    if inputs and not is_gitlab(path, root):
+        raise RequestError(
+            f"--input: {name_from(root, path)} is in loom's own language, which has no inputs",
+            hint="set a variable: --var NAME=value; or name a .gitlab-ci.yml with --workflow",
+        )
+
+
+def known_inputs(path: Path, root: Path) -> Iterable[str]:
+    """Return `NAME=value` for the inputs that a file declares, with each value that it allows; else `NAME=`."""
+    name = name_from(root, path)
+    return cast(Iterable[str], _gitlab().known_inputs(_bytes(path, name), name)) if is_gitlab(path, root) else ()
+
+
+def _gitlab() -> ModuleType:
+    from loom.workflow.gitlab import loader as gitlab  # costs nothing where the project has a workflow of loom's
+
+    return gitlab
 
 
 def _bytes(path: Path, name: str) -> bytes:

@@ -20,6 +20,7 @@ from loom.util.toposort import CycleError
 from loom.util.yaml_file import Kind, Node, fields_of, line_in_file, one_or_more, pointer
 from loom.workflow.gitlab import yaml
 from loom.workflow.gitlab.durations import seconds
+from loom.workflow.gitlab.inputs import as_text
 from loom.workflow.gitlab.keywords import JOB, Support
 from loom.workflow.gitlab.needs import dependencies
 from loom.workflow.gitlab.shapes import UNSUPPORTED
@@ -280,7 +281,7 @@ class GitLabJobBuilder:
             files=tuple(self._child(file, texts) for file in one_or_more(node.get("include"))),
             depend=strategy is not None,
             variables={**{name: value for name, value in own.items() if name not in given}, **given},
-            inputs={name: text_of(value) for name, value in _inputs(node)},
+            inputs={name: as_text(value.plain()) for name, value in _inputs(node)},
         )
 
     def _child(self, node: Node, texts: _Texts) -> p.ChildFile:

@@ -51,7 +51,7 @@ class GitLabFiles:
 
     def load(self, data: bytes, name: str) -> Node | None:
         """Parse the main file and return its content merged over that of its includes."""
-        return self._parsed(data, name, _Where(tree=self.own, trail=(name,)))
+        return self._parsed(data, name, _Where(tree=self.own, trail=(name,), given=Given(texts=self.facts.inputs)))
 
     def _parsed(self, data: bytes, name: str, where: _Where) -> Node | None:
         file = yaml_file.decoded(data, name, code=yaml.CODE)

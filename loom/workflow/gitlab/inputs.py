@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct, field
@@ -33,9 +33,11 @@ _FUNCTIONS = "expand_vars, truncate(offset,length) and posix_escape"
 
 
 class Given(Struct, frozen=True, kw_only=True):
-    """What the including file hands over."""
+    """What the including file hands over, or the command line."""
 
     inputs: Mapping[str, Node] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Inputs of the command line; one that is not of type string is written as JSON."""
     place: Node | None = None
     """The include, for messages about what it lacks."""
     component: Mapping[str, str] = field(default_factory=dict)
@@ -53,6 +55,11 @@ def load(file: YamlFile, given: Given) -> Node | None:
     if end is None:
         for name, node in given.inputs.items():
             say(node, f"{file.name} declares no input {name}; remove it, or add it to the file's `spec: inputs`", file)
+        for name in given.texts:
+            why = (
+                f"--input {name}: {file.name} declares no inputs; leave it out, or add it to the file's `spec: inputs`"
+            )
+            say(_node_at(file, 0, 1), why, file)
         return yaml.parse(file)[0]
     header = yaml.parse(file, file.text[:end])[-1]
     if header is None or file.problems:
@@ -94,6 +101,11 @@ class _Inputs:
             if name not in self.declared:
                 known = ", ".join(self.declared) or "none"
                 say(node, f"{self.file.name} declares no input {name}; its inputs are: {known}", self.file)
+        for name in self.given.texts:
+            if name not in self.declared:
+                known = ", ".join(self.declared) or "none"
+                why = f"--input {name}: {self.file.name} declares no such input; its inputs are: {known}"
+                say(_node_at(self.file, 0, 1), why, self.file)
         for name, node in self.declared.items():
             try:
                 self.found[name] = self._value(name, node)
@@ -112,14 +124,16 @@ class _Inputs:
     def _value(self, name: str, spec: Node) -> Any:
         rule = self._rule(spec)
         given = self.given.inputs.get(name)
+        text = self.given.texts.get(name)
         default = rule.get("default") if rule is not None else spec.get("default")
         node = given if given is not None else default
-        if node is None:
-            raise _Refused("needs a value: it has no default; give it with include:inputs")
+        if node is None and text is None:
+            way = "--input NAME=value" if self.given.place is None else "include:inputs"
+            raise _Refused(f"needs a value: it has no default; give it with {way}")
         kind = _text(spec.get("type")) or "string"
         if kind not in _TYPES:
             raise _Refused(f"unknown type {kind}; the types are {', '.join(_TYPES)}")
-        value = node.plain()
+        value = _typed(text, kind) if text is not None else node.plain() if node is not None else None
         if not _TYPES[kind](value):
             raise _Refused(f"expected {'an' if kind == 'array' else 'a'} {kind}, found {value!r}")
         options = (rule.get("options") if rule is not None else None) or spec.get("options")
@@ -142,7 +156,7 @@ class _Inputs:
     def _rule(self, spec: Node) -> Node | None:
         """Return the first of `spec:inputs:NAME:rules` that holds for the inputs before it."""
         names = {name: f"INPUT_{number}" for number, name in enumerate(self.declared)}
-        values = {names[name]: _as_text(value) for name, value in self.found.items()}
+        values = {names[name]: as_text(value) for name, value in self.found.items()}
         for rule in items_of(spec.get("rules")):
             condition = _text(rule.get("if"))
             if not condition:
@@ -156,11 +170,30 @@ class _Inputs:
         return None
 
 
+def _typed(text: str, kind: str) -> Any:
+    """Return the value that text of the command line has as this type; what is none of it stays text."""
+    try:
+        return text if kind == "string" else json.loads(text)
+    except ValueError:
+        return text
+
+
+def known(file: YamlFile) -> Iterator[str]:
+    """Yield `NAME=value` for each input of a decoded file and each value that it allows; `NAME=` for any value."""
+    end = _header_end(file.text)
+    header = yaml.parse(file, file.text[:end])[-1] if end is not None else None
+    for name, spec in fields_of(header.find("spec", "inputs") if header is not None else None).items():
+        booleans = ["true", "false"] if _text(spec.get("type")) == "boolean" else []
+        options = [as_text(option.plain()) for option in items_of(spec.get("options"))] or booleans
+        yield from (f"{name}={value}" for value in options or [""])
+
+
 def _text(node: Node | None) -> str:
     return node.text if node is not None and node.kind is Kind.SCALAR else ""
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Return the text that stands for an input's value in a file, and in `Given.texts`."""
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)
@@ -211,7 +244,7 @@ def _evaluated(expression: str, values: Mapping[str, Any], given: Given) -> str:
         if not isinstance(value, str):
             raise _Refused(f"$[[ {expression} ]]: {function} takes text; {name} is not of type string")
         value = _applied(function, value, given)
-    return _as_text(value)
+    return as_text(value)
 
 
 def _applied(function: str, value: str, given: Given) -> str:

@@ -351,7 +351,7 @@ ROOT_KEYWORDS = (
     Keyword("spec:description", "text"),
     Keyword("spec:component", "[text]"),
     Keyword("spec:include", "any", _REFUSED, "Write the inputs in the file itself."),
-    Keyword("spec:inputs", "open"),
+    Keyword("spec:inputs", "open", _SAME, "`--input NAME=value` gives those of the main file."),
     Keyword("spec:inputs:NAME", "map"),
     Keyword("spec:inputs:NAME:default", "any"),
     Keyword("spec:inputs:NAME:description", "text"),

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from loom.util import yaml_file
 from loom.util.yaml_file import Kind, Node, YamlFile, items_of, one_or_more, pointer
-from loom.workflow.gitlab import yaml
+from loom.workflow.gitlab import inputs, yaml
 from loom.workflow.gitlab.files import CODE, GitLabFiles
 from loom.workflow.gitlab.inheritance import defaults_of, entry_names, extended, with_defaults
 from loom.workflow.gitlab.pipeline import Entry, Facts, Pipeline
@@ -21,6 +22,11 @@ STAGES = ("build", "test", "deploy")
 FIRST, LAST = ".pre", ".post"
 MAX_NAME = 255
 MAX_KEY_FILES = 2
+
+
+def known_inputs(data: bytes, path: str) -> list[str]:
+    """Return `NAME=value` for the inputs that a file declares, for completion."""
+    return list(inputs.known(yaml_file.decoded(data, path, code=yaml.CODE)))
 
 
 class Loaded:

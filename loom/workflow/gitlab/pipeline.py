@@ -31,6 +31,10 @@ class Facts(Protocol):
         """The variables of `--var`."""
 
     @property
+    def inputs(self) -> Mapping[str, str]:
+        """The inputs of the main file, as text."""
+
+    @property
     def changed(self) -> Callable[[str | None], Iterable[str] | None]: ...
 
     @property

@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from loom.cli.app import app_for
+from loom.commands.completion import complete
 
 WORKFLOW = """\
 version: v1
@@ -64,6 +65,14 @@ def test_values_are_completed(project: Path, words: list[str], found: set[str]) 
         check=False,
     )
     assert set(done.stdout.split()) == found, done.stderr
+
+
+def test_inputs_of_a_gitlab_file_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    spec = "spec: {inputs: {env: {options: [dev, prod]}, flag: {type: boolean}, name: {default: x}}}"
+    (tmp_path / ".gitlab-ci.yml").write_text(f"{spec}\n---\njob: {{script: x}}\n")
+    monkeypatch.chdir(tmp_path)
+    assert complete("input", {}) == ["env=dev", "env=prod", "flag=true", "flag=false", "name="]
 
 
 FREE = {"--var", "--changes-base", "--grep", "--older-than", "--timeout", "--platform", "--max-size", "--unused-for"}

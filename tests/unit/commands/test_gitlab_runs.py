@@ -60,6 +60,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("LOOM_TMP_DIR", str(home / "tmp"))
+    monkeypatch.setenv("LOOM_AUTO_CLEAN", "false")
     monkeypatch.chdir(root)
     return Project(root, capsys)
 
@@ -111,3 +112,49 @@ b: {script: [echo quiet]}
     assert sorted(shown) == [" echo after", " echo word", "after", "word"]
     assert not [line for line in lines if "loom_" in line]
     assert project.output("b") == "quiet\n"
+
+
+INPUTS = """\
+spec:
+  inputs:
+    env: {options: [dev, prod]}
+    n: {type: number, default: 1}
+    list: {type: array, default: []}
+    flag: {type: boolean, default: false}
+---
+job: {variables: {L: '$[[ inputs.list ]]'}, script: [echo $[[ inputs.env ]] $[[ inputs.n ]] $[[ inputs.flag ]] $L]}
+"""
+
+
+def test_inputs_of_the_main_file_come_from_the_command_line(project: Project) -> None:
+    project.write(gitlab=INPUTS)
+    code, shown, _ = project.loom("check")
+    assert (code, "3:5: GL_INVALID /spec/inputs: input env of .gitlab-ci.yml: needs a value" in shown) == (2, True)
+    assert "give it with --input NAME=value" in shown
+    given = ["--input", "env=dev", "--input", "n=2", "--input", "flag=true", "--input", "list=[1]"]
+    assert project.loom("check", *given)[0] == 0
+    assert project.run(*given)[0] == 0
+    assert project.output("job") == "dev 2 true [1]\n"
+    assert project.loom("rerun", "last")[0] == 0
+    assert project.output("job") == "dev 2 true [1]\n"
+    for wrong, said in [
+        (
+            "env=x",
+            "3:5: GL_INVALID /spec/inputs: input env of .gitlab-ci.yml: 'x' is not one of its options: dev, prod",
+        ),
+        ("n=two", "input n of .gitlab-ci.yml: expected a number, found 'two'"),
+        ("other=1", "--input other: .gitlab-ci.yml declares no such input; its inputs are: env, n, list, flag"),
+    ]:
+        code, shown, err = project.loom("compile", "--input", "env=dev", "--input", wrong)
+        assert (code, said.partition("GL_INVALID")[2] in shown + err) == (2, True)
+
+
+def test_inputs_of_a_file_that_has_none_are_refused(project: Project) -> None:
+    project.write(gitlab="job: {script: x}\n")
+    code, _, err = project.loom("compile", "--input", "a=1")
+    assert (code, "--input a: .gitlab-ci.yml declares no inputs" in err) == (2, True)
+    (project.root / ".loom").mkdir()
+    (project.root / ".loom/workflow.yml").write_text("version: v1\njob: {script: x}\n")
+    for command in ("check", "compile"):
+        code, _, err = project.loom(command, "--input", "a=1")
+        assert (code, "--input: .loom/workflow.yml is in loom's own language" in err) == (2, True)
