@@ -32,7 +32,7 @@ from typing import Any
 
 import msgspec
 import yaml
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -60,6 +60,7 @@ class Seen(Struct, kw_only=True):
 class Tools(Struct, kw_only=True):
     other: list[str]
     environ: dict[str, str]
+    options: tuple[str, ...] = ()
     answers: Path
     """The other tool's answers, by the contents of the case."""
 
@@ -83,10 +84,15 @@ def installed(folder: Path) -> list[str]:
 
 
 def cases(folder: Path, *, every: bool) -> Iterator[tuple[str, Path, str]]:
-    """Yield name, folder and file of each case."""
+    """Yield name, folder and file of each case; a file that another one of the folder names is a part of that one."""
     for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-        for file in sorted(place.glob(".gitlab-ci*.yml") if every else place.glob(".gitlab-ci.yml")):
-            if not re.search(r"local-(variables|inputs)", file.name) and file.is_file():
+        files = sorted(path for path in place.glob(".gitlab-ci*.yml") if path.is_file())
+        texts = {file: file.read_text() for file in files}
+        for file in files:
+            part = re.search(r"local-(variables|inputs)", file.name) or any(
+                file.name in text for other, text in texts.items() if other != file
+            )
+            if file.name == ".gitlab-ci.yml" or (every and not part):
                 yield (place.name if file.name == ".gitlab-ci.yml" else f"{place.name}/{file.name}"), place, file.name
 
 
@@ -114,8 +120,19 @@ def configured(project: Path, environ: Mapping[str, str]) -> dict[str, str]:
     variables, home = project / ".gitlab-ci-local-variables.yml", project.with_name(f"{project.name}.home")
     (home / ".config/loom").mkdir(parents=True, exist_ok=True)
     if variables.exists():
-        (home / ".config/loom/config.yml").write_text(f"gitlab: {{variables: {variables}}}\n")
+        given = {name: _given(value) for name, value in (yaml.safe_load(variables.read_text()) or {}).items()}
+        own = home / "variables.yml"
+        own.write_text(yaml.safe_dump({name: value for name, value in given.items() if value is not None}))
+        (home / ".config/loom/config.yml").write_text(f"gitlab: {{variables: {own}}}\n")
     return {**environ, "HOME": str(home)}
+
+
+def _given(value: Any) -> Any:
+    """A variable of the other tool's file as loom's has it; None for one of certain environments alone."""
+    if not isinstance(value, dict) or "values" not in value:
+        return value
+    found = value["values"].get("*")
+    return {"value": found, "file": value.get("type") == "file"} if found is not None else None
 
 
 def _loom(project: Path, environ: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -186,7 +203,7 @@ def planned_by_other(tools: Tools, project: Path, file: str) -> Seen:
 
 
 def _other(tools: Tools, project: Path, file: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [*tools.other, "--file", file, "--no-color", *arguments]
+    command = [*tools.other, "--file", file, "--no-color", *tools.options, *arguments]
     return subprocess.run(
         command,
         cwd=project,
@@ -256,10 +273,11 @@ def ran_by_other(tools: Tools, project: Path, file: str) -> Seen:
 def kept(answer: Callable[[Tools, Path, str], Seen], tools: Tools, project: Path, file: str) -> Seen:
     """The other tool's answer, from an earlier comparison if the case is the same."""
     tree = subprocess.run(
-        ["git", "rev-parse", "HEAD^{tree}"], cwd=project, env=tools.environ, check=True, capture_output=True
+        ["git", "rev-parse", "HEAD^{tree}"], cwd=project, env=tools.environ, check=True, capture_output=True, text=True
     ).stdout
     package = Path(tools.other[-1]).parents[1] / "package.json"
-    key = hashlib.sha256(b"\0".join((answer.__name__.encode(), package.read_bytes(), tree, file.encode()))).hexdigest()
+    question = "\0".join((answer.__name__, package.read_text(), tree, file, *tools.options))
+    key = hashlib.sha256(question.encode()).hexdigest()
     place = tools.answers / key
     if place.exists():
         return msgspec.json.decode(place.read_bytes(), type=Seen)
@@ -319,13 +337,17 @@ def _compared(given: argparse.Namespace, tools: Tools, scratch: Path, known: Map
     ours, theirs = (ran_by_loom, ran_by_other) if given.run else (planned_by_loom, planned_by_other)
 
     def compared(case: tuple[int, tuple[str, Path, str]]) -> tuple[str, list[str]]:
-        number, (_, place, file) = case
+        number, (name, place, file) = case
+        asked = structs.replace(tools, options=tuple(known.get(name, {}).get("options", ())))
         project = scratch / f"{number}"
         laid_out(place, project, tools.environ)
         if given.run:
             _without_images(project)
-        mine = ours(tools, project, file)
-        other = Seen() if mine.left_out else kept(theirs, tools, project, file)
+        try:
+            mine = ours(tools, project, file)
+        except subprocess.TimeoutExpired:
+            mine = Seen(left_out="loom does not end")
+        other = Seen() if mine.left_out else kept(theirs, asked, project, file)
         reason = mine.left_out or other.left_out
         return reason, [] if reason else list(differences(mine, other))
 

@@ -40,17 +40,16 @@ class Wanted(Struct, frozen=True, kw_only=True):
 def wanted(entry: Entry, instance: Instance, rule_needs: Node | None, problems: Problems) -> list[Wanted] | None:
     """Return what an instance needs; None: it waits for all earlier stages.
 
-    Entries of other pipelines and projects are left out.
+    Entries of other pipelines and projects are left out: a job with no other ones waits for nothing, as in GitLab.
     """
     node = entry.merged.get("needs") if rule_needs is None or rule_needs.value is None else rule_needs
     if node is None or node.value is None:
         return None
-    found = [
+    return [
         _wanted(item, name, pointer(entry.name, "needs", number), instance, problems)
         for number, item, name in _items(node)
         if name is not None
     ]
-    return None if not found and one_or_more(node) else found
 
 
 def dependencies(entry: Entry) -> list[str] | None:

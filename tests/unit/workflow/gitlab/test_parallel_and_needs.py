@@ -111,7 +111,7 @@ needs:
         ("{script: x}", None),
         ("{needs: []}", []),
         ("{needs: ~}", None),
-        ("{needs: [{project: a/b, job: x}]}", None),
+        ("{needs: [{project: a/b, job: x}]}", []),
         ("{needs: {job: build}}", ["build"]),
     ],
 )
