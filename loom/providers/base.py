@@ -110,6 +110,8 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] = field(default_factory=dict)
     grace_s: float = 10.0
     """How long a step may take to exit after TERM before it is killed."""
+    until_filled: Callable[[], None] | None = None
+    """Returns when `workspace` is complete, and raises when it will not be: the place starts after that."""
 
 
 class Share(Struct, frozen=True, kw_only=True):

@@ -212,6 +212,7 @@ def _begin(request: RunRequest, watch: Watch) -> Beginning:
             if reuse is None:
                 for job in first_jobs(request.plan, request.jobs_at_once):
                     opener.prewarm(job, ahead.places.pop(job.id, None) if ahead is not None else None)
+                    opener.make_ready(job)
     except LoomError as error:
         beginning.problem = error
     return beginning

@@ -132,6 +132,7 @@ class Run:
             raise self._beginning.problem
         if request.reuse is None:
             document = self._take_snapshot().document()
+            self._opener.filled()
         else:
             document = dict(request.reuse.snapshot)
             with suppress(OSError):  # a job of the earlier run removed it

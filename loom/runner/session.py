@@ -6,12 +6,15 @@ import dataclasses
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
+from loom import snapshot
 from loom.cancel import AT_ONCE_S, Cancel
 from loom.config import Config
 from loom.errors import ImageError, LoomError, ProviderError
@@ -103,8 +106,6 @@ class _Filling:
         self._thread.start()
 
     def _fill(self) -> None:
-        from loom import snapshot
-
         try:
             snapshot.duplicate(self._workspace, self._target, cancel=self._cancel)
         except BaseException as error:  # noqa: BLE001  raised again where somebody waits for it
@@ -158,6 +159,7 @@ class PlaceOpener:
         mode = WorkspaceMode(settings.config.mount_mode)
         self._views = Views(settings.workspace, mode, tools.providers, alone=settings.alone)
         self._discarding: list[threading.Thread] = []
+        self._filled: Future[None] = Future()
         self.left_behind: list[str] = []
         """Places that were still opening when the wait was given up, as lines of text."""
 
@@ -204,6 +206,17 @@ class PlaceOpener:
             hardened=job.hardened,
             pool=job.pool,
         )
+
+    def filled(self) -> None:
+        """The run's workspace is complete: places that wait for it may start."""
+        self._filled.set_result(None)
+
+    def until_filled(self) -> None:
+        """ProviderError when the run ends before its workspace is complete."""
+        try:
+            self._filled.result()  # no limit: `filled` or `close_unused` ends it, one of which each run calls
+        except CancelledError:
+            raise ProviderError("the run's workspace was not filled", code="CANCELED") from None
 
     def services(
         self,
@@ -284,11 +297,20 @@ class PlaceOpener:
         Not for jobs with services, or with an image built from the snapshot. `ahead`: a place that was opened before, and is
         taken if it is exactly the one that would be opened now.
         """
-        shared = self.resumed(job) is None and self._views.shares(job)
-        if shared and not job.services and (job.image is None or job.image.build is None):
+        if self._views.shares(job) and self._can_open_early(job):
             self.prewarmed[job.id] = Prewarmed(self, job, ahead)
         elif ahead is not None:
             self.discard(ahead)
+
+    def make_ready(self, job: Job) -> None:
+        """As `prewarm`, of a place that shows the workspace through an overlay: it starts when the workspace is complete."""
+        alone = job.resource_group is not None or job.pool is not None  # may wait for other jobs
+        if not alone and self._views.overlays(job) and self._can_open_early(job):
+            self.prewarmed[job.id] = Prewarmed(self, job, until_filled=self.until_filled)
+
+    def _can_open_early(self, job: Job) -> bool:
+        image_from_snapshot = job.image is not None and job.image.build is not None
+        return not (self.resumed(job) or job.services or image_from_snapshot)
 
     def discard(self, place: Prewarmed) -> None:
         """Close a place that nobody takes, without delay for the caller."""
@@ -305,6 +327,7 @@ class PlaceOpener:
 
     def close_unused(self) -> None:
         """Close prewarmed places that no job took (the snapshot failed, the run was interrupted)."""
+        self._filled.cancel()
         for prewarmed in list(self.prewarmed.values()):
             prewarmed.discard()
         self.prewarmed.clear()
@@ -313,9 +336,17 @@ class PlaceOpener:
 
 
 class Prewarmed:
-    """A place that a thread opens, for the job that takes it. `ahead`: see `PlaceOpener.prewarm`."""
+    """A place that a thread opens, for the job that takes it. `ahead`: see `PlaceOpener.prewarm`; `until_filled`: see
+    `SessionRequest`."""
 
-    def __init__(self, opener: PlaceOpener, job: Job, ahead: Prewarmed | None = None) -> None:
+    def __init__(
+        self,
+        opener: PlaceOpener,
+        job: Job,
+        ahead: Prewarmed | None = None,
+        *,
+        until_filled: Callable[[], None] | None = None,
+    ) -> None:
         self.image_output = _Buffered()
         self.provider_output = _Buffered()
         self.resolved: Resolved | None = None
@@ -323,6 +354,7 @@ class Prewarmed:
         self._job = job
         self._stack = ExitStack()
         self._ahead = ahead
+        self._until_filled = until_filled
         self.view = opener.view(job)
         self._opened: Opened | None = None
         self._error: BaseException | None = None
@@ -333,6 +365,7 @@ class Prewarmed:
         try:
             self.resolved = self._opener.resolve(self._job, self.image_output)
             request = self._opener.request(self._job, self.view, self.resolved)
+            request = replace(request, until_filled=self._until_filled)
             if self._ahead is not None and self._take(self._ahead, request):
                 return
             opening = self._opener.opened_now(request, self._job, self.provider_output)

@@ -122,6 +122,10 @@ class Views:
         wanted = wanted and not job.no_checkout
         return wanted and MountMode.BIND in self._providers[job.provider].capabilities.mounts
 
+    def overlays(self, job: Job) -> bool:
+        """Whether the job's view will be an overlay, as far as is known."""
+        return self._kinds(job)[0] is WorkspaceMode.OVERLAY
+
     def of(self, job: Job) -> View:
         """Create a view. SnapshotError when its directory can't be created."""
         kind = self._kinds(job)[0]

@@ -162,6 +162,8 @@ class DockerProvider:
                 on_output=on_output,
             )
             try:
+                if request.until_filled is not None:
+                    request.until_filled()
                 session.start(cancel)
             except BaseException as error:
                 session.disconnect()

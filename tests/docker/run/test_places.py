@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,41 @@ def test_no_job_sees_what_another_wrote(project: Project, mode: str, at_once: st
         left = place_of(project, "two")
         assert (left / "made").read_text() == "two\n"
         assert not (left / "given").exists()
+
+
+def ready_while_the_snapshot_waits(project: Project, then: str) -> tuple[str, Path]:
+    """Two jobs, and a snapshot that waits for their containers in a filter, which then runs `then`.
+
+    Return a part of the containers' names, and a file that the filter makes when they are there.
+    """
+    name, there = f"early{secrets.token_hex(4)}", project.home / "there"
+    project.write(".gitattributes", "given filter=waits\n")
+    project.write("given", "committed\n")
+    jobs = (f"{name}-{number}: {{stage: a, {IMAGE}, script: [cat given]}}\n" for number in "12")
+    project.workflow("version: v1\nstages: [a]\n" + "".join(jobs))
+    listed = f"docker ps --all --quiet --filter status=created --filter name={name}"
+    wait = f'n=0; until [ "$({listed} | wc -l)" = 2 ]; do n=$((n+1)); [ $n -lt 600 ] || exit 1; sleep 0.1; done'
+    project.write("../waits.sh", f"{wait}\ntouch {there}\n{then}\n")
+    project.git("config", "filter.waits.clean", f"sh {project.root.parent / 'waits.sh'}")
+    project.write("given", "edited\n")
+    return name, there
+
+
+def test_containers_are_made_while_the_snapshot_is_taken_and_start_after_it(project: Project) -> None:
+    name, there = ready_while_the_snapshot_waits(project, "cat")
+    ran = project.loom("run", "--local", "-j", "2")
+    assert ran.code == 0, ran.out + ran.err
+    assert there.exists()
+    assert [ran.output(f"{name}-{number}") for number in "12"] == [["edited"]] * 2
+    assert opened(ran, f"{name}-1")[0] == "overlay"
+
+
+def test_containers_that_wait_for_an_interrupted_snapshot_are_removed(project: Project) -> None:
+    _, there = ready_while_the_snapshot_waits(project, "sleep 600")
+    ran = project.stop_when(there.exists, signal.SIGINT, "-j", "2")
+    assert ran.code == 130
+    assert ran.receipt["status"] == "canceled"
+    assert project.leftovers() == []
 
 
 def test_a_file_that_is_no_artifact_is_not_handed_on(project: Project) -> None:
