@@ -56,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     world = World(Path(f"/tmp/loom-chaos-{os.getpid()}"))
     tried: collections.Counter[str] = collections.Counter()
     fell: collections.Counter[str] = collections.Counter()
+    killed = 0
     try:
         while True:
             if given.kind:
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
             trial = attempt(world, kind, seed, long=given.long)
             tried[kind] += 1
             fell[kind] += bool(trial.findings)
+            killed += sum(loom.killed for loom in trial.looms)
             _report(kind, seed, trial, time.monotonic() - begun)
             if trial.findings and given.keep:
                 print(f"  its files: {trial.directory}", flush=True)
@@ -80,13 +82,13 @@ def main(arguments: Sequence[str]) -> int:
     for kind in KINDS:
         if tried[kind]:
             print(f"{kind:20} {tried[kind]:5} tried {fell[kind]:5} fell")
-    print(f"{sum(tried.values())} tried, {sum(fell.values())} fell")
+    print(f"{sum(tried.values())} tried, {sum(fell.values())} fell; {killed} looms were killed")
     return 1 if any(fell.values()) else 0
 
 
 def _report(kind: str, seed: int, trial: Trial, took_s: float) -> None:
     verdict = "FELL" if trial.findings else "ok"
-    codes = [loom.code for loom in trial.looms[:3]]
+    codes = [loom.code for loom in trial.looms[:20]]
     print(f"{verdict:4} {kind:20} --seed {seed}  {took_s:5.1f} s  {codes}  {'; '.join(trial.notes)[:200]}", flush=True)
     for finding in trial.findings:
         print("  - " + finding.replace("\n", "\n    "), flush=True)

@@ -29,11 +29,13 @@ FAILED, REQUEST, INFRASTRUCTURE = 1, 2, 3
 
 
 def kill_loom(trial: Trial) -> None:
+    """Several on one checkout, one after the other or up to three at once, each in its own moment."""
     if trial.random.random() < 0.6:
         trial.through_proxy()
-    loom = trial.start()
-    trial.moment(loom)
-    loom.kill()
+    for _ in range(6 if trial.long else 2):
+        for loom in [trial.start() for _ in range(trial.random.choice((1, 1, 2, 3)))]:
+            trial.moment(loom)
+            loom.kill()
 
 
 def kill_driver(trial: Trial) -> None:

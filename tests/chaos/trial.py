@@ -155,6 +155,7 @@ class Trial:
             number = self.random.randrange(60)
             self.notes.append(f"at request {number}")
             proxy = self.proxy
+            number += len(proxy.seen)
             self._wait(loom, lambda: len(proxy.seen) >= number)
         pause = self.random.random() ** 2 * (3 if self.proxy is None else 0.3)
         self.notes.append(f"after {pause:.3f} s")
