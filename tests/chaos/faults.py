@@ -32,10 +32,12 @@ def kill_loom(trial: Trial) -> None:
     """Several on one checkout, one after the other or up to three at once, each in its own moment."""
     if trial.random.random() < 0.6:
         trial.through_proxy()
-    for _ in range(6 if trial.long else 2):
-        for loom in [trial.start() for _ in range(trial.random.choice((1, 1, 2, 3)))]:
-            trial.moment(loom)
+    for _ in range(8 if trial.long else 2):
+        first, *others = [trial.start() for _ in range(trial.random.choice((1, 1, 2, 3)))]
+        trial.moment(first)
+        for loom in (first, *others):
             loom.kill()
+            time.sleep(trial.random.random() ** 4)
 
 
 def kill_driver(trial: Trial) -> None:

@@ -152,7 +152,7 @@ class Trial:
     def moment(self, loom: Loom) -> None:
         """Wait until a random moment of a run, or its end."""
         if self.proxy is not None and self.random.random() < 0.7:
-            number = self.random.randrange(60)
+            number = self.random.randrange(40)
             self.notes.append(f"at request {number}")
             proxy = self.proxy
             number += len(proxy.seen)
