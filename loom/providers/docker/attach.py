@@ -38,7 +38,11 @@ _STREAMS: dict[int, Stream] = {1: "stdout", 2: "stderr"}
 
 
 class Demultiplexer:
-    """Remove the engine's eight-byte frame headers from a byte stream; merge adjacent frames of one stream."""
+    """Remove the engine's eight-byte frame headers from a byte stream; merge adjacent frames of one stream.
+
+    ProviderError at a frame that is the engine's own message, after all output that stands before it: from the next
+    `feed`, or from `end`.
+    """
 
     def __init__(self) -> None:
         self._header = b""
@@ -65,6 +69,9 @@ class Demultiplexer:
             at += _HEADER.size
             if kind != current:
                 if kind not in _STREAMS:
+                    if chunks or pieces:
+                        at, left = at - _HEADER.size, 0
+                        break
                     text = data[at:].decode("utf-8", "replace").strip()
                     raise ProviderError(
                         f"the engine could not continue the container's output: {text or f'frame {kind}'}"
@@ -86,6 +93,10 @@ class Demultiplexer:
         if pieces:
             chunks.append((_STREAMS[current], b"".join(pieces)))
         return chunks
+
+    def end(self) -> None:
+        """The stream ended."""
+        self.feed(b"")
 
 
 class Hijacked:
@@ -311,6 +322,7 @@ class Attachment:
             self.at_end = True
             if isinstance(self._output, LogFollower) and self._output.refused is not None:
                 raise self._output.refused
+            self._frames.end()
             return []
         chunks = self._frames.feed(data)
         if self._skip:

@@ -148,6 +148,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
             if connection.fileno() in ready:
                 data = connection.socket.recv(_READ)  # no limit: the data is there
                 if not data:
+                    frames.end()
                     return ended
                 for stream, chunk in frames.feed(data):
                     on_output(stream, chunk)

@@ -237,6 +237,7 @@ class ServiceContainer:
             while data := output.socket.recv(_READ):  # no limit: a service may be silent; it ends with the connection
                 for stream, chunk in demultiplexer.feed(data):
                     lines.feed(stream, chunk)
+            demultiplexer.end()
         except Exception as error:  # noqa: BLE001  a lost stream must not end the job's thread; it is printed instead
             if not self._group.closing.is_set():
                 self._say(f"its output was lost: {error}")

@@ -34,6 +34,13 @@ def test_every_byte_comes_out_in_order_and_with_its_stream(frames: list[tuple[st
     assert got == [(stream, byte) for stream, chunk in frames for byte in chunk]
 
 
+def test_output_before_the_engine_s_own_words_is_not_lost() -> None:
+    frames = Demultiplexer()
+    assert frames.feed(framed([("stdout", b"last\n")]) + b"\x03\0\0\0\0\0\0\x04gone") == [("stdout", b"last\n")]
+    with pytest.raises(ProviderError, match="gone"):
+        frames.end()
+
+
 def test_what_is_no_frame_is_the_engine_s_own_words() -> None:
     with pytest.raises(ProviderError, match=r"could not continue the container's output: .*log driver"):
         Demultiplexer().feed(b"\x03\0\0\0\0\0\0\x14the log driver is broken")
