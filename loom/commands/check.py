@@ -76,9 +76,7 @@ def _notices(loaded: Loaded | None, jobs: Sequence[Job], here: Here) -> Iterator
     """List what a run asks the user to allow, and the settings of the project that do not count."""
     requests = trusting.requests_of(jobs, here, None if loaded is None else lambda: loaded)
     if requests:
-        from loom.commands.trust_store import Trust  # only for a project that asks for something
-
-        trust = Trust(here.config.own_state_dir, here.root, here.environ)
+        trust = trusting.decisions_of(here)
         for request in requests:
             state = "you have allowed it" if trust.holds(request) else "a run asks you first; so does `loom trust`"
             yield _notice(request.place, f"{request} ({state})", trusting.CODE)

@@ -1,21 +1,29 @@
 """Files of other places that a `.gitlab-ci.yml` includes: of clones, of a server's projects by git, of the web.
 
-git fetches with the user's own credentials, from the server of this project's `origin` alone. What was fetched stays in
-the cache by its commit.
+git fetches with the user's own credentials, from the server of this project's `origin` alone. A file of any other server is
+fetched only after the user has allowed its address: a stranger's file would otherwise choose what this machine connects to.
+What was fetched stays in the cache, for when its server does not answer.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import Request, urlopen
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from loom.commands.checkout import origin_of
-from loom.commands.project import Here
+from loom.commands.project import Here, trusts_all
+from loom.commands.trust import decisions_of
+from loom.plan.permissions import PermissionRequest
 from loom.snapshot.git import Running, as_inherited
+from loom.util import atomic
 from loom.util.yaml_file import MAX_BYTES
 from loom.workflow.gitlab.sources import Component, NotFound, Tree
 
@@ -31,6 +39,7 @@ class Elsewhere:
     """`workflow.gitlab.sources.Sources` of this machine."""
 
     def __init__(self, here: Here) -> None:
+        self.here = here
         self.settings = here.config.gitlab
         self.cache = here.config.cache_dir / "gitlab"
         self.environ = here.environ
@@ -60,12 +69,43 @@ class Elsewhere:
     def remote(self, url: str) -> bytes:
         if not url.startswith(("https://", "http://")):
             raise NotFound(f"{url}: expected an address that begins with https://")
+        own = self._host()
+        if own is None or _host_of(url) != own.lower():
+            self._check_allowed(url)
+        kept = self.cache / "remote" / hashlib.sha256(url.encode()).hexdigest()
         try:
-            with urlopen(Request(url, headers={"User-Agent": "loom"}), timeout=TIMEOUT_S) as answer:
+            with _OPENER.open(Request(url, headers={"User-Agent": "loom"}), timeout=TIMEOUT_S) as answer:
                 data: bytes = answer.read(MAX_BYTES + 1)
-        except (URLError, OSError, ValueError) as error:
+        except HTTPError as error:
             raise NotFound(f"{url} can't be fetched: {error}") from error
+        except (URLError, OSError, ValueError) as error:
+            if not kept.is_file():
+                raise NotFound(
+                    f"{url} can't be fetched: {error}; with a connection, loom keeps a copy for later"
+                ) from error
+            return kept.read_bytes()
+        with suppress(OSError):
+            kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            atomic.write(kept, data, mode=0o600)
         return data
+
+    def _check_allowed(self, url: str) -> None:
+        request = PermissionRequest(
+            kind="include", subject=url, gives="loom fetches this address and reads the file there"
+        )
+        self.here.includes.append(request)
+        if trusts_all(self.environ, self.here.trusting):
+            return
+        if not decisions_of(self.here).holds(request):
+            whose = (
+                f"the server of this repository, {self._host()}"
+                if self._host()
+                else "a server of this repository's own"
+            )
+            raise NotFound(
+                f"{url} is not on {whose}, so loom does not fetch it before you allow it: `loom trust`; or, for one time, "
+                "LOOM_TRUST=1"
+            )
 
     def template(self, name: str) -> bytes:
         folder = self.settings.templates
@@ -99,20 +139,29 @@ class Elsewhere:
         return f"name a clone in your configuration (gitlab: {{projects: {{{path}: FOLDER}}}})"
 
     def _fetched(self, path: str, ref: str) -> Tree:
-        store = self.cache / re.sub(r"[^\w.-]+", "_", path)
+        url = self.url_of(path)
+        server = hashlib.sha256(url.encode()).hexdigest()[:12]
+        store = self.cache / f"{re.sub(r'[^a-zA-Z0-9_.-]+', '_', path)}-{server}"
         if re.fullmatch(r"[0-9a-f]{40}", ref) and self._git(store, "cat-file", "-e", ref) is not None:
             return _Commit(self, store, path, ref, ref)
-        url = self.url_of(path)
+        last = f"refs/loom/{hashlib.sha256(ref.encode()).hexdigest()}"
         if not store.exists():
             store.mkdir(parents=True, mode=0o700)
             self._must("init", store, "init", "--bare", "--quiet")
         wanted = ("fetch", "--quiet", "--depth=1", "--no-tags", "--end-of-options", url, ref)
         code, _, said = self._run(store, *wanted)
+        if (
+            code != 0
+            and "find remote ref" not in said
+            and (kept := self._git(store, "rev-parse", "--verify", "-q", last))
+        ):
+            return _Commit(self, store, path, ref, kept.decode().strip())  # no connection
         if code != 0:
             raise NotFound(
                 f"git fetch {url} {ref}: {said.strip().splitlines()[-1] if said.strip() else code}; {self._advice(path)}"
             )
         commit = self._must("rev-parse", store, "rev-parse", "--verify", "FETCH_HEAD^{commit}").decode().strip()
+        self._must("update-ref", store, "update-ref", last, commit)
         return _Commit(self, store, path, ref, commit)
 
     def _tag(self, path: str, version: str) -> str:
@@ -148,6 +197,22 @@ class Elsewhere:
 
     def show(self, directory: Path, *arguments: str) -> bytes | None:
         return self._git(directory, *arguments)
+
+
+def _host_of(url: str) -> str:
+    return (urlsplit(url).hostname or "").lower()
+
+
+class _SameHost(HTTPRedirectHandler):
+    """Whoever was allowed to answer for an address does not choose another server."""
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        if _host_of(newurl) != _host_of(req.full_url):
+            raise NotFound(f"{req.full_url} leads to another server, {newurl}; include that address instead")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = build_opener(_SameHost)
 
 
 class _Commit:

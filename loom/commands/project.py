@@ -18,6 +18,7 @@ from loom.util.controls import shown
 from loom.util.paths import leads_out
 
 if TYPE_CHECKING:
+    from loom.plan.permissions import PermissionRequest
     from loom.providers.base import Provider
     from loom.record.reader import Reading
     from loom.record.store import Store
@@ -36,6 +37,13 @@ class Here(Struct, frozen=True, kw_only=True, dict=True):
     """The directory of the command line: relative paths are relative to it."""
     root: Path
     config: Config
+    trusting: bool = False
+    """Everything that the repository asks for is allowed, this once."""
+
+    @cached_property
+    def includes(self) -> list[PermissionRequest]:
+        """The addresses on other servers that the workflow, as far as it was read, includes files of."""
+        return []
 
     # These load what only some commands use.
 
@@ -79,7 +87,8 @@ def here(flags: Mapping[str, object] | None = None, *, root: Path | None = None,
     """
     environ, start = dict(os.environ), Path.cwd()
     root = root or find_root(start)
-    return Here(environ=environ, start=start, root=root, config=configured(root, environ, flags, trusting=trusting))
+    config = configured(root, environ, flags, trusting=trusting)
+    return Here(environ=environ, start=start, root=root, config=config, trusting=trusting)
 
 
 def find_root(start: Path) -> Path:

@@ -14,7 +14,7 @@ from loom.analysis.printed import TrustList, made
 from loom.commands import project
 from loom.commands.checkout import ignored_in
 from loom.commands.project import Here, say_not_counted, trusts_all
-from loom.errors import RequestError
+from loom.errors import RequestError, WorkflowError
 from loom.plan import permissions
 from loom.plan.permissions import PermissionRequest
 from loom.render.output import print_json
@@ -55,6 +55,12 @@ def _is_reference(reference: str) -> bool:
     return check_reference(reference) is None
 
 
+def decisions_of(here: Here) -> Trust:
+    from loom.commands.trust_store import Trust  # only for a project that asks for something
+
+    return Trust(here.config.own_state_dir, here.root, here.environ)
+
+
 def settle(requests: Sequence[PermissionRequest], here: Here, *, flag: bool, can_ask: bool = True) -> bool:
     """Return once the user has allowed all requests, and whether the answer is new.
 
@@ -62,9 +68,7 @@ def settle(requests: Sequence[PermissionRequest], here: Here, *, flag: bool, can
     """
     if not requests or trusts_all(here.environ, flag):
         return False
-    from loom.commands.trust_store import Trust
-
-    trust = Trust(here.config.own_state_dir, here.root, here.environ)
+    trust = decisions_of(here)
     new = [request for request in requests if not trust.holds(request)]
     if not new:
         return False
@@ -115,24 +119,31 @@ def _places_in(workflow: Callable[[], Loaded]) -> permissions.PlaceOf:
 
 
 def everything_asked(here: Here, named: Path | None) -> tuple[PermissionRequest, ...]:
-    """Find the requests of all jobs of the repository, regardless of rules. WorkflowError as in `loom check`."""
+    """Find the requests of the workflow and all its jobs, regardless of rules. WorkflowError as in `loom check`.
+
+    Before the user allows a file that the workflow includes, only those of the configuration and of such files are known.
+    """
     # Not at the top: whoever goes back into a job of an earlier run asks too, without the workflow.
     from loom.commands import planning
 
     path = here.workflow(named)
     if named is None and not path.exists():  # the configuration alone may have requests
         return requests_of((), here)
-    loaded = planning.load(here, path)
+    try:
+        loaded = planning.load(here, path)
+    except WorkflowError:
+        trust = decisions_of(here)
+        if all(trust.holds(request) for request in here.includes):
+            raise
+        return (*here.includes, *requests_of((), here))
     jobs = [job for _, job in planning.rehearse(loaded, here.config)[1]]
-    return requests_of(jobs, here, lambda: loaded)
+    return (*here.includes, *requests_of(jobs, here, lambda: loaded))
 
 
 def trust(workflow: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> int:
     """`loom trust`."""
-    from loom.commands.trust_store import Trust
-
     here = project.here()
-    decisions = Trust(here.config.own_state_dir, here.root, here.environ)
+    decisions = decisions_of(here)
     if revoke:
         forgotten = decisions.revoke()
         print(f"forgotten: {forgotten}" if forgotten else "there was nothing to forget")
@@ -156,6 +167,8 @@ def trust(workflow: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> i
         _confirm(new)
     decisions.allow(new)
     print(f"recorded for {decisions.root}; `loom trust --revoke` forgets it")
+    if any(request.kind == "include" for request in new):  # the files there may ask for more
+        return trust(workflow, yes=yes, revoke=False, as_json=False)
     return ExitCode.OK
 
 

@@ -41,8 +41,12 @@ class PermissionRequest(Struct, frozen=True, kw_only=True):
             "\0".join((self.kind, self.job, self.subject)).encode(errors="surrogateescape")
         ).hexdigest()
 
+    @property
+    def _asker(self) -> str:
+        return f"job {self.job}" if self.job else "the workflow" if self.kind == "include" else "the configuration"
+
     def __str__(self) -> str:
-        return f"{f'job {self.job}' if self.job else 'the configuration'} asks for {self.subject}: {self.gives}"
+        return f"{self._asker} asks for {self.subject}: {self.gives}"
 
 
 class Around(Struct, frozen=True, kw_only=True):

@@ -4,7 +4,9 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -111,3 +113,45 @@ def test_a_clone_of_the_configuration_is_read_without_a_server(tmp_path: Path, s
         elsewhere.component("elsewhere.example.com", "group/shared", "1")
     with pytest.raises(NotFound, match="name a folder with a copy of them in your configuration"):
         elsewhere.template("Jobs/Build.gitlab-ci.yml")
+
+
+class _Web(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path == "/away":
+            self.send_response(302)
+            self.send_header("Location", "http://elsewhere.invalid/part.yml")
+            self.end_headers()
+        else:
+            self.send_response(200 if self.path == "/part.yml" else 404)
+            self.end_headers()
+            self.wfile.write(b"a: 1\n")
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: the output is the test's."""
+
+
+def test_an_address_of_the_own_server_is_fetched_and_its_copy_counts_without_it(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Web) as web:
+        Thread(target=web.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{web.server_port}"
+        elsewhere = sources(tmp_path, f"{base}/group/own.git")
+        assert elsewhere.remote(f"{base}/part.yml") == b"a: 1\n"
+        with pytest.raises(
+            NotFound, match=r"leads to another server, http://elsewhere\.invalid/part\.yml; include that"
+        ):
+            elsewhere.remote(f"{base}/away")
+        with pytest.raises(NotFound, match="can't be fetched: HTTP Error 404"):
+            elsewhere.remote(f"{base}/none.yml")
+        with pytest.raises(NotFound, match=r"is not on the server of this repository, 127\.0\.0\.1, so loom does"):
+            elsewhere.remote(base.replace("127.0.0.1", "127.0.0.1@localhost") + "/part.yml")
+        web.shutdown()
+    assert elsewhere.remote(f"{base}/part.yml") == b"a: 1\n"
+    with pytest.raises(NotFound, match="with a connection, loom keeps a copy for later"):
+        elsewhere.remote(f"{base}/other.yml")
+
+
+def test_the_last_copy_of_a_branch_counts_without_its_server(tmp_path: Path, shared: Path, server: str) -> None:
+    elsewhere = sources(tmp_path, f"{server}/group/own")
+    assert elsewhere.project("group/shared", "main").read("templates/part.yml").startswith(b"# unreleased")
+    shared.rename(shared.with_name("moved"))  # as a server that does not answer
+    assert elsewhere.project("group/shared", "main").read("templates/part.yml").startswith(b"# unreleased")
