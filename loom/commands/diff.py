@@ -10,10 +10,10 @@ from loom.analysis.diff import Diff, Side, compare
 from loom.commands.project import here
 from loom.commands.screen import screen_parts
 from loom.errors import LoomError, RecordError
+from loom.record.event_files import read_events
 from loom.record.events import OutputEvent
 from loom.record.reader import Reading, whole_lines
 from loom.record.saved_plan import load_planned
-from loom.record.store import read_events
 from loom.render.diff import diff_lines
 from loom.render.output import print_json
 

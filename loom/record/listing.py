@@ -6,8 +6,9 @@ from contextlib import suppress
 
 from loom.errors import RecordError
 from loom.record.documents import RunRow, RunSummary
+from loom.record.event_files import last_event
 from loom.record.events import timestamp
-from loom.record.store import INTERRUPTED, RUNNING, RunEntry, last_event, read_document
+from loom.record.store import INTERRUPTED, RUNNING, RunEntry, read_document
 
 
 def row_of(entry: RunEntry) -> RunRow:

@@ -30,24 +30,13 @@ from loom.record.documents import (
     checked,
     plain,
 )
+from loom.record.event_files import LONGEST_LINE, TAIL_BYTES, last_event, last_output, read_events, read_phases
 from loom.record.events import Event, OutputEvent, PhaseEvent, Scope, Where, decode, encode
 from loom.record.fold import RunFold
 from loom.record.journal import OutputBatch, Sink
 from loom.record.lines import TAIL_LINES, Line
-from loom.record.store import (
-    INTERRUPTED,
-    LONGEST_LINE,
-    RUNNING,
-    TAIL_BYTES,
-    RunEntry,
-    RunPaths,
-    last_event,
-    last_output,
-    other_schema,
-    read_document,
-    read_events,
-    read_phases,
-)
+from loom.record.run_paths import RunPaths
+from loom.record.store import INTERRUPTED, RUNNING, RunEntry, other_schema, read_document
 from loom.storage.files import open_regular
 
 _CHUNK = 1 << 20

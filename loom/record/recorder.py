@@ -14,7 +14,7 @@ from loom.record.events import PhaseCode, PhaseEvent, encode
 from loom.record.fold import RunFold
 from loom.record.highlights import Highlighter, Watch
 from loom.record.journal import OutputBatch
-from loom.record.store import RunRecord
+from loom.record.run_record import RunRecord
 from loom.status import Status
 
 

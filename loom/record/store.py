@@ -1,27 +1,24 @@
-"""All names and writes of a run's record.
+"""All records of a user: one directory for each run, below the state directory.
 
-A record has its own directory below the state directory, `runs/<run_id>/`, outside the workspace: a job that cleans its
-checkout can neither lose nor see it. `<workspace>/.loom/.runtime` is a link to it, created after the jobs. Documents
-are replaced by rename; events are appended in whole lines.
+A record is `runs/<run_id>/`, outside the workspace: a job that cleans its checkout can neither lose nor see it.
+`<workspace>/.loom/.runtime` is a link to it, created after the jobs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, TypedDict
+from typing import Any, TypedDict
 
 import msgspec
 from msgspec import Struct
 
-from loom.errors import InfrastructureError, RecordError, RequestError
+from loom.errors import RecordError, RequestError
 from loom.record import derive
 from loom.record.documents import (
     DIAGNOSIS_SCHEMA,
@@ -33,303 +30,23 @@ from loom.record.documents import (
     checked,
     plain,
 )
-from loom.record.events import Event, OutputEvent, PhaseEvent, decode, parsed
+from loom.record.event_files import read_phases
+from loom.record.events import parsed
 from loom.record.fold import RunFold
+from loom.record.run_paths import RunPaths
+from loom.record.run_record import RUNTIME_LINK, TAG, RunRecord, write_document
 from loom.storage.claims import Claims
-from loom.storage.files import open_regular, read_regular
+from loom.storage.files import read_regular
 from loom.storage.private import make_private, own_state
-from loom.util import atomic, jsons, processes
-from loom.util.paths import RUN_PREFIX, RUNTIME, half_removed, run_of_workspace
+from loom.util import jsons, processes
+from loom.util.paths import half_removed, run_of_workspace
 
 RUNNING = "running"
 INTERRUPTED = "interrupted"
 """Loom was killed, or the machine went down, before the end of the run."""
-RUNTIME_LINK = Path(RUNTIME)
 KNOWN_SCHEMAS = (SCHEMA_VERSION, RUN_SCHEMA, RECEIPT_SCHEMA, DIAGNOSIS_SCHEMA)
-LONGEST_LINE = 32 << 20
-"""Limit of an event's line; a sparse file could otherwise exhaust memory."""
-TAIL_BYTES = 16_000_000
-"""Maximum number of bytes to read from a file's end, for any line length."""
-_BLOCK = 65536
-_OUTPUT, _STDERR, _PARTIAL = b'{"kind":"output",', b',"stream":"stderr",', b',"partial":true'
-"""As `encode` writes them; inside a text, the quotation marks have a backslash before them."""
-_ROOM_BYTES = 1 << 20
-"""Disk space reserved for a run's last events and documents."""
 _BEGINS_WITHIN_NS = 60 * 10**9
 """After this time, a record without the draft of an identity has no loom that is about to write it."""
-_PHASES_AT_THE_END = 2
-"""A step's file ends with its phase_finished; nothing longer follows its output."""
-_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This directory holds the record of a loom run; `loom clean` removes it.\n"
-_README = """\
-The record of one `loom run`. Start with receipts/*.json, then logs/*/pipeline/manifest.json, then the failing job's
-manifest, then the failing step's events.jsonl. `loom diagnose` follows these pointers for you, `loom clean` removes it.
-"""
-
-
-class RunPaths(Struct, frozen=True, kw_only=True):
-    """The paths of one run's record. `.loom/.runtime` points to `root`."""
-
-    root: Path
-    run_id: str
-
-    def of_run(self, run_id: str) -> RunPaths:
-        """Return those of another run in the same store."""
-        return RunPaths(root=self.root.with_name(run_id), run_id=run_id)
-
-    @property
-    def receipt(self) -> Path:
-        return self.root / "receipts" / f"{RUN_PREFIX}{self.run_id}.json"
-
-    @property
-    def logs(self) -> Path:
-        return self.root / "logs" / self.run_id
-
-    @property
-    def events(self) -> Path:
-        return self.logs / "events.jsonl"
-
-    @property
-    def diagnosis(self) -> Path:
-        return self.logs / "diagnosis.json"
-
-    @property
-    def identity(self) -> Path:
-        """The process and boot, the repository, the workspace. With it the run exists: it has its first event."""
-        return self.root / "run.json"
-
-    @property
-    def draft_of_identity(self) -> Path:
-        """The identity until the first event is written."""
-        return self.root / ".run.json"
-
-    @property
-    def plan(self) -> Path:
-        return self.root / "plan.json"
-
-    @property
-    def snapshot(self) -> Path:
-        """A copy of the workspace's manifest, protected from jobs, which may remove `.git`."""
-        return self.root / "snapshot.json"
-
-    @property
-    def builds(self) -> Path:
-        """The inputs of image builds, during the run."""
-        return self.root / "builds"
-
-    def kept_files(self, job_id: str) -> Path:
-        """Digests of the names of the files that a kept job had in a plain directory, to tell later who removed one."""
-        return self.job(job_id) / "kept-files"
-
-    @property
-    def visits(self) -> Path:
-        """Who entered the places of the jobs."""
-        return self.root / "visits.jsonl"
-
-    def job(self, job_id: str) -> Path:
-        return self.logs / "jobs" / job_id
-
-    def saved(self, job_id: str) -> Path:
-        """What a kept job's files differ in from the snapshot, as saved before something touched them."""
-        return self.root / "saved" / f"{job_id}.tar.zst"
-
-    def artifacts(self, job_id: str) -> Path:
-        return self.job(job_id) / "artifacts"
-
-    def artifacts_archive(self, job_id: str) -> Path:
-        return self.job(job_id) / "artifacts.tar.gz"
-
-
-class RunRecord:
-    """Writes one record. Not thread-safe: the recorder calls it under the journal's lock.
-
-    InfrastructureError RECORD_UNWRITABLE (a full disk) ends the job that has no space for its output, or the run if its
-    result could not be recorded. Some space is reserved for that, so even a run on a full disk ends with a receipt.
-    """
-
-    def __init__(self, paths: RunPaths) -> None:
-        self.paths = paths
-        self._files: dict[str, BinaryIO] = {}
-        self._room: BinaryIO | None = None
-        self._was_full = False
-
-    @contextlib.contextmanager
-    def created(self, identity: Mapping[str, Any]) -> Iterator[None]:
-        """Create the directories, private to the user, for the first event, which the caller writes inside the block; then
-        the identity. On failure, nothing.
-        """
-        with self._as_unwritable():
-            self.paths.root.mkdir(parents=True, mode=0o700)
-        try:
-            with self._as_unwritable():
-                self._mark()
-                _publish(self.paths.draft_of_identity, _json(identity))
-                (self.paths.root / "README").write_text(_README)
-                self.paths.receipt.parent.mkdir()
-                (self.paths.logs / "pipeline").mkdir(parents=True)
-                self._keep_room()
-            yield
-            with self._as_unwritable():
-                self.paths.draft_of_identity.rename(self.paths.identity)
-        except BaseException:
-            self.close_all()
-            shutil.rmtree(self.paths.root, ignore_errors=True)
-            raise
-
-    def _mark(self) -> None:
-        """Write the mark by which `Store.remove` knows a record."""
-        (self.paths.root / "CACHEDIR.TAG").write_text(_TAG)
-
-    def _make_folder(self, folder: Path) -> None:
-        """FileNotFoundError when somebody removed the record; the mark comes back when they removed a part of it."""
-        if not (self.paths.root / "CACHEDIR.TAG").exists():
-            self._mark()
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def _keep_room(self) -> None:
-        """Reserve space in an unnamed file, which any end of this process frees."""
-        path = self.paths.root / ".room"
-        room = path.open("wb")
-        path.unlink()
-        self._room = room
-        with contextlib.suppress(OSError):  # the file system can't reserve space
-            os.posix_fallocate(room.fileno(), 0, _ROOM_BYTES)
-
-    def _give_room(self, error: OSError) -> bool:
-        """After a failed write: free the reserve; return whether there was one."""
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or self._room is None:
-            return False
-        self._room.close()
-        self._room = None
-        self._was_full = True
-        return True
-
-    def _has_room_for_output(self) -> bool:
-        """After a full disk, refuse output until there is space for the run's end, too."""
-        if not self._was_full:
-            return True
-        free = os.statvfs(self.paths.root)
-        return free.f_bavail * free.f_frsize > 2 * _ROOM_BYTES
-
-    @contextlib.contextmanager
-    def _as_unwritable(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise InfrastructureError(
-                f"the record can't be written at {self.paths.root}: {error.strerror or error}",
-                hint="free some space or give permission there, or name another place with LOOM_STATE_DIR",
-                code="RECORD_UNWRITABLE",
-            ) from error
-
-    def append(self, relative: str, data: bytes) -> None:
-        """Append whole lines to a file below `logs/<run_id>/`; readers see them at once."""
-        with self._as_unwritable():
-            try:
-                self._append(relative, data)
-            except OSError as error:
-                if not self._give_room(error):
-                    raise
-                self._append(relative, data)
-
-    def append_output(self, relative: str, data: bytes) -> None:
-        """Append output, which may not use the reserve."""
-        with self._as_unwritable():
-            if not self._has_room_for_output():
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            try:
-                self._append(relative, data)
-            except OSError as error:
-                self._give_room(error)
-                raise
-
-    def _append(self, relative: str, data: bytes) -> None:
-        """Truncate a failed write to whole lines."""
-        file = self._files.get(relative)
-        if file is None:
-            path = self.paths.logs / relative
-            self._make_folder(path.parent)
-            file = self._files[relative] = path.open("ab", buffering=0)
-        view = memoryview(data)
-        written = 0
-        try:
-            while written < len(view):
-                written += file.write(view[written:]) or 0
-        except OSError:
-            half = written - (data.rfind(b"\n", 0, written) + 1)
-            if half:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(file.fileno(), os.fstat(file.fileno()).st_size - half)
-            raise
-
-    def extent(self, relative: str) -> tuple[int, int]:
-        """Bytes and lines of a file below `logs/<run_id>/`, none of one that does not exist yet."""
-        try:
-            data = (self.paths.logs / relative).read_bytes()
-        except OSError:
-            return 0, 0
-        return len(data), data.count(b"\n")
-
-    def close(self, relative: str) -> None:
-        file = self._files.pop(relative, None)
-        if file is not None:
-            file.close()
-
-    def close_all(self) -> None:
-        for relative in list(self._files):
-            self.close(relative)
-        if self._room is not None:
-            self._room.close()
-            self._room = None
-
-    def document(self, relative: str, data: bytes) -> None:
-        self.publish(self.paths.logs / relative, data)
-
-    def publish(self, path: Path, data: bytes) -> None:
-        """Replace a file atomically."""
-        with self._as_unwritable():
-            try:
-                self._publish(path, data)
-            except OSError as error:
-                if not self._give_room(error):
-                    raise
-                self._publish(path, data)
-
-    def _publish(self, path: Path, data: bytes) -> None:
-        self._make_folder(path.parent)
-        atomic.write(path, data)
-
-    def drop_builds(self) -> None:
-        """Remove the build inputs after the last build. Failures are removed with the record."""
-        shutil.rmtree(self.paths.builds, ignore_errors=True)
-
-    def set_attempt_aside(self, job_id: str, attempt: int) -> None:
-        """Move a failed attempt's steps to `attempts/<n>/`, so that `user/` holds the last attempt."""
-        job = self.paths.job(job_id)
-        if (job / "user").exists():
-            for relative in [name for name in self._files if name.startswith(f"jobs/{job_id}/user/")]:
-                self.close(relative)
-            target = job / "attempts" / str(attempt)
-            with self._as_unwritable():
-                target.mkdir(parents=True, exist_ok=True)
-                (job / "user").rename(target / "user")
-
-    def link_into(self, workspace: Path) -> None:
-        """Link `<workspace>/.loom/.runtime` to the record, replacing anything that a job left there."""
-        link = workspace / RUNTIME_LINK
-        with contextlib.suppress(OSError):
-            if link.parent.is_symlink() or (link.parent.exists() and not link.parent.is_dir()):
-                return
-            link.parent.mkdir(exist_ok=True)
-            if link.is_symlink() or link.is_file():
-                link.unlink()
-            elif link.is_dir():
-                shutil.rmtree(link)
-            link.symlink_to(self.paths.root)
-
-
-def _publish(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write(path, data)
 
 
 class RunEntry(Struct, frozen=True, kw_only=True):
@@ -396,7 +113,7 @@ class Store:
         self._make()
         self.snapshots_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         kept = parsed(manifest) | {"workspace": os.fsencode(os.path.realpath(workspace)).hex()}
-        _publish(self._kept_manifest(workspace), jsons.encode_file(kept))
+        write_document(self._kept_manifest(workspace), jsons.encode_file(kept))
 
     def manifest_of(self, workspace: Path) -> Path | None:
         """Return the manifest from `add_snapshot`."""
@@ -443,7 +160,7 @@ class Store:
         if not os.path.lexists(root):
             return  # another process deleted it
         try:
-            ours = read_regular(root / "CACHEDIR.TAG") == _TAG.encode()
+            ours = read_regular(root / "CACHEDIR.TAG") == TAG.encode()
         except OSError:
             ours = False
         if not ours or root.is_symlink():
@@ -694,136 +411,9 @@ def _identity_at(path: Path) -> dict[str, Any] | None:
     return None if any("\0" in text for text in texts if text) else identity
 
 
-def _json(shape: Mapping[str, Any]) -> bytes:
-    return jsons.encode_file(dict(shape))
-
-
 def is_alive(identity: Mapping[str, Any]) -> bool:
     """Whether the loom that wrote `identity` still runs on this machine."""
     pid = identity.get("pid")
     return isinstance(pid, int) and processes.is_alive(
         pid, began=str(identity.get("pid_started")), boot=str(identity.get("boot_id"))
     )
-
-
-def read_events(path: Path, start: int = 0) -> Iterator[Event]:
-    """Events of one file in order, from the line that begins at byte `start`. A half-written last line ends them quietly.
-
-    RecordError for a damaged line before that, and for a file that does not hold events.
-    """
-    with _opened(path) as file:
-        file.seek(start)
-        number = 0
-        while line := file.readline(LONGEST_LINE):
-            number += 1
-            if not line.endswith(b"\n"):
-                if len(line) == LONGEST_LINE:
-                    raise RecordError(f"{path}:{number}: the line is longer than {LONGEST_LINE >> 20} MiB")
-                return
-            try:
-                yield decode(line)
-            except ValueError as error:
-                raise RecordError(f"{path}:{number}: {error}") from error
-
-
-def count_output(path: Path, start: int = 0) -> int:
-    """Lines of output in a file, from the event that begins at byte `start`; the pieces of a long line count once."""
-    count = 0
-    unended: set[bool] = set()
-    with _opened(path) as file:
-        file.seek(start)
-        while line := file.readline(LONGEST_LINE):
-            if not line.startswith(_OUTPUT) or not line.endswith(b"\n"):
-                continue
-            if _PARTIAL in line:
-                unended.add(_STDERR in line)
-                continue
-            count += 1
-            if unended:
-                unended.discard(_STDERR in line)
-    return count + len(unended)
-
-
-def _opened(path: Path) -> BinaryIO:
-    """RecordError for a path that exists and is not a readable file; FileNotFoundError for one that does not exist."""
-    try:
-        return open_regular(path)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def last_lines(path: Path, count: int, *, most_bytes: int = TAIL_BYTES) -> list[bytes]:
-    """Read the last `count` whole lines of a file from its end, at a cost independent of its size.
-
-    A half-written last line is skipped. Returns fewer lines if `count` of them exceed the maximum of bytes.
-    """
-    start = start_of_last(path, count, most_bytes=most_bytes)
-    with _opened(path) as file:
-        file.seek(start)
-        whole = file.read().split(b"\n")[:-1]
-    return whole[max(0, len(whole) - count) :]
-
-
-def start_of_last(path: Path, count: int, *, most_bytes: int, end: int | None = None) -> int:
-    """The byte at which the last `count` whole lines of a file begin, or as many of them as `most_bytes` hold."""
-    wanted = count + 1  # the line end before them, too
-    with _opened(path) as file:
-        end = start = file.seek(0, os.SEEK_END) if end is None else end
-        while start > 0 and end - start < most_bytes:
-            size = min(_BLOCK, start)
-            start -= size
-            file.seek(start)
-            block = file.read(size)
-            found = block.count(b"\n")
-            if found >= wanted:
-                at = len(block)
-                for _ in range(wanted):
-                    at = block.rfind(b"\n", 0, at)
-                return start + at + 1
-            wanted -= found
-        if start == 0:
-            return 0
-        file.seek(start)
-        return start + len(file.readline(most_bytes + _BLOCK))
-
-
-def last_output(path: Path, count: int) -> list[OutputEvent]:
-    """Read the last `count` output lines of a step or section; empty without a file.
-
-    RecordError for an invalid line.
-    """
-    try:
-        lines = last_lines(path, count + _PHASES_AT_THE_END)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise RecordError(f"{path} can't be read: {error.strerror or error}") from error
-    try:
-        events = [decode(line) for line in lines]
-    except ValueError as error:
-        raise RecordError(f"{path}: {error}") from error
-    output = [event for event in events if isinstance(event, OutputEvent)]
-    return output[max(0, len(output) - count) :]
-
-
-def last_event(path: Path) -> Event | None:
-    """Read the last complete event of a file; None for a file without a complete event."""
-    try:
-        lines = last_lines(path, 1)
-        event = decode(lines[0]) if lines else None
-        if event is not None:
-            datetime.fromisoformat(event.ts)
-    except (OSError, ValueError, RecordError):
-        return None
-    return event
-
-
-def read_phases(paths: RunPaths) -> Iterator[PhaseEvent]:
-    """All phase events of a run; RecordError when its journal is gone."""
-    if not paths.events.exists():
-        raise RecordError(f"{paths.events} is missing: the record of run {paths.run_id} is not whole")
-    for event in read_events(paths.events):
-        if isinstance(event, PhaseEvent):
-            yield event

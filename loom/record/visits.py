@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from loom.record.store import RunPaths
+from loom.record.run_paths import RunPaths
 from loom.storage.files import read_regular
 from loom.util import jsons
 

@@ -27,7 +27,8 @@ from loom.record.events import RUN, PhaseCode
 from loom.record.highlights import Watch
 from loom.record.journal import Journal
 from loom.record.recorder import Recorder
-from loom.record.store import RunRecord, Store
+from loom.record.run_record import RunRecord
+from loom.record.store import Store
 from loom.runner import JobTools, PlaceOpener, Resumption, RunSettings
 from loom.secrets.masking import Masker
 from loom.status import JobResult

@@ -17,7 +17,7 @@ from loom.plan.model import MountMode
 from loom.providers.base import Session, SessionRequest
 from loom.record.events import RUN, PhaseCode
 from loom.record.journal import Journal
-from loom.record.store import RunPaths
+from loom.record.run_paths import RunPaths
 from loom.snapshot import Change, Edited
 from loom.util import atomic
 

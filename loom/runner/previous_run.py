@@ -15,10 +15,11 @@ from loom.errors import LoomError, RequestError
 from loom.plan.model import Job, MountMode, Step
 from loom.providers.base import COMMAND_USER
 from loom.record.documents import Invocation
+from loom.record.event_files import read_phases
 from loom.record.fold import JobState, RunFold
 from loom.record.saved_plan import SavedPlan, load_planned
 from loom.record.step_outputs import restored
-from loom.record.store import RunEntry, entry_at, read_phases
+from loom.record.store import RunEntry, entry_at
 from loom.runner.views import View
 from loom.status import JobResult, Status
 from loom.util.paths import is_of_job

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
+from loom.record.event_files import count_output, read_events, start_of_last
 from loom.record.events import OutputEvent
 from loom.record.reader import whole_lines
-from loom.record.store import count_output, read_events, start_of_last
 from loom.util.controls import cleaned, visible
 
 MOST_LINES = 1_000_000

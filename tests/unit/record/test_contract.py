@@ -12,8 +12,9 @@ from loom.analysis import schemas
 from loom.record import derive
 from loom.record.derive import section_dir, step_dir
 from loom.record.documents import Document, dump
+from loom.record.event_files import read_phases
 from loom.record.fold import RunFold
-from loom.record.store import RunPaths, read_phases
+from loom.record.run_paths import RunPaths
 
 from .conftest import Make, Ran
 

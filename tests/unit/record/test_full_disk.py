@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.record.store import read_events
+from loom.record.event_files import read_events
 
 from .conftest import Make, Project
 from .test_contract import hold

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from loom.record.event_files import count_output, last_lines
 from loom.record.reader import Reading, lines_in_order
-from loom.record.store import count_output, last_lines
 from loom.util.bounded import bounded, listed
 
 from .conftest import Make

@@ -1,0 +1,147 @@
+"""Reading files of events: in order, or from the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from loom.errors import RecordError
+from loom.record.events import Event, OutputEvent, PhaseEvent, decode
+from loom.record.run_paths import RunPaths
+from loom.storage.files import open_regular
+
+LONGEST_LINE = 32 << 20
+"""Limit of an event's line; a sparse file could otherwise exhaust memory."""
+TAIL_BYTES = 16_000_000
+"""Maximum number of bytes to read from a file's end, for any line length."""
+_BLOCK = 65536
+_OUTPUT, _STDERR, _PARTIAL = b'{"kind":"output",', b',"stream":"stderr",', b',"partial":true'
+"""As `encode` writes them; inside a text, the quotation marks have a backslash before them."""
+_PHASES_AT_THE_END = 2
+"""A step's file ends with its phase_finished; nothing longer follows its output."""
+
+
+def read_events(path: Path, start: int = 0) -> Iterator[Event]:
+    """Events of one file in order, from the line that begins at byte `start`. A half-written last line ends them quietly.
+
+    RecordError for a damaged line before that, and for a file that does not hold events.
+    """
+    with _opened(path) as file:
+        file.seek(start)
+        number = 0
+        while line := file.readline(LONGEST_LINE):
+            number += 1
+            if not line.endswith(b"\n"):
+                if len(line) == LONGEST_LINE:
+                    raise RecordError(f"{path}:{number}: the line is longer than {LONGEST_LINE >> 20} MiB")
+                return
+            try:
+                yield decode(line)
+            except ValueError as error:
+                raise RecordError(f"{path}:{number}: {error}") from error
+
+
+def count_output(path: Path, start: int = 0) -> int:
+    """Lines of output in a file, from the event that begins at byte `start`; the pieces of a long line count once."""
+    count = 0
+    unended: set[bool] = set()
+    with _opened(path) as file:
+        file.seek(start)
+        while line := file.readline(LONGEST_LINE):
+            if not line.startswith(_OUTPUT) or not line.endswith(b"\n"):
+                continue
+            if _PARTIAL in line:
+                unended.add(_STDERR in line)
+                continue
+            count += 1
+            if unended:
+                unended.discard(_STDERR in line)
+    return count + len(unended)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """RecordError for a path that exists and is not a readable file; FileNotFoundError for one that does not exist."""
+    try:
+        return open_regular(path)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def last_lines(path: Path, count: int, *, most_bytes: int = TAIL_BYTES) -> list[bytes]:
+    """Read the last `count` whole lines of a file from its end, at a cost independent of its size.
+
+    A half-written last line is skipped. Returns fewer lines if `count` of them exceed the maximum of bytes.
+    """
+    start = start_of_last(path, count, most_bytes=most_bytes)
+    with _opened(path) as file:
+        file.seek(start)
+        whole = file.read().split(b"\n")[:-1]
+    return whole[max(0, len(whole) - count) :]
+
+
+def start_of_last(path: Path, count: int, *, most_bytes: int, end: int | None = None) -> int:
+    """The byte at which the last `count` whole lines of a file begin, or as many of them as `most_bytes` hold."""
+    wanted = count + 1  # the line end before them, too
+    with _opened(path) as file:
+        end = start = file.seek(0, os.SEEK_END) if end is None else end
+        while start > 0 and end - start < most_bytes:
+            size = min(_BLOCK, start)
+            start -= size
+            file.seek(start)
+            block = file.read(size)
+            found = block.count(b"\n")
+            if found >= wanted:
+                at = len(block)
+                for _ in range(wanted):
+                    at = block.rfind(b"\n", 0, at)
+                return start + at + 1
+            wanted -= found
+        if start == 0:
+            return 0
+        file.seek(start)
+        return start + len(file.readline(most_bytes + _BLOCK))
+
+
+def last_output(path: Path, count: int) -> list[OutputEvent]:
+    """Read the last `count` output lines of a step or section; empty without a file.
+
+    RecordError for an invalid line.
+    """
+    try:
+        lines = last_lines(path, count + _PHASES_AT_THE_END)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RecordError(f"{path} can't be read: {error.strerror or error}") from error
+    try:
+        events = [decode(line) for line in lines]
+    except ValueError as error:
+        raise RecordError(f"{path}: {error}") from error
+    output = [event for event in events if isinstance(event, OutputEvent)]
+    return output[max(0, len(output) - count) :]
+
+
+def last_event(path: Path) -> Event | None:
+    """Read the last complete event of a file; None for a file without a complete event."""
+    try:
+        lines = last_lines(path, 1)
+        event = decode(lines[0]) if lines else None
+        if event is not None:
+            datetime.fromisoformat(event.ts)
+    except (OSError, ValueError, RecordError):
+        return None
+    return event
+
+
+def read_phases(paths: RunPaths) -> Iterator[PhaseEvent]:
+    """All phase events of a run; RecordError when its journal is gone."""
+    if not paths.events.exists():
+        raise RecordError(f"{paths.events} is missing: the record of run {paths.run_id} is not whole")
+    for event in read_events(paths.events):
+        if isinstance(event, PhaseEvent):
+            yield event

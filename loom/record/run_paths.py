@@ -1,0 +1,82 @@
+"""The files of a run's record, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from loom.util.paths import RUN_PREFIX
+
+
+class RunPaths(Struct, frozen=True, kw_only=True):
+    """The paths of one run's record. `.loom/.runtime` points to `root`."""
+
+    root: Path
+    run_id: str
+
+    def of_run(self, run_id: str) -> RunPaths:
+        """Return those of another run in the same store."""
+        return RunPaths(root=self.root.with_name(run_id), run_id=run_id)
+
+    @property
+    def receipt(self) -> Path:
+        return self.root / "receipts" / f"{RUN_PREFIX}{self.run_id}.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs" / self.run_id
+
+    @property
+    def events(self) -> Path:
+        return self.logs / "events.jsonl"
+
+    @property
+    def diagnosis(self) -> Path:
+        return self.logs / "diagnosis.json"
+
+    @property
+    def identity(self) -> Path:
+        """The process and boot, the repository, the workspace. With it the run exists: it has its first event."""
+        return self.root / "run.json"
+
+    @property
+    def draft_of_identity(self) -> Path:
+        """The identity until the first event is written."""
+        return self.root / ".run.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def snapshot(self) -> Path:
+        """A copy of the workspace's manifest, protected from jobs, which may remove `.git`."""
+        return self.root / "snapshot.json"
+
+    @property
+    def builds(self) -> Path:
+        """The inputs of image builds, during the run."""
+        return self.root / "builds"
+
+    def kept_files(self, job_id: str) -> Path:
+        """Digests of the names of the files that a kept job had in a plain directory, to tell later who removed one."""
+        return self.job(job_id) / "kept-files"
+
+    @property
+    def visits(self) -> Path:
+        """Who entered the places of the jobs."""
+        return self.root / "visits.jsonl"
+
+    def job(self, job_id: str) -> Path:
+        return self.logs / "jobs" / job_id
+
+    def saved(self, job_id: str) -> Path:
+        """What a kept job's files differ in from the snapshot, as saved before something touched them."""
+        return self.root / "saved" / f"{job_id}.tar.zst"
+
+    def artifacts(self, job_id: str) -> Path:
+        return self.job(job_id) / "artifacts"
+
+    def artifacts_archive(self, job_id: str) -> Path:
+        return self.job(job_id) / "artifacts.tar.gz"

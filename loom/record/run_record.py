@@ -1,0 +1,218 @@
+"""All writes of a run's record. Documents are replaced by rename; events are appended in whole lines."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from loom.errors import InfrastructureError
+from loom.record.run_paths import RunPaths
+from loom.util import atomic, jsons
+from loom.util.paths import RUNTIME
+
+RUNTIME_LINK = Path(RUNTIME)
+_ROOM_BYTES = 1 << 20
+"""Disk space reserved for a run's last events and documents."""
+TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This directory holds the record of a loom run; `loom clean` removes it.\n"
+_README = """\
+The record of one `loom run`. Start with receipts/*.json, then logs/*/pipeline/manifest.json, then the failing job's
+manifest, then the failing step's events.jsonl. `loom diagnose` follows these pointers for you, `loom clean` removes it.
+"""
+
+
+class RunRecord:
+    """Writes one record. Not thread-safe: the recorder calls it under the journal's lock.
+
+    InfrastructureError RECORD_UNWRITABLE (a full disk) ends the job that has no space for its output, or the run if its
+    result could not be recorded. Some space is reserved for that, so even a run on a full disk ends with a receipt.
+    """
+
+    def __init__(self, paths: RunPaths) -> None:
+        self.paths = paths
+        self._files: dict[str, BinaryIO] = {}
+        self._room: BinaryIO | None = None
+        self._was_full = False
+
+    @contextlib.contextmanager
+    def created(self, identity: Mapping[str, Any]) -> Iterator[None]:
+        """Create the directories, private to the user, for the first event, which the caller writes inside the block; then
+        the identity. On failure, nothing.
+        """
+        with self._as_unwritable():
+            self.paths.root.mkdir(parents=True, mode=0o700)
+        try:
+            with self._as_unwritable():
+                self._mark()
+                write_document(self.paths.draft_of_identity, jsons.encode_file(dict(identity)))
+                (self.paths.root / "README").write_text(_README)
+                self.paths.receipt.parent.mkdir()
+                (self.paths.logs / "pipeline").mkdir(parents=True)
+                self._keep_room()
+            yield
+            with self._as_unwritable():
+                self.paths.draft_of_identity.rename(self.paths.identity)
+        except BaseException:
+            self.close_all()
+            shutil.rmtree(self.paths.root, ignore_errors=True)
+            raise
+
+    def _mark(self) -> None:
+        """Write the mark by which `Store.remove` knows a record."""
+        (self.paths.root / "CACHEDIR.TAG").write_text(TAG)
+
+    def _make_folder(self, folder: Path) -> None:
+        """FileNotFoundError when somebody removed the record; the mark comes back when they removed a part of it."""
+        if not (self.paths.root / "CACHEDIR.TAG").exists():
+            self._mark()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def _keep_room(self) -> None:
+        """Reserve space in an unnamed file, which any end of this process frees."""
+        path = self.paths.root / ".room"
+        room = path.open("wb")
+        path.unlink()
+        self._room = room
+        with contextlib.suppress(OSError):  # the file system can't reserve space
+            os.posix_fallocate(room.fileno(), 0, _ROOM_BYTES)
+
+    def _give_room(self, error: OSError) -> bool:
+        """After a failed write: free the reserve; return whether there was one."""
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or self._room is None:
+            return False
+        self._room.close()
+        self._room = None
+        self._was_full = True
+        return True
+
+    def _has_room_for_output(self) -> bool:
+        """After a full disk, refuse output until there is space for the run's end, too."""
+        if not self._was_full:
+            return True
+        free = os.statvfs(self.paths.root)
+        return free.f_bavail * free.f_frsize > 2 * _ROOM_BYTES
+
+    @contextlib.contextmanager
+    def _as_unwritable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InfrastructureError(
+                f"the record can't be written at {self.paths.root}: {error.strerror or error}",
+                hint="free some space or give permission there, or name another place with LOOM_STATE_DIR",
+                code="RECORD_UNWRITABLE",
+            ) from error
+
+    def append(self, relative: str, data: bytes) -> None:
+        """Append whole lines to a file below `logs/<run_id>/`; readers see them at once."""
+        with self._as_unwritable():
+            try:
+                self._append(relative, data)
+            except OSError as error:
+                if not self._give_room(error):
+                    raise
+                self._append(relative, data)
+
+    def append_output(self, relative: str, data: bytes) -> None:
+        """Append output, which may not use the reserve."""
+        with self._as_unwritable():
+            if not self._has_room_for_output():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            try:
+                self._append(relative, data)
+            except OSError as error:
+                self._give_room(error)
+                raise
+
+    def _append(self, relative: str, data: bytes) -> None:
+        """Truncate a failed write to whole lines."""
+        file = self._files.get(relative)
+        if file is None:
+            path = self.paths.logs / relative
+            self._make_folder(path.parent)
+            file = self._files[relative] = path.open("ab", buffering=0)
+        view = memoryview(data)
+        written = 0
+        try:
+            while written < len(view):
+                written += file.write(view[written:]) or 0
+        except OSError:
+            half = written - (data.rfind(b"\n", 0, written) + 1)
+            if half:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file.fileno(), os.fstat(file.fileno()).st_size - half)
+            raise
+
+    def extent(self, relative: str) -> tuple[int, int]:
+        """Bytes and lines of a file below `logs/<run_id>/`, none of one that does not exist yet."""
+        try:
+            data = (self.paths.logs / relative).read_bytes()
+        except OSError:
+            return 0, 0
+        return len(data), data.count(b"\n")
+
+    def close(self, relative: str) -> None:
+        file = self._files.pop(relative, None)
+        if file is not None:
+            file.close()
+
+    def close_all(self) -> None:
+        for relative in list(self._files):
+            self.close(relative)
+        if self._room is not None:
+            self._room.close()
+            self._room = None
+
+    def document(self, relative: str, data: bytes) -> None:
+        self.publish(self.paths.logs / relative, data)
+
+    def publish(self, path: Path, data: bytes) -> None:
+        """Replace a file atomically."""
+        with self._as_unwritable():
+            try:
+                self._publish(path, data)
+            except OSError as error:
+                if not self._give_room(error):
+                    raise
+                self._publish(path, data)
+
+    def _publish(self, path: Path, data: bytes) -> None:
+        self._make_folder(path.parent)
+        atomic.write(path, data)
+
+    def drop_builds(self) -> None:
+        """Remove the build inputs after the last build. Failures are removed with the record."""
+        shutil.rmtree(self.paths.builds, ignore_errors=True)
+
+    def set_attempt_aside(self, job_id: str, attempt: int) -> None:
+        """Move a failed attempt's steps to `attempts/<n>/`, so that `user/` holds the last attempt."""
+        job = self.paths.job(job_id)
+        if (job / "user").exists():
+            for relative in [name for name in self._files if name.startswith(f"jobs/{job_id}/user/")]:
+                self.close(relative)
+            target = job / "attempts" / str(attempt)
+            with self._as_unwritable():
+                target.mkdir(parents=True, exist_ok=True)
+                (job / "user").rename(target / "user")
+
+    def link_into(self, workspace: Path) -> None:
+        """Link `<workspace>/.loom/.runtime` to the record, replacing anything that a job left there."""
+        link = workspace / RUNTIME_LINK
+        with contextlib.suppress(OSError):
+            if link.parent.is_symlink() or (link.parent.exists() and not link.parent.is_dir()):
+                return
+            link.parent.mkdir(exist_ok=True)
+            if link.is_symlink() or link.is_file():
+                link.unlink()
+            elif link.is_dir():
+                shutil.rmtree(link)
+            link.symlink_to(self.paths.root)
+
+
+def write_document(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write(path, data)
