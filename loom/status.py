@@ -111,6 +111,20 @@ class FailingTest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return next(iter((self.message or "").strip().splitlines()), "")
 
 
+class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One thing that a tool reports as wrong."""
+
+    tool: str
+    """The name of the format, or of the tool that a report names."""
+    test: str | None = None
+    file: str | None = None
+    line: Code | None = None
+    column: Code | None = None
+    message: str | None = None
+    code: str | None = None
+    """The tool's own name for the kind: a rule, or an error's code."""
+
+
 class JobResult(Struct, frozen=True, kw_only=True):
     status: Status
     allowed_failure: bool = False

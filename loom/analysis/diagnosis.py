@@ -21,12 +21,12 @@ from loom.analysis import known_failures, patterns
 from loom.analysis.history import History, SameInput, SinceGreen
 from loom.analysis.known_failures import Cause, Failed
 from loom.analysis.named_files import Look, look_at
-from loom.analysis.patterns import Failure, FailureGroup, Reader, from_root
+from loom.analysis.patterns import FailureGroup, Reader, from_root
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
 from loom.record.highlights import form_of, speaks_of_error
 from loom.record.unrecorded import Unrecorded
-from loom.status import Code, Count, FailingTest
+from loom.status import Code, Count, FailingTest, Failure
 
 LINES_READ = 400
 """Number of last lines of the failing unit to inspect."""
@@ -109,7 +109,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     failing_tests: list[FailingTest]
     failing_tests_total: Count
     failures: list[Failure]
-    """The first ones of what the output reports as wrong, by the formats of tools that are known."""
+    """The first ones of what the output, by known formats of tools, and reports of linters show as wrong."""
     failures_total: Count
     groups: list[FailureGroup]
     """Failures and failing tests by cause, the most frequent first."""
@@ -189,7 +189,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     printed = [_clipped(line) for line in evidence.lines] if failed else []
     command = job.get("failing_command") or of_step.get("command")
     looked_at = [*printed, *_own_words(ending, step, printed)]
-    failures = patterns.failures(printed, evidence.formats or patterns.readers())
+    found = [msgspec.convert(each, Failure) for each in job.get("findings", ())] if failed else []
+    failures = _with_findings(patterns.failures(printed, evidence.formats or patterns.readers()), found)
+    unnamed = (job.get("finding_reports") or {}).get("findings", 0) - len(found) if found else 0
     groups = patterns.groups(failures, tests)
     return Diagnosis(
         run_id=evidence.run_id,
@@ -219,7 +221,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         failing_tests=tests[:20],
         failing_tests_total=failing_tests_total(tests, job.get("test_reports")),
         failures=failures[: patterns.MOST_FAILURES],
-        failures_total=len(failures),
+        failures_total=len(failures) + max(0, unnamed),
         groups=groups[: patterns.MOST_GROUPS],
         groups_total=len(groups),
         output_read=evidence.output_read,
@@ -244,6 +246,12 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         job_manifest_path=evidence.job_manifest_path,
         events_path=evidence.events_path,
     )
+
+
+def _with_findings(printed: Sequence[Failure], findings: Sequence[Failure]) -> list[Failure]:
+    """What the failing step printed, then what reports name beyond it."""
+    places = {(each.file, each.line) for each in printed if each.line}
+    return [*printed, *(each for each in findings if (each.file, each.line) not in places)]
 
 
 def diagnose_refusal(unrecorded: Unrecorded, previous_run_id: str | None) -> Diagnosis:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from loom.record.documents import Document, Why
 from loom.record.highlights import Watch
-from loom.status import Code, Count, FailingTest
+from loom.status import Count, FailingTest, Failure
 from loom.util.paths import JOB_PLACE
 
 GAP = "…"
@@ -24,20 +24,6 @@ GROUPS = ("test", "file", "line", "column", "severity", "message", "code")
 """The named groups of an expression."""
 _NO_FAILURES = ("warn", "info", "note", "notice", "hint", "suggestion")
 """The beginning of a `severity` that reports no failure."""
-
-
-class Failure(Document, frozen=True, kw_only=True):
-    """One thing that a tool reports as wrong."""
-
-    tool: str
-    """The name of the format."""
-    test: str | None = None
-    file: str | None = None
-    line: Code | None = None
-    column: Code | None = None
-    message: str | None = None
-    code: str | None = None
-    """The tool's own name for the kind: a rule, or an error's code."""
 
 
 class FailureGroup(Document, frozen=True, kw_only=True):

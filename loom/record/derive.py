@@ -30,7 +30,7 @@ from loom.record.documents import (
 from loom.record.events import PhaseCode, PhaseEvent
 from loom.record.extent import recorded_extent
 from loom.record.fold import JobState, RunFold, Span, duration, image_of
-from loom.status import ExitCode, FailingTest, Status
+from loom.status import ExitCode, FailingTest, Failure, Status
 
 _EVERY_RUN = (
     PhaseCode.RUN_BOOTSTRAP,
@@ -170,6 +170,8 @@ def job_manifest(fold: RunFold, job_id: str) -> JobManifest:
         failing_section_events_path=f"{section_dir(job_id, failing_section)}/events.jsonl" if failing_section else None,
         failing_tests=[msgspec.convert(test, FailingTest) for test in job.lists.get("failing_test", ())],
         test_reports=job.facts.get("test_reports"),
+        findings=[msgspec.convert(one, Failure) for one in job.lists.get("finding", ())],
+        finding_reports=job.facts.get("finding_reports"),
         image=image_of(image) if image else None,
         services=list(job.planned.get("services", ())),
         session=job.facts.get("session_opened", {}),

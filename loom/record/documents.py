@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-from loom.status import Code, Count, FailingTest, Status
+from loom.status import Code, Count, FailingTest, Failure, Status
 from loom.util import jsons
 
 SCHEMA_VERSION: Final = "loom.runtime.logs.v2"
@@ -236,6 +236,9 @@ class JobManifest(Document, frozen=True, kw_only=True):
     failing_tests: list[FailingTest]
     """The first ones; `test_reports` has the totals."""
     test_reports: dict[str, Any] | None
+    findings: list[Failure] = field(default_factory=list)
+    """What reports of linters and scanners name: the first ones; `finding_reports` has the total."""
+    finding_reports: dict[str, Any] | None = None
     image: UsedImage | None
     services: list[str]
     session: dict[str, Any]

@@ -22,7 +22,7 @@ from loom.record.documents import (
     Place,
     SavedArtifacts,
 )
-from loom.status import Code, Count, FailingTest, Status
+from loom.status import Code, Count, FailingTest, Failure, Status
 
 Milliseconds = Annotated[float, Meta(ge=-1e15, le=1e15)]
 
@@ -111,6 +111,13 @@ class _Reports(TypedDict, total=False):
     tests: Count
     failures: Count
     errors: Count
+
+
+class _FindingReports(TypedDict, total=False):
+    reports: Count
+    findings: Count
+    problems: list[str]
+    problems_total: Count
 
 
 class _Reused(TypedDict):
@@ -236,6 +243,8 @@ _FACTS: Mapping[str, Any] = {
     "cache": _Cache,
     "artifacts_saved": SavedArtifacts,
     "test_reports": _Reports,
+    "finding": Failure,
+    "finding_reports": _FindingReports,
     "session_kept": _Kept,
     "handed_on": _HandedOn,
 }

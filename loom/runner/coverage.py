@@ -1,15 +1,24 @@
-"""The coverage that a job prints: the number in the last line that matches its `coverage`, as in GitLab."""
+"""The coverage of a job. What it prints: the number in the last line that matches its `coverage`, as in GitLab."""
 
 from __future__ import annotations
 
 import re
 
+from loom.record.events import RUN, PhaseCode
+from loom.runner.attempt import Attempt
 from loom.status import OnOutput, Stream
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LONGEST = 1 << 16
 """Of a line, in bytes; of a longer one the end is looked at."""
+
+
+def state_coverage(attempt: Attempt, percent: float, code: PhaseCode) -> None:
+    """Put the coverage into the record, and on the screen."""
+    attempt.fact("coverage", {"percent": round(percent, 2)}, code)
+    text = f"{attempt.job.id}: coverage {percent:.4g} %"
+    attempt.journal.fact(RUN, PhaseCode.PIPELINE_EXECUTE, "notice", {"text": text})
 
 
 class Coverage:

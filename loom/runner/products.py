@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 from msgspec.structs import asdict
 
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError, refusals
 from loom.plan import variables
-from loom.plan.model import Job, Plan, wanted
+from loom.plan.model import Job, Plan, ReportKind, wanted
 from loom.providers.base import Session
 from loom.record.events import PhaseCode, Section
 from loom.runner.attempt import Attempt
+from loom.runner.coverage import state_coverage
 from loom.runner.session import OpenJob
 from loom.secrets.masking import Masker
-from loom.status import OnOutput, Status
-from loom.storage import artifacts, dotenv
+from loom.status import Failure, OnOutput, Status
+from loom.storage import artifacts, coverage_report, dotenv, findings, junit
 from loom.storage.cache import Cache
 from loom.storage.cache_keys import key_of
 from loom.storage.workspace import view_of
@@ -32,7 +33,9 @@ MAX_LEFT_OUT = 5
 MAX_OVERLAPS = 5
 """Number of warnings about paths that several jobs produced differently."""
 MAX_NAMED = 20
-"""Number of missing paths or failing tests to name."""
+"""Number of missing paths, failing tests or findings to name."""
+
+T = TypeVar("T")
 
 
 class Handover:
@@ -143,12 +146,12 @@ class Handover:
             "expire_in_s": spec.expire_in_s,
         }
 
-    def reports(self, job: Job, session: Session, project_dir: str) -> artifacts.TestReports | None:
-        """Summarise the job's JUnit reports, whatever its result."""
-        patterns = job.artifacts.reports.get("junit") if job.artifacts is not None else None
-        if not patterns:
-            return None
-        return artifacts.read_reports(patterns, view_of(session, self._not_if_twice), project_dir=project_dir)
+    def reports(
+        self, job: Job, session: Session, kind: ReportKind, read: Callable[[IO[bytes], str], T]
+    ) -> artifacts.ReadReports[T] | None:
+        """Read the job's reports of a kind, whatever its result; None if it names no such report."""
+        patterns = job.artifacts.reports.get(kind) if job.artifacts is not None else None
+        return artifacts.read_reports(patterns, view_of(session, self._not_if_twice), read) if patterns else None
 
     def report_variables(self, job: Job, session: Session, on_output: OnOutput) -> Sequence[str]:
         """Take the variables that the job reports for later ones; return the patterns without a file."""
@@ -208,12 +211,40 @@ class Handover:
                 yield {"action": "save", "name": spec.name, **fact}
 
 
-def report_facts(reports: artifacts.TestReports) -> tuple[Mapping[str, Any], Iterable[Mapping[str, Any]]]:
+_Facts = tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]
+"""Totals, and the first ones."""
+
+
+def test_facts(reports: artifacts.ReadReports[junit.Report]) -> _Facts:
     """Return the totals and the first failing tests, for the record."""
-    totals = {name: getattr(reports, name) for name in ("reports", "tests", "failures", "errors", "skipped")}
-    problems = [*reports.problems, *(f"{pattern}: no such file" for pattern in reports.missing)]
-    totals |= bounded("problems", problems, MAX_NAMED)
-    return totals, [asdict(test) for test in reports.failing[:MAX_NAMED]]
+    totals = {
+        name: sum(getattr(report, name) for report in reports.read)
+        for name in ("tests", "failures", "errors", "skipped")
+    }
+    failing = [test for report in reports.read for test in report.failing]
+    return _totals([reports], totals), [asdict(test) for test in failing[:MAX_NAMED]]
+
+
+def finding_facts(reports: Sequence[artifacts.ReadReports[findings.FindingReport]]) -> _Facts:
+    """Return the totals and the first findings, for the record. What a report says again after another counts once."""
+    found: list[Failure] = []
+    total = 0
+    for report in (one for kind in reports for one in kind.read):
+        known = {(each.file, each.line, each.code) for each in found}
+        own = [each for each in report.first if (each.file, each.line, each.code) not in known]
+        total += report.total - len(report.first) + len(own)
+        found += own
+    return _totals(reports, {"findings": total}), [asdict(each) for each in found[:MAX_NAMED]]
+
+
+def _totals(reports: Sequence[artifacts.ReadReports[Any]], counts: Mapping[str, int]) -> Mapping[str, Any]:
+    read = sum(len(kind.read) for kind in reports)
+    return {"reports": read, **counts, **bounded("problems", _problems(reports), MAX_NAMED)}
+
+
+def _problems(reports: Sequence[artifacts.ReadReports[Any]]) -> list[str]:
+    problems = [text for kind in reports for text in kind.problems]
+    return problems + [f"{pattern}: no such file" for kind in reports for pattern in kind.missing]
 
 
 class Products:
@@ -289,12 +320,52 @@ class Products:
             _warn_of_left_out(attempt, code, "artifacts", saved)
         for pattern in self._handover.report_variables(attempt.job, place.session, on_output):
             attempt.warn(f"artifacts: no dotenv report matches {pattern}{_broken_off(attempt)}", code)
-        reports = self._handover.reports(attempt.job, place.session, place.request.project_dir)
-        if reports is not None:
-            totals, failing = report_facts(reports)
-            attempt.fact("test_reports", totals, code)
-            for test in failing:
-                attempt.fact("failing_test", test, code)
+        self._read_reports(attempt, place)
+
+    def _read_reports(self, attempt: Attempt, place: OpenJob) -> None:
+        code = PhaseCode.JOB_ARTIFACT_EXTRACT
+        job, session, project_dir = attempt.job, place.session, place.request.project_dir
+        tests = self._handover.reports(
+            job, session, "junit", lambda file, path: junit.read(file, project_dir=project_dir, report=path)
+        )
+        found = [self._findings(job, session, kind, project_dir) for kind in findings.KINDS]
+        named = [reports for reports in found if reports is not None]
+        for fact, of_one, facts in (
+            ("test_reports", "failing_test", test_facts(tests) if tests is not None else None),
+            ("finding_reports", "finding", finding_facts(named) if named else None),
+        ):
+            if facts is not None:
+                totals, first = facts
+                attempt.fact(fact, totals, code)
+                for one in first:
+                    attempt.fact(of_one, one, code)
+        if job.coverage is None:
+            self._read_coverage(attempt, session)
+
+    def _findings(
+        self, job: Job, session: Session, kind: findings.Kind, project_dir: str
+    ) -> artifacts.ReadReports[findings.FindingReport] | None:
+        return self._handover.reports(
+            job, session, kind, lambda file, _: findings.read(kind, file, project_dir=project_dir)
+        )
+
+    def _coverage_reports(
+        self, job: Job, session: Session, kind: coverage_report.Kind
+    ) -> artifacts.ReadReports[tuple[float, float]] | None:
+        return self._handover.reports(job, session, kind, lambda file, _: coverage_report.read(kind, file))
+
+    def _read_coverage(self, attempt: Attempt, session: Session) -> None:
+        """The job's coverage, where its output does not state it."""
+        code = PhaseCode.JOB_ARTIFACT_EXTRACT
+        for kind in coverage_report.KINDS:
+            reports = self._coverage_reports(attempt.job, session, kind)
+            if reports is None:
+                continue
+            for problem in _problems([reports]):
+                attempt.warn(f"{kind}: {problem}", code)
+            covered, lines = (sum(numbers) for numbers in zip((0, 0), *reports.read, strict=True))
+            if lines:
+                state_coverage(attempt, 100 * covered / lines, code)
 
     @contextmanager
     def _not_kept(self, attempt: Attempt, code: PhaseCode, what: str) -> Iterator[None]:

@@ -11,11 +11,11 @@ from loom.errors import InfrastructureError, SecretError
 from loom.plan.model import Job, Step
 from loom.plan.variables import of_status
 from loom.providers.base import Command, Inside, Share
-from loom.record.events import RUN, PhaseCode, Section, Where
+from loom.record.events import PhaseCode, Section, Where
 from loom.record.step_outputs import recorded
 from loom.runner.assistance import Assistances, EntryMoment, edited_since, entered
 from loom.runner.attempt import Attempt
-from loom.runner.coverage import Coverage
+from loom.runner.coverage import Coverage, state_coverage
 from loom.runner.hooks import AtStep, Gate, Verdict
 from loom.runner.session import OpenJob
 from loom.snapshot import readable
@@ -56,12 +56,8 @@ class Steps:
             return None
 
     def _state_coverage(self) -> None:
-        """Put the coverage into the record, and on the screen."""
         if self._coverage is not None and self._coverage.percent is not None:
-            percent = self._coverage.percent
-            self._attempt.fact("coverage", {"percent": percent}, CODE)
-            text = f"{self._job.id}: coverage {percent:g} %"
-            self._attempt.journal.fact(RUN, PhaseCode.PIPELINE_EXECUTE, "notice", {"text": text})
+            state_coverage(self._attempt, self._coverage.percent, CODE)
 
     def run(self) -> None:
         job, attempt = self._job, self._attempt

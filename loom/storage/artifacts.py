@@ -10,20 +10,20 @@ import errno
 import gzip
 import hashlib
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Generic, TypeVar, cast
 
 from msgspec import Struct
 
 from loom.errors import ArtifactError
 from loom.plan.model import Artifacts
 from loom.secrets.masking import Masker
-from loom.status import FailingTest, OnOutput
-from loom.storage import junit
+from loom.status import OnOutput
 from loom.storage.files import open_regular
 from loom.storage.packing import Hashed, leads_out, packing
+from loom.storage.reports import UnreadableReport
 from loom.storage.selection import PathSelection, UnsafePath
 from loom.storage.tar import DamagedArchive, Writer, read
 from loom.storage.unpacking import EntryWriter, UnsafeArchive, checked, unpack
@@ -35,6 +35,8 @@ PATH_INVALID = "ARTIFACT_PATH_INVALID"
 NO_SPACE = "ARTIFACT_NO_SPACE"
 UNREADABLE = "ARTIFACT_UNREADABLE"
 UNSAFE = "ARTIFACT_UNSAFE"
+
+T = TypeVar("T")
 
 _CHUNK = 1 << 20
 _GZIP_LEVEL = 1  # a run waits for it; level 6 takes four times as long to save a tenth
@@ -55,17 +57,13 @@ class Collected(Struct, frozen=True, kw_only=True):
     """Links that point outside the workspace; stored as links."""
 
 
-class TestReports(Struct, frozen=True, kw_only=True):
-    """All JUnit reports of a job; `problems` lists unreadable ones with the reason."""
+class ReadReports(Struct, Generic[T], frozen=True, kw_only=True):
+    """The reports of one kind that a job left; `problems` lists unreadable ones with the reason."""
 
-    reports: int = 0
-    tests: int = 0
-    failures: int = 0
-    errors: int = 0
-    skipped: int = 0
-    failing: tuple[FailingTest, ...] = ()
-    missing: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
+    read: tuple[T, ...]
+    missing: tuple[str, ...]
+    """Patterns without a match."""
+    problems: tuple[str, ...]
 
 
 def collect(
@@ -168,32 +166,22 @@ def fetch(archive: Path, folder: Path) -> EntryWriter:
         return unpack(packed, folder)
 
 
-def read_reports(patterns: Iterable[str], view: WorkspaceView, *, project_dir: str) -> TestReports:
-    """Read a job's JUnit reports. An unreadable one is a problem in the result, never an error."""
+def read_reports(patterns: Iterable[str], view: WorkspaceView, read: Callable[[IO[bytes], str], T]) -> ReadReports[T]:
+    """Read a job's reports, each by its file and path. An unreadable one is a problem in the result, never an error."""
     selection = _selection(patterns, ())
-    found: list[junit.Report] = []
+    found: list[T] = []
     skipped: list[Skipped] = []
     problems: list[str] = []
-    with _as_artifact_error("read the test reports"):
+    with _as_artifact_error("read the reports"):
         for entry, file in view.read(selection, skipped.append):
             if file is None:
                 continue
             try:
-                found.append(junit.read(file, project_dir=project_dir, report=entry.path))
-            except junit.UnreadableReport as error:
+                found.append(read(file, entry.path))
+            except UnreadableReport as error:
                 problems.append(f"{entry.path}: {error}")
     problems += [f"{item.path}: {item.reason}" for item in skipped]
-    failing = [test for report in found for test in report.failing]
-    return TestReports(
-        reports=len(found),
-        tests=sum(report.tests for report in found),
-        failures=sum(report.failures for report in found),
-        errors=sum(report.errors for report in found),
-        skipped=sum(report.skipped for report in found),
-        failing=tuple(failing[: junit.MAX_FAILING]),
-        missing=selection.missing,
-        problems=tuple(problems),
-    )
+    return ReadReports(read=tuple(found), missing=selection.missing, problems=tuple(problems))
 
 
 def _selection(paths: Iterable[str], exclude: Iterable[str]) -> PathSelection:

@@ -13,6 +13,7 @@ from xml.parsers import expat
 from msgspec import Struct
 
 from loom.status import FailingTest
+from loom.storage.reports import UnreadableReport, in_project, short
 
 MAX_BYTES = 64 << 20
 MAX_FAILING = 1000
@@ -21,10 +22,6 @@ _MAX_MESSAGE = 2000
 _MAX_DEPTH = 200
 _CHUNK = 1 << 16
 _Inside = Callable[[str], str]
-
-
-class UnreadableReport(ValueError):
-    """Not a JUnit report, or one beyond the limits; the message has the reason."""
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -74,7 +71,7 @@ class _Reader:
     """Process the elements; keep only the needed data."""
 
     def __init__(self, project_dir: str, report: str | None) -> None:
-        self._project_dir = project_dir.rstrip("/") + "/"
+        self._project_dir = project_dir
         self._report_path = report
         self._suites: list[dict[str, str]] = []
         self._case: dict[str, str] | None = None
@@ -143,8 +140,8 @@ class _Reader:
         file, line = found if found is not None else (named, self._line())
         self._failing.append(
             FailingTest(
-                name=_short(self._case.get("name") or "(no name)"),
-                classname=_short(classname) if classname else None,
+                name=short(self._case.get("name") or "(no name)"),
+                classname=short(classname) if classname else None,
                 file=file,
                 line=line,
                 message=_message(message, text) or type_name or None,
@@ -162,8 +159,7 @@ class _Reader:
         return int(written) + (bool(self._suites) and self._suites[-1].get("name") == "pytest")
 
     def _inside(self, path: str) -> str:
-        path = path.replace("\\", "/").removeprefix("file://")
-        return path.removeprefix(self._project_dir).removeprefix("./")
+        return in_project(path, self._project_dir)
 
     def report(self) -> Report:
         return Report(
@@ -212,9 +208,4 @@ def _place(text: str, named: str | None, classname: str | None, inside: _Inside)
 
 def _message(message: str, text: str) -> str | None:
     message = message.strip() or next((line.strip() for line in text.splitlines() if line.strip()), "")
-    return _short(message, _MAX_MESSAGE) or None
-
-
-def _short(text: str, most: int = 500) -> str:
-    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return short(message, _MAX_MESSAGE) or None

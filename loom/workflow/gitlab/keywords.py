@@ -47,7 +47,8 @@ _REASONS = (
     "server_timeout_running server_timeout_canceling"
 )
 _STEPS = "In the same shells as in GitLab, and each command is a step of its own in the record."
-_NOT_READ = "loom does not read this report."
+_FOUND = "`loom diagnose` names the findings of a job that failed."
+_COVERED = "The share of covered lines is the job's coverage, unless `coverage` says what is."
 _NOT_SHOWN = "GitLab shows this report; a local run keeps the file alone."
 _NO_DEPLOYMENT = "A local run deploys nothing; the job's script runs."
 _NO_RULES_OF_TIME = "Each local run is one pipeline."
@@ -56,11 +57,11 @@ _REPORTS = (
     Keyword("artifacts:reports", "map"),
     Keyword("artifacts:reports:junit", "text | [text]", _SAME, "Failing tests are named by `loom diagnose`."),
     Keyword("artifacts:reports:dotenv", "text | [text]"),
-    Keyword("artifacts:reports:coverage_report", "map", _NONE, _NOT_READ),
+    Keyword("artifacts:reports:coverage_report", "map", _DIFFERS, _COVERED),
     Keyword("artifacts:reports:coverage_report:coverage_format", "(cobertura jacoco)"),
     Keyword("artifacts:reports:coverage_report:path", "text"),
-    Keyword("artifacts:reports:codequality", "text | [text]", _NONE, _NOT_READ),
-    Keyword("artifacts:reports:sarif", "text | [text]", _NONE, _NOT_READ),
+    Keyword("artifacts:reports:codequality", "text | [text]", _SAME, _FOUND),
+    Keyword("artifacts:reports:sarif", "text | [text]", _SAME, _FOUND),
     *(
         Keyword(f"artifacts:reports:{name}", "text | [text]", _NONE, _NOT_SHOWN)
         for name in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -14,6 +14,7 @@ from loom.workflow.gitlab.durations import seconds
 from loom.workflow.gitlab.parallel import instances
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.variables import read, text_of
+from loom.workflow.models import ReportKind
 
 _SAME = ("before_script", "script", "after_script", "when", "resource_group")
 _ELSEWHERE = ("extends", "inherit", "default", "stage")
@@ -176,8 +177,7 @@ class _Job:
             elif key == "expire_in" and one.text.strip() != "never":
                 found[key] = duration_text(seconds(one.text))
             elif key == "reports":
-                known = {kind: paths for kind, paths in fields_of(one).items() if kind in ("junit", "dotenv")}
-                found[key] = {kind: [text_of(path) for path in one_or_more(paths)] for kind, paths in known.items()}
+                found[key] = _reports(one)
             elif key != "expire_in":
                 self.comments.append(f"artifacts:{key} ({one.place}) has no counterpart")
         return {"artifacts": found} if found.get("paths") or found.get("reports") else {}
@@ -190,3 +190,13 @@ class _Job:
                 kept = ("paths", "key", "policy", "when", "fallback_keys")
                 found.append({key: value.plain() for key, value in fields.items() if key in kept})
         return {"cache": found} if found else {}
+
+
+def _reports(node: Node) -> dict[str, list[str]]:
+    """The reports that v1 knows, too."""
+    fields = fields_of(node)
+    found = {kind: one_or_more(paths) for kind, paths in fields.items() if kind in get_args(ReportKind)}
+    coverage = fields_of(fields.get("coverage_report"))
+    if "path" in coverage:
+        found[text_of(coverage.get("coverage_format")) or "cobertura"] = one_or_more(coverage["path"])
+    return {kind: [text_of(path) for path in paths] for kind, paths in found.items()}

@@ -14,11 +14,11 @@ from loom.analysis.html_report import logs
 from loom.analysis.html_report.graph import Graph, graph
 from loom.analysis.html_report.logs import Log, ReadBudget, key_of, numbered, read_log
 from loom.analysis.html_report.page import WORDS, counts, headline, template
-from loom.analysis.patterns import Failure, FailureGroup
+from loom.analysis.patterns import FailureGroup
 from loom.record.event_files import count_output
 from loom.record.events import OutputEvent, PhaseEvent, encode
 from loom.record.fold import JobState, RunFold
-from loom.status import Status
+from loom.status import Failure, Status
 from tests.support.report_page import unpacked
 
 BEGAN = "2026-11-26T05:00:00.000000Z"

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from loom.analysis import patterns
-from loom.analysis.patterns import Failure
 from loom.record.events import OutputEvent, encode
 from loom.record.highlights import Highlighter
+from loom.status import Failure
 from loom.util.controls import cleaned
 
 HERE = Path(__file__).parent / "samples"

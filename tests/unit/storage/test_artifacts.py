@@ -14,7 +14,7 @@ from loom.errors import ArtifactError
 from loom.plan.model import Artifacts, wanted
 from loom.secrets.masking import Masker
 from loom.status import Status, Stream
-from loom.storage import artifacts
+from loom.storage import artifacts, junit
 from loom.storage.selection import PathSelection
 from loom.storage.workspace import DirectoryView, WorkspaceView
 
@@ -404,9 +404,12 @@ def test_reports(workspace: Path, view_of: ViewOf) -> None:
         "</testcase></testsuite>"
     )
     (workspace / "reports/b.xml").write_text("<testsuites>")
-    found = artifacts.read_reports(["reports/*.xml", "gone.xml"], view_of(workspace), project_dir="/workspace")
-    assert (found.reports, found.tests, found.failures) == (1, 2, 1)
-    assert [(test.name, test.file, test.line, test.report) for test in found.failing] == [
+    found = artifacts.read_reports(
+        ["reports/*.xml", "gone.xml"], view_of(workspace), lambda file, path: junit.read(file, report=path)
+    )
+    (report,) = found.read
+    assert (report.tests, report.failures) == (2, 1)
+    assert [(test.name, test.file, test.line, test.report) for test in report.failing] == [
         ("y", "t/test_a.py", 7, "reports/a.xml")
     ]
     assert found.missing == ("gone.xml",)

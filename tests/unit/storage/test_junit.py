@@ -4,6 +4,7 @@ import time
 import pytest
 
 from loom.storage import junit
+from loom.storage.reports import UnreadableReport
 
 
 def read(text: str | bytes, **more: str) -> junit.Report:
@@ -131,7 +132,7 @@ EXTERNAL = '<!DOCTYPE t [<!ENTITY x SYSTEM "file:///etc/passwd">]><testsuite><te
     ids=["bomb", "external entity", "empty", "junk", "cut off", "html", "encoding", "not utf-8"],
 )
 def test_what_is_no_report_is_refused(text: str | bytes, said: str) -> None:
-    with pytest.raises(junit.UnreadableReport, match=said):
+    with pytest.raises(UnreadableReport, match=said):
         read(text)
 
 
@@ -151,7 +152,7 @@ def test_large_reports_are_bounded() -> None:
             self.started = True
             return b"<testsuite>"
 
-    with pytest.raises(junit.UnreadableReport):
+    with pytest.raises(UnreadableReport):
         junit.read(Endless())  # type: ignore[arg-type]
 
 

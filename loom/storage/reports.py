@@ -1,0 +1,25 @@
+"""What the readers of reports share. Jobs write the reports, so each reader has limits, and refuses what exceeds them."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class UnreadableReport(ValueError):
+    """Not a report of the expected format, or one beyond the limits; the message has the reason."""
+
+
+def in_project(path: str, project_dir: str) -> str:
+    """Return a path or `file:` URL of a report, relative to the project if it is inside. `project_dir`: in the job."""
+    if path.startswith("file:"):
+        path = unquote(re.sub("^file:(//[^/]*(?=/))?", "", path))
+    return path.replace("\\", "/").removeprefix(project_dir.rstrip("/") + "/").removeprefix("./")
+
+
+def short(text: str, most: int = 500) -> str:
+    """Return the text without colours, and with at most so many characters."""
+    text = _COLOUR.sub("", text)
+    return text if len(text) <= most else text[: most - 1] + "…"

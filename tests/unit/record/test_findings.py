@@ -1,0 +1,88 @@
+"""Reports of linters in the record and in each form of the diagnosis."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .conftest import Make
+
+SAMPLES = Path(__file__).parents[1] / "storage/samples"
+WORKFLOW = """
+version: v1
+stages: [test]
+lint:
+  stage: test
+  script:
+    - echo 'Found 4 errors.'
+    - exit 1
+  artifacts: {reports: {sarif: ruff.sarif.json, codequality: ["*.codequality.json", gone.json]}}
+clean:
+  stage: test
+  script: ["true"]
+  artifacts: {reports: {sarif: [bandit.sarif.json, broken.sarif], cobertura: "coverage*.xml"}}
+"""
+
+
+def manifest(project: Any, job: str) -> dict[str, Any]:
+    (path,) = project.places.glob(f"state/runs/*/logs/*/jobs/{job}/manifest.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_findings_of_a_report_are_places_of_a_failed_job(make: Make) -> None:
+    project = make(WORKFLOW)
+    for sample in SAMPLES.iterdir():
+        (project.root / sample.name).write_bytes(sample.read_bytes().replace(b"file:///workspace/", b""))
+    (project.root / "broken.sarif").write_text("{")
+    (project.root / "app").mkdir()
+    (project.root / "app/orders.py").write_text("".join(f"line {number}\n" for number in range(1, 30)))
+
+    annotated = project.loom("run", "--local", "--format", "github", code=1)
+    assert "::error file=app/orders.py,line=14,col=18,title=F821::Undefined name `discuont`" in annotated
+    assert "clean: coverage 44.44 %" in annotated
+
+    lint, clean = manifest(project, "lint"), manifest(project, "clean")
+    # ruff's findings stand in both of its reports, eslint's in one.
+    assert lint["finding_reports"]["findings"] == 8
+    assert lint["finding_reports"]["problems"] == ["gone.json: no such file"]
+    assert lint["findings"][0] == {
+        "tool": "ruff", "test": None, "file": "app/orders.py", "line": 1, "column": 8, "message": "`os` imported but unused",
+        "code": "F401",
+    }  # fmt: skip
+    assert clean["finding_reports"]["findings"] == 6
+    assert clean["finding_reports"]["problems"][0].startswith("broken.sarif: it is not valid JSON")
+
+    diagnosis = json.loads(project.loom("diagnose", "--json"))
+    assert diagnosis["places"][0] == {"file": "app/orders.py", "line": 1, "column": 8}
+    assert diagnosis["failures_total"] == 8
+    assert (diagnosis["excerpt"]["file"], diagnosis["excerpt"]["line"]) == ("app/orders.py", 1)
+    for form in ("text", "agent"):
+        shown = project.loom("diagnose", "--format", form)
+        assert "8 failures" in shown
+        assert "Undefined name `discuont` (app/orders.py:14)" in shown
+    (step, *_) = reversed(json.loads(project.loom("diagnose", "--format", "gitlab")))
+    assert step["check_name"] == "loom lint step"
+    found = json.loads(project.loom("diagnose", "--format", "gitlab"))
+    assert ("app/orders.py", 14) in [(each["location"]["path"], each["location"]["lines"]["begin"]) for each in found]
+    assert "Undefined name" in project.loom("report", "-o", "-")
+    assert "nothing to diagnose" in project.loom("diagnose", "last", "clean")
+
+
+def test_what_a_step_prints_comes_before_what_a_report_names(make: Make) -> None:
+    project = make("""
+version: v1
+stages: [test]
+lint:
+  stage: test
+  script:
+    - |
+      echo '[{"description":"x","location":{"path":"a.py","lines":{"begin":2}}},
+             {"description":"again","location":{"path":"b.py","lines":{"begin":5}}}]' > q.json
+    - "echo 'b.py:5:1: F401 `os` imported but unused'; exit 1"
+  artifacts: {reports: {codequality: q.json}}
+""")
+    project.loom("run", "--local", code=1)
+    failures = json.loads(project.loom("diagnose", "--json"))["failures"]
+    assert [(each["file"], each["line"], each["code"]) for each in failures] == [("b.py", 5, "F401"), ("a.py", 2, None)]

@@ -1,0 +1,255 @@
+"""Reports of linters and scanners: real ones, and hostile ones. `samples/` has the output of the tools themselves."""
+
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loom.status import Failure
+from loom.storage import coverage_report, findings
+from loom.storage.findings import FindingReport, Kind
+from loom.storage.reports import UnreadableReport
+
+SAMPLES = Path(__file__).with_name("samples")
+
+
+def read(kind: Kind, content: bytes | str | Any) -> FindingReport:
+    text = content if isinstance(content, bytes | str) else json.dumps(content)
+    return findings.read(kind, io.BytesIO(text.encode() if isinstance(text, str) else text), project_dir="/workspace")
+
+
+def sarif(*results: dict[str, Any], rules: Any = (), **run: Any) -> dict[str, Any]:
+    driver = {"name": "scan", "rules": list(rules)}
+    return {"version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": list(results), **run}]}
+
+
+def at(uri: str, line: int = 3, **more: Any) -> dict[str, Any]:
+    place = {"artifactLocation": {"uri": uri, **more}, "region": {"startLine": line}}
+    return {"message": {"text": "no"}, "locations": [{"physicalLocation": place}]}
+
+
+def places(found: FindingReport) -> list[tuple[str | None, int | None, str | None]]:
+    return [(each.file, each.line, each.code) for each in found.first]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "ruff.sarif",
+            [
+                ("app/orders.py", 1, "F401"),
+                ("app/orders.py", 11, "F841"),
+                ("app/orders.py", 12, "E722"),
+                ("app/orders.py", 14, "F821"),
+            ],
+        ),
+        (
+            "ruff.codequality",
+            [
+                ("app/orders.py", 1, "F401"),
+                ("app/orders.py", 11, "F841"),
+                ("app/orders.py", 12, "E722"),
+                ("app/orders.py", 14, "F821"),
+            ],
+        ),
+        (
+            "bandit.sarif",
+            [
+                ("app/orders.py", 22, "B602"),
+                ("app/orders.py", 18, "B301"),
+                ("app/orders.py", 2, "B404"),
+                ("app/orders.py", 3, "B403"),
+                ("app/orders.py", 11, "B105"),
+                ("app/orders.py", 12, "B110"),
+            ],
+        ),
+        (
+            "eslint.sarif",
+            [
+                ("src/cart.js", 1, "no-unused-vars"),
+                ("src/cart.js", 7, "no-undef"),
+                ("src/cart.js", 4, "no-var"),
+                ("src/cart.js", 6, "eqeqeq"),
+            ],
+        ),
+        (
+            "eslint.codequality",
+            [
+                ("src/cart.js", 1, "no-unused-vars"),
+                ("src/cart.js", 7, "no-undef"),
+                ("src/cart.js", 4, "no-var"),
+                ("src/cart.js", 6, "eqeqeq"),
+            ],
+        ),
+    ],
+)
+def test_findings_of_real_tools_have_places_the_most_severe_first(
+    name: str, expected: list[tuple[str, int, str]]
+) -> None:
+    kind: Kind = "sarif" if name.endswith("sarif") else "codequality"
+    found = read(kind, (SAMPLES / f"{name}.json").read_bytes())
+    assert (places(found), found.total) == (expected, len(expected))
+    assert all(each.message for each in found.first)
+
+
+def test_the_columns_and_the_tool_of_a_finding() -> None:
+    found = read("sarif", (SAMPLES / "ruff.sarif.json").read_bytes())
+    assert found.first[3] == Failure(
+        tool="ruff", file="app/orders.py", line=14, column=18, code="F821", message="Undefined name `discuont`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("result", "run", "path"),
+    [
+        (at("src/a%20b.py"), {}, "src/a b.py"),
+        (at("file:///workspace/src/a.py"), {}, "src/a.py"),
+        (at("file:/workspace/src/a.py"), {}, "src/a.py"),
+        (at("file://host/workspace/src/a.py"), {}, "src/a.py"),
+        (at("a.py", uriBaseId="SRC"), {"originalUriBaseIds": {"SRC": {"uri": "file:///workspace/src/"}}}, "src/a.py"),
+        (at("a.py", uriBaseId="%SRCROOT%"), {}, "a.py"),
+        (at("/usr/lib/x.py"), {}, "/usr/lib/x.py"),
+        (
+            {
+                "message": {"text": "no"},
+                "locations": [{"physicalLocation": {"artifactLocation": {"index": 0}, "region": {"startLine": 3}}}],
+            },
+            {"artifacts": [{"location": {"uri": "src/a.py"}}]},
+            "src/a.py",
+        ),
+    ],
+)
+def test_paths_of_sarif_count_from_the_project(result: dict[str, Any], run: dict[str, Any], path: str) -> None:
+    assert places(read("sarif", sarif(result, **run))) == [(path, 3, None)]
+
+
+def test_a_result_refers_to_its_rule() -> None:
+    rules = [
+        {"id": "R0", "defaultConfiguration": {"level": "note"}},
+        {"id": "R1", "defaultConfiguration": {"level": "error"}, "messageStrings": {"m": {"text": "{0} calls {1}"}}},
+    ]
+    first = {**at("a"), "rule": {"index": 0}}
+    second = {**at("b"), "ruleIndex": 1, "message": {"id": "m", "arguments": ["f", "{0}"]}}
+    found = read("sarif", sarif(first, second, rules=rules))
+    assert places(found) == [("b", 3, "R1"), ("a", 3, "R0")]
+    assert found.first[0].message == "f calls {0}"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"kind": "pass"},
+        {"kind": "notApplicable"},
+        {"baselineState": "absent"},
+        {"suppressions": [{"kind": "inSource"}]},
+    ],
+)
+def test_what_is_suppressed_or_passed_is_no_finding(more: dict[str, Any]) -> None:
+    assert read("sarif", sarif({**at("a"), **more})).total == 0
+    assert read("sarif", sarif({**at("a"), "suppressions": [{"kind": "external", "status": "rejected"}]})).total == 1
+
+
+def test_codequality_in_both_forms_of_lines() -> None:
+    issues: list[dict[str, Any]] = [
+        {"description": "x", "check_name": "c", "severity": "info", "location": {"path": "./a", "lines": {"begin": 4}}},
+        {"description": "y", "severity": "blocker", "location": {"path": "b", "lines": {"begin": {"line": 5}}}},
+        {"description": "z", "location": {"path": "c"}},
+        {"type": "measurement", "description": "z", "location": {"path": "c"}},
+    ]
+    assert places(read("codequality", issues)) == [("b", 5, None), ("a", 4, "c"), ("c", None, None)]
+
+
+def test_a_byte_order_mark_is_no_mistake() -> None:
+    assert read("codequality", b"\xef\xbb\xbf[]").total == 0
+
+
+DEEP = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "reason"),
+    [
+        ("sarif", "", "not valid JSON"),
+        ("sarif", "<testsuite/>", "not valid JSON"),
+        ("sarif", b"\xff\xfe{\x00", "not valid JSON"),
+        ("sarif", '{"version": "2.1.0", "runs": [{"tool": {"driver": {"name": "\\ud800"}}}]}', "not valid JSON"),
+        ("sarif", "[" * DEEP, "content is not as expected"),
+        ("sarif", '{"x": ' + "[" * DEEP, "not valid JSON"),
+        ("codequality", '[{"x": ' + '{"a": ' * DEEP, "not valid JSON"),
+        ("sarif", {"version": "1.0.0", "runs": []}, "it is SARIF 1.0.0, and loom reads 2.1.0"),
+        ("sarif", [], "expected"),
+        ("sarif", sarif(at("a", -1)), "content is not as expected"),
+        ("sarif", sarif(at("a", 1 << 70)), "content is not as expected"),
+        ("codequality", {"issues": []}, "expected"),
+        ("codequality", [{"description": "no place"}], r"`\$\[0\]`"),
+        ("codequality", "[" + " " * findings.MAX_BYTES + "]", "larger than 16 MiB"),
+    ],
+)
+def test_what_is_no_such_report_is_refused_with_a_reason(kind: Kind, content: Any, reason: str) -> None:
+    with pytest.raises(UnreadableReport, match=reason):
+        read(kind, content)
+
+
+def test_the_largest_report_is_read_in_moderate_time() -> None:
+    issue = '{"location":{"path":"a","lines":{"begin":1}}}'
+    number = findings.MAX_BYTES // (len(issue) + 1) - 1
+    began = time.thread_time()
+    found = read("codequality", f"[{','.join([issue] * number)}]")
+    assert (found.total, len(found.first)) == (number, findings.MAX_FINDINGS)
+    assert time.thread_time() - began < 15
+
+
+def test_long_texts_and_colours_are_cut() -> None:
+    (one,) = read("codequality", [{"description": "\x1b[31m" + "m" * 9000, "location": {"path": "p" * 5000}}]).first
+    assert (len(one.message or ""), len(one.file or "")) == (2000, 1000)
+    assert (one.message or "").startswith("mmm")
+
+
+def test_a_message_with_arguments_stays_short() -> None:
+    """Each argument could hold the next placeholder many times."""
+    text = "{0}" * 600
+    arguments = [f"{{{number + 1}}}" * 600_000 for number in range(10)]
+    rules = [{"id": "R", "messageStrings": {"m": {"text": text}}}]
+    (one,) = read(
+        "sarif", sarif({**at("a"), "ruleId": "R", "message": {"id": "m", "arguments": arguments}}, rules=rules)
+    ).first
+    assert len(one.message or "") <= 2000
+
+
+# -- coverage ------------------------------------------------------------------------------------------------------------
+
+JACOCO = """<?xml version="1.0" encoding="UTF-8" standalone="yes"?>
+<!DOCTYPE report PUBLIC "-//JACOCO//DTD Report 1.1//EN" "report.dtd"><report name="app"><package name="a">
+<counter type="LINE" missed="9" covered="9"/></package><counter type="INSTRUCTION" missed="1" covered="1"/>
+<counter type="LINE" missed="25" covered="75"/></report>"""
+
+
+def coverage(kind: coverage_report.Kind, content: str | bytes) -> tuple[float, float]:
+    return coverage_report.read(kind, io.BytesIO(content.encode() if isinstance(content, str) else content))
+
+
+def test_the_share_of_covered_lines() -> None:
+    assert coverage("cobertura", (SAMPLES / "coverage_py.cobertura.xml").read_bytes()) == (8, 18)
+    assert coverage("cobertura", '<coverage line-rate="0.5"/>') == (0.5, 1)
+    assert coverage("jacoco", JACOCO) == (75, 100)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "reason"),
+    [
+        ("cobertura", JACOCO, "begins with <report>"),
+        ("jacoco", '<coverage line-rate="1"/>', "begins with <coverage>"),
+        ("cobertura", '<coverage line-rate="nan"/>', "no line coverage"),
+        ("jacoco", '<report><counter type="LINE" missed="-1" covered="x"/></report>', "no line coverage"),
+        ("cobertura", '<!DOCTYPE coverage [<!ENTITY a "b">]><coverage line-rate="1">&a;</coverage>', "entities"),
+        ("cobertura", "{}", "not well-formed"),
+        ("jacoco", b'<?xml version="1.0" encoding="no-such"?><report/>', "not well-formed|can't be read"),
+    ],
+)
+def test_no_coverage_report(kind: coverage_report.Kind, content: str | bytes, reason: str) -> None:
+    with pytest.raises(UnreadableReport, match=reason):
+        coverage(kind, content)
