@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
+from loom import snapshot
 from loom.cancel import Cancel
 from loom.commands import project, wiring
 from loom.commands import trust as trusting
@@ -33,7 +34,6 @@ from loom.runner.products import Handover
 from loom.runner.views import laid_out
 from loom.secrets.lookup import resolve
 from loom.secrets.masking import Masker
-from loom.snapshot import occupied
 from loom.storage import holds
 from loom.util import controls
 from loom.util.paths import job_directory_name, jobs_of
@@ -127,7 +127,7 @@ def entered(
 
     The record notes the visit with its `command`; None: a shell.
     """
-    with occupied(job.run.workspace), _entered(here, job, step, as_root=as_root, cancel=cancel) as place:
+    with snapshot.occupied(job.run.workspace), _entered(here, job, step, as_root=as_root, cancel=cancel) as place:
         place.note(command)
         yield place
 
@@ -189,6 +189,7 @@ def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cance
         handover = Handover(
             job.run.planned.plan,
             archive_of=job.run.archive_of,
+            tracked=partial(snapshot.tracked, job.run.workspace, here.environ),
             missing_here=frozenset(),
             logs=job.run.entry.paths.logs,
             masker=progress.masker,

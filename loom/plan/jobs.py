@@ -309,6 +309,7 @@ class JobBuilder:
             exclude=tuple(text.path(path, "artifacts", "exclude", n) for n, path in enumerate(fields.exclude)),
             when=fields.when,
             name=text.maybe(fields.name, "artifacts", "name"),
+            untracked=fields.untracked,
             expire_in_s=fields.expire_in,
             reports={
                 kind: tuple(text.path(path, "artifacts", "reports", kind, n) for n, path in enumerate(paths))

@@ -232,6 +232,11 @@ class Cache(Struct, frozen=True, kw_only=True):
     untracked: bool = False
     """Keep also every file that git does not track, ignored ones included."""
 
+    @property
+    def content(self) -> tuple[str, ...]:
+        """What the cache keeps, by which entries of one key differ."""
+        return (*self.paths, "(untracked files)") if self.untracked else self.paths
+
 
 class ChildFile(Struct, frozen=True, kw_only=True):
     """A file of a child pipeline: of the project, or among the artifacts of `job` (a job id of this plan)."""

@@ -188,6 +188,12 @@ class Run:
             handover = Handover(
                 self._request.plan,
                 archive_of=self._archive_of,
+                tracked=partial(
+                    snapshot.tracked,
+                    self._workspace,
+                    self._request.source.environment,
+                    manifest_file=paths.snapshot,
+                ),
                 missing_here=self._made_elsewhere(),
                 logs=paths.logs,
                 masker=self._journal.masker,

@@ -23,6 +23,7 @@ from loom.status import Failure, OnOutput, Status
 from loom.storage import artifacts, coverage_report, dotenv, findings, junit
 from loom.storage.cache import Cache
 from loom.storage.cache_keys import key_of
+from loom.storage.selection import Tracked
 from loom.storage.workspace import view_of
 from loom.util.bounded import bounded, listed
 
@@ -49,13 +50,18 @@ class Handover:
         logs: Path,
         masker: Masker,
         cache: Cache | None = None,
+        tracked: Callable[[], Tracked],
         missing_here: frozenset[str] = frozenset(),
         cancel: Cancel | None = None,
     ) -> None:
-        """`missing_here`: jobs of an earlier run with products in another workspace than the run's."""
+        """`tracked`: list what git tracks of the workspace.
+
+        `missing_here`: jobs of an earlier run with products in another workspace than the run's.
+        """
         self._missing_here = set(missing_here)
         self._cancel = cancel or Cancel()
         self._plan = plan
+        self._tracked = tracked
         self._makers = [job for job in plan.jobs if job.artifacts is not None]
         self._archive_of = archive_of
         self._logs = logs
@@ -124,7 +130,7 @@ class Handover:
         if session.workspace_view() != shared_workspace:  # of two providers, one may share it
             self._missing_here.add(job.id)
         spec = job.artifacts
-        if spec is None or not spec.paths or not wanted(spec.when, status):
+        if spec is None or not (spec.paths or spec.untracked) or not wanted(spec.when, status):
             return None
         kept = artifacts.collect(
             spec,
@@ -132,6 +138,7 @@ class Handover:
             archive=self._archive_of(job.id),
             on_output=on_output,
             masker=self._masker,
+            tracked=self._tracked() if spec.untracked else None,
         )
         self._checksums[job.id] = kept.sha256
         there = self._archive_of(job.id).exists()
@@ -206,7 +213,8 @@ class Handover:
         for spec, key in zip(job.cache, self._cache_keys.get(job.id, ()), strict=False):
             if "push" in spec.policy and wanted(spec.when, status):
                 view = view_of(session, self._not_if_twice)
-                saved = self._cache.save(spec, key, view, on_output, masker=self._masker)
+                tracked = self._tracked() if spec.untracked else None
+                saved = self._cache.save(spec, key, view, on_output, masker=self._masker, tracked=tracked)
                 fact = asdict(saved) | bounded("skipped", [asdict(item) for item in saved.skipped], MAX_NAMED)
                 yield {"action": "save", "name": spec.name, **fact}
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from loom.snapshot.special_files import ignored
     from loom.snapshot.sync import Patch, bring, compare, patch_of
     from loom.snapshot.sync import apply as apply_patch
+    from loom.snapshot.tree import tracked
     from loom.snapshot.verification import Verification, tree_with, verify
 else:
     __getattr__ = startup.names_of(
@@ -46,6 +47,7 @@ else:
             "renewal": "Standing",
             "special_files": "ignored",
             "capture": "renew take take_to_stand",
+            "tree": "tracked",
             "verification": "Verification tree_with verify",
         },
     )
@@ -93,6 +95,7 @@ __all__ = [
     "renew",
     "take",
     "take_to_stand",
+    "tracked",
     "tree_with",
     "verify",
 ]

@@ -16,7 +16,10 @@ from msgspec import Struct, field
 
 from loom.errors import SnapshotError
 from loom.snapshot import filters, git
+from loom.snapshot.index import directories
+from loom.snapshot.manifest import read_manifest
 from loom.snapshot.model import Change, Source
+from loom.storage.selection import Tracked
 
 _ZERO_MODE = "000000"
 
@@ -96,6 +99,19 @@ def entries_of(environment: Mapping[str, str], workspace: Path) -> Entries:
         mode, sha, _ = about.decode().split(" ")
         result[os.fsdecode(path)] = mode, sha
     return result
+
+
+def tracked(workspace: Path, environ: Mapping[str, str], *, manifest_file: Path | None = None) -> Tracked:
+    """Return what the index of a workspace holds, and what the snapshot adds to HEAD.
+
+    Jobs may have written the index, so git reads nothing else, and fetches nothing.
+    """
+    environment = git.environment_for({**environ, **git.NO_USER_CONFIG, "GIT_ALLOW_PROTOCOL": "none"})
+    entries = entries_of(environment, workspace)
+    submodules = tuple(path for path, (mode, _) in entries.items() if mode == "160000")
+    changed = read_manifest(workspace, manifest_file).changed
+    files = {*entries, *(change.path for change in changed if change.kind != "deleted")}
+    return Tracked(paths=frozenset(files | directories(files)), submodules=submodules)
 
 
 def tree_of_entries(entries: Entries, algorithm: str) -> str:

@@ -24,7 +24,7 @@ from loom.status import OnOutput
 from loom.storage.files import open_regular
 from loom.storage.packing import Hashed, leads_out, packing
 from loom.storage.reports import UnreadableReport
-from loom.storage.selection import PathSelection, UnsafePath
+from loom.storage.selection import PathSelection, Tracked, UnsafePath
 from loom.storage.tar import DamagedArchive, Writer, read
 from loom.storage.unpacking import EntryWriter, UnsafeArchive, checked, unpack
 from loom.storage.workspace import Skipped, WorkspaceView
@@ -73,14 +73,17 @@ def collect(
     archive: Path,
     on_output: OnOutput,
     masker: Masker | None = None,
+    tracked: Tracked | None = None,
 ) -> Collected:
     """Store the files of `spec` in `archive` (tar, gzip), atomically.
+
+    `tracked`: keep also all that is not among these.
 
     An empty result is not an error: `on_output` and the result report missing and skipped files. A file with a secret
     (found by `masker`) is left out. ArtifactError for a pattern outside the workspace, an unreadable view or an
     unwritable record; nothing remains then.
     """
-    selection = _selection(spec.paths, spec.exclude)
+    selection = _selection(spec.paths, spec.exclude, tracked)
     skipped: list[Skipped] = []
     files = size = 0
     links_out = []
@@ -184,9 +187,9 @@ def read_reports(patterns: Iterable[str], view: WorkspaceView, read: Callable[[I
     return ReadReports(read=tuple(found), missing=selection.missing, problems=tuple(problems))
 
 
-def _selection(paths: Iterable[str], exclude: Iterable[str]) -> PathSelection:
+def _selection(paths: Iterable[str], exclude: Iterable[str], beyond: Tracked | None = None) -> PathSelection:
     try:
-        return PathSelection(paths, exclude)
+        return PathSelection(paths, exclude, beyond)
     except UnsafePath as error:
         raise ArtifactError(
             f"artifacts: {error}",

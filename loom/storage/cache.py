@@ -39,7 +39,7 @@ from loom.storage.bucket import Bucket
 from loom.storage.cache_keys import selection_of
 from loom.storage.packing import Hashed, packing
 from loom.storage.private import check_private, make_private
-from loom.storage.selection import PathSelection
+from loom.storage.selection import PathSelection, Tracked
 from loom.storage.tar import DamagedArchive, TarEntry, Writer
 from loom.storage.unpacking import UnsafeArchive
 from loom.storage.workspace import DirectoryView, Skipped, WorkspaceView
@@ -170,13 +170,22 @@ class Cache:
         return result
 
     def save(
-        self, spec: Spec, key: str, view: WorkspaceView, on_output: OnOutput, *, masker: Masker | None = None
+        self,
+        spec: Spec,
+        key: str,
+        view: WorkspaceView,
+        on_output: OnOutput,
+        *,
+        masker: Masker | None = None,
+        tracked: Tracked | None = None,
     ) -> SaveResult:
-        """Store the files of `spec.paths` under `key`. Files in which `masker` finds a secret are left out."""
+        """Store the files of `spec` under `key`; `tracked`: also all that is not among these.
+
+        Files in which `masker` finds a secret are left out."""
         skipped: list[Skipped] = []
         masker = masker if masker is not None and masker.active else None
         try:
-            result = self._save(spec, key, view, skipped, masker)
+            result = self._save(spec, key, view, skipped, masker, tracked)
         except (OSError, DamagedArchive, UnsafeArchive) as error:
             result = SaveResult(key=key, saved=False, warning=f"the cache {key!r} can't be saved: {_reason(error)}")
         result = replace(result, skipped=tuple(skipped))
@@ -186,11 +195,17 @@ class Cache:
         return result
 
     def _save(
-        self, spec: Spec, key: str, view: WorkspaceView, skipped: list[Skipped], masker: Masker | None
+        self,
+        spec: Spec,
+        key: str,
+        view: WorkspaceView,
+        skipped: list[Skipped],
+        masker: Masker | None,
+        tracked: Tracked | None,
     ) -> SaveResult:
-        selection = selection_of(spec.paths)
+        selection = selection_of(spec.paths, tracked)
         check_private(self.folder)
-        identity = _id(self._project, key, spec.paths)
+        identity = _id(self._project, key, spec.content)
         before = [entry for entry in self._exact(identity) if self._blob_path(entry.blob).exists()]
         trees: tuple[str, ...] = ()
         if isinstance(view, DirectoryView):
@@ -203,7 +218,7 @@ class Cache:
         with _temporary(self.folder / "tmp") as file:
             packed = _pack(view, selection, file, skipped, masker)
             if not packed.files:
-                why = "all of it was left out" if skipped else f"none of {', '.join(spec.paths)} is there"
+                why = "all of it was left out" if skipped else f"none of {', '.join(spec.content)} is there"
                 return SaveResult(
                     key=key, saved=False, skipped=tuple(skipped), warning=f"nothing to save for {key!r}: {why}"
                 )
@@ -219,7 +234,7 @@ class Cache:
                 id=identity,
                 project=self._project,
                 key=key,
-                paths=spec.paths,
+                paths=spec.content,
                 blob=packed.sha256,
                 files=packed.files,
                 bytes=packed.bytes,
@@ -268,12 +283,12 @@ class Cache:
             warnings.append(f"the cache can't be used: {_reason(error)}")
             return
         self._sweep_unfinished()
-        exact = self._exact(_id(self._project, key, spec.paths))
+        exact = self._exact(_id(self._project, key, spec.content))
         yield from ((entry, "exact") for entry in exact)
         others: list[Stored] | None = None
         for prefix in spec.fallback_keys:
             if others is None:
-                others = [entry for entry in self._entries_of_project() if entry.paths == spec.paths]
+                others = [entry for entry in self._entries_of_project() if entry.paths == spec.content]
                 others.sort(key=lambda entry: -entry.created_at)
             for entry in others:
                 if prefix and entry.key.startswith(prefix) and entry not in exact:
@@ -310,7 +325,7 @@ class Cache:
 
     def _wanted(self, spec: Spec, key: str, bucket: Bucket) -> Stored | None:
         """Return the bucket's entry for `key`, else its newest one for a fallback key, if the folder has none for `key`."""
-        identity = _id(self._project, key, spec.paths)
+        identity = _id(self._project, key, spec.content)
         exact = self._entries_of(bucket, [self._entry_path(identity, protected) for protected in self._readable])
         if exact or self._exact(identity) or not spec.fallback_keys:
             return exact[0] if exact else None
@@ -318,7 +333,7 @@ class Cache:
         names = [name for folder in folders for name in bucket.names(f"entries/{folder}")]
         entries = self._entries_of(bucket, [self.folder / name for name in names[:_MOST_LISTED]])
         for prefix in filter(None, spec.fallback_keys):
-            found = [entry for entry in entries if entry.paths == spec.paths and entry.key.startswith(prefix)]
+            found = [entry for entry in entries if entry.paths == spec.content and entry.key.startswith(prefix)]
             if found:
                 return max(found, key=lambda entry: entry.created_at)
         return None
@@ -330,7 +345,7 @@ class Cache:
 
     def _share(self, spec: Spec, key: str, result: SaveResult, bucket: Bucket) -> SaveResult:
         """Store the folder's entry in the bucket, its archive first."""
-        path = self._entry_path(_id(self._project, key, spec.paths), self._protected)
+        path = self._entry_path(_id(self._project, key, spec.content), self._protected)
         try:
             entry = self._read(path)
             if entry is not None:

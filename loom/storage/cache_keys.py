@@ -13,7 +13,7 @@ from loom.errors import CacheError
 from loom.plan.model import Cache as Spec
 from loom.plan.model import CacheKeyFiles
 from loom.storage import files
-from loom.storage.selection import PathSelection, UnsafePath
+from loom.storage.selection import PathSelection, Tracked, UnsafePath
 from loom.storage.workspace import DirectoryView
 
 _LONGEST_KEY = 1000
@@ -102,9 +102,9 @@ def _key_of_files(key: CacheKeyFiles, workspace: Path) -> str:
     return "-".join(parts)
 
 
-def selection_of(paths: Iterable[str]) -> PathSelection:
+def selection_of(paths: Iterable[str], beyond: Tracked | None = None) -> PathSelection:
     try:
-        return PathSelection(paths)
+        return PathSelection(paths, beyond=beyond)
     except UnsafePath as error:
         raise CacheError(
             f"cache: {error}",

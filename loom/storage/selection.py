@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from msgspec import Struct
+
 from loom.util import globs
 from loom.util.paths import below, normal
 
@@ -30,6 +32,18 @@ def pattern_problem(pattern: str) -> str | None:
     return None
 
 
+class Tracked(Struct, frozen=True, kw_only=True):
+    """What git tracks of a workspace."""
+
+    paths: frozenset[str]
+    """Files, submodules, and all directories above them."""
+    submodules: tuple[str, ...] = ()
+
+    def __contains__(self, path: str) -> bool:
+        """Whether git tracks this path, or something below it, or a submodule has it."""
+        return path in self.paths or any(below(path, each) for each in self.submodules)
+
+
 class PathSelection:
     """A selection of paths. UnsafePath for a pattern that is absolute or climbs out.
 
@@ -37,7 +51,8 @@ class PathSelection:
     `[abc]` and `{a,b}` work as in a shell; leading dots are ordinary characters.
     """
 
-    def __init__(self, paths: Iterable[str], exclude: Iterable[str] = ()) -> None:
+    def __init__(self, paths: Iterable[str], exclude: Iterable[str] = (), beyond: Tracked | None = None) -> None:
+        """`beyond`: select also everything that is not among these."""
         self.paths = tuple(paths)
         exclude = tuple(exclude)
         for pattern in (*self.paths, *exclude):
@@ -47,6 +62,7 @@ class PathSelection:
         self._include = [(pattern, _compiled(pattern), _depth_patterns(pattern)) for pattern in self.paths]
         self._exclude = [_compiled(pattern) for pattern in exclude]
         self._with_git = any(normal(pattern).split("/")[0] == _GIT for pattern in self.paths)
+        self._beyond = beyond
         self.matched: set[str] = set()
         """The patterns that have matched so far."""
 
@@ -54,6 +70,8 @@ class PathSelection:
     def roots(self) -> tuple[str, ...]:
         """The directories or files to start at, "" for the workspace; none contains another."""
         found: list[str] = []
+        if self._beyond is not None:
+            return ("",)
         for root in sorted({root for pattern in self.paths for root in _roots(pattern)}):
             if not any(below(root, other) for other in found):
                 found.append(root)
@@ -67,7 +85,7 @@ class PathSelection:
         """Whether this path is selected, by itself or by a directory above."""
         if self.never(path):
             return False
-        taken = False
+        taken = self._beyond is not None and path not in self._beyond
         for pattern, compiled, _ in self._include:
             if compiled.match(path):
                 self.matched.add(pattern)
@@ -88,6 +106,8 @@ class PathSelection:
     def may_hold(self, directory: str) -> bool:
         """Whether paths below this directory may be selected."""
         parts = directory.split("/")
+        if self._beyond is not None:
+            return True
         return any(_reaches(levels, parts) for _, _, alternatives in self._include for levels in alternatives)
 
 

@@ -192,6 +192,7 @@ class Reports(Model):
 class ArtifactsFields(Model):
     paths: Paths = Field(default_factory=list, description="What to keep: paths or globs inside the project.")
     exclude: Paths = Field(default_factory=list, description="What not to keep.")
+    untracked: bool = Field(default=False, description="Keep also all files that git does not track.")
     when: Outcome = Field(default="on_success", description="When to keep it.")
     name: Line | None = optional("The archive's name.")
     expire_in: Seconds | None = optional("How long CI keeps it; a local run keeps it with the record.")
@@ -199,8 +200,8 @@ class ArtifactsFields(Model):
 
     @model_validator(mode="after")
     def _something(self) -> ArtifactsFields:
-        if not self.paths and not self.reports.by_kind():
-            raise Incomplete("expected paths or reports; there is nothing to keep")
+        if not self.paths and not self.untracked and not self.reports.by_kind():
+            raise Incomplete("expected paths, untracked or reports; there is nothing to keep")
         return self
 
 

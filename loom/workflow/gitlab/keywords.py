@@ -135,7 +135,7 @@ JOB = (
     Keyword("artifacts:public", "boolean", _NONE, "Only you can read the files."),
     Keyword("artifacts:access", "(none developer maintainer all)", _NONE, "Only you can read the files."),
     *_REPORTS,
-    Keyword("artifacts:untracked", "boolean", _NONE, "Only `paths` are kept; name the untracked files there."),
+    Keyword("artifacts:untracked", "boolean"),
     Keyword("artifacts:when", _WHEN),
     Keyword(
         "before_script",
@@ -154,7 +154,7 @@ JOB = (
     Keyword(
         "cache:unprotect", "boolean", _NONE, "loom has one cache for each protected branch and one for all others."
     ),
-    Keyword("cache:untracked", "boolean", _NONE, "Only `paths` are kept; name the untracked files there."),
+    Keyword("cache:untracked", "boolean"),
     Keyword("cache:when", _WHEN),
     Keyword("coverage", "text"),
     Keyword("dast_configuration", "map", _NO_JOB, "It belongs to GitLab's DAST profiles."),

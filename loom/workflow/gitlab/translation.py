@@ -172,7 +172,7 @@ class _Job:
         for key, one in fields_of(node).items():
             if key in ("paths", "exclude"):
                 found[key] = [text_of(path).removeprefix("./") for path in one_or_more(one)]
-            elif key in ("when", "name"):
+            elif key in ("when", "name", "untracked"):
                 found[key] = one.plain()
             elif key == "expire_in" and one.text.strip() != "never":
                 found[key] = duration_text(seconds(one.text))
@@ -180,7 +180,11 @@ class _Job:
                 found[key] = _reports(one)
             elif key != "expire_in":
                 self.comments.append(f"artifacts:{key} ({one.place}) has no counterpart")
-        return {"artifacts": found} if found.get("paths") or found.get("reports") else {}
+        return (
+            {"artifacts": found}
+            if {"paths", "untracked", "reports"} & {key for key, value in found.items() if value}
+            else {}
+        )
 
     def _cache(self, node: Node) -> dict[str, Any]:
         found = []

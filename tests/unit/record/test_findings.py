@@ -86,3 +86,23 @@ lint:
     project.loom("run", "--local", code=1)
     failures = json.loads(project.loom("diagnose", "--json"))["failures"]
     assert [(each["file"], each["line"], each["code"]) for each in failures] == [("b.py", 5, "F401"), ("a.py", 2, None)]
+
+
+def test_artifacts_and_caches_of_what_git_does_not_track(make: Make) -> None:
+    project = make("")
+    (project.root / ".gitlab-ci.yml").write_text("""
+make:
+  script:
+    - ls .cache 2>/dev/null || true
+    - mkdir -p out .cache && echo 1 > out/new && echo 2 > out/x.o && echo 3 > .cache/c && echo 4 >> kept.txt
+  artifacts: {untracked: true, exclude: ["**/*.o"]}
+  cache: {key: k, untracked: true}
+""")
+    (project.root / ".gitignore").write_text("*.o\nout/\n.cache/\n")
+    (project.root / "kept.txt").write_text("not committed, but part of the snapshot\n")
+    project.loom("run", "--local", "--workflow", ".gitlab-ci.yml")
+    assert "cache saved: k" in project.loom("logs", "last", "make", "--system")
+    listed = json.loads(project.loom("artifacts", "last", "make", "--json"))
+    assert sorted(file["path"] for job in listed["jobs"] for file in job["files"]) == [".cache/c", "out/new"]
+    project.loom("run", "--local", "--workflow", ".gitlab-ci.yml")
+    assert "cache hit: k" in project.loom("logs", "last", "make", "--system")

@@ -15,7 +15,7 @@ from loom.plan.model import Artifacts, wanted
 from loom.secrets.masking import Masker
 from loom.status import Status, Stream
 from loom.storage import artifacts, junit
-from loom.storage.selection import PathSelection
+from loom.storage.selection import PathSelection, Tracked
 from loom.storage.workspace import DirectoryView, WorkspaceView
 
 from ..views import tree
@@ -34,10 +34,17 @@ class Kept:
         self.said += data.decode()
 
     def collect(
-        self, view: WorkspaceView, *paths: str, masker: Masker | None = None, **more: object
+        self,
+        view: WorkspaceView,
+        *paths: str,
+        masker: Masker | None = None,
+        tracked: Tracked | None = None,
+        **more: object,
     ) -> artifacts.Collected:
         spec = Artifacts(paths=paths, **more)  # type: ignore[arg-type]
-        return artifacts.collect(spec, view, archive=self.archive, on_output=self.on_output, masker=masker)
+        return artifacts.collect(
+            spec, view, archive=self.archive, on_output=self.on_output, masker=masker, tracked=tracked
+        )
 
     @property
     def names(self) -> list[str]:
@@ -394,6 +401,23 @@ def test_a_full_disk_is_said_and_leaves_nothing(workspace: Path, tmp_path: Path)
 def test_when(when: str, success: bool, failure: bool, timed_out: bool) -> None:
     statuses = (Status.SUCCESS, Status.FAILURE, Status.TIMED_OUT)
     assert [wanted(when, status) for status in statuses] == [success, failure, timed_out]  # type: ignore[arg-type]
+
+
+def test_what_git_does_not_track(workspace: Path, kept: Kept, view_of: ViewOf) -> None:
+    (workspace / "vendor/lib").mkdir(parents=True)
+    (workspace / "vendor/lib/new").write_text("of a submodule")
+    (workspace / "dist/main.pyc").write_text("new, beside a tracked file")
+    tracked = Tracked(
+        paths=frozenset(
+            {"src/main.py", "src", ".loom/workflow.yml", ".loom", "dist/app", "dist", "vendor", "vendor/lib"}
+        ),
+        submodules=("vendor/lib",),
+    )
+    result = kept.collect(view_of(workspace), "src/", tracked=tracked, exclude=("logs/*.log", "dist/lib"))
+    assert [name for name in kept.names if not (workspace / name).is_dir()] == [
+        "dist/current", "dist/dangling", "dist/main.pyc", "src/main.py", "with space\nand line",
+    ]  # fmt: skip
+    assert result.missing == ()
 
 
 def test_reports(workspace: Path, view_of: ViewOf) -> None:
