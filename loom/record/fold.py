@@ -60,7 +60,8 @@ class JobState(Struct):
 
     @property
     def attempts(self) -> int:
-        begun = max((attempt for attempt, _ in self.steps), default=0 if self.result is None else 1)
+        # The last step is of the last attempt.
+        begun = next(reversed(self.steps))[0] if self.steps else (0 if self.result is None else 1)
         set_aside: int = self.facts.get("attempt_failed", {}).get("attempt", -1)
         return max(begun, set_aside + 1)
 
