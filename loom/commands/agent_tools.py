@@ -191,7 +191,7 @@ class AgentTools:
 
     def _newest(self) -> str:
         place = here()
-        return next((entry.run_id for entry in place.store.entries(place.root)), "")
+        return next((entry.run_id for entry, *_ in place.store.families(place.root)), "")
 
     def _document(self, arguments: Sequence[str], cancel: Cancel) -> dict[str, Any]:
         ended = self._command(arguments, cancel)

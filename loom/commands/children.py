@@ -139,7 +139,7 @@ class ChildRuns:
             reuse=reuse,
         )
         started(run_id)
-        receipt = api.execute(request).receipt
+        receipt = api.execute(replace(request, child_of=child.run_id)).receipt
         return ChildEnded(run_id=run_id, status=receipt.status, error=receipt.error)
 
 

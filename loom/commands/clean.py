@@ -100,8 +100,17 @@ def _lines(document: Clean) -> Iterator[str]:
 
 
 def _named(place: Here, runs: Sequence[str]) -> Clean:
-    entries = [_permitted(place, run) for run in runs]
-    return Clean(dry_run=True, runs=_runs(place, entries))
+    families = {family[0].run_id: family for family in place.store.families()}
+    entries: dict[str, RunEntry] = {}
+    for run in runs:
+        named = _permitted(place, run)
+        if named.run_id not in families:
+            raise RequestError(
+                f"{named.run_id} is a child pipeline of run {named.child_of}: nothing was deleted",
+                hint=f"they are removed together: loom clean {named.child_of}",
+            )
+        entries |= {entry.run_id: _permitted(place, entry.run_id) for entry in families[named.run_id]}
+    return Clean(dry_run=True, runs=_runs(place, list(entries.values())))
 
 
 def _permitted(place: Here, run: str) -> RunEntry:
@@ -126,15 +135,16 @@ def _chosen(
     if keep_last is None:
         keep_last = place.config.keep_runs if older_than is None else 0
     root = None if everywhere else place.root
-    entries = list(place.store.entries(root))
+    families = list(place.store.families(root))
+    entries = [entry for family in families for entry in family]
     chosen = [
-        entry
-        for entry in entries[keep_last:]
-        if not entry.alive and int(entry.run_id) < cutoff_ns and not _in_use(place, entry)
+        family
+        for family in families[keep_last:]
+        if int(family[0].run_id) < cutoff_ns and not any(entry.alive or _in_use(place, entry) for entry in family)
     ]
     if by_limits:
         chosen = list(_not_needed(place, chosen))
-    runs = _runs(place, chosen)
+    runs = _runs(place, [entry for family in chosen for entry in family])
     if everywhere:
         runs += _without_record(place, cutoff_ns, {run.workspace for run in runs})
     gone = {run.run_id for run in runs}
@@ -186,12 +196,12 @@ def _in_use(place: Here, entry: RunEntry) -> bool:
     return any(is_occupied(Path(path)) for path in entry.workspaces) or kept.in_use(place.store, entry)
 
 
-def _not_needed(place: Here, chosen: Sequence[RunEntry]) -> Iterator[RunEntry]:
+def _not_needed(place: Here, chosen: Sequence[tuple[RunEntry, ...]]) -> Iterator[tuple[RunEntry, ...]]:
     """Exclude runs that somebody may still enter: with a kept job, and each checkout's newest failed one."""
-    failed = retention.newest_failed(place.store.entries())
-    for entry in chosen:
-        if entry.run_id not in failed and not retention.is_kept(entry, now=time.time()):
-            yield entry
+    failed = retention.newest_failed(family[0] for family in place.store.families())
+    for family in chosen:
+        if family[0].run_id not in failed and not any(retention.is_kept(entry, now=time.time()) for entry in family):
+            yield family
 
 
 def _runs(place: Here, chosen: Sequence[RunEntry]) -> list[CleanedRun]:

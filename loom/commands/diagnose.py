@@ -35,6 +35,6 @@ def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None
 
 def _refusal(place: Here) -> Diagnosis | None:
     """Diagnose a run that was refused after the last one that has a record."""
-    last = next((entry.run_id for entry in place.store.entries(place.root)), None)
+    last = next((entry.run_id for entry, *_ in place.store.families(place.root)), None)
     found = since(place.config.state_dir, place.root, last)
     return None if found is None else diagnose_refusal(found, last)

@@ -93,11 +93,13 @@ def held(store: Store) -> list[OwnedWorkspace]:
 
 def judged(store: Store, config: Config, repo_root: Path | None, *, now: float) -> list[OwnedWorkspace]:
     """Return all workspaces with sizes and removal decisions: by number for this checkout (None: each), by total size
-    for all.
+    for all. Those of a run and of its child pipelines stay or go together.
     """
     found = held(store)
-    entries = {entry.run_id: entry for entry in store.entries()}
-    protected = newest_failed(entries.values())
+    families = list(store.families())
+    entries = {entry.run_id: entry for family in families for entry in family}
+    first = {entry.run_id: family[0].run_id for family in families for entry in family}
+    protected = newest_failed(family[0] for family in families)
     here = {run_id for one in found for run_id in one.run_ids}
     kept = newest_kept((entry for entry in entries.values() if entry.run_id in here), config.keep_workspaces, now=now)
     for one in found:
@@ -105,21 +107,33 @@ def judged(store: Store, config: Config, repo_root: Path | None, *, now: float) 
         one.stays = _why_it_stays(one, entries, protected, kept)
         if not os.path.lexists(one.path) and one.stays != IN_USE:
             one.stays, one.goes = None, "the files beside a removed workspace"
-    whole = [one for one in found if one.goes is None]
-    if whole and whole[-1].stays is None:
-        whole[-1].stays = "the newest one"
+    together: dict[str, list[OwnedWorkspace]] = {}
+    for one in found:
+        if one.goes is None:
+            newest = one.run_ids[-1] if one.run_ids else str(one.path)
+            together.setdefault(first.get(newest, newest), []).append(one)
+    whole = list(together.values())
+    for number, some in enumerate(whole, start=1):
+        stays = next((one.stays for one in some if one.stays), "the newest one" if number == len(whole) else None)
+        for one in some:
+            one.stays = one.stays or stays
     for group in _groups(whole):
-        if repo_root is None or group[0].repo_root == str(repo_root):
-            for one in group[: max(len(group) - config.keep_workspaces, 0)]:
-                if one.stays is None:
-                    one.goes = f"older than the last {config.keep_workspaces} of {one.repo_root} (keep_workspaces)"
+        if repo_root is None or group[0][0].repo_root == str(repo_root):
+            for some in group[: max(len(group) - config.keep_workspaces, 0)]:
+                _let_go(some, f"older than the last {config.keep_workspaces} of {some[0].repo_root} (keep_workspaces)")
     most = size_limit(config)
     total = sum(one.bytes for one in found if one.goes is None)
-    for one in found:
-        if total > most and one.goes is None and one.stays is None:
-            one.goes = f"all together take more than {rough_size(most)} (workspaces_max_size)"
-            total -= one.bytes
+    for some in whole:
+        if total > most and some[0].goes is None and some[0].stays is None:
+            _let_go(some, f"all together take more than {rough_size(most)} (workspaces_max_size)")
+            total -= sum(one.bytes for one in some)
     return found
+
+
+def _let_go(together: Iterable[OwnedWorkspace], why: str) -> None:
+    for one in together:
+        if one.stays is None:
+            one.goes = why
 
 
 def forget_gone(store: Store) -> None:
@@ -177,11 +191,11 @@ def _kept_fact(manifest: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _groups(found: Iterable[OwnedWorkspace]) -> Iterator[list[OwnedWorkspace]]:
+def _groups(found: Iterable[list[OwnedWorkspace]]) -> Iterator[list[list[OwnedWorkspace]]]:
     """Group by checkout, runs and snapshots separately."""
-    groups: dict[tuple[str, bool], list[OwnedWorkspace]] = {}
-    for one in found:
-        groups.setdefault((one.repo_root, bool(one.run_ids)), []).append(one)
+    groups: dict[tuple[str, bool], list[list[OwnedWorkspace]]] = {}
+    for together in found:
+        groups.setdefault((together[0].repo_root, bool(together[0].run_ids)), []).append(together)
     yield from groups.values()
 
 

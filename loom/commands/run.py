@@ -332,7 +332,7 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None)
         )
     tools = replace(tools, gate=gate)
     if any(job.trigger is not None for job in plan.jobs):
-        tools = replace(tools, run_child=kept_plans.fresh().Children(options, prepared, gate))
+        tools = replace(tools, run_child=kept_plans.fresh().ChildRuns(options, prepared, gate))
     with signals(cancel), closing(audience):
         ran = api.execute(request_of(prepared, options, tools=tools, cancel=cancel, sinks=[audience], reuse=reuse))
     _say_the_end(ran, audience, here, options.form, look, write)

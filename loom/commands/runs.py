@@ -21,8 +21,8 @@ from loom.render.screen import Screen
 def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> None:
     """`loom runs`."""
     place = here({"color": color})
-    entries = place.store.entries(None if everywhere else place.root)
-    rows = [row_of(entry) for entry in islice(entries, limit)]
+    families = place.store.families(None if everywhere else place.root)
+    rows = [row_of(entry) for family in islice(families, limit) for entry in family]
     if as_json:
         print_json(Runs(runs=rows))
         return

@@ -431,6 +431,8 @@ class RunRow(Document, frozen=True, kw_only=True):
     """A row of the list of runs. `status` is a status, or `running`, or `interrupted` (loom was killed)."""
 
     run_id: RunId
+    child_of: RunId | None = None
+    """The run that started it as a child pipeline, whose row stands before it."""
     status: str
     exit_code: Code | None
     started_at: Moment

@@ -22,6 +22,7 @@ def row_of(entry: RunEntry) -> RunRow:
     last = None if entry.receipt else last_event(entry.paths.events)
     return RunRow(
         run_id=entry.run_id,
+        child_of=entry.child_of,
         status=status,
         exit_code=receipt.get("exit_code"),
         started_at=receipt.get("started_at") or timestamp(int(entry.run_id)),

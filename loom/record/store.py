@@ -62,6 +62,12 @@ class RunEntry(Struct, frozen=True, kw_only=True):
         return self.paths.run_id
 
     @property
+    def child_of(self) -> str | None:
+        """The run that started this one as a child pipeline."""
+        parent = self.identity.get("child_of")
+        return parent if isinstance(parent, str) else None
+
+    @property
     def workspaces(self) -> list[str]:
         """The run's workspace, then those of resumed jobs; they may no longer exist."""
         own = self.identity.get("job_workspaces")
@@ -153,6 +159,22 @@ class Store:
                 continue
             if repo_root is None or _same_checkout(entry, repo_root):
                 yield entry
+
+    def families(self, repo_root: Path | None = None) -> Iterator[tuple[RunEntry, ...]]:
+        """Yield runs as `entries` does, each with the runs of its child pipelines, and of theirs, after it."""
+        recorded = set(self.run_ids())
+        children: dict[str, list[RunEntry]] = {}
+
+        def with_children(entry: RunEntry) -> Iterator[RunEntry]:
+            yield entry
+            for child in reversed(children.pop(entry.run_id, [])):
+                yield from with_children(child)
+
+        for entry in self.entries(repo_root):
+            if entry.child_of is not None and entry.child_of < entry.run_id and entry.child_of in recorded:
+                children.setdefault(entry.child_of, []).append(entry)
+            else:
+                yield tuple(with_children(entry))
 
     def remove(self, run_id: str) -> None:
         """Delete a record. RecordError when its run is alive, when it is not loom's, or on failure."""
@@ -249,7 +271,7 @@ class Store:
         )
 
     def _last(self, *, failed: bool, repo_root: Path | None) -> RunEntry:
-        for entry in self.entries(repo_root):
+        for entry, *_ in self.families(repo_root):
             if not failed or entry.state not in ("success", RUNNING):
                 return entry
         what = "failed run" if failed else "run"
@@ -395,6 +417,7 @@ class _Identity(TypedDict, total=False):
     workspace: str | None
     command: list[str]
     job_workspaces: dict[str, str]
+    child_of: str | None
     pid: int
     pid_started: str
     boot_id: str

@@ -25,7 +25,8 @@ def runs_lines(rows: Sequence[RunRow], look: Look, *, now_ns: int, with_place: b
         took = rough_duration(row.duration_ms) if row.duration_ms is not None else ""
         last = str(row.failing_job_id or "") if not with_place else str(row.repo_root or "")
         age, extent = run_age(row.run_id, now_ns), ", ".join(row.extent)
-        cells.append((row.run_id, age, row.status, extent, str(row.tree_sha or "")[:12], took, last))
+        name = row.run_id if row.child_of is None else f"{'└' if look.unicode else '-'} {row.run_id}"
+        cells.append((name, age, row.status, extent, str(row.tree_sha or "")[:12], took, last))
     for number, (cell, line) in enumerate(zip(cells, table(cells), strict=True)):
         if number == 0:
             yield look.styled(f"  {line}", "dim")

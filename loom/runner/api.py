@@ -79,6 +79,8 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     """What was prepared for this run, by its id; not with `reuse`."""
     parent_run_id: str | None = None
     """The run that this one repeats from the start; with `reuse`, that names it."""
+    child_of: str | None = None
+    """The run that starts this one as a child pipeline."""
     variables: Mapping[str, str]
     """The variables that loom sets for every job."""
     notices: Sequence[str] = ()
@@ -249,6 +251,7 @@ def _identity(request: RunRequest, workspace: Path) -> dict[str, Any]:
         "repo_root": str(request.source.root),
         "workspace": str(workspace),
         "workflow_path": request.plan.workflow_path,
+        "child_of": request.child_of,
         "job_workspaces": {
             job_id: str(resumed.view.run_workspace)
             for job_id, resumed in (request.reuse.resumed if request.reuse else {}).items()

@@ -158,3 +158,30 @@ def test_inputs_of_a_file_that_has_none_are_refused(project: Project) -> None:
     for command in ("check", "compile"):
         code, _, err = project.loom(command, "--input", "a=1")
         assert (code, "--input: .loom/workflow.yml is in loom's own language" in err) == (2, True)
+
+
+def test_the_run_of_a_child_pipeline_belongs_to_its_parent(project: Project) -> None:
+    child = "grand: {trigger: {include: last.yml, strategy: depend}}\nbad: {script: exit 1}\n"
+    project.write(
+        gitlab="child: {trigger: {include: child.yml, strategy: depend}, allow_failure: true}\n",
+        child=child,
+        last="job: {script: echo}\n",
+    )
+    assert project.run()[0] == 0
+    assert project.run()[0] == 0
+    runs = project.runs()
+    assert [bool(run["child_of"]) for run in runs] == [False, True, True] * 2
+    newest, first, second, older = runs[0], runs[1], runs[2], runs[3]
+    assert (first["child_of"], second["child_of"]) == (newest["run_id"], first["run_id"])
+    assert f"└ {first['run_id']}" in project.loom("runs")[1]
+    assert [run["run_id"] for run in json.loads(project.loom("runs", "-n", "1", "--json")[1])["runs"]] == [
+        run["run_id"] for run in runs[:3]
+    ]
+    assert json.loads(project.loom("show", "last", "--json")[1])["run_id"] == newest["run_id"]
+    code, _, err = project.loom("clean", first["run_id"])
+    assert (code, f"they are removed together: loom clean {newest['run_id']}" in err) == (2, True)
+    gone = json.loads(project.loom("clean", "--keep-last", "1", "--dry-run", "--json")[1])["runs"]
+    assert {run["run_id"] for run in gone} == {run["run_id"] for run in runs[3:]}
+    assert older["run_id"] in {run["run_id"] for run in gone}
+    named = json.loads(project.loom("clean", newest["run_id"], "--dry-run", "--json")[1])["runs"]
+    assert [run["run_id"] for run in named] == [run["run_id"] for run in runs[:3]]
