@@ -1,0 +1,55 @@
+"""Load the runtime configuration in layers; each value has an origin.
+
+Lowest to highest: built-in, `~/.config/loom/config.yml`, `.loom/config.yml`, `LOOM_*` variables, flags. Only `load`
+reads them; the caller passes environment and flags.
+
+The project's file is part of the repository, and its author may be a stranger. It can make the user's own settings
+stricter, never looser. Its requests (a path, an engine, another network) take effect only when the user trusts them
+(`trust_store`). Each key of `Config` states which case applies.
+"""
+
+from loom.config.layers import Allows, load, template, user_file
+from loom.config.settings import (
+    AUTO_SHELL,
+    CODE,
+    KEYS,
+    MAPPINGS,
+    PLAIN_NETWORKS,
+    PROJECT_FILE,
+    Asked,
+    Config,
+    Layer,
+    Overruled,
+    Rule,
+    ValueOrigin,
+    about,
+    choices,
+    gives,
+    text_of,
+)
+from loom.config.values import GitLabSettings, KeepassDatabase
+
+__all__ = [
+    "AUTO_SHELL",
+    "CODE",
+    "KEYS",
+    "MAPPINGS",
+    "PLAIN_NETWORKS",
+    "PROJECT_FILE",
+    "Allows",
+    "Asked",
+    "Config",
+    "GitLabSettings",
+    "KeepassDatabase",
+    "Layer",
+    "Overruled",
+    "Rule",
+    "ValueOrigin",
+    "about",
+    "choices",
+    "gives",
+    "load",
+    "template",
+    "text_of",
+    "user_file",
+]

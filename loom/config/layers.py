@@ -1,0 +1,284 @@
+"""Read the layers of the configuration, from built-in values to flags."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from loom.errors import Problem, RequestError, WorkflowError
+from loom.pools import Misplaced
+from loom.util.file_systems import in_memory
+from loom.util.paths import leads_out
+from loom.util.units import nearest
+
+if TYPE_CHECKING:
+    from loom.util import yaml_file
+from loom.config.settings import (
+    CODE,
+    KEYS,
+    MAPPINGS,
+    MEASURES,
+    PROJECT_FILE,
+    SETTINGS,
+    Asked,
+    Config,
+    Overruled,
+    ValueOrigin,
+    about,
+    text_of,
+)
+from loom.config.values import GitLabSettings, ValueContext
+
+Allows = Callable[[Asked, Path], bool]
+"""Whether the user trusts it; the path is the user's own state directory, never the project file's."""
+
+
+def load(
+    *,
+    root: Path | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+    allows: Allows = lambda asked, state_dir: False,
+) -> Config:
+    """Load the configuration of the repository at `root` (None: outside a repository).
+
+    `flags` uses the keys' names; None means "not given". `allows` decides on values of the project's file that need
+    trust; without it they are ignored. WorkflowError lists every problem of the files; RequestError reports a variable
+    or flag. Both name the place and the nearest key.
+    """
+    home = Path(environ["HOME"]) if environ.get("HOME") else None
+    layers = _Layers(*_built_in(environ, home), root or Path())
+    problems: list[Problem] = []
+    if (user := user_file(environ)) is not None:
+        for name, value, node in _read(user, ValueContext(home, home), problems):
+            layers.set(name, value, ValueOrigin(layer="user", place=node.place))
+    given = list(_given(environ, flags, home))
+    own_places = {name: value for name, value, _ in given if name == "state_dir"}
+    own_state_dir = own_places.get("state_dir", layers.values["state_dir"])
+    if root is not None:
+        if (elsewhere := leads_out(root / PROJECT_FILE, root)) is not None:
+            raise RequestError(
+                f"{PROJECT_FILE} is a link that points outside the repository, to {elsewhere}",
+                hint="replace it by a file, or remove it",
+                code="LEADS_OUT",
+            )
+        for name, value, node in _read(root / PROJECT_FILE, ValueContext(root, home), problems):
+            layers.propose(name, value, node, lambda asked: allows(asked, own_state_dir))
+    if problems:
+        raise WorkflowError(
+            problems,
+            hint="correct these or comment them out; `loom config show --origin` then shows the effective values",
+        )
+    for name, value, origin in given:
+        layers.set(name, value, origin)
+    layers.agree()
+    return layers.config(own_state_dir)
+
+
+class _Layers:
+    """Values with their origins; layers are applied in order."""
+
+    def __init__(self, values: dict[str, Any], origins: dict[str, ValueOrigin], root: Path) -> None:
+        self.values = values
+        self._root = root
+        self._origins = origins
+        self._overruled: dict[str, Overruled] = {}
+        self._asked: dict[str, Asked] = {}
+
+    def set(self, name: str, value: Any, origin: ValueOrigin) -> None:
+        self.values[name], self._origins[name] = value, origin
+        if origin.layer != "project":  # the project's file can't change it any more
+            self._overruled.pop(name, None)
+            self._asked.pop(name, None)
+
+    def propose(self, name: str, value: Any, node: yaml_file.Node, allows: Callable[[Asked], bool]) -> None:
+        """Apply a line of the project's file."""
+        rule = SETTINGS[name].project
+        if rule.refused and value not in (None, {}, GitLabSettings()):
+            variable = "" if name in MAPPINGS else f", or set LOOM_{name.upper()}"
+            raise RequestError(
+                f"{node.place}: {name} can't be set by a repository",
+                hint=f"set it in your own configuration (`loom config init --user`){variable}",
+                code=CODE,
+            )
+        before, origin, text = self.values[name], self._origins[name], _as_written(node, value, self._root)
+        if origin.layer == "user" and rule.rank(value) > rule.rank(before):
+            by = f"{text_of(name, before)}, {origin.place}"
+            self._overruled[name] = Overruled(name=name, text=text, place=node.place, by=by)
+            return
+        if rule.asks is not None and rule.asks(value):
+            asked = Asked(name=name, text=text, place=node.place)
+            self._asked[name] = replace(asked, allowed=allows(asked))
+            if not self._asked[name].allowed:
+                return
+        self.set(name, value, ValueOrigin(layer="project", place=node.place))
+
+    def agree(self) -> None:
+        """RequestError for contradictory settings, and for a named network as the network of every job."""
+        by = self._origins["hardened"]
+        network = self._origins["network"]
+        if self.values["hardened"] and network.layer == "project" and self.values["network"] != "none":
+            text, self.values["network"] = str(self.values["network"]), None
+            self._overruled["network"] = Overruled(name="network", text=text, place=network.place, by=f"hardened, {by}")
+            self._origins["network"] = ValueOrigin(layer="built-in")
+        if self.values["hardened"] and not self.values["container"]:
+            raise RequestError(
+                f"{self._origins['container']}: a job on this machine can't use the hardened profile "
+                f"({self._origins['hardened']})",
+                hint="remove one of them; LOOM_HARDENED=0 disables the profile once",
+                code=CODE,
+            )
+
+    def config(self, own_state_dir: Path) -> Config:
+        return Config(
+            **self.values,
+            origins=self._origins,
+            overruled=tuple(self._overruled.values()),
+            asked=tuple(self._asked.values()),
+            own_state_dir=own_state_dir,
+        )
+
+
+def _as_written(node: yaml_file.Node, value: Any, root: Path) -> str:
+    """Format the file's value; add the real path if it differs or is outside the repository."""
+    import json
+
+    written = node.plain()
+    text = written if isinstance(written, str) else json.dumps(written, ensure_ascii=False, sort_keys=True)
+    paths = [value] if isinstance(value, Path) else []
+    if isinstance(value, Mapping):
+        paths = [path for database in value.values() for path in (database.path, database.key_file) if path is not None]
+    real = [leads for path in paths if (leads := _elsewhere(path, root)) is not None and leads != text]
+    return f"{text} (resolves to {', '.join(real)})" if real else text
+
+
+def _elsewhere(path: Path, root: Path) -> str | None:
+    """Resolve a path; None for one in the repository without a link on its way."""
+    real, plain = os.path.realpath(path), Path(os.path.normpath(path))
+    stays = plain.is_relative_to(root) and real == os.path.normpath(os.path.realpath(root) / plain.relative_to(root))
+    return None if stays else real
+
+
+def user_file(environ: Mapping[str, str]) -> Path | None:
+    """Return the path of the user's own configuration; None without a home directory."""
+    base = _xdg(environ, "XDG_CONFIG_HOME", ".config")
+    return None if base is None else base / "loom" / "config.yml"
+
+
+def template(*, commented: bool = True) -> str:
+    """Generate a configuration file with every key at its built-in value, commented out."""
+    lines = [
+        "# Loom's runtime configuration; `loom config show --origin` shows effective values and their origins.",
+        "",
+    ]
+    defaults = Config()
+    for name in KEYS:
+        lines += [f"# {about(name)}", f"{'# ' if commented else ''}{name}: {defaults.text_of(name)}", ""]
+    return "\n".join(lines)
+
+
+def _xdg(environ: Mapping[str, str], variable: str, below_home: str) -> Path | None:
+    configured = environ.get(variable, "")
+    if configured.startswith("/"):  # per the XDG specification, ignore relative paths
+        return Path(configured)
+    home = environ.get("HOME")
+    return Path(home) / below_home if home else None
+
+
+def _built_in(environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, Any], dict[str, ValueOrigin]]:
+    values: dict[str, Any] = {name: getattr(Config(), name) for name in KEYS}
+    origins = {name: ValueOrigin(layer="built-in") for name in KEYS}
+    tmp = environ.get("TMPDIR") or ("/var/tmp" if _tmp_is_memory() else "/tmp")
+    # Create it if missing; failure is an error, never a reason to try another directory.
+    values["tmp_dir"] = Path(tmp).absolute()
+    if environ.get("TMPDIR") == tmp:
+        origins["tmp_dir"] = ValueOrigin(layer="environment", place="TMPDIR")
+    values["state_dir"] = (_xdg(environ, "XDG_STATE_HOME", ".local/state") or values["tmp_dir"]) / "loom"
+    values["cache_dir"] = (_xdg(environ, "XDG_CACHE_HOME", ".cache") or values["tmp_dir"]) / "loom"
+    if environ.get("NO_COLOR"):
+        values["color"], origins["color"] = "never", ValueOrigin(layer="environment", place="NO_COLOR")
+    return values, origins
+
+
+def _tmp_is_memory() -> bool:
+    """Use /var/tmp for large files if /tmp is in memory."""
+    return in_memory(Path("/tmp")) and os.access("/var/tmp", os.W_OK | os.X_OK) and not in_memory(Path("/var/tmp"))
+
+
+def _read(path: Path, context: ValueContext, problems: list[Problem]) -> Iterator[tuple[str, Any, yaml_file.Node]]:
+    """Parse each key of one file; add to `problems`."""
+    if not os.path.lexists(path):
+        return
+    from loom.util import yaml_file  # YAML takes 10 ms, and most projects have no such file
+
+    name = PROJECT_FILE if path.parts[-2:] == (".loom", "config.yml") else str(path)
+    try:
+        file = yaml_file.read(path, name, code=CODE)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RequestError(f"{name}: can't be read: {(error.strerror or str(error)).lower()}", code=CODE) from error
+    if file.root is not None and file.root.kind is not yaml_file.Kind.MAPPING:
+        file.problems.append(file.problem(file.root, "/", "expected a mapping of settings", code=CODE))
+    if file.root is None or file.root.kind is not yaml_file.Kind.MAPPING:
+        problems += file.problems
+        return
+    for key, node in file.root.value.items():
+        at = yaml_file.pointer(key)
+        if key not in SETTINGS:
+            message = f"unknown setting {key}{_meant(key)}"
+            file.problems.append(file.problem(file.root.key_node(key), at, message, code=CODE))
+            continue
+        if node.kind is yaml_file.Kind.REFUSED:
+            continue
+        value = node.plain()
+        if isinstance(value, int | float) and not isinstance(value, bool) and SETTINGS[key].parse in MEASURES:
+            value = node.text
+        try:
+            yield key, _value(key, value, context), node
+        except ValueError as error:
+            keys = error.keys if isinstance(error, Misplaced) else ()
+            at = yaml_file.pointer(key, *keys)
+            file.problems.append(file.problem(node.find(*keys) or node, at, str(error), code=CODE))
+    problems += sorted(file.problems, key=lambda problem: (problem.line, problem.column))
+
+
+def _given(
+    environ: Mapping[str, str], flags: Mapping[str, object], home: Path | None
+) -> Iterator[tuple[str, Any, ValueOrigin]]:
+    """Apply settings from variables, then flags. Unknown LOOM_ variables are ignored: other programs use the prefix too."""
+    variables = {name: f"LOOM_{name.upper()}" for name in KEYS if name not in MAPPINGS}
+    given: list[tuple[str, object, ValueOrigin]] = [
+        (name, environ[variable], ValueOrigin(layer="environment", place=variable))
+        for name, variable in variables.items()
+        if environ.get(variable)
+    ]
+    for name, value in flags.items():
+        if value is not None:
+            flag = ("--no-" if value is False else "--") + name.replace("_", "-")
+            given.append(
+                (name, str(value) if isinstance(value, Path) else value, ValueOrigin(layer="flag", place=flag))
+            )
+    for name, value, origin in given:
+        if name not in SETTINGS:
+            raise RequestError(f"unknown setting {name}{_meant(name)}", code=CODE)
+        cleared = value == "null" and SETTINGS[name].clearable
+        try:
+            yield name, _value(name, None if cleared else value, ValueContext(None, home)), origin
+        except ValueError as error:
+            raise RequestError(f"{origin.place}: {error}", code=CODE) from error
+
+
+def _value(name: str, value: Any, context: ValueContext) -> Any:
+    """Parse one value. ValueError names a valid alternative."""
+    key = SETTINGS[name]
+    return None if value is None and key.clearable else key.parse(value, context)
+
+
+def _meant(name: str) -> str:
+    close = nearest(name, KEYS)
+    return f"; did you mean {close}?" if close else f"; the settings are {', '.join(KEYS)}"

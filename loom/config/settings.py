@@ -1,0 +1,319 @@
+"""The settings: each key of `Config` with its type, its meaning, and its effect in a project's file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from math import inf
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from msgspec import Struct
+
+from loom.config.values import (
+    GitLabSettings,
+    KeepassDatabase,
+    Parse,
+    as_choice,
+    as_count,
+    as_cpus,
+    as_duration,
+    as_flag,
+    as_gitlab,
+    as_keepass,
+    as_memory,
+    as_names,
+    as_path,
+    as_platform,
+    as_size,
+    as_text,
+)
+from loom.pools import Pool
+from loom.pools import parsed as _pools
+from loom.util.units import duration_text, size_text
+
+CODE = "CONFIG_INVALID"
+PROJECT_FILE = ".loom/config.yml"
+AUTO_SHELL = ("auto",)
+"""The shell of steps without a `shell`: bash if installed, as in CI systems, else sh (`providers.steps`)."""
+Layer = Literal["built-in", "user", "project", "environment", "flag"]
+
+
+class ValueOrigin(Struct, frozen=True, kw_only=True):
+    """The origin of a value: `place` is `file:line:column`, a variable's name, a flag, or empty for built-in."""
+
+    layer: Layer
+    place: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.layer} ({self.place})" if self.place else self.layer
+
+
+class Overruled(Struct, frozen=True, kw_only=True):
+    """A line of the project's file that is looser than the user's own setting and is therefore ignored."""
+
+    name: str
+    text: str
+    place: str
+    by: str
+    """The effective value and its place."""
+
+    def __str__(self) -> str:
+        return f"{self.place}: `{self.name}: {self.text}` is ignored: your own configuration is stricter ({self.by})"
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """A setting of the project's file that takes effect only when the user trusts it."""
+
+    name: str
+    text: str
+    """The value for display; a relative path stays relative, so that it is the same in each checkout."""
+    place: str
+    allowed: bool = False
+
+
+class Rule(Struct, frozen=True):
+    """The effect of a key in the project's file. `rank`: a higher value is looser and can't override the user's own file."""
+
+    refused: bool = False
+    """The project's file may not set it, even if trusted."""
+    asks: Callable[[Any], bool] | None = None
+    """Whether a value needs the user's trust."""
+    gives: str = ""
+    """What such a value exposes, for people."""
+    rank: Callable[[Any], float] = lambda _: 0
+
+
+FREE = Rule()
+"""Neither looser nor stricter."""
+THE_USERS = Rule(refused=True)
+LESS_IS_STRICTER = Rule(rank=lambda value: inf if value is None else float(value))
+TRUE_IS_STRICTER = Rule(rank=lambda value: 0 if value else 1)
+_CONTAINER = Rule(
+    asks=lambda value: not value,
+    gives="jobs without an image run on this machine, as you",
+    rank=TRUE_IS_STRICTER.rank,
+)
+PLAIN_NETWORKS = (None, "none", "bridge", "default")
+"""Network modes with no more access than a private container network; others join the host or other containers."""
+_NETWORK = Rule(
+    asks=lambda mode: mode not in PLAIN_NETWORKS,
+    gives="jobs reach what listens on this machine, or in that network",
+    rank=lambda mode: 0 if mode == "none" else 1 if mode in PLAIN_NETWORKS else 2,
+)
+
+
+def _asked(gives: str) -> Rule:
+    return Rule(asks=lambda _: True, gives=gives)
+
+
+def _from_strict_to_loose(*values: str) -> Rule:
+    return Rule(rank=values.index)
+
+
+# The type of a key selects its parser.
+Duration = Annotated[float, as_duration]
+Size = Annotated[int, as_size]
+Memory = Annotated[int, as_memory]
+Count = Annotated[int, as_count]
+Cpus = Annotated[float, as_cpus]
+Platform = Annotated[str, as_platform]
+Names = Annotated[tuple[str, ...], as_names]
+Databases = Annotated[Mapping[str, KeepassDatabase], as_keepass]
+OfGitLab = Annotated[GitLabSettings, as_gitlab]
+Pools = Annotated[Mapping[str, Pool], _pools]
+
+
+def _key(default: Any, project: Rule, about: str) -> Any:
+    return field(default=default, metadata={"about": about, "project": project})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Every setting, parsed. `origins` maps each key to its source; durations in seconds, sizes in bytes."""
+
+    container: bool = _key(
+        True, _CONTAINER, "Run jobs without an image in a container too; false: on this machine, without isolation."
+    )
+    default_image: str = _key("debian:trixie-slim", FREE, "The image of jobs without one.")
+    default_shell: str = _key(
+        "auto",
+        FREE,
+        "The shell of steps without one: auto (bash if installed, else sh), or a command line.",
+    )
+    mount_mode: Literal["auto", "bind_mount", "overlay", "copy", "ephemeral_volume"] = _key(
+        "auto",
+        _from_strict_to_loose("ephemeral_volume", "copy", "overlay", "auto", "bind_mount"),
+        "How each job gets its files; with bind_mount all jobs share one directory.",
+    )
+    pull: Literal["always", "missing", "never"] = _key(
+        "missing",
+        _from_strict_to_loose("never", "missing", "always"),
+        "When images are pulled, unless the workflow sets it.",
+    )
+    frozen: bool = _key(False, TRUE_IS_STRICTER, "Run only images listed in `.loom/images.lock`.")
+    platform: Platform | None = _key(
+        None, FREE, "The images' platform, such as linux/arm64; default: the engine's platform."
+    )
+    engine: str | None = _key(
+        None,
+        _asked("jobs, with the workspace and their secrets, go to this engine"),
+        "The engine's address; default: DOCKER_HOST or the current Docker context.",
+    )
+    on: str = _key(
+        "docker",
+        _asked("jobs, with the workspace and their secrets, go there"),
+        "Where jobs in containers run: a pool, or a provider with an optional context, such as kubernetes:CONTEXT.",
+    )
+    pools: Pools = field(
+        default_factory=dict,
+        metadata={"about": "Places for jobs by the name that `runner_pool` and `--on` use.", "project": THE_USERS},
+    )
+    log_driver: Literal["json-file", "none"] = _key(
+        "json-file", FREE, "The containers' log driver; none is faster but leaves `docker logs` empty."
+    )
+    jobs: Count | None = _key(None, LESS_IS_STRICTER, "How many jobs run at once; default: the number of processors.")
+    fail_fast: bool = _key(False, FREE, "Stop the run at the first failed job.")
+    grace: Duration = _key(10.0, LESS_IS_STRICTER, "How long a canceled step may take to exit before it is killed.")
+    job_timeout: Duration | None = _key(3600.0, LESS_IS_STRICTER, "The timeout of jobs without one.")
+    step_timeout: Duration | None = _key(None, LESS_IS_STRICTER, "The timeout of steps without one.")
+    cpus: Cpus | None = _key(None, LESS_IS_STRICTER, "The processor limit of a job's container.")
+    memory: Memory | None = _key(None, LESS_IS_STRICTER, "The memory limit of a job's container.")
+    pids: Count | None = _key(None, LESS_IS_STRICTER, "The process limit of a job's container.")
+    hardened: bool = _key(
+        False,
+        TRUE_IS_STRICTER,
+        "Restrict job containers: no capabilities, no network unless the job names one, a read-only root file system.",
+    )
+    network: str | None = _key(None, _NETWORK, "The network mode of jobs without one: bridge, none or host.")
+    keep: Literal["never", "on-failure", "always", "auto"] = _key(
+        "auto",
+        _from_strict_to_loose("never", "auto", "on-failure", "always"),
+        "When to keep a job's container for inspection; auto: after a failure, on a terminal.",
+    )
+    keep_for: Duration = _key(86400.0, LESS_IS_STRICTER, "How long a kept container stays.")
+    keep_max_size: Size = _key(
+        10 * 1024**3, LESS_IS_STRICTER, "The size limit of all kept containers; the oldest are removed first."
+    )
+    keep_runs: Count = _key(100, LESS_IS_STRICTER, "How many run records to keep per checkout.")
+    keep_workspaces: Count = _key(3, LESS_IS_STRICTER, "How many workspaces to keep per checkout.")
+    workspaces_max_size: Size = _key(
+        10 * 1024**3,
+        _asked("workspaces of all your repositories are removed above this size"),
+        "The size limit of all workspaces; the oldest are removed first.",
+    )
+    auto_clean: bool = _key(
+        True,
+        _asked("your old runs are removed"),
+        "Run `loom clean` in the background after each run.",
+    )
+    stream: bool = _key(False, FREE, "Show what steps print while they run.")
+    color: Literal["auto", "always", "never"] = _key("auto", FREE, "When to use colours.")
+    tmp_dir: Path = _key(
+        Path("/tmp"), _asked("loom creates and removes workspaces there"), "The directory for isolated workspaces."
+    )
+    state_dir: Path = _key(
+        Path("~/.local/state/loom"),
+        _asked("loom keeps its state there and trusts its content"),
+        "The directory for per-user state.",
+    )
+    cache_dir: Path = _key(
+        Path("~/.cache/loom"),
+        _asked("loom keeps caches there and restores its content"),
+        "The directory for jobs' caches.",
+    )
+    cache_max_size: Size = _key(
+        10 * 1024**3,
+        _asked("caches of all your repositories are removed above this size"),
+        "The size limit of the cache; the oldest entries are removed first.",
+    )
+    bucket: str | None = _key(
+        None,
+        _asked("caches go there, and come from there, with your credentials"),
+        "A bucket that shares caches between machines, such as s3://NAME/PREFIX.",
+    )
+    protected_branches: Names | None = _key(
+        None,
+        THE_USERS,
+        "Branches (globs) that don't read caches of other branches; default: origin's default branch, main and master.",
+    )
+    keepass: Databases = field(
+        default_factory=dict,
+        metadata={
+            "about": "KeePass databases by the alias that secrets use.",
+            "project": _asked("loom opens these databases for secrets"),
+        },
+    )
+    gitlab: OfGitLab = field(
+        default_factory=GitLabSettings,
+        metadata={"about": "What a `.gitlab-ci.yml` needs of this machine.", "project": THE_USERS},
+    )
+    origins: Mapping[str, ValueOrigin] = field(default_factory=dict, compare=False, metadata={"internal": True})
+    overruled: tuple[Overruled, ...] = field(default=(), compare=False, metadata={"internal": True})
+    asked: tuple[Asked, ...] = field(default=(), compare=False, metadata={"internal": True})
+    """Settings of the project's file that need trust, trusted or not."""
+    own_state_dir: Path = field(default=Path(), compare=False, metadata={"internal": True})
+    """The user's own `state_dir`, which holds the trust decisions; the project can't change it."""
+
+    def text_of(self, name: str) -> str:
+        """Format a value for a configuration file (without quotes)."""
+        return text_of(name, getattr(self, name))
+
+
+class Setting(Struct, frozen=True):
+    parse: Parse
+    about: str
+    project: Rule
+    choices: tuple[str, ...]
+    clearable: bool
+    """Whether it accepts null."""
+
+
+def _key_of(item: Field[Any], hint: Any) -> Setting:
+    kinds = [kind for kind in (hint, *get_args(hint)) if kind is not NoneType]
+    clearable = NoneType in get_args(hint)
+    kind = kinds[1] if clearable else kinds[0]
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    plain: Mapping[Any, Parse] = {bool: as_flag, str: as_text, Path: as_path}
+    parse = kind.__metadata__[0] if get_origin(kind) is Annotated else as_choice(*choices) if choices else plain[kind]
+    return Setting(parse, item.metadata["about"], item.metadata["project"], choices, clearable)
+
+
+_HINTS = get_type_hints(Config, include_extras=True)
+SETTINGS = {item.name: _key_of(item, _HINTS[item.name]) for item in fields(Config) if "internal" not in item.metadata}
+KEYS = tuple(SETTINGS)
+MAPPINGS = frozenset({"gitlab", "keepass", "pools"})
+"""The settings that only a file can give."""
+MEASURES: Mapping[Parse, Callable[[Any], str]] = {as_duration: duration_text, as_size: size_text, as_memory: size_text}
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """Return the allowed values of a setting, if they can be enumerated."""
+    return SETTINGS[name].choices
+
+
+def about(name: str) -> str:
+    return SETTINGS[name].about
+
+
+def gives(name: str) -> str:
+    """What a value exposes that the user has to trust."""
+    return SETTINGS[name].project.gives
+
+
+def text_of(name: str, value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if (measure := MEASURES.get(SETTINGS[name].parse)) is not None:
+        return measure(value)
+    if isinstance(value, tuple):
+        return "[" + ", ".join(value) + "]"
+    if isinstance(value, Mapping):
+        shown = {key: item.place if isinstance(item, Pool) else item.path for key, item in value.items()}
+        return "{" + ", ".join(f"{key}: {text}" for key, text in shown.items()) + "}"
+    if isinstance(value, GitLabSettings):
+        return "{" + ", ".join(key for key in value.__struct_fields__ if getattr(value, key)) + "}"
+    return str(value)

@@ -1,0 +1,169 @@
+"""Parse the values of settings. A parser raises ValueError that states what it expects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+from msgspec import field as member
+
+from loom.util.units import duration, memory, nearest, platform, size
+
+
+class KeepassDatabase(Struct, frozen=True, kw_only=True):
+    """A database for `keepass://alias#...`. `password` is a reference to another secret provider, or None to ask."""
+
+    path: Path
+    key_file: Path | None = None
+    password: str | None = None
+
+
+class GitLabSettings(Struct, frozen=True, kw_only=True):
+    """What a `.gitlab-ci.yml` needs of this machine."""
+
+    projects: Mapping[str, Path] = member(default_factory=dict)
+    """Clones of projects that it includes files of, by their paths on the server."""
+    templates: Path | None = None
+    """The folder of the templates that `include:template` names."""
+    secrets: Mapping[str, str] = member(default_factory=dict)
+    """References to the secrets that it asks a store of its own for, by their names."""
+    variables: Path | None = None
+    """A file with the variables that the project has on the server."""
+
+
+class ValueContext(Struct, frozen=True):
+    """The context of a value's parser: the base of relative paths."""
+
+    base: Path | None
+    home: Path | None
+
+
+Parse = Callable[[Any, ValueContext], Any]
+
+
+def _found(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return repr(value)
+
+
+def as_text(value: Any, _: ValueContext) -> str:
+    if not isinstance(value, str) or not value.strip() or "\n" in value:
+        raise ValueError(f"expected one line of text, found {_found(value)}")
+    return value.strip()
+
+
+def as_names(value: Any, context: ValueContext) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list):
+        raise ValueError(f"expected a list of names, found {_found(value)}")
+    return tuple(as_text(item, context) for item in items if item != "")
+
+
+def as_choice(*allowed: str) -> Parse:
+    def parse(value: Any, _: ValueContext) -> str:
+        if not isinstance(value, str) or value not in allowed:
+            close = nearest(value, allowed) if isinstance(value, str) else None
+            meant = f"; did you mean {close}?" if close else ""
+            raise ValueError(f"expected one of {', '.join(allowed)}, found {_found(value)}{meant}")
+        return value
+
+    return parse
+
+
+_FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
+def as_flag(value: Any, _: ValueContext) -> bool:
+    if (found := _FLAGS.get(str(value).lower())) is None:
+        raise ValueError(f"expected true or false, found {_found(value)}")
+    return found
+
+
+def as_count(value: Any, _: ValueContext) -> int:
+    number = int(value) if isinstance(value, str) and value.strip().isdecimal() and len(value) < 10 else value
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ValueError(f"expected a whole number from 1 up, found {_found(value)}")
+    return number
+
+
+def as_cpus(value: Any, _: ValueContext) -> float:
+    try:
+        number = float(value) if not isinstance(value, bool) else 0.0
+    except (TypeError, ValueError):
+        number = 0.0
+    if not 0 < number < 100_000:
+        raise ValueError(f"expected a number of processors such as 2 or 0.5, found {_found(value)}")
+    return number
+
+
+def as_size(value: Any, _: ValueContext) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"expected a size such as 512m, 2g or 1.5GiB, found {_found(value)}")
+    return size(str(value).strip())
+
+
+def as_memory(value: Any, context: ValueContext) -> int:
+    as_size(value, context)
+    return memory(str(value).strip())
+
+
+def as_platform(value: Any, context: ValueContext) -> str:
+    return platform(as_text(value, context))
+
+
+def as_duration(value: Any, _: ValueContext) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"expected a duration such as 90s, 10m or 1h30m, found {_found(value)}")
+    return duration(str(value).strip())
+
+
+def as_path(value: Any, context: ValueContext) -> Path:
+    text = as_text(value, context)
+    if text == "~" or text.startswith("~/"):
+        if context.home is None:
+            raise ValueError(f"can't resolve ~: HOME is not set; write {text!r} as an absolute path")
+        return context.home / text[2:]
+    path = Path(text)
+    # Paths from the command line and environment are relative to the working directory.
+    return path.absolute() if context.base is None else context.base / path
+
+
+def as_keepass(value: Any, context: ValueContext) -> Mapping[str, KeepassDatabase]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a mapping of an alias to a database's path, found {_found(value)}")
+    found = {}
+    for alias, entry in value.items():
+        entry = {"path": entry} if isinstance(entry, str) else entry
+        if not isinstance(entry, dict) or "path" not in entry or entry.keys() - {"path", "key_file", "password"}:
+            raise ValueError(f"{alias}: expected a path, or a mapping with path and optionally key_file and password")
+        key_file, password = entry.get("key_file"), entry.get("password")
+        found[alias] = KeepassDatabase(
+            path=as_path(entry["path"], context),
+            key_file=None if key_file is None else as_path(key_file, context),
+            password=None if password is None else as_text(password, context),
+        )
+    return found
+
+
+def as_gitlab(value: Any, context: ValueContext) -> GitLabSettings:
+    known = GitLabSettings.__struct_fields__
+    if not isinstance(value, dict) or value.keys() - set(known):
+        raise ValueError(f"expected a mapping with {', '.join(known)}, found {_found(value)}")
+    tables = {}
+    for key in ("projects", "secrets"):
+        tables[key] = value.get(key) or {}
+        if not isinstance(tables[key], dict):
+            raise ValueError(f"{key}: expected a mapping, found {_found(tables[key])}")
+    paths = {key: as_path(value[key], context) for key in ("templates", "variables") if value.get(key) is not None}
+    return GitLabSettings(
+        projects={name: as_path(path, context) for name, path in tables["projects"].items()},
+        secrets={name: as_text(reference, context) for name, reference in tables["secrets"].items()},
+        **paths,
+    )
