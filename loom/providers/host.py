@@ -575,6 +575,7 @@ class HostInside(Struct, frozen=True, kw_only=True):
             shell,
             script=script,
             name=name,
+            state=str(self.private / "state"),
             new_path=lambda what: str(self.private / f"{what}.{secrets.token_hex(6)}"),
         )
         for path, content in prepared.files.items():

@@ -30,11 +30,14 @@ class ShellCommand(Struct, frozen=True, kw_only=True):
     command: Sequence[str]
 
 
-def prepared(shell: Sequence[str], *, script: str, name: str, new_path: Callable[[str], str]) -> ShellCommand:
+def prepared(
+    shell: Sequence[str], *, script: str, name: str, state: str, new_path: Callable[[str], str]
+) -> ShellCommand:
     """Derive an interactive shell from a job's `shell`, with the step's `script` in its history and as `again`.
 
     It is the job's `shell` without `-e`, which would end it at the first typo. In place of a plain `sh`, bash is used
-    if available, for line editing. `new_path` names a new file by its purpose.
+    if available, for line editing. `state`: where a shell that steps shared left its own, if there is one; the shell then begins
+    with its directory, variables and functions. `new_path` names a new file by its purpose.
     """
     step, rc, history = (new_path(what) for what in ("step", "rc", "history"))
     words = " ".join(_quoted(word) for word in arguments_of(shell, step))
@@ -46,7 +49,7 @@ def prepared(shell: Sequence[str], *, script: str, name: str, new_path: Callable
         files={
             step: _bytes(script.rstrip("\n") + "\n"),
             history: _bytes("".join(f"{line}\n" for line in script.splitlines() if line.strip())),
-            rc: _bytes(_rc(words, step, history, name)),
+            rc: _bytes(_rc(words, step, history, name, state)),
         },
         command=("sh", "-c", _INTERACTIVE, "loom", rc, program, *options_of(shell)),
     )
@@ -78,12 +81,23 @@ def options_of(shell: Sequence[str]) -> list[str]:
     return options
 
 
-def _rc(words: str, step: str, history: str, name: str) -> str:
+def _rc(words: str, step: str, history: str, name: str, state: str) -> str:
+    # Options and traps of the steps' shell are not for a person: `-e` would end it, a trap would act at its end.
     plain = name.replace("'", "").replace("\\", "")
     return f"""\
 unset ENV
-HISTFILE={history}
 again() {{ {words}; }}
+if [ -s {_quoted(state)} ]; then
+  loom_kept=$(set +o; [ -z "$BASH_VERSION" ] || shopt -p) loom_term=$TERM loom_step=$LOOM_STEP
+  . {_quoted(state)} 2>/dev/null || :
+  set +e
+  eval "$loom_kept" 2>/dev/null
+  trap - EXIT ERR DEBUG 2>/dev/null
+  TERM=$loom_term LOOM_STEP=$loom_step
+  unset loom_kept loom_term loom_step loom_code
+  again() {{ ( set -e; [ -z "$BASH_VERSION" ] || set -o pipefail; . {step} ); }}
+fi
+HISTFILE={history}
 if [ -n "$BASH_VERSION" ]; then
   IFS= read -r -d '' loom_script <{step}
   HISTFILE=/dev/null

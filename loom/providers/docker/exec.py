@@ -182,7 +182,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
             raise ProviderError(f"files could not be put into the container: {reason or f'exit code {ended.code}'}")
 
     def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
-        prepared = interactive.prepared(shell, script=script, name=name, new_path=_name)
+        prepared = interactive.prepared(shell, script=script, name=name, state=driver.STATE_FILE, new_path=_name)
         self.write(prepared.files)
         return self.terminal(prepared.command, cancel).code
 

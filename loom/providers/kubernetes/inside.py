@@ -166,7 +166,7 @@ class PodInside(Struct, frozen=True, kw_only=True):
         return Ended.CANCELED
 
     def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
-        prepared = interactive.prepared(shell, script=script, name=name, new_path=_new_path)
+        prepared = interactive.prepared(shell, script=script, name=name, state=driver.STATE_FILE, new_path=_new_path)
         self.write(prepared.files)
         return self.terminal(prepared.command, cancel).code
 

@@ -1,0 +1,57 @@
+"""The shell of a person begins where the shell that steps shared stood."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from loom.providers import interactive, shared_shell
+from loom.providers.base import Share
+
+STEP = """\
+export EXPORTED=yes; plain=too; TERM=dumb-of-the-step
+greet() { echo "greet $1"; }
+trap 'echo trapped' EXIT
+cd sub
+"""
+
+
+@pytest.mark.parametrize("shell", [("bash", "-e", "-o", "pipefail"), ("dash", "-e")])
+def test_it_has_the_directory_variables_and_functions_without_the_options_and_traps(
+    tmp_path: Path, shell: tuple[str, ...]
+) -> None:
+    (tmp_path / "sub").mkdir()
+    state, step = tmp_path / "state", tmp_path / "step"
+    share = Share(first=True)
+    step.write_text(shared_shell.file_of(STEP, share))
+    program = shared_shell.program(str(step), str(state), {"LOOM_STEP": "script/01"}, share)
+    subprocess.run(shell, input=program, cwd=tmp_path, check=True, capture_output=True, pass_fds=())
+    prepared = interactive.prepared(
+        shell,
+        script="echo again $EXPORTED; false; echo never",
+        name="job script/02",
+        state=str(state),
+        new_path=lambda what: str(tmp_path / what),
+    )
+    for path, content in prepared.files.items():
+        Path(path).write_bytes(content)
+    typed = 'pwd; echo "$EXPORTED $plain $TERM $LOOM_STEP"; greet you; false; again; echo "goes on $?"\n'
+    done = subprocess.run(
+        prepared.command,
+        input=typed,
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "TERM": "xterm", "LOOM_STEP": "script/02", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    has_functions = shell[0] == "bash"  # no other shell can print them
+    assert done.stdout.splitlines() == [
+        str(tmp_path / "sub"),
+        "yes too xterm script/02",
+        *(["greet you"] if has_functions else []),
+        "again yes",
+        "goes on 1",
+    ], done.stderr
