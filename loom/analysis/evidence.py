@@ -20,7 +20,7 @@ from loom.record.documents import Highlights, SectionSummary, StepSummary
 from loom.record.highlights import of_file
 from loom.record.reader import Reading
 from loom.record.saved_plan import load_planned
-from loom.record.store import INTERRUPTED, RUNNING, entry_at, read_document
+from loom.record.store import UNFINISHED, entry_at, read_document
 from loom.storage.files import open_regular
 from loom.util.controls import visible
 
@@ -33,7 +33,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, at_end: bool = Fal
     """
     if (earlier := _earlier(reading, job)) is not None:
         return diagnosis_of(*earlier)
-    unfinished = reading.state in (RUNNING, INTERRUPTED)
+    unfinished = reading.state in UNFINISHED
     pipeline = reading.pipeline_manifest()
     units = reading.running_units() if unfinished else []
     job_id = job or pipeline["failing_job_id"] or next((unit.job_id for unit in units), None)

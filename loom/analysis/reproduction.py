@@ -11,7 +11,7 @@ from loom.record.documents import Invocation
 NOT_REPEATED = frozenset(
     {
         # what is shown, and to whom
-        *("stream", "quiet", "verbose", "color", "form", "local", "as_json", "dry_run", "trust", "profile"),
+        *("stream", "quiet", "verbose", "color", "form", "local", "as_json", "dry_run", "trust", "profile", "detach"),
         # what happens around steps, and what stays after the run
         *(
             "shell_on_failure",

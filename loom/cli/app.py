@@ -23,7 +23,7 @@ MODULES = {
     "clean": ("clean", "doctor"),
     "snapshot": ("snapshot", "verify", "workspace", "pull"),
     "shell": ("shell", "exec"),
-    "resume": ("resume", "rerun"),
+    "resume": ("resume", "attach", "rerun"),
     "version": ("version",),
 }
 """Modules of this package with their commands: each a function or group of that name.

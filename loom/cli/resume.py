@@ -66,6 +66,22 @@ def resume(
     """
 
 
+@done_by("attach")
+def attach(
+    run: options.RunName = None,
+    stream: options.Stream = None,
+    quiet: options.Quiet = False,
+    jobs: options.AtOnce = None,
+    trust: options.Trust = False,
+) -> None:
+    """Follow a detached run to its end. Completes its record: the output of its jobs comes from their pods.
+
+    Jobs that have not started begin now. ^C cancels the run; closing the terminal leaves it as it is.
+
+    Exit code: the run's, as of `loom run`.
+    """
+
+
 @done_by("resume")
 def rerun(
     run: options.RunName = None,

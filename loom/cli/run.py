@@ -58,6 +58,12 @@ def run(
     keep: options.Keep = None,
     shell_on_failure: options.ShellOnFailure = False,
     pause_on_failure: options.PauseOnFailure = False,
+    detach: Annotated[
+        bool,
+        typer.Option(
+            "--detach", help="Leave when the first jobs run in a cluster; they go on there until `loom attach`."
+        ),
+    ] = False,
     no_delay: Annotated[bool, typer.Option("--no-delay", help="Start delayed jobs at once.")] = False,
     trust: options.Trust = False,
     break_before: Annotated[

@@ -140,7 +140,7 @@ def _chosen(
     chosen = [
         family
         for family in families[keep_last:]
-        if int(family[0].run_id) < cutoff_ns and not any(entry.alive or _in_use(place, entry) for entry in family)
+        if int(family[0].run_id) < cutoff_ns and not any(entry.goes_on or _in_use(place, entry) for entry in family)
     ]
     if by_limits:
         chosen = list(_not_needed(place, chosen))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -11,9 +12,9 @@ from msgspec import Struct
 from loom.commands import saved, session
 from loom.commands.project import Here
 from loom.commands.retention import kept_facts
-from loom.errors import LoomError
+from loom.errors import EngineUnavailable, LoomError
 from loom.pools import HERE
-from loom.record.store import RunEntry, Store
+from loom.record.store import DETACHED, RunEntry, Store
 from loom.runner import previous_run as past
 from loom.storage.holds import holders
 from loom.util.units import rough_size
@@ -42,7 +43,7 @@ def kept(here: Here, listed: Callable[[], Mapping[str, tuple[str, str]]]) -> lis
     `listed`: the kept containers that are there, by id, with the run and the job that their labels name.
     """
     recorded = list(_recorded(here.store))
-    there = listed() if recorded else {}
+    there = {**listed(), **_in_clusters(here, recorded)} if recorded else {}
     found: dict[str, KeptByRun] = {}
     for entry, job_id, fact in recorded:
         container_id = str(fact["container_id"])
@@ -77,6 +78,31 @@ def _recorded(store: Store) -> Iterator[tuple[RunEntry, str, dict[str, Any]]]:
                 yield entry, job_id, fact
 
 
+def _in_clusters(here: Here, recorded: Iterable[tuple[RunEntry, str, dict[str, Any]]]) -> dict[str, tuple[str, str]]:
+    """As `listed` of `kept`, on other machines than this one."""
+    found: dict[str, tuple[str, str]] = {}
+    silent: set[str] = set()
+    for entry, job_id, fact in recorded:
+        place_id = str(fact["container_id"])
+        if not _is_elsewhere(place_id) or place_id in found:
+            continue
+        with suppress(LoomError):  # an older or damaged record: what it kept ends by its own deadline
+            job = past.read(entry).job(job_id)
+            if job.job.provider in silent:
+                continue
+            try:
+                if session.find_place(here, job) is not None:
+                    found[place_id] = (entry.run_id, job_id)
+            except EngineUnavailable:
+                silent.add(job.job.provider)
+    return found
+
+
+def _is_elsewhere(place_id: str) -> bool:
+    """Whether it names a pod (`namespace/name`)."""
+    return "/" in place_id
+
+
 def in_use(store: Store, entry: RunEntry) -> bool:
     """Tell whether somebody is in a kept container of the run."""
     places = (fact.get("container_id") for _, fact in kept_facts(entry))
@@ -84,25 +110,26 @@ def in_use(store: Store, entry: RunEntry) -> bool:
 
 
 def remove_elsewhere(here: Here, run_id: str) -> list[str]:
-    """Remove what a run keeps outside of this machine's engine; return the problems."""
+    """Remove what a run has outside of this machine's engine: what it keeps, or what goes on; return the problems."""
     entry = here.store.find(run_id, repo_root=None)
+    if entry.state != DETACHED and not any(
+        _is_elsewhere(str(fact.get("container_id"))) for _, fact in kept_facts(entry)
+    ):
+        return []
     problems: list[str] = []
-    for job_id, fact in kept_facts(entry):
-        if not fact.get("container_id") or not _elsewhere(entry, job_id):
+    try:
+        run = past.read(entry)
+    except LoomError:
+        return []  # an older or damaged record: what it kept ends by its own deadline
+    for job in run.planned.plan.jobs:
+        if job.provider.partition(":")[0] in HERE or job.id not in run.fold.jobs:
             continue
         try:
-            if (found := session.find_place(here, past.read(entry).job(job_id))) is not None:
+            if (found := session.find_place(here, run.job(job.id))) is not None:
                 problems += found.remove()
         except LoomError as error:
             problems.append(error.message)
     return problems
-
-
-def _elsewhere(entry: RunEntry, job_id: str) -> bool:
-    try:
-        return past.read(entry).job(job_id).job.provider.partition(":")[0] not in HERE
-    except LoomError:
-        return False  # an older or damaged record: what it kept ends by its own deadline
 
 
 def remove(here: Here, one: KeptByRun, of_job: Callable[[str, str], list[str]]) -> list[str]:
@@ -112,7 +139,11 @@ def remove(here: Here, one: KeptByRun, of_job: Callable[[str, str], list[str]]) 
         lock = here.store.lock_of_place(one.container_id)
         with session.held(here, job, one.container_id, alone=True):
             saved.save(here, job)
-            problems = of_job(*one.labelled)
+            if _is_elsewhere(one.container_id):
+                found = session.find_place(here, job)
+                problems = list(found.remove()) if found is not None else []
+            else:
+                problems = of_job(*one.labelled)
             if not problems:
                 lock.unlink(missing_ok=True)
     except LoomError as error:

@@ -22,6 +22,7 @@ from loom.commands.same_tree import taken_again
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
 from loom.record.documents import Invocation
+from loom.record.store import DETACHED
 from loom.runner import Resumption, View, api
 from loom.runner.api import Reuse
 from loom.runner.scheduler import dependents
@@ -93,6 +94,8 @@ class _Resuming:
         past = self._past
         if past.entry.alive:
             raise RequestError(f"run {past.run_id} has not ended yet", hint="wait for it, or interrupt it first")
+        if past.entry.state == DETACHED:
+            raise RequestError(f"run {past.run_id} goes on", hint=f"follow it: loom attach {past.run_id}")
         with self._held:
             try:
                 plan, reuse = self._reuse(from_step)
@@ -165,7 +168,7 @@ class _Resuming:
             if text := replan.notice(past, options, again):
                 self._said.append(text)
             return old, results_besides(past, old, again, also_unfinished=also_unfinished)
-        _require_own(self._here, past)
+        require_own(self._here, past)
         plan = replan.present_plan(past, _asked(replace(self._options, var=()), past), ask=True)
         results = results_besides(past, plan, dependents(plan, ids), also_unfinished=also_unfinished)
         taken_over = [job_id for job_id in results if past.result_of(job_id) is not None]
@@ -347,7 +350,10 @@ def results_besides(past: PastRun, plan: Plan, again: set[str], *, also_unfinish
     return results
 
 
-def execute(here: Here, past: PastRun, plan: Plan, reuse: Reuse, options: Options, run_id: str) -> int:
+def execute(
+    here: Here, past: PastRun, plan: Plan, reuse: Reuse, options: Options, run_id: str, *, follow: bool = False
+) -> int:
+    """`follow`: see `commands.run.execute`."""
     planned = past.planned
     source = snapshot.discover(past.repo_root, environ=here.environ)
     options = replace(_as_planned(options, past), invocation=_with_variables(past.invocation, options.var))
@@ -359,7 +365,7 @@ def execute(here: Here, past: PastRun, plan: Plan, reuse: Reuse, options: Option
         plan=plan,
         variables={**planned.variables, **ids},
     )
-    return running.execute(prepared, options, reuse=reuse)
+    return running.execute(prepared, options, reuse=reuse, follow=follow)
 
 
 def _as_planned(options: Options, past: PastRun) -> Options:
@@ -376,6 +382,7 @@ def _as_planned(options: Options, past: PastRun) -> Options:
         again,
         quiet=options.quiet,
         trust=options.trust,
+        detach=options.detach,
         strict=planned.isolated,
         var=(*again.var, *options.var),
         shell_on_failure=options.shell_on_failure,
@@ -403,7 +410,7 @@ def _asked(options: Options, past: PastRun) -> Options:
     )
 
 
-def _require_own(here: Here, past: PastRun) -> None:
+def require_own(here: Here, past: PastRun) -> None:
     """RequestError for a record from elsewhere: its options would count for a checkout here."""
     if not here.store.holds(past.entry):
         raise RequestError(
@@ -469,7 +476,7 @@ def _fresh(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
             f"run {past.run_id} is one of {past.repo_root}, which is not the checkout here",
             hint=f"run it there: cd {past.repo_root}",
         )
-    _require_own(here, past)
+    require_own(here, past)
     again = _asked(options, past)
     if failed:
         again = replace(again, names=tuple(past.failed()), stage=(), from_job=None)

@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from loom.config import Config
-from loom.record.store import RUNNING, RunEntry, Store
+from loom.record.store import DETACHED, RUNNING, RunEntry, Store
 from loom.snapshot import is_occupied, is_workspace, remains
 from loom.storage.files import read_regular
 from loom.util import jsons
@@ -153,7 +153,7 @@ def newest_failed(entries: Iterable[RunEntry]) -> set[str]:
     """Return each checkout's newest failed run; `entries` are newest first."""
     found: dict[object, str] = {}
     for entry in entries:
-        if entry.state not in ("success", RUNNING):
+        if entry.state not in ("success", RUNNING, DETACHED):
             found.setdefault(entry.identity.get("repo_root"), entry.run_id)
     return set(found.values())
 
@@ -201,7 +201,7 @@ def _groups(found: Iterable[list[OwnedWorkspace]]) -> Iterator[list[list[OwnedWo
 
 def _why_it_stays(one: OwnedWorkspace, entries: Mapping[str, RunEntry], failed: set[str], kept: set[str]) -> str | None:
     runs = [entries[run_id] for run_id in one.run_ids if run_id in entries]
-    if any(entry.alive for entry in runs) or is_occupied(one.path) or any(map(somebody_stands_in, remains(one.path))):
+    if any(entry.goes_on for entry in runs) or is_occupied(one.path) or any(map(somebody_stands_in, remains(one.path))):
         return IN_USE
     if kept.intersection(one.run_ids):
         return "a job of it is kept"

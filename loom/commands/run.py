@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from loom import snapshot
 from loom.analysis.reproduction import options_again
 from loom.cancel import Cancel, signals
-from loom.commands import breakpoints, checkout, kept_plans, project, terminal, wiring
+from loom.commands import breakpoints, checkout, detaching, kept_plans, project, terminal, wiring
 from loom.commands import trust as trusting
 from loom.commands.kept_plans import Planner
 from loom.commands.project import Here
@@ -81,6 +81,8 @@ class Options(Struct, frozen=True, kw_only=True):
     """`screen`, `json`, `github` or `gitlab`."""
     shell_on_failure: bool = False
     pause_on_failure: bool = False
+    detach: bool = False
+    """Whether jobs are handed over to their places, where they go on without this process."""
     no_delay: bool = False
     """Whether delayed jobs start at once."""
     break_before: str | None = None
@@ -319,8 +321,11 @@ def _profile_into(target: Path) -> None:
     profile.write_to(target)
 
 
-def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None) -> int:
-    """Run a prepared plan and show it on the terminal. `reuse`: see `api.RunRequest`."""
+def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None, follow: bool = False) -> int:
+    """Run a prepared plan and show it on the terminal. `reuse`: see `api.RunRequest`.
+
+    `follow`: stay until the end also with `options.detach`.
+    """
     here, source, plan = prepared.here, prepared.source, prepared.plan
     config = here.config
     cancel = Cancel()
@@ -331,6 +336,11 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None)
             plan, config, source.root, here.environ, run_id=prepared.run_id, isolated=options.strict
         )
     tools = replace(tools, gate=gate)
+    if options.detach:
+        detaching.check(plan, tools)
+        leave = detaching.Leaving(prepared.run_id, audience.close, write, follow=follow)
+        cancel.on_request(lambda: leave.hung_up(cancel.exit_code))
+        tools = replace(tools, leave=leave)
     if any(job.trigger is not None for job in plan.jobs):
         tools = replace(tools, run_child=kept_plans.fresh().ChildRuns(options, prepared, gate))
     with signals(cancel), closing(audience):
@@ -372,6 +382,7 @@ def request_of(
         reuse=reuse,
         parent_run_id=options.parent_run_id,
         variables=prepared.variables,
+        detached=options.detach,
         notices=(*_not_isolated(plan, config), *_not_shared(plan, tools, config), *prepared.notices),
     )
 
@@ -386,10 +397,15 @@ def audience_for(
             "--pause-on-failure keeps a failed job's place and ends the run",
             hint="leave out --shell-on-failure, --break-before and --keep never",
         )
+    if options.detach and (options.attended or options.pause_on_failure):
+        raise RequestError(
+            "--detach: nobody may be there when a step fails",
+            hint="leave out --shell-on-failure, --break-before and --pause-on-failure; --keep on-failure keeps failed jobs",
+        )
     if options.attended:
         breakpoints.needs_terminal("--shell-on-failure" if options.shell_on_failure else "--break-before")
     manual = plan is not None and any(job.when == "manual" for job in plan.jobs)
-    asks = manual and gate is None and options.form == "screen" and breakpoints.is_terminal()
+    asks = manual and not options.detach and gate is None and options.form == "screen" and breakpoints.is_terminal()
     if options.attended or asks:
         screen = breakpoints.Held(write)
         before = breakpoints.place_named(plan, options.break_before) if plan and options.break_before else None

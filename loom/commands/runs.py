@@ -11,7 +11,7 @@ from loom.commands.screen import screen_parts
 from loom.record.documents import Runs
 from loom.record.listing import row_of
 from loom.record.reader import document_of, replay
-from loom.record.store import INTERRUPTED, RUNNING
+from loom.record.store import UNFINISHED
 from loom.render.closing import closing_lines
 from loom.render.output import print_json
 from loom.render.records import runs_lines, unfinished_lines
@@ -45,7 +45,7 @@ def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, c
 
     look, write = screen_parts(place.config.color, quiet=quiet, verbose=verbose, stream=stream)
     replay(reading, Screen(look, write), every_line=stream)
-    if reading.state in (RUNNING, INTERRUPTED):
+    if reading.state in UNFINISHED:
         command = reading.receipt()["command"]
         for line in unfinished_lines(reading.state, command, reading.last_sign(), reading.running_units(), look):
             write(line)

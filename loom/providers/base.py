@@ -58,6 +58,8 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     """
     isolated: bool
     """A place has its own file system and processes, allows root access, and can be kept."""
+    detachable: bool = False
+    """Its sessions are `Detachable`."""
 
 
 class SecretValues(Struct, frozen=True, kw_only=True):
@@ -107,6 +109,8 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     """Drop most capabilities, and prevent gaining others."""
     pool: Pool | None = None
     """The settings of the job's pool."""
+    detached: bool = False
+    """The place lives on without this process, as long as it may at all (`Detachable`)."""
     labels: Mapping[str, str] = field(default_factory=dict)
     grace_s: float = 10.0
     """How long a step may take to exit after TERM before it is killed."""
@@ -143,6 +147,8 @@ class Command(Struct, frozen=True, kw_only=True):
     """Send stderr to the same pipe as stdout: the order of their lines is exact, and all of them are stdout's."""
     share: Share | None = None
     """None: it has a shell of its own, and the one that earlier commands shared, if any, is ended."""
+    name: str = ""
+    """By which `Detachable.hand_over` was given it."""
 
 
 COMMAND_USER = "command_user"
@@ -269,6 +275,35 @@ class Session(Protocol):
 
         It outlives this process; a later run removes it after expiry. No command can follow.
         """
+        ...
+
+
+@runtime_checkable
+class Detachable(Protocol):
+    """A session whose steps go on while this process is gone (`SessionRequest.detached`)."""
+
+    def hand_over(
+        self,
+        steps: Sequence[Command],
+        after: Mapping[bool, Sequence[Command]],
+        save: Callable[[bytes], None],
+    ) -> None:
+        """Begin all commands of the job in the place: `steps` up to the first that fails, then those of `after` for success
+        (True) or failure. Each is then `run` as usual, in this order, to get its output and its end.
+
+        `save` stores what `DetachedPlace.attach` needs, before anything begins.
+        """
+        ...
+
+
+@runtime_checkable
+class DetachedPlace(Protocol):
+    """A job's place in which steps go on without a session."""
+
+    def attach(
+        self, saved: bytes, request: SessionRequest, on_output: OnOutput, cancel: Cancel
+    ) -> AbstractContextManager[Session]:
+        """Open its session again, to `hand_over` and `run` the same commands: their output comes from the first byte on."""
         ...
 
 

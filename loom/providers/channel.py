@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -18,9 +19,12 @@ ASK_ENGINE_S = 60.0
 class Talk:
     """One command to the driver: its output so far, without marks, and its answer, which arrives on both streams."""
 
-    def __init__(self, token: bytes = b"") -> None:
-        """`token`: of the shared shell that the command runs in, whose end is marked too; else a new one."""
+    def __init__(self, token: bytes = b"", later: list[tuple[Stream, bytes]] | None = None) -> None:
+        """`token`: of the shared shell that the command runs in, whose end is marked too; else a new one. `later`: gets what
+        follows the answer, which is another command's; None: it is this one's.
+        """
         self.token = token or driver.new_token()
+        self._later = later
         self.to_the_end = False
         """Whether the end of the shared shell is waited for, and not only the answer."""
         self.answer: str | None = None
@@ -36,13 +40,24 @@ class Talk:
     def is_over(self) -> bool:
         return not (self._open if self.to_the_end else self._unanswered)
 
+    def _is_over(self, stream: Stream) -> bool:
+        return stream not in (self._open if self.to_the_end else self._unanswered)
+
     @property
     def goes_on(self) -> bool:
         """Whether the shared shell takes another command."""
         return self.answer is not None and self.answer.endswith("goes_on")
 
     def feed(self, stream: Stream, data: bytes, on_output: OnOutput) -> None:
-        for part in self._cutters[stream].feed(data):
+        parts = deque([data] if self._later is not None and self._is_over(stream) else self._cutters[stream].feed(data))
+        while parts:
+            if self._later is not None and self._is_over(stream):
+                rest = b"".join(
+                    part if isinstance(part, bytes) else b"%b%b\n" % (self.token, part.text) for part in parts
+                )
+                self._later.append((stream, rest + self._cutters[stream].rest()))
+                return
+            part = parts.popleft()
             if isinstance(part, bytes):
                 on_output(stream, part)
             elif part.text.startswith(b"="):
@@ -142,6 +157,8 @@ class Channel:
         self.attachment = attachment
         self._container = container
         self._job_id = job_id
+        self.later: list[tuple[Stream, bytes]] = []
+        """Output of commands that nobody listens to yet (`Talk`)."""
 
     def send(self, line: bytes) -> None:
         try:
@@ -175,6 +192,9 @@ class Channel:
         `only_now`: only the second cancel request counts. After False, it can be called again. Died, Lost and
         EngineUnavailable mean that no answer will come.
         """
+        arrived, self.later[:] = [*self.later], []
+        for stream, data in arrived:
+            talk.feed(stream, data, on_output)
         while not talk.is_over():
             if cancel is not None and (cancel.now if only_now else cancel.requested):
                 return False

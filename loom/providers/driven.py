@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -26,6 +26,8 @@ LEAVE_S = 3.0
 ANSWER_S = 5.0
 """Time limit of the driver's answer when it is only asked whether it is there."""
 _MOST_HEARD = 10_000
+_HANDED_OVER_S = 600.0
+"""Time limit of an end that was not ordered from here: a lot of output may come before it."""
 
 
 class Hello:
@@ -76,6 +78,8 @@ class Driven:
         self._ooms = self._refused_forks = 0
         self._unfinished = False
         self._shared: _Shared | None = None
+        self._handed_over: Mapping[str, bytes] = {}
+        """The tokens of the commands that the driver does by itself, by their names; empty when it does what it is told."""
         self.died = False
 
     def hello(self, talk: Talk, cancel: Cancel, ended_at_once: Callable[[str, str], LoomError]) -> Hello | None:
@@ -119,6 +123,46 @@ class Driven:
         finally:
             unregister()
 
+    def hand_over(self, tokens: Mapping[str, bytes]) -> None:
+        """The driver does the commands with these names and tokens by itself (`lines_of`)."""
+        self._handed_over = tokens
+
+    def lines_of(
+        self, steps: Sequence[Command], after: Mapping[bool, Sequence[Command]], tokens: Mapping[str, bytes]
+    ) -> bytes:
+        """Return what lets the driver do these commands by itself, up to the order to begin (`Detachable.hand_over`)."""
+        lines = [driver.handing_over()]
+        for when, commands in (("m", steps), ("0", after[True]), ("1", after[False])):
+            for number, command in enumerate(commands):
+                if command.share is None:
+                    step = self._step(command, tokens[command.name], len(lines), handed_over=True)
+                    lines.append(driver.later(when, step))
+                    continue
+                if number == 0:
+                    share = self._share(command, tokens[command.name])
+                    after_script = [] if when == "m" else [b"loom_after=1"]
+                    lines.append(driver.later(when, *after_script, driver.GO_INSIDE, share))
+                following = driver.next_step(
+                    script=command.script,
+                    environment={**self._environment, **command.environment},
+                    number=len(lines),
+                    share=command.share,
+                    handed_over=True,
+                )
+                lines.append(driver.later("s0" if when == "m" else f"s{when}", following))
+        return b"".join(lines)
+
+    def _tell(self, line: bytes) -> None:
+        """Order what the driver does not do by itself."""
+        if not self._handed_over:
+            self.channel.send(line)
+
+    def _take_over(self) -> None:
+        """Let the driver do only what it is told from now on."""
+        if self._handed_over:
+            self._handed_over = {}
+            self.channel.send(driver.STAY)
+
     def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
         """As `Session.run`."""
         if self.died:
@@ -133,7 +177,7 @@ class Driven:
         unregister = cancel.on_request(self.channel.attachment.wake)
         self._unfinished = True
         try:
-            self.channel.send(order)
+            self._tell(order)
             if not self.channel.listen(talk, on_output, deadline=deadline, cancel=cancel):
                 ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
                 still_ran = self._commands() if ended is Ended.TIMED_OUT else ()
@@ -157,37 +201,54 @@ class Driven:
     def _order(self, command: Command) -> tuple[Talk, bytes]:
         """Return what the driver is told, and the talk for its answer."""
         environment = {**self._environment, **command.environment}
-        shell = tuple(chosen(command.shell or self._request.shell, has_bash=self.facts.has_bash))
         share, shared = command.share, self._shared
+        token = self._handed_over.get(command.name, b"")
+        later = self.channel.later if self._handed_over else None
         if share is None:
-            talk = Talk()
-            return talk, driver.step(
-                talk.token,
-                script=command.script,
-                environment=environment,
-                shell=shell,
-                number=self._number,
-                merge_output=command.merge_output,
-            )
-        talk, start, restore = Talk(shared.token if shared is not None else b""), b"", False
+            talk = Talk(token, later)
+            return talk, self._step(command, talk.token, self._number)
+        talk, start, restore = Talk(shared.token if shared is not None else token, later), b"", False
         if shared is None:
-            start = driver.share(talk.token, environment=environment, shell=shell, merge_output=command.merge_output)
+            start = self._share(command, talk.token)
             restore, given = not share.first, environment if not share.first else {}
         else:
             given = {name: value for name, value in environment.items() if shared.environment.get(name) != value}
         step = driver.next_step(
             script=command.script, environment=given, number=self._number, share=share, restore=restore
         )
-        self._shared = _Shared(token=talk.token, environment=environment, command=" ".join(shell))
+        self._shared = _Shared(token=talk.token, environment=environment, command=" ".join(self._shell_of(command)))
         return talk, start + step
+
+    def _shell_of(self, command: Command) -> tuple[str, ...]:
+        return tuple(chosen(command.shell or self._request.shell, has_bash=self.facts.has_bash))
+
+    def _step(self, command: Command, token: bytes, number: int, *, handed_over: bool = False) -> bytes:
+        return driver.step(
+            token,
+            script=command.script,
+            environment={**self._environment, **command.environment},
+            shell=self._shell_of(command),
+            number=number,
+            merge_output=command.merge_output,
+            handed_over=handed_over,
+        )
+
+    def _share(self, command: Command, token: bytes) -> bytes:
+        return driver.share(
+            token,
+            environment={**self._environment, **command.environment},
+            shell=self._shell_of(command),
+            merge_output=command.merge_output,
+        )
 
     def _let_go(self, talk: Talk, on_output: OnOutput) -> None:
         """Let the driver take another command: the step is over, and with it a shell that it shared."""
-        self.channel.send(driver.OK)
+        self._tell(driver.OK)
         if self._shared is not None:
             self._shared = None
             talk.to_the_end = True
-            if not self.channel.listen(talk, on_output, deadline=time.monotonic() + AFTER_KILL_S, cancel=None):
+            limit_s = _HANDED_OVER_S if self._handed_over else AFTER_KILL_S
+            if not self.channel.listen(talk, on_output, deadline=time.monotonic() + limit_s, cancel=None):
                 self.channel.kill()
                 raise Died(137, oom=False)
 
@@ -195,10 +256,11 @@ class Driven:
         """End the shell that steps shared, if there is one: it gets no further command."""
         if self._shared is None or self.died:
             return
-        talk = Talk(self._shared.token)
+        talk = Talk(self._shared.token, self.channel.later if self._handed_over else None)
         try:
-            self.channel.send(driver.CLOSE)
-            if not self.channel.listen(talk, self.on_output, deadline=time.monotonic() + LEAVE_S, cancel=None):
+            self._tell(driver.CLOSE)
+            limit_s = _HANDED_OVER_S if self._handed_over else LEAVE_S
+            if not self.channel.listen(talk, self.on_output, deadline=time.monotonic() + limit_s, cancel=None):
                 self._end_step(talk, self.on_output, Cancel())
             self._let_go(talk, self.on_output)
         except Died:
@@ -232,6 +294,7 @@ class Driven:
 
         After KILL, nothing but the driver itself can report the end of a shared shell.
         """
+        self._take_over()
         if not cancel.now:
             self.channel.send(driver.TERM)
             grace = time.monotonic() + self._request.grace_s
@@ -281,6 +344,7 @@ class Driven:
             if self._unfinished:
                 # For example, its output could not be recorded: drop the rest.
                 self.on_output = lambda *_: None
+                self._take_over()
                 self.channel.send(driver.KILL + driver.OK)
                 self._shared = None
             self.end_shared()

@@ -24,6 +24,9 @@ ENV_FILE = f"{DIRECTORY}/env"
 MASK_FILE = f"{DIRECTORY}/mask"
 _FIRST = b"\x1e"
 
+HANDED_ON = f"{DIRECTORY}/handed"
+"""What steps that were handed over have appended to `$LOOM_ENV`, as shell text for those after them."""
+
 STATE_FILE = f"{DIRECTORY}/state"
 """What the shell that steps share leaves behind after each of them."""
 
@@ -108,9 +111,18 @@ BOOT = boot()
 @cache
 def program() -> bytes:
     """The driver as sent: no comments, no empty lines, then one empty line."""
-    source = (Path(__file__).parent / "driver.sh").read_text().splitlines()
-    kept = [line for line in source if line.strip() and not line.lstrip().startswith("#")]
-    return ("\n".join(kept) + "\n\n").encode()
+    return _source("driver.sh") + b"\n"
+
+
+@cache
+def handing_over() -> bytes:
+    """The command before `later`: the part of the driver for it, with nothing handed over."""
+    return b"eval " + quoted(_source("detached.sh")) + b"\n"
+
+
+def _source(name: str) -> bytes:
+    source = (Path(__file__).parent / name).read_text().splitlines()
+    return b"".join(line.encode() + b"\n" for line in source if line.strip() and not line.lstrip().startswith("#"))
 
 
 def new_token() -> bytes:
@@ -136,13 +148,20 @@ def step(
     shell: tuple[str, ...],
     number: int,
     merge_output: bool = False,
+    handed_over: bool = False,
 ) -> bytes:
-    """Run `script` in `shell`. ProviderError for text that no shell accepts."""
+    """Run `script` in `shell`. ProviderError for text that no shell accepts.
+
+    `handed_over`: with the variables that the steps before it handed on.
+    """
     checked(script, environment)
     file = f"{DIRECTORY}/step.{number}"
-    settings = _settings(environment, merge_output=merge_output)
+    settings = (_TAKE_ON if handed_over else b"") + _settings(environment, merge_output=merge_output)
     words: list[bytes | str] = [token, script, settings, file, *arguments_of(shell, file)]
     return b"loom_step " + b" ".join(quoted(word) for word in words) + b"\n"
+
+
+_TAKE_ON = f"[ ! -r {HANDED_ON} ] || . {HANDED_ON}\n".encode()
 
 
 def _settings(environment: Mapping[str, str], *, merge_output: bool) -> bytes:
@@ -157,17 +176,39 @@ def share(token: bytes, *, environment: Mapping[str, str], shell: Sequence[str],
 
 
 def next_step(
-    *, script: str, environment: Mapping[str, str], number: int, share: Share, restore: bool = False
+    *,
+    script: str,
+    environment: Mapping[str, str],
+    number: int,
+    share: Share,
+    restore: bool = False,
+    handed_over: bool = False,
 ) -> bytes:
-    """Run `script` in the shared shell. ProviderError for text that no shell accepts."""
+    """Run `script` in the shared shell, with `handed_over` as in `step`. ProviderError for text that no shell accepts."""
     checked(script, environment)
     file = f"{DIRECTORY}/step.{number}"
     words: list[bytes | str] = [
         shared_shell.file_of(script, share),
         file,
-        shared_shell.program(file, STATE_FILE, environment, share, restore=restore),
+        (_TAKE_ON if handed_over else b"")
+        + shared_shell.program(file, STATE_FILE, environment, share, restore=restore),
     ]
     return b"loom_next " + b" ".join(quoted(word) for word in words) + b"\n"
+
+
+def later(when: str, *lines: bytes) -> bytes:
+    """Hand lines over: to run them after what was handed over before (see `loom_later` in detached.sh)."""
+    return (
+        b"loom_later " + when.encode() + b" " + quoted(b"; ".join(line.removesuffix(b"\n") for line in lines)) + b"\n"
+    )
+
+
+GO = b"loom_go 0\n"
+"""Begin with what was handed over."""
+GO_INSIDE = b"printf 'loom_go 0\\n' >&5"
+"""The shared shell that starts next begins with what was handed over."""
+STAY = b"loom_stay\n"
+"""Do nothing more of what was handed over."""
 
 
 def put(token: bytes, path: str, content: bytes) -> bytes:

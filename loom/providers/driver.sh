@@ -127,7 +127,8 @@ loom_watch() {
         [ -z "$loom_shared" ] || exit 0
         ;;
       close) exec >&- ;;
-      loom_next\ *) eval "$loom_line" ;;
+      loom_stay) loom_stay ;;
+      loom_next\ * | loom_go\ *) eval "$loom_line" ;;
     esac
   done
   # By a signal that nothing else here ends by: whoever is still there learns that it was the connection, not the job. First,
@@ -162,6 +163,7 @@ loom_tell() {
 loom_step() {
   loom_token=$1 loom_script=$2 loom_settings=$3
   if ! loom_give "$loom_script" "$4"; then
+    loom_say 1
     printf '%s %s\n' "$loom_token" -1 >&2
     printf '%s %s\n' "$loom_token" '-1 0 0'
     return
@@ -185,6 +187,7 @@ loom_step() {
     loom_code=137
     loom_kill_rest
   fi
+  loom_say "$loom_code"
   loom_tell "$loom_code"
   unset loom_token loom_script loom_settings
   wait "$loom_watcher" 2>/dev/null
@@ -202,10 +205,12 @@ loom_next() {
 
 loom_report() {
   while read -r loom_word loom_code; do
-    [ "$loom_word" = n ] || { loom_tell "$loom_code" && exit 0; }
+    [ "$loom_word" = n ] || { loom_tell "$loom_code" && loom_say "$loom_code" && exit 0; }
     loom_tell "$loom_code" goes_on
+    loom_say "$loom_code" goes_on
   done
   loom_tell 137
+  loom_say 137
 }
 
 # token, settings, the shell and its arguments. It is over with a mark of its own, after which nothing else has this token.
@@ -230,6 +235,9 @@ loom_share() {
   unset loom_token loom_settings
   loom_shared=
 }
+
+# Of steps that were handed over (detached.sh): what comes after the end of one.
+loom_say() { :; }
 
 # token, path, content with \0 escapes
 loom_put() {

@@ -428,7 +428,10 @@ class Receipt(Document, frozen=True, kw_only=True):
 
 
 class RunRow(Document, frozen=True, kw_only=True):
-    """A row of the list of runs. `status` is a status, or `running`, or `interrupted` (loom was killed)."""
+    """A row of the list of runs.
+
+    `status` is a status, or `running`, `detached` (jobs go on without loom) or `interrupted` (loom was killed).
+    """
 
     run_id: RunId
     child_of: RunId | None = None

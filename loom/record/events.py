@@ -130,6 +130,11 @@ def timestamp(epoch_ns: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds // 1000:06d}Z"
 
 
+def epoch_ns(ts: str) -> int:
+    """The reverse of `timestamp`."""
+    return round(datetime.fromisoformat(ts).timestamp() * 1e6) * 1000
+
+
 def encode(event: Event) -> bytes:
     """Encode one line, with its line end."""
     return jsons.encode_line(to_dict(event))

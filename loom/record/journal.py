@@ -126,14 +126,16 @@ class Journal:
         clock_ns: Callable[[], int],
         masker: Masker,
         sinks: Sequence[Sink] = (),
+        seq: int = 0,
     ) -> None:
+        """`seq`: of the last event that is there already."""
         self.masker = masker
         self._run_id = run_id
         self._pipeline_id = pipeline_id
         self._clock_ns = clock_ns
         self._sinks = list(sinks)
         self._lock = threading.Lock()
-        self._seq = 0
+        self._seq = seq
 
     def now_ns(self) -> int:
         return self._clock_ns()
@@ -161,10 +163,16 @@ class Journal:
         self._phase(where, code, kind="message", message=name, data=data, **more)
 
     @contextmanager
-    def span(self, where: Where, code: PhaseCode, data: Mapping[str, Any] | None = None) -> Iterator[Outcome]:
-        """Record a phase around a block: finished on every exit (an exception: `error`)."""
+    def span(
+        self, where: Where, code: PhaseCode, data: Mapping[str, Any] | None = None, *, started_ns: int | None = None
+    ) -> Iterator[Outcome]:
+        """Record a phase around a block: finished on every exit (an exception: `error`).
+
+        `started_ns`: of one that goes on, and has its start in the record.
+        """
         outcome = Outcome()
-        started_ns = self.started(where, code, data)
+        if started_ns is None:
+            started_ns = self.started(where, code, data)
         try:
             yield outcome
         except BaseException as error:

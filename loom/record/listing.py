@@ -8,7 +8,7 @@ from loom.errors import RecordError
 from loom.record.documents import RunRow, RunSummary
 from loom.record.event_files import last_event
 from loom.record.events import timestamp
-from loom.record.store import INTERRUPTED, RUNNING, RunEntry, read_document
+from loom.record.store import UNFINISHED, RunEntry, read_document
 
 
 def row_of(entry: RunEntry) -> RunRow:
@@ -16,7 +16,7 @@ def row_of(entry: RunEntry) -> RunRow:
     extent = receipt.get("extent") or {}
     status = entry.state
     failing = None
-    if status not in ("success", RUNNING, INTERRUPTED):
+    if status not in ("success", *UNFINISHED):
         with suppress(RecordError):  # a record without this file still has a row
             failing = (read_document(entry.paths.logs / "summary.json", RunSummary) or {}).get("failing_job_id")
     last = None if entry.receipt else last_event(entry.paths.events)

@@ -36,7 +36,7 @@ from loom.record.fold import RunFold
 from loom.record.journal import OutputBatch, Sink
 from loom.record.lines import TAIL_LINES, Line
 from loom.record.run_paths import RunPaths
-from loom.record.store import INTERRUPTED, RUNNING, RunEntry, other_schema, read_document
+from loom.record.store import UNFINISHED, RunEntry, other_schema, read_document
 from loom.storage.files import open_regular
 
 _CHUNK = 1 << 20
@@ -387,7 +387,7 @@ def _batch(where: Where, event: OutputEvent) -> OutputBatch:
 def document_of(reading: Reading) -> Show:
     """Return the document of `loom show --json`."""
     pipeline = reading.pipeline_manifest()
-    unfinished = reading.state in (RUNNING, INTERRUPTED)
+    unfinished = reading.state in UNFINISHED
     commit = reading.commit()
     shape = {
         "run_id": reading.run_id,

@@ -46,6 +46,12 @@ class Recorder:
             self._own_file(event, line)
         self._documents(event)
 
+    def complete(self) -> None:
+        """Write the documents of the jobs that have ended: another process may not have got to that."""
+        for job in self.fold.jobs.values():
+            if job.result is not None:
+                self._job_documents(job.id)
+
     def output(self, batch: OutputBatch) -> None:
         relative = _output_file(batch.where.job_id, batch.where.step, batch.where.section)
         self._record.append_output(relative, batch.encoded)

@@ -75,6 +75,10 @@ class RunPaths(Struct, frozen=True, kw_only=True):
         """What a kept job's files differ in from the snapshot, as saved before something touched them."""
         return self.root / "saved" / f"{job_id}.tar.zst"
 
+    def handed_over(self, job_id: str, attempt: int) -> Path:
+        """What goes on with a job whose steps were handed over to its place."""
+        return self.job(job_id) / f"handed-over.{attempt}"
+
     def artifacts(self, job_id: str) -> Path:
         return self.job(job_id) / "artifacts"
 

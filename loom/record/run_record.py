@@ -6,11 +6,12 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from loom.errors import InfrastructureError
+from loom.record.events import PhaseEvent, encode
 from loom.record.run_paths import RunPaths
 from loom.util import atomic, jsons
 from loom.util.paths import RUNTIME
@@ -60,6 +61,24 @@ class RunRecord:
             self.close_all()
             shutil.rmtree(self.paths.root, ignore_errors=True)
             raise
+
+    def reopen(self, identity: Mapping[str, Any], so_far: Sequence[PhaseEvent]) -> None:
+        """Go on with the record of a run that was left: with these events, and without the files of jobs that go on."""
+        finished = {event.job_id for event in so_far if event.message == "job_finished"}
+        lines = [(event, encode(event)) for event in so_far]
+        with self._as_unwritable():
+            for job in (self.paths.logs / "jobs").glob("*"):
+                if job.name not in finished:
+                    for part in ("user", "system"):
+                        shutil.rmtree(job / part, ignore_errors=True)
+                    write_document(
+                        job / "events.jsonl", b"".join(line for event, line in lines if event.job_id == job.name)
+                    )
+            of_jobs = [line for event, line in lines if event.scope in ("pipeline", "job") and event.section is None]
+            write_document(self.paths.logs / "pipeline/events.jsonl", b"".join(of_jobs))
+            write_document(self.paths.events, b"".join(line for _, line in lines))
+            write_document(self.paths.identity, jsons.encode_file(dict(identity)))
+            self._keep_room()
 
     def _mark(self) -> None:
         """Write the mark by which `Store.remove` knows a record."""

@@ -42,8 +42,11 @@ from loom.util import jsons, processes
 from loom.util.paths import half_removed, run_of_workspace
 
 RUNNING = "running"
+DETACHED = "detached"
+"""No loom follows the run, and its jobs go on elsewhere (`loom attach`)."""
 INTERRUPTED = "interrupted"
 """Loom was killed, or the machine went down, before the end of the run."""
+UNFINISHED = (RUNNING, DETACHED, INTERRUPTED)
 KNOWN_SCHEMAS = (SCHEMA_VERSION, RUN_SCHEMA, RECEIPT_SCHEMA, DIAGNOSIS_SCHEMA)
 _BEGINS_WITHIN_NS = 60 * 10**9
 """After this time, a record without the draft of an identity has no loom that is about to write it."""
@@ -75,11 +78,16 @@ class RunEntry(Struct, frozen=True, kw_only=True):
         return list(dict.fromkeys(path for path in named if isinstance(path, str) and path))
 
     @property
+    def goes_on(self) -> bool:
+        """Whether jobs of it may run: nothing of it may be removed."""
+        return self.state in (RUNNING, DETACHED)
+
+    @property
     def state(self) -> str:
-        """A status, or `running`, or `interrupted`."""
+        """A status, or `running`, `detached` or `interrupted`."""
         if self.receipt is not None:
             return str(self.receipt.get("status"))
-        return RUNNING if self.alive else INTERRUPTED
+        return RUNNING if self.alive else DETACHED if self.identity.get("detached") else INTERRUPTED
 
 
 class Store:
@@ -99,7 +107,7 @@ class Store:
 
     def lock_of_place(self, place_id: str) -> Path:
         """The lock file of a kept place (`storage.holds`)."""
-        return self.places_dir / f"{place_id[:32]}.lock"
+        return self.places_dir / f"{place_id.replace('/', '.')}.lock"
 
     def lock_of_group(self, project: str, group: str) -> Path:
         """The lock file of a project's resource group (`storage.holds`)."""
@@ -412,6 +420,7 @@ def other_schema(version: str, path: Path) -> RecordError:
 class _Identity(TypedDict, total=False):
     """The fields of `run.json` that readers use; it may hold more."""
 
+    detached: bool
     run_id: str
     repo_root: str | None
     workspace: str | None

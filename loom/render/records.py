@@ -14,7 +14,12 @@ from loom.util import jsons
 from loom.util.controls import json_shown, shown, visible
 from loom.util.units import rough_age, rough_duration
 
-_STYLES = {"success": ("ok", "ok"), "running": ("start", "bold"), "skipped": ("skip", "dim")}
+_STYLES = {
+    "success": ("ok", "ok"),
+    "running": ("start", "bold"),
+    "detached": ("start", "bold"),
+    "skipped": ("skip", "dim"),
+}
 
 
 def runs_lines(rows: Sequence[RunRow], look: Look, *, now_ns: int, with_place: bool) -> Iterator[str]:
@@ -45,6 +50,10 @@ def unfinished_lines(
         yield look.styled(f"{unit.job_id}: {unit.name} {word}; events: {unit.events}", "dim")
     if state == "running":
         yield look.styled(f"running, last event at {last_sign}", "bold")
+    elif state == "detached":
+        yield look.styled(
+            f"detached, last event at {last_sign or '?'}: its jobs go on; loom attach follows them", "bold"
+        )
     else:
         yield look.styled(f"interrupted, last event at {last_sign or '?'}: loom was killed", "bad")
 

@@ -23,7 +23,7 @@ from loom.plan import variables as environment
 from loom.plan.model import Job, MountMode, Plan
 from loom.providers.base import ReadOnlyMount
 from loom.record.documents import Invocation, plain
-from loom.record.events import RUN, PhaseCode
+from loom.record.events import RUN, PhaseCode, epoch_ns
 from loom.record.highlights import Watch
 from loom.record.journal import Journal
 from loom.record.recorder import Recorder
@@ -38,6 +38,7 @@ from loom.util.paths import new_workspace
 if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis
     from loom.record.documents import Receipt
+    from loom.record.events import PhaseEvent
     from loom.record.journal import Sink
     from loom.runner.ahead import Ahead
     from loom.runner.assistance import Assisted
@@ -85,6 +86,12 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     """The variables that loom sets for every job."""
     notices: Sequence[str] = ()
     """Messages for people before the first job runs."""
+    detached: bool = False
+    """Whether jobs go on without this process: it hands them over to their places."""
+
+    @property
+    def so_far(self) -> Sequence[PhaseEvent]:
+        return self.reuse.so_far if self.reuse is not None else ()
 
     @property
     def jobs_at_once(self) -> int:
@@ -121,6 +128,8 @@ class Reuse(Struct, frozen=True, kw_only=True):
     """Whether the workspace holds those jobs' output; if not, their artifacts are restored into it."""
     steps: Sequence[Mapping[str, Any]] = ()
     """What the record states of the steps that do not run again (`steps_reused`)."""
+    so_far: Sequence[PhaseEvent] = ()
+    """The events of the record that goes on, of a run that was left; none for a run with a record of its own."""
     assisted: Sequence[tuple[Assisted | None, tuple[Change, ...] | None]] = ()
     """What was done besides those steps, and how the files differ from the snapshot by it."""
 
@@ -189,10 +198,15 @@ def _begin(request: RunRequest, watch: Watch) -> Beginning:
         clock_ns=request.clock_ns,
         masker=_known_secrets(),
         sinks=[recorder, *request.sinks],
+        seq=request.so_far[-1].seq if request.so_far else 0,
     )
-    # First of all, so that the record tells of the run and its resources after any end of this process.
-    with record.created(_identity(request, workspace)):
-        begun_ns = journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, _what_begins(request, record, workspace))
+    if request.so_far:
+        record.reopen(_identity(request, workspace), request.so_far)
+        begun_ns = epoch_ns(request.so_far[0].ts)
+    else:
+        # First of all, so that the record tells of the run and its resources after any end of this process.
+        with record.created(_identity(request, workspace)):
+            begun_ns = journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, _what_begins(request, record, workspace))
     settings = settings_of(request, workspace)
     opener = PlaceOpener(request.tools, settings, request.cancel)
     beginning = Beginning(
@@ -261,6 +275,7 @@ def _identity(request: RunRequest, workspace: Path) -> dict[str, Any]:
         "pid": os.getpid(),
         "pid_started": processes.started_at(os.getpid()),
         "boot_id": processes.boot_id(),
+        **({"detached": True} if request.detached else {}),
     }
 
 
@@ -300,6 +315,7 @@ def settings_of(request: RunRequest, workspace: Path) -> RunSettings:
         config=request.config,
         alone=untouched and len([job for job in request.plan.jobs if job.id not in done]) == 1,
         read_only_mounts=tuple(ReadOnlyMount(path=path) for path in source.read_only_mounts),
+        detached=request.detached,
         resumed=reuse.resumed if reuse else {},
     )
 

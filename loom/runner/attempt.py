@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from loom.cancel import Cancel
-from loom.errors import InfrastructureError, ServiceError, refusals
+from loom.errors import EngineUnavailable, InfrastructureError, ServiceError, refusals
 from loom.plan.model import Job
 from loom.record.events import PhaseCode, Section, Where
 from loom.record.journal import Journal, Outcome, OutputWriter
@@ -33,6 +33,8 @@ class Attempt:
         """Whether a person stood in the place."""
         self.paused = False
         """Whether it stopped at its failing step by `Verdict.PAUSE`."""
+        self.on_lost: Callable[[str], None] | None = None
+        """Called when the place can't be reached, of a job that goes on there; it may end this process."""
         self._cancel = cancel
         self._where = Where(scope="job", job_id=job.id)
 
@@ -57,6 +59,8 @@ class Attempt:
                 with refusals():
                     yield outcome
             except InfrastructureError as error:
+                if self.on_lost is not None and isinstance(error, EngineUnavailable):
+                    self.on_lost(str(error))
                 status = Status.CANCELED if self._cancel.requested else Status.ERROR
                 outcome.status, outcome.error = status, str(error)
                 if self.status in (Status.SUCCESS, Status.CANCELED):

@@ -103,6 +103,10 @@ class Resumption(Struct, frozen=True, kw_only=True):
     """The keys of the job's caches at its start."""
     image: Resolved | None = None
     """The kept container's image."""
+    number: int = 1
+    """The attempt."""
+    attached: bool = False
+    """It is not resumed: its steps go on from the first one (`adopt`), or begin."""
     adopt: Adopt | None = None
     """Opens the kept container with its services; None: create a container from `image`."""
     view: View | None = None

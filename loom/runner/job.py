@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from loom.cancel import AT_ONCE_S, Cancel
@@ -24,6 +25,7 @@ from loom.runner.session import OpenJob, PlaceOpener
 from loom.runner.steps import Steps
 from loom.runner.views import save_files
 from loom.status import JobResult, Skip, Status
+from loom.util import atomic
 from loom.util.units import rough_size
 
 
@@ -39,32 +41,41 @@ class JobRunner:
         assistances: Assistances,
         children: Children,
         cancel: Cancel,
+        handed_over: Callable[[str, int], Path],
     ) -> None:
+        """`handed_over`: the file for what goes on with an attempt at a job (`Detachable.hand_over`)."""
         self._journal = journal
         self._opener = opener
         self._products = Products(handover, opener.settings.workspace, cancel)
         self._assistances = assistances
         self._children = children
         self._cancel = cancel
+        self._handed_over = handed_over
+        self._starting: set[str] = set()
+        self._going: set[str] = set()
+        """Jobs that leaving would end, since they have not been handed over; and those that were, and go on."""
         self._begun: dict[str, int] = {}
 
     def run(self, job: Job) -> JobResult:
         begun = self._begun[job.id] = self._journal.now_ns()
         job = self._products.complete(job)
-        number = 1
+        resumed = self._opener.resumed(job)
+        number = resumed.number if resumed is not None else 1
         while True:
             attempt = Attempt(job, self._journal, self._cancel, number)
             self._run(attempt)
             if not self._tries_again(attempt) or self._cancel.requested:
                 break
             attempt.fact("attempt_failed", {"attempt": number, "status": attempt.status, "error": attempt.error})
+            self._opener.forget_resumed(job)
             self._cancel.wait(job.retry.backoff_s * 2 ** (number - 1))
             number += 1
         return self._finish(attempt, begun, allowed=_is_allowed(attempt))
 
     def _tries_again(self, attempt: Attempt) -> bool:
         """Never a resumed job: the place that it goes on in is the only one."""
-        return self._opener.resumed(attempt.job) is None and _has_attempt_left(attempt)
+        resumed = self._opener.resumed(attempt.job)
+        return (resumed is None or resumed.attached) and _has_attempt_left(attempt)
 
     def skip(self, job: Job, skip: Skip) -> None:
         """Record a job that never ran, with its three phases skipped."""
@@ -113,6 +124,7 @@ class JobRunner:
             self._children.run(attempt)
             return
         cancel = self._cancel.child()
+        self._starting.add(attempt.job.id)
         place: OpenJob | None = None
         with ExitStack() as last_resort:  # closes the place even when a bug interrupts the phases
             stack = last_resort.enter_context(ExitStack())
@@ -124,6 +136,8 @@ class JobRunner:
             with attempt.phase(PhaseCode.JOB_EXECUTION) as outcome:
                 if attempt.status is Status.SUCCESS:
                     steps = Steps(attempt, place, self._opener.tools.gate, self._assistances, cancel)
+                    if self._opener.settings.detached:
+                        self._hand_over(attempt, steps)
                     steps.run()
                     attempt.paused = attempt.paused and not (self._tries_again(attempt) or _is_allowed(attempt))
                     if not attempt.paused:
@@ -137,6 +151,28 @@ class JobRunner:
                 if place is not None:
                     self._let_stay(attempt, place)
                 stack.close()
+        self._going.discard(attempt.job.id)
+        if attempt.job.id in self._starting:
+            self._started(attempt.job)
+
+    def _hand_over(self, attempt: Attempt, steps: Steps) -> None:
+        path = self._handed_over(attempt.job.id, attempt.number)
+
+        def save(data: bytes) -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic.write(path, data)
+
+        steps.hand_over(save)
+        if (leave := self._opener.tools.leave) is not None:
+            attempt.on_lost = lambda reason: leave(lost=reason)
+        self._going.add(attempt.job.id)
+        self._started(attempt.job)
+
+    def _started(self, job: Job) -> None:
+        """The job was handed over, or ended before. Leave when all that could start are."""
+        self._starting.discard(job.id)
+        if self._opener.tools.leave is not None and self._going and not self._starting:
+            self._opener.tools.leave()
 
     def _let_stay(self, attempt: Attempt, place: OpenJob) -> None:
         """Keep the job's place (if `--keep` requires it) or its files."""

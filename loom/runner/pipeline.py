@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Container, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from loom.plan.image_lock import identity, shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
 from loom.record import visits
 from loom.record.documents import Receipt, dump, plain
-from loom.record.events import PIPELINE, RUN, PhaseCode
+from loom.record.events import PIPELINE, RUN, PhaseCode, Where, epoch_ns
 from loom.record.extent import extent_of
 from loom.record.journal import Outcome
 from loom.record.lines import encodable
@@ -74,7 +74,7 @@ class Run:
 
     def _execute(self) -> Ran:
         try:
-            filled = self._bootstrap()
+            filled = self._go_on() if self._request.so_far else self._bootstrap()
             status = self._pipeline(started=filled)
             with _ENDING:
                 receipt = self._finalize(status)
@@ -125,6 +125,31 @@ class Run:
                 self._beginning.undo()
             self._journal.finished(RUN, PhaseCode.RUN_BOOTSTRAP, self._begun, outcome)
         return filled
+
+    def _go_on(self) -> bool:
+        """Go on with the record of a run that was left; False when that can't be done."""
+        for event in self._request.so_far:
+            self._recorder.fold.apply(event)
+            for sink in self._request.sinks:
+                sink.phase(event)
+        self._deaf = self._cancel.on_request(self._interrupted)
+        self._recorder.complete()
+        self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "attached")
+        problem = self._beginning.problem
+        if problem is not None:
+            self._error, self._error_code = str(problem), problem.code
+        return problem is None
+
+    def _began(self, code: PhaseCode) -> int | None:
+        """When a phase of the run began that goes on."""
+        return next(
+            (
+                epoch_ns(event.ts)
+                for event in self._request.so_far
+                if (event.phase_code, event.kind) == (code, "phase_started")
+            ),
+            None,
+        )
 
     def _fill(self) -> None:
         request = self._request
@@ -181,8 +206,8 @@ class Run:
 
     def _pipeline(self, *, started: bool) -> Status:
         with (
-            self._journal.span(RUN, PhaseCode.RUN_PIPELINE_EXECUTE) as run_outcome,
-            self._journal.span(PIPELINE, PhaseCode.PIPELINE_EXECUTE) as outcome,
+            self._span(RUN, PhaseCode.RUN_PIPELINE_EXECUTE) as run_outcome,
+            self._span(PIPELINE, PhaseCode.PIPELINE_EXECUTE) as outcome,
         ):
             paths = self._record.paths
             handover = Handover(
@@ -216,6 +241,7 @@ class Run:
                 assistances=self._assistances,
                 children=children,
                 cancel=self._cancel,
+                handed_over=paths.handed_over,
             )
             if started:
                 status = self._jobs(runner)
@@ -230,9 +256,13 @@ class Run:
             outcome.status = run_outcome.status = status
         return status
 
+    def _span(self, where: Where, code: PhaseCode) -> AbstractContextManager[Outcome]:
+        return self._journal.span(where, code, started_ns=self._began(code))
+
     def _caches(self) -> Cache | None:
         request = self._request
-        taken = self._recorder.fold.facts.get("snapshot_taken", {}) if request.reuse is None else {}
+        own = request.reuse is None or request.so_far
+        taken = self._recorder.fold.facts.get("snapshot_taken", {}) if own else {}
         return None if request.cache is None else request.cache(taken)
 
     def _made_elsewhere(self) -> frozenset[str]:

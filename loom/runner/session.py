@@ -41,6 +41,15 @@ class ResolveSecrets(Protocol):
     def __call__(self, job: Job, /) -> tuple[SecretValues, Sequence[str]]: ...
 
 
+class Leave(Protocol):
+    """Ends this process while handed-over jobs go on, if that is what it is to do then. Thread-safe.
+
+    `lost`: it can't follow them any more, for this reason; else all that could start were handed over.
+    """
+
+    def __call__(self, *, lost: str = "") -> None: ...
+
+
 class JobTools(Struct, frozen=True, kw_only=True):
     """The external dependencies of jobs."""
 
@@ -49,6 +58,7 @@ class JobTools(Struct, frozen=True, kw_only=True):
     secrets: ResolveSecrets
     gate: Gate | None = None
     run_child: RunChild | None = None
+    leave: Leave | None = None
 
 
 class RunSettings(Struct, frozen=True, kw_only=True):
@@ -61,6 +71,8 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     alone: bool = False
     """Only one job runs, so it may use the run's workspace itself."""
     read_only_mounts: tuple[ReadOnlyMount, ...] = ()
+    detached: bool = False
+    """Whether jobs are handed over to their places."""
     resumed: Mapping[str, Resumption] = field(default_factory=dict)
     """Jobs that resume from a step of an earlier run, by id."""
 
@@ -158,6 +170,7 @@ class PlaceOpener:
         """By job, the places that no job has taken."""
         mode = WorkspaceMode(settings.config.mount_mode)
         self._views = Views(settings.workspace, mode, tools.providers, alone=settings.alone)
+        self._over: set[str] = set()
         self._discarding: list[threading.Thread] = []
         self._filled: Future[None] = Future()
         self.left_behind: list[str] = []
@@ -167,7 +180,11 @@ class PlaceOpener:
         return self.tools.providers[job.provider]
 
     def resumed(self, job: Job) -> Resumption | None:
-        return self.settings.resumed.get(job.id)
+        return None if job.id in self._over else self.settings.resumed.get(job.id)
+
+    def forget_resumed(self, job: Job) -> None:
+        """Let the job's next attempt be one in a new place."""
+        self._over.add(job.id)
 
     def view(self, job: Job) -> View:
         """Return the job's view: a new one, or an earlier run's when it resumes."""
@@ -205,6 +222,7 @@ class PlaceOpener:
             docker_socket=job.docker_socket,
             hardened=job.hardened,
             pool=job.pool,
+            detached=settings.detached,
         )
 
     def filled(self) -> None:

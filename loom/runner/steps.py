@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError, SecretError
 from loom.plan.model import Job, Step
 from loom.plan.variables import of_status
-from loom.providers.base import Command, Inside, Share
+from loom.providers.base import Command, Detachable, Inside, Share
 from loom.record.events import PhaseCode, Section, Where
 from loom.record.step_outputs import recorded
 from loom.runner.assistance import Assistances, EntryMoment, edited_since, entered
@@ -59,12 +59,28 @@ class Steps:
         if self._coverage is not None and self._coverage.percent is not None:
             state_coverage(self._attempt, self._coverage.percent, CODE)
 
+    def hand_over(self, save: Callable[[bytes], None]) -> None:
+        """Let the place begin all of the job's steps (`Detachable.hand_over`)."""
+        session = self._place.session
+        assert isinstance(session, Detachable)
+        main = [step for step in self._job.steps if step.phase != "after_script"]
+        after = [step for step in self._job.steps if step.phase == "after_script"]
+        statuses = {True: Status.SUCCESS, False: Status.FAILURE}
+        session.hand_over(
+            [self._command(step, None, self._share(step, main)) for step in main],
+            {
+                ok: [self._command(step, None, self._share(step, after), of_status(status)) for step in after]
+                for ok, status in statuses.items()
+            },
+            save,
+        )
+
     def run(self) -> None:
         job, attempt = self._job, self._attempt
         clock = _JobClock(job, attempt)
         all_steps = [step for step in job.steps if step.phase != "after_script"]
         steps = list(all_steps)
-        if self._place.resumed is not None:
+        if self._place.resumed is not None and not self._place.resumed.attached:
             steps = steps[[step.id for step in steps].index(self._place.resumed.step) :]
             self._tell_handed_on("", PhaseCode.PIPELINE_EXECUTE)
         while steps:
@@ -208,15 +224,7 @@ class Steps:
         with attempt.journal.span(where, PhaseCode.STEP_EXECUTE, started) as outcome:
             try:
                 before = place.handed_on()
-                variables = {**self._environment(step), **(extra or {})}
-                command = Command(
-                    script=step.script,
-                    shell=job.shell,
-                    environment=variables,
-                    timeout_s=timeout_s,
-                    merge_output=job.merge_output,
-                    share=share,
-                )
+                command = self._command(step, timeout_s, share, extra)
                 coverage = self._coverage if step.phase != "after_script" else None
                 on_output = writer if coverage is None else coverage.watching(writer)
                 exit_ = place.session.run(command, on_output, cancel)
@@ -236,6 +244,19 @@ class Steps:
                 outcome.data = {"output": writer.counts}  # the numbering continues
                 writer.close()
         return exit_
+
+    def _command(
+        self, step: Step, timeout_s: float | None, share: Share | None, extra: Mapping[str, str] | None = None
+    ) -> Command:
+        return Command(
+            script=step.script,
+            shell=self._job.shell,
+            environment={**self._environment(step), **(extra or {})},
+            timeout_s=timeout_s,
+            merge_output=self._job.merge_output,
+            share=share,
+            name=step.id,
+        )
 
     def _tell_handed_on(self, step: str, code: PhaseCode) -> None:
         attempt, place = self._attempt, self._place

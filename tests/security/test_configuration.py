@@ -160,6 +160,7 @@ COMMANDS = [
     ["shell"],
     ["exec", "hello", "--", "true"],
     ["resume"],
+    ["attach"],
     ["rerun"],
     ["rerun", "--fresh"],
     ["pull"],

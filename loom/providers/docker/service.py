@@ -17,6 +17,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError, ServiceError
 from loom.plan import model
 from loom.providers import labels
+from loom.providers import service_secrets as of_service
 from loom.providers.docker import hardening, service_secrets
 from loom.providers.docker.attach import Demultiplexer, Hijacked
 from loom.providers.docker.cleanup import remove_container
@@ -102,7 +103,7 @@ class ServiceContainer:
 
     def start(self) -> RunningService:
         service = self._service
-        self._secrets = service_secrets.line_for(service, self._values)
+        self._secrets = of_service.line_for(service, self._values)
         image = self._image()
         self._go_on_or_leave()
         with translated(f"reading the image of service {service.name}"):
@@ -165,8 +166,8 @@ class ServiceContainer:
             host["port_bindings"] = dict.fromkeys(ports, ("127.0.0.1", None))
         if self._secrets:
             entrypoint, command = service_secrets.wrapped(entrypoint, command, config)
-            host["tmpfs"] = {service_secrets.FOLDER: "mode=1777,size=4m"}
-            variables |= service_secrets.variables(service)
+            host["tmpfs"] = {of_service.FOLDER: "mode=1777,size=4m"}
+            variables |= of_service.variables(service)
             marks[labels.HANDED_OVER] = "true"
         aliases = list(dict.fromkeys((*service.aliases, service.name)))
         try:

@@ -12,7 +12,7 @@ from loom.cancel import Cancel
 from loom.errors import LoomError
 from loom.providers import labels
 from loom.providers.kubernetes import pods as states
-from loom.providers.kubernetes.pod import HELPER, KEPT_UNTIL, MANAGED
+from loom.providers.kubernetes.pod import DETACHED, HELPER, KEPT_UNTIL, MANAGED
 from loom.providers.kubernetes.session import remove
 from loom.util.processes import boot_id
 
@@ -81,6 +81,8 @@ def is_over(pod: Json, *, now: float) -> bool:
     expiry = (meta.get("labels") or {}).get(KEPT_UNTIL)
     if expiry is not None:
         return float(expiry) < now or states.is_over(pod, HELPER)
+    if DETACHED in (meta.get("labels") or {}):
+        return states.is_over(pod, HELPER)
     marks = meta.get("annotations") or {}
     if marks.get(labels.BOOT_ID) == boot_id():
         return labels.maker_is_gone(marks) is True

@@ -6,7 +6,8 @@
 # full, the job waits.
 #
 # $1: the folder of the FIFOs  $2: a folder of this container's own  $3: seconds that the pod lives without loom
-loom_io=$1 loom_spool=$2 loom_lease=$3
+# $4: how many segments may wait; 0: any number
+loom_io=$1 loom_spool=$2 loom_lease=$3 loom_most=$4
 trap 'exit 143' TERM
 umask 077
 mkdir -p "$loom_spool"
@@ -22,7 +23,7 @@ exec 9<>"$loom_io/new"
 loom_pump() {
   loom_n=1 loom_gone=0
   while :; do
-    while [ $((loom_n - loom_gone)) -gt 3 ]; do read -r loom_gone <&"$2"; done
+    while [ "$loom_most" != 0 ] && [ $((loom_n - loom_gone)) -ge "$loom_most" ]; do read -r loom_gone <&"$2"; done
     dd bs=65536 count=128 >"$loom_spool/$1.$loom_n" 2>/dev/null
     [ -s "$loom_spool/$1.$loom_n" ] || break
     loom_n=$((loom_n + 1))

@@ -26,9 +26,9 @@ from loom.providers.kubernetes.cluster import Gone
 from loom.providers.kubernetes.files import PodFiles
 from loom.providers.kubernetes.inside import PodInside
 from loom.providers.kubernetes.link import Link
-from loom.providers.kubernetes.pod import HELPER, JOB, KEPT_UNTIL, LEASE_S, selector
+from loom.providers.kubernetes.pod import DETACHED, HELPER, JOB, KEPT_UNTIL, lease_of, selector
 from loom.providers.kubernetes.pods import Pods
-from loom.providers.kubernetes.session import PodSession, not_as_root, remove
+from loom.providers.kubernetes.session import PodSession, Saved, not_as_root, remove, saved_of
 from loom.status import OnOutput
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ def find(cluster: Cluster, run_id: str, job_id: str, place_id: str, namespaces: 
     """Return a job's pod: the one with this id (`namespace/name`), else the newest with the job's labels; None if gone."""
     for there, pod in _candidates(cluster, run_id, job_id, place_id, namespaces):
         if states.runs(pod, JOB) and not pod["metadata"].get("deletionTimestamp"):
-            kept = KEPT_UNTIL in pod["metadata"]["labels"]
-            if kept or not place_id:
+            marks = pod["metadata"]["labels"]
+            kept = KEPT_UNTIL in marks
+            if kept or DETACHED in marks or not place_id:
                 return KeptPod(there, pod["metadata"]["name"], kept, pod["metadata"].get("annotations") or {})
     return None
 
@@ -144,14 +145,47 @@ class KeptPod(Struct, frozen=True):
 
     @contextmanager
     def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[PodSession]:
+        with self._session(request, on_output) as (session, link):
+            try:
+                session.start(cancel, running=True)
+                yield session
+            except BaseException:
+                # An error does not remove a pod that was kept for a person: it stays as long as it was to.
+                until = float(self._kept_until())
+                if until:
+                    link.lease(max(1.0, until - time.time()))
+                    link.confirmed(10.0)
+                raise
+            session.leave()
+        if session.kept_until is None:
+            remove(self.cluster, self.name)
+
+    @contextmanager
+    def attach(
+        self, saved: bytes, request: SessionRequest, on_output: OnOutput, cancel: Cancel
+    ) -> Iterator[PodSession]:
+        with self._session(request, on_output, saved_of(saved)) as (session, _):
+            try:
+                yield session
+            finally:
+                session.leave()
+                if session.kept_until is None:
+                    remove(self.cluster, self.name)
+
+    @contextmanager
+    def _session(
+        self, request: SessionRequest, on_output: OnOutput, saved: Saved | None = None
+    ) -> Iterator[tuple[PodSession, Link]]:
         pods = Pods(self.cluster, selector(self.marks.get(labels.RUN, ""), self.marks.get(labels.JOB, "")))
         pods.wait_for(self.name, lambda pod: bool(pod), 10.0)
         link = Link(
             self.cluster,
             self.name,
-            lease_s=LEASE_S,
+            lease_s=lease_of(request),
             is_over=lambda: states.is_over(pods.get(self.name), HELPER),
             adopt=True,
+            keeps=saved is not None,
+            taken=saved.taken if saved is not None else None,
         )
         facts = SessionFacts(
             provider="kubernetes",
@@ -159,7 +193,15 @@ class KeptPod(Struct, frozen=True):
             image_id=request.image_id or "",
             container_id=self.place_id,
             container_name=self.name,
-            details={"mount_mode": request.mount_mode.value, "kept": "adopted", "namespace": self.cluster.namespace},
+            user=saved.user if saved is not None else "",
+            has_bash=saved is not None and saved.has_bash,
+            details={
+                "mount_mode": request.mount_mode.value,
+                "kept": "adopted",
+                "namespace": self.cluster.namespace,
+            }
+            if saved is None
+            else saved.details,
         )
         session = PodSession(
             self.cluster,
@@ -171,23 +213,13 @@ class KeptPod(Struct, frozen=True):
             environment=driver.environment(request.environment),
             parcels=None,
             on_output=on_output,
+            saved=saved,
         )
         try:
-            session.start(cancel, running=True)
-            yield session
-        except BaseException:
-            # An error does not remove a pod that was kept for a person: it stays as long as it was to.
-            until = float(self._kept_until())
-            if until:
-                link.lease(max(1.0, until - time.time()))
-                link.confirmed(10.0)
+            yield session, link
+        finally:
             link.close()
             pods.close()
-            raise
-        session.leave()
-        pods.close()
-        if session.kept_until is None:
-            remove(self.cluster, self.name)
 
     def _kept_until(self) -> str:
         pod = self.cluster.call("looking at the kept pod", "read_namespaced_pod", self.name)

@@ -12,7 +12,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster import Cluster
 
 Chunk = tuple[Stream, bytes]
+Positions = Mapping[Stream, tuple[int, int]]
+"""Of each stream: a segment, and bytes of it."""
 
 HEARTBEAT_S = 10.0
 """How often loom tells the pod that it is there, and asks whether its lines arrived."""
@@ -66,8 +68,14 @@ class Link:
         lease_s: float,
         is_over: Callable[[], bool],
         adopt: bool = False,
+        keeps: bool = False,
+        taken: Positions | None = None,
     ) -> None:
-        """`is_over`: whether the pod can't be connected to any more. `adopt`: leave out what it printed before."""
+        """`is_over`: whether the pod can't be connected to any more. `adopt`: another loom told it something before; leave
+        out what it printed, without `taken`.
+
+        `keeps`: the pod keeps its output, so that it can be read again. `taken`: where to begin with it.
+        """
         self._cluster = cluster
         self._pod = pod
         self._is_over = is_over
@@ -75,6 +83,9 @@ class Link:
         self._token = driver.new_token()
         start = 0 if adopt else 1
         self._at: dict[Stream, _Position] = {"stdout": _Position(start), "stderr": _Position(start)}
+        for stream, (segment, size) in (taken or {}).items():
+            self._at[stream] = _Position(segment, size)
+        self._keeps = keeps
         self._changed = threading.Condition()
         self._held: deque[Chunk] = deque()
         self._held_bytes = 0
@@ -167,6 +178,23 @@ class Link:
         with self._changed:
             return self._changed.wait_for(lambda: not self._unconfirmed and not self._to_send, limit_s)
 
+    def taken(self) -> Positions:
+        """What was read so far. Call when nothing is on its way."""
+        with self._changed:
+            return {stream: (at.segment, at.taken) for stream, at in self._at.items()}
+
+    @property
+    def sent(self) -> int:
+        """The number of the last line that was sent."""
+        with self._changed:
+            return self._sent
+
+    def received(self, limit_s: float) -> int:
+        """Return the number of the last line that the pod has received; negative if it does not say so in time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._received >= 0 or self.failed is not None, limit_s)
+            return self._received
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True
@@ -234,7 +262,7 @@ class Link:
                 self._to_send.clear()
                 # What was said last may be what got lost.
                 for name, at in zip(("out", "err"), self._at.values(), strict=True):
-                    if at.segment > 1:
+                    if at.segment > 1 and not self._keeps:
                         self._to_send.append(f"a {name} {at.segment - 1}\n".encode())
                 self._to_send.extend(line for _, line in self._unconfirmed)
                 self._to_send.append(self._beat())
@@ -303,8 +331,9 @@ class Link:
                     at.segment, at.taken, at.again = int(segment), int(size), int(size)
                 case ["done", segment]:
                     at.segment, at.taken, at.again = int(segment) + 1, 0, 0
-                    name = "out" if stream == "stdout" else "err"
-                    self._to_send.append(f"a {name} {segment}\n".encode())
+                    if not self._keeps:
+                        name = "out" if stream == "stdout" else "err"
+                        self._to_send.append(f"a {name} {segment}\n".encode())
                 case ["got", number]:
                     self._confirm(int(number))
                 case ["end"]:
@@ -314,6 +343,7 @@ class Link:
             self._changed.notify_all()
 
     def _confirm(self, number: int) -> None:
+        self._received = number
         if self._sent < 0:
             self._sent = number
             for line in self._waiting:

@@ -16,7 +16,7 @@ from msgspec import Struct, to_builtins
 from loom.errors import ProviderError
 from loom.plan.model import Image, PullPolicy, Resources, Service
 from loom.pools import Pool
-from loom.providers import driver, labels
+from loom.providers import driver, labels, service_secrets
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes import scripts
 from loom.providers.kubernetes.snapshot_image import Pushed, copying
@@ -30,6 +30,12 @@ DEADLINE_S = 48 * 3600.0
 """The longest life of a pod, where its pool does not say."""
 LEASE_S = 900.0
 """How long a pod lives on without its loom."""
+WAITING = 4
+"""How many segments of a stream, each of at most 8 MiB, may wait for loom."""
+DETACHED_BYTES = 512 << 20
+"""How much output a pod keeps that lives on without its loom. Beyond that the cluster evicts it."""
+DETACHED = "loom.detached"
+"""The label of a pod that lives on without its loom."""
 LOST_NODE_S = 30
 """How long a pod stays on a node that does not answer."""
 _PULL: Mapping[PullPolicy, str] = {"always": "Always", "missing": "IfNotPresent", "never": "Never"}
@@ -44,6 +50,14 @@ class Placed(Struct, frozen=True, kw_only=True):
     service: Service
     container: str
     image: str
+
+
+def deadline_of(request: SessionRequest) -> int:
+    return int((request.pool.deadline if request.pool else None) or DEADLINE_S)
+
+
+def lease_of(request: SessionRequest) -> float:
+    return deadline_of(request) if request.detached else LEASE_S
 
 
 def name_of(request: SessionRequest) -> str:
@@ -97,13 +111,14 @@ def specification(
                 labels.JOB: _label(request.job_id),
                 **{key: _label(value) for key, value in request.labels.items()},
                 **({"loom.network": "none"} if request.network.mode == "none" else {}),
+                **({DETACHED: "true"} if request.detached else {}),
             },
             "annotations": marks,
         },
         "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 1,
-            "activeDeadlineSeconds": int(pool.deadline or DEADLINE_S),
+            "activeDeadlineSeconds": deadline_of(request),
             "automountServiceAccountToken": bool(pool.service_account),
             "enableServiceLinks": False,
             "containers": [
@@ -115,7 +130,14 @@ def specification(
                 *([copying(pushed, mounts)] if pushed is not None else []),
                 *(_service(one, request.hardened, confined) for one in services if one.service.once),
             ],
-            "volumes": [{"name": one["name"], "emptyDir": one["emptyDir"]} for one in volumes],
+            "volumes": [
+                *({"name": one["name"], "emptyDir": one["emptyDir"]} for one in volumes),
+                *(
+                    {"name": _secrets_of(one), "emptyDir": {"medium": "Memory", "sizeLimit": "4Mi"}}
+                    for one in services
+                    if one.service.secrets
+                ),
+            ],
             "tolerations": _tolerations(pool),
             "nodeSelector": {**_platform(request.image), **pool.node_selector},
             "hostAliases": _aliases(request, services),
@@ -193,7 +215,7 @@ def _helper(request: SessionRequest, image: str, confined: bool) -> dict[str, An
         "name": HELPER,
         "image": image,
         "imagePullPolicy": _PULL[request.image.pull if request.image else "missing"],
-        "command": scripts.helper(LEASE_S),
+        "command": scripts.helper(lease_of(request), 0 if request.detached else WAITING),
         "workingDir": "/",
         "securityContext": rights,
         "resources": {
@@ -251,18 +273,22 @@ def _limits(resources: Resources) -> dict[str, Any]:
 
 def _service(one: Placed, hardened: bool, confined: bool) -> dict[str, Any]:
     service = one.service
-    entrypoint = service.entrypoint if service.entrypoint is not None else service.image.entrypoint
+    entrypoint = entrypoint_of(service)
+    given = {**service.variables, **(service_secrets.variables(service) if service.secrets else {})}
     container: dict[str, Any] = {
         "name": one.container,
         "image": one.image,
         "imagePullPolicy": _PULL[service.image.pull],
-        "env": [{"name": key, "value": value.replace("$(", "$$(")} for key, value in service.variables.items()],
+        "env": [{"name": key, "value": value.replace("$(", "$$(")} for key, value in given.items()],
         "securityContext": _user(service.user or service.image.user or ""),
     }
     if entrypoint is not None:
         container["command"] = list(entrypoint)
     if service.command is not None:
         container["args"] = list(service.command)
+    if service.secrets:
+        container["command"] = ["sh", "-c", scripts.TAKES_SECRETS, "loom", *(entrypoint or ())]
+        container["volumeMounts"] = [{"name": _secrets_of(one), "mountPath": service_secrets.FOLDER}]
     if hardened or confined:
         container["securityContext"] |= {
             "allowPrivilegeEscalation": False,
@@ -271,6 +297,16 @@ def _service(one: Placed, hardened: bool, confined: bool) -> dict[str, Any]:
     if (probe := _probe(service)) is not None:
         container["readinessProbe"] = probe
     return container
+
+
+def _secrets_of(one: Placed) -> str:
+    """The name of the volume with a service's secrets."""
+    return f"secrets-{one.container}"[:63].rstrip("-")
+
+
+def entrypoint_of(service: Service) -> tuple[str, ...] | None:
+    """The program that the workflow gives a service; None: its image's."""
+    return service.entrypoint if service.entrypoint is not None else service.image.entrypoint
 
 
 def _probe(service: Service) -> dict[str, Any] | None:
@@ -313,7 +349,7 @@ def _volumes(request: SessionRequest) -> list[dict[str, Any]]:
     found = [
         _volume("workspace", request.project_dir, both),
         _volume("io", scripts.IO, both),
-        _volume("spool", scripts.SPOOL, (HELPER,)),
+        _volume("spool", scripts.SPOOL, (HELPER,), size=DETACHED_BYTES if request.detached else None),
         _volume("driver", driver.DIRECTORY, (JOB,), medium=memory, size=128 << 20),
     ]
     found += [_volume(f"store-{index}", str(one.path), both) for index, one in enumerate(request.read_only_mounts)]

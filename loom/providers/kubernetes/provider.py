@@ -27,8 +27,8 @@ from loom.providers.kubernetes.link import Link
 from loom.providers.kubernetes.pod import (
     HELPER,
     JOB,
-    LEASE_S,
     is_confined,
+    lease_of,
     name_of,
     selector,
     specification,
@@ -58,7 +58,7 @@ class KubernetesProvider:
     """Implements `providers.base.Provider`. `pid` is the process that owns the pods."""
 
     name = "kubernetes"
-    capabilities = Capabilities(mounts=frozenset({MountMode.VOLUME}), isolated=True)
+    capabilities = Capabilities(mounts=frozenset({MountMode.VOLUME}), isolated=True, detachable=True)
 
     def __init__(self, cluster: Cluster, *, setup: Setup, pid: int) -> None:
         self._cluster = cluster
@@ -156,7 +156,13 @@ class KubernetesProvider:
         if services is not None:
             of_pod.wait_until_ended(cluster, pods, name, services)
         pod = _until_runs(cluster, pods, name, request, on_output, cancel)
-        link = Link(cluster, name, lease_s=LEASE_S, is_over=lambda: states.is_over(pods.get(name), HELPER))
+        link = Link(
+            cluster,
+            name,
+            lease_s=lease_of(request),
+            is_over=lambda: states.is_over(pods.get(name), HELPER),
+            keeps=request.detached,
+        )
         stack.callback(link.close)
         session = PodSession(
             cluster,
@@ -192,7 +198,7 @@ class KubernetesProvider:
             for one in job.services
         ]
         key = token_hex(8)
-        opened = of_pod.opened(job.services, images, on_output, cancel, on_died, key)
+        opened = of_pod.opened(job.services, images, on_output, cancel, on_died, key, secrets)
         self._services[key] = opened
         try:
             yield opened

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from loom.providers.service_secrets import FOLDER
+
 IO = "/run/loom.io"
 """The FIFOs of the driver's streams, in the job's container and the helper's."""
 SPOOL = "/run/loom.spool"
@@ -14,15 +16,24 @@ JOINS = f'while [ ! -p {IO}/in ]; do sleep 0.05 || sleep 1; done 2>/dev/null; ex
 """The first words of the job's container: it becomes `$@`, connected to the helper."""
 
 
+TAKES_SECRETS = (
+    f"until IFS= read -r line <{FOLDER}/.loom; do sleep 0.1 || sleep 1; done 2>/dev/null; : >{FOLDER}/.loom;"
+    ' eval "$line" && unset line && exec "$@" </dev/null'
+)
+"""The first words of a service's container with secrets: it becomes `$@` when they have arrived."""
+GIVES_SECRETS = f"umask 077 && IFS= read -r line && printf '%s\\n' \"$line\" >{FOLDER}/.loom"
+"""What hands them over in that container: they come over its standard input."""
+
+
 @cache
 def program(name: str) -> str:
     lines = (Path(__file__).parent / name).read_text().splitlines()
     return "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
 
 
-def helper(lease_s: float) -> list[str]:
-    """The command of the helper's container."""
-    return ["sh", "-c", program("helper.sh"), "loom", IO, SPOOL, str(int(lease_s))]
+def helper(lease_s: float, segments: int) -> list[str]:
+    """The command of the helper's container. `segments`: how many of each stream may wait for loom; 0: any number."""
+    return ["sh", "-c", program("helper.sh"), "loom", IO, SPOOL, str(int(lease_s)), str(segments)]
 
 
 def sender(token: bytes, segments: tuple[int, int]) -> list[str]:

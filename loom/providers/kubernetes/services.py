@@ -14,10 +14,14 @@ from msgspec import Struct, field
 from loom.cancel import Cancel
 from loom.errors import LoomError, ServiceError
 from loom.plan.model import Service
+from loom.providers.base import SecretValues
+from loom.providers.kubernetes import exec as execs
 from loom.providers.kubernetes import pods as states
+from loom.providers.kubernetes import scripts
 from loom.providers.kubernetes.images import PodImage
-from loom.providers.kubernetes.pod import Placed
+from loom.providers.kubernetes.pod import Placed, entrypoint_of
 from loom.providers.service_output import Lines, Output
+from loom.providers.service_secrets import line_for
 from loom.status import OnOutput
 from loom.workflow.patterns import compile_pattern
 
@@ -36,6 +40,8 @@ class PodServices(Struct, kw_only=True):
     images: Sequence[PodImage]
     variables: Mapping[str, str]
     output: Output
+    secrets: Mapping[str, bytes]
+    """What hands their secrets to services, by the container."""
     cancel: Cancel
     on_died: Callable[[str, str], None]
     keep: Callable[[], None] = lambda: None
@@ -58,11 +64,11 @@ def placed(services: Sequence[Service], images: Sequence[PodImage]) -> tuple[Pla
                 hint="list the services with `run: once` first",
                 code="POD_UNSUPPORTED",
             )
-        if service.secrets:
+        if service.secrets and entrypoint_of(service) is None:
             raise ServiceError(
-                f"service {service.name} takes secrets, which no container of a pod can be given without being in its"
-                " specification",
-                hint="run this job in Docker, or let a step of the job hand them over",
+                f"service {service.name} takes secrets, and only its image knows its program: loom can't start that after"
+                " the secrets have arrived",
+                hint="write its program as `entrypoint:`, and its arguments as `command:`, or run this job in Docker",
                 code="POD_UNSUPPORTED",
             )
         slug = re.sub(r"[^a-z0-9]+", "-", service.name.lower()).strip("-")[:40] or "service"
@@ -225,6 +231,20 @@ def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: Pod
         raise ServiceError(refused.message, hint=refused.hint, code=refused.code)
     follower = ServiceLogFollower(cluster, pod, one, services.output)
     services.followers.append(follower)
+    if line := services.secrets.get(one.container):
+        code, _, err = execs.run(
+            cluster,
+            pod,
+            one.container,
+            ["sh", "-c", scripts.GIVES_SECRETS],
+            stdin=lambda: [line],
+            doing=f"handing over the secrets of service {service.name}",
+        )
+        if code:
+            reason = err.decode("utf-8", "replace").strip()
+            raise ServiceError(
+                f"service {service.name} could not be given its secrets: {reason or f'exit code {code}'}"
+            )
     return follower
 
 
@@ -268,10 +288,14 @@ def opened(
     cancel: Cancel,
     on_died: Callable[[str, str], None],
     key: str,
+    secrets: SecretValues,
 ) -> PodServices:
+    there = placed(wanted, images)
+    values = secrets.services or ({},) * len(there)
     return PodServices(
         network_id=key,
-        placed=placed(wanted, images),
+        placed=there,
+        secrets={one.container: line_for(one.service, given) for one, given in zip(there, values, strict=True)},
         images=images,
         variables=variables(wanted),
         output=Output(output),

@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
@@ -21,7 +23,7 @@ from loom.providers.kubernetes import pods as states
 from loom.providers.kubernetes.cluster import Gone, is_transient
 from loom.providers.kubernetes.files import Parcels, PodFiles
 from loom.providers.kubernetes.inside import PodInside, commands_in
-from loom.providers.kubernetes.link import Link
+from loom.providers.kubernetes.link import Link, Positions
 from loom.providers.kubernetes.pod import JOB, KEPT_UNTIL
 from loom.status import Ended, Exit, OnOutput
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from loom.providers.kubernetes.snapshot_image import Pushed
     from loom.storage.workspace import OnSkipped
 
+CONFIRMED_S = 60.0
+"""How long the pod may take to receive a job's steps."""
 ENDED_S = 30.0
 """How long the cluster may take to say how a container ended whose output has ended."""
 
@@ -75,6 +79,11 @@ class PodContainer:
         remove(self._cluster, self._pod)
 
 
+def saved_of(data: bytes) -> Saved:
+    """Return what `PodSession.hand_over` saved."""
+    return msgspec.json.decode(data, type=Saved)
+
+
 def remove(cluster: Cluster, pod: str) -> None:
     """Delete a pod at once, also one whose node does not answer. Safe to repeat."""
     try:
@@ -83,8 +92,21 @@ def remove(cluster: Cluster, pod: str) -> None:
         pass
 
 
+class Saved(Struct, frozen=True, kw_only=True):
+    """What a loom needs to go on with a session of an earlier one."""
+
+    pod: str
+    begun: int
+    """The number of the line that began the commands."""
+    tokens: Mapping[str, str]
+    taken: Positions
+    user: str
+    has_bash: bool
+    details: Mapping[str, str]
+
+
 class PodSession:
-    """Implements `providers.base.Session` for a pod whose two containers run."""
+    """Implements `providers.base.Session` and `Detachable` for a pod whose two containers run."""
 
     def __init__(
         self,
@@ -99,8 +121,12 @@ class PodSession:
         parcels: Parcels | None,
         on_output: OnOutput,
         pushed: Pushed | None = None,
+        saved: Saved | None = None,
     ) -> None:
-        """`parcels`: None for a pod that has its files; `pushed`: what the pod copied from the registry, still to be proved."""
+        """`parcels`: None for a pod that has its files; `pushed`: what the pod copied from the registry, still to be proved.
+
+        `saved`: of the session that an earlier loom had there.
+        """
         self._cluster = cluster
         self._pod = pod
         self._request = request
@@ -118,7 +144,10 @@ class PodSession:
         self._parcels = parcels
         self._pushed = pushed
         self._filled = parcels is None
+        self._saved = saved
         self._owner: tuple[int, int] | None = None
+        if saved is not None:
+            self._set_owner(saved.user)
         self.kept_until: float | None = None
 
     @property
@@ -130,12 +159,53 @@ class PodSession:
         talk = Talk()
         hello = driver.hello(talk.token)
         self._driven.channel.send(hello if running else driver.program() + hello)
-        if (found := self._driven.hello(talk, cancel, self._ended_at_once)) is None:
+        if self._driven.hello(talk, cancel, self._ended_at_once) is None:
             return
-        if found.uid is not None and found.gid is not None:
-            self._owner = (found.uid, found.gid)
+        self._set_owner(self.facts.user)
         if not self._filled:
             self._fill(cancel)
+
+    def _set_owner(self, user: str) -> None:
+        uid, _, gid = user.partition(":")
+        if gid:
+            self._owner = (int(uid), int(gid))
+
+    def hand_over(
+        self, steps: Sequence[Command], after: Mapping[bool, Sequence[Command]], save: Callable[[bytes], None]
+    ) -> None:
+        saved = self._saved
+        if saved is None:
+            saved = self._to_save(steps, after)
+        tokens = {name: token.encode("latin-1") for name, token in saved.tokens.items()}
+        lines = self._driven.lines_of(steps, after, tokens)
+        received = self._link.received(CONFIRMED_S)
+        if received < 0:
+            raise states.why_lost(self._cluster, self._pod, self._request.job_id)
+        if self._saved is None or received < saved.begun:
+            saved = replace(saved, begun=self._link.sent + lines.count(b"\n") + 1)
+            save(msgspec.json.encode(saved))
+            self._driven.channel.send(lines + driver.GO)
+            if not self._link.confirmed(CONFIRMED_S):
+                raise states.why_lost(self._cluster, self._pod, self._request.job_id)
+        self._driven.hand_over(tokens)
+
+    def _to_save(self, steps: Sequence[Command], after: Mapping[bool, Sequence[Command]]) -> Saved:
+        shared = {kind: driver.new_token() for kind in ("steps", "after")}
+        tokens = {}
+        for kind, commands in (("steps", steps), ("after", after[True])):
+            for command in commands:
+                token = shared[kind] if command.share is not None else driver.new_token()
+                tokens[command.name] = token.decode("latin-1")
+        facts = self.facts
+        return Saved(
+            pod=facts.container_id,
+            begun=0,
+            tokens=tokens,
+            taken=self._link.taken(),
+            user=facts.user,
+            has_bash=facts.has_bash,
+            details=facts.details,
+        )
 
     def _ended_at_once(self, output: str, reason: str) -> LoomError:
         image = self._request.image.name if self._request.image else ""
@@ -175,6 +245,8 @@ class PodSession:
         return self._driven.to_mask()
 
     def put_secret(self, name: str, content: bytes) -> str:
+        if self._saved is not None:
+            return f"{driver.DIRECTORY}/secret.{name}"  # it is there, and the driver is busy
         return self._driven.put_secret(name, content)
 
     # Files

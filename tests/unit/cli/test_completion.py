@@ -42,6 +42,7 @@ def project(tmp_path: Path) -> Path:
         (["run", "--from", "unit"], {"unit.3.11", "unit.3.12"}),
         (["run", "--matrix", "PY"], {"PYTHON=3.11", "PYTHON=3.12"}),
         (["run", "l"], {"lint"}),
+        (["attach", "last"], {"last", "last-failed"}),
         (["rerun", "last"], {"last", "last-failed"}),
         (["resume", "last-"], {"last-failed"}),
         (["config", "show", "default_"], {"default_image", "default_shell"}),

@@ -216,3 +216,16 @@ def test_what_a_job_changed_as_documents(make: Make) -> None:
     assert (applied["applied"], applied["changes"]) == (True, shown["changes"])
     assert (project.root / "file").read_text() == "made\n"
     validate("version", json.loads(project.loom("version", "--json")))
+
+
+def test_a_run_with_jobs_of_this_machine_can_be_neither_left_nor_attached_to(make: Make) -> None:
+    project = make(TWO)
+
+    def refusal(*arguments: str) -> str:
+        refused = run_loom(arguments, cwd=project.root, environ=project.environ)
+        assert refused.returncode == 2
+        return refused.stderr
+
+    assert "job a runs on this machine, and would end with loom" in refusal("run", "--local", "--detach")
+    project.loom("run", "--local", code=1)
+    assert "does not go on: it is failure" in refusal("attach")
