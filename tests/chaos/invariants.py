@@ -154,8 +154,6 @@ def _left(trial: Trial) -> None:
         left.append(f"processes in containers: {commands_of(_in_containers(trial))}")
     for name in ("work", "scratch", "run"):
         left += [str(path) for path in (trial.directory / name).rglob("*")]
-    if any(loom.killed for loom in trial.looms):  # known: docs/reliability.md
-        left = [path for path in left if "/scratch/loom-build-" not in path]
     state = trial.directory / "state"
     left += [str(path) for folder in ("runs", "snapshots", "places") for path in (state / folder).glob("*")]
     left += [str(path) for path in (state / "workspaces").glob("*.json")]

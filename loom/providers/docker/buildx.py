@@ -6,13 +6,11 @@ import fcntl
 import os
 import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
@@ -20,14 +18,12 @@ from loom.images.dockerfile import (
     ALWAYS_OUT,
 )
 from loom.plan import model
+from loom.providers.docker.build_inputs import BuildInputs
+from loom.providers.docker.build_output import Tail, build_failed
+from loom.providers.docker.cleanup import scratch
 from loom.providers.docker.endpoint import endpoint_of
 from loom.status import OnOutput
 from loom.util import processes
-
-if TYPE_CHECKING:
-    pass
-from loom.providers.docker.build_inputs import BuildInputs
-from loom.providers.docker.build_output import Tail, build_failed
 
 _PLUGIN_FOLDERS = (
     "/usr/local/lib/docker/cli-plugins",
@@ -62,10 +58,10 @@ def build_with_buildx(
     cancel: Cancel,
     secrets: Mapping[str, bytes],
 ) -> None:
-    with tempfile.TemporaryDirectory(prefix="loom-build-") as folder, _in_memory(secrets) as descriptors:
+    with scratch() as folder, _in_memory(secrets) as descriptors:
         # The Dockerfile goes in from here, beside ignore rules that also leave loom's own record out: the builder looks
         # for `<Dockerfile>.dockerignore` first, and the workspace stays untouched.
-        dockerfile = Path(folder, inputs.dockerfile.name)
+        dockerfile = folder / inputs.dockerfile.name
         dockerfile.write_text(inputs.text)
         rules = "\n".join([*inputs.ignore_lines, *ALWAYS_OUT]) + "\n"
         dockerfile.with_name(f"{dockerfile.name}.dockerignore").write_text(rules, errors="surrogateescape")
@@ -80,7 +76,7 @@ def build_with_buildx(
         tail = Tail(on_output)
         code = _run(
             [*command, str(inputs.context)],
-            scratch=folder,
+            scratch=str(folder),
             descriptors=tuple(descriptors.values()),
             environ=_buildx_environment(environ),
             on_bytes=tail.feed,

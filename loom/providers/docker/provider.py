@@ -19,7 +19,7 @@ from loom.providers.base import Capabilities, Provider, SecretValues, SessionFac
 from loom.providers.docker import container, refusals
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.capabilities import Traits
-from loom.providers.docker.cleanup import Removals, remove_container, tidied
+from loom.providers.docker.cleanup import Removals, remove_container, sweep, tidied
 from loom.providers.docker.connection import Engine
 from loom.providers.docker.endpoint import endpoint_of
 from loom.providers.docker.errors import DISK_FULL, translated
@@ -257,6 +257,7 @@ class DockerProvider:
 
         def reap() -> list[str]:
             self._idle.wait(REAP_AFTER_S)
+            sweep()
             return tidied(client)
 
         self._removals.start("reap", reap)
