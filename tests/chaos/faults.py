@@ -20,7 +20,9 @@ from pathlib import Path
 from docker.errors import APIError
 
 from tests.chaos.proxy import How, shape
+from tests.chaos.registry import random_harm
 from tests.chaos.trial import Trial
+from tests.chaos.workflows import random_workflow
 from tests.chaos.world import git
 
 FAILED, REQUEST, INFRASTRUCTURE = 1, 2, 3
@@ -360,6 +362,22 @@ def interrupt(trial: Trial) -> None:
     trial.end()
 
 
+def disturb_registry(trial: Trial) -> Iterator[None]:
+    """The registry answers late, in part or wrong, on one connection or on all."""
+    registry = trial.world.registry()
+    try:
+        trial.choose(random_workflow(trial.random, image=registry.image))
+        harm = random_harm(trial.random, long=trial.long)
+        trial.notes.append(f"{harm}")
+        registry.disturb(*harm)
+        trial.start()
+        trial.end()
+        trial.notes.append(f"{registry.served} connections")
+        yield
+    finally:
+        registry.close()
+
+
 # -- the files ----------------------------------------------------------------------------------------------------
 
 
@@ -427,6 +445,7 @@ KINDS: dict[str, tuple[Fault, tuple[int, ...]]] = {
     "fail-request": (fail_request, (INFRASTRUCTURE,)),
     "fail-request-twice": (fail_request_twice, (INFRASTRUCTURE,)),
     "fail-runtime": (fail_runtime, (INFRASTRUCTURE,)),
+    "disturb-registry": (disturb_registry, (FAILED, INFRASTRUCTURE)),
     "full-tmp": (full_disk("work"), (FAILED, INFRASTRUCTURE)),
     "full-scratch": (full_disk("scratch"), (FAILED, INFRASTRUCTURE)),
     "full-state": (full_disk("state"), (FAILED, INFRASTRUCTURE)),

@@ -22,6 +22,8 @@ CODES = frozenset(
 INTERRUPTS = {129, 130, 143}
 SOON_S = 20.0
 """How long what a killed loom started may take to notice."""
+BOOT_S = 130.0
+"""A container that its engine forgot while it started ends by itself when no driver has begun in two minutes."""
 
 
 def check(trial: Trial, allowed: Iterable[int]) -> None:
@@ -150,7 +152,7 @@ def _left(trial: Trial) -> None:
     """Nothing is left by now: neither in the engine nor on this machine."""
     world, left = trial.world, []
     left += world.content()
-    if not eventually(lambda: not _in_containers(trial), SOON_S):
+    if not eventually(lambda: not _in_containers(trial), BOOT_S):
         left.append(f"processes in containers: {commands_of(_in_containers(trial))}")
     for name in ("work", "scratch", "run"):
         left += [str(path) for path in (trial.directory / name).rglob("*")]
