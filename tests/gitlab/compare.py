@@ -258,7 +258,8 @@ def ran_by_other(tools: Tools, project: Path, file: str) -> Seen:
     output: dict[str, list[str]] = defaultdict(list)
     for line in done.stdout.splitlines() + done.stderr.splitlines():
         if summary := re.match(r" (PASS|WARN|FAIL) +(.*)", line):
-            name = next(name for name in names if summary[2].startswith(name))
+            # One that failed before it started is known by this line alone.
+            name = next((name for name in names if summary[2].startswith(name)), re.split(r" {2}", summary[2])[0])
             results[name] = _STATUS[summary[1]]
         elif name := next((name for name in names if line.startswith(f"{name} ")), ""):
             said = line.removeprefix(name).lstrip()
@@ -266,7 +267,10 @@ def ran_by_other(tools: Tools, project: Path, file: str) -> Seen:
                 output[name].append(said[1:].removeprefix(" "))
     return Seen(
         succeeds=done.returncode == 0,
-        jobs={_plain(name): {"result": results.get(name), "output": output[name]} for name in dict.fromkeys(started)},
+        jobs={
+            _plain(name): {"result": results.get(name), "output": output[name]}
+            for name in dict.fromkeys([*started, *results])
+        },
     )
 
 
@@ -352,23 +356,23 @@ def _compared(given: argparse.Namespace, tools: Tools, scratch: Path, known: Map
         return reason, [] if reason else list(differences(mine, other))
 
     chosen = [case for case in cases(given.folder, every=given.all) if given.only in (None, case[0])]
-    with ThreadPoolExecutor(given.at_once) as pool:
-        results = list(pool.map(compared, enumerate(chosen)))
     counts = dict.fromkeys(("the same", "as GitLab's documentation says", "known to differ", "DIFFERS", "left out"), 0)
-    for (name, _, _), (reason, found) in zip(chosen, results, strict=True):
-        why = known.get(name)
-        kind = "the same"
-        if reason:
-            kind = "left out"
-        elif found:
-            kind = (
-                "DIFFERS" if why is None else "as GitLab's documentation says" if "gitlab" in why else "known to differ"
-            )
-        counts[kind] += 1
-        if kind != "the same":
-            print(f"{name}: {kind}: {reason or (next(iter(why.values())) if why else '')}")
-        for line in found:
-            print(f"    {line}")
+    with ThreadPoolExecutor(given.at_once) as pool:
+        for (name, _, _), (reason, found) in zip(chosen, pool.map(compared, enumerate(chosen)), strict=True):
+            why = known.get(name, {})
+            if reason:
+                kind = "left out"
+            elif not found:
+                kind = "the same"
+            elif "gitlab" in why:
+                kind = "as GitLab's documentation says"
+            else:
+                kind = "known to differ" if "reason" in why else "DIFFERS"
+            counts[kind] += 1
+            if kind != "the same":
+                print(f"{name}: {kind}: {reason or why.get('gitlab', why.get('reason', ''))}", flush=True)
+            for line in found:
+                print(f"    {line}", flush=True)
     judged = len(chosen) - counts["left out"]
     agree = counts["the same"] + counts["as GitLab's documentation says"]
     print(", ".join(f"{count} {kind}" for kind, count in counts.items()))

@@ -5,6 +5,7 @@ In GitLab's order. All errors are reported at once, each at its place.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +23,7 @@ STAGES = ("build", "test", "deploy")
 FIRST, LAST = ".pre", ".post"
 MAX_NAME = 255
 MAX_KEY_FILES = 2
+_UNFIT_KEY = re.compile(r"/|%2f|^(\.|%2e){1,2}$", re.IGNORECASE)
 
 
 def known_inputs(data: bytes, path: str) -> list[str]:
@@ -51,6 +53,8 @@ class Loaded:
         root = self.shapes.root(whole)
         stages = self._stages(root)
         defaults = defaults_of(root)
+        if (default := root.get("default")) is not None:
+            self._filled("default", default)
         entries: dict[str, Entry] = {}
         for name in entry_names(root):
             entry = self._entry(name, root, content, defaults, stages)
@@ -123,6 +127,11 @@ class Loaded:
                 if node is not None and not 1 <= len(items_of(node)) <= MAX_KEY_FILES:
                     why = f"cache:key:{key} has 1 or {MAX_KEY_FILES} paths in GitLab, not {len(items_of(node))}"
                     self.problems.say(node, pointer(name, "cache", "key", key), why)
+        for cache in one_or_more(job.get("cache")):
+            for node in (cache.get("key"), cache.find("key", "prefix")):
+                if node is not None and _UNFIT_KEY.search(node.text):
+                    why = f"cache:key {node.text}: GitLab refuses a key with a slash, and the keys . and .."
+                    self.problems.say(node, pointer(name, "cache", "key"), f"{why}; write it with hyphens")
 
     def _refused(self, entry: Entry) -> bool:
         """Whether the reason that a job has no script is reported already."""
