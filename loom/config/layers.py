@@ -9,14 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from loom.errors import Problem, RequestError, WorkflowError
-from loom.pools import Misplaced
-from loom.util.file_systems import in_memory
-from loom.util.paths import leads_out
-from loom.util.units import nearest
-
-if TYPE_CHECKING:
-    from loom.util import yaml_file
 from loom.config.settings import (
     CODE,
     KEYS,
@@ -32,6 +24,14 @@ from loom.config.settings import (
     text_of,
 )
 from loom.config.values import GitLabSettings, ValueContext
+from loom.errors import Problem, RequestError, WorkflowError
+from loom.pools import Misplaced
+from loom.util.file_systems import in_memory
+from loom.util.paths import leads_out
+from loom.util.units import nearest
+
+if TYPE_CHECKING:
+    from loom.util import yaml_file
 
 Allows = Callable[[Asked, Path], bool]
 """Whether the user trusts it; the path is the user's own state directory, never the project file's."""
