@@ -27,7 +27,11 @@ _MAIN = str(Path(loom.__file__).with_name("__main__.py"))
 def run_loom(
     arguments: tuple[str, ...], *, cwd: Path, environ: Mapping[str, str], timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
-    """`loom ARGUMENTS` from its start to its end, and until nothing that it started writes to its output any more."""
+    """`loom ARGUMENTS` from its start to its end, and until nothing that it started writes to its output any more.
+
+    A run starts no `loom clean` behind it, unless `environ` asks for that: it takes more of the processor than the run.
+    """
+    environ = {"LOOM_AUTO_CLEAN": "no", **environ}
     if any(
         name.startswith(("LC_", "LANG", "PYTHON")) and value != "C.UTF-8"
         for name, value in environ.items()

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import typer
 
 from loom.cli.app import app_for
 from loom.commands.completion import complete
+from tests.support.loom_process import run_loom
 
 WORKFLOW = """\
 version: v1
@@ -57,14 +57,7 @@ def test_values_are_completed(project: Path, words: list[str], found: set[str]) 
         "COMP_WORDS": " ".join(["loom", *words]),
         "COMP_CWORD": str(len(words)),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", "from loom.cli import main; main()"],
-        cwd=project,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_loom((), cwd=project, environ=environ)
     assert set(done.stdout.split()) == found, done.stderr
 
 

@@ -89,7 +89,7 @@ class Project:
 Make = Callable[..., Project]
 
 
-def _make(base: Path, workflow: str, **files: str) -> Project:
+def new_project(base: Path, workflow: str, **files: str) -> Project:
     root = base / "project"
     (root / ".loom").mkdir(parents=True)
     (base / "places").mkdir()
@@ -105,7 +105,7 @@ def _make(base: Path, workflow: str, **files: str) -> Project:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    return lambda workflow, **files: _make(tmp_path, workflow, **files)
+    return lambda workflow, **files: new_project(tmp_path, workflow, **files)
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,6 @@ class Ran:
 def failed(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """One run that failed; tests only read it."""
     base = tmp_path_factory.mktemp("failed")
-    project = _make(base, WORKFLOW, **{".gitignore": "config.local.json\n"})
+    project = new_project(base, WORKFLOW, **{".gitignore": "config.local.json\n"})
     (project.root / "config.local.json").write_text("{}")
     return Ran(project=project, output=project.loom("run", "--local", code=1))

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from .conftest import Make, Project
+from .conftest import Make, Project, new_project
 
 WORKFLOW = """\
 version: v1
@@ -29,31 +29,39 @@ def shell(project: Project, line: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with a run; tests only read it."""
+    project = new_project(tmp_path_factory.mktemp("ran"), WORKFLOW)
+    project.loom("run", "--local", "good")
+    return project
+
+
 @pytest.mark.parametrize(
-    "end",
+    ("end", "job"),
     [
-        "| true",
-        "--stream | head -1",
-        "--json | head -1",
-        "--format github | head -1",
-        "--format gitlab | head -1",
-        ">&-",
-        "<&-",
-        "<&- >&- 2>&-",
+        ("| true", "good"),
+        ("| true", "bad"),
+        ("--stream | head -1", "bad"),
+        ("--json | head -1", "good"),
+        ("--format github | head -1", "bad"),
+        ("--format gitlab | head -1", "good"),
+        (">&-", "bad"),
+        ("<&-", "good"),
+        ("<&- >&- 2>&-", "good"),
+        ("<&- >&- 2>&-", "bad"),
     ],
 )
-@pytest.mark.parametrize(("job", "code", "status"), [("good", 0, "success"), ("bad", 1, "failure")])
-def test_a_run_ends_with_its_own_code(make: Make, end: str, job: str, code: int, status: str) -> None:
+def test_a_run_ends_with_its_own_code(make: Make, end: str, job: str) -> None:
     project = make(WORKFLOW)
+    code, status = {"good": (0, "success"), "bad": (1, "failure")}[job]
     ran = shell(project, f"loom run --local {job} {end}")
     assert (ran.returncode, ran.stderr) == (code, "")
     assert (project.last().receipt or {})["status"] == status
 
 
-def test_reading_the_beginning_of_a_log_is_no_failure(make: Make) -> None:
-    project = make(WORKFLOW)
-    project.loom("run", "--local", "good")
-    read = shell(project, "loom logs good | head -1")
+def test_reading_the_beginning_of_a_log_is_no_failure(ran: Project) -> None:
+    read = shell(ran, "loom logs good | head -1")
     assert (read.returncode, read.stdout, read.stderr) == (0, "1\n", "")
 
 
@@ -90,23 +98,17 @@ def test_output_that_has_no_room_is_said_and_where_the_record_is(make: Make, for
         "--help",
     ],
 )
-def test_no_command_loses_its_output_in_silence(make: Make, command: str) -> None:
-    project = make(WORKFLOW)
-    project.loom("run", "--local", "good")
-    ran = shell(project, f"loom {command} > /dev/full")
-    assert ran.returncode == 3, ran.stderr
-    assert "loom: standard output can't be written: No space left on device\n" in ran.stderr
-    assert "Traceback" not in ran.stderr
+def test_no_command_loses_its_output_in_silence(ran: Project, command: str) -> None:
+    ended = shell(ran, f"loom {command} > /dev/full")
+    assert ended.returncode == 3, ended.stderr
+    assert "loom: standard output can't be written: No space left on device\n" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
-def test_exec_as_a_document_has_every_byte(make: Make) -> None:
-    project = make(WORKFLOW)
-    project.loom("run", "--local", "good")
-    ran = shell(
-        project, r"""loom exec good --json -- sh -c 'printf "a\377"; printf "\303\244" >&2; : "$1"' sh $'\377'"""
-    )
-    assert ran.returncode == 0, ran.stderr
-    document = json.loads(ran.stdout)
+def test_exec_as_a_document_has_every_byte(ran: Project) -> None:
+    ended = shell(ran, r"""loom exec good --json -- sh -c 'printf "a\377"; printf "\303\244" >&2; : "$1"' sh $'\377'""")
+    assert ended.returncode == 0, ended.stderr
+    document = json.loads(ended.stdout)
     assert (document["stdout"], base64.b64decode(document["stdout_b64"])) == ("a\ufffd", b"a\377")
     assert document["stderr"] == "\u00e4"
     assert "stderr_b64" not in document

@@ -234,10 +234,10 @@ def test_a_line_is_held_back_until_its_end() -> None:
 
 @pytest.mark.parametrize("chunk", [1000, 65536, 10**7])
 def test_an_endless_line_is_passed_on_in_parts(chunk: int) -> None:
-    parts = effort(2000, 10_000)
+    parts = effort(500, 10_000)
     masker = Masker({"S": PLAIN, "R": "abcdabcd"})
     text = b"".join(b"%d hunter2secret \x1b[1mhunter2\x1b[0msecret " % number for number in range(parts))
-    text += b"abcd" * 100_000
+    text += b"abcd" * effort(25_000, 100_000)
     stream = masker.stream()
     passed = [stream.feed(text[at : at + chunk]) for at in range(0, len(text), chunk)]
     assert sum(map(len, passed)) > 40 * parts
@@ -254,23 +254,23 @@ def test_a_line_is_never_held_back() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ("\\" * 16 + "wxyz", "\\" * 2000000),
-        ("aaaaaaaaaaaaaaab", "a" * 700000),
-        ("aaaa", "a" * 700000),
-        ("a" * 30000 + "b", "a" * 700000),
-        ('a"' * 2000, 'a"' * 100000),
-        ("\"'\"'\"'\"'wxyz", "\"'" * 1000000),
-        ("%%%%%%%%%%", "%25" * 300000),
-        ("wxyz", "\x1b]" * 500000),
-        ("wxyz", "\u009d" * 500000),
-        ("wxyz", "\x1b[" * 500000),
-        ("wxyz", "&amp;" * 400000),
+        ("\\" * 16 + "wxyz", "\\" * 500000),
+        ("aaaaaaaaaaaaaaab", "a" * 200000),
+        ("aaaa", "a" * 200000),
+        ("a" * 30000 + "b", "a" * 200000),
+        ('a"' * 2000, 'a"' * 50000),
+        ("\"'\"'\"'\"'wxyz", "\"'" * 250000),
+        ("%%%%%%%%%%", "%25" * 100000),
+        ("wxyz", "\x1b]" * 100000),
+        ("wxyz", "\u009d" * 100000),
+        ("wxyz", "\x1b[" * 100000),
+        ("wxyz", "&amp;" * 100000),
     ],
 )
 def test_hostile_text_takes_no_time(value: str, text: str) -> None:
     started = time.thread_time()
     Masker({"S": value}).mask(text)
-    assert time.thread_time() - started < 10
+    assert time.thread_time() - started < 5
 
 
 def test_rows_of_long_values() -> None:

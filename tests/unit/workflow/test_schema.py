@@ -15,6 +15,7 @@ from loom.errors import WorkflowError
 from loom.util import yaml_file
 from loom.workflow import models
 from loom.workflow.schema import workflow_schema
+from tests.support.effort import effort
 
 ROOT = Path(__file__).parents[3]
 CORPUS = ROOT / "tests/workflows"
@@ -231,7 +232,7 @@ def test_the_schema_never_refuses_what_the_loader_accepts(validator: Any, tmp_pa
     chance = random.Random(7)
     path = tmp_path / "workflow.yml"
     accepted = 0
-    for _ in range(250):
+    for _ in range(effort(100, 2_000)):
         changed = copy.deepcopy(whole)
         *holders, last = chance.choice(places(whole))
         holder: Any = changed
