@@ -16,6 +16,7 @@ from msgspec import Struct
 from loom.record.events import PhaseCode, PhaseEvent
 from loom.record.journal import OutputBatch
 from loom.record.lines import TAIL_LINES
+from loom.render.sections import Sections
 from loom.render.sinks import while_heard
 from loom.status import Status, Stream
 from loom.util.controls import cleaned, shown, visible
@@ -54,8 +55,30 @@ class Look(Struct, frozen=True, kw_only=True):
         return _MARKS if self.unicode else _ASCII_MARKS
 
 
-_MARKS = {"ok": "✓", "bad": "✗", "skip": "–", "start": "▸", "warn": "!", "bar": "│", "dots": "…", "dot": "·"}
-_ASCII_MARKS = {"ok": "+", "bad": "x", "skip": "-", "start": ">", "warn": "!", "bar": "|", "dots": "...", "dot": "-"}
+_MARKS = {
+    "ok": "✓",
+    "bad": "✗",
+    "skip": "–",
+    "start": "▸",
+    "warn": "!",
+    "bar": "│",
+    "dots": "…",
+    "dot": "·",
+    "open": "▾",
+    "close": "▴",
+}
+_ASCII_MARKS = {
+    "ok": "+",
+    "bad": "x",
+    "skip": "-",
+    "start": ">",
+    "warn": "!",
+    "bar": "|",
+    "dots": "...",
+    "dot": "-",
+    "open": "v",
+    "close": "^",
+}
 
 _VERDICTS = {
     Status.SUCCESS: ("ok", "ok", "passed"),
@@ -86,6 +109,8 @@ def _lines_of(pieces: Collection[_Piece], dots: str) -> Iterator[str]:
         unfinished = piece.stream if piece.partial else None
     for number, parts in enumerate(lines):
         text = visible("".join(parts))
+        if not text and "section_end:" in parts[0]:
+            continue  # a mark of the job's output, which has no text of its own
         if len(text) > LONGEST_LINE:
             half = LONGEST_LINE // 2
             # The first kept part may have unknown predecessors.
@@ -110,6 +135,7 @@ class Screen:
         self._commands: dict[tuple[str, str], str] = {}
         self._written: dict[tuple[str, str], Mapping[str, Any]] = {}
         """The steps' places in the workflow."""
+        self._sections = Sections(look.marks)
         self._job_width = 8
         self._logs_dir = ""
         self._opened_by: dict[str, Mapping[str, Any]] = {}
@@ -125,9 +151,13 @@ class Screen:
             tail = self._tails[job_id, place] = deque(maxlen=TAIL_LINES)
         tail.extend(_Piece(batch.stream, text, partial) for text, partial in batch.texts(TAIL_LINES))
         if self._look.stream and self._look.detail is not Detail.QUIET:
-            prefix = self._look.styled(f"{job_id:<{self._job_width}} {self._look.marks['bar']} ", "job")
             for text, _ in batch.texts():
-                self._write(prefix + (visible(text, colours=self._look.paint is not None)))
+                whole = self._look.detail is Detail.VERBOSE
+                for line in (text,) if whole else self._sections.lines((job_id, place), text):
+                    self._write(self._prefix(job_id) + visible(line, colours=self._look.paint is not None))
+
+    def _prefix(self, job_id: str) -> str:
+        return self._look.styled(f"{job_id:<{self._job_width}} {self._look.marks['bar']} ", "job")
 
     def close(self) -> None:
         """Nothing to release; a live screen overrides it."""
@@ -137,6 +167,9 @@ class Screen:
             yield from self._fact(event)
         elif event.kind == "phase_started":
             yield from self._started(event)
+        elif event.step is not None and event.job_id is not None:
+            for line in self._sections.end((event.job_id, event.step)):
+                yield self._prefix(event.job_id) + line
         elif event.phase_code == PhaseCode.RUN_BOOTSTRAP and event.error and self._look.detail is not Detail.QUIET:
             yield self._bad(event.error)
 
