@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, at_end: bool = Fal
     total = _lines_total(summary)
     whole = len(events) < LINES_READ and (total is None or total <= len(events))
     highlights = Highlights() if whole else _highlights(reading, own, events_path, summary)
-    recorded = None if unfinished or at_end else recorded_diagnosis(reading)
-    same = recorded if recorded is not None and recorded.job_id == job_id else None
+    same = None if unfinished or at_end else _recorded_of(reading, job_id)
     lines = [*(_early(highlights, events[0].seq) if events else ()), *(visible(event.text) for event in events)]
     found = diagnose(
         Evidence(
@@ -83,10 +82,20 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, at_end: bool = Fal
     return found if same is None else replace(found, excerpt=same.excerpt)
 
 
-def diagnosis_at_end(reading: Reading, workspace: Path) -> Diagnosis:
-    """Diagnose a run that ends just now, with an excerpt of its files, which may change or go later."""
-    found = diagnosis_of(reading, at_end=True)
-    return replace(found, excerpt=excerpt_of(found, workspace))
+MOST_AT_END = 10
+"""Failed jobs of a run whose diagnoses are recorded: each looks at earlier runs."""
+
+
+def diagnoses_at_end(reading: Reading, workspace: Path) -> Iterator[Diagnosis]:
+    """Diagnose a run that ends just now, first by the job that failed first, then by each other failed job.
+
+    Each diagnosis has an excerpt of the run's files, which may change or go later.
+    """
+    first = diagnosis_of(reading, at_end=True)
+    yield replace(first, excerpt=excerpt_of(first, workspace))
+    for other in first.others[: MOST_AT_END - 1]:
+        found = diagnosis_of(reading, other.job_id, at_end=True)
+        yield replace(found, excerpt=excerpt_of(found, workspace))
 
 
 def _earlier(reading: Reading, job: str | None) -> tuple[Reading, str] | None:
@@ -107,7 +116,17 @@ def _earlier(reading: Reading, job: str | None) -> tuple[Reading, str] | None:
 
 def recorded_diagnosis(reading: Reading) -> Diagnosis | None:
     """Return the diagnosis as the run's end recorded it."""
-    found = read_document(reading.paths.diagnosis, Diagnosis)
+    return _recorded(reading.paths.diagnosis)
+
+
+def _recorded_of(reading: Reading, job_id: str | None) -> Diagnosis | None:
+    """Return the recorded diagnosis by this job."""
+    places = (reading.paths.diagnosis, *([reading.paths.job_diagnosis(job_id)] if job_id is not None else ()))
+    return next((found for place in places if (found := _recorded(place)) is not None and found.job_id == job_id), None)
+
+
+def _recorded(place: Path) -> Diagnosis | None:
+    found = read_document(place, Diagnosis)
     return None if found is None else msgspec.convert(found, Diagnosis)
 
 

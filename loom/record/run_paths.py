@@ -35,6 +35,10 @@ class RunPaths(Struct, frozen=True, kw_only=True):
     def diagnosis(self) -> Path:
         return self.logs / "diagnosis.json"
 
+    def job_diagnosis(self, job_id: str) -> Path:
+        """That of a failed job which is not the first."""
+        return self.job(job_id) / "diagnosis.json"
+
     @property
     def identity(self) -> Path:
         """The process and boot, the repository, the workspace. With it the run exists: it has its first event."""

@@ -388,20 +388,24 @@ class Run:
         return receipt
 
     def _diagnose(self, receipt: Receipt) -> Path | None:
-        """Write the diagnosis of a run that did not succeed. No error here keeps the receipt from being written."""
+        """Write the diagnoses of a run that did not succeed. No error here keeps the receipt from being written."""
         if receipt.status.ok:
             return None
-        from loom.analysis.evidence import diagnosis_at_end
+        from loom.analysis.evidence import diagnoses_at_end
 
         entry = RunEntry(paths=self._record.paths, identity={}, receipt=plain(receipt), alive=False)
         try:
-            found = diagnosis_at_end(Reading(entry), self._workspace)
-            masked = msgspec.convert(self._journal.masked(encodable(plain(found))), type(found))
-            self._record.publish(self._record.paths.diagnosis, dump(masked))
+            for found in diagnoses_at_end(Reading(entry), self._workspace):
+                masked = msgspec.convert(self._journal.masked(encodable(plain(found))), type(found))
+                first = self._diagnosed is None
+                paths = self._record.paths
+                self._record.publish(
+                    paths.diagnosis if first else paths.job_diagnosis(found.job_id or ""), dump(masked)
+                )
+                self._diagnosed = self._diagnosed or masked
         except Exception:  # noqa: BLE001
-            return None
-        self._diagnosed = masked
-        return self._record.paths.diagnosis
+            pass
+        return self._record.paths.diagnosis if self._diagnosed is not None else None
 
     def _close_providers(self) -> list[str]:
         """Wait until everything is removed; return the failures. Idempotent."""

@@ -106,3 +106,21 @@ make:
     assert sorted(file["path"] for job in listed["jobs"] for file in job["files"]) == [".cache/c", "out/new"]
     project.loom("run", "--local", "--workflow", ".gitlab-ci.yml")
     assert "cache hit: k" in project.loom("logs", "last", "make", "--system")
+
+
+def test_each_failed_job_has_the_source_and_the_change(make: Make) -> None:
+    """Only the job that failed first got them."""
+    jobs = "\n".join(f'{name}: {{stage: test, script: ["sh {name}.sh"]}}' for name in ("one", "two"))
+    project = make(f"version: v1\nstages: [test]\n{jobs}\n")
+    for name in ("one", "two"):
+        (project.root / f"{name}.sh").write_text("true\n")
+    project.loom("run", "--local")
+    for name in ("one", "two"):
+        (project.root / f"{name}.sh").write_text(f"# changed\necho '{name}.sh:2:1: error: no'; exit 1\n")
+    project.loom("run", "--local", code=1)
+    for name in ("one", "two"):
+        (project.root / f"{name}.sh").write_text("another content, after the run\n")
+        diagnosis = json.loads(project.loom("diagnose", "last", name, "--json"))
+        assert diagnosis["excerpt"]["text"].startswith("# changed"), name
+        (changed,) = [file for file in diagnosis["since_green"]["files"] if file["path"] == f"{name}.sh"]
+        assert "+# changed" in changed["hunk"], name
