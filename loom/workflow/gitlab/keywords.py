@@ -38,6 +38,7 @@ _WHEN = "(on_success on_failure always)"
 _JOB_WHEN = "(on_success on_failure always manual delayed never)"
 _OWN_WHEN = "(on_success on_failure always manual delayed)"
 _PULL = "(always if-not-present never) | [(always if-not-present never)]"
+_NOT_CANCELED = "No newer run cancels a local one: `loom watch`, too, waits for its end."
 _PULL_ABOUT = "Those of a list are tried in turn; in a pod, the first one counts."
 _REASONS = (
     "always unknown_failure script_failure api_failure stuck_or_timeout_failure runner_system_failure "
@@ -199,7 +200,7 @@ JOB = (
     Keyword("inherit:default", "boolean | [text]"),
     Keyword("inherit:variables", "boolean | [text]"),
     Keyword("inputs", "any", _NO_JOB, "Job inputs are typed in on GitLab's page of a manual job; use variables."),
-    Keyword("interruptible", "boolean", _DIFFERS, "No newer pipeline cancels a local run."),
+    Keyword("interruptible", "boolean", _DIFFERS, _NOT_CANCELED),
     Keyword("manual_confirmation", "text", _DIFFERS, "It is the question on the terminal."),
     Keyword("needs", "[text | map] | map"),
     *_below("needs", _NEED),
@@ -255,7 +256,7 @@ JOB = (
     Keyword("rules:variables:NAME", "scalar"),
     Keyword("rules:needs", "[text | map] | map"),
     *_below("rules:needs", _NEED),
-    Keyword("rules:interruptible", "boolean", _DIFFERS, "No newer pipeline cancels a local run."),
+    Keyword("rules:interruptible", "boolean", _DIFFERS, _NOT_CANCELED),
     Keyword("run", "any", _NO_JOB, "CI/CD steps need GitLab's step runner; write `script`."),
     Keyword(
         "script",
