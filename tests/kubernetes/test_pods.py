@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -276,24 +275,3 @@ def test_no_cluster_wrong_context_and_bad_credentials(tmp_path: Path) -> None:
     host = there.host
     there.close()
     assert code(None, config.replace(host, "https://127.0.0.1:1")) == "CLUSTER_UNAVAILABLE"
-
-
-@pytest.mark.disturbs
-def test_a_node_that_dies_is_told_and_the_job_can_be_tried_again(pods: Pods, control: Callable[..., None]) -> None:
-    with pods.job() as job:
-        node = job.session.facts.details["node"]
-        killer = threading.Timer(1.0, lambda: control("kill-node", node))
-        killer.start()
-        try:
-            with pytest.raises(LoomError) as raised:
-                job.run("echo started; sleep 600")
-        finally:
-            killer.join()
-    try:
-        assert raised.value.code == "POD_LOST"
-        assert node in raised.value.message
-        with pods.job() as again:
-            assert again.session.facts.details["node"] != node
-            assert again.run("echo here")[1] == b"here\n"
-    finally:
-        control("start-node", node)
