@@ -249,7 +249,7 @@ def ran_by_loom(tools: Tools, project: Path, file: str) -> Seen:
 
 
 def ran_by_other(tools: Tools, project: Path, file: str) -> Seen:
-    done = _other(tools, project, file, "--force-shell-executor", "--concurrency", "1")
+    done = _other(tools, project, file, "--force-shell-executor", "--shell-isolation", "--concurrency", "1")
     started = re.findall(r"^(.+?) +starting shell \(", done.stdout, re.MULTILINE)
     if not started and done.returncode != 0:
         return Seen(refused=(done.stderr or done.stdout).strip())
