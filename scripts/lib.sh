@@ -414,64 +414,82 @@ unit_tests() {
     --ignore=tests/docker/run --ignore=tests/docker/registry --ignore=tests/kubernetes
 }
 
-# One at a time in an engine: they look at everything that is in it. Where a second engine can be started, two at a time.
+# One at a time in an engine: they look at everything that is in it. Where root can start more engines, three at a time: tests
+# that use an engine wait for it most of the time.
 docker_tests() {
-  local workers=() status=0
-  ((${TEST_ENGINES:-2} < 2)) || second_machine
-  if [ -n "$SECOND_MACHINE" ]; then
-    export LOOM_SECOND_MACHINE=$SECOND_MACHINE LOOM_SECOND_PYTHON=$VENV/bin/python
-    workers=(--dist loadfile --tx popen --tx "popen//python=$ROOT/tests/support/on_second_machine")
+  local workers=() pid status=0
+  other_machines $((${TEST_ENGINES:-3} - 1))
+  if ((${#MACHINES[@]})); then
+    export LOOM_TEST_PYTHON=$VENV/bin/python
+    workers=(--dist loadfile --tx popen)
+    for pid in "${MACHINES[@]}"; do
+      workers+=(--tx "popen//python='$ROOT/tests/support/on_other_machine' $pid")
+    done
   fi
   pytest_in_venv "$@" -- -m docker --ignore=tests/unit --ignore=tests/kubernetes "${workers[@]}" || status=$?
-  end_second_machine
+  end_other_machines
   return "$status"
 }
 
-SECOND_MACHINE=  # the process id of its dockerd, while it runs
-SECOND_PLACE=
+MACHINES=()        # the process ids of their dockerds, of those that have the images
+MACHINE_PLACES=()  # the directory of each that was started; `dockerd.pid` and `slirp.pid` are in it
 
-# second_machine: start a second engine in network and mount namespaces of its own, as if on another machine: programs there find
-# it at the usual socket, with the images of the first. Without it, tests run one after the other.
-second_machine() {
-  local place pid way_out
-  if ! is_root || [ -n "${DOCKER_HOST:-}" ] || ! command -v dockerd unshare nsenter slirp4netns >/dev/null; then return 0; fi
-  place=$(mktemp -d /var/tmp/loom-second-machine.XXXXXX)
-  say "starting a second engine, so that two tests run at a time: $place"
+# other_machines NUMBER: start that many engines, each in network and mount namespaces of its own, as if on another machine:
+# programs there find it at the usual socket, with the images of the first. Without them, tests run one after the other.
+other_machines() {
+  local number=$1 place loads=() i
+  if ((number < 1)) || ! is_root || [ -n "${DOCKER_HOST:-}" ] || ! command -v dockerd unshare nsenter slirp4netns >/dev/null; then return 0; fi
+  say "starting engines, so that $((number + 1)) tests run at a time: $number more"
+  for ((i = 0; i < number; i++)); do
+    place=$(mktemp -d /var/tmp/loom-test-machine.XXXXXX)
+    MACHINE_PLACES+=("$place")
+    other_machine "$place" &
+    loads+=($!)
+  done
+  for ((i = 0; i < number; i++)); do
+    place=${MACHINE_PLACES[-number + i]}
+    if wait "${loads[i]}"; then
+      MACHINES+=("$(cat "$place/dockerd.pid")")
+    else
+      say "an engine does not work ($(tail -n 1 "$place/log")): fewer tests run at a time"
+    fi
+  done
+}
+
+# other_machine PLACE: one of them. In the background of a script: what it starts has a session of its own.
+other_machine() {
+  local place=$1 pid image
   printf 'nameserver 10.0.2.3\n' >"$place/resolv.conf"
   setsid unshare --net --mount --propagation private sh -c "ip link set lo up
     mount --bind '$place/resolv.conf' /etc/resolv.conf
     exec dockerd --data-root '$place/data' --exec-root '$place/exec' --pidfile '$place/pid' -H 'unix://$place/engine.sock'" \
     >"$place/log" 2>&1 </dev/null &
   pid=$!
-  SECOND_MACHINE=$pid SECOND_PLACE=$place
-  if DOCKER_HOST=unix://$place/engine.sock wait_for_engine 60 "$pid"; then
-    setsid slirp4netns --configure --mtu=65520 --disable-host-loopback "$pid" tap0 >"$place/slirp.log" 2>&1 </dev/null &
-    way_out=$!
-    printf '%s\n' "$way_out" >"$place/slirp.pid"
-    if nsenter --target "$pid" --mount mount --bind "$place/engine.sock" /var/run/docker.sock &&
-      docker save "$BASE_IMAGE" "${IMAGES[@]/#/loom/}" | docker -H "unix://$place/engine.sock" load >/dev/null; then
-      for image in "${IMAGES[@]}"; do
-        docker -H "unix://$place/engine.sock" tag "loom/$image" "loom/${image%:*}:latest"
-      done
-      return 0
-    fi
-  fi
-  say "the second engine does not work ($(tail -n 1 "$place/log")): one test at a time"
-  end_second_machine
+  printf '%s\n' "$pid" >"$place/dockerd.pid"
+  DOCKER_HOST=unix://$place/engine.sock wait_for_engine 60 "$pid" || return 1
+  setsid slirp4netns --configure --mtu=65520 --disable-host-loopback "$pid" tap0 >"$place/slirp.log" 2>&1 </dev/null &
+  printf '%s\n' "$!" >"$place/slirp.pid"
+  nsenter --target "$pid" --mount mount --bind "$place/engine.sock" /var/run/docker.sock || return 1
+  docker save "$BASE_IMAGE" "${IMAGES[@]/#/loom/}" | docker -H "unix://$place/engine.sock" load >/dev/null || return 1
+  for image in "${IMAGES[@]}"; do
+    docker -H "unix://$place/engine.sock" tag "loom/$image" "loom/${image%:*}:latest" || return 1
+  done
 }
 
-end_second_machine() {
-  local i
-  [ -n "$SECOND_MACHINE" ] || return 0
-  kill "$SECOND_MACHINE" 2>/dev/null || true
-  for ((i = 0; i < 60; i++)); do
-    kill -0 "$SECOND_MACHINE" 2>/dev/null || break
-    sleep 0.5
+end_other_machines() {
+  local place pid i
+  for place in "${MACHINE_PLACES[@]}"; do
+    pid=$(cat "$place/dockerd.pid")
+    kill "$pid" 2>/dev/null || true
+    for ((i = 0; i < 60; i++)); do
+      kill -0 "$pid" 2>/dev/null || break
+      sleep 0.5
+    done
+    kill -9 "$pid" 2>/dev/null || true
+    [ ! -f "$place/slirp.pid" ] || kill "$(cat "$place/slirp.pid")" 2>/dev/null || true
+    rm -rf "$place"
   done
-  kill -9 "$SECOND_MACHINE" 2>/dev/null || true
-  [ ! -f "$SECOND_PLACE/slirp.pid" ] || kill "$(cat "$SECOND_PLACE/slirp.pid")" 2>/dev/null || true
-  rm -rf "$SECOND_PLACE"
-  SECOND_MACHINE=
+  MACHINES=() MACHINE_PLACES=()
 }
 
 # Several at once: most of their time is the cluster's. Without one they skip.

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import pytest_rerunfailures
 
-# It would connect to 127.0.0.1, where a worker on the second engine's network finds nobody.
+# It would connect to 127.0.0.1, where a worker on another engine's network finds nobody.
 pytest_rerunfailures.HAS_PYTEST_HANDLECRASHITEM = False
 
 os.environ["LOOM_CONTAINER"] = "0"  # tests' jobs without an image run on this machine, unless a test says otherwise
