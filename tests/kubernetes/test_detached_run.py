@@ -79,7 +79,11 @@ def test_a_run_is_left_followed_killed_and_followed_to_its_end(project: Path, tm
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    until(lambda: any("line 199" in path.read_text() for path in steps.rglob("events.jsonl")), while_runs=following)
+    until(
+        lambda: any("line 199" in path.read_text() for path in steps.rglob("events.jsonl")),
+        while_runs=following,
+        limit_s=180,
+    )
     assert loom("attach", run_id).returncode == 2
     following.send_signal(signal.SIGKILL)
     following.wait(timeout=60)
