@@ -104,7 +104,7 @@ class Moment:
     """What is there when loom is gone, and nobody has looked yet."""
 
 
-SERVICE = "services: [{name: side, image: debian:trixie-slim, command: [sleep, '60']}]\n  script: [echo hi]"
+SERVICE = "services: [{name: side, image: debian:trixie-slim, command: [sleep, '600']}]\n  script: [echo hi]"
 FAILS = "script: [exit 1]"
 PRODUCTS = "script: ['echo made >made; mkdir kept; echo x >kept/x']\n  artifacts: {paths: [made]}\n  cache: {key: k, paths: [kept]}"
 
