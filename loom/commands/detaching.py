@@ -54,7 +54,7 @@ class Leaving:
             self._leave(ExitCode.HANGUP)
 
     def _leave(self, code: ExitCode, why: str = "") -> None:
-        self._once.acquire()  # for good: another thread that comes here waits for the end
+        self._once.acquire()  # no limit: nobody releases it; another thread that comes here waits for the end
         with suppress(OSError, ValueError):
             self._close()
             if why:

@@ -88,13 +88,14 @@ def _in_clusters(here: Here, recorded: Iterable[tuple[RunEntry, str, dict[str, A
             continue
         with suppress(LoomError):  # an older or damaged record: what it kept ends by its own deadline
             job = past.read(entry).job(job_id)
-            if job.job.provider in silent:
+            name = job.job.provider
+            if name in silent:
                 continue
             try:
                 if session.find_place(here, job) is not None:
                     found[place_id] = (entry.run_id, job_id)
             except EngineUnavailable:
-                silent.add(job.job.provider)
+                silent.add(name)
     return found
 
 

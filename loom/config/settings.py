@@ -261,7 +261,7 @@ class Config:
         return text_of(name, getattr(self, name))
 
 
-class Setting(Struct, frozen=True):
+class ConfigKey(Struct, frozen=True):
     parse: Parse
     about: str
     project: Rule
@@ -270,14 +270,14 @@ class Setting(Struct, frozen=True):
     """Whether it accepts null."""
 
 
-def _key_of(item: Field[Any], hint: Any) -> Setting:
+def _key_of(item: Field[Any], hint: Any) -> ConfigKey:
     kinds = [kind for kind in (hint, *get_args(hint)) if kind is not NoneType]
     clearable = NoneType in get_args(hint)
     kind = kinds[1] if clearable else kinds[0]
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     plain: Mapping[Any, Parse] = {bool: as_flag, str: as_text, Path: as_path}
     parse = kind.__metadata__[0] if get_origin(kind) is Annotated else as_choice(*choices) if choices else plain[kind]
-    return Setting(parse, item.metadata["about"], item.metadata["project"], choices, clearable)
+    return ConfigKey(parse, item.metadata["about"], item.metadata["project"], choices, clearable)
 
 
 _HINTS = get_type_hints(Config, include_extras=True)

@@ -28,7 +28,7 @@ from loom.providers.kubernetes.inside import PodInside
 from loom.providers.kubernetes.link import Link
 from loom.providers.kubernetes.pod import DETACHED, HELPER, JOB, KEPT_UNTIL, lease_of, selector
 from loom.providers.kubernetes.pods import Pods
-from loom.providers.kubernetes.session import PodSession, Saved, not_as_root, remove, saved_of
+from loom.providers.kubernetes.session import PodSession, SavedSession, not_as_root, remove, saved_of
 from loom.status import OnOutput
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class KeptPod(Struct, frozen=True):
 
     @contextmanager
     def _session(
-        self, request: SessionRequest, on_output: OnOutput, saved: Saved | None = None
+        self, request: SessionRequest, on_output: OnOutput, saved: SavedSession | None = None
     ) -> Iterator[tuple[PodSession, Link]]:
         pods = Pods(self.cluster, selector(self.marks.get(labels.RUN, ""), self.marks.get(labels.JOB, "")))
         pods.wait_for(self.name, lambda pod: bool(pod), 10.0)

@@ -79,9 +79,9 @@ class PodContainer:
         remove(self._cluster, self._pod)
 
 
-def saved_of(data: bytes) -> Saved:
+def saved_of(data: bytes) -> SavedSession:
     """Return what `PodSession.hand_over` saved."""
-    return msgspec.json.decode(data, type=Saved)
+    return msgspec.json.decode(data, type=SavedSession)
 
 
 def remove(cluster: Cluster, pod: str) -> None:
@@ -92,7 +92,7 @@ def remove(cluster: Cluster, pod: str) -> None:
         pass
 
 
-class Saved(Struct, frozen=True, kw_only=True):
+class SavedSession(Struct, frozen=True, kw_only=True):
     """What a loom needs to go on with a session of an earlier one."""
 
     pod: str
@@ -121,7 +121,7 @@ class PodSession:
         parcels: Parcels | None,
         on_output: OnOutput,
         pushed: Pushed | None = None,
-        saved: Saved | None = None,
+        saved: SavedSession | None = None,
     ) -> None:
         """`parcels`: None for a pod that has its files; `pushed`: what the pod copied from the registry, still to be proved.
 
@@ -189,7 +189,7 @@ class PodSession:
                 raise states.why_lost(self._cluster, self._pod, self._request.job_id)
         self._driven.hand_over(tokens)
 
-    def _to_save(self, steps: Sequence[Command], after: Mapping[bool, Sequence[Command]]) -> Saved:
+    def _to_save(self, steps: Sequence[Command], after: Mapping[bool, Sequence[Command]]) -> SavedSession:
         shared = {kind: driver.new_token() for kind in ("steps", "after")}
         tokens = {}
         for kind, commands in (("steps", steps), ("after", after[True])):
@@ -197,7 +197,7 @@ class PodSession:
                 token = shared[kind] if command.share is not None else driver.new_token()
                 tokens[command.name] = token.decode("latin-1")
         facts = self.facts
-        return Saved(
+        return SavedSession(
             pod=facts.container_id,
             begun=0,
             tokens=tokens,
