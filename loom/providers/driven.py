@@ -79,7 +79,7 @@ class Driven:
         self._unfinished = False
         self._shared: _Shared | None = None
         self._handed_over: Mapping[str, bytes] = {}
-        """The tokens of the commands that the driver does by itself, by their names; empty when it does what it is told."""
+        """The tokens of the commands that the driver does by itself, by their names; empty when it waits for orders."""
         self.died = False
 
     def hello(self, talk: Talk, cancel: Cancel, ended_at_once: Callable[[str, str], LoomError]) -> Hello | None:
@@ -158,7 +158,7 @@ class Driven:
             self.channel.send(line)
 
     def _take_over(self) -> None:
-        """Let the driver do only what it is told from now on."""
+        """From now on, let the driver do only what loom sends."""
         if self._handed_over:
             self._handed_over = {}
             self.channel.send(driver.STAY)
@@ -199,7 +199,7 @@ class Driven:
         return replace(self._exit(str(talk.answer), ended), still_ran=still_ran, goes_on=goes_on)
 
     def _order(self, command: Command) -> tuple[Talk, bytes]:
-        """Return what the driver is told, and the talk for its answer."""
+        """Return the command for the driver, and the talk for its answer."""
         environment = {**self._environment, **command.environment}
         share, shared = command.share, self._shared
         token = self._handed_over.get(command.name, b"")

@@ -1,6 +1,6 @@
 # loom's driver: the main process of a job's container. Comments and blank lines are cut out before it is sent.
 #
-# It is told what to do over its standard input, one command a line, and runs one step at a time in a fresh shell. It
+# It reads commands from its standard input, one on each line, and runs one step at a time in a fresh shell. It
 # needs a POSIX shell and nothing else in the image: every command below is a builtin. What it says itself is marked with
 # a token that loom made for this one occasion and that no step has seen.
 #

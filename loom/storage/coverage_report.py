@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import IO, Literal, get_args
 from xml.parsers import expat
 
-from loom.storage.reports import UnreadableReport
+from loom.storage.reports import UnreadableReport, parse_xml
 
 MAX_BYTES = 256 << 20
 """Read as a stream. JaCoCo names each line and branch of a project."""
-_CHUNK = 1 << 16
 Kind = Literal["cobertura", "jacoco"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _ROOT = {"cobertura": "coverage", "jacoco": "report"}
@@ -25,18 +24,7 @@ def read(kind: Kind, file: IO[bytes]) -> tuple[float, float]:
     parser.StartElementHandler = reader.start
     parser.EndElementHandler = reader.end
     parser.EntityDeclHandler = _refuse_entities
-    size = 0
-    try:
-        while chunk := file.read(_CHUNK):
-            size += len(chunk)
-            if size > MAX_BYTES:
-                raise UnreadableReport(f"it is larger than {MAX_BYTES >> 20} MiB")
-            parser.Parse(chunk, False)
-        parser.Parse(b"", True)
-    except expat.ExpatError as error:
-        raise UnreadableReport(f"it is not well-formed XML: {error}") from error
-    except (LookupError, OverflowError) as error:
-        raise UnreadableReport(f"it can't be read: {error}") from error
+    parse_xml(parser, file, MAX_BYTES)
     if reader.lines is None:
         raise UnreadableReport(f"it is XML, but has no line coverage as {kind} has it")
     return reader.lines

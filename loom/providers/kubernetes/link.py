@@ -2,7 +2,7 @@
 
 The pod's helper keeps what the driver prints in numbered segments until they are taken; each stream has a position, a
 segment and the bytes of it that arrived. After a loss, the next connection starts at these segments, and what was there
-already is left out. What the driver is told is numbered too, and told again if it did not arrive.
+already is left out. Commands for the driver are numbered too, and sent again if they did not arrive.
 """
 
 from __future__ import annotations

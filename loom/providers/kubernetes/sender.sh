@@ -1,4 +1,4 @@
-# One connection of loom to the pod's helper: sends what the driver prints, and takes what the driver is told. Comments and
+# One connection of loom to the pod's helper: sends what the driver prints, and takes the commands for the driver. Comments and
 # blank lines are cut out before it is sent. It needs `sh`, `cat`, `sleep`, `date`, `wc` and `rm`.
 #
 # $1: the folder of the segments  $2: the FIFO of the driver's input  $3: a token, which marks what is not output

@@ -171,7 +171,7 @@ class _Inputs:
 
 
 def _typed(text: str, kind: str) -> Any:
-    """Return the value that text of the command line has as this type; what is none of it stays text."""
+    """Return the value that text of the command line has as this type; other text stays text."""
     try:
         return text if kind == "string" else json.loads(text)
     except ValueError:

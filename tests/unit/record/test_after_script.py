@@ -1,4 +1,4 @@
-"""What `after_script` may take, and what is told of it: it never changes a job's result."""
+"""What `after_script` may take, and what the record has of it: it never changes a job's result."""
 
 import json
 import subprocess

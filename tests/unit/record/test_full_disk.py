@@ -1,4 +1,4 @@
-"""The disk is full: under the record, under the workspace. What can be told is told, and nothing half is left."""
+"""The disk is full: under the record, under the workspace. loom reports what it can, and leaves nothing half."""
 
 import json
 from collections.abc import Callable
