@@ -151,7 +151,9 @@ PREDEFINED = (
     Predefined("CI_NODE_INDEX", "job", "With `parallel`: which copy this is, from 1."),
     Predefined("CI_NODE_TOTAL", "job", "With `parallel`: how many copies there are."),
     Predefined(
-        "CI_JOB_STATUS", "after_script", "How the job ended, in GitLab's words: `success`, `failed`, `canceled`."
+        "CI_JOB_STATUS",
+        "job",
+        "`running`; in `after_script` how the job ended, in GitLab's words: `success`, `failed`, `canceled`.",
     ),
     Predefined("LOOM_CI", "plan", "`true`: this is a run of loom's, whatever it stands for, and not the CI system."),
     Predefined("LOOM_EVENT", "plan", "The event that the run stands for, as `--event` names it."),
@@ -340,6 +342,7 @@ def for_job(job: Job, *, project_dir: str, image_name: str) -> dict[str, str]:
         "CI_JOB_NAME_SLUG": slug(job.name),
         "CI_JOB_ID": job.id,
         "CI_JOB_STAGE": job.stage,
+        "CI_JOB_STATUS": "running",
         "CI_JOB_IMAGE": image_name,
         **{name: value for name, value in sometimes.items() if value is not None},
     }

@@ -135,6 +135,8 @@ class GitLabFiles:
         path = text.lstrip("/")
         if not path.endswith(SUFFIXES):
             raise NotFound(f"{text or 'an empty path'} is no YAML file; its name must end in .yml or .yaml")
+        if path.startswith("./"):
+            raise NotFound(f"GitLab finds no file by a path with ./ in front; write {path.removeprefix('./')}")
         if ".." in path.split("/"):
             raise NotFound(f"{text} leads out of the project; write the path from the project's root")
         names = [path]
