@@ -206,6 +206,8 @@ ReportKind = Literal["junit", "dotenv", "cobertura", "jacoco", "codequality", "s
 class Artifacts(Struct, frozen=True, kw_only=True):
     paths: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    exclude_alone: bool = False
+    """As in GitLab: a pattern of `exclude` that matches a directory does not concern what is below."""
     untracked: bool = False
     """Keep also every file that git does not track, ignored ones included."""
     when: When = "on_success"
@@ -231,10 +233,12 @@ class Cache(Struct, frozen=True, kw_only=True):
     name: str | None = None
     untracked: bool = False
     """Keep also every file that git does not track, ignored ones included."""
+    by_key: bool = False
+    """As in GitLab: the key alone names an entry, whatever its paths, and a fallback key is a whole key."""
 
     @property
     def content(self) -> tuple[str, ...]:
-        """What the cache keeps, by which entries of one key differ."""
+        """What the cache keeps, by which entries of one key differ, unless `by_key`."""
         return (*self.paths, "(untracked files)") if self.untracked else self.paths
 
 

@@ -117,6 +117,8 @@ class _Whole:
     def never(self, path: str) -> bool:
         return False
 
+    left_out = never
+
     def takes(self, path: str) -> bool:
         return True
 

@@ -83,7 +83,7 @@ def collect(
     (found by `masker`) is left out. ArtifactError for a pattern outside the workspace, an unreadable view or an
     unwritable record; nothing remains then.
     """
-    selection = _selection(spec.paths, spec.exclude, tracked)
+    selection = _selection(spec, tracked)
     skipped: list[Skipped] = []
     files = size = 0
     links_out = []
@@ -171,7 +171,7 @@ def fetch(archive: Path, folder: Path) -> EntryWriter:
 
 def read_reports(patterns: Iterable[str], view: WorkspaceView, read: Callable[[IO[bytes], str], T]) -> ReadReports[T]:
     """Read a job's reports, each by its file and path. An unreadable one is a problem in the result, never an error."""
-    selection = _selection(patterns, ())
+    selection = _selection(Artifacts(paths=tuple(patterns)))
     found: list[T] = []
     skipped: list[Skipped] = []
     problems: list[str] = []
@@ -187,9 +187,9 @@ def read_reports(patterns: Iterable[str], view: WorkspaceView, read: Callable[[I
     return ReadReports(read=tuple(found), missing=selection.missing, problems=tuple(problems))
 
 
-def _selection(paths: Iterable[str], exclude: Iterable[str], beyond: Tracked | None = None) -> PathSelection:
+def _selection(spec: Artifacts, beyond: Tracked | None = None) -> PathSelection:
     try:
-        return PathSelection(paths, exclude, beyond)
+        return PathSelection(spec.paths, spec.exclude, beyond, exclude_alone=spec.exclude_alone)
     except UnsafePath as error:
         raise ArtifactError(
             f"artifacts: {error}",

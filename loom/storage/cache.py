@@ -98,6 +98,8 @@ class StoredEntry(Struct, frozen=True, kw_only=True):
     created_at: float
     protected: bool = False
     """Saved by a run on a protected branch; only such runs write these."""
+    by_key: bool = False
+    """The key alone names the entry; otherwise its paths do too."""
     trees: tuple[str, ...] = ()
     """Fingerprints of the packed tree: as it was, and as it is after a restore."""
 
@@ -148,7 +150,7 @@ class Cache:
         self._protected = protected
 
     def restore(self, spec: Spec, key: str, view: WorkspaceView, on_output: OnOutput) -> RestoreResult:
-        """Unpack the entry for `key`, or the newest whose key begins with one of `spec.fallback_keys`."""
+        """Unpack the entry for `key`, or the newest that one of `spec.fallback_keys` means."""
         warnings: list[str] = []
         result = RestoreResult(hit="miss")
         self._bring(spec, key, warnings)
@@ -205,7 +207,7 @@ class Cache:
     ) -> SaveResult:
         selection = selection_of(spec.paths, tracked)
         check_private(self.folder)
-        identity = _id(self._project, key, spec.content)
+        identity = self._identity(spec, key)
         before = [entry for entry in self._exact(identity) if self._blob_path(entry.blob).exists()]
         trees: tuple[str, ...] = ()
         if isinstance(view, DirectoryView):
@@ -242,6 +244,7 @@ class Cache:
                 created_at=now,
                 used_at=now,
                 protected=self._protected,
+                by_key=spec.by_key,
                 trees=trees if not skipped else (),
             )
             with self._locked():
@@ -283,15 +286,14 @@ class Cache:
             warnings.append(f"the cache can't be used: {_reason(error)}")
             return
         self._sweep_unfinished()
-        exact = self._exact(_id(self._project, key, spec.content))
+        exact = self._exact(self._identity(spec, key))
         yield from ((entry, "exact") for entry in exact)
         others: list[Stored] | None = None
-        for prefix in spec.fallback_keys:
+        for fallback in spec.fallback_keys:
             if others is None:
-                others = [entry for entry in self._entries_of_project() if entry.paths == spec.content]
-                others.sort(key=lambda entry: -entry.created_at)
+                others = sorted(self._entries_of_project(), key=lambda entry: -entry.created_at)
             for entry in others:
-                if prefix and entry.key.startswith(prefix) and entry not in exact:
+                if _falls_back(spec, fallback, entry) and entry not in exact:
                     yield entry, "fallback"
 
     def _exact(self, identity: str) -> list[Stored]:
@@ -325,15 +327,15 @@ class Cache:
 
     def _wanted(self, spec: Spec, key: str, bucket: Bucket) -> Stored | None:
         """Return the bucket's entry for `key`, else its newest one for a fallback key, if the folder has none for `key`."""
-        identity = _id(self._project, key, spec.content)
+        identity = self._identity(spec, key)
         exact = self._entries_of(bucket, [self._entry_path(identity, protected) for protected in self._readable])
         if exact or self._exact(identity) or not spec.fallback_keys:
             return exact[0] if exact else None
         folders = [_folder_name(self._project, protected) for protected in self._readable]
         names = [name for folder in folders for name in bucket.names(f"entries/{folder}")]
         entries = self._entries_of(bucket, [self.folder / name for name in names[:_MOST_LISTED]])
-        for prefix in filter(None, spec.fallback_keys):
-            found = [entry for entry in entries if entry.paths == spec.content and entry.key.startswith(prefix)]
+        for fallback in spec.fallback_keys:
+            found = [entry for entry in entries if _falls_back(spec, fallback, entry)]
             if found:
                 return max(found, key=lambda entry: entry.created_at)
         return None
@@ -345,7 +347,7 @@ class Cache:
 
     def _share(self, spec: Spec, key: str, result: SaveResult, bucket: Bucket) -> SaveResult:
         """Store the folder's entry in the bucket, its archive first."""
-        path = self._entry_path(_id(self._project, key, spec.content), self._protected)
+        path = self._entry_path(self._identity(spec, key), self._protected)
         try:
             entry = self._read(path)
             if entry is not None:
@@ -422,6 +424,9 @@ class Cache:
 
     # Files
 
+    def _identity(self, spec: Spec, key: str) -> str:
+        return _id(self._project, key, () if spec.by_key else spec.content)
+
     def _entry_path(self, identity: str, protected: bool) -> Path:
         return self.folder / "entries" / _folder_name(self._project, protected) / f"{identity}.json"
 
@@ -456,7 +461,9 @@ class Cache:
             if written.schema != _SCHEMA or not re.fullmatch(r"[0-9a-f]{64}", written.blob):
                 return None
             fields = {name: getattr(written, name) for name in StoredEntry.__struct_fields__}
-            entry = Stored(**fields, id=_id(written.project, written.key, written.paths), used_at=used_at)
+            entry = Stored(
+                **fields, id=_id(written.project, written.key, () if written.by_key else written.paths), used_at=used_at
+            )
         except (ValueError, RecursionError):
             return None
         return entry if self._path_of(entry) == path else None
@@ -561,6 +568,13 @@ def _folder_name(project: str, protected: bool) -> str:
 def _id(project: str, key: str, paths: Sequence[str]) -> str:
     text = json.dumps([project, key, list(paths)])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _falls_back(spec: Spec, fallback: str, entry: Stored) -> bool:
+    """Whether an entry is one that a fallback key of the cache means."""
+    if spec.by_key:
+        return entry.by_key and entry.key == fallback
+    return bool(fallback) and not entry.by_key and entry.paths == spec.content and entry.key.startswith(fallback)
 
 
 def _over(entries: Sequence[Stored], max_size: int) -> list[Stored]:

@@ -51,8 +51,17 @@ class PathSelection:
     `[abc]` and `{a,b}` work as in a shell; leading dots are ordinary characters.
     """
 
-    def __init__(self, paths: Iterable[str], exclude: Iterable[str] = (), beyond: Tracked | None = None) -> None:
-        """`beyond`: select also everything that is not among these."""
+    def __init__(
+        self,
+        paths: Iterable[str],
+        exclude: Iterable[str] = (),
+        beyond: Tracked | None = None,
+        *,
+        exclude_alone: bool = False,
+    ) -> None:
+        """`beyond`: select also everything that is not among these. `exclude_alone`: a pattern of `exclude` that matches a
+        directory does not concern what is below.
+        """
         self.paths = tuple(paths)
         exclude = tuple(exclude)
         for pattern in (*self.paths, *exclude):
@@ -60,7 +69,8 @@ class PathSelection:
             if problem:
                 raise UnsafePath(f"{pattern!r}: {problem}")
         self._include = [(pattern, _compiled(pattern), _depth_patterns(pattern)) for pattern in self.paths]
-        self._exclude = [_compiled(pattern) for pattern in exclude]
+        self._exclude = [_compiled(pattern) for pattern in exclude if not exclude_alone]
+        self._exclude_alone = [globs.compile(normal(pattern) or "**") for pattern in exclude if exclude_alone]
         self._with_git = any(normal(pattern).split("/")[0] == _GIT for pattern in self.paths)
         self._beyond = beyond
         self.matched: set[str] = set()
@@ -90,7 +100,11 @@ class PathSelection:
             if compiled.match(path):
                 self.matched.add(pattern)
                 taken = True
-        return taken
+        return taken and not self.left_out(path)
+
+    def left_out(self, path: str) -> bool:
+        """Whether this path is excluded, though not what is below."""
+        return any(pattern.fullmatch(path) for pattern in self._exclude_alone)
 
     def never(self, path: str) -> bool:
         """Whether this path and everything below is excluded."""
@@ -157,5 +171,6 @@ class Chosen(Protocol):
     @property
     def roots(self) -> tuple[str, ...]: ...
     def never(self, path: str) -> bool: ...
+    def left_out(self, path: str) -> bool: ...
     def takes(self, path: str) -> bool: ...
     def may_hold(self, directory: str) -> bool: ...

@@ -147,7 +147,7 @@ class _Walk:
         except PermissionError as error:
             self._on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
             return
-        taken = inside or selection.takes(path)
+        taken = not selection.left_out(path) if inside else selection.takes(path)
         if stat.S_ISDIR(status.st_mode):
             if taken or selection.may_hold(path):
                 yield from self._directory(directory, name, path, status, taken=taken)

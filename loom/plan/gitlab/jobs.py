@@ -47,6 +47,9 @@ _GIVE = "give it with --var, or in the file that `gitlab: {variables: FILE}` in 
 _When = Literal["on_success", "on_failure", "always", "manual"]
 _WHEN: Mapping[str, _When] = {"on_failure": "on_failure", "always": "always", "manual": "manual"}
 
+_LIKE_ONE_STAR = re.compile(r"(?<=[^/*])\*{2,}|\*{2,}(?=[^/*])|\*{3,}")
+"""Stars that cross no folders: for GitLab's runner, only a `**` that is a whole part of a path does."""
+
 
 class GitLabJobBuilder:
     """`problems` are errors in values, warnings of refused jobs, and notices of what is left out."""
@@ -99,7 +102,11 @@ class GitLabJobBuilder:
             network=p.Network(mode=config.network),
             services=tuple(self.service(node, texts) for node in one_or_more(merged.get("services"))),
             artifacts=self.artifacts(merged, texts),
-            cache=tuple(self.cache(node, texts) for node in one_or_more(merged.get("cache")) if _keeps(node)),
+            cache=tuple(
+                self.cache(number, node, texts)
+                for number, node in enumerate(one_or_more(merged.get("cache")))
+                if _keeps(node)
+            ),
             secrets=(*self.secrets(merged, texts), *texts.secrets),
             given_variables=(*self.candidates.own, *self.candidates.selection.variables),
             matrix=candidate.matrix,
@@ -219,6 +226,7 @@ class GitLabJobBuilder:
         return p.Artifacts(
             paths=tuple(dict.fromkeys((*texts.paths(fields.get("paths")), *public))),
             exclude=texts.paths(fields.get("exclude")),
+            exclude_alone=True,
             untracked=_is_true(fields.get("untracked")),
             when=_outcome(fields.get("when")),
             name=texts.maybe(fields.get("name")),
@@ -232,7 +240,7 @@ class GitLabJobBuilder:
             return ()
         return texts.paths(pages.get("publish") or job.get("publish")) or ("public",)
 
-    def cache(self, node: Node, texts: _Texts) -> p.Cache:
+    def cache(self, number: int, node: Node, texts: _Texts) -> p.Cache:
         fields = fields_of(node)
         policy = texts.maybe(fields.get("policy")) or "pull-push"
         if policy not in ("pull", "push", "pull-push"):
@@ -241,7 +249,8 @@ class GitLabJobBuilder:
             )
         return p.Cache(
             paths=texts.paths(fields.get("paths")),
-            key=_cache_key(fields.get("key"), texts),
+            key=_cache_key(fields.get("key"), number, texts),
+            by_key=True,
             fallback_keys=tuple(texts(text_of(key)) for key in one_or_more(fields.get("fallback_keys"))),
             policy="pull" if policy == "pull" else "push" if policy == "push" else "pull-push",
             when=_outcome(fields.get("when")),
@@ -420,7 +429,7 @@ class _Texts:
         found = []
         values = {**self.values, **_PROJECT}
         for item in one_or_more(node):
-            path = expand(text_of(item), values).removeprefix("./") or "."
+            path = _LIKE_ONE_STAR.sub("*", expand(text_of(item), values).removeprefix("./")) or "."
             if path.startswith(("/", "~")) or ".." in path.split("/"):
                 message = f"{path} is outside the project, and left out; GitLab's runner leaves it out too"
                 self.builder.say(item, self.at(), message, severity="notice", code="GL_NO_EFFECT")
@@ -493,14 +502,15 @@ def _keeps(cache: Node) -> bool:
     return bool(one_or_more(fields.get("paths"))) or _is_true(fields.get("untracked"))
 
 
-def _cache_key(node: Node | None, texts: _Texts) -> str | p.CacheKeyFiles:
+def _cache_key(node: Node | None, number: int, texts: _Texts) -> str | p.CacheKeyFiles:
+    """`number`: of the cache among those of the job. It tells keys of files apart, as GitLab does where there is no prefix."""
     if node is None:
         return "default"
     if node.kind is Kind.SCALAR:
         return texts(text_of(node)) or "default"
     files = texts.paths(node.get("files") or node.get("files_commits"))
     prefix = texts.maybe(node.get("prefix")) or ""
-    return p.CacheKeyFiles(files=files, prefix=prefix) if files else prefix or "default"
+    return p.CacheKeyFiles(files=files, prefix=prefix or str(number)) if files else prefix or "default"
 
 
 def _coverage(node: Node | None) -> str | None:

@@ -122,6 +122,8 @@ class _Everything:
     def never(self, path: str) -> bool:
         return False
 
+    left_out = never
+
     def takes(self, path: str) -> bool:
         return True
 

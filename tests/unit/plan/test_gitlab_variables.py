@@ -11,6 +11,8 @@ from loom.config import Config, GitLabSettings
 from loom.errors import LoomError
 from loom.plan.model import Image, Job, JobSelection, Plan, ResolveContext, Secret
 from loom.plan.resolve import resolve
+from loom.plan.variables import job_environment, of_status
+from loom.status import Status
 from loom.workflow import dialects
 from loom.workflow.gitlab import variables
 from loom.workflow.gitlab.predefined import environment_slug
@@ -222,3 +224,21 @@ def test_a_token_that_the_user_gives_is_a_variable(tmp_path: Path) -> None:
     settings = GitLabSettings(secrets={"T": "env://MY_TOKEN"})
     found = plan(tmp_path, "a: {script: x, id_tokens: {T: {aud: x}}}", settings=settings).job("a")
     assert (found.refused, found.secrets) == ((), (Secret(name="T", ref="env://MY_TOKEN", file=False),))
+
+
+def test_caches_and_exclusions_of_artifacts_are_gitlabs(tmp_path: Path) -> None:
+    found = job(
+        tmp_path,
+        "job: {script: x, artifacts: {paths: ['out**', 'a/**/*.o'], exclude: [out/tmp]}, cache: ["
+        "{paths: [a], key: {files: [lock]}}, {paths: [b], key: {files: [lock]}}, {paths: [c], key: {files: [lock], prefix: p}}]}",
+    )
+    assert found.artifacts is not None
+    assert (found.artifacts.paths, found.artifacts.exclude_alone) == (("out*", "a/**/*.o"), True)
+    assert all(cache.by_key for cache in found.cache)
+    assert [key.prefix for cache in found.cache if not isinstance(key := cache.key, str)] == ["0", "1", "p"]
+
+
+def test_a_job_runs_until_after_script_says_how_it_ended(tmp_path: Path) -> None:
+    found = job_environment(job(tmp_path, "job: {script: x}"), {}, project_dir="/p", image_name="")
+    assert found["CI_JOB_STATUS"] == "running"
+    assert of_status(Status.TIMED_OUT)["CI_JOB_STATUS"] == "failed"

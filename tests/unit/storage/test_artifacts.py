@@ -117,6 +117,25 @@ def test_patterns(
     assert sorted(kept.names) == names
 
 
+@pytest.mark.parametrize(
+    ("paths", "exclude", "names"),
+    [
+        ("dist/lib", "dist/lib", ["dist/lib/a.so", "dist/lib/deep", "dist/lib/deep/er", "dist/lib/deep/er/b.so"]),
+        ("dist/lib", "dist/lib/", ["dist/lib/a.so", "dist/lib/deep", "dist/lib/deep/er", "dist/lib/deep/er/b.so"]),
+        ("dist/lib", "dist/lib/*", ["dist/lib", "dist/lib/deep/er", "dist/lib/deep/er/b.so"]),
+        ("dist/lib", "dist/lib/**/*", ["dist/lib"]),
+        ("dist/lib", "dist/lib/**", ["dist/lib"]),
+        ("dist/lib", "dist/lib/**/*.so", ["dist/lib", "dist/lib/deep", "dist/lib/deep/er"]),
+        ("logs/*", "logs/.two.log", ["logs/one.log"]),
+    ],
+)
+def test_an_exclusion_may_concern_the_path_alone(
+    workspace: Path, kept: Kept, view_of: ViewOf, paths: str, exclude: str, names: list[str]
+) -> None:
+    kept.collect(view_of(workspace), paths, exclude=(exclude,), exclude_alone=True)
+    assert sorted(kept.names) == names
+
+
 @pytest.mark.parametrize("everything", [".", "**", "**/*", "*"])
 def test_everything_is_without_git_and_looms_record(
     workspace: Path, kept: Kept, view_of: ViewOf, everything: str

@@ -150,6 +150,24 @@ def test_fallback_keys_find_the_newest_that_begins_so(
     assert restore(store, place, "main-9", other_paths).hit == "miss"
 
 
+def test_by_key_alone_an_entry_serves_other_paths_and_a_fallback_key_is_a_whole_key(
+    tmp_path: Path, store: Cache, workspace: Path
+) -> None:
+    save(store, workspace, "main", Spec(paths=("deps/",), by_key=True))
+    others = Spec(paths=("more/*.idx",), by_key=True, fallback_keys=("mai", "main"))
+    place = empty(tmp_path)
+    assert restore(store, place, "main", others).hit == "exact"
+    assert tree(place).keys() == {name for name in tree(workspace) if name.startswith("deps")}
+    found = restore(store, empty(tmp_path, "other"), "feature", others)
+    assert (found.hit, found.key) == ("fallback", "main")
+    assert restore(store, place, "feature", Spec(paths=("deps/",), by_key=True, fallback_keys=("mai",))).hit == "miss"
+    assert restore(store, place, "main", Spec(paths=("deps/",), fallback_keys=("main",))).hit == "miss"
+    save(store, workspace, "main", others)
+    assert [(entry.key, entry.paths) for entry in store.entries()] == [("main", ("more/*.idx",))], (
+        "it replaces the entry"
+    )
+
+
 def test_projects_do_not_see_each_other(tmp_path: Path, store: Cache, workspace: Path, clock: Clock) -> None:
     save(store, workspace)
     other = Cache(store.folder, max_size=1 << 30, project="example.org/b", clock=clock)
