@@ -161,6 +161,10 @@ class YamlFile(Struct, eq=False):
             self._lines = LINE_BREAK.split(self.text)
         return self._lines[number - 1] if 0 < number <= len(self._lines) else None
 
+    def within(self, line: int, column: int) -> tuple[int, int]:
+        """Return this place, or the end of the text for the line that the parser adds after an unfinished last one."""
+        return (line, column) if self.line(line) is not None else (line - 1, len(self.line(line - 1) or "") + 1)
+
     def problem(
         self,
         node: Node | None,
@@ -305,7 +309,7 @@ class NodeBuilder:
 
     def place(self, mark: Any) -> tuple[int, int]:
         """Return line and column, from 1, of a mark in `source`."""
-        return mark.line + 1, mark.column + 1
+        return self.file.within(mark.line + 1, mark.column + 1)
 
     def resolve(self, text: str) -> Any:
         """Parse a plain scalar."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from urllib.parse import quote, unquote_to_bytes
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loom.errors import SecretError
@@ -22,6 +22,7 @@ from loom.render.screen import Look, Screen
 from loom.secrets.masking import Masker
 from loom.status import Status
 from tests.security.conftest import PLAIN, Victim
+from tests.support.effort import fuzzed
 from tests.support.report_page import log_lines
 
 INSERTED = [
@@ -98,7 +99,7 @@ class Sinks:
         return {name: "\n".join(lines) for name, lines in self.shown.items()}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@fuzzed(150)
 @given(value=values(), encoding=st.sampled_from(sorted(ENCODINGS)), inserted=st.sampled_from(INSERTED), data=st.data())
 def test_no_sink_shows_a_secret(value: str, encoding: str, inserted: str, data: st.DataObject) -> None:
     encode, decode = ENCODINGS[encoding]
@@ -127,6 +128,7 @@ def test_no_sink_shows_a_secret(value: str, encoding: str, inserted: str, data: 
             assert value not in decode(bare), (name, bare)
 
 
+@fuzzed(100)
 @given(st.text(max_size=60))
 def test_nothing_that_a_service_prints_is_a_command(printed: str) -> None:
     for hostile in (

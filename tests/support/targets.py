@@ -21,6 +21,9 @@ from loom.providers.docker.attach import Demultiplexer
 from loom.record import events
 from loom.storage import junit, tar, unpacking
 from loom.storage.unpacking import UnsafeArchive, checked
+from loom.util import yaml_file
+from loom.util.yaml_file import Node, YamlFile, fields_of, items_of
+from loom.workflow.gitlab import inputs, yaml
 
 
 def frames(data: bytes) -> None:
@@ -75,6 +78,38 @@ def archive(data: bytes) -> None:
                 assert len(content.read()) == entry.size
 
 
+def interpolation(data: bytes) -> None:
+    """A GitLab file is refused, or it is what its text says; all that it has, and all that is wrong, stands in it."""
+    file = yaml_file.decoded(data, "x.yml", code=yaml.CODE)
+    if file.problems:
+        return
+    root = inputs.load(file, inputs.Given(texts={"name": "a\nb: [", "list": '["x", {"y": 1}]'}))
+    for problem in file.problems:
+        assert_stands_in(file, problem.line, problem.column)
+    pending, seen = [] if root is None else [root], set[int]()
+    while pending:
+        node = pending.pop()
+        if id(node) not in seen:  # an alias is the aliased node itself
+            seen.add(id(node))
+            assert_stands_in(file, node.line, node.column)
+            pending += [*items_of(node), *fields_of(node).values(), *_reference(node)]
+            assert node.kind is not yaml_file.Kind.MAPPING or node.value.keys() == node.keys.keys()
+    if not file.problems and "$[[" not in file.text and "spec" not in file.text:
+        plain = yaml.parse(YamlFile(name="x.yml", text=file.text))[0]
+        assert repr(plain and plain.plain()) == repr(root and root.plain())  # not a number equals nothing
+
+
+def _reference(node: Node) -> list[Node]:
+    return node.value if node.kind is yaml_file.Kind.REFERENCE else []
+
+
+def assert_stands_in(file: YamlFile, line: int, column: int) -> None:
+    """A place is within the file: the end of a line counts."""
+    text = file.line(line)
+    assert text is not None, (file.name, line)
+    assert 1 <= column <= len(text) + 1, (file.name, line, column)
+
+
 def _archive() -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as file:
@@ -91,6 +126,17 @@ def _archive() -> bytes:
     return out.getvalue()[: 12 * 512]
 
 
+_PIPELINE = b"""spec:
+  inputs:
+    name: {default: "\xc3\xa9", regex: /^[a-z]/}
+    list: {type: array, default: [&a x, *a]}
+    flag: {type: boolean, options: [true, yes], rules: [{if: $[[ inputs.name ]] == "x", default: true}, {default: false}]}
+---
+.a: &b {script: [!reference [job, script], "$[[ inputs.name | truncate(0,3) | expand_vars ]]"]}
+"job $[[ inputs.name | posix_escape ]]":
+  <<: *b
+  script: $[[ inputs.list ]] # $[[ inputs.flag ]]
+"""
 _EVENT = events.PhaseEvent(
     seq=1,
     ts="2026-11-26T11:12:13.000014Z",
@@ -117,6 +163,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
     ),
     "report": (report, (_REPORT,)),
     "archive": (archive, (_archive(),)),
+    "interpolation": (interpolation, (_PIPELINE, _PIPELINE.partition(b"---\n")[2])),
 }
 """By name, the target and inputs to begin with."""
 
@@ -125,7 +172,7 @@ def main(name: str, directory: Path, arguments: list[str]) -> None:
     import atheris
 
     target, seeds = TARGETS[name]
-    for module in (attach, events, junit, tar, unpacking):
+    for module in (attach, events, junit, tar, unpacking, inputs, yaml, yaml_file):
         own = [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]
         for value in own + [method for found in own if isinstance(found, type) for method in vars(found).values()]:
             if isinstance(value, FunctionType):

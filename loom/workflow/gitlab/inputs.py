@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct, field
 
+from loom.util import yaml_file
 from loom.util.yaml_file import LINE_BREAK, Kind, Node, YamlFile, fields_of, items_of
 from loom.workflow.gitlab import conditions, yaml
 from loom.workflow.gitlab.variables import expand_existing
@@ -20,6 +20,7 @@ MAX_FUNCTIONS = 3
 _BLOCK = re.compile(r"\$\[\[\s*(\S.*?\S|\S)\s*\]\]", re.DOTALL)
 _DIVIDER = re.compile(r"^---(?=\s|$)", re.MULTILINE)
 _HEADER = re.compile(r"^[\"']?spec[\"']?\s*:", re.MULTILINE)
+_ESCAPED = re.compile(r"[^\w.,:+/@\n-]", re.ASCII)
 _TRUNCATE = re.compile(r"truncate\(\s*([0-9]+)\s*,\s*([0-9]+)\s*\)")
 _INPUT = re.compile(r"\$\[\[\s*inputs\.([\w-]+)\s*\]\]")
 _TYPES: Mapping[str, Callable[[Any], bool]] = {
@@ -229,6 +230,9 @@ def _content(file: YamlFile, end: int, values: Mapping[str, Any], given: Given) 
         length += len(value)
         last = block.end()
     new = "".join([*text, source[last:]])
+    if len(new) > yaml_file.MAX_BYTES:
+        limit = yaml_file.MAX_BYTES // (1024 * 1024)
+        say(_node_at(file, 0, 1), f"with its inputs, {file.name} is larger than {limit} MiB; hand over less", file, "/")
     return None if file.problems else yaml.parse(file, new, _origin(file.text, new, pieces))[0]
 
 
@@ -243,15 +247,15 @@ def _evaluated(expression: str, values: Mapping[str, Any], given: Given) -> str:
     for function in functions:
         if not isinstance(value, str):
             raise _Refused(f"$[[ {expression} ]]: {function} takes text; {name} is not of type string")
-        value = _applied(function, value, given)
+        value = applied(function, value, given)
     return as_text(value)
 
 
-def _applied(function: str, value: str, given: Given) -> str:
+def applied(function: str, value: str, given: Given) -> str:
     if function == "expand_vars":
         return expand_existing(value, given.variables)
     if function == "posix_escape":
-        return shlex.quote(value)
+        return _ESCAPED.sub(r"\\\g<0>", value).replace("\n", "'\n'") or "''"  # as Ruby's Shellwords.shellescape
     if cut := _TRUNCATE.fullmatch(function):
         return value[int(cut[1]) : int(cut[1]) + int(cut[2])]
     raise _Refused(f"unknown function {function}; the functions are {_FUNCTIONS}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loom.util.yaml_file import Kind, Node, pointer
+from loom.workflow.gitlab.yaml import Shared
 from loom.workflow.messages import Problems
 
 MAX_DEPTH = 10
@@ -14,6 +15,7 @@ class Resolver:
     def __init__(self, root: Node, problems: Problems) -> None:
         self.root = root
         self.problems = problems
+        self._shared = Shared()
         self._done: dict[int, Node] = {}
         self._kept: list[Node] = []
         """The nodes whose ids are keys."""
@@ -66,7 +68,9 @@ class Resolver:
                 missing = f"there is no {key} in {'.'.join(path[:number])}" if number else f"there is no {key}"
                 return self._refused(node, at, f"{shown}: {missing}; name a job and a key of it")
         assert found is not None  # an empty path gives the root
-        return self._value(found, (*trail, path), at)
+        found = self._value(found, (*trail, path), at)
+        why = self._shared.too_much(found, len(at))
+        return self._refused(node, at, f"{shown} {why}") if why else found
 
     def _refused(self, node: Node, at: tuple[str | int, ...], message: str) -> Node:
         self.problems.say(node, pointer(*at), message)

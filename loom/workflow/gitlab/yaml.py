@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from loom.util.yaml_file import Kind, Node, NodeBuilder, YamlFile
+from loom.util.yaml_file import Kind, Node, NodeBuilder, YamlFile, fields_of
 from loom.workflow.gitlab.variables import text_of
 
 CODE = "GL_INVALID"
 MAX_DEPTH = 100
+MAX_SHARED = 100_000
 _TRUE, _FALSE = frozenset({"true", "yes", "on"}), frozenset({"false", "no", "off"})
 _FLOAT = re.compile(r"[-+]?([0-9][0-9_,]*)?\.[0-9]*([eE][+-][0-9]+)?")
 _INTEGER = re.compile(r"[-+]?(0b[01_]+|0o?[0-7_]*|0x[0-9a-fA-F_]+|[1-9]([0-9]|,[0-9]|_[0-9])*)")
@@ -36,8 +37,40 @@ def parse(file: YamlFile, source: str | None = None, origin: Origin | None = Non
     return [*builder.before, file.root]
 
 
+class Shared:
+    """The values that a file has by alias or reference: the nodes themselves, so many and so deep that all may be walked."""
+
+    def __init__(self) -> None:
+        self._left = MAX_SHARED
+        self._weights: dict[int, tuple[int, int]] = {}
+        self._kept: list[Node] = []
+        """The nodes whose ids are keys."""
+
+    def too_much(self, node: Node, depth: int) -> str:
+        """Take a finished value at a depth once more; return why it can't be taken, else nothing."""
+        size, levels = self._weight(node)
+        self._left -= size
+        if depth + levels > MAX_DEPTH:
+            return f"leads deeper than {MAX_DEPTH} levels"
+        return f"brings more than {MAX_SHARED} values, which GitLab refuses; share less" if self._left < 0 else ""
+
+    def _weight(self, node: Node) -> tuple[int, int]:
+        """Return how many values and levels a node has, where shared ones count each time."""
+        known = self._weights.get(id(node))
+        if known is None:
+            below = [self._weight(child) for child in (node.value if _listed(node) else fields_of(node).values())]
+            known = 1 + sum(size for size, _ in below), 1 + max((levels for _, levels in below), default=0)
+            self._weights[id(node)] = known
+            self._kept.append(node)
+        return known
+
+
+def _listed(node: Node) -> bool:
+    return node.kind is Kind.LIST or node.kind is Kind.REFERENCE
+
+
 class Documents(NodeBuilder):
-    """Keep the aliased nodes themselves, so that an expansion bomb costs nothing until somebody walks it."""
+    """Keep the aliased nodes themselves: an expansion bomb is refused before anything walks it."""
 
     max_depth = MAX_DEPTH
 
@@ -46,6 +79,7 @@ class Documents(NodeBuilder):
         self._source = source
         self._origin = origin
         self._anchors: dict[str, Node] = {}
+        self._shared = Shared()
         self.before: list[Node | None] = []
         """The documents before the last one."""
 
@@ -54,8 +88,7 @@ class Documents(NodeBuilder):
         return self._source
 
     def place(self, mark: Any) -> tuple[int, int]:
-        line, column = mark.line + 1, mark.column + 1
-        return (line, column) if self._origin is None else self._origin(line, column)
+        return super().place(mark) if self._origin is None else self._origin(mark.line + 1, mark.column + 1)
 
     def resolve(self, text: str) -> Any:
         return resolve(text)
@@ -70,12 +103,15 @@ class Documents(NodeBuilder):
 
     def alias(self, event: Any, within: list[Node]) -> Node:
         node = self._anchors.get(event.anchor)
-        if node is not None and not any(node is parent for parent in within):
-            return node
+        inside = any(node is parent for parent in within)
+        why = "is unknown; its anchor must stand before it, in the same file"
+        if node is not None:
+            why = "stands inside its own anchor" if inside else self._shared.too_much(node, len(within))
+            if not why:
+                return node
         width = event.end_mark.column - event.start_mark.column
         found = Node(self.file, Kind.REFUSED, None, *self.place(event.start_mark), width)
-        why = "stands inside its own anchor" if node is not None else "is unknown; its anchor must stand before it"
-        self.say(found, f"the alias *{event.anchor} {why}, in the same file")
+        self.say(found, f"the alias *{event.anchor} {why}")
         return found
 
     def decorated(self, event: Any, node: Node) -> None:

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loom import workflow
 from loom.errors import RequestError, WorkflowError
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import resolve
+from tests.support.effort import fuzzed
 
 STAGES = ["one", "two", "three"]
 WHENS = ["on_success", "on_failure", "always", "manual", "never"]
@@ -73,7 +74,7 @@ def check(plan: Plan, all_ids: set[str]) -> None:
         seen.add(job.id)
 
 
-@settings(max_examples=150, deadline=None)
+@fuzzed(150)
 @given(text=workflows(), selection=SELECTIONS)
 def test_every_plan_is_sound(tmp_path_factory: pytest.TempPathFactory, text: str, selection: JobSelection) -> None:
     path: Path = tmp_path_factory.mktemp("any") / "workflow.yml"

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loom.record.lines import Line, LineSplitter
+from tests.support.effort import fuzzed
 
 
 def all_lines(chunks: list[bytes], limit: int = 65536) -> list[Line]:
@@ -25,6 +26,7 @@ def joined(lines: list[Line]) -> bytes:
     return b"".join(parts)
 
 
+@fuzzed(100)
 @given(
     st.lists(st.binary(max_size=40) | st.sampled_from([b"\n", "é€😀".encode(), b"\xff\n", b"abc\r"])),
     st.integers(4, 30),

@@ -9,12 +9,12 @@ from urllib.parse import quote, quote_plus
 from xml.sax.saxutils import escape, quoteattr
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loom.errors import SecretError
 from loom.secrets.masking import Masker
-from tests.support.effort import effort
+from tests.support.effort import effort, fuzzed
 
 PLAIN = "hunter2secret"
 AWKWARD = """p@ss/w+rd "q" 'x' \\ $é☃𝄞&<>="""
@@ -204,7 +204,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@fuzzed(150)
 @given(
     pieces=st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=8),
     broken=st.integers(0, 60),
@@ -296,7 +296,7 @@ def test_colours_around_a_secret_stay() -> None:
     assert masker.mask("\x1b[31mkey: \x1b[1mhun\x1b[0mter2secret\x1b[0m!") == f"\x1b[31mkey: \x1b[1m{TOKEN}\x1b[0m!"
 
 
-@settings(max_examples=300, deadline=None)
+@fuzzed(300)
 @given(
     values=st.lists(st.text("abc", min_size=4, max_size=7), min_size=1, max_size=4, unique=True),
     text=st.text("abc \n", max_size=200),
@@ -317,6 +317,7 @@ def test_a_model_that_looks_everywhere_hides_the_same(values: list[str], text: s
     assert masker.mask(text) == masked
 
 
+@fuzzed(100)
 @given(st.binary(max_size=400), st.lists(st.integers(0, 400), max_size=5))
 def test_any_bytes_without_a_secret_stay_as_they_are(data: bytes, cuts: list[int]) -> None:
     masker = Masker({"S": "no-such-thing-in-there"})

@@ -1,7 +1,4 @@
-"""Random repositories with random uncommitted work, judged by git, byte for byte.
-
-LOOM_HYPOTHESIS_EXAMPLES sets how many. By default 12, always the same: the unit suite should stay quick and predictable.
-"""
+"""Random repositories with random uncommitted work, judged by git, byte for byte."""
 
 from __future__ import annotations
 
@@ -14,15 +11,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from loom.cancel import Cancel
 from loom.snapshot import discover, explain, take
+from tests.support.effort import fuzzed
 
 from .conftest import Repo, check, contents, proved
-
-EXAMPLES = int(os.environ.get("LOOM_HYPOTHESIS_EXAMPLES", "12"))
 
 # Few names, so that things collide: a file where another example step makes a directory, a link where a file was.
 NAMES = [
@@ -223,7 +219,7 @@ def place() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
-@settings(max_examples=EXAMPLES, derandomize=EXAMPLES <= 12, deadline=None, suppress_health_check=list(HealthCheck))
+@fuzzed(12, 60)
 @given(before=st.lists(steps, max_size=8), after=st.lists(steps, max_size=10), borrow=st.booleans())
 def test_random_work(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]], borrow: bool) -> None:
     with place() as top:

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, reject, settings
+from hypothesis import Phase, given, reject, settings
 from hypothesis import strategies as st
 
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import Snapshot, discover, renew, take, take_to_stand
+from tests.support.effort import fuzzed
 from tests.support.waiting import until
 
 from .conftest import Repo, proved
-from .test_random import EXAMPLES, do, place, steps
+from .test_random import do, place, steps
 
 
 def laid_out(workspace: Path, without_times: frozenset[str]) -> dict[str, tuple[int, object, object]]:
@@ -62,13 +63,7 @@ def equal_to_a_new_one(repo: Repo, top: Path, renewed: Snapshot) -> None:
     assert proved(renewed).same
 
 
-@settings(
-    max_examples=EXAMPLES,
-    derandomize=EXAMPLES <= 12,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    phases=(Phase.generate,),  # making a failing example smaller takes minutes
-)
+@settings(fuzzed(12, 60), phases=(Phase.reuse, Phase.generate))  # making a failing example smaller takes minutes
 @given(before=st.lists(steps, max_size=10), after=st.lists(steps, max_size=8))
 def test_whatever_happened_in_between(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]) -> None:
     with place() as top:

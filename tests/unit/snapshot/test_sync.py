@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -38,6 +38,7 @@ from loom.snapshot import (
     take,
 )
 from loom.util.paths import below
+from tests.support.effort import fuzzed
 
 from .conftest import NewRepo, Repo
 
@@ -357,7 +358,7 @@ def lay_out(root: Path, wanted: dict[str, tuple[str, bytes]]) -> None:
             continue
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@fuzzed(15)
 @given(before=files, job=files, mine=files, edited=st.booleans())
 def test_pull_does_what_git_apply_does(
     before: dict[str, tuple[str, bytes]], job: dict[str, tuple[str, bytes]], mine: Any, edited: bool
@@ -403,7 +404,7 @@ def related(path: str, others: Collection[str]) -> bool:
     return any(below(path, other) or below(other, path) for other in others)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@fuzzed(40)
 @given(before=files, mine=files, job=files)
 def test_a_merge_takes_each_path_whole_or_leaves_it(
     before: dict[str, tuple[str, bytes]], mine: dict[str, tuple[str, bytes]], job: dict[str, tuple[str, bytes]]

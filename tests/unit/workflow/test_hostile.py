@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loom import workflow
@@ -17,6 +17,7 @@ from loom.plan.resolve import problems_of, resolve
 from loom.plan.variables import KNOWN_TO_PLANS
 from loom.util import yaml_file
 from loom.workflow.lint import warnings
+from tests.support.effort import fuzzed
 
 HEAD = "version: v1\nstages: [build, test]\n"
 
@@ -236,21 +237,21 @@ WORDS = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@fuzzed(300)
 @given(st.lists(WORDS, max_size=40).map(" ".join))
 def test_any_text_is_answered(text: str) -> None:
     file = yaml_file.parse(text.encode(), "x.yml")
     assert (file.root is None) <= (bool(file.problems) or not re.sub(r"#.*|---|~|null|\s|\ufeff|\x85", "", file.text))
 
 
-@settings(max_examples=200, deadline=None)
+@fuzzed(200)
 @given(body=st.lists(st.tuples(st.integers(0, 3), WORDS, WORDS), max_size=12))
 def test_any_workflow_is_answered(tmp_path_factory: pytest.TempPathFactory, body: list[tuple[int, str, str]]) -> None:
     lines = [HEAD, "a:\n"] + [f"{'  ' * depth}{key}: {value}\n" for depth, key, value in body]
     said(tmp_path_factory.mktemp("any"), "".join(lines).encode("utf-8", "surrogatepass"))
 
 
-@settings(max_examples=300, deadline=None)
+@fuzzed(300)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_answered(data: bytes) -> None:
     yaml_file.parse(data, "x.yml")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from loom.errors import ProviderError
 from loom.providers.docker.attach import Demultiplexer
+from tests.support.effort import fuzzed
 
 FRAMES = st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(max_size=40)), max_size=12)
 
@@ -19,6 +20,7 @@ def framed(frames: list[tuple[str, bytes]]) -> bytes:
     return b"".join(struct.pack(">BxxxL", 1 if name == "stdout" else 2, len(data)) + data for name, data in frames)
 
 
+@fuzzed(100)
 @given(FRAMES, st.lists(st.integers(1, 30), min_size=1))
 def test_every_byte_comes_out_in_order_and_with_its_stream(frames: list[tuple[str, bytes]], cuts: list[int]) -> None:
     data, frame_by_frame = framed(frames), Demultiplexer()

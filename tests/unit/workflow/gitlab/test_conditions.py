@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loom.workflow.expressions import ExpressionError
 from loom.workflow.gitlab import conditions
 from loom.workflow.patterns import PatternError
+from tests.support.effort import fuzzed
 
 HOLDS = [
     # a variable alone
@@ -136,7 +137,7 @@ PIECES = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@fuzzed(300)
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join) | st.text(max_size=40), st.text(max_size=10))
 def test_any_text_is_a_condition_or_is_refused(text: str, value: str) -> None:
     try:
@@ -146,7 +147,7 @@ def test_any_text_is_a_condition_or_is_refused(text: str, value: str) -> None:
     assert conditions.holds(expression, {"A": value}) in (True, False)
 
 
-@settings(max_examples=200, deadline=None)
+@fuzzed(200)
 @given(st.text(alphabet="ab.*+?()[]{}|^$\\/1dzPp<>:=!im", max_size=20), st.text(alphabet="ab/\n", max_size=8))
 def test_any_pattern_of_a_variable_searches_or_is_a_text(pattern: str, value: str) -> None:
     expression = conditions.parse("$V =~ $P")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loom.util.toposort import CycleError
 from loom.workflow.gitlab import variables
 from loom.workflow.gitlab.variables import Scope, Variable, expand, expand_all, expand_existing, layers, read
 from loom.workflow.messages import Problems
+from tests.support.effort import fuzzed
 from tests.support.gitlab import node
 
 KNOWN = {"CI": "true", "BRANCH": "main", "URL_DEV": "https://dev", "EMPTY": ""}
@@ -131,7 +132,7 @@ def test_a_value_must_be_one_of_its_options() -> None:
     ]
 
 
-@settings(max_examples=300, deadline=None)
+@fuzzed(300)
 @given(
     st.dictionaries(st.sampled_from("ABCD"), st.text(alphabet="$ABCDE{}%()- ", max_size=12), max_size=4),
     st.text(alphabet="$ABCDE{}%()- ", max_size=12),
