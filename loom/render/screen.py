@@ -153,7 +153,8 @@ class Screen:
         if self._look.stream and self._look.detail is not Detail.QUIET:
             for text, _ in batch.texts():
                 whole = self._look.detail is Detail.VERBOSE
-                for line in (text,) if whole else self._sections.lines((job_id, place), text):
+                sections = job_id, batch.where.section or ""
+                for line in (text,) if whole else self._sections.lines(sections, text):
                     self._write(self._prefix(job_id) + visible(line, colours=self._look.paint is not None))
 
     def _prefix(self, job_id: str) -> str:
@@ -167,9 +168,6 @@ class Screen:
             yield from self._fact(event)
         elif event.kind == "phase_started":
             yield from self._started(event)
-        elif event.step is not None and event.job_id is not None:
-            for line in self._sections.end((event.job_id, event.step)):
-                yield self._prefix(event.job_id) + line
         elif event.phase_code == PhaseCode.RUN_BOOTSTRAP and event.error and self._look.detail is not Detail.QUIET:
             yield self._bad(event.error)
 
@@ -188,10 +186,14 @@ class Screen:
             if self._look.stream and self._look.detail is not Detail.QUIET:
                 first = self._commands[event.job_id, event.step].strip().splitlines() or [""]
                 more = f" {self._look.marks['dots']}" if len(first) > 1 else ""
-                yield self._look.styled(f"{event.job_id:<{self._job_width}} $ {shown(first[0])}{more}", "dim")
+                for line in self._sections.lines((event.job_id, ""), f"$ {shown(first[0])}{more}"):
+                    yield self._look.styled(f"{event.job_id:<{self._job_width}} {line}", "dim")
 
     def _fact(self, event: PhaseEvent) -> Iterator[str]:
         data = event.data
+        if event.message in ("attempt_failed", "job_finished"):
+            for line in self._sections.end((event.job_id or "", "")):
+                yield self._prefix(event.job_id or "") + line
         match event.message:
             case "plan_resolved":
                 self._planned = {job["id"]: job for job in data["jobs"]}

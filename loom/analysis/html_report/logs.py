@@ -11,12 +11,15 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct, field
 
 from loom.record.event_files import count_output, read_events, start_of_last
 from loom.record.events import OutputEvent
 from loom.record.reader import whole_lines
 from loom.util.controls import cleaned, visible
+from loom.util.sections import OutputSection, SectionReader
+from loom.util.units import rough_duration
 
 MOST_LINES = 1_000_000
 """Lines of one log in the page. Browsers show no element that is much higher than a million lines."""
@@ -30,6 +33,8 @@ LEAST_BYTES = 300_000
 """Events that are read of each log, also where others have used up the page's share."""
 LONGEST_LINE = 300_000
 """Characters of one line in the page."""
+MOST_FOLDS = 10_000
+"""Sections of one log that the page folds. The browser needs all of them when it opens the log."""
 _PIECE_LINES, _PIECE_CHARACTERS = 500, 100_000
 
 
@@ -45,11 +50,32 @@ class Piece(Struct, frozen=True, kw_only=True):
     data: str
 
 
+class Fold(Struct, frozen=True, kw_only=True):
+    """Lines of a log in a section that the output marks: the line with its title, and the last line in it."""
+
+    first: int
+    last: int
+    section: OutputSection
+    """Its end may come in the log of a later step."""
+
+    @property
+    def took(self) -> str:
+        took = self.section.duration_ms
+        return "" if took is None else rough_duration(took)
+
+
 class Log(Struct, frozen=True, kw_only=True):
     total: int = 0
     pieces: list[Piece] = field(default_factory=list)
     numbers: dict[str, list[int]] = field(default_factory=dict)
     """By `key_of`: the lines with each text that was asked for."""
+    folds: list[Fold] = field(default_factory=list)
+
+    @property
+    def folded(self) -> str:
+        """The folds for the page: first and last line, 1 for a collapsed one, duration."""
+        found = [(fold.first, fold.last, int(fold.section.collapsed), fold.took) for fold in self.folds]
+        return msgspec.json.encode(found).decode() if found else ""
 
     @property
     def left_out(self) -> list[tuple[int, int]]:
@@ -95,12 +121,14 @@ def read_log(
     *,
     began: str,
     total: int | None,
+    sections: SectionReader | None = None,
     wanted: Collection[str] = (),
     telling_at: int | None = None,
 ) -> Log:
     """Read the log in a file of events. RecordError for a damaged file.
 
     `total`: its lines, if the record states them. `telling_at`: the byte at which an event begins that the page must have.
+    `sections`: those that are open where the log begins, and afterwards those that its end leaves open.
     """
     try:
         size = path.stat().st_size
@@ -109,7 +137,7 @@ def read_log(
     allowed = share.of(size)
     if total is None:
         total = count_output(path)
-    writer = _Writer(began, wanted)
+    writer = _Writer(began, wanted, sections or SectionReader())
     if size <= allowed and total <= MOST_LINES:
         writer.write(1, _lines(path))
         return writer.log(total)
@@ -141,20 +169,30 @@ def _within(lines: Iterable[OutputEvent], characters: int) -> Iterator[OutputEve
 class _Writer:
     """Lines in, pieces out."""
 
-    def __init__(self, began: str, wanted: Collection[str]) -> None:
+    def __init__(self, began: str, wanted: Collection[str], sections: SectionReader) -> None:
         self._began = _milliseconds(began)
         self._wanted = frozenset(key_of(text) for text in wanted if text.strip())
         self._pieces: list[Piece] = []
         self._numbers: dict[str, list[int]] = {}
+        self._sections = sections
+        self._folds: list[Fold] = []
+        self._first: dict[OutputSection, int] = {}
+        """The open sections that began in this log, and where."""
+        self._next = 1
 
     def write(self, number: int, lines: Iterable[OutputEvent]) -> int:
         """Number the lines from `number`. Returns the number after the last one."""
+        if number > self._next:  # a section may end among the lines that are left out
+            self._fold_rest()
+            self._sections.open.clear()
         rows: list[str] = []
         first, size, before = number, 0, self._began
         for line in lines:
             text = _shown(line.text)
             if self._wanted and (known := key_of(text)) in self._wanted:
                 self._numbers.setdefault(known, []).append(number)
+            if "section_" in line.text:
+                text = self._marked(number, line.text)
             at = _milliseconds(line.ts)
             rows.append(f"{1 if line.stream == 'stdout' else 2}{at - before or ''}\t{text}")
             before = at
@@ -165,7 +203,34 @@ class _Writer:
                 rows, first, size, before = [], number, 0, self._began
         if rows:
             self._add(first, rows)
+        self._next = number
         return number
+
+    def _marked(self, number: int, line: str) -> str:
+        """Note the sections that begin and end in a line. Returns its text with all titles."""
+        texts: list[str] = []
+        ended: list[OutputSection] = []
+        for part in self._sections.parts(line):
+            if isinstance(part, str):
+                texts.append(_shown(part))
+            elif part.ended is not None:
+                ended.append(part)
+            else:
+                texts.append(part.title)
+                if len(self._folds) + len(self._first) < MOST_FOLDS:
+                    self._first[part] = number
+        for section in ended:
+            self._fold(section, number - 1 if texts else number)
+        return " ".join(texts)
+
+    def _fold(self, section: OutputSection, last: int) -> None:
+        first = self._first.pop(section, None)
+        if first is not None:
+            self._folds.append(Fold(first=first, last=max(first, last), section=section))
+
+    def _fold_rest(self) -> None:
+        for section in list(self._first):
+            self._fold(section, self._next - 1)
 
     def _add(self, first: int, rows: list[str]) -> None:
         data = base64.b64encode(zlib.compress("\n".join(rows).encode(), 6)).decode()
@@ -173,7 +238,8 @@ class _Writer:
 
     def log(self, total: int) -> Log:
         end = self._pieces[-1].first + self._pieces[-1].count - 1 if self._pieces else 0
-        return Log(total=max(total, end), pieces=self._pieces, numbers=self._numbers)
+        self._fold_rest()
+        return Log(total=max(total, end), pieces=self._pieces, numbers=self._numbers, folds=self._folds)
 
 
 def _shown(text: str) -> str:

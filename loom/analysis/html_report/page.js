@@ -32,11 +32,15 @@ class Log {
     this.here = 0;
     this.pieces = [...unit.querySelectorAll("script")].map(script =>
       ({ script, first: Number(script.dataset.first), count: Number(script.dataset.count) }));
+    this.folds = JSON.parse(this.box?.dataset.folds || "[]")
+      .map(([first, last, closed, took]) => ({ first, last, closed: closed === 1, took })).sort((a, b) => a.first - b.first || b.last - a.last);
+    this.merge();
   }
   open() {
     if (!this.observer && this.box) this.build();
     if (this.told && !this.scrolled && this.box.clientHeight) {
       this.scrolled = true;
+      this.reveal(this.told);
       this.row(this.told).then(row => { this.box.scrollTop = row.offsetTop - this.box.clientHeight / 2; });
     }
   }
@@ -51,16 +55,55 @@ class Log {
         textContent: `lines ${(last + 1).toLocaleString("en")} to ${(piece.first - 1).toLocaleString("en")} are not in this page` }));
       last = piece.first + piece.count - 1;
       piece.block = this.box.appendChild(make("div", { className: "block" }));
-      piece.block.style.height = piece.count * ROW + "px";
+      this.resize(piece);
       pieces.set(piece.block, piece);
       this.observer.observe(piece.block);
     }
+  }
+  // Sections: a line is hidden in a closed one, after the line with its title. `hidden` has the ranges, apart and in order.
+  merge() {
+    this.hidden = [];
+    for (const fold of this.folds) {
+      const last = this.hidden.at(-1);
+      if (!fold.closed || fold.last === fold.first || last?.[1] >= fold.last) continue;
+      if (last?.[1] >= fold.first) last[1] = fold.last; else this.hidden.push([fold.first + 1, fold.last]);
+    }
+  }
+  isHidden(number) { return this.hidden.some(([first, last]) => first <= number && number <= last); }
+  shown(piece) {
+    const end = piece.first + piece.count - 1;
+    return this.hidden.reduce((count, [first, last]) => count - Math.max(0, Math.min(last, end) - Math.max(first, piece.first) + 1), piece.count);
+  }
+  resize(piece) {
+    const shown = this.shown(piece);
+    piece.block.hidden = shown === 0;
+    piece.block.style.height = piece.filled ? "" : shown * ROW + "px";
+    for (const row of piece.block.children) this.fold(row);
+  }
+  fold(row) {
+    const number = Number(row.dataset.number), button = row.querySelector(".fold");
+    row.hidden = this.isHidden(number);
+    button?.setAttribute("aria-expanded", this.folds.some(fold => fold.first === number && !fold.closed));
+  }
+  refold() {
+    this.merge();
+    for (const piece of this.pieces) if (piece.block) this.resize(piece);
+  }
+  toggle(number) {
+    const mine = this.folds.filter(fold => fold.first === number), closed = mine.some(fold => !fold.closed);
+    for (const fold of mine) fold.closed = closed;
+    this.refold();
+  }
+  reveal(number) {
+    if (!this.isHidden(number)) return;
+    for (const fold of this.folds) if (fold.first < number && number <= fold.last) fold.closed = false;
+    this.refold();
   }
   near(piece, isNear) {
     piece.isNear = isNear;
     if (isNear) this.fill(piece);
     else if (piece.filled) {
-      piece.block.style.height = (piece.block.offsetHeight || piece.count * ROW) + "px";
+      piece.block.style.height = (piece.block.offsetHeight || this.shown(piece) * ROW) + "px";
       piece.block.replaceChildren();
       piece.filled = null;
     }
@@ -68,13 +111,18 @@ class Log {
   fill(piece) {
     return piece.filled ||= linesOf(piece).then(lines => {
       piece.block.replaceChildren(...lines.map((line, index) => this.made(line, piece.first + index)));
-      piece.block.style.height = "";
+      this.resize(piece);
     });
   }
   made(line, number) {
     const row = make("div", { className: "row" },
       make("a", { href: `#${this.unit.id}/L${number}`, textContent: number, tabIndex: -1 }), make("span", {}, ...painted(line.text)));
     row.dataset.time = (line.at / 1000).toFixed(3);
+    row.dataset.number = number;
+    const folds = this.folds.filter(fold => fold.first === number), took = folds.map(fold => fold.took).filter(Boolean).join(", ");
+    if (folds.length) row.classList.add("section");
+    if (folds.some(fold => fold.last > number)) row.firstChild.after(make("button", { type: "button", className: "fold", ariaLabel: `section ${plain(line.text)}` }));
+    if (took) row.append(make("span", { className: "soft", textContent: `  ${took}` }));
     row.classList.toggle("err", line.stderr);
     row.classList.toggle("telling", number === this.told);
     row.classList.toggle("here", number === this.here);
@@ -91,6 +139,7 @@ class Log {
     this.scrolled = true;
     this.box.querySelector(".here")?.classList.remove("here");
     this.here = number;
+    this.reveal(number);
     const row = await this.row(number);
     row.classList.toggle("here", row.firstChild.textContent === String(number));
     row.scrollIntoView({ block: "center", inline: "nearest" });
@@ -256,7 +305,7 @@ function toggle(name) {
   const on = document.body.classList.toggle(name);
   byId(name).setAttribute("aria-pressed", on);
   if (name === "wrap") for (const log of logs.values()) for (const piece of log.pieces)
-    if (piece.block && !piece.filled) piece.block.style.height = piece.count * ROW + "px";
+    if (piece.block) log.resize(piece);
 }
 byId("wrap").addEventListener("click", () => toggle("wrap"));
 byId("times").addEventListener("click", () => toggle("times"));
@@ -276,6 +325,7 @@ document.addEventListener("click", event => {
   const button = event.target.closest("button"), link = event.target.closest("a[href^='#']");
   if (button?.getAttribute("role") === "tab") select(button);
   if (button?.classList.contains("raw")) save(button.closest(".unit"));
+  if (button?.classList.contains("fold")) logOf(button.closest(".unit")).toggle(Number(button.parentElement.dataset.number));
   if (link && link.getAttribute("href") === place()) go();
 });
 document.addEventListener("mouseover", event => {

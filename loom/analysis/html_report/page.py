@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from loom.record.extent import extent_text, recorded_extent
 from loom.record.fold import JobState, RunFold, Span
 from loom.record.reader import Reading, Unit
 from loom.util.controls import cleaned
+from loom.util.sections import SectionReader
 from loom.util.units import counted, rough_duration, rough_size
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class LogView(Struct, frozen=True, kw_only=True):
     command: str
     place: str
     """Where a step stands in the workflow."""
+    within: str
+    """The sections that an earlier step began in its output, with this step's inside them."""
     status: str
     exit_code: int | None
     duration: str
@@ -263,8 +267,10 @@ def _job(
 ) -> JobView:
     result = job.result
     by_attempt: dict[int, list[LogView]] = {}
+    readers: dict[int, SectionReader] = defaultdict(SectionReader)
     for unit in reading.units(job.id):
-        by_attempt.setdefault(unit.attempt, []).append(_log(reading, unit, job, diagnosis, share))
+        sections = readers[unit.attempt] if unit.step is not None else SectionReader()
+        by_attempt.setdefault(unit.attempt, []).append(_log(reading, unit, job, diagnosis, share, sections))
     return JobView(
         id=job.id,
         stage=job.stage,
@@ -307,17 +313,26 @@ def _job_facts(job: JobState) -> Iterator[tuple[str, str]]:
     return ((name, value) for name, value in facts if value)
 
 
-def _log(reading: Reading, unit: Unit, job: JobState, diagnosis: Diagnosis | None, share: ReadBudget) -> LogView:
+def _log(
+    reading: Reading,
+    unit: Unit,
+    job: JobState,
+    diagnosis: Diagnosis | None,
+    share: ReadBudget,
+    sections: SectionReader,
+) -> LogView:
     span = job.steps[unit.attempt, unit.name] if unit.step is not None else job.sections[unit.name]
     last = unit.step is None or unit.attempt == job.attempts
     blamed = diagnosis is not None and last and unit.name == (diagnosis.step or diagnosis.section)
     telling = diagnosis.telling_line if diagnosis is not None and blamed else None
     lines = diagnosis.lines if diagnosis is not None and blamed else []
+    within = " › ".join(section.title for section in sections.open)
     log = read_log(
         unit.events,
         share,
         began=span.start.ts,
         total=_total(span),
+        sections=sections,
         wanted=[*lines, telling or ""],
         telling_at=_byte_of(telling, span),
     )
@@ -328,6 +343,7 @@ def _log(reading: Reading, unit: Unit, job: JobState, diagnosis: Diagnosis | Non
         name=unit.name,
         command=str(data.get("command", "")).strip(),
         place=f"{data['file']}:{data['line']}" if data.get("file") else "",
+        within=within,
         status=str(span.status or "unfinished"),
         exit_code=span.exit_code,
         duration=rough_duration(span.duration_ms),

@@ -19,6 +19,7 @@ from loom.record.event_files import count_output
 from loom.record.events import OutputEvent, PhaseEvent, encode
 from loom.record.fold import JobState, RunFold
 from loom.status import Failure, Status
+from loom.util.sections import SectionReader
 from tests.support.report_page import unpacked
 
 BEGAN = "2026-11-26T05:00:00.000000Z"
@@ -109,6 +110,46 @@ def test_a_line_without_an_end_is_bounded(tmp_path: Path, monkeypatch: pytest.Mo
     ((_, text),) = rows(read_log(written(tmp_path / "e.jsonl", ["y" * 25]), ReadBudget(), began=BEGAN, total=1))
     assert text == f"{'y' * 10} … (15 more characters are in the record)"
     assert key_of("  x" * 300) == key_of(f"{('  x' * 300)[:210]} … end")
+
+
+def _mark(text: str) -> str:
+    return f"\x1b[0Ksection_{text}\r\x1b[0K"
+
+
+def folds(log: Log) -> list[tuple[int, int, str, bool, str]]:
+    return sorted((fold.first, fold.last, fold.section.title, fold.section.collapsed, fold.took) for fold in log.folds)
+
+
+def test_sections_of_the_output_are_ranges_of_lines(tmp_path: Path) -> None:
+    start, end = "start:1:", "end:3:"
+    lines = [
+        _mark(f"{start}a") + "A", _mark(f"{start}b[collapsed=true]"), "x", _mark(f"{end}b") + _mark(f"{start}c") + "C", "y",
+        _mark(f"{end}a"), "section_start:1:d", _mark(f"{end}nobody"), _mark(f"{start}e") + "\x1b[1mE\x1b[0m", "z",
+    ]  # fmt: skip
+    reader = SectionReader()
+    log = read_log(written(tmp_path / "e", lines), ReadBudget(), began=BEGAN, total=10, sections=reader)
+    assert [text for _, text in rows(log)] == ["A", "b", "x", "C", "y", "", "section_start:1:d", "", "E", "z"]
+    assert folds(log) == [
+        (1, 6, "A", False, "2.0 s"), (2, 3, "b", True, "2.0 s"), (4, 6, "C", False, "2.0 s"), (9, 10, "E", False, ""),
+    ]  # fmt: skip
+    assert [section.title for section in reader.open] == ["E"]
+    later = written(tmp_path / "later", ["in the next step", _mark("end:62:e")])
+    assert folds(read_log(later, ReadBudget(), began=BEGAN, total=2, sections=reader)) == []
+    assert folds(log)[-1] == (9, 10, "E", False, "1 min 01 s")
+
+
+def test_a_section_ends_where_lines_are_left_out_and_their_number_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "MOST_LINES", 1000)
+    monkeypatch.setattr(logs, "FIRST_LINES", 100)
+    monkeypatch.setattr(logs, "AROUND", 0)
+    lines = [_mark("start:1:a") + "A", *["x"] * 4998, _mark("end:2:a")]
+    log = read_log(written(tmp_path / "e", lines), ReadBudget(), began=BEGAN, total=5000)
+    assert folds(log) == [(1, 100, "A", False, "")]
+    monkeypatch.setattr(logs, "MOST_FOLDS", 3)
+    log = read_log(written(tmp_path / "e", lines[:1] * 9), ReadBudget(), began=BEGAN, total=9)
+    assert [fold[:2] for fold in folds(log)] == [(1, 9), (2, 9), (3, 9)]
 
 
 def test_lines_of_a_diagnosis_have_the_numbers_of_their_order(tmp_path: Path) -> None:

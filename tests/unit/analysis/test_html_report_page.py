@@ -38,7 +38,24 @@ bad:
       for i in $(seq 40); do echo "tidying up $i"; done
       exit 3
 cell: {stage: test, parallel: {matrix: [{N: [a, b]}]}, script: ["echo cell; test $N = a"]}
-again: {stage: test, retry: 1, script: [echo tried, exit 5]}
+again:
+  stage: test
+  retry: 1
+  script:
+    - echo tried
+    - |
+      printf '\033[0Ksection_start:100:link[collapsed=true]\r\033[0KLinking\none\nld.c:1: error: inside\n'
+      exit 5
+folded:
+  stage: build
+  script:
+    - printf '\033[0Ksection_start:100:all\r\033[0K\033[1mEverything\033[0m\n'
+    - |
+      printf '\033[0Ksection_start:100:get[collapsed=true]\r\033[0KInstall\n'
+      seq 2000 | sed 's|$| needle of a package|'
+      printf '\033[0Ksection_end:165:get\r\033[0K\n'
+      printf '\033[0Ksection_start:165:test\r\033[0KTest\nsome test\n\033[0Ksection_end:167:test\r\033[0Kafter\n'
+    - printf '\033[0Ksection_end:190:all\r\033[0K\n'
 later: {stage: after, needs: [many, bad], script: [echo no]}
 hostile: {stage: after, needs: [many], script: ["echo '<script>document.title=3</script><img src=x onerror=document.title=2>'"]}
 """
@@ -127,7 +144,7 @@ def view(chromium: webdriver.Chrome, page: Path) -> Iterator[Page]:
 
 def test_the_first_screen_is_the_diagnosis_and_the_failing_log_is_at_its_line(view: Page) -> None:
     view.open()
-    assert view.browser.find_element(By.TAG_NAME, "h1").text == "3 of 7 jobs failed"
+    assert view.browser.find_element(By.TAG_NAME, "h1").text == "3 of 8 jobs failed"
     diagnosis = view.browser.find_element(By.ID, "diagnosis")
     assert "app.py:3: error: needle in the failing step" in diagnosis.text
     assert diagnosis.rect["y"] < 300
@@ -173,10 +190,44 @@ def test_a_long_log_is_unpacked_where_it_is_looked_at(view: Page) -> None:
     assert view.browser.execute_script(f"return {time}").strip('"').replace(".", "").isdigit()
 
 
+SHOWN = "[...document.getElementById('folded/script/02').querySelectorAll('.row')].filter(row => row.checkVisibility()).map(row => row.innerText.split(/\\s+/).join(' ').trim())"
+INSTALL = 'document.querySelector(\'[id="folded/script/02"] .fold[aria-label="section Install"]\')'
+
+
+def test_a_section_of_the_output_is_folded_as_its_mark_says_and_opens_for_a_line_inside(view: Page) -> None:
+    view.open("#folded/script/02/L2005")
+    assert view.row("here").split() == ["2005", "after"]
+    closed = ["1 Install 1 min 05 s", "2003 Test 2.0 s", "2004 some test", "2005 after"]
+    view.until(f"String({SHOWN}) === '{','.join(closed)}'")
+    summary = view.browser.find_element(By.CSS_SELECTOR, "[id='folded/script/02'] summary")
+    assert summary.text.endswith("in Everything")
+    view.browser.execute_script(f"{INSTALL}.click()")
+    view.until(f"{SHOWN}[1] === '2 1 needle of a package'")
+    view.browser.execute_script(f"{INSTALL}.click()")
+    view.until(f"String({SHOWN}) === '{','.join(closed)}'")
+    view.keys("/")
+    view.keys("1990 NEEDLE")
+    view.until("document.getElementById('found').textContent === '1 line'")
+    view.keys(Keys.ENTER)
+    assert view.row("here").split() == ["1991", "1990", "needle", "of", "a", "package"]
+    view.browser.execute_script("location.hash = '#folded/script/02/L1'")
+    view.until(f"{INSTALL}?.getAttribute('aria-expanded') === 'true'")
+    view.keys(Keys.ESCAPE)
+    view.open("#folded/script/01/L1")
+    assert view.row("here").split() == ["1", "Everything", "1", "min", "30", "s"]
+
+
+def test_the_line_that_tells_why_is_shown_in_a_collapsed_section(view: Page) -> None:
+    view.open()
+    view.keys("nnn")
+    view.until("location.hash.startsWith('#again/')")
+    assert view.row("here").split() == ["3", "ld.c:1:", "error:", "inside"]
+
+
 def test_nothing_that_a_run_named_or_printed_becomes_markup(view: Page, page: Path) -> None:
     view.open("#hostile/script/01/L1")
     assert view.row("here").endswith("<script>document.title=3</script><img src=x onerror=document.title=2>")
-    assert view.browser.title.startswith("3 of 7 jobs failed: .loom/workflow.yml ")
+    assert view.browser.title.startswith("3 of 8 jobs failed: .loom/workflow.yml ")
     assert "document.title=4" in view.browser.find_element(By.TAG_NAME, "body").get_attribute("textContent")
     assert view.browser.execute_script("return document.querySelectorAll('img').length") == 0
     text = page.read_text()
@@ -187,7 +238,7 @@ def test_nothing_that_a_run_named_or_printed_becomes_markup(view: Page, page: Pa
         "const s = document.createElement('script'); s.textContent = 'document.title = 5'; document.body.append(s)"
     )
     view.browser.execute_script(refused)
-    assert view.browser.title.startswith("3 of 7 jobs failed: ")
+    assert view.browser.title.startswith("3 of 8 jobs failed: ")
     assert "Content Security Policy" in str(view.browser.get_log("browser"))
 
 

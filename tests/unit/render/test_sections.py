@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from loom.render.sections import MOST_DEEP, Sections
+from loom.render.sections import Sections
+from loom.util.sections import MOST_DEEP
 
 AT = ("job", "script/01")
 
