@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from loom.record.events import PhaseCode, Where
+from loom.record.journal import Journal
+from loom.render.screen import Look, Screen
 from loom.render.sections import Sections
+from loom.secrets.masking import Masker
+from loom.status import Status
 from loom.util.sections import MOST_DEEP
 
 AT = ("job", "script/01")
@@ -48,3 +53,31 @@ def test_other_text_and_an_end_without_a_beginning_stay() -> None:
     assert shown("section_start:1:a", end("b", 1), "", "x") == ["section_start:1:a", "", "x"]
     deep = shown(*(start(f"s{number}", 1) for number in range(MOST_DEEP * 2)), "x")
     assert (len(deep), deep[-1]) == (MOST_DEEP + 1, "x")
+
+
+def test_a_section_goes_on_over_the_steps_of_a_job() -> None:
+    lines: list[str] = []
+    journal = Journal(
+        run_id="1",
+        pipeline_id="1",
+        clock_ns=lambda: 10**18,
+        masker=Masker(),
+        sinks=[Screen(Look(stream=True), lines.append)],
+    )
+    scripts = [
+        start("a", 100, "Install", "[collapsed=true]"), "in it", end("a", 160), "after", start("b", 1, "B", "[collapsed=true]")
+    ]  # fmt: skip
+    for number, text in enumerate(scripts):
+        at = Where(scope="step", job_id="job", step=f"script/0{number}")
+        with journal.span(at, PhaseCode.STEP_EXECUTE, {"command": f"run {number}"}) as outcome:
+            writer = journal.writer(at)
+            writer("stdout", f"{text}\n".encode())
+            writer.close()
+            outcome.status = Status.SUCCESS
+    job = Where(scope="job", job_id="job")
+    journal.fact(job, PhaseCode.JOB_CLEANUP, "job_finished", status=Status.SUCCESS, duration_ms=1000)
+    shown_lines = [line.removeprefix("job").strip() for line in lines]
+    assert shown_lines == [
+        "$ run 0", "│ ▸ Install (3 lines, 1 min 00 s)", "$ run 3", "│ after", "$ run 4", "│ ▸ B (0 lines, without an end)",
+        "✓ job       passed in 1.0 s",
+    ]  # fmt: skip
