@@ -17,6 +17,8 @@ class Rounds:
         self._due: set[str] | None = None
         """None: every job."""
         self._failed: set[str] = set()
+        self._advanced = False
+        """Whether the last run took a job off those that are due."""
 
     def changed(self, concerned: Collection[str] | None) -> None:
         """These jobs (None: all of them) have to pass again, on what changed."""
@@ -46,6 +48,7 @@ class Rounds:
     def ended(self, plan_ids: Collection[str], results: Mapping[str, JobResult]) -> None:
         """Take in how jobs ended. `plan_ids`: all jobs that could be due."""
         due = set(plan_ids) if self._due is None else self._due
+        self._advanced = any(result.lets_go_on for result in results.values())
         for job_id, result in results.items():
             if result.lets_go_on:
                 due.discard(job_id)
@@ -58,5 +61,8 @@ class Rounds:
 
     @property
     def goes_on(self) -> bool:
-        """Whether jobs that are due wait only for their turn: the failed ones passed."""
-        return bool(self._due) and not self._failed
+        """Whether jobs that are due wait only for their turn: the failed ones passed.
+
+        Not after a run that brought nothing forward, such as one that ended before its jobs: the next would end as it did.
+        """
+        return bool(self._due) and not self._failed and self._advanced

@@ -92,9 +92,12 @@ class GitFailed(SnapshotError):
 
     def __init__(self, arguments: Sequence[str], exit_code: int, stderr: str, *, place: Path | None) -> None:
         reason = stderr.strip() or f"exit code {exit_code}"
+        full = "No space left" in reason or "Out of diskspace" in reason  # the latter in git's words
         super().__init__(
             f"{f'{place}: ' if place else ''}git {arguments[0]} failed: {reason}",
-            hint="see what `git status` says there",
+            hint="free some space there, or point TMPDIR at another disk"
+            if full
+            else "see what `git status` says there",
         )
         self.stderr = stderr
         self.returncode = exit_code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from loom.commands.run import Options
 from loom.commands.warm import Warm
 from loom.providers.docker.cleanup import reap, remove_run
 from tests.support.loom_process import run_loom
+from tests.support.own_engine import OwnEngine
 from tests.support.waiting import until
 from tests.support.watching import Watched, gone, left
 
@@ -152,6 +153,46 @@ def test_a_killed_watcher_leaves_nothing_that_runs_and_the_next_loom_removes_the
     cleaned = run_loom(("clean", "--all", "--keep-last", "0"), cwd=repo.root, environ=repo.environ)
     assert cleaned.returncode == 0, cleaned.stdout + cleaned.stderr
     assert not workspace.exists()
+
+
+def test_an_engine_is_restarted_while_watching(
+    tmp_path: Path, new_engine: Callable[[], OwnEngine], busybox: bytes
+) -> None:
+    repo = Watched(
+        tmp_path,
+        """
+version: v1
+stages: [test]
+shows: {stage: test, image: ash:test, network: none, script: ["echo it is $(cat a.txt)", "test ! -e wait || sleep 300"]}
+""",
+    )
+    own = new_engine()
+    client = own.start()
+    own.load_busybox(client, busybox)
+    repo.environ["DOCKER_HOST"] = own.url
+    with repo.watch("--stream", "--keep", "never") as terminal:
+        prepared(client, repo)
+        own.stop()
+        client = own.start()
+        assert "it is 2" in repo.changed(terminal, "a.txt", "2\n")  # nothing waits for it any more
+        prepared(client, repo)
+        own.stop()
+        assert "docker" in repo.changed(terminal, "a.txt", "3\n").lower()
+        client = own.start()
+        assert "it is 4" in repo.changed(terminal, "a.txt", "4\n")
+        repo.write("wait", "")
+        terminal.expect("it is 4")
+        own.stop()
+        assert "could not run" in repo.next_run(terminal, "")
+        client = own.start()
+        (repo.root / "wait").unlink()
+        assert "passed" in repo.next_run(terminal)
+        terminal.send("q")
+        assert left(terminal) == 0
+    reap(client)  # as the next loom does: the engine was away when the watcher wanted to remove two of them
+    assert client.api.containers(all=True) == []
+    assert len(repo.receipts()) == 6
+    client.close()
 
 
 def test_what_nobody_takes_goes_after_a_while(

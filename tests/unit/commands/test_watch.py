@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,80 @@ def test_an_invalid_workflow_is_reported_and_the_next_change_runs(tmp_path: Path
         terminal.sendintr()
         assert left(terminal) == 130
     assert len(repo.receipts()) == 2
+
+
+def test_a_rebase_that_stops_at_a_conflict_is_repaired_while_watching(tmp_path: Path) -> None:
+    repo = Watched(tmp_path, ONE)
+    repo.git("switch", "-qc", "topic")
+    repo.write(".loom/workflow.yml", ONE.replace("cat a.txt;", "cat a.txt; echo topic;"))
+    repo.git("commit", "-qam", "topic")
+    repo.git("switch", "-q", "main")
+    repo.write(".loom/workflow.yml", ONE.replace("cat a.txt;", "cat a.txt; echo main;"))
+    repo.git("commit", "-qam", "main")
+    with repo.watch() as terminal:
+        repo.git("switch", "-q", "topic")
+        assert "passed" in repo.next_run(terminal)
+        with pytest.raises(subprocess.CalledProcessError):
+            repo.git("rebase", "-q", "main")
+        assert "workflow.yml:7" in repo.next_run(terminal)  # the marks of the conflict
+        assert "passed" in repo.changed(terminal, ".loom/workflow.yml", ONE)  # git knows of the conflict still
+        repo.git("add", "-A")
+        repo.git("-c", "core.editor=true", "rebase", "--continue")
+        assert "passed" in repo.changed(terminal, "a.txt", "2\n")
+        terminal.send("q")
+        assert left(terminal) == 0
+    assert repo.receipts()[-1]["snapshot_head_sha"] == repo.git("rev-parse", "HEAD").strip()
+
+
+def test_two_watchers_of_one_checkout_run_beside_each_other(tmp_path: Path) -> None:
+    repo = Watched(tmp_path, ONE)
+    with repo.watch() as terminal, repo.watch() as other:
+        for text in ("2\n", "3\n"):
+            repo.write("a.txt", text)
+            for each in (terminal, other):
+                assert "passed" in repo.next_run(each)
+        os.kill(other.pid, signal.SIGKILL)
+        assert "passed" in repo.changed(terminal, "a.txt", "4\n")
+        terminal.send("q")
+        assert left(terminal) == 0
+    assert [receipt["status"] for receipt in repo.receipts()] == ["success"] * 7
+
+
+def test_what_changed_while_the_watcher_was_stopped_is_one_run(tmp_path: Path) -> None:
+    repo = Watched(tmp_path, ONE)
+    with repo.watch() as terminal:
+        os.kill(terminal.pid, signal.SIGSTOP)
+        until(lambda: Path(f"/proc/{terminal.pid}/stat").read_text().split()[2] == "T")
+        for number in range(500):
+            repo.write(f"new/{number}", "x")
+        repo.write("a.txt", "2\n")
+        os.kill(terminal.pid, signal.SIGCONT)
+        assert "passed" in repo.next_run(terminal)
+        terminal.send("q")
+        assert left(terminal) == 0
+    assert len(repo.receipts()) == 2
+
+
+@pytest.mark.parametrize("full", ["state", "tmp"])
+def test_a_full_disk_is_reported_and_the_next_change_runs(
+    tmp_path: Path, make_file_system: Callable[..., Path], fill: Callable[..., Path], full: str
+) -> None:
+    repo = Watched(tmp_path, ONE)
+    disk = make_file_system("tmpfs", 8)
+    repo.environ[f"LOOM_{full.upper()}_DIR"] = str(disk)
+    with repo.watch() as terminal:
+        filler = fill(disk)
+        shown = repo.changed(terminal, "a.txt", "2\n")
+        assert "free some space" in " ".join(shown.split()), shown
+        filler.unlink()
+        assert "passed" in repo.changed(terminal, "a.txt", "3\n")
+        terminal.send("q")
+        assert left(terminal) == 0
+    state = disk if full == "state" else repo.state
+    receipts = [json.loads(path.read_text()) for path in state.glob("runs/*/receipts/*.json")]
+    assert len(receipts) == (2 if full == "state" else 3)  # one run for each change
+    prepared_or_used = {path.stem.split("-")[3] for path in state.glob("workspaces/*.json")}
+    assert prepared_or_used == {receipt["run_id"] for receipt in receipts}, "what was only prepared is gone"
 
 
 def test_what_failed_runs_first_then_what_waits_for_it_then_the_rest(tmp_path: Path) -> None:
