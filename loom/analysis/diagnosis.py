@@ -23,7 +23,7 @@ from loom.analysis.known_failures import Cause, Failed
 from loom.analysis.named_files import Look, look_at
 from loom.analysis.patterns import FailureGroup, Reader, from_root
 from loom.analysis.reproduction import reproduce_command
-from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
+from loom.record.documents import DIAGNOSIS_SCHEMA, CommandPackage, Document, Invocation, Milliseconds, Moment, Sha
 from loom.record.highlights import form_of, speaks_of_error
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest, Failure
@@ -292,6 +292,7 @@ def _causes(evidence: Evidence, ending: Mapping[str, Any], lines: Sequence[str],
             in_step=bool(job.get("failing_step") or evidence.unit[0]),
             command=command,
             image=(job.get("image") or {}).get("name"),
+            indexed=msgspec.convert(job.get("missing_command"), CommandPackage | None),
             in_source=look_at(lines, command, evidence.in_source, exit_code=exit_code),
             tmpfs=evidence.tmpfs,
         )

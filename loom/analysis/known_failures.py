@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from loom.record.documents import Document
+from loom.record.documents import CommandPackage, Document
 from loom.record.highlights import speaks_of_error
 
 MOST_CAUSES = 3
@@ -103,6 +103,8 @@ class Failed(Struct, frozen=True, kw_only=True):
     """None: on this machine."""
     in_source: Mapping[str, InSource] = {}
     """By the line that names it."""
+    indexed: CommandPackage | None = None
+    """What an index in the image knows about a missing command."""
     tmpfs: Callable[[], Sequence[str]] = tuple
     """The job's mounts that are in memory."""
 
@@ -241,7 +243,7 @@ def _values(known: Known, groups: Mapping[str, str], line: str, failed: Failed) 
     if name:
         values["file"] = values["named"] = f": {name}"
     if "{install}" in known.advice:
-        values["install"] = how_to_install(name, failed.image)
+        values["install"] = how_to_install(name, failed.image, failed.indexed)
     if "{fullness}" in known.summary:
         values |= _fullness(f"{line} {failed.command or ''}", failed)
     return values
@@ -263,24 +265,46 @@ def _fullness(text: str, failed: Failed) -> dict[str, str]:
 
 
 _MANAGERS = (
-    (re.compile(r"alpine|busybox"), "apk", "apk add --no-cache {}"),
-    (re.compile(r"fedora|centos|rocky|almalinux|redhat|/ubi|amazonlinux"), "dnf", "dnf install -y {}"),
-    (re.compile(""), "apt", "apt-get update && apt-get install -y --no-install-recommends {}"),
+    (re.compile(r"alpine|busybox"), "apk"),
+    (re.compile(r"fedora|centos|rocky|almalinux|redhat|/ubi|amazonlinux"), "dnf"),
+    (re.compile(""), "apt"),
 )
+_INSTALL = {
+    "apk": "apk add --no-cache {}",
+    "dnf": "dnf install -y {}",
+    "apt": "apt-get update && apt-get install -y --no-install-recommends {}",
+}
 
 
-def how_to_install(command: str, image: str | None) -> str:
-    """Name the package of a command, as far as it is known, in the words of the image's package manager."""
+def how_to_install(command: str, image: str | None, indexed: CommandPackage | None = None) -> str:
+    """Name the package of a command, as far as it is known, in the words of the image's package manager.
+
+    An index in the image knows best which package has the command; a package that only has its name may be another thing.
+    """
     package = packages().get(command)
-    if package is None or image is None:
-        return "install it in the job (or its image)"
-    kind, _, rest = package.partition(":")
-    if rest and kind in ("pip", "npm"):
+    kind, _, rest = (package or "").partition(":")
+    if image is not None and kind in ("pip", "npm"):
         return f"install it in the job: `{'pip install' if kind == 'pip' else 'npm install --save-dev'} {rest}`"
-    _, manager, line = next(known for known in _MANAGERS if known[0].search(image))
-    names = dict(part.partition("=")[::2] for part in package.split() if "=" in part)
-    name = names.get(manager) or package.split()[0]
-    return f"install it in the job (or its image): `{line.format(name)}`"
+    if indexed is not None and indexed.command == command and (package is None or indexed.by == "command"):
+        name = indexed.package
+        manager: str = indexed.manager
+    elif package is None or image is None:
+        return "install it in the job (or its image)"
+    else:
+        manager = next(known for pattern, known in _MANAGERS if pattern.search(image))
+        names = dict(part.partition("=")[::2] for part in package.split() if "=" in part)
+        name = names.get(manager) or package.split()[0]
+    return f"install it in the job (or its image): `{_INSTALL[manager].format(name)}`"
+
+
+def missing_command(lines: Sequence[str]) -> str | None:
+    """Return the command that a step with exit code 127 missed, as its last lines tell."""
+    failed = Failed(ended="failure", error=None, error_code=None, exit_code=127, lines=lines, in_step=True)
+    for line in reversed(lines):
+        known, groups = _known(line, failed, last=False)
+        if known is not None and known.code == "command_not_found":
+            return next(iter(groups.values()), None)
+    return None
 
 
 def _of_source(line: str, failed: Failed) -> Cause | None:

@@ -188,8 +188,9 @@ class Inside(Protocol):
         *,
         timeout_s: float | None = None,
         grace_s: float = 10.0,
+        stdin: bool = True,
     ) -> Exit:
-        """Run a command in the project's directory with the caller's standard input.
+        """Run a command in the project's directory with the caller's standard input; an empty one without `stdin`.
 
         Without `on_output`, output goes to the caller's own streams. A cancel or timeout sends a signal, then KILL
         after the grace period.

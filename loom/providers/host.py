@@ -535,10 +535,11 @@ class HostInside(Struct, frozen=True, kw_only=True):
         *,
         timeout_s: float | None = None,
         grace_s: float = 10.0,
+        stdin: bool = True,
     ) -> Exit:
         pipe = subprocess.PIPE if on_output is not None else None
         try:
-            process = self._on_terminal(command, self.environment, pipe)
+            process = self._on_terminal(command, self.environment, pipe, stdin=None if stdin else subprocess.DEVNULL)
         except OSError as error:
             text = f"loom: {command[0]}: {error.strerror}\n"
             if on_output is None:
@@ -611,11 +612,16 @@ class HostInside(Struct, frozen=True, kw_only=True):
         return Exit(code=_code_of(process), ended=ended)
 
     def _on_terminal(
-        self, arguments: Sequence[str], environment: Mapping[str, str], pipe: int | None
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        pipe: int | None,
+        *,
+        stdin: int | None = None,
     ) -> subprocess.Popen[bytes]:
         try:
             return subprocess.Popen(
-                list(arguments), cwd=self.workspace, env=dict(environment), stdout=pipe, stderr=pipe
+                list(arguments), cwd=self.workspace, env=dict(environment), stdin=stdin, stdout=pipe, stderr=pipe
             )
         except OSError as error:
             if not self.workspace.is_dir():

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from loom.record.documents import (
+    CommandPackage,
     Highlights,
     Invocation,
     JobManifest,
@@ -147,6 +148,7 @@ def job_manifest(fold: RunFold, job_id: str) -> JobManifest:
     image = job.facts.get("image_resolved")
     artifacts = job.facts.get("artifacts_saved")
     changes = job.facts.get("workspace_changed", {})
+    missing = job.facts.get("missing_command")
     return JobManifest(
         run_id=fold.run_id,
         job_id=job_id,
@@ -170,6 +172,7 @@ def job_manifest(fold: RunFold, job_id: str) -> JobManifest:
         failing_section_events_path=f"{section_dir(job_id, failing_section)}/events.jsonl" if failing_section else None,
         failing_tests=[msgspec.convert(test, FailingTest) for test in job.lists.get("failing_test", ())],
         test_reports=job.facts.get("test_reports"),
+        missing_command=msgspec.convert(missing, CommandPackage) if missing else None,
         findings=[msgspec.convert(one, Failure) for one in job.lists.get("finding", ())],
         finding_reports=job.facts.get("finding_reports"),
         image=image_of(image) if image else None,

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from loom.record.documents import (
     Assistance,
+    CommandPackage,
     Extent,
     Highlights,
     Invocation,
@@ -239,6 +240,7 @@ _FACTS: Mapping[str, Any] = {
     "attempt_failed": _Attempt,
     "workspace_changed": _Changed,
     "after_script_ran": _Changed,
+    "missing_command": CommandPackage,
     "failing_test": FailingTest,
     "cache": _Cache,
     "artifacts_saved": SavedArtifacts,

@@ -11,12 +11,14 @@ from loom.errors import InfrastructureError, SecretError
 from loom.plan.model import Job, Step
 from loom.plan.variables import of_status
 from loom.providers.base import Command, Detachable, Inside, Share
+from loom.record.documents import plain
 from loom.record.events import PhaseCode, Section, Where
 from loom.record.step_outputs import recorded
 from loom.runner.assistance import Assistances, EntryMoment, edited_since, entered
 from loom.runner.attempt import Attempt
 from loom.runner.coverage import Coverage, state_coverage
 from loom.runner.hooks import AtStep, Gate, Verdict
+from loom.runner.missing_command import Ending, package_of_missing
 from loom.runner.session import OpenJob
 from loom.snapshot import readable
 from loom.status import Ended, Exit, Status
@@ -221,12 +223,13 @@ class Steps:
         writer = attempt.journal.writer(where)
         started = {"command": step.script, "phase": step.phase, "number": step.number, "attempt": attempt.number}
         started |= {"file": step.file, "line": step.line, "literal": step.literal} if step.file else {}
+        ending = Ending()
         with attempt.journal.span(where, PhaseCode.STEP_EXECUTE, started) as outcome:
             try:
                 before = place.handed_on()
                 command = self._command(step, timeout_s, share, extra)
                 coverage = self._coverage if step.phase != "after_script" else None
-                on_output = writer if coverage is None else coverage.watching(writer)
+                on_output = ending.watching(writer if coverage is None else coverage.watching(writer))
                 exit_ = place.session.run(command, on_output, cancel)
                 if coverage is not None:
                     coverage.end()
@@ -243,7 +246,17 @@ class Steps:
             finally:
                 outcome.data = {"output": writer.counts}  # the numbering continues
                 writer.close()
+        if exit_.code == 127 and exit_.ended is Ended.EXITED and step.phase != "after_script" and not exit_.ended_place:
+            self._ask_for_package(step, ending, cancel)
         return exit_
+
+    def _ask_for_package(self, step: Step, ending: Ending, cancel: Cancel) -> None:
+        session = self._place.session
+        if self._job.image is None or self._place.request.detached:
+            return
+        found = package_of_missing(ending, lambda: session.inside(self._environment(step)), cancel)
+        if found is not None:
+            self._attempt.fact("missing_command", plain(found), CODE)
 
     def _command(
         self, step: Step, timeout_s: float | None, share: Share | None, extra: Mapping[str, str] | None = None

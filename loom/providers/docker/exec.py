@@ -67,8 +67,12 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
         *,
         timeout_s: float | None = None,
         grace_s: float = 10.0,
+        stdin: bool = True,
     ) -> Exit:
-        return self.run(command, on_output or to_streams(1, 2), cancel, stdin=0, timeout_s=timeout_s, grace_s=grace_s)
+        given = 0 if stdin else None
+        return self.run(
+            command, on_output or to_streams(1, 2), cancel, stdin=given, timeout_s=timeout_s, grace_s=grace_s
+        )
 
     def run(
         self,

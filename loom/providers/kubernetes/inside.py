@@ -66,12 +66,14 @@ class PodInside(Struct, frozen=True, kw_only=True):
         *,
         timeout_s: float | None = None,
         grace_s: float = 10.0,
+        stdin: bool = True,
     ) -> Exit:
-        ran, watcher = self._start(command, stdin=on_output is None, watched_after_s=_WATCHED_AFTER_S)
+        given = stdin and on_output is None
+        ran, watcher = self._start(command, stdin=given, watched_after_s=_WATCHED_AFTER_S)
         wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         unregister = cancel.on_request(lambda: os.eventfd_write(wake, 1))
         try:
-            if on_output is None:
+            if given:
                 threading.Thread(target=_feed, args=(ran,), daemon=True).start()
             ended = self._follow(ran, on_output or to_streams(1, 2), cancel, watcher, wake, timeout_s, grace_s)
             if ended is not Ended.EXITED:

@@ -249,9 +249,15 @@ class FarInside:
         *,
         timeout_s: float | None = None,
         grace_s: float = 10.0,
+        stdin: bool = True,
     ) -> Exit:
         ended = subprocess.run(
-            command, cwd=self._files, env=dict(self._environment), check=False, capture_output=on_output is not None
+            command,
+            cwd=self._files,
+            env=dict(self._environment),
+            check=False,
+            stdin=None if stdin else subprocess.DEVNULL,
+            capture_output=on_output is not None,
         )
         if on_output is not None:
             on_output("stdout", ended.stdout)
