@@ -119,8 +119,11 @@ def signals(cancel: Cancel) -> Iterator[None]:
 
     Python runs signal handlers only in the main thread, between two instructions: it may be blocked, or hold the lock that
     the handler needs. So handlers do nothing; the interpreter writes each signal to a pipe, which a thread reads.
+    HUP stays ignored where it was (`nohup`).
     """
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
 

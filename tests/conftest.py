@@ -36,6 +36,8 @@ def pytest_collection_finish() -> None:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As whatever is started in the background of a script has it. Tests send this signal, and mean it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)  # the suite goes on under nohup; what it starts gets the default
 
 
 @pytest.fixture

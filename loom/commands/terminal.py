@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import select
+import stat
 import sys
 from typing import TYPE_CHECKING, TextIO, cast
 
@@ -22,13 +23,14 @@ class _Output(io.FileIO):
     """Standard output. Errors name it; the first is kept, so that writers can continue and the end reports it."""
 
     failed: OSError | None = None
-    terminal = False
 
     @property
     def left(self) -> bool:
         """Whether the reader is gone: of a pipe, or a closed terminal window."""
         error = self.failed
-        return isinstance(error, BrokenPipeError) or (self.terminal and error is not None and error.errno == errno.EIO)
+        if error is None or error.errno != errno.EIO:
+            return isinstance(error, BrokenPipeError)
+        return stat.S_ISCHR(os.fstat(self.fileno()).st_mode)  # a terminal that is closed is no terminal any more
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
@@ -87,9 +89,7 @@ def complete() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115  as Python does
-    output = _Output(1, "w", closefd=False)
-    output.terminal = output.isatty()
-    sys.stdout = _as_text(_Shown, output, sys.stdout)
+    sys.stdout = _as_text(_Shown, _Output(1, "w", closefd=False), sys.stdout)
     sys.stderr = _as_text(_ShownMasked, io.FileIO(2, "w", closefd=False), sys.stderr)
 
 

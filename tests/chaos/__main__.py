@@ -6,6 +6,7 @@ import argparse
 import collections
 import os
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str]) -> int:
     if os.geteuid() != 0 or not all(map(shutil.which, ("dockerd", "unshare", "busybox"))):
         print("error: chaos needs root, dockerd, unshare and busybox, for an engine of its own", file=sys.stderr)
         return 2
+    signal.signal(
+        signal.SIGHUP, lambda *_: None
+    )  # where nohup ignores it, every loom would; this one goes on either way
     deadline = time.monotonic() + (given.minutes or 3) * 60
     seed = given.seed if given.seed is not None else time.time_ns() % 10**9
     one = given.seed is not None and given.trials is None and given.minutes is None

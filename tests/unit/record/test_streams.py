@@ -2,6 +2,9 @@
 
 import base64
 import json
+import os
+import pty
+import shlex
 import subprocess
 import sys
 
@@ -58,6 +61,42 @@ def test_a_run_ends_with_its_own_code(make: Make, end: str, job: str) -> None:
     ran = shell(project, f"loom run --local {job} {end}")
     assert (ran.returncode, ran.stderr) == (code, "")
     assert (project.last().receipt or {})["status"] == status
+
+
+@pytest.mark.parametrize(("job", "code"), [("good", 0), ("bad", 1)])
+def test_a_terminal_that_was_closed_before_the_start_is_a_reader_that_left(make: Make, job: str, code: int) -> None:
+    project = make(WORKFLOW)
+    controller, terminal = pty.openpty()
+    os.close(controller)
+    ran = subprocess.run(
+        [sys.executable, "-m", "loom", "run", "--local", job],
+        cwd=project.root,
+        env=project.environ,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(terminal)
+    assert (ran.returncode, ran.stderr) == (code, "")
+
+
+def test_a_hangup_that_nohup_ignores_ends_no_run() -> None:
+    program = """
+import os, signal
+from loom.cancel import Cancel, signals
+cancel = Cancel()
+with signals(cancel):
+    os.kill(os.getpid(), signal.SIGHUP)
+    os.kill(os.getpid(), signal.SIGTERM)
+    cancel.wait(60)
+raise SystemExit(cancel.exit_code)
+"""
+    quoted = shlex.quote(program)
+    for ignored, code in (("", 129), ("trap '' HUP;", 143)):
+        ran = subprocess.run(["bash", "-c", f"{ignored} exec {sys.executable} -c {quoted}"], timeout=120, check=False)
+        assert ran.returncode == code
 
 
 def test_reading_the_beginning_of_a_log_is_no_failure(ran: Project) -> None:
