@@ -23,6 +23,9 @@ class RunAnswer(Answer):
     run_id: str
     status: str
     exit_code: int
+    proof: bool = Field(
+        description="Whether this was a whole run, which alone proves that the workflow passes or fails."
+    )
     failed_jobs: list[str]
     receipt: str = Field(description="The path of the receipt, which leads to all files of the run.")
 

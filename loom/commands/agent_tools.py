@@ -28,13 +28,15 @@ from loom.commands.naming import jobs_of
 from loom.commands.project import here
 from loom.commands.run import Options
 from loom.commands.warm import Warm
-from loom.errors import LoomError, RequestError
+from loom.errors import InfrastructureError, LoomError, RequestError
 from loom.plan.model import Plan
 from loom.record.events import PhaseEvent
+from loom.record.extent import extent_text, read_extent
 from loom.record.journal import OutputBatch
 from loom.render.diagnosis import agent
 from loom.render.screen import Look
 from loom.status import ExitCode
+from loom.util.controls import cleaned
 
 MOST_LINES = 2000
 """Of a log in one answer and its rest."""
@@ -99,7 +101,7 @@ class AgentTools:
         arguments = ["exec", found.run.run_id, found.job.id, "--json", "--timeout", f"{timeout_s:g}s", "--", *command]
         with self._acting:
             document = self._document(arguments, cancel)
-        out, err = document["stdout"], document["stderr"]
+        out, err = cleaned(document["stdout"]), cleaned(document["stderr"])
         cut = self._pages.cut(out if not err else f"{out}\n[standard error]\n{err}" if out else err)
         return ExecAnswer(
             **cut.model_dump(),
@@ -129,17 +131,21 @@ class AgentTools:
         """`first`: the number of the first line, from 1; negative: from the end."""
         names = [run, *([job] if job else []), *([step] if step else [])]
         arguments = ["logs", *names, "--json", *(["--grep", grep] if grep else [])]
-        numbered = enumerate(self._lines_of(arguments, cancel), 1)
+        total = 0
+
+        def numbered() -> Iterator[str]:
+            nonlocal total
+            for total, (name, text) in enumerate(self._lines_of(arguments, cancel), 1):
+                yield f"{total}: {'' if job else f'{name}: '}{cleaned(text)}\n"
+
+        lines = numbered()
         count = min(count, MOST_LINES)
         if first < 0:
-            last = deque(numbered, maxlen=-first)
-            total = last[-1][0] if last else 0
-            chosen: Iterable[tuple[int, str]] = islice(last, count)
+            chosen = list(islice(deque(lines, maxlen=-first), count))
         else:
-            kept = list(islice(numbered, first - 1, first - 1 + count))
-            chosen, total = kept, kept[-1][0] if kept else 0
-            total += sum(1 for _ in numbered)
-        cut = self._pages.cut("".join(f"{number}: {text}\n" for number, text in chosen))
+            chosen = list(islice(lines, first - 1, first - 1 + count))
+            deque(lines, maxlen=0)  # for their number
+        cut = self._pages.cut("".join(chosen))
         return LogsAnswer(**cut.model_dump(), lines=total)
 
     def pull(self, run: str, job: str | None, cancel: Cancel) -> Answer:
@@ -152,7 +158,7 @@ class AgentTools:
         return self._pages.cut(text)
 
     def runs(self, limit: int, cancel: Cancel) -> Answer:
-        return self._pages.cut(self._text(["runs", "--limit", str(limit)], cancel))
+        return self._pages.cut(self._text(["runs", "--limit", str(limit)], cancel) or "no run of this checkout yet")
 
     def diff(self, run_a: str, run_b: str, cancel: Cancel) -> Answer:
         return self._pages.cut(self._text(["diff", run_a, run_b], cancel))
@@ -176,11 +182,15 @@ class AgentTools:
         receipt = json.loads(reading.paths.receipt.read_text())
         diagnosis = diagnosis_of(reading, None)
         text = "\n".join(_lines(diagnosis)) if diagnosis.failed else f"run {run}: all jobs passed"
+        proof = receipt["extent"]["proof"]
+        if not (diagnosis.failed or proof):
+            text += f"; no proof that the workflow passes: {extent_text(read_extent(receipt['extent']))}"
         return RunAnswer(
             **self._pages.cut(text).model_dump(),
             run_id=receipt["run_id"],
             status=receipt["status"],
             exit_code=receipt["exit_code"],
+            proof=proof,
             failed_jobs=[job.id for job in reading.fold.failed_jobs()],
             receipt=str(reading.paths.receipt),
         )
@@ -212,11 +222,13 @@ class AgentTools:
             out, err = process.communicate()  # no limit: a cancel ends it
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    def _lines_of(self, arguments: Sequence[str], cancel: Cancel) -> Iterator[str]:
+    def _lines_of(self, arguments: Sequence[str], cancel: Cancel) -> Iterator[tuple[str, str]]:
+        """Yield the job and the text of each line."""
         with _Started(arguments, cancel) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                yield json.loads(line)["text"]
+                event = json.loads(line)
+                yield event["job_id"], event["text"]
             assert process.stderr is not None
             err = process.stderr.read()
         if process.returncode:
@@ -265,5 +277,5 @@ def _lines(diagnosis: Diagnosis) -> Iterable[str]:
 
 def _error_of(ended: subprocess.CompletedProcess[str]) -> LoomError:
     """The error that a command printed, without its own beginning."""
-    text = ended.stderr.strip().removeprefix("loom: ")
-    return RequestError(text or f"loom ended with {ExitCode(ended.returncode).name.lower()}")
+    text = ended.stderr.strip().removeprefix("loom: ") or f"loom ended with {ExitCode(ended.returncode).name.lower()}"
+    return (RequestError if ended.returncode == ExitCode.REQUEST else InfrastructureError)(text)

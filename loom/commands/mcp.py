@@ -22,7 +22,7 @@ from loom.status import ExitCode
 try:
     import anyio
     from mcp.server.mcpserver import Context, MCPServer
-    from mcp.server.mcpserver.exceptions import ToolError
+    from mcp.server.mcpserver.exceptions import ResourceError, ToolError
     from mcp_types import ToolAnnotations
     from pydantic import Field
 except ImportError as error:
@@ -84,7 +84,7 @@ class _Serving:
         self.tools = tools
         self._active: dict[Cancel, threading.Event] = {}
 
-    async def call(self, work: Callable[[Cancel], Given]) -> Given:
+    async def call(self, work: Callable[[Cancel], Given], *, refused: type[Exception] = ToolError) -> Given:
         cancel, over = Cancel(), threading.Event()
         self._active[cancel] = over
 
@@ -101,7 +101,7 @@ class _Serving:
             cancel.request(ExitCode.INTERRUPTED)
             raise
         except LoomError as error:
-            raise ToolError(f"{error} ({error.code})") from error
+            raise refused(f"{error} ({error.code})") from error
 
     def close(self) -> None:
         for cancel, over in [*self._active.items()]:
@@ -111,7 +111,7 @@ class _Serving:
 
 
 def _server(serving: _Serving, *, acting: bool) -> MCPServer[Any]:
-    server: MCPServer[Any] = MCPServer("loom", version=__version__, instructions=INSTRUCTIONS)
+    server: MCPServer[Any] = MCPServer("loom", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING")
     _looking(server, serving)
     if acting:
         _acting(server, serving)
@@ -134,7 +134,7 @@ def _looking(server: MCPServer[Any], serving: _Serving) -> None:
     @server.tool(annotations=_LOOK)
     async def logs(
         run: RunName = "last",
-        job: JobName = None,
+        job: Annotated[str | None, Field(description="A job's name; null: all jobs, each line with its job.")] = None,
         step: Annotated[str | None, Field(description="Such as `script/02`; null: all steps.")] = None,
         grep: Annotated[str | None, Field(description="Only lines in which this regular expression is found.")] = None,
         first: Annotated[int, Field(description="Number of the first line, from 1; -50: the last 50 lines.")] = -50,
@@ -143,6 +143,8 @@ def _looking(server: MCPServer[Any], serving: _Serving) -> None:
         """Lines of a run's output, numbered. With `grep`, the numbers count the lines that are found."""
         if first == 0:
             raise ToolError("first counts from 1, or from the end if it is negative")
+        if step is not None and job is None:
+            raise ToolError("name the job of the step")
         return await call(lambda cancel: tools.logs(run, job, step, grep, first, count, cancel))
 
     @server.tool(annotations=_LOOK)
@@ -173,12 +175,12 @@ def _looking(server: MCPServer[Any], serving: _Serving) -> None:
     @server.resource("loom://runs/{run}/receipt", mime_type="application/json")
     async def receipt(run: str) -> str:
         """The receipt of a run: its result, tree, and the paths of its files."""
-        return await call(lambda _: tools.document(run, None))
+        return await call(lambda _: tools.document(run, None), refused=ResourceError)
 
     @server.resource("loom://runs/{run}/jobs/{job}/manifest", mime_type="application/json")
     async def manifest(run: str, job: str) -> str:
         """The manifest of a job: image, steps, artifacts, what failed, and paths."""
-        return await call(lambda _: tools.document(run, job))
+        return await call(lambda _: tools.document(run, job), refused=ResourceError)
 
 
 def _acting(server: MCPServer[Any], serving: _Serving) -> None:

@@ -99,6 +99,7 @@ def test_an_agent_finds_repairs_and_proves(served: Project) -> None:
         assert {"run", "exec", "resume", "check", "diagnose", "logs", "pull", "explain", "runs", "diff"} <= set(tools)
         assert all(tool.output_schema for tool in tools.values())
         assert (await call(client, "check"))["text"] == "the workflow is valid"
+        assert (await call(client, "runs"))["text"] == "no run of this checkout yet"
 
         heard: list[tuple[float, float | None, str | None]] = []
 
@@ -114,19 +115,24 @@ def test_an_agent_finds_repairs_and_proves(served: Project) -> None:
 
         found = await call(client, "logs", job="build", grep="7$", first=1, count=300)
         assert (found["lines"], found["text"].splitlines()[:2]) == (300, ["1: 7", "2: 17"])
+        assert (await call(client, "logs", job="build", first=9000))["lines"] == 3000
+        of_all = (await call(client, "logs", first=-2))["text"]
+        assert of_all.splitlines()[-1] == "3001: unit: the value is bad"
+        assert "name the job" in await refused(client, "logs", step="script/01")
         rest = await call(client, "more", id=found["more"])
         assert len(found["text"]) + found["left"] > 2048
         assert rest["text"].splitlines()[0].split(": ")[0] == str(len(found["text"].splitlines()) + 1)
 
-        looked = await call(client, "exec", job="unit", command=["cat", "value"])
+        looked = await call(client, "exec", job="unit", command=["printf", r"\033[31mbad\n"])
         assert (looked["exit_code"], looked["text"]) == (0, "bad\n")
         assert "value" in (await call(client, "explain", paths=["value"]))["text"]
 
         served.write("value", "good\n")
         mended = await call(client, "resume")
-        assert (mended["status"], mended["failed_jobs"]) == ("success", [])
+        assert (mended["status"], mended["proof"], mended["failed_jobs"]) == ("success", False, [])
+        assert "no proof that the workflow passes: " in mended["text"]
         proved = await call(client, "run")
-        assert (proved["status"], proved["text"]) == ("success", f"run {proved['run_id']}: all jobs passed")
+        assert (proved["proof"], proved["text"]) == (True, f"run {proved['run_id']}: all jobs passed")
         assert "value" in (await call(client, "diff", run_a=failed["run_id"]))["text"]
         assert proved["run_id"] in (await call(client, "runs"))["text"]
         assert (await call(client, "pull", job="unit"))["text"] == "nothing changed since the snapshot"
@@ -135,6 +141,8 @@ def test_an_agent_finds_repairs_and_proves(served: Project) -> None:
         assert json.loads(getattr(content, "text", ""))["extent"]["proof"] is True
         content = (await client.read_resource(f"loom://runs/{failed['run_id']}/jobs/unit/manifest")).contents[0]
         assert json.loads(getattr(content, "text", ""))["job_id"] == "unit"
+        with pytest.raises(Exception, match="has no job 'nope'"):
+            await client.read_resource(f"loom://runs/{failed['run_id']}/jobs/nope/manifest")
 
     talk(served, conversation)
 
