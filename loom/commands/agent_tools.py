@@ -32,6 +32,7 @@ from loom.errors import InfrastructureError, LoomError, RequestError
 from loom.plan.model import Plan
 from loom.record.events import PhaseEvent
 from loom.record.extent import extent_text, read_extent
+from loom.record.fold import JobState
 from loom.record.journal import OutputBatch
 from loom.render.diagnosis import agent
 from loom.render.screen import Look
@@ -181,8 +182,8 @@ class AgentTools:
         reading = here().find(run)
         receipt = json.loads(reading.paths.receipt.read_text())
         diagnosis = diagnosis_of(reading, None)
-        text = "\n".join(_lines(diagnosis)) if diagnosis.failed else f"run {run}: all jobs passed"
         proof = receipt["extent"]["proof"]
+        text = "\n".join(_lines(diagnosis)) if diagnosis.failed else _passed(run, reading.fold.jobs.values())
         if not (diagnosis.failed or proof):
             text += f"; no proof that the workflow passes: {extent_text(read_extent(receipt['extent']))}"
         return RunAnswer(
@@ -275,7 +276,17 @@ def _lines(diagnosis: Diagnosis) -> Iterable[str]:
     return agent.lines(diagnosis, Look(), now_ns=time.time_ns())
 
 
+def _passed(run: str, jobs: Iterable[JobState]) -> str:
+    allowed = ", ".join(job.id for job in jobs if job.allowed_failure)
+    return (
+        f"run {run}: passed; failed, which the workflow allows: {allowed}" if allowed else f"run {run}: all jobs passed"
+    )
+
+
 def _error_of(ended: subprocess.CompletedProcess[str]) -> LoomError:
-    """The error that a command printed, without its own beginning."""
-    text = ended.stderr.strip().removeprefix("loom: ") or f"loom ended with {ExitCode(ended.returncode).name.lower()}"
+    """The error that a command printed, without its own beginning and what it printed before."""
+    text = (
+        f"\n{ended.stderr.strip()}".rpartition("\nloom: ")[2].strip()
+        or f"loom ended with {ExitCode(ended.returncode).name.lower()}"
+    )
     return (RequestError if ended.returncode == ExitCode.REQUEST else InfrastructureError)(text)

@@ -38,6 +38,11 @@ slow:
   stage: test
   when: manual
   script: [echo it runs; sleep 300]
+odd:
+  stage: test
+  when: manual
+  allow_failure: true
+  script: ["false"]
 here:
   stage: test
   when: manual
@@ -143,6 +148,8 @@ def test_an_agent_finds_repairs_and_proves(served: Project) -> None:
         assert json.loads(getattr(content, "text", ""))["job_id"] == "unit"
         with pytest.raises(Exception, match="has no job 'nope'"):
             await client.read_resource(f"loom://runs/{failed['run_id']}/jobs/nope/manifest")
+        odd = (await call(client, "run", jobs=["odd"]))["text"]
+        assert "passed; failed, which the workflow allows: odd; no proof" in odd
 
     talk(served, conversation)
 
