@@ -74,7 +74,9 @@ PREDEFINED = (
     Predefined("CI_COMMIT_TAG", "plan", "A tag of the commit, on a detached HEAD or with `--event tag`; else not set."),
     Predefined("CI_COMMIT_TITLE", "plan", "The first line of the commit's message."),
     Predefined(
-        "CI_COMMIT_DESCRIPTION", "plan", "The message without its first line; all of it after a line of 100 characters."
+        "CI_COMMIT_DESCRIPTION",
+        "plan",
+        "The message without its first line, maybe empty; all of it after a line of 100 characters.",
     ),
     Predefined("CI_COMMIT_MESSAGE", "plan", "The whole message."),
     Predefined("CI_COMMIT_AUTHOR", "plan", "The commit's author: `Name <address>`."),
@@ -267,8 +269,10 @@ def for_run(
     return {name: value for name, value in variables.items() if value or (value is not None and name in _ALWAYS)}
 
 
-_ALWAYS = frozenset({"CI_PIPELINE_ID", "CI_PIPELINE_IID", "LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_COMMIT_SHA"})
-"""Set also where they are empty, since a plan without a run has no id."""
+_ALWAYS = frozenset(
+    {"CI_PIPELINE_ID", "CI_PIPELINE_IID", "LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_COMMIT_SHA", "CI_COMMIT_DESCRIPTION"}
+)
+"""Set also where they are empty: a plan without a run has no id, most commits have no description."""
 
 
 def _began(run_id: str) -> str | None:

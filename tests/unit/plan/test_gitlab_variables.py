@@ -11,7 +11,7 @@ from loom.config import Config, GitLabSettings
 from loom.errors import LoomError
 from loom.plan.model import Image, Job, JobSelection, Plan, ResolveContext, Secret
 from loom.plan.resolve import resolve
-from loom.plan.variables import job_environment, of_status
+from loom.plan.variables import HeadCommit, Message, for_run, job_environment, of_status
 from loom.status import Status
 from loom.workflow import dialects
 from loom.workflow.gitlab import variables
@@ -242,3 +242,9 @@ def test_a_job_runs_until_after_script_says_how_it_ended(tmp_path: Path) -> None
     found = job_environment(job(tmp_path, "job: {script: x}"), {}, project_dir="/p", image_name="")
     assert found["CI_JOB_STATUS"] == "running"
     assert of_status(Status.TIMED_OUT)["CI_JOB_STATUS"] == "failed"
+
+
+def test_a_commit_without_a_description_has_an_empty_one() -> None:
+    commit = HeadCommit(sha="a" * 40, message=Message(author="", timestamp="", text="title\n"))
+    found = for_run(run_id="", workflow_path="f", commit=commit, project_name="p", origin_url=None)
+    assert (found["CI_COMMIT_DESCRIPTION"], "CI_COMMIT_TAG" in found) == ("", False)
