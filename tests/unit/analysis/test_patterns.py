@@ -79,6 +79,10 @@ SAMPLES = {
         ("gradle", "com.example.AppTest > adds()", "AppTest.java", 11, "org.opentest4j.AssertionFailedError"),
         ("gradle", "com.example.AppTest > throwsNothing", None, None, "java.lang.NullPointerException: text is null"),
     ],
+    "gradle_4": [
+        ("gradle", "shop.CartTest > name", "CartTest.java", 21, "java.lang.NullPointerException"),
+        ("gradle", "shop.CartTest > total", "CartTest.java", 10, "java.lang.AssertionError"),
+    ],
     "java": [
         ("java", None, "Main.java", 2, 'java.lang.NullPointerException: Cannot invoke "Str'),
     ],
