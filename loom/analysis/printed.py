@@ -149,6 +149,8 @@ class CacheEntry(Document, frozen=True, kw_only=True):
     created_at: Moment
     used_at: Moment
     protected: bool
+    by_key: bool
+    """Whether the key alone names it, as in GitLab; else key and paths do."""
 
 
 class CacheList(Document, frozen=True, kw_only=True):

@@ -106,7 +106,8 @@ def test_a_rebase_that_stops_at_a_conflict_is_repaired_while_watching(tmp_path: 
         assert "passed" in repo.next_run(terminal)
         with pytest.raises(subprocess.CalledProcessError):
             repo.git("rebase", "-q", "main")
-        assert "workflow.yml:7" in repo.next_run(terminal)  # the marks of the conflict
+        # The marks of the conflict; a watcher that is quick runs main's commit before git writes them.
+        assert any("workflow.yml:7" in repo.next_run(terminal) for _ in range(2))
         assert "passed" in repo.changed(terminal, ".loom/workflow.yml", ONE)  # git knows of the conflict still
         repo.git("add", "-A")
         repo.git("-c", "core.editor=true", "rebase", "--continue")
