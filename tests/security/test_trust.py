@@ -125,9 +125,11 @@ HARMLESS: dict[type, frozenset[str]] = {
     model.Service: frozenset(
         {"name", "aliases", "image", "variables", "command", "entrypoint", "user", "ready", "secrets", "once", "place"}
     ),
-    model.Artifacts: frozenset({"paths", "exclude", "untracked", "when", "name", "expire_in_s", "reports"}),
+    model.Artifacts: frozenset(
+        {"paths", "exclude", "exclude_alone", "untracked", "when", "name", "expire_in_s", "reports"}
+    ),
     model.CacheKeyFiles: frozenset({"files", "prefix"}),
-    model.Cache: frozenset({"paths", "key", "fallback_keys", "policy", "when", "name", "untracked"}),
+    model.Cache: frozenset({"paths", "key", "fallback_keys", "policy", "when", "name", "untracked", "by_key"}),
     model.Secret: frozenset({"name", "file", "required"}),
     # The user's own configuration, which the job's `runner_pool` names.
     Pool: frozenset(Pool.__struct_fields__),
