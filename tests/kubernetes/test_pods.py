@@ -231,10 +231,7 @@ def test_a_pod_of_a_loom_that_is_gone_is_removed_by_the_next(pods: Pods, cluster
         assert job.pod in reap(cluster)
         with pytest.raises(LoomError) as raised:
             job.run("sleep 60")
-        assert raised.value.code in (
-            "POD_LOST",
-            "POD_GONE",
-        )  # by its end, or by the first request that does not find it
+        assert raised.value.code == "POD_LOST"
 
 
 @pytest.mark.parametrize(

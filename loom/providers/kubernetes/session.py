@@ -58,7 +58,8 @@ class PodContainer:
         let_go()
         if error is not None:
             refused = cast("Link", attached).failed
-            if isinstance(refused, LoomError) and not is_transient(refused):
+            # A pod that is gone has a reason, which the refusal of a request to it does not name.
+            if isinstance(refused, LoomError) and not is_transient(refused) and not isinstance(refused, Gone):
                 raise refused
             raise states.why_lost(self._cluster, self._pod, self._job_id) from error
         seen = self._pods.wait_for(
