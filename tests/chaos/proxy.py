@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from tests.support.connections import serve_each
+
 How = Literal["refused", "lost", "error"]
 """The connection ends before the request is sent, or before it is answered; or the engine answers with an error."""
 
@@ -37,7 +39,7 @@ class EngineProxy:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen(128)
-        threading.Thread(target=self._accept, daemon=True).start()
+        serve_each(self._listener, self._serve)
 
     def wait_for(self, number: int, limit_s: float) -> bool:
         """Wait until that many requests have come; False when they have not within the limit."""
@@ -56,18 +58,10 @@ class EngineProxy:
         self._listener.close()
         self.cut()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            if self.unreachable:
-                client.close()
-                continue
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
     def _serve(self, client: socket.socket) -> None:
+        if self.unreachable:
+            client.close()
+            return
         engine = socket.socket(socket.AF_UNIX)
         with client, engine:
             try:

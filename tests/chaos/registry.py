@@ -18,6 +18,8 @@ from typing import Literal
 
 import docker
 
+from tests.support.connections import serve_each
+
 Harm = Literal["cut", "silence", "slow", "corrupt"]
 _CLONE_NEWNET = 0x40000000
 _CONFIG = "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {0}/data}}}}\nhttp: {{addr: '127.0.0.1:{1}'}}\n"
@@ -52,7 +54,7 @@ class Registry:
                 stderr=log,
                 start_new_session=True,
             )
-        threading.Thread(target=self._accept, daemon=True).start()
+        serve_each(self._listener, self._serve)
 
     def fill(self, client: docker.DockerClient) -> None:
         """Push `ash:test` with two megabytes more, which no other image has."""
@@ -78,14 +80,6 @@ class Registry:
         self._listener.close()
         self._process.kill()
         self._process.wait()  # no limit: it was killed
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         with client, suppress(OSError), socket.create_connection(self._upstream, 10) as registry:

@@ -30,6 +30,7 @@ from loom.providers.docker.cleanup import reap
 from loom.providers.docker.client import ANSWER_S, connect
 from loom.providers.docker.provider import DockerProvider
 from loom.status import Ended
+from tests.support.connections import serve_each
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -53,20 +54,11 @@ class Proxy:
         self._listener.bind(str(path))
         self._listener.listen()
         self._attached: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        serve_each(self._listener, self._serve)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            engine = socket.socket(socket.AF_UNIX)
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.socket(socket.AF_UNIX) as engine:
             engine.connect(self._to)
-            threading.Thread(target=self._both_ways, args=(client, engine), daemon=True).start()
-
-    def _both_ways(self, client: socket.socket, engine: socket.socket) -> None:
-        with client, engine:
             back = threading.Thread(target=self._pump, args=(engine, client, False), daemon=True)
             back.start()
             self._pump(client, engine, True)

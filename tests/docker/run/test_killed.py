@@ -20,6 +20,7 @@ from pathlib import Path
 import docker
 import pytest
 
+from tests.support.connections import serve_each
 from tests.support.waiting import until
 
 from .conftest import Project
@@ -42,15 +43,7 @@ class Holding:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+        serve_each(self._listener, self._serve)
 
     def _serve(self, client: socket.socket) -> None:
         with client, socket.socket(socket.AF_UNIX) as engine:
