@@ -223,13 +223,15 @@ class Steps:
         writer = attempt.journal.writer(where)
         started = {"command": step.script, "phase": step.phase, "number": step.number, "attempt": attempt.number}
         started |= {"file": step.file, "line": step.line, "literal": step.literal} if step.file else {}
-        ending = Ending()
+        ending = Ending() if self._may_ask_for_package(step) else None
         with attempt.journal.span(where, PhaseCode.STEP_EXECUTE, started) as outcome:
             try:
                 before = place.handed_on()
                 command = self._command(step, timeout_s, share, extra)
                 coverage = self._coverage if step.phase != "after_script" else None
-                on_output = ending.watching(writer if coverage is None else coverage.watching(writer))
+                on_output = writer if coverage is None else coverage.watching(writer)
+                if ending is not None:
+                    on_output = ending.watching(on_output)
                 exit_ = place.session.run(command, on_output, cancel)
                 if coverage is not None:
                     coverage.end()
@@ -246,14 +248,15 @@ class Steps:
             finally:
                 outcome.data = {"output": writer.counts}  # the numbering continues
                 writer.close()
-        if exit_.code == 127 and exit_.ended is Ended.EXITED and step.phase != "after_script" and not exit_.ended_place:
+        if ending is not None and exit_.code == 127 and exit_.ended is Ended.EXITED and not exit_.ended_place:
             self._ask_for_package(step, ending, cancel)
         return exit_
 
+    def _may_ask_for_package(self, step: Step) -> bool:
+        return self._job.image is not None and not self._place.request.detached and step.phase != "after_script"
+
     def _ask_for_package(self, step: Step, ending: Ending, cancel: Cancel) -> None:
         session = self._place.session
-        if self._job.image is None or self._place.request.detached:
-            return
         found = package_of_missing(ending, lambda: session.inside(self._environment(step)), cancel)
         if found is not None:
             self._attempt.fact("missing_command", plain(found), CODE)
