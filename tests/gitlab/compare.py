@@ -316,11 +316,11 @@ def differences(ours: Seen, theirs: Seen) -> Iterator[str]:
         yield f"jobs that {TOOL} leaves out: {', '.join(more)}"
     if ours.succeeds != theirs.succeeds:
         yield f"the pipeline succeeds: {ours.succeeds} in loom, {theirs.succeeds} in {TOOL}"
-    for who, seen in (("loom", ours), (TOOL, theirs)) if ours.succeeds is not None else ():
+    for tool, seen in (("loom", ours), (TOOL, theirs)) if ours.succeeds is not None else ():
         order = list(seen.jobs)
         for number, name in enumerate(order):
             if early := sorted(set(ours.before.get(name, ())) & set(order[number + 1 :])):
-                yield f"{name} runs before {', '.join(early)} in {who}"
+                yield f"{name} runs before {', '.join(early)} in {tool}"
     for name, job in ours.jobs.items():
         for key, value in theirs.jobs.get(name, {}).items():
             if _comparable(job[key]) != _comparable(value):
