@@ -23,7 +23,7 @@ from loom.providers.docker.connection import Engine
 from loom.providers.docker.images import Images
 from loom.providers.docker.readiness import ProbeTarget
 from loom.providers.docker.services import ServiceNetwork, services
-from tests.support.waiting import until
+from tests.support.waiting import promptly, until
 
 pytestmark = pytest.mark.docker
 
@@ -208,11 +208,9 @@ def test_a_command_and_a_log_line_are_waited_for(bench: Bench) -> None:
 
 
 def test_a_command_that_hangs_counts_as_not_ready(bench: Bench) -> None:
-    hangs = service("hangs", "sleep 60", ready=Ready(command=("sleep", "50"), timeout_s=1))
-    started = time.monotonic()
-    with pytest.raises(ServiceError, match="did not answer within 1 s"), bench.open(hangs):
+    hangs = service("hangs", "sleep 600", ready=Ready(command=("sleep", "600"), timeout_s=1))
+    with promptly(), pytest.raises(ServiceError, match="did not answer within 1 s"), bench.open(hangs):
         pass
-    assert time.monotonic() - started < 30, "it waited for the command"
 
 
 def test_a_service_that_says_nothing_about_itself_just_has_to_run(bench: Bench) -> None:
@@ -243,15 +241,14 @@ def test_never_ready_is_an_error_with_the_last_lines(bench: Bench) -> None:
 
 
 def test_a_service_that_ends_before_it_is_ready(bench: Bench) -> None:
-    broken = service("broken", "echo no config >&2; exit 42", ready=Ready(tcp=80))
-    started = time.monotonic()
+    broken = service("broken", "echo no config >&2; exit 42", ready=Ready(tcp=80, timeout_s=300))
     with (
+        promptly(),
         pytest.raises(ServiceError, match="service broken ended with exit code 42 before it was ready") as failed,
         bench.open(broken),
     ):
         pass
     assert "no config" in (failed.value.hint or "")
-    assert time.monotonic() - started < 30
 
 
 def test_a_service_that_dies_later_is_reported_once(bench: Bench) -> None:
@@ -263,12 +260,10 @@ def test_a_service_that_dies_later_is_reported_once(bench: Bench) -> None:
 
 
 def test_one_that_fails_ends_the_wait_for_the_others(bench: Bench) -> None:
-    waits = service("waits", "sleep 60", ready=Ready(tcp=1, timeout_s=60))
+    waits = service("waits", "sleep 600", ready=Ready(tcp=1, timeout_s=300))
     broken = service("broken", "exit 1", ready=Ready(tcp=1))
-    started = time.monotonic()
-    with pytest.raises(ServiceError, match="service broken ended"), bench.open(waits, broken):
+    with promptly(), pytest.raises(ServiceError, match="service broken ended"), bench.open(waits, broken):
         pass
-    assert time.monotonic() - started < 30
 
 
 def test_a_command_that_is_not_in_the_image(bench: Bench) -> None:
@@ -285,11 +280,10 @@ def test_an_image_that_is_not_there(bench: Bench) -> None:
 
 def test_a_cancel_ends_the_wait(bench: Bench) -> None:
     threading.Timer(0.7, bench.cancel.request).start()
-    started = time.monotonic()
-    with pytest.raises(ServiceError) as ended, bench.open(service("slow", "sleep 60", ready=Ready(tcp=1))):
+    slow = service("slow", "sleep 600", ready=Ready(tcp=1, timeout_s=300))
+    with promptly(), pytest.raises(ServiceError) as ended, bench.open(slow):
         pass
     assert ended.value.code == "CANCELED"
-    assert time.monotonic() - started < 30, "it waited for the service"
 
 
 def test_what_fails_in_the_block_passes_through_and_everything_goes(bench: Bench) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Seen = TypeVar("Seen")
@@ -21,3 +22,16 @@ def until(seen: Callable[[], Seen], *, while_runs: subprocess.Popen[Any] | None 
         assert time.monotonic() < deadline, f"not seen within {limit_s} s"
         time.sleep(0.02)
     return found
+
+
+@contextmanager
+def promptly(limit_s: float = 60) -> Iterator[None]:
+    """The block does not wait for what takes minutes.
+
+    A busy machine may take as long as the limit for what is done at once, so what the block must not wait for takes
+    several times as long. How long a thing takes is measured in `tests/bench`, never in a test.
+    """
+    begun = time.monotonic()
+    yield
+    took = time.monotonic() - begun
+    assert took < limit_s, f"it waited: {took:.0f} s"

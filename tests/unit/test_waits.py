@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,15 @@ def test_waiting_ends_with_what_is_waited_for_or_with_its_limit() -> None:
     assert wait_until(lambda: next(answers), limit_s=60, every_s=0.3, first_s=0.1, pause=pauses.append) == "there"
     assert pauses == [0.1, 0.2, 0.3]
     assert wait_until(lambda: False, limit_s=0, every_s=1) is False
+
+
+TIMED = re.compile(r"assert .*\b(monotonic|perf_counter|process_time)\(\) - \w+(\.\w+)* <")
+
+
+def test_no_test_is_timed() -> None:
+    """How long a thing takes is measured in `tests/bench`; that a test does not wait is said with `promptly`."""
+    tests = Path(__file__).parents[1]
+    files = (path for path in tests.rglob("*.py") if "bench" not in path.parts and path.name != "waiting.py")
+    assert [
+        f"{path}: {line.strip()}" for path in files for line in path.read_text().splitlines() if TIMED.search(line)
+    ] == []

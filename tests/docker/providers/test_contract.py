@@ -13,6 +13,7 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import ProviderError, RequestError
 from loom.status import Ended
+from tests.support.waiting import promptly
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -202,10 +203,9 @@ def test_the_shell_can_be_another(place: Place) -> None:
 
 def test_a_background_child_does_not_hold_the_step_and_loses_nothing(place: Place) -> None:
     with place.job() as job:
-        ran = job.run("(sleep 0.4; echo late) & echo now")
-        assert ran.seconds < 0.4
+        ran = job.run("(while [ ! -e let ]; do sleep 0.02; done; echo late; echo >ended) & echo now")
         assert ran.out == b"now\n"
-        assert job.run("sleep 0.8; echo next").out == b"late\nnext\n"
+        assert job.run("echo >let; while [ ! -e ended ]; do sleep 0.02; done; echo next").out == b"late\nnext\n"
         job.run("(sleep 30; echo never; echo never >never) & ")
     assert b"never" not in job.heard.out
     assert not (place.workspace / "never").exists()
@@ -214,33 +214,32 @@ def test_a_background_child_does_not_hold_the_step_and_loses_nothing(place: Plac
 def test_what_a_background_child_printed_before_the_end_is_kept(place: Place) -> None:
     with place.job() as job:
         job.run("(sleep 0.2; echo late; echo late >&2; sleep 30) &")
-        time.sleep(0.6)
+        time.sleep(3)
     assert (job.heard.out, job.heard.err) == (b"late\n", b"late\n")
 
 
 def test_a_timeout_ends_everything_that_the_step_started(place: Place) -> None:
     with place.job(grace_s=5.0) as job:
-        job.run("(sleep 2; echo >earlier) &")
-        ran = job.run(
-            "(setsid sh -c 'sleep 2; echo >late' &) ; (sleep 2; echo >later) & echo now; sleep 20", timeout_s=0.5
-        )
+        job.run("sleep 600.25 &")
+        with promptly():
+            ran = job.run("(setsid sh -c 'sleep 600.25; true' &) ; sleep 600.25 & echo now; sleep 600", timeout_s=1.0)
         assert ran.exit.ended is Ended.TIMED_OUT
         assert ran.out == b"now\n"
-        assert 0.5 <= ran.seconds < 2
-        time.sleep(2.2)
-        assert job.run("ls -A").out == b""
+        assert ran.seconds >= 1.0
+        assert job.run("grep -l '600[.]25' /proc/[0-9]*/cmdline 2>/dev/null || true").out == b""
         assert job.run("echo next").out == b"next\n"
 
 
 def test_a_step_has_time_to_clean_up_and_no_more(place: Place) -> None:
-    with place.job(grace_s=1.0) as job:
-        ran = job.run("trap 'echo cleaning; exit 3' TERM; sleep 20 & wait", timeout_s=0.3)
+    with place.job(grace_s=300.0) as job, promptly():
+        ran = job.run("trap 'echo cleaning; exit 3' TERM; sleep 600 & wait", timeout_s=1.0)
         assert (ran.exit.ended, ran.code, ran.out) == (Ended.TIMED_OUT, 3, b"cleaning\n")
-        assert ran.exit.still_ran == ("sleep 20",)
-        assert ran.seconds < 1.2
-        ran = job.run("trap '' TERM; while :; do sleep 0.1; done", timeout_s=0.3)
+        assert ran.exit.still_ran == ("sleep 600",)
+    with place.job(grace_s=1.0) as job:
+        with promptly():
+            ran = job.run("trap '' TERM; while :; do sleep 0.1; done", timeout_s=0.3)
         assert (ran.exit.ended, ran.code) == (Ended.TIMED_OUT, 137)
-        assert 1.2 < ran.seconds < 3
+        assert ran.seconds >= 1.3
         assert job.run("echo next").out == b"next\n"
 
 
@@ -248,10 +247,10 @@ def test_a_cancel_ends_the_step_and_no_other_runs(place: Place) -> None:
     cancel = Cancel()
     with place.job() as job:
         timer = after(0.3, cancel.request)
-        ran = job.run("trap 'echo cleaning; exit 3' TERM; sleep 20 & wait", cancel=cancel)
+        with promptly():
+            ran = job.run("trap 'echo cleaning; exit 3' TERM; sleep 600 & wait", cancel=cancel)
         timer.join()
         assert (ran.exit.ended, ran.code, ran.out) == (Ended.CANCELED, 3, b"cleaning\n")
-        assert ran.seconds < 1.5
         assert job.run("echo no", cancel=cancel).exit.ended is Ended.CANCELED
         # What has to run after all (after_script) brings a flag of its own.
         assert job.run("echo after").out == b"after\n"
@@ -259,13 +258,13 @@ def test_a_cancel_ends_the_step_and_no_other_runs(place: Place) -> None:
 
 def test_a_second_cancel_gives_no_time(place: Place) -> None:
     cancel = Cancel()
-    with place.job(grace_s=30.0) as job:
+    with place.job(grace_s=300.0) as job:
         timers = [after(0.3, cancel.request), after(0.6, cancel.request)]
-        ran = job.run("trap '' TERM; while :; do sleep 0.1; done", cancel=cancel)
+        with promptly():
+            ran = job.run("trap '' TERM; while :; do sleep 0.1; done", cancel=cancel)
         for timer in timers:
             timer.join()
         assert (ran.exit.ended, ran.code) == (Ended.CANCELED, 137)
-        assert ran.seconds < 3
 
 
 def test_a_secret_is_a_file_outside_the_workspace_for_the_job_alone(place: Place) -> None:
@@ -310,12 +309,10 @@ def test_archives_go_in_and_out_of_the_jobs_view(place: Place) -> None:
 def test_many_steps(place: Place) -> None:
     with place.job() as job:
         job.run("true")
-        started = time.monotonic()
         # A step in a pod takes as long as its helper looks for output, 30 ms.
         steps = 100 if place.kind == "kubernetes" else 300
         for number in range(steps):
             assert job.run(f"echo {number}; exit {number % 250}").code == number % 250
-        assert time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize("name", ["LOOM_ENV", "LOOM_MASK"])

@@ -13,7 +13,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,7 @@ from loom.providers.docker.client import ANSWER_S, connect
 from loom.providers.docker.provider import DockerProvider
 from loom.status import Ended
 from tests.support.connections import serve_each
+from tests.support.waiting import promptly
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -160,10 +160,8 @@ def test_an_engine_that_ends_in_mid_step(
         assert job.run("echo before").out == b"before\n"
         timer = threading.Timer(0.3, own.signal, [how])
         timer.start()
-        started = time.monotonic()
-        with pytest.raises(ProviderError) as caught:
-            job.run("echo up; sleep 60")
-    assert time.monotonic() - started < 30
+        with promptly(), pytest.raises(ProviderError) as caught:
+            job.run("echo up; sleep 600")
     assert caught.value.exit_code == 3
     if how is signal.SIGKILL:
         assert "engine" in str(caught.value)
@@ -223,10 +221,8 @@ def test_an_engine_that_hangs_while_a_job_starts_is_given_up(
     docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
     own.signal(signal.SIGSTOP)
     try:
-        begun = time.monotonic()
-        with pytest.raises(EngineUnavailable), docker_place.job(network=NO_NETWORK):
+        with promptly(), pytest.raises(EngineUnavailable), docker_place.job(network=NO_NETWORK):
             pass
-        assert time.monotonic() - begun < 50, "it was asked again and again"
     finally:
         own.signal(signal.SIGCONT)
     docker_place.provider.close()

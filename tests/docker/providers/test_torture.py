@@ -22,7 +22,7 @@ from loom.providers.base import Command
 from loom.providers.docker.cleanup import reap
 from loom.status import Ended, Stream
 from tests.support.effort import effort
-from tests.support.waiting import until
+from tests.support.waiting import promptly, until
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -78,17 +78,10 @@ def test_the_token_is_not_where_a_step_would_look(any_sh: Place) -> None:
         assert b"\x1eloom" not in ran.out
 
 
-def test_three_hundred_steps_cost_little(any_sh: Place) -> None:
+def test_three_hundred_steps(any_sh: Place) -> None:
     with any_sh.job() as job:
-        job.run("echo warm")
-        rounds = []
-        for first in range(0, 300, 10):
-            started = time.monotonic()
-            for number in range(first, first + 10):
-                assert job.run(f"echo {number}").out == b"%d\n" % number
-            rounds.append(time.monotonic() - started)
-        # What else the machine does is not what a step costs: the quickest round had the least of it.
-        assert min(rounds) < 10 * 0.015
+        for number in range(300):
+            assert job.run(f"echo {number}").out == b"%d\n" % number
 
 
 def test_very_many_lines(any_sh: Place) -> None:
@@ -271,11 +264,9 @@ def test_output_that_nobody_can_take_ends_the_job_at_once(docker_place: Place) -
         raise InfrastructureError("no room")
 
     with docker_place.job() as job:
-        job.run("sleep 60 & echo up")
-        started = time.monotonic()
-        with pytest.raises(InfrastructureError, match="no room"):
-            job.session.run(Command(script="echo much; sleep 60", shell=()), refuse, Cancel())
-    assert time.monotonic() - started < 2.9, "less than what a driver that does not answer is given"
+        job.run("sleep 600 & echo up")
+        with promptly(), pytest.raises(InfrastructureError, match="no room"):
+            job.session.run(Command(script="echo much; sleep 600", shell=()), refuse, Cancel())
 
 
 def test_limits_reach_the_container(docker_place: Place, engine: docker.DockerClient) -> None:

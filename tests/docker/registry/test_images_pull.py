@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from loom.plan.model import Build, Image
 from loom.providers.docker import retries
 from loom.providers.docker.connection import Engine
 from loom.providers.docker.images import Images, ResolvedImage
+from tests.support.waiting import promptly
 
 pytestmark = pytest.mark.docker
 
@@ -165,11 +165,9 @@ def test_a_cancel_ends_the_wait_for_a_registry(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         run = Run(tmp_path)
         threading.Timer(0.3, run.cancel.request).start()
-        started = time.monotonic()
-        with pytest.raises(ImageError, match="canceled while pulling") as ended:
+        with promptly(), pytest.raises(ImageError, match="canceled while pulling") as ended:
             run(f"localhost:{silent.getsockname()[1]}/x:1")
         assert ended.value.code == "CANCELED"
-        assert time.monotonic() - started < 3
 
 
 def test_no_credentials_and_wrong_ones_are_told_apart(

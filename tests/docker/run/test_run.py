@@ -552,18 +552,16 @@ later: {stage: b, script: [echo no]}
 
 @pytest.mark.parametrize("mode", ["bind_mount", "ephemeral_volume"])
 def test_a_second_interrupt_does_not_wait_for_artifacts(project: Project, mode: str) -> None:
-    # Packing that takes about ten seconds.
+    # Packing that takes minutes.
     project.workflow(
-        "version: v1\nstages: [a]\nx:\n  stage: a\n  script: [truncate -s 3G large]\n  artifacts: {paths: [large]}\n"
+        "version: v1\nstages: [a]\nx:\n  stage: a\n  script: [truncate -s 100G large]\n  artifacts: {paths: [large]}\n"
     )
     process = project.start("run", "--local", "--container", "--mount-mode", mode)
     until(lambda: project.record_files("logs/*/jobs/x/.artifacts.*.tmp"), while_runs=process)
     process.send_signal(signal.SIGINT)
     time.sleep(0.1)
-    asked = time.monotonic()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert time.monotonic() - asked < 4
     ran = Ran(process.returncode, out, err)
     assert ran.code == 130
     assert (ran.manifest("x")["status"], ran.manifest("x")["failing_section"]) == ("canceled", "artifact_extract")

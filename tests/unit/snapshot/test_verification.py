@@ -19,6 +19,7 @@ from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import Snapshot, SnapshotCanceled, discover, git, is_workspace, remove, take, verify
 from tests.support.loom_process import run_loom
+from tests.support.waiting import promptly
 
 from .conftest import ENVIRONMENT, Repo, check
 
@@ -304,7 +305,7 @@ def test_interrupted_in_the_middle(work: Repo, tmp_path: Path) -> None:
 def test_interrupted_while_a_filter_hangs(work: Repo, tmp_path: Path) -> None:
     work.write(".gitattributes", "*.slow filter=slow\n")
     started = tmp_path / "started"
-    work.git("config", "filter.slow.clean", f"echo $$ >{started}; exec sleep 60")
+    work.git("config", "filter.slow.clean", f"echo $$ >{started}; exec sleep 600")
     work.write("a.slow", "x")
     workspace = tmp_path / "w"
     workspace.mkdir()
@@ -316,10 +317,8 @@ def test_interrupted_while_a_filter_hangs(work: Repo, tmp_path: Path) -> None:
         cancel.request()
 
     threading.Thread(target=ask, daemon=True).start()
-    begun = time.monotonic()
-    with pytest.raises(SnapshotCanceled):
+    with promptly(), pytest.raises(SnapshotCanceled):
         take(discover(work.root, environ=work.environ), workspace, cancel=cancel)
-    assert time.monotonic() - begun < 50, "it waited for the filter"
     assert list(workspace.iterdir()) == []
     with contextlib.suppress(ProcessLookupError):
         os.kill(int(started.read_text()), signal.SIGKILL)
@@ -327,7 +326,7 @@ def test_interrupted_while_a_filter_hangs(work: Repo, tmp_path: Path) -> None:
 
 def test_a_git_command_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(git, "PATIENCE_S", 0.2)
-    hanging = git.Running(("-c", "alias.hang=!exec sleep 60", "hang"), dict(os.environ), cwd=tmp_path)
+    hanging = git.Running(("-c", "alias.hang=!exec sleep 600", "hang"), dict(os.environ), cwd=tmp_path)
     with pytest.raises(SnapshotError, match="has not ended within"):
         hanging.result()
 

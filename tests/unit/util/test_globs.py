@@ -1,12 +1,12 @@
 import random
 import re
-import time
 import warnings
 
 import pytest
 
 from loom.util import globs
 from loom.util.globs import matches
+from tests.support.waiting import promptly
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,8 @@ def test_matches(glob: str, path: str, expected: bool) -> None:
 )
 def test_many_stars_take_no_time(glob: str, path: str) -> None:
     """A matcher that goes back would take years, and no signal ends it."""
-    start = time.process_time()
-    assert not matches(glob, path)
-    assert time.process_time() - start < 1
+    with promptly():
+        assert not matches(glob, path)
 
 
 def test_stars_that_never_go_back_find_what_others_find() -> None:
