@@ -20,7 +20,6 @@ from loom.config import AUTO_SHELL, CODE
 from loom.errors import Problem, WorkflowError
 from loom.plan.model import Job, ResolveContext, Secret
 from loom.plan.resolve import rehearse
-from loom.plan.variables import KNOWN_TO_PLANS
 from loom.render.output import print_json
 from loom.render.problems import check_document, github_lines, problem_lines
 from loom.secrets.trace import Trace, traces
@@ -30,6 +29,7 @@ from loom.util.yaml_file import Kind, Node, pointer, problem_in_text
 from loom.workflow import lint
 from loom.workflow.dialects import AnyEntry, Loaded, examine, refuse_inputs
 from loom.workflow.lint import warnings
+from loom.workflow.predefined import KNOWN_TO_PLANS
 from loom.workflow.values import shell_words
 
 MAX_SHOWN = 200

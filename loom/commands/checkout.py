@@ -8,10 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from loom.commands.project import Here
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import CONTAINERS, JobSelection, ResolveContext
-from loom.plan.variables import HeadCommit, Message, User, default_branch, for_run, project_name_of, remote_sha
+from loom.plan.variables import (
+    DEFAULT_EVENT,
+    HeadCommit,
+    Message,
+    User,
+    default_branch,
+    for_run,
+    project_name_of,
+    remote_sha,
+    tag_of,
+)
 from loom.util.paths import name_from
 
 if TYPE_CHECKING:
@@ -79,13 +91,42 @@ def ignored_among(root: Path, environ: Mapping[str, str]) -> Callable[[Iterable[
     return ignored
 
 
-def message_of_head(root: Path, environ: Mapping[str, str]) -> Message | None:
-    """Read the message, author and time of HEAD; None without a commit."""
+def message_of_head(
+    root: Path, environ: Mapping[str, str], commit: HeadCommit, event: str = DEFAULT_EVENT
+) -> Message | None:
+    """Read what git says of HEAD, which `commit` describes without it, for the variables of a run; None without a commit."""
     answer = _git(root, environ, "log", "-1", "--no-show-signature", "--format=%an <%ae>%x00%cI%x00%P%x00%B", "HEAD")
     if answer is None:
         return None
     author, timestamp, parents, text = answer.decode("utf-8", "surrogateescape").split("\0", 3)
-    return Message(author=author, timestamp=timestamp, text=text.strip("\n"), parent=parents.partition(" ")[0])
+    return Message(
+        author=author,
+        timestamp=timestamp,
+        text=text.strip("\n"),
+        parent=parents.partition(" ")[0],
+        tag=_message_of_tag(root, environ, tag) if (tag := tag_of(commit, event)) else "",
+        fork=_fork(root, environ, commit, event),
+    )
+
+
+def _message_of_tag(root: Path, environ: Mapping[str, str], tag: str) -> str:
+    """Return the message of an annotated tag, without its signature; empty for another one."""
+    parts = "%(if:equals=tag)%(objecttype)%(then)%(contents)%00%(contents:signature)%(end)"
+    answer = _git(root, environ, "for-each-ref", f"--format={parts}", f"refs/tags/{tag}")
+    text, _, signature = (answer or b"").decode("utf-8", "surrogateescape").removesuffix("\n").partition("\0")
+    return text.removesuffix(signature).strip("\n")
+
+
+def _fork(root: Path, environ: Mapping[str, str], commit: HeadCommit, event: str) -> str:
+    """Return the commit at which the branch left the default branch; empty where no variable has it."""
+    default = commit.default_branch
+    if default is None or (event != "merge_request" and commit.branch in (None, default)):
+        return ""
+    found = (
+        _first(_git(root, environ, "merge-base", "HEAD", f"refs/{where}/{default}"))
+        for where in ("remotes/origin", "heads")
+    )
+    return next(filter(None, found), "")
 
 
 def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dict[str, str]:
@@ -97,19 +138,19 @@ def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dic
     default = _first(_git(root, environ, "symbolic-ref", "-q", "refs/remotes/origin/HEAD")) or ""
     origin_url = origin_of(root, environ)
     at_origin = _git(root, environ, "rev-parse", "-q", "--verify", f"refs/remotes/origin/{_first(branch) or 'HEAD'}")
+    commit = HeadCommit(
+        sha=_first(head) or "",
+        branch=_first(branch),
+        tags=[os.fsdecode(tag) for tag in (tags or b"").splitlines()],
+        default_branch=default_branch(default, _usual_branches(root, environ)),
+        remote_sha=remote_sha(_first(at_origin), origin_url),
+    )
     name, email = (_first(_git(root, environ, "config", "--get", f"user.{part}")) or "" for part in ("name", "email"))
     variables = for_run(
         run_id="",
         event=event,
         workflow_path=workflow_path,
-        commit=HeadCommit(
-            sha=_first(head) or "",
-            branch=_first(branch),
-            tags=[os.fsdecode(tag) for tag in (tags or b"").splitlines()],
-            default_branch=default_branch(default, _usual_branches(root, environ)),
-            remote_sha=remote_sha(_first(at_origin), origin_url),
-            message=message_of_head(root, environ),
-        ),
+        commit=replace(commit, message=message_of_head(root, environ, commit, event)),
         project_name=project_name_of(root),
         origin_url=origin_url,
         user=User(name=name, email=email),

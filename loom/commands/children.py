@@ -72,11 +72,13 @@ class ChildRuns:
     def _planned(self, child: Child, here: Here, path: Path, run_id: str) -> tuple[Plan, Mapping[str, str]]:
         source, options, trigger = self._parent.source, self._options, child.job.trigger
         assert trigger is not None
-        message = checkout.message_of_head(source.root, here.environ)
+        message = checkout.message_of_head(source.root, here.environ, api.head_of(source), options.event)
         name = name_from(child.workspace, path)
         variables = {
             **api.run_variables(run_id, source, name, event=options.event, message=message),
             "CI_PIPELINE_SOURCE": "parent_pipeline",
+            "CI_UPSTREAM_PIPELINE_ID": child.run_id,
+            "CI_UPSTREAM_JOB_ID": child.job.id,
         }
         own = {name for name in trigger.variables if name.startswith(("CI_", "LOOM_")) or name == "GITLAB_CI"}
         given = {name: value for name, value in trigger.variables.items() if name not in own}

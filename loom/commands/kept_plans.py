@@ -25,11 +25,11 @@ import loom
 from loom.commands.project import Here
 from loom.errors import InfrastructureError
 from loom.plan.model import JobSelection, Plan, ResolveContext
-from loom.plan.variables import KNOWN_TO_PLANS
 from loom.record.saved_plan import check_consistent
 from loom.storage.files import open_regular
 from loom.storage.private import make_private, own_state
 from loom.util import atomic, profile
+from loom.workflow.predefined import KNOWN_TO_PLANS
 
 if TYPE_CHECKING:
     from loom.workflow.dialects import Loaded

@@ -11,11 +11,11 @@ from loom.commands.children import ChildRuns
 from loom.commands.project import Here
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import rehearse, resolve
-from loom.plan.variables import KNOWN_TO_PLANS
 from loom.util.yaml_file import scalars_of
 from loom.workflow import Workflow, dialects
 from loom.workflow.dialects import Loaded
 from loom.workflow.lint import of_run
+from loom.workflow.predefined import KNOWN_TO_PLANS
 from loom.workflow.values import shell_words
 
 __all__ = ["ChildRuns", "Workflow", "load", "mentioned", "notices_of", "rehearse", "resolve"]

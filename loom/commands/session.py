@@ -25,6 +25,7 @@ from loom.plan import variables
 from loom.plan.model import MountMode, Plan, Step
 from loom.providers.base import Inside, KeptPlace, ReadOnlyMount, Resolved, SecretValues, SessionRequest
 from loom.record import visits
+from loom.record.events import epoch_ns
 from loom.record.lines import encodable
 from loom.record.visits import Visit
 from loom.runner import JobTools, PlaceOpener, Resumption, RunSettings, View
@@ -167,7 +168,13 @@ def held(here: Here, job: PastJob, place_id: str, *, alone: bool) -> AbstractCon
 def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: bool) -> EnteredJob:
     secrets = resolve_secrets(here, job)
     paths, woken = found.wake(variables.files_of(job.job, secrets))
-    placed = variables.placed(job.job, secrets, paths)
+    known = variables.job_environment(
+        job.job,
+        job.run.planned.variables,
+        project_dir=here.provider(job).project_dir(job.run.workspace),
+        image_name=job.image.name if job.image is not None else "",
+    )
+    placed = variables.placed(job.job, known, secrets, paths, _attempt(job))
     environment, notes = _environment(job, step, secrets, placed)
     if woken:
         notes.append(f"the container was stopped and runs again: its files are unchanged; {lost_memory(job)}")
@@ -209,9 +216,8 @@ def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cance
             handover.restore(planned, session, job.run.workspace, progress)
         secrets = values.own
         files = variables.files_of(planned, secrets)
-        placed = variables.placed(
-            planned, secrets, {name: session.put_secret(name, value) for name, value in files.items()}
-        )
+        paths = {name: session.put_secret(name, value) for name, value in files.items()}
+        placed = variables.placed(planned, opened.request.environment, secrets, paths, _attempt(job))
         environment, notes = _environment(job, step, secrets, placed)
         yield EnteredJob(
             inside=session.inside(environment, as_root=as_root),
@@ -361,6 +367,12 @@ def _environment(
         "LOOM_STEP": step.id,
         "LOOM_ATTEMPT": str(max(1, job.state.attempts)),
     }, notes
+
+
+def _attempt(job: PastJob) -> dict[str, str]:
+    """Return the variables of its last attempt."""
+    began = job.state.attempt_started_at
+    return {} if began is None else variables.of_attempt(max(1, job.state.attempts), epoch_ns(began))
 
 
 def after_script_notes(job: PastJob) -> list[str]:

@@ -65,6 +65,7 @@ def variables_of(origin: ProjectOrigin) -> dict[str, str]:
         "CI_PROJECT_NAMESPACE": namespace,
         "CI_PROJECT_NAMESPACE_SLUG": slug(namespace),
         "CI_PROJECT_ROOT_NAMESPACE": group,
+        "CI_PROJECT_ROOT_NAMESPACE_SLUG": slug(group),
         "CI_PROJECT_URL": f"{url}/{origin.path}",
         "CI_DEPENDENCY_PROXY_SERVER": proxy,
         "CI_DEPENDENCY_PROXY_GROUP_IMAGE_PREFIX": f"{proxy}/{group.lower()}/dependency_proxy/containers",
@@ -76,6 +77,7 @@ def variables_of(origin: ProjectOrigin) -> dict[str, str]:
             "CI_REGISTRY": f"registry.{_GITLAB}",
             "CI_REGISTRY_IMAGE": f"registry.{_GITLAB}/{origin.path.lower()}",
             "CI_PAGES_DOMAIN": "gitlab.io",
+            "CI_PAGES_HOSTNAME": f"{group.lower()}.gitlab.io",
             "CI_PAGES_URL": f"https://{group.lower()}.gitlab.io/{rest.lower()}",
         }
     return variables

@@ -11,9 +11,9 @@ from loom.plan import model as p
 from loom.plan.jobs import JobBuilder
 from loom.plan.rules import RuleDecision, RuleEvaluator, candidate_of, job_ids
 from loom.plan.selection import Choice
-from loom.plan.variables import KNOWN_TO_PLANS
 from loom.workflow import Entry, Workflow
 from loom.workflow.dialects import AnyEntry, Loaded
+from loom.workflow.predefined import KNOWN_TO_PLANS
 
 __all__ = ["problems_of", "rehearse", "resolve"]
 

@@ -11,7 +11,9 @@ from msgspec import Struct, field
 from loom.errors import WorkflowError
 from loom.plan import model as p
 from loom.plan.placement import placed
+from loom.plan.variables import of_plan
 from loom.util import globs
+from loom.util.slugs import slug
 from loom.util.toposort import order
 from loom.util.yaml_file import Node, pointer
 from loom.workflow import Entry, Workflow, expressions, interpolation, models
@@ -126,6 +128,7 @@ def job_values(
     project_dir = p.PROJECT_DIR if place.in_container else context.host_project_dir
     values = {
         "CI_JOB_NAME": entry.name,
+        "CI_JOB_NAME_SLUG": slug(entry.name),
         "CI_JOB_STAGE": str(fields.stage),
         "LOOM_JOB_NAME": entry.name,
         "LOOM_JOB_ID": job_id,
@@ -134,9 +137,7 @@ def job_values(
         "LOOM_PROVIDER": place.provider,
         "LOOM_WORKFLOW_PATH": workflow.path,
     }
-    if project_dir is not None:
-        values["CI_PROJECT_DIR"] = values["LOOM_PROJECT_DIR"] = project_dir
-    return values
+    return {**values, **of_plan(job_id=job_id, project_dir=project_dir)}
 
 
 def candidate_of(

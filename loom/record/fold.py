@@ -99,6 +99,12 @@ class JobState(Struct):
         return self.phases[0].start.ts if self.phases else None
 
     @property
+    def attempt_started_at(self) -> str | None:
+        """When its last attempt began."""
+        number = max(1, self.attempts)
+        return next((span.start.ts for span in self.phases if span.start.data.get("attempt") == number), None)
+
+    @property
     def failing_step(self) -> tuple[str, Span] | None:
         """`(step id, span)` of the step that decided the job's result."""
         step = self.outcome.get("failing_step")

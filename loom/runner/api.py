@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from loom import __version__
 from loom.analysis import patterns
@@ -320,6 +321,20 @@ def settings_of(request: RunRequest, workspace: Path) -> RunSettings:
     )
 
 
+def head_of(source: Source) -> environment.HeadCommit:
+    """Return what `source` says of the commit that is checked out."""
+    refs = {name: (sha, target) for name, sha, target in source.refs}
+    _, default = refs.get("refs/remotes/origin/HEAD", ("", ""))
+    sha, _ = refs.get(f"refs/remotes/origin/{source.branch}", (None, ""))
+    return environment.HeadCommit(
+        sha=source.head_sha,
+        branch=source.branch,
+        tags=source.tags,
+        default_branch=environment.default_branch(default, refs),
+        remote_sha=environment.remote_sha(sha, source.origin_url),
+    )
+
+
 def run_variables(
     run_id: str,
     source: Source,
@@ -328,22 +343,12 @@ def run_variables(
     event: str = environment.DEFAULT_EVENT,
     message: environment.Message | None = None,
 ) -> dict[str, str]:
-    """Return the variables for all jobs of a run on `source`; `message` is the commit's, if known."""
-    refs = {name: (sha, target) for name, sha, target in source.refs}
-    _, default = refs.get("refs/remotes/origin/HEAD", ("", ""))
-    sha, _ = refs.get(f"refs/remotes/origin/{source.branch}", (None, ""))
+    """Return the variables for all jobs of a run on `source`; `message` is what git says of its commit, if known."""
     return environment.for_run(
         run_id=run_id,
         event=event,
         workflow_path=workflow_path,
-        commit=environment.HeadCommit(
-            sha=source.head_sha,
-            branch=source.branch,
-            tags=source.tags,
-            default_branch=environment.default_branch(default, refs),
-            remote_sha=environment.remote_sha(sha, source.origin_url),
-            message=message,
-        ),
+        commit=replace(head_of(source), message=message),
         project_name=environment.project_name_of(source.root),
         origin_url=source.origin_url,
         user=environment.User(

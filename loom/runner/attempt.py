@@ -22,6 +22,7 @@ class Attempt:
         self.job = job
         self.journal = journal
         self.number = number
+        self.began_ns = journal.now_ns()
         self.status = Status.SUCCESS
         self.exit_code: int | None = None
         self.error: str | None = None

@@ -9,7 +9,7 @@ from loom.cancel import Cancel
 from loom.errors import InfrastructureError, ProviderError, SecretError, ServiceError
 from loom.plan import variables
 from loom.plan.model import Job
-from loom.providers.base import NO_SECRETS, BuiltImage, OpenedServices, Resolved, SecretValues, Session
+from loom.providers.base import NO_SECRETS, BuiltImage, OpenedServices, Resolved, SecretValues
 from loom.providers.steps import chosen
 from loom.record.events import PhaseCode, Section
 from loom.runner.attempt import Attempt, SectionOutput
@@ -46,7 +46,7 @@ class Preparation:
             session=opened.session,
             request=opened.request,
             image=image,
-            environment=_placed(self._job, opened.session, secrets.own),
+            environment=self._placed(opened, secrets.own),
             secrets=secrets.own,
             services=services,
             resumed=resumed,
@@ -152,6 +152,14 @@ class Preparation:
         self._stack.push(closing)
         return opened
 
+    def _placed(self, opened: Opened, secrets: Mapping[str, bytes]) -> Mapping[str, str]:
+        """Put the job's files into its place; return their variables, the other secrets and those of the attempt."""
+        job, attempt = self._job, self._attempt
+        files = variables.files_of(job, secrets)
+        paths = {name: opened.session.put_secret(name, value) for name, value in files.items()}
+        own = variables.of_attempt(attempt.number, attempt.began_ns)
+        return variables.placed(job, opened.request.environment, secrets, paths, own)
+
     def _tell(self, opened: Opened) -> None:
         facts = opened.session.facts
         fact = {
@@ -168,12 +176,6 @@ class Preparation:
         self._attempt.fact("session_opened", fact, CODE)
         for text in facts.warnings:
             self._attempt.warn(text, CODE)
-
-
-def _placed(job: Job, session: Session, secrets: Mapping[str, bytes]) -> Mapping[str, str]:
-    """Put the job's files into its place; return their variables and the other secrets."""
-    files = variables.files_of(job, secrets)
-    return variables.placed(job, secrets, {name: session.put_secret(name, value) for name, value in files.items()})
 
 
 def _no_variable(job: Job, name: str) -> SecretError:

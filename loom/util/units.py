@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 
@@ -95,6 +96,13 @@ def platform(text: str) -> str:
     if text.lower() not in _ARCHITECTURES and not re.fullmatch(PLATFORM_PATTERN, text):
         raise ValueError(f"expected a platform such as linux/amd64, linux/arm64 or linux/arm/v7, found {text!r}")
     return text
+
+
+def machine() -> str:
+    """Return this machine's platform."""
+    names = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
+    there = os.uname()
+    return f"{there.sysname.lower()}/{names.get(there.machine, there.machine)}"
 
 
 def duration_text(seconds: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from loom.plan import model as p
 from loom.plan.rules import Candidate, RuleDecision, WantedNeed
+from loom.plan.variables import of_plan
 from loom.util.toposort import CycleError, order
 from loom.util.yaml_file import Node, fields_of, one_or_more
 from loom.workflow.gitlab import needs, rules, yaml
@@ -83,10 +84,8 @@ class Candidates:
         return {"CI_PIPELINE_NAME": text} if text else {}
 
     def job_values(self, entry: Entry, instance: Instance) -> dict[str, str]:
-        """Return the predefined variables of one job that are known at planning time."""
-        in_container = entry.merged.get("image") is not None or self.selection.container
-        project_dir = p.PROJECT_DIR if in_container else self.context.host_project_dir
-        values = {
+        """Return the predefined variables of one job that its rules see."""
+        return {
             **for_job(entry, instance),
             "LOOM_JOB_NAME": entry.name,
             "LOOM_JOB_ID": instance.id,
@@ -94,9 +93,12 @@ class Candidates:
             "LOOM_JOB_TARGET": "linux",
             "LOOM_WORKFLOW_PATH": self.pipeline.path,
         }
-        if project_dir is not None:
-            values["CI_PROJECT_DIR"] = values["LOOM_PROJECT_DIR"] = project_dir
-        return values
+
+    def text_values(self, entry: Entry, instance: Instance) -> dict[str, str]:
+        """Return those that only its texts see: in GitLab, a job has them when a runner takes it."""
+        in_container = entry.merged.get("image") is not None or self.selection.container
+        project_dir = p.PROJECT_DIR if in_container else self.context.host_project_dir
+        return of_plan(job_id=instance.id, project_dir=project_dir)
 
     def gets_reported(self, candidate: JobCandidate) -> bool:
         """Whether jobs before this one may report variables to it."""

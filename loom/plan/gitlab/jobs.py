@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
@@ -24,8 +25,9 @@ from loom.workflow.gitlab.inputs import as_text
 from loom.workflow.gitlab.keywords import JOB, Support
 from loom.workflow.gitlab.needs import dependencies
 from loom.workflow.gitlab.shapes import UNSUPPORTED
-from loom.workflow.gitlab.variables import Variable, expand, expand_all, names, read, text_of
+from loom.workflow.gitlab.variables import GIVE, Variable, expand, expand_all, names, read, text_of
 from loom.workflow.interpolation import ExpansionTooLong
+from loom.workflow.predefined import KNOWN_AT_START
 from loom.workflow.values import shell_words
 
 _PULL: Mapping[str, p.PullPolicy] = {"always": "always", "never": "never", "if-not-present": "missing"}
@@ -43,7 +45,7 @@ _RETRY: Mapping[str, p.RetryWhen] = {
 _PHASES: tuple[p.Phase, ...] = ("before_script", "script", "after_script")
 _REFUSING = [one for one in JOB if one.support is Support.NO_JOB]
 _PROJECT = {"CI_PROJECT_DIR": ".", "LOOM_PROJECT_DIR": "."}
-_GIVE = "give it with --var, or in the file that `gitlab: {variables: FILE}` in your configuration names"
+_LATE = {*_PROJECT, "CI_BUILDS_DIR", *KNOWN_AT_START}
 _When = Literal["on_success", "on_failure", "always", "manual"]
 _WHEN: Mapping[str, _When] = {"on_failure": "on_failure", "always": "always", "manual": "manual"}
 
@@ -341,7 +343,7 @@ class _Texts:
         candidates, rule = builder.candidates, candidate.decided.variables
         scope = candidates.scope(candidate.entry, candidate.instance, rule) if rule else candidate.scope
         self._reported = candidates.gets_reported(candidate)
-        self.known = scope.known
+        self.known = {**scope.known, **candidates.text_values(candidate.entry, candidate.instance)}
         self._layered = layered = scope.layered
         self.secrets = tuple(
             p.Secret(name=name, ref=variable.ref, file=variable.file, required=False)
@@ -356,19 +358,16 @@ class _Texts:
 
     def _own(self) -> dict[str, str]:
         """Return the predefined variables that no other job of the run has, and that the plan's job does not say itself."""
-        names = [
-            *self.builder.candidates.pipeline_values,
-            "GITLAB_CI",
-            "CI_NODE_TOTAL",
-            *(name for name in self.known if name.startswith("CI_ENVIRONMENT_")),
-        ]
+        own = {"GITLAB_CI", "CI_NODE_TOTAL", "CI_JOB_GROUP_NAME", *self.builder.candidates.pipeline_values}
         if self.candidate.instance.index is not None:
-            names += ["CI_JOB_NAME", "CI_JOB_NAME_SLUG", "CI_JOB_GROUP_NAME", "CI_NODE_INDEX"]
-        return {name: self.known[name] for name in names}
+            own |= {"CI_JOB_NAME", "CI_JOB_NAME_SLUG", "CI_NODE_INDEX"}
+        found = {name: text for name, text in self.known.items() if name in own or name.startswith("CI_ENVIRONMENT_")}
+        tags = [self(text_of(tag)) for tag in one_or_more(self.candidate.entry.merged.get("tags"))]
+        return {**found, "CI_JOB_TAGS": json.dumps(tags, ensure_ascii=False)} if tags else found
 
     def _late(self, name: str) -> bool:
         """Whether a name gets its value when the job runs."""
-        if name.startswith("LOOM_SERVICE_") or name in _PROJECT or name in self._at_place:
+        if name.startswith("LOOM_SERVICE_") or name in _LATE or name in self._at_place:
             return True
         return self._reported and name not in self.known
 
@@ -405,7 +404,7 @@ class _Texts:
             unset = [f"${one}" for one in self._unset(text_of(written))]
             if unset:
                 lacks = f"{' and '.join(unset)} {'has' if len(unset) == 1 else 'have'} no value here"
-                why = f"image: {error.message}. {lacks}: {_GIVE}"
+                why = f"image: {error.message}. {lacks}: {GIVE}"
                 self.builder.refuse(self.candidate, written, self.at("image"), why)
             else:
                 self.builder.say(written, self.at("image"), f"image: {error.message}. {error.hint}")

@@ -8,11 +8,11 @@ from loom.plan import model as p
 from loom.plan.gitlab.candidates import Candidates
 from loom.plan.gitlab.jobs import GitLabJobBuilder
 from loom.plan.selection import Choice
-from loom.plan.variables import KNOWN_TO_PLANS
 from loom.workflow.gitlab import needs, parallel, rules, variables, yaml
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.rules import RulesResult
 from loom.workflow.messages import Problems
+from loom.workflow.predefined import KNOWN_TO_PLANS
 
 
 def resolve(pipeline: Pipeline, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from loom.util import yaml_file
 from loom.util.yaml_file import Kind, Node, YamlFile, items_of, one_or_more, pointer
-from loom.workflow.gitlab import inputs, yaml
+from loom.workflow.gitlab import inputs, rules, yaml
 from loom.workflow.gitlab.files import CODE, GitLabFiles
 from loom.workflow.gitlab.inheritance import defaults_of, entry_names, extended, with_defaults
 from loom.workflow.gitlab.pipeline import Entry, Facts, Pipeline
@@ -36,6 +36,7 @@ class Loaded:
 
     def __init__(self, path: str, data: bytes, root: Path, facts: Facts) -> None:
         self.path = path
+        self.facts = facts
         self.problems = Problems(code=yaml.CODE)
         files = GitLabFiles(root, facts, self.problems)
         content = files.load(data, path)
@@ -70,7 +71,7 @@ class Loaded:
             root=root,
             stages=stages,
             entries=entries,
-            notices=tuple(self.shapes.notices.values()),
+            notices=(*self.shapes.notices.values(), *rules.without_value(root, entries.values(), self.facts)),
         )
 
     def _stages(self, root: Node) -> tuple[str, ...]:

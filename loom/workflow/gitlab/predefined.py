@@ -18,6 +18,8 @@ _TIERS = (
     ("staging", r"sta?g|mode?l|pre|demo|non"),
     ("production", r"pro?d|live"),
 )
+_NUMBERED = re.compile(r"([\s:]+(\[.*\]|\d+[\s:/\\]+\d+)){1,3}\s*\Z")
+"""What GitLab takes off the names of jobs to group them: numbers such as `1/3`, or the values of a matrix."""
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -27,7 +29,7 @@ def for_job(entry: Entry, instance: Instance) -> dict[str, str]:
         "GITLAB_CI": "true",
         "CI_JOB_NAME": instance.title,
         "CI_JOB_NAME_SLUG": slug(instance.title),
-        "CI_JOB_GROUP_NAME": entry.name,
+        "CI_JOB_GROUP_NAME": _NUMBERED.sub("", instance.title).strip(),
         "CI_JOB_STAGE": entry.stage,
         "CI_NODE_TOTAL": str(instance.total or 1),
     }

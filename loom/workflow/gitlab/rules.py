@@ -5,21 +5,25 @@ A condition compares variables as they are written; globs and refs are expanded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
-from loom.util.yaml_file import Kind, Node, items_of, one_or_more, pointer
+from loom.errors import Problem
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer
 from loom.workflow.expressions import Expression, ExpressionError
 from loom.workflow.gitlab import conditions, durations, paths, policies
 from loom.workflow.gitlab.pipeline import Entry, Facts, Pipeline
-from loom.workflow.gitlab.variables import Scope, Variable, expand_existing, read
+from loom.workflow.gitlab.variables import GIVE, Scope, Variable, expand_existing, read
 from loom.workflow.patterns import SearchError
+from loom.workflow.predefined import NOT_SET
 
 if TYPE_CHECKING:
     from loom.workflow.messages import Problems
 
+_NAMES = re.compile(r"\$(\w+)")
 _REASONS = {"manual": "manual: name it to run it", "never": "when: never"}
 
 
@@ -81,6 +85,33 @@ def include_applies(rules: Node | None, scope: Scope, facts: Facts, problems: Pr
 def check(rules: Node | None, at: tuple[str | int, ...], problems: Problems) -> None:
     """Report each invalid condition, also those that no pipeline evaluates."""
     list(_parsed(rules, at, problems))
+
+
+def without_value(root: Node, entries: Iterable[Entry], facts: Facts) -> Iterator[Problem]:
+    """Report the variables that conditions read and only the server knows, each once: here, they have no value."""
+    source = facts.predefined.get("CI_PIPELINE_SOURCE")
+    asked = {one.name: one.why for one in NOT_SET if one.missing in ("*", source)}
+    given = {*facts.own_variables(), *facts.given, *fields_of(root.get("variables"))}
+    for at, node, own in _conditions(root, entries):
+        for name in _NAMES.findall(_text(node)):
+            if name in asked and name not in given and name not in own:
+                why = f"this condition reads ${name}, which has no value here: {asked.pop(name)[:-1].lower()}; {GIVE}"
+                yield node.file.problem(node, pointer(*at), why, code="GL_NOT_GIVEN", severity="notice")
+
+
+def _conditions(
+    root: Node, entries: Iterable[Entry]
+) -> Iterator[tuple[tuple[str | int, ...], Node, Mapping[str, Node]]]:
+    """Yield each condition with its place and the variables of its job."""
+    owners: list[tuple[tuple[str, ...], Node | None, Mapping[str, Node]]] = [(("workflow",), root.get("workflow"), {})]
+    owners += [((entry.name,), entry.merged, fields_of(entry.merged.get("variables"))) for entry in entries]
+    for at, owner, own in owners:
+        for number, rule in enumerate(flat(owner.get("rules")) if owner is not None else ()):
+            if (node := rule.get("if")) is not None:
+                yield (*at, "rules", number, "if"), node, own
+        for key in ("only", "except"):
+            for node in one_or_more(owner.find(key, "variables")) if owner is not None else ():
+                yield (*at, key, "variables"), node, own
 
 
 def _decision(

@@ -32,6 +32,7 @@ _RUNNER = re.compile(r"\$(?:\{([^}]*)\}|([*#$@!?\-0-9])|(\w+)|(\{))", re.ASCII)
 
 SECRET = "[MASKED]"
 """What conditions see of a secret."""
+GIVE = "give it with --var, or in the file that `gitlab: {variables: FILE}` in your configuration names"
 _CODE = "CONFIG_INVALID"
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _HINT = "`gitlab: {variables: FILE}` in your configuration names it"

@@ -46,9 +46,15 @@ class Project:
         self.git("add", "-A")
         self.git("commit", "-q", "-m", name)
 
-    def jobs(self, event: str = "push", *, base: str | None = None) -> set[str]:
+    def here(self) -> Here:
         settings = config.load(root=self.root, environ=self.environ, flags={})
-        here = Here(environ=self.environ, start=self.root, root=self.root, config=settings)
+        return Here(environ=self.environ, start=self.root, root=self.root, config=settings)
+
+    def variables(self, event: str = "push") -> dict[str, str]:
+        return checkout.commit_variables(self.here(), ".gitlab-ci.yml", event)
+
+    def jobs(self, event: str = "push", *, base: str | None = None) -> set[str]:
+        here = self.here()
         path = self.root / ".gitlab-ci.yml"
         context = checkout.resolve_context(here, path, event=event, base=base)
         loaded = planning.load(here, path, lambda: context)
@@ -90,3 +96,23 @@ def test_a_tag_and_a_schedule_count_every_file_as_changed(project: Project) -> N
     project.git("tag", "v1")
     assert project.jobs("tag") == {"changed", "same", "of-tags"}
     assert project.jobs("schedule") == {"changed", "same", "on-main"}
+
+
+def test_a_branch_knows_where_it_left_the_default_branch(project: Project) -> None:
+    assert "CI_COMMIT_DEFAULT_BRANCH_BASE_SHA" not in project.variables()
+    fork = project.variables()["CI_COMMIT_SHA"]
+    project.git("checkout", "-q", "-b", "topic")
+    project.commit("a", "x")
+    assert project.variables()["CI_COMMIT_DEFAULT_BRANCH_BASE_SHA"] == fork
+    found = project.variables("merge_request")
+    assert found["CI_MERGE_REQUEST_DIFF_BASE_SHA"] == fork
+    assert "CI_COMMIT_DEFAULT_BRANCH_BASE_SHA" not in found
+
+
+def test_a_tag_has_its_message_if_it_has_one_of_its_own(project: Project) -> None:
+    project.git("tag", "plain")
+    assert "CI_COMMIT_TAG_MESSAGE" not in project.variables("tag")
+    project.git("tag", "-d", "plain")
+    project.git("tag", "-a", "v1", "-m", "first\n\nmore")
+    assert project.variables("tag")["CI_COMMIT_TAG_MESSAGE"] == "first\n\nmore"
+    assert "CI_COMMIT_TAG_MESSAGE" not in project.variables()

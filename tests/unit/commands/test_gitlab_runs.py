@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from loom.cli.boundary import run_app
+from loom.util.slugs import slug
 
 
 class Project:
@@ -75,6 +77,28 @@ def test_a_refused_job_fails_alone_when_its_turn_comes(project: Project) -> None
     [run] = project.runs()
     assert (run["failing_job_id"], run["status"]) == ("b", "error")
     assert project.loom("diagnose", "last", "b", "--json")[1].count("JOB_REFUSED") == 1
+
+
+ATTEMPTS = """
+a:
+  retry: 1
+  variables: {AT: "at $CI_JOB_STARTED_AT_SLUG"}
+  script: ['echo "$CI_JOB_RETRY_COUNT $CI_JOB_STARTED_AT $AT $CI_JOB_ID"', '[ $CI_JOB_RETRY_COUNT = 1 ]']
+"""
+
+
+def test_each_attempt_at_a_job_knows_when_it_began(project: Project) -> None:
+    project.write(gitlab=ATTEMPTS)
+    assert project.run("--keep", "always")[0] == 0
+    first, second = (line.split() for line in project.output("a").splitlines())
+    assert (first[0], second[0]) == ("0", "1")
+    for _, time, *more in (first, second):
+        assert re.fullmatch(r"[-0-9]{10}T[:0-9]{8}Z", time)
+        assert more == ["at", slug(time), "a"]
+    seen = project.root.parent / "seen"
+    code, _, err = project.loom("exec", "last", "a", "--", "sh", "-c", f"echo $CI_JOB_STARTED_AT $AT > {seen}")
+    assert code == 0, err
+    assert seen.read_text().split() == [second[1], "at", slug(second[1])]
 
 
 EMPTY = """

@@ -11,10 +11,11 @@ from loom.config import Config, GitLabSettings
 from loom.errors import LoomError
 from loom.plan.model import Image, Job, JobSelection, Plan, ResolveContext, Secret
 from loom.plan.resolve import resolve
-from loom.plan.variables import HeadCommit, Message, for_run, job_environment, of_status
+from loom.plan.variables import HeadCommit, Message, for_run, job_environment, of_attempt, of_status, placed
 from loom.status import Status
 from loom.workflow import dialects
 from loom.workflow.gitlab import variables
+from loom.workflow.gitlab.pipeline import Pipeline
 from loom.workflow.gitlab.predefined import environment_slug
 from tests.support.gitlab import PUSH
 
@@ -248,3 +249,75 @@ def test_a_commit_without_a_description_has_an_empty_one() -> None:
     commit = HeadCommit(sha="a" * 40, message=Message(author="", timestamp="", text="title\n"))
     found = for_run(run_id="", workflow_path="f", commit=commit, project_name="p", origin_url=None)
     assert (found["CI_COMMIT_DESCRIPTION"], "CI_COMMIT_TAG" in found) == ("", False)
+
+
+START = """
+job:
+  script: x
+  image: base
+  tags: [big, $CI_COMMIT_BRANCH]
+  variables: {A: "$CI_JOB_ID $CI_BUILDS_DIR $CI_JOB_IMAGE $CI_JOB_TIMEOUT", B: "$CI_JOB_STARTED_AT $CI_JOB_IMAGE"}
+  artifacts: {name: $CI_JOB_ID, paths: [a]}
+  rules: [{if: $CI_JOB_ID == null}]
+"""
+
+
+def test_variables_that_a_job_gets_when_it_starts_wait_for_it(tmp_path: Path) -> None:
+    found = job(tmp_path, START)
+    assert found.variables["A"] == "job / $CI_JOB_IMAGE $CI_JOB_TIMEOUT"
+    assert (found.artifacts is not None and found.artifacts.name, found.variables["CI_JOB_TAGS"]) == (
+        "job",
+        '["big", "main"]',
+    )
+    environment = job_environment(
+        found, {"CI_PROJECT_URL": "https://x/p"}, project_dir="/workspace", image_name="base:1"
+    )
+    assert (environment["A"], environment["B"]) == ("job / base:1 3600", "$CI_JOB_STARTED_AT base:1")
+    assert environment["CI_JOB_URL"] == "https://x/p/-/jobs/job"
+    own = placed(found, environment, {}, {}, of_attempt(2, 1_700_000_000 * 10**9))
+    assert own == {
+        "B": "2023-11-14T22:13:20Z base:1",
+        "CI_JOB_STARTED_AT": "2023-11-14T22:13:20Z",
+        "CI_JOB_STARTED_AT_SLUG": "2023-11-14t22-13-20z",
+        "CI_JOB_RETRY_COUNT": "1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [("job", "job"), ("test 1/3", "test"), ("test: [a, b] 2 / 3", "test"), ("v1 2", "v1 2"), ("a:b: 1:2", "a:b")],
+)
+def test_the_group_of_a_job_has_no_numbers(tmp_path: Path, name: str, group: str) -> None:
+    [found] = plan(tmp_path, f'"{name}": {{script: x}}').jobs
+    assert found.variables["CI_JOB_GROUP_NAME"] == group
+
+
+def notices(
+    tmp_path: Path, text: str, *, given: dict[str, str] | None = None, own: str = "", **known: str
+) -> list[str]:
+    path, mine = tmp_path / ".gitlab-ci.yml", tmp_path / "variables.yml"
+    path.write_text(text)
+    mine.write_text(own)
+    context = ResolveContext(
+        predefined={**PUSH, **known}, given=given or {}, own_variables=lambda: variables.own(mine, "group/project")
+    )
+    loaded = dialects.load(path, tmp_path, lambda: context)
+    assert isinstance(loaded, Pipeline)
+    return [f"{one.line}:{one.column} {one.message}" for one in loaded.notices]
+
+
+READS = """
+workflow: {rules: [{if: $CI_COMMIT_BRANCH}]}
+.t: {rules: [{if: '$CI_PROJECT_ID == "1" && $CI_PIPELINE_SCHEDULE_DESCRIPTION'}]}
+a: {extends: .t, script: x}
+b: {extends: .t, script: x}
+c: {script: x, variables: {GITLAB_FEATURES: x}, only: {variables: ['$GITLAB_FEATURES =~ /x/']}}
+"""
+
+
+def test_a_condition_on_what_only_the_server_knows_is_said_once(tmp_path: Path) -> None:
+    [said] = notices(tmp_path, READS)
+    assert said.startswith("3:19 this condition reads $CI_PROJECT_ID, which has no value here: a number that only the")
+    assert len(notices(tmp_path, READS, CI_PIPELINE_SOURCE="schedule")) == 2
+    assert notices(tmp_path, READS, given={"CI_PROJECT_ID": "2"}) == notices(tmp_path, READS, own="CI_PROJECT_ID: 2")
+    assert notices(tmp_path, READS, given={"CI_PROJECT_ID": "2"}) == []

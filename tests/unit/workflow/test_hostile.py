@@ -14,9 +14,9 @@ from loom import workflow
 from loom.errors import RequestError, WorkflowError
 from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.resolve import problems_of, resolve
-from loom.plan.variables import KNOWN_TO_PLANS
 from loom.util import yaml_file
 from loom.workflow.lint import warnings
+from loom.workflow.predefined import KNOWN_TO_PLANS
 from tests.support.effort import fuzzed
 
 HEAD = "version: v1\nstages: [build, test]\n"

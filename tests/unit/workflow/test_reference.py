@@ -11,7 +11,7 @@ from loom.errors import RequestError
 from loom.plan import model as plan
 from loom.plan import variables
 from loom.plan.resolve import problems_of
-from loom.workflow import models
+from loom.workflow import models, predefined
 
 ROOT = Path(__file__).parents[3]
 PAGES = ROOT / "docs/reference"
@@ -73,11 +73,14 @@ def test_workflows_in_the_pages_are_good(text: str, tmp_path: Path) -> None:
     assert problems_of(workflow.load(path, tmp_path)) == []
 
 
-def test_every_predefined_variable_is_in_the_reference() -> None:
-    rows = re.findall(
-        r"^\| `(CI\w*|GITLAB\w*|LOOM\w*)` \| `(\w+)` \| (.*) \|$", (PAGES / "variables.md").read_text(), re.MULTILINE
-    )
-    assert rows == [(each.name, each.known, each.about) for each in variables.PREDEFINED]
+def test_every_variable_of_gitlabs_list_has_a_value_or_a_reason() -> None:
+    ours = [each.name for each in (*predefined.PREDEFINED, *predefined.OF_GITLAB)]
+    reasons = [each.name for each in predefined.NOT_SET]
+    listed = (Path(__file__).parent / "gitlab_predefined.txt").read_text().splitlines()
+    assert sorted({*ours, *reasons} & {*listed}) == sorted(listed)
+    assert {*ours} & {*reasons} == set()
+    assert len({*reasons}) == len(reasons)
+    assert {*reasons} <= {*listed}, "GitLab has no such variable"
 
 
 def test_every_event_is_in_the_reference() -> None:
@@ -92,7 +95,7 @@ def test_loom_sets_the_predefined_variables_and_no_others() -> None:
         branch="topic",
         tags=["v1"],
         default_branch="main",
-        message=variables.Message(author="a", timestamp="b", text="title\n\nmore"),
+        message=variables.Message(author="a", timestamp="b", text="title\n\nmore", tag="t", fork="b" * 40),
     )
     given: set[str] = set()
     for event in variables.SOURCES:
@@ -106,12 +109,15 @@ def test_loom_sets_the_predefined_variables_and_no_others() -> None:
             user=variables.User(name="n", email="n@example.com"),
         ).keys()
     for image in (None, plan.Image(name="i")):
-        job = plan.Job(id="a", name="a", stage="s", steps=(), provider="host", image=image, timeout_s=60)
-        given |= variables.for_job(job, project_dir="/p", image_name="").keys()
+        job = plan.Job(id="a", name="a", stage="s", steps=(), provider="host", image=image, timeout_s=60, when="manual")
+        given |= variables.for_job(job, project_dir="/p", image_name="", project_url="https://x").keys()
     given |= {"CI_NODE_INDEX", "CI_NODE_TOTAL"}
-    assert given == {each.name for each in variables.PREDEFINED if each.known in ("plan", "job")}
+    given |= variables.of_attempt(1, 0).keys()
+    assert given == {each.name for each in predefined.PREDEFINED if each.known in ("plan", "job", "start")}
     settings = {f"LOOM_{key.upper()}" for key in config.KEYS}
-    assert settings.isdisjoint(each.name for each in variables.PREDEFINED), "loom in a job would read its own variables"
+    assert settings.isdisjoint(each.name for each in predefined.PREDEFINED), (
+        "loom in a job would read its own variables"
+    )
 
 
 @pytest.mark.parametrize(
