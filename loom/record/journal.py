@@ -159,7 +159,7 @@ class Journal:
     def fact(
         self, where: Where, code: PhaseCode, name: str, data: Mapping[str, Any] | None = None, **more: Any
     ) -> None:
-        """Record a fact; `name` is a stable lower-case word (docs/reference/record.md lists them)."""
+        """Record a fact; `name` is a stable lower-case word, which programs may look for."""
         self._phase(where, code, kind="message", message=name, data=data, **more)
 
     @contextmanager

@@ -20,6 +20,7 @@ from loom.render.sections import Sections
 from loom.render.sinks import while_heard
 from loom.status import Status, Stream
 from loom.util.controls import cleaned, shown, visible
+from loom.util.sections import only_marks
 from loom.util.units import counted, rough_duration, rough_size
 
 """Number of lines of a failing step to show."""
@@ -108,9 +109,9 @@ def _lines_of(pieces: Collection[_Piece], dots: str) -> Iterator[str]:
         lines[-1].append(piece.text)
         unfinished = piece.stream if piece.partial else None
     for number, parts in enumerate(lines):
-        text = visible("".join(parts))
-        if not text and "section_end:" in parts[0]:
-            continue  # a mark of the job's output, which has no text of its own
+        if only_marks(whole := "".join(parts)):
+            continue
+        text = visible(whole)
         if len(text) > LONGEST_LINE:
             half = LONGEST_LINE // 2
             # The first kept part may have unknown predecessors.

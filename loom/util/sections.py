@@ -17,6 +17,11 @@ MOST_DEEP = 50
 """A mark below this depth is text: nobody nests so deep, and a job could print any number."""
 
 
+def only_marks(text: str) -> bool:
+    """Whether a line has marks of sections and nothing else that is seen."""
+    return "section_" in text and _MARK.search(text) is not None and not visible(text).strip()
+
+
 class OutputSection(Struct, kw_only=True, eq=False):
     name: str
     title: str

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
+import docker
 import pytest
 
 from .conftest import IMAGE, Project, load
@@ -53,6 +55,8 @@ def test_the_package_by_the_indexes_of_the_image(project: Project) -> None:
     project.workflow(WORKFLOW)
     ran = project.run()
     assert ran.code == 1, ran.out + ran.err
+    with closing(docker.from_env()) as client:
+        client.images.remove(ran.manifest("by-name")["image"]["id"], force=True)
     first = load(Path(ran.receipt["diagnosis_path"]))
 
     def found(job: str) -> tuple[dict[str, str] | None, str]:
