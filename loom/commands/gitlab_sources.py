@@ -72,7 +72,7 @@ class Elsewhere:
         own = self._host()
         if own is None or _host_of(url) != own.lower():
             self._check_allowed(url)
-        kept = self.cache / "remote" / hashlib.sha256(url.encode()).hexdigest()
+        kept = self._kept("remote", url)
         try:
             with _OPENER.open(Request(url, headers={"User-Agent": "loom"}), timeout=TIMEOUT_S) as answer:
                 data: bytes = answer.read(MAX_BYTES + 1)
@@ -84,9 +84,7 @@ class Elsewhere:
                     f"{url} can't be fetched: {error}; with a connection, loom keeps a copy for later"
                 ) from error
             return kept.read_bytes()
-        with suppress(OSError):
-            kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            atomic.write(kept, data, mode=0o600)
+        _keep(kept, data)
         return data
 
     def _check_allowed(self, url: str) -> None:
@@ -167,11 +165,7 @@ class Elsewhere:
     def _tag(self, path: str, version: str) -> str:
         """Return the newest tag of a version such as `1`, `1.2` or `~latest`."""
         clone = self.settings.projects.get(path)
-        listed = (
-            self._must("tag", clone, "tag", "--list")
-            if clone is not None
-            else self._must("ls-remote", None, "ls-remote", "--tags", "--refs", "--end-of-options", self.url_of(path))
-        )
+        listed = self._must("tag", clone, "tag", "--list") if clone is not None else self._tags(self.url_of(path))
         names = [line.rpartition("/")[2] for line in listed.decode("utf-8", "replace").split()]
         versions = {tuple(map(int, found.groups())): name for name in names if (found := _VERSION.fullmatch(name))}
         wanted = () if version == "~latest" else tuple(map(int, version.split(".")))
@@ -179,6 +173,21 @@ class Elsewhere:
         if not fitting:
             raise NotFound(f"{path} has no release {version}")
         return versions[max(fitting)]
+
+    def _tags(self, url: str) -> bytes:
+        """List the tags on a server; if it does not answer, those of the last time."""
+        kept = self._kept("tags", url)
+        try:
+            listed = self._must("ls-remote", None, "ls-remote", "--tags", "--refs", "--end-of-options", url)
+        except NotFound:
+            if kept.is_file():
+                return kept.read_bytes()
+            raise
+        _keep(kept, listed)
+        return listed
+
+    def _kept(self, kind: str, url: str) -> Path:
+        return self.cache / kind / hashlib.sha256(url.encode()).hexdigest()
 
     def _run(self, directory: Path | None, *arguments: str) -> tuple[int, bytes, str]:
         where = () if directory is None else ("-C", str(directory))
@@ -197,6 +206,13 @@ class Elsewhere:
 
     def show(self, directory: Path, *arguments: str) -> bytes | None:
         return self._git(directory, *arguments)
+
+
+def _keep(path: Path, data: bytes) -> None:
+    """Keep a copy of what was fetched; nothing happens where that is impossible."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        atomic.write(path, data, mode=0o600)
 
 
 def _host_of(url: str) -> str:

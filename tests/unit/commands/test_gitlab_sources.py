@@ -101,6 +101,17 @@ def test_a_components_version_is_the_newest_release_that_fits(
     assert component.tree.read("templates/part.yml").decode().startswith(f"# {chosen}")
 
 
+def test_a_version_without_its_server_is_what_it_was_the_last_time(tmp_path: Path, shared: Path, server: str) -> None:
+    elsewhere = sources(tmp_path, f"{server}/group/own")
+    found = elsewhere.component("127.0.0.1", "group/shared", "~latest")
+    (shared / ".git/git-daemon-export-ok").unlink()  # the server gives nothing any longer
+    again = elsewhere.component("127.0.0.1", "group/shared", "~latest")
+    assert (again.version, again.tree.sha) == ("1.10.0", found.tree.sha)
+    assert again.tree.read("templates/part.yml").startswith(b"# 1.10.0")
+    with pytest.raises(NotFound, match="git ls-remote"):
+        elsewhere.component("127.0.0.1", "group/other", "~latest")
+
+
 def test_a_clone_of_the_configuration_is_read_without_a_server(tmp_path: Path, shared: Path) -> None:
     elsewhere = sources(
         tmp_path, "git@example.com:group/own.git", f"gitlab: {{projects: {{group/shared: {shared}}}}}\n"
