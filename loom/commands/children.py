@@ -85,7 +85,7 @@ class ChildRuns:
         context = checkout.resolve_context(
             here, path, predefined=variables, given=[f"{name}={value}" for name, value in given.items()]
         )
-        context = replace(context, inputs=trigger.inputs if len(trigger.files) == 1 else {})
+        context = replace(context, typed_inputs=trigger.files[0].inputs if len(trigger.files) == 1 else {})
         loaded = dialects.load(path, child.workspace, lambda: context, like=self._dialect)
         selection = replace(checkout.selection(container=here.config.container, on=here.config.on), variables=given)
         plan = resolve(loaded, selection, context)
@@ -168,9 +168,11 @@ def _file_of(child: Child) -> Iterator[Path]:
                 f"{child.job.id}: a file from artifacts is a child pipeline by itself, without others",
                 code="GL_UNSUPPORTED",
             )
-        inputs = {"inputs": dict(trigger.inputs)} if trigger.inputs else {}
+        includes = [
+            {"local": file.path, **({"inputs": dict(file.inputs)} if file.inputs else {})} for file in trigger.files
+        ]
         whole = Path(folder) / "child.gitlab-ci.yml"
-        whole.write_text(yaml.safe_dump({"include": [{"local": file.path, **inputs} for file in trigger.files]}))
+        whole.write_text(yaml.safe_dump({"include": includes}))
         yield whole
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, field
 
@@ -247,6 +247,8 @@ class ChildFile(Struct, frozen=True, kw_only=True):
 
     path: str
     job: str | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """By their names, with the types that they have in the file."""
 
 
 class Trigger(Struct, frozen=True, kw_only=True):
@@ -258,7 +260,6 @@ class Trigger(Struct, frozen=True, kw_only=True):
     """The job ends with the child and has its result; otherwise it succeeds when the child starts."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """Forwarded to the child, above its file's own."""
-    inputs: Mapping[str, str] = field(default_factory=dict)
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -410,6 +411,8 @@ class ResolveContext(Struct, frozen=True, kw_only=True):
     """The variables that the project has on the server, from the user's file."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """The inputs of the workflow's main file, as text."""
+    typed_inputs: Mapping[str, Any] = field(default_factory=dict)
+    """Those that a parent pipeline gives."""
     given: Mapping[str, str] = field(default_factory=dict)
     """The variables of the command line, for what a workflow decides while it is read."""
     sources: Callable[[], Sources | None] = lambda: None

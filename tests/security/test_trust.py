@@ -113,8 +113,8 @@ HARMLESS: dict[type, frozenset[str]] = {
     model.Build: frozenset({"context", "dockerfile", "target", "args", "secrets"}),
     model.Image: frozenset({"name", "build", "pull", "pull_else", "entrypoint", "user", "platform"}),
     # The plan that a child pipeline becomes is asked about like any other.
-    model.Trigger: frozenset({"files", "depend", "variables", "inputs"}),
-    model.ChildFile: frozenset({"path", "job"}),
+    model.Trigger: frozenset({"files", "depend", "variables"}),
+    model.ChildFile: frozenset({"path", "job", "inputs"}),
     model.Need: frozenset({"job", "optional", "artifacts"}),
     model.AllowFailure: frozenset({"always", "exit_codes"}),
     model.Retry: frozenset({"max", "when", "exit_codes", "backoff_s"}),

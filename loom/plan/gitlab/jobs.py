@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
@@ -21,7 +21,6 @@ from loom.util.toposort import CycleError
 from loom.util.yaml_file import Kind, Node, fields_of, line_in_file, one_or_more, pointer
 from loom.workflow.gitlab import yaml
 from loom.workflow.gitlab.durations import seconds
-from loom.workflow.gitlab.inputs import as_text
 from loom.workflow.gitlab.keywords import JOB, Support
 from loom.workflow.gitlab.needs import dependencies
 from loom.workflow.gitlab.shapes import UNSUPPORTED
@@ -289,10 +288,12 @@ class GitLabJobBuilder:
         own = texts.variables if yaml_too is None or yaml_too.value is not False else {}
         strategy = node.get("strategy")
         return p.Trigger(
-            files=tuple(self._child(file, texts) for file in one_or_more(node.get("include"))),
+            files=tuple(
+                replace(self._child(file, texts), inputs=_inputs(node, file))
+                for file in one_or_more(node.get("include"))
+            ),
             depend=strategy is not None,
             variables={**{name: value for name, value in own.items() if name not in given}, **given},
-            inputs={name: as_text(value.plain()) for name, value in _inputs(node)},
         )
 
     def _child(self, node: Node, texts: _Texts) -> p.ChildFile:
@@ -329,9 +330,10 @@ def _without_demands(job: p.Job, refused: Sequence[str]) -> p.Job:
     return replace(job, refused=tuple(refused), image=image, services=(), secrets=())
 
 
-def _inputs(trigger: Node) -> Iterator[tuple[str, Node]]:
-    for owner in (*one_or_more(trigger.get("include")), trigger):
-        yield from fields_of(owner.get("inputs")).items()
+def _inputs(trigger: Node, file: Node) -> dict[str, Any]:
+    """Return the inputs of a child's file: its own, else those of the whole trigger."""
+    fields = {**fields_of(trigger.get("inputs")), **fields_of(file.get("inputs"))}
+    return {name: value.plain() for name, value in fields.items()}
 
 
 class _Texts:

@@ -51,7 +51,10 @@ class GitLabFiles:
 
     def load(self, data: bytes, name: str) -> Node | None:
         """Parse the main file and return its content merged over that of its includes."""
-        return self._parsed(data, name, _Where(tree=self.own, trail=(name,), given=Given(texts=self.facts.inputs)))
+        given = Given(
+            texts=self.facts.inputs, inputs=inputs.nodes_of(self.facts.typed_inputs, "trigger:include:inputs")
+        )
+        return self._parsed(data, name, _Where(tree=self.own, trail=(name,), given=given))
 
     def _parsed(self, data: bytes, name: str, where: _Where) -> Node | None:
         file = yaml_file.decoded(data, name, code=yaml.CODE)

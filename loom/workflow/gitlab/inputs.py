@@ -179,6 +179,13 @@ def _typed(text: str, kind: str) -> Any:
         return text
 
 
+def nodes_of(values: Mapping[str, Any], name: str) -> Mapping[str, Node]:
+    """Return values as a file of this name would give them, for `Given.inputs`."""
+    return (
+        fields_of(yaml.parse(yaml_file.decoded(json.dumps(values).encode(), name, code=yaml.CODE))[0]) if values else {}
+    )
+
+
 def known(file: YamlFile) -> Iterator[str]:
     """Yield `NAME=value` for each input of a decoded file and each value that it allows; `NAME=` for any value."""
     end = _header_end(file.text)

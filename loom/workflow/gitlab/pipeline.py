@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
@@ -33,6 +33,10 @@ class Facts(Protocol):
     @property
     def inputs(self) -> Mapping[str, str]:
         """The inputs of the main file, as text."""
+
+    @property
+    def typed_inputs(self) -> Mapping[str, Any]:
+        """Those that a parent pipeline gives."""
 
     @property
     def changed(self) -> Callable[[str | None], Iterable[str] | None]: ...

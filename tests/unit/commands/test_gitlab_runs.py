@@ -173,6 +173,36 @@ def test_inputs_of_the_main_file_come_from_the_command_line(project: Project) ->
         assert (code, said.partition("GL_INVALID")[2] in shown + err) == (2, True)
 
 
+CHILD = """\
+spec: {inputs: {n: {type: number}, flag: {type: boolean}, list: {type: array}, word: {}}}
+---
+a: {variables: {L: '$[[ inputs.list ]]'}, script: ['echo $[[ inputs.n ]] $[[ inputs.flag ]] $L $[[ inputs.word ]]']}
+"""
+TYPED = "{n: 2, flag: true, list: [x], word: '3'}"
+
+
+@pytest.mark.parametrize("more", ["", ", {local: other.yml, inputs: {only: there}}"])
+def test_the_inputs_of_a_childs_files_have_their_types(project: Project, more: str) -> None:
+    project.write(
+        gitlab=f"child: {{trigger: {{include: [{{local: child.yml, inputs: {TYPED}}}{more}], strategy: depend}}}}\n",
+        child=CHILD,
+        other="spec: {inputs: {only: }}\n---\n$[[ inputs.only ]]: {script: echo}\n",
+    )
+    code, shown = project.run()
+    assert code == 0, shown
+    child = next(run["run_id"] for run in project.runs() if run["child_of"])
+    assert project.output("a", child) == '2 true ["x"] 3\n'
+
+
+def test_an_input_of_another_type_ends_the_trigger(project: Project) -> None:
+    project.write(
+        gitlab="child: {trigger: {include: [{local: child.yml, inputs: {n: '2', flag: true, list: [], word: x}}]}}\n",
+        child=CHILD,
+    )
+    code, shown = project.run()
+    assert (code, "input n of child.yml: expected a number, found '2'" in shown) == (1, True), shown
+
+
 def test_inputs_of_a_file_that_has_none_are_refused(project: Project) -> None:
     project.write(gitlab="job: {script: x}\n")
     code, _, err = project.loom("compile", "--input", "a=1")
