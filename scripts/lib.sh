@@ -413,6 +413,11 @@ unit_tests() {
   pytest_in_venv "$@" -- -m "not docker and not kubernetes" -n "$((2 * $(nproc)))" --dist worksteal \
     --ignore=tests/docker/run --ignore=tests/docker/registry --ignore=tests/kubernetes
 }
+# Those that compute, without the ones that start programs.
+quick_tests() {
+  pytest_in_venv "$@" -- -m "not slow and not docker and not kubernetes" -n "$(nproc)" --dist worksteal \
+    --ignore=tests/docker --ignore=tests/kubernetes
+}
 
 # One at a time in an engine: they look at everything that is in it. Where root can start more engines, three at a time: tests
 # that use an engine wait for it most of the time.

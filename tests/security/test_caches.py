@@ -19,6 +19,8 @@ from loom.storage.cache_keys import project_of
 from loom.storage.workspace import DirectoryView
 from tests.support.loom_process import run_loom
 
+pytestmark = pytest.mark.slow
+
 SPEC = Spec(paths=("deps/",), key="k", fallback_keys=("k",))
 ORIGIN = "git@example.org:victim/app.git"
 SOMEBODY = 12345

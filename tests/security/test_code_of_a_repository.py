@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.waiting import until
 
 from .conftest import Victim
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_package_named_like_loom_is_not_what_cleans_up_after_a_run(victim: Victim) -> None:

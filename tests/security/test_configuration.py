@@ -180,6 +180,7 @@ def test_every_command_is_among_those_that_are_tried() -> None:
     assert {command[0] for command in COMMANDS} == {name for names in MODULES.values() for name in names}
 
 
+@pytest.mark.slow
 def test_no_command_contacts_the_engine_of_a_fresh_clone_or_uses_its_places(victim: Victim, listener: Listener) -> None:
     victim.write(config=EVIL.format(engine=listener.address))
     nowhere = "unix:///nonexistent/docker.sock"  # the user's own engine, so that no command finds another

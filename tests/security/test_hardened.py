@@ -21,6 +21,8 @@ from loom.plan.resolve import resolve
 
 from .conftest import Victim, victim_in
 
+pytestmark = pytest.mark.slow
+
 IMAGE = "debian:trixie-slim"
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from .conftest import Listener, Victim
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def including(victim: Victim, listener: Listener) -> str:

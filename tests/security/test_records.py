@@ -35,6 +35,8 @@ from loom.render.screen import Detail, Look, Screen
 from loom.runner.previous_run import PastRun
 from tests.support.effort import LONG, effort
 
+pytestmark = pytest.mark.slow
+
 WORKFLOW = """\
 version: v1
 stages: [build, test]

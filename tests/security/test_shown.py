@@ -25,6 +25,8 @@ from tests.security.conftest import PLAIN, Victim
 from tests.support.effort import fuzzed
 from tests.support.report_page import log_lines
 
+pytestmark = pytest.mark.slow
+
 INSERTED = [
     "", "\x1b[01;31m", "\x1b[m\x1b[K", "\0", "\x07", "\x1b]0;title\x07", "\x1b]52;c;aGk=\x1b\\", "\x1bPq\x1b\\", "\x1b(B", "\x7f",
     "\x9b1m", "\x9d0;x\x9c", "\x85", "\u202e", "\u2066", "\u200b", "\x1b", "\x1b[", "\x1b]",

@@ -24,6 +24,8 @@ from loom.workflow import models
 
 from .conftest import PLAIN, Victim
 
+pytestmark = pytest.mark.slow
+
 GREEDY = """\
 version: v1
 stages: [test]

@@ -14,6 +14,8 @@ from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import git as git_processes
 
+pytestmark = pytest.mark.slow
+
 
 def git(root: Path, *arguments: str) -> None:
     settings = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"]

@@ -79,6 +79,7 @@ TOKENS = (
 @pytest.mark.parametrize("name", TARGETS)
 @fuzzed(150)
 @given(data=st.data())
+@pytest.mark.slow
 def test_any_bytes_are_read_whole_or_refused(name: str, data: st.DataObject) -> None:
     target, seeds = TARGETS[name]
     target(data.draw(damaged(seeds) | st.binary(max_size=80)))

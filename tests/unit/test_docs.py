@@ -41,12 +41,14 @@ def _definitions(tree: ast.AST, within: str = "") -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.slow
 def test_a_link_to_a_definition_names_one_that_its_module_has(page: Path) -> None:
     named = [(name, link) for name, link in NAMED.findall(page.read_text()) if not name.endswith(".py")]
     defined = {link: set(_definitions(ast.parse((page.parent / link).read_text()))) for _, link in named}
     assert [f"{name} is not in {link}" for name, link in named if name not in defined[link]] == []
 
 
+@pytest.mark.slow
 def test_the_site_builds_strictly_and_its_pages_fetch_nothing_from_outside(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="mkdocs-material is not installed: scripts/docs installs it")
     argv = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", "scripts/mkdocs.yml", "-d", str(tmp_path)]

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "errors.md"
 CODE = re.compile(r"[A-Z]+(_[A-Z0-9]+)*")
@@ -46,6 +48,7 @@ def codes() -> Iterator[str]:
         yield from constants.get(name, ())
 
 
+@pytest.mark.slow
 def test_the_page_has_each_code_and_no_other() -> None:
     listed = re.findall(r"^\| `([A-Z0-9_]+)` \|", PAGE.read_text(), re.MULTILINE)
     assert sorted(listed) == sorted({code for code in codes() if CODE.fullmatch(code)})

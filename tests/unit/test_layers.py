@@ -4,6 +4,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).parents[2]
 ROOT = PROJECT / "loom"
 LAYOUT = PROJECT / "docs/explanation/layout.md"
@@ -33,6 +35,7 @@ def test_the_page_names_every_folder() -> None:
     assert len(there) <= 20
 
 
+@pytest.mark.slow
 def test_imports_point_down() -> None:
     wrong = []
     for path in ROOT.rglob("*.py"):
@@ -51,6 +54,7 @@ LATE = 99
 """Imports inside functions, in all of `loom/`: each has a reason, such as a library that only some paths need."""
 
 
+@pytest.mark.slow
 def test_imports_stand_at_the_top() -> None:
     late = {
         (path, node.lineno)

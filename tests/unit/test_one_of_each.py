@@ -40,6 +40,7 @@ WRITTEN_AND_PLANNED = {"Build", "Cache", "Job", "Ready", "Resources", "Rule", "S
 """A part of a workflow, as a person wrote it and as it will run."""
 
 
+@pytest.mark.slow
 def test_a_public_class_name_means_one_thing() -> None:
     found = Counter(
         node.name

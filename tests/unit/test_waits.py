@@ -73,6 +73,7 @@ def unbounded(path: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_wait_has_a_limit_or_a_reason() -> None:
     assert [line for path in sorted(ROOT.rglob("*.py")) for line in unbounded(path)] == []
 
@@ -115,6 +116,7 @@ PAUSES = {
 }
 
 
+@pytest.mark.slow
 def test_every_pause_is_a_known_one() -> None:
     found = {
         path.relative_to(ROOT).as_posix()

@@ -119,6 +119,7 @@ def test_the_command_that_reproduces_keeps_the_inputs() -> None:
     assert diagnose(evidence()).reproduce == "loom run --local --container --var 'A=b c' test"
 
 
+@pytest.mark.slow
 def test_the_agents_text_is_never_too_long() -> None:
     huge = ["é" * 5000 + " error"] * 60
     tests = [{"name": "n" * 900, "message": "m" * 9000, "file": "f" * 500, "line": 1}] * 30

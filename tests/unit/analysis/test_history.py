@@ -10,6 +10,8 @@ import pytest
 
 from tests.unit.record.conftest import Make, Project, make
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["make"]
 
 WORKFLOW = """

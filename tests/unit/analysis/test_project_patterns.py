@@ -128,6 +128,7 @@ def test_a_mistake_is_an_error_with_its_place(tmp_path: Path, text: str, place: 
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_search_ends_after_its_time(tmp_path: Path) -> None:
     own = patterns.of_project(project(tmp_path, "- {name: slow, pattern: '^(?P<message>(?:x|xx)+)$'}\n"))
     with (

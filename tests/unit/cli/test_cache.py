@@ -11,6 +11,8 @@ from loom.storage.cache import Cache
 from loom.storage.workspace import DirectoryView
 from tests.support.loom_process import run_loom
 
+pytestmark = pytest.mark.slow
+
 SPEC = Spec(paths=("deps",))
 
 

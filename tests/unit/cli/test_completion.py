@@ -13,6 +13,8 @@ from loom.cli.app import app_for
 from loom.commands.completion import complete
 from tests.support.loom_process import run_loom
 
+pytestmark = pytest.mark.slow
+
 WORKFLOW = """\
 version: v1
 stages: [build, test]

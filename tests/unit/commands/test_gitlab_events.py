@@ -13,6 +13,8 @@ from loom.commands import checkout, planning
 from loom.commands.project import Here
 from loom.plan.model import JobSelection
 
+pytestmark = pytest.mark.slow
+
 WORKFLOW = """
 changed: {script: x, rules: [{changes: ["src/**/*"]}]}
 same: {script: x, rules: [{changes: ["docs/*"]}]}

@@ -11,6 +11,8 @@ import yaml
 
 from tests.gitlab.compare import Tools, laid_out, ran_by_loom
 
+pytestmark = pytest.mark.slow
+
 CASES = Path(__file__).parents[2] / "gitlab/cases"
 
 

@@ -13,6 +13,8 @@ import pytest
 from loom.cli.boundary import run_app
 from loom.util.slugs import slug
 
+pytestmark = pytest.mark.slow
+
 
 class Project:
     """A repository with a `.gitlab-ci.yml`, and a home of its own."""

@@ -16,6 +16,8 @@ from loom.commands.project import Here
 from loom.workflow.gitlab.sources import NotFound
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 COMPONENT = "spec: {inputs: {}}\n---\njob: {script: echo}\n"
 
 

@@ -19,6 +19,8 @@ from loom.commands.changes import watched
 from tests.support.waiting import until
 from tests.support.watching import WAITING, Watched, gone, left
 
+pytestmark = pytest.mark.slow
+
 ONE = """
 version: v1
 stages: [test]

@@ -76,6 +76,7 @@ def check(plan: Plan, all_ids: set[str]) -> None:
 
 @fuzzed(150)
 @given(text=workflows(), selection=SELECTIONS)
+@pytest.mark.slow
 def test_every_plan_is_sound(tmp_path_factory: pytest.TempPathFactory, text: str, selection: JobSelection) -> None:
     path: Path = tmp_path_factory.mktemp("any") / "workflow.yml"
     path.write_text(text)

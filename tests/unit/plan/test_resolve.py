@@ -270,6 +270,7 @@ def test_workflow_rules_hold_for_all(plan: MakePlan, tmp_path: Path) -> None:
         ),
     ],
 )
+@pytest.mark.slow
 def test_what_only_the_plan_can_tell(plan: MakePlan, tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(WorkflowError) as caught:
         plan(tmp_path, text)

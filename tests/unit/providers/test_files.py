@@ -5,6 +5,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+
 from loom.providers.files import archive_of, renamed, unpack
 
 LARGE = 20_000_000
@@ -58,6 +60,7 @@ def test_a_renamed_stream_is_the_same_files_elsewhere(tmp_path: Path) -> None:
     assert state(target / "moved" / "to") == state(source / "dir")
 
 
+@pytest.mark.slow
 def test_one_large_piece_is_read_in_no_time(tmp_path: Path) -> None:
     """It took minutes: what was left of the piece was copied at each read."""
     (tmp_path / "large").write_bytes(bytes(5 * LARGE))

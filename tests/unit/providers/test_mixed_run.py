@@ -10,6 +10,8 @@ import pytest
 
 from .test_new_provider import LOOM, far, jobs_of, python
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["far"]
 
 WORKFLOW = """

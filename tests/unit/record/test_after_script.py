@@ -11,6 +11,8 @@ from tests.support.loom_process import run_loom
 
 from .conftest import Make, Project
 
+pytestmark = pytest.mark.slow
+
 WORKFLOW = """\
 version: v1
 stages: [s]

@@ -15,6 +15,8 @@ from .conftest import Make, Project
 from .test_commands import SLOW
 from .test_contract import validate
 
+pytestmark = pytest.mark.slow
+
 TINY = "version: v1\nstages: [s]\na:\n  stage: s\n  script: [echo one]\n"
 
 

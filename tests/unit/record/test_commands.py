@@ -17,6 +17,8 @@ from tests.support.waiting import until
 
 from .conftest import Make, Project, Ran
 
+pytestmark = pytest.mark.slow
+
 
 def test_show_prints_what_the_run_printed(failed: Ran) -> None:
     assert failed.project.loom("show") == failed.output

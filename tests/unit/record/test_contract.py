@@ -115,6 +115,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.slow
 def test_a_run_that(kind: str, make: Make) -> None:
     body, code = RUNS[kind]
     project = make(f"version: v1\nstages: [s]\na:\n  stage: s\n  {body}\n")
@@ -166,6 +167,7 @@ def test_schemas_are_printed(failed: Ran) -> None:
         ("script: [exit 3]", None, None),
     ],
 )
+@pytest.mark.slow
 def test_an_error_has_its_name(make: Make, body: str, code: str | None, of_job: str | None) -> None:
     project = make(f"version: v1\nstages: [s]\na:\n  stage: s\n  {body}\n")
     project.loom("run", "--local", "--trust", code=None, DOCKER_HOST=f"unix://{project.places}/none.sock")

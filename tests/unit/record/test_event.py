@@ -1,6 +1,10 @@
 """`--event`: what a run stands for is seen by rules and steps, and kept by every way to run it again."""
 
+import pytest
+
 from .conftest import Make
+
+pytestmark = pytest.mark.slow
 
 WORKFLOW = """\
 version: v1

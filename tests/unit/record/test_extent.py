@@ -6,7 +6,11 @@ import json
 import subprocess
 from typing import Any
 
+import pytest
+
 from .conftest import Make, Project
+
+pytestmark = pytest.mark.slow
 
 WORKFLOW = """\
 version: v1

@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from .conftest import Make
+
+pytestmark = pytest.mark.slow
 
 SAMPLES = Path(__file__).parents[1] / "storage/samples"
 WORKFLOW = """

@@ -11,6 +11,8 @@ from loom.record.event_files import read_events
 from .conftest import Make, Project
 from .test_contract import hold
 
+pytestmark = pytest.mark.slow
+
 MakeFileSystem = Callable[[str, int], Path]
 
 WORKFLOW = """\

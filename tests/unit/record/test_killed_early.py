@@ -11,6 +11,8 @@ import pytest
 
 from .conftest import Make, Project
 
+pytestmark = pytest.mark.slow
+
 TINY = "version: v1\nstages: [s]\na:\n  stage: s\n  script: [echo one]\n"
 
 # Runs loom, and kills it when it changes the world for the n-th time since it began to make its record.

@@ -4,6 +4,8 @@ import pytest
 
 from .conftest import Make
 
+pytestmark = pytest.mark.slow
+
 WORKFLOW = """\
 version: v1
 stages: [test]

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from msgspec.structs import fields
 
 from loom.analysis.printed import BY_NAME
@@ -40,6 +41,7 @@ def test_each_document_has_a_kind_and_a_version_of_its_own() -> None:
         assert len(constants) == len(set(constants)) == len(BY_NAME)
 
 
+@pytest.mark.slow
 def test_each_command_prints_the_document_of_its_schema(make: Make) -> None:
     project = make(WORKFLOW, data="0\n")
     project.loom("run", "--local")

@@ -13,6 +13,8 @@ from tests.support.loom_process import run_loom
 from .conftest import Make, Project
 from .test_contract import validate
 
+pytestmark = pytest.mark.slow
+
 TWO = """
 version: v1
 stages: [test, publish]

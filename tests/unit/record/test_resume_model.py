@@ -14,6 +14,8 @@ from tests.support.effort import fuzzed
 
 from .conftest import Project, new_project
 
+pytestmark = pytest.mark.slow
+
 STEPS = (
     "echo {n}",
     "echo line {n} >>log",

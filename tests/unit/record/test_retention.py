@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from loom.commands.doctor import directory
 from loom.commands.retention import held, vouched
 from loom.snapshot import occupied
@@ -14,6 +16,8 @@ from tests.support.waiting import until
 
 from .conftest import Make, Project
 from .test_contract import validate
+
+pytestmark = pytest.mark.slow
 
 FILLS = """
 version: v1

@@ -4,7 +4,11 @@ import os
 import shutil
 from pathlib import Path
 
+import pytest
+
 from .conftest import Make
+
+pytestmark = pytest.mark.slow
 
 WORKFLOW = """\
 version: v1

@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from .conftest import Make
+
+pytestmark = pytest.mark.slow
 
 WORKFLOW = """\
 version: v1

@@ -12,6 +12,8 @@ import pytest
 
 from .conftest import Make, Project, new_project
 
+pytestmark = pytest.mark.slow
+
 WORKFLOW = """\
 version: v1
 stages: [s]

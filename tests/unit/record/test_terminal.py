@@ -20,6 +20,8 @@ from tests.support.effort import effort
 
 from .conftest import Make, Project
 
+pytestmark = pytest.mark.slow
+
 ROWS, COLUMNS = 24, 100
 CONTROL = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\r|\n|[^\x1b\r\n]+")
 

@@ -12,6 +12,8 @@ from loom.util.bounded import bounded, listed
 
 from .conftest import Make
 
+pytestmark = pytest.mark.slow
+
 CASES = "".join(f'<testcase classname="c" name="t{number}"><failure>no</failure></testcase>' for number in range(61))
 WORKFLOW = f"""
 version: v1

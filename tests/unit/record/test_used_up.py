@@ -15,6 +15,8 @@ from tests.support.waiting import until
 
 from .conftest import Make, Project
 
+pytestmark = pytest.mark.slow
+
 TWO = """\
 version: v1
 stages: [a, b]

@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.slow
 
 WORKFLOW = """
 version: v1

@@ -155,6 +155,7 @@ def with_vault(path: Path, password: str | None = "env://MASTER", key_file: Path
 MASTER = {"MASTER": "master-password"}
 
 
+@pytest.mark.slow
 def test_keepass(tmp_path: Path, vault: Path) -> None:
     """One database, opened once: deriving its key takes a while on purpose."""
     places = {

@@ -210,6 +210,7 @@ PIECES = [
     broken=st.integers(0, 60),
     data=st.data(),
 )
+@pytest.mark.slow
 def test_however_a_stream_is_cut_the_outcome_is_that_of_the_whole(pieces: list[str], broken: int, data) -> None:
     text = "".join(pieces).encode("utf-8", "surrogatepass")[broken:]
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=12))
@@ -233,6 +234,7 @@ def test_a_line_is_held_back_until_its_end() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1000, 65536, 10**7])
+@pytest.mark.slow
 def test_an_endless_line_is_passed_on_in_parts(chunk: int) -> None:
     parts = effort(10_000, 20_000)
     masker = Masker({"S": PLAIN, "R": "abcdabcd"})
@@ -302,6 +304,7 @@ def test_colours_around_a_secret_stay() -> None:
     text=st.text("abc \n", max_size=200),
     data=st.data(),
 )
+@pytest.mark.slow
 def test_a_model_that_looks_everywhere_hides_the_same(values: list[str], text: str, data) -> None:
     hidden = [False] * len(text)
     for value in values:

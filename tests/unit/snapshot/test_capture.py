@@ -15,6 +15,8 @@ from loom.snapshot import discover, take, verify
 
 from .conftest import ENVIRONMENT, Repo, Snap, check, contents
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def work(repo: Repo) -> Repo:

@@ -17,6 +17,8 @@ from loom.snapshot import apply_patch, discover, manifest_bytes, patch_of, verif
 
 from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, check, contents, proved
 
+pytestmark = pytest.mark.slow
+
 
 def test_line_endings(work: Repo, snap: Snap) -> None:
     work.write(".gitattributes", "*.txt text eol=crlf\n*.auto text=auto\n*.bin -text\n")

@@ -21,6 +21,8 @@ from tests.support.loom_process import run_loom
 
 from .conftest import ENVIRONMENT, Repo, Snap, proved
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 Forge = Callable[[dict[str, Any], Path], None]
 

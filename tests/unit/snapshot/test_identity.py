@@ -10,6 +10,8 @@ from loom.snapshot import discover, identity_of, take
 
 from .conftest import ENVIRONMENT, NewRepo, Repo
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def named(tmp_path: Path, new_repo: NewRepo) -> tuple[Repo, Callable[[str], str | None]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
@@ -19,6 +20,8 @@ from loom.snapshot import discover, explain, take
 from tests.support.effort import fuzzed
 
 from .conftest import Repo, check, contents, proved
+
+pytestmark = pytest.mark.slow
 
 # Few names, so that things collide: a file where another example step makes a directory, a link where a file was.
 NAMES = [

@@ -18,6 +18,8 @@ from loom.snapshot import discover, take, verify
 
 from .conftest import ENVIRONMENT, Repo, check
 
+pytestmark = pytest.mark.slow
+
 _FIEMAP = 0xC020660B
 _FLAG_SYNC = 1
 _SHARED = 0x2000

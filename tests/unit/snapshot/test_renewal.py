@@ -22,6 +22,8 @@ from tests.support.waiting import until
 from .conftest import Repo, proved
 from .test_random import do, place, steps
 
+pytestmark = pytest.mark.slow
+
 
 def laid_out(workspace: Path, without_times: frozenset[str]) -> dict[str, tuple[int, object, object]]:
     """All that is in a workspace but what says when it was made: type and mode, content, and time of a file."""

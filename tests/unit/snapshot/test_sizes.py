@@ -18,6 +18,8 @@ from tests.support.effort import effort
 
 from .conftest import Repo
 
+pytestmark = pytest.mark.slow
+
 Snap = Callable[[Repo], Snapshot]
 
 

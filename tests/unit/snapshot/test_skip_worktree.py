@@ -15,6 +15,8 @@ from loom.snapshot import discover, explain, take, verify
 
 from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, clone, contents
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("cone", ["--cone", "--no-cone"])
 @pytest.mark.parametrize("index", ["--sparse-index", "--no-sparse-index"])

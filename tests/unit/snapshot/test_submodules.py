@@ -12,6 +12,8 @@ from loom.snapshot import Snapshot, discover, explain, verify
 
 from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, check, contents, proved
 
+pytestmark = pytest.mark.slow
+
 
 def test_submodules(work: Repo, snap: Snap, new_repo: NewRepo) -> None:
     inner = new_repo("inner")

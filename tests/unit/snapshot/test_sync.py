@@ -42,6 +42,8 @@ from tests.support.effort import fuzzed
 
 from .conftest import NewRepo, Repo
 
+pytestmark = pytest.mark.slow
+
 Snap = Callable[..., Snapshot]
 STRANGE = (b"a b", b"\xe9\xff", b"new\nline", b'quote"', b"tab\t", b"back\\slash", b"-dash", b":colon")
 

@@ -122,6 +122,7 @@ GIT: tuple[Callable[[Path], object], ...] = (
     files=st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(FILES)), max_size=4),
     git=st.lists(st.sampled_from(GIT), max_size=2),
 )
+@pytest.mark.slow
 def test_verify_names_what_was_tampered_with(
     work: Work, files: list[tuple[str, Callable[[Path], object]]], git: list[Callable[[Path], object]]
 ) -> None:

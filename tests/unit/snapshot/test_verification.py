@@ -23,6 +23,8 @@ from tests.support.waiting import promptly
 
 from .conftest import ENVIRONMENT, Repo, check
 
+pytestmark = pytest.mark.slow
+
 Snap = Callable[..., Snapshot]
 NewRepo = Callable[[str], Repo]
 ROOT = Path(__file__).parents[3]

@@ -12,6 +12,8 @@ from loom.storage.bucket import Bucket
 from loom.storage.cache import Cache
 from loom.storage.workspace import DirectoryView
 
+pytestmark = pytest.mark.slow
+
 SPEC = Spec(paths=("deps/",), key="k", fallback_keys=("deps-",))
 
 

@@ -393,6 +393,7 @@ def _loom(folder: str, workspace: str, place: str, number: int) -> list[str]:
     return wrong
 
 
+@pytest.mark.slow
 def test_many_looms_at_once(tmp_path: Path, store: Cache) -> None:
     places = []
     for number in range(4):

@@ -194,6 +194,7 @@ def test_what_is_no_such_report_is_refused_with_a_reason(kind: Kind, content: An
         read(kind, content)
 
 
+@pytest.mark.slow
 def test_the_largest_report_is_read_in_moderate_time() -> None:
     issue = '{"location":{"path":"a","lines":{"begin":1}}}'
     number = findings.MAX_BYTES // (len(issue) + 1) - 1

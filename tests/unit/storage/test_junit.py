@@ -136,6 +136,7 @@ def test_what_is_no_report_is_refused(text: str | bytes, said: str) -> None:
         read(text)
 
 
+@pytest.mark.slow
 def test_large_reports_are_bounded() -> None:
     case = '<testcase name="a"><failure message="{0}">{0}</failure></testcase>'.format("x" * 5000)
     report = read("<testsuite>" + case * 3000 + "</testsuite>")

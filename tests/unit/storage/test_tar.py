@@ -49,6 +49,7 @@ class Dribble:
 
 
 @pytest.mark.parametrize("source", [io.BytesIO, Dribble])
+@pytest.mark.slow
 def test_there_and_back(source: type) -> None:
     found = []
     for entry, file in read(source(packed(ENTRIES))):

@@ -67,6 +67,7 @@ def test_structures_that_explode_elsewhere(tmp_path: Path, data: str) -> None:
     within(5, start)
 
 
+@pytest.mark.slow
 def test_thousands_of_mistakes_are_told_in_part(tmp_path: Path) -> None:
     path = tmp_path / "workflow.yml"
     path.write_text(HEAD + "".join(f"job-{n}: {{stage: tset, scirpt: x}}\n" for n in range(3000)))
@@ -78,6 +79,7 @@ def test_thousands_of_mistakes_are_told_in_part(tmp_path: Path) -> None:
     within(10, start)
 
 
+@pytest.mark.slow
 def test_thousands_of_misspelt_names_are_told_soon(tmp_path: Path) -> None:
     path = tmp_path / "workflow.yml"
     jobs = (f"job-{n}: {{stage: test, script: x, extends: .tpl-{n}x, needs: [jbo-{n}]}}\n" for n in range(2500))
@@ -112,6 +114,7 @@ def test_variables_that_double_each_other(tmp_path: Path) -> None:
     within(2, start)
 
 
+@pytest.mark.slow
 def test_a_long_chain_of_needs_and_of_variables(tmp_path: Path) -> None:
     path = tmp_path / "workflow.yml"
     jobs = "".join(f"j{n}: {{stage: test, script: x, needs: [j{n + 1}]}}\n" for n in range(3000))
@@ -164,6 +167,7 @@ def many_jobs(number: int) -> str:
     return "".join(lines)
 
 
+@pytest.mark.slow
 def test_five_thousand_jobs(tmp_path: Path) -> None:
     path = tmp_path / "workflow.yml"
     path.write_text(many_jobs(5000))
@@ -243,6 +247,7 @@ def test_any_text_is_answered(text: str) -> None:
 
 @fuzzed(200)
 @given(body=st.lists(st.tuples(st.integers(0, 3), WORDS, WORDS), max_size=12))
+@pytest.mark.slow
 def test_any_workflow_is_answered(tmp_path_factory: pytest.TempPathFactory, body: list[tuple[int, str, str]]) -> None:
     lines = [HEAD, "a:\n"] + [f"{'  ' * depth}{key}: {value}\n" for depth, key, value in body]
     said(tmp_path_factory.mktemp("any"), "".join(lines).encode("utf-8", "surrogatepass"))

@@ -225,6 +225,7 @@ def places(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, 
     return found
 
 
+@pytest.mark.slow
 def test_the_schema_never_refuses_what_the_loader_accepts(validator: Any, tmp_path: Path) -> None:
     root = yaml_file.read(CORPUS / "good/every_key.yml", "every_key.yml").root
     assert root is not None

@@ -27,6 +27,8 @@ from loom.workflow.messages import Problems
 from tests.support.effort import fuzzed
 from tests.support.targets import assert_stands_in
 
+pytestmark = pytest.mark.slow
+
 FOLDER = ".loom/templates/"
 NAMES = ("a", "b", "deep/c", "deep/d")
 INCLUDES = st.lists(st.sampled_from([*NAMES, "missing", "*", "deep/*", "none*"]), max_size=3)

@@ -93,6 +93,7 @@ def test_what_is_no_address_and_no_pattern() -> None:
         LogProbe("(")
 
 
+@pytest.mark.slow
 def test_no_line_of_a_service_keeps_the_matcher_for_ever() -> None:
     with pytest.raises(RequestError, match="longer than 1000 characters"):
         LogProbe("x" * 1001)

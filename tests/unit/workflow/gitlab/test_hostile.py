@@ -62,6 +62,7 @@ def text(some: random.Random) -> str:
 
 @fuzzed(200)
 @given(seed=st.integers(0, 2**32))
+@pytest.mark.slow
 def test_any_file_is_compiled_or_refused(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     some = random.Random(seed)
     path = tmp_path_factory.getbasetemp() / ".gitlab-ci.yml"

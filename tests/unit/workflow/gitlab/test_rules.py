@@ -217,6 +217,7 @@ def test_what_is_wrong_is_said_with_the_keyword(text: str, message: str) -> None
     assert [one.message[: len(message)] for one in problems.found] == [message]
 
 
+@pytest.mark.slow
 def test_a_search_without_end_is_a_problem() -> None:
     problems = Problems()
     text = "{rules: [{if: '$A =~ /^(a|a)*$/'}]}"
