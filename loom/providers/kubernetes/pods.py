@@ -15,6 +15,7 @@ from loom.providers.kubernetes.snapshot_image import COPY
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster import Cluster
 
+NO_IMAGE = "CLUSTER_IMAGE_UNAVAILABLE"
 _NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _NO_START = (
     "CreateContainerError",
@@ -213,7 +214,7 @@ def refusal(pod: Mapping[str, Any] | None, places: Mapping[str, str]) -> LoomErr
             return ImageError(
                 f"the cluster can't get the image {image} of {what}: {message or why}",
                 hint="its nodes need a registry that they reach and may pull from (`image_pull_secrets` of the pool)",
-                code="CLUSTER_IMAGE_UNAVAILABLE",
+                code=NO_IMAGE,
             )
         ended = state.get("terminated") or {}
         if why in _NO_START or ended.get("reason") in _NO_START:

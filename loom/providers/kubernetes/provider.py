@@ -11,8 +11,10 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from loom.cancel import Cancel
-from loom.errors import ImageError, LoomError, ProviderError
+from loom.errors import ImageError, LoomError, ProviderError, ServiceError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
 from loom.providers import driver
 from loom.providers.base import Capabilities, Provider, SecretValues, SessionFacts, SessionRequest, Setup
@@ -92,16 +94,28 @@ class KubernetesProvider:
         with ExitStack() as stack:
             services = self._services.get(request.network_id or "")
             pushed = self._pushed(request, on_output, cancel)
-            name = self._created(cluster, pods, request, services, pushed)
             session: PodSession | None = None
+            name = ""
             try:
-                self._reap_once(cluster)
-                session = self._session(cluster, pods, name, request, services, pushed, on_output, cancel, stack)
+                while session is None:
+                    name = self._created(cluster, pods, request, services, pushed)
+                    self._reap_once(cluster)
+                    try:
+                        session = self._session(
+                            cluster, pods, name, request, services, pushed, on_output, cancel, stack
+                        )
+                    except (ImageError, ServiceError) as error:
+                        following = _with_next_policy(request, services, error)
+                        if following is None:
+                            raise
+                        on_output("stdout", f"{error.message}; the next pull policy is tried in a new pod\n".encode())
+                        self._removals.start(cluster, pods, name)
+                        request = following
                 yield session
             finally:
                 if session is not None:
                     session.leave()
-                if session is None or session.kept_until is None:
+                if name and (session is None or session.kept_until is None):
                     self._removals.start(cluster, pods, name)
 
     def _pods_in(self, cluster: Cluster) -> Pods:
@@ -231,6 +245,21 @@ class KubernetesProvider:
                 return
             self._reaped.add(cluster.namespace)
         threading.Thread(target=reap, args=(cluster,), name="reap", daemon=True).start()
+
+
+def _with_next_policy(request: SessionRequest, services: PodServices | None, error: LoomError) -> SessionRequest | None:
+    """Return the request with the next pull policy for what the nodes could not get; None without one.
+
+    Those of services change in `services`.
+    """
+    if error.code != states.NO_IMAGE:
+        return None
+    if isinstance(error, ServiceError):
+        return request if services is not None and services.next_policies() else None
+    image = request.image
+    if image is None or not image.pull_else:
+        return None
+    return replace(request, image=replace(image, pull=image.pull_else[0], pull_else=image.pull_else[1:]))
 
 
 def _until_runs(

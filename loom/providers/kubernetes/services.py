@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import LoomError, ServiceError
@@ -48,10 +49,30 @@ class PodServices(Struct, kw_only=True):
     """They are kept with the pod."""
     followers: list[ServiceLogFollower] = field(default_factory=list)
 
-    def close(self) -> None:
+    def next_policies(self) -> bool:
+        """Take the next pull policy of each service that has one, for a new pod; False without any."""
+        if not any(one.service.image.pull_else for one in self.placed):
+            return False
+        self.placed = tuple(_with_next_policy(one) for one in self.placed)
+        self._leave()
+        return True
+
+    def _leave(self) -> None:
         for one in self.followers:
             one.close()
+        self.followers.clear()
+
+    def close(self) -> None:
+        self._leave()
         self.output.close()
+
+
+def _with_next_policy(one: Placed) -> Placed:
+    image = one.service.image
+    if not image.pull_else:
+        return one
+    image = replace(image, pull=image.pull_else[0], pull_else=image.pull_else[1:])
+    return replace(one, service=replace(one.service, image=image))
 
 
 def placed(services: Sequence[Service], images: Sequence[PodImage]) -> tuple[Placed, ...]:
