@@ -10,11 +10,12 @@ from typing import Any
 import typer
 
 
-def done_by(module: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def done_by(module: str, *, ahead: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command's signature: the function of the same name in `loom.commands.<module>` implements it.
 
-    The module is imported when the command runs. The function gets the same arguments by name, and returns the exit
-    code or None for 0. `--json` means `--format json` where a command has both: the function then gets only `form`.
+    The module is imported when the command runs. `ahead` (`module:function`) is called before, to start what runs
+    meanwhile. The function gets the same arguments by name, and returns the exit code or None for 0. `--json` means
+    `--format json` where a command has both: the function then gets only `form`.
     """
 
     def decorate(signature: Callable[..., None]) -> Callable[..., None]:
@@ -22,6 +23,9 @@ def done_by(module: str) -> Callable[[Callable[..., None]], Callable[..., None]]
         def command(**given: Any) -> None:
             if "form" in given and given.pop("as_json"):
                 given["form"] = "json"
+            if ahead:
+                first, _, called = ahead.partition(":")
+                getattr(import_module(first), called)()
             function = getattr(import_module(f"loom.commands.{module}"), signature.__name__)
             raise SystemExit(function(**given) or 0)
 

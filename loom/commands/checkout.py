@@ -92,11 +92,13 @@ def ignored_among(root: Path, environ: Mapping[str, str]) -> Callable[[Iterable[
 
 
 def message_of_head(
-    root: Path, environ: Mapping[str, str], commit: HeadCommit, event: str = DEFAULT_EVENT
+    root: Path, environ: Mapping[str, str], answer: bytes | None, commit: HeadCommit, event: str = DEFAULT_EVENT
 ) -> Message | None:
-    """Read what git says of HEAD, which `commit` describes without it, for the variables of a run; None without a commit."""
-    answer = _git(root, environ, "log", "-1", "--no-show-signature", "--format=%an <%ae>%x00%cI%x00%P%x00%B", "HEAD")
-    if answer is None:
+    """Read what git says of HEAD, which `commit` describes without it, for the variables of a run; None without a commit.
+
+    `answer` is that to `snapshot.source.COMMIT`.
+    """
+    if not answer:
         return None
     author, timestamp, parents, text = answer.decode("utf-8", "surrogateescape").split("\0", 3)
     return Message(
@@ -131,6 +133,8 @@ def _fork(root: Path, environ: Mapping[str, str], commit: HeadCommit, event: str
 
 def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dict[str, str]:
     """Make the variables that `loom run` gives, for commands that make a plan without a run (and without its id)."""
+    from loom.snapshot.source import COMMIT  # as in `_git`
+
     root, environ = here.root, here.environ
     head = _git(root, environ, "rev-parse", "HEAD")
     branch = _git(root, environ, "symbolic-ref", "-q", "--short", "HEAD")
@@ -150,7 +154,7 @@ def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dic
         run_id="",
         event=event,
         workflow_path=workflow_path,
-        commit=replace(commit, message=message_of_head(root, environ, commit, event)),
+        commit=replace(commit, message=message_of_head(root, environ, _git(root, environ, *COMMIT), commit, event)),
         project_name=project_name_of(root),
         origin_url=origin_url,
         user=User(name=name, email=email),

@@ -176,7 +176,7 @@ def prepare(
     with profile.span("part", "configuration"):
         here = here_for(options, source.root)
     path = here.workflow(options.workflow)
-    message = checkout.message_of_head(source.root, here.environ, api.head_of(source), options.event)
+    message = checkout.message_of_head(source.root, here.environ, source.commit, api.head_of(source), options.event)
     variables = api.run_variables(run_id, source, name_from(source.root, path), event=options.event, message=message)
     planner = planner_of(options, here, variables, keeping=not options.dry_run)
     plan, notices = planner.made()

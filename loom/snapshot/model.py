@@ -103,6 +103,8 @@ class Source:
     index_path: Path
     head_sha: str
     head_tree_sha: str
+    commit: bytes
+    """git's answer to `source.COMMIT`; empty where it has none."""
     branch: str | None
     """The checked-out branch; None with a detached HEAD."""
     tags: tuple[str, ...]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,6 +39,8 @@ _ONE_BY_ONE = (
 _ABOUT = ("rev-parse", "--path-format=absolute", *(word for one in _ONE_BY_ONE for word in one))
 
 
+COMMIT = ("log", "-1", "--no-show-signature", "--format=%an <%ae>%x00%cI%x00%P%x00%B", "HEAD")
+"""The question for a commit's author, time, parents and message, with NUL between them."""
 _REF_FIELDS = ("objectname", "*objectname", "HEAD", "refname", "symref")
 
 
@@ -73,6 +76,26 @@ class ObjectStore(Struct, frozen=True, kw_only=True):
         return self.bytes <= COPY_UP_TO_BYTES and self.files <= COPY_UP_TO_FILES
 
 
+Questions = tuple[git.Running, git.Running, git.Running, git.Running]
+_asked: dict[tuple[Path, tuple[tuple[str, str], ...]], Questions] = {}
+
+
+def ask_ahead() -> None:
+    """Start the git commands of the next `discover` in this directory, which run while loom's own modules are imported."""
+    start, inherited = Path.cwd(), git.as_inherited(os.environ)
+    with suppress(SnapshotError):  # `discover` finds it again, and raises it
+        _asked[start, tuple(inherited.items())] = _ask(start, inherited)
+
+
+def _ask(start: Path, inherited: Mapping[str, str]) -> Questions:
+    return (
+        git.Running(_ABOUT, inherited, cwd=start),
+        git.Running(("config", "-z", "--list"), inherited, cwd=start),
+        git.Running(_refs_with(_REF_FIELDS), inherited, cwd=start),
+        git.Running(COMMIT, inherited, cwd=start),
+    )
+
+
 def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
     """Find the repository of the checkout at `start` as git does (also by `GIT_DIR` etc.).
 
@@ -81,9 +104,7 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
     if not start.is_dir():
         raise RequestError(f"{start}: no such directory", code="NO_REPOSITORY", hint="start loom inside a git checkout")
     inherited = git.as_inherited(environ)
-    about = git.Running(_ABOUT, inherited, cwd=start)
-    config = git.Running(("config", "-z", "--list"), inherited, cwd=start)
-    refs = git.Running(_refs_with(_REF_FIELDS), inherited, cwd=start)
+    about, config, refs, commit = _asked.pop((start, tuple(inherited.items())), None) or _ask(start, inherited)
     try:
         code, out, stderr = about.result(check=False)
         if code != 0:
@@ -95,7 +116,7 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
                 for one in _ONE_BY_ONE
             ]
     except BaseException:
-        for process in (config, refs):
+        for process in (config, refs, commit):
             process.stop()
         raise
     git_dir, common_dir, object_format, shallow, objects, index, root, head, tree = fields[2:]
@@ -116,6 +137,7 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
         index_path=Path(index),
         head_sha=head,
         head_tree_sha=tree,
+        commit=commit.result(check=False)[1],
         branch=branch.removeprefix("refs/heads/") or None,
         tags=tuple(
             ref.name.removeprefix("refs/tags/") for ref in found if ref.is_tag and head in (ref.sha, ref.peeled)
