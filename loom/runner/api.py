@@ -7,7 +7,9 @@ imports the rest of loom; `run` records everything in the order of the phases.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from loom import __version__
+from loom import __version__, snapshot
 from loom.analysis import patterns
 from loom.cancel import Cancel
 from loom.config import Config
@@ -32,6 +34,7 @@ from loom.record.run_record import RunRecord
 from loom.record.store import Store
 from loom.runner import JobTools, PlaceOpener, Resumption, RunSettings
 from loom.secrets.masking import Masker
+from loom.snapshot import SnapshotCanceled
 from loom.status import JobResult
 from loom.util import controls, processes, profile
 from loom.util.paths import new_workspace
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     from loom.record.journal import Sink
     from loom.runner.ahead import Ahead
     from loom.runner.assistance import Assisted
-    from loom.snapshot import Change, Source
+    from loom.snapshot import Change, Snapshot, Source
     from loom.storage.cache import Cache
 
 
@@ -145,6 +148,41 @@ class Ran(Struct, frozen=True, kw_only=True):
     """By job, the facts of its kept place. Jobs that can be entered or resumed."""
 
 
+class Taking:
+    """A snapshot that a thread takes while the engine is reached."""
+
+    def __init__(self, source: Source, workspace: Path, cancel: Cancel) -> None:
+        self._source = source
+        self._workspace = workspace
+        self._waits = cancel
+        self._cancel = cancel.child()
+        self._taken: Future[Snapshot] = Future()
+        self._passed_on = False
+        self._thread = threading.Thread(target=self._take, name="snapshot", daemon=True)
+        self._thread.start()
+
+    def _take(self) -> None:
+        try:
+            with profile.span("part", "snapshot"):
+                self._taken.set_result(snapshot.take(self._source, self._workspace, cancel=self._cancel))
+        except BaseException as error:  # noqa: BLE001  raised again by the thread that waits
+            self._taken.set_exception(error)
+
+    def result(self) -> Snapshot:
+        """Errors as of `snapshot.take`."""
+        if not self._waits.join(self._thread):
+            raise SnapshotCanceled("interrupted while the workspace was being filled")
+        taken = self._taken.result()  # no limit: the thread has ended
+        self._passed_on = True
+        return taken
+
+    def drop(self) -> None:
+        """End it, and leave the workspace empty, unless somebody has the result. Safe to repeat."""
+        self._cancel.request(None)
+        if self._waits.join(self._thread) and not self._passed_on and self._taken.exception() is None:
+            snapshot.empty(self._workspace)
+
+
 class Beginning(Struct, kw_only=True):
     """The record, the empty workspace and the opening places of the first jobs; or the `problem` that ends the run."""
 
@@ -157,11 +195,15 @@ class Beginning(Struct, kw_only=True):
     settings: RunSettings
     opener: PlaceOpener
     reused: bool
+    taking: Taking | None = None
+    """The snapshot, where it has begun."""
     problem: LoomError | None = None
 
     def undo(self) -> None:
         """Close places that no job took, and remove an empty workspace. Safe to repeat."""
         self.opener.close_unused()
+        if self.taking is not None:
+            self.taking.drop()
         if not self.reused:
             with suppress(OSError):
                 self.workspace.rmdir()
@@ -226,6 +268,8 @@ def _begin(request: RunRequest, watch: Watch) -> Beginning:
                 ahead.taken_over()
             elif reuse is None:
                 make_workspace(request, workspace)
+                if not settings.alone:  # one job alone needs the engine first: its container starts without the files
+                    beginning.taking = Taking(request.source, workspace, request.cancel)
             request.preflight()
             if reuse is None:
                 for job in first_jobs(request.plan, request.jobs_at_once):

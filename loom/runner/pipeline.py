@@ -180,6 +180,8 @@ class Run:
         source, ahead = self._request.source, self._request.ahead
         if ahead is not None:
             return ahead.renewed(source, self._cancel)
+        if (taking := self._beginning.taking) is not None:
+            return taking.result()
         return snapshot.take(source, self._workspace, cancel=self._cancel)
 
     def _keep_build_inputs(self) -> None:

@@ -12,7 +12,7 @@ from loom.snapshot.source import discover
 from loom.util import startup
 
 if TYPE_CHECKING:
-    from loom.snapshot.capture import renew, take, take_to_stand
+    from loom.snapshot.capture import empty, renew, take, take_to_stand
     from loom.snapshot.comparison import differing
     from loom.snapshot.duplication import duplicate
     from loom.snapshot.edits import DIGEST_SIZE, Edited, changes_among, digests_in, edited_since
@@ -46,7 +46,7 @@ else:
             "removal": "Removal is_workspace remains remove",
             "renewal": "Standing",
             "special_files": "ignored",
-            "capture": "renew take take_to_stand",
+            "capture": "empty renew take take_to_stand",
             "tree": "tracked",
             "verification": "Verification tree_with verify",
         },
@@ -78,6 +78,7 @@ __all__ = [
     "discover",
     "duplicate",
     "edited_since",
+    "empty",
     "explain",
     "facts_of_commit",
     "first_hunks",

@@ -104,7 +104,8 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
     if not start.is_dir():
         raise RequestError(f"{start}: no such directory", code="NO_REPOSITORY", hint="start loom inside a git checkout")
     inherited = git.as_inherited(environ)
-    about, config, refs, commit = _asked.pop((start, tuple(inherited.items())), None) or _ask(start, inherited)
+    key = (start, tuple(inherited.items()))
+    about, config, refs, commit = _asked.pop(key) if key in _asked else _ask(start, inherited)
     try:
         code, out, stderr = about.result(check=False)
         if code != 0:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -43,25 +44,15 @@ REAP_AFTER_S = 1.0
 
 def provider(setup: Setup) -> Provider:
     """Create the provider for the configured engine."""
-    from loom.providers.docker.images import Images
-
     engine = Engine(setup.environ, setup.config.engine)
-    images = Images(engine, lock=setup.lock, frozen=setup.config.frozen)
-    return DockerProvider(
-        engine,
-        pid=os.getpid(),
-        log_driver=setup.config.log_driver,
-        engine=engine,
-        images=images,
-        setup=setup,
-    )
+    return DockerProvider(engine, pid=os.getpid(), log_driver=setup.config.log_driver, engine=engine, setup=setup)
 
 
 class DockerProvider:
     """Implements `providers.base.Provider` on the engine of `client`, with a lazy connection.
 
-    `pid` is the process that owns the resources: after its end, the next run removes them. `engine`, `images` and
-    `setup` serve other commands.
+    `pid` is the process that owns the resources: after its end, the next run removes them. With `engine` and `setup`, it
+    also finds images.
     """
 
     name = "docker"
@@ -74,12 +65,10 @@ class DockerProvider:
         pid: int,
         log_driver: Literal["json-file", "none"] = "json-file",
         engine: Engine | None = None,
-        images: Images | None = None,
         setup: Setup | None = None,
     ) -> None:
         self._connect = client
         self._engine = engine
-        self.images = images
         self._setup = setup
         self._pid = pid
         self._log_driver = log_driver
@@ -89,6 +78,14 @@ class DockerProvider:
         self._reaped = False
         self._idle = threading.Event()
         self._known_traits: Traits | None = None
+
+    @cached_property
+    def images(self) -> Images | None:
+        if self._engine is None or self._setup is None:
+            return None
+        from loom.providers.docker.images import Images  # it imports the SDK, when the run has its record
+
+        return Images(self._engine, lock=self._setup.lock, frozen=self._setup.config.frozen)
 
     def check(self) -> None:
         self._connect()
