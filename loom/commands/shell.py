@@ -65,11 +65,12 @@ def exec_(
             print(f"loom: {note}", file=sys.stderr)
         sys.stderr.flush()
         inside = entered.inside
+        asked = inside.continued(command) if job.job.shared_shell else command
         on_output = (lambda stream, data: heard[stream].append(data)) if as_json else None
         ended = (
-            inside.terminal(command, cancel, timeout_s=seconds)
+            inside.terminal(asked, cancel, timeout_s=seconds)
             if tty
-            else inside.exec(command, on_output, cancel, timeout_s=seconds, grace_s=job.run.planned.grace_s)
+            else inside.exec(asked, on_output, cancel, timeout_s=seconds, grace_s=job.run.planned.grace_s)
         )
         took_ms = round((time.monotonic() - begun) * 1000, 3)
     if as_json:

@@ -204,6 +204,10 @@ class Inside(Protocol):
         """
         ...
 
+    def continued(self, command: Sequence[str]) -> Sequence[str]:
+        """Return what runs `command` as the shell that steps shared would (see `interactive.continued`)."""
+        ...
+
     def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
         """Open an interactive shell on the caller's terminal (see `interactive.prepared`); return its exit code."""
         ...

@@ -571,6 +571,9 @@ class HostInside(Struct, frozen=True, kw_only=True):
             on_output("stderr", err or b"")
         return Exit(code=_code_of(process), ended=ended)
 
+    def continued(self, command: Sequence[str]) -> Sequence[str]:
+        return interactive.continued(command, str(self.private / "state"))
+
     def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
         prepared = interactive.prepared(
             shell,

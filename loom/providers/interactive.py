@@ -1,4 +1,4 @@
-"""An interactive shell at a step: its command and its start-up files, for containers and the host."""
+"""A shell or a command of a person at a step, for containers and the host."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ case ${1##*/} in
   *) ENV=$rc; export ENV ;;
 esac
 exec "$@" -i
+"""
+# $1: the program. Functions are only in the state of a bash.
+_BASH_IF_THERE = """
+p=$1; shift
+if command -v bash >/dev/null 2>&1; then exec bash -c "$p" loom "$@"; fi
+exec sh -c "$p" loom "$@"
+"""
+_RUN = """\
+if [ -n "${BASH_VERSION-}" ] && declare -F -- "$1" >/dev/null; then "$@"; else exec "$@"; fi
 """
 
 
@@ -55,6 +64,11 @@ def prepared(
     )
 
 
+def continued(command: Sequence[str], state: str) -> Sequence[str]:
+    """Return `command` as it runs in the directory, and with the variables and functions, of the shell that left `state`."""
+    return ("sh", "-c", _BASH_IF_THERE, "loom", _became(state) + _RUN, *command)
+
+
 def _quoted(word: str) -> str:
     return "'" + word.replace("'", "'\\''") + "'"
 
@@ -81,21 +95,33 @@ def options_of(shell: Sequence[str]) -> list[str]:
     return options
 
 
-def _rc(words: str, step: str, history: str, name: str, state: str) -> str:
-    # Options and traps of the steps' shell are not for a person: `-e` would end it, a trap would act at its end.
-    plain = name.replace("'", "").replace("\\", "")
+def _became(state: str) -> str:
+    """Lines with which a shell becomes the one that left `state`, if one did.
+
+    Options and traps are not for a person: `-e` would end a shell, a trap would act at its end.
+    """
     return f"""\
-unset ENV
-again() {{ {words}; }}
 if [ -s {_quoted(state)} ]; then
-  loom_kept=$(set +o; [ -z "$BASH_VERSION" ] || shopt -p) loom_term=$TERM loom_step=$LOOM_STEP
+  loom_kept=$(set +o; [ -z "${{BASH_VERSION-}}" ] || shopt -p) loom_term=${{TERM-}} loom_step=${{LOOM_STEP-}}
   . {_quoted(state)} 2>/dev/null || :
   set +e
   eval "$loom_kept" 2>/dev/null
   trap - EXIT ERR DEBUG 2>/dev/null
-  TERM=$loom_term LOOM_STEP=$loom_step
+  TERM=${{loom_term:-${{TERM-}}}} LOOM_STEP=$loom_step
   unset loom_kept loom_term loom_step loom_code
+fi
+"""
+
+
+def _rc(words: str, step: str, history: str, name: str, state: str) -> str:
+    plain = name.replace("'", "").replace("\\", "")
+    return f"""\
+unset ENV
+{_became(state)}\
+if [ -s {_quoted(state)} ]; then
   again() {{ ( set -e; [ -z "$BASH_VERSION" ] || set -o pipefail; . {step} ); }}
+else
+  again() {{ {words}; }}
 fi
 HISTFILE={history}
 if [ -n "$BASH_VERSION" ]; then

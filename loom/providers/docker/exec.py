@@ -185,6 +185,9 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
             reason = b"".join(output).decode("utf-8", "replace").strip()
             raise ProviderError(f"files could not be put into the container: {reason or f'exit code {ended.code}'}")
 
+    def continued(self, command: Sequence[str]) -> Sequence[str]:
+        return interactive.continued(command, driver.STATE_FILE)
+
     def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
         prepared = interactive.prepared(shell, script=script, name=name, state=driver.STATE_FILE, new_path=_name)
         self.write(prepared.files)

@@ -167,6 +167,9 @@ class PodInside(Struct, frozen=True, kw_only=True):
                 return Ended.EXITED
         return Ended.CANCELED
 
+    def continued(self, command: Sequence[str]) -> Sequence[str]:
+        return interactive.continued(command, driver.STATE_FILE)
+
     def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
         prepared = interactive.prepared(shell, script=script, name=name, state=driver.STATE_FILE, new_path=_new_path)
         self.write(prepared.files)

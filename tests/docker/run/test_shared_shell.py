@@ -47,7 +47,8 @@ def test_each_step_is_recorded_and_the_shell_goes_on_after_a_resume(project: Pro
         assert failed.output("unit", "after_script/01") == ["after nothing in workspace"]
         assert failed.output("unit", "after_script/02") == ["later=1"]
         assert not (failed.logs / "jobs/unit/user/after_script/03").exists()
-        assert project.loom("exec", "unit", "--", "touch", "fixed").code == 0
+        assert project.loom("exec", "unit", "--", "greet", "you").out.splitlines() == ["hello you in sub"]
+        assert project.loom("exec", "unit", "--", "touch", "../fixed").code == 0
         resumed = project.loom("resume")
         assert resumed.code == 0, resumed.out
         runs += [path.parent.name for path in project.record_files("run.json") if path.parent.name not in runs]

@@ -18,16 +18,29 @@ cd sub
 """
 
 
-@pytest.mark.parametrize("shell", [("bash", "-e", "-o", "pipefail"), ("dash", "-e")])
-def test_it_has_the_directory_variables_and_functions_without_the_options_and_traps(
-    tmp_path: Path, shell: tuple[str, ...]
-) -> None:
+def left_by(shell: tuple[str, ...], tmp_path: Path) -> Path:
+    """Run the step in a shared shell; return the file with the state that it leaves."""
     (tmp_path / "sub").mkdir()
     state, step = tmp_path / "state", tmp_path / "step"
     share = Share(first=True)
     step.write_text(shared_shell.file_of(STEP, share))
     program = shared_shell.program(str(step), str(state), {"LOOM_STEP": "script/01"}, share)
     subprocess.run(shell, input=program, cwd=tmp_path, check=True, capture_output=True, pass_fds=())
+    return state
+
+
+def environ(tmp_path: Path) -> dict[str, str]:
+    return {"PATH": "/usr/bin:/bin", "TERM": "xterm", "LOOM_STEP": "script/02", "HOME": str(tmp_path)}
+
+
+SHELLS = pytest.mark.parametrize("shell", [("bash", "-e", "-o", "pipefail"), ("dash", "-e")])
+
+
+@SHELLS
+def test_it_has_the_directory_variables_and_functions_without_the_options_and_traps(
+    tmp_path: Path, shell: tuple[str, ...]
+) -> None:
+    state = left_by(shell, tmp_path)
     prepared = interactive.prepared(
         shell,
         script="echo again $EXPORTED; false; echo never",
@@ -42,7 +55,7 @@ def test_it_has_the_directory_variables_and_functions_without_the_options_and_tr
         prepared.command,
         input=typed,
         cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin", "TERM": "xterm", "LOOM_STEP": "script/02", "HOME": str(tmp_path)},
+        env=environ(tmp_path),
         capture_output=True,
         text=True,
         check=False,
@@ -55,3 +68,22 @@ def test_it_has_the_directory_variables_and_functions_without_the_options_and_tr
         "again yes",
         "goes on 1",
     ], done.stderr
+
+
+@SHELLS
+def test_a_command_has_them_too(tmp_path: Path, shell: tuple[str, ...]) -> None:
+    state = left_by(shell, tmp_path)
+
+    def done(*command: str) -> tuple[int, str]:
+        asked = interactive.continued(command, str(state))
+        ended = subprocess.run(
+            asked, cwd=tmp_path, env=environ(tmp_path), input="typed", capture_output=True, text=True, check=False
+        )
+        return ended.returncode, ended.stdout
+
+    shown = done("sh", "-c", 'pwd; echo "$EXPORTED ${plain-} $TERM $LOOM_STEP $1"; cat; exit 3', "sh", "a  b")
+    assert shown == (3, f"{tmp_path}/sub\nyes  xterm script/02 a  b\ntyped")
+    assert done("greet", "you") == ((0, "greet you\n") if shell[0] == "bash" else (127, ""))
+    assert done("no-such-command")[0] == 127
+    state.unlink()
+    assert done("pwd") == (0, f"{tmp_path}\n")
