@@ -210,11 +210,16 @@ class GitLabJobBuilder:
         return found
 
     def artifacts_from(self, candidate: JobCandidate) -> tuple[str, ...] | None:
-        """Return the ids of the jobs that `dependencies` names."""
+        """Return the ids of the jobs that `dependencies` names; with `needs`, of those that give it artifacts."""
         wanted = dependencies(candidate.entry)
         if wanted is None:
             return None
-        return tuple(one.id for one in self.known.values() if any(name in wanted for name in (one.name, one.title)))
+        given = None if candidate.needs is None else {need.job for need in candidate.needs if need.artifacts}
+        return tuple(
+            one.id
+            for one in self.known.values()
+            if any(name in wanted for name in (one.name, one.title)) and (given is None or one.id in given)
+        )
 
     def artifacts(self, job: Node, texts: _Texts) -> p.Artifacts | None:
         node = job.get("artifacts")
