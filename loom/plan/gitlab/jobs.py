@@ -23,6 +23,7 @@ from loom.workflow.gitlab import yaml
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.gitlab.keywords import JOB, Support
 from loom.workflow.gitlab.needs import dependencies
+from loom.workflow.gitlab.paths import of_runner
 from loom.workflow.gitlab.shapes import UNSUPPORTED
 from loom.workflow.gitlab.variables import GIVE, Variable, expand, expand_all, names, read, text_of
 from loom.workflow.interpolation import ExpansionTooLong
@@ -47,9 +48,6 @@ _PROJECT = {"CI_PROJECT_DIR": ".", "LOOM_PROJECT_DIR": "."}
 _LATE = {*_PROJECT, "CI_BUILDS_DIR", *KNOWN_AT_START}
 _When = Literal["on_success", "on_failure", "always", "manual"]
 _WHEN: Mapping[str, _When] = {"on_failure": "on_failure", "always": "always", "manual": "manual"}
-
-_LIKE_ONE_STAR = re.compile(r"(?<=[^/*])\*{2,}|\*{2,}(?=[^/*])|\*{3,}")
-"""Stars that cross no folders: for GitLab's runner, only a `**` that is a whole part of a path does."""
 
 
 class GitLabJobBuilder:
@@ -435,7 +433,7 @@ class _Texts:
         found = []
         values = {**self.values, **_PROJECT}
         for item in one_or_more(node):
-            path = _LIKE_ONE_STAR.sub("*", expand(text_of(item), values).removeprefix("./")) or "."
+            path = of_runner(expand(text_of(item), values))
             if path.startswith(("/", "~")) or ".." in path.split("/"):
                 message = f"{path} is outside the project, and left out; GitLab's runner leaves it out too"
                 self.builder.say(item, self.at(), message, severity="notice", code="GL_NO_EFFECT")

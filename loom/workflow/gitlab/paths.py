@@ -1,4 +1,4 @@
-"""Files that `changes` and `exists` ask for, with globs as GitLab reads them, which is as Ruby does."""
+"""Files that `changes` and `exists` ask for, with globs as GitLab reads them, which is as Ruby does; paths of its runner."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from collections.abc import Iterable
 from loom.util import globs
 from loom.workflow.gitlab.pipeline import Facts
 
+_LIKE_ONE_STAR = re.compile(r"(?<=[^/*])\*{2,}|\*{2,}(?=[^/*])|\*{3,}")
+"""Stars that cross no folders: for GitLab's runner, only a `**` that is a whole part of a path does."""
 _ZEROS = re.compile(r"0+")
+
+
+def of_runner(path: str) -> str:
+    """Write a path of `artifacts` or `cache` as loom's."""
+    return _LIKE_ONE_STAR.sub("*", path.removeprefix("./")) or "."
 
 
 def any_of(wanted: Iterable[str], files: Iterable[str]) -> bool:

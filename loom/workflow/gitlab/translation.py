@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
@@ -10,6 +11,7 @@ import yaml
 
 from loom.util.units import duration_text
 from loom.util.yaml_file import Node, fields_of, items_of, one_or_more
+from loom.workflow.gitlab import paths
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.gitlab.parallel import instances
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
@@ -25,6 +27,9 @@ _REASONS = {
     "job_execution_timeout": "timeout",
     "runner_system_failure": "provider_failure",
 }
+_OF_RULE = ("if", "changes", "exists", "when")
+_OF_CACHE = ("paths", "key", "policy", "when", "fallback_keys")
+_EVERYTHING_BELOW = re.compile(r"(^|/)\*\*(/\*)?$")
 _PULL = {"always": "always", "never": "never", "if-not-present": "missing"}
 
 
@@ -40,8 +45,15 @@ def translated(pipeline: Pipeline) -> str:
     names = {name: found[0].id.partition(".")[0] for name, found in instances(dict.fromkeys(pipeline.jobs)).items()}
     rules = pipeline.root.find("workflow", "rules")
     if rules is not None:
-        parts.append(_dumped({"workflow": {"rules": list(_rules(rules))}}))
-    parts += ["\n".join(_Job(entry, names).lines()) for entry in pipeline.jobs.values()]
+        comments: list[str] = []
+        text = _dumped({"workflow": {"rules": list(_rules(rules, comments))}})
+        parts.append("".join(f"# {comment}\n" for comment in comments) + text)
+    cached: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for entry in pipeline.jobs.values():
+        for fields in map(fields_of, one_or_more(entry.merged.get("cache"))):
+            if one_or_more(fields.get("paths")):
+                cached[_key(fields)].add(tuple(_paths(fields["paths"])))
+    parts += ["\n".join(_Job(entry, names, cached).lines()) for entry in pipeline.jobs.values()]
     return "\n".join(parts)
 
 
@@ -54,11 +66,16 @@ def _dumped(value: Any) -> str:
     return text
 
 
-def _rules(rules: Node) -> Iterator[dict[str, Any]]:
+def _rules(rules: Node, comments: list[str]) -> Iterator[dict[str, Any]]:
     for rule in items_of(rules):
-        found = {
-            key: node.plain() for key, node in fields_of(rule).items() if key in ("if", "changes", "exists", "when")
-        }
+        fields = fields_of(rule)
+        found = {key: node.plain() for key, node in fields.items() if key in _OF_RULE}
+        found |= {key: _globs(found[key]) for key in ("changes", "exists") if key in found}
+        comments += [
+            f"rules:{key} ({node.place}) has no counterpart"
+            for key, node in fields.items()
+            if key not in (*_OF_RULE, "variables", "allow_failure")
+        ]
         if rule.get("variables") is not None:
             found["variables"] = {name: one.value for name, one in read(rule.get("variables")).items()}
         if isinstance(rule.get("allow_failure") and rule.value["allow_failure"].value, bool):
@@ -68,10 +85,18 @@ def _rules(rules: Node) -> Iterator[dict[str, Any]]:
         yield found
 
 
+def _globs(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value | ({"paths": _globs(value["paths"])} if "paths" in value else {})
+    return [paths.translated(glob) or glob for glob in value] if isinstance(value, list) else value
+
+
 class _Job:
-    def __init__(self, entry: Entry, names: Mapping[str, str]) -> None:
+    def __init__(self, entry: Entry, names: Mapping[str, str], cached: Mapping[str, set[tuple[str, ...]]]) -> None:
+        """`cached`: the paths of the pipeline's caches by their keys."""
         self.entry = entry
         self.names = names
+        self.cached = cached
         self.comments: list[str] = []
 
     def lines(self) -> Iterator[str]:
@@ -140,7 +165,7 @@ class _Job:
         return {"needs": found}
 
     def _rules(self, node: Node) -> dict[str, Any]:
-        return {"rules": list(_rules(node))}
+        return {"rules": list(_rules(node, self.comments))}
 
     def _allow_failure(self, node: Node) -> dict[str, Any]:
         return {"allow_failure": node.plain()}
@@ -171,7 +196,11 @@ class _Job:
         found: dict[str, Any] = {}
         for key, one in fields_of(node).items():
             if key in ("paths", "exclude"):
-                found[key] = [text_of(path).removeprefix("./") for path in one_or_more(one)]
+                found[key] = _paths(one)
+                below = [path for path in found[key] if key == "exclude" and not _EVERYTHING_BELOW.search(path)]
+                if below:
+                    why = "leaves out also what is below a directory of that name"
+                    self.comments.append(f"artifacts:exclude ({one.place}): {', '.join(below)} {why}")
             elif key in ("when", "name", "untracked"):
                 found[key] = one.plain()
             elif key == "expire_in" and one.text.strip() != "never":
@@ -190,10 +219,32 @@ class _Job:
         found = []
         for one in one_or_more(node):
             fields = fields_of(one)
-            if one_or_more(fields.get("paths")):
-                kept = ("paths", "key", "policy", "when", "fallback_keys")
-                found.append({key: value.plain() for key, value in fields.items() if key in kept})
+            if not one_or_more(fields.get("paths")):
+                fields = {key: value for key, value in fields.items() if key == "untracked"}
+            else:
+                kept = {key: value.plain() for key, value in fields.items() if key in _OF_CACHE}
+                found.append({**kept, "paths": _paths(fields["paths"])})
+                if len(self.cached[_key(fields)]) > 1:
+                    self.comments.append(
+                        f"cache ({one.place}): other jobs have this key with other paths, and an entry of their own"
+                    )
+            self.comments += [
+                f"cache:{key} ({value.place}) has no counterpart"
+                for key, value in fields.items()
+                if key not in _OF_CACHE and value.value is not False
+            ]
+            if (fallback := fields.get("fallback_keys")) is not None:
+                why = "each means the newest of all keys that begin with it"
+                self.comments.append(f"cache:fallback_keys ({fallback.place}): {why}")
         return {"cache": found} if found else {}
+
+
+def _key(cache: Mapping[str, Node]) -> str:
+    return str(cache["key"].plain()) if "key" in cache else "default"
+
+
+def _paths(node: Node) -> list[str]:
+    return [paths.of_runner(text_of(path)) for path in one_or_more(node)]
 
 
 def _reports(node: Node) -> dict[str, list[str]]:
