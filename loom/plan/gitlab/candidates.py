@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from loom.plan import model as p
 from loom.plan.rules import Candidate, RuleDecision, WantedNeed
@@ -14,7 +15,7 @@ from loom.workflow.gitlab.parallel import Instance, instances
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.predefined import for_job, of_environment, url_of_environment
 from loom.workflow.gitlab.rules import RulesResult
-from loom.workflow.gitlab.variables import Scope, Variable, expand, layers, read, text_of
+from loom.workflow.gitlab.variables import Scope, Variable, expand, in_environment, layers, read, text_of
 from loom.workflow.messages import Problems
 
 _OUTSIDE = "it would start a pipeline of another project, which is not done here"
@@ -40,7 +41,8 @@ class Candidates:
         self.problems = Problems(code=yaml.CODE)
         self.root = read(pipeline.root.get("variables"))
         self.instances = instances({name: entry.merged.get("parallel") for name, entry in pipeline.jobs.items()})
-        self.own = context.own_variables()
+        self._own = context.own_variables()
+        self.own = in_environment(self._own)
         self.reporting = [name for name, entry in pipeline.jobs.items() if _reports_variables(entry.merged)]
         rule = rules.workflow(pipeline, self.scope(), context, self.problems)
         self.verdict = rule if not rule.runs else None
@@ -51,28 +53,39 @@ class Candidates:
     def scope(
         self, entry: Entry | None = None, instance: Instance | None = None, rule: Mapping[str, Variable] | None = None
     ) -> Scope:
-        """Return the variables of a job, or of `workflow:rules`. `rule`: those of the job's matching rule."""
+        """Return the variables of a job, or of `workflow:rules`.
+
+        `rule`: those of the job's matching rule; None: for its rules, which see no variables of environments.
+        """
         if entry is None or instance is None:
             layered = layers(root=self.root, project=self.own, given=self.selection.variables)
             return Scope(layered=layered, known=self.context.predefined)
         merged = entry.merged
-        layered = layers(
+        with_project = partial(
+            layers,
             root=self.root,
             workflow=self.workflow_variables,
             inherit=merged.get("inherit"),
             job=read(merged.get("variables")),
             matrix=instance.matrix,
             rule=rule or {},
-            project=self.own,
             given=self.selection.variables,
         )
+        layered = with_project(project=self.own)
         known = {**self.context.predefined, **self.pipeline_values, **self.job_values(entry, instance)}
         scope = Scope(layered=layered, known=known)
         environment = merged.get("environment")
         if environment is None:
             return scope
-        scope = Scope(layered=layered, known={**scope.known, **of_environment(environment, scope.expanded)})
-        return Scope(layered=layered, known={**scope.known, **url_of_environment(environment, scope.expanded)})
+        known |= of_environment(environment, scope.expanded)
+        if rule is not None:
+            layered = with_project(project=self.own_in(known))
+        scope = Scope(layered=layered, known=known)
+        return Scope(layered=layered, known={**known, **url_of_environment(environment, scope.expanded)})
+
+    def own_in(self, known: Mapping[str, str]) -> Mapping[str, Variable]:
+        """Return the variables of the user's file for a job with these predefined ones."""
+        return in_environment(self._own, known.get("CI_ENVIRONMENT_NAME", ""))
 
     def _pipeline_values(self) -> dict[str, str]:
         """Return the name that `workflow:name` gives the pipeline."""

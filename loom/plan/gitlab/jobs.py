@@ -107,7 +107,7 @@ class GitLabJobBuilder:
                 if _keeps(node)
             ),
             secrets=(*self.secrets(merged, texts), *texts.secrets),
-            given_variables=(*self.candidates.own, *self.candidates.selection.variables),
+            given_variables=(*self.candidates.own_in(texts.known), *self.candidates.selection.variables),
             matrix=candidate.matrix,
             pool=place if place != Pool(provider=place.provider) else None,
             places=self.places(merged),
@@ -346,7 +346,10 @@ class _Texts:
         self.builder = builder
         self.candidate = candidate
         candidates, rule = builder.candidates, candidate.decided.variables
-        scope = candidates.scope(candidate.entry, candidate.instance, rule) if rule else candidate.scope
+        has_environment = candidate.entry.merged.get("environment") is not None
+        scope = candidate.scope
+        if rule or has_environment:
+            scope = candidates.scope(candidate.entry, candidate.instance, rule)
         self._reported = candidates.gets_reported(candidate)
         self.known = {**scope.known, **candidates.text_values(candidate.entry, candidate.instance)}
         self._layered = layered = scope.layered

@@ -18,7 +18,7 @@ from loom.workflow.gitlab.inheritance import merge, without
 from loom.workflow.gitlab.inputs import Given
 from loom.workflow.gitlab.pipeline import Facts
 from loom.workflow.gitlab.sources import SUFFIXES, Checkout, Component, NotFound, Nowhere, Sources, Tree
-from loom.workflow.gitlab.variables import Scope, expand, text_of
+from loom.workflow.gitlab.variables import Scope, expand, in_environment, text_of
 from loom.workflow.messages import Problems
 
 CODE = "GL_INCLUDE"
@@ -45,7 +45,7 @@ class GitLabFiles:
         self.problems = problems
         self.found: list[YamlFile] = []
         """Included files first; unreadable ones are missing."""
-        own = {name: variable.value for name, variable in facts.own_variables().items()}
+        own = {name: variable.value for name, variable in in_environment(facts.own_variables()).items()}
         self.variables: Mapping[str, str] = {"GITLAB_CI": "true", **facts.predefined, **own, **facts.given}
         self._number = 0
 

@@ -45,6 +45,8 @@ class Variable(Struct, frozen=True, kw_only=True):
     """The job gets the path of a file that has the value."""
     ref: str = ""
     """The place of a secret, which only the job gets: `value` is the text that conditions see instead."""
+    environments: Mapping[str, Variable] = MappingProxyType({})
+    """By globs: it is one of these, in a job whose environment has such a name; there is none in other jobs."""
     node: Node | None = None
 
 
@@ -84,11 +86,37 @@ def own(path: Path, project: str) -> dict[str, Variable]:
     return found
 
 
+def in_environment(variables: Mapping[str, Variable], environment: str = "") -> dict[str, Variable]:
+    """Return the variables of a job with this environment; empty: of one without, of rules and of includes.
+
+    The glob that is the whole name wins, then the longest one.
+    """
+    found = {}
+    for name, variable in variables.items():
+        globs_of = [glob for glob in variable.environments if globs.match_name(glob, environment)]
+        if globs_of:
+            found[name] = variable.environments[max(globs_of, key=lambda glob: (glob == environment, len(glob)))]
+        elif not variable.environments:
+            found[name] = variable
+    return found
+
+
 def _own(name: str, node: Node) -> Variable:
-    """`NAME: value`, or a mapping with `value` or `ref`, and `file` and `expand`."""
+    """`NAME: value`, a mapping with `value` or `ref`, and `file` and `expand`, or one with `environments`."""
+    fields = fields_of(node) or {"value": node}
+    if fields.keys() == {"environments"}:
+        scoped = fields_of(fields["environments"])
+        return Variable(value="", environments={glob: _single(name, one) for glob, one in scoped.items()}, node=node)
+    return _single(name, node)
+
+
+def _single(name: str, node: Node) -> Variable:
     fields = fields_of(node) or {"value": node}
     if fields.keys() - {"value", "ref", "file", "expand"} or ("value" in fields) == ("ref" in fields):
-        message = f"{name}: expected a value, or a mapping with value or ref, and optionally file and expand"
+        message = (
+            f"{name}: expected a value, or a mapping with value or ref, and optionally file and expand, "
+            "or one with environments alone"
+        )
         raise WorkflowError([node.file.problem(node, pointer(name), message, code=_CODE)])
     file, expands = fields.get("file"), fields.get("expand")
     ref = text_of(fields.get("ref"))

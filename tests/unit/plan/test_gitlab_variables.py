@@ -73,9 +73,38 @@ def test_secrets_and_files_of_the_users_file_reach_only_the_job(tmp_path: Path) 
     assert "TOKEN" not in found.variables
 
 
+def test_a_variable_of_an_environment_reaches_the_jobs_of_that_environment(tmp_path: Path) -> None:
+    own = """
+HOST: {environments: {"*": any, "review/*": review, review/main: main, production: {value: "$ZONE", file: true}}}
+TOKEN: {environments: {production: {ref: "env://TOKEN"}}}
+ZONE: eu
+"""
+    text = """
+variables: {TARGET: review}
+none: {script: x}
+review: {script: x, variables: {URL: "https://$HOST"}, environment: $TARGET/other, rules: [{if: $TOKEN == null}]}
+main: {script: x, environment: {name: review/$CI_COMMIT_BRANCH}}
+live: {script: x, environment: production, rules: [{if: $TOKEN, when: never}, {if: $CI, variables: {ZONE: us}}]}
+"""
+    jobs = {one.id: one for one in plan(tmp_path, text, own=own).jobs}
+    hosts = {name: one.variables.get("HOST") for name, one in jobs.items()}
+    assert hosts == {"none": "any", "review": "review", "main": "main", "live": "eu"}
+    assert jobs["review"].variables["URL"] == "https://review"
+    assert {name: [secret.name for secret in one.secrets] for name, one in jobs.items() if one.secrets} == {
+        "live": ["TOKEN"]
+    }
+    assert jobs["live"].file_variables == ("HOST",)
+    assert [set(jobs[name].given_variables) for name in ("none", "live")] == [
+        {"HOST", "ZONE"},
+        {"HOST", "TOKEN", "ZONE"},
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("A: {value: 1, environments: {x: 1}}", "or one with environments alone"),
+        ("A: {environments: {x: {environments: {y: 1}}}}", "or one with environments alone"),
         ("A: {value: 1, ref: x}", "expected a value, or a mapping"),
         ("group/*: {A: {masked: true}}", "expected a value, or a mapping"),
         ("A: [", "not valid YAML"),
